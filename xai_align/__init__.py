@@ -1,0 +1,1 @@
+"""Aligned explanations for existing pipelines: the prediction is the sum of its attributions."""

@@ -1,0 +1,102 @@
+"""The core's own plugin: models that a function of the user's makes.
+
+A reference ``package.module:factory`` is imported and called without
+arguments. The factory returns a :class:`~xai_align.LoadedModel`, or a bare
+module, which is then put in eval mode and fed plain RGB pictures in [0, 1].
+"""
+
+from __future__ import annotations
+
+import re
+from functools import reduce
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from xai_align.hookspecs import LoadedModel, hookimpl
+from xai_align.plugin_loading import PLUGIN_ERRORS, describe_error, did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_DOTTED_NAME = r"[^\W\d]\w*(?:\.[^\W\d]\w*)*"
+_FACTORY_REFERENCE = re.compile(rf"({_DOTTED_NAME}):({_DOTTED_NAME})")
+
+
+@hookimpl
+def xai_align_load_model(reference: str) -> LoadedModel | None:
+    """The model that the factory named by ``package.module:factory`` makes; None for other references.
+
+    Raises:
+        ValueError: the module cannot be imported, or the factory is missing, fails or makes no model.
+    """
+    match = _FACTORY_REFERENCE.fullmatch(reference)
+    if match is None or reference.startswith("timm:"):
+        return None
+    module_name, factory_name = match.groups()
+    return _as_loaded(_call(_find_factory(module_name, factory_name), reference), reference)
+
+
+def _find_factory(module_name: str, factory_name: str) -> Callable[[], Any]:
+    try:
+        factory = reduce(getattr, factory_name.split("."), _import(module_name))
+    except AttributeError as error:
+        names = [name for name, value in vars(import_module(module_name)).items() if callable(value)]
+        raise ValueError(
+            f"module '{module_name}' has no '{factory_name}'{did_you_mean(factory_name, names)} "
+            "Name a function of that module that returns the model"
+        ) from error
+    if isinstance(factory, (nn.Module, LoadedModel)) or not callable(factory):
+        raise ValueError(
+            f"'{module_name}:{factory_name}' is a {type(factory).__name__}, not a function; "
+            "write a function without arguments that makes and returns the model, and name that"
+        )
+    return factory
+
+
+def _import(module_name: str) -> Any:
+    try:
+        return import_module(module_name)
+    except PLUGIN_ERRORS as error:
+        if _is_missing(error, module_name):
+            advice = "install it, or put the folder that holds it on PYTHONPATH"
+        else:
+            advice = (
+                "the module is there but cannot be imported; `python -c 'import ...'` shows where it fails"
+            )
+        raise ValueError(f"importing '{module_name}' raised {describe_error(error)}; {advice}") from error
+
+
+def _is_missing(error: BaseException, module_name: str) -> bool:
+    """Whether it is the named module (or a package above it) that is not found, not one that it imports."""
+    return isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}.")
+
+
+def _call(factory: Callable[[], Any], reference: str) -> Any:
+    try:
+        return factory()
+    except PLUGIN_ERRORS as error:
+        raise ValueError(
+            f"calling '{reference}' without arguments raised {describe_error(error)}; "
+            "it must make the model on its own"
+        ) from error
+
+
+def _as_loaded(made: Any, reference: str) -> LoadedModel:
+    if isinstance(made, LoadedModel):
+        return made  # the caller's record, with a model in whatever state they meant it to be
+    if isinstance(made, nn.Module):
+        return LoadedModel(model=made.eval(), preprocess=_picture_to_tensor)
+    raise ValueError(
+        f"'{reference}' returned an object of type {type(made).__name__}; "
+        "return a torch.nn.Module, or a xai_align.LoadedModel to bring preprocessing and class names"
+    )
+
+
+def _picture_to_tensor(picture: Any) -> Tensor:
+    """A PIL image as ``[3, H, W]`` in [0, 1]: nothing is resized or normalised, as no one said how."""
+    pixels = torch.from_numpy(np.array(picture.convert("RGB")))
+    return pixels.permute(2, 0, 1).contiguous().to(torch.float32) / 255

@@ -1,0 +1,106 @@
+"""From what a person types to a question: classes by name or number, groups, rivals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+
+from xai_align.question import Question, TargetError
+
+#: Instead of a rival's name: every class that is not asked about.
+OTHERS = "others"
+
+
+def short_name(name: str) -> str:
+    """The first of several names for a class: ``"tabby, tabby cat"`` is ``"tabby"``."""
+    return name.split(",")[0].strip()
+
+
+def class_name(index: int, class_names: Sequence[str]) -> str:
+    """The short name of a class, or its number where it has none."""
+    return short_name(class_names[index]) if 0 <= index < len(class_names) else f"class {index}"
+
+
+def find_class(wanted: str, class_names: Sequence[str]) -> int:
+    """The class meant by a number, a name, one of several names ("a, b"), or a part that only one name has.
+
+    Case does not matter. A full name goes before one of several, that before a part.
+
+    Raises:
+        TargetError: none is meant, or more than one; the message lists candidates.
+    """
+    sought = wanted.strip().casefold()
+    if sought.removeprefix("-").isdigit():
+        return _in_range(int(sought), class_names)
+    if not class_names:
+        raise TargetError(f"this model has no class names, so the class '{wanted}' must be given by its number")
+    names = [name.casefold() for name in class_names]
+    synonyms = [[part.strip() for part in name.split(",")] for name in names]
+    for meant in (
+        [index for index, name in enumerate(names) if name == sought],
+        [index for index, several in enumerate(synonyms) if sought in several],
+        [index for index, name in enumerate(names) if sought and sought in name],
+    ):
+        if len(meant) == 1:
+            return meant[0]
+        if meant:
+            raise TargetError(f"the class '{wanted}' is not clear: it may be {_listed(meant, class_names)}")
+    raise TargetError(f"no class is called '{wanted}'{_suggestion(sought, synonyms, class_names)}")
+
+
+def question_about(favoured: Sequence[int], rivals: Sequence[int] | None, predicted: int) -> Question:
+    """The question that classes on two sides make.
+
+    Args:
+        favoured: classes to ask about; none: the predicted one.
+        rivals: classes to ask against; None: all the others.
+        predicted: the class that the model gives.
+
+    Raises:
+        TargetError: a class stands on both sides.
+    """
+    asked = tuple(favoured) or (predicted,)
+    if rivals is None:
+        return Question(tuple((index,) for index in dict.fromkeys(asked)), None)
+    if rivals:
+        return Question.why_group_not(asked, rivals)
+    return Question.why_group(asked)
+
+
+def parse_sides(
+    favoured: Sequence[str], rivals: Sequence[str], class_names: Sequence[str]
+) -> tuple[list[int], list[int] | None]:
+    """Favoured and rival classes from what was typed; rivals are None for :data:`OTHERS`.
+
+    Raises:
+        TargetError: a class is not found, or others are named beside :data:`OTHERS`.
+    """
+    asked = [find_class(one, class_names) for one in favoured]
+    if OTHERS not in [one.casefold() for one in rivals]:
+        return asked, [find_class(one, class_names) for one in rivals]
+    if len(rivals) > 1:
+        raise TargetError(f"'{OTHERS}' already stands for every other class; name no rivals beside it")
+    return asked, None
+
+
+def _in_range(index: int, class_names: Sequence[str]) -> int:
+    if class_names and not 0 <= index < len(class_names):
+        raise TargetError(f"class {index} is out of range; this model has {len(class_names)}, from 0")
+    if index < 0:
+        raise TargetError(f"class {index} is negative; classes are numbered from 0")
+    return index
+
+
+def _listed(meant: Sequence[int], class_names: Sequence[str]) -> str:
+    shown = ", ".join(f"'{class_names[index]}' ({index})" for index in meant[:6])
+    return f"{shown} and {len(meant) - 6} more" if len(meant) > 6 else shown
+
+
+def _suggestion(sought: str, synonyms: Sequence[Sequence[str]], class_names: Sequence[str]) -> str:
+    every = {part: index for index, several in enumerate(synonyms) for part in several}
+    close = get_close_matches(sought, every, n=3, cutoff=0.6)
+    if not close:
+        words = sought.split()
+        close = [part for part in every if any(word in part.split() for word in words)][:3]
+    meant = list(dict.fromkeys(every[part] for part in close))
+    return f"; did you mean {_listed(meant, class_names)}?" if meant else ""

@@ -1,0 +1,189 @@
+"""One method, one question, a batch: the attribution, and the numbers to judge it by.
+
+PiNet accounts for the answer: its contributions and a bias sum to it. Other
+methods come without an account; theirs is a map, whose sum is shown beside
+the answer for what it is.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from xai_align.plugins import attribution_method
+from xai_align.question import Question, answers, as_questions, ask
+
+if TYPE_CHECKING:
+    from xai_align.pinet.readout import Readout
+
+#: The method whose answer is a full account.
+PINET = "pinet"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explanation:
+    """What a method says about each example of a batch.
+
+    Attributes:
+        method: its name.
+        questions: one for each example.
+        attribution: in the shape of the inputs (PiNet on inputs that are no images,
+            read out inside the network: in the shape of the feature space).
+        answer: ``[N]``, what the questions make of the logits; unit: logits.
+        logits: ``[N, K]``, the model's output.
+        seconds: what building and running the method took, for the batch.
+        readout: PiNet's account of the answer; None for methods that have none.
+    """
+
+    method: str
+    questions: tuple[Question, ...]
+    attribution: Tensor
+    answer: Tensor
+    logits: Tensor
+    seconds: float
+    readout: Readout | None = None
+
+    @property
+    def total(self) -> Tensor:
+        """``[N]``: the sum of all that was attributed; with the bias, it is the answer (PiNet only)."""
+        if self.readout is not None:
+            parts = self.readout.contributions
+            parts = parts if isinstance(parts, tuple) else (parts,)
+            return torch.stack([_sum_of_each(part) for part in parts]).sum(0)
+        return _sum_of_each(self.attribution)
+
+    @property
+    def map(self) -> Tensor:
+        """``[N, H, W]``: the attribution of each pixel, its channels summed.
+
+        Raises:
+            ValueError: the inputs were no images.
+        """
+        if self.readout is not None:
+            return self.readout.map("area")
+        if self.attribution.dim() != 4:
+            raise ValueError(
+                f"there is no map: '{self.method}' answered in shape {list(self.attribution.shape)}, "
+                "and only images [N, C, H, W] have one"
+            )
+        return self.attribution.sum(1)
+
+
+def explain(
+    model: nn.Module,
+    inputs: Tensor,
+    question: Any = None,
+    method: str = PINET,
+    *,
+    layer: str | None = None,
+    **options: Any,
+) -> Explanation:
+    """Explain the model's answers to a question with a method, by name.
+
+    The model is not changed.
+
+    Args:
+        model: a network in eval mode that gives logits ``[N, K]``.
+        inputs: ``[N, C, H, W]``, or any floating tensor whose first axis is the batch.
+        question: a :class:`~xai_align.Question`, one for each example, or any target
+            that Captum takes; None: why the predicted class?
+        method: a name from ``xai-align methods``.
+        layer: where to look inside the network, for methods that do; a layer's name or
+            ``"input"``. None: where the method does by itself.
+        **options: handed to the method's ``attribute``, e.g. ``n_steps=50``.
+
+    Raises:
+        ValueError: there is no such method, it takes no layer, or inputs and model are not fit
+            for it.
+        TargetError: the question names a class that the model does not have.
+    """
+    spec = attribution_method(method)
+    if layer is not None and not takes_layer(method):
+        raise ValueError(f"the method '{method}' looks at no layer of its own; leave out layer='{layer}'")
+    questions = _questions(model, inputs, question)
+    start = _now(inputs)
+    if method == PINET:
+        from xai_align.pinet.readout import read_out
+
+        readout = read_out(model, inputs, questions, layer, **options)
+        seconds = _now(inputs) - start
+        return Explanation(
+            method=method,
+            questions=tuple(questions),
+            attribution=_on_inputs(readout, inputs),
+            answer=readout.answer.detach(),
+            logits=readout.logits.detach(),
+            seconds=seconds,
+            readout=readout,
+        )
+    asked, target = ask(model, questions, len(inputs))
+    built = spec.build(asked) if layer is None else spec.build(asked, layer=layer)
+    attribution = built.attribute(inputs, target=target, **options).detach()
+    seconds = _now(inputs) - start
+    logits = _logits(model, inputs)
+    return Explanation(
+        method=method,
+        questions=tuple(questions),
+        attribution=attribution,
+        answer=answers(questions, logits),
+        logits=logits,
+        seconds=seconds,
+    )
+
+
+def takes_layer(method: str) -> bool:
+    """Whether a method can be told where in the network to look.
+
+    Raises:
+        ValueError: there is no such method.
+    """
+    try:
+        return "layer" in inspect.signature(attribution_method(method).build).parameters
+    except TypeError:  # something callable without a signature
+        return False
+
+
+def predictions(model: nn.Module, inputs: Tensor) -> Tensor:
+    """The predicted class of each example, ``[N]``."""
+    return _logits(model, inputs).flatten(1).argmax(1)
+
+
+def _questions(model: nn.Module, inputs: Tensor, question: Any) -> list[Question]:
+    if question is not None:
+        return as_questions(question, len(inputs))
+    return as_questions(predictions(model, inputs), len(inputs))
+
+
+def _on_inputs(readout: Readout, inputs: Tensor) -> Tensor:
+    """Contributions in the inputs' shape; those read inside the network are shared out over pixels and channels."""
+    contributions = readout.contributions
+    if isinstance(contributions, Tensor) and contributions.shape == inputs.shape:
+        return contributions
+    if readout.image_size is not None:
+        return (readout.map("area") / inputs.shape[1])[:, None].expand_as(inputs)
+    if isinstance(contributions, Tensor):
+        return contributions
+    raise ValueError("the readout is in several tensors and the inputs are no images; use read_out instead")
+
+
+def _logits(model: nn.Module, inputs: Tensor) -> Tensor:
+    with torch.no_grad():
+        return model(inputs)
+
+
+def _sum_of_each(values: Tensor) -> Tensor:
+    """``[N]``, summed in double where the device has it."""
+    wide = values if values.device.type == "mps" else values.double()
+    return wide.flatten(1).sum(1)
+
+
+def _now(inputs: Tensor) -> float:
+    """Seconds, with the work that was sent to a GPU done."""
+    if inputs.is_cuda:
+        torch.cuda.synchronize(inputs.device)
+    return perf_counter()

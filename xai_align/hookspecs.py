@@ -1,0 +1,128 @@
+"""The plugin contract: four hooks and the typed records they return.
+
+A plugin is any module (or object) named in the entry-point group ``xai_align``
+that carries functions marked with :data:`hookimpl` and named like the hooks of
+:class:`HookSpecs`. Built-ins and our own adapters come in through the same
+door; see ``docs/plugins.md`` for one runnable example per hook.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import pluggy
+from torch import Tensor, nn
+
+#: The name of the project to pluggy, and of the entry-point group.
+PROJECT = "xai_align"
+#: A plugin may state the version it was written for: ``XAI_ALIGN_CONTRACT = 1``.
+CONTRACT_VERSION = 1
+
+hookspec = pluggy.HookspecMarker(PROJECT)
+#: Marks a function as an implementation of one of the hooks.
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+#: How the axes of a feature space are ordered: N batch, C channels, H and W rows and columns, L tokens.
+#: "auto" reads four axes as NCHW and three as NLC.
+Layout = Literal["NCHW", "NHWC", "NLC", "NCL", "auto"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttributionSpec:
+    """An attribution method that can be run by name.
+
+    ``build(model, **options)`` gives an object with Captum's call,
+    ``attribute(inputs, target=...)``, that answers in the shape of ``inputs``.
+    ``trains`` says that building it trains something first.
+    """
+
+    name: str
+    build: Callable[..., Any]
+    summary: str
+    trains: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricSpec:
+    """A measure of attributions that can be run by name.
+
+    ``evaluate(forward_func, inputs, attributions, *, target=None, **options)``
+    gives one value per example, a tensor of shape ``[N]``.
+    """
+
+    name: str
+    evaluate: Callable[..., Tensor]
+    higher_is_better: bool
+    summary: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedModel:
+    """A model ready to be asked: eval mode, its preprocessing, its class names.
+
+    ``preprocess`` turns a PIL image into a tensor ``[C, H, W]``; ``mean`` and
+    ``std`` (per channel) lead from that tensor back to a picture in [0, 1].
+    ``class_names`` may be empty, then classes go by their number.
+    """
+
+    model: nn.Module
+    preprocess: Callable[[Any], Tensor]
+    class_names: tuple[str, ...] = ()
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+
+
+class Split(NamedTuple):
+    """A model cut in two at a feature space: ``model(x) == head(features(x))``."""
+
+    features: Callable[..., Any]
+    head: Callable[[Any], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureSpace:
+    """Where a readout is taken, and how its coordinates lie in the image.
+
+    Attributes:
+        layer: dotted name(s) of the module(s) whose output is ``z``, or ``"input"``.
+        layout: order of the axes of ``z`` (of every tensor of ``z``).
+        prefix_tokens: leading tokens of an ``NLC`` space that have no place in the image.
+        split: the model cut in two at this space, where that is possible (``layer`` is then
+            only a name to call it by); the head can be probed and replayed without the rest.
+        grid: for token layouts, ``grid((H, W), L)`` gives rows and columns of the
+            ``L`` tokens without prefix; None: proportional to the image.
+        to_raster: brings token contributions ``[N, L, ...]`` (prefix removed) into
+            row-by-row order; None: they are.
+    """
+
+    layer: str | tuple[str, ...]
+    layout: Layout = "auto"
+    prefix_tokens: int = 0
+    split: Split | None = None
+    grid: Callable[[tuple[int, int], int], tuple[int, int]] | None = None
+    to_raster: Callable[[Tensor], Tensor] | None = None
+
+
+class HookSpecs:
+    """The four hooks. Arguments may be added in later versions, never removed."""
+
+    @hookspec
+    def xai_align_attributions(self) -> list[AttributionSpec]:  # type: ignore[empty-body]
+        """Attribution methods this plugin offers."""
+
+    @hookspec
+    def xai_align_metrics(self) -> list[MetricSpec]:  # type: ignore[empty-body]
+        """Metrics this plugin offers."""
+
+    @hookspec(firstresult=True)
+    def xai_align_load_model(self, reference: str) -> LoadedModel | None:
+        """The model that ``reference`` names, or None if this plugin does not know that kind of name."""
+
+    @hookspec(firstresult=True)
+    def xai_align_feature_space(self, model: nn.Module, layer: str | None) -> FeatureSpace | None:
+        """How ``layer`` of ``model`` lies in the image; where to read it out by default if ``layer`` is None.
+
+        None if the model is not known.
+        """

@@ -1,0 +1,73 @@
+"""Leave no trace: whatever a readout needs of a model is put back, also after an exception."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.modules.instancenorm import _InstanceNorm
+
+
+@contextmanager
+def frozen_parameters(model: nn.Module) -> Iterator[None]:
+    """No parameter of ``model`` requires grad inside; each does again as before outside."""
+    wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        for parameter in wanted:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in wanted:
+            parameter.requires_grad_(True)
+
+
+@contextmanager
+def without_inplace(model: nn.Module) -> Iterator[None]:
+    """Activations of ``model`` work out of place inside, as methods that hook modules backward need."""
+    inplace = [module for module in model.modules() if getattr(module, "inplace", False) is True]
+    try:
+        for module in inplace:
+            module.inplace = False  # type: ignore[assignment]
+        yield
+    finally:
+        for module in inplace:
+            module.inplace = True  # type: ignore[assignment]
+
+
+@contextmanager
+def unchanged_rng() -> Iterator[None]:
+    """The caller's random state (CPU and all CUDA devices) is the same after as before."""
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=devices):
+        yield
+
+
+def check_evaluation_mode(model: nn.Module) -> None:
+    """Raise if the model would answer differently each time, or learn from being asked.
+
+    Raises:
+        ValueError: a BatchNorm, InstanceNorm with statistics or (active) dropout is in train mode.
+    """
+    wrong = [name or type(model).__name__ for name, module in model.named_modules() if _is_restless(module)]
+    if wrong:
+        shown = ", ".join(f"'{name}'" for name in wrong[:3]) + (" …" if len(wrong) > 3 else "")
+        raise ValueError(
+            f"the model is in train mode: {len(wrong)} layer(s) with batch statistics or dropout ({shown}) "
+            "would change the answer; call model.eval() first"
+        )
+
+
+def _is_restless(module: nn.Module) -> bool:
+    if not module.training:
+        return False
+    if isinstance(module, _BatchNorm):
+        return True
+    if isinstance(module, _InstanceNorm):
+        return bool(module.track_running_stats)
+    if isinstance(module, _DropoutNd):
+        return module.p > 0
+    return type(module).__name__ == "DropPath" and getattr(module, "drop_prob", 0) not in (0, None)

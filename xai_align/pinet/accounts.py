@@ -1,0 +1,122 @@
+"""The two ways to account for an answer in a feature space: local, and with frozen gates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from xai_align.hookspecs import FeatureSpace
+from xai_align.pinet import attention_rules, gate_rules, linear_operations, normalisation_rules, pooling_rules
+from xai_align.pinet.frozen_gates import FrozenGates
+from xai_align.pinet.input_checks import check_logits
+from xai_align.pinet.routes import Route
+from xai_align.question import Question, linear_forms
+
+#: The modules that teach the interception its operations.
+RULES = (linear_operations, gate_rules, normalisation_rules, pooling_rules, attention_rules)
+
+
+class CompletenessError(ArithmeticError):
+    """The parts miss the answer by far more than rounding: something in the network is not what its rule says."""
+
+
+@dataclass(frozen=True)
+class Account:
+    """``answer = sum(contributions) + bias``, each ``[N]`` but the contributions, which have the shapes of ``z``."""
+
+    logits: Tensor
+    answer: Tensor
+    contributions: tuple[Tensor, ...]
+    bias: Tensor
+    error: Tensor
+
+
+def local_account(route: Route, questions: Sequence[Question]) -> Account:
+    """For an affine head: ``beta`` and the bias are those of the head at ``z = 0``; the backbone is not differentiated."""
+    with torch.no_grad():
+        logits = check_logits(route.run(_as_it_is))
+    weights, rest = linear_forms(questions, logits)
+    with torch.inference_mode(False), torch.enable_grad():
+        origin = [torch.zeros_like(z, requires_grad=True) for z in tree_leaves(route.z)]
+        places = iter(origin)
+        at_zero = _answer(weights.clone(), route.run(lambda z: next(places)))
+        beta = torch.autograd.grad(at_zero.sum(), origin, materialize_grads=True)
+    contributions = tuple(z * b for z, b in zip(tree_leaves(route.z), beta, strict=True))
+    return _account(logits, weights, rest, contributions, at_zero.detach())
+
+
+def frozen_account(model: nn.Module, route: Route, questions: Sequence[Question]) -> Account:
+    """For everything else: one forward pass with gates kept, one backward, one replay at ``z = 0``."""
+    leaves: list[Tensor] = []
+
+    def alive(z: Tensor) -> Tensor:
+        leaves.append(z.detach().requires_grad_())
+        return leaves[-1].clone()  # the network may write into it
+
+    gates = FrozenGates(model)
+    try:
+        with torch.enable_grad(), gates:
+            output = route.run(alive)
+        logits = check_logits(output)
+        if not logits.requires_grad:
+            raise ValueError(
+                "the output does not depend on this feature space other than through gates; it may not lie upstream "
+                "of the output, or the model ends in softmax or sigmoid: give a model that returns logits"
+            )
+        weights, rest = linear_forms(questions, logits)
+        beta = torch.autograd.grad(_answer(weights, logits).sum(), leaves, materialize_grads=True)
+        output = logits = logits.detach()  # the graph ends here, and with it what it saved
+        with torch.enable_grad(), gates.replay():
+            at_zero = route.run(lambda z: torch.zeros_like(z).requires_grad_().clone())
+    finally:
+        gates.clear()
+    contributions = tuple(z.detach() * b for z, b in zip(leaves, beta, strict=True))
+    return _account(logits, weights, rest, contributions, _answer(weights, at_zero.detach()))
+
+
+def check_completeness(account: Account, space: FeatureSpace) -> None:
+    """Raise if the sum misses the answer by more than rounding can explain.
+
+    Rounding grows with the size of the terms that cancel, so the bound is
+    ``sqrt(eps) * (sum |contributions| + |bias| + |answer|)``.
+
+    Raises:
+        CompletenessError: an operation was not rewritten (a custom autograd function, compiled or scripted code).
+    """
+    size = sum(wide(part).abs().flatten(1).sum(1) for part in account.contributions)
+    size = size + wide(account.bias).abs() + wide(account.answer).abs()
+    bound = torch.finfo(account.answer.dtype).eps ** 0.5 * size
+    if bool((account.error.abs() > bound).any()):
+        worst = int((account.error.abs() - bound).argmax())
+        raise CompletenessError(
+            f"the contributions at '{space.layer}' and the bias of example {worst} miss the answer "
+            f"{float(account.answer[worst]):.6g} by {float(account.error[worst]):.3g}, far more than rounding; "
+            "the network has an operation that the interception does not see (a custom autograd function, "
+            "scripted or compiled code): read out behind it, with feature_space=..."
+        )
+
+
+def wide(x: Tensor) -> Tensor:
+    """In float64 where the device has it, so that the sum adds no error of its own."""
+    return x.float() if x.device.type == "mps" else x.double()
+
+
+def _account(logits: Tensor, weights: Tensor, rest: Tensor, contributions: tuple[Tensor, ...], at_zero: Tensor) -> Account:
+    answer, bias = _answer(weights, logits) + rest, at_zero + rest
+    total = torch.stack([wide(part).flatten(1).sum(1) for part in contributions]).sum(0)
+    return Account(logits, answer, contributions, bias, total + wide(bias) - wide(answer))
+
+
+def _answer(weights: Tensor, logits: Tensor) -> Tensor:
+    """``sum_k w_k z_k`` for each example."""
+    return (weights * logits).flatten(1).sum(1) if logits.dim() > 1 else weights * logits
+
+
+def _as_it_is(z: Tensor) -> Tensor:
+    return z
+
+

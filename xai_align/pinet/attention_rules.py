@@ -1,0 +1,132 @@
+"""Attention and recurrence: the weights and gates are held, the values flow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from xai_align.pinet.frozen_gates import FrozenGates, depends
+from xai_align.pinet.gate_rules import activation, stop
+from xai_align.pinet.rule_registry import register_rule
+
+Operation = Callable[..., Any]
+
+
+@register_rule("scaled_dot_product_attention")
+def attention(
+    gates: FrozenGates, func: Operation, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
+) -> Tensor:
+    """``sdpa(stop(q), stop(k), v)``."""
+    if not depends(value):
+        return stop(gates, func, query, key, value, *args, **kwargs)
+    query, key = gates.keep(lambda: (query, key))
+    return func(query, key, value, *args, **kwargs)
+
+
+@register_rule("multi_head_attention_forward")
+def multi_head_attention(
+    gates: FrozenGates, func: Operation, query: Tensor, key: Tensor, value: Tensor, embed_dim: int, num_heads: int,
+    in_proj_weight: Tensor | None, in_proj_bias: Tensor | None, bias_k: Tensor | None, bias_v: Tensor | None,
+    add_zero_attn: bool, dropout_p: float, out_proj_weight: Tensor, out_proj_bias: Tensor | None,
+    training: bool = True, key_padding_mask: Tensor | None = None, need_weights: bool = True,
+    attn_mask: Tensor | None = None, use_separate_proj_weight: bool = False, q_proj_weight: Tensor | None = None,
+    k_proj_weight: Tensor | None = None, v_proj_weight: Tensor | None = None, static_k: Tensor | None = None,
+    static_v: Tensor | None = None, average_attn_weights: bool = True, is_causal: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """``out_proj(stop(A) v)`` with the attention ``A`` of ``torch.nn.MultiheadAttention``.
+
+    Raises:
+        NotImplementedError: an extra of that module that changes keys or values is in use.
+    """
+    extras = {"bias_k": bias_k, "bias_v": bias_v, "static_k": static_k, "static_v": static_v, "add_zero_attn": add_zero_attn or None}
+    if any(extra is not None for extra in extras.values()) or (training and dropout_p > 0):
+        raise NotImplementedError(
+            "nn.MultiheadAttention is read out without " + ", ".join(extras) + " and dropout; read out at a later layer"
+        )
+    weights = (q_proj_weight, k_proj_weight, v_proj_weight)
+    if not use_separate_proj_weight:
+        assert in_proj_weight is not None
+        weights = in_proj_weight.chunk(3)
+    biases = in_proj_bias.chunk(3) if in_proj_bias is not None else (None, None, None)
+    batched = query.dim() == 3
+    parts = [x if batched else x.unsqueeze(1) for x in (query, key, value)]
+    q, k, v = (_heads(F.linear(x, w, b), num_heads) for x, w, b in zip(parts, weights, biases, strict=True))
+    scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
+    for mask in (_as_mask(attn_mask, scores, num_heads), _as_mask(_of_keys(key_padding_mask), scores, num_heads)):
+        scores = scores if mask is None else scores + mask
+    pattern = gates.keep(lambda: scores.softmax(-1))
+    mixed = (pattern @ v).permute(2, 0, 1, 3).flatten(2)  # [L, N, E]
+    out = F.linear(mixed, out_proj_weight, out_proj_bias)
+    shown = (pattern.mean(1) if average_attn_weights else pattern) if need_weights else None
+    if batched:
+        return out, shown
+    return out.squeeze(1), None if shown is None else shown.squeeze(0)
+
+
+@register_rule("lstm")
+def lstm(
+    gates: FrozenGates, func: Operation, x: Tensor, state: tuple[Tensor, Tensor], weights: list[Tensor],
+    has_biases: bool, num_layers: int, dropout: float, train: bool, bidirectional: bool, batch_first: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``c_t = stop(f) c_{t-1} + stop(i) tanh(g)``, ``h_t = stop(o) tanh(c_t)``, tanh as an activation.
+
+    Raises:
+        NotImplementedError: projections or packed sequences.
+    """
+    per_cell = 4 if has_biases else 2
+    directions = 2 if bidirectional else 1
+    if not isinstance(state, tuple | list) or len(weights) != per_cell * num_layers * directions:
+        raise NotImplementedError("an LSTM with projections or a packed sequence has no rule; read out at a later layer")
+    sequence = x.transpose(0, 1) if batch_first else x
+    last_h, last_c = [], []
+    for layer in range(num_layers):
+        outputs = []
+        for direction in range(directions):
+            cell = layer * directions + direction
+            ours = weights[cell * per_cell : (cell + 1) * per_cell]
+            steps = sequence.flip(0) if direction else sequence
+            out, h, c = _lstm_cell(gates, steps, state[0][cell], state[1][cell], ours)
+            outputs.append(out.flip(0) if direction else out)
+            last_h.append(h)
+            last_c.append(c)
+        sequence = torch.cat(outputs, -1)
+    return sequence.transpose(0, 1) if batch_first else sequence, torch.stack(last_h), torch.stack(last_c)
+
+
+def _lstm_cell(
+    gates: FrozenGates, steps: Tensor, h: Tensor, c: Tensor, weights: list[Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    w_input, w_hidden, *biases = weights
+    from_input = F.linear(steps, w_input, sum(biases) if biases else None)
+    outputs = []
+    for step in from_input:
+        i, f, g, o = (step + F.linear(h, w_hidden)).chunk(4, -1)
+        i, f, o = gates.keep(lambda i=i, f=f, o=o: (i.sigmoid(), f.sigmoid(), o.sigmoid()))
+        c = f * c + i * activation(gates, torch.tanh, g)
+        h = o * activation(gates, torch.tanh, c)
+        outputs.append(h)
+    return torch.stack(outputs), h, c
+
+
+def _heads(x: Tensor, num_heads: int) -> Tensor:
+    """``[L, N, E]`` to ``[N, heads, L, E / heads]``."""
+    return x.unflatten(-1, (num_heads, -1)).permute(1, 2, 0, 3)
+
+
+def _of_keys(key_padding_mask: Tensor | None) -> Tensor | None:
+    if key_padding_mask is None:
+        return None
+    return key_padding_mask[:, None, None] if key_padding_mask.dim() == 2 else key_padding_mask[None, None, None]
+
+
+def _as_mask(mask: Tensor | None, scores: Tensor, num_heads: int) -> Tensor | None:
+    """What is added to the scores; True means: not to be looked at."""
+    if mask is None:
+        return None
+    if mask.dtype == torch.bool:
+        mask = torch.zeros_like(mask, dtype=scores.dtype).masked_fill(mask, float("-inf"))
+    return mask.unflatten(0, (-1, num_heads)) if mask.dim() == 3 else mask

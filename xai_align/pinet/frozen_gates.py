@@ -1,0 +1,169 @@
+"""A forward pass made linear in a feature space for the input at hand, recorded and replayed.
+
+Under :class:`FrozenGates` every operation on tensors that depend on ``z`` goes
+through a rule (:mod:`~xai_align.pinet.rule_registry`). A rule computes the same
+value as an instance-wise linear function: what multiplies ``z`` (gates, scales,
+attention, indices) is *kept*, detached, on a tape. So the whole pass is
+
+    answer(z) = sum(beta * z) + bias        with beta, bias constants of this input,
+
+autograd gives ``beta``, and running the pass again with the kept values and
+another ``z`` evaluates the same linear function there: at ``z = 0``, the bias.
+This is what B-cos networks and layer-wise relevance propagation call detaching.
+
+Whether a tensor depends on ``z`` is what ``requires_grad`` says: ``z`` alone
+requires grad, parameters do not.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+from xai_align.pinet.rule_registry import UnknownOperation, find_rule, is_inplace, linear, operation_name
+
+T = TypeVar("T")
+
+
+class FrozenGates(TorchFunctionMode):
+    """The interception: record once, replay as often as wanted.
+
+    Example::
+
+        gates = FrozenGates()
+        with gates:
+            answer = network(z)  # z.requires_grad, no parameter does
+        with gates.replay():
+            bias = network(torch.zeros_like(z).requires_grad_())
+    """
+
+    def __init__(self, model: nn.Module | None = None) -> None:
+        super().__init__()
+        self.recording = True
+        self._model = model
+        self._tape: list[tuple[Any, list[int]]] = []
+        self._position = 0
+        self._holders: dict[int, list[int]] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Rewrite one operation (called by PyTorch, with the interception off)."""
+        kwargs = kwargs or {}
+        if self.recording and is_inplace(func):
+            self._save_from_writing(args[0])
+        rule = find_rule(func)
+        if rule is linear or not depends(args, kwargs):
+            return func(*args, **kwargs)
+        if rule is None:
+            raise UnknownOperation(self._complaint(func))
+        return rule(self, func, *args, **kwargs)
+
+    def keep(self, compute: Callable[[], T]) -> T:
+        """What ``compute()`` gave when recording, as a constant. Replaying, the same values, uncomputed."""
+        if self.recording:
+            with torch.no_grad():
+                value = tree_map(_detached, compute())
+            tensors = [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
+            for tensor in tensors:
+                self._holders.setdefault(_storage(tensor), []).append(len(self._tape))
+            self._tape.append((value, [tensor._version for tensor in tensors]))
+            return value
+        if self._position == len(self._tape):
+            raise RuntimeError(_OUT_OF_STEP)
+        value, versions = self._tape[self._position]
+        self._position += 1
+        now = [leaf._version for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
+        if now != versions:
+            raise RuntimeError("a gate was overwritten in place between recording and replay; please report the network")
+        return value
+
+    @contextmanager
+    def replay(self) -> Iterator[None]:
+        """Run the recorded pass again with its gates held; nothing is saved for a backward pass.
+
+        Raises:
+            RuntimeError: the pass did not ask for the same gates.
+        """
+        self.recording, self._position = False, 0
+        try:
+            # the graph is built only for its requires_grad marks, which say what depends on z
+            with torch.autograd.graph.saved_tensors_hooks(_saved_nothing, _nothing_saved), self:
+                yield
+            if self._position != len(self._tape):
+                raise RuntimeError(_OUT_OF_STEP)
+        finally:
+            self.recording = True
+
+    def clear(self) -> None:
+        """Let go of everything kept."""
+        self._tape.clear()
+        self._holders.clear()
+
+    def _save_from_writing(self, written: Any) -> None:
+        """Copy kept values whose memory is about to be written to."""
+        if not isinstance(written, Tensor) or _storage(written) not in self._holders:
+            return
+        for position in self._holders.pop(_storage(written)):
+            value = tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, self._tape[position][0])
+            self._tape[position] = (value, [leaf._version for leaf in tree_leaves(value) if isinstance(leaf, Tensor)])
+
+    def _complaint(self, func: Any) -> str:
+        place = _running_module(self._model)
+        return (
+            f"no rule makes the operation '{operation_name(func)}' linear; it ran {place}. "
+            "Read out at a later layer (feature_space=...), or teach the operation with xai_align.pinet.register_rule"
+        )
+
+
+def depends(*arguments: Any) -> bool:
+    """Whether a tensor in these (nested) arguments depends on ``z``."""
+    for argument in arguments:
+        if isinstance(argument, Tensor):
+            if argument.requires_grad:
+                return True
+        elif isinstance(argument, list | tuple):
+            if depends(*argument):
+                return True
+        elif isinstance(argument, dict) and depends(*argument.values()):
+            return True
+    return False
+
+
+_OUT_OF_STEP = (
+    "the network did not repeat its own steps: it computes something else at a second call "
+    "(random numbers, or control flow that depends on values), so no linear account of it holds"
+)
+
+
+def _detached(value: Any) -> Any:
+    return value.detach() if isinstance(value, Tensor) else value
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr() if tensor.layout == torch.strided else 0
+
+
+def _saved_nothing(tensor: Tensor) -> None:
+    return None
+
+
+def _nothing_saved(nothing: None) -> Tensor:
+    raise RuntimeError("a replay has no gradient")
+
+
+def _running_module(model: nn.Module | None) -> str:
+    """'in module ...', from the nearest frame on the stack that belongs to a module."""
+    names = {id(module): name for name, module in model.named_modules()} if model is not None else {}
+    frame = inspect.currentframe()
+    while frame is not None:
+        owner = frame.f_locals.get("self")
+        if isinstance(owner, nn.Module):
+            return f"in module '{names.get(id(owner), '')}' ({type(owner).__name__})"
+        frame = frame.f_back
+    return "outside any module"

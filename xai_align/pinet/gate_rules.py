@@ -1,0 +1,279 @@
+"""The frozen-gate rules for elementwise operations, products and selections.
+
+Each computes the operation's own value as an instance-wise linear function of
+what depends on ``z``. ``stop(v)`` of the formulas is ``gates.keep(lambda: v)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx
+
+from xai_align.pinet.frozen_gates import FrozenGates, depends
+from xai_align.pinet.rule_registry import is_inplace, register_rule
+
+Operation = Callable[..., Any]
+
+# ---------------------------------------------------------------- stop(f(x))
+
+
+@register_rule(
+    *"sigmoid hardsigmoid softmax softmin log_softmax logsigmoid exp exp2 expm1 log log2 log10 sqrt rsqrt".split(),
+    *"reciprocal rdiv rpow logsumexp norm vector_norm matrix_norm linalg_norm linalg_vector_norm".split(),
+    *"linalg_matrix_norm frobenius_norm var std var_mean std_mean cdist pairwise_distance cosine_similarity".split(),
+    *"cos logit erfc sigmoid_ hardsigmoid_ entr prod cumprod".split(),
+    # decisions: comparisons, orders, roundings
+    *"gt ge lt le eq ne greater greater_equal less less_equal not_equal isnan isinf isfinite isclose allclose".split(),
+    *"equal argmax argmin argsort searchsorted bucketize sign sgn signbit round floor ceil trunc fix nonzero".split(),
+    *"count_nonzero logical_not logical_and logical_or logical_xor any all unique histc multinomial heaviside".split(),
+    *"one_hot bincount floor_divide floordiv ifloordiv one_hot aminmax".split(),
+    # what leaves the graph: values read by Python, conversions to whole numbers
+    *"detach data item tolist bool float_ int index nonzero_static numpy __bool__ __int__ __float__ invert".split(),
+    *"complex long short byte char contains array".split(),
+)
+def stop(gates: FrozenGates, func: Operation, *args: Any, **kwargs: Any) -> Any:
+    """``stop(f(x))``: gates, scales, attention weights and decisions are constants of this input."""
+    return gates.keep(lambda: func(*args, **kwargs))
+
+
+@register_rule("to", "type", "type_as", "float", "double", "half", "bfloat16", "_to_copy")
+def cast(gates: FrozenGates, func: Operation, *args: Any, **kwargs: Any) -> Any:
+    """Between floating types linear, to whole numbers a decision."""
+    value = func(*args, **kwargs)
+    if not isinstance(value, Tensor) or value.requires_grad:
+        return value
+    return gates.keep(lambda: value)
+
+
+# ---------------------------------------------------------------- x * stop(f(x) / x)
+
+
+class _Gated(torch.autograd.Function):
+    """``value``, with the derivative ``gate`` towards ``x``."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, value: Tensor, gate: Tensor) -> Tensor:
+        ctx.save_for_backward(gate)
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        (gate,) = ctx.saved_tensors
+        return gradient * gate, None, None
+
+
+@register_rule(
+    *"gelu silu hardswish relu6 hardtanh mish tanh elu selu celu leaky_relu softplus softsign clamp clip".split(),
+    *"clamp_min clamp_max hardshrink softshrink tanhshrink threshold log1p sin sinh asinh arcsinh atan arctan".split(),
+    *"erf tan asin arcsin square normalize local_response_norm arctanh atanh nan_to_num rrelu expm1 relu".split(),
+)
+def activation(gates: FrozenGates, func: Operation, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """``f(x) = x * stop((f(x) - f(0)) / x) + f(0)``, the quotient 0 where ``x`` is."""
+    inplace = is_inplace(func) or kwargs.get("inplace") is True or any(argument is True for argument in args)
+    if gates.recording:
+        with torch.no_grad():
+            at_zero = func(torch.zeros_like(x[(slice(0, 1),) * x.dim()]), *args, **kwargs)
+            value = func(x.detach().clone() if inplace else x.detach(), *args, **kwargs)
+            offset = at_zero if bool(at_zero.any()) else None
+            gate = (value if offset is None else value - offset) / x
+            gate.masked_fill_(x == 0, 0)
+        gates.keep(lambda: (gate, offset))
+        result = _Gated.apply(x, value, gate)
+    else:
+        gate, offset = gates.keep(lambda: (x, None))
+        result = x * gate if offset is None else x * gate + offset
+    return x.copy_(result) if inplace else result
+
+
+@register_rule("pow", "float_power")
+def power(gates: FrozenGates, func: Operation, x: Any, exponent: Any, **kwargs: Any) -> Tensor:
+    """``x ** p`` with a number ``p >= 1`` is an activation, everything else a scale."""
+    if depends(exponent) or not isinstance(exponent, int | float) or exponent < 1:
+        return stop(gates, func, x, exponent, **kwargs)
+    if exponent == 1:
+        return func(x, exponent, **kwargs)
+    return activation(gates, func, x, exponent, **kwargs)
+
+
+@register_rule("prelu")
+def prelu(gates: FrozenGates, func: Operation, x: Tensor, weight: Tensor) -> Tensor:
+    """``x * stop(1 where x > 0, else w)``."""
+    return x * gates.keep(lambda: func(x, weight) / torch.where(x == 0, 1, x))
+
+
+@register_rule("abs", "absolute")
+def magnitude(gates: FrozenGates, func: Operation, x: Tensor) -> Tensor:
+    """``|x| = x * stop(sign x)``."""
+    return x * gates.keep(lambda: x.sign())
+
+
+@register_rule("glu")
+def gated_linear_unit(gates: FrozenGates, func: Operation, x: Tensor, dim: int = -1) -> Tensor:
+    """``glu(a, b) = a * stop(sigmoid(b))``."""
+    a, b = x.chunk(2, dim)
+    return a * gates.keep(lambda: b.sigmoid())
+
+
+@register_rule("dropout", "alpha_dropout", "feature_dropout", "feature_alpha_dropout", "dropout1d", "dropout2d", "dropout3d")
+def dropout(gates: FrozenGates, func: Operation, x: Tensor, p: float = 0.5, training: bool = True, *args: Any, **kwargs: Any) -> Any:
+    """Off, it is the identity; on, the network has no one answer."""
+    if training and p > 0:
+        raise ValueError("the network drops out at random (train mode); call model.eval() first")
+    return x
+
+
+# ---------------------------------------------------------------- products
+
+
+@register_rule(
+    *"mul multiply matmul mm bmm mv dot vdot inner outer ger kron conv1d conv2d conv3d linear bilinear".split(),
+    *"conv_transpose1d conv_transpose2d conv_transpose3d einsum tensordot chain_matmul multi_dot cross".split(),
+    *"linalg_multi_dot linalg_vecdot vecdot conv_tbc convolution _convolution".split(),
+)
+def product(gates: FrozenGates, func: Operation, *args: Any, **kwargs: Any) -> Tensor:
+    """``a b = (a stop(b) + stop(a) b) / 2``; linear as it is where one side only depends on ``z``.
+
+    For ``n`` factors an ``n``-th each way. A summand (the bias of a convolution) is no factor.
+    """
+    factors = [position for position, argument in enumerate(args) if _is_factor(func, position) and depends(argument)]
+    if func is torch.einsum or getattr(func, "__name__", "") in ("einsum", "multi_dot", "chain_matmul"):
+        return _product_of_many(gates, func, *args, **kwargs)
+    if len(factors) < 2:
+        return func(*args, **kwargs)
+    kept = gates.keep(lambda: [args[position] for position in factors])
+    value = 0
+    for alive in factors:
+        turn = [args[p] if p == alive or p not in factors else kept[factors.index(p)] for p in range(len(args))]
+        value = value + func(*turn, **kwargs)
+    return value / len(factors)
+
+
+def _is_factor(func: Operation, position: int) -> bool:
+    return position < 2 or getattr(func, "__name__", "") not in ("linear", "bilinear", "conv1d", "conv2d", "conv3d")
+
+
+def _product_of_many(gates: FrozenGates, func: Operation, *args: Any, **kwargs: Any) -> Tensor:
+    flat = [part for argument in args for part in (argument if isinstance(argument, list | tuple) else [argument])]
+    factors = [position for position, part in enumerate(flat) if depends(part)]
+    if len(factors) < 2:
+        return func(*flat, **kwargs)
+    kept = gates.keep(lambda: [flat[position] for position in factors])
+    value = 0
+    for alive in factors:
+        turn = [flat[p] if p == alive or p not in factors else kept[factors.index(p)] for p in range(len(flat))]
+        value = value + func(*turn, **kwargs)
+    return value / len(factors)
+
+
+@register_rule("addmm", "addbmm", "baddbmm", "addmv", "addr")
+def sum_and_product(
+    gates: FrozenGates, func: Operation, x: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1
+) -> Tensor:
+    """``beta x + alpha a b``."""
+    if not (depends(a) and depends(b)):
+        return func(x, a, b, beta=beta, alpha=alpha)
+    a_, b_ = gates.keep(lambda: (a, b))
+    return (func(x, a, b_, beta=beta, alpha=alpha) + func(x, a_, b, beta=beta, alpha=alpha)) / 2
+
+
+@register_rule("addcmul")
+def sum_and_elementwise_product(
+    gates: FrozenGates, func: Operation, x: Tensor, a: Tensor, b: Tensor, *, value: float = 1
+) -> Tensor:
+    """``x + value a b``."""
+    return x + value * product(gates, torch.mul, a, b)
+
+
+@register_rule("addcdiv")
+def sum_and_quotient(
+    gates: FrozenGates, func: Operation, x: Tensor, a: Tensor, b: Tensor, *, value: float = 1
+) -> Tensor:
+    """``x + value a / stop(b)``."""
+    return x + value * quotient(gates, torch.div, a, b)
+
+
+@register_rule("div", "divide", "true_divide")
+def quotient(gates: FrozenGates, func: Operation, a: Any, b: Any, **kwargs: Any) -> Tensor:
+    """``a / stop(b)``; rounded, a decision."""
+    if not depends(b) and kwargs.get("rounding_mode") is None:
+        return func(a, b, **kwargs)
+    if not depends(a) or kwargs.get("rounding_mode") is not None:
+        return stop(gates, func, a, b, **kwargs)
+    return func(a, gates.keep(lambda: b), **kwargs)
+
+
+@register_rule("lerp")
+def interpolate_between(gates: FrozenGates, func: Operation, a: Tensor, b: Tensor, weight: Any) -> Tensor:
+    """``a + w (b - a)``."""
+    return a + product(gates, torch.mul, weight, b - a) if depends(weight) else func(a, b, weight)
+
+
+@register_rule("grid_sample", "grid_sampler")
+def sample(gates: FrozenGates, func: Operation, x: Tensor, grid: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Linear in the picture, where to look is a decision."""
+    return func(x, gates.keep(lambda: grid) if depends(grid) else grid, *args, **kwargs)
+
+
+# ---------------------------------------------------------------- selections: the winner, its place held
+
+
+@register_rule("maximum", "fmax")
+def larger(gates: FrozenGates, func: Operation, a: Tensor, b: Tensor) -> Tensor:
+    """The larger of two, which one held."""
+    return torch.where(gates.keep(lambda: a >= b), a, b)
+
+
+@register_rule("minimum", "fmin")
+def smaller(gates: FrozenGates, func: Operation, a: Tensor, b: Tensor) -> Tensor:
+    """The smaller of two, which one held."""
+    return torch.where(gates.keep(lambda: a <= b), a, b)
+
+
+@register_rule("where")
+def choice(gates: FrozenGates, func: Operation, *args: Any, **kwargs: Any) -> Any:
+    """Linear in what is chosen from; the condition is held already."""
+    return func(*args, **kwargs) if len(args) + len(kwargs) > 1 else stop(gates, func, *args)
+
+
+@register_rule("max", "min")
+def extreme(gates: FrozenGates, func: Operation, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """Over everything, over a dimension, or of two tensors: the winner, its place held."""
+    if args and isinstance(args[0], Tensor):
+        return (larger if func.__name__ == "max" else smaller)(gates, func, x, args[0])
+    if not args and not kwargs:
+        place = gates.keep(lambda: x.flatten().argmax() if func.__name__ == "max" else x.flatten().argmin())
+        return x.flatten()[place]
+    dim = args[0] if args else kwargs["dim"]
+    keepdim = args[1] if len(args) > 1 else kwargs.get("keepdim", False)
+    places = gates.keep(lambda: func(x, dim, keepdim=True).indices)
+    values = x.gather(dim, places)
+    kind = torch.return_types.max if func.__name__ == "max" else torch.return_types.min
+    return kind((values, places) if keepdim else (values.squeeze(dim), places.squeeze(dim)))
+
+
+@register_rule("amax", "amin")
+def extreme_over_dimensions(
+    gates: FrozenGates, func: Operation, x: Tensor, dim: Any = (), keepdim: bool = False
+) -> Tensor:
+    """The first winner, its place held (autograd would share ties)."""
+    dims = sorted({d % x.dim() for d in ((dim,) if isinstance(dim, int) else dim)}) or list(range(x.dim()))
+    moved = x.movedim(dims, list(range(-len(dims), 0))).flatten(-len(dims))
+    find = torch.argmax if func.__name__ == "amax" else torch.argmin
+    values = moved.gather(-1, gates.keep(lambda: find(moved, -1, keepdim=True))).squeeze(-1)
+    return values.reshape([1 if d in dims else size for d, size in enumerate(x.shape)]) if keepdim else values
+
+
+@register_rule("topk", "sort", "kthvalue", "median", "mode", "cummax", "cummin")
+def ordered(gates: FrozenGates, func: Operation, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """Values taken by indices that are held."""
+    found = gates.keep(lambda: tuple(func(x, *args, **kwargs)))
+    place_of_dim = 1 if func.__name__ in ("topk", "kthvalue") else 0
+    dim = kwargs.get("dim", args[place_of_dim] if len(args) > place_of_dim else -1)
+    places = found[1]
+    lost_dim = places.dim() < x.dim()
+    values = x.gather(dim, places.unsqueeze(dim) if lost_dim else places)
+    return getattr(torch.return_types, func.__name__)((values.squeeze(dim) if lost_dim else values, places))

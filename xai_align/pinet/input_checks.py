@@ -1,0 +1,98 @@
+"""What is not fit for a readout is refused before anything is run, in words that help."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from xai_align.model_state import check_evaluation_mode
+
+
+def check_model(model: Any) -> None:
+    """Raise if ``model`` cannot be read out.
+
+    Raises:
+        TypeError: it is no ``nn.Module``, or a scripted or quantised one.
+        ValueError: it is in train mode where that matters, or has no classifier.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"a readout needs the torch.nn.Module itself, got {type(model).__name__}; wrap functions in a module")
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise TypeError(f"'{name or 'the model'}' is a scripted module, its operations cannot be seen; give the eager model")
+        if "quantized" in type(module).__module__ and not list(module.children()):
+            raise TypeError(f"'{name}' ({type(module).__name__}) is quantised, its arithmetic is not linear; give the float model")
+    if getattr(model, "num_classes", None) == 0:
+        raise ValueError(
+            f"{type(model).__name__} has no classifier (num_classes is 0), so there are no logits to ask about; "
+            "build it with num_classes=..., or call reset_classifier(...) and load or train a head"
+        )
+    check_evaluation_mode(model)
+
+
+def check_inputs(model: nn.Module, inputs: Sequence[Any]) -> None:
+    """Raise if ``inputs`` are no batch of finite floating tensors of the model's dtype on its device.
+
+    Raises:
+        TypeError: an input is no tensor, or no input is floating.
+        ValueError: a batch is empty or of another size than its mates; NaN or infinity; dtype or device differ.
+    """
+    for x in inputs:
+        if not isinstance(x, Tensor):
+            raise TypeError(f"inputs are tensors or a tuple of tensors, got {type(x).__name__}")
+    sizes = [x.shape[0] if x.dim() else None for x in inputs]
+    if not inputs or None in sizes or 0 in sizes or len(set(sizes)) > 1:
+        shapes = ", ".join(str(list(x.shape)) for x in inputs) or "nothing"
+        raise ValueError(f"inputs are batches with the same, positive number of examples first; got {shapes}")
+    floating = [x for x in inputs if x.is_floating_point()]
+    if not floating:
+        raise TypeError(f"no input is floating ({inputs[0].dtype}), so nothing can be attributed to it; convert with .float()")
+    for x in floating:
+        if not bool(torch.isfinite(x).all()):
+            wrong = (~torch.isfinite(x)).flatten(1).any(1) if x.dim() > 1 else ~torch.isfinite(x)
+            raise ValueError(f"the inputs of example(s) {wrong.nonzero().flatten().tolist()} hold NaN or infinity")
+    _check_like_model(model, floating)
+
+
+def check_logits(output: Any) -> Tensor:
+    """The model's output, if it is a finite floating tensor with one row for each example.
+
+    Raises:
+        TypeError: it is something else.
+        ValueError: it holds NaN or infinity.
+    """
+    if not isinstance(output, Tensor) or not output.is_floating_point() or output.dim() == 0:
+        found = f"a tensor of {output.dtype}, shape {list(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
+        raise TypeError(f"the model returned {found}; a readout needs logits [N, ...]: wrap the model so that it returns them")
+    if not bool(torch.isfinite(output).all()):
+        wrong = (~torch.isfinite(output.detach())).reshape(len(output), -1).any(1).nonzero().flatten().tolist()
+        raise ValueError(f"the logits of example(s) {wrong} hold NaN or infinity; there is nothing to account for")
+    return output
+
+
+@contextmanager
+def explained_failures(inputs: Sequence[Tensor]) -> Iterator[None]:
+    """An error out of the model itself keeps its type and gains a note of what it was given."""
+    try:
+        yield
+    except Exception as error:
+        given = ", ".join(f"{list(x.shape)} {x.dtype}" for x in inputs)
+        error.add_note(f"(while reading out the model on inputs {given})")
+        raise
+
+
+def _check_like_model(model: nn.Module, inputs: Sequence[Tensor]) -> None:
+    parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
+    if parameter is None:
+        return
+    for x in inputs:
+        if x.device != parameter.device:
+            raise ValueError(f"the inputs are on {x.device}, the model is on {parameter.device}; move one with .to(...)")
+        if x.dtype != parameter.dtype and not torch.is_autocast_enabled(x.device.type):
+            raise ValueError(
+                f"the inputs are {x.dtype}, the model is {parameter.dtype}; convert one with .to(...), or use autocast"
+            )

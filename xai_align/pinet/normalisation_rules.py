@@ -1,0 +1,128 @@
+"""Norms as the linear maps they are once the scale of this input is held: centre, scale, weight, bias."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from xai_align.pinet.frozen_gates import FrozenGates
+from xai_align.pinet.rule_registry import register_rule
+
+Operation = Callable[..., Any]
+
+
+@register_rule(F.layer_norm)
+def layer_norm(
+    gates: FrozenGates,
+    func: Operation,
+    x: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """``(x - mean x) * stop(1 / sigma) * weight + bias``."""
+    dims = tuple(range(-len(normalized_shape), 0))
+    return _affine(_standardised(gates, x, dims, eps), weight, bias)
+
+
+@register_rule(torch.layer_norm)
+def layer_norm_of_torch(
+    gates: FrozenGates, func: Operation, x: Tensor, shape: Sequence[int], weight: Any = None, bias: Any = None,
+    eps: float = 1e-5, cudnn_enable: bool = True,
+) -> Tensor:
+    """As :func:`layer_norm`."""
+    return layer_norm(gates, func, x, shape, weight, bias, eps)
+
+
+@register_rule("rms_norm")
+def rms_norm(
+    gates: FrozenGates,
+    func: Operation,
+    x: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    eps: float | None = None,
+) -> Tensor:
+    """``x * stop(1 / rms) * weight``."""
+    dims = tuple(range(-len(normalized_shape), 0))
+    tiny = torch.finfo(x.dtype).eps if eps is None else eps
+    return _affine(x * gates.keep(lambda: (x.square().mean(dims, keepdim=True) + tiny).rsqrt()), weight, None)
+
+
+@register_rule(F.group_norm)
+def group_norm(
+    gates: FrozenGates,
+    func: Operation,
+    x: Tensor,
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Centre and scale by ``stop(1 / sigma)`` within each group."""
+    groups = x.reshape(len(x), num_groups, -1)
+    per_channel = (-1,) + (1,) * (x.dim() - 2)
+    weight = None if weight is None else weight.view(per_channel)
+    bias = None if bias is None else bias.view(per_channel)
+    return _affine(_standardised(gates, groups, (-1,), eps).reshape(x.shape), weight, bias)
+
+
+@register_rule(torch.group_norm)
+def group_norm_of_torch(
+    gates: FrozenGates, func: Operation, x: Tensor, num_groups: int, weight: Any = None, bias: Any = None,
+    eps: float = 1e-5, cudnn_enabled: bool = True,
+) -> Tensor:
+    """As :func:`group_norm`."""
+    return group_norm(gates, func, x, num_groups, weight, bias, eps)
+
+
+@register_rule(F.batch_norm)
+def batch_norm(
+    gates: FrozenGates, func: Operation, x: Tensor, running_mean: Tensor | None, running_var: Tensor | None,
+    weight: Tensor | None = None, bias: Tensor | None = None, training: bool = False, momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Affine in eval mode. In train mode an example's answer depends on its batch: no readout.
+
+    Raises:
+        ValueError: the layer uses the batch's own statistics.
+    """
+    if training:
+        raise ValueError("a batch norm uses its batch's statistics (train mode); call model.eval() first")
+    return func(x, running_mean, running_var, weight, bias, training, momentum, eps)
+
+
+@register_rule(torch.batch_norm)
+def batch_norm_of_torch(
+    gates: FrozenGates, func: Operation, x: Tensor, weight: Any, bias: Any, running_mean: Any, running_var: Any,
+    training: bool, momentum: float, eps: float, cudnn_enabled: bool,
+) -> Tensor:
+    """As :func:`batch_norm`."""
+    return batch_norm(gates, F.batch_norm, x, running_mean, running_var, weight, bias, training, momentum, eps)
+
+
+@register_rule(F.instance_norm)
+def instance_norm(
+    gates: FrozenGates, func: Operation, x: Tensor, running_mean: Tensor | None = None,
+    running_var: Tensor | None = None, weight: Tensor | None = None, bias: Tensor | None = None,
+    use_input_stats: bool = True, momentum: float = 0.1, eps: float = 1e-5,
+) -> Tensor:
+    """Each channel of each example centred and scaled by ``stop(1 / sigma)``."""
+    if not use_input_stats:
+        return func(x, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
+    return group_norm(gates, func, x, x.shape[1], weight, bias, eps)
+
+
+def _standardised(gates: FrozenGates, x: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:
+    scale = gates.keep(lambda: (x.var(dims, correction=0, keepdim=True) + eps).rsqrt())
+    return (x - x.mean(dims, keepdim=True)) * scale
+
+
+def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    x = x if weight is None else x * weight
+    return x if bias is None else x + bias

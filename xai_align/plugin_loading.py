@@ -1,0 +1,236 @@
+"""Loading plugins one at a time, so that what is wrong with one stops none of the others.
+
+Each entry point of the group is imported and checked on its own. One that is
+broken, misspelt, outdated or a duplicate is named, with its distribution and
+version, in a :class:`PluginWarning`, and the rest are loaded. What the loaded
+plugins offer is asked for in :mod:`xai_align.plugins`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING, Any, Literal
+
+import pluggy
+
+from xai_align.hookspecs import CONTRACT_VERSION, PROJECT, HookSpecs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+#: Names of entry points that are never imported, separated by commas.
+DISABLED_VARIABLE = "XAI_ALIGN_DISABLED_PLUGINS"
+#: Set to anything but ``0``, ``false`` or ``no``: a plugin that cannot be used is an error.
+STRICT_VARIABLE = "XAI_ALIGN_STRICT"
+#: What a plugin may throw without stopping the rest. Interrupts pass, and so do test outcomes.
+PLUGIN_ERRORS = (Exception, SystemExit)
+
+_OWN_DISTRIBUTION = "xai-align"
+
+Status = Literal["ok", "disabled", "failed"]
+
+
+class PluginWarning(UserWarning):
+    """A plugin, or a part of it, is not used; the message says which, whose and why."""
+
+
+class PluginError(RuntimeError):
+    """What would have been a :class:`PluginWarning`, in strict mode."""
+
+
+class Refusal(Exception):
+    """Why a plugin, or one answer of it, is not used; the cause is what it raised."""
+
+
+@dataclass
+class Plugin:
+    """What is known of one entry point while it is loaded and asked."""
+
+    name: str
+    distribution: str
+    version: str
+    hooks: tuple[str, ...] = ()
+    status: Status = "ok"
+    reasons: list[str] = field(default_factory=list)
+
+    @property
+    def label(self) -> str:
+        """Its name, distribution and version, as messages give them."""
+        return f"'{self.name}' ({self.distribution} {self.version})"
+
+
+@dataclass
+class Registry:
+    """The loaded plugins: to pluggy, and in the order of loading with the unusable ones."""
+
+    manager: pluggy.PluginManager
+    plugins: list[Plugin]
+
+    def implementations(self, hook: str) -> list[tuple[Plugin, pluggy.HookImpl]]:
+        """Who implements ``hook``, the first to be asked first."""
+        in_use = {plugin.name: plugin for plugin in self.plugins if plugin.hooks}
+        caller: pluggy.HookCaller = getattr(self.manager.hook, hook)
+        asked = reversed(caller.get_hookimpls())
+        return [(in_use[one.plugin_name], one) for one in asked if one.plugin_name in in_use]
+
+
+def load_registry() -> Registry:
+    """Load every plugin of the environment that is not switched off, ours first.
+
+    Raises:
+        PluginError: in strict mode, a plugin cannot be used.
+    """
+    registry = Registry(_new_manager(), [])
+    disabled = {name.strip() for name in os.environ.get(DISABLED_VARIABLE, "").split(",")}
+    for entry_point in sorted(entry_points(group=PROJECT), key=_loading_order):
+        plugin = _describe_entry_point(entry_point)
+        if plugin.name in disabled:
+            plugin.status = "disabled"
+            plugin.reasons.append(f"named in {DISABLED_VARIABLE}")
+            registry.manager.set_blocked(plugin.name)
+        else:
+            _admit(entry_point, plugin, registry)
+        registry.plugins.append(plugin)
+    return registry
+
+
+def warn_about(plugin: Plugin, refusal: Refusal) -> None:
+    """Name ``plugin`` and what is wrong with it.
+
+    Raises:
+        PluginError: instead of the warning, in strict mode.
+    """
+    message = f"plugin {plugin.label}: {refusal}"
+    if os.environ.get(STRICT_VARIABLE, "").strip().lower() not in {"", "0", "false", "no"}:
+        raise PluginError(message) from (refusal.__cause__ or refusal)
+    warnings.warn(message, PluginWarning, stacklevel=3)
+
+
+def describe_error(error: BaseException) -> str:
+    """One line: the kind of error and what it says."""
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of a sentence: ``; did you mean 'x'?`` where something known is close, else a full stop."""
+    close = get_close_matches(name, list(known), n=1)
+    return f"; did you mean '{close[0]}'?" if close else "."
+
+
+def _new_manager() -> pluggy.PluginManager:
+    manager = pluggy.PluginManager(PROJECT)
+    manager.add_hookspecs(HookSpecs)
+    return manager
+
+
+def _normalised(distribution: str) -> str:
+    return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
+def _describe_entry_point(entry_point: EntryPoint) -> Plugin:
+    distribution = entry_point.dist
+    return Plugin(
+        name=entry_point.name,
+        distribution=(distribution.name if distribution else None) or "unknown distribution",
+        version=(distribution.version if distribution else None) or "of unknown version",
+    )
+
+
+def _loading_order(entry_point: EntryPoint) -> tuple[bool, str, str, str]:
+    """Ours first: the later a plugin is registered, the earlier pluggy asks it, and we are the fallback."""
+    distribution = _normalised(_describe_entry_point(entry_point).distribution)
+    return distribution != _OWN_DISTRIBUTION, distribution, entry_point.name, entry_point.value
+
+
+def _admit(entry_point: EntryPoint, plugin: Plugin, registry: Registry) -> None:
+    """Import, check and register one plugin; record and report why not."""
+    try:
+        _check_name(plugin, registry.plugins)
+        module = _import(entry_point)
+        _check_contract(module, plugin)
+        hooks = _check_hooks(module)
+        _check_object(module, registry)
+        registry.manager.register(module, name=plugin.name)
+        plugin.hooks = hooks
+    except Refusal as refusal:
+        plugin.status = "failed"
+        plugin.reasons.append(str(refusal))
+        warn_about(plugin, refusal)
+
+
+def _check_name(plugin: Plugin, earlier: list[Plugin]) -> None:
+    for other in earlier:
+        if other.name == plugin.name:
+            raise Refusal(
+                f"duplicate: plugin {other.label} has this name already and keeps it; "
+                f"uninstall one of the two, or ask the authors to rename theirs"
+            )
+
+
+def _check_object(module: Any, registry: Registry) -> None:
+    if (name := registry.manager.get_name(module)) is not None:
+        raise Refusal(
+            f"duplicate: '{name}' names the same object and is loaded already; drop one entry point"
+        )
+
+
+def _import(entry_point: EntryPoint) -> Any:
+    try:
+        return entry_point.load()
+    except PLUGIN_ERRORS as error:
+        raise Refusal(f"broken: importing {entry_point.value} raised {describe_error(error)}") from error
+
+
+def _check_contract(module: Any, plugin: Plugin) -> None:
+    version = getattr(module, "XAI_ALIGN_CONTRACT", CONTRACT_VERSION)
+    if version != CONTRACT_VERSION:
+        raise Refusal(
+            f"outdated: written for plugin contract {version!r}, and this xai-align speaks "
+            f"{CONTRACT_VERSION}; install versions of xai-align and {plugin.distribution} that agree"
+        )
+
+
+def _check_hooks(module: Any) -> tuple[str, ...]:
+    """The names of the hooks that ``module`` implements, found with a manager of its own."""
+    trial = _new_manager()
+    known = list(vars(trial.hook))
+    try:
+        trial.register(module)
+    except PLUGIN_ERRORS as error:
+        # pluggy says which argument of which function in several lines
+        raise Refusal(f"outdated: {'; '.join(str(error).splitlines())}") from error
+    hooks = []
+    for caller in trial.get_hookcallers(module) or []:
+        _check_no_wrapper(caller)
+        if caller.has_spec():
+            hooks.append(caller.name)
+        elif not all(one.optionalhook for one in caller.get_hookimpls()):
+            raise Refusal(
+                f"misspelt: there is no hook '{caller.name}'{did_you_mean(caller.name, known)} "
+                f"The hooks are {', '.join(known)}"
+            )
+    if not hooks:
+        raise Refusal(_nothing_implemented(module, known))
+    return tuple(hooks)
+
+
+def _check_no_wrapper(caller: pluggy.HookCaller) -> None:
+    """Plugins are asked one by one, so there is no call of all for one of them to wrap."""
+    if any(one.wrapper or one.hookwrapper for one in caller.get_hookimpls()):
+        raise Refusal(
+            f"'{caller.name}' is a hook wrapper, and these are not supported; return the answer instead"
+        )
+
+
+def _nothing_implemented(module: Any, known: list[str]) -> str:
+    unmarked = [name for name in known if callable(getattr(module, name, None))]
+    if unmarked:
+        return f"{', '.join(unmarked)} is not marked; put @xai_align.hookimpl above it"
+    return (
+        f"no hook is implemented; mark a function with @xai_align.hookimpl, named one of {', '.join(known)}"
+    )

@@ -1,0 +1,321 @@
+"""What is asked of the logits: why A, why A and not B, why this group, and so on.
+
+A question turns logits ``z`` into one scalar per example, the *answer*. For a
+set of classes ``G`` the default score is ``LSE_G = log sum_{k in G} exp z_k``,
+so that every answer is a log-odds: ``LSE_G1 - LSE_G2 = log p_G1 - log p_G2``
+(RFxG taxonomy, arXiv 2511.13081; group score as in CWOX, UAI 2023).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+#: One entry of an example's output: a class, or a position of a dense output.
+Index: TypeAlias = tuple[int, ...]
+#: How the logits of several classes become one score.
+GroupScore = Literal["logsumexp", "mean", "max", "sum"]
+
+
+class TargetError(AssertionError, ValueError, IndexError):
+    """A target or class that the output does not have.
+
+    It is an ``AssertionError`` because that is what Captum's own methods raise
+    for a wrong target, and an ``IndexError`` because that is what they raise
+    for one out of range.
+    """
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question about one example. Build it with the class methods.
+
+    Attributes:
+        favoured: entries of the output whose evidence counts for the answer.
+        rivals: entries whose evidence counts against it; None stands for all the others.
+        score: how several entries become one score.
+    """
+
+    favoured: tuple[Index, ...]
+    rivals: tuple[Index, ...] | None = ()
+    score: GroupScore = "logsumexp"
+
+    @classmethod
+    def why(cls, target: int) -> Question:
+        """Why A? ``z_A``."""
+        return cls((_index(target),))
+
+    @classmethod
+    def why_not(cls, target: int, rival: int) -> Question:
+        """Why A and not B? ``z_A - z_B``."""
+        return cls((_index(target),), (_index(rival),))._distinct()
+
+    @classmethod
+    def why_not_rest(cls, target: int, group: Iterable[int], *, score: GroupScore = "logsumexp") -> Question:
+        """Why A and not the rest of its group? ``z_A - LSE_{G without A} z``."""
+        favoured = _index(target)
+        rest = tuple(index for index in _indices(group) if index != favoured)
+        return cls((favoured,), _not_empty(rest, "the rest of the group"), score)
+
+    @classmethod
+    def why_group(cls, group: Iterable[int], *, score: GroupScore = "logsumexp") -> Question:
+        """Why this group? ``LSE_G z``."""
+        return cls(_not_empty(_indices(group), "the group"), (), score)
+
+    @classmethod
+    def why_group_not(
+        cls, group: Iterable[int], rivals: Iterable[int], *, score: GroupScore = "logsumexp"
+    ) -> Question:
+        """Why group G1 and not group G2? ``LSE_G1 z - LSE_G2 z``."""
+        favoured = _not_empty(_indices(group), "the group")
+        return cls(favoured, _not_empty(_indices(rivals), "the group of rivals"), score)._distinct()
+
+    @classmethod
+    def against_all(cls, target: int, *, score: GroupScore = "logsumexp") -> Question:
+        """Why A and nothing else? ``z_A - LSE_{k != A} z_k``, the logit of ``p_A``."""
+        return cls((_index(target),), None, score)
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether the answer is one fixed linear function of the logits."""
+        several = len(self.favoured) > 1 or self.rivals is None or len(self.rivals) > 1
+        return not several or self.score in ("mean", "sum")
+
+    def answer(self, logits: Tensor) -> Tensor:
+        """The scalar answer for one example's output (any shape), differentiable."""
+        favoured, rivals = self._entries(logits)
+        flat = logits.reshape(-1)
+        value = _score(flat[favoured], self.score)
+        return value - _score(flat[rivals], self.score) if rivals else value
+
+    def linear_form(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """``(w, r)`` with ``answer == sum(w * logits) + r`` at these logits, both held constant.
+
+        For a linear question ``r`` is 0. For log-sum-exp ``w`` is the softmax
+        within the group and ``r`` its entropy: ``LSE(z) = sum p_k z_k + H(p)``.
+        ``w`` is also the gradient of the answer (for max, of the winner).
+        """
+        favoured, rivals = self._entries(logits)
+        flat = logits.detach().reshape(-1)
+        weights, remainder = torch.zeros_like(flat), flat.new_zeros(())
+        for sign, entries in ((1.0, favoured), (-1.0, rivals)):
+            if entries:
+                share, rest = _linear_score(flat[entries], self.score)
+                weights[entries] += sign * share
+                remainder = remainder + sign * rest
+        return weights.reshape(logits.shape), remainder
+
+    def __str__(self) -> str:
+        """The question in words, classes by their index."""
+        return self.in_words(())
+
+    def in_words(self, class_names: Sequence[str]) -> str:
+        """The question in words, classes by name where there is one."""
+
+        def name(index: Index) -> str:
+            plain = len(index) == 1 and index[0] < len(class_names)
+            return class_names[index[0]] if plain else ".".join(map(str, index)) or "the output"
+
+        def several(entries: tuple[Index, ...]) -> str:
+            if len(entries) <= 3:
+                return " or ".join(map(name, entries))
+            return f"{name(entries[0])} or {len(entries) - 1} others"
+
+        if self.rivals is None:
+            return f"why {several(self.favoured)} and nothing else?"
+        if self.rivals:
+            return f"why {several(self.favoured)} and not {several(self.rivals)}?"
+        return f"why {several(self.favoured)}?"
+
+    def _entries(self, logits: Tensor) -> tuple[list[int], list[int]]:
+        """Favoured and rival entries as positions in the flattened output of one example."""
+        favoured = [_position(index, logits.shape) for index in self.favoured]
+        if self.rivals is None:
+            chosen = set(favoured)
+            rivals = [position for position in range(logits.numel()) if position not in chosen]
+            return favoured, list(_not_empty(tuple(rivals), "all the other classes"))
+        return favoured, [_position(index, logits.shape) for index in self.rivals]
+
+    def _distinct(self) -> Question:
+        both = set(self.favoured) & set(self.rivals or ())
+        if both:
+            raise TargetError(f"{sorted(both)} stand on both sides of the question; ask about different classes")
+        return self
+
+
+def answers(questions: Sequence[Question], logits: Tensor) -> Tensor:
+    """The answers ``[N]`` of ``N`` questions to logits ``[N, ...]``, differentiable."""
+    return torch.stack([question.answer(row) for question, row in zip(questions, logits, strict=True)])
+
+
+def linear_forms(questions: Sequence[Question], logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights (shape of ``logits``) and remainders ``[N]`` of :meth:`Question.linear_form`."""
+    forms = [question.linear_form(row) for question, row in zip(questions, logits, strict=True)]
+    return torch.stack([weights for weights, _ in forms]), torch.stack([rest for _, rest in forms])
+
+
+def as_questions(asked: Any, num_examples: int) -> list[Question]:
+    """One question for each example, from a question, a list of them, or any target that Captum takes.
+
+    Captum's forms (int, 0-d and 1-d integer tensors, list of ints, tuple, list
+    of tuples, None for an output with one entry) and, beyond them, numpy
+    integers and arrays and ranges.
+
+    Raises:
+        TargetError: the form is not one of these, or its length is not the batch's.
+    """
+    target = captum_target(asked)
+    if isinstance(target, Question):
+        return [target] * num_examples
+    if isinstance(target, Tensor):
+        target = target.tolist()
+    if target is None:
+        return [Question(((),))] * num_examples
+    if isinstance(target, int | tuple):
+        return [Question((_index(target),))] * num_examples
+    if len(target) != num_examples:
+        raise TargetError(f"{len(target)} targets for {num_examples} examples; give one, or one for each")
+    return [one if isinstance(one, Question) else Question((_index(one),)) for one in target]
+
+
+def captum_target(target: Any) -> Any:
+    """``target`` in a form that Captum takes; questions and None pass.
+
+    Raises:
+        TargetError: with what was found, for floats, booleans and wrong shapes.
+    """
+    if target is None or isinstance(target, Question):
+        return target
+    if isinstance(target, bool | np.bool_):
+        raise TargetError("the target is a boolean; give the index of a class")
+    if isinstance(target, int | np.integer):
+        return int(target)
+    if isinstance(target, np.ndarray):
+        target = torch.from_numpy(target)
+    if isinstance(target, Tensor):
+        if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
+            raise TargetError(f"the target is a tensor of {target.dtype}; class indices are integers")
+        if target.numel() == 1 and target.dim() <= 1:
+            return int(target.item())
+        if target.dim() != 1:
+            raise TargetError(
+                f"the target has shape {tuple(target.shape)}; give one index for each example, shape [N]"
+            )
+        return target
+    if isinstance(target, tuple):
+        return tuple(_entry(index) for index in target)
+    if isinstance(target, list | range):
+        return [
+            one if isinstance(one, Question) else captum_target(one) if isinstance(one, tuple) else _entry(one)
+            for one in target
+        ]
+    raise TargetError(
+        f"a target of type {type(target).__name__} is not understood; "
+        "give an int, a tuple, a 1-d integer tensor or array, a list of these, or a Question"
+    )
+
+
+class QuestionModel(nn.Module):
+    """A model that answers questions: ``[N, ...]`` inputs to ``[N, Q]`` answers.
+
+    Made by :func:`ask`. Any attribution method can be run on it, with the
+    target that :func:`ask` gives: methods repeat targets as they repeat
+    inputs, so every copy of an example keeps its own question.
+    """
+
+    def __init__(self, model: nn.Module, questions: Sequence[Question]) -> None:
+        super().__init__()
+        self.model = model
+        self.questions = tuple(questions)
+        self.training = model.training  # not train(): that would reach into the model
+
+    def forward(self, *inputs: Any) -> Tensor:
+        """All answers for all examples, ``[N, Q]``."""
+        logits = self.model(*inputs)
+        columns = [torch.stack([question.answer(row) for row in logits]) for question in self.questions]
+        return torch.stack(columns, dim=1)
+
+    def questions_for(self, target: Any, num_examples: int) -> list[Question]:
+        """The question of each example that a target, as given by :func:`ask`, stands for."""
+        chosen = captum_target(target)
+        if chosen is None and len(self.questions) > 1:
+            raise TargetError(f"this model answers {len(self.questions)} questions; give the target that ask() gave")
+        columns = chosen.tolist() if isinstance(chosen, Tensor) else chosen
+        columns = columns if isinstance(columns, list) else [columns or 0] * num_examples
+        return [self.questions[column] for column in columns]
+
+
+def ask(model: nn.Module, asked: Any, num_examples: int) -> tuple[QuestionModel, int | Tensor]:
+    """``(question_model, target)``: run any method on the model with the target to have the question explained.
+
+    ``asked`` is what :func:`as_questions` takes. The model itself is not changed.
+    """
+    questions = as_questions(asked, num_examples)
+    distinct = list(dict.fromkeys(questions))
+    wrapped = QuestionModel(model, distinct)
+    if len(distinct) == 1:
+        return wrapped, 0
+    return wrapped, torch.tensor([distinct.index(question) for question in questions])
+
+
+def _score(logits: Tensor, score: GroupScore) -> Tensor:
+    if len(logits) == 1:
+        return logits[0]
+    if score == "logsumexp":
+        return torch.logsumexp(logits, dim=0)
+    return {"mean": torch.mean, "sum": torch.sum, "max": torch.amax}[score](logits)
+
+
+def _linear_score(logits: Tensor, score: GroupScore) -> tuple[Tensor, Tensor]:
+    """The score as ``(w, r)``: ``score(z) == sum(w * z) + r``."""
+    ones, nothing = torch.ones_like(logits), logits.new_zeros(())
+    if len(logits) == 1 or score == "sum":
+        return ones, nothing
+    if score == "mean":
+        return ones / len(logits), nothing
+    if score == "max":
+        return nn.functional.one_hot(logits.argmax(), len(logits)).to(logits.dtype), nothing
+    p = torch.softmax(logits, dim=0)
+    return p, torch.logsumexp(logits, dim=0) - (p * logits).sum()  # the entropy H(p)
+
+
+def _entry(value: Any) -> int:
+    if isinstance(value, bool | np.bool_):
+        raise TargetError("a class index is a boolean; give an integer")
+    try:
+        return int(value.__index__())
+    except (AttributeError, TypeError):
+        raise TargetError(f"a class index is {value!r}; give an integer") from None
+
+
+def _index(target: Any) -> Index:
+    return tuple(_entry(part) for part in target) if isinstance(target, tuple) else (_entry(target),)
+
+
+def _indices(group: Iterable[int]) -> tuple[Index, ...]:
+    return tuple(dict.fromkeys(_index(target) for target in group))
+
+
+def _not_empty(entries: tuple[Any, ...], what: str) -> tuple[Any, ...]:
+    if not entries:
+        raise TargetError(f"{what} is empty; a question needs at least one class there")
+    return entries
+
+
+def _position(index: Index, shape: torch.Size) -> int:
+    """Where ``index`` lies in the flattened output of one example."""
+    if not index:
+        if shape.numel() != 1:
+            raise TargetError(f"no target was given and an example's output has shape {list(shape)}; name a class")
+        return 0
+    if len(index) != len(shape):
+        raise TargetError(f"the target {index} has {len(index)} parts, an example's output {list(shape)} has {len(shape)}")
+    for part, size in zip(index, shape, strict=True):
+        if not -size <= part < size:
+            raise TargetError(f"class {part} is out of range; this output has {size}, numbered 0 … {size - 1}")
+    return int(np.ravel_multi_index([part % size for part, size in zip(index, shape, strict=True)], tuple(shape)))

@@ -1,0 +1,105 @@
+"""From a feature space's own axes to the image: grids, tokens, resizing that keeps the sum."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import gcd
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from xai_align.hookspecs import FeatureSpace, Layout
+
+#: "area": a cell is spread evenly over the pixels it covers. "smooth": it fades into its neighbours.
+Spread = Literal["area", "smooth"]
+
+
+def contribution_map(contributions: Tensor, space: FeatureSpace, image_size: tuple[int, int]) -> Tensor:
+    """Contributions in the feature space's shape to a grid ``[N, h, w]``: channels summed, prefix tokens left out."""
+    layout = layout_of(contributions, space)
+    if layout == "NCHW":
+        return contributions.sum(1)
+    if layout == "NHWC":
+        return contributions.sum(-1)
+    tokens = contributions if layout == "NLC" else contributions.transpose(1, 2)
+    cells = tokens[:, space.prefix_tokens :].sum(-1)
+    rows, columns = token_grid(space, cells.shape[1], image_size)
+    return (space.to_raster(cells) if space.to_raster else cells).reshape(len(cells), rows, columns)
+
+
+def layout_of(z: Tensor, space: FeatureSpace) -> Layout:
+    """The layout of a tensor of this space.
+
+    Raises:
+        ValueError: it has neither the axes of a map nor those of tokens.
+    """
+    if z.dim() not in (3, 4):
+        raise ValueError(
+            f"a feature space of shape {list(z.shape)} at '{space.layer}' has no place in an image; "
+            "read its contributions as they are, or choose a layer with [N, C, H, W] or [N, L, C]"
+        )
+    if space.layout == "auto" or (len(space.layout) != z.dim()):
+        return "NCHW" if z.dim() == 4 else "NLC"
+    return space.layout
+
+
+def prefix_part(contributions: Tensor, space: FeatureSpace) -> Tensor:
+    """``[N]``: the sum of the contributions of prefix tokens."""
+    if not space.prefix_tokens or contributions.dim() != 3:
+        return contributions.new_zeros(len(contributions))
+    tokens = contributions if layout_of(contributions, space) == "NLC" else contributions.transpose(1, 2)
+    return tokens[:, : space.prefix_tokens].flatten(1).sum(1)
+
+
+def token_grid(space: FeatureSpace, tokens: int, image_size: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of ``tokens`` patch tokens.
+
+    Raises:
+        ValueError: no grid of this many tokens has the image's proportions.
+    """
+    if space.grid is not None:
+        return space.grid(image_size, tokens)
+    height, width = image_size
+    unit = gcd(height, width)
+    rows, columns = height // unit, width // unit
+    scale = round((tokens / (rows * columns)) ** 0.5)
+    if scale and rows * columns * scale * scale == tokens:
+        return rows * scale, columns * scale
+    candidates = [(rows, tokens // rows) for rows in range(1, tokens + 1) if tokens % rows == 0]
+    rows, columns = min(candidates, key=lambda grid: abs(grid[0] / grid[1] - height / width))
+    if not 0.5 < (rows / columns) / (height / width) < 2:
+        raise ValueError(
+            f"{tokens} tokens form no grid like an image of {height} x {width}; "
+            "give FeatureSpace(grid=...), which tells rows and columns"
+        )
+    return rows, columns
+
+
+def resize_keeping_sum(cells: Tensor, size: Sequence[int], spread: Spread = "area") -> Tensor:
+    """``[..., h, w]`` to ``[..., H, W]`` with the same sum, for any sizes: ``R_h @ cells @ R_w^T``.
+
+    Every column of ``R`` sums to one, so what a cell holds is shared out and nothing is lost.
+    """
+    height, width = size
+    rows = _spreading(cells.shape[-2], height, spread).to(cells)
+    columns = _spreading(cells.shape[-1], width, spread).to(cells)
+    return rows @ cells @ columns.T
+
+
+def _spreading(cells: int, pixels: int, spread: Spread) -> Tensor:
+    """``R[pixel, cell]``: the share of a cell that a pixel receives."""
+    if spread == "area":
+        # the overlap of pixel [i, i+1) with the cell's stretch [j, j+1) * pixels / cells, over its length
+        edges = torch.arange(cells + 1, dtype=torch.float64) * pixels / cells
+        i = torch.arange(pixels, dtype=torch.float64)[:, None]
+        overlap = (torch.minimum(i + 1, edges[None, 1:]) - torch.maximum(i, edges[None, :-1])).clamp(min=0)
+    else:
+        # a hat around the cell's centre, two cells wide
+        centres = (torch.arange(pixels, dtype=torch.float64) + 0.5) * cells / pixels - 0.5
+        centres = centres.clamp(0, cells - 1)[:, None]
+        overlap = (1 - (centres - torch.arange(cells, dtype=torch.float64)[None]).abs()).clamp(min=0)
+        # fewer pixels than cells: no hat may fall between pixels
+        missed = overlap.sum(0) == 0
+        overlap[:, missed] = _spreading(cells, pixels, "area")[:, missed]
+    return overlap / overlap.sum(0)
