@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from difflib import get_close_matches
+from typing import TYPE_CHECKING
 
 from xai_align.question import Question, TargetError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 #: Instead of a rival's name: every class that is not asked about.
 OTHERS = "others"
@@ -33,7 +36,9 @@ def find_class(wanted: str, class_names: Sequence[str]) -> int:
     if sought.removeprefix("-").isdigit():
         return _in_range(int(sought), class_names)
     if not class_names:
-        raise TargetError(f"this model has no class names, so the class '{wanted}' must be given by its number")
+        raise TargetError(
+            f"this model has no class names, so the class '{wanted}' must be given by its number"
+        )
     names = [name.casefold() for name in class_names]
     synonyms = [[part.strip() for part in name.split(",")] for name in names]
     for meant in (

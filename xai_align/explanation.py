@@ -125,7 +125,7 @@ def explain(
     built = spec.build(asked) if layer is None else spec.build(asked, layer=layer)
     attribution = built.attribute(inputs, target=target, **options).detach()
     seconds = _now(inputs) - start
-    logits = _logits(model, inputs)
+    logits = logits_of(model, inputs)
     return Explanation(
         method=method,
         questions=tuple(questions),
@@ -148,19 +148,20 @@ def takes_layer(method: str) -> bool:
         return False
 
 
-def predictions(model: nn.Module, inputs: Tensor) -> Tensor:
-    """The predicted class of each example, ``[N]``."""
-    return _logits(model, inputs).flatten(1).argmax(1)
+def logits_of(model: nn.Module, inputs: Tensor) -> Tensor:
+    """The model's output, without gradients."""
+    with torch.no_grad():
+        return model(inputs)
 
 
 def _questions(model: nn.Module, inputs: Tensor, question: Any) -> list[Question]:
     if question is not None:
         return as_questions(question, len(inputs))
-    return as_questions(predictions(model, inputs), len(inputs))
+    return as_questions(logits_of(model, inputs).flatten(1).argmax(1), len(inputs))
 
 
 def _on_inputs(readout: Readout, inputs: Tensor) -> Tensor:
-    """Contributions in the inputs' shape; those read inside the network are shared out over pixels and channels."""
+    """Contributions in the inputs' shape: shared out over pixels and channels where read inside the network."""
     contributions = readout.contributions
     if isinstance(contributions, Tensor) and contributions.shape == inputs.shape:
         return contributions
@@ -169,11 +170,6 @@ def _on_inputs(readout: Readout, inputs: Tensor) -> Tensor:
     if isinstance(contributions, Tensor):
         return contributions
     raise ValueError("the readout is in several tensors and the inputs are no images; use read_out instead")
-
-
-def _logits(model: nn.Module, inputs: Tensor) -> Tensor:
-    with torch.no_grad():
-        return model(inputs)
 
 
 def _sum_of_each(values: Tensor) -> Tensor:

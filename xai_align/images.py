@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from numpy.typing import NDArray
     from PIL import Image
     from torch import Tensor
 
 #: What counts as an image inside a folder or a pattern; a file given by name is taken as it is.
-IMAGE_SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))
+IMAGE_SUFFIXES = frozenset(
+    (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+)
 
 
 class ImageError(ValueError):
@@ -77,7 +80,7 @@ def to_picture(x: Tensor, mean: Sequence[float], std: Sequence[float]) -> NDArra
 
     More channels than three: the first three; two: their mean.
     """
-    pixels = x.detach().double().cpu().numpy()
+    pixels = x.detach().cpu().double().numpy()
     pixels = pixels * np.reshape(std, (-1, 1, 1)) + np.reshape(mean, (-1, 1, 1))
     channels = pixels[:3] if len(pixels) >= 3 else np.repeat(pixels.mean(0, keepdims=True), 3, axis=0)
     return np.clip(np.nan_to_num(channels), 0, 1).transpose(1, 2, 0)
@@ -90,7 +93,9 @@ def _expand(given: str) -> list[Path]:
     if path.is_dir():
         images = sorted(file for file in path.iterdir() if _is_image(file))
         if not images:
-            raise ValueError(f"the folder '{given}' holds no image ({_suffixes()}); its subfolders are not searched")
+            raise ValueError(
+                f"the folder '{given}' holds no image ({_suffixes()}); its subfolders are not searched"
+            )
         return images
     if not any(sign in given for sign in "*?["):
         raise ValueError(f"'{given}' does not exist; give an image, a folder or a pattern")

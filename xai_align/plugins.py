@@ -172,13 +172,15 @@ def load_model(reference: str) -> LoadedModel:
     )
 
 
-def feature_space(model: nn.Module) -> FeatureSpace | None:
-    """Where to read ``model`` out, from the first plugin that knows it, third parties first; else None.
+def feature_space(model: nn.Module, layer: str | None = None) -> FeatureSpace | None:
+    """How ``layer`` of ``model`` lies in the image, or where to read it out when ``layer`` is None.
+
+    It is the first answer, third parties are asked first; None: no plugin knows the model.
 
     Raises:
         PluginError: in strict mode, a plugin failed on ``model``.
     """
-    answer, failures = _first_answer("xai_align_feature_space", FeatureSpace, model=model)
+    answer, failures = _first_answer("xai_align_feature_space", FeatureSpace, model=model, layer=layer)
     _warn_about_all(failures)
     return answer
 
@@ -250,7 +252,9 @@ def _first_answer(
                 continue
             if isinstance(answer, kind):
                 return answer, failures
-            raise Refusal(f"{hook} returned {_shown(answer)} instead of a {kind.__name__} or None; not used")
+            raise Refusal(
+                f"{hook} returned {_shown(answer)} where {kind.__name__} or None is expected; not used"
+            )
         except Refusal as refusal:
             failures.append((plugin, refusal))
     return None, failures
@@ -275,7 +279,7 @@ def _listed(answer: Any, hook: str, kind: type) -> list[Any]:
 
 def _check_spec(answer: Any, hook: str, kind: type[AttributionSpec] | type[MetricSpec]) -> None:
     if not isinstance(answer, kind):
-        raise Refusal(f"{hook} listed {_shown(answer)} instead of a {kind.__name__}; skipped")
+        raise Refusal(f"{hook} listed {_shown(answer)} where {kind.__name__} is expected; skipped")
     if not isinstance(answer.name, str) or not answer.name:
         raise Refusal(
             f"{hook} listed a {kind.__name__} with the name {answer.name!r}; skipped. Give it a name"

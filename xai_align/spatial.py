@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import gcd
+from math import gcd, log
 from typing import Literal
 
 import torch
@@ -58,8 +58,15 @@ def token_grid(space: FeatureSpace, tokens: int, image_size: tuple[int, int]) ->
     Raises:
         ValueError: no grid of this many tokens has the image's proportions.
     """
-    if space.grid is not None:
-        return space.grid(image_size, tokens)
+    return (space.grid or proportional_grid)(image_size, tokens)
+
+
+def proportional_grid(image_size: tuple[int, int], tokens: int) -> tuple[int, int]:
+    """Rows and columns of ``tokens`` cells that have the proportions of an image ``(H, W)``.
+
+    Raises:
+        ValueError: there is no such grid.
+    """
     height, width = image_size
     unit = gcd(height, width)
     rows, columns = height // unit, width // unit
@@ -67,8 +74,8 @@ def token_grid(space: FeatureSpace, tokens: int, image_size: tuple[int, int]) ->
     if scale and rows * columns * scale * scale == tokens:
         return rows * scale, columns * scale
     candidates = [(rows, tokens // rows) for rows in range(1, tokens + 1) if tokens % rows == 0]
-    rows, columns = min(candidates, key=lambda grid: abs(grid[0] / grid[1] - height / width))
-    if not 0.5 < (rows / columns) / (height / width) < 2:
+    rows, columns = min(candidates, key=lambda grid: abs(log(grid[0] * width / (grid[1] * height))))
+    if not 0.75 < rows * width / (columns * height) < 1.33:
         raise ValueError(
             f"{tokens} tokens form no grid like an image of {height} x {width}; "
             "give FeatureSpace(grid=...), which tells rows and columns"

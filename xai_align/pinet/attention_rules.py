@@ -18,13 +18,22 @@ Operation = Callable[..., Any]
 
 @register_rule("scaled_dot_product_attention")
 def attention(
-    gates: FrozenGates, func: Operation, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
+    gates: FrozenGates,
+    func: Operation,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    *args: Any,
+    **kwargs: Any,
 ) -> Tensor:
-    """``sdpa(stop(q), stop(k), v)``."""
+    """``sdpa(stop(q), stop(k), v, stop(mask))``: the mask may hold positions that depend on the query."""
     if not depends(value):
-        return stop(gates, func, query, key, value, *args, **kwargs)
+        return stop(gates, func, query, key, value, attn_mask, *args, **kwargs)
     query, key = gates.keep(lambda: (query, key))
-    return func(query, key, value, *args, **kwargs)
+    if depends(attn_mask):
+        attn_mask = gates.keep(lambda: attn_mask)
+    return func(query, key, value, attn_mask, *args, **kwargs)
 
 
 @register_rule("multi_head_attention_forward")

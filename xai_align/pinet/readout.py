@@ -16,6 +16,7 @@ from xai_align.pinet.accounts import check_completeness, frozen_account, local_a
 from xai_align.pinet.head_probe import is_affine
 from xai_align.pinet.input_checks import check_inputs, check_model, explained_failures
 from xai_align.pinet.routes import layer_name, route_through
+from xai_align.pinet.unwrapping import unwrapped
 from xai_align.question import QuestionModel, as_questions
 from xai_align.spatial import Spread, contribution_map, prefix_part, resize_keeping_sum
 
@@ -102,13 +103,15 @@ def read_out(
     Source: Lobet & Chiaromonte 2026 (arXiv 2601.04378); the frozen gates are the detaching of
     B-cos networks and layer-wise relevance propagation.
     """
+    model, own_place = unwrapped(model)
     if isinstance(model, QuestionModel):
         model, question = model.model, model.questions_for(question, _batch_size(inputs))
+        model, own_place = unwrapped(model)
     check_model(model)
     parts = inputs if isinstance(inputs, tuple) else (inputs,)
     check_inputs(model, parts)
     questions = as_questions(question, len(parts[0]))
-    space = where_to_read(model, feature_space)
+    space = where_to_read(model, own_place if feature_space is None else feature_space)
     with frozen_parameters(model), explained_failures(parts):
         route = route_through(model, space, parts, _as_tuple(additional_forward_args))
         local = space.split is not None and is_affine(model, space.split.head, route.z)

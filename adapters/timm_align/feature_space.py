@@ -1,0 +1,105 @@
+"""Where a timm model is read out, and how its tokens and axes lie in the image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from xai_align.hookspecs import FeatureSpace, Layout, Split
+from xai_align.spatial import proportional_grid
+
+#: Where the evidence enters a network that classifies from a class token: the
+#: outputs of its patch embeddings, as maps where they are still maps.
+PATCH_EMBEDDINGS: tuple[tuple[str, ...], ...] = (
+    ("patch_embed.proj",),
+    ("patch_embed.conv",),  # PiT
+    ("patch_embed.0.proj", "patch_embed.1.proj"),  # CrossViT's two branches
+    ("patch_embed1.proj",),  # CoaT
+    ("pixel_embed.proj",),  # TNT
+    ("embeds.proj",),  # NaFlexViT
+)
+#: Layers whose output is [N, C, H, W] also in networks that keep channels last.
+CHANNELS_FIRST = (nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, nn.AvgPool2d)
+
+
+def is_timm_model(model: nn.Module) -> bool:
+    """Whether ``model`` follows timm's conventions for classifiers."""
+    return all(callable(getattr(model, name, None)) for name in ("forward_features", "forward_head", "get_classifier"))
+
+
+def feature_space(model: nn.Module, layer: str | None = None) -> FeatureSpace | None:
+    """The default feature space of a timm model, or how its ``layer`` lies in the image; None for other models.
+
+    The default is the head's input where the head reads positions. For
+    class-token heads it is the patch embedding's output: there the class token
+    is a constant, and all evidence enters through patches.
+    """
+    if not is_timm_model(model):
+        return None
+    if layer is not None:
+        return _named_layer(model, layer)
+    if getattr(model, "global_pool", None) == "token":
+        return _patch_embedding(model)
+    return FeatureSpace(
+        layer="forward_features",
+        layout=_layout_of_features(model),
+        prefix_tokens=_prefix_tokens(model),
+        split=Split(model.forward_features, model.forward_head),  # type: ignore[arg-type]
+        grid=_grid(model),
+        to_raster=_to_raster(model),
+    )
+
+
+def _patch_embedding(model: nn.Module) -> FeatureSpace:
+    modules = dict(model.named_modules())
+    for names in PATCH_EMBEDDINGS:
+        if all(name in modules for name in names):
+            return FeatureSpace(layer=names[0] if len(names) == 1 else names, grid=_grid(model))
+    return FeatureSpace(layer="input", layout="NCHW")
+
+
+def _named_layer(model: nn.Module, layer: str) -> FeatureSpace:
+    module = dict(model.named_modules()).get(layer)
+    channels_last = getattr(model, "output_fmt", None) == "NHWC" and not isinstance(module, CHANNELS_FIRST)
+    # tokens of a patch embedding have no prefix yet
+    embedding = "embed" in layer.split(".")[0]
+    return FeatureSpace(
+        layer=layer,
+        layout="NHWC" if channels_last else "auto",
+        prefix_tokens=0 if embedding else _prefix_tokens(model),
+        grid=_grid(model),
+    )
+
+
+def _layout_of_features(model: nn.Module) -> Layout:
+    if getattr(model, "output_fmt", None) == "NHWC":
+        return "NHWC"
+    return "NCL" if type(model).__name__.startswith("EfficientViM") else "auto"
+
+
+def _prefix_tokens(model: nn.Module) -> int:
+    return int(getattr(model, "num_prefix_tokens", 0) or 0)
+
+
+def _grid(model: nn.Module) -> Callable[[tuple[int, int], int], tuple[int, int]] | None:
+    """timm's own answer where it has one: it knows of padding and of patches that are not square."""
+    ask: Any = getattr(getattr(model, "patch_embed", None), "dynamic_feat_size", None)
+    if ask is None:
+        return None
+
+    def grid(image_size: tuple[int, int], tokens: int) -> tuple[int, int]:
+        rows, columns = ask(image_size)
+        return (rows, columns) if rows * columns == tokens else proportional_grid(image_size, tokens)
+
+    return grid
+
+
+def _to_raster(model: nn.Module) -> Callable[[Tensor], Tensor] | None:
+    """Hiera keeps its tokens in the order of its mask units."""
+    reroll: Any = getattr(model, "reroll", None)
+    if reroll is None:
+        return None
+    last = len(model.blocks) - 1  # type: ignore[arg-type]
+    return lambda cells: reroll(cells.unsqueeze(-1), last).flatten(1)

@@ -1,0 +1,127 @@
+"""Models by name: ``timm:NAME`` and ``timm:NAME@weights``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors.torch import load_file
+from timm.data import ImageNetInfo, create_transform, resolve_data_config
+from torch import Tensor, nn
+
+from xai_align.hookspecs import LoadedModel
+
+#: What a reference to a timm model starts with.
+PREFIX = "timm:"
+
+
+def load_timm_model(reference: str) -> LoadedModel | None:
+    """The model a reference ``timm:NAME`` (pretrained) or ``timm:NAME@FILE`` names; None for other references.
+
+    FILE is a ``.safetensors`` file, or a PyTorch file of plain tensors.
+
+    Raises:
+        ValueError: no such model, or weights that do not fit; the message says what was found.
+        FileNotFoundError: no such file.
+    """
+    if not reference.startswith(PREFIX):
+        return None
+    name, _, weights = reference.removeprefix(PREFIX).partition("@")
+    if weights:
+        state = read_weights(Path(weights))
+        model = create_model(name, num_classes=_number_of_classes(name, state))
+        load_weights(model, state, source=weights)
+    else:
+        model = create_model(name, pretrained=True)
+    return ready(model)
+
+
+def create_model(name: str, **options: Any) -> nn.Module:
+    """``timm.create_model`` with an error that suggests names.
+
+    Raises:
+        ValueError: timm has no model of this name.
+        RuntimeError: the pretrained weights cannot be fetched.
+    """
+    if not timm.is_model(name.partition(".")[0]):
+        from difflib import get_close_matches
+
+        close = get_close_matches(name, timm.list_models(), n=3)
+        raise ValueError(f"timm has no model '{name}'; " + (f"did you mean {', '.join(close)}?" if close else "see timm.list_models()"))
+    try:
+        return timm.create_model(name, **options)
+    except Exception as error:
+        if not options.get("pretrained"):
+            raise
+        raise RuntimeError(
+            f"the pretrained weights of '{name}' could not be fetched ({type(error).__name__}: {str(error)[:120]}); "
+            f"give a file you have: timm:{name}@weights.safetensors"
+        ) from error
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """A state dict from a file, without running code from it.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no file of tensors.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights at '{path}'")
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(f"'{path}' is no file of plain tensors ({str(error)[:120]}); save it as .safetensors") from error
+    state = state.get("state_dict", state) if isinstance(state, dict) else state
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"'{path}' holds {type(state).__name__}, not a state dict of tensors")
+    return {key.removeprefix("module."): value for key, value in state.items()}
+
+
+def load_weights(model: nn.Module, state: dict[str, Tensor], *, source: str) -> None:
+    """Load every tensor, or say which do not fit.
+
+    Raises:
+        ValueError: keys are missing, left over, or of another shape.
+    """
+    own = model.state_dict()
+    missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    shapes = [key for key in own.keys() & state.keys() if own[key].shape != state[key].shape]
+    if missing or extra or shapes:
+        parts = {"missing": missing, "left over": extra, "of another shape": sorted(shapes)}
+        told = "; ".join(f"{len(keys)} {what} ({', '.join(keys[:3])} …)" for what, keys in parts.items() if keys)
+        raise ValueError(f"the weights in '{source}' do not fit {type(model).__name__}: {told}")
+    model.load_state_dict(state)
+
+
+def ready(model: nn.Module) -> LoadedModel:
+    """The model in eval mode with the preprocessing and class names of its configuration."""
+    config = resolve_data_config({}, model=model)
+    return LoadedModel(
+        model=model.eval(),
+        preprocess=create_transform(**config),
+        class_names=class_names(getattr(model, "num_classes", 0)),
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+    )
+
+
+def class_names(num_classes: int) -> tuple[str, ...]:
+    """ImageNet's names (first synonym) for 1000 classes; nothing for other numbers."""
+    if num_classes != 1000:
+        return ()
+    info = ImageNetInfo("imagenet-1k")
+    return tuple(info.index_to_description(index).split(",")[0] for index in range(num_classes))
+
+
+def _number_of_classes(name: str, state: dict[str, Tensor]) -> int:
+    """As many as the classifier in the file has."""
+    config = timm.get_pretrained_cfg(name)
+    classifier = getattr(config, "classifier", None)
+    key = classifier[0] if isinstance(classifier, tuple | list) else classifier
+    bias = state.get(f"{key}.bias", state.get(f"{key}.weight"))
+    return 1000 if bias is None else len(bias)

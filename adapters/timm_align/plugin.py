@@ -1,0 +1,25 @@
+"""What timm_align gives to xai-align: models by name, and where to read them."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from xai_align.hookspecs import FeatureSpace, LoadedModel, hookimpl
+
+
+@hookimpl
+def xai_align_load_model(reference: str) -> LoadedModel | None:
+    """``timm:NAME`` and ``timm:NAME@weights.safetensors``."""
+    if not reference.startswith("timm:"):
+        return None  # before timm is imported
+    from timm_align.loading import load_timm_model
+
+    return load_timm_model(reference)
+
+
+@hookimpl
+def xai_align_feature_space(model: nn.Module, layer: str | None) -> FeatureSpace | None:
+    """The head's input, or the patch embedding of a class-token network."""
+    from timm_align.feature_space import feature_space
+
+    return feature_space(model, layer)

@@ -1,0 +1,231 @@
+"""The command line: what is installed, a demo, explanations of your own images.
+
+Thin: each command reads its words, calls what does the work, and shows it.
+Exit status: 0 all done; 1 some images or methods failed and were named; 2 the
+command itself was wrong.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.progress import Progress
+
+    from xai_align.report.record import Record
+
+app = typer.Typer(
+    name="xai-align",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Aligned explanations: the prediction is the sum of its attributions.",
+)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"xai-align {version('xai-align')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and stop."),
+    ] = False,
+) -> None:
+    """Options of the program itself."""
+
+
+@app.command("plugins")
+def plugins_command() -> None:
+    """Show every plugin: where it comes from, what it offers, and why it is not in use."""
+    from xai_align.plugins import plugin_table
+
+    table = Table()
+    for name in ("plugin", "distribution", "version", "hooks", "status", "reason"):
+        table.add_column(name, overflow="fold")
+    for plugin in plugin_table():
+        hooks = ", ".join(hook.removeprefix("xai_align_") for hook in plugin.hooks)
+        row = (plugin.name, plugin.distribution, plugin.version, hooks, plugin.status, plugin.reason)
+        table.add_row(*map(escape, row))
+    _console().print(table)
+
+
+@app.command("methods")
+def methods_command() -> None:
+    """Show the attribution methods and metrics that can be used by name."""
+    from xai_align.plugins import attribution_methods, metrics, origin
+
+    table = Table()
+    for column in ("method", "what it is", "from", "trains"):
+        table.add_column(column, overflow="fold")
+    for name, spec in attribution_methods().items():
+        table.add_row(
+            name, escape(spec.summary), escape(origin(name).distribution), "yes" if spec.trains else ""
+        )
+    _console().print(table)
+    if not metrics():
+        return
+    table = Table()
+    for column in ("metric", "what it is", "from", "better"):
+        table.add_column(column, overflow="fold")
+    for name, measure in metrics().items():
+        better = "higher" if measure.higher_is_better else "lower"
+        table.add_row(name, escape(measure.summary), escape(origin(name, kind="metric").distribution), better)
+    _console().print(table)
+
+
+@app.command("demo")
+def demo_command(
+    out: Annotated[Path, typer.Option(help="Folder for the page, the pictures and the numbers.")] = Path(
+        "xai-align-demo"
+    ),
+) -> None:
+    """Explain the photographs that come with the package, with a real network; write a page."""
+    from xai_align import demo
+    from xai_align.report.table import table_of
+    from xai_align.report.words import footnotes
+
+    with _errors_in_words(), _progress() as progress:
+        task = progress.add_task("explaining", total=demo.steps())
+        records = demo.run_demo(out, done=lambda record: progress.advance(task))
+    console = _console()
+    console.print(table_of(records))
+    for note in footnotes({record.method for record in records}):
+        console.print(note, style="dim", highlight=False)
+    console.print(f"\nThe page: {out / 'index.html'}", highlight=False, soft_wrap=True)
+
+
+@app.command("explain")
+def explain_command(
+    images: Annotated[
+        list[str], typer.Argument(metavar="IMAGE...", help="Images, folders, patterns like 'a/*.jpg'.")
+    ],
+    model: Annotated[
+        str,
+        typer.Option(
+            metavar="REF", help="timm:NAME, timm:NAME@weights.safetensors, or package.module:factory."
+        ),
+    ],
+    method: Annotated[
+        list[str], typer.Option(metavar="NAME[,NAME...]", help="Methods; `xai-align methods` shows them.")
+    ] = ["pinet"],  # noqa: B006 - read only
+    classes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--class", metavar="NAME|INDEX", help="Why this? Several: why this group? Default: the predicted."
+        ),
+    ] = None,
+    rivals: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--not", metavar="NAME|INDEX", help="And why not that? 'others': all the other classes."
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for pictures, arrays and numbers.")] = Path(
+        "xai-align-out"
+    ),
+    layer: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|input", help="Where to look in the network, for the methods that look at a layer."
+        ),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1, ... Default: a GPU if there is one.")
+    ] = None,
+) -> None:
+    """Explain images: a picture, the arrays (.npz) and every number (.json) for each image and method."""
+    from xai_align.explain_files import Task, explain_files
+    from xai_align.report.table import table_of
+    from xai_align.report.words import footnotes
+
+    sys.path.append(os.getcwd())  # so that --model can name a module that lies here
+    complaints = Console(stderr=True)
+    with _errors_in_words():
+        task = Task.prepare(
+            images=images,
+            model=model,
+            methods=[name.strip() for one in method for name in one.split(",") if name.strip()],
+            favoured=classes or (),
+            rivals=rivals or (),
+            layer=layer,
+            device=device,
+        )
+    records: list[Record] = []
+    failures = 0
+    with _errors_in_words(), _progress() as progress:
+        bar = progress.add_task("explaining", total=task.steps)
+        for result in explain_files(task, out):
+            progress.advance(bar, result.steps)
+            if result.problem:
+                failures += 1
+                progress.console.print(
+                    f"error: {escape(result.problem)}", style="red", highlight=False, soft_wrap=True
+                )
+            records.extend(result.records)
+    if records:
+        console = _console()
+        console.print(table_of(records))
+        for note in footnotes({record.method for record in records}):
+            console.print(note, style="dim", highlight=False)
+        console.print(f"\nPictures, arrays and numbers: {out}", highlight=False, soft_wrap=True)
+    if failures:
+        complaints.print(f"{failures} of {task.steps} explanations were not made; see above", style="red")
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _errors_in_words() -> Iterator[None]:
+    """What a person can mend is said in a line, with exit status 2; faults of ours keep their traceback."""
+    from xai_align.plugins import PluginError
+
+    try:
+        yield
+    except (ValueError, ImportError, PluginError, OSError) as error:
+        Console(stderr=True).print(
+            f"error: {escape(str(error))}", style="red", highlight=False, soft_wrap=True
+        )
+        raise typer.Exit(2) from None
+
+
+def _console() -> Console:
+    """The terminal; a table that goes into a file or a pipe is not cut to eighty columns."""
+    console = Console()
+    return console if console.is_terminal else Console(width=200)
+
+
+def _progress() -> Progress:
+    """A progress bar on the error stream, gone when done; nothing where no one watches."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )

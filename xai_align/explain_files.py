@@ -1,0 +1,173 @@
+"""Explaining image files one by one, so that one that fails is named and the rest go on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from xai_align.class_names import parse_sides, question_about
+from xai_align.explanation import explain, logits_of, takes_layer
+from xai_align.images import ImageError, distinct_stems, expand_paths, open_image, to_picture
+from xai_align.plugins import attribution_method, load_model
+from xai_align.question import Question, TargetError
+from xai_align.report.record import Record, record_of, save_arrays, save_numbers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from xai_align.hookspecs import LoadedModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What is to be explained, checked as far as it can be before the first image."""
+
+    paths: Sequence[Path]
+    reference: str
+    loaded: LoadedModel
+    methods: Sequence[str]
+    favoured: Sequence[int]
+    rivals: Sequence[int] | None
+    layer: str | None
+    device: torch.device
+
+    @classmethod
+    def prepare(
+        cls,
+        *,
+        images: Sequence[str],
+        model: str,
+        methods: Sequence[str],
+        favoured: Sequence[str] = (),
+        rivals: Sequence[str] = (),
+        layer: str | None = None,
+        device: str | None = None,
+    ) -> Task:
+        """The task that these words describe.
+
+        Raises:
+            ValueError: images, methods, model, device, layer or classes are not there; the message
+                says which and what there is instead.
+        """
+        paths = expand_paths(images)
+        if not methods:
+            raise ValueError("no method was given; `xai-align methods` shows them")
+        for method in methods:
+            attribution_method(method)
+        if layer is not None and not any(takes_layer(method) for method in methods):
+            raise ValueError(f"none of {', '.join(methods)} looks at a layer; leave out --layer")
+        where = _device(device)
+        loaded = load_model(model)
+        asked, against = parse_sides(favoured, rivals, loaded.class_names)
+        loaded.model.to(where)
+        return cls(
+            paths=paths,
+            reference=model,
+            loaded=loaded,
+            methods=list(dict.fromkeys(methods)),
+            favoured=asked,
+            rivals=against,
+            layer=layer,
+            device=where,
+        )
+
+    @property
+    def steps(self) -> int:
+        """How many explanations are to be made."""
+        return len(self.paths) * len(self.methods)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What came of one image and one or all methods: records, or the problem in words."""
+
+    steps: int
+    records: Sequence[Record] = ()
+    problem: str = ""
+
+
+def explain_files(task: Task, out: Path) -> Iterator[Result]:
+    """Explain every image with every method; leave ``NAME.METHOD.png``, ``.npz`` and ``.json`` in ``out``.
+
+    Raises:
+        TargetError: a class is out of the model's range: no image can be explained.
+        OSError: ``out`` cannot be written to.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    for path, stem in zip(task.paths, distinct_stems(task.paths), strict=True):
+        try:
+            inputs = task.loaded.preprocess(open_image(path))[None].to(task.device)
+        except ImageError as error:
+            yield Result(steps=len(task.methods), problem=str(error))
+            continue
+        yield from _explain_one(task, inputs, path, out / stem)
+
+
+def _explain_one(task: Task, inputs: Tensor, path: Path, stem: Path) -> Iterator[Result]:
+    logits = logits_of(task.loaded.model, inputs)
+    _check_classes(task, logits)
+    try:
+        question = question_about(task.favoured, task.rivals, int(logits[0].argmax()))
+    except TargetError as error:
+        # the class that was predicted is one of the rivals that were named
+        yield Result(steps=len(task.methods), problem=f"{path}: {error}")
+        return
+    for method in task.methods:
+        try:
+            record = _record(task, inputs, question, method, path)
+        except (ValueError, RuntimeError, ArithmeticError, TypeError) as error:
+            yield Result(steps=1, problem=f"{path}: {method} failed: {error}")
+            continue
+        _save(task, record, inputs, path, stem.with_name(f"{stem.name}.{record.file_name}"))
+        yield Result(steps=1, records=[record])
+
+
+def _record(task: Task, inputs: Tensor, question: Question, method: str, path: Path) -> Record:
+    layer = task.layer if takes_layer(method) else None
+    explanation = explain(task.loaded.model, inputs, question, method, layer=layer)
+    return record_of(explanation, image=path.name, class_names=task.loaded.class_names)
+
+
+def _save(task: Task, record: Record, inputs: Tensor, path: Path, base: Path) -> None:
+    from xai_align.report.overlay import photograph_and_overlay, png
+    from xai_align.report.words import arithmetic, unit_of
+
+    names = {suffix: base.with_name(f"{base.name}.{suffix}") for suffix in ("png", "npz", "json")}
+    picture = to_picture(inputs[0], task.loaded.mean, task.loaded.std)
+    caption = f"{record.label}: {arithmetic(record)}"
+    figure = photograph_and_overlay(
+        picture, record.map, title=record.question, caption=caption, unit=unit_of(record)
+    )
+    names["png"].write_bytes(png(figure))
+    save_arrays(record, names["npz"])
+    save_numbers(
+        replace(record, image=str(path)),
+        names["json"],
+        class_names=task.loaded.class_names,
+        model=task.reference,
+        files={suffix: name.name for suffix, name in names.items() if suffix != "json"},
+    )
+
+
+def _check_classes(task: Task, logits: Tensor) -> None:
+    if logits.dim() != 2:
+        raise ValueError(f"the model gives an output of shape {list(logits.shape)}; logits [N, K] are needed")
+    wrong = [index for index in (*task.favoured, *(task.rivals or ())) if index >= logits.shape[1]]
+    if wrong:
+        raise TargetError(f"class {wrong[0]} is out of range; this model has {logits.shape[1]}, from 0")
+
+
+def _device(name: str | None) -> torch.device:
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"the device '{name}' cannot be used: {reason}") from error
+    return device

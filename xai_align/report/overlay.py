@@ -1,0 +1,181 @@
+"""Signed pictures of a map: evidence for in red, evidence against in blue, the photograph underneath.
+
+The photograph lies below in grey so that every colour in the picture is the
+map's. Colours are symmetric about zero: equal strength of colour is equal
+weight, and where the map is zero the photograph is left alone.
+"""
+
+from __future__ import annotations
+
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap, Normalize
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from xai_align.report.words import LOGITS, number
+from xai_align.spatial import resize_keeping_sum
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+Array = NDArray[np.floating[Any]]
+
+# two hues that differ for colour-blind eyes too; light to dark, so that the strength shows in print
+_FOR = np.array([(1.0, 0.78, 0.55), (0.96, 0.38, 0.18), (0.75, 0.05, 0.10)])
+_AGAINST = np.array([(0.60, 0.83, 0.98), (0.20, 0.52, 0.90), (0.08, 0.24, 0.66)])
+_STRONGEST = 0.78  # opacity at the end of the scale: the photograph always shines through
+_SHOWN = 0.015  # blur of the picture (not of the numbers), as a share of its side
+
+
+def grey(picture: Array) -> Array:
+    """``[H, W, 3]`` in [0, 1] to a pale grey ``[H, W, 3]`` on which colours stand out."""
+    luminance = picture @ np.array([0.299, 0.587, 0.114])
+    return np.repeat((0.25 + 0.7 * luminance)[..., None], 3, axis=-1)
+
+
+def density(values: Tensor, size: Sequence[int]) -> Array:
+    """A map ``[h, w]`` on ``size`` pixels, per hundredth of the picture, blurred a little for the eye.
+
+    The mean of the answer, times a hundred, is the sum of ``values``.
+    """
+    height, width = size
+    pixels = resize_keeping_sum(values.detach().cpu().double(), size, "smooth")
+    blurred = _blur_matrix(height) @ pixels.numpy() @ _blur_matrix(width).T
+    return blurred * (height * width / 100)
+
+
+def limit_of(*shown: Array) -> float:
+    """The end of a colour scale that serves all these densities: nearly the largest value.
+
+    One if all are zero. Nearly, because single pixels of noisy maps would leave all others pale.
+    """
+    largest = max(float(np.quantile(np.abs(values), 0.998)) for values in shown)
+    return largest if largest > 0 and np.isfinite(largest) else 1.0
+
+
+def blend(picture: Array, shown: Array, limit: float) -> Array:
+    """The grey photograph ``[H, W, 3]`` coloured by the density ``[H, W]``."""
+    strength = np.clip(np.abs(np.nan_to_num(shown)) / limit, 0, 1)
+    colour = np.where((shown > 0)[..., None], _ramp(_FOR, strength), _ramp(_AGAINST, strength))
+    alpha = (_STRONGEST * strength**0.75)[..., None]
+    return (1 - alpha) * grey(picture) + alpha * colour
+
+
+def overlay_figure(
+    picture: Array,
+    values: Tensor,
+    *,
+    title: str = "",
+    caption: str = "",
+    unit: str = LOGITS,
+    limit: float | None = None,
+) -> Figure:
+    """One picture: the photograph, the map over it, a colour bar.
+
+    Args:
+        picture: ``[H, W, 3]`` in [0, 1].
+        values: a signed map ``[h, w]``; it is brought to the picture's size with its sum kept.
+        title: a line above.
+        caption: a line below, before the totals of what speaks for and against.
+        unit: what the colour bar counts.
+        limit: the end of the colour scale; None: from this map. Give the same one to
+            pictures that are to be compared (:func:`limit_of`).
+    """
+    figure = _empty_figure(width=4.2, rows_to_columns=picture.shape[0] / picture.shape[1])
+    axes = figure.add_subplot()
+    _draw(figure, axes, picture, values, unit=unit, limit=limit)
+    return _lettered(figure, title, caption, values)
+
+
+def photograph_and_overlay(
+    picture: Array,
+    values: Tensor,
+    *,
+    title: str = "",
+    caption: str = "",
+    unit: str = LOGITS,
+    limit: float | None = None,
+) -> Figure:
+    """The photograph in its colours, and beside it what :func:`overlay_figure` shows."""
+    figure = _empty_figure(width=7.6, rows_to_columns=0.5 * picture.shape[0] / picture.shape[1])
+    left, right = figure.subplots(1, 2)
+    left.imshow(picture)
+    left.set_axis_off()
+    _draw(figure, right, picture, values, unit=unit, limit=limit)
+    return _lettered(figure, title, caption, values)
+
+
+def totals_in_words(values: Tensor) -> str:
+    """What speaks for and against in a map, as a line: ``12.300 for, −4.100 against, 8.200 in all``."""
+    values = values.detach().double()
+    positive, negative = float(values.clamp(min=0).sum()), float(values.clamp(max=0).sum())
+    return f"{number(positive)} for, {number(negative)} against, {number(positive + negative)} in all"
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as a PNG file."""
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def photograph_png(picture: Array) -> bytes:
+    """A picture ``[H, W, 3]`` in [0, 1] as a PNG file, pixel by pixel."""
+    from PIL import Image
+
+    buffer = BytesIO()
+    Image.fromarray((picture * 255).round().astype(np.uint8)).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def _draw(
+    figure: Figure, axes: Any, picture: Array, values: Tensor, *, unit: str, limit: float | None
+) -> None:
+    shown = density(values, picture.shape[:2])
+    limit = limit_of(shown) if limit is None else limit
+    axes.imshow(blend(picture, shown, limit))
+    axes.set_axis_off()
+    scale = ScalarMappable(Normalize(-limit, limit), _colours_on_grey())
+    bar = figure.colorbar(scale, ax=axes, fraction=0.05, pad=0.03)
+    bar.set_label(unit, fontsize=8)
+    bar.ax.tick_params(labelsize=8)
+    bar.outline.set_linewidth(0.4)
+
+
+def _empty_figure(*, width: float, rows_to_columns: float) -> Figure:
+    figure = Figure(figsize=(width, 0.82 * width * rows_to_columns + 0.75), layout="constrained")
+    FigureCanvasAgg(figure)  # drawn without a screen and without pyplot's list of open figures
+    return figure
+
+
+def _lettered(figure: Figure, title: str, caption: str, values: Tensor) -> Figure:
+    if title:
+        figure.suptitle(title, fontsize=10, wrap=True)
+    lines = [caption, totals_in_words(values)] if caption else [totals_in_words(values)]
+    figure.supxlabel("\n".join(lines), fontsize=8)
+    return figure
+
+
+def _colours_on_grey() -> ListedColormap:
+    """The colour bar: what :func:`blend` makes of a middling grey."""
+    values = np.linspace(-1, 1, 255)[None]
+    return ListedColormap(blend(np.full((1, 255, 3), 0.55), values, 1.0)[0].tolist())
+
+
+def _ramp(stops: Array, strength: Array) -> Array:
+    places = np.linspace(0, 1, len(stops))
+    return np.stack([np.interp(strength, places, stops[:, channel]) for channel in range(3)], axis=-1)
+
+
+def _blur_matrix(pixels: int) -> Array:
+    """A Gaussian blur along one axis; its columns sum to one, so that a map keeps its sum."""
+    place = np.arange(pixels)
+    weights = np.exp(-0.5 * ((place[:, None] - place[None]) / max(_SHOWN * pixels, 0.3)) ** 2)
+    return np.asarray(weights / weights.sum(axis=0))

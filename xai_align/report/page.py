@@ -1,0 +1,110 @@
+"""One page for many explanations: it holds its pictures in itself and needs nothing from elsewhere."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from xai_align.report.words import (
+    COLUMNS,
+    NUMBER_COLUMNS,
+    arithmetic,
+    exactness,
+    footnotes,
+    number,
+    table_row,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from xai_align.report.record import Record
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A PNG: its bytes for the page, and the name of the same file beside the page."""
+
+    png: bytes
+    file: str
+
+    @property
+    def uri(self) -> str:
+        """The picture as a data URI."""
+        return "data:image/png;base64," + b64encode(self.png).decode("ascii")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """What the page shows of one image.
+
+    Attributes:
+        title: what the image is called.
+        photograph: what the model was shown.
+        predictions: name, probability and logit of the likeliest classes.
+        answers: records with their pictures; neighbours with the same question stand under one heading.
+        credit: author and licence.
+    """
+
+    title: str
+    photograph: Picture
+    predictions: Sequence[tuple[str, float, float]]
+    answers: Sequence[tuple[Record, Picture]] = field(default_factory=tuple)
+    credit: str = ""
+
+
+def render_page(sections: Sequence[Section], *, title: str, lead: Sequence[str] = ()) -> str:
+    """The page as HTML: per image the photograph, and to each question the methods' answers; the table."""
+    environment = Environment(
+        loader=PackageLoader("xai_align.report"),
+        autoescape=True,  # file and class names are the user's
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    records = [record for section in sections for record, _ in section.answers]
+    return environment.get_template("page.html").render(
+        title=title,
+        lead=lead,
+        sections=[_for_template(section) for section in sections],
+        columns=[(name, name in NUMBER_COLUMNS) for name in COLUMNS],
+        rows=[table_row(record) for record in records],
+        footnotes=footnotes({record.method for record in records}),
+    )
+
+
+def write_page(path: Path, sections: Sequence[Section], *, title: str, lead: Sequence[str] = ()) -> None:
+    """Write :func:`render_page`'s page and, beside it, its pictures as files."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for section in sections:
+        for picture in (section.photograph, *(picture for _, picture in section.answers)):
+            (path.parent / picture.file).write_bytes(picture.png)
+    path.write_text(render_page(sections, title=title, lead=lead), "utf-8")
+
+
+def _for_template(section: Section) -> dict[str, object]:
+    questions: dict[str, list[dict[str, object]]] = {}
+    for record, picture in section.answers:
+        questions.setdefault(record.question, []).append(
+            {
+                "label": record.label,
+                "picture": picture,
+                "is_account": record.is_account,
+                "arithmetic": arithmetic(record),
+                "exactness": exactness(record),
+                "totals": f"{number(record.positive)} for, {number(record.negative)} against",
+            }
+        )
+    return {
+        "title": section.title,
+        "credit": section.credit,
+        "photograph": section.photograph,
+        "predictions": [
+            (name, f"{100 * share:.1f} %", number(logit)) for name, share, logit in section.predictions
+        ],
+        "questions": [{"words": words, "answers": answers} for words, answers in questions.items()],
+    }

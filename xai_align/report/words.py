@@ -1,0 +1,133 @@
+"""Numbers in words and signs that a person reads: one way for the terminal and the page."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from xai_align.report.record import Record
+
+#: The table's columns; numbers are in logits.
+COLUMNS = (
+    "image",
+    "question",
+    "method",
+    "class",
+    "answer",
+    "sum of contributions",
+    "bias",
+    "completeness error",
+    "seconds",
+)
+
+#: Those of them that hold numbers.
+NUMBER_COLUMNS = frozenset(COLUMNS[4:])
+
+#: What a colour bar counts: a map sums to logits, and the eye compares shares of the picture.
+LOGITS = "logits per 1 % of the picture"
+#: For maps that are in other units.
+UNITLESS = "value per 1 % of the picture"
+
+NO_ACCOUNT = "–"
+# other than PiNet: gradients times inputs, and differences of answers, are in logits too
+_IN_LOGITS = frozenset(
+    (
+        "integrated_gradients",
+        "gradient_shap",
+        "deep_lift",
+        "input_x_gradient",
+        "occlusion",
+        "feature_ablation",
+    )
+)
+
+
+def number(value: float) -> str:
+    """Three digits after the point, with a true minus: ``−1.234``."""
+    return f"{value:.3f}".replace("-", "−")
+
+
+def tiny(value: float) -> str:
+    """A small error with its order of magnitude: ``2.1e−07``."""
+    return f"{value:.1e}".replace("-", "−")
+
+
+def unit_of(record: Record) -> str:
+    """What the colour bar of a record's picture counts."""
+    return LOGITS if record.is_account or record.method in _IN_LOGITS else UNITLESS
+
+
+def seconds(value: float) -> str:
+    """Seconds with two digits."""
+    return f"{value:.2f}"
+
+
+def table_row(record: Record) -> tuple[str, ...]:
+    """A record in the order of :data:`COLUMNS`.
+
+    Where a method has no account, the last but one column tells what its sum
+    leaves of the answer: a gap, not an error of rounding.
+    """
+    if record.bias is None or record.completeness_error is None:
+        bias, error = NO_ACCOUNT, f"gap {number(record.gap)}"
+    else:
+        bias, error = number(record.bias), tiny(record.completeness_error)
+    return (
+        record.image,
+        record.question,
+        record.label,
+        record.class_name,
+        number(record.answer),
+        number(record.contributions),
+        bias,
+        error,
+        seconds(record.seconds),
+    )
+
+
+def arithmetic(record: Record) -> str:
+    """The answer as a sum: ``9.384 = 9.120 (picture) + 0.264 (bias)``; or what a map leaves of it."""
+    if record.bias is None or record.completeness_error is None:
+        return (
+            f"{number(record.answer)} is the answer, {number(record.contributions)} the sum of the map: "
+            f"{number(record.gap)} is left without an account"
+        )
+    on_picture = record.contributions - (record.prefix or 0.0)
+    terms = [f"{number(on_picture)} (picture)"]
+    if record.prefix:
+        terms.append(f"{number(record.prefix)} (tokens without a place in the picture)")
+    terms.append(f"{number(record.bias)} (bias)")
+    return f"{number(record.answer)} = {' + '.join(terms)}"
+
+
+def exactness(record: Record) -> str:
+    """How exact the sum is and what it means, for an account; nothing for other methods."""
+    if record.completeness_error is None:
+        return ""
+    meaning = {
+        "local": "local: without a place, the answer is lower by what that place contributes",
+        "frozen": "the gates of this image held: the sum is exact, taking places away also moves the gates",
+    }
+    return f"sum off by {tiny(record.completeness_error)}; {meaning.get(record.kind or '', '')}"
+
+
+def footnotes(methods: set[str]) -> list[str]:
+    """What has to be said about these methods' sums."""
+    notes = []
+    if "pinet" in methods:
+        notes.append(
+            "pinet accounts for the answer: sum of contributions + bias = answer; "
+            "the completeness error is what is left of that sum, found by a second computation."
+        )
+    if methods - {"pinet"}:
+        notes.append(
+            "Methods marked – have no account of the answer; gap is the answer less the sum of their map."
+        )
+    if "layer_grad_cam" in methods:
+        notes.append("layer_grad_cam promises nothing about its sum.")
+    if "integrated_gradients" in methods:
+        notes.append(
+            "integrated_gradients promises another sum, F(x) − F(baseline) along a path of images, "
+            "up to the error of its steps; its gap holds F(baseline) and that error."
+        )
+    return notes
