@@ -1,1 +1,29 @@
-"""Aligned explanations for existing pipelines: the prediction is the sum of its attributions."""
+"""Aligned explanations for existing pipelines: the prediction is the sum of its attributions.
+
+Importing this package loads PyTorch, NumPy and pluggy, and nothing else.
+"""
+
+from xai_align.explanation import explain
+from xai_align.hookspecs import AttributionSpec, FeatureSpace, LoadedModel, MetricSpec, Split, hookimpl
+from xai_align.pinet import PiNet, Readout, read_out, read_out_all_classes
+from xai_align.plugins import PluginWarning
+from xai_align.question import Question, ask
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AttributionSpec",
+    "FeatureSpace",
+    "LoadedModel",
+    "MetricSpec",
+    "PiNet",
+    "PluginWarning",
+    "Question",
+    "Readout",
+    "Split",
+    "ask",
+    "explain",
+    "hookimpl",
+    "read_out",
+    "read_out_all_classes",
+]

@@ -1,0 +1,76 @@
+"""LayerPiNetAttribution: the exact readout in the layer's own shape."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from captum._utils.common import _format_tensor_into_tuples
+from captum.attr import LayerAttribution
+from captum.log import log_usage
+from torch import Tensor, nn
+
+from captum_align.batches import read_out_in_batches
+from xai_align.pinet.readout import Where
+
+
+class LayerPiNetAttribution(LayerAttribution):
+    """What every coordinate of a layer's output adds to the answer, nothing resized.
+
+    Args:
+        forward_func: the model, an ``nn.Module`` in eval mode that returns logits.
+        layer: the layer's module or name, or a ``FeatureSpace``. None: where the plugins say.
+        device_ids: accepted for Captum's sake; a readout runs where model and inputs are.
+
+    Source: Lobet & Chiaromonte 2026 (arXiv 2601.04378).
+    """
+
+    def __init__(self, forward_func: nn.Module, layer: Where = None, device_ids: list[int] | None = None) -> None:
+        LayerAttribution.__init__(self, forward_func, layer, device_ids)
+
+    @log_usage()
+    def attribute(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        target: Any = None,
+        additional_forward_args: Any = None,
+        internal_batch_size: int | None = None,
+        return_convergence_delta: bool = False,
+        show_progress: bool = False,
+    ) -> Any:
+        """Contributions in the shape of the layer's output; a tuple where that is one.
+
+        Arguments and errors as in :meth:`PiNetAttribution.attribute`. Prefix
+        tokens keep their rows here.
+        """
+        readouts = read_out_in_batches(
+            self.forward_func,
+            _format_tensor_into_tuples(inputs),
+            target,
+            self.layer,
+            additional_forward_args,
+            internal_batch_size=internal_batch_size,
+            show_progress=show_progress,
+        )
+        contributions = [readout.contributions for readout in readouts]
+        if isinstance(contributions[0], tuple):
+            result: Any = tuple(torch.cat(part) for part in zip(*contributions, strict=True))
+        else:
+            result = torch.cat(contributions)  # type: ignore[arg-type]
+        if return_convergence_delta:
+            return result, torch.cat([readout.completeness_error for readout in readouts])
+        return result
+
+    def has_convergence_delta(self) -> bool:
+        """True: the delta is the completeness error."""
+        return True
+
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        """True: a contribution is coefficient times value."""
+        return True
+
+    @classmethod
+    def get_name(cls) -> str:
+        """The method's name in tables."""
+        return "Layer PiNet"

@@ -1,0 +1,131 @@
+"""PiNetAttribution: the exact readout with Captum's call, spread over the input."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from captum._utils.common import _format_output, _format_tensor_into_tuples, _is_tuple
+from captum.attr import Attribution
+from captum.log import log_usage
+from torch import Tensor, nn
+
+from captum_align.batches import read_out_in_batches
+from xai_align.pinet import Readout
+from xai_align.pinet.readout import Where
+
+
+class PiNetAttribution(Attribution):
+    """What every input pixel adds to the answer, read out exactly from an unchanged network.
+
+    With a feature space coarser than the input, each cell's contribution is
+    spread evenly over the pixels it covers, and over the channels, so that the
+    sum stays: ``attributions.sum() + bias == answer`` up to prefix tokens.
+
+    Args:
+        forward_func: the model, an ``nn.Module`` in eval mode that returns logits.
+        layer: where to read: ``"input"``, a layer's name or module, or a ``FeatureSpace``. None: where
+            the plugins say for this model (timm's: the head's input, or the patch embedding), else the input.
+
+    Source: Lobet & Chiaromonte 2026 (arXiv 2601.04378).
+
+    Example::
+
+        pinet = PiNetAttribution(model)
+        attributions, delta = pinet.attribute(images, target=281, return_convergence_delta=True)
+    """
+
+    def __init__(self, forward_func: nn.Module, layer: Where = None) -> None:
+        Attribution.__init__(self, forward_func)
+        self.layer = layer
+
+    @log_usage()
+    def attribute(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        target: Any = None,
+        additional_forward_args: Any = None,
+        internal_batch_size: int | None = None,
+        return_convergence_delta: bool = False,
+        show_progress: bool = False,
+    ) -> Any:
+        """Contributions in the shape of ``inputs``.
+
+        Args:
+            inputs: tensor ``[N, ...]`` or tuple of tensors.
+            target: what Captum's methods take, numpy integers and arrays, or a ``xai_align.Question``.
+            additional_forward_args: further arguments of the model.
+            internal_batch_size: read out this many examples at a time.
+            return_convergence_delta: also return the completeness error ``[N]``,
+                ``sum(contributions) + bias - answer``.
+            show_progress: show a progress bar over the batches.
+
+        Raises:
+            TargetError: (an AssertionError) the target does not fit the output.
+            ValueError: inputs, model or layer are not fit for a readout; the message says what to do.
+        """
+        is_tuple = _is_tuple(inputs)
+        formatted = _format_tensor_into_tuples(inputs)
+        readouts = read_out_in_batches(
+            self.forward_func,
+            formatted,
+            target,
+            self.layer,
+            additional_forward_args,
+            internal_batch_size=internal_batch_size,
+            show_progress=show_progress,
+        )
+        parts = [_on_inputs(readout, formatted) for readout in readouts]
+        attributions = tuple(torch.cat(part) for part in zip(*parts, strict=True))
+        result = _format_output(is_tuple, attributions)
+        if return_convergence_delta:
+            return result, torch.cat([readout.completeness_error for readout in readouts])
+        return result
+
+    def has_convergence_delta(self) -> bool:
+        """True: the delta is the completeness error."""
+        return True
+
+    def compute_convergence_delta(
+        self,
+        attributions: Tensor | tuple[Tensor, ...],
+        inputs: Tensor | tuple[Tensor, ...],
+        target: Any = None,
+        additional_forward_args: Any = None,
+    ) -> Tensor:
+        """``[N]``: by how much these attributions, with prefix and bias, miss the answer.
+
+        There is no baseline input: the constant is the network's bias at ``z = 0``.
+        """
+        readouts = read_out_in_batches(
+            self.forward_func, _format_tensor_into_tuples(inputs), target, self.layer, additional_forward_args
+        )
+        account = torch.cat([readout.answer - readout.bias - readout.prefix for readout in readouts])
+        given = _format_tensor_into_tuples(attributions)
+        return torch.stack([part.double().flatten(1).sum(1) for part in given]).sum(0) - account
+
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        """True: a contribution is coefficient times value."""
+        return True
+
+    @classmethod
+    def get_name(cls) -> str:
+        """The method's name in tables."""
+        return "PiNet"
+
+
+def _on_inputs(readout: Readout, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The readout in the shapes of the inputs."""
+    contributions = readout.contributions
+    if readout.feature_space.layer == "input":
+        parts = contributions if isinstance(contributions, tuple) else (contributions,)
+        return tuple(part.contiguous() for part in parts)
+    if len(inputs) > 1:
+        raise ValueError(
+            f"a readout at '{readout.feature_space.layer}' has no place in {len(inputs)} inputs; "
+            'read out at layer="input", or use LayerPiNetAttribution'
+        )
+    channels = inputs[0].shape[1]
+    spread = readout.map().unsqueeze(1) / channels
+    return (spread.expand(-1, channels, -1, -1).contiguous(),)
