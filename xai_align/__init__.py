@@ -6,7 +6,7 @@ Importing this package loads PyTorch, NumPy and pluggy, and nothing else.
 from xai_align.explanation import explain
 from xai_align.hookspecs import AttributionSpec, FeatureSpace, LoadedModel, MetricSpec, Split, hookimpl
 from xai_align.pinet import PiNet, Readout, read_out, read_out_all_classes
-from xai_align.plugins import PluginWarning
+from xai_align.plugins import PluginError, PluginWarning
 from xai_align.question import Question, ask
 
 __version__ = "0.1.0"
@@ -17,6 +17,7 @@ __all__ = [
     "LoadedModel",
     "MetricSpec",
     "PiNet",
+    "PluginError",
     "PluginWarning",
     "Question",
     "Readout",

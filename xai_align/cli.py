@@ -105,14 +105,14 @@ def demo_command(
 ) -> None:
     """Explain the photographs that come with the package, with a real network; write a page."""
     from xai_align import demo
-    from xai_align.report.table import table_of
+    from xai_align.report.table import print_table
     from xai_align.report.words import footnotes
 
     with _errors_in_words(), _progress() as progress:
         task = progress.add_task("explaining", total=demo.steps())
         records = demo.run_demo(out, done=lambda record: progress.advance(task))
     console = _console()
-    console.print(table_of(records))
+    print_table(console, records)
     for note in footnotes({record.method for record in records}):
         console.print(note, style="dim", highlight=False)
     console.print(f"\nThe page: {out / 'index.html'}", highlight=False, soft_wrap=True)
@@ -159,7 +159,7 @@ def explain_command(
 ) -> None:
     """Explain images: a picture, the arrays (.npz) and every number (.json) for each image and method."""
     from xai_align.explain_files import Task, explain_files
-    from xai_align.report.table import table_of
+    from xai_align.report.table import print_table
     from xai_align.report.words import footnotes
 
     sys.path.append(os.getcwd())  # so that --model can name a module that lies here
@@ -181,14 +181,14 @@ def explain_command(
         for result in explain_files(task, out):
             progress.advance(bar, result.steps)
             if result.problem:
-                failures += 1
+                failures += result.steps
                 progress.console.print(
                     f"error: {escape(result.problem)}", style="red", highlight=False, soft_wrap=True
                 )
             records.extend(result.records)
     if records:
         console = _console()
-        console.print(table_of(records))
+        print_table(console, records)
         for note in footnotes({record.method for record in records}):
             console.print(note, style="dim", highlight=False)
         console.print(f"\nPictures, arrays and numbers: {out}", highlight=False, soft_wrap=True)

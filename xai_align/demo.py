@@ -14,7 +14,7 @@ from xai_align.plugins import load_model
 from xai_align.question import Question
 from xai_align.report.overlay import overlay_figure, photograph_png, png
 from xai_align.report.page import Picture, Section, write_page
-from xai_align.report.record import Record, record_of, save_arrays, save_numbers
+from xai_align.report.record import Record, file_name, record_of, save_arrays, save_numbers
 from xai_align.report.words import unit_of
 
 if TYPE_CHECKING:
@@ -102,10 +102,10 @@ def _section(
         for way in WAYS:
             explanation = explain(loaded.model, inputs, question, way.method, layer=way.layer, **way.options)
             record = record_of(explanation, image=stem, class_names=loaded.class_names)
-            name = f"{stem}.{number}.{record.file_name}"
+            name = f"{stem}.{number}.{file_name(way.method, way.layer)}"
             save_arrays(record, out / f"{name}.npz")
             save_numbers(record, out / f"{name}.json", class_names=loaded.class_names)
-            figure = overlay_figure(picture, record.map, unit=unit_of(record))
+            figure = overlay_figure(picture, record.map, drawn=record.drawn, unit=unit_of(record))
             answers.append((record, Picture(png=png(figure), file=f"{name}.png")))
             done(record)
     return Section(

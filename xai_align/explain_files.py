@@ -11,9 +11,10 @@ from torch import Tensor
 from xai_align.class_names import parse_sides, question_about
 from xai_align.explanation import explain, logits_of, takes_layer
 from xai_align.images import ImageError, distinct_stems, expand_paths, open_image, to_picture
+from xai_align.pinet.routes import find_layer
 from xai_align.plugins import attribution_method, load_model
 from xai_align.question import Question, TargetError
-from xai_align.report.record import Record, record_of, save_arrays, save_numbers
+from xai_align.report.record import Record, file_name, record_of, save_arrays, save_numbers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -62,6 +63,8 @@ class Task:
             raise ValueError(f"none of {', '.join(methods)} looks at a layer; leave out --layer")
         where = _device(device)
         loaded = load_model(model)
+        if layer is not None and layer != "input":
+            find_layer(loaded.model, layer)
         asked, against = parse_sides(favoured, rivals, loaded.class_names)
         loaded.model.to(where)
         return cls(
@@ -100,36 +103,44 @@ def explain_files(task: Task, out: Path) -> Iterator[Result]:
     out.mkdir(parents=True, exist_ok=True)
     for path, stem in zip(task.paths, distinct_stems(task.paths), strict=True):
         try:
-            inputs = task.loaded.preprocess(open_image(path))[None].to(task.device)
-        except ImageError as error:
+            inputs = _inputs(task, path)
+            logits = logits_of(task.loaded.model, inputs)
+        except (ImageError, RuntimeError) as error:
             yield Result(steps=len(task.methods), problem=str(error))
             continue
-        yield from _explain_one(task, inputs, path, out / stem)
-
-
-def _explain_one(task: Task, inputs: Tensor, path: Path, stem: Path) -> Iterator[Result]:
-    logits = logits_of(task.loaded.model, inputs)
-    _check_classes(task, logits)
-    try:
-        question = question_about(task.favoured, task.rivals, int(logits[0].argmax()))
-    except TargetError as error:
-        # the class that was predicted is one of the rivals that were named
-        yield Result(steps=len(task.methods), problem=f"{path}: {error}")
-        return
-    for method in task.methods:
+        _check_classes(task, logits)
         try:
-            record = _record(task, inputs, question, method, path)
-        except (ValueError, RuntimeError, ArithmeticError, TypeError) as error:
-            yield Result(steps=1, problem=f"{path}: {method} failed: {error}")
+            question = question_about(task.favoured, task.rivals, int(logits[0].argmax()))
+        except TargetError as error:  # what was predicted is one of the rivals
+            yield Result(steps=len(task.methods), problem=f"{path}: {error}")
             continue
-        _save(task, record, inputs, path, stem.with_name(f"{stem.name}.{record.file_name}"))
-        yield Result(steps=1, records=[record])
+        for method in task.methods:
+            yield _explain_one(task, inputs, question, method, path, out / stem)
 
 
-def _record(task: Task, inputs: Tensor, question: Question, method: str, path: Path) -> Record:
-    layer = task.layer if takes_layer(method) else None
-    explanation = explain(task.loaded.model, inputs, question, method, layer=layer)
-    return record_of(explanation, image=path.name, class_names=task.loaded.class_names)
+def _inputs(task: Task, path: Path) -> Tensor:
+    image = open_image(path)
+    try:
+        return task.loaded.preprocess(image)[None].to(task.device)
+    except Exception as error:  # the model's own preprocessing may raise anything
+        raise ImageError(f"{path}: cannot be prepared for the model ({_said(error)})") from error
+
+
+def _explain_one(
+    task: Task, inputs: Tensor, question: Question, method: str, path: Path, stem: Path
+) -> Result:
+    try:
+        layer = task.layer if takes_layer(method) else None
+        explanation = explain(task.loaded.model, inputs, question, method, layer=layer)
+        record = record_of(explanation, image=path.name, class_names=task.loaded.class_names)
+    except Exception as error:  # methods are anyone's and may raise anything; the others go on
+        return Result(steps=1, problem=f"{path}: {method} failed: {_said(error)}")
+    _save(task, record, inputs, path, stem.with_name(f"{stem.name}.{file_name(method, layer)}"))
+    return Result(steps=1, records=[record])
+
+
+def _said(error: Exception) -> str:
+    return str(error) or type(error).__name__
 
 
 def _save(task: Task, record: Record, inputs: Tensor, path: Path, base: Path) -> None:
@@ -140,7 +151,7 @@ def _save(task: Task, record: Record, inputs: Tensor, path: Path, base: Path) ->
     picture = to_picture(inputs[0], task.loaded.mean, task.loaded.std)
     caption = f"{record.label}: {arithmetic(record)}"
     figure = photograph_and_overlay(
-        picture, record.map, title=record.question, caption=caption, unit=unit_of(record)
+        picture, record.map, drawn=record.drawn, title=record.question, caption=caption, unit=unit_of(record)
     )
     names["png"].write_bytes(png(figure))
     save_arrays(record, names["npz"])

@@ -142,8 +142,9 @@ def takes_layer(method: str) -> bool:
     Raises:
         ValueError: there is no such method.
     """
+    build = attribution_method(method).build
     try:
-        return "layer" in inspect.signature(attribution_method(method).build).parameters
+        return method == PINET or "layer" in inspect.signature(build).parameters
     except TypeError:  # something callable without a signature
         return False
 
@@ -161,7 +162,7 @@ def _questions(model: nn.Module, inputs: Tensor, question: Any) -> list[Question
 
 
 def _on_inputs(readout: Readout, inputs: Tensor) -> Tensor:
-    """Contributions in the inputs' shape: shared out over pixels and channels where read inside the network."""
+    """In the inputs' shape; what was read inside the network is spread over pixels and channels."""
     contributions = readout.contributions
     if isinstance(contributions, Tensor) and contributions.shape == inputs.shape:
         return contributions

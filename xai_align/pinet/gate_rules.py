@@ -52,18 +52,19 @@ def cast(gates: FrozenGates, func: Operation, *args: Any, **kwargs: Any) -> Any:
 # ---------------------------------------------------------------- x * stop(f(x) / x)
 
 
-class _Gated(torch.autograd.Function):
-    """``value``, with the derivative ``gate`` towards ``x``."""
+class Gated(torch.autograd.Function):
+    """The value of ``found = (value, gate)``, with the derivative ``gate`` towards ``x``."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, value: Tensor, gate: Tensor) -> Tensor:
+    def forward(ctx: FunctionCtx, x: Tensor, found: tuple[Tensor, Tensor]) -> Tensor:
+        value, gate = found  # in a tuple, so that autograd takes the value for an output and not for a view of an input
         ctx.save_for_backward(gate)
-        return value.view_as(value)
+        return value
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
         (gate,) = ctx.saved_tensors
-        return gradient * gate, None, None
+        return gradient * gate, None
 
 
 @register_rule(
@@ -79,10 +80,9 @@ def activation(gates: FrozenGates, func: Operation, x: Tensor, *args: Any, **kwa
             at_zero = func(torch.zeros_like(x[(slice(0, 1),) * x.dim()]), *args, **kwargs)
             value = func(x.detach().clone() if inplace else x.detach(), *args, **kwargs)
             offset = at_zero if bool(at_zero.any()) else None
-            gate = (value if offset is None else value - offset) / x
-            gate.masked_fill_(x == 0, 0)
+            gate = ((value if offset is None else value - offset) / x).nan_to_num_(nan=0.0)  # 0 / 0
         gates.keep(lambda: (gate, offset))
-        result = _Gated.apply(x, value, gate)
+        result = Gated.apply(x, (value, gate))
     else:
         gate, offset = gates.keep(lambda: (x, None))
         result = x * gate if offset is None else x * gate + offset

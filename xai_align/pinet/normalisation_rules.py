@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from xai_align.pinet.frozen_gates import FrozenGates
+from xai_align.pinet.gate_rules import Gated
 from xai_align.pinet.rule_registry import register_rule
 
 Operation = Callable[..., Any]
@@ -94,7 +95,15 @@ def batch_norm(
     """
     if training:
         raise ValueError("a batch norm uses its batch's statistics (train mode); call model.eval() first")
-    return func(x, running_mean, running_var, weight, bias, training, momentum, eps)
+    if not gates.recording:
+        return func(x, running_mean, running_var, weight, bias, training, momentum, eps)
+    # the same value, with its derivative written down: x need not be saved, and going back is one product
+    assert running_var is not None
+    with torch.no_grad():
+        value = func(x, running_mean, running_var, weight, bias, training, momentum, eps)
+        scale = (running_var + eps).rsqrt()
+        scale = (scale if weight is None else scale * weight).to(x.dtype)
+    return Gated.apply(x, (value, scale.view((1, -1) + (1,) * (x.dim() - 2))))
 
 
 @register_rule(torch.batch_norm)

@@ -8,6 +8,7 @@ weight, and where the map is zero the photograph is left alone.
 from __future__ import annotations
 
 from io import BytesIO
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from PIL import Image
 
 from xai_align.report.words import LOGITS, number
 from xai_align.spatial import resize_keeping_sum
@@ -23,6 +25,7 @@ from xai_align.spatial import resize_keeping_sum
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from matplotlib.axes import Axes
     from torch import Tensor
 
 Array = NDArray[np.floating[Any]]
@@ -31,6 +34,7 @@ Array = NDArray[np.floating[Any]]
 _FOR = np.array([(1.0, 0.78, 0.55), (0.96, 0.38, 0.18), (0.75, 0.05, 0.10)])
 _AGAINST = np.array([(0.60, 0.83, 0.98), (0.20, 0.52, 0.90), (0.08, 0.24, 0.66)])
 _STRONGEST = 0.78  # opacity at the end of the scale: the photograph always shines through
+_DOTS = 100  # per inch
 _SHOWN = 0.015  # blur of the picture (not of the numbers), as a share of its side
 
 
@@ -72,49 +76,50 @@ def overlay_figure(
     picture: Array,
     values: Tensor,
     *,
+    drawn: Tensor | None = None,
     title: str = "",
     caption: str = "",
     unit: str = LOGITS,
     limit: float | None = None,
 ) -> Figure:
-    """One picture: the photograph, the map over it, a colour bar.
+    """One picture: the photograph, the map over it, a colour bar, the totals for and against.
 
     Args:
         picture: ``[H, W, 3]`` in [0, 1].
         values: a signed map ``[h, w]``; it is brought to the picture's size with its sum kept.
-        title: a line above.
-        caption: a line below, before the totals of what speaks for and against.
+        drawn: the same map as it is to be drawn, say with soft edges between coarse cells;
+            None: ``values``.
+        title: lines above.
+        caption: lines below, before the totals.
         unit: what the colour bar counts.
         limit: the end of the colour scale; None: from this map. Give the same one to
             pictures that are to be compared (:func:`limit_of`).
     """
-    figure = _empty_figure(width=4.2, rows_to_columns=picture.shape[0] / picture.shape[1])
-    axes = figure.add_subplot()
-    _draw(figure, axes, picture, values, unit=unit, limit=limit)
-    return _lettered(figure, title, caption, values)
+    sheet = _Sheet(picture.shape, panels=1, title=title, caption=_with_totals(caption, values))
+    _draw(sheet, 0, picture, values if drawn is None else drawn, unit=unit, limit=limit)
+    return sheet.figure
 
 
 def photograph_and_overlay(
     picture: Array,
     values: Tensor,
     *,
+    drawn: Tensor | None = None,
     title: str = "",
     caption: str = "",
     unit: str = LOGITS,
     limit: float | None = None,
 ) -> Figure:
     """The photograph in its colours, and beside it what :func:`overlay_figure` shows."""
-    figure = _empty_figure(width=7.6, rows_to_columns=0.5 * picture.shape[0] / picture.shape[1])
-    left, right = figure.subplots(1, 2)
-    left.imshow(picture)
-    left.set_axis_off()
-    _draw(figure, right, picture, values, unit=unit, limit=limit)
-    return _lettered(figure, title, caption, values)
+    sheet = _Sheet(picture.shape, panels=2, title=title, caption=_with_totals(caption, values))
+    sheet.panel(0).imshow(picture)
+    _draw(sheet, 1, picture, values if drawn is None else drawn, unit=unit, limit=limit)
+    return sheet.figure
 
 
 def totals_in_words(values: Tensor) -> str:
-    """What speaks for and against in a map, as a line: ``12.300 for, −4.100 against, 8.200 in all``."""
-    values = values.detach().double()
+    """What speaks for and against in a map: ``12.300 for, −4.100 against, 8.200 in all``."""
+    values = values.detach().cpu().double()
     positive, negative = float(values.clamp(min=0).sum()), float(values.clamp(max=0).sum())
     return f"{number(positive)} for, {number(negative)} against, {number(positive + negative)} in all"
 
@@ -122,45 +127,74 @@ def totals_in_words(values: Tensor) -> str:
 def png(figure: Figure) -> bytes:
     """The figure as a PNG file."""
     buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
+    figure.savefig(buffer, format="png", dpi=_DOTS, metadata={"Software": None})
     return buffer.getvalue()
 
 
 def photograph_png(picture: Array) -> bytes:
     """A picture ``[H, W, 3]`` in [0, 1] as a PNG file, pixel by pixel."""
-    from PIL import Image
-
     buffer = BytesIO()
     Image.fromarray((picture * 255).round().astype(np.uint8)).save(buffer, format="PNG")
     return buffer.getvalue()
 
 
+class _Sheet:
+    """Panels side by side with room for a colour bar, laid out in inches so that nothing is left over."""
+
+    _PANEL, _GAP, _BAR, _BAR_LABEL, _EDGE = 3.3, 0.12, 0.13, 0.72, 0.08
+    _TITLE_LINE, _CAPTION_LINE = 0.2, 0.17
+
+    def __init__(self, shape: Sequence[int], *, panels: int, title: str, caption: str) -> None:
+        self._height = self._PANEL * min(max(shape[0] / shape[1], 0.3), 3.0)
+        self._width = 2 * self._EDGE + panels * (self._PANEL + self._GAP) + self._BAR + self._BAR_LABEL
+        titles = _wrapped(title, self._width, letters_per_inch=13)
+        captions = _wrapped(caption, self._width, letters_per_inch=16)
+        self._bottom = self._EDGE + self._CAPTION_LINE * len(captions) + 0.06
+        above = self._EDGE + self._TITLE_LINE * len(titles)
+        self._total = self._bottom + self._height + above
+        self.figure = Figure(figsize=(self._width, self._total), facecolor="white")
+        FigureCanvasAgg(self.figure)  # drawn without a screen and without pyplot's list of open figures
+        middle = (self._EDGE + panels * (self._PANEL + self._GAP) / 2) / self._width
+        top = 1 - self._EDGE / self._total / 2
+        self.figure.text(middle, top, "\n".join(titles), ha="center", va="top", fontsize=10)
+        foot = (self._bottom - 0.06) / self._total
+        self.figure.text(middle, foot, "\n".join(captions), ha="center", va="top", fontsize=8)
+
+    def panel(self, number: int) -> Axes:
+        """Empty axes for a picture."""
+        axes = self._axes(self._EDGE + number * (self._PANEL + self._GAP), self._PANEL)
+        axes.set_axis_off()
+        return axes
+
+    def bar(self) -> Axes:
+        """Axes for the colour bar, right of the last panel."""
+        return self._axes(self._width - self._EDGE - self._BAR_LABEL - self._BAR, self._BAR)
+
+    def _axes(self, left: float, width: float) -> Axes:
+        bottom, height = self._bottom / self._total, self._height / self._total
+        return self.figure.add_axes((left / self._width, bottom, width / self._width, height))
+
+
 def _draw(
-    figure: Figure, axes: Any, picture: Array, values: Tensor, *, unit: str, limit: float | None
+    sheet: _Sheet, number: int, picture: Array, drawn: Tensor, *, unit: str, limit: float | None
 ) -> None:
-    shown = density(values, picture.shape[:2])
+    shown = density(drawn, picture.shape[:2])
     limit = limit_of(shown) if limit is None else limit
-    axes.imshow(blend(picture, shown, limit))
-    axes.set_axis_off()
+    sheet.panel(number).imshow(blend(picture, shown, limit))
     scale = ScalarMappable(Normalize(-limit, limit), _colours_on_grey())
-    bar = figure.colorbar(scale, ax=axes, fraction=0.05, pad=0.03)
+    bar = sheet.figure.colorbar(scale, cax=sheet.bar())
     bar.set_label(unit, fontsize=8)
     bar.ax.tick_params(labelsize=8)
     bar.outline.set_linewidth(0.4)
 
 
-def _empty_figure(*, width: float, rows_to_columns: float) -> Figure:
-    figure = Figure(figsize=(width, 0.82 * width * rows_to_columns + 0.75), layout="constrained")
-    FigureCanvasAgg(figure)  # drawn without a screen and without pyplot's list of open figures
-    return figure
+def _with_totals(caption: str, values: Tensor) -> str:
+    return f"{caption}\n{totals_in_words(values)}" if caption else totals_in_words(values)
 
 
-def _lettered(figure: Figure, title: str, caption: str, values: Tensor) -> Figure:
-    if title:
-        figure.suptitle(title, fontsize=10, wrap=True)
-    lines = [caption, totals_in_words(values)] if caption else [totals_in_words(values)]
-    figure.supxlabel("\n".join(lines), fontsize=8)
-    return figure
+def _wrapped(text: str, width: float, letters_per_inch: float) -> list[str]:
+    columns = int(width * letters_per_inch)
+    return [part for line in text.splitlines() for part in wrap(line, columns)]
 
 
 def _colours_on_grey() -> ListedColormap:

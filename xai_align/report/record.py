@@ -44,6 +44,7 @@ class Record:
         seconds: what the method took.
         logits: ``[K]``.
         map: ``[H, W]``, on the input's pixels.
+        drawn: the same for pictures: coarse cells fade into each other, the sum is kept.
         raw: PiNet's contributions in the feature space's own shape, one array for each tensor of it.
     """
 
@@ -66,6 +67,7 @@ class Record:
     seconds: float
     logits: Tensor
     map: Tensor
+    drawn: Tensor
     raw: tuple[Tensor, ...]
 
     @property
@@ -82,11 +84,6 @@ class Record:
     def label(self) -> str:
         """The method, and where it read: ``"pinet at input"``."""
         return f"{self.method} at {self.layer}" if self.layer else self.method
-
-    @property
-    def file_name(self) -> str:
-        """The label as part of a file's name: ``"pinet-input"``."""
-        return re.sub(r"[^\w.]+", "-", self.label.replace(" at ", "-"))
 
 
 def record_of(explanation: Explanation, *, image: str, class_names: Sequence[str] = ()) -> Record:
@@ -129,9 +126,15 @@ def record_of(explanation: Explanation, *, image: str, class_names: Sequence[str
         seconds=explanation.seconds,
         logits=explanation.logits[0].detach().float().flatten().cpu(),
         map=grid.float(),
+        drawn=grid.float() if readout is None else readout.map("smooth")[0].detach().cpu().float(),
         raw=raw,
         **account,
     )
+
+
+def file_name(method: str, layer: str | None) -> str:
+    """A method, and the layer if one was asked for, as part of a file's name: ``"pinet-input"``."""
+    return re.sub(r"[^\w.-]+", "-", f"{method}-{layer}" if layer else method)
 
 
 def in_words(question: Question, class_names: Sequence[str]) -> str:

@@ -1,34 +1,61 @@
-"""The table of records on a terminal."""
+"""The table of records on a terminal, in one piece or, where there is little room, one for each question."""
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import TYPE_CHECKING
 
+from rich.markup import escape
 from rich.table import Table
 
 from xai_align.report.words import COLUMNS, NUMBER_COLUMNS, table_row
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
+
+    from rich.console import Console
 
     from xai_align.report.record import Record
 
+_ROOM = 130  # columns of a terminal in which the whole table can be read
 
-def table_of(records: Iterable[Record], *, title: str = "") -> Table:
-    """One row a record; numbers in logits, images and questions named once."""
-    table = Table(title=title or None, caption="numbers in logits", show_lines=False)
-    for name in COLUMNS:
+
+def print_table(console: Console, records: Sequence[Record]) -> None:
+    """Print the records in the form that the terminal has room for; numbers are in logits."""
+    tables = [wide_table(records)] if console.width >= _ROOM else narrow_tables(records)
+    for table in tables:
+        console.print(table)
+    console.print("numbers in logits", style="dim")
+
+
+def wide_table(records: Sequence[Record]) -> Table:
+    """One row a record; each image and question is named once."""
+    table = Table()
+    _add_columns(table, COLUMNS)
+    for question, several in groupby(records, key=lambda record: (record.image, record.question)):
+        for number, record in enumerate(several):
+            row = (*(question if number == 0 else ("", "")), *table_row(record)[2:])
+            table.add_row(*map(escape, row))
+        table.add_section()
+    return table
+
+
+def narrow_tables(records: Sequence[Record]) -> list[Table]:
+    """One table for each image and question, which stand above it."""
+    tables = []
+    for (image, question), several in groupby(records, key=lambda record: (record.image, record.question)):
+        table = Table(title=escape(f"{image}: {question}"), title_justify="left", padding=(0, 1, 0, 0), box=None)
+        _add_columns(table, COLUMNS[2:])
+        for record in several:
+            table.add_row(*map(escape, table_row(record)[2:]))
+        tables.append(table)
+    return tables
+
+
+def _add_columns(table: Table, names: Sequence[str]) -> None:
+    for name in names:
         if name in NUMBER_COLUMNS:
-            table.add_column(name, justify="right", no_wrap=name != "completeness error")
+            # the widest cell is a gap; names of columns wrap, numbers don't
+            table.add_column(name, justify="right", min_width=max(map(len, name.split())))
         else:
             table.add_column(name, overflow="fold")
-    before: tuple[str, ...] = ("", "")
-    for record in records:
-        row = table_row(record)
-        same_image, same_question = row[0] == before[0], row[:2] == before
-        if before[0] and not same_question:
-            table.add_section()
-        shown = ("" if same_image else row[0], "" if same_question else row[1], *row[2:])
-        table.add_row(*shown)
-        before = row[:2]
-    return table

@@ -29,6 +29,8 @@ LOGITS = "logits per 1 % of the picture"
 UNITLESS = "value per 1 % of the picture"
 
 NO_ACCOUNT = "–"
+# maps of slopes: what they sum to has nothing to do with the answer
+_SLOPES = frozenset(("saliency", "guided_backprop"))
 # other than PiNet: gradients times inputs, and differences of answers, are in logits too
 _IN_LOGITS = frozenset(
     (
@@ -68,10 +70,11 @@ def table_row(record: Record) -> tuple[str, ...]:
     Where a method has no account, the last but one column tells what its sum
     leaves of the answer: a gap, not an error of rounding.
     """
-    if record.bias is None or record.completeness_error is None:
-        bias, error = NO_ACCOUNT, f"gap {number(record.gap)}"
-    else:
+    bias, error = NO_ACCOUNT, NO_ACCOUNT
+    if record.bias is not None and record.completeness_error is not None:
         bias, error = number(record.bias), tiny(record.completeness_error)
+    elif record.method not in _SLOPES:
+        error = f"gap {number(record.gap)}"
     return (
         record.image,
         record.question,
@@ -87,7 +90,9 @@ def table_row(record: Record) -> tuple[str, ...]:
 
 def arithmetic(record: Record) -> str:
     """The answer as a sum: ``9.384 = 9.120 (picture) + 0.264 (bias)``; or what a map leaves of it."""
-    if record.bias is None or record.completeness_error is None:
+    if record.method in _SLOPES:
+        return f"{number(record.answer)} is the answer; the map holds slopes, which don't add up to it"
+    if record.bias is None:
         return (
             f"{number(record.answer)} is the answer, {number(record.contributions)} the sum of the map: "
             f"{number(record.gap)} is left without an account"
