@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from xai_align import plugins
 from xai_align.hookspecs import FeatureSpace
-from xai_align.model_state import frozen_parameters
+from xai_align.model_state import frozen_parameters, unchanged_rng
 from xai_align.pinet.accounts import check_completeness, frozen_account, local_account
 from xai_align.pinet.head_probe import is_affine
 from xai_align.pinet.input_checks import check_inputs, check_model, explained_failures
@@ -112,7 +112,7 @@ def read_out(
     check_inputs(model, parts)
     questions = as_questions(question, len(parts[0]))
     space = where_to_read(model, own_place if feature_space is None else feature_space)
-    with frozen_parameters(model), explained_failures(parts):
+    with frozen_parameters(model), unchanged_rng(), explained_failures(parts):
         route = route_through(model, space, parts, _as_tuple(additional_forward_args))
         local = space.split is not None and is_affine(model, space.split.head, route.z)
         if local:
