@@ -68,7 +68,8 @@ def frozen_account(model: nn.Module, route: Route, questions: Sequence[Question]
                 "of the output, or the model ends in softmax or sigmoid: give a model that returns logits"
             )
         weights, rest = linear_forms(questions, logits)
-        beta = torch.autograd.grad(_answer(weights, logits).sum(), leaves, materialize_grads=True)
+        with torch.enable_grad():
+            beta = torch.autograd.grad(_answer(weights, logits).sum(), leaves, materialize_grads=True)
         output = logits = logits.detach()  # the graph ends here, and with it what it saved
         with torch.enable_grad(), gates.replay():
             at_zero = route.run(lambda z: torch.zeros_like(z).requires_grad_().clone())

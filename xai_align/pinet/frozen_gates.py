@@ -68,7 +68,7 @@ class FrozenGates(TorchFunctionMode):
         """What ``compute()`` gave when recording, as a constant. Replaying, the same values, uncomputed."""
         if self.recording:
             with torch.no_grad():
-                value = tree_map(_detached, compute())
+                value = tree_map(detached, compute())
             tensors = [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
             for tensor in tensors:
                 self._holders.setdefault(_storage(tensor), []).append(len(self._tape))
@@ -135,14 +135,15 @@ def depends(*arguments: Any) -> bool:
     return False
 
 
+def detached(value: Any) -> Any:
+    """A tensor as a constant; anything else as it is."""
+    return value.detach() if isinstance(value, Tensor) else value
+
+
 _OUT_OF_STEP = (
     "the network did not repeat its own steps: it computes something else at a second call "
     "(random numbers, or control flow that depends on values), so no linear account of it holds"
 )
-
-
-def _detached(value: Any) -> Any:
-    return value.detach() if isinstance(value, Tensor) else value
 
 
 def _storage(tensor: Tensor) -> int:

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
+from torch.utils._pytree import tree_map
 
-from xai_align.pinet.frozen_gates import FrozenGates, depends
+from xai_align.pinet.frozen_gates import FrozenGates, depends, detached
 from xai_align.pinet.rule_registry import is_inplace, register_rule
 
 Operation = Callable[..., Any]
@@ -37,6 +38,7 @@ Operation = Callable[..., Any]
 )
 def stop(gates: FrozenGates, func: Operation, *args: Any, **kwargs: Any) -> Any:
     """``stop(f(x))``: gates, scales, attention weights and decisions are constants of this input."""
+    args, kwargs = tree_map(detached, (args, kwargs))
     return gates.keep(lambda: func(*args, **kwargs))
 
 

@@ -1,0 +1,172 @@
+"""Bad input never returns a plausible map: each a clear error, and the model untouched."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from tests.networks import conv_net, images, untouched
+from xai_align import Question, read_out
+from xai_align.question import TargetError
+
+
+def spoilt(value: float) -> torch.Tensor:
+    x = images(3)
+    x[1, 0, 0, 0] = value
+    return x
+
+
+class Constant(nn.Module):
+    def __init__(self, output: object) -> None:
+        super().__init__()
+        self.output = output
+
+    def forward(self, x):
+        return self.output(x)
+
+
+CASES = {
+    "wrong rank": (lambda: images()[0], 0, None, ValueError, "expected 4D input"),
+    "wrong channels": (lambda: images()[:, :2], 0, None, RuntimeError, "3 channels"),
+    "wrong dtype": (lambda: images(dtype=torch.float64), 0, None, ValueError, "float64.*float32.*convert"),
+    "whole numbers": (lambda: images().long(), 0, None, TypeError, "floating"),
+    "NaN": (lambda: spoilt(float("nan")), 0, None, ValueError, r"example\(s\) \[1\].*NaN"),
+    "Inf": (lambda: spoilt(float("inf")), 0, None, ValueError, r"example\(s\) \[1\]"),
+    "empty batch": (lambda: images()[:0], 0, None, ValueError, "positive number of examples"),
+    "no tensor": (lambda: [1, 2], 0, None, TypeError, "tensors"),
+    "class out of range": (images, 5, None, TargetError, r"5 is out of range.*0 … 4"),
+    "negative class out of range": (images, -6, None, TargetError, "out of range"),
+    "target of the wrong length": (images, [1, 2, 3], None, TargetError, "3 targets for 2 examples"),
+    "target missing": (images, None, None, TargetError, "name a class"),
+    "target a float": (images, 1.5, None, TargetError, "float"),
+    "target a boolean": (images, True, None, TargetError, "boolean"),
+    "target a float tensor": (images, torch.tensor([1.0, 2.0]), None, TargetError, "integers"),
+    "target with two axes": (images, torch.tensor([[1], [2]]), None, TargetError, "shape"),
+    "target with too many parts": (images, (1, 2), None, TargetError, "2 parts"),
+    "layer missing": (images, 0, "blocks.12", ValueError, r"'blocks\.12' not found; this model has conv1, norm"),
+    "layer unused": (images, 0, "unused", ValueError, "did not run"),
+    "layer run twice": (images, 0, "act", ValueError, "more than once"),
+    "layer of another model": (images, 0, nn.Linear(1, 1), ValueError, "not a module of this model"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_bad_arguments(case):
+    make, question, place, error, message = CASES[case]
+    model, x = conv_net(), make()
+    with untouched(model), pytest.raises(error, match=message):
+        read_out(model, x, question, place)
+
+
+def test_layers_are_named_where_the_path_breaks():
+    model = nn.Sequential(*[nn.Linear(4, 4) for _ in range(12)], nn.Sequential(nn.Linear(4, 4))).eval()
+    with pytest.raises(ValueError, match=r"'12\.3' not found; '12' has 12\.0"):
+        read_out(model, torch.randn(1, 4), 0, "12.3")
+    with pytest.raises(ValueError, match=r"this model has 0 … 12"):
+        read_out(model, torch.randn(1, 4), 0, "blocks")
+
+
+@pytest.mark.parametrize("layer", [nn.BatchNorm2d(3), nn.Dropout(0.5)])
+def test_train_mode_is_refused_where_it_matters(layer):
+    model = nn.Sequential(layer, nn.Flatten(), nn.LazyLinear(3))
+    model(images())
+    model.train()
+    with untouched(model), pytest.raises(ValueError, match=r"train mode.*'0'.*model\.eval\(\)"):
+        read_out(model, images(), 0)
+
+
+def test_train_mode_is_allowed_where_it_does_not_matter():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 3), nn.ReLU()).train()
+    assert read_out(model, images(), 0).relative_error.max() < 1e-5
+    assert model.training
+
+
+@pytest.mark.parametrize(
+    ("output", "error", "message"),
+    [
+        (lambda x: x.flatten(1)[:, :3] / 0, ValueError, "logits.*NaN or infinity"),
+        (lambda x: (x, x), TypeError, "returned tuple"),
+        (lambda x: {"logits": x}, TypeError, "returned dict"),
+        (lambda x: torch.ones(len(x), 3), ValueError, "does not depend"),
+        (lambda x: x.flatten(1)[:, :3].softmax(1), ValueError, "softmax or sigmoid"),
+        (lambda x: x.flatten(1)[:, :3].argmax(1), TypeError, "int64"),
+    ],
+    ids=["NaN logits", "tuple", "dict", "constant", "softmax", "whole numbers"],
+)
+def test_bad_outputs(output, error, message):
+    model = Constant(output).eval()
+    with untouched(model), pytest.raises(error, match=message):
+        read_out(model, images(), 0)
+
+
+def test_no_classifier():
+    model = conv_net()
+    model.num_classes = 0
+    with untouched(model), pytest.raises(ValueError, match="no classifier.*num_classes"):
+        read_out(model, images(), 0)
+
+
+def test_no_module():
+    with pytest.raises(TypeError, match=r"torch\.nn\.Module itself, got function"):
+        read_out(lambda x: x, images(), 0)
+
+
+def test_scripted_and_quantised_models():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        scripted = torch.jit.trace(conv_net(), images())
+    with pytest.raises(TypeError, match="scripted"):
+        read_out(scripted, images(), 0)
+
+    class Quantised(nn.Linear):
+        pass
+
+    Quantised.__module__ = "torch.ao.nn.quantized.dynamic.modules.linear"
+    with pytest.raises(TypeError, match="quantised"):
+        read_out(nn.Sequential(nn.Flatten(), Quantised(192, 3)).eval(), images(), 0)
+
+
+def test_inference_mode_where_gradients_are_needed():
+    model, x = conv_net(), images()
+    with torch.inference_mode(), untouched(model), pytest.raises(ValueError, match=r"inference_mode.*no_grad"):
+        read_out(model, x, 0)
+    with torch.no_grad():
+        assert read_out(model, x, 0).relative_error.max() < 1e-5
+
+
+def test_feature_space_behind_the_logits():
+    model = conv_net()
+
+    class Side(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.main, self.side = model, nn.Identity()
+
+        def forward(self, x):
+            self.side(x)
+            return self.main(x)
+
+    with pytest.raises(ValueError, match="does not depend on this feature space"):
+        read_out(Side().eval(), images(), 0, "side")
+
+
+def test_an_error_of_the_model_itself_says_what_it_was_given():
+    with pytest.raises(RuntimeError) as caught:
+        read_out(conv_net(), images()[:, :2], 0)
+    assert "[2, 2, 8, 8]" in "".join(caught.value.__notes__)
+
+
+@pytest.mark.parametrize("build", [lambda: Question.why_not(1, 1), lambda: Question.why_group([]), lambda: Question.why_not_rest(1, [1])])
+def test_questions_without_sense(build):
+    with pytest.raises(TargetError):
+        build()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_wrong_device():
+    with pytest.raises(ValueError, match="cuda"):
+        read_out(conv_net().cuda(), images(), 0)
