@@ -82,7 +82,7 @@ OPERATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "rounding": lambda x: x.round() + x,
     "detach": lambda x: x.detach() * x,
     "whole numbers": lambda x: x * x.long(),
-    "python value": lambda x: x * float(x.abs().max()) + x[0, 0, 0, 0].item(),
+    "python value": lambda x: x * float(x.abs().max()) + x[0, 0, 0, 0].item() + float(x.amin()),
     "grid_sample": lambda x: F.grid_sample(x, x[:, :2].permute(0, 2, 3, 1).tanh(), align_corners=False),
     "interpolate": lambda x: F.interpolate(x, size=(9, 11), mode="bicubic", align_corners=False),
     "fourier": lambda x: torch.fft.irfft2(torch.fft.rfft2(x) * torch.view_as_complex(weights[:6, :8].reshape(6, 4, 2).contiguous())),

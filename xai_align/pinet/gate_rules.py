@@ -45,10 +45,10 @@ def stop(gates: FrozenGates, func: Operation, *args: Any, **kwargs: Any) -> Any:
 @register_rule("to", "type", "type_as", "float", "double", "half", "bfloat16", "_to_copy")
 def cast(gates: FrozenGates, func: Operation, *args: Any, **kwargs: Any) -> Any:
     """Between floating types linear, to whole numbers a decision."""
+    if func is Tensor.__float__:
+        return stop(gates, func, *args, **kwargs)
     value = func(*args, **kwargs)
-    if not isinstance(value, Tensor) or value.requires_grad:
-        return value
-    return gates.keep(lambda: value)
+    return value if value.requires_grad else gates.keep(lambda: value)
 
 
 # ---------------------------------------------------------------- x * stop(f(x) / x)
