@@ -1,0 +1,69 @@
+"""A network whose every number can be worked out by hand, for the command line to load by name.
+
+It measures colours: a class's logit is four times the mean of a channel, plus a
+bias; the last class is constant. Images become 4 x 4 pixels in [0, 1].
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from xai_align.hookspecs import LoadedModel
+
+BIASES = (0.5, 0.0, -0.25, -1.0)
+NAMES = ("red, crimson", "green", "blue", "light blue, sky blue")
+
+
+class Colours(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.look = nn.Conv2d(3, 3, 1, bias=False)
+        self.judge = nn.Linear(3, 4)
+        with torch.no_grad():
+            self.look.weight.copy_(torch.eye(3)[:, :, None, None])
+            self.judge.weight.copy_(torch.cat([4 * torch.eye(3), torch.zeros(1, 3)]))
+            self.judge.bias.copy_(torch.tensor(BIASES))
+
+    def forward(self, x):
+        return self.judge(self.look(x).mean((2, 3)))
+
+
+def preprocess(image):
+    small = image.resize((4, 4), Image.Resampling.NEAREST)
+    return torch.from_numpy(np.asarray(small, dtype=np.float32) / 255).permute(2, 0, 1)
+
+
+def load():
+    return LoadedModel(model=Colours().eval(), preprocess=preprocess, class_names=NAMES)
+
+
+def unnamed():
+    return LoadedModel(model=Colours().eval(), preprocess=preprocess)
+
+
+def picky():
+    """Its preprocessing refuses what is not square."""
+
+    def squares_only(image):
+        if image.width != image.height:
+            raise RuntimeError("not a square")
+        return preprocess(image)
+
+    return LoadedModel(model=Colours().eval(), preprocess=squares_only, class_names=NAMES)
+
+
+def half_red_half_blue():
+    """``[1, 3, 4, 4]``: red on the left, blue on the right. Logits: 2.5, 0, 1.75, -1."""
+    x = torch.zeros(1, 3, 4, 4)
+    x[:, 0, :, :2] = 1
+    x[:, 2, :, 2:] = 1
+    return x
+
+
+def save_half_red_half_blue(path):
+    pixels = (half_red_half_blue()[0].permute(1, 2, 0).numpy() * 255).astype(np.uint8)
+    Image.fromarray(pixels).resize((16, 16), Image.Resampling.NEAREST).save(path)
+    return path

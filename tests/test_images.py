@@ -1,0 +1,102 @@
+"""Which files are meant, and what becomes of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from xai_align.images import ImageError, distinct_stems, expand_paths, open_image, to_picture
+from xai_align.photographs import FOLDER, PHOTOGRAPHS
+
+
+def touch(folder, *names):
+    folder.mkdir(exist_ok=True)
+    for name in names:
+        (folder / name).write_bytes(b"")
+
+
+def test_folders_and_patterns_give_their_images_sorted_and_once(tmp_path):
+    touch(tmp_path, "b.PNG", "a.jpg", "notes.txt", "odd")
+    touch(tmp_path / "deeper", "c.png")
+
+    def names(*given):
+        return [path.name for path in expand_paths(given)]
+
+    assert names(tmp_path) == ["a.jpg", "b.PNG"]
+    assert names(tmp_path / "*") == ["a.jpg", "b.PNG"]
+    assert names(tmp_path / "**" / "*.png") == ["c.png"]
+    assert names(tmp_path / "b.PNG", tmp_path) == ["b.PNG", "a.jpg"]
+    assert names(tmp_path / "odd") == ["odd"]  # named, so meant
+
+
+def test_a_file_whose_name_looks_like_a_pattern_is_that_file(tmp_path):
+    touch(tmp_path, "a[1].png", "a1.png")
+    assert expand_paths([tmp_path / "a[1].png"]) == [tmp_path / "a[1].png"]
+
+
+@pytest.mark.parametrize("given", ["nowhere.png", "empty", "empty/*.png"])
+def test_what_is_not_there_is_told_by_name(tmp_path, monkeypatch, given):
+    monkeypatch.chdir(tmp_path)
+    touch(tmp_path / "empty", "notes.txt")
+    with pytest.raises(ValueError, match=given.replace("*", r"\*")):
+        expand_paths([given])
+
+
+def test_no_path_at_all_is_an_error():
+    with pytest.raises(ValueError, match="no image was given"):
+        expand_paths([])
+
+
+def test_results_of_files_with_one_name_do_not_overwrite_each_other(tmp_path):
+    paths = [tmp_path / one for one in ("x/a.png", "y/A.jpg", "z/a-2.png", "a.bmp")]
+    assert distinct_stems(paths) == ["a", "A-2", "a-2-2", "a-3"]
+
+
+def test_damaged_images_are_named(tmp_path):
+    text = tmp_path / "text.png"
+    text.write_text("no image")
+    cut = tmp_path / "cut.jpg"
+    cut.write_bytes(PHOTOGRAPHS[0].path.read_bytes()[:5000])
+    for path in (text, cut, tmp_path / "missing.png"):
+        with pytest.raises(ImageError, match=path.name):
+            open_image(path)
+
+
+def test_images_come_upright_in_rgb_on_white(tmp_path):
+    turned = tmp_path / "turned.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned a quarter
+    Image.new("RGB", (20, 10), "red").save(turned, exif=exif)
+    assert open_image(turned).size == (10, 20)
+
+    clear = tmp_path / "clear.png"
+    Image.new("RGBA", (2, 2), (255, 0, 0, 0)).save(clear)
+    assert open_image(clear).getpixel((0, 0)) == (255, 255, 255)
+
+    deep = tmp_path / "deep.png"
+    Image.fromarray(np.array([[0, 32768, 65535]], dtype=np.uint16)).save(deep)
+    assert [open_image(deep).getpixel((x, 0))[0] for x in range(3)] == [0, 128, 255]
+
+    grey = tmp_path / "grey.png"
+    Image.new("L", (2, 2), 7).save(grey)
+    assert open_image(grey).getpixel((1, 1)) == (7, 7, 7)
+
+
+def test_a_tensor_becomes_the_picture_that_it_was_made_from():
+    picture = torch.rand(3, 4, 5, dtype=torch.float64)
+    mean, std = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
+    x = (picture - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+    np.testing.assert_allclose(to_picture(x, mean, std), picture.permute(1, 2, 0), atol=1e-6)
+    assert to_picture(torch.full((1, 2, 2), 9.0), (0.0,), (1.0,)).tolist() == np.ones((2, 2, 3)).tolist()
+
+
+def test_the_shipped_photographs_are_small_and_their_licences_are_stated():
+    files = sorted(FOLDER.glob("*.jpg"))
+    assert files == sorted(photograph.path for photograph in PHOTOGRAPHS)
+    assert sum(file.stat().st_size for file in files) < 300_000
+    stated = (FOLDER / "LICENCES.md").read_text("utf-8")
+    for file in files:
+        assert min(open_image(file).size) <= 320
+        assert f"`{file.name}`" in stated
