@@ -1,11 +1,10 @@
-"""PiNetAttribution and LayerPiNetAttribution hold to Captum's conventions; questions work for every method."""
+"""The PiNet attributions hold to Captum's conventions; questions work for every method."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 
-import captum_align
 import numpy as np
 import pytest
 import torch
@@ -18,8 +17,9 @@ from captum.attr import (
     NoiseTunnel,
     Saliency,
 )
-from captum_align import LayerPiNetAttribution, PiNetAttribution
 
+import captum_align
+from captum_align import LayerPiNetAttribution, PiNetAttribution
 from xai_align import Question, read_out
 from xai_align.question import TargetError, ask
 from xai_align.testing import TinyNetwork, fixed_images
@@ -55,7 +55,9 @@ def test_they_are_captums_kind(model):
 
 def test_a_name_that_the_package_does_not_have_is_an_attribute_error():
     assert set(captum_align.__all__) <= set(dir(captum_align))
-    with pytest.raises(AttributeError, match="has no attribute 'PiNet'; it offers LayerPiNetAttribution, PiNet"):
+    with pytest.raises(
+        AttributeError, match="has no attribute 'PiNet'; it offers LayerPiNetAttribution, PiNet"
+    ):
         _ = captum_align.PiNet
 
 
@@ -98,7 +100,9 @@ def test_the_convergence_delta_can_be_computed_afterwards(model, images, layer):
 
 
 @pytest.mark.parametrize("cls", [PiNetAttribution, LayerPiNetAttribution])
-@pytest.mark.parametrize("target", [1, [1, 3, 0], torch.tensor([1, 3, 0]), [(1,), (3,), (0,)], QUESTIONS, QUESTIONS[0]])
+@pytest.mark.parametrize(
+    "target", [1, [1, 3, 0], torch.tensor([1, 3, 0]), [(1,), (3,), (0,)], QUESTIONS, QUESTIONS[0]]
+)
 def test_internal_batches_give_what_the_whole_batch_gives(model, images, cls, target):
     method, second = cls(model, "second"), fixed_images(seed=9)
     extra = (second, 2.0)
@@ -154,7 +158,10 @@ ONE_EACH = {
 
 @pytest.mark.parametrize("form", ALL_ALIKE)
 def test_all_forms_of_one_target(model, images, form):
-    close(PiNetAttribution(model).attribute(images, ALL_ALIKE[form]), PiNetAttribution(model).attribute(images, 1))
+    close(
+        PiNetAttribution(model).attribute(images, ALL_ALIKE[form]),
+        PiNetAttribution(model).attribute(images, 1),
+    )
 
 
 @pytest.mark.parametrize("form", ONE_EACH)
@@ -166,7 +173,10 @@ def test_all_forms_of_a_target_for_each(model, images, form):
 
 
 def test_a_range_is_a_target_for_each(model, images):
-    close(PiNetAttribution(model).attribute(images, range(3)), PiNetAttribution(model).attribute(images, [0, 1, 2]))
+    close(
+        PiNetAttribution(model).attribute(images, range(3)),
+        PiNetAttribution(model).attribute(images, [0, 1, 2]),
+    )
 
 
 @pytest.mark.parametrize(
@@ -198,7 +208,10 @@ def test_each_example_is_asked_its_own_question(model, images, method):
     together = method(asked).attribute(images, target=target).detach()
     for index, question in enumerate(QUESTIONS):
         alone, zero = ask(model, question, 1)
-        close(together[index : index + 1], method(alone).attribute(images[index : index + 1], target=zero).detach())
+        close(
+            together[index : index + 1],
+            method(alone).attribute(images[index : index + 1], target=zero).detach(),
+        )
 
 
 @pytest.mark.parametrize("internal", [None, 4])
@@ -228,11 +241,15 @@ def test_every_noisy_copy_keeps_the_question_of_its_example(model, images, metho
 def test_every_ablated_copy_keeps_the_question_of_its_example(model, images):
     asked, target = ask(model, QUESTIONS, len(images))
     halves = (torch.arange(images.shape[-1]) * 2 // images.shape[-1]).expand(1, *images.shape[1:])
-    maps = FeatureAblation(asked).attribute(images, target=target, feature_mask=halves, perturbations_per_eval=2)
+    maps = FeatureAblation(asked).attribute(
+        images, target=target, feature_mask=halves, perturbations_per_eval=2
+    )
     for index, question in enumerate(QUESTIONS):
         without_left = images[index : index + 1] * halves
         with torch.no_grad():
-            lost = question.answer(model(images[index : index + 1])[0]) - question.answer(model(without_left)[0])
+            lost = question.answer(model(images[index : index + 1])[0]) - question.answer(
+                model(without_left)[0]
+            )
         close(maps[index, 0, 0, 0], lost)
 
 
@@ -243,7 +260,9 @@ def test_every_ablated_copy_keeps_the_question_of_its_example(model, images):
         "pinet at a layer": lambda model, x, target: PiNetAttribution(model, "second").attribute(x, target),
         "input x gradient": lambda model, x, target: InputXGradient(model).attribute(x, target),
         "signed saliency": lambda model, x, target: Saliency(model).attribute(x, target, abs=False),
-        "integrated gradients": lambda model, x, target: IntegratedGradients(model).attribute(x, target=target),
+        "integrated gradients": lambda model, x, target: IntegratedGradients(model).attribute(
+            x, target=target
+        ),
         "ablation": lambda model, x, target: FeatureAblation(model).attribute(x, target=target),
     }.items(),
     ids=lambda item: item[0],
@@ -257,4 +276,7 @@ def test_the_contrast_of_two_classes_is_the_difference_of_their_maps(model, imag
 
 def test_a_question_in_place_of_a_target_is_the_question_asked(model, images):
     asked, target = ask(model, QUESTIONS, len(images))
-    close(PiNetAttribution(asked).attribute(images, target), PiNetAttribution(model).attribute(images, QUESTIONS))
+    close(
+        PiNetAttribution(asked).attribute(images, target),
+        PiNetAttribution(model).attribute(images, QUESTIONS),
+    )

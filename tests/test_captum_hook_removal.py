@@ -1,4 +1,4 @@
-"""No hook stays on the model: after success, a wrong target, a layer that raises. On Captum's configurations."""
+"""On Captum's configurations no hook stays on the model: after success, a wrong target, a layer that raises."""
 
 from __future__ import annotations
 

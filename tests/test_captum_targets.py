@@ -1,4 +1,4 @@
-"""A batch with a target for each example is explained as its examples are one by one, on Captum's configurations."""
+"""On Captum's configurations a batch with a target for each example is explained as its examples are."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ def example(value, index, count):
 
 
 def target_of_each(target, count):
-    return list(target) if isinstance(target, list | torch.Tensor) and len(target) == count else [target] * count
+    return (
+        list(target) if isinstance(target, list | torch.Tensor) and len(target) == count else [target] * count
+    )
 
 
 def one_by_one(entry, form):
@@ -35,7 +37,9 @@ def one_by_one(entry, form):
             **{
                 **arguments,
                 "target": form(target),
-                "additional_forward_args": None if extra is None else tuple(example(x, index, count) for x in extra),
+                "additional_forward_args": None
+                if extra is None
+                else tuple(example(x, index, count) for x in extra),
             },
         )
 
@@ -78,9 +82,7 @@ def test_the_parts_make_up_the_answer(entry):
     assert bool((delta.abs() <= 1e-6 * (1 + size)).all())
 
 
-@pytest.mark.parametrize(
-    "entry", [entry for entry in LAYER if name_of(entry) in WITHOUT_LOGITS], ids=name_of
-)
+@pytest.mark.parametrize("entry", [entry for entry in LAYER if name_of(entry) in WITHOUT_LOGITS], ids=name_of)
 def test_a_network_that_ends_in_softmax_is_refused_in_words(entry):
     inputs, arguments = arguments_of(entry)
     with pytest.raises(ValueError, match="give a model that returns logits"):

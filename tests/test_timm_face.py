@@ -33,6 +33,8 @@ LOCAL = set(
     sequencer2d_s mvitv2_tiny starnet_s050 samvit_base_patch16_224 test_maxvit
     """.split()
 )
+#: Networks that compute part of themselves in float32 whatever they are given.
+PRECISION = {"efficientvit_b0": 1e-6}
 SMALLER = {"samvit_base_patch16_224": {"depth": 2, "img_size": 64}, "volo_d1_224": {}, "cait_xxs24_224": {"depth": 2}}
 
 
@@ -66,7 +68,7 @@ def test_exact_on_every_kind_of_network(name):
     for place in (None, "input"):
         with untouched(model):
             readout = read_out(model, x, 3, place)
-        assert readout.relative_error.max() < 1e-10
+        assert readout.relative_error.max() < PRECISION.get(name, 1e-10)
         assert torch.allclose(readout.logits, plain, rtol=1e-9, atol=1e-12)
         on_pixels = readout.map()
         assert on_pixels.shape == x[:, 0].shape

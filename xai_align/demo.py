@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from xai_align.class_names import class_name, find_class
 from xai_align.explanation import explain, logits_of
@@ -18,7 +21,7 @@ from xai_align.report.record import Record, file_name, record_of, save_arrays, s
 from xai_align.report.words import unit_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from torch import Tensor
@@ -35,7 +38,7 @@ LEAD = (
     "why this, and why this and not that?",
     "Under pinet the answer is the sum of what the picture shows: every place contributes its logits, "
     "and together with a bias they are the prediction. Grad-CAM and integrated gradients, through Captum, "
-    "stand beside it with what their maps sum to.",
+    "stand beside it with what their maps sum to. Everything ran on one thread of the processor.",
 )
 
 
@@ -78,7 +81,8 @@ def run_demo(out: Path, *, done: Callable[[Record], None] = lambda record: None)
         )
     loaded = load_model(REFERENCE)
     out.mkdir(parents=True, exist_ok=True)
-    sections = [_section(photograph, loaded, out, done) for photograph in PHOTOGRAPHS]
+    with _one_thread():
+        sections = [_section(photograph, loaded, out, done) for photograph in PHOTOGRAPHS]
     write_page(out / "index.html", sections, title=TITLE, lead=LEAD)
     return [record for section in sections for record, _ in section.answers]
 
@@ -105,7 +109,7 @@ def _section(
             name = f"{stem}.{number}.{file_name(way.method, way.layer)}"
             save_arrays(record, out / f"{name}.npz")
             save_numbers(record, out / f"{name}.json", class_names=loaded.class_names)
-            figure = overlay_figure(picture, record.map, drawn=record.drawn, unit=unit_of(record))
+            figure = overlay_figure(picture, record.map, unit=unit_of(record))
             answers.append((record, Picture(png=png(figure), file=f"{name}.png")))
             done(record)
     return Section(
@@ -115,6 +119,17 @@ def _section(
         answers=answers,
         credit=photograph.credit,
     )
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Seconds that can be compared: threads that wait for each other on a busy machine take far longer."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _likeliest(logits: Tensor, class_names: Sequence[str]) -> list[tuple[str, float, float]]:

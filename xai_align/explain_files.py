@@ -66,6 +66,8 @@ class Task:
         if layer is not None and layer != "input":
             find_layer(loaded.model, layer)
         asked, against = parse_sides(favoured, rivals, loaded.class_names)
+        if asked:
+            question_about(asked, against, predicted=asked[0])  # are the sides distinct?
         loaded.model.to(where)
         return cls(
             paths=paths,
@@ -151,7 +153,7 @@ def _save(task: Task, record: Record, inputs: Tensor, path: Path, base: Path) ->
     picture = to_picture(inputs[0], task.loaded.mean, task.loaded.std)
     caption = f"{record.label}: {arithmetic(record)}"
     figure = photograph_and_overlay(
-        picture, record.map, drawn=record.drawn, title=record.question, caption=caption, unit=unit_of(record)
+        picture, record.map, title=record.question, caption=caption, unit=unit_of(record)
     )
     names["png"].write_bytes(png(figure))
     save_arrays(record, names["npz"])

@@ -1,6 +1,30 @@
 """Aligned attributions with Captum's conventions."""
 
-from captum_align.layer_pinet_attribution import LayerPiNetAttribution
-from captum_align.pinet_attribution import PiNetAttribution
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from captum_align.layer_pinet_attribution import LayerPiNetAttribution
+    from captum_align.pinet_attribution import PiNetAttribution
 
 __all__ = ["LayerPiNetAttribution", "PiNetAttribution"]
+
+#: Where each public class lives. Captum is imported with the first of them: listing plugins stays quick.
+_HOME = {
+    "LayerPiNetAttribution": "captum_align.layer_pinet_attribution",
+    "PiNetAttribution": "captum_align.pinet_attribution",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(
+            f"module 'captum_align' has no attribute '{name}'; it offers {', '.join(__all__)}"
+        )
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from captum._utils.common import _format_additional_forward_args
 from captum._utils.progress import progress
 from torch import Tensor
 
 from xai_align.pinet import Readout, read_out
-from xai_align.pinet.readout import Where
 from xai_align.question import QuestionModel, captum_target
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from xai_align.pinet.readout import Where
 
 
 def read_out_in_batches(
@@ -30,25 +33,27 @@ def read_out_in_batches(
         ValueError: the batch size is not positive.
     """
     if internal_batch_size is not None and internal_batch_size < 1:
-        raise ValueError(f"internal_batch_size is {internal_batch_size}; give a positive number of examples, or None")
+        raise ValueError(
+            f"internal_batch_size is {internal_batch_size}; give a positive number of examples, or None"
+        )
     extra = _format_additional_forward_args(additional_forward_args)
     # a question travels as it is; Captum's forms are brought to ints, tensors and lists that can be cut
     target = target if isinstance(model, QuestionModel) and target is None else captum_target(target)
     count = len(inputs[0]) if inputs and inputs[0].dim() else 0
     size = internal_batch_size or max(count, 1)
-    pieces: Any = list(_pieces(inputs, target, extra, count, size))
+    parts: Any = list(pieces(inputs, target, extra, count, size))
     if show_progress:
-        pieces = progress(pieces, desc="PiNet readout", total=len(pieces))
+        parts = progress(parts, desc="PiNet readout", total=len(parts))
     return [
         read_out(model, part if len(part) > 1 else part[0], asked, layer, additional_forward_args=rest)
-        for part, asked, rest in pieces
+        for part, asked, rest in parts
     ]
 
 
-def _pieces(
+def pieces(
     inputs: tuple[Tensor, ...], target: Any, extra: tuple[Any, ...] | None, count: int, size: int
 ) -> Iterator[tuple[tuple[Tensor, ...], Any, tuple[Any, ...] | None]]:
-    """Inputs, target and further arguments of each batch."""
+    """Inputs, target and further arguments of each batch of at most ``size`` examples."""
     if count <= size:
         yield inputs, target, extra
         return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from captum._utils.common import _format_tensor_into_tuples
@@ -11,7 +11,9 @@ from captum.log import log_usage
 from torch import Tensor, nn
 
 from captum_align.batches import read_out_in_batches
-from xai_align.pinet.readout import Where
+
+if TYPE_CHECKING:
+    from xai_align.pinet.readout import Where
 
 
 class LayerPiNetAttribution(LayerAttribution):
@@ -25,7 +27,9 @@ class LayerPiNetAttribution(LayerAttribution):
     Source: Lobet & Chiaromonte 2026 (arXiv 2601.04378).
     """
 
-    def __init__(self, forward_func: nn.Module, layer: Where = None, device_ids: list[int] | None = None) -> None:
+    def __init__(
+        self, forward_func: nn.Module, layer: Where = None, device_ids: list[int] | None = None
+    ) -> None:
         LayerAttribution.__init__(self, forward_func, layer, device_ids)
 
     @log_usage()

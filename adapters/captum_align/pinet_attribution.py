@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from captum._utils.common import _format_output, _format_tensor_into_tuples, _is_tuple
@@ -11,8 +11,10 @@ from captum.log import log_usage
 from torch import Tensor, nn
 
 from captum_align.batches import read_out_in_batches
-from xai_align.pinet import Readout
-from xai_align.pinet.readout import Where
+
+if TYPE_CHECKING:
+    from xai_align.pinet import Readout
+    from xai_align.pinet.readout import Where
 
 
 class PiNetAttribution(Attribution):

@@ -2,20 +2,54 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from xai_align.hookspecs import AttributionSpec, hookimpl
 
+#: Captum's methods that need nothing but the model, as they read in a list.
+PEER_SUMMARIES = {
+    "saliency": "Captum: size of the gradient at each pixel (abs=False keeps the sign)",
+    "input_x_gradient": "Captum: gradient times input",
+    "integrated_gradients": "Captum: gradients gathered on the way from black (zeros) to the input",
+    "gradient_shap": "Captum: gradients at 20 random points between zeros and input, the same at every call",
+    "deep_lift": "Captum: differences to zeros handed back through the layers",
+    "guided_backprop": "Captum: gradient with negative parts cut off at every nn.ReLU",
+    "occlusion": "Captum: what the answer loses under a sliding window of an eighth of the side",
+    "feature_ablation": "Captum: what the answer loses without each of 8 x 8 patches",
+}
 
-def _build_pinet(model: Any, **options: Any) -> Any:
+
+def _build_pinet(model: Any, layer: Any = None, **options: Any) -> Any:
     from captum_align.pinet_attribution import PiNetAttribution
 
-    return PiNetAttribution(model, **options)
+    return PiNetAttribution(model, layer=layer, **options)
+
+
+def _build_peer(name: str, model: Any, **options: Any) -> Any:
+    from captum_align.peers import build_peer
+
+    return build_peer(name, model, **options)
+
+
+def _build_layer_grad_cam(model: Any, layer: Any = None, **options: Any) -> Any:
+    return _build_peer("layer_grad_cam", model, layer=layer, **options)
 
 
 @hookimpl
 def xai_align_attributions() -> list[AttributionSpec]:
     """``pinet`` and Captum's methods. Captum is imported when one is built."""
     return [
-        AttributionSpec(name="pinet", build=_build_pinet, summary="exact readout: contributions that sum to the answer"),
+        AttributionSpec(
+            name="pinet", build=_build_pinet, summary="exact readout: contributions that sum to the answer"
+        ),
+        *(
+            AttributionSpec(name=name, build=partial(_build_peer, name), summary=summary)
+            for name, summary in PEER_SUMMARIES.items()
+        ),
+        AttributionSpec(
+            name="layer_grad_cam",
+            build=_build_layer_grad_cam,
+            summary="Captum: mean gradient times activation at the feature space, signed, spread over pixels",
+        ),
     ]

@@ -43,7 +43,7 @@ def feature_space(model: nn.Module, layer: str | None = None) -> FeatureSpace | 
     if getattr(model, "global_pool", None) == "token":
         return _patch_embedding(model)
     return FeatureSpace(
-        layer="forward_features",
+        layer="head input",
         layout=_layout_of_features(model),
         prefix_tokens=_prefix_tokens(model),
         split=Split(model.forward_features, model.forward_head),  # type: ignore[arg-type]

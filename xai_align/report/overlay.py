@@ -35,7 +35,7 @@ _FOR = np.array([(1.0, 0.78, 0.55), (0.96, 0.38, 0.18), (0.75, 0.05, 0.10)])
 _AGAINST = np.array([(0.60, 0.83, 0.98), (0.20, 0.52, 0.90), (0.08, 0.24, 0.66)])
 _STRONGEST = 0.78  # opacity at the end of the scale: the photograph always shines through
 _DOTS = 100  # per inch
-_SHOWN = 0.015  # blur of the picture (not of the numbers), as a share of its side
+_BLUR = 0.015  # least blur of the picture (not of the numbers), as a share of its side
 
 
 def grey(picture: Array) -> Array:
@@ -45,14 +45,14 @@ def grey(picture: Array) -> Array:
 
 
 def density(values: Tensor, size: Sequence[int]) -> Array:
-    """A map ``[h, w]`` on ``size`` pixels, per hundredth of the picture, blurred a little for the eye.
+    """A map ``[h, w]`` on ``size`` pixels, per hundredth of the picture, softened for the eye.
 
-    The mean of the answer, times a hundred, is the sum of ``values``.
+    Coarse cells fade into each other, fine maps are blurred a little; the mean of
+    what comes out, times a hundred, is the sum of ``values`` all the same.
     """
-    height, width = size
-    pixels = resize_keeping_sum(values.detach().cpu().double(), size, "smooth")
-    blurred = _blur_matrix(height) @ pixels.numpy() @ _blur_matrix(width).T
-    return blurred * (height * width / 100)
+    pixels = resize_keeping_sum(values.detach().cpu().double(), size).numpy()
+    rows, columns = (_blur(len(axis), _softness(axis)) for axis in (pixels, pixels.T))
+    return np.asarray(rows @ pixels @ columns.T * (pixels.size / 100))
 
 
 def limit_of(*shown: Array) -> float:
@@ -76,7 +76,6 @@ def overlay_figure(
     picture: Array,
     values: Tensor,
     *,
-    drawn: Tensor | None = None,
     title: str = "",
     caption: str = "",
     unit: str = LOGITS,
@@ -87,8 +86,6 @@ def overlay_figure(
     Args:
         picture: ``[H, W, 3]`` in [0, 1].
         values: a signed map ``[h, w]``; it is brought to the picture's size with its sum kept.
-        drawn: the same map as it is to be drawn, say with soft edges between coarse cells;
-            None: ``values``.
         title: lines above.
         caption: lines below, before the totals.
         unit: what the colour bar counts.
@@ -96,7 +93,7 @@ def overlay_figure(
             pictures that are to be compared (:func:`limit_of`).
     """
     sheet = _Sheet(picture.shape, panels=1, title=title, caption=_with_totals(caption, values))
-    _draw(sheet, 0, picture, values if drawn is None else drawn, unit=unit, limit=limit)
+    _draw(sheet, 0, picture, values, unit=unit, limit=limit)
     return sheet.figure
 
 
@@ -104,7 +101,6 @@ def photograph_and_overlay(
     picture: Array,
     values: Tensor,
     *,
-    drawn: Tensor | None = None,
     title: str = "",
     caption: str = "",
     unit: str = LOGITS,
@@ -113,7 +109,7 @@ def photograph_and_overlay(
     """The photograph in its colours, and beside it what :func:`overlay_figure` shows."""
     sheet = _Sheet(picture.shape, panels=2, title=title, caption=_with_totals(caption, values))
     sheet.panel(0).imshow(picture)
-    _draw(sheet, 1, picture, values if drawn is None else drawn, unit=unit, limit=limit)
+    _draw(sheet, 1, picture, values, unit=unit, limit=limit)
     return sheet.figure
 
 
@@ -176,9 +172,9 @@ class _Sheet:
 
 
 def _draw(
-    sheet: _Sheet, number: int, picture: Array, drawn: Tensor, *, unit: str, limit: float | None
+    sheet: _Sheet, number: int, picture: Array, values: Tensor, *, unit: str, limit: float | None
 ) -> None:
-    shown = density(drawn, picture.shape[:2])
+    shown = density(values, picture.shape[:2])
     limit = limit_of(shown) if limit is None else limit
     sheet.panel(number).imshow(blend(picture, shown, limit))
     scale = ScalarMappable(Normalize(-limit, limit), _colours_on_grey())
@@ -208,8 +204,16 @@ def _ramp(stops: Array, strength: Array) -> Array:
     return np.stack([np.interp(strength, places, stops[:, channel]) for channel in range(3)], axis=-1)
 
 
-def _blur_matrix(pixels: int) -> Array:
-    """A Gaussian blur along one axis; its columns sum to one, so that a map keeps its sum."""
+def _softness(pixels: Array) -> float:
+    """How far to blur along the first axis: half a cell, where a coarse map shows as runs of equal rows."""
+    runs = 1 + int((np.diff(pixels, axis=0) != 0).any(axis=1).sum())
+    return len(pixels) * max(_BLUR, min(0.5 / runs, 0.25))
+
+
+def _blur(pixels: int, width: float) -> Array:
+    """A Gaussian blur along one axis, reflected at the ends: sums are kept, and what is even stays even."""
     place = np.arange(pixels)
-    weights = np.exp(-0.5 * ((place[:, None] - place[None]) / max(_SHOWN * pixels, 0.3)) ** 2)
+    here, there = place[:, None], place[None]
+    images = [shift + turn for shift in (-2 * pixels, 0, 2 * pixels) for turn in (there, -1 - there)]
+    weights = np.exp(-0.5 * ((here - np.stack(images)) / width) ** 2).sum(axis=0)
     return np.asarray(weights / weights.sum(axis=0))

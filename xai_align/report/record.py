@@ -44,7 +44,6 @@ class Record:
         seconds: what the method took.
         logits: ``[K]``.
         map: ``[H, W]``, on the input's pixels.
-        drawn: the same for pictures: coarse cells fade into each other, the sum is kept.
         raw: PiNet's contributions in the feature space's own shape, one array for each tensor of it.
     """
 
@@ -67,7 +66,6 @@ class Record:
     seconds: float
     logits: Tensor
     map: Tensor
-    drawn: Tensor
     raw: tuple[Tensor, ...]
 
     @property
@@ -126,7 +124,6 @@ def record_of(explanation: Explanation, *, image: str, class_names: Sequence[str
         seconds=explanation.seconds,
         logits=explanation.logits[0].detach().float().flatten().cpu(),
         map=grid.float(),
-        drawn=grid.float() if readout is None else readout.map("smooth")[0].detach().cpu().float(),
         raw=raw,
         **account,
     )

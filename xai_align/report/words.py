@@ -34,6 +34,7 @@ _SLOPES = frozenset(("saliency", "guided_backprop"))
 # other than PiNet: gradients times inputs, and differences of answers, are in logits too
 _IN_LOGITS = frozenset(
     (
+        "layer_grad_cam",
         "integrated_gradients",
         "gradient_shap",
         "deep_lift",
@@ -129,7 +130,10 @@ def footnotes(methods: set[str]) -> list[str]:
             "Methods marked – have no account of the answer; gap is the answer less the sum of their map."
         )
     if "layer_grad_cam" in methods:
-        notes.append("layer_grad_cam promises nothing about its sum.")
+        notes.append(
+            "layer_grad_cam promises nothing about its sum. Where a network ends in a mean over places and "
+            "one linear layer, its map equals pinet's and the gap is the bias; elsewhere it does not."
+        )
     if "integrated_gradients" in methods:
         notes.append(
             "integrated_gradients promises another sum, F(x) − F(baseline) along a path of images, "

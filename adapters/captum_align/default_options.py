@@ -1,0 +1,79 @@
+"""What Captum demands and a caller may leave out: baselines, windows, patches, fitted to the inputs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+#: An occlusion window is this part of each side of an image; it moves by half of itself.
+WINDOWS_PER_SIDE = 8
+#: An image is ablated in this many patches along each side.
+PATCHES_PER_SIDE = 8
+#: Captum's own default of 5 leaves more noise than map.
+SHAP_SAMPLES = 20
+
+
+def nothing(inputs: tuple[Tensor, ...], given: dict[str, Any]) -> dict[str, Any]:
+    """No options beyond Captum's own defaults."""
+    return {}
+
+
+def zero_distribution(inputs: tuple[Tensor, ...], given: dict[str, Any]) -> dict[str, Any]:
+    """For gradient SHAP: a distribution of one baseline, zeros."""
+    zeros = tuple(torch.zeros_like(x[:1], requires_grad=False) for x in inputs)
+    return {"baselines": zeros if len(zeros) > 1 else zeros[0], "n_samples": SHAP_SAMPLES}
+
+
+def sliding_windows(inputs: tuple[Tensor, ...], given: dict[str, Any]) -> dict[str, Any]:
+    """For occlusion: windows over all channels, half overlapping; not if the caller gave windows."""
+    if "sliding_window_shapes" in given:
+        return {}
+    windows = tuple(window_shape(x.shape[1:]) for x in inputs)
+    strides = tuple(_strides(window, x.shape[1:]) for window, x in zip(windows, inputs, strict=True))
+    one = len(inputs) == 1
+    return {
+        "sliding_window_shapes": windows[0] if one else windows,
+        "strides": strides[0] if one else strides,
+    }
+
+
+def patch_masks(inputs: tuple[Tensor, ...], given: dict[str, Any]) -> dict[str, Any]:
+    """For feature ablation: a grid of patches on images, every feature by itself elsewhere.
+
+    Several inputs share no feature: equal numbers would be ablated together.
+    """
+    masks: list[Tensor] = []
+    start = 0
+    for x in inputs:
+        masks.append(feature_mask(x.shape[1:], start).to(x.device))
+        start = int(masks[-1].max()) + 1
+    return {"feature_mask": masks[0] if len(masks) == 1 else tuple(masks)}
+
+
+def window_shape(shape: Sequence[int]) -> tuple[int, ...]:
+    """The window for one example: all channels of an image ``(C, H, W)``, a part of every other axis."""
+    parts = tuple(max(1, size // WINDOWS_PER_SIDE) for size in shape)
+    return (shape[0], *parts[1:]) if len(shape) == 3 else parts
+
+
+def feature_mask(shape: Sequence[int], start: int = 0, patches: int = PATCHES_PER_SIDE) -> Tensor:
+    """``[1, *shape]``, integers from ``start``: which feature each entry of one example belongs to."""
+    if len(shape) != 3:
+        return start + torch.arange(torch.Size(shape).numel()).reshape(1, *shape)
+    height, width = shape[1:]
+    rows, columns = min(patches, height), min(patches, width)
+    row = torch.arange(height) * rows // height
+    column = torch.arange(width) * columns // width
+    return (start + row[:, None] * columns + column[None]).expand(1, *shape)
+
+
+def _strides(window: Sequence[int], shape: Sequence[int]) -> tuple[int, ...]:
+    """Half a window; a whole one where it covers the axis, for it has nowhere to go."""
+    return tuple(
+        part if part == size else max(1, part // 2) for part, size in zip(window, shape, strict=True)
+    )

@@ -1,0 +1,159 @@
+"""Captum's Layer Grad-CAM where the feature-space hook says, on the right axes, in the input's shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import count
+from typing import Any
+
+import torch
+from captum._utils.common import _format_output, _format_tensor_into_tuples, _is_tuple
+from captum.attr import Attribution, LayerGradCam
+from captum.log import log_usage
+from torch import Tensor, nn
+
+from xai_align import plugins
+from xai_align.hookspecs import FeatureSpace
+from xai_align.pinet.readout import Where, where_to_read
+from xai_align.pinet.routes import route_through
+from xai_align.pinet.unwrapping import unwrapped
+from xai_align.question import QuestionModel
+from xai_align.spatial import contribution_map, layout_of, resize_keeping_sum
+
+#: A feature map as Captum takes it, and the way back into the network.
+Shown = tuple[Tensor, Callable[[Tensor], Tensor]]
+
+
+class FeatureSpaceGradCam(Attribution):
+    """Grad-CAM at a feature space: mean gradient over positions, times activation, summed over channels.
+
+    Captum's ``LayerGradCam`` reads every layer as channels first, which is wrong
+    for tokens and for channels last. Here it is shown the feature space as
+    ``[N, C, positions]`` without prefix tokens. No ReLU unless asked for; a
+    cell's value is spread evenly over its pixels and the channels, so that the
+    sum stays.
+
+    Args:
+        forward_func: an ``nn.Module`` on one batch of images, or a ``QuestionModel`` of one.
+        layer: a layer's name or module, or a ``FeatureSpace``. None: where the
+            plugins say, else the output of the last ``Conv2d``.
+
+    Raises:
+        TypeError: the model is no ``nn.Module``.
+    """
+
+    def __init__(self, forward_func: nn.Module, layer: Where = None) -> None:
+        if not isinstance(forward_func, nn.Module):
+            raise TypeError(f"Grad-CAM looks into a torch.nn.Module, got {type(forward_func).__name__}")
+        Attribution.__init__(self, forward_func)
+        self.layer = layer
+
+    @log_usage()
+    def attribute(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        target: Any = None,
+        additional_forward_args: Any = None,
+        relu_attributions: bool = False,
+    ) -> Any:
+        """The map in the shape of ``inputs``.
+
+        Raises:
+            ValueError: the inputs are no images, or the layer has no place in an image.
+        """
+        images = _format_tensor_into_tuples(inputs)
+        if len(images) != 1 or images[0].dim() != 4:
+            shapes = ", ".join(str(list(x.shape)) for x in images)
+            raise ValueError(f"Grad-CAM explains one batch of images [N, C, H, W], got {shapes}")
+        cut, asked = _cut(self.forward_func, self.layer)
+        size = (images[0].shape[-2], images[0].shape[-1])
+        method = LayerGradCam(asked, cut.here)
+        total = images[0].new_zeros((len(images[0]), *size))
+        for cut.part in count():
+            cam = method.attribute(
+                images, target, additional_forward_args, relu_attributions=relu_attributions
+            )
+            total = total + resize_keeping_sum(_cells(cam.detach(), cut.space, size), size)
+            if cut.part + 1 >= cut.parts:
+                break
+        channels = images[0].shape[1]
+        attributions = (total.unsqueeze(1) / channels).expand_as(images[0]).contiguous()
+        return _format_output(_is_tuple(inputs), (attributions,))
+
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        """True: the map is coefficient times activation."""
+        return True
+
+    @classmethod
+    def get_name(cls) -> str:
+        """The method's name in tables."""
+        return "Layer Grad-CAM"
+
+
+class _Cut(nn.Module):
+    """A network that shows one tensor of its feature space, channels first, to whoever hooks ``here``."""
+
+    def __init__(self, model: nn.Module, space: FeatureSpace) -> None:
+        super().__init__()
+        self.model, self.space = model, space
+        self.here = nn.Identity()
+        self.part = 0  # which tensor of the feature space is shown
+        self.parts = 0  # how many there are; known after a forward pass
+        self.training = model.training  # not train(): that would reach into the model
+
+    def forward(self, images: Tensor, *extra: Any) -> Any:
+        numbers = count()
+
+        def place(z: Tensor) -> Tensor:
+            number = next(numbers)
+            self.parts = number + 1
+            if number != self.part:
+                return z
+            shown, back = _channels_first(z.detach(), self.space)
+            return back(self.here(shown.requires_grad_() if torch.is_grad_enabled() else shown))
+
+        return route_through(self.model, self.space, (images,), extra).run(place)
+
+
+def _cut(model: Any, layer: Where) -> tuple[_Cut, nn.Module]:
+    """The network cut at the layer, and what Captum runs: the same, or the questions to it."""
+    outer, own_place = unwrapped(model)
+    inner = outer.model if isinstance(outer, QuestionModel) else outer
+    if inner is not outer:
+        inner, own_place = unwrapped(inner)
+    where = own_place if layer is None else layer
+    space = (
+        where_to_read(inner, where)
+        if where is not None
+        else plugins.feature_space(inner) or _last_convolution(inner)
+    )
+    cut = _Cut(inner, space)
+    return cut, QuestionModel(cut, outer.questions) if isinstance(outer, QuestionModel) else cut
+
+
+def _last_convolution(model: nn.Module) -> FeatureSpace:
+    names = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
+    if not names:
+        raise ValueError(
+            f"{type(model).__name__} has no Conv2d and no plugin knows it; say where to look with layer=..."
+        )
+    return FeatureSpace(layer=names[-1], layout="NCHW")
+
+
+def _channels_first(z: Tensor, space: FeatureSpace) -> Shown:
+    layout, prefix = layout_of(z, space), space.prefix_tokens
+    if layout == "NCHW":
+        return z, lambda x: x
+    if layout == "NHWC":
+        return z.permute(0, 3, 1, 2), lambda x: x.permute(0, 2, 3, 1)
+    if layout == "NCL":
+        return z[:, :, prefix:], lambda x: torch.cat([z[:, :, :prefix], x], dim=2)
+    return z[:, prefix:].transpose(1, 2), lambda x: torch.cat([z[:, :prefix], x.transpose(1, 2)], dim=1)
+
+
+def _cells(cam: Tensor, space: FeatureSpace, size: tuple[int, int]) -> Tensor:
+    """Captum's ``[N, 1, h, w]`` or ``[N, 1, L]`` as a grid ``[N, h, w]``."""
+    shown = replace(space, layout="NCHW" if cam.dim() == 4 else "NCL", prefix_tokens=0)
+    return contribution_map(cam, shown, size)

@@ -1,0 +1,191 @@
+"""A method of Captum's as a peer: numpy targets and questions welcome, defaults filled in, no trace left."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from captum._utils.common import (
+    _format_additional_forward_args,
+    _format_output,
+    _format_tensor_into_tuples,
+    _is_tuple,
+)
+from captum.attr import Attribution
+from captum.log import log_usage
+from torch import Tensor, nn
+
+from captum_align.batches import pieces
+from captum_align.default_options import nothing
+from captum_align.undisturbed import fixed_random_state, own_leaf, undisturbed
+from xai_align.model_state import check_evaluation_mode
+from xai_align.question import Question, QuestionModel, TargetError, ask, captum_target
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How one of Captum's methods is run.
+
+    Attributes:
+        method: its class; the first argument of the constructor is the model.
+        defaults: options for ``attribute`` that Captum has no default for, from the inputs and
+            the options given.
+        hooks_modules: it works with hooks on the model's modules.
+        draws: it draws random numbers; then each example is explained by itself with the
+            same numbers, so that its map depends neither on the call nor on its batch mates.
+    """
+
+    method: type[Any]
+    defaults: Callable[[tuple[Tensor, ...], dict[str, Any]], dict[str, Any]] = nothing
+    hooks_modules: bool = False
+    draws: bool = False
+
+
+class Peer(Attribution):
+    """One of Captum's methods, with Captum's call.
+
+    Args:
+        forward_func: the model, a ``QuestionModel``, or any function of the inputs if the method takes one.
+        recipe: which method, and how.
+        **options: of the method's constructor, or of its ``attribute``, for every call.
+
+    Raises:
+        TypeError: the method has no such option, or needs an ``nn.Module``.
+    """
+
+    def __init__(self, forward_func: Any, recipe: Recipe, **options: Any) -> None:
+        Attribution.__init__(self, forward_func)
+        if recipe.hooks_modules and not isinstance(forward_func, nn.Module):
+            raise TypeError(
+                f"{recipe.method.__name__} hooks the layers of a network and needs the "
+                f"torch.nn.Module itself, got {type(forward_func).__name__}"
+            )
+        self.recipe = recipe
+        built_with = _constructor_options(recipe.method)
+        self._construction = {name: value for name, value in options.items() if name in built_with}
+        self._options = {name: value for name, value in options.items() if name not in built_with}
+        _check_options(recipe.method, self._options)
+        self._method = recipe.method(forward_func, **self._construction)
+
+    @log_usage()
+    def attribute(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        target: Any = None,
+        additional_forward_args: Any = None,
+        **options: Any,
+    ) -> Any:
+        """Attributions in the shape of ``inputs``, detached.
+
+        Args:
+            inputs: tensor ``[N, ...]`` or tuple of tensors.
+            target: what Captum's methods take, numpy integers and arrays, or a ``xai_align.Question``.
+            additional_forward_args: further arguments of the model.
+            **options: further arguments of the method's own ``attribute``, e.g. ``n_steps=50``. With
+                ``return_convergence_delta=True`` the answer is ``(attributions, delta)``.
+
+        Raises:
+            TypeError: the method has no such option.
+            TargetError: (an AssertionError) the target is not understood.
+            AssertionError, IndexError: Captum's own, for a target that does not fit the output.
+            ValueError: the model is in train mode where that matters.
+        """
+        _check_options(self.recipe.method, options)
+        if isinstance(self.forward_func, nn.Module):
+            check_evaluation_mode(self.forward_func)
+        given = _format_tensor_into_tuples(inputs)
+        model, target = _posed(self.forward_func, target, len(given[0]))
+        extra = _format_additional_forward_args(additional_forward_args)
+        with undisturbed(model, hooks_modules=self.recipe.hooks_modules):
+            leaves = tuple(own_leaf(x) for x in given)
+            options = {**self._options, **options}
+            options = {**self.recipe.defaults(leaves, options), **options}
+            attributions, delta = self._run(model, leaves, target, extra, options)
+        result = _format_output(_is_tuple(inputs), attributions)
+        return result if delta is None else (result, delta)
+
+    def _run(
+        self, model: Any, leaves: tuple[Tensor, ...], target: Any, extra: Any, options: dict[str, Any]
+    ) -> tuple[tuple[Tensor, ...], Tensor | None]:
+        method = self.recipe.method(model, **self._construction)
+        if not self.recipe.draws:
+            return _attribute(method, leaves, target, extra, options)
+        parts = []
+        for leaf, asked, rest in pieces(leaves, target, extra, len(leaves[0]), 1):
+            with fixed_random_state(leaf[0].device):
+                parts.append(_attribute(method, leaf, asked, rest, options))
+        attributions = tuple(torch.cat(part) for part in zip(*(maps for maps, _ in parts), strict=True))
+        deltas = [delta for _, delta in parts if delta is not None]
+        return attributions, torch.cat(deltas) if deltas else None
+
+    def has_convergence_delta(self) -> bool:
+        """As the method says."""
+        return bool(self._method.has_convergence_delta())
+
+    def compute_convergence_delta(self, *args: Any, **kwargs: Any) -> Tensor:
+        """As the method computes it."""
+        return self._method.compute_convergence_delta(*args, **kwargs)
+
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        """As the method says."""
+        return bool(self._method.multiplies_by_inputs)
+
+    def get_name(self) -> str:
+        """The method's name in tables, as Captum spells it."""
+        return str(self._method.get_name())
+
+
+def _posed(model: Any, target: Any, num_examples: int) -> tuple[Any, Any]:
+    """The model and the target that ask what ``target`` asks, in forms that Captum takes."""
+    target = captum_target(target)
+    asks = isinstance(target, Question) or (
+        isinstance(target, list) and any(isinstance(one, Question) for one in target)
+    )
+    if not asks:
+        return model, target
+    if isinstance(model, QuestionModel):
+        raise TargetError(
+            "this model answers questions already; give the target that ask() gave, or the plain model"
+        )
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"a question needs the torch.nn.Module itself, got {type(model).__name__}")
+    return ask(model, target, num_examples)
+
+
+def _attribute(
+    method: Any, leaves: tuple[Tensor, ...], target: Any, extra: Any, options: dict[str, Any]
+) -> tuple[tuple[Tensor, ...], Tensor | None]:
+    """Captum's answer in two parts: the maps as a tuple, and the convergence delta if it was asked for."""
+    answer = method.attribute(leaves, target=target, additional_forward_args=extra, **options)
+    maps, delta = answer if options.get("return_convergence_delta") else (answer, None)
+    # occlusion answers in float32 whatever it is given
+    maps = tuple(_like(leaf, one.detach().contiguous()) for leaf, one in zip(leaves, maps, strict=True))
+    return maps, None if delta is None else delta.detach()
+
+
+def _like(leaf: Tensor, attributions: Tensor) -> Tensor:
+    return attributions.to(leaf.dtype) if leaf.is_floating_point() else attributions
+
+
+def _constructor_options(method: type[Any]) -> set[str]:
+    return set(list(inspect.signature(method).parameters)[1:])
+
+
+def _check_options(method: type[Any], options: dict[str, Any]) -> None:
+    parameters = inspect.signature(method.attribute).parameters
+    known = [
+        name
+        for name, parameter in parameters.items()
+        if parameter.kind is not parameter.VAR_KEYWORD and name not in ("self", "inputs")
+    ]
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise TypeError(
+            f"{method.__name__} has no option {', '.join(map(repr, unknown))}; it has {', '.join(known)}"
+        )

@@ -1,0 +1,66 @@
+"""Captum's own methods by name, so that every comparison has its peers."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+from captum.attr import (
+    DeepLift,
+    FeatureAblation,
+    GradientShap,
+    GuidedBackprop,
+    InputXGradient,
+    IntegratedGradients,
+    Occlusion,
+    Saliency,
+)
+from captum.attr._core.deep_lift import SUPPORTED_NON_LINEAR
+from torch import nn
+
+from captum_align.default_options import patch_masks, sliding_windows, zero_distribution
+from captum_align.layer_grad_cam import FeatureSpaceGradCam
+from captum_align.peer import Peer, Recipe
+
+PEERS: dict[str, Recipe] = {
+    "saliency": Recipe(method=Saliency),
+    "input_x_gradient": Recipe(method=InputXGradient),
+    "integrated_gradients": Recipe(method=IntegratedGradients),
+    "gradient_shap": Recipe(method=GradientShap, defaults=zero_distribution, draws=True),
+    "deep_lift": Recipe(method=DeepLift, hooks_modules=True),
+    "guided_backprop": Recipe(method=GuidedBackprop, hooks_modules=True),
+    "occlusion": Recipe(method=Occlusion, defaults=sliding_windows),
+    "feature_ablation": Recipe(method=FeatureAblation, defaults=patch_masks),
+    "layer_grad_cam": Recipe(method=FeatureSpaceGradCam),
+}
+
+
+#: The layers whose backward pass these methods change; elsewhere they take the plain gradient.
+CHANGED_LAYERS: dict[str, tuple[type[nn.Module], ...]] = {
+    "guided_backprop": (nn.ReLU,),
+    "deep_lift": tuple(SUPPORTED_NON_LINEAR),
+}
+
+
+def build_peer(name: str, model: Any, **options: Any) -> Peer:
+    """The peer of this name for a model.
+
+    Raises:
+        KeyError: there is none.
+        TypeError: the method has no such option, or needs an ``nn.Module``.
+    """
+    peer = Peer(model, PEERS[name], **options)
+    _warn_of_plain_gradient(name, model)
+    return peer
+
+
+def _warn_of_plain_gradient(name: str, model: Any) -> None:
+    """Captum is silent about networks in which a method finds no layer it knows."""
+    layers = CHANGED_LAYERS.get(name)
+    if layers and not any(type(module) in layers for module in model.modules()):
+        plain = "the plain gradient" if name == "guided_backprop" else "gradient times (input - baseline)"
+        warnings.warn(
+            f"{name} finds no layer in {type(model).__name__} that it treats in its own way "
+            f"({', '.join(layer.__name__ for layer in layers)}): the result is {plain}",
+            stacklevel=3,
+        )

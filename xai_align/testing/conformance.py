@@ -1,0 +1,138 @@
+"""The conformance check for attribution classes, after scikit-learn's ``check_estimator``."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import nn
+
+from xai_align.plugin_loading import did_you_mean
+from xai_align.testing.subject import Check, Subject
+from xai_align.testing.table import CORE_CHECKS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+Status = Literal["passed", "skipped", "not kept"]
+
+
+class ConformanceError(AssertionError):
+    """A check failed: which one, what was found, what to do.
+
+    Attributes:
+        check: the name of the check.
+    """
+
+    def __init__(self, message: str, check: str) -> None:
+        super().__init__(message)
+        self.check = check
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a check ended. ``not kept``: it is optional, and ``found`` says what is missing."""
+
+    check: str
+    status: Status
+    found: str = ""
+
+
+def check_attribution(
+    cls: Any,
+    *,
+    build: Callable[[nn.Module], Any] | None = None,
+    options: Mapping[str, Any] | None = None,
+    require: Iterable[str] = (),
+    skip: Iterable[str] = (),
+    device: str | torch.device = "cpu",
+    rtol: float = 1e-4,
+    atol: float = 1e-5,
+) -> list[Outcome]:
+    """Check that an attribution class keeps the conventions that pipelines rely on.
+
+    It is built on tiny networks that take images ``[N, 3, 8, 10]`` and come
+    with this package; nothing else is needed. The first broken convention
+    raises. See :func:`conformance_checks` for the list.
+
+    Args:
+        cls: the class, or any factory; ``cls(model)`` has ``attribute(inputs, target=...)``.
+        build: how to build it from a model, where ``cls(model)`` is not enough.
+        options: handed to every ``attribute`` call, e.g. ``{"n_steps": 20}``.
+        require: names of optional checks that must hold too.
+        skip: names of checks that are not run.
+        device: where networks and images are put.
+        rtol, atol: by how much equal attributions may differ; ``atol`` is relative to
+            the largest one where that is above 1.
+
+    Returns:
+        What became of every check, for a report.
+
+    Raises:
+        ConformanceError: (an AssertionError) names the check, what was found, what to do.
+        ValueError: ``require`` or ``skip`` names no check.
+
+    Example::
+
+        check_attribution(MyAttribution, options={"n_steps": 20}, require=["numpy_targets"])
+    """
+    checks = _all_checks()
+    required, skipped = _known(require, checks, "require"), _known(skip, checks, "skip")
+    subject = Subject(
+        build=build or cls, options=dict(options or {}), device=torch.device(device), rtol=rtol, atol=atol
+    )
+    return [_outcome(cls, check, subject, required, skipped) for check in checks.values()]
+
+
+def conformance_checks() -> dict[str, str]:
+    """Every check and what it means, in a line; optional ones say so."""
+    return {
+        name: check.summary + (" [optional]" if check.optional else "")
+        for name, check in _all_checks().items()
+    }
+
+
+def _outcome(cls: Any, check: Check, subject: Subject, required: set[str], skipped: set[str]) -> Outcome:
+    if check.name in skipped:
+        return Outcome(check.name, "skipped")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what a method says on the way is not what is checked
+            check.run(subject)
+    except Exception as error:
+        answered = type(error) is AssertionError
+        found = str(error) if answered else f"{type(error).__name__}: {error}"
+        if check.optional and check.name not in required:
+            return Outcome(check.name, "not kept", found)
+        advice = check.advice if answered else f"the call itself raised (traceback above); {check.advice}"
+        raise ConformanceError(
+            f"{_name(cls)} fails the check '{check.name}': {check.summary}.\n"
+            f"Found: {found}\nTo do: {advice}.",
+            check.name,
+        ) from error
+    return Outcome(check.name, "passed")
+
+
+def _all_checks() -> dict[str, Check]:
+    # Captum is no dependency of the core: what needs it lives with its adapter and comes when it is run.
+    from captum_align.conformance import CAPTUM_CHECKS
+
+    return {check.name: check for check in (*CORE_CHECKS, *CAPTUM_CHECKS)}
+
+
+def _known(names: Iterable[str], checks: Mapping[str, Check], argument: str) -> set[str]:
+    names = [names] if isinstance(names, str) else list(names)
+    for name in names:
+        if name not in checks:
+            near = did_you_mean(name, checks)
+            raise ValueError(f"{argument} names '{name}', no check{near} Checks: {', '.join(checks)}")
+    return set(names)
+
+
+def _name(cls: Any) -> str:
+    if isinstance(cls, partial):
+        return f"{_name(cls.func)}({', '.join(map(repr, cls.args))})"
+    return str(getattr(cls, "__name__", None) or type(cls).__name__)
