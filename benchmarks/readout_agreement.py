@@ -1,6 +1,6 @@
 """Agreement of the readout with independent implementations, in float64 and float32.
 
-    python benchmarks/readout_agreement.py
+python benchmarks/readout_agreement.py
 """
 
 from __future__ import annotations
@@ -33,7 +33,10 @@ def main() -> None:
     print("affine heads: largest difference over the largest contribution")
     for name, layer in LOCAL_HEADS.items():
         for dtype in (torch.float32, torch.float64):
-            print(f"  {name}, {dtype}: " + ", ".join(f"{who} {gap:.1e}" for who, gap in against_captum(name, layer, dtype).items()))
+            print(
+                f"  {name}, {dtype}: "
+                + ", ".join(f"{who} {gap:.1e}" for who, gap in against_captum(name, layer, dtype).items())
+            )
     print("a norm after pooling: against the closed form")
     for name in ("convnext_atto", "poolformer_s12", "davit_tiny"):
         print(f"  {name}: {against_closed_form(name):.1e}")
@@ -96,7 +99,11 @@ def deletion(name: str) -> float:
         for position in range(min(10, cells.shape[1])):
             without = cells.clone()
             without[:, position] = 0
-            back = without.transpose(1, 2).reshape(z.shape) if z.shape[1] == model.num_features and z.dim() == 4 else without.view(z.shape)
+            back = (
+                without.transpose(1, 2).reshape(z.shape)
+                if z.shape[1] == model.num_features and z.dim() == 4
+                else without.view(z.shape)
+            )
             fall = readout.answer - model.forward_head(back)[:, 3]
             gaps.append(float((fall - parts[:, position].sum(1)).abs() / readout.answer.abs()))
     return max(gaps)

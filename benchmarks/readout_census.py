@@ -34,7 +34,10 @@ MEMORY = 18.5
 #: Where one float32 readout is above the goal of 1e-5, float64 must be below 1e-9.
 GOAL = {"float32": 1e-5, "float64": 1e-9}
 #: Too large for the memory, and the sibling (same module, same head) that stands for each.
-SIBLINGS = {"vit_5b_patch16_sapiens2": "vit_giant_patch16_sapiens2", "vit_7b_patch16_dinov3": "vit_huge_plus_patch16_dinov3"}
+SIBLINGS = {
+    "vit_5b_patch16_sapiens2": "vit_giant_patch16_sapiens2",
+    "vit_7b_patch16_dinov3": "vit_huge_plus_patch16_dinov3",
+}
 BATCH = 20
 
 
@@ -42,7 +45,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", help="comma-separated architectures, measured in this process")
     parser.add_argument("--table", type=Path, default=TABLE)
-    parser.add_argument("--largest", type=float, default=float("inf"), help="leave out what has more million parameters")
+    parser.add_argument(
+        "--largest", type=float, default=float("inf"), help="leave out what has more million parameters"
+    )
     parser.add_argument("--summary", action="store_true")
     options = parser.parse_args()
     if options.summary:
@@ -63,7 +68,9 @@ def drive(table: Path, largest: float) -> None:
             return
         batch = missing[: BATCH if sizes[missing[0]] < 200 else 3]
         print(f"{len(done)} of {len(names)} done; next {batch[0]} … {batch[-1]}", flush=True)
-        code = subprocess.run([sys.executable, __file__, "--table", str(table), "--only", ",".join(batch)], check=False).returncode
+        code = subprocess.run(
+            [sys.executable, __file__, "--table", str(table), "--only", ",".join(batch)], check=False
+        ).returncode
         done = {row["architecture"] for row in rows(table)}
         stopped = [name for name in batch if name not in done]
         if code and stopped:
@@ -291,7 +298,9 @@ def append(table: Path, row: dict[str, object]) -> None:
 def summarise(table: Path) -> None:
     everything = rows(table)
     measured = [row for row in everything if row["dtype"]]
-    within = [row for row in measured if max(map(float, (row["error_default"], row["error_input"]))) <= GOAL[row["dtype"]]]
+    within = [
+        row for row in measured if max(map(float, (row["error_default"], row["error_input"]))) <= GOAL[row["dtype"]]
+    ]
     print(f"{len(everything)} architectures, {len(measured)} measured, {len(within)} within the goal")
     for dtype in GOAL:
         print(f"  in {dtype}: {sum(row['dtype'] == dtype for row in within)}")
@@ -300,7 +309,10 @@ def summarise(table: Path) -> None:
     print(f"  largest relative difference of the logits to the plain model's: {max(differences, default=0):.1e}")
     for row in everything:
         if row not in within:
-            print(f"  above: {row['architecture']}: {row['error_default']} / {row['error_input']} {row['dtype']} {row['note']}")
+            print(
+                f"  above: {row['architecture']}:",
+                f"{row['error_default']} / {row['error_input']} {row['dtype']} {row['note']}",
+            )
 
 
 if __name__ == "__main__":

@@ -51,7 +51,10 @@ def main() -> None:
         for way, ratio in ratios.items():
             print(f"  {way}: {ratio:.2f} x")
         backward, readout = (peak(name, way) for way in ("forward and backward", "readout at the input"))
-        print(f"  peak memory over the model: backward {backward:.0f} MiB, readout {readout:.0f} MiB: {readout / backward:.2f} x")
+        print(
+            f"  peak memory over the model: backward {backward:.0f} MiB,",
+            f"readout {readout:.0f} MiB: {readout / backward:.2f} x",
+        )
 
 
 def build(name: str) -> torch.nn.Module:
@@ -126,7 +129,9 @@ def time_ratios(name: str, batch: int, rounds: int) -> tuple[dict[str, float], f
             run()
             seconds[way].append(time.perf_counter() - start)
     forward = seconds.pop("plain forward")
-    ratios = {way: statistics.median(t / f for t, f in zip(times, forward, strict=False)) for way, times in seconds.items()}
+    ratios = {
+        way: statistics.median(t / f for t, f in zip(times, forward, strict=False)) for way, times in seconds.items()
+    }
     return ratios, statistics.median(forward)
 
 

@@ -18,9 +18,7 @@ def algorithms(entry):
 INPUT = [entry for entry in config if "InputXGradient" in algorithms(entry) and "layer" not in entry]
 #: Every entry for one layer whose output is attributed to.
 LAYER = [
-    entry
-    for entry in config
-    if "LayerGradientXActivation" in algorithms(entry) and isinstance(entry.get("layer"), str)
+    entry for entry in config if "LayerGradientXActivation" in algorithms(entry) and isinstance(entry.get("layer"), str)
 ]
 #: Entries whose network ends in softmax: there are no logits to read out.
 WITHOUT_LOGITS = {"conv_layer_single_target"}

@@ -70,7 +70,12 @@ def _state(model: nn.Module) -> dict[str, object]:
         "gradients": [None if p.grad is None else p.grad.clone() for p in model.parameters()],
         "modes": [module.training for module in model.modules()],
         "hooks": [
-            (len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks), len(m._backward_pre_hooks))
+            (
+                len(m._forward_hooks),
+                len(m._forward_pre_hooks),
+                len(m._backward_hooks),
+                len(m._backward_pre_hooks),
+            )
             for m in model.modules()
         ],
         "random state": torch.get_rng_state(),

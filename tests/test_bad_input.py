@@ -46,7 +46,13 @@ CASES = {
     "target a float tensor": (images, torch.tensor([1.0, 2.0]), None, TargetError, "integers"),
     "target with two axes": (images, torch.tensor([[1], [2]]), None, TargetError, "shape"),
     "target with too many parts": (images, (1, 2), None, TargetError, "2 parts"),
-    "layer missing": (images, 0, "blocks.12", ValueError, r"'blocks\.12' not found; this model has conv1, norm"),
+    "layer missing": (
+        images,
+        0,
+        "blocks.12",
+        ValueError,
+        r"'blocks\.12' not found; this model has conv1, norm",
+    ),
     "layer unused": (images, 0, "unused", ValueError, "did not run"),
     "layer run twice": (images, 0, "act", ValueError, "more than once"),
     "layer of another model": (images, 0, nn.Linear(1, 1), ValueError, "not a module of this model"),
@@ -105,7 +111,7 @@ def test_bad_outputs(output, error, message):
 def test_no_classifier():
     model = conv_net()
     model.num_classes = 0
-    with untouched(model), pytest.raises(ValueError, match="no classifier.*num_classes"):
+    with untouched(model), pytest.raises(ValueError, match=r"no classifier.*num_classes"):
         read_out(model, images(), 0)
 
 
@@ -131,7 +137,11 @@ def test_scripted_and_quantised_models():
 
 def test_inference_mode_where_gradients_are_needed():
     model, x = conv_net(), images()
-    with torch.inference_mode(), untouched(model), pytest.raises(ValueError, match=r"inference_mode.*no_grad"):
+    with (
+        torch.inference_mode(),
+        untouched(model),
+        pytest.raises(ValueError, match=r"inference_mode.*no_grad"),
+    ):
         read_out(model, x, 0)
     with torch.no_grad():
         assert read_out(model, x, 0).relative_error.max() < 1e-5
@@ -159,7 +169,10 @@ def test_an_error_of_the_model_itself_says_what_it_was_given():
     assert "[2, 2, 8, 8]" in "".join(caught.value.__notes__)
 
 
-@pytest.mark.parametrize("build", [lambda: Question.why_not(1, 1), lambda: Question.why_group([]), lambda: Question.why_not_rest(1, [1])])
+@pytest.mark.parametrize(
+    "build",
+    [lambda: Question.why_not(1, 1), lambda: Question.why_group([]), lambda: Question.why_not_rest(1, [1])],
+)
 def test_questions_without_sense(build):
     with pytest.raises(TargetError):
         build()

@@ -354,9 +354,7 @@ def test_optional_checks_are_reported_and_fail_only_where_required():
 def test_skipped_checks_are_reported_and_unknown_ones_refused():
     outcomes = check_attribution(FirstInputOnly, skip=["several_inputs"])
     assert [one.check for one in outcomes if one.status == "skipped"] == ["several_inputs"]
-    with pytest.raises(
-        ValueError, match="skip names 'several_input', no check; did you mean 'several_inputs'"
-    ):
+    with pytest.raises(ValueError, match="skip names 'several_input', no check; did you mean 'several_inputs'"):
         check_attribution(Kept, skip=["several_input"])
 
 
@@ -385,9 +383,7 @@ def test_every_check_has_a_line_that_tells_what_it_is():
     for name, line in conformance_checks().items():
         assert 20 < len(line) < 110, name
         assert "\n" not in line
-    assert [name for name, line in conformance_checks().items() if line.endswith("[optional]")] == list(
-        OPTIONAL
-    )
+    assert [name for name, line in conformance_checks().items() if line.endswith("[optional]")] == list(OPTIONAL)
 
 
 def test_the_tiny_network_and_its_images_are_the_same_every_time():
@@ -429,9 +425,7 @@ def test_captums_own_methods_pass(name, not_kept):
     outcomes = check_attribution(
         getattr(captum.attr, name), options={"n_steps": 10} if name == "IntegratedGradients" else None
     )
-    assert {
-        one.check for one in outcomes if one.status != "passed"
-    } <= not_kept  # a later Captum may keep more
+    assert {one.check for one in outcomes if one.status != "passed"} <= not_kept  # a later Captum may keep more
 
 
 def test_a_trace_that_captums_deep_lift_leaves_after_an_error_is_found():

@@ -55,9 +55,7 @@ def test_they_are_captums_kind(model):
 
 def test_a_name_that_the_package_does_not_have_is_an_attribute_error():
     assert set(captum_align.__all__) <= set(dir(captum_align))
-    with pytest.raises(
-        AttributeError, match="has no attribute 'PiNet'; it offers LayerPiNetAttribution, PiNet"
-    ):
+    with pytest.raises(AttributeError, match="has no attribute 'PiNet'; it offers LayerPiNetAttribution, PiNet"):
         _ = captum_align.PiNet
 
 
@@ -100,9 +98,7 @@ def test_the_convergence_delta_can_be_computed_afterwards(model, images, layer):
 
 
 @pytest.mark.parametrize("cls", [PiNetAttribution, LayerPiNetAttribution])
-@pytest.mark.parametrize(
-    "target", [1, [1, 3, 0], torch.tensor([1, 3, 0]), [(1,), (3,), (0,)], QUESTIONS, QUESTIONS[0]]
-)
+@pytest.mark.parametrize("target", [1, [1, 3, 0], torch.tensor([1, 3, 0]), [(1,), (3,), (0,)], QUESTIONS, QUESTIONS[0]])
 def test_internal_batches_give_what_the_whole_batch_gives(model, images, cls, target):
     method, second = cls(model, "second"), fixed_images(seed=9)
     extra = (second, 2.0)
@@ -241,15 +237,11 @@ def test_every_noisy_copy_keeps_the_question_of_its_example(model, images, metho
 def test_every_ablated_copy_keeps_the_question_of_its_example(model, images):
     asked, target = ask(model, QUESTIONS, len(images))
     halves = (torch.arange(images.shape[-1]) * 2 // images.shape[-1]).expand(1, *images.shape[1:])
-    maps = FeatureAblation(asked).attribute(
-        images, target=target, feature_mask=halves, perturbations_per_eval=2
-    )
+    maps = FeatureAblation(asked).attribute(images, target=target, feature_mask=halves, perturbations_per_eval=2)
     for index, question in enumerate(QUESTIONS):
         without_left = images[index : index + 1] * halves
         with torch.no_grad():
-            lost = question.answer(model(images[index : index + 1])[0]) - question.answer(
-                model(without_left)[0]
-            )
+            lost = question.answer(model(images[index : index + 1])[0]) - question.answer(model(without_left)[0])
         close(maps[index, 0, 0, 0], lost)
 
 
@@ -260,9 +252,7 @@ def test_every_ablated_copy_keeps_the_question_of_its_example(model, images):
         "pinet at a layer": lambda model, x, target: PiNetAttribution(model, "second").attribute(x, target),
         "input x gradient": lambda model, x, target: InputXGradient(model).attribute(x, target),
         "signed saliency": lambda model, x, target: Saliency(model).attribute(x, target, abs=False),
-        "integrated gradients": lambda model, x, target: IntegratedGradients(model).attribute(
-            x, target=target
-        ),
+        "integrated gradients": lambda model, x, target: IntegratedGradients(model).attribute(x, target=target),
         "ablation": lambda model, x, target: FeatureAblation(model).attribute(x, target=target),
     }.items(),
     ids=lambda item: item[0],

@@ -1,4 +1,4 @@
-"""On Captum's configurations no hook stays on the model: after success, a wrong target, a layer that raises."""
+"""No hook stays on the models of Captum's configurations: after success, a wrong target, a raising layer."""
 
 from __future__ import annotations
 

@@ -19,9 +19,7 @@ def example(value, index, count):
 
 
 def target_of_each(target, count):
-    return (
-        list(target) if isinstance(target, list | torch.Tensor) and len(target) == count else [target] * count
-    )
+    return list(target) if isinstance(target, list | torch.Tensor) and len(target) == count else [target] * count
 
 
 def one_by_one(entry, form):
@@ -37,9 +35,7 @@ def one_by_one(entry, form):
             **{
                 **arguments,
                 "target": form(target),
-                "additional_forward_args": None
-                if extra is None
-                else tuple(example(x, index, count) for x in extra),
+                "additional_forward_args": None if extra is None else tuple(example(x, index, count) for x in extra),
             },
         )
 

@@ -165,9 +165,7 @@ def test_a_method_that_fails_is_named_and_the_others_go_on(folder, monkeypatch):
 
     known = explanation.attribution_method
     failing = AttributionSpec(name="saliency", build=build, summary="fails")
-    monkeypatch.setattr(
-        explanation, "attribution_method", lambda name: failing if name == "saliency" else known(name)
-    )
+    monkeypatch.setattr(explanation, "attribution_method", lambda name: failing if name == "saliency" else known(name))
     result = explain("half.png", "--method", "saliency,pinet")
     assert result.exit_code == 1
     assert "half.png: saliency failed" in result.stderr
@@ -228,9 +226,7 @@ def test_a_model_without_names_is_asked_by_number(folder):
     assert result.exit_code == 0, result.output
     assert numbers("half.pinet")["question"] == "Why 2?"
     assert "no class names" in refused(explain("half.png", "--class", "red", model="cli_factory:unnamed"))
-    assert "class 9 is out of range" in refused(
-        explain("half.png", "--class", "9", model="cli_factory:unnamed")
-    )
+    assert "class 9 is out of range" in refused(explain("half.png", "--class", "9", model="cli_factory:unnamed"))
 
 
 def test_a_model_from_the_working_directory_is_found(folder):

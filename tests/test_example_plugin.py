@@ -37,9 +37,7 @@ def run(installed, tmp_path):
         path = os.pathsep.join([str(installed), str(ROOT), str(ROOT / "adapters")])
         clean = {key: value for key, value in os.environ.items() if not key.startswith("XAI_ALIGN_")}
         env = {**clean, "PYTHONPATH": path, "COLUMNS": "200", **environment}
-        done = subprocess.run(
-            [sys.executable, *arguments], env=env, cwd=tmp_path, capture_output=True, text=True
-        )
+        done = subprocess.run([sys.executable, *arguments], env=env, cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 

@@ -68,9 +68,7 @@ def test_options_reach_the_method(model):
 
 def test_what_is_read_in_a_layer_is_spread_over_its_pixels_and_channels():
     torch.manual_seed(0)
-    model = nn.Sequential(
-        nn.Conv2d(3, 2, 2, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 3)
-    )
+    model = nn.Sequential(nn.Conv2d(3, 2, 2, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 3))
     inputs = torch.randn(2, 3, 4, 6)
     explanation = explain(model.eval(), inputs, 1, layer="0")
     assert explanation.readout.contributions.shape == (2, 2, 2, 3)

@@ -35,7 +35,9 @@ OPERATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "q k^T v": lambda x: (x.flatten(2) @ x.flatten(2).transpose(1, 2)).softmax(-1) @ x.flatten(2),
     "q k^T without softmax": lambda x: (x.flatten(2) @ x.flatten(2).transpose(1, 2)) @ x.flatten(2),
     "sdpa": lambda x: F.scaled_dot_product_attention(x, x, x),
-    "sdpa with a mask from the query": lambda x: F.scaled_dot_product_attention(x, x, x, attn_mask=x @ x.transpose(-1, -2)),
+    "sdpa with a mask from the query": lambda x: F.scaled_dot_product_attention(
+        x, x, x, attn_mask=x @ x.transpose(-1, -2)
+    ),
     "einsum": lambda x: torch.einsum("nchw,nchv->nhwv", x, x),
     "einsum of a list": lambda x: torch.einsum("nchw,nchv,nchu->nhwvu", [x, x, x]),
     "einsum with a constant": lambda x: torch.einsum("nchw,kc->nkhw", x, weights),
@@ -85,7 +87,9 @@ OPERATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "python value": lambda x: x * float(x.abs().max()) + x[0, 0, 0, 0].item() + float(x.amin()),
     "grid_sample": lambda x: F.grid_sample(x, x[:, :2].permute(0, 2, 3, 1).tanh(), align_corners=False),
     "interpolate": lambda x: F.interpolate(x, size=(9, 11), mode="bicubic", align_corners=False),
-    "fourier": lambda x: torch.fft.irfft2(torch.fft.rfft2(x) * torch.view_as_complex(weights[:6, :8].reshape(6, 4, 2).contiguous())),
+    "fourier": lambda x: torch.fft.irfft2(
+        torch.fft.rfft2(x) * torch.view_as_complex(weights[:6, :8].reshape(6, 4, 2).contiguous())
+    ),
     "unfold and fold": lambda x: F.fold(F.unfold(x, 2), (6, 6), 2),
     "pad, roll, cat, chunk": lambda x: torch.cat(F.pad(x.roll(1, 1), (1, 1)).chunk(2, 1)[::-1], 1),
     "cumsum": lambda x: x.cumsum(1),
@@ -101,7 +105,12 @@ OPERATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 #: Operations that here mix the examples of a batch.
-ONE_EXAMPLE = {"dynamic convolution", "convolution with a dependent bias", "min of everything", "python value"}
+ONE_EXAMPLE = {
+    "dynamic convolution",
+    "convolution with a dependent bias",
+    "min of everything",
+    "python value",
+}
 
 
 def _written(x: Tensor) -> Tensor:

@@ -76,9 +76,7 @@ def close(a, b, tolerance=1e-5):
 @pytest.mark.filterwarnings("ignore:(deep_lift|guided_backprop) finds no layer")
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("model_name", MODELS)
-def test_by_name_on_a_timm_model_in_the_shape_of_the_inputs_and_without_a_trace(
-    models, images, name, model_name
-):
+def test_by_name_on_a_timm_model_in_the_shape_of_the_inputs_and_without_a_trace(models, images, name, model_name):
     model = models[model_name]
     model.requires_grad_(True)
     before, given = snapshot(model), snapshot_of_inputs((images,))
@@ -124,9 +122,7 @@ def test_captum_called_directly_gives_the_same(models, images, name):
         if hasattr(module, "inplace"):
             module.inplace = False
     try:
-        direct = getattr(captum.attr, cls)(model).attribute(
-            images.clone(), target=torch.tensor([1, 5]), **options
-        )
+        direct = getattr(captum.attr, cls)(model).attribute(images.clone(), target=torch.tensor([1, 5]), **options)
     finally:
         for module in model.modules():
             if hasattr(module, "inplace"):
@@ -139,9 +135,7 @@ def test_the_methods_with_hooks_reach_the_activations_in_place_of_a_timm_model(m
     assert any(getattr(module, "inplace", False) for module in model.modules())
     gradient = build("saliency", model).attribute(images, target=1, abs=False)
     assert not torch.allclose(build("guided_backprop", model).attribute(images, target=1), gradient, rtol=0.1)
-    assert not torch.allclose(
-        build("deep_lift", model).attribute(images, target=1), images * gradient, rtol=0.1
-    )
+    assert not torch.allclose(build("deep_lift", model).attribute(images, target=1), images * gradient, rtol=0.1)
 
 
 def test_deep_lift_accounts_for_the_difference_to_zeros():
@@ -201,9 +195,7 @@ def test_options_are_for_every_call_or_for_one_and_misspelt_ones_are_named():
     model, images = TinyNetwork(), fixed_images()
     for_all = build("integrated_gradients", model, n_steps=3, multiply_by_inputs=False)
     assert for_all.multiplies_by_inputs is False
-    expected = captum.attr.IntegratedGradients(model, multiply_by_inputs=False).attribute(
-        images, target=1, n_steps=3
-    )
+    expected = captum.attr.IntegratedGradients(model, multiply_by_inputs=False).attribute(images, target=1, n_steps=3)
     close(for_all.attribute(images, target=1), expected)
     with pytest.raises(TypeError, match=r"IntegratedGradients has no option 'steps'; it has .*n_steps"):
         for_all.attribute(images, target=1, steps=3)
@@ -232,9 +224,7 @@ def test_a_model_in_train_mode_is_refused():
 
 @pytest.mark.parametrize("name", ["deep_lift", "guided_backprop"])
 def test_it_is_said_when_a_method_finds_nothing_to_do(models, name):
-    with pytest.warns(
-        UserWarning, match=f"{name} finds no layer in VisionTransformer .* the result is .*gradient"
-    ):
+    with pytest.warns(UserWarning, match=f"{name} finds no layer in VisionTransformer .* the result is .*gradient"):
         build(name, models["test_vit"])
 
 
@@ -264,9 +254,7 @@ def test_the_contrast_of_two_classes_is_the_difference_of_their_maps(name):
 
 
 @pytest.mark.parametrize("model_name", ["test_resnet", "test_efficientnet"])
-@pytest.mark.parametrize(
-    "asked", [[1, 5], [Question.why_not(1, 2), Question.why(5)]], ids=["classes", "questions"]
-)
+@pytest.mark.parametrize("asked", [[1, 5], [Question.why_not(1, 2), Question.why(5)]], ids=["classes", "questions"])
 def test_grad_cam_on_a_pooled_linear_head_is_the_readout_there(models, images, model_name, asked):
     model = models[model_name]
     cam = build("layer_grad_cam", model).attribute(images, target=asked)
@@ -350,9 +338,7 @@ def test_grad_cam_at_a_layer_by_name_by_module_or_at_the_input_and_with_relu():
     at_input = build("layer_grad_cam", model, layer="input").attribute(images, target=1)
     gradient = build("saliency", model).attribute(images, target=1, abs=False)
     close(at_input.sum(1), grad_cam_by_hand(images, gradient, (2, 3), 1))
-    cut_off = build("layer_grad_cam", model, layer="first").attribute(
-        images, target=1, relu_attributions=True
-    )
+    cut_off = build("layer_grad_cam", model, layer="first").attribute(images, target=1, relu_attributions=True)
     close(cut_off, by_name.clamp(min=0))
     assert float(by_name.min()) < 0
 
@@ -405,7 +391,5 @@ def test_where_grad_cam_cannot_look_is_said(layer, inputs, error, said):
 
 def test_without_any_convolution_grad_cam_asks_for_a_layer():
     model = nn.Sequential(nn.Flatten(), nn.Linear(240, 3)).eval()
-    with pytest.raises(
-        ValueError, match="Sequential has no Conv2d and no plugin knows it; say where to look"
-    ):
+    with pytest.raises(ValueError, match="Sequential has no Conv2d and no plugin knows it; say where to look"):
         build("layer_grad_cam", model).attribute(fixed_images(), target=1)

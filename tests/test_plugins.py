@@ -331,9 +331,7 @@ def test_second_name_for_the_same_module_is_a_duplicate(site):
 def test_disabled_plugin_is_never_imported(site, monkeypatch):
     module = site.add("loud", "raise RuntimeError('imported')")
     other = site.add("good", offering("alpha"))
-    monkeypatch.setenv(
-        "XAI_ALIGN_DISABLED_PLUGINS", os.environ["XAI_ALIGN_DISABLED_PLUGINS"] + ", loud ,stranger"
-    )
+    monkeypatch.setenv("XAI_ALIGN_DISABLED_PLUGINS", os.environ["XAI_ALIGN_DISABLED_PLUGINS"] + ", loud ,stranger")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         row = rows()["loud"]

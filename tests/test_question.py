@@ -103,7 +103,9 @@ def test_dense_outputs_and_single_outputs():
     assert rest.tolist() == [0.0, 0.0]
 
 
-@pytest.mark.parametrize("wrong", [1.0, True, torch.tensor(1.5), "cat", {1}, torch.tensor([[1]]), np.array([0.5]), [True]])
+@pytest.mark.parametrize(
+    "wrong", [1.0, True, torch.tensor(1.5), "cat", {1}, torch.tensor([[1]]), np.array([0.5]), [True]]
+)
 def test_wrong_targets_are_assertion_errors_with_words(wrong):
     with pytest.raises(TargetError) as caught:
         captum_target(wrong)

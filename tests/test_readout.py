@@ -36,11 +36,27 @@ def test_contrast_worked_by_hand():
     assert readout.bias.tolist() == [4.0]
 
 
-ACTIVATIONS = [nn.ReLU, nn.GELU, nn.SiLU, nn.Hardswish, nn.ReLU6, nn.Tanh, nn.Softplus, nn.ELU, nn.LeakyReLU, nn.Mish]
+ACTIVATIONS = [
+    nn.ReLU,
+    nn.GELU,
+    nn.SiLU,
+    nn.Hardswish,
+    nn.ReLU6,
+    nn.Tanh,
+    nn.Softplus,
+    nn.ELU,
+    nn.LeakyReLU,
+    nn.Mish,
+]
 
 
 @settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 10**6), act=st.sampled_from(ACTIVATIONS), depth=st.integers(1, 4), scale=st.floats(0.01, 30))
+@given(
+    seed=st.integers(0, 10**6),
+    act=st.sampled_from(ACTIVATIONS),
+    depth=st.integers(1, 4),
+    scale=st.floats(0.01, 30),
+)
 def test_sum_is_exact_for_any_mlp(seed, act, depth, scale):
     torch.manual_seed(seed)
     layers = [layer for _ in range(depth) for layer in (nn.Linear(6, 6), act())]
@@ -95,7 +111,10 @@ def split_of(model: nn.Module) -> FeatureSpace:
     def head(z):
         return model.fc(z.mean((2, 3)))
 
-    return FeatureSpace(layer="head", split=Split(lambda x: model.act(model.conv2(model.pool(model.act(model.norm(model.conv1(x)))))), head))
+    return FeatureSpace(
+        layer="head",
+        split=Split(lambda x: model.act(model.conv2(model.pool(model.act(model.norm(model.conv1(x)))))), head),
+    )
 
 
 def test_local_readout_answers_to_deletion():
@@ -296,7 +315,10 @@ class Unruly(nn.Module):
 def test_unknown_operations_are_named_with_their_module():
     model = nn.Sequential(nn.Linear(4, 4), nn.Sequential(Unruly())).eval()
     x = torch.randn(2, 4)
-    with pytest.raises(UnknownOperation, match=r"'special_bessel_j0'.*module '1\.0' \(Unruly\)"), untouched(model):
+    with (
+        pytest.raises(UnknownOperation, match=r"'special_bessel_j0'.*module '1\.0' \(Unruly\)"),
+        untouched(model),
+    ):
         read_out(model, x, 0)
 
 
@@ -358,7 +380,9 @@ def test_gates_are_freed_without_the_garbage_collector(monkeypatch):
     class Watched(accounts.FrozenGates):
         def keep(self, compute):
             value = super().keep(compute)
-            seen.extend(weakref.ref(leaf) for leaf in torch.utils._pytree.tree_leaves(value) if isinstance(leaf, torch.Tensor))
+            seen.extend(
+                weakref.ref(leaf) for leaf in torch.utils._pytree.tree_leaves(value) if isinstance(leaf, torch.Tensor)
+            )
             return value
 
     monkeypatch.setattr(accounts, "FrozenGates", Watched)

@@ -157,8 +157,7 @@ def test_the_arithmetic_is_written_out():
     assert arithmetic(one) == "1.750 = 2.000 (picture) + −0.250 (bias)"
     tokens = dataclasses.replace(one, contributions=2.5, prefix=0.5, answer=2.25)
     assert (
-        arithmetic(tokens)
-        == "2.250 = 2.000 (picture) + 0.500 (tokens without a place in the picture) + −0.250 (bias)"
+        arithmetic(tokens) == "2.250 = 2.000 (picture) + 0.500 (tokens without a place in the picture) + −0.250 (bias)"
     )
     assert "local" in exactness(dataclasses.replace(one, kind="local", completeness_error=1e-7))
 

@@ -1,4 +1,4 @@
-"""The timm face: exact on every kind of head, logits to the last bit, weights back into plain timm, the right pixels."""
+"""The timm face: exact on every kind of head, the backbone's own logits and weights, the right pixels."""
 
 from __future__ import annotations
 
@@ -20,22 +20,27 @@ from xai_align.spatial import contribution_map
 REPRESENTATIVES = """
     test_resnet test_efficientnet test_efficientnet_gn test_efficientnet_ln test_efficientnet_evos test_byobnet
     test_nfnet test_coatnet test_maxvit test_convnext test_convnext2 test_convnext3 test_vit test_vit2 test_vit3
-    test_vit4 test_vit_relpos test_mambaout levit_128s crossvit_tiny_240 volo_d1_224 efficientvim_m1 xcit_nano_12_p16_224
-    hiera_tiny_224 efficientformer_l1 swin_tiny_patch4_window7_224 swinv2_cr_tiny_224 sequencer2d_s mobilenetv3_small_050
-    caformer_s18 convit_tiny pit_ti_224 coat_lite_tiny mvitv2_tiny cait_xxs24_224 tnt_s_legacy_patch16_224 repghostnet_050
-    deit_tiny_distilled_patch16_224 starnet_s050 ghostnet_050 efficientvit_b0 samvit_base_patch16_224
+    test_vit4 test_vit_relpos test_mambaout levit_128s crossvit_tiny_240 volo_d1_224 efficientvim_m1
+    xcit_nano_12_p16_224 hiera_tiny_224 efficientformer_l1 swin_tiny_patch4_window7_224 swinv2_cr_tiny_224
+    sequencer2d_s mobilenetv3_small_050 caformer_s18 convit_tiny pit_ti_224 coat_lite_tiny mvitv2_tiny
+    cait_xxs24_224 tnt_s_legacy_patch16_224 repghostnet_050 deit_tiny_distilled_patch16_224 starnet_s050
+    ghostnet_050 efficientvit_b0 samvit_base_patch16_224
 """.split()
 #: Where the head is affine in a spatial map, so that the readout there is local.
 LOCAL = set(
     """
-    test_resnet test_efficientnet test_efficientnet_gn test_efficientnet_ln test_efficientnet_evos test_byobnet test_nfnet
-    test_coatnet levit_128s efficientvim_m1 efficientformer_l1 swin_tiny_patch4_window7_224 swinv2_cr_tiny_224
-    sequencer2d_s mvitv2_tiny starnet_s050 samvit_base_patch16_224 test_maxvit
-    """.split()
+    test_resnet test_efficientnet test_efficientnet_gn test_efficientnet_ln test_efficientnet_evos test_byobnet
+    test_nfnet test_coatnet levit_128s efficientvim_m1 efficientformer_l1 swin_tiny_patch4_window7_224
+    swinv2_cr_tiny_224 sequencer2d_s mvitv2_tiny starnet_s050 samvit_base_patch16_224 test_maxvit
+""".split()
 )
 #: Networks that compute part of themselves in float32 whatever they are given.
 PRECISION = {"efficientvit_b0": 1e-6}
-SMALLER = {"samvit_base_patch16_224": {"depth": 2, "img_size": 64}, "volo_d1_224": {}, "cait_xxs24_224": {"depth": 2}}
+SMALLER = {
+    "samvit_base_patch16_224": {"depth": 2, "img_size": 64},
+    "volo_d1_224": {},
+    "cait_xxs24_224": {"depth": 2},
+}
 
 
 def create(name: str, **options) -> nn.Module:
@@ -51,7 +56,11 @@ def create(name: str, **options) -> nn.Module:
 
 
 def image_for(model: nn.Module, count: int = 1) -> torch.Tensor:
-    size = 64 if type(model).__name__ == "ImageEncoderViT" or "Sam" in type(model).__name__ else model.default_cfg["input_size"][-1]
+    size = (
+        64
+        if type(model).__name__ == "ImageEncoderViT" or "Sam" in type(model).__name__
+        else model.default_cfg["input_size"][-1]
+    )
     return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(1))
 
 
@@ -138,7 +147,11 @@ def test_weights_that_cannot_be_fetched_say_what_to_do(monkeypatch):
         ("test_vit", {"img_size": (96, 160)}, (96, 160)),
         ("test_vit", {"dynamic_img_size": True}, (64, 128)),
         ("deit_tiny_distilled_patch16_224", {}, (224, 224)),
-        ("vit_tiny_patch16_dinov3_qkvb", {"num_classes": 10, "global_pool": "token", "img_size": 64}, (64, 64)),
+        (
+            "vit_tiny_patch16_dinov3_qkvb",
+            {"num_classes": 10, "global_pool": "token", "img_size": 64},
+            (64, 64),
+        ),
         ("cait_xxs24_224", {}, (224, 224)),
         ("crossvit_tiny_240", {}, (240, 240)),
         ("pit_ti_224", {}, (224, 224)),

@@ -64,9 +64,7 @@ def _import(module_name: str) -> Any:
         if _is_missing(error, module_name):
             advice = "install it, or put the folder that holds it on PYTHONPATH"
         else:
-            advice = (
-                "the module is there but cannot be imported; `python -c 'import ...'` shows where it fails"
-            )
+            advice = "the module is there but cannot be imported; `python -c 'import ...'` shows where it fails"
         raise ValueError(f"importing '{module_name}' raised {describe_error(error)}; {advice}") from error
 
 
@@ -80,8 +78,7 @@ def _call(factory: Callable[[], Any], reference: str) -> Any:
         return factory()
     except PLUGIN_ERRORS as error:
         raise ValueError(
-            f"calling '{reference}' without arguments raised {describe_error(error)}; "
-            "it must make the model on its own"
+            f"calling '{reference}' without arguments raised {describe_error(error)}; it must make the model on its own"
         ) from error
 
 

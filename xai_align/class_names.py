@@ -36,9 +36,7 @@ def find_class(wanted: str, class_names: Sequence[str]) -> int:
     if sought.removeprefix("-").isdigit():
         return _in_range(int(sought), class_names)
     if not class_names:
-        raise TargetError(
-            f"this model has no class names, so the class '{wanted}' must be given by its number"
-        )
+        raise TargetError(f"this model has no class names, so the class '{wanted}' must be given by its number")
     names = [name.casefold() for name in class_names]
     synonyms = [[part.strip() for part in name.split(",")] for name in names]
     for meant in (

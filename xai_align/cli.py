@@ -82,9 +82,7 @@ def methods_command() -> None:
     for column in ("method", "what it is", "from", "trains"):
         table.add_column(column, overflow="fold")
     for name, spec in attribution_methods().items():
-        table.add_row(
-            name, escape(spec.summary), escape(origin(name).distribution), "yes" if spec.trains else ""
-        )
+        table.add_row(name, escape(spec.summary), escape(origin(name).distribution), "yes" if spec.trains else "")
     _console().print(table)
     if not metrics():
         return
@@ -120,14 +118,10 @@ def demo_command(
 
 @app.command("explain")
 def explain_command(
-    images: Annotated[
-        list[str], typer.Argument(metavar="IMAGE...", help="Images, folders, patterns like 'a/*.jpg'.")
-    ],
+    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Images, folders, patterns like 'a/*.jpg'.")],
     model: Annotated[
         str,
-        typer.Option(
-            metavar="REF", help="timm:NAME, timm:NAME@weights.safetensors, or package.module:factory."
-        ),
+        typer.Option(metavar="REF", help="timm:NAME, timm:NAME@weights.safetensors, or package.module:factory."),
     ],
     method: Annotated[
         list[str], typer.Option(metavar="NAME[,NAME...]", help="Methods; `xai-align methods` shows them.")
@@ -140,22 +134,14 @@ def explain_command(
     ] = None,
     rivals: Annotated[
         list[str] | None,
-        typer.Option(
-            "--not", metavar="NAME|INDEX", help="And why not that? 'others': all the other classes."
-        ),
+        typer.Option("--not", metavar="NAME|INDEX", help="And why not that? 'others': all the other classes."),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for pictures, arrays and numbers.")] = Path(
-        "xai-align-out"
-    ),
+    out: Annotated[Path, typer.Option(help="Folder for pictures, arrays and numbers.")] = Path("xai-align-out"),
     layer: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAME|input", help="Where to look in the network, for the methods that look at a layer."
-        ),
+        typer.Option(metavar="NAME|input", help="Where to look in the network, for the methods that look at a layer."),
     ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1, ... Default: a GPU if there is one.")
-    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... Default: a GPU if there is one.")] = None,
 ) -> None:
     """Explain images: a picture, the arrays (.npz) and every number (.json) for each image and method."""
     from xai_align.explain_files import Task, explain_files
@@ -182,9 +168,7 @@ def explain_command(
             progress.advance(bar, result.steps)
             if result.problem:
                 failures += result.steps
-                progress.console.print(
-                    f"error: {escape(result.problem)}", style="red", highlight=False, soft_wrap=True
-                )
+                progress.console.print(f"error: {escape(result.problem)}", style="red", highlight=False, soft_wrap=True)
             records.extend(result.records)
     if records:
         console = _console()
@@ -205,9 +189,7 @@ def _errors_in_words() -> Iterator[None]:
     try:
         yield
     except (ValueError, ImportError, PluginError, OSError) as error:
-        Console(stderr=True).print(
-            f"error: {escape(str(error))}", style="red", highlight=False, soft_wrap=True
-        )
+        Console(stderr=True).print(f"error: {escape(str(error))}", style="red", highlight=False, soft_wrap=True)
         raise typer.Exit(2) from None
 
 

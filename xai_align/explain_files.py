@@ -128,9 +128,7 @@ def _inputs(task: Task, path: Path) -> Tensor:
         raise ImageError(f"{path}: cannot be prepared for the model ({_said(error)})") from error
 
 
-def _explain_one(
-    task: Task, inputs: Tensor, question: Question, method: str, path: Path, stem: Path
-) -> Result:
+def _explain_one(task: Task, inputs: Tensor, question: Question, method: str, path: Path, stem: Path) -> Result:
     try:
         layer = task.layer if takes_layer(method) else None
         explanation = explain(task.loaded.model, inputs, question, method, layer=layer)
@@ -152,9 +150,7 @@ def _save(task: Task, record: Record, inputs: Tensor, path: Path, base: Path) ->
     names = {suffix: base.with_name(f"{base.name}.{suffix}") for suffix in ("png", "npz", "json")}
     picture = to_picture(inputs[0], task.loaded.mean, task.loaded.std)
     caption = f"{record.label}: {arithmetic(record)}"
-    figure = photograph_and_overlay(
-        picture, record.map, title=record.question, caption=caption, unit=unit_of(record)
-    )
+    figure = photograph_and_overlay(picture, record.map, title=record.question, caption=caption, unit=unit_of(record))
     names["png"].write_bytes(png(figure))
     save_arrays(record, names["npz"])
     save_numbers(

@@ -16,9 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 #: What counts as an image inside a folder or a pattern; a file given by name is taken as it is.
-IMAGE_SUFFIXES = frozenset(
-    (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-)
+IMAGE_SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))
 
 
 class ImageError(ValueError):
@@ -93,9 +91,7 @@ def _expand(given: str) -> list[Path]:
     if path.is_dir():
         images = sorted(file for file in path.iterdir() if _is_image(file))
         if not images:
-            raise ValueError(
-                f"the folder '{given}' holds no image ({_suffixes()}); its subfolders are not searched"
-            )
+            raise ValueError(f"the folder '{given}' holds no image ({_suffixes()}); its subfolders are not searched")
         return images
     if not any(sign in given for sign in "*?["):
         raise ValueError(f"'{given}' does not exist; give an image, a folder or a pattern")

@@ -174,9 +174,7 @@ def _check_name(plugin: Plugin, earlier: list[Plugin]) -> None:
 
 def _check_object(module: Any, registry: Registry) -> None:
     if (name := registry.manager.get_name(module)) is not None:
-        raise Refusal(
-            f"duplicate: '{name}' names the same object and is loaded already; drop one entry point"
-        )
+        raise Refusal(f"duplicate: '{name}' names the same object and is loaded already; drop one entry point")
 
 
 def _import(entry_point: EntryPoint) -> Any:
@@ -222,15 +220,11 @@ def _check_hooks(module: Any) -> tuple[str, ...]:
 def _check_no_wrapper(caller: pluggy.HookCaller) -> None:
     """Plugins are asked one by one, so there is no call of all for one of them to wrap."""
     if any(one.wrapper or one.hookwrapper for one in caller.get_hookimpls()):
-        raise Refusal(
-            f"'{caller.name}' is a hook wrapper, and these are not supported; return the answer instead"
-        )
+        raise Refusal(f"'{caller.name}' is a hook wrapper, and these are not supported; return the answer instead")
 
 
 def _nothing_implemented(module: Any, known: list[str]) -> str:
     unmarked = [name for name in known if callable(getattr(module, name, None))]
     if unmarked:
         return f"{', '.join(unmarked)} is not marked; put @xai_align.hookimpl above it"
-    return (
-        f"no hook is implemented; mark a function with @xai_align.hookimpl, named one of {', '.join(known)}"
-    )
+    return f"no hook is implemented; mark a function with @xai_align.hookimpl, named one of {', '.join(known)}"

@@ -252,9 +252,7 @@ def _first_answer(
                 continue
             if isinstance(answer, kind):
                 return answer, failures
-            raise Refusal(
-                f"{hook} returned {_shown(answer)} where {kind.__name__} or None is expected; not used"
-            )
+            raise Refusal(f"{hook} returned {_shown(answer)} where {kind.__name__} or None is expected; not used")
         except Refusal as refusal:
             failures.append((plugin, refusal))
     return None, failures
@@ -281,9 +279,7 @@ def _check_spec(answer: Any, hook: str, kind: type[AttributionSpec] | type[Metri
     if not isinstance(answer, kind):
         raise Refusal(f"{hook} listed {_shown(answer)} where {kind.__name__} is expected; skipped")
     if not isinstance(answer.name, str) or not answer.name:
-        raise Refusal(
-            f"{hook} listed a {kind.__name__} with the name {answer.name!r}; skipped. Give it a name"
-        )
+        raise Refusal(f"{hook} listed a {kind.__name__} with the name {answer.name!r}; skipped. Give it a name")
     call = "build" if isinstance(answer, AttributionSpec) else "evaluate"
     if not callable(getattr(answer, call)):
         raise Refusal(f"{hook} listed '{answer.name}', whose `{call}` cannot be called; skipped")
@@ -291,9 +287,7 @@ def _check_spec(answer: Any, hook: str, kind: type[AttributionSpec] | type[Metri
 
 def _check_unique(name: str, offers: Mapping[str, _Offer[_Spec]], hook: str) -> None:
     if name in offers:
-        raise Refusal(
-            f"duplicate: '{name}' of {hook} is taken by plugin {offers[name].plugin.label}; skipped"
-        )
+        raise Refusal(f"duplicate: '{name}' of {hook} is taken by plugin {offers[name].plugin.label}; skipped")
 
 
 def _skip(plugin: Plugin, refusal: Refusal) -> None:

@@ -8,7 +8,7 @@ so that every answer is a log-odds: ``LSE_G1 - LSE_G2 = log p_G1 - log p_G2``
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -68,9 +68,7 @@ class Question:
         return cls(_not_empty(_indices(group), "the group"), (), score)
 
     @classmethod
-    def why_group_not(
-        cls, group: Iterable[int], rivals: Iterable[int], *, score: GroupScore = "logsumexp"
-    ) -> Question:
+    def why_group_not(cls, group: Iterable[int], rivals: Iterable[int], *, score: GroupScore = "logsumexp") -> Question:
         """Why group G1 and not group G2? ``LSE_G1 z - LSE_G2 z``."""
         favoured = _not_empty(_indices(group), "the group")
         return cls(favoured, _not_empty(_indices(rivals), "the group of rivals"), score)._distinct()
@@ -203,9 +201,7 @@ def captum_target(target: Any) -> Any:
         if target.numel() == 1 and target.dim() <= 1:
             return int(target.item())
         if target.dim() != 1:
-            raise TargetError(
-                f"the target has shape {tuple(target.shape)}; give one index for each example, shape [N]"
-            )
+            raise TargetError(f"the target has shape {tuple(target.shape)}; give one index for each example, shape [N]")
         return target
     if isinstance(target, tuple):
         return tuple(_entry(index) for index in target)
@@ -268,7 +264,8 @@ def _score(logits: Tensor, score: GroupScore) -> Tensor:
         return logits[0]
     if score == "logsumexp":
         return torch.logsumexp(logits, dim=0)
-    return {"mean": torch.mean, "sum": torch.sum, "max": torch.amax}[score](logits)
+    reduce: dict[str, Callable[[], Tensor]] = {"mean": logits.mean, "sum": logits.sum, "max": logits.amax}
+    return reduce[score]()
 
 
 def _linear_score(logits: Tensor, score: GroupScore) -> tuple[Tensor, Tensor]:
@@ -314,7 +311,9 @@ def _position(index: Index, shape: torch.Size) -> int:
             raise TargetError(f"no target was given and an example's output has shape {list(shape)}; name a class")
         return 0
     if len(index) != len(shape):
-        raise TargetError(f"the target {index} has {len(index)} parts, an example's output {list(shape)} has {len(shape)}")
+        raise TargetError(
+            f"the target {index} has {len(index)} parts, an example's output {list(shape)} has {len(shape)}"
+        )
     for part, size in zip(index, shape, strict=True):
         if not -size <= part < size:
             raise TargetError(f"class {part} is out of range; this output has {size}, numbered 0 … {size - 1}")

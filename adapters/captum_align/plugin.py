@@ -11,7 +11,7 @@ from xai_align.hookspecs import AttributionSpec, hookimpl
 PEER_SUMMARIES = {
     "saliency": "Captum: size of the gradient at each pixel (abs=False keeps the sign)",
     "input_x_gradient": "Captum: gradient times input",
-    "integrated_gradients": "Captum: gradients gathered on the way from black (zeros) to the input",
+    "integrated_gradients": "Captum: gradients gathered on the way from zeros to the input",
     "gradient_shap": "Captum: gradients at 20 random points between zeros and input, the same at every call",
     "deep_lift": "Captum: differences to zeros handed back through the layers",
     "guided_backprop": "Captum: gradient with negative parts cut off at every nn.ReLU",

@@ -49,7 +49,10 @@ def create_model(name: str, **options: Any) -> nn.Module:
         from difflib import get_close_matches
 
         close = get_close_matches(name, timm.list_models(), n=3)
-        raise ValueError(f"timm has no model '{name}'; " + (f"did you mean {', '.join(close)}?" if close else "see timm.list_models()"))
+        raise ValueError(
+            f"timm has no model '{name}'; "
+            + (f"did you mean {', '.join(close)}?" if close else "see timm.list_models()")
+        )
     try:
         return timm.create_model(name, **options)
     except Exception as error:
@@ -75,7 +78,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ValueError(f"'{path}' is no file of plain tensors ({str(error)[:120]}); save it as .safetensors") from error
+        raise ValueError(
+            f"'{path}' is no file of plain tensors ({str(error)[:120]}); save it as .safetensors"
+        ) from error
     state = state.get("state_dict", state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"'{path}' holds {type(state).__name__}, not a state dict of tensors")

@@ -60,7 +60,9 @@ def retrofit(
 
 
 def _refuse_options_of_names(pretrained: bool, num_classes: int | None, options: dict[str, Any]) -> None:
-    given = [name for name, value in (("pretrained", pretrained), ("num_classes", num_classes)) if value] + list(options)
+    given = [name for name, value in (("pretrained", pretrained), ("num_classes", num_classes)) if value] + list(
+        options
+    )
     if given:
         raise ValueError(
             f"{', '.join(given)} go with a model's name; this is a model already, and it is not changed. "

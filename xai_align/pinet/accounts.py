@@ -36,7 +36,7 @@ class Account:
 
 
 def local_account(route: Route, questions: Sequence[Question]) -> Account:
-    """For an affine head: ``beta`` and the bias are those of the head at ``z = 0``; the backbone is not differentiated."""
+    """For an affine head: ``beta`` and the bias are those of the head at ``z = 0``; no backward pass of the backbone."""
     with torch.no_grad():
         logits = check_logits(route.run(_as_it_is))
     weights, rest = linear_forms(questions, logits)
@@ -106,7 +106,9 @@ def wide(x: Tensor) -> Tensor:
     return x.float() if x.device.type == "mps" else x.double()
 
 
-def _account(logits: Tensor, weights: Tensor, rest: Tensor, contributions: tuple[Tensor, ...], at_zero: Tensor) -> Account:
+def _account(
+    logits: Tensor, weights: Tensor, rest: Tensor, contributions: tuple[Tensor, ...], at_zero: Tensor
+) -> Account:
     answer, bias = _answer(weights, logits) + rest, at_zero + rest
     total = torch.stack([wide(part).flatten(1).sum(1) for part in contributions]).sum(0)
     return Account(logits, answer, contributions, bias, total + wide(bias) - wide(answer))
@@ -119,5 +121,3 @@ def _answer(weights: Tensor, logits: Tensor) -> Tensor:
 
 def _as_it_is(z: Tensor) -> Tensor:
     return z
-
-

@@ -130,4 +130,3 @@ def read_out_all_classes(model: nn.Module, inputs: Tensor, feature_space: Where 
     check_logits(logits)
     error = wide(cells).sum(-1) + wide(bias) - wide(logits)
     return ClassReadout(logits=logits, cells=cells, bias=bias, completeness_error=error, feature_space=space)
-

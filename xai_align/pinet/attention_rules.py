@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -38,34 +39,61 @@ def attention(
 
 @register_rule("multi_head_attention_forward")
 def multi_head_attention(
-    gates: FrozenGates, func: Operation, query: Tensor, key: Tensor, value: Tensor, embed_dim: int, num_heads: int,
-    in_proj_weight: Tensor | None, in_proj_bias: Tensor | None, bias_k: Tensor | None, bias_v: Tensor | None,
-    add_zero_attn: bool, dropout_p: float, out_proj_weight: Tensor, out_proj_bias: Tensor | None,
-    training: bool = True, key_padding_mask: Tensor | None = None, need_weights: bool = True,
-    attn_mask: Tensor | None = None, use_separate_proj_weight: bool = False, q_proj_weight: Tensor | None = None,
-    k_proj_weight: Tensor | None = None, v_proj_weight: Tensor | None = None, static_k: Tensor | None = None,
-    static_v: Tensor | None = None, average_attn_weights: bool = True, is_causal: bool = False,
+    gates: FrozenGates,
+    func: Operation,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    embed_dim: int,
+    num_heads: int,
+    in_proj_weight: Tensor | None,
+    in_proj_bias: Tensor | None,
+    bias_k: Tensor | None,
+    bias_v: Tensor | None,
+    add_zero_attn: bool,
+    dropout_p: float,
+    out_proj_weight: Tensor,
+    out_proj_bias: Tensor | None,
+    training: bool = True,
+    key_padding_mask: Tensor | None = None,
+    need_weights: bool = True,
+    attn_mask: Tensor | None = None,
+    use_separate_proj_weight: bool = False,
+    q_proj_weight: Tensor | None = None,
+    k_proj_weight: Tensor | None = None,
+    v_proj_weight: Tensor | None = None,
+    static_k: Tensor | None = None,
+    static_v: Tensor | None = None,
+    average_attn_weights: bool = True,
+    is_causal: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """``out_proj(stop(A) v)`` with the attention ``A`` of ``torch.nn.MultiheadAttention``.
 
     Raises:
         NotImplementedError: an extra of that module that changes keys or values is in use.
     """
-    extras = {"bias_k": bias_k, "bias_v": bias_v, "static_k": static_k, "static_v": static_v, "add_zero_attn": add_zero_attn or None}
+    extras = {
+        "bias_k": bias_k,
+        "bias_v": bias_v,
+        "static_k": static_k,
+        "static_v": static_v,
+        "add_zero_attn": add_zero_attn or None,
+    }
     if any(extra is not None for extra in extras.values()) or (training and dropout_p > 0):
         raise NotImplementedError(
             "nn.MultiheadAttention is read out without " + ", ".join(extras) + " and dropout; read out at a later layer"
         )
-    weights = (q_proj_weight, k_proj_weight, v_proj_weight)
-    if not use_separate_proj_weight:
-        assert in_proj_weight is not None
-        weights = in_proj_weight.chunk(3)
-    biases = in_proj_bias.chunk(3) if in_proj_bias is not None else (None, None, None)
+    separate: Any = (q_proj_weight, k_proj_weight, v_proj_weight)
+    weights: Any = in_proj_weight.chunk(3) if in_proj_weight is not None else separate
+    biases: Any = in_proj_bias.chunk(3) if in_proj_bias is not None else (None, None, None)
     batched = query.dim() == 3
     parts = [x if batched else x.unsqueeze(1) for x in (query, key, value)]
     q, k, v = (_heads(F.linear(x, w, b), num_heads) for x, w, b in zip(parts, weights, biases, strict=True))
     scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
-    for mask in (_as_mask(attn_mask, scores, num_heads), _as_mask(_of_keys(key_padding_mask), scores, num_heads)):
+    for mask in (
+        _as_mask(attn_mask, scores, num_heads),
+        _as_mask(_of_keys(key_padding_mask), scores, num_heads),
+    ):
         scores = scores if mask is None else scores + mask
     pattern = gates.keep(lambda: scores.softmax(-1))
     mixed = (pattern @ v).permute(2, 0, 1, 3).flatten(2)  # [L, N, E]
@@ -78,8 +106,17 @@ def multi_head_attention(
 
 @register_rule("lstm")
 def lstm(
-    gates: FrozenGates, func: Operation, x: Tensor, state: tuple[Tensor, Tensor], weights: list[Tensor],
-    has_biases: bool, num_layers: int, dropout: float, train: bool, bidirectional: bool, batch_first: bool,
+    gates: FrozenGates,
+    func: Operation,
+    x: Tensor,
+    state: tuple[Tensor, Tensor],
+    weights: list[Tensor],
+    has_biases: bool,
+    num_layers: int,
+    dropout: float,
+    train: bool,
+    bidirectional: bool,
+    batch_first: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``c_t = stop(f) c_{t-1} + stop(i) tanh(g)``, ``h_t = stop(o) tanh(c_t)``, tanh as an activation.
 
@@ -89,7 +126,9 @@ def lstm(
     per_cell = 4 if has_biases else 2
     directions = 2 if bidirectional else 1
     if not isinstance(state, tuple | list) or len(weights) != per_cell * num_layers * directions:
-        raise NotImplementedError("an LSTM with projections or a packed sequence has no rule; read out at a later layer")
+        raise NotImplementedError(
+            "an LSTM with projections or a packed sequence has no rule; read out at a later layer"
+        )
     sequence = x.transpose(0, 1) if batch_first else x
     last_h, last_c = [], []
     for layer in range(num_layers):
@@ -110,15 +149,19 @@ def _lstm_cell(
     gates: FrozenGates, steps: Tensor, h: Tensor, c: Tensor, weights: list[Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
     w_input, w_hidden, *biases = weights
-    from_input = F.linear(steps, w_input, sum(biases) if biases else None)
+    from_input = F.linear(steps, w_input, biases[0] + biases[1] if biases else None)
     outputs = []
     for step in from_input:
         i, f, g, o = (step + F.linear(h, w_hidden)).chunk(4, -1)
-        i, f, o = gates.keep(lambda i=i, f=f, o=o: (i.sigmoid(), f.sigmoid(), o.sigmoid()))
+        i, f, o = gates.keep(partial(_sigmoids, i, f, o))
         c = f * c + i * activation(gates, torch.tanh, g)
         h = o * activation(gates, torch.tanh, c)
         outputs.append(h)
     return torch.stack(outputs), h, c
+
+
+def _sigmoids(*parts: Tensor) -> tuple[Tensor, ...]:
+    return tuple(part.sigmoid() for part in parts)
 
 
 def _heads(x: Tensor, num_heads: int) -> Tensor:

@@ -80,7 +80,9 @@ class FrozenGates(TorchFunctionMode):
         self._position += 1
         now = [leaf._version for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
         if now != versions:
-            raise RuntimeError("a gate was overwritten in place between recording and replay; please report the network")
+            raise RuntimeError(
+                "a gate was overwritten in place between recording and replay; please report the network"
+            )
         return value
 
     @contextmanager
@@ -111,7 +113,10 @@ class FrozenGates(TorchFunctionMode):
             return
         for position in self._holders.pop(_storage(written)):
             value = tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, self._tape[position][0])
-            self._tape[position] = (value, [leaf._version for leaf in tree_leaves(value) if isinstance(leaf, Tensor)])
+            self._tape[position] = (
+                value,
+                [leaf._version for leaf in tree_leaves(value) if isinstance(leaf, Tensor)],
+            )
 
     def _complaint(self, func: Any) -> str:
         place = _running_module(self._model)

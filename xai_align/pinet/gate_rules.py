@@ -7,6 +7,7 @@ what depends on ``z``. ``stop(v)`` of the formulas is ``gates.keep(lambda: v)``.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
 from typing import Any
 
 import torch
@@ -22,20 +23,22 @@ Operation = Callable[..., Any]
 # ---------------------------------------------------------------- stop(f(x))
 
 
-@register_rule(
-    *"sigmoid hardsigmoid softmax softmin log_softmax logsigmoid exp exp2 expm1 log log2 log10 sqrt rsqrt".split(),
-    *"reciprocal rdiv rpow logsumexp norm vector_norm matrix_norm linalg_norm linalg_vector_norm".split(),
-    *"linalg_matrix_norm frobenius_norm var std var_mean std_mean cdist pairwise_distance cosine_similarity".split(),
-    *"cos logit erfc sigmoid_ hardsigmoid_ entr prod cumprod".split(),
-    # decisions: comparisons, orders, roundings
-    *"gt ge lt le eq ne greater greater_equal less less_equal not_equal isnan isinf isfinite isclose allclose".split(),
-    *"equal argmax argmin argsort searchsorted bucketize sign sgn signbit round floor ceil trunc fix nonzero".split(),
-    *"count_nonzero logical_not logical_and logical_or logical_xor any all unique histc multinomial heaviside".split(),
-    *"one_hot bincount floor_divide floordiv ifloordiv one_hot aminmax".split(),
-    # what leaves the graph: values read by Python, conversions to whole numbers
-    *"detach data item tolist bool float_ int index nonzero_static numpy __bool__ __int__ __float__ invert".split(),
-    *"complex long short byte char contains array".split(),
-)
+GATES = """
+    sigmoid hardsigmoid softmax softmin log_softmax logsigmoid logsumexp exp exp2 log log2 log10 sqrt rsqrt reciprocal
+    rdiv rpow norm vector_norm matrix_norm frobenius_norm linalg_norm linalg_vector_norm linalg_matrix_norm var std
+    var_mean std_mean cdist pairwise_distance cosine_similarity cos erfc logit prod cumprod
+"""
+DECISIONS = """
+    gt ge lt le eq ne greater greater_equal less less_equal not_equal isnan isinf isfinite isclose allclose equal
+    argmax argmin argsort searchsorted bucketize sign sgn signbit round floor ceil trunc fix nonzero count_nonzero
+    logical_not logical_and logical_or logical_xor any all unique histc bincount multinomial heaviside one_hot
+    floor_divide floordiv ifloordiv aminmax invert contains
+"""
+#: Values that leave the graph: read by Python, detached, turned into whole numbers.
+READINGS = "detach data item tolist numpy array bool int index complex long short byte char"
+
+
+@register_rule(*GATES.split(), *DECISIONS.split(), *READINGS.split())
 def stop(gates: FrozenGates, func: Operation, *args: Any, **kwargs: Any) -> Any:
     """``stop(f(x))``: gates, scales, attention weights and decisions are constants of this input."""
     args, kwargs = tree_map(detached, (args, kwargs))
@@ -59,21 +62,26 @@ class Gated(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor, found: tuple[Tensor, Tensor]) -> Tensor:
+        """The value, as it was found."""
         value, gate = found  # in a tuple, so that autograd takes the value for an output and not for a view of an input
         ctx.save_for_backward(gate)
         return value
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        """``gate`` times what comes back."""
         (gate,) = ctx.saved_tensors
         return gradient * gate, None
 
 
-@register_rule(
-    *"gelu silu hardswish relu6 hardtanh mish tanh elu selu celu leaky_relu softplus softsign clamp clip".split(),
-    *"clamp_min clamp_max hardshrink softshrink tanhshrink threshold log1p sin sinh asinh arcsinh atan arctan".split(),
-    *"erf tan asin arcsin square normalize local_response_norm arctanh atanh nan_to_num rrelu expm1 relu".split(),
-)
+ACTIVATIONS = """
+    relu relu6 hardtanh leaky_relu rrelu threshold gelu silu hardswish mish elu selu celu softplus softsign tanh
+    hardshrink softshrink tanhshrink clamp clip clamp_min clamp_max nan_to_num square normalize local_response_norm
+    expm1 log1p sin sinh tan asin arcsin asinh arcsinh atan arctan atanh arctanh erf
+"""
+
+
+@register_rule(*ACTIVATIONS.split())
 def activation(gates: FrozenGates, func: Operation, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """``f(x) = x * stop((f(x) - f(0)) / x) + f(0)``, the quotient 0 where ``x`` is."""
     inplace = is_inplace(func) or kwargs.get("inplace") is True or any(argument is True for argument in args)
@@ -120,8 +128,24 @@ def gated_linear_unit(gates: FrozenGates, func: Operation, x: Tensor, dim: int =
     return a * gates.keep(lambda: b.sigmoid())
 
 
-@register_rule("dropout", "alpha_dropout", "feature_dropout", "feature_alpha_dropout", "dropout1d", "dropout2d", "dropout3d")
-def dropout(gates: FrozenGates, func: Operation, x: Tensor, p: float = 0.5, training: bool = True, *args: Any, **kwargs: Any) -> Any:
+@register_rule(
+    "dropout",
+    "alpha_dropout",
+    "feature_dropout",
+    "feature_alpha_dropout",
+    "dropout1d",
+    "dropout2d",
+    "dropout3d",
+)
+def dropout(
+    gates: FrozenGates,
+    func: Operation,
+    x: Tensor,
+    p: float = 0.5,
+    training: bool = True,
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
     """Off, it is the identity; on, the network has no one answer."""
     if training and p > 0:
         raise ValueError("the network drops out at random (train mode); call model.eval() first")
@@ -131,11 +155,14 @@ def dropout(gates: FrozenGates, func: Operation, x: Tensor, p: float = 0.5, trai
 # ---------------------------------------------------------------- products
 
 
-@register_rule(
-    *"mul multiply matmul mm bmm mv dot vdot inner outer ger kron conv1d conv2d conv3d linear bilinear".split(),
-    *"conv_transpose1d conv_transpose2d conv_transpose3d einsum tensordot chain_matmul multi_dot cross".split(),
-    *"linalg_multi_dot linalg_vecdot vecdot conv_tbc convolution _convolution".split(),
-)
+PRODUCTS = """
+    mul multiply matmul mm bmm mv dot vdot vecdot linalg_vecdot inner outer ger kron cross linear bilinear conv1d conv2d
+    conv3d conv_transpose1d conv_transpose2d conv_transpose3d conv_tbc convolution einsum tensordot chain_matmul
+    multi_dot linalg_multi_dot
+"""
+
+
+@register_rule(*PRODUCTS.split())
 def product(gates: FrozenGates, func: Operation, *args: Any, **kwargs: Any) -> Tensor:
     """``a b = (a stop(b) + stop(a) b) / 2``; linear as it is where one side only depends on ``z``.
 
@@ -147,15 +174,21 @@ def product(gates: FrozenGates, func: Operation, *args: Any, **kwargs: Any) -> T
     if len(factors) < 2:
         return func(*args, **kwargs)
     kept = gates.keep(lambda: [args[position] for position in factors])
-    value = 0
+    turns: list[Tensor] = []
     for alive in factors:
         turn = [args[p] if p == alive or p not in factors else kept[factors.index(p)] for p in range(len(args))]
-        value = value + func(*turn, **kwargs)
-    return value / len(factors)
+        turns.append(func(*turn, **kwargs))
+    return reduce(torch.add, turns) / len(factors)
 
 
 def _is_factor(func: Operation, position: int) -> bool:
-    return position < 2 or getattr(func, "__name__", "") not in ("linear", "bilinear", "conv1d", "conv2d", "conv3d")
+    return position < 2 or getattr(func, "__name__", "") not in (
+        "linear",
+        "bilinear",
+        "conv1d",
+        "conv2d",
+        "conv3d",
+    )
 
 
 def _product_of_many(gates: FrozenGates, func: Operation, *args: Any, **kwargs: Any) -> Tensor:
@@ -164,11 +197,11 @@ def _product_of_many(gates: FrozenGates, func: Operation, *args: Any, **kwargs: 
     if len(factors) < 2:
         return func(*flat, **kwargs)
     kept = gates.keep(lambda: [flat[position] for position in factors])
-    value = 0
+    turns: list[Tensor] = []
     for alive in factors:
         turn = [flat[p] if p == alive or p not in factors else kept[factors.index(p)] for p in range(len(flat))]
-        value = value + func(*turn, **kwargs)
-    return value / len(factors)
+        turns.append(func(*turn, **kwargs))
+    return reduce(torch.add, turns) / len(factors)
 
 
 @register_rule("addmm", "addbmm", "baddbmm", "addmv", "addr")

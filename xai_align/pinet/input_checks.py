@@ -20,12 +20,18 @@ def check_model(model: Any) -> None:
         ValueError: it is in train mode where that matters, or has no classifier.
     """
     if not isinstance(model, nn.Module):
-        raise TypeError(f"a readout needs the torch.nn.Module itself, got {type(model).__name__}; wrap functions in a module")
+        raise TypeError(
+            f"a readout needs the torch.nn.Module itself, got {type(model).__name__}; wrap functions in a module"
+        )
     for name, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
-            raise TypeError(f"'{name or 'the model'}' is a scripted module, its operations cannot be seen; give the eager model")
+            raise TypeError(
+                f"'{name or 'the model'}' is a scripted module, its operations cannot be seen; give the eager model"
+            )
         if "quantized" in type(module).__module__ and not list(module.children()):
-            raise TypeError(f"'{name}' ({type(module).__name__}) is quantised, its arithmetic is not linear; give the float model")
+            raise TypeError(
+                f"'{name}' ({type(module).__name__}) is quantised, its arithmetic is not linear; give the float model"
+            )
     if getattr(model, "num_classes", None) == 0:
         raise ValueError(
             f"{type(model).__name__} has no classifier (num_classes is 0), so there are no logits to ask about; "
@@ -50,7 +56,9 @@ def check_inputs(model: nn.Module, inputs: Sequence[Any]) -> None:
         raise ValueError(f"inputs are batches with the same, positive number of examples first; got {shapes}")
     floating = [x for x in inputs if x.is_floating_point()]
     if not floating:
-        raise TypeError(f"no input is floating ({inputs[0].dtype}), so nothing can be attributed to it; convert with .float()")
+        raise TypeError(
+            f"no input is floating ({inputs[0].dtype}), so nothing can be attributed to it; convert with .float()"
+        )
     for x in floating:
         if not bool(torch.isfinite(x).all()):
             wrong = (~torch.isfinite(x)).flatten(1).any(1) if x.dim() > 1 else ~torch.isfinite(x)
@@ -66,8 +74,14 @@ def check_logits(output: Any) -> Tensor:
         ValueError: it holds NaN or infinity.
     """
     if not isinstance(output, Tensor) or not output.is_floating_point() or output.dim() == 0:
-        found = f"a tensor of {output.dtype}, shape {list(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
-        raise TypeError(f"the model returned {found}; a readout needs logits [N, ...]: wrap the model so that it returns them")
+        found = (
+            f"a tensor of {output.dtype}, shape {list(output.shape)}"
+            if isinstance(output, Tensor)
+            else type(output).__name__
+        )
+        raise TypeError(
+            f"the model returned {found}; a readout needs logits [N, ...]: wrap the model so that it returns them"
+        )
     if not bool(torch.isfinite(output).all()):
         wrong = (~torch.isfinite(output.detach())).reshape(len(output), -1).any(1).nonzero().flatten().tolist()
         raise ValueError(f"the logits of example(s) {wrong} hold NaN or infinity; there is nothing to account for")
@@ -91,7 +105,9 @@ def _check_like_model(model: nn.Module, inputs: Sequence[Tensor]) -> None:
         return
     for x in inputs:
         if x.device != parameter.device:
-            raise ValueError(f"the inputs are on {x.device}, the model is on {parameter.device}; move one with .to(...)")
+            raise ValueError(
+                f"the inputs are on {x.device}, the model is on {parameter.device}; move one with .to(...)"
+            )
         if x.dtype != parameter.dtype and not torch.is_autocast_enabled(x.device.type):
             raise ValueError(
                 f"the inputs are {x.dtype}, the model is {parameter.dtype}; convert one with .to(...), or use autocast"

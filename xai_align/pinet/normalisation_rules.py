@@ -33,8 +33,14 @@ def layer_norm(
 
 @register_rule(torch.layer_norm)
 def layer_norm_of_torch(
-    gates: FrozenGates, func: Operation, x: Tensor, shape: Sequence[int], weight: Any = None, bias: Any = None,
-    eps: float = 1e-5, cudnn_enable: bool = True,
+    gates: FrozenGates,
+    func: Operation,
+    x: Tensor,
+    shape: Sequence[int],
+    weight: Any = None,
+    bias: Any = None,
+    eps: float = 1e-5,
+    cudnn_enable: bool = True,
 ) -> Tensor:
     """As :func:`layer_norm`."""
     return layer_norm(gates, func, x, shape, weight, bias, eps)
@@ -75,8 +81,14 @@ def group_norm(
 
 @register_rule(torch.group_norm)
 def group_norm_of_torch(
-    gates: FrozenGates, func: Operation, x: Tensor, num_groups: int, weight: Any = None, bias: Any = None,
-    eps: float = 1e-5, cudnn_enabled: bool = True,
+    gates: FrozenGates,
+    func: Operation,
+    x: Tensor,
+    num_groups: int,
+    weight: Any = None,
+    bias: Any = None,
+    eps: float = 1e-5,
+    cudnn_enabled: bool = True,
 ) -> Tensor:
     """As :func:`group_norm`."""
     return group_norm(gates, func, x, num_groups, weight, bias, eps)
@@ -84,8 +96,15 @@ def group_norm_of_torch(
 
 @register_rule(F.batch_norm)
 def batch_norm(
-    gates: FrozenGates, func: Operation, x: Tensor, running_mean: Tensor | None, running_var: Tensor | None,
-    weight: Tensor | None = None, bias: Tensor | None = None, training: bool = False, momentum: float = 0.1,
+    gates: FrozenGates,
+    func: Operation,
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
     """Affine in eval mode. In train mode an example's answer depends on its batch: no readout.
@@ -108,8 +127,17 @@ def batch_norm(
 
 @register_rule(torch.batch_norm)
 def batch_norm_of_torch(
-    gates: FrozenGates, func: Operation, x: Tensor, weight: Any, bias: Any, running_mean: Any, running_var: Any,
-    training: bool, momentum: float, eps: float, cudnn_enabled: bool,
+    gates: FrozenGates,
+    func: Operation,
+    x: Tensor,
+    weight: Any,
+    bias: Any,
+    running_mean: Any,
+    running_var: Any,
+    training: bool,
+    momentum: float,
+    eps: float,
+    cudnn_enabled: bool,
 ) -> Tensor:
     """As :func:`batch_norm`."""
     return batch_norm(gates, F.batch_norm, x, running_mean, running_var, weight, bias, training, momentum, eps)
@@ -117,9 +145,16 @@ def batch_norm_of_torch(
 
 @register_rule(F.instance_norm)
 def instance_norm(
-    gates: FrozenGates, func: Operation, x: Tensor, running_mean: Tensor | None = None,
-    running_var: Tensor | None = None, weight: Tensor | None = None, bias: Tensor | None = None,
-    use_input_stats: bool = True, momentum: float = 0.1, eps: float = 1e-5,
+    gates: FrozenGates,
+    func: Operation,
+    x: Tensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
 ) -> Tensor:
     """Each channel of each example centred and scaled by ``stop(1 / sigma)``."""
     if not use_input_stats:

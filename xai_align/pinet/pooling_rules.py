@@ -34,7 +34,9 @@ def max_pool(gates: FrozenGates, func: Callable[..., Any], x: Tensor, *args: Any
 
 
 @register_rule("lp_pool1d", "lp_pool2d", "lp_pool3d")
-def power_pool(gates: FrozenGates, func: Callable[..., Any], x: Tensor, norm_type: float, *args: Any, **kwargs: Any) -> Tensor:
+def power_pool(
+    gates: FrozenGates, func: Callable[..., Any], x: Tensor, norm_type: float, *args: Any, **kwargs: Any
+) -> Tensor:
     """``||x||_p = sum x * stop(x^(p-1) / ||x||_p^(p-1))`` over each window."""
     value = gates.keep(lambda: func(x, norm_type, *args, **kwargs))
     shares = gates.keep(lambda: x.abs().pow(norm_type - 1) * x.sign())

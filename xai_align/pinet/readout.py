@@ -103,14 +103,15 @@ def read_out(
     Source: Lobet & Chiaromonte 2026 (arXiv 2601.04378); the frozen gates are the detaching of
     B-cos networks and layer-wise relevance propagation.
     """
-    model, own_place = unwrapped(model)
-    if isinstance(model, QuestionModel):
-        model, question = model.model, model.questions_for(question, _batch_size(inputs))
-        model, own_place = unwrapped(model)
-    check_model(model)
     parts = inputs if isinstance(inputs, tuple) else (inputs,)
+    model, own_place = unwrapped(model)
+    asked = None
+    if isinstance(model, QuestionModel):
+        asked = model
+        model, own_place = unwrapped(model.model)
+    check_model(model)
     check_inputs(model, parts)
-    questions = as_questions(question, len(parts[0]))
+    questions = (asked.questions_for if asked else as_questions)(question, len(parts[0]))
     space = where_to_read(model, own_place if feature_space is None else feature_space)
     with frozen_parameters(model), unchanged_rng(), explained_failures(parts):
         route = route_through(model, space, parts, _as_tuple(additional_forward_args))
@@ -159,11 +160,6 @@ def _refuse_inference_mode(space: FeatureSpace) -> None:
             f"inference_mode is on, and the readout at '{space.layer}' needs gradients; "
             "use torch.no_grad() instead, or leave inference_mode around the readout"
         )
-
-
-def _batch_size(inputs: Any) -> int:
-    first = inputs[0] if isinstance(inputs, tuple) else inputs
-    return len(first)
 
 
 def _image_size(parts: Sequence[Tensor]) -> tuple[int, int] | None:

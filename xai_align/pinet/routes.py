@@ -18,7 +18,7 @@ Place: TypeAlias = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Route:
-    """``run(place)`` computes the logits through ``z``; with a split, ``z`` is there before and ``run`` costs the head only."""
+    """``run(place)`` computes the logits through ``z``. With a split, ``z`` is known and ``run`` is the head."""
 
     run: Callable[[Place], Any]
     z: Any = None

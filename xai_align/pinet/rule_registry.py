@@ -77,7 +77,20 @@ def is_inplace(func: Callable[..., Any]) -> bool:
     return name.endswith("_")
 
 
-_PYTHON_INPLACE = {"add", "sub", "mul", "truediv", "div", "pow", "matmul", "floordiv", "mod", "and", "or", "xor"}
+_PYTHON_INPLACE = {
+    "add",
+    "sub",
+    "mul",
+    "truediv",
+    "div",
+    "pow",
+    "matmul",
+    "floordiv",
+    "mod",
+    "and",
+    "or",
+    "xor",
+}
 _PYTHON_OPERATORS = {
     "iadd": "add",
     "radd": "add",

@@ -16,7 +16,7 @@ class Retrofitted(Protocol):
 
 
 def unwrapped(model: Any) -> tuple[Any, Any]:
-    """The network inside compiled, data-parallel and retrofitted models, and where a retrofit wants it read (or None)."""
+    """The network inside compiled, data-parallel and retrofitted models; where a retrofit wants it read, or None."""
     where = None
     while isinstance(model, nn.Module):
         if isinstance(getattr(model, "_orig_mod", None), nn.Module):  # torch.compile

@@ -171,9 +171,7 @@ class _Sheet:
         return self.figure.add_axes((left / self._width, bottom, width / self._width, height))
 
 
-def _draw(
-    sheet: _Sheet, number: int, picture: Array, values: Tensor, *, unit: str, limit: float | None
-) -> None:
+def _draw(sheet: _Sheet, number: int, picture: Array, values: Tensor, *, unit: str, limit: float | None) -> None:
     shown = density(values, picture.shape[:2])
     limit = limit_of(shown) if limit is None else limit
     sheet.panel(number).imshow(blend(picture, shown, limit))

@@ -103,8 +103,6 @@ def _for_template(section: Section) -> dict[str, object]:
         "title": section.title,
         "credit": section.credit,
         "photograph": section.photograph,
-        "predictions": [
-            (name, f"{100 * share:.1f} %", number(logit)) for name, share, logit in section.predictions
-        ],
+        "predictions": [(name, f"{100 * share:.1f} %", number(logit)) for name, share, logit in section.predictions],
         "questions": [{"words": words, "answers": answers} for words, answers in questions.items()],
     }

@@ -94,9 +94,7 @@ def record_of(explanation: Explanation, *, image: str, class_names: Sequence[str
         raise ValueError(f"a record is of one image; this explanation is of {len(explanation.answer)}")
     question, readout = explanation.questions[0], explanation.readout
     grid = explanation.map[0].detach().cpu().double()
-    account: dict[str, Any] = dict.fromkeys(
-        ("layer", "kind", "prefix", "bias", "completeness_error", "relative_error")
-    )
+    account: dict[str, Any] = dict.fromkeys(("layer", "kind", "prefix", "bias", "completeness_error", "relative_error"))
     raw: tuple[Tensor, ...] = ()
     if readout is not None:
         layer = readout.feature_space.layer
@@ -159,9 +157,7 @@ def save_numbers(record: Record, path: Path, *, class_names: Sequence[str] = (),
 
 def numbers_of(record: Record, class_names: Sequence[str] = ()) -> dict[str, Any]:
     """A record without its arrays, with the classes it is about and the five likeliest."""
-    kept = {
-        name: value for name, value in vars(record).items() if not isinstance(value, Tensor) and name != "raw"
-    }
+    kept = {name: value for name, value in vars(record).items() if not isinstance(value, Tensor) and name != "raw"}
     probabilities = record.logits.softmax(0)
 
     def about(index: int) -> dict[str, Any]:

@@ -44,9 +44,7 @@ def narrow_tables(records: Sequence[Record]) -> list[Table]:
     """One table for each image and question, which stand above it."""
     tables = []
     for (image, question), several in groupby(records, key=lambda record: (record.image, record.question)):
-        table = Table(
-            title=escape(f"{image}: {question}"), title_justify="left", padding=(0, 1, 0, 0), box=None
-        )
+        table = Table(title=escape(f"{image}: {question}"), title_justify="left", padding=(0, 1, 0, 0), box=None)
         _add_columns(table, COLUMNS[2:])
         for record in several:
             table.add_row(*map(escape, table_row(record)[2:]))

@@ -126,9 +126,7 @@ def footnotes(methods: set[str]) -> list[str]:
             "the completeness error is what is left of that sum, found by a second computation."
         )
     if methods - {"pinet"}:
-        notes.append(
-            "Methods marked – have no account of the answer; gap is the answer less the sum of their map."
-        )
+        notes.append("Methods marked – have no account of the answer; gap is the answer less the sum of their map.")
     if "layer_grad_cam" in methods:
         notes.append(
             "layer_grad_cam promises nothing about its sum. Where a network ends in a mean over places and "

@@ -21,9 +21,7 @@ def shape(subject: Subject) -> None:
     images = subject.images()
     answer = subject.attribute(subject.network(), images, target=1)
     demand(isinstance(answer, Tensor), f"a tensor was given and {kind(answer)} came back")
-    demand(
-        answer.shape == images.shape, f"inputs {list(images.shape)} gave attributions {list(answer.shape)}"
-    )
+    demand(answer.shape == images.shape, f"inputs {list(images.shape)} gave attributions {list(answer.shape)}")
     demand(bool(torch.isfinite(answer).all()), "the attributions hold NaN or infinity")
     demand(
         bool(answer.detach().abs().sum() > 0),
@@ -45,18 +43,14 @@ def tuples(subject: Subject) -> None:
         f"inputs {list(images.shape)} gave attributions {list(answer[0].shape)}",
     )
     alone = subject.attribute(network, images, target=1)
-    demand(
-        subject.close(answer[0], alone), "a tensor and a tuple of the same tensor gave different attributions"
-    )
+    demand(subject.close(answer[0], alone), "a tensor and a tuple of the same tensor gave different attributions")
 
 
 def several_inputs(subject: Subject) -> None:
     """A tuple of two tensors gives attributions for both."""
     pair = (subject.images(), subject.images(seed=8))
     answer = subject.attribute(subject.network(), pair, target=1)
-    demand(
-        isinstance(answer, tuple) and len(answer) == 2, f"two inputs were given and {kind(answer)} came back"
-    )
+    demand(isinstance(answer, tuple) and len(answer) == 2, f"two inputs were given and {kind(answer)} came back")
     shapes = [list(one.shape) for one in answer]
     demand(
         shapes == [list(x.shape) for x in pair],

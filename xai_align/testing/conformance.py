@@ -89,10 +89,7 @@ def check_attribution(
 
 def conformance_checks() -> dict[str, str]:
     """Every check and what it means, in a line; optional ones say so."""
-    return {
-        name: check.summary + (" [optional]" if check.optional else "")
-        for name, check in _all_checks().items()
-    }
+    return {name: check.summary + (" [optional]" if check.optional else "") for name, check in _all_checks().items()}
 
 
 def _outcome(cls: Any, check: Check, subject: Subject, required: set[str], skipped: set[str]) -> Outcome:
@@ -109,8 +106,7 @@ def _outcome(cls: Any, check: Check, subject: Subject, required: set[str], skipp
             return Outcome(check.name, "not kept", found)
         advice = check.advice if answered else f"the call itself raised (traceback above); {check.advice}"
         raise ConformanceError(
-            f"{_name(cls)} fails the check '{check.name}': {check.summary}.\n"
-            f"Found: {found}\nTo do: {advice}.",
+            f"{_name(cls)} fails the check '{check.name}': {check.summary}.\nFound: {found}\nTo do: {advice}.",
             check.name,
         ) from error
     return Outcome(check.name, "passed")

@@ -39,17 +39,13 @@ def targets(subject: Subject) -> None:
     )
     _tuple_targets(subject)
     nothing = subject.attribute(subject.network(OneAnswer()), images)
-    demand(
-        nothing.shape == images.shape, f"target=None with one output gave attributions {list(nothing.shape)}"
-    )
+    demand(nothing.shape == images.shape, f"target=None with one output gave attributions {list(nothing.shape)}")
 
 
 def numpy_targets(subject: Subject) -> None:
     """Numpy integers and arrays are targets too (Captum's own methods refuse them)."""
     network, images = subject.network(), subject.images()
-    _by_each_form(
-        subject, network, images, [1, 1, 1], {"np.int64(1)": np.int64(1), "np.array(1)": np.array(1)}
-    )
+    _by_each_form(subject, network, images, [1, 1, 1], {"np.int64(1)": np.int64(1), "np.array(1)": np.array(1)})
     _by_each_form(
         subject,
         network,
@@ -87,9 +83,7 @@ def _by_each_form(
             answer = subject.attribute(network, images, target=form)
         except Exception as error:
             raise AssertionError(f"target={name} raised {type(error).__name__}: {error}") from error
-        demand(
-            subject.close(expected, answer), f"target={name} gave other attributions than the plain integers"
-        )
+        demand(subject.close(expected, answer), f"target={name} gave other attributions than the plain integers")
     return expected
 
 
@@ -105,8 +99,7 @@ def _tuple_targets(subject: Subject) -> None:
         expected = subject.attribute(subject.network(_Doubled()), images, target=columns)
         demand(
             subject.close(expected, answer),
-            f"target={name} of an output [N, 2, 5] gave other attributions "
-            "than the same logits in an output [N, 5]",
+            f"target={name} of an output [N, 2, 5] gave other attributions than the same logits in an output [N, 5]",
         )
 
 

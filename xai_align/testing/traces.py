@@ -67,9 +67,7 @@ def differences(before: Snapshot, after: Snapshot) -> list[str]:
 
 def _hooks(attributes: dict[str, Any]) -> dict[str, int]:
     """How many hooks of every kind."""
-    return {
-        name: len(value) for name, value in attributes.items() if "hooks" in name and isinstance(value, dict)
-    }
+    return {name: len(value) for name, value in attributes.items() if "hooks" in name and isinstance(value, dict)}
 
 
 def _numpy_state() -> tuple[Any, ...]:
