@@ -163,6 +163,19 @@ def test_feature_space_behind_the_logits():
         read_out(Side().eval(), images(), 0, "side")
 
 
+def test_a_layer_that_does_not_keep_the_batch_first():
+    class Regroups(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.pixels, self.fc = nn.Linear(3, 4), nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.fc(self.pixels(x.flatten(2).transpose(1, 2).reshape(-1, 3)).reshape(len(x), -1, 4).mean(1))
+
+    with pytest.raises(ValueError, match=r"\[128, 4\] for 2 examples"):
+        read_out(Regroups().eval(), images(), 0, "pixels")
+
+
 def test_an_error_of_the_model_itself_says_what_it_was_given():
     with pytest.raises(RuntimeError) as caught:
         read_out(conv_net(), images()[:, :2], 0)

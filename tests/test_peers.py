@@ -393,3 +393,12 @@ def test_without_any_convolution_grad_cam_asks_for_a_layer():
     model = nn.Sequential(nn.Flatten(), nn.Linear(240, 3)).eval()
     with pytest.raises(ValueError, match="Sequential has no Conv2d and no plugin knows it; say where to look"):
         build("layer_grad_cam", model).attribute(fixed_images(), target=1)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_inference_mode_around_a_method_makes_no_difference(name):
+    model, images = TinyNetwork(), fixed_images()
+    outside = build(name, model).attribute(images, target=1)
+    with torch.inference_mode():
+        inside = build(name, model).attribute(fixed_images(), target=1)
+    close(inside, outside)

@@ -54,6 +54,8 @@ def feature_space(model: nn.Module, layer: str | None = None) -> FeatureSpace | 
 
 def _patch_embedding(model: nn.Module) -> FeatureSpace:
     modules = dict(model.named_modules())
+    if getattr(modules.get("pixel_embed"), "legacy", True) is False:
+        del modules["pixel_embed.proj"]  # this TNT embeds patches one by one, each as an example of its own
     for names in PATCH_EMBEDDINGS:
         if all(name in modules for name in names):
             return FeatureSpace(layer=names[0] if len(names) == 1 else names, grid=_grid(model))

@@ -36,7 +36,7 @@ class Account:
 
 
 def local_account(route: Route, questions: Sequence[Question]) -> Account:
-    """For an affine head: ``beta`` and the bias are those of the head at ``z = 0``; no backward pass of the backbone."""
+    """For an affine head: ``beta`` and bias are those of the head at ``z = 0``; the backbone is not differentiated."""
     with torch.no_grad():
         logits = check_logits(route.run(_as_it_is))
     weights, rest = linear_forms(questions, logits)
@@ -67,6 +67,7 @@ def frozen_account(model: nn.Module, route: Route, questions: Sequence[Question]
                 "the output does not depend on this feature space other than through gates; it may not lie upstream "
                 "of the output, or the model ends in softmax or sigmoid: give a model that returns logits"
             )
+        _check_batch(leaves, logits)
         weights, rest = linear_forms(questions, logits)
         with torch.enable_grad():
             beta = torch.autograd.grad(_answer(weights, logits).sum(), leaves, materialize_grads=True)
@@ -112,6 +113,15 @@ def _account(
     answer, bias = _answer(weights, logits) + rest, at_zero + rest
     total = torch.stack([wide(part).flatten(1).sum(1) for part in contributions]).sum(0)
     return Account(logits, answer, contributions, bias, total + wide(bias) - wide(answer))
+
+
+def _check_batch(z: Sequence[Tensor], logits: Tensor) -> None:
+    for part in z:
+        if part.dim() == 0 or len(part) != len(logits):
+            raise ValueError(
+                f"the feature space has shape {list(part.shape)} for {len(logits)} examples: its first axis is not the "
+                "batch, so its contributions belong to no example; choose another layer"
+            )
 
 
 def _answer(weights: Tensor, logits: Tensor) -> Tensor:
