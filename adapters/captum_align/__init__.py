@@ -20,9 +20,7 @@ _HOME = {
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
-        raise AttributeError(
-            f"module 'captum_align' has no attribute '{name}'; it offers {', '.join(__all__)}"
-        )
+        raise AttributeError(f"module 'captum_align' has no attribute '{name}'; it offers {', '.join(__all__)}")
     return getattr(import_module(_HOME[name]), name)
 
 

@@ -33,9 +33,7 @@ def read_out_in_batches(
         ValueError: the batch size is not positive.
     """
     if internal_batch_size is not None and internal_batch_size < 1:
-        raise ValueError(
-            f"internal_batch_size is {internal_batch_size}; give a positive number of examples, or None"
-        )
+        raise ValueError(f"internal_batch_size is {internal_batch_size}; give a positive number of examples, or None")
     extra = _format_additional_forward_args(additional_forward_args)
     # a question travels as it is; Captum's forms are brought to ints, tensors and lists that can be cut
     target = target if isinstance(model, QuestionModel) and target is None else captum_target(target)

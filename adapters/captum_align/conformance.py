@@ -32,14 +32,10 @@ def convergence_delta(subject: Subject) -> None:
         return
     answer = method.attribute(images, target=1, return_convergence_delta=True, **subject.options)
     if not (isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], Tensor)):
-        raise AssertionError(
-            f"return_convergence_delta=True gave {type(answer).__name__}, not (attributions, delta)"
-        )
+        raise AssertionError(f"return_convergence_delta=True gave {type(answer).__name__}, not (attributions, delta)")
     attributions, delta = answer
     if attributions.shape != images.shape:
-        raise AssertionError(
-            f"with the delta, attributions are {list(attributions.shape)}, not {list(images.shape)}"
-        )
+        raise AssertionError(f"with the delta, attributions are {list(attributions.shape)}, not {list(images.shape)}")
     if delta.dim() != 1 or len(delta) % len(images):
         raise AssertionError(f"the delta of {len(images)} examples has shape {list(delta.shape)}")
 
@@ -56,9 +52,7 @@ def noise_tunnel(subject: Subject) -> None:
             )
     noisy = _through_tunnel(subject, network, (images,), 1, stdevs=0.3, nt_samples_batch_size=2)
     if not isinstance(noisy, tuple) or noisy[0].shape != images.shape:
-        raise AssertionError(
-            "through NoiseTunnel a tuple of one tensor did not come back as one of its shape"
-        )
+        raise AssertionError("through NoiseTunnel a tuple of one tensor did not come back as one of its shape")
 
 
 def sensitivity_max(subject: Subject) -> None:

@@ -74,6 +74,4 @@ def feature_mask(shape: Sequence[int], start: int = 0, patches: int = PATCHES_PE
 
 def _strides(window: Sequence[int], shape: Sequence[int]) -> tuple[int, ...]:
     """Half a window; a whole one where it covers the axis, for it has nowhere to go."""
-    return tuple(
-        part if part == size else max(1, part // 2) for part, size in zip(window, shape, strict=True)
-    )
+    return tuple(part if part == size else max(1, part // 2) for part, size in zip(window, shape, strict=True))

@@ -71,9 +71,7 @@ class FeatureSpaceGradCam(Attribution):
         method = LayerGradCam(asked, cut.here)
         total = images[0].new_zeros((len(images[0]), *size))
         for cut.part in count():
-            cam = method.attribute(
-                images, target, additional_forward_args, relu_attributions=relu_attributions
-            )
+            cam = method.attribute(images, target, additional_forward_args, relu_attributions=relu_attributions)
             total = total + resize_keeping_sum(_cells(cam.detach(), cut.space, size), size)
             if cut.part + 1 >= cut.parts:
                 break
@@ -125,9 +123,7 @@ def _cut(model: Any, layer: Where) -> tuple[_Cut, nn.Module]:
         inner, own_place = unwrapped(inner)
     where = own_place if layer is None else layer
     space = (
-        where_to_read(inner, where)
-        if where is not None
-        else plugins.feature_space(inner) or _last_convolution(inner)
+        where_to_read(inner, where) if where is not None else plugins.feature_space(inner) or _last_convolution(inner)
     )
     cut = _Cut(inner, space)
     return cut, QuestionModel(cut, outer.questions) if isinstance(outer, QuestionModel) else cut

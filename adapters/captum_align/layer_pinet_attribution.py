@@ -27,9 +27,7 @@ class LayerPiNetAttribution(LayerAttribution):
     Source: Lobet & Chiaromonte 2026 (arXiv 2601.04378).
     """
 
-    def __init__(
-        self, forward_func: nn.Module, layer: Where = None, device_ids: list[int] | None = None
-    ) -> None:
+    def __init__(self, forward_func: nn.Module, layer: Where = None, device_ids: list[int] | None = None) -> None:
         LayerAttribution.__init__(self, forward_func, layer, device_ids)
 
     @log_usage()

@@ -150,9 +150,7 @@ def _posed(model: Any, target: Any, num_examples: int) -> tuple[Any, Any]:
     if not asks:
         return model, target
     if isinstance(model, QuestionModel):
-        raise TargetError(
-            "this model answers questions already; give the target that ask() gave, or the plain model"
-        )
+        raise TargetError("this model answers questions already; give the target that ask() gave, or the plain model")
     if not isinstance(model, nn.Module):
         raise TypeError(f"a question needs the torch.nn.Module itself, got {type(model).__name__}")
     return ask(model, target, num_examples)
@@ -186,6 +184,4 @@ def _check_options(method: type[Any], options: dict[str, Any]) -> None:
     ]
     unknown = [name for name in options if name not in known]
     if unknown:
-        raise TypeError(
-            f"{method.__name__} has no option {', '.join(map(repr, unknown))}; it has {', '.join(known)}"
-        )
+        raise TypeError(f"{method.__name__} has no option {', '.join(map(repr, unknown))}; it has {', '.join(known)}")

@@ -33,10 +33,9 @@ def tuples(subject: Subject) -> None:
     """A tuple of one tensor gives a tuple of one tensor, and the same numbers."""
     images, network = subject.images(), subject.network()
     answer = subject.attribute(network, (images,), target=1)
-    found = kind(answer) if not isinstance(answer, tuple) else f"a tuple of {len(answer)}"
     demand(
         isinstance(answer, tuple) and len(answer) == 1,
-        f"a tuple of one tensor was given and {found} came back",
+        f"a tuple of one tensor was given and {kind(answer)} came back",
     )
     demand(
         answer[0].shape == images.shape,
@@ -59,7 +58,7 @@ def several_inputs(subject: Subject) -> None:
 
 
 def further_arguments(subject: Subject) -> None:
-    """Additional_forward_args, a tuple or a single tensor, reach the model."""
+    """Further arguments of the model, in a tuple or a single tensor, reach it."""
     network, images, second = subject.network(), subject.images(), subject.images(seed=8)
     shifted = subject.attribute(network, images, target=1, additional_forward_args=(second, 2.0))
     doubled = subject.attribute(network, images, target=1, additional_forward_args=(0 * second, 2.0))

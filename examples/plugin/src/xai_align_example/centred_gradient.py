@@ -42,8 +42,7 @@ class CentredGradient(GradientAttribution):
             # leaves no gradient on the parameters.
             gradients = self.gradient_func(self.forward_func, leaves, target, additional_forward_args)
         attributions = tuple(
-            (gradient * _centred(leaf.detach())).contiguous()
-            for gradient, leaf in zip(gradients, leaves, strict=True)
+            (gradient * _centred(leaf.detach())).contiguous() for gradient, leaf in zip(gradients, leaves, strict=True)
         )
         return _format_output(_is_tuple(inputs), attributions)
 
@@ -57,9 +56,7 @@ def _check_input(tensor: Tensor, position: int) -> None:
     if not tensor.is_floating_point():
         raise TypeError(f"input {position} is of type {tensor.dtype}, which has no gradient; pass floats")
     if tensor.dim() < 2:
-        raise ValueError(
-            f"input {position} has shape {tuple(tensor.shape)}; it needs an axis beside the batch"
-        )
+        raise ValueError(f"input {position} has shape {tuple(tensor.shape)}; it needs an axis beside the batch")
 
 
 def _centred(tensor: Tensor) -> Tensor:

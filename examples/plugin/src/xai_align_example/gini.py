@@ -27,6 +27,4 @@ def gini(
     # Of n sorted shares the i-th is weighted with its rank, counted from the middle.
     ranks = 2 * torch.arange(1, count + 1, device=shares.device, dtype=shares.dtype) - count - 1
     total = shares.sum(dim=1)
-    return torch.where(
-        total > 0, (shares * ranks).sum(dim=1) / (count * total.clamp_min(torch.finfo().tiny)), 0.0
-    )
+    return torch.where(total > 0, (shares * ranks).sum(dim=1) / (count * total.clamp_min(torch.finfo().tiny)), 0.0)
