@@ -16,6 +16,7 @@ from torch import nn
 from tests.networks import conv_net, images, two_layers, untouched
 from xai_align import FeatureSpace, Question, Split, read_out, read_out_all_classes
 from xai_align.pinet import CompletenessError, LocalReadout, UnknownOperation, register_rule, rule_registry
+from xai_align.spatial import contribution_map
 
 
 def test_contributions_worked_by_hand():
@@ -156,7 +157,7 @@ def test_all_classes_at_once_agree_with_one_at_a_time():
     every = read_out_all_classes(model, x, space)
     for k in range(5):
         one = read_out(model, x, k, space)
-        assert torch.allclose(every.cells[:, k], one.contributions.sum(1).flatten(1), atol=1e-12)
+        assert torch.allclose(every.maps[:, k], one.contributions.sum(1), atol=1e-12)
         assert torch.allclose(every.bias[k].expand(2), one.bias, atol=1e-12)
     assert every.completeness_error.abs().max() < 1e-12
 
@@ -164,19 +165,40 @@ def test_all_classes_at_once_agree_with_one_at_a_time():
 def test_all_classes_refuse_a_head_that_is_not_affine():
     model = conv_net()
     bent = FeatureSpace(layer="bent", split=Split(model.conv1, lambda z: model.fc(z.mean((2, 3)).tanh())))
-    with pytest.raises(ValueError, match="not an affine function"):
-        read_out_all_classes(model, images(), bent)
-    with pytest.raises(ValueError, match="not local"):
-        read_out_all_classes(model, images(), "conv2")
+    for place in (bent, "conv2"):
+        with pytest.raises(ValueError, match="not local"):
+            read_out_all_classes(model, images(), place)
 
 
-def test_positions_with_weights_of_their_own_are_not_taken_for_an_average():
-    model = conv_net()
-    weights = torch.linspace(0, 1, 64).view(8, 8)
+def test_all_classes_of_a_head_that_weighs_positions():
+    model, x = conv_net().double(), images(dtype=torch.float64)
+    weights = torch.linspace(0, 1, 64, dtype=torch.float64).view(8, 8)
     uneven = FeatureSpace(layer="uneven", split=Split(model.conv1, lambda z: model.fc((z * weights).sum((2, 3)))))
     with pytest.raises(ValueError, match="mean over positions"):
-        read_out_all_classes(model, images(), uneven)
-    assert read_out(model, images(), 0, uneven).kind == "local"
+        LocalReadout(model, uneven, model.conv1(x))
+    every = read_out_all_classes(model, x, uneven)
+    assert every.completeness_error.abs().max() < 1e-12
+    one = read_out(model, x, 3, uneven)
+    assert one.kind == "local"
+    assert torch.allclose(every.maps[:, 3], one.contributions.sum(1), atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["efficientvim_m1", "levit_128s", "hiera_tiny_224", "test_vit4"])
+def test_all_classes_of_branches_and_tokens(name):
+    options = {"pool_include_prefix": True, "fc_norm": False} if name == "test_vit4" else {}
+    model = timm.create_model(name, num_classes=5, **options).eval().double()
+    if name == "hiera_tiny_224":
+        model.head.norm = nn.Identity()  # an average of tokens that are in an order of their own
+    size = model.default_cfg["input_size"][-1]
+    x = torch.randn(2, 3, size, size, dtype=torch.float64)
+    every, one = read_out_all_classes(model, x), read_out(model, x, 2)
+    assert one.kind == "local"
+    assert every.completeness_error.abs().max() < 1e-10
+    assert torch.allclose(every.prefix[:, 2], one.prefix, atol=1e-12)
+    parts = one.contributions if isinstance(one.contributions, tuple) else (one.contributions,)
+    maps = every.maps if isinstance(every.maps, tuple) else (every.maps,)
+    for cells, part in zip(maps, parts, strict=True):
+        assert torch.allclose(cells[:, 2], contribution_map(part, one.feature_space, (size, size)), atol=1e-12)
 
 
 def test_local_readout_needs_no_gradient_and_compiles():
@@ -191,7 +213,7 @@ def test_local_readout_needs_no_gradient_and_compiles():
     compiled = torch.compile(module, backend="eager", fullgraph=True)
     with torch.no_grad():
         logits, cells, bias = compiled(x)
-    assert torch.allclose(cells, every.cells, atol=1e-6)
+    assert torch.allclose(cells, every.maps.flatten(2), atol=1e-6)
     assert torch.allclose(cells.sum(-1) + bias, logits, atol=1e-6)
 
 

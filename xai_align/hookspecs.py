@@ -93,8 +93,8 @@ class FeatureSpace:
             only a name to call it by); the head can be probed and replayed without the rest.
         grid: for token layouts, ``grid((H, W), L)`` gives rows and columns of the
             ``L`` tokens without prefix; None: proportional to the image.
-        to_raster: brings token contributions ``[N, L, ...]`` (prefix removed) into
-            row-by-row order; None: they are.
+        to_raster: brings cells ``[N, L]`` of tokens (prefix left out) into row-by-row
+            order; None: they are.
     """
 
     layer: str | tuple[str, ...]

@@ -23,7 +23,19 @@ def contribution_map(contributions: Tensor, space: FeatureSpace, image_size: tup
     if layout == "NHWC":
         return contributions.sum(-1)
     tokens = contributions if layout == "NLC" else contributions.transpose(1, 2)
-    cells = tokens[:, space.prefix_tokens :].sum(-1)
+    return _tokens_on_grid(tokens[:, space.prefix_tokens :].sum(-1), space, image_size)
+
+
+def on_grid(cells: Tensor, z: Tensor, space: FeatureSpace, image_size: tuple[int, int]) -> Tensor:
+    """Cells ``[N, K, P]``, one for each position of ``z`` (prefix tokens left out), to maps ``[N, K, h, w]``."""
+    layout = layout_of(z, space)
+    if layout in ("NCHW", "NHWC"):
+        return cells.unflatten(-1, z.shape[2:] if layout == "NCHW" else z.shape[1:3])
+    return _tokens_on_grid(cells.flatten(0, 1), space, image_size).unflatten(0, cells.shape[:2])
+
+
+def _tokens_on_grid(cells: Tensor, space: FeatureSpace, image_size: tuple[int, int]) -> Tensor:
+    """``[N, L]`` to ``[N, h, w]``."""
     rows, columns = token_grid(space, cells.shape[1], image_size)
     return (space.to_raster(cells) if space.to_raster else cells).reshape(len(cells), rows, columns)
 

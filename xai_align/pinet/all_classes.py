@@ -1,111 +1,61 @@
-"""The maps of all classes at once, forward only, where the head is local."""
+"""The maps of all classes at once, where the head is local."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
 
 from xai_align.hookspecs import FeatureSpace
+from xai_align.model_state import frozen_parameters
 from xai_align.pinet.accounts import wide
 from xai_align.pinet.head_probe import is_affine
 from xai_align.pinet.input_checks import check_inputs, check_logits, check_model, explained_failures
+from xai_align.pinet.local_readout import account_by_position, positions_last, treats_positions_alike
 from xai_align.pinet.readout import Where, where_to_read
 from xai_align.pinet.unwrapping import unwrapped
-from xai_align.spatial import layout_of
+from xai_align.spatial import on_grid
+
+#: Coefficients are made for so many classes at a time, to keep memory low.
+CLASSES_AT_A_TIME = 64
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassReadout:
-    """``logits == cells.sum() + bias`` for every class: for each of ``K`` classes what each cell of the grid adds.
+    """``logits == maps.sum() + prefix + bias``: for each of ``K`` classes, what each cell of the feature map adds.
 
     Attributes:
         logits: ``[N, K]``.
-        cells: ``[N, K, P]``, the contribution of each of the ``P`` positions of the feature space, in its own order.
+        maps: ``[N, K, h, w]``; a tuple of such maps where the feature space is several tensors.
+        prefix: ``[N, K]``, what lies on prefix tokens.
         bias: ``[K]``.
         completeness_error: ``[N, K]``.
         feature_space: where this was read.
     """
 
     logits: Tensor
-    cells: Tensor
+    maps: Tensor | tuple[Tensor, ...]
+    prefix: Tensor
     bias: Tensor
     completeness_error: Tensor
     feature_space: FeatureSpace
 
 
-class LocalReadout(nn.Module):
-    """``x -> (logits [N, K], cells [N, K, P], bias [K])`` for a head that averages positions and is affine.
+def read_out_all_classes(model: Any, inputs: Tensor, feature_space: Where = None) -> ClassReadout:
+    """For every class at once, what each cell of the feature map adds to its logit.
 
-    Nothing but the model's own forward operations: it runs under
-    ``inference_mode``, compiles, and exports. For such a head
-    ``logits = mean_p A z_p + b``; the head itself, given one position at a
-    time, computes ``A z_p + b``.
+    One forward pass of the backbone, and of the head on single positions: no
+    gradient. A local head that does not treat all positions alike costs one
+    backward pass of the head for each class instead.
 
     Args:
-        model: the network; used as it is, not copied.
-        space: a feature space with a split.
-
-    Raises:
-        ValueError: the head is not affine, or does not treat all positions alike.
-    """
-
-    def __init__(self, model: nn.Module, space: FeatureSpace, z: Tensor) -> None:
-        super().__init__()
-        self.model = model
-        self.training = model.training
-        self._space = space
-        self._layout = layout_of(z, space)
-        assert space.split is not None
-        self._features, self._head = space.split
-        if not is_affine(model, self._head, z) or not self._treats_positions_alike(z):
-            raise ValueError(
-                f"the head behind '{space.layer}' is not an affine function of the mean over positions, "
-                "so the maps of all classes cannot be had at once; ask about one class at a time with read_out"
-            )
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits, contributions of each position to each class, and the bias of each class."""
-        return self.account(self._features(x))
-
-    def account(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The same from features that are there already."""
-        positions = self._one_at_a_time(z)
-        bias = self._head(torch.zeros_like(positions[:1]))[0]
-        count = len(positions) // len(z)
-        cells = (self._head(positions) - bias).unflatten(0, (len(z), count)).transpose(1, 2) / count
-        return self._head(z), cells, bias
-
-    def _one_at_a_time(self, z: Tensor) -> Tensor:
-        """``[N, …]`` features to ``[N * P, …]`` features of one position each."""
-        if self._layout == "NCHW":
-            return z.flatten(2).transpose(1, 2).reshape(-1, z.shape[1], 1, 1)
-        if self._layout == "NHWC":
-            return z.reshape(-1, 1, 1, z.shape[-1])
-        if self._layout == "NCL":
-            return z.transpose(1, 2).reshape(-1, z.shape[1], 1)
-        prefix = self._space.prefix_tokens
-        patches = z[:, prefix:].reshape(-1, 1, z.shape[-1])
-        # prefix tokens that the head does not read; if it does, the test of positions fails
-        return nn.functional.pad(patches, (0, 0, prefix, 0))
-
-    def _treats_positions_alike(self, z: Tensor) -> bool:
-        with torch.inference_mode(False), torch.no_grad():
-            random = torch.randn(z[:1].shape, dtype=z.dtype, generator=torch.Generator().manual_seed(0)).to(z.device)
-            try:
-                logits, cells, bias = self.account(random)
-            except (RuntimeError, ValueError, AssertionError, IndexError):
-                return False  # a head made for one size of map
-        error = (cells.sum(-1) + bias - logits).abs().max()
-        return bool(error <= 1e3 * torch.finfo(z.dtype).eps * (logits.abs().max() + cells.abs().sum(-1).max()))
-
-
-def read_out_all_classes(model: nn.Module, inputs: Tensor, feature_space: Where = None) -> ClassReadout:
-    """For every class at once, what each position of the feature space adds to its logit.
-
-    One forward pass of the backbone and one of the head on single positions; no gradient.
+        model: as for :func:`~xai_align.read_out`.
+        inputs: images ``[N, C, H, W]``.
+        feature_space: as for :func:`~xai_align.read_out`; its head must be affine.
 
     Raises:
         ValueError: the head is not local, or inputs or model are not fit for a readout.
@@ -115,18 +65,68 @@ def read_out_all_classes(model: nn.Module, inputs: Tensor, feature_space: Where 
     check_inputs(model, (inputs,))
     space = where_to_read(model, own_place if feature_space is None else feature_space)
     if space.split is None:
-        raise ValueError(
-            f"the readout at '{space.layer}' is not local: all classes at once are for networks whose head is affine "
-            "in a spatial feature map; ask about one class at a time with read_out"
-        )
-    with torch.no_grad(), explained_failures((inputs,)):
+        raise _not_local(space)
+    with torch.no_grad(), frozen_parameters(model), explained_failures((inputs,)):
         z = space.split.features(inputs)
-        if not isinstance(z, Tensor):
-            raise ValueError(
-                f"the feature space '{space.layer}' is {len(tree_leaves(z))} tensors; "
-                "ask about one class at a time with read_out"
-            )
-        logits, cells, bias = LocalReadout(model, space, z).account(z)
-    check_logits(logits)
-    error = wide(cells).sum(-1) + wide(bias) - wide(logits)
-    return ClassReadout(logits=logits, cells=cells, bias=bias, completeness_error=error, feature_space=space)
+        if not is_affine(model, space.split.head, z):
+            raise _not_local(space)
+        logits = check_logits(space.split.head(z))
+        if isinstance(z, Tensor) and treats_positions_alike(model, space, z):
+            cells, bias = account_by_position(space, z)
+            parts, prefix = [cells], torch.zeros_like(logits)
+        else:
+            parts, prefix, bias = _account_by_class(space, z)
+    total = torch.stack([wide(part).sum(-1) for part in parts]).sum(0)
+    image_size = (inputs.shape[-2], inputs.shape[-1])
+    maps = tuple(on_grid(part, leaf, space, image_size) for part, leaf in zip(parts, tree_leaves(z), strict=True))
+    return ClassReadout(
+        logits=logits,
+        maps=maps if len(maps) > 1 else maps[0],
+        prefix=prefix,
+        bias=bias,
+        completeness_error=total + wide(prefix) + wide(bias) - wide(logits),
+        feature_space=space,
+    )
+
+
+def _account_by_class(space: FeatureSpace, z: Any) -> tuple[list[Tensor], Tensor, Tensor]:
+    """Cells ``[N, K, P]`` of every tensor of ``z``, prefix ``[N, K]`` and bias ``[K]``, from the head's Jacobian."""
+    assert space.split is not None
+    leaves = [positions_last(leaf, space) for leaf in tree_leaves(z)]
+    parts: list[list[Tensor]] = [[] for _ in leaves]
+    for betas in _jacobian_rows(space, z):
+        for part, leaf, beta in zip(parts, leaves, betas, strict=True):
+            # c_kp = sum_c beta_kcp z_cp
+            part.append(torch.einsum("ncp,kcp->nkp", leaf, positions_last(beta, space)))
+    cells = [torch.cat(part, dim=1) for part in parts]
+    with torch.no_grad():
+        bias = space.split.head(_at_zero(z)[0])[0]
+    prefix = torch.stack([part[..., : space.prefix_tokens].sum(-1) for part in cells]).sum(0)
+    return [part[..., space.prefix_tokens :] for part in cells], prefix, bias
+
+
+def _jacobian_rows(space: FeatureSpace, z: Any) -> Iterator[list[Tensor]]:
+    """For some classes at a time: ``d logit_k / d z`` of one example, ``[k, ...]`` for every tensor of ``z``."""
+    assert space.split is not None
+    with torch.inference_mode(False), torch.enable_grad():
+        origin, leaves = _at_zero(z)
+        logits = space.split.head(origin)[0]
+        for start in range(0, len(logits), CLASSES_AT_A_TIME):
+            rows = [
+                torch.autograd.grad(logit, leaves, retain_graph=True, materialize_grads=True)
+                for logit in logits[start : start + CLASSES_AT_A_TIME]
+            ]
+            yield [torch.cat(beta) for beta in zip(*rows, strict=True)]
+
+
+def _at_zero(z: Any) -> tuple[Any, list[Tensor]]:
+    """Features of one example like ``z``, all zero, and their tensors, which require grad."""
+    origin = tree_map(lambda leaf: torch.zeros_like(leaf[:1]).requires_grad_(torch.is_grad_enabled()), z)
+    return origin, tree_leaves(origin)
+
+
+def _not_local(space: FeatureSpace) -> ValueError:
+    return ValueError(
+        f"the readout at '{space.layer}' is not local: all classes at once are for networks whose head is an affine "
+        "function of a spatial feature map; ask about one class at a time with read_out"
+    )
