@@ -75,8 +75,6 @@ def ways(model: torch.nn.Module, x: torch.Tensor) -> dict[str, Callable[[], obje
         torch.autograd.grad(model(z)[:, 3].sum(), z)
 
     layer, reshape = grad_cam_layer(model)
-    cam = GradCAM(model, [layer], reshape_transform=reshape)
-    cam.activations_and_grads.release()
 
     def grad_cam() -> None:
         with GradCAM(model, [layer], reshape_transform=reshape) as cam:

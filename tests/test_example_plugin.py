@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import subprocess
@@ -17,26 +18,29 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory) -> Path:
-    """The folder that the example is installed into, apart from the environment that runs the tests."""
+def installed(tmp_path_factory):
+    """The example, installed into the environment that runs the tests, and taken out again."""
     source = tmp_path_factory.mktemp("source") / "plugin"
-    target = tmp_path_factory.mktemp("target")
     shutil.copytree(ROOT / "examples" / "plugin", source)
-    flags = ["--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check", "--quiet"]
-    command = [sys.executable, "-m", "pip", "install", *flags, "--target", str(target), str(source)]
+    pip("install", "--no-deps", "--no-build-isolation", "--no-index", "--force-reinstall", str(source))
+    importlib.invalidate_caches()
+    yield
+    pip("uninstall", "--yes", "xai-align-example")
+
+
+def pip(*arguments: str) -> None:
+    command = [sys.executable, "-m", "pip", arguments[0], "--quiet", "--disable-pip-version-check", *arguments[1:]]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    return target
 
 
 @pytest.fixture
 def run(installed, tmp_path):
-    """Run Python where the example is installed, away from the source folder; gives what it printed."""
+    """Run Python in this environment, away from the source folder; gives what it printed."""
 
     def run_python(*arguments: str, **environment: str) -> str:
-        path = os.pathsep.join([str(installed), str(ROOT), str(ROOT / "adapters")])
         clean = {key: value for key, value in os.environ.items() if not key.startswith("XAI_ALIGN_")}
-        env = {**clean, "PYTHONPATH": path, "COLUMNS": "200", **environment}
+        env = {**clean, "COLUMNS": "200", **environment}
         done = subprocess.run([sys.executable, *arguments], env=env, cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
@@ -45,9 +49,8 @@ def run(installed, tmp_path):
 
 
 @pytest.fixture
-def example(installed, monkeypatch):
+def example(installed):
     """The installed package, imported here."""
-    monkeypatch.syspath_prepend(str(installed))
     import xai_align_example
 
     yield xai_align_example

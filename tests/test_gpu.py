@@ -1,0 +1,55 @@
+"""On a CUDA device: the same account as on the CPU, exact, and nothing left behind."""
+
+from __future__ import annotations
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from tests.networks import untouched
+from xai_align import read_out, read_out_all_classes
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext", "test_efficientnet"])
+@pytest.mark.parametrize("place", [None, "input"])
+def test_the_account_is_that_of_the_cpu(name, place):
+    model = timm.create_model(name).eval().double()
+    size = model.default_cfg["input_size"][-1]
+    x = torch.randn(2, 3, size, size, dtype=torch.float64)
+    expected = read_out(model, x, 3, place)
+    model.cuda()
+    state = torch.cuda.get_rng_state()
+    with untouched(model):
+        readout = read_out(model, x.cuda(), 3, place)
+    assert torch.equal(torch.cuda.get_rng_state(), state)
+    assert readout.contributions.is_cuda
+    assert readout.relative_error.max() < 1e-10
+    assert torch.allclose(readout.contributions.cpu(), expected.contributions, atol=1e-9)
+
+
+def test_half_precision_by_autocast():
+    model = timm.create_model("test_vit").eval().cuda()
+    x = torch.randn(2, 3, 160, 160, device="cuda")
+    with torch.autocast("cuda", dtype=torch.bfloat16):
+        readout = read_out(model, x, 3)
+    assert torch.isfinite(readout.contributions).all()
+
+
+def test_data_parallel_is_read_like_its_network():
+    model = timm.create_model("test_resnet").eval().cuda()
+    x = torch.randn(2, 3, 160, 160, device="cuda")
+    expected = read_out_all_classes(model, x)
+    assert torch.allclose(read_out_all_classes(nn.DataParallel(model), x).maps, expected.maps)
+
+
+def test_memory_is_given_back():
+    model = timm.create_model("test_resnet").eval().cuda()
+    x = torch.randn(8, 3, 160, 160, device="cuda")
+    read_out(model, x, 3, "input")
+    before = torch.cuda.memory_allocated()
+    for _ in range(5):
+        read_out(model, x, 3, "input")
+    assert torch.cuda.memory_allocated() <= before
