@@ -283,6 +283,15 @@ def test_other_places():
     assert torch.equal(read_out(pinet, x, 3).contributions, by_name.contributions)
 
 
+def test_gradient_checkpointing_is_set_aside():
+    model = create("test_vit")
+    x = image_for(model)
+    expected = read_out(model, x, 3)
+    model.set_grad_checkpointing(True)
+    assert torch.equal(read_out(model, x, 3).contributions, expected.contributions)
+    assert model.grad_checkpointing is True
+
+
 def test_local_readout_answers_to_deletion_in_feature_space():
     model = create("test_resnet").double()
     x = image_for(model).double()

@@ -9,7 +9,7 @@ door; see ``docs/plugins.md`` for one runnable example per hook.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import pluggy
@@ -100,9 +100,9 @@ class FeatureSpace:
     layer: str | tuple[str, ...]
     layout: Layout = "auto"
     prefix_tokens: int = 0
-    split: Split | None = None
-    grid: Callable[[tuple[int, int], int], tuple[int, int]] | None = None
-    to_raster: Callable[[Tensor], Tensor] | None = None
+    split: Split | None = field(default=None, repr=False)
+    grid: Callable[[tuple[int, int], int], tuple[int, int]] | None = field(default=None, repr=False)
+    to_raster: Callable[[Tensor], Tensor] | None = field(default=None, repr=False)
 
 
 class HookSpecs:

@@ -28,14 +28,28 @@ def frozen_parameters(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def without_inplace(model: nn.Module) -> Iterator[None]:
     """Activations of ``model`` work out of place inside, as methods that hook modules backward need."""
-    inplace = [module for module in model.modules() if getattr(module, "inplace", False) is True]
+    with _switched_off(model, "inplace"):
+        yield
+
+
+@contextmanager
+def without_checkpointing(model: nn.Module) -> Iterator[None]:
+    """``model`` keeps its activations inside: recomputed ones would come without the gates of the first pass."""
+    with _switched_off(model, "grad_checkpointing"), _switched_off(model, "gradient_checkpointing"):
+        yield
+
+
+@contextmanager
+def _switched_off(model: nn.Module, name: str) -> Iterator[None]:
+    """The attribute ``name``, of all modules where it is True, is False inside."""
+    switched = [module for module in model.modules() if getattr(module, name, False) is True]
     try:
-        for module in inplace:
-            module.inplace = False  # type: ignore[assignment]
+        for module in switched:
+            setattr(module, name, False)
         yield
     finally:
-        for module in inplace:
-            module.inplace = True  # type: ignore[assignment]
+        for module in switched:
+            setattr(module, name, True)
 
 
 @contextmanager

@@ -98,7 +98,7 @@ def check_completeness(account: Account, space: FeatureSpace) -> None:
             f"the contributions at '{space.layer}' and the bias of example {worst} miss the answer "
             f"{float(account.answer[worst]):.6g} by {float(account.error[worst]):.3g}, far more than rounding; "
             "the network has an operation that the interception does not see (a custom autograd function, "
-            "scripted or compiled code): read out behind it, with feature_space=..."
+            "gradient checkpointing, scripted or compiled code): read out behind it, with feature_space=..."
         )
 
 

@@ -74,28 +74,43 @@ class Gated(torch.autograd.Function):
         return gradient * gate, None
 
 
+#: Zero where their argument is.
 ACTIVATIONS = """
-    relu relu6 hardtanh leaky_relu rrelu threshold gelu silu hardswish mish elu selu celu softplus softsign tanh
-    hardshrink softshrink tanhshrink clamp clip clamp_min clamp_max nan_to_num square normalize local_response_norm
-    expm1 log1p sin sinh tan asin arcsin asinh arcsinh atan arctan atanh arctanh erf
+    relu relu6 leaky_relu rrelu gelu silu hardswish mish elu selu celu softsign tanh hardshrink softshrink tanhshrink
+    nan_to_num square normalize local_response_norm expm1 log1p sin sinh tan asin arcsin asinh arcsinh atan arctan
+    atanh arctanh erf
 """
+#: These may not be, which depends on their bounds.
+OFFSET_ACTIVATIONS = "hardtanh threshold softplus clamp clip clamp_min clamp_max"
 
 
 @register_rule(*ACTIVATIONS.split())
 def activation(gates: FrozenGates, func: Operation, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """``f(x) = x * stop((f(x) - f(0)) / x) + f(0)``, the quotient 0 where ``x`` is."""
+    """``f(x) = x * stop(f(x) / x)``, the quotient 0 where ``x`` is."""
+    return _activation(gates, func, x, None, *args, **kwargs)
+
+
+@register_rule(*OFFSET_ACTIVATIONS.split())
+def offset_activation(gates: FrozenGates, func: Operation, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """``f(x) = x * stop((f(x) - f(0)) / x) + f(0)``."""
+    with torch.no_grad():
+        at_zero = func(torch.zeros_like(x[(slice(0, 1),) * x.dim()]), *args, **kwargs)
+    return _activation(gates, func, x, at_zero if bool(at_zero.any()) else None, *args, **kwargs)
+
+
+def _activation(
+    gates: FrozenGates, func: Operation, x: Tensor, offset: Tensor | None, *args: Any, **kwargs: Any
+) -> Tensor:
     inplace = is_inplace(func) or kwargs.get("inplace") is True or any(argument is True for argument in args)
     if gates.recording:
         with torch.no_grad():
-            at_zero = func(torch.zeros_like(x[(slice(0, 1),) * x.dim()]), *args, **kwargs)
             value = func(x.detach().clone() if inplace else x.detach(), *args, **kwargs)
-            offset = at_zero if bool(at_zero.any()) else None
             gate = ((value if offset is None else value - offset) / x).nan_to_num_(nan=0.0)  # 0 / 0
-        gates.keep(lambda: (gate, offset))
+        gates.keep(lambda: gate)
         result = Gated.apply(x, (value, gate))
     else:
-        gate, offset = gates.keep(lambda: (x, None))
-        result = x * gate if offset is None else x * gate + offset
+        result = x * gates.keep(lambda: x)
+        result = result if offset is None else result + offset
     return x.copy_(result) if inplace else result
 
 

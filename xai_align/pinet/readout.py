@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from xai_align import plugins
 from xai_align.hookspecs import FeatureSpace
-from xai_align.model_state import frozen_parameters, unchanged_rng
+from xai_align.model_state import frozen_parameters, unchanged_rng, without_checkpointing
 from xai_align.pinet.accounts import check_completeness, frozen_account, local_account
 from xai_align.pinet.head_probe import is_affine
 from xai_align.pinet.input_checks import check_inputs, check_model, explained_failures
@@ -43,12 +43,12 @@ class Readout:
     """
 
     answer: Tensor
-    contributions: Tensor | tuple[Tensor, ...]
+    contributions: Tensor | tuple[Tensor, ...] = field(repr=False)
     bias: Tensor
     prefix: Tensor
     completeness_error: Tensor
     kind: Literal["local", "frozen"]
-    logits: Tensor
+    logits: Tensor = field(repr=False)
     feature_space: FeatureSpace
     image_size: tuple[int, int] | None
 
@@ -120,7 +120,8 @@ def read_out(
             account = local_account(route, questions)
         else:
             _refuse_inference_mode(space)
-            account = frozen_account(model, route, questions)
+            with without_checkpointing(model):
+                account = frozen_account(model, route, questions)
     check_completeness(account, space)
     several = isinstance(inputs, tuple) or len(account.contributions) > 1
     return Readout(
