@@ -10,14 +10,21 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from xai_align.hookspecs import FeatureSpace
-from xai_align.pinet import attention_rules, gate_rules, linear_operations, normalisation_rules, pooling_rules
+from xai_align.pinet import (
+    attention_rules,
+    convolution_rule,
+    gate_rules,
+    linear_operations,
+    normalisation_rules,
+    pooling_rules,
+)
 from xai_align.pinet.frozen_gates import FrozenGates
 from xai_align.pinet.input_checks import check_logits
 from xai_align.pinet.routes import Route
 from xai_align.question import Question, linear_forms
 
 #: The modules that teach the interception its operations.
-RULES = (linear_operations, gate_rules, normalisation_rules, pooling_rules, attention_rules)
+RULES = (linear_operations, gate_rules, convolution_rule, normalisation_rules, pooling_rules, attention_rules)
 
 
 class CompletenessError(ArithmeticError):
@@ -72,7 +79,7 @@ def frozen_account(model: nn.Module, route: Route, questions: Sequence[Question]
         with torch.enable_grad():
             beta = torch.autograd.grad(_answer(weights, logits).sum(), leaves, materialize_grads=True)
         output = logits = logits.detach()  # the graph ends here, and with it what it saved
-        with torch.enable_grad(), gates.replay():
+        with gates.replay():
             at_zero = route.run(lambda z: torch.zeros_like(z).requires_grad_().clone())
     finally:
         gates.clear()

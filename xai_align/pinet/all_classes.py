@@ -11,11 +11,10 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from xai_align.hookspecs import FeatureSpace
-from xai_align.model_state import frozen_parameters
 from xai_align.pinet.accounts import wide
-from xai_align.pinet.head_probe import is_affine
+from xai_align.pinet.head_probe import probe_head
 from xai_align.pinet.input_checks import check_inputs, check_logits, check_model, explained_failures
-from xai_align.pinet.local_readout import account_by_position, positions_last, treats_positions_alike
+from xai_align.pinet.one_position import account_by_position, positions_last
 from xai_align.pinet.readout import Where, where_to_read
 from xai_align.pinet.unwrapping import unwrapped
 from xai_align.spatial import on_grid
@@ -66,12 +65,13 @@ def read_out_all_classes(model: Any, inputs: Tensor, feature_space: Where = None
     space = where_to_read(model, own_place if feature_space is None else feature_space)
     if space.split is None:
         raise _not_local(space)
-    with torch.no_grad(), frozen_parameters(model), explained_failures((inputs,)):
+    with torch.no_grad(), explained_failures((inputs,)):
         z = space.split.features(inputs)
-        if not is_affine(model, space.split.head, z):
+        head = probe_head(model, space, z)
+        if not head.affine:
             raise _not_local(space)
         logits = check_logits(space.split.head(z))
-        if isinstance(z, Tensor) and treats_positions_alike(model, space, z):
+        if head.averages_positions:
             cells, bias = account_by_position(space, z)
             parts, prefix = [cells], torch.zeros_like(logits)
         else:

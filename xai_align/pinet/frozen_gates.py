@@ -41,15 +41,18 @@ class FrozenGates(TorchFunctionMode):
         with gates:
             answer = network(z)  # z.requires_grad, no parameter does
         with gates.replay():
-            bias = network(torch.zeros_like(z).requires_grad_())
+            bias = network(torch.zeros_like(z).requires_grad_())  # requires_grad says: this is z
     """
 
     def __init__(self, model: nn.Module | None = None) -> None:
         super().__init__()
         self.recording = True
         self._model = model
+        #: What was kept, each with the versions of its tensors.
         self._tape: list[tuple[Any, list[int]]] = []
+        #: How far a replay has come.
         self._position = 0
+        #: Which kept values lie in a piece of memory.
         self._holders: dict[int, list[int]] = {}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -68,8 +71,9 @@ class FrozenGates(TorchFunctionMode):
         """What ``compute()`` gave when recording, as a constant. Replaying, the same values, uncomputed."""
         if self.recording:
             with torch.no_grad():
-                value = tree_map(detached, compute())
-            tensors = [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
+                value = compute()
+            value = detached(value) if isinstance(value, Tensor) else tree_map(detached, value)
+            tensors = _tensors_of(value)
             for tensor in tensors:
                 self._holders.setdefault(_storage(tensor), []).append(len(self._tape))
             self._tape.append((value, [tensor._version for tensor in tensors]))
@@ -78,8 +82,7 @@ class FrozenGates(TorchFunctionMode):
             raise RuntimeError(_OUT_OF_STEP)
         value, versions = self._tape[self._position]
         self._position += 1
-        now = [leaf._version for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
-        if now != versions:
+        if [tensor._version for tensor in _tensors_of(value)] != versions:
             raise RuntimeError(
                 "a gate was overwritten in place between recording and replay; please report the network"
             )
@@ -95,7 +98,7 @@ class FrozenGates(TorchFunctionMode):
         self.recording, self._position = False, 0
         try:
             # the graph is built only for its requires_grad marks, which say what depends on z
-            with torch.autograd.graph.saved_tensors_hooks(_saved_nothing, _nothing_saved), self:
+            with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(_saved_nothing, _nothing_saved), self:
                 yield
             if self._position != len(self._tape):
                 raise RuntimeError(_OUT_OF_STEP)
@@ -112,11 +115,8 @@ class FrozenGates(TorchFunctionMode):
         if not isinstance(written, Tensor) or _storage(written) not in self._holders:
             return
         for position in self._holders.pop(_storage(written)):
-            value = tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, self._tape[position][0])
-            self._tape[position] = (
-                value,
-                [leaf._version for leaf in tree_leaves(value) if isinstance(leaf, Tensor)],
-            )
+            value = tree_map(_copied, self._tape[position][0])
+            self._tape[position] = (value, [tensor._version for tensor in _tensors_of(value)])
 
     def _complaint(self, func: Any) -> str:
         place = _running_module(self._model)
@@ -143,6 +143,19 @@ def depends(*arguments: Any) -> bool:
 def detached(value: Any) -> Any:
     """A tensor as a constant; anything else as it is."""
     return value.detach() if isinstance(value, Tensor) else value
+
+
+def _copied(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) else value
+
+
+def _tensors_of(value: Any) -> list[Tensor]:
+    """The tensors of a value; most are one, and then walking a tree would be the larger part of the work."""
+    if isinstance(value, Tensor):
+        return [value]
+    if value is None:
+        return []
+    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
 
 
 _OUT_OF_STEP = (

@@ -7,12 +7,13 @@ what depends on ``z``. ``stop(v)`` of the formulas is ``gates.keep(lambda: v)``.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import reduce
+from functools import cache, reduce
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
+from torch.nn import functional as F
 from torch.utils._pytree import tree_map
 
 from xai_align.pinet.frozen_gates import FrozenGates, depends, detached
@@ -74,6 +75,20 @@ class Gated(torch.autograd.Function):
         return gradient * gate, None
 
 
+class GatedInPlace(torch.autograd.Function):
+    """:class:`Gated` for ``found = (write, gate)``, where ``write(x)`` puts the value into ``x``."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, found: tuple[Callable[[Tensor], Tensor], Tensor]) -> Tensor:
+        """``x``, holding the value."""
+        write, gate = found
+        ctx.save_for_backward(gate)
+        ctx.mark_dirty(x)
+        return write(x)
+
+    backward = Gated.backward
+
+
 #: Zero where their argument is.
 ACTIVATIONS = """
     relu relu6 leaky_relu rrelu gelu silu hardswish mish elu selu celu softsign tanh hardshrink softshrink tanhshrink
@@ -93,25 +108,70 @@ def activation(gates: FrozenGates, func: Operation, x: Tensor, *args: Any, **kwa
 @register_rule(*OFFSET_ACTIVATIONS.split())
 def offset_activation(gates: FrozenGates, func: Operation, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """``f(x) = x * stop((f(x) - f(0)) / x) + f(0)``."""
-    with torch.no_grad():
-        at_zero = func(torch.zeros_like(x[(slice(0, 1),) * x.dim()]), *args, **kwargs)
-    return _activation(gates, func, x, at_zero if bool(at_zero.any()) else None, *args, **kwargs)
+    return _activation(gates, func, x, _value_at_zero(func, x, args, kwargs), *args, **kwargs)
 
 
-def _activation(
-    gates: FrozenGates, func: Operation, x: Tensor, offset: Tensor | None, *args: Any, **kwargs: Any
-) -> Tensor:
+def _activation(gates: FrozenGates, func: Operation, x: Tensor, offset: Any, *args: Any, **kwargs: Any) -> Tensor:
     inplace = is_inplace(func) or kwargs.get("inplace") is True or any(argument is True for argument in args)
-    if gates.recording:
-        with torch.no_grad():
-            value = func(x.detach().clone() if inplace else x.detach(), *args, **kwargs)
-            gate = ((value if offset is None else value - offset) / x).nan_to_num_(nan=0.0)  # 0 / 0
-        gates.keep(lambda: gate)
-        result = Gated.apply(x, (value, gate))
-    else:
-        result = x * gates.keep(lambda: x)
-        result = result if offset is None else result + offset
-    return x.copy_(result) if inplace else result
+    if not gates.recording:
+        gate = gates.keep(lambda: x)
+        result = x.mul_(gate) if inplace else x * gate
+        return result if offset is None else result.add_(offset)
+    with torch.no_grad():
+        value = _out_of_place(func, x.detach(), args, kwargs)
+        gate = _quotient(value if offset is None else value - offset, x, spare=inplace and offset is None)
+    gates.keep(lambda: gate)
+    if inplace:
+        return GatedInPlace.apply(x, (lambda x: func(x, *args, **kwargs), gate))
+    return Gated.apply(x, (value, gate))
+
+
+def _quotient(value: Tensor, x: Tensor, *, spare: bool) -> Tensor:
+    """``f(x) / x``, and 0 where ``x`` is; over ``value`` itself if that is to spare."""
+    return (value.div_(x) if spare else value / x).nan_to_num_(nan=0.0)
+
+
+def _out_of_place(func: Operation, x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """``f(x)`` with ``x`` left as it is, whichever spelling was called."""
+    if is_inplace(func):
+        return func(x.clone(), *args, **kwargs)
+    flags = {"inplace": False} if "inplace" in kwargs else {}
+    return func(x, *[False if argument is True else argument for argument in args], **{**kwargs, **flags})
+
+
+def _value_at_zero(func: Operation, x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """``f(0)``: a number, None if it is 0, or a tensor if the bounds are tensors."""
+    if not any(isinstance(argument, Tensor) for argument in (*args, *kwargs.values())):
+        return _number_at_zero(func, args, tuple(kwargs.items()))
+    with torch.no_grad():
+        return _out_of_place(func, torch.zeros_like(x.detach()), args, kwargs)
+
+
+@cache
+def _number_at_zero(func: Operation, args: tuple[Any, ...], kwargs: tuple[tuple[str, Any], ...]) -> float | None:
+    with torch.inference_mode(False), torch.no_grad():
+        return float(func(torch.zeros(1), *args, **dict(kwargs))) or None
+
+
+@register_rule(F.relu6, F.hardtanh)
+def clipped_at_zero(gates: FrozenGates, func: Operation, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """``min(relu(x), c) = x * stop(clip(c / x, 0, 1))``: what ReLU6 is, with one pass less."""
+    low, high, inplace = _clip_bounds(func, *args, **kwargs)
+    if low != 0 or not gates.recording:
+        return offset_activation(gates, func, x, *args, **kwargs)
+    gate = gates.keep(lambda: (high / x.detach()).clamp_(0, 1))
+    if inplace:
+        return GatedInPlace.apply(x, (lambda x: func(x, *args, **kwargs), gate))
+    with torch.no_grad():
+        value = func(x.detach(), *args, **kwargs)
+    return Gated.apply(x, (value, gate))
+
+
+def _clip_bounds(func: Operation, *args: Any, **kwargs: Any) -> tuple[float, float, bool]:
+    if func is F.relu6:
+        return 0.0, 6.0, bool(args[0] if args else kwargs.get("inplace", False))
+    given = dict(zip(("min_val", "max_val", "inplace"), args, strict=False)) | kwargs
+    return given.get("min_val", -1.0), given.get("max_val", 1.0), bool(given.get("inplace", False))
 
 
 @register_rule("pow", "float_power")
@@ -259,7 +319,9 @@ def quotient(gates: FrozenGates, func: Operation, a: Any, b: Any, **kwargs: Any)
 @register_rule("lerp")
 def interpolate_between(gates: FrozenGates, func: Operation, a: Tensor, b: Tensor, weight: Any) -> Tensor:
     """``a + w (b - a)``."""
-    return a + product(gates, torch.mul, weight, b - a) if depends(weight) else func(a, b, weight)
+    if not depends(weight):
+        return func(a, b, weight)
+    return a + product(gates, torch.mul, weight, b) - product(gates, torch.mul, weight, a)
 
 
 @register_rule("grid_sample", "grid_sampler")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
+from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -10,7 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from xai_align.model_state import frozen_parameters, unchanged_rng
+from xai_align.hookspecs import FeatureSpace
+from xai_align.model_state import parameters_of, unchanged_rng
+from xai_align.pinet.one_position import account_by_position
 
 #: Magnitudes at which affinity is tested: an activation that is nearly linear for
 #: small features bends for large ones, and one that saturates for large ones does not for small.
@@ -18,44 +21,63 @@ SCALES = (1.0, 1e2, 1e4)
 #: ``|h(.3a + .7b) - .3h(a) - .7h(b)|`` over ``|h|``. Affine heads show rounding, others 1e-2 to 1.
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 
-_verdicts: WeakKeyDictionary[nn.Module, dict[Hashable, bool]] = WeakKeyDictionary()
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a head is: affine; and, being affine, the mean over positions of what it makes of each."""
+
+    affine: bool
+    averages_positions: bool
 
 
-def is_affine(model: nn.Module, head: Callable[[Any], Tensor], z: Any) -> bool:
-    """Whether ``head``, part of ``model``, is an affine function of features like ``z``.
+_verdicts: WeakKeyDictionary[nn.Module, tuple[int, dict[Hashable, Verdict]]] = WeakKeyDictionary()
 
-    Tested on random features of one example at three magnitudes, once for each
-    state of the model's parameters and shape of ``z``. RNG state and parameters
-    are left as they were.
+
+def probe_head(model: nn.Module, space: FeatureSpace, z: Any) -> Verdict:
+    """What the head behind ``space`` is, for features like ``z``.
+
+    Tested on random features of one example, once for each state of the
+    model's parameters and shape of ``z``. RNG state and parameters are left as
+    they were. A space without a split has no head to test, and is not affine.
     """
-    return remembered(model, z, "affine", lambda: _is_affine(model, head, z))
-
-
-def remembered(model: nn.Module, z: Any, what: str, find_out: Callable[[], bool]) -> bool:
-    """``find_out()``, asked anew only when the model's parameters or the shape of ``z`` have changed."""
+    if space.split is None:
+        return Verdict(affine=False, averages_positions=False)
     signature = _signature(model)
-    known = _verdicts.setdefault(model, {})
-    if known.get("signature") != signature:
-        known.clear()
-        known["signature"] = signature  # type: ignore[assignment]
-    key = (what, tuple((leaf.shape[1:], leaf.dtype) for leaf in tree_leaves(z)))
-    if key not in known:
-        known[key] = find_out()
-    return known[key]
+    known = _verdicts.get(model)
+    if known is None or known[0] != signature:
+        known = _verdicts[model] = (signature, {})
+    key = (space.layer, _code_of(space.split.head), tuple((leaf.shape[1:], leaf.dtype) for leaf in tree_leaves(z)))
+    if key not in known[1]:
+        known[1][key] = _probe(space, z)
+    return known[1][key]
 
 
-def _is_affine(model: nn.Module, head: Callable[[Any], Tensor], z: Any) -> bool:
-    with unchanged_rng(), torch.inference_mode(False), torch.no_grad(), frozen_parameters(model):
+def _probe(space: FeatureSpace, z: Any) -> Verdict:
+    with unchanged_rng(), torch.inference_mode(False), torch.no_grad():
         torch.manual_seed(0)
-        return all(_affinity_error(head, z, scale) <= _tolerance(z) for scale in SCALES)
+        affine = all(_affinity_error(space, z, scale) <= _tolerance(z) for scale in SCALES)
+        return Verdict(affine, affine and isinstance(z, Tensor) and _averages_positions(space, z))
 
 
-def _affinity_error(head: Callable[[Any], Tensor], z: Any, scale: float) -> float:
+def _affinity_error(space: FeatureSpace, z: Any, scale: float) -> float:
+    assert space.split is not None
     a, b = (tree_map(lambda leaf: scale * torch.randn_like(leaf[:1]), z) for _ in range(2))
     mixed = tree_map(lambda left, right: 0.3 * left + 0.7 * right, a, b)
-    h_a, h_b, h_mixed = (head(features).double() for features in (a, b, mixed))
+    h_a, h_b, h_mixed = (space.split.head(features).double() for features in (a, b, mixed))
     size = max(float(h_a.abs().max()), float(h_b.abs().max()), 1e-30)
     return float((h_mixed - 0.3 * h_a - 0.7 * h_b).abs().max()) / size
+
+
+def _averages_positions(space: FeatureSpace, z: Tensor) -> bool:
+    assert space.split is not None
+    random = torch.randn_like(z[:1])
+    try:
+        logits = space.split.head(random)
+        cells, bias = account_by_position(space, random)
+    except (RuntimeError, ValueError, AssertionError, IndexError):
+        return False  # a head made for maps of one size
+    error = (cells.sum(-1) + bias - logits).abs().max()
+    return bool(error <= _tolerance(z) * (logits.abs().max() + cells.abs().sum(-1).max()))
 
 
 def _tolerance(z: Any) -> float:
@@ -63,4 +85,15 @@ def _tolerance(z: Any) -> float:
 
 
 def _signature(model: nn.Module) -> int:
-    return hash(tuple((id(p), 0 if p.is_inference() else p._version) for p in model.parameters()))
+    parameters = parameters_of(model)
+    try:
+        versions = [parameter._version for parameter in parameters]
+    except RuntimeError:  # made under inference_mode, these never change
+        versions = []
+    return hash((tuple(map(id, parameters)), tuple(versions)))
+
+
+def _code_of(head: Any) -> Hashable:
+    """What tells heads apart without holding on to the model."""
+    function = getattr(head, "__func__", head)
+    return (getattr(function, "__code__", None), type(head))

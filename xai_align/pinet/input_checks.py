@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -9,7 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xai_align.model_state import check_evaluation_mode
+from xai_align.model_state import check_evaluation_mode, modules_of
+
+#: Where PyTorch keeps its quantised modules (torch.ao.nn.quantized, torch.ao.nn.intrinsic.quantized …).
+_QUANTISED = re.compile(r"torch\..*\bquantized\b")
 
 
 def check_model(model: Any) -> None:
@@ -23,14 +27,14 @@ def check_model(model: Any) -> None:
         raise TypeError(
             f"a readout needs the torch.nn.Module itself, got {type(model).__name__}; wrap functions in a module"
         )
-    for name, module in model.named_modules():
-        if isinstance(module, torch.jit.ScriptModule):
+    for kind in {type(module) for module in modules_of(model)}:
+        if issubclass(kind, torch.jit.ScriptModule):
             raise TypeError(
-                f"'{name or 'the model'}' is a scripted module, its operations cannot be seen; give the eager model"
+                f"{kind.__name__} is a scripted module, its operations cannot be seen; give the eager model"
             )
-        if "quantized" in type(module).__module__ and not list(module.children()):
+        if _QUANTISED.match(kind.__module__):
             raise TypeError(
-                f"'{name}' ({type(module).__name__}) is quantised, its arithmetic is not linear; give the float model"
+                f"{kind.__name__} is a quantised module, its arithmetic is not linear; give the float model"
             )
     if getattr(model, "num_classes", None) == 0:
         raise ValueError(

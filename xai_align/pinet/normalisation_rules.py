@@ -120,8 +120,8 @@ def batch_norm(
     assert running_var is not None
     with torch.no_grad():
         value = func(x, running_mean, running_var, weight, bias, training, momentum, eps)
-        scale = (running_var + eps).rsqrt()
-        scale = (scale if weight is None else scale * weight).to(x.dtype)
+        scale = (running_var + eps).rsqrt_()
+        scale = (scale if weight is None else scale.mul_(weight)).to(x.dtype)
     return Gated.apply(x, (value, scale.view((1, -1) + (1,) * (x.dim() - 2))))
 
 

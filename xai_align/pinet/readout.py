@@ -13,7 +13,7 @@ from xai_align import plugins
 from xai_align.hookspecs import FeatureSpace
 from xai_align.model_state import frozen_parameters, unchanged_rng, without_checkpointing
 from xai_align.pinet.accounts import check_completeness, frozen_account, local_account
-from xai_align.pinet.head_probe import is_affine
+from xai_align.pinet.head_probe import probe_head
 from xai_align.pinet.input_checks import check_inputs, check_model, explained_failures
 from xai_align.pinet.routes import layer_name, route_through
 from xai_align.pinet.unwrapping import unwrapped
@@ -113,14 +113,14 @@ def read_out(
     check_inputs(model, parts)
     questions = (asked.questions_for if asked else as_questions)(question, len(parts[0]))
     space = where_to_read(model, own_place if feature_space is None else feature_space)
-    with frozen_parameters(model), unchanged_rng(), explained_failures(parts):
+    with unchanged_rng(), explained_failures(parts):
         route = route_through(model, space, parts, _as_tuple(additional_forward_args))
-        local = space.split is not None and is_affine(model, space.split.head, route.z)
+        local = probe_head(model, space, route.z).affine
         if local:
             account = local_account(route, questions)
         else:
             _refuse_inference_mode(space)
-            with without_checkpointing(model):
+            with frozen_parameters(model), without_checkpointing(model):
                 account = frozen_account(model, route, questions)
     check_completeness(account, space)
     several = isinstance(inputs, tuple) or len(account.contributions) > 1

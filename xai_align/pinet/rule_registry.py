@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ def operation_name(func: Callable[..., Any]) -> str:
     return name.rstrip("_") if not name.startswith("_") else name
 
 
+@cache
 def is_inplace(func: Callable[..., Any]) -> bool:
     """Whether ``func`` is the spelling that writes into its first argument."""
     name = getattr(func, "__name__", "")

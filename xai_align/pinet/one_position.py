@@ -1,0 +1,46 @@
+"""A head that averages positions, one position at a time: its account without any gradient."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from xai_align.hookspecs import FeatureSpace
+from xai_align.spatial import layout_of
+
+
+def account_by_position(space: FeatureSpace, z: Tensor) -> tuple[Tensor, Tensor]:
+    """Cells ``[N, K, P]`` and bias ``[K]`` of a head that averages positions.
+
+    For such a head ``logits = mean_p A z_p + b``; given one position, it
+    computes ``A z_p + b``, so that ``c_p = (head(z_p) - head(0)) / P``.
+    """
+    assert space.split is not None
+    head = space.split.head
+    positions = _one_at_a_time(space, z)
+    bias = head(torch.zeros_like(positions[:1]))[0]
+    count = positions.shape[0] // z.shape[0]
+    return (head(positions) - bias).unflatten(0, (z.shape[0], count)).transpose(1, 2) / count, bias
+
+
+def positions_last(z: Tensor, space: FeatureSpace) -> Tensor:
+    """``[N, C, P]`` from any layout, prefix tokens first."""
+    layout = layout_of(z, space)
+    if layout == "NCHW":
+        return z.flatten(2)
+    if layout == "NHWC":
+        return z.flatten(1, 2).transpose(1, 2)
+    return z if layout == "NCL" else z.transpose(1, 2)
+
+
+def _one_at_a_time(space: FeatureSpace, z: Tensor) -> Tensor:
+    """``[N, …]`` features to ``[N * P, …]`` features of one position each, prefix tokens zero."""
+    layout = layout_of(z, space)
+    if layout == "NCHW":
+        return z.flatten(2).transpose(1, 2).reshape(-1, z.shape[1], 1, 1)
+    if layout == "NHWC":
+        return z.reshape(-1, 1, 1, z.shape[-1])
+    if layout == "NCL":
+        return z.transpose(1, 2).reshape(-1, z.shape[1], 1)
+    patches = z[:, space.prefix_tokens :].reshape(-1, 1, z.shape[-1])
+    return nn.functional.pad(patches, (0, 0, space.prefix_tokens, 0))
