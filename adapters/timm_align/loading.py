@@ -13,6 +13,11 @@ from torch import Tensor, nn
 
 from xai_align.hookspecs import LoadedModel
 
+
+class WeightsUnavailable(RuntimeError, ValueError):
+    """Pretrained weights that could not be fetched."""
+
+
 #: What a reference to a timm model starts with.
 PREFIX = "timm:"
 
@@ -23,14 +28,13 @@ def load_timm_model(reference: str) -> LoadedModel | None:
     FILE is a ``.safetensors`` file, or a PyTorch file of plain tensors.
 
     Raises:
-        ValueError: no such model, or weights that do not fit; the message says what was found.
-        FileNotFoundError: no such file.
+        ValueError: no such model or file, or weights that do not fit; the message says what was found.
     """
     if not reference.startswith(PREFIX):
         return None
     name, _, weights = reference.removeprefix(PREFIX).partition("@")
     if weights:
-        state = read_weights(Path(weights))
+        state = _weights_of(name, weights)
         model = create_model(name, num_classes=_number_of_classes(name, state))
         load_weights(model, state, source=weights)
     else:
@@ -43,7 +47,7 @@ def create_model(name: str, **options: Any) -> nn.Module:
 
     Raises:
         ValueError: timm has no model of this name.
-        RuntimeError: the pretrained weights cannot be fetched.
+        WeightsUnavailable: the pretrained weights cannot be fetched.
     """
     if not timm.is_model(name.partition(".")[0]):
         from difflib import get_close_matches
@@ -58,7 +62,7 @@ def create_model(name: str, **options: Any) -> nn.Module:
     except Exception as error:
         if not options.get("pretrained"):
             raise
-        raise RuntimeError(
+        raise WeightsUnavailable(
             f"the pretrained weights of '{name}' could not be fetched ({type(error).__name__}: {str(error)[:120]}); "
             f"give a file you have: timm:{name}@weights.safetensors"
         ) from error
@@ -121,6 +125,13 @@ def class_names(num_classes: int) -> tuple[str, ...]:
         return ()
     info = ImageNetInfo("imagenet-1k")
     return tuple(info.index_to_description(index).split(",")[0] for index in range(num_classes))
+
+
+def _weights_of(name: str, path: str) -> dict[str, Tensor]:
+    try:
+        return read_weights(Path(path))
+    except FileNotFoundError as error:
+        raise ValueError(f"{error} for '{name}'; write timm:{name}@PATH with a file that is there") from error
 
 
 def _number_of_classes(name: str, state: dict[str, Tensor]) -> int:
