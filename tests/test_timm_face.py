@@ -133,9 +133,14 @@ def test_options_of_names_do_not_change_a_model():
 
 
 def test_weights_that_cannot_be_fetched_say_what_to_do(monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(RuntimeError, match=r"could not be fetched.*weights\.safetensors"):
-        timm_align.retrofit("resnet10t", pretrained=True, cache_dir="nowhere")
+    def unreachable(name, **options):
+        raise ConnectionError("the hub does not answer")
+
+    monkeypatch.setattr(timm, "create_model", unreachable)
+    with pytest.raises(RuntimeError, match=r"could not be fetched.*does not answer.*weights\.safetensors"):
+        timm_align.retrofit("resnet10t", pretrained=True)
+    with pytest.raises(ValueError, match="could not be fetched"):
+        load_model("timm:resnet10t")
 
 
 # ---------------------------------------------------------------- the right pixels
