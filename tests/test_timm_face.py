@@ -288,6 +288,14 @@ def test_other_places():
     assert torch.equal(read_out(pinet, x, 3).contributions, by_name.contributions)
 
 
+@pytest.mark.parametrize("shape", [(1, 3, 96, 96), (3, 160, 160), (1, 1, 160, 160)])
+def test_images_that_the_network_does_not_take_are_refused(shape):
+    model = create("test_vit")
+    with untouched(model), pytest.raises((AssertionError, RuntimeError, ValueError)) as caught:
+        read_out(model, torch.zeros(shape), 3)
+    assert str(list(shape)) in "".join(caught.value.__notes__)
+
+
 def test_gradient_checkpointing_is_set_aside():
     model = create("test_vit")
     x = image_for(model)
