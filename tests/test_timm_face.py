@@ -288,7 +288,7 @@ def test_other_places():
     assert torch.equal(read_out(pinet, x, 3).contributions, by_name.contributions)
 
 
-@pytest.mark.parametrize("shape", [(1, 3, 96, 96), (3, 160, 160), (1, 1, 160, 160)])
+@pytest.mark.parametrize("shape", [(1, 3, 100, 100), (3, 160, 160), (1, 1, 160, 160)])
 def test_images_that_the_network_does_not_take_are_refused(shape):
     model = create("test_vit")
     with untouched(model), pytest.raises((AssertionError, RuntimeError, ValueError)) as caught:
