@@ -167,7 +167,7 @@ def _on_inputs(readout: Readout, inputs: Tensor) -> Tensor:
     if isinstance(contributions, Tensor) and contributions.shape == inputs.shape:
         return contributions
     if readout.image_size is not None:
-        return (readout.map("area") / inputs.shape[1])[:, None].expand_as(inputs)
+        return readout.on_images(inputs.shape[1])
     if isinstance(contributions, Tensor):
         return contributions
     raise ValueError("the readout is in several tensors and the inputs are no images; use read_out instead")

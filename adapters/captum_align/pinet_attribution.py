@@ -128,6 +128,4 @@ def _on_inputs(readout: Readout, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ..
             f"a readout at '{readout.feature_space.layer}' has no place in {len(inputs)} inputs; "
             'read out at layer="input", or use LayerPiNetAttribution'
         )
-    channels = inputs[0].shape[1]
-    spread = readout.map().unsqueeze(1) / channels
-    return (spread.expand(-1, channels, -1, -1).contiguous(),)
+    return (readout.on_images(inputs[0].shape[1]),)

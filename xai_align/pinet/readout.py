@@ -71,6 +71,14 @@ class Readout:
         cells = [contribution_map(part, self.feature_space, self.image_size) for part in parts]
         return torch.stack([resize_keeping_sum(part, self.image_size, spread) for part in cells]).sum(0)
 
+    def on_images(self, channels: int) -> Tensor:
+        """``[N, channels, H, W]``: :meth:`map`, shared equally by the channels of each pixel.
+
+        Raises:
+            ValueError: as :meth:`map`.
+        """
+        return (self.map().unsqueeze(1) / channels).expand(-1, channels, -1, -1).contiguous()
+
 
 def read_out(
     model: nn.Module,
