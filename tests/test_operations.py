@@ -90,6 +90,7 @@ OPERATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "indexing by argsort": lambda x: x.flatten(1).gather(1, x.flatten(1).argsort(1))[:, :10],
     "rounding": lambda x: x.round() + x,
     "detach": lambda x: x.detach() * x,
+    "asking for the type": lambda x: x * 2 if x.type() == "torch.DoubleTensor" else x,
     "whole numbers": lambda x: x * x.long(),
     "python value": lambda x: x * float(x.abs().max()) + x[0, 0, 0, 0].item() + float(x.amin()),
     "grid_sample": lambda x: F.grid_sample(x, x[:, :2].permute(0, 2, 3, 1).tanh(), align_corners=False),

@@ -52,7 +52,9 @@ def cast(gates: FrozenGates, func: Operation, *args: Any, **kwargs: Any) -> Any:
     if func is Tensor.__float__:
         return stop(gates, func, *args, **kwargs)
     value = func(*args, **kwargs)
-    return value if value.requires_grad else gates.keep(lambda: value)
+    if not isinstance(value, Tensor) or value.requires_grad:  # x.type() is a word
+        return value
+    return gates.keep(lambda: value)
 
 
 # ---------------------------------------------------------------- x * stop(f(x) / x)
