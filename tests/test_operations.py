@@ -54,6 +54,9 @@ OPERATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "lerp": lambda x: torch.lerp(x, 2 * x, x.sigmoid()),
     "dynamic convolution": lambda x: F.conv2d(x[:1], x[0].mean(0).view(1, 1, 6, 6).expand(8, 8, 6, 6) + 1, padding=2),
     "convolution with a dependent bias": lambda x: F.conv2d(x, weights[:, :, None, None], x.mean((0, 2, 3))),
+    "transposed convolution with a dependent bias": lambda x: F.conv_transpose2d(
+        x, x[0, 0].mean() * weights[:, :, None, None], x.mean((0, 2, 3))
+    ),
     "layer norm": lambda x: F.layer_norm(x, (6,), weights[0, :6], weights[1, :6]),
     "layer norm over two axes": lambda x: F.layer_norm(x, (6, 6)),
     "torch.layer_norm": lambda x: torch.layer_norm(x, (6,)),
@@ -116,6 +119,7 @@ OPERATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 ONE_EXAMPLE = {
     "dynamic convolution",
     "convolution with a dependent bias",
+    "transposed convolution with a dependent bias",
     "min of everything",
     "python value",
 }

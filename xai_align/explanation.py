@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from xai_align.pinet.accounts import wide
 from xai_align.plugins import attribution_method
 from xai_align.question import Question, answers, as_questions, ask
 
@@ -175,8 +176,7 @@ def _on_inputs(readout: Readout, inputs: Tensor) -> Tensor:
 
 def _sum_of_each(values: Tensor) -> Tensor:
     """``[N]``, summed in double where the device has it."""
-    wide = values if values.device.type == "mps" else values.double()
-    return wide.flatten(1).sum(1)
+    return wide(values).flatten(1).sum(1)
 
 
 def _now(inputs: Tensor) -> float:

@@ -6,7 +6,7 @@ what depends on ``z``. ``stop(v)`` of the formulas is ``gates.keep(lambda: v)``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, reduce
 from typing import Any
 
@@ -232,52 +232,35 @@ def dropout(
 # ---------------------------------------------------------------- products
 
 
+#: Of their first two arguments; what may follow is a summand (the bias) or geometry.
 PRODUCTS = """
     mul multiply matmul mm bmm mv dot vdot vecdot linalg_vecdot inner outer ger kron cross linear bilinear conv1d conv2d
-    conv3d conv_transpose1d conv_transpose2d conv_transpose3d conv_tbc convolution einsum tensordot chain_matmul
-    multi_dot linalg_multi_dot
+    conv3d conv_transpose1d conv_transpose2d conv_transpose3d conv_tbc convolution tensordot
 """
 
 
 @register_rule(*PRODUCTS.split())
 def product(gates: FrozenGates, func: Operation, *args: Any, **kwargs: Any) -> Tensor:
-    """``a b = (a stop(b) + stop(a) b) / 2``; linear as it is where one side only depends on ``z``.
+    """``a b = (a stop(b) + stop(a) b) / 2``; linear as it is where one side only depends on ``z``."""
+    return _each_way(gates, func, args, [place for place in (0, 1) if depends(*args[place : place + 1])], **kwargs)
 
-    For ``n`` factors an ``n``-th each way. A summand (the bias of a convolution) is no factor.
-    """
-    factors = [position for position, argument in enumerate(args) if _is_factor(func, position) and depends(argument)]
-    if func is torch.einsum or getattr(func, "__name__", "") in ("einsum", "multi_dot", "chain_matmul"):
-        return _product_of_many(gates, func, *args, **kwargs)
+
+@register_rule("einsum", "chain_matmul")
+def product_of_many(gates: FrozenGates, func: Operation, *args: Any, **kwargs: Any) -> Tensor:
+    """An ``n``-th each way for ``n`` factors, given one by one or in a list."""
+    flat = [part for argument in args for part in (argument if isinstance(argument, list | tuple) else [argument])]
+    return _each_way(gates, func, flat, [place for place, part in enumerate(flat) if depends(part)], **kwargs)
+
+
+def _each_way(gates: FrozenGates, func: Operation, args: Sequence[Any], factors: list[int], **kwargs: Any) -> Tensor:
+    """The mean over the factors (their places in ``args``) of the product with all the other factors held."""
     if len(factors) < 2:
         return func(*args, **kwargs)
-    kept = gates.keep(lambda: [args[position] for position in factors])
-    turns: list[Tensor] = []
-    for alive in factors:
-        turn = [args[p] if p == alive or p not in factors else kept[factors.index(p)] for p in range(len(args))]
-        turns.append(func(*turn, **kwargs))
-    return reduce(torch.add, turns) / len(factors)
-
-
-def _is_factor(func: Operation, position: int) -> bool:
-    return position < 2 or getattr(func, "__name__", "") not in (
-        "linear",
-        "bilinear",
-        "conv1d",
-        "conv2d",
-        "conv3d",
-    )
-
-
-def _product_of_many(gates: FrozenGates, func: Operation, *args: Any, **kwargs: Any) -> Tensor:
-    flat = [part for argument in args for part in (argument if isinstance(argument, list | tuple) else [argument])]
-    factors = [position for position, part in enumerate(flat) if depends(part)]
-    if len(factors) < 2:
-        return func(*flat, **kwargs)
-    kept = gates.keep(lambda: [flat[position] for position in factors])
-    turns: list[Tensor] = []
-    for alive in factors:
-        turn = [flat[p] if p == alive or p not in factors else kept[factors.index(p)] for p in range(len(flat))]
-        turns.append(func(*turn, **kwargs))
+    held = dict(zip(factors, gates.keep(lambda: [args[place] for place in factors]), strict=True))
+    turns = [
+        func(*[part if place == alive else held.get(place, part) for place, part in enumerate(args)], **kwargs)
+        for alive in factors
+    ]
     return reduce(torch.add, turns) / len(factors)
 
 
