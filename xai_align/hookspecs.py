@@ -1,4 +1,4 @@
-"""The plugin contract: four hooks and the typed records they return.
+"""The plugin contract: five hooks and the typed records they return.
 
 A plugin is any module (or object) named in the entry-point group ``xai_align``
 that carries functions marked with :data:`hookimpl` and named like the hooks of
@@ -106,7 +106,7 @@ class FeatureSpace:
 
 
 class HookSpecs:
-    """The four hooks. Arguments may be added in later versions, never removed."""
+    """The five hooks. Arguments may be added in later versions, never removed."""
 
     @hookspec
     def xai_align_attributions(self) -> list[AttributionSpec]:  # type: ignore[empty-body]
@@ -123,6 +123,13 @@ class HookSpecs:
     @hookspec(firstresult=True)
     def xai_align_feature_space(self, model: nn.Module, layer: str | None) -> FeatureSpace | None:
         """How ``layer`` of ``model`` lies in the image; where to read it out by default if ``layer`` is None.
+
+        None if the model is not known.
+        """
+
+    @hookspec(firstresult=True)
+    def xai_align_stages(self, model: nn.Module) -> tuple[str, ...] | None:
+        """Names of the modules whose outputs are the stages of ``model``, in order: what a metric of hidden layers watches.
 
         None if the model is not known.
         """

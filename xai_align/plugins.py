@@ -49,6 +49,7 @@ __all__ = [
     "origin",
     "plugin_table",
     "reset_plugins",
+    "stages",
 ]
 
 #: Examples of the references that :func:`load_model` knows without third-party plugins.
@@ -57,7 +58,7 @@ REFERENCE_FORMS = ("timm:resnet50", "timm:resnet50@weights.safetensors", "packag
 Kind = Literal["attribution", "metric"]
 _Named = TypeVar("_Named")
 _Spec = TypeVar("_Spec", AttributionSpec, MetricSpec)
-_Answer = TypeVar("_Answer", LoadedModel, FeatureSpace)
+_Answer = TypeVar("_Answer", LoadedModel, FeatureSpace, tuple[str, ...])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,6 +184,17 @@ def feature_space(model: nn.Module, layer: str | None = None) -> FeatureSpace | 
     answer, failures = _first_answer("xai_align_feature_space", FeatureSpace, model=model, layer=layer)
     _warn_about_all(failures)
     return answer
+
+
+def stages(model: nn.Module) -> tuple[str, ...]:
+    """Names of the modules whose outputs are the stages of ``model``; empty: no plugin knows it.
+
+    Raises:
+        PluginError: in strict mode, a plugin failed on ``model``.
+    """
+    answer, failures = _first_answer("xai_align_stages", tuple, model=model)
+    _warn_about_all(failures)
+    return answer or ()
 
 
 def plugin_table() -> list[PluginRecord]:

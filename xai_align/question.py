@@ -86,7 +86,7 @@ class Question:
 
     def answer(self, logits: Tensor) -> Tensor:
         """The scalar answer for one example's output (any shape), differentiable."""
-        favoured, rivals = self._entries(logits)
+        favoured, rivals = self.entries(logits)
         flat = logits.reshape(-1)
         value = _score(flat[favoured], self.score)
         return value - _score(flat[rivals], self.score) if rivals else value
@@ -98,7 +98,7 @@ class Question:
         within the group and ``r`` its entropy: ``LSE(z) = sum p_k z_k + H(p)``.
         ``w`` is also the gradient of the answer (for max, of the winner).
         """
-        favoured, rivals = self._entries(logits)
+        favoured, rivals = self.entries(logits)
         flat = logits.detach().reshape(-1)
         weights, remainder = torch.zeros_like(flat), flat.new_zeros(())
         for sign, entries in ((1.0, favoured), (-1.0, rivals)):
@@ -130,7 +130,7 @@ class Question:
             return f"why {several(self.favoured)} and not {several(self.rivals)}?"
         return f"why {several(self.favoured)}?"
 
-    def _entries(self, logits: Tensor) -> tuple[list[int], list[int]]:
+    def entries(self, logits: Tensor) -> tuple[list[int], list[int]]:
         """Favoured and rival entries as positions in the flattened output of one example."""
         favoured = [_position(index, logits.shape) for index in self.favoured]
         if self.rivals is None:

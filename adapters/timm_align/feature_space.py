@@ -52,6 +52,15 @@ def feature_space(model: nn.Module, layer: str | None = None) -> FeatureSpace | 
     )
 
 
+def stages(model: nn.Module) -> tuple[str, ...] | None:
+    """The modules that timm names as a model's stages; None for other models and where it names none."""
+    if not is_timm_model(model):
+        return None
+    modules = dict(model.named_modules())
+    named = [str(one.get("module", "")) for one in getattr(model, "feature_info", None) or ()]
+    return tuple(dict.fromkeys(name for name in named if name and name in modules)) or None
+
+
 def _patch_embedding(model: nn.Module) -> FeatureSpace:
     modules = dict(model.named_modules())
     if getattr(modules.get("pixel_embed"), "legacy", True) is False:

@@ -23,3 +23,11 @@ def xai_align_feature_space(model: nn.Module, layer: str | None) -> FeatureSpace
     from timm_align.feature_space import feature_space
 
     return feature_space(model, layer)
+
+
+@hookimpl
+def xai_align_stages(model: nn.Module) -> tuple[str, ...] | None:
+    """The modules of timm's ``feature_info``."""
+    from timm_align.feature_space import stages
+
+    return stages(model)

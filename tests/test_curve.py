@@ -1,0 +1,209 @@
+"""The perturbation engine against loops one can read, and what it promises and refuses."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from tests.networks import conv_net, images, untouched
+from xai_align.evaluation.curve import Series, grid_mask, perturbation_curve, perturbation_curves, removed_count
+from xai_align.evaluation.fills import Noise
+
+SOME = (0.0, 0.25, 0.5, 0.8, 1.0)
+
+
+def maps(count=3, size=8, seed=3):
+    return torch.randn(count, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def by_loop(model, x, a, fractions, fill, order="morf"):
+    """One image and one fraction at a time, with lists."""
+    rows = []
+    for image, scores in zip(x, a, strict=True):
+        best_first = sorted(range(scores.numel()), key=lambda i: (-scores.flatten()[i].item(), i))
+        for fraction in fractions:
+            count = int(fraction * len(best_first) + 1e-9)
+            gone = best_first[:count] if order == "morf" else best_first[len(best_first) - count :]
+            changed = image.clone().flatten(1)
+            for i in gone:
+                changed[:, i] = fill.flatten(1)[:, i]
+            rows.append(model(changed.reshape(1, *image.shape))[0].softmax(0))
+    return torch.stack(rows).reshape(len(x), len(fractions), -1).detach()
+
+
+@pytest.mark.parametrize("order", ["morf", "lerf"])
+@pytest.mark.parametrize("fill", [0.0, Noise()])
+def test_a_curve_is_that_of_a_loop(order, fill):
+    model, x, a = conv_net(), images(3), maps()
+    values = Noise()(x)[0] if isinstance(fill, Noise) else torch.zeros(3, 8, 8)
+    curve = perturbation_curve(model, x, a, fractions=SOME, order=order, baselines=fill)
+    torch.testing.assert_close(curve.masked, by_loop(model, x, a, SOME, values, order), rtol=0, atol=1e-6)
+    torch.testing.assert_close(curve.clean, model(x).softmax(1), rtol=0, atol=1e-6)
+
+
+def test_one_pass_gives_what_many_give():
+    model, x, a = conv_net(), images(3), maps()
+    series = [
+        Series("blur", "lerf", SOME),
+        Series(0.0, "morf", SOME, layers=True),
+        Series("zero", "morf", (0.5,)),
+        Series(0.0, "single", (0.25, 1.0), grid=(2, 2)),
+        Series("noisy_linear", "morf", SOME),
+    ]
+    together = perturbation_curves(model, x, a, series, layers=["conv1", "conv2"])
+    for one, curve in zip(series, together, strict=True):
+        (alone,) = perturbation_curves(model, x, a, [one], layers=["conv1", "conv2"], internal_batch_size=1)
+        torch.testing.assert_close(curve.masked, alone.masked, rtol=0, atol=1e-6)
+        if one.layers:
+            torch.testing.assert_close(curve.pathways.values, alone.pathways.values, equal_nan=True)
+
+
+def test_the_network_sees_each_input_once():
+    """The unperturbed input, and inputs with everything removed, are shared by all series of a fill."""
+    seen = []
+    model, x, a = conv_net(), images(2), maps(2)
+
+    def counting(x):
+        seen.append(len(x))
+        return model(x)
+
+    perturbation_curves(counting, x, a, [Series(0.0, order, (0.0, 0.5, 1.0)) for order in ("morf", "lerf")])
+    # as it is, everything removed, half removed in two orders
+    assert sum(seen) == 2 * 4
+
+
+@pytest.mark.parametrize("size", [1, 2, 100])
+def test_results_do_not_depend_on_batches_and_mates(size):
+    model, x, a = conv_net(), images(20), maps(20)
+    whole = perturbation_curve(model, x, a)
+    assert whole.masked.shape == (20, 9, 5)
+    part = perturbation_curve(model, x[17:19], a[17:19], internal_batch_size=size)
+    torch.testing.assert_close(part.masked, whole.masked[17:19], rtol=0, atol=1e-6)
+
+
+def test_least_relevant_first_is_the_reverse_also_among_ties():
+    x = torch.arange(1.0, 5).reshape(1, 4)
+    a = torch.tensor([[1.0, 1.0, 0.0, 1.0]])
+    left = {
+        "morf": [[0, 2, 3, 4], [0, 0, 3, 4], [0, 0, 3, 0]],
+        "lerf": [[1, 2, 0, 4], [1, 2, 0, 0], [1, 0, 0, 0]],
+    }
+    for order in left:
+        with pytest.warns(UserWarning, match="share their score"):
+            curve = perturbation_curve(lambda x: x, x, a, fractions=(0.25, 0.5, 0.75), order=order, activation=None)
+        assert curve.masked[0].tolist() == left[order]
+
+
+def test_single_removes_one_feature_alone():
+    x = torch.arange(1.0, 5).reshape(1, 4)
+    (curve,) = perturbation_curves(
+        lambda x: x, x, torch.tensor([[0.1, 0.4, 0.3, 0.2]]), [Series(0.0, "single", (0.25, 0.5))], activation=None
+    )
+    assert curve.masked[0].tolist() == [[1, 0, 3, 4], [1, 2, 0, 4]]
+    assert curve.scores[0].tolist() == pytest.approx([0.4, 0.3, 0.2, 0.1])
+
+
+def test_tokens_and_ids():
+    ids = torch.tensor([[5, 6, 7]])
+    embedding = nn.Embedding(10, 2)
+    scores = torch.tensor([[1.0, 3.0, 2.0]])
+    asked = {"fractions": (2 / 3,), "activation": None}
+    curve = perturbation_curve(lambda i: embedding(i).sum(1), ids, scores, baselines=9, **asked)
+    torch.testing.assert_close(curve.masked[0, 0], embedding(torch.tensor([5, 9, 9])).sum(0).detach())
+    vectors = embedding(ids).detach()
+    curve = perturbation_curve(lambda v: v.sum(1), vectors, scores, **asked)
+    torch.testing.assert_close(curve.masked[0, 0], vectors[0, 0])
+
+
+@given(st.integers(1, 5000), st.integers(0, 1000))
+@settings(max_examples=200, deadline=None)
+def test_counts_are_exact(features, thousandths):
+    assert removed_count(thousandths / 1000, features) == thousandths * features // 1000
+
+
+def test_an_equal_map_has_no_curve():
+    model, x, a = conv_net(), images(2), maps(2)
+    a[1] = 0.5
+    with pytest.warns(UserWarning, match="100% of the features"):
+        curve = perturbation_curve(model, x, a)
+    assert curve.masked[0].isfinite().all()
+    assert curve.masked[1].isnan().all()
+    assert curve.clean.isfinite().all()
+
+
+def test_grid_cells_have_the_images_proportions():
+    mask = grid_mask((4, 6), (2, 3))
+    assert mask.tolist() == [[0, 0, 1, 1, 2, 2]] * 2 + [[3, 3, 4, 4, 5, 5]] * 2
+    assert grid_mask((7, 7), (3, 3)).unique().numel() == 9
+
+
+def test_one_output_is_a_probability():
+    x = images(2)
+    curve = perturbation_curve(lambda x: x.sum((1, 2, 3), keepdim=True).flatten(1), x, maps(2))
+    torch.testing.assert_close(curve.clean[:, 0], x.sum((1, 2, 3)).sigmoid())
+    with pytest.raises(ValueError, match="softmax of one output is always 1"):
+        perturbation_curve(lambda x: x.sum((1, 2, 3)), x, maps(2), activation="softmax")
+
+
+def test_further_arguments_are_cut_along():
+    x, a = images(3), maps(3)
+    scale = torch.tensor([1.0, 2.0, 3.0])
+
+    def scaled(x, by, power):
+        return x.mean((2, 3)) * by[:, None] ** power
+
+    whole = perturbation_curve(scaled, x, a, additional_forward_args=(scale, 2), internal_batch_size=2)
+    last = perturbation_curve(scaled, x[2:], a[2:], additional_forward_args=(scale[2:], 2))
+    torch.testing.assert_close(whole.masked[2:], last.masked)
+
+
+def test_only_the_network_runs_in_mixed_precision():
+    model, x, a = conv_net(), images(3), maps()
+    exact = perturbation_curve(model, x, a, baselines="blur")
+    mixed = perturbation_curve(model, x, a, baselines="blur", autocast=torch.bfloat16)
+    assert mixed.masked.dtype == torch.float32
+    assert not torch.equal(mixed.masked, exact.masked)
+    torch.testing.assert_close(mixed.masked, exact.masked, rtol=0, atol=2e-2)
+
+
+def test_nothing_of_the_callers_changes():
+    model, x, a = conv_net(), images(2).requires_grad_(), maps(2)
+    before = x.detach().clone()
+    with untouched(model):
+        perturbation_curves(model, x, a, [Series("noise", layers=True)], layers=["conv1"])
+    assert torch.equal(x, before)
+    assert x.grad is None
+
+    def broken(*args):
+        raise RuntimeError("out of order")
+
+    handle = model.conv2.register_forward_hook(broken)
+    with untouched(model), pytest.raises(RuntimeError, match="out of order"):
+        perturbation_curves(model, x, a, [Series("noise", layers=True)], layers=["conv1"])
+    handle.remove()
+
+
+@pytest.mark.parametrize("fractions", [(1.2,), (-0.1, 0.5), (), (float("nan"),)])
+def test_fractions_out_of_range_are_refused(fractions):
+    with pytest.raises(ValueError, match="fraction"):
+        perturbation_curve(conv_net(), images(), maps(2), fractions=fractions)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: perturbation_curve(conv_net().train(), images(), maps(2)), "train mode"),
+        (lambda: perturbation_curve(nn.Conv2d(3, 2, 1), images(), maps(2)), r"the network gave \[.*logits \[N, K\]"),
+        (lambda: perturbation_curve(conv_net(), images(0), maps(0)), "at least one example"),
+        (lambda: perturbation_curve(conv_net(), images() * torch.inf, maps(2)), "inputs hold NaN or infinite"),
+        (lambda: perturbation_curve(conv_net(), images(), maps(2), internal_batch_size=0), "internal_batch_size is 0"),
+        (lambda: perturbation_curve(conv_net(), images(), maps(2), order="best"), "'best'; give 'morf'"),
+        (lambda: perturbation_curve(conv_net(), images(), maps(2), grid=(9, 2)), "does not fit 8 x 8"),
+    ],
+)
+def test_what_does_not_fit_is_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

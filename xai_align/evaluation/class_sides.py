@@ -1,0 +1,124 @@
+"""Which classes stand on which side of a contrast, example by example, and the probabilities of both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from xai_align.groups import class_index, class_indices
+
+if TYPE_CHECKING:
+    from xai_align.evaluation.curve import Curve
+
+#: One class for all examples, or one for each: ``[N]``.
+ClassOfEach: TypeAlias = int | Sequence[int] | Tensor
+#: One group of classes for all examples, or a list with one for each.
+GroupOfEach: TypeAlias = Iterable[int] | Sequence[Iterable[int]]
+
+
+def probabilities_of(curve: Curve) -> tuple[Tensor, Tensor]:
+    """``clean [N, K]`` and ``masked [N, F, K]`` in double precision.
+
+    NaN in ``masked`` (a map that ranks nothing) passes.
+
+    Raises:
+        ValueError: shapes or fractions that are no curve's, one class only, values that are no probabilities.
+    """
+    clean, masked, fractions = curve.clean.detach().double(), curve.masked.detach().double(), curve.fractions
+    if clean.dim() != 2 or masked.shape != (len(clean), len(fractions), clean.shape[1]):
+        raise ValueError(
+            f"the curve holds clean {list(clean.shape)}, masked {list(masked.shape)} and {len(fractions)} fractions; "
+            "it must be [N, K], [N, F, K] and F"
+        )
+    if clean.shape[1] < 2:
+        raise ValueError("the output has one class; questions about groups and rivals need at least two")
+    if len(fractions) < 2 or not (fractions.diff() > 0).all():
+        raise ValueError(f"the fractions are {fractions.tolist()}; an area needs two or more, ascending")
+    if clean.isnan().any():
+        raise ValueError("the outputs for the inputs as they are hold NaN")
+    both = torch.cat([clean.flatten(), masked.flatten()])
+    both = both[~both.isnan()]
+    if both.min() < -1e-6 or both.max() > 1 + 1e-6:
+        raise ValueError(
+            f"the outputs go from {float(both.min()):.3g} to {float(both.max()):.3g} and are no probabilities; "
+            "compute the curve with an activation, 'softmax' or 'sigmoid'"
+        )
+    return clean, masked
+
+
+def class_of_each(classes: Any, clean: Tensor, what: str) -> Tensor:
+    """``[N, K]``, bool: the one class of each example; ``what`` it is, for messages.
+
+    Raises:
+        TypeError: no integers.
+        ValueError: classes that the output does not have, or not one for each example.
+    """
+    entries = classes.tolist() if hasattr(classes, "tolist") else classes
+    if not isinstance(entries, Sequence) or isinstance(entries, str):
+        entries = [entries] * len(clean)
+    _check_length(entries, clean, f"{what} classes")
+    where = f"the {what} class"
+    return _indicator([(class_index(entry, where, clean.shape[1]),) for entry in entries], clean)
+
+
+def group_of_each(group: Any, clean: Tensor, where: str) -> Tensor:
+    """``[N, K]``, bool: the group of each example, an integer being a group of one; ``where`` is for messages.
+
+    Raises:
+        TypeError: no collection, or not of integers.
+        ValueError: an empty group, classes that the output does not have, or not one group for each example.
+    """
+    entries = group.tolist() if hasattr(group, "tolist") else group
+    entries = [entries] if hasattr(entries, "__index__") else entries
+    if isinstance(entries, str | Mapping) or not isinstance(entries, Iterable):
+        raise TypeError(f"{where} is a {type(group).__name__}; give class indices, or a list of them for each example")
+    entries = list(entries)
+    several = any(_is_collection(entry) for entry in entries)
+    if not several:
+        return _indicator([class_indices(entries, where, clean.shape[1])] * len(clean), clean)
+    _check_length(entries, clean, "groups")
+    return _indicator([class_indices(entry, where, clean.shape[1]) for entry in entries], clean)
+
+
+def _is_collection(entry: Any) -> bool:
+    return isinstance(entry.tolist() if hasattr(entry, "tolist") else entry, Iterable) and not isinstance(entry, str)
+
+
+def _check_length(entries: Sequence[Any], clean: Tensor, what: str) -> None:
+    if len(entries) != len(clean):
+        raise ValueError(f"{len(entries)} {what} for {len(clean)} examples; give one for all, or one for each")
+
+
+def _indicator(rows: Sequence[tuple[int, ...]], clean: Tensor) -> Tensor:
+    chosen = torch.zeros(clean.shape, dtype=torch.bool)
+    for row, classes in zip(chosen, rows, strict=True):
+        row[list(classes)] = True
+    return chosen.to(clean.device)
+
+
+def check_apart(one: Tensor, other: Tensor) -> None:
+    """No class is in both ``[N, K]`` of an example.
+
+    Raises:
+        ValueError: some are; the message names the first example's.
+    """
+    both = one & other
+    if both.any():
+        row = first_of(both.any(1))
+        raise ValueError(
+            f"classes {both[row].nonzero().flatten().tolist()} stand on both sides of the contrast for example {row}; "
+            "leave them on one"
+        )
+
+
+def total(values: Tensor, chosen: Tensor) -> Tensor:
+    """``[N, F]``: values ``[N, F, K]`` summed over each example's classes ``[N, K]``."""
+    return (values * chosen[:, None]).sum(-1)
+
+
+def first_of(rows: Tensor) -> int:
+    """The first example ``[N]`` that is marked."""
+    return int(rows.nonzero()[0])

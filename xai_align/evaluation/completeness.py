@@ -1,0 +1,46 @@
+"""Does the map add up to the answer? Exact for a readout with its bias, a measure of the gap for other methods."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from xai_align.pinet.accounts import wide
+from xai_align.question import answers, as_questions
+
+if TYPE_CHECKING:
+    from xai_align.explanation import Explanation
+
+
+def completeness_gap(
+    forward_func: nn.Module,
+    inputs: Tensor,
+    attributions: Tensor,
+    *,
+    target: Any = None,
+    explanation: Explanation | None = None,
+) -> Tensor:
+    """``|answer - sum of attributions - bias|`` in logits; ``[N]``, lower is better.
+
+    Args:
+        forward_func: gives logits ``[N, K]``.
+        inputs: ``[N, ...]``.
+        attributions: ``[N, ...]``.
+        target: a class, a question, one for each example, or None for the predicted class.
+        explanation: where the attributions come from; a readout brings its bias, and its sum is taken
+            before anything was spread over pixels. Without it the bias is 0.
+
+    Raises:
+        TargetError: the target is not understood or not there.
+        ValueError: the attributions hold NaN or infinite values.
+    """
+    if not attributions.isfinite().all():
+        raise ValueError("the attributions hold NaN or infinite values; they add up to nothing")
+    if explanation is not None and explanation.readout is not None:
+        return explanation.readout.completeness_error.abs()
+    with torch.no_grad():
+        logits = forward_func(inputs)
+    questions = as_questions(logits.flatten(1).argmax(1) if target is None else target, len(inputs))
+    return (wide(answers(questions, logits)) - wide(attributions).flatten(1).sum(1)).abs()

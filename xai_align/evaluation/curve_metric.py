@@ -1,0 +1,62 @@
+"""A metric that is a pure function of perturbation curves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xai_align.evaluation.curve import Curve, Series, walk_curves
+from xai_align.question import as_questions
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurveMetric:
+    """What to measure, and what to make of it. Called, it is a metric's ``evaluate``.
+
+    Whoever runs several metrics can measure all their series in one pass, and
+    give each metric its curves.
+
+    Attributes:
+        series: the series it needs.
+        score: ``score(curves, target)`` gives ``[N]`` from the curves of these series, in their order.
+    """
+
+    series: tuple[Series, ...]
+    score: Callable[[Sequence[Curve], Any], Tensor]
+
+    def __call__(
+        self,
+        forward_func: Callable[..., Tensor],
+        inputs: Tensor,
+        attributions: Tensor,
+        *,
+        target: Any = None,
+        **options: Any,
+    ) -> Tensor:
+        """One value for each example, ``[N]``, float32 or wider.
+
+        Args:
+            forward_func: gives logits ``[N, K]``.
+            inputs: ``[N, D]``, ``[N, L, C]`` (tokens) or ``[N, C, H, W]``.
+            attributions: in the inputs' shape, or one score for each position.
+            target: a class, a :class:`~xai_align.Question`, one for each example, or None for the
+                predicted class.
+            **options: of :func:`~xai_align.evaluation.perturbation_curves`.
+
+        Raises:
+            ValueError: inputs, attributions or options don't fit; see ``perturbation_curves``.
+            TargetError: the target is not understood or not there.
+            MetricDoesNotApply: the metric has no value for this kind of question.
+        """
+        questions = None if target is None else as_questions(target, len(inputs))
+        values: list[Tensor] = []
+
+        def consume(rows: list[int], curves: list[Curve]) -> None:
+            values.append(self.score(curves, questions and [questions[row] for row in rows]))
+
+        walk_curves(consume, forward_func, inputs, attributions, self.series, **options)
+        return torch.cat(values)

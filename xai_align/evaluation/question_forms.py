@@ -1,0 +1,79 @@
+"""A question taken apart into the classes that a metric of its form needs.
+
+A metric that is matched to one form of question (RFxG taxonomy, arXiv
+2511.13081) has nothing to say about another; it refuses.
+"""
+
+from __future__ import annotations
+
+from xai_align.evaluation.does_not_apply import MetricDoesNotApply
+from xai_align.question import Index, Question
+
+
+def contrast_classes(question: Question) -> tuple[int, int]:
+    """``(A, B)`` of "why A and not B?".
+
+    Raises:
+        MetricDoesNotApply: the question has another form.
+    """
+    favoured, rivals = _sides(question, form := "one class against one rival, Question.why_not(A, B)")
+    if len(favoured) != 1 or len(rivals) != 1:
+        raise _another_form(question, form)
+    return favoured[0], rivals[0]
+
+
+def class_and_rest(question: Question) -> tuple[int, tuple[int, ...]]:
+    """``(A, G without A)`` of "why A and not the rest of its group?"; the rest may be one class.
+
+    Raises:
+        MetricDoesNotApply: the question has another form.
+    """
+    favoured, rivals = _sides(
+        question, form := "one class against the rest of its group, Question.why_not_rest(A, group)"
+    )
+    if len(favoured) != 1 or not rivals:
+        raise _another_form(question, form)
+    return favoured[0], rivals
+
+
+def group_classes(question: Question) -> tuple[int, ...]:
+    """``G`` of "why this group?"; the group may be one class.
+
+    Raises:
+        MetricDoesNotApply: the question has another form.
+    """
+    favoured, rivals = _sides(question, form := "a group and no rivals, Question.why_group(group)")
+    if rivals:
+        raise _another_form(question, form)
+    return favoured
+
+
+def group_contrast(question: Question) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """``(G1, G2)`` of "why group G1 and not group G2?"; the rivals may be one class.
+
+    Raises:
+        MetricDoesNotApply: the question has another form.
+    """
+    favoured, rivals = _sides(question, form := "a group against a group, Question.why_group_not(group, rivals)")
+    if len(favoured) < 2 or not rivals:
+        raise _another_form(question, form)
+    return favoured, rivals
+
+
+def _sides(question: Question, form: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    if question.rivals is None:  # then p_A tells it all: what A loses the others gain
+        raise _another_form(question, form)
+    entries = question.favoured + question.rivals
+    if any(len(index) != 1 for index in entries):
+        raise MetricDoesNotApply(
+            f"this metric needs {form}; asked was '{question}', about entries {entries}, which are no classes"
+        )
+    return _classes(question.favoured), _classes(question.rivals)
+
+
+def _classes(entries: tuple[Index, ...]) -> tuple[int, ...]:
+    return tuple(index[0] for index in entries)
+
+
+def _another_form(question: Question, form: str) -> MetricDoesNotApply:
+    return MetricDoesNotApply(f"this metric needs {form}; asked was '{question}'")

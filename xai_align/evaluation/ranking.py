@@ -1,0 +1,210 @@
+"""One stable ranking for everything that removes or keeps features.
+
+Features are positions (pixels, tokens) or the regions of a ``feature_mask``.
+They are ranked by signed score, largest first; among equal scores the one
+that comes first in the input (row by row; for regions, the smaller label)
+goes first. Least relevant first is the exact reverse of that order.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from xai_align.pinet.accounts import wide
+
+#: Above this share of tied features a ranking says more about the tie-break than about the map.
+MANY_TIES = 0.3
+
+
+class TieWarning(UserWarning):
+    """Many features share their score, so their order is the input's and not the map's."""
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The order in which features are taken.
+
+    Attributes:
+        ranks: ``[N, *positions]``, int64: the rank of the feature at each position; 0 is the most relevant.
+        counts: ``[N]``, int64: how many features each example has.
+        scores: ``[N, P]``: the features' scores by rank, most relevant first; NaN after an example's last.
+    """
+
+    ranks: Tensor
+    counts: Tensor
+    scores: Tensor
+
+    @property
+    def says_nothing(self) -> Tensor:
+        """``[N]``, bool: all scores of an example are equal, so that there is no ranking."""
+        last = self.scores.gather(1, (self.counts - 1)[:, None]).squeeze(1)
+        return (self.counts > 1) & (self.scores[:, 0] == last)
+
+
+def positions_of(shape: torch.Size | tuple[int, ...]) -> tuple[int, ...]:
+    """The axes of an input that attributions rank.
+
+    ``[N, D]``: the D entries. ``[N, L, C]``: the L tokens. ``[N, C, H, W]`` (and
+    more axes): the pixels, all channels of a pixel together.
+
+    Raises:
+        ValueError: the input has no axis beside the batch.
+    """
+    if len(shape) < 2:
+        raise ValueError(f"the inputs have shape {list(shape)}; at least [N, D] is needed")
+    return (shape[1],) if len(shape) <= 3 else tuple(shape[2:])
+
+
+def over_channels(per_position: Tensor, num_axes: int) -> Tensor:
+    """``[N, *positions]`` with an axis of one where inputs of ``num_axes`` axes have their channels."""
+    if num_axes == 2:
+        return per_position
+    return per_position.unsqueeze(-1 if num_axes == 3 else 1)
+
+
+def position_scores(attributions: Tensor, inputs: Tensor) -> Tensor:
+    """Attributions as one score for each position, channels summed: ``[N, *positions]``.
+
+    Args:
+        attributions: in the inputs' shape, with one channel, or without a channel axis.
+        inputs: ``[N, D]``, ``[N, L, C]`` or ``[N, C, H, W]``.
+
+    Raises:
+        TypeError: not a tensor.
+        ValueError: another shape, or values that are not finite.
+    """
+    if not isinstance(attributions, Tensor):
+        raise TypeError(f"the attributions are a {type(attributions).__name__}; give a torch tensor")
+    positions = positions_of(inputs.shape)
+    axis = -1 if inputs.dim() == 3 else 1
+    if tuple(attributions.shape) == (len(inputs), *positions):
+        scores = attributions
+    elif inputs.dim() > 2 and _without(attributions.shape, axis) == (len(inputs), *positions):
+        if attributions.shape[axis] not in (1, inputs.shape[axis]):
+            raise _wrong_shape(attributions, inputs)
+        scores = wide(attributions).sum(axis)
+    else:
+        raise _wrong_shape(attributions, inputs)
+    if not scores.isfinite().all():
+        bad = (~scores.flatten(1).isfinite().all(1)).nonzero().flatten().tolist()
+        raise ValueError(f"the attributions of example(s) {_some(bad)} hold NaN or infinite values; nothing ranks them")
+    return wide(scores.detach())
+
+
+def rank(scores: Tensor, feature_mask: Tensor | None = None) -> Ranking:
+    """Rank positions, or the regions of a feature mask by the sum of their positions' scores.
+
+    Args:
+        scores: ``[N, *positions]``, finite.
+        feature_mask: integer labels of regions, ``[*positions]``, ``[1, *positions]`` or
+            ``[N, *positions]`` (a channel axis of one, or Captum's repeated labels, are taken too).
+
+    Raises:
+        ValueError: the mask has another shape; TypeError: its labels are not integers.
+    """
+    flat = scores.flatten(1)
+    if feature_mask is None:
+        order = torch.sort(flat, dim=1, descending=True, stable=True).indices
+        counts = torch.full((len(flat),), flat.shape[1], device=flat.device)
+        return Ranking(_inverse(order).reshape(scores.shape), counts, flat.gather(1, order))
+    labels = _labels(feature_mask, scores)
+    ranks: list[Tensor] = []
+    ordered: list[Tensor] = []
+    for row, label in zip(flat, labels, strict=True):
+        names, region = torch.unique(label, return_inverse=True)
+        total = row.new_zeros(len(names)).index_add_(0, region, row)
+        order = torch.sort(total, descending=True, stable=True).indices
+        ranks.append(_inverse(order[None])[0][region])
+        ordered.append(total[order])
+    numbers = [len(one) for one in ordered]
+    most = max(numbers)
+    padded = [torch.nn.functional.pad(one, (0, most - len(one)), value=float("nan")) for one in ordered]
+    return Ranking(
+        torch.stack(ranks).reshape(scores.shape), torch.tensor(numbers, device=flat.device), torch.stack(padded)
+    )
+
+
+def descending_ranks(scores: Tensor) -> Tensor:
+    """``[N, P]`` scores to ranks ``[N, P]`` (int64): 0 for the largest; among equals the earlier goes first."""
+    return rank(scores).ranks
+
+
+def tie_rate(attributions: Tensor, feature_mask: Tensor | None = None) -> Tensor:
+    """``[N]``: the share of features whose score another feature has too.
+
+    Args:
+        attributions: ``[N, *positions]``; for images with channels, ``[N, C, H, W]``, the channels are summed.
+        feature_mask: as in :func:`rank`.
+    """
+    scores = wide(attributions).sum(1) if attributions.dim() == 4 else wide(attributions)
+    return _tied(rank(scores, feature_mask))
+
+
+def warn_of_ties(ranking: Ranking) -> None:
+    """Warn where more than :data:`MANY_TIES` of an example's features are tied."""
+    tied = _tied(ranking)
+    many = (tied > MANY_TIES).nonzero().flatten().tolist()
+    if many:
+        warnings.warn(
+            f"in example(s) {_some(many)} up to {float(tied.max()):.0%} of the features share their score with "
+            "another; their order is that of the input. Rank regions (feature_mask=..., grid=...) or use a finer map",
+            TieWarning,
+            stacklevel=4,
+        )
+
+
+def _tied(ranking: Ranking) -> Tensor:
+    same = ranking.scores[:, 1:] == ranking.scores[:, :-1]  # NaN is equal to nothing
+    nothing = same.new_zeros(len(same), 1)
+    tied = torch.cat([same, nothing], 1) | torch.cat([nothing, same], 1)
+    return tied.sum(1) / ranking.counts
+
+
+def _inverse(order: Tensor) -> Tensor:
+    ranks = torch.empty_like(order)
+    return ranks.scatter_(1, order, torch.arange(order.shape[1], device=order.device).expand_as(order))
+
+
+def _labels(feature_mask: Tensor, scores: Tensor) -> Tensor:
+    """``[N, P]`` integer labels."""
+    if not isinstance(feature_mask, Tensor) or feature_mask.is_floating_point() or feature_mask.is_complex():
+        found = feature_mask.dtype if isinstance(feature_mask, Tensor) else type(feature_mask).__name__
+        raise TypeError(f"the feature mask is {found}; give a tensor of integer labels")
+    wanted, positions = tuple(scores.shape), tuple(scores.shape[1:])
+    mask = feature_mask.to(scores.device)
+    if tuple(mask.shape) == positions:
+        mask = mask[None]
+    elif mask.dim() == len(wanted) + 1:
+        axis = -1 if len(positions) == 1 else 1
+        if not (mask == mask.narrow(axis, 0, 1)).all():
+            raise ValueError("the feature mask differs between channels; a feature here is a place with all channels")
+        mask = mask.select(axis, 0)
+    if tuple(mask.shape[1:]) != positions or len(mask) not in (1, wanted[0]):
+        raise ValueError(
+            f"the feature mask has shape {list(feature_mask.shape)}; "
+            f"give {list(positions)}, {[1, *positions]} or {list(wanted)}"
+        )
+    return mask.expand(wanted).flatten(1)
+
+
+def _without(shape: torch.Size, axis: int) -> tuple[int, ...]:
+    kept = list(shape)
+    if len(kept) > 1:
+        del kept[axis]
+    return tuple(kept)
+
+
+def _wrong_shape(attributions: Tensor, inputs: Tensor) -> ValueError:
+    positions = [len(inputs), *positions_of(inputs.shape)]
+    return ValueError(
+        f"the attributions have shape {list(attributions.shape)}, the inputs {list(inputs.shape)}; "
+        f"give the inputs' shape, or one score for each position, {positions}"
+    )
+
+
+def _some(examples: list[int]) -> str:
+    return ", ".join(map(str, examples[:5])) + (" …" if len(examples) > 5 else "")
