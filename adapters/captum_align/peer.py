@@ -99,7 +99,7 @@ class Peer(Attribution):
         if isinstance(self.forward_func, nn.Module):
             check_evaluation_mode(self.forward_func)
         given = _format_tensor_into_tuples(inputs)
-        model, target = _posed(self.forward_func, target, len(given[0]))
+        model, target = posed(self.forward_func, target, len(given[0]))
         extra = _format_additional_forward_args(additional_forward_args)
         with undisturbed(model, hooks_modules=self.recipe.hooks_modules):
             leaves = tuple(own_leaf(x) for x in given)
@@ -141,7 +141,7 @@ class Peer(Attribution):
         return str(self._method.get_name())
 
 
-def _posed(model: Any, target: Any, num_examples: int) -> tuple[Any, Any]:
+def posed(model: Any, target: Any, num_examples: int) -> tuple[Any, Any]:
     """The model and the target that ask what ``target`` asks, in forms that Captum takes."""
     target = captum_target(target)
     asks = isinstance(target, Question) or (

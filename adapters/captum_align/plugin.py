@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from xai_align.hookspecs import AttributionSpec, hookimpl
+from xai_align.hookspecs import AttributionSpec, MetricSpec, hookimpl
 
 #: Captum's methods that need nothing but the model, as they read in a list.
 PEER_SUMMARIES = {
@@ -36,6 +36,18 @@ def _build_layer_grad_cam(model: Any, layer: Any = None, **options: Any) -> Any:
     return _build_peer("layer_grad_cam", model, layer=layer, **options)
 
 
+def _infidelity(forward_func: Any, inputs: Any, attributions: Any, **options: Any) -> Any:
+    from captum_align.captum_metrics import infidelity
+
+    return infidelity(forward_func, inputs, attributions, **options)
+
+
+def _sensitivity(forward_func: Any, inputs: Any, attributions: Any, *, explain: Any, **options: Any) -> Any:
+    from captum_align.captum_metrics import sensitivity
+
+    return sensitivity(forward_func, inputs, attributions, explain=explain, **options)
+
+
 @hookimpl
 def xai_align_attributions() -> list[AttributionSpec]:
     """``pinet`` and Captum's methods. Captum is imported when one is built."""
@@ -51,5 +63,24 @@ def xai_align_attributions() -> list[AttributionSpec]:
             name="layer_grad_cam",
             build=_build_layer_grad_cam,
             summary="Captum: mean gradient times activation at the feature space, signed, spread over pixels",
+        ),
+    ]
+
+
+@hookimpl
+def xai_align_metrics() -> list[MetricSpec]:
+    """Captum's own ``infidelity`` and ``sensitivity_max``."""
+    return [
+        MetricSpec(
+            name="infidelity",
+            evaluate=_infidelity,
+            higher_is_better=False,
+            summary="Captum: squared error of what attributions foretell of small changes",
+        ),
+        MetricSpec(
+            name="sensitivity",
+            evaluate=_sensitivity,
+            higher_is_better=False,
+            summary="Captum: the most an explanation moves, relatively, when the input hardly does",
         ),
     ]

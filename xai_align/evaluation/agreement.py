@@ -1,0 +1,244 @@
+"""Do two explanations of the same example agree? A method's, a person's, a language model's.
+
+The measures are those of Krishna et al. 2022 ("The disagreement problem"), as OpenXAI
+computes them. Features are ranked by the size of their importance, ``|e|``, with one stable
+sort: of features that tie, the earlier one comes first. Scores in a few round values tie
+often, and then the order of the features decides; see :func:`xai_align.evaluation.ranking.tie_rate`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from xai_align.evaluation.correlation import dense_ranks, inversions, pairs, pearson
+from xai_align.evaluation.ranking import descending_ranks
+
+
+def agreement(
+    a: Any,
+    b: Any,
+    *,
+    k: int | float,
+    metrics: Sequence[str] = ("fa", "ra", "sa", "sra", "pra", "rc", "iou"),
+    feature_mask: Any = None,
+) -> dict[str, Tensor]:
+    """Several measures of agreement at once, each ``[N]``, by name.
+
+    Args:
+        a: importances ``[N, ...]``, a tensor, an array or nested lists. Of four axes ``[N, C, H, W]`` the
+            channels are summed: pixels are the features.
+        b: importances of the same features.
+        k: how many features count as the most important ones; a float is a share of all, in (0, 1].
+        metrics: some of fa, ra, sa, sra, pra, rc, iou.
+        feature_mask: integers that say which feature an entry belongs to, for one example, ``[H, W]``
+            (or ``[1, ...]``, or ``[N, ...]``). Importances of one feature are added up. An ``a`` or ``b``
+            that holds one number for each feature, by ascending label, is taken as it is.
+
+    Raises:
+        TypeError: ``k`` is no number, ``feature_mask`` holds no integers.
+        ValueError: shapes don't match, importances are not finite, ``k`` is out of range, a measure is not known.
+    """
+    unknown = [name for name in metrics if name not in MEASURES]
+    if unknown:
+        raise ValueError(f"no measure of agreement is called {', '.join(unknown)}; there are {', '.join(MEASURES)}")
+    rankings = _rankings(a, b, k, feature_mask)
+    return {name: _measured(MEASURES[name], rankings) for name in metrics}
+
+
+def feature_agreement(a: Any, b: Any, *, k: int | float, feature_mask: Any = None) -> Tensor:
+    """FA, ``[N]``: the share of the top k of one that are in the top k of the other. See :func:`agreement`."""
+    return _measured(_feature_agreement, _rankings(a, b, k, feature_mask))
+
+
+def rank_agreement(a: Any, b: Any, *, k: int | float, feature_mask: Any = None) -> Tensor:
+    """RA, ``[N]``: the share of the first k ranks that hold the same feature. See :func:`agreement`."""
+    return _measured(_rank_agreement, _rankings(a, b, k, feature_mask))
+
+
+def sign_agreement(a: Any, b: Any, *, k: int | float, feature_mask: Any = None) -> Tensor:
+    """SA, ``[N]``: as FA, counting only features with the same sign (-, 0, +). See :func:`agreement`."""
+    return _measured(_sign_agreement, _rankings(a, b, k, feature_mask))
+
+
+def signed_rank_agreement(a: Any, b: Any, *, k: int | float, feature_mask: Any = None) -> Tensor:
+    """SRA, ``[N]``: as RA, counting only features with the same sign (-, 0, +). See :func:`agreement`."""
+    return _measured(_signed_rank_agreement, _rankings(a, b, k, feature_mask))
+
+
+def top_k_overlap(a: Any, b: Any, *, k: int | float, feature_mask: Any = None) -> Tensor:
+    """IoU, ``[N]``: intersection over union of the two top k. See :func:`agreement`."""
+    return _measured(_top_k_overlap, _rankings(a, b, k, feature_mask))
+
+
+def pairwise_rank_agreement(a: Any, b: Any, *, feature_mask: Any = None) -> Tensor:
+    """PRA, ``[N]``: the share of pairs of features that both put in the same order; NaN for one feature alone."""
+    return _measured(_pairwise_rank_agreement, _rankings(a, b, 1, feature_mask))
+
+
+def rank_correlation(a: Any, b: Any, *, feature_mask: Any = None) -> Tensor:
+    """RC, ``[N]``: Pearson's r of the dense ranks of ``|e|`` (ties share a rank); NaN where all features tie."""
+    return _measured(_rank_correlation, _rankings(a, b, 1, feature_mask))
+
+
+@dataclass(frozen=True)
+class _Rankings:
+    """Two importance vectors ``[P]`` of one example, and the rank of each feature in them (0: the largest)."""
+
+    a: Tensor
+    b: Tensor
+    rank_a: Tensor
+    rank_b: Tensor
+    k: int
+
+    @property
+    def in_both(self) -> Tensor:
+        """``[P]``: whether the feature is in the top k of both."""
+        return (self.rank_a < self.k) & (self.rank_b < self.k)
+
+    @property
+    def same_rank(self) -> Tensor:
+        """``[P]``: whether the feature has the same rank, among the first k, in both."""
+        return (self.rank_a == self.rank_b) & (self.rank_a < self.k)
+
+    @property
+    def same_sign(self) -> Tensor:
+        """``[P]``: whether the feature speaks for the answer in both, or against it, or for nothing."""
+        return self.a.sign() == self.b.sign()
+
+
+def _feature_agreement(r: _Rankings) -> float:
+    return int(r.in_both.sum()) / r.k
+
+
+def _rank_agreement(r: _Rankings) -> float:
+    return int(r.same_rank.sum()) / r.k
+
+
+def _sign_agreement(r: _Rankings) -> float:
+    return int((r.in_both & r.same_sign).sum()) / r.k
+
+
+def _signed_rank_agreement(r: _Rankings) -> float:
+    return int((r.same_rank & r.same_sign).sum()) / r.k
+
+
+def _top_k_overlap(r: _Rankings) -> float:
+    shared = int(r.in_both.sum())
+    return shared / (2 * r.k - shared)
+
+
+def _pairwise_rank_agreement(r: _Rankings) -> float:
+    all_pairs = pairs(len(r.rank_a))
+    # in the order of a, the pairs that b puts the other way round are the inversions of b's ranks
+    return 1 - inversions(r.rank_b[r.rank_a.argsort()]) / all_pairs if all_pairs else float("nan")
+
+
+def _rank_correlation(r: _Rankings) -> float:
+    return float(pearson(dense_ranks(r.a.abs()[None]), dense_ranks(r.b.abs()[None])))
+
+
+#: Measures by the short names they have in tables.
+MEASURES: dict[str, Callable[[_Rankings], float]] = {
+    "fa": _feature_agreement,
+    "ra": _rank_agreement,
+    "sa": _sign_agreement,
+    "sra": _signed_rank_agreement,
+    "pra": _pairwise_rank_agreement,
+    "rc": _rank_correlation,
+    "iou": _top_k_overlap,
+}
+
+
+def _measured(measure: Callable[[_Rankings], float], rankings: Sequence[_Rankings]) -> Tensor:
+    return torch.tensor([measure(one) for one in rankings], dtype=torch.float64)
+
+
+def _rankings(a: Any, b: Any, k: int | float, feature_mask: Any) -> list[_Rankings]:
+    vectors = zip(*_vectors(_finite(a), _finite(b), feature_mask), strict=True)
+    return [_Rankings(x, y, _ranks(x), _ranks(y), _top(k, len(x))) for x, y in vectors]
+
+
+def _ranks(importances: Tensor) -> Tensor:
+    return descending_ranks(importances.abs()[None])[0]
+
+
+def _top(k: int | float, features: int) -> int:
+    """``k`` as a number of features."""
+    if isinstance(k, bool) or not isinstance(k, int | float | np.integer | np.floating):
+        raise TypeError(f"k is {k!r}; give a number of features, or a share of them as a float")
+    if isinstance(k, float | np.floating):
+        if not 0 < k <= 1:
+            raise ValueError(f"k is the share {k}; give a float in (0, 1], or an int for a number of features")
+        return max(1, round(float(k) * features))
+    if not 1 <= k <= features:
+        raise ValueError(f"k is {k}, there are {features} features; give 1 … {features}")
+    return int(k)
+
+
+def _finite(importances: Any) -> Tensor:
+    """Importances of any kind as a tensor ``[N, ...]`` of float64 on the CPU, channels summed.
+
+    Raises:
+        ValueError: they hold NaN or infinity, or are no table.
+    """
+    given = importances if isinstance(importances, Tensor) else torch.from_numpy(np.asarray(importances, np.float64))
+    values = given.detach().to("cpu", torch.float64)
+    if values.dim() < 2 or not values.numel():
+        raise ValueError(f"importances have shape {list(values.shape)}; give [N, ...], one row for each example")
+    if not bool(values.isfinite().all()):
+        raise ValueError("importances hold NaN or infinity; there is no rank for them")
+    return values.sum(1) if values.dim() == 4 else values
+
+
+def _vectors(a: Tensor, b: Tensor, feature_mask: Any) -> tuple[list[Tensor], list[Tensor]]:
+    """One vector ``[P]`` for each example, from both."""
+    if len(a) != len(b):
+        raise ValueError(f"one explanation is of {len(a)} examples, the other of {len(b)}")
+    if feature_mask is not None:
+        masks = _masks(feature_mask, a if a.dim() >= b.dim() else b)
+        rows_a = [_by_feature(row, mask) for row, mask in zip(a, masks, strict=True)]
+        rows_b = [_by_feature(row, mask) for row, mask in zip(b, masks, strict=True)]
+        return rows_a, rows_b
+    if a.shape != b.shape:
+        raise ValueError(
+            f"explanations of shape {list(a.shape)} and {list(b.shape)} are not about the same features; "
+            "bring them to one size, or give feature_mask"
+        )
+    return list(a.flatten(1)), list(b.flatten(1))
+
+
+def _masks(feature_mask: Any, like: Tensor) -> Tensor:
+    """One mask for each example, in the shape of ``like`` where it can be spread to it."""
+    mask = feature_mask if isinstance(feature_mask, Tensor) else torch.as_tensor(np.asarray(feature_mask))
+    if mask.is_floating_point() or mask.is_complex() or mask.dtype == torch.bool:
+        raise TypeError(f"feature_mask is of {mask.dtype}; give integers, the number of the feature at each entry")
+    mask = mask.cpu()
+    if mask.dim() == 4 and like.dim() == 3:
+        if not bool((mask == mask[:, :1]).all()):
+            raise ValueError("feature_mask differs between channels; a feature here is a place with all channels")
+        mask = mask[:, 0]
+    try:
+        return mask.expand(like.shape)
+    except RuntimeError:
+        raise ValueError(
+            f"feature_mask of shape {list(mask.shape)} does not fit importances of shape {list(like.shape)}"
+        ) from None
+
+
+def _by_feature(importances: Tensor, mask: Tensor) -> Tensor:
+    """The importances of one example, added up feature by feature."""
+    numbers, which = torch.unique(mask, return_inverse=True)
+    if importances.shape == mask.shape:
+        return importances.new_zeros(len(numbers)).index_add(0, which.flatten(), importances.flatten())
+    if importances.shape == (len(numbers),):
+        return importances
+    raise ValueError(
+        f"importances of shape {list(importances.shape)} are neither one for each entry of the mask "
+        f"{list(mask.shape)} nor one for each of its {len(numbers)} features"
+    )

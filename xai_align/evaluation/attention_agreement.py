@@ -1,0 +1,165 @@
+"""How far attention agrees with an explanation: of tokens by frames, patches or words.
+
+After Papi et al., arXiv 2509.18010 (cross-attention in speech-to-text): attention averaged
+over layers and heads is compared with input attributions pooled to attention's resolution.
+``I`` tokens (rows) look at ``T`` positions; it fits the class row of a vision transformer
+(``I = 1``), cross-attention of detectors, or anything else of that shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from xai_align.evaluation.correlation import kendall, pearson, spearman
+
+Pool = Literal["max", "mean"]
+Aggregate = Literal["all", "layer", "head"]
+Method = Literal["pearson", "spearman", "kendall"]
+
+_POOLS: dict[str, Callable[..., Tensor]] = {
+    "max": functional.adaptive_max_pool2d,
+    "mean": functional.adaptive_avg_pool2d,
+}
+_METHODS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "pearson": pearson,
+    "spearman": spearman,
+    "kendall": kendall,
+}
+#: The axes of attention ``[N, L, heads, I, T]`` that are averaged away.
+_AVERAGED: dict[str, tuple[int, ...]] = {"all": (1, 2), "layer": (2,), "head": ()}
+
+
+def attention_agreement(
+    attention: Tensor,
+    attributions: Tensor,
+    *,
+    pool: Pool = "max",
+    aggregate: Aggregate = "all",
+    method: Method = "pearson",
+) -> Tensor:
+    """The correlation of attention and attributions over all tokens and positions of an example.
+
+    Each token's row is first brought to mean 0 and variance 1, on both sides, so that no token
+    outweighs the others. A constant row becomes zeros: it agrees with nothing, and lowers the value.
+
+    Args:
+        attention: ``[N, I, T]``, or ``[N, L, heads, I, T]`` with layers and heads.
+        attributions: ``[N, I, T']`` or ``[N, I, T', F]`` with ``F`` features at each position (such as
+            frequencies), ``T' >= T``.
+        pool: how attributions are brought to ``[N, I, T]``.
+        aggregate: "all": layers and heads averaged; "layer": heads averaged; "head": each by itself.
+        method: the correlation.
+
+    Returns:
+        ``[N]``, or ``[N, L]`` by layer, or ``[N, L, heads]`` by head; NaN where all rows of a side are constant.
+
+    Raises:
+        ValueError: shapes don't match, numbers are not finite, an option is not known.
+    """
+    maps, pooled = _prepared(attention, attributions, pool, aggregate, method)
+    correlate = _METHODS[method]
+    values = correlate(_standardised(maps).flatten(-2).flatten(0, -2), _standardised(pooled).flatten(-2).flatten(0, -2))
+    return values.view(maps.shape[:-2])
+
+
+def attention_agreement_per_token(
+    attention: Tensor,
+    attributions: Tensor,
+    *,
+    pool: Pool = "max",
+    aggregate: Aggregate = "all",
+    method: Method = "pearson",
+) -> Tensor:
+    """The same for each token by itself: as :func:`attention_agreement`, with a last axis ``I``.
+
+    NaN where a token's row is constant on either side.
+    """
+    maps, pooled = _prepared(attention, attributions, pool, aggregate, method)
+    return _METHODS[method](maps.flatten(0, -2), pooled.flatten(0, -2)).view(maps.shape[:-1])
+
+
+def context_mixing_gap(
+    attention: Tensor,
+    attr_input: Tensor,
+    attr_encoder: Tensor,
+    *,
+    pool: Pool = "max",
+    aggregate: Aggregate = "all",
+    method: Method = "pearson",
+) -> Tensor:
+    """``r_encoder - r_input``: what attention seems to miss only because the encoder mixed positions before it.
+
+    Args:
+        attention: as for :func:`attention_agreement`.
+        attr_input: attributions to the input.
+        attr_encoder: attributions to the output of the encoder, which is what attention looks at.
+        pool: as there.
+        aggregate: as there.
+        method: as there.
+
+    Raises:
+        ValueError: as there.
+    """
+    r_encoder = attention_agreement(attention, attr_encoder, pool=pool, aggregate=aggregate, method=method)
+    return r_encoder - attention_agreement(attention, attr_input, pool=pool, aggregate=aggregate, method=method)
+
+
+def pooled_to(attributions: Tensor, positions: int, *, pool: Pool = "max") -> Tensor:
+    """``[N, I, T']`` or ``[N, I, T', F]`` to ``[N, I, positions]``: pooled over stretches of ``T'``, and all of ``F``.
+
+    Raises:
+        ValueError: there are fewer positions than asked for, or axes are missing.
+    """
+    if attributions.dim() not in (3, 4):
+        raise ValueError(f"attributions have shape {list(attributions.shape)}; give [N, I, T] or [N, I, T, F]")
+    table = attributions[..., None] if attributions.dim() == 3 else attributions
+    if table.shape[2] < positions:
+        raise ValueError(
+            f"attributions have {table.shape[2]} positions and attention {positions}; "
+            "pooling can only bring many to few"
+        )
+    return _POOLS[pool](table, (positions, 1))[..., 0]
+
+
+def _prepared(attention: Tensor, attributions: Tensor, pool: str, aggregate: str, method: str) -> tuple[Tensor, Tensor]:
+    """Attention and attributions in one shape ``[N, (L, heads), I, T]``, float64."""
+    for what, given, known in (
+        ("pool", pool, _POOLS),
+        ("aggregate", aggregate, _AVERAGED),
+        ("method", method, _METHODS),
+    ):
+        if given not in known:
+            raise ValueError(f"{what} is {given!r}; it is one of {', '.join(known)}")
+    for name, x in (("attention", attention), ("attributions", attributions)):
+        if not bool(x.isfinite().all()):
+            raise ValueError(f"{name} holds NaN or infinity")
+    if attention.dim() not in (3, 5):
+        raise ValueError(
+            f"attention has shape {list(attention.shape)}; give [N, I, T], or [N, L, heads, I, T] with layers and heads"
+        )
+    if attention.dim() == 3 and aggregate != "all":
+        raise ValueError(f"aggregate is {aggregate!r}, but attention {list(attention.shape)} has no layers and heads")
+    if attention.dim() == 5 and _AVERAGED[aggregate]:
+        attention = attention.double().mean(_AVERAGED[aggregate])
+    maps = attention.detach().double()
+    pooled = pooled_to(attributions.detach().double(), maps.shape[-1], pool=pool)  # type: ignore[arg-type]
+    if (len(maps), maps.shape[-2]) != pooled.shape[:2]:
+        raise ValueError(
+            f"attention is of {len(maps)} examples with {maps.shape[-2]} tokens, "
+            f"attributions of {len(pooled)} with {pooled.shape[1]}"
+        )
+    pooled = pooled.view(len(pooled), *[1] * (maps.dim() - 3), *pooled.shape[1:]).expand(maps.shape)
+    return maps, pooled.to(maps.device)
+
+
+def _standardised(rows: Tensor) -> Tensor:
+    """Each row (last axis) with mean 0 and variance 1; a constant row as zeros."""
+    varies = rows.amax(-1, keepdim=True) > rows.amin(-1, keepdim=True)
+    centred = rows - rows.mean(-1, keepdim=True)
+    spread = centred.square().mean(-1, keepdim=True).sqrt()
+    return torch.where(varies, centred / spread, 0.0)

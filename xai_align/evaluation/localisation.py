@@ -1,0 +1,258 @@
+"""Does an explanation point at the object? Maps against ground-truth masks.
+
+Every measure gives one value per image, ``[N]``; NaN where it is not defined (said at each),
+so that ``torch.nanmean`` is its average over a data set. Maps are ``[N, H, W]``,
+``[N, 1, H, W]`` or input-shaped ``[N, C, H, W]`` (channels are summed); masks are boolean,
+``[N, H, W]``, True on the object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+#: Thresholds tried for PiNet's detection scores.
+DETECTION_THRESHOLDS: tuple[float, ...] = tuple(torch.logspace(-4, 0, 100, dtype=torch.float64).tolist())
+#: Thresholds tried for the intersection over union, as shares of a map's maximum.
+IOU_THRESHOLDS: tuple[float, ...] = tuple(step / 100 for step in range(100))
+
+
+def pointing_game(attributions: Tensor, masks: Tensor, *, tolerance: int = 15) -> Tensor:
+    """Whether the map's maximum lies on the object, or within ``tolerance`` pixels of it: 1 or 0.
+
+    Zhang et al. 2016 (Excitation Backprop): 15 pixels, at the photograph's own size; distances are
+    Euclidean. On smaller images 15 pixels are much: mind it when you compare with published figures.
+    Of several pixels that share the maximum, the value is the share that hits: a constant map scores
+    what a point thrown at random would. NaN for an empty mask.
+
+    Args:
+        attributions: maps, see the module.
+        masks: ``[N, H, W]``, bool.
+        tolerance: in pixels; 0: on the object itself.
+
+    Raises:
+        ValueError: shapes don't match, maps are not finite, the tolerance is negative.
+        TypeError: masks are not boolean.
+    """
+    if tolerance < 0:
+        raise ValueError(f"tolerance is {tolerance}; give a number of pixels, 0 or more")
+    maps, masks = _maps(attributions, masks)
+    at_maximum = maps == maps.amax((1, 2), keepdim=True)
+    hits = (at_maximum & _within(masks, int(tolerance))).sum((1, 2))
+    return _where(masks.any(2).any(1), hits / at_maximum.sum((1, 2)).double())
+
+
+def energy_inside(attributions: Tensor, masks: Tensor) -> Tensor:
+    """The share of positive attribution that lies on the object: ``sum relu(A) M / sum relu(A)``.
+
+    The energy-based pointing game of Wang et al. 2020 (Score-CAM). NaN for an empty mask and for a
+    map without positive values.
+
+    Raises:
+        ValueError: shapes don't match, or maps are not finite.
+        TypeError: masks are not boolean.
+    """
+    maps, masks = _maps(attributions, masks)
+    positive = maps.clamp(min=0)
+    total = positive.sum((1, 2))
+    return _where(masks.any(2).any(1) & (total > 0), (positive * masks).sum((1, 2)) / total)
+
+
+def iou_at_threshold(attributions: Tensor, masks: Tensor, *, threshold: float) -> Tensor:
+    """Intersection over union of the object and ``A / max A > threshold``.
+
+    Choose the threshold on other images, with :func:`best_threshold`. NaN for an empty mask and for
+    a map without positive values.
+
+    Raises:
+        ValueError: shapes don't match, maps are not finite, the threshold is not in [0, 1).
+        TypeError: masks are not boolean.
+    """
+    if not 0 <= threshold < 1:
+        raise ValueError(f"threshold is {threshold}; give a share of the map's maximum, in [0, 1)")
+    return _iou_at_thresholds(*_maps(attributions, masks), [threshold])[:, 0]
+
+
+def best_threshold(attributions: Tensor, masks: Tensor, *, thresholds: Sequence[float] = IOU_THRESHOLDS) -> float:
+    """The threshold with the highest mean IoU on these (validation) images; of equals, the first.
+
+    Raises:
+        ValueError: shapes don't match, maps are not finite, or no image has a mask and positive values.
+        TypeError: masks are not boolean.
+    """
+    means = _iou_at_thresholds(*_maps(attributions, masks), thresholds).nanmean(0)
+    if bool(means.isnan().any()):
+        raise ValueError("no image has both an object and positive attribution; there is no best threshold")
+    return float(thresholds[int(means.argmax())])
+
+
+def iou_at_best_threshold(attributions: Tensor, masks: Tensor) -> Tensor:
+    """The highest IoU that any threshold of at least 0 gives, for each image by itself.
+
+    An upper bound that uses the mask: it says what the map could tell, not what one could read off it.
+    NaN for an empty mask and for a map without positive values.
+
+    Raises:
+        ValueError: shapes don't match, or maps are not finite.
+        TypeError: masks are not boolean.
+    """
+    maps, masks = _maps(attributions, masks)
+    values = [_best_iou(row, mask) for row, mask in zip(maps.flatten(1), masks.flatten(1), strict=True)]
+    return _where(_has_both(maps, masks), torch.stack(values))
+
+
+def detection_scale(attributions: Tensor) -> float:
+    """The maximum over the whole set of maps, which PiNet's scores divide by: ``pi~ = pi / max pi``.
+
+    Raises:
+        ValueError: no map has a positive value.
+    """
+    scale = float(_summed(attributions).max())
+    if not scale > 0:
+        raise ValueError("no map has a positive value, so there is nothing to scale by")
+    return scale
+
+
+def true_detection_rate(attributions: Tensor, masks: Tensor, *, scale: float, threshold: float | None = None) -> Tensor:
+    """TDR, how much of the object is detected: ``sum m M / sum M``; NaN without an object.
+
+    PiNet's meaningfulness: ``m = relu(pi~)``, or ``m = 1[pi~ > t]`` with a threshold.
+
+    Args:
+        attributions: maps, see the module; PiNet's paper takes the coefficients pi.
+        masks: ``[N, H, W]``, bool; images without the object have an empty mask.
+        scale: the maximum over the whole set, see :func:`detection_scale`.
+        threshold: t; None for soft values.
+
+    Raises:
+        ValueError: shapes don't match, maps are not finite or larger than ``scale``.
+        TypeError: masks are not boolean.
+    """
+    maps, masks = _maps(attributions, masks)
+    return _mean_where(_detected(maps, scale, threshold), masks)
+
+
+def true_abstraction_rate(
+    attributions: Tensor, masks: Tensor, *, scale: float, threshold: float | None = None
+) -> Tensor:
+    """TAR, how much of the rest is left out: ``sum (1 - m)(1 - M) / sum (1 - M)``; NaN if the object is everywhere.
+
+    Arguments and errors as for :func:`true_detection_rate`.
+    """
+    maps, masks = _maps(attributions, masks)
+    return _mean_where(1 - _detected(maps, scale, threshold), ~masks)
+
+
+def detection_score(attributions: Tensor, masks: Tensor, *, scale: float, threshold: float | None = None) -> float:
+    """``mean TDR (images with the object) * mean TAR (all images)``, one number for the whole set.
+
+    Arguments and errors as for :func:`true_detection_rate`; NaN if one of the two is defined for no image.
+    """
+    tdr = true_detection_rate(attributions, masks, scale=scale, threshold=threshold)
+    tar = true_abstraction_rate(attributions, masks, scale=scale, threshold=threshold)
+    return float(tdr.nanmean() * tar.nanmean())
+
+
+def best_detection_threshold(
+    attributions: Tensor, masks: Tensor, *, scale: float, thresholds: Sequence[float] = DETECTION_THRESHOLDS
+) -> float:
+    """The threshold with the highest :func:`detection_score` on these (validation) images; of equals, the first.
+
+    Raises:
+        ValueError: as there, or the score is not defined on these images.
+        TypeError: masks are not boolean.
+    """
+    scores = [detection_score(attributions, masks, scale=scale, threshold=t) for t in thresholds]
+    best = max(range(len(scores)), key=scores.__getitem__)
+    if scores[best] != scores[best]:
+        raise ValueError("the detection score needs an image with the object and one where it is not everywhere")
+    return float(thresholds[best])
+
+
+def _maps(attributions: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+    """Maps ``[N, H, W]`` in float64, and masks on the same device."""
+    maps = _summed(attributions)
+    if masks.dtype != torch.bool:
+        raise TypeError(f"the masks are of {masks.dtype}; give booleans, True on the object")
+    if masks.shape != maps.shape:
+        raise ValueError(f"the masks have shape {list(masks.shape)}, the maps {list(maps.shape)}; they must be equal")
+    return maps, masks.to(maps.device)
+
+
+def _summed(attributions: Tensor) -> Tensor:
+    if attributions.dim() not in (3, 4) or not attributions.numel():
+        raise ValueError(f"attributions have shape {list(attributions.shape)}; give [N, H, W] or [N, C, H, W]")
+    if not bool(attributions.isfinite().all()):
+        raise ValueError("attributions hold NaN or infinity; a map must be finite to be located")
+    maps = attributions.detach().double()
+    return maps.sum(1) if maps.dim() == 4 else maps
+
+
+def _where(defined: Tensor, values: Tensor) -> Tensor:
+    return torch.where(defined, values, torch.nan)
+
+
+def _within(masks: Tensor, tolerance: int) -> Tensor:
+    """Pixels at most ``tolerance`` away from the mask: the mask widened by a disc, row of the disc by row."""
+    height = masks.shape[1]
+    near = masks.clone()
+    for step in range(min(tolerance, height - 1) + 1):
+        reach = int((tolerance**2 - step**2) ** 0.5)
+        wide = functional.max_pool2d(masks[:, None].float(), (1, 2 * reach + 1), 1, (0, reach))[:, 0].bool()
+        near[:, step:] |= wide[:, : height - step]
+        near[:, : height - step] |= wide[:, step:]
+    return near
+
+
+def _has_both(maps: Tensor, masks: Tensor) -> Tensor:
+    return masks.any(2).any(1) & (maps.amax((1, 2)) > 0)
+
+
+def _iou_at_thresholds(maps: Tensor, masks: Tensor, thresholds: Sequence[float]) -> Tensor:
+    """``[N, T]``."""
+    t = torch.tensor(list(thresholds), dtype=maps.dtype, device=maps.device)
+    rows = [_ious(row / row.max(), mask, t) for row, mask in zip(maps.flatten(1), masks.flatten(1), strict=True)]
+    return _where(_has_both(maps, masks)[:, None], torch.stack(rows))
+
+
+def _ious(scaled: Tensor, mask: Tensor, thresholds: Tensor) -> Tensor:
+    """IoU of one image at each threshold."""
+    shared, shown = _above(scaled[mask], thresholds), _above(scaled, thresholds)
+    return shared / (shown + mask.sum() - shared).double()
+
+
+def _above(values: Tensor, thresholds: Tensor) -> Tensor:
+    """How many values are above each threshold."""
+    return len(values) - torch.searchsorted(values.sort().values, thresholds, right=True)
+
+
+def _best_iou(row: Tensor, mask: Tensor) -> Tensor:
+    """The best cut of one image: pixels in descending order, cut only between different values above 0."""
+    ordered, order = row.sort(descending=True)
+    shared = mask[order].cumsum(0)
+    shown = torch.arange(1, len(row) + 1, device=row.device)
+    iou = shared / (shown + mask.sum() - shared).double()
+    follows_other = torch.cat([ordered[1:] < ordered[:-1], ordered.new_ones(1, dtype=torch.bool)])
+    return torch.where(follows_other & (ordered > 0), iou, 0.0).max()
+
+
+def _detected(maps: Tensor, scale: float, threshold: float | None) -> Tensor:
+    """``m``, ``[N, H, W]``: relu(pi~), or 1[pi~ > t]."""
+    if not 0 < scale < float("inf"):
+        raise ValueError(f"scale is {scale}; give the (positive) maximum over the whole set of maps")
+    scaled = maps / scale
+    if threshold is not None:
+        return (scaled > threshold).double()
+    if float(scaled.max()) > 1 + 1e-5:  # a scale in float32 may be a little short
+        raise ValueError(
+            f"a map reaches {float(maps.max()):.4g}, above scale {scale:.4g}; give the maximum of all maps"
+        )
+    return scaled.clamp(0, 1)
+
+
+def _mean_where(values: Tensor, where: Tensor) -> Tensor:
+    count = where.sum((1, 2))
+    return _where(count > 0, (values * where).sum((1, 2)) / count)

@@ -1,0 +1,83 @@
+"""Any attribution method by name, in the call that Quantus expects.
+
+Quantus hands numpy arrays to an ``explain_func`` and measures what comes back::
+
+    metric = quantus.MaxSensitivity(nr_samples=10)
+    values = metric(model=model, x_batch=x, y_batch=y, explain_func=quantus_explain_func,
+                    explain_func_kwargs={"method": "pinet"})
+
+Quantus itself is not imported here.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from xai_align import plugins
+
+
+def quantus_explain_func(
+    model: nn.Module,
+    inputs: Any,
+    targets: Any,
+    *,
+    method: str = "pinet",
+    device: Any = None,
+    build: dict[str, Any] | None = None,
+    channels: Literal["sum", "keep"] = "sum",
+    **options: Any,
+) -> np.ndarray:
+    """Attributions as Quantus wants them: ``[N, 1, H, W]`` for images, else in the shape of ``inputs``.
+
+    Nothing is normalised: Quantus does that where a metric asks for it.
+
+    Args:
+        model: the model, in eval mode; Quantus also hands over copies with changed weights.
+        inputs: array ``[N, ...]``, channels first; brought to the dtype of the model's parameters.
+        targets: array of class indices ``[N]``.
+        method: the name of an attribution method.
+        device: where to run; None: where the model is. The model is not moved.
+        build: options for building the method, e.g. ``{"layer": "layer4"}``.
+        channels: "sum", as Quantus' own explanations are: its measures of localisation take no others;
+            "keep": ``[N, C, H, W]``, as ``Completeness`` and other measures need that take single entries of
+            the input away. Other inputs than images stay as they are.
+        **options: for the method's ``attribute``, e.g. ``n_steps=20``.
+
+    Raises:
+        ValueError: the method or ``channels`` is not known, the model is in train mode, or ``device`` is not
+            the model's.
+        TypeError: the method has no such option, or gives something else than a tensor.
+        TargetError: (an AssertionError) targets are not class indices of the output.
+    """
+    if channels not in ("sum", "keep"):
+        raise ValueError(f"channels is {channels!r}; it is 'sum' or 'keep'")
+    x = _as_model_input(model, inputs, device)
+    explainer = plugins.attribution_method(method).build(model, **(build or {}))
+    attributions = explainer.attribute(x, target=_as_target(targets), **options)
+    if not isinstance(attributions, Tensor):
+        raise TypeError(f"method '{method}' gave a {type(attributions).__name__}; Quantus needs one array")
+    if channels == "sum" and attributions.dim() == 4:
+        attributions = attributions.sum(1, keepdim=True)
+    return attributions.detach().cpu().numpy()
+
+
+def _as_model_input(model: nn.Module, inputs: Any, device: Any) -> Tensor:
+    x = torch.as_tensor(inputs).detach()
+    parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
+    if parameter is None:
+        return x.to(device) if device is not None else x
+    if device is not None and torch.device(device).type != parameter.device.type:
+        raise ValueError(f"the model is on {parameter.device} and device is {device}; move the model there first")
+    return x.to(parameter.device, parameter.dtype)
+
+
+def _as_target(targets: Any) -> Any:
+    """Class indices as one of Captum's forms; whole numbers in float arrays, which some of Quantus makes, too."""
+    array = targets.detach().cpu().numpy() if isinstance(targets, Tensor) else np.asarray(targets)
+    if array.dtype.kind == "f" and bool((array == np.floor(array)).all()):
+        array = array.astype(np.int64)
+    return array.reshape(-1)

@@ -1,0 +1,192 @@
+"""Model-parameter randomisation: does an explanation depend on what the model has learned?
+
+Adebayo et al. 2018 ("Sanity checks for saliency maps"): layers are given random weights from
+the top (nearest to the output) down, and the maps are compared with those of the trained model.
+A map that stays the same shows the image, not the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from xai_align.evaluation.correlation import pearson, spearman
+from xai_align.model_state import unchanged_rng
+
+#: "cascading": this layer and all above it are random; "independent": this layer alone is.
+Order = Literal["cascading", "independent"]
+#: How alike two tables of maps ``[N, P]`` are, ``[N]``.
+Similarity = Callable[[Tensor, Tensor], Tensor]
+
+
+def _spearman_of_sizes(a: Tensor, b: Tensor) -> Tensor:
+    return spearman(a.abs(), b.abs())
+
+
+_SIMILARITIES: dict[str, Similarity] = {
+    "spearman": spearman,
+    "spearman_abs": _spearman_of_sizes,
+    "pearson": pearson,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Randomisation:
+    """How alike the maps still are when layers are random.
+
+    Attributes:
+        stages: the layer that was randomised at each stage, from the top down.
+        similarity: ``[stages, N]``, to the maps of the trained model; NaN where a map is constant.
+    """
+
+    stages: tuple[str, ...]
+    similarity: Tensor
+
+    def mean(self) -> Tensor:
+        """``[N]``: the mean over stages where it is defined; lower is better."""
+        return self.similarity.nanmean(0)
+
+
+def parameter_randomisation(
+    model: nn.Module,
+    inputs: Tensor,
+    attribute: Callable[[nn.Module, Tensor, Any], Tensor],
+    *,
+    target: Any = None,
+    layers: Sequence[str] | None = None,
+    order: Order = "cascading",
+    seed: int = 0,
+    similarity: str | Similarity = "spearman",
+) -> Randomisation:
+    """Compare maps of the model with those of copies whose layers are random.
+
+    A module with ``reset_parameters`` (those of torch have it) is initialised afresh by it; the parameters of
+    any other are shuffled among their own positions, which keeps their distribution. The model itself
+    is never changed, run or explained: copies are.
+
+    Args:
+        model: the trained model, in eval mode.
+        inputs: ``[N, ...]``.
+        attribute: ``attribute(model, inputs, target)`` explains a model, e.g.
+            ``lambda model, x, y: Saliency(model).attribute(x, target=y)``. Images' channels are summed.
+        target: handed on.
+        layers: dotted names, the top one first; a name covers all modules inside. None: every module that has
+            parameters of its own and is changed by this, the one defined last first. That is the order of
+            definition: give names if layers run in another one.
+        order: what is random at a stage.
+        seed: of the random weights; stage number ``s`` draws with ``seed + s``.
+        similarity: "spearman", "spearman_abs" (of the sizes of attributions), "pearson", or a function of
+            two tables ``[N, P]``.
+
+    Raises:
+        ValueError: a layer does not exist or has nothing to randomise, an option is not known, or the maps
+            are no tensor ``[N, ...]`` of finite values.
+    """
+    if order not in ("cascading", "independent"):
+        raise ValueError(f"order is {order!r}; it is 'cascading' or 'independent'")
+    measure = _similarity(similarity)
+    original = _maps(attribute, deepcopy(model), inputs, target)
+    stages, values = [], []
+    for name, random_model in _random_models(model, layers, order, seed):
+        stages.append(name)
+        values.append(measure(original, _maps(attribute, random_model, inputs, target)))
+    if not stages:
+        raise ValueError(f"no layer of {type(model).__name__} is changed by new random weights; all are constants")
+    return Randomisation(stages=tuple(stages), similarity=torch.stack(values))
+
+
+def _random_models(
+    model: nn.Module, layers: Sequence[str] | None, order: Order, seed: int
+) -> Iterator[tuple[str, nn.Module]]:
+    """The name of each layer from the top, and a copy of the model in which it is random.
+
+    What is yielded is a copy of its own, as explaining a model may leave traces on it.
+    """
+    stages = _own_parameters(model) if layers is None else _named(model, layers)
+    basis = deepcopy(model)
+    for number, (stage, modules) in enumerate(stages.items()):
+        if order == "independent":
+            basis = deepcopy(model)
+        if _randomise([basis.get_submodule(name) for name in modules], seed + number):
+            yield stage, deepcopy(basis)
+        elif layers is not None:
+            raise ValueError(
+                f"layer '{stage}' stays the same when randomised: its parameters are constants, or it has none"
+            )
+
+
+def _own_parameters(model: nn.Module) -> dict[str, list[str]]:
+    """Each module that holds parameters itself, as a stage of its own; the one defined last comes first."""
+    names = [name for name, module in model.named_modules() if any(p is not None for p in module._parameters.values())]
+    if not names:
+        raise ValueError(f"{type(model).__name__} has no parameters, so nothing can be randomised")
+    return {name or type(model).__name__: [name] for name in reversed(names)}
+
+
+def _named(model: nn.Module, layers: Sequence[str]) -> dict[str, list[str]]:
+    """The layers that were asked for, each with all modules inside."""
+    known = [name for name, _ in model.named_modules()]
+    if isinstance(layers, str) or not layers or not set(layers) <= set(known):
+        shown = ", ".join(known[1:6])
+        raise ValueError(f"layers {layers!r} are not all modules of this model; give a list of some of {shown} …")
+    return {layer: [name for name in known if f"{name}.".startswith(f"{layer}.")] for layer in layers}
+
+
+def _randomise(modules: Sequence[nn.Module], seed: int) -> bool:
+    """Give the parameters that the modules hold themselves random values; whether that changed any number."""
+    held = [
+        value
+        for module in modules
+        for value in (*module._parameters.values(), *module._buffers.values())
+        if value is not None
+    ]
+    before = [value.detach().clone() for value in held]
+    with unchanged_rng(), torch.no_grad():
+        _seed(held, seed)
+        for module in modules:
+            reset = getattr(module, "reset_parameters", None)
+            if callable(reset):
+                reset()
+            else:
+                for parameter in module._parameters.values():
+                    if parameter is not None:
+                        _shuffle(parameter, seed)
+    return any(not torch.equal(old, new) for old, new in zip(before, held, strict=True))
+
+
+def _shuffle(parameter: nn.Parameter, seed: int) -> None:
+    order = torch.randperm(parameter.numel(), generator=torch.Generator().manual_seed(seed))
+    parameter.copy_(parameter.flatten()[order.to(parameter.device)].view_as(parameter))
+
+
+def _seed(held: Sequence[Tensor], seed: int) -> None:
+    # not torch.manual_seed: that would also seed devices which are not in use yet
+    torch.default_generator.manual_seed(seed)
+    for device in {value.device for value in held}:
+        if device.type == "cuda":
+            torch.cuda.default_generators[device.index or 0].manual_seed(seed)
+
+
+def _similarity(similarity: str | Similarity) -> Similarity:
+    if callable(similarity):
+        return similarity
+    if similarity not in _SIMILARITIES:
+        raise ValueError(f"similarity is {similarity!r}; it is one of {', '.join(_SIMILARITIES)}, or a function")
+    return _SIMILARITIES[similarity]
+
+
+def _maps(attribute: Callable[..., Tensor], model: nn.Module, inputs: Tensor, target: Any) -> Tensor:
+    """The maps of a model as a table ``[N, P]``."""
+    maps = attribute(model, inputs.detach().clone(), target)
+    if not isinstance(maps, Tensor) or maps.dim() < 2 or len(maps) != len(inputs):
+        found = list(maps.shape) if isinstance(maps, Tensor) else type(maps).__name__
+        raise ValueError(f"attribute gave {found} for {len(inputs)} inputs; it must give a tensor [N, ...]")
+    if not bool(maps.isfinite().all()):
+        raise ValueError("attribute gave NaN or infinity; maps must be finite to be compared")
+    maps = maps.detach().double()
+    return (maps.sum(1) if maps.dim() == 4 else maps).flatten(1)
