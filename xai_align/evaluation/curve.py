@@ -289,8 +289,8 @@ def _curves_of(
     clean, held = _clean(network, inputs, rows)
     # with nothing removed the input is what it was, whatever the fill
     values = {(n, NOTHING): row for n, row in enumerate(clean)}
-    still = torch.stack([deviations(held[name], held[name]) for name in held], 1) if held else []
-    hidden = {(n, NOTHING): row for n, row in enumerate(still)}
+    still = [deviations(layer, layer) for layer in held.values()]
+    hidden = {(n, NOTHING): row for n, row in enumerate(torch.stack(still, 1))} if still else {}
     for number, fill in enumerate(fills):
         watched = {
             (n, key)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from xai_align.evaluation.correlation import kendall, spearman
-from xai_align.evaluation.curve import Curve, Order, Series
+from xai_align.evaluation.curve import TENTHS, Curve, Order, Series
 from xai_align.evaluation.curve_metric import CurveMetric
 from xai_align.evaluation.questioned import curve_values
 from xai_align.evaluation.ranking import positions_of
@@ -29,8 +29,8 @@ from xai_align.question import as_questions
 RISE_STEPS = 28
 #: ERASER's shares of the input.
 ERASER_BINS = (0.01, 0.05, 0.1, 0.2, 0.5)
-#: ROAD's shares of the input, as in pytorch-grad-cam.
-ROAD_BINS = (0.2, 0.4, 0.6, 0.8)
+#: ROAD's shares of the input, as in pytorch-grad-cam: tenths.
+ROAD_BINS = TENTHS
 
 #: "rise": insertion from blur, deletion to zeros. "fei": zeros in both, or any fill for both.
 Preset = Literal["rise", "fei"]
