@@ -1,4 +1,4 @@
-"""The core's own plugin: models that a function of the user's makes.
+"""The core's own plugin: control maps, the metrics, and models that a function of the user's makes.
 
 A reference ``package.module:factory`` is imported and called without
 arguments. The factory returns a :class:`~xai_align.LoadedModel`, or a bare
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from xai_align.hookspecs import LoadedModel, hookimpl
+from xai_align.hookspecs import AttributionSpec, LoadedModel, MetricSpec, hookimpl
 from xai_align.plugin_loading import PLUGIN_ERRORS, describe_error, did_you_mean
 
 if TYPE_CHECKING:
@@ -24,6 +24,22 @@ if TYPE_CHECKING:
 
 _DOTTED_NAME = r"[^\W\d]\w*(?:\.[^\W\d]\w*)*"
 _FACTORY_REFERENCE = re.compile(rf"({_DOTTED_NAME}):({_DOTTED_NAME})")
+
+
+@hookimpl
+def xai_align_attributions() -> list[AttributionSpec]:
+    """Controls: what every method has to beat."""
+    from xai_align.evaluation.controls import CONTROLS
+
+    return CONTROLS
+
+
+@hookimpl
+def xai_align_metrics() -> list[MetricSpec]:
+    """The metrics of :mod:`xai_align.evaluation`."""
+    from xai_align.evaluation.standard_metrics import METRICS
+
+    return METRICS
 
 
 @hookimpl

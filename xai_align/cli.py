@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,11 +17,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from xai_align.compare_command import compare_command
+from xai_align.terminal import errors_in_words, output, progress_bar
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from rich.progress import Progress
-
     from xai_align.report.record import Record
 
 app = typer.Typer(
@@ -33,6 +31,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Aligned explanations: the prediction is the sum of its attributions.",
 )
+
+
+app.command("compare")(compare_command)
 
 
 def main() -> None:
@@ -70,7 +71,7 @@ def plugins_command() -> None:
         hooks = ", ".join(hook.removeprefix("xai_align_") for hook in plugin.hooks)
         row = (plugin.name, plugin.distribution, plugin.version, hooks, plugin.status, plugin.reason)
         table.add_row(*map(escape, row))
-    _console().print(table)
+    output().print(table)
 
 
 @app.command("methods")
@@ -83,7 +84,7 @@ def methods_command() -> None:
         table.add_column(column, overflow="fold")
     for name, spec in attribution_methods().items():
         table.add_row(name, escape(spec.summary), escape(origin(name).distribution), "yes" if spec.trains else "")
-    _console().print(table)
+    output().print(table)
     if not metrics():
         return
     table = Table()
@@ -92,7 +93,7 @@ def methods_command() -> None:
     for name, measure in metrics().items():
         better = "higher" if measure.higher_is_better else "lower"
         table.add_row(name, escape(measure.summary), escape(origin(name, kind="metric").distribution), better)
-    _console().print(table)
+    output().print(table)
 
 
 @app.command("demo")
@@ -106,10 +107,10 @@ def demo_command(
     from xai_align.report.table import print_table
     from xai_align.report.words import footnotes
 
-    with _errors_in_words(), _progress() as progress:
+    with errors_in_words(), progress_bar() as progress:
         task = progress.add_task("explaining", total=demo.steps())
         records = demo.run_demo(out, done=lambda record: progress.advance(task))
-    console = _console()
+    console = output()
     print_table(console, records)
     for note in footnotes({record.method for record in records}):
         console.print(note, style="dim", highlight=False)
@@ -150,7 +151,7 @@ def explain_command(
 
     sys.path.append(os.getcwd())  # so that --model can name a module that lies here
     complaints = Console(stderr=True)
-    with _errors_in_words():
+    with errors_in_words():
         task = Task.prepare(
             images=images,
             model=model,
@@ -162,7 +163,7 @@ def explain_command(
         )
     records: list[Record] = []
     failures = 0
-    with _errors_in_words(), _progress() as progress:
+    with errors_in_words(), progress_bar() as progress:
         bar = progress.add_task("explaining", total=task.steps)
         for result in explain_files(task, out):
             progress.advance(bar, result.steps)
@@ -171,7 +172,7 @@ def explain_command(
                 progress.console.print(f"error: {escape(result.problem)}", style="red", highlight=False, soft_wrap=True)
             records.extend(result.records)
     if records:
-        console = _console()
+        console = output()
         print_table(console, records)
         for note in footnotes({record.method for record in records}):
             console.print(note, style="dim", highlight=False)
@@ -179,35 +180,3 @@ def explain_command(
     if failures:
         complaints.print(f"{failures} of {task.steps} explanations were not made; see above", style="red")
         raise typer.Exit(1)
-
-
-@contextmanager
-def _errors_in_words() -> Iterator[None]:
-    """What a person can mend is said in a line, with exit status 2; faults of ours keep their traceback."""
-    from xai_align.plugins import PluginError
-
-    try:
-        yield
-    except (ValueError, ImportError, PluginError, OSError) as error:
-        Console(stderr=True).print(f"error: {escape(str(error))}", style="red", highlight=False, soft_wrap=True)
-        raise typer.Exit(2) from None
-
-
-def _console() -> Console:
-    """The terminal; a table that goes into a file or a pipe is not cut to eighty columns."""
-    console = Console()
-    return console if console.is_terminal else Console(width=200)
-
-
-def _progress() -> Progress:
-    """A progress bar on the error stream, gone when done; nothing where no one watches."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    )

@@ -1,0 +1,30 @@
+"""Aligned attributions with pytorch-grad-cam's conventions."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gradcam_align.attribution_cam import AttributionCAM
+    from gradcam_align.pinet_cam import PiNetCAM
+    from gradcam_align.target_question import TargetQuestion
+
+__all__ = ["AttributionCAM", "PiNetCAM", "TargetQuestion"]
+
+#: Where each public class lives. pytorch-grad-cam is imported with the first of them: listing plugins stays quick.
+_HOME = {
+    "AttributionCAM": "gradcam_align.attribution_cam",
+    "PiNetCAM": "gradcam_align.pinet_cam",
+    "TargetQuestion": "gradcam_align.target_question",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'gradcam_align' has no attribute '{name}'; it offers {', '.join(__all__)}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

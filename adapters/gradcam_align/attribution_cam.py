@@ -1,0 +1,250 @@
+"""Any attribution method with the constructor and the call of pytorch-grad-cam's classes."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from itertools import product
+from typing import Any, ClassVar, TypeAlias
+
+import numpy as np
+import torch
+from pytorch_grad_cam.activations_and_gradients import ActivationsAndGradients
+from pytorch_grad_cam.base_cam import BaseCAM
+from pytorch_grad_cam.utils.image import scale_cam_image
+from torch import Tensor, nn
+
+from gradcam_align.first_component import channel_sum, first_component
+from gradcam_align.target_question import predicted_class, questions_of
+from xai_align import plugins
+from xai_align.explanation import logits_of, takes_layer
+from xai_align.hookspecs import FeatureSpace
+from xai_align.model_state import check_evaluation_mode
+from xai_align.pinet.routes import layer_name
+from xai_align.pinet.unwrapping import unwrapped
+from xai_align.question import Question, ask
+
+#: A map with channels ``[N, C, h, w]`` to one without ``[N, h, w]``.
+Combine: TypeAlias = Callable[[Tensor], Tensor]
+#: Where a method looks inside the network; None is its own choice.
+Place: TypeAlias = str | FeatureSpace | None
+#: Whether the image is mirrored and what it is multiplied by, for ``aug_smooth``.
+AUGMENTATIONS = tuple(product((False, True), (0.9, 1.0, 1.1)))
+
+
+class AttributionCAM(BaseCAM):
+    """An attribution method, by name, where a pipeline expects a CAM of pytorch-grad-cam.
+
+    It goes where a ``BaseCAM`` goes (``RefineCAM``, ``SESS``, ``FinerCAM``, the metrics). The model is left
+    as it is: no hooks stay on it, it isn't switched to eval mode (a model in train mode is refused),
+    and its gradients are not touched. A subclass needs nothing but ``method = "name"``.
+
+    Args:
+        model: the network; compiled and data-parallel ones are welcome.
+        target_layers: modules of the model, their names, or ``FeatureSpace`` records, that say where
+            the method looks. None or ``[]``: where it does by itself. With several, their maps are averaged.
+        reshape_transform: not needed; tokens and channels-last maps are recognised.
+        method: a name from ``xai-align methods``.
+        **options: of the method, as in ``xai_align.plugins.attribution_method(method).build(model, **options)``.
+
+    Attributes:
+        outputs: the logits of the last call, ``[B, ...]``.
+
+    Raises:
+        TypeError: the model is no ``nn.Module``.
+        ValueError: there is no such method, or a target layer is not a module of the model.
+    """
+
+    method: ClassVar[str] = ""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        target_layers: Sequence[Any] | None = None,
+        reshape_transform: Callable[..., Any] | None = None,
+        *,
+        method: str | None = None,
+        **options: Any,
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"a CAM looks into a torch.nn.Module, got {type(model).__name__}")
+        # BaseCAM.__init__ is not run: it switches the model to eval mode and puts hooks on its layers
+        self.model = model
+        self.target_layers = list(target_layers or [])
+        self.reshape_transform = reshape_transform
+        self.compute_input_gradient, self.uses_gradients, self.detach = False, False, True
+        self.activations_and_grads = ActivationsAndGradients(model, [], None)  # SESS releases it, FinerCAM runs it
+        self.outputs: Tensor | None = None
+        self._name = method or self.method
+        self._options = options
+        self._places = [_place(model, layer) for layer in self.target_layers] or [None]
+        self._methods = self._build()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next((p.device for p in self.model.parameters()), torch.device("cpu"))
+
+    def attributions(self, input_tensor: Tensor, targets: Any = None) -> Tensor:
+        """What the 0..1 map is made from: signed, in the method's own unit, ``[B, H, W]``.
+
+        Channels are summed; several target layers are averaged. It is detached and on the device of
+        ``input_tensor``.
+
+        Args:
+            input_tensor: images ``[B, C, H, W]``.
+            targets: as in the call.
+
+        Raises:
+            TargetError: the targets do not fit the batch or the output.
+            ValueError: inputs or model are not fit for the method, or the model is in train mode.
+        """
+        maps = self._maps(input_tensor, targets, channel_sum)
+        return torch.stack(maps).mean(0).to(input_tensor.device)
+
+    def __call__(
+        self, input_tensor: Tensor, targets: Any = None, aug_smooth: bool = False, eigen_smooth: bool = False
+    ) -> np.ndarray:
+        """A picture: the positive part of :meth:`attributions`, each image scaled to 0..1.
+
+        Args:
+            input_tensor: images ``[B, C, H, W]``.
+            targets: one for each image (or one for all): targets of pytorch-grad-cam, ints,
+                ``xai_align.Question``; what Captum takes; None: the predicted class.
+            aug_smooth: average over the image and its mirror image, each in three brightnesses.
+            eigen_smooth: the first principal component over channels instead of their sum.
+
+        Returns:
+            numpy float32 ``[B, H, W]``.
+
+        Raises:
+            TargetError: the targets do not fit the batch or the output.
+            ValueError: inputs or model are not fit for the method, or the model is in train mode.
+        """
+        smooth = self.forward_augmentation_smoothing if aug_smooth else self.forward
+        return smooth(input_tensor, targets, eigen_smooth)
+
+    def forward(self, input_tensor: Tensor, targets: Any = None, eigen_smooth: bool = False) -> np.ndarray:
+        """As the call, without augmentation."""
+        return self.aggregate_multi_layers(self.compute_cam_per_layer(input_tensor, targets, eigen_smooth))
+
+    def compute_cam_per_layer(self, input_tensor: Tensor, targets: Any, eigen_smooth: bool) -> list[np.ndarray]:
+        """The picture of each target layer, ``[B, 1, H, W]``, as ``FinerCAM`` asks for it."""
+        maps = self._maps(input_tensor, targets, first_component if eigen_smooth else channel_sum)
+        return [_scaled(one)[:, None].float().cpu().numpy() for one in maps]
+
+    def forward_augmentation_smoothing(
+        self, input_tensor: Tensor, targets: Any = None, eigen_smooth: bool = False
+    ) -> np.ndarray:
+        """The mean picture of six versions of each image, scaled to 0..1; all explain the image's own class."""
+        check_evaluation_mode(self.model)
+        with torch.inference_mode(False):
+            logits = logits_of(self.model, self._images(input_tensor))
+        asked = _fixed(questions_of(targets, len(input_tensor)), logits)
+        pictures = []
+        for mirrored, factor in AUGMENTATIONS:
+            image = input_tensor.flip(-1) if mirrored else input_tensor
+            picture = self.forward(image * factor, asked, eigen_smooth)
+            pictures.append(picture[..., ::-1] if mirrored else picture)
+        self.outputs = logits
+        return scale_cam_image(np.mean(pictures, axis=0))
+
+    def __enter__(self) -> AttributionCAM:
+        return self
+
+    def __exit__(self, exc_type: Any, exc_value: Any, exc_tb: Any) -> None:
+        """Nothing is open, and every exception goes on its way."""
+
+    def __del__(self) -> None:
+        """Nothing is held on the model."""
+
+    def _build(self) -> list[Any]:
+        """The method, once for each place."""
+        spec = plugins.attribution_method(self._name)
+        if self._places != [None] and not takes_layer(self._name):
+            warnings.warn(
+                f"the method '{self._name}' looks at no layer of its own: target_layers make no difference",
+                stacklevel=4,
+            )
+            self._places = [None]
+        return [spec.build(self.model, **self._built_with(place)) for place in self._places]
+
+    def _built_with(self, place: Place) -> dict[str, Any]:
+        return self._options if place is None else {**self._options, "layer": place}
+
+    def _maps(self, input_tensor: Tensor, targets: Any, combine: Combine) -> list[Tensor]:
+        """Signed maps ``[B, H, W]`` on the model's device, one for each place; ``outputs`` is set."""
+        check_evaluation_mode(self.model)
+        images = self._images(input_tensor)
+        with torch.inference_mode(False):
+            maps = self._explained(images, questions_of(targets, len(images)), combine)
+        for one, place in zip(maps, self._places, strict=True):
+            _warn_of_nothing(one, self._name, place)
+        return maps
+
+    def _explained(self, images: Tensor, questions: list[Question], combine: Combine) -> list[Tensor]:
+        self.outputs = logits_of(self.model, images)
+        questions = _fixed(questions, self.outputs)
+        return [
+            combine(self._attributed(method, place, images, questions))
+            for method, place in zip(self._methods, self._places, strict=True)
+        ]
+
+    def _attributed(self, method: Any, place: Place, images: Tensor, questions: list[Question]) -> Tensor:
+        spec = plugins.attribution_method(self._name)
+        classes = [_one_class(question) for question in questions]
+        if None not in classes:  # every method understands that
+            return method.attribute(images, target=classes).detach()
+        if spec.trains:  # not once more for these questions
+            return method.attribute(images, target=questions).detach()
+        asked, target = ask(self.model, questions, len(images))
+        return spec.build(asked, **self._built_with(place)).attribute(images, target=target).detach()
+
+    def _images(self, input_tensor: Tensor) -> Tensor:
+        """An ordinary copy on the model's device, also of a tensor made under ``inference_mode``."""
+        if not isinstance(input_tensor, Tensor) or input_tensor.dim() != 4:
+            found = list(input_tensor.shape) if isinstance(input_tensor, Tensor) else type(input_tensor).__name__
+            raise ValueError(f"a CAM explains a batch of images [B, C, H, W], got {found}")
+        with torch.inference_mode(False):
+            return input_tensor.detach().to(self.device).clone()
+
+
+def _place(model: nn.Module, layer: Any) -> Place:
+    """A module by its name, which also holds for a copy of the model."""
+    return layer_name(unwrapped(model)[0], layer) if isinstance(layer, nn.Module) else layer
+
+
+def _fixed(questions: list[Question], logits: Tensor) -> list[Question]:
+    """The predicted class of each example, where that is asked for, by its number."""
+    rows = [row.reshape(-1) for row in logits]
+    return [
+        Question.why(int(row.argmax())) if getattr(question, "target", None) is predicted_class else question
+        for question, row in zip(questions, rows, strict=True)
+    ]
+
+
+def _one_class(question: Question) -> int | tuple[int, ...] | None:
+    """The class of a question about just one, in Captum's form."""
+    if type(question) is not Question or len(question.favoured) != 1 or question.rivals != ():
+        return None
+    index = question.favoured[0]
+    return index[0] if len(index) == 1 else index or None
+
+
+def _scaled(maps: Tensor) -> Tensor:
+    """Positive parts ``[B, H, W]``, each image from 0 to 1; one without positive parts is zero."""
+    positive = maps.clamp(min=0).flatten(1)
+    positive = positive - positive.amin(1, keepdim=True)
+    top = positive.amax(1, keepdim=True)
+    return (positive / torch.where(top > 0, top, 1)).reshape(maps.shape)
+
+
+def _warn_of_nothing(maps: Tensor, method: str, place: Place) -> None:
+    empty = (maps == 0).flatten(1).all(1).nonzero().flatten().tolist()
+    if empty:
+        where = f" at '{place.layer if isinstance(place, FeatureSpace) else place}'" if place else ""
+        warnings.warn(
+            f"'{method}' finds nothing in image(s) {empty}{where}: the map is zero everywhere. If the layer lies so "
+            "late that only a class token goes on to the head, leave target_layers out or choose an earlier layer",
+            stacklevel=5,
+        )

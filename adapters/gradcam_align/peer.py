@@ -1,0 +1,260 @@
+"""A method of pytorch-grad-cam as a peer: Captum's call, the input's shape, no trace left."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import count
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from gradcam_align.finer import finer_questions
+from gradcam_align.recipes import RECIPES, Recipe, without_progress_bars
+from xai_align.cut_network import CutNetwork, where_to_cut
+from xai_align.hookspecs import FeatureSpace
+from xai_align.model_state import check_evaluation_mode, frozen_parameters, unchanged_rng
+from xai_align.pinet.input_checks import check_logits
+from xai_align.pinet.readout import Where, where_to_read
+from xai_align.pinet.unwrapping import unwrapped
+from xai_align.question import Question, QuestionModel, TargetError, answers, as_questions
+
+#: A matrix of positions times positions has at most this many rows: 400 MB in float32.
+MOST_POSITIONS = 10_000
+#: Options of Finer-CAM, which the package gives to its call: alpha, and how many classes to compare with.
+FINER_OPTIONS = {"alpha": 1.0, "comparisons": 3}
+
+
+class GradCamPeer:
+    """One of pytorch-grad-cam's methods, with Captum's call.
+
+    The formula is the package's; activations and gradients are taken where the plugins say, on the right axes,
+    without hooks on the model. The map is the package's before its scaling to 0..1: positive parts, enlarged
+    bilinearly, several tensors of a feature space added up. Each channel of a pixel gets the same share of it.
+
+    Args:
+        forward_func: an ``nn.Module`` on one batch of images, or a ``QuestionModel`` of one.
+        name: the method's name.
+        layer: a layer's name or module, or a ``FeatureSpace``. None: the head's input; before a class token the
+            last place where patches still count (in a ViT, the last block's first norm); else the last ``Conv2d``.
+        **options: of the package's class, e.g. ``kernel="rbf"`` for ``kpcacam``.
+
+    Raises:
+        TypeError: the model is no ``nn.Module``, or the method has no such option.
+    """
+
+    #: What Captum's own code asks of a method.
+    multiplies_by_inputs = True
+
+    def __init__(self, forward_func: Any, name: str, layer: Where = None, **options: Any) -> None:
+        if not isinstance(forward_func, nn.Module):
+            raise TypeError(f"{name} looks into a torch.nn.Module, got {type(forward_func).__name__}")
+        self.forward_func = forward_func
+        self.name = name
+        self.layer = layer
+        self.recipe = RECIPES[name]
+        known = (*FINER_OPTIONS,) if name == "finercam" else self.recipe.options
+        unknown = [option for option in options if option not in known]
+        if unknown:
+            has = f"it has {', '.join(known)}" if known else "it has none but layer"
+            raise TypeError(f"{name} has no option {', '.join(map(repr, unknown))}; {has}")
+        self.options = options
+
+    @torch.no_grad()  # a decorator also leaves `__wrapped__`, which Captum's NoiseTunnel calls
+    def attribute(
+        self, inputs: Tensor | tuple[Tensor, ...], target: Any = None, additional_forward_args: Any = None
+    ) -> Any:
+        """The map in the shape of ``inputs``, detached.
+
+        Args:
+            inputs: images ``[N, C, H, W]``, or a tuple of one such tensor.
+            target: what Captum's methods take, numpy integers and arrays, or a ``xai_align.Question``.
+            additional_forward_args: further arguments of the model.
+
+        Raises:
+            TargetError: (an AssertionError) the target does not fit the output.
+            ValueError: the inputs are no images, the layer has no place in an image, the model is in train
+                mode, or the method's formula gives no number here.
+        """
+        images = _one_batch_of_images(self.name, inputs)
+        extra = additional_forward_args if isinstance(additional_forward_args, tuple) else (additional_forward_args,)
+        extra = () if additional_forward_args is None else extra
+        model, questions = _asked(self.forward_func, target, len(images))
+        check_evaluation_mode(model)
+        if self.recipe.keeps_graph and images.dtype in (torch.bfloat16, torch.float16):
+            raise ValueError(f"{self.name} is not computed in {images.dtype}; convert model and inputs with .float()")
+        with _undisturbed(model, twice=self.recipe.keeps_graph):
+            images = images.detach().clone()
+            space = where_to_read(model, self.layer) if self.layer is not None else where_to_cut(model, images[:1])
+            size = 1 if self.recipe.runs_network else len(images)
+            parts = [
+                self._maps(_Network(model, space, _rows(extra, here, len(images)), images.dtype), images[here], some)
+                for here, some in _batches(questions, size)
+            ]
+        maps = torch.cat(parts).to(images.dtype)
+        _check_finite(maps, self.name)
+        attributions = (maps.unsqueeze(1) / images.shape[1]).expand_as(images).contiguous()
+        return (attributions,) if isinstance(inputs, tuple) else attributions
+
+    def _maps(self, network: _Network, images: Tensor, questions: list[Question]) -> Tensor:
+        """``[N, H, W]``, on the images' device."""
+        total = images.new_zeros((len(images), *images.shape[2:]), dtype=torch.float32)
+        for network.part in count():
+            cells = self._cells(network, images, questions).clamp(min=0)
+            size = (images.shape[-2], images.shape[-1])
+            total = total + nn.functional.interpolate(cells[:, None], size, mode="bilinear")[:, 0].to(total.device)
+            if network.part + 1 >= network.parts:
+                break
+        return total
+
+    def _cells(self, network: _Network, images: Tensor, questions: list[Question]) -> Tensor:
+        """The package's map before ReLU and scaling, ``[N, h, w]`` float32 on the CPU."""
+        kept: list[Tensor] = []
+        handle = network.here.register_forward_hook(lambda module, args, output: kept.append(output))
+        with torch.set_grad_enabled(self.recipe.gradients):
+            logits = check_logits(network(images))
+        handle.remove()
+        (z,) = kept
+        questions = self._posed(questions, logits.detach())
+        _check_positions(self.name, self.recipe, z)
+        gradients: Any = None
+        with torch.set_grad_enabled(self.recipe.gradients):
+            answer = answers(questions, logits)  # also where it isn't needed: a wrong target is an error
+            if self.recipe.gradients:
+                gradients = _gradients(answer, z, network.space, keeps_graph=self.recipe.keeps_graph)
+        given = (z, gradients) if self.recipe.keeps_graph else (_numbers(z), _numbers(gradients))
+        return self._by_the_package(network, images, questions, *given)
+
+    def _by_the_package(
+        self, network: _Network, images: Tensor, questions: list[Question], activations: Any, gradients: Any
+    ) -> Tensor:
+        options = {} if self.name == "finercam" else self.options
+        method = self.recipe.build(network, options)
+        method.activations_and_grads.release()  # it would keep what every further pass shows
+        targets = [question.answer for question in questions]
+        with without_progress_bars(), np.errstate(divide="ignore", invalid="ignore"):
+            cells = method.get_cam_image(images, network.here, targets, activations, gradients, False)
+        return torch.from_numpy(np.ascontiguousarray(cells, dtype=np.float32))
+
+    def _posed(self, questions: list[Question], logits: Tensor) -> list[Question]:
+        if self.name != "finercam":
+            return questions
+        return finer_questions(questions, logits, **{**FINER_OPTIONS, **self.options})
+
+    def has_convergence_delta(self) -> bool:
+        """False: these maps account for nothing."""
+        return False
+
+    def get_name(self) -> str:
+        """The method's name in tables."""
+        return self.name
+
+
+class _Network(CutNetwork):
+    """The cut network as the package runs it: on images alone, of any number and dtype."""
+
+    def __init__(self, model: nn.Module, space: FeatureSpace, extra: tuple[Any, ...], dtype: torch.dtype) -> None:
+        super().__init__(model, space)
+        self.extra, self.dtype = extra, dtype
+        device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        self.anchor = nn.Parameter(torch.zeros((), device=device), requires_grad=False)  # where the package looks
+
+    def forward(self, images: Tensor) -> Any:
+        extra = [_repeated(x, len(images)) for x in self.extra]
+        return super().forward(images.to(self.dtype), *extra)
+
+
+def _one_batch_of_images(name: str, inputs: Any) -> Tensor:
+    images = inputs if isinstance(inputs, tuple) else (inputs,)
+    if len(images) != 1 or not isinstance(images[0], Tensor) or images[0].dim() != 4:
+        shapes = ", ".join(str(list(x.shape)) if isinstance(x, Tensor) else type(x).__name__ for x in images)
+        raise ValueError(f"{name} explains one batch of images [N, C, H, W], got {shapes}")
+    return images[0]
+
+
+def _asked(model: nn.Module, target: Any, num_examples: int) -> tuple[nn.Module, list[Question]]:
+    """The network itself and a question for each example."""
+    model, _ = unwrapped(model)
+    if not isinstance(model, QuestionModel):
+        return model, as_questions(target, num_examples)
+    if isinstance(target, Question) or (isinstance(target, list) and any(isinstance(t, Question) for t in target)):
+        raise TargetError("this model answers questions already; give the target that ask() gave, or the plain model")
+    return unwrapped(model.model)[0], model.questions_for(target, num_examples)
+
+
+@contextmanager
+def _undisturbed(model: nn.Module, *, twice: bool) -> Iterator[None]:
+    """Parameters out of the graph, the caller's random numbers kept; ready to be differentiated ``twice``."""
+    numpy_state = np.random.get_state()
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(unchanged_rng())
+        stack.enter_context(frozen_parameters(model))
+        # kernel PCA starts from a random vector
+        stack.callback(np.random.set_state, numpy_state)
+        np.random.seed(0)
+        if twice:  # fused attention has no second derivative
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        yield
+
+
+def _batches(questions: list[Question], size: int) -> Iterator[tuple[slice, list[Question]]]:
+    for start in range(0, len(questions), size):
+        here = slice(start, start + size)
+        yield here, questions[here]
+
+
+def _rows(extra: tuple[Any, ...], here: slice, number: int) -> tuple[Any, ...]:
+    """Further arguments for these images: of a tensor with a row for each, their rows."""
+    return tuple(x[here] if isinstance(x, Tensor) and x.dim() and len(x) == number else x for x in extra)
+
+
+def _repeated(x: Any, number: int) -> Any:
+    """A further argument for many versions of one image."""
+    single = isinstance(x, Tensor) and x.dim() > 0 and len(x) == 1
+    return x.expand(number, *x.shape[1:]) if single else x
+
+
+def _gradients(answer: Tensor, z: Tensor, space: FeatureSpace, *, keeps_graph: bool) -> Tensor:
+    if not answer.requires_grad:
+        raise ValueError(f"the answer does not depend on '{space.layer}'; choose another layer")
+    (gradient,) = torch.autograd.grad(answer.sum(), z, create_graph=keeps_graph, materialize_grads=True)
+    if not bool(gradient.any()):
+        warnings.warn(
+            f"nothing that lies in the image at '{space.layer}' reaches the answer: the gradient is zero everywhere. "
+            "If only a class token goes on from there to the head, choose an earlier layer, or none",
+            stacklevel=6,
+        )
+    if keeps_graph and not gradient.requires_grad:
+        gradient = gradient + 0 * z  # a linear head: the second derivative is zero, and there is a graph to say so
+    return gradient
+
+
+def _numbers(x: Tensor | None) -> np.ndarray | None:
+    """For numpy, which knows no bfloat16."""
+    if x is None:
+        return None
+    x = x.detach().cpu()
+    return (x if x.dtype in (torch.float32, torch.float64) else x.float()).numpy()
+
+
+def _check_positions(name: str, recipe: Recipe, z: Tensor) -> None:
+    positions = z.shape[-2] * z.shape[-1]
+    if recipe.squares_positions and positions > MOST_POSITIONS:
+        raise ValueError(
+            f"{name} makes a matrix of {positions} x {positions} positions here; choose a layer with at most "
+            f"{MOST_POSITIONS} of them"
+        )
+
+
+def _check_finite(maps: Tensor, name: str) -> None:
+    wrong = (~torch.isfinite(maps)).flatten(1).any(1).nonzero().flatten().tolist()
+    if wrong:
+        raise ValueError(
+            f"{name} gives no number for image(s) {wrong}: its formula divides by something that is zero there "
+            "(for ablationcam, the answer)"
+        )

@@ -1,0 +1,83 @@
+"""The exact readout where a pipeline expects a CAM of pytorch-grad-cam."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gradcam_align.attribution_cam import AttributionCAM, Combine
+from xai_align.hookspecs import FeatureSpace
+from xai_align.pinet.readout import Readout, read_out
+from xai_align.question import Question
+from xai_align.spatial import Spread, layout_of, on_grid, resize_keeping_sum
+
+
+class PiNetCAM(AttributionCAM):
+    """What every part of the image adds to the answer, with the constructor and the call of ``GradCAM``.
+
+    :meth:`attributions` is in logits: over an image it sums to the answer, less the readout's bias and what
+    lies on class and register tokens.
+
+    Args:
+        model: the network; compiled and data-parallel ones are welcome.
+        target_layers: where to read; None or ``[]``: where the plugins say for this model (timm's: the
+            head's input, or the patch embedding), else the input. With several, their maps are averaged.
+        reshape_transform: not needed.
+        spread: ``"smooth"``: a cell of a coarse map fades into its neighbours, as in pytorch-grad-cam;
+            ``"area"``: it is spread evenly over the pixels it covers.
+
+    Raises:
+        ValueError: a target layer is not a module of the model.
+
+    Source: Lobet & Chiaromonte 2026 (arXiv 2601.04378).
+
+    Example::
+
+        with PiNetCAM(model) as cam:
+            picture = cam(images, [ClassifierOutputTarget(281)])
+            logits = cam.attributions(images, [Question.why_not(281, 282)])
+    """
+
+    method = "pinet"
+
+    def __init__(
+        self,
+        model: nn.Module,
+        target_layers: Sequence[Any] | None = None,
+        reshape_transform: Callable[..., Any] | None = None,
+        *,
+        spread: Spread = "smooth",
+    ) -> None:
+        super().__init__(model, target_layers, reshape_transform)
+        self.spread = spread
+
+    def _build(self) -> list[Any]:
+        return []  # a readout has nothing to build, and no other package is needed for it
+
+    def _explained(self, images: Tensor, questions: list[Question], combine: Combine) -> list[Tensor]:
+        readouts = [read_out(self.model, images, questions, place) for place in self._places]
+        self.outputs = readouts[-1].logits.detach()
+        return [_map(readout, combine, self.spread) for readout in readouts]
+
+
+def _map(readout: Readout, combine: Combine, spread: Spread) -> Tensor:
+    """As ``Readout.map``, with channels combined in any way."""
+    assert readout.image_size is not None
+    parts = readout.contributions if isinstance(readout.contributions, tuple) else (readout.contributions,)
+    grids = [combine(_channels_on_grid(part, readout.feature_space, readout.image_size)) for part in parts]
+    return torch.stack([resize_keeping_sum(grid, readout.image_size, spread) for grid in grids]).sum(0).detach()
+
+
+def _channels_on_grid(contributions: Tensor, space: FeatureSpace, image_size: tuple[int, int]) -> Tensor:
+    """``[N, C, h, w]``, prefix tokens left out."""
+    layout, prefix = layout_of(contributions, space), space.prefix_tokens
+    cells = {
+        "NCHW": lambda c: c.flatten(2),
+        "NHWC": lambda c: c.flatten(1, 2).transpose(1, 2),
+        "NLC": lambda c: c[:, prefix:].transpose(1, 2),
+        "NCL": lambda c: c[:, :, prefix:],
+    }[layout](contributions)
+    return on_grid(cells, contributions, space, image_size)

@@ -1,0 +1,107 @@
+"""pytorch-grad-cam's own methods by name: which class, and how it is run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from types import SimpleNamespace
+from typing import Any
+
+import pytorch_grad_cam
+from pytorch_grad_cam import ablation_cam, score_cam
+from pytorch_grad_cam.ablation_layer import AblationLayer
+from torch import Tensor
+
+
+class ZeroAblation(AblationLayer):
+    """Ablates a channel by setting it to zero, as the paper does (Ablation-CAM, WACV 2020, section 3.1).
+
+    The package's own layer does so for activations whose minimum is zero; for others it
+    subtracts 1e7 from the minimum, once more for every further channel of a batch.
+    """
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The activations of the batch, in each of which another channel is zero."""
+        output = self.activations
+        for row, channel in enumerate(self.indices[: len(output)]):
+            output[row, int(channel)] = 0
+        return output
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How one of the package's classes is run.
+
+    Attributes:
+        cls: its name in ``pytorch_grad_cam``.
+        options: further arguments of its constructor that a caller may give.
+        fixed: arguments of its constructor that are made anew for every object.
+        gradients: its formula takes the gradient.
+        keeps_graph: it differentiates the gradient once more.
+        runs_network: it runs the network on many versions of an image; then images are explained one by one.
+        squares_positions: it makes a matrix of positions times positions.
+    """
+
+    cls: str
+    options: tuple[str, ...] = ()
+    fixed: dict[str, Callable[[], Any]] = field(default_factory=dict)
+    gradients: bool = True
+    keeps_graph: bool = False
+    runs_network: bool = False
+    squares_positions: bool = False
+
+    def build(self, network: Any, options: dict[str, Any]) -> Any:
+        """The package's object for a cut network.
+
+        Raises:
+            ImportError: the installed version does not have this class.
+        """
+        cls = getattr(pytorch_grad_cam, self.cls, None)
+        if cls is None:
+            raise ImportError(f"grad-cam {version('grad-cam')} has no {self.cls}; install a newer one")
+        made = {name: make() for name, make in self.fixed.items()}
+        return cls(network, [network.here], **made, **options)
+
+
+# Left out: FullGrad (it takes no layer, hooks the biases of layers whose type is exactly Conv2d or BatchNorm2d and so
+# misses those of timm's BatchNormAct2d, and scales every bias map to 0..1, after which nothing is full any more);
+# RandomCAM (a control, not a method); GuidedBackpropReLUModel (captum_align has guided_backprop).
+RECIPES: dict[str, Recipe] = {
+    "gradcam": Recipe(cls="GradCAM"),
+    "hirescam": Recipe(cls="HiResCAM"),
+    "gradcam++": Recipe(cls="GradCAMPlusPlus"),
+    "xgradcam": Recipe(cls="XGradCAM"),
+    "layercam": Recipe(cls="LayerCAM"),
+    "gradcamelementwise": Recipe(cls="GradCAMElementWise"),
+    "finercam": Recipe(cls="GradCAM"),  # Grad-CAM of another question: see finer.py
+    "shapleycam": Recipe(cls="ShapleyCAM", keeps_graph=True),
+    "eigengradcam": Recipe(cls="EigenGradCAM", squares_positions=True),
+    "segeigencam": Recipe(cls="SegEigenCAM", squares_positions=True),
+    "eigencam": Recipe(cls="EigenCAM", gradients=False, squares_positions=True),
+    "kpcacam": Recipe(cls="KPCA_CAM", options=("kernel", "gamma"), gradients=False, squares_positions=True),
+    "fem": Recipe(cls="FEM", options=("k",), gradients=False),
+    "scorecam": Recipe(cls="ScoreCAM", gradients=False, runs_network=True),
+    "ablationcam": Recipe(
+        cls="AblationCAM",
+        options=("batch_size", "ratio_channels_to_ablate"),
+        fixed={"ablation_layer": ZeroAblation},
+        gradients=False,
+        runs_network=True,
+    ),
+}
+
+
+@contextmanager
+def without_progress_bars() -> Iterator[None]:
+    """Score-CAM and Ablation-CAM draw a bar for every image."""
+    modules, silent = (score_cam, ablation_cam), SimpleNamespace(tqdm=lambda steps: steps)
+    kept = [module.tqdm for module in modules]
+    try:
+        for module in modules:
+            module.tqdm = silent
+        yield
+    finally:
+        for module, tqdm in zip(modules, kept, strict=True):
+            module.tqdm = tqdm

@@ -1,0 +1,131 @@
+"""pytorch-grad-cam's targets, functions of one example's output, as questions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+from torch import Tensor
+
+from xai_align.question import Index, Question, TargetError, as_questions
+
+#: What pytorch-grad-cam calls a target: one example's output (without the batch axis) to one number.
+Target = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class TargetQuestion(Question):
+    """What a function of one example's output says.
+
+    A readout explains its first-order form at the logits ``z``, the gradient held
+    constant: ``t(z) = sum_k (dt/dz_k) z_k + rest``. For a linear target that is
+    the target itself and ``rest`` is its constant. Methods that differentiate or
+    perturb the network use ``t`` as it is.
+
+    Attributes:
+        target: the function. Two questions are the same if it is the same object.
+    """
+
+    favoured: tuple[Index, ...] = ()
+    target: Target | None = None
+
+    def answer(self, logits: Tensor) -> Tensor:
+        """The scalar that the target makes of one example's output, differentiable.
+
+        Raises:
+            TargetError: the target gives something else than one number.
+        """
+        assert self.target is not None
+        value = self.target(logits)
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            found = f"shape {list(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+            raise TargetError(
+                f"the target {_name(self.target)} gave {found} for an output of shape {list(logits.shape)}; "
+                "a target gives a tensor with one number for one example"
+            )
+        return value.reshape(())
+
+    def linear_form(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """The gradient ``w`` of the target at these logits, and ``r = t(z) - sum(w z)``.
+
+        Raises:
+            TargetError: the target cannot be differentiated there.
+        """
+        with torch.inference_mode(False), torch.enable_grad():
+            z = logits.detach().clone().requires_grad_()
+            value = self.answer(z)
+            if not value.requires_grad:
+                raise TargetError(
+                    f"the target {_name(self.target)} does not depend on the output in a way that can be "
+                    "differentiated; compute it with torch operations, without .detach() or .item()"
+                )
+            (weights,) = torch.autograd.grad(value, z)
+        return weights, value.detach() - (weights * z.detach()).sum()
+
+    @property
+    def is_linear(self) -> bool:
+        """False: that cannot be known of any function."""
+        return False
+
+    def in_words(self, class_names: Sequence[str]) -> str:
+        """``why NAME?``, by the name of the target's class or function."""
+        return f"why {_name(self.target)}?"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, TargetQuestion) and other.target is self.target
+
+    def __hash__(self) -> int:
+        return id(self.target)
+
+
+def predicted_class(output: Tensor) -> Tensor:
+    """The largest logit of one example: the target that stands for ``targets=None``.
+
+    Raises:
+        TargetError: the output is a dense one, which has no one predicted class.
+    """
+    if output.dim() > 1:
+        raise TargetError(
+            f"an output of shape {list(output.shape)} for an example has no one predicted class; "
+            "say in targets what to explain"
+        )
+    flat = output.reshape(-1)
+    return flat[int(flat.argmax())]
+
+
+def questions_of(targets: Any, num_examples: int) -> list[Question]:
+    """One question for each example.
+
+    Args:
+        targets: a list with a target of pytorch-grad-cam, an int or a
+            :class:`~xai_align.Question` for each example; one of these for all; or anything that
+            :func:`xai_align.question.as_questions` takes. None: the predicted class.
+        num_examples: the size of the batch.
+
+    Raises:
+        TargetError: the form is not one of these, or its length is not the batch's.
+    """
+    if targets is None:
+        return [TargetQuestion(target=predicted_class)] * num_examples
+    if isinstance(targets, list | tuple) and any(_is_target(one) for one in targets):
+        return as_questions([_question(one) for one in targets], num_examples)
+    return as_questions(_question(targets), num_examples)
+
+
+def _question(target: Any) -> Any:
+    if not _is_target(target):
+        return target
+    if type(target) is ClassifierOutputTarget:
+        return Question.why(target.category)
+    return TargetQuestion(target=target)
+
+
+def _is_target(one: Any) -> bool:
+    return callable(one) and not isinstance(one, Question | Tensor)
+
+
+def _name(target: Any) -> str:
+    return str(getattr(target, "__name__", None) or type(target).__name__)

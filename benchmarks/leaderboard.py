@@ -1,0 +1,124 @@
+"""A leaderboard: every registered method on real photographs, judged by every kind of metric.
+
+    python benchmarks/leaderboard.py --images DIR --boxes DIR --out DIR [--processes 2]
+
+EfficientNet-Lite0; PiNet in three feature spaces; the methods of Captum and pytorch-grad-cam that are
+registered; the two controls. It is `xai-align compare`, four times:
+
+* faithful: why the predicted class? insertion, deletion, AOPC, ROAD, hidden layers
+* contrast: why it and not the runner-up, or the rest of its group?
+* groups: why its group, and why not its rival group?
+* places: where is the object? on photographs with boxes
+
+A run that was stopped goes on where it was. Prints the tables as Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from xai_align.plugins import attribution_methods
+
+MODEL = "timm_align.efficientnet_lite0:load"
+#: PiNet at the head's input, in the middle of the network, and at the pixels.
+PINET = ("pinet", "pinet@blocks.2", "pinet@input")
+CONTROLS = ("random", "centre_gaussian")
+#: A forward pass or more for each of the 1280 channels: once is enough.
+SLOW = ("scorecam", "ablationcam", "shapleycam")
+
+RUNS: dict[str, dict[str, str]] = {
+    "faithful": {
+        "question": "why",
+        "metrics": "insertion,deletion,aopc,road,pathway_deviation,pathway_active,completeness_gap,tie_rate",
+    },
+    "contrast": {"question": "why-not,why-not-rest", "metrics": "ccs,cgc"},
+    "groups": {"question": "group,group-not", "metrics": "pgs,cgs"},
+    "places": {"question": "why", "metrics": "pointing_game,energy_inside,iou"},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", required=True, type=Path, help="photographs")
+    parser.add_argument("--boxes", required=True, type=Path, help="photographs with a labels.json that holds boxes")
+    parser.add_argument("--out", required=True, type=Path)
+    parser.add_argument("--limit", type=int, default=64)
+    parser.add_argument("--runs", nargs="+", choices=RUNS, default=list(RUNS))
+    parser.add_argument("--processes", type=int, default=1)
+    options = parser.parse_args()
+    for name in options.runs:
+        folder = options.boxes if name == "places" else options.images
+        run(name, folder, options.out / name, options.limit, options.processes)
+        print(markdown(options.out / name), flush=True)
+
+
+def methods(name: str) -> list[str]:
+    others = [one for one in attribution_methods() if one != "pinet" and one not in CONTROLS]
+    return [*PINET, *(one for one in others if name == "faithful" or one not in SLOW), *CONTROLS]
+
+
+def run(name: str, images: Path, out: Path, limit: int, processes: int) -> None:
+    launch = ["accelerate", "launch", "--cpu", "--num_machines", "1", "--num_processes", str(processes)]
+    start = [*launch, "-m", "xai_align"] if processes > 1 else [sys.executable, "-m", "xai_align"]
+    options = {
+        "model": MODEL,
+        "images": str(images),
+        "methods": ",".join(methods(name)),
+        "reference": "random",
+        "limit": str(limit),
+        "out": str(out),
+        **RUNS[name],
+    }
+    command = [*start, "compare", *(part for key, value in options.items() for part in (f"--{key}", value))]
+    # 0: all done; 1: some method failed on some image, which the page tells
+    if subprocess.run(command, env={"OMP_NUM_THREADS": "1", **os.environ}).returncode not in (0, 1):
+        raise SystemExit(f"the run '{name}' stopped; see above")
+
+
+def markdown(out: Path) -> str:
+    """One table for each question: methods in rows, mean and half the width of its 95 % interval."""
+    with (out / "table.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    seconds = json.loads((out / "results.json").read_text("utf-8"))["seconds"]
+    lines = []
+    for question in dict.fromkeys(row["question"] for row in rows):
+        cells = {(row["method"], row["metric"]): row for row in rows if row["question"] == question}
+        metrics = [
+            metric
+            for metric in dict.fromkeys(metric for _, metric in cells)
+            if any(known(cells[key]) for key in cells if key[1] == metric)
+        ]
+        names = list(dict.fromkeys(method for method, _ in cells))
+        lines += [
+            f"\n{question}",
+            "",
+            "| method | " + " | ".join(metrics) + " | s / image |",
+            "|---" * (len(metrics) + 2) + "|",
+        ]
+        for method in names:
+            numbers = [*(shown(cells[method, metric]) for metric in metrics), f"{seconds[method]:.2g}"]
+            lines.append(f"| {method} | {' | '.join(numbers)} |")
+    return "\n".join(lines)
+
+
+def known(row: dict[str, str]) -> bool:
+    return bool(row["mean"]) and not math.isnan(float(row["mean"]))
+
+
+def shown(row: dict[str, str]) -> str:
+    if not known(row):
+        return "–"
+    mean, low, high = (float(row[name]) for name in ("mean", "low", "high"))
+    text = f"{mean:.3g} ± {(high - low) / 2:.2g}"
+    return text + (f" ({row['n']})" if int(row["missing"]) else "")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,373 @@
+"""The comparison: numbers that can be worked out by hand, what fails, and what it leaves behind."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from cli_factory import load, save_half_red_half_blue
+from compare_factory import save_pictures, use_test_metrics
+from typer.testing import CliRunner
+
+from xai_align import plugins
+from xai_align.cli import app
+from xai_align.evaluation.compare import compare
+from xai_align.evaluation.seeded import seeded
+
+MODEL = "cli_factory:load"
+module = importlib.import_module("xai_align.evaluation.compare")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The working directory with seven pictures, and the test's metrics."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    use_test_metrics(monkeypatch.setattr)
+    monkeypatch.setattr(module, "write_comparison_page", lambda comparison, out: out.joinpath("page").touch())
+    save_pictures(tmp_path / "pictures")
+    return tmp_path
+
+
+def run(images="pictures", **options):
+    given = {"methods": ["pinet", "saliency"], "metrics": ["mass"], "device": "cpu"} | options
+    return compare(given.pop("model", MODEL), images, **given)
+
+
+def row(comparison, method, metric, question="why"):
+    (found,) = [
+        one for one in comparison.summaries if (one.method, one.metric, one.question) == (method, metric, question)
+    ]
+    return found
+
+
+def values_of(out, **wanted):
+    """Rows of ``values.csv`` with these entries."""
+    with Path(out, "values.csv").open(newline="", encoding="utf-8") as file:
+        return [one for one in csv.DictReader(file) if all(one[name] == value for name, value in wanted.items())]
+
+
+# --- numbers ----------------------------------------------------------------------------------------
+
+
+def test_one_image_by_hand(folder):
+    save_half_red_half_blue(folder / "half.png")
+    got = run("half.png", metrics=["mass", "deletion_area"], reference="saliency")
+    # red's logit is 2.5 with a bias of 0.5: what is on the picture sums to 2; the gradient's size is 4 in all
+    pinet, saliency = row(got, "pinet", "mass"), row(got, "saliency", "mass")
+    assert (pinet.n, pinet.missing, pinet.mean) == (1, 0, pytest.approx(2.0))
+    assert saliency.mean == pytest.approx(4.0)
+    assert pinet.difference == pytest.approx(-2.0)
+    assert math.isnan(saliency.difference)
+    assert all(math.isnan(end) for end in (pinet.low, pinet.high, pinet.difference_low, pinet.difference_high))
+    # pixels are removed red ones first: after k of 8, red's logit is 0.5 + k' with k' the share of red left, times 2
+    kept = [1 - math.floor(tenth / 10 * 16) / 8 for tenth in range(1, 5)]
+    logits = np.array([[0.5 + 2 * k, 0.0, 1.75, -1.0] for k in kept])
+    expected = np.exp(logits[:, 0]) / np.exp(logits).sum(1)
+    (band,) = [one for one in got.curves if one.method == "pinet"]
+    assert band.fractions == (0.0, *(tenth / 10 for tenth in range(1, 10)))
+    assert band.mean[1:5] == pytest.approx(expected.tolist(), abs=1e-6)
+    whole = np.exp([2.5, 0.0, 1.75, -1.0])
+    assert band.mean[0] == pytest.approx(whole[0] / whole.sum())
+    assert row(got, "pinet", "deletion_area").mean == pytest.approx(np.mean(band.mean[1:]))
+    assert got.questions == ("why",)
+    assert got.higher_is_better == {"mass": True, "deletion_area": False}
+
+
+def test_means_intervals_and_differences_are_those_of_the_values(folder):
+    got = run(metrics=["mass", "insertion_area"], out="out", table_format="csv", batch_size=3)
+    for method in ("pinet", "saliency"):
+        values = [float(one["value"]) for one in values_of("out", method=method, metric="mass")]
+        assert len(values) == 7
+        assert row(got, method, "mass").mean == pytest.approx(np.mean(values))
+        assert row(got, method, "mass").low <= np.mean(values) <= row(got, method, "mass").high
+    ours, theirs = (
+        np.array([float(one["value"]) for one in values_of("out", method=method, metric="mass")])
+        for method in ("pinet", "saliency")
+    )
+    assert row(got, "saliency", "mass").difference == pytest.approx((theirs - ours).mean())
+    assert got.reference == "pinet"
+
+
+def test_a_method_in_two_places_is_two_methods(folder):
+    got = run(methods=["pinet@input", "pinet@look", "input_x_gradient"], metrics=["mass"])
+    assert got.methods == ("pinet@input", "pinet@look", "input_x_gradient")
+    # this network is linear: gradient times input is its account
+    assert row(got, "pinet@input", "mass").mean == pytest.approx(row(got, "input_x_gradient", "mass").mean, abs=1e-5)
+
+
+def test_batches_do_not_change_the_values(folder):
+    together, alone = (
+        run(methods=["pinet", "input_x_gradient"], metrics=["mass", "insertion_area"], batch_size=size)
+        for size in (7, 1)
+    )
+    for one, other in zip(together.summaries, alone.summaries, strict=True):
+        assert one.mean == pytest.approx(other.mean, abs=1e-6)
+        assert one.low == pytest.approx(other.low, abs=1e-6)
+
+
+def test_chance_is_seeded_and_the_callers_is_left_alone(folder):
+    torch.manual_seed(5)
+    np.random.seed(5)
+    expected = torch.rand(3), np.random.rand(3)
+    torch.manual_seed(5)
+    np.random.seed(5)
+    one, same, other = (row(run(metrics=["chance"], seed=seed), "pinet", "chance").mean for seed in (1, 1, 2))
+    assert one == same != other
+    assert torch.equal(torch.rand(3), expected[0])
+    np.testing.assert_array_equal(np.random.rand(3), expected[1])
+    with pytest.raises(KeyError), seeded(1):
+        raise KeyError
+
+
+def test_a_loaded_model_is_not_changed(folder):
+    loaded = load()
+    before = {name: tensor.clone() for name, tensor in loaded.model.state_dict().items()}
+    got = run(model=loaded)
+    assert row(got, "pinet", "mass").mean == row(run(), "pinet", "mass").mean
+    assert all(torch.equal(before[name], tensor) for name, tensor in loaded.model.state_dict().items())
+    assert all(p.requires_grad and p.grad is None for p in loaded.model.parameters())
+
+
+def test_metrics_get_what_they_name(folder):
+    got = run(methods=["pinet", "saliency"], metrics=["repeated"])
+    assert not got.problems
+    assert row(got, "pinet", "repeated").mean == pytest.approx(0, abs=1e-6)
+
+
+def test_another_model_judges(folder):
+    same, other = run(metrics=["insertion_area"]), run(metrics=["insertion_area"], transfer_to="compare_judges:halved")
+    assert row(run(metrics=["insertion_area"], transfer_to=MODEL), "pinet", "insertion_area").mean == pytest.approx(
+        row(same, "pinet", "insertion_area").mean
+    )
+    # it sees twice the size in another scale and gives the same logits, halved: less sure of itself
+    assert row(other, "pinet", "insertion_area").mean < row(same, "pinet", "insertion_area").mean
+    with pytest.raises(ValueError, match="has 2 classes, the explained one 4"):
+        run(transfer_to="compare_judges:other_classes")
+
+
+# --- what fails, and what does not apply -------------------------------------------------------------
+
+
+def test_a_metric_that_fails_on_one_image_is_named_and_the_rest_have_values(folder):
+    got = run(metrics=["brightness", "mass"])
+    assert [one for one in got.problems if "f_dark.png: brightness of pinet ('why') failed: too dark" in one]
+    assert len(got.problems) == 4  # two dark images, two methods
+    assert (row(got, "pinet", "brightness").n, row(got, "pinet", "brightness").missing) == (5, 2)
+    assert (row(got, "pinet", "mass").n, row(got, "pinet", "mass").missing) == (7, 0)
+
+
+def test_a_method_that_fails_on_one_image_is_named_and_the_rest_have_values(folder):
+    got = run(methods=["pinet", "fussy"], metrics=["mass", "deletion_area"])
+    assert got.problems == (f"{Path('pictures/e_white.png')}: fussy ('why') failed: no colour",)
+    assert (row(got, "fussy", "mass").n, row(got, "fussy", "deletion_area").missing) == (6, 1)
+    assert row(got, "pinet", "mass").n == 7
+
+
+def test_a_metric_that_does_not_apply_is_no_problem(folder):
+    got = run(metrics=["contrast", "deletion_area"], question=["why", "why-not"], out="out", table_format="csv")
+    assert not got.problems
+    assert (row(got, "pinet", "contrast").n, row(got, "pinet", "contrast").missing) == (0, 7)
+    assert math.isnan(row(got, "pinet", "contrast").mean)
+    assert row(got, "pinet", "contrast", "why-not").n == 6  # in white nothing speaks for red and not for blue
+    assert "contrast does not apply to 'why': ask against one class (7 images)" in got.notes
+    # p_A / (p_A + p_B) at the start is over a half, as A is predicted
+    assert all(band.mean[0] > 0.5 for band in got.curves if band.question == "why-not")
+    # the same series at other fractions: one curve
+    (band,) = [one for one in got.curves if (one.question, one.method) == ("why-not", "pinet")]
+    assert {0.25, 0.1, 0.5} <= set(band.fractions)
+
+
+def test_values_that_are_no_number_are_noted(folder):
+    got = run(metrics=["deletion_area"])  # the gradient of a mean is the same everywhere
+    assert (row(got, "saliency", "deletion_area").n, row(got, "saliency", "deletion_area").missing) == (0, 7)
+    assert "deletion_area of saliency ('why') is not a number (7 images)" in got.notes
+    assert not got.problems
+
+
+def test_a_damaged_image_is_named_and_the_rest_go_on(folder):
+    (folder / "pictures" / "aa.png").write_text("no image")
+    got = run()
+    assert len(got.problems) == 1
+    assert "aa.png: cannot be read as an image" in got.problems[0]
+    assert (row(got, "pinet", "mass").n, row(got, "pinet", "mass").missing) == (7, 0)
+
+
+def test_the_same_picture_twice_counts_once(folder):
+    (folder / "pictures" / "z.png").write_bytes((folder / "pictures" / "a_red.png").read_bytes())
+    got = run()
+    assert row(got, "pinet", "mass").n == 7
+    assert any("z.png is the same picture as" in note and "a_red.png" in note for note in got.notes)
+    assert row(run(limit=3), "pinet", "mass").n == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"methods": ["pinett"]}, "did you mean 'pinet'"),
+        ({"methods": []}, "no method was given"),
+        ({"methods": ["saliency@look"]}, "looks at no layer"),
+        ({"methods": ["pinet@lok"]}, "pinet@lok: layer 'lok' not found; this model has look, judge"),
+        ({"methods": ["pinet@"]}, "names no layer"),
+        ({"metrics": ["mas"]}, "did you mean 'mass'"),
+        ({"metrics": []}, "no metric was given"),
+        ({"question": "why-nott"}, "did you mean 'why-not'"),
+        ({"reference": "input_x_gradient"}, "not among the methods"),
+        ({"classes": ["purple"]}, "no class is called 'purple'"),
+        ({"classes": ["9"], "model": "cli_factory:unnamed"}, "class 9 is out of range"),
+        ({"classes": ["red", "blue"]}, "ask 'group'"),
+        ({"rivals": ["red"]}, "asks against nobody"),
+        ({"classes": ["red"], "rivals": ["red"], "question": "why-not"}, "both sides"),
+        ({"question": "group"}, "needs groups of classes"),
+        ({"question": "group", "groups": "nowhere.json"}, "cannot be read"),
+        ({"groups": "wordnet"}, "asks of none"),
+        ({"images": "nowhere"}, "'nowhere' does not exist"),
+        ({"device": "toaster"}, "cannot be used"),
+        ({"table_format": "xlsx"}, "choose one of parquet, csv"),
+        ({"batch_size": 0}, "batch_size is 0"),
+    ],
+)
+def test_wrong_words_are_told_before_anything_is_written(folder, options, told):
+    with pytest.raises(ValueError, match=r".") as caught:
+        run(out="out", **options)
+    assert told in str(caught.value)
+    assert not Path("out").exists()
+
+
+def test_a_model_in_train_mode_is_refused(folder):
+    loaded = load()
+    loaded.model.look = torch.nn.Sequential(loaded.model.look, torch.nn.Dropout()).train()
+    with pytest.raises(ValueError, match="train mode"):
+        run(model=loaded)
+
+
+# --- what it leaves ----------------------------------------------------------------------------------
+
+
+def test_the_files_agree_with_each_other(folder):
+    got = run(out="out", metrics=["mass", "insertion_area"], question="why,why-not", pictures=2)
+    record = json.loads(Path("out/results.json").read_text("utf-8"))
+    assert record["methods"] == list(got.methods)
+    assert record["values_file"] == "values.parquet"
+    provenance = record["provenance"]
+    assert len(provenance["weights_sha256"]) == 64
+    assert {"python", "torch", "numpy", "xai-align"} <= provenance["versions"].keys()
+    assert len(provenance["images"]) == 7
+    with Path("out/table.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [one["mean"] for one in table] == [str(one.mean) for one in got.summaries]
+    pq = pytest.importorskip("pyarrow.parquet")
+    values = pq.read_table("out/values.parquet").to_pylist()
+    assert len(values) == 7 * 2 * 2 * 2
+    assert values[0].keys() >= {"image", "question", "question_words", "method", "metric", "value", "seconds"}
+    curves = pq.read_table("out/curves.parquet").to_pylist()
+    assert len(curves) == 7 * 2 * 2 * 10
+    mean = np.mean(
+        [
+            one["value"]
+            for one in values
+            if (one["method"], one["metric"], one["question"]) == ("pinet", "mass", "why-not")
+        ]
+    )
+    assert row(got, "pinet", "mass", "why-not").mean == pytest.approx(mean)
+    assert len(got.pictures) == 2 * (1 + 2 * 2)
+    for picture in got.pictures:
+        assert Path("out", picture.file).read_bytes().startswith(b"\x89PNG")
+    assert {one.question_words for one in got.pictures if one.image.endswith("a_red.png") and one.method} == {
+        "Why red?",
+        "Why red and not blue?",
+    }
+
+
+def test_weights_decide_their_hash():
+    from xai_align.evaluation.provenance import weights_sha256
+
+    model = load().model
+    before = weights_sha256(model)
+    assert before == weights_sha256(load().model)
+    with torch.no_grad():
+        model.judge.bias[0] += 1e-6
+    assert weights_sha256(model) != before
+
+
+# --- the command -------------------------------------------------------------------------------------
+
+
+def command(*words):
+    return CliRunner().invoke(app, ["compare", "--model", MODEL, "--device", "cpu", *words])
+
+
+def test_the_command_shows_a_table_for_each_question(folder):
+    result = command(
+        "--images",
+        "pictures",
+        "--methods",
+        "pinet,saliency",
+        "--metrics",
+        "mass,deletion_area",
+        "--metrics",
+        "contrast",
+        "--question",
+        "why,why-not",
+        "--out",
+        "o",
+        "--format",
+        "csv",
+        "--pictures",
+        "0",
+    )
+    assert result.exit_code == 0, result.output
+    for words in ("why: 2 methods, 3 metrics, 7 images", "why-not: ", "mass ↑", "deletion_area ↓", "than pinet", "–"):
+        assert words in result.stdout
+    assert Path("o/values.csv").exists()
+    assert Path("o/page").exists()
+
+
+def test_the_command_ends_with_1_if_something_failed_and_2_if_nothing_could_be_done(folder):
+    failing = command(
+        "--images", "pictures", "--methods", "pinet", "--metrics", "brightness,insertion_area", "--out", "o"
+    )
+    assert failing.exit_code == 1
+    assert "too dark to see" in failing.stderr
+    assert "2 problems" in failing.stderr
+    wrong = command("--images", "pictures", "--methods", "pinett", "--metrics", "mass")
+    assert wrong.exit_code == 2
+    assert "did you mean 'pinet'" in wrong.stderr
+
+
+def test_a_narrow_terminal_gets_more_tables(folder):
+    from io import StringIO
+
+    from rich.console import Console
+
+    from xai_align.evaluation.comparison_print import best_methods, print_comparison
+
+    got = run(metrics=["mass", "deletion_area", "insertion_area"])
+    shown = []
+    for width in (70, 200):
+        stream = StringIO()
+        print_comparison(Console(file=stream, width=width), got)
+        shown.append(stream.getvalue())
+        assert all(len(line) <= width for line in shown[-1].splitlines())
+    assert (shown[0].count("method "), shown[1].count("method ")) == (2, 1)
+    best = min(("pinet", "saliency"), key=lambda method: row(got, method, "deletion_area").mean)
+    assert best_methods(got, "why", "deletion_area") == {best}
+
+
+def test_importing_the_library_imports_neither_accelerate_nor_pyarrow():
+    code = "import sys, xai_align.evaluation.compare as c; print({'accelerate', 'pyarrow', 'timm'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "set()", done.stderr
+
+
+def test_the_test_metrics_are_gone_after(tmp_path):
+    assert "mass" not in plugins.metrics()

@@ -1,0 +1,199 @@
+"""From a kind of question, such as "why-not", to the question that is asked of one image.
+
+No label is needed: what is asked about is the predicted class, unless a class is named.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xai_align.class_names import find_class, parse_sides, question_about
+from xai_align.groups import ClassGroups
+from xai_align.plugin_loading import did_you_mean
+from xai_align.question import Question, TargetError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from torch import Tensor
+
+#: Why A? A and not B? A and not the rest of its group? Why this group? This group and not that one?
+KINDS = ("why", "why-not", "why-not-rest", "group", "group-not")
+#: Kinds that are asked against something, which may be named.
+AGAINST = ("why-not", "group-not")
+#: Kinds that need to know the group of a class.
+GROUPED = ("why-not-rest", "group", "group-not")
+#: Groups by ImageNet's WordNet hierarchy, and by which classes the model confuses.
+WORDNET, CONFUSION = "wordnet", "confusion"
+
+
+class NoQuestion(ValueError):
+    """A kind of question that cannot be asked about this class, because it stands in no fitting group."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asking:
+    """What is asked of every image.
+
+    Attributes:
+        kinds: of :data:`KINDS`.
+        favoured: the classes asked about; none: the predicted one.
+        rivals: the classes asked against; none: chosen for each image; None: all the others.
+        groups: the groups of classes; None: WordNet's.
+    """
+
+    kinds: tuple[str, ...]
+    favoured: tuple[int, ...] = ()
+    rivals: tuple[int, ...] | None = ()
+    groups: ClassGroups | None = None
+
+    def question(self, kind: str, logits: Tensor) -> Question:
+        """The question of this kind about an image with these logits ``[K]``.
+
+        Raises:
+            NoQuestion: the class is in no group, or its group has none beside it.
+            TargetError: a class would stand on both sides.
+        """
+        order = logits.argsort(descending=True, stable=True).tolist()
+        asked = self.favoured[0] if self.favoured else order[0]
+        if kind == "why":
+            return Question.why(asked)
+        if kind == "why-not":
+            runner_up = next(index for index in order if index != asked)
+            return question_about([asked], (runner_up,) if self.rivals == () else self.rivals, asked)
+        if kind == "why-not-rest":
+            group = self._group(asked)
+            if len(group) < 2:
+                raise NoQuestion(f"class {asked} is alone in its group")
+            return Question.why_not_rest(asked, group)
+        ours = self.favoured if len(self.favoured) > 1 else self._group(asked)
+        if kind == "group":
+            return Question.why_group(ours)
+        if self.rivals is None:
+            return question_about(ours, None, asked)
+        if len(self.rivals) > 1:
+            return Question.why_group_not(ours, self.rivals)
+        theirs = self._group(self.rivals[0]) if self.rivals else self._rival_group(asked, ours, order)
+        return Question.why_group_not(ours, theirs)
+
+    def check(self, num_classes: int) -> None:
+        """Raise if these questions cannot be asked of an output of so many classes.
+
+        Raises:
+            TargetError: a class is out of range, or there are too few.
+            ValueError: the groups are for another output.
+        """
+        for index in (*self.favoured, *(self.rivals or ())):
+            if index >= num_classes:
+                raise TargetError(f"class {index} is out of range; this model has {num_classes}, from 0")
+        if num_classes < 2 and self.kinds != ("why",):
+            raise TargetError(f"this model has {num_classes} class; only the question 'why' can be asked of it")
+        if self.groups is not None:
+            self.groups.check(num_classes)
+        elif any(kind in GROUPED for kind in self.kinds):
+            from xai_align.imagenet_groups import NUM_CLASSES
+
+            if num_classes != NUM_CLASSES:
+                grouped = next(kind for kind in self.kinds if kind in GROUPED)
+                raise ValueError(
+                    f"the question '{grouped}' needs groups of classes, and WordNet's are for ImageNet's "
+                    f"{NUM_CLASSES}; this model has {num_classes}: name a file of groups, or '{CONFUSION}'"
+                )
+
+    def _group(self, index: int) -> tuple[int, ...]:
+        from xai_align.imagenet_groups import default_group
+
+        try:
+            return default_group(index).classes if self.groups is None else self.groups[self.groups.group_of(index)]
+        except ValueError as error:
+            raise NoQuestion(str(error)) from None
+
+    def _rival_group(self, asked: int, ours: Sequence[int], order: Sequence[int]) -> tuple[int, ...]:
+        """WordNet's group beside ours; of other groups, that of the likeliest class outside."""
+        from xai_align.imagenet_groups import default_group, default_rival
+
+        if self.groups is None:
+            try:
+                return default_rival(default_group(asked).wnid).classes
+            except ValueError as error:
+                raise NoQuestion(str(error)) from None
+        for index in order:
+            for name in self.groups.groups_of(index):
+                if not set(self.groups[name]) & set(ours):
+                    return self.groups[name]
+        raise NoQuestion(f"there is no group beside that of class {asked}")
+
+
+def parse_kinds(written: Iterable[str]) -> tuple[str, ...]:
+    """The kinds of questions meant, each once.
+
+    Raises:
+        ValueError: none, or one that there is not.
+    """
+    kinds = tuple(dict.fromkeys(one.strip() for one in written))
+    for kind in kinds:
+        if kind not in KINDS:
+            raise ValueError(f"there is no question '{kind}'{did_you_mean(kind, KINDS)} Known: {', '.join(KINDS)}")
+    if not kinds:
+        raise ValueError(f"no question was given; known are {', '.join(KINDS)}")
+    return kinds
+
+
+def parse_asking(
+    kinds: Iterable[str],
+    favoured: Sequence[str],
+    rivals: Sequence[str],
+    class_names: Sequence[str],
+    groups: ClassGroups | None = None,
+) -> Asking:
+    """What these words ask.
+
+    Raises:
+        TargetError: a class is not found, or stands on both sides.
+        ValueError: a kind is not known, or the classes named are of no use to it.
+    """
+    known = parse_kinds(kinds)
+    asked, against = parse_sides(favoured, rivals, class_names)
+    single = [kind for kind in known if not kind.startswith("group")]
+    if len(set(asked)) > 1 and single:
+        raise ValueError(f"the question '{single[0]}' is about one class, {len(asked)} were named; ask 'group'")
+    if against != [] and not any(kind in AGAINST for kind in known):
+        raise ValueError(
+            f"rivals were named, but '{', '.join(known)}' asks against nobody; ask 'why-not' or 'group-not'"
+        )
+    if asked and against:
+        question_about(asked, against, asked[0])  # are the sides distinct?
+    return Asking(
+        kinds=known,
+        favoured=tuple(dict.fromkeys(asked)),
+        rivals=None if against is None else tuple(dict.fromkeys(against)),
+        groups=groups,
+    )
+
+
+def read_groups(path: str | Path, class_names: Sequence[str]) -> ClassGroups:
+    """Groups from a JSON file ``{"name": [class, ...]}``; a class is a number or a name.
+
+    Raises:
+        ValueError: the file is not there, is no such JSON, or names a class that the model lacks.
+    """
+    try:
+        content = json.loads(Path(path).read_text("utf-8"))
+    except OSError as error:
+        raise ValueError(f"the groups '{path}' cannot be read: give a file, '{WORDNET}' or '{CONFUSION}'") from error
+    except ValueError as error:
+        raise ValueError(f"the groups '{path}' are no JSON ({error})") from error
+    if not isinstance(content, dict) or not all(isinstance(members, list) for members in content.values()):
+        raise ValueError(f'the groups \'{path}\' have to look like {{"cats": [281, 282], "dogs": ["beagle"]}}')
+
+    def member(one: Any) -> Any:
+        return find_class(one, class_names) if isinstance(one, str) else one
+
+    try:
+        groups = {name: [member(one) for one in members] for name, members in content.items()}
+        return ClassGroups.from_overlapping_dict(groups, num_classes=len(class_names) or None)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"the groups '{path}': {error}") from error

@@ -1,0 +1,102 @@
+"""One batch of images: every question, explained by every method, judged by every metric.
+
+What fails on the batch is tried image by image; what fails then is named, and
+the rest goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from xai_align.evaluation.asked_questions import NoQuestion
+from xai_align.evaluation.comparison_pictures import Pictures
+from xai_align.evaluation.comparison_plan import Plan, prepared_input
+from xai_align.evaluation.comparison_store import Part
+from xai_align.evaluation.example import Example, inputs_of
+from xai_align.evaluation.image_labels import boxes_on_input
+from xai_align.evaluation.judging import Judging
+from xai_align.evaluation.one_by_one import one_by_one, said
+from xai_align.explanation import logits_of
+from xai_align.images import ImageError
+from xai_align.question import TargetError
+
+
+def run_part(
+    plan: Plan, number: int, *, out: Path | None = None, advance: Callable[[int], None] = lambda steps: None
+) -> Part:
+    """Batch ``number`` of the plan. With ``out``, pictures of the first images are left in ``out/pictures``.
+
+    ``advance`` is told how many explanations were made or given up.
+    """
+    part = Part(number=number)
+    examples = _seen_by_model(plan, _opened(plan, part), part)
+    part.images = [str(example.path) for example in examples]
+    for example in examples:
+        if example.label is not None:
+            part.labelled += 1
+            part.right += int(example.logits.argmax()) == example.label
+    drawn = Pictures(plan, part, out)
+    for kind in plan.asking.kinds:
+        asked = _asked(plan, kind, examples, part)
+        for method in plan.methods:
+            judged = Judging(plan, part, kind, method, drawn)
+            judged.run(asked)
+            judged.tell(examples)
+            advance(len(plan.part_paths(number)))
+    return part
+
+
+def _opened(plan: Plan, part: Part) -> Iterator[Example]:
+    for path in plan.part_paths(part.number):
+        try:
+            x, size = prepared_input(path, plan.loaded)
+        except ImageError as error:
+            part.problems.append(str(error))
+            continue
+        example = Example(path=path, input=x.to(plan.device))
+        known = plan.labels.get(path)
+        if known is not None:
+            example.label = known.label
+            if known.boxes:
+                boxes, mask = boxes_on_input(known.boxes, size, plan.loaded.preprocess)
+                if len(boxes):
+                    example.boxes, example.mask = boxes, mask.to(plan.device)
+                else:
+                    count_note(part, "boxes lie outside what the model is shown of the image")
+        yield example
+
+
+def _seen_by_model(plan: Plan, examples: Iterator[Example], part: Part) -> list[Example]:
+    """Those that the model answers, with its logits."""
+
+    def failed(example: Example, error: Exception) -> None:
+        part.problems.append(f"{example.path}: the model failed: {said(error)}")
+
+    seen: list[Example] = []
+    for batch, logits in one_by_one(lambda some: logits_of(plan.loaded.model, inputs_of(some)), list(examples), failed):
+        for example, row in zip(batch, logits, strict=True):
+            example.logits = row
+            seen.append(example)
+    return seen
+
+
+def _asked(plan: Plan, kind: str, examples: Sequence[Example], part: Part) -> list[Example]:
+    """Those of which this kind of question can be asked, with the question."""
+    asked = []
+    for example in examples:
+        example.question = None
+        try:
+            example.question = plan.asking.question(kind, example.logits)
+        except NoQuestion as reason:
+            count_note(part, f"'{kind}' cannot be asked: {reason}")
+        except TargetError as error:  # what was predicted is one of the rivals
+            part.problems.append(f"{example.path}: '{kind}' cannot be asked: {error}")
+        else:
+            asked.append(example)
+    return asked
+
+
+def count_note(part: Part, words: str) -> None:
+    """One image more that this is said about."""
+    part.notes[words] = part.notes.get(words, 0) + 1

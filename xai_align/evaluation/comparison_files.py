@@ -1,0 +1,88 @@
+"""The files a comparison leaves: every value, every curve, the table, the whole record."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, fields
+from typing import TYPE_CHECKING, Any
+
+from xai_align.evaluation.comparison import Comparison, Summary
+from xai_align.evaluation.comparison_store import Part, Value, as_json, write_whole
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+#: How tables of values and curves are written.
+FORMATS = ("parquet", "csv")
+_VALUES = {field.name: float if field.type == "float" else str for field in fields(Value)}
+_CURVES = {"image": str, "question": str, "method": str, "series": str, "fraction": float, "probability": float}
+_Writer = Callable[[Iterable[dict[str, Any]]], None]
+
+
+def check_format(name: str) -> None:
+    """Raise if tables cannot be written so.
+
+    Raises:
+        ValueError: there is no such format, or its library is not installed.
+    """
+    if name not in FORMATS:
+        raise ValueError(f"there is no format '{name}'; choose one of {', '.join(FORMATS)}")
+    if name == "parquet":
+        try:
+            import pyarrow  # noqa: F401
+        except ImportError as error:
+            raise ValueError("the format 'parquet' needs pyarrow: install it, or choose 'csv'") from error
+
+
+def write_tables(parts: Iterable[Part], out: Path, form: str) -> str:
+    """``values`` and ``curves``, a row for each number, part after part; the name of the file of values."""
+    with _table(out / f"values.{form}", _VALUES) as values, _table(out / f"curves.{form}", _CURVES) as curves:
+        for part in parts:
+            values(vars(value) for value in part.values)
+            curves(_curve_rows(part))
+    return f"values.{form}"
+
+
+def write_record(comparison: Comparison, out: Path) -> None:
+    """``table.csv`` and ``results.json``."""
+    with _table(out / "table.csv", {field.name: str for field in fields(Summary)}) as summaries:
+        summaries(vars(summary) for summary in comparison.summaries)
+    content = as_json(asdict(comparison))
+    write_whole(out / "results.json", json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _curve_rows(part: Part) -> Iterator[dict[str, Any]]:
+    for curve in part.curves:
+        about = {"image": curve.image, "question": curve.question, "method": curve.method, "series": curve.series}
+        for fraction, probability in zip(curve.fractions, curve.probabilities, strict=True):
+            yield about | {"fraction": fraction, "probability": probability}
+
+
+@contextmanager
+def _table(path: Path, columns: Mapping[str, type]) -> Iterator[_Writer]:
+    """Takes rows; the file is there when all are written."""
+    waiting = path.with_name(path.name + ".tmp")
+    with _csv(waiting, columns) if path.suffix == ".csv" else _parquet(waiting, columns) as write:
+        yield write
+    waiting.replace(path)
+
+
+@contextmanager
+def _csv(path: Path, columns: Mapping[str, type]) -> Iterator[_Writer]:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(columns))
+        writer.writeheader()
+        yield writer.writerows
+
+
+@contextmanager
+def _parquet(path: Path, columns: Mapping[str, type]) -> Iterator[_Writer]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pa.schema([(name, pa.float64() if kind is float else pa.string()) for name, kind in columns.items()])
+    with pq.ParquetWriter(path, schema) as writer:
+        yield lambda rows: writer.write_table(pa.Table.from_pylist(list(rows), schema=schema))

@@ -1,0 +1,75 @@
+"""Pictures for the page: the first images, and every method's map over them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xai_align.evaluation.comparison import Picture
+from xai_align.evaluation.comparison_store import write_whole
+from xai_align.evaluation.one_by_one import said
+from xai_align.images import to_picture
+from xai_align.report.record import in_words
+
+if TYPE_CHECKING:
+    from xai_align.evaluation.comparison_plan import Plan
+    from xai_align.evaluation.comparison_store import Part
+    from xai_align.evaluation.example import Example
+    from xai_align.evaluation.method_reference import MethodReference
+    from xai_align.explanation import Explanation
+
+#: Where they are, in the folder of the comparison.
+FOLDER = "pictures"
+
+
+class Pictures:
+    """Draws into ``out/pictures``; without ``out`` it draws nothing."""
+
+    def __init__(self, plan: Plan, part: Part, out: Path | None) -> None:
+        self.plan, self.part, self.out = plan, part, out
+        first = part.number * plan.batch_size
+        paths = plan.part_paths(part.number)[: max(plan.pictures - first, 0)] if out is not None else ()
+        self._stems = {path: f"{first + i:03d}-{_plain(path.stem)}" for i, path in enumerate(paths)}
+        self._shown: set[Path] = set()
+
+    def draw(self, batch: Sequence[Example], explanation: Explanation, kind: str, method: MethodReference) -> None:
+        """The method's maps over those of the images that are shown on the page; each photograph once."""
+        wanted = [position for position, example in enumerate(batch) if example.path in self._stems]
+        if not wanted:
+            return
+        from xai_align.report.overlay import blend, density, limit_of, photograph_png
+
+        for position in wanted:
+            example = batch[position]
+            assert example.question is not None
+            picture = to_picture(example.input, self.plan.loaded.mean, self.plan.loaded.std)
+            if example.path not in self._shown:
+                self._shown.add(example.path)
+                self._save(example, photograph_png(picture))
+            try:
+                shown = density(explanation.map[position], picture.shape[:2])
+                overlay = photograph_png(blend(picture, shown, limit_of(shown)))
+            except Exception as error:  # a map of a third party's may be of any shape
+                self.part.problems.append(f"{example.path}: no picture of {method} ('{kind}'): {said(error)}")
+                continue
+            words = in_words(example.question, self.plan.loaded.class_names)
+            self._save(example, overlay, kind, words, str(method))
+
+    def _save(self, example: Example, content: bytes, kind: str = "", words: str = "", method: str = "") -> None:
+        assert self.out is not None
+        name = "-".join(part for part in (self._stems[example.path], kind, _plain(method)) if part)
+        folder = self.out / FOLDER
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / f"{name}.png", content)
+        made = Picture(
+            image=str(example.path), question=kind, question_words=words, method=method, file=f"{FOLDER}/{name}.png"
+        )
+        self.part.pictures.append(asdict(made))
+
+
+def _plain(name: str) -> str:
+    """What may stand in a file's name."""
+    return re.sub(r"[^\w.+-]+", "_", name.replace("@", "-at-"))

@@ -1,0 +1,271 @@
+"""What a comparison is to do, checked as far as it can be before the first image."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from xai_align.evaluation.asked_questions import CONFUSION, GROUPED, WORDNET, Asking, parse_asking, read_groups
+from xai_align.evaluation.image_labels import ImageLabel, read_labels
+from xai_align.evaluation.method_reference import MethodReference, check_layers, parse_methods
+from xai_align.evaluation.provenance import file_sha256, versions, weights_sha256
+from xai_align.evaluation.transferred_model import TransferredModel, check_same_classes
+from xai_align.explanation import logits_of
+from xai_align.groups import ClassGroups
+from xai_align.hookspecs import LoadedModel, MetricSpec
+from xai_align.images import ImageError, expand_paths, open_image
+from xai_align.model_state import check_evaluation_mode
+from xai_align.plugins import load_model, metric
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+#: Images whose predictions say which classes are confused with each other.
+CONFUSION_IMAGES = 2000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What to do with which images.
+
+    Attributes:
+        paths: the images, each picture once.
+        hashes: of their files' content; "" for a file that cannot be read.
+        notes: what a reader should know already.
+        model: the reference it was loaded by, or the kind of object that was given.
+        loaded: the model that is explained; ``judge``: the one that metrics ask, the same unless transferred.
+        labels: what is known of the images.
+        settings: all that decides the values.
+    """
+
+    paths: tuple[Path, ...]
+    hashes: tuple[str, ...]
+    notes: tuple[str, ...]
+    model: str
+    loaded: LoadedModel
+    judge: nn.Module
+    methods: tuple[MethodReference, ...]
+    reference: str
+    metrics: tuple[MetricSpec, ...]
+    asking: Asking
+    labels: Mapping[Path, ImageLabel]
+    device: torch.device
+    batch_size: int
+    internal_batch_size: int | None
+    seed: int
+    pictures: int
+    settings: dict[str, Any]
+
+    @property
+    def num_parts(self) -> int:
+        """How many batches there are."""
+        return -(-len(self.paths) // self.batch_size)
+
+    def part_paths(self, number: int) -> tuple[Path, ...]:
+        """The images of a batch."""
+        return self.paths[number * self.batch_size : (number + 1) * self.batch_size]
+
+    def steps(self, number: int) -> int:
+        """How many explanations a batch takes."""
+        return len(self.part_paths(number)) * len(self.asking.kinds) * len(self.methods)
+
+
+def prepare(
+    model: str | LoadedModel,
+    images: Sequence[str | Path],
+    *,
+    methods: Sequence[str],
+    metrics: Sequence[str],
+    question: str | Sequence[str],
+    favoured: Sequence[str],
+    rivals: Sequence[str],
+    groups: str | Path | ClassGroups | None,
+    reference: str | None,
+    transfer_to: str | LoadedModel | None,
+    batch_size: int,
+    limit: int | None,
+    seed: int,
+    pictures: int,
+    internal_batch_size: int | None,
+    device: Callable[[], torch.device],
+    device_given: bool,
+) -> Plan:
+    """The plan that these words describe; see :func:`~xai_align.evaluation.compare.compare`.
+
+    Raises:
+        ValueError: something named is not there or does not fit; the message says what, and what there is instead.
+    """
+    for name, number, least in (("batch_size", batch_size, 1), ("limit", limit, 1), ("pictures", pictures, 0)):
+        if number is not None and number < least:
+            raise ValueError(f"{name} is {number}; give at least {least}")
+    compared = parse_methods(methods)
+    measured = [metric(name) for name in dict.fromkeys(one.strip() for one in metrics)]
+    if not measured:
+        raise ValueError("no metric was given; `xai-align methods` shows them")
+    main = str(parse_methods([reference])[0]) if reference else str(compared[0])
+    if main not in map(str, compared):
+        names = ", ".join(map(str, compared))
+        raise ValueError(f"the reference '{main}' is not among the methods; compared are {names}")
+    kinds = question.split(",") if isinstance(question, str) else question
+    paths, hashes, notes = _distinct_pictures(expand_paths(images), limit)
+    labels = read_labels(paths)
+    where = device()
+    loaded = _on_device(model, where, given=device_given)
+    where = _device_of(loaded.model, where)
+    check_layers(compared, loaded.model)
+    asking = parse_asking(kinds, favoured, rivals, loaded.class_names)
+    probe = _first_readable(paths, loaded, where)
+    logits = logits_of(loaded.model, probe)
+    if logits.dim() != 2:
+        raise ValueError(f"the model gives an output of shape {list(logits.shape)}; logits [N, K] are needed")
+    if groups is not None and not any(kind in GROUPED for kind in asking.kinds):
+        raise ValueError(
+            f"groups were named, but '{', '.join(asking.kinds)}' asks of none; ask one of {', '.join(GROUPED)}"
+        )
+    asking = replace(asking, groups=_groups(groups, loaded, paths, where, batch_size))
+    asking.check(logits.shape[1])
+    judge = loaded.model
+    if transfer_to is not None:
+        other = _on_device(transfer_to, where, given=True)
+        shape = _first_readable(paths, other, where).shape[2:]
+        judge = TransferredModel(loaded, other, shape)
+        check_same_classes(loaded, other, logits, logits_of(judge, probe))
+    return Plan(
+        paths=paths,
+        hashes=hashes,
+        notes=notes,
+        model=_name_of(model),
+        loaded=loaded,
+        judge=judge,
+        methods=tuple(compared),
+        reference=main,
+        metrics=tuple(measured),
+        asking=asking,
+        labels=labels,
+        device=where,
+        batch_size=batch_size,
+        internal_batch_size=internal_batch_size,
+        seed=seed,
+        pictures=pictures,
+        settings={
+            "model": _name_of(model),
+            "weights_sha256": weights_sha256(loaded.model),
+            "transfer_to": None if transfer_to is None else _name_of(transfer_to),
+            "transfer_to_sha256": None if transfer_to is None else weights_sha256(judge),
+            "methods": [str(one) for one in compared],
+            "metrics": [one.name for one in measured],
+            "questions": list(asking.kinds),
+            "classes": list(asking.favoured),
+            "rivals": "others" if asking.rivals is None else list(asking.rivals),
+            "groups": None if asking.groups is None else {name: list(group) for name, group in asking.groups.items()},
+            "images": [[str(path), digest] for path, digest in zip(paths, hashes, strict=True)],
+            "labels": [[path.name, label.label, list(map(list, label.boxes))] for path, label in labels.items()],
+            "batch_size": batch_size,
+            "seed": seed,
+            "pictures": pictures,
+            "device": where.type,
+            "versions": versions([one.name for one in compared], [one.name for one in measured]),
+        },
+    )
+
+
+def prepared_input(path: Path, loaded: LoadedModel) -> tuple[Tensor, tuple[int, int]]:
+    """An image as the model takes it, ``[C, H, W]``, and the photograph's width and height.
+
+    Raises:
+        ImageError: it cannot be read or prepared.
+    """
+    image = open_image(path)
+    try:
+        return loaded.preprocess(image), image.size
+    except Exception as error:  # the model's own preprocessing may raise anything
+        raise ImageError(f"{path}: cannot be prepared for the model ({str(error) or type(error).__name__})") from error
+
+
+def _distinct_pictures(
+    paths: Sequence[Path], limit: int | None
+) -> tuple[tuple[Path, ...], tuple[str, ...], tuple[str, ...]]:
+    """The first ``limit`` files whose content no earlier one has, their hashes, and notes on the others."""
+    first: dict[str, Path] = {}
+    kept: list[tuple[Path, str]] = []
+    notes: list[str] = []
+    for path in paths:
+        if limit is not None and len(kept) == limit:
+            break
+        try:
+            digest = file_sha256(path)
+        except OSError:  # said when it is its turn
+            kept.append((path, ""))
+            continue
+        if digest in first:
+            notes.append(f"{path} is the same picture as {first[digest]} and was counted once")
+            continue
+        first[digest] = path
+        kept.append((path, digest))
+    return tuple(path for path, _ in kept), tuple(digest for _, digest in kept), tuple(notes)
+
+
+def _on_device(model: str | LoadedModel, where: torch.device, *, given: bool) -> LoadedModel:
+    """The model in evaluation mode, where it is to run; an object of the caller's stays where it is."""
+    if isinstance(model, str):
+        loaded = load_model(model)
+        loaded.model.to(where)
+    elif isinstance(model, LoadedModel):
+        elsewhere = given and _device_of(model.model, where) != where
+        loaded = replace(model, model=copy.deepcopy(model.model).to(where)) if elsewhere else model
+    else:
+        raise TypeError(
+            f"the model is a {type(model).__name__}; give a reference such as 'timm:NAME', or a LoadedModel"
+        )
+    check_evaluation_mode(loaded.model)
+    return loaded
+
+
+def _device_of(model: nn.Module, otherwise: torch.device) -> torch.device:
+    tensor = next(model.parameters(), None)
+    return otherwise if tensor is None else tensor.device
+
+
+def _name_of(model: str | LoadedModel) -> str:
+    return model if isinstance(model, str) else type(model.model).__name__
+
+
+def _first_readable(paths: Sequence[Path], loaded: LoadedModel, where: torch.device) -> Tensor:
+    problem: ImageError | None = None
+    for path in paths:
+        try:
+            return prepared_input(path, loaded)[0][None].to(where)
+        except ImageError as error:
+            problem = problem or error
+    raise ValueError(f"none of the {len(paths)} images can be used; the first: {problem}")
+
+
+def _groups(
+    asked: str | Path | ClassGroups | None,
+    loaded: LoadedModel,
+    paths: Sequence[Path],
+    where: torch.device,
+    batch_size: int,
+) -> ClassGroups | None:
+    if asked is None or asked == WORDNET:
+        return None
+    if isinstance(asked, ClassGroups):
+        return asked
+    if asked != CONFUSION:
+        return read_groups(asked, loaded.class_names)
+    rows = []
+    for path in islice(paths, CONFUSION_IMAGES):
+        try:
+            rows.append(logits_of(loaded.model, prepared_input(path, loaded)[0][None].to(where)).softmax(1).cpu())
+        except (ImageError, RuntimeError):  # said when it is its turn
+            continue
+    found = ClassGroups.from_confusion(torch.cat(rows))
+    if not found:
+        raise ValueError(f"the model confuses no classes on these {len(rows)} images; name a file of groups")
+    return found

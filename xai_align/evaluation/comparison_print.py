@@ -1,0 +1,101 @@
+"""A comparison on the terminal: one table for each kind of question."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
+from rich.table import Table
+
+from xai_align.report.words import NO_ACCOUNT
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import Console
+
+    from xai_align.evaluation.comparison import Comparison, Summary
+
+_CELL = 27  # letters of a cell and its frame
+
+
+def print_comparison(console: Console, comparison: Comparison) -> None:
+    """Means with their intervals, the best of each metric in bold; in a narrow terminal, several tables."""
+    longest = max(map(len, comparison.methods))
+    at_once = max(1, (console.width - longest - 5) // _CELL)
+    for kind in comparison.questions:
+        for first in range(0, len(comparison.metrics), at_once):
+            metrics = comparison.metrics[first : first + at_once]
+            console.print(_table(comparison, kind, metrics, seconds=first + at_once >= len(comparison.metrics)))
+    for words in footnotes(comparison):
+        console.print(words, style="dim", highlight=False)
+
+
+def footnotes(comparison: Comparison) -> list[str]:
+    """What has to be said about the numbers."""
+    notes = ["mean [95 % bootstrap interval over images]; ↑ higher is better, ↓ lower is better; bold: best mean."]
+    if len(comparison.methods) > 1:
+        notes.append(
+            f"▲ better, ▼ worse than {comparison.reference} on the same images: "
+            "the 95 % interval of the paired difference leaves zero out."
+        )
+    gaps = [row for row in comparison.summaries if row.missing and row.n]
+    if gaps:
+        notes.append("n=…: not all images have a value.")
+    if any(row.n == 0 for row in comparison.summaries):
+        notes.append(f"{NO_ACCOUNT}: the metric does not apply, or failed on every image.")
+    return notes
+
+
+def best_methods(comparison: Comparison, kind: str, metric: str) -> set[str]:
+    """The methods with the best mean; several where they are equal."""
+    rows = [
+        row for row in comparison.summaries if (row.question, row.metric) == (kind, metric) and math.isfinite(row.mean)
+    ]
+    if not rows:
+        return set()
+    best = (max if comparison.higher_is_better[metric] else min)(row.mean for row in rows)
+    return {row.method for row in rows if row.mean == best}
+
+
+def _table(comparison: Comparison, kind: str, metrics: Sequence[str], *, seconds: bool) -> Table:
+    table = Table(title=f"{kind}: {escape(comparison.title)}")
+    table.add_column("method", overflow="fold")
+    for metric in metrics:
+        arrow = "↑" if comparison.higher_is_better[metric] else "↓"
+        table.add_column(f"{escape(metric)} {arrow}", justify="right")
+    if seconds:
+        table.add_column("s / image", justify="right")
+    rows = {(row.method, row.metric): row for row in comparison.summaries if row.question == kind}
+    best = {metric: best_methods(comparison, kind, metric) for metric in metrics}
+    for method in comparison.methods:
+        cells = [
+            _cell(rows[method, metric], best=method in best[metric], higher=comparison.higher_is_better[metric])
+            for metric in metrics
+        ]
+        taken = comparison.seconds[method]
+        table.add_row(escape(method), *cells, *([f"{taken:.3g}" if math.isfinite(taken) else NO_ACCOUNT] * seconds))
+    return table
+
+
+def _cell(row: Summary, *, best: bool, higher: bool) -> str:
+    if not row.n:
+        return NO_ACCOUNT
+    words = _number(row.mean)
+    if math.isfinite(row.low):
+        words += f" [{_number(row.low)}, {_number(row.high)}]"
+    if row.missing:
+        words += f" n={row.n}"
+    words = escape(words)
+    mark = ""
+    if row.difference_low > 0 or row.difference_high < 0:
+        mark = " ▲" if (row.difference_low > 0) == higher else " ▼"
+    return (f"[bold]{words}[/bold]" if best else words) + mark
+
+
+def _number(value: float) -> str:
+    """Three digits after the point; four in all for large numbers, three for tiny ones."""
+    size = abs(value)
+    words = f"{value:.3g}" if 0 < size < 1e-3 or size >= 1e5 else f"{value:.4g}" if size >= 100 else f"{value:.3f}"
+    return words.replace("-", "−")

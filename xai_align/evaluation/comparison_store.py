@@ -1,0 +1,210 @@
+"""The parts of a comparison on disk, so that a run that was stopped goes on where it was.
+
+``settings.json`` is written first, then one file for each batch of images. A part
+carries a checksum and that of the settings; one that is damaged, or from other
+settings, does not count.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Value:
+    """One number: a metric's judgement of a method's answer to a question about an image.
+
+    ``seconds`` the method took for the image; ``metric_seconds`` are this metric's share of judging it.
+    """
+
+    image: str
+    question: str
+    question_words: str
+    method: str
+    metric: str
+    value: float
+    seconds: float
+    metric_seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageCurve:
+    """One image's perturbation curve: the questioned probability at each fraction."""
+
+    image: str
+    question: str
+    method: str
+    series: str
+    fractions: tuple[float, ...]
+    probabilities: tuple[float, ...]
+
+
+@dataclass(kw_only=True)
+class Part:
+    """What came of one batch of images.
+
+    Attributes:
+        number: of the batch.
+        images: those that could be opened.
+        values, curves: of these images.
+        pictures: files made for the page, as fields of :class:`~xai_align.evaluation.comparison.Picture`.
+        problems: what failed.
+        notes: remarks, and how many images each is about.
+        labelled, right: images with a label, and those of them whose label was predicted.
+    """
+
+    number: int
+    images: list[str] = field(default_factory=list)
+    values: list[Value] = field(default_factory=list)
+    curves: list[ImageCurve] = field(default_factory=list)
+    pictures: list[dict[str, str]] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    notes: dict[str, int] = field(default_factory=dict)
+    labelled: int = 0
+    right: int = 0
+
+
+class FolderStore:
+    """Parts in ``folder/parts``, for runs with these settings.
+
+    Raises:
+        ValueError: the folder holds a comparison with other settings; the message names what differs.
+    """
+
+    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
+        self.folder, self.settings = folder, as_json(settings)
+        self._key = _digest(self.settings)
+        before = self._settings_there()
+        if before is not None and before != self.settings:
+            raise ValueError(
+                f"'{folder}' holds a comparison with other settings: {_differences(before, self.settings)}. "
+                "Choose another folder to keep it, or give its settings to go on with it"
+            )
+
+    def begin(self) -> None:
+        """Write the settings. One process does."""
+        (self.folder / "parts").mkdir(parents=True, exist_ok=True)
+        write_whole(self.folder / "settings.json", json.dumps(self.settings, indent=1, ensure_ascii=False) + "\n")
+
+    def read(self, number: int) -> Part | None:
+        """The part, if it is there and whole and its pictures are too."""
+        try:
+            stored = json.loads(self._path(number).read_text("utf-8"))
+            content = stored["content"]
+            if stored["settings"] != self._key or stored["sha256"] != _digest(content):
+                return None
+            part = _part(content)
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+        there = all((self.folder / picture["file"]).is_file() for picture in part.pictures)
+        return part if there and part.number == number else None
+
+    def is_damaged(self, number: int) -> bool:
+        """Whether there is something, of a part that :meth:`read` does not give."""
+        return self._path(number).exists()
+
+    def write(self, part: Part) -> None:
+        """Keep a part: it is there as a whole or not at all."""
+        content = as_json(asdict(part))
+        stored = {"settings": self._key, "sha256": _digest(content), "content": content}
+        write_whole(self._path(part.number), json.dumps(stored, ensure_ascii=False, allow_nan=False))
+
+    def _path(self, number: int) -> Path:
+        return self.folder / "parts" / f"part-{number:05d}.json"
+
+    def _settings_there(self) -> Any:
+        path = self.folder / "settings.json"
+        if not path.exists():
+            return None
+        try:
+            return json.loads(path.read_text("utf-8"))
+        except ValueError as error:
+            raise ValueError(f"'{path}' is damaged ({error}); choose another folder, or remove this one") from error
+
+
+class MemoryStore:
+    """Parts that are kept until the end of the run."""
+
+    def __init__(self) -> None:
+        self._parts: dict[int, Part] = {}
+
+    def begin(self) -> None:
+        """Nothing to prepare."""
+
+    def read(self, number: int) -> Part | None:
+        """The part, if it was written."""
+        return self._parts.get(number)
+
+    def is_damaged(self, number: int) -> bool:
+        """Never."""
+        return False
+
+    def write(self, part: Part) -> None:
+        """Keep a part."""
+        self._parts[part.number] = part
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file so that it is there as a whole or, after a crash, as it was."""
+    waiting = path.with_name(path.name + ".tmp")
+    with waiting.open("wb") as file:
+        file.write(content.encode("utf-8") if isinstance(content, str) else content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(waiting, path)
+
+
+def _part(content: dict[str, Any]) -> Part:
+    """What :func:`as_json` made of a part, back."""
+    numbers = ("value", "seconds", "metric_seconds")
+    values = [Value(**(row | {name: _number(row[name]) for name in numbers})) for row in content["values"]]
+    curves = [
+        ImageCurve(**(row | {name: tuple(map(_number, row[name])) for name in ("fractions", "probabilities")}))
+        for row in content["curves"]
+    ]
+    return Part(**(content | {"values": values, "curves": curves}))
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def as_json(value: Any) -> Any:
+    """Only what JSON has: tuples are lists, what is not finite is null."""
+    if isinstance(value, dict):
+        return {str(name): as_json(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_json(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _differences(before: Any, now: dict[str, Any]) -> str:
+    if not isinstance(before, dict):
+        return "its settings are not ours"
+    names = [name for name in dict.fromkeys((*before, *now)) if before.get(name) != now.get(name)]
+    return "; ".join(f"{name} {_change(before.get(name), now.get(name))}" for name in names)
+
+
+def _change(before: Any, now: Any) -> str:
+    if isinstance(before, list) and isinstance(now, list) and max(len(before), len(now)) > 12:
+        common = sum(one in now for one in before) if len(before) < 2000 else None
+        also = f", {common} in common" if common is not None else ""
+        return f"were {len(before)} entries, are {len(now)}{also}"
+    return f"was {_shown(before)}, is {_shown(now)}"
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 200 else text[:200] + " …"

@@ -1,0 +1,181 @@
+"""From the values of single images to the record of the comparison."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xai_align.evaluation.bootstrap import COVERAGE, RESAMPLES, Interval, bootstrap_means
+from xai_align.evaluation.comparison import Comparison, CurveBand, Picture, Summary
+from xai_align.evaluation.provenance import command_line, device_name, now
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from xai_align.evaluation.comparison_plan import Plan
+    from xai_align.evaluation.comparison_store import Part
+
+Array = NDArray[np.float64]
+#: Resamples for the bands of curves, which are looked at and not reported.
+BAND_RESAMPLES = 2000
+_COLUMNS_AT_ONCE = 512
+
+
+class Tally:
+    """Takes parts one by one; of each image only its numbers are kept."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.columns = {
+            (kind, str(method), measure.name): number
+            for number, (kind, method, measure) in enumerate(
+                (kind, method, measure)
+                for kind in plan.asking.kinds
+                for method in plan.methods
+                for measure in plan.metrics
+            )
+        }
+        self.images = 0
+        self._values: list[Array] = []
+        self._curves: dict[tuple[str, str, str], dict[float, dict[int, float]]] = {}
+        self._seconds: dict[str, list[float]] = {str(method): [] for method in plan.methods}
+        self._pictures: list[Picture] = []
+        self._problems: list[str] = []
+        self._notes: Counter[str] = Counter()
+        self._labelled = self._right = 0
+
+    def add(self, part: Part) -> None:
+        """Count a part in."""
+        rows = {image: number for number, image in enumerate(part.images)}
+        block = np.full((len(rows), len(self.columns)), np.nan)
+        seconds: dict[tuple[str, str, str], float] = {}
+        for value in part.values:
+            block[rows[value.image], self.columns[value.question, value.method, value.metric]] = value.value
+            seconds[value.image, value.question, value.method] = value.seconds
+        self._values.append(block)
+        for (_, _, method), taken in seconds.items():
+            self._seconds[method].append(taken)
+        for curve in part.curves:
+            points = self._curves.setdefault((curve.question, curve.method, curve.series), {})
+            for fraction, probability in zip(curve.fractions, curve.probabilities, strict=True):
+                points.setdefault(fraction, {})[self.images + rows[curve.image]] = probability
+        self.images += len(rows)
+        self._pictures.extend(Picture(**picture) for picture in part.pictures)
+        self._problems.extend(part.problems)
+        self._notes.update(part.notes)
+        self._labelled += part.labelled
+        self._right += part.right
+
+    def comparison(self, *, values_file: str) -> Comparison:
+        """The record of all parts."""
+        plan = self.plan
+        values = np.concatenate([*self._values, np.empty((0, len(self.columns)))])
+        methods, metrics = tuple(map(str, plan.methods)), tuple(one.name for one in plan.metrics)
+        return Comparison(
+            title=f"{_counted(len(methods), 'method')}, {_counted(len(metrics), 'metric')}, "
+            f"{_counted(self.images, 'image')}: {plan.model}",
+            reference=plan.reference,
+            methods=methods,
+            metrics=metrics,
+            higher_is_better={one.name: one.higher_is_better for one in plan.metrics},
+            summaries_of_metrics={one.name: one.summary for one in plan.metrics},
+            questions=plan.asking.kinds,
+            summaries=self._summaries(values),
+            seconds={method: _mean(taken) for method, taken in self._seconds.items()},
+            curves=self._bands(),
+            pictures=tuple(self._pictures),
+            problems=tuple(self._problems),
+            notes=tuple(self._all_notes()),
+            values_file=values_file,
+            provenance=self._provenance(),
+        )
+
+    def _summaries(self, values: Array) -> tuple[Summary, ...]:
+        reference = [self.columns[kind, self.plan.reference, metric] for kind, _, metric in self.columns]
+        means = _intervals(values, seed=self.plan.seed, resamples=RESAMPLES)
+        differences = _intervals(values - values[:, reference], seed=self.plan.seed, resamples=RESAMPLES)
+        found = []
+        for (kind, method, metric), column in self.columns.items():
+            itself = method == self.plan.reference
+            found.append(
+                Summary(
+                    question=kind,
+                    method=method,
+                    metric=metric,
+                    n=int(means.n[column]),
+                    missing=len(values) - int(means.n[column]),
+                    mean=float(means.mean[column]),
+                    low=float(means.low[column]),
+                    high=float(means.high[column]),
+                    difference=float("nan") if itself else float(differences.mean[column]),
+                    difference_low=float("nan") if itself else float(differences.low[column]),
+                    difference_high=float("nan") if itself else float(differences.high[column]),
+                )
+            )
+        return tuple(found)
+
+    def _bands(self) -> tuple[CurveBand, ...]:
+        bands = []
+        for (kind, method, series), points in self._curves.items():
+            fractions = sorted(points)
+            values = np.full((self.images, len(fractions)), np.nan)
+            for column, fraction in enumerate(fractions):
+                values[list(points[fraction]), column] = list(points[fraction].values())
+            band = bootstrap_means(values, seed=self.plan.seed, resamples=BAND_RESAMPLES)
+            bands.append(
+                CurveBand(
+                    question=kind,
+                    method=method,
+                    series=series,
+                    fractions=tuple(fractions),
+                    mean=tuple(band.mean.tolist()),
+                    low=tuple(band.low.tolist()),
+                    high=tuple(band.high.tolist()),
+                )
+            )
+        return tuple(bands)
+
+    def _all_notes(self) -> Iterable[str]:
+        yield from self.plan.notes
+        for note, images in self._notes.items():
+            yield f"{note} ({_counted(images, 'image')})"
+        if self._labelled:
+            yield f"the model predicts the label of {self._right} of {_counted(self._labelled, 'labelled image')}"
+
+    def _provenance(self) -> dict[str, Any]:
+        plan = self.plan
+        chosen = {name: value for name, value in plan.settings.items() if name not in ("versions", "images", "labels")}
+        return {
+            "date": now(),
+            "command": command_line(),
+            "model": plan.model,
+            "weights_sha256": plan.settings["weights_sha256"],
+            "device": device_name(plan.device),
+            "seed": plan.seed,
+            "images_counted": self.images,
+            "interval": f"{COVERAGE:.0%} percentile bootstrap over images, {RESAMPLES} resamples, paired",
+            "versions": plan.settings["versions"],
+            "settings": chosen | {"internal_batch_size": plan.internal_batch_size, "reference": plan.reference},
+            "images": [{"file": str(path), "sha256": h} for path, h in zip(plan.paths, plan.hashes, strict=True)],
+        }
+
+
+def _intervals(values: Array, *, seed: int, resamples: int) -> Interval:
+    """As :func:`bootstrap_means`, some columns at a time: one seed draws the same images for all."""
+    several = [
+        bootstrap_means(values[:, first : first + _COLUMNS_AT_ONCE], seed=seed, resamples=resamples)
+        for first in range(0, values.shape[1], _COLUMNS_AT_ONCE)
+    ]
+    return Interval(*(np.concatenate([getattr(one, name) for one in several]) for name in ("n", "mean", "low", "high")))
+
+
+def _mean(taken: list[float]) -> float:
+    finite = [seconds for seconds in taken if np.isfinite(seconds)]
+    return float(np.mean(finite)) if finite else float("nan")
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"

@@ -1,0 +1,30 @@
+"""One image of a comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from xai_align.question import Question
+
+
+@dataclass(kw_only=True)
+class Example:
+    """One image: what the model is shown, what it says, what is asked, what is known."""
+
+    path: Path
+    input: Tensor
+    boxes: Tensor | None = None
+    mask: Tensor | None = None
+    label: int | None = None
+    logits: Tensor = field(default_factory=lambda: torch.empty(0))
+    question: Question | None = None
+
+
+def inputs_of(examples: Sequence[Example]) -> Tensor:
+    """``[N, C, H, W]``."""
+    return torch.stack([example.input for example in examples])

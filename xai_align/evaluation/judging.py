@@ -1,0 +1,256 @@
+"""One method's answers to one kind of question on a batch of images, and what the metrics make of them."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from xai_align.evaluation.comparison_store import ImageCurve, Part, Value
+from xai_align.evaluation.curve import Curve, Series, perturbation_curves
+from xai_align.evaluation.curve_metric import CurveMetric
+from xai_align.evaluation.does_not_apply import MetricDoesNotApply
+from xai_align.evaluation.example import Example, inputs_of
+from xai_align.evaluation.one_by_one import one_by_one, said
+from xai_align.evaluation.questioned import curve_values
+from xai_align.evaluation.ranking import TieWarning
+from xai_align.evaluation.seeded import seeded
+from xai_align.explanation import Explanation, explain
+from xai_align.report.record import in_words
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from xai_align.evaluation.comparison_pictures import Pictures
+    from xai_align.evaluation.comparison_plan import Plan
+    from xai_align.evaluation.method_reference import MethodReference
+    from xai_align.hookspecs import MetricSpec
+    from xai_align.question import Question
+
+_NOTHING = (math.nan, math.nan)
+
+
+class Judging:
+    """Gathers the numbers of one method and one kind of question, and puts them into the part."""
+
+    def __init__(self, plan: Plan, part: Part, kind: str, method: MethodReference, pictures: Pictures) -> None:
+        self.plan, self.part, self.kind, self.method, self.pictures = plan, part, kind, method, pictures
+        self._values: dict[tuple[Path, str], tuple[float, float]] = {}  # value and seconds
+        self._seconds: dict[Path, float] = {}
+        self._curves: dict[tuple[Path, str], ImageCurve] = {}
+        self._reasons: dict[str, int] = {}
+
+    def run(self, examples: Sequence[Example]) -> None:
+        """Explain, and judge."""
+
+        def failed(example: Example, error: Exception) -> None:
+            self.part.problems.append(f"{example.path}: {self.method} ('{self.kind}') failed: {said(error)}")
+
+        by_curves = [one for one in self.plan.metrics if isinstance(one.evaluate, CurveMetric)]
+        for batch, explanation in one_by_one(self._explained, examples, failed):
+            for example in batch:
+                self._seconds[example.path] = explanation.seconds / len(batch)
+            self.pictures.draw(batch, explanation, self.kind, self.method)
+            if by_curves:
+                self._judge_by_curves(batch, explanation.attribution, by_curves)
+            for measure in self.plan.metrics:
+                if measure not in by_curves:
+                    self._judge(batch, explanation, measure)
+
+    def tell(self, examples: Sequence[Example]) -> None:
+        """Put the numbers of all images into the part, NaN where there is none."""
+        for example in examples:
+            question = example.question
+            for measure in self.plan.metrics:
+                value, seconds = self._values.get((example.path, measure.name), _NOTHING)
+                self.part.values.append(
+                    Value(
+                        image=str(example.path),
+                        question=self.kind,
+                        question_words="" if question is None else in_words(question, self.plan.loaded.class_names),
+                        method=str(self.method),
+                        metric=measure.name,
+                        value=value,
+                        seconds=self._seconds.get(example.path, math.nan),
+                        metric_seconds=seconds,
+                    )
+                )
+        self.part.curves.extend(self._curves.values())
+        for reason, images in self._reasons.items():  # the same for every method: counted once
+            self.part.notes[reason] = max(images, self.part.notes.get(reason, 0))
+
+    def _explained(self, batch: Sequence[Example]) -> Explanation:
+        questions = [example.question for example in batch]
+        with seeded(self.plan.seed, self.part.number):
+            return explain(
+                self.plan.loaded.model, inputs_of(batch), questions, self.method.name, layer=self.method.layer
+            )
+
+    # --- metrics of perturbation curves: all in one pass ------------------------------------------
+
+    def _judge_by_curves(self, batch: Sequence[Example], attributions: Tensor, metrics: Sequence[MetricSpec]) -> None:
+        def apart(several: Sequence[MetricSpec], error: Exception) -> None:
+            """Again image by image, then metric by metric; one metric on one image has failed."""
+            if self._applies_to_none(batch, several, error):
+                return
+            if len(batch) > 1:
+                for position, example in enumerate(batch):
+                    self._judge_by_curves([example], attributions[position : position + 1], several)
+            elif len(several) > 1:
+                for measure in several:
+                    self._judge_by_curves(batch, attributions, [measure])
+            else:
+                self._failed(batch[0], several[0], error)
+
+        start = perf_counter()
+        questions = _questions(batch)
+        try:
+            curves = self._measured(batch, attributions, metrics)
+        except Exception as error:  # a fill or a series may be anyone's
+            apart(metrics, error)
+            return
+        seconds = (perf_counter() - start) / len(batch) / len(metrics)
+        self._keep_curves(batch, curves)
+        for measure in metrics:
+            try:
+                scores = measure.evaluate.score([curves[one] for one in measure.evaluate.series], questions)  # type: ignore[attr-defined]
+                self._keep(batch, measure, scores, seconds)
+            except Exception as error:  # so may the score
+                apart([measure], error)
+
+    def _measured(
+        self, batch: Sequence[Example], attributions: Tensor, metrics: Sequence[MetricSpec]
+    ) -> dict[Series, Curve]:
+        series = list(dict.fromkeys(one for measure in metrics for one in measure.evaluate.series))  # type: ignore[attr-defined]
+        size = self.plan.internal_batch_size
+        with seeded(self.plan.seed, self.part.number), warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", TieWarning)
+            curves = perturbation_curves(
+                self.plan.judge, inputs_of(batch), attributions, series, internal_batch_size=size
+            )
+        for warning in caught:
+            if issubclass(warning.category, TieWarning):
+                self._reason(
+                    f"{self.method}: places share their score; the first in reading order goes first", len(batch)
+                )
+            else:
+                warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+        return dict(zip(series, curves, strict=True))
+
+    def _keep_curves(self, batch: Sequence[Example], curves: dict[Series, Curve]) -> None:
+        for one, curve in curves.items():
+            if one.order == "single":  # no curve: each feature by itself
+                continue
+            clean, masked = curve_values(curve, _questions(batch))
+            for example, whole, values in zip(batch, clean.tolist(), masked.tolist(), strict=True):
+                before = self._curves.get((example.path, one.label))  # the same series may be wanted at other fractions
+                points = dict(zip(before.fractions, before.probabilities, strict=True)) if before else {0.0: whole}
+                points = dict(sorted((points | dict(zip(one.fractions, values, strict=True))).items()))
+                self._curves[example.path, one.label] = ImageCurve(
+                    image=str(example.path),
+                    question=self.kind,
+                    method=str(self.method),
+                    series=one.label,
+                    fractions=tuple(points),
+                    probabilities=tuple(points.values()),
+                )
+
+    # --- all other metrics: one at a time ---------------------------------------------------------
+
+    def _judge(self, batch: Sequence[Example], explanation: Explanation, measure: MetricSpec) -> None:
+        asks = _named_parameters(measure.evaluate)
+        positions = list(range(len(batch)))
+        if asks & {"boxes", "masks"}:
+            positions = [position for position in positions if batch[position].mask is not None]
+            if len(positions) < len(batch):
+                self._reason(f"{measure.name} does not apply without boxes", len(batch) - len(positions))
+
+        def run(chosen: Sequence[int]) -> None:
+            some = [batch[position] for position in chosen]
+            try:
+                with seeded(self.plan.seed, self.part.number):
+                    start = perf_counter()
+                    scores = measure.evaluate(
+                        self.plan.judge,
+                        inputs_of(some),
+                        explanation.attribution[chosen],
+                        target=_questions(some),
+                        **self._extras(some, explanation if len(some) == len(batch) else None, asks),
+                    )
+            except MetricDoesNotApply as reason:
+                if not self._applies_to_none(some, [measure], reason):
+                    raise
+            else:
+                self._keep(some, measure, scores, (perf_counter() - start) / len(some))
+
+        for _ in one_by_one(run, positions, lambda position, error: self._failed(batch[position], measure, error)):
+            pass
+
+    def _extras(self, batch: Sequence[Example], explanation: Explanation | None, asks: set[str]) -> dict[str, Any]:
+        """What a metric gets because it names it."""
+        model, method = self.plan.loaded.model, self.method
+
+        def again(inputs: Tensor, target: Any) -> Tensor:
+            with seeded(self.plan.seed, self.part.number):
+                return explain(model, inputs, target, method.name, layer=method.layer).attribution
+
+        offers: dict[str, Callable[[], Any]] = {
+            "explain": lambda: again,
+            "explanation": lambda: explanation or self._explained(batch),
+            "boxes": lambda: [example.boxes for example in batch],
+            "masks": lambda: torch.stack([example.mask for example in batch if example.mask is not None]),
+        }
+        if self.plan.internal_batch_size is not None:
+            offers["internal_batch_size"] = lambda: self.plan.internal_batch_size
+        return {name: make() for name, make in offers.items() if name in asks}
+
+    # --- what came of it --------------------------------------------------------------------------
+
+    def _keep(self, batch: Sequence[Example], measure: MetricSpec, scores: Tensor, seconds: float) -> None:
+        if not isinstance(scores, Tensor) or scores.shape != (len(batch),):
+            found = list(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+            raise ValueError(f"it gave {found} for {len(batch)} images; one value for each is needed, shape [N]")
+        for example, score in zip(batch, scores.detach().cpu().double().tolist(), strict=True):
+            self._values[example.path, measure.name] = (score, seconds)
+            if not math.isfinite(score):
+                self._reason(f"{measure.name} of {self.method} ('{self.kind}') is not a number", 1)
+
+    def _failed(self, example: Example, measure: MetricSpec, error: Exception) -> None:
+        words = f"{example.path}: {measure.name} of {self.method} ('{self.kind}') failed: {said(error)}"
+        self.part.problems.append(words)
+
+    def _applies_to_none(self, batch: Sequence[Example], metrics: Sequence[MetricSpec], error: Exception) -> bool:
+        """Whether a metric has no value for any of these, as they are all asked alike; then that is noted."""
+        alike = len({_form(example.question) for example in batch}) == 1
+        if not (isinstance(error, MetricDoesNotApply) and len(metrics) == 1 and alike):
+            return False
+        self._reason(f"{metrics[0].name} does not apply to '{self.kind}': {error}", len(batch))
+        return True
+
+    def _reason(self, words: str, images: int) -> None:
+        self._reasons[words] = self._reasons.get(words, 0) + images
+
+
+def _questions(batch: Sequence[Example]) -> list[Question | None]:
+    return [example.question for example in batch]
+
+
+def _form(question: Question | None) -> tuple[bool, int] | None:
+    """What of a question decides whether a metric applies: one or several, against none, one, several or all."""
+    if question is None:
+        return None
+    against = -1 if question.rivals is None else min(len(question.rivals), 2)
+    return len(question.favoured) > 1, against
+
+
+def _named_parameters(evaluate: Callable[..., Any]) -> set[str]:
+    try:
+        return set(inspect.signature(evaluate).parameters)
+    except (TypeError, ValueError):  # something callable without a signature
+        return set()

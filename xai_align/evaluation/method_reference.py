@@ -1,0 +1,62 @@
+"""A method as it is written in a list: its name, and after an ``@`` the layer it looks at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from xai_align.explanation import takes_layer
+from xai_align.pinet.routes import find_layer
+from xai_align.plugins import attribution_method
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class MethodReference:
+    """``"pinet@blocks.4"``: the method ``pinet``, told to look at the layer ``blocks.4``."""
+
+    name: str
+    layer: str | None = None
+
+    def __str__(self) -> str:
+        """As it was written."""
+        return self.name if self.layer is None else f"{self.name}@{self.layer}"
+
+
+def parse_methods(written: Iterable[str]) -> list[MethodReference]:
+    """The methods meant by ``"name"`` and ``"name@layer"``, each once; their layers are not looked up yet.
+
+    Raises:
+        ValueError: none was given, there is no such method, it looks at no layer, or the layer's name is empty.
+    """
+    found = []
+    for one in written:
+        name, at, layer = one.strip().partition("@")
+        attribution_method(name)
+        if at and not layer:
+            raise ValueError(f"'{one}' names no layer after the '@'; write '{name}' or '{name}@LAYER'")
+        if at and not takes_layer(name):
+            raise ValueError(f"the method '{name}' looks at no layer of its own; write '{name}', not '{one}'")
+        found.append(MethodReference(name, layer or None))
+    if not found:
+        raise ValueError("no method was given; `xai-align methods` shows them")
+    return list(dict.fromkeys(found))
+
+
+def check_layers(methods: Iterable[MethodReference], model: nn.Module) -> None:
+    """Raise if the model lacks a layer that a method is to look at.
+
+    Raises:
+        ValueError: it does; the message tells the method, and what there is instead.
+    """
+    for method in methods:
+        if method.layer in (None, "input"):
+            continue
+        try:
+            find_layer(model, str(method.layer))
+        except ValueError as error:
+            raise ValueError(f"{method}: {error}") from None

@@ -1,0 +1,158 @@
+"""The metrics that can be run by name; `xai-align methods` shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from xai_align.evaluation.completeness import completeness_gap
+from xai_align.evaluation.curve import Curve, Series, perturbation_curve
+from xai_align.evaluation.curve_metric import CurveMetric
+from xai_align.evaluation.cwox import cauc, cdrop, salient_fraction
+from xai_align.evaluation.faithfulness import (
+    aopc_metric,
+    comprehensiveness_metric,
+    decision_flip_metric,
+    deletion_metric,
+    insertion_metric,
+    most_informative_flip_metric,
+    rank_deletion_metric,
+    removal_metric,
+    road_metric,
+    steps,
+    sufficiency_metric,
+)
+from xai_align.evaluation.localisation import energy_inside, iou_at_best_threshold, pointing_game
+from xai_align.evaluation.pathway_metrics import pathway_metric
+from xai_align.evaluation.question_forms import class_and_rest, contrast_classes, group_classes, group_contrast
+from xai_align.evaluation.questioned import questions_of
+from xai_align.evaluation.ranking import tie_rate
+from xai_align.evaluation.rfxg import ccs, cgc, cgs, pgs
+from xai_align.evaluation.soft_masks import average_drop, average_increase
+from xai_align.hookspecs import MetricSpec
+from xai_align.question import Question
+
+#: RFxG removes tenths, to zeros.
+_TENTHS = (Series(),)
+
+
+def _by_question(take_apart: Callable[[Question], Any], score: Callable[..., Tensor], **variant: Any) -> CurveMetric:
+    """An RFxG score of the sides that the questions have: ``score(curve, side of each, other side of each)``."""
+
+    def score_of(curves: Sequence[Curve], target: Any) -> Tensor:
+        (curve,) = curves
+        sides = [take_apart(question) for question in questions_of(curve, target)]
+        return score(curve, *map(list, zip(*sides, strict=True)), **variant)
+
+    return CurveMetric(series=_TENTHS, score=score_of)
+
+
+def _one_group(question: Question) -> tuple[tuple[int, ...]]:
+    return (group_classes(question),)
+
+
+#: As the authors committed them.
+_PUBLISHED = {"variant": "published", "group_reduce": "mean"}
+
+
+def _contrast_along(
+    forward_func: Callable[..., Tensor], inputs: Tensor, attributions: Tensor, target: Any
+) -> tuple[Curve, list[tuple[int, ...]], list[tuple[int, ...]], Tensor]:
+    """CWOX: deletion to the mean pixel, the two sides of each question, and each map's salient share."""
+    curve = perturbation_curve(forward_func, inputs, attributions, fractions=steps(20), baselines="mean")
+    favoured, rivals = zip(*map(_two_sides, questions_of(curve, target)), strict=True)
+    return curve, list(favoured), list(rivals), salient_fraction(attributions)
+
+
+def _two_sides(question: Question) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    if len(question.favoured) > 1:
+        return group_contrast(question)
+    favoured, rivals = class_and_rest(question)
+    return (favoured,), rivals
+
+
+def contrastive_area(
+    forward_func: Callable[..., Tensor], inputs: Tensor, attributions: Tensor, *, target: Any = None
+) -> Tensor:
+    """CWOX's CAUC of the questions' two sides; ``[N]``, lower is better; see :func:`~.cwox.cauc`."""
+    curve, favoured, rivals, salient = _contrast_along(forward_func, inputs, attributions, target)
+    return cauc(curve, favoured, rivals, salient=salient)
+
+
+def contrastive_drop(
+    forward_func: Callable[..., Tensor], inputs: Tensor, attributions: Tensor, *, target: Any = None
+) -> Tensor:
+    """CWOX's CDROP of the questions' two sides; ``[N]``, higher is better; see :func:`~.cwox.cdrop`."""
+    curve, favoured, rivals, salient = _contrast_along(forward_func, inputs, attributions, target)
+    return cdrop(curve, favoured, rivals, salient=salient)
+
+
+def _pointing(forward_func: Any, inputs: Tensor, attributions: Tensor, *, target: Any = None, masks: Tensor) -> Tensor:
+    return pointing_game(attributions, masks)
+
+
+def _energy(forward_func: Any, inputs: Tensor, attributions: Tensor, *, target: Any = None, masks: Tensor) -> Tensor:
+    return energy_inside(attributions, masks)
+
+
+def _iou(forward_func: Any, inputs: Tensor, attributions: Tensor, *, target: Any = None, masks: Tensor) -> Tensor:
+    return iou_at_best_threshold(attributions, masks)
+
+
+def _ties(forward_func: Any, inputs: Tensor, attributions: Tensor, *, target: Any = None) -> Tensor:
+    return tie_rate(attributions)
+
+
+def _metric(name: str, evaluate: Callable[..., Tensor], better: str, summary: str) -> MetricSpec:
+    return MetricSpec(name=name, evaluate=evaluate, higher_is_better=better == "higher", summary=summary)
+
+
+METRICS: list[MetricSpec] = [
+    _metric("insertion", insertion_metric(), "higher", "RISE: area under p while pixels return to a blurred image"),
+    _metric("deletion", deletion_metric(), "lower", "RISE: area under p while pixels go to zero"),
+    _metric("insertion_fei", insertion_metric(preset="fei"), "higher", "FEI: insertion into zeros"),
+    _metric("insertion_noise", insertion_metric(baselines="noise"), "higher", "FEI: insertion into noise"),
+    _metric("deletion_blur", deletion_metric(baselines="blur"), "lower", "FEI: deletion to a blurred image"),
+    _metric("deletion_noise", deletion_metric(baselines="noise"), "lower", "FEI: deletion to noise"),
+    _metric("morf", removal_metric(order="morf", baselines="mean"), "lower", "most relevant first, to the mean"),
+    _metric(
+        "lerf", removal_metric(order="lerf", baselines="mean"), "higher", "least relevant first, to the mean"
+    ),
+    _metric("road", road_metric(), "higher", "ROAD: (least - most relevant first) / 2, noisy linear imputation"),
+    _metric("comprehensiveness", comprehensiveness_metric(), "higher", "ERASER: fall of p without the top 1 … 50 %"),
+    _metric("sufficiency", sufficiency_metric(), "lower", "ERASER: fall of p with only the top 1 … 50 %"),
+    _metric("aopc", aopc_metric(), "higher", "comprehensiveness less sufficiency"),
+    _metric("decision_flip", decision_flip_metric(), "lower", "share of a 7 x 7 grid whose removal changes the class"),
+    _metric(
+        "first_flip", most_informative_flip_metric(), "higher", "whether the top cell of 7 x 7 changes it"
+    ),
+    _metric("rank_deletion", rank_deletion_metric(), "higher", "rank correlation with removing each of 7 x 7 cells"),
+    _metric("average_drop", average_drop, "lower", "fall of p with the map as a soft mask, as a share"),
+    _metric("average_increase", average_increase, "higher", "whether p rises with the map as a soft mask"),
+    _metric(
+        "completeness_gap", completeness_gap, "lower", "what the map's sum and bias leave of the answer"
+    ),
+    _metric("pathway_deviation", pathway_metric("relative"), "lower", "relative squared change of hidden layers"),
+    _metric("pathway_active", pathway_metric("active"), "higher", "share of active hidden units that stay active"),
+    _metric("pathway_inactive", pathway_metric("inactive"), "higher", "share of silent hidden units that stay silent"),
+    _metric("pathway_correlation", pathway_metric("correlation"), "higher", "correlation of hidden layers"),
+    _metric("pathway_cosine", pathway_metric("cosine"), "higher", "cosine of hidden layers"),
+    _metric("ccs", _by_question(contrast_classes, ccs), "higher", "RFxG: A falls and B rises"),
+    _metric("cgc", _by_question(class_and_rest, cgc), "higher", "RFxG: A falls and the rest of its group rises"),
+    _metric("pgs", _by_question(_one_group, pgs), "higher", "RFxG: the group falls"),
+    _metric("cgs", _by_question(group_contrast, cgs), "higher", "RFxG: one group falls and another rises"),
+    _metric("ccs_published", _by_question(contrast_classes, ccs, variant="published"), "lower", "CCS as committed"),
+    _metric("cgc_published", _by_question(class_and_rest, cgc, **_PUBLISHED), "lower", "CGC as committed, no contrast"),
+    _metric(
+        "pgs_published", _by_question(_one_group, pgs, group_reduce="mean"), "higher", "PGS as committed, mean"
+    ),
+    _metric("cgs_published", _by_question(group_contrast, cgs, **_PUBLISHED), "lower", "CGS as committed, no contrast"),
+    _metric("cauc", contrastive_area, "lower", "CWOX: area under the contrast while the salient part goes"),
+    _metric("cdrop", contrastive_drop, "higher", "CWOX: fall of the contrast with the salient part gone"),
+    _metric("pointing_game", _pointing, "higher", "whether the maximum lies on the object (15 pixels tolerance)"),
+    _metric("energy_inside", _energy, "higher", "share of the positive evidence on the object"),
+    _metric("iou", _iou, "higher", "overlap with the object at the map's best threshold"),
+    _metric("tie_rate", _ties, "lower", "share of pixels whose score another has too"),
+]

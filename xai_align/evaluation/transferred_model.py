@@ -1,0 +1,58 @@
+"""A second model that judges what was explained with a first one, from the first one's inputs."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from xai_align.hookspecs import LoadedModel
+
+
+class TransferredModel(nn.Module):
+    """``judge``, fed with inputs that were prepared for another model.
+
+    Their mean and standard deviation are exchanged, and they are resized where
+    ``judge`` looks at another size: it sees the very pixels that were explained,
+    with the same ones taken away.
+    """
+
+    def __init__(self, prepared_for: LoadedModel, judge: LoadedModel, size: Sequence[int]) -> None:
+        super().__init__()
+        self.model = judge.model
+        self.size = tuple(size)
+        self.training = judge.model.training  # not train(): that would reach into the model
+        scales = [torch.tensor(pair).reshape(-1, 1, 1) for pair in (prepared_for.std, judge.std)]
+        means = [torch.tensor(pair).reshape(-1, 1, 1) for pair in (prepared_for.mean, judge.mean)]
+        # (x * s1 + m1 - m2) / s2
+        self.register_buffer("scale", scales[0] / scales[1])
+        self.register_buffer("shift", (means[0] - means[1]) / scales[1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits ``[N, K]`` of the judge."""
+        x = x * self.scale.to(x) + self.shift.to(x)  # type: ignore[operator]
+        if tuple(x.shape[-2:]) != self.size:
+            x = nn.functional.interpolate(x, self.size, mode="bilinear", antialias=True, align_corners=False)
+        return self.model(x)
+
+
+def check_same_classes(explained: LoadedModel, judge: LoadedModel, logits: Tensor, judged: Tensor) -> None:
+    """Raise if two models don't tell the same classes apart.
+
+    Raises:
+        ValueError: another number of classes, or other names.
+    """
+    if math.prod(judged.shape[1:]) != math.prod(logits.shape[1:]):
+        raise ValueError(
+            f"the model to transfer to has {judged.shape[1]} classes, the explained one {logits.shape[1]}; "
+            "only models for the same classes can judge each other's explanations"
+        )
+    names = (explained.class_names, judge.class_names)
+    if all(names) and [one.casefold() for one in names[0]] != [one.casefold() for one in names[1]]:
+        first = next(i for i, (a, b) in enumerate(zip(*names, strict=False)) if a.casefold() != b.casefold())
+        raise ValueError(f"class {first} is '{names[0][first]}' to one model and '{names[1][first]}' to the other")

@@ -1,0 +1,206 @@
+"""The table of a comparison: one row a method, one column a metric, every cell in words and signs."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from xai_align.report.method_style import MethodStyle, is_control, method_styles
+from xai_align.report.words import tiny
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from xai_align.evaluation.comparison import Comparison, Summary
+
+#: Stands where there is no number.
+NOTHING = "–"
+SECONDS = "seconds per image"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """A metric, or the seconds.
+
+    Attributes:
+        higher_is_better: None where the comparison does not say.
+        summary: the metric in one line.
+        digits: after the point, the same in the whole column; None: powers of ten.
+    """
+
+    name: str
+    higher_is_better: bool | None
+    summary: str
+    digits: int | None
+
+    @property
+    def arrow(self) -> str:
+        """``↑`` where more is better, ``↓`` where less is."""
+        return {True: "↑", False: "↓", None: ""}[self.higher_is_better]
+
+    @property
+    def direction(self) -> str:
+        """The arrow in words."""
+        return {True: "higher is better", False: "lower is better", None: ""}[self.higher_is_better]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """What a table says of one method and one metric.
+
+    Attributes:
+        value: the mean, not rounded, to sort by; None where there is none.
+        mean, interval, difference: in figures; empty or :data:`NOTHING` where there is none.
+        mark: ``"better"`` or ``"worse"`` than the reference, if the interval of the difference excludes zero.
+        hint: the cell in words.
+        missing: how many images have no value, in words; empty if all have one.
+        best: whether no other method of the column is better.
+    """
+
+    value: float | None
+    mean: str
+    interval: str = ""
+    difference: str = ""
+    mark: str = ""
+    hint: str = ""
+    missing: str = ""
+    best: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A method and its cells."""
+
+    style: MethodStyle
+    cells: Sequence[Cell]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """The answer to one kind of question; the last column is the seconds."""
+
+    question: str
+    columns: Sequence[Column]
+    rows: Sequence[Row]
+
+    @property
+    def leader(self) -> str:
+        """The method, controls left out, that is best in most metrics; the first of several; empty if none is."""
+        wins = Counter(
+            {
+                row.style.method: sum(cell.best for cell in row.cells[:-1])
+                for row in self.rows
+                if row.style.role != "control"
+            }
+        )
+        method, most = max(wins.items(), key=lambda win: win[1], default=("", 0))
+        return method if most else ""
+
+
+def comparison_table(comparison: Comparison, question: str) -> Table:
+    """The table of one kind of question, methods and metrics in the order of the comparison."""
+    found = {(one.method, one.metric): one for one in comparison.summaries if one.question == question}
+    columns = [_metric_column(comparison, metric, found.values()) for metric in comparison.metrics]
+    best = [_best(column, found.values()) for column in columns]
+    time = Column(
+        name=SECONDS,
+        higher_is_better=False,
+        summary="what the method took for one image, without the metrics",
+        digits=_digits(comparison.seconds.values()),
+    )
+    # a control computes nothing: that it is fast is no merit
+    fastest = min(_finite(took for method, took in comparison.seconds.items() if not is_control(method)), default=None)
+
+    def row(style: MethodStyle) -> Row:
+        cells = [
+            _cell(found.get((style.method, column.name)), column, top, comparison.reference)
+            for column, top in zip(columns, best, strict=True)
+        ]
+        return Row(style=style, cells=[*cells, _seconds_cell(comparison.seconds.get(style.method), time, fastest)])
+
+    rows = [row(style) for style in method_styles(comparison.methods, comparison.reference)]
+    return Table(question=question, columns=[*columns, time], rows=rows)
+
+
+def figure(value: float, digits: int | None) -> str:
+    """A number with so many digits after the point, a true minus, and :data:`NOTHING` for what is not finite."""
+    if not math.isfinite(value):
+        return NOTHING
+    return (tiny(value) if digits is None else f"{value:.{digits}f}").replace("-", "−")
+
+
+def _metric_column(comparison: Comparison, metric: str, summaries: Iterable[Summary]) -> Column:
+    return Column(
+        name=metric,
+        higher_is_better=comparison.higher_is_better.get(metric),
+        summary=comparison.summaries_of_metrics.get(metric, ""),
+        digits=_digits(one.mean for one in summaries if one.metric == metric),
+    )
+
+
+def _digits(values: Iterable[float]) -> int | None:
+    """As many digits after the point as show three of the column's largest number, four from one upwards."""
+    largest = max((abs(value) for value in _finite(values)), default=0.0)
+    if largest == 0:
+        return 3
+    power = math.floor(math.log10(largest))
+    if power < -5:
+        return None
+    return max(0, 3 - power) if power >= 0 else 2 - power
+
+
+def _best(column: Column, summaries: Iterable[Summary]) -> float | None:
+    means = _finite(one.mean for one in summaries if one.metric == column.name)
+    if not means or column.higher_is_better is None:
+        return None
+    return max(means) if column.higher_is_better else min(means)
+
+
+def _cell(one: Summary | None, column: Column, best: float | None, reference: str) -> Cell:
+    if one is None or not math.isfinite(one.mean):
+        asked = 0 if one is None else one.n + one.missing
+        return Cell(value=None, mean=NOTHING, hint=f"no value{f' for any of {asked} images' if asked else ''}")
+    mean, mark = figure(one.mean, column.digits), _mark(one, column)
+    interval, difference = _interval(one.low, one.high, column.digits), ""
+    hints = [f"{one.method}, {column.name}: {mean}", f"95 % interval {interval}" if interval else "", f"n = {one.n}"]
+    if math.isfinite(one.difference) and one.method != reference:
+        between = _interval(one.difference_low, one.difference_high, column.digits)
+        difference = f"{_signed(one.difference, column.digits)} {between}".strip()
+        verdict = mark or ("no clear difference" if between else "")
+        hints.append(f"difference to {reference} {difference}{f': {verdict}' if verdict else ''}")
+    return Cell(
+        value=one.mean,
+        mean=mean,
+        interval=interval,
+        difference=difference,
+        mark=mark,
+        hint="; ".join(hint for hint in hints if hint),
+        missing=f"{one.missing} missing" if one.missing else "",
+        best=one.mean == best,
+    )
+
+
+def _seconds_cell(took: float | None, column: Column, fastest: float | None) -> Cell:
+    if took is None or not math.isfinite(took):
+        return Cell(value=None, mean=NOTHING, hint="not timed")
+    return Cell(value=took, mean=figure(took, column.digits), best=took == fastest)
+
+
+def _mark(one: Summary, column: Column) -> str:
+    if column.higher_is_better is None or not one.difference_low * one.difference_high > 0:  # holds zero, or NaN
+        return ""
+    return "better" if (one.difference_low > 0) == column.higher_is_better else "worse"
+
+
+def _interval(low: float, high: float, digits: int | None) -> str:
+    return f"[{figure(low, digits)}, {figure(high, digits)}]" if math.isfinite(low) and math.isfinite(high) else ""
+
+
+def _signed(value: float, digits: int | None) -> str:
+    return ("+" if value > 0 else "") + figure(value, digits)
+
+
+def _finite(values: Iterable[float]) -> list[float]:
+    return [value for value in values if math.isfinite(value)]

@@ -1,0 +1,168 @@
+"""Curves with their bands as the parts of an inline SVG: one panel for each way of taking things away."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from xai_align.evaluation.comparison import CurveBand
+
+Point = tuple[float, float]
+
+_ORDERS = {"morf": "Most relevant first", "lerf": "Least relevant first"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frame:
+    """Where a panel's axes lie in its drawing, and which numbers they span."""
+
+    x: tuple[float, float]
+    y: tuple[float, float]
+    width: float = 420
+    height: float = 300
+    left: float = 46
+    right: float = 10
+    top: float = 10
+    bottom: float = 44
+
+    def place(self, fraction: float, value: float) -> Point:
+        """A point of the curve in the drawing's units."""
+        across = (fraction - self.x[0]) / (self.x[1] - self.x[0])
+        up = (value - self.y[0]) / (self.y[1] - self.y[0])
+        return (
+            self.left + across * (self.width - self.left - self.right),
+            self.height - self.bottom - up * (self.height - self.top - self.bottom),
+        )
+
+    @property
+    def across(self) -> list[tuple[float, str]]:
+        """Ticks of the horizontal axis: place and label, in percent."""
+        return [(self.place(tick, self.y[0])[0], f"{100 * tick:g} %") for tick in ticks(*self.x)]
+
+    @property
+    def upwards(self) -> list[tuple[float, str]]:
+        """Ticks of the vertical axis: place and label."""
+        return [(self.place(self.x[0], tick)[1], f"{tick:g}".replace("-", "−")) for tick in ticks(*self.y)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One method in a panel: its curve and the 95 % band around it as SVG paths, and the ends in words."""
+
+    method: str
+    path: str
+    band: str
+    words: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """All methods' curves of one series."""
+
+    series: str
+    frame: Frame
+    lines: Sequence[Line]
+
+
+def curve_panels(curves: Iterable[CurveBand], *, front: Sequence[str] = ()) -> list[Panel]:
+    """A panel for each series, in order of appearance; all have the same vertical axis.
+
+    Args:
+        curves: of one question.
+        front: methods to be drawn over the others.
+    """
+    by_series: dict[str, list[CurveBand]] = {}
+    for curve in curves:
+        by_series.setdefault(curve.series, []).append(curve)
+    means = [value for group in by_series.values() for curve in group for value in curve.mean if math.isfinite(value)]
+    upwards = _span(means, at_most=1.0)
+    panels = [_panel(series, group, upwards, front) for series, group in by_series.items()]
+    return [panel for panel in panels if panel.lines]
+
+
+def series_in_words(label: str) -> str:
+    """``morf blur`` as ``Most relevant first, replaced by blur``; what is labelled otherwise stays."""
+    order, _, rest = label.partition(" ")
+    if order not in _ORDERS or not rest:
+        return label
+    return f"{_ORDERS[order]}, replaced by {rest}"
+
+
+def ticks(low: float, high: float) -> list[float]:
+    """Round numbers from ``low`` to ``high``: steps of 1, 2 or 5 times a power of ten, at most seven of them."""
+    rough = (high - low) / 6
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * (1 - 1e-9))
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [round(number * step, 12) + 0.0 for number in range(first, last + 1)]
+
+
+def _panel(series: str, curves: Sequence[CurveBand], upwards: tuple[float, float], front: Sequence[str]) -> Panel:
+    frame = Frame(x=_span([fraction for curve in curves for fraction in curve.fractions], at_most=1.0), y=upwards)
+    ordered = sorted(curves, key=lambda curve: curve.method in front)
+    lines = [_line(curve, frame) for curve in ordered if any(map(math.isfinite, curve.mean))]
+    return Panel(series=series_in_words(series), frame=frame, lines=lines)
+
+
+def _line(curve: CurveBand, frame: Frame) -> Line:
+    seen = [(fraction, mean) for fraction, mean in zip(curve.fractions, curve.mean, strict=True) if math.isfinite(mean)]
+    (start, first), (end, last) = seen[0], seen[-1]
+    return Line(
+        method=curve.method,
+        path=_path(list(zip(curve.fractions, curve.mean, strict=True)), frame),
+        band=_band(curve, frame),
+        words=f"{curve.method}: {first:.3f} at {100 * start:g} %, {last:.3f} at {100 * end:g} %".replace("-", "−"),
+    )
+
+
+def _path(points: Sequence[Point], frame: Frame) -> str:
+    """A polyline; it breaks where there is no number, and a point between two breaks stays as a dot."""
+    parts: list[str] = []
+    drawing = False
+    for number, (fraction, value) in enumerate(points):
+        if not math.isfinite(value):
+            drawing = False
+            continue
+        parts.append(("L" if drawing else "M") + _at(frame.place(fraction, value)))
+        alone = number + 1 == len(points) or not math.isfinite(points[number + 1][1])
+        if alone and not drawing:
+            parts.append("h0")  # with round ends a line of no length is a dot
+        drawing = True
+    return "".join(parts)
+
+
+def _band(curve: CurveBand, frame: Frame) -> str:
+    """There along the lower edge and back along the upper; one closed piece for each run of numbers."""
+    runs: list[list[tuple[float, float, float]]] = [[]]
+    for fraction, low, high in zip(curve.fractions, curve.low, curve.high, strict=True):
+        if math.isfinite(low) and math.isfinite(high):
+            runs[-1].append((fraction, low, high))
+        elif runs[-1]:
+            runs.append([])
+    pieces = []
+    for run in runs:
+        if len(run) > 1:
+            edge = [(fraction, low) for fraction, low, _ in run] + [(fraction, high) for fraction, _, high in run[::-1]]
+            pieces.append("M" + "L".join(_at(frame.place(*point)) for point in edge) + "Z")
+    return "".join(pieces)
+
+
+def _at(point: Point) -> str:
+    return f"{point[0]:.1f} {point[1]:.1f}"
+
+
+def _span(values: Sequence[float], *, at_most: float) -> tuple[float, float]:
+    """From zero, or below if there are numbers below, to the next tick above the largest.
+
+    Probabilities and shares end at ``at_most`` at the latest.
+    """
+    low, high = min([0.0, *values]), max([0.0, *values])
+    if high - low < 1e-9:
+        return low, low + 1.0
+    step = ticks(low, high)[1] - ticks(low, high)[0]
+    top = math.ceil(high / step - 1e-9) * step
+    return math.floor(low / step + 1e-9) * step, min(top, at_most) if high <= at_most else top

@@ -1,0 +1,58 @@
+"""How a method is marked in tables and drawn in curves: the same in every table and panel of a page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+#: Methods that look at neither the model nor the question: what every other one has to beat.
+CONTROLS = frozenset(("random", "centre_gaussian"))
+
+_HUES = 7  # --hue-1 to --hue-7 of comparison.css; --hue-0 is the reference's
+_DASHES = ("", "7 3", "2 3", "9 3 2 3", "12 4")
+_CONTROL_DASHES = ("1.5 3", "5 3")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodStyle:
+    """A method's number on the page, its role, and its line.
+
+    Attributes:
+        number: its place in the comparison; part of class names.
+        method: as it was asked for, ``"pinet@input"``.
+        role: ``"reference"``, ``"control"`` or nothing.
+        colour: a CSS colour.
+        dash: an SVG dash pattern; empty: a solid line.
+    """
+
+    number: int
+    method: str
+    role: str
+    colour: str
+    dash: str
+
+
+def is_control(method: str) -> bool:
+    """Whether a method, with or without ``@layer``, is one of :data:`CONTROLS`."""
+    return method.partition("@")[0] in CONTROLS
+
+
+def method_styles(methods: Sequence[str], reference: str) -> list[MethodStyle]:
+    """One style for each method; two methods share hue and dash only beyond 35 of them."""
+    styles: list[MethodStyle] = []
+    controls = others = 0
+    for number, method in enumerate(methods):
+        if method == reference:
+            role, colour, dash = "reference", "var(--hue-0)", ""
+        elif is_control(method):
+            role, colour, dash = "control", "var(--ink)", _CONTROL_DASHES[controls % len(_CONTROL_DASHES)]
+            controls += 1
+        else:
+            role, colour = "", f"var(--hue-{1 + others % _HUES})"
+            dash = _DASHES[others // _HUES % len(_DASHES)]
+            others += 1
+        styles.append(MethodStyle(number=number, method=method, role=role, colour=colour, dash=dash))
+    return styles
