@@ -15,12 +15,14 @@ import pytest
 import torch
 from cli_factory import load, save_half_red_half_blue
 from compare_factory import save_pictures, use_test_metrics
+from PIL import Image
 from typer.testing import CliRunner
 
 from xai_align import plugins
 from xai_align.cli import app
 from xai_align.evaluation.compare import compare
 from xai_align.evaluation.seeded import seeded
+from xai_align.groups import ClassGroups
 
 MODEL = "cli_factory:load"
 module = importlib.import_module("xai_align.evaluation.compare")
@@ -192,6 +194,21 @@ def test_values_that_are_no_number_are_noted(folder):
     assert (row(got, "saliency", "deletion_area").n, row(got, "saliency", "deletion_area").missing) == (0, 7)
     assert "deletion_area of saliency ('why') is not a number (7 images)" in got.notes
     assert not got.problems
+
+
+def test_images_that_cannot_be_asked_are_noted_together(folder):
+    Image.new("RGB", (4, 4), "lime").save("pictures/all_green.png")
+    got = run(question="group", groups=ClassGroups.from_dict({"reds": [0]}))
+    asked = row(got, "pinet", "mass", "group")
+    assert (asked.n, asked.missing) == (5, 3)  # two are predicted to be blue
+    assert "'group' cannot be asked, for example: class 1 is in none of the 1 groups (3 images)" in got.notes
+    assert not got.problems
+
+
+def test_warnings_become_notes(folder, recwarn):
+    got = run(methods=["pinet"], metrics=["deletion_area"], batch_size=3)
+    assert not [one for one in recwarn if issubclass(one.category, UserWarning)]
+    assert "in maps of pinet places share their score: the first in reading order goes first (7 images)" in got.notes
 
 
 def test_a_damaged_image_is_named_and_the_rest_go_on(folder):

@@ -26,8 +26,6 @@ SIDE = 96
 NAMES = tuple(RECIPES)
 #: They look at activations alone.
 WITHOUT_A_QUESTION = ("eigencam", "kpcacam", "fem")
-#: One forward pass for each channel.
-SLOW = ("scorecam", "ablationcam")
 
 
 def filled(model):
@@ -115,11 +113,11 @@ def test_on_a_vit_it_is_the_package_with_its_usual_layer_and_transform(vit, pair
 
 def test_on_swin_it_is_the_package_with_a_transform_that_fits(swin, pair):
     theirs = pytorch_grad_cam.GradCAM(swin, [swin.norm], lambda z: z.permute(0, 3, 1, 2))(
-        pair, [ClassifierOutputTarget(1), ClassifierOutputTarget(5)]
+        pair, [ClassifierOutputTarget(1), ClassifierOutputTarget(4)]
     )
-    ours = build("gradcam", swin).attribute(pair, target=[1, 5]).sum(1).numpy()
-    assert ours.max() > 0
-    np.testing.assert_allclose(scaled(ours), theirs, atol=2e-5)
+    ours = build("gradcam", swin).attribute(pair, target=[1, 4]).sum(1).numpy()
+    assert (ours.max((1, 2)) > 0).all()
+    np.testing.assert_allclose(scaled(ours), theirs, atol=1e-3)
 
 
 def test_finer_cam_explains_a_class_against_those_nearest_to_it(resnet, pair):

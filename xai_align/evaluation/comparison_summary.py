@@ -13,7 +13,7 @@ from xai_align.evaluation.comparison import Comparison, CurveBand, Picture, Summ
 from xai_align.evaluation.provenance import command_line, device_name, now
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from xai_align.evaluation.comparison_plan import Plan
     from xai_align.evaluation.comparison_store import Part
@@ -140,7 +140,7 @@ class Tally:
 
     def _all_notes(self) -> Iterable[str]:
         yield from self.plan.notes
-        for note, images in self._notes.items():
+        for note, images in _gathered(self._notes).items():
             yield f"{note} ({_counted(images, 'image')})"
         if self._labelled:
             yield f"the model predicts the label of {self._right} of {_counted(self._labelled, 'labelled image')}"
@@ -170,6 +170,20 @@ def _intervals(values: Array, *, seed: int, resamples: int) -> Interval:
         for first in range(0, values.shape[1], _COLUMNS_AT_ONCE)
     ]
     return Interval(*(np.concatenate([getattr(one, name) for one in several]) for name in ("n", "mean", "low", "high")))
+
+
+def _gathered(notes: Mapping[str, int]) -> dict[str, int]:
+    """Notes that differ only in the reason after the colon as one, with one of the reasons."""
+    several: dict[str, dict[str, int]] = {}
+    for note, images in notes.items():
+        head = note.partition(": ")[0]
+        several.setdefault(note if head.endswith("Warning") else head, {})[note] = images
+    found = {}
+    for head, alike in several.items():
+        first = next(iter(alike))
+        words = first if len(alike) == 1 else f"{head}, for example: {first.partition(': ')[2]}"
+        found[words] = sum(alike.values())
+    return found
 
 
 def _mean(taken: list[float]) -> float:

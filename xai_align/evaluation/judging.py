@@ -47,8 +47,14 @@ class Judging:
         self._reasons: dict[str, int] = {}
 
     def run(self, examples: Sequence[Example]) -> None:
-        """Explain, and judge."""
+        """Explain, and judge. Warnings become notes."""
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", UserWarning)
+            self._run(examples)
+        for words in {self._in_words(warning) for warning in caught}:
+            self._reason(words, len(examples))
 
+    def _run(self, examples: Sequence[Example]) -> None:
         def failed(example: Example, error: Exception) -> None:
             self.part.problems.append(f"{example.path}: {self.method} ('{self.kind}') failed: {said(error)}")
 
@@ -129,18 +135,10 @@ class Judging:
     ) -> dict[Series, Curve]:
         series = list(dict.fromkeys(one for measure in metrics for one in measure.evaluate.series))  # type: ignore[attr-defined]
         size = self.plan.internal_batch_size
-        with seeded(self.plan.seed, self.part.number), warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", TieWarning)
+        with seeded(self.plan.seed, self.part.number):
             curves = perturbation_curves(
                 self.plan.judge, inputs_of(batch), attributions, series, internal_batch_size=size
             )
-        for warning in caught:
-            if issubclass(warning.category, TieWarning):
-                self._reason(
-                    f"{self.method}: places share their score; the first in reading order goes first", len(batch)
-                )
-            else:
-                warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
         return dict(zip(series, curves, strict=True))
 
     def _keep_curves(self, batch: Sequence[Example], curves: dict[Series, Curve]) -> None:
@@ -232,6 +230,11 @@ class Judging:
             return False
         self._reason(f"{metrics[0].name} does not apply to '{self.kind}': {error}", len(batch))
         return True
+
+    def _in_words(self, warning: warnings.WarningMessage) -> str:
+        if issubclass(warning.category, TieWarning):  # its own words tell of places in the batch
+            return f"in maps of {self.method} places share their score: the first in reading order goes first"
+        return f"{warning.category.__name__}: {warning.message}"
 
     def _reason(self, words: str, images: int) -> None:
         self._reasons[words] = self._reasons.get(words, 0) + images
