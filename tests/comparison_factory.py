@@ -8,7 +8,7 @@ from math import nan
 import numpy as np
 from PIL import Image
 
-from xai_align.evaluation.comparison import Comparison, CurveBand, Picture, Summary
+from xai_align.comparison.result import Comparison, CurveBand, Picture, Summary
 
 METHODS = ("pinet", "gradcam@blocks.4", "lime", "random")
 FRACTIONS = (0.0, 0.5, 1.0)

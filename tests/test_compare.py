@@ -20,12 +20,12 @@ from typer.testing import CliRunner
 
 from xai_align import plugins
 from xai_align.cli import app
-from xai_align.evaluation.compare import compare
-from xai_align.evaluation.seeded import seeded
+from xai_align.comparison.compare import compare
+from xai_align.comparison.seeded import seeded
 from xai_align.groups import ClassGroups
 
 MODEL = "cli_factory:load"
-module = importlib.import_module("xai_align.evaluation.compare")
+module = importlib.import_module("xai_align.comparison.compare")
 
 
 @pytest.fixture
@@ -306,7 +306,7 @@ def test_the_files_agree_with_each_other(folder):
 
 
 def test_weights_decide_their_hash():
-    from xai_align.evaluation.provenance import weights_sha256
+    from xai_align.comparison.provenance import weights_sha256
 
     model = load().model
     before = weights_sha256(model)
@@ -366,7 +366,7 @@ def test_a_narrow_terminal_gets_more_tables(folder):
 
     from rich.console import Console
 
-    from xai_align.evaluation.comparison_print import best_methods, print_comparison
+    from xai_align.comparison.terminal_table import best_methods, print_comparison
 
     got = run(metrics=["mass", "deletion_area", "insertion_area"])
     shown = []
@@ -381,7 +381,7 @@ def test_a_narrow_terminal_gets_more_tables(folder):
 
 
 def test_importing_the_library_imports_neither_accelerate_nor_pyarrow():
-    code = "import sys, xai_align.evaluation.compare as c; print({'accelerate', 'pyarrow', 'timm'} & set(sys.modules))"
+    code = "import sys, xai_align.comparison.compare as c; print({'accelerate', 'pyarrow', 'timm'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "set()", done.stderr
 

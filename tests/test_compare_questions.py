@@ -11,10 +11,10 @@ import torch
 from compare_factory import save_pictures, use_test_metrics
 from PIL import Image
 
-from xai_align.evaluation.asked_questions import Asking, NoQuestion, parse_asking, read_groups
-from xai_align.evaluation.compare import compare
-from xai_align.evaluation.image_labels import boxes_on_input, read_labels
-from xai_align.evaluation.method_reference import MethodReference, parse_methods
+from xai_align.comparison.asked_questions import Asking, NoQuestion, parse_asking, read_groups
+from xai_align.comparison.compare import compare
+from xai_align.comparison.image_labels import boxes_on_input, read_labels
+from xai_align.comparison.method_reference import MethodReference, parse_methods
 from xai_align.groups import ClassGroups
 from xai_align.question import Question, TargetError
 

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 from compare_factory import save_pictures, use_test_metrics
 
-from xai_align.evaluation.compare import compare
+from xai_align.comparison.compare import compare
 
 TESTS = Path(__file__).parent
-module = importlib.import_module("xai_align.evaluation.compare")
+module = importlib.import_module("xai_align.comparison.compare")
 ASKED = {"methods": ["pinet", "input_x_gradient"], "metrics": ["mass", "insertion_area", "chance"]}
 WORDS = [
     *("compare", "--model", "cli_factory:load", "--device", "cpu", "--images", "pictures", "--batch-size", "1"),
@@ -166,7 +166,7 @@ def test_parts_of_other_settings_do_not_count(folder, monkeypatch):
 
 
 def test_several_processes_need_a_folder(folder, monkeypatch):
-    from xai_align.evaluation.processes import Process
+    from xai_align.comparison.processes import Process
 
     monkeypatch.setattr(module, "this_process", lambda device: Process(rank=0, world=2))
     with pytest.raises(ValueError, match="name one"):

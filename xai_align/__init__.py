@@ -3,7 +3,7 @@
 Importing this package loads PyTorch, NumPy and pluggy, and nothing else.
 """
 
-from xai_align.evaluation.compare import compare
+from xai_align.comparison.compare import compare
 from xai_align.explanation import explain
 from xai_align.hookspecs import AttributionSpec, FeatureSpace, LoadedModel, MetricSpec, Split, hookimpl
 from xai_align.pinet import PiNet, Readout, read_out, read_out_all_classes

@@ -69,9 +69,9 @@ def compare_command(
     ] = "parquet",
 ) -> None:
     """Compare methods on images: means with intervals, a page to look at, every value in a file."""
-    from xai_align.evaluation.compare import METHODS, METRICS, compare
-    from xai_align.evaluation.comparison_print import print_comparison
-    from xai_align.evaluation.processes import is_main_process
+    from xai_align.comparison.compare import METHODS, METRICS, compare
+    from xai_align.comparison.processes import is_main_process
+    from xai_align.comparison.terminal_table import print_comparison
 
     sys.path.append(os.getcwd())  # so that --model can name a module that lies here
     with errors_in_words(), progress_bar() as bar:

@@ -129,7 +129,7 @@ class HookSpecs:
 
     @hookspec(firstresult=True)
     def xai_align_stages(self, model: nn.Module) -> tuple[str, ...] | None:
-        """Names of the modules whose outputs are the stages of ``model``, in order: what a metric of hidden layers watches.
+        """Names of the modules whose outputs are the stages of ``model``, in order; None if it is not known.
 
-        None if the model is not known.
+        They are what a metric of hidden layers watches.
         """

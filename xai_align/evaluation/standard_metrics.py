@@ -117,23 +117,17 @@ METRICS: list[MetricSpec] = [
     _metric("deletion_blur", deletion_metric(baselines="blur"), "lower", "FEI: deletion to a blurred image"),
     _metric("deletion_noise", deletion_metric(baselines="noise"), "lower", "FEI: deletion to noise"),
     _metric("morf", removal_metric(order="morf", baselines="mean"), "lower", "most relevant first, to the mean"),
-    _metric(
-        "lerf", removal_metric(order="lerf", baselines="mean"), "higher", "least relevant first, to the mean"
-    ),
+    _metric("lerf", removal_metric(order="lerf", baselines="mean"), "higher", "least relevant first, to the mean"),
     _metric("road", road_metric(), "higher", "ROAD: (least - most relevant first) / 2, noisy linear imputation"),
     _metric("comprehensiveness", comprehensiveness_metric(), "higher", "ERASER: fall of p without the top 1 … 50 %"),
     _metric("sufficiency", sufficiency_metric(), "lower", "ERASER: fall of p with only the top 1 … 50 %"),
     _metric("aopc", aopc_metric(), "higher", "comprehensiveness less sufficiency"),
     _metric("decision_flip", decision_flip_metric(), "lower", "share of a 7 x 7 grid whose removal changes the class"),
-    _metric(
-        "first_flip", most_informative_flip_metric(), "higher", "whether the top cell of 7 x 7 changes it"
-    ),
+    _metric("first_flip", most_informative_flip_metric(), "higher", "whether the top cell of 7 x 7 changes it"),
     _metric("rank_deletion", rank_deletion_metric(), "higher", "rank correlation with removing each of 7 x 7 cells"),
     _metric("average_drop", average_drop, "lower", "fall of p with the map as a soft mask, as a share"),
     _metric("average_increase", average_increase, "higher", "whether p rises with the map as a soft mask"),
-    _metric(
-        "completeness_gap", completeness_gap, "lower", "what the map's sum and bias leave of the answer"
-    ),
+    _metric("completeness_gap", completeness_gap, "lower", "what the map's sum and bias leave of the answer"),
     _metric("pathway_deviation", pathway_metric("relative"), "lower", "relative squared change of hidden layers"),
     _metric("pathway_active", pathway_metric("active"), "higher", "share of active hidden units that stay active"),
     _metric("pathway_inactive", pathway_metric("inactive"), "higher", "share of silent hidden units that stay silent"),
@@ -145,9 +139,7 @@ METRICS: list[MetricSpec] = [
     _metric("cgs", _by_question(group_contrast, cgs), "higher", "RFxG: one group falls and another rises"),
     _metric("ccs_published", _by_question(contrast_classes, ccs, variant="published"), "lower", "CCS as committed"),
     _metric("cgc_published", _by_question(class_and_rest, cgc, **_PUBLISHED), "lower", "CGC as committed, no contrast"),
-    _metric(
-        "pgs_published", _by_question(_one_group, pgs, group_reduce="mean"), "higher", "PGS as committed, mean"
-    ),
+    _metric("pgs_published", _by_question(_one_group, pgs, group_reduce="mean"), "higher", "PGS as committed, mean"),
     _metric("cgs_published", _by_question(group_contrast, cgs, **_PUBLISHED), "lower", "CGS as committed, no contrast"),
     _metric("cauc", contrastive_area, "lower", "CWOX: area under the contrast while the salient part goes"),
     _metric("cdrop", contrastive_drop, "higher", "CWOX: fall of the contrast with the salient part gone"),

@@ -23,7 +23,7 @@ from xai_align.report.method_style import method_styles
 from xai_align.report.thumbnail import Thumbnail, thumbnail
 
 if TYPE_CHECKING:
-    from xai_align.evaluation.comparison import Comparison, Picture
+    from xai_align.comparison.result import Comparison, Picture
 
 #: The kinds of question in words.
 QUESTIONS = {

@@ -13,7 +13,7 @@ from xai_align.report.words import tiny
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from xai_align.evaluation.comparison import Comparison, Summary
+    from xai_align.comparison.result import Comparison, Summary
 
 #: Stands where there is no number.
 NOTHING = "–"

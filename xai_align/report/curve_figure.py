@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from xai_align.evaluation.comparison import CurveBand
+    from xai_align.comparison.result import CurveBand
 
 Point = tuple[float, float]
 

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
-from xai_align.evaluation.comparison import Comparison, Summary
-from xai_align.evaluation.comparison_store import Part, Value, as_json, write_whole
+from xai_align.comparison.result import Comparison, Summary
+from xai_align.comparison.store import Part, Value, as_json, write_whole
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xai_align.evaluation.bootstrap import COVERAGE, RESAMPLES, Interval, bootstrap_means
-from xai_align.evaluation.comparison import Comparison, CurveBand, Picture, Summary
-from xai_align.evaluation.provenance import command_line, device_name, now
+from xai_align.comparison.bootstrap import COVERAGE, RESAMPLES, Interval, bootstrap_means
+from xai_align.comparison.provenance import command_line, device_name, now
+from xai_align.comparison.result import Comparison, CurveBand, Picture, Summary
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from xai_align.evaluation.comparison_plan import Plan
-    from xai_align.evaluation.comparison_store import Part
+    from xai_align.comparison.plan import Plan
+    from xai_align.comparison.store import Part
 
 Array = NDArray[np.float64]
 #: Resamples for the bands of curves, which are looked at and not reported.

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from xai_align.evaluation.asked_questions import NoQuestion
-from xai_align.evaluation.comparison_pictures import Pictures
-from xai_align.evaluation.comparison_plan import Plan, prepared_input
-from xai_align.evaluation.comparison_store import Part
-from xai_align.evaluation.example import Example, inputs_of
-from xai_align.evaluation.image_labels import boxes_on_input
-from xai_align.evaluation.judging import Judging
-from xai_align.evaluation.one_by_one import one_by_one, said
+from xai_align.comparison.asked_questions import NoQuestion
+from xai_align.comparison.example import Example, inputs_of
+from xai_align.comparison.image_labels import boxes_on_input
+from xai_align.comparison.judging import Judging
+from xai_align.comparison.one_by_one import one_by_one, said
+from xai_align.comparison.pictures import Pictures
+from xai_align.comparison.plan import Plan, prepared_input
+from xai_align.comparison.store import Part
 from xai_align.explanation import logits_of
 from xai_align.images import ImageError
 from xai_align.question import TargetError

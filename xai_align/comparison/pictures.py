@@ -8,17 +8,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xai_align.evaluation.comparison import Picture
-from xai_align.evaluation.comparison_store import write_whole
-from xai_align.evaluation.one_by_one import said
+from xai_align.comparison.one_by_one import said
+from xai_align.comparison.result import Picture
+from xai_align.comparison.store import write_whole
 from xai_align.images import to_picture
 from xai_align.report.record import in_words
 
 if TYPE_CHECKING:
-    from xai_align.evaluation.comparison_plan import Plan
-    from xai_align.evaluation.comparison_store import Part
-    from xai_align.evaluation.example import Example
-    from xai_align.evaluation.method_reference import MethodReference
+    from xai_align.comparison.example import Example
+    from xai_align.comparison.method_reference import MethodReference
+    from xai_align.comparison.plan import Plan
+    from xai_align.comparison.store import Part
     from xai_align.explanation import Explanation
 
 #: Where they are, in the folder of the comparison.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from xai_align.evaluation.comparison import Comparison, Summary
+    from xai_align.comparison.result import Comparison, Summary
 
 _CELL = 27  # letters of a cell and its frame
 

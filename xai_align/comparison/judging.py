@@ -12,24 +12,24 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from xai_align.evaluation.comparison_store import ImageCurve, Part, Value
+from xai_align.comparison.example import Example, inputs_of
+from xai_align.comparison.one_by_one import one_by_one, said
+from xai_align.comparison.seeded import seeded
+from xai_align.comparison.store import ImageCurve, Part, Value
 from xai_align.evaluation.curve import Curve, Series, perturbation_curves
 from xai_align.evaluation.curve_metric import CurveMetric
 from xai_align.evaluation.does_not_apply import MetricDoesNotApply
-from xai_align.evaluation.example import Example, inputs_of
-from xai_align.evaluation.one_by_one import one_by_one, said
 from xai_align.evaluation.questioned import curve_values
 from xai_align.evaluation.ranking import TieWarning
-from xai_align.evaluation.seeded import seeded
 from xai_align.explanation import Explanation, explain
 from xai_align.report.record import in_words
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from xai_align.evaluation.comparison_pictures import Pictures
-    from xai_align.evaluation.comparison_plan import Plan
-    from xai_align.evaluation.method_reference import MethodReference
+    from xai_align.comparison.method_reference import MethodReference
+    from xai_align.comparison.pictures import Pictures
+    from xai_align.comparison.plan import Plan
     from xai_align.hookspecs import MetricSpec
     from xai_align.question import Question
 

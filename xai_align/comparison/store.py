@@ -55,7 +55,7 @@ class Part:
         number: of the batch.
         images: those that could be opened.
         values, curves: of these images.
-        pictures: files made for the page, as fields of :class:`~xai_align.evaluation.comparison.Picture`.
+        pictures: files made for the page, as fields of :class:`~xai_align.comparison.result.Picture`.
         problems: what failed.
         notes: remarks, and how many images each is about.
         labelled, right: images with a label, and those of them whose label was predicted.

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from xai_align.evaluation.asked_questions import CONFUSION, GROUPED, WORDNET, Asking, parse_asking, read_groups
-from xai_align.evaluation.image_labels import ImageLabel, read_labels
-from xai_align.evaluation.method_reference import MethodReference, check_layers, parse_methods
-from xai_align.evaluation.provenance import file_sha256, versions, weights_sha256
-from xai_align.evaluation.transferred_model import TransferredModel, check_same_classes
+from xai_align.comparison.asked_questions import CONFUSION, GROUPED, WORDNET, Asking, parse_asking, read_groups
+from xai_align.comparison.image_labels import ImageLabel, read_labels
+from xai_align.comparison.method_reference import MethodReference, check_layers, parse_methods
+from xai_align.comparison.provenance import file_sha256, versions, weights_sha256
+from xai_align.comparison.transferred_model import TransferredModel, check_same_classes
 from xai_align.explanation import logits_of
 from xai_align.groups import ClassGroups
 from xai_align.hookspecs import LoadedModel, MetricSpec
@@ -96,7 +96,7 @@ def prepare(
     device: Callable[[], torch.device],
     device_given: bool,
 ) -> Plan:
-    """The plan that these words describe; see :func:`~xai_align.evaluation.compare.compare`.
+    """The plan that these words describe; see :func:`~xai_align.comparison.compare.compare`.
 
     Raises:
         ValueError: something named is not there or does not fit; the message says what, and what there is instead.

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from xai_align.evaluation.comparison import Comparison
-from xai_align.evaluation.comparison_batch import run_part
-from xai_align.evaluation.comparison_files import check_format, write_record, write_tables
-from xai_align.evaluation.comparison_plan import Plan, prepare
-from xai_align.evaluation.comparison_store import FolderStore, MemoryStore, Part
-from xai_align.evaluation.comparison_summary import Tally
-from xai_align.evaluation.processes import Process, this_process
-from xai_align.evaluation.seeded import seeded
+from xai_align.comparison.batch import run_part
+from xai_align.comparison.files import check_format, write_record, write_tables
+from xai_align.comparison.plan import Plan, prepare
+from xai_align.comparison.processes import Process, this_process
+from xai_align.comparison.result import Comparison
+from xai_align.comparison.seeded import seeded
+from xai_align.comparison.store import FolderStore, MemoryStore, Part
+from xai_align.comparison.summary import Tally
 
 if TYPE_CHECKING:
     from xai_align.groups import ClassGroups
