@@ -71,8 +71,8 @@ def methods(name: str) -> list[str]:
 
 
 def run(name: str, images: Path, out: Path, limit: int, processes: int) -> None:
-    launch = ["accelerate", "launch", "--cpu", "--num_machines", "1", "--num_processes", str(processes)]
-    start = [*launch, "-m", "xai_align"] if processes > 1 else [sys.executable, "-m", "xai_align"]
+    # what accelerate launch runs for several processes on one machine
+    start = ["torchrun", "--nproc-per-node", str(processes)] if processes > 1 else [sys.executable]
     options = {
         "model": MODEL,
         "images": str(images),
@@ -82,7 +82,13 @@ def run(name: str, images: Path, out: Path, limit: int, processes: int) -> None:
         "out": str(out),
         **RUNS[name],
     }
-    command = [*start, "compare", *(part for key, value in options.items() for part in (f"--{key}", value))]
+    command = [
+        *start,
+        "-m",
+        "xai_align",
+        "compare",
+        *(part for key, value in options.items() for part in (f"--{key}", value)),
+    ]
     # 0: all done; 1: some method failed on some image, which the page tells
     if subprocess.run(command, env={"OMP_NUM_THREADS": "1", **os.environ}).returncode not in (0, 1):
         raise SystemExit(f"the run '{name}' stopped; see above")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from xai_align.class_names import parse_sides, question_about
+from xai_align.devices import usable_device
 from xai_align.explanation import explain, logits_of, takes_layer
 from xai_align.images import ImageError, distinct_stems, expand_paths, open_image, to_picture
 from xai_align.pinet.routes import find_layer
@@ -61,7 +62,7 @@ class Task:
             attribution_method(method)
         if layer is not None and not any(takes_layer(method) for method in methods):
             raise ValueError(f"none of {', '.join(methods)} looks at a layer; leave out --layer")
-        where = _device(device)
+        where = usable_device(device)
         loaded = load_model(model)
         if layer is not None and layer != "input":
             find_layer(loaded.model, layer)
@@ -168,15 +169,3 @@ def _check_classes(task: Task, logits: Tensor) -> None:
     wrong = [index for index in (*task.favoured, *(task.rivals or ())) if index >= logits.shape[1]]
     if wrong:
         raise TargetError(f"class {wrong[0]} is out of range; this model has {logits.shape[1]}, from 0")
-
-
-def _device(name: str | None) -> torch.device:
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"the device '{name}' cannot be used: {reason}") from error
-    return device

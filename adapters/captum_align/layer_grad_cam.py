@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
 from itertools import count
 from typing import Any
 
-import torch
 from captum._utils.common import _format_output, _format_tensor_into_tuples, _is_tuple
 from captum.attr import Attribution, LayerGradCam
 from captum.log import log_usage
 from torch import Tensor, nn
 
 from xai_align import plugins
-from xai_align.hookspecs import FeatureSpace
+from xai_align.cut_network import CutNetwork, last_convolution
 from xai_align.pinet.readout import Where, where_to_read
-from xai_align.pinet.routes import route_through
 from xai_align.pinet.unwrapping import unwrapped
 from xai_align.question import QuestionModel
-from xai_align.spatial import contribution_map, layout_of, resize_keeping_sum
-
-#: A feature map as Captum takes it, and the way back into the network.
-Shown = tuple[Tensor, Callable[[Tensor], Tensor]]
+from xai_align.spatial import resize_keeping_sum
 
 
 class FeatureSpaceGradCam(Attribution):
@@ -30,7 +23,7 @@ class FeatureSpaceGradCam(Attribution):
 
     Captum's ``LayerGradCam`` reads every layer as channels first, which is wrong
     for tokens and for channels last. Here it is shown the feature space as
-    ``[N, C, positions]`` without prefix tokens. No ReLU unless asked for; a
+    ``[N, C, h, w]`` without prefix tokens. No ReLU unless asked for; a
     cell's value is spread evenly over its pixels and the channels, so that the
     sum stays.
 
@@ -72,7 +65,7 @@ class FeatureSpaceGradCam(Attribution):
         total = images[0].new_zeros((len(images[0]), *size))
         for cut.part in count():
             cam = method.attribute(images, target, additional_forward_args, relu_attributions=relu_attributions)
-            total = total + resize_keeping_sum(_cells(cam.detach(), cut.space, size), size)
+            total = total + resize_keeping_sum(cam.detach().squeeze(1), size)
             if cut.part + 1 >= cut.parts:
                 break
         channels = images[0].shape[1]
@@ -90,32 +83,7 @@ class FeatureSpaceGradCam(Attribution):
         return "Layer Grad-CAM"
 
 
-class _Cut(nn.Module):
-    """A network that shows one tensor of its feature space, channels first, to whoever hooks ``here``."""
-
-    def __init__(self, model: nn.Module, space: FeatureSpace) -> None:
-        super().__init__()
-        self.model, self.space = model, space
-        self.here = nn.Identity()
-        self.part = 0  # which tensor of the feature space is shown
-        self.parts = 0  # how many there are; known after a forward pass
-        self.training = model.training  # not train(): that would reach into the model
-
-    def forward(self, images: Tensor, *extra: Any) -> Any:
-        numbers = count()
-
-        def place(z: Tensor) -> Tensor:
-            number = next(numbers)
-            self.parts = number + 1
-            if number != self.part:
-                return z
-            shown, back = _channels_first(z.detach(), self.space)
-            return back(self.here(shown.requires_grad_() if torch.is_grad_enabled() else shown))
-
-        return route_through(self.model, self.space, (images,), extra).run(place)
-
-
-def _cut(model: Any, layer: Where) -> tuple[_Cut, nn.Module]:
+def _cut(model: Any, layer: Where) -> tuple[CutNetwork, nn.Module]:
     """The network cut at the layer, and what Captum runs: the same, or the questions to it."""
     outer, own_place = unwrapped(model)
     inner = outer.model if isinstance(outer, QuestionModel) else outer
@@ -123,33 +91,7 @@ def _cut(model: Any, layer: Where) -> tuple[_Cut, nn.Module]:
         inner, own_place = unwrapped(inner)
     where = own_place if layer is None else layer
     space = (
-        where_to_read(inner, where) if where is not None else plugins.feature_space(inner) or _last_convolution(inner)
+        where_to_read(inner, where) if where is not None else plugins.feature_space(inner) or last_convolution(inner)
     )
-    cut = _Cut(inner, space)
+    cut = CutNetwork(inner, space)
     return cut, QuestionModel(cut, outer.questions) if isinstance(outer, QuestionModel) else cut
-
-
-def _last_convolution(model: nn.Module) -> FeatureSpace:
-    names = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
-    if not names:
-        raise ValueError(
-            f"{type(model).__name__} has no Conv2d and no plugin knows it; say where to look with layer=..."
-        )
-    return FeatureSpace(layer=names[-1], layout="NCHW")
-
-
-def _channels_first(z: Tensor, space: FeatureSpace) -> Shown:
-    layout, prefix = layout_of(z, space), space.prefix_tokens
-    if layout == "NCHW":
-        return z, lambda x: x
-    if layout == "NHWC":
-        return z.permute(0, 3, 1, 2), lambda x: x.permute(0, 2, 3, 1)
-    if layout == "NCL":
-        return z[:, :, prefix:], lambda x: torch.cat([z[:, :, :prefix], x], dim=2)
-    return z[:, prefix:].transpose(1, 2), lambda x: torch.cat([z[:, :prefix], x.transpose(1, 2)], dim=1)
-
-
-def _cells(cam: Tensor, space: FeatureSpace, size: tuple[int, int]) -> Tensor:
-    """Captum's ``[N, 1, h, w]`` or ``[N, 1, L]`` as a grid ``[N, h, w]``."""
-    shown = replace(space, layout="NCHW" if cam.dim() == 4 else "NCL", prefix_tokens=0)
-    return contribution_map(cam, shown, size)

@@ -11,8 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
 from xai_align.comparison.batch import run_part
 from xai_align.comparison.files import check_format, write_record, write_tables
 from xai_align.comparison.plan import Plan, prepare
@@ -21,6 +19,7 @@ from xai_align.comparison.result import Comparison
 from xai_align.comparison.seeded import seeded
 from xai_align.comparison.store import FolderStore, MemoryStore, Part
 from xai_align.comparison.summary import Tally
+from xai_align.devices import usable_device
 
 if TYPE_CHECKING:
     from xai_align.groups import ClassGroups
@@ -193,20 +192,3 @@ def _bar(wanted: bool) -> Iterator[Progress | None]:
     with Bar(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("comparing", total=None)
         yield lambda done, total, problems: bar.update(task, completed=done, total=total)
-
-
-def usable_device(name: str | None) -> torch.device:
-    """The device of this name; None: a GPU if there is one.
-
-    Raises:
-        ValueError: it is not there.
-    """
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"the device '{name}' cannot be used: {reason}") from error
-    return device

@@ -6,11 +6,12 @@ import inspect
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from xai_align.comparison.example import Example, inputs_of
 from xai_align.comparison.one_by_one import one_by_one, said
@@ -194,12 +195,13 @@ class Judging:
         """What a metric gets because it names it."""
         model, method = self.plan.loaded.model, self.method
 
-        def again(inputs: Tensor, target: Any) -> Tensor:
+        def explain_model(other: nn.Module, inputs: Tensor, target: Any) -> Tensor:
             with seeded(self.plan.seed, self.part.number):
-                return explain(model, inputs, target, method.name, layer=method.layer).attribution
+                return explain(other, inputs, target, method.name, layer=method.layer).attribution
 
         offers: dict[str, Callable[[], Any]] = {
-            "explain": lambda: again,
+            "explain": lambda: partial(explain_model, model),
+            "explain_model": lambda: explain_model,
             "explanation": lambda: explanation or self._explained(batch),
             "boxes": lambda: [example.boxes for example in batch],
             "masks": lambda: torch.stack([example.mask for example in batch if example.mask is not None]),

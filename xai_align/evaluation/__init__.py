@@ -21,6 +21,7 @@ from xai_align.evaluation.faithfulness import (
     road,
     sufficiency,
 )
+from xai_align.evaluation.fills import GaussianBlur, Noise, noise_from
 from xai_align.evaluation.localisation import (
     best_threshold,
     energy_inside,
@@ -42,7 +43,9 @@ from xai_align.evaluation.soft_masks import average_drop, average_increase
 __all__ = [
     "Curve",
     "CurveMetric",
+    "GaussianBlur",
     "MetricDoesNotApply",
+    "Noise",
     "NoisyLinear",
     "PathwayReport",
     "Series",
@@ -68,6 +71,7 @@ __all__ = [
     "insertion",
     "iou_at_best_threshold",
     "iou_at_threshold",
+    "noise_from",
     "parameter_randomisation",
     "pathways",
     "perturbation_curve",

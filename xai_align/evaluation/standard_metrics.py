@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from xai_align.evaluation.completeness import completeness_gap
 from xai_align.evaluation.curve import Curve, Series, perturbation_curve
@@ -28,10 +28,12 @@ from xai_align.evaluation.localisation import energy_inside, iou_at_best_thresho
 from xai_align.evaluation.pathway_metrics import pathway_metric
 from xai_align.evaluation.question_forms import class_and_rest, contrast_classes, group_classes, group_contrast
 from xai_align.evaluation.questioned import questions_of
+from xai_align.evaluation.randomisation import parameter_randomisation
 from xai_align.evaluation.ranking import tie_rate
 from xai_align.evaluation.rfxg import ccs, cgc, cgs, pgs
 from xai_align.evaluation.soft_masks import average_drop, average_increase
 from xai_align.hookspecs import MetricSpec
+from xai_align.plugins import stages
 from xai_align.question import Question
 
 #: RFxG removes tenths, to zeros.
@@ -101,6 +103,19 @@ def _iou(forward_func: Any, inputs: Tensor, attributions: Tensor, *, target: Any
     return iou_at_best_threshold(attributions, masks)
 
 
+def _randomisation(
+    forward_func: nn.Module,
+    inputs: Tensor,
+    attributions: Tensor,
+    *,
+    target: Any = None,
+    explain_model: Callable[[nn.Module, Tensor, Any], Tensor],
+) -> Tensor:
+    """Stage by stage from the top; every layer where no plugin knows stages."""
+    layers = stages(forward_func)[::-1] or None
+    return parameter_randomisation(forward_func, inputs, explain_model, target=target, layers=layers).mean()
+
+
 def _ties(forward_func: Any, inputs: Tensor, attributions: Tensor, *, target: Any = None) -> Tensor:
     return tie_rate(attributions)
 
@@ -146,5 +161,6 @@ METRICS: list[MetricSpec] = [
     _metric("pointing_game", _pointing, "higher", "whether the maximum lies on the object (15 pixels tolerance)"),
     _metric("energy_inside", _energy, "higher", "share of the positive evidence on the object"),
     _metric("iou", _iou, "higher", "overlap with the object at the map's best threshold"),
+    _metric("parameter_randomisation", _randomisation, "lower", "rank correlation with maps of randomised networks"),
     _metric("tie_rate", _ties, "lower", "share of pixels whose score another has too"),
 ]
