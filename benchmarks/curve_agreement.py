@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from xai_align import explain
 from xai_align.evaluation import deletion, insertion, pathways
 from xai_align.images import expand_paths, open_image
-from xai_align.photographs import photographs
+from xai_align.photographs import PHOTOGRAPHS
 from xai_align.plugins import load_model
 
 STEPS = 28
@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=4)
     options = parser.parse_args()
     loaded = load_model("timm_align.efficientnet_lite0:load")
-    paths = expand_paths(options.images) if options.images else [one.path for one in photographs()]
+    paths = expand_paths(options.images) if options.images else [one.path for one in PHOTOGRAPHS]
     x = torch.stack([loaded.preprocess(open_image(path)) for path in paths[: options.limit]])
     print("| | images | map | largest difference |\n|---|---|---|---|")
     for dtype in (torch.float64, torch.float32):

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from xai_align import explain
 from xai_align.evaluation import pathways
 from xai_align.evaluation.fills import FILLS
-from xai_align.evaluation.pathways import MEASURES, deviations
+from xai_align.evaluation.hidden_layers import MEASURES, deviations
 from xai_align.images import expand_paths, open_image
 from xai_align.plugins import load_model, stages
 
@@ -61,7 +61,7 @@ def main() -> None:
     hidden = torch.stack([layers_by_loop(model, *one, names, options.loop_batch) for one in zip(x, maps, strict=True)])
     all_layers = time.perf_counter() - start
 
-    few = min(4, len(x))
+    few = min(2, len(x))
     start = time.perf_counter()
     for name in names:
         for one in zip(x[:few], maps[:few], strict=True):

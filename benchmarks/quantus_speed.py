@@ -21,7 +21,7 @@ import torch
 from xai_align import explain
 from xai_align.evaluation import deletion
 from xai_align.images import expand_paths, open_image
-from xai_align.photographs import photographs
+from xai_align.photographs import PHOTOGRAPHS
 from xai_align.plugins import load_model
 
 warnings.filterwarnings("ignore")
@@ -37,7 +37,7 @@ def main() -> None:
     options = parser.parse_args()
     loaded = load_model("timm_align.efficientnet_lite0:load")
     model = loaded.model
-    paths = expand_paths(options.images) if options.images else [one.path for one in photographs()]
+    paths = expand_paths(options.images) if options.images else [one.path for one in PHOTOGRAPHS]
     x = torch.stack([loaded.preprocess(open_image(path)) for path in paths[: options.limit]])
     with torch.no_grad():
         target = model(x).argmax(1)

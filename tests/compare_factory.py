@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 
 from xai_align import plugins
-from xai_align.evaluation.curve import Series
 from xai_align.evaluation.curve_metric import CurveMetric
 from xai_align.evaluation.does_not_apply import MetricDoesNotApply
 from xai_align.evaluation.questioned import curve_values
+from xai_align.evaluation.series import Series
 from xai_align.hookspecs import AttributionSpec, MetricSpec
 
 #: Colours of the left ten columns of sixteen, and of the rest.

@@ -7,8 +7,9 @@ import timm
 import torch
 from torch import nn
 
-from tests.networks import untouched
+from tests.networks import conv_net, images, untouched
 from xai_align import read_out, read_out_all_classes
+from xai_align.evaluation import perturbation_curve
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -53,3 +54,13 @@ def test_memory_is_given_back():
     for _ in range(5):
         read_out(model, x, 3, "input")
     assert torch.cuda.memory_allocated() <= before
+
+
+@pytest.mark.parametrize("fill", [0.0, "blur", "noise", "noisy_linear"])
+def test_perturbation_curves_are_those_of_the_processor(fill):
+    model, x = conv_net(), images(3, 16)
+    maps = torch.randn(3, 16, 16)
+    here = perturbation_curve(model, x, maps, baselines=fill)
+    there = perturbation_curve(conv_net().cuda(), x.cuda(), maps.cuda(), baselines=fill)
+    assert there.masked.is_cuda
+    torch.testing.assert_close(there.masked.cpu(), here.masked, rtol=0, atol=1e-4)

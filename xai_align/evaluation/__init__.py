@@ -7,7 +7,7 @@ Everything that removes or keeps parts of the input is a pure function of a
 from xai_align.evaluation.agreement import agreement
 from xai_align.evaluation.attention_agreement import attention_agreement, context_mixing_gap
 from xai_align.evaluation.completeness import completeness_gap
-from xai_align.evaluation.curve import Curve, Series, perturbation_curve, perturbation_curves
+from xai_align.evaluation.curve import Curve, perturbation_curve, perturbation_curves
 from xai_align.evaluation.curve_metric import CurveMetric
 from xai_align.evaluation.cwox import cauc, cdrop, salient_fraction
 from xai_align.evaluation.does_not_apply import MetricDoesNotApply
@@ -38,6 +38,7 @@ from xai_align.evaluation.questioned import curve_values
 from xai_align.evaluation.randomisation import parameter_randomisation
 from xai_align.evaluation.ranking import TieWarning, descending_ranks, tie_rate
 from xai_align.evaluation.rfxg import ccs, cgc, cgs, pgs
+from xai_align.evaluation.series import Series
 from xai_align.evaluation.soft_masks import average_drop, average_increase
 
 __all__ = [

@@ -9,62 +9,24 @@ Metrics are pure functions of the curves.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from fractions import Fraction
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from xai_align.evaluation.fills import Filler, by_name, filler, label_of
-from xai_align.evaluation.pathways import LayerWatch, Pathways, deviations
-from xai_align.evaluation.ranking import Ranking, over_channels, position_scores, rank, warn_of_ties
+from xai_align.evaluation.hidden_layers import LayerWatch, Pathways
+from xai_align.evaluation.network import Activation, Network
+from xai_align.evaluation.ranking import position_scores
+from xai_align.evaluation.series import TENTHS, Order, Series
+from xai_align.evaluation.window import Window
 from xai_align.model_state import check_evaluation_mode, unchanged_rng
 
-#: "morf": most relevant features are removed first. "lerf": least relevant first, the exact reverse.
-#: "single": of the removed features only the last is removed, each by itself.
-Order = Literal["morf", "lerf", "single"]
-#: How outputs become probabilities; "auto": softmax, for one output sigmoid; None: outputs as they are.
-Activation = Literal["auto", "softmax", "sigmoid"] | None
-
-#: 0.1, 0.2, ..., 0.9
-TENTHS = tuple(tenth / 10 for tenth in range(1, 10))
 #: Inputs to the network at once, where the caller does not say: a processor's cache is small, a GPU is wide.
-BATCH_ON_CPU, BATCH_ON_GPU = 8, 128
+BATCH_ON_CPU, BATCH_ON_GPU = 6, 128
 #: Examples whose ranks, fills and layers are held at once.
 EXAMPLES_AT_ONCE = 16
-
-
-@dataclass(frozen=True)
-class Series:
-    """One way of taking things away.
-
-    Attributes:
-        fill: what stands where something was removed; see :mod:`xai_align.evaluation.fills`.
-        order: which features go first.
-        fractions: shares of the features that are removed, in [0, 1].
-        grid: the features are the cells of a grid of so many rows and columns; None: positions.
-        layers: hidden layers are watched too.
-    """
-
-    fill: Any = 0.0
-    order: Order = "morf"
-    fractions: tuple[float, ...] = TENTHS
-    grid: tuple[int, int] | None = None
-    layers: bool = False
-
-    def __post_init__(self) -> None:
-        wrong = [fraction for fraction in self.fractions if not 0 <= fraction <= 1]
-        if wrong or not self.fractions:
-            raise ValueError(f"the fractions hold {wrong[:3]}; give shares in [0, 1]" if wrong else "no fraction given")
-        if self.order not in ("morf", "lerf", "single"):
-            raise ValueError(f"the order is '{self.order}'; give 'morf', 'lerf' or 'single'")
-
-    @property
-    def label(self) -> str:
-        """A name for tables and plots, e.g. ``"morf blur"``."""
-        return f"{self.order} {label_of(self.fill)}" + (f" {self.grid[0]}x{self.grid[1]}" if self.grid else "")
 
 
 @dataclass(frozen=True)
@@ -200,7 +162,7 @@ def walk_curves(
         stack.enter_context(unchanged_rng())
         watch = stack.enter_context(LayerWatch.on(forward_func, layers)) if any(s.layers for s in series) else None
         advance = stack.enter_context(_progress(len(inputs), show_progress))
-        network = _Network(
+        network = Network(
             forward_func,
             () if additional_forward_args is None else extra,
             len(inputs),
@@ -213,219 +175,24 @@ def walk_curves(
             rows = list(range(first, min(first + EXAMPLES_AT_ONCE, len(inputs))))
             some = slice(first, first + len(rows))
             mask = feature_mask[some] if feature_mask is not None and _is_batch(feature_mask, scores) else feature_mask
-            consume(
-                rows,
-                _curves_of(network, inputs[some], scores[some], series, mask, torch.tensor(rows).to(inputs.device)),
-            )
+            window = Window(network, inputs[some], scores[some], series, mask, torch.tensor(rows).to(inputs.device))
+            consume(rows, _curves_of(window, series))
             advance(len(rows))
 
 
-def removed_count(fraction: float, features: int) -> int:
-    """``floor(fraction * features)`` in exact arithmetic: 0.29 of 100 features are 29."""
-    return int(Fraction(fraction).limit_denominator(10**6) * features)
-
-
-@dataclass
-class _Network:
-    """The network with everything that is the same for every pass."""
-
-    forward_func: Callable[..., Tensor]
-    extra: tuple[Any, ...]
-    num_examples: int
-    activation: Activation
-    autocast: torch.dtype | None
-    watch: LayerWatch | None
-    batch_size: int
-
-    def __call__(self, x: Tensor, rows: Tensor) -> Tensor:
-        """Outputs ``[M, K]`` for perturbed inputs that come from these rows of the caller's batch."""
-        extra = tuple(self._cut(argument, rows) for argument in self.extra)
-        with torch.autocast(x.device.type, dtype=self.autocast, enabled=self.autocast is not None):
-            out = self.forward_func(x, *extra)
-        if not isinstance(out, Tensor) or out.dim() not in (1, 2) or len(out) != len(x):
-            found = list(out.shape) if isinstance(out, Tensor) else type(out).__name__
-            raise ValueError(f"the network gave {found} for {len(x)} inputs; logits [N, K] are needed")
-        out = out.reshape(len(x), -1)
-        return self._activated(out.float() if out.dtype in (torch.float16, torch.bfloat16) else out)
-
-    def _activated(self, logits: Tensor) -> Tensor:
-        if self.activation is None:
-            return logits
-        if self.activation == "sigmoid" or (self.activation == "auto" and logits.shape[1] == 1):
-            return logits.sigmoid()
-        if logits.shape[1] == 1:
-            raise ValueError("the softmax of one output is always 1; use activation='sigmoid'")
-        return logits.softmax(1)
-
-    def _cut(self, argument: Any, rows: Tensor) -> Any:
-        whole = isinstance(argument, Tensor) and argument.dim() and len(argument) == self.num_examples
-        return argument[rows] if whole else argument
-
-
-#: What is removed of an example: fill, grid, order, how many features.
-_Key = tuple[int, tuple[int, int] | None, str, int]
-NOTHING: _Key = (-1, None, "nothing", 0)
-
-
-def _curves_of(
-    network: _Network,
-    inputs: Tensor,
-    scores: Tensor,
-    series: Sequence[Series],
-    feature_mask: Tensor | None,
-    rows: Tensor,
-) -> list[Curve]:
-    """All series of a few examples."""
-    if inputs.dim() == 4:
-        inputs = inputs.contiguous(memory_format=torch.channels_last)  # convolutions are quicker so
-    rankings = {
-        grid: rank(scores, feature_mask if grid is None else grid_mask(scores.shape[1:], grid).to(scores.device))
-        for grid in dict.fromkeys(one.grid for one in series)
-    }
-    for ranking in rankings.values():
-        warn_of_ties(ranking)
-    fills = _distinct(by_name(one.fill) for one in series)
-    keys = [[_keys(one, fills, rankings[one.grid], n) for one in series] for n in range(len(inputs))]
-    clean, held = _clean(network, inputs, rows)
-    # with nothing removed the input is what it was, whatever the fill
-    values = {(n, NOTHING): row for n, row in enumerate(clean)}
-    still = [deviations(layer, layer) for layer in held.values()]
-    hidden = {(n, NOTHING): row for n, row in enumerate(torch.stack(still, 1))} if still else {}
-    for number, fill in enumerate(fills):
-        watched = {
-            (n, key)
-            for n, several in enumerate(keys)
-            for one, wanted in zip(series, several, strict=True)
-            if one.layers
-            for key in wanted
-        }
-        jobs = list(dict.fromkeys((n, key) for n, ks in enumerate(keys) for k in ks for key in k if key[0] == number))
-        fill_in = filler(fill, inputs, rows=rows)
-        # those whose layers are watched go together, so that the others need not be
-        for part in ([job for job in jobs if job in watched], [job for job in jobs if job not in watched]):
-            watching = bool(part) and part[0] in watched
-            if network.watch is not None:
-                network.watch.awake = watching
-            for first in range(0, len(part), network.batch_size):
-                chunk = part[first : first + network.batch_size]
-                _run(network, chunk, inputs, rankings, fill_in, rows, held if watching else None, values, hidden)
+def _curves_of(window: Window, series: Sequence[Series]) -> list[Curve]:
+    watch, activation = window.network.watch, window.network.activation
     return [
-        _assembled(one, [several[i] for several in keys], clean, rankings[one.grid], values, hidden, network)
-        for i, one in enumerate(series)
+        Curve(
+            torch.tensor(one.fractions, dtype=torch.float64),
+            window.clean,
+            window.outputs(one),
+            activation,
+            window.rankings[one.grid].scores if one.order == "single" else None,
+            Pathways(watch.names, window.deviations(one)) if one.layers and watch is not None else None,
+        )
+        for one in series
     ]
-
-
-def _run(
-    network: _Network,
-    chunk: list[tuple[int, _Key]],
-    inputs: Tensor,
-    rankings: dict[tuple[int, int] | None, Ranking],
-    fill_in: Filler,
-    rows: Tensor,
-    held: dict[str, Tensor] | None,
-    values: dict[tuple[int, _Key], Tensor],
-    hidden: dict[tuple[int, _Key], Tensor],
-) -> None:
-    """One batch of perturbed inputs through the network; what it says goes into ``values`` and ``hidden``."""
-    index = torch.tensor([n for n, _ in chunk], device=inputs.device)
-    any_ranking = next(iter(rankings.values()))  # end points need none
-    removed = torch.stack(
-        [_removed(rankings.get(grid, any_ranking), n, order, count) for n, (_, grid, order, count) in chunk]
-    )
-    x = fill_in(index, over_channels(removed, inputs.dim()))
-    out = network(x, rows[index])
-    layers = None
-    if held is not None and network.watch is not None:
-        now = network.watch.take()
-        layers = torch.stack([deviations(held[name][index], now[name]) for name in held], 1)  # [M, L, 6]
-    for i, job in enumerate(chunk):
-        values[job] = out[i]
-        if layers is not None:
-            hidden[job] = layers[i]
-
-
-def _clean(network: _Network, inputs: Tensor, rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """Outputs and hidden layers of the inputs as they are."""
-    outputs, layers = [], []
-    if network.watch is not None:
-        network.watch.awake = True
-    for first in range(0, len(inputs), network.batch_size):
-        outputs.append(network(inputs[first : first + network.batch_size], rows[first : first + network.batch_size]))
-        if network.watch is not None:
-            layers.append(network.watch.take())
-    held = {name: torch.cat([one[name] for one in layers]) for name in layers[0]} if layers else {}
-    return torch.cat(outputs), held
-
-
-def _keys(one: Series, fills: list[Any], ranking: Ranking, n: int) -> list[_Key]:
-    wanted = by_name(one.fill)
-    number = next(i for i, fill in enumerate(fills) if _same(fill, wanted))
-    features = int(ranking.counts[n])
-    counts = [removed_count(fraction, features) for fraction in one.fractions]
-    return [_key(number, one, count, features) for count in counts]
-
-
-def _key(number: int, one: Series, count: int, features: int) -> _Key:
-    """The end points are the same in any order: nothing removed, everything removed."""
-    if count == 0:
-        return NOTHING
-    if count == features and one.order != "single":
-        return (number, None, "everything", 0)
-    return (number, one.grid, one.order, count)
-
-
-def _removed(ranking: Ranking, n: int, order: str, count: int) -> Tensor:
-    """``[*positions]``, bool."""
-    ranks = ranking.ranks[n]
-    if order == "morf":
-        return ranks < count
-    if order == "lerf":
-        return ranks >= ranking.counts[n] - count
-    if order == "single":
-        return ranks == count - 1
-    return torch.full_like(ranks, order == "everything", dtype=torch.bool)
-
-
-def _assembled(
-    one: Series,
-    keys: list[list[_Key]],
-    clean: Tensor,
-    ranking: Ranking,
-    values: dict[tuple[int, _Key], Tensor],
-    hidden: dict[tuple[int, _Key], Tensor],
-    network: _Network,
-) -> Curve:
-    masked = torch.stack([torch.stack([values[n, key] for key in several]) for n, several in enumerate(keys)])
-    masked[ranking.says_nothing] = torch.nan
-    pathways = None
-    if one.layers and network.watch is not None:
-        seen = torch.stack([torch.stack([hidden[n, key] for key in several]) for n, several in enumerate(keys)])
-        seen[ranking.says_nothing] = torch.nan
-        pathways = Pathways(network.watch.names, seen)
-    return Curve(
-        torch.tensor(one.fractions, dtype=torch.float64),
-        clean,
-        masked,
-        network.activation,
-        ranking.scores if one.order == "single" else None,
-        pathways,
-    )
-
-
-def grid_mask(positions: Sequence[int], grid: tuple[int, int]) -> Tensor:
-    """Labels ``[H, W]`` of the cells of a grid: cell ``(r, c)`` covers pixels ``[H r / R, H (r + 1) / R)`` and so on.
-
-    Raises:
-        ValueError: the inputs are no images, or smaller than the grid.
-    """
-    if len(positions) != 2:
-        raise ValueError(f"a grid of cells needs images, the inputs have positions {list(positions)}")
-    (height, width), (rows, columns) = positions, grid
-    if not (1 <= rows <= height and 1 <= columns <= width):
-        raise ValueError(f"a grid of {rows} x {columns} cells does not fit {height} x {width} pixels")
-    row = torch.arange(height) * rows // height
-    column = torch.arange(width) * columns // width
-    return row[:, None] * columns + column
 
 
 def _joined(several: Sequence[Curve]) -> Curve:
@@ -453,21 +220,6 @@ def _joined(several: Sequence[Curve]) -> Curve:
     )
 
 
-def _distinct(fills: Iterator[Any]) -> list[Any]:
-    """Fills without repetition; tensors are compared by identity."""
-    kept: list[Any] = []
-    for fill in fills:
-        if not any(_same(fill, other) for other in kept):
-            kept.append(fill)
-    return kept
-
-
-def _same(a: Any, b: Any) -> bool:
-    if isinstance(a, Tensor) or isinstance(b, Tensor):
-        return a is b
-    return bool(a == b)
-
-
 def _is_batch(feature_mask: Tensor, scores: Tensor) -> bool:
     return isinstance(feature_mask, Tensor) and feature_mask.dim() >= scores.dim() and len(feature_mask) == len(scores)
 
@@ -485,21 +237,14 @@ def _check(forward_func: Any, inputs: Any, internal_batch_size: int | None) -> N
         check_evaluation_mode(forward_func)
 
 
-class _progress:
+@contextmanager
+def _progress(total: int, shown: bool) -> Iterator[Callable[[int], None]]:
     """Counts examples on a progress bar, if one is wanted."""
+    if not shown:
+        yield lambda done: None
+        return
+    from rich.progress import Progress
 
-    def __init__(self, total: int, shown: bool) -> None:
-        self.total, self.shown = total, shown
-
-    def __enter__(self) -> Callable[[int], None]:
-        if not self.shown:
-            return lambda done: None
-        from rich.progress import Progress
-
-        self.bar = Progress(transient=True).__enter__()
-        task = self.bar.add_task("perturbing", total=self.total)
-        return lambda done: self.bar.advance(task, done)
-
-    def __exit__(self, *error: Any) -> None:
-        if self.shown:
-            self.bar.__exit__(*error)
+    with Progress(transient=True) as bar:
+        task = bar.add_task("perturbing", total=total)
+        yield lambda done: bar.update(task, advance=done)

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xai_align.evaluation.curve import Curve, Series, walk_curves
+from xai_align.evaluation.curve import Curve, walk_curves
+from xai_align.evaluation.series import Series
 from xai_align.question import as_questions
 
 

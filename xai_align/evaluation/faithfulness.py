@@ -19,10 +19,11 @@ import torch
 from torch import Tensor
 
 from xai_align.evaluation.correlation import kendall, spearman
-from xai_align.evaluation.curve import TENTHS, Curve, Order, Series
+from xai_align.evaluation.curve import Curve
 from xai_align.evaluation.curve_metric import CurveMetric
 from xai_align.evaluation.questioned import curve_values
 from xai_align.evaluation.ranking import positions_of
+from xai_align.evaluation.series import TENTHS, Order, Series
 from xai_align.question import as_questions
 
 #: RISE: 28 steps, of 1792 pixels each for 224 x 224.

@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xai_align.evaluation.curve import Curve, Order, Series, walk_curves
+from xai_align.evaluation.curve import Curve, walk_curves
 from xai_align.evaluation.curve_metric import CurveMetric
 from xai_align.evaluation.faithfulness import RISE_STEPS, area, steps
-from xai_align.evaluation.pathways import MEASURES
+from xai_align.evaluation.hidden_layers import MEASURES
 from xai_align.evaluation.questioned import curve_values
+from xai_align.evaluation.series import Order, Series
 from xai_align.question import as_questions
 
 FILLS = ("zero", "blur", "noise")
@@ -36,7 +37,7 @@ class PathwayReport:
         series: names of the six series, e.g. ``"deletion zero"``.
         areas: ``[N, 6]``: area under the curve of the questioned probability; of "deletion" lower
             is better, of "insertion" higher.
-        measures: for each of :data:`~xai_align.evaluation.pathways.MEASURES`, ``[N, 6, L]``.
+        measures: for each of :data:`~xai_align.evaluation.hidden_layers.MEASURES`, ``[N, 6, L]``.
     """
 
     layers: tuple[str, ...]

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from xai_align.evaluation.completeness import completeness_gap
-from xai_align.evaluation.curve import Curve, Series, perturbation_curve
+from xai_align.evaluation.curve import Curve, perturbation_curve
 from xai_align.evaluation.curve_metric import CurveMetric
 from xai_align.evaluation.cwox import cauc, cdrop, salient_fraction
 from xai_align.evaluation.faithfulness import (
@@ -31,6 +31,7 @@ from xai_align.evaluation.questioned import questions_of
 from xai_align.evaluation.randomisation import parameter_randomisation
 from xai_align.evaluation.ranking import tie_rate
 from xai_align.evaluation.rfxg import ccs, cgc, cgs, pgs
+from xai_align.evaluation.series import Series
 from xai_align.evaluation.soft_masks import average_drop, average_increase
 from xai_align.hookspecs import MetricSpec
 from xai_align.plugins import stages

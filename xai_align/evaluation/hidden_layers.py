@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -54,28 +55,64 @@ class Pathways:
         return self.values[..., MEASURES.index(measure)]
 
 
+class HeldLayer:
+    """A layer's outputs for the inputs as they are, ``[N, ...]``, and what every comparison with them needs."""
+
+    def __init__(self, clean: Tensor) -> None:
+        channels_last = clean.dim() == 4 and clean.is_contiguous(memory_format=torch.channels_last)
+        self._order = (0, 2, 3, 1) if channels_last else tuple(range(clean.dim()))
+        self.a = self._flat(clean).clone()  # a later module may work in place on the same memory
+        self.aa = _dots(self.a, self.a)
+        self.mean = self.a.mean(1)
+        self.variation = (self.a - self.mean[:, None]).square().sum(1)
+        self.active = self.a > 0
+        self.count = self.active.sum(1)
+
+    def deviations(self, rows: Sequence[int], now: Tensor) -> Tensor:
+        """``[M, 6]``: the :data:`MEASURES` of outputs ``[M, ...]`` for perturbed inputs that come from these rows."""
+        b, parts = self._flat(now), []
+        start = 0
+        for row, several in groupby(rows):
+            end = start + len(list(several))
+            parts.append(self._of_row(row, b[start:end]))
+            start = end
+        return torch.cat(parts)
+
+    def _of_row(self, row: int, b: Tensor) -> Tensor:
+        a, aa, units = self.a[row], self.aa[row], self.a.shape[1]
+        count, active = self.count[row], b > 0
+        both, others = (active & self.active[row]).sum(1), active.sum(1)
+        changed = b - a
+        dd, ab, bb, mean = _dots(changed, changed), b @ a, _dots(b, b), b.mean(1)
+        covariance = ab - units * self.mean[row] * mean
+        variation = (bb - units * mean.square()).clamp(min=0)
+        # what rounding leaves of a layer that does not vary is no variation
+        variation = torch.where(variation <= 1e-6 * bb, 0.0, variation)
+        return torch.stack(
+            [
+                dd / units,
+                dd / aa,
+                both / count,
+                (units - count - others + both) / (units - count),
+                _cosine(covariance, self.variation[row], variation),
+                _cosine(ab, aa, bb),
+            ],
+            dim=1,
+        )
+
+    def _flat(self, output: Tensor) -> Tensor:
+        half = output.dtype in (torch.float16, torch.bfloat16)
+        return (output.float() if half else output).detach().permute(self._order).flatten(1)
+
+
 def deviations(clean: Tensor, now: Tensor) -> Tensor:
     """``[N, 6]``: the :data:`MEASURES` between two batches of a layer's outputs, ``[N, ...]`` each."""
-    a, b = clean.flatten(1), now.flatten(1)
-    units = a.shape[1]
-    changed = (a - b).square().sum(1)
-    aa, bb, ab = a.square().sum(1), b.square().sum(1), (a * b).sum(1)
-    active, still = a > 0, b > 0
-    both, either = (active & still).sum(1), (active | still).sum(1)
-    count = active.sum(1)
-    centred_a, centred_b = a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True)
-    covariance = (centred_a * centred_b).sum(1)
-    return torch.stack(
-        [
-            changed / units,
-            changed / aa,
-            both / count,
-            (units - either) / (units - count),
-            _cosine(covariance, centred_a.square().sum(1), centred_b.square().sum(1)),
-            _cosine(ab, aa, bb),
-        ],
-        dim=1,
-    )
+    return HeldLayer(clean).deviations(range(len(clean)), now)
+
+
+def _dots(a: Tensor, b: Tensor) -> Tensor:
+    """Products of rows ``[N, U]`` with rows."""
+    return torch.einsum("nu,nu->n", a, b)
 
 
 def _cosine(ab: Tensor, aa: Tensor, bb: Tensor) -> Tensor:
@@ -84,12 +121,28 @@ def _cosine(ab: Tensor, aa: Tensor, bb: Tensor) -> Tensor:
 
 
 class LayerWatch:
-    """Keeps what named modules put out during a forward pass, while it is ``awake``."""
+    """Shows what named modules put out during a forward pass, at once, to whoever is told to ``see`` it."""
 
     def __init__(self, names: tuple[str, ...]) -> None:
         self.names = names
-        self.awake = True
-        self._seen: dict[str, Tensor] = {}
+        self._see: Callable[[str, Tensor], Any] | None = None
+        self._seen: dict[str, Any] = {}
+
+    @contextmanager
+    def seeing(self, see: Callable[[str, Tensor], Any]) -> Iterator[dict[str, Any]]:
+        """Inside, ``see(name, output)`` is called for every layer; afterwards its answers are there by name.
+
+        Raises:
+            ValueError: a layer did not run, ran twice or gave no tensor.
+        """
+        self._see, self._seen = see, {}
+        try:
+            yield self._seen
+        finally:
+            self._see = None
+        silent = [name for name in self.names if name not in self._seen]
+        if silent:
+            raise ValueError(f"layer '{silent[0]}' did not run; choose layers that the model calls")
 
     @classmethod
     @contextmanager
@@ -123,29 +176,15 @@ class LayerWatch:
             for handle in handles:
                 handle.remove()
 
-    def take(self) -> dict[str, Tensor]:
-        """The outputs of the last pass in float32 or wider, in the order of the names.
-
-        Raises:
-            ValueError: a layer did not run.
-        """
-        silent = [name for name in self.names if name not in self._seen]
-        if silent:
-            raise ValueError(f"layer '{silent[0]}' did not run; choose layers that the model calls")
-        taken, self._seen = {name: self._seen[name] for name in self.names}, {}
-        return taken
-
     def _keeper(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
         def keep(module: nn.Module, args: Any, out: Any) -> None:
-            if not self.awake:
+            if self._see is None:
                 return
             out = out[0] if isinstance(out, tuple | list) and out else out
             if not isinstance(out, Tensor):
                 raise ValueError(f"layer '{name}' puts out a {type(out).__name__}; choose one that gives a tensor")
             if name in self._seen:
                 raise ValueError(f"layer '{name}' runs more than once in a pass; choose layers that run once")
-            half = out.dtype in (torch.float16, torch.bfloat16)
-            # a copy: a later module may work in place on the same memory
-            self._seen[name] = out.detach().float() if half else out.detach().clone()
+            self._seen[name] = self._see(name, out)
 
         return keep
