@@ -3,10 +3,11 @@
     python benchmarks/leaderboard.py --images DIR --boxes DIR --out DIR [--processes 2]
 
 EfficientNet-Lite0; PiNet in three feature spaces; the methods of Captum and pytorch-grad-cam that are
-registered; the two controls. It is `xai-align compare`, five times:
+registered; the two controls. It is `xai-align compare`, six times:
 
-* faithful: why the predicted class? insertion, deletion, AOPC, ROAD, hidden layers
-* slow: the same for the methods that take a forward pass for each of 1280 channels, on fewer images
+* faithful: why the predicted class? insertion, deletion, AOPC
+* pathways: the same, ROAD and hidden layers, on fewer images
+* slow: both for the methods that take a forward pass for each of 1280 channels, on fewer images
 * contrast: why it and not the runner-up?
 * groups: why its group, and why not its rival group?
 * places: where is the object? on photographs with boxes
@@ -37,7 +38,8 @@ PINET = ("pinet", "pinet@blocks.2", "pinet@input")
 CONTROLS = ("random", "centre_gaussian")
 #: A forward pass for each channel: ten seconds an image and more.
 SLOW = ("scorecam", "ablationcam")
-SLOW_LIMIT = 8
+#: Images of the runs that cost more.
+LIMITS = {"pathways": 24, "slow": 4}
 #: Seconds an image: asked one question, not four.
 COSTLY = ("integrated_gradients", "gradient_shap", "occlusion", "feature_ablation")
 
@@ -51,16 +53,15 @@ TWINS = {
     "deep_lift": "input_x_gradient",
 }
 
-FAITHFUL = {
-    "question": "why",
-    "metrics": "insertion,deletion,aopc,road,pathway_deviation,pathway_active,completeness_gap,tie_rate",
-}
+FAITHFUL = "insertion,deletion,aopc,completeness_gap,tie_rate"
+PATHWAYS = "road,pathway_deviation,pathway_active"
 RUNS: dict[str, dict[str, str]] = {
-    "faithful": FAITHFUL,
-    "slow": FAITHFUL,
+    "faithful": {"question": "why", "metrics": FAITHFUL},
     "contrast": {"question": "why-not", "metrics": "ccs"},
     "groups": {"question": "group,group-not", "metrics": "pgs,cgs"},
     "places": {"question": "why", "metrics": "pointing_game,energy_inside,iou"},
+    "pathways": {"question": "why", "metrics": PATHWAYS},
+    "slow": {"question": "why", "metrics": f"{FAITHFUL},{PATHWAYS}"},
 }
 
 
@@ -76,7 +77,7 @@ def main() -> None:
     print(twins(options.images), flush=True)
     for name in options.runs:
         folder = options.boxes if name == "places" else options.images
-        limit = min(options.limit, SLOW_LIMIT) if name == "slow" else options.limit
+        limit = min(options.limit, LIMITS.get(name, options.limit))
         run(name, folder, options.out / name, limit, options.processes)
         print(markdown(options.out / name), flush=True)
 
@@ -110,6 +111,7 @@ def run(name: str, images: Path, out: Path, limit: int, processes: int) -> None:
         "images": str(images),
         "methods": ",".join(methods(name)),
         "reference": "random",
+        "batch-size": "4",
         "limit": str(limit),
         "out": str(out),
         **RUNS[name],

@@ -75,3 +75,12 @@ def feature_mask(shape: Sequence[int], start: int = 0, patches: int = PATCHES_PE
 def _strides(window: Sequence[int], shape: Sequence[int]) -> tuple[int, ...]:
     """Half a window; a whole one where it covers the axis, for it has nowhere to go."""
     return tuple(part if part == size else max(1, part // 2) for part, size in zip(window, shape, strict=True))
+
+
+#: Images on the path from the baseline that go through the network at once.
+PATH_AT_ONCE = 32
+
+
+def path_in_pieces(inputs: tuple[Tensor, ...], options: dict[str, Any]) -> dict[str, Any]:
+    """Fifty steps of every example at once fill the memory; the sum over the path is the same in pieces."""
+    return {"internal_batch_size": max(PATH_AT_ONCE, len(inputs[0]))}

@@ -18,14 +18,14 @@ from captum.attr import (
 from captum.attr._core.deep_lift import SUPPORTED_NON_LINEAR
 from torch import nn
 
-from captum_align.default_options import patch_masks, sliding_windows, zero_distribution
+from captum_align.default_options import patch_masks, path_in_pieces, sliding_windows, zero_distribution
 from captum_align.layer_grad_cam import FeatureSpaceGradCam
 from captum_align.peer import Peer, Recipe
 
 PEERS: dict[str, Recipe] = {
     "saliency": Recipe(method=Saliency),
     "input_x_gradient": Recipe(method=InputXGradient),
-    "integrated_gradients": Recipe(method=IntegratedGradients),
+    "integrated_gradients": Recipe(method=IntegratedGradients, defaults=path_in_pieces),
     "gradient_shap": Recipe(method=GradientShap, defaults=zero_distribution, draws=True),
     "deep_lift": Recipe(method=DeepLift, hooks_modules=True),
     "guided_backprop": Recipe(method=GuidedBackprop, hooks_modules=True),
