@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from xai_align.comparison import bootstrap
 from xai_align.comparison.bootstrap import bootstrap_means
-from xai_align.evaluation import bootstrap
 
 RNG = np.random.default_rng(3)
 
