@@ -161,7 +161,7 @@ METRICS: list[MetricSpec] = [
     _metric("cdrop", contrastive_drop, "higher", "CWOX: fall of the contrast with the salient part gone"),
     _metric("pointing_game", _pointing, "higher", "whether the maximum lies on the object (15 pixels tolerance)"),
     _metric("energy_inside", _energy, "higher", "share of the positive evidence on the object"),
-    _metric("iou", _iou, "higher", "overlap with the object at the map's best threshold"),
+    _metric("iou", _iou, "higher", "overlap with the object at each map's own best threshold, an upper bound"),
     _metric("parameter_randomisation", _randomisation, "lower", "rank correlation with maps of randomised networks"),
     _metric("tie_rate", _ties, "lower", "share of pixels whose score another has too"),
 ]
