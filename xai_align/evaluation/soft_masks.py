@@ -31,7 +31,7 @@ def confidence_under_mask(
         target: a class, a question, one for each example, or None for the predicted class.
         **options: of :func:`~xai_align.evaluation.perturbation_curve`.
     """
-    scores = position_scores(attributions, inputs).clamp(min=0)
+    scores = position_scores(attributions, inputs).to(inputs.device).clamp(min=0)
     top = scores.flatten(1).amax(1)
     mask = scores / top.reshape(-1, *[1] * (scores.dim() - 1))
     shown = inputs * over_channels(mask, inputs.dim()).to(inputs).nan_to_num(0.0)
