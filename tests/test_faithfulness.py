@@ -13,15 +13,14 @@ from xai_align.evaluation.curve import perturbation_curve
 from xai_align.evaluation.curve_metric import CurveMetric
 from xai_align.evaluation.faithfulness import (
     comprehensiveness,
-    decision_flip,
     deletion,
     insertion,
     insertion_metric,
-    rank_deletion,
     removal,
     road,
     sufficiency,
 )
+from xai_align.evaluation.feature_by_feature import decision_flip, rank_deletion
 from xai_align.evaluation.questioned import curve_values
 from xai_align.evaluation.soft_masks import average_drop, average_increase
 from xai_align.explanation import explain

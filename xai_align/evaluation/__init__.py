@@ -11,16 +11,8 @@ from xai_align.evaluation.curve import Curve, perturbation_curve, perturbation_c
 from xai_align.evaluation.curve_metric import CurveMetric
 from xai_align.evaluation.cwox import cauc, cdrop, salient_fraction
 from xai_align.evaluation.does_not_apply import MetricDoesNotApply
-from xai_align.evaluation.faithfulness import (
-    comprehensiveness,
-    decision_flip,
-    deletion,
-    insertion,
-    rank_deletion,
-    removal,
-    road,
-    sufficiency,
-)
+from xai_align.evaluation.faithfulness import comprehensiveness, deletion, insertion, removal, road, sufficiency
+from xai_align.evaluation.feature_by_feature import decision_flip, rank_deletion
 from xai_align.evaluation.fills import GaussianBlur, Noise, noise_from
 from xai_align.evaluation.localisation import (
     best_threshold,

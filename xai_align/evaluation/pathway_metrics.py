@@ -15,10 +15,10 @@ from torch import Tensor
 
 from xai_align.evaluation.curve import Curve, walk_curves
 from xai_align.evaluation.curve_metric import CurveMetric
-from xai_align.evaluation.faithfulness import RISE_STEPS, area, steps
+from xai_align.evaluation.faithfulness import RISE_STEPS, area
 from xai_align.evaluation.hidden_layers import MEASURES
 from xai_align.evaluation.questioned import curve_values
-from xai_align.evaluation.series import Order, Series
+from xai_align.evaluation.series import Order, Series, steps
 from xai_align.question import as_questions
 
 FILLS = ("zero", "blur", "noise")

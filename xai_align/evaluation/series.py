@@ -51,6 +51,13 @@ class Series:
         return f"{self.order} {label_of(self.fill)}" + (f" {self.grid[0]}x{self.grid[1]}" if self.grid else "")
 
 
+def steps(count: int) -> tuple[float, ...]:
+    """``0, 1/n, ..., 1``."""
+    if count < 1:
+        raise ValueError(f"{count} steps were asked for; give at least one")
+    return tuple(step / count for step in range(count + 1))
+
+
 def removed_count(fraction: float, features: int) -> int:
     """``floor(fraction * features)`` in exact arithmetic: 0.29 of 100 features are 29."""
     return int(Fraction(fraction).limit_denominator(10**6) * features)

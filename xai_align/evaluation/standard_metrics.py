@@ -14,15 +14,16 @@ from xai_align.evaluation.cwox import cauc, cdrop, salient_fraction
 from xai_align.evaluation.faithfulness import (
     aopc_metric,
     comprehensiveness_metric,
-    decision_flip_metric,
     deletion_metric,
     insertion_metric,
-    most_informative_flip_metric,
-    rank_deletion_metric,
     removal_metric,
     road_metric,
-    steps,
     sufficiency_metric,
+)
+from xai_align.evaluation.feature_by_feature import (
+    decision_flip_metric,
+    most_informative_flip_metric,
+    rank_deletion_metric,
 )
 from xai_align.evaluation.localisation import energy_inside, iou_at_best_threshold, pointing_game
 from xai_align.evaluation.pathway_metrics import pathway_metric
@@ -31,7 +32,7 @@ from xai_align.evaluation.questioned import questions_of
 from xai_align.evaluation.randomisation import parameter_randomisation
 from xai_align.evaluation.ranking import tie_rate
 from xai_align.evaluation.rfxg import ccs, cgc, cgs, pgs
-from xai_align.evaluation.series import Series
+from xai_align.evaluation.series import Series, steps
 from xai_align.evaluation.soft_masks import average_drop, average_increase
 from xai_align.hookspecs import MetricSpec
 from xai_align.plugins import stages

@@ -1,0 +1,186 @@
+"""Does the decision go with what the map calls important, feature by feature?
+
+Decision flip and rank deletion as in Huang et al., arXiv 2310.11207, where features are words; here they are
+regions, cells of a grid, tokens or pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from xai_align.evaluation.correlation import kendall, spearman
+from xai_align.evaluation.curve import Curve
+from xai_align.evaluation.curve_metric import CurveMetric
+from xai_align.evaluation.questioned import curve_values
+from xai_align.evaluation.ranking import positions_of
+from xai_align.evaluation.series import Series, steps
+from xai_align.question import as_questions
+
+
+def flip_fraction_of(curve: Curve) -> Tensor:
+    """DFFrac: the smallest share removed at which the predicted class changes; ``[N]``, lower is better.
+
+    1 if it never does.
+    """
+    flipped = _flipped(curve)
+    first = flipped.float().argmax(1)
+    fraction = torch.where(flipped.any(1), curve.fractions.to(first.device)[first], 1.0)
+    return torch.where(_has_values(curve), fraction, torch.nan)
+
+
+def flip_at_first_of(curve: Curve) -> Tensor:
+    """DFMIT: 1 where removing the first of the curve's fractions changes the predicted class, else 0; ``[N]``."""
+    return torch.where(_has_values(curve), _flipped(curve)[:, 0].double(), torch.nan)
+
+
+def rank_deletion_of(
+    curve: Curve, target: Any = None, *, method: Literal["spearman", "kendall"] = "spearman"
+) -> Tensor:
+    """RankDel: rank correlation of scores with the fall of ``p`` when each feature is removed alone; ``[N]``.
+
+    The curve is of order "single". NaN where nothing varies.
+    """
+    assert curve.scores is not None
+    clean, masked = curve_values(curve, target)
+    correlate = {"spearman": spearman, "kendall": kendall}[method]
+    scores = curve.scores.to(masked)
+    return torch.stack([_correlated(correlate, s, c - m) for s, c, m in zip(scores, clean, masked, strict=True)])
+
+
+def decision_flip_metric(*, grid: tuple[int, int] | None = (7, 7), baselines: Any = 0.0) -> CurveMetric:
+    """DFFrac over the cells of a grid."""
+    cells = grid[0] * grid[1] if grid else 20
+    series = Series(baselines, "morf", steps(cells)[1:], grid)
+    return CurveMetric(series=(series,), score=lambda curves, target: flip_fraction_of(curves[0]))
+
+
+def most_informative_flip_metric(*, grid: tuple[int, int] = (7, 7), baselines: Any = 0.0) -> CurveMetric:
+    """DFMIT of the most relevant cell of a grid."""
+    series = Series(baselines, "morf", steps(grid[0] * grid[1])[1:2], grid)
+    return CurveMetric(series=(series,), score=lambda curves, target: flip_at_first_of(curves[0]))
+
+
+def rank_deletion_metric(*, grid: tuple[int, int] = (7, 7), baselines: Any = 0.0) -> CurveMetric:
+    """RankDel over the cells of a grid."""
+    series = Series(baselines, "single", steps(grid[0] * grid[1])[1:], grid)
+    return CurveMetric(series=(series,), score=lambda curves, target: rank_deletion_of(curves[0], target))
+
+
+def decision_flip(
+    forward_func: Callable[..., Tensor],
+    inputs: Tensor,
+    attributions: Tensor,
+    *,
+    kind: Literal["mit", "fraction"] = "fraction",
+    grid: tuple[int, int] | None = None,
+    feature_mask: Tensor | None = None,
+    baselines: Any = 0.0,
+    **options: Any,
+) -> Tensor:
+    """Does removing the most relevant change the decision? ``[N]``.
+
+    Args:
+        kind: "mit": 1 if removing the most informative feature does, else 0, higher is better. "fraction":
+            the smallest share of features that does, 1 if none, lower is better.
+        grid: features are the cells of such a grid.
+        feature_mask: features are the regions of these labels; neither: positions, all of them one by one.
+        (others as in :func:`insertion`)
+    """
+
+    def metric(count: int) -> CurveMetric:
+        fractions = steps(count)[1:2] if kind == "mit" else steps(count)[1:]
+        score = flip_at_first_of if kind == "mit" else flip_fraction_of
+        series = Series(baselines, "morf", fractions, grid)
+        return CurveMetric(series=(series,), score=lambda curves, target: score(curves[0]))
+
+    return _feature_by_feature(metric, forward_func, inputs, attributions, feature_mask, grid, options)
+
+
+def rank_deletion(
+    forward_func: Callable[..., Tensor],
+    inputs: Tensor,
+    attributions: Tensor,
+    *,
+    target: Any = None,
+    method: Literal["spearman", "kendall"] = "spearman",
+    grid: tuple[int, int] | None = None,
+    feature_mask: Tensor | None = None,
+    baselines: Any = 0.0,
+    **options: Any,
+) -> Tensor:
+    """RankDel: do scores rank features as removing each alone does? ``[N]``, in [-1, 1], higher is better.
+
+    One forward pass for each feature; see :func:`decision_flip` for what a feature is.
+    """
+
+    def metric(count: int) -> CurveMetric:
+        series = Series(baselines, "single", steps(count)[1:], grid)
+        return CurveMetric(
+            series=(series,), score=lambda curves, asked: rank_deletion_of(curves[0], asked, method=method)
+        )
+
+    options = {**options, "target": target}
+    return _feature_by_feature(metric, forward_func, inputs, attributions, feature_mask, grid, options)
+
+
+def _feature_by_feature(
+    metric: Callable[[int], CurveMetric],
+    forward_func: Callable[..., Tensor],
+    inputs: Tensor,
+    attributions: Tensor,
+    feature_mask: Tensor | None,
+    grid: tuple[int, int] | None,
+    options: dict[str, Any],
+) -> Tensor:
+    """A metric whose fractions are one feature each; examples with other numbers of features go by themselves."""
+    counts = _feature_counts(inputs, feature_mask, grid)
+    if len(set(counts)) == 1:
+        return metric(counts[0])(forward_func, inputs, attributions, feature_mask=feature_mask, **options)
+    assert feature_mask is not None
+    target = options.pop("target", None)
+    questions = [None] * len(inputs) if target is None else as_questions(target, len(inputs))
+    values = [
+        metric(count)(
+            forward_func,
+            inputs[n : n + 1],
+            attributions[n : n + 1],
+            feature_mask=feature_mask[n : n + 1],
+            target=questions[n],
+            **options,
+        )
+        for n, count in enumerate(counts)
+    ]
+    return torch.cat(values)
+
+
+def _flipped(curve: Curve) -> Tensor:
+    """``[N, F]``: whether another class is the likeliest; with one output, whether ``p`` crosses a half."""
+    if curve.clean.shape[1] == 1:
+        return (curve.masked[..., 0] > 0.5) != (curve.clean > 0.5)
+    return curve.masked.argmax(2) != curve.clean.argmax(1)[:, None]
+
+
+def _has_values(curve: Curve) -> Tensor:
+    return curve.masked.isfinite().flatten(1).all(1)
+
+
+def _correlated(correlate: Callable[[Tensor, Tensor], Tensor], scores: Tensor, falls: Tensor) -> Tensor:
+    known = scores.isfinite()
+    return correlate(scores[known][None], falls[None, : int(known.sum())])[0]
+
+
+def _feature_counts(inputs: Tensor, feature_mask: Tensor | None, grid: tuple[int, int] | None) -> list[int]:
+    """How many features each example has."""
+    if grid is not None:
+        return [grid[0] * grid[1]] * len(inputs)
+    if feature_mask is None:
+        return [prod(positions_of(inputs.shape))] * len(inputs)
+    batch = feature_mask.dim() > len(positions_of(inputs.shape)) and len(feature_mask) == len(inputs)
+    if not batch:
+        return [len(feature_mask.unique())] * len(inputs)
+    return [len(mask.unique()) for mask in feature_mask]
