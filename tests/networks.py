@@ -7,6 +7,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from xai_align.testing.networks import fixed_numbers
+
 
 def two_layers() -> nn.Sequential:
     """``h = relu(W1 x + b1)``, ``logits = W2 h + b2`` with whole numbers."""
@@ -44,6 +46,16 @@ def conv_net(seed: int = 0, classes: int = 5) -> ConvNet:
         model.norm.running_mean.normal_()
         model.norm.running_var.uniform_(0.5, 2)
     return model
+
+
+def filled(model: nn.Module) -> nn.Module:
+    """Weights that are nowhere zero; eval mode."""
+    with torch.no_grad():
+        for seed, parameter in enumerate(model.parameters()):
+            fan_in = parameter[0].numel() if parameter.dim() > 1 else 12
+            fresh = fixed_numbers(*parameter.shape, seed=seed) * (6 / fan_in) ** 0.5
+            parameter.copy_(fresh if parameter.dim() > 1 else parameter + fresh)
+    return model.eval()
 
 
 def images(count: int = 2, size: int = 8, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -18,24 +18,13 @@ import torch
 from networks import images, untouched
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from pytorch_grad_cam.utils.reshape_transforms import swinT_reshape_transform, vit_reshape_transform
-from torch import nn
 
 from gradcam_align import AttributionCAM, PiNetCAM
+from tests.networks import filled
 from xai_align import read_out
 from xai_align.question import TargetError
-from xai_align.testing.networks import fixed_numbers
 
 SIDE = 96
-
-
-def filled(model: nn.Module) -> nn.Module:
-    """Weights that are nowhere zero; eval mode."""
-    with torch.no_grad():
-        for seed, parameter in enumerate(model.parameters()):
-            fan_in = parameter[0].numel() if parameter.dim() > 1 else 12
-            fresh = fixed_numbers(*parameter.shape, seed=seed) * (6 / fan_in) ** 0.5
-            parameter.copy_(fresh if parameter.dim() > 1 else parameter + fresh)
-    return model.eval()
 
 
 @pytest.fixture

@@ -16,26 +16,16 @@ from torch import nn
 
 from gradcam_align.plugin import SUMMARIES
 from gradcam_align.recipes import RECIPES, ZeroAblation
+from tests.networks import filled
 from xai_align import FeatureSpace, Question, plugins, read_out
 from xai_align.question import TargetError, ask
 from xai_align.testing import TinyNetwork, check_attribution, fixed_images
-from xai_align.testing.networks import fixed_numbers
 from xai_align.testing.traces import differences, snapshot, snapshot_of_inputs
 
 SIDE = 96
 NAMES = tuple(RECIPES)
 #: They look at activations alone.
 WITHOUT_A_QUESTION = ("eigencam", "kpcacam", "fem")
-
-
-def filled(model):
-    """Weights that are nowhere zero; eval mode."""
-    with torch.no_grad():
-        for seed, parameter in enumerate(model.parameters()):
-            fan_in = parameter[0].numel() if parameter.dim() > 1 else 12
-            fresh = fixed_numbers(*parameter.shape, seed=seed) * (6 / fan_in) ** 0.5
-            parameter.copy_(fresh if parameter.dim() > 1 else parameter + fresh)
-    return model.eval()
 
 
 @pytest.fixture(scope="module")

@@ -61,7 +61,7 @@ class HeldLayer:
     def __init__(self, clean: Tensor) -> None:
         channels_last = clean.dim() == 4 and clean.is_contiguous(memory_format=torch.channels_last)
         self._order = (0, 2, 3, 1) if channels_last else tuple(range(clean.dim()))
-        self.a = self._flat(clean).clone()  # a later module may work in place on the same memory
+        self.a = self._flat(clean)
         self.aa = _dots(self.a, self.a)
         self.mean = self.a.mean(1)
         self.variation = (self.a - self.mean[:, None]).square().sum(1)

@@ -91,6 +91,7 @@ class Window:
         for first in range(0, len(self.inputs), self.network.batch_size):
             some = slice(first, first + self.network.batch_size)
             if watching and self.network.watch is not None:
+                # copies: a later module may work in place on the same memory
                 with self.network.watch.seeing(lambda name, out: out.detach().clone()) as seen:
                     outputs.append(self.network(self.inputs[some], self.rows[some]))
                 parts.append(seen)
