@@ -1,0 +1,118 @@
+"""Which pushes on a unit pass backward: the rules of selective gradient clipping.
+
+Let ``a0`` be what an activation gave for the reference image, ``a`` what it
+gives now, and ``g = dL/da`` the gradient there of a loss ``L`` that is *minimised*.
+A step of descent lowers the unit where ``g > 0`` and raises it where ``g <= 0``.
+A rule says, for every unit, which of the two passes; the rest of ``g`` is set to zero:
+
+| rule   | the unit may fall (keep g > 0)       | the unit may rise (keep g <= 0) |
+|--------|--------------------------------------|---------------------------------|
+| ibm    | always                               | a0 > 0                          |
+| ivm    | always                               | a <= a0                         |
+| avm    | a >= a0                              | always                          |
+| vm     | a >= a0                              | a < a0                          |
+| fgvis  | min(a0, 0) <= a <= max(a0, 0)        | the same                        |
+| silent | a0 > 0                               | the same                        |
+
+The first five are FEI's (Zhang & McMillan, arXiv 2509.04588), with the
+boundaries of its published code: at ``a == a0`` ivm lets a unit rise, vm does not.
+
+``silent`` is ours. Units that the reference image leaves silent are held
+constant, so what comes back is the gradient of one scalar function. The
+others are no gradient: what they let pass depends on the sign of ``g``.
+Under ibm a unit that was silent may fall and never rise, and every
+layer adds to that bias.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from xai_align.plugin_loading import did_you_mean
+
+#: The names of the rules, and "none": nothing is clipped.
+ClippingMode = Literal["ibm", "ivm", "avm", "vm", "fgvis", "silent", "none"]
+
+
+class Passes(NamedTuple):
+    """What passes, one boolean for each unit; None: everywhere."""
+
+    fall: Tensor | None
+    rise: Tensor | None
+
+
+@dataclass(frozen=True)
+class ClippingRule:
+    """One row of the table above.
+
+    Attributes:
+        name: what it is called.
+        needs_values: it compares ``a`` with ``a0``; otherwise ``a0 > 0`` is all that it needs to know.
+        passes: ``passes(a0, a)``; without ``needs_values``, ``passes(a0 > 0, a)``.
+    """
+
+    name: str
+    needs_values: bool
+    passes: Callable[[Tensor, Tensor], Passes]
+
+    def remember(self, a0: Tensor) -> Tensor:
+        """What the rule has to know of the reference, in memory of its own."""
+        return a0.detach().clone() if self.needs_values else a0.detach() > 0
+
+
+def _both(fall_and_rise: Tensor) -> Passes:
+    return Passes(fall_and_rise, fall_and_rise)
+
+
+#: The rules by name.
+RULES: dict[str, ClippingRule] = {
+    rule.name: rule
+    for rule in (
+        ClippingRule("ibm", False, lambda active, a: Passes(None, active)),
+        ClippingRule("ivm", True, lambda a0, a: Passes(None, a <= a0)),
+        ClippingRule("avm", True, lambda a0, a: Passes(a >= a0, None)),
+        ClippingRule("vm", True, lambda a0, a: Passes(a >= a0, a < a0)),
+        ClippingRule("fgvis", True, lambda a0, a: _both((a0.clamp(max=0) <= a) & (a <= a0.clamp(min=0)))),
+        ClippingRule("silent", False, lambda active, a: _both(active)),
+    )
+}
+
+
+def find_clipping_rule(mode: str) -> ClippingRule | None:
+    """The rule of this name; None for "none".
+
+    Raises:
+        ValueError: there is no such rule.
+    """
+    if mode == "none":
+        return None
+    if mode not in RULES:
+        known = [*RULES, "none"]
+        raise ValueError(
+            f"there is no clipping mode {mode!r}; known: {', '.join(known)}{did_you_mean(str(mode), known)}"
+        )
+    return RULES[mode]
+
+
+def let_pass(g: Tensor, passes: Passes) -> Tensor:
+    """``g`` where its push may pass, and 0 elsewhere; NaN is not hidden.
+
+    Args:
+        g: gradients; its shape and the masks' broadcast.
+        passes: one boolean for each unit.
+    """
+    fall, rise = passes
+    if fall is rise:
+        return g if rise is None else torch.where(rise, g, 0)
+    if fall is None and rise is not None:
+        return torch.where(rise, g, g.clamp(min=0))
+    if rise is None and fall is not None:
+        return torch.where(fall, g, g.clamp(max=0))
+    assert fall is not None
+    assert rise is not None
+    return g.masked_fill((g > 0) & ~fall | (g <= 0) & ~rise, 0)

@@ -1,0 +1,140 @@
+"""Gradients that may not reroute the computation: FEI's selective clipping as a context manager.
+
+The reference runs once, and what its activations gave is remembered in the
+order of their calls. Inside the block a hook on the output of every such call
+passes on, of the gradient that arrives there, what the rule lets pass
+(:mod:`~xai_align.fei.clipping_rules`): at every activation on the way back, so
+clips compound.
+
+For ReLU this is exactly what clipping at its input gives: where ``a > 0`` the
+gradients at input and output are equal, and where ``a == 0`` none gets through.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+from xai_align.fei.activation_calls import batch_size, check_visible
+from xai_align.fei.clipped_passes import ClippedCall, ClippedPasses, Clipping, NothingToClip, ReferencePass
+from xai_align.fei.clipping_rules import ClippingMode, find_clipping_rule
+from xai_align.model_state import check_evaluation_mode, without_checkpointing
+from xai_align.plugin_loading import did_you_mean
+from xai_align.question import QuestionModel
+
+__all__ = ["ClippedCall", "Clipping", "ClippingMode", "NothingClipped", "NothingToClip", "clip_gradients"]
+
+
+class NothingClipped(UserWarning):
+    """No gradient came by a clipped activation, so the result is that of no clipping."""
+
+
+@contextmanager
+def clip_gradients(
+    model: nn.Module,
+    reference_inputs: Any,
+    *,
+    mode: ClippingMode = "ibm",
+    layers: Sequence[str] | None = None,
+    additional_forward_args: Any = None,
+) -> Iterator[Clipping]:
+    """Inside, gradients through ``model`` are clipped at its activations, for a loss that is to be *minimised*.
+
+    Run the model there as often as wanted, on the reference's batch size ``B``
+    or on ``B * K`` inputs, the ``K`` copies of image 0 first (as ``repeat_interleave``
+    has them). An activation keeps the batch in axis 0, perhaps with windows of an
+    image inside it, in that order. Take the gradients inside, too.
+
+    The rules are FEI's for ReLU. For ReLU6, GELU, SiLU and Hardswish they are
+    our extension: applied to the output, with "silent" for an output of 0 or less.
+
+    Example::
+
+        with clip_gradients(model, x) as clipping:
+            loss = -model(alpha * x + (1 - alpha) * colour)[:, target].sum()
+            (gradient,) = torch.autograd.grad(loss, alpha)
+
+    Args:
+        model: in eval mode; a :class:`~xai_align.question.QuestionModel` is looked into.
+        reference_inputs: ``[B, ...]``, or a tuple of such: the inputs whose computation is to be kept.
+            They run on entry, under the autocast that is on there.
+        mode: the rule; "none" clips nothing.
+        layers: names of modules; only activations that run inside them are clipped. None: all whose output
+            has positions. Those of shape ``[N, C]``, in a classifier of several linear layers, are left
+            alone, as in the published code, which stops at the first linear layer. Name layers to clip them.
+        additional_forward_args: further arguments of the model for the reference, as in Captum.
+
+    Yields:
+        The :class:`Clipping`: what is clipped, and how much has been.
+
+    Raises:
+        NothingToClip: there is no activation to clip.
+        TypeError: the model is no ``nn.Module``.
+        ValueError: an unknown mode or layer; a model in train mode or with compiled parts; an output for
+            the reference that is not finite; inside, a batch that is no multiple of the reference's.
+        RuntimeError: inside, the model calls other activations than it did for the reference.
+
+    Warns:
+        NothingClipped: the block ended, and no gradient came by a clipped activation.
+
+    Source: Zhang & McMillan (arXiv 2509.04588); "silent" and ``layers`` are ours.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"gradients are clipped inside a torch.nn.Module; got {type(model).__name__}")
+    rule = find_clipping_rule(mode)
+    check_evaluation_mode(model)
+    inner = model.model if isinstance(model, QuestionModel) else model
+    inside = None if layers is None else _found_layers(model, inner, [layers] if isinstance(layers, str) else layers)
+    if rule is None:
+        yield Clipping("none")
+        return
+    check_visible(inner)
+    inputs = _as_tuple(reference_inputs)
+    if not batch_size(inputs):
+        raise ValueError("the reference holds no inputs; give a tensor [B, ...] with B of at least 1")
+    with without_checkpointing(model):
+        reference = ReferencePass(inner, rule, inside)
+        reference.run(model, (*inputs, *_as_tuple(additional_forward_args)))
+        clipping = Clipping(mode, reference.records())
+        passes = ClippedPasses(reference, clipping)
+        with passes, passes.during(inner):
+            yield clipping
+    if not clipping.gradient_entries:
+        warnings.warn(
+            "no gradient came by a clipped activation: inside the block, call the model itself (not its forward) "
+            "on inputs that require grad, and take the gradient there",
+            NothingClipped,
+            stacklevel=3,
+        )
+
+
+def _found_layers(model: nn.Module, inner: nn.Module, layers: Sequence[str]) -> frozenset[str]:
+    """The names as ``inner`` has them; names relative to ``model`` are taken too."""
+    ours = dict(inner.named_modules(remove_duplicate=False))
+    everything = {**dict(model.named_modules(remove_duplicate=False)), **ours}
+    first_names = {module: name for name, module in inner.named_modules()}  # a shared module has several
+    found = {name: first_names.get(everything.get(name, model)) for name in layers}
+    for name, first_name in found.items():
+        if not first_name:
+            raise ValueError(f"layer '{name}' not found; this model has {_nearby(name, ours)}")
+    return frozenset(filter(None, found.values()))
+
+
+def _nearby(name: str, modules: Mapping[str, nn.Module]) -> str:
+    """What stands where the layer was looked for: blocks.0 ... blocks.11."""
+    parent = name.rpartition(".")[0]
+    while parent not in modules:
+        parent = parent.rpartition(".")[0]
+    there = [f"{parent}.{child}" if parent else child for child, _ in modules[parent].named_children()]
+    shown = f"{there[0]} ... {there[-1]}" if len(there) > 4 else ", ".join(there) or "no layers inside"
+    return shown + did_you_mean(name, [known for known in modules if known])
+
+
+def _as_tuple(arguments: Any) -> tuple[Any, ...]:
+    if arguments is None:
+        return ()
+    return arguments if isinstance(arguments, tuple) else (arguments,)

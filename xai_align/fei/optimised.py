@@ -1,0 +1,161 @@
+"""What an optimisation of masks gives back: the map, and how the optimisation ended.
+
+An optimised map is one of many that the optimiser might have come to. So it
+carries what was optimised, which areas were reached and how the objective
+went, and it warns where it says less than it seems to.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from xai_align.evaluation.ranking import rank, tie_rate, warn_of_ties
+
+#: A mask's area may miss its quantile by so much of the image before a warning says so.
+AREA_TOLERANCE = 0.05
+
+
+class AreaMissed(UserWarning):
+    """A mask shows more or less of the image than its quantile: the area term or the steps were too few."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimisedMasks:
+    """Masks that were optimised for some images, one for each quantile, and the map they make together.
+
+    Attributes:
+        attribution: ``[N, H, W]``, float32 (float64 for float64 inputs): the mean of the masks. Its ranking is
+            the answer; the values are no contributions.
+        masks: ``[N, K, H, W]``, in [0, 1]; each lies within the next. 1 marks evidence: what is shown when
+            evidence is preserved, what is hidden when it is deleted.
+        quantiles: the ``K`` shares of the image that the masks were to mark.
+        areas: ``[N, K]``: the shares they do mark.
+        losses: ``[N, steps]``: what was minimised, before each step, as the solver documents it.
+        tie_fraction: ``[N]``: the share of pixels whose value in the map another pixel has too.
+        clipped: the activations whose gradients were clipped, e.g. "features.1 (relu)".
+        passes: forward and backward passes through the network for each image.
+        notes: what else there is to know, e.g. where random colours came from.
+    """
+
+    attribution: Tensor
+    masks: Tensor = field(repr=False)
+    quantiles: tuple[float, ...]
+    areas: Tensor
+    losses: Tensor = field(repr=False)
+    tie_fraction: Tensor
+    clipped: tuple[str, ...]
+    passes: int
+    notes: tuple[str, ...] = ()
+
+
+def optimised_masks(
+    masks: Tensor,
+    losses: Tensor,
+    *,
+    quantiles: tuple[float, ...],
+    clipped: Iterable[str],
+    passes: int,
+    notes: Iterable[str] = (),
+) -> OptimisedMasks:
+    """The record of nested masks ``[N, K, H, W]``, with warnings where areas were missed or ties are many.
+
+    Raises:
+        ValueError: masks or losses hold NaN or infinity.
+    """
+    _check_finite(masks, losses)
+    attribution = masks.mean(1)  # A = (1/K) sum_k alpha_k
+    areas = masks.flatten(2).mean(2)
+    _warn_of_missed_areas(areas, quantiles)
+    warn_of_ties(rank(attribution))
+    return OptimisedMasks(
+        attribution=attribution,
+        masks=masks,
+        quantiles=quantiles,
+        areas=areas,
+        losses=losses,
+        tie_fraction=tie_rate(attribution),
+        clipped=tuple(clipped),
+        passes=passes,
+        notes=tuple(notes),
+    )
+
+
+def check_quantiles(quantiles: Sequence[float]) -> tuple[float, ...]:
+    """Quantiles as floats.
+
+    Raises:
+        ValueError: there are none, or they don't increase strictly from above 0 to below 1.
+    """
+    given = tuple(float(p) for p in quantiles)
+    inside = all(0 < p < 1 for p in given)
+    if not given or not inside or any(a >= b for a, b in pairwise(given)):
+        raise ValueError(
+            f"the quantiles are {given}; give shares of the image above 0 and below 1, each larger than the one before"
+        )
+    return given
+
+
+def check_count(name: str, value: int, *, least: int = 1) -> int:
+    """A whole number that is not too small.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} is {value!r}; give a whole number, {least} or more")
+    return value
+
+
+def check_rate(name: str, value: float, *, zero: str | None = None) -> float:
+    """A positive finite number; ``zero`` says in a word what 0 would mean, where 0 is allowed.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not math.isfinite(value) or value < 0 or (value == 0 and zero is None):
+        wanted = "a number above 0" if zero is None else f"a number above 0, or 0 for {zero}"
+        raise ValueError(f"{name} is {value!r}; give {wanted}")
+    return float(value)
+
+
+def check_choice(name: str, value: str, known: Iterable[str]) -> str:
+    """One of the known names.
+
+    Raises:
+        ValueError: it is another.
+    """
+    choices = list(known)
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}; give " + " or ".join(f"'{choice}'" for choice in choices))
+    return value
+
+
+def _check_finite(masks: Tensor, losses: Tensor) -> None:
+    fine = masks.flatten(1).isfinite().all(1) & losses.isfinite().all(1)
+    if not fine.all():
+        wrong = (~fine).nonzero().flatten().tolist()
+        raise ValueError(
+            f"the optimisation of example(s) {wrong} met NaN or infinity: the network gave such logits or gradients "
+            "for a partly hidden image. Look for a square root or a logarithm at 0, or use a wider dtype"
+        )
+
+
+def _warn_of_missed_areas(areas: Tensor, quantiles: tuple[float, ...]) -> None:
+    wanted = torch.tensor(quantiles).to(areas)
+    missed = ((areas - wanted).abs() > AREA_TOLERANCE).nonzero().tolist()
+    if missed:
+        i, k = missed[0]
+        more = f" ({len(missed) - 1} more missed theirs)" if len(missed) > 1 else ""
+        warnings.warn(
+            f"the mask of example {i} for quantile {quantiles[k]:g} marks {float(areas[i, k]):.3f} of the image{more}; "
+            "give it more steps (n_iter) or a larger area_weight",
+            AreaMissed,
+            stacklevel=4,
+        )

@@ -1,0 +1,140 @@
+"""What stands where a mask hides the image: a new random solid colour at every step, unless the caller says otherwise.
+
+A solid colour has no edges and no texture, so it is evidence for nothing in
+particular; a new one at every step keeps a mask from making use of any one of
+them. All numbers come from a generator of our own on the CPU: the same seed
+gives the same colours on every device, and all images of a batch meet the same
+numbers, so that none depends on its batch mates or on its place among them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+#: Mean and standard deviation of each channel, or one number for all.
+Normalization: TypeAlias = tuple[Sequence[float] | Tensor | float, Sequence[float] | Tensor | float]
+
+
+@dataclass(frozen=True)
+class References:
+    """The reference ``r`` of composites ``alpha * x + (1 - alpha) * r``.
+
+    Attributes:
+        draw: ``draw(step)`` gives a tensor ``[1 or N, C or 1, H or 1, W or 1]`` that goes with the images.
+        varies: whether two steps may see two references.
+        note: where it comes from, in words.
+    """
+
+    draw: Callable[[int], Tensor]
+    varies: bool
+    note: str
+
+
+def references(
+    inputs: Tensor, baselines: Any = None, *, normalization: Normalization | None = None, seed: int = 0
+) -> References:
+    """The references for these images.
+
+    Args:
+        inputs: ``[N, C, H, W]``.
+        baselines: None for random solid colours; a number; a tensor ``[N, C, H, W]`` (axes may be 1); or a
+            function ``(inputs, step, generator) -> Tensor`` that is called anew at every step.
+        normalization: ``(mean, std)`` with which the images were normalised; colours are then drawn from all
+            that a picture can show. None: they are drawn from each image's own range.
+        seed: of the generator (CPU).
+
+    Raises:
+        TypeError: the baselines are none of these.
+        ValueError: shapes don't fit, or values are not finite.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    if baselines is None:
+        if normalization is None:
+            return References(_from_own_range(inputs, generator), True, _OWN_RANGE.format(seed))
+        mean, std = _per_channel(normalization, inputs)
+        return References(lambda step: solid_colour(mean, std, generator), True, _ALL_COLOURS.format(seed))
+    if isinstance(baselines, int | float) and not isinstance(baselines, bool):
+        baselines = torch.tensor(float(baselines))
+    if isinstance(baselines, Tensor):
+        fixed = _fitting(baselines.detach(), inputs)
+        if not fixed.isfinite().all():
+            raise ValueError("the baselines hold NaN or infinite values")
+        return References(lambda step: fixed, False, "the reference is the one that was given, the same at every step")
+    if not callable(baselines):
+        raise TypeError(
+            f"baselines of type {type(baselines).__name__} are not understood; give None for random solid colours, "
+            "a number, a tensor, or a function (inputs, step, generator) -> Tensor"
+        )
+    return References(
+        lambda step: _fitting(baselines(inputs, step, generator), inputs),
+        True,
+        f"references came from the function that was given; its generator started from seed {seed}",
+    )
+
+
+def solid_colour(mean: Tensor, std: Tensor, generator: torch.Generator) -> Tensor:
+    """One of the 256^C colours, each as likely, normalised.
+
+    Args:
+        mean: ``[1, C, 1, 1]``, of pixels in [0, 1].
+        std: likewise.
+        generator: on the CPU.
+
+    Returns:
+        ``[1, C, 1, 1]``, of the dtype and on the device of ``mean``.
+    """
+    levels = torch.randint(0, 256, (mean.shape[1],), generator=generator)
+    return (levels.to(mean).reshape(mean.shape) / 255 - mean) / std
+
+
+def _from_own_range(inputs: Tensor, generator: torch.Generator) -> Callable[[int], Tensor]:
+    """Colours ``[N, C, 1, 1]``, each channel uniform between the least and the largest value the image has there."""
+    low, high = inputs.amin((2, 3), keepdim=True), inputs.amax((2, 3), keepdim=True)
+
+    def draw(step: int) -> Tensor:
+        u = torch.rand(inputs.shape[1], generator=generator).to(inputs)
+        return low + u[None, :, None, None] * (high - low)
+
+    return draw
+
+
+def _per_channel(normalization: Any, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation as ``[1, C, 1, 1]``."""
+    if not isinstance(normalization, tuple | list) or len(normalization) != 2:
+        raise ValueError(f"normalization is {normalization!r}; give (mean, std), each with one number for each channel")
+    channels = inputs.shape[1]
+    both = []
+    for name, given in zip(("mean", "std"), normalization, strict=True):
+        values = torch.as_tensor(given).to(inputs).flatten()
+        if len(values) not in (1, channels):
+            raise ValueError(f"the normalization's {name} has {len(values)} values for {channels} channels")
+        if not values.isfinite().all() or (name == "std" and not (values > 0).all()):
+            wanted = "finite and above 0" if name == "std" else "finite"
+            raise ValueError(f"the normalization's {name} is {values.tolist()}; it must be {wanted}")
+        both.append(values.expand(channels).reshape(1, channels, 1, 1))
+    return both[0], both[1]
+
+
+def _fitting(baselines: Any, inputs: Tensor) -> Tensor:
+    """A reference with four axes that goes with the images."""
+    if not isinstance(baselines, Tensor):
+        raise ValueError(f"the baselines' function returned {type(baselines).__name__}; it must give a tensor")
+    r = baselines.reshape(1, 1, 1, 1) if baselines.dim() == 0 else baselines
+    if r.dim() != 4 or any(a not in (1, b) for a, b in zip(r.shape, inputs.shape, strict=True)):
+        raise ValueError(
+            f"the baselines have shape {list(baselines.shape)}; "
+            f"give a number or {list(inputs.shape)}, where any axis may be 1"
+        )
+    return r.to(inputs)
+
+
+_ALL_COLOURS = "at every step the reference was a random solid colour out of all that a picture can show, seed {}"
+_OWN_RANGE = (
+    "at every step the reference was a random solid colour out of each image's own range, as no normalization was "
+    "given, seed {}"
+)
