@@ -15,11 +15,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
+from time import time
 
 import numpy as np
 import torch
@@ -28,13 +28,13 @@ from numpy.typing import NDArray
 from benchmarks.fei_judging import OTHERS, Verdict, judge
 from benchmarks.fei_photographs import Photograph, photographs
 from xai_align.comparison.bootstrap import bootstrap_means
-from xai_align.comparison.files import write_whole
+from xai_align.comparison.store import write_whole
 from xai_align.terminal import progress_bar
 
 #: Judged before the others, which go by name.
 FIRST = ("readout", "gradcam", "rise", "layercam", "integrated_gradients", "occlusion", "random")
 #: Maps of one method that are judged together.
-AT_ONCE = 8
+AT_ONCE = 4
 
 Verdicts = dict[str, Verdict]
 Column = Callable[[Verdict], float]
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def with_maps(folder: Path) -> list[str]:
-    return sorted(path.parent.name for path in folder.glob("*/*.pt") if path.parent.is_dir())
+    return sorted({path.parent.name for path in folder.glob("*/*.pt")})
 
 
 def place(method: str, subject: str) -> tuple[int, str]:
@@ -93,15 +93,16 @@ def without_verdict(out: Path, network: str, method: str, judged: Sequence[Photo
 
 
 def judge_some(out: Path, network: str, method: str, judged: Sequence[Photograph], which: Sequence[int]) -> None:
+    started = time()
     names = [judged[i].name for i in which]
     drawn = [torch.load(out / network / method / f"{name}.pt", weights_only=True) for name in names]
-    maps = torch.stack([one["map"] for one in drawn])
+    maps, seconds = torch.stack([one["map"] for one in drawn]), [one["seconds"] for one in drawn]
     folder = out / "judged" / network / method
     folder.mkdir(parents=True, exist_ok=True)
-    for name, verdict in zip(
-        names, judge(network, judged, which, maps, [one["seconds"] for one in drawn]), strict=True
-    ):
-        write_whole(folder / f"{name}.json", json.dumps(asdict(verdict)) + "\n")
+    for name, verdict in zip(names, judge(network, judged, which, maps, seconds), strict=True):
+        file = folder / f"{name}.json"
+        write_whole(file, json.dumps(asdict(verdict)) + "\n")
+        os.utime(file, (started, started))  # a map that was written meanwhile is newer
 
 
 def kept(folder: Path) -> Verdicts:
@@ -136,3 +137,78 @@ def all_columns(network: str) -> dict[str, Column]:
         "deviation": lambda verdict: verdict.deviation,
         "deviation at half": lambda verdict: verdict.deviation_at_half,
     }
+
+
+def tables(network: str, verdicts: dict[str, Verdicts], subject: str) -> str:
+    lines = [f"\n## {network}\n", *overview(network, verdicts)]
+    if subject not in verdicts:
+        return "\n".join([*lines, f"\nNo map of {subject} is judged yet, so nothing is compared with it."])
+    return "\n".join([*lines, *compared(network, verdicts, subject), *best_peers(network, verdicts, subject)])
+
+
+def overview(network: str, verdicts: dict[str, Verdicts]) -> list[str]:
+    """Methods, best own score first; mean and half the width of its 95 % interval over photographs."""
+    columns = all_columns(network)
+    rows = {method: numbers(those.values(), columns.values()) for method, those in verdicts.items()}
+    own = list(columns).index("own")
+    lines = [*heading("method", "n", *columns, "s / map")]
+    for method in sorted(rows, key=lambda name: -np.nanmean(rows[name][:, own])):
+        seconds = np.median([verdict.seconds for verdict in verdicts[method].values()])
+        lines.append(row(method, len(rows[method]), *means(rows[method]), f"{seconds:.2g}"))
+    return lines
+
+
+def compared(network: str, verdicts: dict[str, Verdicts], subject: str) -> list[str]:
+    """The subject less each other method, on the photographs that both have."""
+    lines = [f"\n{subject} less the others, paired\n", *heading("less", "n", *differences(network))]
+    for method in verdicts:
+        if method != subject:
+            gaps = paired(network, verdicts[subject], verdicts[method])
+            lines.append(row(method, len(gaps), *means(gaps, sign="+")))
+    return lines
+
+
+def best_peers(network: str, verdicts: dict[str, Verdicts], subject: str) -> list[str]:
+    """For each column, the method that the subject beats by least on the photographs that both have.
+
+    Methods whose names begin with the subject's are forms of it and no peers.
+    """
+    peers = [method for method in verdicts if not method.startswith(subject)]
+    gaps = {method: paired(network, verdicts[subject], verdicts[method]) for method in peers}
+    gaps = {method: those for method, those in gaps.items() if len(those)}
+    lines = [f"\nThe best peer, and {subject} less it\n", *heading("column", "best peer", "n", "difference")]
+    for i, column in enumerate(differences(network)) if gaps else ():
+        best = min(gaps, key=lambda method: np.nanmean(gaps[method][:, i]))
+        lines.append(row(column, best, len(gaps[best]), *means(gaps[best][:, [i]], sign="+")))
+    return lines
+
+
+def paired(network: str, ours: Verdicts, theirs: Verdicts) -> NDArray[np.float64]:
+    """``[photographs, columns]``: differences on the photographs that both have."""
+    both, columns = sorted(ours.keys() & theirs.keys()), differences(network).values()
+    return numbers([ours[name] for name in both], columns) - numbers([theirs[name] for name in both], columns)
+
+
+def numbers(verdicts: Iterable[Verdict], columns: Collection[Column]) -> NDArray[np.float64]:
+    """``[photographs, columns]``."""
+    found = [[column(verdict) for column in columns] for verdict in verdicts]
+    return np.array(found, dtype=np.float64).reshape(-1, len(columns))
+
+
+def means(values: NDArray[np.float64], *, sign: str = "") -> list[str]:
+    """Each column's mean and half the width of its interval."""
+    found = bootstrap_means(values)
+    halves = (found.high - found.low) / 2
+    return [f"{mean:{sign}.3f} ± {half:.3f}" for mean, half in zip(found.mean, halves, strict=True)]
+
+
+def heading(*cells: str) -> list[str]:
+    return [row(*cells), "|---" * len(cells) + "|"]
+
+
+def row(*cells: object) -> str:
+    return "| " + " | ".join(map(str, cells)) + " |"
+
+
+if __name__ == "__main__":
+    main()

@@ -107,7 +107,7 @@ def on_own_network(
     x, photograph = network.view(pixels), network.view(donors)
     curved = {
         "insertion blur": Series("blur", "lerf", steps(OWN_STEPS)),
-        "deletion zero": Series(0.0, "morf", steps(OWN_STEPS)),
+        "deletion zero": Series("zero", "morf", steps(OWN_STEPS)),
         **both_games("noisy_linear", "noisy_linear"),
         **both_games("photograph", photograph),
         **both_games("noise", "noise"),
@@ -115,10 +115,8 @@ def on_own_network(
     }
     walk = Series("blur", "lerf", steps(OTHER_STEPS), layers=True)
     relative = pathway_metric("relative", num_steps=FEW_STEPS)
-    # a number and its name are one fill only if they are equal
-    six = [Series(0.0 if s.fill == "zero" else s.fill, s.order, s.fractions, layers=True) for s in relative.series]
     curves = perturbation_curves(
-        network.model, x, maps, [*curved.values(), walk, *six], layers=layers, internal_batch_size=BATCH
+        network.model, x, maps, [*curved.values(), walk, *relative.series], layers=layers, internal_batch_size=BATCH
     )
     areas = areas_of(dict(zip(curved, curves, strict=False)), labels)
     walked, watched = curves[len(curved)], curves[len(curved) + 1 :]
@@ -144,7 +142,7 @@ def on_another_network(network: Judge, pixels: Tensor, labels: list[int], maps: 
     resized = interpolate(maps[:, None], x.shape[-2:], mode="bilinear")[:, 0]
     series = {
         "insertion blur": Series("blur", "lerf", steps(OTHER_STEPS)),
-        "deletion zero": Series(0.0, "morf", steps(OTHER_STEPS)),
+        "deletion zero": Series("zero", "morf", steps(OTHER_STEPS)),
     }
     curves = perturbation_curves(network.model, x, resized, list(series.values()), internal_batch_size=BATCH)
     return areas_of(dict(zip(series, curves, strict=True)), labels)

@@ -1,4 +1,4 @@
-"""What captum_align gives to xai-align: the exact readout by name, and Captum's own methods as peers."""
+"""What captum_align gives to xai-align: the exact readout and FEI by name, and Captum's own methods as peers."""
 
 from __future__ import annotations
 
@@ -26,6 +26,18 @@ def _build_pinet(model: Any, layer: Any = None, **options: Any) -> Any:
     return PiNetAttribution(model, layer=layer, **options)
 
 
+def _build_fei(model: Any, **options: Any) -> Any:
+    from captum_align.fei_attribution import FEIAttribution
+
+    return FEIAttribution(model, **options)
+
+
+def _build_clipped_gradient(model: Any, **options: Any) -> Any:
+    from captum_align.clipped_gradient_attribution import ClippedGradientAttribution
+
+    return ClippedGradientAttribution(model, **options)
+
+
 def _build_peer(name: str, model: Any, **options: Any) -> Any:
     from captum_align.peers import build_peer
 
@@ -50,10 +62,25 @@ def _sensitivity(forward_func: Any, inputs: Any, attributions: Any, *, explain: 
 
 @hookimpl
 def xai_align_attributions() -> list[AttributionSpec]:
-    """``pinet`` and Captum's methods. Captum is imported when one is built."""
+    """``pinet``, ``fei`` and Captum's methods. Captum is imported when one is built."""
     return [
         AttributionSpec(
             name="pinet", build=_build_pinet, summary="exact readout: contributions that sum to the answer"
+        ),
+        AttributionSpec(
+            name="fei",
+            build=_build_fei,
+            summary="a map optimised for its own insertion and deletion curves (60 passes)",
+        ),
+        AttributionSpec(
+            name="fei-nested",
+            build=partial(_build_fei, solver="nested"),
+            summary="masks optimised one after another, each within the next, as FEI published it (500 passes)",
+        ),
+        AttributionSpec(
+            name="clipped-gradient",
+            build=_build_clipped_gradient,
+            summary="mean clipped gradient on the way from two solid colours to the image, nothing optimised",
         ),
         *(
             AttributionSpec(name=name, build=partial(_build_peer, name), summary=summary)

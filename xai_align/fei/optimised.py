@@ -31,8 +31,8 @@ class OptimisedMasks:
     """Masks that were optimised for some images, one for each quantile, and the map they make together.
 
     Attributes:
-        attribution: ``[N, H, W]``, float32 (float64 for float64 inputs): the mean of the masks. Its ranking is
-            the answer; the values are no contributions.
+        attribution: ``[N, H, W]``, float32 (float64 for float64 inputs): the mean of the masks, or the scores whose
+            level sets they are. Its ranking is the answer; the values are no contributions.
         masks: ``[N, K, H, W]``, in [0, 1]; each lies within the next. 1 marks evidence: what is shown when
             evidence is preserved, what is hidden when it is deleted.
         quantiles: the ``K`` shares of the image that the masks were to mark.
@@ -69,8 +69,28 @@ def optimised_masks(
     Raises:
         ValueError: masks or losses hold NaN or infinity.
     """
+    # A = (1/K) sum_k alpha_k
+    return optimised_scores(
+        masks.mean(1), masks, losses, quantiles=quantiles, clipped=clipped, passes=passes, notes=notes
+    )
+
+
+def optimised_scores(
+    attribution: Tensor,
+    masks: Tensor,
+    losses: Tensor,
+    *,
+    quantiles: tuple[float, ...],
+    clipped: Iterable[str],
+    passes: int,
+    notes: Iterable[str] = (),
+) -> OptimisedMasks:
+    """The record of maps ``[N, H, W]`` and masks ``[N, K, H, W]``; warns where areas were missed or ties are many.
+
+    Raises:
+        ValueError: masks or losses hold NaN or infinity.
+    """
     _check_finite(masks, losses)
-    attribution = masks.mean(1)  # A = (1/K) sum_k alpha_k
     areas = masks.flatten(2).mean(2)
     _warn_of_missed_areas(areas, quantiles)
     warn_of_ties(rank(attribution))

@@ -1,0 +1,30 @@
+"""FEI where a pipeline expects a CAM of pytorch-grad-cam."""
+
+from __future__ import annotations
+
+from gradcam_align.attribution_cam import AttributionCAM
+
+
+class FEICAM(AttributionCAM):
+    """Which pixels the answer rests on, by optimised masks, with the constructor and the call of ``GradCAM``.
+
+    :meth:`attributions` ranks the pixels. With the solver "curve" it has mean 0, so the picture shows what lies
+    above the mean; with "nested" it lies between 0 and 1.
+
+    Args:
+        model: the network.
+        target_layers: leave them out; they make no difference. Where the search starts, and where gradients are
+            clipped, are options: ``start_layer="layer3"``, ``clip_layers=["layer4"]``.
+        reshape_transform: not needed.
+        **options: of :class:`captum_align.FEIAttribution`, e.g. ``normalization=(mean, std)``, ``n_iter=50``,
+            ``solver="nested"``.
+
+    Source: FEI, Zhang & McMillan (arXiv 2509.04588).
+
+    Example::
+
+        with FEICAM(model, normalization=(mean, std)) as cam:
+            picture = cam(images, [ClassifierOutputTarget(281)])
+    """
+
+    method = "fei"

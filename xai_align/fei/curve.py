@@ -1,0 +1,201 @@
+"""One score map, optimised for its own insertion and deletion curves: fast, coarse where it can be, on any fill.
+
+This solver is ours. FEI (arXiv 2509.04588) optimises one free mask for each
+quantile; here all masks are the level sets of one map ``s`` on a grid of
+cells, so they are nested by construction and have exactly the area they
+should. For a share ``p`` of the image, fills ``r, r'`` and composites
+
+    x_ins = m_p x + (1 - m_p) r        m_p = sigmoid((s - Q_p(s)) / tau)
+    x_del = (1 - m_p) x + m_p r'
+    L     = P(x_del) - P(x_ins)  [ + w * mean_l D_l ]
+
+``P`` is the questioned probability, the one that insertion and deletion
+measure, so the mean of ``L`` over ``p`` is deletion minus insertion of the
+map. ``D_l``, optional, is the relative deviation ``|a_l(x) - a_l(x')|^2 /
+|a_l(x)|^2`` of a hidden layer's activations.
+
+What keeps ``s`` from being an attack on the network rather than an account of it:
+
+* ``s`` starts from the exact readout's map and takes a few steps only;
+* every step sees another share, other fills, a shifted mask, perhaps a mirrored image;
+* a step goes along the gradient at several scales at once, so that what
+  neighbouring cells agree on moves the map and what they don't hardly does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from math import isfinite
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from xai_align.evaluation.hidden_layers import LayerWatch
+from xai_align.fei.clipped_gradient import clipped_answers
+from xai_align.fei.curve_search import Search, WatchedStages, log_odds
+from xai_align.fei.gradient_clipping import ClippingMode
+from xai_align.fei.optimised import (
+    OptimisedMasks,
+    check_choice,
+    check_count,
+    check_quantiles,
+    check_rate,
+    optimised_scores,
+)
+from xai_align.fei.quantile_masks import level_sets
+from xai_align.fei.random_fills import KINDS, fixed_fill, random_fills
+from xai_align.fei.scales import SCALES, check_scales
+from xai_align.fei.solid_colours import Normalization
+from xai_align.fei.starting_map import Start, starting_map
+from xai_align.question import Question
+
+#: Steps, of two passes each.
+STEPS = 30
+#: Cells along the shorter side of the image; masks are shifted by up to one of them.
+CELLS = 28
+
+
+def curve_masks(
+    model: nn.Module,
+    inputs: Tensor,
+    questions: Sequence[Question],
+    *,
+    quantiles: Sequence[float] = (0.1, 0.3, 0.5, 0.7, 0.9),
+    n_iter: int = STEPS,
+    mask_size: int | None = None,
+    start: Start = "readout",
+    start_layer: Any = None,
+    lr: float = 0.15,
+    temperatures: tuple[float, float] = (0.5, 0.15),
+    scales: Sequence[tuple[float, float]] = SCALES,
+    fills: Sequence[str] = KINDS,
+    shift: int | None = None,
+    mirror: Literal["never", "random"] = "random",
+    clip: ClippingMode = "none",
+    clip_layers: Sequence[str] | None = None,
+    deviation_weight: float = 0.0,
+    deviation_layers: Sequence[str] | None = None,
+    stable_at: float | None = None,
+    normalization: Normalization | None = None,
+    baselines: Any = None,
+    seed: int = 0,
+    additional_forward_args: Any = None,
+    progress: Callable[[int], None] | None = None,
+) -> OptimisedMasks:
+    """A map for each image, optimised for its own insertion and deletion curves.
+
+    Args:
+        model: gives logits ``[N, ...]``; in eval mode. It is frozen inside and as before afterwards.
+        inputs: images ``[N, C, H, W]``.
+        questions: one for each image.
+        quantiles: the shares of the image whose level sets are given back as masks, strictly increasing in (0, 1).
+        n_iter: steps, of two forward and backward passes each.
+        mask_size: cells along the shorter side of the image; None: 28, or as many as there are pixels.
+        start: "readout", "flat", or maps ``[N, h, w]``.
+        start_layer: where the readout is taken, as in :func:`~xai_align.pinet.read_out`. None: the last feature map.
+        lr: how far the first step goes, in standard deviations of the map; it falls to a twentieth along a cosine.
+        temperatures: ``tau`` at the first and the last step, in standard deviations of the map.
+        scales: pairs of a width in cells and a weight, see :mod:`~xai_align.fei.scales`.
+        fills: kinds of :class:`~xai_align.fei.random_fills.RandomFills`.
+        shift: by how many pixels masks are shifted at most; None: a 28th of the shorter side.
+        mirror: "random": half of the composites are mirrored left to right before the network sees them.
+        clip: how gradients are clipped, see :func:`~xai_align.fei.gradient_clipping.clip_gradients`.
+        clip_layers: names of the modules inside which they are clipped; None: all.
+        deviation_weight: ``w``; 0 leaves the hidden layers alone.
+        deviation_layers: names of the layers whose deviation counts; None: the stages that a plugin names.
+        stable_at: an image is done when the rank correlation of its map with the one five steps before is at least
+            this; its map stays as it is then, and the search ends when all are done. None: every step is taken.
+        normalization: ``(mean, std)`` of the images, for solid colours.
+        baselines: one fill for all steps in place of ``fills``: a number or a tensor ``[N, C, H, W]``, or a
+            function ``(inputs, step, generator) -> Tensor``.
+        seed: of everything random.
+        additional_forward_args: further arguments of the model; tensors of the batch's length go along
+            with the composites.
+        progress: is called with 1 after each step.
+
+    Returns:
+        The maps as ``attribution`` and their level sets as ``masks``. ``losses[:, t]`` is ``L`` at the share and
+        fills of step ``t``: it goes up and down with them.
+
+    Raises:
+        TypeError, ValueError: the model, the inputs or an option is not fit, with what was found.
+
+    Warns:
+        TieWarning: many pixels share their score.
+    """
+    shares = check_quantiles(quantiles)
+    search = Search(
+        n_iter=check_count("n_iter", n_iter),
+        lr=check_rate("lr", lr),
+        temperatures=(check_rate("temperatures", temperatures[0]), check_rate("temperatures", temperatures[1])),
+        scales=check_scales(scales),
+        shift=_one_cell(inputs) if shift is None else check_count("shift", shift, least=0),
+        mirrors=check_choice("mirror", mirror, ("never", "random")) == "random",
+        deviation_weight=check_rate("deviation_weight", deviation_weight, zero="hidden layers left alone"),
+        stable_at=_check_correlation(stable_at),
+    )
+    with ExitStack() as stack:
+        asked = stack.enter_context(
+            clipped_answers(
+                model,
+                inputs,
+                [log_odds(question) for question in questions],
+                clip=clip,
+                clip_layers=clip_layers,
+                additional_forward_args=additional_forward_args,
+            )
+        )
+        x = asked.inputs
+        generator = torch.Generator().manual_seed(seed)
+        fill = (
+            random_fills(x, fills, generator, normalization=normalization)
+            if baselines is None
+            else fixed_fill(x, baselines, seed)
+        )
+        first = starting_map(
+            model,
+            inputs,
+            questions,
+            start,
+            layer=start_layer,
+            cells=_cells(mask_size, (x.shape[2], x.shape[3])),
+            additional_forward_args=additional_forward_args,
+        )
+        stages = None
+        if search.deviation_weight:
+            stages = WatchedStages.of(stack.enter_context(LayerWatch.on(model, deviation_layers)), asked)
+        scores, losses = search.run(asked, first, fill, stages, generator, progress or (lambda done: None))
+    on_image = interpolate(scores[:, None], x.shape[2:], mode="bilinear")[:, 0]
+    return optimised_scores(
+        on_image,
+        level_sets(on_image, shares),
+        losses,
+        quantiles=shares,
+        clipped=asked.clipped,
+        passes=2 * losses.shape[1],
+        notes=[fill.note],
+    )
+
+
+def _cells(mask_size: int | None, image: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of about square cells, ``mask_size`` of them along the shorter side."""
+    shorter = min(image)
+    count = min(CELLS, shorter) if mask_size is None else check_count("mask_size", mask_size, least=2)
+    if count > shorter:
+        raise ValueError(
+            f"mask_size is {count}, the images have {image[0]} x {image[1]} pixels; give {shorter} or less"
+        )
+    return round(image[0] * count / shorter), round(image[1] * count / shorter)
+
+
+def _one_cell(inputs: Tensor) -> int:
+    return min(inputs.shape[2:]) // CELLS if inputs.dim() == 4 else 0
+
+
+def _check_correlation(stable_at: float | None) -> float | None:
+    if stable_at is not None and not (isfinite(stable_at) and 0 < stable_at <= 1):
+        raise ValueError(f"stable_at is {stable_at!r}; give a rank correlation above 0, up to 1, or None")
+    return stable_at

@@ -1,0 +1,170 @@
+"""The search of :mod:`~xai_align.fei.curve`: a few steps of a score map along the gradient of its own curves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import cos, pi
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate, pad
+
+from xai_align.evaluation.correlation import spearman
+from xai_align.evaluation.hidden_layers import LayerWatch
+from xai_align.fei.clipped_gradient import ClippedAnswers, composite
+from xai_align.fei.quantile_masks import quantile_masks, share_at, standardised
+from xai_align.fei.random_fills import Fills
+from xai_align.fei.scales import at_scales
+from xai_align.question import Question
+
+#: Shares of the image nearer to 0 and 1 make masks that show nothing or everything.
+NARROWEST = 0.02
+#: How much of the last step's direction a step keeps, and the rate of the last step over that of the first.
+MOMENTUM, LAST_RATE = 0.9, 0.05
+#: How many steps apart two maps are compared to see whether the ranking still moves.
+STABLE_OVER = 5
+
+
+@dataclass(frozen=True)
+class LogOdds(Question):
+    """A question whose answer is the log-odds of the probability that insertion and deletion measure.
+
+    A class or group without rivals stands against all others, as in a softmax; a model with one output is a
+    logit already.
+    """
+
+    def answer(self, logits: Tensor) -> Tensor:
+        """``log P - log(1 - P)``."""
+        alone = self.rivals == () and logits.dim() == 1 and len(logits) > 1
+        return Question(self.favoured, None if alone else self.rivals).answer(logits)
+
+
+def log_odds(question: Question) -> Question:
+    """A question about classes as :class:`LogOdds`; other kinds, with formulas of their own, stay."""
+    return LogOdds(question.favoured, question.rivals) if type(question) is Question else question
+
+
+@dataclass(frozen=True)
+class WatchedStages:
+    """``D``: how far hidden layers are from where they are for the images as they are."""
+
+    watch: LayerWatch
+    clean: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, watch: LayerWatch, asked: ClippedAnswers) -> WatchedStages:
+        """The layers for the images as they are."""
+        with torch.no_grad(), watch.seeing(lambda name, out: out.clone()) as seen:
+            asked(asked.inputs[:, None])
+        return cls(watch, seen)
+
+    def deviations(self, seen: dict[str, Tensor]) -> Tensor:
+        """``mean_l |a_l(x) - a_l(x')|^2 / |a_l(x)|^2``, ``[N, M]``, of ``M`` composites of each image."""
+        each = []
+        for name, a in self.clean.items():
+            now = seen[name].unflatten(0, (len(a), -1))
+            changed = (now - a[:, None]).flatten(2).square().sum(2)
+            each.append(changed / a.flatten(1).square().sum(1, keepdim=True))
+        return torch.stack(each).mean(0)
+
+
+@dataclass(frozen=True)
+class Search:
+    """How a map is searched for; see :func:`~xai_align.fei.curve.curve_masks` for what the numbers mean."""
+
+    n_iter: int
+    lr: float
+    temperatures: tuple[float, float]
+    scales: tuple[tuple[float, float], ...]
+    shift: int
+    mirrors: bool
+    deviation_weight: float
+    stable_at: float | None
+
+    def run(
+        self,
+        asked: ClippedAnswers,
+        start: Tensor,
+        fills: Fills,
+        stages: WatchedStages | None,
+        generator: torch.Generator,
+        progress: Callable[[int], None],
+    ) -> tuple[Tensor, Tensor]:
+        """Scores ``[N, h, w]`` and losses ``[N, steps]`` from a standardised start ``[N, h, w]``."""
+        offset = _offsets(asked)
+        s, velocity = start, torch.zeros_like(start)
+        path, losses = [start], []
+        done = torch.zeros(len(s), dtype=torch.bool, device=s.device)
+        for t in range(self.n_iter):
+            s = s.detach().requires_grad_()
+            loss = self._loss(asked, standardised(s), t, fills, stages, offset, generator)
+            # summed over images, so that none knows of its batch mates
+            (g,) = torch.autograd.grad(loss.sum(), s)
+            velocity = MOMENTUM * velocity + at_scales(g, self.scales)
+            s = torch.where(done[:, None, None], s, s - self._rate(t) * velocity).detach()
+            losses.append(loss.detach())
+            progress(1)
+            path.append(s)
+            if self.stable_at is not None and t + 1 >= STABLE_OVER:
+                done = done | (spearman(s.flatten(1), path[-1 - STABLE_OVER].flatten(1)) >= self.stable_at)
+                if done.all():
+                    break
+        return standardised(s), torch.stack(losses, 1)
+
+    def _loss(
+        self,
+        asked: ClippedAnswers,
+        s: Tensor,
+        t: int,
+        fills: Fills,
+        stages: WatchedStages | None,
+        offset: Tensor,
+        generator: torch.Generator,
+    ) -> Tensor:
+        """``L = P(x_del) - P(x_ins) + w D`` at one share ``p``, ``[N]``."""
+        x = asked.inputs
+        p = min(max(share_at(t), NARROWEST), 1 - NARROWEST)
+        on_image = interpolate(s[:, None], x.shape[2:], mode="bilinear")[:, 0]
+        m = self._shifted(quantile_masks(on_image, (p,), self._temperature(t)), generator)
+        x_ins, x_del = composite(x, m, fills.draw()), composite(x, 1 - m, fills.draw())
+        both = torch.cat([self._mirrored(x_ins, generator), self._mirrored(x_del, generator)], 1)
+        if stages is None:
+            probability = torch.sigmoid(asked(both) - offset[:, None])
+            return probability[:, 1] - probability[:, 0]
+        with stages.watch.seeing(lambda name, out: out) as seen:
+            probability = torch.sigmoid(asked(both) - offset[:, None])
+        return probability[:, 1] - probability[:, 0] + self.deviation_weight * stages.deviations(seen).mean(1)
+
+    def _temperature(self, t: int) -> float:
+        first, last = self.temperatures
+        return first * (last / first) ** self._progress(t)
+
+    def _rate(self, t: int) -> float:
+        return self.lr * (LAST_RATE + (1 - LAST_RATE) * (1 + cos(pi * self._progress(t))) / 2)
+
+    def _progress(self, t: int) -> float:
+        return t / max(self.n_iter - 1, 1)
+
+    def _shifted(self, m: Tensor, generator: torch.Generator) -> Tensor:
+        """Masks moved by up to ``shift`` pixels each way; what comes in from outside is as the border."""
+        reach = self.shift
+        down, right = torch.randint(-reach, reach + 1, (2,), generator=generator).tolist()
+        wide = pad(m, (reach,) * 4, mode="replicate")
+        return wide[..., reach + down : reach + down + m.shape[-2], reach + right : reach + right + m.shape[-1]]
+
+    def _mirrored(self, composites: Tensor, generator: torch.Generator) -> Tensor:
+        tossed = float(torch.rand(1, generator=generator)) < 0.5
+        return composites.flip(-1) if self.mirrors and tossed else composites
+
+
+def _offsets(asked: ClippedAnswers) -> Tensor:
+    """``[N]``: what the log-odds are counted from.
+
+    Zero where the network sees the class. Where it does not, ``P`` would be all but zero everywhere, so the class is
+    asked about relative to the image as it is. So are questions whose answers are no log-odds.
+    """
+    with torch.no_grad():
+        clean = asked(asked.inputs[:, None])[:, 0]
+    odds = torch.tensor([isinstance(question, LogOdds) for question in asked.questions], device=clean.device)
+    return torch.where(odds, clean.clamp(max=0), clean)

@@ -1,0 +1,152 @@
+"""Masks by name of the solver, for any number of images and any kind of question: FEI's front door."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from xai_align.evaluation.ranking import TieWarning
+from xai_align.fei.curve import curve_masks
+from xai_align.fei.nested import nested_masks
+from xai_align.fei.optimised import AreaMissed, OptimisedMasks, check_choice, optimised_scores
+from xai_align.fei.pieces import asked_pieces, check_options, seeded
+
+Solve = Callable[..., OptimisedMasks]
+
+_SOLVERS: dict[str, Solve] = {"curve": curve_masks, "nested": nested_masks}
+
+
+def optimize_masks(
+    model: nn.Module,
+    inputs: Tensor,
+    question: Any = None,
+    *,
+    solver: str = "curve",
+    internal_batch_size: int | None = None,
+    generator: torch.Generator | None = None,
+    show_progress: bool = False,
+    additional_forward_args: Any = None,
+    **options: Any,
+) -> OptimisedMasks:
+    """What the answer to a question rests on: a map, and masks that mark a few shares of the image by it.
+
+    The model is not changed. But for rounding, an image's masks depend neither on its batch mates nor on how
+    many images are worked on at a time.
+
+    Args:
+        model: in eval mode, gives logits ``[N, ...]``; may be compiled, data-parallel or a ``QuestionModel``.
+        inputs: images ``[N, C, H, W]``, floating, on the model's device.
+        question: a :class:`~xai_align.Question`, one for each image, or any target that Captum takes. None:
+            why the predicted class?
+        solver: "curve": one map, optimised for its own insertion and deletion curves, see
+            :func:`~xai_align.fei.curve.curve_masks` (ours, quick); "nested": a mask for each share, one after
+            another, as published, see :func:`~xai_align.fei.nested.nested_masks`.
+        internal_batch_size: how many images are worked on at a time; None: 8. It bounds the memory.
+        generator: one number is drawn from it, the seed of all that is random. None: ``seed``, or 0.
+        show_progress: show a progress bar over all steps.
+        additional_forward_args: further arguments of the model; tensors of length ``N`` go along with the images.
+        **options: of the solver, e.g. ``quantiles``, ``n_iter``, ``clip``, ``normalization``, ``baselines``,
+            ``seed``. Tensors ``[N, ...]`` among them go along with the images.
+
+    Returns:
+        The record for all images. ``losses`` end in NaN for images whose piece was done before others.
+
+    Raises:
+        TypeError: the solver has no such option.
+        TargetError: the question does not fit the images or the output.
+        NothingToClip: gradients are to be clipped and the model has no activation for it; ``clip="none"`` goes
+            without.
+        ValueError: the model, the inputs or an option is not fit, with what was found.
+
+    Warns:
+        AreaMissed: a mask's area is further than 0.05 from its quantile.
+        TieWarning: many pixels share their value in the map.
+
+    Source: FEI, Zhang & McMillan (arXiv 2509.04588).
+
+    Example::
+
+        found = optimize_masks(model, images, Question.why_not(281, 282), normalization=(mean, std))
+        found.attribution  # [N, H, W]
+    """
+    solve = find_solver(solver)
+    check_options(solve, options)
+    network, pieces = asked_pieces(
+        model,
+        inputs,
+        question,
+        internal_batch_size=internal_batch_size,
+        additional_forward_args=additional_forward_args,
+        options=seeded(options, generator),
+    )
+    records = []
+    with _progress(solve, options, len(pieces), show_progress) as progress:
+        for piece in pieces:
+            with piece.counted(), _quiet_about_examples(len(pieces)):
+                records.append(solve(network, piece.inputs, piece.questions, progress=progress, **piece.options))
+    return records[0] if len(records) == 1 else _joined(records)
+
+
+def find_solver(name: str) -> Solve:
+    """The solver of this name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    return _SOLVERS[check_choice("solver", name, _SOLVERS)]
+
+
+def _joined(records: Sequence[OptimisedMasks]) -> OptimisedMasks:
+    """One record for all images; warnings count examples as the caller does."""
+    first, steps = records[0], [record.losses.shape[1] for record in records]
+    whole = optimised_scores(
+        torch.cat([record.attribution for record in records]),
+        torch.cat([record.masks for record in records]),
+        torch.cat([record.losses[:, : min(steps)] for record in records]),
+        quantiles=first.quantiles,
+        clipped=first.clipped,
+        passes=max(record.passes for record in records),
+        notes=first.notes,
+    )
+    losses = [pad(record.losses, (0, max(steps) - record.losses.shape[1]), value=torch.nan) for record in records]
+    return replace(whole, losses=torch.cat(losses))
+
+
+@contextmanager
+def _quiet_about_examples(pieces: int) -> Iterator[None]:
+    """What is said about examples of a piece is said of all of them together, when they are joined."""
+    with warnings.catch_warnings():
+        for category in (AreaMissed, TieWarning) if pieces > 1 else ():
+            warnings.simplefilter("ignore", category)
+        yield
+
+
+@contextmanager
+def _progress(
+    solve: Solve, options: Mapping[str, Any], pieces: int, shown: bool
+) -> Iterator[Callable[[int], None] | None]:
+    """Counts steps on a progress bar, if one is wanted."""
+    if not shown:
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("optimising masks", total=pieces * _steps(solve, options))
+        yield lambda done: bar.advance(task, done)
+
+
+def _steps(solve: Solve, options: Mapping[str, Any]) -> int:
+    """How many steps a solver makes: ``n_iter``, and that for each quantile where they come one after another."""
+    defaults = {name: parameter.default for name, parameter in inspect.signature(solve).parameters.items()}
+    chosen = {**defaults, **options}
+    return int(chosen["n_iter"] * (len(chosen["quantiles"]) if chosen.get("order") == "sequential" else 1))

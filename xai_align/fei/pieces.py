@@ -1,0 +1,160 @@
+"""Any number of images and any kind of question, brought to what a solver takes: a few images at a time."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from xai_align.fei.clipped_gradient import check_images
+from xai_align.fei.optimised import check_count
+from xai_align.model_state import unchanged_rng
+from xai_align.pinet.input_checks import check_logits, check_model
+from xai_align.pinet.unwrapping import unwrapped
+from xai_align.plugin_loading import did_you_mean
+from xai_align.question import Question, QuestionModel, as_questions
+
+#: Images that are worked on at once. A solver shows each of them at five shares in a pass, and the pass back needs
+#: the activations of all forty: more would fill the memory before it made anything quicker.
+AT_ONCE = 8
+#: What a solver is given by position, or by the call and not by its options.
+_GIVEN = frozenset(("model", "inputs", "questions", "additional_forward_args", "progress"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """Some of the images, with what belongs to them.
+
+    Attributes:
+        first: the number of the first image among all.
+        inputs: ``[n, C, H, W]``.
+        questions: one for each.
+        options: of the solver, ``additional_forward_args`` among them.
+    """
+
+    first: int
+    inputs: Tensor
+    questions: Sequence[Question]
+    options: dict[str, Any]
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """An error that names examples gains a note about where their numbers start."""
+        try:
+            yield
+        except Exception as error:
+            if self.first:
+                last = self.first + len(self.inputs) - 1
+                error.add_note(f"(these were images {self.first} … {last} of the batch; examples count from there)")
+            raise
+
+
+def asked_pieces(
+    model: nn.Module,
+    inputs: Tensor,
+    question: Any,
+    *,
+    internal_batch_size: int | None,
+    additional_forward_args: Any,
+    options: Mapping[str, Any],
+) -> tuple[nn.Module, list[Piece]]:
+    """The network itself, out of its wrappers, and the images in pieces.
+
+    Args:
+        model: a network, perhaps compiled, data-parallel, or in a ``QuestionModel``.
+        inputs: images ``[N, C, H, W]``.
+        question: a question, one for each image, any target that Captum takes; for a ``QuestionModel`` the target
+            that ``ask`` gave. None: the predicted class.
+        internal_batch_size: how many images at a time; None: :data:`AT_ONCE`.
+        additional_forward_args: tensors of length ``N`` are cut with the images.
+        options: so are tensors ``[N, ...]`` with three axes or more, such as baselines.
+
+    Raises:
+        TypeError, ValueError: the model, the inputs or the size is not fit.
+        TargetError: the question does not fit the images or the output.
+    """
+    size = AT_ONCE if internal_batch_size is None else check_count("internal_batch_size", internal_batch_size)
+    asker, _ = unwrapped(model)
+    network = unwrapped(asker.model)[0] if isinstance(asker, QuestionModel) else asker
+    check_model(network)
+    check_images(network, inputs)
+    count = len(inputs)
+    extra = additional_forward_args if isinstance(additional_forward_args, tuple) else (additional_forward_args,)
+    extra = () if additional_forward_args is None else extra
+    parts = [slice(first, min(first + size, count)) for first in range(0, count, size)]
+    if isinstance(asker, QuestionModel):
+        questions = asker.questions_for(question, count)
+    elif question is None:
+        questions = [
+            one for here in parts for one in _predicted(network, inputs[here], _of_these(extra, here, count, axes=1))
+        ]
+    else:
+        questions = as_questions(question, count)
+    return network, [
+        Piece(
+            first=here.start,
+            inputs=inputs[here],
+            questions=questions[here],
+            options={
+                **dict(zip(options, _of_these(tuple(options.values()), here, count, axes=3), strict=True)),
+                "additional_forward_args": _of_these(extra, here, count, axes=1) or None,
+            },
+        )
+        for here in parts
+    ]
+
+
+def check_options(solve: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    """Raise if a solver does not have one of these options.
+
+    Raises:
+        TypeError: with the options that it has.
+    """
+    known = [name for name in inspect.signature(solve).parameters if name not in _GIVEN]
+    for name in options:
+        if name not in known:
+            near = did_you_mean(name, known)
+            raise TypeError(f"{solve.__name__} has no option '{name}'{near} It has {', '.join(known)}")
+
+
+def seeded(options: Mapping[str, Any], generator: torch.Generator | None) -> dict[str, Any]:
+    """The options with one seed for all pieces: the one that is given, or drawn from ``generator``, or 0.
+
+    Raises:
+        TypeError: the generator is none, or there is a seed as well.
+    """
+    if generator is None:
+        return {"seed": 0, **options}
+    if not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator is a {type(generator).__name__}; give a torch.Generator, or seed=...")
+    if "seed" in options:
+        raise TypeError("there is a generator and a seed; give one of them")
+    return {**options, "seed": int(torch.randint(2**31, (), generator=generator, device=generator.device))}
+
+
+def _predicted(network: nn.Module, inputs: Tensor, extra: tuple[Any, ...]) -> list[Question]:
+    """Why the class with the largest logit? An output of one entry needs no class."""
+    with torch.no_grad(), unchanged_rng():
+        logits = check_logits(network(inputs, *extra))
+    if logits[0].numel() == 1:
+        return [Question(((0,) * (logits.dim() - 1),))] * len(inputs)
+    if logits.dim() != 2:
+        raise ValueError(
+            f"no question was given and the output has shape {list(logits.shape)}, where no class is the predicted "
+            "one; name an entry, e.g. (class, row, column)"
+        )
+    return as_questions(logits.argmax(1), len(inputs))
+
+
+def _of_these(values: tuple[Any, ...], here: slice, count: int, *, axes: int) -> tuple[Any, ...]:
+    """The values, tensors with something for each of ``count`` images cut down to these."""
+
+    def belongs_to_images(value: Any) -> bool:
+        return isinstance(value, Tensor) and value.dim() >= axes and count > 1 and len(value) == count
+
+    return tuple(value[here] if belongs_to_images(value) else value for value in values)

@@ -1,0 +1,62 @@
+"""A gradient on a grid of cells, seen at several scales at once.
+
+Single cells of a masked image are where a network is easiest to deceive: their
+gradients differ in sign from neighbour to neighbour and from step to step. So
+a step goes along
+
+    g' = sum_j w_j u(G_j * g)        u(g) = g / |g|,   G_j a Gaussian of sigma_j cells
+
+and is divided by its own root mean square: a step has the same size for every
+image, whatever its logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import ceil
+
+import torch
+from torch import Tensor
+from torch.nn.functional import conv2d, pad
+
+#: ``(sigma_j in cells, w_j)``.
+SCALES = ((0.0, 0.7), (1.0, 0.5), (2.5, 0.5))
+
+
+def at_scales(gradient: Tensor, scales: Sequence[tuple[float, float]]) -> Tensor:
+    """``g'`` for gradients ``[N, h, w]``, with root mean square 1; zero where the gradient is zero."""
+    mixed = gradient.new_zeros(gradient.shape)
+    for sigma, weight in scales:
+        mixed = mixed + weight * _unit(smoothed(gradient, sigma))
+    return _unit(mixed) * (gradient.shape[1] * gradient.shape[2]) ** 0.5
+
+
+def smoothed(cells: Tensor, sigma: float) -> Tensor:
+    """Cells ``[N, h, w]`` under a Gaussian of ``sigma`` cells, three sigma wide each way; borders are repeated."""
+    if sigma == 0:
+        return cells
+    radius = ceil(3 * sigma)
+    offset = torch.arange(-radius, radius + 1, dtype=cells.dtype, device=cells.device)
+    kernel = torch.exp(-offset.square() / (2 * sigma**2))
+    kernel = kernel / kernel.sum()
+    wide = pad(cells[:, None], (radius,) * 4, mode="replicate")
+    return conv2d(conv2d(wide, kernel.view(1, 1, -1, 1)), kernel.view(1, 1, 1, -1))[:, 0]
+
+
+def check_scales(scales: Sequence[tuple[float, float]]) -> tuple[tuple[float, float], ...]:
+    """Scales as pairs of floats.
+
+    Raises:
+        ValueError: there are none, or a width or a weight is negative.
+    """
+    given = tuple((float(sigma), float(weight)) for sigma, weight in scales)
+    if not given or any(sigma < 0 or weight < 0 for sigma, weight in given) or not any(w for _, w in given):
+        raise ValueError(
+            f"scales are {given}; give pairs (sigma in cells, weight), zero or more, one weight above zero"
+        )
+    return given
+
+
+def _unit(gradient: Tensor) -> Tensor:
+    norm = gradient.flatten(1).norm(dim=1)[:, None, None]
+    return gradient / torch.where(norm > 0, norm, 1)

@@ -1,0 +1,60 @@
+"""Where the search for a map begins: at the exact readout, at nothing, or at a map of the caller's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from xai_align.cut_network import where_to_cut
+from xai_align.fei.quantile_masks import standardised
+from xai_align.pinet.readout import read_out
+from xai_align.question import Question
+
+#: "readout": the exact readout at the last feature map. "flat": the same everywhere. Or maps ``[N, h, w]``.
+Start: TypeAlias = Literal["readout", "flat"] | Tensor
+
+
+def starting_map(
+    model: nn.Module,
+    inputs: Tensor,
+    questions: Sequence[Question],
+    start: Start,
+    *,
+    layer: Any = None,
+    cells: tuple[int, int],
+    additional_forward_args: Any = None,
+) -> Tensor:
+    """Scores ``[N, h, w]`` on a grid of cells, mean 0 and standard deviation 1 (flat ones are 0).
+
+    Args:
+        model: gives logits.
+        inputs: images ``[N, C, H, W]``.
+        questions: one for each image.
+        start: see :data:`Start`.
+        layer: where the readout is taken; None: where a plugin says, else at the last convolution.
+        cells: rows and columns.
+        additional_forward_args: further arguments of the model.
+
+    Raises:
+        ValueError: the start is none of these or does not fit, or the layer is not found.
+    """
+    if isinstance(start, Tensor):
+        given = start
+    elif start == "flat":
+        given = inputs.new_zeros(len(inputs), *cells)
+    elif start == "readout":
+        with torch.no_grad():  # the readout turns gradients on where it needs them
+            where = where_to_cut(model, inputs[:1]) if layer is None else layer
+        readout = read_out(model, inputs, list(questions), where, additional_forward_args=additional_forward_args)
+        given = readout.map("smooth").detach()
+    else:
+        raise ValueError(f"start is {start!r}; give 'readout', 'flat', or maps [N, h, w]")
+    if given.dim() != 3 or len(given) != len(inputs) or not given.isfinite().all():
+        raise ValueError(f"the starting maps have shape {list(given.shape)}; give finite maps [{len(inputs)}, h, w]")
+    wide = torch.float64 if inputs.dtype == torch.float64 else torch.float32
+    resized = interpolate(given[:, None].to(inputs.device, wide), cells, mode="bilinear", antialias=True)
+    return standardised(resized[:, 0])
