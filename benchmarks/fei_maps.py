@@ -1,6 +1,6 @@
 """Maps of every method for the FEI benchmarks, kept in files, so that a run that was stopped goes on where it was.
 
-    python -m benchmarks.fei_maps --images DIR --out DIR --network lite0 --methods rise,gradcam [--limit 48]
+python -m benchmarks.fei_maps --images DIR --out DIR --network lite0 --methods rise,gradcam [--limit 48]
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CELLS = {"lite0": 7, "squeezenet": 13}
 
 
 def smoothed(coarse: Tensor, cells: int) -> Tensor:
-    """A map of flat squares, as coarse methods give it, faded from cell to cell: so are they shown and judged at best."""
+    """A map of flat squares, as coarse methods give it, faded from cell to cell: judged so, they do better."""
     size = coarse.shape[-1]
     centres = ((torch.arange(cells) + 0.5) * size / cells).long()
     flat = coarse[centres][:, centres]

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timm_align.efficientnet_lite0 import load as lite0
-from timm_align.loading import class_names, create_model, read_weights, ready
 from torchvision.models import squeezenet1_1
 from torchvision.transforms import v2
 
+from timm_align.efficientnet_lite0 import load as lite0
+from timm_align.loading import class_names, create_model, read_weights, ready
 from xai_align.hookspecs import LoadedModel
 
 #: The one scale that SqueezeNet's channels are divided by, in steps of 0..255.

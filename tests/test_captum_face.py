@@ -55,7 +55,7 @@ def test_they_are_captums_kind(model):
 
 def test_a_name_that_the_package_does_not_have_is_an_attribute_error():
     assert set(captum_align.__all__) <= set(dir(captum_align))
-    with pytest.raises(AttributeError, match="has no attribute 'PiNet'; it offers .*LayerPiNetAttribution, PiNet"):
+    with pytest.raises(AttributeError, match=r"has no attribute 'PiNet'; it offers .*LayerPiNetAttribution, PiNet"):
         _ = captum_align.PiNet
 
 

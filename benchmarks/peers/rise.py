@@ -35,9 +35,7 @@ def rise(
     for first in range(0, masks, batch):
         count = min(batch, masks - first)
         cells = (torch.rand(count, 1, grid, grid, generator=generator) < p).float()
-        wide = interpolate(
-            cells, ((grid + 1) * rows, (grid + 1) * columns), mode="bilinear", align_corners=False
-        )
+        wide = interpolate(cells, ((grid + 1) * rows, (grid + 1) * columns), mode="bilinear", align_corners=False)
         down = torch.randint(0, rows, (count,), generator=generator).tolist()
         right = torch.randint(0, columns, (count,), generator=generator).tolist()
         m = torch.stack([one[:, r : r + height, c : c + width] for one, r, c in zip(wide, down, right, strict=True)])

@@ -48,7 +48,7 @@ def random_fills(
         kinds: ``"blur"``: the image under an 11 x 11 Gaussian of sigma 5. ``"zero"``: zeros, the mean colour of
             normalised images. ``"mean"``: each image's mean colour. ``"noise"``: normal noise with each image's
             mean and standard deviation. ``"colour"``: a solid colour, see
-            :func:`~xai_align.fei.solid_colours.references`.
+            :func:`~xai_align.fei.solid_colours.references`. ``"texture"``: see :func:`scrambled`.
         generator: on the CPU.
         normalization: ``(mean, std)`` of the images, for solid colours.
 
@@ -68,6 +68,7 @@ def random_fills(
         "mean": lambda: mean + GRAIN * noise(),
         "noise": lambda: mean + noise(),
         "colour": lambda: colours.draw(0) + GRAIN * noise(),
+        "texture": lambda: scrambled(inputs, generator),
     }
     kinds = (kinds,) if isinstance(kinds, str) else tuple(kinds)
     unknown = [kind for kind in kinds if kind not in makers]
@@ -80,6 +81,18 @@ def random_fills(
 
     told = f"; {colours.note}" if "colour" in kinds else ""
     return Fills(draw, f"fills were drawn from {', '.join(kinds)} at every step{told}")
+
+
+def scrambled(inputs: Tensor, generator: torch.Generator) -> Tensor:
+    """Each image with the strength of all its spatial frequencies and random phases: its texture, and no object.
+
+    The phases are those of white noise, the same for all channels, so colours stay together.
+    """
+    noise = torch.randn(1, 1, *inputs.shape[2:], generator=generator).to(inputs)
+    phase = torch.fft.rfft2(noise)
+    phase = phase / phase.abs().clamp_min(torch.finfo(inputs.dtype).tiny)
+    phase[..., 0, 0] = 1  # the mean colour stays
+    return torch.fft.irfft2(torch.fft.rfft2(inputs) * phase, s=tuple(inputs.shape[2:]))
 
 
 def fixed_fill(inputs: Tensor, baselines: Any, seed: int) -> Fills:
