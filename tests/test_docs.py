@@ -12,7 +12,11 @@ from xai_align.pinet import rule_registry
 
 ROOT = Path(__file__).parents[1]
 PLUGINS = ROOT / "docs" / "plugins.md"
-PAGES = (ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("readout", "judging", "gradcam")), PLUGINS)
+PAGES = (
+    ROOT / "README.md",
+    *(ROOT / "docs" / f"{name}.md" for name in ("readout", "fei", "judging", "gradcam")),
+    PLUGINS,
+)
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 

@@ -53,8 +53,7 @@ def fei(model, solver="nested", **options):
 @pytest.mark.parametrize(
     ("build", "not_kept"),
     [
-        # of an output [N, 2, 5] the curve solver does not know which entries are rivals: it follows the logit itself
-        (partial(FEIAttribution, quantiles=(0.5,), n_iter=2), {"several_inputs", "targets"}),
+        (partial(FEIAttribution, quantiles=(0.5,), n_iter=2), {"several_inputs"}),
         (partial(FEIAttribution, solver="nested", quantiles=(0.5,), n_iter=2), {"several_inputs"}),
         (partial(ClippedGradientAttribution, points=(0.6,), colours=1), {"several_inputs"}),
     ],

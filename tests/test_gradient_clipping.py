@@ -447,7 +447,7 @@ def test_a_pass_that_was_broken_off_does_not_disturb_the_next(error):
 def test_nothing_to_clip_is_an_error_that_says_what_is_there(model, layers, message):
     with untouched(model), pytest.raises(NothingToClip, match=re.escape(message)) as error:
         clipped_gradient(model, images(1), images(1), layers=layers)
-    assert "mode='none'" in str(error.value)
+    assert "rule 'none'" in str(error.value)
     start = images(1).requires_grad_()
     expected = torch.autograd.grad(-model(start)[:, 0].sum(), start)[0]
     assert torch.equal(clipped_gradient(model, images(1), start, "none"), expected)

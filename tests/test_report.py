@@ -33,6 +33,7 @@ from xai_align.report.record import file_name, numbers_of, record_of, save_array
 from xai_align.report.table import narrow_tables, print_table, wide_table
 from xai_align.report.words import (
     LOGITS,
+    SCORES,
     UNITLESS,
     arithmetic,
     exactness,
@@ -168,6 +169,32 @@ def test_slopes_are_not_added_up():
     assert "slopes" in arithmetic(one)
     assert unit_of(one) == UNITLESS
     assert unit_of(record("integrated_gradients")) == unit_of(record()) == LOGITS
+
+
+@pytest.mark.parametrize("method", ["fei", "fei-nested"])
+def test_a_ranking_has_neither_sum_nor_gap(method):
+    one = dataclasses.replace(record("input_x_gradient", Question.why(0)), method=method, contributions=7.0)
+    assert table_row(one)[4:8] == ("2.500", "–", "–", "–")
+    assert arithmetic(one) == "2.500 is the answer; the map ranks places for it, and its values have no sum"
+    assert unit_of(one) == SCORES
+    assert exactness(one) == ""
+
+
+@pytest.mark.filterwarnings("ignore::xai_align.evaluation.ranking.TieWarning")  # halves of one colour
+def test_clipped_gradients_are_slopes():
+    one = record("clipped-gradient", Question.why(0), clip="none")
+    assert table_row(one)[5:8] == ("–", "–", "–")
+    assert "slopes" in arithmetic(one)
+    assert unit_of(one) == UNITLESS
+    assert any("slopes" in note for note in footnotes({"clipped-gradient"}))
+
+
+def test_below_the_mean_is_said_to_be_no_evidence_where_maps_have_a_mean_of_zero():
+    assert [len(footnotes(names)) for names in ({"fei"}, {"fei-nested"}, {"pinet", "fei-nested"})] == [2, 1, 2]
+    assert any("not evidence against" in note for note in footnotes({"fei"}))
+    assert not any("gap" in note for note in footnotes({"pinet", "fei"}))
+    assert "fei and fei-nested only rank places" in footnotes({"fei", "fei-nested"})[0]
+    assert "fei-nested only ranks places" in footnotes({"fei-nested"})[0]
 
 
 def test_footnotes_speak_of_the_methods_that_are_there():

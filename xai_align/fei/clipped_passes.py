@@ -121,7 +121,9 @@ class ReferencePass(ActivationWatch):
         if not all(bool(one.isfinite().all()) for one in numbers):
             raise ValueError("the model's output for the reference holds NaN or infinite values; check the inputs")
         if all(call.remembered is None for call in self.calls):
-            raise NothingToClip(f"there is no activation to clip: {self._found()}. mode='none' goes without clipping")
+            raise NothingToClip(
+                f"there is no activation to clip: {self._found()}. The rule 'none' goes without clipping"
+            )
 
     def records(self) -> tuple[ClippedCall, ...]:
         """What is going to be clipped."""

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from xai_align.evaluation.hidden_layers import LayerWatch
-from xai_align.fei.clipped_gradient import clipped_answers
+from xai_align.fei.clipped_gradient import check_images, clipped_answers
 from xai_align.fei.curve_search import Search, WatchedStages, log_odds
 from xai_align.fei.gradient_clipping import ClippingMode
 from xai_align.fei.optimised import (
@@ -50,6 +50,7 @@ from xai_align.fei.random_fills import KINDS, fixed_fill, random_fills
 from xai_align.fei.scales import SCALES, check_scales
 from xai_align.fei.solid_colours import Normalization
 from xai_align.fei.starting_map import Start, starting_map
+from xai_align.pinet.input_checks import check_model
 from xai_align.question import Question
 
 #: Steps, of two passes each.
@@ -126,11 +127,13 @@ def curve_masks(
     Warns:
         TieWarning: many pixels share their score.
     """
+    check_model(model)
+    check_images(model, inputs)
     shares = check_quantiles(quantiles)
     search = Search(
         n_iter=check_count("n_iter", n_iter),
         lr=check_rate("lr", lr),
-        temperatures=(check_rate("temperatures", temperatures[0]), check_rate("temperatures", temperatures[1])),
+        temperatures=_check_temperatures(temperatures),
         scales=check_scales(scales),
         shift=_one_cell(inputs) if shift is None else check_count("shift", shift, least=0),
         mirrors=check_choice("mirror", mirror, ("never", "random")) == "random",
@@ -138,6 +141,17 @@ def curve_masks(
         stable_at=_check_correlation(stable_at),
     )
     with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        # before gradients are clipped: those of the readout are not to be
+        first = starting_map(
+            model,
+            inputs,
+            questions,
+            start,
+            layer=start_layer,
+            cells=_cells(mask_size, (inputs.shape[2], inputs.shape[3])),
+            additional_forward_args=additional_forward_args,
+        )
         asked = stack.enter_context(
             clipped_answers(
                 model,
@@ -154,15 +168,6 @@ def curve_masks(
             random_fills(x, fills, generator, normalization=normalization)
             if baselines is None
             else fixed_fill(x, baselines, seed)
-        )
-        first = starting_map(
-            model,
-            inputs,
-            questions,
-            start,
-            layer=start_layer,
-            cells=_cells(mask_size, (x.shape[2], x.shape[3])),
-            additional_forward_args=additional_forward_args,
         )
         stages = None
         if search.deviation_weight:
@@ -192,7 +197,14 @@ def _cells(mask_size: int | None, image: tuple[int, int]) -> tuple[int, int]:
 
 
 def _one_cell(inputs: Tensor) -> int:
-    return min(inputs.shape[2:]) // CELLS if inputs.dim() == 4 else 0
+    return min(inputs.shape[2:]) // CELLS
+
+
+def _check_temperatures(temperatures: Sequence[float]) -> tuple[float, float]:
+    given = tuple(temperatures)
+    if len(given) != 2:
+        raise ValueError(f"temperatures are {given}; give two, of the first and of the last step")
+    return check_rate("temperatures", given[0]), check_rate("temperatures", given[1])
 
 
 def _check_correlation(stable_at: float | None) -> float | None:

@@ -16,7 +16,7 @@ from xai_align.fei.clipped_gradient import ClippedAnswers, composite
 from xai_align.fei.quantile_masks import quantile_masks, share_at, standardised
 from xai_align.fei.random_fills import Fills
 from xai_align.fei.scales import at_scales
-from xai_align.question import Question
+from xai_align.question import Index, Question, TargetError
 
 #: Shares of the image nearer to 0 and 1 make masks that show nothing or everything.
 NARROWEST = 0.02
@@ -30,14 +30,27 @@ STABLE_OVER = 5
 class LogOdds(Question):
     """A question whose answer is the log-odds of the probability that insertion and deletion measure.
 
-    A class or group without rivals stands against all others, as in a softmax; a model with one output is a
-    logit already.
+    A class or group without rivals stands against all others, as in a softmax. Classes lie along the last axis of
+    outputs ``[N, K]`` and ``[N, A, K]`` and along the first after the batch of dense ones ``[N, K, H, W]``. A model
+    with one output is a logit already. A group's score is always log-sum-exp: probabilities add up.
     """
 
     def answer(self, logits: Tensor) -> Tensor:
         """``log P - log(1 - P)``."""
-        alone = self.rivals == () and logits.dim() == 1 and len(logits) > 1
-        return Question(self.favoured, None if alone else self.rivals).answer(logits)
+        return Question(self.favoured, self._others(logits.shape)).answer(logits)
+
+    def _others(self, shape: torch.Size) -> tuple[Index, ...] | None:
+        """The rivals: those that were named, or the other classes where the favoured ones stand."""
+        if self.rivals != () or shape.numel() == 1 or any(len(index) != len(shape) for index in self.favoured):
+            return self.rivals
+        if len(shape) == 1:
+            return None
+        axis = 0 if len(shape) > 2 else len(shape) - 1
+        wanted = {tuple(part % size for part, size in zip(index, shape, strict=True)) for index in self.favoured}
+        beside = {(*index[:axis], other, *index[axis + 1 :]) for index in wanted for other in range(shape[axis])}
+        if not beside - wanted:
+            raise TargetError("the group holds every class, so its probability is always 1; ask about fewer classes")
+        return tuple(sorted(beside - wanted))
 
 
 def log_odds(question: Question) -> Question:
@@ -47,7 +60,11 @@ def log_odds(question: Question) -> Question:
 
 @dataclass(frozen=True)
 class WatchedStages:
-    """``D``: how far hidden layers are from where they are for the images as they are."""
+    """``D``: how far hidden layers are from where they are for the images as they are.
+
+    ``clean`` holds each layer's activations ``[N, 2, ...]`` for the images and for the mirrored ones, with which
+    mirrored composites are compared.
+    """
 
     watch: LayerWatch
     clean: dict[str, Tensor]
@@ -56,16 +73,16 @@ class WatchedStages:
     def of(cls, watch: LayerWatch, asked: ClippedAnswers) -> WatchedStages:
         """The layers for the images as they are."""
         with torch.no_grad(), watch.seeing(lambda name, out: out.clone()) as seen:
-            asked(asked.inputs[:, None])
-        return cls(watch, seen)
+            asked(torch.stack([asked.inputs, asked.inputs.flip(-1)], 1))
+        return cls(watch, {name: a.unflatten(0, (len(asked.inputs), 2)) for name, a in seen.items()})
 
-    def deviations(self, seen: dict[str, Tensor]) -> Tensor:
+    def deviations(self, seen: dict[str, Tensor], mirrored: list[bool]) -> Tensor:
         """``mean_l |a_l(x) - a_l(x')|^2 / |a_l(x)|^2``, ``[N, M]``, of ``M`` composites of each image."""
         each = []
-        for name, a in self.clean.items():
+        for name, clean in self.clean.items():
+            a = clean[:, [int(flipped) for flipped in mirrored]]
             now = seen[name].unflatten(0, (len(a), -1))
-            changed = (now - a[:, None]).flatten(2).square().sum(2)
-            each.append(changed / a.flatten(1).square().sum(1, keepdim=True))
+            each.append((now - a).flatten(2).square().sum(2) / a.flatten(2).square().sum(2))
         return torch.stack(each).mean(0)
 
 
@@ -128,13 +145,16 @@ class Search:
         on_image = interpolate(s[:, None], x.shape[2:], mode="bilinear")[:, 0]
         m = self._shifted(quantile_masks(on_image, (p,), self._temperature(t)), generator)
         x_ins, x_del = composite(x, m, fills.draw()), composite(x, 1 - m, fills.draw())
-        both = torch.cat([self._mirrored(x_ins, generator), self._mirrored(x_del, generator)], 1)
+        mirrored = [self._tossed(generator), self._tossed(generator)]
+        shown = [one.flip(-1) if flipped else one for one, flipped in zip((x_ins, x_del), mirrored, strict=True)]
+        both = torch.cat(shown, 1)
         if stages is None:
             probability = torch.sigmoid(asked(both) - offset[:, None])
             return probability[:, 1] - probability[:, 0]
-        with stages.watch.seeing(lambda name, out: out) as seen:
+        # cloned, as what follows a layer may work in place
+        with stages.watch.seeing(lambda name, out: out.clone()) as seen:
             probability = torch.sigmoid(asked(both) - offset[:, None])
-        return probability[:, 1] - probability[:, 0] + self.deviation_weight * stages.deviations(seen).mean(1)
+        return probability[:, 1] - probability[:, 0] + self.deviation_weight * stages.deviations(seen, mirrored).mean(1)
 
     def _temperature(self, t: int) -> float:
         first, last = self.temperatures
@@ -153,9 +173,10 @@ class Search:
         wide = pad(m, (reach,) * 4, mode="replicate")
         return wide[..., reach + down : reach + down + m.shape[-2], reach + right : reach + right + m.shape[-1]]
 
-    def _mirrored(self, composites: Tensor, generator: torch.Generator) -> Tensor:
-        tossed = float(torch.rand(1, generator=generator)) < 0.5
-        return composites.flip(-1) if self.mirrors and tossed else composites
+    def _tossed(self, generator: torch.Generator) -> bool:
+        """Whether a composite is mirrored."""
+        heads = float(torch.rand(1, generator=generator)) < 0.5
+        return self.mirrors and heads
 
 
 def _offsets(asked: ClippedAnswers) -> Tensor:

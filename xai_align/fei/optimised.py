@@ -88,9 +88,10 @@ def optimised_scores(
     """The record of maps ``[N, H, W]`` and masks ``[N, K, H, W]``; warns where areas were missed or ties are many.
 
     Raises:
-        ValueError: masks or losses hold NaN or infinity.
+        ValueError: maps, masks or losses hold NaN or infinity.
     """
-    _check_finite(masks, losses)
+    # level sets of NaN are zeros, so the maps are looked at, too
+    _check_finite(attribution, masks, losses)
     areas = masks.flatten(2).mean(2)
     _warn_of_missed_areas(areas, quantiles)
     warn_of_ties(rank(attribution))
@@ -157,8 +158,8 @@ def check_choice(name: str, value: str, known: Iterable[str]) -> str:
     return value
 
 
-def _check_finite(masks: Tensor, losses: Tensor) -> None:
-    fine = masks.flatten(1).isfinite().all(1) & losses.isfinite().all(1)
+def _check_finite(*found: Tensor) -> None:
+    fine = torch.stack([values.flatten(1).isfinite().all(1) for values in found]).all(0)
     if not fine.all():
         wrong = (~fine).nonzero().flatten().tolist()
         raise ValueError(

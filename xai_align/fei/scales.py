@@ -13,7 +13,7 @@ image, whatever its logits.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import ceil
+from math import ceil, isfinite
 
 import torch
 from torch import Tensor
@@ -47,12 +47,16 @@ def check_scales(scales: Sequence[tuple[float, float]]) -> tuple[tuple[float, fl
     """Scales as pairs of floats.
 
     Raises:
-        ValueError: there are none, or a width or a weight is negative.
+        ValueError: there are none, or a width or a weight is negative or not finite.
     """
-    given = tuple((float(sigma), float(weight)) for sigma, weight in scales)
-    if not given or any(sigma < 0 or weight < 0 for sigma, weight in given) or not any(w for _, w in given):
+    try:
+        given = tuple((float(sigma), float(weight)) for sigma, weight in scales)
+        fine = all(isfinite(number) and number >= 0 for pair in given for number in pair)
+    except TypeError:  # no pairs
+        given, fine = (), False
+    if not fine or not any(weight for _, weight in given):
         raise ValueError(
-            f"scales are {given}; give pairs (sigma in cells, weight), zero or more, one weight above zero"
+            f"scales are {scales!r}; give pairs (sigma in cells, weight), zero or more, one weight above zero"
         )
     return given
 

@@ -27,10 +27,14 @@ NUMBER_COLUMNS = frozenset(COLUMNS[4:])
 LOGITS = "logits per 1 % of the picture"
 #: For maps that are in other units.
 UNITLESS = "value per 1 % of the picture"
+#: For maps that rank places; about as long as a colour bar has room for.
+SCORES = "score per 1 % of the picture; its order counts"
 
 NO_ACCOUNT = "–"
 # maps of slopes: what they sum to has nothing to do with the answer
-_SLOPES = frozenset(("saliency", "guided_backprop"))
+_SLOPES = frozenset(("saliency", "guided_backprop", "clipped-gradient"))
+# optimised maps: only the order of their values means something
+_RANKINGS = frozenset(("fei", "fei-nested"))
 # other than PiNet: gradients times inputs, and differences of answers, are in logits too
 _IN_LOGITS = frozenset(
     (
@@ -57,6 +61,8 @@ def tiny(value: float) -> str:
 
 def unit_of(record: Record) -> str:
     """What the colour bar of a record's picture counts."""
+    if record.method in _RANKINGS:
+        return SCORES
     return LOGITS if record.is_account or record.method in _IN_LOGITS else UNITLESS
 
 
@@ -69,12 +75,15 @@ def table_row(record: Record) -> tuple[str, ...]:
     """A record in the order of :data:`COLUMNS`.
 
     Where a method has no account, the last but one column tells what its sum
-    leaves of the answer: a gap, not an error of rounding.
+    leaves of the answer: a gap, not an error of rounding. Slopes and rankings
+    have no sum that could be compared with it.
     """
     bias, error = NO_ACCOUNT, NO_ACCOUNT
+    adds_up = record.method not in _SLOPES | _RANKINGS
+    total = number(record.contributions) if adds_up else NO_ACCOUNT
     if record.bias is not None and record.completeness_error is not None:
         bias, error = number(record.bias), tiny(record.completeness_error)
-    elif record.method not in _SLOPES:
+    elif adds_up:
         error = f"gap {number(record.gap)}"
     return (
         record.image,
@@ -82,7 +91,7 @@ def table_row(record: Record) -> tuple[str, ...]:
         record.label,
         record.class_name,
         number(record.answer),
-        number(record.contributions),
+        total,
         bias,
         error,
         seconds(record.seconds),
@@ -93,6 +102,8 @@ def arithmetic(record: Record) -> str:
     """The answer as a sum: ``9.384 = 9.120 (picture) + 0.264 (bias)``; or what a map leaves of it."""
     if record.method in _SLOPES:
         return f"{number(record.answer)} is the answer; the map holds slopes, which don't add up to it"
+    if record.method in _RANKINGS:
+        return f"{number(record.answer)} is the answer; the map ranks places for it, and its values have no sum"
     if record.bias is None:
         return (
             f"{number(record.answer)} is the answer, {number(record.contributions)} the sum of the map: "
@@ -125,8 +136,21 @@ def footnotes(methods: set[str]) -> list[str]:
             "pinet accounts for the answer: sum of contributions + bias = answer; "
             "the completeness error is what is left of that sum, found by a second computation."
         )
-    if methods - {"pinet"}:
+    if methods - {"pinet"} - _RANKINGS:
         notes.append("Methods marked – have no account of the answer; gap is the answer less the sum of their map.")
+    rankings = sorted(methods & _RANKINGS)
+    if rankings:
+        notes.append(
+            f"{' and '.join(rankings)} only rank{'s' * (len(rankings) == 1)} places, the most relevant highest: "
+            "the values are no contributions and do not sum to anything."
+        )
+    if "fei" in methods:
+        notes.append("fei counts from the mean of its map: blue is less relevant than the mean, not evidence against.")
+    if "clipped-gradient" in methods:
+        notes.append(
+            "clipped-gradient holds slopes of the answer on the way from solid colours to the image, "
+            "less what would reroute the computation: no sum of them is the answer."
+        )
     if "layer_grad_cam" in methods:
         notes.append(
             "layer_grad_cam promises nothing about its sum. Where a network ends in a mean over places and "
