@@ -1,11 +1,11 @@
-"""Can masks draw what is not there? On a blank image every wrong class is explained, and the mask is shown to the network.
+"""Can masks draw what is not there? On a blank image wrong classes are explained, and the masks shown to the network.
 
     python -m benchmarks.fei_defence --network squeezenet --classes 50 [--steps 20]
 
 The image is black, the reference zero in the network's units: the test of FEI's authors (arXiv 2509.04588; their
-released code). For each class that the network does not give for the image, masks are optimised for it; the map, from 0 to
-1, times the image is taken for that class if its rerouting has worked. Counted for each solver and rule, with the
-mean probability of the class. `--steps` are the steps for each of the nested solver's five quantiles.
+released code). For each of some classes that the network does not give for the image, masks are optimised; the map,
+from 0 to 1, times the image is taken for that class if the computation was rerouted. Counted for each solver and
+rule, with the mean probability of the class. `--steps` are those of each of the nested solver's five quantiles.
 """
 
 from __future__ import annotations

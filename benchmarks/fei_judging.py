@@ -5,8 +5,8 @@ insertion more is better, of deletion less; their difference is one number for e
 
 * own curves: RISE's, insertion from blur and deletion to zeros, 28 steps. Methods that optimise a mask know these
   fills, or ones like them, so their own curves flatter them.
-* unseen fills, 10 steps: what no method was made for. Imputation from the pixels that are left (ROAD), the pixels
-  of another photograph, noise, each channel's mean.
+* unseen fills, 10 steps: what no method was made for. Imputation from the pixels that are left (ROAD), and the pixels
+  of another photograph. Noise and each channel's mean too, which `fei` does see, noise as one of its fills.
 * other networks, 10 steps: the same map, at their size, judged by a network that no method has seen.
 * deviation of hidden layers: ``||a - b||^2 / ||a||^2``, a mean over the layers and six series of 7 steps.
 * deviation at half: the same, from blur, where the network first gives the class half its clean probability.

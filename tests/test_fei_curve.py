@@ -1,4 +1,4 @@
-"""The curve solver: against the curves it stands for, on networks whose map is known, and what it leaves alone."""
+"""The curve solver against the curves it stands for, by hand, and on networks whose map is known."""
 
 from __future__ import annotations
 
@@ -181,6 +181,18 @@ def test_the_deviation_by_hand():
     same(curve_masks(model, x, why(1, 3), **options).losses, torch.zeros(2, 1, dtype=torch.float64))
 
 
+def test_a_mirrored_image_is_no_deviation():
+    """The image stands where it is hidden, so every composite is the image or its mirror image."""
+    model, x = net(), pictures(1)
+    options = {"baselines": x, "shift": 0, "mirror": "random", "n_iter": 12} | HELD
+    plain = curve_masks(model, x, why(1), **options).losses
+    watched = curve_masks(model, x, why(1), deviation_weight=5.0, deviation_layers=["conv1", "conv2"], **options).losses
+    same(watched, plain)
+    # only one of the two was mirrored in some steps, and the network tells left from right
+    assert 0 < (plain.abs() > 1e-6).sum() < 12
+
+
+@pytest.mark.filterwarnings("ignore::xai_align.evaluation.ranking.TieWarning")
 @pytest.mark.parametrize("fills", [("zero", "colour"), ("zero",)])
 def test_evidence_that_is_known_comes_first(fills):
     """A quarter of a white image is all that counts. The other class wants it last."""

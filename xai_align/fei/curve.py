@@ -49,6 +49,7 @@ from xai_align.fei.quantile_masks import level_sets
 from xai_align.fei.random_fills import KINDS, fixed_fill, random_fills
 from xai_align.fei.scales import SCALES, check_scales
 from xai_align.fei.solid_colours import Normalization
+from xai_align.fei.stage_layers import stage_layers
 from xai_align.fei.starting_map import Start, starting_map
 from xai_align.pinet.input_checks import check_model
 from xai_align.question import Question
@@ -100,13 +101,14 @@ def curve_masks(
         lr: how far the first step goes, in standard deviations of the map; it falls to a twentieth along a cosine.
         temperatures: ``tau`` at the first and the last step, in standard deviations of the map.
         scales: pairs of a width in cells and a weight, see :mod:`~xai_align.fei.scales`.
-        fills: kinds of :class:`~xai_align.fei.random_fills.RandomFills`.
+        fills: kinds of :class:`~xai_align.fei.random_fills.random_fills`.
         shift: by how many pixels masks are shifted at most; None: a 28th of the shorter side.
         mirror: "random": half of the composites are mirrored left to right before the network sees them.
         clip: how gradients are clipped, see :func:`~xai_align.fei.gradient_clipping.clip_gradients`.
         clip_layers: names of the modules inside which they are clipped; None: all.
         deviation_weight: ``w``; 0 leaves the hidden layers alone.
-        deviation_layers: names of the layers whose deviation counts; None: the stages that a plugin names.
+        deviation_layers: names of the layers whose deviation counts; None: the stages that a plugin names, else the
+            last module at each resolution (see :mod:`~xai_align.fei.stage_layers`).
         stable_at: an image is done when the rank correlation of its map with the one five steps before is at least
             this; its map stays as it is then, and the search ends when all are done. None: every step is taken.
         normalization: ``(mean, std)`` of the images, for solid colours.
@@ -171,7 +173,8 @@ def curve_masks(
         )
         stages = None
         if search.deviation_weight:
-            stages = WatchedStages.of(stack.enter_context(LayerWatch.on(model, deviation_layers)), asked)
+            layers = stage_layers(model, x, asked.extra) if deviation_layers is None else deviation_layers
+            stages = WatchedStages.of(stack.enter_context(LayerWatch.on(model, layers)), asked) if layers else None
         scores, losses = search.run(asked, first, fill, stages, generator, progress or (lambda done: None))
     on_image = interpolate(scores[:, None], x.shape[2:], mode="bilinear")[:, 0]
     return optimised_scores(

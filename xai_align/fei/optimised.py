@@ -176,7 +176,7 @@ def _warn_of_missed_areas(areas: Tensor, quantiles: tuple[float, ...]) -> None:
         more = f" ({len(missed) - 1} more missed theirs)" if len(missed) > 1 else ""
         warnings.warn(
             f"the mask of example {i} for quantile {quantiles[k]:g} marks {float(areas[i, k]):.3f} of the image{more}; "
-            "give it more steps (n_iter) or a larger area_weight",
+            "where many scores tie no mask has its area; the nested solver wants more steps (n_iter) or area_weight",
             AreaMissed,
             stacklevel=4,
         )

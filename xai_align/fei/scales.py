@@ -52,7 +52,7 @@ def check_scales(scales: Sequence[tuple[float, float]]) -> tuple[tuple[float, fl
     try:
         given = tuple((float(sigma), float(weight)) for sigma, weight in scales)
         fine = all(isfinite(number) and number >= 0 for pair in given for number in pair)
-    except TypeError:  # no pairs
+    except (TypeError, ValueError):  # no pairs, or no numbers
         given, fine = (), False
     if not fine or not any(weight for _, weight in given):
         raise ValueError(

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from xai_align.report.words import LOGITS, number
+from xai_align.report.words import LOGITS, SCORES, number
 from xai_align.spatial import resize_keeping_sum
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def overlay_figure(
     unit: str = LOGITS,
     limit: float | None = None,
 ) -> Figure:
-    """One picture: the photograph, the map over it, a colour bar, the totals for and against.
+    """One picture: the photograph, the map over it, a colour bar, the totals for and against where there are any.
 
     Args:
         picture: ``[H, W, 3]`` in [0, 1].
@@ -92,7 +92,7 @@ def overlay_figure(
         limit: the end of the colour scale; None: from this map. Give the same one to
             pictures that are to be compared (:func:`limit_of`).
     """
-    sheet = _Sheet(picture.shape, panels=1, title=title, caption=_with_totals(caption, values))
+    sheet = _Sheet(picture.shape, panels=1, title=title, caption=_with_totals(caption, values, unit))
     _draw(sheet, 0, picture, values, unit=unit, limit=limit)
     return sheet.figure
 
@@ -107,7 +107,7 @@ def photograph_and_overlay(
     limit: float | None = None,
 ) -> Figure:
     """The photograph in its colours, and beside it what :func:`overlay_figure` shows."""
-    sheet = _Sheet(picture.shape, panels=2, title=title, caption=_with_totals(caption, values))
+    sheet = _Sheet(picture.shape, panels=2, title=title, caption=_with_totals(caption, values, unit))
     sheet.panel(0).imshow(picture)
     _draw(sheet, 1, picture, values, unit=unit, limit=limit)
     return sheet.figure
@@ -182,7 +182,10 @@ def _draw(sheet: _Sheet, number: int, picture: Array, values: Tensor, *, unit: s
     bar.outline.set_linewidth(0.4)
 
 
-def _with_totals(caption: str, values: Tensor) -> str:
+def _with_totals(caption: str, values: Tensor, unit: str) -> str:
+    """The caption and, below, the totals; scores that rank places have none."""
+    if unit == SCORES:
+        return caption
     return f"{caption}\n{totals_in_words(values)}" if caption else totals_in_words(values)
 
 

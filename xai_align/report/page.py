@@ -16,6 +16,7 @@ from xai_align.report.words import (
     footnotes,
     number,
     table_row,
+    totals,
 )
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def _for_template(section: Section) -> dict[str, object]:
                 "is_account": record.is_account,
                 "arithmetic": arithmetic(record),
                 "exactness": exactness(record),
-                "totals": f"{number(record.positive)} for, {number(record.negative)} against",
+                "totals": totals(record),
             }
         )
     return {

@@ -66,6 +66,13 @@ def unit_of(record: Record) -> str:
     return LOGITS if record.is_account or record.method in _IN_LOGITS else UNITLESS
 
 
+def totals(record: Record) -> str:
+    """What speaks for and against, in numbers; of a map that ranks places, that it does."""
+    if unit_of(record) == SCORES:
+        return "a ranking of places"
+    return f"{number(record.positive)} for, {number(record.negative)} against"
+
+
 def seconds(value: float) -> str:
     """Seconds with two digits."""
     return f"{value:.2f}"

@@ -1,0 +1,50 @@
+"""The layers whose deviation counts: a network's stages, also of networks that no plugin knows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from xai_align.plugins import stages
+
+
+def stage_layers(model: nn.Module, inputs: Tensor, additional_forward_args: Sequence[Any] = ()) -> tuple[str, ...]:
+    """Names of layers: the stages that a plugin names, else the last module at each resolution; there may be none.
+
+    Args:
+        model: the network.
+        inputs: images ``[N, C, H, W]``; one forward pass is made where no plugin knows the model.
+        additional_forward_args: further arguments of the model.
+    """
+    return stages(model) or last_at_each_resolution(model, inputs, additional_forward_args)
+
+
+def last_at_each_resolution(
+    model: nn.Module, inputs: Tensor, additional_forward_args: Sequence[Any] = ()
+) -> tuple[str, ...]:
+    """The last module that runs once at each size of feature maps ``[N, C, h, w]``; the input's own size is none."""
+    runs: Counter[str] = Counter()
+    last: dict[tuple[int, ...], list[str]] = {}
+
+    def note(name: str, out: Any) -> None:
+        runs[name] += 1
+        if isinstance(out, Tensor) and out.dim() == 4 and out.shape[2:] not in (inputs.shape[2:], (1, 1)):
+            last.setdefault(tuple(out.shape[2:]), []).append(name)
+
+    handles = [
+        module.register_forward_hook(lambda module, args, out, name=name: note(name, out))
+        for name, module in model.named_modules()
+        if name
+    ]
+    try:
+        with torch.no_grad():
+            model(inputs, *additional_forward_args)
+    finally:
+        for handle in handles:
+            handle.remove()
+    once = [[name for name in names if runs[name] == 1] for names in last.values()]
+    return tuple(names[-1] for names in once if names)
