@@ -6,9 +6,12 @@ python -m benchmarks.fei_maps --images DIR --out DIR --network lite0 --methods r
 from __future__ import annotations
 
 import argparse
+import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from time import perf_counter
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -17,11 +20,15 @@ from benchmarks.fei_photographs import JUDGES, photographs
 from benchmarks.peers.extremal_perturbation import extremal_perturbation
 from benchmarks.peers.rise import rise
 from xai_align import explain
+from xai_align.evaluation import TieWarning
 from xai_align.explanation import takes_layer
+from xai_align.fei import optimize_masks
 from xai_align.pinet.readout import read_out
 
 #: Where SqueezeNet is read out and cut for Grad-CAM: its last feature map, 13 x 13. (A network of timm is known.)
 LAYERS = {"lite0": None, "squeezenet": "features"}
+#: A model, an image ``[1, 3, 224, 224]``, its class and the network's name to a map ``[224, 224]``.
+Method: TypeAlias = Callable[[nn.Module, Tensor, int, str], Tensor]
 #: Cells of the last feature map.
 CELLS = {"lite0": 7, "squeezenet": 13}
 
@@ -44,16 +51,32 @@ def readout(model: nn.Module, x: Tensor, label: int, network: str) -> Tensor:
 
 def by_name(method: str, model: nn.Module, x: Tensor, label: int, network: str) -> Tensor:
     """A registered method."""
-    layer = LAYERS[network] if takes_layer(method) and method not in ("fei", "fei-nested") else None
-    found = explain(model, x, label, method, layer=layer).map[0]
+    found = explain(model, x, label, method, layer=LAYERS[network] if takes_layer(method) else None).map[0]
     return smoothed(found, CELLS[network])
 
 
-#: Methods that are not registered.
-OWN: dict[str, Callable[[nn.Module, Tensor, int, str], Tensor]] = {
+def optimised(**options: Any) -> Method:
+    """FEI with these options."""
+    return lambda model, x, label, network: optimize_masks(model, x, [label], **options).attribution[0]
+
+
+#: Methods that are not registered, and variants of FEI.
+OWN: dict[str, Method] = {
     "readout": readout,
     "rise": lambda model, x, label, network: rise(model, x, label, autocast=torch.bfloat16),
     "extremal": lambda model, x, label, network: extremal_perturbation(model, x, label),
+    "fei": optimised(),
+    "fei-nested": optimised(solver="nested"),
+    "fei-nested-unclipped": optimised(solver="nested", clip="none"),
+    "fei-nested-silent": optimised(solver="nested", clip="silent"),
+    "fei-unpenalised": optimised(deviation_weight=0.0),
+    "fei-penalised-2": optimised(deviation_weight=2.0),
+    "fei-ibm": optimised(clip="ibm"),
+    "fei-silent": optimised(clip="silent"),
+    "fei-two-fills": optimised(fills=("blur", "zero")),
+    "fei-flat": optimised(start="flat"),
+    "fei-15": optimised(n_iter=15),
+    "fei-30": optimised(n_iter=30),
 }
 
 
@@ -65,6 +88,7 @@ def main() -> None:
     parser.add_argument("--methods", required=True)
     parser.add_argument("--limit", type=int, default=48)
     options = parser.parse_args()
+    warnings.simplefilter("ignore", TieWarning)  # the share of ties is part of the verdict
     judged, _ = photographs(options.images)
     network = JUDGES[options.network]
     for method in options.methods.split(","):
@@ -77,10 +101,8 @@ def main() -> None:
                 continue
             x = network.view(photograph.pixels[None])
             start = perf_counter()
-            if method in OWN:
-                found = OWN[method](network.model, x, photograph.label, network.name)
-            else:
-                found = by_name(method, network.model, x, photograph.label, network.name)
+            make = OWN.get(method) or partial(by_name, method)
+            found = make(network.model, x, photograph.label, network.name)
             seconds = perf_counter() - start
             torch.save({"map": found.float(), "seconds": seconds}, file)
             spent += seconds

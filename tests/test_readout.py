@@ -436,3 +436,12 @@ def test_copies_read_themselves():
         second.backbone.fc.weight.mul_(2)
     x = images(1, 64)
     assert torch.allclose(2 * first.read_out(x, 3).contributions, second.read_out(x, 3).contributions, rtol=1e-5)
+
+
+def test_inputs_that_require_grad_are_read_out_like_any():
+    model, x = conv_net(), images(2)
+    asked = x.clone().requires_grad_()
+    for space in ("input", "conv2"):
+        plain, found = (read_out(model, given, 1, space) for given in (x, asked))
+        assert torch.equal(plain.contributions, found.contributions)
+    assert asked.requires_grad and asked.grad is None

@@ -11,7 +11,8 @@ should. For a share ``p`` of the image, fills ``r, r'`` and composites
 
 ``P`` is the questioned probability, the one that insertion and deletion
 measure, so the mean of ``L`` over ``p`` is deletion minus insertion of the
-map. ``D_l``, optional, is the relative deviation ``|a_l(x) - a_l(x')|^2 /
+map (where ``P(x)`` is a half or more; less probable classes are asked about
+relative to the image as it is). ``D_l``, optional, is the relative deviation ``|a_l(x) - a_l(x')|^2 /
 |a_l(x)|^2`` of a hidden layer's activations.
 
 What keeps ``s`` from being an attack on the network rather than an account of it:
@@ -55,7 +56,7 @@ from xai_align.pinet.input_checks import check_model
 from xai_align.question import Question
 
 #: Steps, of two passes each.
-STEPS = 30
+STEPS = 45
 #: Cells along the shorter side of the image; masks are shifted by up to one of them.
 CELLS = 28
 
@@ -70,7 +71,7 @@ def curve_masks(
     mask_size: int | None = None,
     start: Start = "readout",
     start_layer: Any = None,
-    lr: float = 0.15,
+    lr: float = 0.1,
     temperatures: tuple[float, float] = (0.5, 0.15),
     scales: Sequence[tuple[float, float]] = SCALES,
     fills: Sequence[str] = KINDS,
@@ -78,7 +79,7 @@ def curve_masks(
     mirror: Literal["never", "random"] = "random",
     clip: ClippingMode = "none",
     clip_layers: Sequence[str] | None = None,
-    deviation_weight: float = 0.0,
+    deviation_weight: float = 1.0,
     deviation_layers: Sequence[str] | None = None,
     stable_at: float | None = None,
     normalization: Normalization | None = None,
@@ -103,7 +104,8 @@ def curve_masks(
         scales: pairs of a width in cells and a weight, see :mod:`~xai_align.fei.scales`.
         fills: kinds of :class:`~xai_align.fei.random_fills.random_fills`.
         shift: by how many pixels masks are shifted at most; None: a 28th of the shorter side.
-        mirror: "random": half of the composites are mirrored left to right before the network sees them.
+        mirror: "random": half of the composites are mirrored left to right before the network sees them; none are
+            where gradients are clipped.
         clip: how gradients are clipped, see :func:`~xai_align.fei.gradient_clipping.clip_gradients`.
         clip_layers: names of the modules inside which they are clipped; None: all.
         deviation_weight: ``w``; 0 leaves the hidden layers alone.
@@ -113,7 +115,7 @@ def curve_masks(
             this; its map stays as it is then, and the search ends when all are done. None: every step is taken.
         normalization: ``(mean, std)`` of the images, for solid colours.
         baselines: one fill for all steps in place of ``fills``: a number or a tensor ``[N, C, H, W]``, or a
-            function ``(inputs, step, generator) -> Tensor``.
+            function ``(inputs, step, generator) -> Tensor``, called for both composites of each step.
         seed: of everything random.
         additional_forward_args: further arguments of the model; tensors of the batch's length go along
             with the composites.
@@ -138,7 +140,8 @@ def curve_masks(
         temperatures=_check_temperatures(temperatures),
         scales=check_scales(scales),
         shift=_one_cell(inputs) if shift is None else check_count("shift", shift, least=0),
-        mirrors=check_choice("mirror", mirror, ("never", "random")) == "random",
+        # activations of a mirrored composite have no counterpart among those of the image that clipping refers to
+        mirrors=check_choice("mirror", mirror, ("never", "random")) == "random" and clip == "none",
         deviation_weight=check_rate("deviation_weight", deviation_weight, zero="hidden layers left alone"),
         stable_at=_check_correlation(stable_at),
     )
@@ -174,7 +177,8 @@ def curve_masks(
         stages = None
         if search.deviation_weight:
             layers = stage_layers(model, x, asked.extra) if deviation_layers is None else deviation_layers
-            stages = WatchedStages.of(stack.enter_context(LayerWatch.on(model, layers)), asked) if layers else None
+            if layers:
+                stages = WatchedStages.of(stack.enter_context(LayerWatch.on(model, layers)), asked)
         scores, losses = search.run(asked, first, fill, stages, generator, progress or (lambda done: None))
     on_image = interpolate(scores[:, None], x.shape[2:], mode="bilinear")[:, 0]
     return optimised_scores(
@@ -184,8 +188,13 @@ def curve_masks(
         quantiles=shares,
         clipped=asked.clipped,
         passes=2 * losses.shape[1],
-        notes=[fill.note],
+        notes=[fill.note] if stages or not search.deviation_weight else [fill.note, _NO_STAGES],
     )
+
+
+_NO_STAGES = (
+    "no hidden layer with feature maps was found, so deviations were left alone; name some with deviation_layers"
+)
 
 
 def _cells(mask_size: int | None, image: tuple[int, int]) -> tuple[int, int]:

@@ -82,7 +82,8 @@ class WatchedStages:
         for name, clean in self.clean.items():
             a = clean[:, [int(flipped) for flipped in mirrored]]
             now = seen[name].unflatten(0, (len(a), -1))
-            each.append((now - a).flatten(2).square().sum(2) / a.flatten(2).square().sum(2))
+            energy = a.flatten(2).square().sum(2)
+            each.append((now - a).flatten(2).square().sum(2) / torch.where(energy > 0, energy, 1))
         return torch.stack(each).mean(0)
 
 

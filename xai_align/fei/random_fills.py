@@ -19,8 +19,8 @@ from torch import Tensor
 from xai_align.evaluation.fills import GaussianBlur
 from xai_align.fei.solid_colours import Normalization, references
 
-#: The kinds by default: two that insertion and deletion are measured with, and two that belong to neither.
-KINDS = ("blur", "zero", "noise", "colour")
+#: The kinds by default: two that insertion and deletion are measured with, and three that belong to neither.
+KINDS = ("blur", "zero", "noise", "colour", "texture")
 #: Solid fills carry so much noise, in standard deviations of the image. Where all pixels are the same, max pooling
 #: has no winner but by rounding, and the gradient would go wherever rounding sends it.
 GRAIN = 0.01

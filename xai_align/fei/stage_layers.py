@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from xai_align.plugins import stages
+from xai_align.question import QuestionModel
 
 
 def stage_layers(model: nn.Module, inputs: Tensor, additional_forward_args: Sequence[Any] = ()) -> tuple[str, ...]:
@@ -20,7 +21,8 @@ def stage_layers(model: nn.Module, inputs: Tensor, additional_forward_args: Sequ
         inputs: images ``[N, C, H, W]``; one forward pass is made where no plugin knows the model.
         additional_forward_args: further arguments of the model.
     """
-    return stages(model) or last_at_each_resolution(model, inputs, additional_forward_args)
+    inner = model.model if isinstance(model, QuestionModel) else model
+    return stages(inner) or last_at_each_resolution(model, inputs, additional_forward_args)
 
 
 def last_at_each_resolution(

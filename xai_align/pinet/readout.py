@@ -112,6 +112,8 @@ def read_out(
     B-cos networks and layer-wise relevance propagation.
     """
     parts = inputs if isinstance(inputs, tuple) else (inputs,)
+    # what requires grad is what depends on the feature space, and nothing else
+    parts = tuple(part.detach() if isinstance(part, Tensor) else part for part in parts)
     model, own_place = unwrapped(model)
     asked = None
     if isinstance(model, QuestionModel):
