@@ -24,6 +24,8 @@ SEARCH = {"n_iter": 30, "lr": 0.2, "temperatures": (0.5, 0.15)}
 FEW = SEARCH | {"n_iter": 6}
 #: The map stays where it starts, and its masks are its level sets.
 HELD = {"lr": 1e-12, "temperatures": (1e-6, 1e-6)}
+#: The loss is that of the curves alone.
+PLAIN = {"deviation_weight": 0.0}
 
 
 def net(classes=5, *, sure=1.0):
@@ -133,7 +135,7 @@ def test_the_mean_loss_of_a_map_is_its_deletion_minus_its_insertion():
     model, x, asked = net(sure=20), pictures(3, 12), why(0, 0, 0)
     maps = starting_map(model, x, asked, "readout", cells=(12, 12))
     maps[1] = pictures(1, 12, seed=5)[0, 0]
-    found = curve_masks(model, x, asked, start=maps, mask_size=12, n_iter=150, **HELD, **STILL)
+    found = curve_masks(model, x, asked, start=maps, mask_size=12, n_iter=150, **HELD, **STILL, **PLAIN)
     same(found.attribution, standardised(maps), 1e-8)
     curves = perturbation_curves(
         model, x, maps, [Series(0.0, order, tuple(k / 48 for k in range(49))) for order in ("morf", "lerf")]
@@ -178,14 +180,14 @@ def test_the_deviation_by_hand():
         expected.append((a - b).square().sum(1) / a.square().sum(1))
     found = curve_masks(model, x, why(1, 3), deviation_weight=0.3, deviation_layers=["conv1", "conv2"], **options)
     same(found.losses[:, 0], 0.3 * (expected[0] + expected[1]) / 2)
-    same(curve_masks(model, x, why(1, 3), **options).losses, torch.zeros(2, 1, dtype=torch.float64))
+    same(curve_masks(model, x, why(1, 3), **options, **PLAIN).losses, torch.zeros(2, 1, dtype=torch.float64))
 
 
 def test_a_mirrored_image_is_no_deviation():
     """The image stands where it is hidden, so every composite is the image or its mirror image."""
     model, x = net(), pictures(1)
     options = {"baselines": x, "shift": 0, "mirror": "random", "n_iter": 12} | HELD
-    plain = curve_masks(model, x, why(1), **options).losses
+    plain = curve_masks(model, x, why(1), **options, **PLAIN).losses
     watched = curve_masks(model, x, why(1), deviation_weight=5.0, deviation_layers=["conv1", "conv2"], **options).losses
     same(watched, plain)
     # only one of the two was mirrored in some steps, and the network tells left from right

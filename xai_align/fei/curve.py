@@ -176,7 +176,7 @@ def curve_masks(
         )
         stages = None
         if search.deviation_weight:
-            layers = stage_layers(model, x, asked.extra) if deviation_layers is None else deviation_layers
+            layers = stage_layers(model, inputs, asked.extra) if deviation_layers is None else deviation_layers
             if layers:
                 stages = WatchedStages.of(stack.enter_context(LayerWatch.on(model, layers)), asked)
         scores, losses = search.run(asked, first, fill, stages, generator, progress or (lambda done: None))
