@@ -26,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.fei_judging import OTHERS, Verdict, judge
-from benchmarks.fei_photographs import Photograph, photographs
+from benchmarks.fei_photographs import JUDGED, Photograph, photographs
 from xai_align.comparison.bootstrap import bootstrap_means
 from xai_align.comparison.store import write_whole
 from xai_align.terminal import progress_bar
@@ -47,6 +47,7 @@ def main() -> None:
     parser.add_argument("--network", nargs="+", choices=OTHERS, default=list(OTHERS))
     parser.add_argument("--methods", help="names with commas; default: all that have maps")
     parser.add_argument("--method", default="fei", help="the one that the others are compared with")
+    parser.add_argument("--limit", type=int, default=JUDGED, help="judge maps of so many photographs")
     parser.add_argument("--table-only", action="store_true", help="judge nothing")
     options = parser.parse_args()
     judged = [] if options.table_only else photographs(options.images)[0]
@@ -54,7 +55,7 @@ def main() -> None:
         found = options.methods.split(",") if options.methods else with_maps(options.out / network)
         methods = sorted(found, key=lambda name: place(name, options.method))
         if not options.table_only:
-            judge_all(options.out, network, methods, judged)
+            judge_all(options.out, network, methods, judged, options.limit)
         verdicts = {method: kept(options.out / "judged" / network / method) for method in methods}
         print(tables(network, {method: those for method, those in verdicts.items() if those}, options.method))
 
@@ -69,9 +70,9 @@ def place(method: str, subject: str) -> tuple[int, str]:
     return (order.index(method) if method in order else len(order), method)
 
 
-def judge_all(out: Path, network: str, methods: Sequence[str], judged: Sequence[Photograph]) -> None:
+def judge_all(out: Path, network: str, methods: Sequence[str], judged: Sequence[Photograph], limit: int) -> None:
     """Judge what is not judged yet, a few maps of a method at a time."""
-    waiting = {method: without_verdict(out, network, method, judged) for method in methods}
+    waiting = {method: without_verdict(out, network, method, judged[:limit]) for method in methods}
     with progress_bar() as bar:
         task = bar.add_task(network, total=sum(map(len, waiting.values())))
         for method, numbers in waiting.items():

@@ -444,4 +444,5 @@ def test_inputs_that_require_grad_are_read_out_like_any():
     for space in ("input", "conv2"):
         plain, found = (read_out(model, given, 1, space) for given in (x, asked))
         assert torch.equal(plain.contributions, found.contributions)
-    assert asked.requires_grad and asked.grad is None
+    assert asked.requires_grad
+    assert asked.grad is None
