@@ -264,3 +264,12 @@ def test_it_works_where_no_gradients_are_wanted(start):
             inside = found(model, pictures(), why(1, 3), start=start)
             assert not torch.is_grad_enabled()
         assert torch.equal(inside.attribution, expected.attribution)
+
+
+def test_restarts_are_averaged():
+    model, x = net(), pictures(2)
+    first, second = (found(model, x, why(1, 3), seed=seed) for seed in (4, 5))
+    both = found(model, x, why(1, 3), seed=4, restarts=2)
+    assert torch.equal(both.losses, torch.cat([first.losses, second.losses], 1))
+    same(both.attribution, standardised(first.attribution + second.attribution))
+    assert both.passes == first.passes + second.passes

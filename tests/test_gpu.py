@@ -10,6 +10,7 @@ from torch import nn
 from tests.networks import conv_net, images, untouched
 from xai_align import read_out, read_out_all_classes
 from xai_align.evaluation import perturbation_curve
+from xai_align.fei import optimize_masks
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -64,3 +65,13 @@ def test_perturbation_curves_are_those_of_the_processor(fill):
     there = perturbation_curve(conv_net().cuda(), x.cuda(), maps.cuda(), baselines=fill)
     assert there.masked.is_cuda
     torch.testing.assert_close(there.masked.cpu(), here.masked, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("solver", ["curve", "nested"])
+def test_optimised_maps_are_those_of_the_processor(solver):
+    options = {"n_iter": 3} | ({"quantiles": (0.2, 0.6)} if solver == "nested" else {})
+    model, x = conv_net().double(), images(2, 16).double()
+    here = optimize_masks(model, x, [1, 3], solver=solver, **options)
+    there = optimize_masks(conv_net().double().cuda(), x.cuda(), [1, 3], solver=solver, **options)
+    assert there.attribution.is_cuda
+    torch.testing.assert_close(there.attribution.cpu(), here.attribution, rtol=0, atol=1e-6)

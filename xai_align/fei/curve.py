@@ -46,7 +46,7 @@ from xai_align.fei.optimised import (
     check_rate,
     optimised_scores,
 )
-from xai_align.fei.quantile_masks import level_sets
+from xai_align.fei.quantile_masks import level_sets, standardised
 from xai_align.fei.random_fills import KINDS, fixed_fill, random_fills
 from xai_align.fei.scales import SCALES, check_scales
 from xai_align.fei.solid_colours import Normalization
@@ -68,6 +68,7 @@ def curve_masks(
     *,
     quantiles: Sequence[float] = (0.1, 0.3, 0.5, 0.7, 0.9),
     n_iter: int = STEPS,
+    restarts: int = 1,
     mask_size: int | None = None,
     start: Start = "readout",
     start_layer: Any = None,
@@ -96,6 +97,7 @@ def curve_masks(
         questions: one for each image.
         quantiles: the shares of the image whose level sets are given back as masks, strictly increasing in (0, 1).
         n_iter: steps, of two forward and backward passes each.
+        restarts: so many searches, each with random numbers of its own, are averaged.
         mask_size: cells along the shorter side of the image; None: 28, or as many as there are pixels.
         start: "readout", "flat", or maps ``[N, h, w]``.
         start_layer: where the readout is taken, as in :func:`~xai_align.pinet.read_out`. None: the last feature map.
@@ -116,7 +118,7 @@ def curve_masks(
         normalization: ``(mean, std)`` of the images, for solid colours.
         baselines: one fill for all steps in place of ``fills``: a number or a tensor ``[N, C, H, W]``, or a
             function ``(inputs, step, generator) -> Tensor``, called for both composites of each step.
-        seed: of everything random.
+        seed: of everything random in the first search; the next ones take the seeds that follow.
         additional_forward_args: further arguments of the model; tensors of the batch's length go along
             with the composites.
         progress: is called with 1 after each step.
@@ -168,18 +170,22 @@ def curve_masks(
             )
         )
         x = asked.inputs
-        generator = torch.Generator().manual_seed(seed)
-        fill = (
-            random_fills(x, fills, generator, normalization=normalization)
-            if baselines is None
-            else fixed_fill(x, baselines, seed)
-        )
         stages = None
         if search.deviation_weight:
             layers = stage_layers(model, inputs, asked.extra) if deviation_layers is None else deviation_layers
             if layers:
                 stages = WatchedStages.of(stack.enter_context(LayerWatch.on(model, layers)), asked)
-        scores, losses = search.run(asked, first, fill, stages, generator, progress or (lambda done: None))
+        found = []
+        for restart in range(check_count("restarts", restarts)):
+            generator = torch.Generator().manual_seed(seed + restart)
+            fill = (
+                random_fills(x, fills, generator, normalization=normalization)
+                if baselines is None
+                else fixed_fill(x, baselines, seed + restart)
+            )
+            found.append(search.run(asked, first, fill, stages, generator, progress or (lambda done: None)))
+    scores = standardised(torch.stack([scores for scores, _ in found]).mean(0))
+    losses = torch.cat([losses for _, losses in found], 1)
     on_image = interpolate(scores[:, None], x.shape[2:], mode="bilinear")[:, 0]
     return optimised_scores(
         on_image,

@@ -146,7 +146,8 @@ def _progress(
 
 
 def _steps(solve: Solve, options: Mapping[str, Any]) -> int:
-    """How many steps a solver makes: ``n_iter``, and that for each quantile where they come one after another."""
+    """How many steps a solver makes: ``n_iter``, and that for each search, or quantile, that comes after another."""
     defaults = {name: parameter.default for name, parameter in inspect.signature(solve).parameters.items()}
     chosen = {**defaults, **options}
-    return int(chosen["n_iter"] * (len(chosen["quantiles"]) if chosen.get("order") == "sequential" else 1))
+    several = len(chosen["quantiles"]) if chosen.get("order") == "sequential" else chosen.get("restarts", 1)
+    return int(chosen["n_iter"] * several)
