@@ -28,13 +28,12 @@ AT_ONCE = 10
 Maps = Callable[[nn.Module, Tensor, list[int]], Tensor]
 
 
-def solvers(steps: int, rules: list[str], layer: Any) -> dict[str, Maps]:
+def solvers(steps: int, rules: list[str]) -> dict[str, Maps]:
     """Maps ``[N, H, W]`` by name."""
-    curve = partial(_maps, solver="curve", start_layer=layer)
-    penalised = {"deviation_weight": 0.3, "deviation_layers": STAGES[layer]}
+    curve = partial(_maps, solver="curve")
     found: dict[str, Maps] = {
         "fei (default)": curve,
-        "curve, penalised": partial(curve, **penalised),
+        "curve, unpenalised": partial(curve, deviation_weight=0.0),
         "curve, pixels, no safeguards": partial(curve, **UNGUARDED),
     }
     found |= {f"curve, {rule}": partial(curve, clip=rule) for rule in rules if rule != "none"}
@@ -49,8 +48,8 @@ UNGUARDED: dict[str, Any] = {
     "baselines": 0.0,
     "shift": 0,
     "mirror": "never",
+    "deviation_weight": 0.0,
 }
-STAGES = {None: None, "features": ["features.2", "features.5", "features.8", "features.12"]}
 
 
 def _maps(model: nn.Module, x: Tensor, classes: list[int], **options: Any) -> Tensor:
@@ -81,9 +80,8 @@ def main() -> None:
     predicted = int(model(black).argmax())
     order = torch.randperm(1000, generator=torch.Generator().manual_seed(0)).tolist()
     classes = [c for c in order if c != predicted][: options.classes]
-    layer = "features" if options.network == "squeezenet" else None
     print("| solver, rule | taken for the class | mean probability | seconds |\n|---|---|---|---|", flush=True)
-    for name, make in solvers(options.steps, options.rules, layer).items():
+    for name, make in solvers(options.steps, options.rules).items():
         if options.only and options.only not in name:
             continue
         start, count, total = perf_counter(), 0, 0.0

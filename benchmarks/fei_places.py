@@ -19,7 +19,8 @@ from torch import Tensor
 from benchmarks.fei_maps import LAYERS, by_name, readout
 from benchmarks.fei_photographs import JUDGES
 from xai_align.comparison.bootstrap import bootstrap_means
-from xai_align.evaluation import boxes_to_masks, energy_inside, pointing_game
+from xai_align.evaluation.boxes import boxes_to_masks
+from xai_align.evaluation.localisation import energy_inside, pointing_game
 from xai_align.fei import optimize_masks
 from xai_align.images import open_image
 from xai_align.terminal import progress_bar
@@ -64,7 +65,7 @@ def explained(method: str, network: str, x: Tensor, label: int) -> Tensor:
     if method == "readout":
         return readout(model, x, label, network)
     if method == "fei":
-        return optimize_masks(model, x, [label], start_layer=LAYERS[network]).attribution[0]
+        return optimize_masks(model, x, [label]).attribution[0]
     return by_name(method, model, x, label, network)
 
 
