@@ -77,8 +77,9 @@ def top_fifth(maps: Tensor, masks: Tensor) -> Tensor:
 
 
 def gap(differences: Tensor) -> str:
-    found = bootstrap_means(differences[differences.isfinite()].double().numpy())
-    return f" ({found.mean:+.3f}; {found.low:+.3f} to {found.high:+.3f})"
+    """The mean difference and its interval, in brackets."""
+    found = bootstrap_means(differences[:, None].double().numpy())
+    return f" ({found.mean[0]:+.3f}; {found.low[0]:+.3f} to {found.high[0]:+.3f})"
 
 
 if __name__ == "__main__":
