@@ -68,6 +68,7 @@ OWN: dict[str, Method] = {
     "fei": optimised(),
     "fei-nested": optimised(solver="nested"),
     "fei-nested-unclipped": optimised(solver="nested", clip="none"),
+    "fei-nested-20": optimised(solver="nested", n_iter=20),
     "fei-nested-silent": optimised(solver="nested", clip="silent"),
     "fei-unpenalised": optimised(deviation_weight=0.0),
     "fei-penalised-2": optimised(deviation_weight=2.0),
