@@ -3,9 +3,9 @@
     OMP_NUM_THREADS=2 python -m benchmarks.fei_cost --images DIR [--network lite0]
 
 Both solvers explain the same photographs in one process, one after the other. Peak memory is what a process gains
-over the moment before in three steps, measured in a process of its own for each row. The solvers unwrap a compiled network, since
-hidden layers cannot be watched and gradients not clipped inside a compiled graph; so what compiling would give is
-measured on a forward and backward pass alone.
+over the moment before in three steps, measured in a process of its own for each row. The solvers unwrap a compiled
+network, since hidden layers cannot be watched and gradients not clipped inside a compiled graph; so what compiling
+would give is measured on a forward and backward pass alone.
 """
 
 from __future__ import annotations
