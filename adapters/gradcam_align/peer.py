@@ -18,7 +18,7 @@ from gradcam_align.recipes import RECIPES, Recipe, without_progress_bars
 from xai_align.cut_network import CutNetwork, where_to_cut
 from xai_align.hookspecs import FeatureSpace
 from xai_align.model_state import check_evaluation_mode, frozen_parameters, unchanged_rng
-from xai_align.pinet.input_checks import check_logits
+from xai_align.pinet.input_checks import check_logits, forward_arguments
 from xai_align.pinet.readout import Where, where_to_read
 from xai_align.pinet.unwrapping import unwrapped
 from xai_align.question import Question, QuestionModel, TargetError, answers, as_questions
@@ -81,8 +81,7 @@ class GradCamPeer:
                 mode, or the method's formula gives no number here.
         """
         images = _one_batch_of_images(self.name, inputs)
-        extra = additional_forward_args if isinstance(additional_forward_args, tuple) else (additional_forward_args,)
-        extra = () if additional_forward_args is None else extra
+        extra = forward_arguments(additional_forward_args)
         model, questions = _asked(self.forward_func, target, len(images))
         check_evaluation_mode(model)
         if self.recipe.keeps_graph and images.dtype in (torch.bfloat16, torch.float16):

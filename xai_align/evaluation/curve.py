@@ -22,6 +22,7 @@ from xai_align.evaluation.ranking import position_scores
 from xai_align.evaluation.series import TENTHS, Order, Series
 from xai_align.evaluation.window import Window
 from xai_align.model_state import check_evaluation_mode, unchanged_rng
+from xai_align.pinet.input_checks import forward_arguments
 
 #: Inputs to the network at once, where the caller does not say: a processor's cache is small, a GPU is wide.
 BATCH_ON_CPU, BATCH_ON_GPU = 6, 128
@@ -156,7 +157,6 @@ def walk_curves(
     """
     _check(forward_func, inputs, internal_batch_size)
     scores = position_scores(attributions, inputs).to(inputs.device)
-    extra = additional_forward_args if isinstance(additional_forward_args, tuple) else (additional_forward_args,)
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         stack.enter_context(unchanged_rng())
@@ -164,7 +164,7 @@ def walk_curves(
         advance = stack.enter_context(_progress(len(inputs), show_progress))
         network = Network(
             forward_func,
-            () if additional_forward_args is None else extra,
+            forward_arguments(additional_forward_args),
             len(inputs),
             activation,
             autocast,

@@ -31,7 +31,7 @@ from xai_align.fei.gradient_clipping import ClippingMode, clip_gradients
 from xai_align.fei.optimised import check_count
 from xai_align.fei.solid_colours import Normalization, references
 from xai_align.model_state import frozen_parameters, unchanged_rng, without_checkpointing
-from xai_align.pinet.input_checks import check_inputs, check_logits, check_model
+from xai_align.pinet.input_checks import check_inputs, check_logits, check_model, forward_arguments
 from xai_align.question import Question, answers, as_questions
 
 
@@ -172,8 +172,7 @@ def clipped_answers(
     check_model(model)
     check_images(model, inputs)
     asked = as_questions(list(questions), len(inputs))
-    extra = additional_forward_args if isinstance(additional_forward_args, tuple) else (additional_forward_args,)
-    extra = () if additional_forward_args is None else extra
+    extra = forward_arguments(additional_forward_args)
     with (
         torch.inference_mode(False),
         torch.enable_grad(),

@@ -12,8 +12,8 @@ should. For a share ``p`` of the image, fills ``r, r'`` and composites
 ``P`` is the questioned probability, the one that insertion and deletion
 measure, so the mean of ``L`` over ``p`` is deletion minus insertion of the
 map (where ``P(x)`` is a half or more; less probable classes are asked about
-relative to the image as it is). ``D_l``, optional, is the relative deviation ``|a_l(x) - a_l(x')|^2 /
-|a_l(x)|^2`` of a hidden layer's activations.
+relative to the image as it is). ``D_l`` is the relative deviation
+``|a_l(x) - a_l(x')|^2 / |a_l(x)|^2`` of a hidden layer's activations.
 
 What keeps ``s`` from being an attack on the network rather than an account of it:
 
@@ -44,7 +44,7 @@ from xai_align.fei.optimised import (
     check_count,
     check_quantiles,
     check_rate,
-    optimised_scores,
+    optimised_masks,
 )
 from xai_align.fei.quantile_masks import level_sets, standardised
 from xai_align.fei.random_fills import KINDS, fixed_fill, random_fills
@@ -104,7 +104,7 @@ def curve_masks(
         lr: how far the first step goes, in standard deviations of the map; it falls to a twentieth along a cosine.
         temperatures: ``tau`` at the first and the last step, in standard deviations of the map.
         scales: pairs of a width in cells and a weight, see :mod:`~xai_align.fei.scales`.
-        fills: kinds of :class:`~xai_align.fei.random_fills.random_fills`.
+        fills: kinds of :func:`~xai_align.fei.random_fills.random_fills`.
         shift: by how many pixels masks are shifted at most; None: a 28th of the shorter side.
         mirror: "random": half of the composites are mirrored left to right before the network sees them; none are
             where gradients are clipped.
@@ -187,7 +187,7 @@ def curve_masks(
     scores = standardised(torch.stack([scores for scores, _ in found]).mean(0))
     losses = torch.cat([losses for _, losses in found], 1)
     on_image = interpolate(scores[:, None], x.shape[2:], mode="bilinear")[:, 0]
-    return optimised_scores(
+    return optimised_masks(
         on_image,
         level_sets(on_image, shares),
         losses,

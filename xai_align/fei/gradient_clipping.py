@@ -23,6 +23,7 @@ from xai_align.fei.activation_calls import batch_size, check_visible
 from xai_align.fei.clipped_passes import ClippedCall, ClippedPasses, Clipping, NothingToClip, ReferencePass
 from xai_align.fei.clipping_rules import ClippingMode, find_clipping_rule
 from xai_align.model_state import check_evaluation_mode, without_checkpointing
+from xai_align.pinet.input_checks import forward_arguments
 from xai_align.plugin_loading import did_you_mean
 from xai_align.question import QuestionModel
 
@@ -93,12 +94,12 @@ def clip_gradients(
         yield Clipping("none")
         return
     check_visible(inner)
-    inputs = _as_tuple(reference_inputs)
+    inputs = forward_arguments(reference_inputs)
     if not batch_size(inputs):
         raise ValueError("the reference holds no inputs; give a tensor [B, ...] with B of at least 1")
     with without_checkpointing(model):
         reference = ReferencePass(inner, rule, inside)
-        reference.run(model, (*inputs, *_as_tuple(additional_forward_args)))
+        reference.run(model, (*inputs, *forward_arguments(additional_forward_args)))
         clipping = Clipping(mode, reference.records())
         passes = ClippedPasses(reference, clipping)
         with passes, passes.during(inner):
@@ -132,9 +133,3 @@ def _nearby(name: str, modules: Mapping[str, nn.Module]) -> str:
     there = [f"{parent}.{child}" if parent else child for child, _ in modules[parent].named_children()]
     shown = f"{there[0]} ... {there[-1]}" if len(there) > 4 else ", ".join(there) or "no layers inside"
     return shown + did_you_mean(name, [known for known in modules if known])
-
-
-def _as_tuple(arguments: Any) -> tuple[Any, ...]:
-    if arguments is None:
-        return ()
-    return arguments if isinstance(arguments, tuple) else (arguments,)

@@ -142,6 +142,7 @@ def nested_masks(
         alphas, losses = _ORDERS[order](optimisation, x.new_zeros(len(x), 1, *cells), targets)
         masks = _on_image(alphas, x)
     return optimised_masks(
+        masks.mean(1),  # A = (1/K) sum_k alpha_k
         masks,
         losses,
         quantiles=p,

@@ -56,26 +56,6 @@ class OptimisedMasks:
 
 
 def optimised_masks(
-    masks: Tensor,
-    losses: Tensor,
-    *,
-    quantiles: tuple[float, ...],
-    clipped: Iterable[str],
-    passes: int,
-    notes: Iterable[str] = (),
-) -> OptimisedMasks:
-    """The record of nested masks ``[N, K, H, W]``, with warnings where areas were missed or ties are many.
-
-    Raises:
-        ValueError: masks or losses hold NaN or infinity.
-    """
-    # A = (1/K) sum_k alpha_k
-    return optimised_scores(
-        masks.mean(1), masks, losses, quantiles=quantiles, clipped=clipped, passes=passes, notes=notes
-    )
-
-
-def optimised_scores(
     attribution: Tensor,
     masks: Tensor,
     losses: Tensor,

@@ -16,7 +16,7 @@ from torch.nn.functional import pad
 from xai_align.evaluation.ranking import TieWarning
 from xai_align.fei.curve import curve_masks
 from xai_align.fei.nested import nested_masks
-from xai_align.fei.optimised import AreaMissed, OptimisedMasks, check_choice, optimised_scores
+from xai_align.fei.optimised import AreaMissed, OptimisedMasks, check_choice, optimised_masks
 from xai_align.fei.pieces import asked_pieces, check_options, seeded
 
 Solve = Callable[..., OptimisedMasks]
@@ -107,7 +107,7 @@ def find_solver(name: str) -> Solve:
 def _joined(records: Sequence[OptimisedMasks]) -> OptimisedMasks:
     """One record for all images; warnings count examples as the caller does."""
     first, steps = records[0], [record.losses.shape[1] for record in records]
-    whole = optimised_scores(
+    whole = optimised_masks(
         torch.cat([record.attribution for record in records]),
         torch.cat([record.masks for record in records]),
         torch.cat([record.losses[:, : min(steps)] for record in records]),

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from xai_align.fei.clipped_gradient import check_images
 from xai_align.fei.optimised import check_count
 from xai_align.model_state import unchanged_rng
-from xai_align.pinet.input_checks import check_logits, check_model
+from xai_align.pinet.input_checks import check_logits, check_model, forward_arguments
 from xai_align.pinet.unwrapping import unwrapped
 from xai_align.plugin_loading import did_you_mean
 from xai_align.question import Question, QuestionModel, as_questions
 
-#: Images that are worked on at once. A solver shows each of them at five shares in a pass, and the pass back needs
-#: the activations of all forty: more would fill the memory before it made anything quicker.
+#: Images that are worked on at once. A solver shows each of them once or twice in a pass (all quantiles in parallel:
+#: five times), and the pass back needs all activations: more would fill the memory before it made anything quicker.
 AT_ONCE = 8
 #: What a solver is given by position, or by the call and not by its options.
 _GIVEN = frozenset(("model", "inputs", "questions", "additional_forward_args", "progress"))
@@ -84,8 +84,7 @@ def asked_pieces(
     check_model(network)
     check_images(network, inputs)
     count = len(inputs)
-    extra = additional_forward_args if isinstance(additional_forward_args, tuple) else (additional_forward_args,)
-    extra = () if additional_forward_args is None else extra
+    extra = forward_arguments(additional_forward_args)
     parts = [slice(first, min(first + size, count)) for first in range(0, count, size)]
     if isinstance(asker, QuestionModel):
         questions = asker.questions_for(question, count)

@@ -49,8 +49,7 @@ def starting_map(
     elif start == "readout":
         with torch.no_grad():  # the readout turns gradients on where it needs them
             where = where_to_cut(model, inputs[:1]) if layer is None else layer
-        images = inputs.detach()  # what depends on them is no gate
-        readout = read_out(model, images, list(questions), where, additional_forward_args=additional_forward_args)
+        readout = read_out(model, inputs, list(questions), where, additional_forward_args=additional_forward_args)
         given = readout.map("smooth").detach()
     else:
         raise ValueError(f"start is {start!r}; give 'readout', 'flat', or maps [N, h, w]")

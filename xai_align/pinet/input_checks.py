@@ -70,6 +70,13 @@ def check_inputs(model: nn.Module, inputs: Sequence[Any]) -> None:
     _check_like_model(model, floating)
 
 
+def forward_arguments(given: Any) -> tuple[Any, ...]:
+    """Arguments as Captum's users give them: nothing, one, or a tuple of several."""
+    if given is None:
+        return ()
+    return given if isinstance(given, tuple) else (given,)
+
+
 def check_logits(output: Any) -> Tensor:
     """The model's output, if it is a finite floating tensor with one row for each example.
 

@@ -14,7 +14,7 @@ from xai_align.hookspecs import FeatureSpace
 from xai_align.model_state import frozen_parameters, unchanged_rng, without_checkpointing
 from xai_align.pinet.accounts import check_completeness, frozen_account, local_account
 from xai_align.pinet.head_probe import probe_head
-from xai_align.pinet.input_checks import check_inputs, check_model, explained_failures
+from xai_align.pinet.input_checks import check_inputs, check_model, explained_failures, forward_arguments
 from xai_align.pinet.routes import layer_name, route_through
 from xai_align.pinet.unwrapping import unwrapped
 from xai_align.question import QuestionModel, as_questions
@@ -124,7 +124,7 @@ def read_out(
     questions = (asked.questions_for if asked else as_questions)(question, len(parts[0]))
     space = where_to_read(model, own_place if feature_space is None else feature_space)
     with unchanged_rng(), explained_failures(parts):
-        route = route_through(model, space, parts, _as_tuple(additional_forward_args))
+        route = route_through(model, space, parts, forward_arguments(additional_forward_args))
         local = probe_head(model, space, route.z).affine
         if local:
             account = local_account(route, questions)
@@ -175,7 +175,3 @@ def _refuse_inference_mode(space: FeatureSpace) -> None:
 
 def _image_size(parts: Sequence[Tensor]) -> tuple[int, int] | None:
     return (parts[0].shape[-2], parts[0].shape[-1]) if len(parts) == 1 and parts[0].dim() == 4 else None
-
-
-def _as_tuple(extra: Any) -> tuple[Any, ...]:
-    return () if extra is None else extra if isinstance(extra, tuple) else (extra,)
