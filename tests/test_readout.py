@@ -428,9 +428,9 @@ def test_a_failed_readout_frees_its_gates():
 
 def test_copies_read_themselves():
     pinet = timm.create_model("test_resnet").eval()
-    from xai_align import PiNet
+    from xai_align import ExactPiNet
 
-    first = PiNet(pinet)
+    first = ExactPiNet(pinet)
     second = copy.deepcopy(first)
     with torch.no_grad():
         second.backbone.fc.weight.mul_(2)

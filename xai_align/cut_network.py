@@ -58,7 +58,7 @@ class CutNetwork(nn.Module):
             shown = self.here(shown.requires_grad_() if torch.is_grad_enabled() else shown)
             return back(shown.clone())  # the network may write into it
 
-        return route_through(self._model[0], self.space, (images,), extra).run(place)
+        return route_through(self._model[0], [self.space], (images,), extra).run(lambda _, z: place(z))
 
 
 def as_raster(z: Tensor, space: FeatureSpace, image_size: tuple[int, int]) -> tuple[Tensor, Callable[[Tensor], Tensor]]:

@@ -52,11 +52,7 @@ class Explanation:
     @property
     def total(self) -> Tensor:
         """``[N]``: the sum of all that was attributed; with the bias, it is the answer (PiNet only)."""
-        if self.readout is not None:
-            parts = self.readout.contributions
-            parts = parts if isinstance(parts, tuple) else (parts,)
-            return torch.stack([_sum_of_each(part) for part in parts]).sum(0)
-        return _sum_of_each(self.attribution)
+        return _sum_of_each(self.attribution) if self.readout is None else self.readout.total
 
     @property
     def map(self) -> Tensor:
@@ -165,7 +161,7 @@ def _questions(model: nn.Module, inputs: Tensor, question: Any) -> list[Question
 def _on_inputs(readout: Readout, inputs: Tensor) -> Tensor:
     """In the inputs' shape; what was read inside the network is spread over pixels and channels."""
     contributions = readout.contributions
-    if isinstance(contributions, Tensor) and contributions.shape == inputs.shape:
+    if isinstance(contributions, Tensor) and contributions.shape == inputs.shape and not readout.placed:
         return contributions
     if readout.image_size is not None:
         return readout.on_images(inputs.shape[1])

@@ -106,6 +106,17 @@ def resize_keeping_sum(cells: Tensor, size: Sequence[int], spread: Spread = "are
     return rows @ cells @ columns.T
 
 
+def collect_keeping_sum(pixels: Tensor, size: Sequence[int], spread: Spread = "area") -> Tensor:
+    """The transpose of :func:`resize_keeping_sum`: ``[..., H, W]`` to ``[..., h, w]``, ``R_h^T @ pixels @ R_w``.
+
+    ``sum(pixels * resize_keeping_sum(cells)) == sum(collect_keeping_sum(pixels) * cells)``.
+    """
+    height, width = size
+    rows = _spreading(height, pixels.shape[-2], spread).to(pixels)
+    columns = _spreading(width, pixels.shape[-1], spread).to(pixels)
+    return rows.T @ pixels @ columns
+
+
 def _spreading(cells: int, pixels: int, spread: Spread) -> Tensor:
     """``R[pixel, cell]``: the share of a cell that a pixel receives."""
     if spread == "area":

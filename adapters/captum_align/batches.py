@@ -14,20 +14,23 @@ from xai_align.question import QuestionModel, captum_target
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from xai_align.pinet.readout import Where
+    from xai_align.pinet.places import Places
 
 
 def read_out_in_batches(
     model: Any,
     inputs: tuple[Tensor, ...],
     target: Any,
-    layer: Where,
+    layer: Places,
     additional_forward_args: Any,
     *,
     internal_batch_size: int | None = None,
     show_progress: bool = False,
+    **account: Any,
 ) -> list[Readout]:
     """One :class:`~xai_align.pinet.Readout` for each batch of at most ``internal_batch_size`` examples.
+
+    ``account`` holds the options of :func:`~xai_align.read_out` that choose among exact accounts.
 
     Raises:
         ValueError: the batch size is not positive.
@@ -43,7 +46,7 @@ def read_out_in_batches(
     if show_progress:
         parts = progress(parts, desc="PiNet readout", total=len(parts))
     return [
-        read_out(model, part if len(part) > 1 else part[0], asked, layer, additional_forward_args=rest)
+        read_out(model, part if len(part) > 1 else part[0], asked, layer, additional_forward_args=rest, **account)
         for part, asked, rest in parts
     ]
 

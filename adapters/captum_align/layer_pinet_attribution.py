@@ -11,9 +11,12 @@ from captum.log import log_usage
 from torch import Tensor, nn
 
 from captum_align.batches import read_out_in_batches
+from xai_align.pinet.places import GAMMA
 
 if TYPE_CHECKING:
-    from xai_align.pinet.readout import Where
+    from collections.abc import Sequence
+
+    from xai_align.pinet.places import Places, RuleName
 
 
 class LayerPiNetAttribution(LayerAttribution):
@@ -21,14 +24,28 @@ class LayerPiNetAttribution(LayerAttribution):
 
     Args:
         forward_func: the model, an ``nn.Module`` in eval mode that returns logits.
-        layer: the layer's module or name, or a ``FeatureSpace``. None: where the plugins say.
+        layer: the layer's module or name, or a ``FeatureSpace``; a list of them for a mixture. None: where the
+            plugins say.
         device_ids: accepted for Captum's sake; a readout runs where model and inputs are.
+        weights: the shares of the layers of a list; None: equal ones.
+        rule: ``"gate"`` or ``"gamma"``, as in :func:`~xai_align.read_out`.
+        gamma: the favour of the gamma rule.
 
     Source: Lobet & Chiaromonte 2026 (arXiv 2601.04378).
     """
 
-    def __init__(self, forward_func: nn.Module, layer: Where = None, device_ids: list[int] | None = None) -> None:
+    def __init__(
+        self,
+        forward_func: nn.Module,
+        layer: Places = None,
+        device_ids: list[int] | None = None,
+        *,
+        weights: Sequence[float] | None = None,
+        rule: RuleName = "gate",
+        gamma: float = GAMMA,
+    ) -> None:
         LayerAttribution.__init__(self, forward_func, layer, device_ids)
+        self._account: dict[str, Any] = {"weights": weights, "rule": rule, "gamma": gamma}
 
     @log_usage()
     def attribute(
@@ -40,7 +57,7 @@ class LayerPiNetAttribution(LayerAttribution):
         return_convergence_delta: bool = False,
         show_progress: bool = False,
     ) -> Any:
-        """Contributions in the shape of the layer's output; a tuple where that is one.
+        """Contributions in the shape of the layer's output; a tuple where that is one, and for a list of layers.
 
         Arguments and errors as in :meth:`PiNetAttribution.attribute`. Prefix
         tokens keep their rows here.
@@ -53,6 +70,7 @@ class LayerPiNetAttribution(LayerAttribution):
             additional_forward_args,
             internal_batch_size=internal_batch_size,
             show_progress=show_progress,
+            **self._account,
         )
         contributions = [readout.contributions for readout in readouts]
         if isinstance(contributions[0], tuple):

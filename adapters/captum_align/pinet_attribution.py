@@ -11,10 +11,14 @@ from captum.log import log_usage
 from torch import Tensor, nn
 
 from captum_align.batches import read_out_in_batches
+from xai_align.pinet.places import GAMMA
+from xai_align.pinet.records import as_tuple
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from xai_align.pinet import Readout
-    from xai_align.pinet.readout import Where
+    from xai_align.pinet.places import BiasName, Places, RuleName
 
 
 class PiNetAttribution(Attribution):
@@ -26,8 +30,13 @@ class PiNetAttribution(Attribution):
 
     Args:
         forward_func: the model, an ``nn.Module`` in eval mode that returns logits.
-        layer: where to read: ``"input"``, a layer's name or module, or a ``FeatureSpace``. None: where
-            the plugins say for this model (timm's: the head's input, or the patch embedding), else the input.
+        layer: where to read: ``"input"``, a layer's name or module, or a ``FeatureSpace``; a list of these for a
+            mixture. None: where the plugins say for this model (timm's: the head's input, or the patch embedding),
+            else the input.
+        weights: the shares of the places of a list; None: equal ones.
+        rule: ``"gate"`` or ``"gamma"``, as in :func:`~xai_align.read_out`.
+        gamma: the favour of the gamma rule.
+        biases: ``"apart"`` or ``"placed"``, as in :func:`~xai_align.read_out`.
 
     Source: Lobet & Chiaromonte 2026 (arXiv 2601.04378).
 
@@ -37,9 +46,19 @@ class PiNetAttribution(Attribution):
         attributions, delta = pinet.attribute(images, target=281, return_convergence_delta=True)
     """
 
-    def __init__(self, forward_func: nn.Module, layer: Where = None) -> None:
+    def __init__(
+        self,
+        forward_func: nn.Module,
+        layer: Places = None,
+        *,
+        weights: Sequence[float] | None = None,
+        rule: RuleName = "gate",
+        gamma: float = GAMMA,
+        biases: BiasName = "apart",
+    ) -> None:
         Attribution.__init__(self, forward_func)
         self.layer = layer
+        self._account: dict[str, Any] = {"weights": weights, "rule": rule, "gamma": gamma, "biases": biases}
 
     @log_usage()
     def attribute(
@@ -76,6 +95,7 @@ class PiNetAttribution(Attribution):
             additional_forward_args,
             internal_batch_size=internal_batch_size,
             show_progress=show_progress,
+            **self._account,
         )
         parts = [_on_inputs(readout, formatted) for readout in readouts]
         attributions = tuple(torch.cat(part) for part in zip(*parts, strict=True))
@@ -100,7 +120,12 @@ class PiNetAttribution(Attribution):
         There is no baseline input: the constant is the network's bias at ``z = 0``.
         """
         readouts = read_out_in_batches(
-            self.forward_func, _format_tensor_into_tuples(inputs), target, self.layer, additional_forward_args
+            self.forward_func,
+            _format_tensor_into_tuples(inputs),
+            target,
+            self.layer,
+            additional_forward_args,
+            **self._account,
         )
         account = torch.cat([readout.answer - readout.bias - readout.prefix for readout in readouts])
         given = _format_tensor_into_tuples(attributions)
@@ -119,10 +144,8 @@ class PiNetAttribution(Attribution):
 
 def _on_inputs(readout: Readout, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """The readout in the shapes of the inputs."""
-    contributions = readout.contributions
-    if readout.feature_space.layer == "input":
-        parts = contributions if isinstance(contributions, tuple) else (contributions,)
-        return tuple(part.contiguous() for part in parts)
+    if readout.feature_space.layer == "input" and not readout.placed:
+        return tuple(part.contiguous() for part in as_tuple(readout.contributions))
     if len(inputs) > 1:
         raise ValueError(
             f"a readout at '{readout.feature_space.layer}' has no place in {len(inputs)} inputs; "

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +22,9 @@ from xai_align.pinet import (
 )
 from xai_align.pinet.frozen_gates import FrozenGates
 from xai_align.pinet.input_checks import check_logits
+from xai_align.pinet.placed_biases import BiasesApart
 from xai_align.pinet.routes import Route
+from xai_align.pinet.rule_registry import Rule
 from xai_align.question import Question, linear_forms
 
 #: The modules that teach the interception its operations.
@@ -33,13 +37,19 @@ class CompletenessError(ArithmeticError):
 
 @dataclass(frozen=True)
 class Account:
-    """``answer = sum(contributions) + bias``, each ``[N]`` but the contributions, which have the shapes of ``z``."""
+    """``answer = sum(contributions) + sum(placed) + bias``.
+
+    Each is ``[N]`` but the contributions, which have the shapes of ``z``, and placed biases, maps ``[N, h, w]``.
+    A PiNet's account of itself also holds its coefficients ``pi``, ``[N, C or 1, h, w]``.
+    """
 
     logits: Tensor
     answer: Tensor
     contributions: tuple[Tensor, ...]
     bias: Tensor
     error: Tensor
+    placed: tuple[Tensor, ...] = ()
+    coefficients: Tensor | None = None
 
 
 def local_account(route: Route, questions: Sequence[Question]) -> Account:
@@ -50,41 +60,86 @@ def local_account(route: Route, questions: Sequence[Question]) -> Account:
     with torch.inference_mode(False), torch.enable_grad():
         origin = [torch.zeros_like(z, requires_grad=True) for z in tree_leaves(route.z)]
         places = iter(origin)
-        at_zero = _answer(weights.clone(), route.run(lambda z: next(places)))
+        at_zero = _answer(weights.clone(), route.run(lambda number, z: next(places)))
         beta = torch.autograd.grad(at_zero.sum(), origin, materialize_grads=True)
     contributions = tuple(z * b for z, b in zip(tree_leaves(route.z), beta, strict=True))
     return _account(logits, weights, rest, contributions, at_zero.detach())
 
 
-def frozen_account(model: nn.Module, route: Route, questions: Sequence[Question]) -> Account:
-    """For everything else: one forward pass with gates kept, one backward, one replay at ``z = 0``."""
-    leaves: list[Tensor] = []
+def frozen_accounts(
+    model: nn.Module,
+    route: Route,
+    spaces: Sequence[FeatureSpace],
+    questions: Sequence[Question],
+    rules: Mapping[Any, Rule],
+    biases: BiasesApart,
+) -> list[Account]:
+    """For everything else: one forward pass with gates kept, one backward, and for each space a replay at ``z = 0``.
 
-    def alive(z: Tensor) -> Tensor:
-        leaves.append(z.detach().requires_grad_())
-        return leaves[-1].clone()  # the network may write into it
+    Args:
+        model: the network.
+        route: through the spaces.
+        spaces: where the answer is accounted for, each by itself.
+        questions: one for each example.
+        rules: which go before the frozen gates' own.
+        biases: what becomes of biases.
+    """
+    z: list[list[Tensor]] = [[] for _ in spaces]
 
-    gates = FrozenGates(model)
+    def alive(number: int, values: Tensor) -> Tensor:
+        # what comes out of an earlier space stays tied to it, so that one way back passes all of them
+        biases.pass_space(number, spaces[number], values)
+        z[number].append(values if values.requires_grad else values.detach().requires_grad_())
+        return z[number][-1].clone()  # the network may write into it
+
+    gates = FrozenGates(model, biases.rules(rules))
     try:
         with torch.enable_grad(), gates:
             output = route.run(alive)
         logits = check_logits(output)
         if not logits.requires_grad:
-            raise ValueError(
-                "the output does not depend on this feature space other than through gates; it may not lie upstream "
-                "of the output, or the model ends in softmax or sigmoid: give a model that returns logits"
-            )
-        _check_batch(leaves, logits)
+            raise _not_upstream(spaces[0])
+        for parts in z:
+            _check_batch(parts, logits)
         weights, rest = linear_forms(questions, logits)
         with torch.enable_grad():
-            beta = torch.autograd.grad(_answer(weights, logits).sum(), leaves, materialize_grads=True)
-        output = logits = logits.detach()  # the graph ends here, and with it what it saved
-        with gates.replay():
-            at_zero = route.run(lambda z: torch.zeros_like(z).requires_grad_().clone())
+            answer = _answer(weights, logits).sum()
+            found = iter(torch.autograd.grad(answer, [part for parts in z for part in parts], allow_unused=True))
+        beta = [[next(found) for _ in parts] for parts in z]
+        z = [[part.detach() for part in parts] for parts in z]
+        output = logits = answer = logits.detach()  # the graph ends here, and with it what it saved
+        at_zero = []
+        for number, space in enumerate(spaces):
+            if all(part is None for part in beta[number]):
+                raise _not_upstream(space)
+            biases.start_replay(number)
+            with gates.replay():
+                output = route.run(partial(_emptied, number))
+            at_zero.append(_answer(weights, output.detach()))
     finally:
         gates.clear()
-    contributions = tuple(z.detach() * b for z, b in zip(leaves, beta, strict=True))
-    return _account(logits, weights, rest, contributions, _answer(weights, at_zero.detach()))
+    return [
+        _account(logits, weights, rest, tuple(map(_contribution, parts, slopes)), constant, biases.of(number))
+        for number, (parts, slopes, constant) in enumerate(zip(z, beta, at_zero, strict=True))
+    ]
+
+
+def _emptied(empty: int, number: int, z: Tensor) -> Tensor:
+    """Zero in the space of one number, in the others what the replay computes. Marked as what depends on ``z``."""
+    if number == empty:
+        return torch.zeros_like(z).requires_grad_().clone()
+    return z if z.requires_grad else z.detach().requires_grad_().clone()
+
+
+def _contribution(z: Tensor, beta: Tensor | None) -> Tensor:
+    return torch.zeros_like(z) if beta is None else z * beta
+
+
+def _not_upstream(space: FeatureSpace) -> ValueError:
+    return ValueError(
+        f"the output does not depend on the feature space '{space.layer}' other than through gates; it may not lie "
+        "upstream of the output, or the model ends in softmax or sigmoid: give a model that returns logits"
+    )
 
 
 def check_completeness(account: Account, space: FeatureSpace) -> None:
@@ -96,7 +151,7 @@ def check_completeness(account: Account, space: FeatureSpace) -> None:
     Raises:
         CompletenessError: an operation was not rewritten (a custom autograd function, compiled or scripted code).
     """
-    size = sum(wide(part).abs().flatten(1).sum(1) for part in account.contributions)
+    size = sum(wide(part).abs().flatten(1).sum(1) for part in (*account.contributions, *account.placed))
     size = size + wide(account.bias).abs() + wide(account.answer).abs()
     bound = torch.finfo(account.answer.dtype).eps ** 0.5 * size
     if bool((account.error.abs() > bound).any()):
@@ -115,11 +170,16 @@ def wide(x: Tensor) -> Tensor:
 
 
 def _account(
-    logits: Tensor, weights: Tensor, rest: Tensor, contributions: tuple[Tensor, ...], at_zero: Tensor
+    logits: Tensor,
+    weights: Tensor,
+    rest: Tensor,
+    contributions: tuple[Tensor, ...],
+    at_zero: Tensor,
+    placed: tuple[Tensor, ...] = (),
 ) -> Account:
     answer, bias = _answer(weights, logits) + rest, at_zero + rest
-    total = torch.stack([wide(part).flatten(1).sum(1) for part in contributions]).sum(0)
-    return Account(logits, answer, contributions, bias, total + wide(bias) - wide(answer))
+    total = torch.stack([wide(part).flatten(1).sum(1) for part in (*contributions, *placed)]).sum(0)
+    return Account(logits, answer, contributions, bias, total + wide(bias) - wide(answer), placed)
 
 
 def _check_batch(z: Sequence[Tensor], logits: Tensor) -> None:
@@ -136,5 +196,5 @@ def _answer(weights: Tensor, logits: Tensor) -> Tensor:
     return (weights * logits).flatten(1).sum(1) if logits.dim() > 1 else weights * logits
 
 
-def _as_it_is(z: Tensor) -> Tensor:
+def _as_it_is(number: int, z: Tensor) -> Tensor:
     return z

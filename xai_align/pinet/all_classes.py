@@ -15,6 +15,7 @@ from xai_align.pinet.accounts import wide
 from xai_align.pinet.head_probe import probe_head
 from xai_align.pinet.input_checks import check_inputs, check_logits, check_model, explained_failures
 from xai_align.pinet.one_position import account_by_position, positions_last
+from xai_align.pinet.pseudo_linear import PseudoLinear, second_look_space
 from xai_align.pinet.readout import Where, where_to_read
 from xai_align.pinet.unwrapping import unwrapped
 from xai_align.spatial import on_grid
@@ -62,6 +63,8 @@ def read_out_all_classes(model: Any, inputs: Tensor, feature_space: Where = None
     model, own_place = unwrapped(model)
     check_model(model)
     check_inputs(model, (inputs,))
+    if isinstance(model, PseudoLinear) and feature_space is None:
+        return _own_maps(model, inputs)
     space = where_to_read(model, own_place if feature_space is None else feature_space)
     if space.split is None:
         raise _not_local(space)
@@ -86,6 +89,22 @@ def read_out_all_classes(model: Any, inputs: Tensor, feature_space: Where = None
         bias=bias,
         completeness_error=total + wide(prefix) + wide(bias) - wide(logits),
         feature_space=space,
+    )
+
+
+def _own_maps(model: PseudoLinear, images: Tensor) -> ClassReadout:
+    """What a PiNet says of itself."""
+    with torch.no_grad():
+        look = model.explain(images)
+        maps = look.maps
+    total = wide(maps).flatten(2).sum(2) + wide(look.bias) - wide(look.logits)
+    return ClassReadout(
+        logits=look.logits,
+        maps=maps,
+        prefix=torch.zeros_like(look.logits),
+        bias=look.bias,
+        completeness_error=total,
+        feature_space=second_look_space(model),
     )
 
 

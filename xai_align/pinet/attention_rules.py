@@ -88,7 +88,7 @@ def multi_head_attention(
     biases: Any = in_proj_bias.chunk(3) if in_proj_bias is not None else (None, None, None)
     batched = query.dim() == 3
     parts = [x if batched else x.unsqueeze(1) for x in (query, key, value)]
-    q, k, v = (_heads(F.linear(x, w, b), num_heads) for x, w, b in zip(parts, weights, biases, strict=True))
+    q, k, v = (_heads(gates.run(F.linear, x, w, b), num_heads) for x, w, b in zip(parts, weights, biases, strict=True))
     scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
     for mask in (
         _as_mask(attn_mask, scores, num_heads),
@@ -97,7 +97,7 @@ def multi_head_attention(
         scores = scores if mask is None else scores + mask
     pattern = gates.keep(lambda: scores.softmax(-1))
     mixed = (pattern @ v).permute(2, 0, 1, 3).flatten(2)  # [L, N, E]
-    out = F.linear(mixed, out_proj_weight, out_proj_bias)
+    out = gates.run(F.linear, mixed, out_proj_weight, out_proj_bias)
     shown = (pattern.mean(1) if average_attn_weights else pattern) if need_weights else None
     if batched:
         return out, shown

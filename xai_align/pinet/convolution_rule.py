@@ -6,8 +6,8 @@ gradient. Here they never do, and keeping it would be most of a readout's memory
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +18,34 @@ from xai_align.pinet.gate_rules import product
 from xai_align.pinet.rule_registry import register_rule
 
 Operation = Callable[..., Any]
+CONVOLUTIONS = (torch.conv1d, torch.conv2d, torch.conv3d)
+
+
+class Geometry(NamedTuple):
+    """How a convolution moves over its input, one number for each of its dimensions."""
+
+    stride: list[int]
+    padding: list[int]
+    dilation: list[int]
+    groups: int
+
+    @classmethod
+    def of(cls, weight: Tensor, stride: Any, padding: Any, dilation: Any, groups: int) -> Geometry:
+        """From arguments as PyTorch takes them, words for the padding excepted."""
+        stride, padding, dilation = (each_way(value, weight.dim() - 2) for value in (stride, padding, dilation))
+        return cls(stride, padding, dilation, groups)
+
+
+def transposed_convolution(gradient: Tensor, weight: Tensor, *, shape: Sequence[int], geometry: Geometry) -> Tensor:
+    """From a gradient at a convolution's output to the one at its input ``[N, C, ...]`` of this shape."""
+    stride, padding, dilation, groups = geometry
+    shape_only = gradient.new_empty(1).expand(shape)
+    no_output_padding = [0] * len(stride)
+    back, _, _ = torch.ops.aten.convolution_backward(
+        gradient, shape_only, weight, None, stride, padding, dilation, False, no_output_padding, groups,
+        (True, False, False),
+    )  # fmt: skip
+    return back
 
 
 class FrozenConvolution(torch.autograd.Function):
@@ -25,7 +53,7 @@ class FrozenConvolution(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx, x: Tensor, func: Operation, weight: Tensor, bias: Tensor | None, *geometry: Any
+        ctx: FunctionCtx, x: Tensor, func: Operation, weight: Tensor, bias: Tensor | None, geometry: Geometry
     ) -> Tensor:
         """The convolution's own value."""
         ctx.save_for_backward(weight)
@@ -36,17 +64,11 @@ class FrozenConvolution(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """The transposed convolution."""
         (weight,) = ctx.saved_tensors
-        stride, padding, dilation, groups = ctx.geometry
-        shape_only = gradient.new_empty(1).expand(ctx.shape)
-        no_output_padding = [0] * len(stride)
-        back, _, _ = torch.ops.aten.convolution_backward(
-            gradient, shape_only, weight, None, stride, padding, dilation, False, no_output_padding, groups,
-            (True, False, False),
-        )  # fmt: skip
-        return back, None, None, None, None, None, None, None
+        back = transposed_convolution(gradient, weight, shape=ctx.shape, geometry=ctx.geometry)
+        return back, None, None, None, None
 
 
-@register_rule(torch.conv1d, torch.conv2d, torch.conv3d)
+@register_rule(*CONVOLUTIONS)
 def convolution(
     gates: FrozenGates,
     func: Operation,
@@ -64,10 +86,9 @@ def convolution(
     words = isinstance(padding, str)
     if not gates.recording or words or input.dim() != weight.dim() or torch.is_autocast_enabled(input.device.type):
         return func(input, weight, bias, stride, padding, dilation, groups)
-    geometry = (_each_way(value, weight.dim() - 2) for value in (stride, padding, dilation))
-    return FrozenConvolution.apply(input, func, weight, bias, *geometry, groups)
+    return FrozenConvolution.apply(input, func, weight, bias, Geometry.of(weight, stride, padding, dilation, groups))
 
 
-def _each_way(value: Any, dimensions: int) -> list[int]:
+def each_way(value: Any, dimensions: int) -> list[int]:
     """One number for each dimension."""
     return [value] * dimensions if isinstance(value, int) else list(value) * (dimensions if len(value) == 1 else 1)

@@ -18,7 +18,7 @@ requires grad, parameters do not.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from xai_align.pinet.rule_registry import UnknownOperation, find_rule, is_inplace, linear, operation_name
+from xai_align.pinet.rule_registry import Rule, UnknownOperation, find_rule, is_inplace, linear, operation_name
 
 T = TypeVar("T")
 
@@ -42,12 +42,17 @@ class FrozenGates(TorchFunctionMode):
             answer = network(z)  # z.requires_grad, no parameter does
         with gates.replay():
             bias = network(torch.zeros_like(z).requires_grad_())  # requires_grad says: this is z
+
+    Args:
+        model: only for the names of its modules, in error messages.
+        rules: rules that go before the registered ones here, by function.
     """
 
-    def __init__(self, model: nn.Module | None = None) -> None:
+    def __init__(self, model: nn.Module | None = None, rules: Mapping[Any, Rule] | None = None) -> None:
         super().__init__()
         self.recording = True
         self._model = model
+        self._rules = dict(rules or {})
         #: What was kept, each with the versions of its tensors.
         self._tape: list[tuple[Any, list[int]]] = []
         #: How far a replay has come.
@@ -57,10 +62,13 @@ class FrozenGates(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Rewrite one operation (called by PyTorch, with the interception off)."""
-        kwargs = kwargs or {}
+        return self.run(func, *args, **(kwargs or {}))
+
+    def run(self, func: Any, *args: Any, **kwargs: Any) -> Any:
+        """``func(*args, **kwargs)`` by its rule; for rules that are made of operations with rules of their own."""
         if self.recording and is_inplace(func):
-            self._save_from_writing(args[0])
-        rule = find_rule(func)
+            self.about_to_write(args[0])
+        rule = self._rules.get(func) or find_rule(func)
         if rule is linear or not depends(args, kwargs):
             return func(*args, **kwargs)
         if rule is None:
@@ -110,8 +118,14 @@ class FrozenGates(TorchFunctionMode):
         self._tape.clear()
         self._holders.clear()
 
-    def _save_from_writing(self, written: Any) -> None:
-        """Copy kept values whose memory is about to be written to."""
+    def hold(self, value: T) -> Callable[[], T]:
+        """:meth:`keep` a value for the way back: what comes is asked for it then, and given it as it is now."""
+        place = len(self._tape)
+        self.keep(lambda: value)
+        return lambda: self._tape[place][0]
+
+    def about_to_write(self, written: Any) -> None:
+        """Copy kept values that lie in this tensor's memory: an operation is going to write to it."""
         if not isinstance(written, Tensor) or _storage(written) not in self._holders:
             return
         for position in self._holders.pop(_storage(written)):

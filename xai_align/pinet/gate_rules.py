@@ -124,6 +124,7 @@ def _activation(gates: FrozenGates, func: Operation, x: Tensor, offset: Any, *ar
         gate = _quotient(value if offset is None else value - offset, x, spare=inplace and offset is None)
     gates.keep(lambda: gate)
     if inplace:
+        gates.about_to_write(x)
         return GatedInPlace.apply(x, (lambda x: func(x, *args, **kwargs), gate))
     return Gated.apply(x, (value, gate))
 
@@ -163,6 +164,7 @@ def clipped_at_zero(gates: FrozenGates, func: Operation, x: Tensor, *args: Any, 
         return offset_activation(gates, func, x, *args, **kwargs)
     gate = gates.keep(lambda: (high / x.detach()).clamp_(0, 1))
     if inplace:
+        gates.about_to_write(x)
         return GatedInPlace.apply(x, (lambda x: func(x, *args, **kwargs), gate))
     with torch.no_grad():
         value = func(x.detach(), *args, **kwargs)

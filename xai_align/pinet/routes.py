@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -12,31 +13,53 @@ from torch import Tensor, nn
 
 from xai_align.hookspecs import FeatureSpace
 
-#: Told each tensor of ``z`` as the model computes it, answers with what the model goes on with.
-Place: TypeAlias = Callable[[Tensor], Tensor]
+#: Told each tensor of a feature space as the model computes it, and the number of that space among those of the
+#: route; answers with what the model goes on with.
+Put: TypeAlias = Callable[[int, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Route:
-    """``run(place)`` computes the logits through ``z``. With a split, ``z`` is known and ``run`` is the head."""
+    """``run(put)`` computes the logits through ``z``. With a split, ``z`` is known and ``run`` is the head."""
 
-    run: Callable[[Place], Any]
+    run: Callable[[Put], Any]
     z: Any = None
 
 
-def route_through(model: nn.Module, space: FeatureSpace, inputs: Sequence[Any], extra: Sequence[Any]) -> Route:
-    """The route by which ``model`` computes its logits through ``space``.
+def route_through(
+    model: nn.Module, spaces: Sequence[FeatureSpace], inputs: Sequence[Any], extra: Sequence[Any]
+) -> Route:
+    """The route by which ``model`` computes its logits through all of ``spaces``, in one pass.
+
+    Args:
+        model: the network.
+        spaces: one with a split, or any number without.
+        inputs: the model's inputs.
+        extra: its further arguments.
 
     Raises:
-        ValueError: a layer of the space does not exist.
+        ValueError: a layer of a space does not exist, or two spaces name the same.
     """
-    if space.split is not None:
-        return _through_split(space, inputs, extra)
-    if space.layer == "input":
-        return Route(lambda place: model(*(place(x) if _is_floating(x) else x for x in inputs), *extra))
-    names = (space.layer,) if isinstance(space.layer, str) else space.layer
-    layers = {name: find_layer(model, name) for name in names}
-    return Route(lambda place: _through_layers(model, layers, inputs, extra, place))
+    if len(spaces) == 1 and spaces[0].split is not None:
+        return _through_split(spaces[0], inputs, extra)
+    numbers: dict[str, int] = {}
+    for number, space in enumerate(spaces):
+        for name in (space.layer,) if isinstance(space.layer, str) else space.layer:
+            if name in numbers:
+                raise ValueError(
+                    f"the feature space '{name}' is named twice; give it once, with the sum of its weights"
+                )
+            numbers[name] = number
+    at_input = numbers.pop("input", None)
+    layers = {find_layer(model, name): (name, number) for name, number in numbers.items()}
+
+    def run(put: Put) -> Any:
+        given = inputs
+        if at_input is not None:
+            given = [put(at_input, x) if _is_floating(x) else x for x in inputs]
+        return _through_layers(model, layers, given, extra, put)
+
+    return Route(run)
 
 
 def find_layer(model: nn.Module, name: str) -> nn.Module:
@@ -74,24 +97,28 @@ def _through_split(space: FeatureSpace, inputs: Sequence[Any], extra: Sequence[A
     features, head = space.split
     with torch.no_grad():
         z = features(*inputs, *extra)
-    return Route(lambda place: head(_placed(z, place)), z)
+    return Route(lambda put: head(_placed(z, partial(put, 0))), z)
 
 
 def _through_layers(
-    model: nn.Module, layers: dict[str, nn.Module], inputs: Sequence[Any], extra: Sequence[Any], place: Place
+    model: nn.Module,
+    layers: dict[nn.Module, tuple[str, int]],
+    inputs: Sequence[Any],
+    extra: Sequence[Any],
+    put: Put,
 ) -> Tensor:
-    runs = dict.fromkeys(layers, 0)
+    runs = {name: 0 for name, _ in layers.values()}
 
-    def put_in_place(name: str) -> Callable[..., Any]:
+    def put_in_place(name: str, number: int) -> Callable[..., Any]:
         def hook(module: nn.Module, args: Any, output: Any) -> Any:
             runs[name] += 1
             if runs[name] > 1:
                 raise ValueError(f"layer '{name}' runs more than once in a forward pass; choose a layer that runs once")
-            return _placed(output, place)
+            return _placed(output, partial(put, number))
 
         return hook
 
-    with _forward_hooks({module: put_in_place(name) for name, module in layers.items()}):
+    with _forward_hooks({module: put_in_place(*which) for module, which in layers.items()}):
         logits = model(*inputs, *extra)
     for name, count in runs.items():
         if count == 0:
@@ -112,7 +139,7 @@ def _forward_hooks(hooks: dict[nn.Module, Callable[..., Any]]) -> Iterator[None]
             handle.remove()
 
 
-def _placed(output: Any, place: Place) -> Any:
+def _placed(output: Any, place: Callable[[Tensor], Tensor]) -> Any:
     """``output`` with each of its floating tensors put in place, containers kept."""
     if isinstance(output, Tensor):
         return place(output) if _is_floating(output) else output

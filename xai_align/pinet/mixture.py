@@ -1,0 +1,60 @@
+"""A convex mixture of exact accounts of one answer: exact again, and often sharper than each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from xai_align.hookspecs import FeatureSpace
+from xai_align.pinet.records import Readout, as_tuple
+from xai_align.spatial import Spread
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixedReadout(Readout):
+    """``answer = sum_k w_k (sum(contributions_k) + sum(placed_k) + bias_k)`` with ``w_k >= 0``, ``sum_k w_k = 1``.
+
+    ``contributions`` and ``placed`` are those of all places, each times its place's weight; ``bias``, ``prefix`` and
+    ``completeness_error`` are weighted sums, and ``feature_space`` names all layers.
+
+    Attributes:
+        parts: the readout at each place.
+        weights: their shares.
+    """
+
+    parts: tuple[Readout, ...] = field(repr=False)
+    weights: tuple[float, ...]
+
+    def map(self, spread: Spread = "area") -> Tensor:
+        """``[N, H, W]``: the weighted sum of the parts' maps; as :meth:`Readout.map`."""
+        return _weighted([part.map(spread) for part in self.parts], self.weights)
+
+
+def mixed(parts: Sequence[Readout], weights: Sequence[float]) -> MixedReadout:
+    """The mixture of readouts of the same answers, with weights that sum to one."""
+    first = parts[0]
+    pairs = list(zip(parts, weights, strict=True))
+    names = [part.feature_space.layer for part in parts]
+    return MixedReadout(
+        answer=first.answer,
+        contributions=tuple(weight * one for part, weight in pairs for one in as_tuple(part.contributions)),
+        bias=_weighted([part.bias for part in parts], weights),
+        prefix=_weighted([part.prefix for part in parts], weights),
+        completeness_error=_weighted([part.completeness_error for part in parts], weights),
+        kind="local" if all(part.kind == "local" for part in parts) else "frozen",
+        logits=first.logits,
+        feature_space=FeatureSpace(
+            layer=tuple(one for name in names for one in ((name,) if isinstance(name, str) else name))
+        ),
+        image_size=first.image_size,
+        placed=tuple(weight * one for part, weight in pairs for one in part.placed),
+        parts=tuple(parts),
+        weights=tuple(weights),
+    )
+
+
+def _weighted(values: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    return torch.stack([weight * value for value, weight in zip(values, weights, strict=True)]).sum(0)

@@ -1,0 +1,112 @@
+"""The record of a readout: ``answer = sum(contributions) + sum(placed) + bias``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from xai_align.hookspecs import FeatureSpace
+from xai_align.pinet.accounts import Account, wide
+from xai_align.spatial import Spread, contribution_map, prefix_part, resize_keeping_sum
+
+
+@dataclass(frozen=True, kw_only=True)
+class Readout:
+    """What every coordinate of a feature space adds to the answer.
+
+    Attributes:
+        answer: ``[N]``, what the question makes of the logits.
+        contributions: in the shape of the feature space ``z`` (a tuple where ``z`` is several tensors).
+        bias: ``[N]``, the rest of the answer: what the network, with its gates held, gives at ``z = 0``.
+        prefix: ``[N]``, the part of ``contributions`` that lies on prefix tokens and so has no place in the image.
+        completeness_error: ``[N]``, ``sum(contributions) + sum(placed) + bias - answer``, summed in float64 where
+            the device has it. The bias is found without the gradient, so this is a check and not an identity.
+        kind: ``"local"``: taking a position out of ``z`` lowers the answer by exactly its contribution;
+            ``"frozen"``: the sum is exact with the gates, scales and attention of this input held.
+        logits: ``[N, ...]``, the model's output.
+        feature_space: where this was read.
+        image_size: rows and columns of the input, None if it is no image.
+        placed: maps ``[N, h, w]`` of what biases add at the positions where they act, on as many grids as the
+            network has (``biases="placed"`` only).
+        coefficients: a trained PiNet's detection map ``pi``, ``[N, C or 1, h, w]``: of the class asked about, or
+            ``sum_k w_k pi_k`` with the question's weights of the classes; one that classes share as it is. None
+            for other networks.
+    """
+
+    answer: Tensor
+    contributions: Tensor | tuple[Tensor, ...] = field(repr=False)
+    bias: Tensor
+    prefix: Tensor
+    completeness_error: Tensor
+    kind: Literal["local", "frozen"]
+    logits: Tensor = field(repr=False)
+    feature_space: FeatureSpace
+    image_size: tuple[int, int] | None
+    placed: tuple[Tensor, ...] = field(default=(), repr=False)
+    coefficients: Tensor | None = field(default=None, repr=False)
+
+    @property
+    def total(self) -> Tensor:
+        """``[N]``: all that has coordinates, contributions and placed biases; ``total + bias == answer``."""
+        parts = (*as_tuple(self.contributions), *self.placed)
+        return torch.stack([wide(part).flatten(1).sum(1) for part in parts]).sum(0)
+
+    @property
+    def relative_error(self) -> Tensor:
+        """``[N]``: the completeness error over the largest of ``|answer|``, ``|bias|`` and ``|answer - bias|``."""
+        bias, answer = self.bias.to(self.completeness_error), self.answer.to(self.completeness_error)
+        scale = answer.abs().maximum(bias.abs()).maximum((answer - bias).abs())
+        return self.completeness_error.abs() / scale.clamp_min(torch.finfo(scale.dtype).tiny)
+
+    def map(self, spread: Spread = "area") -> Tensor:
+        """``[N, H, W]``: what each pixel of the input adds, channels summed; ``map.sum() + prefix + bias == answer``.
+
+        Args:
+            spread: ``"area"``: a coarse cell's share lies evenly on the pixels that it covers; ``"smooth"``: it
+                fades into its neighbours. Either keeps the sum.
+
+        Raises:
+            ValueError: the input is no image, or the feature space has no grid.
+        """
+        if self.image_size is None:
+            raise ValueError("the input is not a batch of images [N, C, H, W]; use Readout.contributions as they are")
+        parts = as_tuple(self.contributions)
+        cells = [contribution_map(part, self.feature_space, self.image_size) for part in parts]
+        spread_out = [resize_keeping_sum(part, self.image_size, spread) for part in (*cells, *self.placed)]
+        return torch.stack(spread_out).sum(0)
+
+    def on_images(self, channels: int, spread: Spread = "area") -> Tensor:
+        """``[N, channels, H, W]``: :meth:`map`, shared equally by the channels of each pixel.
+
+        Raises:
+            ValueError: as :meth:`map`.
+        """
+        return (self.map(spread).unsqueeze(1) / channels).expand(-1, channels, -1, -1).contiguous()
+
+
+def as_tuple(contributions: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Contributions as a tuple of tensors, also where there is one."""
+    return contributions if isinstance(contributions, tuple) else (contributions,)
+
+
+def as_readout(
+    account: Account, space: FeatureSpace, *, several: bool, image_size: tuple[int, int] | None, local: bool
+) -> Readout:
+    """The record of an account at a feature space; ``several``: contributions are a tuple whatever their number."""
+    several = several or len(account.contributions) > 1
+    return Readout(
+        answer=account.answer,
+        contributions=account.contributions if several else account.contributions[0],
+        bias=account.bias,
+        prefix=torch.stack([prefix_part(part, space) for part in account.contributions]).sum(0),
+        completeness_error=account.error,
+        kind="local" if local else "frozen",
+        logits=account.logits,
+        feature_space=space,
+        image_size=image_size,
+        placed=account.placed,
+        coefficients=account.coefficients,
+    )
