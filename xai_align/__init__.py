@@ -6,7 +6,7 @@ Importing this package loads PyTorch, NumPy and pluggy, and nothing else.
 from xai_align.comparison.compare import compare
 from xai_align.explanation import explain
 from xai_align.hookspecs import AttributionSpec, FeatureSpace, LoadedModel, MetricSpec, Split, hookimpl
-from xai_align.pinet import PiNet, Readout, read_out, read_out_all_classes
+from xai_align.pinet import ExactPiNet, PiNet, Readout, read_out, read_out_all_classes
 from xai_align.plugins import PluginError, PluginWarning
 from xai_align.question import Question, ask
 
@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AttributionSpec",
+    "ExactPiNet",
     "FeatureSpace",
     "LoadedModel",
     "MetricSpec",

@@ -1,4 +1,4 @@
-"""The core's own plugin: control maps, the metrics, and models that a function of the user's makes.
+"""The core's own plugin: control maps, the metrics, the convolutional encoder, and models that a function makes.
 
 A reference ``package.module:factory`` is imported and called without
 arguments. The factory returns a :class:`~xai_align.LoadedModel`, or a bare
@@ -54,6 +54,14 @@ def xai_align_load_model(reference: str) -> LoadedModel | None:
         return None
     module_name, factory_name = match.groups()
     return _as_loaded(_call(_find_factory(module_name, factory_name), reference), reference)
+
+
+@hookimpl
+def xai_align_encoder(reference: str, options: dict[str, Any]) -> nn.Module | None:
+    """``conv``: the :class:`~xai_align.pinet.ConvEncoder`; None for other references."""
+    from xai_align.pinet.conv_detector import ConvEncoder
+
+    return ConvEncoder(**options) if reference == ConvEncoder.reference else None
 
 
 def _find_factory(module_name: str, factory_name: str) -> Callable[[], Any]:

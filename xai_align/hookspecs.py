@@ -1,4 +1,4 @@
-"""The plugin contract: five hooks and the typed records they return.
+"""The plugin contract: six hooks and the typed records they return.
 
 A plugin is any module (or object) named in the entry-point group ``xai_align``
 that carries functions marked with :data:`hookimpl` and named like the hooks of
@@ -106,7 +106,7 @@ class FeatureSpace:
 
 
 class HookSpecs:
-    """The five hooks. Arguments may be added in later versions, never removed."""
+    """The six hooks. Arguments may be added in later versions, never removed."""
 
     @hookspec
     def xai_align_attributions(self) -> list[AttributionSpec]:  # type: ignore[empty-body]
@@ -132,4 +132,13 @@ class HookSpecs:
         """Names of the modules whose outputs are the stages of ``model``, in order; None if it is not known.
 
         They are what a metric of hidden layers watches.
+        """
+
+    @hookspec(firstresult=True)
+    def xai_align_encoder(self, reference: str, options: dict[str, Any]) -> nn.Module | None:
+        """The encoder of a saved PiNet, built anew, without its weights; None if this plugin does not know it.
+
+        ``reference`` and ``options`` are the attributes of these names that the encoder had when it was
+        saved. It takes images ``[N, C, H, W]`` and gives a list of feature maps, finest first; its attribute
+        ``channels`` says how many channels each has.
         """

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
+from torch import nn
+
 from xai_align.hookspecs import AttributionSpec, FeatureSpace, LoadedModel, MetricSpec
 from xai_align.plugin_loading import (
     PLUGIN_ERRORS,
@@ -32,7 +34,6 @@ from xai_align.plugin_loading import (
 
 if TYPE_CHECKING:
     import pluggy
-    from torch import nn
 
 __all__ = [
     "REFERENCE_FORMS",
@@ -41,6 +42,7 @@ __all__ = [
     "PluginWarning",
     "attribution_method",
     "attribution_methods",
+    "encoder",
     "feature_space",
     "get_plugin_manager",
     "load_model",
@@ -58,7 +60,7 @@ REFERENCE_FORMS = ("timm:resnet50", "timm:resnet50@weights.safetensors", "packag
 Kind = Literal["attribution", "metric"]
 _Named = TypeVar("_Named")
 _Spec = TypeVar("_Spec", AttributionSpec, MetricSpec)
-_Answer = TypeVar("_Answer", LoadedModel, FeatureSpace, tuple[str, ...])
+_Answer = TypeVar("_Answer", LoadedModel, FeatureSpace, tuple[str, ...], nn.Module)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,13 +165,29 @@ def load_model(reference: str) -> LoadedModel:
         _warn_about_all(failures)
         return answer
     if failures:
-        reasons = "; ".join(f"{_said(refusal)} (plugin {plugin.label})" for plugin, refusal in failures)
-        raise ValueError(f"cannot load the model '{reference}': {reasons}") from failures[0][1].__cause__
-    asked = [plugin.name for plugin, _ in _registry().implementations("xai_align_load_model")]
+        raise _no_answer(f"cannot load the model '{reference}'", failures)
     raise ValueError(
         f"no plugin knows the model reference '{reference}'; write it like one of "
-        f"{', '.join(REFERENCE_FORMS)}, or as a plugin of yours documents. "
-        f"Plugins asked: {', '.join(asked) or 'none'} (`xai-align plugins` lists all)"
+        f"{', '.join(REFERENCE_FORMS)}, or as a plugin of yours documents. {_asked('xai_align_load_model')}"
+    )
+
+
+def encoder(reference: str, options: dict[str, Any]) -> nn.Module:
+    """The encoder of a saved PiNet, built anew by the first plugin that knows it, third parties first.
+
+    Raises:
+        ValueError: no plugin knows it, or who knows it could not build it.
+        PluginError: in strict mode, a plugin failed on an encoder that another one could build.
+    """
+    answer, failures = _first_answer("xai_align_encoder", nn.Module, reference=reference, options=options)
+    if answer is not None:
+        _warn_about_all(failures)
+        return answer
+    if failures:
+        raise _no_answer(f"cannot build the encoder '{reference}'", failures)
+    raise ValueError(
+        f"no plugin knows the encoder '{reference}'; install the package that it came from, or build it yourself and "
+        f"give it as encoder=.... {_asked('xai_align_encoder')}"
     )
 
 
@@ -268,6 +286,18 @@ def _first_answer(
         except Refusal as refusal:
             failures.append((plugin, refusal))
     return None, failures
+
+
+def _no_answer(what: str, failures: list[tuple[Plugin, Refusal]]) -> ValueError:
+    reasons = "; ".join(f"{_said(refusal)} (plugin {plugin.label})" for plugin, refusal in failures)
+    error = ValueError(f"{what}: {reasons}")
+    error.__cause__ = failures[0][1].__cause__
+    return error
+
+
+def _asked(hook: str) -> str:
+    names = [plugin.name for plugin, _ in _registry().implementations(hook)]
+    return f"Plugins asked: {', '.join(names) or 'none'} (`xai-align plugins` lists all)"
 
 
 def _call(implementation: pluggy.HookImpl, hook: str, **arguments: Any) -> Any:

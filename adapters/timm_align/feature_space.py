@@ -42,6 +42,11 @@ def feature_space(model: nn.Module, layer: str | None = None) -> FeatureSpace | 
         return _named_layer(model, layer)
     if getattr(model, "global_pool", None) == "token":
         return _patch_embedding(model)
+    return head_input(model)
+
+
+def head_input(model: nn.Module) -> FeatureSpace:
+    """The features that the classifier of a timm model gets, whatever it makes of them."""
     return FeatureSpace(
         layer="head input",
         layout=_layout_of_features(model),

@@ -1,6 +1,8 @@
-"""What timm_align gives to xai-align: models by name, and where to read them."""
+"""What timm_align gives to xai-align: models and encoders by name, and where to read them."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from torch import nn
 
@@ -31,3 +33,13 @@ def xai_align_stages(model: nn.Module) -> tuple[str, ...] | None:
     from timm_align.feature_space import stages
 
     return stages(model)
+
+
+@hookimpl
+def xai_align_encoder(reference: str, options: dict[str, Any]) -> nn.Module | None:
+    """``timm:NAME``: a backbone with the feature maps that it had."""
+    if not reference.startswith("timm:"):
+        return None
+    from timm_align.second_look import rebuilt_encoder
+
+    return rebuilt_encoder(reference, options)

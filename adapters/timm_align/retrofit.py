@@ -1,19 +1,32 @@
-"""One line from a timm model to a network that can be read out exactly."""
+"""One line from a timm model to a network that accounts for its own logits."""
 
 from __future__ import annotations
 
-from typing import Any
+import inspect
+import warnings
+from collections.abc import Sequence
+from typing import Any, Literal
 
+from timm.data import resolve_data_config
 from torch import nn
 
 from timm_align.feature_space import is_timm_model
+from timm_align.linear_classifier import linear_classifier
 from timm_align.loading import create_model
-from xai_align.pinet import PiNet
+from timm_align.second_look import TimmEncoder, classifier_parameters
+from xai_align.pinet import ExactPiNet, FrozenEncoder, PiNet, SecondLookHead
 from xai_align.pinet.readout import Where
+from xai_align.pinet.second_look_head import Size
+
+#: Rows and columns of a second look's maps, if nothing is said.
+USUAL_SIZE = 56
+#: What of the options of a retrofit is for its head; the rest is for ``timm.create_model``.
+HEAD_OPTIONS = frozenset(inspect.signature(SecondLookHead).parameters) - {"channels", "num_classes", "classifier"}
 
 
 def retrofit(
     model_or_name: nn.Module | str,
+    head: Literal["exact", "second_look"] = "exact",
     *,
     pretrained: bool = False,
     num_classes: int | None = None,
@@ -22,16 +35,28 @@ def retrofit(
 ) -> PiNet:
     """A timm model that accounts for its own logits.
 
+    ``head="exact"`` changes nothing: the logits are the model's own, read out where the model is coarse.
+    ``head="second_look"`` puts a light decoder on the model's feature maps, to be trained
+    (:func:`~xai_align.pinet.fit_pinet`), and so sees finer. With ``z="evidence"``, the default, it starts with the
+    model's own logits wherever these are a linear classifier of mean features.
+
     Args:
         model_or_name: a timm model, used as it is, or a name for ``timm.create_model`` (then in eval mode).
+        head: which of the two.
         pretrained: with a name: load timm's pretrained weights.
-        num_classes: with a name: the number of classes of a fresh classifier.
-        feature_space: ``"input"``, a layer's name, a module, or a record; None: the head's input where
-            it is spatial and read, the patch embedding for class-token heads.
-        options: with a name: anything else that ``timm.create_model`` takes.
+        num_classes: ``"exact"``, with a name: the number of classes of a fresh classifier. ``"second_look"``: the
+            number of classes of the head; None: the model's own.
+        feature_space: ``"exact"`` only: ``"input"``, a layer's name, a module, or a record; None: the head's input
+            where it is spatial and read, the patch embedding for class-token heads.
+        options: ``"second_look"``: ``frozen`` (True: the model stays as it is, False: it is trained along),
+            ``indices`` and ``image_size`` of :class:`~timm_align.TimmEncoder`, and the options of
+            :class:`~xai_align.pinet.SecondLookHead`, of which ``z`` is ``"evidence"``, ``size`` 56 (for
+            ``z="pixels"`` the input's), and ``mean`` and ``std`` the model's, if nothing is said. Both,
+            with a name: anything else that ``timm.create_model`` takes.
 
     Raises:
-        ValueError: no such model, a model without classifier, or options that only go with a name.
+        ValueError: no such model, a model without classifier or intermediate maps, or options that only go with
+            a name.
         TypeError: the module does not follow timm's conventions.
 
     Example::
@@ -39,30 +64,106 @@ def retrofit(
         pinet = timm_align.retrofit("resnet50", pretrained=True)
         readout = pinet.read_out(images, 281)
         readout.map()  # [N, H, W]: sums, with the bias, to the logit of class 281
+
+        fine = timm_align.retrofit("resnet50", head="second_look", pretrained=True, num_classes=7)
+        look = fine.explain(images)
+        look.maps  # [N, 7, 56, 56]: sums, with look.bias, to the logits
     """
+    if head == "exact":
+        return _exact(model_or_name, pretrained, num_classes, feature_space, options)
+    if head != "second_look":
+        raise ValueError(f"head={head!r}; it is 'exact' or 'second_look'")
+    if feature_space is not None:
+        raise ValueError('feature_space says where head="exact" reads; a second look has z=... instead')
+    return _second_look(model_or_name, pretrained=pretrained, num_classes=num_classes, **options)
+
+
+def _exact(
+    model_or_name: nn.Module | str,
+    pretrained: bool,
+    num_classes: int | None,
+    feature_space: Where,
+    options: dict[str, Any],
+) -> ExactPiNet:
     if isinstance(model_or_name, str):
         chosen = {} if num_classes is None else {"num_classes": num_classes}
         model = create_model(model_or_name, pretrained=pretrained, **chosen, **options).eval()
     else:
         model = model_or_name
-        _refuse_options_of_names(pretrained, num_classes, options)
+        _refuse_options_of_names({"pretrained": pretrained, "num_classes": num_classes, **options})
     if not is_timm_model(model):
         raise TypeError(
             f"{type(model).__name__} has no forward_features, forward_head and get_classifier as timm's models have; "
-            "use xai_align.pinet.PiNet(model, feature_space=...) for other networks"
+            "use xai_align.pinet.ExactPiNet(model, feature_space=...) for other networks"
         )
     if getattr(model, "num_classes", None) == 0:
         raise ValueError(
             f"{type(model).__name__} has no classifier (num_classes is 0); give num_classes=... with the name, "
             "or call reset_classifier(...) on the model, and train that head"
         )
-    return PiNet(model, feature_space)
+    return ExactPiNet(model, feature_space)
 
 
-def _refuse_options_of_names(pretrained: bool, num_classes: int | None, options: dict[str, Any]) -> None:
-    given = [name for name, value in (("pretrained", pretrained), ("num_classes", num_classes)) if value] + list(
-        options
+def _second_look(
+    model_or_name: nn.Module | str,
+    *,
+    pretrained: bool,
+    num_classes: int | None,
+    frozen: bool = True,
+    indices: Sequence[int] | None = None,
+    image_size: tuple[int, int] | None = None,
+    size: Size = None,
+    **options: Any,
+) -> PiNet:
+    of_head = {name: options.pop(name) for name in HEAD_OPTIONS & options.keys()}
+    if isinstance(model_or_name, str):
+        backbone = create_model(model_or_name, pretrained=pretrained, **options).eval()
+    else:
+        backbone = model_or_name
+        _refuse_options_of_names({"pretrained": pretrained, **options})
+    encoder = TimmEncoder(backbone, indices=indices, image_size=image_size, create_options=options)
+    if isinstance(model_or_name, str):
+        # made here, so it may be marked: what takes no part in training waits for no gradient
+        for parameter in backbone.parameters() if frozen else classifier_parameters(backbone):
+            parameter.requires_grad_(False)
+    classes = num_classes or int(getattr(backbone, "num_classes", 0))
+    if classes == 0:
+        raise ValueError(
+            f"{type(backbone).__name__} has no classes of its own (num_classes is 0); give num_classes=..."
+        )
+    z = of_head.setdefault("z", "evidence")
+    config = resolve_data_config({}, model=backbone)
+    of_head = {"image_channels": config["input_size"][0], "mean": config["mean"], "std": config["std"], **of_head}
+    head = SecondLookHead(
+        encoder.channels,
+        classes,
+        size=size or (None if z == "pixels" else USUAL_SIZE),
+        classifier=_own_classifier(encoder, classes) if z == "evidence" else None,
+        **of_head,
     )
+    pinet = PiNet(FrozenEncoder(encoder) if frozen else encoder, head.eval())
+    pinet.training = encoder.training
+    like = next(backbone.parameters())
+    head.to(device=like.device, dtype=like.dtype)
+    return pinet
+
+
+def _own_classifier(encoder: TimmEncoder, classes: int) -> nn.Linear | None:
+    """The backbone's, if it has this many classes and is linear in mean features."""
+    if getattr(encoder.backbone, "num_classes", None) != classes:
+        return None
+    classifier = linear_classifier(encoder)
+    if classifier is None:
+        warnings.warn(
+            f"the head of {type(encoder.backbone).__name__} is no linear classifier of mean features, so the evidence "
+            "can't start as its own: it starts at zero, and all logits with it; train it (fit_pinet) before use",
+            stacklevel=4,
+        )
+    return classifier
+
+
+def _refuse_options_of_names(options: dict[str, Any]) -> None:
+    given = [name for name, value in options.items() if value not in (None, False)]
     if given:
         raise ValueError(
             f"{', '.join(given)} go with a model's name; this is a model already, and it is not changed. "

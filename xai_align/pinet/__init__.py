@@ -1,19 +1,43 @@
 """PiNet: pseudo-linear networks, whose prediction is the sum of its attributions."""
 
 from xai_align.pinet.accounts import CompletenessError
+from xai_align.pinet.aggregator import Aggregator
 from xai_align.pinet.all_classes import ClassReadout, read_out_all_classes
+from xai_align.pinet.coefficient_decoder import FeaturePyramid, PooledDecoder
+from xai_align.pinet.conv_detector import ConvClassifier, ConvDecoder, ConvEncoder
+from xai_align.pinet.conv_pinet import conv_pinet
+from xai_align.pinet.exact import ExactPiNet
+from xai_align.pinet.frozen_encoder import FrozenEncoder
+from xai_align.pinet.initialisation import Start
 from xai_align.pinet.local_readout import LocalReadout
 from xai_align.pinet.module import PiNet
-from xai_align.pinet.readout import Readout, read_out, where_to_read
+from xai_align.pinet.places import Place
+from xai_align.pinet.readout import MixedReadout, Readout, read_out, where_to_read
 from xai_align.pinet.rule_registry import UnknownOperation, register_rule
+from xai_align.pinet.second_look import SecondLook
+from xai_align.pinet.second_look_head import SecondLookHead
 
 __all__ = [
+    "Aggregator",
     "ClassReadout",
     "CompletenessError",
+    "ConvClassifier",
+    "ConvDecoder",
+    "ConvEncoder",
+    "ExactPiNet",
+    "FeaturePyramid",
+    "FrozenEncoder",
     "LocalReadout",
+    "MixedReadout",
     "PiNet",
+    "Place",
+    "PooledDecoder",
     "Readout",
+    "SecondLook",
+    "SecondLookHead",
+    "Start",
     "UnknownOperation",
+    "conv_pinet",
     "read_out",
     "read_out_all_classes",
     "register_rule",

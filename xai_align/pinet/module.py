@@ -1,82 +1,112 @@
-"""PiNet: a network together with the place where it is read."""
+"""PiNet: a network whose prediction is the sum of what it detects in readable features."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from os import PathLike
+from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
-from xai_align.hookspecs import FeatureSpace
-from xai_align.pinet.all_classes import ClassReadout, read_out_all_classes
-from xai_align.pinet.readout import Readout, Where, read_out, where_to_read
-from xai_align.pinet.routes import layer_name
+from xai_align.pinet import persistence
+from xai_align.pinet.pseudo_linear import PseudoLinear
+from xai_align.pinet.second_look import SecondLook
+from xai_align.pinet.second_look_head import SecondLookHead
 
 
-class PiNet(nn.Module):
-    """An unchanged network that can be read out exactly.
+class PiNet(PseudoLinear):
+    """A pseudo-linear network: ``logit_k = a_k + s_k * sum(pi_k(x) * z_k)``.
 
-    ``pinet(x)`` are the backbone's logits to the last bit. Everything else of
-    the backbone (``num_features``, ``get_classifier()``, ``default_cfg`` …) is
-    reached through it, and ``state_dict()`` has the backbone's own keys.
+    An encoder and the head's decoder look at the image and say how much every
+    readable feature counts (``pi``); the head looks a second time, at those
+    features themselves (``z``), and adds up. ``pinet(x)`` are the logits;
+    :meth:`explain` gives them with all their terms.
 
     Args:
-        backbone: the network. It is used as it is, not copied.
-        feature_space: where to read, as in :func:`~xai_align.read_out`.
+        encoder: images ``[N, C, H, W]`` to a list of feature maps ``[N, C_i, h_i, w_i]``, finest first.
+        head: a head for feature maps of these channels.
 
     Raises:
-        ValueError: a module is given as feature space that is not part of the backbone.
+        ValueError: the encoder says that its maps have other channels than the head takes.
 
     Source: Lobet & Chiaromonte 2026 (arXiv 2601.04378).
     """
 
-    backbone: nn.Module
+    encoder: nn.Module
+    head: SecondLookHead
 
-    def __init__(self, backbone: nn.Module, feature_space: Where = None) -> None:
+    def __init__(self, encoder: nn.Module, head: SecondLookHead) -> None:
         super().__init__()
-        self.backbone = backbone
-        self.training = backbone.training
-        # a name and not a module: a copy of this PiNet reads its own backbone
-        self._where = layer_name(backbone, feature_space) if isinstance(feature_space, nn.Module) else feature_space
-        self._register_state_dict_hook(_without_backbone)
-        self.register_load_state_dict_pre_hook(_with_backbone)
+        channels = getattr(encoder, "channels", None)
+        if channels is not None and tuple(channels) != head.channels:
+            raise ValueError(
+                f"the encoder gives maps of {tuple(channels)} channels, the head is for {head.channels}; "
+                "build it with SecondLookHead(encoder.channels, ...)"
+            )
+        self.encoder = encoder
+        self.head = head
+        self.readable = f"second look at {head.z}"
 
     @property
-    def feature_space(self) -> FeatureSpace:
-        """Where this network is read."""
-        return where_to_read(self.backbone, self._where)
+    def num_classes(self) -> int:
+        """``K``."""
+        return self.head.num_classes
 
-    def forward(self, *inputs: Any, **options: Any) -> Any:
-        """The backbone's own output."""
-        return self.backbone(*inputs, **options)
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits ``[N, K]`` of images ``[N, C, H, W]``."""
+        return self._look(x).logits
 
-    def read_out(self, inputs: Tensor, question: Any = None, feature_space: Where = None) -> Readout:
-        """What every coordinate of the feature space adds to the answer: :func:`~xai_align.read_out`."""
-        return read_out(self.backbone, inputs, question, self._where if feature_space is None else feature_space)
+    def explain(self, x: Tensor) -> SecondLook:
+        """The logits of images ``[N, C, H, W]`` with everything that they are the sum of, differentiable.
 
-    def read_out_all_classes(self, inputs: Tensor) -> ClassReadout:
-        """The maps of all classes at once, where the head is local: :func:`~xai_align.pinet.read_out_all_classes`."""
-        return read_out_all_classes(self.backbone, inputs, self._where)
+        Raises:
+            ValueError: not a batch of images; or, in eval mode, NaN or infinity in it.
+        """
+        if not isinstance(x, Tensor) or x.dim() != 4 or len(x) == 0 or not x.is_floating_point():
+            found = f"{list(x.shape)} {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
+            raise ValueError(f"a PiNet explains a batch of floating images [N, C, H, W], got {found}")
+        if not self.training and not bool(torch.isfinite(x).all()):
+            wrong = (~torch.isfinite(x)).flatten(1).any(1).nonzero().flatten().tolist()
+            raise ValueError(f"the inputs of example(s) {wrong} hold NaN or infinity")
+        return self._look(x)
 
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            if name == "backbone":
-                raise
-            return getattr(self.backbone, name)
+    def save_pretrained(self, folder: str | PathLike[str]) -> Path:
+        """Write ``config.json`` and ``model.safetensors`` to a folder; an interrupted save leaves the old files whole.
 
-    def __dir__(self) -> list[str]:
-        return sorted({*super().__dir__(), *dir(self.backbone)})
+        Returns:
+            The folder.
+        """
+        return persistence.save(self, folder)
 
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder_or_hub_name: str | PathLike[str],
+        *,
+        encoder: nn.Module | None = None,
+        decoder: nn.Module | None = None,
+    ) -> PiNet:
+        """The PiNet that :meth:`save_pretrained` wrote, in eval mode.
 
-def _without_backbone(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
-    """``backbone.conv1.weight`` to ``conv1.weight``."""
-    inside = f"{prefix}backbone."
-    for key in [key for key in state if key.startswith(inside)]:
-        state[prefix + key[len(inside) :]] = state.pop(key)
+        Args:
+            folder_or_hub_name: a folder, or the name of a model on the Hugging Face hub, ``owner/model``.
+            encoder: built like the saved one, if no plugin can build it; its weights are loaded.
+            decoder: built like the saved one, if it was none of ours.
 
+        Raises:
+            FileNotFoundError: there is no such folder, or it holds no saved PiNet.
+            ValueError: config and weights don't belong together, are damaged or of an unknown format, or can't be
+                fetched; the message says what to do.
+        """
+        return persistence.load(folder_or_hub_name, encoder=encoder, decoder=decoder)
 
-def _with_backbone(module: nn.Module, state: dict[str, Any], prefix: str, *rest: Any) -> None:
-    """``conv1.weight`` to ``backbone.conv1.weight``."""
-    for key in [key for key in state if key.startswith(prefix)]:
-        state[f"{prefix}backbone.{key[len(prefix) :]}"] = state.pop(key)
+    def trainable_parameters(self) -> Iterator[nn.Parameter]:
+        """What there is to train: the head, and of the encoder what takes part and requires grad."""
+        of_encoder = getattr(self.encoder, "trainable_parameters", self.encoder.parameters)
+        for parameter in (*of_encoder(), *self.head.parameters()):
+            if parameter.requires_grad:
+                yield parameter
+
+    def _look(self, x: Tensor) -> SecondLook:
+        return self.head(self.encoder(x), x)

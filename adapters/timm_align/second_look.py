@@ -1,0 +1,189 @@
+"""Feature maps of a timm backbone at several depths, and what its classifier finds where."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from timm.data import resolve_data_config
+from torch import Tensor, nn
+
+from timm_align.feature_space import head_input, is_timm_model
+from timm_align.loading import PREFIX, create_model
+from xai_align.hookspecs import FeatureSpace
+from xai_align.model_state import unchanged_rng
+from xai_align.spatial import layout_of, on_grid
+
+#: Depths that are used of a network whose maps all have one size.
+SAME_SIZE_DEPTHS = 4
+
+
+class TimmEncoder(nn.Module):
+    """A timm backbone as the encoder of a PiNet: its stages' maps, and the classifier's own input as the deepest.
+
+    Where the last stage and the classifier's input lie on the same grid only
+    the latter is given. Tokens come as maps, prefix tokens are left out. A
+    classifier's input that is no map (a class token alone, several tensors) is
+    left out too.
+
+    Args:
+        backbone: a timm model; used as it is, not copied.
+        indices: which of the maps that ``backbone.forward_intermediates`` gives; None: every resolution that
+            is at most a quarter of the input's, or four depths where all maps are alike.
+        image_size: rows and columns of an input to find the maps' channels with; None: the backbone's own.
+        create_options: what ``timm.create_model`` was given, so that a saved model can be built again.
+
+    Raises:
+        TypeError: the module does not follow timm's conventions.
+        ValueError: its intermediate maps can't be had; the message says why.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        *,
+        indices: Sequence[int] | None = None,
+        image_size: tuple[int, int] | None = None,
+        create_options: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if not is_timm_model(backbone):
+            raise TypeError(
+                f"{type(backbone).__name__} has no forward_features, forward_head and get_classifier as timm's models "
+                "have; write an encoder of your own, images -> list of maps, finest first, and give that to PiNet"
+            )
+        if not callable(getattr(backbone, "forward_intermediates", None)):
+            raise ValueError(
+                f"the intermediate maps of {type(backbone).__name__} can't be had: it has no forward_intermediates; "
+                'choose another backbone, or read this one out as it is with head="exact"'
+            )
+        self.backbone = backbone
+        self.training = backbone.training
+        image_size = image_size or _image_size(backbone)
+        final, grids = self._tried(image_size)
+        self.indices = tuple(_usual_indices(grids, image_size) if indices is None else _checked(indices, len(grids)))
+        #: Whether the deepest map is what the classifier gets.
+        self.ends_in_head_input = final
+        #: Of the feature maps, finest first.
+        self.channels = self._channels(image_size)
+        #: How this package knows the encoder again.
+        self.reference = _reference(backbone)
+        self.options: dict[str, Any] = {
+            "indices": list(self.indices),
+            "image_size": list(image_size),
+            "create": {"num_classes": getattr(backbone, "num_classes", 1000), **(create_options or {})},
+        }
+
+    @property
+    def space(self) -> FeatureSpace:
+        """The classifier's input."""
+        return head_input(self.backbone)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Images ``[N, C, H, W]`` to feature maps ``[N, C_i, h_i, w_i]``, finest first."""
+        final, maps = self._run(x, list(self.indices))
+        if not self.ends_in_head_input:
+            return maps
+        deepest = self._as_map(final, x)
+        return [*(maps[:-1] if maps[-1].shape[-2:] == deepest.shape[-2:] else maps), deepest]
+
+    def trainable_parameters(self) -> Iterator[nn.Parameter]:
+        """All of the backbone but its classifier, which takes no part."""
+        unused = {id(parameter) for parameter in classifier_parameters(self.backbone)}
+        return (parameter for parameter in self.backbone.parameters() if id(parameter) not in unused)
+
+    def _run(self, x: Tensor, indices: list[int] | None) -> tuple[Any, list[Tensor]]:
+        final, maps = self.backbone.forward_intermediates(x, indices=indices, output_fmt="NCHW")  # type: ignore[operator]
+        return final, list(maps)
+
+    def _as_map(self, final: Tensor, x: Tensor) -> Tensor:
+        space = self.space
+        if final.dim() == 4:
+            return final.permute(0, 3, 1, 2) if layout_of(final, space) == "NHWC" else final
+        tokens = final if layout_of(final, space) == "NLC" else final.transpose(1, 2)
+        return on_grid(tokens[:, space.prefix_tokens :].transpose(1, 2), final, space, (x.shape[-2], x.shape[-1]))
+
+    def _tried(self, image_size: tuple[int, int]) -> tuple[bool, list[tuple[int, int]]]:
+        """Whether the classifier's input is a map, and rows and columns of all the maps before it."""
+        with probing(self.backbone, image_size) as image:
+            try:
+                final, maps = self._run(image, None)
+            except Exception as error:
+                raise ValueError(
+                    f"the intermediate maps of {type(self.backbone).__name__} can't be had for an image of "
+                    f"{image_size[0]} x {image_size[1]} ({type(error).__name__}: {str(error)[:160]}); choose another "
+                    'backbone or image_size, or read this one out as it is with head="exact"'
+                ) from error
+            try:
+                is_map = isinstance(final, Tensor) and self._as_map(final, image)[0, 0].numel() > 1
+            except ValueError:  # as many tokens as form no grid
+                is_map = False
+        return is_map, [(one.shape[-2], one.shape[-1]) for one in maps]
+
+    def _channels(self, image_size: tuple[int, int]) -> tuple[int, ...]:
+        with probing(self.backbone, image_size) as image:
+            return tuple(int(one.shape[1]) for one in self(image))
+
+
+def rebuilt_encoder(reference: str, options: dict[str, Any]) -> TimmEncoder:
+    """The encoder that had this reference and these options, without its weights."""
+    backbone = create_model(reference.removeprefix(PREFIX), **options["create"]).eval()
+    for parameter in classifier_parameters(backbone):
+        parameter.requires_grad_(False)
+    return TimmEncoder(
+        backbone,
+        indices=options["indices"],
+        image_size=tuple(options["image_size"]),
+        create_options=options["create"],
+    )
+
+
+def _usual_indices(grids: Sequence[tuple[int, int]], image_size: tuple[int, int]) -> list[int]:
+    if len(set(grids)) == 1:
+        depths = min(SAME_SIZE_DEPTHS, len(grids))
+        return [len(grids) * (depth + 1) // depths - 1 for depth in range(depths)]
+    coarse = [index for index, (rows, _) in enumerate(grids) if 4 * rows <= image_size[0]]
+    return coarse or list(range(len(grids)))
+
+
+def _reference(backbone: nn.Module) -> str | None:
+    config = getattr(backbone, "pretrained_cfg", None) or getattr(backbone, "default_cfg", None) or {}
+    name = config.get("architecture")
+    return f"{PREFIX}{name}" if name else None
+
+
+def _checked(indices: Sequence[int], count: int) -> list[int]:
+    wrong = [index for index in indices if not -count <= index < count]
+    if wrong or not indices:
+        raise ValueError(f"indices are {list(indices)}; this backbone gives {count} maps, numbered 0 … {count - 1}")
+    return sorted({index % count for index in indices})
+
+
+def _image_size(backbone: nn.Module) -> tuple[int, int]:
+    config = resolve_data_config({}, model=backbone)
+    return (int(config["input_size"][-2]), int(config["input_size"][-1]))
+
+
+def classifier_parameters(backbone: nn.Module) -> list[nn.Parameter]:
+    """The parameters of the backbone's own classifier (or classifiers)."""
+    found = backbone.get_classifier()  # type: ignore[operator]
+    modules = found if isinstance(found, tuple | list) else (found,)
+    return [parameter for one in modules if isinstance(one, nn.Module) for parameter in one.parameters()]
+
+
+@contextmanager
+def probing(backbone: nn.Module, image_size: tuple[int, ...]) -> Iterator[Tensor]:
+    """A black image to try the backbone with: in eval mode, without gradients, and leaving no trace."""
+    modes = [(module, module.training) for module in backbone.modules()]
+    like = next(backbone.parameters())
+    channels = int(resolve_data_config({}, model=backbone)["input_size"][0])
+    try:
+        for module, _ in modes:
+            module.training = False
+        with unchanged_rng(), torch.no_grad():
+            yield torch.zeros(1, channels, *image_size, dtype=like.dtype, device=like.device)
+    finally:
+        for module, training in modes:
+            module.training = training

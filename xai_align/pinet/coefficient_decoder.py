@@ -1,0 +1,80 @@
+"""From feature maps at several depths to coefficient maps at one resolution."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Decoder(Protocol):
+    """What makes raw coefficient maps: any module with this call.
+
+    If it has an attribute ``last``, the layer that makes the maps, a head
+    chooses where that layer starts.
+    """
+
+    def __call__(self, features: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+        """Feature maps ``[N, C_i, h_i, w_i]``, finest first, to raw maps ``[N, maps, h, w]``, best of this size."""
+        ...
+
+
+class FeaturePyramid(nn.Module):
+    """A light decoder: maps of all depths in few channels, added from the deepest to the finest, and smoothed.
+
+    Args:
+        channels: of the feature maps, finest first.
+        maps: how many coefficient maps to make.
+        width: channels inside.
+
+    Source: the top-down path of feature pyramid networks (arXiv 1612.03144).
+    """
+
+    def __init__(self, channels: Sequence[int], maps: int, width: int = 32) -> None:
+        super().__init__()
+        self.laterals = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(count, width, 1, bias=False), nn.BatchNorm2d(width)) for count in channels
+        )
+        self.smoothing = nn.Sequential(
+            nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False),
+            nn.Conv2d(width, width, 1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
+        )
+        self.last = nn.Conv2d(width, maps, 1)
+
+    def forward(self, features: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+        """Raw maps ``[N, maps, *size]``."""
+        laterals = [lateral(one) for lateral, one in zip(self.laterals, features, strict=True)]
+        summed = laterals[-1]
+        for finer in reversed(laterals[:-1]):
+            summed = finer + resized(summed, finer.shape[-2:])
+        return self.last(self.smoothing(F.relu(resized(summed, size))))
+
+
+class PooledDecoder(nn.Module):
+    """All coefficients from the mean of the deepest map, by one linear layer: the paper's "naive" control.
+
+    It knows what is in the image and cannot know where, so its maps must be bad.
+
+    Args:
+        channels: of the feature maps, finest first; the last is used.
+        maps: how many coefficient maps to make.
+        size: rows and columns of the maps; another size can't be had from it.
+    """
+
+    def __init__(self, channels: Sequence[int], maps: int, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.size = size
+        self.last = nn.Linear(channels[-1], maps * size[0] * size[1])
+
+    def forward(self, features: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+        """Raw maps ``[N, maps, *self.size]``."""
+        return self.last(features[-1].mean((2, 3))).unflatten(1, (-1, *self.size))
+
+
+def resized(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear, where the size is another."""
+    return maps if maps.shape[-2:] == size else F.interpolate(maps, size, mode="bilinear", align_corners=False)

@@ -1,0 +1,135 @@
+"""What changes as training goes on, and how it goes into a checkpoint and comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from xai_align.pinet.fitting.callers_state import frozen_tensors
+from xai_align.pinet.fitting.checkpoints import Snapshot
+from xai_align.pinet.fitting.training_log import Row
+
+_OPTIMIZER, _MODEL, _BEST = "optimizer/", "model/", "best/"
+
+
+class Training:
+    """The state of a fit.
+
+    Random states need no keeping: every epoch begins with seeds that follow from the run's seed and its number.
+
+    Args:
+        model: with the weights at the start, which count as the best until a validation says otherwise.
+        trained: the parameters that change, by name. Buffers may change too. Everything else is kept as well, but
+            for what a frozen encoder holds, which is large and known.
+        optimizer: over these parameters.
+        scheduler: of the learning rate; None: it stays.
+        scaler: of the gradients in float16; None otherwise.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        trained: Mapping[str, nn.Parameter],
+        optimizer: torch.optim.Optimizer,
+        scheduler: Any = None,
+        scaler: Any = None,
+    ) -> None:
+        self.optimizer, self.scheduler, self.scaler = optimizer, scheduler, scaler
+        known = frozen_tensors(model)
+        free: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        self._kept = {name: value for name, value in free.items() if name not in known}
+        self._changing = {
+            name: value for name, value in self._kept.items() if name in trained or not isinstance(value, nn.Parameter)
+        }
+        self.epoch, self.step = 0, 0
+        self.seconds = 0.0
+        self.history: list[Row] = []
+        #: The row of the best validation, and how many came after it.
+        self.best: Row | None = None
+        self.since_best = 0
+        self.stopped: str | None = None
+        self._best_weights = self._copy()
+
+    def remember_as_best(self, row: Row) -> None:
+        """The weights of this moment are the best so far."""
+        self.best, self.since_best = row, 0
+        self._best_weights = self._copy()
+
+    @torch.no_grad()
+    def take_best_weights(self) -> None:
+        """The model gets the best weights so far."""
+        for name, value in self._best_weights.items():
+            self._changing[name].copy_(value)
+
+    def snapshot(self) -> Snapshot:
+        """Everything that the next epoch depends on."""
+        state = self.optimizer.state_dict()
+        tensors = {_MODEL + name: value for name, value in self._kept.items()}
+        tensors |= {_BEST + name: value for name, value in self._best_weights.items()}
+        plain: dict[str, dict[str, Any]] = {}
+        for number, values in state["state"].items():
+            for key, value in values.items():
+                if isinstance(value, Tensor):
+                    tensors[f"{_OPTIMIZER}{number}/{key}"] = value
+                else:
+                    plain.setdefault(str(number), {})[key] = _plain(value, f"the optimiser's '{key}'")
+        numbers = {
+            "epoch": self.epoch,
+            "step": self.step,
+            "seconds": self.seconds,
+            "history": self.history,
+            "best": self.best,
+            "since_best": self.since_best,
+            "stopped": self.stopped,
+            "optimizer": {"state": plain, "param_groups": _plain(state["param_groups"], "the optimiser's groups")},
+            "scheduler": None if self.scheduler is None else _plain(self.scheduler.state_dict(), "the schedule"),
+            "scaler": None if self.scaler is None else self.scaler.state_dict(),
+        }
+        return Snapshot(tensors, numbers)
+
+    @torch.no_grad()
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go back to a snapshot."""
+        numbers = snapshot.numbers
+        for name, value in self._kept.items():
+            value.copy_(snapshot.tensors[_MODEL + name])
+        for name, value in self._changing.items():
+            self._best_weights[name] = snapshot.tensors[_BEST + name].to(value.device)
+        state: dict[int, dict[str, Any]] = {int(key): dict(v) for key, v in numbers["optimizer"]["state"].items()}
+        for name, tensor in snapshot.tensors.items():
+            if name.startswith(_OPTIMIZER):
+                number, _, key = name.removeprefix(_OPTIMIZER).partition("/")
+                state.setdefault(int(number), {})[key] = tensor
+        self.optimizer.load_state_dict({"state": state, "param_groups": numbers["optimizer"]["param_groups"]})
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(numbers["scheduler"])
+        if self.scaler is not None:
+            self.scaler.load_state_dict(numbers["scaler"])
+        self.epoch, self.step = numbers["epoch"], numbers["step"]
+        self.seconds, self.since_best = numbers["seconds"], numbers["since_best"]
+        self.history, self.best = list(numbers["history"]), numbers["best"]
+        self.stopped = numbers["stopped"]
+
+    def _copy(self) -> dict[str, Tensor]:
+        return {name: value.detach().clone() for name, value in self._changing.items()}
+
+
+def _plain(value: Any, what: str) -> Any:
+    """The value, if JSON can say it.
+
+    Raises:
+        TypeError: it can't.
+    """
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one, what) for key, one in value.items() if not callable(one)}
+    if isinstance(value, list | tuple):
+        return [_plain(one, what) for one in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(
+        f"{what} holds a {type(value).__name__}, which a checkpoint can't keep; "
+        "give another optimiser, or train without checkpoints (out=None)"
+    )

@@ -1,0 +1,103 @@
+"""The rows of a fit on disk: ``metrics.csv``, ``metrics.jsonl``, and TensorBoard's where that is installed.
+
+One row for each validation and each end of an epoch. A run that goes on first
+writes the rows that its checkpoint knows, so what an interrupted epoch had
+added is not there twice.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+#: What is known after a stretch of training; the same names in every row of a run.
+Row = dict[str, Any]
+
+
+class TrainingLog:
+    """Takes rows.
+
+    Args:
+        folder: where the files go; None: nowhere.
+        listener: called with each new row.
+    """
+
+    def __init__(self, folder: Path | None, listener: Callable[[Row], None] | None = None) -> None:
+        self._folder, self._listener = folder, listener
+        self._board: Any = None
+
+    def begin(self, rows: Sequence[Row]) -> None:
+        """Start the files with the rows there are."""
+        if self._folder is None:
+            return
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._csv.write_text("".join([_csv_line(list(rows[0])), *map(_csv_row, rows)]) if rows else "", "utf-8")
+        self._jsonl.write_text("".join(map(_json_line, rows)), "utf-8")
+        self._board = _tensorboard(self._folder / "tensorboard", rows[-1]["step"] + 1 if rows else 0)
+
+    def add(self, row: Row) -> None:
+        """Keep a row, now."""
+        if self._listener is not None:
+            self._listener(dict(row))
+        if self._folder is None:
+            return
+        head = "" if self._csv.stat().st_size else _csv_line(list(row))
+        _append(self._csv, head + _csv_row(row))
+        _append(self._jsonl, _json_line(row))
+        if self._board is not None:
+            for name, value in row.items():
+                if isinstance(value, int | float) and name not in ("step", "epoch"):
+                    self._board.add_scalar(name, value, row["step"])
+            self._board.flush()
+
+    def close(self) -> None:
+        """Let go of the files."""
+        if self._board is not None:
+            self._board.close()
+
+    @property
+    def _csv(self) -> Path:
+        assert self._folder is not None
+        return self._folder / "metrics.csv"
+
+    @property
+    def _jsonl(self) -> Path:
+        assert self._folder is not None
+        return self._folder / "metrics.jsonl"
+
+
+def _append(path: Path, text: str) -> None:
+    with path.open("a", encoding="utf-8", newline="") as file:
+        file.write(text)
+
+
+def _csv_row(row: Row) -> str:
+    return _csv_line(["" if value is None else value for value in row.values()])
+
+
+def _csv_line(values: Sequence[Any]) -> str:
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\n").writerow(values)
+    return line.getvalue()
+
+
+def _json_line(row: Row) -> str:
+    """What is not finite is null, as JSON has no word for it."""
+    known = {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()
+    }
+    return json.dumps(known) + "\n"
+
+
+def _tensorboard(folder: Path, first_step: int) -> Any:
+    """TensorBoard's writer; None if it is not installed. Events of steps that are done again are passed over."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder), purge_step=first_step)  # type: ignore[no-untyped-call]

@@ -1,0 +1,227 @@
+"""Saving a PiNet to a folder and building it again: ``config.json`` and ``model.safetensors``.
+
+The file of weights holds the config too, and a digest of its tensors, so that
+weights and config that don't belong together, and damaged weights, are found
+out. Each file is written whole or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from xai_align import plugins
+
+if TYPE_CHECKING:
+    from xai_align.pinet.module import PiNet
+
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+#: Of the folder's layout; a reader refuses what it does not know.
+FORMAT = 1
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def save(model: PiNet, folder: str | os.PathLike[str]) -> Path:
+    """Write the model to a folder, which is made if need be.
+
+    Returns:
+        The folder.
+    """
+    from safetensors.torch import save_file
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
+    text = json.dumps(config_of(model), indent=2)
+    about = {"format": "pt", "xai_align_config": text, "xai_align_sha256": _digest(state)}
+    _replace(folder / WEIGHTS_FILE, lambda path: save_file(state, path, metadata=about))
+    _replace(folder / CONFIG_FILE, lambda path: path.write_text(text + "\n", encoding="utf-8"))
+    return folder
+
+
+def config_of(model: PiNet) -> dict[str, Any]:
+    """What builds the model again, in plain values."""
+    from xai_align import __version__
+
+    return {
+        "format": FORMAT,
+        "model": "PiNet",
+        "version": __version__,
+        "encoder": {
+            "reference": getattr(model.encoder, "reference", None),
+            "options": getattr(model.encoder, "options", {}),
+        },
+        "channels": list(model.head.channels),
+        "head": model.head.options,
+    }
+
+
+def load(source: str | os.PathLike[str], *, encoder: nn.Module | None, decoder: nn.Module | None) -> PiNet:
+    """Build the saved model and load its weights; in eval mode, on the CPU.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or it holds no saved PiNet.
+        ValueError: the folder can't be used as it is; the message says why, and what to do.
+    """
+    config_file, weights_file = _files(source)
+    config = _read_config(config_file)
+    state = _read_weights(weights_file, config)
+    model = _build(config, encoder, decoder)
+    _load_state(model, state, weights_file)
+    return model.eval()
+
+
+def _build(config: Mapping[str, Any], encoder: nn.Module | None, decoder: nn.Module | None) -> PiNet:
+    from xai_align.pinet.frozen_encoder import FrozenEncoder
+    from xai_align.pinet.initialisation import Start
+    from xai_align.pinet.module import PiNet
+    from xai_align.pinet.second_look_head import SecondLookHead
+
+    saved = config["encoder"]
+    options = dict(saved["options"])
+    frozen = options.pop("frozen", False)
+    if encoder is None:
+        if saved["reference"] is None:
+            raise ValueError(
+                "this PiNet was saved with an encoder that no plugin knows (it has no attribute 'reference'); "
+                "build that encoder and give it: PiNet.from_pretrained(..., encoder=...)"
+            )
+        encoder = plugins.encoder(saved["reference"], options)
+        if frozen:
+            encoder.eval().requires_grad_(False)
+    if frozen and not isinstance(encoder, FrozenEncoder):
+        encoder = FrozenEncoder(encoder)
+    head = dict(config["head"])
+    if head["decoder"] == "custom":
+        if decoder is None:
+            raise ValueError(
+                "this PiNet was saved with a decoder of its author's; "
+                "build that decoder and give it: PiNet.from_pretrained(..., decoder=...)"
+            )
+        head["decoder"] = decoder
+    if isinstance(head["size"], list):
+        head["size"] = tuple(head["size"])
+    head["start"] = Start(**head["start"])
+    return PiNet(encoder, SecondLookHead(config["channels"], **head))
+
+
+def _load_state(model: nn.Module, state: Mapping[str, Tensor], source: Path) -> None:
+    own = model.state_dict()
+    found = {
+        "missing": sorted(own.keys() - state.keys()),
+        "left over": sorted(state.keys() - own.keys()),
+        "of another shape": sorted(key for key in own.keys() & state.keys() if own[key].shape != state[key].shape),
+    }
+    if any(found.values()):
+        told = "; ".join(f"{len(keys)} {what} ({', '.join(keys[:3])} …)" for what, keys in found.items() if keys)
+        raise ValueError(
+            f"the weights in '{source}' don't fit the model of the config: {told}. If the encoder was built with "
+            "options that are not in the config, build it in that way and give it: from_pretrained(..., encoder=...)"
+        )
+    model.load_state_dict(dict(state), assign=True)  # their dtype stays
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"'{path}' is damaged ({error}); save the model again, or fetch it again") from error
+    if not isinstance(config, dict) or config.get("model") != "PiNet":
+        raise ValueError(f'\'{path}\' is the config of something else; a saved PiNet\'s says "model": "PiNet"')
+    if config.get("format") != FORMAT:
+        raise ValueError(
+            f"'{path}' has format {config.get('format')!r} (of xai-align {config.get('version')}), and this version "
+            f"reads format {FORMAT}; install a version of xai-align that is as new"
+        )
+    missing = {"encoder", "channels", "head"} - config.keys()
+    if missing:
+        raise ValueError(f"'{path}' lacks {', '.join(sorted(missing))}; save the model again, or fetch it again")
+    return config
+
+
+def _read_weights(path: Path, config: Mapping[str, Any]) -> dict[str, Tensor]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = file.metadata() or {}
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(
+            f"'{path}' is damaged or cut short ({error}); copy or fetch it again, or save the model again"
+        ) from error
+    if "xai_align_config" not in about:
+        raise ValueError(f"'{path}' was not written by PiNet.save_pretrained: it has no config with its weights")
+    if _digest(state) != about.get("xai_align_sha256"):
+        raise ValueError(f"the numbers in '{path}' are damaged (their digest is another); copy or fetch it again")
+    different = _differences(json.loads(about["xai_align_config"]), config)
+    if different:
+        raise ValueError(
+            f"'{path}' was saved with another config than the {CONFIG_FILE} beside it: {'; '.join(different[:4])}. "
+            "Put the two files of one model together"
+        )
+    return state
+
+
+def _differences(weights: Any, config: Any, name: str = "") -> list[str]:
+    """What the two configs say differently, one line for each value; versions may differ."""
+    if isinstance(weights, dict) and isinstance(config, dict):
+        keys = sorted(weights.keys() | config.keys())
+        inside = [(key, weights.get(key), config.get(key)) for key in keys if (name, key) != ("", "version")]
+        return [line for key, a, b in inside for line in _differences(a, b, f"{name}.{key}".strip("."))]
+    return [] if weights == config else [f"{name} is {weights!r} with the weights, {config!r} in the config"]
+
+
+def _files(source: str | os.PathLike[str]) -> tuple[Path, Path]:
+    folder = Path(source)
+    if folder.is_dir():
+        for name in (CONFIG_FILE, WEIGHTS_FILE):
+            if not (folder / name).is_file():
+                raise FileNotFoundError(f"'{folder}' holds no saved PiNet: there is no {name} in it")
+        return folder / CONFIG_FILE, folder / WEIGHTS_FILE
+    if not _HUB_NAME.fullmatch(str(source)):
+        raise FileNotFoundError(f"there is no folder '{source}', nor is that a name on the hub, 'owner/model'")
+    return _from_hub(str(source))
+
+
+def _from_hub(name: str) -> tuple[Path, Path]:
+    try:
+        from huggingface_hub import hf_hub_download
+
+        return Path(hf_hub_download(name, CONFIG_FILE)), Path(hf_hub_download(name, WEIGHTS_FILE))
+    except ImportError as error:
+        raise ValueError(f"'{name}' is no folder, and the hub needs a package: pip install huggingface_hub") from error
+    except Exception as error:  # the client has many errors: no network, no such model, no access
+        raise ValueError(
+            f"'{name}' is no folder here, and it could not be fetched from the hub ({type(error).__name__}: "
+            f"{str(error)[:160]}); give the path of a folder that save_pretrained wrote"
+        ) from error
+
+
+def _digest(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 of names, types, shapes and bytes of the tensors."""
+    digest = hashlib.sha256()
+    for key in sorted(state):
+        value = state[key]
+        digest.update(f"{key} {value.dtype} {list(value.shape)}\n".encode())
+        row = torch.empty(value.numel(), dtype=value.dtype).copy_(value.reshape(-1))
+        digest.update(row.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _replace(path: Path, write: Any) -> None:
+    """Write a new file and put it in the place of the old one at once, so that one of the two is there at any time."""
+    new = path.with_name(f".{path.name}.{os.getpid()}.new")
+    try:
+        write(new)
+        os.replace(new, path)
+    finally:
+        new.unlink(missing_ok=True)

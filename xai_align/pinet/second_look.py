@@ -1,0 +1,128 @@
+"""What one forward pass of a PiNet gives: the prediction and its terms, which are one and the same."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from xai_align.spatial import collect_keeping_sum, resize_keeping_sum
+
+
+@dataclass(frozen=True, kw_only=True)
+class SecondLook:
+    """``logit_k = a_k + s_k * sum over c, h, w of pi_kchw * z_kchw``, and computed as that.
+
+    Attributes:
+        logits: ``[N, K]``.
+        coefficients: the detection map ``pi``, ``[N, K or 1, C or 1, h, w]``; 1 where classes or channels share it.
+        z: the readable features, ``[N, K or 1, C, h, w]``.
+        scale: ``s``, ``[K]``, never negative; where the sum is a mean over positions, ``1 / (h * w)`` is inside.
+        bias: ``a``, ``[K]``, the logits where nothing is detected.
+    """
+
+    logits: Tensor
+    coefficients: Tensor = field(repr=False)
+    z: Tensor = field(repr=False)
+    scale: Tensor
+    bias: Tensor
+
+    @property
+    def contributions(self) -> Tensor:
+        """``[N, K, C, h, w]``: ``s * pi * z``, what each feature adds to each logit."""
+        return self.scale[:, None, None, None] * self.coefficients * self.z
+
+    @property
+    def maps(self) -> Tensor:
+        """``[N, K, h, w]``: the contributions, channels summed."""
+        return self.contributions.sum(2)
+
+    @property
+    def coefficient_maps(self) -> Tensor:
+        """``[N, K, h, w]``: ``pi``, the mean over channels; the map that the paper's localisation scores take."""
+        return self.coefficients.mean(2).expand(-1, self.logits.shape[1], -1, -1)
+
+    def contributions_to(self, weights: Tensor) -> Tensor:
+        """``[N, C, h, w]``: what each feature adds to ``sum_k w_k logit_k``, for weights ``[N, K]``.
+
+        The same as ``contributions`` weighed and summed over classes, without making all of them.
+        """
+        w = weights * self.scale
+        with full_precision(w):
+            if self.coefficients.shape[1] == 1:
+                return self.coefficients[:, 0] * self._z_over_classes(w)
+            if self.z.shape[1] == 1:
+                return over_classes(w, self.coefficients) * self.z[:, 0]
+            return over_classes(w, self.coefficients * self.z)
+
+    def coefficients_to(self, weights: Tensor) -> Tensor:
+        """``[N, C or 1, h, w]``: ``sum_k w_k pi_k``, or ``pi`` itself where all classes share it."""
+        if self.coefficients.shape[1] == 1:
+            return self.coefficients[:, 0]
+        with full_precision(weights):
+            return over_classes(weights, self.coefficients)
+
+    def _z_over_classes(self, weights: Tensor) -> Tensor:
+        return over_classes(weights, self.z)
+
+
+class EvidenceLook(SecondLook):
+    """A second look at class evidence, ``z_kp = W_k . F_p``, that is made and spread over the map when asked for.
+
+    Args:
+        features: ``F``, ``[N, C, h', w']``, on a grid of its own.
+        weight: ``W``, ``[K, C]``.
+        others: the other fields of :class:`SecondLook`.
+    """
+
+    features: Tensor
+    weight: Tensor
+
+    def __init__(self, *, features: Tensor, weight: Tensor, **others: Tensor) -> None:
+        for name, value in {"features": features, "weight": weight, **others}.items():
+            object.__setattr__(self, name, value)
+
+    @cached_property
+    def z(self) -> Tensor:
+        """``[N, K, 1, h, w]``: at every place the evidence that was seen there, with its mean kept."""
+        with full_precision(self.weight):
+            return spread(class_evidence(self.features, self.weight), self.coefficients.shape[-2:]).unsqueeze(2)
+
+    def _z_over_classes(self, weights: Tensor) -> Tensor:
+        # sum_k w_k W_k . F: the classes' weights first, then one map
+        summed = torch.einsum("nc,nchw->nhw", weights @ self.weight, self.features)
+        return spread(summed, self.coefficients.shape[-2:]).unsqueeze(1)
+
+
+def full_precision(like: Tensor) -> torch.autocast:
+    """Within, autocast is off on the device of a tensor: what is summed here is what the logits are the sum of."""
+    return torch.autocast(like.device.type, enabled=False)
+
+
+def class_evidence(features: Tensor, weight: Tensor) -> Tensor:
+    """``W_k . F_p``: ``[N, C, h, w]`` and ``[K, C]`` to ``[N, K, h, w]``."""
+    return torch.einsum("kc,nchw->nkhw", weight, features)
+
+
+def over_classes(weights: Tensor, x: Tensor) -> Tensor:
+    """``sum_k w_k x_k``: ``[N, K]`` and ``[N, K or 1, C, h, w]`` to ``[N, C, h, w]``."""
+    if x.shape[1] == 1:
+        return weights.sum(1)[:, None, None, None] * x[:, 0]
+    return torch.einsum("nk,nkchw->nchw", weights, x)
+
+
+def spread(evidence: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
+    """``[..., h', w']`` to ``[..., h, w]`` with the same mean: each cell fades into its neighbours."""
+    return resize_keeping_sum(evidence, size, "smooth") * _cells_ratio(size, evidence.shape[-2:])
+
+
+def spread_transposed(coefficients: Tensor, grid: tuple[int, int] | torch.Size) -> Tensor:
+    """The other side of :func:`spread`: ``sum(pi * spread(e)) == sum(spread_transposed(pi) * e)``."""
+    collected = collect_keeping_sum(coefficients, grid, "smooth")
+    return collected * _cells_ratio(coefficients.shape[-2:], grid)
+
+
+def _cells_ratio(fine: tuple[int, int] | torch.Size, coarse: tuple[int, int] | torch.Size) -> float:
+    return fine[0] * fine[1] / (coarse[0] * coarse[1])

@@ -1,0 +1,40 @@
+"""The account of an answer that a pseudo-linear network gives of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from xai_align.pinet.accounts import Account, wide
+from xai_align.pinet.input_checks import check_logits
+from xai_align.pinet.pseudo_linear import PseudoLinear
+from xai_align.question import Question, linear_forms
+
+
+def second_look_account(
+    model: PseudoLinear, inputs: Sequence[Any], extra: Sequence[Any], questions: Sequence[Question]
+) -> tuple[Account, bool]:
+    """The account in the network's own ``z``, and whether it is local: it is, where the questions are linear.
+
+    With ``answer = sum_k w_k logit_k + r``, a feature adds ``sum_k w_k s_k pi_k z_k`` and the bias is
+    ``sum_k w_k a_k + r``.
+
+    Raises:
+        ValueError: the network is given more than one batch of images.
+    """
+    if len(inputs) != 1 or extra:
+        raise ValueError(
+            f"a {type(model).__name__} takes one batch of images, got {len(inputs)} inputs and {len(extra)} further "
+            "argument(s)"
+        )
+    with torch.no_grad():
+        look = model.explain(inputs[0])
+        logits = check_logits(look.logits)
+        weights, rest = linear_forms(questions, logits)
+        contributions = look.contributions_to(weights)
+        answer, bias = (weights * logits).sum(1) + rest, (weights * look.bias).sum(1) + rest
+        error = wide(contributions).flatten(1).sum(1) + wide(bias) - wide(answer)
+        account = Account(logits, answer, (contributions,), bias, error, coefficients=look.coefficients_to(weights))
+    return account, all(one.is_linear for one in questions)
