@@ -11,6 +11,7 @@ from tests.networks import conv_net, images, untouched
 from xai_align import read_out, read_out_all_classes
 from xai_align.evaluation import perturbation_curve
 from xai_align.fei import optimize_masks
+from xai_align.pinet import conv_pinet
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -75,3 +76,19 @@ def test_optimised_maps_are_those_of_the_processor(solver):
     there = optimize_masks(conv_net().double().cuda(), x.cuda(), [1, 3], solver=solver, **options)
     assert there.attribution.is_cuda
     torch.testing.assert_close(there.attribution.cpu(), here.attribution, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("z", ["pixels", "evidence", "features", "patch_means"])
+def test_a_pinet_answers_as_on_the_cpu(z):
+    pinet = conv_pinet(3, in_channels=3, width=4, z=z).eval().double()
+    x = torch.rand(2, 3, 16, 16, dtype=torch.float64)
+    expected = read_out(pinet, x, 1)
+    pinet.cuda()
+    readout = read_out(pinet, x.cuda(), 1)
+    assert readout.contributions.is_cuda
+    assert torch.allclose(readout.contributions.cpu(), expected.contributions, atol=1e-9)
+    pinet.float()
+    with torch.no_grad(), torch.autocast("cuda", dtype=torch.bfloat16):
+        look = pinet.explain(x.cuda().float())
+    terms = look.contributions.double().flatten(2)
+    assert ((terms.sum(2) + look.bias - look.logits).abs() < 1e-5 * (terms.abs().sum(2) + look.bias.abs() + 1e-3)).all()

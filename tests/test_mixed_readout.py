@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
 
 from captum_align import LayerPiNetAttribution, PiNetAttribution
 from tests.networks import conv_net, images, two_layers, untouched
-from xai_align import FeatureSpace, Split, read_out
-from xai_align.pinet import MixedReadout, Place
+from xai_align import FeatureSpace, Question, Split, read_out
+from xai_align.pinet import ExactPiNet, MixedReadout, Place, sharp_places
+from xai_align.question import ask
 
 PLACES = ["input", "conv1", "pool", "conv2"]
 
@@ -37,6 +39,7 @@ def test_each_part_is_the_readout_at_its_place(rule, biases):
         assert torch.allclose(part.contributions, expected.contributions, atol=1e-12)
         assert torch.allclose(part.bias, expected.bias, atol=1e-12)
         assert torch.allclose(part.map(), expected.map(), atol=1e-12)
+    assert torch.equal(mixture.map(), mixture.map("smooth"))
     for spread in ("area", "smooth"):
         expected = sum(weight * one.map(spread) for weight, one in zip(weights, alone, strict=True))
         assert torch.allclose(mixture.map(spread), expected, atol=1e-12)
@@ -71,8 +74,8 @@ def test_places_may_have_rules_of_their_own():
     model, x = conv_net().double(), images(dtype=torch.float64)
     place = Place(feature_space="conv1", rule="gamma", gamma=2, biases="placed")
     mixture = read_out(model, x, 1, [place, model.conv2], weights=[0.5, 0.5])
-    expected = 0.5 * read_out(model, x, 1, "conv1", rule="gamma", gamma=2, biases="placed").map()
-    expected = expected + 0.5 * read_out(model, x, 1, "conv2").map()
+    expected = 0.5 * read_out(model, x, 1, "conv1", rule="gamma", gamma=2, biases="placed").map("smooth")
+    expected = expected + 0.5 * read_out(model, x, 1, "conv2").map("smooth")
     assert torch.allclose(mixture.map(), expected, atol=1e-12)
 
 
@@ -228,3 +231,53 @@ class Gate(nn.Module):
 def test_a_place_that_only_gates_is_named():
     with pytest.raises(ValueError, match="does not depend on the feature space 'second'"):
         read_out(Gate().eval(), torch.ones(1, 3), 0, ["first", "second"])
+
+
+# ---------------------------------------------------------------- the default of known networks
+
+
+def test_a_known_convolutional_network_is_read_sharply():
+    model, x = timm.create_model("test_resnet").eval(), images(2, 96)
+    places = sharp_places(model)
+    assert places[0].feature_space == "layer2"
+    attributions, delta = PiNetAttribution(model).attribute(x, 3, return_convergence_delta=True)
+    readout = read_out(model, x, 3, places)
+    assert [part.kind for part in readout.parts] == ["frozen", "local"]
+    assert torch.equal(attributions, readout.on_images(3))
+    assert torch.allclose(attributions.sum((1, 2, 3)) + readout.bias, model(x)[:, 3], atol=1e-5)
+    assert delta.abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("options", [{"layer": "head input"}, {"rule": "gate"}])
+def test_the_last_map_can_still_be_had(options):
+    model, x = timm.create_model("test_resnet").eval(), images(2, 96)
+    attributions = PiNetAttribution(model, **options).attribute(x, 3)
+    readout = read_out(model, x, 3)
+    assert readout.kind == "local"
+    assert torch.equal(attributions, readout.on_images(3))
+
+
+def test_a_network_asked_a_question_is_read_sharply_too():
+    model, x = timm.create_model("test_resnet").eval(), images(1, 96)
+    question = Question.why_not(1, 2)
+    asked, _ = ask(model, [question], 1)
+    assert torch.equal(PiNetAttribution(asked).attribute(x), PiNetAttribution(model).attribute(x, question))
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_convnext"])
+def test_networks_that_it_was_not_tried_on_are_read_where_the_plugins_say(name):
+    model, x = timm.create_model(name).eval(), images(1, 160)
+    assert sharp_places(model) is None
+    assert torch.equal(PiNetAttribution(model).attribute(x, 3), read_out(model, x, 3).on_images(3))
+
+
+def test_unknown_networks_are_read_at_their_input():
+    assert sharp_places(conv_net()) is None
+    assert sharp_places(lambda x: x) is None
+
+
+def test_a_retrofitted_network_is_read_where_it_was_retrofitted():
+    model, x = timm.create_model("test_resnet").eval(), images(1, 96)
+    assert torch.equal(
+        PiNetAttribution(ExactPiNet(model, "layer3")).attribute(x, 3), read_out(model, x, 3, "layer3").on_images(3)
+    )

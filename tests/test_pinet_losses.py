@@ -13,6 +13,7 @@ from xai_align.pinet.loss_formulas import (
     asked,
     detected_signal,
     distillation_loss,
+    edge_loss,
     erased,
     erasing_loss,
     feedback_loss,
@@ -33,7 +34,7 @@ def tensor(*values):
 
 
 def close(found, wanted, tolerance=1e-6):
-    assert float(found) == pytest.approx(wanted, abs=tolerance)
+    assert found.item() == pytest.approx(wanted, abs=tolerance)
 
 
 def test_feedback_is_the_mean_square_of_what_changed():
@@ -53,7 +54,7 @@ def test_the_mask_loss_looks_at_known_places_only():
     (gradient,) = torch.autograd.grad(loss, pi)
     assert gradient.tolist() == [[[[-1.0, 0.0]]], [[[0.0, 0.0]]]]
     nothing = mask_loss(pi, torch.full_like(pi, NAN))
-    assert float(nothing) == 0
+    assert nothing.item() == 0
     assert torch.autograd.grad(nothing, pi)[0].abs().sum() == 0
 
 
@@ -122,6 +123,14 @@ def test_erasing_fades_into_the_median_colour():
     assert erased(image, tensor([[[0.0, 0.0, 0.0, 7.0]]]))[0, 0, 0, 3] == 0  # never beyond it
 
 
+def test_a_map_pays_for_its_edges_where_the_picture_is_flat():
+    picture = tensor([[[0.5, 0.5, 0.5 + 0.03 * math.log(2.0)]]])  # flat, then an edge that halves the price
+    close(edge_loss(tensor([[[0.0, 1.0, 0.0]]]), picture), 1 + 0.5)
+    assert float(edge_loss(torch.full((1, 2, 3, 3), 0.7), torch.rand(1, 3, 6, 6))) == 0
+    coarse = tensor([[[0.0, 1.0]]])
+    close(edge_loss(coarse, tensor([[[0.2, 0.4, 0.1, 0.5]]])), 1)  # both halves of the picture have the mean 0.3
+
+
 def test_the_erasing_loss_asks_only_about_what_was_there():
     close(erasing_loss("binary", tensor([math.log(3.0)], [9.0]), tensor([1.0], [0.0])), -math.log(0.25) / 2)
     close(erasing_loss("multiclass", tensor([math.log(3.0), 0.0]), torch.tensor([0])), -math.log(0.25))
@@ -151,14 +160,14 @@ def batch_of(count=4, **more):
 
 def test_the_loss_is_the_weighted_sum_of_its_terms():
     model, batch = Plain(), batch_of(masks=Squares(4).masks, teacher=torch.ones(4, 1))
-    weights = {"feedback": 3.0, "parsimony": 0.5, "masks": 2.0, "distillation": 0.25, "erasing": 0.125}
+    weights = {"feedback": 3.0, "parsimony": 0.5, "masks": 2.0, "distillation": 0.25, "erasing": 0.125, "edges": 0.01}
     loss = PiNetLoss("binary", prediction=0.5, **weights)
     total, terms = loss(model, batch)
     assert list(terms) == ["prediction", *weights]
-    close(total, 0.5 * float(terms["prediction"]) + sum(weights[name] * float(terms[name]) for name in weights), 1e-5)
+    close(total, 0.5 * terms["prediction"].item() + sum(weights[name] * terms[name].item() for name in weights), 1e-5)
     seen = model.explain(batch.images)
     again = model.explain(torch.relu(seen.coefficients[:, 0] * batch.images))
-    close(terms["feedback"], float((seen.coefficients - again.coefficients).square().mean()))
+    close(terms["feedback"], (seen.coefficients - again.coefficients).square().mean().item())
 
 
 def test_terms_without_weight_cost_nothing():

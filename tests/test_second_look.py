@@ -11,15 +11,11 @@ from networks import untouched
 from torch import nn
 
 from xai_align.pinet import (
-    ConvClassifier,
-    FeaturePyramid,
     PiNet,
-    PooledDecoder,
     SecondLookHead,
     Start,
     conv_pinet,
 )
-from xai_align.pinet.aggregator import Aggregator
 from xai_align.pinet.initialisation import Activation
 from xai_align.pinet.readable_features import ReadableKind, Values
 from xai_align.pinet.second_look import spread, spread_transposed
@@ -160,64 +156,6 @@ def test_spreading_keeps_the_mean_and_has_its_transpose(coarse, fine):
     torch.testing.assert_close(there.mean((2, 3)), evidence.mean((2, 3)))
     back = spread_transposed(pi, coarse)
     torch.testing.assert_close((pi * there).sum(), (back * evidence).sum())
-
-
-@pytest.mark.parametrize("z", EVERY_Z)
-@pytest.mark.parametrize("activation", get_args(Activation))
-@pytest.mark.parametrize("size", [8, 64])
-@pytest.mark.parametrize("decoder", ["conv", "fpn"])
-def test_logits_start_at_order_one(z, activation, size, decoder):
-    if (z, activation) == ("evidence", "softmax"):
-        pytest.skip("one gate for all classes")
-    torch.manual_seed(size)
-    model = conv_pinet(4, in_channels=3, width=4, z=z, activation=activation, decoder=decoder)
-    for mode in (True, False):
-        with torch.no_grad():
-            logits = model.train(mode)(pictures(4, size))
-        assert logits.abs().max() < 2
-
-
-def test_the_published_start_is_at_hand():
-    published = Start(coefficient=0.5, evidence=0.5 * 0.5 * 80 * 80, bias=0, contrast=1)
-    model = conv_pinet(width=4, start=published).eval()
-    look = model.explain(pictures(1, 80, 1))
-    assert look.scale.item() == pytest.approx(1)  # b^2 with b = 1, on a sum
-    assert look.bias.item() == 0
-    assert look.logits.item() > 500
-
-
-def test_parameter_counts_of_the_paper():
-    counts = [
-        sum(p.numel() for p in model.parameters())
-        for model in (conv_pinet(), conv_pinet(decoder="pooled", size=80), ConvClassifier())
-    ]
-    assert counts == [108_563, 490_930, 297_953]
-    # of these, 1x1 convolutions of shortcuts that a plain network doesn't use
-    assert sum(p.numel() for p in conv_pinet().trainable_parameters()) == 108_563 - 2_688
-
-
-def test_every_trainable_parameter_takes_part():
-    for model in (conv_pinet(width=4), pinet(z="evidence", decoder="fpn"), pinet(z="features")):
-        model.train()
-        model.explain(pictures(channels=model.head.options["image_channels"])).logits.square().sum().backward()
-        assert [p for p in model.trainable_parameters() if p.grad is None] == []
-
-
-def test_the_pooled_control_cannot_know_where():
-    decoder = PooledDecoder([4], 2, (6, 6))
-    features = torch.randn(1, 4, 5, 5)
-    shuffled = features.flatten(2)[..., torch.randperm(25)].view_as(features)
-    torch.testing.assert_close(decoder([features], (6, 6)), decoder([shuffled], (6, 6)))
-    pyramid = FeaturePyramid([4], 2).eval()
-    assert not torch.allclose(pyramid([features], (6, 6)), pyramid([shuffled], (6, 6)), atol=1e-3)
-
-
-@pytest.mark.parametrize("scale", ["square", "softplus"])
-def test_a_scale_is_never_negative_and_starts_at_its_unit(scale):
-    aggregator = Aggregator(3, scale=scale, unit=5.0)
-    torch.testing.assert_close(aggregator.scale(10), torch.full((3,), 0.5))
-    aggregator.b.data = torch.tensor([-2.0, 0.0, 2.0])
-    assert bool((aggregator.scale(10) >= 0).all())
 
 
 @pytest.mark.parametrize("z", ["pixels", "evidence", "features"])

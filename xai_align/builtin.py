@@ -44,11 +44,19 @@ def xai_align_metrics() -> list[MetricSpec]:
 
 @hookimpl
 def xai_align_load_model(reference: str) -> LoadedModel | None:
-    """The model that the factory named by ``package.module:factory`` makes; None for other references.
+    """The PiNet saved as ``pinet:FOLDER``, or what the factory ``package.module:factory`` makes; None for others.
 
     Raises:
-        ValueError: the module cannot be imported, or the factory is missing, fails or makes no model.
+        ValueError: the folder can't be used, the module cannot be imported, or the factory is missing, fails or
+            makes no model.
     """
+    if reference.startswith("pinet:"):
+        from xai_align.pinet.reference import load_pinet
+
+        try:
+            return load_pinet(reference)
+        except FileNotFoundError as error:
+            raise ValueError(str(error)) from error
     match = _FACTORY_REFERENCE.fullmatch(reference)
     if match is None or reference.startswith("timm:"):
         return None

@@ -62,7 +62,7 @@ class Explanation:
             ValueError: the inputs were no images.
         """
         if self.readout is not None:
-            return self.readout.map("area")
+            return self.readout.map()
         if self.attribution.dim() != 4:
             raise ValueError(
                 f"there is no map: '{self.method}' answered in shape {list(self.attribution.shape)}, "
@@ -106,8 +106,9 @@ def explain(
     start = _now(inputs)
     if method == PINET:
         from xai_align.pinet.readout import read_out
+        from xai_align.pinet.sharp_places import given_or_sharp
 
-        readout = read_out(model, inputs, questions, layer, **options)
+        readout = read_out(model, inputs, questions, given_or_sharp(model, layer, options), **options)
         seconds = _now(inputs) - start
         return Explanation(
             method=method,

@@ -1,4 +1,4 @@
-"""The plugin contract: six hooks and the typed records they return.
+"""The plugin contract: seven hooks and the typed records they return.
 
 A plugin is any module (or object) named in the entry-point group ``xai_align``
 that carries functions marked with :data:`hookimpl` and named like the hooks of
@@ -106,7 +106,7 @@ class FeatureSpace:
 
 
 class HookSpecs:
-    """The six hooks. Arguments may be added in later versions, never removed."""
+    """The seven hooks. Arguments may be added in later versions, never removed."""
 
     @hookspec
     def xai_align_attributions(self) -> list[AttributionSpec]:  # type: ignore[empty-body]
@@ -141,4 +141,12 @@ class HookSpecs:
         ``reference`` and ``options`` are the attributes of these names that the encoder had when it was
         saved. It takes images ``[N, C, H, W]`` and gives a list of feature maps, finest first; its attribute
         ``channels`` says how many channels each has.
+        """
+
+    @hookspec(firstresult=True)
+    def xai_align_second_look(self, model: nn.Module, num_classes: int, options: dict[str, Any]) -> nn.Module | None:
+        """A :class:`~xai_align.pinet.PiNet` on ``model``, to be trained; None if this plugin does not know the model.
+
+        ``options`` are those of :class:`~xai_align.pinet.SecondLookHead`, and ``frozen``: whether the model
+        itself stays as it is.
         """

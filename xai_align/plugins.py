@@ -51,11 +51,12 @@ __all__ = [
     "origin",
     "plugin_table",
     "reset_plugins",
+    "second_look",
     "stages",
 ]
 
 #: Examples of the references that :func:`load_model` knows without third-party plugins.
-REFERENCE_FORMS = ("timm:resnet50", "timm:resnet50@weights.safetensors", "package.module:factory")
+REFERENCE_FORMS = ("timm:resnet50", "timm:resnet50@weights.safetensors", "pinet:FOLDER", "package.module:factory")
 
 Kind = Literal["attribution", "metric"]
 _Named = TypeVar("_Named")
@@ -188,6 +189,28 @@ def encoder(reference: str, options: dict[str, Any]) -> nn.Module:
     raise ValueError(
         f"no plugin knows the encoder '{reference}'; install the package that it came from, or build it yourself and "
         f"give it as encoder=.... {_asked('xai_align_encoder')}"
+    )
+
+
+def second_look(model: nn.Module, num_classes: int, options: dict[str, Any]) -> nn.Module:
+    """A PiNet on ``model``, to be trained, from the first plugin that knows the model, third parties first.
+
+    Raises:
+        ValueError: no plugin knows it, or who knows it could not build the PiNet.
+        PluginError: in strict mode, a plugin failed on a model that another one could take.
+    """
+    answer, failures = _first_answer(
+        "xai_align_second_look", nn.Module, model=model, num_classes=num_classes, options=options
+    )
+    if answer is not None:
+        _warn_about_all(failures)
+        return answer
+    what = f"cannot put a second look on {type(model).__name__}"
+    if failures:
+        raise _no_answer(what, failures)
+    raise ValueError(
+        f"{what}: no plugin knows such models; build xai_align.pinet.PiNet(encoder, SecondLookHead(...)) yourself. "
+        f"{_asked('xai_align_second_look')}"
     )
 
 

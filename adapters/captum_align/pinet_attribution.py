@@ -11,13 +11,12 @@ from captum.log import log_usage
 from torch import Tensor, nn
 
 from captum_align.batches import read_out_in_batches
-from xai_align.pinet.places import GAMMA
-from xai_align.pinet.records import as_tuple
+from captum_align.on_inputs import Kind, on_inputs
+from xai_align.pinet.sharp_places import given_or_sharp
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from xai_align.pinet import Readout
     from xai_align.pinet.places import BiasName, Places, RuleName
 
 
@@ -25,18 +24,20 @@ class PiNetAttribution(Attribution):
     """What every input pixel adds to the answer, read out exactly from an unchanged network.
 
     With a feature space coarser than the input, each cell's contribution is
-    spread evenly over the pixels it covers, and over the channels, so that the
-    sum stays: ``attributions.sum() + bias == answer`` up to prefix tokens.
+    spread over the pixels it covers (evenly; smoothly where cells of several
+    sizes overlap) and evenly over the channels, so that the sum stays:
+    ``attributions.sum() + bias == answer`` up to prefix tokens.
 
     Args:
         forward_func: the model, an ``nn.Module`` in eval mode that returns logits.
         layer: where to read: ``"input"``, a layer's name or module, or a ``FeatureSpace``; a list of these for a
-            mixture. None: where the plugins say for this model (timm's: the head's input, or the patch embedding),
-            else the input.
+            mixture. None: for convolutional networks that a plugin knows a sharp mixture of two places
+            (:func:`~xai_align.pinet.sharp_places`); for others, or if a rule is given, where the plugins say (timm's:
+            the head's input, or the patch embedding), else the input.
         weights: the shares of the places of a list; None: equal ones.
-        rule: ``"gate"`` or ``"gamma"``, as in :func:`~xai_align.read_out`.
+        rule: ``"gate"`` or ``"gamma"``, as in :func:`~xai_align.read_out`; None: ``"gate"``.
         gamma: the favour of the gamma rule.
-        biases: ``"apart"`` or ``"placed"``, as in :func:`~xai_align.read_out`.
+        biases: ``"apart"`` or ``"placed"``, as in :func:`~xai_align.read_out`; None: ``"apart"``.
 
     Source: Lobet & Chiaromonte 2026 (arXiv 2601.04378).
 
@@ -52,13 +53,14 @@ class PiNetAttribution(Attribution):
         layer: Places = None,
         *,
         weights: Sequence[float] | None = None,
-        rule: RuleName = "gate",
-        gamma: float = GAMMA,
-        biases: BiasName = "apart",
+        rule: RuleName | None = None,
+        gamma: float | None = None,
+        biases: BiasName | None = None,
     ) -> None:
         Attribution.__init__(self, forward_func)
         self.layer = layer
-        self._account: dict[str, Any] = {"weights": weights, "rule": rule, "gamma": gamma, "biases": biases}
+        given = {"weights": weights, "rule": rule, "gamma": gamma, "biases": biases}
+        self._account: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
 
     @log_usage()
     def attribute(
@@ -69,6 +71,7 @@ class PiNetAttribution(Attribution):
         internal_batch_size: int | None = None,
         return_convergence_delta: bool = False,
         show_progress: bool = False,
+        kind: Kind = "contribution",
     ) -> Any:
         """Contributions in the shape of ``inputs``.
 
@@ -80,24 +83,30 @@ class PiNetAttribution(Attribution):
             return_convergence_delta: also return the completeness error ``[N]``,
                 ``sum(contributions) + bias - answer``.
             show_progress: show a progress bar over the batches.
+            kind: ``"coefficient"``: a trained PiNet's coefficients ``pi`` for the target instead, which don't add
+                up to the answer; a coarser map is resized and not spread.
 
         Raises:
             TargetError: (an AssertionError) the target does not fit the output.
-            ValueError: inputs, model or layer are not fit for a readout; the message says what to do.
+            ValueError: there are no coefficients, or inputs, model or layer are not fit for a readout; the message
+                says what to do.
         """
+        placed = on_inputs(kind)
+        if kind == "coefficient" and return_convergence_delta:
+            raise ValueError("coefficients don't add up to the answer, so there is no convergence delta; leave it out")
         is_tuple = _is_tuple(inputs)
         formatted = _format_tensor_into_tuples(inputs)
         readouts = read_out_in_batches(
             self.forward_func,
             formatted,
             target,
-            self.layer,
+            given_or_sharp(self.forward_func, self.layer, self._account),
             additional_forward_args,
             internal_batch_size=internal_batch_size,
             show_progress=show_progress,
             **self._account,
         )
-        parts = [_on_inputs(readout, formatted) for readout in readouts]
+        parts = [placed(readout, formatted) for readout in readouts]
         attributions = tuple(torch.cat(part) for part in zip(*parts, strict=True))
         result = _format_output(is_tuple, attributions)
         if return_convergence_delta:
@@ -123,7 +132,7 @@ class PiNetAttribution(Attribution):
             self.forward_func,
             _format_tensor_into_tuples(inputs),
             target,
-            self.layer,
+            given_or_sharp(self.forward_func, self.layer, self._account),
             additional_forward_args,
             **self._account,
         )
@@ -140,15 +149,3 @@ class PiNetAttribution(Attribution):
     def get_name(cls) -> str:
         """The method's name in tables."""
         return "PiNet"
-
-
-def _on_inputs(readout: Readout, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The readout in the shapes of the inputs."""
-    if readout.feature_space.layer == "input" and not readout.placed:
-        return tuple(part.contiguous() for part in as_tuple(readout.contributions))
-    if len(inputs) > 1:
-        raise ValueError(
-            f"a readout at '{readout.feature_space.layer}' has no place in {len(inputs)} inputs; "
-            'read out at layer="input", or use LayerPiNetAttribution'
-        )
-    return (readout.on_images(inputs[0].shape[1]),)

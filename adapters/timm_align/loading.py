@@ -1,4 +1,4 @@
-"""Models by name: ``timm:NAME`` and ``timm:NAME@weights``."""
+"""Models by name: ``timm:NAME``, ``timm:NAME@weights`` and ``timm:NAME@random``."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ class WeightsUnavailable(RuntimeError, ValueError):
     """Pretrained weights that could not be fetched."""
 
 
+#: In the place of a file: weights as timm initialises them, for trying things out and for training from nothing.
+RANDOM = "random"
 #: What a reference to a timm model starts with.
 PREFIX = "timm:"
 
@@ -25,7 +27,7 @@ PREFIX = "timm:"
 def load_timm_model(reference: str) -> LoadedModel | None:
     """The model a reference ``timm:NAME`` (pretrained) or ``timm:NAME@FILE`` names; None for other references.
 
-    FILE is a ``.safetensors`` file, or a PyTorch file of plain tensors.
+    FILE is a ``.safetensors`` file, a PyTorch file of plain tensors, or ``random`` for weights not yet trained.
 
     Raises:
         ValueError: no such model or file, or weights that do not fit; the message says what was found.
@@ -33,7 +35,9 @@ def load_timm_model(reference: str) -> LoadedModel | None:
     if not reference.startswith(PREFIX):
         return None
     name, _, weights = reference.removeprefix(PREFIX).partition("@")
-    if weights:
+    if weights == RANDOM:
+        model = create_model(name)
+    elif weights:
         state = _weights_of(name, weights)
         model = create_model(name, num_classes=_number_of_classes(name, state))
         load_weights(model, state, source=weights)

@@ -11,7 +11,7 @@ from xai_align.hookspecs import FeatureSpace, LoadedModel, hookimpl
 
 @hookimpl
 def xai_align_load_model(reference: str) -> LoadedModel | None:
-    """``timm:NAME`` and ``timm:NAME@weights.safetensors``."""
+    """``timm:NAME``, ``timm:NAME@weights.safetensors`` and ``timm:NAME@random``."""
     if not reference.startswith("timm:"):
         return None  # before timm is imported
     from timm_align.loading import load_timm_model
@@ -43,3 +43,14 @@ def xai_align_encoder(reference: str, options: dict[str, Any]) -> nn.Module | No
     from timm_align.second_look import rebuilt_encoder
 
     return rebuilt_encoder(reference, options)
+
+
+@hookimpl
+def xai_align_second_look(model: nn.Module, num_classes: int, options: dict[str, Any]) -> nn.Module | None:
+    """A light decoder on the feature maps of a timm model."""
+    from timm_align.feature_space import is_timm_model
+    from timm_align.retrofit import retrofit
+
+    if not is_timm_model(model):
+        return None
+    return retrofit(model, head="second_look", num_classes=num_classes, **options)

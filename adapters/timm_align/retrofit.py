@@ -13,7 +13,7 @@ from torch import nn
 from timm_align.feature_space import is_timm_model
 from timm_align.linear_classifier import linear_classifier
 from timm_align.loading import create_model
-from timm_align.second_look import TimmEncoder, classifier_parameters
+from timm_align.second_look import TimmEncoder, classifier_parameters, image_channels
 from xai_align.pinet import ExactPiNet, FrozenEncoder, PiNet, SecondLookHead
 from xai_align.pinet.readout import Where
 from xai_align.pinet.second_look_head import Size
@@ -132,8 +132,7 @@ def _second_look(
             f"{type(backbone).__name__} has no classes of its own (num_classes is 0); give num_classes=..."
         )
     z = of_head.setdefault("z", "evidence")
-    config = resolve_data_config({}, model=backbone)
-    of_head = {"image_channels": config["input_size"][0], "mean": config["mean"], "std": config["std"], **of_head}
+    of_head = {**_pixels_of(backbone), **of_head}
     head = SecondLookHead(
         encoder.channels,
         classes,
@@ -146,6 +145,15 @@ def _second_look(
     like = next(backbone.parameters())
     head.to(device=like.device, dtype=like.dtype)
     return pinet
+
+
+def _pixels_of(backbone: nn.Module) -> dict[str, Any]:
+    """How the backbone's images were normalised, so that it can be undone."""
+    config, channels = resolve_data_config({}, model=backbone), image_channels(backbone)
+    fits = len(config["mean"]) == channels
+    # made for another number of channels: the mean over those that were measured
+    told = {name: config[name] if fits else (sum(config[name]) / len(config[name]),) for name in ("mean", "std")}
+    return {"image_channels": channels, **told}
 
 
 def _own_classifier(encoder: TimmEncoder, classes: int) -> nn.Linear | None:

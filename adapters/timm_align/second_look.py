@@ -7,13 +7,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from timm.data import resolve_data_config
+from timm.data import create_transform, resolve_data_config
 from torch import Tensor, nn
 
 from timm_align.feature_space import head_input, is_timm_model
 from timm_align.loading import PREFIX, create_model
 from xai_align.hookspecs import FeatureSpace
 from xai_align.model_state import unchanged_rng
+from xai_align.pinet.reference import Preprocessing
 from xai_align.spatial import layout_of, on_grid
 
 #: Depths that are used of a network whose maps all have one size.
@@ -80,6 +81,12 @@ class TimmEncoder(nn.Module):
     def space(self) -> FeatureSpace:
         """The classifier's input."""
         return head_input(self.backbone)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """As the backbone was trained."""
+        config = resolve_data_config({}, model=self.backbone)
+        return Preprocessing(create_transform(**config), tuple(config["mean"]), tuple(config["std"]))
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Images ``[N, C, H, W]`` to feature maps ``[N, C_i, h_i, w_i]``, finest first."""
@@ -173,12 +180,17 @@ def classifier_parameters(backbone: nn.Module) -> list[nn.Parameter]:
     return [parameter for one in modules if isinstance(one, nn.Module) for parameter in one.parameters()]
 
 
+def image_channels(backbone: nn.Module) -> int:
+    """How many channels a backbone's images have; it may have been made for others than its weights were."""
+    own = getattr(backbone, "in_chans", None)
+    return int(own or resolve_data_config({}, model=backbone)["input_size"][0])
+
+
 @contextmanager
 def probing(backbone: nn.Module, image_size: tuple[int, ...]) -> Iterator[Tensor]:
     """A black image to try the backbone with: in eval mode, without gradients, and leaving no trace."""
     modes = [(module, module.training) for module in backbone.modules()]
-    like = next(backbone.parameters())
-    channels = int(resolve_data_config({}, model=backbone)["input_size"][0])
+    like, channels = next(backbone.parameters()), image_channels(backbone)
     try:
         for module, _ in modes:
             module.training = False

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from xai_align.explanation import takes_layer
-from xai_align.pinet.routes import find_layer
+from xai_align.pinet.places import check_place
 from xai_align.plugins import attribution_method
 
 if TYPE_CHECKING:
@@ -54,9 +54,9 @@ def check_layers(methods: Iterable[MethodReference], model: nn.Module) -> None:
         ValueError: it does; the message tells the method, and what there is instead.
     """
     for method in methods:
-        if method.layer in (None, "input"):
+        if method.layer is None:
             continue
         try:
-            find_layer(model, str(method.layer))
+            check_place(model, str(method.layer))
         except ValueError as error:
             raise ValueError(f"{method}: {error}") from None

@@ -6,16 +6,20 @@ from xai_align.pinet.all_classes import ClassReadout, read_out_all_classes
 from xai_align.pinet.coefficient_decoder import FeaturePyramid, PooledDecoder
 from xai_align.pinet.conv_detector import ConvClassifier, ConvDecoder, ConvEncoder
 from xai_align.pinet.conv_pinet import conv_pinet
+from xai_align.pinet.ensemble import PiNetEnsemble
 from xai_align.pinet.exact import ExactPiNet
+from xai_align.pinet.fit import Fit, fit_pinet
 from xai_align.pinet.frozen_encoder import FrozenEncoder
 from xai_align.pinet.initialisation import Start
 from xai_align.pinet.local_readout import LocalReadout
+from xai_align.pinet.losses import PiNetLoss
 from xai_align.pinet.module import PiNet
 from xai_align.pinet.places import Place
 from xai_align.pinet.readout import MixedReadout, Readout, read_out, where_to_read
 from xai_align.pinet.rule_registry import UnknownOperation, register_rule
 from xai_align.pinet.second_look import SecondLook
 from xai_align.pinet.second_look_head import SecondLookHead
+from xai_align.pinet.sharp_places import sharp_places
 
 __all__ = [
     "Aggregator",
@@ -26,10 +30,13 @@ __all__ = [
     "ConvEncoder",
     "ExactPiNet",
     "FeaturePyramid",
+    "Fit",
     "FrozenEncoder",
     "LocalReadout",
     "MixedReadout",
     "PiNet",
+    "PiNetEnsemble",
+    "PiNetLoss",
     "Place",
     "PooledDecoder",
     "Readout",
@@ -38,8 +45,10 @@ __all__ = [
     "Start",
     "UnknownOperation",
     "conv_pinet",
+    "fit_pinet",
     "read_out",
     "read_out_all_classes",
     "register_rule",
+    "sharp_places",
     "where_to_read",
 ]

@@ -113,8 +113,8 @@ def frozen_accounts(
             if all(part is None for part in beta[number]):
                 raise _not_upstream(space)
             biases.start_replay(number)
-            with gates.replay():
-                output = route.run(partial(_emptied, number))
+            with gates.replay(departed=False):
+                output = route.run(partial(_emptied, gates, number))
             at_zero.append(_answer(weights, output.detach()))
     finally:
         gates.clear()
@@ -124,9 +124,10 @@ def frozen_accounts(
     ]
 
 
-def _emptied(empty: int, number: int, z: Tensor) -> Tensor:
+def _emptied(gates: FrozenGates, empty: int, number: int, z: Tensor) -> Tensor:
     """Zero in the space of one number, in the others what the replay computes. Marked as what depends on ``z``."""
     if number == empty:
+        gates.depart()
         return torch.zeros_like(z).requires_grad_().clone()
     return z if z.requires_grad else z.detach().requires_grad_().clone()
 

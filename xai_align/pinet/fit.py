@@ -18,9 +18,10 @@ from xai_align.pinet.fitting.callers_state import (
     accelerator_for,
     only_weights_change,
     random_state_of_the_caller,
+    seed_all,
     trained_parameters,
 )
-from xai_align.pinet.fitting.epoch_plan import steps_in_epoch
+from xai_align.pinet.fitting.epoch_plan import derived_seed, steps_in_epoch
 from xai_align.pinet.fitting.examination import examine
 from xai_align.pinet.fitting.first_look import first_look, teacher_for
 from xai_align.pinet.fitting.loop import FitLoop
@@ -183,6 +184,7 @@ def fit_pinet(
         stack.enter_context(only_weights_change(model, list(trained.values())))
         if accelerator.num_processes > 1:
             model.to(accelerator.device)
+        seed_all(derived_seed(seed, "examination"))  # targets may be random, and are compared when a run goes on
         collate, trained = first_look(model, train, loss, trained)
         found = {"train": examine(train, collate, name="the training data"), "validation": None}
         if validation is not None:

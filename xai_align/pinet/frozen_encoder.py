@@ -39,6 +39,11 @@ class FrozenEncoder(nn.Module):
         """What builds this encoder again."""
         return {**getattr(self.inner, "options", {}), "frozen": True}
 
+    @property
+    def preprocessing(self) -> Any:
+        """How the encoder inside wants its images."""
+        return getattr(self.inner, "preprocessing", None)
+
     def forward(self, x: Tensor) -> list[Tensor]:
         """Feature maps, finest first."""
         if not (x.requires_grad and torch.is_grad_enabled()):

@@ -51,6 +51,8 @@ class FrozenGates(TorchFunctionMode):
     def __init__(self, model: nn.Module | None = None, rules: Mapping[Any, Rule] | None = None) -> None:
         super().__init__()
         self.recording = True
+        #: Whether a replay has been given another ``z`` by now.
+        self.departed = False
         self._model = model
         self._rules = dict(rules or {})
         #: What was kept, each with the versions of its tensors.
@@ -97,13 +99,16 @@ class FrozenGates(TorchFunctionMode):
         return value
 
     @contextmanager
-    def replay(self) -> Iterator[None]:
+    def replay(self, *, departed: bool = True) -> Iterator[None]:
         """Run the recorded pass again with its gates held; nothing is saved for a backward pass.
+
+        Args:
+            departed: False: all is as recorded until :meth:`depart` is called.
 
         Raises:
             RuntimeError: the pass did not ask for the same gates.
         """
-        self.recording, self._position = False, 0
+        self.recording, self.departed, self._position = False, departed, 0
         try:
             # the graph is built only for its requires_grad marks, which say what depends on z
             with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(_saved_nothing, _nothing_saved), self:
@@ -112,6 +117,10 @@ class FrozenGates(TorchFunctionMode):
                 raise RuntimeError(_OUT_OF_STEP)
         finally:
             self.recording = True
+
+    def depart(self) -> None:
+        """From here on, a replay computes something else than was recorded."""
+        self.departed = True
 
     def clear(self) -> None:
         """Let go of everything kept."""

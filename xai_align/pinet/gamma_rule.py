@@ -72,9 +72,9 @@ class FavouringLayer:
         transpose: Callable[[Tensor, Tensor], Tensor],
         weight: Tensor,
     ) -> None:
-        self._half = gamma / 2
-        self._apply, self._transpose, self._weight = apply, transpose, weight
-        #: ``z / z_gamma``, found on the way back; None where no gradient came by.
+        self._apply, self._transpose = apply, transpose
+        self._gamma, self._weight = gamma, weight
+        #: ``z / z_gamma`` and ``s``, found on the way back; None where no gradient came by.
         self._share: Tensor | None = None
         self._sign: Tensor | None = None
 
@@ -84,22 +84,27 @@ class FavouringLayer:
 
     def back(self, gradient: Tensor, x: Tensor, z: Tensor) -> Tensor:
         """The derivative of ``stop(z / z_gamma) * z_gamma`` towards ``x``, applied to a gradient."""
+        plain, agreeing = self._weights()
         size = z.abs()
-        absolute = self._apply(x.abs(), self._weight.abs())  # A
+        # s * z_gamma = (1 + gamma / 2) |z| + (gamma / 2) A
+        whole = self._apply(x.abs(), agreeing).add_(size, alpha=1 + self._gamma / 2)
+        self._share = size.div_(whole.clamp_min_(torch.finfo(z.dtype).tiny))  # 0 where all is 0
         self._sign = z.sign()
-        self._share = (size / absolute.mul_(self._half).add_(size, alpha=1 + self._half)).nan_to_num_(nan=0.0)
         shared = gradient * self._share
-        plain = self._transpose(shared, self._weight).mul_(1 + self._half)
-        favoured = self._transpose(shared.mul_(self._sign), self._weight.abs())
-        return plain.addcmul_(favoured, x.sign(), value=self._half)
+        to_x = self._transpose(shared, plain)
+        return to_x.addcmul_(self._transpose(shared.mul_(self._sign), agreeing), x.sign())
 
     def at(self, x: Tensor, recorded_x: Tensor) -> Tensor:
         """``stop(z / z_gamma) * z_gamma`` at another ``x``, the signs and the share held."""
-        plain = self._apply(x, self._weight)
         if self._share is None or self._sign is None:
-            return plain
-        favoured = self._apply(x * recorded_x.sign(), self._weight.abs())
-        return self._share * ((1 + self._half) * plain + self._half * self._sign * favoured)
+            return self.value(x)
+        plain, agreeing = self._weights()
+        favoured = self._apply(x * recorded_x.sign(), agreeing)
+        return self._apply(x, plain).addcmul_(self._sign, favoured) * self._share
+
+    def _weights(self) -> tuple[Tensor, Tensor]:
+        """``(1 + gamma / 2) w`` and ``(gamma / 2) |w|``."""
+        return self._weight * (1 + self._gamma / 2), self._weight.abs().mul_(self._gamma / 2)
 
 
 class Favouring(torch.autograd.Function):
@@ -158,8 +163,9 @@ def _linear(
 def _favouring(gates: FrozenGates, layer: FavouringLayer, x: Tensor, bias: Tensor | None) -> Tensor:
     if not gates.recording:
         recorded: tuple[Tensor, Tensor, FavouringLayer] = gates.keep(_never)
-        recorded_x, _, layer = recorded
-        value = layer.at(x, recorded_x)
+        recorded_x, z, layer = recorded
+        # up to where the replay departs from what was recorded, the value is the recorded one
+        value = layer.at(x, recorded_x) if gates.departed else z.detach().requires_grad_().clone()
         return value if bias is None else value + bias
     with torch.no_grad():
         z = layer.value(x.detach())

@@ -18,6 +18,9 @@ from torch.nn import functional as F
 
 #: What is predicted: one of K classes, any of K, yes or no (K = 1), K amounts, a class for each place.
 Task = Literal["multiclass", "multilabel", "binary", "regression", "segmentation"]
+#: Differences of neighbouring pixels above this, in [0, 1], are edges of a picture.
+EDGE = 0.03
+
 TASKS: tuple[Task, ...] = ("multiclass", "multilabel", "binary", "regression", "segmentation")
 
 
@@ -130,6 +133,30 @@ def erasing_loss(task: Task, logits: Tensor, targets: Tensor) -> Tensor:
     return (targets.to(logits) * F.softplus(logits)).mean()
 
 
+def edge_loss(pi: Tensor, pictures: Tensor) -> Tensor:
+    """Ours: ``mean_batch sum_p |grad pi| exp(-|grad x| / EDGE)``, a map pays for its edges where the picture has none.
+
+    The edge-aware smoothness of monocular depth (Godard et al. 2017, arXiv 1609.03677), asked of coefficients.
+
+    Args:
+        pi: ``[N, K, h, w]``.
+        pictures: ``[N, C, H, W]``, not normalised; they are averaged down to the map's size.
+    """
+    if pictures.shape[-2:] != pi.shape[-2:]:
+        pictures = F.interpolate(pictures, size=pi.shape[-2:], mode="area")
+    cost = pi.new_zeros(())
+    for axis in (2, 3):
+        flat = torch.exp(-pictures.diff(dim=axis).abs().mean(1, keepdim=True) / EDGE).to(pi)
+        cost = cost + (pi.diff(dim=axis).abs() * flat).flatten(1).sum(1).mean()
+    return cost
+
+
+def unnormalised(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Images ``[N, C, H, W]`` as they were before ``(x - mean) / std``."""
+    centre, spread = (images.new_tensor(values).reshape(-1, 1, 1) for values in (mean, std))
+    return images * spread + centre
+
+
 def detected_signal(images: Tensor, gate: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """``relu(pi(x) * x)``, the product taken on pixels as they were before normalisation, then normalised again.
 
@@ -139,7 +166,7 @@ def detected_signal(images: Tensor, gate: Tensor, mean: Sequence[float], std: Se
         mean, std: for each channel, or one for all.
     """
     centre, spread = (images.new_tensor(values).reshape(-1, 1, 1) for values in (mean, std))
-    return (torch.relu(gate * (images * spread + centre)) - centre) / spread
+    return (torch.relu(gate * unnormalised(images, mean, std)) - centre) / spread
 
 
 def erased(images: Tensor, gate: Tensor) -> Tensor:

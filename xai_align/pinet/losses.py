@@ -23,6 +23,7 @@ from xai_align.pinet.loss_formulas import (
     asked,
     detected_signal,
     distillation_loss,
+    edge_loss,
     erased,
     erasing_loss,
     feedback_loss,
@@ -30,6 +31,7 @@ from xai_align.pinet.loss_formulas import (
     mask_loss,
     parsimony_loss,
     prediction_loss,
+    unnormalised,
     yes_or_no,
 )
 
@@ -39,6 +41,7 @@ __all__ = [
     "Seen",
     "Task",
     "distillation_loss",
+    "edge_loss",
     "erasing_loss",
     "feedback_loss",
     "mask_loss",
@@ -100,6 +103,7 @@ class PiNetLoss:
         distillation: of the divergence from the teacher's logits.
         temperature: of the distillation.
         erasing: of the erasing loss (ours).
+        edges: of the maps' edges where the picture has none (ours).
         second_pass_statistics: whether batch norms learn their statistics from the second look's images too:
             "updated" (the paper's code) or "kept" (they are not images that will be met).
         mean, std: with which the images were normalised, for each channel.
@@ -108,7 +112,7 @@ class PiNetLoss:
         ValueError: there is no such task, a weight is negative or nothing is weighted, or a term has no
             meaning for the task.
 
-    Source: Lobet & Chiaromonte 2026 (arXiv 2601.04378); distillation and erasing are additions.
+    Source: Lobet & Chiaromonte 2026 (arXiv 2601.04378); distillation, erasing and edges are additions.
     """
 
     task: Task
@@ -120,6 +124,7 @@ class PiNetLoss:
     distillation: float = 0.0
     temperature: float = 1.0
     erasing: float = 0.0
+    edges: float = 0.0
     second_pass_statistics: Literal["updated", "kept"] = "kept"
     mean: Sequence[float] = (0.0,)
     std: Sequence[float] = (1.0,)
@@ -148,7 +153,7 @@ class PiNetLoss:
     @property
     def weights(self) -> dict[str, float]:
         """The weight of each term."""
-        names = ("prediction", "feedback", "parsimony", "masks", "distillation", "erasing")
+        names = ("prediction", "feedback", "parsimony", "masks", "distillation", "erasing", "edges")
         return {name: float(getattr(self, name)) for name in names}
 
     @property
@@ -157,9 +162,13 @@ class PiNetLoss:
         return tuple(name for name, weight in self.weights.items() if weight)
 
     def settings(self) -> dict[str, object]:
-        """All options, as JSON has them."""
+        """All options, as JSON has them; what a subclass has beyond that goes by its kind."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return values | {"mean": list(self.mean), "std": list(self.std)}
+        plain = {
+            name: value if isinstance(value, bool | int | float | str | None) else type(value).__name__
+            for name, value in values.items()
+        }
+        return plain | {"mean": list(self.mean), "std": list(self.std)}
 
     def __call__(self, model: Explains, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss, a scalar, and the terms it is the weighted sum of."""
@@ -173,12 +182,12 @@ class PiNetLoss:
     def of_answer(self, seen: Seen, batch: Batch) -> Tensor:
         """What validation looks at: the weighted prediction and distillation terms, a scalar."""
         terms = ("prediction", "distillation")
-        return self.total({name: self._term(name, seen, batch) for name in terms if self.weights[name]})
+        return self.total({name: self.term(name, seen, batch) for name in terms if self.weights[name]})
 
     def terms(self, model: Explains, seen: Seen, batch: Batch) -> dict[str, Tensor]:
         """Every term that has a weight, unweighted."""
         batch = self.labelled(batch)
-        terms = {name: self._term(name, seen, batch) for name in self.names if name not in ("feedback", "erasing")}
+        terms = {name: self.term(name, seen, batch) for name in self.names if name not in ("feedback", "erasing")}
         if self.feedback or self.erasing:
             found = asked(self.task, seen.coefficients, batch.targets)
             gate = gate_of(found.to(batch.images), batch.images)
@@ -199,8 +208,8 @@ class PiNetLoss:
             return Batch(batch.images, batch.teacher.argmax(1), batch.masks, batch.teacher)
         return Batch(batch.images, (batch.teacher > 0).to(batch.teacher), batch.masks, batch.teacher)
 
-    def _term(self, name: str, seen: Seen, batch: Batch) -> Tensor:
-        """A term of the first look."""
+    def term(self, name: str, seen: Seen, batch: Batch) -> Tensor:
+        """A term of the first look, a scalar. A subclass that adds one names its weight in :attr:`weights`."""
         with torch.autocast(batch.images.device.type, enabled=False):  # sums over thousands of places: full precision
             match name:
                 case "prediction":
@@ -209,6 +218,8 @@ class PiNetLoss:
                     return parsimony_loss(seen.coefficients)
                 case "masks":
                     return self._mask_term(seen, batch)
+                case "edges":
+                    return edge_loss(seen.coefficient_maps, unnormalised(batch.images, self.mean, self.std))
                 case _:
                     return self._distillation_term(seen, batch)
 

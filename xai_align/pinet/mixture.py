@@ -28,9 +28,14 @@ class MixedReadout(Readout):
     parts: tuple[Readout, ...] = field(repr=False)
     weights: tuple[float, ...]
 
-    def map(self, spread: Spread = "area") -> Tensor:
+    @property
+    def spread(self) -> Spread:
+        """Smoothly: cells of several sizes overlap."""
+        return "smooth"
+
+    def map(self, spread: Spread | None = None) -> Tensor:
         """``[N, H, W]``: the weighted sum of the parts' maps; as :meth:`Readout.map`."""
-        return _weighted([part.map(spread) for part in self.parts], self.weights)
+        return _weighted([part.map(spread or self.spread) for part in self.parts], self.weights)
 
 
 def mixed(parts: Sequence[Readout], weights: Sequence[float]) -> MixedReadout:

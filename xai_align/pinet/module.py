@@ -27,6 +27,9 @@ class PiNet(PseudoLinear):
         encoder: images ``[N, C, H, W]`` to a list of feature maps ``[N, C_i, h_i, w_i]``, finest first.
         head: a head for feature maps of these channels.
 
+    Attributes:
+        class_names: for readers; saved with the model. May be empty.
+
     Raises:
         ValueError: the encoder says that its maps have other channels than the head takes.
 
@@ -35,6 +38,7 @@ class PiNet(PseudoLinear):
 
     encoder: nn.Module
     head: SecondLookHead
+    class_names: tuple[str, ...] = ()
 
     def __init__(self, encoder: nn.Module, head: SecondLookHead) -> None:
         super().__init__()

@@ -61,6 +61,7 @@ def config_of(model: PiNet) -> dict[str, Any]:
         },
         "channels": list(model.head.channels),
         "head": model.head.options,
+        "class_names": list(model.class_names),
     }
 
 
@@ -76,6 +77,7 @@ def load(source: str | os.PathLike[str], *, encoder: nn.Module | None, decoder: 
     state = _read_weights(weights_file, config)
     model = _build(config, encoder, decoder)
     _load_state(model, state, weights_file)
+    model.class_names = tuple(config.get("class_names", ()))
     return model.eval()
 
 

@@ -147,10 +147,9 @@ class PlacedBiases(BiasesApart):
 
     def _with(self, gates: FrozenGates, value: Tensor, bias: Tensor, layout: Any) -> Tensor:
         """The value with its bias, which is listened to if its positions have a place in the image."""
-        space = self._space_of(value, layout)
-        if space is None:
+        bias, space = bias.to(value.dtype), self._space_of(value, layout)
+        if space is None or not value.requires_grad:  # the network may run a part of itself without gradients
             return value + bias
-        bias = bias.to(value.dtype)
         number = self._replayed if not gates.recording else len(self._maps)
         if not gates.recording:
             self._replayed += 1

@@ -12,7 +12,7 @@ from torch import nn
 from xai_align import plugins
 from xai_align.hookspecs import FeatureSpace
 from xai_align.pinet.pseudo_linear import PseudoLinear, second_look_space
-from xai_align.pinet.routes import layer_name
+from xai_align.pinet.routes import find_layer, layer_name
 
 #: How a caller may name one feature space: by a layer's name, its module, or a record. None: the default.
 Where: TypeAlias = str | nn.Module | FeatureSpace | None
@@ -75,7 +75,21 @@ def where_to_read(model: nn.Module, asked: Where = None) -> FeatureSpace:
         )
     if name == "input":
         return FeatureSpace(layer="input", layout="NCHW")
+    default = plugins.feature_space(model)
+    if default is not None and default.layer == name:
+        return default  # also by the name that a plugin gives to a place that is no layer
     return plugins.feature_space(model, name) or FeatureSpace(layer=name)
+
+
+def check_place(model: nn.Module, name: str) -> None:
+    """Raise if ``name`` is neither the input, nor the place that a plugin names, nor a layer of the model.
+
+    Raises:
+        ValueError: it is none of these; the message tells what there is.
+    """
+    default = plugins.feature_space(model)
+    if name != "input" and (default is None or default.layer != name):
+        find_layer(model, name)
 
 
 def as_places(asked: Places, rule: RuleName, gamma: float, biases: BiasName) -> list[Place]:

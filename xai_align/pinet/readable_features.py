@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from xai_align.pinet.second_look import EvidenceLook, SecondLook, class_evidence, spread_transposed
+from xai_align.pinet.second_look import EvidenceLook, SecondLook, spread_transposed
 
 #: The choices of ``z``: see :func:`readable_features`.
 ReadableKind = Literal["ones", "area", "pixels", "pixels_and_inverse", "patch_means", "features", "evidence"]
@@ -44,26 +44,18 @@ class Values:
 
 @dataclass(frozen=True)
 class Evidence:
-    """``z_kp``: the evidence ``W_k . F_p`` of a coarse map, spread over the finer map of the coefficients.
+    """``z``: evidence ``[N, K, h', w']`` of a coarse map, to be spread over the finer map of the coefficients."""
 
-    Attributes:
-        features: ``F``, ``[N, C, h', w']``.
-        weight: ``W``, ``[K, C]``.
-    """
-
-    features: Tensor
-    weight: Tensor
+    evidence: Tensor
 
     def total(self, pi: Tensor) -> Tensor:
-        """``sum(pi * z)``, summed cell by cell of the coarse map: the fine one, of all classes, isn't made."""
-        gathered = spread_transposed(pi[:, :, 0], self.features.shape[-2:])
-        if pi.shape[1] == 1:
-            return torch.einsum("nchw,nhw->nc", self.features, gathered[:, 0]) @ self.weight.T
-        return (gathered * class_evidence(self.features, self.weight)).flatten(2).sum(2)
+        """``sum(pi * z)``, summed cell by cell of the coarse map, so that the fine one of all classes isn't made."""
+        gathered = spread_transposed(pi[:, :, 0], self.evidence.shape[-2:])
+        return (gathered * self.evidence).flatten(2).sum(2)
 
     def look(self, **parts: Tensor) -> SecondLook:
-        """With ``z`` made when it is asked for."""
-        return EvidenceLook(features=self.features, weight=self.weight, **parts)
+        """With ``z`` spread when it is asked for."""
+        return EvidenceLook(evidence=self.evidence, **parts)
 
 
 class Readable(nn.Module):
@@ -204,7 +196,8 @@ class ClassEvidence(Readable):
 
     def forward(self, images: Tensor, features: Sequence[Tensor], size: tuple[int, int]) -> Seen:
         """Evidence, ``[N, K, 1, h, w]``, once it is asked for."""
-        return Evidence(features[-1].to(images.dtype), self.weight.to(images.dtype))
+        deepest, weight = features[-1].to(images.dtype), self.weight.to(images.dtype)
+        return Evidence(torch.einsum("kc,nchw->nkhw", weight, deepest))
 
 
 def readable_features(

@@ -61,12 +61,17 @@ class Readout:
         scale = answer.abs().maximum(bias.abs()).maximum((answer - bias).abs())
         return self.completeness_error.abs() / scale.clamp_min(torch.finfo(scale.dtype).tiny)
 
-    def map(self, spread: Spread = "area") -> Tensor:
+    @property
+    def spread(self) -> Spread:
+        """How cells are spread over pixels unless one says: evenly; smoothly where cells of several sizes overlap."""
+        return "smooth" if self.placed else "area"
+
+    def map(self, spread: Spread | None = None) -> Tensor:
         """``[N, H, W]``: what each pixel of the input adds, channels summed; ``map.sum() + prefix + bias == answer``.
 
         Args:
             spread: ``"area"``: a coarse cell's share lies evenly on the pixels that it covers; ``"smooth"``: it
-                fades into its neighbours. Either keeps the sum.
+                fades into its neighbours. Either keeps the sum. None: :attr:`spread`.
 
         Raises:
             ValueError: the input is no image, or the feature space has no grid.
@@ -75,10 +80,10 @@ class Readout:
             raise ValueError("the input is not a batch of images [N, C, H, W]; use Readout.contributions as they are")
         parts = as_tuple(self.contributions)
         cells = [contribution_map(part, self.feature_space, self.image_size) for part in parts]
-        spread_out = [resize_keeping_sum(part, self.image_size, spread) for part in (*cells, *self.placed)]
-        return torch.stack(spread_out).sum(0)
+        how = spread or self.spread
+        return torch.stack([resize_keeping_sum(one, self.image_size, how) for one in (*cells, *self.placed)]).sum(0)
 
-    def on_images(self, channels: int, spread: Spread = "area") -> Tensor:
+    def on_images(self, channels: int, spread: Spread | None = None) -> Tensor:
         """``[N, channels, H, W]``: :meth:`map`, shared equally by the channels of each pixel.
 
         Raises:

@@ -69,41 +69,33 @@ class SecondLook:
 
 
 class EvidenceLook(SecondLook):
-    """A second look at class evidence, ``z_kp = W_k . F_p``, that is made and spread over the map when asked for.
+    """A second look at class evidence, whose ``z`` is coarse, and spread over the map only when it is asked for.
 
     Args:
-        features: ``F``, ``[N, C, h', w']``, on a grid of its own.
-        weight: ``W``, ``[K, C]``.
+        evidence: ``[N, K, h', w']``, on a grid of its own.
         others: the other fields of :class:`SecondLook`.
     """
 
-    features: Tensor
-    weight: Tensor
+    evidence: Tensor
 
-    def __init__(self, *, features: Tensor, weight: Tensor, **others: Tensor) -> None:
-        for name, value in {"features": features, "weight": weight, **others}.items():
+    def __init__(self, *, evidence: Tensor, **others: Tensor) -> None:
+        for name, value in {"evidence": evidence, **others}.items():
             object.__setattr__(self, name, value)
 
     @cached_property
     def z(self) -> Tensor:
         """``[N, K, 1, h, w]``: at every place the evidence that was seen there, with its mean kept."""
-        with full_precision(self.weight):
-            return spread(class_evidence(self.features, self.weight), self.coefficients.shape[-2:]).unsqueeze(2)
+        with full_precision(self.evidence):
+            return spread(self.evidence, self.coefficients.shape[-2:]).unsqueeze(2)
 
     def _z_over_classes(self, weights: Tensor) -> Tensor:
-        # sum_k w_k W_k . F: the classes' weights first, then one map
-        summed = torch.einsum("nc,nchw->nhw", weights @ self.weight, self.features)
+        summed = torch.einsum("nk,nkhw->nhw", weights, self.evidence)
         return spread(summed, self.coefficients.shape[-2:]).unsqueeze(1)
 
 
 def full_precision(like: Tensor) -> torch.autocast:
     """Within, autocast is off on the device of a tensor: what is summed here is what the logits are the sum of."""
     return torch.autocast(like.device.type, enabled=False)
-
-
-def class_evidence(features: Tensor, weight: Tensor) -> Tensor:
-    """``W_k . F_p``: ``[N, C, h, w]`` and ``[K, C]`` to ``[N, K, h, w]``."""
-    return torch.einsum("kc,nchw->nkhw", weight, features)
 
 
 def over_classes(weights: Tensor, x: Tensor) -> Tensor:

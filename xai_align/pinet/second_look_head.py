@@ -203,7 +203,7 @@ def _decoder(
     if isinstance(decoder, nn.Module):
         return decoder
     if decoder == "fpn":
-        return FeaturePyramid(channels, maps, width, **options)
+        return FeaturePyramid(channels, maps, **{"width": width, **options})
     if decoder == "conv":
         return ConvDecoder(channels, maps, **options)
     if decoder != "pooled":

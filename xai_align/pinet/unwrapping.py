@@ -9,7 +9,7 @@ from torch import nn
 
 @runtime_checkable
 class Retrofitted(Protocol):
-    """A module that only adds a readout to a network: :class:`~xai_align.pinet.PiNet`."""
+    """A module that only adds a readout to a network: :class:`~xai_align.pinet.ExactPiNet`."""
 
     backbone: nn.Module
     feature_space: Any

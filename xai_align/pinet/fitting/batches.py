@@ -59,7 +59,7 @@ class BatchSource:
 
     def over_processes(self, sums: Tensor) -> Tensor:
         """The sum over all processes."""
-        return self.accelerator.reduce(sums.to(self.device), "sum")  # type: ignore[no-any-return]
+        return self.accelerator.reduce(sums.to(self.device), "sum")
 
     def _taught(self, images: Tensor) -> Tensor:
         assert self.teacher is not None

@@ -6,7 +6,7 @@ import os
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -90,7 +90,7 @@ def seed_all(seed: int) -> None:
 
 
 @contextmanager
-def accelerator_for(model: nn.Module, mixed_precision: str, options: Sequence[Any] = ()) -> Iterator[Accelerator]:
+def accelerator_for(model: nn.Module, mixed_precision: str) -> Iterator[Accelerator]:
     """An :class:`accelerate.Accelerator` of our own.
 
     ``accelerate`` keeps its settings once for the whole program, so a second fit in another precision, or a
@@ -99,6 +99,7 @@ def accelerator_for(model: nn.Module, mixed_precision: str, options: Sequence[An
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState, GradientState, PartialState
+    from accelerate.utils import GradientAccumulationPlugin
 
     launched = int(os.environ.get("WORLD_SIZE", "1")) > 1
     on_cpu = all(p.device.type == "cpu" for p in parameters_of(model))
@@ -109,7 +110,9 @@ def accelerator_for(model: nn.Module, mixed_precision: str, options: Sequence[An
     try:
         for state in ours:
             state._shared_state.clear()
-        accelerator = Accelerator(mixed_precision=mixed_precision, cpu=cpu, kwargs_handlers=options)
+        # the loop weighs its passes itself, so none of what a launcher's environment may say about accumulation
+        alone = GradientAccumulationPlugin(num_steps=1)
+        accelerator = Accelerator(mixed_precision=mixed_precision, cpu=cpu, gradient_accumulation_plugin=alone)
         if mixed_precision == "fp16" and accelerator.device.type == "cpu":
             raise ValueError("fp16 is for GPUs; on a CPU choose mixed_precision='bf16'")
         yield accelerator

@@ -60,9 +60,14 @@ def first_look(
     Several processes would wait for the gradients of the others for ever.
 
     Raises:
-        TypeError: the data set or its first item is of another kind.
+        TypeError: the model, the data set or its first item is of another kind.
         ValueError: there are no items, the model's answer does not go with the task, or depends on no parameter.
     """
+    if not callable(getattr(model, "explain", None)):
+        raise TypeError(
+            f"a {type(model).__name__} has no explain(x) that says how its logits come about; put a SecondLookHead on "
+            "its features: PiNet(encoder, head), or timm_align.retrofit(..., head='second_look')"
+        )
     length_of(train, "the training data")
     first = train[0]
     image = checked_image(first[0] if isinstance(first, tuple | list) and first else first)

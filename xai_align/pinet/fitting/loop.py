@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from xai_align.pinet.accounts import wide
 from xai_align.pinet.fitting.batches import BatchSource
 from xai_align.pinet.fitting.callers_state import seed_all
 from xai_align.pinet.fitting.epoch_plan import Piece, derived_seed, epoch_plan
@@ -41,7 +42,7 @@ class LossOfModel(nn.Module):
     def forward(self, images: Tensor, targets: Tensor, masks: Tensor | None, teacher: Tensor | None) -> Tensor:
         """The loss and, after it, its terms: ``[1 + T]``."""
         total, terms = self.loss(self.model, Batch(images, targets, masks, teacher))  # type: ignore[arg-type]
-        return torch.stack([total, *terms.values()])
+        return torch.stack([total, *(terms[name] for name in self.loss.names)])
 
 
 @dataclass
@@ -100,6 +101,7 @@ class FitLoop:
             if number == len(plan) or (every and number % every == 0):
                 self._end_stretch(stretch)
                 stretch = Stretch()
+                training.seconds = before + time.monotonic() - began
             if training.stopped:
                 return
         self._end_epoch()
@@ -124,7 +126,7 @@ class FitLoop:
             with accelerator.no_sync(self.wrapped) if number < len(pieces) else nullcontext():
                 found = self.wrapped(batch.images, batch.targets, batch.masks, batch.teacher)
                 accelerator.backward(found[0] * piece.share)
-            stretch.sums = stretch.sums + piece.share * found.detach().double()
+            stretch.sums = stretch.sums + piece.share * wide(found.detach())
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.settings.schedule == "cosine":
@@ -166,9 +168,11 @@ class FitLoop:
     def _judge(self, row: Row) -> None:
         """Is it the best yet, and is it time to stop? Among equals, a lower validation loss is better."""
         training, settings, value, best = self.training, self.settings, row[self.metric.name], self.training.best
-        better = self.metric.is_better(value, float("nan") if best is None else best[self.metric.name])
-        level = best is not None and value == best[self.metric.name]
-        row["best"] = better or (level and best is not None and row["validation_loss"] < best["validation_loss"])
+        than = float("nan") if best is None else best[self.metric.name]
+        better = best is None or self.metric.is_better(value, than)
+        level = value == than or (math.isnan(value) and math.isnan(than))
+        lower = best is not None and row["validation_loss"] < best["validation_loss"]
+        row["best"] = better or (level and lower)
         if row["best"]:
             training.remember_as_best(row)
         training.since_best = 0 if better else training.since_best + 1

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from xai_align.pinet.accounts import wide
 from xai_align.pinet.loss_formulas import Task
 from xai_align.pinet.losses import Batch, Seen
 
@@ -30,25 +31,25 @@ class FittingMetric:
     higher_is_better: bool = True
 
     def counts(self, seen: Seen, batch: Batch) -> Tensor:
-        """float64 sums over the batch; those of several batches are added."""
+        """Sums over the batch (float64 where the device has it); those of several batches are added."""
         logits, targets = seen.logits, batch.targets
         match self.task:
             case "multiclass":
                 right = (logits.argmax(1) == targets).sum()
-                return torch.stack([right, right.new_tensor(len(logits))]).double()
+                return wide(torch.stack([right, right.new_tensor(len(logits))]))
             case "binary":
                 right = ((logits > 0) == (targets > 0.5)).sum()
-                return torch.stack([right, right.new_tensor(len(logits))]).double()
+                return wide(torch.stack([right, right.new_tensor(len(logits))]))
             case "multilabel":
                 named, there = logits > 0, targets > 0.5
-                return torch.stack([2 * (named & there).sum(), named.sum() + there.sum()]).double()
+                return wide(torch.stack([2 * (named & there).sum(), named.sum() + there.sum()]))
             case "regression":
-                error = (logits - targets).abs().double()
+                error = wide((logits - targets).abs())
                 return torch.stack([error.sum(), error.new_tensor(error.numel())])
             case "segmentation":
                 found, there = _class_maps(seen.coefficient_maps, targets)
                 over = (found & there).sum((0, 2, 3)), (found | there).sum((0, 2, 3))
-                return torch.stack(over).double().flatten()
+                return wide(torch.stack(over)).flatten()
 
     def width(self, classes: int) -> int:
         """How many counts there are."""

@@ -54,13 +54,13 @@ class FitSettings:
         _at_least_one("gradient_accumulation_steps", self.passes)
         if not 0 < self.learning_rate < math.inf:
             raise ValueError(f"learning_rate is {self.learning_rate}; give a positive number")
-        for name, value, known in (
+        for name, chosen, known in (
             ("schedule", self.schedule, get_args(Schedule)),
             ("mixed_precision", self.mixed_precision, get_args(Precision)),
             ("keep", self.keep, get_args(Keep)),
         ):
-            if value not in known:
-                raise ValueError(f"{name} is '{value}'; choose one of {', '.join(known)}")
+            if chosen not in known:
+                raise ValueError(f"{name} is '{chosen}'; choose one of {', '.join(known)}")
 
     def check_with_data(self, train: int, processes: int, validated: bool) -> None:
         """Raise where the options and the data don't go together.

@@ -104,6 +104,10 @@ class Training:
                 number, _, key = name.removeprefix(_OPTIMIZER).partition("/")
                 state.setdefault(int(number), {})[key] = tensor
         self.optimizer.load_state_dict({"state": state, "param_groups": numbers["optimizer"]["param_groups"]})
+        for parameter, values in self.optimizer.state.items():
+            for key, value in values.items():
+                if isinstance(value, Tensor) and value.shape == parameter.shape:  # in the parameter's memory format
+                    values[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
         if self.scheduler is not None:
             self.scheduler.load_state_dict(numbers["scheduler"])
         if self.scaler is not None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from xai_align.pinet.accounts import wide
 from xai_align.pinet.fitting.batches import BatchSource
 from xai_align.pinet.fitting.metric import FittingMetric
 from xai_align.pinet.losses import PiNetLoss
@@ -29,18 +30,18 @@ def validate(
     """
     same_buffers(model, source)
     model.eval()
-    sums = torch.zeros(2, dtype=torch.float64, device=source.device)
+    sums = wide(torch.zeros(2, device=source.device))
     counts: Tensor | None = None
     for raw in source.of_share(data, batch_size):
         batch = loss.labelled(source.at_hand(raw))
         with source.accelerator.autocast():
             seen = model.explain(batch.images)  # type: ignore[operator]
-        value = loss.of_answer(seen, batch).double()
+        value = wide(loss.of_answer(seen, batch))
         sums += torch.stack([value * len(batch.images), value.new_tensor(len(batch.images))])
         found = metric.counts(seen, batch)
         counts = found if counts is None else counts + found
     if counts is None:  # more processes than examples
-        counts = torch.zeros(metric.width(source.collate.classes), dtype=torch.float64)
+        counts = wide(torch.zeros(metric.width(source.collate.classes), device=source.device))
     total, count = source.over_processes(sums).tolist()
     return total / count, metric.value(source.over_processes(counts))
 

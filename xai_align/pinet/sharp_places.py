@@ -1,0 +1,61 @@
+"""Where a convolutional network is read if nobody says where: sharply, and still exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+
+from xai_align import plugins
+from xai_align.model_state import modules_of
+from xai_align.pinet.places import Place, Places
+from xai_align.pinet.unwrapping import unwrapped
+from xai_align.question import QuestionModel
+
+#: Counted from the end: the stage whose cells are 8 pixels wide, in a network that halves its maps five times.
+STAGE = -3
+#: The options of a readout that choose among exact accounts.
+CHOICES = ("weights", "rule", "gamma", "biases")
+
+
+def sharp_places(model: Any) -> list[Place] | None:
+    """The mixture that reads a convolutional network sharply; None for networks it wasn't tried on.
+
+    Half of it is the readout at the third stage from the end, by the gamma
+    rule with biases at their positions: fine, and little grained. Half is the
+    readout of the head's input: coarse, and steady whatever stands where
+    pixels were removed. Each accounts for the whole answer, and so do they
+    together. Chosen on EfficientNet-Lite0 and SqueezeNet
+    (``benchmarks/sharp_readout.py``), and so only offered where a plugin names
+    stages and head of a network of convolutions, batch norms and linear layers.
+
+    Args:
+        model: the network, also compiled, parallel or asked a question. A retrofitted one is read where it was
+            retrofitted.
+    """
+    model, own_place = unwrapped(model)
+    if isinstance(model, QuestionModel):
+        model, own_place = unwrapped(model.model)
+    if own_place is not None or not isinstance(model, nn.Module) or not _is_convolutional(model):
+        return None
+    head, stages = plugins.feature_space(model), plugins.stages(model)
+    if head is None or head.split is None or len(stages) < -STAGE:
+        return None
+    sharp = Place(feature_space=stages[STAGE], rule="gamma", biases="placed")
+    return [sharp, Place(feature_space=head)]
+
+
+def given_or_sharp(model: Any, given: Places, options: Mapping[str, Any]) -> Places:
+    """The places given; where there are none, and no option of the readout chooses an account, :func:`sharp_places`."""
+    chosen = any(options.get(name) is not None for name in CHOICES)
+    return given if given is not None or chosen else sharp_places(model)
+
+
+def _is_convolutional(model: nn.Module) -> bool:
+    """Whether all parameters are those of convolutions, batch norms and linear layers."""
+    known = (_ConvNd, _BatchNorm, nn.Linear)
+    owners = [module for module in modules_of(model) if any(p is not None for p in module._parameters.values())]
+    return any(isinstance(module, _ConvNd) for module in owners) and all(isinstance(one, known) for one in owners)
