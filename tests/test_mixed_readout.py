@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from captum_align import LayerPiNetAttribution, PiNetAttribution
 from tests.networks import conv_net, images, two_layers, untouched
-from xai_align import FeatureSpace, Question, Split, read_out
+from xai_align import FeatureSpace, Question, Split, explain, read_out
 from xai_align.pinet import ExactPiNet, MixedReadout, Place, sharp_places
 from xai_align.question import ask
 
@@ -255,6 +255,28 @@ def test_the_last_map_can_still_be_had(options):
     readout = read_out(model, x, 3)
     assert readout.kind == "local"
     assert torch.equal(attributions, readout.on_images(3))
+
+
+def test_explaining_by_name_reads_the_same():
+    model, x = timm.create_model("test_resnet").eval(), images(1, 96)
+    sharp, last, gates = (
+        explain(model, x, 3),
+        explain(model, x, 3, layer="head input"),
+        explain(model, x, 3, rule="gate"),
+    )
+    assert torch.equal(sharp.attribution, PiNetAttribution(model).attribute(x, 3))
+    assert torch.equal(sharp.map, read_out(model, x, 3, sharp_places(model)).map())
+    assert torch.allclose(sharp.total + sharp.readout.bias, sharp.answer.double(), atol=1e-5)
+    for one in (last, gates):
+        assert torch.equal(one.attribution, read_out(model, x, 3).on_images(3))
+
+
+def test_cells_of_several_sizes_are_spread_smoothly():
+    model, x = conv_net(), images()
+    coarse, placed = read_out(model, x, 1, "pool"), read_out(model, x, 1, "pool", biases="placed")
+    assert torch.equal(coarse.map(), coarse.map("area"))
+    assert torch.equal(placed.map(), placed.map("smooth"))
+    assert not torch.equal(placed.map(), placed.map("area"))
 
 
 def test_a_network_asked_a_question_is_read_sharply_too():
