@@ -40,7 +40,7 @@ from xai_align.pinet import PiNet
 
 EPOCHS = 40
 #: Weight of the parsimony: more makes maps sharper and predictions less the network's own.
-CONCENTRATION = 8.0
+CONCENTRATION = 4.0
 #: Settings were chosen on so many photographs, which are neither trained on nor judged.
 CHOSEN_ON = 24
 PACS_EPOCHS = 2

@@ -42,7 +42,7 @@ class CurveLoss(PiNetLoss):
     prediction: float = 0.0
     insertion: float = 1.0
     deletion: float = 1.0
-    concentration: float = 8.0
+    concentration: float = 4.0
     smoothness: float = 0.05
     judge: nn.Module = field(repr=False)
 

@@ -159,7 +159,7 @@ def test_feature_space_behind_the_logits():
             self.side(x)
             return self.main(x)
 
-    with pytest.raises(ValueError, match="does not depend on this feature space"):
+    with pytest.raises(ValueError, match="does not depend on the feature space 'side'"):
         read_out(Side().eval(), images(), 0, "side")
 
 
