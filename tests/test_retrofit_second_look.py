@@ -14,6 +14,7 @@ from torch import nn
 
 import timm_align
 from timm_align import TimmEncoder
+from xai_align import plugins
 from xai_align.pinet import ExactPiNet, FrozenEncoder, PiNet, SecondLookHead, read_out
 
 #: Pooled linear heads on maps, in both orders of axes, and on tokens; they start as they are.
@@ -250,3 +251,22 @@ def test_reading_out_elsewhere_goes_through_the_whole_network():
         readout = read_out(pinet, x, 1, "input")
     assert readout.relative_error.max() < 1e-10
     torch.testing.assert_close(readout.answer, pinet(x)[:, 1].detach())
+
+
+def test_a_second_look_through_the_plugins_is_the_retrofit():
+    model = timm.create_model("test_resnet", num_classes=5).eval()
+    pinet = plugins.second_look(model, 3, {"frozen": True, "z": "ones", "size": 8})
+    assert isinstance(pinet, PiNet)
+    assert pinet.encoder.inner.backbone is model
+    assert pinet.explain(torch.rand(1, 3, 64, 64)).maps.shape == (1, 3, 8, 8)
+
+
+def test_a_model_that_no_plugin_knows_gets_no_second_look():
+    with pytest.raises(ValueError, match=r"second look on Linear: no plugin knows such models.*Plugins asked: .*timm"):
+        plugins.second_look(torch.nn.Linear(1, 1), 2, {"frozen": True})
+
+
+def test_random_weights_by_name():
+    loaded = plugins.load_model("timm:test_resnet@random")
+    assert not loaded.model.training
+    assert loaded.model(torch.rand(1, 3, 160, 160)).shape == (1, 1000)

@@ -161,15 +161,13 @@ def load_model(reference: str) -> LoadedModel:
         ValueError: no plugin knows this form of reference, or who knows it could not load the model.
         PluginError: in strict mode, a plugin failed on a reference that another one could load.
     """
-    answer, failures = _first_answer("xai_align_load_model", LoadedModel, reference=reference)
-    if answer is not None:
-        _warn_about_all(failures)
-        return answer
-    if failures:
-        raise _no_answer(f"cannot load the model '{reference}'", failures)
-    raise ValueError(
-        f"no plugin knows the model reference '{reference}'; write it like one of "
-        f"{', '.join(REFERENCE_FORMS)}, or as a plugin of yours documents. {_asked('xai_align_load_model')}"
+    return _answer_or_raise(
+        "xai_align_load_model",
+        LoadedModel,
+        doing=f"cannot load the model '{reference}'",
+        unknown=f"no plugin knows the model reference '{reference}'; write it like one of "
+        f"{', '.join(REFERENCE_FORMS)}, or as a plugin of yours documents.",
+        reference=reference,
     )
 
 
@@ -180,15 +178,14 @@ def encoder(reference: str, options: dict[str, Any]) -> nn.Module:
         ValueError: no plugin knows it, or who knows it could not build it.
         PluginError: in strict mode, a plugin failed on an encoder that another one could build.
     """
-    answer, failures = _first_answer("xai_align_encoder", nn.Module, reference=reference, options=options)
-    if answer is not None:
-        _warn_about_all(failures)
-        return answer
-    if failures:
-        raise _no_answer(f"cannot build the encoder '{reference}'", failures)
-    raise ValueError(
-        f"no plugin knows the encoder '{reference}'; install the package that it came from, or build it yourself and "
-        f"give it as encoder=.... {_asked('xai_align_encoder')}"
+    return _answer_or_raise(
+        "xai_align_encoder",
+        nn.Module,
+        doing=f"cannot build the encoder '{reference}'",
+        unknown=f"no plugin knows the encoder '{reference}'; install the package that it came from, or build it "
+        "yourself and give it as encoder=....",
+        reference=reference,
+        options=options,
     )
 
 
@@ -199,18 +196,16 @@ def second_look(model: nn.Module, num_classes: int, options: dict[str, Any]) -> 
         ValueError: no plugin knows it, or who knows it could not build the PiNet.
         PluginError: in strict mode, a plugin failed on a model that another one could take.
     """
-    answer, failures = _first_answer(
-        "xai_align_second_look", nn.Module, model=model, num_classes=num_classes, options=options
-    )
-    if answer is not None:
-        _warn_about_all(failures)
-        return answer
     what = f"cannot put a second look on {type(model).__name__}"
-    if failures:
-        raise _no_answer(what, failures)
-    raise ValueError(
-        f"{what}: no plugin knows such models; build xai_align.pinet.PiNet(encoder, SecondLookHead(...)) yourself. "
-        f"{_asked('xai_align_second_look')}"
+    return _answer_or_raise(
+        "xai_align_second_look",
+        nn.Module,
+        doing=what,
+        unknown=f"{what}: no plugin knows such models; build xai_align.pinet.PiNet(encoder, SecondLookHead(...)) "
+        "yourself.",
+        model=model,
+        num_classes=num_classes,
+        options=options,
     )
 
 
@@ -309,6 +304,17 @@ def _first_answer(
         except Refusal as refusal:
             failures.append((plugin, refusal))
     return None, failures
+
+
+def _answer_or_raise(hook: str, kind: type[_Answer], *, doing: str, unknown: str, **arguments: Any) -> _Answer:
+    """The first answer; where there is none, what those who tried met, or that no one knows."""
+    answer, failures = _first_answer(hook, kind, **arguments)
+    if answer is not None:
+        _warn_about_all(failures)
+        return answer
+    if failures:
+        raise _no_answer(doing, failures)
+    raise ValueError(f"{unknown} {_asked(hook)}")
 
 
 def _no_answer(what: str, failures: list[tuple[Plugin, Refusal]]) -> ValueError:
