@@ -161,7 +161,8 @@ def footnotes(methods: set[str]) -> list[str]:
     if "layer_grad_cam" in methods:
         notes.append(
             "layer_grad_cam promises nothing about its sum. Where a network ends in a mean over places and "
-            "one linear layer, its map equals pinet's and the gap is the bias; elsewhere it does not."
+            "one linear layer, its map equals the exact readout of the head's input and the gap is the bias; "
+            "elsewhere it does not."
         )
     if "integrated_gradients" in methods:
         notes.append(
