@@ -105,7 +105,7 @@ def test_a_run_that_is_killed_anywhere_goes_on(tmp_path):
     wanted, end = undisturbed()
     paths = os.pathsep.join([str(TESTS), str(TESTS.parent), str(TESTS.parent / "adapters")])
     program = [sys.executable, str(TESTS / "fit_factory.py"), "killed", str(tmp_path), *map(str, whole_epochs)]
-    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     died = subprocess.run(program, env=environment, capture_output=True, text=True, timeout=200, check=False)
     assert died.returncode == 0, died.stderr
     assert set(json.loads(died.stdout)) == {-signal.SIGKILL}
