@@ -93,7 +93,16 @@ def test_stopping_twice_is_no_different(tmp_path):
     assert lines(tmp_path) == rows(wanted.history)
 
 
-def test_a_run_that_is_killed_anywhere_goes_on(tmp_path):
+@pytest.fixture
+def one_thread():
+    """As the program has that is killed: another number of threads is another rounding."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_a_run_that_is_killed_anywhere_goes_on(tmp_path, one_thread):
     """33 items are looked at first, then 40 in an epoch: three steps of 8, and 8 after the second and the third."""
     whole_epochs = {
         45: 0,  # killed in the second step
@@ -105,7 +114,7 @@ def test_a_run_that_is_killed_anywhere_goes_on(tmp_path):
     wanted, end = undisturbed()
     paths = os.pathsep.join([str(TESTS), str(TESTS.parent), str(TESTS.parent / "adapters")])
     program = [sys.executable, str(TESTS / "fit_factory.py"), "killed", str(tmp_path), *map(str, whole_epochs)]
-    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     died = subprocess.run(program, env=environment, capture_output=True, text=True, timeout=200, check=False)
     assert died.returncode == 0, died.stderr
     assert set(json.loads(died.stdout)) == {-signal.SIGKILL}

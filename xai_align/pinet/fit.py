@@ -103,8 +103,9 @@ def fit_pinet(
     so far. Started with ``accelerate launch`` or ``torchrun``, the processes share the work.
 
     Two runs with the same arguments see the same examples in the same order, whatever the random state
-    outside; on a CPU, with as many threads, they are equal to the last bit. With ``out``, a run that is called again goes on from the
-    end of its last whole epoch, as if it had never stopped; an epoch that was interrupted is begun again.
+    outside; on a CPU, with as many threads, they are equal to the last bit. With ``out``, a run that is called again
+    goes on from the end of its last whole epoch, as if it had never stopped; an epoch that was interrupted is begun
+    again.
 
     Args:
         model: a :class:`~xai_align.pinet.PiNet`, or any module with ``explain(x)`` that gives ``logits [N, K]``,
