@@ -34,7 +34,7 @@ from xai_align.plugins import attribution_methods, load_model
 
 MODEL = "timm_align.efficientnet_lite0:load"
 #: PiNet at the head's input, in the middle of the network, and at the pixels.
-PINET = ("pinet", "pinet@blocks.2", "pinet@input")
+PINET = ("pinet@head input", "pinet@blocks.2", "pinet@input")
 CONTROLS = ("random", "centre_gaussian")
 #: A forward pass for each channel: ten seconds an image and more.
 SLOW = ("scorecam", "ablationcam")
