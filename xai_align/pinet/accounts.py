@@ -63,7 +63,7 @@ def local_account(route: Route, questions: Sequence[Question]) -> Account:
         at_zero = _answer(weights.clone(), route.run(lambda number, z: next(places)))
         beta = torch.autograd.grad(at_zero.sum(), origin, materialize_grads=True)
     contributions = tuple(z * b for z, b in zip(tree_leaves(route.z), beta, strict=True))
-    return _account(logits, weights, rest, contributions, at_zero.detach())
+    return account_of(logits, weights, rest, contributions, at_zero.detach())
 
 
 def frozen_accounts(
@@ -119,7 +119,7 @@ def frozen_accounts(
     finally:
         gates.clear()
     return [
-        _account(logits, weights, rest, tuple(map(_contribution, parts, slopes)), constant, biases.of(number))
+        account_of(logits, weights, rest, tuple(map(_contribution, parts, slopes)), constant, biases.of(number))
         for number, (parts, slopes, constant) in enumerate(zip(z, beta, at_zero, strict=True))
     ]
 
@@ -170,17 +170,24 @@ def wide(x: Tensor) -> Tensor:
     return x.float() if x.device.type == "mps" else x.double()
 
 
-def _account(
+def total_of(parts: Sequence[Tensor]) -> Tensor:
+    """``[N]``: the sum over all parts and all their axes but the first, in float64 where the device has it."""
+    return torch.stack([wide(part).flatten(1).sum(1) for part in parts]).sum(0)
+
+
+def account_of(
     logits: Tensor,
     weights: Tensor,
     rest: Tensor,
     contributions: tuple[Tensor, ...],
     at_zero: Tensor,
     placed: tuple[Tensor, ...] = (),
+    coefficients: Tensor | None = None,
 ) -> Account:
+    """The account of an answer ``sum_k w_k z_k + rest`` whose part without coordinates is ``at_zero + rest``."""
     answer, bias = _answer(weights, logits) + rest, at_zero + rest
-    total = torch.stack([wide(part).flatten(1).sum(1) for part in (*contributions, *placed)]).sum(0)
-    return Account(logits, answer, contributions, bias, total + wide(bias) - wide(answer), placed)
+    error = total_of((*contributions, *placed)) + wide(bias) - wide(answer)
+    return Account(logits, answer, contributions, bias, error, placed, coefficients)
 
 
 def _check_batch(z: Sequence[Tensor], logits: Tensor) -> None:

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from xai_align.pinet.coefficient_decoder import resized
+
 #: What is predicted: one of K classes, any of K, yes or no (K = 1), K amounts, a class for each place.
 Task = Literal["multiclass", "multilabel", "binary", "regression", "segmentation"]
 #: Differences of neighbouring pixels above this, in [0, 1], are edges of a picture.
@@ -187,8 +189,7 @@ def gate_of(pi: Tensor, images: Tensor) -> Tensor:
     """
     if pi.shape[1] != images.shape[1]:
         pi = pi.mean(1, keepdim=True)
-    size = images.shape[-2:]
-    return pi if pi.shape[-2:] == size else F.interpolate(pi, size=size, mode="bilinear", align_corners=False)
+    return resized(pi, (images.shape[-2], images.shape[-1]))
 
 
 def asked(task: Task, pi: Tensor, targets: Tensor) -> Tensor:

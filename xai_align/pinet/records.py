@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from xai_align.hookspecs import FeatureSpace
-from xai_align.pinet.accounts import Account, wide
+from xai_align.pinet.accounts import Account, total_of
 from xai_align.spatial import Spread, contribution_map, prefix_part, resize_keeping_sum
 
 
@@ -51,8 +51,7 @@ class Readout:
     @property
     def total(self) -> Tensor:
         """``[N]``: all that has coordinates, contributions and placed biases; ``total + bias == answer``."""
-        parts = (*as_tuple(self.contributions), *self.placed)
-        return torch.stack([wide(part).flatten(1).sum(1) for part in parts]).sum(0)
+        return total_of((*as_tuple(self.contributions), *self.placed))
 
     @property
     def relative_error(self) -> Tensor:

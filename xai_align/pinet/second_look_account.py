@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from xai_align.pinet.accounts import Account, wide
+from xai_align.pinet.accounts import Account, account_of
 from xai_align.pinet.input_checks import check_logits
 from xai_align.pinet.pseudo_linear import PseudoLinear
 from xai_align.question import Question, linear_forms
@@ -33,8 +33,12 @@ def second_look_account(
         look = model.explain(inputs[0])
         logits = check_logits(look.logits)
         weights, rest = linear_forms(questions, logits)
-        contributions = look.contributions_to(weights)
-        answer, bias = (weights * logits).sum(1) + rest, (weights * look.bias).sum(1) + rest
-        error = wide(contributions).flatten(1).sum(1) + wide(bias) - wide(answer)
-        account = Account(logits, answer, (contributions,), bias, error, coefficients=look.coefficients_to(weights))
+        account = account_of(
+            logits,
+            weights,
+            rest,
+            (look.contributions_to(weights),),
+            (weights * look.bias).sum(1),
+            coefficients=look.coefficients_to(weights),
+        )
     return account, all(one.is_linear for one in questions)

@@ -8,7 +8,6 @@ then is the last but one removed, so there is a good one at any time.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -18,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
+
+from xai_align.pinet.fitting.digest import digest_of
 
 #: The version of what stands in a checkpoint.
 FORMAT = 1
@@ -111,7 +111,7 @@ def write_checkpoint(path: Path, snapshot: Snapshot) -> None:
 
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in snapshot.tensors.items()}
     text = json.dumps(snapshot.numbers, sort_keys=True)
-    header = {"format": str(FORMAT), "numbers": text, "sha256": _digest(tensors, text)}
+    header = {"format": str(FORMAT), "numbers": text, "sha256": digest_of(tensors, text)}
     waiting = path.with_name(path.name + ".tmp")
     try:
         save_file(tensors, waiting, metadata=header)
@@ -140,7 +140,7 @@ def read_checkpoint(path: Path) -> Snapshot:
         raise DamagedCheckpoint(f"'{path}' holds tensors but is no checkpoint of a fit")
     if header.get("format") != str(FORMAT):
         raise DamagedCheckpoint(f"'{path}' has format {header.get('format')}; this version reads {FORMAT}")
-    if header.get("sha256") != _digest(tensors, header["numbers"]):
+    if header.get("sha256") != digest_of(tensors, header["numbers"]):
         raise DamagedCheckpoint(f"'{path}' is damaged (its content does not have the digest it was written with)")
     return Snapshot(tensors, json.loads(header["numbers"]))
 
@@ -163,13 +163,3 @@ def differences(before: Any, now: Mapping[str, Any]) -> str:
 def _shown(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 100 else text[:100] + " …"
-
-
-def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
-    digest = hashlib.sha256(text.encode())
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name}:{tensor.dtype}:{list(tensor.shape)}".encode())
-        flat = tensor.reshape(-1)
-        if flat.numel():
-            digest.update(flat.view(torch.uint8).numpy().data)
-    return digest.hexdigest()

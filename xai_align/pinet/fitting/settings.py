@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from xai_align.pinet.fitting.callers_state import frozen_tensors
+from xai_align.pinet.fitting.digest import digest_of
 from xai_align.pinet.fitting.examination import Examination
 from xai_align.pinet.losses import PiNetLoss
 
@@ -111,6 +111,7 @@ def configuration(
 
     The number of epochs is part of it only where the schedule depends on it: a run may be made longer.
     """
+    frozen = frozen_tensors(model)
     groups = {str(number): _group(group) for number, group in enumerate(optimizer.param_groups)}
     return {
         "loss": settings.loss.settings(),
@@ -128,7 +129,7 @@ def configuration(
         "mixed_precision": settings.mixed_precision,
         "teacher": teacher,
         "trained": {name: f"{str(p.dtype).removeprefix('torch.')} {list(p.shape)}" for name, p in trained.items()},
-        "frozen": _digest(frozen_tensors(model)),
+        "frozen": digest_of(frozen)[:16] if frozen else None,
         **{name: _data(found) for name, found in data.items()},
     }
 
@@ -143,18 +144,6 @@ def _group(group: Mapping[str, Any]) -> dict[str, Any]:
 
 def _data(found: Examination | None) -> dict[str, Any] | None:
     return None if found is None else {"examples": found.count, "targets": found.digest}
-
-
-def _digest(tensors: Mapping[str, Tensor]) -> str | None:
-    """None if there are none."""
-    if not tensors:
-        return None
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(f"{name}:{tensor.dtype}:{list(tensor.shape)}".encode())
-        digest.update(flat.view(torch.uint8).numpy().data if flat.numel() else b"")
-    return digest.hexdigest()[:16]
 
 
 def _at_least_one(name: str, value: int | None) -> None:
