@@ -13,10 +13,10 @@ import pytest
 import torch
 from fit_factory import Plain, Squares, fit, rows, same_weights, small_pinet, weights
 
+from xai_align.fitting import checkpoints
+from xai_align.fitting.checkpoints import CheckpointWarning, DamagedCheckpoint, read_checkpoint
 from xai_align.pinet import FrozenEncoder, PiNet, SecondLookHead
 from xai_align.pinet.fit import fit_pinet
-from xai_align.pinet.fitting import checkpoints
-from xai_align.pinet.fitting.checkpoints import CheckpointWarning, DamagedCheckpoint, read_checkpoint
 from xai_align.pinet.losses import PiNetLoss
 
 TESTS = Path(__file__).parent

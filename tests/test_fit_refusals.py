@@ -9,10 +9,10 @@ from fit_factory import Plain, Squares
 from networks import untouched
 from torch import nn
 
+from xai_align.fitting.diverged import DivergedError
 from xai_align.pinet import conv_pinet
 from xai_align.pinet.fit import fit_pinet
 from xai_align.pinet.fitting.examination import FittingDataWarning
-from xai_align.pinet.fitting.loop import DivergedError
 from xai_align.pinet.losses import PiNetLoss
 
 BINARY = PiNetLoss("binary")

@@ -12,16 +12,17 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from xai_align.model_state import parameters_of
-from xai_align.pinet.fitting.batches import BatchSource, Teacher
-from xai_align.pinet.fitting.callers_state import (
+from xai_align.fitting.callers_state import (
     accelerator_for,
     only_weights_change,
     random_state_of_the_caller,
     seed_all,
     trained_parameters,
 )
-from xai_align.pinet.fitting.epoch_plan import derived_seed, steps_in_epoch
+from xai_align.fitting.epoch_plan import derived_seed, steps_in_epoch
+from xai_align.fitting.training_log import Row, TrainingLog
+from xai_align.model_state import parameters_of
+from xai_align.pinet.fitting.batches import BatchSource, Teacher
 from xai_align.pinet.fitting.examination import examine
 from xai_align.pinet.fitting.first_look import first_look, teacher_for
 from xai_align.pinet.fitting.loop import FitLoop
@@ -36,7 +37,6 @@ from xai_align.pinet.fitting.settings import (
     Resume,
     Schedule,
 )
-from xai_align.pinet.fitting.training_log import Row, TrainingLog
 from xai_align.pinet.losses import PiNetLoss
 
 

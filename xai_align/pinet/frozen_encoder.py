@@ -60,3 +60,10 @@ class FrozenEncoder(nn.Module):
     def trainable_parameters(self) -> Iterator[nn.Parameter]:
         """None."""
         return iter(())
+
+
+def frozen_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers inside a :class:`FrozenEncoder`, by name: they stay, whatever happens."""
+    prefixes = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, FrozenEncoder))
+    both = (*model.named_parameters(), *model.named_buffers())
+    return {name: tensor for name, tensor in both if name.startswith(prefixes)}

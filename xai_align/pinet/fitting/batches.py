@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from xai_align.pinet.fitting.epoch_plan import EpochBatches, Piece
+from xai_align.fitting.epoch_plan import EpochBatches, Piece
 from xai_align.pinet.fitting.items import Collate
 from xai_align.pinet.losses import Batch
 

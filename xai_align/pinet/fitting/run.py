@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from xai_align.pinet.fitting.checkpoints import Checkpoints
-from xai_align.pinet.fitting.epoch_plan import steps_in_epoch
+from xai_align.fitting.checkpoints import Checkpoints
+from xai_align.fitting.epoch_plan import steps_in_epoch
 from xai_align.pinet.fitting.examination import Examination
 from xai_align.pinet.fitting.loop import LossOfModel
 from xai_align.pinet.fitting.settings import FitSettings, Resume, configuration

@@ -10,9 +10,9 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
-from xai_align.pinet.fitting.callers_state import frozen_tensors
-from xai_align.pinet.fitting.digest import digest_of
+from xai_align.fitting.digest import digest_of
 from xai_align.pinet.fitting.examination import Examination
+from xai_align.pinet.frozen_encoder import frozen_tensors
 from xai_align.pinet.losses import PiNetLoss
 
 Schedule = Literal["none", "cosine", "plateau"]

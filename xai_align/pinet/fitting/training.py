@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xai_align.pinet.fitting.callers_state import frozen_tensors
-from xai_align.pinet.fitting.checkpoints import Snapshot
-from xai_align.pinet.fitting.training_log import Row
+from xai_align.fitting.checkpoints import Snapshot
+from xai_align.fitting.optimizer_state import optimizer_state, plain_value, restore_optimizer
+from xai_align.fitting.training_log import Row
+from xai_align.pinet.frozen_encoder import frozen_tensors
 
 _OPTIMIZER, _MODEL, _BEST = "optimizer/", "model/", "best/"
 
@@ -66,16 +67,10 @@ class Training:
 
     def snapshot(self) -> Snapshot:
         """Everything that the next epoch depends on."""
-        state = self.optimizer.state_dict()
         tensors = {_MODEL + name: value for name, value in self._kept.items()}
         tensors |= {_BEST + name: value for name, value in self._best_weights.items()}
-        plain: dict[str, dict[str, Any]] = {}
-        for number, values in state["state"].items():
-            for key, value in values.items():
-                if isinstance(value, Tensor):
-                    tensors[f"{_OPTIMIZER}{number}/{key}"] = value
-                else:
-                    plain.setdefault(str(number), {})[key] = _plain(value, f"the optimiser's '{key}'")
+        optimizer_tensors, optimizer_numbers = optimizer_state(self.optimizer)
+        tensors |= {_OPTIMIZER + name: value for name, value in optimizer_tensors.items()}
         numbers = {
             "epoch": self.epoch,
             "step": self.step,
@@ -84,8 +79,8 @@ class Training:
             "best": self.best,
             "since_best": self.since_best,
             "stopped": self.stopped,
-            "optimizer": {"state": plain, "param_groups": _plain(state["param_groups"], "the optimiser's groups")},
-            "scheduler": None if self.scheduler is None else _plain(self.scheduler.state_dict(), "the schedule"),
+            "optimizer": optimizer_numbers,
+            "scheduler": None if self.scheduler is None else plain_value(self.scheduler.state_dict(), "the schedule"),
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
         }
         return Snapshot(tensors, numbers)
@@ -98,16 +93,8 @@ class Training:
             value.copy_(snapshot.tensors[_MODEL + name])
         for name, value in self._changing.items():
             self._best_weights[name] = snapshot.tensors[_BEST + name].to(value.device)
-        state: dict[int, dict[str, Any]] = {int(key): dict(v) for key, v in numbers["optimizer"]["state"].items()}
-        for name, tensor in snapshot.tensors.items():
-            if name.startswith(_OPTIMIZER):
-                number, _, key = name.removeprefix(_OPTIMIZER).partition("/")
-                state.setdefault(int(number), {})[key] = tensor
-        self.optimizer.load_state_dict({"state": state, "param_groups": numbers["optimizer"]["param_groups"]})
-        for parameter, values in self.optimizer.state.items():
-            for key, value in values.items():
-                if isinstance(value, Tensor) and value.shape == parameter.shape:  # in the parameter's memory format
-                    values[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+        own = {n.removeprefix(_OPTIMIZER): v for n, v in snapshot.tensors.items() if n.startswith(_OPTIMIZER)}
+        restore_optimizer(self.optimizer, own, numbers["optimizer"])
         if self.scheduler is not None:
             self.scheduler.load_state_dict(numbers["scheduler"])
         if self.scaler is not None:
@@ -119,21 +106,3 @@ class Training:
 
     def _copy(self) -> dict[str, Tensor]:
         return {name: value.detach().clone() for name, value in self._changing.items()}
-
-
-def _plain(value: Any, what: str) -> Any:
-    """The value, if JSON can say it.
-
-    Raises:
-        TypeError: it can't.
-    """
-    if isinstance(value, Mapping):
-        return {str(key): _plain(one, what) for key, one in value.items() if not callable(one)}
-    if isinstance(value, list | tuple):
-        return [_plain(one, what) for one in value]
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    raise TypeError(
-        f"{what} holds a {type(value).__name__}, which a checkpoint can't keep; "
-        "give another optimiser, or train without checkpoints (out=None)"
-    )

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from xai_align.model_state import modules_of, parameters_of, unchanged_rng
-from xai_align.pinet.frozen_encoder import FrozenEncoder
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -33,13 +32,6 @@ def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     if not found:
         raise ValueError("no parameter of the model requires grad, so there is nothing to train")
     return found
-
-
-def frozen_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers inside a :class:`~xai_align.pinet.FrozenEncoder`, by name: they stay, whatever happens."""
-    prefixes = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, FrozenEncoder))
-    both = (*model.named_parameters(), *model.named_buffers())
-    return {name: tensor for name, tensor in both if name.startswith(prefixes)}
 
 
 @contextmanager

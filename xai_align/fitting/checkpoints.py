@@ -19,7 +19,7 @@ from typing import Any
 
 from torch import Tensor
 
-from xai_align.pinet.fitting.digest import digest_of
+from xai_align.fitting.digest import digest_of
 
 #: The version of what stands in a checkpoint.
 FORMAT = 1

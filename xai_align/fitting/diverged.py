@@ -1,0 +1,5 @@
+"""What is raised when there is no use in going on."""
+
+
+class DivergedError(ArithmeticError):
+    """The loss is no number any more."""
