@@ -169,6 +169,27 @@ def test_feature_space_is_the_first_that_is_known_else_none(site):
     assert plugins.feature_space(nn.Identity()) is None
 
 
+NEW_HEAD = """
+@hookimpl
+def xai_align_classifier(model, num_classes):
+    if isinstance(model, nn.Linear):
+        return nn.Linear(model.in_features, num_classes + {more})
+"""
+
+
+def test_third_parties_are_asked_for_a_new_head_before_us(site):
+    site.add("own_test", NEW_HEAD.format(more=100), distribution="xai-align")
+    assert plugins.classifier(nn.Linear(4, 2), 3).out_features == 103
+    site.add("third", NEW_HEAD.format(more=0))
+    assert plugins.classifier(nn.Linear(4, 2), 3).out_features == 3
+    with pytest.raises(
+        ValueError, match="cannot give Identity a head for 3 classes: no plugin knows such models"
+    ) as no:
+        plugins.classifier(nn.Identity(), 3)
+    assert "write the hook xai_align_classifier" in str(no.value)
+    assert "Plugins asked: third, own_test" in str(no.value)
+
+
 def test_hook_may_take_fewer_arguments_than_it_is_offered(site):
     site.add("few", "@hookimpl\ndef xai_align_feature_space():\n    return FeatureSpace(layer='input')")
     assert plugins.feature_space(nn.Identity()).layer == "input"

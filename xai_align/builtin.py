@@ -44,7 +44,7 @@ def xai_align_metrics() -> list[MetricSpec]:
 
 @hookimpl
 def xai_align_load_model(reference: str) -> LoadedModel | None:
-    """The PiNet saved as ``pinet:FOLDER``, or what the factory ``package.module:factory`` makes; None for others.
+    """``pinet:FOLDER``, ``align:FOLDER``, or what the factory ``package.module:factory`` makes; None for others.
 
     Raises:
         ValueError: the folder can't be used, the module cannot be imported, or the factory is missing, fails or
@@ -57,6 +57,10 @@ def xai_align_load_model(reference: str) -> LoadedModel | None:
             return load_pinet(reference)
         except FileNotFoundError as error:
             raise ValueError(str(error)) from error
+    if reference.startswith("align:"):
+        from xai_align.align.saved_fit import load_fit
+
+        return load_fit(reference)
     match = _FACTORY_REFERENCE.fullmatch(reference)
     if match is None or reference.startswith("timm:"):
         return None

@@ -18,6 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from xai_align.compare_command import compare_command
+from xai_align.fit_align_command import fit_align_command
 from xai_align.fit_command import fit_pinet_command
 from xai_align.terminal import errors_in_words, output, progress_bar
 
@@ -36,6 +37,7 @@ app = typer.Typer(
 
 app.command("compare")(compare_command)
 app.command("fit-pinet")(fit_pinet_command)
+app.command("fit-align")(fit_align_command)
 
 
 def main() -> None:

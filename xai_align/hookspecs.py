@@ -1,4 +1,4 @@
-"""The plugin contract: seven hooks and the typed records they return.
+"""The plugin contract: eight hooks and the typed records they return.
 
 A plugin is any module (or object) named in the entry-point group ``xai_align``
 that carries functions marked with :data:`hookimpl` and named like the hooks of
@@ -106,7 +106,7 @@ class FeatureSpace:
 
 
 class HookSpecs:
-    """The seven hooks. Arguments may be added in later versions, never removed."""
+    """The eight hooks. Arguments may be added in later versions, never removed."""
 
     @hookspec
     def xai_align_attributions(self) -> list[AttributionSpec]:  # type: ignore[empty-body]
@@ -149,4 +149,12 @@ class HookSpecs:
 
         ``options`` are those of :class:`~xai_align.pinet.SecondLookHead`, and ``frozen``: whether the model
         itself stays as it is.
+        """
+
+    @hookspec(firstresult=True)
+    def xai_align_classifier(self, model: nn.Module, num_classes: int) -> nn.Module | None:
+        """A copy of ``model`` with a new head that gives ``num_classes`` logits, to be trained.
+
+        ``model`` itself stays as it is. The head's first weights are drawn from PyTorch's random state. None if this
+        plugin does not know the model.
         """

@@ -39,6 +39,19 @@ def frozen_parameters(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Every module is in eval mode inside, and in the mode that it had before, each by itself, outside."""
+    training = [module for module in modules_of(model) if module.training]
+    try:
+        for module in training:
+            module.training = False
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+@contextmanager
 def without_inplace(model: nn.Module) -> Iterator[None]:
     """Activations of ``model`` work out of place inside, as methods that hook modules backward need."""
     with _switched_off(model, "inplace"):

@@ -42,6 +42,7 @@ __all__ = [
     "PluginWarning",
     "attribution_method",
     "attribution_methods",
+    "classifier",
     "encoder",
     "feature_space",
     "get_plugin_manager",
@@ -56,7 +57,13 @@ __all__ = [
 ]
 
 #: Examples of the references that :func:`load_model` knows without third-party plugins.
-REFERENCE_FORMS = ("timm:resnet50", "timm:resnet50@weights.safetensors", "pinet:FOLDER", "package.module:factory")
+REFERENCE_FORMS = (
+    "timm:resnet50",
+    "timm:resnet50@weights.safetensors",
+    "pinet:FOLDER",
+    "align:FOLDER",
+    "package.module:factory",
+)
 
 Kind = Literal["attribution", "metric"]
 _Named = TypeVar("_Named")
@@ -206,6 +213,24 @@ def second_look(model: nn.Module, num_classes: int, options: dict[str, Any]) -> 
         model=model,
         num_classes=num_classes,
         options=options,
+    )
+
+
+def classifier(model: nn.Module, num_classes: int) -> nn.Module:
+    """A copy of ``model`` with a new head for so many classes, from the first plugin that knows it, third parties first.
+
+    Raises:
+        ValueError: no plugin knows it, or who knows it could not do it.
+        PluginError: in strict mode, a plugin failed on a model that another one could take.
+    """
+    what = f"cannot give {type(model).__name__} a head for {num_classes} classes"
+    return _answer_or_raise(
+        "xai_align_classifier",
+        nn.Module,
+        doing=what,
+        unknown=f"{what}: no plugin knows such models; write the hook xai_align_classifier for it (docs/plugins.md).",
+        model=model,
+        num_classes=num_classes,
     )
 
 

@@ -1,4 +1,4 @@
-"""What captum_align gives to xai-align: the exact readout and FEI by name, and Captum's own methods as peers."""
+"""What captum_align gives to xai-align: the exact readout, FEI and ALIGN by name, and Captum's own methods as peers."""
 
 from __future__ import annotations
 
@@ -32,6 +32,13 @@ def _build_fei(model: Any, **options: Any) -> Any:
     return FEIAttribution(model, **options)
 
 
+def _build_align(model: Any, masker: Any = None, **options: Any) -> Any:
+    from captum_align.align_attribution import ALIGNAttribution
+    from xai_align.align.saved_fit import masker_of
+
+    return ALIGNAttribution(masker_of(model) if masker is None else masker, **options)
+
+
 def _build_clipped_gradient(model: Any, **options: Any) -> Any:
     from captum_align.clipped_gradient_attribution import ClippedGradientAttribution
 
@@ -62,7 +69,7 @@ def _sensitivity(forward_func: Any, inputs: Any, attributions: Any, *, explain: 
 
 @hookimpl
 def xai_align_attributions() -> list[AttributionSpec]:
-    """``pinet``, ``fei`` and Captum's methods. Captum is imported when one is built."""
+    """``pinet``, ``fei``, ``align`` and Captum's methods. Captum is imported when one is built."""
     return [
         AttributionSpec(
             name="pinet", build=_build_pinet, summary="exact readout: contributions that sum to the answer"
@@ -76,6 +83,11 @@ def xai_align_attributions() -> list[AttributionSpec]:
             name="fei-nested",
             build=partial(_build_fei, solver="nested"),
             summary="masks optimised one after another, each within the next, as FEI published it (500 passes)",
+        ),
+        AttributionSpec(
+            name="align",
+            build=_build_align,
+            summary="the mask of a trained masker, the same for every class, one pass (masker=FILE, or align:FOLDER)",
         ),
         AttributionSpec(
             name="clipped-gradient",

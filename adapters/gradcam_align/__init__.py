@@ -6,15 +6,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gradcam_align.align_cam import ALIGNCAM
     from gradcam_align.attribution_cam import AttributionCAM
     from gradcam_align.fei_cam import FEICAM
     from gradcam_align.pinet_cam import PiNetCAM
     from gradcam_align.target_question import TargetQuestion
 
-__all__ = ["FEICAM", "AttributionCAM", "PiNetCAM", "TargetQuestion"]
+__all__ = ["ALIGNCAM", "FEICAM", "AttributionCAM", "PiNetCAM", "TargetQuestion"]
 
 #: Where each public class lives. pytorch-grad-cam is imported with the first of them: listing plugins stays quick.
 _HOME = {
+    "ALIGNCAM": "gradcam_align.align_cam",
     "AttributionCAM": "gradcam_align.attribution_cam",
     "FEICAM": "gradcam_align.fei_cam",
     "PiNetCAM": "gradcam_align.pinet_cam",

@@ -1,4 +1,4 @@
-"""What timm_align gives to xai-align: models and encoders by name, and where to read them."""
+"""What timm_align gives to xai-align: models and encoders by name, where to read them, and new heads for them."""
 
 from __future__ import annotations
 
@@ -54,3 +54,12 @@ def xai_align_second_look(model: nn.Module, num_classes: int, options: dict[str,
     if not is_timm_model(model):
         return None
     return retrofit(model, head="second_look", num_classes=num_classes, **options)
+
+
+@hookimpl
+def xai_align_classifier(model: nn.Module, num_classes: int) -> nn.Module | None:
+    """A copy of a timm model whose classifier was reset."""
+    from timm_align.feature_space import is_timm_model
+    from timm_align.new_head import with_new_head
+
+    return with_new_head(model, num_classes) if is_timm_model(model) else None

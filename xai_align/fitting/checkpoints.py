@@ -110,7 +110,7 @@ def write_checkpoint(path: Path, snapshot: Snapshot) -> None:
     from safetensors.torch import save_file
 
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in snapshot.tensors.items()}
-    text = json.dumps(snapshot.numbers, sort_keys=True)
+    text = json.dumps(snapshot.numbers)
     header = {"format": str(FORMAT), "numbers": text, "sha256": digest_of(tensors, text)}
     waiting = path.with_name(path.name + ".tmp")
     try:

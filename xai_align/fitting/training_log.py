@@ -2,7 +2,8 @@
 
 One row for each validation and each end of an epoch. A run that goes on first
 writes the rows that its checkpoint knows, so what an interrupted epoch had
-added is not there twice.
+added is not there twice. A row may bring a name that those before it didn't have:
+then the table is written anew, with a column more.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-#: What is known after a stretch of training; the same names in every row of a run.
+#: What is known after a stretch of training, by name.
 Row = dict[str, Any]
 
 
@@ -30,13 +31,16 @@ class TrainingLog:
     def __init__(self, folder: Path | None, listener: Callable[[Row], None] | None = None) -> None:
         self._folder, self._listener = folder, listener
         self._board: Any = None
+        self._rows: list[Row] = []
+        self._names: list[str] = []
 
     def begin(self, rows: Sequence[Row]) -> None:
         """Start the files with the rows there are."""
         if self._folder is None:
             return
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._csv.write_text("".join([_csv_line(list(rows[0])), *map(_csv_row, rows)]) if rows else "", "utf-8")
+        self._rows = list(rows)
+        self._write_table()
         self._jsonl.write_text("".join(map(_json_line, rows)), "utf-8")
         self._board = _tensorboard(self._folder / "tensorboard", rows[-1]["step"] + 1 if rows else 0)
 
@@ -46,8 +50,11 @@ class TrainingLog:
             self._listener(dict(row))
         if self._folder is None:
             return
-        head = "" if self._csv.stat().st_size else _csv_line(list(row))
-        _append(self._csv, head + _csv_row(row))
+        self._rows.append(row)
+        if set(row) <= set(self._names):
+            _append(self._csv, self._csv_row(row))
+        else:
+            self._write_table()
         _append(self._jsonl, _json_line(row))
         if self._board is not None:
             for name, value in row.items():
@@ -59,6 +66,14 @@ class TrainingLog:
         """Let go of the files."""
         if self._board is not None:
             self._board.close()
+
+    def _write_table(self) -> None:
+        self._names = list(dict.fromkeys(name for row in self._rows for name in row))
+        head = [_csv_line(self._names)] if self._names else []
+        self._csv.write_text("".join([*head, *map(self._csv_row, self._rows)]), "utf-8")
+
+    def _csv_row(self, row: Row) -> str:
+        return _csv_line(["" if row.get(name) is None else row[name] for name in self._names])
 
     @property
     def _csv(self) -> Path:
@@ -74,10 +89,6 @@ class TrainingLog:
 def _append(path: Path, text: str) -> None:
     with path.open("a", encoding="utf-8", newline="") as file:
         file.write(text)
-
-
-def _csv_row(row: Row) -> str:
-    return _csv_line(["" if value is None else value for value in row.values()])
 
 
 def _csv_line(values: Sequence[Any]) -> str:

@@ -33,8 +33,8 @@ SCORES = "score per 1 % of the picture; its order counts"
 NO_ACCOUNT = "–"
 # maps of slopes: what they sum to has nothing to do with the answer
 _SLOPES = frozenset(("saliency", "guided_backprop", "clipped-gradient"))
-# optimised maps: only the order of their values means something
-_RANKINGS = frozenset(("fei", "fei-nested"))
+# optimised maps and masks: only the order of their values means something
+_RANKINGS = frozenset(("align", "fei", "fei-nested"))
 # other than PiNet: gradients times inputs, and differences of answers, are in logits too
 _IN_LOGITS = frozenset(
     (
@@ -151,6 +151,8 @@ def footnotes(methods: set[str]) -> list[str]:
             f"{' and '.join(rankings)} only rank{'s' * (len(rankings) == 1)} places, the most relevant highest: "
             "the values are no contributions and do not sum to anything."
         )
+    if "align" in methods:
+        notes.append("align shows one mask, whatever is asked: the masker looks at the image alone, not at the class.")
     if "fei" in methods:
         notes.append("fei counts from the mean of its map: blue is less relevant than the mean, not evidence against.")
     if "clipped-gradient" in methods:

@@ -1,0 +1,145 @@
+"""The fits of the ALIGN benchmark on digits: one classifier, one schedule, and a recipe for each row of the table.
+
+Every method makes the same number of classifier steps on the same pictures in the same order, from the same first
+weights. A fit leaves a JSON with its scores and a file with its networks; what is there isn't repeated.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from benchmarks.align_digits import CLASSES, Domains, Pictures
+from benchmarks.align_scores import scores
+from xai_align.align import AlignTrainer, CollapseWarning, Masker, Recipe, ShortcutWarning, find_shortcuts, recipe
+from xai_align.align.batch import Everyone, TrainingBatch
+from xai_align.align.other_backgrounds import OtherBackgrounds
+from xai_align.align.recipes import guided_by
+
+BATCH = 64
+#: Epochs of the classifier; the first ones are without masks. Then the masker learns alone, which takes more epochs.
+EPOCHS, WARMUP, MASKER_ONLY = 12, 3, 1
+RATE = 3e-3
+WIDTHS = (16, 32, 32, 64, 64)
+STRIDES = (1, 2, 1, 2, 1)
+#: lambda1, lambda3, lambda4; lambda2 is the library's.
+SPARSITY, ALIGNMENT, MIXUP = 2.0, 1.0, 0.1
+
+
+@dataclass(frozen=True)
+class Everywhere:
+    """A guide that marks the whole image: what the size of the inverse mask does, without its place."""
+
+    needs_masks: bool = field(default=False, init=False)
+    needs_masker: bool = field(default=False, init=False)
+
+    def __call__(
+        self, batch: TrainingBatch, masker: nn.Module | None, generator: torch.Generator, everyone: Everyone
+    ) -> Tensor:
+        """Ones ``[N, 1, H, W]``."""
+        return torch.ones_like(batch.images[:, :1])
+
+
+def with_backgrounds(one: Recipe, name: str) -> Recipe:
+    """The recipe with :class:`OtherBackgrounds` besides."""
+    return replace(one, name=name, terms=(*one.terms, OtherBackgrounds()))
+
+
+def methods(alignment: float = ALIGNMENT, mixup: float = MIXUP, sparsity: float = SPARSITY) -> dict[str, Recipe]:
+    """The rows of the table."""
+    common: dict[str, Any] = {"alignment": alignment, "mixup": mixup, "mixup_share": 0.5}
+    found = {"erm": recipe("erm"), "dre": recipe("dre"), "align": recipe("align", sparsity=sparsity, **common)}
+    found |= {name: recipe(name, **common) for name in ("oracle", "random", "inverse", "grey")}
+    found["everywhere"] = guided_by("everywhere", Everywhere(), **common)
+    return found | {
+        f"{name} + backgrounds": with_backgrounds(found[name], f"{name} + backgrounds")
+        for name in ("align", "oracle", "inverse")
+    }
+
+
+def toy_network() -> nn.Sequential:
+    """Five 3 x 3 convolutions with batch norms, the mean over the map, a linear head."""
+    layers: list[nn.Module] = []
+    for inside, outside, stride in zip((3, *WIDTHS), WIDTHS, STRIDES, strict=False):
+        layers += [nn.Conv2d(inside, outside, 3, stride, 1, bias=False), nn.BatchNorm2d(outside), nn.ReLU()]
+    return nn.Sequential(nn.Sequential(*layers), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(WIDTHS[-1], CLASSES))
+
+
+def loader(pictures: Pictures, *, shuffle: bool) -> DataLoader[tuple[Tensor, ...]]:
+    """Batches of images, labels and masks; only the oracle and its likes look at masks."""
+    images = pictures.images.to(memory_format=torch.channels_last)
+    return DataLoader(TensorDataset(images, pictures.labels, pictures.masks), BATCH, shuffle=shuffle)
+
+
+def one_fit(
+    method: Recipe, domains: Domains, seed: int, *, epochs: int = EPOCHS
+) -> tuple[dict[str, Any], nn.Module, Any]:
+    """Train, measure and check for shortcuts: the scores, the classifier and the masker."""
+    torch.manual_seed(seed)
+    classifier = toy_network().to(memory_format=torch.channels_last)
+    masker = Masker(width=16).to(memory_format=torch.channels_last) if method.trains_masker else None
+    trainer = AlignTrainer(
+        classifier,
+        masker,
+        recipe=method,
+        warmup_epochs=WARMUP,
+        masker_only_epochs=MASKER_ONLY,
+        masker_every=2,
+        learning_rate=RATE,
+        masker_learning_rate=RATE,
+        schedule="cosine",
+        seed=seed,
+        mixed_precision="bf16",
+    )
+    validation = loader(domains.validation, shuffle=False)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit = trainer.fit(
+            loader(domains.training, shuffle=True),
+            validation,
+            epochs=epochs + (MASKER_ONLY if method.trains_masker else 0),
+        )
+    classifier.eval()
+    found = scores(classifier, fit.masker, domains)
+    shortcuts = find_shortcuts(classifier, fit.masker, loader(domains.in_domain, shuffle=False))
+    return (
+        found
+        | {
+            "seconds": fit.seconds,
+            "best_epoch": None if fit.best is None else fit.best.get("epoch"),
+            "collapses": sum(issubclass(w.category, CollapseWarning) for w in caught),
+            "shortcut_warnings": sum(issubclass(w.category, ShortcutWarning) for w in caught),
+            "signs": list(shortcuts.signs),
+            "shortcuts": {name: None if value != value else value for name, value in shortcuts.measures.items()},
+        },
+        classifier,
+        fit.masker,
+    )
+
+
+def keep_fit(folder: Path, method: Recipe, domains: Callable[[], Domains], seed: int) -> bool:
+    """Make a fit if its file isn't there; whether it was made."""
+    file = folder / method.name / f"{seed}.json"
+    if file.exists():
+        return False
+    found, classifier, masker = one_fit(method, domains(), seed)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    tensors = _named("classifier", classifier) | ({} if masker is None else _named("masker", masker))
+    save_file(tensors, file.with_suffix(".safetensors"))
+    partial_file = file.with_suffix(".partial")
+    partial_file.write_text(json.dumps(found, indent=1))
+    partial_file.rename(file)
+    return True
+
+
+def _named(prefix: str, network: nn.Module) -> dict[str, Tensor]:
+    return {f"{prefix}.{name}": value.contiguous() for name, value in network.state_dict().items()}

@@ -1,0 +1,266 @@
+"""``xai-align fit-align``: from a folder of domains to a classifier and a masker, and what it says when that can't be."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import nn
+from typer.testing import CliRunner
+
+from tests.networks import conv_net, untouched
+from xai_align.align.batch import TrainingBatch
+from xai_align.align.domain_test import score_domain
+from xai_align.align.saved_fit import load_fit, masker_of
+from xai_align.cli import app
+from xai_align.domain_folder import read_domains, split_domains
+from xai_align.plugins import classifier, load_model
+
+pytest.importorskip("timm")
+BACKBONE = ("--backbone", "timm:test_resnet@random", "--device", "cpu")
+SHORT = (*BACKBONE, "--epochs", 2, "--warmup-epochs", 0, "--masker-only-epochs", 1, "--batch-size", 4, "--judged", 2)
+COLOURS = {"blue": (0, 0, 255), "red": (255, 0, 0)}
+
+
+def save_picture(path, colour, level):
+    """Noise about a level, and a coloured square at the top left."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(len(str(path))).integers(level, level + 90, (24, 24, 3)).astype(np.uint8)
+    pixels[2:12, 2:12] = colour
+    Image.fromarray(pixels).save(path)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Two domains, dark and light, with seven and two pictures of each class."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    for domain, level, count in (("dark", 0, 7), ("light", 160, 2)):
+        for name, colour in COLOURS.items():
+            for i in range(count):
+                save_picture(tmp_path / f"pictures/{domain}/{name}/{i:02d}.png", colour, level)
+    return tmp_path
+
+
+def run(*words):
+    return CliRunner().invoke(app, [*map(str, words)])
+
+
+def refused(*words):
+    result = run("fit-align", *words)
+    assert result.exit_code == 2, result.output
+    assert "Traceback" not in result.output
+    return result.stderr.replace("\n", " ")
+
+
+def test_a_folder_of_domains_becomes_a_classifier_and_a_masker_that_can_be_asked(folder):
+    words = ("fit-align", "pictures", "--source", "dark", *SHORT, "--examples", 2, "--out", "out")
+    done = run(*words)
+    assert done.exit_code == 0, done.output
+    assert "2 classes; 10 images to train with, 2 to validate with" in done.stdout
+    assert "2 epochs, 6 steps" in done.stdout
+    assert "trained on" in done.stdout
+    out = folder / "out"
+    about, results = (json.loads((out / f"{name}.json").read_text()) for name in ("classes", "results"))
+    assert about["classes"] == ["blue", "red"]
+    assert {name: one["images"] for name, one in results["domains"].items()} == {"dark": 2, "light": 4}
+    assert {name: one["source"] for name, one in results["domains"].items()} == {"dark": True, "light": False}
+    for one in results["domains"].values():
+        assert one["judged"] == 2
+        assert 0 < one["maps"]["mask"]["mean"] < 1
+        assert all(math.isfinite(value) for value in one["maps"]["mask"].values())
+    with (out / "metrics.csv").open(newline="") as file:
+        assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2"]
+    assert Image.open(out / "curves.png").width > 400
+    assert sorted(path.name for path in (out / "examples").iterdir()) == ["dark.png", "light.png"]
+
+    loaded = load_model("align:out")
+    assert loaded.class_names == ("blue", "red")
+    assert not loaded.model.training
+    by_name = load_model("timm:test_resnet@out/classifier.safetensors").model  # timm's own way, without the names
+    x = loaded.preprocess(Image.open("pictures/dark/red/00.png"))[None]
+    with torch.no_grad():
+        assert torch.equal(by_name(x), loaded.model(x))
+    asked = run(
+        "explain", "pictures/dark/red/00.png", "--model", "align:out", "--method", "align", "--out", "why",
+        "--device", "cpu",
+    )  # fmt: skip
+    assert asked.exit_code == 0, asked.output
+    mask = np.load("why/00.align.npz")["map"]
+    assert 0 <= mask.min() <= mask.max() <= 1.001
+
+    weights = load_file(out / "classifier.safetensors")
+    again = run(*words)
+    assert again.exit_code == 0, again.output
+    assert "2 epochs, 6 steps" in again.stdout
+    after = load_file(out / "classifier.safetensors")
+    assert all(torch.equal(value, after[name]) for name, value in weights.items())
+    assert "mixup" in refused(*words[1:], "--mixup", 0.5)
+
+
+def test_one_domain_and_a_recipe_without_a_masker(folder):
+    done = run("fit-align", "pictures/dark", *SHORT, "--recipe", "erm", "--examples", 0, "--out", "out")
+    assert done.exit_code == 0, done.output
+    results = json.loads((folder / "out/results.json").read_text())
+    assert list(results["domains"]) == ["dark"]
+    assert list(results["domains"]["dark"]["maps"]) == ["cam"]
+    assert not (folder / "out/masker.safetensors").exists()
+    assert masker_of(load_model("align:out").model) is None
+    assert not (folder / "out/examples").exists()
+
+
+def test_given_masks_go_with_their_images(folder):
+    drawn = np.zeros((24, 24), np.uint8)
+    drawn[2:12, 2:12] = 1
+    (folder / "masks/dark/red").mkdir(parents=True)
+    for i in range(7):
+        Image.fromarray(drawn).save(folder / f"masks/dark/red/{i:02d}.png")
+    words = ("pictures", "--source", "dark", *SHORT, "--recipe", "oracle", "--examples", 0, "--out", "out")
+    assert "the recipe 'oracle' learns from given masks; give a folder of them: --masks FOLDER" in refused(*words)
+    done = run("fit-align", *words, "--masks", "masks")
+    assert done.exit_code == 0, done.output
+    results = json.loads((folder / "out/results.json").read_text())
+    assert results["recipe"] == "oracle"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("nowhere",), "the image folder 'nowhere' does not exist"),
+        (("nowhere", "--source", "dark"), "the image folder 'nowhere' does not exist"),
+        (("pictures",), "say which of these domains are trained on: --source dark"),
+        (
+            ("pictures", "--source", "drak"),
+            "'pictures' has no domain 'drak'; did you mean 'dark'? Its domains: dark, light",
+        ),
+        (("pictures/dark", "--source", "red"), "has no domain 'red'"),
+        (("pictures/dark", "--recipe", "algin"), "there is no recipe 'algin'"),
+        (("pictures/dark", "--recipe", "erm", "--sparsity", 1), "the recipe 'erm' has no option 'sparsity'"),
+        (("pictures/dark", "--test-share", "0.9"), "validation (0.15) and test (0.9) take all the images"),
+        (("pictures/dark", "--test-share", "-0.1"), "share is -0.1"),
+        (("pictures/dark", "--alternation", "sometimes"), "alternation is 'sometimes'"),
+        (("pictures/dark", "--layer", "nowhere"), "nowhere"),
+        (("pictures/dark", "--warmup-epochs", "1"), "of 2 epochs, 1 are warm-up and 1 the masker's alone"),
+        (("pictures/dark", "--device", "nowhere"), "cannot be used"),
+        (("pictures/dark", "--backbone", "timm:resnet5000@random"), "timm has no model 'resnet5000'"),
+    ],
+)
+def test_what_cannot_be_used_is_said_in_a_line(folder, words, told):
+    assert told in refused(*SHORT, *words, "--out", "out")
+    assert not (folder / "out/classifier.safetensors").exists()
+
+
+def test_domains_share_one_numbering_and_what_the_sources_lack_is_left_out(folder):
+    save_picture(folder / "pictures/dark/green/00.png", (0, 255, 0), 0)
+    save_picture(folder / "pictures/light/amber/00.png", (255, 200, 0), 0)
+    (folder / "pictures/notes").mkdir()
+    domains = read_domains("pictures", ["dark"])
+    assert domains.classes == ["blue", "green", "red"]
+    assert list(domains.images) == ["dark", "light"]
+    labels = {(one.path.parent.name, one.label) for images in domains.images.values() for one in images}
+    assert labels == {("blue", 0), ("green", 1), ("red", 2)}
+    assert domains.notes == ["1 images of 'light' are of classes that no source has; they are left out"]
+    both = read_domains("pictures", ["light", "dark"])
+    assert both.classes == ["amber", "blue", "green", "red"]
+    assert list(both.images) == ["light", "dark"]
+
+
+@pytest.mark.filterwarnings("ignore:.*holds one image")
+def test_no_image_is_in_two_parts_and_every_class_in_each(folder):
+    domains = read_domains("pictures", ["dark"])
+    split = split_domains(domains, validation_share=0.3, test_share=0.3, seed=1)
+    parts = [split.train, split.validation, split.test["dark"]]
+    assert [len(part) for part in parts] == [6, 4, 4]
+    assert sorted(one.path for part in parts for one in part) == sorted(one.path for one in domains.images["dark"])
+    assert all({one.label for one in part} == {0, 1} for part in parts)
+    assert list(split.test["light"]) == list(domains.images["light"])
+    again, other = (split_domains(domains, validation_share=0.3, test_share=0.3, seed=seed) for seed in (1, 2))
+    assert again.train == split.train
+    assert other.train != split.train
+
+
+def test_scores_are_worked_out_by_hand():
+    """Three classes; of 1, 2 and 1 images, 1, 1 and 0 are right."""
+    model = SimpleNamespace(answers=iter([torch.tensor([0, 1]), torch.tensor([0, 1])]))
+
+    class Says(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.bias = nn.Parameter(torch.zeros(3))
+
+        def forward(self, x):
+            return nn.functional.one_hot(next(model.answers), 3) + self.bias
+
+    images = torch.zeros(2, 3, 8, 8)
+    batches = [TrainingBatch(images=images, labels=torch.tensor(labels)) for labels in ([0, 1], [1, 2])]
+    found = score_domain(Says(), batches, judged=0)
+    assert (found.images, found.judged, found.maps) == (4, 0, {})
+    assert found.accuracy == 0.5
+    assert found.macro_accuracy == pytest.approx((1 + 0.5 + 0) / 3)
+    assert found.worst_class == 0
+    with pytest.raises(ValueError, match="no images to test with"):
+        score_domain(Says(), [])
+
+
+def test_a_mask_over_what_counts_is_sufficient_and_comprehensive():
+    """Class 1 is the mean of the left half; the mask lies there, and then beside it."""
+
+    class Left(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(1, 1, 1)
+            nn.init.ones_(self.conv.weight)
+            nn.init.zeros_(self.conv.bias)
+
+        def forward(self, x):
+            left = self.conv(x)[:, :, :, :4].mean((1, 2, 3))
+            return torch.stack([torch.zeros_like(left), 4 * left], 1)
+
+    class Half(nn.Module):
+        def __init__(self, shift):
+            super().__init__()
+            self.shift = shift
+
+        def forward(self, x):
+            columns = torch.arange(8.0, device=x.device).roll(self.shift)
+            return (1 - 0.1 * columns).expand(len(x), 1, 8, 8)
+
+    batches = [TrainingBatch(images=torch.ones(2, 1, 8, 8), labels=torch.ones(2, dtype=torch.int64))]
+    model = Left()
+    with untouched(model):
+        right, wrong = (score_domain(model, batches, masker=Half(shift), space="conv").maps["mask"] for shift in (0, 4))
+    assert right.mean == pytest.approx(0.65)
+    assert right.comprehensiveness > wrong.comprehensiveness == pytest.approx(0, abs=1e-6)
+    assert right.sufficiency < wrong.sufficiency
+
+
+def test_a_new_head_is_a_copys():
+    model = load_model("timm:test_vit@random").model
+    model.blocks[0].train()
+    with untouched(model), torch.random.fork_rng():  # its weights are drawn
+        fresh = classifier(model, 3)
+    assert fresh(torch.zeros(2, 3, 160, 160)).shape == (2, 3)
+    assert fresh.blocks[0].training
+    assert not fresh.training
+    assert not fresh.head.training
+    assert next(fresh.parameters()).data_ptr() != next(model.parameters()).data_ptr()
+    with pytest.raises(ValueError, match="num_classes is 1; a classifier tells at least two classes apart"):
+        classifier(model, 1)
+    with pytest.raises(ValueError, match="cannot give ConvNet a head for 3 classes: no plugin knows such models"):
+        classifier(conv_net(), 3)
+
+
+def test_folders_that_hold_no_fit_are_refused(tmp_path):
+    assert load_fit("pinet:somewhere") is None
+    with pytest.raises(ValueError, match=r"there is no '.*classifier\.safetensors'; write align:FOLDER"):
+        load_model(f"align:{tmp_path}")
+    (tmp_path / "classifier.safetensors").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="damaged or truncated.*copy it again, or train again"):
+        load_model(f"align:{tmp_path}")

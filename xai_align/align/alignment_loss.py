@@ -1,0 +1,115 @@
+"""How far a classifier's saliency is from a mask: the cross-entropy that ALIGN aligns them with.
+
+    BCE(Phi, M) = mean over cells of  - M log Phi - (1 - M) log(1 - Phi)
+
+Soft masks ``M`` are targets and get no gradient. The least a BCE can be is the mask's own entropy; what is
+above it is the divergence ``KL(M || Phi)``, the ``excess``, which is what progress shows in. From the published
+description of ALIGN (Hong et al., arXiv 2511.06944); where the two maps meet, clamping and balance are our choices.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from xai_align.align.saliency import at_least_float32
+from xai_align.fei.optimised import check_choice
+from xai_align.pinet.second_look import full_precision
+
+__all__ = ["AlignmentLoss", "Balance", "Meet", "alignment_loss"]
+
+#: Whether the mask is averaged down to the CAM's cells, or the CAM brought up to the mask's pixels, bilinearly.
+Meet = Literal["mask_down", "cam_up"]
+#: "area": every cell counts the same, so a small object counts little. "even": inside and outside count half each.
+Balance = Literal["area", "even"]
+
+
+@dataclass(frozen=True)
+class AlignmentLoss:
+    """The loss of each image and what it is made of, all ``[N]``, float32.
+
+    Attributes:
+        total: what is minimised: the BCE, or with even balance the mean of ``inside`` and ``outside``.
+        inside: ``- log Phi``, averaged with weights ``M``: high where evidence is missing on the object.
+        outside: ``- log(1 - Phi)``, averaged with weights ``1 - M``: high where there is some beside it.
+        excess: BCE less the mask's entropy; about 0 where saliency and mask are equal.
+    """
+
+    total: Tensor
+    inside: Tensor
+    outside: Tensor
+    excess: Tensor
+
+
+def alignment_loss(
+    cam: Tensor,
+    mask: Tensor,
+    *,
+    meet: Meet = "mask_down",
+    eps: float = 1e-3,
+    balance: Balance = "area",
+) -> AlignmentLoss:
+    """Cross-entropy of a saliency map against a soft mask, with its gradient to the map.
+
+    Args:
+        cam: ``[N, 1, h, w]`` in [0, 1], see :func:`~xai_align.align.saliency.normalised`.
+        mask: ``[N, 1, H, W]`` in [0, 1]. NaN where nothing is known: such places are left out, and an image of
+            which nothing is known has a loss of zero.
+        meet: at whose resolution. A mask's cell averages the known pixels that it covers.
+        eps: the map is clamped to ``[eps, 1 - eps]``. A normalised map has exact zeros and ones, at which the
+            gradient of a BCE is without bound; here no cell's is above ``1 / eps`` over the number of cells.
+        balance: "area" as published; "even" is ours.
+
+    Raises:
+        ValueError: shapes don't fit, an option is unknown, or, as far as that can be seen without waiting (on
+            the CPU), a map is not in [0, 1].
+    """
+    check_choice("meet", meet, ("mask_down", "cam_up"))
+    check_choice("balance", balance, ("area", "even"))
+    _check(cam, mask, eps)
+    with full_precision(cam):
+        phi, m, known = _met(at_least_float32(cam), at_least_float32(mask.detach()).to(cam.device), meet)
+        phi = phi.clamp(eps, 1 - eps)
+        inside = _average(-phi.log(), m * known)
+        outside = _average(-torch.log1p(-phi), (1 - m) * known)
+        area = _average(m, known)
+        bce = area * inside + (1 - area) * outside
+        entropy = _average(-torch.xlogy(m, m) - torch.xlogy(1 - m, 1 - m), known)
+    total = bce if balance == "area" else (inside + outside) / 2
+    return AlignmentLoss(total, inside, outside, bce - entropy)
+
+
+def _met(cam: Tensor, mask: Tensor, meet: Meet) -> tuple[Tensor, Tensor, Tensor]:
+    """Saliency, mask and how much of it is known, at one resolution."""
+    known = (~mask.isnan()).to(mask)
+    mask = mask.nan_to_num(0.0)
+    if meet == "cam_up":
+        return F.interpolate(cam, mask.shape[-2:], mode="bilinear", align_corners=False), mask, known
+    size = (cam.shape[-2], cam.shape[-1])
+    marked, known = F.adaptive_avg_pool2d(mask, size), F.adaptive_avg_pool2d(known, size)
+    return cam, (marked / known.where(known > 0, 1)).clamp(0, 1), known
+
+
+def _average(values: Tensor, weights: Tensor) -> Tensor:
+    """The weighted mean over an image's cells, ``[N]``; zero without any weight."""
+    total = weights.sum((1, 2, 3))
+    return (values * weights).sum((1, 2, 3)) / total.where(total > 0, 1)
+
+
+def _check(cam: Tensor, mask: Tensor, eps: float) -> None:
+    if cam.dim() != 4 or mask.dim() != 4 or cam.shape[:2] != mask.shape[:2] or cam.shape[1] != 1:
+        raise ValueError(
+            f"the CAM has shape {list(cam.shape)} and the mask {list(mask.shape)}; give [N, 1, h, w] and [N, 1, H, W]"
+        )
+    if not 0 < eps < 0.5:
+        raise ValueError(f"eps is {eps!r}; give a number between 0 and 0.5, neither of them")
+    for name, values, what in (
+        ("CAM", cam, "give normalised(cam)"),
+        ("mask", mask, "give probabilities, such as a Masker's forward"),
+    ):
+        if values.device.type == "cpu" and ((values < 0) | (values > 1)).any():
+            raise ValueError(f"the {name} has values outside [0, 1]; {what}")

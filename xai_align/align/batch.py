@@ -1,0 +1,125 @@
+"""What one step learns from: images, labels, and what else is known of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingBatch:
+    """The examples that this process looks at in one pass.
+
+    Attributes:
+        images: ``[N, C, H, W]``, floating point, as the classifier takes them.
+        labels: ``[N]``, int64.
+        masks: ``[N, 1, H, W]`` in [0, 1]: where the evidence is, by someone who knows; NaN where nobody does.
+            None: there are none.
+        indices: ``[N]``, int64: the examples' places in the data set, for terms that remember. None: not known.
+
+    Raises:
+        TypeError: images or labels are of another type.
+        ValueError: shapes don't fit together.
+    """
+
+    images: Tensor
+    labels: Tensor
+    masks: Tensor | None = None
+    indices: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        _check_images(self.images)
+        count = len(self.images)
+        _check_integers("labels", self.labels, count)
+        if self.indices is not None:
+            _check_integers("indices", self.indices, count)
+        if self.masks is not None:
+            _check_masks(self.masks, self.images)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+@dataclass(frozen=True)
+class Everyone:
+    """All examples of a step, over all processes and passes; a batch is a stretch of them.
+
+    Partners, random numbers and class counts come from here, so that two processes
+    do what one does with twice the batch.
+
+    Attributes:
+        images: ``[M, C, H, W]``.
+        labels: ``[M]``, int64.
+        start: where the batch at hand begins.
+        masks: ``[M, 1, H, W]``, NaN where nothing is known, or None.
+    """
+
+    images: Tensor
+    labels: Tensor
+    start: int = 0
+    masks: Tensor | None = None
+
+    @classmethod
+    def just(cls, batch: TrainingBatch) -> Everyone:
+        """A step that consists of one batch."""
+        return cls(batch.images, batch.labels, 0, batch.masks)
+
+    def mine(self, batch: TrainingBatch) -> slice:
+        """Where the batch lies.
+
+        Raises:
+            ValueError: it reaches beyond the step's examples.
+        """
+        stop = self.start + len(batch)
+        if not 0 <= self.start <= stop <= len(self.labels):
+            raise ValueError(
+                f"the batch would be examples {self.start} to {stop} of a step that has {len(self.labels)}; "
+                "give Everyone all examples of the step, and where this batch starts"
+            )
+        return slice(self.start, stop)
+
+    def as_batch(self) -> TrainingBatch:
+        """All of them as one batch."""
+        return TrainingBatch(images=self.images, labels=self.labels, masks=self.masks)
+
+
+def class_balance(labels: Tensor, classes: int) -> Tensor:
+    """``[M]``: weights with which a mean over the examples is a sum of class means, over the number of classes.
+
+    ``M / (K * n_c)`` for an example of class c, of which there are ``n_c``. A class that is not there
+    adds nothing, as in DRE's code.
+    """
+    counts = (labels[:, None] == torch.arange(classes, device=labels.device)).sum(0)
+    return len(labels) / (classes * counts[labels].float())
+
+
+def _check_images(images: Tensor) -> None:
+    if not isinstance(images, Tensor):
+        raise TypeError(f"the images are a {type(images).__name__}; give one tensor [N, C, H, W]")
+    if images.dim() != 4 or not images.numel():
+        raise ValueError(f"the images have shape {list(images.shape)}; give at least one, [N, C, H, W]")
+    if not images.is_floating_point():
+        raise TypeError(f"the images are {images.dtype}; give them as the classifier takes them, in floating point")
+
+
+def _check_integers(what: str, values: Tensor, count: int) -> None:
+    if not isinstance(values, Tensor):
+        raise TypeError(f"the {what} are a {type(values).__name__}; give a tensor [N] of int64")
+    if values.dtype != torch.int64:
+        raise TypeError(f"the {what} are {values.dtype}; give int64, one number for each image")
+    if tuple(values.shape) != (count,):
+        raise ValueError(f"the {what} have shape {list(values.shape)} beside {count} image(s); give [{count}]")
+
+
+def _check_masks(masks: Tensor, images: Tensor) -> None:
+    if not isinstance(masks, Tensor):
+        raise TypeError(f"the masks are a {type(masks).__name__}; give a tensor [N, 1, H, W] in [0, 1]")
+    if not masks.is_floating_point():
+        raise TypeError(f"the masks are {masks.dtype}; give floating point numbers in [0, 1], NaN where unknown")
+    wanted = (len(images), 1, *images.shape[2:])
+    if tuple(masks.shape) != wanted:
+        raise ValueError(
+            f"the masks have shape {list(masks.shape)} beside images {list(images.shape)}; give {list(wanted)}"
+        )

@@ -1,0 +1,255 @@
+"""Where the two networks lie while they are worked on: their optimisers, modes, state, and how these are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from xai_align.align.collapse_answers import CollapseAnswer, answer_of
+from xai_align.align.first_look import check_masker, check_recipe, fresh_masker, looked_at, network_inside
+from xai_align.align.fit_state import FitState
+from xai_align.align.masker import Masker
+from xai_align.align.phases import first_place
+from xai_align.align.reading import BatchReader, ReadBatch
+from xai_align.align.recipe_description import recipe_description
+from xai_align.align.recipes import Recipe
+from xai_align.align.settings import AlignSettings, configuration
+from xai_align.align.share_of_work import Crew, on_device
+from xai_align.align.steps import Moment, Steps
+from xai_align.align.tally import Tally
+from xai_align.align.training_modes import TrainingModes
+from xai_align.align.updates import Updater
+from xai_align.fitting.callers_state import random_state_of_the_caller, trained_parameters
+from xai_align.fitting.checkpoints import (
+    Checkpoints,
+    DamagedCheckpoint,
+    Snapshot,
+    differences,
+    read_checkpoint,
+    write_checkpoint,
+)
+from xai_align.hookspecs import FeatureSpace
+from xai_align.model_state import parameters_of
+
+_MASKER_OPTIONS = "masker_options"
+
+
+class Bench:
+    """Everything about the networks that outlives a call of ``fit``.
+
+    Args:
+        classifier: as it was given.
+        masker: as it was given, or None.
+        target_layer: where the CAM is wanted, or None.
+        recipe: what is learnt.
+        settings: the options.
+    """
+
+    def __init__(
+        self,
+        classifier: nn.Module,
+        masker: nn.Module | None,
+        target_layer: str | FeatureSpace | None,
+        recipe: Recipe,
+        settings: AlignSettings,
+    ) -> None:
+        self.classifier, self.target_layer = classifier, target_layer
+        self.recipe, self.settings = recipe, settings
+        self.network = network_inside(classifier)
+        trained_parameters(self.network)  # raises if there are none
+        if masker is not None and not isinstance(masker, nn.Module):
+            raise TypeError(f"the masker is a {type(masker).__name__}; give a torch.nn.Module, e.g. Masker()")
+        self.masker = masker if recipe.trains_masker else None
+        self.own_notes: list[str] = []
+        if self.network is not classifier:
+            self.own_notes.append(
+                f"the network inside the {type(classifier).__name__} was trained; it shares its weights, and "
+                "the wrapper would hide where CAMs are taken"
+            )
+        if masker is not None and not recipe.trains_masker:
+            self.own_notes.append(f"the recipe '{recipe.name}' trains no masker; the one that was given was left alone")
+        self.answer: CollapseAnswer = answer_of(settings.on_collapse)
+        self.updaters: dict[str, Updater] = {}
+        self.modes: dict[str, TrainingModes] = {}
+        self.state: FitState | None = None
+        self.space: FeatureSpace | None = None
+        self.classes: int | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Of the classifier."""
+        return parameters_of(self.network)[0].device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the classifier's parameters, and so of its images."""
+        return next((p.dtype for p in parameters_of(self.network) if p.is_floating_point()), torch.float32)
+
+    def look_at(self, raw: Any, read_batch: ReadBatch | None, name: str = "the training data") -> None:
+        """The first batch: find the CAM's place and the number of classes, make the masker, check that all fits.
+
+        Raises:
+            TypeError, ValueError: it does not; the message says what to do.
+        """
+        if self.space is not None and self.classes is not None:
+            return
+        batch = on_device(self.reader(read_batch, name)(raw), self.device)
+        check_recipe(self.recipe, batch)
+        space, classes = looked_at(self.network, batch, self.target_layer, self.settings.order)
+        if self.recipe.trains_masker:
+            if self.masker is None:
+                self.masker = fresh_masker(batch.images, self.settings.seed)
+            elif self.state is None:
+                self.masker.to(self.device)
+            check_masker(self.masker, self.network, batch)
+        self.space, self.classes = space, classes
+        self.reader(read_batch, name)(raw)  # are the labels in range?
+        self.assemble()
+
+    def reader(self, read_batch: ReadBatch | None, name: str) -> BatchReader:
+        """Makes batches for the networks."""
+        return BatchReader(name=name, read_batch=read_batch, classes=self.classes, dtype=self.dtype)
+
+    def assemble(self) -> FitState:
+        """Optimisers and state, once both networks are there."""
+        if self.state is not None:
+            return self.state
+        networks = {"classifier": self.network} | ({} if self.masker is None else {"masker": self.masker})
+        optimizers = {
+            "classifier": self.settings.optimizer_of_classifier,
+            "masker": self.settings.optimizer_of_masker,
+        }
+        for name, network in networks.items():
+            parameters = list(trained_parameters(network).values())
+            self.updaters[name] = Updater(
+                parameters,
+                optimizers[name](parameters),
+                gradient_clip=self.settings.gradient_clip,
+                scaled=self.settings.mixed_precision == "fp16",
+                what=name,
+            )
+            frozen = self.settings.freeze_batch_norm and name == "classifier"
+            self.modes[name] = TrainingModes(network, freeze_batch_norm=frozen)
+        terms = (*self.recipe.terms, *self.recipe.masker_terms)
+        self.state = FitState(networks, self.updaters, terms, self.answer, first_place(self.settings.plan))
+        return self.state
+
+    def steps(self, crew: Crew) -> Steps:
+        """Who makes steps."""
+        assert self.space is not None
+        return Steps(
+            classifier=self.network,
+            masker=self.masker,
+            space=self.space,
+            settings=self.settings,
+            recipe=self.recipe,
+            updaters=self.updaters,
+            modes=self.modes,
+            answer=self.answer,
+            crew=crew,
+            device=self.device,
+        )
+
+    def own_step(
+        self, raw: Any, read_batch: ReadBatch | None, *, who: Literal["classifier", "masker"]
+    ) -> dict[str, float]:
+        """One step for a loop of somebody's own; see :class:`~xai_align.align.trainer.AlignTrainer`."""
+        with ExitStack() as stack:
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(torch.enable_grad())
+            stack.enter_context(random_state_of_the_caller())
+            self.look_at(raw, read_batch, "the batch")
+            if who == "masker" and self.masker is None:
+                raise ValueError(f"the recipe '{self.recipe.name}' trains no masker, so there is no step of it to make")
+            state, tally = self.assemble(), Tally(self.device)
+            steps = self.steps(Crew())
+            pieces = steps.pieces(self.reader(read_batch, "the batch")(raw))
+            moment = Moment(state.step, 0.0, f"step {state.step + 1}")
+            if who == "masker":
+                steps.masker_step(pieces, moment, tally=tally)
+            else:
+                steps.classifier_step(pieces, moment, guided=True, tally=tally)
+            state.step += 1
+        return {name: value for name, value in tally.means(tally.names, Crew()).items() if value is not None}
+
+    def configuration(self, **of_the_fit: Any) -> dict[str, Any]:
+        """What makes a run what it is, as JSON has it."""
+        trained = {
+            f"{name}.{key}": p
+            for name, network in (("classifier", self.network), ("masker", self.masker))
+            if network is not None
+            for key, p in trained_parameters(network).items()
+        }
+        return configuration(
+            self.settings,
+            recipe=recipe_description(self.recipe),
+            optimizers={name: updater.optimizer for name, updater in self.updaters.items()},
+            trained=trained,
+            target_layer=self.target_layer if isinstance(self.target_layer, str) else None,
+            **of_the_fit,
+        )
+
+    def snapshot(self) -> Snapshot:
+        """All that training goes on from.
+
+        Raises:
+            ValueError: nothing was trained yet.
+        """
+        if self.state is None:
+            raise ValueError("nothing was trained yet, so there is nothing to keep; call fit, or make a step")
+        found = self.state.snapshot()
+        options = self.masker.options if isinstance(self.masker, Masker) else None
+        return Snapshot(found.tensors, {**found.numbers, "config": self.configuration(), _MASKER_OPTIONS: options})
+
+    def save(self, path: Path) -> Path:
+        """Write a checkpoint into a file or folder."""
+        snapshot = self.snapshot()
+        if path.suffix == ".safetensors":
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_checkpoint(path, snapshot)
+            return path
+        return Checkpoints(path, snapshot.numbers["config"]).write(snapshot.numbers["epoch"], snapshot)
+
+    def resume(self, path: Path) -> None:
+        """Go back to a checkpoint, or to the newest whole one in a folder."""
+        if path.is_dir():
+            inside = path / "checkpoints"
+            found = sorted(Checkpoints(inside if inside.is_dir() else path, {}).paths(), reverse=True)
+        else:
+            found = [path] if path.is_file() else []
+        if not found:
+            raise FileNotFoundError(f"'{path}' holds no checkpoint to go on from")
+        problems = []
+        for file in found:
+            try:
+                snapshot = read_checkpoint(file)
+            except DamagedCheckpoint as error:
+                problems.append(str(error))
+                continue
+            self.load(snapshot.tensors, snapshot.numbers, f"'{file}'")
+            self.own_notes += [f"{problem}; the older '{file}' was used" for problem in problems]
+            return
+        raise ValueError(f"no checkpoint can be used: {'; '.join(problems)}")
+
+    def load(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any], name: str) -> None:
+        """Go back to a snapshot; the masker is built if there is none yet."""
+        options = numbers.get(_MASKER_OPTIONS)
+        if self.recipe.trains_masker and self.masker is None:
+            if options is None:
+                raise ValueError(f"{name} is of a fit with a masker of its own kind; give the trainer one like it")
+            self.masker = Masker(**options).to(self.device, self.dtype)
+        state = self.assemble()
+        mine = self.configuration()
+        before = {key: value for key, value in numbers.get("config", {}).items() if key in mine}
+        if before != (same := _as_json(mine)):
+            raise ValueError(f"{name} is of a trainer with another configuration: {differences(before, same)}")
+        state.restore(Snapshot(tensors, numbers))
+
+
+def _as_json(config: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(Checkpoints(Path(), config).config)

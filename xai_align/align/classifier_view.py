@@ -1,0 +1,130 @@
+"""What the terms of one classifier step look at: everything shared is computed once, when it is first asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from xai_align.align.batch import Everyone, TrainingBatch, class_balance
+from xai_align.align.look import Look, look
+from xai_align.align.mixed_view import MixedView
+from xai_align.align.saliency import Normalise, Order, at_least_float32, cam_at, dead, normalised
+from xai_align.align.step_draws import StepDraws
+from xai_align.hookspecs import FeatureSpace
+
+
+class ClassifierView:
+    """One batch under a classifier that learns.
+
+    The forward passes run in whatever mode and autocast context the caller has set;
+    what is computed from them is float32 (float64 of a float64 model).
+
+    Args:
+        batch: the examples.
+        classifier: gives logits ``[N, K]``.
+        space: where CAMs are taken.
+        order: "first": a CAM's channel weights are constants. "second": gradients go through them.
+        normalise: how a CAM comes into [0, 1].
+        masker: for guides that ask it; it doesn't learn here.
+        guide: ``guide(batch, masker, generator, everyone)`` gives the masks that CAMs are compared with.
+        generator: of this step, on the CPU, the same in all processes.
+        progress: the share of the fit that is done, 0 to 1.
+        everyone: all examples of the step; None: these are all.
+    """
+
+    def __init__(
+        self,
+        batch: TrainingBatch,
+        *,
+        classifier: nn.Module,
+        space: FeatureSpace,
+        order: Order = "first",
+        normalise: Normalise = "max",
+        masker: nn.Module | None = None,
+        guide: Callable[..., Tensor | None] | None = None,
+        generator: torch.Generator,
+        progress: float = 0.0,
+        everyone: Everyone | None = None,
+    ) -> None:
+        self.batch, self.classifier, self.space = batch, classifier, space
+        self.order, self.normalise = order, normalise
+        self.masker, self.guide = masker, guide
+        self.generator, self.progress = generator, progress
+        self.everyone = everyone or Everyone.just(batch)
+        #: Which of everyone's examples these are.
+        self.mine = self.everyone.mine(batch)
+        self.draws = StepDraws(generator, total=len(self.everyone.labels), mine=self.mine, device=batch.images.device)
+        self._mixed: dict[tuple[float, float], MixedView] = {}
+
+    @cached_property
+    def from_pixels(self) -> tuple[Tensor, Look]:
+        """The images as a tensor that gradients can be taken at, and the forward pass of them.
+
+        :attr:`seen` is this pass if it is asked for first: put terms that need input gradients first.
+        """
+        pixels = self.batch.images.detach().requires_grad_()
+        return pixels, look(self.classifier, pixels, self.space)
+
+    @cached_property
+    def seen(self) -> Look:
+        """The forward pass of the images as they are."""
+        if "from_pixels" in self.__dict__:
+            return self.from_pixels[1]
+        return look(self.classifier, self.batch.images, self.space)
+
+    @cached_property
+    def logits(self) -> Tensor:
+        """``[N, K]``, float32 or float64."""
+        return at_least_float32(self.seen.logits)
+
+    @cached_property
+    def cam(self) -> Tensor:
+        """``[N, 1, h, w]``, float32: the labels' CAMs as they are."""
+        return cam_at(self.seen, self.batch.labels, order=self.order)
+
+    @cached_property
+    def saliency(self) -> Tensor:
+        """``[N, 1, h, w]`` in [0, 1]: the labels' CAMs, normalised."""
+        return normalised(self.cam, how=self.normalise)
+
+    @cached_property
+    def dead(self) -> Tensor:
+        """``[N]``, bool: CAMs that are zero everywhere."""
+        return dead(self.cam)
+
+    @cached_property
+    def mask(self) -> Tensor | None:
+        """``[N, 1, H, W]``, float32, the guide's masks as constants (NaN: unknown); None: nobody guides."""
+        if self.guide is None:
+            return None
+        mask = self.guide(self.batch, self.masker, self.draws.generator("guide"), self.everyone)
+        return None if mask is None else at_least_float32(mask.detach())
+
+    @cached_property
+    def per_class_weights(self) -> Tensor:
+        """``[N]``: with them the mean over the step's images is the sum of class means over the number of classes."""
+        return class_balance(self.everyone.labels, self.logits.shape[1])[self.mine]
+
+    def mixed(self, *, alpha: float = 0.2, share: float = 1.0) -> MixedView:
+        """Images mixed with others of their class; one further forward pass, whoever asks how often.
+
+        Args:
+            alpha: shares are drawn from Beta(alpha, alpha).
+            share: of the images that are mixed at all.
+        """
+        if (alpha, share) not in self._mixed:
+            self._mixed[alpha, share] = MixedView(
+                self.everyone,
+                self.mine,
+                self.draws,
+                classifier=self.classifier,
+                space=self.space,
+                order=self.order,
+                normalise=self.normalise,
+                alpha=alpha,
+                share=share,
+            )
+        return self._mixed[alpha, share]

@@ -1,0 +1,149 @@
+"""What a trained classifier and its masker are worth on images that they have not seen, in one domain."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from xai_align.align.batch import TrainingBatch
+from xai_align.align.saliency import grad_cam, normalised
+from xai_align.evaluation import comprehensiveness, sufficiency
+from xai_align.evaluation.ranking import TieWarning
+from xai_align.hookspecs import FeatureSpace
+from xai_align.model_state import evaluating, frozen_parameters
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapScores:
+    """Of one kind of map, over the images that were judged; NaN where there were none.
+
+    Attributes:
+        sufficiency: mean fall of the predicted class's probability when only the top of the map is kept; lower is
+            better. Always the same shares of the image (1, 5, 10, 20, 50 %), so maps of any area can be compared.
+        comprehensiveness: its mean fall when the top is removed; higher is better.
+        mean: of the map's values: of a mask, about the share of the image that it covers.
+    """
+
+    sufficiency: float
+    comprehensiveness: float
+    mean: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class DomainScores:
+    """Of one domain.
+
+    Attributes:
+        images: how many were classified.
+        accuracy: share that was classified right.
+        macro_accuracy: mean over the classes that occur.
+        worst_class: the lowest of them.
+        judged: of how many images the maps were judged.
+        maps: of "cam", the normalised Grad-CAM of the predicted class, and of "mask".
+    """
+
+    images: int
+    accuracy: float
+    macro_accuracy: float
+    worst_class: float
+    judged: int
+    maps: dict[str, MapScores] = field(default_factory=dict)
+
+
+def score_domain(
+    classifier: nn.Module,
+    batches: Iterable[TrainingBatch],
+    *,
+    masker: nn.Module | None = None,
+    space: str | FeatureSpace | None = None,
+    judged: int = 64,
+    fill: float = 0.0,
+) -> DomainScores:
+    """Accuracy over all batches, and how well the maps of the first images hold what the answer rests on.
+
+    Scores of maps depend on the classifier as well as on the map, so compare them between classifiers with care.
+
+    Args:
+        classifier: images ``[N, C, H, W]`` to logits ``[N, K]``. It and the masker are run in eval mode and left as they
+            were.
+        batches: of the domain, in the order in which their maps are judged.
+        masker: None: only CAMs are judged.
+        space: where the CAM is taken; None: found by itself.
+        judged: of how many images.
+        fill: what is put where something is removed, in the images' own units.
+
+    Raises:
+        ValueError: there are no images.
+    """
+    right: list[Tensor] = []
+    labels: list[Tensor] = []
+    values: dict[str, list[Tensor]] = {}
+    left = judged
+    where = next(classifier.parameters()).device
+    for batch in batches:
+        images = batch.images.to(where)
+        with evaluating(classifier), torch.no_grad():
+            predicted = classifier(images).argmax(1)
+        right.append(predicted.cpu() == batch.labels.cpu())
+        labels.append(batch.labels.cpu())
+        if left > 0:
+            for name, maps in maps_of(classifier, masker, images[:left], predicted[:left], space).items():
+                values.setdefault(name, []).append(_judged(classifier, images[:left], maps, fill))
+            left -= len(images)
+    if not labels:
+        raise ValueError("there are no images to test with")
+    return _scores(torch.cat(right), torch.cat(labels), {name: torch.cat(found) for name, found in values.items()})
+
+
+def maps_of(
+    classifier: nn.Module,
+    masker: nn.Module | None,
+    images: Tensor,
+    classes: Tensor,
+    space: str | FeatureSpace | None = None,
+) -> dict[str, Tensor]:
+    """``cam``, the Grad-CAM of ``classes [N]``, and, with a masker, ``mask``: ``[N, 1, H, W]`` in [0, 1], detached.
+
+    CAMs are brought to the images' size by bilinear interpolation. Networks are run in eval mode and left as they were.
+    """
+    with torch.enable_grad(), evaluating(classifier):
+        cam = normalised(grad_cam(classifier, images, classes, layer=space).detach())
+    size = images.shape[-2:]
+    maps = {"cam": nn.functional.interpolate(cam, size, mode="bilinear", align_corners=False)}
+    if masker is not None:
+        with torch.no_grad(), evaluating(masker):
+            maps["mask"] = masker(images)
+    return maps
+
+
+def _judged(classifier: nn.Module, images: Tensor, maps: Tensor, fill: float) -> Tensor:
+    """``[N, 3]``: sufficiency, comprehensiveness and mean of each map."""
+    with evaluating(classifier), frozen_parameters(classifier), warnings.catch_warnings():
+        warnings.simplefilter("ignore", TieWarning)  # where a CAM is zero, places are tied
+        flat = maps[:, 0].to(images.dtype)
+        kept = sufficiency(classifier, images, flat, baselines=fill)
+        removed = comprehensiveness(classifier, images, flat, baselines=fill)
+    return torch.stack([kept.double(), removed.double(), flat.double().mean((1, 2))], 1).cpu()
+
+
+def _scores(right: Tensor, labels: Tensor, values: dict[str, Tensor]) -> DomainScores:
+    per_class = [float(right[labels == label].double().mean()) for label in labels.unique()]
+    return DomainScores(
+        images=len(labels),
+        accuracy=float(right.double().mean()),
+        macro_accuracy=math.fsum(per_class) / len(per_class),
+        worst_class=min(per_class),
+        judged=max((len(rows) for rows in values.values()), default=0),
+        maps={name: MapScores(**_means(rows)) for name, rows in values.items()},
+    )
+
+
+def _means(rows: Tensor) -> dict[str, float]:
+    # a map that is the same everywhere ranks nothing: it has no sufficiency, and counts for no mean
+    means = rows.nanmean(0).tolist()
+    return dict(zip(("sufficiency", "comprehensiveness", "mean"), means, strict=True))

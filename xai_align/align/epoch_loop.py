@@ -1,0 +1,204 @@
+"""The epochs of an ALIGN fit: turns, steps, validation, the row of the log."""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+
+import torch
+
+from xai_align.align.batch import TrainingBatch
+from xai_align.align.collapse import CollapseWarning, collapse_message, collapsed
+from xai_align.align.fit_state import FitState
+from xai_align.align.phases import after_epoch, after_step, turn_at
+from xai_align.align.reading import BatchReader
+from xai_align.align.share_of_work import joined
+from xai_align.align.steps import Moment, Steps
+from xai_align.align.stream import RepeatableStream
+from xai_align.align.tally import Tally
+from xai_align.align.validation import validate
+from xai_align.fitting.training_log import Row
+
+#: What is known of masks while the masker learns, and of both networks' gradients.
+MASKS = ("p_keep", "p_drop", "mask_mean", "mask_std", "mask_high", "mask_low")
+
+#: Masks whose spread grows so much from epoch to epoch are flat because they have only begun to learn.
+LEARNING = 1.1
+
+
+@dataclass(kw_only=True)
+class EpochLoop:
+    """Goes through epochs.
+
+    Attributes:
+        steps: makes steps.
+        state: what changes.
+        train, validation: the data.
+        read, read_validation: make batches of them.
+        classes: K.
+        epochs: of the whole fit.
+        tell: called with every new row.
+        advance: called after every step with how many epochs are done.
+    """
+
+    steps: Steps
+    state: FitState
+    train: RepeatableStream
+    validation: RepeatableStream | None
+    read: BatchReader
+    read_validation: BatchReader | None
+    classes: int
+    epochs: int
+    tell: Callable[[Row], None]
+    advance: Callable[[float, Row | None], None]
+    _seen: torch.Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._seen = torch.zeros(self.classes, dtype=torch.int64)
+
+    def run_epoch(self) -> None:
+        """One epoch more; ``state.stopped`` says if it was the last.
+
+        Raises:
+            DivergedError: a loss or a gradient was no number.
+            ValueError: the loader is empty, or all labels are of one class.
+        """
+        state, tally = self.state, Tally(self.steps.device)
+        began, before = time.monotonic(), state.seconds
+        expected = self._expected_steps()
+        phase, alternated, last, count = state.place.phase, False, state.history[-1] if state.history else None, 0
+        for count, step in enumerate(self._steps_of_epoch(), 1):
+            phase = state.place.phase
+            alternated |= phase == "together"
+            share = min((count - 1) / expected, 1.0) if expected else 0.0
+            words = f"epoch {state.epoch + 1}, batch {count}"
+            self._make(step, Moment(state.step, min((state.epoch + share) / self.epochs, 1.0), words), tally)
+            self.advance(state.epoch + (min(count / expected, 1.0) if expected else 0.0), last)
+        state.epoch += 1
+        state.steps_in_epoch = count
+        state.place = after_epoch(self.steps.settings.plan, state.place)
+        state.seconds = before + time.monotonic() - began
+        row = self._row(phase, tally)
+        self._check_labels()
+        self._judge_masks(row)
+        if self.validation is not None:
+            row |= self._validated()
+        self._judge(row, alternated)
+        state.seconds = before + time.monotonic() - began
+        row["seconds"] = round(state.seconds, 3)
+        state.history.append(row)
+        self.tell(row)
+        self.advance(state.epoch, row)
+
+    def _expected_steps(self) -> int:
+        batches = len(self.train)
+        return math.ceil(batches / self.steps.settings.passes) if batches else self.state.steps_in_epoch
+
+    def _steps_of_epoch(self) -> Iterator[TrainingBatch]:
+        """The examples of each step: those of one batch, or of several that are added up."""
+        batches = map(self.read, self.train.epoch(self.state.epoch))
+        while some := list(islice(batches, self.steps.settings.passes)):
+            for batch in some:
+                self._seen += torch.bincount(batch.labels.cpu(), minlength=self.classes)
+            yield joined(some)
+
+    def _make(self, step: TrainingBatch, moment: Moment, tally: Tally) -> None:
+        """Whoever's turn it is learns from these examples."""
+        state, plan = self.state, self.steps.settings.plan
+        turn = turn_at(plan, state.place)
+        pieces = self.steps.pieces(step)
+        if turn.masker:
+            self.steps.masker_step(pieces, moment, tally=tally)
+        if turn.classifier:
+            self.steps.classifier_step(pieces, moment, guided=turn.guided, tally=tally)
+        state.step += 1
+        state.place = after_step(plan, state.place)
+
+    def _row(self, phase: str, tally: Tally) -> Row:
+        steps, recipe = self.steps, self.steps.recipe
+        terms = tuple(term.name for term in recipe.terms)
+        added = tuple(term.name for term, _ in steps.answer.weighed(recipe.masker_terms))
+        masks = ("masker_loss", *added, *MASKS, "masker_gradient_norm") if added else ()
+        means = tally.means(("loss", *terms, "dead_cams", "gradient_norm", *masks), steps.crew)
+        row: Row = {
+            "epoch": self.state.epoch,
+            "step": self.state.step,
+            "seconds": 0.0,
+            "phase": phase if steps.masker is not None else "classifier",
+            "learning_rate": steps.updaters["classifier"].learning_rate,
+        }
+        row |= means
+        for term in (*recipe.terms, *recipe.masker_terms):
+            report = getattr(term, "report", None)
+            if callable(report):
+                row |= steps.crew.mean_of(report())
+        return row
+
+    def _check_labels(self) -> None:
+        """Before it is noticed that there was nothing to tell apart, an epoch is over; nothing is kept of it."""
+        there = self._seen.nonzero().flatten().tolist()
+        if len(there) == 1:
+            raise ValueError(
+                f"all {int(self._seen.sum())} labels of the training data are {there[0]}: with one class there is "
+                "nothing to tell apart, and nothing to align. Give examples of two classes or more"
+            )
+        absent = [number for number in range(self.classes) if number not in there]
+        if absent and self.state.epoch == 1:
+            some = ", ".join(map(str, absent[:5])) + (" …" if len(absent) > 5 else "")
+            self.state.notes.append(f"{len(absent)} of {self.classes} classes have no training example (class {some})")
+
+    def _judge_masks(self, row: Row) -> None:
+        """Have the masks collapsed? Then warn, and let the answer begin. Flat ones that become less so are learning."""
+        mean, std = row.get("mask_mean"), row.get("mask_std")
+        if mean is None or std is None:
+            return
+        state, answer = self.state, self.steps.answer
+        before = next((known for row in reversed(state.history) if (known := row.get("mask_std")) is not None), None)
+        kind = collapsed(mean, std)
+        if kind == "flat" and (before is None or std > LEARNING * before):
+            kind = None
+        answer.hear(kind, mean)
+        if kind is None:
+            return
+        message = collapse_message(kind, epoch=state.epoch, mean=mean, std=std, promise=answer.promise)
+        state.notes.append(message)
+        if self.steps.crew.rank == 0:
+            warnings.warn(message, CollapseWarning, stacklevel=5)
+
+    def _validated(self) -> dict[str, float]:
+        assert self.validation is not None
+        assert self.read_validation is not None
+        return validate(
+            self.steps.classifier,
+            map(self.read_validation, self.validation.epoch(self.state.epoch)),
+            classes=self.classes,
+            modes=self.steps.modes["classifier"],
+            crew=self.steps.crew,
+            device=self.steps.device,
+            precision=self.steps.settings.mixed_precision,
+        )
+
+    def _judge(self, row: Row, alternated: bool) -> None:
+        """Is it the best yet, and is it time to stop?
+
+        Only epochs in which both networks took turns can be the best, since before them the masker that would be
+        kept is not trained, or the classifier not aligned. Among equals a lower loss is better, then the later one.
+        """
+        state, settings = self.state, self.steps.settings
+        row["best"] = False
+        if self.validation is None or not alternated:
+            return
+        value, best = row["accuracy"], state.best
+        better = best is None or value > best["accuracy"]
+        level = best is not None and value == best["accuracy"] and row["validation_loss"] <= best["validation_loss"]
+        since = state.since_best + 1
+        if better or level:
+            row["best"] = True
+            state.remember_as_best(row)
+        state.since_best = 0 if better else since
+        if settings.patience is not None and state.since_best >= settings.patience:
+            state.stopped = "patience"

@@ -1,0 +1,61 @@
+"""Pictures while a fit goes on: images, where the classifier looks, what the masker keeps."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from xai_align.align.batch import TrainingBatch
+from xai_align.align.look import look
+from xai_align.align.saliency import cam_at, normalised
+from xai_align.align.share_of_work import on_device
+from xai_align.model_state import evaluating
+
+if TYPE_CHECKING:
+    from xai_align.align.trainer import AlignTrainer
+
+#: How many examples are shown.
+SHOWN = 6
+
+
+class Figures:
+    """Draws some examples after every so many epochs into ``out/figures/epoch-003.png``.
+
+    Args:
+        trainer: says how often and where to.
+        batch: whose first images are shown.
+    """
+
+    def __init__(self, trainer: AlignTrainer, batch: TrainingBatch) -> None:
+        self._trainer = trainer
+        self._batch = TrainingBatch(images=batch.images[:SHOWN].clone(), labels=batch.labels[:SHOWN].clone())
+
+    def after(self, epoch: int) -> None:
+        """Draw, if it is time."""
+        trainer, every = self._trainer, self._trainer.settings.figure_every
+        if every is None or trainer.out is None or epoch % every:
+            return
+        from xai_align.report.align_figure import align_figure
+        from xai_align.report.overlay import png
+
+        network, masker, space = trainer.bench.network, trainer.masker, trainer.space
+        assert space is not None
+        batch = on_device(self._batch, trainer.bench.device)
+        with evaluating(network):
+            seen = look(network, batch.images, space)
+            cams = normalised(cam_at(seen, batch.labels), how=trainer.settings.normalise).detach()
+        masks = None
+        if masker is not None:
+            with torch.no_grad(), evaluating(masker):
+                masks = masker(batch.images).float().cpu()
+        figure = align_figure(
+            batch.images.detach().float().cpu(),
+            cams.cpu(),
+            masks,
+            titles=[f"class {label}" for label in batch.labels.tolist()],
+            normalization=trainer.normalization,
+        )
+        folder = trainer.out / "figures"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"epoch-{epoch:03d}.png").write_bytes(png(figure))

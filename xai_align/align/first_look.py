@@ -1,0 +1,113 @@
+"""Before training: do classifier, masker and data go together? So that a mistake shows in the first second."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from xai_align.align.batch import TrainingBatch
+from xai_align.align.look import look, where_to_look
+from xai_align.align.masker import Masker
+from xai_align.align.recipes import Recipe
+from xai_align.align.saliency import cam_at
+from xai_align.align.settings import Order
+from xai_align.fitting.epoch_plan import derived_seed
+from xai_align.hookspecs import FeatureSpace
+from xai_align.model_state import evaluating, parameters_of
+from xai_align.pinet.unwrapping import unwrapped
+
+#: How many images of a batch the networks are tried with.
+TRIED = 2
+
+
+def network_inside(classifier: Any) -> nn.Module:
+    """The network that is trained: inside compiled and data-parallel wrappers, which share its weights.
+
+    Raises:
+        TypeError: it is no module.
+    """
+    inner = unwrapped(classifier)[0]
+    if not isinstance(inner, nn.Module):
+        raise TypeError(
+            f"the classifier is a {type(inner).__name__}; give a torch.nn.Module from images [N, C, H, W] to logits "
+            "[N, K]. A function can be put into the forward of one"
+        )
+    return inner
+
+
+def fresh_masker(images: Tensor, seed: int) -> Masker:
+    """A masker for such images, with weights that follow from the seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derived_seed(seed, "masker"))
+        return Masker(images.shape[1]).to(images.device, images.dtype)
+
+
+def looked_at(
+    classifier: nn.Module, batch: TrainingBatch, layer: str | FeatureSpace | None, order: Order
+) -> tuple[FeatureSpace, int]:
+    """Where the classifier's CAM is taken, and how many classes it has.
+
+    Raises:
+        ValueError: its output is no ``[N, K]``, the layer isn't reached, or the logits don't depend on it.
+    """
+    images = batch.images[:TRIED]
+    with evaluating(classifier):
+        space = where_to_look(classifier, images, layer)
+        seen = look(classifier, images, space)
+        cam_at(seen, seen.logits.argmax(1), order=order)
+    if not seen.logits.isfinite().all():
+        raise ValueError("the classifier gives NaN or infinite logits before any training; are its weights all right?")
+    return space, seen.logits.shape[1]
+
+
+def check_masker(masker: nn.Module, classifier: nn.Module, batch: TrainingBatch) -> None:
+    """Try a masker out.
+
+    Raises:
+        ValueError: its masks have another shape or values, it shares parameters with the classifier, or is in another
+            precision.
+    """
+    ours = {id(p) for p in parameters_of(classifier)}
+    shared = [name for name, p in masker.named_parameters() if id(p) in ours]
+    if shared:
+        raise ValueError(
+            f"the masker and the classifier share parameters ('{shared[0]}' of the masker); while one of them learns "
+            "the other must stay as it is, so give the masker a copy: copy.deepcopy(...)"
+        )
+    images = batch.images[:TRIED]
+    odd = [name for name, p in masker.named_parameters() if p.dtype != images.dtype]
+    if odd:
+        raise ValueError(
+            f"the masker's '{odd[0]}' is not {images.dtype} as the classifier is; bring it there: .to(dtype)"
+        )
+    with evaluating(masker), torch.no_grad():
+        masks = masker(images)
+    wanted = [len(images), 1, *images.shape[2:]]
+    if not isinstance(masks, Tensor) or list(masks.shape) != wanted:
+        found = list(masks.shape) if isinstance(masks, Tensor) else f"a {type(masks).__name__}"
+        raise ValueError(f"the masker gives {found} for images {list(images.shape)}; it must give masks {wanted}")
+    if not (masks.min() >= 0 and masks.max() <= 1):
+        raise ValueError(
+            f"the masker gives values between {masks.min().item():.3g} and {masks.max().item():.3g}; masks lie in "
+            "[0, 1], so let it end in a sigmoid"
+        )
+
+
+def check_recipe(recipe: Recipe, batch: TrainingBatch) -> None:
+    """Raise if the batches lack what the recipe looks at.
+
+    Raises:
+        ValueError: masks or indices are missing.
+    """
+    if recipe.needs_masks and batch.masks is None:
+        raise ValueError(
+            f"the recipe '{recipe.name}' needs masks, and the batches have none; yield (images, labels, masks) with "
+            "masks [N, 1, H, W] in [0, 1], NaN where nothing is known"
+        )
+    if recipe.needs_indices and batch.indices is None:
+        raise ValueError(
+            f"the recipe '{recipe.name}' remembers examples, and the batches do not say which they are; give "
+            "read_batch=..., a function that gives TrainingBatch(images=, labels=, indices=)"
+        )

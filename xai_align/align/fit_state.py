@@ -1,0 +1,173 @@
+"""What changes as a fit goes on, and how it goes into a checkpoint and comes back.
+
+Random states need no keeping: every epoch and every step begins with seeds that
+follow from the fit's seed and their numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from xai_align.align.collapse_answers import CollapseAnswer
+from xai_align.align.phases import Place
+from xai_align.align.updates import Updater
+from xai_align.fitting.checkpoints import Snapshot
+from xai_align.fitting.optimizer_state import optimizer_state, plain_value, restore_optimizer
+from xai_align.fitting.training_log import Row
+
+
+class FitState:
+    """The state of a fit.
+
+    Args:
+        networks: "classifier" and, if there is one, "masker", with the weights at the start.
+        updaters: of the same names.
+        terms: of both losses; those that remember something have a ``state_dict()``.
+        answer: to collapsed masks.
+        place: where in the plan the fit begins.
+    """
+
+    def __init__(
+        self,
+        networks: Mapping[str, nn.Module],
+        updaters: Mapping[str, Updater],
+        terms: Sequence[Any],
+        answer: CollapseAnswer,
+        place: Place,
+    ) -> None:
+        self._updaters, self._answer = updaters, answer
+        self._terms = {f"{number}-{term.name}": term for number, term in enumerate(terms) if _remembers(term)}
+        self._kept: dict[str, Tensor] = {}
+        for name, network in networks.items():
+            own = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+            self._kept |= {f"{name}/{key}": value for key, value in own.items()}
+        trained = {id(p) for updater in updaters.values() for p in updater.parameters}
+        self._changing = {
+            name: value
+            for name, value in self._kept.items()
+            if id(value) in trained or not isinstance(value, nn.Parameter)
+        }
+        self.place = place
+        self.epoch, self.step, self.seconds = 0, 0, 0.0
+        #: How many steps an epoch has, once one is over.
+        self.steps_in_epoch = 0
+        self.history: list[Row] = []
+        #: The row of the best validation, and how many came after it.
+        self.best: Row | None = None
+        self.since_best = 0
+        self.stopped: str | None = None
+        self.notes: list[str] = []
+        self._best_weights: dict[str, Tensor] = {}
+        #: The weights to go on with, while the networks have the best ones.
+        self._aside: dict[str, Tensor] = {}
+
+    def remember_as_best(self, row: Row) -> None:
+        """The weights of this moment are the best so far."""
+        self.best, self.since_best = row, 0
+        self._best_weights = self._copy()
+
+    @torch.no_grad()
+    def take_best_weights(self) -> None:
+        """The networks get the best weights so far; those to go on with are put aside."""
+        if self._best_weights and not self._aside:
+            self._aside = self._copy()
+            self._fill(self._best_weights)
+
+    @torch.no_grad()
+    def take_last_weights(self) -> None:
+        """The networks get the weights back that were put aside."""
+        if self._aside:
+            self._fill(self._aside)
+            self._aside = {}
+
+    def snapshot(self) -> Snapshot:
+        """Everything that the next epoch depends on."""
+        tensors = {f"network/{name}": self._aside.get(name, value) for name, value in self._kept.items()}
+        tensors |= {f"best/{name}": value for name, value in self._best_weights.items()}
+        numbers: dict[str, Any] = {
+            "epoch": self.epoch,
+            "step": self.step,
+            "seconds": self.seconds,
+            "steps_in_epoch": self.steps_in_epoch,
+            "place": {"phase": self.place.phase, "epochs": self.place.epochs, "steps": self.place.steps},
+            "history": self.history,
+            "best": self.best,
+            "since_best": self.since_best,
+            "stopped": self.stopped,
+            "notes": self.notes,
+            "collapse": self._answer.state_dict(),
+            "optimizers": {},
+            "scalers": {},
+            "terms": {},
+        }
+        for name, updater in self._updaters.items():
+            own, plain = optimizer_state(updater.optimizer)
+            tensors |= {f"optimizer/{name}/{key}": value for key, value in own.items()}
+            numbers["optimizers"][name] = plain
+            numbers["scalers"][name] = None if updater.scaler is None else updater.scaler.state_dict()
+        for name, term in self._terms.items():
+            state = term.state_dict()
+            tensors |= {f"term/{name}/{key}": value for key, value in state.items() if isinstance(value, Tensor)}
+            rest = {key: value for key, value in state.items() if not isinstance(value, Tensor)}
+            numbers["terms"][name] = plain_value(rest, f"the term '{term.name}'")
+        return Snapshot(tensors, numbers)
+
+    @torch.no_grad()
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go back to a snapshot.
+
+        Raises:
+            ValueError: it is of other networks or terms.
+        """
+        numbers = snapshot.numbers
+        self._check(snapshot)
+        self._aside = {}
+        for name, value in self._kept.items():
+            value.copy_(snapshot.tensors[f"network/{name}"])
+        best = _below("best/", snapshot.tensors)
+        self._best_weights = {name: best[name].to(self._changing[name].device).clone() for name in best}
+        for name, updater in self._updaters.items():
+            restore_optimizer(
+                updater.optimizer, _below(f"optimizer/{name}/", snapshot.tensors), numbers["optimizers"][name]
+            )
+            if updater.scaler is not None and numbers["scalers"][name] is not None:
+                updater.scaler.load_state_dict(numbers["scalers"][name])
+        for name, term in self._terms.items():
+            term.load_state_dict({**numbers["terms"][name], **_below(f"term/{name}/", snapshot.tensors)})
+        self._answer.load_state_dict(numbers["collapse"])
+        self.place = Place(**numbers["place"])
+        self.epoch, self.step, self.seconds = numbers["epoch"], numbers["step"], numbers["seconds"]
+        self.steps_in_epoch = numbers["steps_in_epoch"]
+        self.history, self.best = list(numbers["history"]), numbers["best"]
+        self.since_best, self.stopped = numbers["since_best"], numbers["stopped"]
+        self.notes = list(numbers["notes"])
+
+    def _check(self, snapshot: Snapshot) -> None:
+        found = _below("network/", snapshot.tensors)
+        missing, more = self._kept.keys() - found.keys(), found.keys() - self._kept.keys()
+        odd = [name for name in self._kept.keys() & found.keys() if found[name].shape != self._kept[name].shape]
+        if missing or more or odd:
+            parts = [f"{word} {', '.join(sorted(names)[:3])}" for word, names in
+                     (("it lacks", missing), ("it has also", more), ("other shapes:", odd)) if names]  # fmt: skip
+            raise ValueError(f"the checkpoint is of other networks: {'; '.join(parts)}")
+        if snapshot.numbers["terms"].keys() != self._terms.keys():
+            raise ValueError("the checkpoint is of a fit with other loss terms")
+
+    def _copy(self) -> dict[str, Tensor]:
+        return {name: value.detach().clone() for name, value in self._changing.items()}
+
+    def _fill(self, weights: Mapping[str, Tensor]) -> None:
+        for name, value in weights.items():
+            self._changing[name].copy_(value)
+
+
+def _remembers(term: Any) -> bool:
+    return callable(getattr(term, "state_dict", None)) and callable(getattr(term, "load_state_dict", None))
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

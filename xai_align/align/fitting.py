@@ -1,0 +1,180 @@
+"""A fit from its first look at the data to what comes of it."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from xai_align.align.align_fit import AlignFit
+from xai_align.align.epoch_loop import EpochLoop
+from xai_align.align.figures import Figures
+from xai_align.align.fit_state import FitState
+from xai_align.align.progress import progress_bar
+from xai_align.align.share_of_work import Crew
+from xai_align.align.shortcut import FEWEST, ShortcutWarning, find_shortcuts
+from xai_align.align.stream import RepeatableStream, loaders_generators
+from xai_align.fitting.callers_state import (
+    accelerator_for,
+    only_weights_change,
+    random_state_of_the_caller,
+    trained_parameters,
+)
+from xai_align.fitting.checkpoints import Checkpoints, Snapshot
+from xai_align.fitting.training_log import TrainingLog
+
+if TYPE_CHECKING:
+    from xai_align.align.trainer import AlignTrainer
+
+_log = logging.getLogger(__name__)
+
+
+def fit(trainer: AlignTrainer, train: Any, validation: Any, epochs: int) -> AlignFit:
+    """See :meth:`~xai_align.align.trainer.AlignTrainer.fit`."""
+    bench, settings = trainer.bench, trainer.settings
+    if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
+        raise ValueError(f"epochs is {epochs!r}; give a whole number of at least 1")
+    if settings.patience is not None and validation is None:
+        raise ValueError("patience looks at the validation data, and there are none; give some")
+    streams = [RepeatableStream(train, settings.seed, "the training data")]
+    if validation is not None:
+        streams.append(RepeatableStream(validation, settings.seed, "the validation data"))
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(random_state_of_the_caller())
+        stack.enter_context(loaders_generators(train, *([] if validation is None else [validation])))
+        accelerator = stack.enter_context(accelerator_for(bench.network, settings.mixed_precision))
+        crew = Crew.of(accelerator)
+        for network in filter(None, (bench.network, bench.masker)):
+            stack.enter_context(only_weights_change(network, list(trained_parameters(network).values())))
+            if crew.count > 1:
+                network.to(accelerator.device)
+        firsts = [next(stream.epoch(0)) for stream in streams]
+        bench.look_at(firsts[0], trainer.read_batch)
+        readers = [bench.reader(trainer.read_batch, stream.name) for stream in streams]
+        examples = [read(first) for read, first in zip(readers, firsts, strict=True)][-1]
+        state = bench.assemble()
+        checkpoints = None
+        if trainer.out is not None:
+            config = bench.configuration(
+                epochs=epochs if settings.schedule != "none" else None,
+                batches=len(streams[0]) or None,
+                validated=validation is not None,
+                processes=crew.count,
+            )
+            checkpoints = Checkpoints(trainer.out / "checkpoints", config)
+        notes = _begin(trainer, state, checkpoints, epochs, crew)
+        notes += [stream.doubt for stream in streams if stream.doubt and trainer.out is not None]
+        is_main = crew.rank == 0
+        journal = TrainingLog(trainer.out if is_main else None, trainer.log)
+        stack.callback(journal.close)
+        journal.begin(state.history)
+        if settings.keep == "best":
+            stack.callback(state.take_best_weights)
+        advance = stack.enter_context(progress_bar(epochs, trainer.show_progress and is_main))
+        loop = EpochLoop(
+            steps=bench.steps(crew),
+            state=state,
+            train=streams[0],
+            validation=streams[1] if validation is not None else None,
+            read=readers[0],
+            read_validation=readers[-1] if validation is not None else None,
+            classes=bench.classes or 0,
+            epochs=epochs,
+            tell=journal.add,
+            advance=advance,
+        )
+        figures = Figures(trainer, examples) if is_main else None
+        while state.epoch < epochs and not state.stopped:
+            loop.run_epoch()
+            _keep(trainer, state, checkpoints, crew)
+            if figures is not None:
+                figures.after(state.epoch)
+        if settings.keep == "best" and validation is not None and state.best is None:
+            notes.append("no epoch had both networks in turn, so there is no best one; the last weights were kept")
+    if trainer.masker is not None:
+        trainer.masker.to(bench.device)
+    return AlignFit(
+        classifier=trainer.classifier,
+        masker=trainer.masker,
+        best=state.best,
+        history=list(state.history),
+        epochs=state.epoch,
+        steps=state.step,
+        stopped=state.stopped or "epochs",
+        seconds=state.seconds,
+        notes=(*bench.own_notes, *notes, *state.notes, *_shortcuts(trainer, streams[-1], crew)),
+        out=trainer.out,
+    )
+
+
+def _begin(
+    trainer: AlignTrainer, state: FitState, checkpoints: Checkpoints | None, epochs: int, crew: Crew
+) -> list[str]:
+    """Go on from the newest checkpoint if there is one that is as far as the trainer, or make one; notes about it."""
+    state.take_last_weights()
+    if checkpoints is None:
+        return []
+    resume = trainer.settings.resume
+    if resume == "never" and checkpoints.paths() and not state.epoch:
+        raise ValueError(
+            f"'{checkpoints.folder}' holds a run already; choose another folder, or go on with it (resume='auto')"
+        )
+    there = checkpoints.newest()
+    crew.wait()  # before the first one writes
+    if there is None:
+        if resume == "must" and not state.epoch:
+            raise ValueError(f"'{checkpoints.folder}' holds no checkpoint to go on from")
+        _keep(trainer, state, checkpoints, crew)
+        return []
+    path, snapshot = there
+    if snapshot.numbers["epoch"] < state.epoch:
+        _keep(trainer, state, checkpoints, crew)
+        return []
+    state.restore(snapshot)
+    done = state.epoch
+    note = (
+        f"going on from the end of epoch {done} ('{path}'); what was done of a later epoch is done again"
+        if not state.stopped and done < epochs
+        else f"the run in '{path.parent}' was finished after epoch {done}; nothing was left to do"
+    )
+    _log.info(note)
+    return [note]
+
+
+def _keep(trainer: AlignTrainer, state: FitState, checkpoints: Checkpoints | None, crew: Crew) -> None:
+    """Write a checkpoint, if there is a folder for it."""
+    if checkpoints is not None:
+        crew.same_buffers(trainer.bench.network)
+        if crew.rank == 0:
+            snapshot = trainer.bench.snapshot()
+            checkpoints.write(state.epoch, Snapshot(snapshot.tensors, snapshot.numbers))
+        crew.wait()
+
+
+def _shortcuts(trainer: AlignTrainer, stream: RepeatableStream, crew: Crew) -> list[str]:
+    """Does the pair use what it should not? Its signs, in words."""
+    if trainer.masker is None or crew.rank:
+        return []
+    with random_state_of_the_caller(), loaders_generators(stream.loader):
+        found = find_shortcuts(
+            trainer.bench.network,
+            trainer.masker,
+            _images_and_labels(trainer, stream),
+            seed=trainer.settings.seed,
+        )
+    if not found.signs or found.measures["examples"] < FEWEST:
+        return []
+    warnings.warn(str(found), ShortcutWarning, stacklevel=4)
+    return list(found.signs)
+
+
+def _images_and_labels(trainer: AlignTrainer, stream: RepeatableStream) -> Any:
+    read = trainer.bench.reader(trainer.read_batch, stream.name)
+    for raw in stream.epoch(0):
+        batch = read(raw)
+        yield batch.images, batch.labels

@@ -1,0 +1,48 @@
+"""The last feature map of a network that no plugin knows: where its evidence is still spread over the image."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from xai_align.hookspecs import FeatureSpace
+from xai_align.model_state import unchanged_rng
+
+
+def last_map(model: nn.Module, image: Tensor) -> FeatureSpace | None:
+    """The last module output ``[1, C, h, w]`` of more than one place, in the order in which modules end.
+
+    It is ``layer4`` of a ResNet and ``features`` of a DenseNet: what global pooling is given, with the
+    normalisation and activation behind the last convolution. Modules that run more than once don't count. It is
+    looked for with noise, the same at every call, so that it is the network's place and not an image's.
+
+    Args:
+        model: the network, in eval mode.
+        image: ``[1, C, H, W]``, for shape, dtype and device alone.
+
+    Returns:
+        The place; None if there is no such map.
+    """
+    runs: dict[str, int] = {}
+    maps: list[str] = []
+
+    def remember(name: str) -> Any:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            runs[name] = runs.get(name, 0) + 1
+            if isinstance(output, Tensor) and output.dim() == 4 and len(output) == 1 and output[0, 0].numel() > 1:
+                maps.append(name)
+
+        return hook
+
+    handles: list[Any] = []
+    try:
+        handles += [module.register_forward_hook(remember(name)) for name, module in model.named_modules() if name]
+        with unchanged_rng(), torch.no_grad():
+            model(torch.randn(image.shape, generator=torch.Generator().manual_seed(0)).to(image))
+    finally:
+        for handle in handles:
+            handle.remove()
+    once = [name for name in maps if runs[name] == 1]
+    return FeatureSpace(layer=once[-1], layout="NCHW") if once else None

@@ -1,0 +1,167 @@
+"""One forward pass of a classifier with the tensor in hand that a CAM is taken at, and gradients alive both ways.
+
+Before the tensor: what is asked of the CAM reaches the layers that made it. After it: the
+gradient of a logit with respect to it can be had. The network goes on with a copy, so
+whatever later layers do in place does not reach what is held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from xai_align import plugins
+from xai_align.align.last_map import last_map
+from xai_align.cut_network import as_raster, where_to_cut
+from xai_align.hookspecs import FeatureSpace
+from xai_align.model_state import evaluating, frozen_parameters, without_checkpointing
+from xai_align.pinet.routes import find_layer, route_through
+from xai_align.pinet.unwrapping import unwrapped
+
+__all__ = ["Look", "check_logits", "look", "where_to_look"]
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one forward pass showed.
+
+    Attributes:
+        logits: ``[N, K]``.
+        activations: ``[N, C, h, w]`` in the image's order, without prefix tokens; part of the graph.
+    """
+
+    logits: Tensor
+    activations: Tensor
+
+
+def where_to_look(model: nn.Module, images: Tensor, layer: str | FeatureSpace | None = None) -> FeatureSpace:
+    """Where a CAM of this model is taken.
+
+    By default where a plugin says (any timm model): the head's input, or, in front of a class token, the last
+    place whose patches still reach the answer. In other models it is the last feature map on the way
+    (``layer4`` of a ResNet), else the output of the last ``Conv2d``. Finding it may take a pass of one picture
+    of noise; the model's modes, statistics and the random state are not changed.
+
+    Args:
+        model: the classifier. A compiled, data-parallel or retrofitted one is looked into.
+        images: ``[N, C, H, W]``, for shape, dtype and device alone.
+        layer: a module's dotted name, ``"input"``, or the feature space itself; None: found as above.
+
+    Raises:
+        ValueError: there is no such layer, or none was given and no place was found.
+    """
+    if isinstance(layer, FeatureSpace):
+        return layer
+    inner, own_place = unwrapped(model)
+    if layer is not None:
+        if layer != "input":
+            find_layer(inner, layer)
+        return plugins.feature_space(inner, layer) or FeatureSpace(layer=layer)
+    if isinstance(own_place, FeatureSpace):
+        return own_place
+    _check_images(images)
+    with evaluating(inner):
+        if plugins.feature_space(inner) is None and (found := last_map(inner, images[:1])) is not None:
+            return found
+        return where_to_cut(inner, images[:1])
+
+
+def look(model: nn.Module, images: Tensor, space: FeatureSpace) -> Look:
+    """Run the classifier once, in the modes and the autocast it is in, and hold the tensor of ``space``.
+
+    No hook is left, also after an error. Compiled and data-parallel models run here as the plain network inside
+    them, and at a named layer activation checkpointing is off for this pass: both
+    would hide the tensor. Under ``no_grad`` only what follows the layer is recorded, enough for a CAM.
+
+    Args:
+        model: the classifier, ``[N, C, H, W]`` to ``[N, K]``.
+        images: ``[N, C, H, W]``, floating.
+        space: where, see :func:`where_to_look`.
+
+    Raises:
+        TypeError: the model is no ``nn.Module``, or the images no tensor.
+        ValueError: the layer isn't reached, runs twice, or gives no single map or grid of tokens; the output is no
+            ``[N, K]`` with at least two classes.
+    """
+    inner, _ = unwrapped(model)
+    if not isinstance(inner, nn.Module):
+        raise TypeError(f"the classifier is a torch.nn.Module, got {type(inner).__name__}; wrap functions in a module")
+    _check_images(images)
+    if torch.is_grad_enabled():
+        return _look(inner, images, space)
+    with torch.inference_mode(False), torch.enable_grad(), frozen_parameters(inner):
+        return _look(inner, images.clone() if images.is_inference() else images.detach(), space)
+
+
+def _look(model: nn.Module, images: Tensor, space: FeatureSpace) -> Look:
+    held: list[Tensor] = []
+    size = (images.shape[-2], images.shape[-1])
+
+    def hold(z: Tensor) -> Tensor:
+        if held:
+            raise ValueError(
+                f"the feature space {_named(space)} has several tensors, and a CAM is taken at one; "
+                "choose a layer whose output is a single tensor"
+            )
+        shown, back = as_raster(z, space, size)
+        if not shown.requires_grad:  # nothing before it is trained
+            shown = shown.detach().requires_grad_()
+        held.append(shown)
+        return back(shown.clone())  # the network may write into it
+
+    logits = _through(model, images, space, hold)
+    if not held:
+        raise ValueError(f"the feature space {_named(space)} gave no floating tensor; choose another layer")
+    check_logits(logits, len(images))
+    return Look(logits, held[0])
+
+
+def _through(model: nn.Module, images: Tensor, space: FeatureSpace, hold: Callable[[Tensor], Tensor]) -> Any:
+    """The model's output, with the tensor of the space going through ``hold``."""
+    if space.split is not None:
+        features, head = space.split
+        z = features(images)
+        if not isinstance(z, Tensor):
+            raise ValueError(
+                f"the features in front of the head are a {type(z).__name__}, and a CAM is taken at one tensor; "
+                "choose a layer by its name"
+            )
+        return head(hold(z))
+    with without_checkpointing(model):
+        return route_through(model, [space], (images,), ()).run(lambda _, z: hold(z))
+
+
+def _named(space: FeatureSpace) -> str:
+    return f"'{space.layer}'" if isinstance(space.layer, str) else " + ".join(f"'{name}'" for name in space.layer)
+
+
+def _check_images(images: Any) -> None:
+    if not isinstance(images, Tensor):
+        raise TypeError(f"the images are a {type(images).__name__}; give one tensor [N, C, H, W]")
+    if images.dim() != 4 or not len(images) or not images.is_floating_point():
+        raise ValueError(
+            f"the images have shape {list(images.shape)} and type {images.dtype}; give floating [N, C, H, W], N >= 1"
+        )
+
+
+def check_logits(logits: Any, count: int) -> None:
+    """Raise if these are not the logits of ``count`` images.
+
+    Raises:
+        ValueError: they are no tensor ``[N, K]`` with at least two classes.
+    """
+    if not isinstance(logits, Tensor):
+        keys = f" with {', '.join(map(str, list(logits)[:4]))}" if isinstance(logits, dict) else ""
+        raise ValueError(
+            f"the classifier gave a {type(logits).__name__}{keys} for {count} images; logits [N, K] are needed. "
+            "Wrap it in a module that returns them alone"
+        )
+    if logits.dim() != 2 or len(logits) != count:
+        also = "; these look like features, so it may lack its head" if logits.dim() in (3, 4) else ""
+        raise ValueError(f"the classifier gave {list(logits.shape)} for {count} images; logits [N, K] are needed{also}")
+    if logits.shape[1] < 2:
+        raise ValueError("the classifier has one output; a class against others needs two or more, [N, K >= 2]")

@@ -1,0 +1,120 @@
+"""A small network that says in one forward pass where the evidence is.
+
+    images ─ stem ─ halved ─ halved ─ dilated blocks ─┐       what is around
+               │       └──────────────── + ──── up ───┘
+               └──────────────────────── + ─ up ─ smooth ─ logits ─ up ─ sigmoid      where exactly
+
+The published description says "a light convolutional network" and no more, so all of this is our
+choice. Normalisation is by groups, so that an image's mask does not depend on its batch mates.
+"""
+
+from __future__ import annotations
+
+from math import gcd, log
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = ["Masker"]
+
+#: Groups of channels that are normalised together, at most.
+GROUPS = 4
+#: Spread of the last layer's first weights: masks start close to ``start``, and gradients get past it.
+LAST_SPREAD = 0.02
+
+
+class Masker(nn.Module):
+    """Images to soft masks in [0, 1]: near 1 where the evidence is.
+
+    It sees the image and no label, so there is one mask for an image, whatever the class. Images may have any size,
+    also an odd one. With the defaults it has about 100,000 parameters.
+
+    Args:
+        in_channels: of the images.
+        width: channels at the finest resolution; twice as many below it.
+        depth: dilated blocks at the coarsest resolution, with dilations 1, 2, 4 and so on; they widen the view.
+        stride: image pixels to a cell of the finest resolution: 1 for fine strokes, 4 for large images, where it
+            is four times cheaper than 2. Masks have the image's size in any case.
+        start: about the value of untrained masks, inside (0, 1).
+
+    Attributes:
+        options: what it was built with; ``Masker(**options)`` builds the like.
+
+    Raises:
+        ValueError: an option is out of range.
+    """
+
+    def __init__(
+        self, in_channels: int = 3, *, width: int = 24, depth: int = 3, stride: int = 2, start: float = 0.6
+    ) -> None:
+        super().__init__()
+        _check_options(in_channels, width, depth, stride, start)
+        self.options: dict[str, Any] = {
+            "in_channels": in_channels, "width": width, "depth": depth, "stride": stride, "start": start,
+        }  # fmt: skip
+        self.in_channels = in_channels
+        self.stem = nn.Sequential(*_stem(in_channels, width, stride))
+        self.halved = _convolution(width, 2 * width, stride=2)
+        self.halved_again = _convolution(2 * width, 2 * width, stride=2)
+        self.blocks = nn.ModuleList(_convolution(2 * width, 2 * width, dilation=2**i) for i in range(depth))
+        self.lateral = nn.Conv2d(2 * width, width, 1)
+        self.smooth = _convolution(width, width)
+        self.last = nn.Conv2d(width, 1, 1)
+        nn.init.normal_(self.last.weight, std=LAST_SPREAD)
+        nn.init.constant_(self.last.bias, log(start / (1 - start)))  # type: ignore[arg-type]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Masks ``[N, 1, H, W]`` in [0, 1] for images ``[N, C, H, W]``, in the images' dtype.
+
+        Raises:
+            ValueError: the images have another shape, or other channels than the masker was made for.
+        """
+        return self.logits(images).sigmoid()
+
+    def logits(self, images: Tensor) -> Tensor:
+        """What the sigmoid is taken of, ``[N, 1, H, W]``."""
+        if images.dim() != 4 or images.shape[1] != self.in_channels:
+            raise ValueError(
+                f"the masker was made for images [N, {self.in_channels}, H, W] and got {list(images.shape)}; "
+                "build one with Masker(in_channels=...) for others"
+            )
+        fine = self.stem(images)
+        middle = self.halved(fine)
+        coarse = self.halved_again(middle)
+        for block in self.blocks:
+            coarse = coarse + block(coarse)
+        coarse = self.lateral(middle + _up(coarse, middle))
+        cells = self.last(self.smooth(fine + _up(coarse, fine)))
+        # before the sigmoid: edges come out between cells; not in half precision, which is coarse near 1
+        return _up(cells.to(images.dtype), images)
+
+
+def _stem(channels: int, width: int, stride: int) -> list[nn.Module]:
+    """From the image to the finest resolution."""
+    if stride < 4:
+        return [_convolution(channels, width, stride=stride)]
+    return [_convolution(channels, width, stride=2), _convolution(width, width, stride=2)]
+
+
+def _convolution(channels: int, to: int, *, stride: int = 1, dilation: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(channels, to, 3, stride=stride, padding=dilation, dilation=dilation, bias=False),
+        nn.GroupNorm(gcd(GROUPS, to), to),
+        nn.ReLU(inplace=True),
+    )
+
+
+def _up(maps: Tensor, like: Tensor) -> Tensor:
+    return F.interpolate(maps, like.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def _check_options(in_channels: int, width: int, depth: int, stride: int, start: float) -> None:
+    least = {"in_channels": (in_channels, 1), "width": (width, 1), "depth": (depth, 0)}
+    for option, (value, lowest) in least.items():
+        if not isinstance(value, int) or value < lowest:
+            raise ValueError(f"{option} is {value!r}; give a whole number of at least {lowest}")
+    if stride not in (1, 2, 4):
+        raise ValueError(f"stride is {stride!r}; give 1, 2 or 4 image pixels to a cell")
+    if not 0 < start < 1:
+        raise ValueError(f"start is {start!r}; give a mask value between 0 and 1, neither of them")

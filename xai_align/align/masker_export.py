@@ -1,0 +1,91 @@
+"""A masker as a program that runs without this library: for PyTorch, or for ONNX runtimes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from xai_align.align.masker_file import HoldsMasker, find_masker
+from xai_align.model_state import evaluating
+from xai_align.pinet.unwrapping import unwrapped
+
+
+def export_masker(
+    masker: HoldsMasker,
+    path: str | os.PathLike[str],
+    *,
+    size: tuple[int, int] = (224, 224),
+    fixed_size: bool = False,
+) -> Path:
+    """Write the masker as a program that needs none of our code: ``.pt2`` for PyTorch, ``.onnx`` for ONNX runtimes.
+
+    It takes images ``[N, C, H, W]``, normalised as those it was trained with, and gives masks ``[N, 1, H, W]``. Any
+    number of them and any size are welcome, from two of the masker's coarsest cells up (with ``Masker``'s defaults
+    9 x 9); smaller ones are an error of the program's::
+
+        masks = torch.export.load("masker.pt2").module()(images)
+
+    Args:
+        masker: a :class:`~xai_align.align.Masker` or a module like it, a trainer or fit that has one, or a file.
+        path: ends in ``.pt2`` or ``.onnx``.
+        size: rows and columns of the images that it is traced with.
+        fixed_size: the program then takes images of this size only, which some compilers do better with.
+
+    Returns:
+        The file.
+
+    Raises:
+        ImportError: ``.onnx`` needs the packages onnx and onnxscript.
+        ValueError: the ending is another.
+    """
+    path = Path(path)
+    if path.suffix not in (".pt2", ".onnx"):
+        raise ValueError(f"'{path}' ends in '{path.suffix}'; write .pt2 for torch.export, or .onnx")
+    module = unwrapped(find_masker(masker))[0]
+    images = _example(module, size)
+    axes: dict[int, Any] = {0: torch.export.Dim.DYNAMIC}
+    if not fixed_size:
+        axes |= {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write = {".pt2": _write_program, ".onnx": _write_onnx}[path.suffix]
+    waiting = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        with evaluating(module), torch.no_grad():
+            write(module, images, axes, waiting)
+        os.replace(waiting, path)
+    finally:
+        waiting.unlink(missing_ok=True)
+    return path
+
+
+def _example(module: nn.Module, size: tuple[int, int]) -> Tensor:
+    """Two images that only lend their shape, dtype and device."""
+    like = next(module.parameters())
+    channels = getattr(module, "options", {}).get("in_channels", 3)
+    return torch.zeros(2, channels, *size, dtype=like.dtype, device=like.device)
+
+
+def _write_program(module: nn.Module, images: Tensor, axes: dict[int, Any], path: Path) -> None:
+    torch.export.save(torch.export.export(module, (images,), dynamic_shapes=(axes,)), path)
+
+
+def _write_onnx(module: nn.Module, images: Tensor, axes: dict[int, Any], path: Path) -> None:
+    try:
+        import onnxscript  # noqa: F401 - torch's exporter needs it
+    except ImportError as error:
+        raise ImportError("writing .onnx needs two more packages: pip install onnx onnxscript") from error
+    torch.onnx.export(
+        module,
+        (images,),
+        path,
+        input_names=["images"],
+        output_names=["masks"],
+        dynamic_shapes=(axes,),
+        external_data=False,
+        verbose=False,
+        dynamo=True,
+    )

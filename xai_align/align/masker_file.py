@@ -1,0 +1,114 @@
+"""A masker on disk: one safetensors file, written whole or not at all, with what builds the masker again in its header.
+
+A digest stands there too, so damaged numbers are found out, and nothing is unpickled when it is read.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import torch
+from torch import nn
+
+from xai_align.fitting.checkpoints import DamagedCheckpoint, Snapshot, read_checkpoint, write_checkpoint
+from xai_align.pinet.unwrapping import unwrapped
+
+if TYPE_CHECKING:
+    from xai_align.align.masker import Masker
+
+#: What a header says that this is.
+KIND = "masker"
+#: Something that holds a masker, or is one: a module, a trainer, a fit, a file.
+HoldsMasker: TypeAlias = "nn.Module | str | os.PathLike[str] | Any"
+
+
+def save_masker(masker: HoldsMasker, path: str | os.PathLike[str]) -> Path:
+    """Write a masker to a safetensors file, in place of one that is there, whole or not at all.
+
+    Args:
+        masker: a :class:`~xai_align.align.Masker`, or a trainer or fit that has one.
+        path: the file; its folder is made if need be.
+
+    Returns:
+        The file.
+
+    Raises:
+        TypeError: it is another kind of module, which this library could not build again.
+    """
+    from xai_align import __version__
+    from xai_align.align.masker import Masker
+
+    module = unwrapped(find_masker(masker))[0]
+    if not isinstance(module, Masker):
+        raise TypeError(
+            f"{type(module).__name__} is no xai_align.align.Masker, so it could not be built again from a file; "
+            "save its state_dict() with safetensors, and give the module itself where a masker is wanted"
+        )
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    about = {"kind": KIND, "options": module.options, "version": __version__}
+    write_checkpoint(path, Snapshot(module.state_dict(), about))
+    return path
+
+
+def load_masker(path: str | os.PathLike[str]) -> Masker:
+    """Read what :func:`save_masker` wrote: the same masker, in eval mode, on the CPU.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged, holds something else, or does not fit this version; the message says what to do.
+    """
+    from xai_align.align.masker import Masker
+
+    path = Path(path)
+    if not path.is_file():
+        inside = "; give the file in this folder, such as masker.safetensors" if path.is_dir() else ""
+        raise FileNotFoundError(f"there is no masker's file '{path}'{inside}")
+    try:
+        saved = read_checkpoint(path)
+    except DamagedCheckpoint as error:
+        raise ValueError(
+            f"{error}; a masker's file is what save_masker wrote. Copy it again, or save it again"
+        ) from None
+    if saved.numbers.get("kind") != KIND:
+        raise ValueError(
+            f"'{path}' is a checkpoint, not a masker alone; let the trainer go on from it, "
+            "and save its masker: save_masker(trainer, FILE)"
+        )
+    try:
+        with torch.random.fork_rng(devices=[]):  # the first weights of layers are drawn
+            masker = Masker(**saved.numbers["options"])
+        masker.load_state_dict(dict(saved.tensors), assign=True)  # their dtype stays
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"the masker in '{path}' was saved by xai-align {saved.numbers.get('version')} and can't be built by this "
+            f"version ({error}); install that version"
+        ) from error
+    return masker.eval()
+
+
+def find_masker(given: HoldsMasker) -> nn.Module:
+    """The masker that is meant: a module, the masker of a trainer or fit, or that of a file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        TypeError: it is none of these.
+        ValueError: the trainer has no masker yet, or none at all, or the file can't be used.
+    """
+    if isinstance(given, nn.Module):
+        return given
+    if isinstance(given, str | os.PathLike):
+        return load_masker(given)
+    if not hasattr(given, "masker"):
+        raise TypeError(
+            f"a masker is a torch.nn.Module, the path of a saved one, or a trainer or fit that has one; "
+            f"got {type(given).__name__}"
+        )
+    if given.masker is None:
+        raise ValueError(
+            f"this {type(given).__name__} has no masker: it is made by the first batch, and only by recipes that "
+            "train one, such as 'align'"
+        )
+    return find_masker(given.masker)

@@ -1,0 +1,125 @@
+"""The terms of the masker's loss: small callables from a view to one value for each image.
+
+    L_dist + lambda1 ||M||_1 + lambda2 L_smooth        ALIGN, from the published description
+
+The 1-norm is a mean here, so that lambda1 means the same at every image size. Between two cliffs there is an
+explanation: without sparsity a mask of ones is nearly perfect, and above lambda1 of about 3.6 one of zeros.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from xai_align.align.masker_loss import distinction, smoothness_of, sparsity_of
+from xai_align.align.masker_view import MaskerView
+from xai_align.align.term_options import AVERAGES, Average, check_number
+from xai_align.fei.optimised import check_choice
+
+
+@dataclass(kw_only=True)
+class MaskerTerm:
+    """What the terms of a masker have in common. Weights may be changed while training.
+
+    Attributes:
+        weight: of the term.
+        confidence: only images that the classifier gets right, with at least this probability, train the masker:
+            what it does wrong is no evidence (as CASM does, Zolna et al. 2020). That takes one more forward pass.
+            None: all images do.
+        average: over images, or over classes.
+
+    Raises:
+        ValueError: options out of range.
+    """
+
+    name: ClassVar[str] = "masker"
+
+    weight: float = 1.0
+    confidence: float | None = None
+    average: Average = "image"
+
+    def __post_init__(self) -> None:
+        check_number(f"the weight of {self.name}", self.weight)
+        check_choice("average", self.average, AVERAGES)
+        if self.confidence is not None:
+            check_number("confidence", self.confidence, most=1.0)
+
+    def values(self, view: MaskerView) -> Tensor:
+        """``[N]``: the term before it is weighed."""
+        raise NotImplementedError(f"{type(self).__name__} has no values(view)")
+
+    def __call__(self, view: MaskerView) -> Tensor:
+        """``[N]``, float32: zero for images that are not trusted."""
+        values = self.values(view)
+        if self.confidence is not None:
+            values = values * view.trusted(self.confidence)
+        return values * view.per_class_weights if self.average == "class" else values
+
+
+@dataclass(kw_only=True)
+class Distinction(MaskerTerm):
+    """``L_dist = (p(x M) - p(x (1 - M)) - 1)^2``: what is kept says the label, what is dropped doesn't."""
+
+    name: ClassVar[str] = "distinction"
+
+    def values(self, view: MaskerView) -> Tensor:
+        """``[N]``, between 0 and 4."""
+        return distinction(view.p_keep, view.p_drop)
+
+
+@dataclass(kw_only=True)
+class Sparsity(MaskerTerm):
+    """``||M||_1`` as a mean over the pixels."""
+
+    name: ClassVar[str] = "sparsity"
+
+    weight: float = 2.0
+
+    def values(self, view: MaskerView) -> Tensor:
+        """``[N]``: the mean of each mask."""
+        return sparsity_of(view.masks)
+
+
+@dataclass(kw_only=True)
+class Smoothness(MaskerTerm):
+    """``L_smooth``: jumps between neighbouring pixels, as a mean."""
+
+    name: ClassVar[str] = "smoothness"
+
+    weight: float = 0.1
+
+    def values(self, view: MaskerView) -> Tensor:
+        """``[N]``: the total variation of each mask."""
+        return smoothness_of(view.masks)
+
+
+@dataclass(kw_only=True)
+class AreaHinge(MaskerTerm):
+    """``relu(mean M - limit) + relu(least - mean M)``: masks are neither too large nor too small.
+
+    Attributes:
+        limit: the largest mean that costs nothing.
+        least: the smallest.
+
+    Raises:
+        ValueError: options out of range.
+    """
+
+    name: ClassVar[str] = "area"
+
+    weight: float = 4.0
+    limit: float = 0.35
+    least: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("limit", self.limit, most=1.0)
+        check_number("least", self.least, most=self.limit)
+
+    def values(self, view: MaskerView) -> Tensor:
+        """``[N]``."""
+        mean = sparsity_of(view.masks)
+        return torch.relu(mean - self.limit) + torch.relu(self.least - mean)

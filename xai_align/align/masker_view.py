@@ -1,0 +1,114 @@
+"""What the terms of one masker step look at: everything shared is computed once, when it is first asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from xai_align.align.batch import Everyone, TrainingBatch, class_balance
+from xai_align.align.look import check_logits
+from xai_align.align.masker_loss import Baseline, keep_and_drop
+from xai_align.align.saliency import at_least_float32
+from xai_align.align.step_draws import StepDraws
+
+
+class MaskerView:
+    """One batch under a masker that learns; the classifier is in eval mode and its parameters are frozen.
+
+    Args:
+        batch: the examples.
+        classifier: gives logits ``[N, K]``.
+        masker: images to masks ``[N, 1, H, W]`` in [0, 1].
+        generator: of this step, on the CPU, the same in all processes.
+        progress: the share of the fit that is done, 0 to 1.
+        baseline: what stands where something is masked out.
+        masks_from: ``masks_from(view)`` makes the masks that are tried out from ``view.soft``; None: these are.
+        everyone: all examples of the step; None: these are all.
+    """
+
+    def __init__(
+        self,
+        batch: TrainingBatch,
+        *,
+        classifier: nn.Module,
+        masker: nn.Module,
+        generator: torch.Generator,
+        progress: float = 0.0,
+        baseline: Baseline = 0.0,
+        masks_from: Callable[[MaskerView], Tensor] | None = None,
+        everyone: Everyone | None = None,
+    ) -> None:
+        self.batch, self.classifier, self.masker = batch, classifier, masker
+        self.generator, self.progress, self.baseline = generator, progress, baseline
+        self.masks_from = masks_from
+        self.everyone = everyone or Everyone.just(batch)
+        #: Which of everyone's examples these are.
+        self.mine = self.everyone.mine(batch)
+        self.draws = StepDraws(generator, total=len(self.everyone.labels), mine=self.mine, device=batch.images.device)
+
+    @cached_property
+    def soft(self) -> Tensor:
+        """``[N, 1, H, W]`` in [0, 1]: the masker's answer."""
+        if "soft_logits" in self.__dict__:
+            return self.soft_logits.sigmoid()
+        return at_least_float32(self.masker(self.batch.images))
+
+    @cached_property
+    def soft_logits(self) -> Tensor:
+        """``[N, 1, H, W]``: what becomes :attr:`soft` by a sigmoid; from the masker's ``logits(images)`` if it can."""
+        logits: Callable[[Tensor], Tensor] | None = getattr(self.masker, "logits", None)
+        if logits is None:
+            return self.soft.clamp(1e-6, 1 - 1e-6).logit()
+        return at_least_float32(logits(self.batch.images))
+
+    @cached_property
+    def masks(self) -> Tensor:
+        """``[N, 1, H, W]`` in [0, 1]: what the image is multiplied with."""
+        return self.soft if self.masks_from is None else self.masks_from(self)
+
+    @cached_property
+    def probabilities(self) -> Tensor:
+        """``[2, N, K]``: with what the mask keeps, and with what it drops; one forward pass of 2N images."""
+        kept, dropped = keep_and_drop(self.batch.images, self.masks, self.baseline)
+        return self._probabilities(torch.cat([kept, dropped])).unflatten(0, (2, len(self.batch)))
+
+    @cached_property
+    def p_keep(self) -> Tensor:
+        """``[N]``: the label's probability with what the mask keeps."""
+        return self._of_label(self.probabilities[0])
+
+    @cached_property
+    def p_drop(self) -> Tensor:
+        """``[N]``: the label's probability with what it drops."""
+        return self._of_label(self.probabilities[1])
+
+    @cached_property
+    def p_whole(self) -> Tensor:
+        """``[N, K]``: probabilities for the whole images, constants; one more forward pass, for those who ask."""
+        with torch.no_grad():
+            return self._probabilities(self.batch.images)
+
+    @cached_property
+    def correct(self) -> Tensor:
+        """``[N]``, bool: which whole images are classified right."""
+        return self.p_whole.argmax(-1) == self.batch.labels
+
+    def trusted(self, confidence: float) -> Tensor:
+        """``[N]``, bool: classified right, with at least this probability."""
+        return self.correct & (self._of_label(self.p_whole) >= confidence)
+
+    @cached_property
+    def per_class_weights(self) -> Tensor:
+        """``[N]``: with them the mean over the step's images is the sum of class means over the number of classes."""
+        return class_balance(self.everyone.labels, self.probabilities.shape[-1])[self.mine]
+
+    def _probabilities(self, images: Tensor) -> Tensor:
+        logits = self.classifier(images)
+        check_logits(logits, len(images))
+        return at_least_float32(logits).softmax(-1)
+
+    def _of_label(self, probabilities: Tensor) -> Tensor:
+        return probabilities.gather(-1, self.batch.labels[:, None]).squeeze(-1)

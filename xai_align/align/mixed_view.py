@@ -1,0 +1,99 @@
+"""Images mixed with others of their class, as DRE's regulariser sees them."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from math import floor
+
+import torch
+from torch import Tensor, nn
+
+from xai_align.align.batch import Everyone
+from xai_align.align.look import Look, look
+from xai_align.align.mixup_regulariser import mixed, mixing_shares, same_class_partners
+from xai_align.align.saliency import Normalise, Order, cam_at, normalised
+from xai_align.align.step_draws import StepDraws
+from xai_align.hookspecs import FeatureSpace
+
+
+class MixedView:
+    """``lam * image + (1 - lam) * partner`` for some or all images of a batch.
+
+    Partners come from everyone's examples. One that another process looks at is
+    looked at here once more for its CAM, so that gradients are those of one process.
+
+    Attributes:
+        rows: ``[n]``, int64: which of the batch's images are mixed.
+        partners: ``[n]``, int64: with which of everyone's.
+        lam: ``[n]``, in the images' dtype: the image's own share.
+        images: ``[n, C, H, W]``.
+        labels: ``[n]``, int64.
+        scale: with it a sum over the step's mixed images is one over all its images.
+    """
+
+    def __init__(
+        self,
+        everyone: Everyone,
+        mine: slice,
+        draws: StepDraws,
+        *,
+        classifier: nn.Module,
+        space: FeatureSpace,
+        order: Order,
+        normalise: Normalise,
+        alpha: float,
+        share: float,
+    ) -> None:
+        self._everyone, self._mine = everyone, mine
+        self._classifier, self._space, self._order, self._normalise = classifier, space, order, normalise
+        total, device = len(everyone.labels), everyone.images.device
+        draw = draws.generator("mixup")
+        partners = same_class_partners(everyone.labels, draw).to(device)
+        lam = mixing_shares(total, alpha, draw).to(everyone.images)
+        chosen = _every_so_often(total, share, torch.rand((), generator=draw).item())
+        places = torch.tensor([i for i in chosen if mine.start <= i < mine.stop], dtype=torch.int64, device=device)
+        self.rows = places - mine.start
+        self.partners, self.lam = partners[places], lam[places]
+        self.images = mixed(everyone.images, partners, lam)[places]
+        self.labels = everyone.labels[places]
+        self.scale = total / max(len(chosen), 1)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @cached_property
+    def seen(self) -> Look:
+        """The forward pass of the mixed images."""
+        return look(self._classifier, self.images, self._space)
+
+    @cached_property
+    def cam(self) -> Tensor:
+        """``[n, 1, h, w]``: the CAMs of the mixed images, for their class."""
+        return cam_at(self.seen, self.labels, order=self._order)
+
+    @cached_property
+    def saliency(self) -> Tensor:
+        """``[n, 1, h, w]`` in [0, 1]."""
+        return normalised(self.cam, how=self._normalise)
+
+    def partners_saliency(self, saliency: Tensor) -> Tensor:
+        """``[n, 1, h, w]``: what the partners' CAMs show, unmixed.
+
+        Args:
+            saliency: ``[N, 1, h, w]``: of the batch.
+        """
+        if len(saliency) == len(self._everyone.labels):
+            return saliency[self.partners]
+        elsewhere = (self.partners < self._mine.start) | (self.partners >= self._mine.stop)
+        found = saliency[(self.partners - self._mine.start).clamp(0, len(saliency) - 1)]
+        if not elsewhere.any():
+            return found
+        away = self.partners[elsewhere]
+        seen = look(self._classifier, self._everyone.images[away], self._space)
+        cam = cam_at(seen, self._everyone.labels[away], order=self._order)
+        return found.index_put((elsewhere.nonzero().squeeze(1),), normalised(cam, how=self._normalise))
+
+
+def _every_so_often(count: int, share: float, start: float) -> list[int]:
+    """A share of the numbers below ``count``, evenly spaced, so that every process has its part of them."""
+    return [index for index in range(count) if floor((index + 1) * share + start) > floor(index * share + start)]

@@ -1,0 +1,148 @@
+"""What a loader yields, as a batch that can be trained with; everything else is refused, with a word on what to do.
+
+A batch is looked at where the loader left it, mostly on the CPU, before it goes to the model's device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xai_align.align.batch import TrainingBatch
+
+ReadBatch = Callable[[Any], Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchReader:
+    """Makes a :class:`~xai_align.align.batch.TrainingBatch` of what a loader yields.
+
+    Attributes:
+        name: how messages call the loader: "the training data".
+        read_batch: turns a batch of another kind into one of those that are known; None: there is no need.
+        classes: K, the logits of the classifier; None: not known yet, so labels are not compared with it.
+        dtype: of the classifier's parameters; images are brought to it.
+    """
+
+    name: str = "the batch"
+    read_batch: ReadBatch | None = None
+    classes: int | None = None
+    dtype: torch.dtype = torch.float32
+
+    def __call__(self, raw: Any) -> TrainingBatch:
+        """The batch, checked.
+
+        Raises:
+            TypeError: it is of another kind, or its parts are.
+            ValueError: shapes or values are not possible.
+        """
+        images, labels, masks, indices = self._parts(raw if self.read_batch is None else self.read_batch(raw))
+        images = self._images(images)
+        labels = self._labels(labels, len(images))
+        return TrainingBatch(
+            images=images,
+            labels=labels,
+            masks=None if masks is None else self._masks(masks, images),
+            indices=None if indices is None else self._indices(indices, labels),
+        )
+
+    def _parts(self, raw: Any) -> tuple[Any, Any, Any, Any]:
+        if isinstance(raw, TrainingBatch):
+            return raw.images, raw.labels, raw.masks, raw.indices
+        if isinstance(raw, Mapping):
+            keys = ", ".join(repr(key) for key in list(raw)[:6])
+            raise TypeError(
+                f"{self.name} are dictionaries (with {keys}); say what is what: "
+                'read_batch=lambda b: (b["image"], b["label"])'
+            )
+        if isinstance(raw, Tensor):
+            raise TypeError(
+                f"{self.name} are tensors {list(raw.shape)} without labels; yield (images, labels), "
+                "or give read_batch=..., a function from what is yielded to (images, labels)"
+            )
+        if not isinstance(raw, tuple | list) or len(raw) not in (2, 3):
+            found = f"{type(raw).__name__}s of {len(raw)} parts" if isinstance(raw, tuple | list) else _kind(raw)
+            raise TypeError(
+                f"{self.name} are {found}; yield (images, labels) or (images, labels, masks), "
+                "or give read_batch=..., a function from what is yielded to one of these"
+            )
+        return raw[0], raw[1], raw[2] if len(raw) == 3 else None, None
+
+    def _images(self, images: Any) -> Tensor:
+        if not isinstance(images, Tensor) or not images.is_floating_point():
+            found = str(images.dtype) if isinstance(images, Tensor) else type(images).__name__
+            raise TypeError(
+                f"{self.name}: the images are {found}; give a float tensor [N, C, H, W], preprocessed as the "
+                "classifier wants it"
+            )
+        if images.dim() != 4 or not images.numel():
+            raise ValueError(f"{self.name}: the images have shape {list(images.shape)}; give [N, C, H, W]")
+        if not images.isfinite().all():
+            raise ValueError(f"{self.name}: the images hold NaN or infinite values")
+        return images.to(self.dtype)
+
+    def _labels(self, labels: Any, count: int) -> Tensor:
+        if labels is None:
+            raise TypeError(f"{self.name}: there are no labels; a classifier and its CAM of the true class need them")
+        found = torch.as_tensor(labels) if not isinstance(labels, str) else labels
+        if isinstance(found, Tensor) and found.dim() == 2 and found.shape[0] == count and found.shape[1] > 1:
+            raise TypeError(
+                f"{self.name}: the labels have shape {list(found.shape)}, one number for each class; "
+                "give the number of the class: labels.argmax(1)"
+            )
+        if isinstance(found, Tensor) and found.dim() == 2 and found.shape[1] == 1:
+            found = found[:, 0]
+        if not isinstance(found, Tensor) or found.is_floating_point() or found.is_complex():
+            dtype = str(found.dtype).removeprefix("torch.") if isinstance(found, Tensor) else type(found).__name__
+            raise TypeError(f"{self.name}: the labels are {dtype}; give the numbers of the classes, whole numbers")
+        if found.dtype == torch.bool or found.dim() != 1 or len(found) != count:
+            raise ValueError(
+                f"{self.name}: the labels are {str(found.dtype).removeprefix('torch.')} of shape {list(found.shape)} "
+                f"for {count} images; give one whole number for each image"
+            )
+        least, most = int(found.min()), int(found.max())
+        if least < 0 or (self.classes is not None and most >= self.classes):
+            wrong = least if least < 0 else most
+            known = (
+                "" if self.classes is None else f": the classifier has {self.classes} classes, 0 to {self.classes - 1}"
+            )
+            raise ValueError(
+                f"{self.name}: label {wrong} is out of range{known}; number the classes from 0, "
+                "and make the classifier with as many classes as there are labels"
+            )
+        return found.to(torch.int64)
+
+    def _masks(self, masks: Any, images: Tensor) -> Tensor:
+        if not isinstance(masks, Tensor):
+            raise TypeError(f"{self.name}: the masks are {_kind(masks)}; give a tensor [N, 1, H, W]")
+        found = masks[:, None] if masks.dim() == 3 else masks
+        wanted = (len(images), 1, *images.shape[2:])
+        if tuple(found.shape) != wanted:
+            raise ValueError(
+                f"{self.name}: the masks have shape {list(masks.shape)}; give {list(wanted)}, of the images' size"
+            )
+        found = found.to(self.dtype)
+        known = found[~found.isnan()]
+        if known.numel() and not (known.min() >= 0 and known.max() <= 1):
+            raise ValueError(
+                f"{self.name}: the masks hold values between {known.min():.3g} and {known.max():.3g}; "
+                "give 1 where the evidence is, 0 where it isn't, NaN where nothing is known"
+            )
+        return found
+
+    def _indices(self, indices: Any, labels: Tensor) -> Tensor:
+        found = torch.as_tensor(indices)
+        if found.is_floating_point() or found.shape != labels.shape:
+            raise ValueError(
+                f"{self.name}: the indices have shape {list(found.shape)} for {len(labels)} images; "
+                "give the number of each example in the data set"
+            )
+        return found.to(torch.int64)
+
+
+def _kind(value: Any) -> str:
+    return "None" if value is None else f"{type(value).__name__}s"

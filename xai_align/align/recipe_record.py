@@ -1,0 +1,68 @@
+"""What a method is made of: terms, a guide, and how a masker is trained beside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from xai_align.align.guides import Guide
+from xai_align.align.masker_loss import Baseline
+from xai_align.align.masker_terms import MaskerTerm
+from xai_align.align.masker_view import MaskerView
+from xai_align.align.terms import Term
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What a classifier, and perhaps a masker, learn from.
+
+    Attributes:
+        name: of the method.
+        terms: of the classifier's loss, in the order in which they are asked.
+        guide: gives the masks that terms compare with.
+        masker_terms: of the masker's loss; none: no masker is trained.
+        baseline: what stands where a mask keeps nothing, in the masker's step.
+        masks_from: how the masker's answer becomes the masks that are tried out; None: as it is.
+
+    Raises:
+        ValueError: there are no terms, two have the same name, or a guide is needed and missing.
+    """
+
+    name: str
+    terms: tuple[Term, ...]
+    guide: Guide | None = None
+    masker_terms: tuple[MaskerTerm, ...] = ()
+    baseline: Baseline = 0.0
+    masks_from: Callable[[MaskerView], Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.terms:
+            raise ValueError(f"the recipe '{self.name}' has no terms; give at least Classification()")
+        for some in (self.terms, self.masker_terms):
+            names = [term.name for term in some]
+            if twice := sorted({name for name in names if names.count(name) > 1}):
+                raise ValueError(f"the recipe '{self.name}' has {twice[0]!r} twice; give each term a name of its own")
+        lost = [term.name for term in self.terms if getattr(term, "needs_guide", False)]
+        if lost and self.guide is None:
+            raise ValueError(
+                f"'{lost[0]}' compares with a guide's masks; give the recipe guide=LearnedMask() or another"
+            )
+        if self.guide is not None and self.guide.needs_masker and not self.masker_terms:
+            raise ValueError("the guide asks a masker, but no masker is trained; give masker_terms too")
+
+    @property
+    def trains_masker(self) -> bool:
+        """Whether there is a masker at all."""
+        return bool(self.masker_terms)
+
+    @property
+    def needs_masks(self) -> bool:
+        """Whether batches must carry masks."""
+        return self.guide is not None and self.guide.needs_masks
+
+    @property
+    def needs_indices(self) -> bool:
+        """Whether batches must carry the examples' indices."""
+        return any(getattr(term, "needs_indices", False) for term in self.terms)

@@ -1,0 +1,266 @@
+"""Which terms make which method: ALIGN, what it is compared with, and three experiments.
+
+=============== ==============================================================================================
+``erm``         cross entropy alone
+``sgt``         saliency guided training (Ismail et al. 2021)
+``dre``         ``erm`` and DRE's regulariser (Li et al. 2023)
+``rrr``         right for the right reasons (Ross et al. 2017): needs given masks
+``align``       ``dre`` and alignment with a masker that is trained alongside (Hong et al. 2025)
+``oracle``      ``align`` with given masks in place of the masker
+``random``      ... with the given mask of another image
+``inverse``     ... with one minus the given mask
+``grey``        ... with the image itself in grey
+``egat``        experimental: adversarial training with steady CAMs
+``aim``         experimental: ``align`` with binary masks whose area is annealed
+``consistency`` experimental: examples weighed by how little their explanations keep still
+=============== ==============================================================================================
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import fields
+from functools import partial
+from typing import Any
+
+from xai_align.align.adversarial import Adversarial
+from xai_align.align.annealed_binary_masks import AnnealedArea, Binarised, StraightThroughMasks
+from xai_align.align.explanation_consistency import ConsistencyWeighted, Scaling
+from xai_align.align.guides import GivenMask, GreyImage, Guide, Inverted, LearnedMask, OfAnotherImage
+from xai_align.align.masker_loss import Baseline
+from xai_align.align.masker_terms import Distinction, Smoothness, Sparsity
+from xai_align.align.recipe_record import Recipe
+from xai_align.align.right_reasons import RightReasons, Score
+from xai_align.align.saliency_guided import Fill, SaliencyGuided
+from xai_align.align.term_options import Average
+from xai_align.align.terms import Alignment, Classification, Mixup, Term
+from xai_align.plugin_loading import did_you_mean
+
+__all__ = ["RECIPES", "Recipe", "recipe", "recipe_options"]
+
+
+def erm(**classification: Any) -> Recipe:
+    """Empirical risk minimisation: nothing but the labels.
+
+    Args:
+        **classification: options of :class:`~xai_align.align.terms.Classification`, here and in all other recipes.
+    """
+    return Recipe(name="erm", terms=(Classification(**classification),))
+
+
+def sgt(*, saliency_guidance: float = 1.0, share: float = 0.5, fill: Fill = "noise", **classification: Any) -> Recipe:
+    """Saliency guided training; see :class:`~xai_align.align.saliency_guided.SaliencyGuided`."""
+    guided = SaliencyGuided(weight=saliency_guidance, share=share, fill=fill)
+    return Recipe(name="sgt", terms=(Classification(**classification), guided))
+
+
+def dre(*, mixup: float = 1.0, mixup_share: float = 1.0, **classification: Any) -> Recipe:
+    """DRE: consistent and sparse CAMs under mixup; see :class:`~xai_align.align.terms.Mixup`."""
+    return Recipe(name="dre", terms=(Classification(**classification), *_mixup(mixup, mixup_share)))
+
+
+def rrr(*, right_reasons: float = 1.0, score: Score = "all", **classification: Any) -> Recipe:
+    """Right for the right reasons, with given masks; see :class:`~xai_align.align.right_reasons.RightReasons`."""
+    reasons = RightReasons(weight=right_reasons, score=score)
+    return Recipe(name="rrr", terms=(reasons, Classification(**classification)), guide=GivenMask())
+
+
+def align(
+    *,
+    alignment: float = 1.0,
+    mixup: float = 1.0,
+    mixup_share: float = 1.0,
+    sparsity: float = 2.0,
+    smoothness: float = 0.1,
+    right_reasons: float = 0.0,
+    confidence: float | None = None,
+    average: Average = "image",
+    baseline: Baseline = 0.0,
+    alignment_options: dict[str, Any] | None = None,
+    **classification: Any,
+) -> Recipe:
+    """ALIGN: the classifier looks where the masker finds the evidence, the masker where the classifier has it.
+
+    The weights are ours; none are given in the published description that could be read.
+
+    Args:
+        alignment: lambda3.
+        mixup: lambda4; 0 leaves the term out, and its forward pass.
+        mixup_share: the share of the images that are mixed.
+        sparsity: lambda1, of the mean of the mask.
+        smoothness: lambda2.
+        right_reasons: weight of input gradients outside the mask, an addition of ours; 0 leaves it out.
+        confidence: only images classified right with this probability train the masker; None: all do.
+        average: in the alignment and the masker's terms: every image, or every class, counts the same.
+        baseline: what stands where a mask keeps nothing: a number, a tensor, or a function of the images.
+        alignment_options: further options of :class:`~xai_align.align.terms.Alignment`.
+        **classification: options of :class:`~xai_align.align.terms.Classification`.
+    """
+    common: dict[str, Any] = {"confidence": confidence, "average": average}
+    return Recipe(
+        name="align",
+        terms=_guided_terms(alignment, mixup, mixup_share, right_reasons, average, alignment_options, classification),
+        guide=LearnedMask(),
+        masker_terms=(
+            Distinction(**common),
+            Sparsity(weight=sparsity, **common),
+            Smoothness(weight=smoothness, **common),
+        ),
+        baseline=baseline,
+    )
+
+
+def guided_by(
+    name: str,
+    guide: Guide,
+    *,
+    alignment: float = 1.0,
+    mixup: float = 1.0,
+    mixup_share: float = 1.0,
+    right_reasons: float = 0.0,
+    average: Average = "image",
+    alignment_options: dict[str, Any] | None = None,
+    **classification: Any,
+) -> Recipe:
+    """As :func:`align`, but with masks that nobody has to learn: the controls.
+
+    Args:
+        name: of the recipe.
+        guide: gives the masks.
+        alignment: this and the other options are those of :func:`align`.
+        mixup: lambda4.
+        mixup_share: the share of the images that are mixed.
+        right_reasons: weight of input gradients outside the mask.
+        average: in the alignment.
+        alignment_options: further options of :class:`~xai_align.align.terms.Alignment`.
+        **classification: options of :class:`~xai_align.align.terms.Classification`.
+    """
+    terms = _guided_terms(alignment, mixup, mixup_share, right_reasons, average, alignment_options, classification)
+    return Recipe(name=name, terms=terms, guide=guide)
+
+
+def egat(
+    *,
+    adversarial: float = 1.0,
+    consistency: float = 1.0,
+    epsilon: float = 0.1,
+    steps: int = 1,
+    limits: tuple[float, float] | None = None,
+    mixup: float = 1.0,
+    mixup_share: float = 1.0,
+    **classification: Any,
+) -> Recipe:
+    """Experimental: explanation-guided adversarial training; see :class:`~xai_align.align.adversarial.Adversarial`."""
+    attacked = Adversarial(weight=adversarial, consistency=consistency, epsilon=epsilon, steps=steps, limits=limits)
+    return Recipe(name="egat", terms=(Classification(**classification), attacked, *_mixup(mixup, mixup_share)))
+
+
+def aim(
+    *,
+    area: float = 6.0,
+    final_area: float = 0.35,
+    until: float = 1.0,
+    temperature: float = 1.0,
+    alignment: float = 1.0,
+    mixup: float = 1.0,
+    mixup_share: float = 1.0,
+    smoothness: float = 0.1,
+    baseline: Baseline = 0.0,
+    **classification: Any,
+) -> Recipe:
+    """Experimental: ALIGN's masker with AIM's devices; see :mod:`~xai_align.align.annealed_binary_masks`."""
+    return Recipe(
+        name="aim",
+        terms=_guided_terms(alignment, mixup, mixup_share, 0.0, "image", None, classification),
+        guide=Binarised(LearnedMask()),
+        masker_terms=(
+            Distinction(),
+            AnnealedArea(weight=area, last=final_area, until=until),
+            Smoothness(weight=smoothness),
+        ),
+        baseline=baseline,
+        masks_from=StraightThroughMasks(temperature=temperature),
+    )
+
+
+def consistency(
+    *, epsilon: float = 0.1, steps: int = 1, background: float = 0.3, normalise: Scaling = "mean", **classification: Any
+) -> Recipe:
+    """Experimental: see :class:`~xai_align.align.explanation_consistency.ConsistencyWeighted`."""
+    weighted = ConsistencyWeighted(
+        epsilon=epsilon,
+        steps=steps,
+        background=background,
+        normalise=normalise,
+        classification=Classification(**classification),
+    )
+    return Recipe(name="consistency", terms=(weighted,))
+
+
+#: The recipes by name; each takes options and gives a fresh :class:`Recipe`.
+RECIPES: dict[str, Callable[..., Recipe]] = {
+    "erm": erm,
+    "sgt": sgt,
+    "dre": dre,
+    "rrr": rrr,
+    "align": align,
+    "oracle": partial(guided_by, "oracle", GivenMask()),
+    "random": partial(guided_by, "random", OfAnotherImage(GivenMask())),
+    "inverse": partial(guided_by, "inverse", Inverted(GivenMask())),
+    "grey": partial(guided_by, "grey", GreyImage()),
+    "egat": egat,
+    "aim": aim,
+    "consistency": consistency,
+}
+
+
+def recipe(name: str, **options: Any) -> Recipe:
+    """The recipe called ``name``, made anew: its terms are nobody else's.
+
+    Args:
+        name: one of :data:`RECIPES`.
+        **options: as its function takes them.
+
+    Raises:
+        ValueError: there is no such recipe, or an option is out of range.
+        TypeError: it has no such option; the message lists what it has.
+    """
+    if name not in RECIPES:
+        raise ValueError(f"there is no recipe '{name}'; give {', '.join(RECIPES)}{did_you_mean(name, RECIPES)}")
+    known = recipe_options(name)
+    if strange := [option for option in options if option not in known]:
+        raise TypeError(f"the recipe '{name}' has no option '{strange[0]}'; it takes {', '.join(known)}")
+    return RECIPES[name](**options)
+
+
+def recipe_options(name: str) -> tuple[str, ...]:
+    """The names of the options that a recipe takes."""
+    own = inspect.signature(RECIPES[name]).parameters.values()
+    named = [parameter.name for parameter in own if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
+    return (*named, *(option.name for option in fields(Classification) if option.name != "weight"))
+
+
+def _guided_terms(
+    alignment: float,
+    mixup: float,
+    mixup_share: float,
+    right_reasons: float,
+    average: Average,
+    alignment_options: dict[str, Any] | None,
+    classification: dict[str, Any],
+) -> tuple[Term, ...]:
+    """What ALIGN's classifier learns from; terms of weight zero are left out, right reasons go first."""
+    aligned = Alignment(weight=alignment, average=average, **(alignment_options or {}))
+    reasons = RightReasons(weight=right_reasons)
+    return (
+        *((reasons,) if right_reasons else ()),
+        Classification(**classification),
+        *((aligned,) if alignment else ()),
+        *_mixup(mixup, mixup_share),
+    )
+
+
+def _mixup(weight: float, share: float) -> tuple[Term, ...]:
+    term = Mixup(weight=weight, share=share)
+    return (term,) if weight else ()

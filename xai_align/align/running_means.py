@@ -1,0 +1,28 @@
+"""Means of what a term saw since it was last asked."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class RunningMeans:
+    """Sums and counts by name, kept as tensors: numbers are read only when a report is wanted."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, Tensor] = {}
+
+    def add(self, name: str, values: Tensor, counts: Tensor | None = None) -> None:
+        """Add ``values`` ``[N]``; where ``counts`` (bool ``[N]``) is False they are left out."""
+        values = values.detach().double() if values.device.type != "mps" else values.detach().float()
+        counted = torch.ones_like(values) if counts is None else counts.to(values)
+        total = torch.where(counted > 0, values, 0).sum()
+        self._sums[name] = self._sums.get(name, torch.zeros_like(total)) + total
+        self._counts[name] = self._counts.get(name, torch.zeros_like(total)) + counted.sum()
+
+    def report(self) -> dict[str, float]:
+        """The means since the last report; NaN where nothing was counted. Counting starts anew."""
+        means = {name: float(total / self._counts[name]) for name, total in self._sums.items()}
+        self._sums, self._counts = {}, {}
+        return means

@@ -1,0 +1,143 @@
+"""Grad-CAM that can be trained: a map of the evidence for a class, with a gradient of its own.
+
+    alpha_c = (1 / hw) sum_ij d logit_y / d A_cij        Grad-CAM (Selvaraju et al. 2017), equation 1
+    CAM     = ReLU(sum_c alpha_c A_c)                    equation 2
+
+``first`` order: the weights alpha are constants, and a loss on the CAM reaches what made the
+activations A. That is what Captum's ``LayerGradCam`` does by default, and DRE and RES with it.
+``second`` order: the gradient also goes through alpha, to the layers behind A.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from xai_align.align.classes import check_classes
+from xai_align.align.look import Look, look, where_to_look
+from xai_align.fei.optimised import check_choice
+from xai_align.hookspecs import FeatureSpace
+from xai_align.pinet.second_look import full_precision
+
+__all__ = ["Normalise", "Order", "at_least_float32", "cam_at", "dead", "grad_cam", "normalised"]
+
+#: Whether a loss on the CAM also sees that its channel weights depend on the network.
+Order = Literal["first", "second"]
+#: What a CAM is divided by: its maximum, or, after its minimum is taken off, its range.
+Normalise = Literal["max", "minmax"]
+#: A CAM whose maximum (or range) is below this is left as small as it is, so that no gradient bursts.
+LEAST_RANGE = 1e-8
+#: Half precision has no room for small gradients: they are taken of so many times the logit.
+HALF_SCALE = 2.0**10
+
+
+def grad_cam(
+    model: nn.Module,
+    images: Tensor,
+    target: Tensor,
+    *,
+    layer: str | FeatureSpace | None = None,
+    order: Order = "first",
+) -> Tensor:
+    """Grad-CAM with its gradient: one forward pass, and one backward pass from the logits to the layer.
+
+    The model runs in the modes it is in. In train mode a batch norm behind the layer mixes the images of a batch,
+    and then one image's CAM depends on the others.
+
+    Args:
+        model: the classifier, ``[N, C, H, W]`` to logits ``[N, K]``.
+        images: ``[N, C, H, W]``.
+        target: ``[N]``, int64: the class of each.
+        layer: where, by name or as a feature space; None: found anew at each call, which takes a pass in some models.
+            In a loop, find it once with :func:`~xai_align.align.look.where_to_look`.
+        order: "first" or "second".
+
+    Returns:
+        ``[N, 1, h, w]``, float32 (float64 of a float64 model), not below 0, in the units of the logit.
+
+    Raises:
+        TypeError, ValueError: as :func:`~xai_align.align.look.look` and
+            :func:`~xai_align.align.look.where_to_look`; the target is no class of the model.
+    """
+    return cam_at(look(model, images, where_to_look(model, images, layer)), target, order=order)
+
+
+def cam_at(look: Look, target: Tensor, *, order: Order = "first") -> Tensor:
+    """The CAM of a look that was taken.
+
+    Args:
+        look: logits and activations of one forward pass.
+        target: ``[N]``, int64: the class of each image.
+        order: "first" or "second".
+
+    Returns:
+        ``[N, 1, h, w]``, float32 or float64, not below 0.
+
+    Raises:
+        ValueError: the target is no class, ``order`` is unknown, the layer has a single place, or the logits do not
+            depend on it.
+    """
+    check_choice("order", order, ("first", "second"))
+    check_classes(target, look.logits)
+    activations, logits = look.activations, look.logits
+    if activations.shape[2] * activations.shape[3] == 1:
+        raise ValueError(
+            "the layer's output has a single place (1 x 1), so a CAM there says nothing; "
+            "give larger images, or an earlier layer"
+        )
+    if not logits.requires_grad:
+        raise ValueError(_UNREACHED)
+    scale = HALF_SCALE if activations.dtype == torch.float16 else 1.0
+    recording = torch.is_grad_enabled()
+    with full_precision(activations), torch.inference_mode(False), torch.set_grad_enabled(recording):
+        # d (sum of the images' own logits) / d A; images don't meet in it
+        chosen = torch.zeros_like(logits).scatter_(1, target.to(logits.device)[:, None], scale)
+        (gradient,) = torch.autograd.grad(
+            logits,
+            activations,
+            chosen,
+            retain_graph=True,  # the logits' own loss comes after it
+            create_graph=order == "second",
+            allow_unused=True,
+        )
+        if gradient is None:
+            raise ValueError(_UNREACHED)
+        alpha = at_least_float32(gradient).mean((2, 3), keepdim=True) / scale
+        return (alpha * at_least_float32(activations)).sum(1, keepdim=True).relu()
+
+
+def normalised(cam: Tensor, *, how: Normalise = "max") -> Tensor:
+    """Each CAM in [0, 1], with its gradient.
+
+    "max" keeps zero where there is no evidence; "minmax" is what DRE and RES take. A CAM of zeros stays zero,
+    and so does a constant one under "minmax": there is no NaN.
+
+    Args:
+        cam: ``[N, 1, h, w]``, not below 0.
+        how: "max" or "minmax".
+
+    Raises:
+        ValueError: ``how`` is unknown.
+    """
+    check_choice("how", how, ("max", "minmax"))
+    cam = at_least_float32(cam)
+    highest = cam.amax((1, 2, 3), keepdim=True)
+    if how == "max":
+        return cam / highest.clamp(min=LEAST_RANGE)
+    lowest = cam.amin((1, 2, 3), keepdim=True)
+    return (cam - lowest) / (highest - lowest).clamp(min=LEAST_RANGE)
+
+
+def dead(cam: Tensor) -> Tensor:
+    """``[N]``, bool: which CAMs are zero everywhere, since all evidence there was spoke against the class."""
+    return (cam == 0).flatten(1).all(1)
+
+
+def at_least_float32(values: Tensor) -> Tensor:
+    """Half precision in single; others as they are."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+_UNREACHED = "the logits do not depend on the layer's output; choose a layer they are made from"

@@ -1,0 +1,103 @@
+"""Saliency guided training: pixels that don't matter may not change the prediction.
+
+    x~ = x with the share of the pixels replaced whose gradient of the label's logit is smallest
+    KL(softmax f(x) || softmax f(x~))
+
+Source: Ismail, Corrada Bravo & Feizi, NeurIPS 2021, and the authors' code. The gradient is a mean over channels,
+signed as there, taken in eval mode and not differentiated again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from xai_align.align.classifier_view import ClassifierView
+from xai_align.align.look import check_logits
+from xai_align.align.saliency import at_least_float32
+from xai_align.align.term_options import check_number
+from xai_align.fei.optimised import check_choice
+from xai_align.model_state import evaluating, unchanged_rng
+from xai_align.pinet.second_look import full_precision
+
+#: What stands where a pixel is replaced: uniform noise between the image's darkest and brightest value, or the mean.
+Fill = Literal["noise", "mean"]
+#: Which gradients are small: those furthest below zero, or those nearest to it.
+Smallest = Literal["signed", "absolute"]
+
+
+@dataclass(kw_only=True)
+class SaliencyGuided:
+    """The divergence between the prediction and the one without the least salient pixels.
+
+    Three forward passes are made in a step: of the images, of the images in eval mode for the gradient, and of the
+    changed images.
+
+    Attributes:
+        weight: of the term.
+        share: of the pixels that are replaced.
+        fill: what replaces them: noise, drawn for each channel by itself, or each channel's mean.
+        smallest: by the signed gradient, as in the authors' code, or by its absolute value.
+
+    Raises:
+        ValueError: options out of range.
+    """
+
+    name: ClassVar[str] = "saliency_guidance"
+    needs_guide: ClassVar[bool] = False
+
+    weight: float = 1.0
+    share: float = 0.5
+    fill: Fill = "noise"
+    smallest: Smallest = "signed"
+
+    def __post_init__(self) -> None:
+        check_number("the weight of saliency guidance", self.weight)
+        check_number("share", self.share, most=1.0)
+        check_choice("fill", self.fill, ("noise", "mean"))
+        check_choice("smallest", self.smallest, ("signed", "absolute"))
+
+    def __call__(self, view: ClassifierView) -> Tensor:
+        """``[N]``: the divergence of each image. Gradients go through both predictions."""
+        logits = view.classifier(self.without_least_salient(view))
+        check_logits(logits, len(view.batch))
+        changed = F.log_softmax(at_least_float32(logits), -1)
+        whole = F.log_softmax(view.logits, -1)
+        return (whole.exp() * (whole - changed)).sum(-1)
+
+    def without_least_salient(self, view: ClassifierView) -> Tensor:
+        """``[N, C, H, W]``: the images with their least salient pixels replaced."""
+        images = view.batch.images.detach()
+        gradient = pixel_gradient(view.classifier, images, view.batch.labels)
+        gone = least_salient(gradient if self.smallest == "signed" else gradient.abs(), self.share)
+        if self.fill == "mean":
+            filler = images.mean((2, 3), keepdim=True)
+        else:
+            darkest, brightest = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
+            noise = view.draws.uniform("saliency guidance", *images.shape[1:]).to(images)
+            filler = darkest + noise * (brightest - darkest)
+        return torch.where(gone, filler, images)
+
+
+def pixel_gradient(classifier: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """``[N, 1, H, W]``: the gradient of each label's logit, a mean over channels, in eval mode, as a constant."""
+    with torch.enable_grad(), evaluating(classifier), unchanged_rng():
+        pixels = images.detach().requires_grad_()
+        logits = classifier(pixels)
+        check_logits(logits, len(images))
+        chosen = torch.zeros_like(logits).scatter_(1, labels[:, None], 1)
+        with full_precision(logits):
+            (gradient,) = torch.autograd.grad(logits, pixels, chosen)
+    return gradient.mean(1, keepdim=True)
+
+
+def least_salient(saliency: Tensor, share: float) -> Tensor:
+    """``[N, 1, H, W]``, bool: the share of the pixels with the smallest values; of equal ones, the first."""
+    flat = saliency.flatten(1)
+    count = int(share * flat.shape[1] + 1e-9)
+    order = flat.sort(dim=1, stable=True).indices[:, :count]
+    return torch.zeros_like(flat, dtype=torch.bool).scatter_(1, order, True).reshape(saliency.shape)

@@ -1,0 +1,189 @@
+"""A step's examples, cut into what each process looks at in each pass, and their gradients brought together.
+
+The mean over a step's examples is a weighted sum of the means over its pieces. So
+two processes, or two passes, come to the gradient that one would have had. It is
+done by hand and on one flat tensor, because a step has two networks, several
+forward passes and frozen parameters, with which wrappers that hook into
+``backward`` do not go well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from xai_align.align.batch import Everyone, TrainingBatch
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+@dataclass(frozen=True)
+class Crew:
+    """The processes that share a fit; by default this one alone.
+
+    Attributes:
+        count: how many there are.
+        rank: which of them this is.
+        accelerator: what connects them.
+    """
+
+    count: int = 1
+    rank: int = 0
+    accelerator: Accelerator | None = None
+
+    @staticmethod
+    def of(accelerator: Accelerator) -> Crew:
+        """Those that were launched together."""
+        return Crew(accelerator.num_processes, accelerator.process_index, accelerator)
+
+    def total(self, values: Tensor) -> Tensor:
+        """The sum over all processes."""
+        if self.count == 1 or self.accelerator is None:
+            return values
+        summed: Tensor = self.accelerator.reduce(values, "sum")
+        return summed
+
+    def mean_of(self, report: dict[str, float]) -> dict[str, float]:
+        """The mean over all processes of what each of them reports."""
+        if self.count == 1:
+            return report
+        from accelerate.utils import gather_object
+
+        reports: list[dict[str, float]] = gather_object([report])
+        names = list(dict.fromkeys(name for one in reports for name in one))
+        known = {name: [one[name] for one in reports if name in one] for name in names}
+        return {name: sum(values) / len(values) for name, values in known.items()}
+
+    def same_buffers(self, model: nn.Module) -> None:
+        """Batch statistics of the first process for all of them."""
+        if self.count == 1:
+            return
+        from accelerate.utils import broadcast
+
+        for buffer in model.buffers():
+            buffer.copy_(broadcast(buffer.clone()))
+
+    def wait(self) -> None:
+        """Until all are here."""
+        if self.accelerator is not None:
+            self.accelerator.wait_for_everyone()
+
+
+@dataclass
+class Piece:
+    """What one process looks at in one pass.
+
+    Attributes:
+        batch: the examples.
+        everyone: all of the step's examples, if these are not all.
+        share: how many of the step's examples they are, between 0 and 1.
+        masks: ``[N, 1, H, W]``: what the masker said of them in its own step, so that it need not be asked again.
+    """
+
+    batch: TrainingBatch
+    everyone: Everyone | None = None
+    share: float = 1.0
+    masks: Tensor | None = None
+
+
+def joined(batches: Sequence[TrainingBatch]) -> TrainingBatch:
+    """Several batches as one."""
+    if len(batches) == 1:
+        return batches[0]
+    shapes = {tuple(batch.images.shape[1:]) for batch in batches}
+    if len(shapes) > 1:
+        raise ValueError(
+            f"the batches of a step hold images of several shapes, {sorted(shapes)}; bring them to one size"
+        )
+    masks = [batch.masks for batch in batches]
+    indices = [batch.indices for batch in batches]
+    return TrainingBatch(
+        images=torch.cat([batch.images for batch in batches]),
+        labels=torch.cat([batch.labels for batch in batches]),
+        masks=None if any(one is None for one in masks) else torch.cat([one for one in masks if one is not None]),
+        indices=None if any(one is None for one in indices) else torch.cat([i for i in indices if i is not None]),
+    )
+
+
+def pieces_of(step: TrainingBatch, *, passes: int = 1, processes: int = 1, rank: int = 0) -> list[Piece]:
+    """This process's pieces of a step; a process may have none where examples are few."""
+    numbers = torch.arange(len(step.labels))
+    mine = [part.tensor_split(processes)[rank] for part in numbers.tensor_split(passes)]
+    return [_piece(step, int(part[0]), len(part)) for part in mine if len(part)]
+
+
+def _piece(step: TrainingBatch, start: int, count: int) -> Piece:
+    if count == len(step.labels):
+        return Piece(step)
+    here = slice(start, start + count)
+    batch = TrainingBatch(
+        images=step.images[here],
+        labels=step.labels[here],
+        masks=None if step.masks is None else step.masks[here],
+        indices=None if step.indices is None else step.indices[here],
+    )
+    return Piece(batch, Everyone(step.images, step.labels, start, step.masks), count / len(step.labels))
+
+
+def on_device(batch: TrainingBatch, device: torch.device) -> TrainingBatch:
+    """The batch where the model is."""
+    if all(one is None or one.device == device for one in (batch.images, batch.labels, batch.masks, batch.indices)):
+        return batch
+    return TrainingBatch(
+        images=batch.images.to(device, non_blocking=True),
+        labels=batch.labels.to(device, non_blocking=True),
+        masks=None if batch.masks is None else batch.masks.to(device, non_blocking=True),
+        indices=None if batch.indices is None else batch.indices.to(device, non_blocking=True),
+    )
+
+
+class Gradients:
+    """Sums a loss and its gradients over a step's pieces and then over the processes.
+
+    Args:
+        parameters: in the order of the gradients.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
+        self._parameters = list(parameters)
+        self._sums: list[Tensor | None] = [None] * len(self._parameters)
+        self._loss = torch.zeros((), device=self._parameters[0].device, dtype=_widest(self._parameters))
+
+    def add(self, loss: Tensor, *, scale: Callable[[Tensor], Tensor]) -> None:
+        """Add those of a loss that was weighted by its piece's share; what it does not depend on has none.
+
+        Args:
+            loss: a scalar.
+            scale: makes it larger for gradients in half precision.
+        """
+        self._loss = self._loss + loss.detach()
+        if not loss.requires_grad:
+            return
+        found = torch.autograd.grad(scale(loss), self._parameters, allow_unused=True)
+        self._sums = [two if one is None else one if two is None else one + two
+                      for one, two in zip(self._sums, found, strict=True)]  # fmt: skip
+
+    def total(self, crew: Crew) -> tuple[list[Tensor | None], Tensor]:
+        """The sums over all pieces of all processes: gradients, and the loss."""
+        if crew.count == 1:
+            return self._sums, self._loss
+        parts = [torch.zeros_like(p) if g is None else g for p, g in zip(self._parameters, self._sums, strict=True)]
+        there = torch.tensor([float(g is not None) for g in self._sums])
+        dtype = _widest(parts)
+        head = torch.cat([self._loss.reshape(1).to(dtype), there.to(self._loss.device, dtype)])
+        flat = crew.total(torch.cat([head, *(part.reshape(-1).to(dtype) for part in parts)]))
+        loss, taken = flat[0], flat[1 : len(head)].tolist()
+        sums = flat[len(head) :].split([part.numel() for part in parts])
+        return [
+            total.view_as(part).to(part.dtype) if known else None
+            for total, part, known in zip(sums, parts, taken, strict=True)
+        ], loss
+
+
+def _widest(tensors: Sequence[Tensor]) -> torch.dtype:
+    return torch.float64 if any(one.dtype == torch.float64 for one in tensors) else torch.float32

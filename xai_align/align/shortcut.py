@@ -1,0 +1,252 @@
+"""Signs that a classifier lives on a shortcut, found without anybody's masks.
+
+Alignment makes a classifier look where a masker points, and the masker points at what the classifier
+uses. If that is a background that goes with the label, both agree on the background, and neither can
+know better: every score on data of this kind stays good. What can be seen is that answers survive where
+they shouldn't, or that the mask lies where things rarely are. A sign is a reason to look, no proof:
+the colour of a lemon is no shortcut. And no sign is no proof of the contrary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from xai_align.align.reading import BatchReader
+from xai_align.model_state import evaluating, unchanged_rng
+
+__all__ = ["Limits", "ShortcutWarning", "Shortcuts", "find_shortcuts"]
+
+#: Of the positions, how many are taken away where the mask is highest.
+REMOVED = 0.25
+#: The frame of an image is so wide, as a share of its shorter side.
+FRAME = 1 / 8
+#: A mask whose values spread less than this has no order of positions, and no place.
+FLAT = 0.02
+#: Fewer images say too little.
+FEWEST = 50
+
+
+class ShortcutWarning(UserWarning):
+    """A classifier shows signs of living on a shortcut."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Where a measure becomes a sign; see :func:`find_shortcuts` for the measures.
+
+    Attributes:
+        without_layout: of ``shuffled`` and ``plain_colour``.
+        without_mask: of ``removed``.
+        on_frame: of ``on_frame``.
+        same_place: of ``same_place``.
+    """
+
+    without_layout: float = 0.4
+    without_mask: float = 0.5
+    on_frame: float = 1.0
+    same_place: float = 0.9
+
+
+@dataclass(frozen=True)
+class Shortcuts:
+    """What was found.
+
+    Attributes:
+        signs: sentences for people; empty if no measure is beyond its limit.
+        measures: all numbers by name; NaN where one could not be taken.
+    """
+
+    signs: tuple[str, ...]
+    measures: dict[str, float]
+
+    def __str__(self) -> str:
+        return "\n".join(self.signs) or "no sign of a shortcut"
+
+
+def find_shortcuts(
+    classifier: nn.Module,
+    masker: nn.Module | None,
+    batches: Iterable[Any],
+    *,
+    examples: int = 512,
+    fill: float = 0.0,
+    seed: int = 0,
+    limits: Limits | None = None,
+    read_batch: Callable[[Any], Any] | None = None,
+) -> Shortcuts:
+    """Look for signs of a shortcut.
+
+    Shares are of the accuracy above guessing: ``(a - g) / (a_0 - g)``, ``a_0`` the accuracy on the images as
+    they are, ``g`` the share of the most frequent class. 1: nothing is lost. 0: no better than guessing.
+
+    ``shuffled``
+        the share that is left after each image's pixels change places at random: colours stay, things don't.
+    ``plain_colour``
+        the share that is left where the whole image has its mean colour.
+    ``removed``
+        the share that is left after the quarter of the positions where the mask is highest became ``fill``.
+    ``on_frame``
+        the mask's mean in the outer eighth of the image over its mean everywhere.
+    ``same_place``
+        how much of the masks' spread over positions their mean over the images explains; 1: all are the same.
+
+    Nothing of either network changes, nor the random state.
+
+    Args:
+        classifier: ``[N, C, H, W]`` to logits ``[N, K]``.
+        masker: ``[N, C, H, W]`` to ``[N, 1, H, W]`` in [0, 1]; None: only what concerns the classifier.
+        batches: yields ``(images, labels)``, as the training data do; best from data that weren't trained on.
+        examples: how many images are looked at; at least 50.
+        fill: what stands where something was removed, in the images' own scale: 0 is the data set's mean colour
+            where images are normalised.
+        seed: of the shuffling.
+        limits: where measures become signs.
+        read_batch: makes ``(images, labels)`` of what ``batches`` yields.
+
+    Raises:
+        TypeError, ValueError: the batches can't be read, there are none, or masks don't fit the images.
+    """
+    if examples < FEWEST:
+        raise ValueError(f"examples={examples} say too little about accuracy; give at least {FEWEST}")
+    limits = limits or Limits()
+    modules = [network for network in (classifier, masker) if network is not None]
+    with unchanged_rng(), evaluating(nn.ModuleList(modules)), torch.no_grad():
+        images, labels = _collect(classifier, batches, examples, read_batch)
+        generator = torch.Generator().manual_seed(seed)
+        guess = float(labels.bincount().max()) / len(labels)
+        clean = _accuracy(classifier, images, labels)
+        measures = {"examples": float(len(labels)), "accuracy": clean, "guessing": guess}
+
+        def left(changed: Callable[[Tensor], Tensor]) -> float:
+            return _share(_accuracy(classifier, [changed(x) for x in images], labels), clean, guess)
+
+        measures["shuffled"] = left(lambda x: shuffled(x, generator))
+        measures["plain_colour"] = left(lambda x: x.mean((2, 3), keepdim=True).expand_as(x))
+        if masker is not None:
+            masks = [_masks(masker, x) for x in images]
+            measures |= _of_masks(masks)
+            flat = measures["mask_spread"] < FLAT
+            of = iter(masks)
+            measures["removed"] = math.nan if flat else left(lambda x: without(x, next(of), fill))
+    return Shortcuts(_signs(measures, limits), measures)
+
+
+def shuffled(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Every image with its pixels in another order, its own; ``[N, C, H, W]``."""
+    n, c, h, w = images.shape
+    order = torch.rand(n, 1, h * w, generator=generator).argsort(dim=2).to(images.device)
+    return images.flatten(2).gather(2, order.expand(n, c, h * w)).view_as(images)
+
+
+def without(images: Tensor, masks: Tensor, fill: float, share: float = REMOVED) -> Tensor:
+    """The images with ``share`` of their positions, those where the mask is highest, as ``fill``.
+
+    A fixed share, so that a wide mask does not look better than a tight one.
+    """
+    count = max(1, round(share * masks[0].numel()))
+    first = masks.flatten(1).argsort(dim=1, descending=True, stable=True)[:, :count]
+    gone = torch.zeros_like(masks.flatten(1), dtype=torch.bool).scatter(1, first, True)
+    return images.masked_fill(gone.view_as(masks), fill)
+
+
+def _collect(
+    classifier: nn.Module, batches: Iterable[Any], examples: int, read_batch: Callable[[Any], Any] | None
+) -> tuple[list[Tensor], Tensor]:
+    """The first so many images, batch by batch, where the classifier is, and their labels ``[M]`` on the CPU."""
+    a_weight = next((p for p in classifier.parameters() if p.is_floating_point()), torch.empty(0))
+    read = BatchReader(name="the images to check for shortcuts", read_batch=read_batch, dtype=a_weight.dtype)
+    images, labels, count = [], [], 0
+    for batch in map(read, batches):
+        kept = examples - count
+        images.append(batch.images[:kept].to(a_weight.device))
+        labels.append(batch.labels[:kept].cpu())
+        count += len(labels[-1])
+        if count >= examples:
+            break
+    if not count:
+        raise ValueError("there are no images to check for shortcuts; give batches of (images, labels)")
+    return images, torch.cat(labels)
+
+
+def _accuracy(classifier: nn.Module, images: Iterable[Tensor], labels: Tensor) -> float:
+    answers = torch.cat([classifier(x).argmax(1).cpu() for x in images])
+    return float((answers == labels).double().mean())
+
+
+def _share(accuracy: float, clean: float, guess: float) -> float:
+    """What is left of the accuracy above guessing; NaN where there is hardly any."""
+    return max(0.0, (accuracy - guess) / (clean - guess)) if clean - guess > 0.05 else math.nan
+
+
+def _masks(masker: nn.Module, images: Tensor) -> Tensor:
+    masks: Tensor = masker(images)
+    wanted = (len(images), 1, *images.shape[2:])
+    if tuple(masks.shape) != wanted:
+        raise ValueError(f"the masker gave masks of shape {list(masks.shape)}; {list(wanted)} are needed")
+    return masks.float()
+
+
+def _of_masks(masks: list[Tensor]) -> dict[str, float]:
+    """How large and varied masks are, and where they lie. Sizes may differ between batches; then no place is shared."""
+    values = torch.cat([m.flatten() for m in masks]).double()
+    found = {"mask_mean": float(values.mean()), "mask_spread": float(values.std(correction=0))}
+    if found["mask_spread"] < FLAT:
+        return found | {"on_frame": math.nan, "same_place": math.nan}
+    frames = torch.cat([m[:, 0, _frame(m)].mean(1) for m in masks]).double()
+    everywhere = torch.cat([m.mean((1, 2, 3)) for m in masks]).double()
+    found["on_frame"] = float(frames.mean() / everywhere.mean())
+    if len({m.shape[2:] for m in masks}) > 1:
+        return found | {"same_place": math.nan}
+    together = torch.cat(masks).double()
+    found["same_place"] = float(together.mean(0).var(correction=0) / together.var(correction=0))
+    return found
+
+
+def _frame(masks: Tensor) -> Tensor:
+    """``[H, W]``, True in the outer eighth."""
+    h, w = masks.shape[2:]
+    width = max(1, round(FRAME * min(h, w)))
+    inside = torch.zeros(h, w, dtype=torch.bool, device=masks.device)
+    inside[width : h - width, width : w - width] = True
+    return ~inside
+
+
+def _signs(measures: dict[str, float], limits: Limits) -> tuple[str, ...]:
+    return tuple(chain(_signs_without_layout(measures, limits), _signs_of_masks(measures, limits)))
+
+
+def _signs_without_layout(measures: dict[str, float], limits: Limits) -> Iterator[str]:
+    kinds = {"shuffled": "whose pixels were shuffled", "plain_colour": "that show nothing but their mean colour"}
+    for name, images in kinds.items():
+        if measures[name] > limits.without_layout:
+            yield (
+                f"on images {images}, {measures[name]:.0%} of the classifier's accuracy above guessing is left: it "
+                "may answer by colours instead of things. Neither masks nor alignment can tell a colour that goes "
+                "with the label from its cause; vary the colours in training, or test where they don't go together"
+            )
+
+
+def _signs_of_masks(measures: dict[str, float], limits: Limits) -> Iterator[str]:
+    if measures.get("removed", 0.0) > limits.without_mask:
+        yield (
+            f"with the quarter of the image gone that the mask marks most, {measures['removed']:.0%} of the "
+            "classifier's accuracy above guessing is left: what the mask shows isn't what the answers need. "
+            "Evidence may be everywhere, as in a background; look at the masks before you trust them"
+        )
+    if measures.get("on_frame", 0.0) > limits.on_frame:
+        yield (
+            f"the mask is {measures['on_frame']:.1f} times as high along the image's frame as on average: it may mark "
+            "the surroundings, not the thing. Look at some masks, and crop or vary what surrounds things"
+        )
+    if measures.get("same_place", 0.0) > limits.same_place:
+        yield (
+            f"{measures['same_place']:.0%} of where the mask lies is the same in all images: the classifier may read "
+            "a fixed place, such as a stamp or a caption. Shift or crop the images in training"
+        )

@@ -1,0 +1,239 @@
+"""One step of the classifier, one step of the masker: the terms of the loss, their gradients, and the guards.
+
+While one network learns, the other one is in eval mode, its parameters do not
+require grad, and its batch statistics stay as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from xai_align.align.batch import TrainingBatch
+from xai_align.align.classifier_view import ClassifierView
+from xai_align.align.collapse_answers import CollapseAnswer
+from xai_align.align.masker_view import MaskerView
+from xai_align.align.recipes import Recipe
+from xai_align.align.settings import AlignSettings, Precision
+from xai_align.align.share_of_work import Crew, Gradients, Piece, on_device, pieces_of
+from xai_align.align.tally import Tally
+from xai_align.align.training_modes import KeptBuffers, TrainingModes
+from xai_align.align.updates import Updater
+from xai_align.fitting.callers_state import seed_all
+from xai_align.fitting.diverged import DivergedError
+from xai_align.fitting.epoch_plan import derived_seed
+from xai_align.hookspecs import FeatureSpace
+from xai_align.model_state import frozen_parameters
+
+#: From which value on a place of a mask counts as kept, and up to which as dropped.
+HIGH, LOW = 0.9, 0.1
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When a step is made.
+
+    Attributes:
+        number: of the step, from 0.
+        progress: the share of the fit that is done, 0 to 1.
+        words: for messages: "epoch 3, batch 17".
+    """
+
+    number: int
+    progress: float
+    words: str
+
+
+@dataclass(kw_only=True)
+class Steps:
+    """Makes steps.
+
+    Attributes:
+        classifier: the network itself, without wrappers.
+        masker: None where the recipe has none.
+        space: where CAMs are taken.
+        settings: the options.
+        recipe: the terms.
+        updaters: "classifier" and, if there is one, "masker".
+        modes: of both networks.
+        answer: to collapsed masks.
+        crew: the processes.
+        device: of the networks.
+    """
+
+    classifier: nn.Module
+    masker: nn.Module | None
+    space: FeatureSpace
+    settings: AlignSettings
+    recipe: Recipe
+    updaters: dict[str, Updater]
+    modes: dict[str, TrainingModes]
+    answer: CollapseAnswer
+    crew: Crew
+    device: torch.device
+    _buffers: dict[str, KeptBuffers] = field(init=False)
+
+    def __post_init__(self) -> None:
+        networks = {"classifier": self.classifier, "masker": self.masker}
+        self._buffers = {name: KeptBuffers(network) for name, network in networks.items() if network is not None}
+
+    def pieces(self, step: TrainingBatch) -> list[Piece]:
+        """This process's part of a step's examples, on the device."""
+        crew = self.crew
+        return pieces_of(
+            on_device(step, self.device), passes=self.settings.passes, processes=crew.count, rank=crew.rank
+        )
+
+    def masker_step(self, pieces: Sequence[Piece], moment: Moment, *, tally: Tally) -> None:
+        """The masker learns from this process's pieces of a step's examples; what it says of them is kept in them.
+
+        Args:
+            pieces: as :meth:`pieces` cut them.
+            moment: when.
+            tally: what is known is added to it.
+
+        Raises:
+            DivergedError: the loss or its gradient is no number; weights are as before.
+        """
+        terms = self.answer.weighed(self.recipe.masker_terms)
+        with self._learning("masker", moment) as gradients:
+            for piece in pieces:
+                view = MaskerView(
+                    piece.batch,
+                    classifier=self.classifier,
+                    masker=needed(self.masker),
+                    generator=self._generator(moment),
+                    progress=moment.progress,
+                    baseline=self.recipe.baseline,
+                    masks_from=self.recipe.masks_from,
+                    everyone=piece.everyone,
+                )
+                loss = self._weighted(view, terms, piece.share, tally)
+                gradients.add(loss * piece.share, scale=self.updaters["masker"].scaled)
+                tally.add("masker_loss", loss, piece.share)
+                tell_of_masks(view, piece.share, tally)
+                piece.masks = view.soft.detach()
+            self._finish("masker", gradients, moment, tally, "masker_gradient_norm")
+
+    def classifier_step(self, pieces: Sequence[Piece], moment: Moment, *, guided: bool, tally: Tally) -> None:
+        """The classifier learns; see :meth:`masker_step`.
+
+        Where the masker had its turn on the same examples, its masks from there guide: they are one update old, and
+        cost nothing.
+        """
+        terms = [(term, term.weight) for term in self.recipe.terms if guided or not needs_guide(term)]
+        with self._learning("classifier", moment) as gradients:
+            for piece in pieces:
+                view = ClassifierView(
+                    piece.batch,
+                    classifier=self.classifier,
+                    space=self.space,
+                    order=self.settings.order,
+                    normalise=self.settings.normalise,
+                    masker=None if self.masker is None else Remembering(self.masker, piece),
+                    guide=self.recipe.guide,
+                    generator=self._generator(moment),
+                    progress=moment.progress,
+                    everyone=piece.everyone,
+                )
+                loss = self._weighted(view, terms, piece.share, tally)
+                gradients.add(loss * piece.share, scale=self.updaters["classifier"].scaled)
+                tally.add("loss", loss, piece.share)
+                if "cam" in view.__dict__:
+                    tally.add("dead_cams", view.dead.double().mean(), piece.share)
+            self._finish("classifier", gradients, moment, tally, "gradient_norm")
+
+    @contextmanager
+    def _learning(self, who: str, moment: Moment) -> Iterator[Gradients]:
+        """Inside, this network learns and the other one doesn't."""
+        other = {"classifier": self.masker, "masker": self.classifier}[who]
+        updater = self.updaters[who]
+        updater.set_rate(self.settings.share_of_rate(moment.progress))
+        self._buffers[who].keep()
+        # dropout and the like: the same in a step that is made again, whatever was drawn before
+        seed_all(derived_seed(self.settings.seed, who, moment.number, self.crew.rank))
+        with self.modes[who].training():
+            with nullcontext() if other is None else self.modes[_OTHER[who]].evaluating():
+                with nullcontext() if other is None else frozen_parameters(other):
+                    yield Gradients(updater.parameters)
+
+    def _generator(self, moment: Moment) -> torch.Generator:
+        """Of partners, noise and the like: the same for both networks, all pieces and all processes."""
+        return torch.Generator().manual_seed(derived_seed(self.settings.seed, "step", moment.number))
+
+    def _weighted(self, view: Any, terms: Sequence[tuple[Any, float]], share: float, tally: Tally) -> Tensor:
+        """The loss of a piece: the weighted sum of the terms' means over its examples."""
+        with autocast(self.device, self.settings.mixed_precision):
+            values = [(term.name, weight, term(view).mean()) for term, weight in terms]
+        for name, _, value in values:
+            tally.add(name, value, share)
+        return torch.stack([weight * value for _, weight, value in values]).sum()
+
+    def _finish(self, who: str, gradients: Gradients, moment: Moment, tally: Tally, norm_name: str) -> None:
+        found, loss = gradients.total(self.crew)
+        try:
+            norm = self.updaters[who].step(found, loss)
+        except DivergedError as error:
+            self._buffers[who].put_back()
+            raise DivergedError(f"{moment.words}: {error}") from None
+        tally.add(norm_name, norm, 1 / self.crew.count)
+
+
+_OTHER = {"classifier": "masker", "masker": "classifier"}
+
+
+class Remembering(nn.Module):
+    """A masker that needn't be asked about images that it was just asked about.
+
+    Args:
+        masker: the masker.
+        piece: the images, and its masks of them if there are any.
+    """
+
+    def __init__(self, masker: nn.Module, piece: Piece) -> None:
+        super().__init__()
+        self.masker = masker
+        self._piece = piece
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The masks of these images."""
+        if self._piece.masks is not None and images is self._piece.batch.images:
+            return self._piece.masks
+        masks: Tensor = self.masker(images)
+        return masks
+
+
+def needed(masker: nn.Module | None) -> nn.Module:
+    """The masker, where there has to be one."""
+    assert masker is not None
+    return masker
+
+
+def needs_guide(term: Any) -> bool:
+    """Whether a term looks at a mask, so that it has to wait until there is one."""
+    return bool(getattr(term, "needs_guide", False))
+
+
+@torch.no_grad()
+def tell_of_masks(view: MaskerView, share: float, tally: Tally) -> None:
+    """What kind of masks these are, and what the classifier makes of them."""
+    masks = view.soft.detach().flatten(1)
+    tally.add("mask_mean", masks.mean(), share)
+    tally.add("mask_std", masks.std(1, correction=0).mean(), share)
+    tally.add("mask_high", (masks > HIGH).double().mean(), share)
+    tally.add("mask_low", (masks < LOW).double().mean(), share)
+    if "probabilities" in view.__dict__:
+        tally.add("p_keep", view.p_keep.mean(), share)
+        tally.add("p_drop", view.p_drop.mean(), share)
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
+    """The precision of forward passes."""
+    if precision == "no":
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16 if precision == "bf16" else torch.float16)

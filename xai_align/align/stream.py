@@ -1,0 +1,150 @@
+"""A loader that is gone through again and again, with the same order whenever an epoch is begun again.
+
+The order of a shuffling loader hangs on random generators. Before every epoch
+they are seeded with a number that follows from the fit's seed and the epoch, and
+what the loader draws is kept apart from what the networks draw: dropout, or one
+loss term more, never changes which images come next.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from xai_align.fitting.callers_state import seed_all
+from xai_align.fitting.epoch_plan import derived_seed
+
+
+class RepeatableStream:
+    """Goes through a loader with a random state of its own.
+
+    Args:
+        loader: anything that can be iterated over again.
+        seed: of the fit.
+        name: how messages call it: "the training data".
+
+    Raises:
+        TypeError: it can't be iterated over, or only once.
+    """
+
+    def __init__(self, loader: Any, seed: int, name: str) -> None:
+        self.loader, self.seed, self.name = loader, seed, name
+        if not hasattr(loader, "__iter__") and not hasattr(loader, "__getitem__"):
+            raise TypeError(f"{name} are a {type(loader).__name__}; give a DataLoader, or a list of (images, labels)")
+        if isinstance(loader, Iterator):
+            raise TypeError(
+                f"{name} are a {type(loader).__name__}, which can be gone through only once; a fit needs them in "
+                "every epoch. Give a DataLoader or a list, or an object whose __iter__ begins anew"
+            )
+
+    def epoch(self, number: int) -> Iterator[Any]:
+        """What the loader yields in epoch ``number``.
+
+        Raises:
+            ValueError: it yields nothing.
+        """
+        purpose = derived_seed(self.seed, "epoch", self.name, number)
+        for generator in _generators_of(self.loader):
+            generator.manual_seed(derived_seed(purpose, "generator"))
+        for part in _parts_of(self.loader):
+            if callable(getattr(part, "set_epoch", None)):
+                part.set_epoch(number)
+        own = _RandomState()
+        with own.inside():
+            seed_all(purpose)
+            source = iter(self.loader)
+        empty = True
+        while True:
+            with own.inside():
+                try:
+                    raw = next(source)
+                except StopIteration:
+                    break
+            empty = False
+            yield raw
+        if empty:
+            raise ValueError(f"{self.name} are empty: the loader yields no batch. Is drop_last=True with few examples?")
+
+    def __len__(self) -> int:
+        """How many batches an epoch has; 0 if the loader does not say."""
+        try:
+            return len(self.loader)
+        except TypeError:
+            return 0
+
+    @property
+    def doubt(self) -> str | None:
+        """What of the loader can't be repeated, in a sentence; None if nothing is known."""
+        if getattr(self.loader, "persistent_workers", False):
+            return (
+                f"{self.name} are loaded by persistent workers, whose random states go on from epoch to epoch: random "
+                "augmentations are other ones after a resumption (persistent_workers=False makes them repeatable)"
+            )
+        return None
+
+
+@contextmanager
+def loaders_generators(*loaders: Any) -> Iterator[None]:
+    """Generators and epoch numbers of the loaders' own are after it as before."""
+    generators = [(one, one.get_state()) for loader in loaders for one in _generators_of(loader)]
+    epochs = [
+        (part, part.epoch)
+        for loader in loaders
+        for part in _parts_of(loader)
+        if callable(getattr(part, "set_epoch", None)) and isinstance(getattr(part, "epoch", None), int)
+    ]
+    try:
+        yield
+    finally:
+        for generator, state in generators:
+            generator.set_state(state)
+        for part, epoch in epochs:
+            part.set_epoch(epoch)
+
+
+def _parts_of(loader: Any) -> list[Any]:
+    """The loader and what may have a random state or an epoch number in it."""
+    parts = [loader]
+    for part in parts:
+        for name in ("sampler", "batch_sampler", "dataset"):
+            inner = getattr(part, name, None)
+            if inner is not None and all(inner is not known for known in parts):
+                parts.append(inner)
+    return parts
+
+
+def _generators_of(loader: Any) -> list[torch.Generator]:
+    found = [getattr(part, "generator", None) for part in _parts_of(loader)]
+    return list({id(one): one for one in found if isinstance(one, torch.Generator)}.values())
+
+
+class _RandomState:
+    """A random state of its own (CPU, numpy, Python), which takes the place of the program's for a while."""
+
+    def __init__(self) -> None:
+        self._kept = _present()
+
+    @contextmanager
+    def inside(self) -> Iterator[None]:
+        outside = _present()
+        _set(self._kept)
+        try:
+            yield
+        finally:
+            self._kept = _present()
+            _set(outside)
+
+
+def _present() -> tuple[Any, Any, torch.Tensor]:
+    return random.getstate(), np.random.get_state(), torch.get_rng_state()
+
+
+def _set(state: tuple[Any, Any, torch.Tensor]) -> None:
+    random.setstate(state[0])
+    np.random.set_state(state[1])
+    torch.set_rng_state(state[2])

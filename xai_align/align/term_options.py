@@ -1,0 +1,22 @@
+"""What options of loss terms may be, and the two ways of averaging."""
+
+from __future__ import annotations
+
+from math import isfinite
+from typing import Literal, get_args
+
+#: "image": every image counts the same. "class": every class does (the sum of class means over the number of classes).
+Average = Literal["image", "class"]
+AVERAGES: tuple[Average, ...] = get_args(Average)
+
+
+def check_number(option: str, value: float, *, least: float = 0.0, most: float = float("inf")) -> None:
+    """Raise if ``value`` is no finite number between ``least`` and ``most``.
+
+    Raises:
+        ValueError: it is not.
+    """
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not (number and isfinite(value) and least <= value <= most):
+        allowed = f"of at least {least:g}" if most == float("inf") else f"between {least:g} and {most:g}"
+        raise ValueError(f"{option} is {value!r}; give a number {allowed}")

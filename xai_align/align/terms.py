@@ -1,0 +1,238 @@
+"""The terms of the classifier's loss: small callables from a view to one value for each image.
+
+    L_clf = L_cls + lambda3 L_egl + lambda4 L_reg        ALIGN, from the published description
+
+The trainer adds ``weight * term(view)`` and takes the mean over the step's images. A term of one's own has a
+``name``, a ``weight`` and a call ``term(view) -> [N]``. It may also have ``report() -> dict`` (for the log),
+``state_dict()`` / ``load_state_dict()`` (what it remembers), and ``needs_guide`` (left out of the warm-up).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from xai_align.align.alignment_loss import Balance, Meet, alignment_loss
+from xai_align.align.classifier_view import ClassifierView
+from xai_align.align.running_means import RunningMeans
+from xai_align.align.term_options import AVERAGES, Average, check_number
+from xai_align.fei.optimised import check_choice
+
+#: From logits ``[N, K]`` and labels ``[N]`` to a loss for each image.
+Criterion = Callable[[Tensor, Tensor], Tensor]
+
+
+class Term(Protocol):
+    """A term of the classifier's loss."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+
+    weight: float
+
+    def __call__(self, view: ClassifierView) -> Tensor:
+        """``[N]``, float32: one value for each image."""
+        ...
+
+
+@dataclass(kw_only=True)
+class Classification:
+    """Cross entropy of the labels, or a criterion of one's own.
+
+    Attributes:
+        weight: of the term.
+        label_smoothing: the share of the probability that is spread over all classes.
+        class_weights: one for each class. As in PyTorch the mean is a weighted one, here over the step's images.
+        criterion: ``criterion(logits, labels)`` gives one loss for each image: ``reduction="none"``. With it, the
+            two options above are its own business.
+
+    Raises:
+        ValueError: options out of range, or class weights beside a criterion.
+    """
+
+    name: ClassVar[str] = "classification"
+    needs_guide: ClassVar[bool] = False
+
+    weight: float = 1.0
+    label_smoothing: float = 0.0
+    class_weights: Tensor | Sequence[float] | None = None
+    criterion: Criterion | None = None
+
+    def __post_init__(self) -> None:
+        check_number("the classification's weight", self.weight)
+        check_number("label_smoothing", self.label_smoothing, most=1.0)
+        if self.criterion is not None and (self.class_weights is not None or self.label_smoothing):
+            raise ValueError(
+                "a criterion was given, and class_weights or label_smoothing beside it; give those to the criterion"
+            )
+        if self.class_weights is not None:
+            self.class_weights = torch.as_tensor(self.class_weights, dtype=torch.float32)
+            if self.class_weights.dim() != 1 or not bool((self.class_weights >= 0).all()):
+                raise ValueError("class_weights are one number for each class, none of them negative")
+
+    def __call__(self, view: ClassifierView) -> Tensor:
+        """The loss of each image.
+
+        Raises:
+            ValueError: there isn't a weight for each class, or the criterion gives no loss for each image.
+        """
+        return classification_loss(self, view.logits, view.batch.labels, view.everyone.labels)
+
+
+def classification_loss(options: Classification, logits: Tensor, labels: Tensor, everyones_labels: Tensor) -> Tensor:
+    """``[N]``: what :class:`Classification` says of any logits of the batch, e.g. of changed images.
+
+    Raises:
+        ValueError: there isn't a weight for each class, or the criterion gives no loss for each image.
+    """
+    if options.criterion is not None:
+        losses = options.criterion(logits, labels)
+        if tuple(losses.shape) != (len(labels),):
+            raise ValueError(
+                f"the criterion gave {list(losses.shape)} for {len(labels)} images; it has to give one loss for each: "
+                "with PyTorch's losses say reduction='none'"
+            )
+        return losses
+    weights = options.class_weights
+    if weights is None:
+        return F.cross_entropy(logits, labels, label_smoothing=options.label_smoothing, reduction="none")
+    assert isinstance(weights, Tensor)
+    if len(weights) != logits.shape[1]:
+        raise ValueError(f"there are {len(weights)} class_weights for {logits.shape[1]} classes; give one for each")
+    weights = weights.to(logits)
+    losses = F.cross_entropy(logits, labels, weight=weights, label_smoothing=options.label_smoothing, reduction="none")
+    # so that the mean over the step is sum(w_i * loss_i) / sum(w_i)
+    return losses / weights[everyones_labels].mean().clamp(min=1e-12)
+
+
+@dataclass(kw_only=True)
+class Alignment:
+    """``L_egl = BCE(CAM of the label, the guide's mask)``: the classifier is told where to look.
+
+    Images whose CAM is dead count as zero, and so do those whose mask is not known. Of a mask that is known in
+    part, that part counts.
+
+    Attributes:
+        weight: lambda3.
+        meet: "mask_down": the mask comes to the CAM's size, a mean over the pixels of a cell. "cam_up": the CAM
+            comes to the mask's.
+        eps: CAMs stay within [eps, 1 - eps], since the gradient of a cross entropy bursts at 0 and 1.
+        balance: how inside and outside of the mask are weighed, see
+            :func:`~xai_align.align.alignment_loss.alignment_loss`.
+        average: over images, or over classes.
+
+    Raises:
+        ValueError: options out of range.
+    """
+
+    name: ClassVar[str] = "alignment"
+    needs_guide: ClassVar[bool] = True
+
+    weight: float = 1.0
+    meet: Meet = "mask_down"
+    eps: float = 1e-3
+    balance: Balance = "area"
+    average: Average = "image"
+    _means: RunningMeans = field(default_factory=RunningMeans, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        check_number("the alignment's weight", self.weight)
+        check_choice("average", self.average, AVERAGES)
+
+    def __call__(self, view: ClassifierView) -> Tensor:
+        """The loss of each image.
+
+        Raises:
+            ValueError: nobody guides.
+        """
+        mask = view.mask
+        if mask is None:
+            raise ValueError(_NO_GUIDE.format(self.name))
+        loss = alignment_loss(view.saliency, mask, meet=self.meet, eps=self.eps, balance=self.balance)
+        counts = ~mask.isnan().flatten(1).all(1) & ~view.dead
+        for part in ("inside", "outside", "excess"):
+            self._means.add(part, getattr(loss, part), counts)
+        self._means.add("dead_cams", view.dead.float())
+        values = torch.where(counts, loss.total, 0)
+        return values * view.per_class_weights if self.average == "class" else values
+
+    def report(self) -> dict[str, float]:
+        """Means since the last report: ``inside``, ``outside``, ``excess``, and the share of dead CAMs."""
+        return self._means.report()
+
+
+@dataclass(kw_only=True)
+class Mixup:
+    """DRE's regulariser: CAMs of images mixed within a class are mixed alike, and CAMs are sparse.
+
+        exp    = mean |a(x_mix) - (lam a(x1) + (1 - lam) a(x2))|
+        sparse = (mean a(x1) + mean a(x_mix)) / 2
+        mixCE  = CE(f(x_mix), y)
+
+    Source: DRE (Li et al., CVPR 2023) and its code, batched: one pass of the mixed images instead of two for each
+    class, and plain means. "From the published description" of ALIGN, this is its ``L_reg``.
+
+    Attributes:
+        weight: lambda4.
+        consistency: of ``exp``.
+        sparsity: of ``sparse``.
+        classification: of ``mixCE``.
+        alpha: shares are drawn from Beta(alpha, alpha).
+        share: of the images that are mixed; the cost of the term falls with it, its size doesn't.
+        average: "class" as DRE has it, or over images.
+
+    Raises:
+        ValueError: options out of range.
+    """
+
+    name: ClassVar[str] = "mixup"
+    needs_guide: ClassVar[bool] = False
+
+    weight: float = 1.0
+    consistency: float = 1.0
+    sparsity: float = 0.5
+    classification: float = 0.1
+    alpha: float = 0.2
+    share: float = 1.0
+    average: Average = "class"
+    _means: RunningMeans = field(default_factory=RunningMeans, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        check_number("the mixup's weight", self.weight)
+        for part in ("consistency", "sparsity", "classification"):
+            check_number(part, getattr(self, part))
+        check_number("alpha", self.alpha, least=1e-6)
+        check_number("share", self.share, least=1e-3, most=1.0)
+        check_choice("average", self.average, AVERAGES)
+
+    def __call__(self, view: ClassifierView) -> Tensor:
+        """The value of each image; zero for those that aren't mixed."""
+        mix = view.mixed(alpha=self.alpha, share=self.share)
+        values = view.logits.new_zeros(len(view.batch))
+        if not len(mix):
+            return values
+        lam = mix.lam[:, None, None, None]
+        own, partner = view.saliency[mix.rows], mix.partners_saliency(view.saliency)
+        exp = (mix.saliency - (lam * own + (1 - lam) * partner)).abs().mean((1, 2, 3))
+        sparse = (own.mean((1, 2, 3)) + mix.saliency.mean((1, 2, 3))) / 2
+        mix_ce = F.cross_entropy(mix.seen.logits.to(values.dtype), mix.labels, reduction="none")
+        for part, found in (("consistency", exp), ("sparsity", sparse), ("classification", mix_ce)):
+            self._means.add(f"mixup_{part}", found)
+        total = self.consistency * exp + self.sparsity * sparse + self.classification * mix_ce
+        values = values.index_put((mix.rows,), (mix.scale * total).to(values.dtype))
+        return values * view.per_class_weights if self.average == "class" else values
+
+    def report(self) -> dict[str, float]:
+        """Means of the three parts since the last report."""
+        return self._means.report()
+
+
+_NO_GUIDE = (
+    "the term '{}' compares with a guide's mask, but there is no guide; "
+    "give the recipe one, e.g. guide=LearnedMask(), or leave the term out"
+)

@@ -1,0 +1,283 @@
+"""The trainer: any classifier and any loader in, a classifier that looks where the evidence is and a masker out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from xai_align.align.align_fit import AlignFit
+from xai_align.align.bench import Bench
+from xai_align.align.fitting import fit
+from xai_align.align.phases import Alternation, Plan
+from xai_align.align.reading import ReadBatch
+from xai_align.align.recipes import Recipe
+from xai_align.align.recipes import recipe as recipe_called
+from xai_align.align.settings import (
+    AlignSettings,
+    Keep,
+    MakeOptimizer,
+    Normalise,
+    OnCollapse,
+    Order,
+    Precision,
+    Resume,
+    Schedule,
+)
+from xai_align.fitting.training_log import Row
+from xai_align.hookspecs import FeatureSpace
+
+
+class AlignTrainer:
+    """Trains a classifier and a masker together, in place: ALIGN, from its published description.
+
+    The masker learns to keep what the classifier needs and to drop the rest; the classifier learns its labels, and
+    that its Grad-CAM lies where the mask is. First the classifier may train alone (warm-up), then the masker alone,
+    then both take turns. Other recipes (``erm``, ``dre``, ``oracle``, ...) train the same classifier for comparison.
+
+    The weights of both networks change and nothing else does: train and eval mode, ``requires_grad``, ``.grad``, hooks,
+    device, random states and the loaders' generators are as before, also after an exception. A classifier in eval
+    mode is trained in train mode; if only some of its modules are in eval mode, these stay so (frozen BatchNorm).
+
+    What is promised of repetition: on a CPU, with as many threads and the same arguments, two fits are equal to the
+    last bit, and so is one that was stopped and resumed, at the ends of epochs: an epoch that was interrupted is begun
+    again. Before each epoch the loader's random states (torch's, numpy's, Python's, its own generator, a sampler's
+    ``set_epoch``) are set by seed and epoch, and they are kept apart from what the networks draw. Loaders with other
+    hidden state, and persistent workers, are their owner's to make repeatable.
+
+    Several processes (``accelerate launch``, ``torchrun``) share each of the loader's batches, so that they train to
+    what one process does; give all of them the same loader. Batch statistics are those of a process's own part.
+
+    Args:
+        classifier: images ``[N, C, H, W]`` to logits ``[N, K]``. Of a compiled or data-parallel one the network
+            inside is trained, which shares its weights.
+        masker: images to masks ``[N, 1, H, W]`` in [0, 1]; None: a :class:`~xai_align.align.masker.Masker`.
+        target_layer: where the CAM is taken; None: found, see :func:`~xai_align.align.look.where_to_look`.
+        recipe: a :class:`~xai_align.align.recipes.Recipe` or the name of one.
+        order: "first": the CAM's channel weights are constants for the gradient; "second": it goes through them.
+        normalise: how a CAM comes to [0, 1]: divided by its maximum, or "minmax".
+        warmup_epochs, warmup_steps: how long the classifier trains alone, on what needs no mask.
+        masker_only_epochs, masker_only_steps: how long the masker trains alone after that.
+        alternation: "batch": the masker steps on every ``masker_every``-th batch, before the classifier and on the same
+            batch. "epoch": ``masker_epochs`` epochs of the masker, then ``classifier_epochs`` of the classifier.
+        masker_every, masker_epochs, classifier_epochs: see there.
+        learning_rate, weight_decay: of the classifier's AdamW.
+        masker_learning_rate: of the masker's Adam.
+        schedule: of both rates. "cosine": to zero over all epochs.
+        classifier_optimizer, masker_optimizer: make other optimisers, each from a list of parameters.
+        gradient_clip: the largest norm of a network's gradient; None: any.
+        freeze_batch_norm: BatchNorm keeps the statistics it has, as DRE does.
+        on_collapse: what is done when masks are nearly full, empty or flat for an epoch. "area": the area that they may
+            keep falls to 0.35 in four epochs (empty ones are asked to keep a tenth); "sparsity": the weight of the
+            sparsity is doubled, or halved, every epoch; "warn": nothing but the warning, which comes in any case.
+        keep: the weights that both have in the end: of the "best" validation accuracy among epochs in which both
+            took turns, or the "last".
+        patience: stop after so many of these validations without a better accuracy.
+        read_batch: turns what a loader yields into ``(images, labels)``, ``(images, labels, masks)`` or a
+            :class:`~xai_align.align.batch.TrainingBatch`.
+        seed: of everything random.
+        mixed_precision: "no", "bf16" or, on GPUs, "fp16". CAMs and losses are float32 in any case.
+        gradient_accumulation_steps: how many of the loader's batches make a step, one forward pass each. Partners for
+            mixing come from all of them.
+        out: folder for checkpoints, ``metrics.csv``, ``metrics.jsonl``, figures, and TensorBoard's events if it
+            is installed.
+        resume: what happens if ``out`` holds a checkpoint. "auto": go on; "must": go on, or raise if there is none;
+            "never": raise, so that nothing is overwritten.
+        figure_every: draw image, CAM and mask of some examples after every so many epochs, into ``out/figures``.
+        normalization: ``(mean, std)`` of the images' channels, to show them in figures.
+        log: called with every new row.
+        show_progress: show a progress bar.
+
+    Attributes:
+        classifier: as it was given.
+        masker: None until the first batch, if none was given, and where the recipe trains none.
+        space: where the CAM is taken; None until the first batch.
+        recipe: what is learnt.
+        settings: the other options.
+
+    Raises:
+        TypeError, ValueError: an option is not possible.
+
+    Warns:
+        CollapseWarning: the masks have become the same everywhere.
+        ShortcutWarning: signs that the classifier uses what it should not.
+
+    Source: Hong et al., "From Attribution to Action", AAAI 2026 (arXiv 2511.06944).
+    """
+
+    def __init__(
+        self,
+        classifier: nn.Module,
+        masker: nn.Module | None = None,
+        target_layer: str | FeatureSpace | None = None,
+        *,
+        recipe: str | Recipe = "align",
+        order: Order = "first",
+        normalise: Normalise = "max",
+        warmup_epochs: int = 0,
+        warmup_steps: int = 0,
+        masker_only_epochs: int = 0,
+        masker_only_steps: int = 0,
+        alternation: Alternation = "batch",
+        masker_every: int = 1,
+        masker_epochs: int = 1,
+        classifier_epochs: int = 1,
+        learning_rate: float = 1e-3,
+        masker_learning_rate: float = 3e-3,
+        weight_decay: float = 0.0,
+        schedule: Schedule = "none",
+        classifier_optimizer: MakeOptimizer | None = None,
+        masker_optimizer: MakeOptimizer | None = None,
+        gradient_clip: float | None = 1.0,
+        freeze_batch_norm: bool = False,
+        on_collapse: OnCollapse = "area",
+        keep: Keep = "best",
+        patience: int | None = None,
+        read_batch: ReadBatch | None = None,
+        seed: int = 0,
+        mixed_precision: Precision = "no",
+        gradient_accumulation_steps: int = 1,
+        out: str | Path | None = None,
+        resume: Resume = "auto",
+        figure_every: int | None = None,
+        normalization: tuple[Sequence[float], Sequence[float]] | None = None,
+        log: Callable[[Row], None] | None = None,
+        show_progress: bool = False,
+    ) -> None:
+        self.recipe = recipe_called(recipe) if isinstance(recipe, str) else recipe
+        self.settings = AlignSettings(
+            order=order,
+            normalise=normalise,
+            plan=Plan(
+                warmup_epochs=warmup_epochs,
+                warmup_steps=warmup_steps,
+                masker_only_epochs=masker_only_epochs,
+                masker_only_steps=masker_only_steps,
+                alternation=alternation,
+                masker_every=masker_every,
+                masker_epochs=masker_epochs,
+                classifier_epochs=classifier_epochs,
+                with_masker=self.recipe.trains_masker,
+            ),
+            learning_rate=learning_rate,
+            masker_learning_rate=masker_learning_rate,
+            weight_decay=weight_decay,
+            schedule=schedule,
+            classifier_optimizer=classifier_optimizer,
+            masker_optimizer=masker_optimizer,
+            gradient_clip=gradient_clip,
+            freeze_batch_norm=freeze_batch_norm,
+            on_collapse=on_collapse,
+            keep=keep,
+            patience=patience,
+            seed=seed,
+            mixed_precision=mixed_precision,
+            passes=gradient_accumulation_steps,
+            resume=resume,
+            figure_every=figure_every,
+        )
+        self.out = None if out is None else Path(out)
+        if self.out is None and resume == "must":
+            raise ValueError("there is no folder to resume from; give out=...")
+        self.read_batch, self.log, self.show_progress = read_batch, log, show_progress
+        self.normalization = normalization
+        self.bench = Bench(classifier, masker, target_layer, self.recipe, self.settings)
+
+    @property
+    def classifier(self) -> nn.Module:
+        """As it was given."""
+        return self.bench.classifier
+
+    @property
+    def masker(self) -> nn.Module | None:
+        """None until the first batch, if none was given, and where the recipe trains none."""
+        return self.bench.masker
+
+    @property
+    def space(self) -> FeatureSpace | None:
+        """Where the CAM is taken; None until the first batch."""
+        return self.bench.space
+
+    def fit(self, train: Any, validation: Any = None, *, epochs: int) -> AlignFit:
+        """Train.
+
+        With ``out``, a fit that is called again goes on from the end of its last whole epoch, as if it had never
+        stopped. So does a second call on the same trainer, or one after :meth:`resume`. If training is interrupted by
+        an exception, both networks have the best weights so far, or, as long as there are none, the last.
+
+        Args:
+            train: a DataLoader, or anything that can be gone through again and again; it yields ``(images, labels)``,
+                ``(images, labels, masks)`` or :class:`~xai_align.align.batch.TrainingBatch`, or what ``read_batch``
+                turns into one of these. Images are float ``[N, C, H, W]``, preprocessed; labels int ``[N]``; masks
+                ``[N, 1, H, W]`` in [0, 1], NaN where nothing is known.
+            validation: the same, from the domain that is trained on: what is kept must not be chosen on another one.
+                None: nothing is measured, and the last weights are kept.
+            epochs: in all, those before a resumption included.
+
+        Returns:
+            An :class:`~xai_align.align.align_fit.AlignFit`.
+
+        Raises:
+            TypeError, ValueError: data, networks or a checkpoint don't fit; the message says what to do.
+            DivergedError: a loss or gradient is NaN or infinite. The weights are those before that batch, and the last
+                checkpoint can be resumed.
+        """
+        return fit(self, train, validation, epochs)
+
+    def masker_step(self, batch: Any) -> dict[str, float]:
+        """One step of the masker, for a loop of one's own; the classifier stays as it is.
+
+        Args:
+            batch: as a loader yields it.
+
+        Returns:
+            The loss, its terms, and what kind of masks there were.
+        """
+        return self.bench.own_step(batch, self.read_batch, who="masker")
+
+    def classifier_step(self, batch: Any) -> dict[str, float]:
+        """One step of the classifier, on all terms, for a loop of one's own; the masker stays as it is."""
+        return self.bench.own_step(batch, self.read_batch, who="classifier")
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that training goes on from: ``{"tensors": {name: tensor}, "numbers": {...}}``, in plain types."""
+        snapshot = self.bench.snapshot()
+        return {"tensors": dict(snapshot.tensors), "numbers": dict(snapshot.numbers)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go back to what :meth:`state_dict` gave.
+
+        Raises:
+            ValueError: it is of a trainer with other networks or options; the message says which.
+        """
+        self.bench.load(state["tensors"], state["numbers"], "the state")
+
+    def save(self, path: str | Path) -> Path:
+        """Write a checkpoint (safetensors; nothing in it is ever unpickled).
+
+        Args:
+            path: a file ``*.safetensors``, or a folder.
+
+        Returns:
+            The file.
+        """
+        return self.bench.save(Path(path))
+
+    def resume(self, path: str | Path) -> None:
+        """Go back to a checkpoint, so that :meth:`fit` goes on from there.
+
+        Args:
+            path: a checkpoint, a folder of them, or the folder that a fit wrote into.
+
+        Raises:
+            FileNotFoundError: there is none.
+            ValueError: it is damaged, or of a trainer with other networks or options.
+        """
+        self.bench.resume(Path(path))
+
+    def __repr__(self) -> str:
+        known = self.bench.state
+        done = "not begun" if known is None else f"epoch {known.epoch}, {known.place.phase}"
+        return f"AlignTrainer({type(self.classifier).__name__}, recipe='{self.recipe.name}', {done})"

@@ -1,0 +1,59 @@
+"""What a classifier under training makes of the validation data: in its domain, never of another one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from xai_align.align.batch import TrainingBatch
+from xai_align.align.settings import Precision
+from xai_align.align.share_of_work import Crew, on_device, pieces_of
+from xai_align.align.steps import autocast
+from xai_align.align.training_modes import TrainingModes
+
+#: What is measured.
+VALIDATED = ("validation_loss", "accuracy", "macro_accuracy", "worst_class")
+
+
+@torch.no_grad()
+def validate(
+    classifier: nn.Module,
+    batches: Iterable[TrainingBatch],
+    *,
+    classes: int,
+    modes: TrainingModes,
+    crew: Crew,
+    device: torch.device,
+    precision: Precision,
+) -> dict[str, float]:
+    """Mean cross-entropy, accuracy, the mean of the classes' accuracies, and the lowest of them.
+
+    Every process looks at its share of each batch.
+    """
+    crew.same_buffers(classifier)
+    wide = torch.float32 if device.type == "mps" else torch.float64
+    loss = torch.zeros((), device=device, dtype=wide)
+    right, there = (torch.zeros(classes, device=device, dtype=wide) for _ in range(2))
+    with modes.evaluating():
+        for step in batches:
+            for piece in pieces_of(on_device(step, device), processes=crew.count, rank=crew.rank):
+                batch = piece.batch
+                with autocast(device, precision):
+                    logits = classifier(batch.images)
+                logits = logits.float()
+                loss += F.cross_entropy(logits, batch.labels, reduction="sum")
+                hits = (logits.argmax(1) == batch.labels).to(wide)
+                right.index_add_(0, batch.labels, hits)
+                there.index_add_(0, batch.labels, torch.ones_like(hits))
+    return _measures(crew.total(torch.cat([loss.reshape(1), right, there])).cpu(), classes)
+
+
+def _measures(sums: Tensor, classes: int) -> dict[str, float]:
+    loss, right, there = sums[0], sums[1 : classes + 1], sums[classes + 1 :]
+    known = there > 0
+    per_class = right[known] / there[known]
+    values = (loss / there.sum(), right.sum() / there.sum(), per_class.mean(), per_class.min())
+    return dict(zip(VALIDATED, map(float, values), strict=True))

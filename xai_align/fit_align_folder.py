@@ -1,0 +1,293 @@
+"""From a folder of images to an aligned classifier and its masker on disk: what ``xai-align fit-align`` does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from xai_align.align.batch import TrainingBatch
+from xai_align.align.domain_test import DomainScores, maps_of, score_domain
+from xai_align.align.recipes import Recipe, recipe
+from xai_align.align.saved_fit import save_fit
+from xai_align.align.trainer import AlignTrainer
+from xai_align.devices import usable_device
+from xai_align.domain_folder import Domains, Split, read_domains, split_domains
+from xai_align.image_folder import LabelledImage, LabelledImages
+from xai_align.images import open_image
+from xai_align.model_state import evaluating
+from xai_align.plugins import classifier as with_new_head
+from xai_align.plugins import load_model
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from xai_align.align.align_fit import AlignFit
+    from xai_align.hookspecs import LoadedModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderAlignment:
+    """What came of it.
+
+    Attributes:
+        fit: of the classifier and the masker, which are on the device they were trained on.
+        domains: the images by domain, the sources first.
+        split: which of them were for what.
+        scores: of each domain; of a source, over the images that were kept apart.
+        pictures: the files of examples.
+    """
+
+    fit: AlignFit
+    domains: Domains
+    split: Split
+    scores: Mapping[str, DomainScores]
+    pictures: Sequence[Path]
+
+
+def fit_align_folder(
+    folder: str | Path,
+    *,
+    backbone: str,
+    out: Path,
+    sources: Sequence[str] = (),
+    recipe_name: str = "align",
+    weights: Mapping[str, Any] | None = None,
+    masks: Path | None = None,
+    layer: str | None = None,
+    validation_share: float = 0.15,
+    test_share: float = 0.15,
+    batch_size: int = 32,
+    epochs: int = 10,
+    judged: int = 64,
+    examples: int = 6,
+    workers: int = 0,
+    seed: int = 0,
+    device: str | None = None,
+    writes: bool = True,
+    **options: Any,
+) -> FolderAlignment:
+    """Train on some domains of a folder, test on all of them, and leave what came of it in ``out``.
+
+    Args:
+        folder: ``DOMAIN/CLASS/*.jpg``, or ``CLASS/*.jpg``; see :func:`~xai_align.domain_folder.read_domains`.
+        backbone: a reference to a model that a plugin can give a new head, such as ``timm:NAME``.
+        out: gets ``classifier.safetensors``, ``masker.safetensors``, ``classes.json``, ``results.json``, ``metrics.csv``,
+            ``curves.png``, ``examples/`` and checkpoints; called again, it goes on from these.
+        sources: the domains that are trained on; none: there are no domains.
+        recipe_name: of :data:`~xai_align.align.recipes.RECIPES`.
+        weights: options of the recipe.
+        masks: folder of PNG masks of training images, for recipes that need them.
+        layer: where CAMs are taken; None: found by itself.
+        validation_share, test_share: of every class of every source.
+        batch_size: of a step.
+        epochs: in all.
+        judged: of how many images of each domain the maps are judged.
+        examples: how many images of each domain are drawn.
+        workers: processes that load images.
+        seed: of the split, the head's first weights, and the training.
+        device: where to train; None: a GPU if there is one.
+        writes: whether this process writes the files.
+        options: for :class:`~xai_align.align.AlignTrainer`.
+
+    Raises:
+        ValueError: the folder, the backbone or an option can't be used; the message says why.
+    """
+    where = usable_device(device)
+    chosen = _recipe(recipe_name, weights or {}, masks)
+    _check_turns(chosen, epochs, options.get("warmup_epochs", 0), options.get("masker_only_epochs", 0))
+    domains = read_domains(folder, sources, masks)
+    split = split_domains(domains, validation_share=validation_share, test_share=test_share, seed=seed)
+    loaded, model = _classifier(backbone, len(domains.classes), seed)
+    model.to(where)
+    size = _input_size(loaded, split.train[0])
+
+    def loader(images: Sequence[LabelledImage], *, training: bool = False) -> DataLoader[TrainingBatch]:
+        items = _Numbered(LabelledImages(images, loaded.preprocess, size if training and masks is not None else None))
+        own = torch.Generator().manual_seed(seed)  # the caller's random state is not drawn from
+        return DataLoader(items, batch_size, shuffle=training, num_workers=workers, collate_fn=_as_batch, generator=own)
+
+    trainer = AlignTrainer(
+        model,
+        None,
+        layer,
+        recipe=chosen,
+        out=out,
+        seed=seed,
+        normalization=(loaded.mean, loaded.std),
+        **options,
+    )
+    fit = trainer.fit(loader(split.train, training=True), loader(split.validation), epochs=epochs)
+    tested = {name: _class_by_class(images) for name, images in split.test.items()}
+    scores = {
+        name: score_domain(model, loader(images), masker=fit.masker, space=trainer.space, judged=judged)
+        for name, images in tested.items()
+    }
+    pictures: list[Path] = []
+    if writes:
+        save_fit(out, model, fit.masker, backbone=backbone, classes=domains.classes)
+        _write_words(out, fit, domains, split, scores, loaded, backbone=backbone, recipe_name=recipe_name)
+        _write_curves(out, fit)
+        some = {name: loader(images[:examples]) for name, images in tested.items()} if examples else {}
+        for name, batches in some.items():
+            maps = _maps(model, fit.masker, batches, trainer.space)
+            pictures.append(_draw(maps, loaded, domains.classes, out / "examples" / f"{name}.png"))
+    return FolderAlignment(fit=fit, domains=domains, split=split, scores=scores, pictures=pictures)
+
+
+class _Numbered(Dataset[Any]):
+    """Items with their places."""
+
+    def __init__(self, items: LabelledImages) -> None:
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, number: int) -> tuple[int, Any]:
+        return number, self.items[number]
+
+
+def _as_batch(items: Sequence[tuple[int, Any]]) -> TrainingBatch:
+    """Examples as a batch; where no mask is known, NaN."""
+    images = torch.stack([item[0] for _, item in items])
+    unknown = torch.full((1, *images.shape[-2:]), torch.nan)
+    masked = any(len(item) > 2 for _, item in items)
+    return TrainingBatch(
+        images=images,
+        labels=torch.tensor([item[1] for _, item in items]),
+        masks=torch.stack([unknown if item[2] is None else item[2] for _, item in items]) if masked else None,
+        indices=torch.tensor([number for number, _ in items]),
+    )
+
+
+def _recipe(name: str, weights: Mapping[str, Any], masks: Path | None) -> Recipe:
+    try:
+        chosen = recipe(name, **weights)
+    except TypeError as error:  # an option of another recipe: the person's to mend
+        raise ValueError(str(error)) from None
+    if chosen.needs_masks and masks is None:
+        raise ValueError(f"the recipe '{name}' learns from given masks; give a folder of them: --masks FOLDER")
+    return chosen
+
+
+def _check_turns(chosen: Recipe, epochs: int, warmup: int, masker_only: int) -> None:
+    if chosen.guide is None:
+        return
+    alone = masker_only if chosen.trains_masker else 0
+    if warmup + alone >= epochs:
+        raise ValueError(
+            f"of {epochs} epochs, {warmup} are warm-up and {alone} the masker's alone, so none is left in which the "
+            f"classifier learns from masks; give more epochs than {warmup + alone}, or fewer of those"
+        )
+
+
+def _classifier(backbone: str, classes: int, seed: int) -> tuple[LoadedModel, nn.Module]:
+    """The backbone, and a copy of it with a head for these classes."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        loaded = load_model(backbone)
+        return loaded, with_new_head(loaded.model, classes)
+
+
+def _input_size(loaded: LoadedModel, one: LabelledImage) -> tuple[int, int]:
+    rows, columns = loaded.preprocess(open_image(one.path)).shape[-2:]
+    return rows, columns
+
+
+def _class_by_class(images: Sequence[LabelledImage]) -> list[LabelledImage]:
+    """One of each class, then the second of each, and so on, so that the first few have something of all."""
+    turn: dict[int, int] = {}
+    order = []
+    for one in images:
+        turn[one.label] = turn.get(one.label, -1) + 1
+        order.append((turn[one.label], one.label, one))
+    return [one for _, _, one in sorted(order, key=lambda entry: entry[:2])]
+
+
+def _write_words(
+    out: Path,
+    fit: AlignFit,
+    domains: Domains,
+    split: Split,
+    scores: Mapping[str, DomainScores],
+    loaded: LoadedModel,
+    *,
+    backbone: str,
+    recipe_name: str,
+) -> None:
+    about = {
+        "classes": list(domains.classes),
+        "backbone": backbone,
+        "recipe": recipe_name,
+        "sources": list(domains.sources),
+        "mean": list(loaded.mean),
+        "std": list(loaded.std),
+    }
+    results = {
+        **about,
+        "images": {"train": len(split.train), "validation": len(split.validation)},
+        "epochs": fit.epochs,
+        "seconds": fit.seconds,
+        "best": fit.best,
+        "notes": [*domains.notes, *fit.notes],
+        "domains": {name: {"source": name in domains.sources, **asdict(one)} for name, one in scores.items()},
+    }
+    for name, content in {"classes.json": about, "results.json": results}.items():
+        (out / name).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
+
+
+def _write_curves(out: Path, fit: AlignFit) -> None:
+    from xai_align.report.fit_figure import fit_figure
+    from xai_align.report.overlay import png
+
+    (out / "curves.png").write_bytes(png(fit_figure(fit.history, "accuracy", fit.best)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Maps:
+    """Images with what was made of them, on the CPU."""
+
+    images: Tensor
+    labels: Tensor
+    predicted: Tensor
+    maps: Mapping[str, Tensor]
+
+
+def _maps(classifier: nn.Module, masker: nn.Module | None, batches: DataLoader[TrainingBatch], space: Any) -> _Maps:
+
+    where = next(classifier.parameters()).device
+    whole = list(batches)
+    images, labels = torch.cat([one.images for one in whole]), torch.cat([one.labels for one in whole])
+    with evaluating(classifier), torch.no_grad():
+        predicted = torch.cat([classifier(one.images.to(where)).argmax(1) for one in whole])
+    maps = maps_of(classifier, masker, images.to(where), predicted, space)
+    return _Maps(
+        images=images,
+        labels=labels,
+        predicted=predicted.cpu(),
+        maps={name: one.cpu() for name, one in maps.items()},
+    )
+
+
+def _draw(found: _Maps, loaded: LoadedModel, classes: Sequence[str], path: Path) -> Path:
+    from xai_align.report.align_figure import align_figure
+    from xai_align.report.overlay import png
+
+    pairs = zip(found.predicted.tolist(), found.labels.tolist(), strict=True)
+    titles = [f"{classes[k]}?" if k == y else f"{classes[k]}?\n(it is {classes[y]})" for k, y in pairs]
+    figure = align_figure(
+        found.images,
+        found.maps["cam"],
+        found.maps.get("mask"),
+        titles=titles,
+        normalization=(loaded.mean, loaded.std),
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(png(figure))
+    return path

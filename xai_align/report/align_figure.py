@@ -1,0 +1,92 @@
+"""What a classifier and its masker look at, as a picture: the image, its CAM, its mask, one above the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from xai_align.images import to_picture
+from xai_align.report.overlay import blend
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from numpy.typing import NDArray
+
+_INCHES = 1.6  # the side of a picture
+_LABEL, _TITLE = 0.75, 0.42  # room on the left, and above
+
+
+def align_figure(
+    images: Tensor,
+    cams: Tensor | None = None,
+    masks: Tensor | None = None,
+    *,
+    titles: Sequence[str] = (),
+    normalization: tuple[Sequence[float], Sequence[float]] | None = None,
+) -> Figure:
+    """A column for each image; its rows are the image, its CAM and its mask, where they are given.
+
+    CAM and mask lie over the pale photograph in one scale of colours, which ends at 1, so that they can be compared.
+    Beside them stands how much of the picture they cover on average.
+
+    Args:
+        images: ``[N, C, H, W]`` as the classifier gets them.
+        cams: ``[N, 1, h, w]``, normalised to [0, 1]; brought to the image's size by bilinear interpolation.
+        masks: ``[N, 1, H, W]`` in [0, 1].
+        titles: one for each image, or none.
+        normalization: mean and standard deviation of each channel, which lead back to pictures; None: each image is
+            shown from its darkest to its brightest value.
+
+    Raises:
+        ValueError: there are no images, or something has another length.
+    """
+    count = len(images)
+    rows = {"image": images, "CAM": cams, "mask": masks}
+    wrong = {name: len(given) for name, given in rows.items() if given is not None and len(given) != count}
+    if not count or wrong or len(titles) not in (0, count):
+        told = ", ".join(f"{number} for '{name}'" for name, number in (wrong | {"titles": len(titles)}).items())
+        raise ValueError(f"a figure shows one or more images, and one of everything for each; {count} images, {told}")
+    shown = [name for name, given in rows.items() if given is not None]
+    tall = min(max(images.shape[-2] / images.shape[-1], 0.3), 3.0)
+    size = (_LABEL + count * _INCHES, _TITLE * bool(titles) + len(shown) * _INCHES * tall)
+    figure = Figure(figsize=size, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(len(shown), count, squeeze=False)
+    for column in range(count):
+        picture = _picture(images[column], normalization)
+        for row, name in enumerate(shown):
+            given = rows[name]
+            values = None if name == "image" or given is None else given[column]
+            _draw(panels[row][column], picture, values)
+        if titles:
+            panels[0][column].set_title(titles[column], fontsize=8)
+    for row, name in enumerate(shown):
+        panels[row][0].set_ylabel(name, fontsize=9)
+    return figure
+
+
+def _picture(image: Tensor, normalization: tuple[Sequence[float], Sequence[float]] | None) -> NDArray[Any]:
+    if normalization is not None:
+        return to_picture(image, *normalization)
+    low, high = float(image.min()), float(image.max())
+    return to_picture((image - low) / ((high - low) or 1.0), (0.0,), (1.0,))
+
+
+def _draw(axes: Axes, picture: NDArray[Any], values: Tensor | None) -> None:
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set_visible(False)
+    if values is None:
+        axes.imshow(picture)
+        return
+    full = torch.nn.functional.interpolate(
+        values.detach().float().cpu()[None], size=picture.shape[:2], mode="bilinear", align_corners=False
+    )
+    axes.imshow(blend(picture, np.asarray(full[0, 0]), limit=1.0))
+    axes.set_xlabel(f"{100 * float(full.mean()):.0f} %", fontsize=7, labelpad=1)
