@@ -77,8 +77,10 @@ def loader(count: int = 24, *, batch_size: int = 8, seed: int = 0, masks: bool =
 
 
 def trainer(classifier: nn.Module | None = None, masker: nn.Module | None = None, **options) -> AlignTrainer:
-    given = {"seed": 5, "learning_rate": 5e-3, "schedule": "cosine"} | options
-    return AlignTrainer(classifier or bends(), masker or small_masker(), **given)
+    given = {"seed": 5, "learning_rate": 5e-3, "schedule": "cosine", "masker_every": 1} | options
+    return AlignTrainer(
+        bends() if classifier is None else classifier, small_masker() if masker is None else masker, **given
+    )
 
 
 def rows(history):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ from torch import nn
 from captum_align import ALIGNAttribution, ClassAgnosticWarning
 from tests.networks import conv_net, images, untouched
 from xai_align import Question, explain, plugins
-from xai_align.align.masker import Masker
+from xai_align.align import AlignTrainer, Masker
 from xai_align.align.masker_file import save_masker
 from xai_align.question import TargetError, ask
 from xai_align.testing import check_attribution, conformance_checks
@@ -162,7 +161,7 @@ def test_modes_come_back_after_an_error(error):
 def test_where_a_masker_comes_from(tmp_path):
     module, x = masker(), images(2, 12)
     expected = ALIGNAttribution(module).attribute(x)
-    trainer = SimpleNamespace(masker=module)
+    trainer = AlignTrainer(conv_net(), module)
     file = save_masker(module, tmp_path / "masker.safetensors")
     for given in (trainer, file, str(file)):
         assert torch.equal(ALIGNAttribution(given).attribute(x), expected)
@@ -170,8 +169,9 @@ def test_where_a_masker_comes_from(tmp_path):
     other = ALIGNAttribution(masker(seed=1)).attribute(x)
     assert not torch.allclose(other, expected, atol=1e-3)
     assert torch.equal(ALIGNAttribution(module).attribute(x, masker=masker(seed=1)), other)
-    with pytest.raises(ValueError, match="SimpleNamespace has no masker: it is made by the first batch"):
-        ALIGNAttribution(SimpleNamespace(masker=None))
+    for none_yet in (AlignTrainer(conv_net()), AlignTrainer(conv_net(), recipe="erm")):
+        with pytest.raises(ValueError, match="AlignTrainer has no masker: it is made by the first batch"):
+            ALIGNAttribution(none_yet)
     with pytest.raises(TypeError, match=r"a masker is a torch\.nn\.Module, the path of a saved one.*got int"):
         ALIGNAttribution(3)
     with pytest.raises(ValueError, match=r"no masker was given: ALIGNAttribution\(masker\)"):

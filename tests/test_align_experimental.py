@@ -322,6 +322,24 @@ def test_what_is_remembered_goes_through_a_checkpoint(tmp_path):
     assert term.weights_of(batch.indices).sum() > 0
 
 
+def test_a_stopped_fit_goes_on_with_what_it_remembered(tmp_path):
+    from xai_align.align import AlignTrainer
+
+    batches = [
+        TrainingBatch(images=images(6, seed=s), labels=torch.arange(6) % 3, indices=torch.arange(6) + 6 * s)
+        for s in range(2)
+    ]
+
+    def fitted(out, epochs):
+        trainer = AlignTrainer(conv_net(), target_layer="conv2", recipe=recipe("consistency", epsilon=0.5), out=out)
+        return trainer.fit(batches, epochs=epochs).classifier.state_dict()
+
+    straight = fitted(tmp_path / "straight", 3)
+    fitted(tmp_path / "stopped", 1)
+    resumed = fitted(tmp_path / "stopped", 3)
+    assert all(torch.equal(value, resumed[key]) for key, value in straight.items())
+
+
 def test_a_dead_cam_says_nothing_about_an_example():
     model, batch = net_without_dead_cams(), batch_of()
     with torch.no_grad():

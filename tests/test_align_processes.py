@@ -15,6 +15,8 @@ from align_factory import PLAN, bends, fit_without_batch_norm, loader, rows, sma
 from xai_align.align.batch import TrainingBatch
 from xai_align.align.share_of_work import Gradients, joined, pieces_of
 
+pytestmark = pytest.mark.filterwarnings("ignore::xai_align.align.CollapseWarning")
+
 TESTS = Path(__file__).parent
 
 

@@ -115,7 +115,7 @@ def test_options_reach_their_terms():
         "align",
         alignment=2.0,
         mixup=3.0,
-        mixup_share=0.5,
+        mixup_share=0.75,
         sparsity=1.5,
         smoothness=0.2,
         confidence=0.6,
@@ -128,7 +128,7 @@ def test_options_reach_their_terms():
     classification, alignment, mixup = method.terms
     assert (classification.label_smoothing, classification.class_weights.tolist()) == (0.1, [1.0, 2.0])
     assert alignment == Alignment(weight=2.0, average="class", meet="cam_up", balance="even", eps=1e-2)
-    assert mixup == Mixup(weight=3.0, share=0.5)
+    assert mixup == Mixup(weight=3.0, share=0.75)
     assert [term.weight for term in method.masker_terms] == [1.0, 1.5, 0.2]
     assert all((term.confidence, term.average) == (0.6, "class") for term in method.masker_terms)
     assert method.baseline == "blur"
@@ -237,9 +237,9 @@ class Counting(nn.Module):
     [
         ("erm", [6]),
         ("dre", [6, 6]),
-        ("align", [6, 6]),
-        ("oracle", [6, 6]),
-        ("inverse", [6, 6]),
+        ("align", [6, 3]),  # half of the images are mixed
+        ("oracle", [6, 3]),
+        ("inverse", [6, 3]),
         ("rrr", [6]),
         ("sgt", [6, 6, 6]),  # for the gradient in eval mode, as it is, with pixels replaced
         ("egat", [6, 6, 6, 6]),  # as it is, for the attack, attacked, mixed
@@ -255,11 +255,11 @@ def test_what_is_shared_is_computed_once(name, passes):
     assert model.passes == passes
 
 
-def test_mixing_half_the_images_costs_half_a_pass():
-    method, model = recipe("align", mixup_share=0.5), Counting(conv_net())
+def test_mixing_more_images_costs_more():
+    method, model = recipe("align", mixup_share=1.0), Counting(conv_net())
     space = FeatureSpace(layer="inner.conv2", layout="NCHW")
     loss_of(method.terms, classifier_view(method, model, full_batch(), masker=small_masker(), space=space))
-    assert model.passes == [6, 3]
+    assert model.passes == [6, 6]
 
 
 def test_a_masker_step_takes_one_pass_of_both_parts():
@@ -268,6 +268,13 @@ def test_a_masker_step_takes_one_pass_of_both_parts():
         loss_of(method.masker_terms, masker_view(method, model, full_batch(), masker))
         assert model.passes == [12]
         assert masker.passes == [6]
+
+
+def test_only_aim_tries_binary_masks():
+    for name, binary in (("align", False), ("aim", True)):
+        method = recipe(name)
+        masks = masker_view(method, conv_net(), full_batch(), small_masker()).masks
+        assert set(masks.unique().tolist()).issubset({0.0, 1.0}) is binary
 
 
 def test_methods_that_are_compared_mix_the_same_pairs():
@@ -359,12 +366,12 @@ def test_saliency_guidance_fills_with_the_images_own_noise():
     assert SaliencyGuided(share=0.0)(view).abs().max() < 1e-6  # nothing replaced, nothing lost
 
 
-def test_batch_statistics_learn_from_the_passes_in_train_mode_only():
-    """The gradient is taken in eval mode: one update for the images, one for the changed ones."""
+def test_batch_statistics_learn_from_the_images_as_they_are():
+    """One update: the gradient is taken in eval mode, and changed images aren't remembered."""
     model = conv_net().train()
     view = ClassifierView(full_batch(), classifier=model, space=SPACE, generator=seeded())
     SaliencyGuided()(view)
-    assert model.norm.num_batches_tracked == 2
+    assert model.norm.num_batches_tracked == 1
     assert all(module.training for module in model.modules())
 
 

@@ -17,6 +17,11 @@ from align_factory import PLAN, bends, fit, loader, rows, same_weights, small_ma
 from xai_align.align.masker import Masker
 from xai_align.fitting.checkpoints import CheckpointWarning, read_checkpoint
 
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::xai_align.align.CollapseWarning"),
+    pytest.mark.filterwarnings("ignore::xai_align.align.ShortcutWarning"),
+]
+
 TESTS = Path(__file__).parent
 
 

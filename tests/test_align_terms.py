@@ -413,6 +413,17 @@ def test_the_maskers_terms_are_the_maskers_loss():
         torch.testing.assert_close(view.p_drop, loss.p_drop)
 
 
+@pytest.mark.parametrize("baseline", [0.0, "another_image", "blur", lambda x: x.mean(0, keepdim=True)])
+def test_two_processes_see_what_one_sees_behind_a_mask(baseline):
+    model, batch, masker = conv_net(), batch_of(), tiny_masker()
+    whole = masker_view(model, batch, masker, baseline=baseline)
+    parts = [
+        masker_view(model, piece, masker, baseline=baseline, everyone=everyone) for piece, everyone in pieces(batch, 2)
+    ]
+    torch.testing.assert_close(torch.cat([part.probabilities for part in parts], 1), whole.probabilities)
+    assert all(part.p_keep.requires_grad for part in parts)
+
+
 def test_keeping_and_dropping_take_one_pass_and_trust_another():
     model, batch = Counting(conv_net()), batch_of()
     view = masker_view(model, batch, tiny_masker())

@@ -1,10 +1,14 @@
-"""``xai-align fit-align``: from a folder of domains to a classifier and a masker, and what it says when that can't be."""
+"""``xai-align fit-align``: from a folder of domains to a classifier and its masker, and what can't be."""
 
 from __future__ import annotations
 
 import csv
 import json
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -61,7 +65,7 @@ def refused(*words):
 
 
 def test_a_folder_of_domains_becomes_a_classifier_and_a_masker_that_can_be_asked(folder):
-    words = ("fit-align", "pictures", "--source", "dark", *SHORT, "--examples", 2, "--out", "out")
+    words = ("fit-align", "pictures", "--source", "dark", *SHORT, "--examples", 2, "--figure-every", 2, "--out", "out")
     done = run(*words)
     assert done.exit_code == 0, done.output
     assert "2 classes; 10 images to train with, 2 to validate with" in done.stdout
@@ -80,6 +84,8 @@ def test_a_folder_of_domains_becomes_a_classifier_and_a_masker_that_can_be_asked
         assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2"]
     assert Image.open(out / "curves.png").width > 400
     assert sorted(path.name for path in (out / "examples").iterdir()) == ["dark.png", "light.png"]
+
+    assert [path.name for path in (out / "figures").iterdir()] == ["epoch-002.png"]
 
     loaded = load_model("align:out")
     assert loaded.class_names == ("blue", "red")
@@ -138,11 +144,16 @@ def test_given_masks_go_with_their_images(folder):
         (("pictures",), "say which of these domains are trained on: --source dark"),
         (
             ("pictures", "--source", "drak"),
-            "'pictures' has no domain 'drak'; did you mean 'dark'? Its domains: dark, light",
+            "has no domain 'drak'; did you mean 'dark'? Its domains: dark, light",
         ),
         (("pictures/dark", "--source", "red"), "has no domain 'red'"),
         (("pictures/dark", "--recipe", "algin"), "there is no recipe 'algin'"),
         (("pictures/dark", "--recipe", "erm", "--sparsity", 1), "the recipe 'erm' has no option 'sparsity'"),
+        (
+            ("pictures/dark", "--baseline", "another_imgae"),
+            "'another_imgae'; did you mean 'another_image'?",
+        ),
+        (("pictures/dark", "--recipe", "dre", "--baseline", 0), "the recipe 'dre' has no option 'baseline'"),
         (("pictures/dark", "--test-share", "0.9"), "validation (0.15) and test (0.9) take all the images"),
         (("pictures/dark", "--test-share", "-0.1"), "share is -0.1"),
         (("pictures/dark", "--alternation", "sometimes"), "alternation is 'sometimes'"),
@@ -262,5 +273,24 @@ def test_folders_that_hold_no_fit_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"there is no '.*classifier\.safetensors'; write align:FOLDER"):
         load_model(f"align:{tmp_path}")
     (tmp_path / "classifier.safetensors").write_bytes(b"nothing")
-    with pytest.raises(ValueError, match="damaged or truncated.*copy it again, or train again"):
+    with pytest.raises(ValueError, match=r"damaged or truncated.*copy it again, or train again"):
         load_model(f"align:{tmp_path}")
+
+
+@pytest.mark.slow
+def test_two_processes_print_and_write_once(folder):
+    root = Path(__file__).parent.parent
+    launched = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "xai_align"]
+    words = ["fit-align", "pictures", "--source", "dark", *map(str, SHORT), "--examples", "1", "--out", "out"]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(root), str(root / "adapters")]),
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    done = subprocess.run(
+        [sys.executable, *launched, *words], env=environment, capture_output=True, text=True, timeout=250, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("2 classes") == 1
+    assert (folder / "out/classifier.safetensors").is_file()

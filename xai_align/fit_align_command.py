@@ -68,6 +68,13 @@ def fit_align_command(
     mixup: Annotated[float | None, typer.Option(help="Weight of the mixup regulariser.")] = None,
     sparsity: Annotated[float | None, typer.Option(help="Weight of the mask's mean.")] = None,
     smoothness: Annotated[float | None, typer.Option(help="Weight of the mask's jumps.")] = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NUMBER|NAME",
+            help="What stands where the mask removes: another_image (the default), 0 (mean colour), blur, ...",
+        ),
+    ] = None,
     freeze_batch_norm: Annotated[
         bool, typer.Option("--freeze-batch-norm", help="Keep the backbone's batch statistics.")
     ] = False,
@@ -78,6 +85,9 @@ def fit_align_command(
     ] = None,
     judged: Annotated[int, typer.Option(min=0, help="Of how many images of each domain maps are judged.")] = 64,
     examples: Annotated[int, typer.Option(min=0, help="How many images of each domain are drawn.")] = 6,
+    figure_every: Annotated[
+        int | None, typer.Option(min=1, help="Draw image, CAM and mask after every so many epochs.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of all that is random.")] = 0,
     mixed_precision: Annotated[str, typer.Option(metavar="no|bf16|fp16", help="Of the training.")] = "no",
     workers: Annotated[int, typer.Option(min=0, help="Processes that load images.")] = 0,
@@ -89,7 +99,13 @@ def fit_align_command(
 
     sys.path.append(os.getcwd())  # so that --backbone can name a module that lies here
     main = is_main_process()
-    weights = {"alignment": alignment, "mixup": mixup, "sparsity": sparsity, "smoothness": smoothness}
+    weights = {
+        "alignment": alignment,
+        "mixup": mixup,
+        "sparsity": sparsity,
+        "smoothness": smoothness,
+        "baseline": _number_or_name(baseline),
+    }
     with errors_in_words():
         done = fit_align_folder(
             images,
@@ -119,11 +135,19 @@ def fit_align_command(
             schedule=schedule,
             freeze_batch_norm=freeze_batch_norm,
             patience=patience,
+            figure_every=figure_every,
             mixed_precision=mixed_precision,
             show_progress=main,
         )
     if main:
         _show(done, out)
+
+
+def _number_or_name(given: str | None) -> float | str | None:
+    try:
+        return None if given is None else float(given)
+    except ValueError:
+        return given
 
 
 def _show(done: FolderAlignment, out: Path) -> None:
@@ -143,7 +167,8 @@ def _show(done: FolderAlignment, out: Path) -> None:
     lines = [
         "Sufficiency (lower is better) and comprehensiveness (higher): how far the predicted class falls when only the",
         "top 1, 5, 10, 20, 50 % of a map are kept, and when they are removed.",
-        f"curves: {out / 'curves.png'}, maps: {out / 'examples'}, rows: {out / 'metrics.csv'}, all: {out / 'results.json'}",
+        f"curves: {out / 'curves.png'}, maps: {out / 'examples'}, rows: {out / 'metrics.csv'}, "
+        f"all numbers: {out / 'results.json'}",
         f"the model: `xai-align explain IMAGE --model align:{out} --method "
         f"{'align' if fit.masker is not None else 'layer_grad_cam'}` asks it where it looks",
     ]

@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from xai_align.align.batch import TrainingBatch
 from xai_align.align.domain_test import DomainScores, maps_of, score_domain
-from xai_align.align.recipes import Recipe, recipe
+from xai_align.align.masker_loss import keep_and_drop
+from xai_align.align.recipes import RECIPES, Recipe, recipe, recipe_options
 from xai_align.align.saved_fit import save_fit
 from xai_align.align.trainer import AlignTrainer
 from xai_align.devices import usable_device
@@ -29,6 +30,11 @@ if TYPE_CHECKING:
 
     from xai_align.align.align_fit import AlignFit
     from xai_align.hookspecs import LoadedModel
+
+
+#: What stands where a mask removes, if nothing is said: networks that were trained on photographs recognise a picture
+#: that a flat mask has made pale, and a masker would learn nothing from them.
+BASELINE = "another_image"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,11 +83,11 @@ def fit_align_folder(
     Args:
         folder: ``DOMAIN/CLASS/*.jpg``, or ``CLASS/*.jpg``; see :func:`~xai_align.domain_folder.read_domains`.
         backbone: a reference to a model that a plugin can give a new head, such as ``timm:NAME``.
-        out: gets ``classifier.safetensors``, ``masker.safetensors``, ``classes.json``, ``results.json``, ``metrics.csv``,
-            ``curves.png``, ``examples/`` and checkpoints; called again, it goes on from these.
+        out: gets ``classifier.safetensors``, ``masker.safetensors``, ``classes.json``, ``results.json``,
+            ``metrics.csv``, ``curves.png``, ``examples/`` and checkpoints; called again, it goes on from these.
         sources: the domains that are trained on; none: there are no domains.
         recipe_name: of :data:`~xai_align.align.recipes.RECIPES`.
-        weights: options of the recipe.
+        weights: options of the recipe; where it has a ``baseline`` and none is given, :data:`BASELINE`.
         masks: folder of PNG masks of training images, for recipes that need them.
         layer: where CAMs are taken; None: found by itself.
         validation_share, test_share: of every class of every source.
@@ -167,10 +173,12 @@ def _as_batch(items: Sequence[tuple[int, Any]]) -> TrainingBatch:
 
 
 def _recipe(name: str, weights: Mapping[str, Any], masks: Path | None) -> Recipe:
+    usual = {"baseline": BASELINE} if name in RECIPES and "baseline" in recipe_options(name) else {}
     try:
-        chosen = recipe(name, **weights)
+        chosen = recipe(name, **{**usual, **weights})
     except TypeError as error:  # an option of another recipe: the person's to mend
         raise ValueError(str(error)) from None
+    keep_and_drop(torch.zeros(2, 3, 8, 8), torch.ones(2, 1, 8, 8), chosen.baseline)  # before the warm-up, not after it
     if chosen.needs_masks and masks is None:
         raise ValueError(f"the recipe '{name}' learns from given masks; give a folder of them: --masks FOLDER")
     return chosen
@@ -246,7 +254,9 @@ def _write_curves(out: Path, fit: AlignFit) -> None:
     from xai_align.report.fit_figure import fit_figure
     from xai_align.report.overlay import png
 
-    (out / "curves.png").write_bytes(png(fit_figure(fit.history, "accuracy", fit.best)))
+    # the training's cross-entropy, not the sum with terms that begin later: that is what validation measures too
+    rows = [{**row, "loss": row.get("classification", row.get("loss"))} for row in fit.history]
+    (out / "curves.png").write_bytes(png(fit_figure(rows, "accuracy", fit.best)))
 
 
 @dataclass(frozen=True, kw_only=True)

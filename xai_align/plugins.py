@@ -217,7 +217,11 @@ def second_look(model: nn.Module, num_classes: int, options: dict[str, Any]) -> 
 
 
 def classifier(model: nn.Module, num_classes: int) -> nn.Module:
-    """A copy of ``model`` with a new head for so many classes, from the first plugin that knows it, third parties first.
+    """A copy of ``model`` with a new head, from the first plugin that knows it, third parties first.
+
+    Args:
+        model: it is not changed.
+        num_classes: how many logits the head gives.
 
     Raises:
         ValueError: no plugin knows it, or who knows it could not do it.

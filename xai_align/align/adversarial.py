@@ -23,6 +23,7 @@ from xai_align.align.classifier_view import ClassifierView
 from xai_align.align.look import check_logits, look
 from xai_align.align.running_means import RunningMeans
 from xai_align.align.saliency import at_least_float32, cam_at, normalised
+from xai_align.align.side_pass import statistics_kept
 from xai_align.align.term_options import check_number
 from xai_align.model_state import evaluating, unchanged_rng
 from xai_align.pinet.second_look import full_precision
@@ -144,7 +145,9 @@ class Adversarial:
         assert self.attack is not None
         images, labels = view.batch.images, view.batch.labels
         noise = view.draws.uniform("attack", *images.shape[1:])
-        seen = look(view.classifier, self.attack(images, labels, view.classifier, noise).detach(), view.space)
+        attacked = self.attack(images, labels, view.classifier, noise).detach()
+        with statistics_kept(view.classifier):
+            seen = look(view.classifier, attacked, view.space)
         entropy = F.cross_entropy(at_least_float32(seen.logits), labels, reduction="none")
         self._means.add("adversarial_classification", entropy)
         if not self.consistency:

@@ -163,12 +163,12 @@ class Bench:
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.enable_grad())
             stack.enter_context(random_state_of_the_caller())
-            self.look_at(raw, read_batch, "the batch")
+            self.look_at(raw, read_batch, "the batches")
             if who == "masker" and self.masker is None:
                 raise ValueError(f"the recipe '{self.recipe.name}' trains no masker, so there is no step of it to make")
             state, tally = self.assemble(), Tally(self.device)
             steps = self.steps(Crew())
-            pieces = steps.pieces(self.reader(read_batch, "the batch")(raw))
+            pieces = steps.pieces(self.reader(read_batch, "the batches")(raw))
             moment = Moment(state.step, 0.0, f"step {state.step + 1}")
             if who == "masker":
                 steps.masker_step(pieces, moment, tally=tally)

@@ -69,8 +69,8 @@ def score_domain(
     Scores of maps depend on the classifier as well as on the map, so compare them between classifiers with care.
 
     Args:
-        classifier: images ``[N, C, H, W]`` to logits ``[N, K]``. It and the masker are run in eval mode and left as they
-            were.
+        classifier: images ``[N, C, H, W]`` to logits ``[N, K]``. It and the masker are run in eval mode and left as
+            they were.
         batches: of the domain, in the order in which their maps are judged.
         masker: None: only CAMs are judged.
         space: where the CAM is taken; None: found by itself.

@@ -49,7 +49,7 @@ def fit(trainer: AlignTrainer, train: Any, validation: Any, epochs: int) -> Alig
         stack.enter_context(loaders_generators(train, *([] if validation is None else [validation])))
         accelerator = stack.enter_context(accelerator_for(bench.network, settings.mixed_precision))
         crew = Crew.of(accelerator)
-        for network in filter(None, (bench.network, bench.masker)):
+        for network in [bench.network] + ([] if bench.masker is None else [bench.masker]):
             stack.enter_context(only_weights_change(network, list(trained_parameters(network).values())))
             if crew.count > 1:
                 network.to(accelerator.device)

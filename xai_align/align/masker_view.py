@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from xai_align.align.batch import Everyone, TrainingBatch, class_balance
 from xai_align.align.look import check_logits
-from xai_align.align.masker_loss import Baseline, keep_and_drop
+from xai_align.align.masker_loss import BASELINES, Baseline, keep_and_drop
 from xai_align.align.saliency import at_least_float32
 from xai_align.align.step_draws import StepDraws
 
@@ -72,7 +72,7 @@ class MaskerView:
     @cached_property
     def probabilities(self) -> Tensor:
         """``[2, N, K]``: with what the mask keeps, and with what it drops; one forward pass of 2N images."""
-        kept, dropped = keep_and_drop(self.batch.images, self.masks, self.baseline)
+        kept, dropped = keep_and_drop(self.batch.images, self.masks, self._baseline())
         return self._probabilities(torch.cat([kept, dropped])).unflatten(0, (2, len(self.batch)))
 
     @cached_property
@@ -104,6 +104,16 @@ class MaskerView:
     def per_class_weights(self) -> Tensor:
         """``[N]``: with them the mean over the step's images is the sum of class means over the number of classes."""
         return class_balance(self.everyone.labels, self.probabilities.shape[-1])[self.mine]
+
+    def _baseline(self) -> Baseline:
+        """What stands behind these images: a function that looks at several is asked about everyone's."""
+        named = BASELINES.get(self.baseline) if isinstance(self.baseline, str) else None
+        function = named or self.baseline
+        if len(self.batch) == len(self.everyone.labels) or isinstance(function, Tensor) or not callable(function):
+            return self.baseline
+        with torch.no_grad():
+            values: Tensor = function(self.everyone.images)
+        return values.expand_as(self.everyone.images)[self.mine]
 
     def _probabilities(self, images: Tensor) -> Tensor:
         logits = self.classifier(images)

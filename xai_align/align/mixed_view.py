@@ -12,6 +12,7 @@ from xai_align.align.batch import Everyone
 from xai_align.align.look import Look, look
 from xai_align.align.mixup_regulariser import mixed, mixing_shares, same_class_partners
 from xai_align.align.saliency import Normalise, Order, cam_at, normalised
+from xai_align.align.side_pass import statistics_kept
 from xai_align.align.step_draws import StepDraws
 from xai_align.hookspecs import FeatureSpace
 
@@ -64,7 +65,7 @@ class MixedView:
     @cached_property
     def seen(self) -> Look:
         """The forward pass of the mixed images."""
-        return look(self._classifier, self.images, self._space)
+        return self._look(self.images)
 
     @cached_property
     def cam(self) -> Tensor:
@@ -89,9 +90,13 @@ class MixedView:
         if not elsewhere.any():
             return found
         away = self.partners[elsewhere]
-        seen = look(self._classifier, self._everyone.images[away], self._space)
+        seen = self._look(self._everyone.images[away])
         cam = cam_at(seen, self._everyone.labels[away], order=self._order)
         return found.index_put((elsewhere.nonzero().squeeze(1),), normalised(cam, how=self._normalise))
+
+    def _look(self, images: Tensor) -> Look:
+        with statistics_kept(self._classifier):
+            return look(self._classifier, images, self._space)
 
 
 def _every_so_often(count: int, share: float, start: float) -> list[int]:

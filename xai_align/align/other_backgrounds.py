@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from xai_align.align.classifier_view import ClassifierView
 from xai_align.align.saliency import at_least_float32
+from xai_align.align.side_pass import statistics_kept
 from xai_align.align.term_options import check_number
 
 
@@ -69,7 +70,9 @@ class OtherBackgrounds:
                 "give the recipe one, e.g. guide=LearnedMask()"
             )
         images = self.exchanged(view, view.mask)
-        return F.cross_entropy(at_least_float32(view.classifier(images)), view.batch.labels, reduction="none")
+        with statistics_kept(view.classifier):
+            logits = at_least_float32(view.classifier(images))
+        return F.cross_entropy(logits, view.batch.labels, reduction="none")
 
     @torch.no_grad()
     def exchanged(self, view: ClassifierView, mask: Tensor) -> Tensor:

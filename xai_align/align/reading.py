@@ -88,7 +88,7 @@ class BatchReader:
     def _labels(self, labels: Any, count: int) -> Tensor:
         if labels is None:
             raise TypeError(f"{self.name}: there are no labels; a classifier and its CAM of the true class need them")
-        found = torch.as_tensor(labels) if not isinstance(labels, str) else labels
+        found = _tensor_of(labels)
         if isinstance(found, Tensor) and found.dim() == 2 and found.shape[0] == count and found.shape[1] > 1:
             raise TypeError(
                 f"{self.name}: the labels have shape {list(found.shape)}, one number for each class; "
@@ -142,6 +142,14 @@ class BatchReader:
                 "give the number of each example in the data set"
             )
         return found.to(torch.int64)
+
+
+def _tensor_of(values: Any) -> Any:
+    """As a tensor, if they can be one."""
+    try:
+        return torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError):
+        return values
 
 
 def _kind(value: Any) -> str:

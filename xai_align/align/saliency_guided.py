@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from xai_align.align.classifier_view import ClassifierView
 from xai_align.align.look import check_logits
 from xai_align.align.saliency import at_least_float32
+from xai_align.align.side_pass import statistics_kept
 from xai_align.align.term_options import check_number
 from xai_align.fei.optimised import check_choice
 from xai_align.model_state import evaluating, unchanged_rng
@@ -63,7 +64,9 @@ class SaliencyGuided:
 
     def __call__(self, view: ClassifierView) -> Tensor:
         """``[N]``: the divergence of each image. Gradients go through both predictions."""
-        logits = view.classifier(self.without_least_salient(view))
+        masked = self.without_least_salient(view)
+        with statistics_kept(view.classifier):
+            logits = view.classifier(masked)
         check_logits(logits, len(view.batch))
         changed = F.log_softmax(at_least_float32(logits), -1)
         whole = F.log_softmax(view.logits, -1)

@@ -57,7 +57,8 @@ def save_fit(
 def load_fit(reference: str) -> LoadedModel | None:
     """The classifier that a reference ``align:FOLDER`` names, with its classes; None for other references.
 
-    The method ``align`` finds its masker.
+    The method ``align`` finds its masker. The backbone that the file names is made by whichever plugin knows its
+    reference; one like ``package.module:factory`` is imported and called, so open files of people you trust.
 
     Raises:
         ValueError: there is no such folder, or what is there can't be used; the message says why.
@@ -83,7 +84,7 @@ def load_fit(reference: str) -> LoadedModel | None:
     except RuntimeError as error:
         raise ValueError(f"the weights in '{file}' don't fit the model that '{backbone}' is here ({error})") from error
     if (folder / MASKER_FILE).is_file():
-        model.align_masker = str(folder / MASKER_FILE)
+        model.align_masker = str((folder / MASKER_FILE).resolve())
     return replace(loaded, model=model.eval(), class_names=classes)
 
 

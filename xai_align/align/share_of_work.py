@@ -97,9 +97,7 @@ def joined(batches: Sequence[TrainingBatch]) -> TrainingBatch:
         return batches[0]
     shapes = {tuple(batch.images.shape[1:]) for batch in batches}
     if len(shapes) > 1:
-        raise ValueError(
-            f"the batches of a step hold images of several shapes, {sorted(shapes)}; bring them to one size"
-        )
+        raise ValueError(f"a step's batches hold images of several shapes, {sorted(shapes)}; bring them to one size")
     masks = [batch.masks for batch in batches]
     indices = [batch.indices for batch in batches]
     return TrainingBatch(

@@ -61,7 +61,7 @@ class AlignTrainer:
         warmup_epochs, warmup_steps: how long the classifier trains alone, on what needs no mask.
         masker_only_epochs, masker_only_steps: how long the masker trains alone after that.
         alternation: "batch": the masker steps on every ``masker_every``-th batch, before the classifier and on the same
-            batch. "epoch": ``masker_epochs`` epochs of the masker, then ``classifier_epochs`` of the classifier.
+            batch; every second one, since that costs much less and the masks are as good. "epoch": ``masker_epochs`` epochs of the masker, then ``classifier_epochs`` of the classifier.
         masker_every, masker_epochs, classifier_epochs: see there.
         learning_rate, weight_decay: of the classifier's AdamW.
         masker_learning_rate: of the masker's Adam.
@@ -121,7 +121,7 @@ class AlignTrainer:
         masker_only_epochs: int = 0,
         masker_only_steps: int = 0,
         alternation: Alternation = "batch",
-        masker_every: int = 1,
+        masker_every: int = 2,
         masker_epochs: int = 1,
         classifier_epochs: int = 1,
         learning_rate: float = 1e-3,

@@ -75,8 +75,16 @@ def random_state_of_the_caller() -> Iterator[None]:
 
 
 def seed_all(seed: int) -> None:
-    """Seed what dropout and augmentations draw from."""
-    torch.manual_seed(seed)
+    """Seed what dropout and augmentations draw from.
+
+    As ``torch.manual_seed``, but quick enough for every step: that one keeps a note, with a stack trace, for a GPU that
+    is not in use yet.
+    """
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
+    if torch.backends.mps.is_available():
+        torch.mps.manual_seed(seed)
     random.seed(seed)
     np.random.seed(seed % 2**32)
 

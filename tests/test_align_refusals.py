@@ -1,0 +1,350 @@
+"""Bad input is refused with a word on what to do, before anything is changed."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from align_factory import Bars, bends, loader, rows, small_masker, trainer
+from networks import untouched
+from torch import nn
+
+from xai_align.align import AlignTrainer, Masker, TrainingBatch
+from xai_align.align.steps import Steps
+from xai_align.fitting.diverged import DivergedError
+
+pytestmark = pytest.mark.filterwarnings("ignore::xai_align.align.CollapseWarning")
+
+
+def batches(*found):
+    return list(found)
+
+
+def images(count=6):
+    return Bars(count).images
+
+
+LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "told"),
+    [
+        ([{"image": images(), "label": LABELS}], TypeError, r"are dictionaries \(with 'image', 'label'\).*read_batch="),
+        ([images()], TypeError, r"are tensors \[6, 1, 12, 12\] without labels"),
+        ([(images(), None)], TypeError, "there are no labels"),
+        ([(images(),)], TypeError, r"are tuples of 1 parts; yield \(images, labels\)"),
+        ([1, 2, 3], TypeError, "are ints; yield"),
+        ([(images(), LABELS + 1)], ValueError, "label 3 is out of range: the classifier has 3 classes, 0 to 2"),
+        ([(images(), LABELS - 1)], ValueError, "label -1 is out of range"),
+        ([(images(), LABELS.float())], TypeError, "the labels are float32; give the numbers"),
+        ([(images(), nn.functional.one_hot(LABELS))], TypeError, r"shape \[6, 3\].*labels.argmax\(1\)"),
+        ([(images(), LABELS[:4])], ValueError, r"shape \[4\] for 6 images"),
+        ([(images(), LABELS > 0)], ValueError, "bool of shape"),
+        ([(images(), ["a"] * 6)], TypeError, "the labels are list; give the numbers"),
+        ([((images() * 255).to(torch.uint8), LABELS)], TypeError, "the images are torch.uint8; give a float tensor"),
+        ([(images()[0], LABELS[0])], ValueError, r"the images have shape \[1, 12, 12\]; give \[N, C, H, W\]"),
+        ([(images() * math.nan, LABELS)], ValueError, "NaN or infinite"),
+        (
+            [(images(), LABELS, torch.zeros(6, 1, 3, 3))],
+            ValueError,
+            r"shape \[6, 1, 3, 3\]; give \[6, 1, 12",
+        ),
+        ([(images(), LABELS, torch.full((6, 12, 12), 2.0))], ValueError, "masks hold values between 2 and 2"),
+        ([], ValueError, "the training data are empty"),
+        (iter([(images(), LABELS)]), TypeError, "can be gone through only once"),
+        (7, TypeError, "the training data are a int; give a DataLoader"),
+    ],
+)
+def test_data_that_can_not_be_trained_with(data, error, told):
+    classifier, masker = bends(), small_masker()
+    made = AlignTrainer(classifier, masker)
+    with untouched(classifier), untouched(masker), pytest.raises(error, match=told):
+        made.fit(data, epochs=1)
+
+
+def test_the_same_is_asked_of_validation_data(tmp_path):
+    made = trainer(out=tmp_path)
+    with untouched(made.classifier), pytest.raises(ValueError, match="the validation data: label 5 is out of range"):
+        made.fit(loader(), [(images(), LABELS + 3)], epochs=1)
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_a_bad_batch_in_the_middle_is_named_and_nothing_is_lost(tmp_path):
+    good, bad = (images(), LABELS), (images(), LABELS + 9)
+    made = trainer(out=tmp_path)
+    with pytest.raises(ValueError, match="label 11 is out of range"):
+        made.fit([good, good, bad], epochs=1)
+    assert [path.name for path in tmp_path.rglob("*.safetensors")] == ["epoch-00000.safetensors"]
+
+
+def test_one_class_is_nothing_to_tell_apart(tmp_path):
+    made = trainer(out=tmp_path)
+    with pytest.raises(ValueError, match="all 6 labels of the training data are 2: with one class"):
+        made.fit([(images(), torch.full((6,), 2))], epochs=2)
+    assert [path.name for path in tmp_path.rglob("*.safetensors")] == ["epoch-00000.safetensors"]
+
+
+def test_a_class_without_examples_is_told_of():
+    done = trainer().fit([(images(), LABELS % 2)], epochs=1)
+    assert "1 of 3 classes have no training example (class 2)" in done.notes
+
+
+def test_batches_of_one_train():
+    """Partners for mixing are the images themselves; batch norm over the places of one image is still one."""
+    done = trainer().fit(loader(3, batch_size=1), epochs=2)
+    assert all(math.isfinite(row["loss"]) for row in done.history)
+
+
+def test_read_batch_makes_a_batch_of_anything():
+    made = trainer(read_batch=lambda b: (b["image"], b["label"]))
+    done = made.fit([{"image": images(), "label": LABELS}], epochs=1)
+    plain = trainer().fit([(images(), LABELS)], epochs=1)
+    assert rows(done.history) == rows(plain.history)
+
+
+class Gives(nn.Module):
+    """A classifier whose output is something else."""
+
+    def __init__(self, change):
+        super().__init__()
+        self.inner, self.change = bends(), change
+
+    def forward(self, x):
+        return self.change(self.inner(x))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda x: x[:, :, None, None], r"gave \[2, 3, 1, 1\] for 2 images; logits \[N, K\] are needed"),
+        (lambda x: (x, x), r"gave a tuple for 2 images; logits \[N, K\] are needed"),
+        (lambda x: {"logits": x}, r"gave a dict with logits for 2 images"),
+        (lambda x: x[:, :1], "one output"),
+        (lambda x: x * math.nan, "NaN or infinite logits before any training"),
+    ],
+)
+def test_a_classifier_that_gives_no_logits(change, told):
+    classifier = Gives(change)
+    with untouched(classifier), pytest.raises(ValueError, match=told):
+        trainer(classifier).fit(loader(), epochs=1)
+
+
+class Detour(nn.Module):
+    """A classifier with a layer that never runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.unused = bends(), nn.Conv2d(1, 1, 1)
+
+    def forward(self, x):
+        return self.inner(x)
+
+
+def test_a_layer_that_is_not_reached_or_not_there():
+    classifier = Detour()
+    with untouched(classifier), pytest.raises(ValueError, match="unused"):
+        AlignTrainer(classifier, target_layer="unused").fit(loader(), epochs=1)
+    with untouched(classifier), pytest.raises(ValueError, match="nowhere"):
+        AlignTrainer(classifier, target_layer="nowhere").fit(loader(), epochs=1)
+
+
+def test_masks_and_indices_where_a_recipe_needs_them():
+    for name in ("oracle", "random", "inverse", "rrr"):
+        with pytest.raises(ValueError, match=rf"the recipe '{name}' needs masks, and the batches have none"):
+            trainer(recipe=name).fit(loader(), epochs=1)
+    with pytest.raises(ValueError, match="remembers examples, and the batches do not say which they are"):
+        trainer(recipe="consistency").fit(loader(), epochs=1)
+
+
+class Bad(nn.Module):
+    def __init__(self, change):
+        super().__init__()
+        self.conv, self.change = nn.Conv2d(1, 1, 1), change
+
+    def forward(self, x):
+        return self.change(self.conv(x))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda m: m[:, :, ::2, ::2].sigmoid(), r"the masker gives \[2, 1, 6, 6\] for images \[2, 1, 12, 12\]"),
+        (lambda m: m.sigmoid()[:, 0], r"the masker gives \[2, 12, 12\]"),
+        (lambda m: (m.sigmoid(),), "the masker gives a tuple"),
+        (lambda m: m - 100, r"masks lie in \[0, 1\], so let it end in a sigmoid"),
+        (lambda m: m * math.nan, r"the masker gives values between nan and nan"),
+    ],
+)
+def test_a_masker_that_gives_no_masks(change, told):
+    classifier, masker = bends(), Bad(change)
+    with untouched(classifier), untouched(masker), pytest.raises(ValueError, match=told):
+        AlignTrainer(classifier, masker).fit(loader(), epochs=1)
+
+
+def test_a_masker_for_other_images():
+    with pytest.raises(ValueError, match=r"the masker was made for images \[N, 3, H, W\]"):
+        AlignTrainer(bends(), Masker(3)).fit(loader(), epochs=1)
+
+
+def test_networks_that_share_parameters():
+    classifier = bends()
+
+    class Sharing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.theirs, self.own = classifier.one, nn.Conv2d(8, 1, 1)
+
+        def forward(self, x):
+            return self.own(self.theirs(x)).sigmoid()
+
+    masker = Sharing()
+    with untouched(classifier), pytest.raises(ValueError, match=r"share parameters \('theirs.weight' of the masker\)"):
+        AlignTrainer(classifier, masker).fit(loader(), epochs=1)
+
+
+def test_networks_in_different_precision():
+    with pytest.raises(ValueError, match=r"is not torch.float64 .*\(dtype\)"):
+        AlignTrainer(bends().double(), small_masker()).fit(loader(), epochs=1)
+
+
+def test_a_frozen_classifier():
+    with pytest.raises(ValueError, match="no parameter of the model requires grad"):
+        AlignTrainer(bends().requires_grad_(False))
+
+
+def test_what_is_no_network():
+    with pytest.raises(TypeError, match="the classifier is a function; give a"):
+        AlignTrainer(lambda x: x)
+    with pytest.raises(TypeError, match="the masker is a str"):
+        AlignTrainer(bends(), "small")
+
+
+def test_half_precision_on_a_cpu():
+    made = trainer(mixed_precision="fp16")
+    with untouched(made.classifier), pytest.raises(ValueError, match="fp16 is for GPUs"):
+        made.fit(loader(), epochs=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"order": "third"}, "order is 'third'; choose one of first, second"),
+        ({"alternation": "step"}, "alternation is 'step'; choose one of batch, epoch"),
+        ({"on_collapse": "pray"}, "choose one of area, sparsity, warn"),
+        ({"keep": "all"}, "choose one of best, last"),
+        ({"schedule": "plateau"}, "choose one of none, cosine"),
+        ({"masker_every": 0}, "masker_every is 0; give a whole number of at least 1"),
+        ({"warmup_epochs": -1}, "warmup_epochs is -1; give a whole number of at least 0"),
+        ({"warmup_steps": 1.5}, "warmup_steps is 1.5"),
+        ({"learning_rate": 0.0}, "learning_rate is 0.0; give a positive number"),
+        ({"gradient_clip": -1.0}, "gradient_clip is -1.0"),
+        ({"weight_decay": math.inf}, "weight_decay is inf"),
+        ({"gradient_accumulation_steps": True}, "gradient_accumulation_steps is True"),
+        ({"patience": 0}, "patience is 0"),
+        ({"recipe": "alien"}, "there is no recipe 'alien'"),
+    ],
+)
+def test_options_that_are_not_possible(options, told):
+    with pytest.raises(ValueError, match=told):
+        trainer(**options)
+
+
+def test_epochs_and_patience():
+    with pytest.raises(ValueError, match="epochs is 0; give a whole number"):
+        trainer().fit(loader(), epochs=0)
+    with pytest.raises(ValueError, match="patience looks at the validation data"):
+        trainer(patience=2).fit(loader(), epochs=1)
+
+
+def test_optimisers_that_are_none_or_over_something_else():
+    with pytest.raises(TypeError, match="classifier_optimizer gave a int"):
+        trainer(classifier_optimizer=len).fit(loader(), epochs=1)
+    elsewhere = torch.optim.SGD(bends().parameters(), lr=0.1)
+    with pytest.raises(ValueError, match="masker_optimizer gave an optimiser over other parameters"):
+        trainer(masker_optimizer=lambda ps: elsewhere).fit(loader(), epochs=1)
+
+
+class Sick(nn.Module):
+    """The forward pass number ``at`` in train mode gives NaN; so do batch statistics that it leaves."""
+
+    def __init__(self, at):
+        super().__init__()
+        self.inner, self.at, self.count = bends(), at, 0
+
+    def forward(self, x):
+        self.count += self.training
+        return self.inner(x * (math.nan if self.training and self.count == self.at else 1.0))
+
+
+def interrupted_before_step(number, monkeypatch):
+    """Of the classifier."""
+    known, seen = Steps.classifier_step, []
+
+    def step(self, *args, **options):
+        seen.append(1)
+        if len(seen) == number:
+            raise KeyboardInterrupt
+        known(self, *args, **options)
+
+    monkeypatch.setattr(Steps, "classifier_step", step)
+
+
+def test_a_loss_that_is_no_number_names_the_batch_and_leaves_the_weights(monkeypatch):
+    """Two passes for a step (clean and mixed), three steps an epoch: the ninth pass is that of the second's second."""
+    classifier = Sick(at=9)
+    made = trainer(classifier, schedule="none")
+    with pytest.raises(DivergedError, match="epoch 2, batch 2: the loss of the classifier was nan"):
+        made.fit(loader(), epochs=3)
+    twin = Sick(at=0)
+    interrupted_before_step(5, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        trainer(twin, schedule="none").fit(loader(), epochs=3)
+    for name, value in classifier.state_dict().items():
+        assert torch.equal(value, twin.state_dict()[name]), name
+
+
+def test_a_gradient_that_is_no_number_too():
+    class Root(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = bends(batch_norm=False, dropout=0.0)
+            self.scale = nn.Parameter(torch.zeros(()))
+
+        def forward(self, x):
+            return self.inner(x) + self.scale.sqrt()  # finite, with a slope that isn't
+
+    with pytest.raises(
+        DivergedError, match=r"epoch 1, batch 1: the loss of the classifier was .*gradient was (nan|inf)"
+    ):
+        trainer(Root(), recipe="erm").fit(loader(), epochs=1)
+
+
+def test_a_step_of_ones_own_is_refused_alike():
+    made = trainer(recipe="erm")
+    with pytest.raises(ValueError, match="the recipe 'erm' trains no masker, so there is no step"):
+        made.masker_step((images(), LABELS))
+    with pytest.raises(ValueError, match="the batches: label 8 is out of range"):
+        made.classifier_step((images(), LABELS + 6))
+    with pytest.raises(TypeError, match="the batches are dictionaries"):
+        made.classifier_step({"image": images()})
+
+
+def test_a_compiled_classifier_is_looked_into():
+    """Nothing is compiled: the network inside is trained."""
+    plain, inside = bends(), bends()
+    compiled = torch.compile(inside, backend="eager")
+    done = trainer(compiled).fit(loader(), epochs=1)
+    trainer(plain).fit(loader(), epochs=1)
+    assert done.classifier is compiled
+    assert "the network inside the OptimizedModule was trained" in done.notes[0]
+    for one, two in zip(plain.parameters(), inside.parameters(), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_a_training_batch_of_ones_own_is_read():
+    batch = TrainingBatch(images=images(), labels=LABELS, indices=torch.arange(6))
+    done = trainer().fit([batch], epochs=1)
+    plain = trainer().fit([(images(), LABELS)], epochs=1)
+    assert rows(done.history) == rows(plain.history)
