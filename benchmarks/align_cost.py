@@ -21,11 +21,14 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from benchmarks.align_pretrained_masker import PretrainedMasker
+from benchmarks.align_toy_fits import toy_masker, toy_network
 from benchmarks.real_networks import lite0
 from xai_align.align import AlignTrainer, Masker, recipe
 from xai_align.align.look import look, where_to_look
 from xai_align.align.saliency import cam_at
 
+OF_STRIDES: dict[str, Callable[[], nn.Module]] = {"Masker()": Masker, "Masker(stride=4)": partial(Masker, stride=4)}
 #: Shares of the images that are mixed, and on which batches the masker steps, in the second table.
 SHARES, EVERY = (1.0, 0.5), (1, 2, 4)
 
@@ -38,7 +41,7 @@ class Case:
     size: int
     batch: int
     classes: int
-    strides: tuple[int, ...] = (2, 4)
+    maskers: Mapping[str, Callable[[], nn.Module]]
 
 
 def main() -> None:
@@ -63,19 +66,10 @@ def resnet18() -> nn.Module:
     return timm.create_model("resnet18", num_classes=7).to(memory_format=torch.channels_last)
 
 
-def five_convolutions() -> nn.Module:
-    """Of the size that the digits on textures are learnt with: CAMs of 8 x 8 from images of 32 x 32."""
-    widths, strides = (3, 16, 32, 32, 64, 64), (1, 2, 1, 2, 1)
-    layers: list[nn.Module] = []
-    for before, after, stride in zip(widths, widths[1:], strides, strict=False):
-        layers += [nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], 10))
-
-
 CASES = {
-    "EfficientNet-Lite0": Case(efficientnet_lite0, 96, 32, 7),
-    "ResNet-18": Case(resnet18, 96, 32, 7),
-    "five convolutions": Case(five_convolutions, 32, 64, 10, strides=(1, 2)),
+    "EfficientNet-Lite0": Case(efficientnet_lite0, 96, 32, 7, {**OF_STRIDES, "on frozen stages": PretrainedMasker}),
+    "ResNet-18": Case(resnet18, 96, 32, 7, OF_STRIDES),
+    "five convolutions": Case(toy_network, 32, 64, 10, {"Masker()": Masker, "Masker(width=16)": toy_masker}),
 }
 
 
@@ -89,9 +83,9 @@ def steps_of(case: Case) -> dict[str, Callable[[], object]]:
         trainer = _trainer(case, "align", mixup_share=share)
         found[f"classifier, {share:.0%} mixed"] = partial(trainer.classifier_step, batch)
     found["classifier, nothing mixed"] = partial(_trainer(case, "align", mixup=0.0).classifier_step, batch)
-    for stride in case.strides:
-        trainer = _trainer(case, "align", stride=stride)
-        found[f"masker of stride {stride}"] = partial(trainer.masker_step, batch)
+    for name, make in case.maskers.items():
+        trainer = _trainer(case, "align", masker=make())
+        found[f"masker, {name}"] = partial(trainer.masker_step, batch)
     return found | parts_of(case, *batch)
 
 
@@ -101,25 +95,24 @@ def parts_of(case: Case, images: Tensor, labels: Tensor) -> dict[str, Callable[[
     space = where_to_look(model, images)
 
     def forward() -> Tensor:
-        return model(images)  # type: ignore[no-any-return]
+        return model(images)
 
     def with_cam() -> Tensor:
         return cam_at(look(model, images, space), labels)
 
     def backward() -> None:
-        nn.functional.cross_entropy(model(images), labels).backward()  # type: ignore[no-untyped-call]
+        nn.functional.cross_entropy(model(images), labels).backward()
 
-    masks = {f"mask of stride {s}, forward": partial(_mask, Masker(stride=s), images) for s in case.strides}
+    masks = {f"mask by {name}": partial(_mask, make().eval(), images) for name, make in case.maskers.items()}
     return {"forward": forward, "forward and CAM": with_cam, "forward and backward": backward, **masks}
 
 
 def _mask(masker: nn.Module, images: Tensor) -> Tensor:
     with torch.no_grad():
-        return masker(images)  # type: ignore[no-any-return]
+        return masker(images)
 
 
-def _trainer(case: Case, name: str, *, stride: int = 2, **options: float) -> AlignTrainer:
-    masker = Masker(stride=stride) if name == "align" else None
+def _trainer(case: Case, name: str, *, masker: nn.Module | None = None, **options: float) -> AlignTrainer:
     return AlignTrainer(case.make(), masker, recipe=recipe(name, **options), freeze_batch_norm=True)
 
 
@@ -143,10 +136,10 @@ def tables(seconds: Mapping[str, float], case: Case) -> str:
     lines += ["|---" * (2 + len(EVERY)) + "|"]
     for share in (*SHARES, 0.0):
         classifier = seconds[f"classifier, {share:.0%} mixed" if share else "classifier, nothing mixed"]
-        for stride in case.strides:
-            masker = seconds[f"masker of stride {stride}"]
+        for name in case.maskers:
+            masker = seconds[f"masker, {name}"]
             ratios = [f"{(classifier + masker / every) / ordinary:.2f}" for every in EVERY]
-            lines.append(f"| {share:.0%} | stride {stride} | " + " | ".join(ratios) + " |")
+            lines.append(f"| {share:.0%} | {name} | " + " | ".join(ratios) + " |")
     return "\n".join(lines)
 
 

@@ -57,8 +57,8 @@ def of_cams(classifier: nn.Module, images: Tensor, classes: Tensor) -> dict[str,
     maps = interpolate(cams, images.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
     series = [Series(fill, "morf", SHARES) for fill in FILLS.values()]
     series += [Series(fill, "lerf", tuple(1 - share for share in SHARES)) for fill in FILLS.values()]
-    # places where a CAM is zero are ranked by chance, the same for all networks
-    ties = torch.rand(maps.shape, generator=torch.Generator().manual_seed(0)) * 1e-6
+    # places where a CAM is the same, as where it is zero, are ranked by chance, and alike for all networks
+    ties = torch.rand(maps.shape, generator=torch.Generator().manual_seed(0)) * 1e-4
     ranked = maps / maps.amax((1, 2), keepdim=True).clamp(min=1e-12) + ties
     curves = perturbation_curves(classifier, images, ranked, series, internal_batch_size=AT_ONCE)
     without, alone = curves[: len(FILLS)], curves[len(FILLS) :]

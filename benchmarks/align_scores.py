@@ -85,7 +85,7 @@ def faithfulness(classifier: nn.Module, images: Tensor, cams: Tensor) -> dict[st
     series += [Series(fill, "morf", SHARES) for fill in FILLS.values()]
     # a CAM that is zero everywhere ranks nothing: its pixels go in reading order, as for one that says nothing
     ranked = cams + torch.linspace(1e-9, 0, cams[0].numel()).view_as(cams[:1])
-    curves = perturbation_curves(classifier, images, ranked, series, internal_batch_size=AT_ONCE)
+    curves = perturbation_curves(classifier, images, ranked, series, internal_batch_size=AT_ONCE, autocast=torch.bfloat16)
     kept, gone = curves[: len(FILLS)], curves[len(FILLS) :]
     found = {}
     for fill, keep, drop in zip(FILLS, kept, gone, strict=True):

@@ -22,17 +22,16 @@ from benchmarks.align_digits import CLASSES, Domains, Pictures
 from benchmarks.align_scores import scores
 from xai_align.align import AlignTrainer, CollapseWarning, Masker, Recipe, ShortcutWarning, find_shortcuts, recipe
 from xai_align.align.batch import Everyone, TrainingBatch
-from xai_align.align.other_backgrounds import OtherBackgrounds
 from xai_align.align.recipes import guided_by
 
 BATCH = 64
 #: Epochs of the classifier; the first ones are without masks. Then the masker learns alone, which takes more epochs.
-EPOCHS, WARMUP, MASKER_ONLY = 12, 3, 1
+EPOCHS, WARMUP, MASKER_ONLY = 12, 3, 2
 RATE = 3e-3
 WIDTHS = (16, 32, 32, 64, 64)
 STRIDES = (1, 2, 1, 2, 1)
 #: lambda1, lambda3, lambda4; lambda2 is the library's.
-SPARSITY, ALIGNMENT, MIXUP = 2.0, 1.0, 0.1
+SPARSITY, ALIGNMENT, MIXUP = 2.0, 4.0, 0.3
 
 
 @dataclass(frozen=True)
@@ -49,21 +48,16 @@ class Everywhere:
         return torch.ones_like(batch.images[:, :1])
 
 
-def with_backgrounds(one: Recipe, name: str) -> Recipe:
-    """The recipe with :class:`OtherBackgrounds` besides."""
-    return replace(one, name=name, terms=(*one.terms, OtherBackgrounds()))
-
-
 def methods(alignment: float = ALIGNMENT, mixup: float = MIXUP, sparsity: float = SPARSITY) -> dict[str, Recipe]:
     """The rows of the table."""
     common: dict[str, Any] = {"alignment": alignment, "mixup": mixup, "mixup_share": 0.5}
     found = {"erm": recipe("erm"), "dre": recipe("dre"), "align": recipe("align", sparsity=sparsity, **common)}
     found |= {name: recipe(name, **common) for name in ("oracle", "random", "inverse", "grey")}
     found["everywhere"] = guided_by("everywhere", Everywhere(), **common)
-    return found | {
-        f"{name} + backgrounds": with_backgrounds(found[name], f"{name} + backgrounds")
-        for name in ("align", "oracle", "inverse")
-    }
+    for name in ("align", "oracle", "inverse"):
+        options = common | ({"sparsity": sparsity} if name == "align" else {})
+        found[f"{name} + backgrounds"] = replace(recipe(name, backgrounds=1.0, **options), name=f"{name} + backgrounds")
+    return found
 
 
 def toy_network() -> nn.Sequential:

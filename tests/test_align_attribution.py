@@ -88,7 +88,8 @@ def test_the_channels_share_the_mask_and_a_tuple_gives_a_tuple():
 def test_it_answers_in_the_inputs_dtype_whatever_the_maskers(dtype):
     x = images(2, 12)
     single = ALIGNAttribution(masker()).attribute(x)
-    assert ALIGNAttribution(masker()).attribute(x.to(dtype)).dtype == dtype
+    answers = ALIGNAttribution(masker()).attribute(x.to(dtype), return_masks=True)
+    assert [one.dtype for one in answers] == [dtype, dtype]
     torch.testing.assert_close(ALIGNAttribution(masker().double()).attribute(x), single, rtol=1e-4, atol=1e-5)
 
 

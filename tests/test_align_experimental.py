@@ -99,10 +99,10 @@ def test_making_an_attack_touches_nothing():
     assert model.norm.num_batches_tracked == 0
 
 
-def test_the_adversarial_pass_alone_updates_batch_statistics():
+def test_batch_statistics_do_not_remember_attacked_images():
     model, batch = conv_net().train(), batch_of()
     Adversarial()(view_of(model, batch))
-    assert model.norm.num_batches_tracked == 2  # the images, and the attacked ones
+    assert model.norm.num_batches_tracked == 1  # the images
 
 
 def test_a_perturbation_of_nothing_moves_no_cam():

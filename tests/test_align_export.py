@@ -111,6 +111,16 @@ def test_the_program_gives_the_same_masks_for_any_number_and_size(tmp_path):
     assert [one.name for one in path.parent.iterdir()] == ["masker.pt2"]
 
 
+def test_what_only_trains_is_not_exported(tmp_path):
+    module = nn.Sequential(nn.Conv2d(3, 1, 1), nn.Sigmoid(), nn.Dropout(0.5)).train()
+    with untouched(module):
+        path = export_masker(module, tmp_path / "masker.pt2", size=(8, 8), fixed_size=True)
+    x = images(2, 8)
+    with torch.no_grad():
+        expected = module.eval()(x)
+        torch.testing.assert_close(torch.export.load(path).module()(x), expected)
+
+
 def test_a_file_can_be_exported_and_a_size_held(tmp_path):
     file = save_masker(masker(), tmp_path / "masker.safetensors")
     program = torch.export.load(export_masker(file, tmp_path / "one.pt2", size=(16, 16), fixed_size=True)).module()
@@ -153,6 +163,15 @@ def test_another_ending_is_refused_and_nothing_is_left_when_writing_fails(tmp_pa
     module = Broken().train()
     with untouched(module), pytest.raises(Exception, match="no graph"):
         export_masker(module, tmp_path / "broken.pt2", size=(8, 8))
+    assert list(tmp_path.iterdir()) == []
+
+    def full(module, images, axes, path):
+        path.write_bytes(b"half of it")
+        raise OSError("no space left")
+
+    monkeypatch.setattr(masker_export, "_write_program", full)
+    with pytest.raises(OSError, match="no space left"):
+        export_masker(masker(), tmp_path / "masker.pt2", size=(8, 8))
     assert list(tmp_path.iterdir()) == []
 
     def missing(*given):

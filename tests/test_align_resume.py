@@ -135,6 +135,18 @@ def test_in_the_middle_of_an_epoch_it_is_begun_again(tmp_path, monkeypatch):
     assert same_weights(masker, maskers)
 
 
+def test_without_a_folder_an_interrupted_epoch_is_begun_again_with_the_weights_it_left():
+    made = trainer(log=stop_after(2), schedule="none")
+    with pytest.raises(Stop):
+        made.fit(loader(), epochs=3)
+    assert made.fit(loader(), epochs=3).notes == ()  # it was stopped between two epochs
+    sick = trainer(log=None, schedule="none")
+    with pytest.raises(TypeError):
+        sick.fit([next(iter(loader())), {}], epochs=1)
+    again = sick.fit(loader(), epochs=1)
+    assert again.notes == ("epoch 1 was interrupted and begun again, with weights that it had changed",)
+
+
 def test_a_second_call_goes_on_too(tmp_path):
     """With the weights after the last epoch, though in between the networks have the best ones."""
     options = {"schedule": "none"}

@@ -19,6 +19,8 @@ from torch.utils.data import DataLoader, RandomSampler
 from xai_align.align import RECIPES, AlignTrainer, ShortcutWarning, recipe
 from xai_align.align.phases import Place, Plan, after_epoch, after_step, first_place, turn_at
 from xai_align.align.stream import RepeatableStream, loaders_generators
+from xai_align.align.updates import Updater
+from xai_align.fitting.diverged import DivergedError
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::xai_align.align.CollapseWarning"),
@@ -66,6 +68,7 @@ def letters(plan, epochs, steps):
         (Plan(alternation="epoch", warmup_epochs=1), "www mmm ccc mmm"),
         (Plan(warmup_epochs=1, masker_only_epochs=1, with_masker=False), "www ccc ccc ccc"),
         (Plan(with_masker=False, alternation="epoch"), "ccc ccc ccc ccc"),
+        (Plan(with_masker=False, with_guide=False, warmup_epochs=2), "ccc ccc ccc ccc"),
     ],
 )
 def test_turns_by_hand(plan, told):
@@ -83,6 +86,7 @@ plans = some.builds(
     masker_epochs=some.integers(1, 3),
     classifier_epochs=some.integers(1, 3),
     with_masker=some.booleans(),
+    with_guide=some.booleans(),
 )
 
 
@@ -96,7 +100,9 @@ def test_turns_in_general(plan, steps):
     assert all(turn.masker or turn.classifier for _, turn in flat)  # no batch is wasted
     assert all(plan.with_masker or not turn.masker for _, turn in flat)
     warm = [turn for phase, turn in flat if phase == "warmup"]
-    if len(warm) < len(flat):
+    if not (plan.with_masker or plan.with_guide):
+        assert not warm
+    elif len(warm) < len(flat):
         assert len(warm) >= plan.warmup_steps
         assert len(warm) >= plan.warmup_epochs * steps
         assert len(warm) <= plan.warmup_steps + plan.warmup_epochs * steps
@@ -529,3 +535,70 @@ def test_a_second_order_cam_trains_the_head_through_its_weights():
     trainer(one, recipe=guided, order="first").fit(loader(), epochs=1)
     trainer(two, recipe=guided, order="second").fit(loader(), epochs=1)
     assert not torch.equal(one.fc.weight, two.fc.weight)
+
+
+# one step of an optimiser
+
+
+def updater(**options):
+    parameter = nn.Parameter(torch.tensor([1.0, 2.0]))
+    return Updater([parameter], torch.optim.SGD([parameter], lr=0.5), what="classifier", **options)
+
+
+def test_a_step_by_hand():
+    one = updater(gradient_clip=None, scaled=False)
+    norm = one.step([torch.tensor([3.0, 4.0])], torch.tensor(1.0))
+    assert norm.item() == 5
+    assert one.parameters[0].tolist() == [1 - 0.5 * 3, 2 - 0.5 * 4]
+    assert one.parameters[0].grad is None
+    clipped = updater(gradient_clip=1.0, scaled=False)
+    clipped.set_rate(0.1)
+    clipped.step([torch.tensor([3.0, 4.0])], torch.tensor(1.0))
+    assert clipped.parameters[0].tolist() == pytest.approx([1 - 0.05 * 0.6, 2 - 0.05 * 0.8])
+    assert clipped.learning_rate == 0.05
+
+
+def test_scaled_gradients_are_the_same_and_infinite_ones_are_passed_over():
+    """As float16 on a GPU needs it."""
+    one = updater(gradient_clip=None, scaled=True)
+    scale = one.scaled(torch.tensor(1.0)).item()
+    assert scale > 1000
+    one.step([torch.tensor([3.0, 4.0]) * scale], torch.tensor(1.0))
+    assert one.parameters[0].tolist() == pytest.approx([-0.5, 0.0])
+    one.step([torch.tensor([float("inf"), 4.0])], torch.tensor(1.0))
+    assert one.parameters[0].tolist() == pytest.approx([-0.5, 0.0])
+    assert one.scaled(torch.tensor(1.0)).item() == scale / 2
+    with pytest.raises(DivergedError, match="the loss of the classifier was nan"):
+        one.step([torch.tensor([3.0, 4.0])], torch.tensor(float("nan")))
+
+
+def test_a_gradient_that_is_no_number_changes_nothing():
+    one = updater(gradient_clip=1.0, scaled=False)
+    with pytest.raises(DivergedError, match="was 1, but its gradient was nan"):
+        one.step([torch.tensor([float("nan"), 4.0])], torch.tensor(1.0))
+    assert one.parameters[0].tolist() == [1, 2]
+
+
+def test_parameters_without_a_gradient_are_left_alone():
+    """Also by weight decay, as the optimisers do it."""
+    used, unused = (nn.Parameter(torch.tensor(1.0)) for _ in range(2))
+    optimizer = torch.optim.AdamW([used, unused], lr=0.1, weight_decay=0.5)
+    one = Updater([used, unused], optimizer, gradient_clip=None, scaled=False, what="classifier")
+    one.step([torch.tensor(1.0), None], torch.tensor(1.0))
+    assert used.item() != 1
+    assert unused.item() == 1
+
+
+@pytest.mark.parametrize("options", [{"order": "second"}, {"recipe": "rrr"}, {"mixed_precision": "bf16"}])
+def test_attention_is_differentiated_twice_where_that_is_needed(options):
+    """Its fused kernels have one derivative only."""
+    import timm
+
+    torch.manual_seed(0)
+    vit = timm.create_model(
+        "vit_tiny_patch16_224", num_classes=3, img_size=16, patch_size=4, in_chans=1, embed_dim=12, depth=2, num_heads=2
+    )
+    images, labels = torch.randn(6, 1, 16, 16), torch.tensor([0, 1, 2, 0, 1, 2])
+    masks = (torch.rand(6, 1, 16, 16) > 0.5).float()
+    done = AlignTrainer(vit, **options).fit([(images, labels, masks)], epochs=2)
+    assert all(np.isfinite(row["loss"]) for row in done.history)

@@ -20,6 +20,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from tests.networks import conv_net, untouched
+from xai_align import fit_align_folder
 from xai_align.align.batch import TrainingBatch
 from xai_align.align.domain_test import score_domain
 from xai_align.align.saved_fit import load_fit, masker_of
@@ -87,7 +88,9 @@ def test_a_folder_of_domains_becomes_a_classifier_and_a_masker_that_can_be_asked
 
     assert [path.name for path in (out / "figures").iterdir()] == ["epoch-002.png"]
 
+    random = torch.get_rng_state()
     loaded = load_model("align:out")
+    assert torch.equal(torch.get_rng_state(), random)
     assert loaded.class_names == ("blue", "red")
     assert not loaded.model.training
     by_name = load_model("timm:test_resnet@out/classifier.safetensors").model  # timm's own way, without the names
@@ -134,6 +137,31 @@ def test_given_masks_go_with_their_images(folder):
     assert done.exit_code == 0, done.output
     results = json.loads((folder / "out/results.json").read_text())
     assert results["recipe"] == "oracle"
+
+
+def test_training_images_are_shuffled_and_come_with_their_numbers(folder, monkeypatch):
+    given = []
+
+    class Captures:
+        def __init__(self, *networks, **options):
+            given.append(options["normalization"])
+
+        def fit(self, train, validation, *, epochs):
+            given.extend([train, validation])
+            raise ValueError("seen")
+
+    monkeypatch.setattr(fit_align_folder, "AlignTrainer", Captures)
+    assert "seen" in refused("pictures/dark", *SHORT, "--out", "out")
+    normalization, train, validation = given
+    assert normalization == ((0.5,) * 3, (0.5,) * 3)
+    orders = [[int(i) for batch in train for i in batch.indices] for _ in range(2)]
+    assert orders[0] != orders[1]
+    assert sorted(orders[0]) == sorted(orders[1]) == list(range(10))
+    assert [int(i) for batch in validation for i in batch.indices] == [0, 1]
+    batch = next(iter(train))
+    assert batch.masks is None
+    labels = [train.dataset[int(i)][1][1] for i in batch.indices]
+    assert batch.labels.tolist() == labels
 
 
 @pytest.mark.parametrize(
@@ -186,13 +214,13 @@ def test_domains_share_one_numbering_and_what_the_sources_lack_is_left_out(folde
 @pytest.mark.filterwarnings("ignore:.*holds one image")
 def test_no_image_is_in_two_parts_and_every_class_in_each(folder):
     domains = read_domains("pictures", ["dark"])
-    split = split_domains(domains, validation_share=0.3, test_share=0.3, seed=1)
+    split = split_domains(domains, validation_share=0.4, test_share=0.3, seed=1)
     parts = [split.train, split.validation, split.test["dark"]]
-    assert [len(part) for part in parts] == [6, 4, 4]
+    assert [len(part) for part in parts] == [4, 6, 4]
     assert sorted(one.path for part in parts for one in part) == sorted(one.path for one in domains.images["dark"])
     assert all({one.label for one in part} == {0, 1} for part in parts)
     assert list(split.test["light"]) == list(domains.images["light"])
-    again, other = (split_domains(domains, validation_share=0.3, test_share=0.3, seed=seed) for seed in (1, 2))
+    again, other = (split_domains(domains, validation_share=0.4, test_share=0.3, seed=seed) for seed in (1, 2))
     assert again.train == split.train
     assert other.train != split.train
 

@@ -68,6 +68,10 @@ def fit_align_command(
     mixup: Annotated[float | None, typer.Option(help="Weight of the mixup regulariser.")] = None,
     sparsity: Annotated[float | None, typer.Option(help="Weight of the mask's mean.")] = None,
     smoothness: Annotated[float | None, typer.Option(help="Weight of the mask's jumps.")] = None,
+    backgrounds: Annotated[
+        float | None,
+        typer.Option(help="Weight of: the label stays where the mask's outside is exchanged (experimental)."),
+    ] = None,
     baseline: Annotated[
         str | None,
         typer.Option(
@@ -104,6 +108,7 @@ def fit_align_command(
         "mixup": mixup,
         "sparsity": sparsity,
         "smoothness": smoothness,
+        "backgrounds": backgrounds,
         "baseline": _number_or_name(baseline),
     }
     with errors_in_words():

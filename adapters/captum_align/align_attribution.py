@@ -171,7 +171,7 @@ def masks_of(masker: nn.Module, images: Tensor) -> Tensor:
         ValueError: what the masker gives are no masks.
     """
     like = next(masker.parameters(), images)
-    with torch.inference_mode(False), torch.no_grad(), evaluating(masker):
+    with torch.no_grad(), evaluating(masker):
         masks = masker(images.detach().to(device=like.device, dtype=like.dtype))
     wanted = (len(images), 1, *images.shape[-2:])
     if not isinstance(masks, Tensor) or masks.shape != wanted:

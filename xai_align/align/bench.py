@@ -65,6 +65,7 @@ class Bench:
         if masker is not None and not isinstance(masker, nn.Module):
             raise TypeError(f"the masker is a {type(masker).__name__}; give a torch.nn.Module, e.g. Masker()")
         self.masker = masker if recipe.trains_masker else None
+        self.made_masker = masker is None
         self.own_notes: list[str] = []
         if self.network is not classifier:
             self.own_notes.append(

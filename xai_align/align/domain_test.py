@@ -15,7 +15,7 @@ from xai_align.align.saliency import grad_cam, normalised
 from xai_align.evaluation import comprehensiveness, sufficiency
 from xai_align.evaluation.ranking import TieWarning
 from xai_align.hookspecs import FeatureSpace
-from xai_align.model_state import evaluating, frozen_parameters
+from xai_align.model_state import evaluating
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +123,7 @@ def maps_of(
 
 def _judged(classifier: nn.Module, images: Tensor, maps: Tensor, fill: float) -> Tensor:
     """``[N, 3]``: sufficiency, comprehensiveness and mean of each map."""
-    with evaluating(classifier), frozen_parameters(classifier), warnings.catch_warnings():
+    with evaluating(classifier), warnings.catch_warnings():
         warnings.simplefilter("ignore", TieWarning)  # where a CAM is zero, places are tied
         flat = maps[:, 0].to(images.dtype)
         kept = sufficiency(classifier, images, flat, baselines=fill)

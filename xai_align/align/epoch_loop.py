@@ -69,6 +69,7 @@ class EpochLoop:
         """
         state, tally = self.state, Tally(self.steps.device)
         began, before = time.monotonic(), state.seconds
+        state.in_an_epoch = True
         expected = self._expected_steps()
         phase, alternated, last, count = state.place.phase, False, state.history[-1] if state.history else None, 0
         for count, step in enumerate(self._steps_of_epoch(), 1):
@@ -91,6 +92,7 @@ class EpochLoop:
         state.seconds = before + time.monotonic() - began
         row["seconds"] = round(state.seconds, 3)
         state.history.append(row)
+        state.in_an_epoch = False
         self.tell(row)
         self.advance(state.epoch, row)
 

@@ -55,6 +55,8 @@ class FitState:
         self.epoch, self.step, self.seconds = 0, 0, 0.0
         #: How many steps an epoch has, once one is over.
         self.steps_in_epoch = 0
+        #: Whether an epoch was begun and not ended.
+        self.in_an_epoch = False
         self.history: list[Row] = []
         #: The row of the best validation, and how many came after it.
         self.best: Row | None = None
@@ -125,7 +127,7 @@ class FitState:
         """
         numbers = snapshot.numbers
         self._check(snapshot)
-        self._aside = {}
+        self._aside, self.in_an_epoch = {}, False
         for name, value in self._kept.items():
             value.copy_(snapshot.tensors[f"network/{name}"])
         best = _below("best/", snapshot.tensors)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from xai_align.align.align_fit import AlignFit
+from xai_align.align.batch import TrainingBatch
 from xai_align.align.epoch_loop import EpochLoop
 from xai_align.align.figures import Figures
 from xai_align.align.fit_state import FitState
@@ -30,45 +33,20 @@ if TYPE_CHECKING:
     from xai_align.align.trainer import AlignTrainer
 
 _log = logging.getLogger(__name__)
+#: How many examples the search for shortcuts looks at.
+LOOKED_AT = 512
 
 
 def fit(trainer: AlignTrainer, train: Any, validation: Any, epochs: int) -> AlignFit:
     """See :meth:`~xai_align.align.trainer.AlignTrainer.fit`."""
     bench, settings = trainer.bench, trainer.settings
-    if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
-        raise ValueError(f"epochs is {epochs!r}; give a whole number of at least 1")
-    if settings.patience is not None and validation is None:
-        raise ValueError("patience looks at the validation data, and there are none; give some")
-    streams = [RepeatableStream(train, settings.seed, "the training data")]
-    if validation is not None:
-        streams.append(RepeatableStream(validation, settings.seed, "the validation data"))
+    streams = _streams(trainer, train, validation, epochs)
     with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.enable_grad())
-        stack.enter_context(random_state_of_the_caller())
-        stack.enter_context(loaders_generators(train, *([] if validation is None else [validation])))
-        accelerator = stack.enter_context(accelerator_for(bench.network, settings.mixed_precision))
-        crew = Crew.of(accelerator)
-        for network in [bench.network] + ([] if bench.masker is None else [bench.masker]):
-            stack.enter_context(only_weights_change(network, list(trained_parameters(network).values())))
-            if crew.count > 1:
-                network.to(accelerator.device)
-        firsts = [next(stream.epoch(0)) for stream in streams]
-        bench.look_at(firsts[0], trainer.read_batch)
-        readers = [bench.reader(trainer.read_batch, stream.name) for stream in streams]
-        examples = [read(first) for read, first in zip(readers, firsts, strict=True)][-1]
+        crew = _undisturbed(stack, trainer, streams)
+        examples = _first_look(trainer, streams)
         state = bench.assemble()
-        checkpoints = None
-        if trainer.out is not None:
-            config = bench.configuration(
-                epochs=epochs if settings.schedule != "none" else None,
-                batches=len(streams[0]) or None,
-                validated=validation is not None,
-                processes=crew.count,
-            )
-            checkpoints = Checkpoints(trainer.out / "checkpoints", config)
-        notes = _begin(trainer, state, checkpoints, epochs, crew)
-        notes += [stream.doubt for stream in streams if stream.doubt and trainer.out is not None]
+        checkpoints = _checkpoints(trainer, streams, epochs, crew)
+        notes = [*_begin(trainer, state, checkpoints, epochs, crew), *_doubts(trainer, streams)]
         is_main = crew.rank == 0
         journal = TrainingLog(trainer.out if is_main else None, trainer.log)
         stack.callback(journal.close)
@@ -76,13 +54,14 @@ def fit(trainer: AlignTrainer, train: Any, validation: Any, epochs: int) -> Alig
         if settings.keep == "best":
             stack.callback(state.take_best_weights)
         advance = stack.enter_context(progress_bar(epochs, trainer.show_progress and is_main))
+        readers = [bench.reader(trainer.read_batch, stream.name) for stream in streams]
         loop = EpochLoop(
             steps=bench.steps(crew),
             state=state,
             train=streams[0],
-            validation=streams[1] if validation is not None else None,
+            validation=None if validation is None else streams[1],
             read=readers[0],
-            read_validation=readers[-1] if validation is not None else None,
+            read_validation=None if validation is None else readers[1],
             classes=bench.classes or 0,
             epochs=epochs,
             tell=journal.add,
@@ -94,9 +73,12 @@ def fit(trainer: AlignTrainer, train: Any, validation: Any, epochs: int) -> Alig
             _keep(trainer, state, checkpoints, crew)
             if figures is not None:
                 figures.after(state.epoch)
-        if settings.keep == "best" and validation is not None and state.best is None:
-            notes.append("no epoch had both networks in turn, so there is no best one; the last weights were kept")
-    if trainer.masker is not None:
+        if settings.keep == "best":
+            if validation is not None and state.best is None:
+                notes.append("no epoch had both networks in turn, so there is no best one; the last weights were kept")
+            state.take_best_weights()
+        notes += [*state.notes, *_shortcuts(trainer, streams[-1], crew)]
+    if bench.made_masker and trainer.masker is not None:
         trainer.masker.to(bench.device)
     return AlignFit(
         classifier=trainer.classifier,
@@ -107,9 +89,64 @@ def fit(trainer: AlignTrainer, train: Any, validation: Any, epochs: int) -> Alig
         steps=state.step,
         stopped=state.stopped or "epochs",
         seconds=state.seconds,
-        notes=(*bench.own_notes, *notes, *state.notes, *_shortcuts(trainer, streams[-1], crew)),
+        notes=(*bench.own_notes, *notes),
         out=trainer.out,
     )
+
+
+def _streams(trainer: AlignTrainer, train: Any, validation: Any, epochs: int) -> list[RepeatableStream]:
+    """The training data and, if there are any, the validation data."""
+    if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
+        raise ValueError(f"epochs is {epochs!r}; give a whole number of at least 1")
+    if trainer.settings.patience is not None and validation is None:
+        raise ValueError("patience looks at the validation data, and there are none; give some")
+    streams = [RepeatableStream(train, trainer.settings.seed, "the training data")]
+    if validation is not None:
+        streams.append(RepeatableStream(validation, trainer.settings.seed, "the validation data"))
+    return streams
+
+
+def _undisturbed(stack: ExitStack, trainer: AlignTrainer, streams: Sequence[RepeatableStream]) -> Crew:
+    """What a fit disturbs is put back when the stack is left; the processes that share it."""
+    bench = trainer.bench
+    stack.enter_context(torch.inference_mode(False))
+    stack.enter_context(torch.enable_grad())
+    stack.enter_context(random_state_of_the_caller())
+    stack.enter_context(loaders_generators(*(stream.loader for stream in streams)))
+    accelerator = stack.enter_context(accelerator_for(bench.network, trainer.settings.mixed_precision))
+    crew = Crew.of(accelerator)
+    for network in [bench.network] + ([] if bench.masker is None else [bench.masker]):
+        stack.enter_context(only_weights_change(network, list(trained_parameters(network).values())))
+        network.to(bench.device if crew.count == 1 else accelerator.device)
+    return crew
+
+
+def _first_look(trainer: AlignTrainer, streams: Sequence[RepeatableStream]) -> TrainingBatch:
+    """Does all go together? The first batch of the training data and of the validation data; the last of them."""
+    firsts = [next(stream.epoch(0)) for stream in streams]
+    trainer.bench.look_at(firsts[0], trainer.read_batch)
+    readers = [trainer.bench.reader(trainer.read_batch, stream.name) for stream in streams]
+    return [read(first) for read, first in zip(readers, firsts, strict=True)][-1]
+
+
+def _checkpoints(
+    trainer: AlignTrainer, streams: Sequence[RepeatableStream], epochs: int, crew: Crew
+) -> Checkpoints | None:
+    """Where the fit is kept; None: nowhere. The number of epochs matters only where the learning rate depends on it."""
+    if trainer.out is None:
+        return None
+    config = trainer.bench.configuration(
+        epochs=epochs if trainer.settings.schedule != "none" else None,
+        batches=len(streams[0]) or None,
+        validated=len(streams) > 1,
+        processes=crew.count,
+    )
+    return Checkpoints(trainer.out / "checkpoints", config)
+
+
+def _doubts(trainer: AlignTrainer, streams: Sequence[RepeatableStream]) -> list[str]:
+    """What may not be the same after a resumption."""
+    return [stream.doubt for stream in streams if stream.doubt and trainer.out is not None]
 
 
 def _begin(
@@ -118,7 +155,8 @@ def _begin(
     """Go on from the newest checkpoint if there is one that is as far as the trainer, or make one; notes about it."""
     state.take_last_weights()
     if checkpoints is None:
-        return []
+        again = f"epoch {state.epoch + 1} was interrupted and begun again, with weights that it had changed"
+        return [again] if state.in_an_epoch else []
     resume = trainer.settings.resume
     if resume == "never" and checkpoints.paths() and not state.epoch:
         raise ValueError(
@@ -126,15 +164,12 @@ def _begin(
         )
     there = checkpoints.newest()
     crew.wait()  # before the first one writes
-    if there is None:
-        if resume == "must" and not state.epoch:
-            raise ValueError(f"'{checkpoints.folder}' holds no checkpoint to go on from")
+    if there is None and resume == "must" and not state.epoch:
+        raise ValueError(f"'{checkpoints.folder}' holds no checkpoint to go on from")
+    if there is None or there[1].numbers["epoch"] < state.epoch:
         _keep(trainer, state, checkpoints, crew)
         return []
     path, snapshot = there
-    if snapshot.numbers["epoch"] < state.epoch:
-        _keep(trainer, state, checkpoints, crew)
-        return []
     state.restore(snapshot)
     done = state.epoch
     note = (
@@ -165,6 +200,7 @@ def _shortcuts(trainer: AlignTrainer, stream: RepeatableStream, crew: Crew) -> l
             trainer.bench.network,
             trainer.masker,
             _images_and_labels(trainer, stream),
+            examples=LOOKED_AT,
             seed=trainer.settings.seed,
         )
     if not found.signs or found.measures["examples"] < FEWEST:
@@ -173,8 +209,13 @@ def _shortcuts(trainer: AlignTrainer, stream: RepeatableStream, crew: Crew) -> l
     return list(found.signs)
 
 
-def _images_and_labels(trainer: AlignTrainer, stream: RepeatableStream) -> Any:
+def _images_and_labels(trainer: AlignTrainer, stream: RepeatableStream) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches for about :data:`LOOKED_AT` examples from all over the data: they may be sorted by class."""
     read = trainer.bench.reader(trainer.read_batch, stream.name)
-    for raw in stream.epoch(0):
-        batch = read(raw)
-        yield batch.images, batch.labels
+    every = 1
+    for number, raw in enumerate(stream.epoch(0)):
+        if number == 0:
+            every = max(len(stream) * len(read(raw)) // LOOKED_AT, 1)
+        if number % every == 0:
+            batch = read(raw)
+            yield batch.images, batch.labels

@@ -31,6 +31,7 @@ class Plan:
         alternation: "batch": the masker steps on every ``masker_every``-th batch and the classifier on every batch.
             "epoch": ``masker_epochs`` epochs of the masker, ``classifier_epochs`` of the classifier, and again.
         with_masker: whether there is a masker to train.
+        with_guide: whether any term has to wait for a mask; without, there is nothing to warm up for.
     """
 
     warmup_epochs: int = 0
@@ -42,6 +43,7 @@ class Plan:
     masker_epochs: int = 1
     classifier_epochs: int = 1
     with_masker: bool = True
+    with_guide: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +114,7 @@ def _settled(plan: Plan, place: Place) -> Place:
 
 def _is_over(plan: Plan, place: Place) -> bool:
     if place.phase == "warmup":
-        return place.epochs >= plan.warmup_epochs and place.steps >= plan.warmup_steps
+        done = place.epochs >= plan.warmup_epochs and place.steps >= plan.warmup_steps
+        return done or not (plan.with_masker or plan.with_guide)
     done = place.epochs >= plan.masker_only_epochs and place.steps >= plan.masker_only_steps
     return done or not plan.with_masker

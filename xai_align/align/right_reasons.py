@@ -43,6 +43,7 @@ class RightReasons:
 
     name: ClassVar[str] = "right_reasons"
     needs_guide: ClassVar[bool] = True
+    differentiates_twice: ClassVar[bool] = True
 
     weight: float = 1.0
     score: Score = "all"

@@ -10,6 +10,7 @@ activations A. That is what Captum's ``LayerGradCam`` does by default, and DRE a
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Literal
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from xai_align.align.classes import check_classes
 from xai_align.align.look import Look, look, where_to_look
+from xai_align.align.twice_differentiable import twice_differentiable
 from xai_align.fei.optimised import check_choice
 from xai_align.hookspecs import FeatureSpace
 from xai_align.pinet.second_look import full_precision
@@ -61,7 +63,9 @@ def grad_cam(
         TypeError, ValueError: as :func:`~xai_align.align.look.look` and
             :func:`~xai_align.align.look.where_to_look`; the target is no class of the model.
     """
-    return cam_at(look(model, images, where_to_look(model, images, layer)), target, order=order)
+    space = where_to_look(model, images, layer)
+    with twice_differentiable() if order == "second" else nullcontext():
+        return cam_at(look(model, images, space), target, order=order)
 
 
 def cam_at(look: Look, target: Tensor, *, order: Order = "first") -> Tensor:

@@ -23,6 +23,7 @@ from xai_align.align.settings import AlignSettings, Precision
 from xai_align.align.share_of_work import Crew, Gradients, Piece, on_device, pieces_of
 from xai_align.align.tally import Tally
 from xai_align.align.training_modes import KeptBuffers, TrainingModes
+from xai_align.align.twice_differentiable import twice_differentiable
 from xai_align.align.updates import Updater
 from xai_align.fitting.callers_state import seed_all
 from xai_align.fitting.diverged import DivergedError
@@ -127,7 +128,10 @@ class Steps:
         cost nothing.
         """
         terms = [(term, term.weight) for term in self.recipe.terms if guided or not needs_guide(term)]
-        with self._learning("classifier", moment) as gradients:
+        twice = self.settings.order == "second" or any(
+            getattr(term, "differentiates_twice", False) for term, _ in terms
+        )
+        with self._learning("classifier", moment) as gradients, twice_differentiable() if twice else nullcontext():
             for piece in pieces:
                 view = ClassifierView(
                     piece.batch,
@@ -180,7 +184,10 @@ class Steps:
             norm = self.updaters[who].step(found, loss)
         except DivergedError as error:
             self._buffers[who].put_back()
-            raise DivergedError(f"{moment.words}: {error}") from None
+            raise DivergedError(
+                f"{moment.words}: {error}; no step was made. Give a smaller learning rate, or look for extreme "
+                "values in the images"
+            ) from None
         tally.add(norm_name, norm, 1 / self.crew.count)
 
 

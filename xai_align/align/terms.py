@@ -4,7 +4,8 @@
 
 The trainer adds ``weight * term(view)`` and takes the mean over the step's images. A term of one's own has a
 ``name``, a ``weight`` and a call ``term(view) -> [N]``. It may also have ``report() -> dict`` (for the log),
-``state_dict()`` / ``load_state_dict()`` (what it remembers), and ``needs_guide`` (left out of the warm-up).
+``state_dict()`` / ``load_state_dict()`` (what it remembers), ``needs_guide`` (left out of the warm-up), and
+``differentiates_twice`` (a gradient is part of it: attention then runs without kernels that have no second derivative).
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ from xai_align.align.settings import (
     Resume,
     Schedule,
 )
+from xai_align.align.steps import needs_guide
 from xai_align.fitting.training_log import Row
 from xai_align.hookspecs import FeatureSpace
 
@@ -58,10 +59,12 @@ class AlignTrainer:
         recipe: a :class:`~xai_align.align.recipes.Recipe` or the name of one.
         order: "first": the CAM's channel weights are constants for the gradient; "second": it goes through them.
         normalise: how a CAM comes to [0, 1]: divided by its maximum, or "minmax".
-        warmup_epochs, warmup_steps: how long the classifier trains alone, on what needs no mask.
+        warmup_epochs, warmup_steps: how long the classifier trains alone, on what needs no mask (of recipes that look
+            at masks; the others have nothing to warm up for).
         masker_only_epochs, masker_only_steps: how long the masker trains alone after that.
         alternation: "batch": the masker steps on every ``masker_every``-th batch, before the classifier and on the same
-            batch; every second one, since that costs much less and the masks are as good. "epoch": ``masker_epochs`` epochs of the masker, then ``classifier_epochs`` of the classifier.
+            batch; every second one by default, which costs less. "epoch": ``masker_epochs`` epochs of the masker, then
+            ``classifier_epochs`` of the classifier.
         masker_every, masker_epochs, classifier_epochs: see there.
         learning_rate, weight_decay: of the classifier's AdamW.
         masker_learning_rate: of the masker's Adam.
@@ -160,6 +163,7 @@ class AlignTrainer:
                 masker_epochs=masker_epochs,
                 classifier_epochs=classifier_epochs,
                 with_masker=self.recipe.trains_masker,
+                with_guide=any(map(needs_guide, self.recipe.terms)),
             ),
             learning_rate=learning_rate,
             masker_learning_rate=masker_learning_rate,
