@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import os
@@ -91,6 +92,9 @@ def test_a_fit_that_was_stopped_goes_on_to_the_last_bit(tmp_path, where):
     assert same_weights(classifier, classifiers)
     assert same_weights(masker, maskers)
     assert same([done.best], [wanted.best])
+    with (tmp_path / "metrics.csv").open() as file:
+        names = next(csv.reader(file))
+    assert names == list(dict.fromkeys(name for row in wanted.history for name in row))
 
 
 @pytest.mark.parametrize(

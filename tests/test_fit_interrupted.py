@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import signal
@@ -69,6 +70,16 @@ def test_a_run_that_was_stopped_goes_on_to_the_last_bit(tmp_path, after, options
     epoch = (after - 1) // 2  # two rows an epoch, the second at its end, before the checkpoint
     assert f"going on from the end of epoch {epoch} " in done.notes[0]
     assert "what was done of a later epoch is done again" in done.notes[0]
+
+
+def test_the_table_goes_on_in_the_same_columns(tmp_path):
+    fit(tmp_path / "straight")
+    with pytest.raises(Stop):
+        fit(tmp_path / "stopped", log=stop_after(3))
+    fit(tmp_path / "stopped")
+    one, two = (list(csv.DictReader((tmp_path / name / "metrics.csv").open())) for name in ("straight", "stopped"))
+    assert list(one[0]) == list(two[0])
+    assert rows(one) == rows(two)
 
 
 def test_memory_formats_are_kept(tmp_path):

@@ -41,7 +41,7 @@ def fit_align_command(
     ] = None,
     out: Annotated[
         Path, typer.Option(help="Folder for models, metrics, pictures; a run that was stopped goes on.")
-    ] = Path("xai-align-align"),
+    ] = Path("xai-align-aligned"),
     recipe: Annotated[
         str,
         typer.Option(metavar="NAME", help="align, or to compare: erm, dre, sgt, grey, oracle, random, inverse, rrr."),
@@ -70,7 +70,7 @@ def fit_align_command(
     smoothness: Annotated[float | None, typer.Option(help="Weight of the mask's jumps.")] = None,
     backgrounds: Annotated[
         float | None,
-        typer.Option(help="Weight of: the label stays where the mask's outside is exchanged (experimental)."),
+        typer.Option(help="Weight of: the label stays on other backgrounds (experimental)."),
     ] = None,
     baseline: Annotated[
         str | None,

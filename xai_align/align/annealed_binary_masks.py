@@ -5,8 +5,7 @@
 
 Two devices of AIM (Alshami et al., ICCV 2025, arXiv 2508.11502), which masks a network's own features, here on
 ALIGN's masker: so what they bring there needn't show here. The weight 6 and the last areas .35 and .25 are
-published; taking the area image by image is our reading.
-"""
+published; taking the area image by image is our reading."""
 
 from __future__ import annotations
 
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from xai_align.align.batch import Everyone, TrainingBatch
-from xai_align.align.guides import Guide
+from xai_align.align.guides import OnAnotherGuide
 from xai_align.align.masker_loss import sparsity_of
 from xai_align.align.masker_terms import MaskerTerm
 from xai_align.align.masker_view import MaskerView
@@ -99,24 +98,8 @@ class _StraightThrough(torch.autograd.Function):
 
 
 @dataclass(frozen=True)
-class Binarised:
-    """Experimental: a guide's masks as zeros and ones, as they are used when there is no noise.
-
-    Attributes:
-        of: the guide that gives the masks.
-    """
-
-    of: Guide
-
-    @property
-    def needs_masks(self) -> bool:
-        """As the guide within."""
-        return self.of.needs_masks
-
-    @property
-    def needs_masker(self) -> bool:
-        """As the guide within."""
-        return self.of.needs_masker
+class Binarised(OnAnotherGuide):
+    """Experimental: a guide's masks as zeros and ones, as they are used when there is no noise."""
 
     def __call__(
         self, batch: TrainingBatch, masker: nn.Module | None, generator: torch.Generator, everyone: Everyone

@@ -2,8 +2,7 @@
 
 A guide is called ``guide(batch, masker, generator, everyone)`` and gives masks
 ``[N, 1, H, W]`` in [0, 1] (NaN where nothing is known), or None. All but the learned
-mask are there for comparison: what a perfect mask, a wrong one and no mask at all do.
-"""
+mask are there for comparison: what a perfect mask, a wrong one and no mask at all do."""
 
 from __future__ import annotations
 
@@ -87,8 +86,8 @@ class GivenMask:
 
 
 @dataclass(frozen=True)
-class OfAnotherImage:
-    """The mask of another image of the step, never one's own: plausible masks that know nothing of the image.
+class OnAnotherGuide:
+    """What guides share that change another one's masks.
 
     Attributes:
         of: the guide that gives the masks.
@@ -105,6 +104,11 @@ class OfAnotherImage:
     def needs_masker(self) -> bool:
         """As the guide within."""
         return self.of.needs_masker
+
+
+@dataclass(frozen=True)
+class OfAnotherImage(OnAnotherGuide):
+    """The mask of another image of the step, never one's own: plausible masks that know nothing of the image."""
 
     def __call__(
         self, batch: TrainingBatch, masker: nn.Module | None, generator: torch.Generator, everyone: Everyone
@@ -128,24 +132,8 @@ class OfAnotherImage:
 
 
 @dataclass(frozen=True)
-class Inverted:
-    """One minus a mask: everything is where it should not be.
-
-    Attributes:
-        of: the guide that gives the masks.
-    """
-
-    of: Guide
-
-    @property
-    def needs_masks(self) -> bool:
-        """As the guide within."""
-        return self.of.needs_masks
-
-    @property
-    def needs_masker(self) -> bool:
-        """As the guide within."""
-        return self.of.needs_masker
+class Inverted(OnAnotherGuide):
+    """One minus a mask: everything is where it should not be."""
 
     def __call__(
         self, batch: TrainingBatch, masker: nn.Module | None, generator: torch.Generator, everyone: Everyone

@@ -194,6 +194,11 @@ class Steps:
 _OTHER = {"classifier": "masker", "masker": "classifier"}
 
 
+def differentiates_twice(term: Any) -> bool:
+    """Whether a gradient is part of a term's loss."""
+    return bool(getattr(term, "differentiates_twice", False))
+
+
 class Remembering(nn.Module):
     """A masker that needn't be asked about images that it was just asked about.
 
