@@ -29,6 +29,7 @@ def main() -> None:
     parser.add_argument("--digits", type=Path, help="an npz with train_images, train_labels, test_images, test_labels")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=5, help="how many")
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--groups", nargs="*", default=["shift"], choices=KINDS, help="kinds of data")
     parser.add_argument("--methods", nargs="*", default=list(methods()), choices=list(methods()))
     parser.add_argument("--report", action="store_true", help="print the tables of the fits that there are")
@@ -47,11 +48,11 @@ def main() -> None:
 def fit_all(options: argparse.Namespace) -> None:
     """Seed by seed, so that what is cut off is still paired."""
     digits = load_digits(options.digits)
-    for seed in range(options.seeds):
+    for seed in range(options.first_seed, options.first_seed + options.seeds):
         for group in options.groups:
             data = cache(partial(domains, group, digits, seed))
             for name in options.methods:
-                if keep_fit(options.out / group, methods()[name], data, seed):
+                if keep_fit(options.out / group / name, methods()[name], data, seed):
                     print(f"{group}, {name}, seed {seed}: done", flush=True)
 
 

@@ -5,6 +5,7 @@ CAMs are Grad-CAMs of the predicted class at the last feature map, brought to th
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 
 import torch
@@ -16,6 +17,7 @@ from xai_align.align.saliency import grad_cam
 from xai_align.evaluation.curve import perturbation_curves
 from xai_align.evaluation.faithfulness import comprehensiveness_of, sufficiency_of
 from xai_align.evaluation.localisation import energy_inside
+from xai_align.evaluation.ranking import TieWarning
 from xai_align.evaluation.series import Series
 
 #: Sufficiency and comprehensiveness are means over these shares of the picture.
@@ -80,12 +82,14 @@ def iou(found: Tensor, true: Tensor) -> Tensor:
 
 
 def faithfulness(classifier: nn.Module, images: Tensor, cams: Tensor) -> dict[str, float]:
-    """Sufficiency (low is good) and comprehensiveness (high is good) of CAMs, for each fill."""
+    """Sufficiency (low is good) and comprehensiveness (high is good) of CAMs, for each fill; dead CAMs are left out."""
     series = [Series(fill, "lerf", tuple(1 - k for k in SHARES)) for fill in FILLS.values()]
     series += [Series(fill, "morf", SHARES) for fill in FILLS.values()]
-    # a CAM that is zero everywhere ranks nothing: its pixels go in reading order, as for one that says nothing
-    ranked = cams + torch.linspace(1e-9, 0, cams[0].numel()).view_as(cams[:1])
-    curves = perturbation_curves(classifier, images, ranked, series, internal_batch_size=AT_ONCE, autocast=torch.bfloat16)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TieWarning)  # where a CAM is zero the order is that of the pixels
+        curves = perturbation_curves(
+            classifier, images, cams, series, internal_batch_size=AT_ONCE, autocast=torch.bfloat16
+        )
     kept, gone = curves[: len(FILLS)], curves[len(FILLS) :]
     found = {}
     for fill, keep, drop in zip(FILLS, kept, gone, strict=True):

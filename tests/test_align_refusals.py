@@ -79,6 +79,17 @@ def test_a_bad_batch_in_the_middle_is_named_and_nothing_is_lost(tmp_path):
     assert [path.name for path in tmp_path.rglob("*.safetensors")] == ["epoch-00000.safetensors"]
 
 
+def test_an_epoch_whose_validation_fails_is_not_counted(tmp_path):
+    made = trainer(out=tmp_path)
+    validation = [(images(), LABELS), (images(), LABELS + 3)]
+    with pytest.raises(ValueError, match="the validation data: label 5 is out of range"):
+        made.fit(loader(), validation, epochs=2)
+    assert [path.name for path in tmp_path.rglob("*.safetensors")] == ["epoch-00000.safetensors"]
+    done = made.fit(loader(), validation[:1], epochs=2)
+    assert [row["epoch"] for row in done.history] == [1, 2]
+    assert "going on from the end of epoch 0" in done.notes[0]
+
+
 def test_one_class_is_nothing_to_tell_apart(tmp_path):
     made = trainer(out=tmp_path)
     with pytest.raises(ValueError, match="all 6 labels of the training data are 2: with one class"):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,21 +11,21 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from xai_align.align.batch import TrainingBatch
-from xai_align.align.domain_test import DomainScores, maps_of, score_domain
+from xai_align.align.domain_test import DomainScores, score_domain
 from xai_align.align.masker_loss import keep_and_drop
 from xai_align.align.recipes import RECIPES, Recipe, recipe, recipe_options
 from xai_align.align.saved_fit import save_fit
 from xai_align.align.trainer import AlignTrainer
 from xai_align.devices import usable_device
 from xai_align.domain_folder import Domains, Split, read_domains, split_domains
+from xai_align.fit_align_files import draw_examples, write_curves, write_words
 from xai_align.image_folder import LabelledImage, LabelledImages
 from xai_align.images import open_image
-from xai_align.model_state import evaluating
 from xai_align.plugins import classifier as with_new_head
 from xai_align.plugins import load_model
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from xai_align.align.align_fit import AlignFit
     from xai_align.hookspecs import LoadedModel
@@ -137,12 +136,12 @@ def fit_align_folder(
     pictures: list[Path] = []
     if writes:
         save_fit(out, model, fit.masker, backbone=backbone, classes=domains.classes)
-        _write_words(out, fit, domains, split, scores, loaded, backbone=backbone, recipe_name=recipe_name)
-        _write_curves(out, fit)
-        some = {name: loader(images[:examples]) for name, images in tested.items()} if examples else {}
-        for name, batches in some.items():
-            maps = _maps(model, fit.masker, batches, trainer.space)
-            pictures.append(_draw(maps, loaded, domains.classes, out / "examples" / f"{name}.png"))
+        about = {"backbone": backbone, "recipe": recipe_name, "mean": list(loaded.mean), "std": list(loaded.std)}
+        write_words(out, about, fit, domains, split, scores)
+        write_curves(out, fit)
+        for name, images in tested.items() if examples else ():
+            path = out / "examples" / f"{name}.png"
+            pictures.append(draw_examples(path, fit, loader(images[:examples]), trainer.space, loaded, domains.classes))
     return FolderAlignment(fit=fit, domains=domains, split=split, scores=scores, pictures=pictures)
 
 
@@ -216,88 +215,3 @@ def _class_by_class(images: Sequence[LabelledImage]) -> list[LabelledImage]:
         turn[one.label] = turn.get(one.label, -1) + 1
         order.append((turn[one.label], one.label, one))
     return [one for _, _, one in sorted(order, key=lambda entry: entry[:2])]
-
-
-def _write_words(
-    out: Path,
-    fit: AlignFit,
-    domains: Domains,
-    split: Split,
-    scores: Mapping[str, DomainScores],
-    loaded: LoadedModel,
-    *,
-    backbone: str,
-    recipe_name: str,
-) -> None:
-    about = {
-        "classes": list(domains.classes),
-        "backbone": backbone,
-        "recipe": recipe_name,
-        "sources": list(domains.sources),
-        "mean": list(loaded.mean),
-        "std": list(loaded.std),
-    }
-    results = {
-        **about,
-        "images": {"train": len(split.train), "validation": len(split.validation)},
-        "epochs": fit.epochs,
-        "seconds": fit.seconds,
-        "best": fit.best,
-        "notes": [*domains.notes, *fit.notes],
-        "domains": {name: {"source": name in domains.sources, **asdict(one)} for name, one in scores.items()},
-    }
-    for name, content in {"classes.json": about, "results.json": results}.items():
-        (out / name).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
-
-
-def _write_curves(out: Path, fit: AlignFit) -> None:
-    from xai_align.report.fit_figure import fit_figure
-    from xai_align.report.overlay import png
-
-    # the training's cross-entropy, not the sum with terms that begin later: that is what validation measures too
-    rows = [{**row, "loss": row.get("classification", row.get("loss"))} for row in fit.history]
-    (out / "curves.png").write_bytes(png(fit_figure(rows, "accuracy", fit.best)))
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Maps:
-    """Images with what was made of them, on the CPU."""
-
-    images: Tensor
-    labels: Tensor
-    predicted: Tensor
-    maps: Mapping[str, Tensor]
-
-
-def _maps(classifier: nn.Module, masker: nn.Module | None, batches: DataLoader[TrainingBatch], space: Any) -> _Maps:
-
-    where = next(classifier.parameters()).device
-    whole = list(batches)
-    images, labels = torch.cat([one.images for one in whole]), torch.cat([one.labels for one in whole])
-    with evaluating(classifier), torch.no_grad():
-        predicted = torch.cat([classifier(one.images.to(where)).argmax(1) for one in whole])
-    maps = maps_of(classifier, masker, images.to(where), predicted, space)
-    return _Maps(
-        images=images,
-        labels=labels,
-        predicted=predicted.cpu(),
-        maps={name: one.cpu() for name, one in maps.items()},
-    )
-
-
-def _draw(found: _Maps, loaded: LoadedModel, classes: Sequence[str], path: Path) -> Path:
-    from xai_align.report.align_figure import align_figure
-    from xai_align.report.overlay import png
-
-    pairs = zip(found.predicted.tolist(), found.labels.tolist(), strict=True)
-    titles = [f"{classes[k]}?" if k == y else f"{classes[k]}?\n(it is {classes[y]})" for k, y in pairs]
-    figure = align_figure(
-        found.images,
-        found.maps["cam"],
-        found.maps.get("mask"),
-        titles=titles,
-        normalization=(loaded.mean, loaded.std),
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(png(figure))
-    return path

@@ -67,34 +67,37 @@ class EpochLoop:
             DivergedError: a loss or a gradient was no number.
             ValueError: the loader is empty, or all labels are of one class.
         """
-        state, tally = self.state, Tally(self.steps.device)
+        state, tally, number = self.state, Tally(self.steps.device), self.state.epoch + 1
         began, before = time.monotonic(), state.seconds
         state.in_an_epoch = True
-        expected = self._expected_steps()
+        count, phase, alternated = self._train(number, tally)
+        self._check_labels(number)
+        row = self._row(number, phase, tally)
+        self._judge_masks(row)
+        if self.validation is not None:
+            row |= self._validated()
+        # from here on nothing fails that the caller could have caused, so an epoch is counted as a whole or not at all
+        self._judge(row, alternated)
+        state.epoch, state.steps_in_epoch, state.in_an_epoch = number, count, False
+        state.place = after_epoch(self.steps.settings.plan, state.place)
+        state.seconds = before + time.monotonic() - began
+        row["seconds"] = round(state.seconds, 3)
+        state.history.append(row)
+        self.tell(row)
+        self.advance(number, row)
+
+    def _train(self, number: int, tally: Tally) -> tuple[int, str, bool]:
+        """The steps of an epoch: how many, in which phase the last one was, and whether both networks took turns."""
+        state, expected = self.state, self._expected_steps()
         phase, alternated, last, count = state.place.phase, False, state.history[-1] if state.history else None, 0
         for count, step in enumerate(self._steps_of_epoch(), 1):
             phase = state.place.phase
             alternated |= phase == "together"
             share = min((count - 1) / expected, 1.0) if expected else 0.0
-            words = f"epoch {state.epoch + 1}, batch {count}"
+            words = f"epoch {number}, batch {count}"
             self._make(step, Moment(state.step, min((state.epoch + share) / self.epochs, 1.0), words), tally)
             self.advance(state.epoch + (min(count / expected, 1.0) if expected else 0.0), last)
-        state.epoch += 1
-        state.steps_in_epoch = count
-        state.place = after_epoch(self.steps.settings.plan, state.place)
-        state.seconds = before + time.monotonic() - began
-        row = self._row(phase, tally)
-        self._check_labels()
-        self._judge_masks(row)
-        if self.validation is not None:
-            row |= self._validated()
-        self._judge(row, alternated)
-        state.seconds = before + time.monotonic() - began
-        row["seconds"] = round(state.seconds, 3)
-        state.history.append(row)
-        state.in_an_epoch = False
-        self.tell(row)
-        self.advance(state.epoch, row)
+        return count, phase, alternated
 
     def _expected_steps(self) -> int:
         batches = len(self.train)
@@ -120,14 +123,14 @@ class EpochLoop:
         state.step += 1
         state.place = after_step(plan, state.place)
 
-    def _row(self, phase: str, tally: Tally) -> Row:
+    def _row(self, number: int, phase: str, tally: Tally) -> Row:
         steps, recipe = self.steps, self.steps.recipe
         terms = tuple(term.name for term in recipe.terms)
         added = tuple(term.name for term, _ in steps.answer.weighed(recipe.masker_terms))
         masks = ("masker_loss", *added, *MASKS, "masker_gradient_norm") if added else ()
         means = tally.means(("loss", *terms, "dead_cams", "gradient_norm", *masks), steps.crew)
         row: Row = {
-            "epoch": self.state.epoch,
+            "epoch": number,
             "step": self.state.step,
             "seconds": 0.0,
             "phase": phase if steps.masker is not None else "classifier",
@@ -140,8 +143,8 @@ class EpochLoop:
                 row |= steps.crew.mean_of(report())
         return row
 
-    def _check_labels(self) -> None:
-        """Before it is noticed that there was nothing to tell apart, an epoch is over; nothing is kept of it."""
+    def _check_labels(self, number: int) -> None:
+        """That there was nothing to tell apart is known when an epoch is over; it isn't counted then."""
         there = self._seen.nonzero().flatten().tolist()
         if len(there) == 1:
             raise ValueError(
@@ -149,7 +152,7 @@ class EpochLoop:
                 "nothing to tell apart, and nothing to align. Give examples of two classes or more"
             )
         absent = [number for number in range(self.classes) if number not in there]
-        if absent and self.state.epoch == 1:
+        if absent and number == 1:
             some = ", ".join(map(str, absent[:5])) + (" …" if len(absent) > 5 else "")
             self.state.notes.append(f"{len(absent)} of {self.classes} classes have no training example (class {some})")
 
@@ -166,7 +169,7 @@ class EpochLoop:
         answer.hear(kind, mean)
         if kind is None:
             return
-        message = collapse_message(kind, epoch=state.epoch, mean=mean, std=std, promise=answer.promise)
+        message = collapse_message(kind, epoch=row["epoch"], mean=mean, std=std, promise=answer.promise)
         state.notes.append(message)
         if self.steps.crew.rank == 0:
             warnings.warn(message, CollapseWarning, stacklevel=5)

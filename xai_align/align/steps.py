@@ -128,9 +128,7 @@ class Steps:
         cost nothing.
         """
         terms = [(term, term.weight) for term in self.recipe.terms if guided or not needs_guide(term)]
-        twice = self.settings.order == "second" or any(
-            getattr(term, "differentiates_twice", False) for term, _ in terms
-        )
+        twice = self.settings.order == "second" or any(differentiates_twice(term) for term, _ in terms)
         with self._learning("classifier", moment) as gradients, twice_differentiable() if twice else nullcontext():
             for piece in pieces:
                 view = ClassifierView(
