@@ -20,7 +20,6 @@ from benchmarks.pacs import Pacs
 from benchmarks.real_networks import lite0
 from xai_align.align import AlignFit, AlignTrainer, Recipe, recipe
 from xai_align.align.guides import Inverted, LearnedMask
-from xai_align.align.other_backgrounds import OtherBackgrounds
 
 #: Pixels of a side.
 SIZE = 96
@@ -28,6 +27,8 @@ BATCH = 16
 #: Epochs of the classifier, how many of them before there are masks, and of the masker alone.
 EPOCHS, WARM_UP, MASKER_ALONE = 5, 1, 2
 LEARNING_RATE, MASKER_LEARNING_RATE = 3e-4, 3e-3
+#: lambda3 and lambda4: of the alignment and of DRE's regulariser.
+WEIGHT = 0.1
 #: A picture is a random crop of at least this side, in shares, and mirrored every other time.
 SMALLEST_CROP = 0.75
 #: The share of a domain that is trained on.
@@ -92,24 +93,21 @@ def cropped(images: Tensor) -> Tensor:
     return found.contiguous(memory_format=torch.channels_last)
 
 
-def aligned() -> Recipe:
+def aligned(weight: float = WEIGHT, **options: Any) -> Recipe:
     """ALIGN. Where a mask takes away there is another picture: a dimmed one this network still recognises."""
-    return recipe("align", mixup_share=0.5, baseline="another_image")
+    return recipe("align", alignment=weight, mixup=weight, mixup_share=0.5, baseline="another_image", **options)
 
 
-def on_other_backgrounds() -> Recipe:
-    """ALIGN, and the same answers are asked for where the masks leave pieces of other pictures."""
-    plain = aligned()
-    return replace(plain, name="backgrounds", terms=(*plain.terms, OtherBackgrounds()))
-
-
-#: How the classifier is trained; "inverse" aligns it with one minus the mask that is learnt.
+#: How the classifier is trained. "1": with the weights that are usual elsewhere. "backgrounds": the same answers are
+#: asked for where masks leave pieces of other pictures. "inverse": aligned with one minus the mask that is learnt.
 METHODS: dict[str, Callable[[], Recipe]] = {
     "erm": lambda: recipe("erm"),
-    "dre": lambda: recipe("dre", mixup_share=0.5),
+    "dre": lambda: recipe("dre", mixup=WEIGHT, mixup_share=0.5),
     "align": aligned,
     "sgt": lambda: recipe("sgt"),
-    "backgrounds": on_other_backgrounds,
+    "dre 1": lambda: recipe("dre", mixup_share=0.5),
+    "align 1": lambda: aligned(1.0),
+    "backgrounds": lambda: aligned(backgrounds=1.0),
     "inverse": lambda: replace(aligned(), name="inverse", guide=Inverted(LearnedMask())),
 }
 

@@ -30,7 +30,7 @@ FAITHFULNESS = {
     "comprehensiveness, blur": True,
 }
 MASKS = ("mask mean", "mask spread", "mask own", "p with what is kept", "p with what is dropped")
-ORDER = ("erm", "dre", "sgt", "align", "backgrounds", "inverse")
+ORDER = ("erm", "dre", "sgt", "align", "backgrounds", "inverse", "dre 1", "align 1")
 
 
 def report(fits: Sequence[Fit]) -> str:

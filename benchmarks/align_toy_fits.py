@@ -89,25 +89,30 @@ def loader(pictures: Pictures, *, shuffle: bool) -> DataLoader[tuple[Tensor, ...
 
 
 def one_fit(
-    method: Recipe, domains: Domains, seed: int, *, epochs: int = EPOCHS
+    method: Recipe, domains: Domains, seed: int, *, epochs: int = EPOCHS, **options: Any
 ) -> tuple[dict[str, Any], nn.Module, Any]:
-    """Train, measure and check for shortcuts: the scores, the classifier and the masker."""
+    """Train, measure and check for shortcuts: the scores, the classifier and the masker.
+
+    Args:
+        method: what is learnt.
+        domains: the pictures.
+        seed: of weights, order and draws.
+        epochs: of the classifier.
+        **options: of the trainer, in place of the benchmark's.
+    """
     torch.manual_seed(seed)
     classifier = toy_network().to(memory_format=torch.channels_last)
     masker = toy_masker().to(memory_format=torch.channels_last) if method.trains_masker else None
-    trainer = AlignTrainer(
-        classifier,
-        masker,
-        recipe=method,
-        warmup_epochs=WARMUP,
-        masker_only_epochs=MASKER_ONLY,
-        masker_every=2,
-        learning_rate=RATE,
-        masker_learning_rate=RATE,
-        schedule="cosine",
-        seed=seed,
-        mixed_precision="bf16",
-    )
+    settings: dict[str, Any] = {
+        "warmup_epochs": WARMUP,
+        "masker_only_epochs": MASKER_ONLY,
+        "masker_every": 2,
+        "learning_rate": RATE,
+        "masker_learning_rate": RATE,
+        "schedule": "cosine",
+        "mixed_precision": "bf16",
+    }
+    trainer = AlignTrainer(classifier, masker, recipe=method, seed=seed, **(settings | options))
     validation = loader(domains.validation, shuffle=False)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -134,12 +139,12 @@ def one_fit(
     )
 
 
-def keep_fit(folder: Path, method: Recipe, domains: Callable[[], Domains], seed: int) -> bool:
+def keep_fit(folder: Path, method: Recipe, domains: Callable[[], Domains], seed: int, **options: Any) -> bool:
     """Make a fit in a method's folder if its file isn't there; whether it was made."""
     file = folder / f"{seed}.json"
     if file.exists():
         return False
-    found, classifier, masker = one_fit(method, domains(), seed)
+    found, classifier, masker = one_fit(method, domains(), seed, **options)
     file.parent.mkdir(parents=True, exist_ok=True)
     tensors = _named("classifier", classifier) | ({} if masker is None else _named("masker", masker))
     save_file(tensors, file.with_suffix(".safetensors"))
