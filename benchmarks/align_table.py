@@ -31,6 +31,20 @@ PAIRED = {
     "comp. ↑": "comprehensiveness_mean",
 }
 
+#: The rows, from top to bottom.
+ORDER = (
+    "erm",
+    "dre",
+    "align",
+    "align + backgrounds",
+    "align, soft",
+    "oracle",
+    "oracle + backgrounds",
+    "random",
+    "grey",
+)
+ORDER += ("inverse", "inverse + backgrounds", "everywhere")
+
 Fits = dict[int, dict[str, Any]]
 
 
@@ -38,12 +52,39 @@ def report(out: Path) -> str:
     """All tables of the kinds of data that there are fits of."""
     parts = []
     for kind in sorted(path for path in out.iterdir() if path.is_dir()):
-        fits = {path.name: found for path in sorted(kind.iterdir()) if (found := fits_of(path))}
+        fits = {name: found for name in ORDER if (found := fits_of(kind / name))}
         if fits:
             parts += [f"{kind.name}\n", table(fits), ""]
             parts += [part for other in ("erm", "dre") if other in fits for part in (paired(fits, other), "")]
-            parts += [signs(fits), ""]
+            parts += [signs(fits), "", goals(fits), ""]
     return "\n".join(parts)
+
+
+def goals(fits: dict[str, Fits]) -> str:
+    """What was meant to be reached, for each method with a masker."""
+    lines = []
+    for method, found in fits.items():
+        seeds = sorted(set(found).intersection(*(fits[other] for other in ("erm", "dre") if other in fits)))
+        if not seeds or "id_iou" not in found[seeds[0]]:
+            continue
+        ious = [found[s]["id_iou"] for s in seeds]
+        ratio = fmean(found[s]["id_energy"] for s in seeds) / fmean(fits["erm"][s]["id_energy"] for s in seeds)
+        rivals = [fits[other] for other in ("erm", "dre") if other in fits]
+        better = sum(
+            all(
+                found[s]["sufficiency_mean"] < rival[s]["sufficiency_mean"]
+                and found[s]["comprehensiveness_mean"] > rival[s]["comprehensiveness_mean"]
+                for rival in rivals
+            )
+            for s in seeds
+        )
+        gain = difference([found[s]["ood_accuracy"] - fits["erm"][s]["ood_accuracy"] for s in seeds])
+        lines.append(
+            f"{method}: mask IoU {median(ious):.3f} (least {min(ious):.3f}), CAM inside {ratio:.2f} x ERM's, "
+            "sufficiency and comprehensiveness better than ERM's and DRE's in "
+            f"{better} of {len(seeds)} seeds, OOD accuracy {gain}"
+        )
+    return "\n\n".join(lines)
 
 
 def fits_of(folder: Path) -> Fits:

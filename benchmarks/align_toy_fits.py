@@ -21,10 +21,10 @@ from torch.utils.data import DataLoader, TensorDataset
 from benchmarks.align_digits import CLASSES, Domains, Pictures
 from benchmarks.align_scores import scores
 from xai_align.align import AlignTrainer, CollapseWarning, Masker, Recipe, ShortcutWarning, find_shortcuts, recipe
-from xai_align.align.annealed_binary_masks import Binarised
-from xai_align.align.batch import Everyone, TrainingBatch
 from xai_align.align.guides import LearnedMask
 from xai_align.align.recipes import guided_by
+from xai_align.align.terms.annealed_binary_masks import Binarised
+from xai_align.align.views.batch import Everyone, TrainingBatch
 
 BATCH = 64
 #: Epochs of the classifier; the first ones are without masks. Then the masker learns alone, which takes more epochs.
@@ -54,12 +54,13 @@ def methods() -> dict[str, Recipe]:
     """The rows of the table.
 
     CAMs are aligned with masks of zeros and ones, above and below one half: the faint values that the masker leaves
-    on nine tenths of a picture would otherwise ask for more evidence there than on the digit.
+    on nine tenths of a picture would otherwise ask for evidence there. "align, soft" is without this.
     """
     common: dict[str, Any] = {"alignment": ALIGNMENT, "mixup": MIXUP, "mixup_share": 0.5}
     found = {"erm": recipe("erm"), "dre": recipe("dre"), "align": _align(**common)}
     found |= {name: recipe(name, **common) for name in ("oracle", "random", "inverse", "grey")}
     found["everywhere"] = guided_by("everywhere", Everywhere(), **common)
+    found["align, soft"] = recipe("align", sparsity=SPARSITY, **common)
     with_backgrounds = {"align": _align(backgrounds=1.0, **common)}
     with_backgrounds |= {name: recipe(name, backgrounds=1.0, **common) for name in ("oracle", "inverse")}
     return found | {f"{name} + backgrounds": one for name, one in with_backgrounds.items()}

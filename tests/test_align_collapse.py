@@ -10,9 +10,9 @@ import torch
 from align_factory import bends, loader, trainer, weights
 
 from xai_align.align import AlignTrainer, CollapseWarning, Masker, ShortcutWarning, recipe
-from xai_align.align.collapse import collapsed
-from xai_align.align.collapse_answers import AnswerArea, AreaInRange, MoreOrLessSparsity, OnlyWarn, answer_of
-from xai_align.align.masker_terms import Distinction, Smoothness, Sparsity
+from xai_align.align.terms.masker_terms import Distinction, Smoothness, Sparsity
+from xai_align.align.training.collapse import collapsed
+from xai_align.align.training.collapse_answers import AnswerArea, AreaInRange, MoreOrLessSparsity, OnlyWarn, answer_of
 
 TERMS = (Distinction(), Sparsity(weight=2.0), Smoothness())
 

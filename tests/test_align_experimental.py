@@ -8,16 +8,16 @@ from torch import nn
 from torch.nn import functional as F
 
 from tests.networks import conv_net, images, untouched
-from xai_align.align.adversarial import Adversarial, ProjectedGradient
-from xai_align.align.annealed_binary_masks import AnnealedArea, Binarised, StraightThroughMasks
-from xai_align.align.batch import Everyone, TrainingBatch
-from xai_align.align.classifier_view import ClassifierView
-from xai_align.align.explanation_consistency import ConsistencyWeighted, background_of
 from xai_align.align.guides import GivenMask, LearnedMask
 from xai_align.align.masker import Masker
-from xai_align.align.masker_view import MaskerView
 from xai_align.align.recipes import recipe
 from xai_align.align.saliency import dead
+from xai_align.align.terms.adversarial import Adversarial, ProjectedGradient
+from xai_align.align.terms.annealed_binary_masks import AnnealedArea, Binarised, StraightThroughMasks
+from xai_align.align.terms.explanation_consistency import ConsistencyWeighted, background_of
+from xai_align.align.views.batch import Everyone, TrainingBatch
+from xai_align.align.views.classifier_view import ClassifierView
+from xai_align.align.views.masker_view import MaskerView
 from xai_align.hookspecs import FeatureSpace
 
 SPACE = FeatureSpace(layer="conv2", layout="NCHW")
@@ -382,7 +382,7 @@ def test_consistency_says_what_it_needs(monkeypatch):
 
 
 def test_experiments_are_called_so():
-    from xai_align.align import adversarial, annealed_binary_masks, explanation_consistency
+    from xai_align.align.terms import adversarial, annealed_binary_masks, explanation_consistency
 
     for module in (adversarial, annealed_binary_masks, explanation_consistency):
         assert module.__doc__.startswith("Experimental")

@@ -10,12 +10,12 @@ from networks import conv_net, images
 from torch import nn
 from torch.nn import functional as F
 
-from xai_align.align.batch import TrainingBatch
-from xai_align.align.classifier_view import ClassifierView
 from xai_align.align.guides import GivenMask
 from xai_align.align.look import where_to_look
-from xai_align.align.other_backgrounds import OtherBackgrounds, magnified
-from xai_align.align.side_pass import statistics_kept
+from xai_align.align.terms.other_backgrounds import OtherBackgrounds, magnified
+from xai_align.align.views.batch import TrainingBatch
+from xai_align.align.views.classifier_view import ClassifierView
+from xai_align.align.views.side_pass import statistics_kept
 
 
 def view_of(classifier, x, masks, *, guide=True, seed=0):

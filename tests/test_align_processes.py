@@ -12,8 +12,8 @@ import pytest
 import torch
 from align_factory import PLAN, bends, fit_without_batch_norm, loader, rows, small_masker, trainer, weights
 
-from xai_align.align.batch import TrainingBatch
-from xai_align.align.share_of_work import Gradients, joined, pieces_of
+from xai_align.align.training.share_of_work import Gradients, joined, pieces_of
+from xai_align.align.views.batch import TrainingBatch
 
 pytestmark = pytest.mark.filterwarnings("ignore::xai_align.align.CollapseWarning")
 
@@ -106,7 +106,7 @@ def test_gradients_of_pieces_are_those_of_the_whole():
     gradients = Gradients([w, unused])
     for part in (x[:2], x[2:]):
         gradients.add((w * part).square().mean() * len(part) / 3, scale=lambda loss: loss)
-    from xai_align.align.share_of_work import Crew
+    from xai_align.align.training.share_of_work import Crew
 
     (found, nothing), loss = gradients.total(Crew())
     assert found.item() == pytest.approx(2 * 2 * 14 / 3)

@@ -10,16 +10,16 @@ from torch import nn
 from torch.nn import functional as F
 
 from tests.networks import conv_net, images, untouched
-from xai_align.align.batch import Everyone, TrainingBatch
-from xai_align.align.classifier_view import ClassifierView
 from xai_align.align.guides import GivenMask, LearnedMask
 from xai_align.align.masker import Masker
-from xai_align.align.masker_terms import Distinction
-from xai_align.align.masker_view import MaskerView
 from xai_align.align.recipes import RECIPES, Recipe, recipe, recipe_options
-from xai_align.align.right_reasons import RightReasons
-from xai_align.align.saliency_guided import SaliencyGuided, least_salient
-from xai_align.align.terms import Alignment, Classification, Mixup
+from xai_align.align.terms.classifier_terms import Alignment, Classification, Mixup
+from xai_align.align.terms.masker_terms import Distinction
+from xai_align.align.terms.right_reasons import RightReasons
+from xai_align.align.terms.saliency_guided import SaliencyGuided, least_salient
+from xai_align.align.views.batch import Everyone, TrainingBatch
+from xai_align.align.views.classifier_view import ClassifierView
+from xai_align.align.views.masker_view import MaskerView
 from xai_align.hookspecs import FeatureSpace
 
 SPACE = FeatureSpace(layer="conv2", layout="NCHW")

@@ -11,7 +11,7 @@ from networks import untouched
 from torch import nn
 
 from xai_align.align import AlignTrainer, Masker, TrainingBatch
-from xai_align.align.steps import Steps
+from xai_align.align.training.steps import Steps
 from xai_align.fitting.diverged import DivergedError
 
 pytestmark = pytest.mark.filterwarnings("ignore::xai_align.align.CollapseWarning")

@@ -118,7 +118,7 @@ def test_so_it_is_with_other_options(tmp_path, options):
 
 
 def test_in_the_middle_of_an_epoch_it_is_begun_again(tmp_path, monkeypatch):
-    from xai_align.align.steps import Steps
+    from xai_align.align.training.steps import Steps
 
     wanted, classifiers, maskers = undisturbed()
     known, count = Steps.classifier_step, []

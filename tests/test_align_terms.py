@@ -13,15 +13,15 @@ from torch.nn import functional as F
 
 from tests.networks import conv_net, images, untouched
 from xai_align.align.alignment_loss import alignment_loss
-from xai_align.align.batch import Everyone, TrainingBatch, class_balance
-from xai_align.align.classifier_view import ClassifierView
 from xai_align.align.guides import GivenMask, GreyImage, Inverted, LearnedMask, OfAnotherImage
 from xai_align.align.masker_loss import masker_loss
-from xai_align.align.masker_terms import AreaHinge, Distinction, Smoothness, Sparsity
-from xai_align.align.masker_view import MaskerView
 from xai_align.align.mixup_regulariser import mixup_regulariser
-from xai_align.align.step_draws import StepDraws
-from xai_align.align.terms import Alignment, Classification, Mixup
+from xai_align.align.terms.classifier_terms import Alignment, Classification, Mixup
+from xai_align.align.terms.masker_terms import AreaHinge, Distinction, Smoothness, Sparsity
+from xai_align.align.views.batch import Everyone, TrainingBatch, class_balance
+from xai_align.align.views.classifier_view import ClassifierView
+from xai_align.align.views.masker_view import MaskerView
+from xai_align.align.views.step_draws import StepDraws
 from xai_align.hookspecs import FeatureSpace
 
 SPACE = FeatureSpace(layer="conv2", layout="NCHW")

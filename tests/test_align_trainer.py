@@ -17,9 +17,9 @@ from torch import nn
 from torch.utils.data import DataLoader, RandomSampler
 
 from xai_align.align import RECIPES, AlignTrainer, ShortcutWarning, recipe
-from xai_align.align.phases import Place, Plan, after_epoch, after_step, first_place, turn_at
-from xai_align.align.stream import RepeatableStream, loaders_generators
-from xai_align.align.updates import Updater
+from xai_align.align.training.phases import Place, Plan, after_epoch, after_step, first_place, turn_at
+from xai_align.align.training.stream import RepeatableStream, loaders_generators
+from xai_align.align.training.updates import Updater
 from xai_align.fitting.diverged import DivergedError
 
 pytestmark = [
@@ -372,7 +372,7 @@ def test_the_best_epoch_in_turn_is_kept():
         marks.append(weights(made.classifier))
         return {"validation_loss": 1.0, "accuracy": told[len(marks) - 1], "macro_accuracy": 0.0, "worst_class": 0.0}
 
-    from xai_align.align import epoch_loop
+    from xai_align.align.training import epoch_loop
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(epoch_loop, "validate", scripted)

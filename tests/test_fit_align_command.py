@@ -21,9 +21,9 @@ from typer.testing import CliRunner
 
 from tests.networks import conv_net, untouched
 from xai_align import fit_align_folder
-from xai_align.align.batch import TrainingBatch
 from xai_align.align.domain_test import score_domain
 from xai_align.align.saved_fit import load_fit, masker_of
+from xai_align.align.views.batch import TrainingBatch
 from xai_align.cli import app
 from xai_align.domain_folder import read_domains, split_domains
 from xai_align.plugins import classifier, load_model

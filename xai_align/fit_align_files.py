@@ -15,7 +15,7 @@ from xai_align.model_state import evaluating
 
 if TYPE_CHECKING:
     from xai_align.align.align_fit import AlignFit
-    from xai_align.align.batch import TrainingBatch
+    from xai_align.align.views.batch import TrainingBatch
     from xai_align.domain_folder import Domains, Split
     from xai_align.hookspecs import FeatureSpace, LoadedModel
 

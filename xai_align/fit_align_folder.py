@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from xai_align.align.batch import TrainingBatch
 from xai_align.align.domain_test import DomainScores, score_domain
 from xai_align.align.masker_loss import keep_and_drop
 from xai_align.align.recipes import RECIPES, Recipe, recipe, recipe_options
 from xai_align.align.saved_fit import save_fit
 from xai_align.align.trainer import AlignTrainer
+from xai_align.align.views.batch import TrainingBatch
 from xai_align.devices import usable_device
 from xai_align.domain_folder import Domains, Split, read_domains, split_domains
 from xai_align.fit_align_files import draw_examples, write_curves, write_words

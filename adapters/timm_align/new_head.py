@@ -28,4 +28,4 @@ def with_new_head(model: nn.Module, num_classes: int) -> nn.Module:
     modes = {name: module.training for name, module in model.named_modules()}
     for name, module in fresh.named_modules():
         module.training = modes.get(name, model.training)
-    return fresh  # type: ignore[no-any-return]
+    return fresh

@@ -2,8 +2,6 @@
 
 from xai_align.align.align_fit import AlignFit
 from xai_align.align.alignment_loss import alignment_loss
-from xai_align.align.batch import TrainingBatch
-from xai_align.align.collapse import CollapseWarning
 from xai_align.align.masker import Masker
 from xai_align.align.masker_export import export_masker
 from xai_align.align.masker_file import load_masker, save_masker
@@ -13,6 +11,8 @@ from xai_align.align.recipes import RECIPES, Recipe, recipe
 from xai_align.align.saliency import grad_cam
 from xai_align.align.shortcut import ShortcutWarning, find_shortcuts
 from xai_align.align.trainer import AlignTrainer
+from xai_align.align.training.collapse import CollapseWarning
+from xai_align.align.views.batch import TrainingBatch
 
 __all__ = [
     "RECIPES",

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from xai_align.align.batch import TrainingBatch
 from xai_align.align.saliency import grad_cam, normalised
+from xai_align.align.views.batch import TrainingBatch
 from xai_align.evaluation import comprehensiveness, sufficiency
 from xai_align.evaluation.ranking import TieWarning
 from xai_align.hookspecs import FeatureSpace

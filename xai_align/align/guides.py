@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from xai_align.align.batch import Everyone, TrainingBatch
+from xai_align.align.views.batch import Everyone, TrainingBatch
 from xai_align.model_state import evaluating
 
 #: Luma of red, green and blue (ITU-R BT.601).

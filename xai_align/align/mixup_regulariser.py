@@ -24,9 +24,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xai_align.align.batch import class_balance
 from xai_align.align.look import look, where_to_look
 from xai_align.align.saliency import Normalise, Order, at_least_float32, cam_at, normalised
+from xai_align.align.views.batch import class_balance
 from xai_align.hookspecs import FeatureSpace
 from xai_align.pinet.second_look import full_precision
 

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from xai_align.align.guides import Guide
 from xai_align.align.masker_loss import Baseline
-from xai_align.align.masker_terms import MaskerTerm
-from xai_align.align.masker_view import MaskerView
-from xai_align.align.terms import Term
+from xai_align.align.terms.classifier_terms import Term
+from xai_align.align.terms.masker_terms import MaskerTerm
+from xai_align.align.views.masker_view import MaskerView
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,18 +24,18 @@ from dataclasses import fields
 from functools import partial
 from typing import Any
 
-from xai_align.align.adversarial import Adversarial
-from xai_align.align.annealed_binary_masks import AnnealedArea, Binarised, StraightThroughMasks
-from xai_align.align.explanation_consistency import ConsistencyWeighted, Scaling
 from xai_align.align.guides import GivenMask, GreyImage, Guide, Inverted, LearnedMask, OfAnotherImage
 from xai_align.align.masker_loss import Baseline
-from xai_align.align.masker_terms import Distinction, Smoothness, Sparsity
-from xai_align.align.other_backgrounds import OtherBackgrounds
 from xai_align.align.recipe_record import Recipe
-from xai_align.align.right_reasons import RightReasons, Score
-from xai_align.align.saliency_guided import Fill, SaliencyGuided
-from xai_align.align.term_options import Average
-from xai_align.align.terms import Alignment, Classification, Mixup, Term
+from xai_align.align.terms.adversarial import Adversarial
+from xai_align.align.terms.annealed_binary_masks import AnnealedArea, Binarised, StraightThroughMasks
+from xai_align.align.terms.classifier_terms import Alignment, Classification, Mixup, Term
+from xai_align.align.terms.explanation_consistency import ConsistencyWeighted, Scaling
+from xai_align.align.terms.masker_terms import Distinction, Smoothness, Sparsity
+from xai_align.align.terms.other_backgrounds import OtherBackgrounds
+from xai_align.align.terms.right_reasons import RightReasons, Score
+from xai_align.align.terms.saliency_guided import Fill, SaliencyGuided
+from xai_align.align.terms.term_options import Average
 from xai_align.plugin_loading import did_you_mean
 
 __all__ = ["RECIPES", "Recipe", "recipe", "recipe_options"]
@@ -45,24 +45,25 @@ def erm(**classification: Any) -> Recipe:
     """Empirical risk minimisation: nothing but the labels.
 
     Args:
-        **classification: options of :class:`~xai_align.align.terms.Classification`, here and in all other recipes.
+        **classification: options of :class:`~xai_align.align.terms.classifier_terms.Classification`, here and in all
+            other recipes.
     """
     return Recipe(name="erm", terms=(Classification(**classification),))
 
 
 def sgt(*, saliency_guidance: float = 1.0, share: float = 0.5, fill: Fill = "noise", **classification: Any) -> Recipe:
-    """Saliency guided training; see :class:`~xai_align.align.saliency_guided.SaliencyGuided`."""
+    """Saliency guided training; see :class:`~xai_align.align.terms.saliency_guided.SaliencyGuided`."""
     guided = SaliencyGuided(weight=saliency_guidance, share=share, fill=fill)
     return Recipe(name="sgt", terms=(Classification(**classification), guided))
 
 
 def dre(*, mixup: float = 1.0, mixup_share: float = 1.0, **classification: Any) -> Recipe:
-    """DRE: consistent and sparse CAMs under mixup; see :class:`~xai_align.align.terms.Mixup`."""
+    """DRE: consistent and sparse CAMs under mixup; see :class:`~xai_align.align.terms.classifier_terms.Mixup`."""
     return Recipe(name="dre", terms=(Classification(**classification), *_mixup(mixup, mixup_share)))
 
 
 def rrr(*, right_reasons: float = 1.0, score: Score = "all", **classification: Any) -> Recipe:
-    """Right for the right reasons, with given masks; see :class:`~xai_align.align.right_reasons.RightReasons`."""
+    """Right for the right reasons, with given masks; see :class:`~xai_align.align.terms.right_reasons.RightReasons`."""
     reasons = RightReasons(weight=right_reasons, score=score)
     return Recipe(name="rrr", terms=(reasons, Classification(**classification)), guide=GivenMask())
 
@@ -95,13 +96,13 @@ def align(
         smoothness: lambda2.
         right_reasons: weight of input gradients outside the mask, an addition of ours; 0 leaves it out.
         backgrounds: experimental, ours: weight of the labels on other backgrounds, see
-            :class:`~xai_align.align.other_backgrounds.OtherBackgrounds`; 0 leaves it out, and its forward pass.
+            :class:`~xai_align.align.terms.other_backgrounds.OtherBackgrounds`; 0 leaves it out, and its forward pass.
         confidence: only images classified right with this probability train the masker; None: all do.
         average: in the alignment and the masker's terms: every image, or every class, counts the same.
         baseline: what stands where a mask removes, see :func:`~xai_align.align.masker_loss.keep_and_drop`. For
             networks trained on photographs "another_image": they recognise pale pictures too well for the default.
-        alignment_options: further options of :class:`~xai_align.align.terms.Alignment`.
-        **classification: options of :class:`~xai_align.align.terms.Classification`.
+        alignment_options: further options of :class:`~xai_align.align.terms.classifier_terms.Alignment`.
+        **classification: options of :class:`~xai_align.align.terms.classifier_terms.Classification`.
     """
     common: dict[str, Any] = {"confidence": confidence, "average": average}
     return Recipe(
@@ -143,8 +144,8 @@ def guided_by(
         right_reasons: weight of input gradients outside the mask.
         backgrounds: weight of the labels on other backgrounds.
         average: in the alignment.
-        alignment_options: further options of :class:`~xai_align.align.terms.Alignment`.
-        **classification: options of :class:`~xai_align.align.terms.Classification`.
+        alignment_options: further options of :class:`~xai_align.align.terms.classifier_terms.Alignment`.
+        **classification: options of :class:`~xai_align.align.terms.classifier_terms.Classification`.
     """
     terms = _guided_terms(
         alignment, mixup, mixup_share, right_reasons, backgrounds, average, alignment_options, classification
@@ -163,7 +164,10 @@ def egat(
     mixup_share: float = 1.0,
     **classification: Any,
 ) -> Recipe:
-    """Experimental: explanation-guided adversarial training; see :class:`~xai_align.align.adversarial.Adversarial`."""
+    """Experimental: explanation-guided adversarial training.
+
+    See :class:`~xai_align.align.terms.adversarial.Adversarial`.
+    """
     attacked = Adversarial(weight=adversarial, consistency=consistency, epsilon=epsilon, steps=steps, limits=limits)
     return Recipe(name="egat", terms=(Classification(**classification), attacked, *_mixup(mixup, mixup_share)))
 
@@ -181,7 +185,7 @@ def aim(
     baseline: Baseline = 0.0,
     **classification: Any,
 ) -> Recipe:
-    """Experimental: ALIGN's masker with AIM's devices; see :mod:`~xai_align.align.annealed_binary_masks`."""
+    """Experimental: ALIGN's masker with AIM's devices; see :mod:`~xai_align.align.terms.annealed_binary_masks`."""
     return Recipe(
         name="aim",
         terms=_guided_terms(alignment, mixup, mixup_share, 0.0, 0.0, "image", None, classification),
@@ -199,7 +203,7 @@ def aim(
 def consistency(
     *, epsilon: float = 0.1, steps: int = 1, background: float = 0.3, normalise: Scaling = "mean", **classification: Any
 ) -> Recipe:
-    """Experimental: see :class:`~xai_align.align.explanation_consistency.ConsistencyWeighted`."""
+    """Experimental: see :class:`~xai_align.align.terms.explanation_consistency.ConsistencyWeighted`."""
     weighted = ConsistencyWeighted(
         epsilon=epsilon,
         steps=steps,

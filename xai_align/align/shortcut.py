@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xai_align.align.reading import BatchReader
+from xai_align.align.training.reading import BatchReader
 from xai_align.model_state import evaluating, unchanged_rng
 
 __all__ = ["Limits", "ShortcutWarning", "Shortcuts", "find_shortcuts"]

@@ -9,13 +9,13 @@ from typing import Any
 from torch import nn
 
 from xai_align.align.align_fit import AlignFit
-from xai_align.align.bench import Bench
-from xai_align.align.fitting import fit
-from xai_align.align.phases import Alternation, Plan
-from xai_align.align.reading import ReadBatch
 from xai_align.align.recipes import Recipe
 from xai_align.align.recipes import recipe as recipe_called
-from xai_align.align.settings import (
+from xai_align.align.training.bench import Bench
+from xai_align.align.training.fitting import fit
+from xai_align.align.training.phases import Alternation, Plan
+from xai_align.align.training.reading import ReadBatch
+from xai_align.align.training.settings import (
     AlignSettings,
     Keep,
     MakeOptimizer,
@@ -26,7 +26,7 @@ from xai_align.align.settings import (
     Resume,
     Schedule,
 )
-from xai_align.align.steps import needs_guide
+from xai_align.align.training.steps import needs_guide
 from xai_align.fitting.training_log import Row
 from xai_align.hookspecs import FeatureSpace
 
@@ -79,7 +79,7 @@ class AlignTrainer:
             took turns, or the "last".
         patience: stop after so many of these validations without a better accuracy.
         read_batch: turns what a loader yields into ``(images, labels)``, ``(images, labels, masks)`` or a
-            :class:`~xai_align.align.batch.TrainingBatch`.
+            :class:`~xai_align.align.views.batch.TrainingBatch`.
         seed: of everything random.
         mixed_precision: "no", "bf16" or, on GPUs, "fp16". CAMs and losses are float32 in any case.
         gradient_accumulation_steps: how many of the loader's batches make a step, one forward pass each. Partners for
@@ -213,9 +213,9 @@ class AlignTrainer:
 
         Args:
             train: a DataLoader, or anything that can be gone through again and again; it yields ``(images, labels)``,
-                ``(images, labels, masks)`` or :class:`~xai_align.align.batch.TrainingBatch`, or what ``read_batch``
-                turns into one of these. Images are float ``[N, C, H, W]``, preprocessed; labels int ``[N]``; masks
-                ``[N, 1, H, W]`` in [0, 1], NaN where nothing is known.
+                ``(images, labels, masks)`` or :class:`~xai_align.align.views.batch.TrainingBatch`, or what
+                ``read_batch`` turns into one of these. Images are float ``[N, C, H, W]``, preprocessed; labels int
+                ``[N]``; masks ``[N, 1, H, W]`` in [0, 1], NaN where nothing is known.
             validation: the same, from the domain that is trained on: what is kept must not be chosen on another one.
                 None: nothing is measured, and the last weights are kept.
             epochs: in all, those before a resumption included.

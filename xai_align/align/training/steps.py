@@ -14,17 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xai_align.align.batch import TrainingBatch
-from xai_align.align.classifier_view import ClassifierView
-from xai_align.align.collapse_answers import CollapseAnswer
-from xai_align.align.masker_view import MaskerView
 from xai_align.align.recipes import Recipe
-from xai_align.align.settings import AlignSettings, Precision
-from xai_align.align.share_of_work import Crew, Gradients, Piece, on_device, pieces_of
-from xai_align.align.tally import Tally
-from xai_align.align.training_modes import KeptBuffers, TrainingModes
+from xai_align.align.training.collapse_answers import CollapseAnswer
+from xai_align.align.training.settings import AlignSettings, Precision
+from xai_align.align.training.share_of_work import Crew, Gradients, Piece, on_device, pieces_of
+from xai_align.align.training.tally import Tally
+from xai_align.align.training.training_modes import KeptBuffers, TrainingModes
+from xai_align.align.training.updates import Updater
 from xai_align.align.twice_differentiable import twice_differentiable
-from xai_align.align.updates import Updater
+from xai_align.align.views.batch import TrainingBatch
+from xai_align.align.views.classifier_view import ClassifierView
+from xai_align.align.views.masker_view import MaskerView
 from xai_align.fitting.callers_state import seed_all
 from xai_align.fitting.diverged import DivergedError
 from xai_align.fitting.epoch_plan import derived_seed

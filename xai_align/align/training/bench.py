@@ -10,20 +10,20 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from xai_align.align.collapse_answers import CollapseAnswer, answer_of
-from xai_align.align.first_look import check_masker, check_recipe, fresh_masker, looked_at, network_inside
-from xai_align.align.fit_state import FitState
 from xai_align.align.masker import Masker
-from xai_align.align.phases import first_place
-from xai_align.align.reading import BatchReader, ReadBatch
-from xai_align.align.recipe_description import recipe_description
 from xai_align.align.recipes import Recipe
-from xai_align.align.settings import AlignSettings, configuration
-from xai_align.align.share_of_work import Crew, on_device
-from xai_align.align.steps import Moment, Steps
-from xai_align.align.tally import Tally
-from xai_align.align.training_modes import TrainingModes
-from xai_align.align.updates import Updater
+from xai_align.align.training.collapse_answers import CollapseAnswer, answer_of
+from xai_align.align.training.first_look import check_masker, check_recipe, fresh_masker, looked_at, network_inside
+from xai_align.align.training.fit_state import FitState
+from xai_align.align.training.phases import first_place
+from xai_align.align.training.reading import BatchReader, ReadBatch
+from xai_align.align.training.recipe_description import recipe_description
+from xai_align.align.training.settings import AlignSettings, configuration
+from xai_align.align.training.share_of_work import Crew, on_device
+from xai_align.align.training.steps import Moment, Steps
+from xai_align.align.training.tally import Tally
+from xai_align.align.training.training_modes import TrainingModes
+from xai_align.align.training.updates import Updater
 from xai_align.fitting.callers_state import random_state_of_the_caller, trained_parameters
 from xai_align.fitting.checkpoints import (
     Checkpoints,

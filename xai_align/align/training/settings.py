@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
-from xai_align.align.phases import Alternation, Plan
+from xai_align.align.training.phases import Alternation, Plan
 
 Order = Literal["first", "second"]
 Normalise = Literal["max", "minmax"]

@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xai_align.align.batch import TrainingBatch
+from xai_align.align.views.batch import TrainingBatch
 
 ReadBatch = Callable[[Any], Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class BatchReader:
-    """Makes a :class:`~xai_align.align.batch.TrainingBatch` of what a loader yields.
+    """Makes a :class:`~xai_align.align.views.batch.TrainingBatch` of what a loader yields.
 
     Attributes:
         name: how messages call the loader: "the training data".

@@ -15,12 +15,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from xai_align.align.batch import Everyone, TrainingBatch
 from xai_align.align.guides import OnAnotherGuide
 from xai_align.align.masker_loss import sparsity_of
-from xai_align.align.masker_terms import MaskerTerm
-from xai_align.align.masker_view import MaskerView
-from xai_align.align.term_options import check_number
+from xai_align.align.terms.masker_terms import MaskerTerm
+from xai_align.align.terms.term_options import check_number
+from xai_align.align.views.batch import Everyone, TrainingBatch
+from xai_align.align.views.masker_view import MaskerView
 
 
 @dataclass(kw_only=True)

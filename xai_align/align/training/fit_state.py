@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xai_align.align.collapse_answers import CollapseAnswer
-from xai_align.align.phases import Place
-from xai_align.align.updates import Updater
+from xai_align.align.training.collapse_answers import CollapseAnswer
+from xai_align.align.training.phases import Place
+from xai_align.align.training.updates import Updater
 from xai_align.fitting.checkpoints import Snapshot
 from xai_align.fitting.optimizer_state import optimizer_state, plain_value, restore_optimizer
 from xai_align.fitting.training_log import Row

@@ -13,10 +13,10 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from xai_align.align.collapse import Kind
-from xai_align.align.masker_terms import AreaHinge, MaskerTerm, Sparsity
-from xai_align.align.masker_view import MaskerView
-from xai_align.align.settings import OnCollapse
+from xai_align.align.terms.masker_terms import AreaHinge, MaskerTerm, Sparsity
+from xai_align.align.training.collapse import Kind
+from xai_align.align.training.settings import OnCollapse
+from xai_align.align.views.masker_view import MaskerView
 
 Weighed = list[tuple[MaskerTerm, float]]
 

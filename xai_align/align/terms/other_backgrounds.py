@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from xai_align.align.classifier_view import ClassifierView
 from xai_align.align.saliency import at_least_float32
-from xai_align.align.side_pass import statistics_kept
-from xai_align.align.term_options import check_number
+from xai_align.align.terms.term_options import check_number
+from xai_align.align.views.classifier_view import ClassifierView
+from xai_align.align.views.side_pass import statistics_kept
 
 
 @dataclass(kw_only=True)

@@ -8,12 +8,12 @@ from math import floor
 import torch
 from torch import Tensor, nn
 
-from xai_align.align.batch import Everyone
 from xai_align.align.look import Look, look
 from xai_align.align.mixup_regulariser import mixed, mixing_shares, same_class_partners
 from xai_align.align.saliency import Normalise, Order, cam_at, normalised
-from xai_align.align.side_pass import statistics_kept
-from xai_align.align.step_draws import StepDraws
+from xai_align.align.views.batch import Everyone
+from xai_align.align.views.side_pass import statistics_kept
+from xai_align.align.views.step_draws import StepDraws
 from xai_align.hookspecs import FeatureSpace
 
 

@@ -11,16 +11,16 @@ from itertools import islice
 
 import torch
 
-from xai_align.align.batch import TrainingBatch
-from xai_align.align.collapse import CollapseWarning, collapse_message, collapsed
-from xai_align.align.fit_state import FitState
-from xai_align.align.phases import after_epoch, after_step, turn_at
-from xai_align.align.reading import BatchReader
-from xai_align.align.share_of_work import joined
-from xai_align.align.steps import Moment, Steps
-from xai_align.align.stream import RepeatableStream
-from xai_align.align.tally import Tally
-from xai_align.align.validation import validate
+from xai_align.align.training.collapse import CollapseWarning, collapse_message, collapsed
+from xai_align.align.training.fit_state import FitState
+from xai_align.align.training.phases import after_epoch, after_step, turn_at
+from xai_align.align.training.reading import BatchReader
+from xai_align.align.training.share_of_work import joined
+from xai_align.align.training.steps import Moment, Steps
+from xai_align.align.training.stream import RepeatableStream
+from xai_align.align.training.tally import Tally
+from xai_align.align.training.validation import validate
+from xai_align.align.views.batch import TrainingBatch
 from xai_align.fitting.training_log import Row
 
 #: What is known of masks while the masker learns, and of both networks' gradients.

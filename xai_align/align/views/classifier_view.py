@@ -8,11 +8,11 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from xai_align.align.batch import Everyone, TrainingBatch, class_balance
 from xai_align.align.look import Look, look
-from xai_align.align.mixed_view import MixedView
 from xai_align.align.saliency import Normalise, Order, at_least_float32, cam_at, dead, normalised
-from xai_align.align.step_draws import StepDraws
+from xai_align.align.views.batch import Everyone, TrainingBatch, class_balance
+from xai_align.align.views.mixed_view import MixedView
+from xai_align.align.views.step_draws import StepDraws
 from xai_align.hookspecs import FeatureSpace
 
 

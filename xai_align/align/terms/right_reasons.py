@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from xai_align.align.classifier_view import ClassifierView
 from xai_align.align.saliency import at_least_float32
-from xai_align.align.term_options import check_number
+from xai_align.align.terms.term_options import check_number
+from xai_align.align.views.classifier_view import ClassifierView
 from xai_align.fei.optimised import check_choice
 from xai_align.pinet.second_look import full_precision
 

@@ -19,12 +19,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xai_align.align.classifier_view import ClassifierView
 from xai_align.align.look import check_logits, look
-from xai_align.align.running_means import RunningMeans
 from xai_align.align.saliency import at_least_float32, cam_at, normalised
-from xai_align.align.side_pass import statistics_kept
-from xai_align.align.term_options import check_number
+from xai_align.align.terms.running_means import RunningMeans
+from xai_align.align.terms.term_options import check_number
+from xai_align.align.views.classifier_view import ClassifierView
+from xai_align.align.views.side_pass import statistics_kept
 from xai_align.model_state import evaluating, unchanged_rng
 from xai_align.pinet.second_look import full_precision
 

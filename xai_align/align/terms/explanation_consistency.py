@@ -20,13 +20,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from xai_align.align.adversarial import ProjectedGradient
-from xai_align.align.classifier_view import ClassifierView
 from xai_align.align.look import Look, look
-from xai_align.align.running_means import RunningMeans
 from xai_align.align.saliency import at_least_float32, cam_at, dead, normalised
-from xai_align.align.term_options import check_number
-from xai_align.align.terms import Classification
+from xai_align.align.terms.adversarial import ProjectedGradient
+from xai_align.align.terms.classifier_terms import Classification
+from xai_align.align.terms.running_means import RunningMeans
+from xai_align.align.terms.term_options import check_number
+from xai_align.align.views.classifier_view import ClassifierView
 from xai_align.fei.optimised import check_choice
 from xai_align.model_state import evaluating, unchanged_rng
 

@@ -8,11 +8,11 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from xai_align.align.batch import Everyone, TrainingBatch, class_balance
 from xai_align.align.look import check_logits
 from xai_align.align.masker_loss import BASELINES, Baseline, keep_and_drop
 from xai_align.align.saliency import at_least_float32
-from xai_align.align.step_draws import StepDraws
+from xai_align.align.views.batch import Everyone, TrainingBatch, class_balance
+from xai_align.align.views.step_draws import StepDraws
 
 
 class MaskerView:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from xai_align.align.batch import Everyone, TrainingBatch
+from xai_align.align.views.batch import Everyone, TrainingBatch
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from xai_align.align.share_of_work import Crew
+from xai_align.align.training.share_of_work import Crew
 
 
 class Tally:

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from xai_align.align.batch import TrainingBatch
 from xai_align.align.look import look
 from xai_align.align.saliency import cam_at, normalised
-from xai_align.align.share_of_work import on_device
+from xai_align.align.training.share_of_work import on_device
+from xai_align.align.views.batch import TrainingBatch
 from xai_align.model_state import evaluating
 
 if TYPE_CHECKING:

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from xai_align.align.align_fit import AlignFit
-from xai_align.align.batch import TrainingBatch
-from xai_align.align.epoch_loop import EpochLoop
-from xai_align.align.figures import Figures
-from xai_align.align.fit_state import FitState
-from xai_align.align.progress import progress_bar
-from xai_align.align.share_of_work import Crew
 from xai_align.align.shortcut import FEWEST, ShortcutWarning, find_shortcuts
-from xai_align.align.stream import RepeatableStream, loaders_generators
+from xai_align.align.training.epoch_loop import EpochLoop
+from xai_align.align.training.figures import Figures
+from xai_align.align.training.fit_state import FitState
+from xai_align.align.training.progress import progress_bar
+from xai_align.align.training.share_of_work import Crew
+from xai_align.align.training.stream import RepeatableStream, loaders_generators
+from xai_align.align.views.batch import TrainingBatch
 from xai_align.fitting.callers_state import (
     accelerator_for,
     only_weights_change,
