@@ -1,9 +1,12 @@
 """ALIGN on natural images: EfficientNet-Lite0 trained on one domain of PACS, tested there and on the three others.
 
-export OMP_NUM_THREADS=1
-export MALLOC_MMAP_THRESHOLD_=8589934592 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=268435456
-python -m benchmarks.align_pacs --pacs DIR --out OUT --seeds 3              # resumable, a file for each fit
-python -m benchmarks.align_pacs --pacs DIR --out OUT --seeds 3 --report
+    export OMP_NUM_THREADS=1
+    export MALLOC_MMAP_THRESHOLD_=8589934592 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=268435456
+    python -m benchmarks.align_pacs --pacs DIR --out OUT --first-seed 1 --seeds 3
+    python -m benchmarks.align_pacs --pacs DIR --out OUT --report
+    python -m benchmarks.align_pacs --pacs DIR --out OUT --first-seed 1 --sources photo --picture FILE
+
+A fit leaves a file with its numbers and one with some CAMs and masks; what is there isn't repeated.
 """
 
 from __future__ import annotations
@@ -17,14 +20,14 @@ from typing import Any
 import torch
 
 from benchmarks.align_pacs_fits import METHODS, fit, prepared, split_of
-from benchmarks.align_pacs_report import report
+from benchmarks.align_pacs_report import picture, report
 from benchmarks.align_pacs_scores import Asked, scores, shown
 from benchmarks.pacs import Pacs, load_pacs
 
 #: Of each class of a domain that wasn't trained on, CAMs of so many pictures are judged.
 JUDGED = 4
-#: Methods whose fits are all made before any other's.
-FIRST = ("erm", "dre", "align")
+#: The methods of the goal.
+GOAL = ("erm", "dre", "align")
 
 
 def main() -> None:
@@ -33,10 +36,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3, help="how many, from --first-seed on")
     parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--methods", nargs="*", choices=METHODS, default=list(FIRST))
+    parser.add_argument("--methods", nargs="*", choices=METHODS, default=list(GOAL))
     parser.add_argument("--sources", nargs="*", default=None, help="domains to train on; all")
     parser.add_argument("--report", action="store_true", help="print tables of what is there, and train nothing")
+    parser.add_argument("--picture", type=Path, default=None, help="draw CAMs and masks of one source's fits")
     options = parser.parse_args()
+    if options.picture is not None:
+        source, pacs = (options.sources or ["photo"])[0], load_pacs(options.pacs)
+        picture(pacs, options.out, source, options.first_seed, options.methods).savefig(options.picture, dpi=80)
+        return
     if options.report:
         print(report([json.loads(file.read_text("utf-8")) for file in sorted(options.out.glob("*.json"))]))
         return
@@ -49,7 +57,9 @@ def main() -> None:
                 file = options.out / f"{source}-{seed}-{method}.json"
                 if not file.exists():
                     found = one(pacs, source, seed, method, options.out)
-                    file.write_text(json.dumps(found, indent=1), "utf-8")
+                    partial = file.with_suffix(".partial")
+                    partial.write_text(json.dumps(found, indent=1), "utf-8")
+                    partial.replace(file)
                     summary = {name: round(part["accuracy"], 3) for name, part in found["domains"].items()}
                     print(f"{file.stem}: {summary}, {found['seconds']:.0f} s", flush=True)
 

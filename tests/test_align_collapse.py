@@ -11,7 +11,7 @@ from align_factory import bends, loader, trainer, weights
 
 from xai_align.align import AlignTrainer, CollapseWarning, Masker, ShortcutWarning, recipe
 from xai_align.align.terms.masker_terms import Distinction, Smoothness, Sparsity
-from xai_align.align.training.collapse import collapsed
+from xai_align.align.training.collapse import collapsed, dead_message, idle_message
 from xai_align.align.training.collapse_answers import AnswerArea, AreaInRange, MoreOrLessSparsity, OnlyWarn, answer_of
 
 TERMS = (Distinction(), Sparsity(weight=2.0), Smoothness())
@@ -32,6 +32,18 @@ TERMS = (Distinction(), Sparsity(weight=2.0), Smoothness())
 )
 def test_what_masks_have_become(mean, std, kind):
     assert collapsed(mean, std) == kind
+
+
+def test_cams_that_died_are_told_of():
+    assert dead_message(0.33, epoch=2) is None
+    assert dead_message(float("nan"), epoch=2) is None
+    assert "epoch 2: 34% of the CAMs are zero everywhere" in dead_message(0.34, epoch=2)
+
+
+def test_masks_that_tell_nothing_in_the_end_are_told_of():
+    assert idle_message(None, None) is None
+    assert idle_message(0.6, 0.4) is None
+    assert "0.85 and 0.80" in idle_message(0.85, 0.80)
 
 
 def weight_of(answer, name):
@@ -178,6 +190,7 @@ def test_a_mask_that_begins_to_learn_is_not_called_flat():
     with warnings.catch_warnings():
         warnings.simplefilter("error", CollapseWarning)
         warnings.simplefilter("ignore", ShortcutWarning)
+        warnings.filterwarnings("ignore", "what the masks keep says hardly more")  # they have only begun
         done = trainer(masker_learning_rate=1e-2, schedule="none").fit(loader(48), epochs=3)
     spreads = [row["mask_std"] for row in done.history]
     assert spreads[0] < 0.02  # flat by its number, as an untrained mask is

@@ -12,7 +12,7 @@ from torch import nn
 
 from tests.networks import conv_net, images, untouched
 from xai_align.align.look import Look, look, where_to_look
-from xai_align.align.saliency import cam_at, dead, grad_cam, normalised
+from xai_align.align.saliency import cam_at, dead, evidence_at, grad_cam, normalised, saliency_at
 from xai_align.hookspecs import FeatureSpace
 from xai_align.model_state import without_inplace
 
@@ -205,6 +205,25 @@ def test_normalised_maps_are_between_zero_and_one(how):
     for maps in (cam, flat, torch.zeros(1, 1, 4, 4, requires_grad=True)):
         (gradient,) = torch.autograd.grad(normalised(maps, how=how).square().sum(), maps)
         assert gradient.isfinite().all()
+
+
+def test_a_signed_map_is_the_evidence_on_both_sides_and_cannot_die():
+    """Where all evidence speaks against a class, the rectified CAM is dead and has no gradient; this one has."""
+    model, x = gap_net(), images(2)
+    with torch.no_grad():
+        model[4].weight[1] = -1.0
+    seen, target = look(model, x, FeatureSpace(layer="1")), torch.tensor([1, 1])
+    evidence = evidence_at(seen, target)
+    assert (evidence <= 0).all()
+    assert torch.equal(cam_at(seen, target), evidence.relu())
+    signed = saliency_at(seen, target, how="signed")
+    lowest, highest = evidence.amin((2, 3), keepdim=True), evidence.amax((2, 3), keepdim=True)
+    torch.testing.assert_close(signed, (evidence - lowest) / (highest - lowest))
+    weight = model[0].weight
+    assert torch.autograd.grad(signed.square().sum(), weight, retain_graph=True)[0].any()
+    for how in ("max", "minmax"):
+        assert dead(saliency_at(seen, target, how=how)).all()
+        assert not torch.autograd.grad(saliency_at(seen, target, how=how).sum(), weight, retain_graph=True)[0].any()
 
 
 def test_minmax_by_hand():

@@ -296,7 +296,7 @@ def test_dead_cams_and_unknown_masks_are_left_out():
 
 def test_mixup_is_the_piece_of_the_same_name():
     model, batch = conv_net(), batch_of()
-    for normalise in ("max", "minmax"):
+    for normalise in ("max", "minmax", "signed"):
         view = view_of(model, batch, normalise=normalise)
         term = Mixup(weight=3.0)
         values = term(view)

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xai_align.align.look import look, where_to_look
-from xai_align.align.saliency import Normalise, Order, at_least_float32, cam_at, normalised
+from xai_align.align.saliency import Normalise, Order, at_least_float32, saliency_at
 from xai_align.align.views.batch import class_balance
 from xai_align.hookspecs import FeatureSpace
 from xai_align.pinet.second_look import full_precision
@@ -100,9 +100,9 @@ def mixup_regulariser(
     lam = mixing_shares(len(labels), alpha, generator).to(images)
     space = where_to_look(model, images, layer)
     seen = look(model, images, space)
-    cam = normalised(cam_at(seen, labels, order=order), how=normalise)
+    cam = saliency_at(seen, labels, order=order, how=normalise)
     seen_mixed = look(model, mixed(images, partners, lam), space)
-    cam_mixed = normalised(cam_at(seen_mixed, labels, order=order), how=normalise)
+    cam_mixed = saliency_at(seen_mixed, labels, order=order, how=normalise)
     logits = at_least_float32(seen_mixed.logits)
     weight = class_balance(labels, logits.shape[1]).to(cam)
     with full_precision(logits):

@@ -11,7 +11,7 @@ activations A. That is what Captum's ``LayerGradCam`` does by default, and DRE a
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -19,16 +19,27 @@ from torch import Tensor, nn
 from xai_align.align.classes import check_classes
 from xai_align.align.look import Look, look, where_to_look
 from xai_align.align.twice_differentiable import twice_differentiable
-from xai_align.fei.optimised import check_choice
+from xai_align.choices import check_choice
 from xai_align.hookspecs import FeatureSpace
 from xai_align.pinet.second_look import full_precision
 
-__all__ = ["Normalise", "Order", "at_least_float32", "cam_at", "dead", "grad_cam", "normalised"]
+__all__ = [
+    "Normalise",
+    "Order",
+    "at_least_float32",
+    "cam_at",
+    "dead",
+    "evidence_at",
+    "grad_cam",
+    "normalised",
+    "saliency_at",
+]
 
 #: Whether a loss on the CAM also sees that its channel weights depend on the network.
 Order = Literal["first", "second"]
-#: What a CAM is divided by: its maximum, or, after its minimum is taken off, its range.
-Normalise = Literal["max", "minmax"]
+#: What a CAM is divided by: its maximum, or, after its minimum is taken off, its range. "signed": that of the evidence
+#: before the ReLU, from the place that speaks most against the class (0) to the one that speaks most for it (1).
+Normalise = Literal["max", "minmax", "signed"]
 #: A CAM whose maximum (or range) is below this is left as small as it is, so that no gradient bursts.
 LEAST_RANGE = 1e-8
 #: Half precision has no room for small gradients: they are taken of so many times the logit.
@@ -69,7 +80,18 @@ def grad_cam(
 
 
 def cam_at(look: Look, target: Tensor, *, order: Order = "first") -> Tensor:
-    """The CAM of a look that was taken.
+    """The CAM of a look that was taken: ``[N, 1, h, w]``, not below 0; see :func:`evidence_at`."""
+    return evidence_at(look, target, order=order).relu()
+
+
+def saliency_at(look: Look, target: Tensor, *, order: Order = "first", how: Normalise = "max") -> Tensor:
+    """The CAM of a look that was taken, in [0, 1]: ``[N, 1, h, w]``; see :func:`normalised`."""
+    evidence = evidence_at(look, target, order=order)
+    return normalised(evidence if how == "signed" else evidence.relu(), how=how)
+
+
+def evidence_at(look: Look, target: Tensor, *, order: Order = "first") -> Tensor:
+    """A CAM before its ReLU: what speaks for the class and what speaks against it.
 
     Args:
         look: logits and activations of one forward pass.
@@ -77,7 +99,7 @@ def cam_at(look: Look, target: Tensor, *, order: Order = "first") -> Tensor:
         order: "first" or "second".
 
     Returns:
-        ``[N, 1, h, w]``, float32 or float64, not below 0.
+        ``[N, 1, h, w]``, float32 or float64.
 
     Raises:
         ValueError: the target is no class, ``order`` is unknown, the layer has a single place, or the logits do not
@@ -109,23 +131,24 @@ def cam_at(look: Look, target: Tensor, *, order: Order = "first") -> Tensor:
         if gradient is None:
             raise ValueError(_UNREACHED)
         alpha = at_least_float32(gradient).mean((2, 3), keepdim=True) / scale
-        return (alpha * at_least_float32(activations)).sum(1, keepdim=True).relu()
+        return (alpha * at_least_float32(activations)).sum(1, keepdim=True)
 
 
 def normalised(cam: Tensor, *, how: Normalise = "max") -> Tensor:
     """Each CAM in [0, 1], with its gradient.
 
-    "max" keeps zero where there is no evidence; "minmax" is what DRE and RES take. A CAM of zeros stays zero,
-    and so does a constant one under "minmax": there is no NaN.
+    "max" keeps zero where there is no evidence; "minmax" is RES's. With both, a CAM that is zero everywhere
+    stays so, and has no gradient that could bring it back. "signed" takes the evidence before the ReLU, as DRE's code
+    does, and always has one. A constant map becomes zero under the last two: there is no NaN.
 
     Args:
-        cam: ``[N, 1, h, w]``, not below 0.
-        how: "max" or "minmax".
+        cam: ``[N, 1, h, w]``, not below 0; for "signed" of any sign.
+        how: "max", "minmax" or "signed".
 
     Raises:
         ValueError: ``how`` is unknown.
     """
-    check_choice("how", how, ("max", "minmax"))
+    check_choice("how", how, get_args(Normalise))
     cam = at_least_float32(cam)
     highest = cam.amax((1, 2, 3), keepdim=True)
     if how == "max":
@@ -135,7 +158,7 @@ def normalised(cam: Tensor, *, how: Normalise = "max") -> Tensor:
 
 
 def dead(cam: Tensor) -> Tensor:
-    """``[N]``, bool: which CAMs are zero everywhere, since all evidence there was spoke against the class."""
+    """``[N]``, bool: which maps are zero everywhere: all evidence there was spoke against the class."""
     return (cam == 0).flatten(1).all(1)
 
 

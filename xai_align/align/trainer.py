@@ -58,7 +58,8 @@ class AlignTrainer:
         target_layer: where the CAM is taken; None: found, see :func:`~xai_align.align.look.where_to_look`.
         recipe: a :class:`~xai_align.align.recipes.Recipe` or the name of one.
         order: "first": the CAM's channel weights are constants for the gradient; "second": it goes through them.
-        normalise: how a CAM comes to [0, 1]: divided by its maximum, or "minmax".
+        normalise: how a CAM comes to [0, 1], see :func:`~xai_align.align.saliency.normalised`: "max", "minmax", or
+            "signed", with which no CAM can die.
         warmup_epochs, warmup_steps: how long the classifier trains alone, on what needs no mask (of recipes that look
             at masks; the others have nothing to warm up for).
         masker_only_epochs, masker_only_steps: how long the masker trains alone after that.

@@ -26,12 +26,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from xai_align.choices import check_choice
 from xai_align.evaluation.series import removed_count
 from xai_align.fei.clipped_gradient import ClippedAnswers, clipped_answers, composite
 from xai_align.fei.gradient_clipping import ClippingMode
 from xai_align.fei.optimised import (
     OptimisedMasks,
-    check_choice,
     check_count,
     check_quantiles,
     check_rate,

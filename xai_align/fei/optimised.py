@@ -126,18 +126,6 @@ def check_rate(name: str, value: float, *, zero: str | None = None) -> float:
     return float(value)
 
 
-def check_choice(name: str, value: str, known: Iterable[str]) -> str:
-    """One of the known names.
-
-    Raises:
-        ValueError: it is another.
-    """
-    choices = list(known)
-    if value not in choices:
-        raise ValueError(f"{name} is {value!r}; give " + " or ".join(f"'{choice}'" for choice in choices))
-    return value
-
-
 def _check_finite(*found: Tensor) -> None:
     fine = torch.stack([values.flatten(1).isfinite().all(1) for values in found]).all(0)
     if not fine.all():

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from xai_align.choices import check_choice
 from xai_align.evaluation.ranking import TieWarning
 from xai_align.fei.curve import curve_masks
 from xai_align.fei.nested import nested_masks
-from xai_align.fei.optimised import AreaMissed, OptimisedMasks, check_choice, optimised_masks
+from xai_align.fei.optimised import AreaMissed, OptimisedMasks, optimised_masks
 from xai_align.fei.pieces import asked_pieces, check_options, seeded
 
 Solve = Callable[..., OptimisedMasks]

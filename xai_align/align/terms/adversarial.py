@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xai_align.align.look import check_logits, look
-from xai_align.align.saliency import at_least_float32, cam_at, normalised
+from xai_align.align.saliency import at_least_float32, saliency_at
 from xai_align.align.terms.running_means import RunningMeans
 from xai_align.align.terms.term_options import check_number
 from xai_align.align.views.classifier_view import ClassifierView
@@ -152,7 +152,7 @@ class Adversarial:
         self._means.add("adversarial_classification", entropy)
         if not self.consistency:
             return self.classification * entropy
-        attacked = normalised(cam_at(seen, labels, order=view.order), how=view.normalise)
+        attacked = saliency_at(seen, labels, order=view.order, how=view.normalise)
         moved = (attacked - view.saliency).abs().mean((1, 2, 3))
         self._means.add("adversarial_consistency", moved)
         return self.classification * entropy + self.consistency * moved

@@ -27,7 +27,7 @@ from xai_align.align.terms.classifier_terms import Classification
 from xai_align.align.terms.running_means import RunningMeans
 from xai_align.align.terms.term_options import check_number
 from xai_align.align.views.classifier_view import ClassifierView
-from xai_align.fei.optimised import check_choice
+from xai_align.choices import check_choice
 from xai_align.model_state import evaluating, unchanged_rng
 
 #: Whether weights are divided by the mean of all that are remembered, or taken as they are.

@@ -11,7 +11,7 @@ from itertools import islice
 
 import torch
 
-from xai_align.align.training.collapse import CollapseWarning, collapse_message, collapsed
+from xai_align.align.training.collapse import CollapseWarning, collapse_message, collapsed, dead_message
 from xai_align.align.training.fit_state import FitState
 from xai_align.align.training.phases import after_epoch, after_step, turn_at
 from xai_align.align.training.reading import BatchReader
@@ -74,6 +74,7 @@ class EpochLoop:
         self._check_labels(number)
         row = self._row(number, phase, tally)
         self._judge_masks(row)
+        self._judge_cams(row)
         if self.validation is not None:
             row |= self._validated()
         # from here on nothing fails that the caller could have caused, so an epoch is counted as a whole or not at all
@@ -169,10 +170,18 @@ class EpochLoop:
         answer.hear(kind, mean)
         if kind is None:
             return
-        message = collapse_message(kind, epoch=row["epoch"], mean=mean, std=std, promise=answer.promise)
-        state.notes.append(message)
+        self._warn(collapse_message(kind, epoch=row["epoch"], mean=mean, std=std, promise=answer.promise))
+
+    def _judge_cams(self, row: Row) -> None:
+        """Have CAMs died?"""
+        message = dead_message(row.get("dead_cams") or 0.0, epoch=row["epoch"])
+        if message:
+            self._warn(message)
+
+    def _warn(self, message: str) -> None:
+        self.state.notes.append(message)
         if self.steps.crew.rank == 0:
-            warnings.warn(message, CollapseWarning, stacklevel=5)
+            warnings.warn(message, CollapseWarning, stacklevel=6)
 
     def _validated(self) -> dict[str, float]:
         assert self.validation is not None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from xai_align.align.look import look
-from xai_align.align.saliency import cam_at, normalised
+from xai_align.align.saliency import saliency_at
 from xai_align.align.training.share_of_work import on_device
 from xai_align.align.views.batch import TrainingBatch
 from xai_align.model_state import evaluating
@@ -44,7 +44,7 @@ class Figures:
         batch = on_device(self._batch, trainer.bench.device)
         with evaluating(network):
             seen = look(network, batch.images, space)
-            cams = normalised(cam_at(seen, batch.labels), how=trainer.settings.normalise).detach()
+            cams = saliency_at(seen, batch.labels, how=trainer.settings.normalise).detach()
         masks = None
         if masker is not None:
             with torch.no_grad(), evaluating(masker):

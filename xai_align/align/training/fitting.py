@@ -13,6 +13,7 @@ from torch import Tensor
 
 from xai_align.align.align_fit import AlignFit
 from xai_align.align.shortcut import FEWEST, ShortcutWarning, find_shortcuts
+from xai_align.align.training.collapse import CollapseWarning, idle_message
 from xai_align.align.training.epoch_loop import EpochLoop
 from xai_align.align.training.figures import Figures
 from xai_align.align.training.fit_state import FitState
@@ -27,7 +28,7 @@ from xai_align.fitting.callers_state import (
     trained_parameters,
 )
 from xai_align.fitting.checkpoints import Checkpoints, Snapshot
-from xai_align.fitting.training_log import TrainingLog
+from xai_align.fitting.training_log import Row, TrainingLog
 
 if TYPE_CHECKING:
     from xai_align.align.trainer import AlignTrainer
@@ -77,7 +78,7 @@ def fit(trainer: AlignTrainer, train: Any, validation: Any, epochs: int) -> Alig
             if validation is not None and state.best is None:
                 notes.append("no epoch had both networks in turn, so there is no best one; the last weights were kept")
             state.take_best_weights()
-        notes += [*state.notes, *_shortcuts(trainer, streams[-1], crew)]
+        notes += [*state.notes, *_idle_masks(state, crew), *_shortcuts(trainer, streams[-1], crew)]
     if bench.made_masker and trainer.masker is not None:
         trainer.masker.to(bench.device)
     return AlignFit(
@@ -189,6 +190,17 @@ def _keep(trainer: AlignTrainer, state: FitState, checkpoints: Checkpoints | Non
             snapshot = trainer.bench.snapshot()
             checkpoints.write(state.epoch, Snapshot(snapshot.tensors, snapshot.numbers))
         crew.wait()
+
+
+def _idle_masks(state: FitState, crew: Crew) -> list[str]:
+    """Do the masks tell anything in the end? If not, that in words."""
+    last: Row = next((row for row in reversed(state.history) if row.get("p_keep") is not None), {})
+    message = idle_message(last.get("p_keep"), last.get("p_drop"))
+    if message is None:
+        return []
+    if crew.rank == 0:
+        warnings.warn(message, CollapseWarning, stacklevel=4)
+    return [message]
 
 
 def _shortcuts(trainer: AlignTrainer, stream: RepeatableStream, crew: Crew) -> list[str]:

@@ -10,10 +10,9 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
+from xai_align.align.saliency import Normalise, Order
 from xai_align.align.training.phases import Alternation, Plan
 
-Order = Literal["first", "second"]
-Normalise = Literal["max", "minmax"]
 Schedule = Literal["none", "cosine"]
 Precision = Literal["no", "bf16", "fp16"]
 OnCollapse = Literal["area", "sparsity", "warn"]

@@ -146,7 +146,7 @@ class Steps:
                 loss = self._weighted(view, terms, piece.share, tally)
                 gradients.add(loss * piece.share, scale=self.updaters["classifier"].scaled)
                 tally.add("loss", loss, piece.share)
-                if "cam" in view.__dict__:
+                if "saliency" in view.__dict__:
                     tally.add("dead_cams", view.dead.double().mean(), piece.share)
             self._finish("classifier", gradients, moment, tally, "gradient_norm")
 

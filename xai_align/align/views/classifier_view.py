@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from xai_align.align.look import Look, look
-from xai_align.align.saliency import Normalise, Order, at_least_float32, cam_at, dead, normalised
+from xai_align.align.saliency import Normalise, Order, at_least_float32, dead, saliency_at
 from xai_align.align.views.batch import Everyone, TrainingBatch, class_balance
 from xai_align.align.views.mixed_view import MixedView
 from xai_align.align.views.step_draws import StepDraws
@@ -81,19 +81,14 @@ class ClassifierView:
         return at_least_float32(self.seen.logits)
 
     @cached_property
-    def cam(self) -> Tensor:
-        """``[N, 1, h, w]``, float32: the labels' CAMs as they are."""
-        return cam_at(self.seen, self.batch.labels, order=self.order)
-
-    @cached_property
     def saliency(self) -> Tensor:
         """``[N, 1, h, w]`` in [0, 1]: the labels' CAMs, normalised."""
-        return normalised(self.cam, how=self.normalise)
+        return saliency_at(self.seen, self.batch.labels, order=self.order, how=self.normalise)
 
     @cached_property
     def dead(self) -> Tensor:
         """``[N]``, bool: CAMs that are zero everywhere."""
-        return dead(self.cam)
+        return dead(self.saliency)
 
     @cached_property
     def mask(self) -> Tensor | None:

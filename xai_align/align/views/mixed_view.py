@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from xai_align.align.look import Look, look
 from xai_align.align.mixup_regulariser import mixed, mixing_shares, same_class_partners
-from xai_align.align.saliency import Normalise, Order, cam_at, normalised
+from xai_align.align.saliency import Normalise, Order, saliency_at
 from xai_align.align.views.batch import Everyone
 from xai_align.align.views.side_pass import statistics_kept
 from xai_align.align.views.step_draws import StepDraws
@@ -68,14 +68,9 @@ class MixedView:
         return self._look(self.images)
 
     @cached_property
-    def cam(self) -> Tensor:
-        """``[n, 1, h, w]``: the CAMs of the mixed images, for their class."""
-        return cam_at(self.seen, self.labels, order=self._order)
-
-    @cached_property
     def saliency(self) -> Tensor:
         """``[n, 1, h, w]`` in [0, 1]."""
-        return normalised(self.cam, how=self._normalise)
+        return saliency_at(self.seen, self.labels, order=self._order, how=self._normalise)
 
     def partners_saliency(self, saliency: Tensor) -> Tensor:
         """``[n, 1, h, w]``: what the partners' CAMs show, unmixed.
@@ -91,8 +86,8 @@ class MixedView:
             return found
         away = self.partners[elsewhere]
         seen = self._look(self._everyone.images[away])
-        cam = cam_at(seen, self._everyone.labels[away], order=self._order)
-        return found.index_put((elsewhere.nonzero().squeeze(1),), normalised(cam, how=self._normalise))
+        theirs = saliency_at(seen, self._everyone.labels[away], order=self._order, how=self._normalise)
+        return found.index_put((elsewhere.nonzero().squeeze(1),), theirs)
 
     def _look(self, images: Tensor) -> Look:
         with statistics_kept(self._classifier):

@@ -1,0 +1,17 @@
+"""Options that are one of a few names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+def check_choice(name: str, value: str, known: Iterable[str]) -> str:
+    """One of the known names.
+
+    Raises:
+        ValueError: it is another.
+    """
+    choices = list(known)
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}; give " + " or ".join(f"'{choice}'" for choice in choices))
+    return value
