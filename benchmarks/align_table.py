@@ -38,6 +38,7 @@ ORDER = (
     "align",
     "align + backgrounds",
     "align, soft",
+    "align, wide",
     "oracle",
     "oracle + backgrounds",
     "random",

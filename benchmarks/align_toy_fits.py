@@ -34,6 +34,8 @@ WIDTHS = (16, 32, 32, 64, 64)
 STRIDES = (1, 2, 1, 2, 1)
 #: lambda1, lambda3, lambda4 of all methods that have them, but DRE's, which is as published; lambda2 is the library's.
 SPARSITY, ALIGNMENT, MIXUP = 2.25, 2.0, 0.3
+#: A lambda1 at which nothing is too large for a mask.
+WIDE = 0.3
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,9 @@ def methods() -> dict[str, Recipe]:
     found |= {name: recipe(name, **common) for name in ("oracle", "random", "inverse", "grey")}
     found["everywhere"] = guided_by("everywhere", Everywhere(), **common)
     found["align, soft"] = recipe("align", sparsity=SPARSITY, **common)
+    found["align, wide"] = replace(found["align"], masker_terms=recipe("align", sparsity=WIDE).masker_terms)
     with_backgrounds = {"align": _align(backgrounds=1.0, **common)}
+    with_backgrounds["align 3"] = _align(backgrounds=1.0, **(common | {"alignment": 3.0}))
     with_backgrounds |= {name: recipe(name, backgrounds=1.0, **common) for name in ("oracle", "inverse")}
     return found | {f"{name} + backgrounds": one for name, one in with_backgrounds.items()}
 
