@@ -17,7 +17,7 @@ import matplotlib.pyplot as plt
 import torch
 from torch import Tensor, nn
 
-from benchmarks.align_pacs_fits import MASKER_LEARNING_RATE, Crops, fit, prepared, split_of
+from benchmarks.align_pacs_fits import MASKER_LEARNING_RATE, METHODS, Crops, fit, prepared, split_of
 from benchmarks.align_pacs_scores import AT_ONCE, of_masks, probabilities
 from benchmarks.align_pretrained_masker import PretrainedMasker
 from benchmarks.pacs import load_pacs
@@ -49,7 +49,7 @@ def main() -> None:
     split = split_of(pacs, pacs.domain_names.index(options.source), options.seed)
     images, labels = prepared(pacs.pixels[split.train]), pacs.labels[split.train]
     test, answers = prepared(pacs.pixels[split.test]), pacs.labels[split.test]
-    classifier = fit(recipe("erm"), images, labels, classes=7, seed=options.seed)[0].classifier.eval()
+    classifier = fit(METHODS["erm"], images, labels, classes=7, seed=options.seed)[0].classifier.eval()
     for share in DIMMED:
         right = torch.cat([probabilities(classifier, share * x) for x in test.split(AT_ONCE)]).argmax(1) == answers
         print(f"contrast {share:.0%}: accuracy {float(right.float().mean()):.3f}")

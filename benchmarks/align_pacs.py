@@ -70,7 +70,7 @@ def one(pacs: Pacs, source: str, seed: int, method: str, out: Path) -> dict[str,
     split = split_of(pacs, number, seed)
     start = process_time()
     fitted, warned = fit(
-        METHODS[method](), images[split.train], pacs.labels[split.train], classes=len(pacs.class_names), seed=seed
+        METHODS[method], images[split.train], pacs.labels[split.train], classes=len(pacs.class_names), seed=seed
     )
     seconds = process_time() - start
     classifier, masker = fitted.classifier.eval(), None if fitted.masker is None else fitted.masker.eval()

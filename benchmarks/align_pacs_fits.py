@@ -9,6 +9,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from benchmarks.pacs import Pacs
 from benchmarks.real_networks import lite0
 from xai_align.align import AlignFit, AlignTrainer, Recipe, recipe
 from xai_align.align.guides import Inverted, LearnedMask
+from xai_align.align.saliency import Normalise
 
 #: Pixels of a side.
 SIZE = 96
@@ -98,17 +100,28 @@ def aligned(weight: float = WEIGHT, **options: Any) -> Recipe:
     return recipe("align", alignment=weight, mixup=weight, mixup_share=0.5, baseline="another_image", **options)
 
 
+@dataclass(frozen=True)
+class Method:
+    """What is learnt, and how CAMs come to [0, 1] for it."""
+
+    recipe: Callable[[], Recipe]
+    normalise: Normalise = "max"
+
+
 #: How the classifier is trained. "1": with the weights that are usual elsewhere. "backgrounds": the same answers are
-#: asked for where masks leave pieces of other pictures. "inverse": aligned with one minus the mask that is learnt.
-METHODS: dict[str, Callable[[], Recipe]] = {
-    "erm": lambda: recipe("erm"),
-    "dre": lambda: recipe("dre", mixup=WEIGHT, mixup_share=0.5),
-    "align": aligned,
-    "sgt": lambda: recipe("sgt"),
-    "dre 1": lambda: recipe("dre", mixup_share=0.5),
-    "align 1": lambda: aligned(1.0),
-    "backgrounds": lambda: aligned(backgrounds=1.0),
-    "inverse": lambda: replace(aligned(), name="inverse", guide=Inverted(LearnedMask())),
+#: asked for where masks leave pieces of other pictures. "signed": CAMs are not rectified, so that they can't die.
+#: "inverse": aligned with one minus the mask that is learnt.
+METHODS = {
+    "erm": Method(partial(recipe, "erm")),
+    "dre": Method(partial(recipe, "dre", mixup=WEIGHT, mixup_share=0.5)),
+    "align": Method(aligned),
+    "sgt": Method(partial(recipe, "sgt")),
+    "dre 1": Method(partial(recipe, "dre", mixup_share=0.5)),
+    "align 1": Method(partial(aligned, 1.0)),
+    "signed": Method(aligned, "signed"),
+    "signed 1": Method(partial(aligned, 1.0), "signed"),
+    "backgrounds": Method(partial(aligned, backgrounds=1.0)),
+    "inverse": Method(lambda: replace(aligned(), name="inverse", guide=Inverted(LearnedMask()))),
 }
 
 
@@ -127,18 +140,19 @@ class OwnPace(torch.optim.AdamW):
         return super().step(closure)
 
 
-def fit(recipe: Recipe, images: Tensor, labels: Tensor, *, classes: int, seed: int) -> tuple[AlignFit, list[str]]:
+def fit(method: Method, images: Tensor, labels: Tensor, *, classes: int, seed: int) -> tuple[AlignFit, list[str]]:
     """Train on these pictures; the fit, and what the trainer warned of."""
     torch.manual_seed(seed)  # of the new head
     model = lite0().model
     model.reset_classifier(classes)  # type: ignore[operator]
     torch.manual_seed(seed)  # of the masker
-    crops = Crops(images, labels)
+    crops, recipe = Crops(images, labels), method.recipe()
     alone = MASKER_ALONE if recipe.trains_masker else 0
     trainer = AlignTrainer(
         model.to(memory_format=torch.channels_last),
         PretrainedMasker().to(memory_format=torch.channels_last) if recipe.trains_masker else None,
         recipe=recipe,
+        normalise=method.normalise,
         warmup_epochs=WARM_UP,
         masker_only_epochs=alone,
         masker_every=2,

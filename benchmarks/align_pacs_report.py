@@ -22,7 +22,7 @@ from benchmarks.pacs import Pacs
 
 Fit = dict[str, Any]
 Value = Callable[[Fit], float]
-#: What explanations are asked, and whether high is good.
+#: What explanations are asked, and whether high (↑) is good.
 FAITHFULNESS = {
     "sufficiency, mean": False,
     "sufficiency, blur": False,
@@ -30,7 +30,7 @@ FAITHFULNESS = {
     "comprehensiveness, blur": True,
 }
 MASKS = ("mask mean", "mask spread", "mask own", "p with what is kept", "p with what is dropped")
-ORDER = ("erm", "dre", "sgt", "align", "backgrounds", "inverse", "dre 1", "align 1")
+ORDER = ("erm", "dre", "sgt", "align", "backgrounds", "inverse", "signed", "signed 1", "dre 1", "align 1")
 
 
 def report(fits: Sequence[Fit]) -> str:
@@ -116,7 +116,7 @@ def _differences(
 def _faithfulness(
     by_key: Mapping[tuple[str, str, int], Fit], methods: Sequence[str], where: str, of: Callable[[str], Value]
 ) -> str:
-    names = {f"{name} ({'high' if high else 'low'} is good)": of(name) for name, high in FAITHFULNESS.items()}
+    names = {f"{name} {'↑' if high else '↓'}": of(name) for name, high in FAITHFULNESS.items()}
     lines = [f"| CAMs {where} | " + " | ".join(names) + " | dead CAMs |", "|---" * (2 + len(names)) + "|"]
     for method in methods:
         fits = _of(by_key, method)

@@ -36,15 +36,19 @@ ORDER = (
     "erm",
     "dre",
     "align",
-    "align + backgrounds",
+    "align, no mixup",
     "align, soft",
     "align, wide",
+    "align + backgrounds",
+    "align 3 + backgrounds",
     "oracle",
     "oracle + backgrounds",
     "random",
     "grey",
+    "inverse",
+    "inverse + backgrounds",
+    "everywhere",
 )
-ORDER += ("inverse", "inverse + backgrounds", "everywhere")
 
 Fits = dict[int, dict[str, Any]]
 

@@ -34,8 +34,8 @@ WIDTHS = (16, 32, 32, 64, 64)
 STRIDES = (1, 2, 1, 2, 1)
 #: lambda1, lambda3, lambda4 of all methods that have them, but DRE's, which is as published; lambda2 is the library's.
 SPARSITY, ALIGNMENT, MIXUP = 2.25, 2.0, 0.3
-#: A lambda1 at which nothing is too large for a mask.
-WIDE = 0.3
+#: A lambda1 at which hardly any mask is too large.
+WIDE = 0.05
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,7 @@ def methods() -> dict[str, Recipe]:
     found |= {name: recipe(name, **common) for name in ("oracle", "random", "inverse", "grey")}
     found["everywhere"] = guided_by("everywhere", Everywhere(), **common)
     found["align, soft"] = recipe("align", sparsity=SPARSITY, **common)
+    found["align, no mixup"] = _align(**(common | {"mixup": 0.0}))
     found["align, wide"] = replace(found["align"], masker_terms=recipe("align", sparsity=WIDE).masker_terms)
     with_backgrounds = {"align": _align(backgrounds=1.0, **common)}
     with_backgrounds["align 3"] = _align(backgrounds=1.0, **(common | {"alignment": 3.0}))

@@ -143,7 +143,8 @@ def test_without_a_folder_an_interrupted_epoch_is_begun_again_with_the_weights_i
     made = trainer(log=stop_after(2), schedule="none")
     with pytest.raises(Stop):
         made.fit(loader(), epochs=3)
-    assert made.fit(loader(), epochs=3).notes == ()  # it was stopped between two epochs
+    notes = made.fit(loader(), epochs=3).notes
+    assert not any("interrupted" in note for note in notes)  # it was stopped between two epochs
     sick = trainer(log=None, schedule="none")
     with pytest.raises(TypeError):
         sick.fit([next(iter(loader())), {}], epochs=1)
