@@ -149,7 +149,7 @@ def test_without_a_folder_an_interrupted_epoch_is_begun_again_with_the_weights_i
     with pytest.raises(TypeError):
         sick.fit([next(iter(loader())), {}], epochs=1)
     again = sick.fit(loader(), epochs=1)
-    assert again.notes == ("epoch 1 was interrupted and begun again, with weights that it had changed",)
+    assert again.notes[0] == "epoch 1 was interrupted and begun again, with weights that it had changed"
 
 
 def test_a_second_call_goes_on_too(tmp_path):
