@@ -60,12 +60,16 @@ def fit_align_command(
         str, typer.Option(metavar="batch|epoch", help="How the two take turns after that.")
     ] = "batch",
     batch_size: Annotated[int, typer.Option(min=1, help="Images in a step.")] = 32,
-    learning_rate: Annotated[float, typer.Option(help="Of the classifier.")] = 1e-4,
+    learning_rate: Annotated[float, typer.Option(help="Of the classifier.")] = 3e-4,
     masker_learning_rate: Annotated[float, typer.Option(help="Of the masker.")] = 3e-3,
     weight_decay: Annotated[float, typer.Option(help="Of the classifier.")] = 0.0,
     schedule: Annotated[str, typer.Option(metavar="none|cosine", help="Of the learning rates.")] = "cosine",
-    alignment: Annotated[float | None, typer.Option(help="Weight of: the CAM lies where the mask is.")] = None,
-    mixup: Annotated[float | None, typer.Option(help="Weight of the mixup regulariser.")] = None,
+    alignment: Annotated[
+        float | None, typer.Option(help="Weight of: the CAM lies where the mask is. Default: 0.1.")
+    ] = None,
+    mixup: Annotated[
+        float | None, typer.Option(help="Weight of the mixup regulariser. Default: 0.1; with 1 CAMs may die.")
+    ] = None,
     sparsity: Annotated[float | None, typer.Option(help="Weight of the mask's mean.")] = None,
     smoothness: Annotated[float | None, typer.Option(help="Weight of the mask's jumps.")] = None,
     backgrounds: Annotated[

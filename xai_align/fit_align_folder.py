@@ -31,9 +31,10 @@ if TYPE_CHECKING:
     from xai_align.hookspecs import LoadedModel
 
 
-#: What stands where a mask removes, if nothing is said: networks that were trained on photographs recognise a picture
-#: that a flat mask has made pale, and a masker would learn nothing from them.
-BASELINE = "another_image"
+#: Options of recipes that have them, if nothing is said. Networks that were trained on photographs recognise a picture
+#: that a flat mask has made pale, so something else has to stand where it removes; and with weights of 1 most of their
+#: CAMs die within a few epochs, since a CAM of zeros is consistent and sparse.
+USUAL: Mapping[str, Any] = {"baseline": "another_image", "alignment": 0.1, "mixup": 0.1}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +87,7 @@ def fit_align_folder(
             ``metrics.csv``, ``curves.png``, ``examples/`` and checkpoints; called again, it goes on from these.
         sources: the domains that are trained on; none: there are no domains.
         recipe_name: of :data:`~xai_align.align.recipes.RECIPES`.
-        weights: options of the recipe; where it has a ``baseline`` and none is given, :data:`BASELINE`.
+        weights: options of the recipe; those of :data:`USUAL` that it has and that aren't given are from there.
         masks: folder of PNG masks of training images, for recipes that need them.
         layer: where CAMs are taken; None: found by itself.
         validation_share, test_share: of every class of every source.
@@ -172,7 +173,8 @@ def _as_batch(items: Sequence[tuple[int, Any]]) -> TrainingBatch:
 
 
 def _recipe(name: str, weights: Mapping[str, Any], masks: Path | None) -> Recipe:
-    usual = {"baseline": BASELINE} if name in RECIPES and "baseline" in recipe_options(name) else {}
+    known = recipe_options(name) if name in RECIPES else ()
+    usual = {option: value for option, value in USUAL.items() if option in known}
     try:
         chosen = recipe(name, **{**usual, **weights})
     except TypeError as error:  # an option of another recipe: the person's to mend
