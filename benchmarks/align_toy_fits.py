@@ -21,9 +21,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from benchmarks.align_digits import CLASSES, Domains, Pictures
 from benchmarks.align_scores import scores
 from xai_align.align import AlignTrainer, CollapseWarning, Masker, Recipe, ShortcutWarning, find_shortcuts, recipe
-from xai_align.align.guides import LearnedMask
 from xai_align.align.recipes import guided_by
-from xai_align.align.terms.annealed_binary_masks import Binarised
 from xai_align.align.views.batch import Everyone, TrainingBatch
 
 BATCH = 64
@@ -72,7 +70,7 @@ def methods() -> dict[str, Recipe]:
 
 
 def _align(**options: Any) -> Recipe:
-    return replace(recipe("align", sparsity=SPARSITY, **options), guide=Binarised(LearnedMask()))
+    return recipe("align", sparsity=SPARSITY, targets="binary", **options)
 
 
 def toy_network() -> nn.Sequential:

@@ -474,3 +474,13 @@ def test_a_masker_learns_from_the_distinction():
         losses.append(loss.item())
     assert losses[-1] < losses[0]
     assert Distinction().weight == 1
+
+
+def test_binary_targets_are_the_learned_masks_above_and_below_one_half():
+    batch, masker = full_batch(), Masker(width=8)
+    soft, binary = (recipe("align", targets=targets).guide for targets in ("soft", "binary"))
+    everyone = Everyone.just(batch)
+    masks = [guide(batch, masker, seeded(), everyone) for guide in (soft, binary)]
+    assert torch.equal(masks[1], (masks[0] > 0.5).float())
+    with pytest.raises(ValueError, match="'soft' or 'binary'"):
+        recipe("align", targets="hard")

@@ -22,7 +22,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import fields
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from xai_align.align.guides import GivenMask, GreyImage, Guide, Inverted, LearnedMask, OfAnotherImage
 from xai_align.align.masker_loss import Baseline
@@ -36,9 +36,15 @@ from xai_align.align.terms.other_backgrounds import OtherBackgrounds
 from xai_align.align.terms.right_reasons import RightReasons, Score
 from xai_align.align.terms.saliency_guided import Fill, SaliencyGuided
 from xai_align.align.terms.term_options import Average
+from xai_align.choices import check_choice
 from xai_align.plugin_loading import did_you_mean
 
 __all__ = ["RECIPES", "Recipe", "recipe", "recipe_options"]
+
+
+Targets = Literal["soft", "binary"]
+#: What the learned masks are as targets of the alignment.
+GUIDES_OF_TARGETS: dict[Targets, Guide] = {"soft": LearnedMask(), "binary": Binarised(LearnedMask())}
 
 
 def erm(**classification: Any) -> Recipe:
@@ -80,6 +86,7 @@ def align(
     confidence: float | None = None,
     average: Average = "image",
     baseline: Baseline = 0.0,
+    targets: Targets = "soft",
     alignment_options: dict[str, Any] | None = None,
     **classification: Any,
 ) -> Recipe:
@@ -101,16 +108,19 @@ def align(
         average: in the alignment and the masker's terms: every image, or every class, counts the same.
         baseline: what stands where a mask removes, see :func:`~xai_align.align.masker_loss.keep_and_drop`. For
             networks trained on photographs "another_image": they recognise pale pictures too well for the default.
+        targets: what CAMs are aligned with: the "soft" masks as they are, or "binary" ones, above and below one half.
+            Soft masks hold faint values outside the evidence, and these ask for evidence there.
         alignment_options: further options of :class:`~xai_align.align.terms.classifier_terms.Alignment`.
         **classification: options of :class:`~xai_align.align.terms.classifier_terms.Classification`.
     """
+    check_choice("targets", targets, GUIDES_OF_TARGETS)
     common: dict[str, Any] = {"confidence": confidence, "average": average}
     return Recipe(
         name="align",
         terms=_guided_terms(
             alignment, mixup, mixup_share, right_reasons, backgrounds, average, alignment_options, classification
         ),
-        guide=LearnedMask(),
+        guide=GUIDES_OF_TARGETS[targets],
         masker_terms=(
             Distinction(**common),
             Sparsity(weight=sparsity, **common),
