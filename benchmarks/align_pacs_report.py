@@ -7,7 +7,7 @@ and the seeds as drawn: variances are those within a source.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from math import sqrt
+from math import isnan, sqrt
 from pathlib import Path
 from statistics import fmean, variance
 from typing import Any
@@ -108,7 +108,10 @@ def _differences(
                 continue
             found = [paired(by_key, one, other, value) for value in values.values()]
             digits = 1 if scale == 100 else 3
-            cells = [f"{scale * mean:+.{digits}f} ± {scale * half:.{digits}f}" for mean, half, _ in found]
+            cells = [
+                f"{scale * mean:+.{digits}f}" + ("" if isnan(half) else f" ± {scale * half:.{digits}f}")
+                for mean, half, _ in found
+            ]
             lines.append(f"| {one} less {other} | {found[0][2]} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
