@@ -129,10 +129,12 @@ def killed_after(seconds: float, out: Path, epochs: int) -> int:
 def killed_again_and_again(out: Path, times: int, epochs: int) -> dict[str, list[int]]:
     """The same fit killed so often at random moments, each time going on; and how far it was after each."""
     fit(epochs=1)  # what takes long to import is there before the first child
-
+    began = time.monotonic()
+    fit(epochs=6)
+    six_epochs = time.monotonic() - began  # on a machine as fast, and as busy, as this one is now
     dice, codes, reached = random.Random(3), [], []
     for _ in range(times):
-        codes.append(killed_after(dice.uniform(0.05, 0.9), out, epochs))
+        codes.append(killed_after(dice.uniform(0.1, 0.9) * six_epochs, out, epochs))
         names = sorted(path.name for path in (out / "checkpoints").glob("epoch-*.safetensors"))
         reached.append(int(names[-1].removeprefix("epoch-").split(".")[0]) if names else -1)
     return {"codes": codes, "reached": reached}
