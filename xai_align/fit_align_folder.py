@@ -19,7 +19,7 @@ from xai_align.align.views.batch import TrainingBatch
 from xai_align.devices import usable_device
 from xai_align.domain_folder import Domains, Split, read_domains, split_domains
 from xai_align.fit_align_files import draw_examples, write_curves, write_words
-from xai_align.image_folder import LabelledImage, LabelledImages
+from xai_align.image_folder import LabelledImage, LabelledImages, class_by_class
 from xai_align.images import open_image
 from xai_align.plugins import classifier as with_new_head
 from xai_align.plugins import load_model
@@ -129,7 +129,7 @@ def fit_align_folder(
         **options,
     )
     fit = trainer.fit(loader(split.train, training=True), loader(split.validation), epochs=epochs)
-    tested = {name: _class_by_class(images) for name, images in split.test.items()}
+    tested = {name: class_by_class(images) for name, images in split.test.items()}
     scores = {
         name: score_domain(model, loader(images), masker=fit.masker, space=trainer.space, judged=judged)
         for name, images in tested.items()
@@ -207,13 +207,3 @@ def _classifier(backbone: str, classes: int, seed: int) -> tuple[LoadedModel, nn
 def _input_size(loaded: LoadedModel, one: LabelledImage) -> tuple[int, int]:
     rows, columns = loaded.preprocess(open_image(one.path)).shape[-2:]
     return rows, columns
-
-
-def _class_by_class(images: Sequence[LabelledImage]) -> list[LabelledImage]:
-    """One of each class, then the second of each, and so on, so that the first few have something of all."""
-    turn: dict[int, int] = {}
-    order = []
-    for one in images:
-        turn[one.label] = turn.get(one.label, -1) + 1
-        order.append((turn[one.label], one.label, one))
-    return [one for _, _, one in sorted(order, key=lambda entry: entry[:2])]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from xai_align.devices import usable_device
-from xai_align.image_folder import LabelledImages, read_image_folder, stratified_split
+from xai_align.image_folder import LabelledImages, class_by_class, read_image_folder, stratified_split
 from xai_align.images import open_image, to_picture
 from xai_align.pinet.fit import Fit, fit_pinet
 from xai_align.pinet.losses import PiNetLoss
@@ -98,7 +98,7 @@ def fit_folder(
         **options,
     )
     model.eval()
-    shown = [one for i, one in enumerate(_class_by_class(validation)) if i < examples]
+    shown = [one for i, one in enumerate(class_by_class(validation)) if i < examples]
     error, pictures = 0.0, []
     if writes:
         from xai_align.report.fit_figure import fit_figure
@@ -135,16 +135,6 @@ def _map_size(model: PiNet, image: torch.Tensor, where: torch.device) -> tuple[i
     with torch.no_grad():
         rows, columns = model.eval().explain(image[None].to(where)).coefficients.shape[-2:]
     return rows, columns
-
-
-def _class_by_class(images: Sequence[Any]) -> list[Any]:
-    """One of each class, then the second of each, and so on."""
-    turn: dict[int, int] = {}
-    order = []
-    for one in images:
-        turn[one.label] = turn.get(one.label, -1) + 1
-        order.append((turn[one.label], one.label, one))
-    return [one for _, _, one in sorted(order, key=lambda entry: entry[:2])]
 
 
 @torch.no_grad()

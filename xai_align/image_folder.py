@@ -87,6 +87,16 @@ def stratified_split(
     return train, validation
 
 
+def class_by_class(images: Sequence[LabelledImage]) -> list[LabelledImage]:
+    """One of each class, then the second of each, and so on, so that the first few have something of all."""
+    turn: dict[int, int] = {}
+    order = []
+    for one in images:
+        turn[one.label] = turn.get(one.label, -1) + 1
+        order.append((turn[one.label], one.label, one))
+    return [one for _, _, one in sorted(order, key=lambda entry: entry[:2])]
+
+
 class LabelledImages(Dataset[Any]):
     """Images from disk, each preprocessed when it is asked for: ``(image, label)``, or with a mask.
 
