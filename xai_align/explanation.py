@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from xai_align.pinet.accounts import wide
+from xai_align.pinet.rounding import wide
 from xai_align.plugins import attribution_method
 from xai_align.question import Question, answers, as_questions, ask
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from xai_align.pinet.accounts import wide
+from xai_align.pinet.rounding import wide
 from xai_align.question import answers, as_questions
 
 if TYPE_CHECKING:

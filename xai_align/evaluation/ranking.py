@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from xai_align.pinet.accounts import wide
+from xai_align.pinet.rounding import wide
 
 #: Above this share of tied features a ranking says more about the tie-break than about the map.
 MANY_TIES = 0.3

@@ -1,6 +1,5 @@
 """PiNet: pseudo-linear networks, whose prediction is the sum of its attributions."""
 
-from xai_align.pinet.accounts import CompletenessError
 from xai_align.pinet.aggregator import Aggregator
 from xai_align.pinet.all_classes import ClassReadout, read_out_all_classes
 from xai_align.pinet.coefficient_decoder import FeaturePyramid, PooledDecoder
@@ -14,6 +13,7 @@ from xai_align.pinet.initialisation import Start
 from xai_align.pinet.local_readout import LocalReadout
 from xai_align.pinet.losses import PiNetLoss
 from xai_align.pinet.module import PiNet
+from xai_align.pinet.passes import CompletenessError
 from xai_align.pinet.places import Place
 from xai_align.pinet.readout import MixedReadout, Readout, read_out, where_to_read
 from xai_align.pinet.rule_registry import UnknownOperation, register_rule

@@ -11,12 +11,12 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from xai_align.hookspecs import FeatureSpace
-from xai_align.pinet.accounts import wide
 from xai_align.pinet.head_probe import probe_head
 from xai_align.pinet.input_checks import check_inputs, check_logits, check_model, explained_failures
 from xai_align.pinet.one_position import account_by_position, positions_last
 from xai_align.pinet.pseudo_linear import PseudoLinear, second_look_space
 from xai_align.pinet.readout import Where, where_to_read
+from xai_align.pinet.rounding import wide
 from xai_align.pinet.unwrapping import unwrapped
 from xai_align.spatial import on_grid
 

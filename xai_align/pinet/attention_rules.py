@@ -1,17 +1,16 @@
-"""Attention and recurrence: the weights and gates are held, the values flow."""
+"""Attention: the weights are held, the values flow."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from xai_align.pinet.frozen_gates import FrozenGates, depends
-from xai_align.pinet.gate_rules import activation, stop
+from xai_align.pinet.frozen_gates import FrozenGates
+from xai_align.pinet.gate_rules import stop
 from xai_align.pinet.rule_registry import register_rule
 
 Operation = Callable[..., Any]
@@ -29,10 +28,10 @@ def attention(
     **kwargs: Any,
 ) -> Tensor:
     """``sdpa(stop(q), stop(k), v, stop(mask))``: the mask may hold positions that depend on the query."""
-    if not depends(value):
+    if not gates.depends(value):
         return stop(gates, func, query, key, value, attn_mask, *args, **kwargs)
     query, key = gates.keep(lambda: (query, key))
-    if depends(attn_mask):
+    if gates.depends(attn_mask):
         attn_mask = gates.keep(lambda: attn_mask)
     return func(query, key, value, attn_mask, *args, **kwargs)
 
@@ -102,66 +101,6 @@ def multi_head_attention(
     if batched:
         return out, shown
     return out.squeeze(1), None if shown is None else shown.squeeze(0)
-
-
-@register_rule("lstm")
-def lstm(
-    gates: FrozenGates,
-    func: Operation,
-    x: Tensor,
-    state: tuple[Tensor, Tensor],
-    weights: list[Tensor],
-    has_biases: bool,
-    num_layers: int,
-    dropout: float,
-    train: bool,
-    bidirectional: bool,
-    batch_first: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """``c_t = stop(f) c_{t-1} + stop(i) tanh(g)``, ``h_t = stop(o) tanh(c_t)``, tanh as an activation.
-
-    Raises:
-        NotImplementedError: projections or packed sequences.
-    """
-    per_cell = 4 if has_biases else 2
-    directions = 2 if bidirectional else 1
-    if not isinstance(state, tuple | list) or len(weights) != per_cell * num_layers * directions:
-        raise NotImplementedError(
-            "an LSTM with projections or a packed sequence has no rule; read out at a later layer"
-        )
-    sequence = x.transpose(0, 1) if batch_first else x
-    last_h, last_c = [], []
-    for layer in range(num_layers):
-        outputs = []
-        for direction in range(directions):
-            cell = layer * directions + direction
-            ours = weights[cell * per_cell : (cell + 1) * per_cell]
-            steps = sequence.flip(0) if direction else sequence
-            out, h, c = _lstm_cell(gates, steps, state[0][cell], state[1][cell], ours)
-            outputs.append(out.flip(0) if direction else out)
-            last_h.append(h)
-            last_c.append(c)
-        sequence = torch.cat(outputs, -1)
-    return sequence.transpose(0, 1) if batch_first else sequence, torch.stack(last_h), torch.stack(last_c)
-
-
-def _lstm_cell(
-    gates: FrozenGates, steps: Tensor, h: Tensor, c: Tensor, weights: list[Tensor]
-) -> tuple[Tensor, Tensor, Tensor]:
-    w_input, w_hidden, *biases = weights
-    from_input = F.linear(steps, w_input, biases[0] + biases[1] if biases else None)
-    outputs = []
-    for step in from_input:
-        i, f, g, o = (step + F.linear(h, w_hidden)).chunk(4, -1)
-        i, f, o = gates.keep(partial(_sigmoids, i, f, o))
-        c = f * c + i * activation(gates, torch.tanh, g)
-        h = o * activation(gates, torch.tanh, c)
-        outputs.append(h)
-    return torch.stack(outputs), h, c
-
-
-def _sigmoids(*parts: Tensor) -> tuple[Tensor, ...]:
-    return tuple(part.sigmoid() for part in parts)
 
 
 def _heads(x: Tensor, num_heads: int) -> Tensor:

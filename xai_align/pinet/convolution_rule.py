@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
-from xai_align.pinet.frozen_gates import FrozenGates, depends
-from xai_align.pinet.gate_rules import product
+from xai_align.pinet.frozen_gates import FrozenGates
+from xai_align.pinet.product_rules import product
 from xai_align.pinet.rule_registry import register_rule
 
 Operation = Callable[..., Any]
@@ -81,7 +81,7 @@ def convolution(
     groups: int = 1,
 ) -> Tensor:
     """Linear with constant weights; with weights that depend on ``z``, a product."""
-    if depends(weight, bias):
+    if gates.depends(weight, bias):
         return product(gates, func, input, weight, bias, stride, padding, dilation, groups)
     words = isinstance(padding, str)
     if not gates.recording or words or input.dim() != weight.dim() or torch.is_autocast_enabled(input.device.type):

@@ -11,25 +11,67 @@ autograd gives ``beta``, and running the pass again with the kept values and
 another ``z`` evaluates the same linear function there: at ``z = 0``, the bias.
 This is what B-cos networks and layer-wise relevance propagation call detaching.
 
-Whether a tensor depends on ``z`` is what ``requires_grad`` says: ``z`` alone
-requires grad, parameters do not.
+Whether a tensor depends on ``z`` is what ``requires_grad`` says while recording:
+``z`` is the one leaf that requires a gradient. A replay builds no graph; it
+repeats the recorded answers.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from functools import cache
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from xai_align.pinet.rule_registry import Rule, UnknownOperation, find_rule, is_inplace, linear, operation_name
+from xai_align.pinet.rule_registry import Operation, Rule, UnknownOperation, find_operation, linear
 
 T = TypeVar("T")
+
+#: What an intercepted call was when it was recorded: independent of z, rewritten by its rule, or cut off from z.
+_CONSTANT, _RULED, _CUT = 0, 1, 2
+
+
+class CutOff(NamedTuple):
+    """Evidence that a network took out of the gradient's reach.
+
+    Attributes:
+        how: "detach", "item", "numpy", "no_grad", "inference_mode" and the like.
+        where: name of the innermost module that was running; "" for the network itself.
+        kind: class of that module.
+        count: how often.
+    """
+
+    how: str
+    where: str
+    kind: str
+    count: int
+
+    def __str__(self) -> str:
+        """Return one clause: "module 'head' (Linear) detaches its input"."""
+        by = f"module '{self.where}' ({self.kind})" if self.where else f"the forward pass of {self.kind}"
+        did = _DID.get(self.how, f"reads values with {self.how}()")
+        return f"{by} {did}" + (f", {self.count} times" if self.count > 1 else "")
+
+
+class SharedViews(RuntimeError):
+    """The network writes into one of several views that one call gave (``chunk``, ``unbind``)."""
+
+
+class OutOfStep(RuntimeError):
+    """A replay did not ask for what was recorded."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the network did not repeat its own steps: it computes something else at a second call "
+            "(random numbers, or control flow that depends on values), so no linear decomposition of it holds"
+        )
 
 
 class FrozenGates(TorchFunctionMode):
@@ -39,48 +81,125 @@ class FrozenGates(TorchFunctionMode):
 
         gates = FrozenGates()
         with gates:
-            answer = network(z)  # z.requires_grad, no parameter does
+            answer = network(z.clone())  # z requires grad, no parameter does
         with gates.replay():
-            bias = network(torch.zeros_like(z).requires_grad_())  # requires_grad says: this is z
+            bias = network(torch.zeros_like(z))
 
     Args:
         model: only for the names of its modules, in error messages.
         rules: rules that go before the registered ones here, by function.
+        flowing: whether sigmoid, softmax-free scales and the like hand evidence on, as activations, instead of
+            being held as gates.
+        separate_views: whether ``chunk``, ``unbind`` and ``split`` give views that may be written into.
     """
 
-    def __init__(self, model: nn.Module | None = None, rules: Mapping[Any, Rule] | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module | None = None,
+        rules: Mapping[Any, Rule] | None = None,
+        *,
+        flowing: bool = False,
+        separate_views: bool = False,
+    ) -> None:
         super().__init__()
         self.recording = True
+        self.flowing, self.separate_views = flowing, separate_views
         #: Whether a replay has been given another ``z`` by now.
         self.departed = False
+        #: How many operations ran: roundings one after another, at most.
+        self.operations = 0
+        #: The last operation, by name and module, that took a dependent tensor and gave a constant.
+        self.last_stop: tuple[str, str] | None = None
+        self.trace_stops = False
         self._model = model
+        self._names: dict[int, str] | None = None
         self._rules = dict(rules or {})
+        self._cut: Counter[tuple[str, str, str]] = Counter()
         #: What was kept, each with the versions of its tensors.
         self._tape: list[tuple[Any, list[int]]] = []
+        self._marks: list[int] = []
         #: How far a replay has come.
         self._position = 0
+        self._mark = 0
         #: Which kept values lie in a piece of memory.
         self._holders: dict[int, list[int]] = {}
+        #: Memory of dependent tensors that the network also sees as constants.
+        self._aliased: set[int] = set()
+        self._inference = False
+        self._paused = False
+
+    def use(self, rules: Mapping[Any, Rule]) -> None:
+        """Put these rules, by function, before the registered ones."""
+        self._rules.update(rules)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave operations as they are, for what is no part of the network."""
+        self._paused = True
+        try:
+            yield
+        finally:
+            self._paused = False
+
+    # ---------------------------------------------------------------- one operation
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Rewrite one operation (called by PyTorch, with the interception off)."""
+        if self._paused:
+            return func(*args, **(kwargs or {}))
         return self.run(func, *args, **(kwargs or {}))
 
     def run(self, func: Any, *args: Any, **kwargs: Any) -> Any:
         """``func(*args, **kwargs)`` by its rule; for rules that are made of operations with rules of their own."""
-        if self.recording and is_inplace(func):
-            self.about_to_write(args[0])
-        rule = self._rules.get(func) or find_rule(func)
-        if rule is linear or not depends(args, kwargs):
+        operation = find_operation(func)
+        rule = self._rules.get(func, operation.rule) if self._rules else operation.rule
+        self.operations += 1
+        if self.recording:
+            alive, foreign = look_at(args, kwargs)
+            if foreign:
+                args, kwargs = tree_map(_without_foreign_gradient, (args, kwargs))
+        else:
+            alive = True  # what a linear operation is given doesn't matter, for others the mark says it
+        # a region without gradients
+        outside = not torch.is_grad_enabled()
+        if outside and torch.is_inference_mode_enabled():
+            self._inference = True
+        if alive and self._inference and not torch.is_inference_mode_enabled():
+            args, kwargs = tree_map(_usable, (args, kwargs))
+        if rule is linear and not outside and "out" not in kwargs:
+            return self._linear(operation, func, args, kwargs, alive)
+        written = _written(operation, func, args, kwargs)
+        mark = self._next_mark(alive, outside and not written, rule, func, args, kwargs)
+        if mark == _CONSTANT:
+            self._check_write(written, constant=True)
             return func(*args, **kwargs)
+        if mark == _CUT:
+            return self._cut_off(func, args, kwargs)
         if rule is None:
-            raise UnknownOperation(self._complaint(func))
-        return rule(self, func, *args, **kwargs)
+            raise UnknownOperation(self._complaint(operation.name))
+        if operation.inplace == "flag":
+            args, kwargs = _without_flag(func, args, kwargs)
+        if not written:
+            return rule(self, func, *args, **kwargs)
+        with torch.inference_mode(False), torch.enable_grad():
+            return self._written_by(rule, operation, func, args, kwargs, written)
+
+    def depends(self, *arguments: Any) -> bool:
+        """Return whether a tensor in these (nested) arguments depends on ``z``; replaying, the recorded answer."""
+        return self.recall(lambda: look_at(arguments, {})[0])
+
+    def recall(self, decide: Callable[[], bool]) -> bool:
+        """Return ``decide()`` when recording, and the same answer when replaying."""
+        if not self.recording:
+            return bool(self._pop_mark())
+        answer = decide()
+        self._marks.append(int(answer))
+        return answer
 
     def keep(self, compute: Callable[[], T]) -> T:
         """What ``compute()`` gave when recording, as a constant. Replaying, the same values, uncomputed."""
         if self.recording:
-            with torch.no_grad():
+            with torch.inference_mode(False), torch.no_grad():
                 value = compute()
             value = detached(value) if isinstance(value, Tensor) else tree_map(detached, value)
             tensors = _tensors_of(value)
@@ -89,7 +208,7 @@ class FrozenGates(TorchFunctionMode):
             self._tape.append((value, [tensor._version for tensor in tensors]))
             return value
         if self._position == len(self._tape):
-            raise RuntimeError(_OUT_OF_STEP)
+            raise OutOfStep
         value, versions = self._tape[self._position]
         self._position += 1
         if [tensor._version for tensor in _tensors_of(value)] != versions:
@@ -97,35 +216,6 @@ class FrozenGates(TorchFunctionMode):
                 "a gate was overwritten in place between recording and replay; please report the network"
             )
         return value
-
-    @contextmanager
-    def replay(self, *, departed: bool = True) -> Iterator[None]:
-        """Run the recorded pass again with its gates held; nothing is saved for a backward pass.
-
-        Args:
-            departed: False: all is as recorded until :meth:`depart` is called.
-
-        Raises:
-            RuntimeError: the pass did not ask for the same gates.
-        """
-        self.recording, self.departed, self._position = False, departed, 0
-        try:
-            # the graph is built only for its requires_grad marks, which say what depends on z
-            with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(_saved_nothing, _nothing_saved), self:
-                yield
-            if self._position != len(self._tape):
-                raise RuntimeError(_OUT_OF_STEP)
-        finally:
-            self.recording = True
-
-    def depart(self) -> None:
-        """From here on, a replay computes something else than was recorded."""
-        self.departed = True
-
-    def clear(self) -> None:
-        """Let go of everything kept."""
-        self._tape.clear()
-        self._holders.clear()
 
     def hold(self, value: T) -> Callable[[], T]:
         """:meth:`keep` a value for the way back: what comes is asked for it then, and given it as it is now."""
@@ -141,31 +231,262 @@ class FrozenGates(TorchFunctionMode):
             value = tree_map(_copied, self._tape[position][0])
             self._tape[position] = (value, [tensor._version for tensor in _tensors_of(value)])
 
-    def _complaint(self, func: Any) -> str:
-        place = _running_module(self._model)
+    def cuts(self, how: str) -> None:
+        """Count evidence that is read by Python or detached, under the module that does it."""
+        if self.recording:
+            self._cut[(how, *self._running_module())] += 1
+
+    def stops(self, name: str) -> None:
+        """Note, while tracing, that an operation of this name made a constant of a dependent tensor."""
+        if self.trace_stops and self.recording:
+            self.last_stop = (name, _by(*self._running_module()))
+
+    @property
+    def cut_off(self) -> tuple[CutOff, ...]:
+        """Evidence that was cut off, in the order in which it first was."""
+        return tuple(CutOff(*which, count) for which, count in self._cut.items())
+
+    # ---------------------------------------------------------------- replay
+
+    @contextmanager
+    def replay(self, *, departed: bool = True) -> Iterator[None]:
+        """Run the recorded pass again with its gates held.
+
+        Args:
+            departed: False: all is as recorded until :meth:`depart` is called.
+
+        Raises:
+            OutOfStep: the pass did not ask for the same gates.
+        """
+        self.recording, self.departed, self._position, self._mark = False, departed, 0, 0
+        try:
+            # gradients are on, as when recording, so that the network takes the same branches; no tensor requires one
+            with torch.inference_mode(False), torch.enable_grad(), self:
+                yield
+            if self._position != len(self._tape) or self._mark != len(self._marks):
+                raise OutOfStep
+        finally:
+            self.recording = True
+
+    def depart(self) -> None:
+        """From here on, a replay computes something else than was recorded."""
+        self.departed = True
+
+    def clear(self) -> None:
+        """Let go of everything kept."""
+        self._tape.clear()
+        self._marks.clear()
+        self._holders.clear()
+        self._aliased.clear()
+
+    # ---------------------------------------------------------------- spellings
+
+    def _linear(self, operation: Operation, func: Any, args: Any, kwargs: Any, alive: bool) -> Any:
+        """As PyTorch does it, in place and on views too."""
+        if operation.inplace == "self":
+            self._check_write([args[0]], constant=not alive)
+            if self.recording and alive:
+                return self._guarded_write(func, args, kwargs)
+        elif alive and self.separate_views and operation.name in _SEVERAL_VIEWS and self.recording:
+            return separate_views(operation.name, *args, **kwargs)
+        return func(*args, **kwargs)
+
+    def _written_by(
+        self, rule: Rule, operation: Operation, func: Any, args: Any, kwargs: Any, written: Sequence[Tensor]
+    ) -> Any:
+        """The rule's result, put where the spelling wants it."""
+        if operation.inplace == "self" and rule is linear:
+            self._check_write(written, constant=False)
+            return self._guarded_write(func, args, kwargs)
+        out = kwargs.pop("out", None)
+        into = getattr(rule, "into", None)
+        if into is not None and out is None and self.recall(lambda: _is_plain(written[0]) and written[0].requires_grad):
+            self._check_write(written, constant=False)
+            return into(self, operation.compute, *args, **kwargs)
+        result = rule(self, operation.compute, *args, **kwargs)
+        self._check_write(written, constant=False)
+        results = [result] if isinstance(result, Tensor) else list(result)
+        for target, value in zip(written, results, strict=True):
+            if out is not None and target.shape != value.shape:
+                target.resize_(value.shape)
+            self._guarded_write(Tensor.copy_, (target, value), {})
+            if self.recording and target.requires_grad and not value.requires_grad and not target._is_view():
+                target.detach_()  # overwritten by a constant, it depends on nothing
+        if out is None or isinstance(result, Tensor):
+            return written[0]
+        return out if type(result) is tuple else type(result)(written)  # type: ignore[call-arg]
+
+    def _guarded_write(self, func: Any, args: Any, kwargs: Any) -> Any:
+        if not self.separate_views and getattr(args[0], "_is_view", bool)() and args[0].requires_grad:
+            try:
+                return func(*args, **kwargs)
+            except RuntimeError as error:
+                if "view" in str(error) and "modified inplace" in str(error):
+                    raise SharedViews from error
+                raise
+        return func(*args, **kwargs)
+
+    def _check_write(self, written: Sequence[Any], *, constant: bool) -> None:
+        for tensor in written:
+            self.about_to_write(tensor)
+            if constant and self._aliased and isinstance(tensor, Tensor) and _storage(tensor) in self._aliased:
+                raise ValueError(
+                    f"{_by(*self._running_module())} writes through .detach(), .data or a view made under no_grad into "
+                    "a tensor that depends on the feature space, which no gradient sees; write into the tensor itself"
+                )
+
+    # ---------------------------------------------------------------- marks
+
+    def _next_mark(self, alive: bool, outside: bool, rule: Rule | None, func: Any, args: Any, kwargs: Any) -> int:
+        if not self.recording:
+            return self._pop_mark()
+        mark = _CONSTANT if not alive else _RULED
+        if alive and outside and rule is not None and not getattr(rule, "is_constant", False):
+            mark = _CUT
+        self._marks.append(mark)
+        return mark
+
+    def _pop_mark(self) -> int:
+        if self._mark == len(self._marks):
+            raise OutOfStep
+        self._mark += 1
+        return self._marks[self._mark - 1]
+
+    def _cut_off(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """In a region without gradients: a constant."""
+        if not self.recording:
+            return self.keep(never)
+        args, kwargs = tree_map(detached, (args, kwargs))
+        value = self.keep(lambda: func(*args, **kwargs))
+        if any(isinstance(leaf, Tensor) and leaf.is_floating_point() for leaf in tree_leaves(value)):
+            self.cuts("inference_mode" if torch.is_inference_mode_enabled() else "no_grad")
+            self.stops("no_grad")
+        self.note_aliases(value, args)
+        return value
+
+    def note_aliases(self, value: Any, args: Any) -> None:
+        """Remember that a constant handed to the network lies in the memory of a dependent tensor."""
+        sources = {_storage(leaf) for leaf in tree_leaves(args) if isinstance(leaf, Tensor)}
+        self._aliased.update(_storage(tensor) for tensor in _tensors_of(value) if _storage(tensor) in sources)
+
+    # ---------------------------------------------------------------- what is running
+
+    def _complaint(self, name: str) -> str:
         return (
-            f"no rule makes the operation '{operation_name(func)}' linear; it ran {place}. "
+            f"no rule makes the operation '{name}' linear; it ran in {_by(*self._running_module())}. "
             "Read out at a later layer (feature_space=...), or teach the operation with xai_align.pinet.register_rule"
         )
 
-
-def depends(*arguments: Any) -> bool:
-    """Whether a tensor in these (nested) arguments depends on ``z``."""
-    for argument in arguments:
-        if isinstance(argument, Tensor):
-            if argument.requires_grad:
-                return True
-        elif isinstance(argument, list | tuple):
-            if depends(*argument):
-                return True
-        elif isinstance(argument, dict) and depends(*argument.values()):
-            return True
-    return False
+    def _running_module(self) -> tuple[str, str]:
+        """Name and class of the innermost module on the stack."""
+        if self._names is None:
+            modules = self._model.named_modules() if self._model is not None else ()
+            self._names = {id(module): name for name, module in modules}
+        frame = inspect.currentframe()
+        while frame is not None:
+            owner = frame.f_locals.get("self")
+            if isinstance(owner, nn.Module):
+                return self._names.get(id(owner), ""), type(owner).__name__
+            frame = frame.f_back
+        return "", "the network"
 
 
 def detached(value: Any) -> Any:
     """A tensor as a constant; anything else as it is."""
     return value.detach() if isinstance(value, Tensor) else value
+
+
+def never() -> Any:
+    """Stand for a computation that a replay does not repeat."""
+    raise AssertionError("a replay computes nothing that was kept")
+
+
+def separate_views(name: str, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """The parts that ``chunk``, ``unbind`` and the like give, each a view that may be written into."""
+    parts = getattr(torch, name)(x.detach(), *args, **kwargs)
+    return type(parts)(x.as_strided(part.shape, part.stride(), part.storage_offset()) for part in parts)
+
+
+_SEVERAL_VIEWS = frozenset("unbind chunk split split_with_sizes tensor_split hsplit vsplit dsplit".split())
+_DID = {
+    "detach": "detaches its input",
+    "detach_": "detaches its input",
+    "data": "reads .data",
+    "no_grad": "runs under torch.no_grad()",
+    "inference_mode": "runs under torch.inference_mode()",
+}
+
+
+def _by(where: str, kind: str) -> str:
+    return f"module '{where}' ({kind})" if where else kind
+
+
+def look_at(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[bool, bool]:
+    """Whether a tensor depends on ``z``, and whether one requires a gradient that is not of ours."""
+    alive = foreign = False
+    for value in args:
+        if isinstance(value, Tensor):
+            if value.requires_grad:
+                if value.is_leaf:
+                    foreign = True
+                else:
+                    alive = True
+        elif isinstance(value, list | tuple):
+            inner_alive, inner_foreign = look_at(value, {})
+            alive, foreign = alive or inner_alive, foreign or inner_foreign
+        elif isinstance(value, dict):
+            inner_alive, inner_foreign = look_at((), value)
+            alive, foreign = alive or inner_alive, foreign or inner_foreign
+    if kwargs:
+        inner_alive, inner_foreign = look_at(tuple(kwargs.values()), {})
+        alive, foreign = alive or inner_alive, foreign or inner_foreign
+    return alive, foreign
+
+
+def _without_foreign_gradient(value: Any) -> Any:
+    """A leaf that requires grad is none of ours: a parameter that is reached without its module."""
+    return value.detach() if isinstance(value, Tensor) and value.requires_grad and value.is_leaf else value
+
+
+def _usable(value: Any) -> Any:
+    """Tensors made under inference_mode can't be saved for a backward pass; copies can."""
+    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
+
+
+def _written(operation: Operation, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:
+    """The tensors that this call writes into."""
+    out = kwargs.get("out")
+    if out is not None:
+        return [out] if isinstance(out, Tensor) else list(out)
+    if operation.inplace == "self":
+        return [args[0]]
+    if operation.inplace == "flag" and _flag(func, args, kwargs):
+        return [args[0] if args else kwargs[_parameters(func)[0]]]
+    return []
+
+
+@cache
+def _parameters(func: Any) -> tuple[str, ...]:
+    return tuple(inspect.signature(func).parameters)
+
+
+def _flag(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    if "inplace" in kwargs:
+        return bool(kwargs["inplace"])
+    place = _parameters(func).index("inplace")
+    return bool(args[place]) if len(args) > place else False
+
+
+def _without_flag(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    names = _parameters(func)
+    given = dict(zip(names, args, strict=False)) | kwargs
+    given.pop("inplace", None)
+    return (given.pop(names[0]),), given
+
+
+def _is_plain(x: Any) -> bool:
+    """Whether a tensor is written to directly: no view, whose base would change too."""
+    return isinstance(x, Tensor) and not x._is_view()
 
 
 def _copied(value: Any) -> Any:
@@ -181,31 +502,5 @@ def _tensors_of(value: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
 
 
-_OUT_OF_STEP = (
-    "the network did not repeat its own steps: it computes something else at a second call "
-    "(random numbers, or control flow that depends on values), so no linear account of it holds"
-)
-
-
 def _storage(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr() if tensor.layout == torch.strided else 0
-
-
-def _saved_nothing(tensor: Tensor) -> None:
-    return None
-
-
-def _nothing_saved(nothing: None) -> Tensor:
-    raise RuntimeError("a replay has no gradient")
-
-
-def _running_module(model: nn.Module | None) -> str:
-    """'in module ...', from the nearest frame on the stack that belongs to a module."""
-    names = {id(module): name for name, module in model.named_modules()} if model is not None else {}
-    frame = inspect.currentframe()
-    while frame is not None:
-        owner = frame.f_locals.get("self")
-        if isinstance(owner, nn.Module):
-            return f"in module '{names.get(id(owner), '')}' ({type(owner).__name__})"
-        frame = frame.f_back
-    return "outside any module"

@@ -31,8 +31,8 @@ from torch.autograd.function import FunctionCtx
 from torch.nn import functional as F
 
 from xai_align.pinet.convolution_rule import CONVOLUTIONS, Geometry, each_way, transposed_convolution
-from xai_align.pinet.frozen_gates import FrozenGates, depends
-from xai_align.pinet.gate_rules import product
+from xai_align.pinet.frozen_gates import FrozenGates, never
+from xai_align.pinet.product_rules import product
 from xai_align.pinet.rule_registry import Rule
 
 Operation = Callable[..., Any]
@@ -134,7 +134,7 @@ def _convolution(
     dilation: Any = 1,
     groups: int = 1,
 ) -> Tensor:
-    if depends(weight, bias):
+    if gates.depends(weight, bias):
         return product(gates, func, input, weight, bias, stride, padding, dilation, groups)
     x, weight, bias = _as_computed(input, weight, bias)
     x = x if x.dim() == weight.dim() else x.unsqueeze(0)
@@ -154,7 +154,7 @@ def _convolution(
 def _linear(
     gamma: float, gates: FrozenGates, func: Operation, input: Tensor, weight: Tensor, bias: Tensor | None = None
 ) -> Tensor:
-    if depends(weight, bias):
+    if gates.depends(weight, bias):
         return product(gates, func, input, weight, bias)
     x, weight, bias = _as_computed(input, weight, bias)
     return _favouring(gates, FavouringLayer(gamma, func, torch.matmul, weight), x, bias)
@@ -162,20 +162,16 @@ def _linear(
 
 def _favouring(gates: FrozenGates, layer: FavouringLayer, x: Tensor, bias: Tensor | None) -> Tensor:
     if not gates.recording:
-        recorded: tuple[Tensor, Tensor, FavouringLayer] = gates.keep(_never)
+        recorded: tuple[Tensor, Tensor, FavouringLayer] = gates.keep(never)
         recorded_x, z, layer = recorded
         # up to where the replay departs from what was recorded, the value is the recorded one
-        value = layer.at(x, recorded_x) if gates.departed else z.detach().requires_grad_().clone()
+        value = layer.at(x, recorded_x) if gates.departed else z.clone()
         return value if bias is None else value + bias
     with torch.no_grad():
         z = layer.value(x.detach())
         value = z if bias is None else z + bias
     held = gates.hold((x, z, layer))
     return Favouring.apply(x, (value, lambda gradient: layer.back(gradient, *held()[:2])))
-
-
-def _never() -> Any:
-    raise AssertionError("a replay computes nothing that was kept")
 
 
 def _as_computed(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from xai_align.hookspecs import FeatureSpace
-from xai_align.model_state import parameters_of, unchanged_rng
+from xai_align.model_state import parameters_of
 from xai_align.pinet.one_position import account_by_position
 
 #: Magnitudes at which affinity is tested: an activation that is nearly linear for
@@ -33,12 +34,18 @@ class Verdict:
 _verdicts: WeakKeyDictionary[nn.Module, tuple[int, dict[Hashable, Verdict]]] = WeakKeyDictionary()
 
 
-def probe_head(model: nn.Module, space: FeatureSpace, z: Any) -> Verdict:
+def probe_head(model: nn.Module, space: FeatureSpace, z: Any, original: FeatureSpace | None = None) -> Verdict:
     """What the head behind ``space`` is, for features like ``z``.
 
     Tested on random features of one example, once for each state of the
     model's parameters and shape of ``z``. RNG state and parameters are left as
     they were. A space without a split has no head to test, and is not affine.
+
+    Args:
+        model: the network, by which what was found is remembered.
+        space: of the model, or of a replica of it.
+        z: its features.
+        original: the model's space, if ``space`` is a replica's.
     """
     if space.split is None:
         return Verdict(affine=False, averages_positions=False)
@@ -46,22 +53,22 @@ def probe_head(model: nn.Module, space: FeatureSpace, z: Any) -> Verdict:
     known = _verdicts.get(model)
     if known is None or known[0] != signature:
         known = _verdicts[model] = (signature, {})
-    key = (space.layer, _code_of(space.split.head), tuple((leaf.shape[1:], leaf.dtype) for leaf in tree_leaves(z)))
+    head = (original if original is not None and original.split else space).split.head  # type: ignore[union-attr]
+    key = (space.layer, _code_of(head), tuple((leaf.shape[1:], leaf.dtype) for leaf in tree_leaves(z)))
     if key not in known[1]:
         known[1][key] = _probe(space, z)
     return known[1][key]
 
 
 def _probe(space: FeatureSpace, z: Any) -> Verdict:
-    with unchanged_rng(), torch.inference_mode(False), torch.no_grad():
-        torch.manual_seed(0)
+    with torch.inference_mode(False), torch.no_grad():
         affine = all(_affinity_error(space, z, scale) <= _tolerance(z) for scale in SCALES)
         return Verdict(affine, affine and isinstance(z, Tensor) and _averages_positions(space, z))
 
 
 def _affinity_error(space: FeatureSpace, z: Any, scale: float) -> float:
     assert space.split is not None
-    a, b = (tree_map(lambda leaf: scale * torch.randn_like(leaf[:1]), z) for _ in range(2))
+    a, b = (tree_map(partial(_scaled_noise, scale, seed), z) for seed in range(2))
     mixed = tree_map(lambda left, right: 0.3 * left + 0.7 * right, a, b)
     h_a, h_b, h_mixed = (space.split.head(features).double() for features in (a, b, mixed))
     size = max(float(h_a.abs().max()), float(h_b.abs().max()), 1e-30)
@@ -70,7 +77,7 @@ def _affinity_error(space: FeatureSpace, z: Any, scale: float) -> float:
 
 def _averages_positions(space: FeatureSpace, z: Tensor) -> bool:
     assert space.split is not None
-    random = torch.randn_like(z[:1])
+    random = _noise_like(z[:1], 0)
     try:
         logits = space.split.head(random)
         cells, bias = account_by_position(space, random)
@@ -78,6 +85,15 @@ def _averages_positions(space: FeatureSpace, z: Tensor) -> bool:
         return False  # a head made for maps of one size
     error = (cells.sum(-1) + bias - logits).abs().max()
     return bool(error <= _tolerance(z) * (logits.abs().max() + cells.abs().sum(-1).max()))
+
+
+def _scaled_noise(scale: float, seed: int, leaf: Tensor) -> Tensor:
+    return scale * _noise_like(leaf[:1], seed)
+
+
+def _noise_like(x: Tensor, seed: int) -> Tensor:
+    """Normal noise from a generator of its own: the process's random state is other threads' too."""
+    return torch.randn(x.shape, generator=torch.Generator().manual_seed(seed)).to(x)
 
 
 def _tolerance(z: Any) -> float:

@@ -4,38 +4,49 @@ from __future__ import annotations
 
 from xai_align.pinet.rule_registry import linear, register_rule
 
-SUMS = "add sub sum mean cumsum nansum neg negative positive diff trapezoid trapz trace"
+SUMS = """
+    add sub rsub sum mean nanmean cumsum nansum neg positive diff trapezoid trapz cumulative_trapezoid trace gradient
+    deg2rad rad2deg sum_to_size
+"""
 SHAPES = """
     view view_as reshape reshape_as flatten unflatten squeeze unsqueeze permute transpose swapaxes swapdims movedim
     moveaxis t T mT H mH adjoint expand expand_as broadcast_to contiguous clone alias ravel tile repeat
     repeat_interleave narrow select select_copy slice slice_scatter select_scatter diagonal diag diag_embed unbind
     split split_with_sizes chunk tensor_split hsplit vsplit dsplit broadcast_tensors atleast_1d atleast_2d atleast_3d
-    as_strided unfold meshgrid block_diag view_as_real view_as_complex real imag to_dense requires_grad_ retain_grad
-    pin_memory cuda cpu channel_shuffle native_channel_shuffle conj conj_physical resolve_conj resolve_neg
+    as_strided unfold meshgrid block_diag view_as_real view_as_complex real imag complex to_dense requires_grad_
+    requires_grad.__set__ retain_grad pin_memory cuda cpu channel_shuffle native_channel_shuffle conj conj_physical
+    resolve_conj resolve_neg as_tensor rename rename_ refine_names align_to align_as diagflat diagonal_scatter
+    as_strided_scatter narrow_copy combinations cartesian_prod linalg_diagonal alias_copy as_strided_copy
+    diagonal_copy expand_copy permute_copy slice_copy split_copy split_with_sizes_copy squeeze_copy t_copy
+    transpose_copy unbind_copy unfold_copy unsqueeze_copy view_as_complex_copy view_as_real_copy view_copy
+    unsafe_chunk unsafe_split unsafe_split_with_sizes __reversed__
 """
 PLACES = """
     cat concat concatenate stack hstack vstack dstack column_stack row_stack getitem setitem index_select gather take
     take_along_dim scatter scatter_add index_add index_copy index_fill index_put masked_select masked_scatter
     masked_fill fill fill_diagonal copy zero roll flip fliplr flipud rot90 pad constant_pad_nd embedding tril triu
-    pixel_shuffle pixel_unshuffle fold col2im im2col
+    pixel_shuffle pixel_unshuffle fold col2im im2col put max_unpool1d max_unpool2d max_unpool3d pad_sequence
 """
 AVERAGES = """
     avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d interpolate upsample
-    upsample_bilinear upsample_nearest _upsample
+    upsample_bilinear upsample_nearest _upsample affine_grid affine_grid_generator
 """
 FOURIER = """
     fft_fft fft_ifft fft_fft2 fft_ifft2 fft_fftn fft_ifftn fft_rfft fft_irfft fft_rfft2 fft_irfft2 fft_rfftn fft_irfftn
-    fft_fftshift fft_ifftshift fft_hfft fft_ihfft
+    fft_fftshift fft_ifftshift fft_hfft fft_ihfft fft_hfft2 fft_ihfft2 fft_hfftn fft_ihfftn
 """
-#: What a tensor is rather than what it holds.
+#: Properties of a tensor other than its values.
 METADATA = """
     shape size dim ndim ndimension dtype device numel nelement element_size stride storage_offset is_contiguous layout
     requires_grad is_leaf grad grad_fn names is_cuda is_cpu is_mps is_xpu is_meta is_sparse is_quantized is_complex
-    is_floating_point is_signed is_same_size is_inference is_nested itemsize nbytes data_ptr _version get_device len
-    output_nr untyped_storage storage_type has_names is_mkldnn is_ipu is_xla is_vulkan is_neg is_conj
-    zeros_like ones_like empty_like full_like rand_like randn_like new_zeros new_ones new_empty new_full new_tensor
-    new_empty_strided result_type is_tensor _is_view _base is_pinned is_shared dim_order format repr hash
-    register_hook broadcast_shapes can_cast get_autocast_dtype is_autocast_enabled __hash__
+    is_floating_point is_signed is_same_size is_inference is_nested itemsize nbytes data_ptr _version get_device
+    __len__ output_nr untyped_storage storage_type has_names is_mkldnn is_ipu is_xla is_vulkan is_neg is_conj
+    is_maia is_mtia is_sparse_csr is_coalesced is_distributed is_set_to sparse_dim dense_dim name volatile
+    zeros_like ones_like empty_like full_like rand_like randn_like randint_like new_zeros new_ones new_empty new_full
+    new_tensor new_empty_strided result_type is_tensor _is_view _base is_pinned is_shared dim_order __format__
+    __repr__ __hash__ register_hook broadcast_shapes can_cast get_autocast_dtype is_autocast_enabled retains_grad
+    _backward_hooks _cdata _grad _grad_fn _post_accumulate_grad_hooks grad_dtype const_data_ptr __dlpack_device__
+    _assert_tensor_metadata _assert_async record_stream
 """
 
 for _names in (SUMS, SHAPES, PLACES, AVERAGES, FOURIER, METADATA):

@@ -56,6 +56,9 @@ def mixed(parts: Sequence[Readout], weights: Sequence[float]) -> MixedReadout:
         ),
         image_size=first.image_size,
         placed=tuple(weight * one for part, weight in pairs for one in part.placed),
+        around=_weighted([part.around for part in parts], weights),
+        cut_off=tuple(dict.fromkeys(one for part in parts for one in part.cut_off)),
+        gates_flow=any(part.gates_flow for part in parts),
         parts=tuple(parts),
         weights=tuple(weights),
     )

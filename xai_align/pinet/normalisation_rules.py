@@ -9,11 +9,30 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from xai_align.pinet.frozen_gates import FrozenGates
+from xai_align._tools.replica import LOW_PRECISION
+from xai_align.pinet.frozen_gates import FrozenGates, look_at, never
 from xai_align.pinet.gate_rules import Gated
 from xai_align.pinet.rule_registry import register_rule
 
 Operation = Callable[..., Any]
+
+
+class FrozenNorm(torch.autograd.Function):
+    """The value of ``found = (value, scale, weight, dims)``: centred, times ``scale`` and ``weight``."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, found: tuple[Tensor, Tensor, Tensor | None, tuple[int, ...]]) -> Tensor:
+        """Return the value, as it was found."""
+        value, scale, weight, ctx.dims = found
+        ctx.save_for_backward(scale, weight)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        """Return ``g - mean g`` for ``g = gradient * weight * scale``."""
+        scale, weight = ctx.saved_tensors
+        g = gradient * scale if weight is None else (gradient * weight).mul_(scale)
+        return g.sub_(g.mean(ctx.dims, keepdim=True)), None
 
 
 @register_rule(F.layer_norm)
@@ -28,7 +47,14 @@ def layer_norm(
 ) -> Tensor:
     """``(x - mean x) * stop(1 / sigma) * weight + bias``."""
     dims = tuple(range(-len(normalized_shape), 0))
-    return _affine(_standardised(gates, x, dims, eps), weight, bias)
+    if gates.recall(lambda: look_at((weight, bias), {})[0] or x.dtype in LOW_PRECISION):
+        return _affine(_standardised(gates, x, dims, eps), weight, bias)
+    if not gates.recording:
+        return _affine((x - x.mean(dims, keepdim=True)) * gates.keep(never), weight, bias)
+    with torch.no_grad():
+        value, _, scale = torch.native_layer_norm(x, list(normalized_shape), weight, bias, eps)
+    gates.keep(lambda: scale)
+    return FrozenNorm.apply(x, (value, scale, weight, dims))
 
 
 @register_rule(torch.layer_norm)
@@ -141,6 +167,25 @@ def batch_norm_of_torch(
 ) -> Tensor:
     """As :func:`batch_norm`."""
     return batch_norm(gates, F.batch_norm, x, running_mean, running_var, weight, bias, training, momentum, eps)
+
+
+@register_rule(torch.instance_norm)
+def instance_norm_of_torch(
+    gates: FrozenGates,
+    func: Operation,
+    x: Tensor,
+    weight: Any,
+    bias: Any,
+    running_mean: Any,
+    running_var: Any,
+    use_input_stats: bool,
+    momentum: float,
+    eps: float,
+    cudnn_enabled: bool,
+) -> Tensor:
+    """As :func:`instance_norm`."""
+    more = (use_input_stats, momentum, eps)
+    return instance_norm(gates, F.instance_norm, x, running_mean, running_var, weight, bias, *more)
 
 
 @register_rule(F.instance_norm)

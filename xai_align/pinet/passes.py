@@ -1,65 +1,332 @@
-"""Accounts at several places with as few passes of the model as they can share."""
+"""Accounts at several places with as few passes of the model as they can share, each held against the plain model."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
+from xai_align._tools.logits import select_logits
+from xai_align._tools.replica import LOW_PRECISION, Replica
 from xai_align.hookspecs import FeatureSpace
-from xai_align.model_state import frozen_parameters, without_checkpointing
-from xai_align.pinet.accounts import Account, frozen_accounts, local_account
+from xai_align.pinet.accounts import (
+    Account,
+    account_beside,
+    frozen_accounts,
+    is_complete,
+    local_account,
+    size_of,
+)
+from xai_align.pinet.frozen_gates import FrozenGates
 from xai_align.pinet.gamma_rule import gamma_rules
 from xai_align.pinet.head_probe import probe_head
+from xai_align.pinet.input_checks import check_logits
 from xai_align.pinet.placed_biases import BiasesApart, PlacedBiases
 from xai_align.pinet.places import Place
 from xai_align.pinet.pseudo_linear import PseudoLinear
-from xai_align.pinet.routes import route_through
+from xai_align.pinet.rounding import SHRINKS_TO, misses, wide
+from xai_align.pinet.routes import Route, route_through
 from xai_align.pinet.rule_registry import Rule
 from xai_align.pinet.second_look_account import second_look_account
 from xai_align.question import Question
 
 
-def read_places(
-    model: nn.Module,
-    places: Sequence[Place],
-    spaces: Sequence[FeatureSpace],
-    inputs: Sequence[Any],
-    extra: Sequence[Any],
-    questions: Sequence[Question],
-) -> list[tuple[Account, bool]]:
-    """For each place, the account there and whether it is local.
+class CompletenessError(ArithmeticError):
+    """The decomposition is not the model's: its logits or its sum miss the plain model's by more than rounding."""
 
-    A PiNet's own sum is taken as it is. A place with a split runs by itself: its head alone, if that is affine. All
-    others with the same rule share one forward and one backward pass.
 
-    Args:
-        model: the network.
+@dataclass(frozen=True)
+class Request:
+    """What is to be read, as the caller gave it.
+
+    Attributes:
+        model: the network, which is only run, never changed.
         places: rules and ways with biases.
         spaces: the feature spaces of the places.
         inputs: the model's inputs.
         extra: its further arguments.
         questions: one for each example.
+        output: which of the model's outputs are the logits.
     """
-    found: dict[int, tuple[Account, bool]] = {}
-    for numbers in _sharing_a_pass(model, places, spaces):
-        here = [spaces[number] for number in numbers]
-        if _accounts_for_itself(model, places[numbers[0]]):
-            found[numbers[0]] = second_look_account(model, inputs, extra, questions)
-            continue
-        route = route_through(model, here, inputs, extra)
-        if len(here) == 1 and probe_head(model, here[0], route.z).affine:
-            local = all(one.is_linear for one in questions)
-            found[numbers[0]] = (local_account(route, questions), local)
-            continue
-        _refuse_inference_mode(here[0])
-        place = places[numbers[0]]
-        with frozen_parameters(model), without_checkpointing(model):
-            accounts = frozen_accounts(model, route, here, questions, _rules_of(place), _biases_of(place, inputs))
-        found.update((number, (account, False)) for number, account in zip(numbers, accounts, strict=True))
-    return [found[number] for number in range(len(places))]
+
+    model: nn.Module
+    places: Sequence[Place]
+    spaces: Sequence[FeatureSpace]
+    inputs: Sequence[Any]
+    extra: Sequence[Any]
+    questions: Sequence[Question]
+    output: str | int | None = None
+
+
+def read_places(request: Request) -> list[tuple[Account, bool]]:
+    """For each place, the account there and whether it is local.
+
+    A PiNet's own sum is taken as it is. A place with a split runs by itself: its head alone, if that is affine. All
+    others with the same rule share one forward and one backward pass. Everything runs on a replica of the model, in
+    float32 if the model's own precision is lower.
+
+    Raises:
+        CompletenessError: logits or sums are not the plain model's; the message names what differs.
+    """
+    with torch.inference_mode(False):
+        low = any(_is_low(x) for x in request.inputs) or _is_autocast_on(request.inputs[0])
+        low = low or any(_is_low(parameter) for parameter in request.model.parameters())
+        reading = Reading(request, torch.float32 if low else None, own=not low)
+        found = reading.accounts()
+        if reading.missed is None:
+            return found
+        if request.inputs[0].device.type == "mps":  # no float64 to decide with
+            raise CompletenessError(reading.complaint())
+        return _decided_in_float64(request, reading, found)
+
+
+def _decided_in_float64(
+    request: Request, reading: Reading, found: list[tuple[Account, bool]]
+) -> list[tuple[Account, bool]]:
+    """The accounts as float64 has them, if rounding was what the sums missed the answers by."""
+    try:
+        again = Reading(request, torch.float64, every=True, own=False)
+        finer = again.accounts()
+    except Exception as error:
+        raise CompletenessError(
+            f"{reading.complaint()} (float64 cannot decide whether it is rounding: {error})"
+        ) from error
+    if again.missed is not None or again.worst > SHRINKS_TO * reading.worst:
+        raise CompletenessError(reading.complaint())
+    return [
+        (_rounded_to(account, before.answer.dtype), local)
+        for (account, local), (before, _) in zip(finer, found, strict=True)
+    ]
+
+
+class Reading:
+    """One attempt at a request, in one precision.
+
+    Args:
+        request: what is to be read.
+        dtype: of the replica and its inputs; None: the model's.
+        every: whether parameters of any floating dtype are converted, or only those of low precision.
+        own: whether the model itself is in this precision, so that its logits are to be met exactly.
+
+    Attributes:
+        missed: the number of the first place at which a check failed, -1 for the logits; None if all held.
+        worst: the largest difference, relative to the size of what was compared.
+    """
+
+    def __init__(self, request: Request, dtype: torch.dtype | None, *, every: bool = False, own: bool = True) -> None:
+        self.request, self._own, self._every, self._dtype = request, own, every, dtype
+        self._copy = Replica(request.model, dtype=dtype, every=every)
+        self._inputs = [self._converted(x) for x in request.inputs]
+        self._extra = tree_map(self._converted, tuple(request.extra))
+        self.spaces = [self._copy.rebind(space) for space in request.spaces]
+        self.missed: int | None = None
+        self.worst = 0.0
+        self._complaint: Callable[[], str] = lambda: ""
+        self._features: dict[int, Any] = {}
+
+    def accounts(self) -> list[tuple[Account, bool]]:
+        """Read every place, and check logits and sums."""
+        found: dict[int, tuple[Account, bool]] = {}
+        plain = self._plain_logits()
+        with self._full_precision():
+            for numbers in _sharing_a_pass(self.request, self.spaces):
+                found.update(zip(numbers, self._read(numbers), strict=True))
+        for number in range(len(found)):
+            self._check_logits(number, found[number][0], plain)
+            self._check_sum(number, found[number][0])
+        return [found[number] for number in range(len(found))]
+
+    def complaint(self) -> str:
+        """Tell which check failed and by how much."""
+        return self._complaint()
+
+    # ---------------------------------------------------------------- reading
+
+    def _read(self, numbers: Sequence[int]) -> list[tuple[Account, bool]]:
+        request, model = self.request, self._copy.module
+        here = [self.spaces[number] for number in numbers]
+        place = request.places[numbers[0]]
+        if accounts_for_itself(model, place):
+            return [second_look_account(model, self._inputs, self._extra, request.questions)]
+        route = self._route(here, z=self._features.get(numbers[0]))
+        if len(here) == 1 and probe_head(request.model, here[0], route.z, request.spaces[numbers[0]]).affine:
+            return [(local_account(route, request.questions), all(one.is_linear for one in request.questions))]
+        rules, new_biases = _rules_of(place), partial(_biases_of, place, self._inputs)
+        accounts = frozen_accounts(model, route, here, request.questions, rules, new_biases)
+        return [
+            (self._beside(space, account, rules, new_biases), False)
+            for space, account in zip(here, accounts, strict=True)
+        ]
+
+    def _beside(
+        self, space: FeatureSpace, account: Account, rules: Mapping[Any, Rule], new_biases: Callable[[], BiasesApart]
+    ) -> Account:
+        """The account as it is, or if evidence goes round the space, with a number for that."""
+        if space.layer == "input" or space.split is not None or bool(is_complete(account).all()):
+            return account
+        if not any(x.is_floating_point() for x in self._inputs):
+            return account
+        spaces = [FeatureSpace(layer="input"), space]
+        beside = account_beside(
+            self._copy.module,
+            self._route(spaces),
+            spaces,
+            self.request.questions,
+            rules,
+            new_biases(),
+            manner=account.manner,
+        )
+        return beside if bool(is_complete(beside).all()) else account
+
+    def _route(self, spaces: Sequence[FeatureSpace], z: Any = None) -> Route:
+        return route_through(self._copy.module, spaces, self._inputs, self._extra, output=self.request.output, z=z)
+
+    # ---------------------------------------------------------------- the plain model
+
+    def _plain_logits(self) -> Tensor:
+        """The logits that the model gives by itself in this precision: its own, or those of an untouched replica."""
+        split = next(
+            (n for n, space in enumerate(self.spaces) if space.split is not None and not self._is_own_sum(n)), None
+        )
+        with torch.no_grad():
+            if split is not None:
+                # one pass for both: the features are taken while the replica runs as the model does
+                with self._full_precision():
+                    returned, self._features[split] = _run_and_take_features(
+                        self._copy.module, self.spaces[split], _cloned(self._inputs), self._extra
+                    )
+            elif self._own:
+                returned = self.request.model(*_cloned(self._inputs), *self._extra)
+            else:
+                with self._full_precision():
+                    copy = Replica(self.request.model, dtype=self._dtype, every=self._every)
+                    returned = copy.module(*_cloned(self._inputs), *self._extra)
+        return check_logits(select_logits(returned, self.request.output)).detach()
+
+    def _is_own_sum(self, number: int) -> bool:
+        return accounts_for_itself(self._copy.module, self.request.places[number])
+
+    def _check_logits(self, number: int, account: Account, plain: Tensor) -> None:
+        logits = account.logits
+        if logits.shape != plain.shape:
+            shapes = f"the logits have shape {list(logits.shape)}, the plain model's have {list(plain.shape)}"
+            self.worst = float("inf")
+            self._miss(-1, lambda: shapes)
+            return
+        rows = (len(plain), -1)
+        difference = (wide(logits) - wide(plain)).abs().reshape(rows).amax(1)
+        size = wide(plain).abs().reshape(rows).amax(1)
+        self._note(difference, size)
+        if bool(misses(difference, size, max(account.operations, 64), logits.dtype).any()):
+            worst = int(difference.argmax())
+            self._miss(-1, lambda: self._value_complaint(number, worst, float(difference[worst])))
+
+    def _check_sum(self, number: int, account: Account) -> None:
+        size = size_of(account)
+        self._note(account.error.abs(), size)
+        if bool(is_complete(account).all()):
+            return
+        worst = int((account.error.abs() / size.clamp_min(torch.finfo(size.dtype).tiny)).argmax())
+        self._miss(number, lambda: self._sum_complaint(number, account, worst))
+
+    def _note(self, difference: Tensor, size: Tensor) -> None:
+        relative = difference / size.clamp_min(torch.finfo(size.dtype).tiny)
+        self.worst = max(self.worst, float(relative.nan_to_num(nan=float("inf")).max()))
+
+    def _miss(self, number: int, complaint: Callable[[], str]) -> None:
+        if self.missed is None:
+            self.missed, self._complaint = number, complaint
+
+    def _value_complaint(self, number: int, example: int, difference: float) -> str:
+        name = first_difference(self)
+        where = f"; the first module that differs is {name}" if name else ""
+        return (
+            f"the logits that the rules compute for example {example} differ from the plain model's by "
+            f"{difference:.3g}, more than rounding{where}. A rule does not compute its operation's value, or the model "
+            "gives other logits at every call: read out behind that module, with feature_space=..."
+        )
+
+    def _sum_complaint(self, number: int, account: Account, example: int) -> str:
+        layer = self.request.spaces[number].layer
+        if len(account.answer) > 1 and not bool(
+            misses(account.error.sum(), size_of(account).sum(), 4096, torch.float32)
+        ):
+            return (
+                f"the contributions at '{layer}' add up over the batch but not for each example: the network mixes the "
+                "examples of a batch, so that one's evidence counts for another's answer; read out one at a time"
+            )
+        return (
+            f"the contributions at '{layer}' and the bias of example {example} miss the answer "
+            f"{float(account.answer[example]):.6g} by {float(account.error[example]):.3g}, more than rounding; "
+            "the network has an operation that the interception does not see and that is not linear (a custom "
+            "autograd function, scripted or compiled code), or gives something else at every call: read out behind "
+            "it, with feature_space=..."
+        )
+
+    # ---------------------------------------------------------------- precision
+
+    def _converted(self, value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        value = value.detach()
+        value = value.clone() if value.is_inference() else value
+        if self._dtype is not None and value.is_floating_point() and (self._every or value.dtype in LOW_PRECISION):
+            return value.to(self._dtype)
+        return value
+
+    def _full_precision(self) -> Any:
+        """Autocast off: coefficients are computed in float32 or better."""
+        device = self.request.inputs[0].device.type
+        return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
+
+
+def first_difference(reading: Reading) -> str:
+    """Name the first module whose output under the rules differs from the plain one; "" if none can be named."""
+    request = reading.request
+
+    def outputs(gates: FrozenGates | None) -> list[tuple[str, Tensor]]:
+        copy = Replica(request.model, dtype=reading._dtype, every=reading._every)
+        seen: list[tuple[str, Tensor]] = []
+
+        def note(name: str) -> Callable[..., None]:
+            def hook(module: nn.Module, args: Any, output: Any) -> None:
+                if isinstance(output, Tensor) and output.is_floating_point():
+                    with gates.paused() if gates else nullcontext():
+                        seen.append((name, output.detach().clone()))
+
+            return hook
+
+        for name, module in copy.module.named_modules():
+            module.register_forward_hook(note(f"'{name}' ({type(module).__name__})"))
+        route = route_through(copy.module, [FeatureSpace(layer="input")], reading._inputs, reading._extra)
+
+        def alive(number: int, z: Tensor) -> Tensor:
+            if gates is None:
+                return z
+            with gates.paused():
+                return z.detach().requires_grad_().clone()
+
+        with torch.enable_grad(), gates or nullcontext():
+            route.forward(reading._inputs, alive)
+        return seen
+
+    try:
+        with reading._full_precision():
+            with torch.no_grad():
+                plain = outputs(None)
+            ruled = outputs(FrozenGates(request.model, separate_views=True))
+    except Exception:
+        return ""
+    for (name, a), (_, b) in zip(plain, ruled, strict=False):
+        if a.shape != b.shape or bool(misses((a - b).abs().max(), a.abs().max(), 64, a.dtype)):
+            return name
+    return ""
 
 
 def image_size(inputs: Sequence[Any]) -> tuple[int, int] | None:
@@ -67,15 +334,44 @@ def image_size(inputs: Sequence[Any]) -> tuple[int, int] | None:
     return (inputs[0].shape[-2], inputs[0].shape[-1]) if len(inputs) == 1 and inputs[0].dim() == 4 else None
 
 
-def _accounts_for_itself(model: nn.Module, place: Place) -> TypeGuard[PseudoLinear]:
+def accounts_for_itself(model: nn.Module, place: Place) -> TypeGuard[PseudoLinear]:
     """Whether the readout of this place is the network's own sum."""
     return isinstance(model, PseudoLinear) and place.feature_space is None
 
 
-def _sharing_a_pass(model: nn.Module, places: Sequence[Place], spaces: Sequence[FeatureSpace]) -> list[list[int]]:
+def _run_and_take_features(
+    model: nn.Module, space: FeatureSpace, inputs: Sequence[Any], extra: Sequence[Any]
+) -> tuple[Any, Any]:
+    """What a replica returns, and its features: taken on the way where its forward pass computes them once."""
+    assert space.split is not None
+    features = space.split.features
+    owner, name = getattr(features, "__self__", None), getattr(features, "__name__", "")
+    if not isinstance(owner, nn.Module) or getattr(owner, name, None) != features:
+        return model(*_cloned(inputs), *extra), features(*inputs, *extra)
+    taken: list[Any] = []
+
+    def taking(*args: Any, **kwargs: Any) -> Any:
+        taken.append(features(*args, **kwargs))
+        return taken[-1]
+
+    object.__setattr__(owner, name, taking)
+    try:
+        returned = model(*_cloned(inputs), *extra)
+    finally:
+        object.__delattr__(owner, name)
+    return returned, taken[0] if len(taken) == 1 else features(*inputs, *extra)
+
+
+def _cloned(inputs: Sequence[Any]) -> list[Any]:
+    """Copies, since a forward pass may write into what it is given."""
+    return [x.clone() if isinstance(x, Tensor) else x for x in inputs]
+
+
+def _sharing_a_pass(request: Request, spaces: Sequence[FeatureSpace]) -> list[list[int]]:
     groups: dict[Any, list[int]] = {}
-    for number, (place, space) in enumerate(zip(places, spaces, strict=True)):
-        alone = space.split is not None or _accounts_for_itself(model, place)
+    for number, (place, space) in enumerate(zip(request.places, spaces, strict=True)):
+        # tensors of one space may lie behind one another, and are not tied then
+        alone = space.split is not None or not isinstance(space.layer, str) or accounts_for_itself(request.model, place)
         key = number if alone else (place.rule, place.gamma, place.biases)
         groups.setdefault(key, []).append(number)
     return list(groups.values())
@@ -95,9 +391,31 @@ def _biases_of(place: Place, inputs: Sequence[Tensor]) -> BiasesApart:
     return PlacedBiases(len(inputs[0]), size)
 
 
-def _refuse_inference_mode(space: FeatureSpace) -> None:
-    if torch.is_inference_mode_enabled():
-        raise ValueError(
-            f"inference_mode is on, and the readout at '{space.layer}' needs gradients; "
-            "use torch.no_grad() instead, or leave inference_mode around the readout"
-        )
+def _rounded_to(account: Account, dtype: torch.dtype) -> Account:
+    """An account of float64 in the model's dtype; its error is that of the rounded parts."""
+
+    def to(x: Tensor) -> Tensor:
+        return x.to(dtype)
+
+    rounded = replace(
+        account,
+        logits=to(account.logits),
+        answer=to(account.answer),
+        contributions=tuple(map(to, account.contributions)),
+        bias=to(account.bias),
+        around=to(account.around),
+        placed=tuple(map(to, account.placed)),
+        coefficients=None if account.coefficients is None else to(account.coefficients),
+    )
+    from xai_align.pinet.rounding import total_of
+
+    error = total_of((*rounded.contributions, *rounded.placed))
+    return replace(rounded, error=error + wide(rounded.around) + wide(rounded.bias) - wide(rounded.answer))
+
+
+def _is_low(x: Any) -> bool:
+    return isinstance(x, Tensor) and x.dtype in LOW_PRECISION
+
+
+def _is_autocast_on(x: Any) -> bool:
+    return isinstance(x, Tensor) and torch.is_autocast_enabled(x.device.type)

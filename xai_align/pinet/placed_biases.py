@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from xai_align.hookspecs import FeatureSpace
 from xai_align.pinet.convolution_rule import CONVOLUTIONS
-from xai_align.pinet.frozen_gates import FrozenGates, depends
+from xai_align.pinet.frozen_gates import FrozenGates
 from xai_align.pinet.rule_registry import Rule, find_rule
 from xai_align.spatial import contribution_map, layout_of
 
@@ -44,6 +44,10 @@ class BiasesApart:
 
     def start_replay(self, number: int) -> None:
         """Of no interest."""
+
+    def anew(self) -> BiasesApart:
+        """One that has heard nothing yet."""
+        return self
 
     def of(self, number: int) -> tuple[Tensor, ...]:
         """No maps."""
@@ -75,8 +79,12 @@ class PlacedBiases(BiasesApart):
         if z.dim() == 3 and layout_of(z, space) == "NLC":
             self._tokens[z.shape[1]] = space
 
+    def anew(self) -> PlacedBiases:
+        """One that has heard nothing yet."""
+        return PlacedBiases(self._count, self._image_size)
+
     def start_replay(self, number: int) -> None:
-        """The next pass is the replay for the space of this number."""
+        """The next pass is the replay from the space of this number on; biases behind it are left out."""
         self._replayed, self._left_out_from = 0, self._before[number]
 
     def of(self, number: int) -> tuple[Tensor, ...]:
@@ -105,7 +113,7 @@ class PlacedBiases(BiasesApart):
         self, inner: Rule, gates: FrozenGates, func: Operation, input: Tensor, weight: Tensor,
         bias: Tensor | None = None, *geometry: Any, **more: Any,
     ) -> Any:  # fmt: skip
-        if bias is None or input.dim() != 4 or depends(weight, bias):
+        if bias is None or input.dim() != 4 or gates.depends(weight, bias):
             return inner(gates, func, input, weight, bias, *geometry, **more)
         value = inner(gates, func, input, weight, None, *geometry, **more)
         return self._with(gates, value, bias.view(-1, 1, 1), "NCHW")
@@ -119,7 +127,7 @@ class PlacedBiases(BiasesApart):
         weight: Tensor,
         bias: Tensor | None = None,
     ) -> Any:
-        if bias is None or depends(weight, bias):
+        if bias is None or gates.depends(weight, bias):
             return inner(gates, func, input, weight, bias)
         return self._with(gates, inner(gates, func, input, weight, None), bias, "NHWC")
 
@@ -148,7 +156,9 @@ class PlacedBiases(BiasesApart):
     def _with(self, gates: FrozenGates, value: Tensor, bias: Tensor, layout: Any) -> Tensor:
         """The value with its bias, which is listened to if its positions have a place in the image."""
         bias, space = bias.to(value.dtype), self._space_of(value, layout)
-        if space is None or not value.requires_grad:  # the network may run a part of itself without gradients
+        if space is None or not gates.recall(
+            lambda: value.requires_grad
+        ):  # the network may run a part of itself without gradients
             return value + bias
         number = self._replayed if not gates.recording else len(self._maps)
         if not gates.recording:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from xai_align.pinet.frozen_gates import FrozenGates
-from xai_align.pinet.rule_registry import register_rule
+from xai_align.pinet.rule_registry import find_operation, register_rule
 
 _POOLS: dict[str, Callable[..., Any]] = {
     "max_pool1d": F.max_pool1d_with_indices,
@@ -25,8 +25,9 @@ _POOLS: dict[str, Callable[..., Any]] = {
 @register_rule(*_POOLS, *(f"{name}_with_indices" for name in _POOLS), *(f"_{name}" for name in _POOLS))
 def max_pool(gates: FrozenGates, func: Callable[..., Any], x: Tensor, *args: Any, **kwargs: Any) -> Any:
     """Each window's winner, its place held."""
-    name = func.__name__.removeprefix("_").removesuffix("_with_indices")
-    wants_places = func.__name__.endswith("_with_indices") or kwargs.pop("return_indices", False) is True
+    spelled = find_operation(func).name
+    name = spelled.removeprefix("_").removesuffix("_with_indices")
+    wants_places = spelled.endswith("_with_indices") or kwargs.pop("return_indices", False) is True
     places = gates.keep(lambda: _POOLS[name](x, *args, **kwargs)[1])
     spatial = int(name[-2])
     values = x.flatten(-spatial).gather(-1, places.flatten(-spatial)).view(places.shape)

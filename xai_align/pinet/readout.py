@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from xai_align._tools.thread_state import restores_thread_state
 from xai_align.model_state import unchanged_rng
-from xai_align.pinet.accounts import check_completeness
 from xai_align.pinet.input_checks import check_inputs, check_model, explained_failures, forward_arguments
 from xai_align.pinet.mixture import MixedReadout, mixed
-from xai_align.pinet.passes import image_size, read_places
+from xai_align.pinet.passes import Request, image_size, read_places
 from xai_align.pinet.places import (
     GAMMA,
     BiasName,
@@ -29,6 +29,7 @@ from xai_align.question import QuestionModel, as_questions
 __all__ = ["MixedReadout", "Readout", "Where", "read_out", "where_to_read"]
 
 
+@restores_thread_state
 def read_out(
     model: nn.Module,
     inputs: Tensor | tuple[Tensor, ...],
@@ -40,6 +41,7 @@ def read_out(
     gamma: float = GAMMA,
     biases: BiasName = "apart",
     additional_forward_args: Any = None,
+    output: str | int | None = None,
 ) -> Readout:
     """Read exactly what every coordinate of a feature space adds to the answer to a question.
 
@@ -65,6 +67,8 @@ def read_out(
         biases: ``"apart"``: one number; ``"placed"``: what they add to the answer stays where they add it
             (:mod:`~xai_align.pinet.placed_biases`), for inputs that are images.
         additional_forward_args: further arguments of the model, as in Captum.
+        output: which of the model's outputs are the logits, by field or position. None: the field named "logits", or
+            the only floating tensor.
 
     Returns:
         A :class:`Readout`; a :class:`~xai_align.pinet.MixedReadout` for a list of several places.
@@ -92,10 +96,9 @@ def read_out(
     places = as_places(own_place if feature_space is None else feature_space, rule, gamma, biases)
     shares = as_weights(weights, len(places))
     spaces = [where_to_read(model, place.feature_space) for place in places]
+    extra = forward_arguments(additional_forward_args)
     with unchanged_rng(), explained_failures(parts):
-        found = read_places(model, places, spaces, parts, forward_arguments(additional_forward_args), questions)
-    for (account, _), space in zip(found, spaces, strict=True):
-        check_completeness(account, space)
+        found = read_places(Request(model, places, spaces, parts, extra, questions, output))
     several, size = isinstance(inputs, tuple), image_size(parts)
     readouts = [
         as_readout(account, space, several=several, image_size=size, local=local)

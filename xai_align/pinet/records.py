@@ -1,4 +1,4 @@
-"""The record of a readout: ``answer = sum(contributions) + sum(placed) + bias``."""
+"""The record of a readout: ``answer = sum(contributions) + sum(placed) + around + bias``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from xai_align.hookspecs import FeatureSpace
-from xai_align.pinet.accounts import Account, total_of
+from xai_align.pinet.accounts import Account
+from xai_align.pinet.frozen_gates import CutOff
+from xai_align.pinet.rounding import total_of
 from xai_align.spatial import Spread, contribution_map, prefix_part, resize_keeping_sum
 
 
@@ -21,6 +23,8 @@ class Readout:
         answer: ``[N]``, what the question makes of the logits.
         contributions: in the shape of the feature space ``z`` (a tuple where ``z`` is several tensors).
         bias: ``[N]``, the rest of the answer: what the network, with its gates held, gives at ``z = 0``.
+        around: ``[N]``, evidence of the input that reaches the answer past the feature space; 0 where the layer cuts
+            the network in two.
         prefix: ``[N]``, the part of ``contributions`` that lies on prefix tokens and so has no place in the image.
         completeness_error: ``[N]``, ``sum(contributions) + sum(placed) + bias - answer``, summed in float64 where
             the device has it. The bias is found without the gradient, so this is a check and not an identity.
@@ -31,6 +35,10 @@ class Readout:
         image_size: rows and columns of the input, None if it is no image.
         placed: maps ``[N, h, w]`` of what biases add at the positions where they act, on as many grids as the
             network has (``biases="placed"`` only).
+        cut_off: evidence that the network took out of the gradient's reach (``detach``, ``item``, ``no_grad`` ...); it
+            lies in the bias.
+        gates_flow: whether sigmoids and other gates were read as activations, because nothing else leads from the
+            feature space to the answer.
         coefficients: a trained PiNet's detection map ``pi``, ``[N, C or 1, h, w]``: of the class asked about, or
             ``sum_k w_k pi_k`` with the question's weights of the classes; one that classes share as it is. None
             for other networks.
@@ -47,6 +55,9 @@ class Readout:
     image_size: tuple[int, int] | None
     placed: tuple[Tensor, ...] = field(default=(), repr=False)
     coefficients: Tensor | None = field(default=None, repr=False)
+    around: Tensor = field(kw_only=True)
+    cut_off: tuple[CutOff, ...] = ()
+    gates_flow: bool = False
 
     @property
     def total(self) -> Tensor:
@@ -113,4 +124,7 @@ def as_readout(
         image_size=image_size,
         placed=account.placed,
         coefficients=account.coefficients,
+        around=account.around,
+        cut_off=account.cut_off,
+        gates_flow=account.manner.gates_flow,
     )

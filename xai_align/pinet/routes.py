@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+from xai_align._tools.logits import select_logits
 from xai_align.hookspecs import FeatureSpace
 
 #: Told each tensor of a feature space as the model computes it, and the number of that space among those of the
@@ -20,28 +21,58 @@ Put: TypeAlias = Callable[[int, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Route:
-    """``run(put)`` computes the logits through ``z``. With a split, ``z`` is known and ``run`` is the head."""
+    """A way to compute the logits through ``z``. With a split, ``z`` is known and only the head runs.
 
-    run: Callable[[Put], Any]
+    Attributes:
+        forward: ``(inputs, put)`` to what the model returns.
+        inputs: of the model.
+        spaces: how many feature spaces lie on the way.
+        z: the features of a split, else None.
+        select: from what the model returns to its logits.
+    """
+
+    forward: Callable[[Sequence[Any], Put], Any]
+    inputs: Sequence[Any]
+    spaces: int = 1
     z: Any = None
+    select: Callable[[Any], Any] = field(default=select_logits)
+
+    @property
+    def has_zero_inputs(self) -> bool:
+        """Whether the model can be run on zeros in place of its inputs: not where only a head runs."""
+        return self.z is None
+
+    def run(self, put: Put, *, zeros: bool = False) -> Any:
+        """Compute the logits, on inputs of zeros if asked."""
+        # the network may write into what it is given
+        given = [(torch.zeros_like(x) if zeros else x.clone()) for x in self.inputs] if self.z is None else self.inputs
+        return self.select(self.forward(given, put))
 
 
 def route_through(
-    model: nn.Module, spaces: Sequence[FeatureSpace], inputs: Sequence[Any], extra: Sequence[Any]
+    model: nn.Module,
+    spaces: Sequence[FeatureSpace],
+    inputs: Sequence[Any],
+    extra: Sequence[Any],
+    *,
+    output: str | int | None = None,
+    z: Any = None,
 ) -> Route:
     """The route by which ``model`` computes its logits through all of ``spaces``, in one pass.
 
     Args:
-        model: the network.
+        model: the network; its layers get hooks while the route runs, so give a replica.
         spaces: one with a split, or any number without.
         inputs: the model's inputs.
         extra: its further arguments.
+        output: which of the model's outputs are the logits.
+        z: the features of a split, if they are known.
 
     Raises:
         ValueError: a layer of a space does not exist, or two spaces name the same.
     """
     if len(spaces) == 1 and spaces[0].split is not None:
-        return _through_split(spaces[0], inputs, extra)
+        return _through_split(spaces[0], inputs, extra, z)
     numbers: dict[str, int] = {}
     for number, space in enumerate(spaces):
         for name in (space.layer,) if isinstance(space.layer, str) else space.layer:
@@ -53,13 +84,12 @@ def route_through(
     at_input = numbers.pop("input", None)
     layers = {find_layer(model, name): (name, number) for name, number in numbers.items()}
 
-    def run(put: Put) -> Any:
-        given = inputs
+    def forward(given: Sequence[Any], put: Put) -> Any:
         if at_input is not None:
-            given = [put(at_input, x) if _is_floating(x) else x for x in inputs]
+            given = [put(at_input, x) if _is_floating(x) else x for x in given]
         return _through_layers(model, layers, given, extra, put)
 
-    return Route(run)
+    return Route(forward, inputs, len(spaces), select=partial(select_logits, output=output))
 
 
 def find_layer(model: nn.Module, name: str) -> nn.Module:
@@ -92,12 +122,13 @@ def layer_name(model: nn.Module, layer: nn.Module) -> str:
     raise ValueError(f"the layer given ({type(layer).__name__}) is not a module of this model ({type(model).__name__})")
 
 
-def _through_split(space: FeatureSpace, inputs: Sequence[Any], extra: Sequence[Any]) -> Route:
+def _through_split(space: FeatureSpace, inputs: Sequence[Any], extra: Sequence[Any], z: Any) -> Route:
     assert space.split is not None
     features, head = space.split
-    with torch.no_grad():
-        z = features(*inputs, *extra)
-    return Route(lambda put: head(_placed(z, partial(put, 0))), z)
+    if z is None:
+        with torch.no_grad():
+            z = features(*inputs, *extra)
+    return Route(lambda given, put: head(_placed(z, partial(put, 0))), inputs, z=z)
 
 
 def _through_layers(

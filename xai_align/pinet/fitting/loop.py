@@ -17,13 +17,13 @@ from xai_align.fitting.callers_state import seed_all
 from xai_align.fitting.diverged import DivergedError
 from xai_align.fitting.epoch_plan import Piece, derived_seed, epoch_plan
 from xai_align.fitting.training_log import Row
-from xai_align.pinet.accounts import wide
 from xai_align.pinet.fitting.batches import BatchSource
 from xai_align.pinet.fitting.metric import FittingMetric
 from xai_align.pinet.fitting.settings import LEAST_RATE, FitSettings
 from xai_align.pinet.fitting.training import Training
 from xai_align.pinet.fitting.validation import validate
 from xai_align.pinet.losses import Batch, PiNetLoss
+from xai_align.pinet.rounding import wide
 
 
 class LossOfModel(nn.Module):

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from xai_align.pinet.accounts import wide
 from xai_align.pinet.loss_formulas import Task
 from xai_align.pinet.losses import Batch, Seen
+from xai_align.pinet.rounding import wide
 
 
 @dataclass(frozen=True)

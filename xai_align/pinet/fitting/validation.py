@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from xai_align.pinet.accounts import wide
 from xai_align.pinet.fitting.batches import BatchSource
 from xai_align.pinet.fitting.metric import FittingMetric
 from xai_align.pinet.losses import PiNetLoss
+from xai_align.pinet.rounding import wide
 
 
 @torch.no_grad()

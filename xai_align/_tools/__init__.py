@@ -1,0 +1,1 @@
+"""Tools that know torch and files only."""

@@ -1,0 +1,251 @@
+"""Structural copies of a network that share its parameters' memory, as data-parallel replicas do.
+
+A readout hooks layers, changes flags and differentiates. It does so on a replica:
+every module is a new object, every parameter a plain tensor that shares the
+original's memory and requires no gradient. The original is only read, so other
+threads may run it meanwhile, and an interrupt leaves nothing behind on it.
+"""
+
+from __future__ import annotations
+
+import functools
+import types
+import weakref
+from collections import OrderedDict
+from dataclasses import fields, is_dataclass, replace
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
+
+T = TypeVar("T")
+
+#: Precisions in which coefficients are not computed.
+LOW_PRECISION = (torch.float16, torch.bfloat16)
+_FORWARD_HOOKS = (
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+)
+_BACKWARD_HOOKS = ("_backward_hooks", "_backward_pre_hooks")
+#: Attributes of every module, which are handled by name or are of no interest.
+_OF_MODULE = frozenset(nn.Module().__dict__)
+_ATOMIC = frozenset((int, float, str, bool, type(None), torch.Size, torch.dtype, torch.device, type, bytes, complex))
+_DICTS = (dict, OrderedDict)
+#: Flags of modules that recompute activations, which a recording must not do.
+_CHECKPOINTING = ("grad_checkpointing", "gradient_checkpointing")
+
+
+class Replica:
+    """A structural copy of ``model``; :attr:`module` is run in its place.
+
+    Hooks that the user registered for the forward pass are kept, hooks for the
+    backward pass are left out. Buffers are cloned, since a forward pass may write
+    into them. Compiled parts are replaced by the modules they were compiled from.
+
+    Args:
+        model: any module.
+        dtype: floating parameters and buffers of low precision become copies of this dtype; with ``every``, all do.
+        every: see ``dtype``.
+        evaluate: whether all modules of the copy are in eval mode; otherwise each is in its original's mode.
+        inplace: False: modules with a flag ``inplace`` work out of place.
+
+    Raises:
+        ValueError: a lazy module has no parameters yet.
+
+    Example::
+
+        copy = Replica(model)
+        handle = copy.of(model.layer4).register_forward_hook(print)  # model itself has no hook
+        logits = copy.module(images)
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        dtype: torch.dtype | None = None,
+        every: bool = False,
+        evaluate: bool = False,
+        inplace: bool = True,
+    ) -> None:
+        self._dtype, self._every, self._evaluate, self._inplace = dtype, every, evaluate, inplace
+        #: Copies by the ``id`` of what they are copies of, which lives as long as the model does.
+        self._copies: dict[int, Any] = {}
+        self._model = model
+        self.module: nn.Module = self.of(model)
+
+    def of(self, module: nn.Module) -> Any:
+        """Return the copy of a module; one that isn't part of the model is copied too."""
+        known = self._copies.get(id(module))
+        if known is not None:
+            return known
+        copies: list[nn.Module] = []
+        top = self._structure(module, copies)
+        for copy in copies:
+            state = copy.__dict__
+            # values are replaced and no key is added, so the dictionary may be walked meanwhile
+            for name, value in state.items():
+                if type(value) not in _ATOMIC and name not in _OF_MODULE and not _is_plain(value):
+                    state[name] = self.rebind(value)
+        return top
+
+    def rebind(self, value: T) -> T:
+        """Return ``value`` with everything in it that refers to the original referring to the copy.
+
+        Looks into containers, dataclasses, bound methods, partial functions and closures.
+        """
+        found: Any = value
+        kind = type(found)
+        if kind in _ATOMIC:
+            return value
+        if isinstance(found, Tensor):
+            known = self._copies.get(id(found))
+            return known if known is not None else self._alias(found) if self._is_changed(found) else value
+        if isinstance(found, nn.Module):
+            return self.of(found)
+        if kind is list or kind is set:
+            return kind(map(self.rebind, found))
+        if kind is tuple:
+            parts = tuple(map(self.rebind, found))
+            return value if all(a is b for a, b in zip(parts, found, strict=True)) else parts  # type: ignore[return-value]
+        if kind in _DICTS:
+            return kind((key, self.rebind(part)) for key, part in found.items())
+        if kind is types.MethodType:
+            owner = self.rebind(found.__self__)
+            return value if owner is found.__self__ else types.MethodType(found.__func__, owner)  # type: ignore[return-value]
+        if kind is types.FunctionType:
+            return self._function(found)  # type: ignore[return-value]
+        if kind is functools.partial:
+            return functools.partial(
+                self.rebind(found.func), *map(self.rebind, found.args), **self.rebind(found.keywords)
+            )  # type: ignore[return-value]
+        if kind is weakref.ReferenceType:
+            target = found()
+            return weakref.ref(self.of(target)) if isinstance(target, nn.Module) else value  # type: ignore[return-value]
+        if isinstance(found, tuple) and hasattr(found, "_fields"):
+            return kind(*map(self.rebind, found))
+        if is_dataclass(found) and found.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+            return self._dataclass(found)
+        return value
+
+    def _structure(self, module: nn.Module, copies: list[nn.Module]) -> Any:
+        """Copy modules, parameters and buffers; further attributes are still the original's."""
+        known = self._copies.get(id(module))
+        if known is not None:
+            return known
+        compiled_from = module.__dict__.get("_modules", {}).get("_orig_mod")
+        if compiled_from is not None:
+            copy = self._structure(compiled_from, copies)
+            self._copies[id(module)] = copy
+            return copy
+        if isinstance(module, torch.jit.ScriptModule):
+            return module
+        copy = module.__class__.__new__(module.__class__)
+        self._copies[id(module)] = copy
+        copies.append(copy)
+        state = copy.__dict__
+        state.update(module.__dict__)
+        state["_parameters"] = {
+            name: None if p is None else self._copied_tensor(p) for name, p in state["_parameters"].items()
+        }
+        # a forward pass may write into buffers, but for the statistics of a norm in eval mode
+        clone = not (isinstance(module, _NormBase) and not module.training)
+        state["_buffers"] = {
+            name: None if b is None else self._copied_tensor(b, clone=clone) for name, b in state["_buffers"].items()
+        }
+        state["_modules"] = {
+            name: None if child is None else self._structure(child, copies) for name, child in state["_modules"].items()
+        }
+        for name in _FORWARD_HOOKS:
+            hooks = state.get(name)
+            state[name] = (
+                OrderedDict(zip(hooks, map(self.rebind, hooks.values()), strict=True)) if hooks else OrderedDict()
+            )
+        for name in _BACKWARD_HOOKS:
+            if state.get(name):
+                state[name] = OrderedDict()
+        if self._evaluate:
+            state["training"] = False
+        if not self._inplace and state.get("inplace") is True:
+            state["inplace"] = False
+        for name in _CHECKPOINTING:
+            if state.get(name) is True:
+                state[name] = False
+        if state.get("_compiled_call_impl") is not None:
+            state["_compiled_call_impl"] = None
+        return copy
+
+    def _copied_tensor(self, tensor: Tensor, *, clone: bool = False) -> Tensor:
+        known = self._copies.get(id(tensor))
+        if known is None:
+            known = self._alias(tensor)
+            if clone and known.dtype == tensor.dtype:
+                known = known.clone()
+            self._copies[id(tensor)] = known
+        return known
+
+    def _alias(self, tensor: Tensor) -> Tensor:
+        """The same memory, without gradient; another dtype or a tensor of inference mode needs memory of its own."""
+        if type(tensor) in (UninitializedParameter, UninitializedBuffer):
+            raise ValueError("the model has lazy modules without parameters; run it once on an input, then call again")
+        alias = tensor.detach()
+        if self._dtype is not None and alias.is_floating_point() and (self._every or alias.dtype in LOW_PRECISION):
+            alias = alias.to(self._dtype)
+        return alias.clone() if alias.is_inference() else alias
+
+    def _is_changed(self, tensor: Tensor) -> bool:
+        low = self._dtype is not None and tensor.is_floating_point() and (self._every or tensor.dtype in LOW_PRECISION)
+        return tensor.requires_grad or tensor.is_inference() or low
+
+    def _function(self, function: types.FunctionType) -> types.FunctionType:
+        """A function with its closure rebound, if anything in it is the original's."""
+        known = self._copies.get(id(function))
+        if known is not None:
+            return known
+        if not function.__closure__:
+            return function
+        self._copies[id(function)] = function  # a function that refers to itself
+        cells, changed = [], False
+        for cell in function.__closure__:
+            try:
+                content = cell.cell_contents
+            except ValueError:  # not filled yet
+                cells.append(cell)
+                continue
+            rebound = self.rebind(content) if isinstance(content, _IN_CLOSURES) else content
+            changed |= rebound is not content
+            cells.append(types.CellType(rebound) if rebound is not content else cell)
+        if not changed:
+            return function
+        copy = types.FunctionType(
+            function.__code__, function.__globals__, function.__name__, function.__defaults__, tuple(cells)
+        )
+        copy.__kwdefaults__ = function.__kwdefaults__
+        copy.__dict__.update(function.__dict__)
+        self._copies[id(function)] = copy
+        return copy
+
+    def _dataclass(self, record: Any) -> Any:
+        changed = {}
+        for field in fields(record):
+            if field.init:
+                rebound = self.rebind(getattr(record, field.name))
+                if rebound is not getattr(record, field.name):
+                    changed[field.name] = rebound
+        return replace(record, **changed) if changed else record
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether nothing in ``value`` can refer to a module or tensor, for what most attributes are."""
+    kind = type(value)
+    if kind is tuple or kind is list:
+        return all(type(part) in _ATOMIC for part in value) and kind is tuple
+    return (kind is types.FunctionType and not value.__closure__) or kind is types.BuiltinFunctionType
+
+
+_IN_CLOSURES = (nn.Module, Tensor, types.MethodType, types.FunctionType, functools.partial, weakref.ReferenceType)

@@ -1,0 +1,86 @@
+"""Operations that give constants: decisions, which have no derivative, and values that Python reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
+
+from xai_align.pinet.frozen_gates import FrozenGates, detached, never
+from xai_align.pinet.rule_registry import Rule, find_operation, register_rule
+
+Function = Callable[..., Any]
+
+#: Booleans, whole numbers, places, and steps: their derivative is zero wherever there is one.
+DECISIONS = """
+    gt ge lt le eq ne greater greater_equal less less_equal not_equal isnan isinf isfinite isneginf isposinf isreal isin
+    isclose allclose equal is_nonzero argmax argmin argsort argwhere searchsorted bucketize sign signbit round floor
+    ceil trunc fix nonzero nonzero_static count_nonzero logical_not logical_and logical_or logical_xor any all unique
+    unique_consecutive histc histogram bincount multinomial heaviside one_hot floor_divide rfloordiv bitwise_not
+    bitwise_and bitwise_or bitwise_xor __contains__ __bool__ __nonzero__ __int__ __long__ __index__ bool int long short
+    byte char
+"""
+#: Values that leave the graph although they have a derivative.
+READINGS = """
+    detach data item tolist numpy asarray tensor __array__ __float__ __complex__ detach_copy __deepcopy__
+"""
+
+
+@register_rule(*DECISIONS.split())
+def decision(gates: FrozenGates, func: Function, *args: Any, **kwargs: Any) -> Any:
+    """``stop(f(x))`` of a function without derivative."""
+    args, kwargs = tree_map(detached, (args, kwargs))
+    value = gates.keep(lambda: func(*args, **kwargs))
+    gates.stops(_name(func))
+    return value
+
+
+@register_rule(*READINGS.split())
+def reading(gates: FrozenGates, func: Function, *args: Any, **kwargs: Any) -> Any:
+    """``stop(x)``, counted: the evidence in ``x`` is cut off."""
+    if not gates.recording:
+        return gates.keep(never)
+    args, kwargs = tree_map(detached, (args, kwargs))
+    value = gates.keep(lambda: func(*args, **kwargs))
+    if any(isinstance(leaf, Tensor) and leaf.is_floating_point() for leaf in tree_leaves(args)):
+        gates.cuts(_name(func))
+        gates.stops(_name(func))
+    gates.note_aliases(value, args)
+    return value
+
+
+@register_rule("detach_")
+def detaching(gates: FrozenGates, func: Function, x: Tensor) -> Tensor:
+    """``x.detach_()``: ``x`` itself becomes a constant."""
+    value = gates.keep(lambda: x)
+    if gates.recording:
+        gates.cuts("detach_")
+        gates.stops("detach_")
+        return func(x)
+    x.data = value
+    return x
+
+
+@register_rule("to", "type", "type_as", "float", "double", "half", "bfloat16", "cfloat", "cdouble", "_to_copy")
+def cast(gates: FrozenGates, func: Function, *args: Any, **kwargs: Any) -> Any:
+    """Linear between floating types; to whole numbers, a decision."""
+    value = func(*args, **kwargs)
+    if not isinstance(value, Tensor) or value.is_floating_point() or value.is_complex():  # x.type() is a word
+        return value
+    return gates.keep(lambda: value)
+
+
+for _rule in (decision, reading, detaching):
+    _rule.is_constant = True  # type: ignore[attr-defined]
+
+
+def constant_kind(rule: Rule | None) -> str | None:
+    """Return "decision" or "reading" for rules that give constants, None for others."""
+    return {decision: "decision", reading: "reading", detaching: "reading"}.get(rule)  # type: ignore[arg-type]
+
+
+def _name(func: Function) -> str:
+    return find_operation(func).name.strip("_") if func is not torch.tensor else "tensor"
