@@ -79,20 +79,24 @@ def test_places_may_have_rules_of_their_own():
     assert torch.allclose(mixture.map(), expected, atol=1e-12)
 
 
+CALLS: list[nn.Module] = []
+
+
 class Counted(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model, self.calls = model, 0
+        self.model = model
 
     def forward(self, x: Tensor) -> Tensor:
-        self.calls += 1
+        CALLS.append(self)
         return self.model(x)
 
 
 def test_places_share_a_pass():
     model = Counted(conv_net()).eval()
+    CALLS.clear()
     read_out(model, images(), 1, ["model.conv1", "model.pool", "model.conv2"], rule="gamma", biases="placed")
-    assert model.calls == 1 + 3  # one that is recorded, and for each place one to check it
+    assert len(CALLS) == 3  # the plain model, one pass that is recorded, one replay for all places
 
 
 def test_a_local_place_can_be_mixed_in():
@@ -127,20 +131,28 @@ class TwoBranches(nn.Module):
 def test_branches_are_exact_at_each_place_and_mixed(biases):
     torch.manual_seed(0)
     model, x = TwoBranches().double().eval(), images(dtype=torch.float64)
-    mixture = read_out(model, x, 1, ["first", "second", "third"], rule="gamma", biases=biases)
+    assert model(x)[:, 3].min() > 0.5
+    mixture = read_out(model, x, 3, ["first", "second", "third"], rule="gamma", biases=biases)
     for part in (mixture, *mixture.parts):
         assert part.relative_error.max() < 1e-12
-        assert torch.allclose(part.total + part.bias, model(x)[:, 1], atol=1e-12)
+        assert torch.allclose(part.total + part.around + part.bias, model(x)[:, 3], atol=1e-12)
+    for name, part in zip(("first", "second", "third"), mixture.parts, strict=True):
+        alone = read_out(model, x, 3, name, rule="gamma", biases=biases)
+        assert torch.allclose(part.contributions, alone.contributions, atol=1e-12)
+        assert torch.allclose(part.around, alone.around, atol=1e-12)
+    # the second branch has the first one's evidence go round it, the third has the shortcut
+    assert mixture.parts[1].around.abs().min() > 0.1
+    assert mixture.parts[2].around.abs().min() > 0.1
 
 
 def test_tensors_can_still_be_cut_jointly():
     torch.manual_seed(0)
     model, x = TwoBranches().double().eval(), images(dtype=torch.float64)
     joint = FeatureSpace(layer=("first", "second"))
-    readout = read_out(model, x, 1, joint)
+    readout = read_out(model, x, 3, joint)
     assert len(readout.contributions) == 2
     assert readout.relative_error.max() < 1e-12
-    mixture = read_out(model, x, 1, [joint, "third"], weights=[0.5, 0.5])
+    mixture = read_out(model, x, 3, [joint, "third"], weights=[0.5, 0.5])
     assert len(mixture.contributions) == 3
     assert torch.allclose(mixture.parts[0].map(), readout.map(), atol=1e-12)
 
@@ -229,7 +241,7 @@ class Gate(nn.Module):
 
 
 def test_a_place_that_only_gates_is_named():
-    with pytest.raises(ValueError, match="does not depend on the feature space 'second'"):
+    with pytest.raises(ValueError, match="no evidence of 'second' reaches the output"):
         read_out(Gate().eval(), torch.ones(1, 3), 0, ["first", "second"])
 
 
@@ -238,7 +250,7 @@ def test_a_place_that_only_gates_is_named():
 
 def test_a_known_convolutional_network_is_read_sharply():
     model, x = timm.create_model("test_resnet").eval(), images(2, 96)
-    places = sharp_places(model)
+    places = sharp_places(model, x)
     assert places[0].feature_space == "layer2"
     attributions, delta = PiNetAttribution(model).attribute(x, 3, return_convergence_delta=True)
     readout = read_out(model, x, 3, places)
@@ -265,7 +277,7 @@ def test_explaining_by_name_reads_the_same():
         explain(model, x, 3, rule="gate"),
     )
     assert torch.equal(sharp.attribution, PiNetAttribution(model).attribute(x, 3))
-    assert torch.equal(sharp.map, read_out(model, x, 3, sharp_places(model)).map())
+    assert torch.equal(sharp.map, read_out(model, x, 3, sharp_places(model, x)).map())
     assert torch.allclose(sharp.total + sharp.readout.bias, sharp.answer.double(), atol=1e-5)
     for one in (last, gates):
         assert torch.equal(one.attribution, read_out(model, x, 3).on_images(3))
@@ -289,13 +301,13 @@ def test_a_network_asked_a_question_is_read_sharply_too():
 @pytest.mark.parametrize("name", ["test_vit", "test_convnext"])
 def test_networks_that_it_was_not_tried_on_are_read_where_the_plugins_say(name):
     model, x = timm.create_model(name).eval(), images(1, 160)
-    assert sharp_places(model) is None
+    assert sharp_places(model, x) is None
     assert torch.equal(PiNetAttribution(model).attribute(x, 3), read_out(model, x, 3).on_images(3))
 
 
 def test_unknown_networks_are_read_at_their_input():
-    assert sharp_places(conv_net()) is None
-    assert sharp_places(lambda x: x) is None
+    assert sharp_places(conv_net(), images()) is None
+    assert sharp_places(lambda x: x, images()) is None
 
 
 def test_a_retrofitted_network_is_read_where_it_was_retrofitted():

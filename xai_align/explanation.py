@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from xai_align._tools.logits import LogitsOf, select_logits
 from xai_align.pinet.rounding import wide
 from xai_align.plugins import attribution_method
 from xai_align.question import Question, answers, as_questions, ask
@@ -78,6 +79,7 @@ def explain(
     method: str = PINET,
     *,
     layer: str | None = None,
+    output: str | int | None = None,
     **options: Any,
 ) -> Explanation:
     """Explain the model's answers to a question with a method, by name.
@@ -92,6 +94,8 @@ def explain(
         method: a name from ``xai-align methods``.
         layer: where to look inside the network, for methods that do; a layer's name or
             ``"input"``. None: where the method does by itself.
+        output: which of the model's outputs are the logits, by field or position; None: the field named "logits", or
+            the only floating tensor.
         **options: handed to the method's ``attribute``, e.g. ``n_steps=50``.
 
     Raises:
@@ -102,13 +106,16 @@ def explain(
     spec = attribution_method(method)
     if layer is not None and not takes_layer(method):
         raise ValueError(f"the method '{method}' looks at no layer of its own; leave out layer='{layer}'")
-    questions = _questions(model, inputs, question)
+    _check_batch(inputs)
+    questions = _questions(model, inputs, question, output)
     start = _now(inputs)
     if method == PINET:
         from xai_align.pinet.readout import read_out
         from xai_align.pinet.sharp_places import given_or_sharp
 
-        readout = read_out(model, inputs, questions, given_or_sharp(model, layer, options), **options)
+        readout = read_out(
+            model, inputs, questions, given_or_sharp(model, layer, options, inputs), output=output, **options
+        )
         seconds = _now(inputs) - start
         return Explanation(
             method=method,
@@ -119,6 +126,8 @@ def explain(
             seconds=seconds,
             readout=readout,
         )
+    # other methods know of tensors only
+    model = model if output is None else LogitsOf(model, output)
     asked, target = ask(model, questions, len(inputs))
     built = spec.build(asked) if layer is None else spec.build(asked, layer=layer)
     attribution = built.attribute(inputs, target=target, **options).detach()
@@ -147,16 +156,39 @@ def takes_layer(method: str) -> bool:
         return False
 
 
-def logits_of(model: nn.Module, inputs: Tensor) -> Tensor:
-    """The model's output, without gradients."""
+def logits_of(model: nn.Module, inputs: Tensor, output: str | int | None = None) -> Tensor:
+    """The model's logits, without gradients."""
     with torch.no_grad():
-        return model(inputs)
+        return select_logits(model(inputs), output)
 
 
-def _questions(model: nn.Module, inputs: Tensor, question: Any) -> list[Question]:
+def _check_batch(inputs: Any) -> None:
+    if not isinstance(inputs, Tensor):
+        raise TypeError(
+            f"inputs are {type(inputs).__name__}; explain takes one tensor whose first axis is the batch, "
+            "xai_align.read_out takes several"
+        )
+    if inputs.dim() == 0 or len(inputs) == 0:
+        raise ValueError(f"inputs have shape {list(inputs.shape)}; give a batch with one example at least")
+
+
+def _questions(model: nn.Module, inputs: Tensor, question: Any, output: str | int | None) -> list[Question]:
     if question is not None:
         return as_questions(question, len(inputs))
-    return as_questions(logits_of(model, inputs).flatten(1).argmax(1), len(inputs))
+    try:
+        logits = logits_of(model, inputs, output)
+    except (RuntimeError, ValueError) as error:
+        if inputs.dim() == 3:
+            error.add_note("(is this one image without a batch? give images [N, C, H, W]: x[None])")
+        raise
+    if logits.dim() == 0 or len(logits) != len(inputs):
+        raise ValueError(
+            f"the model gives {list(logits.shape)} for inputs {list(inputs.shape)}: not one row of logits for each "
+            "example; give a batch [N, ...] (one image: x[None])"
+        )
+    if logits[0].numel() == 1:
+        return as_questions((0,) * (logits.dim() - 1) or None, len(inputs))
+    return as_questions(logits.flatten(1).argmax(1), len(inputs))
 
 
 def _on_inputs(readout: Readout, inputs: Tensor) -> Tensor:

@@ -92,13 +92,26 @@ def check_evaluation_mode(model: nn.Module) -> None:
     Raises:
         ValueError: a BatchNorm, InstanceNorm with statistics or (active) dropout is in train mode.
     """
-    if any(_is_restless(module) for module in modules_of(model)):
+    modules = modules_of(model)
+    if any(_is_restless(module) for module in modules):
         wrong = [name or type(model).__name__ for name, module in model.named_modules() if _is_restless(module)]
         shown = ", ".join(f"'{name}'" for name in wrong[:3]) + (" …" if len(wrong) > 3 else "")
         raise ValueError(
             f"the model is in train mode: {len(wrong)} layer(s) with batch statistics or dropout ({shown}) "
             "would change the answer; call model.eval() first"
         )
+    if unnormed := [
+        name or type(model).__name__ for name, module in model.named_modules() if _has_no_statistics(module)
+    ]:
+        raise ValueError(
+            f"the BatchNorm '{unnormed[0]}' keeps no running statistics (track_running_stats=False), so it uses those "
+            "of the batch in eval mode too, and an example's answer depends on its batch mates: there is no "
+            "explanation of one example; rebuild the layer with running statistics, or use InstanceNorm or GroupNorm"
+        )
+
+
+def _has_no_statistics(module: nn.Module) -> bool:
+    return isinstance(module, _BatchNorm) and module.running_mean is None
 
 
 def _is_restless(module: nn.Module) -> bool:

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from xai_align._tools.logits import select_logits
+
 #: One entry of an example's output: a class, or a position of a dense output.
 Index: TypeAlias = tuple[int, ...]
 #: How the logits of several classes become one score.
@@ -232,7 +234,7 @@ class QuestionModel(nn.Module):
 
     def forward(self, *inputs: Any) -> Tensor:
         """All answers for all examples, ``[N, Q]``."""
-        logits = self.model(*inputs)
+        logits = select_logits(self.model(*inputs))
         columns = [torch.stack([question.answer(row) for row in logits]) for question in self.questions]
         return torch.stack(columns, dim=1)
 

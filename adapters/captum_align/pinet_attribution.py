@@ -100,7 +100,7 @@ class PiNetAttribution(Attribution):
             self.forward_func,
             formatted,
             target,
-            given_or_sharp(self.forward_func, self.layer, self._account),
+            given_or_sharp(self.forward_func, self.layer, self._account, formatted[0]),
             additional_forward_args,
             internal_batch_size=internal_batch_size,
             show_progress=show_progress,
@@ -128,15 +128,16 @@ class PiNetAttribution(Attribution):
 
         There is no baseline input: the constant is the network's bias at ``z = 0``.
         """
+        formatted = _format_tensor_into_tuples(inputs)
         readouts = read_out_in_batches(
             self.forward_func,
-            _format_tensor_into_tuples(inputs),
+            formatted,
             target,
-            given_or_sharp(self.forward_func, self.layer, self._account),
+            given_or_sharp(self.forward_func, self.layer, self._account, formatted[0]),
             additional_forward_args,
             **self._account,
         )
-        account = torch.cat([readout.answer - readout.bias - readout.prefix for readout in readouts])
+        account = torch.cat([one.answer - one.bias - one.prefix - one.around for one in readouts])
         given = _format_tensor_into_tuples(attributions)
         return torch.stack([part.double().flatten(1).sum(1) for part in given]).sum(0) - account
 

@@ -67,7 +67,7 @@ def _fields(returned: Any) -> dict[Any, Any]:
     if isinstance(returned, Mapping):
         return dict(returned.items())
     if isinstance(returned, tuple) and hasattr(returned, "_fields"):
-        return returned._asdict()
+        return dict(zip(returned._fields, returned, strict=True))
     if isinstance(returned, list | tuple):
         return dict(enumerate(returned))
     if hasattr(returned, "__dict__") and not isinstance(returned, Tensor):

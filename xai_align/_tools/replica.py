@@ -99,39 +99,42 @@ class Replica:
 
         Looks into containers, dataclasses, bound methods, partial functions and closures.
         """
-        found: Any = value
+        rebound: T = self._rebound(value)
+        return rebound
+
+    def _rebound(self, found: Any) -> Any:
         kind = type(found)
         if kind in _ATOMIC:
-            return value
+            return found
         if isinstance(found, Tensor):
             known = self._copies.get(id(found))
-            return known if known is not None else self._alias(found) if self._is_changed(found) else value
+            return known if known is not None else self._alias(found) if self._is_changed(found) else found
         if isinstance(found, nn.Module):
             return self.of(found)
         if kind is list or kind is set:
             return kind(map(self.rebind, found))
         if kind is tuple:
             parts = tuple(map(self.rebind, found))
-            return value if all(a is b for a, b in zip(parts, found, strict=True)) else parts  # type: ignore[return-value]
+            return found if all(a is b for a, b in zip(parts, found, strict=True)) else parts
         if kind in _DICTS:
             return kind((key, self.rebind(part)) for key, part in found.items())
         if kind is types.MethodType:
             owner = self.rebind(found.__self__)
-            return value if owner is found.__self__ else types.MethodType(found.__func__, owner)  # type: ignore[return-value]
+            return found if owner is found.__self__ else types.MethodType(found.__func__, owner)
         if kind is types.FunctionType:
-            return self._function(found)  # type: ignore[return-value]
+            return self._function(found)
         if kind is functools.partial:
             return functools.partial(
                 self.rebind(found.func), *map(self.rebind, found.args), **self.rebind(found.keywords)
-            )  # type: ignore[return-value]
+            )
         if kind is weakref.ReferenceType:
             target = found()
-            return weakref.ref(self.of(target)) if isinstance(target, nn.Module) else value  # type: ignore[return-value]
+            return weakref.ref(self.of(target)) if isinstance(target, nn.Module) else found
         if isinstance(found, tuple) and hasattr(found, "_fields"):
             return kind(*map(self.rebind, found))
-        if is_dataclass(found) and found.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+        if is_dataclass(found) and getattr(found, "__dataclass_params__").frozen:  # noqa: B009
             return self._dataclass(found)
-        return value
+        return found
 
     def _structure(self, module: nn.Module, copies: list[nn.Module]) -> Any:
         """Copy modules, parameters and buffers; further attributes are still the original's."""

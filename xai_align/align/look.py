@@ -132,7 +132,7 @@ def _through(model: nn.Module, images: Tensor, space: FeatureSpace, hold: Callab
             )
         return head(hold(z))
     with without_checkpointing(model):
-        return route_through(model, [space], (images,), ()).run(lambda _, z: hold(z))
+        return route_through(model, [space], (images,), ()).returned(lambda _, z: hold(z))
 
 
 def _named(space: FeatureSpace) -> str:

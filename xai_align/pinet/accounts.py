@@ -122,7 +122,10 @@ class Recording:
 
 
 class NothingFlows(ValueError):
-    """No evidence of the feature space reaches the answer but through gates and constants."""
+    """No evidence of a feature space reaches the answer but through gates and constants."""
+
+    #: Its number among those that are read.
+    number = 0
 
 
 def local_account(route: Route, questions: Sequence[Question], logits: Tensor | None = None) -> Account:
@@ -175,8 +178,8 @@ def frozen_accounts(
         except (RuntimeError, NothingFlows) as error:
             try:
                 manner = manner.after(error)
-            except NothingFlows:
-                raise NothingFlows(_dead_end(model, manner, route, spaces, rules)) from None
+            except NothingFlows as end:
+                raise NothingFlows(_dead_end(model, manner, route, spaces[end.number], end.number, rules)) from None
         finally:
             gates.clear()
 
@@ -286,10 +289,13 @@ def record(
         answer = answer_of(weights, logits).sum()
         leaves = [part for parts in z for part in parts]
         gradients = iter(torch.autograd.grad(answer, leaves, allow_unused=True))
-    beta = [[next(gradients) for _ in parts] for parts in z]
+    beta: list[list[Tensor | None]] = [[next(gradients) for _ in parts] for parts in z]
     z = [[part.detach() for part in parts] for parts in z]
-    if any(all(part is None for part in parts) for parts in (beta[-1:] if apart else beta)):
-        raise NothingFlows
+    for number in range(len(spaces)) if not apart else [len(spaces) - 1]:
+        if all(part is None for part in beta[number]):
+            nothing = NothingFlows()
+            nothing.number = number
+            raise nothing
     return Recording(logits.detach(), weights, rest, z, beta, order[0])
 
 
@@ -354,19 +360,24 @@ def is_complete(account: Account) -> Tensor:
 
 
 def _dead_end(
-    model: nn.Module, manner: Manner, route: Route, spaces: Sequence[FeatureSpace], rules: Mapping[Any, Rule]
+    model: nn.Module,
+    manner: Manner,
+    route: Route,
+    space: FeatureSpace,
+    number: int,
+    rules: Mapping[Any, Rule],
 ) -> str:
     """Why no evidence arrives, from a pass that notes where it ends."""
     gates = manner.gates(model, rules)
     gates.trace_stops = True
 
-    def alive(number: int, values: Tensor) -> Tensor:
+    def alive(which: int, values: Tensor) -> Tensor:
         with gates.paused():
-            return values.detach().requires_grad_().clone()
+            return values.detach().requires_grad_().clone() if which == number else values
 
     with torch.enable_grad(), gates:
         route.run(alive)
-    layer = spaces[0].layer
+    layer = space.layer
     stopped = gates.last_stop
     cut = gates.cut_off
     gates.clear()

@@ -33,7 +33,49 @@ def attention(
     query, key = gates.keep(lambda: (query, key))
     if gates.depends(attn_mask):
         attn_mask = gates.keep(lambda: attn_mask)
+    if gates.recording and not args and not kwargs.get("enable_gqa") and not kwargs.get("dropout_p"):
+        return HeldAttention.apply(value, (func, query, key, attn_mask, kwargs))
     return func(query, key, value, attn_mask, *args, **kwargs)
+
+
+class HeldAttention(torch.autograd.Function):
+    """``A v`` by the fused kernel. Only the values flow, so the way back is ``A^T`` alone, in blocks of queries."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, value: Tensor, held: tuple[Operation, Tensor, Tensor, Tensor | None, dict[str, Any]]
+    ) -> Tensor:
+        """Return the fused kernel's value."""
+        func, query, key, mask, ctx.options = held
+        ctx.save_for_backward(query, key, mask)
+        return func(query, key, value, mask, **ctx.options)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        """Return ``A^T g`` with ``A = softmax(scale q k^T + mask)``."""
+        query, key, mask = ctx.saved_tensors
+        scale = ctx.options.get("scale")
+        scale = query.shape[-1] ** -0.5 if scale is None else scale
+        queries, keys = query.shape[-2], key.shape[-2]
+        block = max(1, _SCORES_AT_A_TIME // max(1, keys * (query.numel() // max(1, queries * query.shape[-1]))))
+        total: Tensor | None = None
+        for start in range(0, queries, block):
+            rows = slice(start, start + block)
+            scores = (query[..., rows, :] * scale) @ key.transpose(-1, -2)
+            if ctx.options.get("is_causal"):
+                places = torch.arange(queries, device=query.device)[rows, None]
+                scores.masked_fill_(torch.arange(keys, device=query.device) > places, float("-inf"))
+            if mask is not None:
+                part = mask[..., rows, :] if mask.shape[-2] == queries else mask
+                scores = scores.masked_fill_(~part, float("-inf")) if part.dtype == torch.bool else scores + part
+            found = scores.softmax(-1).transpose(-1, -2) @ gradient[..., rows, :]
+            total = found if total is None else total.add_(found)
+        assert total is not None
+        return total, None
+
+
+#: Attention scores that are held at once on the way back: 64 MiB in float32.
+_SCORES_AT_A_TIME = 2**24
 
 
 @register_rule("multi_head_attention_forward")

@@ -64,6 +64,12 @@ def detaching(gates: FrozenGates, func: Function, x: Tensor) -> Tensor:
     return x
 
 
+@register_rule("requires_grad", "is_leaf")
+def graph_flag(gates: FrozenGates, func: Function, x: Tensor) -> bool:
+    """A network may branch on it; a replay, which has no graph, gives the recorded answer."""
+    return gates.recall(lambda: func(x))
+
+
 @register_rule("to", "type", "type_as", "float", "double", "half", "bfloat16", "cfloat", "cdouble", "_to_copy")
 def cast(gates: FrozenGates, func: Function, *args: Any, **kwargs: Any) -> Any:
     """Linear between floating types; to whole numbers, a decision."""
@@ -73,7 +79,7 @@ def cast(gates: FrozenGates, func: Function, *args: Any, **kwargs: Any) -> Any:
     return gates.keep(lambda: value)
 
 
-for _rule in (decision, reading, detaching):
+for _rule in (decision, reading, detaching, graph_flag):
     _rule.is_constant = True  # type: ignore[attr-defined]
 
 

@@ -45,19 +45,19 @@ class CutOff(NamedTuple):
         how: "detach", "item", "numpy", "no_grad", "inference_mode" and the like.
         where: name of the innermost module that was running; "" for the network itself.
         kind: class of that module.
-        count: how often.
+        times: how often.
     """
 
     how: str
     where: str
     kind: str
-    count: int
+    times: int
 
     def __str__(self) -> str:
         """Return one clause: "module 'head' (Linear) detaches its input"."""
         by = f"module '{self.where}' ({self.kind})" if self.where else f"the forward pass of {self.kind}"
         did = _DID.get(self.how, f"reads values with {self.how}()")
-        return f"{by} {did}" + (f", {self.count} times" if self.count > 1 else "")
+        return f"{by} {did}" + (f", {self.times} times" if self.times > 1 else "")
 
 
 class SharedViews(RuntimeError):
@@ -314,7 +314,7 @@ class FrozenGates(TorchFunctionMode):
                 target.detach_()  # overwritten by a constant, it depends on nothing
         if out is None or isinstance(result, Tensor):
             return written[0]
-        return out if type(result) is tuple else type(result)(written)  # type: ignore[call-arg]
+        return out if type(result) is tuple else type(result)(written)
 
     def _guarded_write(self, func: Any, args: Any, kwargs: Any) -> Any:
         if not self.separate_views and getattr(args[0], "_is_view", bool)() and args[0].requires_grad:
@@ -477,7 +477,7 @@ def _flag(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
     return bool(args[place]) if len(args) > place else False
 
 
-def _without_flag(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _without_flag(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     names = _parameters(func)
     given = dict(zip(names, args, strict=False)) | kwargs
     given.pop("inplace", None)

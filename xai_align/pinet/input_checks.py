@@ -44,8 +44,13 @@ def check_model(model: Any) -> None:
     check_evaluation_mode(model)
 
 
-def check_inputs(model: nn.Module, inputs: Sequence[Any]) -> None:
+def check_inputs(model: nn.Module, inputs: Sequence[Any], *, at_input: bool = True) -> None:
     """Raise if ``inputs`` are no batch of finite floating tensors of the model's dtype on its device.
+
+    Args:
+        model: the network.
+        inputs: one or several batches.
+        at_input: whether they are what is attributed to; a layer behind an embedding can be read for token ids.
 
     Raises:
         TypeError: an input is no tensor, or no input is floating.
@@ -53,19 +58,23 @@ def check_inputs(model: nn.Module, inputs: Sequence[Any]) -> None:
     """
     for x in inputs:
         if not isinstance(x, Tensor):
-            raise TypeError(f"inputs are tensors or a tuple of tensors, got {type(x).__name__}")
+            raise TypeError(
+                f"inputs are a tensor or a tuple of tensors, got {type(x).__name__}"
+                + ("; give what the model takes by name as additional_forward_args" if isinstance(x, dict) else "")
+            )
     sizes = [x.shape[0] if x.dim() else None for x in inputs]
     if not inputs or None in sizes or 0 in sizes or len(set(sizes)) > 1:
         shapes = ", ".join(str(list(x.shape)) for x in inputs) or "nothing"
         raise ValueError(f"inputs are batches with the same, positive number of examples first; got {shapes}")
     floating = [x for x in inputs if x.is_floating_point()]
-    if not floating:
+    if not floating and at_input:
         raise TypeError(
-            f"no input is floating ({inputs[0].dtype}), so nothing can be attributed to it; convert with .float()"
+            f"no input is floating ({inputs[0].dtype}), so nothing can be attributed to it: for token ids, read out at "
+            "the embedding (feature_space= its name); for pixels, convert with .float()"
         )
     for x in floating:
         if not bool(torch.isfinite(x).all()):
-            wrong = (~torch.isfinite(x)).flatten(1).any(1) if x.dim() > 1 else ~torch.isfinite(x)
+            wrong = (~torch.isfinite(x)).reshape(len(x), -1).any(1)
             raise ValueError(f"the inputs of example(s) {wrong.nonzero().flatten().tolist()} hold NaN or infinity")
     _check_like_model(model, floating)
 
@@ -91,7 +100,8 @@ def check_logits(output: Any) -> Tensor:
             else type(output).__name__
         )
         raise TypeError(
-            f"the model returned {found}; a readout needs logits [N, ...]: wrap the model so that it returns them"
+            f"the model returned {found}; a readout needs logits [N, ...]: say which output they are with output=..., "
+            "or wrap the model so that it returns them"
         )
     if not bool(torch.isfinite(output).all()):
         wrong = (~torch.isfinite(output.detach())).reshape(len(output), -1).any(1).nonzero().flatten().tolist()
@@ -105,6 +115,8 @@ def explained_failures(inputs: Sequence[Tensor]) -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        if len(inputs) == 1 and inputs[0].dim() == 3 and isinstance(error, RuntimeError | ValueError | IndexError):
+            error.add_note("(is this one image without a batch? give images [N, C, H, W]: x[None])")
         given = ", ".join(f"{list(x.shape)} {x.dtype}" for x in inputs)
         error.add_note(f"(while reading out the model on inputs {given})")
         raise

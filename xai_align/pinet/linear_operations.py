@@ -38,7 +38,7 @@ FOURIER = """
 #: Properties of a tensor other than its values.
 METADATA = """
     shape size dim ndim ndimension dtype device numel nelement element_size stride storage_offset is_contiguous layout
-    requires_grad is_leaf grad grad_fn names is_cuda is_cpu is_mps is_xpu is_meta is_sparse is_quantized is_complex
+    grad grad_fn names is_cuda is_cpu is_mps is_xpu is_meta is_sparse is_quantized is_complex
     is_floating_point is_signed is_same_size is_inference is_nested itemsize nbytes data_ptr _version get_device
     __len__ output_nr untyped_storage storage_type has_names is_mkldnn is_ipu is_xla is_vulkan is_neg is_conj
     is_maia is_mtia is_sparse_csr is_coalesced is_distributed is_set_to sparse_dim dense_dim name volatile
@@ -46,7 +46,7 @@ METADATA = """
     new_tensor new_empty_strided result_type is_tensor _is_view _base is_pinned is_shared dim_order __format__
     __repr__ __hash__ register_hook broadcast_shapes can_cast get_autocast_dtype is_autocast_enabled retains_grad
     _backward_hooks _cdata _grad _grad_fn _post_accumulate_grad_hooks grad_dtype const_data_ptr __dlpack_device__
-    _assert_tensor_metadata _assert_async record_stream
+    _assert _assert_tensor_metadata _assert_async record_stream
 """
 
 for _names in (SUMS, SHAPES, PLACES, AVERAGES, FOURIER, METADATA):

@@ -30,10 +30,10 @@ from xai_align.pinet.input_checks import check_logits
 from xai_align.pinet.placed_biases import BiasesApart, PlacedBiases
 from xai_align.pinet.places import Place
 from xai_align.pinet.pseudo_linear import PseudoLinear
-from xai_align.pinet.rounding import SHRINKS_TO, misses, wide
+from xai_align.pinet.rounding import SHRINKS_TO, misses, total_of, wide
 from xai_align.pinet.routes import Route, route_through
 from xai_align.pinet.rule_registry import Rule
-from xai_align.pinet.second_look_account import second_look_account
+from xai_align.pinet.second_look_account import check_one_batch, second_look_account
 from xai_align.question import Question
 
 
@@ -77,8 +77,13 @@ def read_places(request: Request) -> list[tuple[Account, bool]]:
     with torch.inference_mode(False):
         low = any(_is_low(x) for x in request.inputs) or _is_autocast_on(request.inputs[0])
         low = low or any(_is_low(parameter) for parameter in request.model.parameters())
+        for place in request.places:
+            if accounts_for_itself(request.model, place):
+                check_one_batch(request.model, request.inputs, request.extra)
         reading = Reading(request, torch.float32 if low else None, own=not low)
         found = reading.accounts()
+        if low:
+            found = _with_own_logits(request, found)
         if reading.missed is None:
             return found
         if request.inputs[0].device.type == "mps":  # no float64 to decide with
@@ -103,6 +108,28 @@ def _decided_in_float64(
         (_rounded_to(account, before.answer.dtype), local)
         for (account, local), (before, _) in zip(finer, found, strict=True)
     ]
+
+
+def _with_own_logits(request: Request, found: list[tuple[Account, bool]]) -> list[tuple[Account, bool]]:
+    """The accounts with the logits that the model gives in its own, lower precision, which must be close.
+
+    Raises:
+        CompletenessError: they are not.
+    """
+    with torch.no_grad():
+        returned = request.model(*_cloned(request.inputs), *request.extra)
+    own = check_logits(select_logits(returned, request.output)).detach()
+    precision = own.dtype if own.dtype in LOW_PRECISION else torch.bfloat16
+    for account, _ in found:
+        rows = (len(own), -1)
+        difference = (wide(account.logits) - wide(own)).abs().reshape(rows).amax(1)
+        size = wide(account.logits).abs().reshape(rows).amax(1)
+        if bool(misses(difference, size, account.operations, precision).any()):
+            raise CompletenessError(
+                f"in float32 the model's logits are off by {float(difference.max()):.3g} from those in {precision}, "
+                "more than its rounding: the model does not compute one function in both; give it in float32"
+            )
+    return [(replace(account, logits=own), local) for account, local in found]
 
 
 class Reading:
@@ -159,6 +186,14 @@ class Reading:
             return [(local_account(route, request.questions), all(one.is_linear for one in request.questions))]
         rules, new_biases = _rules_of(place), partial(_biases_of, place, self._inputs)
         accounts = frozen_accounts(model, route, here, request.questions, rules, new_biases)
+        if len(here) > 1:
+            # places that are no cuts meet others' evidence on the way; they are read by themselves
+            accounts = [
+                account
+                if bool(is_complete(account).all())
+                else frozen_accounts(model, self._route([space]), [space], request.questions, rules, new_biases)[0]
+                for space, account in zip(here, accounts, strict=True)
+            ]
         return [
             (self._beside(space, account, rules, new_biases), False)
             for space, account in zip(here, accounts, strict=True)
@@ -407,8 +442,6 @@ def _rounded_to(account: Account, dtype: torch.dtype) -> Account:
         placed=tuple(map(to, account.placed)),
         coefficients=None if account.coefficients is None else to(account.coefficients),
     )
-    from xai_align.pinet.rounding import total_of
-
     error = total_of((*rounded.contributions, *rounded.placed))
     return replace(rounded, error=error + wide(rounded.around) + wide(rounded.bias) - wide(rounded.answer))
 

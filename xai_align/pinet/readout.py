@@ -91,11 +91,11 @@ def read_out(
         asked = model
         model, own_place = unwrapped(model.model)
     check_model(model)
-    check_inputs(model, parts)
-    questions = (asked.questions_for if asked else as_questions)(question, len(parts[0]))
     places = as_places(own_place if feature_space is None else feature_space, rule, gamma, biases)
     shares = as_weights(weights, len(places))
     spaces = [where_to_read(model, place.feature_space) for place in places]
+    check_inputs(model, parts, at_input=any(space.layer == "input" for space in spaces))
+    questions = (asked.questions_for if asked else as_questions)(question, len(parts[0]))
     extra = forward_arguments(additional_forward_args)
     with unchanged_rng(), explained_failures(parts):
         found = read_places(Request(model, places, spaces, parts, extra, questions, output))

@@ -44,9 +44,13 @@ class Route:
 
     def run(self, put: Put, *, zeros: bool = False) -> Any:
         """Compute the logits, on inputs of zeros if asked."""
+        return self.select(self.returned(put, zeros=zeros))
+
+    def returned(self, put: Put, *, zeros: bool = False) -> Any:
+        """What the model returns, its logits among it."""
         # the network may write into what it is given
         given = [(torch.zeros_like(x) if zeros else x.clone()) for x in self.inputs] if self.z is None else self.inputs
-        return self.select(self.forward(given, put))
+        return self.forward(given, put)
 
 
 def route_through(

@@ -163,11 +163,13 @@ def _out_of_place(name: str, func: Callable[..., Any]) -> Callable[..., Any]:
     if spelled.startswith("__i"):
         return getattr(Tensor, f"__{spelled[3:]}", func)
     base = spelled.rstrip("_") if not spelled.startswith("_") else spelled[:-1]
-    if _overload_name(func) is not None:
-        packet = getattr(torch.ops.aten, _overload_name(func).rstrip("_"), None)  # type: ignore[union-attr]
-        overloads = getattr(packet, "overloads", list)()
-        mine = getattr(func, "_overloadname", None)
-        return getattr(packet, mine) if packet is not None and mine in overloads else packet or func
+    overload = _overload_name(func)
+    if overload is not None:
+        packet = getattr(torch.ops.aten, overload.rstrip("_"), None)
+        if packet is None:
+            return func
+        mine = getattr(func, "_overloadname", "default")
+        return getattr(packet, mine) if mine in packet.overloads() else packet
     for home in (Tensor, torch, F):
         found = getattr(home, base, None)
         if callable(found):

@@ -20,15 +20,8 @@ def second_look_account(
 
     With ``answer = sum_k w_k logit_k + r``, a feature adds ``sum_k w_k s_k pi_k z_k`` and the bias is
     ``sum_k w_k a_k + r``.
-
-    Raises:
-        ValueError: the network is given more than one batch of images.
     """
-    if len(inputs) != 1 or extra:
-        raise ValueError(
-            f"a {type(model).__name__} takes one batch of images, got {len(inputs)} inputs and {len(extra)} further "
-            "argument(s)"
-        )
+    check_one_batch(model, inputs, extra)
     with torch.no_grad():
         look = model.explain(inputs[0])
         logits = check_logits(look.logits)
@@ -42,3 +35,16 @@ def second_look_account(
             coefficients=look.coefficients_to(weights),
         )
     return account, all(one.is_linear for one in questions)
+
+
+def check_one_batch(model: PseudoLinear, inputs: Sequence[Any], extra: Sequence[Any]) -> None:
+    """Raise if a pseudo-linear network is given something else than one batch of images.
+
+    Raises:
+        ValueError: with what was given.
+    """
+    if len(inputs) != 1 or extra:
+        raise ValueError(
+            f"a {type(model).__name__} takes one batch of images, got {len(inputs)} inputs and {len(extra)} further "
+            "argument(s)"
+        )

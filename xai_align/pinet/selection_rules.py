@@ -70,8 +70,8 @@ def both_extremes(
 ) -> Any:
     """The first winner on either side, its place held."""
     over = () if dim is None else dim
-    found = [extreme_over_dimensions(gates, which, x, over, keepdim) for which in (torch.amin, torch.amax)]
-    return torch.return_types.aminmax(found)
+    low, high = (extreme_over_dimensions(gates, which, x, over, keepdim) for which in (torch.amin, torch.amax))
+    return torch.return_types.aminmax((low, high))
 
 
 @register_rule("topk", "sort", "msort", "kthvalue", "median", "mode", "cummax", "cummin")

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from xai_align import plugins
+from xai_align.hookspecs import FeatureSpace
 from xai_align.model_state import modules_of
+from xai_align.pinet.cuts import cutting_layer
 from xai_align.pinet.places import Place, Places
 from xai_align.pinet.unwrapping import unwrapped
 from xai_align.question import QuestionModel
@@ -21,7 +24,7 @@ STAGE = -3
 CHOICES = ("weights", "rule", "gamma", "biases")
 
 
-def sharp_places(model: Any) -> list[Place] | None:
+def sharp_places(model: Any, inputs: Any) -> list[Place] | None:
     """The mixture that reads a convolutional network sharply; None for networks it wasn't tried on.
 
     Half of it is the readout at the third stage from the end, by the gamma
@@ -32,9 +35,15 @@ def sharp_places(model: Any) -> list[Place] | None:
     (``benchmarks/sharp_readout.py``), and so only offered where a plugin names
     stages and head of a network of convolutions, batch norms and linear layers.
 
+    A stage inside a residual branch is replaced by the block around it, which
+    cuts the network (:func:`~xai_align.pinet.cuts.is_cut`); where nothing around
+    it does, there is no fine half. A head whose input is a single cell tells
+    nothing of where, and is left out.
+
     Args:
         model: the network, also compiled, parallel or asked a question. A retrofitted one is read where it was
             retrofitted.
+        inputs: images ``[N, C, H, W]``; their first one is run to see which layers cut the network.
     """
     model, own_place = unwrapped(model)
     if isinstance(model, QuestionModel):
@@ -42,16 +51,31 @@ def sharp_places(model: Any) -> list[Place] | None:
     if own_place is not None or not isinstance(model, nn.Module) or not _is_convolutional(model):
         return None
     head, stages = plugins.feature_space(model), plugins.stages(model)
-    if head is None or head.split is None or len(stages) < -STAGE:
+    if head is None or head.split is None or len(stages) < -STAGE or not _is_images(inputs):
         return None
-    sharp = Place(feature_space=stages[STAGE], rule="gamma", biases="placed")
-    return [sharp, Place(feature_space=head)]
+    stage = cutting_layer(model, stages[STAGE], (inputs,))
+    if stage is None:
+        return None
+    sharp = Place(feature_space=stage, rule="gamma", biases="placed")
+    return [sharp] if _has_one_cell(head, inputs) else [sharp, Place(feature_space=head)]
 
 
-def given_or_sharp(model: Any, given: Places, options: Mapping[str, Any]) -> Places:
+def given_or_sharp(model: Any, given: Places, options: Mapping[str, Any], inputs: Any) -> Places:
     """The places given; where there are none, and no option of the readout chooses an account, :func:`sharp_places`."""
     chosen = any(options.get(name) is not None for name in CHOICES)
-    return given if given is not None or chosen else sharp_places(model)
+    return given if given is not None or chosen else sharp_places(model, inputs)
+
+
+def _is_images(inputs: Any) -> bool:
+    """Whether there is a batch of images that the network can be tried on; others are refused later, with a reason."""
+    return isinstance(inputs, Tensor) and inputs.dim() == 4 and len(inputs) > 0 and inputs.is_floating_point()
+
+
+def _has_one_cell(head: FeatureSpace, images: Tensor) -> bool:
+    assert head.split is not None
+    with torch.inference_mode(False), torch.no_grad():
+        z = head.split.features(images[:1].detach().clone())
+    return isinstance(z, Tensor) and z.dim() == 4 and z[0].numel() == z.shape[-1 if head.layout == "NHWC" else 1]
 
 
 def _is_convolutional(model: nn.Module) -> bool:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from xai_align.explanation import Explanation
+    from xai_align.pinet.readout import Readout
     from xai_align.question import Question
 
 
@@ -40,11 +41,12 @@ class Record:
         contributions: the sum of all that the method attributed.
         positive, negative: the sums of what speaks for and against in the map.
         layer: where in the network was read; kind: ``"local"`` or ``"frozen"``.
-        prefix, bias, completeness_error, relative_error: as in :class:`~xai_align.pinet.readout.Readout`.
+        prefix, bias, around, completeness_error, relative_error: as in :class:`~xai_align.pinet.readout.Readout`.
         seconds: what the method took.
         logits: ``[K]``.
         map: ``[H, W]``, on the input's pixels.
         raw: PiNet's contributions in the feature space's own shape, one array for each tensor of it.
+        remarks: what a reader has to know besides the numbers: evidence that was cut off, or goes round the layer.
     """
 
     image: str
@@ -61,12 +63,14 @@ class Record:
     kind: str | None
     prefix: float | None
     bias: float | None
+    around: float | None
     completeness_error: float | None
     relative_error: float | None
     seconds: float
     logits: Tensor
     map: Tensor
     raw: tuple[Tensor, ...]
+    remarks: tuple[str, ...] = ()
 
     @property
     def is_account(self) -> bool:
@@ -94,7 +98,9 @@ def record_of(explanation: Explanation, *, image: str, class_names: Sequence[str
         raise ValueError(f"a record is of one image; this explanation is of {len(explanation.answer)}")
     question, readout = explanation.questions[0], explanation.readout
     grid = explanation.map[0].detach().cpu().double()
-    account: dict[str, Any] = dict.fromkeys(("layer", "kind", "prefix", "bias", "completeness_error", "relative_error"))
+    account: dict[str, Any] = dict.fromkeys(
+        ("layer", "kind", "prefix", "bias", "around", "completeness_error", "relative_error")
+    )
     raw: tuple[Tensor, ...] = ()
     if readout is not None:
         layer = readout.feature_space.layer
@@ -103,6 +109,8 @@ def record_of(explanation: Explanation, *, image: str, class_names: Sequence[str
             "kind": readout.kind,
             "prefix": float(readout.prefix[0]),
             "bias": float(readout.bias[0]),
+            "around": float(readout.around[0]),
+            "remarks": remarks(readout),
             "completeness_error": float(readout.completeness_error[0]),
             "relative_error": float(readout.relative_error[0]),
         }
@@ -125,6 +133,16 @@ def record_of(explanation: Explanation, *, image: str, class_names: Sequence[str
         raw=raw,
         **account,
     )
+
+
+def remarks(readout: Readout) -> tuple[str, ...]:
+    """What a reader of a readout has to know besides its numbers, one clause each."""
+    found = [f"evidence cut off from the gradient lies in the bias: {cut}" for cut in readout.cut_off]
+    if bool((readout.around != 0).any()):
+        found.append(f"evidence goes round '{readout.feature_space.layer}'; it is a number without a place")
+    if readout.gates_flow:
+        found.append("nothing but gates leads to the answer, so sigmoids and the like were read as activations")
+    return tuple(found)
 
 
 def file_name(method: str, layer: str | None) -> str:

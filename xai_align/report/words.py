@@ -120,6 +120,8 @@ def arithmetic(record: Record) -> str:
     terms = [f"{number(on_picture)} (picture)"]
     if record.prefix:
         terms.append(f"{number(record.prefix)} (tokens without a place in the picture)")
+    if record.around:
+        terms.append(f"{number(record.around)} (evidence that goes round the layer)")
     terms.append(f"{number(record.bias)} (bias)")
     return f"{number(record.answer)} = {' + '.join(terms)}"
 
@@ -132,7 +134,8 @@ def exactness(record: Record) -> str:
         "local": "local: without a place, the answer is lower by what that place contributes",
         "frozen": "the gates of this image held: the sum is exact, taking places away also moves the gates",
     }
-    return f"sum off by {tiny(record.completeness_error)}; {meaning.get(record.kind or '', '')}"
+    clauses = (f"sum off by {tiny(record.completeness_error)}", meaning.get(record.kind or "", ""), *record.remarks)
+    return "; ".join(clauses)
 
 
 def footnotes(methods: set[str]) -> list[str]:
