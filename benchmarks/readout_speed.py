@@ -24,6 +24,7 @@ import timm  # noqa: E402
 import torch  # noqa: E402
 
 from xai_align import read_out, read_out_all_classes  # noqa: E402
+from xai_align._tools.replica import Replica  # noqa: E402
 
 MODELS = {
     "tf_efficientnet_lite0": {},
@@ -47,8 +48,8 @@ def main() -> None:
         print(f"\n{name}")
         ratios, forward = time_ratios(name, options.batch, options.rounds)
         print(f"  plain forward: {1e3 * forward:.0f} ms")
-        for way, ratio in ratios.items():
-            print(f"  {way}: {ratio:.2f} x")
+        for way, (to_forward, to_backward) in ratios.items():
+            print(f"  {way}: {to_forward:.2f} x forward, {to_backward:.2f} x forward and backward")
         backward, readout = (peak(name, way) for way in ("forward and backward", "readout at the input"))
         print(
             f"  peak memory over the model: backward {backward:.0f} MiB,",
@@ -84,11 +85,16 @@ def ways(model: torch.nn.Module, x: torch.Tensor) -> dict[str, Callable[[], obje
         "forward and backward": backward,
         "readout, default place": lambda: read_out(model, x, 3),
         "readout at the input": lambda: read_out(model, x, 3, "input"),
+        "structural copy alone": lambda: Replica(model),
         "Grad-CAM of pytorch-grad-cam": grad_cam,
         "integrated gradients, 50 steps": lambda: IntegratedGradients(model).attribute(
             x, target=3, n_steps=50, internal_batch_size=max(len(x), 10)
         ),
     }
+    if hasattr(model, "blocks") and hasattr(model, "patch_embed"):
+        depths = [f"blocks.{number}" for number in range(0, len(model.blocks) - 1)][:8]
+        chosen[f"readout at {depths[0]}"] = lambda: read_out(model, x, 3, depths[0])
+        chosen["mixture of 8 depths"] = lambda: read_out(model, x, 3, depths)
     try:
         read_out_all_classes(model, x)
         chosen["readout, all classes"] = lambda: read_out_all_classes(model, x)
@@ -110,7 +116,7 @@ def grad_cam_layer(model: torch.nn.Module):
     return (layer[-1] if last != "bn2" else layer), None
 
 
-def time_ratios(name: str, batch: int, rounds: int) -> tuple[dict[str, float], float]:
+def time_ratios(name: str, batch: int, rounds: int) -> tuple[dict[str, tuple[float, float]], float]:
     model, x = build(name), torch.randn(batch, 3, 224, 224)
     chosen = ways(model, x)
     rare = {"integrated gradients, 50 steps": 1}
@@ -126,8 +132,10 @@ def time_ratios(name: str, batch: int, rounds: int) -> tuple[dict[str, float], f
             run()
             seconds[way].append(time.perf_counter() - start)
     forward = seconds.pop("plain forward")
+    backward = seconds["forward and backward"]
     ratios = {
-        way: statistics.median(t / f for t, f in zip(times, forward, strict=False)) for way, times in seconds.items()
+        way: tuple(statistics.median(t / f for t, f in zip(times, base, strict=False)) for base in (forward, backward))
+        for way, times in seconds.items()
     }
     return ratios, statistics.median(forward)
 

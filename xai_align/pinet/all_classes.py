@@ -7,16 +7,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
+from xai_align._tools.logits import select_logits
+from xai_align._tools.replica import LOW_PRECISION, Replica
+from xai_align._tools.thread_state import restores_thread_state
 from xai_align.hookspecs import FeatureSpace
 from xai_align.pinet.head_probe import probe_head
 from xai_align.pinet.input_checks import check_inputs, check_logits, check_model, explained_failures
 from xai_align.pinet.one_position import account_by_position, positions_last
+from xai_align.pinet.passes import CompletenessError, run_and_take_features
 from xai_align.pinet.pseudo_linear import PseudoLinear, second_look_space
 from xai_align.pinet.readout import Where, where_to_read
-from xai_align.pinet.rounding import wide
+from xai_align.pinet.rounding import misses, wide
 from xai_align.pinet.unwrapping import unwrapped
 from xai_align.spatial import on_grid
 
@@ -45,6 +49,7 @@ class ClassReadout:
     feature_space: FeatureSpace
 
 
+@restores_thread_state
 def read_out_all_classes(model: Any, inputs: Tensor, feature_space: Where = None) -> ClassReadout:
     """For every class at once, what each cell of the feature map adds to its logit.
 
@@ -58,6 +63,7 @@ def read_out_all_classes(model: Any, inputs: Tensor, feature_space: Where = None
         feature_space: as for :func:`~xai_align.read_out`; its head must be affine.
 
     Raises:
+        CompletenessError: head and features of the space do not give the model's logits.
         ValueError: the head is not local, or inputs or model are not fit for a readout.
     """
     model, own_place = unwrapped(model)
@@ -68,17 +74,17 @@ def read_out_all_classes(model: Any, inputs: Tensor, feature_space: Where = None
     space = where_to_read(model, own_place if feature_space is None else feature_space)
     if space.split is None:
         raise _not_local(space)
-    with torch.no_grad(), explained_failures((inputs,)):
-        z = space.split.features(inputs)
-        head = probe_head(model, space, z)
-        if not head.affine:
+    with torch.inference_mode(False), torch.no_grad(), explained_failures((inputs,)):
+        copied, z, plain = _features_and_logits(model, space, inputs)
+        if not probe_head(model, copied, z, space).affine:
             raise _not_local(space)
-        logits = check_logits(space.split.head(z))
-        if head.averages_positions:
-            cells, bias = account_by_position(space, z)
+        logits = check_logits(copied.split.head(z))  # type: ignore[union-attr]
+        _check_split(model, space, inputs, logits, plain)
+        if probe_head(model, copied, z, space).averages_positions:
+            cells, bias = account_by_position(copied, z)
             parts, prefix = [cells], torch.zeros_like(logits)
         else:
-            parts, prefix, bias = _account_by_class(space, z)
+            parts, prefix, bias = _account_by_class(copied, z)
     total = torch.stack([wide(part).sum(-1) for part in parts]).sum(0)
     image_size = (inputs.shape[-2], inputs.shape[-1])
     maps = tuple(on_grid(part, leaf, space, image_size) for part, leaf in zip(parts, tree_leaves(z), strict=True))
@@ -90,6 +96,41 @@ def read_out_all_classes(model: Any, inputs: Tensor, feature_space: Where = None
         completeness_error=total + wide(prefix) + wide(bias) - wide(logits),
         feature_space=space,
     )
+
+
+def _features_and_logits(
+    model: nn.Module, space: FeatureSpace, inputs: Tensor, dtype: torch.dtype | None = None
+) -> tuple[FeatureSpace, Any, Tensor]:
+    """The space on a replica, in float32 or better, its features, and the logits that the replica gives by itself."""
+    low = any(x.dtype in LOW_PRECISION for x in (inputs, *model.parameters()))
+    dtype, every = (torch.float32 if low else None, False) if dtype is None else (dtype, True)
+    copy = Replica(model, dtype=dtype, every=every)
+    copied = copy.rebind(space)
+    returned, z = run_and_take_features(copy.module, copied, [inputs.detach().to(dtype or inputs.dtype)], ())
+    return copied, z, check_logits(select_logits(returned))
+
+
+def _check_split(model: nn.Module, space: FeatureSpace, inputs: Tensor, logits: Tensor, plain: Tensor) -> None:
+    """Raise if features and head are not the model; float64 decides what rounding cannot explain.
+
+    Raises:
+        CompletenessError: they are not.
+    """
+    if _agree(logits, plain):
+        return
+    copied, z, finer = _features_and_logits(model, space, inputs, torch.float64)
+    assert copied.split is not None
+    if not _agree(check_logits(copied.split.head(z)), finer):
+        raise CompletenessError(
+            f"the head of the feature space '{space.layer}' on its features gives other logits than the model: they "
+            f"differ by {float((logits - plain).abs().max()):.3g}, more than rounding; correct its Split"
+        )
+
+
+def _agree(logits: Tensor, plain: Tensor) -> bool:
+    if logits.shape != plain.shape:
+        return False
+    return not bool(misses((logits - plain).abs().max(), plain.abs().max(), 64, logits.dtype).any())
 
 
 def _own_maps(model: PseudoLinear, images: Tensor) -> ClassReadout:

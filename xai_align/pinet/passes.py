@@ -233,7 +233,7 @@ class Reading:
             if split is not None:
                 # one pass for both: the features are taken while the replica runs as the model does
                 with self._full_precision():
-                    returned, self._features[split] = _run_and_take_features(
+                    returned, self._features[split] = run_and_take_features(
                         self._copy.module, self.spaces[split], _cloned(self._inputs), self._extra
                     )
             elif self._own:
@@ -374,7 +374,7 @@ def accounts_for_itself(model: nn.Module, place: Place) -> TypeGuard[PseudoLinea
     return isinstance(model, PseudoLinear) and place.feature_space is None
 
 
-def _run_and_take_features(
+def run_and_take_features(
     model: nn.Module, space: FeatureSpace, inputs: Sequence[Any], extra: Sequence[Any]
 ) -> tuple[Any, Any]:
     """What a replica returns, and its features: taken on the way where its forward pass computes them once."""
