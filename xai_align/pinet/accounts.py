@@ -270,11 +270,12 @@ def record(
     apart = apart or len(spaces) == 1
 
     def alive(number: int, values: Tensor) -> Tensor:
-        with gates.paused():
+        # the layer may run in a region without gradients
+        with gates.paused(), torch.inference_mode(False), torch.enable_grad():
             biases.pass_space(number, spaces[number], values)
             order.append(number)
             tied = values.requires_grad and not values.is_leaf and not apart
-            z[number].append(values if tied else values.detach().requires_grad_())
+            z[number].append(values if tied else _leaf(values))
             return z[number][-1].clone()  # the network may write into it
 
     with torch.enable_grad():
@@ -372,8 +373,8 @@ def _dead_end(
     gates.trace_stops = True
 
     def alive(which: int, values: Tensor) -> Tensor:
-        with gates.paused():
-            return values.detach().requires_grad_().clone() if which == number else values
+        with gates.paused(), torch.inference_mode(False), torch.enable_grad():
+            return values.detach().clone().requires_grad_().clone() if which == number else values
 
     with torch.enable_grad(), gates:
         route.run(alive)
@@ -414,6 +415,11 @@ def _check_batch(z: Sequence[Tensor], logits: Tensor) -> None:
                 f"the feature space has shape {list(part.shape)} for {len(logits)} examples: its first axis is not the "
                 "batch, so its contributions belong to no example; choose another layer"
             )
+
+
+def _leaf(values: Tensor) -> Tensor:
+    values = values.detach()
+    return (values.clone() if values.is_inference() else values).requires_grad_()
 
 
 def _copy(x: Tensor) -> Tensor:

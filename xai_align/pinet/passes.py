@@ -23,6 +23,7 @@ from xai_align.pinet.accounts import (
     local_account,
     size_of,
 )
+from xai_align.pinet.cuts import is_cut
 from xai_align.pinet.frozen_gates import FrozenGates
 from xai_align.pinet.gamma_rule import gamma_rules
 from xai_align.pinet.head_probe import probe_head
@@ -205,7 +206,10 @@ class Reading:
         """The account as it is, or if evidence goes round the space, with a number for that."""
         if space.layer == "input" or space.split is not None or bool(is_complete(account).all()):
             return account
-        if not any(x.is_floating_point() for x in self._inputs):
+        request = self.request
+        if not any(x.is_floating_point() for x in self._inputs) or is_cut(
+            request.model, space.layer, request.inputs, request.extra
+        ):
             return account
         spaces = [FeatureSpace(layer="input"), space]
         beside = account_beside(

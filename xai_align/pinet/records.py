@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -90,6 +91,12 @@ class Readout:
             raise ValueError("the input is not a batch of images [N, C, H, W]; use Readout.contributions as they are")
         parts = as_tuple(self.contributions)
         cells = [contribution_map(part, self.feature_space, self.image_size) for part in parts]
+        if all(one.shape[-2:] == (1, 1) for one in (*cells, *self.placed)):
+            warnings.warn(
+                f"the map at '{self.feature_space.layer}' has one cell, which says nothing of where: give a larger input "
+                "or a layer further from the output (feature_space=, layer=)",
+                stacklevel=2,
+            )
         how = spread or self.spread
         return torch.stack([resize_keeping_sum(one, self.image_size, how) for one in (*cells, *self.placed)]).sum(0)
 

@@ -1,0 +1,93 @@
+"""Whether a layer cuts its network is measured; what goes round it is told; defaults are cuts."""
+
+from __future__ import annotations
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+from tests.networks import conv_net, images
+from xai_align import read_out
+from xai_align.pinet import sharp_places
+from xai_align.pinet.cuts import cutting_layer, is_cut
+
+
+class Shortcut(nn.Module):
+    """``logits = head(relu(inner(x)) + x)``, without any bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.head = nn.Linear(4, 4, bias=False), nn.Linear(4, 3, bias=False)
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator))
+        self.double().eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.inner(x).relu() + x)
+
+
+def test_what_goes_round_a_layer_is_a_number_of_its_own():
+    model = Shortcut()
+    x = torch.randn(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    readout = read_out(model, x, 2, "inner")
+    # the branch is relu(W x), the shortcut x itself
+    assert torch.allclose(readout.contributions, model.head.weight[2] * model.inner(x).relu(), rtol=1e-12)
+    assert torch.allclose(readout.around, x @ model.head.weight[2], rtol=1e-12)
+    assert torch.allclose(readout.bias, torch.zeros(3, dtype=torch.float64), atol=1e-14)
+    assert torch.allclose(readout.total + readout.around + readout.bias, readout.answer, rtol=1e-12)
+    assert readout.relative_error.max() < 1e-12
+
+
+def test_nothing_goes_round_a_cut():
+    model, x = conv_net(), images()
+    for place in ("input", "conv1", "pool", "conv2"):
+        assert read_out(model, x, 1, place).around.tolist() == [0.0, 0.0]
+
+
+def test_layers_are_measured():
+    model, x = conv_net(), images()
+    assert is_cut(model, "conv2", (x,))
+    assert is_cut(model, "fc", (x,))
+    assert not is_cut(model, "act", (x,))  # runs twice
+    assert not is_cut(Shortcut(), "inner", (torch.randn(1, 4, dtype=torch.float64),))
+    with pytest.raises(ValueError, match="layer 'conv7' not found"):
+        is_cut(model, "conv7", (x,))
+
+
+def test_a_stage_inside_a_branch_is_replaced_by_its_block():
+    model, x = timm.create_model("resnet18").eval(), images(1, 64)
+    assert not is_cut(model, "layer2.0.conv2", (x,))
+    assert cutting_layer(model, "layer2.0.conv2", (x,)) == "layer2.0"
+    assert cutting_layer(model, "layer2", (x,)) == "layer2"
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [("resnet18", "layer2"), ("xception41", None), pytest.param("nasnetalarge", None, marks=pytest.mark.slow)],
+)
+def test_defaults_are_cuts(name, place):
+    model = timm.create_model(name, num_classes=7).eval()
+    size = 64 if name == "resnet18" else 96
+    x = images(1, size)
+    places = sharp_places(model, x)
+    if place is not None:
+        assert places[0].feature_space == place
+    for one in places or ():
+        if isinstance(one.feature_space, str):
+            assert is_cut(model, one.feature_space, (x,))
+            assert read_out(model, x, 3, [one]).around.abs().max() == 0
+
+
+def test_a_head_of_one_cell_is_no_half_of_the_default():
+    model = timm.create_model("resnet18", num_classes=7).eval()
+    assert [place.feature_space for place in sharp_places(model, images(1, 32))] == ["layer2"]
+    assert len(sharp_places(model, images(1, 96))) == 2
+
+
+def test_a_map_of_one_cell_warns():
+    model, x = timm.create_model("resnet18", num_classes=7).eval(), images(1, 32)
+    with pytest.warns(UserWarning, match=r"one cell.*layer="):
+        read_out(model, x, 3).map()
