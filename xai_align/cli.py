@@ -109,14 +109,14 @@ def demo_command(
     """Explain the photographs that come with the package, with a real network; write a page."""
     from xai_align import demo
     from xai_align.report.table import print_table
-    from xai_align.report.words import footnotes
+    from xai_align.report.words import footnotes, remarks
 
     with errors_in_words(), progress_bar() as progress:
         task = progress.add_task("explaining", total=demo.steps())
         records = demo.run_demo(out, done=lambda record: progress.advance(task))
     console = output()
     print_table(console, records)
-    for note in footnotes({record.method for record in records}):
+    for note in [*footnotes({record.method for record in records}), *remarks(records)]:
         console.print(note, style="dim", highlight=False)
     console.print(f"\nThe page: {out / 'index.html'}", highlight=False, soft_wrap=True)
 
@@ -151,7 +151,7 @@ def explain_command(
     """Explain images: a picture, the arrays (.npz) and every number (.json) for each image and method."""
     from xai_align.explain_files import Task, explain_files
     from xai_align.report.table import print_table
-    from xai_align.report.words import footnotes
+    from xai_align.report.words import footnotes, remarks
 
     sys.path.append(os.getcwd())  # so that --model can name a module that lies here
     complaints = Console(stderr=True)
@@ -178,7 +178,7 @@ def explain_command(
     if records:
         console = output()
         print_table(console, records)
-        for note in footnotes({record.method for record in records}):
+        for note in [*footnotes({record.method for record in records}), *remarks(records)]:
             console.print(note, style="dim", highlight=False)
         console.print(f"\nPictures, arrays and numbers: {out}", highlight=False, soft_wrap=True)
     if failures:

@@ -85,7 +85,7 @@ def read_places(request: Request) -> list[tuple[Account, bool]]:
         found = reading.accounts()
         if low:
             found = _with_own_logits(request, found)
-        if reading.missed is None:
+        if not reading.missed:
             return found
         if request.inputs[0].device.type == "mps":  # no float64 to decide with
             raise CompletenessError(reading.complaint())
@@ -103,7 +103,7 @@ def _decided_in_float64(
         raise CompletenessError(
             f"{reading.complaint()} (float64 cannot decide whether it is rounding: {error})"
         ) from error
-    if again.missed is not None or again.worst > SHRINKS_TO * reading.worst:
+    if any(again.worst[check] > SHRINKS_TO * reading.worst[check] for check in again.missed):
         raise CompletenessError(reading.complaint())
     return [
         (_rounded_to(account, before.answer.dtype), local)
@@ -143,8 +143,8 @@ class Reading:
         own: whether the model itself is in this precision, so that its logits are to be met exactly.
 
     Attributes:
-        missed: the number of the first place at which a check failed, -1 for the logits; None if all held.
-        worst: the largest difference, relative to the size of what was compared.
+        missed: the checks that failed: places by their number, and -1 for the logits.
+        worst: for each check, the largest difference relative to the size of what was compared.
     """
 
     def __init__(self, request: Request, dtype: torch.dtype | None, *, every: bool = False, own: bool = True) -> None:
@@ -153,9 +153,8 @@ class Reading:
         self._inputs = [self._converted(x) for x in request.inputs]
         self._extra = tree_map(self._converted, tuple(request.extra))
         self.spaces = [self._copy.rebind(space) for space in request.spaces]
-        self.missed: int | None = None
-        self.worst = 0.0
-        self._complaint: Callable[[], str] = lambda: ""
+        self.missed: dict[int, Callable[[], str]] = {}
+        self.worst: dict[int, float] = {}
         self._features: dict[int, Any] = {}
 
     def accounts(self) -> list[tuple[Account, bool]]:
@@ -171,8 +170,8 @@ class Reading:
         return [found[number] for number in range(len(found))]
 
     def complaint(self) -> str:
-        """Tell which check failed and by how much."""
-        return self._complaint()
+        """Tell which check failed first and by how much."""
+        return next(iter(self.missed.values()))()
 
     # ---------------------------------------------------------------- reading
 
@@ -255,32 +254,28 @@ class Reading:
         logits = account.logits
         if logits.shape != plain.shape:
             shapes = f"the logits have shape {list(logits.shape)}, the plain model's have {list(plain.shape)}"
-            self.worst = float("inf")
-            self._miss(-1, lambda: shapes)
+            self.worst[-1] = float("inf")
+            self.missed.setdefault(-1, lambda: shapes)
             return
         rows = (len(plain), -1)
         difference = (wide(logits) - wide(plain)).abs().reshape(rows).amax(1)
         size = wide(plain).abs().reshape(rows).amax(1)
-        self._note(difference, size)
+        self._note(-1, difference, size)
         if bool(misses(difference, size, max(account.operations, 64), logits.dtype).any()):
             worst = int(difference.argmax())
-            self._miss(-1, lambda: self._value_complaint(number, worst, float(difference[worst])))
+            self.missed.setdefault(-1, lambda: self._value_complaint(number, worst, float(difference[worst])))
 
     def _check_sum(self, number: int, account: Account) -> None:
         size = size_of(account)
-        self._note(account.error.abs(), size)
+        self._note(number, account.error.abs(), size)
         if bool(is_complete(account).all()):
             return
         worst = int((account.error.abs() / size.clamp_min(torch.finfo(size.dtype).tiny)).argmax())
-        self._miss(number, lambda: self._sum_complaint(number, account, worst))
+        self.missed.setdefault(number, lambda: self._sum_complaint(number, account, worst))
 
-    def _note(self, difference: Tensor, size: Tensor) -> None:
-        relative = difference / size.clamp_min(torch.finfo(size.dtype).tiny)
-        self.worst = max(self.worst, float(relative.nan_to_num(nan=float("inf")).max()))
-
-    def _miss(self, number: int, complaint: Callable[[], str]) -> None:
-        if self.missed is None:
-            self.missed, self._complaint = number, complaint
+    def _note(self, check: int, difference: Tensor, size: Tensor) -> None:
+        relative = float((difference / size.clamp_min(torch.finfo(size.dtype).tiny)).nan_to_num(nan=torch.inf).max())
+        self.worst[check] = max(self.worst.get(check, 0.0), relative)
 
     def _value_complaint(self, number: int, example: int, difference: float) -> str:
         name = first_difference(self)

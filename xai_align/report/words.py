@@ -138,6 +138,11 @@ def exactness(record: Record) -> str:
     return "; ".join(clauses)
 
 
+def remarks(records: Sequence[Record]) -> list[str]:
+    """What the readouts of these records have to say besides their numbers, each once."""
+    return list(dict.fromkeys(f"{record.label}: {remark}." for record in records for remark in record.remarks))
+
+
 def footnotes(methods: set[str]) -> list[str]:
     """What has to be said about these methods' sums."""
     notes = []

@@ -1,0 +1,119 @@
+"""The two checks of a readout: the plain model's logits, and the sum; what rounding explains and what it doesn't."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tests.networks import conv_net, images, untouched
+from xai_align import FeatureSpace, Split, read_out, read_out_all_classes
+from xai_align.pinet import CompletenessError
+from xai_align.pinet.rounding import misses
+
+
+def test_the_bound_is_that_of_a_random_walk():
+    # 4 * 2^-23 * sqrt(100) * 3
+    size, bound = torch.tensor(3.0), 4 * 2**-23 * 10 * 3
+    assert not misses(torch.tensor(0.99 * bound), size, 100, torch.float32)
+    assert misses(torch.tensor(1.01 * bound), size, 100, torch.float32)
+    assert misses(torch.tensor(-1.01 * bound), size, 100, torch.float32)
+    assert misses(torch.tensor(float("nan")), size, 100, torch.float32)
+
+
+class Amplifies(nn.Module):
+    """Subtracts two numbers that differ in their last digits only: rounding becomes a large share of the answer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        large = 1e4 + x.tanh()
+        return (large * 3.0 - (3e4 + 2.999 * x.tanh())).sum(1, keepdim=True)
+
+
+def test_what_rounding_explains_is_accepted_and_told():
+    x = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
+    readout = read_out(Amplifies().eval(), x, 0)
+    by_hand = 0.001 * x.tanh()
+    assert torch.allclose(readout.contributions, by_hand, atol=1e-6)
+    assert torch.allclose(readout.total + readout.bias, readout.answer, atol=1e-2)
+
+
+class AlmostLinear(torch.autograd.Function):
+    """Bends by a thousandth and says that it is linear."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        return x + 1e-3 * x * x
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        return gradient
+
+
+class Bends(nn.Module):
+    def __init__(self, bias: float) -> None:
+        super().__init__()
+        self.inner, self.head = nn.Linear(6, 6), nn.Linear(6, 2)
+        nn.init.constant_(self.head.bias, bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(AlmostLinear.apply(self.inner(x)))
+
+
+@pytest.mark.parametrize("bias", [0.0, 50.0])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_a_function_that_is_not_linear_does_not_pass_in_any_precision(dtype, bias):
+    torch.manual_seed(0)
+    model, x = Bends(bias).to(dtype).eval(), torch.randn(3, 6).to(dtype)
+    with untouched(model), pytest.raises(CompletenessError, match="custom autograd function"):
+        read_out(model, x, 1)
+
+
+class DependsOnPrecision(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return (x if x.dtype == torch.bfloat16 else -x).sum(1, keepdim=True)
+
+
+def test_a_model_that_is_another_one_in_its_own_precision_is_refused():
+    with pytest.raises(CompletenessError, match="does not compute one function in both"):
+        read_out(DependsOnPrecision().eval(), torch.randn(2, 3).bfloat16(), 0)
+
+
+def test_a_model_under_autocast_is_read_in_float32():
+    model, x = conv_net(), images()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        readout = read_out(model, x, 1)
+        plain = model(x)
+    assert torch.equal(readout.logits, plain)
+    assert torch.equal(readout.contributions, read_out(model, x, 1).contributions)
+
+
+def test_a_split_that_is_not_the_model_is_refused():
+    model, x = conv_net(), images()
+    wrong = FeatureSpace(layer="wrong", split=Split(model.conv1, lambda z: model.fc(z.mean((2, 3)))))
+    with pytest.raises(CompletenessError, match="differ from the plain model's"):
+        read_out(model, x, 1, wrong)
+    with pytest.raises(CompletenessError, match=r"'wrong'.*correct its Split"):
+        read_out_all_classes(model, x, wrong)
+
+
+class Second(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * (0.5 if torch.overrides._len_torch_function_stack() else 1.0)
+
+
+def test_the_first_module_that_differs_is_named():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.ReLU(), Second()), nn.Linear(4, 2)).eval()
+    with pytest.raises(CompletenessError, match=r"first module that differs is '1\.1' \(Second\)"):
+        read_out(model, torch.randn(3, 4), 0)
+
+
+class Mixes(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x - x.mean(0)) + 1
+
+
+def test_a_network_that_mixes_its_batch_is_told_so():
+    x = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(CompletenessError, match="mixes the examples of a batch"):
+        read_out(Mixes().eval(), x, [0, 0, 0, 0])
