@@ -35,7 +35,7 @@ def test_what_rounding_explains_is_accepted_and_told():
     readout = read_out(Amplifies().eval(), x, 0)
     by_hand = 0.001 * x.tanh()
     assert torch.allclose(readout.contributions, by_hand, atol=1e-6)
-    assert torch.allclose(readout.total + readout.bias, readout.answer, atol=1e-2)
+    assert torch.allclose(readout.total + readout.bias, readout.answer.double(), atol=1e-2)
 
 
 class AlmostLinear(torch.autograd.Function):

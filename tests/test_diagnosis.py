@@ -201,7 +201,7 @@ def test_token_ids_are_read_at_the_embedding():
     readout = read_out(model, ids, 1, "embed")
     assert readout.contributions.shape == (2, 3, 4)
     assert torch.allclose(readout.total + readout.bias, model(ids)[:, 1].double(), atol=1e-6)
-    with pytest.raises(TypeError, match="token ids.*embedding"):
+    with pytest.raises(TypeError, match=r"token ids.*embedding"):
         read_out(model, ids, 1)
 
 

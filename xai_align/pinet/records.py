@@ -93,8 +93,8 @@ class Readout:
         cells = [contribution_map(part, self.feature_space, self.image_size) for part in parts]
         if all(one.shape[-2:] == (1, 1) for one in (*cells, *self.placed)):
             warnings.warn(
-                f"the map at '{self.feature_space.layer}' has one cell, which says nothing of where: give a larger input "
-                "or a layer further from the output (feature_space=, layer=)",
+                f"the map at '{self.feature_space.layer}' has one cell, which says nothing of where: give a larger "
+                "input or a layer further from the output (feature_space=, layer=)",
                 stacklevel=2,
             )
         how = spread or self.spread
