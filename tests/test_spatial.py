@@ -134,7 +134,6 @@ def test_cells_of_every_layout_on_a_grid():
     """Cells [N, K, P] in the order of the positions of z."""
     cells = torch.arange(24.0).reshape(2, 2, 6)
     grid = cells.reshape(2, 2, 2, 3)
-    size = (4, 6)
     for z, layout, prefix in (
         (torch.zeros(2, 5, 2, 3), "auto", 0),
         (torch.zeros(2, 5, 2, 3), "NCHW", 0),
@@ -143,7 +142,9 @@ def test_cells_of_every_layout_on_a_grid():
         (torch.zeros(2, 5, 6), "NCL", 0),
     ):
         space = FeatureSpace(layer="z", layout=layout, prefix_tokens=prefix)
-        assert torch.equal(on_grid(cells, z, space, size), grid), layout
+        # maps have a grid of their own, and no need of the image's proportions
+        image = (4, 4) if z.dim() == 4 else (4, 6)
+        assert torch.equal(on_grid(cells, z, space, image), grid), layout
 
 
 def test_a_space_tells_its_own_grid_and_order():
@@ -192,15 +193,22 @@ def test_a_layout_of_another_number_of_axes_is_not_taken():
         ((120, 100), 30, (6, 5)),
         ((97, 89), 12, (4, 3)),  # 4/3 over 97/89 is 1.22
         ((89, 97), 12, (3, 4)),
+        ((10, 31), 3, (1, 3)),
+        ((31, 10), 3, (3, 1)),
     ],
 )
 def test_grids_by_hand(image, tokens, grid):
-    assert proportional_grid(image, tokens) == grid
+    found = proportional_grid(image, tokens)
+    assert found == grid
+    assert all(isinstance(number, int) for number in found)
     assert token_grid(FeatureSpace(layer="z"), tokens, image) == grid
 
 
-@pytest.mark.parametrize(("image", "tokens"), [((224, 224), 12), ((100, 101), 2), ((224, 224), 8), ((64, 32), 7)])
+@pytest.mark.parametrize(
+    ("image", "tokens"),
+    [((224, 224), 12), ((100, 101), 2), ((224, 224), 8), ((64, 32), 7), ((4, 3), 1), ((100, 133), 1)],
+)
 def test_grids_out_of_proportion_are_refused(image, tokens):
-    """12 tokens of a square image: 3 x 4 is 0.75, which is too far."""
+    """A cell of 4 x 3 pixels is off by 0.75 and one of 100 x 133 by 1.33: both are too far."""
     with pytest.raises(ValueError, match=f"{tokens} tokens form no grid like an image of {image[0]} x {image[1]}"):
         proportional_grid(image, tokens)
