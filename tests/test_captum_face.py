@@ -97,6 +97,36 @@ def test_the_convergence_delta_can_be_computed_afterwards(model, images, layer):
     close(missed - later, torch.full_like(later, 0.01 * images[0].numel()), 1e-4)
 
 
+def test_the_convergence_delta_has_captums_sign(model, images):
+    """Sum of attributions less what they should add up to, as Captum's: too much by 2 is a delta of +2."""
+    target = [1, 3, 0]
+    shift = torch.tensor([2.0, -3.0, 0.5])
+    method, integrated = PiNetAttribution(model), IntegratedGradients(model)
+    attributions = method.attribute(images, target)
+    moved = attributions + (shift / images[0].numel()).reshape(3, 1, 1, 1)
+    close(method.compute_convergence_delta(moved, images, target=target).float(), shift, 1e-4)
+    # Captum's own method, given as much too much
+    zero = torch.zeros_like(images)
+    theirs = integrated.attribute(images, zero, target=target, n_steps=400)
+    found = [
+        integrated.compute_convergence_delta(maps, zero, images, target=target)
+        for maps in (theirs, theirs + (shift / images[0].numel()).reshape(3, 1, 1, 1))
+    ]
+    close(found[1] - found[0], shift, 1e-4)
+
+
+@pytest.mark.parametrize("cls", [PiNetAttribution, LayerPiNetAttribution])
+@pytest.mark.parametrize("layer", ["input", "second_act"])
+def test_the_delta_that_is_returned_has_captums_sign(model, images, cls, layer):
+    """What rounding leaves of sum + bias - answer, to the last digits, and not its opposite."""
+    attributions, delta = cls(model, layer).attribute(images, [1, 3, 0], return_convergence_delta=True)
+    readout = read_out(model, images, [1, 3, 0], layer)
+    left = readout.contributions.double().flatten(1).sum(1) + readout.bias.double() - readout.answer.double()
+    assert (left.abs() > 1e-9).all()
+    close(delta / left, torch.ones(3, dtype=torch.float64), 1e-3)
+    close(attributions.double().flatten(1).sum(1) + readout.bias.double() - readout.answer.double(), left, 2e-6)
+
+
 @pytest.mark.parametrize("cls", [PiNetAttribution, LayerPiNetAttribution])
 @pytest.mark.parametrize("target", [1, [1, 3, 0], torch.tensor([1, 3, 0]), [(1,), (3,), (0,)], QUESTIONS, QUESTIONS[0]])
 def test_internal_batches_give_what_the_whole_batch_gives(model, images, cls, target):

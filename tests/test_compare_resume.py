@@ -175,7 +175,6 @@ def test_several_processes_need_a_folder(folder, monkeypatch):
 
 @pytest.mark.slow
 def test_two_processes_give_what_one_gives(folder):
-    pytest.importorskip("accelerate")
     whole = run("whole")
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
     launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]

@@ -28,7 +28,6 @@ from xai_align.cli import app
 from xai_align.domain_folder import read_domains, split_domains
 from xai_align.plugins import classifier, load_model
 
-pytest.importorskip("timm")
 BACKBONE = ("--backbone", "timm:test_resnet@random", "--device", "cpu")
 SHORT = (*BACKBONE, "--epochs", 2, "--warmup-epochs", 0, "--masker-only-epochs", 1, "--batch-size", 4, "--judged", 2)
 COLOURS = {"blue": (0, 0, 255), "red": (255, 0, 0)}

@@ -19,7 +19,6 @@ from xai_align.cli import app
 from xai_align.image_folder import LabelledImage, LabelledImages, mask_on_input, read_image_folder, stratified_split
 from xai_align.images import open_image
 
-pytest.importorskip("timm")
 BACKBONE = ("--backbone", "timm:test_resnet@random", "--device", "cpu")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 import captum.attr
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -23,6 +24,7 @@ from pytorch_grad_cam.utils.model_targets import (
 )
 from pytorch_grad_cam.utils.svd_on_activations import get_2d_projection
 from torch import nn
+from torchvision.transforms.functional import resize
 
 import gradcam_align
 from gradcam_align import AttributionCAM, PiNetCAM, TargetQuestion
@@ -326,8 +328,26 @@ def test_sess(model, pair):
 
     with untouched(model), SESS(model, [model.conv2], base_method=PiNetCAM, num_scales=2) as sess:
         found = sess(pair, [ClassifierOutputTarget(1)] * 2)
-    assert found.shape == (2, 16, 16)
-    assert found.max() > 0.9
+    # by hand: 16 x 16 is one window, and 21 x 21 (step 2/7 of 16, rounded) four, at 0 and 5, shifted into the image
+    target, expected = ClassifierOutputTarget(1), []
+    for image in pair.split(1):
+        windows = [(image, 0, 0, 16)]
+        larger = resize(image, 21)
+        windows += [(larger[..., y : y + 16, x : x + 16], x, y, 21) for y in (0, 5) for x in (0, 5)]
+        scores = [model(patch).softmax(1)[0, 1].item() for patch, *_ in windows]
+        total, covered = np.zeros((16, 16), np.float32), np.zeros((16, 16), np.float32)
+        for (patch, x, y, side), score in zip(windows, scores, strict=True):
+            with PiNetCAM(model, [model.conv2]) as cam:
+                part = cam(patch, [target])[0] * score / max(scores)
+            canvas = np.zeros((side, side), np.float32)
+            canvas[y : y + 16, x : x + 16] = part
+            shown = cv2.resize(canvas, (16, 16))
+            total += np.where(shown > 0, shown, 0)
+            covered += shown > 0
+        mean = np.divide(total, covered, out=np.zeros_like(total), where=covered > 0)
+        expected.append(cv2.GaussianBlur(mean, (11, 11), 5.0))
+    np.testing.assert_allclose(found, scale_cam_image(np.stack(expected)), atol=1e-4)
+    assert found.std() > 0.05
 
 
 def test_finer_cam(model, pair):
@@ -355,7 +375,13 @@ def test_arcc_calls_it_with_keywords(model, pair):
     targets = [ClassifierOutputTarget(1), ClassifierOutputTarget(3)]
     cam = PiNetCAM(model)
     maps = cam(pair, targets)
-    assert np.isfinite(arcc.ARCC(cam, [20, 80])(pair, maps, targets, model)).all()
+    found = arcc.ARCC(cam, [20, 80])(pair, maps, targets, model)
+    # by hand: the harmonic mean of coherency, sparsity and ROAD, each in [0, 1]
+    again = cam(pair * torch.from_numpy(maps)[:, None], targets)
+    coherency = [(np.corrcoef(a.ravel(), b.ravel())[0, 1] + 1) / 2 for a, b in zip(maps, again, strict=True)]
+    road = (2 * ROADCombined([20, 80])(pair, maps, targets, model)).clip(0, 1)
+    parts = np.stack([coherency, 1 - maps.mean((1, 2)), road]) + 1e-8
+    np.testing.assert_allclose(found, 3 / (1 / parts).sum(0), rtol=0.02, atol=1e-6)
 
 
 def test_show_cam_on_image(model, pair):

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
+import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch import nn
 
 from xai_align.evaluation.controls import CentreGaussianAttribution
@@ -182,3 +186,24 @@ def test_bad_maps_and_models_are_said():
         parameter_randomisation(nn.ReLU(), images, bump)
     with pytest.raises(ValueError, match="no layer of BatchNorm2d is changed"):
         parameter_randomisation(nn.BatchNorm2d(3).eval(), images, bump)
+
+
+@pytest.mark.parametrize("order", ["cascading", "independent"])
+def test_the_similarity_is_scipys_correlation_with_the_maps_of_a_network_that_was_made_afresh(order):
+    """Layer by layer from the top, each stage with the seed that follows; the mean is over the stages."""
+    model = nn.Sequential(nn.Linear(12, 9), nn.Tanh(), nn.Linear(9, 3)).eval()
+    x = fixed_numbers(4, 12).float()
+    found = parameter_randomisation(model, x, gradient, target=1, order=order, seed=5)
+    expected, other = [], deepcopy(model)
+    for stage, layer in enumerate((2, 0)):
+        if order == "independent":
+            other = deepcopy(model)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(5 + stage)
+            other[layer].reset_parameters()
+        maps = [gradient(net, x.clone(), 1).numpy() for net in (model, other)]
+        expected.append([stats.spearmanr(a, b).statistic for a, b in zip(*maps, strict=True)])
+    assert found.stages == ("2", "0")
+    np.testing.assert_allclose(found.similarity.numpy(), expected, atol=1e-9)
+    np.testing.assert_allclose(found.mean().numpy(), np.mean(expected, 0), atol=1e-9)
+    assert np.abs(expected).max() < 0.95

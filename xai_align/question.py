@@ -118,7 +118,7 @@ class Question:
         """The question in words, classes by name where there is one."""
 
         def name(index: Index) -> str:
-            plain = len(index) == 1 and index[0] < len(class_names)
+            plain = len(index) == 1 and -len(class_names) <= index[0] < len(class_names)
             return class_names[index[0]] if plain else ".".join(map(str, index)) or "the output"
 
         def several(entries: tuple[Index, ...]) -> str:

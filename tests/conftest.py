@@ -1,0 +1,38 @@
+"""Count what did not run, and say why."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # outermost: after pytest's own summary
+def pytest_terminal_summary(terminalreporter, config):
+    """One line for each reason, so that a test that never runs cannot go unseen."""
+    result = yield
+    terminalreporter.section("not run")
+    for line in not_run(terminalreporter.stats, config.getoption("markexpr"), config.getoption("keyword")):
+        terminalreporter.write_line(line)
+    return result
+
+
+def not_run(stats, markexpr="", keyword="") -> list[str]:
+    """Lines such as "not run: 3 tests: needs a CUDA device", most tests first."""
+    tests, lines = Counter(), []
+    for report in stats.get("skipped", ()):
+        reason = _reason(report)
+        if isinstance(report, pytest.CollectReport):  # how many tests the file has is not known
+            lines.append(f"not run: all of {report.nodeid}: {reason}")
+        else:
+            tests[reason] += 1
+    chosen = [f"{flag} {given!r}" for flag, given in (("-m", markexpr), ("-k", keyword)) if given]
+    tests["deselected" + (f" by {' and '.join(chosen)}" if chosen else "")] += len(stats.get("deselected", ()))
+    counted = [f"not run: {count} test{'s' * (count > 1)}: {reason}" for reason, count in tests.most_common() if count]
+    return [*counted, *sorted(lines)] or ["not run: nothing; every test ran"]
+
+
+def _reason(report) -> str:
+    """Why it was skipped, in one line."""
+    told = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    return " ".join(told.split()).removeprefix("Skipped: ")
