@@ -7,7 +7,6 @@ module, which is then put in eval mode and fed plain RGB pictures in [0, 1].
 
 from __future__ import annotations
 
-import re
 from functools import reduce
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -16,14 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from xai_align.files.fields import check_fields
+from xai_align.files.references import FACTORY, importing_a_reference
 from xai_align.hookspecs import AttributionSpec, LoadedModel, MetricSpec, hookimpl
 from xai_align.plugin_loading import PLUGIN_ERRORS, describe_error, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-_DOTTED_NAME = r"[^\W\d]\w*(?:\.[^\W\d]\w*)*"
-_FACTORY_REFERENCE = re.compile(rf"({_DOTTED_NAME}):({_DOTTED_NAME})")
 
 
 @hookimpl
@@ -43,7 +41,7 @@ def xai_align_metrics() -> list[MetricSpec]:
 
 
 @hookimpl
-def xai_align_load_model(reference: str) -> LoadedModel | None:
+def xai_align_load_model(reference: str, trust: bool = False) -> LoadedModel | None:
     """``pinet:FOLDER``, ``align:FOLDER``, or what the factory ``package.module:factory`` makes; None for others.
 
     Raises:
@@ -54,26 +52,32 @@ def xai_align_load_model(reference: str) -> LoadedModel | None:
         from xai_align.pinet.reference import load_pinet
 
         try:
-            return load_pinet(reference)
+            return load_pinet(reference, trust=trust)
         except FileNotFoundError as error:
             raise ValueError(str(error)) from error
     if reference.startswith("align:"):
         from xai_align.align.saved_fit import load_fit
 
-        return load_fit(reference)
-    match = _FACTORY_REFERENCE.fullmatch(reference)
+        return load_fit(reference, trust=trust)
+    match = FACTORY.fullmatch(reference)
     if match is None or reference.startswith("timm:"):
         return None
     module_name, factory_name = match.groups()
-    return _as_loaded(_call(_find_factory(module_name, factory_name), reference), reference)
+    with importing_a_reference():
+        made = _call(_find_factory(module_name, factory_name), reference)
+    return _as_loaded(made, reference)
 
 
 @hookimpl
 def xai_align_encoder(reference: str, options: dict[str, Any]) -> nn.Module | None:
     """``conv``: the :class:`~xai_align.pinet.ConvEncoder`; None for other references."""
     from xai_align.pinet.conv_detector import ConvEncoder
+    from xai_align.pinet.saved_config import CONV_OPTIONS
 
-    return ConvEncoder(**options) if reference == ConvEncoder.reference else None
+    if reference != ConvEncoder.reference:
+        return None
+    check_fields(options, CONV_OPTIONS, "encoder.options")
+    return ConvEncoder(**options)
 
 
 def _find_factory(module_name: str, factory_name: str) -> Callable[[], Any]:

@@ -7,8 +7,6 @@ command itself was wrong.
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,8 +16,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from xai_align.compare_command import compare_command
+from xai_align.files.references import typed_on_the_command_line
 from xai_align.fit_align_command import fit_align_command
 from xai_align.fit_command import fit_pinet_command
+from xai_align.reference_options import MODEL_REFERENCES, TrustCode
 from xai_align.terminal import errors_in_words, output, progress_bar
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def explain_command(
     images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Images, folders, patterns like 'a/*.jpg'.")],
     model: Annotated[
         str,
-        typer.Option(metavar="REF", help="timm:NAME, timm:NAME@weights.safetensors, or package.module:factory."),
+        typer.Option(metavar="REF", help=MODEL_REFERENCES),
     ],
     method: Annotated[
         list[str], typer.Option(metavar="NAME[,NAME...]", help="Methods; `xai-align methods` shows them.")
@@ -147,15 +147,15 @@ def explain_command(
         typer.Option(metavar="NAME|input", help="Where to look in the network, for the methods that look at a layer."),
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... Default: a GPU if there is one.")] = None,
+    trust_code: TrustCode = False,
 ) -> None:
     """Explain images: a picture, the arrays (.npz) and every number (.json) for each image and method."""
     from xai_align.explain_files import Task, explain_files
     from xai_align.report.table import print_table
     from xai_align.report.words import footnotes, remarks
 
-    sys.path.append(os.getcwd())  # so that --model can name a module that lies here
     complaints = Console(stderr=True)
-    with errors_in_words():
+    with errors_in_words(), typed_on_the_command_line():
         task = Task.prepare(
             images=images,
             model=model,
@@ -164,6 +164,7 @@ def explain_command(
             rivals=rivals or (),
             layer=layer,
             device=device,
+            trust=trust_code,
         )
     records: list[Record] = []
     failures = 0

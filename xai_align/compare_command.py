@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +10,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from xai_align.files.references import typed_on_the_command_line
+from xai_align.reference_options import MODEL_REFERENCES, TrustCode
 from xai_align.terminal import errors_in_words, output, progress_bar
 
 _NAMES = "NAME[,NAME...]"
@@ -20,7 +20,7 @@ _NAMES = "NAME[,NAME...]"
 def compare_command(
     model: Annotated[
         str,
-        typer.Option(metavar="REF", help="timm:NAME, timm:NAME@weights.safetensors, or package.module:factory."),
+        typer.Option(metavar="REF", help=MODEL_REFERENCES),
     ],
     images: Annotated[
         list[str], typer.Option(metavar="PATH", help="A folder, an image, a pattern like 'a/*.jpg'; may be repeated.")
@@ -67,14 +67,14 @@ def compare_command(
     table_format: Annotated[
         str, typer.Option("--format", metavar="parquet|csv", help="How the values of all images are written.")
     ] = "parquet",
+    trust_code: TrustCode = False,
 ) -> None:
     """Compare methods on images: means with intervals, a page to look at, every value in a file."""
     from xai_align.comparison.compare import METHODS, METRICS, compare
     from xai_align.comparison.processes import is_main_process
     from xai_align.comparison.terminal_table import print_comparison
 
-    sys.path.append(os.getcwd())  # so that --model can name a module that lies here
-    with errors_in_words(), progress_bar() as bar:
+    with errors_in_words(), typed_on_the_command_line(), progress_bar() as bar:
         task = bar.add_task("comparing", total=None, visible=is_main_process())
 
         def told(done: int, total: int, problems: Sequence[str]) -> None:
@@ -101,6 +101,7 @@ def compare_command(
             device=device,
             internal_batch_size=internal_batch_size,
             table_format=table_format,
+            trust=trust_code,
             progress=told,
         )
     if not is_main_process():  # a status other than 0 would have the launcher stop the others

@@ -48,8 +48,9 @@ class Task:
         rivals: Sequence[str] = (),
         layer: str | None = None,
         device: str | None = None,
+        trust: bool = False,
     ) -> Task:
-        """The task that these words describe.
+        """The task that these words describe; ``trust``: see :func:`~xai_align.plugins.load_model`.
 
         Raises:
             ValueError: images, methods, model, device, layer or classes are not there; the message
@@ -63,7 +64,7 @@ class Task:
         if layer is not None and not any(takes_layer(method) for method in methods):
             raise ValueError(f"none of {', '.join(methods)} looks at a layer; leave out --layer")
         where = usable_device(device)
-        loaded = load_model(model)
+        loaded = load_model(model, trust=trust)
         if layer is not None:
             check_place(loaded.model, layer)
         asked, against = parse_sides(favoured, rivals, loaded.class_names)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +11,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from xai_align.files.references import typed_on_the_command_line
+from xai_align.reference_options import BACKBONE_REFERENCES, TrustCode
 from xai_align.terminal import errors_in_words, output
 
 if TYPE_CHECKING:
@@ -31,9 +31,7 @@ def fit_align_command(
     ],
     backbone: Annotated[
         str,
-        typer.Option(
-            metavar="REF", help="timm:NAME, timm:NAME@weights.safetensors, timm:NAME@random, or package.module:factory."
-        ),
+        typer.Option(metavar="REF", help=BACKBONE_REFERENCES),
     ],
     source: Annotated[
         list[str] | None,
@@ -100,12 +98,12 @@ def fit_align_command(
     mixed_precision: Annotated[str, typer.Option(metavar="no|bf16|fp16", help="Of the training.")] = "no",
     workers: Annotated[int, typer.Option(min=0, help="Processes that load images.")] = 0,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... Default: a GPU if there is one.")] = None,
+    trust_code: TrustCode = False,
 ) -> None:
     """Train a classifier and a masker together on your images, test them in every domain, save both."""
     from xai_align.comparison.processes import is_main_process
     from xai_align.fit_align_folder import fit_align_folder
 
-    sys.path.append(os.getcwd())  # so that --backbone can name a module that lies here
     main = is_main_process()
     weights = {
         "alignment": alignment,
@@ -115,7 +113,7 @@ def fit_align_command(
         "backgrounds": backgrounds,
         "baseline": _number_or_name(baseline),
     }
-    with errors_in_words():
+    with errors_in_words(), typed_on_the_command_line():
         done = fit_align_folder(
             images,
             backbone=backbone,
@@ -134,6 +132,7 @@ def fit_align_command(
             workers=workers,
             seed=seed,
             device=device,
+            trust=trust_code,
             writes=main,
             warmup_epochs=warmup_epochs,
             masker_only_epochs=masker_only_epochs,

@@ -75,6 +75,7 @@ def fit_align_folder(
     workers: int = 0,
     seed: int = 0,
     device: str | None = None,
+    trust: bool = False,
     writes: bool = True,
     **options: Any,
 ) -> FolderAlignment:
@@ -98,6 +99,7 @@ def fit_align_folder(
         workers: processes that load images.
         seed: of the split, the head's first weights, and the training.
         device: where to train; None: a GPU if there is one.
+        trust: whether a backbone's folder may name code, which is then run; see :func:`~xai_align.plugins.load_model`.
         writes: whether this process writes the files.
         options: for :class:`~xai_align.align.AlignTrainer`.
 
@@ -109,7 +111,7 @@ def fit_align_folder(
     _check_turns(chosen, epochs, options.get("warmup_epochs", 0), options.get("masker_only_epochs", 0))
     domains = read_domains(folder, sources, masks)
     split = split_domains(domains, validation_share=validation_share, test_share=test_share, seed=seed)
-    loaded, model = _classifier(backbone, len(domains.classes), seed)
+    loaded, model = _classifier(backbone, len(domains.classes), seed, trust)
     model.to(where)
     size = _input_size(loaded, split.train[0])
 
@@ -196,11 +198,11 @@ def _check_turns(chosen: Recipe, epochs: int, warmup: int, masker_only: int) -> 
         )
 
 
-def _classifier(backbone: str, classes: int, seed: int) -> tuple[LoadedModel, nn.Module]:
+def _classifier(backbone: str, classes: int, seed: int, trust: bool) -> tuple[LoadedModel, nn.Module]:
     """The backbone, and a copy of it with a head for these classes."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        loaded = load_model(backbone)
+        loaded = load_model(backbone, trust=trust)
         return loaded, with_new_head(loaded.model, classes)
 
 

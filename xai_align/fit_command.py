@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.markup import escape
 
+from xai_align.files.references import typed_on_the_command_line
+from xai_align.reference_options import BACKBONE_REFERENCES, TrustCode
 from xai_align.terminal import errors_in_words, output
 
 
@@ -19,9 +19,7 @@ def fit_pinet_command(
     ],
     backbone: Annotated[
         str,
-        typer.Option(
-            metavar="REF", help="timm:NAME, timm:NAME@weights.safetensors, timm:NAME@random, or package.module:factory."
-        ),
+        typer.Option(metavar="REF", help=BACKBONE_REFERENCES),
     ],
     out: Annotated[
         Path, typer.Option(help="Folder for the model, metrics, pictures; a run that was stopped goes on.")
@@ -58,15 +56,15 @@ def fit_pinet_command(
     mixed_precision: Annotated[str, typer.Option(metavar="no|bf16|fp16", help="Of the training.")] = "no",
     workers: Annotated[int, typer.Option(min=0, help="Processes that load images.")] = 0,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... Default: a GPU if there is one.")] = None,
+    trust_code: TrustCode = False,
 ) -> None:
     """Train a head that sees finely and adds up, on a backbone, with your images; save it with curves and maps."""
     from xai_align.comparison.processes import is_main_process
     from xai_align.fit_folder import fit_folder
 
-    sys.path.append(os.getcwd())  # so that --backbone can name a module that lies here
     main = is_main_process()
     weights = {"feedback": feedback, "parsimony": parsimony, "erasing": erasing, "edges": edges}
-    with errors_in_words():
+    with errors_in_words(), typed_on_the_command_line():
         done = fit_folder(
             images,
             backbone=backbone,
@@ -78,6 +76,7 @@ def fit_pinet_command(
             validation_share=validation_share,
             seed=seed,
             device=device,
+            trust=trust_code,
             examples=examples,
             writes=main,
             epochs=epochs,

@@ -55,6 +55,7 @@ def fit_folder(
     validation_share: float = 0.2,
     seed: int = 0,
     device: str | None = None,
+    trust: bool = False,
     examples: int = 6,
     writes: bool = True,
     **options: Any,
@@ -72,6 +73,7 @@ def fit_folder(
         validation_share: of every class.
         seed: of the split, the head's first weights, and the training.
         device: where to train; None: a GPU if there is one.
+        trust: whether a backbone's folder may name code, which is then run; see :func:`~xai_align.plugins.load_model`.
         examples: of how many validation images maps are drawn.
         writes: whether this process writes the pictures.
         options: for :func:`~xai_align.pinet.fit_pinet`.
@@ -82,7 +84,7 @@ def fit_folder(
     where = usable_device(device)
     classes, images = read_image_folder(folder, masks)
     train, validation = stratified_split(images, validation_share, seed)
-    loaded, model = _second_look(backbone, len(classes), frozen=frozen, seed=seed, **head or {})
+    loaded, model = _second_look(backbone, len(classes), trust=trust, frozen=frozen, seed=seed, **head or {})
     model.to(where)
     model.class_names = tuple(classes)  # saved with it
     preprocess = loaded.preprocess
@@ -122,11 +124,13 @@ def fit_folder(
     )
 
 
-def _second_look(backbone: str, classes: int, *, frozen: bool, seed: int, **head: Any) -> tuple[LoadedModel, PiNet]:
+def _second_look(
+    backbone: str, classes: int, *, trust: bool, frozen: bool, seed: int, **head: Any
+) -> tuple[LoadedModel, PiNet]:
     """The backbone, ready to be asked, and a PiNet on it."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        loaded = load_model(backbone)
+        loaded = load_model(backbone, trust=trust)
         model: Any = second_look(loaded.model, classes, {"frozen": frozen, **head})
     return loaded, model
 

@@ -117,8 +117,11 @@ class HookSpecs:
         """Metrics this plugin offers."""
 
     @hookspec(firstresult=True)
-    def xai_align_load_model(self, reference: str) -> LoadedModel | None:
-        """The model that ``reference`` names, or None if this plugin does not know that kind of name."""
+    def xai_align_load_model(self, reference: str, trust: bool) -> LoadedModel | None:
+        """The model that ``reference`` names, or None if this plugin does not know that kind of name.
+
+        ``trust``: whether a file that the reference leads to may name code that is then run.
+        """
 
     @hookspec(firstresult=True)
     def xai_align_feature_space(self, model: nn.Module, layer: str | None) -> FeatureSpace | None:
@@ -139,7 +142,8 @@ class HookSpecs:
         """The encoder of a saved PiNet, built anew, without its weights; None if this plugin does not know it.
 
         ``reference`` and ``options`` are the attributes of these names that the encoder had when it was
-        saved. It takes images ``[N, C, H, W]`` and gives a list of feature maps, finest first; its attribute
+        saved, and come from a file: check them. Only references that look like ``package.module:function``, of files
+        that the user trusts, come to plugins that are not ours, and those of timm. It takes images ``[N, C, H, W]`` and gives a list of feature maps, finest first; its attribute
         ``channels`` says how many channels each has.
         """
 

@@ -161,8 +161,13 @@ def origin(name: str, *, kind: Kind = "attribution") -> PluginRecord:
     return _record(_look_up(name, _attribution_offers(), "attribution method").plugin)
 
 
-def load_model(reference: str) -> LoadedModel:
+def load_model(reference: str, *, trust: bool = False) -> LoadedModel:
     """The model that ``reference`` names, from the first plugin that knows it, third parties first.
+
+    Args:
+        reference: like one of :data:`REFERENCE_FORMS`. ``package.module:factory`` is imported and called.
+        trust: whether a folder (``pinet:FOLDER``, ``align:FOLDER``) may itself name ``package.module:function``, which
+            is then imported and called; without, it is data, and may name architectures of timm.
 
     Raises:
         ValueError: no plugin knows this form of reference, or who knows it could not load the model.
@@ -175,6 +180,7 @@ def load_model(reference: str) -> LoadedModel:
         unknown=f"no plugin knows the model reference '{reference}'; write it like one of "
         f"{', '.join(REFERENCE_FORMS)}, or as a plugin of yours documents.",
         reference=reference,
+        trust=trust,
     )
 
 

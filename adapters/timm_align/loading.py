@@ -7,10 +7,11 @@ from typing import Any
 
 import timm
 import torch
-from safetensors.torch import load_file
 from timm.data import ImageNetInfo, create_transform, resolve_data_config
 from torch import Tensor, nn
 
+from xai_align.files.plain_json import in_one_clause
+from xai_align.files.tensor_file import check_weights, read_tensor_file
 from xai_align.hookspecs import LoadedModel
 
 
@@ -67,7 +68,7 @@ def create_model(name: str, **options: Any) -> nn.Module:
         if not options.get("pretrained"):
             raise
         raise WeightsUnavailable(
-            f"the pretrained weights of '{name}' could not be fetched ({type(error).__name__}: {str(error)[:120]}); "
+            f"the pretrained weights of '{name}' could not be fetched ({type(error).__name__}: {in_one_clause(error)}); "
             f"give a file you have: timm:{name}@weights.safetensors"
         ) from error
 
@@ -82,32 +83,33 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"no weights at '{path}'")
     if path.suffix == ".safetensors":
-        return load_file(path)
+        return read_tensor_file(path)[1]
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
+    except Exception as error:  # unpicklers of damaged files raise almost anything
         raise ValueError(
-            f"'{path}' is no file of plain tensors ({str(error)[:120]}); save it as .safetensors"
+            f"'{path}' is no file of plain tensors ({in_one_clause(error)}); save it as .safetensors"
         ) from error
     state = state.get("state_dict", state) if isinstance(state, dict) else state
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"'{path}' holds {type(state).__name__}, not a state dict of tensors")
+    if not isinstance(state, dict) or not all(isinstance(key, str) and _is_plain(one) for key, one in state.items()):
+        raise ValueError(f"'{path}' holds {type(state).__name__}, not a state dict of plain tensors")
     return {key.removeprefix("module."): value for key, value in state.items()}
+
+
+def _is_plain(value: object) -> bool:
+    """Whether it is a tensor that holds all the numbers that it has; an expanded one may claim any size."""
+    if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_meta or value.is_quantized:
+        return False
+    return value.untyped_storage().nbytes() >= value.numel() * value.element_size()
 
 
 def load_weights(model: nn.Module, state: dict[str, Tensor], *, source: str) -> None:
     """Load every tensor, or say which do not fit.
 
     Raises:
-        ValueError: keys are missing, left over, or of another shape.
+        ValueError: keys are missing, left over, of another shape or type, or hold NaN or infinity.
     """
-    own = model.state_dict()
-    missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    shapes = [key for key in own.keys() & state.keys() if own[key].shape != state[key].shape]
-    if missing or extra or shapes:
-        parts = {"missing": missing, "left over": extra, "of another shape": sorted(shapes)}
-        told = "; ".join(f"{len(keys)} {what} ({', '.join(keys[:3])} …)" for what, keys in parts.items() if keys)
-        raise ValueError(f"the weights in '{source}' do not fit {type(model).__name__}: {told}")
+    check_weights(model, state, source)
     model.load_state_dict(state)
 
 
@@ -144,4 +146,4 @@ def _number_of_classes(name: str, state: dict[str, Tensor]) -> int:
     classifier = getattr(config, "classifier", None)
     key = classifier[0] if isinstance(classifier, tuple | list) else classifier
     bias = state.get(f"{key}.bias", state.get(f"{key}.weight"))
-    return 1000 if bias is None else len(bias)
+    return 1000 if bias is None or bias.dim() == 0 else len(bias)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from timm_align.feature_space import head_input, is_timm_model
 from timm_align.loading import PREFIX, create_model
+from timm_align.saved_options import check_saved_options
 from xai_align.hookspecs import FeatureSpace
 from xai_align.model_state import unchanged_rng
 from xai_align.pinet.reference import Preprocessing
@@ -74,7 +75,10 @@ class TimmEncoder(nn.Module):
         self.options: dict[str, Any] = {
             "indices": list(self.indices),
             "image_size": list(image_size),
-            "create": {"num_classes": getattr(backbone, "num_classes", 1000), **(create_options or {})},
+            "create": {
+                "num_classes": getattr(backbone, "num_classes", 1000),
+                **{name: value for name, value in (create_options or {}).items() if name not in WHERE_WEIGHTS_LIE},
+            },
         }
 
     @property
@@ -134,8 +138,17 @@ class TimmEncoder(nn.Module):
             return tuple(int(one.shape[1]) for one in self(image))
 
 
+#: Options of ``timm.create_model`` that say where weights lie, which a saved model brings itself.
+WHERE_WEIGHTS_LIE = frozenset(("checkpoint_path", "cache_dir"))
+
+
 def rebuilt_encoder(reference: str, options: dict[str, Any]) -> TimmEncoder:
-    """The encoder that had this reference and these options, without its weights."""
+    """The encoder that had this reference and these options, without its weights.
+
+    Raises:
+        ValueError: an option is none that a file may set, or the encoder can't be built.
+    """
+    check_saved_options(options)
     backbone = create_model(reference.removeprefix(PREFIX), **options["create"]).eval()
     for parameter in classifier_parameters(backbone):
         parameter.requires_grad_(False)

@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import nn
 
+from xai_align.files.fields import check_fields, number, one_of, record, text, whole
+from xai_align.files.size_limit import no_larger_than
+from xai_align.files.tensor_file import check_weights
 from xai_align.fitting.checkpoints import DamagedCheckpoint, Snapshot, read_checkpoint, write_checkpoint
 from xai_align.pinet.unwrapping import unwrapped
 
@@ -20,6 +23,17 @@ if TYPE_CHECKING:
 
 #: What a header says that this is.
 KIND = "masker"
+#: What the options of a masker may be in a file.
+OPTIONS = record(
+    {
+        "in_channels": whole(1, 65536),
+        "width": whole(1, 65536),
+        "depth": whole(0, 16),
+        "stride": one_of(1, 2, 4),
+        "start": number(1e-30, 1 - 1e-12),
+    }
+)
+_HEADER = record({"kind": one_of(KIND), "options": OPTIONS, "version": text(longest=100)})
 #: Something that holds a masker, or is one: a module, a trainer, a fit, a file.
 HoldsMasker: TypeAlias = "nn.Module | str | os.PathLike[str] | Any"
 
@@ -70,22 +84,18 @@ def load_masker(path: str | os.PathLike[str]) -> Masker:
         saved = read_checkpoint(path)
     except DamagedCheckpoint as error:
         raise ValueError(
-            f"{error}; a masker's file is what save_masker wrote. Copy it again, or save it again"
+            f"{error}; a masker's file is what save_masker wrote: copy it again, or save it again"
         ) from None
     if saved.numbers.get("kind") != KIND:
         raise ValueError(
             f"'{path}' is a checkpoint, not a masker alone; let the trainer go on from it, "
             "and save its masker: save_masker(trainer, FILE)"
         )
-    try:
-        with torch.random.fork_rng(devices=[]):  # the first weights of layers are drawn
-            masker = Masker(**saved.numbers["options"])
-        masker.load_state_dict(dict(saved.tensors), assign=True)  # their dtype stays
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(
-            f"the masker in '{path}' was saved by xai-align {saved.numbers.get('version')} and can't be built by this "
-            f"version ({error}); install that version"
-        ) from error
+    check_fields(saved.numbers, _HEADER, str(path))
+    with torch.random.fork_rng(devices=[]), no_larger_than(saved.tensors, str(path)):  # first weights are drawn
+        masker = Masker(**saved.numbers["options"])
+    check_weights(masker, saved.tensors, str(path))
+    masker.load_state_dict(dict(saved.tensors), assign=True)  # their dtype stays
     return masker.eval()
 
 

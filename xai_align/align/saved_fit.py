@@ -1,12 +1,14 @@
 """A classifier and its masker in a folder, ready to be asked again by name: ``align:FOLDER``.
 
 Beside the weights, the classifier's file holds in its header what the model was made from and what its classes are
-called, so it needs no other file. Nothing is unpickled when it is read.
+called, so it needs no other file. It is data: an architecture of timm is built, and code that it names is run only
+where the reader says that the folder is trusted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,12 @@ from torch import nn
 
 from xai_align import plugins
 from xai_align.align.masker_file import save_masker
+from xai_align.files.fields import check_fields, listed, one_of, record, text
+from xai_align.files.inside_folder import file_inside
+from xai_align.files.plain_json import in_one_clause
+from xai_align.files.references import check_reference_in_file, reading
+from xai_align.files.size_limit import no_larger_than
+from xai_align.files.tensor_file import check_weights
 from xai_align.fitting.checkpoints import DamagedCheckpoint, Snapshot, read_checkpoint, write_checkpoint
 from xai_align.hookspecs import LoadedModel
 from xai_align.pinet.unwrapping import unwrapped
@@ -26,6 +34,15 @@ PREFIX = "align:"
 CLASSIFIER_FILE, MASKER_FILE = "classifier.safetensors", "masker.safetensors"
 #: What the header of a classifier's file says that it is.
 KIND = "classifier"
+#: What that header may say.
+_HEADER = record(
+    {
+        "kind": one_of(KIND),
+        "backbone": text(longest=500),
+        "classes": listed(text(r"[\s\S]*", longest=10_000, expected="a text"), 2, 1_000_000),
+        "version": text(longest=100),
+    }
+)
 
 
 def save_fit(
@@ -37,7 +54,7 @@ def save_fit(
         folder: where to; it is made if need be.
         classifier: what :func:`~xai_align.plugins.classifier` made of the backbone, trained.
         masker: the masker that was trained beside it.
-        backbone: the reference that the model was loaded by.
+        backbone: the reference that the model was loaded by; of ``align:FOLDER`` what that folder stands on is written.
         classes: names of the classes.
 
     Returns:
@@ -47,6 +64,7 @@ def save_fit(
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    backbone = getattr(classifier, "align_backbone", backbone)
     about = {"kind": KIND, "backbone": backbone, "classes": list(classes), "version": __version__}
     write_checkpoint(folder / CLASSIFIER_FILE, Snapshot(classifier.state_dict(), about))
     if masker is not None:
@@ -54,11 +72,15 @@ def save_fit(
     return folder
 
 
-def load_fit(reference: str) -> LoadedModel | None:
+def load_fit(reference: str, *, trust: bool = False) -> LoadedModel | None:
     """The classifier that a reference ``align:FOLDER`` names, with its classes; None for other references.
 
-    The method ``align`` finds its masker. The backbone that the file names is made by whichever plugin knows its
-    reference; one like ``package.module:factory`` is imported and called, so open files of people you trust.
+    The method ``align`` finds its masker.
+
+    Args:
+        reference: what was typed.
+        trust: whether the file may name a backbone ``package.module:factory``, which is then imported and called;
+            without, an architecture of timm.
 
     Raises:
         ValueError: there is no such folder, or what is there can't be used; the message says why.
@@ -66,26 +88,43 @@ def load_fit(reference: str) -> LoadedModel | None:
     if not reference.startswith(PREFIX):
         return None
     folder = Path(reference.removeprefix(PREFIX)).expanduser()
-    file = folder / CLASSIFIER_FILE
-    if not file.is_file():
-        raise ValueError(f"there is no '{file}'; write align:FOLDER with the folder that fit-align wrote into")
     try:
+        file = file_inside(folder, CLASSIFIER_FILE)
         saved = read_checkpoint(file)
+    except FileNotFoundError:
+        raise ValueError(
+            f"there is no '{folder / CLASSIFIER_FILE}'; write align:FOLDER with the folder that fit-align wrote into"
+        ) from None
     except DamagedCheckpoint as error:
         raise ValueError(f"{error}; copy it again, or train again") from None
     if saved.numbers.get("kind") != KIND:
         raise ValueError(f"'{file}' holds no classifier that fit-align wrote")
-    backbone, classes = saved.numbers["backbone"], tuple(saved.numbers["classes"])
-    with torch.random.fork_rng(devices=[]):  # the first weights of layers are drawn
-        loaded = plugins.load_model(without_weights(backbone))
-        model: Any = plugins.classifier(loaded.model, len(classes))
+    check_fields(saved.numbers, _HEADER, str(file))
+    masker = file_inside(folder, MASKER_FILE) if (folder / MASKER_FILE).exists() else None
+    backbone = without_weights(saved.numbers["backbone"])
+    loaded, model = _built(backbone, file, saved, trust)
+    check_weights(model, saved.tensors, str(file))
+    model.load_state_dict(dict(saved.tensors))
+    model.align_backbone = saved.numbers["backbone"]
+    if masker is not None:
+        model.align_masker = str(masker.resolve())
+    return replace(loaded, model=model.eval(), class_names=tuple(saved.numbers["classes"]))
+
+
+def _built(backbone: str, file: Path, saved: Snapshot, trust: bool) -> tuple[LoadedModel, Any]:
+    """The backbone that a file names, and a copy of it with a head for the file's classes."""
+    ours = backbone.startswith("timm:")
+    check_reference_in_file(backbone.removesuffix("@random") if ours else backbone, file, trust=trust)
     try:
-        model.load_state_dict(dict(saved.tensors))
-    except RuntimeError as error:
-        raise ValueError(f"the weights in '{file}' don't fit the model that '{backbone}' is here ({error})") from error
-    if (folder / MASKER_FILE).is_file():
-        model.align_masker = str((folder / MASKER_FILE).resolve())
-    return replace(loaded, model=model.eval(), class_names=classes)
+        with ExitStack() as stack:
+            stack.enter_context(reading(file.parent))
+            stack.enter_context(torch.random.fork_rng(devices=[]))  # the first weights of layers are drawn
+            if ours:
+                stack.enter_context(no_larger_than(saved.tensors, str(file)))
+            loaded = plugins.load_model(backbone)
+            return loaded, plugins.classifier(loaded.model, len(saved.numbers["classes"]))
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(f"'{file}' names a backbone that can't be had: {in_one_clause(error, length=600)}") from error
 
 
 def masker_of(model: nn.Module) -> str | None:

@@ -5,12 +5,13 @@ No label is needed: what is asked about is the predicted class, unless a class i
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xai_align.class_names import find_class, parse_sides, question_about
+from xai_align.files.fields import shown
+from xai_align.files.plain_json import read_json
 from xai_align.groups import ClassGroups
 from xai_align.plugin_loading import did_you_mean
 from xai_align.question import Question, TargetError
@@ -180,16 +181,15 @@ def read_groups(path: str | Path, class_names: Sequence[str]) -> ClassGroups:
     Raises:
         ValueError: the file is not there, is no such JSON, or names a class that the model lacks.
     """
-    try:
-        content = json.loads(Path(path).read_text("utf-8"))
-    except OSError as error:
-        raise ValueError(f"the groups '{path}' cannot be read: give a file, '{WORDNET}' or '{CONFUSION}'") from error
-    except ValueError as error:
-        raise ValueError(f"the groups '{path}' are no JSON ({error})") from error
+    if not Path(path).is_file():
+        raise ValueError(f"the groups '{path}' cannot be read: give a file, '{WORDNET}' or '{CONFUSION}'")
+    content = read_json(Path(path))
     if not isinstance(content, dict) or not all(isinstance(members, list) for members in content.values()):
         raise ValueError(f'the groups \'{path}\' have to look like {{"cats": [281, 282], "dogs": ["beagle"]}}')
 
     def member(one: Any) -> Any:
+        if type(one) not in (str, int):
+            raise ValueError(f"{shown(one)} is neither the number nor the name of a class")
         return find_class(one, class_names) if isinstance(one, str) else one
 
     try:

@@ -56,6 +56,7 @@ def compare(
     device: str | None = None,
     internal_batch_size: int | None = None,
     table_format: str = "parquet",
+    trust: bool = False,
     show_progress: bool = False,
     progress: Progress | None = None,
 ) -> Comparison:
@@ -89,6 +90,7 @@ def compare(
         device: e.g. ``"cuda:1"``; None: a GPU if there is one; for a loaded model, where it is.
         internal_batch_size: perturbed inputs through the network at once.
         table_format: ``"parquet"`` or ``"csv"``.
+        trust: whether a model's folder may name code, which is then run; see :func:`~xai_align.plugins.load_model`.
         show_progress: show a progress bar.
         progress: told what is done and what failed.
 
@@ -118,6 +120,7 @@ def compare(
             seed=seed,
             pictures=pictures,
             internal_batch_size=internal_batch_size,
+            trust=trust,
             device=lambda: process.device or usable_device(device),
             device_given=device is not None or process.device is not None,
         )

@@ -6,7 +6,6 @@ pads, so a box is sent through it as a picture: white inside, black outside.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
+
+from xai_align.files.fields import either, listed, nothing, record_with_more, text, whole
+from xai_align.files.fields import number as finite_number
+from xai_align.files.plain_json import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,6 +27,16 @@ LABELS = "labels.json"
 
 #: x and y of the centre, width, height: shares of the picture's width and height.
 Box = tuple[float, float, float, float]
+_CLASS = either(nothing, whole(0, 2**53))
+#: What an entry says; it may say more, which is not read.
+_ENTRY = record_with_more(
+    {"file": text(longest=10_000)},
+    {
+        "label": _CLASS,
+        "imagenet_class": _CLASS,
+        "boxes_xywh_centre_norm": either(nothing, listed(listed(finite_number(), 4, 4))),
+    },
+)
 
 
 @dataclass(frozen=True)
@@ -98,10 +111,7 @@ def _bounds(inside: Tensor) -> Box:
 
 
 def _read(file: Path) -> dict[str, ImageLabel]:
-    try:
-        entries = json.loads(file.read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is no JSON ({error})") from error
+    entries = read_json(file)
     if not isinstance(entries, list):
         raise ValueError(
             f"{file} holds a {type(entries).__name__}; it should be a list of {{'file': ..., 'label': ...}}"
@@ -109,16 +119,17 @@ def _read(file: Path) -> dict[str, ImageLabel]:
     found = {}
     for number, entry in enumerate(entries):
         try:
-            label = entry.get("label", entry.get("imagenet_class"))
+            if complaint := _ENTRY(entry, f"[{number}]"):
+                raise ValueError(complaint)
             boxes = tuple(_box(box) for box in entry.get("boxes_xywh_centre_norm") or ())
-            found[str(entry["file"])] = ImageLabel(None if label is None else int(label), boxes)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{file}: entry {number} is not understood ({error!r})") from error
+        except ValueError as error:
+            raise ValueError(f"{file}: entry {number} is not understood ({error})") from error
+        found[entry["file"]] = ImageLabel(entry.get("label", entry.get("imagenet_class")), boxes)
     return found
 
 
 def _box(values: Any) -> Box:
     x, y, width, height = map(float, values)
-    if not all(np.isfinite((x, y, width, height))) or min(width, height) <= 0:
+    if min(width, height) <= 0:
         raise ValueError(f"the box {values} has no area")
     return (x, y, width, height)

@@ -93,6 +93,7 @@ def prepare(
     seed: int,
     pictures: int,
     internal_batch_size: int | None,
+    trust: bool,
     device: Callable[[], torch.device],
     device_given: bool,
 ) -> Plan:
@@ -116,7 +117,7 @@ def prepare(
     paths, hashes, notes = _distinct_pictures(expand_paths(images), limit)
     labels = read_labels(paths)
     where = device()
-    loaded = _on_device(model, where, given=device_given)
+    loaded = _on_device(model, where, given=device_given, trust=trust)
     where = _device_of(loaded.model, where)
     check_layers(compared, loaded.model)
     asking = parse_asking(kinds, favoured, rivals, loaded.class_names)
@@ -132,7 +133,7 @@ def prepare(
     asking.check(logits.shape[1])
     judge = loaded.model
     if transfer_to is not None:
-        other = _on_device(transfer_to, where, given=True)
+        other = _on_device(transfer_to, where, given=True, trust=trust)
         shape = _first_readable(paths, other, where).shape[2:]
         judge = TransferredModel(loaded, other, shape)
         check_same_classes(loaded, other, logits, logits_of(judge, probe))
@@ -211,10 +212,10 @@ def _distinct_pictures(
     return tuple(path for path, _ in kept), tuple(digest for _, digest in kept), tuple(notes)
 
 
-def _on_device(model: str | LoadedModel, where: torch.device, *, given: bool) -> LoadedModel:
+def _on_device(model: str | LoadedModel, where: torch.device, *, given: bool, trust: bool) -> LoadedModel:
     """The model in evaluation mode, where it is to run; an object of the caller's stays where it is."""
     if isinstance(model, str):
-        loaded = load_model(model)
+        loaded = load_model(model, trust=trust)
         loaded.model.to(where)
     elif isinstance(model, LoadedModel):
         elsewhere = given and _device_of(model.model, where) != where

@@ -14,8 +14,45 @@ import os
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from xai_align.files.fields import check_fields, either, listed, nothing, number, record, table_of, text, whole
+from xai_align.files.inside_folder import file_inside
+from xai_align.files.plain_json import read_json
+
 if TYPE_CHECKING:
     from pathlib import Path
+
+_TEXT = text(r"[\s\S]*", longest=100_000, expected="a text")
+_COUNT = whole(0, 2**53)
+_NUMBER = either(nothing, number())  # null: it was not finite
+_VALUE = {
+    **dict.fromkeys(("image", "question", "question_words", "method", "metric"), _TEXT),
+    **dict.fromkeys(("value", "seconds", "metric_seconds"), _NUMBER),
+}
+_CURVE = {
+    **dict.fromkeys(("image", "question", "method", "series"), _TEXT),
+    **dict.fromkeys(("fractions", "probabilities"), listed(_NUMBER)),
+}
+_PICTURE = record(dict.fromkeys(("image", "question", "question_words", "method", "file"), _TEXT))
+#: What the file of a part may say.
+STORED = record(
+    {
+        "settings": _TEXT,
+        "sha256": _TEXT,
+        "content": record(
+            {
+                "number": _COUNT,
+                "images": listed(_TEXT),
+                "values": listed(record(_VALUE)),
+                "curves": listed(record(_CURVE)),
+                "pictures": listed(_PICTURE),
+                "problems": listed(_TEXT),
+                "notes": table_of(_COUNT),
+                "labelled": _COUNT,
+                "right": _COUNT,
+            }
+        ),
+    }
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,8 +122,8 @@ class FolderStore:
         before = self._settings_there()
         if before is not None and before != self.settings:
             raise ValueError(
-                f"'{folder}' holds a comparison with other settings: {_differences(before, self.settings)}. "
-                "Choose another folder to keep it, or give its settings to go on with it"
+                f"'{folder}' holds a comparison with other settings: {_differences(before, self.settings)}; "
+                "choose another folder to keep it, or give its settings to go on with it"
             )
 
     def begin(self) -> None:
@@ -97,15 +134,17 @@ class FolderStore:
     def read(self, number: int) -> Part | None:
         """The part, if it is there and whole and its pictures are too."""
         try:
-            stored = json.loads(self._path(number).read_text("utf-8"))
+            stored = read_json(self._path(number))
+            check_fields(stored, STORED, str(self._path(number)))
             content = stored["content"]
             if stored["settings"] != self._key or stored["sha256"] != _digest(content):
                 return None
             part = _part(content)
-        except (OSError, ValueError, TypeError, KeyError):
+            for picture in part.pictures:
+                file_inside(self.folder, picture["file"])
+        except (OSError, ValueError):
             return None
-        there = all((self.folder / picture["file"]).is_file() for picture in part.pictures)
-        return part if there and part.number == number else None
+        return part if part.number == number else None
 
     def is_damaged(self, number: int) -> bool:
         """Whether there is something, of a part that :meth:`read` does not give."""
@@ -125,9 +164,9 @@ class FolderStore:
         if not path.exists():
             return None
         try:
-            return json.loads(path.read_text("utf-8"))
+            return read_json(path)
         except ValueError as error:
-            raise ValueError(f"'{path}' is damaged ({error}); choose another folder, or remove this one") from error
+            raise ValueError(f"{error}; choose another folder, or remove this file") from error
 
 
 class MemoryStore:
@@ -155,6 +194,7 @@ class MemoryStore:
 def write_whole(path: Path, content: str | bytes) -> None:
     """Write a file so that it is there as a whole or, after a crash, as it was."""
     waiting = path.with_name(path.name + ".tmp")
+    waiting.unlink(missing_ok=True)  # it may be a link that leads elsewhere
     with waiting.open("wb") as file:
         file.write(content.encode("utf-8") if isinstance(content, str) else content)
         file.flush()

@@ -19,6 +19,9 @@ from typing import Any
 
 from torch import Tensor
 
+from xai_align.files.fields import shown
+from xai_align.files.plain_json import parse_json
+from xai_align.files.tensor_file import read_tensor_file
 from xai_align.fitting.digest import digest_of
 
 #: The version of what stands in a checkpoint.
@@ -81,8 +84,8 @@ class Checkpoints:
             return path, snapshot
         if problems:
             raise ValueError(
-                f"no checkpoint in '{self.folder}' can be used: {'; '.join(problems)}. "
-                "Nothing was changed; choose another folder to start again, or bring a copy of one back"
+                f"no checkpoint in '{self.folder}' can be used: {'; '.join(problems)}; "
+                "nothing was changed: choose another folder to start again, or bring a copy of one back"
             )
         return None
 
@@ -100,8 +103,8 @@ class Checkpoints:
         before = snapshot.numbers.get("config")
         if before != self.config:
             raise ValueError(
-                f"'{path}' is of a run with another configuration: {differences(before, self.config)}. "
-                "Give its configuration to go on with it, or choose another folder to keep it"
+                f"'{path}' is of a run with another configuration: {differences(before, self.config)}; "
+                "give its configuration to go on with it, or choose another folder to keep it"
             )
 
 
@@ -113,6 +116,7 @@ def write_checkpoint(path: Path, snapshot: Snapshot) -> None:
     text = json.dumps(snapshot.numbers)
     header = {"format": str(FORMAT), "numbers": text, "sha256": digest_of(tensors, text)}
     waiting = path.with_name(path.name + ".tmp")
+    waiting.unlink(missing_ok=True)  # it may be a link that leads elsewhere
     try:
         save_file(tensors, waiting, metadata=header)
         with waiting.open("rb+") as file:
@@ -128,21 +132,23 @@ def read_checkpoint(path: Path) -> Snapshot:
     Raises:
         DamagedCheckpoint: it is truncated, changed, of a later version, or no checkpoint at all.
     """
-    from safetensors import SafetensorError, safe_open
-
     try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
-    except (SafetensorError, OSError, ValueError) as error:
-        raise DamagedCheckpoint(f"'{path}' is damaged or truncated ({str(error)[:100]})") from error
+        header, tensors = read_tensor_file(path)
+    except ValueError as error:
+        raise DamagedCheckpoint(str(error)) from error
     if "numbers" not in header:
         raise DamagedCheckpoint(f"'{path}' holds tensors but is no checkpoint of a fit")
     if header.get("format") != str(FORMAT):
-        raise DamagedCheckpoint(f"'{path}' has format {header.get('format')}; this version reads {FORMAT}")
+        raise DamagedCheckpoint(f"'{path}' has format {shown(header.get('format'))}; this version reads {FORMAT}")
     if header.get("sha256") != digest_of(tensors, header["numbers"]):
         raise DamagedCheckpoint(f"'{path}' is damaged (its content does not have the digest it was written with)")
-    return Snapshot(tensors, json.loads(header["numbers"]))
+    try:
+        numbers = parse_json(header["numbers"], str(path))
+    except ValueError as error:
+        raise DamagedCheckpoint(str(error)) from error
+    if not isinstance(numbers, dict):
+        raise DamagedCheckpoint(f"'{path}' is damaged (its header holds {shown(numbers)} and no object)")
+    return Snapshot(tensors, numbers)
 
 
 def differences(before: Any, now: Mapping[str, Any]) -> str:

@@ -41,7 +41,7 @@ class TrainingLog:
         self._folder.mkdir(parents=True, exist_ok=True)
         self._rows = list(rows)
         self._write_table()
-        self._jsonl.write_text("".join(map(_json_line, rows)), "utf-8")
+        _write(self._jsonl, "".join(map(_json_line, rows)))
         self._board = _tensorboard(self._folder / "tensorboard", rows[-1]["step"] + 1 if rows else 0)
 
     def add(self, row: Row) -> None:
@@ -70,7 +70,7 @@ class TrainingLog:
     def _write_table(self) -> None:
         self._names = list(dict.fromkeys(name for row in self._rows for name in row))
         head = [_csv_line(self._names)] if self._names else []
-        self._csv.write_text("".join([*head, *map(self._csv_row, self._rows)]), "utf-8")
+        _write(self._csv, "".join([*head, *map(self._csv_row, self._rows)]))
 
     def _csv_row(self, row: Row) -> str:
         return _csv_line(["" if row.get(name) is None else row[name] for name in self._names])
@@ -84,6 +84,16 @@ class TrainingLog:
     def _jsonl(self) -> Path:
         assert self._folder is not None
         return self._folder / "metrics.jsonl"
+
+
+def _write(path: Path, text: str) -> None:
+    """A new file in the place of one that is there; where that is a link, what it leads to stays as it is."""
+    if path.is_dir() and not path.is_symlink():
+        raise ValueError(
+            f"'{path}' is a folder, and the rows of the fit belong there; choose another folder, or move it"
+        )
+    path.unlink(missing_ok=True)
+    path.write_text(text, "utf-8")
 
 
 def _append(path: Path, text: str) -> None:

@@ -90,6 +90,7 @@ class PiNet(PseudoLinear):
         *,
         encoder: nn.Module | None = None,
         decoder: nn.Module | None = None,
+        trust: bool = False,
     ) -> PiNet:
         """The PiNet that :meth:`save_pretrained` wrote, in eval mode.
 
@@ -97,13 +98,15 @@ class PiNet(PseudoLinear):
             folder_or_hub_name: a folder, or the name of a model on the Hugging Face hub, ``owner/model``.
             encoder: built like the saved one, if no plugin can build it; its weights are loaded.
             decoder: built like the saved one, if it was none of ours.
+            trust: whether the folder may name an encoder of other packages, whose code then runs; without, timm's
+                architectures and our own.
 
         Raises:
             FileNotFoundError: there is no such folder, or it holds no saved PiNet.
             ValueError: config and weights don't belong together, are damaged or of an unknown format, or can't be
                 fetched; the message says what to do.
         """
-        return persistence.load(folder_or_hub_name, encoder=encoder, decoder=decoder)
+        return persistence.load(folder_or_hub_name, encoder=encoder, decoder=decoder, trust=trust)
 
     def trainable_parameters(self) -> Iterator[nn.Parameter]:
         """What there is to train: the head, and of the encoder what takes part and requires grad."""

@@ -2,7 +2,8 @@
 
 The file of weights holds the config too, and a digest of its tensors, so that
 weights and config that don't belong together, and damaged weights, are found
-out. Each file is written whole or not at all.
+out. Each file is written whole or not at all. What a config may say is listed in
+``saved_config.py``; nothing in it is imported, unpickled or fetched.
 """
 
 from __future__ import annotations
@@ -19,13 +20,19 @@ import torch
 from torch import Tensor, nn
 
 from xai_align import plugins
+from xai_align.files.fields import check_fields, shown
+from xai_align.files.inside_folder import file_inside
+from xai_align.files.plain_json import in_one_clause, parse_json, read_json
+from xai_align.files.references import check_reference_in_file, reading
+from xai_align.files.size_limit import no_larger_than
+from xai_align.files.tensor_file import check_weights, read_tensor_file
+from xai_align.pinet.saved_config import CONFIG, FORMAT
 
 if TYPE_CHECKING:
     from xai_align.pinet.module import PiNet
+    from xai_align.pinet.second_look_head import SecondLookHead
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
-#: Of the folder's layout; a reader refuses what it does not know.
-FORMAT = 1
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -65,7 +72,9 @@ def config_of(model: PiNet) -> dict[str, Any]:
     }
 
 
-def load(source: str | os.PathLike[str], *, encoder: nn.Module | None, decoder: nn.Module | None) -> PiNet:
+def load(
+    source: str | os.PathLike[str], *, encoder: nn.Module | None, decoder: nn.Module | None, trust: bool = False
+) -> PiNet:
     """Build the saved model and load its weights; in eval mode, on the CPU.
 
     Raises:
@@ -75,100 +84,102 @@ def load(source: str | os.PathLike[str], *, encoder: nn.Module | None, decoder: 
     config_file, weights_file = _files(source)
     config = _read_config(config_file)
     state = _read_weights(weights_file, config)
-    model = _build(config, encoder, decoder)
-    _load_state(model, state, weights_file)
-    model.class_names = tuple(config.get("class_names", ()))
+    with reading(config_file.parent):
+        model = _build(config, config_file, state, encoder, decoder, trust)
+    check_weights(model, state, str(weights_file))
+    model.load_state_dict(dict(state), assign=True)  # their dtype stays
+    model.class_names = tuple(config["class_names"])
     return model.eval()
 
 
-def _build(config: Mapping[str, Any], encoder: nn.Module | None, decoder: nn.Module | None) -> PiNet:
+def _build(
+    config: Mapping[str, Any],
+    file: Path,
+    state: Mapping[str, Tensor],
+    encoder: nn.Module | None,
+    decoder: nn.Module | None,
+    trust: bool,
+) -> PiNet:
     from xai_align.pinet.frozen_encoder import FrozenEncoder
-    from xai_align.pinet.initialisation import Start
     from xai_align.pinet.module import PiNet
-    from xai_align.pinet.second_look_head import SecondLookHead
 
     saved = config["encoder"]
     options = dict(saved["options"])
     frozen = options.pop("frozen", False)
     if encoder is None:
-        if saved["reference"] is None:
-            raise ValueError(
-                "this PiNet was saved with an encoder that no plugin knows (it has no attribute 'reference'); "
-                "build that encoder and give it: PiNet.from_pretrained(..., encoder=...)"
-            )
-        encoder = plugins.encoder(saved["reference"], options)
+        encoder = _encoder(saved["reference"], options, file, state, trust)
         if frozen:
             encoder.eval().requires_grad_(False)
     if frozen and not isinstance(encoder, FrozenEncoder):
         encoder = FrozenEncoder(encoder)
+    if config["head"]["decoder"] == "custom" and decoder is None:
+        raise ValueError(
+            f"'{file}' is of a PiNet that was saved with a decoder of its author's; "
+            "build that decoder and give it: PiNet.from_pretrained(..., decoder=...)"
+        )
+    try:
+        with no_larger_than(state, str(file)):
+            return PiNet(encoder, _head(config, decoder))
+    except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:
+        raise ValueError(f"'{file}' describes no PiNet that can be built ({in_one_clause(error)})") from error
+
+
+def _encoder(
+    reference: str | None, options: dict[str, Any], file: Path, state: Mapping[str, Tensor], trust: bool
+) -> nn.Module:
+    """The encoder that the file names, without its weights."""
+    from xai_align.pinet.conv_detector import ConvEncoder
+
+    if reference is None:
+        raise ValueError(
+            f"'{file}' is of a PiNet that was saved with an encoder that no plugin knows (it has no attribute "
+            "'reference'); build that encoder and give it: PiNet.from_pretrained(..., encoder=...)"
+        )
+    check_reference_in_file(reference, file, trust=trust, known=ConvEncoder.reference)
+    try:
+        with no_larger_than(state, str(file)):
+            return plugins.encoder(reference, options)
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(f"'{file}' names an encoder that can't be had: {in_one_clause(error, length=600)}") from error
+
+
+def _head(config: Mapping[str, Any], decoder: nn.Module | None) -> SecondLookHead:
+    from xai_align.pinet.initialisation import Start
+    from xai_align.pinet.second_look_head import SecondLookHead
+
     head = dict(config["head"])
     if head["decoder"] == "custom":
-        if decoder is None:
-            raise ValueError(
-                "this PiNet was saved with a decoder of its author's; "
-                "build that decoder and give it: PiNet.from_pretrained(..., decoder=...)"
-            )
         head["decoder"] = decoder
     if isinstance(head["size"], list):
         head["size"] = tuple(head["size"])
     head["start"] = Start(**head["start"])
-    return PiNet(encoder, SecondLookHead(config["channels"], **head))
-
-
-def _load_state(model: nn.Module, state: Mapping[str, Tensor], source: Path) -> None:
-    own = model.state_dict()
-    found = {
-        "missing": sorted(own.keys() - state.keys()),
-        "left over": sorted(state.keys() - own.keys()),
-        "of another shape": sorted(key for key in own.keys() & state.keys() if own[key].shape != state[key].shape),
-    }
-    if any(found.values()):
-        told = "; ".join(f"{len(keys)} {what} ({', '.join(keys[:3])} …)" for what, keys in found.items() if keys)
-        raise ValueError(
-            f"the weights in '{source}' don't fit the model of the config: {told}. If the encoder was built with "
-            "options that are not in the config, build it in that way and give it: from_pretrained(..., encoder=...)"
-        )
-    model.load_state_dict(dict(state), assign=True)  # their dtype stays
+    return SecondLookHead(config["channels"], **head)
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"'{path}' is damaged ({error}); save the model again, or fetch it again") from error
+    config = read_json(path)
     if not isinstance(config, dict) or config.get("model") != "PiNet":
         raise ValueError(f'\'{path}\' is the config of something else; a saved PiNet\'s says "model": "PiNet"')
     if config.get("format") != FORMAT:
         raise ValueError(
-            f"'{path}' has format {config.get('format')!r} (of xai-align {config.get('version')}), and this version "
-            f"reads format {FORMAT}; install a version of xai-align that is as new"
+            f"'{path}' has format {shown(config.get('format'))} (of xai-align {shown(config.get('version'))}), and this "
+            f"version reads format {FORMAT}; install a version of xai-align that is as new"
         )
-    missing = {"encoder", "channels", "head"} - config.keys()
-    if missing:
-        raise ValueError(f"'{path}' lacks {', '.join(sorted(missing))}; save the model again, or fetch it again")
+    check_fields(config, CONFIG, str(path))
     return config
 
 
 def _read_weights(path: Path, config: Mapping[str, Any]) -> dict[str, Tensor]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            about = file.metadata() or {}
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(
-            f"'{path}' is damaged or cut short ({error}); copy or fetch it again, or save the model again"
-        ) from error
+    about, state = read_tensor_file(path)
     if "xai_align_config" not in about:
         raise ValueError(f"'{path}' was not written by PiNet.save_pretrained: it has no config with its weights")
     if _digest(state) != about.get("xai_align_sha256"):
         raise ValueError(f"the numbers in '{path}' are damaged (their digest is another); copy or fetch it again")
-    different = _differences(json.loads(about["xai_align_config"]), config)
+    different = _differences(parse_json(about["xai_align_config"], str(path)), config)
     if different:
         raise ValueError(
-            f"'{path}' was saved with another config than the {CONFIG_FILE} beside it: {'; '.join(different[:4])}. "
-            "Put the two files of one model together"
+            f"'{path}' was saved with another config than the {CONFIG_FILE} beside it: {'; '.join(different[:4])}; "
+            "put the two files of one model together"
         )
     return state
 
@@ -179,7 +190,8 @@ def _differences(weights: Any, config: Any, name: str = "") -> list[str]:
         keys = sorted(weights.keys() | config.keys())
         inside = [(key, weights.get(key), config.get(key)) for key in keys if (name, key) != ("", "version")]
         return [line for key, a, b in inside for line in _differences(a, b, f"{name}.{key}".strip("."))]
-    return [] if weights == config else [f"{name} is {weights!r} with the weights, {config!r} in the config"]
+    same = type(weights) is type(config) and weights == config
+    return [] if same else [f"{name or 'it'} is {shown(weights)} with the weights, {shown(config)} in the config"]
 
 
 def _files(source: str | os.PathLike[str]) -> tuple[Path, Path]:
@@ -188,7 +200,7 @@ def _files(source: str | os.PathLike[str]) -> tuple[Path, Path]:
         for name in (CONFIG_FILE, WEIGHTS_FILE):
             if not (folder / name).is_file():
                 raise FileNotFoundError(f"'{folder}' holds no saved PiNet: there is no {name} in it")
-        return folder / CONFIG_FILE, folder / WEIGHTS_FILE
+        return file_inside(folder, CONFIG_FILE), file_inside(folder, WEIGHTS_FILE)
     if not _HUB_NAME.fullmatch(str(source)):
         raise FileNotFoundError(f"there is no folder '{source}', nor is that a name on the hub, 'owner/model'")
     return _from_hub(str(source))
@@ -204,7 +216,7 @@ def _from_hub(name: str) -> tuple[Path, Path]:
     except Exception as error:  # the client has many errors: no network, no such model, no access
         raise ValueError(
             f"'{name}' is no folder here, and it could not be fetched from the hub ({type(error).__name__}: "
-            f"{str(error)[:160]}); give the path of a folder that save_pretrained wrote"
+            f"{in_one_clause(error)}); give the path of a folder that save_pretrained wrote"
         ) from error
 
 

@@ -30,8 +30,12 @@ class Preprocessing(NamedTuple):
     std: tuple[float, ...] = (1.0,)
 
 
-def load_pinet(reference: str) -> LoadedModel | None:
+def load_pinet(reference: str, *, trust: bool = False) -> LoadedModel | None:
     """The PiNet that a reference ``pinet:FOLDER`` names, with its classes; None for other references.
+
+    Args:
+        reference: what was typed.
+        trust: whether the folder may name code.
 
     Raises:
         FileNotFoundError: there is no such folder, or it holds no saved PiNet.
@@ -39,7 +43,7 @@ def load_pinet(reference: str) -> LoadedModel | None:
     """
     if not reference.startswith(PREFIX):
         return None
-    model = PiNet.from_pretrained(reference.removeprefix(PREFIX))
+    model = PiNet.from_pretrained(reference.removeprefix(PREFIX), trust=trust)
     how = getattr(model.encoder, "preprocessing", None) or Preprocessing(_plain(model))
     return LoadedModel(
         model=model, preprocess=how.preprocess, class_names=model.class_names, mean=how.mean, std=how.std

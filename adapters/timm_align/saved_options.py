@@ -1,0 +1,76 @@
+"""Options of an encoder that come out of a file: which of timm's a file may set, with their types and ranges.
+
+Only what shapes the network is listed. What says where weights or code come from (``pretrained``, ``pretrained_cfg``,
+``pretrained_cfg_overlay``, ``checkpoint_path``, ``cache_dir``, names on a hub, addresses) is not, and never may be: timm
+would fetch or unpickle what it names.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from xai_align.files.fields import check_fields, either, flag, listed, nothing, number, one_of, record, text, whole
+
+_SIDE = whole(1, 2048)
+_SIZE = either(_SIDE, listed(_SIDE, 2, 2))
+_WIDTH = whole(1, 65536)
+_RATE = either(nothing, number(0, 1))
+
+#: Options of ``timm.create_model``, for the architectures that take them.
+CREATE = {
+    "num_classes": whole(0, 1_000_000),
+    "in_chans": _WIDTH,
+    "global_pool": text(r"[a-z]{0,20}", expected="a name of timm's pooling, or ''"),
+    "output_stride": one_of(4, 8, 16, 32),
+    "drop_rate": _RATE,
+    "drop_path_rate": _RATE,
+    "drop_block_rate": _RATE,
+    "proj_drop_rate": _RATE,
+    "attn_drop_rate": _RATE,
+    "pos_drop_rate": _RATE,
+    "patch_drop_rate": _RATE,
+    "img_size": either(nothing, _SIZE),
+    "patch_size": either(whole(1, 256), listed(whole(1, 256), 2, 2)),
+    "window_size": either(whole(1, 256), listed(whole(1, 256), 2, 2)),
+    "embed_dim": _WIDTH,
+    "depth": whole(1, 256),
+    "num_heads": whole(1, 1024),
+    "mlp_ratio": number(0.01, 64),
+    "init_values": either(nothing, number()),
+    "reg_tokens": whole(0, 256),
+    "class_token": flag(),
+    "no_embed_class": flag(),
+    "qkv_bias": flag(),
+    "qk_norm": flag(),
+    "pre_norm": flag(),
+    "dynamic_img_size": flag(),
+    "dynamic_img_pad": flag(),
+    "strict_img_size": flag(),
+    "scriptable": either(nothing, flag()),
+    "exportable": either(nothing, flag()),
+}
+#: Options of :class:`~timm_align.second_look.TimmEncoder`.
+ENCODER = record(
+    {
+        "indices": listed(whole(-1000, 1000), 1, 1000),
+        "image_size": listed(_SIDE, 2, 2),
+        "create": record({}, CREATE),
+    }
+)
+
+
+def check_saved_options(options: dict[str, Any]) -> None:
+    """Raise if options from a file are not among those that a file may set.
+
+    Raises:
+        ValueError: one is not, or has a value out of its range; the message names it.
+
+    Example::
+
+        >>> saved = {"indices": [1], "image_size": [64, 64], "create": {"checkpoint_path": "model.pth"}}
+        >>> check_saved_options(saved)
+        Traceback (most recent call last):
+        ...
+        ValueError: 'encoder.options' is not what it should be: create.checkpoint_path is no name that is allowed in a file
+    """
+    check_fields(options, ENCODER, "encoder.options")

@@ -1,0 +1,111 @@
+"""JSON from a file, with limits: on size, on depth, and on what JSON itself leaves open."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+#: Bytes of the largest JSON file that is read.
+LARGEST = 256 * 2**20
+#: How many lists and objects may stand inside each other.
+DEEPEST = 64
+
+
+def read_json(path: Path) -> Any:
+    """Return the content of a JSON file.
+
+    Args:
+        path: the file.
+
+    Raises:
+        ValueError: it is no JSON, too large or too deep, or can't be read; the message names it.
+
+    Example::
+
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> file = Path(tempfile.mkdtemp()) / "a.json"
+        >>> _ = file.write_text('{"a": [1, 2]}')
+        >>> read_json(file)
+        {'a': [1, 2]}
+    """
+    try:
+        size = path.stat().st_size
+        if size > LARGEST:
+            raise ValueError(f"'{path}' is too large for a file of JSON: it has {size} bytes, {LARGEST} are allowed")
+        data = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"'{path}' can't be read ({error.strerror or error})") from error
+    return parse_json(data, str(path))
+
+
+def parse_json(text: str | bytes, source: str) -> Any:
+    """Return the value of a JSON text.
+
+    Args:
+        text: a string, or UTF-8.
+        source: the file it is from, for messages.
+
+    Raises:
+        ValueError: it is no JSON, or too deep, or an object has a key twice; the message names the source.
+
+    Example::
+
+        >>> parse_json('{"a": 1, "a": 2}', "config.json")
+        Traceback (most recent call last):
+        ...
+        ValueError: 'config.json' is damaged or no JSON (the key 'a' stands there twice)
+    """
+    try:
+        decoded = text.decode("utf-8") if isinstance(text, bytes) else text
+        value = json.loads(decoded, object_pairs_hook=_object)
+    except RecursionError:
+        raise ValueError(_too_deep(source)) from None
+    except ValueError as error:
+        raise ValueError(f"'{source}' is damaged or no JSON ({in_one_clause(error)})") from error
+    _check_depth(value, source)
+    return value
+
+
+def in_one_clause(error: BaseException, *, length: int = 160) -> str:
+    """Return the first line of an error's message, cut short, as a clause that fits into a sentence.
+
+    Example::
+
+        >>> in_one_clause(ValueError("no such key. Look again\\nand again"))
+        'no such key; Look again'
+    """
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    line = lines[0].strip().rstrip(".:")
+    for end in (". ", "! ", "? "):
+        line = line.replace(end, "; ")
+    return line if len(line) <= length else line[:length].rstrip() + " …"
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the key {key[:60]!r} stands there twice")
+        found[key] = value
+    return found
+
+
+def _check_depth(value: Any, source: str) -> None:
+    level, depth = [value], 0
+    while level:
+        level = [inner for one in level for inner in _inside(one)]
+        depth += 1
+        if depth > DEEPEST:
+            raise ValueError(_too_deep(source))
+
+
+def _inside(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return list(value.values())
+    return value if isinstance(value, list) else []
+
+
+def _too_deep(source: str) -> str:
+    return f"'{source}' is damaged (its JSON is nested deeper than {DEEPEST} levels)"
