@@ -148,7 +148,7 @@ class Replica:
             return copy
         if isinstance(module, torch.jit.ScriptModule):
             return module
-        copy = module.__class__.__new__(module.__class__)
+        copy = object.__new__(module.__class__)  # some classes make another class in __new__
         self._copies[id(module)] = copy
         copies.append(copy)
         state = copy.__dict__
@@ -234,13 +234,21 @@ class Replica:
         return copy
 
     def _dataclass(self, record: Any) -> Any:
-        changed = {}
-        for field in fields(record):
-            if field.init:
-                rebound = self.rebind(getattr(record, field.name))
-                if rebound is not getattr(record, field.name):
-                    changed[field.name] = rebound
+        parts = {field.name: getattr(record, field.name) for field in fields(record) if field.init}
+        rebound = {name: self.rebind(part) for name, part in parts.items()}
+        changed = {name: part for name, part in rebound.items() if not _is_same(part, parts[name])}
         return replace(record, **changed) if changed else record
+
+
+def _is_same(a: Any, b: Any) -> bool:
+    """Whether rebinding changed nothing: containers are copied in any case."""
+    if a is b:
+        return True
+    if type(a) is not type(b) or not isinstance(a, list | dict | set):
+        return False
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(_is_same(a[key], b[key]) for key in a)
+    return len(a) == len(b) and all(map(_is_same, a, b))
 
 
 def _is_plain(value: Any) -> bool:

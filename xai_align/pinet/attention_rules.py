@@ -38,6 +38,16 @@ def attention(
     return func(query, key, value, attn_mask, *args, **kwargs)
 
 
+@register_rule("_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_attention_math")
+def attention_of_a_decomposed_graph(
+    gates: FrozenGates, func: Operation, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
+) -> tuple[Any, ...]:
+    """As :func:`attention`; what comes with the value is constant."""
+    more = gates.keep(lambda: tuple(func(query, key, value, *args, **kwargs))[1:])
+    held = gates.keep(lambda: (query, key))
+    return tuple(func(*held, value, *args, **kwargs))[0], *more
+
+
 class HeldAttention(torch.autograd.Function):
     """``A v`` by the fused kernel. Only the values flow, so the way back is ``A^T`` alone, in blocks of queries."""
 

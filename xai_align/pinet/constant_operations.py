@@ -21,7 +21,7 @@ DECISIONS = """
     ceil trunc fix nonzero nonzero_static count_nonzero logical_not logical_and logical_or logical_xor any all unique
     unique_consecutive histc histogram bincount multinomial heaviside one_hot floor_divide rfloordiv bitwise_not
     bitwise_and bitwise_or bitwise_xor __contains__ __bool__ __nonzero__ __int__ __long__ __index__ bool int long short
-    byte char
+    byte char _nested_tensor_from_mask_left_aligned
 """
 #: Values that leave the graph although they have a derivative.
 READINGS = """

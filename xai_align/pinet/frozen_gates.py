@@ -152,7 +152,7 @@ class FrozenGates(TorchFunctionMode):
     def run(self, func: Any, *args: Any, **kwargs: Any) -> Any:
         """``func(*args, **kwargs)`` by its rule; for rules that are made of operations with rules of their own."""
         operation = find_operation(func)
-        rule = self._rules.get(func, operation.rule) if self._rules else operation.rule
+        rule = self._rules.get(operation.compute, operation.rule) if self._rules else operation.rule
         self.operations += 1
         if self.recording:
             alive, foreign = look_at(args, kwargs)
@@ -180,7 +180,7 @@ class FrozenGates(TorchFunctionMode):
         if operation.inplace == "flag":
             args, kwargs = _without_flag(func, args, kwargs)
         if not written:
-            return rule(self, func, *args, **kwargs)
+            return rule(self, operation.compute, *args, **kwargs)
         with torch.inference_mode(False), torch.enable_grad():
             return self._written_by(rule, operation, func, args, kwargs, written)
 

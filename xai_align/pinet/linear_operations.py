@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from xai_align.pinet.frozen_gates import FrozenGates
 from xai_align.pinet.rule_registry import linear, register_rule
 
 SUMS = """
@@ -9,7 +15,7 @@ SUMS = """
     deg2rad rad2deg sum_to_size
 """
 SHAPES = """
-    view view_as reshape reshape_as flatten unflatten squeeze unsqueeze permute transpose swapaxes swapdims movedim
+    view_as reshape reshape_as flatten unflatten squeeze unsqueeze permute transpose swapaxes swapdims movedim
     moveaxis t T mT H mH adjoint expand expand_as broadcast_to contiguous clone alias ravel tile repeat
     repeat_interleave narrow select select_copy slice slice_scatter select_scatter diagonal diag diag_embed unbind
     split split_with_sizes chunk tensor_split hsplit vsplit dsplit broadcast_tensors atleast_1d atleast_2d atleast_3d
@@ -18,7 +24,7 @@ SHAPES = """
     resolve_conj resolve_neg as_tensor rename rename_ refine_names align_to align_as diagflat diagonal_scatter
     as_strided_scatter narrow_copy combinations cartesian_prod linalg_diagonal alias_copy as_strided_copy
     diagonal_copy expand_copy permute_copy slice_copy split_copy split_with_sizes_copy squeeze_copy t_copy
-    transpose_copy unbind_copy unfold_copy unsqueeze_copy view_as_complex_copy view_as_real_copy view_copy
+    transpose_copy unbind_copy unfold_copy unsqueeze_copy view_as_complex_copy view_as_real_copy
     unsafe_chunk unsafe_split unsafe_split_with_sizes __reversed__
 """
 PLACES = """
@@ -51,3 +57,12 @@ METADATA = """
 
 for _names in (SUMS, SHAPES, PLACES, AVERAGES, FOURIER, METADATA):
     register_rule(*_names.split())(linear)
+
+
+@register_rule("view", "_unsafe_view", "view_copy")
+def view(gates: FrozenGates, func: Callable[..., Any], x: Tensor, *shape: Any, **kwargs: Any) -> Tensor:
+    """As it is; a tensor that a rule laid out otherwise is brought into order first."""
+    try:
+        return func(x, *shape, **kwargs)
+    except RuntimeError:
+        return func(x.contiguous(), *shape, **kwargs)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from xai_align._tools.replica import LOW_PRECISION
 from xai_align.pinet.frozen_gates import FrozenGates, look_at, never
 from xai_align.pinet.gate_rules import Gated
-from xai_align.pinet.rule_registry import register_rule
+from xai_align.pinet.rule_registry import find_operation, register_rule
 
 Operation = Callable[..., Any]
 
@@ -205,6 +205,20 @@ def instance_norm(
     if not use_input_stats:
         return func(x, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
     return group_norm(gates, func, x, x.shape[1], weight, bias, eps)
+
+
+@register_rule("native_layer_norm", "native_group_norm", "_native_batch_norm_legit_no_training")
+def norm_of_a_decomposed_graph(gates: FrozenGates, func: Operation, x: Tensor, *args: Any) -> tuple[Any, ...]:
+    """The norm's value; the statistics that come with it are constants."""
+    name = find_operation(func).name
+    statistics = gates.keep(lambda: tuple(func(x, *args))[1:])
+    if name == "native_layer_norm":
+        return layer_norm(gates, F.layer_norm, x, *args), *statistics
+    if name == "native_group_norm":
+        weight, bias, _, _, _, groups, eps = args
+        return group_norm(gates, F.group_norm, x, groups, weight, bias, eps), *statistics
+    weight, bias, mean, variance, momentum, eps = args
+    return batch_norm(gates, F.batch_norm, x, mean, variance, weight, bias, False, momentum, eps), *statistics
 
 
 def _standardised(gates: FrozenGates, x: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:

@@ -122,6 +122,8 @@ def _operation(func: Callable[..., Any]) -> Operation:
         except TypeError:  # not hashable
             continue
         if rule is not None:
+            if overload and callable(key) and key is not func:
+                compute = key  # called with the same arguments, which it takes in more forms
             break
     if rule is None and name.startswith("special_"):
         rule = _rules.get(_SPECIAL.get(name, name.removeprefix("special_")))
