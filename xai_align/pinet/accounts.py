@@ -93,6 +93,7 @@ class Account:
         cut_off: evidence that the network took out of the gradient's reach.
         manner: how the pass was recorded.
         operations: how many operations were recorded, which the rounding error grows with.
+        coarsest: a half precision that the network itself computes in on the way, which bounds what can be checked.
     """
 
     logits: Tensor
@@ -106,6 +107,7 @@ class Account:
     cut_off: tuple[CutOff, ...] = ()
     manner: Manner = Manner()
     operations: int = 1
+    coarsest: torch.dtype | None = None
 
 
 @dataclass
@@ -204,7 +206,9 @@ def _accounts_by(
         still = [_contribution(z, beta) for z, beta in zip(values[number], found.beta[number], strict=True)]
         bias = origin if number == found.first else origin - total_of(still).to(origin)
         account = account_of(found.logits, found.weights, found.rest, contributions, bias, biases.of(number))
-        accounts.append(replace(account, cut_off=cut_off, manner=manner, operations=operations))
+        accounts.append(
+            replace(account, cut_off=cut_off, manner=manner, operations=operations, coarsest=gates.coarsest)
+        )
     return accounts
 
 
@@ -242,7 +246,7 @@ def account_beside(
     account = account_of(
         found.logits, found.weights, found.rest, contributions, at_zero, biases.of(last), around=around
     )
-    return replace(account, cut_off=cut_off, manner=manner, operations=operations)
+    return replace(account, cut_off=cut_off, manner=manner, operations=operations, coarsest=gates.coarsest)
 
 
 def record(
@@ -357,7 +361,7 @@ def size_of(account: Account) -> Tensor:
 
 def is_complete(account: Account) -> Tensor:
     """``[N]``: whether the sum meets the answer within rounding."""
-    return ~misses(account.error, size_of(account), account.operations, account.answer.dtype)
+    return ~misses(account.error, size_of(account), account.operations, account.coarsest or account.answer.dtype)
 
 
 def _dead_end(

@@ -44,8 +44,9 @@ def attention_of_a_decomposed_graph(
 ) -> tuple[Any, ...]:
     """As :func:`attention`; what comes with the value is constant."""
     more = gates.keep(lambda: tuple(func(query, key, value, *args, **kwargs))[1:])
-    held = gates.keep(lambda: (query, key))
-    return tuple(func(*held, value, *args, **kwargs))[0], *more
+    query, key, args, kwargs = gates.keep(lambda: (query, key, args, kwargs))
+    out, *_ = func(query, key, value, *args, **kwargs)
+    return out, *more
 
 
 class HeldAttention(torch.autograd.Function):

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from xai_align._tools.replica import LOW_PRECISION
 from xai_align.pinet.rule_registry import Operation, Rule, UnknownOperation, find_operation, linear
 
 T = TypeVar("T")
@@ -108,6 +109,8 @@ class FrozenGates(TorchFunctionMode):
         self.departed = False
         #: How many operations ran: roundings one after another, at most.
         self.operations = 0
+        #: The lowest precision in which the network itself computes something on the way, if it is a half one.
+        self.coarsest: torch.dtype | None = None
         #: The last operation, by name and module, that took a dependent tensor and gave a constant.
         self.last_stop: tuple[str, str] | None = None
         self.trace_stops = False
@@ -180,7 +183,10 @@ class FrozenGates(TorchFunctionMode):
         if operation.inplace == "flag":
             args, kwargs = _without_flag(func, args, kwargs)
         if not written:
-            return rule(self, operation.compute, *args, **kwargs)
+            result = rule(self, operation.compute, *args, **kwargs)
+            if type(result) is Tensor and result.dtype in LOW_PRECISION:
+                self.coarsest = result.dtype
+            return result
         with torch.inference_mode(False), torch.enable_grad():
             return self._written_by(rule, operation, func, args, kwargs, written)
 

@@ -101,7 +101,7 @@ ACTIVATIONS = """
     atanh arctanh erf erfinv renorm
 """
 #: These may not be, which depends on their bounds.
-OFFSET_ACTIVATIONS = "hardtanh threshold softplus clamp clamp_min clamp_max"
+OFFSET_ACTIVATIONS = "hardtanh threshold softplus"
 
 
 @register_rule(*ACTIVATIONS.split())
@@ -147,6 +147,38 @@ def _written(gates: FrozenGates, func: Function, x: Tensor, offset: Any, *args: 
 
 activation.into = _activation_into  # type: ignore[attr-defined]
 offset_activation.into = _offset_activation_into  # type: ignore[attr-defined]
+
+
+@register_rule("clamp", "clamp_min", "clamp_max")
+def bounded(gates: FrozenGates, func: Function, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """An activation between constant bounds; between bounds that depend on ``z``, the one of the three that is taken."""
+    if not gates.depends(*args, *kwargs.values()):
+        return offset_activation(gates, func, x, *args, **kwargs)
+    low, high = _bounds(func, *args, **kwargs)
+    value = x if low is None else _taken(gates, x, low, lambda: x >= low)
+    return value if high is None else _taken(gates, value, high, lambda: value <= high)
+
+
+def _bounded_into(gates: FrozenGates, func: Function, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    if not gates.depends(*args, *kwargs.values()):
+        return _offset_activation_into(gates, func, x, *args, **kwargs)
+    return x.copy_(bounded(gates, func, x, *args, **kwargs))
+
+
+bounded.into = _bounded_into  # type: ignore[attr-defined]
+
+
+def _taken(gates: FrozenGates, x: Tensor, bound: Any, inside: Function) -> Tensor:
+    return torch.where(gates.keep(inside), x, bound)
+
+
+def _bounds(func: Function, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+    name = find_operation(func).name
+    if name == "clamp":
+        given = dict(zip(("min", "max"), args, strict=False)) | kwargs
+        return given.get("min"), given.get("max")
+    (bound,) = (*args, *kwargs.values())
+    return (bound, None) if name == "clamp_min" else (None, bound)
 
 
 def _value_and_quotient(
@@ -301,15 +333,20 @@ def gated_linear_unit(gates: FrozenGates, func: Function, x: Tensor, dim: int = 
 def logsumexp(gates: FrozenGates, func: Function, x: Tensor, dim: Any, keepdim: bool = False) -> Tensor:
     """``LSE(x) = sum stop(p) x + stop(H(p))`` with ``p = softmax(x)`` and its entropy, as questions have it."""
     p = gates.keep(lambda: (x - func(x, dim, keepdim=True)).exp())
-    value = (p * x).sum(dim, keepdim=keepdim)
+    value = _shares(p, x).sum(dim, keepdim=keepdim)
     return value + gates.keep(lambda: func(x, dim, keepdim=keepdim) - value)
+
+
+def _shares(p: Tensor, x: Tensor) -> Tensor:
+    """``p x``, and 0 for what has no share, ``-inf`` included."""
+    return p * torch.where(p == 0, 0, x)
 
 
 @register_rule("logaddexp")
 def logaddexp(gates: FrozenGates, func: Function, a: Tensor, b: Tensor) -> Tensor:
     """:func:`logsumexp` of two."""
-    p = gates.keep(lambda: (a - b).sigmoid())
-    value = p * a + (1 - p) * b
+    p, q = gates.keep(lambda: ((a - func(a, b)).exp(), (b - func(a, b)).exp()))
+    value = _shares(p, a) + _shares(q, b)
     return value + gates.keep(lambda: func(a, b) - value)
 
 

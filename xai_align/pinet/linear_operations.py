@@ -11,7 +11,7 @@ from xai_align.pinet.frozen_gates import FrozenGates
 from xai_align.pinet.rule_registry import linear, register_rule
 
 SUMS = """
-    add sub rsub sum mean nanmean cumsum nansum neg positive diff trapezoid trapz cumulative_trapezoid trace gradient
+    add sub rsub sum mean nanmean cumsum nansum neg positive diff trace
     deg2rad rad2deg sum_to_size
 """
 SHAPES = """
@@ -22,16 +22,16 @@ SHAPES = """
     as_strided unfold meshgrid block_diag view_as_real view_as_complex real imag complex to_dense requires_grad_
     requires_grad.__set__ retain_grad pin_memory cuda cpu channel_shuffle native_channel_shuffle conj conj_physical
     resolve_conj resolve_neg as_tensor rename rename_ refine_names align_to align_as diagflat diagonal_scatter
-    as_strided_scatter narrow_copy combinations cartesian_prod linalg_diagonal alias_copy as_strided_copy
+    narrow_copy combinations cartesian_prod linalg_diagonal alias_copy as_strided_copy
     diagonal_copy expand_copy permute_copy slice_copy split_copy split_with_sizes_copy squeeze_copy t_copy
     transpose_copy unbind_copy unfold_copy unsqueeze_copy view_as_complex_copy view_as_real_copy
     unsafe_chunk unsafe_split unsafe_split_with_sizes __reversed__
 """
 PLACES = """
     cat concat concatenate stack hstack vstack dstack column_stack row_stack getitem setitem index_select gather take
-    take_along_dim scatter scatter_add index_add index_copy index_fill index_put masked_select masked_scatter
-    masked_fill fill fill_diagonal copy zero roll flip fliplr flipud rot90 pad constant_pad_nd embedding tril triu
-    pixel_shuffle pixel_unshuffle fold col2im im2col put max_unpool1d max_unpool2d max_unpool3d pad_sequence
+    take_along_dim scatter_add index_add index_copy index_fill index_put masked_select masked_scatter
+    masked_fill fill fill_diagonal copy zero roll flip fliplr flipud rot90 pad constant_pad_nd tril triu
+    pixel_shuffle pixel_unshuffle fold col2im im2col put pad_sequence
 """
 AVERAGES = """
     avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d interpolate upsample

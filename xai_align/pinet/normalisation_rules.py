@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from xai_align._tools.replica import LOW_PRECISION
 from xai_align.pinet.frozen_gates import FrozenGates, look_at, never
 from xai_align.pinet.gate_rules import Gated
+from xai_align.pinet.product_rules import product
 from xai_align.pinet.rule_registry import find_operation, register_rule
 
 Operation = Callable[..., Any]
@@ -48,9 +49,9 @@ def layer_norm(
     """``(x - mean x) * stop(1 / sigma) * weight + bias``."""
     dims = tuple(range(-len(normalized_shape), 0))
     if gates.recall(lambda: look_at((weight, bias), {})[0] or x.dtype in LOW_PRECISION):
-        return _affine(_standardised(gates, x, dims, eps), weight, bias)
+        return _affine(gates, _standardised(gates, x, dims, eps), weight, bias)
     if not gates.recording:
-        return _affine((x - x.mean(dims, keepdim=True)) * gates.keep(never), weight, bias)
+        return _affine(gates, (x - x.mean(dims, keepdim=True)) * gates.keep(never), weight, bias)
     with torch.no_grad():
         value, _, scale = torch.native_layer_norm(x, list(normalized_shape), weight, bias, eps)
     gates.keep(lambda: scale)
@@ -84,7 +85,7 @@ def rms_norm(
     """``x * stop(1 / rms) * weight``."""
     dims = tuple(range(-len(normalized_shape), 0))
     tiny = torch.finfo(x.dtype).eps if eps is None else eps
-    return _affine(x * gates.keep(lambda: (x.square().mean(dims, keepdim=True) + tiny).rsqrt()), weight, None)
+    return _affine(gates, x * gates.keep(lambda: (x.square().mean(dims, keepdim=True) + tiny).rsqrt()), weight, None)
 
 
 @register_rule(F.group_norm)
@@ -102,7 +103,7 @@ def group_norm(
     per_channel = (-1,) + (1,) * (x.dim() - 2)
     weight = None if weight is None else weight.view(per_channel)
     bias = None if bias is None else bias.view(per_channel)
-    return _affine(_standardised(gates, groups, (-1,), eps).reshape(x.shape), weight, bias)
+    return _affine(gates, _standardised(gates, groups, (-1,), eps).reshape(x.shape), weight, bias)
 
 
 @register_rule(torch.group_norm)
@@ -140,6 +141,12 @@ def batch_norm(
     """
     if training:
         raise ValueError("a batch norm uses its batch's statistics (train mode); call model.eval() first")
+    if gates.depends(running_mean, running_var, weight, bias):
+        per_channel = (1, -1) + (1,) * (x.dim() - 2)
+        assert running_mean is not None and running_var is not None  # noqa: PT018
+        scale = gates.keep(lambda: (running_var + eps).rsqrt()).view(per_channel)
+        weight, bias = (None if one is None else one.view(per_channel) for one in (weight, bias))
+        return _affine(gates, (x - running_mean.view(per_channel)) * scale, weight, bias)
     if not gates.recording:
         return func(x, running_mean, running_var, weight, bias, training, momentum, eps)
     # the same value, with its derivative written down: x need not be saved, and going back is one product
@@ -226,6 +233,6 @@ def _standardised(gates: FrozenGates, x: Tensor, dims: tuple[int, ...], eps: flo
     return (x - x.mean(dims, keepdim=True)) * scale
 
 
-def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-    x = x if weight is None else x * weight
+def _affine(gates: FrozenGates, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    x = x if weight is None else product(gates, torch.mul, x, weight)
     return x if bias is None else x + bias

@@ -261,7 +261,7 @@ class Reading:
         rows = (len(plain), -1)
         difference = (wide(logits) - wide(plain)).abs().reshape(rows).amax(1)
         size = wide(plain).abs().reshape(rows).amax(1)
-        wrong = misses(difference, size, max(account.operations, 64), logits.dtype)
+        wrong = misses(difference, size, max(account.operations, 64), account.coarsest or logits.dtype)
         if bool(wrong.any()) and not self._with_gradients:
             # PyTorch has fast paths without gradients that fill padded positions otherwise
             self._with_gradients = True

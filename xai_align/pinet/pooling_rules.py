@@ -43,3 +43,19 @@ def power_pool(
     shares = gates.keep(lambda: x.abs().pow(norm_type - 1) * x.sign())
     sums = func(x * shares, 1, *args, **kwargs)
     return sums * gates.keep(lambda: torch.where(value > 0, value.pow(1 - norm_type), 0))
+
+
+@register_rule("max_unpool1d", "max_unpool2d", "max_unpool3d")
+def max_unpool(
+    gates: FrozenGates, func: Callable[..., Any], x: Tensor, indices: Tensor, *args: Any, **kwargs: Any
+) -> Tensor:
+    """Each value at its place; where several have the same place, the one that the function takes."""
+    spatial = int(find_operation(func).name[-2])
+    numbers = torch.arange(x.flatten(-spatial).shape[-1], device=x.device, dtype=torch.float64).expand(
+        x.flatten(-spatial).shape
+    )
+    taken = func(numbers.reshape(x.shape), indices, *args, **kwargs)
+    places = indices.flatten(-spatial)
+    wins = taken.flatten(-spatial).gather(-1, places) == numbers
+    empty = torch.zeros(taken.flatten(-spatial).shape, dtype=x.dtype, device=x.device)
+    return empty.scatter_add(-1, places, x.flatten(-spatial) * wins).view(taken.shape)

@@ -158,7 +158,35 @@ def cosine(gates: FrozenGates, func: Function, x1: Tensor, x2: Tensor, dim: int 
         size = torch.linalg.vector_norm(x, dim=dim, keepdim=True).clamp_min(eps)
         return x / (gates.keep(lambda: size) if gates.depends(x) else size)
 
+    x1, x2 = torch.broadcast_tensors(x1, x2)
     return product(gates, torch.mul, unit(x1), unit(x2)).sum(dim)
+
+
+@register_rule("trapezoid", "trapz", "cumulative_trapezoid")
+def trapezoid(gates: FrozenGates, func: Function, y: Tensor, x: Any = None, **kwargs: Any) -> Tensor:
+    """A product of heights and steps."""
+    if not isinstance(x, Tensor):
+        return func(y, **kwargs) if x is None else func(y, x, **kwargs)
+    return product(gates, func, y, x, **kwargs)
+
+
+@register_rule("gradient")
+def finite_differences(gates: FrozenGates, func: Function, x: Tensor, *, spacing: Any = 1, **kwargs: Any) -> Any:
+    """Linear, the spacing held."""
+    return func(x, spacing=gates.keep(lambda: spacing) if gates.depends(spacing) else spacing, **kwargs)
+
+
+@register_rule("embedding")
+def rows_of_a_table(gates: FrozenGates, func: Function, a: Tensor, b: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """The rows, in ``F.embedding(ids, table)`` and ``aten.embedding(table, ids)``.
+
+    Raises:
+        NotImplementedError: ``max_norm``, which changes the table.
+    """
+    ids, table = (a, b) if b.is_floating_point() else (b, a)
+    if kwargs.get("max_norm") is not None:
+        raise NotImplementedError("an embedding with max_norm changes its table; read out behind it")
+    return table[ids]
 
 
 # ---------------------------------------------------------------- homogeneous functions
@@ -180,6 +208,8 @@ def euler(gates: FrozenGates, func: Function, x: Tensor, degree: Any) -> Any:
 @register_rule("prod")
 def product_of_entries(gates: FrozenGates, func: Function, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """An ``n``-th for each of the ``n`` factors."""
+    if x.dim() == 0:
+        return func(x, *args, **kwargs)
     dtype = kwargs.pop("dtype", None)
     x = x if dtype is None else x.to(dtype)
     dim = args[0] if args else kwargs.get("dim")
@@ -190,6 +220,8 @@ def product_of_entries(gates: FrozenGates, func: Function, x: Tensor, *args: Any
 @register_rule("cumprod")
 def cumulative_product(gates: FrozenGates, func: Function, x: Tensor, dim: int, **kwargs: Any) -> Tensor:
     """A ``k``-th for each of the first ``k`` factors."""
+    if x.dim() == 0:
+        return func(x, dim, **kwargs)
     dtype = kwargs.pop("dtype", None)
     x = x if dtype is None else x.to(dtype)
     degree = torch.arange(1, x.shape[dim] + 1, dtype=x.dtype, device=x.device)

@@ -57,6 +57,8 @@ def extreme_over_dimensions(
     gates: FrozenGates, func: Function, x: Tensor, dim: Any = (), keepdim: bool = False
 ) -> Tensor:
     """The first winner, its place held (autograd would share ties)."""
+    if x.dim() == 0:
+        return func(x, dim, keepdim)
     dims = sorted({d % x.dim() for d in ((dim,) if isinstance(dim, int) else dim)}) or list(range(x.dim()))
     moved = x.movedim(dims, list(range(-len(dims), 0))).flatten(-len(dims))
     find = torch.argmax if find_operation(func).name == "amax" else torch.argmin
@@ -116,3 +118,22 @@ def reduced_into(
         both,
         1,
     )
+
+
+@register_rule("scatter")
+def scattered(
+    gates: FrozenGates, func: Function, x: Tensor, dim: int, index: Tensor, src: Any = None, **kwargs: Any
+) -> Any:
+    """Linear in what is scattered; sums too.
+
+    Raises:
+        NotImplementedError: ``reduce="multiply"``.
+    """
+    src = kwargs.pop("value", src)
+    reduce = kwargs.pop("reduce", None)
+    if reduce == "add":
+        src = src if isinstance(src, Tensor) else torch.full_like(index, src, dtype=x.dtype)
+        return x.scatter_add(dim, index, src)
+    if reduce is not None:
+        raise NotImplementedError(f"scatter with reduce={reduce!r} has no rule; read out at a later layer")
+    return func(x, dim, index, src, **kwargs)
