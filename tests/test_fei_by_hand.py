@@ -14,6 +14,7 @@ from scipy.ndimage import gaussian_filter
 
 from tests.networks import conv_net, images
 from xai_align.fei import curve, curve_search
+from xai_align.fei import nested as nested_module
 from xai_align.fei.curve import curve_masks
 from xai_align.fei.curve_search import LogOdds, Search
 from xai_align.fei.nested import _Optimisation as Nested
@@ -322,17 +323,37 @@ def test_the_defaults_of_the_nested_solver():
     torch.testing.assert_close(once.masks, torch.full_like(once.masks, 0.1), rtol=1e-3, atol=0)
 
 
-@pytest.mark.parametrize("order", ["sequential", "parallel"])
-def test_each_mask_lies_within_the_next_where_areas_would_pull_them_apart(order):
-    """No mask gives back what a smaller one marks, at a rate at which single steps overshoot."""
+def test_a_mask_gives_nothing_back_that_a_smaller_one_marks():
+    """White against black wants to be shown, three steps of about 0.1 at falling rates; then white against
+    what is brighter still wants to be hidden, and the second mask stays where the first ended.
+    """
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 1, bias=False)).eval().double()
+    with torch.no_grad():
+        model[1].weight.fill_(1.0)
     found = nested_masks(
-        conv_net(), images(2), [Question.why(1)] * 2, quantiles=(0.2, 0.5, 0.8), n_iter=7, lr=0.6, order=order
+        model,
+        torch.ones(1, 3, 2, 2, dtype=DOUBLE),
+        [Question.why(0)],
+        quantiles=(0.3, 0.8),
+        n_iter=3,
+        area_weight=0.0,
+        clip="none",
+        baselines=lambda inputs, step, generator: torch.full((1, 1, 1, 1), 0.0 if step < 3 else 2.0, dtype=DOUBLE),
     )
-    smaller, larger = found.masks[:, :-1], found.masks[:, 1:]
-    assert (smaller <= larger).all()
-    assert ((larger - smaller).flatten(2).amax(2) > 0.05).all()  # and they are not the same
-    assert found.masks.amin() >= 0
-    assert found.masks.amax() <= 1
+    # the gradient is -3 in each step, so each of Adam's steps is its rate: 0.1 times 1, 3/4, 1/4
+    expected = torch.full((2, 2, 2), 0.2, dtype=DOUBLE)
+    torch.testing.assert_close(found.masks[0], expected, rtol=0, atol=1e-6)
+    # showing alpha of white and hiding the rest by black is 12 alpha; by brightness 2 it is 24 - 12 alpha
+    assert found.losses[0].tolist() == pytest.approx([0.0, -1.2, -2.1, -21.6, -21.6, -21.6], abs=1e-6)
+
+
+def test_masks_side_by_side_also_mark_what_smaller_ones_do():
+    alphas = torch.tensor([[0.5, 0.2], [0.3, 0.6], [0.7, 0.1]], dtype=DOUBLE).reshape(1, 3, 1, 2)
+    losses = torch.arange(6.0).reshape(1, 3, 2)
+    optimisation = SimpleNamespace(run=lambda start, targets, first: (alphas, losses))
+    masks, flat = nested_module._side_by_side(optimisation, torch.zeros(1, 1, 1, 2), torch.zeros(3))
+    assert masks.tolist() == [[[[0.5, 0.2]], [[0.5, 0.6]], [[0.7, 0.6]]]]
+    assert flat.tolist() == [[0, 1, 2, 3, 4, 5]]
 
 
 @pytest.mark.parametrize("kind", ["blur", "zero", "mean", "noise", "colour", "texture"])

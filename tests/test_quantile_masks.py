@@ -90,6 +90,19 @@ def test_shares_fill_the_unit_interval_evenly():
         assert excess.max() < 2.5
 
 
+def test_the_first_shares_by_hand():
+    """Halves of the golden section 0.618034: 1/2, 3/2 and 5/2 of it, whole numbers left out."""
+    assert [share_at(step) for step in range(3)] == pytest.approx([0.309017, 0.927051, 0.545085], abs=1e-6)
+
+
+@pytest.mark.parametrize("size", [1e-6, 0.1, 1.0, 1e6])
+def test_maps_of_any_size_are_standardised(size):
+    """1, 2, 3, 4 have mean 5/2 and variance 5/3."""
+    s = size * torch.tensor([[[1.0, 2.0], [3.0, 4.0]]], dtype=torch.float64)
+    expected = torch.tensor([-1.5, -0.5, 0.5, 1.5], dtype=torch.float64) / (5 / 3) ** 0.5
+    torch.testing.assert_close(standardised(s).flatten(), expected)
+
+
 def test_standardised_maps():
     s = torch.cat([scores(), torch.full((1, 6, 7), 3.0, dtype=torch.float64)])
     found = standardised(s)

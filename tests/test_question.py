@@ -223,8 +223,27 @@ def test_a_group_keeps_its_order_and_drops_repetitions():
     assert asked.favoured == ((2,), (0,))
     assert Question.why_group_not([1, 1], [3, 0, 3]).rivals == ((3,), (0,))
     assert Question.why_not_rest(2, [3, 2, 1]).rivals == ((3,), (1,))
-    # the second of two names for one class doubles it in a sum
-    assert Question.why_group([0, -5], score="sum").answer(PLAIN).item() == 6.0
+
+
+@pytest.mark.parametrize(
+    ("score", "answer"), [("logsumexp", LOG(5 + 2)), ("sum", LOG(5 * 2)), ("mean", LOG(5 * 2) / 2)]
+)
+def test_two_names_of_one_class_count_once(score, answer):
+    """Of five classes, -1 is the last and 4, too; the linear form agrees."""
+    for asked in (Question.why_group([4, -1, 1], score=score), Question.why_group([-1, 1], score=score)):
+        assert asked.answer(LOGS).item() == pytest.approx(answer, abs=1e-12)
+        weights, rest = asked.linear_form(LOGS)
+        assert ((weights * LOGS).sum() + rest).item() == pytest.approx(answer, abs=1e-12)
+    against = Question.why_group_not([0], [4, -1, 1], score=score)
+    assert against.answer(LOGS).item() == pytest.approx(-answer, abs=1e-12)
+    assert against.entries(LOGS) == ([0], [4, 1])
+
+
+@pytest.mark.parametrize("asked", [Question.why_not(4, -1), Question.why_group_not([0, 1], [-4, 2])], ids=str)
+def test_a_class_on_both_sides_under_two_names_is_refused(asked):
+    for measure in (asked.answer, asked.linear_form):
+        with pytest.raises(TargetError, match=r"stand on both sides of .* in an output of shape \[5\]"):
+            measure(LOGS)
 
 
 @pytest.mark.parametrize(

@@ -133,13 +133,25 @@ class Question:
         return f"why {several(self.favoured)}?"
 
     def entries(self, logits: Tensor) -> tuple[list[int], list[int]]:
-        """Favoured and rival entries as positions in the flattened output of one example."""
-        favoured = [_position(index, logits.shape) for index in self.favoured]
+        """Favoured and rival entries as positions in the flattened output of one example, each once.
+
+        Raises:
+            TargetError: the output lacks one of them, or one stands on both sides.
+        """
+        # -1 and the last class are one
+        favoured = list(dict.fromkeys(_position(index, logits.shape) for index in self.favoured))
         if self.rivals is None:
             chosen = set(favoured)
             rivals = [position for position in range(logits.numel()) if position not in chosen]
             return favoured, list(_not_empty(tuple(rivals), "all the other classes"))
-        return favoured, [_position(index, logits.shape) for index in self.rivals]
+        rivals = list(dict.fromkeys(_position(index, logits.shape) for index in self.rivals))
+        both = set(favoured) & set(rivals)
+        if both:
+            raise TargetError(
+                f"{sorted(both)} stand on both sides of {self.favoured} and not {self.rivals} in an output of shape "
+                f"{list(logits.shape)}; ask about different classes"
+            )
+        return favoured, rivals
 
     def _distinct(self) -> Question:
         both = set(self.favoured) & set(self.rivals or ())
