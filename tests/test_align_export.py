@@ -76,7 +76,7 @@ def test_files_that_hold_no_masker_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="no masker's file"):
         load_masker(tmp_path / "other")
     path.write_bytes(whole[:-5])
-    with pytest.raises(ValueError, match=r"damaged or truncated.*Copy it again, or save it again"):
+    with pytest.raises(ValueError, match=r"damaged or truncated.*copy it again, or save it again"):
         load_masker(path)
     path.write_bytes(whole[:-5] + bytes([whole[-5] ^ 1]) + whole[-4:])
     with pytest.raises(ValueError, match="does not have the digest it was written with"):

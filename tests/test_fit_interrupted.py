@@ -193,7 +193,7 @@ def test_if_all_are_damaged_nothing_is_touched(tmp_path):
         damage(path, "cut")
     before = content(tmp_path)
     with pytest.raises(
-        ValueError, match=r"no checkpoint in .* can be used: .*00003.*damaged.*00002.*Nothing was changed"
+        ValueError, match=r"no checkpoint in .* can be used: .*00003.*damaged.*00002.*nothing was changed"
     ):
         fit(tmp_path)
     assert content(tmp_path) == before
@@ -296,7 +296,7 @@ def test_a_later_format_is_no_checkpoint_of_this_version(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints, "FORMAT", 2)
     fit(tmp_path, epochs=1)
     monkeypatch.undo()
-    with pytest.raises(DamagedCheckpoint, match="has format 2; this version reads 1"):
+    with pytest.raises(DamagedCheckpoint, match="has format '2'; this version reads 1"):
         read_checkpoint(tmp_path / "checkpoints/epoch-00001.safetensors")
 
 

@@ -108,24 +108,27 @@ def test_modules_of_ones_own_are_given_again(tmp_path):
     again = PiNet.from_pretrained(folder, encoder=Own().eval(), decoder=OwnDecoder())
     with torch.no_grad():
         assert torch.equal(again(pictures()), pinet(pictures()))
-    with pytest.raises(ValueError, match=r"don't fit the model of the config: .*encoder"):
+    with pytest.raises(ValueError, match=r"do not fit PiNet: .*encoder"):
         PiNet.from_pretrained(folder, encoder=nn.Sequential().eval(), decoder=OwnDecoder())
 
 
 def test_a_plugin_that_is_not_there(tmp_path):
     pinet = small()
     pinet.encoder.reference = "somebody:else"
+    folder = pinet.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"names the code 'somebody:else', which is run only if you trust the file"):
+        PiNet.from_pretrained(folder)
     with pytest.raises(ValueError, match=r"no plugin knows the encoder 'somebody:else'.*Plugins asked"):
-        PiNet.from_pretrained(pinet.save_pretrained(tmp_path))
+        PiNet.from_pretrained(folder, trust=True)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda config: config.update(format=2), r"format 2 .*reads format 1; install a version"),
-        (lambda config: config.update(format=None), "format None"),
+        (lambda config: config.update(format=None), "format null"),
         (lambda config: config.update(model="bert"), "config of something else"),
-        (lambda config: config.pop("head"), "lacks head"),
+        (lambda config: config.pop("head"), "head is missing"),
         (
             lambda config: config["head"].update(z="ones"),
             r"another config .*head.z is 'pixels' .*, 'ones' in",
@@ -151,7 +154,7 @@ def test_weights_that_are_cut_short(kept, tmp_path):
     folder = small().save_pretrained(tmp_path)
     file = folder / WEIGHTS_FILE
     file.write_bytes(file.read_bytes()[:kept])
-    with pytest.raises(ValueError, match="damaged or cut short"):
+    with pytest.raises(ValueError, match="damaged or truncated"):
         PiNet.from_pretrained(folder)
 
 

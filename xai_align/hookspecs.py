@@ -142,9 +142,9 @@ class HookSpecs:
         """The encoder of a saved PiNet, built anew, without its weights; None if this plugin does not know it.
 
         ``reference`` and ``options`` are the attributes of these names that the encoder had when it was
-        saved, and come from a file: check them. Only references that look like ``package.module:function``, of files
-        that the user trusts, come to plugins that are not ours, and those of timm. It takes images ``[N, C, H, W]`` and gives a list of feature maps, finest first; its attribute
-        ``channels`` says how many channels each has.
+        saved, and come from a file: check them. Only ``timm:NAME`` and, where the user trusts the file,
+        ``package:name`` come here. The encoder takes images ``[N, C, H, W]`` and gives a list of feature maps, finest
+        first; its attribute ``channels`` says how many channels each has.
         """
 
     @hookspec(firstresult=True)

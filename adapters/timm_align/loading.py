@@ -68,8 +68,8 @@ def create_model(name: str, **options: Any) -> nn.Module:
         if not options.get("pretrained"):
             raise
         raise WeightsUnavailable(
-            f"the pretrained weights of '{name}' could not be fetched ({type(error).__name__}: {in_one_clause(error)}); "
-            f"give a file you have: timm:{name}@weights.safetensors"
+            f"the pretrained weights of '{name}' could not be fetched ({type(error).__name__}: "
+            f"{in_one_clause(error)}); give a file you have: timm:{name}@weights.safetensors"
         ) from error
 
 

@@ -1,8 +1,8 @@
 """Options of an encoder that come out of a file: which of timm's a file may set, with their types and ranges.
 
 Only what shapes the network is listed. What says where weights or code come from (``pretrained``, ``pretrained_cfg``,
-``pretrained_cfg_overlay``, ``checkpoint_path``, ``cache_dir``, names on a hub, addresses) is not, and never may be: timm
-would fetch or unpickle what it names.
+``pretrained_cfg_overlay``, ``checkpoint_path``, ``cache_dir``, names on a hub, addresses) is not, and never may be:
+timm would fetch or unpickle what it names.
 """
 
 from __future__ import annotations
@@ -67,10 +67,10 @@ def check_saved_options(options: dict[str, Any]) -> None:
 
     Example::
 
-        >>> saved = {"indices": [1], "image_size": [64, 64], "create": {"checkpoint_path": "model.pth"}}
+        >>> saved = {"indices": [1], "image_size": [64, 64], "create": {"cache_dir": "here"}}
         >>> check_saved_options(saved)
         Traceback (most recent call last):
         ...
-        ValueError: 'encoder.options' is not what it should be: create.checkpoint_path is no name that is allowed in a file
+        ValueError: 'encoder.options' is not what it should be: create.cache_dir is no name that is allowed in a file
     """
     check_fields(options, ENCODER, "encoder.options")

@@ -45,7 +45,7 @@ def check_weights(module: nn.Module, found: Mapping[str, Tensor], source: str) -
     Raises:
         ValueError: they are not; one sentence with the file and up to three names.
     """
-    check_tensors(module.state_dict(), found, f"the weights in '{source}' don't fit the model that it names")
+    check_tensors(module.state_dict(), found, f"the weights in '{source}' do not fit {type(module).__name__}")
 
 
 def check_tensors(own: Mapping[str, Tensor], found: Mapping[str, Tensor], complaint: str) -> None:

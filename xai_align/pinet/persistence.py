@@ -161,9 +161,10 @@ def _read_config(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or config.get("model") != "PiNet":
         raise ValueError(f'\'{path}\' is the config of something else; a saved PiNet\'s says "model": "PiNet"')
     if config.get("format") != FORMAT:
+        found, version = shown(config.get("format")), shown(config.get("version"))
         raise ValueError(
-            f"'{path}' has format {shown(config.get('format'))} (of xai-align {shown(config.get('version'))}), and this "
-            f"version reads format {FORMAT}; install a version of xai-align that is as new"
+            f"'{path}' has format {found} (of xai-align {version}), and this version reads format {FORMAT}; "
+            "install a version of xai-align that is as new"
         )
     check_fields(config, CONFIG, str(path))
     return config

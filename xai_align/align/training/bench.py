@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from xai_align.align.masker import Masker
+from xai_align.align.masker_file import OPTIONS as MASKER_OPTIONS
 from xai_align.align.recipes import Recipe
 from xai_align.align.training.collapse_answers import CollapseAnswer, answer_of
 from xai_align.align.training.first_look import check_masker, check_recipe, fresh_masker, looked_at, network_inside
@@ -24,6 +25,7 @@ from xai_align.align.training.steps import Moment, Steps
 from xai_align.align.training.tally import Tally
 from xai_align.align.training.training_modes import TrainingModes
 from xai_align.align.training.updates import Updater
+from xai_align.files.size_limit import no_larger_than
 from xai_align.fitting.callers_state import random_state_of_the_caller, trained_parameters
 from xai_align.fitting.checkpoints import (
     Checkpoints,
@@ -238,18 +240,36 @@ class Bench:
         raise ValueError(f"no checkpoint can be used: {'; '.join(problems)}")
 
     def load(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any], name: str) -> None:
-        """Go back to a snapshot; the masker is built if there is none yet."""
+        """Go back to a snapshot; the masker is built if there is none yet.
+
+        Raises:
+            ValueError: it is not what it should be, or of another trainer; nothing was changed.
+        """
+        before = self.masker, self.state, dict(self.updaters), dict(self.modes)
+        try:
+            if self.recipe.trains_masker and self.masker is None:
+                self.masker = self._saved_masker(tensors, numbers, name)
+            state = self.assemble()
+            config = numbers.get("config")
+            if not isinstance(config, dict):
+                raise ValueError(f"{name} is not what it should be: config is no object")
+            mine = self.configuration()
+            saved = {key: value for key, value in config.items() if key in mine}
+            if saved != (same := _as_json(mine)):
+                raise ValueError(f"{name} is of a trainer with another configuration: {differences(saved, same)}")
+            state.restore(Snapshot(tensors, numbers), name)
+        except Exception:
+            self.masker, self.state, self.updaters, self.modes = before
+            raise
+
+    def _saved_masker(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any], name: str) -> Masker:
         options = numbers.get(_MASKER_OPTIONS)
-        if self.recipe.trains_masker and self.masker is None:
-            if options is None:
-                raise ValueError(f"{name} is of a fit with a masker of its own kind; give the trainer one like it")
-            self.masker = Masker(**options).to(self.device, self.dtype)
-        state = self.assemble()
-        mine = self.configuration()
-        before = {key: value for key, value in numbers.get("config", {}).items() if key in mine}
-        if before != (same := _as_json(mine)):
-            raise ValueError(f"{name} is of a trainer with another configuration: {differences(before, same)}")
-        state.restore(Snapshot(tensors, numbers))
+        if options is None:
+            raise ValueError(f"{name} is of a fit with a masker of its own kind; give the trainer one like it")
+        if complaint := MASKER_OPTIONS(options, _MASKER_OPTIONS):
+            raise ValueError(f"{name} is not what it should be: {complaint}")
+        with no_larger_than(tensors, name):
+            return Masker(**options).to(self.device, self.dtype)
 
 
 def _as_json(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,10 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from xai_align.align.training.collapse_answers import CollapseAnswer
-from xai_align.align.training.phases import Place
+from xai_align.align.training.phases import PHASES, Place
 from xai_align.align.training.updates import Updater
+from xai_align.files.fields import anything, like, one_of, record, table_of
 from xai_align.fitting.checkpoints import Snapshot
 from xai_align.fitting.optimizer_state import optimizer_state, plain_value, restore_optimizer
+from xai_align.fitting.restoring import COUNT, NOTES, PROGRESS, as_a_whole, below, check_kept, check_optimizer
 from xai_align.fitting.training_log import Row
 
 
@@ -119,27 +121,31 @@ class FitState:
         return Snapshot(tensors, numbers)
 
     @torch.no_grad()
-    def restore(self, snapshot: Snapshot) -> None:
-        """Go back to a snapshot.
+    def restore(self, snapshot: Snapshot, source: str = "the checkpoint") -> None:
+        """Go back to a snapshot, or change nothing.
 
         Raises:
-            ValueError: it is of other networks or terms.
+            ValueError: it is of other networks or terms, or not what it should be; the message names the source.
         """
+        self._check(snapshot, source)
+        before = self.snapshot()
+        before = Snapshot({name: value.clone() for name, value in before.tensors.items()}, before.numbers)
+        with as_a_whole(lambda: self._take(before), source):
+            self._take(snapshot)
+
+    def _take(self, snapshot: Snapshot) -> None:
         numbers = snapshot.numbers
-        self._check(snapshot)
         self._aside, self.in_an_epoch = {}, False
         for name, value in self._kept.items():
             value.copy_(snapshot.tensors[f"network/{name}"])
-        best = _below("best/", snapshot.tensors)
+        best = below("best/", snapshot)
         self._best_weights = {name: best[name].to(self._changing[name].device).clone() for name in best}
         for name, updater in self._updaters.items():
-            restore_optimizer(
-                updater.optimizer, _below(f"optimizer/{name}/", snapshot.tensors), numbers["optimizers"][name]
-            )
+            restore_optimizer(updater.optimizer, below(f"optimizer/{name}/", snapshot), numbers["optimizers"][name])
             if updater.scaler is not None and numbers["scalers"][name] is not None:
                 updater.scaler.load_state_dict(numbers["scalers"][name])
         for name, term in self._terms.items():
-            term.load_state_dict({**numbers["terms"][name], **_below(f"term/{name}/", snapshot.tensors)})
+            term.load_state_dict({**numbers["terms"][name], **below(f"term/{name}/", snapshot)})
         self._answer.load_state_dict(numbers["collapse"])
         self.place = Place(**numbers["place"])
         self.epoch, self.step, self.seconds = numbers["epoch"], numbers["step"], numbers["seconds"]
@@ -148,16 +154,48 @@ class FitState:
         self.since_best, self.stopped = numbers["since_best"], numbers["stopped"]
         self.notes = list(numbers["notes"])
 
-    def _check(self, snapshot: Snapshot) -> None:
-        found = _below("network/", snapshot.tensors)
-        missing, more = self._kept.keys() - found.keys(), found.keys() - self._kept.keys()
-        odd = [name for name in self._kept.keys() & found.keys() if found[name].shape != self._kept[name].shape]
-        if missing or more or odd:
-            parts = [f"{word} {', '.join(sorted(names)[:3])}" for word, names in
-                     (("it lacks", missing), ("it has also", more), ("other shapes:", odd)) if names]  # fmt: skip
-            raise ValueError(f"the checkpoint is of other networks: {'; '.join(parts)}")
+    def _check(self, snapshot: Snapshot, source: str) -> None:
+        scalers = {
+            name: None if updater.scaler is None else updater.scaler.state_dict()
+            for name, updater in self._updaters.items()
+        }
+        rule = record(
+            {
+                **PROGRESS,
+                "steps_in_epoch": COUNT,
+                "place": record({"phase": one_of(*PHASES), "epochs": COUNT, "steps": COUNT}),
+                "notes": NOTES,
+                "collapse": like(self._answer.state_dict()),
+                "optimizers": record(dict.fromkeys(self._updaters, anything)),
+                "scalers": like(scalers),
+                "terms": table_of(table_of(anything)),
+            },
+            {"config": anything, "masker_options": anything},
+        )
+        if complaint := rule(snapshot.numbers, ""):
+            raise ValueError(f"{source} is not what it should be: {complaint}")
         if snapshot.numbers["terms"].keys() != self._terms.keys():
-            raise ValueError("the checkpoint is of a fit with other loss terms")
+            raise ValueError(f"{source} is of a fit with other loss terms")
+        check_kept(self._kept, below("network/", snapshot), source)
+        check_kept(self._changing, below("best/", snapshot), source, subset=True)
+        for name, updater in self._updaters.items():
+            own, numbers = below(f"optimizer/{name}/", snapshot), snapshot.numbers["optimizers"][name]
+            check_optimizer(updater.optimizer, own, numbers, f"optimizers.{name}", source)
+        for name, term in self._terms.items():
+            self._check_term(term, below(f"term/{name}/", snapshot), snapshot.numbers["terms"][name], name, source)
+
+    def _check_term(
+        self, term: Any, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any], name: str, source: str
+    ) -> None:
+        """What a term remembers has the names that it has; values it has not yet may have any shape."""
+        mine = term.state_dict()
+        for key, value in {**numbers, **tensors}.items():
+            own = mine.get(key, value)
+            odd = isinstance(own, Tensor) != isinstance(value, Tensor) or (
+                isinstance(value, Tensor) and ((own.numel() > 0 and own.shape != value.shape) or bool(value.isinf().any()))
+            )
+            if odd or (not isinstance(value, Tensor) and like(own)(value, key)):
+                raise ValueError(f"{source} is not what it should be: terms.{name}.{key[:60]} has another form")
 
     def _copy(self) -> dict[str, Tensor]:
         return {name: value.detach().clone() for name, value in self._changing.items()}
@@ -169,7 +207,3 @@ class FitState:
 
 def _remembers(term: Any) -> bool:
     return callable(getattr(term, "state_dict", None)) and callable(getattr(term, "load_state_dict", None))
-
-
-def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

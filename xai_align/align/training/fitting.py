@@ -167,11 +167,11 @@ def _begin(
     crew.wait()  # before the first one writes
     if there is None and resume == "must" and not state.epoch:
         raise ValueError(f"'{checkpoints.folder}' holds no checkpoint to go on from")
-    if there is None or there[1].numbers["epoch"] < state.epoch:
+    if there is None or _epoch_of(there[1]) < state.epoch:
         _keep(trainer, state, checkpoints, crew)
         return []
     path, snapshot = there
-    state.restore(snapshot)
+    state.restore(snapshot, f"'{path}'")
     done = state.epoch
     note = (
         f"going on from the end of epoch {done} ('{path}'); what was done of a later epoch is done again"
@@ -180,6 +180,12 @@ def _begin(
     )
     _log.info(note)
     return [note]
+
+
+def _epoch_of(snapshot: Snapshot) -> int:
+    """The epoch that a checkpoint is of; one that does not say so is as late as can be, and refused when it is read."""
+    epoch = snapshot.numbers.get("epoch")
+    return epoch if isinstance(epoch, int) else 2**53
 
 
 def _keep(trainer: AlignTrainer, state: FitState, checkpoints: Checkpoints | None, crew: Crew) -> None:

@@ -94,7 +94,7 @@ class Run:
             self.keep()
             return ()
         path, snapshot = there
-        self.training.restore(snapshot)
+        self.training.restore(snapshot, f"'{path}'")
         done = self.training.epoch
         note = (
             f"going on from the end of epoch {done} ('{path}'); what was done of a later epoch is done again"

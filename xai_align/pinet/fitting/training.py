@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from xai_align.files.fields import anything, like, record
 from xai_align.fitting.checkpoints import Snapshot
 from xai_align.fitting.optimizer_state import optimizer_state, plain_value, restore_optimizer
+from xai_align.fitting.restoring import PROGRESS, as_a_whole, below, check_kept, check_optimizer
 from xai_align.fitting.training_log import Row
 from xai_align.pinet.frozen_encoder import frozen_tensors
 
@@ -86,15 +88,42 @@ class Training:
         return Snapshot(tensors, numbers)
 
     @torch.no_grad()
-    def restore(self, snapshot: Snapshot) -> None:
-        """Go back to a snapshot."""
+    def restore(self, snapshot: Snapshot, source: str = "the snapshot") -> None:
+        """Go back to a snapshot, or change nothing.
+
+        Raises:
+            ValueError: it is not one of this fit; the message names the source.
+        """
+        self._check(snapshot, source)
+        before = self.snapshot()
+        before = Snapshot({name: value.clone() for name, value in before.tensors.items()}, before.numbers)
+        with as_a_whole(lambda: self._take(before), source):
+            self._take(snapshot)
+
+    def _check(self, snapshot: Snapshot, source: str) -> None:
+        of_schedule = None if self.scheduler is None else plain_value(self.scheduler.state_dict(), "the schedule")
+        rule = record(
+            {
+                **PROGRESS,
+                "optimizer": anything,
+                "scheduler": like(of_schedule),
+                "scaler": like(None if self.scaler is None else self.scaler.state_dict()),
+            },
+            {"config": anything},
+        )
+        if complaint := rule(snapshot.numbers, ""):
+            raise ValueError(f"{source} is not what it should be: {complaint}")
+        check_optimizer(self.optimizer, below(_OPTIMIZER, snapshot), snapshot.numbers["optimizer"], "optimizer", source)
+        check_kept(self._kept, below(_MODEL, snapshot), source)
+        check_kept(self._changing, below(_BEST, snapshot), source)
+
+    def _take(self, snapshot: Snapshot) -> None:
         numbers = snapshot.numbers
         for name, value in self._kept.items():
             value.copy_(snapshot.tensors[_MODEL + name])
         for name, value in self._changing.items():
             self._best_weights[name] = snapshot.tensors[_BEST + name].to(value.device)
-        own = {n.removeprefix(_OPTIMIZER): v for n, v in snapshot.tensors.items() if n.startswith(_OPTIMIZER)}
-        restore_optimizer(self.optimizer, own, numbers["optimizer"])
+        restore_optimizer(self.optimizer, below(_OPTIMIZER, snapshot), numbers["optimizer"])
         if self.scheduler is not None:
             self.scheduler.load_state_dict(numbers["scheduler"])
         if self.scaler is not None:
