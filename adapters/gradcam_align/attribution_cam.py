@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from gradcam_align.first_component import channel_sum, first_component
 from gradcam_align.target_question import predicted_class, questions_of
 from xai_align import plugins
+from xai_align._tools.thread_state import restores_thread_state
 from xai_align.explanation import logits_of, takes_layer
 from xai_align.hookspecs import FeatureSpace
 from xai_align.model_state import check_evaluation_mode
@@ -85,6 +86,7 @@ class AttributionCAM(BaseCAM):
         """Where the model is."""
         return next((p.device for p in self.model.parameters()), torch.device("cpu"))
 
+    @restores_thread_state
     def attributions(self, input_tensor: Tensor, targets: Any = None) -> Tensor:
         """What the 0..1 map is made from: signed, in the method's own unit, ``[B, H, W]``.
 
@@ -102,6 +104,7 @@ class AttributionCAM(BaseCAM):
         maps = self._maps(input_tensor, targets, channel_sum)
         return torch.stack(maps).mean(0).to(input_tensor.device)
 
+    @restores_thread_state
     def __call__(
         self, input_tensor: Tensor, targets: Any = None, aug_smooth: bool = False, eigen_smooth: bool = False
     ) -> np.ndarray:
@@ -124,15 +127,18 @@ class AttributionCAM(BaseCAM):
         smooth = self.forward_augmentation_smoothing if aug_smooth else self.forward
         return smooth(input_tensor, targets, eigen_smooth)
 
+    @restores_thread_state
     def forward(self, input_tensor: Tensor, targets: Any = None, eigen_smooth: bool = False) -> np.ndarray:
         """As the call, without augmentation."""
         return self.aggregate_multi_layers(self.compute_cam_per_layer(input_tensor, targets, eigen_smooth))
 
+    @restores_thread_state
     def compute_cam_per_layer(self, input_tensor: Tensor, targets: Any, eigen_smooth: bool) -> list[np.ndarray]:
         """The picture of each target layer, ``[B, 1, H, W]``, as ``FinerCAM`` asks for it."""
         maps = self._maps(input_tensor, targets, first_component if eigen_smooth else channel_sum)
         return [_scaled(one)[:, None].float().cpu().numpy() for one in maps]
 
+    @restores_thread_state
     def forward_augmentation_smoothing(
         self, input_tensor: Tensor, targets: Any = None, eigen_smooth: bool = False
     ) -> np.ndarray:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from xai_align._tools.thread_state import restores_thread_state
 from xai_align.evaluation.correlation import pearson, spearman
 from xai_align.model_state import unchanged_rng
 
@@ -52,6 +53,7 @@ class Randomisation:
         return self.similarity.nanmean(0)
 
 
+@restores_thread_state
 def parameter_randomisation(
     model: nn.Module,
     inputs: Tensor,
