@@ -27,17 +27,17 @@ R = TypeVar("R")
 
 
 class ThreadState(NamedTuple):
-    """How many modes and hooks the running thread has, and its switches.
+    """The running thread's modes, hooks and switches.
 
     Attributes:
-        function_modes: entered ``TorchFunctionMode``s.
+        function_modes: entered ``TorchFunctionMode``s, innermost last.
         saved_tensor_hooks: the hooks on tensors saved for the backward pass that are entered last, or None.
         grad: whether gradients are on.
         autocast: for CPU and, if used, CUDA: whether autocast is on, and in which precision.
         autocast_depth: how many autocast blocks are entered; in the outermost one's end the weights it cast are freed.
     """
 
-    function_modes: int
+    function_modes: tuple[Any, ...]
     saved_tensor_hooks: Any
     grad: bool
     autocast: tuple[tuple[str, bool, torch.dtype], ...]
@@ -46,14 +46,16 @@ class ThreadState(NamedTuple):
     @classmethod
     def now(cls) -> ThreadState:
         """Note the running thread's state."""
-        return cls(
-            _C._len_torch_function_stack(), _top_hooks(), torch.is_grad_enabled(), _autocast(), _autocast_depth()
-        )
+        return cls(_function_modes(), _top_hooks(), torch.is_grad_enabled(), _autocast(), _autocast_depth())
 
     def restore(self) -> None:
-        """Take off what was entered since and never left, and set the switches back."""
-        while _C._len_torch_function_stack() > self.function_modes:
+        """Take off what was entered since and never left, put on what was taken off, and set the switches back."""
+        kept = [mode for mode, before in zip(_function_modes(), self.function_modes, strict=False) if mode is before]
+        while _C._len_torch_function_stack() > len(kept):
             _C._pop_torch_function_stack()
+        # while a mode handles an operation, PyTorch takes it off
+        for mode in self.function_modes[len(kept) :]:
+            _C._push_on_torch_function_stack(mode)
         while (top := _top_hooks()) is not None and top != self.saved_tensor_hooks:
             _C._autograd._pop_saved_tensors_default_hooks()
         if torch.is_grad_enabled() != self.grad:
@@ -86,8 +88,10 @@ def restores_thread_state(function: Callable[P, R]) -> Callable[P, R]:
             try:
                 return function(*args, **kwargs)
             except BaseException as error:
-                _clear_frames(error, handled)
-                raise
+                interrupt = _clear_frames(error, handled)
+                if interrupt is None or interrupt is error:
+                    raise
+                raise interrupt from None  # what it met on its way out is no error of the work's
             finally:
                 state.restore()
         finally:
@@ -96,22 +100,28 @@ def restores_thread_state(function: Callable[P, R]) -> Callable[P, R]:
     return restoring
 
 
-def _clear_frames(error: BaseException, handled: BaseException | None) -> None:
-    """Close what an interrupt left suspended, innermost first; frames of ordinary errors are kept for debuggers.
+def _clear_frames(error: BaseException, handled: BaseException | None) -> BaseException | None:
+    """Close what an interrupt left suspended, innermost first, and return it; None: there was none.
 
-    ``handled`` is the error that the caller was handling before: its frames are no business of ours.
+    Frames of ordinary errors are kept for debuggers. ``handled`` is the error that the caller was handling before: its
+    frames are no business of ours.
     """
     chain: list[BaseException] = []
     cause: BaseException | None = error
     while cause is not None and cause is not handled and cause not in chain:
         chain.append(cause)
-        cause = cause.__context__
-    if all(isinstance(one, Exception) for one in chain):
-        return
-    for one in chain:
-        for frame, _ in reversed(list(traceback.walk_tb(one.__traceback__))):
-            with suppress(RuntimeError):  # the decorator's own frame is running
-                frame.clear()
+        cause = None if cause.__suppress_context__ else cause.__context__
+    interrupt = next((one for one in chain if not isinstance(one, Exception)), None)
+    if interrupt is not None:
+        for one in chain:
+            for frame, _ in reversed(list(traceback.walk_tb(one.__traceback__))):
+                with suppress(RuntimeError):  # the decorator's own frame is running
+                    frame.clear()
+    return interrupt
+
+
+def _function_modes() -> tuple[Any, ...]:
+    return tuple(_C._get_function_stack_at(place) for place in range(_C._len_torch_function_stack()))
 
 
 def _top_hooks() -> Any:
