@@ -63,6 +63,7 @@ def test_every_kind_of_state_is_put_back():
     def interrupted_work():
         Mode().__enter__()
         torch.autograd.graph.save_on_cpu().__enter__()
+        torch._C._functorch._vmap_increment_nesting(3, "error")
         torch.set_grad_enabled(False)
         torch.autocast("cpu", torch.float16).__enter__()
         raise KeyboardInterrupt

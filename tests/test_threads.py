@@ -12,6 +12,7 @@ from benchmarks.all_methods import all_methods, is_same, tiny_masker
 from benchmarks.threads import beside, together
 from captum_align import ALIGNAttribution
 from tests.tripwire import Touched, tripwire
+from xai_align._tools.replica import Replica
 from xai_align.fei import clip_gradients
 from xai_align.testing.networks import TinyNetwork, fixed_images
 from xai_align.testing.traces import differences, snapshot
@@ -64,6 +65,23 @@ def test_the_tripwire_catches_every_kind_of_change(touch):
         touch(model)
     assert differences(before, snapshot(model)) == []
     TinyNetwork().train().requires_grad_(False)  # and nothing else is guarded any more
+
+
+def test_hooks_go_around_a_scripted_part():
+    """It can't be copied, and is not hooked all the same."""
+    model = TinyNetwork()
+    model.second = torch.jit.script(model.second)
+    scripted = model.second
+    hooks = scripted._forward_hooks
+    found = METHODS["hidden layers"](model, IMAGES)
+    assert torch.equal(found, METHODS["hidden layers"](TinyNetwork(), IMAGES))
+    copy = Replica(model)
+    seen = []
+    copy.of(scripted).register_forward_hook(lambda module, args, out: seen.append(out))
+    copy.module(IMAGES)
+    assert len(seen) == 1
+    assert len(hooks) == 0
+    assert torch.equal(copy.of(scripted).weight, scripted.weight)
 
 
 def test_a_masker_is_not_changed_either():

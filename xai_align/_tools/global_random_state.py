@@ -9,8 +9,8 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-#: One block at a time seeds and draws. It can be entered again by the thread that holds it.
-_LOCK = threading.RLock()
+#: Held while a block seeds and draws. The thread that holds it can enter another such block.
+ONE_AT_A_TIME = threading.RLock()
 
 
 @contextmanager
@@ -20,7 +20,7 @@ def fixed_random_state(device: torch.device, seed: int = 0) -> Iterator[None]:
     Both states belong to the process. Blocks of several threads wait for each other, so that each draws the numbers of
     its own seed; a thread that draws outside of such a block meanwhile gets in between.
     """
-    with _LOCK:
+    with ONE_AT_A_TIME:
         numpy_state, devices = np.random.get_state(), [device.index or 0] if device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
             # not torch.manual_seed: that would also seed devices which are not in use yet

@@ -46,6 +46,7 @@ class Replica:
     Hooks that the user registered for the forward pass are kept, hooks for the
     backward pass are left out. Buffers are cloned, since a forward pass may write
     into them. Compiled parts are replaced by the modules they were compiled from.
+    Scripted parts can't be copied: they run as they are, and hooks go around them.
 
     Args:
         model: any module.
@@ -144,7 +145,9 @@ class Replica:
             self._copies[id(module)] = copy
             return copy
         if isinstance(module, torch.jit.ScriptModule):
-            return module
+            around = _Scripted(module)
+            self._copies[id(module)] = around
+            return around
         copy = module.__class__.__new__(module.__class__)
         self._copies[id(module)] = copy
         copies.append(copy)
@@ -238,6 +241,24 @@ class Replica:
                 if rebound is not getattr(record, field.name):
                     changed[field.name] = rebound
         return replace(record, **changed) if changed else record
+
+
+class _Scripted(nn.Module):
+    """A scripted module in a replica, where hooks can be set that the module itself does not get."""
+
+    def __init__(self, scripted: torch.jit.ScriptModule) -> None:
+        super().__init__()
+        self._scripted = (scripted,)  # in a tuple, where PyTorch does not look for submodules
+        self.training = scripted.training
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self._scripted[0](*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.__dict__["_scripted"][0], name)
 
 
 def _is_plain(value: Any) -> bool:

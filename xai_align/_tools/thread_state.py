@@ -31,6 +31,7 @@ class ThreadState(NamedTuple):
 
     Attributes:
         function_modes: entered ``TorchFunctionMode``s, innermost last.
+        transforms: how many of ``torch.func``'s transforms, such as ``vmap``, are at work.
         saved_tensor_hooks: the hooks on tensors saved for the backward pass that are entered last, or None.
         grad: whether gradients are on.
         autocast: for CPU and, if used, CUDA: whether autocast is on, and in which precision.
@@ -38,6 +39,7 @@ class ThreadState(NamedTuple):
     """
 
     function_modes: tuple[Any, ...]
+    transforms: int
     saved_tensor_hooks: Any
     grad: bool
     autocast: tuple[tuple[str, bool, torch.dtype], ...]
@@ -46,10 +48,19 @@ class ThreadState(NamedTuple):
     @classmethod
     def now(cls) -> ThreadState:
         """Note the running thread's state."""
-        return cls(_function_modes(), _top_hooks(), torch.is_grad_enabled(), _autocast(), _autocast_depth())
+        return cls(
+            _function_modes(),
+            _C._functorch.get_dynamic_layer_stack_depth(),
+            _top_hooks(),
+            torch.is_grad_enabled(),
+            _autocast(),
+            _autocast_depth(),
+        )
 
     def restore(self) -> None:
         """Take off what was entered since and never left, put on what was taken off, and set the switches back."""
+        if _C._functorch.get_dynamic_layer_stack_depth() > self.transforms:
+            _C._functorch.pop_dynamic_layer_stack_and_undo_to_depth(self.transforms)
         kept = [mode for mode, before in zip(_function_modes(), self.function_modes, strict=False) if mode is before]
         while _C._len_torch_function_stack() > len(kept):
             _C._pop_torch_function_stack()
