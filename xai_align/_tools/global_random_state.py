@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,14 +22,29 @@ def fixed_random_state(device: torch.device, seed: int = 0) -> Iterator[None]:
     its own seed; a thread that draws outside of such a block meanwhile gets in between.
     """
     with ONE_AT_A_TIME:
-        numpy_state, devices = np.random.get_state(), [device.index or 0] if device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
-            # not torch.manual_seed: that would also seed devices which are not in use yet
-            torch.default_generator.manual_seed(seed)
-            if device.type == "cuda":
-                torch.cuda.default_generators[device.index or 0].manual_seed(seed)
-            np.random.seed(seed)
+        states = _states(device)
+        try:
             try:
+                # not torch.manual_seed: that would also seed devices which are not in use yet
+                torch.default_generator.manual_seed(seed)
+                if device.type == "cuda":
+                    torch.cuda.default_generators[device.index or 0].manual_seed(seed)
+                np.random.seed(seed)
                 yield
             finally:
-                np.random.set_state(numpy_state)
+                _put_back(states, device)
+        finally:  # once more, if an interrupt met the first
+            _put_back(states, device)
+
+
+def _states(device: torch.device) -> tuple[Any, ...]:
+    cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    return np.random.get_state(), torch.get_rng_state(), cuda
+
+
+def _put_back(states: tuple[Any, ...], device: torch.device) -> None:
+    legacy, cpu, cuda = states
+    np.random.set_state(legacy)
+    torch.set_rng_state(cpu)
+    if cuda is not None:
+        torch.cuda.set_rng_state(cuda, device)

@@ -139,15 +139,15 @@ class Replica:
         known = self._copies.get(id(module))
         if known is not None:
             return known
+        if isinstance(module, torch.jit.ScriptModule):
+            around = _Scripted(module)
+            self._copies[id(module)] = around
+            return around
         compiled_from = module.__dict__.get("_modules", {}).get("_orig_mod")
         if compiled_from is not None:
             copy = self._structure(compiled_from, copies)
             self._copies[id(module)] = copy
             return copy
-        if isinstance(module, torch.jit.ScriptModule):
-            around = _Scripted(module)
-            self._copies[id(module)] = around
-            return around
         copy = module.__class__.__new__(module.__class__)
         self._copies[id(module)] = copy
         copies.append(copy)
