@@ -36,9 +36,9 @@ AUGMENTATIONS = tuple(product((False, True), (0.9, 1.0, 1.1)))
 class AttributionCAM(BaseCAM):
     """An attribution method, by name, where a pipeline expects a CAM of pytorch-grad-cam.
 
-    It goes where a ``BaseCAM`` goes (``RefineCAM``, ``SESS``, ``FinerCAM``, the metrics). The model is left
-    as it is: no hooks stay on it, it isn't switched to eval mode (a model in train mode is refused),
-    and its gradients are not touched. A subclass needs nothing but ``method = "name"``.
+    It goes where a ``BaseCAM`` goes (``RefineCAM``, ``SESS``, ``FinerCAM``, the metrics). The model is only
+    read: no hooks are set on it, it isn't switched to eval mode (a model in train mode is refused), and its
+    gradients are not touched. A subclass needs nothing but ``method = "name"``.
 
     Args:
         model: the network; compiled and data-parallel ones are welcome.

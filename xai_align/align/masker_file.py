@@ -78,7 +78,7 @@ def load_masker(path: str | os.PathLike[str]) -> Masker:
             "and save its masker: save_masker(trainer, FILE)"
         )
     try:
-        with torch.random.fork_rng(devices=[]):  # the first weights of layers are drawn
+        with torch.device("meta"):  # no first weights are drawn: the process's random state is for others
             masker = Masker(**saved.numbers["options"])
         masker.load_state_dict(dict(saved.tensors), assign=True)  # their dtype stays
     except (TypeError, ValueError, RuntimeError) as error:
