@@ -161,8 +161,8 @@ class AttributionCAM(BaseCAM):
     def __exit__(self, exc_type: Any, exc_value: Any, exc_tb: Any) -> None:
         """Nothing is open, and every exception goes on its way."""
 
-    def __del__(self) -> None:
-        """Nothing is held on the model."""
+    #: Nothing is held on the model. A function of Python's would swallow an interrupt that meets it; this is none.
+    __del__ = object.__init__  # type: ignore[assignment]
 
     def _build(self) -> list[Any]:
         """The method, once for each place."""
