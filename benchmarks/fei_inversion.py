@@ -104,8 +104,8 @@ def push(
 ) -> Tensor:
     """Where descent pushes the masked input, ``-dL/dx`` with ``L = -logit``; with ``sign=-1``, of ``L = logit``."""
     masked = masked.clone().requires_grad_()
-    with clip_gradients(model, original, mode=mode, layers=layers):
-        (gradient,) = torch.autograd.grad(-sign * model(masked).sum(), masked)
+    with clip_gradients(model, original, mode=mode, layers=layers) as clipping:
+        (gradient,) = torch.autograd.grad(-sign * clipping.model(masked).sum(), masked)
     return -gradient
 
 

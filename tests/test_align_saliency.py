@@ -14,7 +14,6 @@ from tests.networks import conv_net, images, untouched
 from xai_align.align.look import Look, look, where_to_look
 from xai_align.align.saliency import cam_at, dead, evidence_at, grad_cam, normalised, saliency_at
 from xai_align.hookspecs import FeatureSpace
-from xai_align.model_state import without_inplace
 
 LABELS = torch.tensor([0, 3, 4])
 CAPTUM = {"first": {}, "second": {"grad_kwargs": {"create_graph": True}}}
@@ -47,13 +46,14 @@ def gradients(cam, model):
 @pytest.mark.parametrize("net", [conv_net, smooth_net], ids=["relu", "silu"])
 def test_cam_and_its_gradients_are_captums(order, layer, net):
     model, x = net(), images(3)
-    with without_inplace(model):  # Captum holds the tensor itself, which the next layer would overwrite
-        oracle = LayerGradCam(model, model.get_submodule(layer))
-        theirs = oracle.attribute(x, LABELS, relu_attributions=True, **CAPTUM[order])
+    plain = net()
+    plain.act.inplace = False  # Captum holds the tensor itself, which the next layer would overwrite
+    oracle = LayerGradCam(plain, plain.get_submodule(layer))
+    theirs = oracle.attribute(x, LABELS, relu_attributions=True, **CAPTUM[order])
     ours = grad_cam(model, x, LABELS, layer=layer, order=order)
     assert ours.max() > 0
     torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-7)
-    expected = gradients(theirs, model)
+    expected = gradients(theirs, plain)
     for name, gradient in gradients(ours, model).items():
         # Captum's graph holds zeros where ours holds nothing
         zero = torch.zeros_like(model.get_parameter(name))

@@ -13,8 +13,8 @@ from torch import nn
 
 from captum_align.captum_metrics import infidelity, sensitivity
 from captum_align.plugin import xai_align_metrics
-from captum_align.undisturbed import fixed_random_state
 from xai_align import Question, plugins
+from xai_align._tools.global_random_state import fixed_random_state
 from xai_align.question import TargetError, ask
 from xai_align.testing import TinyNetwork, fixed_images
 from xai_align.testing.networks import fixed_numbers

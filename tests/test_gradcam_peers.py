@@ -141,7 +141,7 @@ def test_shapley_cam_by_hand():
 
     class Squared(nn.Module):
         def forward(self, x):
-            return (model.conv1(x).square().mean((2, 3)) * weight)[:, :, None].sum(1)
+            return (self.conv(x).square().mean((2, 3)) * weight)[:, :, None].sum(1)
 
     network = Squared().eval()
     network.conv = model.conv1

@@ -32,8 +32,8 @@ KEPT = {
 def clipped_gradient(model, reference, x, mode="ibm", *, target=0, sign=-1.0, **options):
     """The clipped gradient of ``L = sign * logit``; minimising ``-logit`` raises it."""
     x = x.detach().clone().requires_grad_()
-    with clip_gradients(model, reference, mode=mode, **options):
-        return torch.autograd.grad(sign * model(x)[:, target].sum(), x)[0]
+    with clip_gradients(model, reference, mode=mode, **options) as clipping:
+        return torch.autograd.grad(sign * clipping.model(x)[:, target].sum(), x)[0]
 
 
 def masked(x: Tensor, seed: int = 5) -> Tensor:
@@ -204,7 +204,7 @@ def test_other_activations_are_an_extension(kind, acts):
             assert (clipping.extended, [call.kind for call in clipping.calls]) == ((kind,), [kind])
             assert [call.units for call in clipping.calls] == [6 * 8 * 8]
             start = masked(x).requires_grad_()
-            (found,) = torch.autograd.grad(-model(start)[:, 0].sum(), start)
+            (found,) = torch.autograd.grad(-clipping.model(start)[:, 0].sum(), start)
         h = model.first(start)
         a = acts[1](h.clone())
         (g,) = torch.autograd.grad(-model.last(a).mean((2, 3))[:, 0].sum(), a, retain_graph=True)
@@ -281,9 +281,9 @@ def test_windows_beside_the_batch_stay_with_their_image():
 def test_several_passes_before_one_backward_pass_are_as_each_alone(mode):
     model, x = conv_net().double(), images(1, dtype=torch.float64)
     inputs = [masked(x, 1).requires_grad_(), masked(x, 2).requires_grad_()]
-    with clip_gradients(model, x, mode=mode):
+    with clip_gradients(model, x, mode=mode) as clipping:
         torch.relu(inputs[0])  # outside the model: not counted
-        found = torch.autograd.grad(-sum(model(one)[:, 0].sum() for one in inputs), inputs)
+        found = torch.autograd.grad(-sum(clipping.model(one)[:, 0].sum() for one in inputs), inputs)
     for one, gradient in zip(inputs, found, strict=True):
         assert torch.equal(gradient, clipped_gradient(model, x, one, mode))
 
@@ -293,8 +293,8 @@ def test_the_memory_format_is_kept():
     model, x = conv_net(), images(2).contiguous(memory_format=torch.channels_last)
     model, seen = model.to(memory_format=torch.channels_last), []
     model.norm.register_forward_hook(lambda module, args, out: seen.append(out))
-    with clip_gradients(model, x):
-        logits = model(masked(x.repeat_interleave(2, 0)).requires_grad_())
+    with clip_gradients(model, x) as clipping:
+        logits = clipping.model(masked(x.repeat_interleave(2, 0)).requires_grad_())
         (g,) = torch.autograd.grad(logits.sum(), seen[1:])
     assert g.is_contiguous(memory_format=torch.channels_last)
 
@@ -313,7 +313,7 @@ def test_what_was_clipped_is_told():
         ]
         assert (clipping.clipped_entries, clipping.gradient_entries) == (0, 0)
         for count in (1, 2):
-            torch.autograd.grad(-model(start)[:, 0].sum(), start)
+            torch.autograd.grad(-clipping.model(start)[:, 0].sum(), start)
             assert clipping.gradient_entries == count * 6 * (8 * 8 * 8 + 8 * 4 * 4)
             assert clipping.clipped_entries % count == 0
             assert 0 < clipping.clipped_entries < clipping.gradient_entries
@@ -324,7 +324,7 @@ def test_clipped_entries_are_those_that_were_not_zero_before():
     x = torch.tensor([[1.0, 0.0]], requires_grad=True)
     model = two_layers()
     with clip_gradients(model, torch.tensor([[0.0, 1.0]]), layers=["1"]) as clipping:
-        torch.autograd.grad(-model(x)[0, 1], x)
+        torch.autograd.grad(-clipping.model(x)[0, 1], x)
     assert (clipping.clipped_entries, clipping.gradient_entries) == (1, 2)
 
 
@@ -352,7 +352,7 @@ def test_a_classifier_is_left_alone_unless_named():
     for layers in (None, ["4"], ["1", "4"]):
         start = masked(x).requires_grad_()
         with clip_gradients(model, x, layers=layers) as clipping:
-            torch.autograd.grad(model(start).sum(), start)
+            torch.autograd.grad(clipping.model(start).sum(), start)
         calls[str(layers)] = [call.layer for call in clipping.calls]
     assert calls == {"None": ["1"], "['4']": ["4"], "['1', '4']": ["1", "4"]}
 
@@ -367,8 +367,8 @@ def test_a_question_is_looked_into():
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[2])
     start = masked(x).requires_grad_()
-    with clip_gradients(model, x):
-        logits = model(start)
+    with clip_gradients(model, x) as clipping:
+        logits = clipping.model(start)
         (expected,) = torch.autograd.grad(-(logits[:, 0] - logits[:, 1]).sum(), start)
     torch.testing.assert_close(found[0], expected)
 
@@ -390,9 +390,9 @@ def test_half_precision_and_autocast():
 
 def test_values_of_another_precision_are_not_compared():
     model, x = around(torch.relu), images(1)
-    with pytest.raises(RuntimeError, match="same autocast"), clip_gradients(model, x, mode="vm"):
+    with pytest.raises(RuntimeError, match="same autocast"), clip_gradients(model, x, mode="vm") as clipping:
         with torch.autocast("cpu", torch.bfloat16):
-            model(x)
+            clipping.model(x)
 
 
 # --- no trace ---
@@ -411,6 +411,26 @@ def test_nothing_is_left_behind(error):
     assert torch.equal(torch.autograd.grad(-model(start)[:, 0].sum(), start)[0], plain)
 
 
+def test_the_model_itself_is_unclipped_inside_the_block_too():
+    model, x = conv_net(), images(1)
+    start = masked(x).requires_grad_()
+    (plain,) = torch.autograd.grad(-model(start)[:, 0].sum(), start)
+    with clip_gradients(model, x) as clipping:
+        (clipped,) = torch.autograd.grad(-clipping.model(start)[:, 0].sum(), start)
+        assert torch.equal(torch.autograd.grad(-model(start)[:, 0].sum(), start)[0], plain)
+        assert torch.equal(clipping.model(start), model(start))
+    assert not torch.equal(clipped, plain)
+    assert not any(p.requires_grad for p in clipping.model.parameters())
+
+
+def test_calling_forward_is_clipped_as_well():
+    model, x = conv_net(), images(1)
+    start = masked(x).requires_grad_()
+    with clip_gradients(model, x) as clipping:
+        (found,) = torch.autograd.grad(-clipping.model.forward(start)[:, 0].sum(), start)
+    assert torch.equal(found, clipped_gradient(model, x, start))
+
+
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_a_pass_that_was_broken_off_does_not_disturb_the_next(error):
     broken = [False]
@@ -424,12 +444,12 @@ def test_a_pass_that_was_broken_off_does_not_disturb_the_next(error):
     model, x = around(act), images(1)
     expected = clipped_gradient(model, x, masked(x))
     start = masked(x).requires_grad_()
-    with untouched(model), clip_gradients(model, x):
+    with untouched(model), clip_gradients(model, x) as clipping:
         broken[0] = True
         with pytest.raises(error, match="stop"):
-            model(start)
+            clipping.model(start)
         broken[0] = False
-        assert torch.equal(torch.autograd.grad(-model(start)[:, 0].sum(), start)[0], expected)
+        assert torch.equal(torch.autograd.grad(-clipping.model(start)[:, 0].sum(), start)[0], expected)
 
 
 # --- warnings and errors ---
@@ -455,8 +475,8 @@ def test_nothing_to_clip_is_an_error_that_says_what_is_there(model, layers, mess
 
 def test_no_gradient_through_the_clipped_activations_is_a_warning():
     model, x = conv_net(), images(1).requires_grad_()
-    with pytest.warns(NothingClipped, match="call the model itself"), clip_gradients(model, x):
-        torch.autograd.grad(model.forward(x).sum(), x)
+    with pytest.warns(NothingClipped, match=r"run clipping.model \(not the model itself\)"), clip_gradients(model, x):
+        torch.autograd.grad(model(x).sum(), x)
     with warnings.catch_warnings(), clip_gradients(model, x, mode="none") as clipping:
         warnings.simplefilter("error")
     assert clipping.calls == ()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from xai_align import plugins
+from xai_align._tools.replica import Replica
 from xai_align.hookspecs import FeatureSpace
 from xai_align.pinet.routes import route_through
 from xai_align.spatial import layout_of, token_grid
@@ -19,8 +20,9 @@ class CutNetwork(nn.Module):
     """The model's own function, showing one tensor of a feature space to whoever hooks or replaces ``here``.
 
     What is shown is ``[N, C, h, w]`` in the image's order, whatever the layout: prefix tokens pass by unseen.
-    It is a leaf, so gradients end there. The model is no submodule: whatever is done to all modules
-    of the cut network (``eval()``, ``zero_grad()``, replacing a layer) does not reach it.
+    It is a leaf, so gradients end there. What runs is a copy that shares the model's parameters, and the copy is no
+    submodule: whatever is done to all modules of the cut network (``eval()``, ``zero_grad()``, replacing a layer)
+    reaches neither.
 
     Args:
         model: the network.
@@ -35,10 +37,11 @@ class CutNetwork(nn.Module):
     def __init__(self, model: nn.Module, space: FeatureSpace) -> None:
         super().__init__()
         self.here = nn.Identity()
-        self.space = space
+        copy = Replica(model)
+        self.space = copy.rebind(space)
         self.part, self.parts = 0, 0
         self.training = False
-        self._model = (model,)  # in a tuple, where PyTorch does not look for submodules
+        self._model = (copy.module,)  # in a tuple, where PyTorch does not look for submodules
 
     def forward(self, images: Tensor, *extra: Any) -> Any:
         """The model's output for images ``[N, C, H, W]``.

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from xai_align._tools.logits import LogitsOf, select_logits
+from xai_align._tools.thread_state import restores_thread_state
 from xai_align.pinet.rounding import wide
 from xai_align.plugins import attribution_method
 from xai_align.question import Question, answers, as_questions, ask
@@ -72,6 +73,7 @@ class Explanation:
         return self.attribution.sum(1)
 
 
+@restores_thread_state
 def explain(
     model: nn.Module,
     inputs: Tensor,

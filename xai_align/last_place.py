@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from xai_align import plugins
+from xai_align._tools.replica import Replica
 from xai_align.hookspecs import FeatureSpace
-from xai_align.model_state import frozen_parameters, unchanged_rng, without_checkpointing
 from xai_align.spatial import layout_of, token_grid
 
 
@@ -22,7 +22,7 @@ def last_place_that_counts(model: nn.Module, image: Tensor) -> FeatureSpace | No
     of the width that most such tensors have, and no linear layer's queries, keys and values.
 
     Args:
-        model: the network, in eval mode.
+        model: the network; a copy in eval mode is run.
         image: ``[1, C, H, W]``, for shape, dtype and device alone.
     """
     outputs = _token_outputs(model, image)
@@ -47,26 +47,19 @@ def _token_outputs(model: nn.Module, image: Tensor) -> list[tuple[str, Tensor, T
 
         return hook
 
-    handles: list[Any] = []
-    try:
-        with unchanged_rng(), torch.inference_mode(False), torch.enable_grad():
-            with frozen_parameters(model), without_checkpointing(model):
-                handles += [
-                    module.register_forward_hook(remember(name))
-                    for name, module in model.named_modules()
-                    if not isinstance(module, nn.Linear)
-                ]
-                noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(0))
-                logits = model(noise.to(image).requires_grad_())
-                once = {name: outputs[0] for name, outputs in seen.items() if len(outputs) == 1}
-                if not once:
-                    return []
-                # squares, so that classes cannot cancel
-                score = logits.float().square().sum()
-                gradients = torch.autograd.grad(score, list(once.values()), allow_unused=True)
-    finally:
-        for handle in handles:
-            handle.remove()
+    copy = Replica(model, evaluate=True).module
+    for name, module in copy.named_modules():
+        if not isinstance(module, nn.Linear):
+            module.register_forward_hook(remember(name))
+    with torch.inference_mode(False), torch.enable_grad():
+        noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(0))
+        logits = copy(noise.to(image).requires_grad_())
+        once = {name: outputs[0] for name, outputs in seen.items() if len(outputs) == 1}
+        if not once:
+            return []
+        # squares, so that classes cannot cancel
+        score = logits.float().square().sum()
+        gradients = torch.autograd.grad(score, list(once.values()), allow_unused=True)
     pairs = zip(once.items(), gradients, strict=True)
     return [(name, output, gradient) for (name, output), gradient in pairs if gradient is not None]
 

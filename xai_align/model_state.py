@@ -1,4 +1,7 @@
-"""Leave no trace: whatever a readout needs of a model is put back, also after an exception."""
+"""What training and its figures switch in a model for a while, put back afterwards, also after an exception.
+
+Explanations switch nothing: they run on a :class:`~xai_align._tools.replica.Replica`.
+"""
 
 from __future__ import annotations
 
@@ -49,13 +52,6 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
-
-
-@contextmanager
-def without_inplace(model: nn.Module) -> Iterator[None]:
-    """Activations of ``model`` work out of place inside, as methods that hook modules backward need."""
-    with _switched_off(model, "inplace"):
-        yield
 
 
 @contextmanager

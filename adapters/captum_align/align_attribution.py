@@ -13,8 +13,9 @@ from captum.log import log_usage
 from torch import Tensor, nn
 
 from captum_align.fei_attribution import only_one, over_channels
+from xai_align._tools.replica import Replica
+from xai_align._tools.thread_state import restores_thread_state
 from xai_align.align.masker_file import HoldsMasker, find_masker
-from xai_align.model_state import evaluating
 from xai_align.question import as_questions
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class ALIGNAttribution(Attribution):
         return self.forward_func
 
     @log_usage()
+    @restores_thread_state
     def attribute(
         self,
         inputs: Tensor | tuple[Tensor, ...],
@@ -165,14 +167,14 @@ def batches(images: Tensor, size: int | None) -> Iterator[Tensor]:
 
 
 def masks_of(masker: nn.Module, images: Tensor) -> Tensor:
-    """Masks ``[N, 1, H, W]`` in the masker's dtype, on the images' device; the masker is left as it was.
+    """Masks ``[N, 1, H, W]`` in the masker's dtype, on the images' device; a copy of the masker is run, in eval mode.
 
     Raises:
         ValueError: what the masker gives are no masks.
     """
     like = next(masker.parameters(), images)
-    with torch.no_grad(), evaluating(masker):
-        masks = masker(images.detach().to(device=like.device, dtype=like.dtype))
+    with torch.no_grad():
+        masks = Replica(masker, evaluate=True).module(images.detach().to(device=like.device, dtype=like.dtype))
     wanted = (len(images), 1, *images.shape[-2:])
     if not isinstance(masks, Tensor) or masks.shape != wanted:
         found = list(masks.shape) if isinstance(masks, Tensor) else type(masks).__name__

@@ -17,8 +17,10 @@ from captum.metrics import sensitivity_max as captum_sensitivity_max
 from torch import Tensor, nn
 
 from captum_align.batches import pieces
+from captum_align.own_copies import gradients_on, own_model
 from captum_align.peer import posed
-from captum_align.undisturbed import fixed_random_state, undisturbed
+from xai_align._tools.global_random_state import fixed_random_state
+from xai_align._tools.thread_state import restores_thread_state
 from xai_align.model_state import check_evaluation_mode
 from xai_align.question import QuestionModel, captum_target
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+@restores_thread_state
 def infidelity(
     forward_func: Any,
     inputs: Any,
@@ -90,7 +93,8 @@ def infidelity(
     extra = _format_additional_forward_args(additional_forward_args)
     bases = _one_each(baselines, given)
     values = []
-    with undisturbed(model, hooks_modules=False):
+    model = own_model(model)
+    with gradients_on():
         cut = pieces(given, target, extra, len(given[0]), 1)
         for index, (x, asked, rest) in enumerate(cut):
             with fixed_random_state(given[0].device, seed):
@@ -99,6 +103,7 @@ def infidelity(
     return torch.cat(values).detach()
 
 
+@restores_thread_state
 def sensitivity(
     forward_func: Any,
     inputs: Any,

@@ -11,6 +11,7 @@ from captum.log import log_usage
 from torch import Tensor, nn
 
 from captum_align.fei_attribution import asked, only_one, over_channels
+from xai_align._tools.thread_state import restores_thread_state
 from xai_align.fei.clipped_gradient import clipped_gradient
 from xai_align.fei.pieces import asked_pieces, check_options, seeded
 
@@ -45,6 +46,7 @@ class ClippedGradientAttribution(Attribution):
         self.internal_batch_size, self.options = internal_batch_size, options
 
     @log_usage()
+    @restores_thread_state
     def attribute(
         self,
         inputs: Tensor | tuple[Tensor, ...],

@@ -10,6 +10,7 @@ from captum.attr import Attribution
 from captum.log import log_usage
 from torch import Tensor, nn
 
+from xai_align._tools.thread_state import restores_thread_state
 from xai_align.fei.optimize import find_solver, optimize_masks
 from xai_align.fei.pieces import check_options
 from xai_align.question import Question, QuestionModel
@@ -53,6 +54,7 @@ class FEIAttribution(Attribution):
         self.solver, self.internal_batch_size, self.options = solver, internal_batch_size, options
 
     @log_usage()
+    @restores_thread_state
     def attribute(
         self,
         inputs: Tensor | tuple[Tensor, ...],

@@ -11,6 +11,7 @@ from captum.log import log_usage
 from torch import Tensor, nn
 
 from xai_align import plugins
+from xai_align._tools.thread_state import restores_thread_state
 from xai_align.cut_network import CutNetwork, last_convolution
 from xai_align.pinet.readout import Where, where_to_read
 from xai_align.pinet.unwrapping import unwrapped
@@ -43,6 +44,7 @@ class FeatureSpaceGradCam(Attribution):
         self.layer = layer
 
     @log_usage()
+    @restores_thread_state
     def attribute(
         self,
         inputs: Tensor | tuple[Tensor, ...],

@@ -11,6 +11,7 @@ from captum.log import log_usage
 from torch import Tensor, nn
 
 from captum_align.batches import read_out_in_batches
+from xai_align._tools.thread_state import restores_thread_state
 from xai_align.pinet.places import GAMMA
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class LayerPiNetAttribution(LayerAttribution):
         self._account: dict[str, Any] = {"weights": weights, "rule": rule, "gamma": gamma}
 
     @log_usage()
+    @restores_thread_state
     def attribute(
         self,
         inputs: Tensor | tuple[Tensor, ...],

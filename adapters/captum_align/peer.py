@@ -1,4 +1,4 @@
-"""A method of Captum's as a peer: numpy targets and questions welcome, defaults filled in, no trace left."""
+"""A method of Captum's as a peer: numpy targets, questions, defaults filled in, run on a copy of the model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ from torch import Tensor, nn
 
 from captum_align.batches import pieces
 from captum_align.default_options import nothing
-from captum_align.undisturbed import fixed_random_state, own_leaf, undisturbed
+from captum_align.own_copies import gradients_on, own_leaf, own_model
+from xai_align._tools.global_random_state import fixed_random_state
+from xai_align._tools.thread_state import restores_thread_state
 from xai_align.model_state import check_evaluation_mode
 from xai_align.question import Question, QuestionModel, TargetError, ask, captum_target
 
@@ -35,7 +37,7 @@ class Recipe:
         method: its class; the first argument of the constructor is the model.
         defaults: options for ``attribute`` that Captum has no default for, from the inputs and
             the options given.
-        hooks_modules: it works with hooks on the model's modules.
+        hooks_modules: it works with hooks on the modules of what it is given, which then is no plain function.
         draws: it draws random numbers; then each example is explained by itself with the
             same numbers, so that its map depends neither on the call nor on its batch mates.
     """
@@ -73,6 +75,7 @@ class Peer(Attribution):
         self._method = recipe.method(forward_func, **self._construction)
 
     @log_usage()
+    @restores_thread_state
     def attribute(
         self,
         inputs: Tensor | tuple[Tensor, ...],
@@ -101,7 +104,8 @@ class Peer(Attribution):
         given = _format_tensor_into_tuples(inputs)
         model, target = posed(self.forward_func, target, len(given[0]))
         extra = _format_additional_forward_args(additional_forward_args)
-        with undisturbed(model, hooks_modules=self.recipe.hooks_modules):
+        model = own_model(model, hooks_modules=self.recipe.hooks_modules)
+        with gradients_on():
             leaves = tuple(own_leaf(x) for x in given)
             options = {**self._options, **options}
             options = {**self.recipe.defaults(leaves, options), **options}

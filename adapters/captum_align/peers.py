@@ -21,14 +21,35 @@ from torch import nn
 from captum_align.default_options import patch_masks, path_in_pieces, sliding_windows, zero_distribution
 from captum_align.layer_grad_cam import FeatureSpaceGradCam
 from captum_align.peer import Peer, Recipe
+from xai_align._tools.other_globals import with_globals
+
+
+class _Warnings:
+    """Python's ``warnings`` for Captum's code, but for its notices that it sets hooks: it does so on a copy."""
+
+    @staticmethod
+    def warn(message: Any, category: type[Warning] | None = None, stacklevel: int = 1) -> None:
+        if not str(message).startswith("Setting "):
+            warnings.warn(message, category, stacklevel + 1)
+
+
+class _DeepLift(DeepLift):
+    attribute = with_globals(DeepLift.attribute, warnings=_Warnings)
+
+
+class _GuidedBackprop(GuidedBackprop):
+    attribute = with_globals(GuidedBackprop.attribute, warnings=_Warnings)
+
+
+_DeepLift.__name__, _GuidedBackprop.__name__ = DeepLift.__name__, GuidedBackprop.__name__
 
 PEERS: dict[str, Recipe] = {
     "saliency": Recipe(method=Saliency),
     "input_x_gradient": Recipe(method=InputXGradient),
     "integrated_gradients": Recipe(method=IntegratedGradients, defaults=path_in_pieces),
     "gradient_shap": Recipe(method=GradientShap, defaults=zero_distribution, draws=True),
-    "deep_lift": Recipe(method=DeepLift, hooks_modules=True),
-    "guided_backprop": Recipe(method=GuidedBackprop, hooks_modules=True),
+    "deep_lift": Recipe(method=_DeepLift, hooks_modules=True),
+    "guided_backprop": Recipe(method=_GuidedBackprop, hooks_modules=True),
     "occlusion": Recipe(method=Occlusion, defaults=sliding_windows),
     "feature_ablation": Recipe(method=FeatureAblation, defaults=patch_masks),
     "layer_grad_cam": Recipe(method=FeatureSpaceGradCam),

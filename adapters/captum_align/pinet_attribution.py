@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from captum_align.batches import read_out_in_batches
 from captum_align.on_inputs import Kind, on_inputs
+from xai_align._tools.thread_state import restores_thread_state
 from xai_align.pinet.sharp_places import given_or_sharp
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class PiNetAttribution(Attribution):
         self._account: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
 
     @log_usage()
+    @restores_thread_state
     def attribute(
         self,
         inputs: Tensor | tuple[Tensor, ...],
@@ -117,6 +119,7 @@ class PiNetAttribution(Attribution):
         """True: the delta is the completeness error."""
         return True
 
+    @restores_thread_state
     def compute_convergence_delta(
         self,
         attributions: Tensor | tuple[Tensor, ...],

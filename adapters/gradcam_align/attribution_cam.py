@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from gradcam_align.first_component import channel_sum, first_component
 from gradcam_align.target_question import predicted_class, questions_of
 from xai_align import plugins
+from xai_align._tools.thread_state import restores_thread_state
 from xai_align.explanation import logits_of, takes_layer
 from xai_align.hookspecs import FeatureSpace
 from xai_align.model_state import check_evaluation_mode
@@ -35,9 +36,9 @@ AUGMENTATIONS = tuple(product((False, True), (0.9, 1.0, 1.1)))
 class AttributionCAM(BaseCAM):
     """An attribution method, by name, where a pipeline expects a CAM of pytorch-grad-cam.
 
-    It goes where a ``BaseCAM`` goes (``RefineCAM``, ``SESS``, ``FinerCAM``, the metrics). The model is left
-    as it is: no hooks stay on it, it isn't switched to eval mode (a model in train mode is refused),
-    and its gradients are not touched. A subclass needs nothing but ``method = "name"``.
+    It goes where a ``BaseCAM`` goes (``RefineCAM``, ``SESS``, ``FinerCAM``, the metrics). The model is only
+    read: no hooks are set on it, it isn't switched to eval mode (a model in train mode is refused), and its
+    gradients are not touched. A subclass needs nothing but ``method = "name"``.
 
     Args:
         model: the network; compiled and data-parallel ones are welcome.
@@ -85,6 +86,7 @@ class AttributionCAM(BaseCAM):
         """Where the model is."""
         return next((p.device for p in self.model.parameters()), torch.device("cpu"))
 
+    @restores_thread_state
     def attributions(self, input_tensor: Tensor, targets: Any = None) -> Tensor:
         """What the 0..1 map is made from: signed, in the method's own unit, ``[B, H, W]``.
 
@@ -102,6 +104,7 @@ class AttributionCAM(BaseCAM):
         maps = self._maps(input_tensor, targets, channel_sum)
         return torch.stack(maps).mean(0).to(input_tensor.device)
 
+    @restores_thread_state
     def __call__(
         self, input_tensor: Tensor, targets: Any = None, aug_smooth: bool = False, eigen_smooth: bool = False
     ) -> np.ndarray:
@@ -124,15 +127,18 @@ class AttributionCAM(BaseCAM):
         smooth = self.forward_augmentation_smoothing if aug_smooth else self.forward
         return smooth(input_tensor, targets, eigen_smooth)
 
+    @restores_thread_state
     def forward(self, input_tensor: Tensor, targets: Any = None, eigen_smooth: bool = False) -> np.ndarray:
         """As the call, without augmentation."""
         return self.aggregate_multi_layers(self.compute_cam_per_layer(input_tensor, targets, eigen_smooth))
 
+    @restores_thread_state
     def compute_cam_per_layer(self, input_tensor: Tensor, targets: Any, eigen_smooth: bool) -> list[np.ndarray]:
         """The picture of each target layer, ``[B, 1, H, W]``, as ``FinerCAM`` asks for it."""
         maps = self._maps(input_tensor, targets, first_component if eigen_smooth else channel_sum)
         return [_scaled(one)[:, None].float().cpu().numpy() for one in maps]
 
+    @restores_thread_state
     def forward_augmentation_smoothing(
         self, input_tensor: Tensor, targets: Any = None, eigen_smooth: bool = False
     ) -> np.ndarray:
@@ -155,8 +161,8 @@ class AttributionCAM(BaseCAM):
     def __exit__(self, exc_type: Any, exc_value: Any, exc_tb: Any) -> None:
         """Nothing is open, and every exception goes on its way."""
 
-    def __del__(self) -> None:
-        """Nothing is held on the model."""
+    #: Nothing is held on the model. A function of Python's would swallow an interrupt that meets it; this is none.
+    __del__ = object.__init__  # type: ignore[assignment]
 
     def _build(self) -> list[Any]:
         """The method, once for each place."""

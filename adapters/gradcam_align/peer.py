@@ -1,23 +1,25 @@
-"""A method of pytorch-grad-cam as a peer: Captum's call, the input's shape, no trace left."""
+"""A method of pytorch-grad-cam as a peer: Captum's call, the input's shape, run on a copy of the model."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from itertools import count
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gradcam_align.finer import finer_questions
-from gradcam_align.recipes import RECIPES, Recipe, without_progress_bars
+from gradcam_align.recipes import RECIPES, Recipe
+from xai_align._tools.global_random_state import fixed_random_state
+from xai_align._tools.plain_attention import PlainAttention
+from xai_align._tools.thread_state import restores_thread_state
 from xai_align.cut_network import CutNetwork, where_to_cut
 from xai_align.hookspecs import FeatureSpace
-from xai_align.model_state import check_evaluation_mode, frozen_parameters, unchanged_rng
+from xai_align.model_state import check_evaluation_mode
 from xai_align.pinet.input_checks import check_logits, forward_arguments
 from xai_align.pinet.readout import Where, where_to_read
 from xai_align.pinet.unwrapping import unwrapped
@@ -64,6 +66,7 @@ class GradCamPeer:
             raise TypeError(f"{name} has no option {', '.join(map(repr, unknown))}; {has}")
         self.options = options
 
+    @restores_thread_state
     @torch.no_grad()  # a decorator also leaves `__wrapped__`, which Captum's NoiseTunnel calls
     def attribute(
         self, inputs: Tensor | tuple[Tensor, ...], target: Any = None, additional_forward_args: Any = None
@@ -86,7 +89,12 @@ class GradCamPeer:
         check_evaluation_mode(model)
         if self.recipe.keeps_graph and images.dtype in (torch.bfloat16, torch.float16):
             raise ValueError(f"{self.name} is not computed in {images.dtype}; convert model and inputs with .float()")
-        with _undisturbed(model, twice=self.recipe.keeps_graph):
+        with ExitStack() as stack:
+            stack.enter_context(torch.inference_mode(False))
+            if self.recipe.draws:  # kernel PCA starts from a random vector
+                stack.enter_context(fixed_random_state(images.device))
+            if self.recipe.keeps_graph:
+                stack.enter_context(PlainAttention())
             images = images.detach().clone()
             space = where_to_read(model, self.layer) if self.layer is not None else where_to_cut(model, images[:1])
             size = 1 if self.recipe.runs_network else len(images)
@@ -135,7 +143,7 @@ class GradCamPeer:
         method = self.recipe.build(network, options)
         method.activations_and_grads.release()  # it would keep what every further pass shows
         targets = [question.answer for question in questions]
-        with without_progress_bars(), np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore"):
             cells = method.get_cam_image(images, network.here, targets, activations, gradients, False)
         return torch.from_numpy(np.ascontiguousarray(cells, dtype=np.float32))
 
@@ -183,22 +191,6 @@ def _asked(model: nn.Module, target: Any, num_examples: int) -> tuple[nn.Module,
     if isinstance(target, Question) or (isinstance(target, list) and any(isinstance(t, Question) for t in target)):
         raise TargetError("this model answers questions already; give the target that ask() gave, or the plain model")
     return unwrapped(model.model)[0], model.questions_for(target, num_examples)
-
-
-@contextmanager
-def _undisturbed(model: nn.Module, *, twice: bool) -> Iterator[None]:
-    """Parameters out of the graph, the caller's random numbers kept; ready to be differentiated ``twice``."""
-    numpy_state = np.random.get_state()
-    with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(unchanged_rng())
-        stack.enter_context(frozen_parameters(model))
-        # kernel PCA starts from a random vector
-        stack.callback(np.random.set_state, numpy_state)
-        np.random.seed(0)
-        if twice:  # fused attention has no second derivative
-            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        yield
 
 
 def _batches(questions: list[Question], size: int) -> Iterator[tuple[slice, list[Question]]]:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from types import SimpleNamespace
 from typing import Any
 
 import pytorch_grad_cam
-from pytorch_grad_cam import ablation_cam, score_cam
 from pytorch_grad_cam.ablation_layer import AblationLayer
 from torch import Tensor
+
+from xai_align._tools.other_globals import with_globals
 
 
 class ZeroAblation(AblationLayer):
@@ -30,6 +30,21 @@ class ZeroAblation(AblationLayer):
         return output
 
 
+#: For the package's code: its bars for every image.
+_NO_BARS = SimpleNamespace(tqdm=lambda steps: steps)
+
+
+class _ScoreCAM(pytorch_grad_cam.ScoreCAM):
+    get_cam_weights = with_globals(pytorch_grad_cam.ScoreCAM.get_cam_weights, tqdm=_NO_BARS)
+
+
+class _AblationCAM(pytorch_grad_cam.AblationCAM):
+    get_cam_weights = with_globals(pytorch_grad_cam.AblationCAM.get_cam_weights, tqdm=_NO_BARS)
+
+
+_SILENT = {"ScoreCAM": _ScoreCAM, "AblationCAM": _AblationCAM}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """How one of the package's classes is run.
@@ -42,6 +57,7 @@ class Recipe:
         keeps_graph: it differentiates the gradient once more.
         runs_network: it runs the network on many versions of an image; then images are explained one by one.
         squares_positions: it makes a matrix of positions times positions.
+        draws: it draws from numpy's global random state.
     """
 
     cls: str
@@ -51,6 +67,7 @@ class Recipe:
     keeps_graph: bool = False
     runs_network: bool = False
     squares_positions: bool = False
+    draws: bool = False
 
     def build(self, network: Any, options: dict[str, Any]) -> Any:
         """The package's object for a cut network.
@@ -58,7 +75,7 @@ class Recipe:
         Raises:
             ImportError: the installed version does not have this class.
         """
-        cls = getattr(pytorch_grad_cam, self.cls, None)
+        cls = _SILENT.get(self.cls) or getattr(pytorch_grad_cam, self.cls, None)
         if cls is None:
             raise ImportError(f"grad-cam {version('grad-cam')} has no {self.cls}; install a newer one")
         made = {name: make() for name, make in self.fixed.items()}
@@ -80,7 +97,7 @@ RECIPES: dict[str, Recipe] = {
     "eigengradcam": Recipe(cls="EigenGradCAM", squares_positions=True),
     "segeigencam": Recipe(cls="SegEigenCAM", squares_positions=True),
     "eigencam": Recipe(cls="EigenCAM", gradients=False, squares_positions=True),
-    "kpcacam": Recipe(cls="KPCA_CAM", options=("kernel", "gamma"), gradients=False, squares_positions=True),
+    "kpcacam": Recipe(cls="KPCA_CAM", options=("kernel", "gamma"), gradients=False, squares_positions=True, draws=True),
     "fem": Recipe(cls="FEM", options=("k",), gradients=False),
     "scorecam": Recipe(cls="ScoreCAM", gradients=False, runs_network=True),
     "ablationcam": Recipe(
@@ -91,17 +108,3 @@ RECIPES: dict[str, Recipe] = {
         runs_network=True,
     ),
 }
-
-
-@contextmanager
-def without_progress_bars() -> Iterator[None]:
-    """Score-CAM and Ablation-CAM draw a bar for every image."""
-    modules, silent = (score_cam, ablation_cam), SimpleNamespace(tqdm=lambda steps: steps)
-    kept = [module.tqdm for module in modules]
-    try:
-        for module in modules:
-            module.tqdm = silent
-        yield
-    finally:
-        for module, tqdm in zip(modules, kept, strict=True):
-            module.tqdm = tqdm

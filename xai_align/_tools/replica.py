@@ -46,6 +46,7 @@ class Replica:
     Hooks that the user registered for the forward pass are kept, hooks for the
     backward pass are left out. Buffers are cloned, since a forward pass may write
     into them. Compiled parts are replaced by the modules they were compiled from.
+    Scripted parts can't be copied: they run as they are, and hooks go around them.
 
     Args:
         model: any module.
@@ -141,13 +142,15 @@ class Replica:
         known = self._copies.get(id(module))
         if known is not None:
             return known
+        if isinstance(module, torch.jit.ScriptModule):
+            around = _Scripted(module)
+            self._copies[id(module)] = around
+            return around
         compiled_from = module.__dict__.get("_modules", {}).get("_orig_mod")
         if compiled_from is not None:
             copy = self._structure(compiled_from, copies)
             self._copies[id(module)] = copy
             return copy
-        if isinstance(module, torch.jit.ScriptModule):
-            return module
         copy = object.__new__(module.__class__)  # some classes make another class in __new__
         self._copies[id(module)] = copy
         copies.append(copy)
@@ -249,6 +252,24 @@ def _is_same(a: Any, b: Any) -> bool:
     if isinstance(a, dict):
         return a.keys() == b.keys() and all(_is_same(a[key], b[key]) for key in a)
     return len(a) == len(b) and all(map(_is_same, a, b))
+
+
+class _Scripted(nn.Module):
+    """A scripted module in a replica, where hooks can be set that the module itself does not get."""
+
+    def __init__(self, scripted: torch.jit.ScriptModule) -> None:
+        super().__init__()
+        self._scripted = (scripted,)  # in a tuple, where PyTorch does not look for submodules
+        self.training = scripted.training
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self._scripted[0](*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.__dict__["_scripted"][0], name)
 
 
 def _is_plain(value: Any) -> bool:

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from xai_align._tools.replica import Replica
 from xai_align.align.saliency import grad_cam, normalised
 from xai_align.align.views.batch import TrainingBatch
 from xai_align.evaluation import comprehensiveness, sufficiency
 from xai_align.evaluation.ranking import TieWarning
 from xai_align.hookspecs import FeatureSpace
-from xai_align.model_state import evaluating
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,8 +87,8 @@ def score_domain(
     where = next(classifier.parameters()).device
     for batch in batches:
         images = batch.images.to(where)
-        with evaluating(classifier), torch.no_grad():
-            predicted = classifier(images).argmax(1)
+        with torch.no_grad():
+            predicted = Replica(classifier, evaluate=True).module(images).argmax(1)
         right.append(predicted.cpu() == batch.labels.cpu())
         labels.append(batch.labels.cpu())
         if left > 0:
@@ -109,21 +109,23 @@ def maps_of(
 ) -> dict[str, Tensor]:
     """``cam``, the Grad-CAM of ``classes [N]``, and, with a masker, ``mask``: ``[N, 1, H, W]`` in [0, 1], detached.
 
-    CAMs are brought to the images' size by bilinear interpolation. Networks are run in eval mode and left as they were.
+    CAMs are brought to the images' size by bilinear interpolation. Copies of the networks are run, in eval mode.
     """
-    with torch.enable_grad(), evaluating(classifier):
-        cam = normalised(grad_cam(classifier, images, classes, layer=space).detach())
+    copy = Replica(classifier, evaluate=True)
+    with torch.enable_grad():
+        cam = normalised(grad_cam(copy.module, images, classes, layer=copy.rebind(space)).detach())
     size = images.shape[-2:]
     maps = {"cam": nn.functional.interpolate(cam, size, mode="bilinear", align_corners=False)}
     if masker is not None:
-        with torch.no_grad(), evaluating(masker):
-            maps["mask"] = masker(images)
+        with torch.no_grad():
+            maps["mask"] = Replica(masker, evaluate=True).module(images)
     return maps
 
 
 def _judged(classifier: nn.Module, images: Tensor, maps: Tensor, fill: float) -> Tensor:
     """``[N, 3]``: sufficiency, comprehensiveness and mean of each map."""
-    with evaluating(classifier), warnings.catch_warnings():
+    classifier = Replica(classifier, evaluate=True).module
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", TieWarning)  # where a CAM is zero, places are tied
         flat = maps[:, 0].to(images.dtype)
         kept = sufficiency(classifier, images, flat, baselines=fill)

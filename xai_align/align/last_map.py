@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from xai_align._tools.replica import Replica
 from xai_align.hookspecs import FeatureSpace
-from xai_align.model_state import unchanged_rng
 
 
 def last_map(model: nn.Module, image: Tensor) -> FeatureSpace | None:
@@ -19,7 +19,7 @@ def last_map(model: nn.Module, image: Tensor) -> FeatureSpace | None:
     looked for with noise, the same at every call, so that it is the network's place and not an image's.
 
     Args:
-        model: the network, in eval mode.
+        model: the network; a copy in eval mode is run.
         image: ``[1, C, H, W]``, for shape, dtype and device alone.
 
     Returns:
@@ -36,13 +36,11 @@ def last_map(model: nn.Module, image: Tensor) -> FeatureSpace | None:
 
         return hook
 
-    handles: list[Any] = []
-    try:
-        handles += [module.register_forward_hook(remember(name)) for name, module in model.named_modules() if name]
-        with unchanged_rng(), torch.no_grad():
-            model(torch.randn(image.shape, generator=torch.Generator().manual_seed(0)).to(image))
-    finally:
-        for handle in handles:
-            handle.remove()
+    copy = Replica(model, evaluate=True).module
+    for name, module in copy.named_modules():
+        if name:
+            module.register_forward_hook(remember(name))
+    with torch.no_grad():
+        copy(torch.randn(image.shape, generator=torch.Generator().manual_seed(0)).to(image))
     once = [name for name in maps if runs[name] == 1]
     return FeatureSpace(layer=once[-1], layout="NCHW") if once else None

@@ -15,10 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from xai_align import plugins
+from xai_align._tools.replica import Replica
+from xai_align._tools.thread_state import restores_thread_state
 from xai_align.align.last_map import last_map
 from xai_align.cut_network import as_raster, where_to_cut
 from xai_align.hookspecs import FeatureSpace
-from xai_align.model_state import evaluating, frozen_parameters, without_checkpointing
+from xai_align.model_state import without_checkpointing
 from xai_align.pinet.routes import find_layer, route_through
 from xai_align.pinet.unwrapping import unwrapped
 
@@ -38,6 +40,7 @@ class Look:
     activations: Tensor
 
 
+@restores_thread_state
 def where_to_look(model: nn.Module, images: Tensor, layer: str | FeatureSpace | None = None) -> FeatureSpace:
     """Where a CAM of this model is taken.
 
@@ -64,18 +67,19 @@ def where_to_look(model: nn.Module, images: Tensor, layer: str | FeatureSpace | 
     if isinstance(own_place, FeatureSpace):
         return own_place
     _check_images(images)
-    with evaluating(inner):
-        if plugins.feature_space(inner) is None and (found := last_map(inner, images[:1])) is not None:
-            return found
-        return where_to_cut(inner, images[:1])
+    if plugins.feature_space(inner) is None and (found := last_map(inner, images[:1])) is not None:
+        return found
+    return where_to_cut(inner, images[:1])
 
 
+@restores_thread_state
 def look(model: nn.Module, images: Tensor, space: FeatureSpace) -> Look:
     """Run the classifier once, in the modes and the autocast it is in, and hold the tensor of ``space``.
 
-    No hook is left, also after an error. Compiled and data-parallel models run here as the plain network inside
-    them, and at a named layer activation checkpointing is off for this pass: both
-    would hide the tensor. Under ``no_grad`` only what follows the layer is recorded, enough for a CAM.
+    Where gradients are on, the model itself runs, with a hook for this pass, so that a loss on the CAM reaches its
+    parameters. Under ``no_grad`` a copy runs and the model is not touched; only what follows the layer is recorded,
+    enough for a CAM. No hook is left, also after an error. Compiled and data-parallel models run here as the plain
+    network inside them, and at a named layer activation checkpointing is off for this pass: both would hide the tensor.
 
     Args:
         model: the classifier, ``[N, C, H, W]`` to ``[N, K]``.
@@ -93,8 +97,9 @@ def look(model: nn.Module, images: Tensor, space: FeatureSpace) -> Look:
     _check_images(images)
     if torch.is_grad_enabled():
         return _look(inner, images, space)
-    with torch.inference_mode(False), torch.enable_grad(), frozen_parameters(inner):
-        return _look(inner, images.clone() if images.is_inference() else images.detach(), space)
+    copy = Replica(inner)
+    with torch.inference_mode(False), torch.enable_grad():
+        return _look(copy.module, images.clone() if images.is_inference() else images.detach(), copy.rebind(space))
 
 
 def _look(model: nn.Module, images: Tensor, space: FeatureSpace) -> Look:

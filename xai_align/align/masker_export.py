@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from xai_align.align.masker_file import HoldsMasker, find_masker
-from xai_align.model_state import evaluating
 from xai_align.pinet.unwrapping import unwrapped
 
 
@@ -45,7 +45,7 @@ def export_masker(
     path = Path(path)
     if path.suffix not in (".pt2", ".onnx"):
         raise ValueError(f"'{path}' ends in '{path.suffix}'; write .pt2 for torch.export, or .onnx")
-    module = unwrapped(find_masker(masker))[0]
+    module = deepcopy(unwrapped(find_masker(masker))[0]).eval()  # the masker itself stays in its mode
     images = _example(module, size)
     axes: dict[int, Any] = {0: torch.export.Dim.DYNAMIC}
     if not fixed_size:
@@ -54,7 +54,7 @@ def export_masker(
     write = {".pt2": _write_program, ".onnx": _write_onnx}[path.suffix]
     waiting = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
-        with evaluating(module), torch.no_grad():
+        with torch.no_grad():
             write(module, images, axes, waiting)
         os.replace(waiting, path)
     finally:

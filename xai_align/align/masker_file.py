@@ -92,7 +92,8 @@ def load_masker(path: str | os.PathLike[str]) -> Masker:
             "and save its masker: save_masker(trainer, FILE)"
         )
     check_fields(saved.numbers, _HEADER, str(path))
-    with torch.random.fork_rng(devices=[]), no_larger_than(saved.tensors, str(path)):  # first weights are drawn
+    # no first weights are drawn: the process's random state is for others
+    with torch.device("meta"), no_larger_than(saved.tensors, str(path)):
         masker = Masker(**saved.numbers["options"])
     check_weights(masker, saved.tensors, str(path))
     masker.load_state_dict(dict(saved.tensors), assign=True)  # their dtype stays

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
+from xai_align._tools.global_random_state import ONE_AT_A_TIME
 from xai_align.model_state import unchanged_rng
 
 
@@ -16,8 +17,8 @@ from xai_align.model_state import unchanged_rng
 def seeded(*seed: int) -> Iterator[None]:
     """The random states of PyTorch, NumPy and Python start from these numbers inside, and are put back outside."""
     start = int(np.random.SeedSequence(seed).generate_state(1)[0])
-    python, legacy = random.getstate(), np.random.get_state()
-    with unchanged_rng():
+    with ONE_AT_A_TIME, unchanged_rng():
+        python, legacy = random.getstate(), np.random.get_state()
         torch.manual_seed(start)
         np.random.seed(start)
         random.seed(start)

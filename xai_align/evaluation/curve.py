@@ -16,12 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from xai_align._tools.replica import Replica
+from xai_align._tools.thread_state import restores_thread_state
 from xai_align.evaluation.hidden_layers import LayerWatch, Pathways
 from xai_align.evaluation.network import Activation, Network
 from xai_align.evaluation.ranking import position_scores
 from xai_align.evaluation.series import TENTHS, Order, Series
 from xai_align.evaluation.window import Window
-from xai_align.model_state import check_evaluation_mode, unchanged_rng
+from xai_align.model_state import check_evaluation_mode
 from xai_align.pinet.input_checks import forward_arguments
 
 #: Inputs to the network at once, where the caller does not say: a processor's cache is small, a GPU is wide.
@@ -51,6 +53,7 @@ class Curve:
     pathways: Pathways | None = field(default=None, repr=False)
 
 
+@restores_thread_state
 def perturbation_curve(
     forward_func: Callable[..., Tensor],
     inputs: Tensor,
@@ -81,6 +84,7 @@ def perturbation_curve(
     return perturbation_curves(forward_func, inputs, attributions, [series], feature_mask=feature_mask, **options)[0]
 
 
+@restores_thread_state
 def perturbation_curves(
     forward_func: Callable[..., Tensor],
     inputs: Tensor,
@@ -136,6 +140,7 @@ def perturbation_curves(
     return [_joined(several) for several in zip(*parts, strict=True)]
 
 
+@restores_thread_state
 def walk_curves(
     consume: Callable[[list[int], list[Curve]], None],
     forward_func: Callable[..., Tensor],
@@ -159,8 +164,12 @@ def walk_curves(
     scores = position_scores(attributions, inputs).to(inputs.device)
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
-        stack.enter_context(unchanged_rng())
-        watch = stack.enter_context(LayerWatch.on(forward_func, layers)) if any(s.layers for s in series) else None
+        watch = None
+        if any(s.layers for s in series):
+            if not isinstance(forward_func, nn.Module):
+                raise TypeError(f"hidden layers need the torch.nn.Module itself, got {type(forward_func).__name__}")
+            forward_func = Replica(forward_func).module
+            watch = LayerWatch.on(forward_func, layers)
         advance = stack.enter_context(_progress(len(inputs), show_progress))
         network = Network(
             forward_func,

@@ -145,17 +145,13 @@ class LayerWatch:
             raise ValueError(f"layer '{silent[0]}' did not run; choose layers that the model calls")
 
     @classmethod
-    @contextmanager
-    def on(cls, model: Any, names: Sequence[str] | None) -> Iterator[LayerWatch]:
-        """Watch these modules of a model inside; by default the stages that a plugin names.
+    def on(cls, replica: nn.Module, names: Sequence[str] | None) -> LayerWatch:
+        """Watch these modules of a replica as long as it lives; by default the stages that a plugin names.
 
         Raises:
-            TypeError: it is no ``nn.Module``.
             ValueError: a module is not found, or no stages are known.
         """
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"hidden layers need the torch.nn.Module itself, got {type(model).__name__}")
-        inner = model.model if isinstance(model, QuestionModel) else model
+        inner = replica.model if isinstance(replica, QuestionModel) else replica
         chosen = tuple(names) if names is not None else stages(inner)
         if not chosen:
             raise ValueError(
@@ -167,14 +163,9 @@ class LayerWatch:
             if name not in modules or not name:
                 raise ValueError(f"layer '{name}' not found{did_you_mean(name, modules)}")
         watch = cls(chosen)
-        handles = []
-        try:
-            for name in chosen:
-                handles.append(modules[name].register_forward_hook(watch._keeper(name)))
-            yield watch
-        finally:
-            for handle in handles:
-                handle.remove()
+        for name in chosen:
+            modules[name].register_forward_hook(watch._keeper(name))
+        return watch
 
     def _keeper(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
         def keep(module: nn.Module, args: Any, out: Any) -> None:

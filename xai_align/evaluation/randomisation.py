@@ -8,6 +8,7 @@ A map that stays the same shows the image, not the model.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,8 +16,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from xai_align._tools.global_random_state import fixed_random_state
+from xai_align._tools.thread_state import restores_thread_state
 from xai_align.evaluation.correlation import pearson, spearman
-from xai_align.model_state import unchanged_rng
 
 #: "cascading": this layer and all above it are random; "independent": this layer alone is.
 Order = Literal["cascading", "independent"]
@@ -52,6 +54,7 @@ class Randomisation:
         return self.similarity.nanmean(0)
 
 
+@restores_thread_state
 def parameter_randomisation(
     model: nn.Module,
     inputs: Tensor,
@@ -146,8 +149,10 @@ def _randomise(modules: Sequence[nn.Module], seed: int) -> bool:
         if value is not None
     ]
     before = [value.detach().clone() for value in held]
-    with unchanged_rng(), torch.no_grad():
-        _seed(held, seed)
+    with ExitStack() as stack:  # layers draw their weights from the process's random state
+        for device in {value.device for value in held}:
+            stack.enter_context(fixed_random_state(device, seed))
+        stack.enter_context(torch.no_grad())
         for module in modules:
             reset = getattr(module, "reset_parameters", None)
             if callable(reset):
@@ -162,14 +167,6 @@ def _randomise(modules: Sequence[nn.Module], seed: int) -> bool:
 def _shuffle(parameter: nn.Parameter, seed: int) -> None:
     order = torch.randperm(parameter.numel(), generator=torch.Generator().manual_seed(seed))
     parameter.copy_(parameter.flatten()[order.to(parameter.device)].view_as(parameter))
-
-
-def _seed(held: Sequence[Tensor], seed: int) -> None:
-    # not torch.manual_seed: that would also seed devices which are not in use yet
-    torch.default_generator.manual_seed(seed)
-    for device in {value.device for value in held}:
-        if device.type == "cuda":
-            torch.cuda.default_generators[device.index or 0].manual_seed(seed)
 
 
 def _similarity(similarity: str | Similarity) -> Similarity:

@@ -9,8 +9,7 @@ compiled or scripted code and inside custom autograd functions.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from xai_align._tools.thread_state import restores_thread_state
 from xai_align.pinet.rule_registry import operation_name
 
 #: Kinds of activations that have silent units: for all inputs below 0, or about so, they give 0 or less.
@@ -65,15 +65,11 @@ def _is(value: Any, number: float) -> bool:
 
 
 class ActivationWatch(TorchFunctionMode):
-    """Calls :meth:`see` for every activation while ``model`` runs, and only then.
+    """Calls :meth:`see` for every activation while a watched module runs, and only then.
 
-    Use as ``with watch, watch.during(model): ...``; :meth:`begin` and
-    :meth:`end` are told of every forward pass of ``model``.
+    :meth:`watch` is given a replica; the interception is on in its forward pass alone. :meth:`begin` and
+    :meth:`end` are told of every forward pass.
     """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._running = False
 
     def begin(self, batch: int | None) -> None:
         """A forward pass of this many inputs starts (None: it is given no tensor)."""
@@ -88,32 +84,22 @@ class ActivationWatch(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Look at one operation (called by PyTorch, with the interception off)."""
         kwargs = kwargs or {}
-        kind = activation_kind(func, args, kwargs) if self._running else None
+        kind = activation_kind(func, args, kwargs)
         return func(*args, **kwargs) if kind is None else self.see(kind, func, args, kwargs)
 
-    @contextmanager
-    def during(self, model: nn.Module) -> Iterator[None]:
-        """Mark where forward passes of ``model`` begin and end, by two hooks that are gone afterwards."""
+    def watch(self, replica: nn.Module) -> None:
+        """From now on, see the activations of this module, which is a replica: its forward pass is replaced."""
+        plain = replica.forward
 
-        def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
-            self._running = False  # still True if an interrupt ended the last pass
+        @restores_thread_state
+        def forward(*args: Any, **kwargs: Any) -> Any:
             self.begin(batch_size(args, kwargs))
-            self._running = True
+            with self:
+                output = plain(*args, **kwargs)
+            self.end()
+            return output
 
-        def leave(module: nn.Module, args: Any, output: Any) -> None:
-            self._running = False
-            if output is not None:  # None: the pass ended with an exception, which has the word
-                self.end()
-
-        handles = []
-        try:
-            handles.append(model.register_forward_pre_hook(enter, with_kwargs=True))
-            handles.append(model.register_forward_hook(leave, always_call=True))
-            yield
-        finally:
-            self._running = False
-            for handle in handles:
-                handle.remove()
+        replica.forward = forward
 
 
 def batch_size(*inputs: Any) -> int | None:

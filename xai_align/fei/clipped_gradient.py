@@ -26,15 +26,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from xai_align._tools.thread_state import restores_thread_state
 from xai_align.evaluation.ranking import rank, warn_of_ties
 from xai_align.fei.gradient_clipping import ClippingMode, clip_gradients
 from xai_align.fei.optimised import check_count
 from xai_align.fei.solid_colours import Normalization, references
-from xai_align.model_state import frozen_parameters, unchanged_rng, without_checkpointing
 from xai_align.pinet.input_checks import check_inputs, check_logits, check_model, forward_arguments
 from xai_align.question import Question, answers, as_questions
 
 
+@restores_thread_state
 def clipped_gradient(
     model: nn.Module,
     inputs: Tensor,
@@ -120,6 +121,7 @@ class ClippedAnswers:
     Attributes:
         inputs: the images ``[N, C, H, W]``, detached, in the dtype of masks: float32, or float64 for float64.
         clipped: the activations whose gradients are clipped, e.g. "features.1 (relu)".
+        model: what is run: a copy of the network, which may be hooked.
     """
 
     inputs: Tensor
@@ -164,7 +166,7 @@ def clipped_answers(
     clip_layers: Sequence[str] | None,
     additional_forward_args: Any,
 ) -> Iterator[ClippedAnswers]:
-    """The network frozen, its gradients clipped and grad mode on inside; all as before outside.
+    """A copy of the network whose gradients are clipped; grad mode is on inside. The network itself is only read.
 
     Raises:
         TypeError, ValueError: the model or the inputs are not fit, or the logits of the images are not finite.
@@ -173,13 +175,7 @@ def clipped_answers(
     check_images(model, inputs)
     asked = as_questions(list(questions), len(inputs))
     extra = forward_arguments(additional_forward_args)
-    with (
-        torch.inference_mode(False),
-        torch.enable_grad(),
-        unchanged_rng(),
-        without_checkpointing(model),
-        frozen_parameters(model),
-    ):
+    with torch.inference_mode(False), torch.enable_grad():
         x = _laid_out(inputs.detach().clone())  # also a tensor of inference mode becomes a usual one
         with torch.no_grad():  # what is wrong with a network, or with a question, shows before the work begins
             answers(asked, check_logits(model(x, *extra)))
@@ -188,7 +184,7 @@ def clipped_answers(
         ) as clipping:
             names = tuple(f"{call.layer or 'the model itself'} ({call.kind})" for call in clipping.calls)
             wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-            yield ClippedAnswers(x.to(wide), names, model, tuple(asked), extra, x.dtype)
+            yield ClippedAnswers(x.to(wide), names, clipping.model, tuple(asked), extra, x.dtype)
 
 
 def check_images(model: nn.Module, inputs: Tensor) -> None:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from xai_align._tools.thread_state import restores_thread_state
 from xai_align.fei.activation_calls import CLIPPABLE, ActivationWatch, running_modules
 from xai_align.fei.clipping_rules import ClippingRule, let_pass
-from xai_align.model_state import unchanged_rng
 from xai_align.pinet.rule_registry import is_inplace
 
 
@@ -42,11 +42,13 @@ class Clipping:
 
     Attributes:
         mode: the rule's name.
+        model: the module to run inside the block, a replica that shares the model's parameters without their gradients.
         calls: the calls that are clipped, in the model's order.
         gradient_entries: how many entries of gradients came by.
     """
 
     mode: str
+    model: nn.Module = field(repr=False)
     calls: tuple[ClippedCall, ...] = ()
     gradient_entries: int = 0
     _clipped: dict[torch.device, Tensor] = field(default_factory=dict, repr=False)
@@ -94,7 +96,7 @@ class ReferencePass(ActivationWatch):
     """Remembers, call by call, what the rule has to know.
 
     Args:
-        model: the network that is watched.
+        model: the network that is watched, a replica.
         rule: the rule.
         layers: names of the modules of ``model`` inside which to clip; None: wherever an output has positions.
     """
@@ -108,6 +110,7 @@ class ReferencePass(ActivationWatch):
         self._names = {id(module): name for name, module in model.named_modules()}
         self._others: Counter[str] = Counter()
 
+    @restores_thread_state
     def run(self, model: nn.Module, inputs: tuple[Any, ...]) -> None:
         """Run ``model``, which is the watched one or calls it.
 
@@ -115,7 +118,8 @@ class ReferencePass(ActivationWatch):
             NothingToClip: no call is to be clipped.
             ValueError: the output is not finite.
         """
-        with torch.no_grad(), unchanged_rng(), self, self.during(self._model):
+        self.watch(self._model)
+        with torch.no_grad():
             output = model(*inputs)
         numbers = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
         if not all(bool(one.isfinite().all()) for one in numbers):

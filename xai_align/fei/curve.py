@@ -34,6 +34,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from xai_align._tools.thread_state import restores_thread_state
 from xai_align.choices import check_choice
 from xai_align.evaluation.hidden_layers import LayerWatch
 from xai_align.fei.clipped_gradient import check_images, clipped_answers
@@ -61,6 +62,7 @@ STEPS = 45
 CELLS = 28
 
 
+@restores_thread_state
 def curve_masks(
     model: nn.Module,
     inputs: Tensor,
@@ -88,11 +90,12 @@ def curve_masks(
     seed: int = 0,
     additional_forward_args: Any = None,
     progress: Callable[[int], None] | None = None,
+    warn: bool = True,
 ) -> OptimisedMasks:
     """A map for each image, optimised for its own insertion and deletion curves.
 
     Args:
-        model: gives logits ``[N, ...]``; in eval mode. It is frozen inside and as before afterwards.
+        model: gives logits ``[N, ...]``; in eval mode. A copy of it is run.
         inputs: images ``[N, C, H, W]``.
         questions: one for each image.
         quantiles: the shares of the image whose level sets are given back as masks, strictly increasing in (0, 1).
@@ -122,6 +125,7 @@ def curve_masks(
         additional_forward_args: further arguments of the model; tensors of the batch's length go along
             with the composites.
         progress: is called with 1 after each step.
+        warn: whether to warn of what a record of these images shows.
 
     Returns:
         The maps as ``attribution`` and their level sets as ``masks``. ``losses[:, t]`` is ``L`` at the share and
@@ -174,7 +178,7 @@ def curve_masks(
         if search.deviation_weight:
             layers = stage_layers(model, inputs, asked.extra) if deviation_layers is None else deviation_layers
             if layers:
-                stages = WatchedStages.of(stack.enter_context(LayerWatch.on(model, layers)), asked)
+                stages = WatchedStages.of(LayerWatch.on(asked.model, layers), asked)
         found = []
         for restart in range(check_count("restarts", restarts)):
             generator = torch.Generator().manual_seed(seed + restart)
@@ -195,6 +199,7 @@ def curve_masks(
         clipped=asked.clipped,
         passes=2 * losses.shape[1],
         notes=[fill.note] if stages or not search.deviation_weight else [fill.note, _NO_STAGES],
+        warn=warn,
     )
 
 

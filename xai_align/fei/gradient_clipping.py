@@ -1,7 +1,7 @@
 """Gradients that may not reroute the computation: FEI's selective clipping as a context manager.
 
 The reference runs once, and what its activations gave is remembered in the
-order of their calls. Inside the block a hook on the output of every such call
+order of their calls. In a pass of the copy that the block gives, a hook on the output of every such call
 passes on, of the gradient that arrives there, what the rule lets pass
 (:mod:`~xai_align.fei.clipping_rules`): at every activation on the way back, so
 clips compound.
@@ -19,10 +19,11 @@ from typing import Any
 
 from torch import nn
 
+from xai_align._tools.replica import Replica
 from xai_align.fei.activation_calls import batch_size, check_visible
 from xai_align.fei.clipped_passes import ClippedCall, ClippedPasses, Clipping, NothingToClip, ReferencePass
 from xai_align.fei.clipping_rules import ClippingMode, find_clipping_rule
-from xai_align.model_state import check_evaluation_mode, without_checkpointing
+from xai_align.model_state import check_evaluation_mode
 from xai_align.pinet.input_checks import forward_arguments
 from xai_align.plugin_loading import did_you_mean
 from xai_align.question import QuestionModel
@@ -43,12 +44,15 @@ def clip_gradients(
     layers: Sequence[str] | None = None,
     additional_forward_args: Any = None,
 ) -> Iterator[Clipping]:
-    """Inside, gradients through ``model`` are clipped at its activations, for a loss that is to be *minimised*.
+    """Clip gradients at the activations of a copy of ``model``, for a loss that is to be *minimised*.
 
-    Run the model there as often as wanted, on the reference's batch size ``B``
+    Run the copy, ``clipping.model``, as often as wanted, on the reference's batch size ``B``
     or on ``B * K`` inputs, the ``K`` copies of image 0 first (as ``repeat_interleave``
     has them). An activation keeps the batch in axis 0, perhaps with windows of an
-    image inside it, in that order. Take the gradients inside, too.
+    image inside it, in that order.
+
+    The copy shares the parameters' memory and asks for no gradients of theirs. ``model`` itself is not touched: nothing
+    is clipped where it runs, inside the block too, and other threads may use it meanwhile.
 
     The rules are FEI's for ReLU. For ReLU6, GELU, SiLU and Hardswish they are
     our extension: applied to the output, with "silent" for an output of 0 or less.
@@ -56,7 +60,7 @@ def clip_gradients(
     Example::
 
         with clip_gradients(model, x) as clipping:
-            loss = -model(alpha * x + (1 - alpha) * colour)[:, target].sum()
+            loss = -clipping.model(alpha * x + (1 - alpha) * colour)[:, target].sum()
             (gradient,) = torch.autograd.grad(loss, alpha)
 
     Args:
@@ -70,7 +74,7 @@ def clip_gradients(
         additional_forward_args: further arguments of the model for the reference, as in Captum.
 
     Yields:
-        The :class:`Clipping`: what is clipped, and how much has been.
+        The :class:`Clipping`: the ``model`` to run, what is clipped, and how much has been.
 
     Raises:
         NothingToClip: there is no activation to clip.
@@ -91,23 +95,23 @@ def clip_gradients(
     inner = model.model if isinstance(model, QuestionModel) else model
     inside = None if layers is None else _found_layers(model, inner, [layers] if isinstance(layers, str) else layers)
     if rule is None:
-        yield Clipping("none")
+        yield Clipping("none", Replica(model).module)
         return
     check_visible(inner)
     inputs = forward_arguments(reference_inputs)
     if not batch_size(inputs):
         raise ValueError("the reference holds no inputs; give a tensor [B, ...] with B of at least 1")
-    with without_checkpointing(model):
-        reference = ReferencePass(inner, rule, inside)
-        reference.run(model, (*inputs, *forward_arguments(additional_forward_args)))
-        clipping = Clipping(mode, reference.records())
-        passes = ClippedPasses(reference, clipping)
-        with passes, passes.during(inner):
-            yield clipping
+    copy = Replica(model)
+    reference = ReferencePass(copy.of(inner), rule, inside)
+    reference.run(copy.module, (*inputs, *forward_arguments(additional_forward_args)))
+    copy = Replica(model)
+    clipping = Clipping(mode, copy.module, reference.records())
+    ClippedPasses(reference, clipping).watch(copy.of(inner))
+    yield clipping
     if not clipping.gradient_entries:
         warnings.warn(
-            "no gradient came by a clipped activation: inside the block, call the model itself (not its forward) "
-            "on inputs that require grad, and take the gradient there",
+            "no gradient came by a clipped activation: inside the block, run clipping.model (not the model itself) on "
+            "inputs that require grad, and take the gradient there",
             NothingClipped,
             stacklevel=3,
         )

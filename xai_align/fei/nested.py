@@ -26,6 +26,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from xai_align._tools.thread_state import restores_thread_state
 from xai_align.choices import check_choice
 from xai_align.evaluation.series import removed_count
 from xai_align.fei.clipped_gradient import ClippedAnswers, clipped_answers, composite
@@ -53,6 +54,7 @@ _SCHEDULES: dict[str, Callable[[float, int], float]] = {
 }
 
 
+@restores_thread_state
 def nested_masks(
     model: nn.Module,
     inputs: Tensor,
@@ -74,6 +76,7 @@ def nested_masks(
     seed: int = 0,
     additional_forward_args: Any = None,
     progress: Callable[[int], None] | None = None,
+    warn: bool = True,
 ) -> OptimisedMasks:
     """Masks for images, optimised as FEI's released code does (defaults: of its ``explain``).
 
@@ -81,7 +84,7 @@ def nested_masks(
     colours are its own and nothing can be ranked; a warning says that all is tied.
 
     Args:
-        model: gives logits ``[N, ...]``; in eval mode. It is frozen inside and as before afterwards.
+        model: gives logits ``[N, ...]``; in eval mode. A copy of it is run.
         inputs: images ``[N, C, H, W]``.
         questions: one for each image.
         quantiles: the shares ``p_k``, strictly increasing in (0, 1).
@@ -106,6 +109,7 @@ def nested_masks(
         additional_forward_args: further arguments of the model; tensors of the batch's length go along
             with the composites.
         progress: is called with 1 after each step.
+        warn: whether to warn of what a record of these images shows.
 
     Returns:
         The masks. ``losses[:, k * n_iter + t]`` is ``L`` of quantile ``k`` before step ``t``, area term and all.
@@ -149,6 +153,7 @@ def nested_masks(
         clipped=asked.clipped,
         passes=len(p) * n_iter * len(signs),
         notes=[r.note],
+        warn=warn,
     )
 
 

@@ -64,6 +64,7 @@ def optimised_masks(
     clipped: Iterable[str],
     passes: int,
     notes: Iterable[str] = (),
+    warn: bool = True,
 ) -> OptimisedMasks:
     """The record of maps ``[N, H, W]`` and masks ``[N, K, H, W]``; warns where areas were missed or ties are many.
 
@@ -73,8 +74,9 @@ def optimised_masks(
     # level sets of NaN are zeros, so the maps are looked at, too
     _check_finite(attribution, masks, losses)
     areas = masks.flatten(2).mean(2)
-    _warn_of_missed_areas(areas, quantiles)
-    warn_of_ties(rank(attribution))
+    if warn:
+        _warn_of_missed_areas(areas, quantiles)
+        warn_of_ties(rank(attribution))
     return OptimisedMasks(
         attribution=attribution,
         masks=masks,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from xai_align._tools.thread_state import restores_thread_state
 from xai_align.choices import check_choice
-from xai_align.evaluation.ranking import TieWarning
 from xai_align.fei.curve import curve_masks
 from xai_align.fei.nested import nested_masks
-from xai_align.fei.optimised import AreaMissed, OptimisedMasks, optimised_masks
+from xai_align.fei.optimised import OptimisedMasks, optimised_masks
 from xai_align.fei.pieces import asked_pieces, check_options, seeded
 
 Solve = Callable[..., OptimisedMasks]
@@ -25,6 +24,7 @@ Solve = Callable[..., OptimisedMasks]
 _SOLVERS: dict[str, Solve] = {"curve": curve_masks, "nested": nested_masks}
 
 
+@restores_thread_state
 def optimize_masks(
     model: nn.Module,
     inputs: Tensor,
@@ -91,8 +91,18 @@ def optimize_masks(
     records = []
     with _progress(solve, options, len(pieces), show_progress) as progress:
         for piece in pieces:
-            with piece.counted(), _quiet_about_examples(len(pieces)):
-                records.append(solve(network, piece.inputs, piece.questions, progress=progress, **piece.options))
+            with piece.counted():
+                records.append(
+                    solve(
+                        network,
+                        piece.inputs,
+                        piece.questions,
+                        progress=progress,
+                        # what is said about examples of a piece is said of all of them together, when they are joined
+                        warn=len(pieces) == 1,
+                        **piece.options,
+                    )
+                )
     return records[0] if len(records) == 1 else _joined(records)
 
 
@@ -119,15 +129,6 @@ def _joined(records: Sequence[OptimisedMasks]) -> OptimisedMasks:
     )
     losses = [pad(record.losses, (0, max(steps) - record.losses.shape[1]), value=torch.nan) for record in records]
     return replace(whole, losses=torch.cat(losses))
-
-
-@contextmanager
-def _quiet_about_examples(pieces: int) -> Iterator[None]:
-    """What is said about examples of a piece is said of all of them together, when they are joined."""
-    with warnings.catch_warnings():
-        for category in (AreaMissed, TieWarning) if pieces > 1 else ():
-            warnings.simplefilter("ignore", category)
-        yield
 
 
 @contextmanager

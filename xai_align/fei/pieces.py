@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from xai_align.fei.clipped_gradient import check_images
 from xai_align.fei.optimised import check_count
-from xai_align.model_state import unchanged_rng
 from xai_align.pinet.input_checks import check_logits, check_model, forward_arguments
 from xai_align.pinet.unwrapping import unwrapped
 from xai_align.plugin_loading import did_you_mean
@@ -23,7 +22,7 @@ from xai_align.question import Question, QuestionModel, as_questions
 #: five times), and the pass back needs all activations: more would fill the memory before it made anything quicker.
 AT_ONCE = 8
 #: What a solver is given by position, or by the call and not by its options.
-_GIVEN = frozenset(("model", "inputs", "questions", "additional_forward_args", "progress"))
+_GIVEN = frozenset(("model", "inputs", "questions", "additional_forward_args", "progress", "warn"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +137,7 @@ def seeded(options: Mapping[str, Any], generator: torch.Generator | None) -> dic
 
 def _predicted(network: nn.Module, inputs: Tensor, extra: tuple[Any, ...]) -> list[Question]:
     """Why the class with the largest logit? An output of one entry needs no class."""
-    with torch.no_grad(), unchanged_rng():
+    with torch.no_grad():
         logits = check_logits(network(inputs, *extra))
     if logits[0].numel() == 1:
         return [Question(((0,) * (logits.dim() - 1),))] * len(inputs)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from xai_align._tools.replica import Replica
 from xai_align.plugins import stages
 from xai_align.question import QuestionModel
 
@@ -37,16 +38,11 @@ def last_at_each_resolution(
         if isinstance(out, Tensor) and out.dim() == 4 and out.shape[2:] not in (inputs.shape[2:], (1, 1)):
             last.setdefault(tuple(out.shape[2:]), []).append(name)
 
-    handles = [
-        module.register_forward_hook(lambda module, args, out, name=name: note(name, out))
-        for name, module in model.named_modules()
-        if name
-    ]
-    try:
-        with torch.no_grad():
-            model(inputs, *additional_forward_args)
-    finally:
-        for handle in handles:
-            handle.remove()
+    copy = Replica(model).module
+    for name, module in copy.named_modules():
+        if name:
+            module.register_forward_hook(lambda module, args, out, name=name: note(name, out))
+    with torch.no_grad():
+        copy(inputs, *additional_forward_args)
     once = [[name for name in names if runs[name] == 1] for names in last.values()]
     return tuple(names[-1] for names in once if names)

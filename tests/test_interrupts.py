@@ -1,0 +1,156 @@
+"""An interrupt at any moment leaves the thread, the process and the model as they were."""
+
+from __future__ import annotations
+
+import gc
+import random
+import signal
+import threading
+import time
+
+import pytest
+import torch
+
+from benchmarks.all_methods import all_methods, is_same
+from benchmarks.interrupts import interrupted, leftovers
+from xai_align._tools.thread_state import ThreadState, restores_thread_state
+from xai_align.testing.networks import TinyNetwork, fixed_images
+from xai_align.testing.traces import differences, snapshot
+
+METHODS = all_methods()
+IMAGES = fixed_images(2)
+TIMES = 30
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),
+    pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there is no timer"),
+]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_interrupts_leave_nothing(name):
+    model, draw = TinyNetwork(), random.Random(name)
+    METHODS[name](model, IMAGES)
+    start = time.perf_counter()
+    expected = METHODS[name](model, IMAGES)
+    seconds, before, count = time.perf_counter() - start, snapshot(model), 0
+    for _ in range(TIMES):
+        error = interrupted(lambda: METHODS[name](model, IMAGES), draw.uniform(0, seconds))
+        count += error is not None
+        assert leftovers() == []
+        del error  # what its traceback held is closed now
+        assert leftovers() == []
+    assert count > TIMES / 4
+    gc.collect()
+    assert differences(before, snapshot(model)) == []
+    assert is_same(METHODS[name](model, IMAGES), expected)
+    found = []  # in another thread: no lock is held any more
+    other = threading.Thread(target=lambda: found.append(METHODS[name](model, IMAGES)), daemon=True)
+    other.start()
+    other.join(30)
+    assert is_same(found[0], expected)
+
+
+class Mode(torch.overrides.TorchFunctionMode):
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        return func(*args, **(kwargs or {}))
+
+
+def test_every_kind_of_state_is_put_back():
+    before = ThreadState.now()
+
+    @restores_thread_state
+    def interrupted_work():
+        Mode().__enter__()
+        torch.autograd.graph.save_on_cpu().__enter__()
+        torch._C._functorch._vmap_increment_nesting(3, "error")
+        torch.set_grad_enabled(False)
+        torch.autocast("cpu", torch.float16).__enter__()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted_work()
+    assert ThreadState.now() == before
+    assert leftovers() == []
+
+
+def test_a_mode_that_was_off_for_a_moment_is_put_back_on():
+    """PyTorch takes a mode off while it handles an operation; the caller's own would be lost."""
+
+    @restores_thread_state
+    def interrupted_work():
+        torch._C._pop_torch_function_stack()
+        raise KeyboardInterrupt
+
+    with Mode() as mode:
+        with pytest.raises(KeyboardInterrupt):
+            interrupted_work()
+        assert ThreadState.now().function_modes == (mode,)
+
+
+def test_an_interrupt_is_not_hidden_by_an_error_on_its_way_out():
+    @restores_thread_state
+    def interrupted_work():
+        with Mode():
+            torch._C._pop_torch_function_stack()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted_work()
+
+
+def test_what_was_suspended_is_closed_before_the_state_is_put_back():
+    """A generator behind a ``with`` block would switch gradients off when its traceback is dropped."""
+
+    def suspended():
+        with torch.enable_grad():
+            yield
+
+    @restores_thread_state
+    def interrupted_work():
+        kept = suspended()
+        next(kept)
+        raise KeyboardInterrupt
+
+    torch.set_grad_enabled(False)
+    try:
+        with pytest.raises(KeyboardInterrupt) as error:
+            interrupted_work()
+        torch.set_grad_enabled(True)
+        del error
+        gc.collect()
+        assert torch.is_grad_enabled()
+    finally:
+        torch.set_grad_enabled(True)
+
+
+def test_frames_of_ordinary_errors_are_kept_for_debuggers():
+    @restores_thread_state
+    def failing():
+        value = 17
+        raise ValueError(value)
+
+    with pytest.raises(ValueError, match="17") as error:
+        failing()
+    assert error.traceback[-1].frame.f_locals["value"] == 17
+
+
+def test_frames_of_what_the_caller_was_handling_are_kept():
+    def user():
+        value = 17
+        raise KeyboardInterrupt(value)
+
+    @restores_thread_state
+    def failing():
+        raise ValueError(17)
+
+    def both():
+        try:
+            user()
+        finally:
+            with pytest.raises(ValueError, match="17"):
+                failing()
+
+    with pytest.raises(KeyboardInterrupt) as handled:
+        both()
+    assert handled.traceback[-1].frame.f_locals["value"] == 17
