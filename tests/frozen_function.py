@@ -61,6 +61,7 @@ def decompose(function: Callable[..., Any], inputs: list[Tensor], **manner: bool
             if dependent
             else [torch.zeros_like(x) for x in inputs]
         )
+    zeros = [torch.zeros_like(x) for x in inputs]
     with gates.replay():
-        at_zero = function(*[torch.zeros_like(x) for x in inputs])
+        at_zero = function(*zeros)
     return Decomposed(value.detach(), betas, projected(at_zero).detach(), dependent, _floating(result))

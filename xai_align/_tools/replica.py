@@ -108,8 +108,7 @@ class Replica:
         if kind in _ATOMIC:
             return found
         if isinstance(found, Tensor):
-            known = self._copies.get(id(found))
-            return known if known is not None else self._alias(found) if self._is_changed(found) else found
+            return self._copied_tensor(found, clone=True)
         if isinstance(found, nn.Module):
             return self.of(found)
         if kind is list or kind is set:

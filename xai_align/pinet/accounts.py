@@ -24,7 +24,7 @@ from xai_align.pinet import (
     recurrent_rules,
     selection_rules,
 )
-from xai_align.pinet.frozen_gates import CutOff, FrozenGates, SharedViews
+from xai_align.pinet.frozen_gates import CutOff, FrozenGates, SharedViews, is_foreign, latest_node
 from xai_align.pinet.input_checks import check_logits
 from xai_align.pinet.placed_biases import BiasesApart
 from xai_align.pinet.rounding import answer_of, example_sums, misses, total_of, wide
@@ -93,6 +93,7 @@ class Account:
         cut_off: evidence that the network took out of the gradient's reach.
         manner: how the pass was recorded.
         operations: how many operations were recorded, which the rounding error grows with.
+        blind: whether the replay could not see if the network knows more of its input than the space tells.
         coarsest: a half precision that the network itself computes in on the way, which bounds what can be checked.
     """
 
@@ -108,6 +109,7 @@ class Account:
     manner: Manner = Manner()
     operations: int = 1
     coarsest: torch.dtype | None = None
+    blind: bool = False
 
 
 @dataclass
@@ -197,7 +199,7 @@ def _accounts_by(
     found = record(gates, route, spaces, questions, biases, copied=manner.copied)
     operations, cut_off = gates.operations, gates.cut_off
     biases.start_replay(found.first)
-    at_zero, values = replay_from_zero(gates, route, found.first, [found.first])
+    at_zero, values, blind = replay_from_zero(gates, route, found.first, [found.first])
     origin = answer_of(found.weights, at_zero)
     accounts = []
     for number in range(len(spaces)):
@@ -206,9 +208,8 @@ def _accounts_by(
         still = [_contribution(z, beta) for z, beta in zip(values[number], found.beta[number], strict=True)]
         bias = origin if number == found.first else origin - total_of(still).to(origin)
         account = account_of(found.logits, found.weights, found.rest, contributions, bias, biases.of(number))
-        accounts.append(
-            replace(account, cut_off=cut_off, manner=manner, operations=operations, coarsest=gates.coarsest)
-        )
+        of_pass: dict[str, Any] = {"manner": manner, "operations": operations, "coarsest": gates.coarsest}
+        accounts.append(replace(account, cut_off=cut_off, blind=blind, **of_pass))
     return accounts
 
 
@@ -235,7 +236,7 @@ def account_beside(
         found = record(gates, route, spaces, questions, biases, apart=True, copied=manner.copied)
         operations, cut_off = gates.operations, gates.cut_off
         biases.start_replay(last)
-        at_zero, _ = replay_from_zero(gates, route, 0, range(len(spaces)))
+        at_zero, *_ = replay_from_zero(gates, route, 0, range(len(spaces)))
     except RuntimeError as error:
         return account_beside(model, route, spaces, questions, rules, biases.anew(), manner=manner.after(error))
     finally:
@@ -278,15 +279,17 @@ def record(
         with gates.paused(), torch.inference_mode(False), torch.enable_grad():
             biases.pass_space(number, spaces[number], values)
             order.append(number)
-            tied = values.requires_grad and not values.is_leaf and not apart
+            tied = values.requires_grad and not is_foreign(values, gates.since) and not apart
             z[number].append(values if tied else _leaf(values))
             return z[number][-1].clone()  # the network may write into it
 
+    given = route.given()
     with torch.enable_grad():
+        gates.since = latest_node()
         with torch.autograd.graph.saved_tensors_hooks(_copy, _as_saved) if copied else nullcontext(), gates:
-            output = route.run(alive)
+            output = route.run(alive, given)
         logits = check_logits(output)
-        if not logits.requires_grad:
+        if not logits.requires_grad or is_foreign(logits, gates.since):
             raise NothingFlows
         for parts in z:
             _check_batch(parts, logits)
@@ -306,11 +309,11 @@ def record(
 
 def replay_from_zero(
     gates: FrozenGates, route: Route, first: int, emptied: Sequence[int]
-) -> tuple[Tensor, list[list[Tensor]]]:
-    """The logits with the gates held and the spaces of these numbers at zero, and what every space held then.
+) -> tuple[Tensor, list[list[Tensor]], bool]:
+    """The logits with the gates held and these spaces at zero, what every space held then, and whether it was blind.
 
     What lies before the first space is run on inputs of zeros: if the network knows more of its input than the space
-    tells, the sum will miss the answer.
+    tells, the sum will miss the answer. A network that refuses zeros is run on its own inputs, blind to that.
     """
     attempts = (True, False) if route.has_zero_inputs else (False,)
     for zeros in attempts:
@@ -324,10 +327,11 @@ def replay_from_zero(
                 values[number].append(z)
                 return z.clone()
 
+        given = route.given(zeros=zeros)
         try:
             with gates.replay(departed=False):
-                output = route.run(put, zeros=zeros)
-            return check_logits(output).detach(), values
+                output = route.run(put, given)
+            return check_logits(output).detach(), values, not zeros and route.has_zero_inputs
         except Exception:
             if not zeros:  # a network may refuse zeros, but not the inputs that were recorded
                 raise
@@ -380,8 +384,10 @@ def _dead_end(
         with gates.paused(), torch.inference_mode(False), torch.enable_grad():
             return values.detach().clone().requires_grad_().clone() if which == number else values
 
+    given = route.given()
+    gates.since = latest_node()
     with torch.enable_grad(), gates:
-        route.run(alive)
+        route.run(alive, given)
     layer = space.layer
     stopped = gates.last_stop
     cut = gates.cut_off

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.hooks import RemovableHandle
 
 from xai_align.pinet.frozen_gates import FrozenGates, detached, never
 from xai_align.pinet.rule_registry import Rule, find_operation, register_rule
@@ -23,9 +25,16 @@ DECISIONS = """
     bitwise_and bitwise_or bitwise_xor __contains__ __bool__ __nonzero__ __int__ __long__ __index__ bool int long short
     byte char _nested_tensor_from_mask_left_aligned
 """
+#: New tensors, with the shape, dtype or device of what they are given and none of its values.
+NEW_TENSORS = """
+    zeros_like ones_like empty_like rand_like randn_like randint_like new_zeros new_ones new_empty new_empty_strided
+"""
+#: New tensors whose values may be given as tensors.
+FILLED_TENSORS = "full full_like new_full arange linspace logspace range scalar_tensor new_tensor new"
 #: Values that leave the graph although they have a derivative.
 READINGS = """
-    detach data item tolist numpy asarray tensor __array__ __float__ __complex__ detach_copy __deepcopy__
+    detach data item tolist numpy tensor __array__ __float__ __complex__ __format__ __repr__ detach_copy __deepcopy__
+    untyped_storage storage
 """
 
 
@@ -52,6 +61,27 @@ def reading(gates: FrozenGates, func: Function, *args: Any, **kwargs: Any) -> An
     return value
 
 
+@register_rule(*NEW_TENSORS.split())
+def new_tensor(gates: FrozenGates, func: Function, *args: Any, **kwargs: Any) -> Any:
+    """Run as it is: nothing of the values is looked at."""
+    return func(*args, **kwargs)
+
+
+@register_rule(*FILLED_TENSORS.split())
+def filled_tensor(gates: FrozenGates, func: Function, *args: Any, **kwargs: Any) -> Any:
+    """:func:`reading` of the values that are to be in the new tensor; what lends only its shape is of no matter."""
+    shape_only = find_operation(func).name in ("full_like", "new_full", "new_tensor", "new")
+    if gates.depends(args[1:] if shape_only else args, kwargs):
+        return reading(gates, func, *args, **kwargs)
+    return func(*args, **kwargs)
+
+
+@register_rule("as_tensor", "asarray")
+def as_tensor(gates: FrozenGates, func: Function, data: Any, *args: Any, **kwargs: Any) -> Any:
+    """A tensor as it is; of a list of tensors the numbers are read, which cuts them off."""
+    return (cast if isinstance(data, Tensor) else reading)(gates, func, data, *args, **kwargs)
+
+
 @register_rule("detach_")
 def detaching(gates: FrozenGates, func: Function, x: Tensor) -> Tensor:
     """``x.detach_()``: ``x`` itself becomes a constant."""
@@ -62,6 +92,12 @@ def detaching(gates: FrozenGates, func: Function, x: Tensor) -> Tensor:
         return func(x)
     x.data = value
     return x
+
+
+@register_rule("register_hook", "retain_grad", "register_post_accumulate_grad_hook")
+def gradient_hook(gates: FrozenGates, func: Function, *args: Any, **kwargs: Any) -> Any:
+    """Nothing: the gradients of a readout are not the network's."""
+    return RemovableHandle(OrderedDict()) if func is not Tensor.retain_grad else None
 
 
 @register_rule("requires_grad", "is_leaf")
@@ -79,13 +115,20 @@ def cast(gates: FrozenGates, func: Function, *args: Any, **kwargs: Any) -> Any:
     return gates.keep(lambda: value)
 
 
-for _rule in (decision, reading, detaching, graph_flag):
+for _rule in (decision, reading, detaching, graph_flag, gradient_hook, new_tensor, filled_tensor):
     _rule.is_constant = True  # type: ignore[attr-defined]
 
 
 def constant_kind(rule: Rule | None) -> str | None:
     """Return "decision" or "reading" for rules that give constants, None for others."""
-    return {decision: "decision", reading: "reading", detaching: "reading"}.get(rule)  # type: ignore[arg-type]
+    kinds: dict[Rule | None, str] = {
+        decision: "decision",
+        new_tensor: "decision",
+        graph_flag: "decision",
+        gradient_hook: "decision",
+    }
+    kinds |= dict.fromkeys((reading, detaching, filled_tensor), "reading")
+    return kinds.get(rule)
 
 
 def _name(func: Function) -> str:

@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_map
 
 from xai_align._tools.logits import select_logits
 from xai_align._tools.replica import Replica
+from xai_align.pinet.head_probe import signature
 from xai_align.pinet.routes import find_layer
 
 _known: WeakKeyDictionary[nn.Module, dict[tuple[Any, ...], bool]] = WeakKeyDictionary()
@@ -40,7 +41,7 @@ def is_cut(model: nn.Module, layers: str | tuple[str, ...], inputs: Sequence[Any
     """
     names = (layers,) if isinstance(layers, str) else tuple(layers)
     known = _known.setdefault(model, {})
-    key = (names, tuple((tuple(x.shape[1:]), x.dtype) for x in inputs if isinstance(x, Tensor)))
+    key = (signature(model), names, tuple((tuple(x.shape[1:]), x.dtype) for x in inputs if isinstance(x, Tensor)))
     if key not in known:
         known[key] = _measured(model, names, inputs, extra)
     return known[key]

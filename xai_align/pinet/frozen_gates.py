@@ -19,6 +19,7 @@ repeats the recorded answers.
 from __future__ import annotations
 
 import inspect
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -130,6 +131,9 @@ class FrozenGates(TorchFunctionMode):
         self._aliased: set[int] = set()
         self._inference = False
         self._paused = False
+        self._parameter_memory: set[int] | None = None
+        #: Nodes of the running thread's graphs with lower numbers are older than the recording.
+        self.since = 0
 
     def use(self, rules: Mapping[Any, Rule]) -> None:
         """Put these rules, by function, before the registered ones."""
@@ -158,9 +162,11 @@ class FrozenGates(TorchFunctionMode):
         rule = self._rules.get(operation.compute, operation.rule) if self._rules else operation.rule
         self.operations += 1
         if self.recording:
-            alive, foreign = look_at(args, kwargs)
+            alive, foreign = look_at(args, kwargs, self.since)
             if foreign:
-                args, kwargs = tree_map(_without_foreign_gradient, (args, kwargs))
+                args, kwargs = tree_map(self._without_foreign_gradient, (args, kwargs))
+            if operation.name in _RANDOM:
+                draws.drew = True
         else:
             alive = True  # what a linear operation is given doesn't matter, for others the mark says it
         # a region without gradients
@@ -192,7 +198,7 @@ class FrozenGates(TorchFunctionMode):
 
     def depends(self, *arguments: Any) -> bool:
         """Return whether a tensor in these (nested) arguments depends on ``z``; replaying, the recorded answer."""
-        return self.recall(lambda: look_at(arguments, {})[0])
+        return self.recall(lambda: look_at(arguments, {}, self.since)[0])
 
     def recall(self, decide: Callable[[], bool]) -> bool:
         """Return ``decide()`` when recording, and the same answer when replaying."""
@@ -335,11 +341,28 @@ class FrozenGates(TorchFunctionMode):
     def _check_write(self, written: Sequence[Any], *, constant: bool) -> None:
         for tensor in written:
             self.about_to_write(tensor)
+            if isinstance(tensor, Tensor) and _storage(tensor) in self._memory_of_parameters():
+                raise ValueError(
+                    f"{_by(*self._running_module())} writes into a parameter while it computes its output, so the "
+                    "network is another one at every call; a readout would change your model: compute the weight anew "
+                    "in forward instead"
+                )
             if constant and self._aliased and isinstance(tensor, Tensor) and _storage(tensor) in self._aliased:
                 raise ValueError(
                     f"{_by(*self._running_module())} writes through .detach(), .data or a view made under no_grad into "
                     "a tensor that depends on the feature space, which no gradient sees; write into the tensor itself"
                 )
+
+    def _memory_of_parameters(self) -> set[int]:
+        if self._parameter_memory is None:
+            parameters = self._model.parameters() if self._model is not None else ()
+            self._parameter_memory = {_storage(parameter) for parameter in parameters} - {0}
+        return self._parameter_memory
+
+    def _without_foreign_gradient(self, value: Any) -> Any:
+        if isinstance(value, Tensor) and value.requires_grad and is_foreign(value, self.since):
+            return value.detach()
+        return value
 
     # ---------------------------------------------------------------- marks
 
@@ -413,6 +436,15 @@ def separate_views(name: str, x: Tensor, *args: Any, **kwargs: Any) -> Any:
     return type(parts)(x.as_strided(part.shape, part.stride(), part.storage_offset()) for part in parts)
 
 
+#: Whether the running thread's readout met a function that draws random numbers.
+draws = threading.local()
+_RANDOM = frozenset(
+    """
+    rand randn randint randperm rand_like randn_like randint_like normal bernoulli multinomial poisson binomial uniform
+    exponential geometric cauchy log_normal random dropout alpha_dropout feature_dropout feature_alpha_dropout
+    native_dropout rrelu gumbel_softmax dropout1d dropout2d dropout3d
+    """.split()
+)
 _SEVERAL_VIEWS = frozenset("unbind chunk split split_with_sizes tensor_split hsplit vsplit dsplit".split())
 _DID = {
     "detach": "detaches its input",
@@ -427,31 +459,42 @@ def _by(where: str, kind: str) -> str:
     return f"module '{where}' ({kind})" if where else kind
 
 
-def look_at(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[bool, bool]:
-    """Whether a tensor depends on ``z``, and whether one requires a gradient that is not of ours."""
+def look_at(args: Sequence[Any], kwargs: Mapping[str, Any], since: int = 0) -> tuple[bool, bool]:
+    """Whether a tensor depends on ``z``, and whether one requires a gradient that is not of ours.
+
+    Foreign are leaves, which are parameters reached without their module, and tensors whose graph is older than the
+    recording (``since``), which were made of parameters before.
+    """
     alive = foreign = False
     for value in args:
         if isinstance(value, Tensor):
             if value.requires_grad:
-                if value.is_leaf:
+                if is_foreign(value, since):
                     foreign = True
                 else:
                     alive = True
         elif isinstance(value, list | tuple):
-            inner_alive, inner_foreign = look_at(value, {})
+            inner_alive, inner_foreign = look_at(value, {}, since)
             alive, foreign = alive or inner_alive, foreign or inner_foreign
         elif isinstance(value, dict):
-            inner_alive, inner_foreign = look_at((), value)
+            inner_alive, inner_foreign = look_at((), value, since)
             alive, foreign = alive or inner_alive, foreign or inner_foreign
     if kwargs:
-        inner_alive, inner_foreign = look_at(tuple(kwargs.values()), {})
+        inner_alive, inner_foreign = look_at(tuple(kwargs.values()), {}, since)
         alive, foreign = alive or inner_alive, foreign or inner_foreign
     return alive, foreign
 
 
-def _without_foreign_gradient(value: Any) -> Any:
-    """A leaf that requires grad is none of ours: a parameter that is reached without its module."""
-    return value.detach() if isinstance(value, Tensor) and value.requires_grad and value.is_leaf else value
+def is_foreign(tensor: Tensor, since: int) -> bool:
+    """Whether a tensor that requires grad does so for another reason than ``z``."""
+    if tensor.is_leaf:
+        return True
+    return since > 0 and tensor.grad_fn._sequence_nr() < since  # type: ignore[union-attr]
+
+
+def latest_node() -> int:
+    """The number of a node of the running thread's graphs that is made now; later ones have higher numbers."""
+    return torch.ones((), requires_grad=True).clone().grad_fn._sequence_nr()  # type: ignore[union-attr]
 
 
 def _usable(value: Any) -> Any:

@@ -151,7 +151,7 @@ offset_activation.into = _offset_activation_into  # type: ignore[attr-defined]
 
 @register_rule("clamp", "clamp_min", "clamp_max")
 def bounded(gates: FrozenGates, func: Function, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """An activation between constant bounds; between bounds that depend on ``z``, the one of the three that is taken."""
+    """An activation between constant bounds; if they depend on ``z``, the one of the three that is taken."""
     if not gates.depends(*args, *kwargs.values()):
         return offset_activation(gates, func, x, *args, **kwargs)
     low, high = _bounds(func, *args, **kwargs)

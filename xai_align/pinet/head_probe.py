@@ -49,10 +49,10 @@ def probe_head(model: nn.Module, space: FeatureSpace, z: Any, original: FeatureS
     """
     if space.split is None:
         return Verdict(affine=False, averages_positions=False)
-    signature = _signature(model)
+    state = signature(model)
     known = _verdicts.get(model)
-    if known is None or known[0] != signature:
-        known = _verdicts[model] = (signature, {})
+    if known is None or known[0] != state:
+        known = _verdicts[model] = (state, {})
     head = (original if original is not None and original.split else space).split.head  # type: ignore[union-attr]
     key = (space.layer, _code_of(head), tuple((leaf.shape[1:], leaf.dtype) for leaf in tree_leaves(z)))
     if key not in known[1]:
@@ -100,7 +100,8 @@ def _tolerance(z: Any) -> float:
     return max(TOLERANCE.get(leaf.dtype, 1e-4) for leaf in tree_leaves(z))
 
 
-def _signature(model: nn.Module) -> int:
+def signature(model: nn.Module) -> int:
+    """Return a number that changes with the state of the model's parameters."""
     parameters = parameters_of(model)
     try:
         versions = [parameter._version for parameter in parameters]

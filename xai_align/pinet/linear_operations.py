@@ -20,8 +20,8 @@ SHAPES = """
     repeat_interleave narrow select select_copy slice slice_scatter select_scatter diagonal diag diag_embed unbind
     split split_with_sizes chunk tensor_split hsplit vsplit dsplit broadcast_tensors atleast_1d atleast_2d atleast_3d
     as_strided unfold meshgrid block_diag view_as_real view_as_complex real imag complex to_dense requires_grad_
-    requires_grad.__set__ retain_grad pin_memory cuda cpu channel_shuffle native_channel_shuffle conj conj_physical
-    resolve_conj resolve_neg as_tensor rename rename_ refine_names align_to align_as diagflat diagonal_scatter
+    requires_grad.__set__ pin_memory cuda cpu channel_shuffle native_channel_shuffle conj conj_physical
+    resolve_conj resolve_neg rename rename_ refine_names align_to align_as diagflat diagonal_scatter
     narrow_copy combinations cartesian_prod linalg_diagonal alias_copy as_strided_copy
     diagonal_copy expand_copy permute_copy slice_copy split_copy split_with_sizes_copy squeeze_copy t_copy
     transpose_copy unbind_copy unfold_copy unsqueeze_copy view_as_complex_copy view_as_real_copy
@@ -46,11 +46,10 @@ METADATA = """
     shape size dim ndim ndimension dtype device numel nelement element_size stride storage_offset is_contiguous layout
     grad grad_fn names is_cuda is_cpu is_mps is_xpu is_meta is_sparse is_quantized is_complex
     is_floating_point is_signed is_same_size is_inference is_nested itemsize nbytes data_ptr _version get_device
-    __len__ output_nr untyped_storage storage_type has_names is_mkldnn is_ipu is_xla is_vulkan is_neg is_conj
+    __len__ output_nr storage_type has_names is_mkldnn is_ipu is_xla is_vulkan is_neg is_conj
     is_maia is_mtia is_sparse_csr is_coalesced is_distributed is_set_to sparse_dim dense_dim name volatile
-    zeros_like ones_like empty_like full_like rand_like randn_like randint_like new_zeros new_ones new_empty new_full
-    new_tensor new_empty_strided result_type is_tensor _is_view _base is_pinned is_shared dim_order __format__
-    __repr__ __hash__ register_hook broadcast_shapes can_cast get_autocast_dtype is_autocast_enabled retains_grad
+    result_type is_tensor _is_view _base is_pinned is_shared dim_order
+    __hash__ broadcast_shapes can_cast get_autocast_dtype is_autocast_enabled retains_grad
     _backward_hooks _cdata _grad _grad_fn _post_accumulate_grad_hooks grad_dtype const_data_ptr __dlpack_device__
     _assert _assert_tensor_metadata _assert_async record_stream
 """

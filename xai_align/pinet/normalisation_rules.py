@@ -51,7 +51,9 @@ def layer_norm(
     if gates.recall(lambda: look_at((weight, bias), {})[0] or x.dtype in LOW_PRECISION):
         return _affine(gates, _standardised(gates, x, dims, eps), weight, bias)
     if not gates.recording:
-        return _affine(gates, (x - x.mean(dims, keepdim=True)) * gates.keep(never), weight, bias)
+        value = (x - x.mean(dims, keepdim=True)) * gates.keep(never)
+        value = value if weight is None else value * weight
+        return value if bias is None else value + bias
     with torch.no_grad():
         value, _, scale = torch.native_layer_norm(x, list(normalized_shape), weight, bias, eps)
     gates.keep(lambda: scale)

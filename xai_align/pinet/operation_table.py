@@ -11,8 +11,8 @@ from xai_align.pinet.rule_registry import find_rule, linear
 
 __all__ = ["RULE_MODULES", "Kind", "classify"]
 
-#: "linear": run as it is. "ruled": rewritten. "constant": a decision, without derivative. "reading": evidence that is cut
-#: off, and counted. "refused": no rule; a readout raises ``UnknownOperation``.
+#: "linear": run as it is. "ruled": rewritten. "constant": a decision, without derivative. "reading": evidence that is
+#: cut off, and counted. "refused": no rule; a readout raises ``UnknownOperation``.
 Kind = Literal["linear", "ruled", "constant", "reading", "refused"]
 RULE_MODULES = accounts.RULES
 

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeGuard
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +27,7 @@ from xai_align.pinet.accounts import (
 from xai_align.pinet.cuts import is_cut
 from xai_align.pinet.frozen_gates import FrozenGates
 from xai_align.pinet.gamma_rule import gamma_rules
-from xai_align.pinet.head_probe import probe_head
+from xai_align.pinet.head_probe import probe_head, signature
 from xai_align.pinet.input_checks import check_logits
 from xai_align.pinet.placed_biases import BiasesApart, PlacedBiases
 from xai_align.pinet.places import Place
@@ -36,6 +37,9 @@ from xai_align.pinet.routes import Route, route_through
 from xai_align.pinet.rule_registry import Rule
 from xai_align.pinet.second_look_account import check_one_batch, second_look_account
 from xai_align.question import Question
+
+#: For which state of its parameters and shape of inputs a model's structural copy was seen to give its logits.
+_faithful: WeakKeyDictionary[nn.Module, tuple[Any, ...]] = WeakKeyDictionary()
 
 
 class CompletenessError(ArithmeticError):
@@ -96,6 +100,7 @@ def _decided_in_float64(
     request: Request, reading: Reading, found: list[tuple[Account, bool]]
 ) -> list[tuple[Account, bool]]:
     """The accounts as float64 has them, if rounding was what the sums missed the answers by."""
+    reading.check_copy()
     try:
         again = Reading(request, torch.float64, every=True, own=False)
         finer = again.accounts()
@@ -118,7 +123,7 @@ def _with_own_logits(request: Request, found: list[tuple[Account, bool]]) -> lis
         CompletenessError: they are not.
     """
     with torch.no_grad():
-        returned = request.model(*_cloned(request.inputs), *request.extra)
+        returned = request.model(*_cloned(request.inputs), *tree_map(_clone, tuple(request.extra)))
     own = check_logits(select_logits(returned, request.output)).detach()
     precision = own.dtype if own.dtype in LOW_PRECISION else torch.bfloat16
     for account, _ in found:
@@ -204,7 +209,11 @@ class Reading:
         self, space: FeatureSpace, account: Account, rules: Mapping[Any, Rule], new_biases: Callable[[], BiasesApart]
     ) -> Account:
         """The account as it is, or if evidence goes round the space, with a number for that."""
-        if space.layer == "input" or space.split is not None or bool(is_complete(account).all()):
+        if (
+            space.layer == "input"
+            or space.split is not None
+            or (bool(is_complete(account).all()) and not account.blind)
+        ):
             return account
         request = self.request
         if not any(x.is_floating_point() for x in self._inputs) or is_cut(
@@ -228,6 +237,28 @@ class Reading:
 
     # ---------------------------------------------------------------- the plain model
 
+    def check_copy(self) -> None:
+        """Raise if the structural copy is another function than the model it was made of.
+
+        Raises:
+            CompletenessError: it gives other logits on the same inputs in the same precision.
+        """
+        request = self.request
+        extra = tree_map(_clone, tuple(request.extra))
+        with torch.no_grad():
+            own, again, copied = (
+                wide(check_logits(select_logits(model(*_cloned(request.inputs), *extra), request.output)))
+                for model in (request.model, request.model, Replica(request.model).module)
+            )
+        if not torch.equal(own, again):
+            return  # random numbers; the other checks tell
+        if own.shape != copied.shape or bool(misses((own - copied).abs().max(), own.abs().max(), 64, torch.float32)):
+            raise CompletenessError(
+                "a structural copy of the model, on which readouts work, gives other logits than the model itself: its "
+                "forward pass looks modules or parameters up by identity or type, or keeps state between calls; make "
+                "it depend on its attributes alone"
+            )
+
     def _plain_logits(self) -> Tensor:
         """The logits that the model gives by itself in this precision: its own, or those of an untouched replica."""
         split = next(
@@ -240,13 +271,21 @@ class Reading:
                     returned, self._features[split] = run_and_take_features(
                         self._copy.module, self.spaces[split], _cloned(self._inputs), self._extra
                     )
+                self._check_copy_once()
             elif self._own:
-                returned = self.request.model(*_cloned(self._inputs), *self._extra)
+                returned = self.request.model(*_cloned(self._inputs), *tree_map(_clone, self._extra))
             else:
                 with self._full_precision():
                     copy = Replica(self.request.model, dtype=self._dtype, every=self._every)
-                    returned = copy.module(*_cloned(self._inputs), *self._extra)
+                    returned = copy.module(*_cloned(self._inputs), *tree_map(_clone, self._extra))
         return check_logits(select_logits(returned, self.request.output)).detach()
+
+    def _check_copy_once(self) -> None:
+        """:meth:`check_copy`, once for a state of the model's parameters and a shape of its inputs."""
+        key = (signature(self.request.model), tuple(x.shape[1:] for x in self.request.inputs))
+        if _faithful.get(self.request.model) != key:
+            self.check_copy()
+            _faithful[self.request.model] = key
 
     def _is_own_sum(self, number: int) -> bool:
         return accounts_for_itself(self._copy.module, self.request.places[number])
@@ -406,7 +445,11 @@ def run_and_take_features(
 
 def _cloned(inputs: Sequence[Any]) -> list[Any]:
     """Copies, since a forward pass may write into what it is given."""
-    return [x.clone() if isinstance(x, Tensor) else x for x in inputs]
+    return [_clone(x) for x in inputs]
+
+
+def _clone(x: Any) -> Any:
+    return x.clone() if isinstance(x, Tensor) else x
 
 
 def _sharing_a_pass(request: Request, spaces: Sequence[FeatureSpace]) -> list[list[int]]:

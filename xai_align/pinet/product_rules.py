@@ -238,7 +238,7 @@ def matrix_power(gates: FrozenGates, func: Function, x: Tensor, n: int) -> Tenso
 @register_rule("det", "linalg_det")
 def determinant(gates: FrozenGates, func: Function, x: Tensor) -> Tensor:
     """Of degree ``n`` in an ``n x n`` matrix."""
-    return euler(gates, func, x, x.shape[-1])
+    return euler(gates, func, x, x.shape[-1]) if x.shape[-1] else func(x)
 
 
 @register_rule("hypot")
@@ -249,13 +249,11 @@ def hypotenuse(gates: FrozenGates, func: Function, a: Tensor, b: Tensor) -> Tens
     return a * gates.keep(lambda: a / size) + b * gates.keep(lambda: b / size)
 
 
-@register_rule("quantile", "nanquantile", "nanmedian")
+@register_rule("quantile", "nanquantile")
 def piecewise_linear(gates: FrozenGates, func: Function, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """Of degree 1: the entries that are taken, their weights held."""
-    if find_operation(func).name == "nanmedian" and (args or kwargs):
-        from xai_align.pinet.selection_rules import ordered
-
-        return ordered(gates, func, x, *args, **kwargs)
+    if gates.depends(args, kwargs):
+        args, kwargs = gates.keep(lambda: (args, kwargs))
     return euler(gates, lambda x: func(x, *args, **kwargs), x, 1)
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from xai_align._tools.thread_state import restores_thread_state
-from xai_align.model_state import unchanged_rng
+from xai_align.pinet.frozen_gates import draws
 from xai_align.pinet.input_checks import check_inputs, check_model, explained_failures, forward_arguments
 from xai_align.pinet.mixture import MixedReadout, mixed
 from xai_align.pinet.passes import Request, image_size, read_places
@@ -97,7 +99,7 @@ def read_out(
     check_inputs(model, parts, at_input=any(space.layer == "input" for space in spaces))
     questions = (asked.questions_for if asked else as_questions)(question, len(parts[0]))
     extra = forward_arguments(additional_forward_args)
-    with unchanged_rng(), explained_failures(parts):
+    with _random_state_kept(), explained_failures(parts):
         found = read_places(Request(model, places, spaces, parts, extra, questions, output))
     several, size = isinstance(inputs, tuple), image_size(parts)
     readouts = [
@@ -105,3 +107,18 @@ def read_out(
         for (account, local), space in zip(found, spaces, strict=True)
     ]
     return readouts[0] if len(readouts) == 1 else mixed(readouts, shares)
+
+
+@contextmanager
+def _random_state_kept() -> Iterator[None]:
+    """Put back the random state if the network draws from it, and only then: other threads draw from it too."""
+    draws.drew = False
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    state, of_devices = torch.get_rng_state(), [torch.cuda.get_rng_state(device) for device in devices]
+    try:
+        yield
+    finally:
+        if draws.drew:
+            torch.set_rng_state(state)
+            for device, one in zip(devices, of_devices, strict=True):
+                torch.cuda.set_rng_state(one, device)

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from xai_align._tools.logits import select_logits
 from xai_align.hookspecs import FeatureSpace
@@ -42,15 +43,19 @@ class Route:
         """Whether the model can be run on zeros in place of its inputs: not where only a head runs."""
         return self.z is None
 
-    def run(self, put: Put, *, zeros: bool = False) -> Any:
-        """Compute the logits, on inputs of zeros if asked."""
-        return self.select(self.returned(put, zeros=zeros))
+    def given(self, *, zeros: bool = False) -> Sequence[Any]:
+        """Copies of the inputs, or zeros like them: the network may write into what it is given."""
+        if self.z is not None:
+            return self.inputs
+        return [torch.zeros_like(x) if zeros else x.clone() for x in self.inputs]
 
-    def returned(self, put: Put, *, zeros: bool = False) -> Any:
+    def run(self, put: Put, given: Sequence[Any] | None = None) -> Any:
+        """Compute the logits; prepare what is ``given`` before an interception is on."""
+        return self.select(self.returned(put, given))
+
+    def returned(self, put: Put, given: Sequence[Any] | None = None) -> Any:
         """What the model returns, its logits among it."""
-        # the network may write into what it is given
-        given = [(torch.zeros_like(x) if zeros else x.clone()) for x in self.inputs] if self.z is None else self.inputs
-        return self.forward(given, put)
+        return self.forward(self.given() if given is None else given, put)
 
 
 def route_through(
@@ -154,7 +159,7 @@ def _through_layers(
         return hook
 
     with _forward_hooks({module: put_in_place(*which) for module, which in layers.items()}):
-        logits = model(*inputs, *extra)
+        logits = model(*inputs, *(tree_map(_own_copy, one) for one in extra))
     for name, count in runs.items():
         if count == 0:
             raise ValueError(
@@ -185,6 +190,11 @@ def _placed(output: Any, place: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(output, dict):
         return type(output)({key: _placed(part, place) for key, part in output.items()})
     return output
+
+
+def _own_copy(value: Any) -> Any:
+    """A network may write into its further arguments too."""
+    return value.detach().clone() if isinstance(value, Tensor) else value
 
 
 def _is_floating(value: Any) -> bool:

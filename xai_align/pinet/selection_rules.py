@@ -10,6 +10,7 @@ from torch import Tensor
 
 from xai_align.pinet.constant_operations import decision
 from xai_align.pinet.frozen_gates import FrozenGates
+from xai_align.pinet.product_rules import euler
 from xai_align.pinet.rule_registry import find_operation, register_rule
 
 Function = Callable[..., Any]
@@ -76,15 +77,15 @@ def both_extremes(
     return torch.return_types.aminmax((low, high))
 
 
-@register_rule("topk", "sort", "msort", "kthvalue", "median", "mode", "cummax", "cummin")
+@register_rule("topk", "sort", "msort", "kthvalue", "median", "nanmedian", "mode", "cummax", "cummin")
 def ordered(gates: FrozenGates, func: Function, x: Tensor, *args: Any, **kwargs: Any) -> Any:
     """Values taken by indices that are held."""
     name = find_operation(func).name
     if name == "msort":
         return ordered(gates, torch.sort, x, dim=0).values
-    if name == "median" and not args and not kwargs:
+    if name in ("median", "nanmedian") and not args and not kwargs:
         flat = x.flatten()
-        return flat[gates.keep(lambda: flat.median(0).indices)]
+        return flat[gates.keep(lambda: func(flat, 0).indices)]
     found = gates.keep(lambda: tuple(func(x, *args, **kwargs)))
     place_of_dim = 1 if name in ("topk", "kthvalue") else 0
     dim = kwargs.get("dim", args[place_of_dim] if len(args) > place_of_dim else -1)
@@ -98,26 +99,20 @@ def ordered(gates: FrozenGates, func: Function, x: Tensor, *args: Any, **kwargs:
 def reduced_into(
     gates: FrozenGates, func: Function, x: Tensor, dim: int, index: Tensor, src: Tensor, reduce: str, **kwargs: Any
 ) -> Tensor:
-    """Sums and means as they are; the extremes of what is scattered have their places held.
-
-    Raises:
-        NotImplementedError: a product.
-    """
-    if reduce == "prod":
-        raise NotImplementedError("scatter_reduce with reduce='prod' has no rule; read out at a later layer")
+    """Sums and means as they are, extremes by their places, of a product an ``n``-th for each of its factors."""
     if reduce in ("sum", "mean"):
         return func(x, dim, index, src, reduce, **kwargs)
-    from xai_align.pinet.product_rules import euler
+    both = torch.cat([x.flatten(), src.flatten()])  # of one degree in both together
+    degree: Any = 1
+    if reduce == "prod":
+        add = torch.index_add if find_operation(func).name == "index_reduce" else torch.scatter_add
+        factors = torch.ones_like if kwargs.get("include_self", True) else torch.zeros_like
+        degree = add(factors(x.detach()), dim, index, torch.ones_like(src.detach())).clamp_min_(1)
 
-    both = torch.cat([x.flatten(), src.flatten()])  # of degree 1 in both together
-    return euler(
-        gates,
-        lambda both: func(
-            both[: x.numel()].view(x.shape), dim, index, both[x.numel() :].view(src.shape), reduce, **kwargs
-        ),
-        both,
-        1,
-    )
+    def reduced(both: Tensor) -> Any:
+        return func(both[: x.numel()].view(x.shape), dim, index, both[x.numel() :].view(src.shape), reduce, **kwargs)
+
+    return euler(gates, reduced, both, degree)
 
 
 @register_rule("scatter")
