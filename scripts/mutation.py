@@ -58,7 +58,7 @@ def judge(module: str, tests: list[str], only: str, children: int) -> float:
         configure(copy, module, tests)
         names = [f"*{only}*"] if only else []
         command = [sys.executable, "-m", "mutmut", "run", "--max-children", str(children), *names]
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(copy / "mutants" / "adapters")}
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(copy / "adapters")}
         done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
         found = copy / "mutants" / f"{module}.meta"
         if done.returncode or not found.exists():
