@@ -192,7 +192,8 @@ class FitState:
         for key, value in {**numbers, **tensors}.items():
             own = mine.get(key, value)
             odd = isinstance(own, Tensor) != isinstance(value, Tensor) or (
-                isinstance(value, Tensor) and ((own.numel() > 0 and own.shape != value.shape) or bool(value.isinf().any()))
+                isinstance(value, Tensor)
+                and ((own.numel() > 0 and own.shape != value.shape) or bool(value.isinf().any()))
             )
             if odd or (not isinstance(value, Tensor) and like(own)(value, key)):
                 raise ValueError(f"{source} is not what it should be: terms.{name}.{key[:60]} has another form")
