@@ -18,7 +18,6 @@ _RATE = either(nothing, number(0, 1))
 
 #: Options of ``timm.create_model``, for the architectures that take them.
 CREATE = {
-    "num_classes": whole(0, 1_000_000),
     "in_chans": _WIDTH,
     "global_pool": text(r"[a-z]{0,20}", expected="a name of timm's pooling, or ''"),
     "output_stride": one_of(4, 8, 16, 32),
@@ -54,7 +53,7 @@ ENCODER = record(
     {
         "indices": listed(whole(-1000, 1000), 1, 1000),
         "image_size": listed(_SIDE, 2, 2),
-        "create": record({}, CREATE),
+        "create": record({"num_classes": whole(0, 1_000_000)}, CREATE),
     }
 )
 
@@ -67,7 +66,7 @@ def check_saved_options(options: dict[str, Any]) -> None:
 
     Example::
 
-        >>> saved = {"indices": [1], "image_size": [64, 64], "create": {"cache_dir": "here"}}
+        >>> saved = {"indices": [1], "image_size": [64, 64], "create": {"num_classes": 2, "cache_dir": ""}}
         >>> check_saved_options(saved)
         Traceback (most recent call last):
         ...

@@ -18,7 +18,7 @@ from torch import nn
 
 from xai_align import plugins
 from xai_align.align.masker_file import save_masker
-from xai_align.files.fields import check_fields, listed, one_of, record, text
+from xai_align.files.fields import check_fields, flag, listed, one_of, record, text
 from xai_align.files.inside_folder import file_inside
 from xai_align.files.plain_json import in_one_clause
 from xai_align.files.references import check_reference_in_file, reading
@@ -41,7 +41,8 @@ _HEADER = record(
         "backbone": text(longest=500),
         "classes": listed(text(r"[\s\S]*", longest=10_000, expected="a text"), 2, 1_000_000),
         "version": text(longest=100),
-    }
+    },
+    {"masker": flag()},  # whether there is one; not in the first files
 )
 
 
@@ -65,7 +66,13 @@ def save_fit(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     backbone = getattr(classifier, "align_backbone", backbone)
-    about = {"kind": KIND, "backbone": backbone, "classes": list(classes), "version": __version__}
+    about = {
+        "kind": KIND,
+        "backbone": backbone,
+        "classes": list(classes),
+        "version": __version__,
+        "masker": masker is not None,
+    }
     write_checkpoint(folder / CLASSIFIER_FILE, Snapshot(classifier.state_dict(), about))
     if masker is not None:
         save_masker(masker, folder / MASKER_FILE)
@@ -100,7 +107,7 @@ def load_fit(reference: str, *, trust: bool = False) -> LoadedModel | None:
     if saved.numbers.get("kind") != KIND:
         raise ValueError(f"'{file}' holds no classifier that fit-align wrote")
     check_fields(saved.numbers, _HEADER, str(file))
-    masker = file_inside(folder, MASKER_FILE) if (folder / MASKER_FILE).exists() else None
+    masker = _masker_file(folder, saved.numbers.get("masker"))
     backbone = without_weights(saved.numbers["backbone"])
     loaded, model = _built(backbone, file, saved, trust)
     check_weights(model, saved.tensors, str(file))
@@ -109,6 +116,16 @@ def load_fit(reference: str, *, trust: bool = False) -> LoadedModel | None:
     if masker is not None:
         model.align_masker = str(masker.resolve())
     return replace(loaded, model=model.eval(), class_names=tuple(saved.numbers["classes"]))
+
+
+def _masker_file(folder: Path, wanted: bool | None) -> Path | None:
+    """The file of the masker, where the classifier was trained with one."""
+    if wanted is False or (wanted is None and not (folder / MASKER_FILE).exists()):
+        return None
+    try:
+        return file_inside(folder, MASKER_FILE)
+    except FileNotFoundError as error:
+        raise ValueError(f"{error}, and this classifier was saved with a masker; copy the whole folder") from None
 
 
 def _built(backbone: str, file: Path, saved: Snapshot, trust: bool) -> tuple[LoadedModel, Any]:

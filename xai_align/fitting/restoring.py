@@ -83,8 +83,26 @@ def check_optimizer(
     if not complaint and isinstance(numbers, dict):
         wrong = [key for key in numbers["state"] if not re.fullmatch(r"\d{1,9}", key) or int(key) >= len(parameters)]
         complaint = f"{name} has a state {wrong[0][:60]!r} that belongs to no parameter" if wrong else None
+    if not complaint:
+        complaint = _uneven(parameters, tensors, numbers["state"], name)
     if complaint:
         raise ValueError(f"{source} is not what it should be: {complaint}")
+
+
+def _uneven(
+    parameters: list[Tensor], tensors: Mapping[str, Tensor], plain: Mapping[str, Mapping[str, Any]], name: str
+) -> str | None:
+    """What is kept of one parameter and not of another that is like it; of one that never had a step, nothing is."""
+    kept: dict[int, set[str]] = {}
+    for number_of, key in [one.split("/") for one in tensors] + [[n, key] for n, keys in plain.items() for key in keys]:
+        kept.setdefault(int(number_of), set()).add(key)
+    for matrices in (False, True):  # some optimisers treat these otherwise
+        alike = {n: keys for n, keys in kept.items() if (parameters[n].dim() > 1) == matrices}
+        every = set().union(*alike.values()) if alike else set()
+        for n, keys in alike.items():
+            if keys != every:
+                return f"{name}/{n} lacks {', '.join(sorted(every - keys))[:100]}"
+    return None
 
 
 def check_kept(own: Mapping[str, Tensor], found: Mapping[str, Tensor], source: str, *, subset: bool = False) -> None:
