@@ -52,7 +52,8 @@ def decompose(function: Callable[..., Any], inputs: list[Tensor], **manner: bool
     gates = FrozenGates(**manner)
     with torch.enable_grad():
         given = [leaf.clone() for leaf in leaves]
-        with gates:
+        # copies, as a readout saves them where a network overwrites what the way back needs
+        with torch.autograd.graph.saved_tensors_hooks(torch.clone, lambda x: x), gates:
             result = function(*given)
         value = projected(result)
         dependent = value.requires_grad

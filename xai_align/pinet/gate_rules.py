@@ -101,7 +101,7 @@ ACTIVATIONS = """
     atanh arctanh erf erfinv renorm
 """
 #: These may not be, which depends on their bounds.
-OFFSET_ACTIVATIONS = "hardtanh threshold softplus"
+OFFSET_ACTIVATIONS = "relu6 hardtanh threshold softplus"
 
 
 @register_rule(*ACTIVATIONS.split())
@@ -238,36 +238,6 @@ def _relu_into(gates: FrozenGates, func: Function, x: Tensor) -> Tensor:
 
 
 relu.into = _relu_into  # type: ignore[attr-defined]
-
-
-@register_rule("relu6", "hardtanh")
-def clipped_at_zero(gates: FrozenGates, func: Function, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """``min(relu(x), c) = x * stop(clip(c / x, 0, 1))``: what ReLU6 is, with one pass less."""
-    low, high = _clip_bounds(func, *args, **kwargs)
-    if low != 0 or not gates.recording or x.dtype in LOW_PRECISION:
-        return offset_activation(gates, func, x, *args, **kwargs)
-    held = gates.keep(lambda: (high / x.detach()).clamp_(0, 1))
-    with torch.no_grad():
-        value = func(x.detach(), *args, **kwargs)
-    return Gated.apply(x, (value, held))
-
-
-def _clipped_at_zero_into(gates: FrozenGates, func: Function, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    low, high = _clip_bounds(func, *args, **kwargs)
-    if low != 0 or not gates.recording or x.dtype in LOW_PRECISION:
-        return _offset_activation_into(gates, func, x, *args, **kwargs)
-    held = gates.keep(lambda: (high / x.detach()).clamp_(0, 1))
-    return GatedInPlace.apply(x, (lambda x: x.clamp_(low, high), held))
-
-
-clipped_at_zero.into = _clipped_at_zero_into  # type: ignore[attr-defined]
-
-
-def _clip_bounds(func: Function, *args: Any, **kwargs: Any) -> tuple[float, float]:
-    if find_operation(func).name == "relu6":
-        return 0.0, 6.0
-    given = dict(zip(("min_val", "max_val", "inplace"), args, strict=False)) | kwargs
-    return given.get("min_val", -1.0), given.get("max_val", 1.0)
 
 
 @register_rule("pow", "float_power")
