@@ -37,9 +37,8 @@ def main() -> None:
         kind = classify(function)
         spellings[kind] += 1
         found[kind].add(operation_name(function))
-    print(
-        f"torch {torch.__version__}, {len(functions)} functions\n\n| kind | functions | operations | |\n|---|---|---|---|"
-    )
+    print(f"torch {torch.__version__}, {len(functions)} functions\n")
+    print("| kind | functions | operations | |\n|---|---|---|---|")
     for kind, meaning in KINDS.items():
         print(f"| {kind} | {spellings[kind]} | {len(found[kind])} | {meaning} |")
     print(f"\nRefused: {', '.join(sorted(found['refused']))}.")
