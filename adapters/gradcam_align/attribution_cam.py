@@ -162,7 +162,7 @@ class AttributionCAM(BaseCAM):
         """Nothing is open, and every exception goes on its way."""
 
     #: Nothing is held on the model. A function of Python's would swallow an interrupt that meets it; this is none.
-    __del__ = object.__init__  # type: ignore[assignment]
+    __del__ = object.__init__
 
     def _build(self) -> list[Any]:
         """The method, once for each place."""
