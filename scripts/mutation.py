@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -43,6 +44,7 @@ def main() -> int:
     chosen = [module for module in known if not given.words or any(word in module for word in given.words)]
     if not chosen:
         parser.error(f"no module of [tool.mutation] has {' or '.join(given.words)} in its path")
+    signal.signal(signal.SIGTERM, lambda *told: sys.exit(1))  # so that the copy is deleted
     missed = [module for module in chosen if judge(module, known[module], given.only, given.children) < WANTED]
     if missed:
         print(f"less than {WANTED:.0%} caught: {', '.join(missed)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from itertools import pairwise
 
 import pytest
@@ -30,7 +31,16 @@ from xai_align.evaluation.faithfulness import (
     sufficiency_metric,
     sufficiency_of,
 )
-from xai_align.evaluation.ranking import Ranking, over_channels, position_scores, positions_of, rank, tie_rate
+from xai_align.evaluation.ranking import (
+    Ranking,
+    TieWarning,
+    over_channels,
+    position_scores,
+    positions_of,
+    rank,
+    tie_rate,
+    warn_of_ties,
+)
 from xai_align.evaluation.series import TENTHS, Series, grid_mask, removed_count, steps
 
 DOUBLE = torch.float64
@@ -114,6 +124,38 @@ def test_among_equals_the_earlier_goes_first_and_last_in_reverse():
     regions = rank(torch.tensor([[1.0, 2.0, 1.0, 1.0]]), torch.tensor([[3, 5, 3, 9]]))
     assert regions.ranks.tolist() == [[0, 1, 0, 2]]
     assert regions.scores.tolist() == [[2, 2, 1]]
+
+
+def test_labels_that_are_repeated_over_the_vectors_of_tokens():
+    """Three tokens of two entries: the first and the last are one region, worth 1 + 3."""
+    scores = torch.tensor([[1.0, 5.0, 3.0]])
+    ranking = rank(scores, torch.tensor([[[7, 7], [2, 2], [7, 7]]]))
+    assert ranking.ranks.tolist() == [[1, 0, 1]]
+    assert ranking.scores.tolist() == [[5, 4]]
+    with pytest.raises(ValueError, match="differs between channels"):
+        rank(scores, torch.tensor([[[7, 2], [2, 2], [7, 7]]]))
+
+
+def test_ties_are_warned_of_from_just_above_three_in_ten_and_five_examples_are_named():
+    def score_of(tied):
+        return torch.tensor([[0.0] * tied + [float(k) for k in range(1, 11 - tied)]])
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_ties(rank(score_of(3)))
+    with pytest.warns(TieWarning, match=r"in example\(s\) 0 up to 40% of"):
+        warn_of_ties(rank(score_of(4)))
+    for count, named in ((5, "0, 1, 2, 3, 4 up"), (6, "0, 1, 2, 3, 4 … up")):
+        with pytest.warns(TieWarning, match=rf"in example\(s\) {named} to 100% of"):
+            warn_of_ties(rank(torch.zeros(count, 3)))
+    assert tie_rate(torch.tensor([[1.0, 1.0, 2.0, 3.0], [1.0, 2.0, 3.0, 4.0]])).tolist() == [0.5, 0.0]
+
+
+def test_a_map_of_another_shape_is_told_what_fits():
+    with pytest.raises(ValueError, match=r"one score for each position, \[2, 4\]"):
+        position_scores(torch.zeros(2, 3), torch.zeros(2, 4))
+    with pytest.raises(ValueError, match=r"one score for each position, \[2, 5, 6\]"):
+        position_scores(torch.zeros(2), torch.zeros(2, 3, 5, 6))
 
 
 def test_maps_that_say_nothing():
