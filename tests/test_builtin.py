@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import importlib
 import sys
+from functools import partial
 
 import pytest
 import torch
 from PIL import Image
 from torch import nn
 
-from xai_align.builtin import xai_align_load_model
+from xai_align import builtin
 from xai_align.hookspecs import LoadedModel
+
+xai_align_load_model = partial(builtin.xai_align_load_model, trust=False)
 
 FACTORIES = """
 from torch import nn

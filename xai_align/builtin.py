@@ -41,7 +41,7 @@ def xai_align_metrics() -> list[MetricSpec]:
 
 
 @hookimpl
-def xai_align_load_model(reference: str, trust: bool = False) -> LoadedModel | None:
+def xai_align_load_model(reference: str, trust: bool) -> LoadedModel | None:
     """``pinet:FOLDER``, ``align:FOLDER``, or what the factory ``package.module:factory`` makes; None for others.
 
     Raises:

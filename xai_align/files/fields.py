@@ -55,7 +55,8 @@ def number(lowest: float = -math.inf, highest: float = math.inf, *, finite: bool
     def rule(value: Any, name: str) -> str | None:
         if type(value) is float and not math.isfinite(value):
             return _wrong(value, name, expected) if finite else None
-        fits = type(value) in (int, float) and lowest <= value <= highest and abs(value) < 1e308
+        exact = type(value) is float or (type(value) is int and abs(value) <= 2**53)
+        fits = exact and lowest <= value <= highest
         return None if fits else _wrong(value, name, expected)
 
     return rule
@@ -180,7 +181,7 @@ def like(mine: Any) -> Rule:
     if isinstance(mine, bool):
         return flag()
     if isinstance(mine, int):
-        return either(whole(-(2**63), 2**63), number())
+        return whole(-(2**63), 2**63)
     if isinstance(mine, float):
         return number(finite=math.isfinite(mine))
     return text() if isinstance(mine, str) else nothing if mine is None else anything

@@ -35,7 +35,11 @@ def restore_optimizer(
     for name, tensor in tensors.items():
         number, _, key = name.partition("/")
         state.setdefault(int(number), {})[key] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": numbers["param_groups"]})
+    groups = [  # JSON has lists only, and an optimiser's options are compared as they are
+        {key: tuple(value) if isinstance(own.get(key), tuple) else value for key, value in group.items()}
+        for own, group in zip(optimizer.param_groups, numbers["param_groups"], strict=True)
+    ]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
     for parameter, values in optimizer.state.items():
         for key, value in values.items():
             if isinstance(value, Tensor) and value.shape == parameter.shape:  # in the parameter's memory format

@@ -18,6 +18,7 @@ from xai_align.files.fields import (
     listed,
     nothing,
     number,
+    one_of,
     record,
     record_with_more,
     table_of,
@@ -55,7 +56,7 @@ PROGRESS: dict[str, Rule] = {
     "history": listed(row),
     "best": either(nothing, row),
     "since_best": COUNT,
-    "stopped": either(nothing, _TEXT),
+    "stopped": one_of(None, "stop_at", "patience", "plateau"),
 }
 
 

@@ -25,6 +25,7 @@ from xai_align.align.training.steps import Moment, Steps
 from xai_align.align.training.tally import Tally
 from xai_align.align.training.training_modes import TrainingModes
 from xai_align.align.training.updates import Updater
+from xai_align.files.fields import either, nothing
 from xai_align.files.size_limit import no_larger_than
 from xai_align.fitting.callers_state import random_state_of_the_caller, trained_parameters
 from xai_align.fitting.checkpoints import (
@@ -246,9 +247,15 @@ class Bench:
             ValueError: it is not what it should be, or of another trainer; nothing was changed.
         """
         before = self.masker, self.state, dict(self.updaters), dict(self.modes)
+        options = numbers.get(_MASKER_OPTIONS)
+        if complaint := either(nothing, MASKER_OPTIONS)(options, _MASKER_OPTIONS):
+            raise ValueError(f"{name} is not what it should be: {complaint}")
         try:
             if self.recipe.trains_masker and self.masker is None:
-                self.masker = self._saved_masker(tensors, numbers, name)
+                self.masker = self._saved_masker(tensors, options, name)
+            mine = self.masker.options if isinstance(self.masker, Masker) else None
+            if options != mine:
+                raise ValueError(f"{name} is of a trainer with another masker: its options are other ones")
             state = self.assemble()
             config = numbers.get("config")
             if not isinstance(config, dict):
@@ -262,12 +269,9 @@ class Bench:
             self.masker, self.state, self.updaters, self.modes = before
             raise
 
-    def _saved_masker(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any], name: str) -> Masker:
-        options = numbers.get(_MASKER_OPTIONS)
+    def _saved_masker(self, tensors: Mapping[str, Tensor], options: Mapping[str, Any] | None, name: str) -> Masker:
         if options is None:
             raise ValueError(f"{name} is of a fit with a masker of its own kind; give the trainer one like it")
-        if complaint := MASKER_OPTIONS(options, _MASKER_OPTIONS):
-            raise ValueError(f"{name} is not what it should be: {complaint}")
         with no_larger_than(tensors, name):
             return Masker(**options).to(self.device, self.dtype)
 

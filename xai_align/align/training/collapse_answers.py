@@ -152,7 +152,12 @@ class AreaInRange:
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
         """Go on from there."""
-        self._falling, self._held = int(state["falling"]), bool(state["held"])
+        falling, held = state["falling"], state["held"]
+        if falling < 0 or held not in (0, 1):
+            raise ValueError(
+                f"the answer to collapsed masks can't have fallen {falling} times and be held {held} times"
+            )
+        self._falling, self._held = int(falling), bool(held)
 
 
 class MoreOrLessSparsity:
