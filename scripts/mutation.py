@@ -91,7 +91,7 @@ def copy_tree(target: Path) -> None:
         check=True,
     )
     for name in filter(None, listed.stdout.decode().split("\0")):
-        if (ROOT / name).is_file() and name.startswith(("xai_align/", "adapters/", "tests/", "pyproject.toml")):
+        if (ROOT / name).is_file():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, target / name)
 
@@ -100,7 +100,7 @@ def configure(copy: Path, module: str, tests: list[str]) -> None:
     """Name the module and its tests to mutmut, in the copy."""
     settings = {
         "source_paths": ["xai_align"],
-        "also_copy": ["adapters"],
+        "also_copy": ["adapters", "benchmarks", "examples", "docs", "README.md"],
         "only_mutate": [module],
         "do_not_mutate_patterns": WORDING,
         "pytest_add_cli_args_test_selection": [f"tests/{test}" for test in tests if (copy / "tests" / test).exists()],

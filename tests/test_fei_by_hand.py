@@ -294,6 +294,16 @@ def test_grey_costs_from_the_step_on_that_was_named(t, greys):
     assert found.tolist() == [[pytest.approx(0.125 - 27.5 + greys, abs=1e-12)]]
 
 
+def test_grey_costs_each_mask_its_own():
+    """Two images with two masks each: alpha (1 - alpha) is 0.25 or 0, of four cells, times t = 3 and beta = 0.5."""
+    grey = torch.tensor([[0.5, 0.0], [1.0, 0.5]], dtype=DOUBLE)[..., None, None].expand(2, 2, 2, 2)
+    x, r = torch.zeros(2, 1, 2, 2, dtype=DOUBLE), torch.zeros(1, 1, 1, 1, dtype=DOUBLE)
+    wanted = torch.tensor([2.0, 2.0], dtype=DOUBLE)
+    found = nested(Asked(x), binarise_from=0)._loss(grey, wanted, 3, r)
+    # areas are 2, 0, 4 and 2, of which 0, 2, 2 and 0 are missed
+    assert found.tolist() == [[1.5, 1.0], [1.0, 1.5]]
+
+
 def test_the_weight_of_the_area_grows_with_the_step_if_linear():
     """Nothing is shown of an image of zeros against zeros: the loss is the area that is missing, 6 of 9."""
     x = torch.zeros(1, 3, 3, 3)
