@@ -22,7 +22,7 @@ with warnings.catch_warnings():
 
 OPERATIONS = [op for op in op_db if torch.float64 in op.supported_dtypes("cpu")]
 #: Samples of each operation that are tried.
-SAMPLES = 4
+SAMPLES = 3
 
 
 def overridable() -> list[Any]:
