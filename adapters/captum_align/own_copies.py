@@ -19,6 +19,14 @@ def own_model(model: Any, *, hooks_modules: bool = False) -> Any:
     return Replica(model, inplace=not hooks_modules).module if isinstance(model, nn.Module) else model
 
 
+def own_model_and_layers(model: Any, options: dict[str, Any], *, hooks_modules: bool = False) -> tuple[Any, Any]:
+    """As :func:`own_model`, with the options that name layers of the network naming those of the replica."""
+    if not isinstance(model, nn.Module):
+        return model, options
+    copy = Replica(model, inplace=not hooks_modules)
+    return copy.module, copy.rebind(options)
+
+
 @contextmanager
 def gradients_on() -> Iterator[None]:
     """Gradients can be taken inside, wherever this is called."""

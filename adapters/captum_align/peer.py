@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from captum_align.batches import pieces
 from captum_align.default_options import nothing
-from captum_align.own_copies import gradients_on, own_leaf, own_model
+from captum_align.own_copies import gradients_on, own_leaf, own_model_and_layers
 from xai_align._tools.global_random_state import fixed_random_state
 from xai_align._tools.thread_state import restores_thread_state
 from xai_align.model_state import check_evaluation_mode
@@ -104,19 +104,25 @@ class Peer(Attribution):
         given = _format_tensor_into_tuples(inputs)
         model, target = posed(self.forward_func, target, len(given[0]))
         extra = _format_additional_forward_args(additional_forward_args)
-        model = own_model(model, hooks_modules=self.recipe.hooks_modules)
+        model, construction = own_model_and_layers(model, self._construction, hooks_modules=self.recipe.hooks_modules)
         with gradients_on():
             leaves = tuple(own_leaf(x) for x in given)
             options = {**self._options, **options}
             options = {**self.recipe.defaults(leaves, options), **options}
-            attributions, delta = self._run(model, leaves, target, extra, options)
+            attributions, delta = self._run(model, construction, leaves, target, extra, options)
         result = _format_output(_is_tuple(inputs), attributions)
         return result if delta is None else (result, delta)
 
     def _run(
-        self, model: Any, leaves: tuple[Tensor, ...], target: Any, extra: Any, options: dict[str, Any]
+        self,
+        model: Any,
+        construction: dict[str, Any],
+        leaves: tuple[Tensor, ...],
+        target: Any,
+        extra: Any,
+        options: dict[str, Any],
     ) -> tuple[tuple[Tensor, ...], Tensor | None]:
-        method = self.recipe.method(model, **self._construction)
+        method = self.recipe.method(model, **construction)
         if not self.recipe.draws:
             return _attribute(method, leaves, target, extra, options)
         parts = []
