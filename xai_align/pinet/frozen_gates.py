@@ -160,6 +160,9 @@ class FrozenGates(TorchFunctionMode):
         """``func(*args, **kwargs)`` by its rule; for rules that are made of operations with rules of their own."""
         operation = find_operation(func)
         rule = self._rules.get(operation.compute, operation.rule) if self._rules else operation.rule
+        if rule is None and not any(isinstance(leaf, Tensor) for leaf in tree_leaves((args, kwargs))):
+            # nothing of the network's values; a garbage-collected context may also set the grad mode at any time
+            return func(*args, **kwargs)
         self.operations += 1
         if self.recording:
             alive, foreign = look_at(args, kwargs, self.since)
