@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from types import SimpleNamespace
 
 import pytest
@@ -163,6 +164,31 @@ def test_traced_graphs_are_read_like_their_network():
     assert torch.equal(read_out(traced, x, 1).contributions, read_out(model, x, 1).contributions)
     exported = torch.export.export(model, (x,)).module()
     assert torch.equal(read_out(exported, x, 1).contributions, read_out(model, x, 1).contributions)
+
+
+def test_a_context_that_is_collected_meanwhile_is_no_step_of_the_network():
+    calls = []
+
+    def suspended():
+        with torch.no_grad():
+            yield
+
+    class Collects(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            calls.append(x)
+            if len(calls) == 2:  # the pass that is recorded
+                cycle = [suspended()]
+                next(cycle[0])
+                cycle.append(cycle)
+                torch.set_grad_enabled(True)
+                del cycle
+            y = x.relu()
+            gc.collect()
+            torch.set_grad_enabled(True)
+            return y * 2
+
+    x = torch.tensor([[1.0, -1.0]])
+    assert read_out(Collects().eval(), x, 0, "input").contributions.tolist() == [[2.0, 0.0]]
 
 
 def test_hooks_on_gradients_are_left_out():
