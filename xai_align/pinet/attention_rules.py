@@ -148,6 +148,7 @@ def multi_head_attention(
     ):
         scores = scores if mask is None else scores + mask
     pattern = gates.keep(lambda: scores.softmax(-1))
+    gates.stops("multi_head_attention_forward")
     mixed = (pattern @ v).permute(2, 0, 1, 3).flatten(2)  # [L, N, E]
     out = gates.run(F.linear, mixed, out_proj_weight, out_proj_bias)
     shown = (pattern.mean(1) if average_attn_weights else pattern) if need_weights else None

@@ -18,12 +18,12 @@ Function = Callable[..., Any]
 
 #: Booleans, whole numbers, places, and steps: their derivative is zero wherever there is one.
 DECISIONS = """
-    gt ge lt le eq ne greater greater_equal less less_equal not_equal isnan isinf isfinite isneginf isposinf isreal isin
-    isclose allclose equal is_nonzero argmax argmin argsort argwhere searchsorted bucketize sign signbit round floor
-    ceil trunc fix nonzero nonzero_static count_nonzero logical_not logical_and logical_or logical_xor any all unique
-    unique_consecutive histc histogram bincount multinomial heaviside one_hot floor_divide rfloordiv bitwise_not
-    bitwise_and bitwise_or bitwise_xor __contains__ __bool__ __nonzero__ __int__ __long__ __index__ bool int long short
-    byte char _nested_tensor_from_mask_left_aligned
+    gt ge lt le eq ne greater greater_equal less less_equal not_equal isnan isinf isfinite isneginf isposinf isreal
+    isin isclose allclose equal is_nonzero argmax argmin argsort argwhere searchsorted bucketize sign signbit round
+    floor ceil trunc fix nonzero nonzero_static count_nonzero logical_not logical_and logical_or logical_xor any all
+    histc bincount multinomial heaviside one_hot floor_divide rfloordiv bitwise_not bitwise_and bitwise_or
+    bitwise_xor __contains__ __bool__ __nonzero__ __int__ __long__ __index__ bool int long short byte char
+    _nested_tensor_from_mask_left_aligned
 """
 #: New tensors, with the shape, dtype or device of what they are given and none of its values.
 NEW_TENSORS = """
@@ -33,8 +33,8 @@ NEW_TENSORS = """
 FILLED_TENSORS = "full full_like new_full arange linspace logspace range scalar_tensor new_tensor new"
 #: Values that leave the graph although they have a derivative.
 READINGS = """
-    detach data item tolist numpy tensor __array__ __float__ __complex__ __format__ __repr__ detach_copy __deepcopy__
-    untyped_storage storage
+    detach data item tolist numpy tensor __array__ __float__ __complex__ __format__ __repr__ detach_copy
+    __deepcopy__ untyped_storage storage unique unique_consecutive histogram
 """
 
 

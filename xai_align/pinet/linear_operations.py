@@ -20,7 +20,7 @@ SHAPES = """
     repeat_interleave narrow select select_copy slice slice_scatter select_scatter diagonal diag diag_embed unbind
     split split_with_sizes chunk tensor_split hsplit vsplit dsplit broadcast_tensors atleast_1d atleast_2d atleast_3d
     as_strided unfold meshgrid block_diag view_as_real view_as_complex real imag complex to_dense requires_grad_
-    requires_grad.__set__ pin_memory cuda cpu channel_shuffle native_channel_shuffle conj conj_physical
+    requires_grad.__set__ pin_memory cuda cpu channel_shuffle conj conj_physical
     resolve_conj resolve_neg rename rename_ refine_names align_to align_as diagflat diagonal_scatter
     narrow_copy combinations cartesian_prod linalg_diagonal alias_copy as_strided_copy
     diagonal_copy expand_copy permute_copy slice_copy split_copy split_with_sizes_copy squeeze_copy t_copy

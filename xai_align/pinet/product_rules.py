@@ -135,7 +135,10 @@ def solved(gates: FrozenGates, func: Function, a: Tensor, b: Tensor, **kwargs: A
     """Linear in the right-hand side, the matrix held."""
     if find_operation(func).name == "cholesky_solve":
         return func(a, gates.keep(lambda: b) if gates.depends(b) else b, **kwargs)
-    return func(gates.keep(lambda: a) if gates.depends(a) else a, b, **kwargs)
+    if gates.depends(a):
+        a = gates.keep(lambda: a)
+        gates.stops(find_operation(func).name)
+    return func(a, b, **kwargs)
 
 
 @register_rule("grid_sample")
@@ -202,7 +205,8 @@ def euler(gates: FrozenGates, func: Function, x: Tensor, degree: Any) -> Any:
         value = func(x)
         share = value / degree
         return share + (value - share).detach()
-    return torch.func.jvp(func, (gates.keep(never),), (x,))[1] / degree
+    # twice backwards: derivatives forwards are missing or silently zero in places (scatter_reduce of a product)
+    return torch.autograd.functional.jvp(func, gates.keep(never), x)[1] / degree
 
 
 @register_rule("prod")

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from xai_align.pinet.frozen_gates import FrozenGates
 from xai_align.pinet.gate_rules import activation, relu
+from xai_align.pinet.product_rules import product
 from xai_align.pinet.rule_registry import find_operation, register_rule
 
 Function = Callable[..., Any]
@@ -25,11 +26,16 @@ Function = Callable[..., Any]
 Cell: TypeAlias = Callable[[FrozenGates, Tensor, tuple[Tensor, ...], Tensor, Tensor | None], tuple[Tensor, ...]]
 
 
+def _linear(gates: FrozenGates, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+    """A product where another part of the network computes the weights."""
+    return product(gates, F.linear, x, w, b)
+
+
 def _rnn_cell(nonlinearity: str) -> Cell:
     def cell(
         gates: FrozenGates, from_input: Tensor, state: tuple[Tensor, ...], w: Tensor, b: Tensor | None
     ) -> tuple[Tensor, ...]:
-        total = from_input + F.linear(state[0], w, b)
+        total = from_input + _linear(gates, state[0], w, b)
         return (relu(gates, torch.relu, total) if nonlinearity == "relu" else activation(gates, torch.tanh, total),)
 
     return cell
@@ -39,7 +45,7 @@ def _lstm_cell(
     gates: FrozenGates, from_input: Tensor, state: tuple[Tensor, ...], w: Tensor, b: Tensor | None
 ) -> tuple[Tensor, ...]:
     h, c = state
-    i, f, g, o = (from_input + F.linear(h, w, b)).chunk(4, -1)
+    i, f, g, o = (from_input + _linear(gates, h, w, b)).chunk(4, -1)
     i, f, o = gates.keep(lambda: (i.sigmoid(), f.sigmoid(), o.sigmoid()))
     c = f * c + i * activation(gates, torch.tanh, g)
     return o * activation(gates, torch.tanh, c), c
@@ -50,7 +56,7 @@ def _gru_cell(
 ) -> tuple[Tensor, ...]:
     (h,) = state
     r_input, z_input, n_input = from_input.chunk(3, -1)
-    r_hidden, z_hidden, n_hidden = F.linear(h, w, b).chunk(3, -1)
+    r_hidden, z_hidden, n_hidden = _linear(gates, h, w, b).chunk(3, -1)
     r, z = gates.keep(lambda: ((r_input + r_hidden).sigmoid(), (z_input + z_hidden).sigmoid()))
     n = activation(gates, torch.tanh, n_input + r * n_hidden)
     return ((1 - z) * n + z * h,)
@@ -104,7 +110,7 @@ def recurrent_layer(
             number = layer * directions + direction
             w_input, w_hidden, *biases = weights[number * per_cell : (number + 1) * per_cell]
             b_input, b_hidden = biases or (None, None)
-            from_input = F.linear(sequence.flip(0) if direction else sequence, w_input, b_input)
+            from_input = _linear(gates, sequence.flip(0) if direction else sequence, w_input, b_input)
             now = tuple(part[number] for part in states)
             steps = []
             for step in from_input:
@@ -132,5 +138,5 @@ def recurrent_cell(
     """One step."""
     name = find_operation(func).name.removesuffix("_cell")
     states = tuple(state) if name == "lstm" else (state,)
-    found = _CELLS[name](gates, F.linear(x, w_input, b_input), states, w_hidden, b_hidden)
+    found = _CELLS[name](gates, _linear(gates, x, w_input, b_input), states, w_hidden, b_hidden)
     return found if name == "lstm" else found[0]

@@ -135,7 +135,7 @@ def _name_and_writes(func: Callable[..., Any]) -> tuple[str, bool]:
     overload = _overload_name(func)
     if overload is not None:
         name = overload.removeprefix("_") if overload.lstrip("_") in _PRIVATE_ATEN else overload
-        return (_strip(name), True) if _is_written(name) else (_ATEN.get(name, name), False)
+        return (_strip(name), True) if _is_written(name) else (_ATEN.get(name, _ALIASES.get(name, name)), False)
     name = getattr(func, "__name__", type(func).__name__)
     if name in ("__get__", "__set__"):
         of = getattr(func.__self__, "__name__", name)  # type: ignore[attr-defined]
@@ -171,7 +171,9 @@ def _out_of_place(name: str, func: Callable[..., Any]) -> Callable[..., Any]:
         if packet is None:
             return func
         mine = getattr(func, "_overloadname", "default")
-        return getattr(packet, mine) if mine in packet.overloads() else packet
+        found = getattr(packet, mine) if mine in packet.overloads() else packet
+        # one of the same name may be for numbers: aten::ldexp(float x, int i)
+        return found if found is packet or str(found._schema.arguments[0].type) == "Tensor" else packet
     for home in (Tensor, torch, F):
         found = getattr(home, base, None)
         if callable(found):

@@ -85,7 +85,7 @@ def ordered(gates: FrozenGates, func: Function, x: Tensor, *args: Any, **kwargs:
         return ordered(gates, torch.sort, x, dim=0).values
     if name in ("median", "nanmedian") and not args and not kwargs:
         flat = x.flatten()
-        return flat[gates.keep(lambda: func(flat, 0).indices)]
+        return flat[gates.keep(lambda: getattr(torch, name)(flat, 0).indices)]
     found = gates.keep(lambda: tuple(func(x, *args, **kwargs)))
     place_of_dim = 1 if name in ("topk", "kthvalue") else 0
     dim = kwargs.get("dim", args[place_of_dim] if len(args) > place_of_dim else -1)
@@ -100,14 +100,16 @@ def reduced_into(
     gates: FrozenGates, func: Function, x: Tensor, dim: int, index: Tensor, src: Tensor, reduce: str, **kwargs: Any
 ) -> Tensor:
     """Sums and means as they are, extremes by their places, of a product an ``n``-th for each of its factors."""
+    if find_operation(func).name == "index_reduce":  # has no second derivative
+        index = index.view([-1 if axis == dim % x.dim() else 1 for axis in range(x.dim())]).expand_as(src)
+        func = torch.scatter_reduce
     if reduce in ("sum", "mean"):
         return func(x, dim, index, src, reduce, **kwargs)
     both = torch.cat([x.flatten(), src.flatten()])  # of one degree in both together
     degree: Any = 1
     if reduce == "prod":
-        add = torch.index_add if find_operation(func).name == "index_reduce" else torch.scatter_add
         factors = torch.ones_like if kwargs.get("include_self", True) else torch.zeros_like
-        degree = add(factors(x.detach()), dim, index, torch.ones_like(src.detach())).clamp_min_(1)
+        degree = torch.scatter_add(factors(x.detach()), dim, index, torch.ones_like(src.detach())).clamp_min_(1)
 
     def reduced(both: Tensor) -> Any:
         return func(both[: x.numel()].view(x.shape), dim, index, both[x.numel() :].view(src.shape), reduce, **kwargs)
