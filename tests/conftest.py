@@ -1,15 +1,26 @@
-"""Count what did not run, and say why."""
+"""Seed every test, and count the tests that did not run, with the reason."""
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 
+import numpy as np
 import pytest
+import torch
+
+
+@pytest.hookimpl(tryfirst=True)  # before fixtures of any scope
+def pytest_runtest_setup(item):
+    """Seed the global generators, so that a test's numbers do not depend on the tests before it."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)  # outermost: after pytest's own summary
 def pytest_terminal_summary(terminalreporter, config):
-    """One line for each reason, so that a test that never runs cannot go unseen."""
+    """Print one line for each reason, so that a test that never runs cannot go unseen."""
     result = yield
     terminalreporter.section("not run")
     for line in not_run(terminalreporter.stats, config.getoption("markexpr"), config.getoption("keyword")):

@@ -227,7 +227,9 @@ def test_a_wrong_target_is_an_assertion_error_that_says_why(model, images, targe
 
 
 @pytest.mark.parametrize(
-    "method", [InputXGradient, lambda model: Saliency(model), PiNetAttribution, FeatureAblation], ids=str
+    "method",
+    [InputXGradient, lambda model: Saliency(model), PiNetAttribution, FeatureAblation],
+    ids=["InputXGradient", "Saliency", "PiNetAttribution", "FeatureAblation"],
 )
 def test_each_example_is_asked_its_own_question(model, images, method):
     asked, target = ask(model, QUESTIONS, len(images))

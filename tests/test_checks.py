@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from tests.networks import conv_net, images, untouched
 from xai_align import FeatureSpace, Split, read_out, read_out_all_classes
-from xai_align.pinet import CompletenessError
+from xai_align.pinet import CompletenessError, rule_registry
 from xai_align.pinet.rounding import misses
 
 
@@ -117,3 +117,57 @@ def test_a_network_that_mixes_its_batch_is_told_so():
     x = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
     with pytest.raises(CompletenessError, match="mixes the examples of a batch"):
         read_out(Mixes().eval(), x, [0, 0, 0, 0])
+
+
+@pytest.fixture
+def rules(monkeypatch):
+    """Rules registered in a test are forgotten after it."""
+    for table in ("_rules", "_found"):
+        monkeypatch.setattr(rule_registry, table, dict(getattr(rule_registry, table)))
+
+
+@pytest.mark.parametrize("place", ["input", "1"])
+def test_a_registered_rule_with_twice_the_operations_value_is_refused(rules, place):
+    @rule_registry.register_rule("tanhshrink")
+    def doubled(gates, func, x):
+        return 2 * x * gates.keep(lambda: func(x) / x)
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Tanhshrink(), nn.Linear(4, 2)).eval()
+    x = torch.randn(3, 4)
+    with untouched(model), pytest.raises(CompletenessError, match=r"first module that differs is '2' \(Tanhshrink\)"):
+        read_out(model, x, 0, place)
+
+
+def test_a_registered_rule_with_the_operations_value_is_used(rules):
+    @rule_registry.register_rule("tanhshrink")
+    def shared(gates, func, x):
+        return x * gates.keep(lambda: func(x) / x)
+
+    torch.manual_seed(0)
+    linear, x = nn.Linear(4, 2).double(), torch.randn(3, 4).double()
+    by_hand = F.tanhshrink(x) * linear.weight[1]
+    assert torch.allclose(read_out(nn.Sequential(nn.Tanhshrink(), linear).eval(), x, 1).contributions, by_hand)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("activation", [F.softplus, F.mish, F.gelu, torch.cos, F.hardswish])
+def test_coefficients_of_a_half_precision_network_are_those_of_float64(dtype, activation):
+    torch.manual_seed(0)
+    first, last, x = nn.Linear(4, 6).to(dtype), nn.Linear(6, 2).to(dtype), torch.randn(3, 4).to(dtype)
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = first, last
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(activation(self.first(x)))
+
+    readout = read_out(Net().eval(), x, 1)
+    with torch.no_grad():
+        w, b, v = (value.double() for value in (first.weight, first.bias, last.weight[1]))
+        h = x.double() @ w.T + b
+        at_zero = activation(torch.zeros((), dtype=torch.float64))
+        beta = ((activation(h) - at_zero) / h * v) @ w  # f(h) = (f(h) - f(0)) / h * h + f(0)
+    assert torch.allclose(readout.contributions.double(), x.double() * beta, rtol=1e-4, atol=1e-5)

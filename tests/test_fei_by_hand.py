@@ -85,6 +85,30 @@ def test_the_loss_of_the_curve_solver_by_hand():
     assert found.tolist() == [pytest.approx(expected, abs=1e-12)]
 
 
+@pytest.mark.parametrize(("share", "rank"), [(0.999, 98), (0.97, 97), (0.001, 2), (0.03, 3)])
+def test_the_share_stays_two_hundredths_from_nothing_and_from_everything(monkeypatch, share, rank):
+    """Of 100 pixels with scores 0 to 99, the threshold is the one with the rank round(100 p), so 99 - rank."""
+    monkeypatch.setattr(curve_search, "share_at", lambda t: share)
+    s = torch.arange(100, dtype=DOUBLE).reshape(1, 10, 10)
+    x = s[:, None] / 100
+    m = torch.sigmoid((s - (99 - rank)) / 0.5)
+    expected = torch.sigmoid(((1 - m) * x[0]).sum()) - torch.sigmoid((m * x[0]).sum())
+    nothing = torch.zeros(1, dtype=DOUBLE)
+    found = search()._loss(Asked(x), s, 0, fills(0.0, 0.0), None, nothing, generator())
+    assert found.tolist() == [pytest.approx(expected.item(), abs=1e-14, rel=1e-9)]
+
+
+def test_scores_of_cells_are_interpolated_linearly_between_their_centres():
+    """Two cells with scores 0 and 8 over four pixels: 0, 2, 6, 8; the threshold at share 0.309 is the second, 6."""
+    x = torch.tensor([[[[1.0, 2.0, 3.0, 4.0]]]], dtype=DOUBLE)
+    s = torch.tensor([[[0.0, 8.0]]], dtype=DOUBLE)
+    m = [sigmoid(2 * (value - 6)) for value in (0, 2, 6, 8)]
+    inserted = sum(a * v for a, v in zip(m, (1, 2, 3, 4), strict=True))
+    expected = sigmoid(10 - inserted) - sigmoid(inserted)
+    found = search()._loss(Asked(x), s, 0, fills(0.0, 0.0), None, torch.zeros(1, dtype=DOUBLE), generator())
+    assert found.tolist() == [pytest.approx(expected, abs=1e-12)]
+
+
 def test_the_deviation_is_added_with_its_weight():
     x, s = torch.ones(1, 1, 2, 2, dtype=DOUBLE), torch.zeros(1, 2, 2, dtype=DOUBLE)
     told = []

@@ -189,6 +189,19 @@ def test_a_better_map_scores_better_in_the_direction_that_is_registered(name):
     assert better.all(), (good, bad)
 
 
+#: Where less is better: errors and falls that a good map avoids, areas under curves of removal, and RFxG's contrasts
+#: as their authors committed them: the changes of the favoured class, and of the rest with the wrong sign.
+LOWER = """
+    average_drop cauc ccs_published cgc_published cgs_published completeness_gap decision_flip deletion
+    deletion_blur deletion_noise infidelity morf parameter_randomisation pathway_deviation sensitivity sufficiency
+    tie_rate
+"""
+
+
+def test_less_is_better_for_these_and_more_for_all_others():
+    assert {name for name, spec in metrics().items() if not spec.higher_is_better} == set(LOWER.split())
+
+
 @pytest.mark.parametrize("name", ["ccs", "cgc", "cgs", "cauc", "cdrop"])
 def test_contrasts_refuse_a_question_without_rivals(name):
     with pytest.raises(MetricDoesNotApply, match="this metric needs"):
