@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from tests.networks import conv_net, images, untouched
 from xai_align import FeatureSpace, Split, read_out, read_out_all_classes
 from xai_align.pinet import CompletenessError, rule_registry
-from xai_align.pinet.rounding import misses
+from xai_align.pinet.rounding import answer_of, misses
 
 
 def test_the_bound_is_that_of_a_random_walk():
@@ -28,6 +28,24 @@ class Amplifies(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         large = 1e4 + x.tanh()
         return (large * 3.0 - (3e4 + 2.999 * x.tanh())).sum(1, keepdim=True)
+
+
+def test_in_float64_a_network_may_amplify_its_roundings_a_million_times():
+    # 4 * 2^-52 * 2^20 * sqrt(25) * 0.5
+    size, bound = torch.tensor(0.5, dtype=torch.float64), 4 * 2**-52 * 2**20 * 5 * 0.5
+    assert not misses(0.99 * torch.tensor(bound), size, 25, torch.float64)
+    assert misses(1.01 * torch.tensor(bound), size, 25, torch.float64)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_nothing_is_no_miss(dtype):
+    assert not misses(torch.zeros(()), torch.zeros(()), 9, dtype)
+
+
+def test_an_answer_is_the_weighted_sum_of_logits():
+    logits = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+    assert answer_of(torch.tensor([[1.0, 0.0, -1.0], [0.5, 0.0, 2.0]]), logits).tolist() == [-2.0, 14.0]
+    assert answer_of(torch.tensor([2.0, -3.0]), torch.tensor([4.0, 5.0])).tolist() == [8.0, -15.0]
 
 
 def test_what_rounding_explains_is_accepted_and_told():

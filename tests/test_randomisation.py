@@ -11,7 +11,7 @@ from scipy import stats
 from torch import nn
 
 from xai_align.evaluation.controls import CentreGaussianAttribution
-from xai_align.evaluation.randomisation import parameter_randomisation
+from xai_align.evaluation.randomisation import STREAM, parameter_randomisation
 from xai_align.testing import TinyNetwork, fixed_images
 from xai_align.testing.networks import fixed_numbers
 from xai_align.testing.traces import differences, snapshot, snapshot_of_inputs
@@ -118,6 +118,16 @@ def test_the_seed_decides_and_no_image_minds_the_others():
     torch.testing.assert_close(alone, first[:, 1:2], atol=1e-3, rtol=0)
 
 
+@pytest.mark.parametrize("seed", [0, 1, 7, 42])
+def test_a_network_is_not_given_the_weights_again_that_it_began_with(seed):
+    """Users seed their networks, often with 0, which is also the default seed here."""
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(6, 3)).eval()
+    result = parameter_randomisation(model, torch.randn(4, 6), gradient, target=1, seed=seed)
+    assert result.stages == ("0",)
+    assert float(result.similarity.max()) < 0.99
+
+
 class WithTokens(nn.Module):
     """Parameters of the module itself beside those of layers inside."""
 
@@ -199,7 +209,7 @@ def test_the_similarity_is_scipys_correlation_with_the_maps_of_a_network_that_wa
         if order == "independent":
             other = deepcopy(model)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(5 + stage)
+            torch.manual_seed(STREAM + 5 + stage)
             other[layer].reset_parameters()
         maps = [gradient(net, x.clone(), 1).numpy() for net in (model, other)]
         expected.append([stats.spearmanr(a, b).statistic for a, b in zip(*maps, strict=True)])

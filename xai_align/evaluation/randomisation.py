@@ -24,6 +24,8 @@ from xai_align.evaluation.correlation import pearson, spearman
 Order = Literal["cascading", "independent"]
 #: How alike two tables of maps ``[N, P]`` are, ``[N]``.
 Similarity = Callable[[Tensor, Tensor], Tensor]
+#: Added to seeds: a network that was made after ``torch.manual_seed(0)`` must not be given its first weights again.
+STREAM = 1_000_003
 
 
 def _spearman_of_sizes(a: Tensor, b: Tensor) -> Tensor:
@@ -82,7 +84,7 @@ def parameter_randomisation(
             parameters of its own and is changed by this, the one defined last first. That is the order of
             definition: give names if layers run in another one.
         order: what is random at a stage.
-        seed: of the random weights; stage number ``s`` draws with ``seed + s``.
+        seed: of the random weights; stage number ``s`` draws with ``STREAM + seed + s``.
         similarity: "spearman", "spearman_abs" (of the sizes of attributions), "pearson", or a function of
             two tables ``[N, P]``.
 
@@ -115,7 +117,7 @@ def _random_models(
     for number, (stage, modules) in enumerate(stages.items()):
         if order == "independent":
             basis = deepcopy(model)
-        if _randomise([basis.get_submodule(name) for name in modules], seed + number):
+        if _randomise([basis.get_submodule(name) for name in modules], STREAM + seed + number):
             yield stage, deepcopy(basis)
         elif layers is not None:
             raise ValueError(

@@ -54,4 +54,4 @@ def total_of(parts: Sequence[Tensor]) -> Tensor:
 
 def answer_of(weights: Tensor, logits: Tensor) -> Tensor:
     """``sum_k w_k z_k`` for each example."""
-    return example_sums(weights * logits) if logits.dim() > 1 else weights * logits
+    return example_sums(weights * logits)
