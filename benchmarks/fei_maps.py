@@ -21,9 +21,9 @@ from benchmarks.peers.extremal_perturbation import extremal_perturbation
 from benchmarks.peers.rise import rise
 from xai_align import explain
 from xai_align.evaluation import TieWarning
-from xai_align.explanation import takes_layer
 from xai_align.fei import optimize_masks
 from xai_align.pinet.readout import read_out
+from xai_align.plugins import attribution_method
 
 #: Where SqueezeNet is read out and cut for Grad-CAM: its last feature map, 13 x 13. (A network of timm is known.)
 LAYERS = {"lite0": None, "squeezenet": "features"}
@@ -51,7 +51,9 @@ def readout(model: nn.Module, x: Tensor, label: int, network: str) -> Tensor:
 
 def by_name(method: str, model: nn.Module, x: Tensor, label: int, network: str) -> Tensor:
     """A registered method."""
-    found = explain(model, x, label, method, layer=LAYERS[network] if takes_layer(method) else None).map[0]
+    found = explain(
+        model, x, label, method, layer=LAYERS[network] if attribution_method(method).takes_layer else None
+    ).map[0]
     return smoothed(found, CELLS[network])
 
 

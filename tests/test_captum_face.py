@@ -146,7 +146,7 @@ def test_progress_is_shown_only_when_asked_for(model, images, capsys):
     method.attribute(images, 1, internal_batch_size=1)
     assert capsys.readouterr().err == ""
     method.attribute(images, 1, internal_batch_size=1, show_progress=True)
-    assert "PiNet readout" in capsys.readouterr().err
+    assert "exact readout" in capsys.readouterr().err
 
 
 def test_tuples_come_back_as_tuples(model, images):

@@ -19,7 +19,7 @@ from PIL import Image
 from xai_align.report.comparison_page import write_comparison_page
 from xai_align.report.comparison_table import comparison_table, figure
 from xai_align.report.curve_figure import curve_panels, series_in_words, ticks
-from xai_align.report.method_style import is_control, method_styles
+from xai_align.report.method_style import method_styles
 from xai_align.report.thumbnail import SIDE, thumbnail
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -206,11 +206,11 @@ def test_series_are_told_in_words():
 
 
 def test_methods_differ_by_hue_or_dash_and_controls_by_their_name():
-    styles = method_styles([f"m{number}" for number in range(30)] + ["random", "centre_gaussian@x"], "m3")
+    controls = {"random", "centre_gaussian@x"}
+    styles = method_styles([f"m{number}" for number in range(30)] + ["random", "centre_gaussian@x"], "m3", controls)
     assert len({(style.colour, style.dash) for style in styles}) == 32
     assert [style.method for style in styles if style.role == "reference"] == ["m3"]
     assert [style.method for style in styles if style.role == "control"] == ["random", "centre_gaussian@x"]
-    assert not is_control("randomised")
 
 
 # --- the pictures --------------------------------------------------------------------------------

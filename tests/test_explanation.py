@@ -10,7 +10,8 @@ from cli_factory import Colours, half_red_half_blue
 from torch import nn
 
 import xai_align
-from xai_align.explanation import explain, takes_layer
+from xai_align.explanation import explain
+from xai_align.plugins import attribution_method
 from xai_align.question import Question, TargetError
 
 RED, GREEN, BLUE = 0, 1, 2
@@ -88,7 +89,11 @@ def test_inputs_that_are_no_images_have_no_map():
 
 
 def test_only_methods_that_look_at_a_layer_take_one(model):
-    assert [takes_layer(name) for name in ("pinet", "layer_grad_cam", "saliency")] == [True, True, False]
+    assert [attribution_method(name).takes_layer for name in ("pinet", "layer_grad_cam", "saliency")] == [
+        True,
+        True,
+        False,
+    ]
     with pytest.raises(ValueError, match=r"'saliency' looks at no layer.*'look'"):
         explain(model, half_red_half_blue(), RED, "saliency", layer="look")
 

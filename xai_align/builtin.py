@@ -1,4 +1,4 @@
-"""The core's own plugin: control maps, the metrics, the convolutional encoder, and models that a function makes.
+"""The core's own plugin: methods, controls, metrics, the convolutional encoder, models that a function makes.
 
 A reference ``package.module:factory`` is imported and called without
 arguments. The factory returns a :class:`~xai_align.LoadedModel`, or a bare
@@ -7,7 +7,7 @@ module, which is then put in eval mode and fed plain RGB pictures in [0, 1].
 
 from __future__ import annotations
 
-from functools import reduce
+from functools import partial, reduce
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -24,12 +24,83 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+#: The methods of this project by name; the first is the default wherever a method can be named.
+PINET, FEI, FEI_NESTED, ALIGN, CLIPPED_GRADIENT = "pinet", "fei", "fei-nested", "align", "clipped-gradient"
+DEFAULT_METHOD = PINET
+
+
+def _build_pinet(model: Any, layer: Any = None, **options: Any) -> Any:
+    from xai_align.pinet.method import PiNetMethod
+
+    return PiNetMethod(model, layer, **options)
+
+
+def _build_fei(model: Any, **options: Any) -> Any:
+    from xai_align.fei.method import FEIMethod
+
+    return FEIMethod(model, **options)
+
+
+def _build_align(model: Any, masker: Any = None, **options: Any) -> Any:
+    from xai_align.align.method import ALIGNMethod
+    from xai_align.align.saved_fit import masker_of
+
+    return ALIGNMethod(masker_of(model) if masker is None else masker, **options)
+
+
+def _build_clipped_gradient(model: Any, **options: Any) -> Any:
+    from xai_align.fei.clipped_gradient_method import ClippedGradientMethod
+
+    return ClippedGradientMethod(model, **options)
+
+
+#: The exact readout, FEI and ALIGN. Their code is imported when one is built.
+METHODS = [
+    AttributionSpec(
+        name=PINET,
+        build=_build_pinet,
+        summary="exact readout: contributions that sum to the answer",
+        values="contributions",
+        takes_layer=True,
+        account=True,
+        by_default=True,
+    ),
+    AttributionSpec(
+        name=FEI,
+        build=_build_fei,
+        summary="a map optimised for its own insertion and deletion curves (60 passes)",
+        note="fei counts from the mean of its map: blue is less relevant than the mean, not evidence against.",
+    ),
+    AttributionSpec(
+        name=FEI_NESTED,
+        build=partial(_build_fei, solver="nested"),
+        summary="masks optimised one after another, each within the next, as FEI published it (500 passes)",
+    ),
+    AttributionSpec(
+        name=ALIGN,
+        build=_build_align,
+        summary="the mask of a trained masker, the same for every class, one pass (masker=FILE, or align:FOLDER)",
+        note="align shows one mask, whatever is asked: the masker looks at the image alone, not at the class.",
+    ),
+    AttributionSpec(
+        name=CLIPPED_GRADIENT,
+        build=_build_clipped_gradient,
+        summary="mean clipped gradient on the way from two solid colours to the image, nothing optimised",
+        values="slopes",
+        note=(
+            "clipped-gradient holds slopes of the answer on the way from solid colours to the image, "
+            "less what would reroute the computation: no sum of them is the answer."
+        ),
+    ),
+]
+
+
 @hookimpl
 def xai_align_attributions() -> list[AttributionSpec]:
-    """Controls: what every method has to beat."""
+    """The methods of this project, and the controls that every method has to beat."""
     from xai_align.evaluation.controls import CONTROLS
 
-    return CONTROLS
+    return [*METHODS, *CONTROLS]
 
 
 @hookimpl

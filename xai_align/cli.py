@@ -116,7 +116,7 @@ def demo_command(
         records = demo.run_demo(out, done=lambda record: progress.advance(task))
     console = output()
     print_table(console, records)
-    for note in [*footnotes({record.method for record in records}), *remarks(records)]:
+    for note in [*footnotes(records), *remarks(records)]:
         console.print(note, style="dim", highlight=False)
     console.print(f"\nThe page: {out / 'index.html'}", highlight=False, soft_wrap=True)
 
@@ -129,8 +129,11 @@ def explain_command(
         typer.Option(metavar="REF", help=MODEL_REFERENCES),
     ],
     method: Annotated[
-        list[str], typer.Option(metavar="NAME[,NAME...]", help="Methods; `xai-align methods` shows them.")
-    ] = ["pinet"],  # noqa: B006 - read only
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[,NAME...]", help="Methods; `xai-align methods` shows them. Default: the exact readout."
+        ),
+    ] = None,
     classes: Annotated[
         list[str] | None,
         typer.Option(
@@ -159,7 +162,7 @@ def explain_command(
         task = Task.prepare(
             images=images,
             model=model,
-            methods=[name.strip() for one in method for name in one.split(",") if name.strip()],
+            methods=[name.strip() for one in method for name in one.split(",") if name.strip()] if method else None,
             favoured=classes or (),
             rivals=rivals or (),
             layer=layer,
@@ -179,7 +182,7 @@ def explain_command(
     if records:
         console = output()
         print_table(console, records)
-        for note in [*footnotes({record.method for record in records}), *remarks(records)]:
+        for note in [*footnotes(records), *remarks(records)]:
             console.print(note, style="dim", highlight=False)
         console.print(f"\nPictures, arrays and numbers: {out}", highlight=False, soft_wrap=True)
     if failures:

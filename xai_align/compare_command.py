@@ -70,7 +70,7 @@ def compare_command(
     trust_code: TrustCode = False,
 ) -> None:
     """Compare methods on images: means with intervals, a page to look at, every value in a file."""
-    from xai_align.comparison.compare import METHODS, METRICS, compare
+    from xai_align.comparison.compare import METRICS, compare
     from xai_align.comparison.processes import is_main_process
     from xai_align.comparison.terminal_table import print_comparison
 
@@ -85,7 +85,7 @@ def compare_command(
         comparison = compare(
             model,
             images,
-            methods=_split(methods) or METHODS,
+            methods=_split(methods) or None,
             metrics=_split(metrics) or METRICS,
             question=_split(question) or "why",
             classes=classes or (),

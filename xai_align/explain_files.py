@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from xai_align.builtin import DEFAULT_METHOD
 from xai_align.class_names import parse_sides, question_about
 from xai_align.devices import usable_device
-from xai_align.explanation import explain, logits_of, takes_layer
+from xai_align.explanation import explain, logits_of
 from xai_align.images import ImageError, distinct_stems, expand_paths, open_image, to_picture
 from xai_align.pinet.places import check_place
 from xai_align.plugins import attribution_method, load_model
@@ -43,25 +44,27 @@ class Task:
         *,
         images: Sequence[str],
         model: str,
-        methods: Sequence[str],
+        methods: Sequence[str] | None = None,
         favoured: Sequence[str] = (),
         rivals: Sequence[str] = (),
         layer: str | None = None,
         device: str | None = None,
         trust: bool = False,
     ) -> Task:
-        """The task that these words describe; ``trust``: see :func:`~xai_align.plugins.load_model`.
+        """Return the task that these words describe.
+
+        Without ``methods`` it is the exact readout; ``trust``: see :func:`~xai_align.plugins.load_model`.
 
         Raises:
             ValueError: images, methods, model, device, layer or classes are not there; the message
                 says which and what there is instead.
         """
         paths = expand_paths(images)
+        methods = [DEFAULT_METHOD] if methods is None else methods
         if not methods:
             raise ValueError("no method was given; `xai-align methods` shows them")
-        for method in methods:
-            attribution_method(method)
-        if layer is not None and not any(takes_layer(method) for method in methods):
+        specs = [attribution_method(method) for method in methods]
+        if layer is not None and not any(spec.takes_layer for spec in specs):
             raise ValueError(f"none of {', '.join(methods)} looks at a layer; leave out --layer")
         where = usable_device(device)
         loaded = load_model(model, trust=trust)
@@ -132,7 +135,7 @@ def _inputs(task: Task, path: Path) -> Tensor:
 
 def _explain_one(task: Task, inputs: Tensor, question: Question, method: str, path: Path, stem: Path) -> Result:
     try:
-        layer = task.layer if takes_layer(method) else None
+        layer = task.layer if attribution_method(method).takes_layer else None
         explanation = explain(task.loaded.model, inputs, question, method, layer=layer)
         record = record_of(explanation, image=path.name, class_names=task.loaded.class_names)
     except Exception as error:  # methods are anyone's and may raise anything; the others go on

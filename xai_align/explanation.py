@@ -1,13 +1,11 @@
 """One method, one question, a batch: the attribution, and the numbers to judge it by.
 
-PiNet accounts for the answer: its contributions and a bias sum to it. Other
-methods come without an account; theirs is a map, whose sum is shown beside
-the answer for what it is.
+Methods with an account decompose the answer: contributions and a bias sum to it. The others give
+a map, whose sum, if it has a meaning, is shown beside the answer.
 """
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -17,6 +15,8 @@ from torch import Tensor, nn
 
 from xai_align._tools.logits import LogitsOf, select_logits
 from xai_align._tools.thread_state import restores_thread_state
+from xai_align.builtin import DEFAULT_METHOD
+from xai_align.hookspecs import Values
 from xai_align.pinet.rounding import wide
 from xai_align.plugins import attribution_method
 from xai_align.question import Question, answers, as_questions, ask
@@ -24,23 +24,27 @@ from xai_align.question import Question, answers, as_questions, ask
 if TYPE_CHECKING:
     from xai_align.pinet.readout import Readout
 
-#: The method whose answer is a full account.
-PINET = "pinet"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Explanation:
-    """What a method says about each example of a batch.
+    """Attributions of a batch by one method, with the answers that they explain.
 
     Attributes:
         method: its name.
         questions: one for each example.
-        attribution: in the shape of the inputs (PiNet on inputs that are no images,
-            read out inside the network: in the shape of the feature space).
+        attribution: in the shape of the inputs (of a readout inside the network on inputs that are no images: in
+            the shape of the feature space).
         answer: ``[N]``, what the questions make of the logits; unit: logits.
         logits: ``[N, K]``, the model's output.
         seconds: what building and running the method took, for the batch.
-        readout: PiNet's account of the answer; None for methods that have none.
+        values: the meaning of the attribution's numbers.
+        note: what the method's author says to a reader of the map.
+        readout: the exact decomposition of the answer; None for methods that have none.
+
+    Example::
+
+        found = explain(model, images, Question.why(281))
+        found.map  # [N, H, W]
     """
 
     method: str
@@ -49,11 +53,13 @@ class Explanation:
     answer: Tensor
     logits: Tensor
     seconds: float
+    values: Values = "scores"
+    note: str = ""
     readout: Readout | None = None
 
     @property
     def total(self) -> Tensor:
-        """``[N]``: the sum of all that was attributed; with the bias, it is the answer (PiNet only)."""
+        """``[N]``: the sum of all that was attributed; with the bias, it is the answer where there is a readout."""
         return _sum_of_each(self.attribution) if self.readout is None else self.readout.total
 
     @property
@@ -78,7 +84,7 @@ def explain(
     model: nn.Module,
     inputs: Tensor,
     question: Any = None,
-    method: str = PINET,
+    method: str = DEFAULT_METHOD,
     *,
     layer: str | None = None,
     output: str | int | None = None,
@@ -98,7 +104,8 @@ def explain(
             ``"input"``. None: where the method does by itself.
         output: which of the model's outputs are the logits, by field or position; None: the field named "logits", or
             the only floating tensor.
-        **options: handed to the method's ``attribute``, e.g. ``n_steps=50``.
+        **options: of the method's ``attribute``, e.g. ``n_steps=50``; of its ``read_out`` if it has an account, e.g.
+            ``internal_batch_size=1``.
 
     Raises:
         ValueError: there is no such method, it takes no layer, or inputs and model are not fit
@@ -106,60 +113,40 @@ def explain(
         TargetError: the question names a class that the model does not have.
     """
     spec = attribution_method(method)
-    if layer is not None and not takes_layer(method):
+    if layer is not None and not spec.takes_layer:
         raise ValueError(f"the method '{method}' looks at no layer of its own; leave out layer='{layer}'")
     _check_batch(inputs)
     questions = _questions(model, inputs, question, output)
+    where = {} if layer is None else {"layer": layer}
     start = _now(inputs)
-    if method == PINET:
-        from xai_align.pinet.readout import read_out
-        from xai_align.pinet.sharp_places import given_or_sharp
-
-        readout = read_out(
-            model, inputs, questions, given_or_sharp(model, layer, options, inputs), output=output, **options
-        )
+    if spec.account:
+        readout = spec.build(model, **where).read_out(inputs, questions, output=output, **options)
         seconds = _now(inputs) - start
-        return Explanation(
-            method=method,
-            questions=tuple(questions),
-            attribution=_on_inputs(readout, inputs),
-            answer=readout.answer.detach(),
-            logits=readout.logits.detach(),
-            seconds=seconds,
-            readout=readout,
-        )
-    # other methods know of tensors only
-    model = model if output is None else LogitsOf(model, output)
-    asked, target = ask(model, questions, len(inputs))
-    built = spec.build(asked) if layer is None else spec.build(asked, layer=layer)
-    attribution = built.attribute(inputs, target=target, **options).detach()
-    seconds = _now(inputs) - start
-    logits = logits_of(model, inputs)
+        attribution, answer, logits = _on_inputs(readout, inputs), readout.answer.detach(), readout.logits.detach()
+    else:
+        readout = None
+        # other methods know of tensors only
+        model = model if output is None else LogitsOf(model, output)
+        asked, target = ask(model, questions, len(inputs))
+        attribution = spec.build(asked, **where).attribute(inputs, target=target, **options).detach()
+        seconds = _now(inputs) - start
+        logits = logits_of(model, inputs)
+        answer = answers(questions, logits)
     return Explanation(
         method=method,
         questions=tuple(questions),
         attribution=attribution,
-        answer=answers(questions, logits),
+        answer=answer,
         logits=logits,
         seconds=seconds,
+        values=spec.values,
+        note=spec.note,
+        readout=readout,
     )
 
 
-def takes_layer(method: str) -> bool:
-    """Whether a method can be told where in the network to look.
-
-    Raises:
-        ValueError: there is no such method.
-    """
-    build = attribution_method(method).build
-    try:
-        return method == PINET or "layer" in inspect.signature(build).parameters
-    except TypeError:  # something callable without a signature
-        return False
-
-
 def logits_of(model: nn.Module, inputs: Tensor, output: str | int | None = None) -> Tensor:
-    """The model's logits, without gradients."""
+    """Return the model's logits, without gradients."""
     with torch.no_grad():
         return select_logits(model(inputs), output)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import pluggy
 from torch import Tensor, nn
@@ -29,19 +29,61 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 Layout = Literal["NCHW", "NHWC", "NLC", "NCL", "auto"]
 
 
+#: The meaning of the numbers in an attribution. "contributions": parts of the answer, in logits. "slopes": derivatives
+#: of the answer, whose sum means nothing. "scores": a ranking, whose order alone means something.
+Values = Literal["contributions", "slopes", "scores"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class AttributionSpec:
     """An attribution method that can be run by name.
 
-    ``build(model, **options)`` gives an object with Captum's call,
-    ``attribute(inputs, target=...)``, that answers in the shape of ``inputs``.
-    ``trains`` says that building it trains something first.
+    Everything that tables, pages and the command line say about a method is stated here; they know no method by name.
+
+    Attributes:
+        name: the method's name in ``explain``, ``compare`` and on the command line.
+        build: ``build(model, **options)`` returns an object with Captum's call, ``attribute(inputs, target=...)``,
+            that answers in the shape of ``inputs``.
+        summary: one line for lists of methods.
+        values: the meaning of the map's numbers.
+        note: one or two sentences for the reader of a page, such as the sum that the map is known to have.
+        control: whether the method looks at neither model nor question, so that every other one has to beat it.
+        takes_layer: whether ``build`` takes ``layer=``, where in the network to look.
+        account: whether the object that is built also has ``read_out(inputs, question, output=None, **options)``,
+            which returns a :class:`~xai_align.pinet.Readout`, the exact decomposition of the answer. Its options are
+            those of ``attribute``.
+        trains: whether building it trains something first.
+        by_default: whether a comparison runs it where no methods are named.
+
+    Raises:
+        ValueError: ``values`` is not one of :data:`Values`, or a method with an account has other values than
+            contributions.
+
+    Example::
+
+        AttributionSpec(name="edges", build=Edges, summary="size of the image's gradient", values="scores")
     """
 
     name: str
     build: Callable[..., Any]
     summary: str
+    values: Values = "scores"
+    note: str = ""
+    control: bool = False
+    takes_layer: bool = False
+    account: bool = False
     trains: bool = False
+    by_default: bool = False
+
+    def __post_init__(self) -> None:
+        if self.values not in get_args(Values):
+            known = ", ".join(map(repr, get_args(Values)))
+            raise ValueError(f"values of method '{self.name}' is {self.values!r}; it is one of {known}")
+        if self.account and self.values != "contributions":
+            raise ValueError(
+                f"method '{self.name}' has an account of the answer, so its values are 'contributions', "
+                f"not {self.values!r}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

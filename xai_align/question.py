@@ -230,6 +230,11 @@ def captum_target(target: Any) -> Any:
     )
 
 
+def target_or_only_output(model: Any, target: Any) -> Any:
+    """Return the target as a question; None is, as in Captum, an output with one entry and not the predicted class."""
+    return Question(((),)) if target is None and not isinstance(model, QuestionModel) else target
+
+
 class QuestionModel(nn.Module):
     """A model that answers questions: ``[N, ...]`` inputs to ``[N, Q]`` answers.
 

@@ -6,11 +6,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from captum_align.align_attribution import ALIGNAttribution, ClassAgnosticWarning
+    from captum_align.align_attribution import ALIGNAttribution
     from captum_align.clipped_gradient_attribution import ClippedGradientAttribution
     from captum_align.fei_attribution import FEIAttribution
     from captum_align.layer_pinet_attribution import LayerPiNetAttribution
     from captum_align.pinet_attribution import PiNetAttribution
+    from xai_align.align.method import ClassAgnosticWarning
 
 __all__ = [
     "ALIGNAttribution",
@@ -24,7 +25,7 @@ __all__ = [
 #: Where each public class lives. Captum is imported with the first of them: listing plugins stays quick.
 _HOME = {
     "ALIGNAttribution": "captum_align.align_attribution",
-    "ClassAgnosticWarning": "captum_align.align_attribution",
+    "ClassAgnosticWarning": "xai_align.align.method",
     "ClippedGradientAttribution": "captum_align.clipped_gradient_attribution",
     "FEIAttribution": "captum_align.fei_attribution",
     "LayerPiNetAttribution": "captum_align.layer_pinet_attribution",

@@ -1,48 +1,18 @@
-"""ALIGNAttribution: the mask of a trained masker, with Captum's call."""
+"""ALIGNAttribution: the mask of a trained masker as one of Captum's methods."""
 
 from __future__ import annotations
 
-import os
-import warnings
-from typing import TYPE_CHECKING, Any
-
-import torch
-from captum._utils.common import _format_output, _is_tuple
 from captum.attr import Attribution
 from captum.log import log_usage
-from torch import Tensor, nn
 
-from captum_align.fei_attribution import only_one, over_channels
-from xai_align._tools.replica import Replica
-from xai_align._tools.thread_state import restores_thread_state
-from xai_align.align.masker_file import HoldsMasker, find_masker
-from xai_align.question import as_questions
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from xai_align.align.method import ALIGNMethod
 
 
-class ClassAgnosticWarning(UserWarning):
-    """A target was given to a method that shows the same for every class."""
+class ALIGNAttribution(ALIGNMethod, Attribution):
+    """Mask of an image's evidence, as a trained masker sees it: one forward pass, no gradients.
 
-
-class ALIGNAttribution(Attribution):
-    """Where a masker sees the evidence of an image: one forward pass, no gradients.
-
-    The masker was trained beside a classifier (:class:`~xai_align.align.AlignTrainer`). It looks at the image alone, so
-    there is one mask for an image, whatever class is asked about, and the classifier is not run. Values are from 0 to
-    1; they are no contributions and do not sum to an answer.
-
-    Args:
-        masker: a :class:`~xai_align.align.Masker` or another module that gives masks ``[N, 1, H, W]`` for images
-            ``[N, C, H, W]``; the trainer or fit that has one; or the file of a saved one. None: each call names it.
-        internal_batch_size: how many images are looked at at a time; it bounds the memory and changes no mask.
-            None: all at once.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        TypeError: this holds no masker.
-        ValueError: the trainer has none yet, or the file can't be used.
+    Arguments, options and errors are those of :class:`xai_align.align.ALIGNMethod`, which does the work; this class
+    also answers what Captum's tools ask of a method.
 
     Source: from the published description of ALIGN, Hong et al. (arXiv 2511.06944).
 
@@ -52,60 +22,10 @@ class ALIGNAttribution(Attribution):
         masks = align.attribute(images).sum(1)  # [N, H, W], in [0, 1]
     """
 
-    def __init__(self, masker: HoldsMasker | None, *, internal_batch_size: int | None = None) -> None:
-        Attribution.__init__(self, None if masker is None else find_masker(masker))
-        self.internal_batch_size = internal_batch_size
-        self._has_said = False
-
-    @property
-    def masker(self) -> nn.Module | None:
-        """What makes the masks."""
-        return self.forward_func
-
-    @log_usage()
-    @restores_thread_state
-    def attribute(
-        self,
-        inputs: Tensor | tuple[Tensor, ...],
-        target: Any = None,
-        additional_forward_args: Any = None,
-        *,
-        masker: HoldsMasker | None = None,
-        internal_batch_size: int | None = None,
-        return_masks: bool = False,
-    ) -> Any:
-        """The mask, spread evenly over the channels, in the shape and dtype of ``inputs``: ``.sum(1)`` is the mask.
-
-        Args:
-            inputs: images ``[N, C, H, W]``, normalised as the masker's training images were, or a tuple of one such
-                tensor.
-            target: what Captum's methods take, or a ``xai_align.Question``. It makes no difference: the mask is the
-                same for every class. A :class:`ClassAgnosticWarning` says so, once.
-            additional_forward_args: makes no difference either: the masker sees the image alone.
-            masker: in place of the one that this was built with.
-            internal_batch_size: as at construction, for this call.
-            return_masks: also return the masks, ``[N, 1, H, W]``.
-
-        Returns:
-            The attributions, a tuple if a tuple was given; or ``(attributions, masks)``.
-
-        Raises:
-            FileNotFoundError: there is no such file.
-            TargetError: (an AssertionError) the target is no target, or one of another number of images.
-            ValueError: there is no masker, or the inputs or what it makes of them are not fit; the message says why.
-        """
-        images = checked(only_one("inputs", inputs))
-        if target is not None:
-            as_questions(target, len(images))
-            self._say_once()
-        module = self._module(masker, images)
-        size = self.internal_batch_size if internal_batch_size is None else internal_batch_size
-        masks = torch.cat([masks_of(module, part) for part in batches(images, size)])
-        attributions = _format_output(_is_tuple(inputs), (over_channels(masks[:, 0], images),))
-        return (attributions, masks.to(images.dtype)) if return_masks else attributions
+    attribute = log_usage()(ALIGNMethod.attribute)
 
     def has_convergence_delta(self) -> bool:
-        """False: a mask has no sum to converge to."""
+        """Return False: a mask has no sum to converge to."""
         return False
 
     @property
@@ -115,70 +35,5 @@ class ALIGNAttribution(Attribution):
 
     @classmethod
     def get_name(cls) -> str:
-        """The method's name in tables."""
+        """Return the method's name in tables."""
         return "ALIGN"
-
-    def _module(self, given: HoldsMasker | None, images: Tensor) -> nn.Module:
-        """The masker of this call; one that was read from a file for it goes to where the images are."""
-        if given is None:
-            if self.masker is None:
-                raise ValueError(
-                    "no masker was given: ALIGNAttribution(masker), attribute(..., masker=FILE), "
-                    "explain(..., method='align', masker=FILE), or a model that brings its own, 'align:FOLDER'"
-                )
-            return self.masker
-        module = find_masker(given)
-        return module.to(images.device) if isinstance(given, str | os.PathLike) else module
-
-    def _say_once(self) -> None:
-        if not self._has_said:
-            self._has_said = True
-            warnings.warn(
-                "the mask is the same for every class: the masker looks at the image alone, and the target makes no "
-                "difference. Grad-CAM of the trained classifier answers for a class",
-                ClassAgnosticWarning,
-                stacklevel=4,
-            )
-
-
-def checked(images: Any) -> Tensor:
-    """The images, if they are some.
-
-    Raises:
-        ValueError: they are not ``[N, C, H, W]``, no floats, or hold NaN or infinity.
-    """
-    if not isinstance(images, Tensor) or images.dim() != 4 or not images.is_floating_point():
-        found = f"{images.dtype} {list(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
-        raise ValueError(f"a masker looks at images, floats [N, C, H, W], got {found}")
-    if not bool(torch.isfinite(images).all()):
-        raise ValueError("the images hold NaN or infinity")
-    return images
-
-
-def batches(images: Tensor, size: int | None) -> Iterator[Tensor]:
-    """The images in pieces of at most ``size``.
-
-    Raises:
-        ValueError: the size is not positive.
-    """
-    if size is not None and size < 1:
-        raise ValueError(f"internal_batch_size is {size}; give a positive number of images, or None")
-    yield from images.split(size or max(len(images), 1))
-
-
-def masks_of(masker: nn.Module, images: Tensor) -> Tensor:
-    """Masks ``[N, 1, H, W]`` in the masker's dtype, on the images' device; a copy of the masker is run, in eval mode.
-
-    Raises:
-        ValueError: what the masker gives are no masks.
-    """
-    like = next(masker.parameters(), images)
-    with torch.no_grad():
-        masks = Replica(masker, evaluate=True).module(images.detach().to(device=like.device, dtype=like.dtype))
-    wanted = (len(images), 1, *images.shape[-2:])
-    if not isinstance(masks, Tensor) or masks.shape != wanted:
-        found = list(masks.shape) if isinstance(masks, Tensor) else type(masks).__name__
-        raise ValueError(f"{type(masker).__name__} gave {found} for images {list(images.shape)}; masks are {wanted}")
-    if not bool(((masks >= 0) & (masks <= 1)).all()):
-        raise ValueError(f"{type(masker).__name__} gave values outside [0, 1], or NaN: these are no masks")
-    return masks.to(images.device)

@@ -16,9 +16,9 @@ from captum.metrics import infidelity_perturb_func_decorator
 from captum.metrics import sensitivity_max as captum_sensitivity_max
 from torch import Tensor, nn
 
-from captum_align.batches import pieces
 from captum_align.own_copies import gradients_on, own_model
 from captum_align.peer import posed
+from xai_align._tools.batches import batches_of
 from xai_align._tools.global_random_state import fixed_random_state
 from xai_align._tools.thread_state import restores_thread_state
 from xai_align.model_state import check_evaluation_mode
@@ -95,7 +95,7 @@ def infidelity(
     values = []
     model = own_model(model)
     with gradients_on():
-        cut = pieces(given, target, extra, len(given[0]), 1)
+        cut = batches_of(given, target, extra, 1)
         for index, (x, asked, rest) in enumerate(cut):
             with fixed_random_state(given[0].device, seed):
                 own = tuple(one[index : index + 1] for one in maps)
@@ -143,7 +143,7 @@ def sensitivity(
     options = {} if perturb_func is None else {"perturb_func": perturb_func}
     asked_of_all = target if isinstance(forward_func, QuestionModel) and target is None else captum_target(target)
     values = []
-    for x, asked, _ in pieces(given, asked_of_all, None, len(given[0]), 1):
+    for x, asked, _ in batches_of(given, asked_of_all, None, 1):
         its_own = _its_own(asked)
 
         def explained(perturbed: Any, its_own: Any = its_own) -> Any:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch
 from captum._utils.common import _format_tensor_into_tuples
 from captum.attr import LayerAttribution
 from captum.log import log_usage
 from torch import Tensor, nn
 
-from captum_align.batches import read_out_in_batches
 from xai_align._tools.thread_state import restores_thread_state
+from xai_align.pinet.batches import read_out_in_batches
 from xai_align.pinet.places import GAMMA
 
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class LayerPiNetAttribution(LayerAttribution):
-    """What every coordinate of a layer's output adds to the answer, nothing resized.
+    """Contribution of every coordinate of a layer's output to the answer, nothing resized.
 
     Args:
         forward_func: the model, an ``nn.Module`` in eval mode that returns logits.
@@ -64,24 +63,19 @@ class LayerPiNetAttribution(LayerAttribution):
         Arguments and errors as in :meth:`PiNetAttribution.attribute`. Prefix
         tokens keep their rows here.
         """
-        readouts = read_out_in_batches(
+        readout = read_out_in_batches(
             self.forward_func,
             _format_tensor_into_tuples(inputs),
             target,
             self.layer,
-            additional_forward_args,
+            additional_forward_args=additional_forward_args,
             internal_batch_size=internal_batch_size,
             show_progress=show_progress,
             **self._account,
         )
-        contributions = [readout.contributions for readout in readouts]
-        if isinstance(contributions[0], tuple):
-            result: Any = tuple(torch.cat(part) for part in zip(*contributions, strict=True))
-        else:
-            result = torch.cat(contributions)  # type: ignore[arg-type]
         if return_convergence_delta:
-            return result, torch.cat([readout.completeness_error for readout in readouts])
-        return result
+            return readout.contributions, readout.completeness_error
+        return readout.contributions
 
     def has_convergence_delta(self) -> bool:
         """True: the delta is the completeness error."""

@@ -17,9 +17,9 @@ from captum.attr import Attribution
 from captum.log import log_usage
 from torch import Tensor, nn
 
-from captum_align.batches import pieces
 from captum_align.default_options import nothing
 from captum_align.own_copies import gradients_on, own_leaf, own_model_and_layers
+from xai_align._tools.batches import batches_of
 from xai_align._tools.global_random_state import fixed_random_state
 from xai_align._tools.thread_state import restores_thread_state
 from xai_align.model_state import check_evaluation_mode
@@ -126,7 +126,7 @@ class Peer(Attribution):
         if not self.recipe.draws:
             return _attribute(method, leaves, target, extra, options)
         parts = []
-        for leaf, asked, rest in pieces(leaves, target, extra, len(leaves[0]), 1):
+        for leaf, asked, rest in batches_of(leaves, target, extra, 1):
             with fixed_random_state(leaf[0].device):
                 parts.append(_attribute(method, leaf, asked, rest, options))
         attributions = tuple(torch.cat(part) for part in zip(*(maps for maps, _ in parts), strict=True))

@@ -1,48 +1,39 @@
-"""What captum_align gives to xai-align: the exact readout, FEI and ALIGN by name, and Captum's own methods as peers."""
+"""What captum_align gives to xai-align: Captum's own methods and metrics as baselines."""
 
 from __future__ import annotations
 
 from functools import partial
 from typing import Any
 
-from xai_align.hookspecs import AttributionSpec, MetricSpec, hookimpl
+from xai_align.hookspecs import AttributionSpec, MetricSpec, Values, hookimpl
 
-#: Captum's methods that need nothing but the model, as they read in a list.
-PEER_SUMMARIES = {
-    "saliency": "Captum: size of the gradient at each pixel (abs=False keeps the sign)",
-    "input_x_gradient": "Captum: gradient times input",
-    "integrated_gradients": "Captum: gradients gathered on the way from zeros to the input",
-    "gradient_shap": "Captum: gradients at 20 random points between zeros and input, the same at every call",
-    "deep_lift": "Captum: differences to zeros handed back through the layers",
-    "guided_backprop": "Captum: gradient with negative parts cut off at every nn.ReLU",
-    "occlusion": "Captum: what the answer loses under a sliding window of an eighth of the side",
-    "feature_ablation": "Captum: what the answer loses without each of 8 x 8 patches",
+#: Captum's methods that need nothing but the model: the meaning of their values, and how they read in a list.
+BASELINES: dict[str, tuple[Values, str]] = {
+    "saliency": ("slopes", "Captum: size of the gradient at each pixel (abs=False keeps the sign)"),
+    "input_x_gradient": ("contributions", "Captum: gradient times input"),
+    "integrated_gradients": ("contributions", "Captum: gradients gathered on the way from zeros to the input"),
+    "gradient_shap": (
+        "contributions",
+        "Captum: gradients at 20 random points between zeros and input, the same at every call",
+    ),
+    "deep_lift": ("contributions", "Captum: differences to zeros handed back through the layers"),
+    "guided_backprop": ("slopes", "Captum: gradient with negative parts cut off at every nn.ReLU"),
+    "occlusion": ("contributions", "Captum: what the answer loses under a sliding window of an eighth of the side"),
+    "feature_ablation": ("contributions", "Captum: what the answer loses without each of 8 x 8 patches"),
 }
-
-
-def _build_pinet(model: Any, layer: Any = None, **options: Any) -> Any:
-    from captum_align.pinet_attribution import PiNetAttribution
-
-    return PiNetAttribution(model, layer=layer, **options)
-
-
-def _build_fei(model: Any, **options: Any) -> Any:
-    from captum_align.fei_attribution import FEIAttribution
-
-    return FEIAttribution(model, **options)
-
-
-def _build_align(model: Any, masker: Any = None, **options: Any) -> Any:
-    from captum_align.align_attribution import ALIGNAttribution
-    from xai_align.align.saved_fit import masker_of
-
-    return ALIGNAttribution(masker_of(model) if masker is None else masker, **options)
-
-
-def _build_clipped_gradient(model: Any, **options: Any) -> Any:
-    from captum_align.clipped_gradient_attribution import ClippedGradientAttribution
-
-    return ClippedGradientAttribution(model, **options)
+#: What the reader of a page has to know about the sum of a map.
+NOTES = {
+    "integrated_gradients": (
+        "integrated_gradients promises another sum, F(x) − F(baseline) along a path of images, up to the error of its "
+        "steps; its gap holds F(baseline) and that error."
+    ),
+    "layer_grad_cam": (
+        "layer_grad_cam promises nothing about its sum. Where a network ends in a mean over places and one linear "
+        "layer, its map equals the exact readout of the head's input and the gap is the bias; elsewhere it does not."
+    ),
+}
+#: Baselines that a comparison runs unless methods are named.
+BY_DEFAULT = frozenset(("layer_grad_cam", "input_x_gradient"))
 
 
 def _build_peer(name: str, model: Any, **options: Any) -> Any:
@@ -69,39 +60,28 @@ def _sensitivity(forward_func: Any, inputs: Any, attributions: Any, *, explain: 
 
 @hookimpl
 def xai_align_attributions() -> list[AttributionSpec]:
-    """``pinet``, ``fei``, ``align`` and Captum's methods. Captum is imported when one is built."""
+    """Captum's methods. Captum is imported when one is built."""
+    layer_grad_cam = AttributionSpec(
+        name="layer_grad_cam",
+        build=_build_layer_grad_cam,
+        summary="Captum: mean gradient times activation at the feature space, signed, spread over pixels",
+        values="contributions",
+        note=NOTES["layer_grad_cam"],
+        takes_layer=True,
+        by_default=True,
+    )
     return [
-        AttributionSpec(
-            name="pinet", build=_build_pinet, summary="exact readout: contributions that sum to the answer"
-        ),
-        AttributionSpec(
-            name="fei",
-            build=_build_fei,
-            summary="a map optimised for its own insertion and deletion curves (60 passes)",
-        ),
-        AttributionSpec(
-            name="fei-nested",
-            build=partial(_build_fei, solver="nested"),
-            summary="masks optimised one after another, each within the next, as FEI published it (500 passes)",
-        ),
-        AttributionSpec(
-            name="align",
-            build=_build_align,
-            summary="the mask of a trained masker, the same for every class, one pass (masker=FILE, or align:FOLDER)",
-        ),
-        AttributionSpec(
-            name="clipped-gradient",
-            build=_build_clipped_gradient,
-            summary="mean clipped gradient on the way from two solid colours to the image, nothing optimised",
-        ),
+        layer_grad_cam,
         *(
-            AttributionSpec(name=name, build=partial(_build_peer, name), summary=summary)
-            for name, summary in PEER_SUMMARIES.items()
-        ),
-        AttributionSpec(
-            name="layer_grad_cam",
-            build=_build_layer_grad_cam,
-            summary="Captum: mean gradient times activation at the feature space, signed, spread over pixels",
+            AttributionSpec(
+                name=name,
+                build=partial(_build_peer, name),
+                summary=summary,
+                values=values,
+                note=NOTES.get(name, ""),
+                by_default=name in BY_DEFAULT,
+            )
+            for name, (values, summary) in BASELINES.items()
         ),
     ]
 

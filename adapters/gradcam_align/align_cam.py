@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gradcam_align.attribution_cam import AttributionCAM
+from xai_align.builtin import ALIGN
 
 if TYPE_CHECKING:
     from torch import nn
@@ -36,7 +37,7 @@ class ALIGNCAM(AttributionCAM):
             picture = cam(images)
     """
 
-    method = "align"
+    method = ALIGN
 
     def __init__(
         self,

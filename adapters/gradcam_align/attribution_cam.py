@@ -18,7 +18,7 @@ from gradcam_align.first_component import channel_sum, first_component
 from gradcam_align.target_question import predicted_class, questions_of
 from xai_align import plugins
 from xai_align._tools.thread_state import restores_thread_state
-from xai_align.explanation import logits_of, takes_layer
+from xai_align.explanation import logits_of
 from xai_align.hookspecs import FeatureSpace
 from xai_align.model_state import check_evaluation_mode
 from xai_align.pinet.routes import layer_name
@@ -167,7 +167,7 @@ class AttributionCAM(BaseCAM):
     def _build(self) -> list[Any]:
         """The method, once for each place."""
         spec = plugins.attribution_method(self._name)
-        if self._places != [None] and not takes_layer(self._name):
+        if self._places != [None] and not spec.takes_layer:
             warnings.warn(
                 f"the method '{self._name}' looks at no layer of its own: target_layers make no difference",
                 stacklevel=4,

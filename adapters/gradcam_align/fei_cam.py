@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gradcam_align.attribution_cam import AttributionCAM
+from xai_align.builtin import FEI
 
 
 class FEICAM(AttributionCAM):
@@ -27,4 +28,4 @@ class FEICAM(AttributionCAM):
             picture = cam(images, [ClassifierOutputTarget(281)])
     """
 
-    method = "fei"
+    method = FEI

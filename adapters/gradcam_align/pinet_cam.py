@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gradcam_align.attribution_cam import AttributionCAM, Combine
+from xai_align.builtin import PINET
 from xai_align.hookspecs import FeatureSpace
 from xai_align.pinet.readout import Readout, read_out
 from xai_align.question import Question
@@ -41,7 +42,7 @@ class PiNetCAM(AttributionCAM):
             logits = cam.attributions(images, [Question.why_not(281, 282)])
     """
 
-    method = "pinet"
+    method = PINET
 
     def __init__(
         self,

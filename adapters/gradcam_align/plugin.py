@@ -37,5 +37,6 @@ def _build(name: str, model: Any, layer: Any = None, **options: Any) -> Any:
 def xai_align_attributions() -> list[AttributionSpec]:
     """The package's methods. It is imported when one is built."""
     return [
-        AttributionSpec(name=name, build=partial(_build, name), summary=summary) for name, summary in SUMMARIES.items()
+        AttributionSpec(name=name, build=partial(_build, name), summary=summary, takes_layer=True)
+        for name, summary in SUMMARIES.items()
     ]

@@ -6,6 +6,7 @@ from xai_align.align.masker import Masker
 from xai_align.align.masker_export import export_masker
 from xai_align.align.masker_file import load_masker, save_masker
 from xai_align.align.masker_loss import masker_loss
+from xai_align.align.method import ALIGNMethod, ClassAgnosticWarning
 from xai_align.align.mixup_regulariser import mixup_regulariser
 from xai_align.align.recipes import RECIPES, Recipe, recipe
 from xai_align.align.saliency import grad_cam
@@ -16,8 +17,10 @@ from xai_align.align.views.batch import TrainingBatch
 
 __all__ = [
     "RECIPES",
+    "ALIGNMethod",
     "AlignFit",
     "AlignTrainer",
+    "ClassAgnosticWarning",
     "CollapseWarning",
     "Masker",
     "Recipe",

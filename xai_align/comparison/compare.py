@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from xai_align.comparison.batch import run_part
 from xai_align.comparison.files import check_format, write_record, write_tables
+from xai_align.comparison.method_reference import default_methods
 from xai_align.comparison.plan import Plan, prepare
 from xai_align.comparison.processes import Process, this_process
 from xai_align.comparison.result import Comparison
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from xai_align.groups import ClassGroups
     from xai_align.hookspecs import LoadedModel
 
-#: What is compared if nothing is named: an account, two maps, and a control.
-METHODS = ("pinet", "layer_grad_cam", "input_x_gradient", "random")
 #: How they are judged if nothing is named.
 METRICS = ("insertion", "deletion")
 #: Images at once.
@@ -40,7 +39,7 @@ def compare(
     model: str | LoadedModel,
     images: Sequence[str | Path] | str | Path,
     *,
-    methods: Sequence[str] = METHODS,
+    methods: Sequence[str] | None = None,
     metrics: Sequence[str] = METRICS,
     question: str | Sequence[str] = "why",
     classes: Sequence[str | int] = (),
@@ -73,7 +72,8 @@ def compare(
         model: a reference such as ``"timm:resnet50"``, or a loaded model.
         images: files, folders and patterns. The same picture twice is counted once. A ``labels.json`` in
             their folder gives labels and boxes, for the metrics that ask for boxes.
-        methods: names, or ``"name@layer"`` for methods that look at a layer.
+        methods: names, or ``"name@layer"`` for methods that look at a layer. None: the ones that are registered as
+            ``by_default``: the exact readout, two baselines and a control.
         metrics: names.
         question: one or several of ``why``, ``why-not``, ``why-not-rest``, ``group``, ``group-not``.
         classes: asked about, names or numbers; none: the predicted class of each image.
@@ -107,7 +107,7 @@ def compare(
         plan = prepare(
             model,
             [images] if isinstance(images, str | Path) else images,
-            methods=methods,
+            methods=default_methods() if methods is None else methods,
             metrics=metrics,
             question=question,
             favoured=[str(one) for one in classes],

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from xai_align.explanation import takes_layer
 from xai_align.pinet.places import check_place
-from xai_align.plugins import attribution_method
+from xai_align.plugins import attribution_method, attribution_methods
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -36,15 +35,20 @@ def parse_methods(written: Iterable[str]) -> list[MethodReference]:
     found = []
     for one in written:
         name, at, layer = one.strip().partition("@")
-        attribution_method(name)
+        spec = attribution_method(name)
         if at and not layer:
             raise ValueError(f"'{one}' names no layer after the '@'; write '{name}' or '{name}@LAYER'")
-        if at and not takes_layer(name):
+        if at and not spec.takes_layer:
             raise ValueError(f"the method '{name}' looks at no layer of its own; write '{name}', not '{one}'")
         found.append(MethodReference(name, layer or None))
     if not found:
         raise ValueError("no method was given; `xai-align methods` shows them")
     return list(dict.fromkeys(found))
+
+
+def default_methods() -> list[str]:
+    """Return the names of the methods that a comparison runs where none are named."""
+    return [name for name, spec in attribution_methods().items() if spec.by_default]
 
 
 def check_layers(methods: Iterable[MethodReference], model: nn.Module) -> None:

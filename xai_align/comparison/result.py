@@ -83,6 +83,7 @@ class Comparison:
         title: what was compared, in words.
         reference: the method that the others are compared with.
         methods, metrics, questions: in the order in which they were asked for.
+        controls: those of the methods that look at neither model nor question.
         higher_is_better: of each metric.
         summaries_of_metrics: what each metric measures, in a sentence.
         summaries: one for each question, method and metric.
@@ -98,6 +99,7 @@ class Comparison:
     title: str
     reference: str
     methods: tuple[str, ...]
+    controls: frozenset[str]
     metrics: tuple[str, ...]
     higher_is_better: dict[str, bool]
     summaries_of_metrics: dict[str, str]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from xai_align.comparison.bootstrap import COVERAGE, RESAMPLES, Interval, bootstrap_means
 from xai_align.comparison.provenance import command_line, device_name, now
 from xai_align.comparison.result import Comparison, CurveBand, Picture, Summary
+from xai_align.plugins import attribution_method
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -79,6 +80,7 @@ class Tally:
             f"{_counted(self.images, 'image')}: {plan.model}",
             reference=plan.reference,
             methods=methods,
+            controls=frozenset(str(one) for one in plan.methods if attribution_method(one.name).control),
             metrics=metrics,
             higher_is_better={one.name: one.higher_is_better for one in plan.metrics},
             summaries_of_metrics={one.name: one.summary for one in plan.metrics},

@@ -89,11 +89,18 @@ class CentreGaussianAttribution:
 
 #: The controls by name.
 CONTROLS: list[AttributionSpec] = [
-    AttributionSpec(name="random", build=RandomAttribution, summary="control: uniform noise, its own for every image"),
+    AttributionSpec(
+        name="random",
+        build=RandomAttribution,
+        summary="control: uniform noise, its own for every image",
+        control=True,
+        by_default=True,
+    ),
     AttributionSpec(
         name="centre_gaussian",
         build=CentreGaussianAttribution,
         summary="control: a bump in the middle of every image",
+        control=True,
     ),
 ]
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from xai_align import plugins
+from xai_align.builtin import DEFAULT_METHOD
 
 
 def quantus_explain_func(
@@ -25,7 +26,7 @@ def quantus_explain_func(
     inputs: Any,
     targets: Any,
     *,
-    method: str = "pinet",
+    method: str = DEFAULT_METHOD,
     device: Any = None,
     build: dict[str, Any] | None = None,
     channels: Literal["sum", "keep"] = "sum",

@@ -12,6 +12,7 @@ from xai_align.pinet.frozen_encoder import FrozenEncoder
 from xai_align.pinet.initialisation import Start
 from xai_align.pinet.local_readout import LocalReadout
 from xai_align.pinet.losses import PiNetLoss
+from xai_align.pinet.method import PiNetMethod
 from xai_align.pinet.module import PiNet
 from xai_align.pinet.passes import CompletenessError
 from xai_align.pinet.places import Place
@@ -37,6 +38,7 @@ __all__ = [
     "PiNet",
     "PiNetEnsemble",
     "PiNetLoss",
+    "PiNetMethod",
     "Place",
     "PooledDecoder",
     "Readout",

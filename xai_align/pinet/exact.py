@@ -92,6 +92,15 @@ class ExactPiNet(PiNet):
         """
         raise TypeError("an unchanged network is saved as it always was: its state_dict() has the backbone's own keys")
 
+    @classmethod
+    def from_pretrained(cls, *args: Any, **options: Any) -> NoReturn:
+        """Refused: there is nothing saved but the backbone.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError(f"{cls.__name__} is built around a network: load that as always, then {cls.__name__}(network)")
+
     def read_out(self, inputs: Tensor, question: Any = None, feature_space: Where = None) -> Readout:
         """What every coordinate of the feature space adds to the answer: :func:`~xai_align.read_out`."""
         return read_out(self.backbone, inputs, question, self._where if feature_space is None else feature_space)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -91,8 +92,8 @@ class PiNet(PseudoLinear):
         encoder: nn.Module | None = None,
         decoder: nn.Module | None = None,
         trust: bool = False,
-    ) -> PiNet:
-        """The PiNet that :meth:`save_pretrained` wrote, in eval mode.
+    ) -> Self:
+        """Return the PiNet that :meth:`save_pretrained` wrote, in eval mode, as an object of this class.
 
         Args:
             folder_or_hub_name: a folder, or the name of a model on the Hugging Face hub, ``owner/model``.
@@ -106,7 +107,7 @@ class PiNet(PseudoLinear):
             ValueError: config and weights don't belong together, are damaged or of an unknown format, or can't be
                 fetched; the message says what to do.
         """
-        return persistence.load(folder_or_hub_name, encoder=encoder, decoder=decoder, trust=trust)
+        return persistence.load(cls, folder_or_hub_name, encoder=encoder, decoder=decoder, trust=trust)
 
     def trainable_parameters(self) -> Iterator[nn.Parameter]:
         """What there is to train: the head, and of the encoder what takes part and requires grad."""

@@ -12,9 +12,9 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -27,17 +27,16 @@ from xai_align.files.references import check_reference_in_file, reading
 from xai_align.files.size_limit import no_larger_than
 from xai_align.files.tensor_file import check_weights, read_tensor_file
 from xai_align.pinet.saved_config import CONFIG, FORMAT
+from xai_align.pinet.second_look_head import SecondLookHead
 
-if TYPE_CHECKING:
-    from xai_align.pinet.module import PiNet
-    from xai_align.pinet.second_look_head import SecondLookHead
-
+#: The class of the model, a PiNet or one of its subclasses.
+M = TypeVar("M", bound=nn.Module)
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def save(model: PiNet, folder: str | os.PathLike[str]) -> Path:
-    """Write the model to a folder, which is made if need be.
+def save(model: Any, folder: str | os.PathLike[str]) -> Path:
+    """Write a PiNet to a folder, which is made if need be.
 
     Returns:
         The folder.
@@ -54,8 +53,8 @@ def save(model: PiNet, folder: str | os.PathLike[str]) -> Path:
     return folder
 
 
-def config_of(model: PiNet) -> dict[str, Any]:
-    """What builds the model again, in plain values."""
+def config_of(model: Any) -> dict[str, Any]:
+    """Return, in plain values, all that builds a PiNet again."""
     from xai_align import __version__
 
     return {
@@ -73,9 +72,21 @@ def config_of(model: PiNet) -> dict[str, Any]:
 
 
 def load(
-    source: str | os.PathLike[str], *, encoder: nn.Module | None, decoder: nn.Module | None, trust: bool = False
-) -> PiNet:
+    make: Callable[[nn.Module, SecondLookHead], M],
+    source: str | os.PathLike[str],
+    *,
+    encoder: nn.Module | None,
+    decoder: nn.Module | None,
+    trust: bool = False,
+) -> M:
     """Build the saved model and load its weights; in eval mode, on the CPU.
+
+    Args:
+        make: the model's class, which is given encoder and head.
+        source: a folder, or a name on the hub.
+        encoder: in place of the one that the folder names.
+        decoder: in place of one of the author's.
+        trust: whether the folder may name code of other packages.
 
     Raises:
         FileNotFoundError: there is no such folder, or it holds no saved PiNet.
@@ -85,10 +96,10 @@ def load(
     config = _read_config(config_file)
     state = _read_weights(weights_file, config)
     with reading(config_file.parent):
-        model = _build(config, config_file, state, encoder, decoder, trust)
+        model = make(*_build(config, config_file, state, encoder, decoder, trust))
     check_weights(model, state, str(weights_file))
     model.load_state_dict(dict(state), assign=True)  # their dtype stays
-    model.class_names = tuple(config["class_names"])
+    model.class_names = tuple(config["class_names"])  # type: ignore[assignment]
     return model.eval()
 
 
@@ -99,9 +110,9 @@ def _build(
     encoder: nn.Module | None,
     decoder: nn.Module | None,
     trust: bool,
-) -> PiNet:
+) -> tuple[nn.Module, SecondLookHead]:
+    """Encoder and head, without their weights."""
     from xai_align.pinet.frozen_encoder import FrozenEncoder
-    from xai_align.pinet.module import PiNet
 
     saved = config["encoder"]
     options = dict(saved["options"])
@@ -119,7 +130,7 @@ def _build(
         )
     try:
         with no_larger_than(state, str(file)):
-            return PiNet(encoder, _head(config, decoder))
+            return encoder, _head(config, decoder)
     except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:
         raise ValueError(f"'{file}' describes no PiNet that can be built ({in_one_clause(error)})") from error
 
@@ -145,7 +156,6 @@ def _encoder(
 
 def _head(config: Mapping[str, Any], decoder: nn.Module | None) -> SecondLookHead:
     from xai_align.pinet.initialisation import Start
-    from xai_align.pinet.second_look_head import SecondLookHead
 
     head = dict(config["head"])
     if head["decoder"] == "custom":

@@ -97,7 +97,7 @@ def render_comparison(comparison: Comparison, folder: Path) -> str:
     )
     environment.filters["address"] = lambda file: quote(PurePath(file).as_posix())
     environment.filters["parts"] = lambda name: re.findall(r"[^_@.]*[_@.]|[^_@.]+", name)  # a line may end after each
-    styles = method_styles(comparison.methods, comparison.reference)
+    styles = method_styles(comparison.methods, comparison.reference, comparison.controls)
     return environment.get_template("comparison.html").render(
         comparison=comparison,
         facts=_facts(comparison),

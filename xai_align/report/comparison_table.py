@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from xai_align.report.method_style import MethodStyle, is_control, method_styles
+from xai_align.report.method_style import MethodStyle, method_styles
 from xai_align.report.words import tiny
 
 if TYPE_CHECKING:
@@ -111,7 +111,8 @@ def comparison_table(comparison: Comparison, question: str) -> Table:
         digits=_digits(comparison.seconds.values()),
     )
     # a control computes nothing: that it is fast is no merit
-    fastest = min(_finite(took for method, took in comparison.seconds.items() if not is_control(method)), default=None)
+    timed = {method: took for method, took in comparison.seconds.items() if method not in comparison.controls}
+    fastest = min(_finite(timed.values()), default=None)
 
     def row(style: MethodStyle) -> Row:
         cells = [
@@ -120,7 +121,7 @@ def comparison_table(comparison: Comparison, question: str) -> Table:
         ]
         return Row(style=style, cells=[*cells, _seconds_cell(comparison.seconds.get(style.method), time, fastest)])
 
-    rows = [row(style) for style in method_styles(comparison.methods, comparison.reference)]
+    rows = [row(style) for style in method_styles(comparison.methods, comparison.reference, comparison.controls)]
     return Table(question=question, columns=[*columns, time], rows=rows)
 
 

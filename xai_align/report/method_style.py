@@ -1,4 +1,4 @@
-"""How a method is marked in tables and drawn in curves: the same in every table and panel of a page."""
+"""Colour, dash and role of a method, the same in every table and panel of a page."""
 
 from __future__ import annotations
 
@@ -6,10 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-#: Methods that look at neither the model nor the question: what every other one has to beat.
-CONTROLS = frozenset(("random", "centre_gaussian"))
+    from collections.abc import Collection, Sequence
 
 _HUES = 7  # --hue-1 to --hue-7 of comparison.css; --hue-0 is the reference's
 _DASHES = ("", "7 3", "2 3", "9 3 2 3", "12 4")
@@ -35,21 +32,22 @@ class MethodStyle:
     dash: str
 
 
-def is_control(method: str) -> bool:
-    """Whether a method, with or without ``@layer``, is one of :data:`CONTROLS`."""
-    return method.partition("@")[0] in CONTROLS
+def method_styles(methods: Sequence[str], reference: str, controls: Collection[str] = ()) -> list[MethodStyle]:
+    """Return one style for each method; two methods share hue and dash only beyond 35 of them.
 
-
-def method_styles(methods: Sequence[str], reference: str) -> list[MethodStyle]:
-    """One style for each method; two methods share hue and dash only beyond 35 of them."""
+    Args:
+        methods: as they were asked for, ``"pinet@input"``.
+        reference: the one that the others are compared with.
+        controls: those that look at neither model nor question.
+    """
     styles: list[MethodStyle] = []
-    controls = others = 0
+    seen = others = 0
     for number, method in enumerate(methods):
         if method == reference:
             role, colour, dash = "reference", "var(--hue-0)", ""
-        elif is_control(method):
-            role, colour, dash = "control", "var(--ink)", _CONTROL_DASHES[controls % len(_CONTROL_DASHES)]
-            controls += 1
+        elif method in controls:
+            role, colour, dash = "control", "var(--ink)", _CONTROL_DASHES[seen % len(_CONTROL_DASHES)]
+            seen += 1
         else:
             role, colour = "", f"var(--hue-{1 + others % _HUES})"
             dash = _DASHES[others // _HUES % len(_DASHES)]

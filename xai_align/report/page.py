@@ -74,7 +74,7 @@ def render_page(sections: Sequence[Section], *, title: str, lead: Sequence[str] 
         sections=[_for_template(section) for section in sections],
         columns=[(name, name in NUMBER_COLUMNS) for name in COLUMNS],
         rows=[table_row(record) for record in records],
-        footnotes=footnotes({record.method for record in records}),
+        footnotes=footnotes(records),
     )
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from xai_align.explanation import Explanation
+    from xai_align.hookspecs import Values
     from xai_align.pinet.readout import Readout
     from xai_align.question import Question
 
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
 class Record:
     """One image, one question, one method.
 
-    Numbers are in logits unless stated. What only PiNet has (``layer`` to
-    ``relative_error``) is None for the other methods.
+    Numbers are in logits unless stated. What only methods with an account have (``layer`` to
+    ``relative_error``) is None for the others.
 
     Attributes:
         image: what the image is called.
@@ -45,7 +46,8 @@ class Record:
         seconds: what the method took.
         logits: ``[K]``.
         map: ``[H, W]``, on the input's pixels.
-        raw: PiNet's contributions in the feature space's own shape, one array for each tensor of it.
+        raw: an account's contributions in the feature space's own shape, one array for each tensor of it.
+        values: the meaning of the map's numbers; note: what the method's author says to a reader of the map.
         remarks: what a reader has to know besides the numbers: evidence that was cut off, or goes round the layer.
     """
 
@@ -70,6 +72,8 @@ class Record:
     logits: Tensor
     map: Tensor
     raw: tuple[Tensor, ...]
+    values: Values = "scores"
+    note: str = ""
     remarks: tuple[str, ...] = ()
 
     @property
@@ -131,6 +135,8 @@ def record_of(explanation: Explanation, *, image: str, class_names: Sequence[str
         logits=explanation.logits[0].detach().float().flatten().cpu(),
         map=grid.float(),
         raw=raw,
+        values=explanation.values,
+        note=explanation.note,
         **account,
     )
 
@@ -157,7 +163,7 @@ def in_words(question: Question, class_names: Sequence[str]) -> str:
 
 
 def save_arrays(record: Record, path: Path) -> None:
-    """The map, the logits and, for PiNet, the raw contributions, as an ``.npz`` file."""
+    """Write the map, the logits and, of an account, the raw contributions as an ``.npz`` file."""
     arrays = {"map": _array(record.map), "logits": _array(record.logits)}
     for number, part in enumerate(record.raw):
         arrays["contributions" if number == 0 else f"contributions_{number}"] = _array(part)

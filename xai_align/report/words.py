@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
+    from xai_align.hookspecs import Values
     from xai_align.report.record import Record
 
 #: The table's columns; numbers are in logits.
@@ -25,30 +26,15 @@ COLUMNS = (
 #: Those of them that hold numbers.
 NUMBER_COLUMNS = frozenset(COLUMNS[4:])
 
-#: What a colour bar counts: a map sums to logits, and the eye compares shares of the picture.
+#: The unit of a colour bar: contributions sum to logits, and the eye compares shares of the picture.
 LOGITS = "logits per 1 % of the picture"
-#: For maps that are in other units.
+#: Of slopes.
 UNITLESS = "value per 1 % of the picture"
-#: For maps that rank places; about as long as a colour bar has room for.
+#: Of scores; about as long as a colour bar has room for.
 SCORES = "score per 1 % of the picture; its order counts"
 
 NO_ACCOUNT = "–"
-# maps of slopes: what they sum to has nothing to do with the answer
-_SLOPES = frozenset(("saliency", "guided_backprop", "clipped-gradient"))
-# optimised maps and masks: only the order of their values means something
-_RANKINGS = frozenset(("align", "fei", "fei-nested"))
-# other than PiNet: gradients times inputs, and differences of answers, are in logits too
-_IN_LOGITS = frozenset(
-    (
-        "layer_grad_cam",
-        "integrated_gradients",
-        "gradient_shap",
-        "deep_lift",
-        "input_x_gradient",
-        "occlusion",
-        "feature_ablation",
-    )
-)
+_UNITS: dict[Values, str] = {"contributions": LOGITS, "slopes": UNITLESS, "scores": SCORES}
 
 
 def number(value: float) -> str:
@@ -62,15 +48,13 @@ def tiny(value: float) -> str:
 
 
 def unit_of(record: Record) -> str:
-    """What the colour bar of a record's picture counts."""
-    if record.method in _RANKINGS:
-        return SCORES
-    return LOGITS if record.is_account or record.method in _IN_LOGITS else UNITLESS
+    """Return the unit of the colour bar of a record's picture."""
+    return _UNITS[record.values]
 
 
 def totals(record: Record) -> str:
-    """What speaks for and against, in numbers; of a map that ranks places, that it does."""
-    if unit_of(record) == SCORES:
+    """Return the sums of what speaks for and against; of scores, that they rank places."""
+    if record.values == "scores":
         return "a ranking of places"
     return f"{number(record.positive)} for, {number(record.negative)} against"
 
@@ -88,7 +72,7 @@ def table_row(record: Record) -> tuple[str, ...]:
     have no sum that could be compared with it.
     """
     bias, error = NO_ACCOUNT, NO_ACCOUNT
-    adds_up = record.method not in _SLOPES | _RANKINGS
+    adds_up = record.values == "contributions"
     total = number(record.contributions) if adds_up else NO_ACCOUNT
     if record.bias is not None and record.completeness_error is not None:
         bias, error = number(record.bias), tiny(record.completeness_error)
@@ -109,9 +93,9 @@ def table_row(record: Record) -> tuple[str, ...]:
 
 def arithmetic(record: Record) -> str:
     """The answer as a sum: ``9.384 = 9.120 (picture) + 0.264 (bias)``; or what a map leaves of it."""
-    if record.method in _SLOPES:
+    if record.values == "slopes":
         return f"{number(record.answer)} is the answer; the map holds slopes, which don't add up to it"
-    if record.method in _RANKINGS:
+    if record.values == "scores":
         return f"{number(record.answer)} is the answer; the map ranks places for it, and its values have no sum"
     if record.bias is None:
         return (
@@ -145,40 +129,31 @@ def remarks(records: Sequence[Record]) -> list[str]:
     return list(dict.fromkeys(f"{record.label}: {remark}." for record in records for remark in record.remarks))
 
 
-def footnotes(methods: set[str]) -> list[str]:
-    """What has to be said about these methods' sums."""
+def footnotes(records: Sequence[Record]) -> list[str]:
+    """Return what a reader has to know about the sums of these records' maps, and the notes of their methods."""
+    accounts = _methods(record for record in records if record.is_account)
+    gaps = [record for record in records if record.values == "contributions" and not record.is_account]
+    rankings = _methods(record for record in records if record.values == "scores")
     notes = []
-    if "pinet" in methods:
+    if accounts:
         notes.append(
-            "pinet accounts for the answer: sum of contributions + bias = answer; "
+            f"{_listed(accounts)} account{'s' * (len(accounts) == 1)} for the answer: "
+            "sum of contributions + bias = answer; "
             "the completeness error is what is left of that sum, found by a second computation."
         )
-    if methods - {"pinet"} - _RANKINGS:
+    if gaps:
         notes.append("Methods marked – have no account of the answer; gap is the answer less the sum of their map.")
-    rankings = sorted(methods & _RANKINGS)
     if rankings:
         notes.append(
-            f"{' and '.join(rankings)} only rank{'s' * (len(rankings) == 1)} places, the most relevant highest: "
+            f"{_listed(rankings)} only rank{'s' * (len(rankings) == 1)} places, the most relevant highest: "
             "the values are no contributions and do not sum to anything."
         )
-    if "align" in methods:
-        notes.append("align shows one mask, whatever is asked: the masker looks at the image alone, not at the class.")
-    if "fei" in methods:
-        notes.append("fei counts from the mean of its map: blue is less relevant than the mean, not evidence against.")
-    if "clipped-gradient" in methods:
-        notes.append(
-            "clipped-gradient holds slopes of the answer on the way from solid colours to the image, "
-            "less what would reroute the computation: no sum of them is the answer."
-        )
-    if "layer_grad_cam" in methods:
-        notes.append(
-            "layer_grad_cam promises nothing about its sum. Where a network ends in a mean over places and "
-            "one linear layer, its map equals the exact readout of the head's input and the gap is the bias; "
-            "elsewhere it does not."
-        )
-    if "integrated_gradients" in methods:
-        notes.append(
-            "integrated_gradients promises another sum, F(x) − F(baseline) along a path of images, "
-            "up to the error of its steps; its gap holds F(baseline) and that error."
-        )
-    return notes
+    return [*notes, *dict.fromkeys(record.note for record in records if record.note)]
+
+
+def _methods(records: Iterable[Record]) -> list[str]:
+    return sorted({record.method for record in records})
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -1,0 +1,54 @@
+"""A batch in slices: inputs, targets and further arguments of a few examples at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+
+class Batch(NamedTuple):
+    """Some of the examples.
+
+    Attributes:
+        inputs: each cut to these examples.
+        target: cut if it holds one thing for each example, else as it is.
+        extra: further arguments of the model, cut in the same way.
+    """
+
+    inputs: tuple[Tensor, ...]
+    target: Any
+    extra: tuple[Any, ...] | None
+
+
+def batches_of(inputs: tuple[Tensor, ...], target: Any, extra: tuple[Any, ...] | None, size: int | None) -> list[Batch]:
+    """Return batches of at most ``size`` examples; None: one batch of all.
+
+    Raises:
+        ValueError: the size is not positive.
+    """
+    if size is not None and size < 1:
+        raise ValueError(f"internal_batch_size is {size}; give a positive number of examples, or None")
+    return list(_slices(inputs, target, extra, size))
+
+
+def _slices(
+    inputs: tuple[Tensor, ...], target: Any, extra: tuple[Any, ...] | None, size: int | None
+) -> Iterator[Batch]:
+    count = len(inputs[0]) if inputs and isinstance(inputs[0], Tensor) and inputs[0].dim() else 0
+    if size is None or count <= size:
+        yield Batch(inputs, target, extra)
+        return
+    for start in range(0, count, size):
+        here = slice(start, start + size)
+        rest = None if extra is None else tuple(x[here] if _is_for_each(x, count) else x for x in extra)
+        asked = target[here] if _is_for_each(target, count) else target
+        yield Batch(tuple(x[here] for x in inputs), asked, rest)
+
+
+def _is_for_each(value: Any, count: int) -> bool:
+    """Return whether ``value`` holds one thing for each of ``count`` examples."""
+    if isinstance(value, Tensor):
+        return value.dim() > 0 and len(value) == count and count > 1
+    return isinstance(value, list) and len(value) == count

@@ -1,0 +1,88 @@
+"""The average clipped gradient as an attribution method, with Captum's call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from xai_align._tools.single_tensor import like_given, only_one, share_over_channels
+from xai_align._tools.thread_state import restores_thread_state
+from xai_align.fei.clipped_gradient import clipped_gradient
+from xai_align.fei.pieces import asked_pieces, check_options, seeded
+from xai_align.fei.solid_colours import Normalization
+from xai_align.pinet.input_checks import forward_arguments
+from xai_align.question import target_or_only_output
+
+
+class ClippedGradientMethod:
+    """Mean slope of the answer on the way from solid colours to the image, its computation not rerouted.
+
+    Signed, in units of the answer; nothing is optimised. See :func:`~xai_align.fei.clipped_gradient`.
+
+    Args:
+        forward_func: the model, an ``nn.Module`` in eval mode that returns logits.
+        internal_batch_size: how many images are worked on at a time; None: 8.
+        **options: ``points``, ``colours``, ``clip``, ``clip_layers``, ``normalization``, ``baselines``, ``seed``.
+            All of these hold for every call that does not say otherwise.
+
+    Raises:
+        TypeError: there is no such option.
+
+    Source: the gradient that FEI's steps go along (Zhang & McMillan, arXiv 2509.04588); its mean is ours.
+
+    Example::
+
+        attributions = ClippedGradientMethod(model).attribute(images, target=281)
+    """
+
+    def __init__(self, forward_func: nn.Module, *, internal_batch_size: int | None = None, **options: Any) -> None:
+        check_options(clipped_gradient, options)
+        self.forward_func = forward_func
+        self.internal_batch_size, self.options = internal_batch_size, options
+
+    @restores_thread_state
+    def attribute(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        baselines: Any = None,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        *,
+        normalization: Normalization | None = None,
+        internal_batch_size: int | None = None,
+        generator: torch.Generator | None = None,
+        **options: Any,
+    ) -> Any:
+        """Return the map in the shape and dtype of ``inputs``, spread evenly over the channels: ``.sum(1)`` is it.
+
+        Args:
+            inputs: images ``[N, C, H, W]``, or a tuple of one such tensor.
+            baselines: as in :meth:`FEIMethod.attribute <xai_align.fei.FEIMethod.attribute>`, and so are
+                ``target``, ``additional_forward_args``, ``normalization``, ``internal_batch_size`` and ``generator``.
+            **options: further options, e.g. ``points=(0.5,)``, ``colours=4``, ``clip="none"``, ``seed=1``.
+
+        Raises:
+            TypeError: there is no such option.
+            TargetError: (an AssertionError) the target does not fit the output.
+            NothingToClip: (a ValueError) the model has no activation to clip; ``clip="none"`` goes without.
+            ValueError: inputs, model or an option are not fit; the message says what to do.
+        """
+        images = only_one("inputs", inputs)
+        chosen = {"baselines": only_one("baselines", baselines), "normalization": normalization}
+        options = self.options | {name: value for name, value in chosen.items() if value is not None} | options
+        check_options(clipped_gradient, options)
+        network, pieces = asked_pieces(
+            self.forward_func,
+            images,
+            target_or_only_output(self.forward_func, target),
+            internal_batch_size=self.internal_batch_size if internal_batch_size is None else internal_batch_size,
+            additional_forward_args=forward_arguments(additional_forward_args) or None,
+            options=seeded(options, generator),
+        )
+        maps = []
+        for piece in pieces:
+            with piece.counted():
+                maps.append(clipped_gradient(network, piece.inputs, piece.questions, **piece.options))
+        return like_given(inputs, share_over_channels(torch.cat(maps), images))

@@ -1,0 +1,124 @@
+"""FEI's optimised masks as an attribution method, with Captum's call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from xai_align._tools.single_tensor import like_given, only_one, share_over_channels
+from xai_align._tools.thread_state import restores_thread_state
+from xai_align.fei.optimize import find_solver, optimize_masks
+from xai_align.fei.pieces import check_options
+from xai_align.fei.solid_colours import Normalization
+from xai_align.pinet.input_checks import forward_arguments
+from xai_align.question import target_or_only_output
+
+
+class FEIMethod:
+    """Ranking of the pixels that the answer rests on, by masks that are optimised to show it and to hide it.
+
+    The values are no contributions and do not sum to the answer. With the solver "curve"
+    they are scores with mean 0 and standard deviation 1; with "nested", the mean of masks that mark more and more of
+    the image, from 0 to 1.
+
+    Args:
+        forward_func: the model, an ``nn.Module`` in eval mode that returns logits.
+        solver: "curve" or "nested", see :func:`~xai_align.fei.optimize_masks`.
+        internal_batch_size: how many images are worked on at a time; None: 8.
+        **options: of the solver. All of these hold for every call that does not say otherwise.
+
+    Raises:
+        TypeError: the solver has no such option.
+        ValueError: there is no such solver.
+
+    Source: FEI, Zhang & McMillan (arXiv 2509.04588).
+
+    Example::
+
+        attributions = FEIMethod(model, normalization=(mean, std)).attribute(images, target=281)
+    """
+
+    def __init__(
+        self, forward_func: nn.Module, *, solver: str = "curve", internal_batch_size: int | None = None, **options: Any
+    ) -> None:
+        check_options(find_solver(solver), options)
+        self.forward_func = forward_func
+        self.solver, self.internal_batch_size, self.options = solver, internal_batch_size, options
+
+    @restores_thread_state
+    def attribute(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        baselines: Any = None,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        *,
+        solver: str | None = None,
+        quantiles: Sequence[float] | None = None,
+        n_iter: int | None = None,
+        normalization: Normalization | None = None,
+        internal_batch_size: int | None = None,
+        generator: torch.Generator | None = None,
+        show_progress: bool = False,
+        return_masks: bool = False,
+        return_info: bool = False,
+        **solver_options: Any,
+    ) -> Any:
+        """Return the map in the shape and dtype of ``inputs``, spread evenly over the channels: ``.sum(1)`` is it.
+
+        Where an option is None, it is as the method was built with, or the solver's own default.
+
+        Args:
+            inputs: images ``[N, C, H, W]``, or a tuple of one such tensor.
+            baselines: what stands where the image is hidden: None for a new random fill at every step; a number; a
+                tensor ``[N, C, H, W]`` (axes may be 1) or a tuple of one; or a function
+                ``(inputs, step, generator) -> Tensor``.
+            target: what Captum's methods take, numpy integers and arrays, or a ``xai_align.Question``.
+            additional_forward_args: further arguments of the model.
+            solver: "curve" or "nested".
+            quantiles: the shares of the image that masks mark, increasing in (0, 1).
+            n_iter: steps of the solver.
+            normalization: ``(mean, std)`` of the images: random colours are then drawn from all that a picture can
+                show, and else from each image's own range.
+            internal_batch_size: how many images are worked on at a time; it bounds the memory and changes no map.
+            generator: one number is drawn from it as the seed. None: the same random numbers at every call.
+            show_progress: show a progress bar over all steps.
+            return_masks: also return the masks, ``[N, K, 1, H, W]``.
+            return_info: also return the :class:`~xai_align.fei.OptimisedMasks`.
+            **solver_options: further options of the solver, e.g. ``clip="none"``, ``mask_size=28``, ``seed=1``.
+
+        Returns:
+            The attributions, a tuple if a tuple was given; or with masks and info ``(attributions, masks, info)``,
+            without what was not asked for.
+
+        Raises:
+            TypeError: the solver has no such option.
+            TargetError: (an AssertionError) the target does not fit the output.
+            NothingToClip: (a ValueError) gradients are to be clipped (with "nested" they are by default) and the model
+                has no activation for it; ``clip="none"`` goes without.
+            ValueError: inputs, model or an option are not fit; the message says what to do.
+        """
+        images = only_one("inputs", inputs)
+        chosen = {
+            "baselines": only_one("baselines", baselines),
+            "quantiles": quantiles,
+            "n_iter": n_iter,
+            "normalization": normalization,
+        }
+        found = optimize_masks(
+            self.forward_func,
+            images,
+            target_or_only_output(self.forward_func, target),
+            solver=self.solver if solver is None else solver,
+            internal_batch_size=self.internal_batch_size if internal_batch_size is None else internal_batch_size,
+            generator=generator,
+            show_progress=show_progress,
+            additional_forward_args=forward_arguments(additional_forward_args) or None,
+            **self.options | {name: value for name, value in chosen.items() if value is not None} | solver_options,
+        )
+        attributions = like_given(inputs, share_over_channels(found.attribution, images))
+        further = [found.masks.unsqueeze(2)] * return_masks + [found] * return_info
+        return (attributions, *further) if further else attributions

@@ -1,0 +1,97 @@
+"""A readout of any number of examples, a few at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xai_align._tools.batches import batches_of
+from xai_align._tools.progress import progress_bar
+from xai_align.pinet.input_checks import forward_arguments
+from xai_align.pinet.mixture import MixedReadout, mixed
+from xai_align.pinet.places import Places
+from xai_align.pinet.readout import read_out
+from xai_align.pinet.records import Readout, as_tuple
+from xai_align.question import Question, QuestionModel, captum_target
+
+
+def read_out_in_batches(
+    model: Any,
+    inputs: tuple[Tensor, ...],
+    target: Any,
+    layer: Places,
+    *,
+    additional_forward_args: Any = None,
+    internal_batch_size: int | None = None,
+    show_progress: bool = False,
+    output: str | int | None = None,
+    **account: Any,
+) -> Readout:
+    """Return one :class:`~xai_align.pinet.Readout` of all examples; at most ``internal_batch_size`` are run at a time.
+
+    ``account`` holds the options of :func:`~xai_align.read_out` that choose among exact accounts.
+
+    Raises:
+        ValueError: the batch size is not positive.
+    """
+    # a question travels as it is; Captum's forms are brought to ints, tensors and lists that can be cut
+    keeps = isinstance(model, QuestionModel) and target is None
+    if not keeps and not _are_questions(target):
+        target = captum_target(target)
+    batches = batches_of(inputs, target, forward_arguments(additional_forward_args) or None, internal_batch_size)
+    readouts = []
+    with progress_bar("exact readout", len(batches), shown=show_progress) as advance:
+        for batch in batches:
+            given = batch.inputs if len(batch.inputs) != 1 else batch.inputs[0]
+            options = {"additional_forward_args": batch.extra, "output": output, **account}
+            readouts.append(read_out(model, given, batch.target, layer, **options))
+            advance(1)
+    return joined(readouts)
+
+
+def joined(readouts: Sequence[Readout]) -> Readout:
+    """Return the record of all examples of several readouts by one and the same account."""
+    first = readouts[0]
+    if len(readouts) == 1:
+        return first
+    if isinstance(first, MixedReadout):
+        parts = zip(*(one.parts for one in readouts if isinstance(one, MixedReadout)), strict=True)
+        return mixed([joined(part) for part in parts], first.weights)
+    contributions = tuple(map(torch.cat, zip(*(as_tuple(one.contributions) for one in readouts), strict=True)))
+    coefficients = [one.coefficients for one in readouts if one.coefficients is not None]
+    return replace(
+        first,
+        answer=torch.cat([one.answer for one in readouts]),
+        contributions=contributions if isinstance(first.contributions, tuple) else contributions[0],
+        bias=torch.cat([one.bias for one in readouts]),
+        prefix=torch.cat([one.prefix for one in readouts]),
+        completeness_error=torch.cat([one.completeness_error for one in readouts]),
+        kind="local" if all(one.kind == "local" for one in readouts) else "frozen",
+        logits=torch.cat([one.logits for one in readouts]),
+        placed=_joined_maps(readouts),
+        coefficients=torch.cat(coefficients) if len(coefficients) == len(readouts) else None,
+        around=torch.cat([one.around for one in readouts]),
+        cut_off=tuple(dict.fromkeys(cut for one in readouts for cut in one.cut_off)),
+        gates_flow=any(one.gates_flow for one in readouts),
+    )
+
+
+def _joined_maps(readouts: Sequence[Readout]) -> tuple[Tensor, ...]:
+    """Placed biases, grid by grid; zeros where a batch has none on a grid, because nothing came back from there."""
+    grids = dict.fromkeys(placed.shape[1:] for one in readouts for placed in one.placed)
+
+    def on(grid: torch.Size, one: Readout) -> Tensor:
+        found = next((placed for placed in one.placed if placed.shape[1:] == grid), None)
+        return one.answer.new_zeros(len(one.answer), *grid) if found is None else found
+
+    return tuple(torch.cat([on(grid, one) for one in readouts]) for grid in grids)
+
+
+def _are_questions(target: Any) -> bool:
+    return isinstance(target, Question) or (
+        isinstance(target, list | tuple) and bool(target) and all(isinstance(one, Question) for one in target)
+    )
