@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from xai_align.align.saliency import dead, grad_cam
-from xai_align.evaluation import Series, perturbation_curves
 from xai_align.evaluation.faithfulness import comprehensiveness_of, sufficiency_of
+from xai_align.perturbation import Series, perturbation_curves
 
 #: Shares of a picture's pixels that are kept, or taken away.
 SHARES = (0.05, 0.1, 0.2, 0.5)

@@ -14,11 +14,11 @@ from torch.nn import functional as F
 
 from benchmarks.align_digits import Domains, Pictures
 from xai_align.align.saliency import grad_cam
-from xai_align.evaluation.curve import perturbation_curves
 from xai_align.evaluation.faithfulness import comprehensiveness_of, sufficiency_of
 from xai_align.evaluation.localisation import energy_inside
-from xai_align.evaluation.ranking import TieWarning
-from xai_align.evaluation.series import Series
+from xai_align.perturbation.curve import perturbation_curves
+from xai_align.perturbation.ranking import TieWarning
+from xai_align.perturbation.series import Series
 
 #: Sufficiency and comprehensiveness are means over these shares of the picture.
 SHARES = (0.05, 0.1, 0.2, 0.5)

@@ -22,9 +22,9 @@ from captum_align import (
 from gradcam_align import ALIGNCAM, FEICAM, AttributionCAM, PiNetCAM
 from xai_align import Question, explain, read_out
 from xai_align.align.masker import Masker
-from xai_align.evaluation.curve import perturbation_curve, perturbation_curves
-from xai_align.evaluation.series import Series
 from xai_align.fei import clip_gradients, optimize_masks
+from xai_align.perturbation.curve import perturbation_curve, perturbation_curves
+from xai_align.perturbation.series import Series
 from xai_align.plugins import attribution_method, attribution_methods, metric
 
 #: A call: model and images to what it found.

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from xai_align import explain
+from xai_align.data.images import expand_paths, open_image
+from xai_align.data.photographs import PHOTOGRAPHS
 from xai_align.evaluation import deletion, insertion, pathways
-from xai_align.images import expand_paths, open_image
-from xai_align.photographs import PHOTOGRAPHS
 from xai_align.plugins import load_model
 
 STEPS = 28

@@ -24,10 +24,10 @@ import torch
 from torch import Tensor, nn
 
 from xai_align import explain
+from xai_align.data.images import expand_paths, open_image
 from xai_align.evaluation import pathways
-from xai_align.evaluation.fills import FILLS
-from xai_align.evaluation.hidden_layers import MEASURES, deviations
-from xai_align.images import expand_paths, open_image
+from xai_align.features.hidden_layers import MEASURES, deviations
+from xai_align.perturbation.fills import FILLS
 from xai_align.plugins import load_model, stages
 
 STEPS = 28

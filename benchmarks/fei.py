@@ -27,9 +27,9 @@ from numpy.typing import NDArray
 
 from benchmarks.fei_judging import OTHERS, Verdict, judge
 from benchmarks.fei_photographs import JUDGED, Photograph, photographs
+from xai_align.cli.terminal import progress_bar
 from xai_align.comparison.bootstrap import bootstrap_means
 from xai_align.comparison.store import write_whole
-from xai_align.terminal import progress_bar
 
 #: Judged before the others, which go by name.
 FIRST = ("readout", "gradcam", "rise", "layercam", "integrated_gradients", "occlusion", "random")

@@ -27,11 +27,11 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from benchmarks.fei_photographs import JUDGES, Judge, Photograph
-from xai_align.evaluation import Series, TieWarning, curve_values, perturbation_curves, tie_rate
-from xai_align.evaluation.curve import Curve
 from xai_align.evaluation.faithfulness import area
 from xai_align.evaluation.pathway_metrics import FEW_STEPS, pathway_metric
-from xai_align.evaluation.series import Order, steps
+from xai_align.perturbation import Series, TieWarning, curve_values, perturbation_curves, tie_rate
+from xai_align.perturbation.curve import Curve
+from xai_align.perturbation.series import Order, steps
 
 OWN_STEPS, OTHER_STEPS = 28, 10
 #: Perturbed inputs that go through a network at once.

@@ -20,8 +20,8 @@ from benchmarks.fei_photographs import JUDGES, photographs
 from benchmarks.peers.extremal_perturbation import extremal_perturbation
 from benchmarks.peers.rise import rise
 from xai_align import explain
-from xai_align.evaluation import TieWarning
 from xai_align.fei import optimize_masks
+from xai_align.perturbation import TieWarning
 from xai_align.pinet.readout import read_out
 from xai_align.plugins import attribution_method
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from benchmarks.real_networks import lite0, lite1, squeezenet
+from xai_align.data.images import open_image
 from xai_align.hookspecs import LoadedModel
-from xai_align.images import open_image
 
 #: How many are judged.
 JUDGED = 48

@@ -18,12 +18,12 @@ from torch import Tensor
 
 from benchmarks.fei_maps import LAYERS, by_name, readout
 from benchmarks.fei_photographs import JUDGES
+from xai_align.cli.terminal import progress_bar
 from xai_align.comparison.bootstrap import bootstrap_means
+from xai_align.data.images import open_image
 from xai_align.evaluation.boxes import boxes_to_masks
 from xai_align.evaluation.localisation import energy_inside, pointing_game
 from xai_align.fei import optimize_masks
-from xai_align.images import open_image
-from xai_align.terminal import progress_bar
 
 METHODS = ("readout", "fei", "layercam", "input_x_gradient", "random")
 

@@ -24,8 +24,8 @@ from torch.utils.data import TensorDataset
 
 from examples.toyshapes.generator import toy_shapes
 from xai_align.pinet import FrozenEncoder, PiNet, SecondLookHead, conv_pinet
-from xai_align.pinet.fit import fit_pinet
 from xai_align.pinet.losses import PiNetLoss
+from xai_align.training.pinet.fit import fit_pinet
 
 NETWORKS = ("batch norms", "group norms", "frozen backbone")
 COMPARED = ("loss", "validation_loss")

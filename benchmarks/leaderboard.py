@@ -29,7 +29,7 @@ from pathlib import Path
 import torch
 
 from xai_align import explain
-from xai_align.images import expand_paths, open_image
+from xai_align.data.images import expand_paths, open_image
 from xai_align.plugins import attribution_methods, load_model
 
 MODEL = "timm_align.efficientnet_lite0:load"

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
 from torch.utils.data import Dataset
 
-from xai_align.images import open_image
+from xai_align.data.images import open_image
 
 #: Weights of the squared norm that a probe chooses from.
 PENALTIES = (1e-2, 3e-2, 1e-1, 3e-1)

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 
 from xai_align import explain
+from xai_align.data.images import expand_paths, open_image
+from xai_align.data.photographs import PHOTOGRAPHS
 from xai_align.evaluation import deletion
-from xai_align.images import expand_paths, open_image
-from xai_align.photographs import PHOTOGRAPHS
 from xai_align.plugins import load_model
 
 warnings.filterwarnings("ignore")

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torch.utils.data import Dataset
 
-from xai_align.images import open_image
+from xai_align.data.images import open_image
 
 #: The smallest share of a photograph that a crop shows.
 SMALLEST = 0.35

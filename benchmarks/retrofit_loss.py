@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, one_hot, softplus
 
-from xai_align.evaluation.fills import GaussianBlur
+from xai_align.perturbation.fills import GaussianBlur
 from xai_align.pinet.losses import Batch, Explains, PiNetLoss, Seen, distillation_loss
 
 #: How soft the edge of a mask is, in units of the logarithm of the contributions.

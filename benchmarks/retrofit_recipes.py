@@ -21,8 +21,8 @@ from benchmarks.retrofit_crops import Crops
 from benchmarks.retrofit_loss import CurveLoss
 from timm_align import TimmEncoder, retrofit
 from xai_align.pinet import FrozenEncoder, PiNet, SecondLookHead, Start
-from xai_align.pinet.fit import Fit, fit_pinet
 from xai_align.pinet.losses import PiNetLoss
+from xai_align.training.pinet.fit import Fit, fit_pinet
 
 #: Weight of the divergence from the teacher.
 DISTILLATION = 1.0

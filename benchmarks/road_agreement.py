@@ -34,11 +34,11 @@ from pytorch_grad_cam.utils.model_targets import (  # noqa: E402
 )
 from torch import Tensor, nn  # noqa: E402
 
-import xai_align.photographs  # noqa: E402
-from xai_align.evaluation.curve import perturbation_curves  # noqa: E402
+import xai_align.data.photographs  # noqa: E402
+from xai_align.data.images import expand_paths, open_image  # noqa: E402
 from xai_align.evaluation.faithfulness import road_metric  # noqa: E402
-from xai_align.evaluation.noisy_linear import NoisyLinear  # noqa: E402
-from xai_align.images import expand_paths, open_image  # noqa: E402
+from xai_align.perturbation.curve import perturbation_curves  # noqa: E402
+from xai_align.perturbation.noisy_linear import NoisyLinear  # noqa: E402
 from xai_align.plugins import load_model  # noqa: E402
 
 PERCENTILES = tuple(range(10, 100, 10))
@@ -47,7 +47,7 @@ SHARES = tuple(percentile / 100 for percentile in PERCENTILES)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", nargs="+", default=[str(Path(xai_align.photographs.__file__).parent)])
+    parser.add_argument("--images", nargs="+", default=[str(Path(xai_align.data.photographs.__file__).parent)])
     parser.add_argument("--limit", type=int, default=None, help="only the first so many images")
     parser.add_argument("--repetitions", type=int, default=2, help="timings are the best of so many")
     parser.add_argument("--noise", type=float, default=0.0, help="standard deviation, on both sides")

@@ -42,11 +42,11 @@ from benchmarks.fei_photographs import JUDGES, Photograph, photographs
 from benchmarks.fei_places import top_fifth
 from xai_align import read_out
 from xai_align.comparison.bootstrap import bootstrap_means
-from xai_align.evaluation import Series, TieWarning, perturbation_curves
+from xai_align.data.images import open_image
 from xai_align.evaluation.boxes import boxes_to_masks
 from xai_align.evaluation.localisation import energy_inside, pointing_game
-from xai_align.evaluation.series import steps
-from xai_align.images import open_image
+from xai_align.perturbation import Series, TieWarning, perturbation_curves
+from xai_align.perturbation.series import steps
 from xai_align.pinet import Place
 
 #: Where each network is read: its last map, and the stages whose cells are 4, 8 and 16 pixels wide.

@@ -24,7 +24,8 @@ from benchmarks.toyshapes_fits import data_of, unseen_pictures
 from benchmarks.toyshapes_groups import BATCH
 from benchmarks.toyshapes_scores import CHUNK, intersection_over_union
 from examples.toyshapes.generator import ToyShapes
-from xai_align.pinet import PiNetLoss, conv_pinet, fit_pinet
+from xai_align.pinet import PiNetLoss, conv_pinet
+from xai_align.training import fit_pinet
 
 Label = Literal["areas", "masks"]
 COLUMNS = {"MAE, pixels": "error", "MAE / area": "relative", "IoU": "iou", "TDR": "tdr", "TAR": "tar"}

@@ -25,8 +25,8 @@ from benchmarks.toyshapes_groups import (
 )
 from benchmarks.toyshapes_scores import accuracy, answers
 from examples.toyshapes.generator import TEST_SEED, ToyShapes, toy_shapes
-from xai_align.pinet import Fit, fit_pinet
-from xai_align.pinet.fitting.settings import Precision
+from xai_align.training import Fit, fit_pinet
+from xai_align.training.pinet.settings import Precision
 
 TEST_PICTURES = 1000
 #: Every fit has pictures of its own, as in the paper.

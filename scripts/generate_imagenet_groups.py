@@ -1,7 +1,7 @@
 """Writes the table of ImageNet's class groups from WordNet 3.0's nouns.
 
     python scripts/generate_imagenet_groups.py data.noun imagenet_synsets.txt \\
-        xai_align/imagenet_groups/hypernyms.tsv
+        xai_align/data/imagenet_groups/hypernyms.tsv
 
 ``data.noun`` is part of WordNet 3.0 (Debian: the package ``wordnet-base``). The
 other file names the classes by their wnids, one a line, in the order of the

@@ -16,9 +16,9 @@ from PIL import Image
 from xai_align import plugins
 from xai_align.evaluation.curve_metric import CurveMetric
 from xai_align.evaluation.does_not_apply import MetricDoesNotApply
-from xai_align.evaluation.questioned import curve_values
-from xai_align.evaluation.series import Series
 from xai_align.hookspecs import AttributionSpec, MetricSpec
+from xai_align.perturbation.questioned import curve_values
+from xai_align.perturbation.series import Series
 
 #: Colours of the left ten columns of sixteen, and of the rest.
 PICTURES = {
@@ -125,7 +125,7 @@ def use_test_metrics(patch=setattr):
 
 
 if __name__ == "__main__":
-    from xai_align.cli import main
+    from xai_align.cli.app import main
 
     use_test_metrics()
     main()

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from xai_align.pinet import conv_pinet
-from xai_align.pinet.fit import fit_pinet
 from xai_align.pinet.losses import PiNetLoss
+from xai_align.training.pinet.fit import fit_pinet
 
 SIZE = 8
 _item = counter(1)

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from xai_align._tools.correlation import average_ranks, dense_ranks, inversions, kendall, pearson, spearman
 from xai_align.evaluation.agreement import (
     MEASURES,
     agreement,
@@ -22,7 +23,6 @@ from xai_align.evaluation.agreement import (
     signed_rank_agreement,
     top_k_overlap,
 )
-from xai_align.evaluation.correlation import average_ranks, dense_ranks, inversions, kendall, pearson, spearman
 
 OWN_FUNCTIONS = {
     "fa": feature_agreement,

@@ -17,7 +17,7 @@ from tests.test_align_attribution import masker
 from xai_align.align import masker_export
 from xai_align.align.masker_export import export_masker
 from xai_align.align.masker_file import load_masker, save_masker
-from xai_align.fitting.checkpoints import Snapshot, write_checkpoint
+from xai_align.training.checkpoints import Snapshot, write_checkpoint
 
 #: Sizes that the program was not traced with: other counts, odd ones, the smallest, one that is not square.
 OTHERS = ((1, 9, 9), (3, 21, 33), (2, 40, 16))

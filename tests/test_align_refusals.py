@@ -12,7 +12,7 @@ from torch import nn
 
 from xai_align.align import AlignTrainer, Masker, TrainingBatch
 from xai_align.align.training.steps import Steps
-from xai_align.fitting.diverged import DivergedError
+from xai_align.training.diverged import DivergedError
 
 pytestmark = pytest.mark.filterwarnings("ignore::xai_align.align.CollapseWarning")
 

@@ -16,7 +16,7 @@ import torch
 from align_factory import PLAN, bends, fit, loader, rows, same_weights, small_masker, trainer, weights
 
 from xai_align.align.masker import Masker
-from xai_align.fitting.checkpoints import CheckpointWarning, read_checkpoint
+from xai_align.training.checkpoints import CheckpointWarning, read_checkpoint
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::xai_align.align.CollapseWarning"),
@@ -359,7 +359,7 @@ def test_nothing_is_unpickled(tmp_path, monkeypatch):
 
 
 def test_after_a_loss_that_is_no_number_the_last_good_checkpoint_can_be_resumed(tmp_path):
-    from xai_align.fitting.diverged import DivergedError
+    from xai_align.training.diverged import DivergedError
 
     class Poisoned(torch.nn.Module):
         """NaN from the eighth forward pass on."""

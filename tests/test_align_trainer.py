@@ -20,7 +20,7 @@ from xai_align.align import RECIPES, AlignTrainer, ShortcutWarning, recipe
 from xai_align.align.training.phases import Place, Plan, after_epoch, after_step, first_place, turn_at
 from xai_align.align.training.stream import RepeatableStream, loaders_generators
 from xai_align.align.training.updates import Updater
-from xai_align.fitting.diverged import DivergedError
+from xai_align.training.diverged import DivergedError
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::xai_align.align.CollapseWarning"),

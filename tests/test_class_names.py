@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from xai_align.class_names import class_name, find_class, parse_sides, question_about
+from xai_align.data.class_names import class_name, find_class, parse_sides, question_about
 from xai_align.question import Question, TargetError
 
 NAMES = ("tabby, tabby cat", "tiger cat", "tiger", "tiger shark", "missile", "projectile, missile", "Lynx")

@@ -13,8 +13,9 @@ import pytest
 from cli_factory import save_half_red_half_blue
 from typer.testing import CliRunner
 
-from xai_align import demo, explanation, plugins
-from xai_align.cli import app
+from xai_align import explanation, plugins
+from xai_align.cli import demo
+from xai_align.cli.app import app
 from xai_align.hookspecs import AttributionSpec
 
 MODEL = "cli_factory:load"
@@ -232,7 +233,7 @@ def test_a_model_without_names_is_asked_by_number(folder):
 def test_a_model_from_the_working_directory_is_found(folder):
     # as the installed program: the working directory is not on its path
     (folder / "mine.py").write_text(Path(__file__).with_name("cli_factory.py").read_text("utf-8"))
-    program = "import sys; sys.path[:] = [p for p in sys.path if p]; from xai_align.cli import main; main()"
+    program = "import sys; sys.path[:] = [p for p in sys.path if p]; from xai_align.cli.app import main; main()"
     words = ["explain", "half.png", "--model", "mine:load", "--device", "cpu"]
     done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

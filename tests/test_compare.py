@@ -19,10 +19,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from xai_align import plugins
-from xai_align.cli import app
+from xai_align.cli.app import app
 from xai_align.comparison.compare import compare
 from xai_align.comparison.seeded import seeded
-from xai_align.groups import ClassGroups
+from xai_align.data.groups import ClassGroups
 
 MODEL = "cli_factory:load"
 module = importlib.import_module("xai_align.comparison.compare")
@@ -367,7 +367,7 @@ def test_a_narrow_terminal_gets_more_tables(folder):
 
     from rich.console import Console
 
-    from xai_align.comparison.terminal_table import best_methods, print_comparison
+    from xai_align.cli.comparison_table import best_methods, print_comparison
 
     got = run(metrics=["mass", "deletion_area", "insertion_area"])
     shown = []

@@ -15,7 +15,7 @@ from xai_align.comparison.asked_questions import Asking, NoQuestion, parse_askin
 from xai_align.comparison.compare import compare
 from xai_align.comparison.image_labels import boxes_on_input, read_labels
 from xai_align.comparison.method_reference import MethodReference, parse_methods
-from xai_align.groups import ClassGroups
+from xai_align.data.groups import ClassGroups
 from xai_align.question import Question, TargetError
 
 NAMES = ("ant", "bee", "cat", "dog", "elk")

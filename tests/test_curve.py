@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from tests.networks import conv_net, images, untouched
-from xai_align.evaluation.curve import perturbation_curve, perturbation_curves
-from xai_align.evaluation.fills import Noise
-from xai_align.evaluation.series import Series, grid_mask, removed_count
+from xai_align.perturbation.curve import perturbation_curve, perturbation_curves
+from xai_align.perturbation.fills import Noise
+from xai_align.perturbation.series import Series, grid_mask, removed_count
 
 SOME = (0.0, 0.25, 0.5, 0.8, 1.0)
 

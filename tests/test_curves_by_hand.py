@@ -9,7 +9,6 @@ from itertools import pairwise
 import pytest
 import torch
 
-from xai_align.evaluation.curve import Curve, perturbation_curve, perturbation_curves
 from xai_align.evaluation.curve_metric import CurveMetric
 from xai_align.evaluation.faithfulness import (
     ERASER_BINS,
@@ -31,7 +30,8 @@ from xai_align.evaluation.faithfulness import (
     sufficiency_metric,
     sufficiency_of,
 )
-from xai_align.evaluation.ranking import (
+from xai_align.perturbation.curve import Curve, perturbation_curve, perturbation_curves
+from xai_align.perturbation.ranking import (
     Ranking,
     TieWarning,
     over_channels,
@@ -41,7 +41,7 @@ from xai_align.evaluation.ranking import (
     tie_rate,
     warn_of_ties,
 )
-from xai_align.evaluation.series import TENTHS, Series, grid_mask, removed_count, steps
+from xai_align.perturbation.series import TENTHS, Series, grid_mask, removed_count, steps
 
 DOUBLE = torch.float64
 #: Four features worth 4, 3, 2, 1, of which the third is called the best, then the first, the fourth, the second.

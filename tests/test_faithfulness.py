@@ -9,7 +9,6 @@ from torch import nn
 
 from tests.networks import conv_net, images
 from xai_align.evaluation.completeness import completeness_gap
-from xai_align.evaluation.curve import perturbation_curve
 from xai_align.evaluation.curve_metric import CurveMetric
 from xai_align.evaluation.faithfulness import (
     comprehensiveness,
@@ -21,9 +20,10 @@ from xai_align.evaluation.faithfulness import (
     sufficiency,
 )
 from xai_align.evaluation.feature_by_feature import decision_flip, rank_deletion
-from xai_align.evaluation.questioned import curve_values
 from xai_align.evaluation.soft_masks import average_drop, average_increase
 from xai_align.explanation import explain
+from xai_align.perturbation.curve import perturbation_curve
+from xai_align.perturbation.questioned import curve_values
 from xai_align.question import Question, TargetError, answers
 
 
@@ -61,7 +61,7 @@ def rise_loop(model, image, scores, target, game, steps, blurred):
 
 @pytest.mark.parametrize("game", ["insertion", "deletion"])
 def test_rise_is_what_its_authors_loop_over(game):
-    from xai_align.evaluation.fills import GaussianBlur
+    from xai_align.perturbation.fills import GaussianBlur
 
     model, x, a = conv_net(), images(3, 14), maps(3, 14)
     measured = {"insertion": insertion, "deletion": deletion}[game](model, x, a, target=[1, 2, 3])
@@ -179,7 +179,7 @@ def test_a_class_that_the_model_lacks():
         deletion(conv_net(), images(2), maps(2), target=[1, 2, 3])
 
 
-@pytest.mark.filterwarnings("ignore::xai_align.evaluation.TieWarning")
+@pytest.mark.filterwarnings("ignore::xai_align.perturbation.TieWarning")
 @pytest.mark.parametrize("metric", [insertion, deletion, comprehensiveness, sufficiency, road, decision_flip])
 def test_equal_maps_have_no_score(metric):
     x, a = images(2), maps(2)

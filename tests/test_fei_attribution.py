@@ -25,7 +25,7 @@ FEW = {"quantiles": (0.3, 0.7), "n_iter": 4}
 SOLVERS = {"curve": FEW, "nested": FEW | {"area_weight": 0.01, "solver": "nested"}}
 # so few steps reach no area, and tie
 pytestmark = pytest.mark.filterwarnings(
-    "ignore::xai_align.fei.AreaMissed", "ignore::xai_align.evaluation.ranking.TieWarning"
+    "ignore::xai_align.fei.AreaMissed", "ignore::xai_align.perturbation.ranking.TieWarning"
 )
 
 

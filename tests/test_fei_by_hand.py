@@ -26,7 +26,7 @@ DOUBLE = torch.float64
 #: A few steps reach no area, and a network of zeros leaves all tied.
 pytestmark = [
     pytest.mark.filterwarnings("ignore::xai_align.fei.optimised.AreaMissed"),
-    pytest.mark.filterwarnings("ignore::xai_align.evaluation.ranking.TieWarning"),
+    pytest.mark.filterwarnings("ignore::xai_align.perturbation.ranking.TieWarning"),
 ]
 
 

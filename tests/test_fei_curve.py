@@ -8,13 +8,13 @@ from torch import nn
 
 from tests.networks import conv_net, images
 from xai_align.evaluation import deletion, insertion
-from xai_align.evaluation.curve import perturbation_curves
-from xai_align.evaluation.questioned import curve_values
-from xai_align.evaluation.series import Series
 from xai_align.fei.curve import curve_masks
 from xai_align.fei.curve_search import LogOdds, log_odds
 from xai_align.fei.quantile_masks import level_sets, share_at, standardised
 from xai_align.fei.starting_map import starting_map
+from xai_align.perturbation.curve import perturbation_curves
+from xai_align.perturbation.questioned import curve_values
+from xai_align.perturbation.series import Series
 from xai_align.question import Question, TargetError
 
 #: Everything that could be random or coarse is off.
@@ -194,7 +194,7 @@ def test_a_mirrored_image_is_no_deviation():
     assert 0 < (plain.abs() > 1e-6).sum() < 12
 
 
-@pytest.mark.filterwarnings("ignore::xai_align.evaluation.ranking.TieWarning")
+@pytest.mark.filterwarnings("ignore::xai_align.perturbation.ranking.TieWarning")
 @pytest.mark.parametrize("fills", [("zero", "colour"), ("zero",)])
 def test_evidence_that_is_known_comes_first(fills):
     """A quarter of a white image is all that counts. The other class wants it last."""

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from tests.networks import conv_net, images, untouched
-from xai_align.evaluation.ranking import TieWarning
 from xai_align.fei.curve import curve_masks
 from xai_align.fei.optimised import AreaMissed
 from xai_align.fei.quantile_masks import standardised
 from xai_align.fei.stage_layers import stage_layers
+from xai_align.perturbation.ranking import TieWarning
 from xai_align.question import Question
 
 FEW = {"n_iter": 6, "lr": 0.2, "temperatures": (0.5, 0.15)}
@@ -166,7 +166,7 @@ def test_one_fill_for_all_steps():
     assert differ(found(net(), x, why(1, 3), baselines=0.0).attribution, first)
 
 
-@pytest.mark.filterwarnings("ignore::xai_align.evaluation.ranking.TieWarning")
+@pytest.mark.filterwarnings("ignore::xai_align.perturbation.ranking.TieWarning")
 @pytest.mark.parametrize("shape", [(9, 14), (15, 6), (2, 5)])
 @pytest.mark.parametrize("mask_size", [None, 2])
 def test_images_that_are_not_square(shape, mask_size):

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from tests.networks import conv_net, images, untouched
-from xai_align.evaluation.ranking import TieWarning
 from xai_align.fei.clipped_gradient import clipped_gradient
 from xai_align.fei.nested import nested_masks
 from xai_align.fei.optimised import AreaMissed
 from xai_align.fei.solid_colours import references
+from xai_align.perturbation.ranking import TieWarning
 from xai_align.question import Question, answers
 
 #: Pixels are in [0, 1] already.
@@ -310,7 +310,7 @@ def test_a_class_of_probability_zero_is_explained():
     torch.testing.assert_close(both[0], both[1], rtol=0, atol=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore::xai_align.evaluation.ranking.TieWarning")
+@pytest.mark.filterwarnings("ignore::xai_align.perturbation.ranking.TieWarning")
 def test_areas_that_were_missed_are_told():
     with pytest.warns(AreaMissed, match=r"example 0 for quantile 0\.9 marks 0\.1.*n_iter"):
         nested_masks(conv_net(), images(1), why(1), quantiles=(0.9,), n_iter=1, clip="none")

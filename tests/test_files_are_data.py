@@ -21,20 +21,20 @@ from typer.testing import CliRunner
 import timm_align
 from benchmarks.files_refused import KINDS, WRONG, Payload, nothing_is_run, outcome, sentence_problem, tried
 from timm_align.saved_options import CREATE, check_saved_options
+from xai_align._tools.files.fields import check_fields, listed, number, record, text, whole
+from xai_align._tools.files.plain_json import parse_json, read_json
+from xai_align._tools.files.references import importing_a_reference, reading, typed_on_the_command_line
+from xai_align._tools.files.size_limit import no_larger_than
 from xai_align.align import Masker
 from xai_align.align.masker_file import load_masker, save_masker
 from xai_align.align.saved_fit import load_fit, save_fit
-from xai_align.cli import app
+from xai_align.cli.app import app
 from xai_align.comparison.asked_questions import read_groups
 from xai_align.comparison.image_labels import read_labels
-from xai_align.files.fields import check_fields, listed, number, record, text, whole
-from xai_align.files.plain_json import parse_json, read_json
-from xai_align.files.references import importing_a_reference, reading, typed_on_the_command_line
-from xai_align.files.size_limit import no_larger_than
-from xai_align.fitting.checkpoints import Snapshot, read_checkpoint, write_checkpoint
-from xai_align.fitting.training_log import TrainingLog
 from xai_align.pinet import PiNet, conv_pinet, persistence
 from xai_align.plugins import classifier, load_model
+from xai_align.training.checkpoints import Snapshot, read_checkpoint, write_checkpoint
+from xai_align.training.training_log import TrainingLog
 
 #: How many wrong values stand in the place of each value here; the benchmark tries them all.
 THOROUGH = {

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from tests.networks import images
-from xai_align.evaluation.curve import perturbation_curve
-from xai_align.evaluation.fills import FILLS, GaussianBlur, Noise, channel_means, filler, noise_from
+from xai_align.perturbation.curve import perturbation_curve
+from xai_align.perturbation.fills import FILLS, GaussianBlur, Noise, channel_means, filler, noise_from
 
 EVERYTHING = torch.ones(1, 1, 1, 1, dtype=torch.bool)
 

@@ -20,12 +20,12 @@ from torch import nn
 from typer.testing import CliRunner
 
 from tests.networks import conv_net, untouched
-from xai_align import fit_align_folder
 from xai_align.align.domain_test import score_domain
 from xai_align.align.saved_fit import load_fit, masker_of
 from xai_align.align.views.batch import TrainingBatch
-from xai_align.cli import app
-from xai_align.domain_folder import read_domains, split_domains
+from xai_align.cli import fit_align_folder
+from xai_align.cli.app import app
+from xai_align.data.domain_folder import read_domains, split_domains
 from xai_align.plugins import classifier, load_model
 
 BACKBONE = ("--backbone", "timm:test_resnet@random", "--device", "cpu")

@@ -15,9 +15,15 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from xai_align.cli import app
-from xai_align.image_folder import LabelledImage, LabelledImages, mask_on_input, read_image_folder, stratified_split
-from xai_align.images import open_image
+from xai_align.cli.app import app
+from xai_align.data.image_folder import (
+    LabelledImage,
+    LabelledImages,
+    mask_on_input,
+    read_image_folder,
+    stratified_split,
+)
+from xai_align.data.images import open_image
 
 BACKBONE = ("--backbone", "timm:test_resnet@random", "--device", "cpu")
 

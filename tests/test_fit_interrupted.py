@@ -14,11 +14,11 @@ import pytest
 import torch
 from fit_factory import Plain, Squares, fit, rows, same_weights, small_pinet, weights
 
-from xai_align.fitting import checkpoints
-from xai_align.fitting.checkpoints import CheckpointWarning, DamagedCheckpoint, read_checkpoint
 from xai_align.pinet import FrozenEncoder, PiNet, SecondLookHead
-from xai_align.pinet.fit import fit_pinet
 from xai_align.pinet.losses import PiNetLoss
+from xai_align.training import checkpoints
+from xai_align.training.checkpoints import CheckpointWarning, DamagedCheckpoint, read_checkpoint
+from xai_align.training.pinet.fit import fit_pinet
 
 TESTS = Path(__file__).parent
 

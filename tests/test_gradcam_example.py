@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from test_docs import blocks
 
-from xai_align.photographs import PHOTOGRAPHS
+from xai_align.data.photographs import PHOTOGRAPHS
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "examples" / "gradcam_to_pinet.py"

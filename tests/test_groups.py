@@ -13,8 +13,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xai_align.groups import ClassGroups
-from xai_align.imagenet_groups import TABLE, default_group, default_rival, find_hypernym, hypernyms
+from xai_align.data.groups import ClassGroups
+from xai_align.data.imagenet_groups import TABLE, default_group, default_rival, find_hypernym, hypernyms
 
 ROOT = Path(__file__).parent.parent
 
@@ -71,7 +71,7 @@ def test_the_generator_refuses_classes_that_wordnet_lacks():
 
 @given(st.sets(st.integers(0, 60), min_size=1))
 def test_ranges_say_what_the_loader_reads(indices):
-    from xai_align.imagenet_groups import _parsed
+    from xai_align.data.imagenet_groups import _parsed
 
     text = generator().ranges(sorted(indices))
     assert _parsed(f"n1\t\tname\t{text}").classes == tuple(sorted(indices))

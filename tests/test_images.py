@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from xai_align.images import ImageError, distinct_stems, expand_paths, open_image, to_picture
-from xai_align.photographs import FOLDER, PHOTOGRAPHS
+from xai_align.data.images import ImageError, distinct_stems, expand_paths, open_image, to_picture
+from xai_align.data.photographs import FOLDER, PHOTOGRAPHS
 
 
 def touch(folder, *names):

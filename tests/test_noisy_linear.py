@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import interpolate
 
-from xai_align.evaluation.masked_diffusion import fill_holes
-from xai_align.evaluation.noisy_linear import NoisyLinear
+from xai_align.perturbation.masked_diffusion import fill_holes
+from xai_align.perturbation.noisy_linear import NoisyLinear
 
 QUIET = NoisyLinear(noise=0)
 
@@ -258,6 +258,6 @@ def test_options_without_meaning_are_refused(options):
 
 
 def test_a_tolerance_that_is_never_reached_is_said(monkeypatch):
-    monkeypatch.setattr("xai_align.evaluation.masked_diffusion.MOST_STEPS", 1)
+    monkeypatch.setattr("xai_align.perturbation.masked_diffusion.MOST_STEPS", 1)
     with pytest.raises(RuntimeError, match="after 1 steps"):
         fill_holes(pictures(1, 16, 16), blobs(1, 16, 16, 0.6), tolerance=1e-6)

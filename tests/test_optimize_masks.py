@@ -19,7 +19,7 @@ SOLVERS = {"curve": FEW, "nested": FEW | {"area_weight": 0.01, "solver": "nested
 NESTED = SOLVERS["nested"]
 # so few steps reach no area, and tie
 pytestmark = pytest.mark.filterwarnings(
-    "ignore::xai_align.fei.AreaMissed", "ignore::xai_align.evaluation.ranking.TieWarning"
+    "ignore::xai_align.fei.AreaMissed", "ignore::xai_align.perturbation.ranking.TieWarning"
 )
 
 

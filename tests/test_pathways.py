@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from tests.networks import conv_net, images, untouched
-from xai_align.evaluation.curve import perturbation_curves
 from xai_align.evaluation.faithfulness import deletion, insertion
-from xai_align.evaluation.hidden_layers import MEASURES, deviations
 from xai_align.evaluation.pathway_metrics import pathway_metric, pathways, six_series
-from xai_align.evaluation.series import Series
+from xai_align.features.hidden_layers import MEASURES, deviations
+from xai_align.perturbation.curve import perturbation_curves
+from xai_align.perturbation.series import Series
 from xai_align.plugins import stages
 from xai_align.question import ask
 

@@ -213,7 +213,7 @@ def test_manager_is_made_once_and_anew_after_a_reset(site):
 
 
 def test_without_any_entry_point_there_is_nothing_and_no_error(site, monkeypatch):
-    monkeypatch.setattr("xai_align.plugin_loading.entry_points", lambda group: ())
+    monkeypatch.setattr("xai_align.plugins.loading.entry_points", lambda group: ())
     assert plugins.plugin_table() == []
     assert plugins.attribution_methods() == plugins.metrics() == {}
     assert plugins.feature_space(nn.Identity()) is None

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from tests.networks import images
-from xai_align.evaluation.fills import GaussianBlur
 from xai_align.fei.random_fills import GRAIN, fixed_fill, random_fills, scrambled
+from xai_align.perturbation.fills import GaussianBlur
 
 ALL = ("blur", "zero", "mean", "noise", "colour", "texture")
 SOLID = ("zero", "mean", "colour")

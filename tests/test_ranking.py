@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xai_align.evaluation.curve import perturbation_curve
-from xai_align.evaluation.ranking import TieWarning, descending_ranks, position_scores, rank, tie_rate
+from xai_align.perturbation.curve import perturbation_curve
+from xai_align.perturbation.ranking import TieWarning, descending_ranks, position_scores, rank, tie_rate
 
 
 @given(st.lists(st.integers(-3, 3), min_size=1, max_size=30))

@@ -15,8 +15,8 @@ from torch import nn
 
 from tests.networks import conv_net, images, two_layers, untouched
 from xai_align import FeatureSpace, Question, Split, read_out, read_out_all_classes
+from xai_align.features.spatial import contribution_map
 from xai_align.pinet import CompletenessError, LocalReadout, UnknownOperation, register_rule, rule_registry
-from xai_align.spatial import contribution_map
 
 
 def test_contributions_worked_by_hand():

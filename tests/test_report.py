@@ -15,6 +15,7 @@ from cli_factory import NAMES, Colours, half_red_half_blue
 from PIL import Image
 from rich.console import Console
 
+from xai_align.cli.records_table import narrow_tables, print_table, wide_table
 from xai_align.explanation import explain
 from xai_align.plugins import attribution_method
 from xai_align.question import Question
@@ -31,7 +32,6 @@ from xai_align.report.overlay import (
 )
 from xai_align.report.page import Picture, Section, render_page, write_page
 from xai_align.report.record import file_name, numbers_of, record_of, save_arrays, save_numbers
-from xai_align.report.table import narrow_tables, print_table, wide_table
 from xai_align.report.words import (
     LOGITS,
     SCORES,
@@ -188,7 +188,7 @@ def test_a_ranking_has_neither_sum_nor_gap(method):
     assert exactness(one) == ""
 
 
-@pytest.mark.filterwarnings("ignore::xai_align.evaluation.ranking.TieWarning")  # halves of one colour
+@pytest.mark.filterwarnings("ignore::xai_align.perturbation.ranking.TieWarning")  # halves of one colour
 def test_clipped_gradients_are_slopes():
     one = record("clipped-gradient", Question.why(0), clip="none")
     assert table_row(one)[5:8] == ("–", "–", "–")

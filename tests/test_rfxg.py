@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from xai_align import Question
-from xai_align.evaluation.curve import Curve, perturbation_curve
 from xai_align.evaluation.cwox import cauc, cdrop, salient_fraction
 from xai_align.evaluation.does_not_apply import MetricDoesNotApply
 from xai_align.evaluation.question_forms import class_and_rest, contrast_classes, group_classes, group_contrast
 from xai_align.evaluation.rfxg import ExhaustiveGroupsWarning, ccs, cgc, cgs, pgs
+from xai_align.perturbation.curve import Curve, perturbation_curve
 
 # a linear network on 10 x 10 ones: classes A, B, C, D live in the first five rows
 WEIGHTS = torch.zeros(4, 10, 10, dtype=torch.float64)

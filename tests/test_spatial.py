@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xai_align import FeatureSpace
-from xai_align.spatial import (
+from xai_align.features.spatial import (
     collect_keeping_sum,
     contribution_map,
     layout_of,

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from xai_align.evaluation import MetricDoesNotApply, hidden_layers
+from xai_align.evaluation import MetricDoesNotApply
 from xai_align.evaluation.standard_metrics import METRICS
+from xai_align.features import hidden_layers
 from xai_align.plugins import metrics
 from xai_align.question import Question
 
@@ -180,7 +181,7 @@ BETTER_AND_WORSE = {
 
 
 @pytest.mark.filterwarnings("ignore::xai_align.evaluation.rfxg.ExhaustiveGroupsWarning")
-@pytest.mark.filterwarnings("ignore::xai_align.evaluation.TieWarning")
+@pytest.mark.filterwarnings("ignore::xai_align.perturbation.TieWarning")
 @pytest.mark.parametrize("name", sorted(set(metrics()) - NO_CONTRAST))
 def test_a_better_map_scores_better_in_the_direction_that_is_registered(name):
     good, bad = BETTER_AND_WORSE.get(name, opposites)(name)

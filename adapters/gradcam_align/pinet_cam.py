@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from gradcam_align.attribution_cam import AttributionCAM, Combine
 from xai_align.builtin import PINET
+from xai_align.features.spatial import Spread, layout_of, on_grid, resize_keeping_sum
 from xai_align.hookspecs import FeatureSpace
 from xai_align.pinet.readout import Readout, read_out
 from xai_align.question import Question
-from xai_align.spatial import Spread, layout_of, on_grid, resize_keeping_sum
 
 
 class PiNetCAM(AttributionCAM):

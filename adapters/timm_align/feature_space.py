@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from xai_align.features.spatial import proportional_grid
 from xai_align.hookspecs import FeatureSpace, Layout, Split
-from xai_align.spatial import proportional_grid
 
 #: Where the evidence enters a network that classifies from a class token: the
 #: outputs of its patch embeddings, as maps where they are still maps.

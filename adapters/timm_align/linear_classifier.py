@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from timm_align.second_look import TimmEncoder, probing
+from xai_align.features.spatial import layout_of
 from xai_align.hookspecs import FeatureSpace
 from xai_align.pinet.head_probe import probe_head
 from xai_align.pinet.one_position import account_by_position
-from xai_align.spatial import layout_of
 
 
 def linear_classifier(encoder: TimmEncoder) -> nn.Linear | None:

@@ -37,7 +37,7 @@ def retrofit(
 
     ``head="exact"`` changes nothing: the logits are the model's own, read out where the model is coarse.
     ``head="second_look"`` puts a light decoder on the model's feature maps, to be trained
-    (:func:`~xai_align.pinet.fit_pinet`), and so sees finer. With ``z="evidence"``, the default, it starts with the
+    (:func:`~xai_align.training.fit_pinet`), and so sees finer. With ``z="evidence"``, the default, it starts with the
     model's own logits wherever these are a linear classifier of mean features.
 
     Args:

@@ -9,7 +9,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from xai_align.files.fields import check_fields, either, flag, listed, nothing, number, one_of, record, text, whole
+from xai_align._tools.files.fields import (
+    check_fields,
+    either,
+    flag,
+    listed,
+    nothing,
+    number,
+    one_of,
+    record,
+    text,
+    whole,
+)
 
 _SIDE = whole(1, 2048)
 _SIZE = either(_SIDE, listed(_SIDE, 2, 2))

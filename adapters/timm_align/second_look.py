@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from timm_align.feature_space import head_input, is_timm_model
 from timm_align.loading import PREFIX, create_model
 from timm_align.saved_options import check_saved_options
+from xai_align._tools.model_state import unchanged_rng
+from xai_align.features.spatial import layout_of, on_grid
 from xai_align.hookspecs import FeatureSpace
-from xai_align.model_state import unchanged_rng
 from xai_align.pinet.reference import Preprocessing
-from xai_align.spatial import layout_of, on_grid
 
 #: Depths that are used of a network whose maps all have one size.
 SAME_SIZE_DEPTHS = 4

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
-from xai_align.fitting.training_log import Row
+from xai_align.training.training_log import Row
 
 
 @dataclass(frozen=True, kw_only=True)

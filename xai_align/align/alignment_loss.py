@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from xai_align._tools.choices import check_choice
 from xai_align.align.saliency import at_least_float32
-from xai_align.choices import check_choice
 from xai_align.pinet.second_look import full_precision
 
 __all__ = ["AlignmentLoss", "Balance", "Meet", "alignment_loss"]

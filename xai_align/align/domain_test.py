@@ -14,8 +14,8 @@ from xai_align._tools.replica import Replica
 from xai_align.align.saliency import grad_cam, normalised
 from xai_align.align.views.batch import TrainingBatch
 from xai_align.evaluation import comprehensiveness, sufficiency
-from xai_align.evaluation.ranking import TieWarning
 from xai_align.hookspecs import FeatureSpace
+from xai_align.perturbation.ranking import TieWarning
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,8 +12,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from xai_align._tools.model_state import evaluating
 from xai_align.align.views.batch import Everyone, TrainingBatch
-from xai_align.model_state import evaluating
 
 #: Luma of red, green and blue (ITU-R BT.601).
 LUMA = (0.299, 0.587, 0.114)

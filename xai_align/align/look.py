@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from xai_align import plugins
+from xai_align._tools.model_state import without_checkpointing
 from xai_align._tools.replica import Replica
 from xai_align._tools.thread_state import restores_thread_state
 from xai_align.align.last_map import last_map
-from xai_align.cut_network import as_raster, where_to_cut
+from xai_align.features.cut_network import as_raster, where_to_cut
 from xai_align.hookspecs import FeatureSpace
-from xai_align.model_state import without_checkpointing
 from xai_align.pinet.routes import find_layer, route_through
 from xai_align.pinet.unwrapping import unwrapped
 

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import nn
 
-from xai_align.files.fields import check_fields, number, one_of, record, text, whole
-from xai_align.files.size_limit import no_larger_than
-from xai_align.files.tensor_file import check_weights
-from xai_align.fitting.checkpoints import DamagedCheckpoint, Snapshot, read_checkpoint, write_checkpoint
+from xai_align._tools.files.fields import check_fields, number, one_of, record, text, whole
+from xai_align._tools.files.size_limit import no_larger_than
+from xai_align._tools.files.tensor_file import check_weights
 from xai_align.pinet.unwrapping import unwrapped
+from xai_align.training.checkpoints import DamagedCheckpoint, Snapshot, read_checkpoint, write_checkpoint
 
 if TYPE_CHECKING:
     from xai_align.align.masker import Masker

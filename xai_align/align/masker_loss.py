@@ -20,13 +20,13 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from xai_align._tools.model_state import check_evaluation_mode, frozen_parameters
 from xai_align.align.classes import check_classes
 from xai_align.align.look import check_logits
 from xai_align.align.saliency import at_least_float32
-from xai_align.evaluation.fills import FILLS, Imputer, by_name
-from xai_align.model_state import check_evaluation_mode, frozen_parameters
+from xai_align.perturbation.fills import FILLS, Imputer, by_name
 from xai_align.pinet.second_look import full_precision
-from xai_align.plugin_loading import did_you_mean
+from xai_align.plugins.loading import did_you_mean
 
 __all__ = [
     "Baseline",
@@ -111,7 +111,7 @@ def keep_and_drop(images: Tensor, masks: Tensor, baseline: Baseline = 0.0) -> tu
         baseline: ``b``. The default, zero, is the product of the published description: on normalised images the
             data set's mean colour, on images in [0, 1] black. A number; a tensor that can be expanded to the
             images; "another_image" (see :func:`another_image`), "blur", "mean", "noise" or "uniform" (see
-            :mod:`xai_align.evaluation.fills`); or a function of the images.
+            :mod:`xai_align.perturbation.fills`); or a function of the images.
 
     Raises:
         TypeError: the baseline is of a kind that is not understood.

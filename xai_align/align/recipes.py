@@ -24,6 +24,7 @@ from dataclasses import fields
 from functools import partial
 from typing import Any, Literal
 
+from xai_align._tools.choices import check_choice
 from xai_align.align.guides import GivenMask, GreyImage, Guide, Inverted, LearnedMask, OfAnotherImage
 from xai_align.align.masker_loss import Baseline
 from xai_align.align.recipe_record import Recipe
@@ -36,8 +37,7 @@ from xai_align.align.terms.other_backgrounds import OtherBackgrounds
 from xai_align.align.terms.right_reasons import RightReasons, Score
 from xai_align.align.terms.saliency_guided import Fill, SaliencyGuided
 from xai_align.align.terms.term_options import Average
-from xai_align.choices import check_choice
-from xai_align.plugin_loading import did_you_mean
+from xai_align.plugins.loading import did_you_mean
 
 __all__ = ["RECIPES", "Recipe", "recipe", "recipe_options"]
 

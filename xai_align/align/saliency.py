@@ -16,10 +16,10 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from xai_align._tools.choices import check_choice
 from xai_align.align.classes import check_classes
 from xai_align.align.look import Look, look, where_to_look
 from xai_align.align.twice_differentiable import twice_differentiable
-from xai_align.choices import check_choice
 from xai_align.hookspecs import FeatureSpace
 from xai_align.pinet.second_look import full_precision
 

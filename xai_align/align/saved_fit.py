@@ -17,17 +17,17 @@ import torch
 from torch import nn
 
 from xai_align import plugins
+from xai_align._tools.files.fields import check_fields, flag, listed, one_of, record, text
+from xai_align._tools.files.inside_folder import file_inside
+from xai_align._tools.files.plain_json import in_one_clause
+from xai_align._tools.files.references import check_reference_in_file, reading
+from xai_align._tools.files.size_limit import no_larger_than
+from xai_align._tools.files.tensor_file import check_weights
 from xai_align.align.masker_file import save_masker
-from xai_align.files.fields import check_fields, flag, listed, one_of, record, text
-from xai_align.files.inside_folder import file_inside
-from xai_align.files.plain_json import in_one_clause
-from xai_align.files.references import check_reference_in_file, reading
-from xai_align.files.size_limit import no_larger_than
-from xai_align.files.tensor_file import check_weights
-from xai_align.fitting.checkpoints import DamagedCheckpoint, Snapshot, read_checkpoint, write_checkpoint
 from xai_align.hookspecs import LoadedModel
 from xai_align.pinet.unwrapping import unwrapped
 from xai_align.question import QuestionModel
+from xai_align.training.checkpoints import DamagedCheckpoint, Snapshot, read_checkpoint, write_checkpoint
 
 #: What a reference to a saved fit starts with.
 PREFIX = "align:"

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from xai_align._tools.model_state import evaluating, unchanged_rng
 from xai_align.align.training.reading import BatchReader
-from xai_align.model_state import evaluating, unchanged_rng
 
 __all__ = ["Limits", "ShortcutWarning", "Shortcuts", "find_shortcuts"]
 

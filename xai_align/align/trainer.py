@@ -27,8 +27,8 @@ from xai_align.align.training.settings import (
     Schedule,
 )
 from xai_align.align.training.steps import needs_guide
-from xai_align.fitting.training_log import Row
 from xai_align.hookspecs import FeatureSpace
+from xai_align.training.training_log import Row
 
 
 class AlignTrainer:

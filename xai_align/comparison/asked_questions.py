@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xai_align.class_names import find_class, parse_sides, question_about
-from xai_align.files.fields import shown
-from xai_align.files.plain_json import read_json
-from xai_align.groups import ClassGroups
-from xai_align.plugin_loading import did_you_mean
+from xai_align._tools.files.fields import shown
+from xai_align._tools.files.plain_json import read_json
+from xai_align.data.class_names import find_class, parse_sides, question_about
+from xai_align.data.groups import ClassGroups
+from xai_align.plugins.loading import did_you_mean
 from xai_align.question import Question, TargetError
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class Asking:
         if self.groups is not None:
             self.groups.check(num_classes)
         elif any(kind in GROUPED for kind in self.kinds):
-            from xai_align.imagenet_groups import NUM_CLASSES
+            from xai_align.data.imagenet_groups import NUM_CLASSES
 
             if num_classes != NUM_CLASSES:
                 grouped = next(kind for kind in self.kinds if kind in GROUPED)
@@ -105,7 +105,7 @@ class Asking:
                 )
 
     def _group(self, index: int) -> tuple[int, ...]:
-        from xai_align.imagenet_groups import default_group
+        from xai_align.data.imagenet_groups import default_group
 
         try:
             return default_group(index).classes if self.groups is None else self.groups[self.groups.group_of(index)]
@@ -114,7 +114,7 @@ class Asking:
 
     def _rival_group(self, asked: int, ours: Sequence[int], order: Sequence[int]) -> tuple[int, ...]:
         """WordNet's group beside ours; of other groups, that of the likeliest class outside."""
-        from xai_align.imagenet_groups import default_group, default_rival
+        from xai_align.data.imagenet_groups import default_group, default_rival
 
         if self.groups is None:
             try:

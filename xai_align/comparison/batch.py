@@ -17,8 +17,8 @@ from xai_align.comparison.one_by_one import one_by_one, said
 from xai_align.comparison.pictures import Pictures
 from xai_align.comparison.plan import Plan, prepared_input
 from xai_align.comparison.store import Part
+from xai_align.data.images import ImageError
 from xai_align.explanation import logits_of
-from xai_align.images import ImageError
 from xai_align.question import TargetError
 
 

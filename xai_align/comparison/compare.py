@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from xai_align._tools.devices import usable_device
 from xai_align.comparison.batch import run_part
 from xai_align.comparison.files import check_format, write_record, write_tables
 from xai_align.comparison.method_reference import default_methods
@@ -20,10 +21,9 @@ from xai_align.comparison.result import Comparison
 from xai_align.comparison.seeded import seeded
 from xai_align.comparison.store import FolderStore, MemoryStore, Part
 from xai_align.comparison.summary import Tally
-from xai_align.devices import usable_device
 
 if TYPE_CHECKING:
-    from xai_align.groups import ClassGroups
+    from xai_align.data.groups import ClassGroups
     from xai_align.hookspecs import LoadedModel
 
 #: How they are judged if nothing is named.

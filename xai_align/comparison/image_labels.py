@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xai_align.files.fields import either, listed, nothing, record_with_more, text, whole
-from xai_align.files.fields import number as finite_number
-from xai_align.files.plain_json import read_json
+from xai_align._tools.files.fields import either, listed, nothing, record_with_more, text, whole
+from xai_align._tools.files.fields import number as finite_number
+from xai_align._tools.files.plain_json import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

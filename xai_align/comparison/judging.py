@@ -17,13 +17,13 @@ from xai_align.comparison.example import Example, inputs_of
 from xai_align.comparison.one_by_one import one_by_one, said
 from xai_align.comparison.seeded import seeded
 from xai_align.comparison.store import ImageCurve, Part, Value
-from xai_align.evaluation.curve import Curve, perturbation_curves
 from xai_align.evaluation.curve_metric import CurveMetric
 from xai_align.evaluation.does_not_apply import MetricDoesNotApply
-from xai_align.evaluation.questioned import curve_values
-from xai_align.evaluation.ranking import TieWarning
-from xai_align.evaluation.series import Series
 from xai_align.explanation import Explanation, explain
+from xai_align.perturbation.curve import Curve, perturbation_curves
+from xai_align.perturbation.questioned import curve_values
+from xai_align.perturbation.ranking import TieWarning
+from xai_align.perturbation.series import Series
 from xai_align.report.record import in_words
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from xai_align.comparison.one_by_one import said
 from xai_align.comparison.result import Picture
 from xai_align.comparison.store import write_whole
-from xai_align.images import to_picture
+from xai_align.data.images import to_picture
 from xai_align.report.record import in_words
 
 if TYPE_CHECKING:

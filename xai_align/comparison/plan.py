@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from xai_align._tools.model_state import check_evaluation_mode
 from xai_align.comparison.asked_questions import CONFUSION, GROUPED, WORDNET, Asking, parse_asking, read_groups
 from xai_align.comparison.image_labels import ImageLabel, read_labels
 from xai_align.comparison.method_reference import MethodReference, check_layers, parse_methods
 from xai_align.comparison.provenance import file_sha256, versions, weights_sha256
 from xai_align.comparison.transferred_model import TransferredModel, check_same_classes
+from xai_align.data.groups import ClassGroups
+from xai_align.data.images import ImageError, expand_paths, open_image
 from xai_align.explanation import logits_of
-from xai_align.groups import ClassGroups
 from xai_align.hookspecs import LoadedModel, MetricSpec
-from xai_align.images import ImageError, expand_paths, open_image
-from xai_align.model_state import check_evaluation_mode
 from xai_align.plugins import load_model, metric
 
 if TYPE_CHECKING:

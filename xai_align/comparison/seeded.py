@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from xai_align._tools.global_random_state import ONE_AT_A_TIME
-from xai_align.model_state import unchanged_rng
+from xai_align._tools.model_state import unchanged_rng
 
 
 @contextmanager

@@ -14,9 +14,9 @@ import os
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from xai_align.files.fields import check_fields, either, listed, nothing, number, record, table_of, text, whole
-from xai_align.files.inside_folder import file_inside
-from xai_align.files.plain_json import read_json
+from xai_align._tools.files.fields import check_fields, either, listed, nothing, number, record, table_of, text, whole
+from xai_align._tools.files.inside_folder import file_inside
+from xai_align._tools.files.plain_json import read_json
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,19 +1,17 @@
 """Judging explanations: curves, metrics of many kinds, and comparisons.
 
 Everything that removes or keeps parts of the input is a pure function of a
-:class:`Curve`; ``xai-align compare`` runs the same metrics over folders of images.
+:class:`~xai_align.perturbation.Curve`; ``xai-align compare`` runs the same metrics over folders of images.
 """
 
 from xai_align.evaluation.agreement import agreement
 from xai_align.evaluation.attention_agreement import attention_agreement, context_mixing_gap
 from xai_align.evaluation.completeness import completeness_gap
-from xai_align.evaluation.curve import Curve, perturbation_curve, perturbation_curves
 from xai_align.evaluation.curve_metric import CurveMetric
 from xai_align.evaluation.cwox import cauc, cdrop, salient_fraction
 from xai_align.evaluation.does_not_apply import MetricDoesNotApply
 from xai_align.evaluation.faithfulness import comprehensiveness, deletion, insertion, removal, road, sufficiency
 from xai_align.evaluation.feature_by_feature import decision_flip, rank_deletion
-from xai_align.evaluation.fills import GaussianBlur, Noise, noise_from
 from xai_align.evaluation.localisation import (
     best_threshold,
     energy_inside,
@@ -23,26 +21,16 @@ from xai_align.evaluation.localisation import (
     true_abstraction_rate,
     true_detection_rate,
 )
-from xai_align.evaluation.noisy_linear import NoisyLinear
 from xai_align.evaluation.pathway_metrics import PathwayReport, pathways
 from xai_align.evaluation.quantus_explain_func import quantus_explain_func
-from xai_align.evaluation.questioned import curve_values
 from xai_align.evaluation.randomisation import parameter_randomisation
-from xai_align.evaluation.ranking import TieWarning, descending_ranks, tie_rate
 from xai_align.evaluation.rfxg import ccs, cgc, cgs, pgs
-from xai_align.evaluation.series import Series
 from xai_align.evaluation.soft_masks import average_drop, average_increase
 
 __all__ = [
-    "Curve",
     "CurveMetric",
-    "GaussianBlur",
     "MetricDoesNotApply",
-    "Noise",
-    "NoisyLinear",
     "PathwayReport",
-    "Series",
-    "TieWarning",
     "agreement",
     "attention_agreement",
     "average_drop",
@@ -56,19 +44,14 @@ __all__ = [
     "completeness_gap",
     "comprehensiveness",
     "context_mixing_gap",
-    "curve_values",
     "decision_flip",
     "deletion",
-    "descending_ranks",
     "energy_inside",
     "insertion",
     "iou_at_best_threshold",
     "iou_at_threshold",
-    "noise_from",
     "parameter_randomisation",
     "pathways",
-    "perturbation_curve",
-    "perturbation_curves",
     "pgs",
     "pointing_game",
     "quantus_explain_func",
@@ -77,7 +60,6 @@ __all__ = [
     "road",
     "salient_fraction",
     "sufficiency",
-    "tie_rate",
     "true_abstraction_rate",
     "true_detection_rate",
 ]

@@ -3,7 +3,7 @@
 The measures are those of Krishna et al. 2022 ("The disagreement problem"), as OpenXAI
 computes them. Features are ranked by the size of their importance, ``|e|``, with one stable
 sort: of features that tie, the earlier one comes first. Scores in a few round values tie
-often, and then the order of the features decides; see :func:`xai_align.evaluation.ranking.tie_rate`.
+often, and then the order of the features decides; see :func:`xai_align.perturbation.ranking.tie_rate`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xai_align.evaluation.correlation import dense_ranks, inversions, pairs, pearson
-from xai_align.evaluation.ranking import descending_ranks
+from xai_align._tools.correlation import dense_ranks, inversions, pairs, pearson
+from xai_align.perturbation.ranking import descending_ranks
 
 
 def agreement(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from xai_align.evaluation.correlation import kendall, pearson, spearman
+from xai_align._tools.correlation import kendall, pearson, spearman
 
 Pool = Literal["max", "mean"]
 Aggregate = Literal["all", "layer", "head"]

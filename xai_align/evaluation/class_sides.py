@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import Tensor
 
-from xai_align.groups import class_index, class_indices
+from xai_align.data.groups import class_index, class_indices
 
 if TYPE_CHECKING:
-    from xai_align.evaluation.curve import Curve
+    from xai_align.perturbation.curve import Curve
 
 #: One class for all examples, or one for each: ``[N]``.
 ClassOfEach: TypeAlias = int | Sequence[int] | Tensor

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xai_align.evaluation.curve import Curve, walk_curves
-from xai_align.evaluation.series import Series
+from xai_align.perturbation.curve import Curve, walk_curves
+from xai_align.perturbation.series import Series
 from xai_align.question import as_questions
 
 
@@ -46,7 +46,7 @@ class CurveMetric:
             attributions: in the inputs' shape, or one score for each position.
             target: a class, a :class:`~xai_align.Question`, one for each example, or None for the
                 predicted class.
-            **options: of :func:`~xai_align.evaluation.perturbation_curves`.
+            **options: of :func:`~xai_align.perturbation.perturbation_curves`.
 
         Raises:
             ValueError: inputs, attributions or options don't fit; see ``perturbation_curves``.

@@ -15,7 +15,7 @@ from torch import Tensor
 from xai_align.evaluation.class_sides import GroupOfEach, check_apart, group_of_each, probabilities_of, total
 
 if TYPE_CHECKING:
-    from xai_align.evaluation.curve import Curve
+    from xai_align.perturbation.curve import Curve
 
 
 def cauc(curve: Curve, group: int | GroupOfEach, rivals: int | GroupOfEach, *, salient: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 Each metric is a pure function of perturbation curves, and a function of model,
 inputs and attributions that measures them. ``p`` is the questioned probability
-(:mod:`xai_align.evaluation.questioned`), by default that of the predicted class.
+(:mod:`xai_align.perturbation.questioned`), by default that of the predicted class.
 
 RISE: Petsiuk et al. 2018. AOPC: Samek et al. 2017. ERASER: DeYoung et al. 2020.
 ROAD: Rong et al. 2022. FEI: Zhang & McMillan, arXiv 2509.04588.
@@ -16,10 +16,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from xai_align.evaluation.curve import Curve
 from xai_align.evaluation.curve_metric import CurveMetric
-from xai_align.evaluation.questioned import curve_values
-from xai_align.evaluation.series import TENTHS, Order, Series, steps
+from xai_align.perturbation.curve import Curve
+from xai_align.perturbation.questioned import curve_values
+from xai_align.perturbation.series import TENTHS, Order, Series, steps
 
 #: RISE: 28 steps, of 1792 pixels each for 224 x 224.
 RISE_STEPS = 28
@@ -84,7 +84,7 @@ def insertion(
         num_steps: how many steps, instead of the preset's.
         transfer_to: a second network on the same inputs that judges in place of the first, about the
             same classes.
-        **options: of :func:`~xai_align.evaluation.perturbation_curves`, e.g. ``feature_mask``.
+        **options: of :func:`~xai_align.perturbation.perturbation_curves`, e.g. ``feature_mask``.
 
     Raises:
         ValueError: something does not fit; see ``perturbation_curves``.

@@ -13,12 +13,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from xai_align.evaluation.correlation import kendall, spearman
-from xai_align.evaluation.curve import Curve
+from xai_align._tools.correlation import kendall, spearman
 from xai_align.evaluation.curve_metric import CurveMetric
-from xai_align.evaluation.questioned import curve_values
-from xai_align.evaluation.ranking import positions_of
-from xai_align.evaluation.series import Series, steps
+from xai_align.perturbation.curve import Curve
+from xai_align.perturbation.questioned import curve_values
+from xai_align.perturbation.ranking import positions_of
+from xai_align.perturbation.series import Series, steps
 from xai_align.question import as_questions
 
 

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xai_align.evaluation.curve import Curve, walk_curves
 from xai_align.evaluation.curve_metric import CurveMetric
 from xai_align.evaluation.faithfulness import RISE_STEPS, area
-from xai_align.evaluation.hidden_layers import MEASURES
-from xai_align.evaluation.questioned import curve_values
-from xai_align.evaluation.series import Order, Series, steps
+from xai_align.features.hidden_layers import MEASURES
+from xai_align.perturbation.curve import Curve, walk_curves
+from xai_align.perturbation.questioned import curve_values
+from xai_align.perturbation.series import Order, Series, steps
 from xai_align.question import as_questions
 
 FILLS = ("zero", "blur", "noise")
@@ -37,7 +37,7 @@ class PathwayReport:
         series: names of the six series, e.g. ``"deletion zero"``.
         areas: ``[N, 6]``: area under the curve of the questioned probability; of "deletion" lower
             is better, of "insertion" higher.
-        measures: for each of :data:`~xai_align.evaluation.hidden_layers.MEASURES`, ``[N, 6, L]``.
+        measures: for each of :data:`~xai_align.features.hidden_layers.MEASURES`, ``[N, 6, L]``.
     """
 
     layers: tuple[str, ...]
@@ -76,7 +76,7 @@ def pathways(
             predicted class.
         layers: names of the modules to watch; None: the stages that a plugin names.
         num_steps: how many steps from nothing removed to everything removed.
-        **options: of :func:`~xai_align.evaluation.perturbation_curves`.
+        **options: of :func:`~xai_align.perturbation.perturbation_curves`.
 
     Raises:
         ValueError: layers are not found, or something does not fit; see ``perturbation_curves``.

@@ -16,9 +16,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from xai_align._tools.correlation import pearson, spearman
 from xai_align._tools.global_random_state import fixed_random_state
 from xai_align._tools.thread_state import restores_thread_state
-from xai_align.evaluation.correlation import pearson, spearman
 
 #: "cascading": this layer and all above it are random; "independent": this layer alone is.
 Order = Literal["cascading", "independent"]

@@ -42,7 +42,7 @@ from xai_align.evaluation.class_sides import (
 )
 
 if TYPE_CHECKING:
-    from xai_align.evaluation.curve import Curve
+    from xai_align.perturbation.curve import Curve
 
 Variant = Literal["consistent", "published"]
 GroupReduce = Literal["sum", "mean"]

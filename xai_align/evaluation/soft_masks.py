@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xai_align.evaluation.curve import perturbation_curve
-from xai_align.evaluation.questioned import questioned, questions_of
-from xai_align.evaluation.ranking import over_channels, position_scores
+from xai_align.perturbation.curve import perturbation_curve
+from xai_align.perturbation.questioned import questioned, questions_of
+from xai_align.perturbation.ranking import over_channels, position_scores
 
 __all__ = ["average_drop", "average_increase", "confidence_under_mask"]
 
@@ -26,10 +26,10 @@ def confidence_under_mask(
 
     Args:
         forward_func: gives logits ``[N, K]``.
-        inputs: as in :func:`~xai_align.evaluation.perturbation_curve`.
+        inputs: as in :func:`~xai_align.perturbation.perturbation_curve`.
         attributions: in the inputs' shape, or one score for each position.
         target: a class, a question, one for each example, or None for the predicted class.
-        **options: of :func:`~xai_align.evaluation.perturbation_curve`.
+        **options: of :func:`~xai_align.perturbation.perturbation_curve`.
     """
     scores = position_scores(attributions, inputs).to(inputs.device).clamp(min=0)
     top = scores.flatten(1).amax(1)

@@ -8,7 +8,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from xai_align.evaluation.completeness import completeness_gap
-from xai_align.evaluation.curve import Curve, perturbation_curve
 from xai_align.evaluation.curve_metric import CurveMetric
 from xai_align.evaluation.cwox import cauc, cdrop, salient_fraction
 from xai_align.evaluation.faithfulness import (
@@ -28,13 +27,14 @@ from xai_align.evaluation.feature_by_feature import (
 from xai_align.evaluation.localisation import energy_inside, iou_at_best_threshold, pointing_game
 from xai_align.evaluation.pathway_metrics import pathway_metric
 from xai_align.evaluation.question_forms import class_and_rest, contrast_classes, group_classes, group_contrast
-from xai_align.evaluation.questioned import questions_of
 from xai_align.evaluation.randomisation import parameter_randomisation
-from xai_align.evaluation.ranking import tie_rate
 from xai_align.evaluation.rfxg import ccs, cgc, cgs, pgs
-from xai_align.evaluation.series import Series, steps
 from xai_align.evaluation.soft_masks import average_drop, average_increase
 from xai_align.hookspecs import MetricSpec
+from xai_align.perturbation.curve import Curve, perturbation_curve
+from xai_align.perturbation.questioned import questions_of
+from xai_align.perturbation.ranking import tie_rate
+from xai_align.perturbation.series import Series, steps
 from xai_align.plugins import stages
 from xai_align.question import Question
 

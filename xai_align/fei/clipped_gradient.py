@@ -27,10 +27,10 @@ import torch
 from torch import Tensor, nn
 
 from xai_align._tools.thread_state import restores_thread_state
-from xai_align.evaluation.ranking import rank, warn_of_ties
 from xai_align.fei.gradient_clipping import ClippingMode, clip_gradients
 from xai_align.fei.optimised import check_count
 from xai_align.fei.solid_colours import Normalization, references
+from xai_align.perturbation.ranking import rank, warn_of_ties
 from xai_align.pinet.input_checks import check_inputs, check_logits, check_model, forward_arguments
 from xai_align.question import Question, answers, as_questions
 

@@ -34,9 +34,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from xai_align._tools.choices import check_choice
 from xai_align._tools.thread_state import restores_thread_state
-from xai_align.choices import check_choice
-from xai_align.evaluation.hidden_layers import LayerWatch
+from xai_align.features.hidden_layers import LayerWatch
 from xai_align.fei.clipped_gradient import check_images, clipped_answers
 from xai_align.fei.curve_search import Search, WatchedStages, log_odds
 from xai_align.fei.gradient_clipping import ClippingMode

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
-from xai_align.evaluation.correlation import spearman
-from xai_align.evaluation.hidden_layers import LayerWatch
+from xai_align._tools.correlation import spearman
+from xai_align.features.hidden_layers import LayerWatch
 from xai_align.fei.clipped_gradient import ClippedAnswers, composite
 from xai_align.fei.quantile_masks import quantile_masks, share_at, standardised
 from xai_align.fei.random_fills import Fills

@@ -19,13 +19,13 @@ from typing import Any
 
 from torch import nn
 
+from xai_align._tools.model_state import check_evaluation_mode
 from xai_align._tools.replica import Replica
 from xai_align.fei.activation_calls import batch_size, check_visible
 from xai_align.fei.clipped_passes import ClippedCall, ClippedPasses, Clipping, NothingToClip, ReferencePass
 from xai_align.fei.clipping_rules import ClippingMode, find_clipping_rule
-from xai_align.model_state import check_evaluation_mode
 from xai_align.pinet.input_checks import forward_arguments
-from xai_align.plugin_loading import did_you_mean
+from xai_align.plugins.loading import did_you_mean
 from xai_align.question import QuestionModel
 
 __all__ = ["ClippedCall", "Clipping", "ClippingMode", "NothingClipped", "NothingToClip", "clip_gradients"]

@@ -26,9 +26,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from xai_align._tools.choices import check_choice
 from xai_align._tools.thread_state import restores_thread_state
-from xai_align.choices import check_choice
-from xai_align.evaluation.series import removed_count
 from xai_align.fei.clipped_gradient import ClippedAnswers, clipped_answers, composite
 from xai_align.fei.gradient_clipping import ClippingMode
 from xai_align.fei.optimised import (
@@ -39,6 +38,7 @@ from xai_align.fei.optimised import (
     optimised_masks,
 )
 from xai_align.fei.solid_colours import Normalization, References, references
+from xai_align.perturbation.series import removed_count
 from xai_align.question import Question
 
 Objective = Literal["preserve", "delete", "both"]

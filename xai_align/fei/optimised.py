@@ -16,7 +16,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from xai_align.evaluation.ranking import rank, tie_rate, warn_of_ties
+from xai_align.perturbation.ranking import rank, tie_rate, warn_of_ties
 
 #: A mask's area may miss its quantile by so much of the image before a warning says so.
 AREA_TOLERANCE = 0.05

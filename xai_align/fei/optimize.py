@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from xai_align._tools.choices import check_choice
 from xai_align._tools.thread_state import restores_thread_state
-from xai_align.choices import check_choice
 from xai_align.fei.curve import curve_masks
 from xai_align.fei.nested import nested_masks
 from xai_align.fei.optimised import OptimisedMasks, optimised_masks

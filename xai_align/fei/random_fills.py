@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xai_align.evaluation.fills import GaussianBlur
 from xai_align.fei.solid_colours import Normalization, references
+from xai_align.perturbation.fills import GaussianBlur
 
 #: The kinds by default: two that insertion and deletion are measured with, and three that belong to neither.
 KINDS = ("blur", "zero", "noise", "colour", "texture")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from xai_align.cut_network import where_to_cut
+from xai_align.features.cut_network import where_to_cut
 from xai_align.fei.quantile_masks import standardised
 from xai_align.pinet.readout import read_out
 from xai_align.question import Question

@@ -7,7 +7,6 @@ from xai_align.pinet.conv_detector import ConvClassifier, ConvDecoder, ConvEncod
 from xai_align.pinet.conv_pinet import conv_pinet
 from xai_align.pinet.ensemble import PiNetEnsemble
 from xai_align.pinet.exact import ExactPiNet
-from xai_align.pinet.fit import Fit, fit_pinet
 from xai_align.pinet.frozen_encoder import FrozenEncoder
 from xai_align.pinet.initialisation import Start
 from xai_align.pinet.local_readout import LocalReadout
@@ -31,7 +30,6 @@ __all__ = [
     "ConvEncoder",
     "ExactPiNet",
     "FeaturePyramid",
-    "Fit",
     "FrozenEncoder",
     "LocalReadout",
     "MixedReadout",
@@ -47,7 +45,6 @@ __all__ = [
     "Start",
     "UnknownOperation",
     "conv_pinet",
-    "fit_pinet",
     "read_out",
     "read_out_all_classes",
     "register_rule",

@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from xai_align._tools.logits import select_logits
 from xai_align._tools.replica import LOW_PRECISION, Replica
 from xai_align._tools.thread_state import restores_thread_state
+from xai_align.features.spatial import on_grid
 from xai_align.hookspecs import FeatureSpace
 from xai_align.pinet.head_probe import probe_head
 from xai_align.pinet.input_checks import check_inputs, check_logits, check_model, explained_failures
@@ -22,7 +23,6 @@ from xai_align.pinet.pseudo_linear import PseudoLinear, second_look_space
 from xai_align.pinet.readout import Where, where_to_read
 from xai_align.pinet.rounding import misses, wide
 from xai_align.pinet.unwrapping import unwrapped
-from xai_align.spatial import on_grid
 
 #: Coefficients are made for so many classes at a time, to keep memory low.
 CLASSES_AT_A_TIME = 64

@@ -8,7 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from xai_align.model_state import check_evaluation_mode, frozen_parameters
+from xai_align._tools.model_state import check_evaluation_mode, frozen_parameters
 
 
 class FrozenEncoder(nn.Module):

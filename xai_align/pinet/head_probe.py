@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
+from xai_align._tools.model_state import parameters_of
 from xai_align.hookspecs import FeatureSpace
-from xai_align.model_state import parameters_of
 from xai_align.pinet.one_position import account_by_position
 
 #: Magnitudes at which affinity is tested: an activation that is nearly linear for

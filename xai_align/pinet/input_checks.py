@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xai_align.model_state import check_evaluation_mode, modules_of
+from xai_align._tools.model_state import check_evaluation_mode, modules_of
 
 #: Where PyTorch keeps its quantised modules (torch.ao.nn.quantized, torch.ao.nn.intrinsic.quantized …).
 _QUANTISED = re.compile(r"torch\..*\bquantized\b")

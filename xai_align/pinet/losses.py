@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from xai_align.model_state import modules_of
+from xai_align._tools.model_state import modules_of
 from xai_align.pinet.loss_formulas import (
     TASKS,
     Task,

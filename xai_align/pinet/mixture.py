@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from xai_align.features.spatial import Spread
 from xai_align.hookspecs import FeatureSpace
 from xai_align.pinet.records import Readout, as_tuple
-from xai_align.spatial import Spread
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from xai_align.features.spatial import layout_of
 from xai_align.hookspecs import FeatureSpace
-from xai_align.spatial import layout_of
 
 
 def account_by_position(space: FeatureSpace, z: Tensor) -> tuple[Tensor, Tensor]:

@@ -20,12 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from xai_align import plugins
-from xai_align.files.fields import check_fields, shown
-from xai_align.files.inside_folder import file_inside
-from xai_align.files.plain_json import in_one_clause, parse_json, read_json
-from xai_align.files.references import check_reference_in_file, reading
-from xai_align.files.size_limit import no_larger_than
-from xai_align.files.tensor_file import check_weights, read_tensor_file
+from xai_align._tools.files.fields import check_fields, shown
+from xai_align._tools.files.inside_folder import file_inside
+from xai_align._tools.files.plain_json import in_one_clause, parse_json, read_json
+from xai_align._tools.files.references import check_reference_in_file, reading
+from xai_align._tools.files.size_limit import no_larger_than
+from xai_align._tools.files.tensor_file import check_weights, read_tensor_file
 from xai_align.pinet.saved_config import CONFIG, FORMAT
 from xai_align.pinet.second_look_head import SecondLookHead
 

@@ -21,11 +21,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from xai_align.features.spatial import contribution_map, layout_of
 from xai_align.hookspecs import FeatureSpace
 from xai_align.pinet.convolution_rule import CONVOLUTIONS
 from xai_align.pinet.frozen_gates import FrozenGates
 from xai_align.pinet.rule_registry import Rule, find_rule
-from xai_align.spatial import contribution_map, layout_of
 
 Operation = Callable[..., Any]
 #: A grid lies in the image as the image does, up to this factor between its proportions.

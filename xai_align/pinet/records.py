@@ -9,11 +9,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from xai_align.features.spatial import Spread, contribution_map, prefix_part, resize_keeping_sum
 from xai_align.hookspecs import FeatureSpace
 from xai_align.pinet.accounts import Account
 from xai_align.pinet.frozen_gates import CutOff
 from xai_align.pinet.rounding import total_of
-from xai_align.spatial import Spread, contribution_map, prefix_part, resize_keeping_sum
 
 
 @dataclass(frozen=True, kw_only=True)

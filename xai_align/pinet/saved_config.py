@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import get_args
 
-from xai_align.files.fields import (
+from xai_align._tools.files.fields import (
     anything,
     either,
     flag,

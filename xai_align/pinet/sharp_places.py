@@ -11,8 +11,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from xai_align import plugins
+from xai_align._tools.model_state import modules_of
 from xai_align.hookspecs import FeatureSpace
-from xai_align.model_state import modules_of
 from xai_align.pinet.cuts import cutting_layer
 from xai_align.pinet.places import Place, Places
 from xai_align.pinet.unwrapping import unwrapped

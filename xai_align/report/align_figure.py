@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from xai_align.images import to_picture
+from xai_align.data.images import to_picture
 from xai_align.report.overlay import blend
 
 if TYPE_CHECKING:

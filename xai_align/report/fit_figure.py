@@ -15,7 +15,7 @@ _BLUE, _ORANGE, _GREY = "#2a6fbb", "#d95f0e", "#8a8a8a"
 
 
 def fit_figure(history: Sequence[Mapping[str, Any]], metric: str, best: Mapping[str, Any] | None) -> Figure:
-    """The rows of a :class:`~xai_align.pinet.fit.Fit` over its steps.
+    """The rows of a :class:`~xai_align.training.pinet.fit.Fit` over its steps.
 
     Args:
         history: its rows.

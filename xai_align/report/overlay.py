@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
+from xai_align.features.spatial import resize_keeping_sum
 from xai_align.report.words import LOGITS, SCORES, number
-from xai_align.spatial import resize_keeping_sum
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

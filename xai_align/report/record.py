@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xai_align.class_names import class_name, short_name
+from xai_align.data.class_names import class_name, short_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING
 
-from xai_align.images import ImageError, open_image
+from xai_align.data.images import ImageError, open_image
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import nn
 
-from xai_align.plugin_loading import did_you_mean
+from xai_align.plugins.loading import did_you_mean
 from xai_align.testing.subject import Check, Subject
 from xai_align.testing.table import CORE_CHECKS
 

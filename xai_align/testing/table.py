@@ -64,7 +64,7 @@ CORE_CHECKS: tuple[Check, ...] = (
     Check(
         run=trace_checks.no_trace,
         advice="use torch.autograd.grad on copies of the inputs, remove every hook in a `finally`, "
-        "and guard the model with xai_align.model_state",
+        "and guard the model with xai_align._tools.model_state",
     ),
     Check(
         run=trace_checks.no_trace_after_error,

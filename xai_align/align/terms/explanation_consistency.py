@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from xai_align._tools.choices import check_choice
+from xai_align._tools.model_state import evaluating, unchanged_rng
 from xai_align.align.look import Look, look
 from xai_align.align.saliency import at_least_float32, cam_at, dead, normalised
 from xai_align.align.terms.adversarial import ProjectedGradient
@@ -27,8 +29,6 @@ from xai_align.align.terms.classifier_terms import Classification
 from xai_align.align.terms.running_means import RunningMeans
 from xai_align.align.terms.term_options import check_number
 from xai_align.align.views.classifier_view import ClassifierView
-from xai_align.choices import check_choice
-from xai_align.model_state import evaluating, unchanged_rng
 
 #: Whether weights are divided by the mean of all that are remembered, or taken as they are.
 Scaling = Literal["mean", "none"]

@@ -14,10 +14,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from xai_align._tools.choices import check_choice
 from xai_align.align.masker_loss import distinction, smoothness_of, sparsity_of
 from xai_align.align.terms.term_options import AVERAGES, Average, check_number
 from xai_align.align.views.masker_view import MaskerView
-from xai_align.choices import check_choice
 
 
 @dataclass(kw_only=True)

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from xai_align._tools.choices import check_choice
 from xai_align.align.saliency import at_least_float32
 from xai_align.align.terms.term_options import check_number
 from xai_align.align.views.classifier_view import ClassifierView
-from xai_align.choices import check_choice
 from xai_align.pinet.second_look import full_precision
 
 #: Whose gradient: the sum of all log probabilities, as published, or the label's alone.

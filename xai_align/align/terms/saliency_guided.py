@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from xai_align._tools.choices import check_choice
+from xai_align._tools.model_state import evaluating, unchanged_rng
 from xai_align.align.look import check_logits
 from xai_align.align.saliency import at_least_float32
 from xai_align.align.terms.term_options import check_number
 from xai_align.align.views.classifier_view import ClassifierView
 from xai_align.align.views.side_pass import statistics_kept
-from xai_align.choices import check_choice
-from xai_align.model_state import evaluating, unchanged_rng
 from xai_align.pinet.second_look import full_precision
 
 #: What stands where a pixel is replaced: uniform noise between the image's darkest and brightest value, or the mean.

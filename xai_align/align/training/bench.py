@@ -10,6 +10,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from xai_align._tools.files.fields import either, nothing
+from xai_align._tools.files.size_limit import no_larger_than
+from xai_align._tools.model_state import parameters_of
 from xai_align.align.masker import Masker
 from xai_align.align.masker_file import OPTIONS as MASKER_OPTIONS
 from xai_align.align.recipes import Recipe
@@ -25,10 +28,9 @@ from xai_align.align.training.steps import Moment, Steps
 from xai_align.align.training.tally import Tally
 from xai_align.align.training.training_modes import TrainingModes
 from xai_align.align.training.updates import Updater
-from xai_align.files.fields import either, nothing
-from xai_align.files.size_limit import no_larger_than
-from xai_align.fitting.callers_state import random_state_of_the_caller, trained_parameters
-from xai_align.fitting.checkpoints import (
+from xai_align.hookspecs import FeatureSpace
+from xai_align.training.callers_state import random_state_of_the_caller, trained_parameters
+from xai_align.training.checkpoints import (
     Checkpoints,
     DamagedCheckpoint,
     Snapshot,
@@ -36,8 +38,6 @@ from xai_align.fitting.checkpoints import (
     read_checkpoint,
     write_checkpoint,
 )
-from xai_align.hookspecs import FeatureSpace
-from xai_align.model_state import parameters_of
 
 _MASKER_OPTIONS = "masker_options"
 

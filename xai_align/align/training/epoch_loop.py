@@ -21,7 +21,7 @@ from xai_align.align.training.stream import RepeatableStream
 from xai_align.align.training.tally import Tally
 from xai_align.align.training.validation import validate
 from xai_align.align.views.batch import TrainingBatch
-from xai_align.fitting.training_log import Row
+from xai_align.training.training_log import Row
 
 #: What is known of masks while the masker learns, and of both networks' gradients.
 MASKS = ("p_keep", "p_drop", "mask_mean", "mask_std", "mask_high", "mask_low")

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from xai_align._tools.model_state import evaluating
 from xai_align.align.look import look
 from xai_align.align.saliency import saliency_at
 from xai_align.align.training.share_of_work import on_device
 from xai_align.align.views.batch import TrainingBatch
-from xai_align.model_state import evaluating
 
 if TYPE_CHECKING:
     from xai_align.align.trainer import AlignTrainer

@@ -7,16 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from xai_align._tools.model_state import evaluating, parameters_of
 from xai_align.align.look import look, where_to_look
 from xai_align.align.masker import Masker
 from xai_align.align.recipes import Recipe
 from xai_align.align.saliency import cam_at
 from xai_align.align.training.settings import Order
 from xai_align.align.views.batch import TrainingBatch
-from xai_align.fitting.epoch_plan import derived_seed
 from xai_align.hookspecs import FeatureSpace
-from xai_align.model_state import evaluating, parameters_of
 from xai_align.pinet.unwrapping import unwrapped
+from xai_align.training.epoch_plan import derived_seed
 
 #: How many images of a batch the networks are tried with.
 TRIED = 2

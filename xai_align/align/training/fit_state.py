@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from xai_align._tools.files.fields import anything, like, one_of, record, table_of
 from xai_align.align.training.collapse_answers import CollapseAnswer
 from xai_align.align.training.phases import PHASES, Place
 from xai_align.align.training.updates import Updater
-from xai_align.files.fields import anything, like, one_of, record, table_of
-from xai_align.fitting.checkpoints import Snapshot
-from xai_align.fitting.optimizer_state import optimizer_state, plain_value, restore_optimizer
-from xai_align.fitting.restoring import COUNT, NOTES, PROGRESS, as_a_whole, below, check_kept, check_optimizer
-from xai_align.fitting.training_log import Row
+from xai_align.training.checkpoints import Snapshot
+from xai_align.training.optimizer_state import optimizer_state, plain_value, restore_optimizer
+from xai_align.training.restoring import COUNT, NOTES, PROGRESS, as_a_whole, below, check_kept, check_optimizer
+from xai_align.training.training_log import Row
 
 
 class FitState:

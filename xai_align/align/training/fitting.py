@@ -21,14 +21,14 @@ from xai_align.align.training.progress import progress_bar
 from xai_align.align.training.share_of_work import Crew
 from xai_align.align.training.stream import RepeatableStream, loaders_generators
 from xai_align.align.views.batch import TrainingBatch
-from xai_align.fitting.callers_state import (
+from xai_align.training.callers_state import (
     accelerator_for,
     only_weights_change,
     random_state_of_the_caller,
     trained_parameters,
 )
-from xai_align.fitting.checkpoints import Checkpoints, Snapshot
-from xai_align.fitting.training_log import Row, TrainingLog
+from xai_align.training.checkpoints import Checkpoints, Snapshot
+from xai_align.training.training_log import Row, TrainingLog
 
 if TYPE_CHECKING:
     from xai_align.align.trainer import AlignTrainer

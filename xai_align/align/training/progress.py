@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from xai_align.fitting.training_log import Row
+from xai_align.training.training_log import Row
 
 #: What is shown of the last row.
 SHOWN = {"loss": "loss", "accuracy": "accuracy", "mask_mean": "mask", "distinction": "dist"}

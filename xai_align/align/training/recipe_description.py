@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from xai_align.align.recipes import Recipe
-from xai_align.fitting.digest import digest_of
+from xai_align.training.digest import digest_of
 
 
 def recipe_description(recipe: Recipe) -> dict[str, Any]:

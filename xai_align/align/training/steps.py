@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from xai_align._tools.model_state import frozen_parameters
 from xai_align.align.recipes import Recipe
 from xai_align.align.training.collapse_answers import CollapseAnswer
 from xai_align.align.training.settings import AlignSettings, Precision
@@ -25,11 +26,10 @@ from xai_align.align.twice_differentiable import twice_differentiable
 from xai_align.align.views.batch import TrainingBatch
 from xai_align.align.views.classifier_view import ClassifierView
 from xai_align.align.views.masker_view import MaskerView
-from xai_align.fitting.callers_state import seed_all
-from xai_align.fitting.diverged import DivergedError
-from xai_align.fitting.epoch_plan import derived_seed
 from xai_align.hookspecs import FeatureSpace
-from xai_align.model_state import frozen_parameters
+from xai_align.training.callers_state import seed_all
+from xai_align.training.diverged import DivergedError
+from xai_align.training.epoch_plan import derived_seed
 
 #: From which value on a place of a mask counts as kept, and up to which as dropped.
 HIGH, LOW = 0.9, 0.1

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from xai_align.fitting.callers_state import seed_all
-from xai_align.fitting.epoch_plan import derived_seed
+from xai_align.training.callers_state import seed_all
+from xai_align.training.epoch_plan import derived_seed
 
 
 class RepeatableStream:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from xai_align.model_state import modules_of
+from xai_align._tools.model_state import modules_of
 
 
 class TrainingModes:

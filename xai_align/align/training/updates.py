@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xai_align.fitting.diverged import DivergedError
+from xai_align.training.diverged import DivergedError
 
 
 class Updater:

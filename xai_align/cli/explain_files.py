@@ -1,0 +1,175 @@
+"""Explaining image files one by one, so that one that fails is named and the rest go on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from xai_align._tools.devices import usable_device
+from xai_align.builtin import DEFAULT_METHOD
+from xai_align.data.class_names import parse_sides, question_about
+from xai_align.data.images import ImageError, distinct_stems, expand_paths, open_image, to_picture
+from xai_align.explanation import explain, logits_of
+from xai_align.pinet.places import check_place
+from xai_align.plugins import attribution_method, load_model
+from xai_align.question import Question, TargetError
+from xai_align.report.record import Record, file_name, record_of, save_arrays, save_numbers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from xai_align.hookspecs import LoadedModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What is to be explained, checked as far as it can be before the first image."""
+
+    paths: Sequence[Path]
+    reference: str
+    loaded: LoadedModel
+    methods: Sequence[str]
+    favoured: Sequence[int]
+    rivals: Sequence[int] | None
+    layer: str | None
+    device: torch.device
+
+    @classmethod
+    def prepare(
+        cls,
+        *,
+        images: Sequence[str],
+        model: str,
+        methods: Sequence[str] | None = None,
+        favoured: Sequence[str] = (),
+        rivals: Sequence[str] = (),
+        layer: str | None = None,
+        device: str | None = None,
+        trust: bool = False,
+    ) -> Task:
+        """Return the task that these words describe.
+
+        Without ``methods`` it is the exact readout; ``trust``: see :func:`~xai_align.plugins.load_model`.
+
+        Raises:
+            ValueError: images, methods, model, device, layer or classes are not there; the message
+                says which and what there is instead.
+        """
+        paths = expand_paths(images)
+        methods = [DEFAULT_METHOD] if methods is None else methods
+        if not methods:
+            raise ValueError("no method was given; `xai-align methods` shows them")
+        specs = [attribution_method(method) for method in methods]
+        if layer is not None and not any(spec.takes_layer for spec in specs):
+            raise ValueError(f"none of {', '.join(methods)} looks at a layer; leave out --layer")
+        where = usable_device(device)
+        loaded = load_model(model, trust=trust)
+        if layer is not None:
+            check_place(loaded.model, layer)
+        asked, against = parse_sides(favoured, rivals, loaded.class_names)
+        if asked:
+            question_about(asked, against, predicted=asked[0])  # are the sides distinct?
+        loaded.model.to(where)
+        return cls(
+            paths=paths,
+            reference=model,
+            loaded=loaded,
+            methods=list(dict.fromkeys(methods)),
+            favoured=asked,
+            rivals=against,
+            layer=layer,
+            device=where,
+        )
+
+    @property
+    def steps(self) -> int:
+        """How many explanations are to be made."""
+        return len(self.paths) * len(self.methods)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What came of one image and one or all methods: records, or the problem in words."""
+
+    steps: int
+    records: Sequence[Record] = ()
+    problem: str = ""
+
+
+def explain_files(task: Task, out: Path) -> Iterator[Result]:
+    """Explain every image with every method; leave ``NAME.METHOD.png``, ``.npz`` and ``.json`` in ``out``.
+
+    Raises:
+        TargetError: a class is out of the model's range: no image can be explained.
+        OSError: ``out`` cannot be written to.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    for path, stem in zip(task.paths, distinct_stems(task.paths), strict=True):
+        try:
+            inputs = _inputs(task, path)
+            logits = logits_of(task.loaded.model, inputs)
+        except (ImageError, RuntimeError) as error:
+            yield Result(steps=len(task.methods), problem=str(error))
+            continue
+        _check_classes(task, logits)
+        try:
+            question = question_about(task.favoured, task.rivals, int(logits[0].argmax()))
+        except TargetError as error:  # what was predicted is one of the rivals
+            yield Result(steps=len(task.methods), problem=f"{path}: {error}")
+            continue
+        for method in task.methods:
+            yield _explain_one(task, inputs, question, method, path, out / stem)
+
+
+def _inputs(task: Task, path: Path) -> Tensor:
+    image = open_image(path)
+    try:
+        return task.loaded.preprocess(image)[None].to(task.device)
+    except Exception as error:  # the model's own preprocessing may raise anything
+        raise ImageError(f"{path}: cannot be prepared for the model ({_said(error)})") from error
+
+
+def _explain_one(task: Task, inputs: Tensor, question: Question, method: str, path: Path, stem: Path) -> Result:
+    try:
+        layer = task.layer if attribution_method(method).takes_layer else None
+        explanation = explain(task.loaded.model, inputs, question, method, layer=layer)
+        record = record_of(explanation, image=path.name, class_names=task.loaded.class_names)
+    except Exception as error:  # methods are anyone's and may raise anything; the others go on
+        return Result(steps=1, problem=f"{path}: {method} failed: {_said(error)}")
+    _save(task, record, inputs, path, stem.with_name(f"{stem.name}.{file_name(method, layer)}"))
+    return Result(steps=1, records=[record])
+
+
+def _said(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def _save(task: Task, record: Record, inputs: Tensor, path: Path, base: Path) -> None:
+    from xai_align.report.overlay import photograph_and_overlay, png
+    from xai_align.report.words import arithmetic, unit_of
+
+    names = {suffix: base.with_name(f"{base.name}.{suffix}") for suffix in ("png", "npz", "json")}
+    picture = to_picture(inputs[0], task.loaded.mean, task.loaded.std)
+    caption = f"{record.label}: {arithmetic(record)}"
+    figure = photograph_and_overlay(picture, record.map, title=record.question, caption=caption, unit=unit_of(record))
+    names["png"].write_bytes(png(figure))
+    save_arrays(record, names["npz"])
+    save_numbers(
+        replace(record, image=str(path)),
+        names["json"],
+        class_names=task.loaded.class_names,
+        model=task.reference,
+        files={suffix: name.name for suffix, name in names.items() if suffix != "json"},
+    )
+
+
+def _check_classes(task: Task, logits: Tensor) -> None:
+    if logits.dim() != 2:
+        raise ValueError(f"the model gives an output of shape {list(logits.shape)}; logits [N, K] are needed")
+    wrong = [index for index in (*task.favoured, *(task.rivals or ())) if index >= logits.shape[1]]
+    if wrong:
+        raise TargetError(f"class {wrong[0]} is out of range; this model has {logits.shape[1]}, from 0")

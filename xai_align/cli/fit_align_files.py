@@ -1,0 +1,84 @@
+"""What ``xai-align fit-align`` leaves beside the models: words, curves, pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from xai_align._tools.model_state import evaluating
+from xai_align.align.domain_test import DomainScores, maps_of
+
+if TYPE_CHECKING:
+    from xai_align.align.align_fit import AlignFit
+    from xai_align.align.views.batch import TrainingBatch
+    from xai_align.data.domain_folder import Domains, Split
+    from xai_align.hookspecs import FeatureSpace, LoadedModel
+
+
+def write_words(
+    out: Path,
+    about: Mapping[str, Any],
+    fit: AlignFit,
+    domains: Domains,
+    split: Split,
+    scores: Mapping[str, DomainScores],
+) -> None:
+    """``classes.json``, what the model is, and ``results.json``, that and every number of the test."""
+    about = {"classes": list(domains.classes), "sources": list(domains.sources), **about}
+    results = {
+        **about,
+        "images": {"train": len(split.train), "validation": len(split.validation)},
+        "epochs": fit.epochs,
+        "seconds": fit.seconds,
+        "best": fit.best,
+        "notes": [*domains.notes, *fit.notes],
+        "domains": {name: {"source": name in domains.sources, **asdict(one)} for name, one in scores.items()},
+    }
+    for name, content in {"classes.json": about, "results.json": results}.items():
+        (out / name).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
+
+
+def write_curves(out: Path, fit: AlignFit) -> None:
+    """``curves.png``: cross-entropy in training and validation, and the validation's accuracy."""
+    from xai_align.report.fit_figure import fit_figure
+    from xai_align.report.overlay import png
+
+    # not the loss, which is a sum with terms that begin later
+    rows = [{**row, "loss": row.get("classification", row.get("loss"))} for row in fit.history]
+    (out / "curves.png").write_bytes(png(fit_figure(rows, "accuracy", fit.best)))
+
+
+def draw_examples(
+    path: Path,
+    fit: AlignFit,
+    batches: Iterable[TrainingBatch],
+    space: FeatureSpace | None,
+    loaded: LoadedModel,
+    classes: Sequence[str],
+) -> Path:
+    """Images with the CAM of the class that is predicted and, if there is a masker, their mask; the file."""
+    from xai_align.report.align_figure import align_figure
+    from xai_align.report.overlay import png
+
+    where = next(fit.classifier.parameters()).device
+    whole = list(batches)
+    images, labels = torch.cat([one.images for one in whole]), torch.cat([one.labels for one in whole])
+    with evaluating(fit.classifier), torch.no_grad():
+        predicted = torch.cat([fit.classifier(one.images.to(where)).argmax(1) for one in whole])
+    maps = maps_of(fit.classifier, fit.masker, images.to(where), predicted, space)
+    pairs = zip(predicted.tolist(), labels.tolist(), strict=True)
+    figure = align_figure(
+        images,
+        maps["cam"],
+        maps.get("mask"),
+        titles=[f"{classes[k]}?" if k == y else f"{classes[k]}?\n(it is {classes[y]})" for k, y in pairs],
+        normalization=(loaded.mean, loaded.std),
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(png(figure))
+    return path

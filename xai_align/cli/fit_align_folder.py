@@ -1,0 +1,211 @@
+"""From a folder of images to an aligned classifier and its masker on disk: what ``xai-align fit-align`` does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from xai_align._tools.devices import usable_device
+from xai_align.align.domain_test import DomainScores, score_domain
+from xai_align.align.masker_loss import keep_and_drop
+from xai_align.align.recipes import RECIPES, Recipe, recipe, recipe_options
+from xai_align.align.saved_fit import save_fit
+from xai_align.align.trainer import AlignTrainer
+from xai_align.align.views.batch import TrainingBatch
+from xai_align.cli.fit_align_files import draw_examples, write_curves, write_words
+from xai_align.data.domain_folder import Domains, Split, read_domains, split_domains
+from xai_align.data.image_folder import LabelledImage, LabelledImages, class_by_class
+from xai_align.data.images import open_image
+from xai_align.plugins import classifier as with_new_head
+from xai_align.plugins import load_model
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from xai_align.align.align_fit import AlignFit
+    from xai_align.hookspecs import LoadedModel
+
+
+#: Options of recipes that have them, if nothing is said. Networks that were trained on photographs recognise a picture
+#: that a flat mask has made pale, so something else has to stand where it removes; and with weights of 1 most of their
+#: CAMs die within a few epochs, since a CAM of zeros is consistent and sparse.
+USUAL: Mapping[str, Any] = {"baseline": "another_image", "alignment": 0.1, "mixup": 0.1}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderAlignment:
+    """What came of it.
+
+    Attributes:
+        fit: of the classifier and the masker, which are on the device they were trained on.
+        domains: the images by domain, the sources first.
+        split: which of them were for what.
+        scores: of each domain; of a source, over the images that were kept apart.
+        pictures: the files of examples.
+    """
+
+    fit: AlignFit
+    domains: Domains
+    split: Split
+    scores: Mapping[str, DomainScores]
+    pictures: Sequence[Path]
+
+
+def fit_align_folder(
+    folder: str | Path,
+    *,
+    backbone: str,
+    out: Path,
+    sources: Sequence[str] = (),
+    recipe_name: str = "align",
+    weights: Mapping[str, Any] | None = None,
+    masks: Path | None = None,
+    layer: str | None = None,
+    validation_share: float = 0.15,
+    test_share: float = 0.15,
+    batch_size: int = 32,
+    epochs: int = 10,
+    judged: int = 64,
+    examples: int = 6,
+    workers: int = 0,
+    seed: int = 0,
+    device: str | None = None,
+    trust: bool = False,
+    writes: bool = True,
+    **options: Any,
+) -> FolderAlignment:
+    """Train on some domains of a folder, test on all of them, and leave what came of it in ``out``.
+
+    Args:
+        folder: ``DOMAIN/CLASS/*.jpg``, or ``CLASS/*.jpg``; see :func:`~xai_align.data.domain_folder.read_domains`.
+        backbone: a reference to a model that a plugin can give a new head, such as ``timm:NAME``.
+        out: gets ``classifier.safetensors``, ``masker.safetensors``, ``classes.json``, ``results.json``,
+            ``metrics.csv``, ``curves.png``, ``examples/`` and checkpoints; called again, it goes on from these.
+        sources: the domains that are trained on; none: there are no domains.
+        recipe_name: of :data:`~xai_align.align.recipes.RECIPES`.
+        weights: options of the recipe; those of :data:`USUAL` that it has and that aren't given are from there.
+        masks: folder of PNG masks of training images, for recipes that need them.
+        layer: where CAMs are taken; None: found by itself.
+        validation_share, test_share: of every class of every source.
+        batch_size: of a step.
+        epochs: in all.
+        judged: of how many images of each domain the maps are judged.
+        examples: how many images of each domain are drawn.
+        workers: processes that load images.
+        seed: of the split, the head's first weights, and the training.
+        device: where to train; None: a GPU if there is one.
+        trust: whether a backbone's folder may name code, which is then run; see :func:`~xai_align.plugins.load_model`.
+        writes: whether this process writes the files.
+        options: for :class:`~xai_align.align.AlignTrainer`.
+
+    Raises:
+        ValueError: the folder, the backbone or an option can't be used; the message says why.
+    """
+    where = usable_device(device)
+    chosen = _recipe(recipe_name, weights or {}, masks)
+    _check_turns(chosen, epochs, options.get("warmup_epochs", 0), options.get("masker_only_epochs", 0))
+    domains = read_domains(folder, sources, masks)
+    split = split_domains(domains, validation_share=validation_share, test_share=test_share, seed=seed)
+    loaded, model = _classifier(backbone, len(domains.classes), seed, trust)
+    model.to(where)
+    size = _input_size(loaded, split.train[0])
+
+    def loader(images: Sequence[LabelledImage], *, training: bool = False) -> DataLoader[TrainingBatch]:
+        items = _Numbered(LabelledImages(images, loaded.preprocess, size if training and masks is not None else None))
+        own = torch.Generator().manual_seed(seed)  # the caller's random state is not drawn from
+        return DataLoader(items, batch_size, shuffle=training, num_workers=workers, collate_fn=_as_batch, generator=own)
+
+    trainer = AlignTrainer(
+        model,
+        None,
+        layer,
+        recipe=chosen,
+        out=out,
+        seed=seed,
+        normalization=(loaded.mean, loaded.std),
+        **options,
+    )
+    fit = trainer.fit(loader(split.train, training=True), loader(split.validation), epochs=epochs)
+    tested = {name: class_by_class(images) for name, images in split.test.items()}
+    scores = {
+        name: score_domain(model, loader(images), masker=fit.masker, space=trainer.space, judged=judged)
+        for name, images in tested.items()
+    }
+    pictures: list[Path] = []
+    if writes:
+        save_fit(out, model, fit.masker, backbone=backbone, classes=domains.classes)
+        about = {"backbone": backbone, "recipe": recipe_name, "mean": list(loaded.mean), "std": list(loaded.std)}
+        write_words(out, about, fit, domains, split, scores)
+        write_curves(out, fit)
+        for name, images in tested.items() if examples else ():
+            path = out / "examples" / f"{name}.png"
+            pictures.append(draw_examples(path, fit, loader(images[:examples]), trainer.space, loaded, domains.classes))
+    return FolderAlignment(fit=fit, domains=domains, split=split, scores=scores, pictures=pictures)
+
+
+class _Numbered(Dataset[Any]):
+    """Items with their places."""
+
+    def __init__(self, items: LabelledImages) -> None:
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, number: int) -> tuple[int, Any]:
+        return number, self.items[number]
+
+
+def _as_batch(items: Sequence[tuple[int, Any]]) -> TrainingBatch:
+    """Examples as a batch; where no mask is known, NaN."""
+    images = torch.stack([item[0] for _, item in items])
+    unknown = torch.full((1, *images.shape[-2:]), torch.nan)
+    masked = any(len(item) > 2 for _, item in items)
+    return TrainingBatch(
+        images=images,
+        labels=torch.tensor([item[1] for _, item in items]),
+        masks=torch.stack([unknown if item[2] is None else item[2] for _, item in items]) if masked else None,
+        indices=torch.tensor([number for number, _ in items]),
+    )
+
+
+def _recipe(name: str, weights: Mapping[str, Any], masks: Path | None) -> Recipe:
+    known = recipe_options(name) if name in RECIPES else ()
+    usual = {option: value for option, value in USUAL.items() if option in known}
+    try:
+        chosen = recipe(name, **{**usual, **weights})
+    except TypeError as error:  # an option of another recipe: the person's to mend
+        raise ValueError(str(error)) from None
+    keep_and_drop(torch.zeros(2, 3, 8, 8), torch.ones(2, 1, 8, 8), chosen.baseline)  # before the warm-up, not after it
+    if chosen.needs_masks and masks is None:
+        raise ValueError(f"the recipe '{name}' learns from given masks; give a folder of them: --masks FOLDER")
+    return chosen
+
+
+def _check_turns(chosen: Recipe, epochs: int, warmup: int, masker_only: int) -> None:
+    if chosen.guide is None:
+        return
+    alone = masker_only if chosen.trains_masker else 0
+    if warmup + alone >= epochs:
+        raise ValueError(
+            f"of {epochs} epochs, {warmup} are warm-up and {alone} the masker's alone, so none is left in which the "
+            f"classifier learns from masks; give more epochs than {warmup + alone}, or fewer of those"
+        )
+
+
+def _classifier(backbone: str, classes: int, seed: int, trust: bool) -> tuple[LoadedModel, nn.Module]:
+    """The backbone, and a copy of it with a head for these classes."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        loaded = load_model(backbone, trust=trust)
+        return loaded, with_new_head(loaded.model, classes)
+
+
+def _input_size(loaded: LoadedModel, one: LabelledImage) -> tuple[int, int]:
+    rows, columns = loaded.preprocess(open_image(one.path)).shape[-2:]
+    return rows, columns

@@ -1,0 +1,166 @@
+"""From a folder of images to a trained PiNet on disk: what ``xai-align fit-pinet`` does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from xai_align._tools.devices import usable_device
+from xai_align.data.image_folder import LabelledImages, class_by_class, read_image_folder, stratified_split
+from xai_align.data.images import open_image, to_picture
+from xai_align.pinet.losses import PiNetLoss
+from xai_align.plugins import load_model, second_look
+from xai_align.training.pinet.fit import Fit, fit_pinet
+
+if TYPE_CHECKING:
+    from xai_align.hookspecs import LoadedModel
+    from xai_align.pinet.module import PiNet
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderFit:
+    """What came of it.
+
+    Attributes:
+        fit: of the PiNet, which is on the device it was trained on.
+        classes: their names.
+        train, validation: how many images each had; ``masks`` of the first came with a mask.
+        error: the largest relative difference between a logit and the sum of its terms, over the example pictures.
+        pictures: the files of maps.
+    """
+
+    fit: Fit
+    classes: Sequence[str]
+    train: int
+    validation: int
+    masks: int
+    error: float
+    pictures: Sequence[Path]
+
+
+def fit_folder(
+    folder: str | Path,
+    *,
+    backbone: str,
+    out: Path,
+    masks: Path | None = None,
+    weights: dict[str, Any] | None = None,
+    head: dict[str, Any] | None = None,
+    frozen: bool = True,
+    validation_share: float = 0.2,
+    seed: int = 0,
+    device: str | None = None,
+    trust: bool = False,
+    examples: int = 6,
+    writes: bool = True,
+    **options: Any,
+) -> FolderFit:
+    """Train a second look on a backbone with the images of a folder, and leave what came of it in ``out``.
+
+    Args:
+        folder: a sub-folder of images for each class.
+        backbone: a reference to a model that a plugin can put a second look on, such as ``timm:NAME``.
+        out: gets what :func:`~xai_align.training.fit_pinet` leaves, ``classes.json``, ``curves.png`` and ``examples/``.
+        masks: folder of PNG masks.
+        weights: of the terms of the loss, beside the prediction.
+        head: options of :class:`~xai_align.pinet.SecondLookHead`.
+        frozen: whether the backbone stays as it is.
+        validation_share: of every class.
+        seed: of the split, the head's first weights, and the training.
+        device: where to train; None: a GPU if there is one.
+        trust: whether a backbone's folder may name code, which is then run; see :func:`~xai_align.plugins.load_model`.
+        examples: of how many validation images maps are drawn.
+        writes: whether this process writes the pictures.
+        options: for :func:`~xai_align.training.fit_pinet`.
+
+    Raises:
+        ValueError: the folder, the backbone or an option can't be used; the message says why.
+    """
+    where = usable_device(device)
+    classes, images = read_image_folder(folder, masks)
+    train, validation = stratified_split(images, validation_share, seed)
+    loaded, model = _second_look(backbone, len(classes), trust=trust, frozen=frozen, seed=seed, **head or {})
+    model.to(where)
+    model.class_names = tuple(classes)  # saved with it
+    preprocess = loaded.preprocess
+    map_size = None if masks is None else _map_size(model, preprocess(open_image(images[0].path)), where)
+    loss = PiNetLoss("multiclass", mean=loaded.mean, std=loaded.std, **weights or {})
+    fit = fit_pinet(
+        model,
+        LabelledImages(train, preprocess, map_size),
+        LabelledImages(validation, preprocess),
+        loss=loss,
+        out=out,
+        seed=seed,
+        **options,
+    )
+    model.eval()
+    shown = [one for i, one in enumerate(class_by_class(validation)) if i < examples]
+    error, pictures = 0.0, []
+    if writes:
+        from xai_align.report.fit_figure import fit_figure
+        from xai_align.report.overlay import png
+
+        about = {"classes": classes, "backbone": backbone, "mean": list(loaded.mean), "std": list(loaded.std)}
+        (out / "classes.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        (out / "curves.png").write_bytes(png(fit_figure(fit.history, fit.metric, fit.best)))
+        for number, one in enumerate(shown):
+            path = out / "examples" / f"{number:02d}-{classes[one.label]}-{one.path.stem}.png"
+            error = max(error, _draw(model, preprocess(open_image(one.path)), one.label, loaded, classes, path))
+            pictures.append(path)
+    return FolderFit(
+        fit=fit,
+        classes=classes,
+        train=len(train),
+        validation=len(validation),
+        masks=sum(one.mask is not None for one in train),
+        error=error,
+        pictures=pictures,
+    )
+
+
+def _second_look(
+    backbone: str, classes: int, *, trust: bool, frozen: bool, seed: int, **head: Any
+) -> tuple[LoadedModel, PiNet]:
+    """The backbone, ready to be asked, and a PiNet on it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        loaded = load_model(backbone, trust=trust)
+        model: Any = second_look(loaded.model, classes, {"frozen": frozen, **head})
+    return loaded, model
+
+
+def _map_size(model: PiNet, image: torch.Tensor, where: torch.device) -> tuple[int, int]:
+    with torch.no_grad():
+        rows, columns = model.eval().explain(image[None].to(where)).coefficients.shape[-2:]
+    return rows, columns
+
+
+@torch.no_grad()
+def _draw(
+    model: PiNet, image: torch.Tensor, label: int, loaded: LoadedModel, classes: Sequence[str], path: Path
+) -> float:
+    """What speaks for the predicted class, over the photograph; the relative error of the sum."""
+    from xai_align.report.overlay import photograph_and_overlay, png
+    from xai_align.report.words import number
+
+    where = next(model.parameters()).device
+    look = model.explain(image[None].to(where))
+    k = int(look.logits[0].argmax())
+    weights = torch.nn.functional.one_hot(torch.tensor([k], device=where), len(classes)).to(look.logits)
+    contributions = look.contributions_to(weights)[0].sum(0)
+    places, bias, logit = (float(one) for one in (contributions.double().sum(), look.bias[k], look.logits[0, k]))
+    figure = photograph_and_overlay(
+        to_picture(image, loaded.mean, loaded.std),
+        contributions,
+        title=f"{classes[k]}?" if k == label else f"{classes[k]}? (it is {classes[label]})",
+        caption=f"logit {number(logit)} = {number(places)} from the places and {number(bias)} from the bias",
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(png(figure))
+    return abs(places + bias - logit) / max(abs(logit), 1.0)

@@ -1,0 +1,1 @@
+"""Images, folders of them, names and groups of classes."""

@@ -1,0 +1,139 @@
+"""A folder of images from one or more domains: ``DOMAIN/CLASS/*.jpg``, or ``CLASS/*.jpg`` where there is just one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from xai_align.data.image_folder import LabelledImage, read_image_folder, stratified_split
+from xai_align.data.images import IMAGE_SUFFIXES
+from xai_align.plugins.loading import did_you_mean
+
+
+@dataclass(frozen=True, kw_only=True)
+class Domains:
+    """Images by domain, with one numbering of the classes.
+
+    Attributes:
+        classes: names of the classes, those of the sources.
+        images: of each domain, the sources first.
+        sources: the domains that are trained on.
+        notes: what was left out, in words.
+    """
+
+    classes: Sequence[str]
+    images: Mapping[str, Sequence[LabelledImage]]
+    sources: Sequence[str]
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """Which images are for what. ``test`` has every domain, the sources first: of them, what was kept apart."""
+
+    train: Sequence[LabelledImage]
+    validation: Sequence[LabelledImage]
+    test: Mapping[str, Sequence[LabelledImage]]
+
+
+def read_domains(folder: str | Path, sources: Sequence[str] = (), masks: Path | None = None) -> Domains:
+    """The images of a folder.
+
+    Args:
+        folder: holds a sub-folder for each domain, and this one for each class; or, with no sources, one for each
+            class.
+        sources: names of domains to train on. The others are for testing; images of classes that no source has are
+            left out.
+        masks: holds PNG masks of some of the sources' images, in the same sub-folders or by the images' names.
+
+    Raises:
+        ValueError: there is no such folder or domain, or it holds no images in sub-folders for classes.
+    """
+    folder = Path(folder).expanduser()
+    if not sources:
+        _refuse_domains(folder)
+        names, images = read_image_folder(folder, masks)
+        return Domains(classes=names, images={folder.name or "images": images}, sources=[folder.name or "images"])
+    there = _domains_in(folder)
+    for name in sources:
+        if name not in there:
+            known = ", ".join(there) or "none: no sub-folder of it holds folders of images"
+            raise ValueError(f"'{folder}' has no domain '{name}'{did_you_mean(name, there)} Its domains: {known}")
+    order = [*dict.fromkeys(sources), *(name for name in there if name not in sources)]
+    found = {name: read_image_folder(folder / name, _masks_of(masks, name, sources)) for name in order}
+    classes = sorted({one for name in sources for one in found[name][0]})
+    kept = {name: _renumbered(*found[name], classes) for name in order}
+    strange = {name: len(found[name][1]) - len(kept[name]) for name in order}
+    notes = [
+        f"{count} images of '{name}' are of classes that no source has; they are left out"
+        for name, count in strange.items()
+        if count
+    ]
+    return Domains(
+        classes=classes,
+        images={name: images for name, images in kept.items() if images},
+        sources=list(dict.fromkeys(sources)),
+        notes=notes,
+    )
+
+
+def split_domains(domains: Domains, *, validation_share: float, test_share: float, seed: int) -> Split:
+    """Every class of every source is shared out to training, validation and test; other domains are for the test.
+
+    Args:
+        domains: what there is.
+        validation_share: of a source's images, for choosing the best weights.
+        test_share: of a source's images, for the test in the domain; they are seen by nothing else.
+        seed: of the shuffling.
+
+    Raises:
+        ValueError: the shares are not between 0 and 1, or leave nothing to train with.
+    """
+    if validation_share + test_share >= 1:
+        raise ValueError(
+            f"validation ({validation_share}) and test ({test_share}) take all the images; "
+            "give shares that leave some to train with, such as 0.15 each"
+        )
+    train, validation, test = [], [], {}
+    for name in domains.sources:
+        rest, test[name] = stratified_split(domains.images[name], test_share, seed)
+        ours, theirs = stratified_split(rest, validation_share / (1 - test_share), seed)
+        train += ours
+        validation += theirs
+    others = {name: images for name, images in domains.images.items() if name not in domains.sources}
+    return Split(train=train, validation=validation, test={**test, **others})
+
+
+def _domains_in(folder: Path) -> list[str]:
+    """Names of sub-folders with folders of images in them."""
+    if not folder.is_dir():
+        raise ValueError(f"the image folder '{folder}' does not exist, or is no folder")
+    return [sub.name for sub in sorted(folder.iterdir()) if sub.is_dir() and any(map(_has_images, sub.iterdir()))]
+
+
+def _has_images(folder: Path) -> bool:
+    return folder.is_dir() and any(path.suffix.lower() in IMAGE_SUFFIXES for path in folder.iterdir())
+
+
+def _refuse_domains(folder: Path) -> None:
+    """Raise if the images lie a level deeper, in a folder for each domain."""
+    if not folder.is_dir() or any(map(_has_images, folder.iterdir())):
+        return
+    domains = _domains_in(folder)
+    if domains:
+        raise ValueError(
+            f"'{folder}' holds folders of folders of images ({', '.join(domains)}); "
+            f"say which of these domains are trained on: --source {domains[0]}"
+        )
+
+
+def _masks_of(masks: Path | None, domain: str, sources: Sequence[str]) -> Path | None:
+    if masks is None or domain not in sources:
+        return None
+    return masks / domain if (masks / domain).is_dir() else masks
+
+
+def _renumbered(names: Sequence[str], images: Sequence[LabelledImage], classes: Sequence[str]) -> list[LabelledImage]:
+    numbers = {label: classes.index(name) for label, name in enumerate(names) if name in classes}
+    return [replace(one, label=numbers[one.label]) for one in images if one.label in numbers]

@@ -1,0 +1,167 @@
+"""A folder of images to learn from: one sub-folder for each class, and masks of some of them elsewhere."""
+
+from __future__ import annotations
+
+import random
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from xai_align.data.images import IMAGE_SUFFIXES, open_image
+from xai_align.features.spatial import collect_keeping_sum
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+@dataclass(frozen=True)
+class LabelledImage:
+    """A file, the number of its class, and the file of its mask if there is one."""
+
+    path: Path
+    label: int
+    mask: Path | None = None
+
+
+def read_image_folder(folder: str | Path, masks: str | Path | None = None) -> tuple[list[str], list[LabelledImage]]:
+    """The classes (the sub-folders with images, sorted by name) and the images of all of them.
+
+    Args:
+        folder: holds a sub-folder for each class.
+        masks: holds PNG files by the images' names, in the same sub-folders or all together.
+
+    Raises:
+        ValueError: there is no such folder, fewer than two classes, or no mask belongs to an image.
+    """
+    folder = _existing(folder, "image folder")
+    masks = None if masks is None else _existing(masks, "folder of masks")
+    found = {
+        sub.name: sorted(path for path in sub.iterdir() if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES)
+        for sub in sorted(folder.iterdir())
+        if sub.is_dir() and sub != masks
+    }
+    names = [name for name, paths in found.items() if paths]
+    if len(names) < 2:
+        there = f"the one sub-folder '{names[0]}'" if names else "no sub-folder with images"
+        raise ValueError(f"'{folder}' holds {there}; give a folder with one sub-folder of images for each class")
+    images = [LabelledImage(path, label) for label, name in enumerate(names) for path in found[name]]
+    if masks is None:
+        return names, images
+    images = [replace(one, mask=_mask_of(one.path, masks)) for one in images]
+    if not any(one.mask for one in images):
+        raise ValueError(
+            f"no file in '{masks}' has the name of an image; expected for example "
+            f"'{masks / names[0] / images[0].path.stem}.png'"
+        )
+    return names, images
+
+
+def stratified_split(
+    images: Sequence[LabelledImage], share: float, seed: int
+) -> tuple[list[LabelledImage], list[LabelledImage]]:
+    """Training and validation images; of every class the same share is for validation, at least one.
+
+    A class with a single image is trained with, and validation says nothing about it.
+
+    Raises:
+        ValueError: the share is not between 0 and 1.
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"the validation share is {share}; give a number between 0 and 1, such as 0.2")
+    dice, train, validation = random.Random(seed), [], []
+    for label in sorted({one.label for one in images}):
+        own = [one for one in images if one.label == label]
+        dice.shuffle(own)
+        count = min(max(1, round(share * len(own))), len(own) - 1)
+        validation += own[:count]
+        train += own[count:]
+        if not count:
+            warnings.warn(f"'{own[0].path.parent}' holds one image, so none of its class is validated", stacklevel=2)
+    return train, validation
+
+
+def class_by_class(images: Sequence[LabelledImage]) -> list[LabelledImage]:
+    """One of each class, then the second of each, and so on, so that the first few have something of all."""
+    turn: dict[int, int] = {}
+    order = []
+    for one in images:
+        turn[one.label] = turn.get(one.label, -1) + 1
+        order.append((turn[one.label], one.label, one))
+    return [one for _, _, one in sorted(order, key=lambda entry: entry[:2])]
+
+
+class LabelledImages(Dataset[Any]):
+    """Images from disk, each preprocessed when it is asked for: ``(image, label)``, or with a mask.
+
+    Args:
+        images: the files.
+        preprocess: a PIL image to ``[C, H, W]``.
+        map_size: rows and columns of masks; None: items have none.
+    """
+
+    def __init__(
+        self,
+        images: Sequence[LabelledImage],
+        preprocess: Callable[[Any], Tensor],
+        map_size: tuple[int, int] | None = None,
+    ) -> None:
+        self.images, self._preprocess, self._map_size = list(images), preprocess, map_size
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, number: int) -> tuple[Any, ...]:
+        one = self.images[number]
+        picture = open_image(one.path)
+        if self._map_size is None:
+            return self._preprocess(picture), one.label
+        return self._preprocess(picture), one.label, self._mask(one, picture)
+
+    def _mask(self, one: LabelledImage, picture: Image.Image) -> Tensor | None:
+        """``[1, h, w]``: the share of each place that is covered; None if nothing is known."""
+        if one.mask is None or self._map_size is None:
+            return None
+        drawn = np.asarray(open_image(one.mask)).any(-1)
+        if drawn.shape != (picture.height, picture.width):
+            raise ValueError(
+                f"the mask '{one.mask}' has {drawn.shape[1]} x {drawn.shape[0]} pixels, its image '{one.path}' "
+                f"{picture.width} x {picture.height}; save it in the image's size"
+            )
+        inside = mask_on_input(drawn, self._preprocess)
+        return collect_keeping_sum(inside.double(), self._map_size)[None].float()
+
+
+def mask_on_input(inside: Any, preprocess: Callable[[Any], Tensor]) -> Tensor:
+    """A mask where it lies in the model's input: it is sent through the preprocessing as a white shape on black.
+
+    Args:
+        inside: bool ``[H, W]``, on the photograph.
+        preprocess: the model's; only its geometry counts. A place is inside where it is nearer to white.
+
+    Returns:
+        bool ``[h, w]``.
+    """
+    from PIL import Image
+
+    pictures = (np.zeros_like(inside), inside, np.ones_like(inside))
+    black, shape, white = (preprocess(Image.fromarray(np.uint8(255) * one).convert("RGB")) for one in pictures)
+    return torch.as_tensor((shape - black).abs().sum(0) > (white - shape).abs().sum(0))
+
+
+def _mask_of(image: Path, masks: Path) -> Path | None:
+    candidates = (masks / image.parent.name / f"{image.stem}.png", masks / f"{image.stem}.png")
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _existing(folder: str | Path, what: str) -> Path:
+    path = Path(folder).expanduser()
+    if not path.is_dir():
+        raise ValueError(f"the {what} '{folder}' does not exist, or is no folder")
+    return path

@@ -1,0 +1,181 @@
+"""How far perturbed inputs drive the hidden layers of a network from where they were.
+
+Definitions as in the evaluation of FEI (Zhang & McMillan, arXiv 2509.04588),
+for the output ``a`` of a layer for the input as it is and ``b`` for the
+perturbed one, over the layer's units:
+
+* ``mse``: mean of ``(a - b)^2``; in the layer's own units, not to be averaged over layers
+* ``relative``: ``||a - b||^2 / ||a||^2``
+* ``active``: share of the units with ``a > 0`` that have ``b > 0`` too
+* ``inactive``: share of the units with ``a <= 0`` that have ``b <= 0`` too
+* ``correlation``: Pearson's, of all units; 0 where ``b`` doesn't vary
+* ``cosine``: of the two as vectors; 0 where ``b`` is 0
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from xai_align.plugins import stages
+from xai_align.plugins.loading import did_you_mean
+from xai_align.question import QuestionModel
+
+#: The measures, in the order of the last axis of :attr:`Pathways.values`.
+MEASURES = ("mse", "relative", "active", "inactive", "correlation", "cosine")
+
+
+@dataclass(frozen=True)
+class Pathways:
+    """Deviations of hidden layers along a curve.
+
+    Attributes:
+        layers: names of the layers.
+        values: ``[N, F, L, M]``: for each example, fraction, layer and measure of :data:`MEASURES`.
+            NaN where a measure has no value: no active unit, a layer without variation.
+    """
+
+    layers: tuple[str, ...]
+    values: Tensor
+
+    def of(self, measure: str) -> Tensor:
+        """``[N, F, L]``: one measure.
+
+        Raises:
+            ValueError: there is no such measure.
+        """
+        if measure not in MEASURES:
+            raise ValueError(f"there is no measure '{measure}'; known: {', '.join(MEASURES)}")
+        return self.values[..., MEASURES.index(measure)]
+
+
+class HeldLayer:
+    """A layer's outputs for the inputs as they are, ``[N, ...]``, and what every comparison with them needs."""
+
+    def __init__(self, clean: Tensor) -> None:
+        channels_last = clean.dim() == 4 and clean.is_contiguous(memory_format=torch.channels_last)
+        self._order = (0, 2, 3, 1) if channels_last else tuple(range(clean.dim()))
+        self.a = self._flat(clean)
+        self.aa = _dots(self.a, self.a)
+        self.mean = self.a.mean(1)
+        self.variation = (self.a - self.mean[:, None]).square().sum(1)
+        self.active = self.a > 0
+        self.count = self.active.sum(1)
+
+    def deviations(self, rows: Sequence[int], now: Tensor) -> Tensor:
+        """``[M, 6]``: the :data:`MEASURES` of outputs ``[M, ...]`` for perturbed inputs that come from these rows."""
+        b, parts = self._flat(now), []
+        start = 0
+        for row, several in groupby(rows):
+            end = start + len(list(several))
+            parts.append(self._of_row(row, b[start:end]))
+            start = end
+        return torch.cat(parts)
+
+    def _of_row(self, row: int, b: Tensor) -> Tensor:
+        a, aa, units = self.a[row], self.aa[row], self.a.shape[1]
+        count, active = self.count[row], b > 0
+        both, others = (active & self.active[row]).sum(1), active.sum(1)
+        changed = b - a
+        dd, ab, bb, mean = _dots(changed, changed), b @ a, _dots(b, b), b.mean(1)
+        covariance = ab - units * self.mean[row] * mean
+        variation = (bb - units * mean.square()).clamp(min=0)
+        # what rounding leaves of a layer that does not vary is no variation
+        variation = torch.where(variation <= 1e-6 * bb, 0.0, variation)
+        return torch.stack(
+            [
+                dd / units,
+                dd / aa,
+                both / count,
+                (units - count - others + both) / (units - count),
+                _cosine(covariance, self.variation[row], variation),
+                _cosine(ab, aa, bb),
+            ],
+            dim=1,
+        )
+
+    def _flat(self, output: Tensor) -> Tensor:
+        half = output.dtype in (torch.float16, torch.bfloat16)
+        return (output.float() if half else output).detach().permute(self._order).flatten(1)
+
+
+def deviations(clean: Tensor, now: Tensor) -> Tensor:
+    """``[N, 6]``: the :data:`MEASURES` between two batches of a layer's outputs, ``[N, ...]`` each."""
+    return HeldLayer(clean).deviations(range(len(clean)), now)
+
+
+def _dots(a: Tensor, b: Tensor) -> Tensor:
+    """Products of rows ``[N, U]`` with rows."""
+    return torch.einsum("nu,nu->n", a, b)
+
+
+def _cosine(ab: Tensor, aa: Tensor, bb: Tensor) -> Tensor:
+    """``ab / sqrt(aa bb)``; 0 where there is no ``b``, NaN where there is no ``a`` to compare it with."""
+    return torch.where((bb == 0) & (aa > 0), 0.0, ab / (aa.sqrt() * bb.sqrt()))
+
+
+class LayerWatch:
+    """Shows what named modules put out during a forward pass, at once, to whoever is told to ``see`` it."""
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self.names = names
+        self._see: Callable[[str, Tensor], Any] | None = None
+        self._seen: dict[str, Any] = {}
+
+    @contextmanager
+    def seeing(self, see: Callable[[str, Tensor], Any]) -> Iterator[dict[str, Any]]:
+        """Inside, ``see(name, output)`` is called for every layer; afterwards its answers are there by name.
+
+        Raises:
+            ValueError: a layer did not run, ran twice or gave no tensor.
+        """
+        self._see, self._seen = see, {}
+        try:
+            yield self._seen
+        finally:
+            self._see = None
+        silent = [name for name in self.names if name not in self._seen]
+        if silent:
+            raise ValueError(f"layer '{silent[0]}' did not run; choose layers that the model calls")
+
+    @classmethod
+    def on(cls, replica: nn.Module, names: Sequence[str] | None) -> LayerWatch:
+        """Watch these modules of a replica as long as it lives; by default the stages that a plugin names.
+
+        Raises:
+            ValueError: a module is not found, or no stages are known.
+        """
+        inner = replica.model if isinstance(replica, QuestionModel) else replica
+        chosen = tuple(names) if names is not None else stages(inner)
+        if not chosen:
+            raise ValueError(
+                f"no plugin knows the stages of {type(inner).__name__}; name the layers to watch, "
+                f"e.g. layers={[name for name, _ in inner.named_children()][:3]}"
+            )
+        modules = dict(inner.named_modules())
+        for name in chosen:
+            if name not in modules or not name:
+                raise ValueError(f"layer '{name}' not found{did_you_mean(name, modules)}")
+        watch = cls(chosen)
+        for name in chosen:
+            modules[name].register_forward_hook(watch._keeper(name))
+        return watch
+
+    def _keeper(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def keep(module: nn.Module, args: Any, out: Any) -> None:
+            if self._see is None:
+                return
+            out = out[0] if isinstance(out, tuple | list) and out else out
+            if not isinstance(out, Tensor):
+                raise ValueError(f"layer '{name}' puts out a {type(out).__name__}; choose one that gives a tensor")
+            if name in self._seen:
+                raise ValueError(f"layer '{name}' runs more than once in a pass; choose layers that run once")
+            self._seen[name] = self._see(name, out)
+
+        return keep

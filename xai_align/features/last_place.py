@@ -1,0 +1,81 @@
+"""The last place in a network of tokens where patches still have something to say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from xai_align import plugins
+from xai_align._tools.replica import Replica
+from xai_align.features.spatial import layout_of, token_grid
+from xai_align.hookspecs import FeatureSpace
+
+
+def last_place_that_counts(model: nn.Module, image: Tensor) -> FeatureSpace | None:
+    """The last module's output ``[N, L, C]`` in which patch tokens reach the output, None if there is none.
+
+    In a ViT with a class token that is the first norm of the last block: behind its attention only the class token
+    goes on to the head. It is found by one forward and one backward pass on noise, the same at every
+    call, so that it is the network's place and not an image's. Only tokens as they travel along the network count:
+    of the width that most such tensors have, and no linear layer's queries, keys and values.
+
+    Args:
+        model: the network; a copy in eval mode is run.
+        image: ``[1, C, H, W]``, for shape, dtype and device alone.
+    """
+    outputs = _token_outputs(model, image)
+    if not outputs:
+        return None
+    widths = [output.shape[2] for _, output, _ in outputs]
+    width = max(set(widths), key=widths.count)
+    for name, output, gradient in reversed(outputs):
+        if output.shape[2] == width and _counts(gradient, name, model, image):
+            return plugins.feature_space(model, name) or FeatureSpace(layer=name)
+    return None
+
+
+def _token_outputs(model: nn.Module, image: Tensor) -> list[tuple[str, Tensor, Tensor]]:
+    """Modules that run once and give ``[1, L, C]``, in the order of running: name, output, gradient."""
+    seen: dict[str, list[Tensor]] = {}
+
+    def remember(name: str) -> Any:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            if isinstance(output, Tensor) and _is_tokens(output):
+                seen.setdefault(name, []).append(output)
+
+        return hook
+
+    copy = Replica(model, evaluate=True).module
+    for name, module in copy.named_modules():
+        if not isinstance(module, nn.Linear):
+            module.register_forward_hook(remember(name))
+    with torch.inference_mode(False), torch.enable_grad():
+        noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(0))
+        logits = copy(noise.to(image).requires_grad_())
+        once = {name: outputs[0] for name, outputs in seen.items() if len(outputs) == 1}
+        if not once:
+            return []
+        # squares, so that classes cannot cancel
+        score = logits.float().square().sum()
+        gradients = torch.autograd.grad(score, list(once.values()), allow_unused=True)
+    pairs = zip(once.items(), gradients, strict=True)
+    return [(name, output, gradient) for (name, output), gradient in pairs if gradient is not None]
+
+
+def _is_tokens(output: Tensor) -> bool:
+    """``[1, L, C]``: a single token is a class token on its own, and several examples are pieces of the image."""
+    return output.dim() == 3 and output.shape[0] == 1 and output.shape[1] > 1 and output.requires_grad
+
+
+def _counts(gradient: Tensor, name: str, model: nn.Module, image: Tensor) -> bool:
+    """Whether patches on a grid have a gradient there."""
+    space = plugins.feature_space(model, name) or FeatureSpace(layer=name)
+    patches = gradient if layout_of(gradient, space) == "NLC" else gradient.transpose(1, 2)
+    patches = patches[:, space.prefix_tokens :]
+    try:
+        token_grid(space, patches.shape[1], (image.shape[-2], image.shape[-1]))
+    except ValueError:
+        return False
+    return bool((patches != 0).any())

@@ -1,0 +1,23 @@
+"""Perturbation of inputs: ranking, fills, and curves of the outputs while features are removed or kept."""
+
+from xai_align.perturbation.curve import Curve, perturbation_curve, perturbation_curves
+from xai_align.perturbation.fills import GaussianBlur, Noise, noise_from
+from xai_align.perturbation.noisy_linear import NoisyLinear
+from xai_align.perturbation.questioned import curve_values
+from xai_align.perturbation.ranking import TieWarning, descending_ranks, tie_rate
+from xai_align.perturbation.series import Series
+
+__all__ = [
+    "Curve",
+    "GaussianBlur",
+    "Noise",
+    "NoisyLinear",
+    "Series",
+    "TieWarning",
+    "curve_values",
+    "descending_ranks",
+    "noise_from",
+    "perturbation_curve",
+    "perturbation_curves",
+    "tie_rate",
+]

@@ -1,0 +1,190 @@
+"""What stands where something was removed: the substrate of a perturbation.
+
+A fill is given as a number, a name of :data:`FILLS`, a tensor, a function of
+the inputs, or an imputer: an object whose ``impute(inputs, removed)`` looks at
+what is still there, as noisy linear imputation does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import exp
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+
+@runtime_checkable
+class Imputer(Protocol):
+    """A fill that depends on what is removed."""
+
+    def impute(self, inputs: Tensor, removed: Tensor) -> Tensor:
+        """Inputs ``[M, C, H, W]`` with what ``removed`` (``[M, 1, H, W]``, bool) marks filled in."""
+
+
+#: From rows of a batch (``[M]`` indices) and what is removed of them to the perturbed inputs.
+Filler: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+
+
+def channel_means(inputs: Tensor) -> Tensor:
+    """Each example's mean over positions, for each channel."""
+    axes = tuple(range(2, inputs.dim())) if inputs.dim() > 3 else (1,)
+    return inputs.mean(axes, keepdim=True).expand_as(inputs)
+
+
+@dataclass(frozen=True)
+class GaussianBlur:
+    """Blur as in RISE's evaluation (Petsiuk et al. 2018): 11 x 11 kernel of sigma 5, zeros beyond the border.
+
+    The kernel is a Gaussian folded back into its window at the edges (so that it sums to one), which
+    is what filtering a unit impulse with reflecting borders gives.
+    """
+
+    size: int = 11
+    sigma: float = 5.0
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Blurred images ``[N, C, H, W]``.
+
+        Raises:
+            ValueError: the inputs are no images.
+        """
+        if inputs.dim() != 4:
+            raise ValueError(f"blur needs images [N, C, H, W], the inputs have shape {list(inputs.shape)}")
+        k = self._kernel().to(inputs)
+        single = inputs.flatten(0, 1)[:, None]
+        columns = nn.functional.conv2d(single, k[None, None, :, None], padding=(self.size // 2, 0))
+        blurred = nn.functional.conv2d(columns, k[None, None, None, :], padding=(0, self.size // 2))
+        return blurred.reshape(inputs.shape)
+
+    def _kernel(self) -> Tensor:
+        radius, middle = int(4 * self.sigma + 0.5), self.size // 2
+        weights = {offset: exp(-0.5 * (offset / self.sigma) ** 2) for offset in range(-radius, radius + 1)}
+        total = sum(weights.values())
+        # the sample at i + offset, reflected into the window, is the impulse when it lands in the middle
+        return torch.tensor(
+            [
+                sum(w for offset, w in weights.items() if _reflected(i + offset, self.size) == middle) / total
+                for i in range(self.size)
+            ],
+            dtype=torch.float64,
+        )
+
+
+@dataclass(frozen=True)
+class Noise:
+    """One picture of random numbers, the same for every example: drawn from a seed, so every run sees it.
+
+    ``distribution``: "normal" (standard normal, as in FEI's evaluation) or "uniform" on [0, 1] (as in RFxG's).
+    """
+
+    distribution: str = "normal"
+    seed: int = 0
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Noise in the shape of the inputs."""
+        generator = torch.Generator().manual_seed(self.seed)
+        draw = torch.randn if self.distribution == "normal" else torch.rand
+        return draw(inputs.shape[1:], generator=generator).to(inputs).expand_as(inputs)
+
+
+def noise_from(generator: torch.Generator, distribution: str = "normal") -> Noise:
+    """Noise whose seed is drawn from the caller's generator."""
+    return Noise(distribution, int(torch.randint(2**31, (1,), generator=generator, device=generator.device)))
+
+
+#: Fills by name. Numbers are in the units of the inputs: 0 is black only where inputs are not normalised.
+FILLS: dict[str, Callable[[], Any]] = {
+    "zero": lambda: 0.0,
+    "mean": lambda: channel_means,
+    "blur": GaussianBlur,
+    "noise": Noise,
+    "uniform": lambda: Noise("uniform"),
+    "noisy_linear": lambda: _noisy_linear(),
+}
+
+
+def filler(fill: Any, inputs: Tensor, *, rows: Tensor | None = None) -> Filler:
+    """How to fill these inputs: ``fill_in(rows, removed)`` gives the perturbed inputs of these rows.
+
+    Args:
+        fill: a number, a name of :data:`FILLS`, a tensor of the inputs' shape (or with a batch of
+            one), a function of the inputs, or an :class:`Imputer`.
+        inputs: ``[N, ...]``.
+        rows: which examples of the caller's batch the inputs are, if ``fill`` is a tensor for all of it.
+
+    Raises:
+        ValueError: a name that is not known, or a fill that does not fit the inputs.
+        TypeError: none of these.
+    """
+    fill = by_name(fill)
+    if isinstance(fill, Imputer):
+        return lambda index, removed: fill.impute(inputs[index], removed)
+    if isinstance(fill, int | float) and not isinstance(fill, bool):
+        return lambda index, removed: inputs[index].masked_fill(removed, fill)
+    values = _values(fill, inputs, rows)
+    return lambda index, removed: torch.where(removed, values[index], inputs[index])
+
+
+def by_name(fill: Any) -> Any:
+    """The fill that a name of :data:`FILLS` stands for; other fills as they are.
+
+    Raises:
+        ValueError: the name is not known.
+    """
+    if not isinstance(fill, str):
+        return fill
+    if fill not in FILLS:
+        raise ValueError(f"there is no fill '{fill}'; known: {', '.join(FILLS)}, a number, a tensor or a function")
+    return FILLS[fill]()
+
+
+def label_of(fill: Any) -> str:
+    """A short name for tables and file names."""
+    if isinstance(fill, str):
+        return fill
+    if isinstance(fill, int | float):
+        return "zero" if fill == 0 else f"{fill:g}"
+    if isinstance(fill, Tensor):
+        return "tensor"
+    return getattr(fill, "__name__", type(fill).__name__).lower()
+
+
+def _values(fill: Any, inputs: Tensor, rows: Tensor | None) -> Tensor:
+    if isinstance(fill, bool):
+        raise TypeError("the fill is a boolean; give a number, a name, a tensor, a function or an imputer")
+    if isinstance(fill, Tensor):
+        values = fill.to(inputs)
+        if rows is not None and len(fill) > 1:
+            values = values[rows]
+    elif callable(fill):
+        values = fill(inputs)
+        if not isinstance(values, Tensor):
+            raise ValueError(f"the fill returned {type(values).__name__}; a function of the inputs gives a tensor")
+    else:
+        raise TypeError(
+            f"a fill of type {type(fill).__name__} is not understood; "
+            f"give a number, one of {', '.join(FILLS)}, a tensor, a function of the inputs, or an imputer"
+        )
+    if tuple(values.shape) not in ((), tuple(inputs.shape), (1, *inputs.shape[1:])):
+        raise ValueError(
+            f"the fill has shape {list(values.shape)}; "
+            f"give the inputs' shape {list(inputs.shape)}, or a batch of one, {[1, *inputs.shape[1:]]}"
+        )
+    if not values.isfinite().all():
+        raise ValueError("the fill holds NaN or infinite values")
+    return values.to(inputs.dtype).expand_as(inputs)
+
+
+def _reflected(index: int, size: int) -> int:
+    """Where an index beyond the window lands when borders mirror: d c b a | a b c d | d c b a."""
+    index %= 2 * size
+    return index if index < size else 2 * size - 1 - index
+
+
+def _noisy_linear() -> Any:
+    from xai_align.perturbation.noisy_linear import NoisyLinear
+
+    return NoisyLinear()

@@ -1,0 +1,54 @@
+"""The network as perturbed inputs go through it: in batches, to probabilities, perhaps in mixed precision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from xai_align.features.hidden_layers import LayerWatch
+
+#: How outputs become probabilities; "auto": softmax, for one output sigmoid; None: outputs as they are.
+Activation = Literal["auto", "softmax", "sigmoid"] | None
+
+
+@dataclass
+class Network:
+    """The network with everything that is the same for every pass; called, it gives outputs ``[M, K]``."""
+
+    forward_func: Callable[..., Tensor]
+    extra: tuple[Any, ...]
+    num_examples: int
+    activation: Activation
+    autocast: torch.dtype | None
+    watch: LayerWatch | None
+    batch_size: int
+
+    def __call__(self, x: Tensor, rows: Tensor) -> Tensor:
+        """Outputs ``[M, K]`` for perturbed inputs that come from these rows of the caller's batch."""
+        extra = tuple(self._cut(argument, rows) for argument in self.extra)
+        if x.dim() == 4:
+            x = x.contiguous(memory_format=torch.channels_last)  # convolutions are quicker so
+        with torch.autocast(x.device.type, dtype=self.autocast, enabled=self.autocast is not None):
+            out = self.forward_func(x, *extra)
+        if not isinstance(out, Tensor) or out.dim() not in (1, 2) or len(out) != len(x):
+            found = list(out.shape) if isinstance(out, Tensor) else type(out).__name__
+            raise ValueError(f"the network gave {found} for {len(x)} inputs; logits [N, K] are needed")
+        out = out.reshape(len(x), -1)
+        return self._activated(out.float() if out.dtype in (torch.float16, torch.bfloat16) else out)
+
+    def _activated(self, logits: Tensor) -> Tensor:
+        if self.activation is None:
+            return logits
+        if self.activation == "sigmoid" or (self.activation == "auto" and logits.shape[1] == 1):
+            return logits.sigmoid()
+        if logits.shape[1] == 1:
+            raise ValueError("the softmax of one output is always 1; use activation='sigmoid'")
+        return logits.softmax(1)
+
+    def _cut(self, argument: Any, rows: Tensor) -> Any:
+        whole = isinstance(argument, Tensor) and argument.dim() and len(argument) == self.num_examples
+        return argument[rows] if whole else argument

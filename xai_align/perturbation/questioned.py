@@ -1,0 +1,60 @@
+"""The one number per example that a question makes of a network's outputs, along a curve.
+
+Of probabilities it is a probability: of the class (why A), of the group, the
+sum of its members' (why G), or of one side given either: ``p_A / (p_A + p_B)``
+(why A and not B; Jacovi et al. 2021). All are the sigmoid of the question's
+answer with log-sum-exp as the score of a group. Of raw logits it is the answer.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xai_align.perturbation.curve import Curve
+from xai_align.question import Question, as_questions
+
+
+def questions_of(curve: Curve, target: Any) -> list[Question]:
+    """One question for each example; ``target`` None: why the predicted class?
+
+    Raises:
+        TargetError: the target is not understood or names a class that the output does not have.
+    """
+    if target is None:
+        target = curve.clean.argmax(1)
+    return as_questions(target, len(curve.clean))
+
+
+def questioned(outputs: Tensor, questions: list[Question], *, probabilities: bool) -> Tensor:
+    """``[N, ...]``: what the questions make of outputs ``[N, ..., K]``."""
+    rows = [
+        _probability(row, question) if probabilities else _answers(row, question)
+        for row, question in zip(outputs, questions, strict=True)
+    ]
+    return torch.stack(rows)
+
+
+def curve_values(curve: Curve, target: Any = None) -> tuple[Tensor, Tensor]:
+    """``(clean [N], masked [N, F])``: the questioned number for the inputs as they are, and along the curve."""
+    questions = questions_of(curve, target)
+    probabilities = curve.activation is not None
+    return (
+        questioned(curve.clean, questions, probabilities=probabilities),
+        questioned(curve.masked, questions, probabilities=probabilities),
+    )
+
+
+def _probability(p: Tensor, question: Question) -> Tensor:
+    """``[...]`` from probabilities ``[..., K]``."""
+    # which entries are meant, and whether the output has them
+    favoured, rivals = question.entries(p.reshape(-1, p.shape[-1])[0])
+    mass = p[..., favoured].sum(-1)
+    return mass / (mass + p[..., rivals].sum(-1)) if rivals and question.rivals is not None else mass
+
+
+def _answers(z: Tensor, question: Question) -> Tensor:
+    flat = z.reshape(-1, z.shape[-1])
+    return torch.stack([question.answer(row) for row in flat]).reshape(z.shape[:-1])

@@ -1,0 +1,79 @@
+"""One way of taking things away: what goes first, how much of it, and what stands there instead."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from xai_align.perturbation.fills import label_of
+
+#: "morf": most relevant features are removed first. "lerf": least relevant first, the exact reverse.
+#: "single": of the removed features only the last is removed, each by itself.
+Order = Literal["morf", "lerf", "single"]
+
+#: 0.1, 0.2, ..., 0.9
+TENTHS = tuple(tenth / 10 for tenth in range(1, 10))
+
+
+@dataclass(frozen=True)
+class Series:
+    """One way of taking things away.
+
+    Attributes:
+        fill: what stands where something was removed; see :mod:`xai_align.perturbation.fills`.
+        order: which features go first.
+        fractions: shares of the features that are removed, in [0, 1].
+        grid: the features are the cells of a grid of so many rows and columns; None: positions.
+        layers: hidden layers are watched too.
+    """
+
+    fill: Any = 0.0
+    order: Order = "morf"
+    fractions: tuple[float, ...] = TENTHS
+    grid: tuple[int, int] | None = None
+    layers: bool = False
+
+    def __post_init__(self) -> None:
+        wrong = [fraction for fraction in self.fractions if not 0 <= fraction <= 1]
+        if wrong or not self.fractions:
+            raise ValueError(f"the fractions hold {wrong[:3]}; give shares in [0, 1]" if wrong else "no fraction given")
+        if self.order not in ("morf", "lerf", "single"):
+            raise ValueError(f"the order is '{self.order}'; give 'morf', 'lerf' or 'single'")
+
+    @property
+    def label(self) -> str:
+        """A name for tables and plots, e.g. ``"morf blur"``."""
+        return f"{self.order} {label_of(self.fill)}" + (f" {self.grid[0]}x{self.grid[1]}" if self.grid else "")
+
+
+def steps(count: int) -> tuple[float, ...]:
+    """``0, 1/n, ..., 1``."""
+    if count < 1:
+        raise ValueError(f"{count} steps were asked for; give at least one")
+    return tuple(step / count for step in range(count + 1))
+
+
+def removed_count(fraction: float, features: int) -> int:
+    """``floor(fraction * features)`` in exact arithmetic: 0.29 of 100 features are 29."""
+    return int(Fraction(fraction).limit_denominator(10**6) * features)
+
+
+def grid_mask(positions: Sequence[int], grid: tuple[int, int]) -> Tensor:
+    """Labels ``[H, W]`` of the cells of a grid: cell ``(r, c)`` covers pixels ``[H r / R, H (r + 1) / R)`` and so on.
+
+    Raises:
+        ValueError: the inputs are no images, or smaller than the grid.
+    """
+    if len(positions) != 2:
+        raise ValueError(f"a grid of cells needs images, the inputs have positions {list(positions)}")
+    (height, width), (rows, columns) = positions, grid
+    if not (1 <= rows <= height and 1 <= columns <= width):
+        raise ValueError(f"a grid of {rows} x {columns} cells does not fit {height} x {width} pixels")
+    row = torch.arange(height) * rows // height
+    column = torch.arange(width) * columns // width
+    return row[:, None] * columns + column

@@ -1,0 +1,435 @@
+"""Asking the plugins: which methods and metrics there are, and who knows a model.
+
+Nothing is loaded before the first question. A plugin that raises, or answers
+with something else than the contract's records, is named in a
+:class:`PluginWarning` and skipped. Two environment variables steer this:
+``XAI_ALIGN_DISABLED_PLUGINS`` (names of entry points, separated by commas, that
+are never imported) and ``XAI_ALIGN_STRICT`` (``1`` raises :class:`PluginError`
+instead of warning).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+
+from torch import nn
+
+from xai_align.hookspecs import AttributionSpec, FeatureSpace, LoadedModel, MetricSpec
+from xai_align.plugins.loading import (
+    PLUGIN_ERRORS,
+    Plugin,
+    PluginError,
+    PluginWarning,
+    Refusal,
+    Registry,
+    Status,
+    describe_error,
+    did_you_mean,
+    load_registry,
+    warn_about,
+)
+
+if TYPE_CHECKING:
+    import pluggy
+
+__all__ = [
+    "REFERENCE_FORMS",
+    "PluginError",
+    "PluginRecord",
+    "PluginWarning",
+    "attribution_method",
+    "attribution_methods",
+    "classifier",
+    "encoder",
+    "feature_space",
+    "get_plugin_manager",
+    "load_model",
+    "metric",
+    "metrics",
+    "origin",
+    "plugin_table",
+    "reset_plugins",
+    "second_look",
+    "stages",
+]
+
+#: Examples of the references that :func:`load_model` knows without third-party plugins.
+REFERENCE_FORMS = (
+    "timm:resnet50",
+    "timm:resnet50@weights.safetensors",
+    "pinet:FOLDER",
+    "align:FOLDER",
+    "package.module:factory",
+)
+
+Kind = Literal["attribution", "metric"]
+_Named = TypeVar("_Named")
+_Spec = TypeVar("_Spec", AttributionSpec, MetricSpec)
+_Answer = TypeVar("_Answer", LoadedModel, FeatureSpace, tuple[str, ...], nn.Module)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PluginRecord:
+    """One line of the plugin table.
+
+    Attributes:
+        name: the name of the entry point.
+        distribution: the installed distribution that it comes from.
+        version: the version of that distribution.
+        hooks: the hooks it implements; empty for a plugin that is not loaded.
+        status: ``failed`` when it could not be loaded or a list it offers could not be had.
+        reason: why it is disabled or failed, or what of it is not used; else empty.
+    """
+
+    name: str
+    distribution: str
+    version: str
+    hooks: tuple[str, ...]
+    status: Status
+    reason: str
+
+
+def get_plugin_manager() -> pluggy.PluginManager:
+    """The manager with all usable plugins, loaded at the first call.
+
+    It is there to be looked at: plugins come in through the entry points, and one
+    that is registered on it by hand is not asked.
+
+    Raises:
+        PluginError: in strict mode, a plugin cannot be used.
+    """
+    return _registry().manager
+
+
+def reset_plugins() -> None:
+    """Forget what was found: the next question discovers, and warns, anew."""
+    _registry.cache_clear()
+    _attribution_offers.cache_clear()
+    _metric_offers.cache_clear()
+
+
+def attribution_methods() -> dict[str, AttributionSpec]:
+    """All attribution methods by name, ours first.
+
+    Raises:
+        PluginError: in strict mode, a plugin cannot be used.
+    """
+    return {name: offer.spec for name, offer in _attribution_offers().items()}
+
+
+def metrics() -> dict[str, MetricSpec]:
+    """All metrics by name, ours first.
+
+    Raises:
+        PluginError: in strict mode, a plugin cannot be used.
+    """
+    return {name: offer.spec for name, offer in _metric_offers().items()}
+
+
+def attribution_method(name: str) -> AttributionSpec:
+    """The attribution method called ``name``.
+
+    Raises:
+        ValueError: no plugin offers it; the message lists the known ones.
+        PluginError: in strict mode, a plugin cannot be used.
+    """
+    return _look_up(name, attribution_methods(), "attribution method")
+
+
+def metric(name: str) -> MetricSpec:
+    """The metric called ``name``.
+
+    Raises:
+        ValueError: no plugin offers it; the message lists the known ones.
+        PluginError: in strict mode, a plugin cannot be used.
+    """
+    return _look_up(name, metrics(), "metric")
+
+
+def origin(name: str, *, kind: Kind = "attribution") -> PluginRecord:
+    """The plugin that the attribution method (or metric) called ``name`` came from.
+
+    Raises:
+        ValueError: no plugin offers it; the message lists the known ones.
+        PluginError: in strict mode, a plugin cannot be used.
+    """
+    if kind == "metric":
+        return _record(_look_up(name, _metric_offers(), "metric").plugin)
+    return _record(_look_up(name, _attribution_offers(), "attribution method").plugin)
+
+
+def load_model(reference: str, *, trust: bool = False) -> LoadedModel:
+    """The model that ``reference`` names, from the first plugin that knows it, third parties first.
+
+    Args:
+        reference: like one of :data:`REFERENCE_FORMS`. ``package.module:factory`` is imported and called.
+        trust: whether a folder (``pinet:FOLDER``, ``align:FOLDER``) may itself name ``package.module:function``, which
+            is then imported and called; without, it is data, and may name architectures of timm.
+
+    Raises:
+        ValueError: no plugin knows this form of reference, or who knows it could not load the model.
+        PluginError: in strict mode, a plugin failed on a reference that another one could load.
+    """
+    return _answer_or_raise(
+        "xai_align_load_model",
+        LoadedModel,
+        doing=f"cannot load the model '{reference}'",
+        unknown=f"no plugin knows the model reference '{reference}'; write it like one of "
+        f"{', '.join(REFERENCE_FORMS)}, or as a plugin of yours documents.",
+        reference=reference,
+        trust=trust,
+    )
+
+
+def encoder(reference: str, options: dict[str, Any]) -> nn.Module:
+    """The encoder of a saved PiNet, built anew by the first plugin that knows it, third parties first.
+
+    Raises:
+        ValueError: no plugin knows it, or who knows it could not build it.
+        PluginError: in strict mode, a plugin failed on an encoder that another one could build.
+    """
+    return _answer_or_raise(
+        "xai_align_encoder",
+        nn.Module,
+        doing=f"cannot build the encoder '{reference}'",
+        unknown=f"no plugin knows the encoder '{reference}'; install the package that it came from, or build it "
+        "yourself and give it as encoder=....",
+        reference=reference,
+        options=options,
+    )
+
+
+def second_look(model: nn.Module, num_classes: int, options: dict[str, Any]) -> nn.Module:
+    """A PiNet on ``model``, to be trained, from the first plugin that knows the model, third parties first.
+
+    Raises:
+        ValueError: no plugin knows it, or who knows it could not build the PiNet.
+        PluginError: in strict mode, a plugin failed on a model that another one could take.
+    """
+    what = f"cannot put a second look on {type(model).__name__}"
+    return _answer_or_raise(
+        "xai_align_second_look",
+        nn.Module,
+        doing=what,
+        unknown=f"{what}: no plugin knows such models; build xai_align.pinet.PiNet(encoder, SecondLookHead(...)) "
+        "yourself.",
+        model=model,
+        num_classes=num_classes,
+        options=options,
+    )
+
+
+def classifier(model: nn.Module, num_classes: int) -> nn.Module:
+    """A copy of ``model`` with a new head, from the first plugin that knows it, third parties first.
+
+    Args:
+        model: it is not changed.
+        num_classes: how many logits the head gives.
+
+    Raises:
+        ValueError: no plugin knows it, or who knows it could not do it.
+        PluginError: in strict mode, a plugin failed on a model that another one could take.
+    """
+    what = f"cannot give {type(model).__name__} a head for {num_classes} classes"
+    return _answer_or_raise(
+        "xai_align_classifier",
+        nn.Module,
+        doing=what,
+        unknown=f"{what}: no plugin knows such models; write the hook xai_align_classifier for it (docs/plugins.md).",
+        model=model,
+        num_classes=num_classes,
+    )
+
+
+def feature_space(model: nn.Module, layer: str | None = None) -> FeatureSpace | None:
+    """How ``layer`` of ``model`` lies in the image, or where to read it out when ``layer`` is None.
+
+    It is the first answer, third parties are asked first; None: no plugin knows the model.
+
+    Raises:
+        PluginError: in strict mode, a plugin failed on ``model``.
+    """
+    answer, failures = _first_answer("xai_align_feature_space", FeatureSpace, model=model, layer=layer)
+    _warn_about_all(failures)
+    return answer
+
+
+def stages(model: nn.Module) -> tuple[str, ...]:
+    """Names of the modules whose outputs are the stages of ``model``; empty: no plugin knows it.
+
+    Raises:
+        PluginError: in strict mode, a plugin failed on ``model``.
+    """
+    answer, failures = _first_answer("xai_align_stages", tuple, model=model)
+    _warn_about_all(failures)
+    return answer or ()
+
+
+def plugin_table() -> list[PluginRecord]:
+    """Every entry point of the group in the order of loading, also the disabled and the failed ones.
+
+    Raises:
+        PluginError: in strict mode, a plugin cannot be used.
+    """
+    _attribution_offers()  # what is wrong with the lists of a plugin shows only when they are asked for
+    _metric_offers()
+    return [_record(plugin) for plugin in _registry().plugins]
+
+
+@dataclass(frozen=True)
+class _Offer(Generic[_Spec]):
+    spec: _Spec
+    plugin: Plugin
+
+
+@cache
+def _registry() -> Registry:
+    return load_registry()
+
+
+@cache
+def _attribution_offers() -> dict[str, _Offer[AttributionSpec]]:
+    return _collect("xai_align_attributions", AttributionSpec)
+
+
+@cache
+def _metric_offers() -> dict[str, _Offer[MetricSpec]]:
+    return _collect("xai_align_metrics", MetricSpec)
+
+
+def _collect(hook: str, kind: type[_Spec]) -> dict[str, _Offer[_Spec]]:
+    """What all plugins list under ``hook``, in the order of loading: the first owner keeps a name."""
+    registry = _registry()
+    order = {id(plugin): position for position, plugin in enumerate(registry.plugins)}
+    offers: dict[str, _Offer[_Spec]] = {}
+    for plugin, implementation in sorted(registry.implementations(hook), key=lambda pair: order[id(pair[0])]):
+        try:
+            answers = _listed(_call(implementation, hook), hook, kind)
+        except Refusal as refusal:
+            plugin.status = "failed"
+            _skip(plugin, refusal)
+            continue
+        for answer in answers:
+            try:
+                _check_spec(answer, hook, kind)
+                _check_unique(answer.name, offers, hook)
+            except Refusal as refusal:
+                _skip(plugin, refusal)
+            else:
+                offers[answer.name] = _Offer(answer, plugin)
+    return offers
+
+
+def _first_answer(
+    hook: str, kind: type[_Answer], **arguments: Any
+) -> tuple[_Answer | None, list[tuple[Plugin, Refusal]]]:
+    """The first answer that is a ``kind``, and who failed to answer before."""
+    failures: list[tuple[Plugin, Refusal]] = []
+    for plugin, implementation in _registry().implementations(hook):
+        try:
+            answer = _call(implementation, hook, **arguments)
+            if answer is None:
+                continue
+            if isinstance(answer, kind):
+                return answer, failures
+            raise Refusal(f"{hook} returned {_shown(answer)} where {kind.__name__} or None is expected; not used")
+        except Refusal as refusal:
+            failures.append((plugin, refusal))
+    return None, failures
+
+
+def _answer_or_raise(hook: str, kind: type[_Answer], *, doing: str, unknown: str, **arguments: Any) -> _Answer:
+    """The first answer; where there is none, what those who tried met, or that no one knows."""
+    answer, failures = _first_answer(hook, kind, **arguments)
+    if answer is not None:
+        _warn_about_all(failures)
+        return answer
+    if failures:
+        raise _no_answer(doing, failures)
+    raise ValueError(f"{unknown} {_asked(hook)}")
+
+
+def _no_answer(what: str, failures: list[tuple[Plugin, Refusal]]) -> ValueError:
+    reasons = "; ".join(f"{_said(refusal)} (plugin {plugin.label})" for plugin, refusal in failures)
+    error = ValueError(f"{what}: {reasons}")
+    error.__cause__ = failures[0][1].__cause__
+    return error
+
+
+def _asked(hook: str) -> str:
+    names = [plugin.name for plugin, _ in _registry().implementations(hook)]
+    return f"Plugins asked: {', '.join(names) or 'none'} (`xai-align plugins` lists all)"
+
+
+def _call(implementation: pluggy.HookImpl, hook: str, **arguments: Any) -> Any:
+    """Ask one plugin alone; a plugin may take fewer arguments than the hook passes."""
+    try:
+        return implementation.function(*(arguments[name] for name in implementation.argnames))
+    except PLUGIN_ERRORS as error:
+        raise Refusal(f"{hook} raised {describe_error(error)}; skipped") from error
+
+
+def _listed(answer: Any, hook: str, kind: type) -> list[Any]:
+    if isinstance(answer, (str, Mapping)) or not isinstance(answer, Iterable):
+        raise Refusal(f"{hook} returned {_shown(answer)} instead of a list of {kind.__name__}; skipped")
+    try:
+        return list(answer)
+    except PLUGIN_ERRORS as error:  # a generator raises only now
+        raise Refusal(f"{hook} raised {describe_error(error)}; skipped") from error
+
+
+def _check_spec(answer: Any, hook: str, kind: type[AttributionSpec] | type[MetricSpec]) -> None:
+    if not isinstance(answer, kind):
+        raise Refusal(f"{hook} listed {_shown(answer)} where {kind.__name__} is expected; skipped")
+    if not isinstance(answer.name, str) or not answer.name:
+        raise Refusal(f"{hook} listed a {kind.__name__} with the name {answer.name!r}; skipped. Give it a name")
+    call = "build" if isinstance(answer, AttributionSpec) else "evaluate"
+    if not callable(getattr(answer, call)):
+        raise Refusal(f"{hook} listed '{answer.name}', whose `{call}` cannot be called; skipped")
+
+
+def _check_unique(name: str, offers: Mapping[str, _Offer[_Spec]], hook: str) -> None:
+    if name in offers:
+        raise Refusal(f"duplicate: '{name}' of {hook} is taken by plugin {offers[name].plugin.label}; skipped")
+
+
+def _skip(plugin: Plugin, refusal: Refusal) -> None:
+    plugin.reasons.append(str(refusal))
+    warn_about(plugin, refusal)
+
+
+def _warn_about_all(failures: list[tuple[Plugin, Refusal]]) -> None:
+    for plugin, refusal in failures:
+        warn_about(plugin, refusal)
+
+
+def _look_up(name: str, known: Mapping[str, _Named], what: str) -> _Named:
+    if name in known:
+        return known[name]
+    raise ValueError(
+        f"there is no {what} '{name}'{did_you_mean(name, known)} "
+        f"Known: {', '.join(known) or 'none (`xai-align plugins` shows what was loaded)'}"
+    )
+
+
+def _said(refusal: Refusal) -> str:
+    """A plugin's own ValueError was written for the reader and stands as it is."""
+    return str(refusal.__cause__) if isinstance(refusal.__cause__, ValueError) else str(refusal)
+
+
+def _shown(answer: Any) -> str:
+    return "None" if answer is None else f"an object of type {type(answer).__name__}"
+
+
+def _record(plugin: Plugin) -> PluginRecord:
+    return PluginRecord(
+        name=plugin.name,
+        distribution=plugin.distribution,
+        version=plugin.version,
+        hooks=plugin.hooks,
+        status=plugin.status,
+        reason="; ".join(plugin.reasons),
+    )

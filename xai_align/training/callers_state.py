@@ -1,0 +1,124 @@
+"""Training changes weights and nothing else of the caller's: the rest is put back, also after an exception."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+
+from xai_align._tools.model_state import modules_of, parameters_of, unchanged_rng
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that a fit changes, by name.
+
+    Those that ``model.trainable_parameters()`` gives, where the model has it; those that require grad otherwise.
+
+    Raises:
+        ValueError: there are none.
+    """
+    chosen = getattr(model, "trainable_parameters", None)
+    wanted = {id(p) for p in (chosen() if callable(chosen) else model.parameters()) if p.requires_grad}
+    found = {name: p for name, p in model.named_parameters() if id(p) in wanted}
+    if not found:
+        raise ValueError("no parameter of the model requires grad, so there is nothing to train")
+    return found
+
+
+@contextmanager
+def only_weights_change(model: nn.Module, trained: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Inside, only ``trained`` require grad and ``.grad`` is empty; after it, all is as it was but the weights.
+
+    Train and eval modes of every module, ``requires_grad``, ``.grad``, the device.
+    """
+    modes = [(module, module.training) for module in modules_of(model)]
+    parameters = {id(p): p for p in parameters_of(model)}.values()
+    flags = [(p, p.requires_grad, p.grad, p.device) for p in parameters]
+    wanted = {id(p) for p in trained}
+    try:
+        for p, _, _, _ in flags:
+            p.grad = None
+            p.requires_grad_(id(p) in wanted)
+        yield
+    finally:
+        devices = {device for _, _, _, device in flags}
+        for p, required, _, _ in flags:
+            p.grad = None
+            p.requires_grad_(required)
+        if len(devices) == 1:
+            model.to(devices.pop())
+        for p, _, gradient, _ in flags:
+            p.grad = gradient
+        for module, mode in modes:
+            module.training = mode
+
+
+@contextmanager
+def random_state_of_the_caller() -> Iterator[None]:
+    """What is drawn inside from torch's, numpy's and Python's generators is not missing outside."""
+    python, numbers = random.getstate(), np.random.get_state()
+    try:
+        with unchanged_rng():
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numbers)
+
+
+def seed_all(seed: int) -> None:
+    """Seed what dropout and augmentations draw from.
+
+    As ``torch.manual_seed``, but quick enough for every step: that one keeps a note, with a stack trace, for a GPU that
+    is not in use yet.
+    """
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
+    if torch.backends.mps.is_available():
+        torch.mps.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+
+
+@contextmanager
+def accelerator_for(model: nn.Module, mixed_precision: str) -> Iterator[Accelerator]:
+    """An :class:`accelerate.Accelerator` of our own.
+
+    ``accelerate`` keeps its settings once for the whole program, so a second fit in another precision, or a
+    caller's own accelerator, would meet the first one's. Inside there are ours; after it, those from before.
+    The process group, where several processes were launched, stays.
+    """
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState, GradientState, PartialState
+    from accelerate.utils import GradientAccumulationPlugin
+
+    launched = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    on_cpu = all(p.device.type == "cpu" for p in parameters_of(model))
+    cpu = on_cpu and not (launched and torch.cuda.is_available())  # launched processes get a GPU each
+    several = PartialState._shared_state.get("num_processes", 1) > 1
+    ours = (AcceleratorState, GradientState) if several else (AcceleratorState, GradientState, PartialState)
+    before = [dict(state._shared_state) for state in ours]
+    try:
+        for state in ours:
+            state._shared_state.clear()
+        # the loop weighs its passes itself, so none of what a launcher's environment may say about accumulation
+        alone = GradientAccumulationPlugin(num_steps=1)
+        accelerator = Accelerator(mixed_precision=mixed_precision, cpu=cpu, gradient_accumulation_plugin=alone)
+        if mixed_precision == "fp16" and accelerator.device.type == "cpu":
+            raise ValueError("fp16 is for GPUs; on a CPU choose mixed_precision='bf16'")
+        yield accelerator
+    finally:
+        for state, kept in zip(ours, before, strict=True):
+            if state is PartialState and launched:
+                continue
+            state._shared_state.clear()
+            state._shared_state.update(kept)

@@ -1,0 +1,171 @@
+"""Checkpoints that survive being killed: each one whole or not there, the one before it kept.
+
+A checkpoint is one safetensors file: tensors, and in its header a JSON text with
+everything else and a digest of it all. Nothing is unpickled when it is read. It
+is written beside its name, flushed to the disk and moved into place, and only
+then is the last but one removed, so there is a good one at any time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from xai_align._tools.files.fields import shown
+from xai_align._tools.files.plain_json import parse_json
+from xai_align._tools.files.tensor_file import read_tensor_file
+from xai_align.training.digest import digest_of
+
+#: The version of what stands in a checkpoint.
+FORMAT = 1
+_NAME = re.compile(r"epoch-(\d+)\.safetensors")
+
+
+class CheckpointWarning(UserWarning):
+    """A checkpoint that can't be used."""
+
+
+class DamagedCheckpoint(ValueError):
+    """A file that is no whole checkpoint."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a checkpoint holds: tensors by name, and what JSON can say."""
+
+    tensors: Mapping[str, Tensor]
+    numbers: Mapping[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints in a folder, of runs with one configuration.
+
+    Args:
+        folder: where they lie; it need not exist.
+        config: what makes a run what it is, as JSON has it.
+    """
+
+    def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self.config = json.loads(json.dumps(config))
+
+    def paths(self) -> list[Path]:
+        """Oldest first."""
+        found = [(int(match[1]), path) for path in self.folder.glob("epoch-*") if (match := _NAME.fullmatch(path.name))]
+        return [path for _, path in sorted(found)]
+
+    def newest(self) -> tuple[Path, Snapshot] | None:
+        """The newest that is whole; None if there never was one.
+
+        Raises:
+            ValueError: it is of a run with another configuration, or there are checkpoints and none is whole.
+
+        Warns:
+            CheckpointWarning: a newer one was passed over, and why.
+        """
+        problems = []
+        for path in reversed(self.paths()):
+            try:
+                snapshot = read_checkpoint(path)
+            except DamagedCheckpoint as error:
+                problems.append(str(error))
+                continue
+            self._check_config(path, snapshot)
+            if problems:
+                warnings.warn(f"{'; '.join(problems)}. The older '{path}' is used", CheckpointWarning, stacklevel=3)
+            return path, snapshot
+        if problems:
+            raise ValueError(
+                f"no checkpoint in '{self.folder}' can be used: {'; '.join(problems)}; "
+                "nothing was changed: choose another folder to start again, or bring a copy of one back"
+            )
+        return None
+
+    def write(self, epoch: int, snapshot: Snapshot) -> Path:
+        """Keep a snapshot of the end of ``epoch``, and of those before only the last."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"epoch-{epoch:05d}.safetensors"
+        before = [one for one in self.paths() if one != path]
+        write_checkpoint(path, Snapshot(snapshot.tensors, {**snapshot.numbers, "config": self.config}))
+        for old in before[:-1]:
+            old.unlink(missing_ok=True)
+        return path
+
+    def _check_config(self, path: Path, snapshot: Snapshot) -> None:
+        before = snapshot.numbers.get("config")
+        if before != self.config:
+            raise ValueError(
+                f"'{path}' is of a run with another configuration: {differences(before, self.config)}; "
+                "give its configuration to go on with it, or choose another folder to keep it"
+            )
+
+
+def write_checkpoint(path: Path, snapshot: Snapshot) -> None:
+    """Write a file that is there as a whole or, after a crash, as it was before."""
+    from safetensors.torch import save_file
+
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in snapshot.tensors.items()}
+    text = json.dumps(snapshot.numbers)
+    header = {"format": str(FORMAT), "numbers": text, "sha256": digest_of(tensors, text)}
+    waiting = path.with_name(path.name + ".tmp")
+    waiting.unlink(missing_ok=True)  # it may be a link that leads elsewhere
+    try:
+        save_file(tensors, waiting, metadata=header)
+        with waiting.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(waiting, path)
+    finally:
+        waiting.unlink(missing_ok=True)
+
+
+def read_checkpoint(path: Path) -> Snapshot:
+    """Read what :func:`write_checkpoint` wrote.
+
+    Raises:
+        DamagedCheckpoint: it is truncated, changed, of a later version, or no checkpoint at all.
+    """
+    try:
+        header, tensors = read_tensor_file(path)
+    except ValueError as error:
+        raise DamagedCheckpoint(str(error)) from error
+    if "numbers" not in header:
+        raise DamagedCheckpoint(f"'{path}' holds tensors but is no checkpoint of a fit")
+    if header.get("format") != str(FORMAT):
+        raise DamagedCheckpoint(f"'{path}' has format {shown(header.get('format'))}; this version reads {FORMAT}")
+    if header.get("sha256") != digest_of(tensors, header["numbers"]):
+        raise DamagedCheckpoint(f"'{path}' is damaged (its content does not have the digest it was written with)")
+    try:
+        numbers = parse_json(header["numbers"], str(path))
+    except ValueError as error:
+        raise DamagedCheckpoint(str(error)) from error
+    if not isinstance(numbers, dict):
+        raise DamagedCheckpoint(f"'{path}' is damaged (its header holds {shown(numbers)} and no object)")
+    return Snapshot(tensors, numbers)
+
+
+def differences(before: Any, now: Mapping[str, Any]) -> str:
+    """What changed, in words."""
+    if not isinstance(before, Mapping):
+        return "it names none"
+    names = [name for name in dict.fromkeys((*before, *now)) if before.get(name) != now.get(name)]
+    parts = []
+    for name in names:
+        old, new = before.get(name), now.get(name)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            parts.append(f"{name} ({differences(old, new)})")
+        else:
+            parts.append(f"{name} was {_shown(old)}, is {_shown(new)}")
+    return "; ".join(parts)
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 100 else text[:100] + " …"

@@ -1,0 +1,83 @@
+"""Batches on their way from a data set to a model: loaded, checked, moved, with the teacher's logits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from xai_align.pinet.losses import Batch
+from xai_align.training.epoch_plan import EpochBatches, Piece
+from xai_align.training.pinet.items import Collate
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+Teacher = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchSource:
+    """How batches are made.
+
+    Attributes:
+        accelerator: knows the processes and the precision.
+        device: of the model.
+        collate: how items become batches.
+        teacher: whose logits go with the images.
+        num_workers: processes that load data, for each process that trains.
+    """
+
+    accelerator: Accelerator
+    device: torch.device
+    collate: Collate
+    teacher: Teacher | None = None
+    num_workers: int = 0
+
+    def of_plan(self, data: Dataset[Any], plan: list[list[Piece]], seed: int) -> DataLoader[Batch]:
+        """The batches of a planned epoch, on the CPU."""
+        return self._loader(data, seed, batch_sampler=EpochBatches(plan))
+
+    def of_share(self, data: Dataset[Any], batch_size: int) -> DataLoader[Batch]:
+        """This process's share of all examples, in their order, on the CPU."""
+        mine = range(self.accelerator.process_index, len(data), self.accelerator.num_processes)  # type: ignore[arg-type]
+        return self._loader(Subset(data, mine), 0, batch_size=batch_size)
+
+    def at_hand(self, batch: Batch) -> Batch:
+        """The batch on the device, with the teacher's logits.
+
+        Raises:
+            ValueError: the teacher gives something else than ``[N, K]``.
+        """
+        images, targets = (one.to(self.device, non_blocking=True) for one in (batch.images, batch.targets))
+        masks = None if batch.masks is None else batch.masks.to(self.device, non_blocking=True)
+        return Batch(images, targets, masks, None if self.teacher is None else self._taught(images))
+
+    def over_processes(self, sums: Tensor) -> Tensor:
+        """The sum over all processes."""
+        return self.accelerator.reduce(sums.to(self.device), "sum")
+
+    def _taught(self, images: Tensor) -> Tensor:
+        assert self.teacher is not None
+        with torch.no_grad(), self.accelerator.autocast():
+            logits = self.teacher(images)
+        wanted = (len(images), self.collate.classes)
+        if not isinstance(logits, Tensor) or tuple(logits.shape) != wanted:
+            found = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise ValueError(f"the teacher gave {found}; it must give logits {list(wanted)}, for the model's classes")
+        if not logits.isfinite().all():
+            raise ValueError("the teacher gave NaN or infinite logits")
+        return logits.detach().to(torch.promote_types(logits.dtype, torch.float32))
+
+    def _loader(self, data: Dataset[Any], seed: int, **options: Any) -> DataLoader[Batch]:
+        return DataLoader(
+            data,
+            collate_fn=self.collate,
+            num_workers=self.num_workers,
+            generator=torch.Generator().manual_seed(seed),  # of the workers' seeds
+            **options,
+        )

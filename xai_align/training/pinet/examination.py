@@ -1,0 +1,150 @@
+"""What is looked at before training: the whole data set once, so that a mistake shows in the first second.
+
+Of a set of more than :data:`EXAMINED` items, so many, evenly spread, are looked at;
+the rest is checked as it comes into a batch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from xai_align.training.pinet.items import Collate
+
+#: How many items of a large data set are looked at.
+EXAMINED = 2000
+
+
+class FittingDataWarning(UserWarning):
+    """The data can be trained with, but something about them is probably not meant."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examination:
+    """What was found in a data set.
+
+    Attributes:
+        count: items in the set.
+        examined: items that were looked at.
+        per_class: how many examples have each class (empty for tasks without classes).
+        constant: items whose image has one colour throughout.
+        masks: items with a mask.
+        digest: of the targets, to recognise the set by.
+    """
+
+    count: int
+    examined: int
+    per_class: dict[int, int] = field(default_factory=dict)
+    constant: tuple[int, ...] = ()
+    masks: int = 0
+    digest: str = ""
+
+
+def examine(data: Any, collate: Collate, *, name: str) -> Examination:
+    """Go through a data set, refuse what cannot be trained with, warn of what is hardly meant.
+
+    Args:
+        data: a map-style data set.
+        collate: what its items must fit.
+        name: how messages call it: "the training data".
+
+    Raises:
+        TypeError: it has no length or no items by number, or an item is of another kind.
+        ValueError: it is empty, an item is not possible (the message says which), or all images are constant.
+
+    Warns:
+        FittingDataWarning: classes without example, constant images.
+    """
+    count = length_of(data, name)
+    numbers = range(count) if count <= EXAMINED else [round(i * (count - 1) / (EXAMINED - 1)) for i in range(EXAMINED)]
+    digest, classes, constant, masks = hashlib.sha256(), Counter[int](), [], 0
+    for number in numbers:
+        try:
+            image, target, mask = collate.item(data[number])
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{name}, item {number}: {error}") from error
+        digest.update(target.numpy().tobytes())
+        classes.update(_classes_of(target, collate))
+        constant += [number] if _is_constant(image) else []
+        masks += mask is not None and not mask.isnan().all()
+    found = Examination(
+        count=count,
+        examined=len(numbers),
+        per_class=dict(sorted(classes.items())),
+        constant=tuple(constant),
+        masks=masks,
+        digest=digest.hexdigest()[:16],
+    )
+    _warn(found, collate, name)
+    return found
+
+
+def length_of(data: Any, name: str) -> int:
+    """How many items there are.
+
+    Raises:
+        TypeError: it has no length, or no items by number.
+        ValueError: there are none.
+    """
+    if not hasattr(data, "__len__") or not hasattr(data, "__getitem__"):
+        raise TypeError(
+            f"{name} are a {type(data).__name__} without length or items by number; "
+            "give a map-style data set (__len__ and __getitem__), so that a run can be repeated and resumed"
+        )
+    if not len(data):
+        raise ValueError(f"{name} are empty; give at least one example")
+    return len(data)
+
+
+def _classes_of(target: Tensor, collate: Collate) -> Iterator[int]:
+    """The classes that an example has."""
+    if not collate.labelled or collate.task == "regression":
+        return
+    if collate.task == "multiclass":
+        yield int(target)
+    elif collate.task == "binary":
+        yield int(target > 0.5)
+    elif collate.task == "multilabel":
+        yield from (target > 0.5).nonzero().flatten().tolist()
+    elif target.is_floating_point():
+        yield from (target > 0.5).flatten(1).any(1).nonzero().flatten().tolist()
+    else:
+        yield from target.unique().tolist()
+
+
+def _is_constant(image: Tensor) -> bool:
+    flat = image.flatten(1)
+    return bool((flat == flat[:, :1]).all())
+
+
+def _warn(found: Examination, collate: Collate, name: str) -> None:
+    if len(found.constant) == found.examined:
+        raise ValueError(f"{name}: every image has one colour throughout, so none says where anything is")
+    if found.constant:
+        warnings.warn(
+            f"{name}: {len(found.constant)} of {found.examined} images have one colour throughout (item(s) "
+            f"{_some(found.constant)}); they say nothing about where",
+            FittingDataWarning,
+            stacklevel=4,
+        )
+    if not collate.labelled or collate.task == "regression":
+        return
+    expected = range(2 if collate.classes == 1 else collate.classes)
+    absent = [number for number in expected if number not in found.per_class]
+    if absent:
+        warnings.warn(
+            f"{name}: {len(absent)} of {len(expected)} classes have no example (class {_some(absent)}) among the "
+            f"{found.examined} that were looked at; what is said about them means nothing",
+            FittingDataWarning,
+            stacklevel=4,
+        )
+
+
+def _some(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers[:5])) + (" …" if len(numbers) > 5 else "")

@@ -1,0 +1,255 @@
+"""Fitting a PiNet: one function for one GPU, many, or none; a run that is killed goes on where its last epoch ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+from xai_align._tools.model_state import parameters_of
+from xai_align.pinet.losses import PiNetLoss
+from xai_align.training.callers_state import (
+    accelerator_for,
+    only_weights_change,
+    random_state_of_the_caller,
+    seed_all,
+    trained_parameters,
+)
+from xai_align.training.epoch_plan import derived_seed, steps_in_epoch
+from xai_align.training.pinet.batches import BatchSource, Teacher
+from xai_align.training.pinet.examination import examine
+from xai_align.training.pinet.first_look import first_look, teacher_for
+from xai_align.training.pinet.loop import FitLoop
+from xai_align.training.pinet.metric import metric_of
+from xai_align.training.pinet.progress import progress
+from xai_align.training.pinet.run import Run
+from xai_align.training.pinet.settings import (
+    FitSettings,
+    Keep,
+    MakeOptimizer,
+    Precision,
+    Resume,
+    Schedule,
+)
+from xai_align.training.training_log import Row, TrainingLog
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """What came of a fit.
+
+    Attributes:
+        model: the one that was given; it has the weights that were asked for (``keep``).
+        metric: the name of what validation measured: "accuracy", "f1", "mae" or "iou".
+        best: the row of the best validation; None without validation data.
+        history: all rows: epoch, step, seconds, learning_rate, loss and its terms (means over the steps since the
+            last row, unweighted), validation_loss, the metric, and whether it was the best so far.
+        epochs, steps: how many there were, before a resumption too.
+        stopped: "epochs": all were done. "stop_at", "patience", "plateau": why there were no more.
+        seconds: of training and validation, before a resumption too.
+        notes: what should be known about the run.
+        out: the folder with checkpoints, metrics and the model.
+    """
+
+    model: nn.Module = field(repr=False)
+    metric: str
+    best: Row | None
+    history: list[Row] = field(repr=False)
+    epochs: int
+    steps: int
+    stopped: str
+    seconds: float
+    notes: tuple[str, ...] = ()
+    out: Path | None = None
+
+
+def fit_pinet(
+    model: nn.Module,
+    train: Dataset[Any],
+    validation: Dataset[Any] | None = None,
+    *,
+    loss: PiNetLoss,
+    epochs: int = 50,
+    batch_size: int = 32,
+    learning_rate: float = 5e-3,
+    betas: tuple[float, float] = (0.9, 0.95),
+    weight_decay: float = 0.0,
+    schedule: Schedule = "none",
+    optimizer: MakeOptimizer | None = None,
+    out: str | Path | None = None,
+    resume: Resume = "auto",
+    patience: int | None = None,
+    stop_at: float | None = None,
+    validate_every: int | None = None,
+    keep: Keep = "best",
+    teacher: Teacher | None = None,
+    seed: int = 0,
+    mixed_precision: Precision = "no",
+    gradient_accumulation_steps: int = 1,
+    num_workers: int = 0,
+    log: Callable[[Row], None] | None = None,
+    show_progress: bool = False,
+) -> Fit:
+    """Train a PiNet, in place.
+
+    The model's weights change and nothing else does: train and eval mode, ``requires_grad``, ``.grad``, device
+    and random states are as before. If training is interrupted by an exception, the model has the best weights
+    so far. Started with ``accelerate launch`` or ``torchrun``, the processes share the work.
+
+    Two runs with the same arguments see the same examples in the same order, whatever the random state
+    outside; on a CPU, with as many threads, they are equal to the last bit. With ``out``, a run that is called again
+    goes on from the end of its last whole epoch, as if it had never stopped; an epoch that was interrupted is begun
+    again.
+
+    Args:
+        model: a :class:`~xai_align.pinet.PiNet`, or any module with ``explain(x)`` that gives ``logits [N, K]``,
+            ``coefficients [N, K or 1, C or 1, h, w]`` and ``coefficient_maps [N, K, h, w]``. What it names as
+            ``trainable_parameters()`` is trained; without that, what requires grad.
+        train: items ``(image, target)`` or ``(image, target, mask)``: a float ``[C, H, W]``, preprocessed; the
+            target as in :func:`~xai_align.pinet.loss_formulas.prediction_loss`, for one example; a mask ``[K or 1,
+            h, w]`` of the size of the model's maps, NaN where it isn't known.
+        validation: the same; None: nothing is measured, and the last weights are kept.
+        loss: what is learnt.
+        epochs: at most so many. A finished run may be called again with more, unless the schedule is "cosine".
+        batch_size: examples in a forward pass of one process. A step takes ``batch_size *
+            gradient_accumulation_steps * processes``, at most.
+        learning_rate, betas, weight_decay: of AdamW, which without weight decay is Adam; the defaults are the paper's.
+        schedule: of the learning rate. "none"; "cosine": to zero over all epochs; "plateau": a fifth of it after
+            five epochs without a lower (validation) loss, the end at 1e-5, as the paper's flood model.
+        optimizer: makes another optimiser from the list of parameters; the rates above are then not looked at.
+        out: folder for checkpoints, ``metrics.csv``, ``metrics.jsonl``, TensorBoard's events if it is installed, and
+            in the end the model (``out/model``). None: nothing is written.
+        resume: what happens if ``out`` holds a checkpoint. "auto": go on; "must": go on, or raise if there is none;
+            "never": raise, so that nothing is overwritten.
+        patience: stop after so many validations without a better metric.
+        stop_at: stop when a validation's metric is at least this good (an error: at most this).
+        validate_every: validate after so many steps of an epoch too, and not at its end only.
+        keep: which weights the model has in the end: the "best" of all validations (the higher metric; among equals the
+            lower validation loss), or the "last".
+        teacher: images to logits ``[N, K]``, for distillation; None: the model's own backbone, if that is frozen.
+        seed: of shuffling, dropout, and augmentations that draw from torch's, numpy's or Python's generators.
+        mixed_precision: "no", "bf16" or, on GPUs, "fp16". The losses are float32 in any case.
+        gradient_accumulation_steps: forward passes whose gradients are added up for a step.
+        num_workers: processes that load data.
+        log: called with every new row.
+        show_progress: show a progress bar.
+
+    Returns:
+        A :class:`Fit`.
+
+    Raises:
+        ValueError: an option, the data, the model's shapes or a checkpoint in ``out`` don't fit; the message says what.
+        TypeError: items of another kind.
+        DivergedError: the loss became NaN or infinite.
+
+    Warns:
+        FittingDataWarning: classes without example, constant images.
+        CheckpointWarning: the newest checkpoint was damaged, an older one is used.
+
+    Source: Lobet & Chiaromonte 2026 (arXiv 2601.04378).
+    """
+    settings = FitSettings(
+        loss=loss,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        betas=betas,
+        weight_decay=weight_decay,
+        schedule=schedule,
+        patience=patience,
+        stop_at=stop_at,
+        validate_every=validate_every,
+        keep=keep if validation is not None else "last",
+        seed=seed,
+        mixed_precision=mixed_precision,
+        passes=gradient_accumulation_steps,
+        make_optimizer=optimizer,
+    )
+    folder = _folder(out, resume)
+    trained = trained_parameters(model)
+    teacher = teacher_for(model, teacher, loss, trained)
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(random_state_of_the_caller())
+        accelerator = stack.enter_context(accelerator_for(model, mixed_precision))
+        stack.enter_context(only_weights_change(model, list(trained.values())))
+        if accelerator.num_processes > 1:
+            model.to(accelerator.device)
+        seed_all(derived_seed(seed, "examination"))  # targets may be random, and are compared when a run goes on
+        collate, trained = first_look(model, train, loss, trained)
+        found = {"train": examine(train, collate, name="the training data"), "validation": None}
+        if validation is not None:
+            found["validation"] = examine(validation, collate, name="the validation data")
+        settings.check_with_data(len(train), accelerator.num_processes, validation is not None)  # type: ignore[arg-type]
+        run = Run.prepare(model, trained, settings, accelerator, found, teacher is not None, folder)
+        notes = run.begin(resume)
+        advance = stack.enter_context(progress(run, steps_in_epoch(len(train), run.step_size), show_progress))  # type: ignore[arg-type]
+        journal = TrainingLog(folder if accelerator.is_main_process else None, log)
+        stack.callback(journal.close)
+        journal.begin(run.training.history)
+        if settings.keep == "best":
+            stack.callback(run.training.take_best_weights)
+        loop = FitLoop(
+            settings=settings,
+            training=run.training,
+            model=model,
+            wrapped=run.wrapped,
+            optimizer=run.optimizer,
+            source=BatchSource(
+                accelerator=accelerator,
+                device=parameters_of(model)[0].device,
+                collate=collate,
+                teacher=teacher,
+                num_workers=num_workers,
+            ),
+            train=train,
+            validation=validation,
+            metric=metric_of(loss.task),
+            tell=journal.add,
+            advance=advance,
+        )
+        while run.training.epoch < epochs and not run.training.stopped:
+            loop.run_epoch()
+            run.keep()
+        is_main = accelerator.is_main_process
+    if folder is not None and is_main:
+        _save(model, folder / "model")
+    return Fit(
+        model=model,
+        metric=metric_of(loss.task).name,
+        best=run.training.best,
+        history=run.training.history,
+        epochs=run.training.epoch,
+        steps=run.training.step,
+        stopped=run.training.stopped or "epochs",
+        seconds=run.training.seconds,
+        notes=notes,
+        out=folder,
+    )
+
+
+def _folder(out: str | Path | None, resume: Resume) -> Path | None:
+    if resume not in ("auto", "must", "never"):
+        raise ValueError(f"resume is '{resume}'; choose 'auto', 'must' or 'never'")
+    if out is None and resume == "must":
+        raise ValueError("there is no folder to resume from; give out=...")
+    return None if out is None else Path(out)
+
+
+def _save(model: nn.Module, folder: Path) -> None:
+    """As the model saves itself; a model that can't, as plain weights."""
+    save = getattr(model, "save_pretrained", None)
+    if callable(save):
+        save(folder)
+        return
+    from safetensors.torch import save_model
+
+    folder.mkdir(parents=True, exist_ok=True)
+    save_model(model, str(folder / "model.safetensors"))

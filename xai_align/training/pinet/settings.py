@@ -1,0 +1,151 @@
+"""The options of a fit, checked once, and what of them makes two runs the same run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import nn
+
+from xai_align.pinet.frozen_encoder import frozen_tensors
+from xai_align.pinet.losses import PiNetLoss
+from xai_align.training.digest import digest_of
+from xai_align.training.pinet.examination import Examination
+
+Schedule = Literal["none", "cosine", "plateau"]
+Precision = Literal["no", "bf16", "fp16"]
+Resume = Literal["auto", "must", "never"]
+Keep = Literal["best", "last"]
+MakeOptimizer = Callable[[Sequence[nn.Parameter]], torch.optim.Optimizer]
+
+#: The schedule "plateau", as the paper's flood model: a fifth of the rate after five epochs without progress.
+PLATEAU = {"factor": 0.2, "patience": 5}
+#: Below this learning rate nothing more comes of a plateau.
+LEAST_RATE = 1e-5
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitSettings:
+    """See :func:`~xai_align.training.pinet.fit.fit_pinet`."""
+
+    loss: PiNetLoss
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    betas: tuple[float, float]
+    weight_decay: float
+    schedule: Schedule
+    patience: int | None
+    stop_at: float | None
+    validate_every: int | None
+    keep: Keep
+    seed: int
+    mixed_precision: Precision
+    passes: int
+    make_optimizer: MakeOptimizer | None
+
+    def __post_init__(self) -> None:
+        for name, value in (("epochs", self.epochs), ("batch_size", self.batch_size), ("patience", self.patience)):
+            _at_least_one(name, value)
+        _at_least_one("validate_every", self.validate_every)
+        _at_least_one("gradient_accumulation_steps", self.passes)
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"learning_rate is {self.learning_rate}; give a positive number")
+        for name, chosen, known in (
+            ("schedule", self.schedule, get_args(Schedule)),
+            ("mixed_precision", self.mixed_precision, get_args(Precision)),
+            ("keep", self.keep, get_args(Keep)),
+        ):
+            if chosen not in known:
+                raise ValueError(f"{name} is '{chosen}'; choose one of {', '.join(known)}")
+
+    def check_with_data(self, train: int, processes: int, validated: bool) -> None:
+        """Raise where the options and the data don't go together.
+
+        Raises:
+            ValueError: a step needs more examples than there are, or something is to be validated without data.
+        """
+        step = self.batch_size * self.passes * processes
+        if step > train:
+            parts = f"batch_size {self.batch_size}"
+            parts += f" x {self.passes} passes" if self.passes > 1 else ""
+            parts += f" x {processes} processes" if processes > 1 else ""
+            raise ValueError(
+                f"a step takes {step} examples ({parts}), but the training data have {train}; give a smaller batch_size"
+            )
+        for name, value in (("patience", self.patience), ("stop_at", self.stop_at)):
+            if value is not None and not validated:
+                raise ValueError(f"{name} looks at the validation data, and there are none; give some")
+
+    def optimizer(self, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
+        """The optimiser over these parameters. Without weight decay AdamW is Adam."""
+        if self.make_optimizer is not None:
+            return self.make_optimizer(parameters)
+        return torch.optim.AdamW(parameters, self.learning_rate, self.betas, weight_decay=self.weight_decay)
+
+    def scheduler(self, optimizer: torch.optim.Optimizer, steps: int) -> Any:
+        """The schedule of the learning rate over so many steps; None: it stays."""
+        if self.schedule == "cosine":  # from the full rate to zero in half a period
+            return torch.optim.lr_scheduler.LambdaLR(
+                optimizer, lambda step: (1 + math.cos(math.pi * min(step / steps, 1))) / 2
+            )
+        if self.schedule == "plateau":
+            return torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, **PLATEAU)  # type: ignore[arg-type]
+        return None
+
+
+def configuration(
+    settings: FitSettings,
+    optimizer: torch.optim.Optimizer,
+    model: nn.Module,
+    trained: Mapping[str, nn.Parameter],
+    data: Mapping[str, Examination | None],
+    *,
+    processes: int,
+    teacher: bool,
+) -> dict[str, Any]:
+    """What two runs have in common if one can go on where the other stopped, as JSON has it.
+
+    The number of epochs is part of it only where the schedule depends on it: a run may be made longer.
+    """
+    frozen = frozen_tensors(model)
+    groups = {str(number): _group(group) for number, group in enumerate(optimizer.param_groups)}
+    return {
+        "loss": settings.loss.settings(),
+        "batch_size": settings.batch_size,
+        "gradient_accumulation_steps": settings.passes,
+        "processes": processes,
+        "optimizer": {"kind": type(optimizer).__name__, "groups": groups},
+        "schedule": settings.schedule,
+        "epochs": settings.epochs if settings.schedule == "cosine" else None,
+        "validate_every": settings.validate_every,
+        "patience": settings.patience,
+        "stop_at": settings.stop_at,
+        "keep": settings.keep,
+        "seed": settings.seed,
+        "mixed_precision": settings.mixed_precision,
+        "teacher": teacher,
+        "trained": {name: f"{str(p.dtype).removeprefix('torch.')} {list(p.shape)}" for name, p in trained.items()},
+        "frozen": digest_of(frozen)[:16] if frozen else None,
+        **{name: _data(found) for name, found in data.items()},
+    }
+
+
+def _group(group: Mapping[str, Any]) -> dict[str, Any]:
+    known = {name: value for name, value in group.items() if name != "params"}
+    known = {name: list(value) if isinstance(value, tuple) else value for name, value in known.items()}
+    return {
+        name: value for name, value in known.items() if value is None or isinstance(value, bool | int | float | list)
+    }
+
+
+def _data(found: Examination | None) -> dict[str, Any] | None:
+    return None if found is None else {"examples": found.count, "targets": found.digest}
+
+
+def _at_least_one(name: str, value: int | None) -> None:
+    if value is not None and (isinstance(value, bool) or value != int(value) or value < 1):
+        raise ValueError(f"{name} is {value}; give a whole number of at least one")

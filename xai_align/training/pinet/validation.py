@@ -1,0 +1,56 @@
+"""What a model under training makes of the validation data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from xai_align.pinet.losses import PiNetLoss
+from xai_align.pinet.rounding import wide
+from xai_align.training.pinet.batches import BatchSource
+from xai_align.training.pinet.metric import FittingMetric
+
+
+@torch.no_grad()
+def validate(
+    model: nn.Module,
+    data: Dataset[Any],
+    source: BatchSource,
+    *,
+    loss: PiNetLoss,
+    metric: FittingMetric,
+    batch_size: int,
+) -> tuple[float, float]:
+    """The loss and the metric over the validation data; every process looks at its share of them.
+
+    The loss is that of the first look: prediction and distillation, weighted.
+    """
+    same_buffers(model, source)
+    model.eval()
+    sums = wide(torch.zeros(2, device=source.device))
+    counts: Tensor | None = None
+    for raw in source.of_share(data, batch_size):
+        batch = loss.labelled(source.at_hand(raw))
+        with source.accelerator.autocast():
+            seen = model.explain(batch.images)  # type: ignore[operator]
+        value = wide(loss.of_answer(seen, batch))
+        sums += torch.stack([value * len(batch.images), value.new_tensor(len(batch.images))])
+        found = metric.counts(seen, batch)
+        counts = found if counts is None else counts + found
+    if counts is None:  # more processes than examples
+        counts = wide(torch.zeros(metric.width(source.collate.classes), device=source.device))
+    total, count = source.over_processes(sums).tolist()
+    return total / count, metric.value(source.over_processes(counts))
+
+
+def same_buffers(model: nn.Module, source: BatchSource) -> None:
+    """Batch statistics of the first process for all of them, as they have at the next step anyway."""
+    if source.accelerator.num_processes == 1:
+        return
+    from accelerate.utils import broadcast
+
+    for buffer in model.buffers():
+        buffer.copy_(broadcast(buffer))

@@ -1,0 +1,141 @@
+"""Going back to a checkpoint as a whole or not at all: what it says is checked first, and a failure changes nothing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from xai_align._tools.files.fields import (
+    Rule,
+    either,
+    flag,
+    like,
+    listed,
+    nothing,
+    number,
+    one_of,
+    record,
+    record_with_more,
+    table_of,
+    text,
+    whole,
+)
+from xai_align._tools.files.plain_json import in_one_clause
+from xai_align._tools.files.tensor_file import check_tensors
+from xai_align.training.optimizer_state import plain_value
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from xai_align.training.checkpoints import Snapshot
+
+COUNT = whole(0, 2**53)
+_TEXT = text(r"[\s\S]*", longest=100_000, expected="a text")
+#: A row of the log: what is not finite may stand there.
+ROW = record_with_more({"epoch": COUNT, "step": COUNT})
+_CELLS = table_of(either(nothing, flag(), number(finite=False), _TEXT))
+NOTES = listed(_TEXT)
+_OPTIMIZER_TENSOR = re.compile(r"(\d{1,9})/([^/]+)")
+
+
+def row(value: Any, name: str) -> str | None:
+    """Allow a row of the log: its epoch, its step, and other numbers and texts."""
+    return ROW(value, name) or _CELLS(value, name)
+
+
+#: What the checkpoints of every fit say about how far it is.
+PROGRESS: dict[str, Rule] = {
+    "epoch": COUNT,
+    "step": COUNT,
+    "seconds": number(0),
+    "history": listed(row),
+    "best": either(nothing, row),
+    "since_best": COUNT,
+    "stopped": one_of(None, "stop_at", "patience", "plateau"),
+}
+
+
+def check_optimizer(
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], numbers: Any, name: str, source: str
+) -> None:
+    """Raise if this is no state of an optimiser over the same parameters.
+
+    Raises:
+        ValueError: it is not; one sentence with the source.
+    """
+    mine = plain_value(optimizer.state_dict()["param_groups"], "the optimiser's groups")
+    plain = table_of(table_of(either(nothing, flag(), number(), _TEXT, listed(number()))))
+    complaint = record({"state": plain, "param_groups": like(mine)})(numbers, name)
+    parameters = [one for group in optimizer.param_groups for one in group["params"]]
+    for key, value in tensors.items():
+        match = _OPTIMIZER_TENSOR.fullmatch(key)
+        if complaint or match is None or int(match[1]) >= len(parameters):
+            complaint = complaint or f"{name} has a tensor {key[:60]!r} that belongs to no parameter"
+            break
+        own = parameters[int(match[1])]
+        # moments may be factored, so that they have fewer numbers; never more
+        if value.numel() > max(own.numel(), 1) or not bool(torch.isfinite(value).all()):
+            complaint = f"{name}/{key} has another size than its parameter, or holds NaN or infinity"
+    if not complaint and isinstance(numbers, dict):
+        wrong = [key for key in numbers["state"] if not re.fullmatch(r"\d{1,9}", key) or int(key) >= len(parameters)]
+        complaint = f"{name} has a state {wrong[0][:60]!r} that belongs to no parameter" if wrong else None
+    if not complaint:
+        complaint = _uneven(parameters, tensors, numbers["state"], name)
+    if complaint:
+        raise ValueError(f"{source} is not what it should be: {complaint}")
+
+
+def _uneven(
+    parameters: list[Tensor], tensors: Mapping[str, Tensor], plain: Mapping[str, Mapping[str, Any]], name: str
+) -> str | None:
+    """What is kept of one parameter and not of another that is like it; of one that never had a step, nothing is."""
+    kept: dict[int, set[str]] = {}
+    for number_of, key in [one.split("/") for one in tensors] + [[n, key] for n, keys in plain.items() for key in keys]:
+        kept.setdefault(int(number_of), set()).add(key)
+    for matrices in (False, True):  # some optimisers treat these otherwise
+        alike = {n: keys for n, keys in kept.items() if (parameters[n].dim() > 1) == matrices}
+        every = set().union(*alike.values()) if alike else set()
+        for n, keys in alike.items():
+            if keys != every:
+                return f"{name}/{n} lacks {', '.join(sorted(every - keys))[:100]}"
+    return None
+
+
+def check_kept(own: Mapping[str, Tensor], found: Mapping[str, Tensor], source: str, *, subset: bool = False) -> None:
+    """Raise if kept tensors are not those of the networks that are trained.
+
+    Args:
+        own: of the networks.
+        found: of the checkpoint.
+        source: for the message.
+        subset: whether there may also be none at all.
+
+    Raises:
+        ValueError: they are not.
+    """
+    if not (subset and not found):
+        check_tensors(own, found, f"{source} is of other networks")
+
+
+@contextmanager
+def as_a_whole(undo: Callable[[], None], source: str) -> Iterator[None]:
+    """Undo what was done when something inside fails, and say it in a sentence.
+
+    Raises:
+        ValueError: something inside failed.
+    """
+    try:
+        yield
+    except Exception as error:  # optimisers, schedules and terms are anyone's, and may raise anything
+        undo()
+        raise ValueError(f"{source} can't be gone back to ({in_one_clause(error)}); nothing was changed") from error
+
+
+def below(prefix: str, snapshot: Snapshot) -> dict[str, Tensor]:
+    """The tensors whose names begin like this, without that beginning."""
+    return {name.removeprefix(prefix): one for name, one in snapshot.tensors.items() if name.startswith(prefix)}
