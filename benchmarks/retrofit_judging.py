@@ -28,10 +28,10 @@ from benchmarks.fei_judging import BATCH, PRECISION, areas_of, both_games, on_an
 from benchmarks.fei_maps import by_name, readout
 from benchmarks.fei_photographs import JUDGES, Photograph
 from benchmarks.fei_places import gap, top_fifth
+from xai_align._tools.sum_keeping import resize_keeping_sum
 from xai_align.data.images import open_image
 from xai_align.evaluation.boxes import boxes_to_masks
 from xai_align.evaluation.localisation import energy_inside, pointing_game
-from xai_align.features.spatial import resize_keeping_sum
 from xai_align.perturbation import Series, TieWarning, perturbation_curves
 from xai_align.perturbation.series import steps
 from xai_align.pinet import PiNet

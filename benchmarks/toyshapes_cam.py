@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from benchmarks.toyshapes_scores import Look
 from examples.toyshapes.generator import SIZE
-from xai_align.features.spatial import resize_keeping_sum
+from xai_align._tools.sum_keeping import resize_keeping_sum
 from xai_align.pinet import ConvClassifier, SecondLook
 
 

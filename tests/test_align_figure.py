@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from tests.networks import images
-from xai_align.report.align_figure import align_figure
-from xai_align.report.overlay import grey, png
+from xai_align._tools.png import png
+from xai_align.align.figure import align_figure
+from xai_align.data.overlay import grey
 
 
 def shown(figure):

@@ -14,7 +14,7 @@ from torch import nn
 from captum_align.captum_metrics import infidelity, sensitivity
 from captum_align.plugin import xai_align_metrics
 from xai_align import Question, plugins
-from xai_align._tools.global_random_state import fixed_random_state
+from xai_align._tools.random_state import fixed_random_state
 from xai_align.question import TargetError, ask
 from xai_align.testing import TinyNetwork, fixed_images
 from xai_align.testing.networks import fixed_numbers
@@ -55,7 +55,7 @@ def test_infidelity_is_captums_own_with_the_same_random_numbers():
     assert values.shape == (3,)
     for i, target in enumerate(TARGETS):
         one = slice(i, i + 1)
-        with fixed_random_state(CPU, 4):
+        with fixed_random_state(4):
             direct = captum.metrics.infidelity(
                 model, tutorial_noise, images[one], maps[one], target=target, n_perturb_samples=7
             )
@@ -75,7 +75,7 @@ def test_infidelity_in_shares_of_the_input_is_captums_decorator(normalize):
 
     for i in range(3):
         one = slice(i, i + 1)
-        with fixed_random_state(CPU):
+        with fixed_random_state():
             direct = captum.metrics.infidelity(model, perturb, images[one], maps[one], target=1, **options)
         torch.testing.assert_close(values[one], direct)
 
@@ -98,7 +98,7 @@ def test_sensitivity_is_captums_own_with_the_same_random_numbers():
     assert values.shape == (3,)
     assert float(values.min()) > 0
     for i, target in enumerate(TARGETS):
-        with fixed_random_state(CPU, 2):
+        with fixed_random_state(2):
             direct = captum.metrics.sensitivity_max(
                 lambda x, target: captum.attr.Saliency(model).attribute(x, target=target, abs=False),
                 images[i : i + 1].clone(),

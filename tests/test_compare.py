@@ -19,13 +19,13 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from xai_align import plugins
+from xai_align._tools.random_state import fixed_random_state, mixed_seed
 from xai_align.cli.app import app
-from xai_align.comparison.compare import compare
-from xai_align.comparison.seeded import seeded
 from xai_align.data.groups import ClassGroups
+from xai_align.report.compare import compare
 
 MODEL = "cli_factory:load"
-module = importlib.import_module("xai_align.comparison.compare")
+module = importlib.import_module("xai_align.report.compare")
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ def test_chance_is_seeded_and_the_callers_is_left_alone(folder):
     assert one == same != other
     assert torch.equal(torch.rand(3), expected[0])
     np.testing.assert_array_equal(np.random.rand(3), expected[1])
-    with pytest.raises(KeyError), seeded(1):
+    with pytest.raises(KeyError), fixed_random_state(mixed_seed(1)):
         raise KeyError
 
 
@@ -382,7 +382,7 @@ def test_a_narrow_terminal_gets_more_tables(folder):
 
 
 def test_importing_the_library_imports_neither_accelerate_nor_pyarrow():
-    code = "import sys, xai_align.comparison.compare as c; print({'accelerate', 'pyarrow', 'timm'} & set(sys.modules))"
+    code = "import sys, xai_align.report.compare as c; print({'accelerate', 'pyarrow', 'timm'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "set()", done.stderr
 

@@ -12,11 +12,11 @@ from compare_factory import save_pictures, use_test_metrics
 from PIL import Image
 
 from xai_align.comparison.asked_questions import Asking, NoQuestion, parse_asking, read_groups
-from xai_align.comparison.compare import compare
 from xai_align.comparison.image_labels import boxes_on_input, read_labels
 from xai_align.comparison.method_reference import MethodReference, parse_methods
 from xai_align.data.groups import ClassGroups
 from xai_align.question import Question, TargetError
+from xai_align.report.compare import compare
 
 NAMES = ("ant", "bee", "cat", "dog", "elk")
 GROUPS = ClassGroups.from_dict({"insects": [0, 1], "pets": [2, 3]})

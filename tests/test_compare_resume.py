@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 from compare_factory import save_pictures, use_test_metrics
 
-from xai_align.comparison.compare import compare
+from xai_align.report.compare import compare
 
 TESTS = Path(__file__).parent
-module = importlib.import_module("xai_align.comparison.compare")
+module = importlib.import_module("xai_align.report.compare")
 ASKED = {"methods": ["pinet", "input_x_gradient"], "metrics": ["mass", "insertion_area", "chance"]}
 WORDS = [
     *("compare", "--model", "cli_factory:load", "--device", "cpu", "--images", "pictures", "--batch-size", "1"),

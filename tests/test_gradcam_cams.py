@@ -31,7 +31,7 @@ from gradcam_align import AttributionCAM, PiNetCAM, TargetQuestion
 from gradcam_align.first_component import first_component
 from gradcam_align.target_question import questions_of
 from xai_align import AttributionSpec, Question, plugins, read_out
-from xai_align.features.spatial import resize_keeping_sum
+from xai_align._tools.sum_keeping import resize_keeping_sum
 from xai_align.question import TargetError
 
 

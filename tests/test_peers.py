@@ -13,7 +13,7 @@ from torch import nn
 
 from captum_align.default_options import feature_mask, patch_masks, sliding_windows, window_shape
 from xai_align import FeatureSpace, Question, plugins, read_out
-from xai_align.features.spatial import resize_keeping_sum
+from xai_align._tools.sum_keeping import resize_keeping_sum
 from xai_align.hookspecs import Split
 from xai_align.question import TargetError, ask
 from xai_align.testing import TinyNetwork, check_attribution, fixed_images

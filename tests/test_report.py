@@ -15,21 +15,13 @@ from cli_factory import NAMES, Colours, half_red_half_blue
 from PIL import Image
 from rich.console import Console
 
+from xai_align._tools.png import photograph_png, png
 from xai_align.cli.records_table import narrow_tables, print_table, wide_table
+from xai_align.data.overlay import blend, density, grey, limit_of
 from xai_align.explanation import explain
 from xai_align.plugins import attribution_method
 from xai_align.question import Question
-from xai_align.report.overlay import (
-    blend,
-    density,
-    grey,
-    limit_of,
-    overlay_figure,
-    photograph_and_overlay,
-    photograph_png,
-    png,
-    totals_in_words,
-)
+from xai_align.report.overlay import overlay_figure, photograph_and_overlay, totals_in_words
 from xai_align.report.page import Picture, Section, render_page, write_page
 from xai_align.report.record import file_name, numbers_of, record_of, save_arrays, save_numbers
 from xai_align.report.words import (

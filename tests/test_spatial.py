@@ -8,16 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xai_align import FeatureSpace
-from xai_align.features.spatial import (
-    collect_keeping_sum,
-    contribution_map,
-    layout_of,
-    on_grid,
-    prefix_part,
-    proportional_grid,
-    resize_keeping_sum,
-    token_grid,
-)
+from xai_align._tools.sum_keeping import collect_keeping_sum, resize_keeping_sum
+from xai_align.features.spatial import contribution_map, layout_of, on_grid, prefix_part, proportional_grid, token_grid
 
 sizes = st.integers(1, 40)
 

@@ -24,9 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-#: The methods of this project by name; the first is the default wherever a method can be named.
+#: The methods of this project by name.
 PINET, FEI, FEI_NESTED, ALIGN, CLIPPED_GRADIENT = "pinet", "fei", "fei-nested", "align", "clipped-gradient"
-DEFAULT_METHOD = PINET
 
 
 def _build_pinet(model: Any, layer: Any = None, **options: Any) -> Any:

@@ -15,10 +15,9 @@ from torch import Tensor, nn
 
 from xai_align._tools.logits import LogitsOf, select_logits
 from xai_align._tools.thread_state import restores_thread_state
-from xai_align.builtin import DEFAULT_METHOD
 from xai_align.hookspecs import Values
 from xai_align.pinet.rounding import wide
-from xai_align.plugins import attribution_method
+from xai_align.plugins import attribution_method, default_method
 from xai_align.question import Question, answers, as_questions, ask
 
 if TYPE_CHECKING:
@@ -84,7 +83,7 @@ def explain(
     model: nn.Module,
     inputs: Tensor,
     question: Any = None,
-    method: str = DEFAULT_METHOD,
+    method: str | None = None,
     *,
     layer: str | None = None,
     output: str | int | None = None,
@@ -99,7 +98,7 @@ def explain(
         inputs: ``[N, C, H, W]``, or any floating tensor whose first axis is the batch.
         question: a :class:`~xai_align.Question`, one for each example, or any target
             that Captum takes; None: why the predicted class?
-        method: a name from ``xai-align methods``.
+        method: a name from ``xai-align methods``; None: the exact readout.
         layer: where to look inside the network, for methods that do; a layer's name or
             ``"input"``. None: where the method does by itself.
         output: which of the model's outputs are the logits, by field or position; None: the field named "logits", or
@@ -112,6 +111,7 @@ def explain(
             for it.
         TargetError: the question names a class that the model does not have.
     """
+    method = default_method() if method is None else method
     spec = attribution_method(method)
     if layer is not None and not spec.takes_layer:
         raise ValueError(f"the method '{method}' looks at no layer of its own; leave out layer='{layer}'")

@@ -1,4 +1,4 @@
-"""The plugin contract: eight hooks and the typed records they return.
+"""The plugin contract: nine hooks and the typed records they return.
 
 A plugin is any module (or object) named in the entry-point group ``xai_align``
 that carries functions marked with :data:`hookimpl` and named like the hooks of
@@ -148,7 +148,7 @@ class FeatureSpace:
 
 
 class HookSpecs:
-    """The eight hooks. Arguments may be added in later versions, never removed."""
+    """The nine hooks. Arguments may be added in later versions, never removed."""
 
     @hookspec
     def xai_align_attributions(self) -> list[AttributionSpec]:  # type: ignore[empty-body]
@@ -157,6 +157,13 @@ class HookSpecs:
     @hookspec
     def xai_align_metrics(self) -> list[MetricSpec]:  # type: ignore[empty-body]
         """Metrics this plugin offers."""
+
+    @hookspec
+    def xai_align_conformance_checks(self) -> list[Any]:  # type: ignore[empty-body]
+        """Checks that :func:`~xai_align.testing.check_attribution` makes besides its own.
+
+        Each is a :class:`~xai_align.testing.subject.Check`, for conventions of an ecosystem.
+        """
 
     @hookspec(firstresult=True)
     def xai_align_load_model(self, reference: str, trust: bool) -> LoadedModel | None:

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from captum_align.own_copies import gradients_on, own_model
 from captum_align.peer import posed
 from xai_align._tools.batches import batches_of
-from xai_align._tools.global_random_state import fixed_random_state
 from xai_align._tools.model_state import check_evaluation_mode
+from xai_align._tools.random_state import fixed_random_state
 from xai_align._tools.thread_state import restores_thread_state
 from xai_align.question import QuestionModel, captum_target
 
@@ -97,7 +97,7 @@ def infidelity(
     with gradients_on():
         cut = batches_of(given, target, extra, 1)
         for index, (x, asked, rest) in enumerate(cut):
-            with fixed_random_state(given[0].device, seed):
+            with fixed_random_state(seed):
                 own = tuple(one[index : index + 1] for one in maps)
                 values.append(of_one(model, x, own, asked, rest, bases[index]))
     return torch.cat(values).detach()
@@ -152,7 +152,7 @@ def sensitivity(
                 maps = explain(several[0] if single else several, its_own)
             return tuple(one.detach() for one in _format_tensor_into_tuples(maps))
 
-        with fixed_random_state(x[0].device, seed):
+        with fixed_random_state(seed):
             values.append(
                 captum_sensitivity_max(
                     explained,

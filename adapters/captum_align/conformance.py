@@ -9,6 +9,7 @@ from captum import metrics
 from captum.attr import NoiseTunnel
 from torch import Tensor
 
+from xai_align._tools.random_state import kept_random_state
 from xai_align.testing.subject import TARGETS, Check, Subject
 
 
@@ -103,7 +104,7 @@ CAPTUM_CHECKS: tuple[Check, ...] = (
 
 def _through_tunnel(subject: Subject, network: Any, inputs: Any, target: Any, **noise: Any) -> Any:
     """NoiseTunnel draws from the global random state: the caller's is kept."""
-    with torch.random.fork_rng(devices=[]):
+    with kept_random_state():
         tunnel = NoiseTunnel(subject.build(network))
         return tunnel.attribute(inputs, target=target, nt_samples=4, **noise, **subject.options)
 

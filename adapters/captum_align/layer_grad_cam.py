@@ -11,9 +11,9 @@ from captum.log import log_usage
 from torch import Tensor, nn
 
 from xai_align import plugins
+from xai_align._tools.sum_keeping import resize_keeping_sum
 from xai_align._tools.thread_state import restores_thread_state
 from xai_align.features.cut_network import CutNetwork, last_convolution
-from xai_align.features.spatial import resize_keeping_sum
 from xai_align.pinet.readout import Where, where_to_read
 from xai_align.pinet.unwrapping import unwrapped
 from xai_align.question import QuestionModel

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from captum_align.default_options import nothing
 from captum_align.own_copies import gradients_on, own_leaf, own_model_and_layers
 from xai_align._tools.batches import batches_of
-from xai_align._tools.global_random_state import fixed_random_state
 from xai_align._tools.model_state import check_evaluation_mode
+from xai_align._tools.random_state import fixed_random_state
 from xai_align._tools.thread_state import restores_thread_state
 from xai_align.question import Question, QuestionModel, TargetError, ask, captum_target
 
@@ -127,7 +127,7 @@ class Peer(Attribution):
             return _attribute(method, leaves, target, extra, options)
         parts = []
         for leaf, asked, rest in batches_of(leaves, target, extra, 1):
-            with fixed_random_state(leaf[0].device):
+            with fixed_random_state():
                 parts.append(_attribute(method, leaf, asked, rest, options))
         attributions = tuple(torch.cat(part) for part in zip(*(maps for maps, _ in parts), strict=True))
         deltas = [delta for _, delta in parts if delta is not None]

@@ -87,6 +87,14 @@ def xai_align_attributions() -> list[AttributionSpec]:
 
 
 @hookimpl
+def xai_align_conformance_checks() -> list[Any]:
+    """Return the checks with Captum's own tools."""
+    from captum_align.conformance import CAPTUM_CHECKS
+
+    return list(CAPTUM_CHECKS)
+
+
+@hookimpl
 def xai_align_metrics() -> list[MetricSpec]:
     """Captum's own ``infidelity`` and ``sensitivity_max``."""
     return [

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from gradcam_align.finer import finer_questions
 from gradcam_align.recipes import RECIPES, Recipe
-from xai_align._tools.global_random_state import fixed_random_state
 from xai_align._tools.model_state import check_evaluation_mode
 from xai_align._tools.plain_attention import PlainAttention
+from xai_align._tools.random_state import fixed_random_state
 from xai_align._tools.thread_state import restores_thread_state
 from xai_align.features.cut_network import CutNetwork, where_to_cut
 from xai_align.hookspecs import FeatureSpace
@@ -92,7 +92,7 @@ class GradCamPeer:
         with ExitStack() as stack:
             stack.enter_context(torch.inference_mode(False))
             if self.recipe.draws:  # kernel PCA starts from a random vector
-                stack.enter_context(fixed_random_state(images.device))
+                stack.enter_context(fixed_random_state())
             if self.recipe.keeps_graph:
                 stack.enter_context(PlainAttention())
             images = images.detach().clone()

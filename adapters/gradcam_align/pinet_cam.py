@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from gradcam_align.attribution_cam import AttributionCAM, Combine
+from xai_align._tools.sum_keeping import Spread, resize_keeping_sum
 from xai_align.builtin import PINET
-from xai_align.features.spatial import Spread, layout_of, on_grid, resize_keeping_sum
+from xai_align.features.spatial import layout_of, on_grid
 from xai_align.hookspecs import FeatureSpace
 from xai_align.pinet.readout import Readout, read_out
 from xai_align.question import Question

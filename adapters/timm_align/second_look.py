@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from timm_align.feature_space import head_input, is_timm_model
 from timm_align.loading import PREFIX, create_model
 from timm_align.saved_options import check_saved_options
-from xai_align._tools.model_state import unchanged_rng
+from xai_align._tools.random_state import kept_random_state
 from xai_align.features.spatial import layout_of, on_grid
 from xai_align.hookspecs import FeatureSpace
 from xai_align.pinet.reference import Preprocessing
@@ -207,7 +207,7 @@ def probing(backbone: nn.Module, image_size: tuple[int, ...]) -> Iterator[Tensor
     try:
         for module, _ in modes:
             module.training = False
-        with unchanged_rng(), torch.no_grad():
+        with kept_random_state(), torch.no_grad():
             yield torch.zeros(1, channels, *image_size, dtype=like.dtype, device=like.device)
     finally:
         for module, training in modes:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
@@ -72,14 +71,6 @@ def _switched_off(model: nn.Module, name: str) -> Iterator[None]:
     finally:
         for module in switched:
             setattr(module, name, True)
-
-
-@contextmanager
-def unchanged_rng() -> Iterator[None]:
-    """The caller's random state (CPU and all CUDA devices) is the same after as before."""
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices=devices):
-        yield
 
 
 def check_evaluation_mode(model: nn.Module) -> None:

@@ -20,8 +20,8 @@ from xai_align._tools.replica import Replica
 from xai_align._tools.thread_state import restores_thread_state
 from xai_align.align.last_map import last_map
 from xai_align.features.cut_network import as_raster, where_to_cut
+from xai_align.features.routes import find_layer, route_through
 from xai_align.hookspecs import FeatureSpace
-from xai_align.pinet.routes import find_layer, route_through
 from xai_align.pinet.unwrapping import unwrapped
 
 __all__ = ["Look", "check_logits", "look", "where_to_look"]

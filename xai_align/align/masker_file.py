@@ -15,6 +15,7 @@ from torch import nn
 from xai_align._tools.files.fields import check_fields, number, one_of, record, text, whole
 from xai_align._tools.files.size_limit import no_larger_than
 from xai_align._tools.files.tensor_file import check_weights
+from xai_align._tools.version import __version__
 from xai_align.pinet.unwrapping import unwrapped
 from xai_align.training.checkpoints import DamagedCheckpoint, Snapshot, read_checkpoint, write_checkpoint
 
@@ -51,7 +52,6 @@ def save_masker(masker: HoldsMasker, path: str | os.PathLike[str]) -> Path:
     Raises:
         TypeError: it is another kind of module, which this library could not build again.
     """
-    from xai_align import __version__
     from xai_align.align.masker import Masker
 
     module = unwrapped(find_masker(masker))[0]

@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from xai_align import plugins
@@ -23,6 +22,8 @@ from xai_align._tools.files.plain_json import in_one_clause
 from xai_align._tools.files.references import check_reference_in_file, reading
 from xai_align._tools.files.size_limit import no_larger_than
 from xai_align._tools.files.tensor_file import check_weights
+from xai_align._tools.random_state import kept_random_state
+from xai_align._tools.version import __version__
 from xai_align.align.masker_file import save_masker
 from xai_align.hookspecs import LoadedModel
 from xai_align.pinet.unwrapping import unwrapped
@@ -61,8 +62,6 @@ def save_fit(
     Returns:
         The folder.
     """
-    from xai_align import __version__
-
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     backbone = getattr(classifier, "align_backbone", backbone)
@@ -135,7 +134,7 @@ def _built(backbone: str, file: Path, saved: Snapshot, trust: bool) -> tuple[Loa
     try:
         with ExitStack() as stack:
             stack.enter_context(reading(file.parent))
-            stack.enter_context(torch.random.fork_rng(devices=[]))  # the first weights of layers are drawn
+            stack.enter_context(kept_random_state())  # the first weights of layers are drawn
             if ours:
                 stack.enter_context(no_larger_than(saved.tensors, str(file)))
             loaded = plugins.load_model(backbone)

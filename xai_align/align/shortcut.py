@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xai_align._tools.model_state import evaluating, unchanged_rng
+from xai_align._tools.model_state import evaluating
+from xai_align._tools.random_state import kept_random_state
 from xai_align.align.training.reading import BatchReader
 
 __all__ = ["Limits", "ShortcutWarning", "Shortcuts", "find_shortcuts"]
@@ -122,7 +123,7 @@ def find_shortcuts(
         raise ValueError(f"examples={examples} say too little about accuracy; give at least {FEWEST}")
     limits = limits or Limits()
     modules = [network for network in (classifier, masker) if network is not None]
-    with unchanged_rng(), evaluating(nn.ModuleList(modules)), torch.no_grad():
+    with kept_random_state(), evaluating(nn.ModuleList(modules)), torch.no_grad():
         images, labels = _collect(classifier, batches, examples, read_batch)
         generator = torch.Generator().manual_seed(seed)
         guess = float(labels.bincount().max()) / len(labels)

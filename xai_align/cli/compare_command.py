@@ -71,8 +71,8 @@ def compare_command(
 ) -> None:
     """Compare methods on images: means with intervals, a page to look at, every value in a file."""
     from xai_align.cli.comparison_table import print_comparison
-    from xai_align.comparison.compare import METRICS, compare
     from xai_align.comparison.processes import is_main_process
+    from xai_align.report.compare import METRICS, compare
 
     with errors_in_words(), typed_on_the_command_line(), progress_bar() as bar:
         task = bar.add_task("comparing", total=None, visible=is_main_process())

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from xai_align._tools.png import photograph_png, png
 from xai_align.data.class_names import class_name, find_class
 from xai_align.data.images import open_image, to_picture
 from xai_align.data.photographs import PHOTOGRAPHS, Photograph
 from xai_align.explanation import explain, logits_of
 from xai_align.plugins import load_model
 from xai_align.question import Question
-from xai_align.report.overlay import overlay_figure, photograph_png, png
+from xai_align.report.overlay import overlay_figure
 from xai_align.report.page import Picture, Section, write_page
 from xai_align.report.record import Record, file_name, record_of, save_arrays, save_numbers
 from xai_align.report.words import unit_of

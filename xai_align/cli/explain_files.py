@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 from xai_align._tools.devices import usable_device
-from xai_align.builtin import DEFAULT_METHOD
 from xai_align.data.class_names import parse_sides, question_about
 from xai_align.data.images import ImageError, distinct_stems, expand_paths, open_image, to_picture
 from xai_align.explanation import explain, logits_of
 from xai_align.pinet.places import check_place
-from xai_align.plugins import attribution_method, load_model
+from xai_align.plugins import attribution_method, default_method, load_model
 from xai_align.question import Question, TargetError
 from xai_align.report.record import Record, file_name, record_of, save_arrays, save_numbers
 
@@ -60,7 +59,7 @@ class Task:
                 says which and what there is instead.
         """
         paths = expand_paths(images)
-        methods = [DEFAULT_METHOD] if methods is None else methods
+        methods = [default_method()] if methods is None else methods
         if not methods:
             raise ValueError("no method was given; `xai-align methods` shows them")
         specs = [attribution_method(method) for method in methods]
@@ -149,7 +148,8 @@ def _said(error: Exception) -> str:
 
 
 def _save(task: Task, record: Record, inputs: Tensor, path: Path, base: Path) -> None:
-    from xai_align.report.overlay import photograph_and_overlay, png
+    from xai_align._tools.png import png
+    from xai_align.report.overlay import photograph_and_overlay
     from xai_align.report.words import arithmetic, unit_of
 
     names = {suffix: base.with_name(f"{base.name}.{suffix}") for suffix in ("png", "npz", "json")}

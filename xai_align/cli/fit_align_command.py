@@ -177,8 +177,8 @@ def _show(done: FolderAlignment, out: Path) -> None:
         "top 1, 5, 10, 20, 50 % of a map are kept, and when they are removed.",
         f"curves: {out / 'curves.png'}, maps: {out / 'examples'}, rows: {out / 'metrics.csv'}, "
         f"all numbers: {out / 'results.json'}",
-        f"the model: `xai-align explain IMAGE --model align:{out} --method "
-        f"{'align' if fit.masker is not None else 'layer_grad_cam'}` asks it where it looks",
+        f"the model: `xai-align explain IMAGE --model align:{out}"
+        f"{' --method align' if fit.masker is not None else ''}` asks it where it looks",
     ]
     for line in lines:
         terminal.print(escape(line), highlight=False, soft_wrap=True)

@@ -45,8 +45,8 @@ def write_words(
 
 def write_curves(out: Path, fit: AlignFit) -> None:
     """``curves.png``: cross-entropy in training and validation, and the validation's accuracy."""
+    from xai_align._tools.png import png
     from xai_align.report.fit_figure import fit_figure
-    from xai_align.report.overlay import png
 
     # not the loss, which is a sum with terms that begin later
     rows = [{**row, "loss": row.get("classification", row.get("loss"))} for row in fit.history]
@@ -62,8 +62,8 @@ def draw_examples(
     classes: Sequence[str],
 ) -> Path:
     """Images with the CAM of the class that is predicted and, if there is a masker, their mask; the file."""
-    from xai_align.report.align_figure import align_figure
-    from xai_align.report.overlay import png
+    from xai_align._tools.png import png
+    from xai_align.align.figure import align_figure
 
     where = next(fit.classifier.parameters()).device
     whole = list(batches)

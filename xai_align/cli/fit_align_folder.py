@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from xai_align._tools.devices import usable_device
+from xai_align._tools.random_state import fixed_random_state
 from xai_align.align.domain_test import DomainScores, score_domain
 from xai_align.align.masker_loss import keep_and_drop
 from xai_align.align.recipes import RECIPES, Recipe, recipe, recipe_options
@@ -200,8 +201,7 @@ def _check_turns(chosen: Recipe, epochs: int, warmup: int, masker_only: int) -> 
 
 def _classifier(backbone: str, classes: int, seed: int, trust: bool) -> tuple[LoadedModel, nn.Module]:
     """The backbone, and a copy of it with a head for these classes."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with fixed_random_state(seed):
         loaded = load_model(backbone, trust=trust)
         return loaded, with_new_head(loaded.model, classes)
 

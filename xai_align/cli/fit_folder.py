@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from xai_align._tools.devices import usable_device
+from xai_align._tools.random_state import fixed_random_state
 from xai_align.data.image_folder import LabelledImages, class_by_class, read_image_folder, stratified_split
 from xai_align.data.images import open_image, to_picture
 from xai_align.pinet.losses import PiNetLoss
@@ -103,8 +104,8 @@ def fit_folder(
     shown = [one for i, one in enumerate(class_by_class(validation)) if i < examples]
     error, pictures = 0.0, []
     if writes:
+        from xai_align._tools.png import png
         from xai_align.report.fit_figure import fit_figure
-        from xai_align.report.overlay import png
 
         about = {"classes": classes, "backbone": backbone, "mean": list(loaded.mean), "std": list(loaded.std)}
         (out / "classes.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", "utf-8")
@@ -128,8 +129,7 @@ def _second_look(
     backbone: str, classes: int, *, trust: bool, frozen: bool, seed: int, **head: Any
 ) -> tuple[LoadedModel, PiNet]:
     """The backbone, ready to be asked, and a PiNet on it."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with fixed_random_state(seed):
         loaded = load_model(backbone, trust=trust)
         model: Any = second_look(loaded.model, classes, {"frozen": frozen, **head})
     return loaded, model
@@ -146,7 +146,8 @@ def _draw(
     model: PiNet, image: torch.Tensor, label: int, loaded: LoadedModel, classes: Sequence[str], path: Path
 ) -> float:
     """What speaks for the predicted class, over the photograph; the relative error of the sum."""
-    from xai_align.report.overlay import photograph_and_overlay, png
+    from xai_align._tools.png import png
+    from xai_align.report.overlay import photograph_and_overlay
     from xai_align.report.words import number
 
     where = next(model.parameters()).device

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from xai_align._tools.random_state import fixed_random_state, mixed_seed
 from xai_align.comparison.example import Example, inputs_of
 from xai_align.comparison.one_by_one import one_by_one, said
-from xai_align.comparison.seeded import seeded
 from xai_align.comparison.store import ImageCurve, Part, Value
+from xai_align.data.class_names import in_words
 from xai_align.evaluation.curve_metric import CurveMetric
 from xai_align.evaluation.does_not_apply import MetricDoesNotApply
 from xai_align.explanation import Explanation, explain
@@ -24,7 +25,6 @@ from xai_align.perturbation.curve import Curve, perturbation_curves
 from xai_align.perturbation.questioned import curve_values
 from xai_align.perturbation.ranking import TieWarning
 from xai_align.perturbation.series import Series
-from xai_align.report.record import in_words
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -95,7 +95,7 @@ class Judging:
 
     def _explained(self, batch: Sequence[Example]) -> Explanation:
         questions = [example.question for example in batch]
-        with seeded(self.plan.seed, self.part.number):
+        with fixed_random_state(mixed_seed(self.plan.seed, self.part.number)):
             return explain(
                 self.plan.loaded.model, inputs_of(batch), questions, self.method.name, layer=self.method.layer
             )
@@ -137,7 +137,7 @@ class Judging:
     ) -> dict[Series, Curve]:
         series = list(dict.fromkeys(one for measure in metrics for one in measure.evaluate.series))  # type: ignore[attr-defined]
         size = self.plan.internal_batch_size
-        with seeded(self.plan.seed, self.part.number):
+        with fixed_random_state(mixed_seed(self.plan.seed, self.part.number)):
             curves = perturbation_curves(
                 self.plan.judge, inputs_of(batch), attributions, series, internal_batch_size=size
             )
@@ -174,7 +174,7 @@ class Judging:
         def run(chosen: Sequence[int]) -> None:
             some = [batch[position] for position in chosen]
             try:
-                with seeded(self.plan.seed, self.part.number):
+                with fixed_random_state(mixed_seed(self.plan.seed, self.part.number)):
                     start = perf_counter()
                     scores = measure.evaluate(
                         self.plan.judge,
@@ -197,7 +197,7 @@ class Judging:
         model, method = self.plan.loaded.model, self.method
 
         def explain_model(other: nn.Module, inputs: Tensor, target: Any) -> Tensor:
-            with seeded(self.plan.seed, self.part.number):
+            with fixed_random_state(mixed_seed(self.plan.seed, self.part.number)):
                 return explain(other, inputs, target, method.name, layer=method.layer).attribution
 
         offers: dict[str, Callable[[], Any]] = {

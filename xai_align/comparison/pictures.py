@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from xai_align.comparison.one_by_one import said
 from xai_align.comparison.result import Picture
 from xai_align.comparison.store import write_whole
+from xai_align.data.class_names import in_words
 from xai_align.data.images import to_picture
-from xai_align.report.record import in_words
 
 if TYPE_CHECKING:
     from xai_align.comparison.example import Example
@@ -40,7 +40,8 @@ class Pictures:
         wanted = [position for position, example in enumerate(batch) if example.path in self._stems]
         if not wanted:
             return
-        from xai_align.report.overlay import blend, density, limit_of, photograph_png
+        from xai_align._tools.png import photograph_png
+        from xai_align.data.overlay import blend, density, limit_of
 
         for position in wanted:
             example = batch[position]

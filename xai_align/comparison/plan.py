@@ -97,7 +97,7 @@ def prepare(
     device: Callable[[], torch.device],
     device_given: bool,
 ) -> Plan:
-    """The plan that these words describe; see :func:`~xai_align.comparison.compare.compare`.
+    """The plan that these words describe; see :func:`~xai_align.report.compare.compare`.
 
     Raises:
         ValueError: something named is not there or does not fit; the message says what, and what there is instead.

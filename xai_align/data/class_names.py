@@ -107,3 +107,9 @@ def _suggestion(sought: str, synonyms: Sequence[Sequence[str]], class_names: Seq
         close = [part for part in every if any(word in part.split() for word in words)][:3]
     meant = list(dict.fromkeys(every[part] for part in close))
     return f"; did you mean {_listed(meant, class_names)}?" if meant else ""
+
+
+def in_words(question: Question, class_names: Sequence[str]) -> str:
+    """The question as a sentence: ``"Why tabby and not lynx?"``."""
+    words = question.in_words([short_name(name) for name in class_names])
+    return words[:1].upper() + words[1:]

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from xai_align._tools.sum_keeping import collect_keeping_sum
 from xai_align.data.images import IMAGE_SUFFIXES, open_image
-from xai_align.features.spatial import collect_keeping_sum
 
 if TYPE_CHECKING:
     from PIL import Image

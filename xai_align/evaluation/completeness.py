@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from xai_align.pinet.records import Readout
 from xai_align.pinet.rounding import wide
 from xai_align.question import answers, as_questions
 
-if TYPE_CHECKING:
-    from xai_align.explanation import Explanation
+
+class Explained(Protocol):
+    """An explanation, as far as it is looked at here: :class:`~xai_align.explanation.Explanation`."""
+
+    @property
+    def readout(self) -> Readout | None:
+        """The exact decomposition of the answer, if the method has one."""
 
 
 def completeness_gap(
@@ -20,7 +26,7 @@ def completeness_gap(
     attributions: Tensor,
     *,
     target: Any = None,
-    explanation: Explanation | None = None,
+    explanation: Explained | None = None,
 ) -> Tensor:
     """``|answer - sum of attributions - bias|`` in logits; ``[N]``, lower is better.
 

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 
 from xai_align import plugins
-from xai_align.builtin import DEFAULT_METHOD
 
 
 def quantus_explain_func(
@@ -26,7 +25,7 @@ def quantus_explain_func(
     inputs: Any,
     targets: Any,
     *,
-    method: str = DEFAULT_METHOD,
+    method: str | None = None,
     device: Any = None,
     build: dict[str, Any] | None = None,
     channels: Literal["sum", "keep"] = "sum",
@@ -57,7 +56,7 @@ def quantus_explain_func(
     if channels not in ("sum", "keep"):
         raise ValueError(f"channels is {channels!r}; it is 'sum' or 'keep'")
     x = _as_model_input(model, inputs, device)
-    explainer = plugins.attribution_method(method).build(model, **(build or {}))
+    explainer = plugins.attribution_method(method or plugins.default_method()).build(model, **(build or {}))
     attributions = explainer.attribute(x, target=_as_target(targets), **options)
     if not isinstance(attributions, Tensor):
         raise TypeError(f"method '{method}' gave a {type(attributions).__name__}; Quantus needs one array")

@@ -17,14 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from xai_align._tools.correlation import pearson, spearman
-from xai_align._tools.global_random_state import fixed_random_state
+from xai_align._tools.random_state import fixed_random_state
 from xai_align._tools.thread_state import restores_thread_state
 
 #: "cascading": this layer and all above it are random; "independent": this layer alone is.
 Order = Literal["cascading", "independent"]
 #: How alike two tables of maps ``[N, P]`` are, ``[N]``.
 Similarity = Callable[[Tensor, Tensor], Tensor]
-#: Added to seeds: a network that was made after ``torch.manual_seed(0)`` must not be given its first weights again.
+#: Added to seeds: a network made after seeding with 0 must not be given its first weights again.
 STREAM = 1_000_003
 
 
@@ -152,8 +152,7 @@ def _randomise(modules: Sequence[nn.Module], seed: int) -> bool:
     ]
     before = [value.detach().clone() for value in held]
     with ExitStack() as stack:  # layers draw their weights from the process's random state
-        for device in {value.device for value in held}:
-            stack.enter_context(fixed_random_state(device, seed))
+        stack.enter_context(fixed_random_state(seed))
         stack.enter_context(torch.no_grad())
         for module in modules:
             reset = getattr(module, "reset_parameters", None)

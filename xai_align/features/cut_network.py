@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from xai_align import plugins
 from xai_align._tools.replica import Replica
+from xai_align.features.routes import route_through
 from xai_align.features.spatial import layout_of, token_grid
 from xai_align.hookspecs import FeatureSpace
-from xai_align.pinet.routes import route_through
 
 
 class CutNetwork(nn.Module):

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from xai_align._tools.choices import check_choice
+from xai_align._tools.progress import progress_bar
 from xai_align._tools.thread_state import restores_thread_state
 from xai_align.fei.curve import curve_masks
 from xai_align.fei.nested import nested_masks
@@ -89,7 +89,8 @@ def optimize_masks(
         options=seeded(options, generator),
     )
     records = []
-    with _progress(solve, options, len(pieces), show_progress) as progress:
+    steps = len(pieces) * _steps(solve, options)
+    with progress_bar("optimising masks", steps, shown=show_progress, timed="step") as bar:
         for piece in pieces:
             with piece.counted():
                 records.append(
@@ -97,7 +98,7 @@ def optimize_masks(
                         network,
                         piece.inputs,
                         piece.questions,
-                        progress=progress,
+                        progress=bar.advance,
                         # what is said about examples of a piece is said of all of them together, when they are joined
                         warn=len(pieces) == 1,
                         **piece.options,
@@ -129,22 +130,6 @@ def _joined(records: Sequence[OptimisedMasks]) -> OptimisedMasks:
     )
     losses = [pad(record.losses, (0, max(steps) - record.losses.shape[1]), value=torch.nan) for record in records]
     return replace(whole, losses=torch.cat(losses))
-
-
-@contextmanager
-def _progress(
-    solve: Solve, options: Mapping[str, Any], pieces: int, shown: bool
-) -> Iterator[Callable[[int], None] | None]:
-    """Counts steps on a progress bar, if one is wanted."""
-    if not shown:
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("optimising masks", total=pieces * _steps(solve, options))
-        yield lambda done: bar.advance(task, done)
 
 
 def _steps(solve: Solve, options: Mapping[str, Any]) -> int:

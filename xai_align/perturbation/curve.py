@@ -8,8 +8,8 @@ Metrics are pure functions of the curves.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from xai_align._tools.model_state import check_evaluation_mode
+from xai_align._tools.progress import progress_bar
 from xai_align._tools.replica import Replica
 from xai_align._tools.thread_state import restores_thread_state
 from xai_align.features.hidden_layers import LayerWatch, Pathways
@@ -170,7 +171,7 @@ def walk_curves(
                 raise TypeError(f"hidden layers need the torch.nn.Module itself, got {type(forward_func).__name__}")
             forward_func = Replica(forward_func).module
             watch = LayerWatch.on(forward_func, layers)
-        advance = stack.enter_context(_progress(len(inputs), show_progress))
+        bar = stack.enter_context(progress_bar("perturbing", len(inputs), shown=show_progress, timed="example"))
         network = Network(
             forward_func,
             forward_arguments(additional_forward_args),
@@ -186,7 +187,7 @@ def walk_curves(
             mask = feature_mask[some] if feature_mask is not None and _is_batch(feature_mask, scores) else feature_mask
             window = Window(network, inputs[some], scores[some], series, mask, torch.tensor(rows).to(inputs.device))
             consume(rows, _curves_of(window, series))
-            advance(len(rows))
+            bar.advance(len(rows))
 
 
 def _curves_of(window: Window, series: Sequence[Series]) -> list[Curve]:
@@ -244,16 +245,3 @@ def _check(forward_func: Any, inputs: Any, internal_batch_size: int | None) -> N
         raise ValueError(f"internal_batch_size is {internal_batch_size}; give a positive number of inputs, or None")
     if isinstance(forward_func, nn.Module):
         check_evaluation_mode(forward_func)
-
-
-@contextmanager
-def _progress(total: int, shown: bool) -> Iterator[Callable[[int], None]]:
-    """Counts examples on a progress bar, if one is wanted."""
-    if not shown:
-        yield lambda done: None
-        return
-    from rich.progress import Progress
-
-    with Progress(transient=True) as bar:
-        task = bar.add_task("perturbing", total=total)
-        yield lambda done: bar.update(task, advance=done)

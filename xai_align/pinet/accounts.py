@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from xai_align.features.routes import Route
 from xai_align.hookspecs import FeatureSpace
 from xai_align.pinet import (
     attention_rules,
@@ -28,7 +29,6 @@ from xai_align.pinet.frozen_gates import CutOff, FrozenGates, SharedViews, is_fo
 from xai_align.pinet.input_checks import check_logits
 from xai_align.pinet.placed_biases import BiasesApart
 from xai_align.pinet.rounding import answer_of, example_sums, misses, total_of, wide
-from xai_align.pinet.routes import Route
 from xai_align.pinet.rule_registry import Rule
 from xai_align.question import Question, linear_forms
 

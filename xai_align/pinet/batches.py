@@ -44,12 +44,12 @@ def read_out_in_batches(
         target = captum_target(target)
     batches = batches_of(inputs, target, forward_arguments(additional_forward_args) or None, internal_batch_size)
     readouts = []
-    with progress_bar("exact readout", len(batches), shown=show_progress) as advance:
+    with progress_bar("exact readout", len(batches), shown=show_progress, timed="batch") as bar:
         for batch in batches:
             given = batch.inputs if len(batch.inputs) != 1 else batch.inputs[0]
             options = {"additional_forward_args": batch.extra, "output": output, **account}
             readouts.append(read_out(model, given, batch.target, layer, **options))
-            advance(1)
+            bar.advance()
     return joined(readouts)
 
 

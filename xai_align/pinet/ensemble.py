@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from xai_align.pinet.pseudo_linear import PseudoLinear
 from xai_align.pinet.second_look import SecondLook
+from xai_align.pinet.self_readout import SelfReadout
 
 if TYPE_CHECKING:
     from xai_align.pinet.module import PiNet
 
 
-class PiNetEnsemble(PseudoLinear):
+class PiNetEnsemble(SelfReadout):
     """The mean of several PiNets, exactly pseudo-linear as they are.
 
     ``logit_E = mean_m logit_m = mean_m a_m + sum(Pi_E * z)`` with ``Pi_E = mean_m s_m pi_m``. The coefficients have the

@@ -9,11 +9,11 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
+from xai_align.features.routes import layer_name
 from xai_align.hookspecs import FeatureSpace
 from xai_align.pinet.all_classes import ClassReadout, read_out_all_classes
 from xai_align.pinet.module import PiNet
 from xai_align.pinet.readout import Readout, Where, read_out, where_to_read
-from xai_align.pinet.routes import layer_name
 from xai_align.pinet.second_look import SecondLook
 
 

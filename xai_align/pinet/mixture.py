@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from xai_align.features.spatial import Spread
+from xai_align._tools.sum_keeping import Spread
 from xai_align.hookspecs import FeatureSpace
 from xai_align.pinet.records import Readout, as_tuple
 

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from xai_align.pinet import persistence
-from xai_align.pinet.pseudo_linear import PseudoLinear
 from xai_align.pinet.second_look import SecondLook
 from xai_align.pinet.second_look_head import SecondLookHead
+from xai_align.pinet.self_readout import SelfReadout
 
 
-class PiNet(PseudoLinear):
+class PiNet(SelfReadout):
     """A pseudo-linear network: ``logit_k = a_k + s_k * sum(pi_k(x) * z_k)``.
 
     An encoder and the head's decoder look at the image and say how much every

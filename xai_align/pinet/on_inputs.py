@@ -11,7 +11,7 @@ from torch.nn.functional import interpolate
 from xai_align.pinet.records import as_tuple
 
 if TYPE_CHECKING:
-    from xai_align.pinet import Readout
+    from xai_align.pinet.records import Readout
 
 #: "contribution": what adds up to the answer. "coefficient": a trained PiNet's detection map ``pi``.
 Kind = Literal["contribution", "coefficient"]

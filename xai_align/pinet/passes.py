@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_map
 
 from xai_align._tools.logits import select_logits
 from xai_align._tools.replica import LOW_PRECISION, Replica
+from xai_align.features.routes import Route, route_through
 from xai_align.hookspecs import FeatureSpace
 from xai_align.pinet.accounts import (
     Account,
@@ -33,7 +34,6 @@ from xai_align.pinet.placed_biases import BiasesApart, PlacedBiases
 from xai_align.pinet.places import Place
 from xai_align.pinet.pseudo_linear import PseudoLinear
 from xai_align.pinet.rounding import SHRINKS_TO, misses, total_of, wide
-from xai_align.pinet.routes import Route, route_through
 from xai_align.pinet.rule_registry import Rule
 from xai_align.pinet.second_look_account import check_one_batch, second_look_account
 from xai_align.question import Question

@@ -26,6 +26,7 @@ from xai_align._tools.files.plain_json import in_one_clause, parse_json, read_js
 from xai_align._tools.files.references import check_reference_in_file, reading
 from xai_align._tools.files.size_limit import no_larger_than
 from xai_align._tools.files.tensor_file import check_weights, read_tensor_file
+from xai_align._tools.version import __version__
 from xai_align.pinet.saved_config import CONFIG, FORMAT
 from xai_align.pinet.second_look_head import SecondLookHead
 
@@ -55,8 +56,6 @@ def save(model: Any, folder: str | os.PathLike[str]) -> Path:
 
 def config_of(model: Any) -> dict[str, Any]:
     """Return, in plain values, all that builds a PiNet again."""
-    from xai_align import __version__
-
     return {
         "format": FORMAT,
         "model": "PiNet",

@@ -10,9 +10,9 @@ from typing import Literal, TypeAlias, cast, get_args
 from torch import nn
 
 from xai_align import plugins
+from xai_align.features.routes import find_layer, layer_name
 from xai_align.hookspecs import FeatureSpace
 from xai_align.pinet.pseudo_linear import PseudoLinear, second_look_space
-from xai_align.pinet.routes import find_layer, layer_name
 
 #: How a caller may name one feature space: by a layer's name, its module, or a record. None: the default.
 Where: TypeAlias = str | nn.Module | FeatureSpace | None

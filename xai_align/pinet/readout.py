@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from xai_align._tools.random_state import RandomState
 from xai_align._tools.thread_state import restores_thread_state
 from xai_align.pinet.frozen_gates import draws
 from xai_align.pinet.input_checks import check_inputs, check_model, explained_failures, forward_arguments
@@ -113,12 +113,9 @@ def read_out(
 def _random_state_kept() -> Iterator[None]:
     """Put back the random state if the network draws from it, and only then: other threads draw from it too."""
     draws.drew = False
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-    state, of_devices = torch.get_rng_state(), [torch.cuda.get_rng_state(device) for device in devices]
+    state = RandomState.now()
     try:
         yield
     finally:
         if draws.drew:
-            torch.set_rng_state(state)
-            for device, one in zip(devices, of_devices, strict=True):
-                torch.cuda.set_rng_state(one, device)
+            state.restore()

@@ -9,7 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from xai_align.features.spatial import Spread, contribution_map, prefix_part, resize_keeping_sum
+from xai_align._tools.sum_keeping import Spread, resize_keeping_sum
+from xai_align.features.spatial import contribution_map, prefix_part
 from xai_align.hookspecs import FeatureSpace
 from xai_align.pinet.accounts import Account
 from xai_align.pinet.frozen_gates import CutOff

@@ -12,14 +12,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-
-if TYPE_CHECKING:
-    from xai_align.pinet.frozen_gates import FrozenGates
 
 #: ``rule(gates, func, *args, **kwargs)`` computes what ``func(*args, **kwargs)`` would,
 #: linear in every argument that depends on ``z``, with whatever else it needs kept by ``gates.keep``.
@@ -30,7 +27,7 @@ class UnknownOperation(NotImplementedError):
     """The network computes something from the feature space that no rule covers."""
 
 
-def linear(gates: FrozenGates, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def linear(gates: Any, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Run an operation that is linear already, as it is."""
     return func(*args, **kwargs)
 

@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from xai_align.features.spatial import collect_keeping_sum, resize_keeping_sum
+from xai_align._tools.sum_keeping import collect_keeping_sum, resize_keeping_sum
 
 
 @dataclass(frozen=True, kw_only=True)

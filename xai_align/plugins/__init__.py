@@ -68,6 +68,7 @@ REFERENCE_FORMS = (
 Kind = Literal["attribution", "metric"]
 _Named = TypeVar("_Named")
 _Spec = TypeVar("_Spec", AttributionSpec, MetricSpec)
+_Check = TypeVar("_Check")
 _Answer = TypeVar("_Answer", LoadedModel, FeatureSpace, tuple[str, ...], nn.Module)
 
 
@@ -137,6 +138,37 @@ def attribution_method(name: str) -> AttributionSpec:
         PluginError: in strict mode, a plugin cannot be used.
     """
     return _look_up(name, attribution_methods(), "attribution method")
+
+
+def default_method() -> str:
+    """Return the name of the method that runs where none is named: the first that decomposes the answer.
+
+    Raises:
+        ValueError: no plugin offers one.
+    """
+    for name, spec in attribution_methods().items():
+        if spec.account:
+            return name
+    raise ValueError("no plugin offers a method with an account of the answer; name a method (`xai-align methods`)")
+
+
+def conformance_checks(kind: type[_Check]) -> list[_Check]:
+    """Return the conformance checks, records of this kind, that plugins add; a plugin whose list is bad is skipped.
+
+    Raises:
+        PluginError: in strict mode, a plugin cannot be used.
+    """
+    hook, found = "xai_align_conformance_checks", []
+    for plugin, implementation in _registry().implementations(hook):
+        try:
+            listed = _listed(_call(implementation, hook), hook, kind)
+            if wrong := [one for one in listed if not isinstance(one, kind)]:
+                raise Refusal(f"{hook} listed {_shown(wrong[0])} where {kind.__name__} is expected; skipped")
+        except Refusal as refusal:
+            _skip(plugin, refusal)
+            continue
+        found += listed
+    return found
 
 
 def metric(name: str) -> MetricSpec:

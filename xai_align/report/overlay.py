@@ -7,7 +7,6 @@ weight, and where the map is zero the photograph is left alone.
 
 from __future__ import annotations
 
-from io import BytesIO
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +16,8 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from PIL import Image
 
-from xai_align.features.spatial import resize_keeping_sum
+from xai_align.data.overlay import blend, density, limit_of
 from xai_align.report.words import LOGITS, SCORES, number
 
 if TYPE_CHECKING:
@@ -30,46 +28,7 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.floating[Any]]
 
-# two hues that differ for colour-blind eyes too; light to dark, so that the strength shows in print
-_FOR = np.array([(1.0, 0.78, 0.55), (0.96, 0.38, 0.18), (0.75, 0.05, 0.10)])
-_AGAINST = np.array([(0.60, 0.83, 0.98), (0.20, 0.52, 0.90), (0.08, 0.24, 0.66)])
-_STRONGEST = 0.78  # opacity at the end of the scale: the photograph always shines through
 _DOTS = 100  # per inch
-_BLUR = 0.015  # least blur of the picture (not of the numbers), as a share of its side
-
-
-def grey(picture: Array) -> Array:
-    """``[H, W, 3]`` in [0, 1] to a pale grey ``[H, W, 3]`` on which colours stand out."""
-    luminance = picture @ np.array([0.299, 0.587, 0.114])
-    return np.repeat((0.25 + 0.7 * luminance)[..., None], 3, axis=-1)
-
-
-def density(values: Tensor, size: Sequence[int]) -> Array:
-    """A map ``[h, w]`` on ``size`` pixels, per hundredth of the picture, softened for the eye.
-
-    Coarse cells fade into each other, fine maps are blurred a little; the mean of
-    what comes out, times a hundred, is the sum of ``values`` all the same.
-    """
-    pixels = resize_keeping_sum(values.detach().cpu().double(), size).numpy()
-    rows, columns = (_blur(len(axis), _softness(axis)) for axis in (pixels, pixels.T))
-    return np.asarray(rows @ pixels @ columns.T * (pixels.size / 100))
-
-
-def limit_of(*shown: Array) -> float:
-    """The end of a colour scale that serves all these densities: nearly the largest value.
-
-    One if all are zero. Nearly, because single pixels of noisy maps would leave all others pale.
-    """
-    largest = max(float(np.quantile(np.abs(values), 0.998)) for values in shown)
-    return largest if largest > 0 and np.isfinite(largest) else 1.0
-
-
-def blend(picture: Array, shown: Array, limit: float) -> Array:
-    """The grey photograph ``[H, W, 3]`` coloured by the density ``[H, W]``."""
-    strength = np.clip(np.abs(np.nan_to_num(shown)) / limit, 0, 1)
-    colour = np.where((shown > 0)[..., None], _ramp(_FOR, strength), _ramp(_AGAINST, strength))
-    alpha = (_STRONGEST * strength**0.75)[..., None]
-    return (1 - alpha) * grey(picture) + alpha * colour
 
 
 def overlay_figure(
@@ -118,20 +77,6 @@ def totals_in_words(values: Tensor) -> str:
     values = values.detach().cpu().double()
     positive, negative = float(values.clamp(min=0).sum()), float(values.clamp(max=0).sum())
     return f"{number(positive)} for, {number(negative)} against, {number(positive + negative)} in all"
-
-
-def png(figure: Figure) -> bytes:
-    """The figure as a PNG file."""
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=_DOTS, metadata={"Software": None})
-    return buffer.getvalue()
-
-
-def photograph_png(picture: Array) -> bytes:
-    """A picture ``[H, W, 3]`` in [0, 1] as a PNG file, pixel by pixel."""
-    buffer = BytesIO()
-    Image.fromarray((picture * 255).round().astype(np.uint8)).save(buffer, format="PNG")
-    return buffer.getvalue()
 
 
 class _Sheet:
@@ -198,23 +143,3 @@ def _colours_on_grey() -> ListedColormap:
     """The colour bar: what :func:`blend` makes of a middling grey."""
     values = np.linspace(-1, 1, 255)[None]
     return ListedColormap(blend(np.full((1, 255, 3), 0.55), values, 1.0)[0].tolist())
-
-
-def _ramp(stops: Array, strength: Array) -> Array:
-    places = np.linspace(0, 1, len(stops))
-    return np.stack([np.interp(strength, places, stops[:, channel]) for channel in range(3)], axis=-1)
-
-
-def _softness(pixels: Array) -> float:
-    """How far to blur along the first axis: half a cell, where a coarse map shows as runs of equal rows."""
-    runs = 1 + int((np.diff(pixels, axis=0) != 0).any(axis=1).sum())
-    return len(pixels) * max(_BLUR, min(0.5 / runs, 0.25))
-
-
-def _blur(pixels: int, width: float) -> Array:
-    """A Gaussian blur along one axis, reflected at the ends: sums are kept, and what is even stays even."""
-    place = np.arange(pixels)
-    here, there = place[:, None], place[None]
-    images = [shift + turn for shift in (-2 * pixels, 0, 2 * pixels) for turn in (there, -1 - there)]
-    weights = np.exp(-0.5 * ((here - np.stack(images)) / width) ** 2).sum(axis=0)
-    return np.asarray(weights / weights.sum(axis=0))

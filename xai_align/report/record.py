@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xai_align.data.class_names import class_name, short_name
+from xai_align.data.class_names import class_name, in_words
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from xai_align.explanation import Explanation
     from xai_align.hookspecs import Values
     from xai_align.pinet.readout import Readout
-    from xai_align.question import Question
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,12 +153,6 @@ def remarks(readout: Readout) -> tuple[str, ...]:
 def file_name(method: str, layer: str | None) -> str:
     """A method, and the layer if one was asked for, as part of a file's name: ``"pinet-input"``."""
     return re.sub(r"[^\w.-]+", "-", f"{method}-{layer}" if layer else method)
-
-
-def in_words(question: Question, class_names: Sequence[str]) -> str:
-    """The question as a sentence: ``"Why tabby and not lynx?"``."""
-    words = question.in_words([short_name(name) for name in class_names])
-    return words[:1].upper() + words[1:]
 
 
 def save_arrays(record: Record, path: Path) -> None:

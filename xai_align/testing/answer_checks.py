@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import random
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from xai_align._tools.random_state import fixed_random_state
 from xai_align.testing.subject import TARGETS, Subject, demand, difference, kind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    pass
 
 
 def shape(subject: Subject) -> None:
@@ -91,9 +89,9 @@ def batch_mates(subject: Subject) -> None:
 def determinism(subject: Subject) -> None:
     """The same call gives the same attributions, whatever the random state."""
     network, images = subject.network(), subject.images()
-    with _other_random_state(0):
+    with fixed_random_state(0):
         first = subject.attribute(network, images, target=1)
-    with _other_random_state(1):
+    with fixed_random_state(1):
         second = subject.attribute(network, images, target=1)
     demand(
         subject.close(first, second),
@@ -129,18 +127,3 @@ def detached(subject: Subject) -> None:
     """Attributions carry no graph (some of Captum's do)."""
     answer = subject.attribute(subject.network(), subject.images(), target=1)
     demand(not answer.requires_grad, "the attributions still require grad")
-
-
-@contextmanager
-def _other_random_state(seed: int) -> Iterator[None]:
-    """Random states of our choosing inside, the caller's after."""
-    ours, theirs = torch.get_rng_state(), (np.random.get_state(), random.getstate())
-    try:
-        torch.manual_seed(seed)
-        np.random.seed(seed)
-        random.seed(seed)
-        yield
-    finally:
-        torch.set_rng_state(ours)
-        np.random.set_state(theirs[0])
-        random.setstate(theirs[1])

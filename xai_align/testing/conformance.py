@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import nn
 
+from xai_align import plugins
 from xai_align.plugins.loading import did_you_mean
 from xai_align.testing.subject import Check, Subject
 from xai_align.testing.table import CORE_CHECKS
@@ -113,10 +114,7 @@ def _outcome(cls: Any, check: Check, subject: Subject, required: set[str], skipp
 
 
 def _all_checks() -> dict[str, Check]:
-    # Captum is no dependency of the core: what needs it lives with its adapter and comes when it is run.
-    from captum_align.conformance import CAPTUM_CHECKS
-
-    return {check.name: check for check in (*CORE_CHECKS, *CAPTUM_CHECKS)}
+    return {check.name: check for check in (*CORE_CHECKS, *plugins.conformance_checks(Check))}
 
 
 def _known(names: Iterable[str], checks: Mapping[str, Check], argument: str) -> set[str]:

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from xai_align._tools.random_state import kept_random_state
+
 CLASSES = 5
 #: Channels, rows, columns of the images.
 IMAGE = (3, 8, 10)
@@ -45,7 +47,7 @@ class TinyNetwork(nn.Module):
 
     def __init__(self, last: nn.Module | None = None) -> None:
         super().__init__()
-        with torch.random.fork_rng(devices=[]):  # layers draw their first weights
+        with kept_random_state():  # layers draw their first weights
             self.first = nn.Conv2d(3, 4, 3, padding=1)
             self.norm = nn.BatchNorm2d(4)
             self.act = nn.ReLU(inplace=True)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import random
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
+
+from xai_align._tools.random_state import RandomState
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,11 +35,12 @@ def snapshot(model: nn.Module) -> Snapshot:
     for name, buffer in model.named_buffers():
         seen[f"values of buffer '{name}'"] = _copy(buffer)
     seen["hooks on all modules of torch"] = _hooks(vars(torch.nn.modules.module))
-    seen["random state of torch"] = torch.get_rng_state()
-    if torch.cuda.is_initialized():
-        seen["random state of CUDA"] = torch.stack(torch.cuda.get_rng_state_all())
-    seen["random state of numpy"] = _numpy_state()
-    seen["random state of Python"] = random.getstate()
+    drawn = RandomState.now()
+    seen["random state of torch"] = drawn.cpu
+    if drawn.cuda:
+        seen["random state of CUDA"] = torch.stack(drawn.cuda)
+    seen["random state of numpy"] = _numpy_state(drawn.numpy)
+    seen["random state of Python"] = drawn.python
     seen["gradient mode"] = torch.is_grad_enabled()
     return seen
 
@@ -70,9 +71,8 @@ def _hooks(attributes: dict[str, Any]) -> dict[str, int]:
     return {name: len(value) for name, value in attributes.items() if "hooks" in name and isinstance(value, dict)}
 
 
-def _numpy_state() -> tuple[Any, ...]:
+def _numpy_state(state: Any) -> tuple[Any, ...]:
     """Its numbers and how far they are used up: the numbers alone change only now and then."""
-    state: Any = np.random.get_state()
     return (state[0], state[1].tobytes(), *state[2:])
 
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import nn
 
-from xai_align._tools.model_state import modules_of, parameters_of, unchanged_rng
+from xai_align._tools.model_state import modules_of, parameters_of
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -60,33 +58,6 @@ def only_weights_change(model: nn.Module, trained: Sequence[nn.Parameter]) -> It
             p.grad = gradient
         for module, mode in modes:
             module.training = mode
-
-
-@contextmanager
-def random_state_of_the_caller() -> Iterator[None]:
-    """What is drawn inside from torch's, numpy's and Python's generators is not missing outside."""
-    python, numbers = random.getstate(), np.random.get_state()
-    try:
-        with unchanged_rng():
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numbers)
-
-
-def seed_all(seed: int) -> None:
-    """Seed what dropout and augmentations draw from.
-
-    As ``torch.manual_seed``, but quick enough for every step: that one keeps a note, with a stack trace, for a GPU that
-    is not in use yet.
-    """
-    torch.default_generator.manual_seed(seed)
-    if torch.cuda.is_initialized():
-        torch.cuda.manual_seed_all(seed)
-    if torch.backends.mps.is_available():
-        torch.mps.manual_seed(seed)
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
 
 
 @contextmanager

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xai_align._tools.model_state import evaluating, unchanged_rng
+from xai_align._tools.model_state import evaluating
+from xai_align._tools.random_state import kept_random_state
 from xai_align.align.look import check_logits, look
 from xai_align.align.saliency import at_least_float32, saliency_at
 from xai_align.align.terms.running_means import RunningMeans
@@ -83,7 +84,7 @@ class ProjectedGradient:
         if size is None:
             size = 1.25 * self.epsilon if self.steps == 1 else 2.5 * self.epsilon / self.steps
         move = self._allowed((2 * noise.to(images) - 1) * self.epsilon * free, images)
-        with torch.enable_grad(), evaluating(classifier), unchanged_rng():
+        with torch.enable_grad(), evaluating(classifier), kept_random_state():
             for _ in range(self.steps):
                 uphill = loss_gradient(classifier, images + move, labels)
                 move = self._allowed(move + size * uphill.sign() * free, images)

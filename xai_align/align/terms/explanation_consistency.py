@@ -21,7 +21,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from xai_align._tools.choices import check_choice
-from xai_align._tools.model_state import evaluating, unchanged_rng
+from xai_align._tools.model_state import evaluating
+from xai_align._tools.random_state import kept_random_state
 from xai_align.align.look import Look, look
 from xai_align.align.saliency import at_least_float32, cam_at, dead, normalised
 from xai_align.align.terms.adversarial import ProjectedGradient
@@ -110,7 +111,7 @@ class ConsistencyWeighted:
     def examine(self, view: ClassifierView) -> Tensor:
         """``[N]``: the consistency E of each example, in [0, 1]; NaN where the CAM is dead."""
         images, labels = view.batch.images.detach(), view.batch.labels
-        with torch.enable_grad(), evaluating(view.classifier), unchanged_rng():
+        with torch.enable_grad(), evaluating(view.classifier), kept_random_state():
             before = look(view.classifier, images, view.space)
             cam = cam_at(before, labels).detach()
             attacked = self._attack(

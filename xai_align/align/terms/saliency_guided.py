@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xai_align._tools.choices import check_choice
-from xai_align._tools.model_state import evaluating, unchanged_rng
+from xai_align._tools.model_state import evaluating
+from xai_align._tools.random_state import kept_random_state
 from xai_align.align.look import check_logits
 from xai_align.align.saliency import at_least_float32
 from xai_align.align.terms.term_options import check_number
@@ -88,7 +89,7 @@ class SaliencyGuided:
 
 def pixel_gradient(classifier: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     """``[N, 1, H, W]``: the gradient of each label's logit, a mean over channels, in eval mode, as a constant."""
-    with torch.enable_grad(), evaluating(classifier), unchanged_rng():
+    with torch.enable_grad(), evaluating(classifier), kept_random_state():
         pixels = images.detach().requires_grad_()
         logits = classifier(pixels)
         check_logits(logits, len(images))

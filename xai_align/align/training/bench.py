@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from xai_align._tools.files.fields import either, nothing
 from xai_align._tools.files.size_limit import no_larger_than
 from xai_align._tools.model_state import parameters_of
+from xai_align._tools.random_state import kept_random_state
 from xai_align.align.masker import Masker
 from xai_align.align.masker_file import OPTIONS as MASKER_OPTIONS
 from xai_align.align.recipes import Recipe
@@ -29,7 +30,7 @@ from xai_align.align.training.tally import Tally
 from xai_align.align.training.training_modes import TrainingModes
 from xai_align.align.training.updates import Updater
 from xai_align.hookspecs import FeatureSpace
-from xai_align.training.callers_state import random_state_of_the_caller, trained_parameters
+from xai_align.training.callers_state import trained_parameters
 from xai_align.training.checkpoints import (
     Checkpoints,
     DamagedCheckpoint,
@@ -166,7 +167,7 @@ class Bench:
         with ExitStack() as stack:
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.enable_grad())
-            stack.enter_context(random_state_of_the_caller())
+            stack.enter_context(kept_random_state())
             self.look_at(raw, read_batch, "the batches")
             if who == "masker" and self.masker is None:
                 raise ValueError(f"the recipe '{self.recipe.name}' trains no masker, so there is no step of it to make")

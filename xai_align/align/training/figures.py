@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 
 from xai_align._tools.model_state import evaluating
 from xai_align.align.look import look
 from xai_align.align.saliency import saliency_at
+from xai_align.align.training.fitted import Fitted
 from xai_align.align.training.share_of_work import on_device
 from xai_align.align.views.batch import TrainingBatch
-
-if TYPE_CHECKING:
-    from xai_align.align.trainer import AlignTrainer
 
 #: How many examples are shown.
 SHOWN = 6
@@ -27,7 +23,7 @@ class Figures:
         batch: whose first images are shown.
     """
 
-    def __init__(self, trainer: AlignTrainer, batch: TrainingBatch) -> None:
+    def __init__(self, trainer: Fitted, batch: TrainingBatch) -> None:
         self._trainer = trainer
         self._batch = TrainingBatch(images=batch.images[:SHOWN].clone(), labels=batch.labels[:SHOWN].clone())
 
@@ -36,8 +32,8 @@ class Figures:
         trainer, every = self._trainer, self._trainer.settings.figure_every
         if every is None or trainer.out is None or epoch % every:
             return
-        from xai_align.report.align_figure import align_figure
-        from xai_align.report.overlay import png
+        from xai_align._tools.png import png
+        from xai_align.align.figure import align_figure
 
         network, masker, space = trainer.bench.network, trainer.masker, trainer.space
         assert space is not None

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from xai_align._tools.model_state import evaluating, parameters_of
+from xai_align._tools.random_state import fixed_random_state
 from xai_align.align.look import look, where_to_look
 from xai_align.align.masker import Masker
 from xai_align.align.recipes import Recipe
@@ -39,8 +40,7 @@ def network_inside(classifier: Any) -> nn.Module:
 
 def fresh_masker(images: Tensor, seed: int) -> Masker:
     """A masker for such images, with weights that follow from the seed."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derived_seed(seed, "masker"))
+    with fixed_random_state(derived_seed(seed, "masker")):
         return Masker(images.shape[1]).to(images.device, images.dtype)
 
 

@@ -6,39 +6,33 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from xai_align._tools.random_state import kept_random_state
 from xai_align.align.align_fit import AlignFit
 from xai_align.align.shortcut import FEWEST, ShortcutWarning, find_shortcuts
 from xai_align.align.training.collapse import CollapseWarning, idle_message
 from xai_align.align.training.epoch_loop import EpochLoop
 from xai_align.align.training.figures import Figures
 from xai_align.align.training.fit_state import FitState
+from xai_align.align.training.fitted import Fitted
 from xai_align.align.training.progress import progress_bar
 from xai_align.align.training.share_of_work import Crew
 from xai_align.align.training.stream import RepeatableStream, loaders_generators
 from xai_align.align.views.batch import TrainingBatch
-from xai_align.training.callers_state import (
-    accelerator_for,
-    only_weights_change,
-    random_state_of_the_caller,
-    trained_parameters,
-)
+from xai_align.training.callers_state import accelerator_for, only_weights_change, trained_parameters
 from xai_align.training.checkpoints import Checkpoints, Snapshot
 from xai_align.training.training_log import Row, TrainingLog
-
-if TYPE_CHECKING:
-    from xai_align.align.trainer import AlignTrainer
 
 _log = logging.getLogger(__name__)
 #: How many examples the search for shortcuts looks at.
 LOOKED_AT = 512
 
 
-def fit(trainer: AlignTrainer, train: Any, validation: Any, epochs: int) -> AlignFit:
+def fit(trainer: Fitted, train: Any, validation: Any, epochs: int) -> AlignFit:
     """See :meth:`~xai_align.align.trainer.AlignTrainer.fit`."""
     bench, settings = trainer.bench, trainer.settings
     streams = _streams(trainer, train, validation, epochs)
@@ -95,7 +89,7 @@ def fit(trainer: AlignTrainer, train: Any, validation: Any, epochs: int) -> Alig
     )
 
 
-def _streams(trainer: AlignTrainer, train: Any, validation: Any, epochs: int) -> list[RepeatableStream]:
+def _streams(trainer: Fitted, train: Any, validation: Any, epochs: int) -> list[RepeatableStream]:
     """The training data and, if there are any, the validation data."""
     if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
         raise ValueError(f"epochs is {epochs!r}; give a whole number of at least 1")
@@ -107,12 +101,12 @@ def _streams(trainer: AlignTrainer, train: Any, validation: Any, epochs: int) ->
     return streams
 
 
-def _undisturbed(stack: ExitStack, trainer: AlignTrainer, streams: Sequence[RepeatableStream]) -> Crew:
+def _undisturbed(stack: ExitStack, trainer: Fitted, streams: Sequence[RepeatableStream]) -> Crew:
     """What a fit disturbs is put back when the stack is left; the processes that share it."""
     bench = trainer.bench
     stack.enter_context(torch.inference_mode(False))
     stack.enter_context(torch.enable_grad())
-    stack.enter_context(random_state_of_the_caller())
+    stack.enter_context(kept_random_state())
     stack.enter_context(loaders_generators(*(stream.loader for stream in streams)))
     accelerator = stack.enter_context(accelerator_for(bench.network, trainer.settings.mixed_precision))
     crew = Crew.of(accelerator)
@@ -122,7 +116,7 @@ def _undisturbed(stack: ExitStack, trainer: AlignTrainer, streams: Sequence[Repe
     return crew
 
 
-def _first_look(trainer: AlignTrainer, streams: Sequence[RepeatableStream]) -> TrainingBatch:
+def _first_look(trainer: Fitted, streams: Sequence[RepeatableStream]) -> TrainingBatch:
     """Does all go together? The first batch of the training data and of the validation data; the last of them."""
     firsts = [next(stream.epoch(0)) for stream in streams]
     trainer.bench.look_at(firsts[0], trainer.read_batch)
@@ -130,9 +124,7 @@ def _first_look(trainer: AlignTrainer, streams: Sequence[RepeatableStream]) -> T
     return [read(first) for read, first in zip(readers, firsts, strict=True)][-1]
 
 
-def _checkpoints(
-    trainer: AlignTrainer, streams: Sequence[RepeatableStream], epochs: int, crew: Crew
-) -> Checkpoints | None:
+def _checkpoints(trainer: Fitted, streams: Sequence[RepeatableStream], epochs: int, crew: Crew) -> Checkpoints | None:
     """Where the fit is kept; None: nowhere. The number of epochs matters only where the learning rate depends on it."""
     if trainer.out is None:
         return None
@@ -145,14 +137,12 @@ def _checkpoints(
     return Checkpoints(trainer.out / "checkpoints", config)
 
 
-def _doubts(trainer: AlignTrainer, streams: Sequence[RepeatableStream]) -> list[str]:
+def _doubts(trainer: Fitted, streams: Sequence[RepeatableStream]) -> list[str]:
     """What may not be the same after a resumption."""
     return [stream.doubt for stream in streams if stream.doubt and trainer.out is not None]
 
 
-def _begin(
-    trainer: AlignTrainer, state: FitState, checkpoints: Checkpoints | None, epochs: int, crew: Crew
-) -> list[str]:
+def _begin(trainer: Fitted, state: FitState, checkpoints: Checkpoints | None, epochs: int, crew: Crew) -> list[str]:
     """Go on from the newest checkpoint if there is one that is as far as the trainer, or make one; notes about it."""
     state.take_last_weights()
     if checkpoints is None:
@@ -188,7 +178,7 @@ def _epoch_of(snapshot: Snapshot) -> int:
     return epoch if isinstance(epoch, int) else 2**53
 
 
-def _keep(trainer: AlignTrainer, state: FitState, checkpoints: Checkpoints | None, crew: Crew) -> None:
+def _keep(trainer: Fitted, state: FitState, checkpoints: Checkpoints | None, crew: Crew) -> None:
     """Write a checkpoint, if there is a folder for it."""
     if checkpoints is not None:
         crew.same_buffers(trainer.bench.network)
@@ -209,11 +199,11 @@ def _idle_masks(state: FitState, crew: Crew) -> list[str]:
     return [message]
 
 
-def _shortcuts(trainer: AlignTrainer, stream: RepeatableStream, crew: Crew) -> list[str]:
+def _shortcuts(trainer: Fitted, stream: RepeatableStream, crew: Crew) -> list[str]:
     """Does the pair use what it should not? Its signs, in words."""
     if trainer.masker is None or crew.rank:
         return []
-    with random_state_of_the_caller(), loaders_generators(stream.loader):
+    with kept_random_state(), loaders_generators(stream.loader):
         found = find_shortcuts(
             trainer.bench.network,
             trainer.masker,
@@ -227,7 +217,7 @@ def _shortcuts(trainer: AlignTrainer, stream: RepeatableStream, crew: Crew) -> l
     return list(found.signs)
 
 
-def _images_and_labels(trainer: AlignTrainer, stream: RepeatableStream) -> Iterator[tuple[Tensor, Tensor]]:
+def _images_and_labels(trainer: Fitted, stream: RepeatableStream) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches for about :data:`LOOKED_AT` examples from all over the data: they may be sorted by class."""
     read = trainer.bench.reader(trainer.read_batch, stream.name)
     every = 1

@@ -1,32 +1,25 @@
-"""How far a fit is, for who watches."""
+"""Progress bar of a fit, with the figures of the last row of the log."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from xai_align._tools.progress import progress_bar as bar_of
 from xai_align.training.training_log import Row
 
-#: What is shown of the last row.
+#: Columns of the log that stand before the bar, and their short names there.
 SHOWN = {"loss": "loss", "accuracy": "accuracy", "mask_mean": "mask", "distinction": "dist"}
 
 
 @contextmanager
 def progress_bar(epochs: int, shown: bool) -> Iterator[Callable[[float, Row | None], None]]:
-    """Moves a bar to so many epochs (a fraction of one, too), with what the last row says, if a bar is wanted."""
-    if not shown:
-        yield lambda done, row: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("aligning", total=epochs)
+    """Yield a function that moves the bar to so many epochs, a fraction of one too, and shows a row of the log."""
+    with bar_of("aligning", epochs, shown=shown, timed="epoch") as bar:
 
         def advance(done: float, row: Row | None) -> None:
             known = [f"{word} {row[name]:.3g}" for name, word in SHOWN.items() if row and row.get(name) is not None]
-            words = ", ".join([f"epoch {min(int(done) + 1, epochs)}/{epochs}", *known])
-            bar.update(task, completed=done, description=words)
+            bar.describe(", ".join([f"epoch {min(int(done) + 1, epochs)}/{epochs}", *known]))
+            bar.move_to(done)
 
         yield advance

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from xai_align._tools.model_state import frozen_parameters
+from xai_align._tools.random_state import seed_all
 from xai_align.align.recipes import Recipe
 from xai_align.align.training.collapse_answers import CollapseAnswer
 from xai_align.align.training.settings import AlignSettings, Precision
@@ -27,7 +28,6 @@ from xai_align.align.views.batch import TrainingBatch
 from xai_align.align.views.classifier_view import ClassifierView
 from xai_align.align.views.masker_view import MaskerView
 from xai_align.hookspecs import FeatureSpace
-from xai_align.training.callers_state import seed_all
 from xai_align.training.diverged import DivergedError
 from xai_align.training.epoch_plan import derived_seed
 

@@ -8,15 +8,13 @@ loss term more, never changes which images come next.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 
-from xai_align.training.callers_state import seed_all
+from xai_align._tools.random_state import RandomState, seed_all
 from xai_align.training.epoch_plan import derived_seed
 
 
@@ -124,27 +122,17 @@ def _generators_of(loader: Any) -> list[torch.Generator]:
 
 
 class _RandomState:
-    """A random state of its own (CPU, numpy, Python), which takes the place of the program's for a while."""
+    """A random state of its own, which takes the place of the program's for a while."""
 
     def __init__(self) -> None:
-        self._kept = _present()
+        self._kept = RandomState.now()
 
     @contextmanager
     def inside(self) -> Iterator[None]:
-        outside = _present()
-        _set(self._kept)
+        outside = RandomState.now()
+        self._kept.restore()
         try:
             yield
         finally:
-            self._kept = _present()
-            _set(outside)
-
-
-def _present() -> tuple[Any, Any, torch.Tensor]:
-    return random.getstate(), np.random.get_state(), torch.get_rng_state()
-
-
-def _set(state: tuple[Any, Any, torch.Tensor]) -> None:
-    random.setstate(state[0])
-    np.random.set_state(state[1])
-    torch.set_rng_state(state[2])
+            self._kept = RandomState.now()
+            outside.restore()

@@ -13,14 +13,9 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from xai_align._tools.model_state import parameters_of
+from xai_align._tools.random_state import kept_random_state, seed_all
 from xai_align.pinet.losses import PiNetLoss
-from xai_align.training.callers_state import (
-    accelerator_for,
-    only_weights_change,
-    random_state_of_the_caller,
-    seed_all,
-    trained_parameters,
-)
+from xai_align.training.callers_state import accelerator_for, only_weights_change, trained_parameters
 from xai_align.training.epoch_plan import derived_seed, steps_in_epoch
 from xai_align.training.pinet.batches import BatchSource, Teacher
 from xai_align.training.pinet.examination import examine
@@ -177,7 +172,7 @@ def fit_pinet(
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
-        stack.enter_context(random_state_of_the_caller())
+        stack.enter_context(kept_random_state())
         accelerator = stack.enter_context(accelerator_for(model, mixed_precision))
         stack.enter_context(only_weights_change(model, list(trained.values())))
         if accelerator.num_processes > 1:

@@ -7,18 +7,18 @@ disk as it is done; several processes share them; a run that was stopped goes on
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xai_align._tools.devices import usable_device
+from xai_align._tools.progress import progress_bar
+from xai_align._tools.random_state import fixed_random_state, mixed_seed
 from xai_align.comparison.batch import run_part
 from xai_align.comparison.files import check_format, write_record, write_tables
 from xai_align.comparison.method_reference import default_methods
 from xai_align.comparison.plan import Plan, prepare
 from xai_align.comparison.processes import Process, this_process
 from xai_align.comparison.result import Comparison
-from xai_align.comparison.seeded import seeded
 from xai_align.comparison.store import FolderStore, MemoryStore, Part
 from xai_align.comparison.summary import Tally
 
@@ -103,7 +103,7 @@ def compare(
     process = this_process(device)
     if out is None and process.world > 1:
         raise ValueError("several processes share their results through a folder; name one")
-    with seeded(seed):  # loading a model may draw its first weights
+    with fixed_random_state(mixed_seed(seed)):  # loading a model may draw its first weights
         plan = prepare(
             model,
             [images] if isinstance(images, str | Path) else images,
@@ -126,8 +126,9 @@ def compare(
         )
     folder = None if out is None else Path(out)
     store = MemoryStore() if folder is None else FolderStore(folder, plan.settings)
-    with _bar(show_progress and process.is_main) as shown:
-        _run_parts(plan, store, process, folder, [one for one in (progress, shown) if one is not None])
+    with progress_bar("comparing", None, shown=show_progress and process.is_main) as bar:
+        told = [lambda done, total, problems: bar.move_to(done, total), *([] if progress is None else [progress])]
+        _run_parts(plan, store, process, folder, told)
     tally = Tally(plan)
     for part in _finished(plan, store):
         tally.add(part)
@@ -181,17 +182,3 @@ def write_comparison_page(comparison: Comparison, folder: Path) -> None:
     from xai_align.report import comparison_page
 
     comparison_page.write_comparison_page(comparison, folder)
-
-
-@contextmanager
-def _bar(wanted: bool) -> Iterator[Progress | None]:
-    """A progress bar on the error stream."""
-    if not wanted:
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import Progress as Bar
-
-    with Bar(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("comparing", total=None)
-        yield lambda done, total, problems: bar.update(task, completed=done, total=total)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from xai_align.data.images import to_picture
-from xai_align.report.overlay import blend
+from xai_align.data.overlay import blend
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,0 +1,174 @@
+"""The order of the rooms, as their imports have it: arrows point downwards, and nothing goes in a circle."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+CORE, ADAPTERS = ROOT / "xai_align", ROOT / "adapters"
+#: From the top down; rooms on one floor may import each other's files, but not in a circle.
+FLOORS = (
+    {"__main__"},
+    {"cli"},
+    {"__init__"},
+    {"report"},
+    {"comparison"},
+    {"testing"},
+    {"explanation", "builtin"},
+    {"align", "fei"},
+    {"training", "evaluation"},
+    {"perturbation", "pinet"},
+    {"features"},
+    {"data", "plugins", "question", "hookspecs"},
+    {"_tools"},
+)
+FLOOR_OF = {room: len(FLOORS) - number for number, rooms in enumerate(FLOORS) for room in rooms}
+#: The packages that only their own adapter knows.
+ECOSYSTEMS = {"captum": "captum_align", "timm": "timm_align", "pytorch_grad_cam": "gradcam_align"}
+#: The public modules; nothing else lies at the root.
+AT_THE_ROOT = {"__init__", "__main__", "builtin", "explanation", "hookspecs", "question"}
+
+
+def name_of(file: Path) -> str:
+    """The dotted name of a module; a package by its own name."""
+    base = CORE.parent if file.is_relative_to(CORE) else ADAPTERS
+    parts = file.relative_to(base).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+@cache
+def modules() -> dict[str, Path]:
+    return {name_of(file): file for folder in (CORE, ADAPTERS) for file in folder.rglob("*.py")}
+
+
+@cache
+def imported(name: str) -> frozenset[str]:
+    """Modules that a module imports anywhere: at its head, for types only, inside functions."""
+    return frozenset(_imports(ast.parse(modules()[name].read_text("utf-8"))))
+
+
+def _imports(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            for alias in node.names:
+                inside = f"{node.module}.{alias.name}"
+                yield inside if inside in modules() else str(node.module)
+
+
+def room_of(name: str) -> str:
+    """The room of a module of the core: the folder, or the file at the root."""
+    parts = name.split(".")
+    return "__init__" if len(parts) == 1 else parts[1]
+
+
+def core() -> list[str]:
+    return [name for name in modules() if name.split(".")[0] == "xai_align"]
+
+
+def test_every_module_is_in_a_known_room():
+    assert {room_of(name) for name in core()} == set(FLOOR_OF)
+    assert {file.stem for file in CORE.glob("*.py")} == AT_THE_ROOT
+
+
+@pytest.mark.parametrize("room", sorted(FLOOR_OF))
+def test_arrows_point_downwards(room):
+    wrong = [
+        f"{name} imports {other}"
+        for name in core()
+        if room_of(name) == room
+        for other in imported(name)
+        if other.split(".")[0] == "xai_align" and FLOOR_OF[room_of(other)] > FLOOR_OF[room]
+    ]
+    assert not wrong
+
+
+def test_nothing_goes_in_a_circle():
+    assert not circles({name: imported(name) & set(modules()) for name in modules()})
+
+
+def circles(graph: dict[str, frozenset[str]]) -> list[set[str]]:
+    """Modules that reach each other: strongly connected, more than one of them."""
+    reach: dict[str, set[str]] = {}
+    for start in graph:
+        seen: set[str] = set()
+        left = [*graph[start]]
+        while left:
+            name = left.pop()
+            if name not in seen:
+                seen.add(name)
+                left += graph[name]
+        reach[start] = seen
+    return [{name, other} for name in graph for other in reach[name] if name < other and name in reach[other]]
+
+
+def test_circles_are_found():
+    graph = {"a": frozenset("b"), "b": frozenset("c"), "c": frozenset("b"), "d": frozenset("a")}
+    assert circles(graph) == [{"b", "c"}]
+
+
+@pytest.mark.parametrize("package", ["typer", "rich"])
+def test_only_the_command_line_prints(package):
+    users = {room_of(name) for name in core() if any(one.split(".")[0] == package for one in imported(name))}
+    assert users <= {"cli"}
+
+
+@pytest.mark.parametrize("package", [*ECOSYSTEMS, "torchvision"])
+def test_only_its_adapter_knows_an_ecosystem(package):
+    users = {name.split(".")[0] for name in modules() if any(one.split(".")[0] == package for one in imported(name))}
+    assert users <= {ECOSYSTEMS.get(package)}
+
+
+def test_adapters_do_not_know_each_other():
+    names = set(ECOSYSTEMS.values())
+    wrong = [
+        f"{name} imports {other}"
+        for name in modules()
+        for other in imported(name)
+        if other.split(".")[0] in names - {name.split(".")[0]}
+    ]
+    assert not wrong
+
+
+def test_no_method_is_known_by_name_outside_the_file_that_registers_it():
+    """Neither pages nor the command line nor comparisons; a demo names what it shows."""
+    from xai_align.plugins import attribution_methods
+
+    registering = {"xai_align.builtin", "xai_align.evaluation.controls", "xai_align.cli.demo"}
+    readers = [
+        name
+        for name in core()
+        if room_of(name) in {"cli", "report", "comparison", "explanation", "evaluation", "testing", "plugins"}
+        and name not in registering
+    ]
+    # words that mean other things too: a recipe, a preset, an order at random
+    names = set(attribution_methods()) - {"align", "fei", "random"}
+    wrong = [
+        f"{name} names {found}"
+        for name in readers
+        for found in _strings(ast.parse(modules()[name].read_text("utf-8"))) & names
+    ]
+    assert not wrong
+
+
+def _strings(tree: ast.AST) -> set[str]:
+    return {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+
+
+def test_random_state_is_set_in_one_room():
+    """The process's generators are seeded and put back in ``_tools`` alone; generators of one's own are free."""
+    touches = re.compile(
+        r"torch\.manual_seed\(|fork_rng|np\.random\.(seed|set_state)\(|random\.(seed|setstate)\(|[sg]et_rng_state\("
+    )
+    wrong = [
+        name for name in modules() if room_of(name) != "_tools" and touches.search(modules()[name].read_text("utf-8"))
+    ]
+    assert not wrong

@@ -1,0 +1,52 @@
+"""Resizing of maps that keeps their sum: from cells to pixels, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+#: "area": a cell is spread evenly over the pixels it covers. "smooth": it fades into its neighbours.
+Spread = Literal["area", "smooth"]
+
+
+def resize_keeping_sum(cells: Tensor, size: Sequence[int], spread: Spread = "area") -> Tensor:
+    """``[..., h, w]`` to ``[..., H, W]`` with the same sum, for any sizes: ``R_h @ cells @ R_w^T``.
+
+    Every column of ``R`` sums to one, so what a cell holds is shared out and nothing is lost.
+    """
+    height, width = size
+    rows = _spreading(cells.shape[-2], height, spread).to(cells)
+    columns = _spreading(cells.shape[-1], width, spread).to(cells)
+    return rows @ cells @ columns.T
+
+
+def collect_keeping_sum(pixels: Tensor, size: Sequence[int], spread: Spread = "area") -> Tensor:
+    """The transpose of :func:`resize_keeping_sum`: ``[..., H, W]`` to ``[..., h, w]``, ``R_h^T @ pixels @ R_w``.
+
+    ``sum(pixels * resize_keeping_sum(cells)) == sum(collect_keeping_sum(pixels) * cells)``.
+    """
+    height, width = size
+    rows = _spreading(height, pixels.shape[-2], spread).to(pixels)
+    columns = _spreading(width, pixels.shape[-1], spread).to(pixels)
+    return rows.T @ pixels @ columns
+
+
+def _spreading(cells: int, pixels: int, spread: Spread) -> Tensor:
+    """``R[pixel, cell]``: the share of a cell that a pixel receives."""
+    if spread == "area":
+        # the overlap of pixel [i, i+1) with the cell's stretch [j, j+1) * pixels / cells, over its length
+        edges = torch.arange(cells + 1, dtype=torch.float64) * pixels / cells
+        i = torch.arange(pixels, dtype=torch.float64)[:, None]
+        overlap = (torch.minimum(i + 1, edges[None, 1:]) - torch.maximum(i, edges[None, :-1])).clamp(min=0)
+    else:
+        # a hat around the cell's centre, two cells wide
+        centres = (torch.arange(pixels, dtype=torch.float64) + 0.5) * cells / pixels - 0.5
+        centres = centres.clamp(0, cells - 1)[:, None]
+        overlap = (1 - (centres - torch.arange(cells, dtype=torch.float64)[None]).abs()).clamp(min=0)
+        # fewer pixels than cells: no hat may fall between pixels
+        missed = overlap.sum(0) == 0
+        overlap[:, missed] = _spreading(cells, pixels, "area")[:, missed]
+    return overlap / overlap.sum(0)

@@ -1,0 +1,38 @@
+"""What a fit asks of its trainer; the trainer itself is built on the fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import nn
+
+from xai_align.align.training.bench import Bench
+from xai_align.align.training.settings import AlignSettings
+from xai_align.hookspecs import FeatureSpace
+from xai_align.training.training_log import Row
+
+
+class Fitted(Protocol):
+    """Networks, options and callbacks of an :class:`~xai_align.align.AlignTrainer`."""
+
+    bench: Bench
+    settings: AlignSettings
+    out: Path | None
+    read_batch: Any
+    log: Callable[[Row], None] | None
+    show_progress: bool
+    normalization: tuple[Sequence[float], Sequence[float]] | None
+
+    @property
+    def classifier(self) -> nn.Module:
+        """As it was given."""
+
+    @property
+    def masker(self) -> nn.Module | None:
+        """None until the first batch, if none was given."""
+
+    @property
+    def space(self) -> FeatureSpace | None:
+        """Where the CAM is taken; None until the first batch."""
