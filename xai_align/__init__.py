@@ -3,14 +3,13 @@
 Importing this package loads PyTorch, NumPy and pluggy, and nothing else.
 """
 
+from xai_align._tools.version import __version__ as __version__
 from xai_align.comparison.compare import compare
 from xai_align.explanation import explain
 from xai_align.hookspecs import AttributionSpec, FeatureSpace, LoadedModel, MetricSpec, Split, hookimpl
 from xai_align.pinet import ExactPiNet, PiNet, Readout, read_out, read_out_all_classes
 from xai_align.plugins import PluginError, PluginWarning
 from xai_align.question import Question, ask
-
-__version__ = "0.1.0"
 
 __all__ = [
     "AttributionSpec",

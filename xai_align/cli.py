@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from xai_align._tools.version import __version__
 from xai_align.compare_command import compare_command
 from xai_align.files.references import typed_on_the_command_line
 from xai_align.fit_align_command import fit_align_command
@@ -47,9 +48,7 @@ def main() -> None:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
-
-        typer.echo(f"xai-align {version('xai-align')}")
+        typer.echo(f"xai-align {__version__}")
         raise typer.Exit
 
 
