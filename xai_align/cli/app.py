@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from xai_align._tools.files.references import typed_on_the_command_line
+from xai_align._tools.version import __version__
 from xai_align.cli.compare_command import compare_command
 from xai_align.cli.fit_align_command import fit_align_command
 from xai_align.cli.fit_pinet_command import fit_pinet_command
@@ -47,9 +48,7 @@ def main() -> None:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
-
-        typer.echo(f"xai-align {version('xai-align')}")
+        typer.echo(f"xai-align {__version__}")
         raise typer.Exit
 
 
