@@ -12,7 +12,7 @@ import yaml
 from typer.testing import CliRunner
 
 import xai_align
-from xai_align.cli import app
+from xai_align.cli.app import app
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

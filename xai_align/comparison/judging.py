@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import warnings
 from collections.abc import Callable, Sequence
@@ -25,6 +24,7 @@ from xai_align.perturbation.curve import Curve, perturbation_curves
 from xai_align.perturbation.questioned import curve_values
 from xai_align.perturbation.ranking import TieWarning
 from xai_align.perturbation.series import Series
+from xai_align.plugins.metric_call import needs_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -164,7 +164,7 @@ class Judging:
     # --- all other metrics: one at a time ---------------------------------------------------------
 
     def _judge(self, batch: Sequence[Example], explanation: Explanation, measure: MetricSpec) -> None:
-        asks = _named_parameters(measure.evaluate)
+        asks = needs_of(measure.evaluate)
         positions = list(range(len(batch)))
         if asks & {"boxes", "masks"}:
             positions = [position for position in positions if batch[position].mask is not None]
@@ -192,7 +192,9 @@ class Judging:
         for _ in one_by_one(run, positions, lambda position, error: self._failed(batch[position], measure, error)):
             pass
 
-    def _extras(self, batch: Sequence[Example], explanation: Explanation | None, asks: set[str]) -> dict[str, Any]:
+    def _extras(
+        self, batch: Sequence[Example], explanation: Explanation | None, asks: frozenset[str]
+    ) -> dict[str, Any]:
         """What a metric gets because it names it."""
         model, method = self.plan.loaded.model, self.method
 
@@ -253,10 +255,3 @@ def _form(question: Question | None) -> tuple[bool, int] | None:
         return None
     against = -1 if question.rivals is None else min(len(question.rivals), 2)
     return len(question.favoured) > 1, against
-
-
-def _named_parameters(evaluate: Callable[..., Any]) -> set[str]:
-    try:
-        return set(inspect.signature(evaluate).parameters)
-    except (TypeError, ValueError):  # something callable without a signature
-        return set()

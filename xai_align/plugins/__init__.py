@@ -31,6 +31,7 @@ from xai_align.plugins.loading import (
     load_registry,
     warn_about,
 )
+from xai_align.plugins.metric_call import call_problem
 
 if TYPE_CHECKING:
     import pluggy
@@ -421,6 +422,8 @@ def _check_spec(answer: Any, hook: str, kind: type[AttributionSpec] | type[Metri
     call = "build" if isinstance(answer, AttributionSpec) else "evaluate"
     if not callable(getattr(answer, call)):
         raise Refusal(f"{hook} listed '{answer.name}', whose `{call}` cannot be called; skipped")
+    if isinstance(answer, MetricSpec) and (problem := call_problem(answer.evaluate)):
+        raise Refusal(f"{hook} listed '{answer.name}', whose `evaluate` {problem}; skipped")
 
 
 def _check_unique(name: str, offers: Mapping[str, _Offer[_Spec]], hook: str) -> None:

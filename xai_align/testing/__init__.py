@@ -1,14 +1,15 @@
-"""For authors of attribution methods: does a class keep the conventions that pipelines rely on?
+"""Conformance checks for authors of attribution methods and metrics.
 
 ::
 
-    from xai_align.testing import check_attribution
+    from xai_align.testing import check_attribution, check_metric
 
     def test_conventions():
         check_attribution(MyAttribution)
+        check_metric(my_metric)
 
-The check is ``conformance.py``; the single checks lie in ``*_checks.py`` and in the
-adapter of the library they need, the tiny networks they run on in ``networks.py``.
+The checks are ``conformance.py`` and ``metric_conformance.py``; the single checks of methods lie in ``*_checks.py`` and
+in the adapter of the library they need, the tiny networks they run on in ``networks.py``.
 """
 
 from xai_align.testing.conformance import (
@@ -17,6 +18,7 @@ from xai_align.testing.conformance import (
     check_attribution,
     conformance_checks,
 )
+from xai_align.testing.metric_conformance import check_metric
 from xai_align.testing.networks import TinyNetwork, fixed_images
 
 __all__ = [
@@ -24,6 +26,7 @@ __all__ = [
     "Outcome",
     "TinyNetwork",
     "check_attribution",
+    "check_metric",
     "conformance_checks",
     "fixed_images",
 ]

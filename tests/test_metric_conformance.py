@@ -1,0 +1,143 @@
+"""``check_metric``: every registered metric keeps the conventions, and each broken one is found by its name."""
+
+from __future__ import annotations
+
+from itertools import count
+
+import pytest
+import torch
+
+from xai_align import plugins
+from xai_align.evaluation import MetricDoesNotApply
+from xai_align.features import hidden_layers
+from xai_align.hookspecs import MetricSpec
+from xai_align.plugins import PluginWarning
+from xai_align.testing import ConformanceError, check_metric
+
+#: Metrics of contrasts and groups have no value for "why A?", which is asked here.
+CONTRASTS = set("ccs cgc cgs pgs ccs_published cgc_published cgs_published pgs_published cauc cdrop".split())
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", sorted(set(plugins.metrics()) - CONTRASTS))
+def test_registered_metrics_keep_the_conventions(name, monkeypatch):
+    monkeypatch.setattr(hidden_layers, "stages", lambda model: ("first", "second"))
+    check_metric(plugins.metric(name))
+
+
+@pytest.mark.parametrize("name", ["ccs", "cgs"])
+def test_a_metric_that_does_not_apply_says_so(name):
+    with pytest.raises(MetricDoesNotApply):
+        check_metric(plugins.metric(name))
+
+
+def total(forward_func, inputs, attributions, *, target=None):
+    """A metric that keeps everything: the sum of the map."""
+    return attributions.flatten(1).sum(1)
+
+
+def test_a_metric_that_keeps_everything_passes():
+    check_metric(total)
+    check_metric(MetricSpec(name="total", evaluate=total, higher_is_better=True, summary="a sum"))
+
+
+def of_the_batch(forward_func, inputs, attributions, *, target=None):
+    return attributions.flatten(1).sum(1) / attributions.abs().max()
+
+
+CALLS = count()
+
+
+def of_chance(forward_func, inputs, attributions, *, target=None):
+    return torch.rand(len(inputs), generator=torch.Generator().manual_seed(next(CALLS)))
+
+
+def of_the_process_chance(forward_func, inputs, attributions, *, target=None):
+    return torch.rand(len(inputs)) * 0
+
+
+def writing(forward_func, inputs, attributions, *, target=None):
+    attributions.mul_(2)
+    return attributions.flatten(1).sum(1)
+
+
+def one_number(forward_func, inputs, attributions, *, target=None):
+    return float(attributions.sum())
+
+
+def whole_numbers(forward_func, inputs, attributions, *, target=None):
+    return torch.ones(len(inputs), dtype=torch.int64)
+
+
+def infinite(forward_func, inputs, attributions, *, target=None):
+    return torch.full((len(inputs),), torch.inf)
+
+
+def with_a_graph(forward_func, inputs, attributions, *, target=None):
+    return forward_func(inputs).sum(1)
+
+
+def needs_a_gradient(forward_func, inputs, attributions, *, target=None):
+    inputs = inputs.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(forward_func(inputs).sum(), inputs)
+    return slope.flatten(1).sum(1)
+
+
+def for_integers(forward_func, inputs, attributions, *, target=None):
+    return torch.tensor([float(one) if isinstance(one, int) else 0.0 for one in target])
+
+
+def without_a_target(forward_func, inputs, attributions):
+    return total(forward_func, inputs, attributions)
+
+
+def wants_more(forward_func, inputs, attributions, sigma, *, target=None):
+    return total(forward_func, inputs, attributions)
+
+
+@pytest.mark.parametrize(
+    ("evaluate", "check"),
+    [
+        (of_the_batch, "batch mates"),
+        (of_chance, "questions"),
+        (of_the_process_chance, "no trace"),
+        (writing, "no trace"),
+        (one_number, "values"),
+        (whole_numbers, "values"),
+        (infinite, "values"),
+        (with_a_graph, "values"),
+        (for_integers, "questions"),
+        (without_a_target, "signature"),
+        (wants_more, "signature"),
+    ],
+)
+def test_what_is_broken_is_named(evaluate, check):
+    with pytest.raises(ConformanceError, match=f"fails the check '{check}'") as caught:
+        check_metric(evaluate)
+    assert caught.value.check == check
+
+
+def test_a_metric_that_needs_a_gradient_switches_it_on():
+    with pytest.raises(RuntimeError, match="does not require grad"):
+        check_metric(needs_a_gradient)
+
+
+@pytest.mark.parametrize("evaluate", [without_a_target, wants_more])
+def test_a_plugins_metric_with_another_call_is_skipped_with_one_warning(monkeypatch, evaluate):
+    bad = MetricSpec(name="bad", evaluate=evaluate, higher_is_better=True, summary="a test's")
+    good = MetricSpec(name="good", evaluate=total, higher_is_better=True, summary="a test's")
+    owner = plugins._registry().plugins[0]
+
+    class Both:
+        argnames = ()
+        function = staticmethod(lambda: [bad, good])
+
+    registry = type("Registry", (), {"plugins": [owner], "implementations": lambda self, hook: [(owner, Both)]})()
+    monkeypatch.setattr(plugins, "_registry", lambda: registry)
+    monkeypatch.setattr(owner, "reasons", [])
+    with pytest.warns(
+        PluginWarning, match=r"'bad', whose `evaluate` can't be called as evaluate\(forward_func"
+    ) as told:
+        offers = plugins._collect("xai_align_metrics", MetricSpec)
+    assert list(offers) == ["good"]
+    assert len(told) == 1

@@ -1,0 +1,35 @@
+"""The call of a metric, checked before anything is run."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+#: Arguments that a metric gets if its ``evaluate`` names them: functions that explain the same or another model, the
+#: explanation that the attributions come from, boxes and masks of the object, the number of perturbed inputs at once.
+OFFERS = ("explain", "explain_model", "explanation", "boxes", "masks", "internal_batch_size")
+
+
+def needs_of(evaluate: Callable[..., Any]) -> frozenset[str]:
+    """Return which of :data:`OFFERS` a metric names."""
+    try:
+        return frozenset(inspect.signature(evaluate).parameters) & frozenset(OFFERS)
+    except (TypeError, ValueError):  # something callable without a signature
+        return frozenset()
+
+
+def call_problem(evaluate: Callable[..., Any]) -> str:
+    """Return why ``evaluate(forward_func, inputs, attributions, target=...)`` isn't a possible call, or ""."""
+    try:
+        signature = inspect.signature(evaluate)
+    except (TypeError, ValueError):
+        return ""
+    try:
+        signature.bind(None, None, None, target=None, **dict.fromkeys(needs_of(evaluate)))
+    except TypeError as error:
+        return (
+            f"can't be called as evaluate(forward_func, inputs, attributions, target=...): {error}; further parameters "
+            f"without a default are among {', '.join(OFFERS)}"
+        )
+    return ""
