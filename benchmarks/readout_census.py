@@ -95,7 +95,7 @@ def measure(name: str) -> dict[str, object]:
     import timm
     import torch
 
-    from xai_align.pinet import where_to_read
+    from xai_align.features import resolve_layer
 
     model, x, note = build(name)
     row: dict[str, object] = {
@@ -104,7 +104,7 @@ def measure(name: str) -> dict[str, object]:
         "size": "x".join(map(str, x.shape[-2:])),
         "note": note,
     }
-    space = where_to_read(model)
+    space = resolve_layer(model)
     row["space"] = space.layer if isinstance(space.layer, str) else "+".join(space.layer)
     torch.manual_seed(0)
     for dtype in (torch.float32, torch.float64):

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from xai_align import plugins
 from xai_align._tools.sum_keeping import resize_keeping_sum
 from xai_align._tools.thread_state import restores_thread_state
-from xai_align.features.cut_network import CutNetwork, last_convolution
-from xai_align.pinet.readout import Where, where_to_read
-from xai_align.pinet.unwrapping import unwrapped
+from xai_align.features.cut_network import CutNetwork
+from xai_align.features.resolve_layer import Layer, last_convolution, resolve_layer
+from xai_align.features.unwrapping import unwrapped
 from xai_align.question import QuestionModel
 
 
@@ -37,7 +37,7 @@ class FeatureSpaceGradCam(Attribution):
         TypeError: the model is no ``nn.Module``.
     """
 
-    def __init__(self, forward_func: nn.Module, layer: Where = None) -> None:
+    def __init__(self, forward_func: nn.Module, layer: Layer = None) -> None:
         if not isinstance(forward_func, nn.Module):
             raise TypeError(f"Grad-CAM looks into a torch.nn.Module, got {type(forward_func).__name__}")
         Attribution.__init__(self, forward_func)
@@ -85,15 +85,15 @@ class FeatureSpaceGradCam(Attribution):
         return "Layer Grad-CAM"
 
 
-def _cut(model: Any, layer: Where) -> tuple[CutNetwork, nn.Module]:
+def _cut(model: Any, layer: Layer) -> tuple[CutNetwork, nn.Module]:
     """The network cut at the layer, and what Captum runs: the same, or the questions to it."""
     outer, own_place = unwrapped(model)
     inner = outer.model if isinstance(outer, QuestionModel) else outer
     if inner is not outer:
         inner, own_place = unwrapped(inner)
     where = own_place if layer is None else layer
-    space = (
-        where_to_read(inner, where) if where is not None else plugins.feature_space(inner) or last_convolution(inner)
-    )
+    if where is None and plugins.feature_space(inner) is None:
+        where = last_convolution(inner)
+    space = resolve_layer(inner, where)
     cut = CutNetwork(inner, space)
     return cut, QuestionModel(cut, outer.questions) if isinstance(outer, QuestionModel) else cut

@@ -21,8 +21,8 @@ from xai_align._tools.model_state import check_evaluation_mode
 from xai_align._tools.thread_state import restores_thread_state
 from xai_align.explanation import logits_of
 from xai_align.features.routes import layer_name
+from xai_align.features.unwrapping import unwrapped
 from xai_align.hookspecs import FeatureSpace
-from xai_align.pinet.unwrapping import unwrapped
 from xai_align.question import Question, ask
 
 #: A map with channels ``[N, C, h, w]`` to one without ``[N, h, w]``.

@@ -18,11 +18,11 @@ from xai_align._tools.model_state import check_evaluation_mode
 from xai_align._tools.plain_attention import PlainAttention
 from xai_align._tools.random_state import fixed_random_state
 from xai_align._tools.thread_state import restores_thread_state
-from xai_align.features.cut_network import CutNetwork, where_to_cut
+from xai_align.features.cut_network import CutNetwork
+from xai_align.features.resolve_layer import Layer, resolve_layer
+from xai_align.features.unwrapping import unwrapped
 from xai_align.hookspecs import FeatureSpace
 from xai_align.pinet.input_checks import check_logits, forward_arguments
-from xai_align.pinet.readout import Where, where_to_read
-from xai_align.pinet.unwrapping import unwrapped
 from xai_align.question import Question, QuestionModel, TargetError, answers, as_questions
 
 #: A matrix of positions times positions has at most this many rows: 400 MB in float32.
@@ -52,7 +52,7 @@ class GradCamPeer:
     #: What Captum's own code asks of a method.
     multiplies_by_inputs = True
 
-    def __init__(self, forward_func: Any, name: str, layer: Where = None, **options: Any) -> None:
+    def __init__(self, forward_func: Any, name: str, layer: Layer = None, **options: Any) -> None:
         if not isinstance(forward_func, nn.Module):
             raise TypeError(f"{name} looks into a torch.nn.Module, got {type(forward_func).__name__}")
         self.forward_func = forward_func
@@ -96,7 +96,7 @@ class GradCamPeer:
             if self.recipe.keeps_graph:
                 stack.enter_context(PlainAttention())
             images = images.detach().clone()
-            space = where_to_read(model, self.layer) if self.layer is not None else where_to_cut(model, images[:1])
+            space = resolve_layer(model, self.layer, purpose="gradient", image=images[:1])
             size = 1 if self.recipe.runs_network else len(images)
             parts = [
                 self._maps(_Network(model, space, _rows(extra, here, len(images)), images.dtype), images[here], some)

@@ -14,8 +14,8 @@ from timm_align.feature_space import is_timm_model
 from timm_align.linear_classifier import linear_classifier
 from timm_align.loading import create_model
 from timm_align.second_look import TimmEncoder, classifier_parameters, image_channels
+from xai_align.features.resolve_layer import Layer
 from xai_align.pinet import ExactPiNet, FrozenEncoder, PiNet, SecondLookHead
-from xai_align.pinet.readout import Where
 from xai_align.pinet.second_look_head import Size
 
 #: Rows and columns of a second look's maps, if nothing is said.
@@ -30,7 +30,7 @@ def retrofit(
     *,
     pretrained: bool = False,
     num_classes: int | None = None,
-    feature_space: Where = None,
+    feature_space: Layer = None,
     **options: Any,
 ) -> PiNet:
     """A timm model that accounts for its own logits.
@@ -82,7 +82,7 @@ def _exact(
     model_or_name: nn.Module | str,
     pretrained: bool,
     num_classes: int | None,
-    feature_space: Where,
+    feature_space: Layer,
     options: dict[str, Any],
 ) -> ExactPiNet:
     if isinstance(model_or_name, str):

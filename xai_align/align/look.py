@@ -14,17 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xai_align import plugins
 from xai_align._tools.model_state import without_checkpointing
 from xai_align._tools.replica import Replica
 from xai_align._tools.thread_state import restores_thread_state
-from xai_align.align.last_map import last_map
-from xai_align.features.cut_network import as_raster, where_to_cut
-from xai_align.features.routes import find_layer, route_through
+from xai_align.features.cut_network import as_raster
+from xai_align.features.resolve_layer import Layer, resolve_layer
+from xai_align.features.routes import route_through
+from xai_align.features.unwrapping import unwrapped
 from xai_align.hookspecs import FeatureSpace
-from xai_align.pinet.unwrapping import unwrapped
 
-__all__ = ["Look", "check_logits", "look", "where_to_look"]
+__all__ = ["Look", "cam_space", "check_logits", "look"]
 
 
 @dataclass(frozen=True)
@@ -40,36 +39,20 @@ class Look:
     activations: Tensor
 
 
-@restores_thread_state
-def where_to_look(model: nn.Module, images: Tensor, layer: str | FeatureSpace | None = None) -> FeatureSpace:
-    """Where a CAM of this model is taken.
-
-    By default where a plugin says (any timm model): the head's input, or, in front of a class token, the last
-    place whose patches still reach the answer. In other models it is the last feature map on the way
-    (``layer4`` of a ResNet), else the output of the last ``Conv2d``. Finding it may take a pass of one picture
-    of noise; the model's modes, statistics and the random state are not changed.
+def cam_space(model: nn.Module, images: Tensor, layer: Layer = None) -> FeatureSpace:
+    """Return the feature space at which a CAM of this model is taken.
 
     Args:
-        model: the classifier. A compiled, data-parallel or retrofitted one is looked into.
+        model: the classifier.
         images: ``[N, C, H, W]``, for shape, dtype and device alone.
-        layer: a module's dotted name, ``"input"``, or the feature space itself; None: found as above.
+        layer: as for :func:`~xai_align.features.resolve_layer`; None: its default for "map".
 
     Raises:
-        ValueError: there is no such layer, or none was given and no place was found.
+        ValueError, TypeError: as there, or these are no images.
     """
-    if isinstance(layer, FeatureSpace):
-        return layer
-    inner, own_place = unwrapped(model)
-    if layer is not None:
-        if layer != "input":
-            find_layer(inner, layer)
-        return plugins.feature_space(inner, layer) or FeatureSpace(layer=layer)
-    if isinstance(own_place, FeatureSpace):
-        return own_place
-    _check_images(images)
-    if plugins.feature_space(inner) is None and (found := last_map(inner, images[:1])) is not None:
-        return found
-    return where_to_cut(inner, images[:1])
+    if layer is None:
+        _check_images(images)
+    return resolve_layer(model, layer, purpose="map", image=images[:1])
 
 
 @restores_thread_state
@@ -84,7 +67,7 @@ def look(model: nn.Module, images: Tensor, space: FeatureSpace) -> Look:
     Args:
         model: the classifier, ``[N, C, H, W]`` to ``[N, K]``.
         images: ``[N, C, H, W]``, floating.
-        space: where, see :func:`where_to_look`.
+        space: where, see :func:`cam_space`.
 
     Raises:
         TypeError: the model is no ``nn.Module``, or the images no tensor.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from xai_align.align.masker_file import HoldsMasker, find_masker
-from xai_align.pinet.unwrapping import unwrapped
+from xai_align.features.unwrapping import unwrapped
 
 
 def export_masker(

@@ -16,7 +16,7 @@ from xai_align._tools.files.fields import check_fields, number, one_of, record, 
 from xai_align._tools.files.size_limit import no_larger_than
 from xai_align._tools.files.tensor_file import check_weights
 from xai_align._tools.version import __version__
-from xai_align.pinet.unwrapping import unwrapped
+from xai_align.features.unwrapping import unwrapped
 from xai_align.training.checkpoints import DamagedCheckpoint, Snapshot, read_checkpoint, write_checkpoint
 
 if TYPE_CHECKING:

@@ -24,10 +24,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xai_align.align.look import look, where_to_look
+from xai_align.align.look import cam_space, look
 from xai_align.align.saliency import Normalise, Order, at_least_float32, saliency_at
 from xai_align.align.views.batch import class_balance
-from xai_align.hookspecs import FeatureSpace
+from xai_align.features.resolve_layer import Layer
 from xai_align.pinet.second_look import full_precision
 
 __all__ = [
@@ -66,7 +66,7 @@ def mixup_regulariser(
     images: Tensor,
     labels: Tensor,
     *,
-    layer: str | FeatureSpace | None = None,
+    layer: Layer = None,
     order: Order = "first",
     normalise: Normalise = "minmax",
     generator: torch.Generator | None = None,
@@ -84,7 +84,7 @@ def mixup_regulariser(
         images: ``[N, C, H, W]``.
         labels: ``[N]``, int64.
         layer: where CAMs are taken, by name or as a feature space; None: found anew at each call, which takes a pass
-            in some models. In a loop, find it once with :func:`~xai_align.align.look.where_to_look`.
+            in some models. In a loop, find it once with :func:`~xai_align.align.look.cam_space`.
         order: of the CAM, see :mod:`~xai_align.align.saliency`.
         normalise: how CAMs are brought to [0, 1].
         generator: of partners and shares; None: PyTorch's own, which goes on by this.
@@ -98,7 +98,7 @@ def mixup_regulariser(
     """
     partners = same_class_partners(labels, generator)
     lam = mixing_shares(len(labels), alpha, generator).to(images)
-    space = where_to_look(model, images, layer)
+    space = cam_space(model, images, layer)
     seen = look(model, images, space)
     cam = saliency_at(seen, labels, order=order, how=normalise)
     seen_mixed = look(model, mixed(images, partners, lam), space)

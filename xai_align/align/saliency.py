@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from xai_align._tools.choices import check_choice
 from xai_align.align.classes import check_classes
-from xai_align.align.look import Look, look, where_to_look
+from xai_align.align.look import Look, cam_space, look
 from xai_align.align.twice_differentiable import twice_differentiable
-from xai_align.hookspecs import FeatureSpace
+from xai_align.features.resolve_layer import Layer
 from xai_align.pinet.second_look import full_precision
 
 __all__ = [
@@ -51,7 +51,7 @@ def grad_cam(
     images: Tensor,
     target: Tensor,
     *,
-    layer: str | FeatureSpace | None = None,
+    layer: Layer = None,
     order: Order = "first",
 ) -> Tensor:
     """Grad-CAM with its gradient: one forward pass, and one backward pass from the logits to the layer.
@@ -64,7 +64,7 @@ def grad_cam(
         images: ``[N, C, H, W]``.
         target: ``[N]``, int64: the class of each.
         layer: where, by name or as a feature space; None: found anew at each call, which takes a pass in some models.
-            In a loop, find it once with :func:`~xai_align.align.look.where_to_look`.
+            In a loop, find it once with :func:`~xai_align.align.look.cam_space`.
         order: "first" or "second".
 
     Returns:
@@ -72,9 +72,9 @@ def grad_cam(
 
     Raises:
         TypeError, ValueError: as :func:`~xai_align.align.look.look` and
-            :func:`~xai_align.align.look.where_to_look`; the target is no class of the model.
+            :func:`~xai_align.align.look.cam_space`; the target is no class of the model.
     """
-    space = where_to_look(model, images, layer)
+    space = cam_space(model, images, layer)
     with twice_differentiable() if order == "second" else nullcontext():
         return cam_at(look(model, images, space), target, order=order)
 

@@ -25,8 +25,8 @@ from xai_align._tools.files.tensor_file import check_weights
 from xai_align._tools.random_state import kept_random_state
 from xai_align._tools.version import __version__
 from xai_align.align.masker_file import save_masker
+from xai_align.features.unwrapping import unwrapped
 from xai_align.hookspecs import LoadedModel
-from xai_align.pinet.unwrapping import unwrapped
 from xai_align.question import QuestionModel
 from xai_align.training.checkpoints import DamagedCheckpoint, Snapshot, read_checkpoint, write_checkpoint
 

@@ -27,6 +27,7 @@ from xai_align.align.training.settings import (
     Schedule,
 )
 from xai_align.align.training.steps import needs_guide
+from xai_align.features.resolve_layer import Layer
 from xai_align.hookspecs import FeatureSpace
 from xai_align.training.training_log import Row
 
@@ -55,7 +56,7 @@ class AlignTrainer:
         classifier: images ``[N, C, H, W]`` to logits ``[N, K]``. Of a compiled or data-parallel one the network
             inside is trained, which shares its weights.
         masker: images to masks ``[N, 1, H, W]`` in [0, 1]; None: a :class:`~xai_align.align.masker.Masker`.
-        target_layer: where the CAM is taken; None: found, see :func:`~xai_align.align.look.where_to_look`.
+        target_layer: where the CAM is taken; None: found, see :func:`~xai_align.align.look.cam_space`.
         recipe: a :class:`~xai_align.align.recipes.Recipe` or the name of one.
         order: "first": the CAM's channel weights are constants for the gradient; "second": it goes through them.
         normalise: how a CAM comes to [0, 1], see :func:`~xai_align.align.saliency.normalised`: "max", "minmax", or
@@ -115,7 +116,7 @@ class AlignTrainer:
         self,
         classifier: nn.Module,
         masker: nn.Module | None = None,
-        target_layer: str | FeatureSpace | None = None,
+        target_layer: Layer = None,
         *,
         recipe: str | Recipe = "align",
         order: Order = "first",

@@ -12,7 +12,7 @@ from xai_align._tools.devices import usable_device
 from xai_align.data.class_names import parse_sides, question_about
 from xai_align.data.images import ImageError, distinct_stems, expand_paths, open_image, to_picture
 from xai_align.explanation import explain, logits_of
-from xai_align.pinet.places import check_place
+from xai_align.features.resolve_layer import resolve_layer
 from xai_align.plugins import attribution_method, default_method, load_model
 from xai_align.question import Question, TargetError
 from xai_align.report.record import Record, file_name, record_of, save_arrays, save_numbers
@@ -68,7 +68,7 @@ class Task:
         where = usable_device(device)
         loaded = load_model(model, trust=trust)
         if layer is not None:
-            check_place(loaded.model, layer)
+            resolve_layer(loaded.model, layer)
         asked, against = parse_sides(favoured, rivals, loaded.class_names)
         if asked:
             question_about(asked, against, predicted=asked[0])  # are the sides distinct?

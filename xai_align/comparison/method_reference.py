@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from xai_align.pinet.places import check_place
+from xai_align.features.resolve_layer import resolve_layer
 from xai_align.plugins import attribution_method, attribution_methods
 
 if TYPE_CHECKING:
@@ -61,6 +61,6 @@ def check_layers(methods: Iterable[MethodReference], model: nn.Module) -> None:
         if method.layer is None:
             continue
         try:
-            check_place(model, str(method.layer))
+            resolve_layer(model, str(method.layer))
         except ValueError as error:
             raise ValueError(f"{method}: {error}") from None

@@ -16,6 +16,7 @@ from torch import Tensor
 from xai_align.evaluation.curve_metric import CurveMetric
 from xai_align.evaluation.faithfulness import RISE_STEPS, area
 from xai_align.features.hidden_layers import MEASURES
+from xai_align.features.resolve_layer import Layers
 from xai_align.perturbation.curve import Curve, walk_curves
 from xai_align.perturbation.questioned import curve_values
 from xai_align.perturbation.series import Order, Series, steps
@@ -62,7 +63,7 @@ def pathways(
     attributions: Tensor,
     *,
     target: Any = None,
-    layers: Sequence[str] | None = None,
+    layers: Layers | None = None,
     num_steps: int = RISE_STEPS,
     **options: Any,
 ) -> PathwayReport:

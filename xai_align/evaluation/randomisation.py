@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from xai_align._tools.correlation import pearson, spearman
 from xai_align._tools.random_state import fixed_random_state
 from xai_align._tools.thread_state import restores_thread_state
+from xai_align.features.resolve_layer import Layers, layer_names
 
 #: "cascading": this layer and all above it are random; "independent": this layer alone is.
 Order = Literal["cascading", "independent"]
@@ -63,7 +64,7 @@ def parameter_randomisation(
     attribute: Callable[[nn.Module, Tensor, Any], Tensor],
     *,
     target: Any = None,
-    layers: Sequence[str] | None = None,
+    layers: Layers | None = None,
     order: Order = "cascading",
     seed: int = 0,
     similarity: str | Similarity = "spearman",
@@ -105,9 +106,7 @@ def parameter_randomisation(
     return Randomisation(stages=tuple(stages), similarity=torch.stack(values))
 
 
-def _random_models(
-    model: nn.Module, layers: Sequence[str] | None, order: Order, seed: int
-) -> Iterator[tuple[str, nn.Module]]:
+def _random_models(model: nn.Module, layers: Layers | None, order: Order, seed: int) -> Iterator[tuple[str, nn.Module]]:
     """The name of each layer from the top, and a copy of the model in which it is random.
 
     What is yielded is a copy of its own, as explaining a model may leave traces on it.
@@ -133,13 +132,14 @@ def _own_parameters(model: nn.Module) -> dict[str, list[str]]:
     return {name or type(model).__name__: [name] for name in reversed(names)}
 
 
-def _named(model: nn.Module, layers: Sequence[str]) -> dict[str, list[str]]:
+def _named(model: nn.Module, layers: Layers) -> dict[str, list[str]]:
     """The layers that were asked for, each with all modules inside."""
     known = [name for name, _ in model.named_modules()]
-    if isinstance(layers, str) or not layers or not set(layers) <= set(known):
+    names = [] if isinstance(layers, str) else layer_names(model, layers) or []
+    if not names or not set(names) <= set(known):
         shown = ", ".join(known[1:6])
         raise ValueError(f"layers {layers!r} are not all modules of this model; give a list of some of {shown} …")
-    return {layer: [name for name in known if f"{name}.".startswith(f"{layer}.")] for layer in layers}
+    return {layer: [name for name in known if f"{name}.".startswith(f"{layer}.")] for layer in names}
 
 
 def _randomise(modules: Sequence[nn.Module], seed: int) -> bool:

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xai_align import plugins
 from xai_align._tools.replica import Replica
 from xai_align.features.routes import route_through
 from xai_align.features.spatial import layout_of, token_grid
@@ -94,41 +93,3 @@ def as_raster_of_tokens(
     order = space.to_raster(torch.arange(length, dtype=torch.float32, device=tokens.device)[None])[0].long()
     inverse = order.argsort()
     return tokens[:, :, order].unflatten(2, (rows, columns)), lambda x: x.flatten(2)[:, :, inverse]
-
-
-def last_convolution(model: nn.Module) -> FeatureSpace:
-    """The output of the last ``Conv2d``: where to look in a model that no plugin knows.
-
-    Raises:
-        ValueError: there is none.
-    """
-    names = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
-    if not names:
-        raise ValueError(
-            f"{type(model).__name__} has no Conv2d and no plugin knows it; say where to look with layer=..."
-        )
-    return FeatureSpace(layer=names[-1], layout="NCHW")
-
-
-def where_to_cut(model: nn.Module, image: Tensor) -> FeatureSpace:
-    """Where methods that weight a feature map by its gradient look by default.
-
-    The head's input, where a plugin knows the model and the head reads positions. In front of a class token that is
-    too late, since patches have nothing more to say there, and the patch embedding is early: it is the last
-    tensor whose patches still reach the answer. In unknown models it is the last ``Conv2d``'s output.
-
-    Args:
-        model: the network.
-        image: ``[1, C, H, W]``, for shape, dtype and device alone.
-
-    Raises:
-        ValueError: no plugin knows the model and it has no ``Conv2d``.
-    """
-    space = plugins.feature_space(model)
-    if space is None:
-        return last_convolution(model)
-    if space.split is not None:
-        return space
-    from xai_align.features.last_place import last_place_that_counts
-
-    return last_place_that_counts(model, image) or space

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from xai_align._tools.thread_state import restores_thread_state
+from xai_align.features.resolve_layer import Layers
 from xai_align.fei.gradient_clipping import ClippingMode, clip_gradients
 from xai_align.fei.optimised import check_count
 from xai_align.fei.solid_colours import Normalization, references
@@ -44,7 +45,7 @@ def clipped_gradient(
     points: Sequence[float] = (0.1, 0.3, 0.5, 0.7, 0.9),
     colours: int = 2,
     clip: ClippingMode = "ibm",
-    clip_layers: Sequence[str] | None = None,
+    clip_layers: Layers | None = None,
     normalization: Normalization | None = None,
     baselines: Any = None,
     seed: int = 0,
@@ -163,7 +164,7 @@ def clipped_answers(
     questions: Sequence[Question],
     *,
     clip: ClippingMode,
-    clip_layers: Sequence[str] | None,
+    clip_layers: Layers | None,
     additional_forward_args: Any,
 ) -> Iterator[ClippedAnswers]:
     """A copy of the network whose gradients are clipped; grad mode is on inside. The network itself is only read.

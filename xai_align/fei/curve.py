@@ -37,6 +37,7 @@ from torch.nn.functional import interpolate
 from xai_align._tools.choices import check_choice
 from xai_align._tools.thread_state import restores_thread_state
 from xai_align.features.hidden_layers import LayerWatch
+from xai_align.features.resolve_layer import Layer, Layers, layer_names
 from xai_align.fei.clipped_gradient import check_images, clipped_answers
 from xai_align.fei.curve_search import Search, WatchedStages, log_odds
 from xai_align.fei.gradient_clipping import ClippingMode
@@ -73,7 +74,7 @@ def curve_masks(
     restarts: int = 1,
     mask_size: int | None = None,
     start: Start = "readout",
-    start_layer: Any = None,
+    start_layer: Layer = None,
     lr: float = 0.1,
     temperatures: tuple[float, float] = (0.5, 0.15),
     scales: Sequence[tuple[float, float]] = SCALES,
@@ -81,9 +82,9 @@ def curve_masks(
     shift: int | None = None,
     mirror: Literal["never", "random"] = "random",
     clip: ClippingMode = "none",
-    clip_layers: Sequence[str] | None = None,
+    clip_layers: Layers | None = None,
     deviation_weight: float = 1.0,
-    deviation_layers: Sequence[str] | None = None,
+    deviation_layers: Layers | None = None,
     stable_at: float | None = None,
     normalization: Normalization | None = None,
     baselines: Any = None,
@@ -176,7 +177,8 @@ def curve_masks(
         x = asked.inputs
         stages = None
         if search.deviation_weight:
-            layers = stage_layers(model, inputs, asked.extra) if deviation_layers is None else deviation_layers
+            named = layer_names(model, deviation_layers)
+            layers = stage_layers(model, inputs, asked.extra) if named is None else tuple(named)
             if layers:
                 stages = WatchedStages.of(LayerWatch.on(asked.model, layers), asked)
         found = []

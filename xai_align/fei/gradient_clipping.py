@@ -13,7 +13,7 @@ gradients at input and output are equal, and where ``a == 0`` none gets through.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,6 +21,7 @@ from torch import nn
 
 from xai_align._tools.model_state import check_evaluation_mode
 from xai_align._tools.replica import Replica
+from xai_align.features.resolve_layer import Layers, layer_names
 from xai_align.fei.activation_calls import batch_size, check_visible
 from xai_align.fei.clipped_passes import ClippedCall, ClippedPasses, Clipping, NothingToClip, ReferencePass
 from xai_align.fei.clipping_rules import ClippingMode, find_clipping_rule
@@ -41,7 +42,7 @@ def clip_gradients(
     reference_inputs: Any,
     *,
     mode: ClippingMode = "ibm",
-    layers: Sequence[str] | None = None,
+    layers: Layers | None = None,
     additional_forward_args: Any = None,
 ) -> Iterator[Clipping]:
     """Clip gradients at the activations of a copy of ``model``, for a loss that is to be *minimised*.
@@ -93,7 +94,7 @@ def clip_gradients(
     rule = find_clipping_rule(mode)
     check_evaluation_mode(model)
     inner = model.model if isinstance(model, QuestionModel) else model
-    inside = None if layers is None else _found_layers(model, inner, [layers] if isinstance(layers, str) else layers)
+    inside = None if layers is None else _found_layers(model, inner, layers)
     if rule is None:
         yield Clipping("none", Replica(model).module)
         return
@@ -117,12 +118,13 @@ def clip_gradients(
         )
 
 
-def _found_layers(model: nn.Module, inner: nn.Module, layers: Sequence[str]) -> frozenset[str]:
+def _found_layers(model: nn.Module, inner: nn.Module, layers: Layers | str) -> frozenset[str]:
     """The names as ``inner`` has them; names relative to ``model`` are taken too."""
     ours = dict(inner.named_modules(remove_duplicate=False))
     everything = {**dict(model.named_modules(remove_duplicate=False)), **ours}
     first_names = {module: name for name, module in inner.named_modules()}  # a shared module has several
-    found = {name: first_names.get(everything.get(name, model)) for name in layers}
+    names = [layers] if isinstance(layers, str) else layer_names(inner, layers) or []
+    found = {name: first_names.get(everything.get(name, model)) for name in names}
     for name, first_name in found.items():
         if not first_name:
             raise ValueError(f"layer '{name}' not found; this model has {_nearby(name, ours)}")

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from xai_align._tools.choices import check_choice
 from xai_align._tools.thread_state import restores_thread_state
+from xai_align.features.resolve_layer import Layers
 from xai_align.fei.clipped_gradient import ClippedAnswers, clipped_answers, composite
 from xai_align.fei.gradient_clipping import ClippingMode
 from xai_align.fei.optimised import (
@@ -67,7 +68,7 @@ def nested_masks(
     area_schedule: Schedule = "constant",
     objective: Objective = "preserve",
     clip: ClippingMode = "ibm",
-    clip_layers: Sequence[str] | None = None,
+    clip_layers: Layers | None = None,
     order: Order = "sequential",
     mask_size: int | tuple[int, int] | None = None,
     binarise_from: int | None = None,

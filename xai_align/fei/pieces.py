@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from xai_align.features.unwrapping import unwrapped
 from xai_align.fei.clipped_gradient import check_images
 from xai_align.fei.optimised import check_count
 from xai_align.pinet.input_checks import check_logits, check_model, forward_arguments
-from xai_align.pinet.unwrapping import unwrapped
 from xai_align.plugins.loading import did_you_mean
 from xai_align.question import Question, QuestionModel, as_questions
 

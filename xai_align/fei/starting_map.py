@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from xai_align.features.cut_network import where_to_cut
+from xai_align.features.resolve_layer import resolve_layer
 from xai_align.fei.quantile_masks import standardised
 from xai_align.pinet.readout import read_out
 from xai_align.question import Question
@@ -48,7 +48,7 @@ def starting_map(
         given = inputs.new_zeros(len(inputs), *cells)
     elif start == "readout":
         with torch.no_grad():  # the readout turns gradients on where it needs them
-            where = where_to_cut(model, inputs[:1]) if layer is None else layer
+            where = resolve_layer(model, purpose="gradient", image=inputs[:1]) if layer is None else layer
         readout = read_out(model, inputs, list(questions), where, additional_forward_args=additional_forward_args)
         given = readout.map("smooth").detach()
     else:

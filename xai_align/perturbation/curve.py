@@ -21,6 +21,7 @@ from xai_align._tools.progress import progress_bar
 from xai_align._tools.replica import Replica
 from xai_align._tools.thread_state import restores_thread_state
 from xai_align.features.hidden_layers import LayerWatch, Pathways
+from xai_align.features.resolve_layer import Layers, layer_names
 from xai_align.perturbation.network import Activation, Network
 from xai_align.perturbation.ranking import position_scores
 from xai_align.perturbation.series import TENTHS, Order, Series
@@ -93,7 +94,7 @@ def perturbation_curves(
     series: Sequence[Series],
     *,
     feature_mask: Tensor | None = None,
-    layers: Sequence[str] | None = None,
+    layers: Layers | None = None,
     activation: Activation = "auto",
     additional_forward_args: Any = None,
     internal_batch_size: int | None = None,
@@ -150,7 +151,7 @@ def walk_curves(
     series: Sequence[Series],
     *,
     feature_mask: Tensor | None = None,
-    layers: Sequence[str] | None = None,
+    layers: Layers | None = None,
     activation: Activation = "auto",
     additional_forward_args: Any = None,
     internal_batch_size: int | None = None,
@@ -166,11 +167,12 @@ def walk_curves(
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         watch = None
+        names = layer_names(forward_func, layers)
         if any(s.layers for s in series):
             if not isinstance(forward_func, nn.Module):
                 raise TypeError(f"hidden layers need the torch.nn.Module itself, got {type(forward_func).__name__}")
             forward_func = Replica(forward_func).module
-            watch = LayerWatch.on(forward_func, layers)
+            watch = LayerWatch.on(forward_func, names)
         bar = stack.enter_context(progress_bar("perturbing", len(inputs), shown=show_progress, timed="example"))
         network = Network(
             forward_func,

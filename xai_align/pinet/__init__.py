@@ -12,10 +12,12 @@ from xai_align.pinet.initialisation import Start
 from xai_align.pinet.local_readout import LocalReadout
 from xai_align.pinet.losses import PiNetLoss
 from xai_align.pinet.method import PiNetMethod
+from xai_align.pinet.mixture import MixedReadout
 from xai_align.pinet.module import PiNet
 from xai_align.pinet.passes import CompletenessError
 from xai_align.pinet.places import Place
-from xai_align.pinet.readout import MixedReadout, Readout, read_out, where_to_read
+from xai_align.pinet.readout import read_out
+from xai_align.pinet.records import Readout
 from xai_align.pinet.rule_registry import UnknownOperation, register_rule
 from xai_align.pinet.second_look import SecondLook
 from xai_align.pinet.second_look_head import SecondLookHead
@@ -49,5 +51,4 @@ __all__ = [
     "read_out_all_classes",
     "register_rule",
     "sharp_places",
-    "where_to_read",
 ]

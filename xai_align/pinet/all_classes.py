@@ -13,16 +13,17 @@ from torch.utils._pytree import tree_leaves, tree_map
 from xai_align._tools.logits import select_logits
 from xai_align._tools.replica import LOW_PRECISION, Replica
 from xai_align._tools.thread_state import restores_thread_state
+from xai_align.features.resolve_layer import Layer
 from xai_align.features.spatial import on_grid
+from xai_align.features.unwrapping import unwrapped
 from xai_align.hookspecs import FeatureSpace
 from xai_align.pinet.head_probe import probe_head
 from xai_align.pinet.input_checks import check_inputs, check_logits, check_model, explained_failures
 from xai_align.pinet.one_position import account_by_position, positions_last
 from xai_align.pinet.passes import CompletenessError, run_and_take_features
+from xai_align.pinet.places import readout_space
 from xai_align.pinet.pseudo_linear import PseudoLinear, second_look_space
-from xai_align.pinet.readout import Where, where_to_read
 from xai_align.pinet.rounding import misses, wide
-from xai_align.pinet.unwrapping import unwrapped
 
 #: Coefficients are made for so many classes at a time, to keep memory low.
 CLASSES_AT_A_TIME = 64
@@ -50,7 +51,7 @@ class ClassReadout:
 
 
 @restores_thread_state
-def read_out_all_classes(model: Any, inputs: Tensor, feature_space: Where = None) -> ClassReadout:
+def read_out_all_classes(model: Any, inputs: Tensor, feature_space: Layer = None) -> ClassReadout:
     """For every class at once, what each cell of the feature map adds to its logit.
 
     One forward pass of the backbone, and of the head on single positions: no
@@ -71,7 +72,7 @@ def read_out_all_classes(model: Any, inputs: Tensor, feature_space: Where = None
     check_inputs(model, (inputs,))
     if isinstance(model, PseudoLinear) and feature_space is None:
         return _own_maps(model, inputs)
-    space = where_to_read(model, own_place if feature_space is None else feature_space)
+    space = readout_space(model, own_place if feature_space is None else feature_space)
     if space.split is None:
         raise _not_local(space)
     with torch.inference_mode(False), torch.no_grad(), explained_failures((inputs,)):

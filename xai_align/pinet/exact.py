@@ -9,11 +9,13 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
+from xai_align.features.resolve_layer import Layer
 from xai_align.features.routes import layer_name
 from xai_align.hookspecs import FeatureSpace
 from xai_align.pinet.all_classes import ClassReadout, read_out_all_classes
 from xai_align.pinet.module import PiNet
-from xai_align.pinet.readout import Readout, Where, read_out, where_to_read
+from xai_align.pinet.places import readout_space
+from xai_align.pinet.readout import Readout, read_out
 from xai_align.pinet.second_look import SecondLook
 
 
@@ -39,7 +41,7 @@ class ExactPiNet(PiNet):
 
     backbone: nn.Module
 
-    def __init__(self, backbone: nn.Module, feature_space: Where = None) -> None:
+    def __init__(self, backbone: nn.Module, feature_space: Layer = None) -> None:
         nn.Module.__init__(self)
         self.backbone = backbone
         self.training = backbone.training
@@ -50,8 +52,8 @@ class ExactPiNet(PiNet):
 
     @property
     def feature_space(self) -> FeatureSpace:
-        """Where this network is read."""
-        return where_to_read(self.backbone, self._where)
+        """Return the layer where this network is read."""
+        return readout_space(self.backbone, self._where)
 
     @property
     def num_classes(self) -> Any:
@@ -101,7 +103,7 @@ class ExactPiNet(PiNet):
         """
         raise TypeError(f"{cls.__name__} is built around a network: load that as always, then {cls.__name__}(network)")
 
-    def read_out(self, inputs: Tensor, question: Any = None, feature_space: Where = None) -> Readout:
+    def read_out(self, inputs: Tensor, question: Any = None, feature_space: Layer = None) -> Readout:
         """What every coordinate of the feature space adds to the answer: :func:`~xai_align.read_out`."""
         return read_out(self.backbone, inputs, question, self._where if feature_space is None else feature_space)
 

@@ -1,4 +1,4 @@
-"""Where a network is read, and by which rule: what a caller may say, brought to one form."""
+"""Layers where a network is read, and the rule of each: what a caller may say, brought to one form."""
 
 from __future__ import annotations
 
@@ -9,13 +9,10 @@ from typing import Literal, TypeAlias, cast, get_args
 
 from torch import nn
 
-from xai_align import plugins
-from xai_align.features.routes import find_layer, layer_name
+from xai_align.features.resolve_layer import Layer, resolve_layer
 from xai_align.hookspecs import FeatureSpace
 from xai_align.pinet.pseudo_linear import PseudoLinear, second_look_space
 
-#: How a caller may name one feature space: by a layer's name, its module, or a record. None: the default.
-Where: TypeAlias = str | nn.Module | FeatureSpace | None
 #: "gate": coefficients are held as they are. "gamma": what agrees with a unit's value is favoured.
 RuleName = Literal["gate", "gamma"]
 #: "apart": biases are one number. "placed": what they add stays at the positions where they add it.
@@ -38,7 +35,7 @@ class Place:
         ValueError: there is no such rule, or no such way with biases.
     """
 
-    feature_space: Where = None
+    feature_space: Layer = None
     rule: RuleName = "gate"
     gamma: float = GAMMA
     biases: BiasName = "apart"
@@ -51,45 +48,18 @@ class Place:
 
 
 #: How a caller of a readout may say where: one place, or several to be mixed.
-Places: TypeAlias = Where | Place | Sequence[Where | Place]
+Places: TypeAlias = Layer | Place | Sequence[Layer | Place]
 
 
-def where_to_read(model: nn.Module, asked: Where = None) -> FeatureSpace:
-    """The feature space that ``asked`` means, or the default: a PiNet's own, where the plugins say, or the input.
+def readout_space(model: nn.Module, asked: Layer = None) -> FeatureSpace:
+    """Return the feature space that ``asked`` means, or the default: a PiNet's own, or :func:`resolve_layer`'s.
 
     Raises:
-        ValueError: the module is not part of the model.
-        TypeError: it is not one place.
+        ValueError, TypeError: as :func:`~xai_align.features.resolve_layer.resolve_layer`.
     """
-    if isinstance(asked, FeatureSpace):
-        return asked
     if asked is None and isinstance(model, PseudoLinear):
         return second_look_space(model)
-    if asked is None:
-        return plugins.feature_space(model) or FeatureSpace(layer="input")
-    name = layer_name(model, asked) if isinstance(asked, nn.Module) else asked
-    if not isinstance(name, str):
-        raise TypeError(
-            f"one feature space is asked for here, got {name!r}; give a layer's name, its module or a FeatureSpace. "
-            "Tensors that are to be cut jointly go into one FeatureSpace(layer=('a', 'b'))"
-        )
-    if name == "input":
-        return FeatureSpace(layer="input", layout="NCHW")
-    default = plugins.feature_space(model)
-    if default is not None and default.layer == name:
-        return default  # also by the name that a plugin gives to a place that is no layer
-    return plugins.feature_space(model, name) or FeatureSpace(layer=name)
-
-
-def check_place(model: nn.Module, name: str) -> None:
-    """Raise if ``name`` is neither the input, nor the place that a plugin names, nor a layer of the model.
-
-    Raises:
-        ValueError: it is none of these; the message tells what there is.
-    """
-    default = plugins.feature_space(model)
-    if name != "input" and (default is None or default.layer != name):
-        find_layer(model, name)
+    return resolve_layer(model, asked)
 
 
 def as_places(asked: Places, rule: RuleName, gamma: float, biases: BiasName) -> list[Place]:
@@ -98,7 +68,7 @@ def as_places(asked: Places, rule: RuleName, gamma: float, biases: BiasName) -> 
     Raises:
         ValueError: there is none, or no such rule.
     """
-    several: list[Where | Place] = list(asked) if isinstance(asked, list | tuple) else [cast(Where | Place, asked)]
+    several: list[Layer | Place] = list(asked) if isinstance(asked, list | tuple) else [cast(Layer | Place, asked)]
     if not several:
         raise ValueError("feature_space is an empty list; name at least one place, or leave it out for the default")
     return [

@@ -10,25 +10,22 @@ from torch import Tensor, nn
 
 from xai_align._tools.random_state import RandomState
 from xai_align._tools.thread_state import restores_thread_state
+from xai_align.features.unwrapping import unwrapped
 from xai_align.pinet.frozen_gates import draws
 from xai_align.pinet.input_checks import check_inputs, check_model, explained_failures, forward_arguments
-from xai_align.pinet.mixture import MixedReadout, mixed
+from xai_align.pinet.mixture import mixed
 from xai_align.pinet.passes import Request, image_size, read_places
 from xai_align.pinet.places import (
     GAMMA,
     BiasName,
     Places,
     RuleName,
-    Where,
     as_places,
     as_weights,
-    where_to_read,
+    readout_space,
 )
 from xai_align.pinet.records import Readout, as_readout
-from xai_align.pinet.unwrapping import unwrapped
 from xai_align.question import QuestionModel, as_questions
-
-__all__ = ["MixedReadout", "Readout", "Where", "read_out", "where_to_read"]
 
 
 @restores_thread_state
@@ -95,7 +92,7 @@ def read_out(
     check_model(model)
     places = as_places(own_place if feature_space is None else feature_space, rule, gamma, biases)
     shares = as_weights(weights, len(places))
-    spaces = [where_to_read(model, place.feature_space) for place in places]
+    spaces = [readout_space(model, place.feature_space) for place in places]
     check_inputs(model, parts, at_input=any(space.layer == "input" for space in spaces))
     questions = (asked.questions_for if asked else as_questions)(question, len(parts[0]))
     extra = forward_arguments(additional_forward_args)

@@ -12,10 +12,10 @@ from torch.nn.modules.conv import _ConvNd
 
 from xai_align import plugins
 from xai_align._tools.model_state import modules_of
+from xai_align.features.unwrapping import unwrapped
 from xai_align.hookspecs import FeatureSpace
 from xai_align.pinet.cuts import cutting_layer
 from xai_align.pinet.places import Place, Places
-from xai_align.pinet.unwrapping import unwrapped
 from xai_align.question import QuestionModel
 
 #: Counted from the end: the stage whose cells are 8 pixels wide, in a network that halves its maps five times.

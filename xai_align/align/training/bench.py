@@ -29,6 +29,8 @@ from xai_align.align.training.steps import Moment, Steps
 from xai_align.align.training.tally import Tally
 from xai_align.align.training.training_modes import TrainingModes
 from xai_align.align.training.updates import Updater
+from xai_align.features.resolve_layer import Layer
+from xai_align.features.routes import layer_name
 from xai_align.hookspecs import FeatureSpace
 from xai_align.training.callers_state import trained_parameters
 from xai_align.training.checkpoints import (
@@ -58,13 +60,17 @@ class Bench:
         self,
         classifier: nn.Module,
         masker: nn.Module | None,
-        target_layer: str | FeatureSpace | None,
+        target_layer: Layer,
         recipe: Recipe,
         settings: AlignSettings,
     ) -> None:
-        self.classifier, self.target_layer = classifier, target_layer
+        self.classifier = classifier
         self.recipe, self.settings = recipe, settings
         self.network = network_inside(classifier)
+        # a module by its name, which also holds for copies and checkpoints
+        if isinstance(target_layer, nn.Module):
+            target_layer = layer_name(self.network, target_layer)
+        self.target_layer: str | FeatureSpace | None = target_layer
         trained_parameters(self.network)  # raises if there are none
         if masker is not None and not isinstance(masker, nn.Module):
             raise TypeError(f"the masker is a {type(masker).__name__}; give a torch.nn.Module, e.g. Masker()")

@@ -9,14 +9,15 @@ from torch import Tensor, nn
 
 from xai_align._tools.model_state import evaluating, parameters_of
 from xai_align._tools.random_state import fixed_random_state
-from xai_align.align.look import look, where_to_look
+from xai_align.align.look import cam_space, look
 from xai_align.align.masker import Masker
 from xai_align.align.recipes import Recipe
 from xai_align.align.saliency import cam_at
 from xai_align.align.training.settings import Order
 from xai_align.align.views.batch import TrainingBatch
+from xai_align.features.resolve_layer import Layer
+from xai_align.features.unwrapping import unwrapped
 from xai_align.hookspecs import FeatureSpace
-from xai_align.pinet.unwrapping import unwrapped
 from xai_align.training.epoch_plan import derived_seed
 
 #: How many images of a batch the networks are tried with.
@@ -44,9 +45,7 @@ def fresh_masker(images: Tensor, seed: int) -> Masker:
         return Masker(images.shape[1]).to(images.device, images.dtype)
 
 
-def looked_at(
-    classifier: nn.Module, batch: TrainingBatch, layer: str | FeatureSpace | None, order: Order
-) -> tuple[FeatureSpace, int]:
+def looked_at(classifier: nn.Module, batch: TrainingBatch, layer: Layer, order: Order) -> tuple[FeatureSpace, int]:
     """Where the classifier's CAM is taken, and how many classes it has.
 
     Raises:
@@ -54,7 +53,7 @@ def looked_at(
     """
     images = batch.images[:TRIED]
     with evaluating(classifier):
-        space = where_to_look(classifier, images, layer)
+        space = cam_space(classifier, images, layer)
         seen = look(classifier, images, space)
         cam_at(seen, seen.logits.argmax(1), order=order)
     if not seen.logits.isfinite().all():

@@ -1,0 +1,134 @@
+"""One way to say where in a network: a layer's name, its module, or a feature space; or nothing, for the default."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, TypeAlias, get_args
+
+from torch import Tensor, nn
+
+from xai_align import plugins
+from xai_align._tools.thread_state import restores_thread_state
+from xai_align.features.last_map import last_map
+from xai_align.features.last_place import last_place_that_counts
+from xai_align.features.routes import find_layer, layer_name
+from xai_align.features.unwrapping import unwrapped
+from xai_align.hookspecs import FeatureSpace
+from xai_align.question import QuestionModel
+
+#: How a caller may name one layer. None: the default for the purpose.
+Layer: TypeAlias = str | nn.Module | FeatureSpace | None
+#: How a caller may name several, e.g. those whose activations are compared.
+Layers: TypeAlias = Sequence[str | nn.Module | FeatureSpace]
+#: "readout": contributions are read there. "gradient": a feature map is weighted by its gradient, as in Grad-CAM.
+#: "map": the same, where the network's own training looks at the map.
+Purpose = Literal["readout", "gradient", "map"]
+
+
+@restores_thread_state
+def resolve_layer(
+    model: nn.Module, layer: Layer = None, *, purpose: Purpose = "readout", image: Tensor | None = None
+) -> FeatureSpace:
+    """Return the feature space that ``layer`` means, or the default for a purpose.
+
+    Defaults come from the plugins where one knows the network: the head's input, or the patch embedding in front of a
+    class token, where "gradient" and "map" take the last tokens that still reach the answer instead. In other
+    networks, "readout" is the input, "gradient" the output of the last ``Conv2d``, and "map" the last
+    feature map on the way (``layer4`` of a ResNet), else as "gradient".
+
+    Args:
+        model: the network; compiled, data-parallel and retrofitted ones, and those that are asked a question, are
+            looked into. A retrofitted one is read where it was retrofitted.
+        layer: a dotted name, ``"input"``, a module of the model, a :class:`~xai_align.FeatureSpace`, or None.
+        purpose: which default.
+        image: ``[1, C, H, W]``, for shape, dtype and device alone; needed for the defaults of "gradient" and "map",
+            which may take one pass of noise.
+
+    Raises:
+        ValueError: there is no such layer, with what there is instead; or no default.
+        TypeError: this names no single layer.
+
+    Example::
+
+        space = resolve_layer(model, "layer3")
+    """
+    if purpose not in get_args(Purpose):
+        raise ValueError(f"purpose is {purpose!r}; it is one of {', '.join(map(repr, get_args(Purpose)))}")
+    inner, own = _network(model)
+    layer = own if layer is None else layer
+    if isinstance(layer, FeatureSpace):
+        return layer
+    if layer is not None:
+        return _named(inner, layer)
+    known = plugins.feature_space(inner)
+    if purpose == "readout":
+        return known or FeatureSpace(layer="input")
+    if known is not None and known.split is not None:
+        return known
+    if image is None:
+        raise TypeError(f"the default layer for {purpose!r} is found by a pass; give image=, of shape [1, C, H, W]")
+    if known is not None:
+        return last_place_that_counts(inner, image) or known
+    return (last_map(inner, image) if purpose == "map" else None) or last_convolution(inner)
+
+
+def layer_names(model: Any, layers: Layers | None) -> list[str] | None:
+    """Return the names of layers that are given as names, modules or feature spaces; None stays None.
+
+    Raises:
+        ValueError: a module is not part of the model.
+        TypeError: this is no list of layers.
+    """
+    if layers is None:
+        return None
+    if isinstance(layers, str | nn.Module) or not isinstance(layers, list | tuple):
+        raise TypeError(f"layers are {type(layers).__name__}; give a list of names, modules or feature spaces")
+    inner, _ = _network(model)
+    found: list[str] = []
+    for one in layers:
+        space = one if isinstance(one, FeatureSpace) else None
+        names = space.layer if space else layer_name(inner, one) if isinstance(one, nn.Module) else one
+        found += [names] if isinstance(names, str) else list(names) if isinstance(names, tuple) else [_no_layer(one)]
+    return found
+
+
+def last_convolution(model: nn.Module) -> FeatureSpace:
+    """Return the output of the last ``Conv2d``.
+
+    Raises:
+        ValueError: there is none.
+    """
+    names = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
+    if not names:
+        raise ValueError(
+            f"{type(model).__name__} has no Conv2d and no plugin knows it; say where to look with layer=..."
+        )
+    return FeatureSpace(layer=names[-1], layout="NCHW")
+
+
+def _network(model: Any) -> tuple[Any, Any]:
+    """The network itself, and where a retrofit wants it read."""
+    inner, own = unwrapped(model)
+    while isinstance(inner, QuestionModel):
+        inner, own = unwrapped(inner.model)
+    return inner, own
+
+
+def _named(model: nn.Module, layer: Any) -> FeatureSpace:
+    name = layer_name(model, layer) if isinstance(layer, nn.Module) else layer
+    if not isinstance(name, str):
+        _no_layer(layer)
+    if name == "input":
+        return FeatureSpace(layer="input", layout="NCHW")
+    default = plugins.feature_space(model)
+    if default is not None and default.layer == name:
+        return default  # also by the name that a plugin gives to a place that is no layer
+    find_layer(model, name)
+    return plugins.feature_space(model, name) or FeatureSpace(layer=name)
+
+
+def _no_layer(given: Any) -> Any:
+    raise TypeError(
+        f"one layer is asked for here, got {given!r}; give a layer's name, its module or a FeatureSpace. "
+        "Tensors that are to be cut jointly go into one FeatureSpace(layer=('a', 'b'))"
+    )
