@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from xai_align.align.masker import Masker
 from xai_align.align.masker_file import OPTIONS as MASKER_OPTIONS
-from xai_align.align.recipes import Recipe
+from xai_align.align.recipe_record import Recipe
 from xai_align.align.training.collapse_answers import CollapseAnswer, answer_of
 from xai_align.align.training.first_look import check_masker, check_recipe, fresh_masker, looked_at, network_inside
 from xai_align.align.training.fit_state import FitState

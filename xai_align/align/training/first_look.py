@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from xai_align.align.look import look, where_to_look
 from xai_align.align.masker import Masker
-from xai_align.align.recipes import Recipe
+from xai_align.align.recipe_record import Recipe
 from xai_align.align.saliency import cam_at
 from xai_align.align.training.settings import Order
 from xai_align.align.views.batch import TrainingBatch

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xai_align.align.recipes import Recipe
+from xai_align.align.recipe_record import Recipe
 from xai_align.align.training.collapse_answers import CollapseAnswer
 from xai_align.align.training.settings import AlignSettings, Precision
 from xai_align.align.training.share_of_work import Crew, Gradients, Piece, on_device, pieces_of
