@@ -73,5 +73,4 @@ def site_in(folder: Path, monkeypatch, *, keep: tuple[str, ...] = ()) -> Iterato
     finally:
         for module in site.modules:
             sys.modules.pop(module, None)
-        monkeypatch.undo()
         plugins.reset_plugins()

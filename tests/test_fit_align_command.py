@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from plugin_site import site_in
 from safetensors.torch import load_file
 from torch import nn
 from typer.testing import CliRunner
@@ -122,6 +123,26 @@ def test_one_domain_and_a_recipe_without_a_masker(folder):
     assert not (folder / "out/masker.safetensors").exists()
     assert masker_of(load_model("align:out").model) is None
     assert not (folder / "out/examples").exists()
+
+
+def test_a_recipe_of_a_plugin_goes_by_its_name(folder, tmp_path_factory, monkeypatch):
+    with site_in(tmp_path_factory.mktemp("site"), monkeypatch, keep=("builtin", "timm_align")) as site:
+        code = """
+        @hookimpl
+        def xai_align_training_recipes():
+            from xai_align.align import recipe
+            return [training("gentle", lambda *, mixup=1.0: recipe("dre", mixup=mixup / 2))]
+        """
+        site.add("gentle", code)
+        done = run("fit-align", "pictures/dark", *SHORT, "--recipe", "gentle", "--examples", 0, "--out", "out")
+        assert "the training recipe 'gentle' has no option 'sparsity'; it takes mixup" in refused(
+            "pictures/dark", *SHORT, "--recipe", "gentle", "--sparsity", 1, "--out", "out"
+        )
+        assert "there is no training recipe 'gently'; did you mean 'gentle'?" in refused(
+            "pictures/dark", *SHORT, "--recipe", "gently", "--out", "out"
+        )
+    assert done.exit_code == 0, done.output
+    assert json.loads((folder / "out/results.json").read_text())["recipe"] == "gentle"
 
 
 def test_given_masks_go_with_their_images(folder):

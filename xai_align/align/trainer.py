@@ -152,6 +152,11 @@ class AlignTrainer:
         show_progress: bool = False,
     ) -> None:
         self.recipe = recipe_by_name(recipe) if isinstance(recipe, str) else recipe
+        if not isinstance(self.recipe, Recipe):
+            raise TypeError(
+                f"recipe is a {type(recipe).__name__}; give a xai_align.align.Recipe, or the name of one "
+                "(`xai-align methods` lists them)"
+            )
         self.settings = AlignSettings(
             order=order,
             normalise=normalise,
