@@ -24,7 +24,7 @@ from benchmarks.align_pretrained_masker import PretrainedMasker
 from benchmarks.align_toy_fits import toy_masker, toy_network
 from benchmarks.real_networks import lite0
 from xai_align.align import AlignTrainer, Masker, recipe
-from xai_align.align.look import look, where_to_look
+from xai_align.align.look import cam_space, look
 from xai_align.align.saliency import cam_at
 
 OF_STRIDES: dict[str, Callable[[], nn.Module]] = {"Masker()": Masker, "Masker(stride=4)": partial(Masker, stride=4)}
@@ -93,7 +93,7 @@ def steps_of(case: Case) -> dict[str, Callable[[], object]]:
 def parts_of(case: Case, images: Tensor, labels: Tensor) -> dict[str, Callable[[], object]]:
     """Passes and CAMs alone."""
     model = case.make()
-    space = where_to_look(model, images)
+    space = cam_space(model, images)
 
     def forward() -> Tensor:
         return model(images)

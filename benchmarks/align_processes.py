@@ -20,16 +20,18 @@ import subprocess
 import sys
 import time
 import warnings
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from xai_align.align import AlignTrainer, Masker
+from xai_align.align import AlignTrainer, Masker, Recipe
 
 KINDS = ("align", "align, double", "dre", "aim", "align, batch norms")
 COMPARED = ("loss", "masker_loss", "validation_loss", "mask_mean")
 SIZE = 24
+EXPERIMENTS = Path(__file__).parents[1] / "examples" / "plugin_align_experiments" / "src"
 
 
 def bars(count: int, seed: int) -> TensorDataset:
@@ -57,6 +59,18 @@ class Small(nn.Module):
         return self.fc(self.features(x).mean((2, 3)))
 
 
+def training_recipe(name: str) -> str | Recipe:
+    """The recipe of this name; ``aim`` is an example's, which need not be installed."""
+    if name != "aim":
+        return name
+    if not EXPERIMENTS.is_dir():
+        raise SystemExit(f"the recipe 'aim' is in {EXPERIMENTS}, which is missing; run this in a whole checkout")
+    sys.path.insert(0, str(EXPERIMENTS))
+    from xai_align_experiments.recipes import aim
+
+    return aim()
+
+
 def fit(kind: str, pictures: int, epochs: int) -> dict[str, object]:
     torch.manual_seed(0)
     recipe, _, special = kind.partition(", ")
@@ -64,7 +78,7 @@ def fit(kind: str, pictures: int, epochs: int) -> dict[str, object]:
     trainer = AlignTrainer(
         Small("batch" if special == "batch norms" else "group").to(dtype),
         Masker(1, width=8).to(dtype) if recipe != "dre" else None,
-        recipe=recipe,
+        recipe=training_recipe(recipe),
         warmup_epochs=1,
         masker_only_epochs=1,
         learning_rate=5e-3,

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from xai_align.align import AlignTrainer, Masker
+from xai_align.align import AlignTrainer, Masker, TrainingBatch
 
 SIZE = 12
 
@@ -41,6 +41,21 @@ class Bars(Dataset):
     def __getitem__(self, i: int):
         item = self.images[i], int(self.labels[i])
         return (*item, self.masks[i]) if self.with_masks else item
+
+
+class NumberedBars(Bars):
+    """Items ``(image, label, mask, index)``."""
+
+    def __init__(self, count: int, *, seed: int = 0) -> None:
+        super().__init__(count, seed=seed, masks=True)
+
+    def __getitem__(self, i: int):
+        return (*super().__getitem__(i), i)
+
+
+def read_numbered(items) -> TrainingBatch:
+    """A batch of :class:`NumberedBars`."""
+    return TrainingBatch(images=items[0], labels=items[1], masks=items[2], indices=items[3])
 
 
 class Bends(nn.Module):
@@ -104,6 +119,14 @@ def fit(out=None, classifier: nn.Module | None = None, masker: nn.Module | None 
     """The fit that the tests of interruptions repeat: five epochs of three steps, batch norm, dropout."""
     made = trainer(classifier, masker, out=out, **(PLAN | options))
     return made.fit(loader(), loader(12, seed=1), epochs=epochs)
+
+
+def trained_by_name(name: str):
+    """The trainer, the fit and the classifier's first weights, of two epochs of a training recipe with all it needs."""
+    made = AlignTrainer(bends(), recipe=name, warmup_steps=2, masker_only_steps=1, read_batch=read_numbered)
+    before = weights(made.classifier)
+    data = DataLoader(NumberedBars(24), batch_size=8, shuffle=True)
+    return made, made.fit(data, data, epochs=2), before
 
 
 def fit_without_batch_norm(out=None, *, recipe: str = "align"):

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from xai_align.align.guides import GivenMask
-from xai_align.align.look import where_to_look
+from xai_align.align.look import cam_space
 from xai_align.align.terms.other_backgrounds import OtherBackgrounds, magnified
 from xai_align.align.views.batch import TrainingBatch
 from xai_align.align.views.classifier_view import ClassifierView
@@ -23,7 +23,7 @@ def view_of(classifier, x, masks, *, guide=True, seed=0):
     return ClassifierView(
         batch,
         classifier=classifier,
-        space=where_to_look(classifier, x),
+        space=cam_space(classifier, x),
         guide=GivenMask() if guide else None,
         generator=torch.Generator().manual_seed(seed),
     )

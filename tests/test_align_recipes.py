@@ -1,71 +1,33 @@
-"""The methods: which terms each has, whom each teaches, what a step costs, and two baselines worked by hand."""
+"""The core's training recipes: the terms of each, which network a step trains, its cost, two baselines by hand."""
 
 from __future__ import annotations
 
 import copy
+import doctest
+from importlib import import_module
 
+import align_recipe_checks as checks
 import pytest
 import torch
+from align_recipe_checks import SPACE, Counting, classifier_view, full_batch, loss_of, masker_view, seeded, small_masker
 from torch import nn
 from torch.nn import functional as F
 
-from tests.networks import conv_net, images, untouched
+from tests.networks import conv_net
+from xai_align.align import recipe
 from xai_align.align.guides import GivenMask, LearnedMask
 from xai_align.align.masker import Masker
-from xai_align.align.recipes import RECIPES, Recipe, recipe, recipe_options
+from xai_align.align.recipe_record import Recipe
+from xai_align.align.recipes import RECIPES
 from xai_align.align.terms.classifier_terms import Alignment, Classification, Mixup
 from xai_align.align.terms.masker_terms import Distinction
 from xai_align.align.terms.right_reasons import RightReasons
 from xai_align.align.terms.saliency_guided import SaliencyGuided, least_salient
 from xai_align.align.views.batch import Everyone, TrainingBatch
 from xai_align.align.views.classifier_view import ClassifierView
-from xai_align.align.views.masker_view import MaskerView
 from xai_align.hookspecs import FeatureSpace
 
-SPACE = FeatureSpace(layer="conv2", layout="NCHW")
-EXPERIMENTAL = ("egat", "aim", "consistency")
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def full_batch(count=6):
-    return TrainingBatch(
-        images=images(count),
-        labels=torch.arange(count) % 3,
-        masks=torch.rand(count, 1, 8, 8, generator=seeded(5)),
-        indices=torch.arange(count),
-    )
-
-
-def small_masker():
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(2)
-        return Masker(width=8)
-
-
-def classifier_view(method, model, batch, *, masker=None, space=SPACE, **more):
-    return ClassifierView(
-        batch, classifier=model, space=space, guide=method.guide, masker=masker, generator=seeded(), **more
-    )
-
-
-def masker_view(method, model, batch, masker, **more):
-    return MaskerView(
-        batch,
-        classifier=model,
-        masker=masker,
-        generator=seeded(),
-        baseline=method.baseline,
-        masks_from=method.masks_from,
-        **more,
-    )
-
-
-def loss_of(terms, view):
-    return sum(term.weight * term(view) for term in terms).mean()
-
+NAMES = tuple(spec.name for spec in RECIPES)
 
 # what there is
 
@@ -82,9 +44,6 @@ def loss_of(terms, view):
         ("random", "classification alignment mixup", ""),
         ("inverse", "classification alignment mixup", ""),
         ("grey", "classification alignment mixup", ""),
-        ("egat", "classification adversarial mixup", ""),
-        ("aim", "classification alignment mixup", "distinction annealed_area smoothness"),
-        ("consistency", "consistency_weighted", ""),
     ],
 )
 def test_each_recipe_has_its_terms(name, terms, masker_terms):
@@ -94,14 +53,18 @@ def test_each_recipe_has_its_terms(name, terms, masker_terms):
     assert [term.name for term in method.masker_terms] == masker_terms.split()
     assert method.trains_masker == bool(masker_terms)
     assert method.needs_masks == (name in ("rrr", "oracle", "random", "inverse"))
-    assert method.needs_indices == (name == "consistency")
+    assert not method.needs_indices
 
 
-def test_all_recipes_are_listed_above_and_experiments_say_so():
-    assert len(RECIPES) == 12
-    for name in EXPERIMENTAL:
-        assert RECIPES[name].__doc__.startswith("Experimental")
-        assert all("Experimental" in type(term).__doc__ for term in recipe(name).terms if term.name == "adversarial")
+def test_all_recipes_are_listed_above():
+    assert len(RECIPES) == 9
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_has_the_properties_of_a_recipe(name):
+    checks.check_own_criterion(name)
+    checks.check_no_trace(name)
+    checks.check_half_precision(name)
 
 
 def test_terms_of_weight_zero_are_left_out_with_their_pass():
@@ -134,15 +97,6 @@ def test_options_reach_their_terms():
     assert method.baseline == "blur"
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_every_recipe_takes_ones_own_criterion(name):
-    own = nn.CrossEntropyLoss(reduction="none")
-    method = recipe(name, criterion=own)
-    holders = [getattr(term, "classification", term) for term in method.terms]
-    assert own in [getattr(holder, "criterion", None) for holder in holders]
-    assert "criterion" in recipe_options(name)
-
-
 def test_a_recipe_is_made_anew():
     one, other = recipe("align"), recipe("align")
     one.masker_terms[1].weight = 99
@@ -155,7 +109,11 @@ def test_a_recipe_is_made_anew():
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: recipe("oracel"), ValueError, "no recipe 'oracel'; give erm, .*did you mean 'oracle'"),
+        (
+            lambda: recipe("oracel"),
+            ValueError,
+            r"no training recipe 'oracel'; did you mean 'oracle'\? Known: erm, sgt, ",
+        ),
         (lambda: recipe("dre", lambda1=2), TypeError, "no option 'lambda1'; it takes mixup, mixup_share, label_smoo"),
         (lambda: recipe("oracle", sparsity=2), TypeError, "no option 'sparsity'; it takes alignment"),
         (lambda: recipe("align", sparsity=-1), ValueError, "weight of sparsity is -1"),
@@ -170,34 +128,17 @@ def test_recipes_that_do_not_fit_are_refused(make, error, message):
         make()
 
 
-# whom a step teaches
+# which network a step trains
 
 
 @pytest.mark.parametrize("order", ["first", "second"])
-@pytest.mark.parametrize("name", RECIPES)
-def test_a_classifier_step_teaches_the_classifier_alone(name, order):
-    method, model, masker, batch = recipe(name), conv_net(), small_masker(), full_batch()
-    view = classifier_view(method, model, batch, masker=masker, order=order)
-    loss = loss_of(method.terms, view)
-    assert loss.dtype == torch.float32
-    loss.backward()
-    taught = {key for key, p in model.named_parameters() if p.grad is not None and p.grad.any()}
-    assert {"conv1.weight", "conv2.weight", "fc.weight"} <= taught
-    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
-    assert all(p.grad is None for p in masker.parameters())
-    assert batch.images.grad is None
+@pytest.mark.parametrize("name", NAMES)
+def test_a_classifier_step_trains_the_classifier_alone(name, order):
+    checks.check_classifier_step(name, order)
 
 
-@pytest.mark.parametrize("name", ["align", "aim"])
-def test_a_masker_step_teaches_the_masker_alone(name):
-    method, model, masker, batch = recipe(name), conv_net(), small_masker(), full_batch()
-    model.requires_grad_(False)
-    before = copy.deepcopy(model.state_dict())
-    loss_of(method.masker_terms, masker_view(method, model, batch, masker)).backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in masker.parameters())
-    assert any(p.grad.any() for p in masker.parameters())
-    assert all(p.grad is None for p in model.parameters())
-    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+def test_a_masker_step_trains_the_masker_alone():
+    checks.check_masker_step("align")
 
 
 def test_alignment_alone_reaches_what_makes_the_features():
@@ -212,24 +153,13 @@ def test_alignment_alone_reaches_what_makes_the_features():
 
 
 def test_the_warm_up_is_what_needs_no_guide():
-    for name in ("align", "oracle", "aim"):
+    for name in ("align", "oracle"):
         left = [term for term in recipe(name).terms if not term.needs_guide]
         assert [term.name for term in left] == ["classification", "mixup"]  # which is DRE
         loss_of(left, ClassifierView(full_batch(), classifier=conv_net(), space=SPACE, generator=seeded()))
 
 
 # what a step costs
-
-
-class Counting(nn.Module):
-    def __init__(self, inner):
-        super().__init__()
-        self.inner = inner
-        self.passes = []
-
-    def forward(self, x):
-        self.passes.append(len(x))
-        return self.inner(x)
 
 
 @pytest.mark.parametrize(
@@ -242,17 +172,10 @@ class Counting(nn.Module):
         ("inverse", [6, 3]),
         ("rrr", [6]),
         ("sgt", [6, 6, 6]),  # for the gradient in eval mode, as it is, with pixels replaced
-        ("egat", [6, 6, 6, 6]),  # as it is, for the attack, attacked, mixed
-        ("consistency", [6, 6, 6, 6]),  # as it is; before, during and after the attack
     ],
 )
 def test_what_is_shared_is_computed_once(name, passes):
-    method, model = recipe(name), Counting(conv_net())
-    view = classifier_view(
-        method, model, full_batch(), masker=small_masker(), space=FeatureSpace(layer="inner.conv2", layout="NCHW")
-    )
-    loss_of(method.terms, view)
-    assert model.passes == passes
+    checks.check_passes(name, passes)
 
 
 def test_mixing_more_images_costs_more():
@@ -263,18 +186,22 @@ def test_mixing_more_images_costs_more():
 
 
 def test_a_masker_step_takes_one_pass_of_both_parts():
-    for name in ("align", "aim"):
-        method, model, masker = recipe(name), Counting(conv_net()), Counting(small_masker())
-        loss_of(method.masker_terms, masker_view(method, model, full_batch(), masker))
-        assert model.passes == [12]
-        assert masker.passes == [6]
+    method, model, masker = recipe("align"), Counting(conv_net()), Counting(small_masker())
+    loss_of(method.masker_terms, masker_view(method, model, full_batch(), masker))
+    assert model.passes == [12]
+    assert masker.passes == [6]
 
 
-def test_only_aim_tries_binary_masks():
-    for name, binary in (("align", False), ("aim", True)):
-        method = recipe(name)
-        masks = masker_view(method, conv_net(), full_batch(), small_masker()).masks
-        assert set(masks.unique().tolist()).issubset({0.0, 1.0}) is binary
+def test_a_recipe_may_choose_the_masks_that_are_tried():
+    soft = masker_view(recipe("align"), conv_net(), full_batch(), small_masker()).masks
+    chosen = Recipe(
+        name="inverted",
+        terms=(Classification(),),
+        masker_terms=(Distinction(),),
+        masks_from=lambda view: (-view.soft_logits).sigmoid(),
+    )
+    masks = masker_view(chosen, conv_net(), full_batch(), small_masker()).masks
+    torch.testing.assert_close(masks, 1 - soft)
 
 
 def test_methods_that_are_compared_mix_the_same_pairs():
@@ -288,30 +215,6 @@ def test_methods_that_are_compared_mix_the_same_pairs():
     for mix in (*mixes[1:], view.mixed()):
         assert torch.equal(mix.partners, mixes[0].partners)
         assert torch.equal(mix.lam, mixes[0].lam)
-
-
-@pytest.mark.parametrize("name", RECIPES)
-def test_a_step_leaves_no_trace(name):
-    method, model, masker, batch = recipe(name), conv_net(), small_masker(), full_batch()
-    model.act.train()  # one module in another mode than the rest
-    before = copy.deepcopy(batch)
-    with untouched(model), untouched(masker):
-        torch.autograd.grad(
-            loss_of(method.terms, classifier_view(method, model, batch, masker=masker)), model.conv2.weight
-        )
-    assert all(torch.equal(getattr(batch, what), getattr(before, what)) for what in ("images", "labels", "masks"))
-
-
-@pytest.mark.parametrize("name", RECIPES)
-def test_half_precision_passes_give_float32_losses(name):
-    method, model, masker, batch = recipe(name), conv_net(), small_masker(), full_batch()
-    with torch.autocast("cpu", torch.bfloat16):
-        view = classifier_view(method, model, batch, masker=masker)
-        values = [term(view) for term in method.terms]
-        if method.trains_masker:
-            values += [term(masker_view(method, model, batch, masker)) for term in method.masker_terms]
-    assert all(value.dtype == torch.float32 and value.shape == (6,) and value.isfinite().all() for value in values)
-    assert view.seen.logits.dtype == torch.bfloat16
 
 
 # two baselines by hand
@@ -426,25 +329,12 @@ def test_baselines_without_what_they_need_say_so():
         RightReasons()(ClassifierView(batch, classifier=model, space=SPACE, generator=seeded()))
 
 
-@pytest.mark.parametrize("name", ["erm", "sgt", "dre", "rrr", "align", "oracle", "random", "grey", "egat"])
+@pytest.mark.parametrize("name", ["erm", "sgt", "dre", "rrr", "align", "oracle", "random", "grey"])
 def test_two_processes_get_the_gradient_of_one(name):
-    model, masker, batch = conv_net(), small_masker(), full_batch()
-
-    def gradient(batch, everyone):
-        method = recipe(name)
-        view = classifier_view(method, model, batch, masker=masker, everyone=everyone)
-        values = sum(term.weight * term(view) for term in method.terms)
-        return torch.autograd.grad(values.sum(), [model.conv1.weight, model.fc.weight])
-
-    whole = gradient(batch, None)
-    parts = []
-    for start, part in ((0, slice(0, 2)), (2, slice(2, 6))):
-        piece = TrainingBatch(images=batch.images[part], labels=batch.labels[part], masks=batch.masks[part])
-        parts.append(gradient(piece, Everyone(batch.images, batch.labels, start, batch.masks)))
-    torch.testing.assert_close([a + b for a, b in zip(*parts, strict=True)], list(whole), rtol=1e-4, atol=1e-5)
+    checks.check_two_processes(name)
 
 
-def test_one_may_cook_for_oneself():
+def test_a_term_of_ones_own():
     class Small:
         """Small weights: a term that looks at no image."""
 
@@ -484,3 +374,49 @@ def test_binary_targets_are_the_learned_masks_above_and_below_one_half():
     assert torch.equal(masks[1], (masks[0] > 0.5).float())
     with pytest.raises(ValueError, match="'soft' or 'binary'"):
         recipe("align", targets="hard")
+
+
+# what authors of recipes use
+
+
+def test_a_side_pass_is_the_classifier_on_other_images_and_updates_no_statistics():
+    model, batch = conv_net().train(), full_batch()
+    view = ClassifierView(batch, classifier=model, space=SPACE, generator=seeded(), normalise="minmax")
+    assert view.logits.shape == (6, 5)  # the step's own pass
+    assert model.norm.num_batches_tracked == 1
+    before = model.norm.running_mean.clone()
+    other = view.side_pass(batch.images.flip(3) + 1)
+    assert (model.norm.num_batches_tracked, torch.equal(model.norm.running_mean, before)) == (1, True)
+    assert all(module.training for module in model.modules())
+    again = ClassifierView(
+        TrainingBatch(images=batch.images.flip(3) + 1, labels=batch.labels),
+        classifier=model,
+        space=SPACE,
+        generator=seeded(),
+        normalise="minmax",
+    )
+    assert torch.equal(other.logits, again.logits)
+    assert torch.equal(other.saliency, again.saliency)
+    torch.testing.assert_close(other.cam / other.cam.amax((1, 2, 3), keepdim=True).clamp(min=1e-8), other.saliency)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "plugins",
+        "align.recipe_by_name",
+        "align.recipe_record",
+        "align.saliency",
+        "align.terms.classifier_terms",
+        "align.terms.masker_terms",
+        "align.terms.running_means",
+        "align.terms.term_options",
+        "align.views.classifier_view",
+        "align.views.masker_view",
+        "align.views.side_pass",
+    ],
+)
+def test_examples_in_docstrings_run(module):
+    result = doctest.testmod(import_module(f"xai_align.{module}"))
+    assert result.attempted
+    assert not result.failed

@@ -10,7 +10,7 @@ from align_factory import Bars, bends, loader, rows, small_masker, trainer
 from networks import untouched
 from torch import nn
 
-from xai_align.align import AlignTrainer, Masker, TrainingBatch
+from xai_align.align import AlignTrainer, Classification, Masker, Recipe, TrainingBatch
 from xai_align.align.training.steps import Steps
 from xai_align.training.diverged import DivergedError
 
@@ -165,8 +165,10 @@ def test_masks_and_indices_where_a_recipe_needs_them():
     for name in ("oracle", "random", "inverse", "rrr"):
         with pytest.raises(ValueError, match=rf"the recipe '{name}' needs masks, and the batches have none"):
             trainer(recipe=name).fit(loader(), epochs=1)
+    counting = Classification()
+    counting.needs_indices = True
     with pytest.raises(ValueError, match="remembers examples, and the batches do not say which they are"):
-        trainer(recipe="consistency").fit(loader(), epochs=1)
+        trainer(recipe=Recipe(name="counting", terms=(counting,))).fit(loader(), epochs=1)
 
 
 class Bad(nn.Module):
@@ -254,7 +256,7 @@ def test_half_precision_on_a_cpu():
         ({"weight_decay": math.inf}, "weight_decay is inf"),
         ({"gradient_accumulation_steps": True}, "gradient_accumulation_steps is True"),
         ({"patience": 0}, "patience is 0"),
-        ({"recipe": "alien"}, "there is no recipe 'alien'"),
+        ({"recipe": "alien"}, "there is no training recipe 'alien'; did you mean 'align'"),
     ],
 )
 def test_options_that_are_not_possible(options, told):

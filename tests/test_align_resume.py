@@ -13,7 +13,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from align_factory import PLAN, bends, fit, loader, rows, same_weights, small_masker, trainer, weights
+from align_factory import (
+    PLAN,
+    NumberedBars,
+    bends,
+    fit,
+    loader,
+    read_numbered,
+    rows,
+    same_weights,
+    small_masker,
+    trainer,
+    weights,
+)
 
 from xai_align.align.masker import Masker
 from xai_align.training.checkpoints import CheckpointWarning, read_checkpoint
@@ -103,7 +115,6 @@ def test_a_fit_that_was_stopped_goes_on_to_the_last_bit(tmp_path, where):
         {"mixed_precision": "bf16", "gradient_accumulation_steps": 2},
         {"order": "second", "on_collapse": "sparsity", "recipe": "align", "schedule": "none"},
         {"recipe": "dre"},
-        {"recipe": "aim"},
         {"classifier_optimizer": lambda ps: torch.optim.SGD(ps, lr=0.02, momentum=0.9)},
     ],
 )
@@ -204,30 +215,33 @@ def test_what_a_fit_wrote_can_be_resumed_by_hand(tmp_path):
     assert "epoch 5" in repr(made)
 
 
-def test_terms_that_remember_go_on(tmp_path):
-    """The weights that explanation consistency gave to examples are part of the checkpoint."""
-    from align_factory import Bars
+class Memory:
+    """Cross entropy, weighted by one plus how often each example was seen."""
 
-    from xai_align.align import TrainingBatch
+    name, weight, needs_indices = "memory", 1.0, True
 
-    class Numbered(torch.utils.data.Dataset):
-        bars = Bars(24)
+    def __init__(self):
+        self.seen = torch.zeros(24)
 
-        def __len__(self):
-            return 24
+    def __call__(self, view):
+        weights = 1 + self.seen[view.batch.indices]
+        self.seen[view.batch.indices] += 1
+        return weights * torch.nn.functional.cross_entropy(view.logits, view.batch.labels, reduction="none")
 
-        def __getitem__(self, i):
-            return (*self.bars[i], i)
+    def state_dict(self):
+        return {"seen": self.seen.clone()}
+
+    def load_state_dict(self, state):
+        self.seen = state["seen"].clone()
+
+
+def test_terms_with_a_memory_go_on(tmp_path):
+    from xai_align.align import Recipe
 
     def run(out, classifier, **options):
-        data = torch.utils.data.DataLoader(Numbered(), batch_size=8, shuffle=True)
-        made = trainer(
-            classifier,
-            recipe="consistency",
-            out=out,
-            read_batch=lambda b: TrainingBatch(images=b[0], labels=b[1], indices=b[2]),
-            **options,
-        )
+        data = torch.utils.data.DataLoader(NumberedBars(24), batch_size=8, shuffle=True)
+        remembering = Recipe(name="remembering", terms=(Memory(),))
+        made = trainer(classifier, recipe=remembering, out=out, read_batch=read_numbered, **options)
         return made.fit(data, epochs=4)
 
     straight, stopped = bends(), bends(seed=7)

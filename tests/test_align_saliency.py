@@ -11,7 +11,7 @@ from captum.attr import LayerGradCam
 from torch import nn
 
 from tests.networks import conv_net, images, untouched
-from xai_align.align.look import Look, look, where_to_look
+from xai_align.align.look import Look, cam_space, look
 from xai_align.align.saliency import cam_at, dead, evidence_at, grad_cam, normalised, saliency_at
 from xai_align.hookspecs import FeatureSpace
 
@@ -103,7 +103,7 @@ def test_after_global_pooling_the_channel_weights_are_the_heads():
     model, x, y = gap_net(), images(2), torch.tensor([2, 0])
     by_hand = torch.einsum("nc,nchw->nhw", model[4].weight[y] / (8 * 8), model[1](model[0](x)))
     torch.testing.assert_close(grad_cam(model, x, y)[:, 0], by_hand.relu())
-    assert where_to_look(model, x).layer == "1"
+    assert cam_space(model, x).layer == "1"
 
 
 def test_a_layer_that_is_overwritten_shows_what_it_gave():
@@ -143,7 +143,7 @@ def test_channels_last_maps_are_read_as_maps():
 
 def test_of_tokens_the_patches_count():
     model, x = tiny_timm("test_vit"), images(3, 160)
-    space = where_to_look(model, x)
+    space = cam_space(model, x)
     assert (space.layer, space.prefix_tokens) == ("blocks.5.norm1", 1)
     held = []
     handle = model.blocks[5].norm1.register_forward_hook(lambda module, args, output: held.append(output))
@@ -167,7 +167,7 @@ def test_timm_networks_find_their_place(name, order):
     assert cam.shape[:2] == (3, 1)
     assert 1 < cam.shape[2] * cam.shape[3] < 96 * 96 / 64
     assert any(g is not None and g.abs().sum() > 0 for g in gradients(cam, model).values())
-    torch.testing.assert_close(look(model, x, where_to_look(model, x)).logits, model(x), rtol=0, atol=0)
+    torch.testing.assert_close(look(model, x, cam_space(model, x)).logits, model(x), rtol=0, atol=0)
 
 
 def test_an_unknown_residual_network_is_read_behind_its_last_block():
@@ -181,7 +181,7 @@ def test_an_unknown_residual_network_is_read_behind_its_last_block():
 
     model = nn.Sequential(nn.Conv2d(3, 8, 1), Block(), nn.Sequential(Block()), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     with untouched(model):  # in train mode: no statistics are learnt from the noise it is found with
-        assert where_to_look(model, images(3)).layer == "2"
+        assert cam_space(model, images(3)).layer == "2"
 
 
 def test_a_dead_cam_is_zero_and_is_found():
@@ -245,7 +245,7 @@ def test_half_precision_gives_single_precision_maps():
     model, x = conv_net(), images(3)
     exact = grad_cam(model, x, LABELS)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        seen = look(model, x, where_to_look(model, x))
+        seen = look(model, x, cam_space(model, x))
         cam = cam_at(seen, LABELS, order="second")
         scaled = normalised(cam)
     assert seen.activations.dtype == seen.logits.dtype == torch.bfloat16
@@ -286,7 +286,7 @@ def test_a_frozen_backbone_has_cams_too():
 
 def test_the_logits_still_train_everything():
     model, x = conv_net(), images(3)
-    seen = look(model, x, where_to_look(model, x))
+    seen = look(model, x, cam_space(model, x))
     torch.testing.assert_close(seen.logits, model(x), rtol=0, atol=0)
     cam_at(seen, LABELS)  # its backward pass leaves the graph alone
     ours = torch.autograd.grad(seen.logits.square().sum(), model.conv1.weight)

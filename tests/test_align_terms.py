@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from tests.networks import conv_net, images, untouched
 from xai_align.align.alignment_loss import alignment_loss
-from xai_align.align.guides import GivenMask, GreyImage, Inverted, LearnedMask, OfAnotherImage
+from xai_align.align.guides import Binarised, GivenMask, GreyImage, Inverted, LearnedMask, OfAnotherImage
 from xai_align.align.masker_loss import masker_loss
 from xai_align.align.mixup_regulariser import mixup_regulariser
 from xai_align.align.terms.classifier_terms import Alignment, Classification, Mixup
@@ -392,6 +392,18 @@ def test_terms_leave_no_trace():
 def test_options_out_of_range_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_binary_masks_are_the_masks_above_and_below_one_half():
+    batch = TrainingBatch(
+        images=images(1),
+        labels=torch.tensor([0]),
+        masks=torch.tensor([0.2, 0.5, 0.51, float("nan")]).repeat(16).view(1, 1, 8, 8),
+    )
+    mask = Binarised(GivenMask())(batch, None, seeded(), Everyone.just(batch))
+    wanted = torch.tensor([0.0, 0.0, 1.0, float("nan")]).repeat(16).view(1, 1, 8, 8)
+    torch.testing.assert_close(mask, wanted, equal_nan=True)
+    assert (Binarised(LearnedMask()).needs_masker, Binarised(GivenMask()).needs_masks) == (True, True)
 
 
 # the masker's terms

@@ -9,14 +9,27 @@ import random
 import numpy as np
 import pytest
 import torch
-from align_factory import PLAN, Bars, bends, fit, loader, rows, same_weights, small_masker, trainer, weights
+from align_factory import (
+    PLAN,
+    Bars,
+    bends,
+    fit,
+    loader,
+    rows,
+    same_weights,
+    small_masker,
+    trained_by_name,
+    trainer,
+    weights,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as some
 from networks import untouched
 from torch import nn
 from torch.utils.data import DataLoader, RandomSampler
 
-from xai_align.align import RECIPES, AlignTrainer, ShortcutWarning, recipe
+from xai_align.align import AlignTrainer, ShortcutWarning, recipe
+from xai_align.align.recipes import RECIPES
 from xai_align.align.training.phases import Place, Plan, after_epoch, after_step, first_place, turn_at
 from xai_align.align.training.stream import RepeatableStream, loaders_generators
 from xai_align.align.training.updates import Updater
@@ -166,29 +179,9 @@ def test_gradients_of_the_callers_own_stay():
     assert (kept == 3).all()
 
 
-@pytest.mark.parametrize("name", sorted(RECIPES))
+@pytest.mark.parametrize("name", [spec.name for spec in RECIPES])
 def test_every_recipe_trains(name):
-    from xai_align.align import TrainingBatch
-
-    class Numbered(torch.utils.data.Dataset):
-        bars = Bars(24, masks=True)
-
-        def __len__(self):
-            return 24
-
-        def __getitem__(self, i):
-            return (*self.bars[i], i)
-
-    made = AlignTrainer(
-        bends(),
-        recipe=name,
-        warmup_steps=2,
-        masker_only_steps=1,
-        read_batch=lambda b: TrainingBatch(images=b[0], labels=b[1], masks=b[2], indices=b[3]),
-    )
-    before = weights(made.classifier)
-    data = DataLoader(Numbered(), batch_size=8, shuffle=True)
-    done = made.fit(data, data, epochs=2)
+    made, done, before = trained_by_name(name)
     assert not same_weights(done.classifier, before)
     assert (done.masker is not None) == made.recipe.trains_masker
     assert all(np.isfinite(row["loss"]) for row in done.history)

@@ -372,7 +372,7 @@ def test_options_and_a_build_of_ones_own_reach_the_class():
     assert set(seen) == {7}
 
 
-def test_checking_leaves_the_random_state_of_the_caller():
+def test_checking_leaves_the_kept_random_state():
     torch.manual_seed(3)
     np.random.seed(3)
     before = snapshot(nn.Identity())

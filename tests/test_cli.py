@@ -74,6 +74,9 @@ def test_methods_are_listed_with_what_they_are():
     assert result.exit_code == 0
     for name in plugins.attribution_methods():
         assert any(line.startswith(f"│ {name} ") for line in result.output.splitlines())
+    assert "training recipe" in result.output
+    for name, spec in plugins.training_recipes().items():
+        assert any(line.startswith(f"│ {name} ") and spec.summary in line for line in result.output.splitlines())
 
 
 def test_one_image_leaves_a_picture_arrays_and_numbers_that_agree(folder):

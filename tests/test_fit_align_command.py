@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from plugin_site import site_in
 from safetensors.torch import load_file
 from torch import nn
 from typer.testing import CliRunner
@@ -124,6 +125,26 @@ def test_one_domain_and_a_recipe_without_a_masker(folder):
     assert not (folder / "out/examples").exists()
 
 
+def test_a_recipe_of_a_plugin_goes_by_its_name(folder, tmp_path_factory, monkeypatch):
+    with site_in(tmp_path_factory.mktemp("site"), monkeypatch, keep=("builtin", "timm_align")) as site:
+        code = """
+        @hookimpl
+        def xai_align_training_recipes():
+            from xai_align.align import recipe
+            return [training("gentle", lambda *, mixup=1.0: recipe("dre", mixup=mixup / 2))]
+        """
+        site.add("gentle", code)
+        done = run("fit-align", "pictures/dark", *SHORT, "--recipe", "gentle", "--examples", 0, "--out", "out")
+        assert "the training recipe 'gentle' has no option 'sparsity'; it takes mixup" in refused(
+            "pictures/dark", *SHORT, "--recipe", "gentle", "--sparsity", 1, "--out", "out"
+        )
+        assert "there is no training recipe 'gently'; did you mean 'gentle'?" in refused(
+            "pictures/dark", *SHORT, "--recipe", "gently", "--out", "out"
+        )
+    assert done.exit_code == 0, done.output
+    assert json.loads((folder / "out/results.json").read_text())["recipe"] == "gentle"
+
+
 def test_given_masks_go_with_their_images(folder):
     drawn = np.zeros((24, 24), np.uint8)
     drawn[2:12, 2:12] = 1
@@ -174,13 +195,13 @@ def test_training_images_are_shuffled_and_come_with_their_numbers(folder, monkey
             "has no domain 'drak'; did you mean 'dark'? Its domains: dark, light",
         ),
         (("pictures/dark", "--source", "red"), "has no domain 'red'"),
-        (("pictures/dark", "--recipe", "algin"), "there is no recipe 'algin'"),
-        (("pictures/dark", "--recipe", "erm", "--sparsity", 1), "the recipe 'erm' has no option 'sparsity'"),
+        (("pictures/dark", "--recipe", "algin"), "there is no training recipe 'algin'; did you mean 'align'?"),
+        (("pictures/dark", "--recipe", "erm", "--sparsity", 1), "the training recipe 'erm' has no option 'sparsity'"),
         (
             ("pictures/dark", "--baseline", "another_imgae"),
             "'another_imgae'; did you mean 'another_image'?",
         ),
-        (("pictures/dark", "--recipe", "dre", "--baseline", 0), "the recipe 'dre' has no option 'baseline'"),
+        (("pictures/dark", "--recipe", "dre", "--baseline", 0), "the training recipe 'dre' has no option 'baseline'"),
         (("pictures/dark", "--test-share", "0.9"), "validation (0.15) and test (0.9) take all the images"),
         (("pictures/dark", "--test-share", "-0.1"), "share is -0.1"),
         (("pictures/dark", "--alternation", "sometimes"), "alternation is 'sometimes'"),

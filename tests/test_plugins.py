@@ -7,29 +7,18 @@ import os
 import subprocess
 import sys
 import warnings
-from importlib.metadata import entry_points
 from pathlib import Path
 from textwrap import dedent
 
 import pytest
+from plugin_site import site_in
 from torch import nn
 
 from xai_align import plugins
 from xai_align.plugins import PluginError, PluginWarning
 
 SOURCES = Path(plugins.__file__).parents[1]
-OPTIONAL = ("captum", "timm", "torchvision", "cv2", "matplotlib", "pytorch_grad_cam", "typer")
-
-HEADER = """
-from torch import nn
-from xai_align.hookspecs import AttributionSpec, FeatureSpace, LoadedModel, MetricSpec, hookimpl
-
-def method(name):
-    return AttributionSpec(name=name, build=dict, summary="a test's")
-
-def measure(name):
-    return MetricSpec(name=name, evaluate=dict, higher_is_better=True, summary="a test's")
-"""
+OPTIONAL = ("xai_align.align", "captum", "timm", "torchvision", "cv2", "matplotlib", "pytorch_grad_cam", "typer")
 
 
 def offering(*names: str) -> str:
@@ -40,47 +29,11 @@ def offering(*names: str) -> str:
     """
 
 
-class Site:
-    """A folder on the path into which distributions are put the way an installer does."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.modules: list[str] = []
-
-    def add(self, name: str, code: str, *, distribution: str = "", version: str = "1.2") -> str:
-        """A distribution with one module and one plugin ``name`` that is this module."""
-        distribution = distribution or f"{name}-dist"
-        module = f"module_of_{distribution}_{name}".replace("-", "_")
-        self.module(module, HEADER + dedent(code))
-        info = self.folder / f"{distribution.replace('-', '_')}-{version}.dist-info"
-        info.mkdir(exist_ok=True)
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n")
-        stanza = info / "entry_points.txt"
-        so_far = stanza.read_text() if stanza.exists() else "[xai_align]\n"
-        stanza.write_text(f"{so_far}{name} = {module}\n")
-        importlib.invalidate_caches()
-        plugins.reset_plugins()
-        return module
-
-    def module(self, module: str, code: str) -> None:
-        (self.folder / f"{module}.py").write_text(dedent(code))
-        self.modules.append(module)
-        importlib.invalidate_caches()
-
-
 @pytest.fixture
 def site(tmp_path, monkeypatch):
     """An environment where the only plugins in use are the test's."""
-    real = ",".join(sorted({entry_point.name for entry_point in entry_points(group="xai_align")}))
-    monkeypatch.setenv("XAI_ALIGN_DISABLED_PLUGINS", real)
-    monkeypatch.delenv("XAI_ALIGN_STRICT", raising=False)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    plugins.reset_plugins()
-    site = Site(tmp_path)
-    yield site
-    for module in site.modules:
-        sys.modules.pop(module, None)
-    plugins.reset_plugins()
+    with site_in(tmp_path, monkeypatch) as site:
+        yield site
 
 
 def rows() -> dict[str, plugins.PluginRecord]:
@@ -116,6 +69,23 @@ def test_metric_and_method_of_one_name_are_two_things(site):
     assert plugins.metric("same").higher_is_better
     assert plugins.origin("same").name == "one"
     assert plugins.origin("same", kind="metric").name == "two"
+
+
+def test_training_recipe_is_found_and_comes_with_its_origin(site):
+    site.add("one", offering("same"))
+    site.add("two", "@hookimpl\ndef xai_align_training_recipes():\n    return [training('same'), training('other')]")
+    assert list(plugins.training_recipes()) == ["same", "other"]
+    assert plugins.training_recipe("other").summary == "a test's"
+    assert plugins.origin("same", kind="training_recipe").name == "two"
+    assert plugins.origin("same").name == "one"
+    with pytest.raises(ValueError, match=r"no training recipe 'othr'; did you mean 'other'\? Known: same, other"):
+        plugins.training_recipe("othr")
+
+
+def test_origin_of_an_unknown_kind_is_refused(site):
+    site.add("good", offering("alpha"))
+    with pytest.raises(ValueError, match="kind is 'recipe'; give 'attribution' or 'metric' or 'training_recipe'"):
+        plugins.origin("alpha", kind="recipe")
 
 
 def test_changing_the_answer_does_not_change_the_next_one(site):
@@ -215,7 +185,7 @@ def test_manager_is_made_once_and_anew_after_a_reset(site):
 def test_without_any_entry_point_there_is_nothing_and_no_error(site, monkeypatch):
     monkeypatch.setattr("xai_align.plugins.loading.entry_points", lambda group: ())
     assert plugins.plugin_table() == []
-    assert plugins.attribution_methods() == plugins.metrics() == {}
+    assert plugins.attribution_methods() == plugins.metrics() == plugins.training_recipes() == {}
     assert plugins.feature_space(nn.Identity()) is None
     with pytest.raises(ValueError, match=r"there is no metric 'x'\. Known: none"):
         plugins.metric("x")
@@ -319,6 +289,7 @@ def test_entry_point_name_belongs_to_the_first_and_both_are_named(site):
     [
         ("xai_align_attributions", "method", plugins.attribution_methods),
         ("xai_align_metrics", "measure", plugins.metrics),
+        ("xai_align_training_recipes", "training", plugins.training_recipes),
     ],
 )
 def test_listed_name_belongs_to_the_first_and_the_rest_of_the_second_is_used(site, hook, make, ask):
@@ -329,7 +300,7 @@ def test_listed_name_belongs_to_the_first_and_the_rest_of_the_second_is_used(sit
     assert f"plugin 'two' (dist-two 1.2): duplicate: 'shared' of {hook}" in message
     assert "'one' (dist-one 1.2)" in message
     assert {"shared", "left", "right"} <= set(ask())
-    kind = "metric" if make == "measure" else "attribution"
+    kind = {"method": "attribution", "measure": "metric", "training": "training_recipe"}[make]
     assert plugins.origin("shared", kind=kind).distribution == "dist-one"
     assert rows()["two"].status == "ok"
     assert "'shared'" in rows()["two"].reason
@@ -402,6 +373,26 @@ def test_wrong_entry_of_a_list_is_skipped_and_its_neighbours_are_used(site, entr
     assert list(plugins.attribution_methods()) == ["left", "right"]
     assert rows()["mixed"].status == "ok"
     assert reason in rows()["mixed"].reason
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        ("None", "xai_align_training_recipes returned None instead of a list of TrainingRecipeSpec"),
+        ("1 / 0", "xai_align_training_recipes raised ZeroDivisionError"),
+        ("[method('x')]", "listed an object of type AttributionSpec where TrainingRecipeSpec is expected"),
+        ("[training('')]", "listed a TrainingRecipeSpec with the name ''"),
+        ("[training('x', build='align')]", "listed 'x', whose `build` cannot be called"),
+    ],
+)
+def test_unusable_training_recipes_are_named_and_the_rest_work(site, answer, reason):
+    site.add("bad", f"@hookimpl\ndef xai_align_training_recipes():\n    return {answer}")
+    site.add("good", "@hookimpl\ndef xai_align_training_recipes():\n    return [training('useful')]")
+    message = message_of(plugins.training_recipes)
+    assert message.startswith("plugin 'bad' (bad-dist 1.2): ")
+    assert reason in message
+    assert list(plugins.training_recipes()) == ["useful"]
+    assert reason in rows()["bad"].reason
 
 
 BAD_ANSWERS = {

@@ -31,8 +31,10 @@ def slopes(model, inputs, target):
 
 
 def clipped(model, layer):
+    """The activation, named in the way in which the layer is."""
+    by = {str: "act", nn.Conv2d: model.act, FeatureSpace: FeatureSpace(layer="act")}[type(layer)]
     x = images().requires_grad_()
-    with clip_gradients(model, images(seed=1), layers=[layer]) as clipping:
+    with clip_gradients(model, images(seed=1), layers=[by]) as clipping:
         return torch.autograd.grad(clipping.model(x)[:, 1].sum(), x)[0]
 
 
@@ -56,7 +58,9 @@ TAKERS = {
     "ExactPiNet": lambda model, layer: ExactPiNet(model, layer).read_out(images(), 1).contributions,
     "ALIGN's Grad-CAM": lambda model, layer: grad_cam(model, images(), torch.tensor([1, 1]), layer=layer),
     "hidden layers": lambda model, layer: (
-        pathways(model, images(), images(seed=2).abs(), layers=[layer], num_steps=2).values
+        pathways(model, images(), images(seed=2).abs(), layers=[layer], num_steps=2)
+        .measures["relative"]
+        .nan_to_num(7.0)
     ),
     "randomisation": lambda model, layer: (
         parameter_randomisation(model, images(), slopes, target=1, layers=[layer]).similarity

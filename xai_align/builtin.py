@@ -1,4 +1,4 @@
-"""The core's own plugin: methods, controls, metrics, the convolutional encoder, models that a function makes.
+"""The core's own plugin: methods, controls, metrics, training recipes, the convolutional encoder, made models.
 
 A reference ``package.module:factory`` is imported and called without
 arguments. The factory returns a :class:`~xai_align.LoadedModel`, or a bare
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from xai_align._tools.files.fields import check_fields
 from xai_align._tools.files.references import FACTORY, importing_a_reference
-from xai_align.hookspecs import AttributionSpec, LoadedModel, MetricSpec, hookimpl
+from xai_align.hookspecs import AttributionSpec, LoadedModel, MetricSpec, TrainingRecipeSpec, hookimpl
 from xai_align.plugins.loading import PLUGIN_ERRORS, describe_error, did_you_mean
 
 if TYPE_CHECKING:
@@ -108,6 +108,14 @@ def xai_align_metrics() -> list[MetricSpec]:
     from xai_align.evaluation.standard_metrics import METRICS
 
     return METRICS
+
+
+@hookimpl
+def xai_align_training_recipes() -> list[TrainingRecipeSpec]:
+    """ALIGN and the recipes that it is compared with, of :mod:`xai_align.align.recipes`."""
+    from xai_align.align.recipes import RECIPES
+
+    return RECIPES
 
 
 @hookimpl

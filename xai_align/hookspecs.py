@@ -1,4 +1,4 @@
-"""The plugin contract: nine hooks and the typed records they return.
+"""The plugin contract: ten hooks and the typed records they return.
 
 A plugin is any module (or object) named in the entry-point group ``xai_align``
 that carries functions marked with :data:`hookimpl` and named like the hooks of
@@ -101,6 +101,21 @@ class MetricSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrainingRecipeSpec:
+    """A training recipe of ALIGN that can be run by name.
+
+    ``build(**options)`` gives a new :class:`xai_align.align.Recipe`, whose terms no other recipe shares. The named
+    parameters of ``build`` are the recipe's options; each has a default. If it also takes ``**classification``, the
+    options of :class:`xai_align.align.Classification` are options of the recipe too, and end up there. The recipe
+    carries ``name``, whatever name ``build`` gives it.
+    """
+
+    name: str
+    build: Callable[..., Any]
+    summary: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class LoadedModel:
     """A model ready to be asked: eval mode, its preprocessing, its class names.
 
@@ -148,7 +163,7 @@ class FeatureSpace:
 
 
 class HookSpecs:
-    """The nine hooks. Arguments may be added in later versions, never removed."""
+    """The ten hooks. Arguments may be added in later versions, never removed."""
 
     @hookspec
     def xai_align_attributions(self) -> list[AttributionSpec]:  # type: ignore[empty-body]
@@ -164,6 +179,10 @@ class HookSpecs:
 
         Each is a :class:`~xai_align.testing.subject.Check`, for conventions of an ecosystem.
         """
+
+    @hookspec
+    def xai_align_training_recipes(self) -> list[TrainingRecipeSpec]:  # type: ignore[empty-body]
+        """Training recipes this plugin offers."""
 
     @hookspec(firstresult=True)
     def xai_align_load_model(self, reference: str, trust: bool) -> LoadedModel | None:

@@ -1,4 +1,7 @@
-"""ALIGN: a classifier and a masker trained together, from the published description (arXiv 2511.06944)."""
+"""ALIGN: a classifier and a masker trained together, from the published description (arXiv 2511.06944).
+
+Training recipes of other packages need nothing beyond these names; ``examples/plugin_align_experiments`` shows three.
+"""
 
 from xai_align.align.align_fit import AlignFit
 from xai_align.align.alignment_loss import alignment_loss
@@ -8,31 +11,48 @@ from xai_align.align.masker_file import load_masker, save_masker
 from xai_align.align.masker_loss import masker_loss
 from xai_align.align.method import ALIGNMethod, ClassAgnosticWarning
 from xai_align.align.mixup_regulariser import mixup_regulariser
-from xai_align.align.recipes import RECIPES, Recipe, recipe
-from xai_align.align.saliency import grad_cam
+from xai_align.align.recipe_by_name import recipe
+from xai_align.align.recipe_record import Recipe
+from xai_align.align.saliency import grad_cam, normalised
 from xai_align.align.shortcut import ShortcutWarning, find_shortcuts
+from xai_align.align.terms.classifier_terms import Classification
+from xai_align.align.terms.masker_terms import Distinction, MaskerTerm, Smoothness
+from xai_align.align.terms.running_means import RunningMeans
+from xai_align.align.terms.term_options import check_number
 from xai_align.align.trainer import AlignTrainer
 from xai_align.align.training.collapse import CollapseWarning
 from xai_align.align.views.batch import TrainingBatch
+from xai_align.align.views.classifier_view import ClassifierView
+from xai_align.align.views.masker_view import MaskerView
+from xai_align.align.views.side_pass import evaluation_pass
 
 __all__ = [
-    "RECIPES",
     "ALIGNMethod",
     "AlignFit",
     "AlignTrainer",
     "ClassAgnosticWarning",
+    "Classification",
+    "ClassifierView",
     "CollapseWarning",
+    "Distinction",
     "Masker",
+    "MaskerTerm",
+    "MaskerView",
     "Recipe",
+    "RunningMeans",
     "ShortcutWarning",
+    "Smoothness",
     "TrainingBatch",
     "alignment_loss",
+    "check_number",
+    "evaluation_pass",
     "export_masker",
     "find_shortcuts",
     "grad_cam",
     "load_masker",
     "masker_loss",
     "mixup_regulariser",
+    "normalised",
     "recipe",
     "save_masker",
 ]

@@ -144,6 +144,18 @@ class Inverted(OnAnotherGuide):
 
 
 @dataclass(frozen=True)
+class Binarised(OnAnotherGuide):
+    """A guide's masks as zeros and ones, without a gradient."""
+
+    def __call__(
+        self, batch: TrainingBatch, masker: nn.Module | None, generator: torch.Generator, everyone: Everyone
+    ) -> Tensor | None:
+        """1 above one half, else 0; unknown stays unknown."""
+        mask = self.of(batch, masker, generator, everyone)
+        return None if mask is None else torch.where(mask.isnan(), mask, (mask > 0.5).to(mask))
+
+
+@dataclass(frozen=True)
 class GreyImage:
     """The image itself in grey, from its darkest (0) to its brightest (1) pixel; a flat image is 0.
 

@@ -1,4 +1,4 @@
-"""What a method is made of: terms, a guide, and how a masker is trained beside."""
+"""A training recipe: the terms of both losses, the source of the masks, and how a masker is trained."""
 
 from __future__ import annotations
 
@@ -16,18 +16,30 @@ from xai_align.align.views.masker_view import MaskerView
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What a classifier, and perhaps a masker, learn from.
+    """A training recipe: the losses of a classifier, and of a masker if there is one.
 
     Attributes:
-        name: of the method.
-        terms: of the classifier's loss, in the order in which they are asked.
+        name: of the recipe.
+        terms: of the classifier's loss, in the order in which they are computed.
         guide: gives the masks that terms compare with.
         masker_terms: of the masker's loss; none: no masker is trained.
-        baseline: what stands where a mask keeps nothing, in the masker's step.
-        masks_from: how the masker's answer becomes the masks that are tried out; None: as it is.
+        baseline: the values of removed pixels in the masker's step.
+        masks_from: ``masks_from(view)`` turns the masker's soft masks ``view.soft`` (or ``view.soft_logits``) into the
+            masks that the masker's step tries, ``[N, 1, H, W]`` in [0, 1]; None: the soft masks.
 
     Raises:
         ValueError: there are no terms, two have the same name, or a guide is needed and missing.
+
+    Example::
+
+        >>> from dataclasses import replace
+        >>> from xai_align.align import Classification, Recipe, recipe
+        >>> smoothed = Recipe(name="smoothed", terms=(Classification(label_smoothing=0.1),))
+        >>> smoothed.trains_masker
+        False
+        >>> sparse = replace(recipe("align"), name="no_smoothness", masker_terms=recipe("align").masker_terms[:2])
+        >>> [term.name for term in sparse.masker_terms]
+        ['distinction', 'sparsity']
     """
 
     name: str

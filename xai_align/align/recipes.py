@@ -1,46 +1,39 @@
-"""Which terms make which method: ALIGN, what it is compared with, and three experiments.
+"""Training recipes of the core: which terms ALIGN has, and which the methods that it is compared with.
 
-=============== ==============================================================================================
-``erm``         cross entropy alone
-``sgt``         saliency guided training (Ismail et al. 2021)
-``dre``         ``erm`` and DRE's regulariser (Li et al. 2023)
-``rrr``         right for the right reasons (Ross et al. 2017): needs given masks
-``align``       ``dre`` and alignment with a masker that is trained alongside (Hong et al. 2025)
-``oracle``      ``align`` with given masks in place of the masker
-``random``      ... with the given mask of another image
-``inverse``     ... with one minus the given mask
-``grey``        ... with the image itself in grey
-``egat``        experimental: adversarial training with steady CAMs
-``aim``         experimental: ``align`` with binary masks whose area is annealed
-``consistency`` experimental: examples weighed by how little their explanations keep still
-=============== ==============================================================================================
+=========== ===========================================================================================
+``erm``     cross entropy alone
+``sgt``     saliency guided training (Ismail et al. 2021)
+``dre``     ``erm`` and DRE's regulariser (Li et al. 2023)
+``rrr``     right for the right reasons (Ross et al. 2017): needs given masks
+``align``   ``dre`` and alignment with a masker that is trained alongside (Hong et al. 2025)
+``oracle``  ``align`` with given masks in place of the masker
+``random``  ... with the given mask of another image
+``inverse`` ... with one minus the given mask
+``grey``    ... with the image itself in grey
+=========== ===========================================================================================
+
+They are registered by :mod:`xai_align.builtin`; :func:`~xai_align.align.recipe_by_name.recipe` builds them, and those
+of other plugins.
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
-from dataclasses import fields
 from functools import partial
 from typing import Any, Literal
 
 from xai_align._tools.choices import check_choice
-from xai_align.align.guides import GivenMask, GreyImage, Guide, Inverted, LearnedMask, OfAnotherImage
+from xai_align.align.guides import Binarised, GivenMask, GreyImage, Guide, Inverted, LearnedMask, OfAnotherImage
 from xai_align.align.masker_loss import Baseline
 from xai_align.align.recipe_record import Recipe
-from xai_align.align.terms.adversarial import Adversarial
-from xai_align.align.terms.annealed_binary_masks import AnnealedArea, Binarised, StraightThroughMasks
 from xai_align.align.terms.classifier_terms import Alignment, Classification, Mixup, Term
-from xai_align.align.terms.explanation_consistency import ConsistencyWeighted, Scaling
 from xai_align.align.terms.masker_terms import Distinction, Smoothness, Sparsity
 from xai_align.align.terms.other_backgrounds import OtherBackgrounds
 from xai_align.align.terms.right_reasons import RightReasons, Score
 from xai_align.align.terms.saliency_guided import Fill, SaliencyGuided
 from xai_align.align.terms.term_options import Average
-from xai_align.plugins.loading import did_you_mean
+from xai_align.hookspecs import TrainingRecipeSpec
 
-__all__ = ["RECIPES", "Recipe", "recipe", "recipe_options"]
-
+__all__ = ["RECIPES"]
 
 Targets = Literal["soft", "binary"]
 #: What the learned masks are as targets of the alignment.
@@ -163,110 +156,6 @@ def guided_by(
     return Recipe(name=name, terms=terms, guide=guide)
 
 
-def egat(
-    *,
-    adversarial: float = 1.0,
-    consistency: float = 1.0,
-    epsilon: float = 0.1,
-    steps: int = 1,
-    limits: tuple[float, float] | None = None,
-    mixup: float = 1.0,
-    mixup_share: float = 1.0,
-    **classification: Any,
-) -> Recipe:
-    """Experimental: explanation-guided adversarial training.
-
-    See :class:`~xai_align.align.terms.adversarial.Adversarial`.
-    """
-    attacked = Adversarial(weight=adversarial, consistency=consistency, epsilon=epsilon, steps=steps, limits=limits)
-    return Recipe(name="egat", terms=(Classification(**classification), attacked, *_mixup(mixup, mixup_share)))
-
-
-def aim(
-    *,
-    area: float = 6.0,
-    final_area: float = 0.35,
-    until: float = 1.0,
-    temperature: float = 1.0,
-    alignment: float = 1.0,
-    mixup: float = 1.0,
-    mixup_share: float = 0.5,
-    smoothness: float = 0.1,
-    baseline: Baseline = 0.0,
-    **classification: Any,
-) -> Recipe:
-    """Experimental: ALIGN's masker with AIM's devices; see :mod:`~xai_align.align.terms.annealed_binary_masks`."""
-    return Recipe(
-        name="aim",
-        terms=_guided_terms(alignment, mixup, mixup_share, 0.0, 0.0, "image", None, classification),
-        guide=Binarised(LearnedMask()),
-        masker_terms=(
-            Distinction(),
-            AnnealedArea(weight=area, last=final_area, until=until),
-            Smoothness(weight=smoothness),
-        ),
-        baseline=baseline,
-        masks_from=StraightThroughMasks(temperature=temperature),
-    )
-
-
-def consistency(
-    *, epsilon: float = 0.1, steps: int = 1, background: float = 0.3, normalise: Scaling = "mean", **classification: Any
-) -> Recipe:
-    """Experimental: see :class:`~xai_align.align.terms.explanation_consistency.ConsistencyWeighted`."""
-    weighted = ConsistencyWeighted(
-        epsilon=epsilon,
-        steps=steps,
-        background=background,
-        normalise=normalise,
-        classification=Classification(**classification),
-    )
-    return Recipe(name="consistency", terms=(weighted,))
-
-
-#: The recipes by name; each takes options and gives a fresh :class:`Recipe`.
-RECIPES: dict[str, Callable[..., Recipe]] = {
-    "erm": erm,
-    "sgt": sgt,
-    "dre": dre,
-    "rrr": rrr,
-    "align": align,
-    "oracle": partial(guided_by, "oracle", GivenMask()),
-    "random": partial(guided_by, "random", OfAnotherImage(GivenMask())),
-    "inverse": partial(guided_by, "inverse", Inverted(GivenMask())),
-    "grey": partial(guided_by, "grey", GreyImage()),
-    "egat": egat,
-    "aim": aim,
-    "consistency": consistency,
-}
-
-
-def recipe(name: str, **options: Any) -> Recipe:
-    """The recipe called ``name``, made anew: its terms are nobody else's.
-
-    Args:
-        name: one of :data:`RECIPES`.
-        **options: as its function takes them.
-
-    Raises:
-        ValueError: there is no such recipe, or an option is out of range.
-        TypeError: it has no such option; the message lists what it has.
-    """
-    if name not in RECIPES:
-        raise ValueError(f"there is no recipe '{name}'; give {', '.join(RECIPES)}{did_you_mean(name, RECIPES)}")
-    known = recipe_options(name)
-    if strange := [option for option in options if option not in known]:
-        raise TypeError(f"the recipe '{name}' has no option '{strange[0]}'; it takes {', '.join(known)}")
-    return RECIPES[name](**options)
-
-
-def recipe_options(name: str) -> tuple[str, ...]:
-    """The names of the options that a recipe takes."""
-    own = inspect.signature(RECIPES[name]).parameters.values()
-    named = [parameter.name for parameter in own if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
-    return (*named, *(option.name for option in fields(Classification) if option.name != "weight"))
-
-
 def _guided_terms(
     alignment: float,
     mixup: float,
@@ -292,3 +181,33 @@ def _guided_terms(
 def _mixup(weight: float, share: float) -> tuple[Term, ...]:
     term = Mixup(weight=weight, share=share)
     return (term,) if weight else ()
+
+
+#: The training recipes, as the plugin contract has them.
+RECIPES: list[TrainingRecipeSpec] = [
+    TrainingRecipeSpec(name="erm", build=erm, summary="cross entropy of the labels alone"),
+    TrainingRecipeSpec(name="sgt", build=sgt, summary="the prediction stays without the least salient pixels"),
+    TrainingRecipeSpec(name="dre", build=dre, summary="consistent and sparse CAMs under mixup: ALIGN without masks"),
+    TrainingRecipeSpec(name="rrr", build=rrr, summary="no input gradient outside given masks"),
+    TrainingRecipeSpec(name="align", build=align, summary="CAMs lie where a masker, trained alongside, finds evidence"),
+    TrainingRecipeSpec(
+        name="oracle",
+        build=partial(guided_by, "oracle", GivenMask()),
+        summary="align with given masks in place of the masker's",
+    ),
+    TrainingRecipeSpec(
+        name="random",
+        build=partial(guided_by, "random", OfAnotherImage(GivenMask())),
+        summary="control: align with the given mask of another image",
+    ),
+    TrainingRecipeSpec(
+        name="inverse",
+        build=partial(guided_by, "inverse", Inverted(GivenMask())),
+        summary="control: align with one minus the given mask",
+    ),
+    TrainingRecipeSpec(
+        name="grey",
+        build=partial(guided_by, "grey", GreyImage()),
+        summary="control: align with the image in grey for a mask",
+    ),
+]

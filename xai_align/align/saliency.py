@@ -135,7 +135,7 @@ def evidence_at(look: Look, target: Tensor, *, order: Order = "first") -> Tensor
 
 
 def normalised(cam: Tensor, *, how: Normalise = "max") -> Tensor:
-    """Each CAM in [0, 1], with its gradient.
+    """Scale each CAM to [0, 1]; the gradient goes through.
 
     "max" keeps zero where there is no evidence; "minmax" is RES's. With both, a CAM that is zero everywhere
     stays so, and has no gradient that could bring it back. "signed" takes the evidence before the ReLU, as DRE's code
@@ -145,8 +145,19 @@ def normalised(cam: Tensor, *, how: Normalise = "max") -> Tensor:
         cam: ``[N, 1, h, w]``, not below 0; for "signed" of any sign.
         how: "max", "minmax" or "signed".
 
+    Returns:
+        ``[N, 1, h, w]``, float32 (float64 of float64).
+
     Raises:
         ValueError: ``how`` is unknown.
+
+    Example::
+
+        >>> import torch
+        >>> from xai_align.align import normalised
+        >>> normalised(torch.tensor([[[[1.0, 4.0], [2.0, 0.0]]]]))
+        tensor([[[[0.2500, 1.0000],
+                  [0.5000, 0.0000]]]])
     """
     check_choice("how", how, get_args(Normalise))
     cam = at_least_float32(cam)

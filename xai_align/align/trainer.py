@@ -9,8 +9,8 @@ from typing import Any
 from torch import nn
 
 from xai_align.align.align_fit import AlignFit
-from xai_align.align.recipes import Recipe
-from xai_align.align.recipes import recipe as recipe_called
+from xai_align.align.recipe_by_name import recipe as recipe_by_name
+from xai_align.align.recipe_record import Recipe
 from xai_align.align.training.bench import Bench
 from xai_align.align.training.fitting import fit
 from xai_align.align.training.phases import Alternation, Plan
@@ -37,7 +37,7 @@ class AlignTrainer:
 
     The masker learns to keep what the classifier needs and to drop the rest; the classifier learns its labels, and
     that its Grad-CAM lies where the mask is. First the classifier may train alone (warm-up), then the masker alone,
-    then both take turns. Other recipes (``erm``, ``dre``, ``oracle``, ...) train the same classifier for comparison.
+    then both take turns. Other training recipes train the same classifier for comparison.
 
     The weights of both networks change and nothing else does: train and eval mode, ``requires_grad``, ``.grad``, hooks,
     device, random states and the loaders' generators are as before, also after an exception. A classifier in eval
@@ -57,7 +57,8 @@ class AlignTrainer:
             inside is trained, which shares its weights.
         masker: images to masks ``[N, 1, H, W]`` in [0, 1]; None: a :class:`~xai_align.align.masker.Masker`.
         target_layer: where the CAM is taken; None: found, see :func:`~xai_align.align.look.cam_space`.
-        recipe: a :class:`~xai_align.align.recipes.Recipe` or the name of one.
+        recipe: a :class:`~xai_align.align.recipe_record.Recipe`, or the name of a training recipe (see ``xai-align
+            methods``).
         order: "first": the CAM's channel weights are constants for the gradient; "second": it goes through them.
         normalise: how a CAM comes to [0, 1], see :func:`~xai_align.align.saliency.normalised`: "max", "minmax", or
             "signed", with which no CAM can die.
@@ -151,7 +152,12 @@ class AlignTrainer:
         log: Callable[[Row], None] | None = None,
         show_progress: bool = False,
     ) -> None:
-        self.recipe = recipe_called(recipe) if isinstance(recipe, str) else recipe
+        self.recipe = recipe_by_name(recipe) if isinstance(recipe, str) else recipe
+        if not isinstance(self.recipe, Recipe):
+            raise TypeError(
+                f"recipe is a {type(recipe).__name__}; give a xai_align.align.Recipe, or the name of one "
+                "(`xai-align methods` lists them)"
+            )
         self.settings = AlignSettings(
             order=order,
             normalise=normalise,

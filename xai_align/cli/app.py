@@ -24,6 +24,8 @@ from xai_align.cli.reference_options import MODEL_REFERENCES, TrustCode
 from xai_align.cli.terminal import errors_in_words, output, progress_bar
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from xai_align.report.record import Record
 
 app = typer.Typer(
@@ -67,35 +69,46 @@ def plugins_command() -> None:
     """Show every plugin: where it comes from, what it offers, and why it is not in use."""
     from xai_align.plugins import plugin_table
 
-    table = Table()
-    for name in ("plugin", "distribution", "version", "hooks", "status", "reason"):
-        table.add_column(name, overflow="fold")
+    rows = []
     for plugin in plugin_table():
         hooks = ", ".join(hook.removeprefix("xai_align_") for hook in plugin.hooks)
-        row = (plugin.name, plugin.distribution, plugin.version, hooks, plugin.status, plugin.reason)
-        table.add_row(*map(escape, row))
-    output().print(table)
+        rows.append((plugin.name, plugin.distribution, plugin.version, hooks, plugin.status, plugin.reason))
+    _print_table(("plugin", "distribution", "version", "hooks", "status", "reason"), rows)
 
 
 @app.command("methods")
 def methods_command() -> None:
-    """Show the attribution methods and metrics that can be used by name."""
-    from xai_align.plugins import attribution_methods, metrics, origin
+    """Show the attribution methods, metrics and training recipes that can be used by name."""
+    from xai_align.plugins import attribution_methods, metrics, origin, training_recipes
 
+    methods = [
+        (name, spec.summary, origin(name).distribution, "yes" if spec.trains else "")
+        for name, spec in attribution_methods().items()
+    ]
+    _print_table(("method", "what it is", "from", "trains"), methods)
+    measures = [
+        (name, spec.summary, origin(name, kind="metric").distribution, _BETTER[spec.higher_is_better])
+        for name, spec in metrics().items()
+    ]
+    if measures:
+        _print_table(("metric", "what it is", "from", "better"), measures)
+    recipes = [
+        (name, spec.summary, origin(name, kind="training_recipe").distribution)
+        for name, spec in training_recipes().items()
+    ]
+    if recipes:
+        _print_table(("training recipe", "what is learned", "from"), recipes)
+
+
+_BETTER = {True: "higher", False: "lower"}
+
+
+def _print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     table = Table()
-    for column in ("method", "what it is", "from", "trains"):
+    for column in columns:
         table.add_column(column, overflow="fold")
-    for name, spec in attribution_methods().items():
-        table.add_row(name, escape(spec.summary), escape(origin(name).distribution), "yes" if spec.trains else "")
-    output().print(table)
-    if not metrics():
-        return
-    table = Table()
-    for column in ("metric", "what it is", "from", "better"):
-        table.add_column(column, overflow="fold")
-    for name, measure in metrics().items():
-        better = "higher" if measure.higher_is_better else "lower"
-        table.add_row(name, escape(measure.summary), escape(origin(name, kind="metric").distribution), better)
+    for row in rows:
+        table.add_row(*map(escape, row))
     output().print(table)
 
 

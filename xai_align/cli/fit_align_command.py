@@ -42,7 +42,7 @@ def fit_align_command(
     ] = Path("xai-align-aligned"),
     recipe: Annotated[
         str,
-        typer.Option(metavar="NAME", help="align, or to compare: erm, dre, sgt, grey, oracle, random, inverse, rrr."),
+        typer.Option(metavar="NAME", help="Training recipe; `xai-align methods` lists them."),
     ] = "align",
     masks: Annotated[
         Path | None,

@@ -14,7 +14,8 @@ from xai_align._tools.devices import usable_device
 from xai_align._tools.random_state import fixed_random_state
 from xai_align.align.domain_test import DomainScores, score_domain
 from xai_align.align.masker_loss import keep_and_drop
-from xai_align.align.recipes import RECIPES, Recipe, recipe, recipe_options
+from xai_align.align.recipe_by_name import recipe, recipe_options
+from xai_align.align.recipe_record import Recipe
 from xai_align.align.saved_fit import save_fit
 from xai_align.align.trainer import AlignTrainer
 from xai_align.align.views.batch import TrainingBatch
@@ -88,7 +89,7 @@ def fit_align_folder(
         out: gets ``classifier.safetensors``, ``masker.safetensors``, ``classes.json``, ``results.json``,
             ``metrics.csv``, ``curves.png``, ``examples/`` and checkpoints; called again, it goes on from these.
         sources: the domains that are trained on; none: there are no domains.
-        recipe_name: of :data:`~xai_align.align.recipes.RECIPES`.
+        recipe_name: of a training recipe; ``xai-align methods`` lists them.
         weights: options of the recipe; those of :data:`USUAL` that it has and that aren't given are from there.
         masks: folder of PNG masks of training images, for recipes that need them.
         layer: where CAMs are taken; None: found by itself.
@@ -176,7 +177,7 @@ def _as_batch(items: Sequence[tuple[int, Any]]) -> TrainingBatch:
 
 
 def _recipe(name: str, weights: Mapping[str, Any], masks: Path | None) -> Recipe:
-    known = recipe_options(name) if name in RECIPES else ()
+    known = recipe_options(name)
     usual = {option: value for option, value in USUAL.items() if option in known}
     try:
         chosen = recipe(name, **{**usual, **weights})

@@ -1,4 +1,4 @@
-"""Asking the plugins: which methods and metrics there are, and who knows a model.
+"""Asking the plugins: which methods, metrics and training recipes there are, and who knows a model.
 
 Nothing is loaded before the first question. A plugin that raises, or answers
 with something else than the contract's records, is named in a
@@ -13,11 +13,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, get_args
 
 from torch import nn
 
-from xai_align.hookspecs import AttributionSpec, FeatureSpace, LoadedModel, MetricSpec
+from xai_align._tools.choices import check_choice
+from xai_align.hookspecs import AttributionSpec, FeatureSpace, LoadedModel, MetricSpec, TrainingRecipeSpec
 from xai_align.plugins.loading import (
     PLUGIN_ERRORS,
     Plugin,
@@ -55,6 +56,8 @@ __all__ = [
     "reset_plugins",
     "second_look",
     "stages",
+    "training_recipe",
+    "training_recipes",
 ]
 
 #: Examples of the references that :func:`load_model` knows without third-party plugins.
@@ -66,9 +69,9 @@ REFERENCE_FORMS = (
     "package.module:factory",
 )
 
-Kind = Literal["attribution", "metric"]
+Kind = Literal["attribution", "metric", "training_recipe"]
 _Named = TypeVar("_Named")
-_Spec = TypeVar("_Spec", AttributionSpec, MetricSpec)
+_Spec = TypeVar("_Spec", AttributionSpec, MetricSpec, TrainingRecipeSpec)
 _Check = TypeVar("_Check")
 _Answer = TypeVar("_Answer", LoadedModel, FeatureSpace, tuple[str, ...], nn.Module)
 
@@ -111,6 +114,7 @@ def reset_plugins() -> None:
     _registry.cache_clear()
     _attribution_offers.cache_clear()
     _metric_offers.cache_clear()
+    _recipe_offers.cache_clear()
 
 
 def attribution_methods() -> dict[str, AttributionSpec]:
@@ -129,6 +133,21 @@ def metrics() -> dict[str, MetricSpec]:
         PluginError: in strict mode, a plugin cannot be used.
     """
     return {name: offer.spec for name, offer in _metric_offers().items()}
+
+
+def training_recipes() -> dict[str, TrainingRecipeSpec]:
+    """Return the training recipes of all plugins by name, the core's first.
+
+    Raises:
+        PluginError: in strict mode, a plugin cannot be used.
+
+    Example::
+
+        >>> from xai_align.plugins import training_recipes
+        >>> training_recipes()["erm"].summary
+        'cross entropy of the labels alone'
+    """
+    return {name: offer.spec for name, offer in _recipe_offers().items()}
 
 
 def attribution_method(name: str) -> AttributionSpec:
@@ -182,16 +201,41 @@ def metric(name: str) -> MetricSpec:
     return _look_up(name, metrics(), "metric")
 
 
-def origin(name: str, *, kind: Kind = "attribution") -> PluginRecord:
-    """The plugin that the attribution method (or metric) called ``name`` came from.
+def training_recipe(name: str) -> TrainingRecipeSpec:
+    """Return the training recipe called ``name``; :func:`xai_align.align.recipe` builds it.
 
     Raises:
         ValueError: no plugin offers it; the message lists the known ones.
         PluginError: in strict mode, a plugin cannot be used.
+
+    Example::
+
+        >>> from xai_align.plugins import training_recipe
+        >>> [term.name for term in training_recipe("erm").build().terms]
+        ['classification']
     """
+    return _look_up(name, training_recipes(), "training recipe")
+
+
+def origin(name: str, *, kind: Kind = "attribution") -> PluginRecord:
+    """Return the plugin that the attribution method, metric or training recipe called ``name`` comes from.
+
+    Raises:
+        ValueError: there is no such kind, or no plugin offers the name; the message lists the known ones.
+        PluginError: in strict mode, a plugin cannot be used.
+
+    Example::
+
+        >>> from xai_align.plugins import origin
+        >>> origin("align", kind="training_recipe").distribution
+        'xai-align'
+    """
+    check_choice("kind", kind, get_args(Kind))
+    if kind == "attribution":
+        return _record(_look_up(name, _attribution_offers(), "attribution method").plugin)
     if kind == "metric":
         return _record(_look_up(name, _metric_offers(), "metric").plugin)
-    return _record(_look_up(name, _attribution_offers(), "attribution method").plugin)
+    return _record(_look_up(name, _recipe_offers(), "training recipe").plugin)
 
 
 def load_model(reference: str, *, trust: bool = False) -> LoadedModel:
@@ -309,6 +353,7 @@ def plugin_table() -> list[PluginRecord]:
     """
     _attribution_offers()  # what is wrong with the lists of a plugin shows only when they are asked for
     _metric_offers()
+    _recipe_offers()
     return [_record(plugin) for plugin in _registry().plugins]
 
 
@@ -331,6 +376,11 @@ def _attribution_offers() -> dict[str, _Offer[AttributionSpec]]:
 @cache
 def _metric_offers() -> dict[str, _Offer[MetricSpec]]:
     return _collect("xai_align_metrics", MetricSpec)
+
+
+@cache
+def _recipe_offers() -> dict[str, _Offer[TrainingRecipeSpec]]:
+    return _collect("xai_align_training_recipes", TrainingRecipeSpec)
 
 
 def _collect(hook: str, kind: type[_Spec]) -> dict[str, _Offer[_Spec]]:
@@ -414,12 +464,14 @@ def _listed(answer: Any, hook: str, kind: type) -> list[Any]:
         raise Refusal(f"{hook} raised {describe_error(error)}; skipped") from error
 
 
-def _check_spec(answer: Any, hook: str, kind: type[AttributionSpec] | type[MetricSpec]) -> None:
+def _check_spec(
+    answer: Any, hook: str, kind: type[AttributionSpec] | type[MetricSpec] | type[TrainingRecipeSpec]
+) -> None:
     if not isinstance(answer, kind):
         raise Refusal(f"{hook} listed {_shown(answer)} where {kind.__name__} is expected; skipped")
     if not isinstance(answer.name, str) or not answer.name:
         raise Refusal(f"{hook} listed a {kind.__name__} with the name {answer.name!r}; skipped. Give it a name")
-    call = "build" if isinstance(answer, AttributionSpec) else "evaluate"
+    call = "evaluate" if isinstance(answer, MetricSpec) else "build"
     if not callable(getattr(answer, call)):
         raise Refusal(f"{hook} listed '{answer.name}', whose `{call}` cannot be called; skipped")
     if isinstance(answer, MetricSpec) and (problem := call_problem(answer.evaluate)):

@@ -54,6 +54,13 @@ class Classification:
 
     Raises:
         ValueError: options out of range, or class weights beside a criterion.
+
+    Example::
+
+        >>> from xai_align.align import Classification, Recipe
+        >>> recipe = Recipe(name="weighted", terms=(Classification(class_weights=[1.0, 3.0]),))
+        >>> recipe.terms[0].class_weights
+        tensor([1., 3.])
     """
 
     name: ClassVar[str] = "classification"

@@ -22,7 +22,9 @@ from xai_align.align.views.masker_view import MaskerView
 
 @dataclass(kw_only=True)
 class MaskerTerm:
-    """What the terms of a masker have in common. Weights may be changed while training.
+    """Base class of the masker's terms: a subclass has a ``name`` and gives ``values(view)``.
+
+    The weight may change during training.
 
     Attributes:
         weight: of the term.
@@ -33,6 +35,19 @@ class MaskerTerm:
 
     Raises:
         ValueError: options out of range.
+
+    Example::
+
+        >>> from dataclasses import dataclass
+        >>> from typing import ClassVar
+        >>> from xai_align.align import MaskerTerm
+        >>> @dataclass(kw_only=True)
+        ... class Binary(MaskerTerm):
+        ...     name: ClassVar[str] = "binary"
+        ...     def values(self, view):
+        ...         return (view.masks * (1 - view.masks)).mean((1, 2, 3))
+        >>> Binary(weight=0.5).weight
+        0.5
     """
 
     name: ClassVar[str] = "masker"
@@ -48,11 +63,11 @@ class MaskerTerm:
             check_number("confidence", self.confidence, most=1.0)
 
     def values(self, view: MaskerView) -> Tensor:
-        """``[N]``: the term before it is weighed."""
+        """Return the value of each image before it is weighted, ``[N]``."""
         raise NotImplementedError(f"{type(self).__name__} has no values(view)")
 
     def __call__(self, view: MaskerView) -> Tensor:
-        """``[N]``, float32: zero for images that are not trusted."""
+        """Return the value of each image, ``[N]``, float32; zero for images below the confidence."""
         values = self.values(view)
         if self.confidence is not None:
             values = values * view.trusted(self.confidence)
@@ -61,7 +76,19 @@ class MaskerTerm:
 
 @dataclass(kw_only=True)
 class Distinction(MaskerTerm):
-    """``L_dist = (p(x M) - p(x (1 - M)) - 1)^2``: what is kept says the label, what is dropped doesn't."""
+    """``L_dist = (p(x M) - p(x (1 - M)) - 1)^2``: the kept part is enough for the label, the dropped part is not.
+
+    Example::
+
+        >>> import torch
+        >>> from torch import nn
+        >>> from xai_align.align import Distinction, Masker, MaskerView, TrainingBatch
+        >>> classifier = nn.Sequential(nn.Flatten(), nn.Linear(192, 3)).eval()
+        >>> batch = TrainingBatch(images=torch.randn(2, 3, 8, 8), labels=torch.tensor([0, 2]))
+        >>> view = MaskerView(batch, classifier=classifier, masker=Masker(), generator=torch.Generator())
+        >>> Distinction()(view).shape
+        torch.Size([2])
+    """
 
     name: ClassVar[str] = "distinction"
 
@@ -85,7 +112,14 @@ class Sparsity(MaskerTerm):
 
 @dataclass(kw_only=True)
 class Smoothness(MaskerTerm):
-    """``L_smooth``: jumps between neighbouring pixels, as a mean."""
+    """``L_smooth``: mean absolute difference of neighbouring pixels.
+
+    Example::
+
+        >>> from xai_align.align import Smoothness, recipe
+        >>> recipe("align", smoothness=0.2).masker_terms[2] == Smoothness(weight=0.2)
+        True
+    """
 
     name: ClassVar[str] = "smoothness"
 

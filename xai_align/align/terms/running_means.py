@@ -1,4 +1,4 @@
-"""Means of what a term saw since it was last asked."""
+"""Running means of what a term measured, for the log."""
 
 from __future__ import annotations
 
@@ -7,7 +7,22 @@ from torch import Tensor
 
 
 class RunningMeans:
-    """Sums and counts by name, kept as tensors: numbers are read only when a report is wanted."""
+    """Running means by name, for a term's ``report()``.
+
+    Sums stay on the device; numbers are read only for a report.
+
+    Example::
+
+        >>> import torch
+        >>> from xai_align.align import RunningMeans
+        >>> means = RunningMeans()
+        >>> means.add("change", torch.tensor([1.0, 3.0]))
+        >>> means.add("change", torch.tensor([5.0, 100.0]), torch.tensor([True, False]))
+        >>> means.report()
+        {'change': 3.0}
+        >>> means.report()
+        {}
+    """
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
@@ -22,7 +37,7 @@ class RunningMeans:
         self._counts[name] = self._counts.get(name, torch.zeros_like(total)) + counted.sum()
 
     def report(self) -> dict[str, float]:
-        """The means since the last report; NaN where nothing was counted. Counting starts anew."""
+        """Return the means since the last report, NaN where nothing was counted, and start again."""
         means = {name: float(total / self._counts[name]) for name, total in self._sums.items()}
         self._sums, self._counts = {}, {}
         return means

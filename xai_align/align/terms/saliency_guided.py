@@ -17,13 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xai_align._tools.choices import check_choice
-from xai_align._tools.model_state import evaluating
-from xai_align._tools.random_state import kept_random_state
 from xai_align.align.look import check_logits
 from xai_align.align.saliency import at_least_float32
 from xai_align.align.terms.term_options import check_number
 from xai_align.align.views.classifier_view import ClassifierView
-from xai_align.align.views.side_pass import statistics_kept
+from xai_align.align.views.side_pass import evaluation_pass, statistics_kept
 from xai_align.pinet.second_look import full_precision
 
 #: What stands where a pixel is replaced: uniform noise between the image's darkest and brightest value, or the mean.
@@ -89,7 +87,7 @@ class SaliencyGuided:
 
 def pixel_gradient(classifier: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     """``[N, 1, H, W]``: the gradient of each label's logit, a mean over channels, in eval mode, as a constant."""
-    with torch.enable_grad(), evaluating(classifier), kept_random_state():
+    with evaluation_pass(classifier):
         pixels = images.detach().requires_grad_()
         logits = classifier(pixels)
         check_logits(logits, len(images))

@@ -16,7 +16,7 @@ from xai_align._tools.model_state import parameters_of
 from xai_align._tools.random_state import kept_random_state
 from xai_align.align.masker import Masker
 from xai_align.align.masker_file import OPTIONS as MASKER_OPTIONS
-from xai_align.align.recipes import Recipe
+from xai_align.align.recipe_record import Recipe
 from xai_align.align.training.collapse_answers import CollapseAnswer, answer_of
 from xai_align.align.training.first_look import check_masker, check_recipe, fresh_masker, looked_at, network_inside
 from xai_align.align.training.fit_state import FitState

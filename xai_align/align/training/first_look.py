@@ -11,7 +11,7 @@ from xai_align._tools.model_state import evaluating, parameters_of
 from xai_align._tools.random_state import fixed_random_state
 from xai_align.align.look import cam_space, look
 from xai_align.align.masker import Masker
-from xai_align.align.recipes import Recipe
+from xai_align.align.recipe_record import Recipe
 from xai_align.align.saliency import cam_at
 from xai_align.align.training.settings import Order
 from xai_align.align.views.batch import TrainingBatch

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from xai_align.align.recipes import Recipe
+from xai_align.align.recipe_record import Recipe
 from xai_align.training.digest import digest_of
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from xai_align._tools.model_state import frozen_parameters
 from xai_align._tools.random_state import seed_all
-from xai_align.align.recipes import Recipe
+from xai_align.align.recipe_record import Recipe
 from xai_align.align.training.collapse_answers import CollapseAnswer
 from xai_align.align.training.settings import AlignSettings, Precision
 from xai_align.align.training.share_of_work import Crew, Gradients, Piece, on_device, pieces_of

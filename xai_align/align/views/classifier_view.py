@@ -1,4 +1,4 @@
-"""What the terms of one classifier step look at: everything shared is computed once, when it is first asked for."""
+"""One step of the classifier as its terms see it: what they share is computed once, at the first use."""
 
 from __future__ import annotations
 
@@ -12,15 +12,18 @@ from xai_align.align.look import Look, look
 from xai_align.align.saliency import Normalise, Order, at_least_float32, dead, saliency_at
 from xai_align.align.views.batch import Everyone, TrainingBatch, class_balance
 from xai_align.align.views.mixed_view import MixedView
+from xai_align.align.views.side_pass import SidePass
 from xai_align.align.views.step_draws import StepDraws
 from xai_align.hookspecs import FeatureSpace
 
 
 class ClassifierView:
-    """One batch under a classifier that learns.
+    """One step of the classifier: the batch, and what its terms compute from it.
 
-    The forward passes run in whatever mode and autocast context the caller has set;
-    what is computed from them is float32 (float64 of a float64 model).
+    A term is called with it and reads ``batch`` (images, labels), ``logits``, ``saliency`` (the normalised CAMs of the
+    labels), ``mask``, ``draws`` (this step's random numbers) and ``progress``; ``side_pass`` runs other images. Forward
+    passes run in the mode and autocast context the caller has set; what is computed from them is float32 (float64 of a
+    float64 model).
 
     Args:
         batch: the examples.
@@ -33,6 +36,24 @@ class ClassifierView:
         generator: of this step, on the CPU, the same in all processes.
         progress: the share of the fit that is done, 0 to 1.
         everyone: all examples of the step; None: these are all.
+
+    Example: a term for the agreement of the prediction under a flip::
+
+        >>> import torch
+        >>> from torch import nn
+        >>> from xai_align import FeatureSpace
+        >>> from xai_align.align import ClassifierView, TrainingBatch
+        >>> class Flipped:
+        ...     name, weight = "flipped", 1.0
+        ...     def __call__(self, view):
+        ...         flipped = view.side_pass(view.batch.images.flip(3))
+        ...         return (flipped.logits - view.logits).square().mean(1)
+        >>> classifier = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 5))
+        >>> batch = TrainingBatch(images=torch.randn(2, 3, 8, 8), labels=torch.tensor([0, 4]))
+        >>> space = FeatureSpace(layer="0")
+        >>> view = ClassifierView(batch, classifier=classifier, space=space, generator=torch.Generator())
+        >>> Flipped()(view).shape, view.saliency.shape
+        (torch.Size([2]), torch.Size([2, 1, 6, 6]))
     """
 
     def __init__(
@@ -102,6 +123,28 @@ class ClassifierView:
     def per_class_weights(self) -> Tensor:
         """``[N]``: with them the mean over the step's images is the sum of class means over the number of classes."""
         return class_balance(self.everyone.labels, self.logits.shape[1])[self.mine]
+
+    def side_pass(self, images: Tensor, *, order: Order | None = None) -> SidePass:
+        """Run the classifier on other images of the same labels: attacked, masked or otherwise changed ones.
+
+        The classifier stays in the modes it is in, and BatchNorm's running statistics are not updated. Every call is
+        one forward pass.
+
+        Args:
+            images: ``[N, C, H, W]``, in the order of the batch.
+            order: of the CAMs; None: the step's.
+
+        Returns:
+            Its logits ``[N, K]``, CAMs and normalised CAMs ``[N, 1, h, w]``.
+        """
+        return SidePass(
+            self.classifier,
+            self.space,
+            images,
+            self.batch.labels,
+            order=order or self.order,
+            normalise=self.normalise,
+        )
 
     def mixed(self, *, alpha: float = 0.2, share: float = 1.0) -> MixedView:
         """Images mixed with others of their class; one further forward pass, whoever asks how often.

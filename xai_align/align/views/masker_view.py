@@ -1,4 +1,4 @@
-"""What the terms of one masker step look at: everything shared is computed once, when it is first asked for."""
+"""One step of the masker as its terms see it: what they share is computed once, at the first use."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ from xai_align.align.views.step_draws import StepDraws
 
 
 class MaskerView:
-    """One batch under a masker that learns; the classifier is in eval mode and its parameters are frozen.
+    """One step of the masker: the batch, its masks, and what the classifier says of the kept and the dropped part.
+
+    A term is called with it and reads ``batch`` (images, labels), ``masks``, ``p_keep`` and ``p_drop`` (the label's
+    probability with the part that is kept, and dropped), ``draws`` (this step's random numbers) and ``progress``. The
+    trainer has the classifier in eval mode, its parameters frozen.
 
     Args:
         batch: the examples.
@@ -27,6 +31,17 @@ class MaskerView:
         baseline: what stands where something is masked out.
         masks_from: ``masks_from(view)`` makes the masks that are tried out from ``view.soft``; None: these are.
         everyone: all examples of the step; None: these are all.
+
+    Example::
+
+        >>> import torch
+        >>> from torch import nn
+        >>> from xai_align.align import Masker, MaskerView, TrainingBatch
+        >>> classifier = nn.Sequential(nn.Flatten(), nn.Linear(192, 3)).eval()
+        >>> batch = TrainingBatch(images=torch.randn(2, 3, 8, 8), labels=torch.tensor([0, 2]))
+        >>> view = MaskerView(batch, classifier=classifier, masker=Masker(), generator=torch.Generator())
+        >>> view.masks.shape, view.p_keep.shape
+        (torch.Size([2, 1, 8, 8]), torch.Size([2]))
     """
 
     def __init__(

@@ -1,13 +1,13 @@
-"""Experimental: examples whose explanation doesn't keep still when their background changes weigh more.
+"""Experimental: examples whose explanation changes when their background is attacked weigh more.
 
     x' = x attacked where the heat map is low
-    E  = similarity of the heat maps of x and x', and of the predictions
-    loss_i = v_i CE_i,   v = 1 - E, as it was found when the example was last seen
+    E  = similarity of the heat maps of x and x', times that of the predictions
+    loss_i = v_i CE_i,   v = 1 - E, as measured when the example was last seen
 
-After Wu et al. (IEEE TMM 2024, arXiv 2408.04600): no further labels, and no gradient through the explanation.
-Our reading: heat maps are compared by their cosine, predictions by the probability that they share, E is the
-product; the background is where the normalised CAM of the label is below a threshold; the weights are divided by
-their mean, so that the step doesn't shrink while explanations become steadier.
+After Wu et al. (IEEE TMM 2024, arXiv 2408.04600): no further labels, and no gradient through the explanation. Our
+reading: heat maps are compared by their cosine, predictions by the probability that they share, E is the product; the
+background is where the normalised CAM of the label is below a threshold; the weights are divided by their mean, so that
+the step does not shrink as explanations become consistent.
 """
 
 from __future__ import annotations
@@ -20,38 +20,30 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from xai_align._tools.choices import check_choice
-from xai_align._tools.model_state import evaluating
-from xai_align._tools.random_state import kept_random_state
-from xai_align.align.look import Look, look
-from xai_align.align.saliency import at_least_float32, cam_at, dead, normalised
-from xai_align.align.terms.adversarial import ProjectedGradient
-from xai_align.align.terms.classifier_terms import Classification
-from xai_align.align.terms.running_means import RunningMeans
-from xai_align.align.terms.term_options import check_number
-from xai_align.align.views.classifier_view import ClassifierView
+from xai_align.align import Classification, ClassifierView, RunningMeans, check_number, evaluation_pass, normalised
+from xai_align_experiments.projected_gradient import ProjectedGradient
 
-#: Whether weights are divided by the mean of all that are remembered, or taken as they are.
+#: Whether weights are divided by the mean of all weights in memory, or taken as they are.
 Scaling = Literal["mean", "none"]
 
 
 @dataclass(kw_only=True)
 class ConsistencyWeighted:
-    """Experimental: the classification loss, each example weighed by how inconsistent its explanation was.
+    """Experimental: the classification loss, each example weighted by the inconsistency of its explanation.
 
-    An example that was not seen before, or whose CAM was dead, has weight one. Each step takes three further
+    An example that was not seen before, or whose CAM was zero everywhere, has weight one. Each step takes three further
     forward passes in eval mode.
 
     Attributes:
         weight: of the term.
-        classification: the loss that is weighed.
-        epsilon: how far background pixels may move, in the units of the images.
+        classification: the loss that is weighted.
+        epsilon: the largest change of a background pixel, in the units of the images.
         steps: of the attack.
-        background: where the heat map, in [0, 1], is below this.
+        background: the value of the heat map, in [0, 1], below which a pixel belongs to the background.
         normalise: "mean": weights are ``v / mean v``; "none": they are ``v``.
 
     Raises:
-        ValueError: options out of range.
+        ValueError: an option is out of range.
     """
 
     name: ClassVar[str] = "consistency_weighted"
@@ -71,15 +63,16 @@ class ConsistencyWeighted:
     def __post_init__(self) -> None:
         check_number("weight", self.weight)
         check_number("background", self.background, most=1.0)
-        check_choice("normalise", self.normalise, ("mean", "none"))
+        if self.normalise not in ("mean", "none"):
+            raise ValueError(f"normalise is {self.normalise!r}; give 'mean' or 'none'")
         self._attack = ProjectedGradient(epsilon=self.epsilon, steps=self.steps)
 
     def __call__(self, view: ClassifierView) -> Tensor:
-        """``[N]``: the weighted losses. What is found now is remembered for the next time.
+        """Return the weighted losses, ``[N]``, and save the consistency measured now for the next time.
 
         Raises:
             ValueError: the batch has no indices.
-            RuntimeError: there are several processes, each of which would remember a part.
+            RuntimeError: there are several processes, each of which would save a part.
         """
         if view.batch.indices is None:
             raise ValueError(
@@ -92,11 +85,11 @@ class ConsistencyWeighted:
         weights = self.weights_of(indices).to(losses)
         consistency = self.examine(view)
         self._means.add("consistency", consistency, consistency.isfinite())
-        self._remember(indices, 1 - consistency)
+        self._found[indices] = (1 - consistency).detach().cpu().float()
         return weights * losses
 
     def weights_of(self, indices: Tensor) -> Tensor:
-        """``[N]``: what examples weigh, from what was found when they were last seen.
+        """Return the weights of examples, ``[N]``, from the consistency measured when they were last seen.
 
         Args:
             indices: ``[N]``, int64: their places in the data set.
@@ -109,11 +102,11 @@ class ConsistencyWeighted:
         return found.nan_to_num(nan=1.0)
 
     def examine(self, view: ClassifierView) -> Tensor:
-        """``[N]``: the consistency E of each example, in [0, 1]; NaN where the CAM is dead."""
+        """Return the consistency E of each example, ``[N]`` in [0, 1]; NaN where the CAM is zero everywhere."""
         images, labels = view.batch.images.detach(), view.batch.labels
-        with torch.enable_grad(), evaluating(view.classifier), kept_random_state():
-            before = look(view.classifier, images, view.space)
-            cam = cam_at(before, labels).detach()
+        with evaluation_pass(view.classifier):
+            before = view.side_pass(images, order="first")
+            cam = before.cam.detach()
             attacked = self._attack(
                 images,
                 labels,
@@ -121,26 +114,23 @@ class ConsistencyWeighted:
                 torch.full_like(images, 0.5),
                 where=background_of(cam, self.background, (images.shape[2], images.shape[3])),
             )
-            after = look(view.classifier, attacked, view.space)
-            cam_after = cam_at(after, labels).detach()
+            after = view.side_pass(attacked, order="first")
+            cam_after = after.cam.detach()
         similarity = F.cosine_similarity(cam.flatten(1), cam_after.flatten(1), dim=1).clamp(0, 1)
-        found = similarity * shared_probability(before, after)
-        return torch.where(dead(cam), torch.nan, found)
+        found = similarity * shared_probability(before.logits.detach(), after.logits.detach())
+        return torch.where((cam == 0).flatten(1).all(1), torch.nan, found)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What is remembered: ``inconsistency``, ``[examples]``, float32, NaN where nothing is."""
+        """Return the memory: ``inconsistency``, ``[examples]``, float32, NaN where nothing is known."""
         return {"inconsistency": self._found.clone()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Go on with what was remembered."""
+        """Restore the memory."""
         self._found = state["inconsistency"].detach().cpu().float().clone()
 
     def report(self) -> dict[str, float]:
-        """The mean consistency since the last report."""
+        """Return the mean consistency since the last report."""
         return self._means.report()
-
-    def _remember(self, indices: Tensor, values: Tensor) -> None:
-        self._found[indices] = values.detach().cpu().float()
 
     def _make_room(self, indices: Tensor) -> None:
         if int(indices.min()) < 0:
@@ -151,15 +141,14 @@ class ConsistencyWeighted:
 
 
 def background_of(cam: Tensor, threshold: float, size: tuple[int, int]) -> Tensor:
-    """``[N, 1, H, W]``, bool: where a CAM, divided by its maximum and brought to the image's size, is low."""
+    """Return where a CAM, divided by its maximum and resized to the image, is low: ``[N, 1, H, W]``, bool."""
     heat = F.interpolate(normalised(cam), size, mode="bilinear", align_corners=False)
     return heat < threshold
 
 
-def shared_probability(one: Look, other: Look) -> Tensor:
-    """``[N]``: ``sum_k min(p_k, p'_k)``: 1 for equal predictions, 0 for those with nothing in common."""
-    p, q = (at_least_float32(look.logits.detach()).softmax(-1) for look in (one, other))
-    return torch.minimum(p, q).sum(-1)
+def shared_probability(logits: Tensor, others: Tensor) -> Tensor:
+    """Return ``sum_k min(p_k, p'_k)``, ``[N]``: 1 for equal predictions, 0 for those with nothing in common."""
+    return torch.minimum(logits.softmax(-1), others.softmax(-1)).sum(-1)
 
 
 def _check_one_process() -> None:
@@ -167,5 +156,5 @@ def _check_one_process() -> None:
     if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
         raise RuntimeError(
             f"explanation consistency was started in {distributed.get_world_size()} processes, and each would remember "
-            "only what it sees; run it in one"
+            "only the examples that it sees; run it in one"
         )

@@ -1,25 +1,49 @@
-"""Three experiments: steady CAMs under attack, binary masks of a shrinking area, weights from consistency."""
+"""The example package of training recipes: what its terms compute, and that the core runs it like its own recipes."""
 
 from __future__ import annotations
 
+import ast
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import align_recipe_checks as checks
 import pytest
 import torch
+from align_factory import (
+    NumberedBars,
+    bends,
+    fit,
+    loader,
+    read_numbered,
+    rows,
+    same_weights,
+    small_masker,
+    trained_by_name,
+    trainer,
+    weights,
+)
+from align_launch import check_two_processes_train_to_what_one_does
+from plugin_site import site_in
 from torch import nn
 from torch.nn import functional as F
 
 from tests.networks import conv_net, images, untouched
-from xai_align.align.guides import GivenMask, LearnedMask
-from xai_align.align.masker import Masker
-from xai_align.align.recipes import recipe
-from xai_align.align.saliency import cam_at
-from xai_align.align.terms.adversarial import Adversarial, ProjectedGradient
-from xai_align.align.terms.annealed_binary_masks import AnnealedArea, Binarised, StraightThroughMasks
-from xai_align.align.terms.explanation_consistency import ConsistencyWeighted, background_of
-from xai_align.align.views.batch import Everyone, TrainingBatch
-from xai_align.align.views.classifier_view import ClassifierView
-from xai_align.align.views.masker_view import MaskerView
-from xai_align.hookspecs import FeatureSpace
+from xai_align import FeatureSpace, plugins
+from xai_align.align import ClassifierView, Masker, MaskerView, TrainingBatch, grad_cam, recipe
+from xai_align.align.views.batch import Everyone
+from xai_align_experiments.adversarial_training import Adversarial
+from xai_align_experiments.annealed_area import AnnealedArea
+from xai_align_experiments.explanation_consistency import ConsistencyWeighted, background_of
+from xai_align_experiments.projected_gradient import ProjectedGradient
+from xai_align_experiments.straight_through_masks import StraightThroughMasks
 
+PACKAGE = Path(__file__).parents[1] / "examples" / "plugin_align_experiments"
+SOURCES = sorted((PACKAGE / "src" / "xai_align_experiments").glob("*.py"))
+NAMES = ("egat", "aim", "consistency")
 SPACE = FeatureSpace(layer="conv2", layout="NCHW")
 
 
@@ -46,6 +70,222 @@ def net_without_dead_cams():
 
 def losses_of(model, x, labels):
     return F.cross_entropy(model(x), labels, reduction="none").detach()
+
+
+@pytest.fixture(autouse=True)
+def site(tmp_path_factory, monkeypatch):
+    """An environment with the core's plugin and the example, which is found by the entry point that it declares."""
+    project = tomllib.loads((PACKAGE / "pyproject.toml").read_text())["project"]
+    with site_in(tmp_path_factory.mktemp("site"), monkeypatch, keep=("builtin",)) as site:
+        site.distribution(project["name"], project["version"], project["entry-points"]["xai_align"])
+        yield site
+
+
+# the package
+
+
+def test_the_recipes_are_found_with_their_origin():
+    assert set(NAMES) <= set(plugins.training_recipes())
+    for name in NAMES:
+        row = plugins.origin(name, kind="training_recipe")
+        assert (row.name, row.distribution, row.version) == ("align_experiments", "xai-align-experiments", "0.1.0")
+        assert plugins.training_recipe(name).summary.startswith("experimental: ")
+        assert plugins.training_recipe(name).build.__doc__.startswith("Build the experimental recipe")
+
+
+@pytest.mark.slow
+def test_the_package_installs_and_the_command_line_lists_it(tmp_path):
+    options = ["--no-deps", "--no-build-isolation", "--no-index", "--quiet", "--disable-pip-version-check"]
+    install = [sys.executable, "-m", "pip", "install", *options, "--target", str(tmp_path), str(PACKAGE)]
+    done = subprocess.run(install, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("XAI_ALIGN_")}
+    done = subprocess.run(
+        [sys.executable, "-m", "xai_align", "methods"],
+        env={**environment, "PYTHONPATH": path, "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for name in NAMES:
+        (line,) = [line for line in done.stdout.splitlines() if line.startswith(f"│ {name} ")]
+        assert "xai-align-experiments" in line
+
+
+def test_importing_the_plugin_imports_no_trainer():
+    code = "import sys, xai_align_experiments.plugin; print('xai_align.align' in sys.modules)"
+    path = os.pathsep.join([str(PACKAGE / "src"), str(PACKAGE.parents[1])])
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True
+    )
+    assert done.stdout == "False\n", done.stderr
+
+
+def test_the_package_uses_public_names_only():
+    import xai_align
+    import xai_align.align
+
+    public = {"xai_align": xai_align.__all__, "xai_align.align": xai_align.align.__all__}
+    assert len(SOURCES) >= 8
+    for file in SOURCES:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                assert not any(alias.name.partition(".")[0] == "xai_align" for alias in node.names), file
+            elif isinstance(node, ast.ImportFrom) and node.module.partition(".")[0] == "xai_align":
+                assert {alias.name for alias in node.names} <= set(public.get(node.module, ())), (file, node.module)
+
+
+def test_the_example_of_the_readme_runs():
+    (code,) = re.findall(r"^```python\n(.*?)^```$", (PACKAGE / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    exec(compile(code, "README.md", "exec"), {"__name__": "example"})
+
+
+@pytest.mark.parametrize("file", SOURCES, ids=lambda file: file.stem)
+def test_every_file_is_in_the_readme(file):
+    if file.stem != "__init__":
+        assert f"`src/xai_align_experiments/{file.name}`" in (PACKAGE / "README.md").read_text()
+
+
+# the recipes
+
+
+@pytest.mark.parametrize(
+    ("name", "terms", "masker_terms"),
+    [
+        ("egat", "classification adversarial mixup", ""),
+        ("aim", "classification alignment mixup", "distinction annealed_area smoothness"),
+        ("consistency", "consistency_weighted", ""),
+    ],
+)
+def test_each_recipe_has_its_terms(name, terms, masker_terms):
+    method = recipe(name)
+    assert method.name == name
+    assert [term.name for term in method.terms] == terms.split()
+    assert [term.name for term in method.masker_terms] == masker_terms.split()
+    assert method.trains_masker == bool(masker_terms)
+    assert not method.needs_masks
+    assert method.needs_indices == (name == "consistency")
+
+
+def test_options_reach_their_terms():
+    assert recipe("egat", epsilon=0.2, steps=3).terms[1].attack == ProjectedGradient(epsilon=0.2, steps=3)
+    assert [term.name for term in recipe("egat", mixup=0).terms] == ["classification", "adversarial"]
+    method = recipe("aim", area=3.0, final_area=0.2, until=0.5, temperature=2.0, smoothness=0.3, alignment=0.4)
+    assert method.masker_terms[1] == AnnealedArea(weight=3.0, last=0.2, until=0.5)
+    assert (method.masks_from, method.masker_terms[2].weight) == (StraightThroughMasks(temperature=2.0), 0.3)
+    assert method.terms[1].weight == 0.4
+    term = recipe("consistency", epsilon=0.2, background=0.1, normalise="none", label_smoothing=0.1).terms[0]
+    assert (term.epsilon, term.background, term.normalise, term.classification.label_smoothing) == (
+        0.2,
+        0.1,
+        "none",
+        0.1,
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_has_the_properties_of_a_recipe(name):
+    checks.check_own_criterion(name)
+    checks.check_no_trace(name)
+    checks.check_half_precision(name)
+
+
+@pytest.mark.parametrize("order", ["first", "second"])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_classifier_step_trains_the_classifier_alone(name, order):
+    checks.check_classifier_step(name, order)
+
+
+def test_a_masker_step_trains_the_masker_alone_in_one_pass_of_both_parts():
+    checks.check_masker_step("aim")
+    method, model, masker = recipe("aim"), checks.Counting(conv_net()), checks.Counting(checks.small_masker())
+    checks.loss_of(method.masker_terms, checks.masker_view(method, model, checks.full_batch(), masker))
+    assert model.passes == [12]
+    assert masker.passes == [6]
+
+
+def test_the_warm_up_of_aim_is_dre():
+    assert [term.name for term in recipe("aim").terms if not term.needs_guide] == ["classification", "mixup"]
+
+
+@pytest.mark.parametrize(
+    ("name", "passes"),
+    [
+        ("egat", [6, 6, 6, 6]),  # as it is, for the attack, attacked, mixed
+        ("consistency", [6, 6, 6, 6]),  # as it is; before, during and after the attack
+    ],
+)
+def test_what_is_shared_is_computed_once(name, passes):
+    checks.check_passes(name, passes)
+
+
+def test_aim_tries_binary_masks():
+    masks = checks.masker_view(recipe("aim"), conv_net(), checks.full_batch(), checks.small_masker()).masks
+    assert set(masks.unique().tolist()) <= {0.0, 1.0}
+
+
+def test_two_processes_get_the_gradient_of_one():
+    checks.check_two_processes("egat")
+
+
+@pytest.mark.filterwarnings("ignore::xai_align.align.CollapseWarning")
+@pytest.mark.parametrize("name", NAMES)
+def test_every_recipe_trains(name):
+    made, done, before = trained_by_name(name)
+    assert not same_weights(done.classifier, before)
+    assert (done.masker is not None) == made.recipe.trains_masker
+    assert {term.name for term in made.recipe.terms} <= done.history[0].keys()
+
+
+class Stop(Exception):
+    pass
+
+
+def stop_after(epoch):
+    def log(row):
+        if row["epoch"] == epoch:
+            raise Stop
+
+    return log
+
+
+@pytest.mark.filterwarnings("ignore::xai_align.align.CollapseWarning")
+def test_a_fit_of_aim_that_was_stopped_goes_on_to_the_last_bit(tmp_path):
+    straight, stopped = bends(), bends(seed=7)
+    wanted = fit(None, straight, small_masker(), recipe="aim")
+    with pytest.raises(Stop):
+        fit(tmp_path, recipe="aim", log=stop_after(4))
+    done = fit(tmp_path, stopped, small_masker(seed=7), recipe="aim")
+    assert str(rows(done.history)) == str(rows(wanted.history))
+    assert same_weights(stopped, weights(straight))
+
+
+def test_a_fit_of_consistency_that_was_stopped_goes_on_to_the_last_bit(tmp_path):
+    """The weights that explanation consistency gave to examples are part of the checkpoint."""
+
+    def run(out, classifier, **options):
+        data = torch.utils.data.DataLoader(NumberedBars(24), batch_size=8, shuffle=True)
+        made = trainer(classifier, recipe="consistency", out=out, read_batch=read_numbered, **options)
+        return made.fit(data, epochs=4)
+
+    straight, stopped = bends(), bends(seed=7)
+    wanted = run(None, straight)
+    with pytest.raises(Stop):
+        run(tmp_path, bends(), log=stop_after(3))
+    assert str(rows(run(tmp_path, stopped).history)) == str(rows(wanted.history))
+    assert same_weights(stopped, weights(straight))
+
+
+def test_consistency_needs_indices():
+    with pytest.raises(ValueError, match="remembers examples, and the batches do not say which they are"):
+        trainer(recipe="consistency").fit(loader(), epochs=1)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::xai_align.align.CollapseWarning")
+def test_two_processes_train_to_what_one_does(tmp_path, site):
+    check_two_processes_train_to_what_one_does(tmp_path, "aim", path=(site.folder, PACKAGE / "src"))
 
 
 # explanation-guided adversarial training
@@ -144,7 +384,7 @@ def test_an_attack_of_ones_own():
         ({"epsilon": -0.1}, "epsilon is -0.1"),
         ({"epsilon": 0.1, "steps": 0}, "steps is 0"),
         ({"epsilon": 0.1, "step_size": float("inf")}, "step_size is inf"),
-        ({"epsilon": 0.1, "limits": (1.0, 0.0)}, "give the least value and a larger one"),
+        ({"epsilon": 0.1, "limits": (1.0, 0.0)}, "give the smallest value and a larger one"),
     ],
 )
 def test_attacks_out_of_range_are_refused(options, message):
@@ -226,15 +466,6 @@ def test_binary_masks_do_not_depend_on_how_a_step_is_shared():
     assert torch.equal(view.masks, whole[2:])
 
 
-def test_the_guide_is_the_same_mask_without_noise():
-    torch.manual_seed(0)
-    masker, batch = Masker(width=8, start=0.5), batch_of()
-    mask = Binarised(LearnedMask())(batch, masker, seeded(), Everyone.just(batch))
-    assert torch.equal(mask, (masker(batch.images) > 0.5).float())
-    unknown = TrainingBatch(images=batch.images, labels=batch.labels, masks=torch.full((6, 1, 8, 8), float("nan")))
-    assert Binarised(GivenMask())(unknown, None, seeded(), Everyone.just(unknown)).isnan().all()
-
-
 def test_a_hundred_steps_bring_the_area_down():
     """The annealed penalty alone leads a full mask to the last area."""
     masker, batch, term = Constant(0.95), batch_of(16), AnnealedArea()
@@ -290,7 +521,8 @@ def test_only_the_background_is_attacked():
     handle.remove()
     moved = (seen[-1] != batch.images).any(1, keepdim=True)
     heat = F.interpolate(view.saliency.detach(), (8, 8), mode="bilinear", align_corners=False)
-    assert torch.equal(background_of(cam_at(view.seen, batch.labels).detach(), 0.4, (8, 8)), heat < 0.4)
+    cam = grad_cam(model, batch.images, batch.labels, layer=SPACE).detach()
+    assert torch.equal(background_of(cam, 0.4, (8, 8)), heat < 0.4)
     assert moved.any()
     assert not (moved & (heat >= 0.4)).any()
     assert (seen[-1] - batch.images).abs().max() <= 0.3 + 1e-6
@@ -320,24 +552,6 @@ def test_what_is_remembered_goes_through_a_checkpoint(tmp_path):
     state = term.state_dict()
     state["inconsistency"].fill_(0)  # a copy
     assert term.weights_of(batch.indices).sum() > 0
-
-
-def test_a_stopped_fit_goes_on_with_what_it_remembered(tmp_path):
-    from xai_align.align import AlignTrainer
-
-    batches = [
-        TrainingBatch(images=images(6, seed=s), labels=torch.arange(6) % 3, indices=torch.arange(6) + 6 * s)
-        for s in range(2)
-    ]
-
-    def fitted(out, epochs):
-        trainer = AlignTrainer(conv_net(), target_layer="conv2", recipe=recipe("consistency", epsilon=0.5), out=out)
-        return trainer.fit(batches, epochs=epochs).classifier.state_dict()
-
-    straight = fitted(tmp_path / "straight", 3)
-    fitted(tmp_path / "stopped", 1)
-    resumed = fitted(tmp_path / "stopped", 3)
-    assert all(torch.equal(value, resumed[key]) for key, value in straight.items())
 
 
 def test_a_dead_cam_says_nothing_about_an_example():
@@ -381,10 +595,10 @@ def test_consistency_says_what_it_needs(monkeypatch):
         ConsistencyWeighted()(view_of(model, batch))
 
 
-def test_experiments_are_called_so():
-    from xai_align.align.terms import adversarial, annealed_binary_masks, explanation_consistency
-
-    for module in (adversarial, annealed_binary_masks, explanation_consistency):
-        assert module.__doc__.startswith("Experimental")
-        assert "our reading" in module.__doc__.lower()
-    assert recipe("egat", epsilon=0.2, steps=3).terms[1].attack == ProjectedGradient(epsilon=0.2, steps=3)
+@pytest.mark.parametrize(
+    "module", ["adversarial_training", "annealed_area", "straight_through_masks", "explanation_consistency"]
+)
+def test_experiments_are_called_so(module):
+    text = next(file for file in SOURCES if file.stem == module).read_text()
+    assert text.startswith('"""Experimental: ')
+    assert "our reading" in " ".join(ast.get_docstring(ast.parse(text)).lower().split())
