@@ -177,7 +177,7 @@ class HookSpecs:
     def xai_align_conformance_checks(self) -> list[Any]:  # type: ignore[empty-body]
         """Checks that :func:`~xai_align.testing.check_attribution` makes besides its own.
 
-        Each is a :class:`~xai_align.testing.subject.Check`, for conventions of an ecosystem.
+        Each is a :class:`~xai_align.testing.Check`, for conventions of an ecosystem.
         """
 
     @hookspec

@@ -20,10 +20,13 @@ from xai_align.testing.conformance import (
 )
 from xai_align.testing.metric_conformance import check_metric
 from xai_align.testing.networks import TinyNetwork, fixed_images
+from xai_align.testing.subject import Check, Subject
 
 __all__ = [
+    "Check",
     "ConformanceError",
     "Outcome",
+    "Subject",
     "TinyNetwork",
     "check_attribution",
     "check_metric",
