@@ -269,3 +269,26 @@ def test_the_demo_explains_every_photograph_and_writes_its_page(folder, monkeypa
             assert total + said["bias"] == pytest.approx(said["answer"], abs=1e-3)
         else:
             assert said["bias"] is None
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], ["--version"], ["explain", "--help"], ["compare", "--help"], ["fit-align", "--help"]]
+)
+def test_help_is_there_at_once(words):
+    """Nothing heavy is imported for it."""
+    program = (
+        "import sys; from typer.testing import CliRunner; from xai_align.cli.app import app; "
+        f"done = CliRunner().invoke(app, {words!r}); "
+        "print(done.exit_code, sorted({'torch', 'numpy', 'matplotlib', 'pluggy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.strip() == "0 []", done.stderr
+
+
+def test_every_public_name_is_there():
+    import xai_align
+
+    assert all(getattr(xai_align, name) is not None for name in xai_align.__all__)
+    assert set(xai_align.__all__) <= set(dir(xai_align))
+    with pytest.raises(AttributeError, match="has no attribute 'explian'; it offers"):
+        xai_align.explian  # noqa: B018

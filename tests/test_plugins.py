@@ -461,6 +461,8 @@ def test_importing_the_library_loads_no_plugin_and_no_ecosystem(site):
     code = f"""
 import sys
 import xai_align
+assert not {{"torch", "numpy", "pluggy"}} & set(sys.modules), "importing the package alone loads nothing"
+xai_align.read_out, xai_align.explain, xai_align.compare, xai_align.plugins
 print(sorted(name for name in {(*OPTIONAL, module)!r} if name in sys.modules))
 from xai_align.plugins import attribution_methods
 assert "alpha" in attribution_methods()
