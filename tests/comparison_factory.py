@@ -80,7 +80,7 @@ def comparison(**changes):
         "title": "Four methods on cats",
         "reference": "pinet",
         "methods": METHODS,
-        "controls": frozenset({"random"}),
+        "controls": ("random",),
         "metrics": ("insertion", "deletion", "ccs"),
         "higher_is_better": {"insertion": True, "deletion": False, "ccs": True},
         "summaries_of_metrics": {

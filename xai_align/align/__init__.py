@@ -11,6 +11,7 @@ from xai_align.align.masker_file import load_masker, save_masker
 from xai_align.align.masker_loss import masker_loss
 from xai_align.align.method import ALIGNMethod, ClassAgnosticWarning
 from xai_align.align.mixup_regulariser import mixup_regulariser
+from xai_align.align.options import AlignOptions
 from xai_align.align.recipe_by_name import recipe
 from xai_align.align.recipe_record import Recipe
 from xai_align.align.saliency import grad_cam, normalised
@@ -29,6 +30,7 @@ from xai_align.align.views.side_pass import evaluation_pass
 __all__ = [
     "ALIGNMethod",
     "AlignFit",
+    "AlignOptions",
     "AlignTrainer",
     "ClassAgnosticWarning",
     "Classification",

@@ -103,7 +103,7 @@ class ALIGNMethod:
         if given is None:
             if self.masker is None:
                 raise ValueError(
-                    "no masker was given: ALIGNMethod(masker), attribute(..., masker=FILE), "
+                    f"no masker was given: {type(self).__name__}(masker), attribute(..., masker=FILE), "
                     "explain(..., method='align', masker=FILE), or a model that brings its own, 'align:FOLDER'"
                 )
             return self.masker

@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from xai_align._tools.options import with_changes
 from xai_align.align.align_fit import AlignFit
+from xai_align.align.options import AlignOptions
 from xai_align.align.recipe_by_name import recipe as recipe_by_name
 from xai_align.align.recipe_record import Recipe
 from xai_align.align.training.bench import Bench
 from xai_align.align.training.fitting import fit
-from xai_align.align.training.phases import Alternation, Plan
-from xai_align.align.training.reading import ReadBatch
+from xai_align.align.training.phases import Plan
 from xai_align.align.training.settings import (
     AlignSettings,
-    Keep,
-    MakeOptimizer,
-    Normalise,
-    OnCollapse,
-    Order,
-    Precision,
-    Resume,
-    Schedule,
 )
 from xai_align.align.training.steps import needs_guide
 from xai_align.features.resolve_layer import Layer
 from xai_align.hookspecs import FeatureSpace
-from xai_align.training.training_log import Row
 
 
 class AlignTrainer:
@@ -59,42 +51,17 @@ class AlignTrainer:
         target_layer: where the CAM is taken; None: found, see :func:`~xai_align.align.look.cam_space`.
         recipe: a :class:`~xai_align.align.recipe_record.Recipe`, or the name of a training recipe (see ``xai-align
             methods``).
-        order: "first": the CAM's channel weights are constants for the gradient; "second": it goes through them.
-        normalise: how a CAM comes to [0, 1], see :func:`~xai_align.align.saliency.normalised`: "max", "minmax", or
-            "signed", with which no CAM can die.
-        warmup_epochs, warmup_steps: how long the classifier trains alone, on what needs no mask (of recipes that look
-            at masks; the others have nothing to warm up for).
-        masker_only_epochs, masker_only_steps: how long the masker trains alone after that.
-        alternation: "batch": the masker steps on every ``masker_every``-th batch, before the classifier and on the same
-            batch; every second one by default, which costs less. "epoch": ``masker_epochs`` epochs of the masker, then
-            ``classifier_epochs`` of the classifier.
-        masker_every, masker_epochs, classifier_epochs: see there.
-        learning_rate, weight_decay: of the classifier's AdamW.
+        warmup_epochs: how long the classifier trains alone, on what needs no mask (of recipes that look at masks; the
+            others have nothing to warm up for).
+        masker_only_epochs: how long the masker trains alone after that.
+        learning_rate: of the classifier's AdamW.
         masker_learning_rate: of the masker's Adam.
-        schedule: of both rates. "cosine": to zero over all epochs.
-        classifier_optimizer, masker_optimizer: make other optimisers, each from a list of parameters.
-        gradient_clip: the largest norm of a network's gradient; None: any.
-        freeze_batch_norm: BatchNorm keeps the statistics it has, as DRE does.
-        on_collapse: what is done when masks are nearly full, empty or flat for an epoch. "area": the area that they may
-            keep falls to 0.35 in four epochs (empty ones are asked to keep a tenth); "sparsity": the weight of the
-            sparsity is doubled, or halved, every epoch; "warn": nothing but the warning, which comes in any case.
-        keep: the weights that both have in the end: of the "best" validation accuracy among epochs in which both
-            took turns, or the "last".
-        patience: stop after so many of these validations without a better accuracy.
-        read_batch: turns what a loader yields into ``(images, labels)``, ``(images, labels, masks)`` or a
-            :class:`~xai_align.align.views.batch.TrainingBatch`.
         seed: of everything random.
-        mixed_precision: "no", "bf16" or, on GPUs, "fp16". CAMs and losses are float32 in any case.
-        gradient_accumulation_steps: how many of the loader's batches make a step, one forward pass each. Partners for
-            mixing come from all of them.
         out: folder for checkpoints, ``metrics.csv``, ``metrics.jsonl``, figures, and TensorBoard's events if it
             is installed.
-        resume: what happens if ``out`` holds a checkpoint. "auto": go on; "must": go on, or raise if there is none;
-            "never": raise, so that nothing is overwritten.
-        figure_every: draw image, CAM and mask of some examples after every so many epochs, into ``out/figures``.
-        normalization: ``(mean, std)`` of the images' channels, to show them in figures.
-        log: called with every new row.
         show_progress: show a progress bar.
+        options: everything else; None: the defaults of :class:`~xai_align.align.AlignOptions`.
+        **changed: single fields of the options, e.g. ``schedule="cosine"``.
 
     Attributes:
         classifier: as it was given.
@@ -120,37 +87,15 @@ class AlignTrainer:
         target_layer: Layer = None,
         *,
         recipe: str | Recipe = "align",
-        order: Order = "first",
-        normalise: Normalise = "max",
         warmup_epochs: int = 0,
-        warmup_steps: int = 0,
         masker_only_epochs: int = 0,
-        masker_only_steps: int = 0,
-        alternation: Alternation = "batch",
-        masker_every: int = 2,
-        masker_epochs: int = 1,
-        classifier_epochs: int = 1,
         learning_rate: float = 1e-3,
         masker_learning_rate: float = 3e-3,
-        weight_decay: float = 0.0,
-        schedule: Schedule = "none",
-        classifier_optimizer: MakeOptimizer | None = None,
-        masker_optimizer: MakeOptimizer | None = None,
-        gradient_clip: float | None = 1.0,
-        freeze_batch_norm: bool = False,
-        on_collapse: OnCollapse = "area",
-        keep: Keep = "best",
-        patience: int | None = None,
-        read_batch: ReadBatch | None = None,
         seed: int = 0,
-        mixed_precision: Precision = "no",
-        gradient_accumulation_steps: int = 1,
         out: str | Path | None = None,
-        resume: Resume = "auto",
-        figure_every: int | None = None,
-        normalization: tuple[Sequence[float], Sequence[float]] | None = None,
-        log: Callable[[Row], None] | None = None,
         show_progress: bool = False,
+        options: AlignOptions | None = None,
+        **changed: Any,
     ) -> None:
         self.recipe = recipe_by_name(recipe) if isinstance(recipe, str) else recipe
         if not isinstance(self.recipe, Recipe):
@@ -158,43 +103,44 @@ class AlignTrainer:
                 f"recipe is a {type(recipe).__name__}; give a xai_align.align.Recipe, or the name of one "
                 "(`xai-align methods` lists them)"
             )
+        chosen = with_changes(options, AlignOptions, changed, "AlignTrainer")
         self.settings = AlignSettings(
-            order=order,
-            normalise=normalise,
+            order=chosen.order,
+            normalise=chosen.normalise,
             plan=Plan(
                 warmup_epochs=warmup_epochs,
-                warmup_steps=warmup_steps,
+                warmup_steps=chosen.warmup_steps,
                 masker_only_epochs=masker_only_epochs,
-                masker_only_steps=masker_only_steps,
-                alternation=alternation,
-                masker_every=masker_every,
-                masker_epochs=masker_epochs,
-                classifier_epochs=classifier_epochs,
+                masker_only_steps=chosen.masker_only_steps,
+                alternation=chosen.alternation,
+                masker_every=chosen.masker_every,
+                masker_epochs=chosen.masker_epochs,
+                classifier_epochs=chosen.classifier_epochs,
                 with_masker=self.recipe.trains_masker,
                 with_guide=any(map(needs_guide, self.recipe.terms)),
             ),
             learning_rate=learning_rate,
             masker_learning_rate=masker_learning_rate,
-            weight_decay=weight_decay,
-            schedule=schedule,
-            classifier_optimizer=classifier_optimizer,
-            masker_optimizer=masker_optimizer,
-            gradient_clip=gradient_clip,
-            freeze_batch_norm=freeze_batch_norm,
-            on_collapse=on_collapse,
-            keep=keep,
-            patience=patience,
+            weight_decay=chosen.weight_decay,
+            schedule=chosen.schedule,
+            classifier_optimizer=chosen.classifier_optimizer,
+            masker_optimizer=chosen.masker_optimizer,
+            gradient_clip=chosen.gradient_clip,
+            freeze_batch_norm=chosen.freeze_batch_norm,
+            on_collapse=chosen.on_collapse,
+            keep=chosen.keep,
+            patience=chosen.patience,
             seed=seed,
-            mixed_precision=mixed_precision,
-            passes=gradient_accumulation_steps,
-            resume=resume,
-            figure_every=figure_every,
+            mixed_precision=chosen.mixed_precision,
+            passes=chosen.gradient_accumulation_steps,
+            resume=chosen.resume,
+            figure_every=chosen.figure_every,
         )
         self.out = None if out is None else Path(out)
-        if self.out is None and resume == "must":
+        if self.out is None and chosen.resume == "must":
             raise ValueError("there is no folder to resume from; give out=...")
-        self.read_batch, self.log, self.show_progress = read_batch, log, show_progress
-        self.normalization = normalization
+        self.read_batch, self.log, self.show_progress = chosen.read_batch, chosen.log, show_progress
+        self.normalization = chosen.normalization
         self.bench = Bench(classifier, masker, target_layer, self.recipe, self.settings)
 
     @property

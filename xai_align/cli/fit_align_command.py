@@ -98,10 +98,22 @@ def fit_align_command(
     mixed_precision: Annotated[str, typer.Option(metavar="no|bf16|fp16", help="Of the training.")] = "no",
     workers: Annotated[int, typer.Option(min=0, help="Processes that load images.")] = 0,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... Default: a GPU if there is one.")] = None,
+    changed: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="NAME=VALUE", help="Any option of AlignOptions, e.g. gradient_clip=0.5; values as in TOML."
+        ),
+    ] = None,
+    options_file: Annotated[
+        Path | None,
+        typer.Option("--options", metavar="FILE", help="A TOML file of such options; --set goes before it."),
+    ] = None,
     trust_code: TrustCode = False,
 ) -> None:
     """Train a classifier and a masker together on your images, test them in every domain, save both."""
+    from xai_align.align.options import AlignOptions
     from xai_align.cli.fit_align_folder import fit_align_folder
+    from xai_align.cli.option_settings import option_settings
     from xai_align.comparison.processes import is_main_process
 
     main = is_main_process()
@@ -112,6 +124,15 @@ def fit_align_command(
         "smoothness": smoothness,
         "backgrounds": backgrounds,
         "baseline": _number_or_name(baseline),
+    }
+    flags = {
+        "alternation": alternation,
+        "weight_decay": weight_decay,
+        "schedule": schedule,
+        "freeze_batch_norm": freeze_batch_norm,
+        "patience": patience,
+        "figure_every": figure_every,
+        "mixed_precision": mixed_precision,
     }
     with errors_in_words(), typed_on_the_command_line():
         done = fit_align_folder(
@@ -136,16 +157,10 @@ def fit_align_command(
             writes=main,
             warmup_epochs=warmup_epochs,
             masker_only_epochs=masker_only_epochs,
-            alternation=alternation,
             learning_rate=learning_rate,
             masker_learning_rate=masker_learning_rate,
-            weight_decay=weight_decay,
-            schedule=schedule,
-            freeze_batch_norm=freeze_batch_norm,
-            patience=patience,
-            figure_every=figure_every,
-            mixed_precision=mixed_precision,
             show_progress=main,
+            **flags | option_settings(AlignOptions, changed, options_file, "fit-align"),
         )
     if main:
         _show(done, out)

@@ -56,14 +56,33 @@ def fit_pinet_command(
     mixed_precision: Annotated[str, typer.Option(metavar="no|bf16|fp16", help="Of the training.")] = "no",
     workers: Annotated[int, typer.Option(min=0, help="Processes that load images.")] = 0,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... Default: a GPU if there is one.")] = None,
+    changed: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="NAME=VALUE", help="Any option of AlignOptions, e.g. gradient_clip=0.5; values as in TOML."
+        ),
+    ] = None,
+    options_file: Annotated[
+        Path | None,
+        typer.Option("--options", metavar="FILE", help="A TOML file of such options; --set goes before it."),
+    ] = None,
     trust_code: TrustCode = False,
 ) -> None:
     """Train a head that sees finely and adds up, on a backbone, with your images; save it with curves and maps."""
     from xai_align.cli.fit_folder import fit_folder
+    from xai_align.cli.option_settings import option_settings
     from xai_align.comparison.processes import is_main_process
+    from xai_align.training import FitOptions
 
     main = is_main_process()
     weights = {"feedback": feedback, "parsimony": parsimony, "erasing": erasing, "edges": edges}
+    flags = {
+        "weight_decay": weight_decay,
+        "schedule": schedule,
+        "patience": patience,
+        "mixed_precision": mixed_precision,
+        "num_workers": workers,
+    }
     with errors_in_words(), typed_on_the_command_line():
         done = fit_folder(
             images,
@@ -82,12 +101,8 @@ def fit_pinet_command(
             epochs=epochs,
             batch_size=batch_size,
             learning_rate=learning_rate,
-            weight_decay=weight_decay,
-            schedule=schedule,
-            patience=patience,
-            mixed_precision=mixed_precision,
-            num_workers=workers,
             show_progress=main,
+            **flags | option_settings(FitOptions, changed, options_file, "fit-pinet"),
         )
     if not main:
         return

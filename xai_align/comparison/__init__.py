@@ -1,5 +1,6 @@
 """Comparing attribution methods over folders of images: what :func:`xai_align.compare` runs."""
 
+from xai_align.comparison.options import CompareOptions
 from xai_align.comparison.result import Comparison, CurveBand, Picture, Summary
 
-__all__ = ["Comparison", "CurveBand", "Picture", "Summary"]
+__all__ = ["CompareOptions", "Comparison", "CurveBand", "Picture", "Summary"]

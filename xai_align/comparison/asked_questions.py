@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xai_align._tools.did_you_mean import did_you_mean
 from xai_align._tools.files.fields import shown
 from xai_align._tools.files.plain_json import read_json
 from xai_align.data.class_names import find_class, parse_sides, question_about
 from xai_align.data.groups import ClassGroups
-from xai_align.plugins.loading import did_you_mean
 from xai_align.question import Question, TargetError
 
 if TYPE_CHECKING:

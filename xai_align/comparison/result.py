@@ -99,7 +99,7 @@ class Comparison:
     title: str
     reference: str
     methods: tuple[str, ...]
-    controls: frozenset[str]
+    controls: tuple[str, ...]
     metrics: tuple[str, ...]
     higher_is_better: dict[str, bool]
     summaries_of_metrics: dict[str, str]

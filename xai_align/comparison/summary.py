@@ -80,7 +80,7 @@ class Tally:
             f"{_counted(self.images, 'image')}: {plan.model}",
             reference=plan.reference,
             methods=methods,
-            controls=frozenset(str(one) for one in plan.methods if attribution_method(one.name).control),
+            controls=tuple(str(one) for one in plan.methods if attribution_method(one.name).control),
             metrics=metrics,
             higher_is_better={one.name: one.higher_is_better for one in plan.metrics},
             summaries_of_metrics={one.name: one.summary for one in plan.metrics},

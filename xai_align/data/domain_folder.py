@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from xai_align._tools.did_you_mean import did_you_mean
 from xai_align.data.image_folder import LabelledImage, read_image_folder, stratified_split
 from xai_align.data.images import IMAGE_SUFFIXES
-from xai_align.plugins.loading import did_you_mean
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,8 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from xai_align._tools.did_you_mean import did_you_mean
 from xai_align.plugins import stages
-from xai_align.plugins.loading import did_you_mean
 from xai_align.question import QuestionModel
 
 #: The measures, in the order of the last axis of :attr:`Pathways.values`.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from xai_align._tools.single_tensor import like_given, only_one, share_over_channels
 from xai_align._tools.thread_state import restores_thread_state
 from xai_align.fei.clipped_gradient import clipped_gradient
-from xai_align.fei.pieces import asked_pieces, check_options, seeded
+from xai_align.fei.pieces import asked_pieces, in_one, seeded
 from xai_align.fei.solid_colours import Normalization
 from xai_align.pinet.input_checks import forward_arguments
 from xai_align.question import target_or_only_output
@@ -38,7 +38,7 @@ class ClippedGradientMethod:
     """
 
     def __init__(self, forward_func: nn.Module, *, internal_batch_size: int | None = None, **options: Any) -> None:
-        check_options(clipped_gradient, options)
+        in_one(clipped_gradient, options)
         self.forward_func = forward_func
         self.internal_batch_size, self.options = internal_batch_size, options
 
@@ -72,7 +72,7 @@ class ClippedGradientMethod:
         images = only_one("inputs", inputs)
         chosen = {"baselines": only_one("baselines", baselines), "normalization": normalization}
         options = self.options | {name: value for name, value in chosen.items() if value is not None} | options
-        check_options(clipped_gradient, options)
+        in_one(clipped_gradient, options)
         network, pieces = asked_pieces(
             self.forward_func,
             images,

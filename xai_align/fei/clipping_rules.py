@@ -33,7 +33,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from xai_align.plugins.loading import did_you_mean
+from xai_align._tools.did_you_mean import did_you_mean
 
 #: The names of the rules, and "none": nothing is clipped.
 ClippingMode = Literal["ibm", "ivm", "avm", "vm", "fgvis", "silent", "none"]

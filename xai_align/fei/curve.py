@@ -28,17 +28,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from math import isfinite
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from xai_align._tools.choices import check_choice
+from xai_align._tools.options import with_changes
 from xai_align._tools.thread_state import restores_thread_state
 from xai_align.features.hidden_layers import LayerWatch
-from xai_align.features.resolve_layer import Layer, Layers, layer_names
+from xai_align.features.resolve_layer import layer_names
 from xai_align.fei.clipped_gradient import check_images, clipped_answers
+from xai_align.fei.curve_options import CurveOptions
 from xai_align.fei.curve_search import Search, WatchedStages, log_odds
 from xai_align.fei.gradient_clipping import ClippingMode
 from xai_align.fei.optimised import (
@@ -49,11 +51,11 @@ from xai_align.fei.optimised import (
     optimised_masks,
 )
 from xai_align.fei.quantile_masks import level_sets, standardised
-from xai_align.fei.random_fills import KINDS, fixed_fill, random_fills
-from xai_align.fei.scales import SCALES, check_scales
+from xai_align.fei.random_fills import fixed_fill, random_fills
+from xai_align.fei.scales import check_scales
 from xai_align.fei.solid_colours import Normalization
 from xai_align.fei.stage_layers import stage_layers
-from xai_align.fei.starting_map import Start, starting_map
+from xai_align.fei.starting_map import starting_map
 from xai_align.pinet.input_checks import check_model
 from xai_align.question import Question
 
@@ -71,27 +73,15 @@ def curve_masks(
     *,
     quantiles: Sequence[float] = (0.1, 0.3, 0.5, 0.7, 0.9),
     n_iter: int = STEPS,
-    restarts: int = 1,
-    mask_size: int | None = None,
-    start: Start = "readout",
-    start_layer: Layer = None,
-    lr: float = 0.1,
-    temperatures: tuple[float, float] = (0.5, 0.15),
-    scales: Sequence[tuple[float, float]] = SCALES,
-    fills: Sequence[str] = KINDS,
-    shift: int | None = None,
-    mirror: Literal["never", "random"] = "random",
     clip: ClippingMode = "none",
-    clip_layers: Layers | None = None,
-    deviation_weight: float = 1.0,
-    deviation_layers: Layers | None = None,
-    stable_at: float | None = None,
     normalization: Normalization | None = None,
     baselines: Any = None,
     seed: int = 0,
+    options: CurveOptions | None = None,
     additional_forward_args: Any = None,
     progress: Callable[[int], None] | None = None,
     warn: bool = True,
+    **changed: Any,
 ) -> OptimisedMasks:
     """A map for each image, optimised for its own insertion and deletion curves.
 
@@ -101,32 +91,17 @@ def curve_masks(
         questions: one for each image.
         quantiles: the shares of the image whose level sets are given back as masks, strictly increasing in (0, 1).
         n_iter: steps, of two forward and backward passes each.
-        restarts: so many searches, each with random numbers of its own, are averaged.
-        mask_size: cells along the shorter side of the image; None: 28, or as many as there are pixels.
-        start: "readout", "flat", or maps ``[N, h, w]``.
-        start_layer: where the readout is taken, as in :func:`~xai_align.pinet.read_out`. None: the last feature map.
-        lr: how far the first step goes, in standard deviations of the map; it falls to a twentieth along a cosine.
-        temperatures: ``tau`` at the first and the last step, in standard deviations of the map.
-        scales: pairs of a width in cells and a weight, see :mod:`~xai_align.fei.scales`.
-        fills: kinds of :func:`~xai_align.fei.random_fills.random_fills`.
-        shift: by how many pixels masks are shifted at most; None: a 28th of the shorter side.
-        mirror: "random": half of the composites are mirrored left to right before the network sees them; none are
-            where gradients are clipped.
         clip: how gradients are clipped, see :func:`~xai_align.fei.gradient_clipping.clip_gradients`.
-        clip_layers: names of the modules inside which they are clipped; None: all.
-        deviation_weight: ``w``; 0 leaves the hidden layers alone.
-        deviation_layers: names of the layers whose deviation counts; None: the stages that a plugin names, else the
-            last module at each resolution (see :mod:`~xai_align.fei.stage_layers`).
-        stable_at: an image is done when the rank correlation of its map with the one five steps before is at least
-            this; its map stays as it is then, and the search ends when all are done. None: every step is taken.
         normalization: ``(mean, std)`` of the images, for solid colours.
-        baselines: one fill for all steps in place of ``fills``: a number or a tensor ``[N, C, H, W]``, or a
+        baselines: one fill for all steps in place of random ones: a number or a tensor ``[N, C, H, W]``, or a
             function ``(inputs, step, generator) -> Tensor``, called for both composites of each step.
         seed: of everything random in the first search; the next ones take the seeds that follow.
         additional_forward_args: further arguments of the model; tensors of the batch's length go along
             with the composites.
         progress: is called with 1 after each step.
         warn: whether to warn of what a record of these images shows.
+        options: everything else; None: the defaults of :class:`~xai_align.fei.CurveOptions`.
+        **changed: single fields of the options, e.g. ``restarts=3``.
 
     Returns:
         The maps as ``attribution`` and their level sets as ``masks``. ``losses[:, t]`` is ``L`` at the share and
@@ -138,19 +113,20 @@ def curve_masks(
     Warns:
         TieWarning: many pixels share their score.
     """
+    chosen = with_changes(options, CurveOptions, changed, "curve_masks")
     check_model(model)
     check_images(model, inputs)
     shares = check_quantiles(quantiles)
     search = Search(
         n_iter=check_count("n_iter", n_iter),
-        lr=check_rate("lr", lr),
-        temperatures=_check_temperatures(temperatures),
-        scales=check_scales(scales),
-        shift=_one_cell(inputs) if shift is None else check_count("shift", shift, least=0),
+        lr=check_rate("lr", chosen.lr),
+        temperatures=_check_temperatures(chosen.temperatures),
+        scales=check_scales(chosen.scales),
+        shift=_one_cell(inputs) if chosen.shift is None else check_count("shift", chosen.shift, least=0),
         # activations of a mirrored composite have no counterpart among those of the image that clipping refers to
-        mirrors=check_choice("mirror", mirror, ("never", "random")) == "random" and clip == "none",
-        deviation_weight=check_rate("deviation_weight", deviation_weight, zero="hidden layers left alone"),
-        stable_at=_check_correlation(stable_at),
+        mirrors=check_choice("mirror", chosen.mirror, ("never", "random")) == "random" and clip == "none",
+        deviation_weight=check_rate("deviation_weight", chosen.deviation_weight, zero="hidden layers left alone"),
+        stable_at=_check_correlation(chosen.stable_at),
     )
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
@@ -159,9 +135,9 @@ def curve_masks(
             model,
             inputs,
             questions,
-            start,
-            layer=start_layer,
-            cells=_cells(mask_size, (inputs.shape[2], inputs.shape[3])),
+            chosen.start,
+            layer=chosen.start_layer,
+            cells=_cells(chosen.mask_size, (inputs.shape[2], inputs.shape[3])),
             additional_forward_args=additional_forward_args,
         )
         asked = stack.enter_context(
@@ -170,22 +146,22 @@ def curve_masks(
                 inputs,
                 [log_odds(question) for question in questions],
                 clip=clip,
-                clip_layers=clip_layers,
+                clip_layers=chosen.clip_layers,
                 additional_forward_args=additional_forward_args,
             )
         )
         x = asked.inputs
         stages = None
         if search.deviation_weight:
-            named = layer_names(model, deviation_layers)
+            named = layer_names(model, chosen.deviation_layers)
             layers = stage_layers(model, inputs, asked.extra) if named is None else tuple(named)
             if layers:
                 stages = WatchedStages.of(LayerWatch.on(asked.model, layers), asked)
         found = []
-        for restart in range(check_count("restarts", restarts)):
+        for restart in range(check_count("restarts", chosen.restarts)):
             generator = torch.Generator().manual_seed(seed + restart)
             fill = (
-                random_fills(x, fills, generator, normalization=normalization)
+                random_fills(x, chosen.fills, generator, normalization=normalization)
                 if baselines is None
                 else fixed_fill(x, baselines, seed + restart)
             )

@@ -19,6 +19,7 @@ from typing import Any
 
 from torch import nn
 
+from xai_align._tools.did_you_mean import did_you_mean
 from xai_align._tools.model_state import check_evaluation_mode
 from xai_align._tools.replica import Replica
 from xai_align.features.resolve_layer import Layers, layer_names
@@ -26,7 +27,6 @@ from xai_align.fei.activation_calls import batch_size, check_visible
 from xai_align.fei.clipped_passes import ClippedCall, ClippedPasses, Clipping, NothingToClip, ReferencePass
 from xai_align.fei.clipping_rules import ClippingMode, find_clipping_rule
 from xai_align.pinet.input_checks import forward_arguments
-from xai_align.plugins.loading import did_you_mean
 from xai_align.question import QuestionModel
 
 __all__ = ["ClippedCall", "Clipping", "ClippingMode", "NothingClipped", "NothingToClip", "clip_gradients"]

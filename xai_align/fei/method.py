@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from xai_align._tools.single_tensor import like_given, only_one, share_over_channels
 from xai_align._tools.thread_state import restores_thread_state
 from xai_align.fei.optimize import find_solver, optimize_masks
-from xai_align.fei.pieces import check_options
+from xai_align.fei.pieces import in_one
 from xai_align.fei.solid_colours import Normalization
 from xai_align.pinet.input_checks import forward_arguments
 from xai_align.question import target_or_only_output
@@ -44,9 +44,9 @@ class FEIMethod:
     def __init__(
         self, forward_func: nn.Module, *, solver: str = "curve", internal_batch_size: int | None = None, **options: Any
     ) -> None:
-        check_options(find_solver(solver), options)
+        self.options = in_one(find_solver(solver), options)
         self.forward_func = forward_func
-        self.solver, self.internal_batch_size, self.options = solver, internal_batch_size, options
+        self.solver, self.internal_batch_size = solver, internal_batch_size
 
     @restores_thread_state
     def attribute(

@@ -21,16 +21,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from xai_align._tools.choices import check_choice
+from xai_align._tools.options import with_changes
 from xai_align._tools.thread_state import restores_thread_state
-from xai_align.features.resolve_layer import Layers
 from xai_align.fei.clipped_gradient import ClippedAnswers, clipped_answers, composite
 from xai_align.fei.gradient_clipping import ClippingMode
+from xai_align.fei.nested_options import NestedOptions
 from xai_align.fei.optimised import (
     OptimisedMasks,
     check_count,
@@ -41,10 +42,6 @@ from xai_align.fei.optimised import (
 from xai_align.fei.solid_colours import Normalization, References, references
 from xai_align.perturbation.series import removed_count
 from xai_align.question import Question
-
-Objective = Literal["preserve", "delete", "both"]
-Schedule = Literal["constant", "linear"]
-Order = Literal["sequential", "parallel"]
 
 #: The composites of an objective: +1 shows what the mask marks and wants the answer high, -1 hides it and wants it low.
 _SIGNS: dict[str, tuple[int, ...]] = {"preserve": (1,), "delete": (-1,), "both": (1, -1)}
@@ -63,21 +60,15 @@ def nested_masks(
     *,
     quantiles: Sequence[float] = (0.1, 0.3, 0.5, 0.7, 0.9),
     n_iter: int = 100,
-    lr: float = 0.1,
-    area_weight: float = 0.1,
-    area_schedule: Schedule = "constant",
-    objective: Objective = "preserve",
     clip: ClippingMode = "ibm",
-    clip_layers: Layers | None = None,
-    order: Order = "sequential",
-    mask_size: int | tuple[int, int] | None = None,
-    binarise_from: int | None = None,
     normalization: Normalization | None = None,
     baselines: Any = None,
     seed: int = 0,
+    options: NestedOptions | None = None,
     additional_forward_args: Any = None,
     progress: Callable[[int], None] | None = None,
     warn: bool = True,
+    **changed: Any,
 ) -> OptimisedMasks:
     """Masks for images, optimised as FEI's released code does (defaults: of its ``explain``).
 
@@ -90,19 +81,7 @@ def nested_masks(
         questions: one for each image.
         quantiles: the shares ``p_k``, strictly increasing in (0, 1).
         n_iter: steps for each quantile.
-        lr: Adam's rate at the first step.
-        area_weight: ``beta``, on the sum over pixels and not on the mean, so it has no resolution of its own.
-        area_schedule: "constant", or "linear": ``beta_t = t * beta`` with ``t`` from 0 for each quantile.
-        objective: "preserve" shows what the mask marks; "delete" hides it and wants the answer low,
-            ``L = + f(Phi(1 - alpha; r))``; "both" adds the two, at twice the cost.
         clip: how gradients are clipped, see :func:`~xai_align.fei.gradient_clipping.clip_gradients`.
-        clip_layers: names of the modules inside which they are clipped; None: all.
-        order: "sequential" as published; "parallel" (ours): all quantiles in one batch, their masks
-            independent, made nested in the end by a running maximum. ``n_iter`` steps in all.
-        mask_size: ours: rows and columns of cells (or one number for both) at which masks are optimised; they are
-            then made larger bilinearly, and ``P`` is the number of cells. A cell carries the evidence of many
-            pixels, so ``area_weight`` has to grow with their number. None: the image's.
-        binarise_from: from this step of each quantile on, ``t * beta * sum_i alpha_i (1 - alpha_i)`` is added.
         normalization: ``(mean, std)`` of the images, for random colours.
         baselines: the reference: None for a random solid colour at every step, a number, a tensor, or a
             function ``(inputs, step, generator) -> Tensor``; see :func:`~xai_align.fei.solid_colours.references`.
@@ -111,6 +90,8 @@ def nested_masks(
             with the composites.
         progress: is called with 1 after each step.
         warn: whether to warn of what a record of these images shows.
+        options: everything else; None: the defaults of :class:`~xai_align.fei.NestedOptions`.
+        **changed: single fields of the options, e.g. ``area_weight=0.2``.
 
     Returns:
         The masks. ``losses[:, k * n_iter + t]`` is ``L`` of quantile ``k`` before step ``t``, area term and all.
@@ -122,29 +103,30 @@ def nested_masks(
         AreaMissed: a mask's area is further than 0.05 from its quantile.
         TieWarning: many pixels share their value in the map.
     """
+    chosen = with_changes(options, NestedOptions, changed, "nested_masks")
     p = check_quantiles(quantiles)
-    check_choice("order", order, _ORDERS)
-    signs = _SIGNS[check_choice("objective", objective, _SIGNS)]
-    beta = check_rate("area_weight", area_weight, zero="no area term")
-    beta_at = _SCHEDULES[check_choice("area_schedule", area_schedule, _SCHEDULES)]
-    _check_binarise(binarise_from, check_count("n_iter", n_iter))
-    check_rate("lr", lr)
+    check_choice("order", chosen.order, _ORDERS)
+    signs = _SIGNS[check_choice("objective", chosen.objective, _SIGNS)]
+    beta = check_rate("area_weight", chosen.area_weight, zero="no area term")
+    beta_at = _SCHEDULES[check_choice("area_schedule", chosen.area_schedule, _SCHEDULES)]
+    _check_binarise(chosen.binarise_from, check_count("n_iter", n_iter))
+    check_rate("lr", chosen.lr)
     with clipped_answers(
         model,
         inputs,
         questions,
         clip=clip,
-        clip_layers=clip_layers,
+        clip_layers=chosen.clip_layers,
         additional_forward_args=additional_forward_args,
     ) as asked:
         x = asked.inputs
         r = references(x, baselines, normalization=normalization, seed=seed)
-        cells = _cells(mask_size, (x.shape[2], x.shape[3]))
+        cells = _cells(chosen.mask_size, (x.shape[2], x.shape[3]))
         optimisation = _Optimisation(
-            asked, r, signs, beta, beta_at, n_iter, lr, binarise_from, progress or (lambda done: None)
+            asked, r, signs, beta, beta_at, n_iter, chosen.lr, chosen.binarise_from, progress or (lambda done: None)
         )
         targets = x.new_tensor([removed_count(share, cells[0] * cells[1]) for share in p])  # floor(p_k P)
-        alphas, losses = _ORDERS[order](optimisation, x.new_zeros(len(x), 1, *cells), targets)
+        alphas, losses = _ORDERS[chosen.order](optimisation, x.new_zeros(len(x), 1, *cells), targets)
         masks = _on_image(alphas, x)
     return optimised_masks(
         masks.mean(1),  # A = (1/K) sum_k alpha_k

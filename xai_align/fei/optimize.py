@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,7 +16,7 @@ from xai_align._tools.thread_state import restores_thread_state
 from xai_align.fei.curve import curve_masks
 from xai_align.fei.nested import nested_masks
 from xai_align.fei.optimised import OptimisedMasks, optimised_masks
-from xai_align.fei.pieces import asked_pieces, check_options, seeded
+from xai_align.fei.pieces import asked_pieces, in_one, options_of, seeded
 
 Solve = Callable[..., OptimisedMasks]
 
@@ -55,7 +54,9 @@ def optimize_masks(
         show_progress: show a progress bar over all steps.
         additional_forward_args: further arguments of the model; tensors of length ``N`` go along with the images.
         **options: of the solver, e.g. ``quantiles``, ``n_iter``, ``clip``, ``normalization``, ``baselines``,
-            ``seed``. Tensors ``[N, ...]`` among them go along with the images.
+            ``seed``, and the fields of its :class:`~xai_align.fei.CurveOptions` or
+            :class:`~xai_align.fei.NestedOptions`, singly or as ``options=``. Tensors ``[N, ...]`` among them go along
+            with the images.
 
     Returns:
         The record for all images. ``losses`` end in NaN for images whose piece was done before others.
@@ -79,7 +80,7 @@ def optimize_masks(
         found.attribution  # [N, H, W]
     """
     solve = find_solver(solver)
-    check_options(solve, options)
+    options = in_one(solve, options)
     network, pieces = asked_pieces(
         model,
         inputs,
@@ -134,7 +135,6 @@ def _joined(records: Sequence[OptimisedMasks]) -> OptimisedMasks:
 
 def _steps(solve: Solve, options: Mapping[str, Any]) -> int:
     """How many steps a solver makes: ``n_iter``, and that for each search, or quantile, that comes after another."""
-    defaults = {name: parameter.default for name, parameter in inspect.signature(solve).parameters.items()}
-    chosen = {**defaults, **options}
+    chosen = {**options_of(solve), **options}
     several = len(chosen["quantiles"]) if chosen.get("order") == "sequential" else chosen.get("restarts", 1)
     return int(chosen["n_iter"] * several)

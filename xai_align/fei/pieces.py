@@ -5,24 +5,30 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from xai_align._tools.did_you_mean import did_you_mean
 from xai_align.features.unwrapping import unwrapped
 from xai_align.fei.clipped_gradient import check_images
+from xai_align.fei.curve_options import CurveOptions
+from xai_align.fei.nested_options import NestedOptions
 from xai_align.fei.optimised import check_count
 from xai_align.pinet.input_checks import check_logits, check_model, forward_arguments
-from xai_align.plugins.loading import did_you_mean
 from xai_align.question import Question, QuestionModel, as_questions
 
 #: Images that are worked on at once. A solver shows each of them once or twice in a pass (all quantiles in parallel:
 #: five times), and the pass back needs all activations: more would fill the memory before it made anything quicker.
 AT_ONCE = 8
 #: What a solver is given by position, or by the call and not by its options.
-_GIVEN = frozenset(("model", "inputs", "questions", "additional_forward_args", "progress", "warn"))
+_GIVEN = frozenset(("model", "inputs", "questions", "additional_forward_args", "progress", "warn", "changed"))
+
+
+#: The dataclass of options of each solver that has one.
+OPTIONS: Mapping[str, Any] = {"curve_masks": CurveOptions, "nested_masks": NestedOptions}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,17 +113,39 @@ def asked_pieces(
     ]
 
 
-def check_options(solve: Callable[..., Any], options: Mapping[str, Any]) -> None:
-    """Raise if a solver does not have one of these options.
+def options_of(solve: Callable[..., Any]) -> dict[str, Any]:
+    """Return the options of a solver with their defaults: its keywords, and the fields of its dataclass of options."""
+    found: dict[str, Any] = {}
+    for name, parameter in inspect.signature(solve).parameters.items():
+        if name == "options":
+            found |= {field.name: field.default for field in fields(OPTIONS[solve.__name__])}
+        elif name not in _GIVEN:
+            found[name] = parameter.default
+    return found
+
+
+def in_one(solve: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options as single values, those of a record ``options=`` among them.
 
     Raises:
-        TypeError: with the options that it has.
+        TypeError: the solver does not have one of them, with those that it has; or the record is another solver's.
     """
-    known = [name for name in inspect.signature(solve).parameters if name not in _GIVEN]
-    for name in options:
+    single = {name: value for name, value in options.items() if name != "options"}
+    record = options.get("options")
+    if record is not None:
+        wanted = OPTIONS.get(solve.__name__)
+        if wanted is None or not isinstance(record, wanted):
+            raise TypeError(
+                f"options of {solve.__name__} are {type(record).__name__}; give "
+                f"{'no record' if wanted is None else f'{wanted.__name__}(...)'}"
+            )
+        single = {field.name: getattr(record, field.name) for field in fields(record)} | single
+    known = list(options_of(solve))
+    for name in single:
         if name not in known:
             near = did_you_mean(name, known)
             raise TypeError(f"{solve.__name__} has no option '{name}'{near} It has {', '.join(known)}")
+    return single
 
 
 def seeded(options: Mapping[str, Any], generator: torch.Generator | None) -> dict[str, Any]:

@@ -95,7 +95,7 @@ def load(
     config = _read_config(config_file)
     state = _read_weights(weights_file, config)
     with reading(config_file.parent):
-        model = make(*_build(config, config_file, state, encoder, decoder, trust))
+        model = _build(make, config, config_file, state, encoder, decoder, trust)
     check_weights(model, state, str(weights_file))
     model.load_state_dict(dict(state), assign=True)  # their dtype stays
     model.class_names = tuple(config["class_names"])  # type: ignore[assignment]
@@ -103,14 +103,15 @@ def load(
 
 
 def _build(
+    make: Callable[[nn.Module, SecondLookHead], M],
     config: Mapping[str, Any],
     file: Path,
     state: Mapping[str, Tensor],
     encoder: nn.Module | None,
     decoder: nn.Module | None,
     trust: bool,
-) -> tuple[nn.Module, SecondLookHead]:
-    """Encoder and head, without their weights."""
+) -> M:
+    """The model, without its weights."""
     from xai_align.pinet.frozen_encoder import FrozenEncoder
 
     saved = config["encoder"]
@@ -129,7 +130,7 @@ def _build(
         )
     try:
         with no_larger_than(state, str(file)):
-            return encoder, _head(config, decoder)
+            return make(encoder, _head(config, decoder))
     except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:
         raise ValueError(f"'{file}' describes no PiNet that can be built ({in_one_clause(error)})") from error
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, get_args
 from torch import nn
 
 from xai_align._tools.choices import check_choice
+from xai_align._tools.did_you_mean import did_you_mean
 from xai_align.hookspecs import AttributionSpec, FeatureSpace, LoadedModel, MetricSpec, TrainingRecipeSpec
 from xai_align.plugins.loading import (
     PLUGIN_ERRORS,
@@ -28,7 +29,6 @@ from xai_align.plugins.loading import (
     Registry,
     Status,
     describe_error,
-    did_you_mean,
     load_registry,
     warn_about,
 )

@@ -12,16 +12,16 @@ import os
 import re
 import warnings
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, Literal
 
 import pluggy
 
+from xai_align._tools.did_you_mean import did_you_mean
 from xai_align.hookspecs import CONTRACT_VERSION, PROJECT, HookSpecs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    pass
 
 #: Names of entry points that are never imported, separated by commas.
 DISABLED_VARIABLE = "XAI_ALIGN_DISABLED_PLUGINS"
@@ -114,12 +114,6 @@ def warn_about(plugin: Plugin, refusal: Refusal) -> None:
 def describe_error(error: BaseException) -> str:
     """One line: the kind of error and what it says."""
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The end of a sentence: ``; did you mean 'x'?`` where something known is close, else a full stop."""
-    close = get_close_matches(name, list(known), n=1)
-    return f"; did you mean '{close[0]}'?" if close else "."
 
 
 def _new_manager() -> pluggy.PluginManager:

@@ -6,16 +6,18 @@ disk as it is done; several processes share them; a run that was stopped goes on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from xai_align._tools.devices import usable_device
+from xai_align._tools.options import with_changes
 from xai_align._tools.progress import progress_bar
 from xai_align._tools.random_state import fixed_random_state, mixed_seed
 from xai_align.comparison.batch import run_part
 from xai_align.comparison.files import check_format, write_record, write_tables
 from xai_align.comparison.method_reference import default_methods
+from xai_align.comparison.options import CompareOptions, Progress
 from xai_align.comparison.plan import Plan, prepare
 from xai_align.comparison.processes import Process, this_process
 from xai_align.comparison.result import Comparison
@@ -23,16 +25,10 @@ from xai_align.comparison.store import FolderStore, MemoryStore, Part
 from xai_align.comparison.summary import Tally
 
 if TYPE_CHECKING:
-    from xai_align.data.groups import ClassGroups
     from xai_align.hookspecs import LoadedModel
 
 #: How they are judged if nothing is named.
 METRICS = ("insertion", "deletion")
-#: Images at once.
-BATCH_SIZE = 8
-
-#: Told after each step: explanations done, explanations in all, what failed since it was last told.
-Progress = Callable[[int, int, Sequence[str]], None]
 
 
 def compare(
@@ -42,22 +38,12 @@ def compare(
     methods: Sequence[str] | None = None,
     metrics: Sequence[str] = METRICS,
     question: str | Sequence[str] = "why",
-    classes: Sequence[str | int] = (),
-    rivals: Sequence[str | int] = (),
-    groups: str | Path | ClassGroups | None = None,
-    reference: str | None = None,
-    transfer_to: str | LoadedModel | None = None,
     out: str | Path | None = None,
-    batch_size: int = BATCH_SIZE,
     limit: int | None = None,
     seed: int = 0,
-    pictures: int = 6,
-    device: str | None = None,
-    internal_batch_size: int | None = None,
-    table_format: str = "parquet",
-    trust: bool = False,
     show_progress: bool = False,
-    progress: Progress | None = None,
+    options: CompareOptions | None = None,
+    **changed: Any,
 ) -> Comparison:
     """Explain images with several methods, judge them by several metrics, sum up with intervals.
 
@@ -76,31 +62,21 @@ def compare(
             ``by_default``: the exact readout, two baselines and a control.
         metrics: names.
         question: one or several of ``why``, ``why-not``, ``why-not-rest``, ``group``, ``group-not``.
-        classes: asked about, names or numbers; none: the predicted class of each image.
-        rivals: asked against, or ``"others"``; none: the runner-up, or the group beside.
-        groups: a JSON file ``{"name": [class, ...]}``, ``"wordnet"``, ``"confusion"``, or groups; None: WordNet's.
-        reference: the method that the others are compared with; None: the first.
-        transfer_to: a second model, that the metrics ask about the explanations of the first. It sees the
-            first one's inputs, in its own scale and size.
         out: the folder for parts, tables, pictures and page; None: nothing is written.
-        batch_size: images at once. Methods that draw at random draw once for a batch.
         limit: no more images than these.
         seed: of all that is random.
-        pictures: of how many images pictures are made.
-        device: e.g. ``"cuda:1"``; None: a GPU if there is one; for a loaded model, where it is.
-        internal_batch_size: perturbed inputs through the network at once.
-        table_format: ``"parquet"`` or ``"csv"``.
-        trust: whether a model's folder may name code, which is then run; see :func:`~xai_align.plugins.load_model`.
         show_progress: show a progress bar.
-        progress: told what is done and what failed.
+        options: everything else; None: the defaults of :class:`~xai_align.comparison.CompareOptions`.
+        **changed: single fields of the options, e.g. ``reference="pinet"``.
 
     Raises:
         ValueError: something named is not there or does not fit, before anything is run; or ``out``
             holds a comparison with other settings.
         OSError: ``out`` cannot be written to.
     """
-    check_format(table_format)
-    process = this_process(device)
+    chosen = with_changes(options, CompareOptions, changed, "compare")
+    check_format(chosen.table_format)
+    process = this_process(chosen.device)
     if out is None and process.world > 1:
         raise ValueError("several processes share their results through a folder; name one")
     with fixed_random_state(mixed_seed(seed)):  # loading a model may draw its first weights
@@ -110,31 +86,34 @@ def compare(
             methods=default_methods() if methods is None else methods,
             metrics=metrics,
             question=question,
-            favoured=[str(one) for one in classes],
-            rivals=[str(one) for one in rivals],
-            groups=groups,
-            reference=reference,
-            transfer_to=transfer_to,
-            batch_size=batch_size,
+            favoured=[str(one) for one in chosen.classes],
+            rivals=[str(one) for one in chosen.rivals],
+            groups=chosen.groups,
+            reference=chosen.reference,
+            transfer_to=chosen.transfer_to,
+            batch_size=chosen.batch_size,
             limit=limit,
             seed=seed,
-            pictures=pictures,
-            internal_batch_size=internal_batch_size,
-            trust=trust,
-            device=lambda: process.device or usable_device(device),
-            device_given=device is not None or process.device is not None,
+            pictures=chosen.pictures,
+            internal_batch_size=chosen.internal_batch_size,
+            trust=chosen.trust,
+            device=lambda: process.device or usable_device(chosen.device),
+            device_given=chosen.device is not None or process.device is not None,
         )
     folder = None if out is None else Path(out)
     store = MemoryStore() if folder is None else FolderStore(folder, plan.settings)
     with progress_bar("comparing", None, shown=show_progress and process.is_main) as bar:
-        told = [lambda done, total, problems: bar.move_to(done, total), *([] if progress is None else [progress])]
+        told = [
+            lambda done, total, problems: bar.move_to(done, total),
+            *([] if chosen.progress is None else [chosen.progress]),
+        ]
         _run_parts(plan, store, process, folder, told)
     tally = Tally(plan)
     for part in _finished(plan, store):
         tally.add(part)
-    comparison = tally.comparison(values_file="" if folder is None else f"values.{table_format}")
+    comparison = tally.comparison(values_file="" if folder is None else f"values.{chosen.table_format}")
     if folder is not None and process.is_main:
-        write_tables(_finished(plan, store), folder, table_format)
+        write_tables(_finished(plan, store), folder, chosen.table_format)
         write_record(comparison, folder)
         write_comparison_page(comparison, folder)
     process.wait()

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from xai_align import plugins
-from xai_align.plugins.loading import did_you_mean
+from xai_align._tools.did_you_mean import did_you_mean
 from xai_align.testing.subject import Check, Subject
 from xai_align.testing.table import CORE_CHECKS
 

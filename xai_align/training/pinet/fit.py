@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,25 +12,20 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from xai_align._tools.model_state import parameters_of
+from xai_align._tools.options import with_changes
 from xai_align._tools.random_state import kept_random_state, seed_all
 from xai_align.pinet.losses import PiNetLoss
 from xai_align.training.callers_state import accelerator_for, only_weights_change, trained_parameters
 from xai_align.training.epoch_plan import derived_seed, steps_in_epoch
-from xai_align.training.pinet.batches import BatchSource, Teacher
+from xai_align.training.pinet.batches import BatchSource
 from xai_align.training.pinet.examination import examine
 from xai_align.training.pinet.first_look import first_look, teacher_for
 from xai_align.training.pinet.loop import FitLoop
 from xai_align.training.pinet.metric import metric_of
+from xai_align.training.pinet.options import FitOptions
 from xai_align.training.pinet.progress import progress
 from xai_align.training.pinet.run import Run
-from xai_align.training.pinet.settings import (
-    FitSettings,
-    Keep,
-    MakeOptimizer,
-    Precision,
-    Resume,
-    Schedule,
-)
+from xai_align.training.pinet.settings import FitSettings, Resume
 from xai_align.training.training_log import Row, TrainingLog
 
 
@@ -73,23 +67,11 @@ def fit_pinet(
     epochs: int = 50,
     batch_size: int = 32,
     learning_rate: float = 5e-3,
-    betas: tuple[float, float] = (0.9, 0.95),
-    weight_decay: float = 0.0,
-    schedule: Schedule = "none",
-    optimizer: MakeOptimizer | None = None,
-    out: str | Path | None = None,
-    resume: Resume = "auto",
-    patience: int | None = None,
-    stop_at: float | None = None,
-    validate_every: int | None = None,
-    keep: Keep = "best",
-    teacher: Teacher | None = None,
     seed: int = 0,
-    mixed_precision: Precision = "no",
-    gradient_accumulation_steps: int = 1,
-    num_workers: int = 0,
-    log: Callable[[Row], None] | None = None,
+    out: str | Path | None = None,
     show_progress: bool = False,
+    options: FitOptions | None = None,
+    **changed: Any,
 ) -> Fit:
     """Train a PiNet, in place.
 
@@ -114,26 +96,13 @@ def fit_pinet(
         epochs: at most so many. A finished run may be called again with more, unless the schedule is "cosine".
         batch_size: examples in a forward pass of one process. A step takes ``batch_size *
             gradient_accumulation_steps * processes``, at most.
-        learning_rate, betas, weight_decay: of AdamW, which without weight decay is Adam; the defaults are the paper's.
-        schedule: of the learning rate. "none"; "cosine": to zero over all epochs; "plateau": a fifth of it after
-            five epochs without a lower (validation) loss, the end at 1e-5, as the paper's flood model.
-        optimizer: makes another optimiser from the list of parameters; the rates above are then not looked at.
+        learning_rate: of AdamW, which without weight decay is Adam; the default is the paper's.
+        seed: of shuffling, dropout, and augmentations that draw from torch's, numpy's or Python's generators.
         out: folder for checkpoints, ``metrics.csv``, ``metrics.jsonl``, TensorBoard's events if it is installed, and
             in the end the model (``out/model``). None: nothing is written.
-        resume: what happens if ``out`` holds a checkpoint. "auto": go on; "must": go on, or raise if there is none;
-            "never": raise, so that nothing is overwritten.
-        patience: stop after so many validations without a better metric.
-        stop_at: stop when a validation's metric is at least this good (an error: at most this).
-        validate_every: validate after so many steps of an epoch too, and not at its end only.
-        keep: which weights the model has in the end: the "best" of all validations (the higher metric; among equals the
-            lower validation loss), or the "last".
-        teacher: images to logits ``[N, K]``, for distillation; None: the model's own backbone, if that is frozen.
-        seed: of shuffling, dropout, and augmentations that draw from torch's, numpy's or Python's generators.
-        mixed_precision: "no", "bf16" or, on GPUs, "fp16". The losses are float32 in any case.
-        gradient_accumulation_steps: forward passes whose gradients are added up for a step.
-        num_workers: processes that load data.
-        log: called with every new row.
         show_progress: show a progress bar.
+        options: everything else; None: the defaults of :class:`~xai_align.training.FitOptions`.
+        **changed: single fields of the options, e.g. ``schedule="cosine"``.
 
     Returns:
         A :class:`Fit`.
@@ -149,31 +118,32 @@ def fit_pinet(
 
     Source: Lobet & Chiaromonte 2026 (arXiv 2601.04378).
     """
+    chosen = with_changes(options, FitOptions, changed, "fit_pinet")
     settings = FitSettings(
         loss=loss,
         epochs=epochs,
         batch_size=batch_size,
         learning_rate=learning_rate,
-        betas=betas,
-        weight_decay=weight_decay,
-        schedule=schedule,
-        patience=patience,
-        stop_at=stop_at,
-        validate_every=validate_every,
-        keep=keep if validation is not None else "last",
+        betas=chosen.betas,
+        weight_decay=chosen.weight_decay,
+        schedule=chosen.schedule,
+        patience=chosen.patience,
+        stop_at=chosen.stop_at,
+        validate_every=chosen.validate_every,
+        keep=chosen.keep if validation is not None else "last",
         seed=seed,
-        mixed_precision=mixed_precision,
-        passes=gradient_accumulation_steps,
-        make_optimizer=optimizer,
+        mixed_precision=chosen.mixed_precision,
+        passes=chosen.gradient_accumulation_steps,
+        make_optimizer=chosen.optimizer,
     )
-    folder = _folder(out, resume)
+    folder = _folder(out, chosen.resume)
     trained = trained_parameters(model)
-    teacher = teacher_for(model, teacher, loss, trained)
+    teacher = teacher_for(model, chosen.teacher, loss, trained)
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(kept_random_state())
-        accelerator = stack.enter_context(accelerator_for(model, mixed_precision))
+        accelerator = stack.enter_context(accelerator_for(model, chosen.mixed_precision))
         stack.enter_context(only_weights_change(model, list(trained.values())))
         if accelerator.num_processes > 1:
             model.to(accelerator.device)
@@ -184,9 +154,9 @@ def fit_pinet(
             found["validation"] = examine(validation, collate, name="the validation data")
         settings.check_with_data(len(train), accelerator.num_processes, validation is not None)  # type: ignore[arg-type]
         run = Run.prepare(model, trained, settings, accelerator, found, teacher is not None, folder)
-        notes = run.begin(resume)
+        notes = run.begin(chosen.resume)
         advance = stack.enter_context(progress(run, steps_in_epoch(len(train), run.step_size), show_progress))  # type: ignore[arg-type]
-        journal = TrainingLog(folder if accelerator.is_main_process else None, log)
+        journal = TrainingLog(folder if accelerator.is_main_process else None, chosen.log)
         stack.callback(journal.close)
         journal.begin(run.training.history)
         if settings.keep == "best":
@@ -202,7 +172,7 @@ def fit_pinet(
                 device=parameters_of(model)[0].device,
                 collate=collate,
                 teacher=teacher,
-                num_workers=num_workers,
+                num_workers=chosen.num_workers,
             ),
             train=train,
             validation=validation,

@@ -1,0 +1,52 @@
+"""Options of a comparison that are rarely changed, with their defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from xai_align.data.groups import ClassGroups
+from xai_align.hookspecs import LoadedModel
+
+#: Called after each step with explanations done, explanations in all, and what failed since the last call.
+Progress: TypeAlias = Callable[[int, int, Sequence[str]], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions:
+    """Options of :func:`xai_align.compare`; each can also be given to it by keyword.
+
+    Attributes:
+        classes: asked about, names or numbers; none: the predicted class of each image.
+        rivals: asked against, or ``"others"``; none: the runner-up, or the group beside.
+        groups: a JSON file ``{"name": [class, ...]}``, ``"wordnet"``, ``"confusion"``, or groups; None: WordNet's.
+        reference: the method that the others are compared with; None: the first.
+        transfer_to: a second model, that the metrics ask about the explanations of the first. It sees the
+            first one's inputs, in its own scale and size.
+        batch_size: images at once. Methods that draw at random draw once for a batch.
+        pictures: of how many images pictures are made.
+        device: e.g. ``"cuda:1"``; None: a GPU if there is one; for a loaded model, where it is.
+        internal_batch_size: perturbed inputs through the network at once.
+        table_format: ``"parquet"`` or ``"csv"``.
+        trust: whether a model's folder may name code, which is then run; see :func:`~xai_align.plugins.load_model`.
+        progress: called with what is done and what failed.
+
+    Example::
+
+        compare("timm:resnet50", "photos", options=CompareOptions(reference="pinet", batch_size=16))
+    """
+
+    classes: Sequence[str | int] = ()
+    rivals: Sequence[str | int] = ()
+    groups: str | Path | ClassGroups | None = None
+    reference: str | None = None
+    transfer_to: str | LoadedModel | None = None
+    batch_size: int = 8
+    pictures: int = 6
+    device: str | None = None
+    internal_batch_size: int | None = None
+    table_format: str = "parquet"
+    trust: bool = False
+    progress: Progress | None = None

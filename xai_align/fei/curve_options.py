@@ -1,0 +1,56 @@
+"""Options of the curve solver that are rarely changed, with their defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from xai_align.features.resolve_layer import Layer, Layers
+from xai_align.fei.random_fills import KINDS
+from xai_align.fei.scales import SCALES
+from xai_align.fei.starting_map import Start
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurveOptions:
+    """Options of :func:`~xai_align.fei.curve.curve_masks`; each can also be given to it by keyword.
+
+    Attributes:
+        restarts: so many searches, each with random numbers of its own, are averaged.
+        mask_size: cells along the shorter side of the image; None: 28, or as many as there are pixels.
+        start: "readout", "flat", or maps ``[N, h, w]``.
+        start_layer: where the readout is taken, as in :func:`~xai_align.read_out`. None: the last feature map.
+        lr: how far the first step goes, in standard deviations of the map; it falls to a twentieth along a cosine.
+        temperatures: ``tau`` at the first and the last step, in standard deviations of the map.
+        scales: pairs of a width in cells and a weight, see :mod:`~xai_align.fei.scales`.
+        fills: kinds of :func:`~xai_align.fei.random_fills.random_fills`.
+        shift: by how many pixels masks are shifted at most; None: a 28th of the shorter side.
+        mirror: "random": half of the composites are mirrored left to right before the network sees them; none are
+            where gradients are clipped.
+        clip_layers: the modules inside which gradients are clipped; None: all.
+        deviation_weight: ``w``; 0 leaves the hidden layers alone.
+        deviation_layers: the layers whose deviation counts; None: the stages that a plugin names, else the
+            last module at each resolution (see :mod:`~xai_align.fei.stage_layers`).
+        stable_at: an image is done when the rank correlation of its map with the one five steps before is at least
+            this; its map stays as it is then, and the search ends when all are done. None: every step is taken.
+
+    Example::
+
+        optimize_masks(model, images, options=CurveOptions(restarts=3))
+    """
+
+    restarts: int = 1
+    mask_size: int | None = None
+    start: Start = "readout"
+    start_layer: Layer = None
+    lr: float = 0.1
+    temperatures: tuple[float, float] = (0.5, 0.15)
+    scales: Sequence[tuple[float, float]] = SCALES
+    fills: Sequence[str] = KINDS
+    shift: int | None = None
+    mirror: Literal["never", "random"] = "random"
+    clip_layers: Layers | None = None
+    deviation_weight: float = 1.0
+    deviation_layers: Layers | None = None
+    stable_at: float | None = None
