@@ -19,7 +19,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 import timm_align
-from benchmarks.files_refused import KINDS, WRONG, Payload, nothing_is_run, outcome, sentence_problem, tried
+from benchmarks.safety.changed_files import KINDS, WRONG, Payload, nothing_is_run, outcome, sentence_problem, tried
 from timm_align.saved_options import CREATE, check_saved_options
 from xai_align.align import Masker
 from xai_align.align.masker_file import load_masker, save_masker

@@ -1,0 +1,130 @@
+"""Two processes train ALIGN to what one does: each of the loader's batches is shared between them.
+
+    OMP_NUM_THREADS=1 python -m benchmarks.align.processes [--pictures 203] [--epochs 4]
+
+A bar lies, stands, or is a square, in noise; the classifier has two convolutions, the masker is the library's own.
+An epoch of warm-up, one of the masker alone, then both in turn, on the CPU (gloo). Three recipes, with group norms,
+which know no batch; ALIGN in double precision, to see that what differs is rounding; and ALIGN with batch norms, whose
+statistics are those of each process's own half of a batch. The same loader in all processes, batches of 32; the last
+step of an epoch is smaller, and its halves unequal. What is shown is the largest relative difference between the
+epochs' losses (of classifier, masker and validation) and means of masks, and between the weights at the end (as a share
+of their norm).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+import warnings
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from xai_align.align import AlignTrainer, Masker
+
+KINDS = ("align", "align, double", "dre", "aim", "align, batch norms")
+COMPARED = ("loss", "masker_loss", "validation_loss", "mask_mean")
+SIZE = 24
+
+
+def bars(count: int, seed: int) -> TensorDataset:
+    """Pictures ``[N, 1, 24, 24]`` and which way the bar lies."""
+    dice = torch.Generator().manual_seed(seed)
+    images, labels = torch.rand(count, 1, SIZE, SIZE, generator=dice) * 0.6, torch.arange(count) % 3
+    for i, (row, column) in enumerate(torch.randint(0, SIZE - 12, (count, 2), generator=dice).tolist()):
+        height, width = ((4, 12), (12, 4), (7, 7))[i % 3]
+        images[i, 0, row : row + height, column : column + width] = 1
+    return TensorDataset(images - 0.4, labels)
+
+
+class Small(nn.Module):
+    def __init__(self, norm: str) -> None:
+        super().__init__()
+        first, second = (nn.BatchNorm2d(16), nn.BatchNorm2d(32)) if norm == "batch" else (
+            nn.GroupNorm(4, 16), nn.GroupNorm(4, 32))  # fmt: skip
+        self.features = nn.Sequential(
+            nn.Conv2d(1, 16, 3, padding=1), first, nn.ReLU(inplace=True), nn.MaxPool2d(2),
+            nn.Conv2d(16, 32, 3, padding=1), second, nn.ReLU(inplace=True),
+        )  # fmt: skip
+        self.fc = nn.Linear(32, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.features(x).mean((2, 3)))
+
+
+def fit(kind: str, pictures: int, epochs: int) -> dict[str, object]:
+    torch.manual_seed(0)
+    recipe, _, special = kind.partition(", ")
+    dtype = torch.float64 if special == "double" else torch.float32
+    trainer = AlignTrainer(
+        Small("batch" if special == "batch norms" else "group").to(dtype),
+        Masker(1, width=8).to(dtype) if recipe != "dre" else None,
+        recipe=recipe,
+        warmup_epochs=1,
+        masker_only_epochs=1,
+        learning_rate=5e-3,
+        schedule="cosine",
+    )
+    began = time.monotonic()
+    train = DataLoader(bars(pictures, 0), batch_size=32, shuffle=True)
+    done = trainer.fit(train, DataLoader(bars(90, 1), batch_size=90), epochs=epochs)
+    networks = [network for network in (done.classifier, done.masker) if network is not None]
+    weights = [value for network in networks for p in network.parameters() for value in p.flatten().tolist()]
+    return {"rows": done.history, "weights": weights, "seconds": time.monotonic() - began}
+
+
+def in_processes(count: int, kind: str, options: argparse.Namespace) -> dict[str, list[dict[str, float]]]:
+    """The log of a run by so many processes."""
+    launch = [sys.executable]
+    launch += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)] if count > 1 else []
+    words = [__file__, "--one", kind, "--pictures", str(options.pictures), "--epochs", str(options.epochs)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([*launch, *words], env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def largest_difference(one: list[dict[str, float]], two: list[dict[str, float]]) -> float:
+    """Relative, over all epochs and all that is compared."""
+    assert len(one) == len(two)
+    pairs = [(a[name], b[name]) for a, b in zip(one, two, strict=True) for name in COMPARED if a.get(name) is not None]
+    return max(abs(a - b) / max(abs(a), 1e-12) for a, b in pairs)
+
+
+def distance(one: list[float], two: list[float]) -> float:
+    """Of weights, as a share of their norm."""
+    a, b = (torch.tensor(values, dtype=torch.float64) for values in (one, two))
+    return float((a - b).norm() / a.norm())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pictures", type=int, default=203)
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--one", choices=KINDS, help="fit this, in this process")
+    options = parser.parse_args()
+    if options.one:
+        warnings.simplefilter("ignore")
+        result = fit(options.one, options.pictures, options.epochs)
+        if os.environ.get("RANK", "0") == "0":
+            print(json.dumps(result))
+        return
+    print("| recipe | steps | last loss, one / two | largest relative difference | of weights | seconds, one / two |")
+    print("|---|---|---|---|---|---|")
+    for kind in KINDS:
+        one, two = (in_processes(count, kind, options) for count in (1, 2))
+        ends = " / ".join(f"{run['rows'][-1]['loss']:.5f}" for run in (one, two))
+        seconds = " / ".join(f"{run['seconds']:.0f}" for run in (one, two))
+        difference = largest_difference(one["rows"], two["rows"])
+        steps, apart = one["rows"][-1]["step"], distance(one["weights"], two["weights"])
+        print(f"| {kind} | {steps} | {ends} | {difference:.1e} | {apart:.1e} | {seconds} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""Deletion beside Quantus's nearest metric, PixelFlipping, on the same maps.
+
+    pip install quantus
+    OMP_NUM_THREADS=2 python -m benchmarks.judging.quantus_speed
+
+Both take the most relevant pixels first, to zero, 1792 at a time. Quantus starts its curve after the first
+step, so the areas are close and not the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from xai_align import explain
+from xai_align.evaluation import deletion
+from xai_align.images import expand_paths, open_image
+from xai_align.photographs import PHOTOGRAPHS
+from xai_align.plugins import load_model
+
+warnings.filterwarnings("ignore")
+
+
+def main() -> None:
+    import quantus
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", nargs="*", type=Path, help="images or folders; default: the package's own")
+    parser.add_argument("--limit", type=int, default=16)
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8, 16], help="Quantus's batch sizes to try")
+    options = parser.parse_args()
+    loaded = load_model("timm_align.efficientnet_lite0:load")
+    model = loaded.model
+    paths = expand_paths(options.images) if options.images else [one.path for one in PHOTOGRAPHS]
+    x = torch.stack([loaded.preprocess(open_image(path)) for path in paths[: options.limit]])
+    with torch.no_grad():
+        target = model(x).argmax(1)
+    maps = explain(model, x, target, "input_x_gradient").attribution
+    deletion(model, x[:1], maps[:1])  # warm
+    start = time.perf_counter()
+    ours = deletion(model, x, maps, target=target)
+    seconds = (time.perf_counter() - start) / len(x)
+    print("| | seconds per image | times ours | mean area |\n|---|---|---|---|")
+    print(f"| deletion | {seconds:.3f} | 1 | {ours.mean():.4f} |", flush=True)
+    for batch in options.batch:
+        metric = quantus.PixelFlipping(
+            features_in_step=x[0, 0].numel() // 28,
+            perturb_baseline=0.0,
+            abs=False,
+            normalise=False,
+            disable_warnings=True,
+            display_progressbar=False,
+        )
+        start = time.perf_counter()
+        curves = metric(
+            model=model,
+            x_batch=x.numpy(),
+            y_batch=target.numpy(),
+            a_batch=maps.sum(1, keepdim=True).numpy(),
+            device="cpu",
+            softmax=True,
+            batch_size=batch,
+        )
+        theirs = (time.perf_counter() - start) / len(x)
+        # theirs start after the first step
+        area = np.mean([np.trapezoid(curve, dx=1 / len(curve)) for curve in curves])
+        print(f"| PixelFlipping, batches of {batch} | {theirs:.3f} | {theirs / seconds:.1f} | {area:.4f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

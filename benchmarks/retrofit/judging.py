@@ -1,0 +1,163 @@
+"""What a retrofit is asked, beside the unchanged network's exact readout and Grad-CAM: how networks answer, and where.
+
+Curves of the probability of the photograph's class, areas by trapezoid, insertion less deletion:
+
+* own: insertion from blur and deletion to zeros, 14 steps, EfficientNet-Lite0, which the retrofit was made of. Such
+  fills were seen in training.
+* ROAD and another photograph: 10 steps, fills that were never seen.
+* Lite1: the own game, 10 steps, judged by a network that had no part in training.
+
+On photographs with boxes: the share of the positive energy inside, of the top fifth of the pixels, the pointing game.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from benchmarks.fei.boxes import gap, top_fifth
+from benchmarks.fei.maps import by_name, readout
+from benchmarks.fei.verdicts import BATCH, PRECISION, areas_of, both_games, on_another_network
+from benchmarks.shared.photographs import JUDGES, Photograph
+from xai_align.evaluation import Series, TieWarning, perturbation_curves
+from xai_align.evaluation.boxes import boxes_to_masks
+from xai_align.evaluation.localisation import energy_inside, pointing_game
+from xai_align.evaluation.series import steps
+from xai_align.images import open_image
+from xai_align.pinet import PiNet
+from xai_align.spatial import resize_keeping_sum
+
+#: What is asked by curves, and the two areas that each is the difference of.
+CURVES = {
+    "own": ("insertion blur", "deletion zero"),
+    "ROAD": ("insertion noisy_linear", "deletion noisy_linear"),
+    "photograph": ("insertion photograph", "deletion photograph"),
+    "Lite1": ("lite1 insertion blur", "lite1 deletion zero"),
+}
+PLACES = ("energy inside", "top fifth inside", "pointing game")
+#: Of the own curves.
+OWN_STEPS = 14
+#: Another photograph is the one so many places on, around the end.
+PLACES_ON = 17
+#: Photographs whose maps are judged at once.
+AT_ONCE = 8
+
+#: Images ``[N, 3, 224, 224]`` in EfficientNet-Lite0's units and their classes to maps ``[N, 224, 224]``.
+Maps = Callable[[Tensor, Sequence[int]], Tensor]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Photographs that all methods are judged on; boxes as masks ``[N, 224, 224]`` where there are any."""
+
+    photographs: list[Photograph]
+    masks: Tensor | None = None
+
+
+def with_boxes(folder: Path, limit: int | None = None) -> Asked:
+    """Photographs with boxes. Boxes are shares of the whole picture, so it is squeezed and not cropped."""
+    entries = json.loads((folder / "labels.json").read_text("utf-8"))[:limit]
+    found = []
+    for entry in entries:
+        squeezed = open_image(folder / entry["file"]).convert("RGB").resize((224, 224))
+        pixels = torch.from_numpy(np.array(squeezed)).permute(2, 0, 1).float() / 255
+        found.append(Photograph(Path(entry["file"]).stem, entry["imagenet_class"], pixels))
+    return Asked(found, boxes_to_masks([entry["boxes_xywh_centre_norm"] for entry in entries], (224, 224)))
+
+
+def peers() -> dict[str, Maps]:
+    """The unchanged network's exact readout, faded from cell to cell, and Grad-CAM, faded likewise."""
+    model = JUDGES["lite0"].model
+
+    def one_by_one(method: Callable[[Tensor, int], Tensor], x: Tensor, labels: Sequence[int]) -> Tensor:
+        return torch.stack([method(image[None], label) for image, label in zip(x, labels, strict=True)])
+
+    return {
+        "exact readout, 7 x 7": partial(one_by_one, lambda x, k: readout(model, x, k, "lite0")),
+        "Grad-CAM": partial(one_by_one, lambda x, k: by_name("gradcam", model, x, k, "lite0")),
+    }
+
+
+@torch.no_grad()
+def second_look_maps(pinet: PiNet, x: Tensor, labels: Sequence[int]) -> Tensor:
+    """Contributions to the class's logit, spread from 56 x 56 to the pixels with their sum kept."""
+    look = pinet.explain(x)
+    asked = one_hot(torch.tensor(list(labels)), look.logits.shape[1]).to(look.logits)
+    return resize_keeping_sum(look.contributions_to(asked).sum(1), x.shape[-2:], "smooth")
+
+
+def judged(asked: Asked, make: Maps, file: Path) -> dict[str, Tensor]:
+    """For each question, a number for each photograph; from the file, if it was judged before."""
+    if file.exists():
+        return torch.load(file, weights_only=True)  # type: ignore[no-any-return]
+    found: dict[str, list[Tensor]] = {}
+    everything = torch.stack([one.pixels for one in asked.photographs])
+    for start in range(0, len(everything), AT_ONCE):
+        which = slice(start, start + AT_ONCE)
+        pixels, labels = everything[which], [one.label for one in asked.photographs[which]]
+        maps = make(JUDGES["lite0"].view(pixels), labels)
+        answers = by_curves(maps, pixels, everything.roll(-PLACES_ON, 0)[which], labels)
+        if asked.masks is not None:
+            answers |= dict(zip(PLACES, by_place(maps, asked.masks[which]), strict=True))
+        for question, values in answers.items():
+            found.setdefault(question, []).append(values)
+    numbers = {question: torch.cat(rows) for question, rows in found.items()}
+    torch.save(numbers, file)
+    return numbers
+
+
+def by_curves(maps: Tensor, pixels: Tensor, donors: Tensor, labels: list[int]) -> dict[str, Tensor]:
+    """Areas, and the differences of :data:`CURVES`, for each photograph."""
+    own = JUDGES["lite0"]
+    series = {
+        "insertion blur": Series("blur", "lerf", steps(OWN_STEPS)),
+        "deletion zero": Series("zero", "morf", steps(OWN_STEPS)),
+        **both_games("noisy_linear", "noisy_linear"),
+        **both_games("photograph", own.view(donors)),
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TieWarning)  # Grad-CAM is zero in many places
+        curves = perturbation_curves(
+            own.model,
+            own.view(pixels),
+            maps,
+            list(series.values()),
+            internal_batch_size=BATCH,
+            autocast=PRECISION,
+        )
+        there = on_another_network(JUDGES["lite1"], pixels, labels, maps)
+    here = areas_of(dict(zip(series, curves, strict=True)), labels)
+    rows = [
+        one | {f"lite1 {name}": area for name, area in other.items()} for one, other in zip(here, there, strict=True)
+    ]
+    areas = {name: torch.tensor([row[name] for row in rows]) for name in rows[0]}
+    return areas | {name: areas[insertion] - areas[deletion] for name, (insertion, deletion) in CURVES.items()}
+
+
+def by_place(maps: Tensor, masks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What :data:`PLACES` names, for each photograph."""
+    return energy_inside(maps, masks), top_fifth(maps, masks), pointing_game(maps, masks).float()
+
+
+def table(found: dict[str, dict[str, Tensor]], questions: Sequence[str]) -> str:
+    """Means in Markdown; under them the first method less each other one, paired, with 95 % intervals."""
+    lines = ["| method | " + " | ".join(questions) + " |", "|---" * (len(questions) + 1) + "|"]
+    for name, values in found.items():
+        lines.append(f"| {name} | " + " | ".join(f"{float(values[q].nanmean()):.3f}" for q in questions) + " |")
+    first, *others = found
+    for other in others:
+        gaps = [gap((found[first][q] - found[other][q]).float()).strip(" ()") for q in questions]
+        lines.append(f"| {first} less {other} | " + " | ".join(gaps) + " |")
+    return "\n".join(lines)
+
+
+__all__ = ["CURVES", "PLACES", "Asked", "judged", "peers", "second_look_maps", "table", "with_boxes"]
