@@ -22,6 +22,8 @@ from torch import Tensor, nn
 
 from benchmarks.align.digits_fits import toy_masker, toy_network
 from benchmarks.align.pretrained_masker import PretrainedMasker
+from benchmarks.shared.markdown import heading, row
+from benchmarks.shared.measuring import timed
 from benchmarks.shared.real_networks import lite0
 from xai_align.align import AlignTrainer, Masker, recipe
 from xai_align.align.look import look, where_to_look
@@ -122,17 +124,15 @@ def quickest(steps: Mapping[str, Callable[[], object]], repeats: int) -> dict[st
     times: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(repeats + 1):
         for name, step in steps.items():
-            start = process_time()
-            step()
-            times[name].append(process_time() - start)
+            times[name].append(timed(step, clock=process_time)[0])
     return {name: min(found[1:]) for name, found in times.items()}
 
 
 def tables(seconds: Mapping[str, float], case: Case) -> str:
     """Parts, and whole steps beside ordinary ones."""
     ordinary = seconds["ordinary step"]
-    lines = ["| part | ms | ordinary steps |", "|---|---|---|"]
-    lines += [f"| {name} | {value * 1e3:.0f} | {value / ordinary:.2f} |" for name, value in seconds.items()]
+    lines = [heading("part", "ms", "ordinary steps")]
+    lines += [row(name, f"{value * 1e3:.0f}", f"{value / ordinary:.2f}") for name, value in seconds.items()]
     lines += ["", "| a whole step: mixed | masker | " + " | ".join(f"on every {n}." for n in EVERY) + " batch |"]
     lines += ["|---" * (2 + len(EVERY)) + "|"]
     for share in (*SHARES, 0.0):
@@ -140,7 +140,7 @@ def tables(seconds: Mapping[str, float], case: Case) -> str:
         for name in case.maskers:
             masker = seconds[f"masker, {name}"]
             ratios = [f"{(classifier + masker / every) / ordinary:.2f}" for every in EVERY]
-            lines.append(f"| {share:.0%} | {name} | " + " | ".join(ratios) + " |")
+            lines.append(row(f"{share:.0%}", name, *ratios))
     return "\n".join(lines)
 
 

@@ -23,6 +23,7 @@ from benchmarks.align.digits_scores import scores
 from xai_align.align import AlignTrainer, CollapseWarning, Masker, Recipe, ShortcutWarning, find_shortcuts, recipe
 from xai_align.align.recipes import guided_by
 from xai_align.align.views.batch import Everyone, TrainingBatch
+from xai_align.comparison.store import write_whole
 
 BATCH = 64
 #: Epochs of the classifier; the first ones are without masks. Then the masker learns alone, which takes more epochs.
@@ -152,9 +153,7 @@ def keep_fit(folder: Path, method: Recipe, domains: Callable[[], Domains], seed:
     file.parent.mkdir(parents=True, exist_ok=True)
     tensors = _named("classifier", classifier) | ({} if masker is None else _named("masker", masker))
     save_file(tensors, file.with_suffix(".safetensors"))
-    partial_file = file.with_suffix(".partial")
-    partial_file.write_text(json.dumps(found, indent=1))
-    partial_file.rename(file)
+    write_whole(file, json.dumps(found, indent=1))
     return True
 
 

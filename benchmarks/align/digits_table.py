@@ -9,6 +9,8 @@ from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import Any
 
+from benchmarks.shared.markdown import heading, row
+
 #: Half-width of the 95 % interval of a mean, in standard errors: Student's t for 1, 2, ... degrees of freedom.
 STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145)
 COLUMNS = {
@@ -100,29 +102,29 @@ def fits_of(folder: Path) -> Fits:
 
 def table(fits: dict[str, Fits]) -> str:
     """Means (least to most) over the seeds of each method; of the IoU the median."""
-    lines = [_cells(["", "seeds", *COLUMNS, "s"]), "|---" * (len(COLUMNS) + 3) + "|"]
+    lines = [heading("", "seeds", *COLUMNS, "s")]
     for method, found in fits.items():
         cells = [_spread([one[c] for one in found.values() if c in one], c) for c in COLUMNS.values()]
         seconds = f"{median(one['seconds'] for one in found.values()):.0f}"
-        lines.append(_cells([method, str(len(found)), *cells, seconds]))
+        lines.append(row(method, len(found), *cells, seconds))
     return "\n".join(lines)
 
 
 def paired(fits: dict[str, Fits], other: str) -> str:
     """Mean differences to another method on the same seeds, 95 % t intervals, and how many seeds went up."""
-    lines = [_cells([f"less {other}", "seeds", *PAIRED]), "|---" * (len(PAIRED) + 2) + "|"]
+    lines = [heading(f"less {other}", "seeds", *PAIRED)]
     for method, found in fits.items():
         seeds = sorted(set(found) & set(fits[other]))
         if method != other and seeds:
             cells = [difference([found[s][c] - fits[other][s][c] for s in seeds]) for c in PAIRED.values()]
-            lines.append(_cells([method, str(len(seeds)), *cells]))
+            lines.append(row(method, len(seeds), *cells))
     return "\n".join(lines)
 
 
 def signs(fits: dict[str, Fits]) -> str:
     """The measures of the shortcut check, least to most over the seeds, and in how many fits there was a sign."""
     names = ("shuffled", "plain_colour", "removed", "on_frame", "same_place")
-    lines = [_cells(["", "signs in", *names, "collapse warnings"]), "|---" * (len(names) + 3) + "|"]
+    lines = [heading("", "signs in", *names, "collapse warnings")]
     for method, found in fits.items():
         fired = sum(bool(one["signs"]) for one in found.values())
         cells = [
@@ -130,7 +132,7 @@ def signs(fits: dict[str, Fits]) -> str:
             for n in names
         ]
         warned = sum(one["collapses"] for one in found.values())
-        lines.append(_cells([method, f"{fired} of {len(found)}", *cells, str(warned)]))
+        lines.append(row(method, f"{fired} of {len(found)}", *cells, warned))
     return "\n".join(lines)
 
 
@@ -152,7 +154,3 @@ def _spread(values: Sequence[float], column: str) -> str:
 
 def _range(values: Sequence[float]) -> str:
     return f"{min(values):.2f}–{max(values):.2f}" if values else ""
-
-
-def _cells(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"

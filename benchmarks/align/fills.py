@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from benchmarks.align.pacs_fits import MASKER_LEARNING_RATE, METHODS, Crops, fit, prepared, split_of
 from benchmarks.align.pacs_scores import AT_ONCE, of_masks, probabilities
 from benchmarks.align.pretrained_masker import PretrainedMasker
+from benchmarks.shared.markdown import heading, row
 from benchmarks.shared.pacs import load_pacs
 from xai_align.align import AlignTrainer, Masker, recipe
 from xai_align.align.masker_loss import Baseline
@@ -53,13 +54,13 @@ def main() -> None:
     for share in DIMMED:
         right = torch.cat([probabilities(classifier, share * x) for x in test.split(AT_ONCE)]).argmax(1) == answers
         print(f"contrast {share:.0%}: accuracy {float(right.float().mean()):.3f}")
-    print("\n| masker | fill | " + " | ".join(COLUMNS) + " |\n" + "|---" * (2 + len(COLUMNS)) + "|")
+    print("\n" + heading("masker", "fill", *COLUMNS))
     drawn: dict[str, Tensor] = {}
     for kind, make in MASKERS.items():
         for name, baseline in FILLS.items():
             masker = learnt(classifier, make, baseline, Crops(images, labels), options.seed)
             found = of_masks(classifier, masker, test, answers)
-            print(f"| {kind} | {name} | " + " | ".join(f"{found[c]:.2f}" for c in COLUMNS) + " |", flush=True)
+            print(row(kind, name, *(f"{found[c]:.2f}" for c in COLUMNS)), flush=True)
             with torch.no_grad():
                 drawn[f"{kind}, {name}"] = masker(test[::10])[:, 0]
     if options.picture is not None:
@@ -86,9 +87,9 @@ def draw(images: Tensor, masks: dict[str, Tensor], file: Path) -> None:
     figure, axes = plt.subplots(1 + len(masks), len(images), figsize=(0.9 * len(images), 0.95 * (1 + len(masks))))
     for axis, image in zip(axes[0], images.permute(0, 2, 3, 1) / 2 + 0.5, strict=True):
         axis.imshow(image.clamp(0, 1))
-    for row, (name, found) in zip(axes[1:], masks.items(), strict=True):
-        row[0].set_title(name, fontsize=7, loc="left", pad=1)
-        for axis, mask in zip(row, found, strict=True):
+    for line, (name, found) in zip(axes[1:], masks.items(), strict=True):
+        line[0].set_title(name, fontsize=7, loc="left", pad=1)
+        for axis, mask in zip(line, found, strict=True):
             axis.imshow(mask, cmap="gray", vmin=0, vmax=1)
     for axis in axes.flat:
         axis.axis("off")

@@ -23,6 +23,7 @@ from benchmarks.align.pacs_fits import METHODS, fit, prepared, split_of
 from benchmarks.align.pacs_report import picture, report
 from benchmarks.align.pacs_scores import Asked, scores, shown
 from benchmarks.shared.pacs import Pacs, load_pacs
+from xai_align.comparison.store import write_whole
 
 #: Of each class of a domain that wasn't trained on, CAMs of so many pictures are judged.
 JUDGED = 4
@@ -57,9 +58,7 @@ def main() -> None:
                 file = options.out / f"{source}-{seed}-{method}.json"
                 if not file.exists():
                     found = one(pacs, source, seed, method, options.out)
-                    partial = file.with_suffix(".partial")
-                    partial.write_text(json.dumps(found, indent=1), "utf-8")
-                    partial.replace(file)
+                    write_whole(file, json.dumps(found, indent=1))
                     summary = {name: round(part["accuracy"], 3) for name, part in found["domains"].items()}
                     print(f"{file.stem}: {summary}, {found['seconds']:.0f} s", flush=True)
 

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from scipy.stats import t as student
 from torch.nn.functional import interpolate
 
+from benchmarks.shared.markdown import heading, row
 from benchmarks.shared.pacs import Pacs
 
 Fit = dict[str, Any]
@@ -81,17 +82,13 @@ def _accuracy(by_key: Mapping[tuple[str, str, int], Fit], methods: Sequence[str]
     sources = sorted({source for _, source, _ in by_key})
     columns = ["accuracy, %", "fits", "in domain", "out of domain", "worst class out"]
     columns += [f"out, from {source}" for source in sources] + ["training, s"]
-    lines = [_row(columns), "|---" * len(columns) + "|"]
+    lines = [heading(*columns)]
     for method in methods:
         fits = _of(by_key, method)
         cells = [_percent(value, fits) for value in (inside("accuracy"), outside("accuracy"), outside("worst class"))]
         cells += [_percent(outside("accuracy"), _of(by_key, method, source)) for source in sources]
-        lines.append(_row([method, str(len(fits)), *cells, f"{fmean(fit['seconds'] for fit in fits):.0f}"]))
+        lines.append(row(method, len(fits), *cells, f"{fmean(fit['seconds'] for fit in fits):.0f}"))
     return "\n".join(lines)
-
-
-def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
 
 
 def _percent(value: Value, fits: Sequence[Fit]) -> str:
@@ -112,7 +109,7 @@ def _differences(
                 f"{scale * mean:+.{digits}f}" + ("" if isnan(half) else f" ± {scale * half:.{digits}f}")
                 for mean, half, _ in found
             ]
-            lines.append(f"| {one} less {other} | {found[0][2]} | " + " | ".join(cells) + " |")
+            lines.append(row(f"{one} less {other}", found[0][2], *cells))
     return "\n".join(lines)
 
 
@@ -120,17 +117,17 @@ def _faithfulness(
     by_key: Mapping[tuple[str, str, int], Fit], methods: Sequence[str], where: str, of: Callable[[str], Value]
 ) -> str:
     names = {f"{name} {'↑' if high else '↓'}": of(name) for name, high in FAITHFULNESS.items()}
-    lines = [f"| CAMs {where} | " + " | ".join(names) + " | dead CAMs |", "|---" * (2 + len(names)) + "|"]
+    lines = [heading(f"CAMs {where}", *names, "dead CAMs")]
     for method in methods:
         fits = _of(by_key, method)
         cells = [f"{fmean(map(value, fits)):.3f}" for value in (*names.values(), of("dead CAMs"))]
-        lines.append(f"| {method} | " + " | ".join(cells) + " |")
+        lines.append(row(method, *cells))
     return "\n".join(lines) + "\n\n" + _differences(by_key, methods, names)
 
 
 def _masks(by_key: Mapping[tuple[str, str, int], Fit], methods: Sequence[str]) -> str:
     columns = ["masks", "where", *MASKS, "collapse warnings", "shortcut warnings"]
-    lines = [_row(columns), "|---" * len(columns) + "|"]
+    lines = [heading(*columns)]
     for method in methods:
         fits = _of(by_key, method)
         if "mask mean" not in fits[0]["domains"][fits[0]["source"]]:
@@ -139,8 +136,8 @@ def _masks(by_key: Mapping[tuple[str, str, int], Fit], methods: Sequence[str]) -
         for where, of in (("in domain", inside), ("out of domain", outside)):
             cells = [f"{fmean(map(of(name), fits)):.2f}" for name in MASKS]
             counts = [f"{count} of {len(fits)}" for count in warned] if where == "in domain" else ["", ""]
-            lines.append(f"| {method} | {where} | " + " | ".join([*cells, *counts]) + " |")
-    return "\n".join(lines) if len(lines) > 2 else ""
+            lines.append(row(method, where, *cells, *counts))
+    return "\n".join(lines) if len(lines) > 1 else ""
 
 
 def picture(pacs: Pacs, out: Path, source: str, seed: int, methods: Sequence[str]) -> Figure:
@@ -152,19 +149,19 @@ def picture(pacs: Pacs, out: Path, source: str, seed: int, methods: Sequence[str
     figure, axes = plt.subplots(rows, len(numbers), figsize=(0.8 * len(numbers), 0.85 * rows), squeeze=False)
     for axis, image in zip(axes[0], images, strict=True):
         axis.imshow(image)
-    row = 1
+    line = 1
     for method, found in kept.items():
         cams = found["cams"] / found["cams"].amax((1, 2, 3), keepdim=True).clamp(min=1e-12)
         cams = interpolate(cams, images.shape[1:3], mode="bilinear")[:, 0]
-        for axis, image, cam, right in zip(axes[row], images, cams, found["predicted"] == labels, strict=True):
+        for axis, image, cam, right in zip(axes[line], images, cams, found["predicted"] == labels, strict=True):
             axis.imshow(image)
             axis.imshow(cam, cmap="jet", alpha=0.5, vmin=0, vmax=1)
             axis.set_title(method if right else f"({method})", fontsize=6, pad=1)
-        row += 1
+        line += 1
         if "masks" in found:
-            for axis, mask in zip(axes[row], found["masks"][:, 0].float(), strict=True):
+            for axis, mask in zip(axes[line], found["masks"][:, 0].float(), strict=True):
                 axis.imshow(mask, cmap="gray", vmin=0, vmax=1)
-            row += 1
+            line += 1
     for axis in axes.flat:
         axis.axis("off")
     figure.tight_layout(pad=0.1)

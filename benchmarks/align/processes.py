@@ -14,10 +14,6 @@ of their norm).
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import subprocess
-import sys
 import time
 import warnings
 
@@ -25,6 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from benchmarks.shared.markdown import heading, row
+from benchmarks.shared.processes import ends, in_processes, largest_difference, print_once
 from xai_align.align import AlignTrainer, Masker
 
 KINDS = ("align", "align, double", "dre", "aim", "align, batch norms")
@@ -36,9 +34,9 @@ def bars(count: int, seed: int) -> TensorDataset:
     """Pictures ``[N, 1, 24, 24]`` and which way the bar lies."""
     dice = torch.Generator().manual_seed(seed)
     images, labels = torch.rand(count, 1, SIZE, SIZE, generator=dice) * 0.6, torch.arange(count) % 3
-    for i, (row, column) in enumerate(torch.randint(0, SIZE - 12, (count, 2), generator=dice).tolist()):
+    for i, (top, left) in enumerate(torch.randint(0, SIZE - 12, (count, 2), generator=dice).tolist()):
         height, width = ((4, 12), (12, 4), (7, 7))[i % 3]
-        images[i, 0, row : row + height, column : column + width] = 1
+        images[i, 0, top : top + height, left : left + width] = 1
     return TensorDataset(images - 0.4, labels)
 
 
@@ -78,25 +76,6 @@ def fit(kind: str, pictures: int, epochs: int) -> dict[str, object]:
     return {"rows": done.history, "weights": weights, "seconds": time.monotonic() - began}
 
 
-def in_processes(count: int, kind: str, options: argparse.Namespace) -> dict[str, list[dict[str, float]]]:
-    """The log of a run by so many processes."""
-    launch = [sys.executable]
-    launch += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)] if count > 1 else []
-    words = [__file__, "--one", kind, "--pictures", str(options.pictures), "--epochs", str(options.epochs)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run([*launch, *words], env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def largest_difference(one: list[dict[str, float]], two: list[dict[str, float]]) -> float:
-    """Relative, over all epochs and all that is compared."""
-    assert len(one) == len(two)
-    pairs = [(a[name], b[name]) for a, b in zip(one, two, strict=True) for name in COMPARED if a.get(name) is not None]
-    return max(abs(a - b) / max(abs(a), 1e-12) for a, b in pairs)
-
-
 def distance(one: list[float], two: list[float]) -> float:
     """Of weights, as a share of their norm."""
     a, b = (torch.tensor(values, dtype=torch.float64) for values in (one, two))
@@ -111,19 +90,17 @@ def main() -> None:
     options = parser.parse_args()
     if options.one:
         warnings.simplefilter("ignore")
-        result = fit(options.one, options.pictures, options.epochs)
-        if os.environ.get("RANK", "0") == "0":
-            print(json.dumps(result))
+        print_once(fit(options.one, options.pictures, options.epochs))
         return
-    print("| recipe | steps | last loss, one / two | largest relative difference | of weights | seconds, one / two |")
-    print("|---|---|---|---|---|---|")
+    columns = ("steps", "last loss, one / two", "largest relative difference", "of weights", "seconds, one / two")
+    print(heading("recipe", *columns))
+    length = ("--pictures", options.pictures, "--epochs", options.epochs)
     for kind in KINDS:
-        one, two = (in_processes(count, kind, options) for count in (1, 2))
-        ends = " / ".join(f"{run['rows'][-1]['loss']:.5f}" for run in (one, two))
-        seconds = " / ".join(f"{run['seconds']:.0f}" for run in (one, two))
-        difference = largest_difference(one["rows"], two["rows"])
+        one, two = (in_processes(n, "benchmarks.align.processes", "--one", kind, *length) for n in (1, 2))
+        losses, seconds = ends((one, two))
+        difference = largest_difference(one["rows"], two["rows"], COMPARED)
         steps, apart = one["rows"][-1]["step"], distance(one["weights"], two["weights"])
-        print(f"| {kind} | {steps} | {ends} | {difference:.1e} | {apart:.1e} | {seconds} |", flush=True)
+        print(row(kind, steps, losses, f"{difference:.1e}", f"{apart:.1e}", seconds), flush=True)
 
 
 if __name__ == "__main__":

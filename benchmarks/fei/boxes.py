@@ -1,4 +1,4 @@
-"""Where the object is: the share of a map's energy inside the box, on photographs with boxes.
+"""Table of how much of FEI's maps and of its peers' lies inside the box, on photographs with boxes.
 
     python -m benchmarks.fei.boxes --boxes DIR --network lite0 [--limit 63]
 
@@ -9,20 +9,17 @@ pixels that lies in the box, and the pointing game, stand beside it. Differences
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.fei.maps import LAYERS, by_name, readout
+from benchmarks.shared.boxes import PLACES, inside, with_boxes
+from benchmarks.shared.coarse_maps import LAYERS, by_name, readout
+from benchmarks.shared.intervals import from_to
+from benchmarks.shared.markdown import heading, row
 from benchmarks.shared.photographs import JUDGES
-from xai_align.comparison.bootstrap import bootstrap_means
-from xai_align.evaluation.boxes import boxes_to_masks
-from xai_align.evaluation.localisation import energy_inside, pointing_game
 from xai_align.fei import optimize_masks
-from xai_align.images import open_image
 from xai_align.terminal import progress_bar
 
 METHODS = ("readout", "fei", "layercam", "input_x_gradient", "random")
@@ -35,28 +32,23 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=None)
     options = parser.parse_args()
     network = JUDGES[options.network]
-    entries = json.loads((options.boxes / "labels.json").read_text("utf-8"))[: options.limit]
+    photographs, masks = with_boxes(options.boxes, options.limit)
     found: dict[str, list[list[float]]] = {method: [] for method in METHODS}
     with progress_bar() as bar:
-        for entry in bar.track(entries):
-            # boxes are shares of the whole picture, so it is squeezed and not cropped
-            squeezed = open_image(options.boxes / entry["file"]).convert("RGB").resize((224, 224))
-            pixels = torch.from_numpy(np.array(squeezed)).permute(2, 0, 1).float() / 255
-            mask = boxes_to_masks([entry["boxes_xywh_centre_norm"]], (224, 224))
+        for photograph, mask in zip(bar.track(photographs), masks, strict=True):
+            x = network.view(photograph.pixels[None])
             for method in METHODS:
-                made = explained(method, network.name, network.view(pixels[None]), entry["imagenet_class"])[None]
-                numbers = (energy_inside(made, mask), top_fifth(made, mask), pointing_game(made, mask))
-                found[method].append([float(number) for number in numbers])
-    print(
-        f"{network.name}, {len(entries)} photographs\n\n| method | energy inside | top fifth inside | pointing game |"
-    )
-    print("|---|---|---|---|")
+                made = explained(method, network.name, x, photograph.label)[None]
+                found[method].append([float(number) for number in inside(made, mask[None])])
+    print(f"{network.name}, {len(photographs)} photographs\n\n{heading('method', *PLACES)}")
     base = torch.tensor(found["readout"])
     for method, rows in found.items():
         values = torch.tensor(rows)
         cells = [f"{value:.3f}" for value in values.nanmean(0).tolist()]
-        gaps = [gap(values[:, k] - base[:, k]) for k in range(3)] if method != "readout" else [""] * 3
-        print(f"| {method} | " + " | ".join(f"{cell}{by}" for cell, by in zip(cells, gaps, strict=True)) + " |")
+        if method != "readout":
+            gaps = [from_to(values[:, k] - base[:, k]) for k in range(len(PLACES))]
+            cells = [f"{cell} ({gap})" for cell, gap in zip(cells, gaps, strict=True)]
+        print(row(method, *cells))
 
 
 def explained(method: str, network: str, x: Tensor, label: int) -> Tensor:
@@ -67,19 +59,6 @@ def explained(method: str, network: str, x: Tensor, label: int) -> Tensor:
     if method == "fei":
         return optimize_masks(model, x, [label]).attribution[0]
     return by_name(method, model, x, label, network)
-
-
-def top_fifth(maps: Tensor, masks: Tensor) -> Tensor:
-    """``[N]``: how much of the fifth of the pixels that score highest lies inside."""
-    flat = maps.flatten(1)
-    top = flat.argsort(dim=1, descending=True, stable=True)[:, : flat.shape[1] // 5]
-    return masks.flatten(1).float().gather(1, top).mean(1)
-
-
-def gap(differences: Tensor) -> str:
-    """The mean difference and its interval, in brackets."""
-    found = bootstrap_means(differences[:, None].double().numpy())
-    return f" ({found.mean[0]:+.3f}; {found.low[0]:+.3f} to {found.high[0]:+.3f})"
 
 
 if __name__ == "__main__":

@@ -11,17 +11,16 @@ would give is measured on a forward and backward pass alone.
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
 import warnings
+from functools import partial
 from pathlib import Path
 from statistics import median
-from time import perf_counter
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from benchmarks.shared.measuring import memory_mib, printed_by, timed
 from benchmarks.shared.photographs import JUDGES, photographs
 from xai_align.fei import optimize_masks
 
@@ -31,9 +30,7 @@ MEMORY = ((16, 1), (16, 4), (16, 16), (4, 4))
 
 
 def seconds(model: nn.Module, x: Tensor, labels: list[int], **options: Any) -> float:
-    start = perf_counter()
-    optimize_masks(model, x, labels, **options)
-    return perf_counter() - start
+    return timed(partial(optimize_masks, model, x, labels, **options))[0]
 
 
 def main() -> None:
@@ -51,9 +48,9 @@ def main() -> None:
         count, size = options.peak
         with torch.no_grad():
             network.model(x[:1])
-        before = peak()
+        before = memory_mib("VmHWM")
         optimize_masks(network.model, x[:count], labels[:count], internal_batch_size=size, n_iter=3)
-        print(f"{peak() - before:.0f}")
+        print(f"{memory_mib('VmHWM') - before:.0f}")
         return
     model = network.model
     seconds(model, x[:2], labels[:2], n_iter=2)
@@ -66,14 +63,9 @@ def main() -> None:
     rates = [batch / seconds(model, x[:batch], labels[:batch], internal_batch_size=batch) for batch in (1, 4, 16)]
     print(", ".join(f"{rate:.2f}" for rate in rates), flush=True)
     for count, size in MEMORY:
-        again = [sys.executable, "-m", "benchmarks.fei.cost", "--images", str(options.images)]
-        told = subprocess.run(
-            [*again, "--network", network.name, "--peak", str(count), str(size)],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        print(f"{count} images, {size} at a time: {told.stdout.strip()} MiB", flush=True)
+        arguments = ("--images", options.images, "--network", network.name, "--peak", count, size)
+        told = printed_by("benchmarks.fei.cost", *arguments).strip()
+        print(f"{count} images, {size} at a time: {told} MiB", flush=True)
     print(f"a pass of 8 inputs: {1000 * a_pass(model, x[:8]):.0f} ms, ", end="", flush=True)
     print(f"compiled {1000 * a_pass(torch.compile(model), x[:8]):.0f} ms")
 
@@ -81,18 +73,8 @@ def main() -> None:
 def a_pass(model: Any, x: Tensor, rounds: int = 5) -> float:
     """The median of some forward and backward passes, after one that is not counted."""
     x = x.clone(memory_format=torch.channels_last).requires_grad_()
-    times = []
-    for _ in range(rounds + 1):
-        start = perf_counter()
-        torch.autograd.grad(model(x).sum(), x)
-        times.append(perf_counter() - start)
+    times = [timed(lambda: torch.autograd.grad(model(x).sum(), x))[0] for _ in range(rounds + 1)]
     return median(times[1:])
-
-
-def peak() -> float:
-    """MiB: the most this process has held (Linux; a child's ``ru_maxrss`` would begin at its parent's)."""
-    told = Path("/proc/self/status").read_text("utf-8")
-    return int(next(line for line in told.splitlines() if line.startswith("VmHWM")).split()[1]) / 1024
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.shared.markdown import heading, row
 from benchmarks.shared.photographs import JUDGES
 from xai_align.fei import optimize_masks
 from xai_align.fei.clipping_rules import RULES
@@ -80,7 +81,7 @@ def main() -> None:
     predicted = int(model(black).argmax())
     order = torch.randperm(1000, generator=torch.Generator().manual_seed(0)).tolist()
     classes = [c for c in order if c != predicted][: options.classes]
-    print("| solver, rule | taken for the class | mean probability | seconds |\n|---|---|---|---|", flush=True)
+    print(heading("solver, rule", "taken for the class", "mean probability", "seconds"), flush=True)
     for name, make in solvers(options.steps, options.rules).items():
         if options.only and options.only not in name:
             continue
@@ -91,7 +92,7 @@ def main() -> None:
             found, p = fooled(model, x, some, make(model, x, some))
             count, total = count + found, total + p
         seconds = perf_counter() - start
-        print(f"| {name} | {count} of {len(classes)} | {total / len(classes):.3f} | {seconds:.0f} |", flush=True)
+        print(row(name, f"{count} of {len(classes)}", f"{total / len(classes):.3f}", f"{seconds:.0f}"), flush=True)
 
 
 if __name__ == "__main__":

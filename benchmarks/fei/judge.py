@@ -25,9 +25,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.fei.verdicts import OTHERS, Verdict, judge
+from benchmarks.fei.verdicts import Verdict, judge
+from benchmarks.shared.curves import OTHERS
+from benchmarks.shared.intervals import plus_minus
+from benchmarks.shared.markdown import heading, row
 from benchmarks.shared.photographs import JUDGED, Photograph, photographs
-from xai_align.comparison.bootstrap import bootstrap_means
 from xai_align.comparison.store import write_whole
 from xai_align.terminal import progress_bar
 
@@ -152,20 +154,20 @@ def overview(network: str, verdicts: dict[str, Verdicts]) -> list[str]:
     columns = all_columns(network)
     rows = {method: numbers(those.values(), columns.values()) for method, those in verdicts.items()}
     own = list(columns).index("own")
-    lines = [*heading("method", "n", *columns, "s / map")]
+    lines = [heading("method", "n", *columns, "s / map")]
     for method in sorted(rows, key=lambda name: -np.nanmean(rows[name][:, own])):
         seconds = np.median([verdict.seconds for verdict in verdicts[method].values()])
-        lines.append(row(method, len(rows[method]), *means(rows[method]), f"{seconds:.2g}"))
+        lines.append(row(method, len(rows[method]), *plus_minus(rows[method]), f"{seconds:.2g}"))
     return lines
 
 
 def compared(network: str, verdicts: dict[str, Verdicts], subject: str) -> list[str]:
     """The subject less each other method, on the photographs that both have."""
-    lines = [f"\n{subject} less the others, paired\n", *heading("less", "n", *differences(network))]
+    lines = [f"\n{subject} less the others, paired\n", heading("less", "n", *differences(network))]
     for method in verdicts:
         if method != subject:
             gaps = paired(network, verdicts[subject], verdicts[method])
-            lines.append(row(method, len(gaps), *means(gaps, sign="+")))
+            lines.append(row(method, len(gaps), *plus_minus(gaps, sign="+")))
     return lines
 
 
@@ -177,10 +179,10 @@ def best_peers(network: str, verdicts: dict[str, Verdicts], subject: str) -> lis
     peers = [method for method in verdicts if not method.startswith(subject)]
     gaps = {method: paired(network, verdicts[subject], verdicts[method]) for method in peers}
     gaps = {method: those for method, those in gaps.items() if len(those)}
-    lines = [f"\nThe best peer, and {subject} less it\n", *heading("column", "best peer", "n", "difference")]
+    lines = [f"\nThe best peer, and {subject} less it\n", heading("column", "best peer", "n", "difference")]
     for i, column in enumerate(differences(network)) if gaps else ():
         best = min(gaps, key=lambda method: np.nanmean(gaps[method][:, i]))
-        lines.append(row(column, best, len(gaps[best]), *means(gaps[best][:, [i]], sign="+")))
+        lines.append(row(column, best, len(gaps[best]), *plus_minus(gaps[best][:, [i]], sign="+")))
     return lines
 
 
@@ -194,21 +196,6 @@ def numbers(verdicts: Iterable[Verdict], columns: Collection[Column]) -> NDArray
     """``[photographs, columns]``."""
     found = [[column(verdict) for column in columns] for verdict in verdicts]
     return np.array(found, dtype=np.float64).reshape(-1, len(columns))
-
-
-def means(values: NDArray[np.float64], *, sign: str = "") -> list[str]:
-    """Each column's mean and half the width of its interval."""
-    found = bootstrap_means(values)
-    halves = (found.high - found.low) / 2
-    return [f"{mean:{sign}.3f} ± {half:.3f}" for mean, half in zip(found.mean, halves, strict=True)]
-
-
-def heading(*cells: str) -> list[str]:
-    return [row(*cells), "|---" * len(cells) + "|"]
-
-
-def row(*cells: object) -> str:
-    return "| " + " | ".join(map(str, cells)) + " |"
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from time import perf_counter
 from typing import Any, TypeAlias
 
 import torch
@@ -18,41 +17,14 @@ from torch import Tensor, nn
 
 from benchmarks.fei.extremal_perturbation import extremal_perturbation
 from benchmarks.fei.rise import rise
+from benchmarks.shared.coarse_maps import LAYERS, by_name, readout
+from benchmarks.shared.measuring import timed
 from benchmarks.shared.photographs import JUDGES, photographs
-from xai_align import explain
 from xai_align.evaluation import TieWarning
-from xai_align.explanation import takes_layer
 from xai_align.fei import optimize_masks
-from xai_align.pinet.readout import read_out
 
-#: Where SqueezeNet is read out and cut for Grad-CAM: its last feature map, 13 x 13. (A network of timm is known.)
-LAYERS = {"lite0": None, "squeezenet": "features"}
 #: A model, an image ``[1, 3, 224, 224]``, its class and the network's name to a map ``[224, 224]``.
 Method: TypeAlias = Callable[[nn.Module, Tensor, int, str], Tensor]
-#: Cells of the last feature map.
-CELLS = {"lite0": 7, "squeezenet": 13}
-
-
-def smoothed(coarse: Tensor, cells: int) -> Tensor:
-    """A map of flat squares, as coarse methods give it, faded from cell to cell: judged so, they do better."""
-    size = coarse.shape[-1]
-    centres = ((torch.arange(cells) + 0.5) * size / cells).long()
-    flat = coarse[centres][:, centres]
-    nearest = torch.arange(size) * cells // size
-    if not torch.allclose(flat[nearest][:, nearest][centres], coarse[centres], rtol=1e-3):
-        return coarse
-    return nn.functional.interpolate(flat[None, None], (size, size), mode="bilinear")[0, 0]
-
-
-def readout(model: nn.Module, x: Tensor, label: int, network: str) -> Tensor:
-    """The exact readout at the last feature map."""
-    return read_out(model, x, label, LAYERS[network]).map("smooth")[0].detach()
-
-
-def by_name(method: str, model: nn.Module, x: Tensor, label: int, network: str) -> Tensor:
-    """A registered method."""
-    found = explain(model, x, label, method, layer=LAYERS[network] if takes_layer(method) else None).map[0]
-    return smoothed(found, CELLS[network])
 
 
 def optimised(**options: Any) -> Method:
@@ -101,10 +73,8 @@ def main() -> None:
             if file.exists():
                 continue
             x = network.view(photograph.pixels[None])
-            start = perf_counter()
             make = OWN.get(method) or partial(by_name, method)
-            found = make(network.model, x, photograph.label, network.name)
-            seconds = perf_counter() - start
+            seconds, found = timed(partial(make, network.model, x, photograph.label, network.name))
             torch.save({"map": found.float(), "seconds": seconds}, file)
             spent += seconds
         print(f"{network.name} {method}: {spent:.1f} s", flush=True)

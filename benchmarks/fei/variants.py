@@ -12,7 +12,8 @@ from pathlib import Path
 from statistics import fmean
 
 from benchmarks.fei.judge import Column, kept
-from benchmarks.fei.verdicts import OTHERS
+from benchmarks.shared.curves import OTHERS
+from benchmarks.shared.markdown import row
 
 COLUMNS: dict[str, Column] = {
     "insertion blur": lambda verdict: verdict.areas["insertion blur"],
@@ -37,7 +38,7 @@ def main() -> None:
     print("|---" * (len(COLUMNS) + 1) + "|")
     for name, those in verdicts.items():
         means = [fmean(column(those[photograph]) for photograph in common) for column in COLUMNS.values()]
-        print(f"| {name} | {' | '.join(f'{mean:.3f}' for mean in means)} |")
+        print(row(name, *(f"{mean:.3f}" for mean in means)))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
-"""What the FEI benchmark asks of a map: how the network that it explains and other networks answer to it.
+"""Verdicts of the FEI benchmark on a map: how the network that it explains and other networks answer to it.
 
-Every curve is of the probability of the photograph's class, and its area is a trapezoid one over [0, 1]. Of
-insertion more is better, of deletion less; their difference is one number for each way of taking pixels away.
+All are areas under the curves of :mod:`benchmarks.shared.curves`, and what hidden layers do along them.
 
 * own curves: RISE's, insertion from blur and deletion to zeros, 28 steps. Methods that optimise a mask know these
   fills, or ones like them, so their own curves flatter them.
@@ -10,8 +9,6 @@ insertion more is better, of deletion less; their difference is one number for e
 * other networks, 10 steps: the same map, at their size, judged by a network that no method has seen.
 * deviation of hidden layers: ``||a - b||^2 / ||a||^2``, a mean over the layers and six series of 7 steps.
 * deviation at half: the same, from blur, where the network first gives the class half its clean probability.
-
-Networks judge in bfloat16 (autocast), which is twice as quick here.
 """
 
 from __future__ import annotations
@@ -24,28 +21,27 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 
+from benchmarks.shared.curves import (
+    BATCH,
+    OTHER_STEPS,
+    OTHERS,
+    PLACES_ON,
+    PRECISION,
+    areas_of,
+    both_games,
+    on_another_network,
+    own_games,
+)
 from benchmarks.shared.photographs import JUDGES, Judge, Photograph
 from xai_align.evaluation import Series, TieWarning, curve_values, perturbation_curves, tie_rate
-from xai_align.evaluation.curve import Curve
-from xai_align.evaluation.faithfulness import area
 from xai_align.evaluation.pathway_metrics import FEW_STEPS, pathway_metric
-from xai_align.evaluation.series import Order, steps
+from xai_align.evaluation.series import steps
 
-OWN_STEPS, OTHER_STEPS = 28, 10
-#: Perturbed inputs that go through a network at once.
-BATCH = 16
-#: The precision of the judging networks. Areas are within 0.01 of float32's, 0.001 off in the mean (24 measured).
-PRECISION = torch.bfloat16
-#: Who judges the maps of a network, besides itself.
-OTHERS = {"lite0": ("lite1", "squeezenet"), "squeezenet": ("lite0", "lite1")}
+#: Of the own curves.
+OWN_STEPS = 28
 #: Layers whose deviation is measured; None: the stages that the plugin names.
 LAYERS = {"lite0": None, "squeezenet": ("features.2", "features.5", "features.8", "features.12")}
-#: Another photograph is the one so many places on, around the end.
-PLACES_ON = 17
-#: "lerf" removes the least relevant first: insertion, read backwards.
-GAMES: dict[str, Order] = {"insertion": "lerf", "deletion": "morf"}
 
 
 @dataclass(frozen=True)
@@ -110,8 +106,7 @@ def on_own_network(
     """All fields of a verdict that one pass of the map's own network gives: what series share runs once."""
     x, photograph = network.view(pixels), network.view(donors)
     curved = {
-        "insertion blur": Series("blur", "lerf", steps(OWN_STEPS)),
-        "deletion zero": Series("zero", "morf", steps(OWN_STEPS)),
+        **own_games(OWN_STEPS),
         **both_games("noisy_linear", "noisy_linear"),
         **both_games("photograph", photograph),
         **both_games("noise", "noise"),
@@ -144,30 +139,6 @@ def on_own_network(
         }
         for n in range(len(x))
     ]
-
-
-def on_another_network(network: Judge, pixels: Tensor, labels: list[int], maps: Tensor) -> list[dict[str, float]]:
-    """Areas of insertion from blur and deletion to zeros, for the same pixels and maps at this network's size."""
-    x = network.view(pixels)
-    resized = interpolate(maps[:, None], x.shape[-2:], mode="bilinear")[:, 0]
-    series = {
-        "insertion blur": Series("blur", "lerf", steps(OTHER_STEPS)),
-        "deletion zero": Series("zero", "morf", steps(OTHER_STEPS)),
-    }
-    curves = perturbation_curves(
-        network.model, x, resized, list(series.values()), internal_batch_size=BATCH, autocast=PRECISION
-    )
-    return areas_of(dict(zip(series, curves, strict=True)), labels)
-
-
-def both_games(name: str, fill: Any) -> dict[str, Series]:
-    return {f"{game} {name}": Series(fill, order, steps(OTHER_STEPS)) for game, order in GAMES.items()}
-
-
-def areas_of(curves: dict[str, Curve], labels: list[int]) -> list[dict[str, float]]:
-    """For each map, the area under each curve."""
-    found = {name: area(curve.fractions, curve_values(curve, labels)[1]) for name, curve in curves.items()}
-    return [{name: float(areas[n]) for name, areas in found.items()} for n in range(len(labels))]
 
 
 def deviation_at(level: float, probabilities: Sequence[float], deviations: Sequence[float]) -> float:

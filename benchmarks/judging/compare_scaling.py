@@ -11,11 +11,11 @@ from __future__ import annotations
 import argparse
 import json
 import resource
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
+
+from benchmarks.shared.markdown import heading, row
+from benchmarks.shared.measuring import printed_by, timed
 
 
 def main() -> None:
@@ -26,38 +26,30 @@ def main() -> None:
     options = parser.parse_args()
     if options.one:
         return print(json.dumps(measured(options.images, options.one)))
-    print("| images | seconds | seconds per image | most memory, MiB |\n|---|---|---|---|")
+    print(heading("images", "seconds", "seconds per image", "most memory, MiB"))
     for count in options.counts:
-        command = [
-            sys.executable,
-            "-m",
-            "benchmarks.judging.compare_scaling",
-            "--images",
-            *options.images,
-            "--one",
-            str(count),
-        ]
-        result = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+        told = printed_by("benchmarks.judging.compare_scaling", "--images", *options.images, "--one", count)
+        result = json.loads(told.splitlines()[-1])
         seconds, memory, n = result
         assert n == count, f"{n} of {count} images were judged"
-        print(f"| {count} | {seconds:.1f} | {seconds / count:.3f} | {memory:.0f} |", flush=True)
+        print(row(count, f"{seconds:.1f}", f"{seconds / count:.3f}", f"{memory:.0f}"), flush=True)
 
 
 def measured(images: list[str], count: int) -> tuple[float, float, int]:
     from xai_align import compare
 
     with tempfile.TemporaryDirectory() as out:
-        start = time.perf_counter()
-        comparison = compare(
-            "timm_align.efficientnet_lite0:load",
-            [Path(image) for image in images],
-            methods=["layer_grad_cam"],
-            metrics=["deletion"],
-            limit=count,
-            pictures=0,
-            out=out,
+        seconds, comparison = timed(
+            lambda: compare(
+                "timm_align.efficientnet_lite0:load",
+                [Path(image) for image in images],
+                methods=["layer_grad_cam"],
+                metrics=["deletion"],
+                limit=count,
+                pictures=0,
+                out=out,
+            )
         )
-        seconds = time.perf_counter() - start
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return seconds, memory, comparison.summaries[0].n
 

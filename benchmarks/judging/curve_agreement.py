@@ -17,11 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmarks.judging.images import lite0_and_images
 from xai_align import explain
 from xai_align.evaluation import deletion, insertion, pathways
-from xai_align.images import expand_paths, open_image
-from xai_align.photographs import PHOTOGRAPHS
-from xai_align.plugins import load_model
 
 STEPS = 28
 
@@ -31,12 +29,10 @@ def main() -> None:
     parser.add_argument("--images", nargs="*", type=Path, help="images or folders; default: the package's own")
     parser.add_argument("--limit", type=int, default=4)
     options = parser.parse_args()
-    loaded = load_model("timm_align.efficientnet_lite0:load")
-    paths = expand_paths(options.images) if options.images else [one.path for one in PHOTOGRAPHS]
-    x = torch.stack([loaded.preprocess(open_image(path)) for path in paths[: options.limit]])
+    lite0, x, _ = lite0_and_images(options.images, options.limit)
     print("| | images | map | largest difference |\n|---|---|---|---|")
     for dtype in (torch.float64, torch.float32):
-        model, inputs = loaded.model.to(dtype), x.to(dtype)
+        model, inputs = lite0.to(dtype), x.to(dtype)
         target = model(inputs).argmax(1)
         for method in ("pinet", "input_x_gradient"):
             attribution = explain(

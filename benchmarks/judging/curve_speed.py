@@ -16,19 +16,20 @@ The loops' batches are of one image's 29 steps. ``--loop-batch`` tries others.
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from benchmarks.judging.images import lite0_and_images
+from benchmarks.shared.markdown import row
+from benchmarks.shared.measuring import timed
 from xai_align import explain
 from xai_align.evaluation import pathways
 from xai_align.evaluation.fills import FILLS
 from xai_align.evaluation.hidden_layers import MEASURES, deviations
-from xai_align.images import expand_paths, open_image
-from xai_align.plugins import load_model, stages
+from xai_align.plugins import stages
 
 STEPS = 28
 
@@ -39,34 +40,26 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=32)
     parser.add_argument("--loop-batch", type=int, default=STEPS + 1)
     options = parser.parse_args()
-    loaded = load_model("timm_align.efficientnet_lite0:load")
-    model = loaded.model
-    x = torch.stack([loaded.preprocess(open_image(path)) for path in expand_paths(options.images)[: options.limit]])
+    model, x, _ = lite0_and_images(options.images, options.limit)
     target = model(x[:1]).argmax(1)  # warm
     with torch.no_grad():
         target = torch.cat([model(part).argmax(1) for part in x.split(8)])
     maps = explain(model, x, target, "input_x_gradient").attribution
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {len(x)} images of 224 px")
 
-    start = time.perf_counter()
-    report = pathways(model, x, maps, target=target)
-    fused = time.perf_counter() - start
+    fused, report = timed(lambda: pathways(model, x, maps, target=target))
+    batch, names, few = options.loop_batch, stages(model), min(2, len(x))
 
-    start = time.perf_counter()
-    areas = torch.stack([areas_by_loop(model, *one, options.loop_batch) for one in zip(x, maps, target, strict=True)])
-    probabilities = time.perf_counter() - start
+    def loop(names: tuple[str, ...], count: int) -> Tensor:
+        pairs = zip(x[:count], maps[:count], strict=True)
+        return torch.stack([layers_by_loop(model, *one, names, batch) for one in pairs])
 
-    start = time.perf_counter()
-    names = stages(model)
-    hidden = torch.stack([layers_by_loop(model, *one, names, options.loop_batch) for one in zip(x, maps, strict=True)])
-    all_layers = time.perf_counter() - start
-
-    few = min(2, len(x))
-    start = time.perf_counter()
-    for name in names:
-        for one in zip(x[:few], maps[:few], strict=True):
-            layers_by_loop(model, *one, (name,), options.loop_batch)
-    by_layer = (time.perf_counter() - start) * len(x) / few
+    probabilities, areas = timed(
+        lambda: torch.stack([areas_by_loop(model, *one, batch) for one in zip(x, maps, target, strict=True)])
+    )
+    all_layers, hidden = timed(lambda: loop(names, len(x)))
+    seconds, _ = timed(lambda: [loop((name,), few) for name in names])
+    by_layer = seconds * len(x) / few
 
     ours = torch.stack([report.measures[measure] for measure in MEASURES], -1)  # [N, 6 series, L, 6 measures]
     means = [MEASURES.index(measure) for measure in ("mse", "relative", "cosine")]
@@ -74,15 +67,13 @@ def main() -> None:
     gap = (ours[..., means] - hidden[..., means]).abs() / hidden[..., means].abs()
     print(f"largest relative difference of layer means: {gap.max():.1e}")
     print("\n| | seconds | times the fused pass |\n|---|---|---|")
-    print(f"| fused pass | {fused:.1f} | 1 |")
-    print(
-        f"| loop, all layers at once | {probabilities + all_layers:.1f} | {(probabilities + all_layers) / fused:.1f} |"
-    )
-    print(
-        f"| loop, layer by layer ({few} images, scaled) | {probabilities + by_layer:.1f} "
-        f"| {(probabilities + by_layer) / fused:.1f} |"
-    )
-    print(f"| loop, probabilities alone | {probabilities:.1f} | {probabilities / fused:.1f} |")
+    print(row("fused pass", f"{fused:.1f}", 1))
+    for name, seconds in {
+        "loop, all layers at once": probabilities + all_layers,
+        f"loop, layer by layer ({few} images, scaled)": probabilities + by_layer,
+        "loop, probabilities alone": probabilities,
+    }.items():
+        print(row(name, f"{seconds:.1f}", f"{seconds / fused:.1f}"))
 
 
 def series_of(image: Tensor, scores: Tensor) -> list[Tensor]:

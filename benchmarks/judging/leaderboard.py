@@ -28,6 +28,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.shared.markdown import heading, row
 from xai_align import explain
 from xai_align.images import expand_paths, open_image
 from xai_align.plugins import attribution_methods, load_model
@@ -95,12 +96,12 @@ def twins(images: Path) -> str:
     """How far twins differ on four images, as a share of the largest value."""
     loaded = load_model(MODEL)
     x = torch.stack([loaded.preprocess(open_image(path)) for path in expand_paths([images])[:4]])
-    lines = ["| method | gives the map of | largest difference |", "|---|---|---|"]
+    lines = [heading("method", "gives the map of", "largest difference")]
     for one, other in TWINS.items():
         a, b = (explain(loaded.model, x, method=name).attribution for name in (one, other))
         gap = float((a - b).abs().amax() / b.abs().amax())
         assert gap < 1e-4, f"{one} is not {other} here: {gap:.1e}"
-        lines.append(f"| {one} | {other} | {gap:.1e} |")
+        lines.append(row(one, other, f"{gap:.1e}"))
     return "\n".join(lines)
 
 
@@ -132,11 +133,11 @@ def run(name: str, images: Path, out: Path, limit: int, processes: int) -> None:
 def markdown(out: Path) -> str:
     """One table for each question: methods in rows, mean and half the width of its 95 % interval."""
     with (out / "table.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+        found = list(csv.DictReader(file))
     seconds = json.loads((out / "results.json").read_text("utf-8"))["seconds"]
     lines = []
-    for question in dict.fromkeys(row["question"] for row in rows):
-        cells = {(row["method"], row["metric"]): row for row in rows if row["question"] == question}
+    for question in dict.fromkeys(one["question"] for one in found):
+        cells = {(one["method"], one["metric"]): one for one in found if one["question"] == question}
         metrics = [
             metric
             for metric in dict.fromkeys(metric for _, metric in cells)
@@ -146,25 +147,24 @@ def markdown(out: Path) -> str:
         lines += [
             f"\n{question}",
             "",
-            "| method | " + " | ".join(metrics) + " | s / image |",
-            "|---" * (len(metrics) + 2) + "|",
+            heading("method", *metrics, "s / image"),
         ]
         for method in names:
             numbers = [*(shown(cells[method, metric]) for metric in metrics), f"{seconds[method] or math.nan:.2g}"]
-            lines.append(f"| {method} | {' | '.join(numbers)} |")
+            lines.append(row(method, *numbers))
     return "\n".join(lines)
 
 
-def known(row: dict[str, str]) -> bool:
-    return bool(row["mean"]) and not math.isnan(float(row["mean"]))
+def known(cell: dict[str, str]) -> bool:
+    return bool(cell["mean"]) and not math.isnan(float(cell["mean"]))
 
 
-def shown(row: dict[str, str]) -> str:
-    if not known(row):
+def shown(cell: dict[str, str]) -> str:
+    if not known(cell):
         return "–"
-    mean, low, high = (float(row[name]) for name in ("mean", "low", "high"))
+    mean, low, high = (float(cell[name]) for name in ("mean", "low", "high"))
     text = f"{mean:.3g} ± {(high - low) / 2:.2g}"
-    return text + (f" ({row['n']})" if int(row["missing"]) else "")
+    return text + (f" ({cell['n']})" if int(cell["missing"]) else "")
 
 
 if __name__ == "__main__":

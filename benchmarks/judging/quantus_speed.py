@@ -10,18 +10,17 @@ step, so the areas are close and not the same.
 from __future__ import annotations
 
 import argparse
-import time
 import warnings
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from benchmarks.judging.images import lite0_and_images
+from benchmarks.shared.measuring import timed
 from xai_align import explain
 from xai_align.evaluation import deletion
-from xai_align.images import expand_paths, open_image
-from xai_align.photographs import PHOTOGRAPHS
-from xai_align.plugins import load_model
 
 warnings.filterwarnings("ignore")
 
@@ -34,17 +33,15 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=16)
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8, 16], help="Quantus's batch sizes to try")
     options = parser.parse_args()
-    loaded = load_model("timm_align.efficientnet_lite0:load")
-    model = loaded.model
-    paths = expand_paths(options.images) if options.images else [one.path for one in PHOTOGRAPHS]
-    x = torch.stack([loaded.preprocess(open_image(path)) for path in paths[: options.limit]])
+    model, x, _ = lite0_and_images(options.images, options.limit)
     with torch.no_grad():
         target = model(x).argmax(1)
     maps = explain(model, x, target, "input_x_gradient").attribution
     deletion(model, x[:1], maps[:1])  # warm
-    start = time.perf_counter()
-    ours = deletion(model, x, maps, target=target)
-    seconds = (time.perf_counter() - start) / len(x)
+    seconds, ours = timed(partial(deletion, model, x, maps, target=target))
+    seconds /= len(x)
+    summed = maps.sum(1, keepdim=True)
+    arrays = {"model": model, "x_batch": x.numpy(), "y_batch": target.numpy(), "a_batch": summed.numpy()}
     print("| | seconds per image | times ours | mean area |\n|---|---|---|---|")
     print(f"| deletion | {seconds:.3f} | 1 | {ours.mean():.4f} |", flush=True)
     for batch in options.batch:
@@ -56,17 +53,9 @@ def main() -> None:
             disable_warnings=True,
             display_progressbar=False,
         )
-        start = time.perf_counter()
-        curves = metric(
-            model=model,
-            x_batch=x.numpy(),
-            y_batch=target.numpy(),
-            a_batch=maps.sum(1, keepdim=True).numpy(),
-            device="cpu",
-            softmax=True,
-            batch_size=batch,
-        )
-        theirs = (time.perf_counter() - start) / len(x)
+        options_of_theirs = {"device": "cpu", "softmax": True, "batch_size": batch}
+        theirs, curves = timed(partial(metric, **arrays, **options_of_theirs))
+        theirs /= len(x)
         # theirs start after the first step
         area = np.mean([np.trapezoid(curve, dx=1 / len(curve)) for curve in curves])
         print(f"| PixelFlipping, batches of {batch} | {theirs:.3f} | {theirs / seconds:.1f} | {area:.4f} |", flush=True)

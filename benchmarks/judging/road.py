@@ -17,10 +17,10 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 warnings.filterwarnings("ignore")
@@ -34,12 +34,13 @@ from pytorch_grad_cam.utils.model_targets import (  # noqa: E402
 )
 from torch import Tensor, nn  # noqa: E402
 
-import xai_align.photographs  # noqa: E402
+from benchmarks.judging.images import lite0_and_images  # noqa: E402
+from benchmarks.shared.markdown import heading  # noqa: E402
+from benchmarks.shared.measuring import timed  # noqa: E402
 from xai_align.evaluation.curve import perturbation_curves  # noqa: E402
 from xai_align.evaluation.faithfulness import road_metric  # noqa: E402
 from xai_align.evaluation.noisy_linear import NoisyLinear  # noqa: E402
-from xai_align.images import expand_paths, open_image  # noqa: E402
-from xai_align.plugins import load_model  # noqa: E402
+from xai_align.photographs import PHOTOGRAPHS  # noqa: E402
 
 PERCENTILES = tuple(range(10, 100, 10))
 SHARES = tuple(percentile / 100 for percentile in PERCENTILES)
@@ -47,27 +48,25 @@ SHARES = tuple(percentile / 100 for percentile in PERCENTILES)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", nargs="+", default=[str(Path(xai_align.photographs.__file__).parent)])
+    parser.add_argument("--images", nargs="+", type=Path, default=[PHOTOGRAPHS[0].path.parent])
     parser.add_argument("--limit", type=int, default=None, help="only the first so many images")
     parser.add_argument("--repetitions", type=int, default=2, help="timings are the best of so many")
     parser.add_argument("--noise", type=float, default=0.0, help="standard deviation, on both sides")
     options = parser.parse_args()
-    loaded = load_model("timm_align.efficientnet_lite0:load")
-    paths = expand_paths(options.images)[: options.limit]
+    model, inputs, paths = lite0_and_images(options.images, options.limit)
     print(
         f"torch {torch.__version__}, {torch.get_num_threads()} threads, {len(paths)} images, noise {options.noise:g}\n"
     )
 
     columns = ("map", "image", "score", "theirs", "ours", "difference", "seconds theirs", "seconds ours", "ratio")
-    print("| " + " | ".join(columns) + " |\n|" + "---|" * len(columns))
+    print(heading(*columns))
     gaps: dict[str, float] = {}
     ratios: list[float] = []
-    for path in paths:
-        x = loaded.preprocess(open_image(path))[None]
+    for path, x in zip(paths, inputs.split(1), strict=True):
         with torch.no_grad():
-            target = int(loaded.model(x).argmax())
-        for name, scores in maps(loaded.model, x, target).items():
-            arguments = (loaded.model, x, scores, target, options.noise)
+            target = int(model(x).argmax())
+        for name, scores in maps(model, x, target).items():
+            arguments = (model, x, scores, target, options.noise)
             their_time, their_scores = best_of(options.repetitions, road_theirs, *arguments)
             our_time, our_scores = best_of(options.repetitions, road_ours, *arguments)
             ratios.append(their_time / our_time)
@@ -103,12 +102,8 @@ def best_of(
     repetitions: int, run: Callable[..., dict[str, float]], *arguments: object
 ) -> tuple[float, dict[str, float]]:
     """The shortest of some runs in seconds, and what the last gave."""
-    seconds = []
-    for _ in range(repetitions):
-        start = time.perf_counter()
-        scores = run(*arguments)
-        seconds.append(time.perf_counter() - start)
-    return min(seconds), scores
+    runs = [timed(partial(run, *arguments)) for _ in range(repetitions)]
+    return min(seconds for seconds, _ in runs), runs[-1][1]
 
 
 @contextmanager

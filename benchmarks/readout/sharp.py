@@ -21,36 +21,34 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
-from time import perf_counter, process_time
+from time import process_time
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.fei.boxes import top_fifth
-from benchmarks.fei.verdicts import (
+from benchmarks.shared.boxes import PLACES, inside, with_boxes
+from benchmarks.shared.coarse_maps import LAYERS
+from benchmarks.shared.curves import (
     BATCH,
-    GAMES,
     OTHER_STEPS,
     OTHERS,
     PLACES_ON,
     PRECISION,
     areas_of,
+    both_games,
     on_another_network,
+    own_games,
 )
+from benchmarks.shared.intervals import plus_minus
+from benchmarks.shared.markdown import heading, row
+from benchmarks.shared.measuring import timed
 from benchmarks.shared.photographs import JUDGES, Photograph, photographs
 from xai_align import read_out
-from xai_align.comparison.bootstrap import bootstrap_means
-from xai_align.evaluation import Series, TieWarning, perturbation_curves
-from xai_align.evaluation.boxes import boxes_to_masks
-from xai_align.evaluation.localisation import energy_inside, pointing_game
-from xai_align.evaluation.series import steps
-from xai_align.images import open_image
+from xai_align.evaluation import TieWarning, perturbation_curves
 from xai_align.pinet import Place
 
-#: Where each network is read: its last map, and the stages whose cells are 4, 8 and 16 pixels wide.
-LAST = {"lite0": None, "squeezenet": "features"}
+#: The stages whose cells are 4, 8 and 16 pixels wide.
 STAGES = {
     "lite0": {4: "blocks.1", 8: "blocks.2", 16: "blocks.4"},
     "squeezenet": {4: "features.2", 8: "features.5", 16: "features.8"},
@@ -64,7 +62,7 @@ OTHER = {network: others[0] for network, others in OTHERS.items()}
 
 def cam(network: str) -> Place:
     """The last map, as it is."""
-    return Place(feature_space=LAST[network])
+    return Place(feature_space=LAYERS[network])
 
 
 def stage(network: str, pixels: int, **rule: Any) -> Place:
@@ -126,10 +124,10 @@ def judge_maps(options: argparse.Namespace) -> None:
     for method in options.methods:
         file = _file(options, "areas", method, "json")
         if not file.exists():
-            start = perf_counter()
-            areas = areas_on(options.network, found, torch.load(_file(options, "maps", method, "pt")))
+            maps = torch.load(_file(options, "maps", method, "pt"))
+            seconds, areas = timed(lambda maps=maps: areas_on(options.network, found, maps))
             file.write_text(json.dumps(areas))
-            print(f"{options.network} {method}: {perf_counter() - start:.0f} s", flush=True)
+            print(f"{options.network} {method}: {seconds:.0f} s", flush=True)
 
 
 def areas_on(network: str, found: list[Photograph], maps: Tensor) -> list[dict[str, float]]:
@@ -139,11 +137,10 @@ def areas_on(network: str, found: list[Photograph], maps: Tensor) -> list[dict[s
     labels = [photograph.label for photograph in found]
     x = JUDGES[network].view(pixels)
     series = {
-        "insertion blur": Series("blur", "lerf", steps(OTHER_STEPS)),
-        "deletion zero": Series("zero", "morf", steps(OTHER_STEPS)),
-        **unseen("noise", "noise"),
-        **unseen("noisy_linear", "noisy_linear"),
-        **unseen("photograph", x.roll(-PLACES_ON, 0)),
+        **own_games(OTHER_STEPS),
+        **both_games("noise", "noise", UNSEEN_STEPS),
+        **both_games("noisy_linear", "noisy_linear", UNSEEN_STEPS),
+        **both_games("photograph", x.roll(-PLACES_ON, 0), UNSEEN_STEPS),
     }
     curves = perturbation_curves(
         JUDGES[network].model, x, maps, list(series.values()), internal_batch_size=BATCH, autocast=PRECISION
@@ -151,11 +148,6 @@ def areas_on(network: str, found: list[Photograph], maps: Tensor) -> list[dict[s
     here = areas_of(dict(zip(series, curves, strict=True)), labels)
     there = on_another_network(JUDGES[OTHER[network]], pixels, labels, maps)
     return [one | {f"other {name}": value for name, value in two.items()} for one, two in zip(here, there, strict=True)]
-
-
-def unseen(name: str, fill: Any) -> dict[str, Series]:
-    """Insertion and deletion with a fill that nothing was chosen for."""
-    return {f"{game} {name}": Series(fill, order, steps(UNSEEN_STEPS)) for game, order in GAMES.items()}
 
 
 COLUMNS: dict[str, Callable[[dict[str, float]], float]] = {
@@ -171,7 +163,7 @@ COLUMNS: dict[str, Callable[[dict[str, float]], float]] = {
 
 
 def print_table(options: argparse.Namespace) -> None:
-    print(f"| {options.network}, {options.on} | {' | '.join(COLUMNS)} |\n" + "|---" * (len(COLUMNS) + 1) + "|")
+    print(heading(f"{options.network}, {options.on}", *COLUMNS))
     base = _rows(options, "last map")
     for method in options.methods:
         if not _file(options, "areas", method, "json").exists():
@@ -179,10 +171,9 @@ def print_table(options: argparse.Namespace) -> None:
         values = _rows(options, method)
         cells = [f"{value:.3f}" for value in values.mean(0).tolist()]
         if method != "last map":
-            found = bootstrap_means((values - base).double().numpy())
-            half = [(high - low) / 2 for low, high in zip(found.low, found.high, strict=True)]
-            cells = [f"{cell} ({mean:+.3f} ± {by:.3f})" for cell, mean, by in zip(cells, found.mean, half, strict=True)]
-        print(f"| {method} | {' | '.join(cells)} |")
+            gaps = plus_minus((values - base).double().numpy(), sign="+")
+            cells = [f"{cell} ({gap})" for cell, gap in zip(cells, gaps, strict=True)]
+        print(row(method, *cells))
 
 
 def _rows(options: argparse.Namespace, method: str) -> Tensor:
@@ -191,25 +182,14 @@ def _rows(options: argparse.Namespace, method: str) -> Tensor:
 
 
 def print_boxes(options: argparse.Namespace) -> None:
-    entries = json.loads((options.images / "labels.json").read_text("utf-8"))[: options.limit]
+    found, masks = with_boxes(options.images, options.limit)
     network = JUDGES[options.network]
-    print(f"| {network.name}, {len(entries)} photographs | energy inside | top fifth inside | pointing game |")
-    print("|---|---|---|---|")
-    pixels, masks = zip(*[_boxed(options.images, entry) for entry in entries], strict=True)
-    x, mask = network.view(torch.stack(pixels)), torch.cat(masks)
-    labels = [entry["imagenet_class"] for entry in entries]
+    print(heading(f"{network.name}, {len(found)} photographs", *PLACES))
+    x, labels = network.view(torch.stack([one.pixels for one in found])), [one.label for one in found]
     for method in options.methods:
         parts = [maps_of(method, network.name, x[i : i + 8], labels[i : i + 8]) for i in range(0, len(x), 8)]
-        made = torch.cat(parts)
-        numbers = [measure(made, mask).nanmean() for measure in (energy_inside, top_fifth, pointing_game)]
-        print(f"| {method} | {' | '.join(f'{float(number):.3f}' for number in numbers)} |", flush=True)
-
-
-def _boxed(folder: Path, entry: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    # boxes are shares of the whole picture, so it is squeezed and not cropped
-    squeezed = open_image(folder / entry["file"]).convert("RGB").resize((224, 224))
-    pixels = torch.from_numpy(np.array(squeezed)).permute(2, 0, 1).float() / 255
-    return pixels, boxes_to_masks([entry["boxes_xywh_centre_norm"]], (224, 224))
+        numbers = [measured.nanmean() for measured in inside(torch.cat(parts), masks)]
+        print(row(method, *(f"{float(number):.3f}" for number in numbers)), flush=True)
 
 
 def print_cost(options: argparse.Namespace) -> None:
@@ -217,7 +197,7 @@ def print_cost(options: argparse.Namespace) -> None:
     model: nn.Module = JUDGES[options.network].model
     pixels = torch.randn(4, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     methods = [method for method in options.methods if method != CONTROL]
-    print(f"| {options.network} | one image | four images |\n|---|---|---|")
+    print(heading(options.network, "one image", "four images"))
     ratios: dict[str, list[list[float]]] = {method: [[], []] for method in methods}
     for _ in range(ROUNDS):
         for place, x in enumerate((pixels[:1], pixels)):
@@ -227,14 +207,12 @@ def print_cost(options: argparse.Namespace) -> None:
                 cost = _seconds(lambda x=x, method=method: maps_of(method, options.network, x, [1] * len(x)))
                 ratios[method][place].append(cost / plain)
     for method, (one, four) in ratios.items():
-        print(f"| {method} | {median(one[1:]):.1f} | {median(four[1:]):.1f} |")
+        print(row(method, f"{median(one[1:]):.1f}", f"{median(four[1:]):.1f}"))
 
 
 def _seconds(work: Callable[[], Any]) -> float:
     """Of this process's own time: others may run beside it."""
-    start = process_time()
-    work()
-    return process_time() - start
+    return timed(work, clock=process_time)[0]
 
 
 def _file(options: argparse.Namespace, kind: str, method: str, suffix: str) -> Path:
@@ -251,7 +229,7 @@ def main() -> None:
     parser.add_argument("job", choices=JOBS)
     parser.add_argument("--images", type=Path)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--network", choices=LAST, required=True)
+    parser.add_argument("--network", choices=LAYERS, required=True)
     parser.add_argument("--on", choices=("judged", "others"), default="judged")
     parser.add_argument("--limit", type=int, default=None)
     parser.add_argument("--methods", type=lambda text: text.split(";"), default=[CONTROL, *VARIANTS])

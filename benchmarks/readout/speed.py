@@ -12,9 +12,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import subprocess
-import sys
-import time
 import warnings
 from collections.abc import Callable
 
@@ -23,6 +20,7 @@ warnings.filterwarnings("ignore")
 import timm  # noqa: E402
 import torch  # noqa: E402
 
+from benchmarks.shared.measuring import memory_mib, printed_by, timed  # noqa: E402
 from xai_align import read_out, read_out_all_classes  # noqa: E402
 from xai_align._tools.replica import Replica  # noqa: E402
 
@@ -128,9 +126,7 @@ def time_ratios(name: str, batch: int, rounds: int) -> tuple[dict[str, tuple[flo
         for way, run in chosen.items():
             if number >= rare.get(way, rounds):
                 continue
-            start = time.perf_counter()
-            run()
-            seconds[way].append(time.perf_counter() - start)
+            seconds[way].append(timed(run)[0])
     forward = seconds.pop("plain forward")
     backward = seconds["forward and backward"]
     ratios = {
@@ -141,8 +137,7 @@ def time_ratios(name: str, batch: int, rounds: int) -> tuple[dict[str, tuple[flo
 
 
 def peak(name: str, way: str) -> float:
-    command = [sys.executable, "-m", "benchmarks.readout.speed", "--peak", name, way]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return float(printed_by("benchmarks.readout.speed", "--peak", name, way))
 
 
 def peak_of(name: str, way: str) -> float:
@@ -152,14 +147,9 @@ def peak_of(name: str, way: str) -> float:
     run = ways(model, torch.randn(8, 3, 224, 224))[way]
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")  # the high-water mark starts anew
-    before = status_mib("VmRSS")
+    before = memory_mib("VmRSS")
     run()
-    return status_mib("VmHWM") - before
-
-
-def status_mib(entry: str) -> float:
-    with open("/proc/self/status") as file:
-        return next(int(line.split()[1]) / 1024 for line in file if line.startswith(entry))
+    return memory_mib("VmHWM") - before
 
 
 if __name__ == "__main__":

@@ -12,27 +12,31 @@ On photographs with boxes: the share of the positive energy inside, of the top f
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from benchmarks.fei.boxes import gap, top_fifth
-from benchmarks.fei.maps import by_name, readout
-from benchmarks.fei.verdicts import BATCH, PRECISION, areas_of, both_games, on_another_network
+from benchmarks.shared.boxes import PLACES, inside
+from benchmarks.shared.coarse_maps import by_name, readout
+from benchmarks.shared.curves import (
+    BATCH,
+    PLACES_ON,
+    PRECISION,
+    areas_of,
+    both_games,
+    on_another_network,
+    own_games,
+)
+from benchmarks.shared.intervals import from_to
+from benchmarks.shared.markdown import heading, row
 from benchmarks.shared.photographs import JUDGES, Photograph
-from xai_align.evaluation import Series, TieWarning, perturbation_curves
-from xai_align.evaluation.boxes import boxes_to_masks
-from xai_align.evaluation.localisation import energy_inside, pointing_game
-from xai_align.evaluation.series import steps
-from xai_align.images import open_image
+from xai_align.evaluation import TieWarning, perturbation_curves
 from xai_align.pinet import PiNet
 from xai_align.spatial import resize_keeping_sum
 
@@ -43,11 +47,8 @@ CURVES = {
     "photograph": ("insertion photograph", "deletion photograph"),
     "Lite1": ("lite1 insertion blur", "lite1 deletion zero"),
 }
-PLACES = ("energy inside", "top fifth inside", "pointing game")
 #: Of the own curves.
 OWN_STEPS = 14
-#: Another photograph is the one so many places on, around the end.
-PLACES_ON = 17
 #: Photographs whose maps are judged at once.
 AT_ONCE = 8
 
@@ -61,17 +62,6 @@ class Asked:
 
     photographs: list[Photograph]
     masks: Tensor | None = None
-
-
-def with_boxes(folder: Path, limit: int | None = None) -> Asked:
-    """Photographs with boxes. Boxes are shares of the whole picture, so it is squeezed and not cropped."""
-    entries = json.loads((folder / "labels.json").read_text("utf-8"))[:limit]
-    found = []
-    for entry in entries:
-        squeezed = open_image(folder / entry["file"]).convert("RGB").resize((224, 224))
-        pixels = torch.from_numpy(np.array(squeezed)).permute(2, 0, 1).float() / 255
-        found.append(Photograph(Path(entry["file"]).stem, entry["imagenet_class"], pixels))
-    return Asked(found, boxes_to_masks([entry["boxes_xywh_centre_norm"] for entry in entries], (224, 224)))
 
 
 def peers() -> dict[str, Maps]:
@@ -107,7 +97,8 @@ def judged(asked: Asked, make: Maps, file: Path) -> dict[str, Tensor]:
         maps = make(JUDGES["lite0"].view(pixels), labels)
         answers = by_curves(maps, pixels, everything.roll(-PLACES_ON, 0)[which], labels)
         if asked.masks is not None:
-            answers |= dict(zip(PLACES, by_place(maps, asked.masks[which]), strict=True))
+            found_inside = inside(maps, asked.masks[which])
+            answers |= {place: values.float() for place, values in zip(PLACES, found_inside, strict=True)}
         for question, values in answers.items():
             found.setdefault(question, []).append(values)
     numbers = {question: torch.cat(rows) for question, rows in found.items()}
@@ -119,8 +110,7 @@ def by_curves(maps: Tensor, pixels: Tensor, donors: Tensor, labels: list[int]) -
     """Areas, and the differences of :data:`CURVES`, for each photograph."""
     own = JUDGES["lite0"]
     series = {
-        "insertion blur": Series("blur", "lerf", steps(OWN_STEPS)),
-        "deletion zero": Series("zero", "morf", steps(OWN_STEPS)),
+        **own_games(OWN_STEPS),
         **both_games("noisy_linear", "noisy_linear"),
         **both_games("photograph", own.view(donors)),
     }
@@ -139,25 +129,20 @@ def by_curves(maps: Tensor, pixels: Tensor, donors: Tensor, labels: list[int]) -
     rows = [
         one | {f"lite1 {name}": area for name, area in other.items()} for one, other in zip(here, there, strict=True)
     ]
-    areas = {name: torch.tensor([row[name] for row in rows]) for name in rows[0]}
+    areas = {name: torch.tensor([one[name] for one in rows]) for name in rows[0]}
     return areas | {name: areas[insertion] - areas[deletion] for name, (insertion, deletion) in CURVES.items()}
-
-
-def by_place(maps: Tensor, masks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What :data:`PLACES` names, for each photograph."""
-    return energy_inside(maps, masks), top_fifth(maps, masks), pointing_game(maps, masks).float()
 
 
 def table(found: dict[str, dict[str, Tensor]], questions: Sequence[str]) -> str:
     """Means in Markdown; under them the first method less each other one, paired, with 95 % intervals."""
-    lines = ["| method | " + " | ".join(questions) + " |", "|---" * (len(questions) + 1) + "|"]
+    lines = [heading("method", *questions)]
     for name, values in found.items():
-        lines.append(f"| {name} | " + " | ".join(f"{float(values[q].nanmean()):.3f}" for q in questions) + " |")
+        lines.append(row(name, *(f"{float(values[q].nanmean()):.3f}" for q in questions)))
     first, *others = found
     for other in others:
-        gaps = [gap((found[first][q] - found[other][q]).float()).strip(" ()") for q in questions]
-        lines.append(f"| {first} less {other} | " + " | ".join(gaps) + " |")
+        gaps = [from_to((found[first][q] - found[other][q]).float()) for q in questions]
+        lines.append(row(f"{first} less {other}", *gaps))
     return "\n".join(lines)
 
 
-__all__ = ["CURVES", "PLACES", "Asked", "judged", "peers", "second_look_maps", "table", "with_boxes"]
+__all__ = ["CURVES", "PLACES", "Asked", "judged", "peers", "second_look_maps", "table"]

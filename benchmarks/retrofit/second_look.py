@@ -13,16 +13,14 @@ The gate is learnt without labels or boxes from crops of the photographs of ``--
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from time import perf_counter
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.retrofit.judging import CURVES, PLACES, Asked, judged, peers, second_look_maps, table, with_boxes
+from benchmarks.retrofit.judging import CURVES, PLACES, Asked, judged, peers, second_look_maps, table
 from benchmarks.retrofit.recipes import (
     backbone_of,
     distil,
@@ -34,6 +32,9 @@ from benchmarks.retrofit.recipes import (
     training_photographs,
     untrained,
 )
+from benchmarks.shared.boxes import with_boxes
+from benchmarks.shared.markdown import heading, row
+from benchmarks.shared.measuring import timed
 from benchmarks.shared.pacs import Pacs, Pictures, Split, linear_probe, load_pacs, stratified
 from benchmarks.shared.photographs import JUDGES, photographs
 from xai_align.pinet import PiNet
@@ -84,7 +85,7 @@ def run_judge(options: argparse.Namespace) -> None:
     methods = {name: partial(second_look_maps, student) for name, student in students.items()} | peers()
     everything = {
         "held-out photographs": Asked(photographs(options.images)[0][: options.limit]),
-        "photographs with boxes": with_boxes(options.boxes, options.limit),
+        "photographs with boxes": Asked(*with_boxes(options.boxes, options.limit)),
     }
     for title, asked in everything.items():
         print(f"\n{len(asked.photographs)} {title}\n")
@@ -104,10 +105,8 @@ def run_pacs(options: argparse.Namespace) -> None:
     pacs = load_pacs(options.pacs)
     features = mean_features(pacs)
     gate = distilled(options.out, options.concentration, 0).head.decoder
-    print(
-        "| split | linear probe | gate of the thousand classes | the same, fitted | gate from nothing | signed maps |"
-    )
-    print("|---|---|---|---|---|---|")
+    columns = ("linear probe", "gate of the thousand classes", "the same, fitted", "gate from nothing", "signed maps")
+    print(heading("split", *columns))
     for seed in options.seeds:
         split = stratified(pacs, seed)
         probe = linear_probe(features, pacs.labels, split)
@@ -119,7 +118,7 @@ def run_pacs(options: argparse.Namespace) -> None:
             fit = fit_on_pacs(variants[name], pacs, split, epochs=PACS_EPOCHS, seed=seed, learning_rate=1e-3)
             cells.append(f"{accuracy(variants[name], pacs, split):.4f} ({fit.seconds / fit.epochs:.0f} s an epoch)")
             variants[name].save_pretrained(options.out / f"pacs-{seed}-{name}")
-        print(f"| {seed} | " + " | ".join(cells) + " |", flush=True)
+        print(row(seed, *cells), flush=True)
 
 
 def pacs_variants(probe: nn.Linear, gate: nn.Module) -> dict[str, PiNet]:
@@ -128,6 +127,7 @@ def pacs_variants(probe: nn.Linear, gate: nn.Module) -> dict[str, PiNet]:
     return {"gate": only_the_gate(on_pacs(probe, gate)), "fresh": only_the_gate(on_pacs(probe, None)), "signed": signed}
 
 
+@torch.no_grad()
 def run_cost(options: argparse.Namespace) -> None:
     """Time and multiplications of a forward pass beside the backbone's, and how exact the sums are."""
     pinet = distilled(options.out, options.concentration, options.seeds[0])
@@ -136,7 +136,8 @@ def run_cost(options: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     for count in (1, 8):
         x = torch.randn(count, 3, 224, 224)
-        times = [timed([backbone, pinet, partial(one_map, pinet)], x) for _ in range(15)]
+        networks = (backbone, pinet, partial(one_map, pinet))
+        times = [[timed(partial(network, x))[0] for network in networks] for _ in range(15)]
         plain, logits, mapped = (sorted(column)[len(column) // 2] * 1e3 for column in zip(*times, strict=True))
         cells = f"{plain:.1f} | {logits:.1f} | {logits / plain:.2f} | {mapped:.1f} | {mapped / plain:.2f}"
         print(f"| {count} | {cells} |")
@@ -144,17 +145,6 @@ def run_cost(options: argparse.Namespace) -> None:
     macs = [multiplications(network, x) for network in (backbone, pinet)]
     print(f"\nmultiplications: {macs[0] / 1e6:.0f} and {macs[1] / 1e6:.0f} million, ratio {macs[1] / macs[0]:.2f}")
     print(f"largest error of a sum, over the largest |logit|: {sum_error(pinet, torch.randn(8, 3, 224, 224)):.1e}")
-
-
-def timed(networks: Sequence[nn.Module | partial[Tensor]], x: Tensor) -> list[float]:
-    """Seconds of one call of each."""
-    seconds = []
-    with torch.no_grad():
-        for network in networks:
-            start = perf_counter()
-            network(x)
-            seconds.append(perf_counter() - start)
-    return seconds
 
 
 def one_map(pinet: PiNet, x: Tensor) -> Tensor:
@@ -165,7 +155,7 @@ def one_map(pinet: PiNet, x: Tensor) -> Tensor:
 
 def multiplications(network: nn.Module, x: Tensor) -> int:
     """Of one forward pass: half of the floating point operations of convolutions and matrix products."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with FlopCounterMode(display=False) as counter:
         network(x)
     return int(counter.get_total_flops()) // 2
 

@@ -34,6 +34,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import timm_align
+from benchmarks.shared.markdown import heading, row
 from timm_align.loading import load_timm_model
 from xai_align.align import AlignTrainer, Masker
 from xai_align.align.masker_file import load_masker, save_masker
@@ -696,8 +697,7 @@ def tried(kind: Kind, base: Path, *, every: int = 1, **options: Any) -> Iterator
 
 def main() -> None:
     """Print the table; of some kinds only, if any are named."""
-    print("| kind of file | changed files | refused | " + " | ".join(OUTCOMES[1:]) + " |")
-    print("|---" * (2 + len(OUTCOMES)) + "|")
+    print(heading("kind of file", "changed files", *OUTCOMES))
     total: Counter[str] = Counter()
     for name, kind in KINDS.items():
         if sys.argv[1:] and name not in sys.argv[1:]:
@@ -706,11 +706,11 @@ def main() -> None:
             results = list(tried(kind, Path(base), flips=100))
         counts = Counter(result for _, result, _ in results)
         total += counts
-        print(f"| {name} | {len(results)} | " + " | ".join(str(counts[one]) for one in OUTCOMES) + " |", flush=True)
+        print(row(name, len(results), *(counts[one] for one in OUTCOMES)), flush=True)
         for change, result, told in results:
             if result == "anything else":
                 print(f"{name}: {change.name}: {told}", file=sys.stderr)
-    print(f"| all | {total.total()} | " + " | ".join(str(total[one]) for one in OUTCOMES) + " |")
+    print(row("all", total.total(), *(total[one] for one in OUTCOMES)))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget  # noqa:
 from pytorch_grad_cam.utils.reshape_transforms import swinT_reshape_transform, vit_reshape_transform  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
+from benchmarks.shared.markdown import heading, row  # noqa: E402
 from gradcam_align import PiNetCAM  # noqa: E402
 
 SIDE = 96
@@ -220,10 +221,10 @@ def finding(probe: Callable[[Any], Finding], CAM: Any) -> Finding:
 
 
 def table() -> str:
-    rows = [f"| tried | pytorch-grad-cam {version('grad-cam')} | gradcam_align |", "|---|---|---|"]
+    rows = [heading("tried", f"pytorch-grad-cam {version('grad-cam')}", "gradcam_align")]
     for name, probe in FAULTS.items():
         cells = [finding(probe, CAM) for CAM in (GradCAM, PiNetCAM)]
-        rows.append(f"| {name} | " + " | ".join(("" if c.well else "**fault:** ") + c.seen for c in cells) + " |")
+        rows.append(row(name, *(("" if c.well else "**fault:** ") + c.seen for c in cells)))
     return "\n".join(rows)
 
 

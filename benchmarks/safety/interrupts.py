@@ -13,13 +13,14 @@ from __future__ import annotations
 import argparse
 import random
 import signal
-import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from benchmarks.safety.all_methods import all_methods, is_same, quiet
+from benchmarks.shared.markdown import heading, row
+from benchmarks.shared.measuring import timed
 from xai_align._tools.thread_state import ThreadState
 from xai_align.pinet.rule_registry import UnknownOperation
 from xai_align.testing.networks import TinyNetwork, fixed_images
@@ -97,13 +98,11 @@ def main() -> None:
     torch.set_num_threads(1)
     methods = all_methods()
     images = fixed_images(2)
-    print("| method | interrupts | hidden by another error | left something |\n|---|---|---|---|")
+    print(heading("method", "interrupts", "hidden by another error", "left something"))
     for name in options.methods or METHODS:
         model, call, draw = TinyNetwork(), methods[name], random.Random(name)
         expected = call(model, images)
-        start = time.perf_counter()
-        call(model, images)
-        seconds = time.perf_counter() - start
+        seconds, _ = timed(lambda: call(model, images))  # noqa: B023 - run at once
         count = hidden = poisoned = 0
         before = snapshot(model)
         while count < options.count:
@@ -117,7 +116,7 @@ def main() -> None:
             if count % WHOLE == 0:
                 bad |= bool(differences(before, snapshot(model))) or not is_same(call(model, images), expected)
             poisoned += bad
-        print(f"| {name} | {count} | {hidden} | {poisoned} |", flush=True)
+        print(row(name, count, hidden, poisoned), flush=True)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.safety.all_methods import Call, all_methods, is_same, quiet
+from benchmarks.shared.markdown import heading, row
 from xai_align.testing.networks import TinyNetwork, fixed_images
 
 THREADS, ROUNDS = 8, 3
@@ -83,15 +84,15 @@ def main() -> None:
     sys.setswitchinterval(1e-5)
     methods = all_methods()
     images, others = fixed_images(2), fixed_images(4, seed=11)
-    print("| method | explanations | plain calls meanwhile | wrong | explained in eight threads | other than in one |")
-    print("|---|---|---|---|---|---|")
+    columns = ("explanations", "plain calls meanwhile", "wrong", "explained in eight threads", "other than in one")
+    print(heading("method", *columns))
     for name in options.methods or methods:
         model, method = TinyNetwork(), methods[name]
         expected = method(model, images)
         calls, wrong, explained = beside(method, model, images, others, options.calls)
         found = [one for _ in range(ROUNDS) for one in together([lambda: method(model, images)] * THREADS)]  # noqa: B023
         other = sum(not is_same(one, expected) for one in found)
-        print(f"| {name} | {explained} | {calls} | {wrong} | {len(found)} | {other} |", flush=True)
+        print(row(name, explained, calls, wrong, len(found), other), flush=True)
 
 
 if __name__ == "__main__":

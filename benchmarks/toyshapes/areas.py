@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from benchmarks.shared.markdown import heading, row
 from benchmarks.toyshapes.fits import data_of, unseen_pictures
 from benchmarks.toyshapes.groups import BATCH
 from benchmarks.toyshapes.scores import CHUNK, intersection_over_union
@@ -63,10 +64,9 @@ def main() -> None:
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_text(json.dumps(run(label, number, options.epochs, options.precision)))
             found[label].append(json.loads(file.read_text()))
-    print(f"| learnt from | {' | '.join(COLUMNS)} |\n{'|---' * (len(COLUMNS) + 1)}|")
+    print(heading("learnt from", *COLUMNS))
     for label, fits in found.items():
-        cells = [f"{median(one[column] for one in fits):.3f}" for column in COLUMNS.values()]
-        print(f"| {label} | {' | '.join(cells)} |")
+        print(row(label, *(f"{median(one[column] for one in fits):.3f}" for column in COLUMNS.values())))
 
 
 def run(label: Label, number: int, epochs: int, precision: str) -> dict[str, float]:

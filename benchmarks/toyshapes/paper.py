@@ -25,6 +25,7 @@ from benchmarks.toyshapes.fits import Fitted, Workshop, data_of, unseen_pictures
 from benchmarks.toyshapes.groups import ENSEMBLE, GROUPS, PAPER_GROUPS
 from benchmarks.toyshapes.scores import Look, scores
 from benchmarks.toyshapes.table import report
+from xai_align.comparison.store import write_whole
 from xai_align.pinet import PiNetEnsemble
 
 
@@ -61,7 +62,8 @@ def run(name: str, number: int, options: argparse.Namespace) -> None:
         fitted = [shop.fitted(name)]
     test, (_, validation) = unseen_pictures(), data_of(number)
     found = {kind: asdict(scores(look, test, validation)) for kind, look in looks_of(name, fitted).items()}
-    keep(file, {"fit": summary(fitted), "scores": found})
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(file, json.dumps({"fit": summary(fitted), "scores": found}, indent=1))
     print(name, number, json.dumps({"fit": summary(fitted), **found}), flush=True)
 
 
@@ -92,13 +94,6 @@ def summary(fitted: list[Fitted]) -> dict[str, float]:
         "epochs": sum(one.epochs for one in fitted) / len(fitted),
         "seconds": sum(one.seconds for one in fitted),
     }
-
-
-def keep(file: Path, values: dict[str, Any]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    fresh = file.with_suffix(".new")
-    fresh.write_text(json.dumps(values, indent=1))
-    fresh.replace(file)
 
 
 if __name__ == "__main__":

@@ -12,16 +12,14 @@ validation, after each step.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import subprocess
-import sys
 import time
 
 import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
+from benchmarks.shared.markdown import heading, row
+from benchmarks.shared.processes import ends, in_processes, largest_difference, print_once
 from examples.toyshapes.generator import toy_shapes
 from xai_align.pinet import FrozenEncoder, PiNet, SecondLookHead, conv_pinet
 from xai_align.pinet.fit import fit_pinet
@@ -67,25 +65,6 @@ def fit(kind: str, batch_size: int, pictures: int, epochs: int) -> dict[str, obj
     return {"rows": done.history, "seconds": time.monotonic() - began}
 
 
-def in_processes(count: int, kind: str, options: argparse.Namespace) -> dict[str, list[dict[str, float]]]:
-    """The log of a run by so many processes, whose batches together are 32."""
-    launch = [sys.executable]
-    launch += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)] if count > 1 else []
-    words = [__file__, "--one", kind, "--batch-size", str(32 // count)]
-    words += ["--pictures", str(options.pictures), "--epochs", str(options.epochs)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run([*launch, *words], env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def largest_difference(one: list[dict[str, float]], two: list[dict[str, float]]) -> float:
-    assert len(one) == len(two)
-    pairs = [(a[name], b[name]) for a, b in zip(one, two, strict=True) for name in COMPARED]
-    return max(abs(a - b) / max(abs(a), 1e-12) for a, b in pairs)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=int, default=96)
@@ -94,18 +73,19 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=32)
     options = parser.parse_args()
     if options.one:
-        result = fit(options.one, options.batch_size, options.pictures, options.epochs)
-        if os.environ.get("RANK", "0") == "0":
-            print(json.dumps(result))
+        print_once(fit(options.one, options.batch_size, options.pictures, options.epochs))
         return
-    print("| network | steps | last loss, one / two | largest relative difference after a step | seconds, one / two |")
-    print("|---|---|---|---|---|")
+    columns = ("steps", "last loss, one / two", "largest relative difference after a step", "seconds, one / two")
+    print(heading("network", *columns))
+    length = ("--pictures", options.pictures, "--epochs", options.epochs)
     for kind in NETWORKS:
-        one, two = (in_processes(count, kind, options) for count in (1, 2))
-        ends = " / ".join(f"{run['rows'][-1]['loss']:.5f}" for run in (one, two))
-        seconds = " / ".join(f"{run['seconds']:.0f}" for run in (one, two))
-        difference = largest_difference(one["rows"], two["rows"])
-        print(f"| {kind} | {len(one['rows'])} | {ends} | {difference:.1e} | {seconds} |", flush=True)
+        one, two = (  # the processes' batches together are 32
+            in_processes(n, "benchmarks.toyshapes.processes", "--one", kind, "--batch-size", 32 // n, *length)
+            for n in (1, 2)
+        )
+        losses, seconds = ends((one, two))
+        difference = largest_difference(one["rows"], two["rows"], COMPARED)
+        print(row(kind, len(one["rows"]), losses, f"{difference:.1e}", seconds), flush=True)
 
 
 if __name__ == "__main__":

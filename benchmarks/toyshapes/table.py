@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks.shared.markdown import heading, row
 from benchmarks.toyshapes.groups import GROUPS, LEAST_ACCURACY
 
 #: Medians of the paper's 30 fits: accuracy, naive, optimal, accuracy on pi~ x (divided by the test set's maximum).
@@ -34,8 +35,7 @@ MEDIAN = {
 
 def report(out: Path) -> str:
     """Medians (least to most), one row for a kind of map; fits below the least accuracy don't count."""
-    head = ["", "fits that count", "epochs", *SPREAD, *MEDIAN]
-    lines = [cells(head), "|---" * len(head) + "|"]
+    lines = [heading("", "fits that count", "epochs", *SPREAD, *MEDIAN)]
     for name in [*GROUPS, "ensemble"]:
         fits = [json.loads(file.read_text()) for file in sorted((out / name).glob("*.json"))]
         if fits:
@@ -47,7 +47,7 @@ def rows(name: str, fits: list[dict[str, Any]]) -> list[str]:
     counted = [one for one in fits if one["fit"]["accuracy"] >= LEAST_ACCURACY]
     count = f"{len(counted)} of {len(fits)}"
     if not counted:
-        return [cells([name, count])]
+        return [row(name, count)]
     epochs = f"{median(one['fit']['epochs'] for one in counted):.0f}"
     found = []
     for kind in counted[0]["scores"]:
@@ -55,15 +55,11 @@ def rows(name: str, fits: list[dict[str, Any]]) -> list[str]:
         of = {column: [one["scores"][kind][column] for one in counted] for column in counted[0]["scores"][kind]}
         spreads = [spread(of[column]) for column in SPREAD.values()]
         medians = [f"{median(of[column]):.3f}" for column in MEDIAN.values()]
-        found.append(cells([label, count, epochs, *spreads, *medians]))
+        found.append(row(label, count, epochs, *spreads, *medians))
         if label in PAPER:
             *published, recursion = (f"{value:.3f}" for value in PAPER[label])
-            found.append(cells(["*paper*", "", "", *published, *[""] * (len(MEDIAN) - 1), recursion]))
+            found.append(row("*paper*", "", "", *published, *[""] * (len(MEDIAN) - 1), recursion))
     return found
-
-
-def cells(values: list[str]) -> str:
-    return f"| {' | '.join(values)} |"
 
 
 def spread(values: list[float]) -> str:
