@@ -1,4 +1,4 @@
-"""What a step of ALIGN costs beside a step of ordinary training on the same batch, and what its parts cost.
+"""Measure a step of ALIGN beside an ordinary step of training on the same batch, and the parts of it.
 
     OMP_NUM_THREADS=1 python -m benchmarks.align.cost [--repeats 9]
 

@@ -1,4 +1,4 @@
-"""ALIGN on pictures whose evidence is known: what it finds, what it is worth on other backgrounds, and its limit.
+"""Train ALIGN on digits whose evidence is known: masks, CAMs, accuracy on other backgrounds, and the known limit.
 
     export OMP_NUM_THREADS=1
     export MALLOC_MMAP_THRESHOLD_=8589934592 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=268435456
@@ -8,6 +8,8 @@
     python -m benchmarks.align.digits --digits mnist_12k.npz --out OUT --sheet shift 0
 
 Digits on textures (:mod:`benchmarks.align.digits_data`). What is there isn't repeated.
+
+Takes 15 to 75 seconds a fit on one core.
 """
 
 from __future__ import annotations

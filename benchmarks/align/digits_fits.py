@@ -1,4 +1,4 @@
-"""The fits of the ALIGN benchmark on digits: one classifier, one schedule, and a recipe for each row of the table.
+"""Fits of the ALIGN benchmark on digits: one classifier, one schedule, and a recipe for each row of the table.
 
 Every method makes the same number of classifier steps on the same pictures in the same order, from the same first
 weights. A fit leaves a JSON with its scores and a file with its networks; what is there isn't repeated.

@@ -1,4 +1,4 @@
-"""What is measured of a classifier and its masker: accuracy, where CAMs and masks lie, and what CAMs are worth.
+"""Scores of a classifier and its masker: accuracy, positions of CAMs and masks, and faithfulness of CAMs.
 
 CAMs are Grad-CAMs of the predicted class at the last feature map, brought to the picture's size bilinearly.
 """

@@ -1,4 +1,4 @@
-"""What has to stand where a mask takes away, so that a masker learns from a network that has seen many pictures?
+"""Compare fills for what a mask removes, by how well a masker learns from a pretrained network.
 
     python -m benchmarks.align.fills --pacs DIR [--source photo] [--seed 100] [--picture FILE]
 

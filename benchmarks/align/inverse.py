@@ -1,4 +1,4 @@
-"""Does a wrong mask help? The loss on CAMs alone with true, inverse and full masks, in two ways of training.
+"""Test whether a wrong mask helps: the CAM loss alone, with true, inverse and full masks, in two ways of training.
 
     python -m benchmarks.align.inverse --digits mnist_12k.npz --out OUT --seeds 3
 

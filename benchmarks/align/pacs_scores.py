@@ -1,4 +1,4 @@
-"""What is measured of a classifier that was trained on one domain of PACS, there and on the other domains."""
+"""Scores of a classifier trained on one domain of PACS, in that domain and in the others."""
 
 from __future__ import annotations
 

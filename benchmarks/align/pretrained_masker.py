@@ -1,4 +1,4 @@
-"""A masker that sees through a frozen network's eyes: for natural images of which there are few.
+"""A masker on the frozen first stages of a pretrained network, for natural images of which there are few.
 
     images ─ frozen stages ─ stride 4 ─────────────── + ─ smooth ─ logits ─ up ─ sigmoid
                           └─ stride 8 ────── + ─ up ──┘

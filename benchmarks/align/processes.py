@@ -1,4 +1,4 @@
-"""Two processes train ALIGN to what one does: each of the loader's batches is shared between them.
+"""Compare ALIGN trained by one process and by two that share each batch of the loader.
 
     OMP_NUM_THREADS=1 python -m benchmarks.align.processes [--pictures 203] [--epochs 4]
 

@@ -1,4 +1,4 @@
-"""Table of how much of FEI's maps and of its peers' lies inside the box, on photographs with boxes.
+"""Table of the share of FEI's and its peers' maps inside the box, on photographs with boxes.
 
     python -m benchmarks.fei.boxes --boxes DIR --network lite0 [--limit 63]
 

@@ -1,4 +1,4 @@
-"""What the default `fei` costs beside the published solver, by batch size, and what compiling the network gives.
+"""Measure the cost of the default `fei` beside the published solver, by batch size, and the gain of compiling.
 
     OMP_NUM_THREADS=2 python -m benchmarks.fei.cost --images DIR [--network lite0]
 

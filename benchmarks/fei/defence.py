@@ -1,4 +1,4 @@
-"""Can masks draw what is not there? On a blank image wrong classes are explained, and the masks shown to the network.
+"""Count the wrong classes that masks can draw on a blank image, for each solver and clipping rule.
 
     python -m benchmarks.fei.defence --network squeezenet --classes 50 [--steps 20]
 

@@ -1,4 +1,4 @@
-"""When compounding gradient clipping turns a map round, and what prevents it. Runs in seconds.
+"""Table of networks in which compounding gradient clipping inverts a map, and of what prevents it.
 
     python -m benchmarks.fei.inversion
 
@@ -19,6 +19,8 @@ so that ``|g2|`` grows by ``1 + 2c`` a block, and the push on pixel 1 is
 ``1 - ((1 + 2c)^D - 1) / 2`` after ``D`` of them. With ``c = 1/8`` it is down from the fifth on.
 
 The second table is the same for residual bottlenecks with random weights.
+
+Takes seconds.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""FEI and its peers on real photographs: every map judged in ways that its method knows and in ways that it doesn't.
+"""Judge the maps of FEI and its peers on real photographs, with fills their methods know and fills they don't.
 
     export OMP_NUM_THREADS=1
     export MALLOC_MMAP_THRESHOLD_=8589934592 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=268435456

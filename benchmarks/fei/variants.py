@@ -1,4 +1,4 @@
-"""Variants of FEI over the photographs that all of them have: the trade-off between curves, unseen fills and layers.
+"""Table of variants of FEI on the photographs that all of them have: curves, unseen fills and hidden layers.
 
     python -m benchmarks.fei.variants --out OUT --network squeezenet --methods readout,fei-ibm,fei,fei-unpenalised
 

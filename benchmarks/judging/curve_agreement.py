@@ -1,4 +1,4 @@
-"""Insertion, deletion and pathway measures against a plain loop of the published definition, one image at a time.
+"""Compare insertion, deletion and pathway measures with a plain loop of their published definitions.
 
     OMP_NUM_THREADS=2 python -m benchmarks.judging.curve_agreement
 

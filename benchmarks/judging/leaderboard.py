@@ -1,4 +1,4 @@
-"""A leaderboard: every registered method on real photographs, judged by every kind of metric.
+"""Run every registered method on real photographs, judged by every kind of metric.
 
     python -m benchmarks.judging.leaderboard --images DIR --boxes DIR --out DIR [--processes 2]
 

@@ -1,4 +1,4 @@
-"""Deletion beside Quantus's nearest metric, PixelFlipping, on the same maps.
+"""Measure deletion beside Quantus's nearest metric, PixelFlipping, on the same maps.
 
     pip install quantus
     OMP_NUM_THREADS=2 python -m benchmarks.judging.quantus_speed

@@ -1,4 +1,4 @@
-"""ROAD of pytorch-grad-cam and of xai-align side by side: the same scores, and the seconds each takes.
+"""Compare ROAD with pytorch-grad-cam's: the scores, and the seconds that each takes.
 
     OMP_NUM_THREADS=2 python -m benchmarks.judging.road
     OMP_NUM_THREADS=2 python -m benchmarks.judging.road --images folder --limit 20

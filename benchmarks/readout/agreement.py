@@ -1,4 +1,4 @@
-"""Agreement of the readout with independent implementations, in float64 and float32.
+"""Compare readouts with independent implementations, in float64 and float32.
 
 python -m benchmarks.readout.agreement
 """

@@ -1,4 +1,4 @@
-"""Every architecture of timm: is the readout exact, at the default feature space and at the input?
+"""Measure the exactness of readouts on every architecture of timm, at the default feature space and at the input.
 
 Random weights, the zero-initialised ones woken, one random image. The census
 is resumable: rows are appended to the table, and architectures that are in it

@@ -1,4 +1,4 @@
-"""Exact readouts side by side: how coarse, noisy and faithful the same answer's accounts are, and what they cost.
+"""Compare exact readouts of the same answer: faithfulness, share inside the object's box, and cost.
 
     python -m benchmarks.readout.sharp maps --images DIR --out OUT --network lite0 [--on others] [--limit 16]
     python -m benchmarks.readout.sharp judge --out OUT --images DIR --network lite0 [--methods 'random;last map']

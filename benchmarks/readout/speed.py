@@ -1,4 +1,4 @@
-"""What a readout costs, as ratios to a plain forward pass measured in the same run.
+"""Measure readouts as ratios to a plain forward pass in the same run.
 
     OMP_NUM_THREADS=2 python -m benchmarks.readout.speed
 

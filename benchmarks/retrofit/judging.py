@@ -1,4 +1,4 @@
-"""What a retrofit is asked, beside the unchanged network's exact readout and Grad-CAM: how networks answer, and where.
+"""Judgement of a retrofit beside the unchanged network's exact readout and Grad-CAM: curves and boxes.
 
 Curves of the probability of the photograph's class, areas by trapezoid, insertion less deletion:
 

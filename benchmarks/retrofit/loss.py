@@ -1,4 +1,4 @@
-"""What the gate of a retrofit is trained on: the frozen network must answer to its maps as it does to the photograph.
+"""Loss of a retrofit's gate: the frozen network must answer to its maps as it does to the photograph.
 
 The teacher is the network itself, and so is the judge. A map is good if the photograph with nothing but its upper part
 left still shows the class (insertion), and without it no longer does (deletion), for any share that is left or

@@ -1,4 +1,4 @@
-"""How the retrofits of EfficientNet-Lite0 are built and fitted.
+"""Networks and fits of the retrofits of EfficientNet-Lite0.
 
 Evidence, scales and biases stay the network's own (or its linear probe's): only the gate is learnt, 48,000 numbers
 that say of every place of a 56 x 56 grid how much the evidence there counts.

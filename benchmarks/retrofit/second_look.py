@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 with a second look: is one forward pass of it a sharper map than the network's own?
+"""Train EfficientNet-Lite0 with a second look, and compare its maps with the network's own.
 
     export OMP_NUM_THREADS=1
     export MALLOC_MMAP_THRESHOLD_=8589934592 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=268435456
@@ -8,6 +8,8 @@
     python -m benchmarks.retrofit.second_look cost --out OUT
 
 The gate is learnt without labels or boxes from crops of the photographs of ``--images`` that are not judged.
+
+Takes about five minutes to distil.
 """
 
 from __future__ import annotations

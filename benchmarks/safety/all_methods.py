@@ -1,4 +1,4 @@
-"""Every registered attribution method, every attribution and CAM class, and what else looks into a model, as functions.
+"""Functions that call every registered method, every attribution and CAM class, and what else looks into a model.
 
 Shared by the tests and benchmarks of threads and of interrupts.
 """

@@ -1,4 +1,4 @@
-"""What comes of changed files: every kind of file that is written and read, changed in every way of a table.
+"""Change every kind of file that is written and read in many ways, and count what comes of it.
 
     python -m benchmarks.safety.changed_files [KIND ...]
 

@@ -1,4 +1,4 @@
-"""Random interrupts while a method explains: how many leave the thread, the process or the model changed?
+"""Interrupt methods at random moments, and count what leaves the thread, the process or the model changed.
 
     OMP_NUM_THREADS=1 python -m benchmarks.safety.interrupts [--count 2000] [--methods NAME ...]
 

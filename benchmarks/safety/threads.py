@@ -1,4 +1,4 @@
-"""Threads that share a model: are plain calls beside an explanation right, and do eight threads find what one finds?
+"""Count wrong calls beside an explanation that shares the model, and differences between eight threads and one.
 
     OMP_NUM_THREADS=1 python -m benchmarks.safety.threads [--calls 5000] [--methods NAME ...]
 

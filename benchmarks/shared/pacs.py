@@ -1,4 +1,4 @@
-"""A cut of PACS: four ways to draw seven things, 80 pictures of each at 128 px; and a linear probe on its features.
+"""Pictures of PACS, four domains of seven classes with 80 pictures each at 128 px, and a linear probe on features.
 
 The data set is Li et al. 2017 (arXiv 1710.03077), for non-commercial research. A folder ``DOMAIN/CLASS/*.jpg``.
 """

@@ -1,4 +1,4 @@
-"""The photographs of the FEI benchmarks: which are judged, on which settings were chosen, as every network sees them.
+"""Photographs of the FEI benchmarks, those judged and those settings were chosen on, as every network sees them.
 
 Photographs that EfficientNet-Lite0 and SqueezeNet both get right, in a random order of fixed seed: the first 48 are
 judged, settings were chosen on the others. Every network sees the same pixels, in its own size and units.

@@ -1,4 +1,4 @@
-"""Areas of triangles on ToyShapes: one network learns from areas in pixels alone, its twin from the masks themselves.
+"""Train two networks on the areas of triangles: one from areas in pixels alone, one from the masks.
 
     python -m benchmarks.toyshapes.areas --out OUT --fits 3
 

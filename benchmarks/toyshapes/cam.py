@@ -1,4 +1,4 @@
-"""The baseline of the ToyShapes benchmark: a classifier with mean pooling, its CAM and its Grad-CAM."""
+"""Baseline of the ToyShapes benchmark: a classifier with mean pooling, its CAM and its Grad-CAM."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is what a map shows enough, and is it all? On the picture's own background instead of black.
+"""Test whether a map shows enough, and everything, on the picture's own background instead of black.
 
     python -m benchmarks.toyshapes.erasing --out OUT --groups default,feedback,sharp --fits 10
 

@@ -1,4 +1,4 @@
-"""The fits of the ToyShapes benchmark. Every network is kept as a file, so that what was stopped goes on."""
+"""Fits of the ToyShapes benchmark, each kept as a file, so that a stopped run goes on."""
 
 from __future__ import annotations
 

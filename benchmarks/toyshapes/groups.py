@@ -1,4 +1,4 @@
-"""The groups of PiNet's ToyShapes experiment: what is built, what it learns, and how it is trained.
+"""Groups of PiNet's ToyShapes experiment: networks, losses and training.
 
 Recipe of the paper (arXiv 2601.04378): Adam, batches of 32, at most 50 epochs, validation every 8 steps, the best
 weights on validation pictures, the end where all of these are right. What is ours is where PiNets start: published

@@ -1,4 +1,4 @@
-"""PiNet's ToyShapes experiment: the paper's groups and one recipe more, with the paper's medians beside ours.
+"""Train PiNet's ToyShapes groups and one more recipe, with the paper's medians beside ours.
 
     python -m benchmarks.toyshapes.paper --out OUT --fits 10
     python -m benchmarks.toyshapes.paper --out OUT --fits 3 --groups first-stage,sharp-no-edges,...    # the ablation
@@ -6,7 +6,7 @@
     python -m benchmarks.toyshapes.paper --out OUT --report
 
 Every fit has its own pictures and seed; its network and its scores are files in OUT, and what is there isn't repeated.
-A fit takes about a minute on one core (--precision bf16, where the processor has it).
+Takes about a minute a fit on one core (--precision bf16, where the processor has it).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Two processes train a PiNet to what one does with twice the batch.
+"""Compare a PiNet trained by one process and by two with half the batch each.
 
     OMP_NUM_THREADS=1 python -m benchmarks.toyshapes.processes [--pictures 96] [--epochs 3]
 

@@ -1,4 +1,4 @@
-"""A PiNet of ToyShapes with sharp maps, from labels alone: what it has beyond the paper's.
+"""A PiNet of ToyShapes with sharp maps, from labels alone: the additions to the paper's.
 
 1. z is the contrast, how far a pixel is from the picture's median colour: black pixels count, empty ones can't.
 2. A decoder with shortcuts: at each of its levels the encoder's map of that level is added, so that a coefficient

@@ -1,4 +1,4 @@
-"""What PiNet's paper measures of a trained network on ToyShapes, from its maps and answers.
+"""Scores of PiNet's paper for a trained network on ToyShapes, from its maps and answers.
 
 The paper takes the coefficients pi, divides by their maximum over the whole test set (pi~), and chooses the
 threshold on the test set too. Beside these stand the honest ones: threshold and maximum from validation pictures.

@@ -1,4 +1,4 @@
-"""The tables of the ToyShapes benchmark, from the files of its fits."""
+"""Tables of the ToyShapes benchmark, from the files of its fits."""
 
 from __future__ import annotations
 
