@@ -22,10 +22,9 @@ from benchmarks.shared.measuring import timed
 from xai_align import explain
 from xai_align.evaluation import deletion
 
-warnings.filterwarnings("ignore")
-
 
 def main() -> None:
+    warnings.filterwarnings("ignore")
     import quantus
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -23,30 +23,29 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-warnings.filterwarnings("ignore")
-
-import torch  # noqa: E402
-from pytorch_grad_cam import GradCAM  # noqa: E402
-from pytorch_grad_cam.metrics import road as theirs  # noqa: E402
-from pytorch_grad_cam.utils.model_targets import (  # noqa: E402
+import torch
+from pytorch_grad_cam import GradCAM
+from pytorch_grad_cam.metrics import road as theirs
+from pytorch_grad_cam.utils.model_targets import (
     ClassifierOutputSoftmaxTarget,
     ClassifierOutputTarget,
 )
-from torch import Tensor, nn  # noqa: E402
+from torch import Tensor, nn
 
-from benchmarks.judging.images import lite0_and_images  # noqa: E402
-from benchmarks.shared.markdown import heading  # noqa: E402
-from benchmarks.shared.measuring import timed  # noqa: E402
-from xai_align.evaluation.curve import perturbation_curves  # noqa: E402
-from xai_align.evaluation.faithfulness import road_metric  # noqa: E402
-from xai_align.evaluation.noisy_linear import NoisyLinear  # noqa: E402
-from xai_align.photographs import PHOTOGRAPHS  # noqa: E402
+from benchmarks.judging.images import lite0_and_images
+from benchmarks.shared.markdown import heading
+from benchmarks.shared.measuring import timed
+from xai_align.evaluation.curve import perturbation_curves
+from xai_align.evaluation.faithfulness import road_metric
+from xai_align.evaluation.noisy_linear import NoisyLinear
+from xai_align.photographs import PHOTOGRAPHS
 
 PERCENTILES = tuple(range(10, 100, 10))
 SHARES = tuple(percentile / 100 for percentile in PERCENTILES)
 
 
 def main() -> None:
+    warnings.filterwarnings("ignore")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", nargs="+", type=Path, default=[PHOTOGRAPHS[0].path.parent])
     parser.add_argument("--limit", type=int, default=None, help="only the first so many images")

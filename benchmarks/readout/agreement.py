@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import warnings
 
-warnings.filterwarnings("ignore")
+import timm
+import torch
+from captum.attr import LayerGradCam, LayerGradientXActivation
+from torch import Tensor, nn
 
-import timm  # noqa: E402
-import torch  # noqa: E402
-from captum.attr import LayerGradCam, LayerGradientXActivation  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
-
-from xai_align import read_out  # noqa: E402
+from xai_align import read_out
 
 #: Affine heads whose input is some module's output.
 LOCAL_HEADS = {
@@ -30,6 +28,7 @@ LOCAL_HEADS = {
 
 
 def main() -> None:
+    warnings.filterwarnings("ignore")
     print("affine heads: largest difference over the largest contribution")
     for name, layer in LOCAL_HEADS.items():
         for dtype in (torch.float32, torch.float64):

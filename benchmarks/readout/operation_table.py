@@ -14,13 +14,11 @@ from __future__ import annotations
 import warnings
 from collections import defaultdict
 
-warnings.filterwarnings("ignore")
+import torch
+from torch.overrides import get_overridable_functions
 
-import torch  # noqa: E402
-from torch.overrides import get_overridable_functions  # noqa: E402
-
-from xai_align.pinet.operation_table import classify  # noqa: E402
-from xai_align.pinet.rule_registry import operation_name  # noqa: E402
+from xai_align.pinet.operation_table import classify
+from xai_align.pinet.rule_registry import operation_name
 
 KINDS = {
     "linear": "run as they are",
@@ -32,6 +30,7 @@ KINDS = {
 
 
 def main() -> None:
+    warnings.filterwarnings("ignore")
     functions = dict.fromkeys(function for some in get_overridable_functions().values() for function in some)
     found: dict[str, set[str]] = defaultdict(set)
     spellings: dict[str, int] = defaultdict(int)

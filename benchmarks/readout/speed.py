@@ -15,14 +15,12 @@ import statistics
 import warnings
 from collections.abc import Callable
 
-warnings.filterwarnings("ignore")
+import timm
+import torch
 
-import timm  # noqa: E402
-import torch  # noqa: E402
-
-from benchmarks.shared.measuring import memory_mib, printed_by, timed  # noqa: E402
-from xai_align import read_out, read_out_all_classes  # noqa: E402
-from xai_align._tools.replica import Replica  # noqa: E402
+from benchmarks.shared.measuring import memory_mib, printed_by, timed
+from xai_align import read_out, read_out_all_classes
+from xai_align._tools.replica import Replica
 
 MODELS = {
     "tf_efficientnet_lite0": {},
@@ -34,6 +32,7 @@ MODELS = {
 
 
 def main() -> None:
+    warnings.filterwarnings("ignore")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batch", type=int, default=1)

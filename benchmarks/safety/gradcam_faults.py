@@ -14,17 +14,15 @@ from functools import partial
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
-warnings.filterwarnings("ignore", category=DeprecationWarning)
+import timm
+import torch
+from pytorch_grad_cam import GradCAM
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+from pytorch_grad_cam.utils.reshape_transforms import swinT_reshape_transform, vit_reshape_transform
+from torch import Tensor, nn
 
-import timm  # noqa: E402
-import torch  # noqa: E402
-from pytorch_grad_cam import GradCAM  # noqa: E402
-from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget  # noqa: E402
-from pytorch_grad_cam.utils.reshape_transforms import swinT_reshape_transform, vit_reshape_transform  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
-
-from benchmarks.shared.markdown import heading, row  # noqa: E402
-from gradcam_align import PiNetCAM  # noqa: E402
+from benchmarks.shared.markdown import heading, row
+from gradcam_align import PiNetCAM
 
 SIDE = 96
 SWIN = {"embed_dim": 12, "depths": (1, 1), "num_heads": (1, 2), "window_size": 3}
@@ -231,4 +229,5 @@ def table() -> str:
 
 
 if __name__ == "__main__":
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
     print(table())
