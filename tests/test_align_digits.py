@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import align_digits
-from benchmarks.align_digits import MEAN, SIDE, STD, Digits, domains, hue, noise, patch, pictures, unseen_textures
-from benchmarks.align_scores import iou
-from benchmarks.align_table import difference, fits_of, paired, table
+from benchmarks.align import digits_data
+from benchmarks.align.digits_data import MEAN, SIDE, STD, Digits, domains, hue, noise, patch, pictures, unseen_textures
+from benchmarks.align.digits_scores import iou
+from benchmarks.align.digits_table import difference, fits_of, paired, table
 
 
 @pytest.fixture(scope="module")
@@ -25,9 +25,9 @@ def digits():
 
 @pytest.fixture
 def small(monkeypatch):
-    monkeypatch.setattr(align_digits, "TRAINING", 60)
-    monkeypatch.setattr(align_digits, "VALIDATION", 20)
-    monkeypatch.setattr(align_digits, "IN_DOMAIN", 20)
+    monkeypatch.setattr(digits_data, "TRAINING", 60)
+    monkeypatch.setattr(digits_data, "VALIDATION", 20)
+    monkeypatch.setattr(digits_data, "IN_DOMAIN", 20)
 
 
 def test_masks_are_where_the_ink_is(digits):

@@ -19,7 +19,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 import timm_align
-from benchmarks.files_refused import KINDS, WRONG, Payload, nothing_is_run, outcome, sentence_problem, tried
+from benchmarks.safety.changed_files import KINDS, WRONG, Payload, nothing_is_run, outcome, sentence_problem, tried
 from timm_align.saved_options import CREATE, check_saved_options
 from xai_align._tools.files.fields import check_fields, listed, number, record, text, whole
 from xai_align._tools.files.plain_json import parse_json, read_json

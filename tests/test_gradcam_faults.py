@@ -1,15 +1,13 @@
 """The thirteen faults of pytorch-grad-cam 1.5.7 that its users have met, and that our CAMs do not have.
 
-What the package itself does is measured beside ours by ``benchmarks/gradcam_faults.py`` and not asserted: a
+What the package itself does is measured beside ours by ``benchmarks/safety/gradcam_faults.py`` and not asserted: a
 version that has mended something is welcome.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +17,7 @@ from networks import images, untouched
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from pytorch_grad_cam.utils.reshape_transforms import swinT_reshape_transform, vit_reshape_transform
 
+from benchmarks.safety import gradcam_faults as faults
 from gradcam_align import AttributionCAM, PiNetCAM
 from tests.networks import filled
 from xai_align import read_out
@@ -177,12 +176,6 @@ def test_13_size_and_sign_can_be_had(vit, pair):
 
 
 def test_the_table_of_the_benchmark_finds_none_of_them(record_property):
-    path = Path(__file__).parents[1] / "benchmarks" / "gradcam_faults.py"
-    spec = importlib.util.spec_from_file_location("gradcam_faults", path)
-    assert spec is not None
-    assert spec.loader is not None
-    faults = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(faults)
     assert len(faults.FAULTS) == 13
     ours = {name: faults.finding(probe, PiNetCAM) for name, probe in faults.FAULTS.items()}
     assert {name: found.seen for name, found in ours.items() if not found.well} == {}

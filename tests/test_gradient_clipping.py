@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.fei_inversion import RenormalisedReLU, blocks_of, identity_blocks, push, random_blocks
+from benchmarks.fei.inversion import RenormalisedReLU, blocks_of, identity_blocks, push, random_blocks
 from tests.networks import conv_net, filled, images, two_layers, untouched
 from xai_align.fei.clipping_rules import RULES, let_pass
 from xai_align.fei.gradient_clipping import NothingClipped, NothingToClip, clip_gradients

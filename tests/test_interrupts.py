@@ -11,8 +11,8 @@ import time
 import pytest
 import torch
 
-from benchmarks.all_methods import all_methods, is_same
-from benchmarks.interrupts import interrupted, leftovers
+from benchmarks.safety.all_methods import all_methods, is_same
+from benchmarks.safety.interrupts import interrupted, leftovers
 from xai_align._tools.thread_state import ThreadState, restores_thread_state
 from xai_align.testing.networks import TinyNetwork, fixed_images
 from xai_align.testing.traces import differences, snapshot

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.all_methods import all_methods, is_same, tiny_masker
-from benchmarks.threads import beside, together
+from benchmarks.safety.all_methods import all_methods, is_same, tiny_masker
+from benchmarks.safety.threads import beside, together
 from captum_align import ALIGNAttribution
 from tests.tripwire import Touched, tripwire
 from xai_align._tools.replica import Replica

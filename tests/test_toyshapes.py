@@ -7,10 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import toyshapes_areas as areas
-from benchmarks import toyshapes_erasing as erasing
-from benchmarks.toyshapes_fits import SEEDS_APART, TEST_PICTURES, Fitted, Workshop, save
-from benchmarks.toyshapes_groups import (
+from benchmarks.toyshapes import areas, erasing
+from benchmarks.toyshapes.fits import SEEDS_APART, TEST_PICTURES, Fitted, Workshop, save
+from benchmarks.toyshapes.groups import (
     FIRST_STAGES,
     GROUPS,
     PAPER_GROUPS,
@@ -19,8 +18,8 @@ from benchmarks.toyshapes_groups import (
     VALIDATION_PICTURES,
     shown_masks,
 )
-from benchmarks.toyshapes_recipe import Contrast, looking_at, sharp_pinet, with_held_scale
-from benchmarks.toyshapes_scores import (
+from benchmarks.toyshapes.recipe import Contrast, looking_at, sharp_pinet, with_held_scale
+from benchmarks.toyshapes.scores import (
     honest_score,
     intersection_over_union,
     per_image,
@@ -28,7 +27,7 @@ from benchmarks.toyshapes_scores import (
     scores,
     width_above,
 )
-from benchmarks.toyshapes_table import rows
+from benchmarks.toyshapes.table import rows
 from examples.toyshapes.generator import BLOCK, TEST_SEED, ToyShapes, circle, inside, square, toy_shapes, triangle
 from tests.networks import filled
 from xai_align.evaluation.localisation import DETECTION_THRESHOLDS, detection_score

@@ -43,8 +43,8 @@ class ShortcutWarning(UserWarning):
 class Limits:
     """Where a measure becomes a sign; see :func:`find_shortcuts` for the measures.
 
-    Measured on digits on textures (``benchmarks/align.py``): ``shuffled`` was at least 0.8 in every fit where the hue
-    of the background tells the label, and at most 0.05 where the background says nothing.
+    Measured on digits on textures (``benchmarks/align/digits.py``): ``shuffled`` was at least 0.8 in every fit where
+    the hue of the background tells the label, and at most 0.05 where the background says nothing.
 
     Attributes:
         without_layout: of ``shuffled`` and ``plain_colour``.

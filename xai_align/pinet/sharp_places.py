@@ -32,7 +32,7 @@ def sharp_places(model: Any, inputs: Any) -> list[Place] | None:
     readout of the head's input: coarse, and steady whatever stands where
     pixels were removed. Each accounts for the whole answer, and so do they
     together. Chosen on EfficientNet-Lite0 and SqueezeNet
-    (``benchmarks/sharp_readout.py``), and so only offered where a plugin names
+    (``benchmarks/readout/sharp.py``), and so only offered where a plugin names
     stages and head of a network of convolutions, batch norms and linear layers.
 
     A stage inside a residual branch is replaced by the block around it, which

@@ -1,0 +1,1 @@
+"""Scripts that measure what this project claims. `python -m benchmarks` lists them."""

@@ -1,0 +1,156 @@
+"""Tables of the ALIGN benchmark on digits, from the files of its fits: means over seeds, paired differences."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from math import sqrt
+from pathlib import Path
+from statistics import fmean, median, stdev
+from typing import Any
+
+from benchmarks.shared.markdown import heading, row
+
+#: Half-width of the 95 % interval of a mean, in standard errors: Student's t for 1, 2, ... degrees of freedom.
+STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145)
+COLUMNS = {
+    "ID acc.": "id_accuracy",
+    "OOD acc.": "ood_accuracy",
+    "CAM inside": "id_energy",
+    "inside, OOD": "ood_energy",
+    "suff. ↓": "sufficiency_mean",
+    "comp. ↑": "comprehensiveness_mean",
+    "suff. blur ↓": "sufficiency_blur",
+    "comp. blur ↑": "comprehensiveness_blur",
+    "mask IoU": "id_iou",
+    "mask mean": "id_mask_mean",
+}
+#: What is compared with a method seed by seed.
+PAIRED = {
+    "OOD acc.": "ood_accuracy",
+    "ID acc.": "id_accuracy",
+    "suff. ↓": "sufficiency_mean",
+    "comp. ↑": "comprehensiveness_mean",
+}
+
+#: The rows, from top to bottom.
+ORDER = (
+    "erm",
+    "dre",
+    "align",
+    "align, no mixup",
+    "align, soft",
+    "align, wide",
+    "align + backgrounds",
+    "align 3 + backgrounds",
+    "oracle",
+    "oracle + backgrounds",
+    "random",
+    "grey",
+    "inverse",
+    "inverse + backgrounds",
+    "everywhere",
+)
+
+Fits = dict[int, dict[str, Any]]
+
+
+def report(out: Path) -> str:
+    """All tables of the kinds of data that there are fits of."""
+    parts = []
+    for kind in sorted(path for path in out.iterdir() if path.is_dir()):
+        fits = {name: found for name in ORDER if (found := fits_of(kind / name))}
+        if fits:
+            parts += [f"{kind.name}\n", table(fits), ""]
+            parts += [part for other in ("erm", "dre") if other in fits for part in (paired(fits, other), "")]
+            parts += [signs(fits), "", goals(fits), ""]
+    return "\n".join(parts)
+
+
+def goals(fits: dict[str, Fits]) -> str:
+    """What was meant to be reached, for each method with a masker."""
+    lines = []
+    for method, found in fits.items():
+        seeds = sorted(set(found).intersection(*(fits[other] for other in ("erm", "dre") if other in fits)))
+        if not seeds or "id_iou" not in found[seeds[0]]:
+            continue
+        ious = [found[s]["id_iou"] for s in seeds]
+        ratio = fmean(found[s]["id_energy"] for s in seeds) / fmean(fits["erm"][s]["id_energy"] for s in seeds)
+        rivals = [fits[other] for other in ("erm", "dre") if other in fits]
+        better = sum(
+            all(
+                found[s]["sufficiency_mean"] < rival[s]["sufficiency_mean"]
+                and found[s]["comprehensiveness_mean"] > rival[s]["comprehensiveness_mean"]
+                for rival in rivals
+            )
+            for s in seeds
+        )
+        gain = difference([found[s]["ood_accuracy"] - fits["erm"][s]["ood_accuracy"] for s in seeds])
+        lines.append(
+            f"{method}: mask IoU {median(ious):.3f} (least {min(ious):.3f}), CAM inside {ratio:.2f} x ERM's, "
+            "sufficiency and comprehensiveness better than ERM's and DRE's in "
+            f"{better} of {len(seeds)} seeds, OOD accuracy {gain}"
+        )
+    return "\n\n".join(lines)
+
+
+def fits_of(folder: Path) -> Fits:
+    """Scores by seed."""
+    files = sorted(folder.glob("*.json"), key=lambda file: int(file.stem))
+    return {int(file.stem): json.loads(file.read_text()) for file in files}
+
+
+def table(fits: dict[str, Fits]) -> str:
+    """Means (least to most) over the seeds of each method; of the IoU the median."""
+    lines = [heading("", "seeds", *COLUMNS, "s")]
+    for method, found in fits.items():
+        cells = [_spread([one[c] for one in found.values() if c in one], c) for c in COLUMNS.values()]
+        seconds = f"{median(one['seconds'] for one in found.values()):.0f}"
+        lines.append(row(method, len(found), *cells, seconds))
+    return "\n".join(lines)
+
+
+def paired(fits: dict[str, Fits], other: str) -> str:
+    """Mean differences to another method on the same seeds, 95 % t intervals, and how many seeds went up."""
+    lines = [heading(f"less {other}", "seeds", *PAIRED)]
+    for method, found in fits.items():
+        seeds = sorted(set(found) & set(fits[other]))
+        if method != other and seeds:
+            cells = [difference([found[s][c] - fits[other][s][c] for s in seeds]) for c in PAIRED.values()]
+            lines.append(row(method, len(seeds), *cells))
+    return "\n".join(lines)
+
+
+def signs(fits: dict[str, Fits]) -> str:
+    """The measures of the shortcut check, least to most over the seeds, and in how many fits there was a sign."""
+    names = ("shuffled", "plain_colour", "removed", "on_frame", "same_place")
+    lines = [heading("", "signs in", *names, "collapse warnings")]
+    for method, found in fits.items():
+        fired = sum(bool(one["signs"]) for one in found.values())
+        cells = [
+            _range([one["shortcuts"][n] for one in found.values() if one["shortcuts"].get(n) is not None])
+            for n in names
+        ]
+        warned = sum(one["collapses"] for one in found.values())
+        lines.append(row(method, f"{fired} of {len(found)}", *cells, warned))
+    return "\n".join(lines)
+
+
+def difference(values: Sequence[float]) -> str:
+    """``+.021 [+.010, +.032] 5/5``: mean, interval, and how many are above zero."""
+    up = f"{sum(v > 0 for v in values)}/{len(values)}"
+    if len(values) < 2:
+        return f"{fmean(values):+.3f} {up}"
+    half = STUDENT[min(len(values) - 2, len(STUDENT) - 1)] * stdev(values) / sqrt(len(values))
+    return f"{fmean(values):+.3f} [{fmean(values) - half:+.3f}, {fmean(values) + half:+.3f}] {up}"
+
+
+def _spread(values: Sequence[float], column: str) -> str:
+    if not values:
+        return ""
+    middle = median(values) if column.endswith("iou") else fmean(values)
+    return f"{middle:.3f} ({min(values):.3f}–{max(values):.3f})"
+
+
+def _range(values: Sequence[float]) -> str:
+    return f"{min(values):.2f}–{max(values):.2f}" if values else ""

@@ -1,0 +1,168 @@
+"""EfficientNet-Lite0 fine-tuned on one domain of PACS, by ALIGN and by what it is compared with.
+
+All methods make the same number of updates of the classifier, on the same kind of pictures and with the same rates.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import affine_grid, grid_sample, interpolate
+
+from benchmarks.align.pretrained_masker import PretrainedMasker
+from benchmarks.shared.pacs import Pacs
+from benchmarks.shared.real_networks import lite0
+from xai_align.align import AlignFit, AlignTrainer, Recipe, recipe
+from xai_align.align.guides import Inverted, LearnedMask
+from xai_align.align.saliency import Normalise
+
+#: Pixels of a side.
+SIZE = 96
+BATCH = 16
+#: Epochs of the classifier, how many of them before there are masks, and of the masker alone.
+EPOCHS, WARM_UP, MASKER_ALONE = 5, 1, 2
+LEARNING_RATE, MASKER_LEARNING_RATE = 3e-4, 3e-3
+#: lambda3 and lambda4: of the alignment and of DRE's regulariser.
+WEIGHT = 0.1
+#: A picture is a random crop of at least this side, in shares, and mirrored every other time.
+SMALLEST_CROP = 0.75
+#: The share of a domain that is trained on.
+TRAINED = 0.8
+
+Pairs = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Numbers of pictures of one domain; classes have equal shares."""
+
+    train: Tensor
+    test: Tensor
+
+
+def split_of(pacs: Pacs, source: int, seed: int) -> Split:
+    """80 % of every class to train, the rest to test."""
+    generator = torch.Generator().manual_seed(seed)
+    parts: list[tuple[Tensor, Tensor]] = []
+    for label in range(len(pacs.class_names)):
+        found = torch.nonzero((pacs.domains == source) & (pacs.labels == label))[:, 0]
+        found = found[torch.randperm(len(found), generator=generator)]
+        cut = round(TRAINED * len(found))
+        parts.append((found[:cut], found[cut:]))
+    return Split(*(torch.cat(part) for part in zip(*parts, strict=True)))
+
+
+def prepared(pixels: Tensor) -> Tensor:
+    """``[N, 3, 96, 96]`` in EfficientNet-Lite0's units from uint8."""
+    small = [
+        interpolate(some.float() / 127.5 - 1, (SIZE, SIZE), mode="bilinear", antialias=True)
+        for some in pixels.split(128)
+    ]
+    return torch.cat(small).contiguous(memory_format=torch.channels_last)
+
+
+class Crops:
+    """Batches of random crops, another choice in every epoch; they draw from PyTorch's generator."""
+
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        self.images, self.labels = images, labels
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.labels) / BATCH)
+
+    def __iter__(self) -> Iterator[Pairs]:
+        for some in torch.randperm(len(self.labels)).tensor_split(len(self)):
+            yield cropped(self.images[some]), self.labels[some]
+
+
+def cropped(images: Tensor) -> Tensor:
+    """A random crop of each, at the same size again, mirrored every other time."""
+    count = len(images)
+    side = SMALLEST_CROP + (1 - SMALLEST_CROP) * torch.rand(count)
+    theta = torch.zeros(count, 2, 3)
+    theta[:, 0, 0] = side * (1 - 2 * torch.randint(2, (count,)))
+    theta[:, 1, 1] = side
+    theta[:, :, 2] = (2 * torch.rand(count, 2) - 1) * (1 - side)[:, None]
+    grid = affine_grid(theta, list(images.shape), align_corners=False)
+    found = grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+    return found.contiguous(memory_format=torch.channels_last)
+
+
+def aligned(weight: float = WEIGHT, **options: Any) -> Recipe:
+    """ALIGN. Where a mask takes away there is another picture: a dimmed one this network still recognises."""
+    return recipe("align", alignment=weight, mixup=weight, mixup_share=0.5, baseline="another_image", **options)
+
+
+@dataclass(frozen=True)
+class Method:
+    """What is learnt, and how CAMs come to [0, 1] for it."""
+
+    recipe: Callable[[], Recipe]
+    normalise: Normalise = "max"
+
+
+#: How the classifier is trained. "1": with the weights that are usual elsewhere. "backgrounds": the same answers are
+#: asked for where masks leave pieces of other pictures. "signed": CAMs are not rectified, so that they can't die.
+#: "inverse": aligned with one minus the mask that is learnt.
+METHODS = {
+    "erm": Method(partial(recipe, "erm")),
+    "dre": Method(partial(recipe, "dre", mixup=WEIGHT, mixup_share=0.5)),
+    "align": Method(aligned),
+    "sgt": Method(partial(recipe, "sgt")),
+    "dre 1": Method(partial(recipe, "dre", mixup_share=0.5)),
+    "align 1": Method(partial(aligned, 1.0)),
+    "signed": Method(aligned, "signed"),
+    "signed 1": Method(partial(aligned, 1.0), "signed"),
+    "backgrounds": Method(partial(aligned, backgrounds=1.0)),
+    "inverse": Method(lambda: replace(aligned(), name="inverse", guide=Inverted(LearnedMask()))),
+}
+
+
+class OwnPace(torch.optim.AdamW):
+    """AdamW whose rate falls from full to none by a cosine over its own steps, whatever else is trained meanwhile."""
+
+    def __init__(self, parameters: list[nn.Parameter], rate: float, *, steps: int) -> None:
+        super().__init__(parameters, rate)
+        self._steps, self._made = steps, 0
+
+    def step(self, closure: Any = None) -> Any:
+        """One step; the trainer sets the full rate before each."""
+        for group in self.param_groups:
+            group["lr"] *= (1 + math.cos(math.pi * self._made / self._steps)) / 2
+        self._made += 1
+        return super().step(closure)
+
+
+def fit(method: Method, images: Tensor, labels: Tensor, *, classes: int, seed: int) -> tuple[AlignFit, list[str]]:
+    """Train on these pictures; the fit, and what the trainer warned of."""
+    torch.manual_seed(seed)  # of the new head
+    model = lite0().model
+    model.reset_classifier(classes)  # type: ignore[operator]
+    torch.manual_seed(seed)  # of the masker
+    crops, recipe = Crops(images, labels), method.recipe()
+    alone = MASKER_ALONE if recipe.trains_masker else 0
+    trainer = AlignTrainer(
+        model.to(memory_format=torch.channels_last),
+        PretrainedMasker().to(memory_format=torch.channels_last) if recipe.trains_masker else None,
+        recipe=recipe,
+        normalise=method.normalise,
+        warmup_epochs=WARM_UP,
+        masker_only_epochs=alone,
+        masker_every=2,
+        masker_learning_rate=MASKER_LEARNING_RATE,
+        classifier_optimizer=lambda parameters: OwnPace(list(parameters), LEARNING_RATE, steps=EPOCHS * len(crops)),
+        freeze_batch_norm=True,
+        keep="last",
+        seed=seed,
+    )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = trainer.fit(crops, epochs=EPOCHS + alone)
+    return found, sorted({warning.category.__name__ for warning in caught})

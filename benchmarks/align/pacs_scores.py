@@ -1,0 +1,106 @@
+"""Scores of a classifier trained on one domain of PACS, in that domain and in the others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from xai_align.align.saliency import dead, grad_cam
+from xai_align.evaluation.faithfulness import comprehensiveness_of, sufficiency_of
+from xai_align.perturbation import Series, perturbation_curves
+
+#: Shares of a picture's pixels that are kept, or taken away.
+SHARES = (0.05, 0.1, 0.2, 0.5)
+#: What stands where something was taken away: 0 is the mean colour in the network's units.
+FILLS: dict[str, float | str] = {"mean": 0.0, "blur": "blur"}
+AT_ONCE = 32
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Pictures of one domain, and the numbers of those that CAMs are judged on."""
+
+    images: Tensor
+    labels: Tensor
+    judged: Tensor
+
+
+def scores(classifier: nn.Module, masker: nn.Module | None, asked: Asked) -> dict[str, float]:
+    """Accuracy, what CAMs of the predicted class are worth, and what masks are like; both networks in eval mode."""
+    predicted = torch.cat([probabilities(classifier, x) for x in asked.images.split(AT_ONCE)]).argmax(1)
+    right = (predicted == asked.labels).double()
+    by_class = [float(right[asked.labels == label].mean()) for label in asked.labels.unique()]
+    found = {
+        "accuracy": float(right.mean()),
+        "macro accuracy": sum(by_class) / len(by_class),
+        "worst class": min(by_class),
+    }
+    images, classes = asked.images[asked.judged], predicted[asked.judged]
+    found |= of_cams(classifier, images, classes)
+    return found if masker is None else found | of_masks(classifier, masker, images, classes)
+
+
+@torch.no_grad()
+def shown(classifier: nn.Module, masker: nn.Module | None, images: Tensor) -> dict[str, Tensor]:
+    """For pictures of some examples: predicted classes, CAMs, and masks if there are any."""
+    predicted = probabilities(classifier, images).argmax(1)
+    found = {"predicted": predicted, "cams": cams_of(classifier, images, predicted)}
+    return found if masker is None else found | {"masks": masker(images).half()}
+
+
+def of_cams(classifier: nn.Module, images: Tensor, classes: Tensor) -> dict[str, float]:
+    """Sufficiency (low is good) and comprehensiveness (high is good): means over :data:`SHARES`."""
+    cams = cams_of(classifier, images, classes)
+    maps = interpolate(cams, images.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
+    series = [Series(fill, "morf", SHARES) for fill in FILLS.values()]
+    series += [Series(fill, "lerf", tuple(1 - share for share in SHARES)) for fill in FILLS.values()]
+    # places where a CAM is the same, as where it is zero, are ranked by chance, and alike for all networks
+    ties = torch.rand(maps.shape, generator=torch.Generator().manual_seed(0)) * 1e-4
+    ranked = maps / maps.amax((1, 2), keepdim=True).clamp(min=1e-12) + ties
+    curves = perturbation_curves(classifier, images, ranked, series, internal_batch_size=AT_ONCE)
+    without, alone = curves[: len(FILLS)], curves[len(FILLS) :]
+    found = {"dead CAMs": float(dead(cams).double().mean())}
+    for fill, gone, kept in zip(FILLS, without, alone, strict=True):
+        found[f"sufficiency, {fill}"] = float(sufficiency_of(kept).nanmean())
+        found[f"comprehensiveness, {fill}"] = float(comprehensiveness_of(gone).nanmean())
+    return found
+
+
+@torch.no_grad()
+def cams_of(classifier: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
+    """``[N, 1, 3, 3]``: at the head's input."""
+    parts = zip(images.split(AT_ONCE), classes.split(AT_ONCE), strict=True)
+    return torch.cat([grad_cam(classifier, x, y) for x, y in parts])
+
+
+@torch.no_grad()
+def of_masks(classifier: nn.Module, masker: nn.Module, images: Tensor, classes: Tensor) -> dict[str, float]:
+    """What masks are like, and the predicted class's probability with what they keep and with what they drop."""
+    masks = torch.cat([masker(x) for x in images.split(AT_ONCE)])
+    others = images.roll(len(images) // 2, 0)
+    kept, dropped = images * masks + others * (1 - masks), images * (1 - masks) + others * masks
+    p_keep, p_drop = (
+        torch.cat([probabilities(classifier, x) for x in part.split(AT_ONCE)]).gather(1, classes[:, None])
+        for part in (kept, dropped)
+    )
+    mean = masks.mean(0, keepdim=True)
+    return {
+        "mask mean": float(masks.mean()),
+        "mask spread": float(masks.flatten(1).std(1).mean()),
+        # 0: the same mask for all pictures; how much of the variance is between pictures
+        "mask own": float((masks - mean).square().mean() / (masks - masks.mean()).square().mean().clamp(min=1e-12)),
+        "mask above .9": float((masks > 0.9).double().mean()),
+        "mask below .1": float((masks < 0.1).double().mean()),
+        "p with what is kept": float(p_keep.mean()),
+        "p with what is dropped": float(p_drop.mean()),
+    }
+
+
+@torch.no_grad()
+def probabilities(classifier: nn.Module, images: Tensor) -> Tensor:
+    """``[N, K]``."""
+    found: Tensor = classifier(images)
+    return found.softmax(1)

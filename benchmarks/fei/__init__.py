@@ -1,0 +1,1 @@
+"""FEI: optimised maps on real photographs, beside the methods they compete with."""

@@ -1,0 +1,202 @@
+"""Judge the maps of FEI and its peers on real photographs, with fills their methods know and fills they don't.
+
+    export OMP_NUM_THREADS=1
+    export MALLOC_MMAP_THRESHOLD_=8589934592 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=268435456
+    python -m benchmarks.fei.judge --images DIR --out DIR [--network lite0 squeezenet] [--methods a,b] [--table-only]
+
+Judges the maps that `python -m benchmarks.fei.maps` wrote to OUT, each once, and prints tables as Markdown;
+`benchmarks.fei.verdicts` says what is judged and how. A run that was stopped goes on where it was: a verdict is a
+file, OUT/judged/NETWORK/METHOD/PHOTOGRAPH.json, and counts until its map is written anew.
+
+With the three variables glibc keeps memory that was freed, which is two to four times quicker on a CPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from time import time
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.fei.verdicts import Verdict, judge
+from benchmarks.shared.curves import OTHERS
+from benchmarks.shared.intervals import plus_minus
+from benchmarks.shared.markdown import heading, row
+from benchmarks.shared.photographs import JUDGED, Photograph, photographs
+from xai_align.cli.terminal import progress_bar
+from xai_align.comparison.store import write_whole
+
+#: Judged before the others, which go by name.
+FIRST = ("readout", "gradcam", "rise", "layercam", "integrated_gradients", "occlusion", "random")
+#: Maps of one method that are judged together.
+AT_ONCE = 4
+
+Verdicts = dict[str, Verdict]
+Column = Callable[[Verdict], float]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", required=True, type=Path, help="photographs with a labels.json")
+    parser.add_argument("--out", required=True, type=Path, help="where the maps are, and the verdicts will be")
+    parser.add_argument("--network", nargs="+", choices=OTHERS, default=list(OTHERS))
+    parser.add_argument("--methods", help="names with commas; default: all that have maps")
+    parser.add_argument("--method", default="fei", help="the one that the others are compared with")
+    parser.add_argument("--limit", type=int, default=JUDGED, help="judge maps of so many photographs")
+    parser.add_argument("--table-only", action="store_true", help="judge nothing")
+    options = parser.parse_args()
+    judged = [] if options.table_only else photographs(options.images)[0]
+    for network in options.network:
+        found = options.methods.split(",") if options.methods else with_maps(options.out / network)
+        methods = sorted(found, key=lambda name: place(name, options.method))
+        if not options.table_only:
+            judge_all(options.out, network, methods, judged, options.limit)
+        verdicts = {method: kept(options.out / "judged" / network / method) for method in methods}
+        print(tables(network, {method: those for method, those in verdicts.items() if those}, options.method))
+
+
+def with_maps(folder: Path) -> list[str]:
+    return sorted({path.parent.name for path in folder.glob("*/*.pt")})
+
+
+def place(method: str, subject: str) -> tuple[int, str]:
+    """Where a method stands in the queue."""
+    order = (subject, *FIRST)
+    return (order.index(method) if method in order else len(order), method)
+
+
+def judge_all(out: Path, network: str, methods: Sequence[str], judged: Sequence[Photograph], limit: int) -> None:
+    """Judge what is not judged yet, a few maps of a method at a time."""
+    waiting = {method: without_verdict(out, network, method, judged[:limit]) for method in methods}
+    with progress_bar() as bar:
+        task = bar.add_task(network, total=sum(map(len, waiting.values())))
+        for method, numbers in waiting.items():
+            for some in (numbers[first : first + AT_ONCE] for first in range(0, len(numbers), AT_ONCE)):
+                bar.update(task, description=f"{network} {method}")
+                judge_some(out, network, method, judged, some)
+                bar.update(task, advance=len(some))
+
+
+def without_verdict(out: Path, network: str, method: str, judged: Sequence[Photograph]) -> list[int]:
+    """Numbers of the photographs that have a map and no verdict as new as it is."""
+
+    def waits(photograph: Photograph) -> bool:
+        drawn = out / network / method / f"{photograph.name}.pt"
+        verdict = out / "judged" / network / method / f"{photograph.name}.json"
+        return drawn.exists() and not (verdict.exists() and verdict.stat().st_mtime >= drawn.stat().st_mtime)
+
+    return [i for i, photograph in enumerate(judged) if waits(photograph)]
+
+
+def judge_some(out: Path, network: str, method: str, judged: Sequence[Photograph], which: Sequence[int]) -> None:
+    started = time()
+    names = [judged[i].name for i in which]
+    drawn = [torch.load(out / network / method / f"{name}.pt", weights_only=True) for name in names]
+    maps, seconds = torch.stack([one["map"] for one in drawn]), [one["seconds"] for one in drawn]
+    folder = out / "judged" / network / method
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, verdict in zip(names, judge(network, judged, which, maps, seconds), strict=True):
+        file = folder / f"{name}.json"
+        write_whole(file, json.dumps(asdict(verdict)) + "\n")
+        os.utime(file, (started, started))  # a map that was written meanwhile is newer
+
+
+def kept(folder: Path) -> Verdicts:
+    """The verdicts on a method's maps, by photograph."""
+    return {path.stem: Verdict(**json.loads(path.read_text("utf-8"))) for path in sorted(folder.glob("*.json"))}
+
+
+def differences(network: str) -> dict[str, Column]:
+    """Columns in which more is better: insertion less deletion."""
+
+    def into(fill: str) -> Column:
+        return lambda verdict: verdict.difference(insertion=fill, deletion=fill)
+
+    def at(other: str | None) -> Column:
+        return lambda verdict: verdict.difference(insertion="blur", deletion="zero", network=other)
+
+    return {
+        "own": at(None),
+        "ROAD": into("noisy_linear"),
+        "photograph": into("photograph"),
+        "noise": into("noise"),
+        "mean": into("mean"),
+        **{other: at(other) for other in OTHERS[network]},
+    }
+
+
+def all_columns(network: str) -> dict[str, Column]:
+    return {
+        "insertion blur": lambda verdict: verdict.areas["insertion blur"],
+        "deletion zero": lambda verdict: verdict.areas["deletion zero"],
+        **differences(network),
+        "deviation": lambda verdict: verdict.deviation,
+        "deviation at half": lambda verdict: verdict.deviation_at_half,
+    }
+
+
+def tables(network: str, verdicts: dict[str, Verdicts], subject: str) -> str:
+    lines = [f"\n## {network}\n", *overview(network, verdicts)]
+    if subject not in verdicts:
+        return "\n".join([*lines, f"\nNo map of {subject} is judged yet, so nothing is compared with it."])
+    return "\n".join([*lines, *compared(network, verdicts, subject), *best_peers(network, verdicts, subject)])
+
+
+def overview(network: str, verdicts: dict[str, Verdicts]) -> list[str]:
+    """Methods, best own score first; mean and half the width of its 95 % interval over photographs."""
+    columns = all_columns(network)
+    rows = {method: numbers(those.values(), columns.values()) for method, those in verdicts.items()}
+    own = list(columns).index("own")
+    lines = [heading("method", "n", *columns, "s / map")]
+    for method in sorted(rows, key=lambda name: -np.nanmean(rows[name][:, own])):
+        seconds = np.median([verdict.seconds for verdict in verdicts[method].values()])
+        lines.append(row(method, len(rows[method]), *plus_minus(rows[method]), f"{seconds:.2g}"))
+    return lines
+
+
+def compared(network: str, verdicts: dict[str, Verdicts], subject: str) -> list[str]:
+    """The subject less each other method, on the photographs that both have."""
+    lines = [f"\n{subject} less the others, paired\n", heading("less", "n", *differences(network))]
+    for method in verdicts:
+        if method != subject:
+            gaps = paired(network, verdicts[subject], verdicts[method])
+            lines.append(row(method, len(gaps), *plus_minus(gaps, sign="+")))
+    return lines
+
+
+def best_peers(network: str, verdicts: dict[str, Verdicts], subject: str) -> list[str]:
+    """For each column, the method that the subject beats by least on the photographs that both have.
+
+    Methods whose names begin with the subject's are forms of it and no peers.
+    """
+    peers = [method for method in verdicts if not method.startswith(subject)]
+    gaps = {method: paired(network, verdicts[subject], verdicts[method]) for method in peers}
+    gaps = {method: those for method, those in gaps.items() if len(those)}
+    lines = [f"\nThe best peer, and {subject} less it\n", heading("column", "best peer", "n", "difference")]
+    for i, column in enumerate(differences(network)) if gaps else ():
+        best = min(gaps, key=lambda method: np.nanmean(gaps[method][:, i]))
+        lines.append(row(column, best, len(gaps[best]), *plus_minus(gaps[best][:, [i]], sign="+")))
+    return lines
+
+
+def paired(network: str, ours: Verdicts, theirs: Verdicts) -> NDArray[np.float64]:
+    """``[photographs, columns]``: differences on the photographs that both have."""
+    both, columns = sorted(ours.keys() & theirs.keys()), differences(network).values()
+    return numbers([ours[name] for name in both], columns) - numbers([theirs[name] for name in both], columns)
+
+
+def numbers(verdicts: Iterable[Verdict], columns: Collection[Column]) -> NDArray[np.float64]:
+    """``[photographs, columns]``."""
+    found = [[column(verdict) for column in columns] for verdict in verdicts]
+    return np.array(found, dtype=np.float64).reshape(-1, len(columns))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""Make the maps of every method for the FEI benchmarks, and keep them in files, so that a stopped run goes on.
+
+python -m benchmarks.fei.maps --images DIR --out DIR --network lite0 --methods rise,gradcam [--limit 48]
+
+Takes 7 seconds a map for `fei` and 47 for `rise` on EfficientNet-Lite0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.fei.extremal_perturbation import extremal_perturbation
+from benchmarks.fei.rise import rise
+from benchmarks.shared.coarse_maps import LAYERS, by_name, readout
+from benchmarks.shared.measuring import timed
+from benchmarks.shared.photographs import JUDGES, photographs
+from xai_align.fei import optimize_masks
+from xai_align.perturbation import TieWarning
+
+#: A model, an image ``[1, 3, 224, 224]``, its class and the network's name to a map ``[224, 224]``.
+Method: TypeAlias = Callable[[nn.Module, Tensor, int, str], Tensor]
+
+
+def optimised(**options: Any) -> Method:
+    """FEI with these options."""
+    return lambda model, x, label, network: optimize_masks(model, x, [label], **options).attribution[0]
+
+
+#: Methods that are not registered, and variants of FEI.
+OWN: dict[str, Method] = {
+    "readout": readout,
+    "rise": lambda model, x, label, network: rise(model, x, label, autocast=torch.bfloat16),
+    "extremal": lambda model, x, label, network: extremal_perturbation(model, x, label),
+    "fei": optimised(),
+    "fei-nested": optimised(solver="nested"),
+    "fei-nested-unclipped": optimised(solver="nested", clip="none"),
+    "fei-nested-20": optimised(solver="nested", n_iter=20),
+    "fei-nested-silent": optimised(solver="nested", clip="silent"),
+    "fei-unpenalised": optimised(deviation_weight=0.0),
+    "fei-penalised-2": optimised(deviation_weight=2.0),
+    "fei-ibm": optimised(clip="ibm"),
+    "fei-silent": optimised(clip="silent"),
+    "fei-two-fills": optimised(fills=("blur", "zero")),
+    "fei-flat": optimised(start="flat"),
+    "fei-15": optimised(n_iter=15),
+    "fei-30": optimised(n_iter=30),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", required=True, type=Path)
+    parser.add_argument("--out", required=True, type=Path)
+    parser.add_argument("--network", choices=LAYERS, required=True)
+    parser.add_argument("--methods", required=True)
+    parser.add_argument("--limit", type=int, default=48)
+    options = parser.parse_args()
+    warnings.simplefilter("ignore", TieWarning)  # the share of ties is part of the verdict
+    judged, _ = photographs(options.images)
+    network = JUDGES[options.network]
+    for method in options.methods.split(","):
+        folder = options.out / network.name / method
+        folder.mkdir(parents=True, exist_ok=True)
+        spent = 0.0
+        for photograph in judged[: options.limit]:
+            file = folder / f"{photograph.name}.pt"
+            if file.exists():
+                continue
+            x = network.view(photograph.pixels[None])
+            make = OWN.get(method) or partial(by_name, method)
+            seconds, found = timed(partial(make, network.model, x, photograph.label, network.name))
+            torch.save({"map": found.float(), "seconds": seconds}, file)
+            spent += seconds
+        print(f"{network.name} {method}: {spent:.1f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()

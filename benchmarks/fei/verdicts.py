@@ -1,0 +1,156 @@
+"""Verdicts of the FEI benchmark on a map: how the network that it explains and other networks answer to it.
+
+All are areas under the curves of :mod:`benchmarks.shared.curves`, and what hidden layers do along them.
+
+* own curves: RISE's, insertion from blur and deletion to zeros, 28 steps. Methods that optimise a mask know these
+  fills, or ones like them, so their own curves flatter them.
+* unseen fills, 10 steps: what no method was made for. Imputation from the pixels that are left (ROAD), and the pixels
+  of another photograph. Noise and each channel's mean too, which `fei` does see, noise as one of its fills.
+* other networks, 10 steps: the same map, at their size, judged by a network that no method has seen.
+* deviation of hidden layers: ``||a - b||^2 / ||a||^2``, a mean over the layers and six series of 7 steps.
+* deviation at half: the same, from blur, where the network first gives the class half its clean probability.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.shared.curves import (
+    BATCH,
+    OTHER_STEPS,
+    OTHERS,
+    PLACES_ON,
+    PRECISION,
+    areas_of,
+    both_games,
+    on_another_network,
+    own_games,
+)
+from benchmarks.shared.photographs import JUDGES, Judge, Photograph
+from xai_align.evaluation.pathway_metrics import FEW_STEPS, pathway_metric
+from xai_align.perturbation import Series, TieWarning, curve_values, perturbation_curves, tie_rate
+from xai_align.perturbation.series import steps
+
+#: Of the own curves.
+OWN_STEPS = 28
+#: Layers whose deviation is measured; None: the stages that the plugin names.
+LAYERS = {"lite0": None, "squeezenet": ("features.2", "features.5", "features.8", "features.12")}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Everything that was found about one map.
+
+    Attributes:
+        seconds: the map took.
+        tie_rate: share of the pixels whose score another pixel has too.
+        areas: under the curves on its own network, e.g. ``"insertion blur"``.
+        elsewhere: for each other network, the areas there.
+        deviation: of the hidden layers, over six series.
+        clean: the class's probability for the whole photograph.
+        probabilities, deviations: along insertion from blur, from everything removed to nothing removed.
+    """
+
+    seconds: float
+    tie_rate: float
+    areas: dict[str, float]
+    elsewhere: dict[str, dict[str, float]]
+    deviation: float
+    clean: float
+    probabilities: list[float]
+    deviations: list[float]
+
+    @property
+    def deviation_at_half(self) -> float:
+        return deviation_at(0.5 * self.clean, self.probabilities, self.deviations)
+
+    def difference(self, *, insertion: str, deletion: str, network: str | None = None) -> float:
+        """Insertion into one fill less deletion into another; of another network where one is named."""
+        areas = self.areas if network is None else self.elsewhere[network]
+        return areas[f"insertion {insertion}"] - areas[f"deletion {deletion}"]
+
+
+def judge(
+    network: str, judged: Sequence[Photograph], which: Sequence[int], maps: Tensor, seconds: Sequence[float]
+) -> list[Verdict]:
+    """Verdicts on maps ``[M, 224, 224]`` of the judged photographs with these numbers."""
+    own = JUDGES[network]
+    labels = [judged[i].label for i in which]
+    pixels = torch.stack([judged[i].pixels for i in which])
+    donors = torch.stack([judged[(i + PLACES_ON) % len(judged)].pixels for i in which])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TieWarning)  # the share of ties is part of the verdict
+        here = on_own_network(own, pixels, donors, labels, maps, LAYERS[network])
+        there = {other: on_another_network(JUDGES[other], pixels, labels, maps) for other in OTHERS[network]}
+    return [
+        Verdict(
+            seconds=seconds[n],
+            tie_rate=float(tied),
+            elsewhere={other: areas[n] for other, areas in there.items()},
+            **here[n],
+        )
+        for n, tied in enumerate(tie_rate(maps))
+    ]
+
+
+def on_own_network(
+    network: Judge, pixels: Tensor, donors: Tensor, labels: list[int], maps: Tensor, layers: Sequence[str] | None
+) -> list[dict[str, Any]]:
+    """All fields of a verdict that one pass of the map's own network gives: what series share runs once."""
+    x, photograph = network.view(pixels), network.view(donors)
+    curved = {
+        **own_games(OWN_STEPS),
+        **both_games("noisy_linear", "noisy_linear"),
+        **both_games("photograph", photograph),
+        **both_games("noise", "noise"),
+        **both_games("mean", "mean"),
+    }
+    walk = Series("blur", "lerf", steps(OTHER_STEPS), layers=True)
+    relative = pathway_metric("relative", num_steps=FEW_STEPS)
+    curves = perturbation_curves(
+        network.model,
+        x,
+        maps,
+        [*curved.values(), walk, *relative.series],
+        layers=layers,
+        internal_batch_size=BATCH,
+        autocast=PRECISION,
+    )
+    areas = areas_of(dict(zip(curved, curves, strict=False)), labels)
+    walked, watched = curves[len(curved)], curves[len(curved) + 1 :]
+    assert walked.pathways is not None
+    clean, probabilities = curve_values(walked, labels)
+    deviations = walked.pathways.of("relative").mean(2)
+    mean_deviation = relative.score(watched, labels)
+    return [
+        {
+            "areas": areas[n],
+            "deviation": float(mean_deviation[n]),
+            "clean": float(clean[n]),
+            "probabilities": probabilities[n].flip(0).tolist(),
+            "deviations": deviations[n].flip(0).tolist(),
+        }
+        for n in range(len(x))
+    ]
+
+
+def deviation_at(level: float, probabilities: Sequence[float], deviations: Sequence[float]) -> float:
+    """The deviation where the probability first reaches a level, linear between the steps.
+
+    The lists go from everything removed to nothing removed. Where the first probability is that high already, the
+    first deviation; NaN where the level is never reached.
+    """
+    for k, probability in enumerate(probabilities):
+        if probability >= level:
+            if k == 0:
+                return deviations[0]
+            share = (level - probabilities[k - 1]) / (probability - probabilities[k - 1])
+            return deviations[k - 1] + share * (deviations[k] - deviations[k - 1])
+    return math.nan

@@ -1,0 +1,1 @@
+"""Metrics: agreement with independent code, speed, and a leaderboard of attribution methods."""

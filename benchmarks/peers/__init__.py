@@ -1,1 +1,0 @@
-"""Yardsticks written from their published definitions: small, plain and not part of the library."""

@@ -1,0 +1,1 @@
+"""Exact readouts: agreement with independent code, speed, every architecture of timm, and sharper maps."""

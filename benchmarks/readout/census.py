@@ -1,0 +1,320 @@
+"""Measure the exactness of readouts on every architecture of timm, at the default feature space and at the input.
+
+Random weights, the zero-initialised ones woken, one random image. The census
+is resumable: rows are appended to the table, and architectures that are in it
+already are left alone. Each batch of architectures runs in a process of its
+own, so that one that is killed does not end the census.
+
+    python -m benchmarks.readout.census               # all that is missing
+    python -m benchmarks.readout.census --only resnet50,vit_small_patch16_224
+    python -m benchmarks.readout.census --summary     # counts, and whatever is above the goal
+
+Inputs are the smallest that the architecture takes (the column ``size``):
+the operations are the same, only there are fewer positions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import gc
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+TABLE = Path(__file__).with_name("census.tsv")
+COLUMNS = (
+    "architecture module mparams size space kind error_default error_input dtype forward_difference "
+    "seconds_plain seconds_default seconds_input note"
+).split()
+#: GiB that the parameters may take; larger ones are represented by a sibling.
+MEMORY = 18.5
+#: Where one float32 readout is above the goal of 1e-5, float64 must be below 1e-9.
+GOAL = {"float32": 1e-5, "float64": 1e-9}
+#: Too large for the memory, and the sibling (same module, same head) that stands for each.
+SIBLINGS = {
+    "vit_5b_patch16_sapiens2": "vit_giant_patch16_sapiens2",
+    "vit_7b_patch16_dinov3": "vit_huge_plus_patch16_dinov3",
+}
+BATCH = 20
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", help="comma-separated architectures, measured in this process")
+    parser.add_argument("--table", type=Path, default=TABLE)
+    parser.add_argument(
+        "--largest", type=float, default=float("inf"), help="leave out what has more million parameters"
+    )
+    parser.add_argument("--summary", action="store_true")
+    options = parser.parse_args()
+    if options.summary:
+        return summarise(options.table)
+    if options.only:
+        return measure_all(options.only.split(","), options.table)
+    drive(options.table, options.largest)
+
+
+def drive(table: Path, largest: float) -> None:
+    """Run what is missing, smallest first, in batches of a process each."""
+    sizes = architecture_sizes()
+    names = [name for name in sorted(sizes, key=sizes.__getitem__) if sizes[name] <= largest]
+    while True:
+        done = {row["architecture"] for row in rows(table)}
+        missing = [name for name in names if name not in done]
+        if not missing:
+            return
+        batch = missing[: BATCH if sizes[missing[0]] < 200 else 3]
+        print(f"{len(done)} of {len(names)} done; next {batch[0]} … {batch[-1]}", flush=True)
+        code = subprocess.run(
+            [sys.executable, "-m", "benchmarks.readout.census", "--table", str(table), "--only", ",".join(batch)],
+            check=False,
+        ).returncode
+        done = {row["architecture"] for row in rows(table)}
+        stopped = [name for name in batch if name not in done]
+        if code and stopped:
+            append(table, {"architecture": stopped[0], "note": f"the process ended with {code}"})
+
+
+def measure_all(names: list[str], table: Path) -> None:
+    warnings.filterwarnings("ignore")
+    for name in names:
+        sibling = SIBLINGS.get(name)
+        try:
+            row = measure(sibling or name)
+        except Exception as error:
+            row = {"note": f"{type(error).__name__}: {str(error)[:160]}"}
+        if sibling:
+            row["note"] = f"through its sibling {sibling}; {row['note']}".rstrip("; ")
+        append(table, {**row, "architecture": name})
+        gc.collect()
+
+
+def measure(name: str) -> dict[str, object]:
+    import timm
+    import torch
+
+    from xai_align.features import resolve_layer
+
+    model, x, note = build(name)
+    row: dict[str, object] = {
+        "module": timm.model_entrypoint(name).__module__.rpartition(".")[2],
+        "mparams": f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f}",
+        "size": "x".join(map(str, x.shape[-2:])),
+        "note": note,
+    }
+    space = resolve_layer(model)
+    row["space"] = space.layer if isinstance(space.layer, str) else "+".join(space.layer)
+    torch.manual_seed(0)
+    for dtype in (torch.float32, torch.float64):
+        if dtype == torch.float64:
+            if float(row["mparams"]) * 8e6 > MEMORY * 2**30:
+                row["note"] = f"{row['note']}; float64 does not fit".lstrip("; ")
+                break
+            model, x = model.double(), x.double()
+        row |= readout_errors(model, x, space)
+        row["dtype"] = str(dtype).removeprefix("torch.")
+        if max(float(row["error_default"]), float(row["error_input"])) <= GOAL[row["dtype"]]:
+            break
+    return row
+
+
+def readout_errors(model, x, space) -> dict[str, object]:
+    import torch
+
+    from xai_align.pinet import read_out
+
+    start = time.perf_counter()
+    with torch.no_grad():
+        plain = model(x)
+    ends = [time.perf_counter()]
+    default = read_out(model, x, 3, space)
+    ends.append(time.perf_counter())
+    at_input = read_out(model, x, 3, "input")
+    ends.append(time.perf_counter())
+    difference = max(float((r.logits - plain).abs().max()) for r in (default, at_input)) / float(plain.abs().max())
+    return {
+        "kind": default.kind,
+        "error_default": f"{float(default.relative_error.max()):.1e}",
+        "error_input": f"{float(at_input.relative_error.max()):.1e}",
+        "forward_difference": f"{difference:.1e}",
+        "seconds_plain": f"{ends[0] - start:.3f}",
+        "seconds_default": f"{ends[1] - ends[0]:.3f}",
+        "seconds_input": f"{ends[2] - ends[1]:.3f}",
+    }
+
+
+# ---------------------------------------------------------------- building at the smallest size
+
+
+def build(name: str):
+    """The model with woken random weights, an image of the smallest size it takes, and a remark."""
+    import timm
+    import torch
+
+    config = timm.get_pretrained_cfg(name)
+    channels, *default = config.input_size if config else (3, 224, 224)
+    failures = []
+    for options, size in ways_to_build(default[0]):
+        try:
+            with QuickInitialisation():
+                model = timm.create_model(name, num_classes=1000, **options).eval()
+            model, note = with_head(model, name)
+            wake(model)
+            x = torch.randn(1, channels, size, size, generator=torch.Generator().manual_seed(0))
+            with torch.no_grad():
+                if torch.isfinite(model(x)).all():
+                    return model, x, note
+                failures.append(f"{size}: not finite")
+        except Exception as error:
+            failures.append(f"{size}: {type(error).__name__} {str(error)[:60]}")
+    raise RuntimeError("; ".join(failures))
+
+
+def ways_to_build(default: int) -> list[tuple[dict[str, int], int]]:
+    small = [size for size in (64, 96, 128, 112, 160, 192) if size < default]
+    return [way for size in small for way in (({"img_size": size}, size), ({}, size))] + [({}, default)]
+
+
+def with_head(model, name: str):
+    """Encoders without a classifier get a mean and a linear map behind them."""
+    import torch
+
+    if getattr(model, "num_classes", 1000) != 0:
+        return model, ""
+
+    class Headed(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = model
+            self.head = torch.nn.LazyLinear(10)
+
+        def forward(self, x):
+            features = model.forward_features(x)
+            features = features[0] if isinstance(features, tuple | list) else features
+            axes = (2, 3) if features.shape[1] == model.num_features else tuple(range(1, features.dim() - 1))
+            return self.head(features.mean(axes))
+
+    headed = Headed().eval()
+    return headed, "an encoder: a mean and a linear map put behind it"
+
+
+class QuickInitialisation:
+    """Random initialisers leave zeros behind, which :func:`wake` fills cheaply."""
+
+    def __enter__(self):
+        import torch
+        from torch.overrides import TorchFunctionMode
+
+        skipped = {"uniform_", "normal_", "trunc_normal_", "erfinv_"}
+
+        class Skip(TorchFunctionMode):
+            def __torch_function__(self, func, types, args=(), kwargs=None):
+                if getattr(func, "__name__", "") in skipped and args and isinstance(args[0], torch.nn.Parameter):
+                    with torch.no_grad():
+                        return args[0].zero_()
+                return func(*args, **(kwargs or {}))
+
+        self.mode = Skip()
+        self.mode.__enter__()
+
+    def __exit__(self, *exception) -> None:
+        self.mode.__exit__(*exception)
+
+
+def wake(model) -> None:
+    """Random numbers for all that is zero, layer scales that count, statistics that are not trivial."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    pool = torch.randn(1_000_003, generator=generator)
+
+    def draw(count: int, offset: int) -> torch.Tensor:
+        repeats = (count + offset) // len(pool) + 1
+        return (pool if repeats == 1 else pool.repeat(repeats))[offset : offset + count]
+
+    with torch.no_grad():
+        for index, (name, parameter) in enumerate(model.named_parameters()):
+            if isinstance(parameter, torch.nn.parameter.UninitializedParameter):
+                continue
+            low, high = parameter.aminmax()
+            if low != high or abs(float(high)) > 1e-2 or not parameter.numel():
+                continue
+            flat = draw(parameter.numel(), (index * 7919) % 100_003).to(parameter.dtype)
+            if parameter.dim() < 2:
+                flat = 0.02 * flat if "bias" in name else 0.4 + 0.1 * flat
+            elif any(word in name for word in ("pos", "token", "table", "bias")):
+                flat = 0.02 * flat
+            else:
+                flat = flat * (parameter.numel() / len(parameter)) ** -0.5
+            parameter.copy_(flat.view_as(parameter))
+        for name, buffer in model.named_buffers():
+            if name.endswith("running_mean"):
+                buffer.copy_(0.1 * draw(buffer.numel(), 17))
+            elif name.endswith("running_var"):
+                buffer.copy_(0.75 + 0.5 * draw(buffer.numel(), 31).sigmoid())
+
+
+# ---------------------------------------------------------------- the table
+
+
+def architecture_sizes() -> dict[str, float]:
+    """Million parameters of every architecture, from its definition alone."""
+    cache = TABLE.with_name("architecture_sizes.tsv")
+    if cache.exists():
+        return {name: float(size) for name, size in (line.split("\t") for line in cache.read_text().splitlines())}
+    import timm
+    import torch
+
+    warnings.filterwarnings("ignore")
+    sizes = {}
+    for name in timm.list_models():
+        try:
+            with torch.device("meta"):
+                sizes[name] = sum(p.numel() for p in timm.create_model(name).parameters()) / 1e6
+        except Exception:  # some compute with values while they are built
+            sizes[name] = sum(p.numel() for p in timm.create_model(name).parameters()) / 1e6
+    cache.write_text("".join(f"{name}\t{size:.2f}\n" for name, size in sizes.items()))
+    return sizes
+
+
+def rows(table: Path) -> list[dict[str, str]]:
+    if not table.exists():
+        return []
+    with table.open(newline="") as file:
+        return list(csv.DictReader(file, delimiter="\t"))
+
+
+def append(table: Path, row: dict[str, object]) -> None:
+    new = not table.exists()
+    with table.open("a", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, delimiter="\t", restval="")
+        if new:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+def summarise(table: Path) -> None:
+    everything = rows(table)
+    measured = [row for row in everything if row["dtype"]]
+    within = [
+        row for row in measured if max(map(float, (row["error_default"], row["error_input"]))) <= GOAL[row["dtype"]]
+    ]
+    print(f"{len(everything)} architectures, {len(measured)} measured, {len(within)} within the goal")
+    for dtype in GOAL:
+        print(f"  in {dtype}: {sum(row['dtype'] == dtype for row in within)}")
+    print(f"  local at the default space: {sum(row['kind'] == 'local' for row in measured)}")
+    differences = [float(row["forward_difference"]) for row in measured]
+    print(f"  largest relative difference of the logits to the plain model's: {max(differences, default=0):.1e}")
+    for row in everything:
+        if row not in within:
+            print(
+                f"  above: {row['architecture']}:",
+                f"{row['error_default']} / {row['error_input']} {row['dtype']} {row['note']}",
+            )
+
+
+if __name__ == "__main__":
+    main()

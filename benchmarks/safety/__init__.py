@@ -1,0 +1,1 @@
+"""Safe use: threads, interrupts, changed files, and faults known from pytorch-grad-cam."""

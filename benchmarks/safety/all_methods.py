@@ -1,0 +1,119 @@
+"""Functions that call every registered method, every attribution and CAM class, and what else looks into a model.
+
+Shared by the tests and benchmarks of threads and of interrupts.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from captum_align import (
+    ALIGNAttribution,
+    ClippedGradientAttribution,
+    FEIAttribution,
+    LayerPiNetAttribution,
+    PiNetAttribution,
+)
+from gradcam_align import ALIGNCAM, FEICAM, AttributionCAM, PiNetCAM
+from xai_align import Question, explain, read_out
+from xai_align.align.masker import Masker
+from xai_align.fei import clip_gradients, optimize_masks
+from xai_align.perturbation.curve import perturbation_curve, perturbation_curves
+from xai_align.perturbation.series import Series
+from xai_align.plugins import attribution_method, attribution_methods, metric
+
+#: A call: model and images to what it found.
+Call = Callable[[nn.Module, Tensor], Any]
+TARGETS = [1, 2]
+
+
+def tiny_masker() -> nn.Module:
+    """A masker with fixed weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Masker(width=2, depth=1)
+
+
+#: Options that methods can't do without, or that keep them quick.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "fei": {"n_iter": 1},
+    "fei-nested": {"n_iter": 1},
+    "align": {"masker": tiny_masker()},
+    "integrated_gradients": {"n_steps": 5},
+    "gradient_shap": {"n_samples": 2},
+    "feature_ablation": {"perturbations_per_eval": 16},
+    "occlusion": {"perturbations_per_eval": 16},
+}
+
+
+def by_name(name: str) -> Call:
+    """The registered method of this name, built anew at each call."""
+    return lambda model, images: (
+        attribution_method(name).build(model, **OPTIONS.get(name, {})).attribute(images, target=TARGETS)
+    )
+
+
+def _clipped(model: nn.Module, images: Tensor) -> Tensor:
+    alpha = torch.full((len(images), 1, *images.shape[2:]), 0.5, requires_grad=True)
+    with clip_gradients(model, images) as clipping:
+        return torch.autograd.grad(-clipping.model(alpha * images)[:, 1].sum(), alpha)[0]
+
+
+def _hidden_layers(model: nn.Module, images: Tensor) -> Tensor:
+    series = Series(0.0, "morf", (0.0, 0.5), None, layers=True)
+
+    (curve,) = perturbation_curves(model, images, images, [series], layers=["second"])
+    assert curve.pathways is not None
+    return curve.pathways.values
+
+
+#: The classes and functions; questions about two classes go their own way through some of them.
+OTHERS: dict[str, Call] = {
+    "PiNetAttribution": lambda m, x: PiNetAttribution(m, "first").attribute(x, target=TARGETS),
+    "LayerPiNetAttribution": lambda m, x: LayerPiNetAttribution(m, m.second).attribute(x, target=TARGETS),
+    "FEIAttribution": lambda m, x: FEIAttribution(m, n_iter=1, clip="ibm").attribute(x, target=TARGETS),
+    "ClippedGradientAttribution": lambda m, x: ClippedGradientAttribution(m).attribute(x, target=TARGETS),
+    "ALIGNAttribution": lambda m, x: ALIGNAttribution(OPTIONS["align"]["masker"]).attribute(x),
+    "PiNetCAM": lambda m, x: PiNetCAM(m)(x, TARGETS),
+    "PiNetCAM at a layer": lambda m, x: PiNetCAM(m, [m.second])(x, TARGETS),
+    "FEICAM": lambda m, x: FEICAM(m, n_iter=1)(x, TARGETS),
+    "ALIGNCAM": lambda m, x: ALIGNCAM(m, masker=OPTIONS["align"]["masker"])(x),
+    "AttributionCAM": lambda m, x: AttributionCAM(m, method="saliency")(x, TARGETS, aug_smooth=True),
+    "AttributionCAM of a question": lambda m, x: AttributionCAM(m, [m.second], method="gradcam")(
+        x, [Question.why_not(0, 1)] * 2
+    ),
+    "read_out": lambda m, x: read_out(m, x, TARGETS).contributions,
+    "explain": lambda m, x: explain(m, x, Question.why_not(0, 1), "deep_lift").attribution,
+    "optimize_masks": lambda m, x: optimize_masks(m, x, TARGETS, n_iter=1).attribution,
+    "clip_gradients": _clipped,
+    "hidden layers": _hidden_layers,
+    "perturbation_curve": lambda m, x: perturbation_curve(m, x, x, fractions=(0.0, 0.5)).masked,
+    "infidelity": lambda m, x: metric("infidelity").evaluate(m, x, x, target=TARGETS),
+}
+
+
+def all_methods() -> dict[str, Call]:
+    """Every call by its name: the registered methods first, classes and functions after them."""
+    return {name: by_name(name) for name in attribution_methods()} | OTHERS
+
+
+def quiet() -> None:
+    """Ties and the like are no news on tiny images; for the whole process."""
+    warnings.simplefilter("ignore")
+
+
+def tensors_of(found: Any) -> list[Tensor]:
+    """What a call found, as tensors that can be compared."""
+    parts = found if isinstance(found, tuple | list) else (found,)
+    return [torch.as_tensor(part) for part in parts]
+
+
+def is_same(found: Any, expected: Any) -> bool:
+    """Whether two calls found the same, bit for bit."""
+    pairs = zip(tensors_of(found), tensors_of(expected), strict=True)
+    return all(a.shape == b.shape and bool(((a == b) | (a.isnan() & b.isnan())).all()) for a, b in pairs)

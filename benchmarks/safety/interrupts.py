@@ -1,0 +1,123 @@
+"""Interrupt methods at random moments, and count what leaves the thread, the process or the model changed.
+
+    OMP_NUM_THREADS=1 python -m benchmarks.safety.interrupts [--count 2000] [--methods NAME ...]
+
+A tiny convolutional network, two images. ``KeyboardInterrupt`` is raised by a timer at a random moment of a call;
+then the thread's modes and hooks, gradient mode, autocast, an unrelated backward pass and the model are looked at.
+Calls that ended before are not counted. An interrupt is hidden where another error came out of the call in its place.
+Without names, the attribution classes, and one registered method of each way of running those of others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from benchmarks.safety.all_methods import all_methods, is_same, quiet
+from benchmarks.shared.markdown import heading, row
+from benchmarks.shared.measuring import timed
+from xai_align._tools.thread_state import ThreadState
+from xai_align.pinet.rule_registry import UnknownOperation
+from xai_align.testing.networks import TinyNetwork, fixed_images
+from xai_align.testing.traces import differences, snapshot
+
+METHODS = (
+    "PiNetAttribution",
+    "LayerPiNetAttribution",
+    "FEIAttribution",
+    "ClippedGradientAttribution",
+    "ALIGNAttribution",
+    "PiNetCAM",
+    "FEICAM",
+    "ALIGNCAM",
+    "AttributionCAM of a question",
+    "clip_gradients",
+    "hidden layers",
+    "integrated_gradients",
+    "gradient_shap",
+    "deep_lift",
+    "layer_grad_cam",
+    "gradcam",
+    "shapleycam",
+    "kpcacam",
+)
+#: Every so many interrupts the whole model and the random state are compared.
+WHOLE = 50
+
+
+def interrupted(call: Callable[[], Any], seconds: float) -> BaseException | None:
+    """Run a call, interrupt it after so many seconds, and return the interrupt; None: it came too late.
+
+    In a readout an interrupt may come out as an :class:`UnknownOperation`, which is returned then.
+    """
+
+    def interrupt(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        try:
+            signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-6))
+            call()
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+    except (KeyboardInterrupt, UnknownOperation) as error:
+        return error
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    return None
+
+
+_FRESH = ThreadState.now()
+
+
+def leftovers() -> list[str]:
+    """What an interrupt left in this thread, in words."""
+    now = ThreadState.now()
+    found = [name for name, value, fresh in zip(now._fields, now, _FRESH, strict=True) if value != fresh]
+    if torch.is_inference_mode_enabled():
+        found.append("inference mode")
+    x = torch.ones(2, requires_grad=True)
+    (x * x).sum().backward()
+    if x.grad is None or x.grad.tolist() != [2, 2]:
+        found.append("a backward pass")
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=2000)
+    parser.add_argument("--methods", nargs="+")
+    options = parser.parse_args()
+    quiet()
+    torch.set_num_threads(1)
+    methods = all_methods()
+    images = fixed_images(2)
+    print(heading("method", "interrupts", "hidden by another error", "left something"))
+    for name in options.methods or METHODS:
+        model, call, draw = TinyNetwork(), methods[name], random.Random(name)
+        expected = call(model, images)
+        seconds, _ = timed(lambda: call(model, images))  # noqa: B023 - run at once
+        count = hidden = poisoned = 0
+        before = snapshot(model)
+        while count < options.count:
+            error = interrupted(lambda: call(model, images), draw.uniform(0, seconds))  # noqa: B023 - run at once
+            if error is None:
+                continue
+            count += 1
+            hidden += not isinstance(error, KeyboardInterrupt)
+            del error
+            bad = bool(leftovers())
+            if count % WHOLE == 0:
+                bad |= bool(differences(before, snapshot(model))) or not is_same(call(model, images), expected)
+            poisoned += bad
+        print(row(name, count, hidden, poisoned), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Material and measures that several benchmarks share; nothing here is a benchmark."""

@@ -1,0 +1,38 @@
+"""Maps of methods that look at a network's last feature map, spread smoothly over the pixels."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from xai_align import explain
+from xai_align.pinet.readout import read_out
+from xai_align.plugins import attribution_method
+
+#: Where SqueezeNet is read out and cut for Grad-CAM: its last feature map, 13 x 13. (A network of timm is known.)
+LAYERS = {"lite0": None, "squeezenet": "features"}
+#: Cells of the last feature map.
+CELLS = {"lite0": 7, "squeezenet": 13}
+
+
+def smoothed(coarse: Tensor, cells: int) -> Tensor:
+    """A map of flat squares, as coarse methods give it, faded from cell to cell: judged so, they do better."""
+    size = coarse.shape[-1]
+    centres = ((torch.arange(cells) + 0.5) * size / cells).long()
+    flat = coarse[centres][:, centres]
+    nearest = torch.arange(size) * cells // size
+    if not torch.allclose(flat[nearest][:, nearest][centres], coarse[centres], rtol=1e-3):
+        return coarse
+    return nn.functional.interpolate(flat[None, None], (size, size), mode="bilinear")[0, 0]
+
+
+def readout(model: nn.Module, x: Tensor, label: int, network: str) -> Tensor:
+    """The exact readout at the last feature map."""
+    return read_out(model, x, label, LAYERS[network]).map("smooth")[0].detach()
+
+
+def by_name(method: str, model: nn.Module, x: Tensor, label: int, network: str) -> Tensor:
+    """A registered method."""
+    layer = LAYERS[network] if attribution_method(method).takes_layer else None
+    found = explain(model, x, label, method, layer=layer).map[0]
+    return smoothed(found, CELLS[network])

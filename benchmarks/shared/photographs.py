@@ -1,0 +1,90 @@
+"""Photographs of the FEI benchmarks, those judged and those settings were chosen on, as every network sees them.
+
+Photographs that EfficientNet-Lite0 and SqueezeNet both get right, in a random order of fixed seed: the first 48 are
+judged, settings were chosen on the others. Every network sees the same pixels, in its own size and units.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from benchmarks.shared.real_networks import lite0, lite1, squeezenet
+from xai_align.data.images import open_image
+from xai_align.hookspecs import LoadedModel
+
+#: How many are judged.
+JUDGED = 48
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """One photograph: its name, its class, and the pixels ``[3, 224, 224]`` in [0, 1] that every network is shown."""
+
+    name: str
+    label: int
+    pixels: Tensor
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A network as the benchmarks use it."""
+
+    name: str
+    load: Callable[[], LoadedModel]
+    size: int
+
+    @property
+    def model(self) -> nn.Module:
+        return _loaded(self.name).model
+
+    def view(self, pixels: Tensor) -> Tensor:
+        """Pixels ``[N, 3, 224, 224]`` in [0, 1] in the network's size and units."""
+        loaded = _loaded(self.name)
+        if pixels.shape[-1] != self.size:
+            pixels = interpolate(pixels, (self.size, self.size), mode="bilinear", antialias=True)
+        mean, std = (torch.tensor(value).view(3, 1, 1) for value in (loaded.mean, loaded.std))
+        return (pixels - mean) / std
+
+
+JUDGES = {
+    "lite0": Judge("lite0", lite0, 224),
+    "lite1": Judge("lite1", lite1, 240),
+    "squeezenet": Judge("squeezenet", squeezenet, 224),
+}
+
+
+@cache
+def _loaded(name: str) -> LoadedModel:
+    loaded = JUDGES[name].load()
+    for parameter in loaded.model.parameters():
+        parameter.requires_grad_(False)
+    return loaded
+
+
+def photographs(folder: Path) -> tuple[list[Photograph], list[Photograph]]:
+    """``(judged, others)`` of a folder with a labels.json."""
+    right = []
+    for entry in json.loads((folder / "labels.json").read_text("utf-8")):
+        pixels = pixels_of(folder / entry["file"])
+        with torch.no_grad():
+            predicted = [int(JUDGES[n].model(JUDGES[n].view(pixels[None])).argmax()) for n in ("lite0", "squeezenet")]
+        if predicted == [entry["label"]] * 2:
+            right.append(Photograph(Path(entry["file"]).stem, entry["label"], pixels))
+    order = torch.randperm(len(right), generator=torch.Generator().manual_seed(0)).tolist()
+    shuffled = [right[i] for i in order]
+    return shuffled[:JUDGED], shuffled[JUDGED:]
+
+
+def pixels_of(file: Path) -> Tensor:
+    """The middle of a photograph as EfficientNet-Lite0 crops it, ``[3, 224, 224]`` in [0, 1]."""
+    loaded = _loaded("lite0")
+    mean, std = (torch.tensor(value).view(3, 1, 1) for value in (loaded.mean, loaded.std))
+    return loaded.preprocess(open_image(file)) * std + mean

@@ -1,0 +1,1 @@
+"""PiNets trained on ToyShapes, which see at input resolution."""

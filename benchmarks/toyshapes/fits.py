@@ -1,0 +1,184 @@
+"""Fits of the ToyShapes benchmark, each kept as a file, so that a stopped run goes on."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from benchmarks.toyshapes.groups import (
+    BATCH,
+    EPOCHS,
+    GROUPS,
+    TRAINING_PICTURES,
+    VALIDATE_EVERY,
+    VALIDATION_PICTURES,
+    Group,
+    Sharpened,
+    shown_masks,
+)
+from benchmarks.toyshapes.scores import accuracy, answers
+from examples.toyshapes.generator import TEST_SEED, ToyShapes, toy_shapes
+from xai_align.training import Fit, fit_pinet
+from xai_align.training.pinet.settings import Precision
+
+TEST_PICTURES = 1000
+#: Every fit has pictures of its own, as in the paper.
+SEEDS_APART = 10_000
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A network after its fit.
+
+    Attributes:
+        model: in eval mode.
+        accuracy: on validation pictures.
+        epochs, seconds: what it took, earlier stages included.
+    """
+
+    model: nn.Module
+    accuracy: float
+    epochs: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """Makes the networks of fit ``number``, each once.
+
+    Attributes:
+        out: where networks are kept.
+        number: of the fit; all its networks have the same training and validation pictures.
+        precision: of the passes in training.
+    """
+
+    out: Path
+    number: int
+    precision: Precision
+
+    def fitted(self, name: str, member: int = 0) -> Fitted:
+        """The network of a group; ``member`` counts those with other weights at the start."""
+        seed = 100 * self.number + member
+        file = self.out / name / f"{self.number}-{member}.safetensors"
+        if file.exists():
+            return restored(file, self.untrained(name))
+        train, validation = data_of(self.number)
+        group = GROUPS[name]
+        torch.manual_seed(seed)
+        if isinstance(group, Sharpened):
+            before = self.fitted(group.first, member)
+            model = group.prepare(before.model)  # type: ignore[arg-type]
+            done = second_stage(group, channels_last(model), train, validation, seed, self.precision)
+        else:
+            before, model = None, group.build()
+            done = first_stage(group, channels_last(model), train, validation, seed, self.precision)
+        made = Fitted(
+            model.eval(),
+            accuracy=validation_accuracy(model, validation),
+            epochs=done.epochs + (before.epochs if before else 0),
+            seconds=done.seconds + (before.seconds if before else 0.0),
+        )
+        save(file, made)
+        return made
+
+    def untrained(self, name: str) -> nn.Module:
+        """A network of the group with random weights."""
+        group = GROUPS[name]
+        if isinstance(group, Sharpened):
+            return group.prepare(self.untrained(group.first))  # type: ignore[arg-type]
+        return group.build()
+
+
+def channels_last(model: nn.Module) -> nn.Module:
+    """Quicker on processors."""
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def save(file: Path, made: Fitted) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    facts = {"accuracy": made.accuracy, "epochs": made.epochs, "seconds": made.seconds}
+    weights = {name: value.contiguous() for name, value in made.model.state_dict().items()}
+    fresh = file.with_suffix(".new")
+    save_file(weights, fresh, {"facts": json.dumps(facts)})
+    fresh.replace(file)
+
+
+def restored(file: Path, model: nn.Module) -> Fitted:
+    with safe_open(file, "pt") as kept:
+        facts = json.loads(kept.metadata()["facts"])
+        model.load_state_dict({name: kept.get_tensor(name) for name in kept.keys()})  # noqa: SIM118
+    return Fitted(channels_last(model).eval(), **facts)
+
+
+class Pictures(Dataset[tuple[Tensor, ...]]):
+    """What ``fit_pinet`` takes: a picture, its label, and its mask where masks are shown at all."""
+
+    def __init__(self, shapes: ToyShapes, masks: Tensor | None = None) -> None:
+        self.shapes, self.masks = shapes, masks
+
+    def __len__(self) -> int:
+        return len(self.shapes)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, ...]:
+        pair = self.shapes.images[i], self.shapes.labels[i : i + 1]
+        return pair if self.masks is None else (*pair, self.masks[i])
+
+
+def data_of(number: int) -> tuple[ToyShapes, ToyShapes]:
+    """Training and validation pictures of fit ``number``."""
+    shapes = toy_shapes(TRAINING_PICTURES + VALIDATION_PICTURES, seed=SEEDS_APART * (number + 1))
+    return shapes[:TRAINING_PICTURES], shapes[TRAINING_PICTURES:]
+
+
+def unseen_pictures() -> ToyShapes:
+    """The paper's test set (its seed, our drawing)."""
+    return toy_shapes(TEST_PICTURES, seed=TEST_SEED)
+
+
+def first_stage(
+    group: Group, model: nn.Module, train: ToyShapes, validation: ToyShapes, seed: int, precision: Precision
+) -> Fit:
+    """The paper's recipe: the best weights on validation pictures, the end where all of these are right."""
+    return fit_pinet(
+        model,
+        Pictures(train, shown_masks(train, group.masks) if group.masks else None),
+        Pictures(validation),
+        loss=group.loss,
+        epochs=EPOCHS,
+        batch_size=BATCH,
+        learning_rate=group.learning_rate,
+        betas=group.betas,
+        validate_every=VALIDATE_EVERY,
+        stop_at=1.0,
+        seed=seed,
+        mixed_precision=precision,
+    )
+
+
+def second_stage(
+    group: Sharpened, model: nn.Module, train: ToyShapes, validation: ToyShapes, seed: int, precision: Precision
+) -> Fit:
+    """A fixed number of epochs with a falling rate; the last weights."""
+    return fit_pinet(
+        model,
+        Pictures(train),
+        Pictures(validation),
+        loss=group.loss,
+        epochs=group.epochs,
+        batch_size=BATCH,
+        schedule="cosine",
+        keep="last",
+        seed=seed,
+        mixed_precision=precision,
+    )
+
+
+def validation_accuracy(model: nn.Module, validation: ToyShapes) -> float:
+    return accuracy(answers(lambda x: (model(x)[:, 0], x), validation.images)[0], validation)
