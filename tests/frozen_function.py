@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from xai_align.pinet import operation_table  # registers the rules
-from xai_align.pinet.frozen_gates import FrozenGates
+from xai_align.pinet.gates import operation_table
+from xai_align.pinet.gates.frozen_gates import FrozenGates
 
 __all__ = ["Decomposed", "decompose", "operation_table", "projected"]
 

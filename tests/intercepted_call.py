@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from tests.operation_samples import Sample
-from xai_align.pinet.frozen_gates import CutOff, FrozenGates
-from xai_align.pinet.operation_table import classify
-from xai_align.pinet.rule_registry import UnknownOperation, find_operation
+from xai_align.pinet.gates.frozen_gates import CutOff, FrozenGates
+from xai_align.pinet.gates.operation_table import classify
+from xai_align.pinet.gates.rule_registry import UnknownOperation, find_operation
 
 Function = Callable[..., Any]
 

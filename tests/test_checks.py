@@ -9,7 +9,8 @@ from torch.nn import functional as F
 
 from tests.networks import conv_net, images, untouched
 from xai_align import FeatureSpace, Split, read_out, read_out_all_classes
-from xai_align.pinet import CompletenessError, rule_registry
+from xai_align.pinet import CompletenessError
+from xai_align.pinet.gates import rule_registry
 from xai_align.pinet.rounding import answer_of, misses
 
 

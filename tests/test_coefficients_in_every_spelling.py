@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tests.operation_samples import numbers
-from xai_align.pinet import accounts
-from xai_align.pinet.frozen_gates import FrozenGates
+from xai_align.pinet import gates
+from xai_align.pinet.gates.frozen_gates import FrozenGates
 
 Operation = Callable[[Tensor], Tensor]
-assert accounts.RULES  # loads every rule
+assert gates.RULES  # loads every rule
 
 #: Zeros of both signs, ties, numbers on either side of every bound, and large ones.
 SPECIAL = torch.tensor(

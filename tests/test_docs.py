@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from xai_align.hookspecs import HookSpecs
-from xai_align.pinet import rule_registry
+from xai_align.pinet.gates import rule_registry
 
 ROOT = Path(__file__).parents[1]
 PLUGINS = ROOT / "docs" / "plugins.md"

@@ -12,7 +12,7 @@ from tests.intercepted_call import complaints
 from tests.networks import conv_net, images
 from tests.operation_samples import interceptable_functions, name_of, op_db, samples_by_function, samples_of
 from xai_align import read_out
-from xai_align.pinet.operation_table import classify
+from xai_align.pinet.gates.operation_table import classify
 
 FUNCTIONS = {name_of(func): func for func in interceptable_functions()}
 KNOWN = [name for name, func in FUNCTIONS.items() if classify(func) != "refused"]

@@ -15,7 +15,7 @@ import torch
 from fit_factory import Plain, Squares, fit, rows, same_weights, small_pinet, weights
 
 from xai_align.pinet import FrozenEncoder, PiNet, SecondLookHead
-from xai_align.pinet.losses import PiNetLoss
+from xai_align.pinet.network.losses import PiNetLoss
 from xai_align.training import checkpoints
 from xai_align.training.checkpoints import CheckpointWarning, DamagedCheckpoint, read_checkpoint
 from xai_align.training.pinet.fit import fit_pinet

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from fit_factory import Plain, Squares, fit_without_batch_norm, rows
 
-from xai_align.pinet.losses import PiNetLoss
+from xai_align.pinet.network.losses import PiNetLoss
 from xai_align.training.pinet.fit import fit_pinet
 
 TESTS = Path(__file__).parent

@@ -13,8 +13,8 @@ from torch.overrides import get_overridable_functions, resolve_name
 from torch.utils._pytree import tree_leaves, tree_map
 
 from tests.frozen_function import decompose, projected
-from xai_align.pinet.operation_table import classify
-from xai_align.pinet.rule_registry import UnknownOperation, operation_name
+from xai_align.pinet.gates.operation_table import classify
+from xai_align.pinet.gates.rule_registry import UnknownOperation, operation_name
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

@@ -9,8 +9,8 @@ import torch
 from fit_factory import Squares, small_pinet
 
 from xai_align import Question, read_out
-from xai_align.pinet import conv_pinet
-from xai_align.pinet.ensemble import PiNetEnsemble
+from xai_align.pinet.network import conv_pinet
+from xai_align.pinet.network.ensemble import PiNetEnsemble
 
 
 def images(count=3):

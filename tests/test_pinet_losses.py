@@ -9,7 +9,7 @@ import pytest
 import torch
 from fit_factory import Plain, Squares, small_pinet
 
-from xai_align.pinet.loss_formulas import (
+from xai_align.pinet.network.loss_formulas import (
     asked,
     detected_signal,
     distillation_loss,
@@ -24,7 +24,7 @@ from xai_align.pinet.loss_formulas import (
     segmentation_loss,
     yes_or_no,
 )
-from xai_align.pinet.losses import Batch, PiNetLoss
+from xai_align.pinet.network.losses import Batch, PiNetLoss
 
 NAN = float("nan")
 

@@ -8,10 +8,11 @@ from typing import get_args
 import pytest
 import torch
 
-from xai_align.pinet import ConvClassifier, FeaturePyramid, PooledDecoder, Start, conv_pinet
-from xai_align.pinet.aggregator import Aggregator
-from xai_align.pinet.initialisation import Activation
-from xai_align.pinet.readable_features import ReadableKind
+from xai_align.pinet import ConvClassifier, FeaturePyramid, PooledDecoder, Start
+from xai_align.pinet.network import conv_pinet
+from xai_align.pinet.network.aggregator import Aggregator
+from xai_align.pinet.network.initialisation import Activation
+from xai_align.pinet.network.readable_features import ReadableKind
 
 EVERY_Z = [z for z in get_args(ReadableKind) if z != "area"]
 #: Without evidence under a softmax, which has one gate for all classes.

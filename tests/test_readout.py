@@ -16,7 +16,8 @@ from torch import nn
 from tests.networks import conv_net, images, two_layers, untouched
 from xai_align import FeatureSpace, Question, Split, read_out, read_out_all_classes
 from xai_align.features.spatial import contribution_map
-from xai_align.pinet import CompletenessError, LocalReadout, UnknownOperation, register_rule, rule_registry
+from xai_align.pinet import CompletenessError, LocalReadout, UnknownOperation, register_rule
+from xai_align.pinet.gates import rule_registry
 
 
 def test_contributions_worked_by_hand():
@@ -411,11 +412,12 @@ def test_gates_are_freed_on_return():
 
 
 def test_gates_are_freed_without_the_garbage_collector(monkeypatch):
-    from xai_align.pinet import accounts
 
     seen = []
 
-    class Watched(accounts.FrozenGates):
+    from xai_align.pinet import manner
+
+    class Watched(manner.FrozenGates):
         def keep(self, compute):
             value = super().keep(compute)
             seen.extend(
@@ -423,7 +425,7 @@ def test_gates_are_freed_without_the_garbage_collector(monkeypatch):
             )
             return value
 
-    monkeypatch.setattr(accounts, "FrozenGates", Watched)
+    monkeypatch.setattr(manner, "FrozenGates", Watched)
     gc.disable()
     try:
         read_out(conv_net(), images(), 1)

@@ -11,15 +11,11 @@ import torch
 from networks import untouched
 from torch import nn
 
-from xai_align.pinet import (
-    PiNet,
-    SecondLookHead,
-    Start,
-    conv_pinet,
-)
-from xai_align.pinet.initialisation import Activation
-from xai_align.pinet.readable_features import ReadableKind, Values
-from xai_align.pinet.second_look import spread, spread_transposed
+from xai_align.pinet import PiNet, SecondLookHead, Start
+from xai_align.pinet.network import conv_pinet
+from xai_align.pinet.network.initialisation import Activation
+from xai_align.pinet.network.readable_features import ReadableKind, Values
+from xai_align.pinet.network.second_look import spread, spread_transposed
 
 EVERY_Z = [z for z in get_args(ReadableKind) if z != "area"]
 #: Without evidence under a softmax, which has one gate for all classes.

@@ -128,7 +128,7 @@ def xai_align_load_model(reference: str, trust: bool) -> LoadedModel | None:
             makes no model.
     """
     if reference.startswith("pinet:"):
-        from xai_align.pinet.reference import load_pinet
+        from xai_align.pinet.network.reference import load_pinet
 
         try:
             return load_pinet(reference, trust=trust)
@@ -150,8 +150,8 @@ def xai_align_load_model(reference: str, trust: bool) -> LoadedModel | None:
 @hookimpl
 def xai_align_encoder(reference: str, options: dict[str, Any]) -> nn.Module | None:
     """``conv``: the :class:`~xai_align.pinet.ConvEncoder`; None for other references."""
-    from xai_align.pinet.conv_detector import ConvEncoder
-    from xai_align.pinet.saved_config import CONV_OPTIONS
+    from xai_align.pinet.network.conv_detector import ConvEncoder
+    from xai_align.pinet.network.saved_config import CONV_OPTIONS
 
     if reference != ConvEncoder.reference:
         return None

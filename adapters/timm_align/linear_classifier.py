@@ -9,7 +9,7 @@ from timm_align.second_look import TimmEncoder, probing
 from xai_align.features.spatial import layout_of
 from xai_align.hookspecs import FeatureSpace
 from xai_align.pinet.head_probe import probe_head
-from xai_align.pinet.one_position import account_by_position
+from xai_align.pinet.network.one_position import account_by_position
 
 
 def linear_classifier(encoder: TimmEncoder) -> nn.Linear | None:

@@ -16,7 +16,7 @@ from timm_align.loading import create_model
 from timm_align.second_look import TimmEncoder, classifier_parameters, image_channels
 from xai_align.features.resolve_layer import Layer
 from xai_align.pinet import ExactPiNet, FrozenEncoder, PiNet, SecondLookHead
-from xai_align.pinet.second_look_head import Size
+from xai_align.pinet.network.second_look_head import Size
 
 #: Rows and columns of a second look's maps, if nothing is said.
 USUAL_SIZE = 56

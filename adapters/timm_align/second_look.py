@@ -16,7 +16,7 @@ from timm_align.saved_options import check_saved_options
 from xai_align._tools.random_state import kept_random_state
 from xai_align.features.spatial import layout_of, on_grid
 from xai_align.hookspecs import FeatureSpace
-from xai_align.pinet.reference import Preprocessing
+from xai_align.pinet.network.reference import Preprocessing
 
 #: Depths that are used of a network whose maps all have one size.
 SAME_SIZE_DEPTHS = 4

@@ -17,8 +17,8 @@ from collections import defaultdict
 import torch
 from torch.overrides import get_overridable_functions
 
-from xai_align.pinet.operation_table import classify
-from xai_align.pinet.rule_registry import operation_name
+from xai_align.pinet.gates.operation_table import classify
+from xai_align.pinet.gates.rule_registry import operation_name
 
 KINDS = {
     "linear": "run as they are",

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, one_hot, softplus
 
 from xai_align.perturbation.fills import GaussianBlur
-from xai_align.pinet.losses import Batch, Explains, PiNetLoss, Seen, distillation_loss
+from xai_align.pinet.network.losses import Batch, Explains, PiNetLoss, Seen, distillation_loss
 
 #: How soft the edge of a mask is, in units of the logarithm of the contributions.
 EDGE = 0.5

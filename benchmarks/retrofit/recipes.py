@@ -21,7 +21,7 @@ from benchmarks.shared.photographs import JUDGED, photographs
 from benchmarks.shared.real_networks import lite0
 from timm_align import TimmEncoder, retrofit
 from xai_align.pinet import FrozenEncoder, PiNet, SecondLookHead, Start
-from xai_align.pinet.losses import PiNetLoss
+from xai_align.pinet.network.losses import PiNetLoss
 from xai_align.training.pinet.fit import Fit, fit_pinet
 
 #: Weight of the divergence from the teacher.

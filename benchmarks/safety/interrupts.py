@@ -22,7 +22,7 @@ from benchmarks.safety.all_methods import all_methods, is_same, quiet
 from benchmarks.shared.markdown import heading, row
 from benchmarks.shared.measuring import timed
 from xai_align._tools.thread_state import ThreadState
-from xai_align.pinet.rule_registry import UnknownOperation
+from xai_align.pinet.gates.rule_registry import UnknownOperation
 from xai_align.testing.networks import TinyNetwork, fixed_images
 from xai_align.testing.traces import differences, snapshot
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from xai_align.pinet import ConvDecoder, ConvEncoder, PiNet, SecondLookHead, Start
-from xai_align.pinet.readable_features import Ones, Pixels, Readable, Values
+from xai_align.pinet.network.readable_features import Ones, Pixels, Readable, Values
 
 
 class Contrast(Pixels):

@@ -26,7 +26,7 @@ from xai_align.align.classes import check_classes
 from xai_align.align.look import check_logits
 from xai_align.align.saliency import at_least_float32
 from xai_align.perturbation.fills import FILLS, Imputer, by_name
-from xai_align.pinet.second_look import full_precision
+from xai_align.pinet.network.second_look import full_precision
 
 __all__ = [
     "Baseline",

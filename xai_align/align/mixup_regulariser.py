@@ -28,7 +28,7 @@ from xai_align.align.look import cam_space, look
 from xai_align.align.saliency import Normalise, Order, at_least_float32, saliency_at
 from xai_align.align.views.batch import class_balance
 from xai_align.features.resolve_layer import Layer
-from xai_align.pinet.second_look import full_precision
+from xai_align.pinet.network.second_look import full_precision
 
 __all__ = [
     "MixupLoss",

@@ -21,7 +21,7 @@ from xai_align.align.classes import check_classes
 from xai_align.align.look import Look, cam_space, look
 from xai_align.align.twice_differentiable import twice_differentiable
 from xai_align.features.resolve_layer import Layer
-from xai_align.pinet.second_look import full_precision
+from xai_align.pinet.network.second_look import full_precision
 
 __all__ = [
     "Normalise",

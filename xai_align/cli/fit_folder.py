@@ -14,13 +14,13 @@ from xai_align._tools.devices import usable_device
 from xai_align._tools.random_state import fixed_random_state
 from xai_align.data.image_folder import LabelledImages, class_by_class, read_image_folder, stratified_split
 from xai_align.data.images import open_image, to_picture
-from xai_align.pinet.losses import PiNetLoss
+from xai_align.pinet.network.losses import PiNetLoss
 from xai_align.plugins import load_model, second_look
 from xai_align.training.pinet.fit import Fit, fit_pinet
 
 if TYPE_CHECKING:
     from xai_align.hookspecs import LoadedModel
-    from xai_align.pinet.module import PiNet
+    from xai_align.pinet.network.module import PiNet
 
 
 @dataclass(frozen=True, kw_only=True)

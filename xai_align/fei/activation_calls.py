@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from xai_align._tools.thread_state import restores_thread_state
-from xai_align.pinet.rule_registry import operation_name
+from xai_align.pinet.gates.rule_registry import operation_name
 
 #: Kinds of activations that have silent units: for all inputs below 0, or about so, they give 0 or less.
 CLIPPABLE = ("relu", "relu6", "gelu", "silu", "hardswish")

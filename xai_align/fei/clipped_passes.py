@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 from xai_align._tools.thread_state import restores_thread_state
 from xai_align.fei.activation_calls import CLIPPABLE, ActivationWatch, running_modules
 from xai_align.fei.clipping_rules import ClippingRule, let_pass
-from xai_align.pinet.rule_registry import is_inplace
+from xai_align.pinet.gates.rule_registry import is_inplace
 
 
 class NothingToClip(ValueError):

@@ -19,10 +19,10 @@ from xai_align.features.unwrapping import unwrapped
 from xai_align.hookspecs import FeatureSpace
 from xai_align.pinet.head_probe import probe_head
 from xai_align.pinet.input_checks import check_inputs, check_logits, check_model, explained_failures
-from xai_align.pinet.one_position import account_by_position, positions_last
+from xai_align.pinet.network.one_position import account_by_position, positions_last
+from xai_align.pinet.network.pseudo_linear import PseudoLinear, second_look_space
 from xai_align.pinet.passes import CompletenessError, run_and_take_features
 from xai_align.pinet.places import readout_space
-from xai_align.pinet.pseudo_linear import PseudoLinear, second_look_space
 from xai_align.pinet.rounding import misses, wide
 
 #: Coefficients are made for so many classes at a time, to keep memory low.

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from xai_align._tools.model_state import parameters_of
 from xai_align.hookspecs import FeatureSpace
-from xai_align.pinet.one_position import account_by_position
+from xai_align.pinet.network.one_position import account_by_position
 
 #: Magnitudes at which affinity is tested: an activation that is nearly linear for
 #: small features bends for large ones, and one that saturates for large ones does not for small.

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from xai_align.hookspecs import FeatureSpace
 from xai_align.pinet.head_probe import probe_head
-from xai_align.pinet.one_position import account_by_position
+from xai_align.pinet.network.one_position import account_by_position
 
 
 class LocalReadout(nn.Module):

@@ -17,25 +17,20 @@ from xai_align._tools.logits import select_logits
 from xai_align._tools.replica import LOW_PRECISION, Replica
 from xai_align.features.routes import Route, route_through
 from xai_align.hookspecs import FeatureSpace
-from xai_align.pinet.accounts import (
-    Account,
-    account_beside,
-    frozen_accounts,
-    is_complete,
-    local_account,
-    size_of,
-)
 from xai_align.pinet.cuts import is_cut
-from xai_align.pinet.frozen_gates import FrozenGates
-from xai_align.pinet.gamma_rule import gamma_rules
+from xai_align.pinet.decomposition import Account, is_complete, size_of
+from xai_align.pinet.gates.frozen_gates import FrozenGates
+from xai_align.pinet.gates.gamma_rule import gamma_rules
+from xai_align.pinet.gates.placed_biases import BiasesApart, PlacedBiases
+from xai_align.pinet.gates.rule_registry import Rule
 from xai_align.pinet.head_probe import probe_head, signature
 from xai_align.pinet.input_checks import check_logits
-from xai_align.pinet.placed_biases import BiasesApart, PlacedBiases
+from xai_align.pinet.local_decomposition import local_account
+from xai_align.pinet.network.pseudo_linear import PseudoLinear
 from xai_align.pinet.places import Place
-from xai_align.pinet.pseudo_linear import PseudoLinear
 from xai_align.pinet.rounding import SHRINKS_TO, misses, total_of, wide
-from xai_align.pinet.rule_registry import Rule
 from xai_align.pinet.second_look_account import check_one_batch, second_look_account
+from xai_align.pinet.several_layers import account_beside, frozen_accounts
 from xai_align.question import Question
 
 #: For which state of its parameters and shape of inputs a model's structural copy was seen to give its logits.

@@ -11,7 +11,7 @@ from torch import nn
 
 from xai_align.features.resolve_layer import Layer, resolve_layer
 from xai_align.hookspecs import FeatureSpace
-from xai_align.pinet.pseudo_linear import PseudoLinear, second_look_space
+from xai_align.pinet.network.pseudo_linear import PseudoLinear, second_look_space
 
 #: "gate": coefficients are held as they are. "gamma": what agrees with a unit's value is favoured.
 RuleName = Literal["gate", "gamma"]

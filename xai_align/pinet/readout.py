@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from xai_align._tools.random_state import RandomState
 from xai_align._tools.thread_state import restores_thread_state
 from xai_align.features.unwrapping import unwrapped
-from xai_align.pinet.frozen_gates import draws
+from xai_align.pinet.gates.frozen_gates import draws
 from xai_align.pinet.input_checks import check_inputs, check_model, explained_failures, forward_arguments
 from xai_align.pinet.mixture import mixed
 from xai_align.pinet.passes import Request, image_size, read_places
@@ -61,10 +61,10 @@ def read_out(
             the readouts there. None: where the plugins say, or the input.
         weights: the shares of the places of a list, 0 or more, with sum 1. None: equal ones.
         rule: ``"gate"``: coefficients as the gates leave them. ``"gamma"``: terms that agree with the value of
-            their unit are favoured (:mod:`~xai_align.pinet.gamma_rule`).
+            their unit are favoured (:mod:`~xai_align.pinet.gates.gamma_rule`).
         gamma: how much, for the gamma rule.
         biases: ``"apart"``: one number; ``"placed"``: what they add to the answer stays where they add it
-            (:mod:`~xai_align.pinet.placed_biases`), for inputs that are images.
+            (:mod:`~xai_align.pinet.gates.placed_biases`), for inputs that are images.
         additional_forward_args: further arguments of the model, as in Captum.
         output: which of the model's outputs are the logits, by field or position. None: the field named "logits", or
             the only floating tensor.

@@ -12,8 +12,8 @@ from torch import Tensor
 from xai_align._tools.sum_keeping import Spread, resize_keeping_sum
 from xai_align.features.spatial import contribution_map, prefix_part
 from xai_align.hookspecs import FeatureSpace
-from xai_align.pinet.accounts import Account
-from xai_align.pinet.frozen_gates import CutOff
+from xai_align.pinet.decomposition import Account
+from xai_align.pinet.gates.frozen_gates import CutOff
 from xai_align.pinet.rounding import total_of
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from xai_align.pinet.accounts import Account, account_of
+from xai_align.pinet.decomposition import Account, account_of
 from xai_align.pinet.input_checks import check_logits
-from xai_align.pinet.pseudo_linear import PseudoLinear
+from xai_align.pinet.network.pseudo_linear import PseudoLinear
 from xai_align.question import Question, linear_forms
 
 

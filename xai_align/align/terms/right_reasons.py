@@ -18,7 +18,7 @@ from xai_align._tools.choices import check_choice
 from xai_align.align.saliency import at_least_float32
 from xai_align.align.terms.term_options import check_number
 from xai_align.align.views.classifier_view import ClassifierView
-from xai_align.pinet.second_look import full_precision
+from xai_align.pinet.network.second_look import full_precision
 
 #: Whose gradient: the sum of all log probabilities, as published, or the label's alone.
 Score = Literal["all", "label"]

@@ -22,7 +22,7 @@ from xai_align.align.saliency import at_least_float32
 from xai_align.align.terms.term_options import check_number
 from xai_align.align.views.classifier_view import ClassifierView
 from xai_align.align.views.side_pass import evaluation_pass, statistics_kept
-from xai_align.pinet.second_look import full_precision
+from xai_align.pinet.network.second_look import full_precision
 
 #: What stands where a pixel is replaced: uniform noise between the image's darkest and brightest value, or the mean.
 Fill = Literal["noise", "mean"]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from xai_align.pinet.losses import Batch
+from xai_align.pinet.network.losses import Batch
 from xai_align.training.epoch_plan import EpochBatches, Piece
 from xai_align.training.pinet.items import Collate
 

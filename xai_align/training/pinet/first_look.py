@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from xai_align._tools.model_state import check_evaluation_mode, parameters_of
-from xai_align.pinet.frozen_encoder import FrozenEncoder
-from xai_align.pinet.losses import PiNetLoss, Task
+from xai_align.pinet.network.frozen_encoder import FrozenEncoder
+from xai_align.pinet.network.losses import PiNetLoss, Task
 from xai_align.training.pinet.batches import Teacher
 from xai_align.training.pinet.examination import length_of
 from xai_align.training.pinet.items import Collate, checked_image

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from xai_align._tools.model_state import parameters_of
 from xai_align._tools.options import with_changes
 from xai_align._tools.random_state import kept_random_state, seed_all
-from xai_align.pinet.losses import PiNetLoss
+from xai_align.pinet.network.losses import PiNetLoss
 from xai_align.training.callers_state import accelerator_for, only_weights_change, trained_parameters
 from xai_align.training.epoch_plan import derived_seed, steps_in_epoch
 from xai_align.training.pinet.batches import BatchSource
@@ -89,8 +89,8 @@ def fit_pinet(
             ``coefficients [N, K or 1, C or 1, h, w]`` and ``coefficient_maps [N, K, h, w]``. What it names as
             ``trainable_parameters()`` is trained; without that, what requires grad.
         train: items ``(image, target)`` or ``(image, target, mask)``: a float ``[C, H, W]``, preprocessed; the
-            target as in :func:`~xai_align.pinet.loss_formulas.prediction_loss`, for one example; a mask ``[K or 1,
-            h, w]`` of the size of the model's maps, NaN where it isn't known.
+            target as in :func:`~xai_align.pinet.network.loss_formulas.prediction_loss`, for one example; a mask
+            ``[K or 1, h, w]`` of the size of the model's maps, NaN where it isn't known.
         validation: the same; None: nothing is measured, and the last weights are kept.
         loss: what is learnt.
         epochs: at most so many. A finished run may be called again with more, unless the schedule is "cosine".

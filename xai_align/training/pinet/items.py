@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xai_align.pinet.loss_formulas import Task
-from xai_align.pinet.losses import Batch
+from xai_align.pinet.network.loss_formulas import Task
+from xai_align.pinet.network.losses import Batch
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from xai_align._tools.random_state import seed_all
-from xai_align.pinet.losses import Batch, PiNetLoss
+from xai_align.pinet.network.losses import Batch, PiNetLoss
 from xai_align.pinet.rounding import wide
 from xai_align.training.diverged import DivergedError
 from xai_align.training.epoch_plan import Piece, derived_seed, epoch_plan

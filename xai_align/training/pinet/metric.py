@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from xai_align.pinet.loss_formulas import Task
-from xai_align.pinet.losses import Batch, Seen
+from xai_align.pinet.network.loss_formulas import Task
+from xai_align.pinet.network.losses import Batch, Seen
 from xai_align.pinet.rounding import wide
 
 

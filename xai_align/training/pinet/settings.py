@@ -10,8 +10,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
-from xai_align.pinet.frozen_encoder import frozen_tensors
-from xai_align.pinet.losses import PiNetLoss
+from xai_align.pinet.network.frozen_encoder import frozen_tensors
+from xai_align.pinet.network.losses import PiNetLoss
 from xai_align.training.digest import digest_of
 from xai_align.training.pinet.examination import Examination
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from xai_align._tools.files.fields import anything, like, record
-from xai_align.pinet.frozen_encoder import frozen_tensors
+from xai_align.pinet.network.frozen_encoder import frozen_tensors
 from xai_align.training.checkpoints import Snapshot
 from xai_align.training.optimizer_state import optimizer_state, plain_value, restore_optimizer
 from xai_align.training.restoring import PROGRESS, as_a_whole, below, check_kept, check_optimizer

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from xai_align.pinet.losses import PiNetLoss
+from xai_align.pinet.network.losses import PiNetLoss
 from xai_align.pinet.rounding import wide
 from xai_align.training.pinet.batches import BatchSource
 from xai_align.training.pinet.metric import FittingMetric

@@ -1,0 +1,558 @@
+"""A forward pass made linear in a feature space for the input at hand, recorded and replayed.
+
+Under :class:`FrozenGates` every operation on tensors that depend on ``z`` goes
+through a rule (:mod:`~xai_align.pinet.gates.rule_registry`). A rule computes the same
+value as an instance-wise linear function: what multiplies ``z`` (gates, scales,
+attention, indices) is *kept*, detached, on a tape. So the whole pass is
+
+    answer(z) = sum(beta * z) + bias        with beta, bias constants of this input,
+
+autograd gives ``beta``, and running the pass again with the kept values and
+another ``z`` evaluates the same linear function there: at ``z = 0``, the bias.
+This is what B-cos networks and layer-wise relevance propagation call detaching.
+
+Whether a tensor depends on ``z`` is what ``requires_grad`` says while recording:
+``z`` is the one leaf that requires a gradient. A replay builds no graph; it
+repeats the recorded answers.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+from xai_align._tools.replica import LOW_PRECISION
+from xai_align.pinet.gates.rule_registry import Operation, Rule, UnknownOperation, find_operation, linear
+
+T = TypeVar("T")
+
+#: What an intercepted call was when it was recorded: independent of z, rewritten by its rule, or cut off from z.
+_CONSTANT, _RULED, _CUT = 0, 1, 2
+
+
+class CutOff(NamedTuple):
+    """Evidence that a network took out of the gradient's reach.
+
+    Attributes:
+        how: "detach", "item", "numpy", "no_grad", "inference_mode" and the like.
+        where: name of the innermost module that was running; "" for the network itself.
+        kind: class of that module.
+        times: how often.
+    """
+
+    how: str
+    where: str
+    kind: str
+    times: int
+
+    def __str__(self) -> str:
+        """Return one clause: "module 'head' (Linear) detaches its input"."""
+        by = f"module '{self.where}' ({self.kind})" if self.where else f"the forward pass of {self.kind}"
+        did = _DID.get(self.how, f"reads values with {self.how}()")
+        return f"{by} {did}" + (f", {self.times} times" if self.times > 1 else "")
+
+
+class SharedViews(RuntimeError):
+    """The network writes into one of several views that one call gave (``chunk``, ``unbind``)."""
+
+
+class OutOfStep(RuntimeError):
+    """A replay did not ask for what was recorded."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the network did not repeat its own steps: it computes something else at a second call "
+            "(random numbers, or control flow that depends on values), so no linear decomposition of it holds"
+        )
+
+
+class FrozenGates(TorchFunctionMode):
+    """The interception: record once, replay as often as wanted.
+
+    Example::
+
+        gates = FrozenGates()
+        with gates:
+            answer = network(z.clone())  # z requires grad, no parameter does
+        with gates.replay():
+            bias = network(torch.zeros_like(z))
+
+    Args:
+        model: only for the names of its modules, in error messages.
+        rules: rules that go before the registered ones here, by function.
+        flowing: whether sigmoid, softmax-free scales and the like hand evidence on, as activations, instead of
+            being held as gates.
+        separate_views: whether ``chunk``, ``unbind`` and ``split`` give views that may be written into.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | None = None,
+        rules: Mapping[Any, Rule] | None = None,
+        *,
+        flowing: bool = False,
+        separate_views: bool = False,
+    ) -> None:
+        super().__init__()
+        self.recording = True
+        self.flowing, self.separate_views = flowing, separate_views
+        #: Whether a replay has been given another ``z`` by now.
+        self.departed = False
+        #: How many operations ran: roundings one after another, at most.
+        self.operations = 0
+        #: The lowest precision in which the network itself computes something on the way, if it is a half one.
+        self.coarsest: torch.dtype | None = None
+        #: The last operation, by name and module, that took a dependent tensor and gave a constant.
+        self.last_stop: tuple[str, str] | None = None
+        self.trace_stops = False
+        self._model = model
+        self._names: dict[int, str] | None = None
+        self._rules = dict(rules or {})
+        self._cut: Counter[tuple[str, str, str]] = Counter()
+        #: What was kept, each with the versions of its tensors.
+        self._tape: list[tuple[Any, list[int]]] = []
+        self._marks: list[int] = []
+        #: How far a replay has come.
+        self._position = 0
+        self._mark = 0
+        #: Which kept values lie in a piece of memory.
+        self._holders: dict[int, list[int]] = {}
+        #: Memory of dependent tensors that the network also sees as constants.
+        self._aliased: set[int] = set()
+        self._inference = False
+        self._paused = False
+        self._parameter_memory: set[int] | None = None
+        #: Nodes of the running thread's graphs with lower numbers are older than the recording.
+        self.since = 0
+
+    def use(self, rules: Mapping[Any, Rule]) -> None:
+        """Put these rules, by function, before the registered ones."""
+        self._rules.update(rules)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave operations as they are, for what is no part of the network."""
+        self._paused = True
+        try:
+            yield
+        finally:
+            self._paused = False
+
+    # ---------------------------------------------------------------- one operation
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Rewrite one operation (called by PyTorch, with the interception off)."""
+        if self._paused:
+            return func(*args, **(kwargs or {}))
+        return self.run(func, *args, **(kwargs or {}))
+
+    def run(self, func: Any, *args: Any, **kwargs: Any) -> Any:
+        """``func(*args, **kwargs)`` by its rule; for rules that are made of operations with rules of their own."""
+        operation = find_operation(func)
+        rule = self._rules.get(operation.compute, operation.rule) if self._rules else operation.rule
+        if rule is None and not any(isinstance(leaf, Tensor) for leaf in tree_leaves((args, kwargs))):
+            # nothing of the network's values; a garbage-collected context may also set the grad mode at any time
+            return func(*args, **kwargs)
+        self.operations += 1
+        if self.recording:
+            alive, foreign = look_at(args, kwargs, self.since)
+            if foreign:
+                args, kwargs = tree_map(self._without_foreign_gradient, (args, kwargs))
+            if operation.name in _RANDOM:
+                draws.drew = True
+        else:
+            alive = True  # what a linear operation is given doesn't matter, for others the mark says it
+        # a region without gradients
+        outside = not torch.is_grad_enabled()
+        if outside and torch.is_inference_mode_enabled():
+            self._inference = True
+        if alive and self._inference and not torch.is_inference_mode_enabled():
+            args, kwargs = tree_map(_usable, (args, kwargs))
+        if rule is linear and not outside and "out" not in kwargs:
+            return self._linear(operation, func, args, kwargs, alive)
+        written = _written(operation, func, args, kwargs)
+        mark = self._next_mark(alive, outside and not written, rule, func, args, kwargs)
+        if mark == _CONSTANT:
+            self._check_write(written, constant=True)
+            return func(*args, **kwargs)
+        if mark == _CUT:
+            return self._cut_off(func, args, kwargs)
+        if rule is None:
+            raise UnknownOperation(self._complaint(operation.name))
+        if operation.inplace == "flag":
+            args, kwargs = _without_flag(func, args, kwargs)
+        if not written:
+            result = rule(self, operation.compute, *args, **kwargs)
+            if type(result) is Tensor and result.dtype in LOW_PRECISION:
+                self.coarsest = result.dtype
+            return result
+        with torch.inference_mode(False), torch.enable_grad():
+            return self._written_by(rule, operation, func, args, kwargs, written)
+
+    def depends(self, *arguments: Any) -> bool:
+        """Return whether a tensor in these (nested) arguments depends on ``z``; replaying, the recorded answer."""
+        return self.recall(lambda: look_at(arguments, {}, self.since)[0])
+
+    def recall(self, decide: Callable[[], bool]) -> bool:
+        """Return ``decide()`` when recording, and the same answer when replaying."""
+        if not self.recording:
+            return bool(self._pop_mark())
+        answer = decide()
+        self._marks.append(int(answer))
+        return answer
+
+    def keep(self, compute: Callable[[], T]) -> T:
+        """What ``compute()`` gave when recording, as a constant. Replaying, the same values, uncomputed."""
+        if self.recording:
+            with torch.inference_mode(False), torch.no_grad():
+                value = compute()
+            value = detached(value) if isinstance(value, Tensor) else tree_map(detached, value)
+            tensors = _tensors_of(value)
+            for tensor in tensors:
+                self._holders.setdefault(_storage(tensor), []).append(len(self._tape))
+            self._tape.append((value, [tensor._version for tensor in tensors]))
+            return value
+        if self._position == len(self._tape):
+            raise OutOfStep
+        value, versions = self._tape[self._position]
+        self._position += 1
+        if [tensor._version for tensor in _tensors_of(value)] != versions:
+            raise RuntimeError(
+                "a gate was overwritten in place between recording and replay; please report the network"
+            )
+        return value
+
+    def hold(self, value: T) -> Callable[[], T]:
+        """:meth:`keep` a value for the way back: what comes is asked for it then, and given it as it is now."""
+        place = len(self._tape)
+        self.keep(lambda: value)
+        return lambda: self._tape[place][0]
+
+    def about_to_write(self, written: Any) -> None:
+        """Copy kept values that lie in this tensor's memory: an operation is going to write to it."""
+        if not isinstance(written, Tensor) or _storage(written) not in self._holders:
+            return
+        for position in self._holders.pop(_storage(written)):
+            value = tree_map(_copied, self._tape[position][0])
+            self._tape[position] = (value, [tensor._version for tensor in _tensors_of(value)])
+
+    def cuts(self, how: str) -> None:
+        """Count evidence that is read by Python or detached, under the module that does it."""
+        if self.recording:
+            self._cut[(how, *self._running_module())] += 1
+
+    def stops(self, name: str) -> None:
+        """Note, while tracing, that an operation of this name made a constant of a dependent tensor."""
+        if self.trace_stops and self.recording:
+            self.last_stop = (name, _by(*self._running_module()))
+
+    @property
+    def cut_off(self) -> tuple[CutOff, ...]:
+        """Evidence that was cut off, in the order in which it first was."""
+        return tuple(CutOff(*which, count) for which, count in self._cut.items())
+
+    # ---------------------------------------------------------------- replay
+
+    @contextmanager
+    def replay(self, *, departed: bool = True) -> Iterator[None]:
+        """Run the recorded pass again with its gates held.
+
+        Args:
+            departed: False: all is as recorded until :meth:`depart` is called.
+
+        Raises:
+            OutOfStep: the pass did not ask for the same gates.
+        """
+        self.recording, self.departed, self._position, self._mark = False, departed, 0, 0
+        try:
+            # gradients are on, as when recording, so that the network takes the same branches; no tensor requires one
+            with torch.inference_mode(False), torch.enable_grad(), self:
+                yield
+            if self._position != len(self._tape) or self._mark != len(self._marks):
+                raise OutOfStep
+        finally:
+            self.recording = True
+
+    def depart(self) -> None:
+        """From here on, a replay computes something else than was recorded."""
+        self.departed = True
+
+    def clear(self) -> None:
+        """Let go of everything kept."""
+        self._tape.clear()
+        self._marks.clear()
+        self._holders.clear()
+        self._aliased.clear()
+
+    # ---------------------------------------------------------------- spellings
+
+    def _linear(self, operation: Operation, func: Any, args: Any, kwargs: Any, alive: bool) -> Any:
+        """As PyTorch does it, in place and on views too."""
+        if operation.inplace == "self":
+            self._check_write([args[0]], constant=not alive)
+            if self.recording and alive:
+                return self._guarded_write(func, args, kwargs)
+        elif alive and self.separate_views and operation.name in _SEVERAL_VIEWS and self.recording:
+            return separate_views(operation.name, *args, **kwargs)
+        return func(*args, **kwargs)
+
+    def _written_by(
+        self, rule: Rule, operation: Operation, func: Any, args: Any, kwargs: Any, written: Sequence[Tensor]
+    ) -> Any:
+        """The rule's result, put where the spelling wants it."""
+        if operation.inplace == "self" and rule is linear:
+            self._check_write(written, constant=False)
+            return self._guarded_write(func, args, kwargs)
+        out = kwargs.pop("out", None)
+        into = getattr(rule, "into", None)
+        if into is not None and out is None and self.recall(lambda: _is_plain(written[0]) and written[0].requires_grad):
+            self._check_write(written, constant=False)
+            return into(self, operation.compute, *args, **kwargs)
+        result = rule(self, operation.compute, *args, **kwargs)
+        self._check_write(written, constant=False)
+        results = [result] if isinstance(result, Tensor) else list(result)
+        for target, value in zip(written, results, strict=True):
+            if out is not None and target.shape != value.shape:
+                target.resize_(value.shape)
+            self._guarded_write(Tensor.copy_, (target, value), {})
+            if self.recording and target.requires_grad and not value.requires_grad and not target._is_view():
+                target.detach_()  # overwritten by a constant, it depends on nothing
+        if out is None or isinstance(result, Tensor):
+            return written[0]
+        return out if type(result) is tuple else type(result)(written)
+
+    def _guarded_write(self, func: Any, args: Any, kwargs: Any) -> Any:
+        if not self.separate_views and getattr(args[0], "_is_view", bool)() and args[0].requires_grad:
+            try:
+                return func(*args, **kwargs)
+            except RuntimeError as error:
+                if "view" in str(error) and "modified inplace" in str(error):
+                    raise SharedViews from error
+                raise
+        return func(*args, **kwargs)
+
+    def _check_write(self, written: Sequence[Any], *, constant: bool) -> None:
+        for tensor in written:
+            self.about_to_write(tensor)
+            if isinstance(tensor, Tensor) and _storage(tensor) in self._memory_of_parameters():
+                raise ValueError(
+                    f"{_by(*self._running_module())} writes into a parameter while it computes its output, so the "
+                    "network is another one at every call; a readout would change your model: compute the weight anew "
+                    "in forward instead"
+                )
+            if constant and self._aliased and isinstance(tensor, Tensor) and _storage(tensor) in self._aliased:
+                raise ValueError(
+                    f"{_by(*self._running_module())} writes through .detach(), .data or a view made under no_grad into "
+                    "a tensor that depends on the feature space, which no gradient sees; write into the tensor itself"
+                )
+
+    def _memory_of_parameters(self) -> set[int]:
+        if self._parameter_memory is None:
+            parameters = self._model.parameters() if self._model is not None else ()
+            self._parameter_memory = {_storage(parameter) for parameter in parameters} - {0}
+        return self._parameter_memory
+
+    def _without_foreign_gradient(self, value: Any) -> Any:
+        if isinstance(value, Tensor) and value.requires_grad and is_foreign(value, self.since):
+            return value.detach()
+        return value
+
+    # ---------------------------------------------------------------- marks
+
+    def _next_mark(self, alive: bool, outside: bool, rule: Rule | None, func: Any, args: Any, kwargs: Any) -> int:
+        if not self.recording:
+            return self._pop_mark()
+        mark = _CONSTANT if not alive else _RULED
+        if alive and outside and rule is not None and not getattr(rule, "is_constant", False):
+            mark = _CUT
+        self._marks.append(mark)
+        return mark
+
+    def _pop_mark(self) -> int:
+        if self._mark == len(self._marks):
+            raise OutOfStep
+        self._mark += 1
+        return self._marks[self._mark - 1]
+
+    def _cut_off(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """In a region without gradients: a constant."""
+        if not self.recording:
+            return self.keep(never)
+        args, kwargs = tree_map(detached, (args, kwargs))
+        value = self.keep(lambda: func(*args, **kwargs))
+        if any(isinstance(leaf, Tensor) and leaf.is_floating_point() for leaf in tree_leaves(value)):
+            self.cuts("inference_mode" if torch.is_inference_mode_enabled() else "no_grad")
+            self.stops("no_grad")
+        self.note_aliases(value, args)
+        return value
+
+    def note_aliases(self, value: Any, args: Any) -> None:
+        """Remember that a constant handed to the network lies in the memory of a dependent tensor."""
+        sources = {_storage(leaf) for leaf in tree_leaves(args) if isinstance(leaf, Tensor)}
+        self._aliased.update(_storage(tensor) for tensor in _tensors_of(value) if _storage(tensor) in sources)
+
+    # ---------------------------------------------------------------- what is running
+
+    def _complaint(self, name: str) -> str:
+        return (
+            f"no rule makes the operation '{name}' linear; it ran in {_by(*self._running_module())}. "
+            "Read out at a later layer (feature_space=...), or teach the operation with xai_align.pinet.register_rule"
+        )
+
+    def _running_module(self) -> tuple[str, str]:
+        """Name and class of the innermost module on the stack."""
+        if self._names is None:
+            modules = self._model.named_modules() if self._model is not None else ()
+            self._names = {id(module): name for name, module in modules}
+        frame = inspect.currentframe()
+        while frame is not None:
+            owner = frame.f_locals.get("self")
+            if isinstance(owner, nn.Module):
+                return self._names.get(id(owner), ""), type(owner).__name__
+            frame = frame.f_back
+        return "", "the network"
+
+
+def detached(value: Any) -> Any:
+    """A tensor as a constant; anything else as it is."""
+    return value.detach() if isinstance(value, Tensor) else value
+
+
+def never() -> Any:
+    """Stand for a computation that a replay does not repeat."""
+    raise AssertionError("a replay computes nothing that was kept")
+
+
+def separate_views(name: str, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """The parts that ``chunk``, ``unbind`` and the like give, each a view that may be written into."""
+    parts = getattr(torch, name)(x.detach(), *args, **kwargs)
+    return type(parts)(x.as_strided(part.shape, part.stride(), part.storage_offset()) for part in parts)
+
+
+#: Whether the running thread's readout met a function that draws random numbers.
+draws = threading.local()
+_RANDOM = frozenset(
+    """
+    rand randn randint randperm rand_like randn_like randint_like normal bernoulli multinomial poisson binomial uniform
+    exponential geometric cauchy log_normal random dropout alpha_dropout feature_dropout feature_alpha_dropout
+    native_dropout rrelu gumbel_softmax dropout1d dropout2d dropout3d
+    """.split()
+)
+_SEVERAL_VIEWS = frozenset("unbind chunk split split_with_sizes tensor_split hsplit vsplit dsplit".split())
+_DID = {
+    "detach": "detaches its input",
+    "detach_": "detaches its input",
+    "data": "reads .data",
+    "no_grad": "runs under torch.no_grad()",
+    "inference_mode": "runs under torch.inference_mode()",
+}
+
+
+def _by(where: str, kind: str) -> str:
+    return f"module '{where}' ({kind})" if where else kind
+
+
+def look_at(args: Sequence[Any], kwargs: Mapping[str, Any], since: int = 0) -> tuple[bool, bool]:
+    """Whether a tensor depends on ``z``, and whether one requires a gradient that is not of ours.
+
+    Foreign are leaves, which are parameters reached without their module, and tensors whose graph is older than the
+    recording (``since``), which were made of parameters before.
+    """
+    alive = foreign = False
+    for value in args:
+        if isinstance(value, Tensor):
+            if value.requires_grad:
+                if is_foreign(value, since):
+                    foreign = True
+                else:
+                    alive = True
+        elif isinstance(value, list | tuple):
+            inner_alive, inner_foreign = look_at(value, {}, since)
+            alive, foreign = alive or inner_alive, foreign or inner_foreign
+        elif isinstance(value, dict):
+            inner_alive, inner_foreign = look_at((), value, since)
+            alive, foreign = alive or inner_alive, foreign or inner_foreign
+    if kwargs:
+        inner_alive, inner_foreign = look_at(tuple(kwargs.values()), {}, since)
+        alive, foreign = alive or inner_alive, foreign or inner_foreign
+    return alive, foreign
+
+
+def is_foreign(tensor: Tensor, since: int) -> bool:
+    """Whether a tensor that requires grad does so for another reason than ``z``."""
+    if tensor.is_leaf:
+        return True
+    return since > 0 and tensor.grad_fn._sequence_nr() < since  # type: ignore[union-attr]
+
+
+def latest_node() -> int:
+    """The number of a node of the running thread's graphs that is made now; later ones have higher numbers."""
+    return torch.ones((), requires_grad=True).clone().grad_fn._sequence_nr()  # type: ignore[union-attr]
+
+
+def _usable(value: Any) -> Any:
+    """Tensors made under inference_mode can't be saved for a backward pass; copies can."""
+    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
+
+
+def _written(operation: Operation, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:
+    """The tensors that this call writes into."""
+    out = kwargs.get("out")
+    if out is not None:
+        return [out] if isinstance(out, Tensor) else list(out)
+    if operation.inplace == "self":
+        return [args[0]]
+    if operation.inplace == "flag" and _flag(func, args, kwargs):
+        return [args[0] if args else kwargs[_parameters(func)[0]]]
+    return []
+
+
+@cache
+def _parameters(func: Any) -> tuple[str, ...]:
+    return tuple(inspect.signature(func).parameters)
+
+
+def _flag(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    if "inplace" in kwargs:
+        return bool(kwargs["inplace"])
+    place = _parameters(func).index("inplace")
+    return bool(args[place]) if len(args) > place else False
+
+
+def _without_flag(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    names = _parameters(func)
+    given = dict(zip(names, args, strict=False)) | kwargs
+    given.pop("inplace", None)
+    return (given.pop(names[0]),), given
+
+
+def _is_plain(x: Any) -> bool:
+    """Whether a tensor is written to directly: no view, whose base would change too."""
+    return isinstance(x, Tensor) and not x._is_view()
+
+
+def _copied(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) else value
+
+
+def _tensors_of(value: Any) -> list[Tensor]:
+    """The tensors of a value; most are one, and then walking a tree would be the larger part of the work."""
+    if isinstance(value, Tensor):
+        return [value]
+    if value is None:
+        return []
+    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr() if tensor.layout == torch.strided else 0

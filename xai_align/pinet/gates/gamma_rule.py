@@ -1,0 +1,193 @@
+"""The generalised gamma rule: the same value of a layer, rewritten through the terms that agree with it.
+
+A unit of a linear or convolution layer is a sum ``z = sum_i z_i`` of terms ``z_i = w_i x_i`` (and a bias). Most of a
+unit's terms cancel, and the gate rule hands all of them on, so that what is read out early in a network is mostly
+noise that adds up to nothing. With ``s = sign(z)`` and a favour ``gamma``,
+
+    z_gamma = sum_i (z_i + gamma * s * max(s * z_i, 0))
+    value   = stop(z / z_gamma) * z_gamma + bias
+
+is the same value with agreeing terms favoured: each term counts ``z / z_gamma``, and an agreeing one
+``(1 + gamma) z / z_gamma`` times. Because ``max(s z_i, 0) = (s z_i + |z_i|) / 2``, with ``A = sum_i |w_i| |x_i|``
+
+    z_gamma = (1 + gamma / 2) z + s * (gamma / 2) A,    |z| <= A,
+
+so ``z / z_gamma`` lies in ``[0, 1 / (1 + gamma)]``: nothing is divided by a small number, whatever cancels. The sign is
+that of ``z`` without the bias, which keeps this so, and makes a batch norm that follows the layer and the same batch
+norm folded into it one thing: both scale ``z`` and ``A`` alike.
+
+Sources: Montavon et al. 2019 (the gamma rule), Andeol et al. 2021 (both signs of ``z``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx
+from torch.nn import functional as F
+
+from xai_align.pinet.gates.convolution_rule import CONVOLUTIONS, Geometry, each_way, transposed_convolution
+from xai_align.pinet.gates.frozen_gates import FrozenGates, never
+from xai_align.pinet.gates.product_rules import product
+from xai_align.pinet.gates.rule_registry import Rule
+
+Operation = Callable[..., Any]
+
+
+def gamma_rules(gamma: float) -> Mapping[Any, Rule]:
+    """The rules that go before the frozen gates' own: none for ``gamma = 0``, which is the gate rule.
+
+    Args:
+        gamma: how much more an agreeing term counts, 0 or more.
+
+    Raises:
+        ValueError: it is negative or not finite.
+    """
+    if not 0 <= gamma < float("inf"):
+        raise ValueError(f"gamma is {gamma}; give a finite number, 0 (the gate rule) or more")
+    if gamma == 0:
+        return {}
+    convolution = partial(_convolution, gamma)
+    return {**dict.fromkeys(CONVOLUTIONS, convolution), F.linear: partial(_linear, gamma)}
+
+
+class FavouringLayer:
+    """One call of a layer: what is needed to go back through it, and to evaluate it again at another ``x``.
+
+    Args:
+        gamma: the favour.
+        apply: ``(x, w)`` to the layer's value without its bias.
+        transpose: ``(gradient, w)`` to what the transposed map makes of it.
+        weight: ``w``.
+    """
+
+    def __init__(
+        self,
+        gamma: float,
+        apply: Callable[[Tensor, Tensor], Tensor],
+        transpose: Callable[[Tensor, Tensor], Tensor],
+        weight: Tensor,
+    ) -> None:
+        self._apply, self._transpose = apply, transpose
+        self._gamma, self._weight = gamma, weight
+        #: ``z / z_gamma`` and ``s``, found on the way back; None where no gradient came by.
+        self._share: Tensor | None = None
+        self._sign: Tensor | None = None
+
+    def value(self, x: Tensor) -> Tensor:
+        """The layer's own ``z``."""
+        return self._apply(x, self._weight)
+
+    def back(self, gradient: Tensor, x: Tensor, z: Tensor) -> Tensor:
+        """The derivative of ``stop(z / z_gamma) * z_gamma`` towards ``x``, applied to a gradient."""
+        plain, agreeing = self._weights()
+        size = z.abs()
+        # s * z_gamma = (1 + gamma / 2) |z| + (gamma / 2) A
+        whole = self._apply(x.abs(), agreeing).add_(size, alpha=1 + self._gamma / 2)
+        self._share = size.div_(whole.clamp_min_(torch.finfo(z.dtype).tiny))  # 0 where all is 0
+        self._sign = z.sign()
+        shared = gradient * self._share
+        to_x = self._transpose(shared, plain)
+        return to_x.addcmul_(self._transpose(shared.mul_(self._sign), agreeing), x.sign())
+
+    def at(self, x: Tensor, recorded_x: Tensor) -> Tensor:
+        """``stop(z / z_gamma) * z_gamma`` at another ``x``, the signs and the share held."""
+        if self._share is None or self._sign is None:
+            return self.value(x)
+        plain, agreeing = self._weights()
+        favoured = self._apply(x * recorded_x.sign(), agreeing)
+        return self._apply(x, plain).addcmul_(self._sign, favoured) * self._share
+
+    def _weights(self) -> tuple[Tensor, Tensor]:
+        """``(1 + gamma / 2) w`` and ``(gamma / 2) |w|``."""
+        return self._weight * (1 + self._gamma / 2), self._weight.abs().mul_(self._gamma / 2)
+
+
+class Favouring(torch.autograd.Function):
+    """The layer's own value, going back through the terms that agree with it."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, found: tuple[Tensor, Callable[[Tensor], Tensor]]) -> Tensor:
+        """The value, as it was found."""
+        value, ctx.back = found  # type: ignore[attr-defined]
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        """As :meth:`FavouringLayer.back`."""
+        return ctx.back(gradient), None
+
+
+def _convolution(
+    gamma: float,
+    gates: FrozenGates,
+    func: Operation,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Tensor:
+    if gates.depends(weight, bias):
+        return product(gates, func, input, weight, bias, stride, padding, dilation, groups)
+    x, weight, bias = _as_computed(input, weight, bias)
+    x = x if x.dim() == weight.dim() else x.unsqueeze(0)
+    if isinstance(padding, str):
+        x, padding = _padded(x, weight, padding, dilation), 0
+    geometry = Geometry.of(weight, stride, padding, dilation, groups)
+    layer = FavouringLayer(
+        gamma,
+        lambda x, w: func(x, w, None, *geometry),
+        partial(transposed_convolution, shape=x.shape, geometry=geometry),
+        weight,
+    )
+    value = _favouring(gates, layer, x, None if bias is None else bias.view(-1, *[1] * (weight.dim() - 2)))
+    return value if input.dim() == weight.dim() else value.squeeze(0)
+
+
+def _linear(
+    gamma: float, gates: FrozenGates, func: Operation, input: Tensor, weight: Tensor, bias: Tensor | None = None
+) -> Tensor:
+    if gates.depends(weight, bias):
+        return product(gates, func, input, weight, bias)
+    x, weight, bias = _as_computed(input, weight, bias)
+    return _favouring(gates, FavouringLayer(gamma, func, torch.matmul, weight), x, bias)
+
+
+def _favouring(gates: FrozenGates, layer: FavouringLayer, x: Tensor, bias: Tensor | None) -> Tensor:
+    if not gates.recording:
+        recorded: tuple[Tensor, Tensor, FavouringLayer] = gates.keep(never)
+        recorded_x, z, layer = recorded
+        # up to where the replay departs from what was recorded, the value is the recorded one
+        value = layer.at(x, recorded_x) if gates.departed else z.clone()
+        return value if bias is None else value + bias
+    with torch.no_grad():
+        z = layer.value(x.detach())
+        value = z if bias is None else z + bias
+    held = gates.hold((x, z, layer))
+    return Favouring.apply(x, (value, lambda gradient: layer.back(gradient, *held()[:2])))
+
+
+def _as_computed(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """In the precision in which the layer computes: autocast's, where it is on."""
+    if not torch.is_autocast_enabled(x.device.type):
+        return x, weight, bias
+    dtype = torch.get_autocast_dtype(x.device.type)
+    return x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+
+
+def _padded(x: Tensor, weight: Tensor, padding: str, dilation: Any) -> Tensor:
+    """The input of a convolution whose padding is a word, with zeros around it."""
+    if padding == "valid":
+        return x
+    around: list[int] = []
+    for size, step in reversed(list(zip(weight.shape[2:], each_way(dilation, weight.dim() - 2), strict=True))):
+        total = step * (size - 1)
+        around += [total // 2, total - total // 2]
+    return F.pad(x, around)

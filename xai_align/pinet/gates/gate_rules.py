@@ -1,0 +1,365 @@
+"""The frozen-gate rules for elementwise functions: gates are held, activations flow.
+
+Each computes the operation's own value as an instance-wise linear function of
+what depends on ``z``. ``stop(v)`` of the formulas is ``gates.keep(lambda: v)``.
+
+| functions | rewritten as |
+|---|---|
+| activations with ``f(0) = 0`` | ``x * stop(f(x) / x)`` |
+| activations with a finite ``f(0)`` | ``x * stop((f(x) - f(0)) / x) + f(0)`` |
+| gates: sigmoid, softmax, exp ... | ``stop(f(x))``; as activations in a network where nothing else flows |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx
+from torch.utils._pytree import tree_map
+
+from xai_align._tools.replica import LOW_PRECISION
+from xai_align.pinet.gates.frozen_gates import FrozenGates, detached, never
+from xai_align.pinet.gates.rule_registry import Rule, find_operation, register_rule
+
+Function = Callable[..., Any]
+
+# ---------------------------------------------------------------- stop(f(x))
+
+#: Gates that can flow as ``x * stop((f(x) - f(0)) / x) + f(0)``.
+GATES_WITH_VALUE_AT_ZERO = """
+    sigmoid hardsigmoid logsigmoid exp exp2 erfc cos cosh acos arccos rpow
+"""
+#: Gates that can flow as ``x * stop(f(x) / x)``: they have no finite value at 0.
+GATES_WITHOUT_VALUE_AT_ZERO = "log log2 log10 rsqrt reciprocal rdiv acosh arccosh logit"
+#: Gates that are always held.
+HELD_GATES = "softmax softmin sgn angle atan2 logcumsumexp linalg_norm linalg_matrix_norm matrix_norm"
+
+
+@register_rule(*GATES_WITH_VALUE_AT_ZERO.split())
+def gate(gates: FrozenGates, func: Function, *args: Any, **kwargs: Any) -> Any:
+    """``stop(f(x))``, or an activation where the gates flow."""
+    return offset_activation(gates, func, *args, **kwargs) if gates.flowing else stop(gates, func, *args, **kwargs)
+
+
+@register_rule(*GATES_WITHOUT_VALUE_AT_ZERO.split())
+def scale(gates: FrozenGates, func: Function, *args: Any, **kwargs: Any) -> Any:
+    """``stop(f(x))``, or ``x * stop(f(x) / x)`` where the gates flow."""
+    return activation(gates, func, *args, **kwargs) if gates.flowing else stop(gates, func, *args, **kwargs)
+
+
+@register_rule(*HELD_GATES.split())
+def stop(gates: FrozenGates, func: Function, *args: Any, **kwargs: Any) -> Any:
+    """``stop(f(x))``: gates, scales, attention weights are constants of this input."""
+    args, kwargs = tree_map(detached, (args, kwargs))
+    value = gates.keep(lambda: func(*args, **kwargs))
+    gates.stops(find_operation(func).name)
+    return value
+
+
+# ---------------------------------------------------------------- x * stop(f(x) / x)
+
+
+class Gated(torch.autograd.Function):
+    """The value of ``found = (value, gate)``, with the derivative ``gate`` towards ``x``."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, found: tuple[Tensor, Tensor]) -> Tensor:
+        """Return the value, as it was found."""
+        value, gate = found  # in a tuple, so that autograd takes the value for an output and not for a view of an input
+        ctx.save_for_backward(gate)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        """Return ``gate`` times what comes back."""
+        (gate,) = ctx.saved_tensors
+        return gradient * gate, None
+
+
+class GatedInPlace(torch.autograd.Function):
+    """:class:`Gated` for ``found = (write, gate)``, where ``write(x)`` puts the value into ``x``."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, found: tuple[Callable[[Tensor], Tensor], Tensor]) -> Tensor:
+        """Return ``x``, holding the value."""
+        write, gate = found
+        ctx.save_for_backward(gate)
+        ctx.mark_dirty(x)
+        return write(x)
+
+    backward = Gated.backward
+
+
+#: Zero where their argument is.
+ACTIVATIONS = """
+    leaky_relu rrelu gelu silu hardswish mish elu selu celu softsign tanh hardshrink softshrink tanhshrink sqrt
+    nan_to_num square normalize local_response_norm expm1 log1p sin sinh tan asin arcsin asinh arcsinh atan arctan
+    atanh arctanh erf erfinv renorm
+"""
+#: These may not be, which depends on their bounds.
+OFFSET_ACTIVATIONS = "relu6 hardtanh threshold softplus"
+
+
+@register_rule(*ACTIVATIONS.split())
+def activation(gates: FrozenGates, func: Function, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """``f(x) = x * stop(f(x) / x)``, the quotient 0 where ``x`` is."""
+    return _activation(gates, func, x, None, *args, **kwargs)
+
+
+@register_rule(*OFFSET_ACTIVATIONS.split())
+def offset_activation(gates: FrozenGates, func: Function, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """``f(x) = x * stop((f(x) - f(0)) / x) + f(0)``, the quotient 0 where ``x`` is."""
+    return _activation(gates, func, x, _value_at_zero(func, x, args, kwargs), *args, **kwargs)
+
+
+def _activation(gates: FrozenGates, func: Function, x: Tensor, offset: Any, *args: Any, **kwargs: Any) -> Tensor:
+    if not gates.recording:
+        held = gates.keep(never)
+        result = x * held if x.dtype not in LOW_PRECISION else (x * held).to(x.dtype)
+        return result if offset is None else result + offset
+    value, quotient = _value_and_quotient(func, x.detach(), offset, args, kwargs)
+    gates.keep(lambda: quotient)
+    return Gated.apply(x, (value, quotient))
+
+
+def _activation_into(gates: FrozenGates, func: Function, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """:func:`activation`, written into ``x``."""
+    return _written(gates, func, x, None, *args, **kwargs)
+
+
+def _offset_activation_into(gates: FrozenGates, func: Function, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """:func:`offset_activation`, written into ``x``."""
+    return _written(gates, func, x, _value_at_zero(func, x, args, kwargs), *args, **kwargs)
+
+
+def _written(gates: FrozenGates, func: Function, x: Tensor, offset: Any, *args: Any, **kwargs: Any) -> Tensor:
+    if not gates.recording:
+        x.mul_(gates.keep(never))
+        return x if offset is None else x.add_(offset)
+    value, quotient = _value_and_quotient(func, x.detach(), offset, args, kwargs)
+    gates.keep(lambda: quotient)
+    return GatedInPlace.apply(x, (lambda x: x.copy_(value), quotient))
+
+
+activation.into = _activation_into  # type: ignore[attr-defined]
+offset_activation.into = _offset_activation_into  # type: ignore[attr-defined]
+
+
+@register_rule("clamp", "clamp_min", "clamp_max")
+def bounded(gates: FrozenGates, func: Function, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """An activation between constant bounds; if they depend on ``z``, the one of the three that is taken."""
+    if not gates.depends(*args, *kwargs.values()):
+        return offset_activation(gates, func, x, *args, **kwargs)
+    low, high = _bounds(func, *args, **kwargs)
+    value = x if low is None else _taken(gates, x, low, lambda: x >= low)
+    return value if high is None else _taken(gates, value, high, lambda: value <= high)
+
+
+def _bounded_into(gates: FrozenGates, func: Function, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    if not gates.depends(*args, *kwargs.values()):
+        return _offset_activation_into(gates, func, x, *args, **kwargs)
+    return x.copy_(bounded(gates, func, x, *args, **kwargs))
+
+
+bounded.into = _bounded_into  # type: ignore[attr-defined]
+
+
+def _taken(gates: FrozenGates, x: Tensor, bound: Any, inside: Function) -> Tensor:
+    return torch.where(gates.keep(inside), x, bound)
+
+
+def _bounds(func: Function, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+    name = find_operation(func).name
+    if name == "clamp":
+        given = dict(zip(("min", "max"), args, strict=False)) | kwargs
+        return given.get("min"), given.get("max")
+    (bound,) = (*args, *kwargs.values())
+    return (bound, None) if name == "clamp_min" else (None, bound)
+
+
+def _value_and_quotient(
+    func: Function, x: Tensor, offset: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Tensor, Tensor]:
+    """``f(x)`` in the dtype of ``x``, and ``(f(x) - f(0)) / x`` in float32 or better."""
+    with torch.no_grad():
+        wide = x.float() if x.dtype in LOW_PRECISION else x
+        if offset is not None and x.dtype == torch.float32 and x.device.type != "mps":
+            wide = wide.double()  # near 0 the difference has few digits of float32
+        value = func(wide, *_plain(args), **_plain(kwargs))
+        quotient = _quotient(value if offset is None else value - offset, wide)
+        return value.to(x.dtype), quotient.float() if quotient.dtype != x.dtype and not x.is_complex() else quotient
+
+
+def _plain(arguments: Any) -> Any:
+    """Bounds and the like that depend on ``z`` are held."""
+    return tree_map(detached, arguments)
+
+
+def _quotient(value: Tensor, x: Tensor) -> Tensor:
+    """``value / x``, and 0 where ``x`` is."""
+    return torch.where(x == 0, 0, value / x) if value.dtype.is_complex else (value / x).nan_to_num_(nan=0, posinf=None)
+
+
+def _value_at_zero(func: Function, x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """``f(0)``: a number, None if it is 0, or a tensor if the bounds are tensors."""
+    if not any(isinstance(argument, Tensor) for argument in (*args, *kwargs.values())):
+        return _number_at_zero(func, args, tuple(kwargs.items()))
+    with torch.no_grad():
+        return func(torch.zeros_like(x.detach()), *_plain(args), **_plain(kwargs))
+
+
+@cache
+def _number_at_zero(func: Function, args: tuple[Any, ...], kwargs: tuple[tuple[str, Any], ...]) -> float | None:
+    with torch.inference_mode(False), torch.no_grad():
+        return float(func(torch.zeros(1, dtype=torch.float64), *args, **dict(kwargs))) or None
+
+
+@register_rule("relu")
+def relu(gates: FrozenGates, func: Function, x: Tensor) -> Tensor:
+    """``relu(x) = x * stop(1 where x > 0)``, which is what autograd makes of it."""
+    if not gates.recording:
+        return torch.ops.aten.threshold_backward(x, gates.keep(never), 0)
+    value = func(x)
+    gates.keep(lambda: value)
+    return value
+
+
+def _relu_into(gates: FrozenGates, func: Function, x: Tensor) -> Tensor:
+    """:func:`relu`, written into ``x``."""
+    if not gates.recording:
+        return torch.ops.aten.threshold_backward.grad_input(x, gates.keep(never), 0, grad_input=x)
+    value = x.relu_()
+    gates.keep(lambda: value)
+    return value
+
+
+relu.into = _relu_into  # type: ignore[attr-defined]
+
+
+@register_rule("pow", "float_power")
+def power(gates: FrozenGates, func: Function, x: Any, exponent: Any, **kwargs: Any) -> Tensor:
+    """``x ** p = x * stop(x ** (p - 1))`` for ``p > 0``; otherwise a scale, which is held.
+
+    Where the exponent is a tensor, each of its entries decides for itself. An exponent that depends on ``z`` is held.
+    """
+    if not gates.depends(x):
+        return gate(gates, lambda exponent: func(x, exponent, **kwargs), exponent)
+    exponent = gates.keep(lambda: exponent) if gates.depends(exponent) else exponent
+    if not isinstance(exponent, Tensor):
+        if exponent == 1:
+            return func(x, exponent, **kwargs)
+        flows = exponent > 0 or (gates.flowing and exponent != 0)
+        return (activation if flows else stop)(gates, func, x, exponent, **kwargs)
+    flows = exponent != 0 if gates.flowing else exponent > 0
+    value = gates.keep(lambda: func(x, exponent, **kwargs))
+    return x * gates.keep(lambda: torch.where(flows, _quotient(value, x), 0)) + torch.where(flows, 0, value)
+
+
+@register_rule("prelu")
+def prelu(gates: FrozenGates, func: Function, x: Tensor, weight: Tensor) -> Tensor:
+    """``x * stop(1 where x > 0, else w)``."""
+    return x * gates.keep(lambda: func(x, weight) / torch.where(x == 0, 1, x))
+
+
+@register_rule("abs")
+def magnitude(gates: FrozenGates, func: Function, x: Tensor) -> Tensor:
+    """``|x| = x * stop(sign x)``; of a complex number ``Re(x * stop(conj(x) / |x|))``."""
+    if x.is_complex():
+        return (x * gates.keep(lambda: x.sgn().conj().resolve_conj())).real
+    return x * gates.keep(lambda: x.sign())
+
+
+@register_rule("copysign")
+def copied_sign(gates: FrozenGates, func: Function, a: Tensor, b: Any) -> Tensor:
+    """``|a| sign(b) = a * stop(sign(a) sign(b))``."""
+    return a * gates.keep(lambda: func(torch.ones_like(a), b) * a.sign())
+
+
+@register_rule("remainder", "fmod")
+def remainder(gates: FrozenGates, func: Function, a: Any, b: Any) -> Tensor:
+    """``a - stop(n) b`` with the whole number ``n`` of times that ``b`` goes into ``a``."""
+    whole = gates.keep(lambda: ((a - func(a, b)) / b).round())
+    return a - whole * b
+
+
+@register_rule("frac")
+def fractional_part(gates: FrozenGates, func: Function, x: Tensor) -> Tensor:
+    """``x - stop(trunc x)``."""
+    return x - gates.keep(lambda: x.trunc())
+
+
+@register_rule("glu")
+def gated_linear_unit(gates: FrozenGates, func: Function, x: Tensor, dim: int = -1) -> Tensor:
+    """``glu(a, b) = a * stop(sigmoid(b))``."""
+    a, b = x.chunk(2, dim)
+    return a * gates.keep(lambda: b.sigmoid())
+
+
+@register_rule("logsumexp")
+def logsumexp(gates: FrozenGates, func: Function, x: Tensor, dim: Any, keepdim: bool = False) -> Tensor:
+    """``LSE(x) = sum stop(p) x + stop(H(p))`` with ``p = softmax(x)`` and its entropy, as questions have it."""
+    p = gates.keep(lambda: (x - func(x, dim, keepdim=True)).exp())
+    value = _shares(p, x).sum(dim, keepdim=keepdim)
+    return value + gates.keep(lambda: func(x, dim, keepdim=keepdim) - value)
+
+
+def _shares(p: Tensor, x: Tensor) -> Tensor:
+    """``p x``, and 0 for what has no share, ``-inf`` included."""
+    return p * torch.where(p == 0, 0, x)
+
+
+@register_rule("logaddexp")
+def logaddexp(gates: FrozenGates, func: Function, a: Tensor, b: Tensor) -> Tensor:
+    """:func:`logsumexp` of two."""
+    p, q = gates.keep(lambda: ((a - func(a, b)).exp(), (b - func(a, b)).exp()))
+    value = _shares(p, a) + _shares(q, b)
+    return value + gates.keep(lambda: func(a, b) - value)
+
+
+@register_rule("log_softmax")
+def log_softmax(
+    gates: FrozenGates, func: Function, x: Tensor, dim: int | None = None, *args: Any, **kwargs: Any
+) -> Any:
+    """``x - LSE(x)``: the normaliser cancels in questions that compare classes."""
+    dtype = kwargs.get("dtype")
+    x = x if dtype is None else x.to(dtype)
+    dim = (0 if x.dim() in (0, 1, 3) else 1) if dim is None else dim
+    return x - logsumexp(gates, torch.logsumexp, x, dim, keepdim=True)
+
+
+@register_rule(
+    "dropout",
+    "alpha_dropout",
+    "feature_dropout",
+    "feature_alpha_dropout",
+    "dropout1d",
+    "dropout2d",
+    "dropout3d",
+    "native_dropout",
+)
+def dropout(
+    gates: FrozenGates,
+    func: Function,
+    input: Tensor,
+    p: float = 0.5,
+    training: bool = True,
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    """The identity, as dropout is in eval mode.
+
+    Raises:
+        ValueError: it is at work, so that the network has no one answer.
+    """
+    if kwargs.get("train", training) and p > 0:
+        raise ValueError("the network drops out at random (train mode); call model.eval() first")
+    return input
+
+
+def is_gate(rule: Rule | None) -> bool:
+    """Return whether a rule may hold its whole value."""
+    return rule in (gate, scale, stop)

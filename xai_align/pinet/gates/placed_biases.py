@@ -1,0 +1,189 @@
+"""What biases add to the answer, kept at the positions where they add it.
+
+With gates held, an answer read out early in a network is mostly bias: a unit's bias counts at every position where
+its gate is open. These terms have a place as much as contributions have. With ``beta`` the derivative of the answer
+towards a layer's output and ``b`` the layer's bias,
+
+    answer = sum(contributions) + sum over layers, positions p, channels c (b_c * beta_cp) + rest,
+
+so that what biases add makes one map for each layer, on that layer's own grid. This is the exact form of FullGrad's
+bias gradients (Srinivas & Fleuret 2019). The rest is what has no position: biases behind the pooling, of layers that
+aren't seen here, and constants that a network adds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from xai_align.features.spatial import contribution_map, layout_of
+from xai_align.hookspecs import FeatureSpace
+from xai_align.pinet.gates.convolution_rule import CONVOLUTIONS
+from xai_align.pinet.gates.frozen_gates import FrozenGates
+from xai_align.pinet.gates.rule_registry import Rule, find_rule
+
+Operation = Callable[..., Any]
+#: A grid lies in the image as the image does, up to this factor between its proportions.
+PROPORTIONS = 1.34
+
+
+class BiasesApart:
+    """Nothing is listened to: all biases together are one number for each example."""
+
+    def rules(self, within: Mapping[Any, Rule]) -> Mapping[Any, Rule]:
+        """The rules as they are."""
+        return within
+
+    def pass_space(self, number: int, space: FeatureSpace, z: Tensor) -> None:
+        """Of no interest."""
+
+    def start_replay(self, number: int) -> None:
+        """Of no interest."""
+
+    def anew(self) -> BiasesApart:
+        """One that has heard nothing yet."""
+        return self
+
+    def of(self, number: int) -> tuple[Tensor, ...]:
+        """No maps."""
+        return ()
+
+
+class PlacedBiases(BiasesApart):
+    """Listens to every bias behind a feature space, and leaves those that have a place out of the replay.
+
+    Args:
+        count: examples in the batch.
+        image_size: rows and columns of the input.
+    """
+
+    def __init__(self, count: int, image_size: tuple[int, int]) -> None:
+        self._count, self._image_size = count, image_size
+        #: What each bias adds, ``[N, h, w]``; None until the way back has passed it.
+        self._maps: list[Tensor | None] = []
+        #: Where tokens are: how many, and how they lie.
+        self._tokens: dict[int, FeatureSpace] = {}
+        #: How many biases lie before each space, by its number.
+        self._before: dict[int, int] = {}
+        self._replayed = 0
+        self._left_out_from = 0
+
+    def pass_space(self, number: int, space: FeatureSpace, z: Tensor) -> None:
+        """A feature space is passed: biases from here on belong to its account."""
+        self._before.setdefault(number, len(self._maps))
+        if z.dim() == 3 and layout_of(z, space) == "NLC":
+            self._tokens[z.shape[1]] = space
+
+    def anew(self) -> PlacedBiases:
+        """One that has heard nothing yet."""
+        return PlacedBiases(self._count, self._image_size)
+
+    def start_replay(self, number: int) -> None:
+        """The next pass is the replay from the space of this number on; biases behind it are left out."""
+        self._replayed, self._left_out_from = 0, self._before[number]
+
+    def of(self, number: int) -> tuple[Tensor, ...]:
+        """For a space: maps ``[N, h, w]`` of what biases behind it add, one for each size of grid."""
+        found: dict[torch.Size, Tensor] = {}
+        for cells in self._maps[self._before[number] :]:
+            if cells is not None:  # something comes back from there
+                found[cells.shape] = found[cells.shape] + cells if cells.shape in found else cells
+        return tuple(found.values())
+
+    def rules(self, within: Mapping[Any, Rule]) -> Mapping[Any, Rule]:
+        """Rules for the layers that have biases, around those ``within`` or the registered ones."""
+
+        def inner(func: Operation) -> Rule:
+            rule = within.get(func) or find_rule(func)
+            assert rule is not None
+            return rule
+
+        listening: dict[Any, Rule] = {func: partial(self._convolution, inner(func)) for func in CONVOLUTIONS}
+        listening[F.linear] = partial(self._linear, inner(F.linear))
+        listening[F.batch_norm] = partial(self._batch_norm, inner(F.batch_norm))
+        listening[F.layer_norm] = partial(self._layer_norm, inner(F.layer_norm))
+        return {**within, **listening}
+
+    def _convolution(
+        self, inner: Rule, gates: FrozenGates, func: Operation, input: Tensor, weight: Tensor,
+        bias: Tensor | None = None, *geometry: Any, **more: Any,
+    ) -> Any:  # fmt: skip
+        if bias is None or input.dim() != 4 or gates.depends(weight, bias):
+            return inner(gates, func, input, weight, bias, *geometry, **more)
+        value = inner(gates, func, input, weight, None, *geometry, **more)
+        return self._with(gates, value, bias.view(-1, 1, 1), "NCHW")
+
+    def _linear(
+        self,
+        inner: Rule,
+        gates: FrozenGates,
+        func: Operation,
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+    ) -> Any:
+        if bias is None or gates.depends(weight, bias):
+            return inner(gates, func, input, weight, bias)
+        return self._with(gates, inner(gates, func, input, weight, None), bias, "NHWC")
+
+    def _batch_norm(
+        self, inner: Rule, gates: FrozenGates, func: Operation, x: Tensor, running_mean: Any, running_var: Any,
+        weight: Tensor | None = None, bias: Tensor | None = None, training: bool = False, momentum: float = 0.1,
+        eps: float = 1e-5,
+    ) -> Any:  # fmt: skip
+        if training or x.dim() != 4:
+            return inner(gates, func, x, running_mean, running_var, weight, bias, training, momentum, eps)
+        # (x - mean) / sigma * weight + bias, in its two parts
+        value = inner(gates, func, x, torch.zeros_like(running_mean), running_var, weight, None, False, momentum, eps)
+        offset = -running_mean * (running_var + eps).rsqrt()
+        offset = offset if weight is None else offset * weight
+        offset = offset if bias is None else offset + bias
+        return self._with(gates, value, offset.to(x.dtype).view(-1, 1, 1), "NCHW")
+
+    def _layer_norm(
+        self, inner: Rule, gates: FrozenGates, func: Operation, x: Tensor, normalized_shape: Sequence[int],
+        weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5,
+    ) -> Any:  # fmt: skip
+        if bias is None or len(normalized_shape) != 1:
+            return inner(gates, func, x, normalized_shape, weight, bias, eps)
+        return self._with(gates, inner(gates, func, x, normalized_shape, weight, None, eps), bias, "NHWC")
+
+    def _with(self, gates: FrozenGates, value: Tensor, bias: Tensor, layout: Any) -> Tensor:
+        """The value with its bias, which is listened to if its positions have a place in the image."""
+        bias, space = bias.to(value.dtype), self._space_of(value, layout)
+        if space is None or not gates.recall(
+            lambda: value.requires_grad
+        ):  # the network may run a part of itself without gradients
+            return value + bias
+        number = self._replayed if not gates.recording else len(self._maps)
+        if not gates.recording:
+            self._replayed += 1
+            return value if number >= self._left_out_from else value + bias
+        self._maps.append(None)
+        value = value + bias
+
+        def listen(beta: Tensor) -> None:
+            self._maps[number] = contribution_map(beta * bias, space, self._image_size)
+
+        value.register_hook(listen)
+        return value
+
+    def _space_of(self, value: Tensor, layout: Any) -> FeatureSpace | None:
+        if len(value) != self._count:  # windows or patches, each as an example of its own
+            return None
+        if value.dim() == 3:
+            space = self._tokens.get(value.shape[1])
+            # what a bias adds on prefix tokens has no place, so such a layer's bias stays in the rest
+            return None if space is None or space.prefix_tokens else space
+        if value.dim() != 4:
+            return None
+        rows, columns = value.shape[2:] if layout == "NCHW" else value.shape[1:3]
+        height, width = self._image_size
+        if rows * columns == 1 or not 1 / PROPORTIONS < rows * width / (columns * height) < PROPORTIONS:
+            return None
+        return FeatureSpace(layer="biases", layout=layout)

@@ -1,0 +1,33 @@
+"""The decomposition at a layer with an affine head behind it: no gate is needed, and it is local."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from xai_align.features.routes import Route
+from xai_align.pinet.decomposition import Account, account_of
+from xai_align.pinet.input_checks import check_logits
+from xai_align.pinet.rounding import answer_of
+from xai_align.question import Question, linear_forms
+
+
+def local_account(route: Route, questions: Sequence[Question], logits: Tensor | None = None) -> Account:
+    """For an affine head: ``beta`` and bias are those of the head at ``z = 0``; the backbone is not differentiated."""
+    with torch.no_grad():
+        found = check_logits(route.run(_as_it_is))
+    weights, rest = linear_forms(questions, found)
+    with torch.enable_grad():
+        origin = [torch.zeros_like(z, requires_grad=True) for z in tree_leaves(route.z)]
+        places = iter(origin)
+        at_zero = answer_of(weights.clone(), check_logits(route.run(lambda number, z: next(places))))
+        beta = torch.autograd.grad(at_zero.sum(), origin, materialize_grads=True)
+    contributions = tuple(z * b for z, b in zip(tree_leaves(route.z), beta, strict=True))
+    return account_of(found, weights, rest, contributions, at_zero.detach())
+
+
+def _as_it_is(number: int, z: Tensor) -> Tensor:
+    return z

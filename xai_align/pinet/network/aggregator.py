@@ -1,0 +1,75 @@
+"""The shallow end of a PiNet: ``logit_k = a_k + s_k * sum(pi_k * z_k)``."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from xai_align.pinet.network.readable_features import Seen
+from xai_align.pinet.network.second_look import SecondLook
+
+#: How the learned ``b`` becomes a scale ``s >= 0``. "one": nothing is learned, the sum is the answer.
+Scale = Literal["square", "softplus", "one"]
+#: Whether there is a learned constant ``a`` beside the sum.
+Bias = Literal["learned", "zero"]
+
+
+class Aggregator(nn.Module):
+    """``logit_k = a_k + s_k * sum over c, h, w of pi * z``, class by class.
+
+    ``s_k = unit * b_k^2 / (h * w)`` (or ``softplus``), so that a larger sum can
+    only mean more evidence for the class. The paper has ``s = b^2`` on a sum;
+    a mean with a fixed ``unit`` is the same function, starts at ``b = 1`` for
+    images of any size, and moves at the same relative speed.
+
+    Args:
+        num_classes: ``K``.
+        scale: how ``b`` becomes ``s``; ``"one"``: ``s = 1``, a plain sum, as for areas.
+        bias: ``"learned"``, or ``"zero"`` for none.
+        unit: the scale of the mean at the start.
+        initial_bias: ``a`` at the start, a number or ``[K]``.
+
+    Source: Lobet & Chiaromonte 2026 (arXiv 2601.04378).
+    """
+
+    unit: Tensor
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        scale: Scale = "square",
+        bias: Bias = "learned",
+        unit: float = 1.0,
+        initial_bias: float | Tensor = 0.0,
+    ) -> None:
+        super().__init__()
+        if scale not in get_args(Scale) or bias not in get_args(Bias):
+            raise ValueError(
+                f"scale={scale!r}, bias={bias!r}; scale is one of {get_args(Scale)}, bias one of {get_args(Bias)}"
+            )
+        self.num_classes = num_classes
+        self.kind: Scale = scale
+        self.register_buffer("unit", torch.tensor(float(unit)))
+        # softplus(b) == 1 at b = log(e - 1)
+        at_one = math.log(math.e - 1) if scale == "softplus" else 1.0
+        self.b = nn.Parameter(torch.full((num_classes,), at_one)) if scale != "one" else None
+        start = torch.as_tensor(initial_bias, dtype=torch.get_default_dtype()).detach()
+        self.a = nn.Parameter(torch.zeros(num_classes) + start) if bias == "learned" else None
+
+    def forward(self, pi: Tensor, seen: Seen) -> SecondLook:
+        """The answer to coefficients ``pi``, ``[N, K or 1, C or 1, h, w]``, and what is seen at the second look."""
+        # at a single place with few numbers: in the precision of pi, also if the parameters are half
+        s = self.scale(pi.shape[-2] * pi.shape[-1]).to(pi.dtype)
+        a = (torch.zeros_like(s) if self.a is None else self.a).to(pi.dtype)
+        return seen.look(logits=a + s * seen.total(pi), coefficients=pi, scale=s, bias=a)
+
+    def scale(self, positions: int) -> Tensor:
+        """``s``, ``[K]``, for maps of so many positions."""
+        if self.b is None:
+            return self.unit.new_ones(self.num_classes)
+        b = self.b.square() if self.kind == "square" else nn.functional.softplus(self.b)
+        return self.unit * b / positions

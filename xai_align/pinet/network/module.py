@@ -1,0 +1,120 @@
+"""PiNet: a network whose prediction is the sum of what it detects in readable features."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from os import PathLike
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from xai_align.pinet.network import persistence
+from xai_align.pinet.network.second_look import SecondLook
+from xai_align.pinet.network.second_look_head import SecondLookHead
+from xai_align.pinet.network.self_readout import SelfReadout
+
+
+class PiNet(SelfReadout):
+    """A pseudo-linear network: ``logit_k = a_k + s_k * sum(pi_k(x) * z_k)``.
+
+    An encoder and the head's decoder look at the image and say how much every
+    readable feature counts (``pi``); the head looks a second time, at those
+    features themselves (``z``), and adds up. ``pinet(x)`` are the logits;
+    :meth:`explain` gives them with all their terms.
+
+    Args:
+        encoder: images ``[N, C, H, W]`` to a list of feature maps ``[N, C_i, h_i, w_i]``, finest first.
+        head: a head for feature maps of these channels.
+
+    Attributes:
+        class_names: for readers; saved with the model. May be empty.
+
+    Raises:
+        ValueError: the encoder says that its maps have other channels than the head takes.
+
+    Source: Lobet & Chiaromonte 2026 (arXiv 2601.04378).
+    """
+
+    encoder: nn.Module
+    head: SecondLookHead
+    class_names: tuple[str, ...] = ()
+
+    def __init__(self, encoder: nn.Module, head: SecondLookHead) -> None:
+        super().__init__()
+        channels = getattr(encoder, "channels", None)
+        if channels is not None and tuple(channels) != head.channels:
+            raise ValueError(
+                f"the encoder gives maps of {tuple(channels)} channels, the head is for {head.channels}; "
+                "build it with SecondLookHead(encoder.channels, ...)"
+            )
+        self.encoder = encoder
+        self.head = head
+        self.readable = f"second look at {head.z}"
+
+    @property
+    def num_classes(self) -> int:
+        """``K``."""
+        return self.head.num_classes
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits ``[N, K]`` of images ``[N, C, H, W]``."""
+        return self._look(x).logits
+
+    def explain(self, x: Tensor) -> SecondLook:
+        """The logits of images ``[N, C, H, W]`` with everything that they are the sum of, differentiable.
+
+        Raises:
+            ValueError: not a batch of images; or, in eval mode, NaN or infinity in it.
+        """
+        if not isinstance(x, Tensor) or x.dim() != 4 or len(x) == 0 or not x.is_floating_point():
+            found = f"{list(x.shape)} {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
+            raise ValueError(f"a PiNet explains a batch of floating images [N, C, H, W], got {found}")
+        if not self.training and not bool(torch.isfinite(x).all()):
+            wrong = (~torch.isfinite(x)).flatten(1).any(1).nonzero().flatten().tolist()
+            raise ValueError(f"the inputs of example(s) {wrong} hold NaN or infinity")
+        return self._look(x)
+
+    def save_pretrained(self, folder: str | PathLike[str]) -> Path:
+        """Write ``config.json`` and ``model.safetensors`` to a folder; an interrupted save leaves the old files whole.
+
+        Returns:
+            The folder.
+        """
+        return persistence.save(self, folder)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder_or_hub_name: str | PathLike[str],
+        *,
+        encoder: nn.Module | None = None,
+        decoder: nn.Module | None = None,
+        trust: bool = False,
+    ) -> Self:
+        """Return the PiNet that :meth:`save_pretrained` wrote, in eval mode, as an object of this class.
+
+        Args:
+            folder_or_hub_name: a folder, or the name of a model on the Hugging Face hub, ``owner/model``.
+            encoder: built like the saved one, if no plugin can build it; its weights are loaded.
+            decoder: built like the saved one, if it was none of ours.
+            trust: whether the folder may name an encoder of other packages, whose code then runs; without, timm's
+                architectures and our own.
+
+        Raises:
+            FileNotFoundError: there is no such folder, or it holds no saved PiNet.
+            ValueError: config and weights don't belong together, are damaged or of an unknown format, or can't be
+                fetched; the message says what to do.
+        """
+        return persistence.load(cls, folder_or_hub_name, encoder=encoder, decoder=decoder, trust=trust)
+
+    def trainable_parameters(self) -> Iterator[nn.Parameter]:
+        """What there is to train: the head, and of the encoder what takes part and requires grad."""
+        of_encoder = getattr(self.encoder, "trainable_parameters", self.encoder.parameters)
+        for parameter in (*of_encoder(), *self.head.parameters()):
+            if parameter.requires_grad:
+                yield parameter
+
+    def _look(self, x: Tensor) -> SecondLook:
+        return self.head(self.encoder(x), x)

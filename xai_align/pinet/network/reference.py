@@ -1,0 +1,61 @@
+"""A saved PiNet by name, ready to be asked: ``pinet:FOLDER``, or ``pinet:OWNER/MODEL`` on the hub."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from xai_align.hookspecs import LoadedModel
+from xai_align.pinet.network.module import PiNet
+
+#: What a reference to a saved PiNet starts with.
+PREFIX = "pinet:"
+
+
+class Preprocessing(NamedTuple):
+    """How an encoder wants its images; it may say so with an attribute ``preprocessing``.
+
+    Attributes:
+        preprocess: a PIL image to a tensor ``[C, H, W]``.
+        mean: with ``std``, what leads from that tensor back to a picture in [0, 1].
+        std: see ``mean``.
+    """
+
+    preprocess: Callable[[Any], Tensor]
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+
+
+def load_pinet(reference: str, *, trust: bool = False) -> LoadedModel | None:
+    """The PiNet that a reference ``pinet:FOLDER`` names, with its classes; None for other references.
+
+    Args:
+        reference: what was typed.
+        trust: whether the folder may name code.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or it holds no saved PiNet.
+        ValueError: what is there can't be used; the message says why.
+    """
+    if not reference.startswith(PREFIX):
+        return None
+    model = PiNet.from_pretrained(reference.removeprefix(PREFIX), trust=trust)
+    how = getattr(model.encoder, "preprocessing", None) or Preprocessing(_plain(model))
+    return LoadedModel(
+        model=model, preprocess=how.preprocess, class_names=model.class_names, mean=how.mean, std=how.std
+    )
+
+
+def _plain(model: PiNet) -> Callable[[Any], Tensor]:
+    """Pixels in [0, 1], grey or in colour as the model takes them; nothing is resized, as no one said how."""
+    grey = model.head.options["image_channels"] == 1
+
+    def preprocess(picture: Any) -> Tensor:
+        pixels = torch.from_numpy(np.array(picture.convert("L" if grey else "RGB"), dtype=np.float32) / 255)
+        return pixels[None] if grey else pixels.permute(2, 0, 1).contiguous()
+
+    return preprocess

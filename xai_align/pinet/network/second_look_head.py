@@ -1,0 +1,243 @@
+"""The head of a PiNet: coefficient maps from a decoder, a second look at readable features, their sum."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from xai_align.pinet.network.aggregator import Aggregator, Bias, Scale
+from xai_align.pinet.network.coefficient_decoder import FeaturePyramid, PooledDecoder, resized
+from xai_align.pinet.network.conv_detector import ConvDecoder
+from xai_align.pinet.network.initialisation import Activation, Start, chosen_start, start_layer
+from xai_align.pinet.network.readable_features import ReadableKind, readable_features
+from xai_align.pinet.network.second_look import SecondLook, full_precision
+
+#: "hard": the sum of ``pi * z``. "soft": the sum of ``pi`` alone.
+Look = Literal["hard", "soft"]
+#: What has a coefficient of its own: every class at a position, the position, or every class and channel of it.
+Sharing = Literal["per_class", "per_position", "per_channel"]
+#: Resolution of the maps: rows and columns (or both alike), the input's, or that of the finest feature map.
+Size = int | tuple[int, int] | Literal["input"] | None
+DecoderName = Literal["fpn", "conv", "pooled"]
+
+_ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+    "identity": lambda raw: raw,
+    "softmax": lambda raw: raw.softmax(1),  # over the classes
+}
+#: What is most natural for each ``z``; "per_class" for all others.
+_USUAL_SHARING: dict[str, Sharing] = {
+    "pixels_and_inverse": "per_channel",
+    "features": "per_channel",
+    "evidence": "per_position",
+}
+
+
+class SecondLookHead(nn.Module):
+    """``logit_k = a_k + s_k * sum(pi_k(x) * z_k)`` on the feature maps of any encoder.
+
+    Args:
+        channels: of the encoder's feature maps, finest first.
+        num_classes: ``K``; 1 for a yes or no with one logit.
+        decoder: ``"fpn"`` (light, takes maps of all depths), ``"conv"`` (the paper's, from the deepest map of a
+            :class:`~xai_align.pinet.ConvEncoder`), ``"pooled"`` (the paper's "naive" control, whose maps must be
+            bad), or a module ``(features, size) -> raw maps [N, maps, h, w]``.
+        width: channels inside the decoder ``"fpn"``.
+        decoder_options: further arguments of the named decoder.
+        activation: ``"sigmoid"`` and ``"softmax"`` (over classes) can only speak for a class; ``"tanh"`` and
+            ``"identity"`` also against it, and go with the parsimony penalty.
+        second_look: ``"hard"``: ``z`` counts. ``"soft"``: only where it is; ``z`` is ones (areas, if ``scale="one"``).
+        z: ``"ones"``; ``"area"`` of a cell in pixels; un-normalised ``"pixels"``; ``"pixels_and_inverse"``, ``[x, 1 -
+            x]``; ``"patch_means"`` of pixels; ``"features"``, a few learned ones; ``"evidence"``, class evidence on the
+            deepest map, with which a retrofit starts as the classifier that it is given.
+        coefficients: what has a coefficient of its own; None: what is usual for ``z``.
+        size: of the maps. None: the finest feature map's, for pixels the input's.
+        scale: of the sum, see :class:`~xai_align.pinet.network.aggregator.Aggregator`.
+        bias: ``"learned"`` or ``"zero"``.
+        image_channels: of the input, for ``z`` that reads pixels.
+        mean: what was subtracted from pixels when they were normalised.
+        std: what they were divided by.
+        z_channels: number of learned features for ``z="features"``.
+        classifier: for ``z="evidence"``: where its weights, and ``a``, start.
+        start: where the rest starts.
+
+    Raises:
+        ValueError: choices that don't go together; the message says why.
+
+    Source: Lobet & Chiaromonte 2026 (arXiv 2601.04378); several classes and ``z`` beyond pixels and ones are ours.
+
+    Example: areas in pixels, by regression: ``SecondLookHead(channels, 3, activation="softmax", second_look="soft",
+    scale="one", bias="zero")``.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        num_classes: int,
+        *,
+        decoder: DecoderName | nn.Module = "fpn",
+        width: int = 32,
+        decoder_options: Mapping[str, Any] | None = None,
+        activation: Activation = "sigmoid",
+        second_look: Look = "hard",
+        z: ReadableKind = "ones",
+        coefficients: Sharing | None = None,
+        size: Size = None,
+        scale: Scale = "square",
+        bias: Bias = "learned",
+        image_channels: int = 3,
+        mean: Sequence[float] = (0.0,),
+        std: Sequence[float] = (1.0,),
+        z_channels: int = 8,
+        classifier: nn.Linear | None = None,
+        start: Start | None = None,
+    ) -> None:
+        super().__init__()
+        start = start or Start()
+        if second_look == "soft":
+            z = "area" if scale == "one" else "ones"
+        sharing = coefficients or _USUAL_SHARING.get(z, "per_class")
+        _check_choices(activation, second_look, z, sharing, scale, num_classes)
+        #: What builds this head again, in plain values; a decoder of the caller's and a classifier are not in it.
+        self.options: dict[str, Any] = {
+            "num_classes": num_classes,
+            "decoder": decoder if isinstance(decoder, str) else "custom",
+            "width": width,
+            "decoder_options": dict(decoder_options or {}),
+            "activation": activation,
+            "second_look": second_look,
+            "z": z,
+            "coefficients": sharing,
+            "size": list(size) if isinstance(size, tuple) else size,
+            "scale": scale,
+            "bias": bias,
+            "image_channels": image_channels,
+            "mean": [float(value) for value in mean],
+            "std": [float(value) for value in std],
+            "z_channels": z_channels,
+            "start": asdict(start),
+        }
+        self.channels, self.num_classes, self.activation, self.z = tuple(channels), num_classes, activation, z
+        self.sharing: Sharing = sharing
+        self.size: Size = size
+        self.readable = readable_features(
+            z,
+            image_channels=image_channels,
+            mean=mean,
+            std=std,
+            in_channels=self.channels[-1],
+            z_channels=z_channels,
+            num_classes=num_classes,
+            classifier=classifier,
+        )
+        #: Of ``pi``: classes (or 1), channels (or 1).
+        self.coefficient_shape = (
+            1 if sharing == "per_position" else num_classes,
+            self.readable.channels if sharing == "per_channel" else 1,
+        )
+        maps = self.coefficient_shape[0] * self.coefficient_shape[1]
+        self.decoder = _decoder(decoder, self.channels, maps, size, width, decoder_options or {})
+        chosen = chosen_start(
+            start,
+            activation,
+            classes=num_classes,
+            typical=self.readable.typical,
+            from_classifier=z == "evidence",
+        )
+        last = getattr(self.decoder, "last", None)
+        if isinstance(last, nn.Module):
+            start_layer(last, chosen)
+        from_classifier = z == "evidence" and classifier is not None and classifier.bias is not None
+        initial_bias: float | Tensor = chosen.bias
+        if from_classifier and start.bias is None:
+            assert classifier is not None
+            initial_bias = classifier.bias.detach()
+        self.aggregator = Aggregator(num_classes, scale=scale, bias=bias, unit=chosen.unit, initial_bias=initial_bias)
+
+    def forward(self, features: Sequence[Tensor], images: Tensor) -> SecondLook:
+        """The second look at images ``[N, C, H, W]``, given their feature maps, finest first.
+
+        The decoder runs as the caller has it (also under autocast); coefficients and sum are float32, or
+        float64 for such features.
+        """
+        size = self.map_size(features, images)
+        raw = self._checked(self.decoder(features, size), len(images))
+        with full_precision(raw):
+            precise = torch.promote_types(raw.dtype, torch.float32)
+            maps = resized(raw.to(precise), size).unflatten(1, self.coefficient_shape)
+            seen = self.readable(images.to(precise), features, size)
+            return self.aggregator(_ACTIVATIONS[self.activation](maps), seen)
+
+    def map_size(self, features: Sequence[Tensor], images: Tensor) -> tuple[int, int]:
+        """Rows and columns of the coefficient maps for these inputs."""
+        if self.size == "input" or (self.size is None and self.z in ("pixels", "pixels_and_inverse")):
+            return (images.shape[-2], images.shape[-1])
+        if self.size is None:
+            return (features[0].shape[-2], features[0].shape[-1])
+        return (self.size, self.size) if isinstance(self.size, int) else self.size
+
+    def _checked(self, raw: Tensor, examples: int) -> Tensor:
+        maps = self.coefficient_shape[0] * self.coefficient_shape[1]
+        if raw.dim() != 4 or raw.shape[:2] != (examples, maps):
+            raise ValueError(
+                f"the decoder gave {list(raw.shape)} for {examples} images; this head needs raw maps "
+                f"[{examples}, {maps}, h, w], as {self.coefficient_shape[0]} class(es) x {self.coefficient_shape[1]} "
+                "channel(s) have coefficients of their own"
+            )
+        return raw
+
+
+def _decoder(
+    decoder: DecoderName | nn.Module,
+    channels: tuple[int, ...],
+    maps: int,
+    size: Size,
+    width: int,
+    options: Mapping[str, Any],
+) -> nn.Module:
+    if isinstance(decoder, nn.Module):
+        return decoder
+    if decoder == "fpn":
+        return FeaturePyramid(channels, maps, **{"width": width, **options})
+    if decoder == "conv":
+        return ConvDecoder(channels, maps, **options)
+    if decoder != "pooled":
+        raise ValueError(f"decoder={decoder!r}; it is one of {get_args(DecoderName)}, or a module")
+    if size is None or size == "input":
+        raise ValueError('decoder="pooled" makes maps of one size only; give size=(rows, columns)')
+    return PooledDecoder(channels, maps, (size, size) if isinstance(size, int) else size, **options)
+
+
+def _check_choices(activation: str, second_look: str, z: str, sharing: str, scale: str, num_classes: int) -> None:
+    for name, value, known in (
+        ("activation", activation, get_args(Activation)),
+        ("second_look", second_look, get_args(Look)),
+        ("z", z, get_args(ReadableKind)),
+        ("coefficients", sharing, get_args(Sharing)),
+    ):
+        if value not in known:
+            raise ValueError(f"{name}={value!r}; it is one of {', '.join(map(repr, known))}")
+    if num_classes < 1:
+        raise ValueError(f"num_classes is {num_classes}; give 1 for a yes or no, K for K classes")
+    if z == "pixels_and_inverse" and sharing != "per_channel":
+        raise ValueError(
+            f'z="pixels_and_inverse" with coefficients="{sharing}": x and 1 - x add up to 1, so a coefficient that '
+            'they share would see nothing of the pixels; use coefficients="per_channel"'
+        )
+    if z == "area" and scale != "one":
+        raise ValueError(f'z="area" is in pixels, and scale="{scale}" takes a mean; use scale="one", or z="ones"')
+    if sharing == "per_position" and z != "evidence" and num_classes > 1:
+        raise ValueError(
+            f'coefficients="per_position" with z="{z}": coefficients and z would be the same for all '
+            f'{num_classes} classes, and so would the logits; use "per_class"'
+        )
+    if activation == "softmax" and (num_classes == 1 or sharing == "per_position"):
+        raise ValueError(
+            'activation="softmax" shares every position out among the classes: it needs two classes or more, '
+            'and coefficients="per_class" or "per_channel"'
+        )
