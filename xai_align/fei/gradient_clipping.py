@@ -19,6 +19,7 @@ from typing import Any
 
 from torch import nn
 
+from xai_align._tools.callers_level import callers_level
 from xai_align._tools.replica import Replica
 from xai_align.fei.activation_calls import batch_size, check_visible
 from xai_align.fei.clipped_passes import ClippedCall, ClippedPasses, Clipping, NothingToClip, ReferencePass
@@ -113,7 +114,7 @@ def clip_gradients(
             "no gradient came by a clipped activation: inside the block, run clipping.model (not the model itself) on "
             "inputs that require grad, and take the gradient there",
             NothingClipped,
-            stacklevel=3,
+            stacklevel=callers_level(),
         )
 
 
