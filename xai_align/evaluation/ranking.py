@@ -110,7 +110,7 @@ def rank(scores: Tensor, feature_mask: Tensor | None = None) -> Ranking:
     flat = scores.flatten(1)
     if feature_mask is None:
         order = torch.sort(flat, descending=True, stable=True).indices
-        counts = torch.full((len(flat),), flat.shape[1], device=flat.device)
+        counts = flat.new_full((len(flat),), flat.shape[1], dtype=torch.long)
         return Ranking(_inverse(order).reshape(scores.shape), counts, flat.gather(1, order))
     labels = _labels(feature_mask, scores)
     ranks: list[Tensor] = []
@@ -124,9 +124,8 @@ def rank(scores: Tensor, feature_mask: Tensor | None = None) -> Ranking:
     numbers = [len(one) for one in ordered]
     most = max(numbers)
     padded = [torch.nn.functional.pad(one, (0, most - len(one)), value=float("nan")) for one in ordered]
-    return Ranking(
-        torch.stack(ranks).reshape(scores.shape), torch.tensor(numbers, device=flat.device), torch.stack(padded)
-    )
+    counts = flat.new_tensor(numbers, dtype=torch.long)
+    return Ranking(torch.stack(ranks).reshape(scores.shape), counts, torch.stack(padded))
 
 
 def descending_ranks(scores: Tensor) -> Tensor:
