@@ -155,6 +155,9 @@ def test_temperature_and_rate_fall_as_documented():
     cosine = [0.5 + math.sqrt(0.5) / 2, 0.5, 0.5 - math.sqrt(0.5) / 2]
     rates = [1.0, *(0.05 + 0.95 * c for c in cosine), 0.05]
     assert [found._rate(t) for t in range(5)] == pytest.approx([0.2 * rate for rate in rates])
+    two = search(n_iter=2)
+    assert [two._temperature(t) for t in range(2)] == pytest.approx([0.5, 0.125])
+    assert two._rate(1) == pytest.approx(0.05 * 0.1)
     alone = search(n_iter=1)
     assert alone._temperature(0) == 0.5
     assert alone._rate(0) == pytest.approx(0.1)
