@@ -89,6 +89,10 @@ def test_a_second_network_judges_the_first_ones_class():
     transferred = deletion(model, x, a, transfer_to=other)
     assert torch.equal(transferred, deletion(other, x, a, target=model(x).argmax(1)))
     assert not torch.equal(transferred, deletion(model, x, a))
+    # unless a class was named
+    named = deletion(model, x, a, transfer_to=other, target=[1, 2, 3])
+    assert torch.equal(named, deletion(other, x, a, target=[1, 2, 3]))
+    assert not torch.equal(named, transferred)
 
 
 @pytest.mark.parametrize("metric", [insertion, deletion])

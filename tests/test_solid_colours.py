@@ -31,6 +31,12 @@ def test_a_number_for_each_channel_places_the_colour_in_each_images_own_range():
     assert drawn[1].flatten().tolist() == pytest.approx([10 + u, 5])
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, DOUBLE])
+@pytest.mark.parametrize("normalization", [None, (0.0, 1.0)])
+def test_colours_have_the_images_precision(dtype, normalization):
+    assert references(X.to(dtype), normalization=normalization).draw(0).dtype == dtype
+
+
 def test_colours_of_the_own_range_are_uniform():
     from_own_range = references(torch.tensor([0.0, 1.0], dtype=DOUBLE).reshape(1, 1, 1, 2))
     drawn = torch.stack([from_own_range.draw(step) for step in range(2000)])
@@ -100,8 +106,8 @@ def test_what_is_given_is_the_same_at_every_step(baselines, expected):
     for step in (0, 1):
         assert given.draw(step).tolist() == expected
         assert given.draw(step).dtype == DOUBLE
-    assert not given.varies
-    assert "the one that was given" in given.note
+    assert given.varies is False
+    assert given.note == "the reference is the one that was given, the same at every step"
 
 
 def test_what_is_given_takes_no_part_in_gradients():
