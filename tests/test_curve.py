@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from tests.networks import conv_net, images, untouched
-from xai_align.evaluation.curve import perturbation_curve, perturbation_curves
+from xai_align.evaluation.curve import perturbation_curve, perturbation_curves, walk_curves
 from xai_align.evaluation.fills import Noise
 from xai_align.evaluation.series import Series, grid_mask, removed_count
 
@@ -144,6 +144,7 @@ def test_a_progress_bar_counts_examples(monkeypatch):
     x = torch.rand(20, 4)
     perturbation_curve(lambda x: x, x, x)
     perturbation_curves(lambda x: x, x, x, [Series()])
+    walk_curves(lambda rows, curves: None, lambda x: x, x, x, [Series()])
     assert told == []
     perturbation_curve(lambda x: x, x, x, show_progress=True)
     assert told == [{"transient": True}, ("perturbing", 20), (7, 16), (7, 4), "closed"]
@@ -216,6 +217,9 @@ def test_one_output_is_a_probability():
     x = images(2)
     curve = perturbation_curve(lambda x: x.sum((1, 2, 3), keepdim=True).flatten(1), x, maps(2))
     torch.testing.assert_close(curve.clean[:, 0], x.sum((1, 2, 3)).sigmoid())
+    walked = []
+    walk_curves(lambda rows, curves: walked.extend(curves), lambda x: x.sum((1, 2, 3)), x, maps(2), [Series()])
+    assert torch.equal(walked[0].clean, curve.clean)
     with pytest.raises(ValueError, match="softmax of one output is always 1"):
         perturbation_curve(lambda x: x.sum((1, 2, 3)), x, maps(2), activation="softmax")
 

@@ -50,6 +50,22 @@ def test_a_seed_is_a_row_of_fills(kind):
     assert first.isfinite().all()
 
 
+@pytest.mark.parametrize("kind", ["zero", "mean", "noise", "colour"])
+def test_a_seed_is_the_same_fill_in_later_versions(kind):
+    """The generator gives the colours' seed, the kind, and then one number for each channel and pixel."""
+    x, own = pictures(), generator(3)
+    seed = int(torch.randint(2**31, (1,), generator=own))
+    torch.randint(1, (1,), generator=own)
+    noise = x.std((2, 3), keepdim=True) * torch.randn(3, 24, 24, generator=own).double()
+    expected = {
+        "zero": 0.01 * noise,
+        "mean": x.mean((2, 3), keepdim=True) + 0.01 * noise,
+        "noise": x.mean((2, 3), keepdim=True) + noise,
+        "colour": references(x, seed=seed).draw(0) + 0.01 * noise,
+    }
+    torch.testing.assert_close(drawn(x, (kind,), 3)[0], expected[kind])
+
+
 def test_kinds_change_at_random():
     """Of two kinds, told apart by their contrast, both come, in no fixed order."""
     x = pictures(1)

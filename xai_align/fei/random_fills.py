@@ -56,7 +56,7 @@ def random_fills(
         ValueError: no kind, or one that is not known.
     """
     deviation, mean = torch.std_mean(inputs, dim=(2, 3), keepdim=True)
-    blurred = GaussianBlur()(inputs) if "blur" in kinds else inputs
+    blurred = GaussianBlur()(inputs)
     colours = references(inputs, normalization=normalization, seed=int(torch.randint(2**31, (1,), generator=generator)))
 
     def noise() -> Tensor:
