@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from tests.networks import conv_net, images, untouched
-from xai_align.perturbation.curve import perturbation_curve, perturbation_curves
+from xai_align.perturbation.curve import perturbation_curve, perturbation_curves, walk_curves
 from xai_align.perturbation.fills import Noise
 from xai_align.perturbation.series import Series, grid_mask, removed_count
 
@@ -85,6 +85,74 @@ def test_results_do_not_depend_on_batches_and_mates(size):
     torch.testing.assert_close(part.masked, whole.masked[17:19], rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize(("asked", "most"), [({}, 6), ({"internal_batch_size": 4}, 4)])
+def test_so_many_inputs_go_through_the_network_at_once(asked, most):
+    """Six on a processor, unless the caller says otherwise."""
+    seen = []
+    perturbation_curve(lambda x: seen.append(len(x)) or x, torch.rand(3, 8), torch.rand(3, 8), activation=None, **asked)
+    assert max(seen) == most
+
+
+def test_more_examples_than_are_held_at_once():
+    """Eighteen of them, in two pieces: each has its own fill and its own layers."""
+    model, x, a = conv_net(), images(18), maps(18)
+    fill = images(18, seed=9)
+    curve = perturbation_curve(model, x, a, fractions=SOME, baselines=fill)
+    last = by_loop(model, x[17:], a[17:], SOME, fill[17])
+    torch.testing.assert_close(curve.masked[17:], last, rtol=0, atol=1e-6)
+    (watched,) = perturbation_curves(model, x, a, [Series(0.0, "morf", (0.5,), layers=True)], layers=["conv1"])
+    (alone,) = perturbation_curves(model, x[17:], a[17:], [Series(0.0, "morf", (0.5,), layers=True)], layers=["conv1"])
+    assert watched.pathways.layers == ("conv1",)
+    assert watched.pathways.values.shape[:3] == (18, 1, 1)
+    torch.testing.assert_close(watched.pathways.values[17:], alone.pathways.values, equal_nan=True)
+    (unwatched,) = perturbation_curves(model, x, a, [Series(0.0, "morf", (0.5,))], layers=["conv1"])
+    assert unwatched.pathways is None
+
+
+@pytest.mark.parametrize("shape", [(18,), (1, 18), (18, 18)])
+def test_labels_for_all_examples_are_not_cut_into_pieces(shape):
+    """Eighteen examples of eighteen features in two regions: half of them is the better region."""
+    x = torch.arange(1.0, 19).expand(18, 18)
+    mask = (torch.arange(18) // 9).expand(shape)
+    curve = perturbation_curve(lambda x: x, x, x, fractions=(0.5,), feature_mask=mask, activation=None)
+    assert curve.masked[:, 0].tolist() == [[float(k) for k in range(1, 10)] + [0.0] * 9] * 18
+
+
+def test_a_progress_bar_counts_examples(monkeypatch):
+    told = []
+
+    class Bar:
+        """Stands for tqdm's."""
+
+        def __init__(self, *, total, desc, leave, **options):
+            told.append((desc, total, leave))
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            told.append("closed")
+
+        def update(self, steps):
+            told.append(steps)
+
+    monkeypatch.setattr("tqdm.auto.tqdm", Bar)
+    x = torch.rand(20, 4)
+    perturbation_curve(lambda x: x, x, x)
+    perturbation_curves(lambda x: x, x, x, [Series()])
+    walk_curves(lambda rows, curves: None, lambda x: x, x, x, [Series()])
+    assert told == []
+    perturbation_curve(lambda x: x, x, x, show_progress=True)
+    assert told == [("perturbing", 20, False), 16, 4, "closed"]
+
+
+def test_a_curve_says_how_outputs_became_probabilities():
+    x = torch.rand(17, 4)
+    for activation in ("auto", "softmax", "sigmoid", None):
+        assert perturbation_curve(lambda x: x, x, x, activation=activation).activation == activation
+    assert perturbation_curve(lambda x: x, x, x).activation == "auto"
+
+
 def test_least_relevant_first_is_the_reverse_also_among_ties():
     x = torch.arange(1.0, 5).reshape(1, 4)
     a = torch.tensor([[1.0, 1.0, 0.0, 1.0]])
@@ -145,6 +213,9 @@ def test_one_output_is_a_probability():
     x = images(2)
     curve = perturbation_curve(lambda x: x.sum((1, 2, 3), keepdim=True).flatten(1), x, maps(2))
     torch.testing.assert_close(curve.clean[:, 0], x.sum((1, 2, 3)).sigmoid())
+    walked = []
+    walk_curves(lambda rows, curves: walked.extend(curves), lambda x: x.sum((1, 2, 3)), x, maps(2), [Series()])
+    assert torch.equal(walked[0].clean, curve.clean)
     with pytest.raises(ValueError, match="softmax of one output is always 1"):
         perturbation_curve(lambda x: x.sum((1, 2, 3)), x, maps(2), activation="softmax")
 
@@ -208,3 +279,24 @@ def test_fractions_out_of_range_are_refused(fractions):
 def test_what_does_not_fit_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: perturbation_curve(conv_net(), images().numpy(), maps(2)), "the inputs are a ndarray"),
+        (lambda: perturbation_curve(conv_net(), images(), maps(2), feature_mask=[[0] * 8] * 8), "the feature mask is"),
+        (
+            lambda: perturbation_curves(lambda x: x, images(), maps(2), [Series(layers=True)], layers=["conv1"]),
+            "hidden layers need the torch.nn.Module itself, got function",
+        ),
+    ],
+)
+def test_what_is_of_another_type_is_refused(call, message):
+    with pytest.raises(TypeError, match=message):
+        call()
+
+
+def test_inputs_without_features_are_refused():
+    with pytest.raises(ValueError, match=r"the inputs have shape \[3\]; give at least one example"):
+        perturbation_curve(lambda x: x, torch.zeros(3), torch.zeros(3))

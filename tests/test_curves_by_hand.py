@@ -199,6 +199,7 @@ def test_areas():
     assert area(fractions, values).tolist() == [1.5 + 0.75 + 0.25, 1.0]
     part = area(torch.tensor([0.25, 0.75]), values[:, :2])
     assert part.tolist() == [1.5, 0.5]
+    assert area(fractions.double(), values.float()).dtype == torch.float32
 
 
 def test_insertion_deletion_and_removal():
@@ -212,9 +213,41 @@ def test_insertion_deletion_and_removal():
     other = trapezoid([1 - p(left) for left in BEST_FIRST], 0.25)
     assert deletion(total, X, MAP, **asked | {"target": 1}).item() == pytest.approx(other, abs=1e-12)
     assert deletion(total, X, MAP, target=0, num_steps=4, preset="fei").item() == pytest.approx(best, abs=1e-12)
+    assert removal(total, X, MAP, order="morf", **asked | {"target": 1}).item() == pytest.approx(other, abs=1e-12)
     # into ones, 8 + 1 and so on are left
     filled = trapezoid([p(left) for left in (10, 9, 6, 6, 4)], 0.25)
     assert deletion(total, X, MAP, **asked | {"baselines": 1.0}).item() == pytest.approx(filled, abs=1e-12)
+    into_ones = removal(total, X, MAP, order="morf", **asked | {"baselines": 1.0})
+    assert into_ones.item() == pytest.approx(filled, abs=1e-12)
+    with pytest.raises(ValueError, match="no preset 'FEI'"):
+        deletion(total, X, MAP, target=0, preset="FEI")
+
+
+def test_questions_and_options_reach_each_metric():
+    """The other class has 1 - p, so what p loses it wins; without an activation the answer is a quarter of the sum."""
+    bins = {"bins": (0.25, 0.5)}
+    comp, suff = p(10) - (p(8) + p(4)) / 2, p(10) - (p(2) + p(6)) / 2
+    combined = ((p(7) - p(8)) + (p(6) - p(4))) / 4
+
+    def shared(**asked):
+        """Of all metrics with these bins."""
+        found = [metric(total, X, MAP, **bins, **asked).item() for metric in (comprehensiveness, sufficiency)]
+        return [
+            *found,
+            aopc_metric(**bins)(total, X, MAP, **asked).item(),
+            road(total, X, MAP, baselines=0.0, **bins, **asked).item(),
+        ]
+
+    assert shared(target=1) == pytest.approx([-comp, -suff, suff - comp, -combined], abs=1e-12)
+    in_logits = [10 - (8 + 4) / 2, 10 - (2 + 6) / 2, (2 + 6) / 2 - (8 + 4) / 2, ((7 - 8) + (6 - 4)) / 4]
+    assert shared(target=0, activation=None) == pytest.approx([value / 4 for value in in_logits], abs=1e-12)
+    plain = {"target": 0, "num_steps": 4, "baselines": 0.0, "activation": None}
+    for call, left in (
+        (insertion(total, X, MAP, **plain), WORST_FIRST),
+        (deletion(total, X, MAP, **plain), BEST_FIRST),
+        (removal(total, X, MAP, order="morf", **plain), BEST_FIRST),
+    ):
+        assert call.item() == pytest.approx(trapezoid([value / 4 for value in left], 0.25), abs=1e-12)
 
 
 def test_comprehensiveness_sufficiency_and_what_they_make_together():
@@ -300,6 +333,11 @@ def test_regions_of_each_example_in_more_than_one_piece():
     assert curve.masked[:, 0, 0].tolist() == pytest.approx([p(7), p(6)] * 9, abs=1e-12)
     assert curve.scores.shape == (18, 4)
     assert curve.scores.isnan().sum(1).tolist() == [2, 0] * 9
+    # no example of the first piece has more than two regions
+    apart = torch.cat([masks[:1].expand(16, -1), masks[1:2].expand(2, -1)])
+    (curve,) = perturbation_curves(total, x, maps, [Series(0.0, "single", (0.5,))], feature_mask=apart)
+    assert curve.scores[[0, 16], :2].tolist() == [[6, 4], [4, 3]]
+    assert curve.scores.isnan().tolist() == [[False, False, True, True]] * 16 + [[False] * 4] * 2
     shared = perturbation_curves(total, x, maps, [Series(0.0, "morf", (0.5,))], feature_mask=masks[0])[0]
     assert shared.masked[:, 0, 0].tolist() == pytest.approx([p(7)] * 18, abs=1e-12)
 

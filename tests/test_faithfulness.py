@@ -89,6 +89,34 @@ def test_a_second_network_judges_the_first_ones_class():
     transferred = deletion(model, x, a, transfer_to=other)
     assert torch.equal(transferred, deletion(other, x, a, target=model(x).argmax(1)))
     assert not torch.equal(transferred, deletion(model, x, a))
+    # unless a class was named
+    named = deletion(model, x, a, transfer_to=other, target=[1, 2, 3])
+    assert torch.equal(named, deletion(other, x, a, target=[1, 2, 3]))
+    assert not torch.equal(named, transferred)
+
+
+@pytest.mark.parametrize("metric", [insertion, deletion])
+def test_both_networks_get_the_further_arguments(metric):
+    """With its signs turned the first network calls another class the best."""
+    model, other, x, a = conv_net(), conv_net(seed=1), images(3), maps()
+    signs, options = torch.tensor([1.0, -1.0, 1.0]), {"num_steps": 4, "baselines": 0.0}
+
+    def turned(network):
+        return lambda x, by: network(x) * by[:, None]
+
+    found = metric(turned(model), x, a, transfer_to=turned(other), additional_forward_args=signs, **options)
+    best = (model(x) * signs[:, None]).argmax(1)
+    expected = metric(turned(other), x, a, target=best, additional_forward_args=signs, **options)
+    assert torch.equal(found, expected)
+    assert not torch.equal(best, model(x).argmax(1))
+
+
+def test_a_first_network_with_one_output_is_judged_by_another():
+    """One number for each example, without an axis of classes."""
+    x, best = torch.tensor([[1.0, 2.0], [3.0, 0.5]]), torch.tensor([[1.0, 2.0], [2.0, 1.0]])
+    options = {"num_steps": 2, "baselines": 0.0}
+    found = deletion(lambda x: x.sum(1), x, best, transfer_to=lambda x: 2 * x.sum(1), **options)
+    assert torch.equal(found, deletion(lambda x: 2 * x.sum(1), x, best, target=0, **options))
 
 
 def test_comprehensiveness_and_sufficiency_of_a_linear_model_by_hand():

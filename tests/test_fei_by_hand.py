@@ -16,7 +16,7 @@ from tests.networks import conv_net, images
 from xai_align.fei import curve, curve_search
 from xai_align.fei import nested as nested_module
 from xai_align.fei.curve import curve_masks
-from xai_align.fei.curve_search import LogOdds, Search
+from xai_align.fei.curve_search import LogOdds, Search, WatchedStages
 from xai_align.fei.nested import _Optimisation as Nested
 from xai_align.fei.nested import nested_masks
 from xai_align.fei.random_fills import random_fills
@@ -130,6 +130,24 @@ def test_the_deviation_is_added_with_its_weight():
     assert told == [[False, False]]
 
 
+def test_deviations_by_hand():
+    """Relative to the layer's energy for the image, or for its mirror image; a layer that was silent counts as it is.
+
+    "a" has energy 0.25: the first composite is off by 0.25, the second, of the mirrored image, by nothing.
+    "b" is silent for the image and 2 x 2 in size; composites are off by 4 and by 1.
+    """
+    clean = {
+        "a": torch.tensor([[[0.3, 0.4], [0.4, 0.3]]], dtype=DOUBLE),
+        "b": torch.zeros(1, 2, 2, 2, dtype=DOUBLE),
+    }
+    seen = {
+        "a": torch.tensor([[0.3, 0.9], [0.4, 0.3]], dtype=DOUBLE),
+        "b": torch.tensor([[[2.0, 0.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 1.0]]], dtype=DOUBLE),
+    }
+    found = WatchedStages(None, clean).deviations(seen, [False, True])
+    assert found.tolist() == [pytest.approx([(1 + 4) / 2, (0 + 1) / 2])]
+
+
 def test_temperature_and_rate_fall_as_documented():
     """Geometrically from 0.5 to 0.125; along a cosine from lr to a twentieth of it."""
     found = search(n_iter=5, lr=0.2)
@@ -137,6 +155,9 @@ def test_temperature_and_rate_fall_as_documented():
     cosine = [0.5 + math.sqrt(0.5) / 2, 0.5, 0.5 - math.sqrt(0.5) / 2]
     rates = [1.0, *(0.05 + 0.95 * c for c in cosine), 0.05]
     assert [found._rate(t) for t in range(5)] == pytest.approx([0.2 * rate for rate in rates])
+    two = search(n_iter=2)
+    assert [two._temperature(t) for t in range(2)] == pytest.approx([0.5, 0.125])
+    assert two._rate(1) == pytest.approx(0.05 * 0.1)
     alone = search(n_iter=1)
     assert alone._temperature(0) == 0.5
     assert alone._rate(0) == pytest.approx(0.1)
@@ -185,6 +206,32 @@ def test_the_search_is_a_loop(n_iter):
     )
     assert found.losses[0].tolist() == pytest.approx(losses, abs=1e-9)
     torch.testing.assert_close(found.attribution, standard(s.detach()), rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize(("correlation", "steps"), [(0.75, 5), (0.7499, 12)])
+def test_a_map_is_compared_with_the_one_five_steps_before(monkeypatch, correlation, steps):
+    """And it is done when the rank correlation is at least the one that was asked for."""
+    now, before = [], []
+
+    def compared(a, b):
+        now.append(a)
+        before.append(b)
+        return torch.full((len(a),), correlation)
+
+    monkeypatch.setattr(curve_search, "spearman", compared)
+    asked = Asked(torch.rand(2, 1, 4, 4, generator=generator(), dtype=DOUBLE), 0.1)
+    asked.questions = [Question.why(0)] * 2
+    start = torch.randn(2, 4, 4, generator=generator(), dtype=DOUBLE)
+    solid = SimpleNamespace(draw=lambda: torch.zeros(1, 1, 1, 1, dtype=DOUBLE))
+    counted = []
+    _, losses = search(n_iter=12, stable_at=0.75).run(asked, start, solid, None, generator(), counted.append)
+    assert losses.shape == (2, steps)
+    assert counted == [1] * steps
+    # the maps after steps 5, 6, ... with those before step 1, after step 1, ...
+    assert torch.equal(before[0], start.flatten(1))
+    assert len(now) == steps - 4
+    for earlier, later in zip(now, before[5:], strict=False):
+        assert torch.equal(earlier, later)
 
 
 @pytest.mark.parametrize("reach", [0, 1, 2])
@@ -238,6 +285,111 @@ def test_masks_are_shifted_by_a_28th_of_the_shorter_side_by_default(size, shift)
 )
 def test_cells_are_about_square(mask_size, image, cells):
     assert curve._cells(mask_size, image) == cells
+
+
+@pytest.mark.parametrize(
+    ("mask_size", "cells"), [(None, (4, 6)), (3, (3, 3)), ((2, 5), (2, 5)), ((1, 1), (1, 1)), ((4, 6), (4, 6))]
+)
+def test_cells_of_the_nested_solver_are_as_asked(mask_size, cells):
+    assert nested_module._cells(mask_size, (4, 6)) == cells
+
+
+@pytest.mark.parametrize("mask_size", [(0, 2), (5, 2), (2, 0), (2, 7), 5])
+def test_more_cells_than_pixels_are_refused(mask_size):
+    with pytest.raises(ValueError, match="from 1 up to the image's own"):
+        nested_module._cells(mask_size, (4, 6))
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_masks_of_few_rows_are_made_as_high_as_the_image(rows):
+    """Row by row, linearly between the middles of cells."""
+    alpha = torch.tensor([[0.0, 8.0], [8.0, 0.0]], dtype=DOUBLE)[:rows].reshape(1, 1, rows, 2)
+    grown = nested_module._on_image(alpha, torch.zeros(1, 3, 4, 2))[0, 0]
+    assert grown.T.tolist() == ([[0] * 4, [8] * 4] if rows == 1 else [[0, 2, 6, 8], [8, 6, 2, 0]])
+
+
+def two_activations():
+    """A network with two ReLUs, for images of 7 x 7 pixels."""
+    layers = [torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Conv2d(4, 4, 3), torch.nn.ReLU()]
+    return torch.nn.Sequential(*layers, torch.nn.Flatten(), torch.nn.Linear(36, 2)).eval()
+
+
+@pytest.mark.parametrize("solver", [nested_masks, curve_masks])
+def test_gradients_are_clipped_in_the_layers_that_were_named(solver):
+    asked = {"n_iter": 1, "clip": "ibm"}
+    for layers, clipped in ((None, ("1 (relu)", "3 (relu)")), (["3"], ("3 (relu)",))):
+        found = solver(two_activations(), images(1, 7), [Question.why(0)], clip_layers=layers, **asked)
+        assert found.clipped == clipped
+
+
+@pytest.mark.parametrize(("order", "steps"), [("sequential", 6), ("parallel", 3)])
+def test_each_step_of_the_nested_solver_has_a_reference_of_its_own(order, steps):
+    drawn = []
+
+    def black(inputs, step, own):
+        drawn.append((step, own.initial_seed()))
+        return torch.zeros(1, 1, 1, 1)
+
+    asked = {"quantiles": (0.3, 0.6), "n_iter": 3, "order": order, "baselines": black, "seed": 5, "clip": "none"}
+    nested_masks(two_activations(), images(1, 7), [Question.why(0)], **asked)
+    assert drawn == [(step, 5) for step in range(steps)]
+
+
+def test_each_search_has_fills_of_its_own():
+    drawn = []
+
+    def black(inputs, step, own):
+        drawn.append((step, own.initial_seed()))
+        return torch.zeros(1, 1, 1, 1)
+
+    asked = {"n_iter": 1, "restarts": 2, "baselines": black, "seed": 5, "start": "flat"}
+    curve_masks(two_activations(), images(1, 7), [Question.why(0)], **asked)
+    assert drawn == [(0, 5), (1, 5), (0, 6), (1, 6)]
+
+
+@pytest.mark.parametrize(
+    ("mirror", "clip", "mirrors"),
+    [("random", "none", True), ("never", "none", False), ("random", "ibm", False), ("never", "ibm", False)],
+)
+def test_composites_are_mirrored_where_no_gradients_are_clipped(monkeypatch, mirror, clip, mirrors):
+    made, run = [], Search.run
+
+    def recorded(self, *args):
+        made.append(self.mirrors)
+        return run(self, *args)
+
+    monkeypatch.setattr(curve_search.Search, "run", recorded)
+    asked = {"n_iter": 1, "start": "flat", "mirror": mirror, "clip": clip}
+    curve_masks(two_activations(), images(1, 7), [Question.why(0)], **asked)
+    assert made == [mirrors]
+
+
+def test_a_note_says_where_no_layer_was_watched():
+    """Unless none was wanted."""
+    asked = {"n_iter": 1, "start": "flat", "fills": ("zero",)}
+    fills_alone = ("fills were drawn from zero at every step",)
+    for options, notes in (
+        ({"deviation_weight": 0.0}, fills_alone),
+        ({"deviation_layers": ["0"]}, fills_alone),
+        ({"deviation_layers": []}, (*fills_alone, curve._NO_STAGES)),
+    ):
+        assert curve_masks(two_activations(), images(1, 7), [Question.why(0)], **asked, **options).notes == notes
+
+
+def test_rank_correlations_go_up_to_one():
+    for given in (None, 1.0, 0.5, 1e-9):
+        assert curve._check_correlation(given) == given
+    for given in (0.0, -0.5, 1.0001, math.inf, -math.inf, math.nan):
+        with pytest.raises(ValueError, match="give a rank correlation above 0, up to 1, or None"):
+            curve._check_correlation(given)
+
+
+def test_grey_may_cost_from_the_first_step_to_the_last():
+    for given in (None, 0, 3):
+        nested_module._check_binarise(given, 4)
+    for given in (-1, 4):
+        with pytest.raises(ValueError, match=f"binarise_from is {given}"):
+            nested_module._check_binarise(given, 4)
 
 
 def test_the_defaults_of_the_curve_solver(monkeypatch):

@@ -212,6 +212,7 @@ def test_a_seed_is_a_map():
     maps = [quiet(nested_masks, conv_net(), images(2), why(1, 3), seed=seed, **FEW).attribution for seed in (0, 0, 1)]
     assert torch.equal(maps[0], maps[1])
     assert not torch.equal(maps[0], maps[2])
+    assert torch.equal(maps[0], quiet(nested_masks, conv_net(), images(2), why(1, 3), **FEW).attribution)
 
 
 def test_precision_changes_little():
@@ -314,6 +315,22 @@ def test_a_class_of_probability_zero_is_explained():
 def test_areas_that_were_missed_are_told():
     with pytest.warns(AreaMissed, match=r"example 0 for quantile 0\.9 marks 0\.1.*n_iter"):
         nested_masks(conv_net(), images(1), why(1), quantiles=(0.9,), n_iter=1, clip="none")
+
+
+def test_nothing_is_told_where_no_warning_is_wanted():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        nested_masks(conv_net(), images(1), why(1), quantiles=(0.9,), n_iter=1, clip="none", warn=False)
+
+
+def test_images_that_are_not_square():
+    """The first loss is the area that is missing, of 3 x 5 pixels 7; nothing is shown of zeros against zeros."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(45, 1, bias=False)).eval()
+    found = quiet(
+        nested_masks, model, torch.zeros(1, 3, 3, 5), why(0), quantiles=(0.5,), n_iter=1, clip="none", baselines=0.0
+    )
+    assert found.masks.shape == (1, 1, 3, 5)
+    assert found.losses.tolist() == [[pytest.approx(0.1 * 7)]]
 
 
 def test_it_works_where_no_gradients_are_wanted():
@@ -426,10 +443,10 @@ def test_the_clipped_gradient_has_no_batch_mates(clip):
         ({"n_iter": 2.5}, "n_iter is 2.5"),
         ({"lr": 0.0}, "lr is 0.0"),
         ({"lr": float("inf")}, "lr is inf"),
-        ({"area_weight": -1.0}, "area_weight is -1.0"),
-        ({"area_schedule": "growing"}, "'growing'; give 'constant' or 'linear'"),
-        ({"objective": "hybrid"}, "'hybrid'; give 'preserve' or 'delete' or 'both'"),
-        ({"order": "random"}, "'random'; give 'sequential' or 'parallel'"),
+        ({"area_weight": -1.0}, "area_weight is -1.0; give a number above 0, or 0 for no area term"),
+        ({"area_schedule": "growing"}, "area_schedule is 'growing'; give 'constant' or 'linear'"),
+        ({"objective": "hybrid"}, "objective is 'hybrid'; give 'preserve' or 'delete' or 'both'"),
+        ({"order": "random"}, "order is 'random'; give 'sequential' or 'parallel'"),
         ({"clip": "abm"}, "abm"),
         ({"mask_size": 9}, "mask_size is 9, the images have 8 x 8"),
         ({"mask_size": (0, 4)}, r"mask_size is \(0, 4\)"),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from benchmarks.fei.inversion import RenormalisedReLU, blocks_of, identity_blocks, push, random_blocks
 from tests.networks import conv_net, filled, images, two_layers, untouched
-from xai_align.fei.clipping_rules import RULES, let_pass
+from xai_align.fei.clipping_rules import RULES, Passes, find_clipping_rule, let_pass
 from xai_align.fei.gradient_clipping import NothingClipped, NothingToClip, clip_gradients
 from xai_align.question import Question, ask
 
@@ -75,6 +75,21 @@ def test_the_boundaries_of_ivm_and_vm_differ():
     one, g = torch.ones(2), torch.tensor([-1.0, 1.0])
     assert let_pass(g, RULES["ivm"].passes(one, one)).tolist() == [-1, 1]
     assert let_pass(g, RULES["vm"].passes(one, one)).tolist() == [0, 1]
+
+
+def test_what_may_pass_is_said_apart_for_falling_and_rising_units():
+    """For g = -1, 1, -1, 1 and booleans that allow the first two; None allows all."""
+    g, first = torch.tensor([-1.0, 1.0, -1.0, 1.0]), torch.tensor([True, True, False, False])
+    assert let_pass(g, Passes(None, None)).tolist() == [-1, 1, -1, 1]
+    assert let_pass(g, Passes(first, None)).tolist() == [-1, 1, -1, 0]
+    assert let_pass(g, Passes(None, first)).tolist() == [-1, 1, 0, 1]
+    assert let_pass(g, Passes(first, ~first)).tolist() == [0, 1, -1, 0]
+    assert let_pass(g, Passes(first, first)).tolist() == [-1, 1, 0, 0]
+
+
+def test_none_is_among_the_names():
+    with pytest.raises(ValueError, match=r"known: ibm, ivm, avm, vm, fgvis, silent, none.*did you mean 'none'"):
+        find_clipping_rule("nine")
 
 
 def test_rules_that_need_one_boolean_remember_only_that():

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from tests.networks import images
+from xai_align.fei import random_fills as random_fills_module
 from xai_align.fei.random_fills import GRAIN, fixed_fill, random_fills, scrambled
+from xai_align.fei.solid_colours import references
 from xai_align.perturbation.fills import GaussianBlur
 
 ALL = ("blur", "zero", "mean", "noise", "colour", "texture")
@@ -46,6 +48,22 @@ def test_a_seed_is_a_row_of_fills(kind):
     assert torch.equal(first[0], first[1]) == torch.equal(first, other) == (kind == "blur")  # nothing random in it
     assert first.dtype == x.dtype
     assert first.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", ["zero", "mean", "noise", "colour"])
+def test_a_seed_is_the_same_fill_in_later_versions(kind):
+    """The generator gives the colours' seed, the kind, and then one number for each channel and pixel."""
+    x, own = pictures(), generator(3)
+    seed = int(torch.randint(2**31, (1,), generator=own))
+    torch.randint(1, (1,), generator=own)
+    noise = x.std((2, 3), keepdim=True) * torch.randn(3, 24, 24, generator=own).double()
+    expected = {
+        "zero": 0.01 * noise,
+        "mean": x.mean((2, 3), keepdim=True) + 0.01 * noise,
+        "noise": x.mean((2, 3), keepdim=True) + noise,
+        "colour": references(x, seed=seed).draw(0) + 0.01 * noise,
+    }
+    torch.testing.assert_close(drawn(x, (kind,), 3)[0], expected[kind])
 
 
 def test_kinds_change_at_random():
@@ -100,10 +118,38 @@ def test_texture_keeps_the_strength_of_every_frequency_and_the_mean_colour(shape
     assert texture.shape == x.shape
     # with both halves of the spectrum, so that a result that is not real would show
     before, after = torch.fft.fft2(x), torch.fft.fft2(texture)
-    torch.testing.assert_close(after.abs(), before.abs())
+    torch.testing.assert_close(after.abs(), before.abs(), rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(texture.mean((2, 3)), x.mean((2, 3)))
     torch.testing.assert_close(texture.std((2, 3)), x.std((2, 3)))
     assert (texture - x).abs().mean() > 0.2 * x.std()
+
+
+@pytest.mark.parametrize("kind", ["noise", "zero", "mean", "colour"])
+def test_noise_is_each_channels_own(kind):
+    """Of any two channels it is uncorrelated."""
+    fill = drawn(pictures(1), (kind,))[0][0]
+    correlation = torch.corrcoef(fill.flatten(1))
+    assert (correlation - torch.eye(3)).abs().max() < 0.25
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_noise_has_the_images_precision(dtype):
+    assert drawn(pictures(1).to(dtype), ("noise",))[0].dtype == dtype
+
+
+def test_colours_have_seeds_of_their_own(monkeypatch):
+    """Drawn from the generator, so that two searches meet other colours."""
+    seeds = []
+    own = random_fills_module.references
+
+    def recorded(*args, seed, **options):
+        seeds.append(seed)
+        return own(*args, seed=seed, **options)
+
+    monkeypatch.setattr(random_fills_module, "references", recorded)
+    for seed in range(200):
+        random_fills(pictures(1, 2), ("colour",), generator(seed))
+    assert len(set(seeds)) == 200
 
 
 def test_texture_turns_all_channels_and_images_alike():
@@ -136,6 +182,7 @@ def test_a_fill_of_the_callers():
     x = pictures()
     assert torch.equal(fixed_fill(x, 0.5, 0).draw().expand(x.shape), torch.full_like(x, 0.5))
     assert torch.equal(fixed_fill(x, x.flip(0), 0).draw(), x.flip(0))
+    assert fixed_fill(x, 0.5, 0).note == references(x, 0.5).note
     asked = []
 
     def other_each_time(inputs, step, own):

@@ -8,8 +8,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from xai_align.perturbation import ranking as ranking_module
 from xai_align.perturbation.curve import perturbation_curve
-from xai_align.perturbation.ranking import TieWarning, descending_ranks, position_scores, rank, tie_rate
+from xai_align.perturbation.ranking import (
+    TieWarning,
+    descending_ranks,
+    position_scores,
+    rank,
+    tie_rate,
+    warn_of_ties,
+)
 
 
 @given(st.lists(st.integers(-3, 3), min_size=1, max_size=30))
@@ -65,6 +73,25 @@ def test_many_ties_are_warned_of():
         perturbation_curve(lambda x: x.flatten(1)[:, :2], x, attributions)
 
 
+def test_the_warning_of_ties_names_no_line_of_the_library():
+    """See also test_callers_level.py."""
+    with pytest.warns(TieWarning) as told:
+        warn_of_ties(rank(torch.zeros(1, 3)))
+    assert [one.filename == ranking_module.__file__ for one in told] == [False]
+
+
+def test_many_regions_are_ranked_in_a_stable_order():
+    """Sixty regions with three sums; PyTorch's sort is stable by itself up to sixteen."""
+    values = np.arange(60) % 3
+    ranking = rank(torch.tensor(values[None]).double(), torch.arange(60)[None])
+    assert ranking.ranks[0, torch.tensor(np.argsort(-values, kind="stable"))].tolist() == list(range(60))
+
+
+def test_a_ranking_lies_where_the_scores_are():
+    ranking = rank(torch.zeros(2, 3, device="meta"))
+    assert {part.device.type for part in (ranking.ranks, ranking.counts, ranking.scores)} == {"meta"}
+
+
 @pytest.mark.parametrize(
     ("attributions", "message"),
     [
@@ -78,6 +105,12 @@ def test_many_ties_are_warned_of():
 def test_maps_that_do_not_fit_are_refused(attributions, message):
     with pytest.raises(ValueError, match=message):
         position_scores(attributions, torch.zeros(2, 3, 4, 4))
+
+
+@pytest.mark.parametrize("shape", [(2, 1), (2, 1, 4), (2, 4, 1), (2, 4, 4)])
+def test_vectors_have_no_channels_to_sum(shape):
+    with pytest.raises(ValueError, match=r"the inputs \[2, 4\]"):
+        position_scores(torch.zeros(shape), torch.zeros(2, 4))
 
 
 def test_a_map_must_be_a_tensor():
@@ -102,4 +135,5 @@ def test_feature_masks_that_do_not_fit_are_refused(mask, error, message):
 def test_captums_repeated_labels_are_taken():
     labels = torch.arange(16).reshape(4, 4) // 4
     scores = torch.randn(2, 4, 4, dtype=torch.float64)
-    assert torch.equal(rank(scores, labels.expand(1, 3, 4, 4)).ranks, rank(scores, labels).ranks)
+    for channels in (1, 3):
+        assert torch.equal(rank(scores, labels.expand(1, channels, 4, 4)).ranks, rank(scores, labels).ranks)

@@ -21,6 +21,7 @@ from torch import nn
 from captum_align.default_options import patch_masks, path_in_pieces, sliding_windows, zero_distribution
 from captum_align.layer_grad_cam import FeatureSpaceGradCam
 from captum_align.peer import Peer, Recipe
+from xai_align._tools.callers_level import callers_level
 from xai_align._tools.other_globals import with_globals
 
 
@@ -83,5 +84,5 @@ def _warn_of_plain_gradient(name: str, model: Any) -> None:
         warnings.warn(
             f"{name} finds no layer in {type(model).__name__} that it treats in its own way "
             f"({', '.join(layer.__name__ for layer in layers)}): the result is {plain}",
-            stacklevel=3,
+            stacklevel=callers_level(),
         )

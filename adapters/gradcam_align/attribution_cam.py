@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from gradcam_align.first_component import channel_sum, first_component
 from gradcam_align.target_question import predicted_class, questions_of
 from xai_align import plugins
+from xai_align._tools.callers_level import callers_level
 from xai_align._tools.model_state import check_evaluation_mode
 from xai_align._tools.thread_state import restores_thread_state
 from xai_align.explanation import logits_of
@@ -170,7 +171,7 @@ class AttributionCAM(BaseCAM):
         if self._places != [None] and not spec.takes_layer:
             warnings.warn(
                 f"the method '{self._name}' looks at no layer of its own: target_layers make no difference",
-                stacklevel=4,
+                stacklevel=callers_level(),
             )
             self._places = [None]
         return [spec.build(self.model, **self._built_with(place)) for place in self._places]
@@ -252,5 +253,5 @@ def _warn_of_nothing(maps: Tensor, method: str, place: Place) -> None:
         warnings.warn(
             f"'{method}' finds nothing in image(s) {empty}{where}: the map is zero everywhere. If the layer lies so "
             "late that only a class token goes on to the head, leave target_layers out or choose an earlier layer",
-            stacklevel=5,
+            stacklevel=callers_level(),
         )

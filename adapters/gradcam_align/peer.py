@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from gradcam_align.finer import finer_questions
 from gradcam_align.recipes import RECIPES, Recipe
+from xai_align._tools.callers_level import callers_level
 from xai_align._tools.model_state import check_evaluation_mode
 from xai_align._tools.plain_attention import PlainAttention
 from xai_align._tools.random_state import fixed_random_state
@@ -218,7 +219,7 @@ def _gradients(answer: Tensor, z: Tensor, space: FeatureSpace, *, keeps_graph: b
         warnings.warn(
             f"nothing that lies in the image at '{space.layer}' reaches the answer: the gradient is zero everywhere. "
             "If only a class token goes on from there to the head, choose an earlier layer, or none",
-            stacklevel=6,
+            stacklevel=callers_level(),
         )
     if keeps_graph and not gradient.requires_grad:
         gradient = gradient + 0 * z  # a linear head: the second derivative is zero, and there is a graph to say so

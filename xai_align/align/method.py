@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from xai_align._tools.batches import batches_of
+from xai_align._tools.callers_level import callers_level
 from xai_align._tools.replica import Replica
 from xai_align._tools.single_tensor import like_given, only_one, share_over_channels
 from xai_align._tools.thread_state import restores_thread_state
@@ -117,7 +118,7 @@ class ALIGNMethod:
                 "the mask is the same for every class: the masker looks at the image alone, and the target makes no "
                 "difference. Grad-CAM of the trained classifier answers for a class",
                 ClassAgnosticWarning,
-                stacklevel=4,
+                stacklevel=callers_level(),
             )
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from xai_align._tools.callers_level import callers_level
 from xai_align._tools.sum_keeping import collect_keeping_sum
 from xai_align.data.images import IMAGE_SUFFIXES, open_image
 
@@ -83,7 +84,9 @@ def stratified_split(
         validation += own[:count]
         train += own[count:]
         if not count:
-            warnings.warn(f"'{own[0].path.parent}' holds one image, so none of its class is validated", stacklevel=2)
+            warnings.warn(
+                f"'{own[0].path.parent}' holds one image, so none of its class is validated", stacklevel=callers_level()
+            )
     return train, validation
 
 

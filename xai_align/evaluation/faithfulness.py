@@ -20,6 +20,7 @@ from xai_align.evaluation.curve_metric import CurveMetric
 from xai_align.perturbation.curve import Curve
 from xai_align.perturbation.questioned import curve_values
 from xai_align.perturbation.series import TENTHS, Order, Series, steps
+from xai_align.pinet.input_checks import forward_arguments
 
 #: RISE: 28 steps, of 1792 pixels each for 224 x 224.
 RISE_STEPS = 28
@@ -255,8 +256,9 @@ def _judged(
     options: dict[str, Any],
 ) -> Tensor:
     if transfer_to is not None and target is None:
+        extra = forward_arguments(options.get("additional_forward_args"))
         with torch.no_grad():  # the class that is explained is the first network's
-            target = forward_func(inputs).flatten(1).argmax(1)
+            target = forward_func(inputs, *extra).reshape(len(inputs), -1).argmax(1)
     judge = forward_func if transfer_to is None else transfer_to
     return metric(judge, inputs, attributions, target=target, **options)
 

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from xai_align._tools.callers_level import callers_level
 from xai_align.evaluation.class_sides import (
     ClassOfEach,
     GroupOfEach,
@@ -165,7 +166,7 @@ def _warn_if_all(one: Tensor, other: Tensor, clean: Tensor) -> None:
             "the two sides of the contrast are all classes together, so what one loses the other gains: "
             "the score tells no more than the drop of one side (PGS); leave some classes on neither side",
             ExhaustiveGroupsWarning,
-            stacklevel=3,
+            stacklevel=callers_level(),
         )
 
 

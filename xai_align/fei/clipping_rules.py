@@ -109,10 +109,8 @@ def let_pass(g: Tensor, passes: Passes) -> Tensor:
     fall, rise = passes
     if fall is rise:
         return g if rise is None else torch.where(rise, g, 0)
-    if fall is None and rise is not None:
-        return torch.where(rise, g, g.clamp(min=0))
-    if rise is None and fall is not None:
-        return torch.where(fall, g, g.clamp(max=0))
-    assert fall is not None
-    assert rise is not None
-    return g.masked_fill((g > 0) & ~fall | (g <= 0) & ~rise, 0)
+    if fall is not None:
+        g = torch.where(fall, g, g.clamp(max=0))
+    if rise is not None:
+        g = torch.where(rise, g, g.clamp(min=0))
+    return g

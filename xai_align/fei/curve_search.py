@@ -113,7 +113,7 @@ class Search:
         offset = _offsets(asked)
         s, velocity = start, torch.zeros_like(start)
         path, losses = [start], []
-        done = torch.zeros(len(s), dtype=torch.bool, device=s.device)
+        done = s.new_zeros(len(s), dtype=torch.bool)
         for t in range(self.n_iter):
             s = s.detach().requires_grad_()
             loss = self._loss(asked, standardised(s), t, fills, stages, offset, generator)
@@ -188,5 +188,5 @@ def _offsets(asked: ClippedAnswers) -> Tensor:
     """
     with torch.no_grad():
         clean = asked(asked.inputs[:, None])[:, 0]
-    odds = torch.tensor([isinstance(question, LogOdds) for question in asked.questions], device=clean.device)
+    odds = clean.new_tensor([isinstance(question, LogOdds) for question in asked.questions], dtype=torch.bool)
     return torch.where(odds, clean.clamp(max=0), clean)

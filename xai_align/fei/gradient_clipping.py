@@ -19,6 +19,7 @@ from typing import Any
 
 from torch import nn
 
+from xai_align._tools.callers_level import callers_level
 from xai_align._tools.did_you_mean import did_you_mean
 from xai_align._tools.model_state import check_evaluation_mode
 from xai_align._tools.replica import Replica
@@ -114,7 +115,7 @@ def clip_gradients(
             "no gradient came by a clipped activation: inside the block, run clipping.model (not the model itself) on "
             "inputs that require grad, and take the gradient there",
             NothingClipped,
-            stacklevel=3,
+            stacklevel=callers_level(),
         )
 
 

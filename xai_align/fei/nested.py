@@ -217,7 +217,7 @@ def _on_image(alpha: Tensor, x: Tensor) -> Tensor:
     """Cells ``[N, M, h, w]`` to pixels ``[N, M, H, W]``."""
     if alpha.shape[2:] == x.shape[2:]:
         return alpha
-    return nn.functional.interpolate(alpha, x.shape[2:], mode="bilinear", align_corners=False)
+    return nn.functional.interpolate(alpha, x.shape[2:], mode="bilinear")
 
 
 def _cells(mask_size: int | tuple[int, int] | None, image: tuple[int, int]) -> tuple[int, int]:

@@ -16,6 +16,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from xai_align._tools.callers_level import callers_level
 from xai_align.perturbation.ranking import rank, tie_rate, warn_of_ties
 
 #: A mask's area may miss its quantile by so much of the image before a warning says so.
@@ -148,5 +149,5 @@ def _warn_of_missed_areas(areas: Tensor, quantiles: tuple[float, ...]) -> None:
             f"the mask of example {i} for quantile {quantiles[k]:g} marks {float(areas[i, k]):.3f} of the image{more}; "
             "where many scores tie no mask has its area; the nested solver wants more steps (n_iter) or area_weight",
             AreaMissed,
-            stacklevel=4,
+            stacklevel=callers_level(),
         )

@@ -41,7 +41,7 @@ def standardised(scores: Tensor) -> Tensor:
 
 def _thresholds(scores: Tensor, shares: tuple[float, ...]) -> Tensor:
     """``Q_p``, ``[N, K, 1, 1]``, by counting: there are no limits to the size of a map."""
-    ordered = scores.detach().flatten(1).sort(dim=1, descending=True).values
+    ordered = scores.detach().flatten(1).sort(descending=True).values
     last = ordered.shape[1] - 1
-    places = torch.tensor([min(round(share * ordered.shape[1]), last) for share in shares], device=scores.device)
+    places = [min(round(share * ordered.shape[1]), last) for share in shares]
     return ordered[:, places][..., None, None]

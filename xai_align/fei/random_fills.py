@@ -56,11 +56,11 @@ def random_fills(
         ValueError: no kind, or one that is not known.
     """
     deviation, mean = torch.std_mean(inputs, dim=(2, 3), keepdim=True)
-    blurred = GaussianBlur()(inputs) if "blur" in kinds else inputs
+    blurred = GaussianBlur()(inputs)
     colours = references(inputs, normalization=normalization, seed=int(torch.randint(2**31, (1,), generator=generator)))
 
     def noise() -> Tensor:
-        return deviation * torch.randn(1, *inputs.shape[1:], generator=generator).to(inputs)
+        return deviation * torch.randn(inputs.shape[1:], generator=generator).to(inputs)
 
     makers: dict[str, Callable[[], Tensor]] = {
         "blur": lambda: blurred,
@@ -88,7 +88,7 @@ def scrambled(inputs: Tensor, generator: torch.Generator) -> Tensor:
 
     The phases are those of white noise, the same for all channels, so colours stay together.
     """
-    noise = torch.randn(1, 1, *inputs.shape[2:], generator=generator).to(inputs)
+    noise = torch.randn(inputs.shape[2:], generator=generator).to(inputs)
     phase = torch.fft.rfft2(noise)
     phase = phase / phase.abs().clamp_min(torch.finfo(inputs.dtype).tiny)
     phase[..., 0, 0] = 1  # the mean colour stays

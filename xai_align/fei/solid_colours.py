@@ -88,7 +88,7 @@ def solid_colour(mean: Tensor, std: Tensor, generator: torch.Generator) -> Tenso
     Returns:
         ``[1, C, 1, 1]``, of the dtype and on the device of ``mean``.
     """
-    levels = torch.randint(0, 256, (mean.shape[1],), generator=generator)
+    levels = torch.randint(256, (mean.shape[1],), generator=generator)
     return (levels.to(mean).reshape(mean.shape) / 255 - mean) / std
 
 

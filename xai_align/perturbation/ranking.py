@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from xai_align._tools.callers_level import callers_level
 from xai_align.pinet.rounding import wide
 
 #: Above this share of tied features a ranking says more about the tie-break than about the map.
@@ -81,11 +82,11 @@ def position_scores(attributions: Tensor, inputs: Tensor) -> Tensor:
         raise TypeError(f"the attributions are a {type(attributions).__name__}; give a torch tensor")
     positions = positions_of(inputs.shape)
     axis = -1 if inputs.dim() == 3 else 1
-    if tuple(attributions.shape) == (len(inputs), *positions):
+    one_channel = list(inputs.shape)
+    one_channel[axis] = 1
+    if list(attributions.shape) == [len(inputs), *positions]:
         scores = attributions
-    elif inputs.dim() > 2 and _without(attributions.shape, axis) == (len(inputs), *positions):
-        if attributions.shape[axis] not in (1, inputs.shape[axis]):
-            raise _wrong_shape(attributions, inputs)
+    elif inputs.dim() > 2 and list(attributions.shape) in (list(inputs.shape), one_channel):
         scores = wide(attributions).sum(axis)
     else:
         raise _wrong_shape(attributions, inputs)
@@ -108,8 +109,8 @@ def rank(scores: Tensor, feature_mask: Tensor | None = None) -> Ranking:
     """
     flat = scores.flatten(1)
     if feature_mask is None:
-        order = torch.sort(flat, dim=1, descending=True, stable=True).indices
-        counts = torch.full((len(flat),), flat.shape[1], device=flat.device)
+        order = torch.sort(flat, descending=True, stable=True).indices
+        counts = flat.new_full((len(flat),), flat.shape[1], dtype=torch.long)
         return Ranking(_inverse(order).reshape(scores.shape), counts, flat.gather(1, order))
     labels = _labels(feature_mask, scores)
     ranks: list[Tensor] = []
@@ -123,9 +124,8 @@ def rank(scores: Tensor, feature_mask: Tensor | None = None) -> Ranking:
     numbers = [len(one) for one in ordered]
     most = max(numbers)
     padded = [torch.nn.functional.pad(one, (0, most - len(one)), value=float("nan")) for one in ordered]
-    return Ranking(
-        torch.stack(ranks).reshape(scores.shape), torch.tensor(numbers, device=flat.device), torch.stack(padded)
-    )
+    counts = flat.new_tensor(numbers, dtype=torch.long)
+    return Ranking(torch.stack(ranks).reshape(scores.shape), counts, torch.stack(padded))
 
 
 def descending_ranks(scores: Tensor) -> Tensor:
@@ -153,7 +153,7 @@ def warn_of_ties(ranking: Ranking) -> None:
             f"in example(s) {_some(many)} up to {float(tied.max()):.0%} of the features share their score with "
             "another; their order is that of the input. Rank regions (feature_mask=..., grid=...) or use a finer map",
             TieWarning,
-            stacklevel=4,
+            stacklevel=callers_level(),
         )
 
 
@@ -189,13 +189,6 @@ def _labels(feature_mask: Tensor, scores: Tensor) -> Tensor:
             f"give {list(positions)}, {[1, *positions]} or {list(wanted)}"
         )
     return mask.expand(wanted).flatten(1)
-
-
-def _without(shape: torch.Size, axis: int) -> tuple[int, ...]:
-    kept = list(shape)
-    if len(kept) > 1:
-        del kept[axis]
-    return tuple(kept)
 
 
 def _wrong_shape(attributions: Tensor, inputs: Tensor) -> ValueError:

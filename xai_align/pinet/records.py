@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from xai_align._tools.callers_level import callers_level
 from xai_align._tools.sum_keeping import Spread, resize_keeping_sum
 from xai_align.features.spatial import contribution_map, prefix_part
 from xai_align.hookspecs import FeatureSpace
@@ -96,7 +97,7 @@ class Readout:
             warnings.warn(
                 f"the map at '{self.feature_space.layer}' has one cell, which says nothing of where: give a larger "
                 "input or a layer further from the output (feature_space=, layer=)",
-                stacklevel=2,
+                stacklevel=callers_level(),
             )
         how = spread or self.spread
         return torch.stack([resize_keeping_sum(one, self.image_size, how) for one in (*cells, *self.placed)]).sum(0)

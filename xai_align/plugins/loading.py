@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pluggy
 
+from xai_align._tools.callers_level import callers_level
 from xai_align._tools.did_you_mean import did_you_mean
 from xai_align.hookspecs import CONTRACT_VERSION, PROJECT, HookSpecs
 
@@ -108,7 +109,7 @@ def warn_about(plugin: Plugin, refusal: Refusal) -> None:
     message = f"plugin {plugin.label}: {refusal}"
     if os.environ.get(STRICT_VARIABLE, "").strip().lower() not in {"", "0", "false", "no"}:
         raise PluginError(message) from (refusal.__cause__ or refusal)
-    warnings.warn(message, PluginWarning, stacklevel=3)
+    warnings.warn(message, PluginWarning, stacklevel=callers_level())
 
 
 def describe_error(error: BaseException) -> str:

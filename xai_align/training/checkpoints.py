@@ -19,6 +19,7 @@ from typing import Any
 
 from torch import Tensor
 
+from xai_align._tools.callers_level import callers_level
 from xai_align._tools.files.fields import shown
 from xai_align._tools.files.plain_json import parse_json
 from xai_align._tools.files.tensor_file import read_tensor_file
@@ -80,7 +81,9 @@ class Checkpoints:
                 continue
             self._check_config(path, snapshot)
             if problems:
-                warnings.warn(f"{'; '.join(problems)}. The older '{path}' is used", CheckpointWarning, stacklevel=3)
+                warnings.warn(
+                    f"{'; '.join(problems)}. The older '{path}' is used", CheckpointWarning, stacklevel=callers_level()
+                )
             return path, snapshot
         if problems:
             raise ValueError(

@@ -11,6 +11,7 @@ from itertools import islice
 
 import torch
 
+from xai_align._tools.callers_level import callers_level
 from xai_align.align.training.collapse import CollapseWarning, collapse_message, collapsed, dead_message
 from xai_align.align.training.fit_state import FitState
 from xai_align.align.training.phases import after_epoch, after_step, turn_at
@@ -181,7 +182,7 @@ class EpochLoop:
     def _warn(self, message: str) -> None:
         self.state.notes.append(message)
         if self.steps.crew.rank == 0:
-            warnings.warn(message, CollapseWarning, stacklevel=6)
+            warnings.warn(message, CollapseWarning, stacklevel=callers_level())
 
     def _validated(self) -> dict[str, float]:
         assert self.validation is not None

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from xai_align._tools.callers_level import callers_level
 from xai_align._tools.random_state import kept_random_state
 from xai_align.align.align_fit import AlignFit
 from xai_align.align.shortcut import FEWEST, ShortcutWarning, find_shortcuts
@@ -195,7 +196,7 @@ def _idle_masks(state: FitState, crew: Crew) -> list[str]:
     if message is None:
         return []
     if crew.rank == 0:
-        warnings.warn(message, CollapseWarning, stacklevel=4)
+        warnings.warn(message, CollapseWarning, stacklevel=callers_level())
     return [message]
 
 
@@ -213,7 +214,7 @@ def _shortcuts(trainer: Fitted, stream: RepeatableStream, crew: Crew) -> list[st
         )
     if not found.signs or found.measures["examples"] < FEWEST:
         return []
-    warnings.warn(str(found), ShortcutWarning, stacklevel=4)
+    warnings.warn(str(found), ShortcutWarning, stacklevel=callers_level())
     return list(found.signs)
 
 

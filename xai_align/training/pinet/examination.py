@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
+from xai_align._tools.callers_level import callers_level
 from xai_align.training.pinet.items import Collate
 
 #: How many items of a large data set are looked at.
@@ -131,7 +132,7 @@ def _warn(found: Examination, collate: Collate, name: str) -> None:
             f"{name}: {len(found.constant)} of {found.examined} images have one colour throughout (item(s) "
             f"{_some(found.constant)}); they say nothing about where",
             FittingDataWarning,
-            stacklevel=4,
+            stacklevel=callers_level(),
         )
     if not collate.labelled or collate.task == "regression":
         return
@@ -142,7 +143,7 @@ def _warn(found: Examination, collate: Collate, name: str) -> None:
             f"{name}: {len(absent)} of {len(expected)} classes have no example (class {_some(absent)}) among the "
             f"{found.examined} that were looked at; what is said about them means nothing",
             FittingDataWarning,
-            stacklevel=4,
+            stacklevel=callers_level(),
         )
 
 
