@@ -35,38 +35,28 @@ PRODUCTS = """
 @register_rule(*PRODUCTS.split())
 def product(gates: FrozenGates, func: Function, *args: Any, **kwargs: Any) -> Tensor:
     """``a b = (a stop(b) + stop(a) b) / 2``; linear as it is where only one side depends on ``z``."""
-    if kwargs:
-        args, kwargs = _factors_first(args, kwargs)
     factors = [place for place in (0, 1) if gates.depends(*args[place : place + 1])]
     return _each_way(gates, func, args, factors, **kwargs)
 
 
-def _factors_first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Factors that are given by name, by position."""
-    kwargs = dict(kwargs)
-    for place, names in enumerate((("input", "a", "x", "self"), ("other", "weight", "mat2", "vec2", "y", "tensor"))):
-        if len(args) == place:
-            for name in names:
-                if name in kwargs:
-                    args = (*args, kwargs.pop(name))
-                    break
-    return args, kwargs
-
-
-@register_rule("einsum", "chain_matmul", "linalg_multi_dot")
-def product_of_many(gates: FrozenGates, func: Function, *args: Any, **kwargs: Any) -> Tensor:
+@register_rule("einsum", "chain_matmul")
+def product_of_many(gates: FrozenGates, func: Function, *args: Any) -> Tensor:
     """An ``n``-th each way for ``n`` factors, given one by one or in a list."""
-    in_list = find_operation(func).name == "linalg_multi_dot"
     flat = [part for argument in args for part in (argument if isinstance(argument, list | tuple) else [argument])]
-    call = (lambda *parts, **kwargs: func(list(parts), **kwargs)) if in_list else func
-    return _each_way(gates, call, flat, [place for place, part in enumerate(flat) if gates.depends(part)], **kwargs)
+    return _each_way(gates, func, flat, [place for place, part in enumerate(flat) if gates.depends(part)])
+
+
+@register_rule("linalg_multi_dot")
+def product_of_a_list(gates: FrozenGates, func: Function, factors: Sequence[Tensor]) -> Tensor:
+    """As :func:`product_of_many`."""
+    return product_of_many(gates, lambda *parts: func(parts), *factors)
 
 
 def _each_way(gates: FrozenGates, func: Function, args: Sequence[Any], factors: list[int], **kwargs: Any) -> Tensor:
     """The mean over the factors (their places in ``args``) of the product with all the other factors held."""
     if len(factors) < 2:
         return func(*args, **kwargs)
-    held = dict(zip(factors, gates.keep(lambda: [args[place] for place in factors]), strict=True))
+    held = gates.keep(lambda: {place: args[place] for place in factors})
     turns = [
         func(*[part if place == alive else held.get(place, part) for place, part in enumerate(args)], **kwargs)
         for alive in factors
@@ -212,13 +202,13 @@ def euler(gates: FrozenGates, func: Function, x: Tensor, degree: Any) -> Any:
 @register_rule("prod")
 def product_of_entries(gates: FrozenGates, func: Function, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """An ``n``-th for each of the ``n`` factors."""
-    if x.dim() == 0:
+    dim = args[0] if args else kwargs.get("dim")
+    factors = x.numel() if dim is None or x.dim() == 0 else x.shape[dim]
+    if factors < 2:
         return func(x, *args, **kwargs)
     dtype = kwargs.pop("dtype", None)
     x = x if dtype is None else x.to(dtype)
-    dim = args[0] if args else kwargs.get("dim")
-    factors = x.numel() if dim is None else x.shape[dim]
-    return euler(gates, lambda x: func(x, *args, **kwargs), x, max(factors, 1))
+    return euler(gates, lambda x: func(x, *args, **kwargs), x, factors)
 
 
 @register_rule("cumprod")
