@@ -15,6 +15,7 @@ from xai_align.pinet.frozen_gates import FrozenGates
 __all__ = [
     "Decomposed",
     "assert_decomposes",
+    "assert_of_one_kind",
     "decompose",
     "held",
     "number",
@@ -94,6 +95,12 @@ def one_by_one(f: Callable[..., Tensor], *factors: Tensor) -> Tensor:
     count = len(factors)
     turns = [f(*(x if at == alive else x.detach() for at, x in enumerate(factors))) for alive in range(count)]
     return sum(turns[1:], turns[0]) / count
+
+
+def assert_of_one_kind(found: Decomposed, plain: Any) -> None:
+    """What came out has the shapes and dtypes of what the plain operation gives."""
+    kinds = [[(one.shape, one.dtype) for one in outputs] for outputs in (found.outputs, _floating(plain))]
+    assert kinds[0] == kinds[1]
 
 
 def assert_decomposes(found: Decomposed, inputs: list[Tensor], by_hand: Callable[..., Any]) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tests.frozen_function import assert_decomposes, decompose, held, number
+from tests.frozen_function import assert_decomposes, assert_of_one_kind, decompose, held, number
 from xai_align.pinet import gate_rules
 from xai_align.pinet.frozen_gates import FrozenGates
 
@@ -192,13 +192,17 @@ def logsumexp(x: Tensor, dim: int) -> Tensor:
 @pytest.mark.parametrize("name", CASES)
 def test_what_a_rule_hands_on(name):
     inputs, operation, by_hand = CASES[name]
-    assert_decomposes(decompose(operation, inputs), inputs, by_hand)
+    found = decompose(operation, inputs)
+    assert_of_one_kind(found, operation(*inputs))
+    assert_decomposes(found, inputs, by_hand)
 
 
 @pytest.mark.parametrize("name", FLOWING)
 def test_what_a_rule_hands_on_where_gates_flow(name):
     inputs, operation, by_hand = FLOWING[name]
-    assert_decomposes(decompose(operation, inputs, flowing=True), inputs, by_hand)
+    found = decompose(operation, inputs, flowing=True)
+    assert_of_one_kind(found, operation(*inputs))
+    assert_decomposes(found, inputs, by_hand)
 
 
 # ---------------------------------------------------------------- precision

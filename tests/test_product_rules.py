@@ -11,7 +11,8 @@ import torchvision
 from torch import Tensor
 from torch.nn import functional as F
 
-from tests.frozen_function import assert_decomposes, decompose, held, number, one_by_one
+from tests.frozen_function import assert_decomposes, assert_of_one_kind, decompose, held, number, one_by_one
+from xai_align.pinet.frozen_gates import FrozenGates
 
 A, B, W, V = number(1, 3, 4), number(2, 3, 4), number(3, 4, 4) + 1, number(4, 4)
 SQUARE = number(5, 3, 3) + 2 * torch.eye(3, dtype=torch.float64)
@@ -114,8 +115,13 @@ PRODUCTS: dict[str, Case] = {
     ),
     "addmm onto x alone": ([B], lambda x: torch.addmm(x, A, W), lambda x: x + A @ W),
     "addcmul": ([A, B], lambda a, b: torch.addcmul(a, a, b), lambda a, b: a + one_by_one(torch.mul, a, b)),
-    "addcdiv": ([A, B], lambda a, b: torch.addcdiv(a, a, b.exp()), lambda a, b: a + a / b.exp().detach()),
+    "addcdiv": ([A, B], lambda a, b: torch.addcdiv(a, a, b.abs() + 1), lambda a, b: a + a / (b.abs() + 1).detach()),
     "trapezoid": ([A], torch.trapezoid, lambda a: ((a[:, 1:] + a[:, :-1]) / 2).sum(1)),
+    "trapezoid of equal steps, by aten": (
+        [A],
+        lambda a: torch.ops.aten.trapezoid.dx(a, dx=0.5, dim=0),
+        lambda a: 0.25 * (a[1:] + a[:-1]).sum(0),
+    ),
     "trapezoid of equal steps": (
         [A],
         lambda a: torch.trapezoid(a, dx=0.5, dim=0),
@@ -141,9 +147,9 @@ WEIGHTS = number(11, 2, 4, 4)
 
 QUOTIENTS: dict[str, Case] = {
     "by a constant": ([A], lambda a: torch.div(a, 3.0), lambda a: a / 3),
-    "by x": ([A, B], lambda a, b: a / b.exp(), lambda a, b: a / b.exp().detach()),
-    "of a constant": ([A], lambda a: torch.div(B, a.exp()), lambda a: (B / a.exp()).detach()),
-    "of a number": ([A], lambda a: torch.div(torch.tensor(2.0), a.exp()), lambda a: (2 / a.exp()).detach()),
+    "by x": ([A, B], lambda a, b: a / (b * b + 1), lambda a, b: a / (b * b + 1).detach()),
+    "of a constant": ([A], lambda a: torch.div(B, a * a + 1), lambda a: (B / (a * a + 1)).detach()),
+    "of a number": ([A], lambda a: torch.div(torch.tensor(2.0), a * a + 1), lambda a: (2 / (a * a + 1)).detach()),
     "rounded, by a constant": (
         [A],
         lambda a: torch.div(a, 0.3, rounding_mode="floor"),
@@ -151,15 +157,15 @@ QUOTIENTS: dict[str, Case] = {
     ),
     "rounded, by x": (
         [A, B],
-        lambda a, b: torch.div(a, b.exp(), rounding_mode="trunc"),
-        lambda a, b: (a / b.exp()).trunc().detach(),
+        lambda a, b: torch.div(a, b * b + 0.5, rounding_mode="trunc"),
+        lambda a, b: (a / (b * b + 0.5)).trunc().detach(),
     ),
     "rounding that is none": (
         [A, B],
-        lambda a, b: torch.div(a, b.exp(), rounding_mode=None),
-        lambda a, b: a / b.exp().detach(),
+        lambda a, b: torch.div(a, b * b + 0.5, rounding_mode=None),
+        lambda a, b: a / (b * b + 0.5).detach(),
     ),
-    "xlogy": ([A, B], lambda a, b: torch.xlogy(a, b.exp()), lambda a, b: a * b.detach()),
+    "xlogy": ([A, B], lambda a, b: torch.xlogy(a, b * b + 1), lambda a, b: a * (b * b + 1).log().detach()),
     "xlogy with a constant": ([A], lambda a: torch.xlogy(a, B.exp()), lambda a: a * B),
     "ldexp": ([A], lambda a: torch.ldexp(a, IDS[:1, :1]), lambda a: a * 2.0 ** IDS[0, 0]),
     "lerp by a number": ([A, B], lambda a, b: torch.lerp(a, b, 0.25), lambda a, b: 0.75 * a + 0.25 * b),
@@ -198,10 +204,15 @@ QUOTIENTS: dict[str, Case] = {
         lambda x, g: F.grid_sample(x, 1.5 * g, "bilinear", "reflection", True),
         lambda x, g: F.grid_sample(x, 1.5 * g.detach(), "bilinear", "reflection", True),
     ),
+    "grid_sampler": (
+        [IMAGE, GRID],
+        lambda x, g: torch.grid_sampler(x, 1.5 * g, 1, 1, True),
+        lambda x, g: F.grid_sample(x, 1.5 * g.detach(), "nearest", "border", True),
+    ),
     "regions": (
         [IMAGE, BOXES],
-        lambda x, b: torchvision.ops.roi_align(x, b, 2, spatial_scale=0.9, aligned=True),
-        lambda x, b: torchvision.ops.roi_align(x, b.detach(), 2, 0.9, -1, True),
+        lambda x, b: torchvision.ops.roi_align(x - 7, b, 2, spatial_scale=0.9, aligned=True),
+        lambda x, b: torchvision.ops.roi_align(x, b.detach(), 2, 0.9, -1, True) - 7,
     ),
     "constant regions": (
         [IMAGE],
@@ -215,8 +226,8 @@ QUOTIENTS: dict[str, Case] = {
     ),
     "gradient over one's own places": (
         [A, V],
-        lambda a, v: torch.gradient(a, spacing=(v.exp().cumsum(0),), dim=1, edge_order=1)[0][:, 0],
-        lambda a, v: (a[:, 1] - a[:, 0]) / v[1].exp().detach(),
+        lambda a, v: torch.gradient(a, spacing=((v * v + 1).cumsum(0),), dim=1, edge_order=1)[0][:, 0],
+        lambda a, v: (a[:, 1] - a[:, 0]) / (v[1] * v[1] + 1).detach(),
     ),
     "gradient by its defaults": (
         [V],
@@ -248,6 +259,11 @@ HOMOGENEOUS: dict[str, Case] = {
         [LARGE],
         lambda x: x.float().cumprod(1, dtype=torch.float64),
         lambda x: torch.stack([x[:, 0], one_by_one(torch.mul, *x.T)], 1),
+    ),
+    "prod of one in another precision": (
+        [LARGE],
+        lambda x: x[0, 0].float().prod(dtype=torch.float64),
+        lambda x: x[0, 0],
     ),
     "prod of one": ([V], lambda v: torch.prod(v[2]), lambda v: v[2]),
     "prod of one by name": ([V], lambda v: torch.prod(v[2], dim=0, keepdim=True), lambda v: v[2]),
@@ -284,13 +300,13 @@ HOMOGENEOUS: dict[str, Case] = {
     ),
     "det": ([SQUARE], torch.linalg.det, determinant),
     "det of a batch of 2 x 2": (
-        [EULER[:, :2].expand(3, 2, 2).contiguous()],
+        [torch.stack([EULER[:, :2], EULER[:, 1:] + 1, EULER[:, ::2]]).view(1, 3, 2, 2)],
         torch.det,
-        lambda x: torch.stack([determinant(one) for one in x]),
+        lambda x: torch.stack([determinant(one) for one in x[0]])[None],
     ),
     "det of nothing": (
         [V],
-        lambda v: v.sum() + torch.det(torch.zeros(2, 0, 0, dtype=v.dtype) + v[:0, None].mT)[0],
+        lambda v: v.sum() + torch.det(torch.zeros(1, 2, 0, 0, dtype=v.dtype) + v[:0, None].mT)[0, 0],
         lambda v: v.sum() + 1,
     ),
     "hypot": (
@@ -310,8 +326,8 @@ HOMOGENEOUS: dict[str, Case] = {
     ),
     "quantile of one's own": (
         [EULER, V],
-        lambda x, v: torch.nanquantile(x, v[3].sigmoid(), dim=1),
-        lambda x, v: interpolated(x, float(v[3].detach().sigmoid())),
+        lambda x, v: torch.nanquantile(x, v[3] * v[3] / 10, dim=1),
+        lambda x, v: interpolated(x, float(v[3].detach()) ** 2 / 10),
     ),
 }
 
@@ -347,6 +363,16 @@ SCALES: dict[str, Case] = {
         lambda a: torch.cat(torch.var_mean(a, dim=1, keepdim=True)),
         lambda a: torch.cat([((a - a.mean(1)[:, None]).square().sum(1) / 3).detach(), a.mean(1)])[:, None],
     ),
+    "var_mean, corrected": (
+        [A],
+        lambda a: torch.cat(torch.var_mean(a, dim=1, correction=0)),
+        lambda a: torch.cat([(a - a.mean(1)[:, None]).square().mean(1).detach(), a.mean(1)]),
+    ),
+    "var_mean of all, kept": (
+        [A],
+        lambda a: torch.cat(torch.var_mean(a, dim=None, keepdim=True)),
+        lambda a: torch.stack([((a - a.mean()).square().sum() / 11).detach(), a.mean()])[:, None],
+    ),
     "var_mean of all": (
         [A],
         lambda a: torch.stack(torch.var_mean(a)),
@@ -361,6 +387,11 @@ SCALES: dict[str, Case] = {
         [A, B],
         torch.cdist,
         lambda a, b: (a[:, None] - b[None]).square().sum(-1).sqrt().detach(),
+    ),
+    "cdist, by aten": (
+        [A, B],
+        lambda a, b: torch.ops.aten.cdist.default(a, b, 1.0, 2),
+        lambda a, b: (a[:, None] - b[None]).abs().sum(-1).detach(),
     ),
     "cdist by a mode": (
         [A, B],
@@ -409,6 +440,12 @@ FLOWING: dict[str, Case] = {
         lambda a: torch.stack([one_by_one(torch.mul, *[a - a.mean(1, keepdim=True)] * 2).sum(1) / 3, a.mean(1)]),
     ),
     "cdist": ([A, B], torch.cdist, lambda a, b: size(a[:, None] - b[None])),
+    "cdist, by aten": ([A, B], torch.ops.aten.cdist.default, lambda a, b: size(a[:, None] - b[None])),
+    "cdist by another norm": (
+        [A, B],
+        lambda a, b: torch.cdist(a, b, 3.0),
+        lambda a, b: size(a[:, None] - b[None], 3.0),
+    ),
     "dist": ([A, B], torch.dist, lambda a, b: size((a - b).flatten())),
     "dist by another norm": ([A, B], lambda a, b: torch.dist(a, b, 3), lambda a, b: size((a - b).flatten(), 3.0)),
     "pairwise_distance": ([A, B], F.pairwise_distance, lambda a, b: size(a - b + 1e-6)),
@@ -430,13 +467,17 @@ CASES = {**PRODUCTS, **QUOTIENTS, **HOMOGENEOUS, **SCALES}
 @pytest.mark.parametrize("name", CASES)
 def test_what_a_rule_hands_on(name):
     inputs, operation, by_hand = CASES[name]
-    assert_decomposes(decompose(operation, inputs), inputs, by_hand)
+    found = decompose(operation, inputs)
+    assert_of_one_kind(found, operation(*inputs))
+    assert_decomposes(found, inputs, by_hand)
 
 
 @pytest.mark.parametrize("name", FLOWING)
 def test_what_a_rule_hands_on_where_scales_flow(name):
     inputs, operation, by_hand = FLOWING[name]
-    assert_decomposes(decompose(operation, inputs, flowing=True), inputs, by_hand)
+    found = decompose(operation, inputs, flowing=True)
+    assert_of_one_kind(found, operation(*inputs))
+    assert_decomposes(found, inputs, by_hand)
 
 
 def test_a_table_that_changes_is_refused():
@@ -444,3 +485,11 @@ def test_a_table_that_changes_is_refused():
         decompose(lambda t: F.embedding(IDS, t, max_norm=1.0), [TABLE])
     found = decompose(lambda t: torch.ops.aten.embedding.default(t, IDS, -1, False), [TABLE])
     assert torch.equal(found.outputs[0], TABLE[IDS])
+
+
+def test_a_matrix_that_is_solved_with_stops():
+    gates, z = FrozenGates(), SQUARE.clone().requires_grad_().clone()
+    gates.trace_stops = True
+    with gates:
+        torch.linalg.solve(z, A)
+    assert gates.last_stop == ("linalg_solve", "the network")
