@@ -35,17 +35,15 @@ def choice(gates: FrozenGates, func: Function, *args: Any, **kwargs: Any) -> Any
 
 
 @register_rule("max", "min")
-def extreme(gates: FrozenGates, func: Function, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+def extreme(gates: FrozenGates, func: Function, x: Tensor, *args: Any, keepdim: bool = False) -> Any:
     """Over everything, over a dimension, or of two tensors: the winner, its place held."""
     is_max = find_operation(func).name == "max"
-    other = args[0] if args else kwargs.get("other")
-    if isinstance(other, Tensor):
-        return (larger if is_max else smaller)(gates, func, x, other)
-    if not args and not kwargs:
+    if not args:
         place = gates.keep(lambda: x.flatten().argmax() if is_max else x.flatten().argmin())
         return x.flatten()[place]
-    dim = args[0] if args else kwargs["dim"]
-    keepdim = args[1] if len(args) > 1 else kwargs.get("keepdim", False)
+    if isinstance(args[0], Tensor):
+        return (larger if is_max else smaller)(gates, func, x, args[0])
+    dim, keepdim = (*args, keepdim)[:2]
     find = torch.max if is_max else torch.min
     places = gates.keep(lambda: find(x, dim, keepdim=True).indices)
     values = x.gather(dim, places)
