@@ -54,6 +54,10 @@ def written(write: Callable[..., Any]) -> Callable[..., Tensor]:
     return function
 
 
+def celu_2(x: Tensor) -> Tensor:
+    return torch.where(x > 0, x, 2 * ((x / 2).exp() - 1))
+
+
 CASES: dict[str, Case] = {
     "softplus": ([A], F.softplus, lambda x: x * held((1 + x.exp()).log() - math.log(2), x) + math.log(2)),
     "softplus with options": (
@@ -110,6 +114,33 @@ CASES: dict[str, Case] = {
         written(lambda h, high: h.clamp_(max=high)),
         lambda x, high: torch.where(x + 0.5 <= high, x + 0.5, high),
     ),
+    "clamp_ above a bound of its own": (
+        [A, B],
+        written(lambda h, low: h.clamp_(low)),
+        lambda x, low: torch.where(x + 0.5 >= low, x + 0.5, low),
+    ),
+    "clamp_ below a number": (
+        [A],
+        written(lambda h: h.clamp_(max=-0.25)),
+        lambda x: (x + 0.5) * held((x + 0.5).clamp(max=-0.25) + 0.25, x + 0.5) - 0.25,
+    ),
+    "celu_ with an option": ([A], written(lambda h: torch.celu_(h, 2.0)), lambda x: scaled(celu_2)(x + 0.5)),
+    "leaky_relu in place by names": (
+        [A],
+        written(lambda h: F.leaky_relu(h, negative_slope=0.25, inplace=True)),
+        lambda x: scaled(lambda h: torch.where(h > 0, h, 0.25 * h))(x + 0.5),
+    ),
+    "frac": ([A], torch.frac, lambda x: x - x.trunc().detach()),
+    "logaddexp": (
+        [A, B],
+        torch.logaddexp,
+        lambda a, b: logsumexp(torch.stack([a, b]), 0)[0],
+    ),
+    "logaddexp of nothing": (
+        [A, B],
+        lambda a, b: torch.logaddexp(a.masked_fill(W > 1, -math.inf), b),
+        lambda a, b: torch.where(W > 1, b, logsumexp(torch.stack([a, b]), 0)[0]),
+    ),
     "clamp_max": ([A, B], torch.clamp_max, lambda x, high: torch.where(x <= high, x, high)),
     "clamp_min": ([A, B], torch.clamp_min, lambda x, low: torch.where(x >= low, x, low)),
     "logit with a bound": (
@@ -134,9 +165,9 @@ CASES: dict[str, Case] = {
         lambda x: x * held(torch.where(x > 0, x, W[0] * x), x),
     ),
     "glu over the first axis": (
-        [number(5, 4, 3)],
+        [number(5, 6, 2)],
         lambda x: F.glu(x, 0),
-        lambda x: x[:2] * x[2:].sigmoid().detach(),
+        lambda x: x[:3] * x[3:].sigmoid().detach(),
     ),
     "glu by its default": ([A], F.glu, lambda x: x[:, :2] * x[:, 2:].sigmoid().detach()),
     "logsumexp kept": ([A], lambda x: x.logsumexp(0, True), lambda x: logsumexp(x, 0)),

@@ -118,8 +118,7 @@ def offset_activation(gates: FrozenGates, func: Function, x: Tensor, *args: Any,
 
 def _activation(gates: FrozenGates, func: Function, x: Tensor, offset: Any, *args: Any, **kwargs: Any) -> Tensor:
     if not gates.recording:
-        held = gates.keep(never)
-        result = x * held if x.dtype not in LOW_PRECISION else (x * held).to(x.dtype)
+        result = (x * gates.keep(never)).to(x.dtype)
         return result if offset is None else result + offset
     value, quotient = _value_and_quotient(func, x.detach(), offset, args, kwargs)
     gates.keep(lambda: quotient)
@@ -176,7 +175,7 @@ def _bounds(func: Function, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
     name = find_operation(func).name
     if name == "clamp":
         low, high = (*args, None, None)[:2]
-        return kwargs.get("min", low), kwargs.get("max", high)
+        return low, kwargs.get("max", high)
     (bound,) = (*args, *kwargs.values())
     return (bound, None) if name == "clamp_min" else (None, bound)
 
@@ -201,7 +200,7 @@ def _plain(arguments: Any) -> Any:
 
 def _quotient(value: Tensor, x: Tensor) -> Tensor:
     """``value / x``, and 0 where ``x`` is."""
-    return torch.where(x == 0, 0, value / x) if value.dtype.is_complex else (value / x).nan_to_num_(nan=0, posinf=None)
+    return (value / x).nan_to_num_()
 
 
 def _value_at_zero(func: Function, x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -247,7 +246,7 @@ def power(gates: FrozenGates, func: Function, x: Any, exponent: Any) -> Tensor:
     """
     if not gates.depends(x):
         return gate(gates, power_of_a_constant, exponent, x, func)
-    exponent = gates.keep(lambda: exponent) if gates.depends(exponent) else exponent
+    exponent = gates.keep(lambda: exponent)
     if not isinstance(exponent, Tensor):
         if exponent == 1:
             return func(x, exponent)
