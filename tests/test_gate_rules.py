@@ -185,6 +185,7 @@ CASES: dict[str, Case] = {
         )
         for axes, dim in ((1, 0), (2, 1), (3, 0), (4, 1))
     },
+    "log_softmax over rows": ([A], lambda x: x.log_softmax(0), lambda x: x - logsumexp(x, 0)),
     "log_softmax of one number": ([A], lambda x: F.log_softmax(x[1, 1]) + x[1, 1], lambda x: x[1, 1]),
     "remainder": ([A, POSITIVE], torch.remainder, lambda a, b: a - (a / b).floor().detach() * b),
     "copysign": ([A], lambda x: torch.copysign(x, W), lambda x: x * (x.sign() * W.sign()).detach()),
@@ -349,3 +350,9 @@ def test_what_stops_evidence_is_named():
         with gates:
             function(z)
         assert gates.last_stop == (name, "the network")
+
+
+def test_dropout_that_is_off_keeps_all():
+    kept: list[Tensor] = []
+    decompose(lambda x: kept.append(torch.native_dropout(x, 0.5, False)[1]) or x, [A])
+    assert torch.equal(kept[0], torch.ones(3, 4, dtype=torch.bool))
