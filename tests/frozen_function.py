@@ -33,6 +33,7 @@ class Decomposed(NamedTuple):
     bias: Tensor
     dependent: bool
     outputs: list[Any]
+    kinds: list[Any]
 
     def error(self, inputs: list[Tensor]) -> float:
         total = sum((beta * x).sum() for beta, x in zip(self.betas, inputs, strict=True))
@@ -75,7 +76,7 @@ def decompose(function: Callable[..., Any], inputs: list[Tensor], **manner: bool
     zeros = [torch.zeros_like(x) for x in inputs]
     with gates.replay():
         at_zero = function(*zeros)
-    return Decomposed(value.detach(), betas, projected(at_zero).detach(), dependent, _floating(result))
+    return Decomposed(value.detach(), betas, projected(at_zero).detach(), dependent, _floating(result), kinds(result))
 
 
 def number(seed: int, *shape: int) -> Tensor:
@@ -97,10 +98,14 @@ def one_by_one(f: Callable[..., Tensor], *factors: Tensor) -> Tensor:
     return sum(turns[1:], turns[0]) / count
 
 
+def kinds(result: Any) -> list[Any]:
+    """Type, shapes and dtypes of what an operation gives."""
+    return [type(result), *((one.shape, one.dtype) for one in tree_leaves(result) if isinstance(one, Tensor))]
+
+
 def assert_of_one_kind(found: Decomposed, plain: Any) -> None:
-    """What came out has the shapes and dtypes of what the plain operation gives."""
-    kinds = [[(one.shape, one.dtype) for one in outputs] for outputs in (found.outputs, _floating(plain))]
-    assert kinds[0] == kinds[1]
+    """What came out has the type, shapes and dtypes of what the plain operation gives."""
+    assert found.kinds == kinds(plain)
 
 
 def assert_decomposes(found: Decomposed, inputs: list[Tensor], by_hand: Callable[..., Any]) -> None:

@@ -13,6 +13,8 @@ from torch.nn import functional as F
 from tests.frozen_function import assert_decomposes, assert_of_one_kind, decompose, held, number
 
 LINE, PLANE, CUBE = number(1, 2, 3, 6), number(2, 2, 2, 4, 6), number(3, 1, 2, 4, 4, 4)
+#: With it, every window of two has a positive sum of cubes, and some have entries of either sign.
+POSITIVE = torch.tensor([[[0.5, 6.0, 0.5, 6.0, 0.5, 6.0]]], dtype=torch.float64)
 #: Many equal entries.
 TIES = PLANE.round()
 
@@ -53,6 +55,21 @@ def scattered(values: Tensor, places: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 CASES: dict[str, Case] = {
+    **{
+        f"F._{pool} past its choice": (
+            [x],
+            lambda x, pool=pool: getattr(F, f"_{pool}")(x, 2),
+            lambda x, size=size: largest(x, size),
+        )
+        for pool, x, size in (
+            ("max_pool1d", LINE, (2,)),
+            ("max_pool2d", PLANE, (2, 2)),
+            ("max_pool3d", CUBE, (2, 2, 2)),
+            ("adaptive_max_pool1d", LINE, (3,)),
+            ("adaptive_max_pool2d", PLANE, (2, 3)),
+            ("adaptive_max_pool3d", CUBE, (2, 2, 2)),
+        )
+    },
     "max_pool1d": ([LINE], lambda x: F.max_pool1d(x, 2), lambda x: largest(x, (2,))),
     "max_pool1d with a step": ([LINE], lambda x: F.max_pool1d(x, 3, stride=1), lambda x: largest(x, (3,), (1,))),
     "max_pool2d of ties": ([TIES], lambda x: F.max_pool2d(x, (2, 3)), lambda x: largest(x, (2, 3))),
@@ -87,6 +104,12 @@ CASES: dict[str, Case] = {
         lambda x: largest(x, (2, 2, 2)),
     ),
     "lp_pool1d": ([LINE], lambda x: F.lp_pool1d(x.abs(), 3, 2), lambda x: norm(x * x.sign(), 3, (2,), (2,))),
+    "lp_pool1d that sums": ([LINE - 0.25], lambda x: F.lp_pool1d(x, 1, 2), lambda x: windows(x, (2,), (2,)).sum(-1)),
+    "lp_pool1d of odd powers": (
+        [LINE],
+        lambda x: F.lp_pool1d(x + POSITIVE, 3.0, 2),
+        lambda x: norm(x + POSITIVE, 3, (2,), (2,)),
+    ),
     "lp_pool2d of either sign": (
         [PLANE],
         lambda x: F.lp_pool2d(x, 2.0, (2, 3), 1),
@@ -110,8 +133,8 @@ CASES: dict[str, Case] = {
     ),
     "max_unpool2d into a larger plane": (
         [PLANE],
-        lambda x: F.max_unpool2d(x, torch.arange(24).view(1, 1, 4, 6).expand(2, 2, 4, 6) * 2, 2, output_size=(8, 12)),
-        lambda x: scattered(x, torch.arange(24).view(1, 1, 4, 6).expand(2, 2, 4, 6) * 2, (2, 2, 8, 12)),
+        lambda x: F.max_unpool2d(x, torch.arange(24).view(1, 1, 4, 6).expand(2, 2, 4, 6) * 2, 2, output_size=(9, 12)),
+        lambda x: scattered(x, torch.arange(24).view(1, 1, 4, 6).expand(2, 2, 4, 6) * 2, (2, 2, 9, 12)),
     ),
     "max_unpool3d": (
         [CUBE],

@@ -282,6 +282,11 @@ HOMOGENEOUS: dict[str, Case] = {
         lambda v: torch.stack([v[0], one_by_one(torch.mul, *v)]),
     ),
     "cumprod of one": ([V], lambda v: torch.cumprod(v[2], dim=0), lambda v: v[2]),
+    "cumprod of one in another precision": (
+        [LARGE],
+        lambda x: x[0, 0].float().cumprod(0, dtype=torch.float64),
+        lambda x: x[0, 0],
+    ),
     "matrix_power": (
         [SQUARE],
         lambda s: torch.matrix_power(s, 3),

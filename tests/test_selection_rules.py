@@ -15,6 +15,7 @@ A, B = number(1, 3, 4), number(2, 3, 4)
 #: No two entries of both are equal.
 C, D = A + torch.arange(12).view(3, 4) / 7, B - torch.arange(12).view(3, 4) / 9 - 0.3
 CUBE = number(3, 2, 3, 4)
+STEPS = CUBE + torch.arange(24).view(2, 3, 4) / 7
 TIES = torch.tensor([[1.0, 3.0, 3.0, -2.0], [2.0, 2.0, -2.0, -2.0], [0.5, 0.5, 0.5, 0.5]], dtype=torch.float64)
 OTHER = torch.tensor([[1.0, 2.0, 4.0, -2.0], [2.0, 3.0, -3.0, -2.0], [0.5, 0.0, 1.0, 0.5]], dtype=torch.float64)
 WITH_NAN = A.masked_fill(torch.eye(3, 4, dtype=torch.bool), float("nan"))
@@ -109,6 +110,13 @@ CASES: dict[str, Case] = {
     ),
     "where to": ([A], lambda a: torch.stack(torch.where(a > 0.5)).sum() + a, lambda a: (a > 0.5).nonzero().sum() + a),
     "topk": ([A], lambda x: x.topk(2).values, lambda x: x.sort(1, descending=True).values[:, :2]),
+    "topk of the last axis": ([STEPS], lambda x: x.topk(2).values, lambda x: x.sort(2, descending=True).values[..., :2]),
+    "sort of the last axis": ([CUBE], lambda x: torch.sort(x).values, lambda x: x.gather(2, x.argsort(2))),
+    "places that are not 0": (
+        [A],
+        lambda a: torch.stack(torch.where(a)).sum() + a,
+        lambda a: (a != 0).nonzero().sum() + a,
+    ),
     "topk over rows": ([A], lambda x: x.topk(2, 0, False).values, lambda x: x.sort(0).values[:2]),
     "topk by names": (
         [A],
