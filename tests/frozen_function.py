@@ -57,7 +57,7 @@ def _floating(result: Any) -> list[Tensor]:
     return [leaf for leaf in leaves if leaf.is_floating_point() or leaf.is_complex()]
 
 
-def decompose(function: Callable[..., Any], inputs: list[Tensor], **manner: bool) -> Decomposed:
+def decompose(function: Callable[..., Any], inputs: list[Tensor], **manner: Any) -> Decomposed:
     """Record ``function(*inputs)`` with every input dependent, differentiate it, and replay it at zero."""
     leaves = [x.detach().clone().requires_grad_() for x in inputs]
     gates = FrozenGates(**manner)

@@ -130,6 +130,26 @@ CASES: dict[str, Case] = {
         lambda x, m: F.batch_norm(x, m, m * m + 1),
         lambda x, m: (x - m) / (m * m + 1 + 1e-5).sqrt().detach(),
     ),
+    "batch_norm with a weight of its own": (
+        [ROWS, OWN],
+        lambda x, w: F.batch_norm(x, MEAN, VARIANCE, w),
+        lambda x, w: one_by_one(torch.mul, affine(x, MEAN, VARIANCE), w),
+    ),
+    "batch_norm with a bias of its own": (
+        [ROWS, OWN],
+        lambda x, b: F.batch_norm(x, MEAN, VARIANCE, W, b),
+        lambda x, b: affine(x, MEAN, VARIANCE, W) + b,
+    ),
+    "batch_norm with a mean of its own": (
+        [ROWS, OWN],
+        lambda x, m: F.batch_norm(x, m, VARIANCE, W, V),
+        lambda x, m: affine(x, m, VARIANCE, W, V),
+    ),
+    "batch_norm with a variance of its own": (
+        [ROWS, OWN],
+        lambda x, v: F.batch_norm(x, MEAN, v * v + 1),
+        lambda x, v: (x - MEAN) / (v * v + 1 + 1e-5).sqrt().detach(),
+    ),
     "instance_norm": ([PLANES], F.instance_norm, lambda x: grouped(x, 4)),
     "instance_norm with both and a large eps": (
         [SERIES],
@@ -216,3 +236,18 @@ def test_norms_keep_the_networks_precision(operation, dtype):
     assert torch.autograd.grad(value.float().sum(), z)[0].dtype == dtype
     for one in (value, again):
         assert torch.allclose(one, plain, rtol=10 * torch.finfo(dtype).eps, atol=10 * torch.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize(
+    ("operation", "name"),
+    [
+        (lambda x: F.layer_norm(x, (4,), W, V), "FrozenNormBackward"),
+        (lambda x: F.batch_norm(x, MEAN, VARIANCE, W, V), "GatedBackward"),
+    ],
+)
+def test_the_way_back_is_written_down(operation, name):
+    z = ROWS.clone().requires_grad_().clone()
+    with FrozenGates():
+        value = operation(z)
+    assert type(value.grad_fn).__name__ == name
+    assert all(saved is None or saved.shape != ROWS.shape for saved in value.grad_fn.saved_tensors)

@@ -110,7 +110,7 @@ CASES: dict[str, Case] = {
     ),
     "where to": ([A], lambda a: torch.stack(torch.where(a > 0.5)).sum() + a, lambda a: (a > 0.5).nonzero().sum() + a),
     "topk": ([A], lambda x: x.topk(2).values, lambda x: x.sort(1, descending=True).values[:, :2]),
-    "topk of the last axis": ([STEPS], lambda x: x.topk(2).values, lambda x: x.sort(2, descending=True).values[..., :2]),
+    "topk of a cube": ([STEPS], lambda x: x.topk(2).values, lambda x: x.sort(2, descending=True).values[..., :2]),
     "sort of the last axis": ([CUBE], lambda x: torch.sort(x).values, lambda x: x.gather(2, x.argsort(2))),
     "places that are not 0": (
         [A],
