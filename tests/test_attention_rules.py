@@ -90,9 +90,9 @@ CASES: dict[str, Case] = {
     "of a decomposed graph, and its weights": (
         HEADS,
         lambda q, k, v: (lambda out, weights: out + weights @ v.detach())(
-            *torch.ops.aten._scaled_dot_product_attention_math.default(q, k, v)
+            *torch.ops.aten._scaled_dot_product_attention_math.default(q, k, v, ADDED, scale=0.3)
         ),
-        lambda q, k, v: attended(q, k, v, 3**-0.5) + attended(q, k, v, 3**-0.5).detach(),
+        lambda q, k, v: attended(q, k, v, 0.3, ADDED) + attended(q, k, v, 0.3, ADDED).detach(),
     ),
     "of an exported graph": (
         [one[:, :, :3] for one in HEADS],
@@ -184,6 +184,33 @@ def test_the_module(name):
     inputs = [TOKENS, MEMORY[..., : options.get("kdim", 4)].clone()]
     found = decompose(lambda x, y: made(x, y, y, **given)[0], inputs)
     assert_decomposes(found, inputs, lambda x, y: by_module(made, x, y, mask))
+
+
+@pytest.mark.parametrize(
+    ("given", "mask"),
+    [
+        ({}, None),
+        ({"attn_mask": ~SEEN}, SEEN),
+        ({"attn_mask": (~SEEN).expand(2, 5, 3)}, SEEN),
+        ({"key_padding_mask": PADDED}, ~PADDED[:, None]),
+        ({"key_padding_mask": PADDED, "attn_mask": ~CAUSAL}, CAUSAL & ~PADDED[:, None]),
+    ],
+)
+def test_the_function_with_one_head(given, mask):
+    made = module()
+    out = made.out_proj
+    weights = (made.in_proj_weight, made.in_proj_bias, None, None, False, 0.0, out.weight, out.bias)
+
+    def operation(x: Tensor, y: Tensor) -> Tensor:
+        x, y = x.transpose(0, 1), y.transpose(0, 1)
+        return F.multi_head_attention_forward(x, y, y, 4, 1, *weights, **given)[0].transpose(0, 1)
+
+    def by_hand(x: Tensor, y: Tensor) -> Tensor:
+        (w_q, w_k, w_v), (b_q, b_k, b_v) = made.in_proj_weight.split(4), made.in_proj_bias.split(4)
+        mixed = attended(x @ w_q.mT + b_q, y @ w_k.mT + b_k, y @ w_v.mT + b_v, 0.5, mask)
+        return mixed @ out.weight.mT + out.bias
+
+    assert_decomposes(decompose(operation, [TOKENS, MEMORY]), [TOKENS, MEMORY], by_hand)
 
 
 def test_the_module_without_a_batch():
