@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.frozen_function import assert_decomposes, decompose, held, number, one_by_one
+from tests.frozen_function import assert_decomposes, assert_of_one_kind, decompose, held, number, one_by_one
 
 SEQUENCE = number(1, 4, 2, 3)  # [L, N, features]
 LAYERS = {"tanh": nn.RNN, "relu": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
@@ -72,9 +72,9 @@ SHAPES = list(product([1, 2], [False, True], [False, True], [False, True]))
 @pytest.mark.parametrize("kind", LAYERS)
 def test_layers(kind, layers, bidirectional, batch_first, bias):
     options = {"bidirectional": bidirectional, "batch_first": batch_first, "bias": bias}
-    layer = made(LAYERS, kind, 3, 2, layers, **options)
+    layer = made(LAYERS, kind, 3, 5, layers, **options)
     cells = layers * (2 if bidirectional else 1)
-    inputs = [SEQUENCE, *(number(seed, cells, 2, 2) for seed in ((2, 3) if kind == "lstm" else (2,)))]
+    inputs = [SEQUENCE, *(number(seed, cells, 2, 5) for seed in ((2, 3) if kind == "lstm" else (2,)))]
 
     def operation(x: Tensor, *states: Tensor) -> Any:
         out, last = layer(x.transpose(0, 1) if batch_first else x, states if kind == "lstm" else states[0])
@@ -90,14 +90,16 @@ def test_layers(kind, layers, bidirectional, batch_first, bias):
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("kind", CELLS)
 def test_cells(kind, bias):
-    cell = made(CELLS, kind, 3, 2, bias=bias)
+    cell = made(CELLS, kind, 3, 5, bias=bias)
     weights = [cell.weight_ih, cell.weight_hh, *([cell.bias_ih, cell.bias_hh] if bias else [])]
-    inputs = [SEQUENCE[0], *(number(seed, 2, 2) for seed in ((2, 3) if kind == "lstm" else (2,)))]
+    inputs = [SEQUENCE[0], *(number(seed, 2, 5) for seed in ((2, 3) if kind == "lstm" else (2,)))]
 
     def operation(x: Tensor, *state: Tensor) -> Any:
         return cell(x, state if kind == "lstm" else state[0])
 
-    assert_decomposes(decompose(operation, inputs), inputs, lambda x, *state: step(kind, x, state, *weights))
+    found = decompose(operation, inputs)
+    assert_of_one_kind(found, operation(*inputs))
+    assert_decomposes(found, inputs, lambda x, *state: step(kind, x, state, *weights))
 
 
 def test_weights_of_ones_own_are_a_factor():
