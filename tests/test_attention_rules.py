@@ -18,6 +18,8 @@ Q, K, V = number(1, 2, 5, 4), number(2, 2, 3, 4), number(3, 2, 3, 6)
 HEADS = [number(seed, 2, 2, length, 3) for seed, length in ((4, 5), (5, 3), (6, 3))]
 SEEN = torch.tensor([[1, 0, 1], [1, 1, 0], [0, 1, 1], [1, 1, 1], [0, 0, 1]], dtype=torch.bool)
 ADDED = number(7, 5, 3)
+#: Values that a replay at zero still has.
+SHIFT = torch.tensor([[0.5], [-2.0], [3.0]], dtype=torch.float64)
 CAUSAL = torch.ones(5, 3, dtype=torch.bool).tril()
 sdpa = F.scaled_dot_product_attention
 
@@ -49,7 +51,11 @@ CASES: dict[str, Case] = {
         lambda q, k, v: sdpa(q, k, v, None, 0.0, True),
         lambda *x: attended(*x, mask=CAUSAL),
     ),
-    "with a mask": ([Q, K, V], lambda q, k, v: sdpa(q, k, v, SEEN), lambda *x: attended(*x, mask=SEEN)),
+    "with a mask": (
+        [Q, K, V],
+        lambda q, k, v: sdpa(q, k, v + SHIFT, SEEN),
+        lambda q, k, v: attended(q, k, v + SHIFT, mask=SEEN),
+    ),
     "with a mask by name": (
         [Q, K, V],
         lambda q, k, v: sdpa(q, k, v, attn_mask=SEEN, scale=0.3),
@@ -63,8 +69,8 @@ CASES: dict[str, Case] = {
     ),
     "with a mask of its own": (
         [Q, K, V, ADDED],
-        lambda q, k, v, m: sdpa(q, k, v + 1, m),
-        lambda q, k, v, m: attended(q, k, v + 1, mask=m),
+        lambda q, k, v, m: sdpa(q, k, v + SHIFT, m),
+        lambda q, k, v, m: attended(q, k, v + SHIFT, mask=m),
     ),
     "of constant queries": ([K, V], lambda k, v: sdpa(Q, k, v), lambda k, v: attended(Q, k, v)),
     "of constant values": (
