@@ -223,6 +223,7 @@ def test_the_module_without_a_batch():
     made = module()
     keys = PADDED[0]
     found = decompose(lambda x, y: made(x, y, y, key_padding_mask=keys)[0], [TOKENS[0], MEMORY[0]])
+    assert_of_one_kind(found, TOKENS[0])
     assert_decomposes(found, [TOKENS[0], MEMORY[0]], lambda x, y: by_module(made, x[None], y[None], ~keys[None])[0])
 
 
@@ -241,6 +242,7 @@ def test_the_modules_weights_are_shown(average, batched):
     decompose(operation, [x, y])
     plain = made(x, y, y, average_attn_weights=average)[1]
     for weights in kept:
+        assert weights.shape == plain.shape
         assert torch.allclose(weights, plain, rtol=1e-12)
     decompose(lambda x, y: kept.append(made(x, y, y, need_weights=False)[1]) or x + y.sum(), [x, y])
     assert kept[-1] is None

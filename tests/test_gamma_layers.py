@@ -93,6 +93,16 @@ CASES: dict[str, Case] = {
         lambda x: F.conv2d(x, W2, padding="same", dilation=(1, 3)),
         lambda x: convolved(x, W2, (1, 1), ((1, 1), (1, 2)), (1, 3)),
     ),
+    "conv2d of the same size, dilated by one number": (
+        [PLANE],
+        lambda x: F.conv2d(x, W2, padding="same", dilation=2),
+        lambda x: convolved(x, W2, (1, 1), ((2, 2), (1, 1)), (2, 2)),
+    ),
+    "conv2d with a bias of its own": (
+        [PLANE, BIAS],
+        lambda x, b: F.conv2d(x, W2, b),
+        lambda x, b: F.conv2d(x, W2) + b[:, None, None],
+    ),
     "conv2d of what is valid": (
         [PLANE],
         lambda x: F.conv2d(x, W2, padding="valid", stride=2),
