@@ -12,7 +12,17 @@ from torch.utils._pytree import tree_leaves
 from xai_align.pinet.gates import operation_table
 from xai_align.pinet.gates.frozen_gates import FrozenGates
 
-__all__ = ["Decomposed", "decompose", "operation_table", "projected"]
+__all__ = [
+    "Decomposed",
+    "assert_decomposes",
+    "assert_of_one_kind",
+    "decompose",
+    "held",
+    "number",
+    "one_by_one",
+    "operation_table",
+    "projected",
+]
 
 
 class Decomposed(NamedTuple):
@@ -23,6 +33,7 @@ class Decomposed(NamedTuple):
     bias: Tensor
     dependent: bool
     outputs: list[Any]
+    kinds: list[Any]
 
     def error(self, inputs: list[Tensor]) -> float:
         total = sum((beta * x).sum() for beta, x in zip(self.betas, inputs, strict=True))
@@ -46,7 +57,7 @@ def _floating(result: Any) -> list[Tensor]:
     return [leaf for leaf in leaves if leaf.is_floating_point() or leaf.is_complex()]
 
 
-def decompose(function: Callable[..., Any], inputs: list[Tensor], **manner: bool) -> Decomposed:
+def decompose(function: Callable[..., Any], inputs: list[Tensor], **manner: Any) -> Decomposed:
     """Record ``function(*inputs)`` with every input dependent, differentiate it, and replay it at zero."""
     leaves = [x.detach().clone().requires_grad_() for x in inputs]
     gates = FrozenGates(**manner)
@@ -65,4 +76,48 @@ def decompose(function: Callable[..., Any], inputs: list[Tensor], **manner: bool
     zeros = [torch.zeros_like(x) for x in inputs]
     with gates.replay():
         at_zero = function(*zeros)
-    return Decomposed(value.detach(), betas, projected(at_zero).detach(), dependent, _floating(result))
+    return Decomposed(value.detach(), betas, projected(at_zero).detach(), dependent, _floating(result), kinds(result))
+
+
+def number(seed: int, *shape: int) -> Tensor:
+    """Normal numbers, the first three of them 0, -0 and 2.5."""
+    x = torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    x.view(-1)[:3] = torch.tensor([0.0, -0.0, 2.5])
+    return x
+
+
+def held(value: Tensor, x: Tensor) -> Tensor:
+    """``stop(value / x)``, and 0 where ``x`` is."""
+    return torch.where(x == 0, 0, value / torch.where(x == 0, 1, x)).detach()
+
+
+def one_by_one(f: Callable[..., Tensor], *factors: Tensor) -> Tensor:
+    """The mean over the factors of ``f`` with all the others detached."""
+    count = len(factors)
+    turns = [f(*(x if at == alive else x.detach() for at, x in enumerate(factors))) for alive in range(count)]
+    return sum(turns[1:], turns[0]) / count
+
+
+def kinds(result: Any) -> list[Any]:
+    """Type, shapes and dtypes of what an operation gives."""
+    return [type(result), *((one.shape, one.dtype) for one in tree_leaves(result) if isinstance(one, Tensor))]
+
+
+def assert_of_one_kind(found: Decomposed, plain: Any) -> None:
+    """What came out has the type, shapes and dtypes of what the plain operation gives."""
+    assert found.kinds == kinds(plain)
+
+
+def assert_decomposes(found: Decomposed, inputs: list[Tensor], by_hand: Callable[..., Any]) -> None:
+    """Value, coefficients and bias are those of a function that was detached by hand."""
+    leaves = [x.clone().requires_grad_() for x in inputs]
+    value = projected(by_hand(*leaves))
+    if value.requires_grad:
+        expected = torch.autograd.grad(value, leaves, allow_unused=True, materialize_grads=True)
+    else:
+        expected = tuple(torch.zeros_like(x) for x in inputs)
+    assert torch.allclose(found.value, value.detach(), rtol=1e-10, atol=1e-12)
+    for beta, one in zip(found.betas, expected, strict=True):
+        assert torch.allclose(beta, one, rtol=1e-9, atol=1e-11)
+    total = sum((beta * x).sum() for beta, x in zip(expected, inputs, strict=True))
+    assert torch.allclose(found.bias, value.detach() - total, rtol=1e-8, atol=1e-10)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -11,7 +13,7 @@ from tests.networks import conv_net, images, untouched
 from xai_align import FeatureSpace, Split, read_out, read_out_all_classes
 from xai_align.pinet import CompletenessError
 from xai_align.pinet.gates import rule_registry
-from xai_align.pinet.rounding import answer_of, misses
+from xai_align.pinet.rounding import answer_of, misses, wide
 
 
 def test_the_bound_is_that_of_a_random_walk():
@@ -47,6 +49,12 @@ def test_an_answer_is_the_weighted_sum_of_logits():
     logits = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
     assert answer_of(torch.tensor([[1.0, 0.0, -1.0], [0.5, 0.0, 2.0]]), logits).tolist() == [-2.0, 14.0]
     assert answer_of(torch.tensor([2.0, -3.0]), torch.tensor([4.0, 5.0])).tolist() == [8.0, -15.0]
+
+
+@pytest.mark.parametrize(("device", "dtype"), [("mps", "float32"), ("cpu", "float64"), ("cuda", "float64")])
+def test_sums_are_in_float64_where_the_device_has_it(device, dtype):
+    x = SimpleNamespace(device=torch.device(device), float=lambda: "float32", double=lambda: "float64")
+    assert wide(x) == dtype
 
 
 def test_what_rounding_explains_is_accepted_and_told():

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tests.frozen_function import decompose, projected
+from tests.frozen_function import assert_decomposes, decompose, projected
 from xai_align.pinet.gates.frozen_gates import SharedViews
 
 
@@ -213,18 +213,7 @@ def _lp_pool(x: Tensor) -> Tensor:
 def test_coefficients_are_those_of_the_function_by_hand(name):
     shapes, function, by_hand = RULES[name]
     inputs = [number(seed, *shape) for seed, shape in enumerate(shapes)]
-    check(decompose(function, inputs), inputs, by_hand)
-
-
-def check(found: Any, inputs: list[Tensor], by_hand: Callable[..., Any]) -> None:
-    leaves = [x.clone().requires_grad_() for x in inputs]
-    value = projected(by_hand(*leaves))
-    expected = torch.autograd.grad(value, leaves, allow_unused=True, materialize_grads=True)
-    assert torch.allclose(found.value, value.detach(), rtol=1e-10, atol=1e-12)
-    for beta, one in zip(found.betas, expected, strict=True):
-        assert torch.allclose(beta, one, rtol=1e-9, atol=1e-11)
-    total = sum((beta * x).sum() for beta, x in zip(expected, inputs, strict=True))
-    assert torch.allclose(found.bias, value.detach() - total, rtol=1e-8, atol=1e-10)
+    assert_decomposes(decompose(function, inputs), inputs, by_hand)
 
 
 def whole(write: Callable[[Tensor], Any]) -> Callable[[Tensor], Tensor]:
@@ -300,6 +289,6 @@ def test_an_operation_in_place_is_the_same_operation(name, part):
         places = take(torch.arange(16).view(4, 4))
         return h.flatten().scatter(0, places.flatten(), by_hand(take(h)).flatten()).view(4, 4) * W[0]
 
-    check(found, [x], expected)
+    assert_decomposes(found, [x], expected)
     with torch.no_grad():
         assert torch.allclose(found.value, projected(spelled(x.clone())), rtol=1e-12)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import timm
 import torch
@@ -11,6 +13,8 @@ from captum_align import LayerPiNetAttribution, PiNetAttribution
 from tests.networks import conv_net, images, two_layers, untouched
 from xai_align import FeatureSpace, Question, Split, explain, read_out
 from xai_align.pinet import ExactPiNet, MixedReadout, Place, sharp_places
+from xai_align.pinet.gates.frozen_gates import CutOff
+from xai_align.pinet.mixture import mixed
 from xai_align.question import ask
 
 PLACES = ["input", "conv1", "pool", "conv2"]
@@ -111,6 +115,40 @@ def test_a_local_place_can_be_mixed_in():
     assert mixture.kind == "frozen"
     assert mixture.relative_error.max() < 1e-12
     assert torch.allclose(mixture.parts[1].contributions, read_out(model, x, 1, head).contributions, atol=1e-12)
+
+
+def test_local_places_make_a_local_mixture():
+    # both heads are affine: at h = (6, 0) as at the hidden layer, behind it at the logits themselves
+    model, x = two_layers(), torch.tensor([[1.0, 2.0]])
+    hidden = FeatureSpace(layer="hidden", split=Split(model[:2], model[2]))
+    logits = FeatureSpace(layer="logits", split=Split(model, nn.Identity()))
+    mixture = read_out(model, x, 0, [hidden, logits], weights=[0.25, 0.75])
+    assert [part.tolist() for part in mixture.contributions] == [[[3.0, 0.0]], [[9.375, 0.0]]]
+    assert mixture.kind == "local"
+    assert mixed([mixture.parts[0]], [1.0]).kind == "local"
+    assert read_out(model, x, 0, ["input", "1"]).kind == "frozen"
+
+
+def test_a_mixture_names_all_layers_and_what_was_cut_off():
+    model, x = two_layers(), torch.tensor([[1.0, 2.0]])
+    parts = list(read_out(model, x, 0, ["input", "1"]).parts)
+    lost, more = CutOff("detach", "0", "Linear", 1), CutOff("item", "2", "Linear", 3)
+    parts[0] = replace(parts[0], cut_off=(lost,), feature_space=FeatureSpace(layer=("a", "b")), gates_flow=True)
+    parts[1] = replace(parts[1], cut_off=(lost, more))
+    both = mixed(parts, [0.5, 0.5])
+    assert both.feature_space.layer == ("a", "b", "1")
+    assert both.cut_off == (lost, more)
+    assert both.gates_flow is True
+    assert mixed(parts[1:], [1.0]).gates_flow is False
+    assert mixed(parts[1:], [1.0]).answer.tolist() == [12.5]
+
+
+def test_a_mixture_has_a_weight_for_each_part():
+    mixture = read_out(conv_net(), images(), 1, ["conv1", "conv2"])
+    with pytest.raises(ValueError, match="shorter"):
+        mixed(mixture.parts, [1.0])
+    with pytest.raises(ValueError, match="shorter"):
+        replace(mixture, weights=(1.0,)).map()
 
 
 class TwoBranches(nn.Module):

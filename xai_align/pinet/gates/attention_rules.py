@@ -106,34 +106,29 @@ def multi_head_attention(
     dropout_p: float,
     out_proj_weight: Tensor,
     out_proj_bias: Tensor | None,
-    training: bool = True,
-    key_padding_mask: Tensor | None = None,
-    need_weights: bool = True,
-    attn_mask: Tensor | None = None,
-    use_separate_proj_weight: bool = False,
-    q_proj_weight: Tensor | None = None,
-    k_proj_weight: Tensor | None = None,
-    v_proj_weight: Tensor | None = None,
-    static_k: Tensor | None = None,
-    static_v: Tensor | None = None,
-    average_attn_weights: bool = True,
-    is_causal: bool = False,
+    training: bool,
+    key_padding_mask: Tensor | None,
+    need_weights: bool,
+    attn_mask: Tensor | None,
+    use_separate_proj_weight: bool,
+    q_proj_weight: Tensor | None,
+    k_proj_weight: Tensor | None,
+    v_proj_weight: Tensor | None,
+    static_k: Tensor | None,
+    static_v: Tensor | None,
+    average_attn_weights: bool,
+    is_causal: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """``out_proj(stop(A) v)`` with the attention ``A`` of ``torch.nn.MultiheadAttention``.
 
     Raises:
         NotImplementedError: an extra of that module that changes keys or values is in use.
     """
-    extras = {
-        "bias_k": bias_k,
-        "bias_v": bias_v,
-        "static_k": static_k,
-        "static_v": static_v,
-        "add_zero_attn": add_zero_attn or None,
-    }
-    if any(extra is not None for extra in extras.values()) or (training and dropout_p > 0):
+    extras = (bias_k, bias_v, static_k, static_v, add_zero_attn or None)
+    if any(extra is not None for extra in extras) or (training and dropout_p > 0):
         raise NotImplementedError(
-            "nn.MultiheadAttention is read out without " + ", ".join(extras) + " and dropout; read out at a later layer"
+            "nn.MultiheadAttention is read out without bias_k, bias_v, static_k, static_v, add_zero_attn and dropout; "
+            "read out at a later layer"
         )
     separate: Any = (q_proj_weight, k_proj_weight, v_proj_weight)
     weights: Any = in_proj_weight.chunk(3) if in_proj_weight is not None else separate

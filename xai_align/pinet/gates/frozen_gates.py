@@ -32,6 +32,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from xai_align._tools.replica import LOW_PRECISION
+from xai_align.pinet.gates.named_arguments import by_position
 from xai_align.pinet.gates.rule_registry import Operation, Rule, UnknownOperation, find_operation, linear
 
 T = TypeVar("T")
@@ -156,13 +157,15 @@ class FrozenGates(TorchFunctionMode):
             return func(*args, **(kwargs or {}))
         return self.run(func, *args, **(kwargs or {}))
 
-    def run(self, func: Any, *args: Any, **kwargs: Any) -> Any:
+    def run(self, func: Any, /, *args: Any, **kwargs: Any) -> Any:
         """``func(*args, **kwargs)`` by its rule; for rules that are made of operations with rules of their own."""
         operation = find_operation(func)
         rule = self._rules.get(operation.compute, operation.rule) if self._rules else operation.rule
         if rule is None and not any(isinstance(leaf, Tensor) for leaf in tree_leaves((args, kwargs))):
             # nothing of the network's values; a garbage-collected context may also set the grad mode at any time
             return func(*args, **kwargs)
+        if kwargs and (rule is not linear or not args):
+            args, kwargs = by_position(func, args, kwargs)
         self.operations += 1
         if self.recording:
             alive, foreign = look_at(args, kwargs, self.since)

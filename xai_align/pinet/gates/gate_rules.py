@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_map
 
 from xai_align._tools.replica import LOW_PRECISION
 from xai_align.pinet.gates.frozen_gates import FrozenGates, detached, never
-from xai_align.pinet.gates.rule_registry import Rule, find_operation, register_rule
+from xai_align.pinet.gates.rule_registry import find_operation, register_rule
 
 Function = Callable[..., Any]
 
@@ -40,15 +40,15 @@ HELD_GATES = "softmax softmin sgn angle atan2 logcumsumexp linalg_norm linalg_ma
 
 
 @register_rule(*GATES_WITH_VALUE_AT_ZERO.split())
-def gate(gates: FrozenGates, func: Function, *args: Any, **kwargs: Any) -> Any:
+def gate(gates: FrozenGates, func: Function, *args: Any) -> Any:
     """``stop(f(x))``, or an activation where the gates flow."""
-    return offset_activation(gates, func, *args, **kwargs) if gates.flowing else stop(gates, func, *args, **kwargs)
+    return (offset_activation if gates.flowing else stop)(gates, func, *args)
 
 
 @register_rule(*GATES_WITHOUT_VALUE_AT_ZERO.split())
 def scale(gates: FrozenGates, func: Function, *args: Any, **kwargs: Any) -> Any:
     """``stop(f(x))``, or ``x * stop(f(x) / x)`` where the gates flow."""
-    return activation(gates, func, *args, **kwargs) if gates.flowing else stop(gates, func, *args, **kwargs)
+    return (activation if gates.flowing else stop)(gates, func, *args, **kwargs)
 
 
 @register_rule(*HELD_GATES.split())
@@ -77,7 +77,7 @@ class Gated(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         """Return ``gate`` times what comes back."""
         (gate,) = ctx.saved_tensors
-        return gradient * gate, None
+        return gradient * gate.conj(), None
 
 
 class GatedInPlace(torch.autograd.Function):
@@ -118,8 +118,7 @@ def offset_activation(gates: FrozenGates, func: Function, x: Tensor, *args: Any,
 
 def _activation(gates: FrozenGates, func: Function, x: Tensor, offset: Any, *args: Any, **kwargs: Any) -> Tensor:
     if not gates.recording:
-        held = gates.keep(never)
-        result = x * held if x.dtype not in LOW_PRECISION else (x * held).to(x.dtype)
+        result = (x * gates.keep(never)).to(x.dtype)
         return result if offset is None else result + offset
     value, quotient = _value_and_quotient(func, x.detach(), offset, args, kwargs)
     gates.keep(lambda: quotient)
@@ -175,8 +174,8 @@ def _taken(gates: FrozenGates, x: Tensor, bound: Any, inside: Function) -> Tenso
 def _bounds(func: Function, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
     name = find_operation(func).name
     if name == "clamp":
-        given = dict(zip(("min", "max"), args, strict=False)) | kwargs
-        return given.get("min"), given.get("max")
+        low, high = (*args, None, None)[:2]
+        return low, kwargs.get("max", high)
     (bound,) = (*args, *kwargs.values())
     return (bound, None) if name == "clamp_min" else (None, bound)
 
@@ -187,7 +186,7 @@ def _value_and_quotient(
     """``f(x)`` in the dtype of ``x``, and ``(f(x) - f(0)) / x`` in float32 or better."""
     with torch.no_grad():
         wide = x.float() if x.dtype in LOW_PRECISION else x
-        if offset is not None and x.dtype == torch.float32 and x.device.type != "mps":
+        if offset is not None and wide.dtype == torch.float32 and x.device.type != "mps":
             wide = wide.double()  # near 0 the difference has few digits of float32
         value = func(wide, *_plain(args), **_plain(kwargs))
         quotient = _quotient(value if offset is None else value - offset, wide)
@@ -201,7 +200,7 @@ def _plain(arguments: Any) -> Any:
 
 def _quotient(value: Tensor, x: Tensor) -> Tensor:
     """``value / x``, and 0 where ``x`` is."""
-    return torch.where(x == 0, 0, value / x) if value.dtype.is_complex else (value / x).nan_to_num_(nan=0, posinf=None)
+    return (value / x).nan_to_num_()
 
 
 def _value_at_zero(func: Function, x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -214,8 +213,7 @@ def _value_at_zero(func: Function, x: Tensor, args: tuple[Any, ...], kwargs: dic
 
 @cache
 def _number_at_zero(func: Function, args: tuple[Any, ...], kwargs: tuple[tuple[str, Any], ...]) -> float | None:
-    with torch.inference_mode(False), torch.no_grad():
-        return float(func(torch.zeros(1, dtype=torch.float64), *args, **dict(kwargs))) or None
+    return float(func(torch.zeros(1, dtype=torch.float64), *args, **dict(kwargs))) or None
 
 
 @register_rule("relu")
@@ -241,22 +239,27 @@ relu.into = _relu_into  # type: ignore[attr-defined]
 
 
 @register_rule("pow", "float_power")
-def power(gates: FrozenGates, func: Function, x: Any, exponent: Any, **kwargs: Any) -> Tensor:
+def power(gates: FrozenGates, func: Function, x: Any, exponent: Any) -> Tensor:
     """``x ** p = x * stop(x ** (p - 1))`` for ``p > 0``; otherwise a scale, which is held.
 
     Where the exponent is a tensor, each of its entries decides for itself. An exponent that depends on ``z`` is held.
     """
     if not gates.depends(x):
-        return gate(gates, lambda exponent: func(x, exponent, **kwargs), exponent)
-    exponent = gates.keep(lambda: exponent) if gates.depends(exponent) else exponent
+        return gate(gates, power_of_a_constant, exponent, x, func)
+    exponent = gates.keep(lambda: exponent)
     if not isinstance(exponent, Tensor):
         if exponent == 1:
-            return func(x, exponent, **kwargs)
+            return func(x, exponent)
         flows = exponent > 0 or (gates.flowing and exponent != 0)
-        return (activation if flows else stop)(gates, func, x, exponent, **kwargs)
+        return (activation if flows else stop)(gates, func, x, exponent)
     flows = exponent != 0 if gates.flowing else exponent > 0
-    value = gates.keep(lambda: func(x, exponent, **kwargs))
+    value = gates.keep(lambda: func(x, exponent))
     return x * gates.keep(lambda: torch.where(flows, _quotient(value, x), 0)) + torch.where(flows, 0, value)
+
+
+def power_of_a_constant(exponent: Tensor, base: Any, func: Function) -> Tensor:
+    """``base ** exponent``, as a function of the exponent."""
+    return func(base, exponent)
 
 
 @register_rule("prelu")
@@ -322,10 +325,10 @@ def logaddexp(gates: FrozenGates, func: Function, a: Tensor, b: Tensor) -> Tenso
 
 @register_rule("log_softmax")
 def log_softmax(
-    gates: FrozenGates, func: Function, x: Tensor, dim: int | None = None, *args: Any, **kwargs: Any
+    gates: FrozenGates, func: Function, x: Tensor, dim: int | None = None, *args: Any, dtype: Any = None, **kwargs: Any
 ) -> Any:
     """``x - LSE(x)``: the normaliser cancels in questions that compare classes."""
-    dtype = kwargs.get("dtype")
+    dtype = next((argument for argument in args if isinstance(argument, torch.dtype)), dtype)
     x = x if dtype is None else x.to(dtype)
     dim = (0 if x.dim() in (0, 1, 3) else 1) if dim is None else dim
     return x - logsumexp(gates, torch.logsumexp, x, dim, keepdim=True)
@@ -341,25 +344,13 @@ def log_softmax(
     "dropout3d",
     "native_dropout",
 )
-def dropout(
-    gates: FrozenGates,
-    func: Function,
-    input: Tensor,
-    p: float = 0.5,
-    training: bool = True,
-    *args: Any,
-    **kwargs: Any,
-) -> Any:
+def dropout(gates: FrozenGates, func: Function, input: Tensor, p: float, training: bool | None) -> Any:
     """The identity, as dropout is in eval mode.
 
     Raises:
         ValueError: it is at work, so that the network has no one answer.
     """
-    if kwargs.get("train", training) and p > 0:
+    if training and p > 0:
         raise ValueError("the network drops out at random (train mode); call model.eval() first")
-    return input
-
-
-def is_gate(rule: Rule | None) -> bool:
-    """Return whether a rule may hold its whole value."""
-    return rule in (gate, scale, stop)
+    kept_all = find_operation(func).name == "native_dropout"
+    return (input, torch.ones_like(input, dtype=torch.bool)) if kept_all else input

@@ -42,9 +42,9 @@ def layer_norm(
     func: Operation,
     x: Tensor,
     normalized_shape: Sequence[int],
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    eps: float = 1e-5,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
 ) -> Tensor:
     """``(x - mean x) * stop(1 / sigma) * weight + bias``."""
     dims = tuple(range(-len(normalized_shape), 0))
@@ -96,9 +96,9 @@ def group_norm(
     func: Operation,
     x: Tensor,
     num_groups: int,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    eps: float = 1e-5,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
 ) -> Tensor:
     """Centre and scale by ``stop(1 / sigma)`` within each group."""
     groups = x.reshape(len(x), num_groups, -1)
@@ -130,11 +130,11 @@ def batch_norm(
     x: Tensor,
     running_mean: Tensor | None,
     running_var: Tensor | None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
 ) -> Tensor:
     """Affine in eval mode. In train mode an example's answer depends on its batch: no readout.
 
@@ -202,13 +202,13 @@ def instance_norm(
     gates: FrozenGates,
     func: Operation,
     x: Tensor,
-    running_mean: Tensor | None = None,
-    running_var: Tensor | None = None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    use_input_stats: bool = True,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    use_input_stats: bool,
+    momentum: float,
+    eps: float,
 ) -> Tensor:
     """Each channel of each example centred and scaled by ``stop(1 / sigma)``."""
     if not use_input_stats:

@@ -22,16 +22,15 @@ _POOLS: dict[str, Callable[..., Any]] = {
 }
 
 
-@register_rule(*_POOLS, *(f"{name}_with_indices" for name in _POOLS), *(f"_{name}" for name in _POOLS))
+@register_rule(*_POOLS, *(f"{name}_with_indices" for name in _POOLS))
 def max_pool(gates: FrozenGates, func: Callable[..., Any], x: Tensor, *args: Any, **kwargs: Any) -> Any:
     """Each window's winner, its place held."""
     spelled = find_operation(func).name
-    name = spelled.removeprefix("_").removesuffix("_with_indices")
-    wants_places = spelled.endswith("_with_indices") or kwargs.pop("return_indices", False) is True
+    name = spelled.removesuffix("_with_indices")
     places = gates.keep(lambda: _POOLS[name](x, *args, **kwargs)[1])
     spatial = int(name[-2])
     values = x.flatten(-spatial).gather(-1, places.flatten(-spatial)).view(places.shape)
-    return (values, places) if wants_places else values
+    return values if name == spelled else (values, places)
 
 
 @register_rule("lp_pool1d", "lp_pool2d", "lp_pool3d")
@@ -40,9 +39,9 @@ def power_pool(
 ) -> Tensor:
     """``||x||_p = sum x * stop(x^(p-1) / ||x||_p^(p-1))`` over each window."""
     value = gates.keep(lambda: func(x, norm_type, *args, **kwargs))
-    shares = gates.keep(lambda: x.abs().pow(norm_type - 1) * x.sign())
+    shares = gates.keep(lambda: x.pow(norm_type - 1))
     sums = func(x * shares, 1, *args, **kwargs)
-    return sums * gates.keep(lambda: torch.where(value > 0, value.pow(1 - norm_type), 0))
+    return sums * gates.keep(lambda: torch.where(value == 0, 1, value).pow(1 - norm_type))
 
 
 @register_rule("max_unpool1d", "max_unpool2d", "max_unpool3d")

@@ -35,38 +35,28 @@ PRODUCTS = """
 @register_rule(*PRODUCTS.split())
 def product(gates: FrozenGates, func: Function, *args: Any, **kwargs: Any) -> Tensor:
     """``a b = (a stop(b) + stop(a) b) / 2``; linear as it is where only one side depends on ``z``."""
-    if kwargs:
-        args, kwargs = _factors_first(args, kwargs)
     factors = [place for place in (0, 1) if gates.depends(*args[place : place + 1])]
     return _each_way(gates, func, args, factors, **kwargs)
 
 
-def _factors_first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Factors that are given by name, by position."""
-    kwargs = dict(kwargs)
-    for place, names in enumerate((("input", "a", "x", "self"), ("other", "weight", "mat2", "vec2", "y", "tensor"))):
-        if len(args) == place:
-            for name in names:
-                if name in kwargs:
-                    args = (*args, kwargs.pop(name))
-                    break
-    return args, kwargs
-
-
-@register_rule("einsum", "chain_matmul", "linalg_multi_dot")
-def product_of_many(gates: FrozenGates, func: Function, *args: Any, **kwargs: Any) -> Tensor:
+@register_rule("einsum", "chain_matmul")
+def product_of_many(gates: FrozenGates, func: Function, *args: Any) -> Tensor:
     """An ``n``-th each way for ``n`` factors, given one by one or in a list."""
-    in_list = find_operation(func).name == "linalg_multi_dot"
     flat = [part for argument in args for part in (argument if isinstance(argument, list | tuple) else [argument])]
-    call = (lambda *parts, **kwargs: func(list(parts), **kwargs)) if in_list else func
-    return _each_way(gates, call, flat, [place for place, part in enumerate(flat) if gates.depends(part)], **kwargs)
+    return _each_way(gates, func, flat, [place for place, part in enumerate(flat) if gates.depends(part)])
+
+
+@register_rule("linalg_multi_dot")
+def product_of_a_list(gates: FrozenGates, func: Function, factors: Sequence[Tensor]) -> Tensor:
+    """As :func:`product_of_many`."""
+    return product_of_many(gates, lambda *parts: func(parts), *factors)
 
 
 def _each_way(gates: FrozenGates, func: Function, args: Sequence[Any], factors: list[int], **kwargs: Any) -> Tensor:
     """The mean over the factors (their places in ``args``) of the product with all the other factors held."""
     if len(factors) < 2:
         return func(*args, **kwargs)
-    held = dict(zip(factors, gates.keep(lambda: [args[place] for place in factors]), strict=True))
+    held = gates.keep(lambda: {place: args[place] for place in factors})
     turns = [
         func(*[part if place == alive else held.get(place, part) for place, part in enumerate(args)], **kwargs)
         for alive in factors
@@ -102,18 +92,16 @@ def sum_and_quotient(
 
 
 @register_rule("div")
-def quotient(gates: FrozenGates, func: Function, a: Any, b: Any, **kwargs: Any) -> Tensor:
+def quotient(gates: FrozenGates, func: Function, a: Any, b: Any, *, rounding_mode: str | None = None) -> Tensor:
     """``a / stop(b)``; rounded, a decision."""
-    rounded = kwargs.get("rounding_mode") is not None
-    b_depends = gates.depends(b)
-    if not b_depends and not rounded:
-        return func(a, b, **kwargs)
-    if rounded:
-        return stop(gates, func, a, b, **kwargs)
+    if rounding_mode is not None:
+        return stop(gates, func, a, b, rounding_mode=rounding_mode)
+    if not gates.depends(b):
+        return func(a, b)
     if not gates.depends(a):
         # a scale; where nothing else flows, b * stop(a / b^2)
-        return b * gates.keep(lambda: a / b / b) if gates.flowing else stop(gates, func, a, b, **kwargs)
-    return func(a, gates.keep(lambda: b), **kwargs)
+        return b * gates.keep(lambda: a / b / b) if gates.flowing else stop(gates, func, a, b)
+    return func(a, gates.keep(lambda: b))
 
 
 @register_rule("lerp")
@@ -127,14 +115,14 @@ def interpolate_between(gates: FrozenGates, func: Function, a: Tensor, b: Tensor
 @register_rule("xlogy", "special_xlog1py", "ldexp", "polar")
 def first_factor(gates: FrozenGates, func: Function, a: Any, b: Any) -> Tensor:
     """``a g(b)`` with ``g(b)`` held: ``x log y``, ``x 2^e``, ``r e^(i phi)``."""
-    return func(a, gates.keep(lambda: b) if gates.depends(b) else b)
+    return func(a, gates.keep(lambda: b))
 
 
 @register_rule("linalg_solve", "linalg_solve_triangular", "cholesky_solve")
 def solved(gates: FrozenGates, func: Function, a: Tensor, b: Tensor, **kwargs: Any) -> Tensor:
     """Linear in the right-hand side, the matrix held."""
     if find_operation(func).name == "cholesky_solve":
-        return func(a, gates.keep(lambda: b) if gates.depends(b) else b, **kwargs)
+        return func(a, gates.keep(lambda: b), **kwargs)
     if gates.depends(a):
         a = gates.keep(lambda: a)
         gates.stops(find_operation(func).name)
@@ -144,13 +132,13 @@ def solved(gates: FrozenGates, func: Function, a: Tensor, b: Tensor, **kwargs: A
 @register_rule("grid_sample")
 def sample(gates: FrozenGates, func: Function, x: Tensor, grid: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """Linear in the picture, where to look is a decision."""
-    return func(x, gates.keep(lambda: grid) if gates.depends(grid) else grid, *args, **kwargs)
+    return func(x, gates.keep(lambda: grid), *args, **kwargs)
 
 
 @register_rule("roi_align", "ps_roi_align")
 def regions(gates: FrozenGates, func: Function, x: Tensor, boxes: Any, *args: Any, **kwargs: Any) -> Any:
     """Linear in the feature map, the boxes held."""
-    return func(x, gates.keep(lambda: boxes) if gates.depends(boxes) else boxes, *args, **kwargs)
+    return func(x, gates.keep(lambda: boxes), *args, **kwargs)
 
 
 @register_rule("cosine_similarity")
@@ -159,7 +147,7 @@ def cosine(gates: FrozenGates, func: Function, x1: Tensor, x2: Tensor, dim: int 
 
     def unit(x: Tensor) -> Tensor:
         size = torch.linalg.vector_norm(x, dim=dim, keepdim=True).clamp_min(eps)
-        return x / (gates.keep(lambda: size) if gates.depends(x) else size)
+        return x / gates.keep(lambda: size)
 
     x1, x2 = torch.broadcast_tensors(x1, x2)
     return product(gates, torch.mul, unit(x1), unit(x2)).sum(dim)
@@ -168,15 +156,13 @@ def cosine(gates: FrozenGates, func: Function, x1: Tensor, x2: Tensor, dim: int 
 @register_rule("trapezoid", "trapz", "cumulative_trapezoid")
 def trapezoid(gates: FrozenGates, func: Function, y: Tensor, x: Any = None, **kwargs: Any) -> Tensor:
     """A product of heights and steps."""
-    if not isinstance(x, Tensor):
-        return func(y, **kwargs) if x is None else func(y, x, **kwargs)
-    return product(gates, func, y, x, **kwargs)
+    return func(y, **kwargs) if x is None else product(gates, func, y, x, **kwargs)
 
 
 @register_rule("gradient")
 def finite_differences(gates: FrozenGates, func: Function, x: Tensor, *, spacing: Any = 1, **kwargs: Any) -> Any:
     """Linear, the spacing held."""
-    return func(x, spacing=gates.keep(lambda: spacing) if gates.depends(spacing) else spacing, **kwargs)
+    return func(x, spacing=gates.keep(lambda: spacing), **kwargs)
 
 
 @register_rule("embedding")
@@ -212,13 +198,11 @@ def euler(gates: FrozenGates, func: Function, x: Tensor, degree: Any) -> Any:
 @register_rule("prod")
 def product_of_entries(gates: FrozenGates, func: Function, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """An ``n``-th for each of the ``n`` factors."""
-    if x.dim() == 0:
+    dim = args[0] if args else None
+    factors = x.numel() if dim is None or x.dim() == 0 else x.shape[dim]
+    if factors < 2:
         return func(x, *args, **kwargs)
-    dtype = kwargs.pop("dtype", None)
-    x = x if dtype is None else x.to(dtype)
-    dim = args[0] if args else kwargs.get("dim")
-    factors = x.numel() if dim is None else x.shape[dim]
-    return euler(gates, lambda x: func(x, *args, **kwargs), x, max(factors, 1))
+    return euler(gates, lambda x: func(x, *args, **kwargs), x, factors)
 
 
 @register_rule("cumprod")
@@ -226,9 +210,7 @@ def cumulative_product(gates: FrozenGates, func: Function, x: Tensor, dim: int, 
     """A ``k``-th for each of the first ``k`` factors."""
     if x.dim() == 0:
         return func(x, dim, **kwargs)
-    dtype = kwargs.pop("dtype", None)
-    x = x if dtype is None else x.to(dtype)
-    degree = torch.arange(1, x.shape[dim] + 1, dtype=x.dtype, device=x.device)
+    degree = torch.arange(1, x.shape[dim] + 1, device=x.device)
     degree = degree.view([-1 if axis == dim % x.dim() else 1 for axis in range(x.dim())])
     return euler(gates, lambda x: func(x, dim, **kwargs), x, degree)
 
@@ -256,8 +238,7 @@ def hypotenuse(gates: FrozenGates, func: Function, a: Tensor, b: Tensor) -> Tens
 @register_rule("quantile", "nanquantile")
 def piecewise_linear(gates: FrozenGates, func: Function, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """Of degree 1: the entries that are taken, their weights held."""
-    if gates.depends(args, kwargs):
-        args, kwargs = gates.keep(lambda: (args, kwargs))
+    args, kwargs = gates.keep(lambda: (args, kwargs))
     return euler(gates, lambda x: func(x, *args, **kwargs), x, 1)
 
 
@@ -285,8 +266,7 @@ def variation_and_mean(gates: FrozenGates, func: Function, x: Tensor, *args: Any
     of_variation = variation(gates, which, x, *args, **kwargs)
     dim = args[0] if args and not isinstance(args[0], bool) else kwargs.get("dim")
     keepdim = kwargs.get("keepdim", args[2] if len(args) > 2 else False)
-    mean = x.mean() if dim is None else x.mean(dim, keepdim=keepdim)
-    return of_variation, mean
+    return of_variation, x.mean(dim, keepdim=keepdim)
 
 
 @register_rule("cdist")
@@ -299,17 +279,21 @@ def distances(
     return euler(gates, lambda d: torch.linalg.vector_norm(d, p, dim=-1), a.unsqueeze(-2) - b.unsqueeze(-3), 1)
 
 
-@register_rule("pairwise_distance", "dist")
-def distance(
-    gates: FrozenGates, func: Function, a: Tensor, b: Tensor, p: float = 2.0, *args: Any, **kwargs: Any
-) -> Any:
+@register_rule("dist")
+def distance(gates: FrozenGates, func: Function, a: Tensor, b: Tensor, p: float = 2.0) -> Tensor:
     """A scale, which is held; where the gates flow, a norm of the difference."""
     if not gates.flowing:
-        return stop(gates, func, a, b, p, *args, **kwargs)
-    if find_operation(func).name == "dist":
-        return euler(gates, lambda d: torch.linalg.vector_norm(d, p), a - b, 1)
-    eps, keepdim = (*args, *[1e-6, False][len(args) :])[:2]
-    eps, keepdim = kwargs.get("eps", eps), kwargs.get("keepdim", keepdim)
+        return stop(gates, func, a, b, p)
+    return euler(gates, lambda d: torch.linalg.vector_norm(d, p), a - b, 1)
+
+
+@register_rule("pairwise_distance")
+def pairwise_distance(
+    gates: FrozenGates, func: Function, a: Tensor, b: Tensor, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False
+) -> Tensor:
+    """As :func:`distance`, over the last axis."""
+    if not gates.flowing:
+        return stop(gates, func, a, b, p, eps, keepdim)
     return euler(gates, lambda d: torch.linalg.vector_norm(d, p, dim=-1, keepdim=keepdim), a - b + eps, 1)
 
 

@@ -31,14 +31,16 @@ def _linear(gates: FrozenGates, x: Tensor, w: Tensor, b: Tensor | None) -> Tenso
     return product(gates, F.linear, x, w, b)
 
 
-def _rnn_cell(nonlinearity: str) -> Cell:
-    def cell(
-        gates: FrozenGates, from_input: Tensor, state: tuple[Tensor, ...], w: Tensor, b: Tensor | None
-    ) -> tuple[Tensor, ...]:
-        total = from_input + _linear(gates, state[0], w, b)
-        return (relu(gates, torch.relu, total) if nonlinearity == "relu" else activation(gates, torch.tanh, total),)
+def _tanh_cell(
+    gates: FrozenGates, from_input: Tensor, state: tuple[Tensor, ...], w: Tensor, b: Tensor | None
+) -> tuple[Tensor, ...]:
+    return (activation(gates, torch.tanh, from_input + _linear(gates, state[0], w, b)),)
 
-    return cell
+
+def _relu_cell(
+    gates: FrozenGates, from_input: Tensor, state: tuple[Tensor, ...], w: Tensor, b: Tensor | None
+) -> tuple[Tensor, ...]:
+    return (relu(gates, torch.relu, from_input + _linear(gates, state[0], w, b)),)
 
 
 def _lstm_cell(
@@ -65,8 +67,8 @@ def _gru_cell(
 _CELLS: dict[str, Cell] = {
     "lstm": _lstm_cell,
     "gru": _gru_cell,
-    "rnn_tanh": _rnn_cell("tanh"),
-    "rnn_relu": _rnn_cell("relu"),
+    "rnn_tanh": _tanh_cell,
+    "rnn_relu": _relu_cell,
 }
 
 

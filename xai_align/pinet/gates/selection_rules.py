@@ -29,23 +29,21 @@ def smaller(gates: FrozenGates, func: Function, a: Tensor, b: Tensor) -> Tensor:
 
 
 @register_rule("where")
-def choice(gates: FrozenGates, func: Function, *args: Any, **kwargs: Any) -> Any:
+def choice(gates: FrozenGates, func: Function, *args: Any) -> Any:
     """Linear in the tensors that are chosen from; the condition is a constant already."""
-    return func(*args, **kwargs) if len(args) + len(kwargs) > 1 else decision(gates, func, *args)
+    return func(*args) if len(args) > 1 else decision(gates, func, *args)
 
 
 @register_rule("max", "min")
-def extreme(gates: FrozenGates, func: Function, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+def extreme(gates: FrozenGates, func: Function, x: Tensor, *args: Any, keepdim: bool = False) -> Any:
     """Over everything, over a dimension, or of two tensors: the winner, its place held."""
     is_max = find_operation(func).name == "max"
-    other = args[0] if args else kwargs.get("other")
-    if isinstance(other, Tensor):
-        return (larger if is_max else smaller)(gates, func, x, other)
-    if not args and not kwargs:
+    if not args:
         place = gates.keep(lambda: x.flatten().argmax() if is_max else x.flatten().argmin())
         return x.flatten()[place]
-    dim = args[0] if args else kwargs["dim"]
-    keepdim = args[1] if len(args) > 1 else kwargs.get("keepdim", False)
+    if isinstance(args[0], Tensor):
+        return (larger if is_max else smaller)(gates, func, x, args[0])
+    dim, keepdim = (*args, keepdim)[:2]
     find = torch.max if is_max else torch.min
     places = gates.keep(lambda: find(x, dim, keepdim=True).indices)
     values = x.gather(dim, places)
@@ -59,7 +57,7 @@ def extreme_over_dimensions(
 ) -> Tensor:
     """The first winner, its place held (autograd would share ties)."""
     if x.dim() == 0:
-        return func(x, dim, keepdim)
+        return func(x)
     dims = sorted({d % x.dim() for d in ((dim,) if isinstance(dim, int) else dim)}) or list(range(x.dim()))
     moved = x.movedim(dims, list(range(-len(dims), 0))).flatten(-len(dims))
     find = torch.argmax if find_operation(func).name == "amax" else torch.argmin
@@ -99,13 +97,11 @@ def ordered(gates: FrozenGates, func: Function, x: Tensor, *args: Any, **kwargs:
 def reduced_into(
     gates: FrozenGates, func: Function, x: Tensor, dim: int, index: Tensor, src: Tensor, reduce: str, **kwargs: Any
 ) -> Tensor:
-    """Sums and means as they are, extremes by their places, of a product an ``n``-th for each of its factors."""
+    """Of one degree in both together: a product has that of its factors' number, all others 1."""
     if find_operation(func).name == "index_reduce":  # has no second derivative
         index = index.view([-1 if axis == dim % x.dim() else 1 for axis in range(x.dim())]).expand_as(src)
         func = torch.scatter_reduce
-    if reduce in ("sum", "mean"):
-        return func(x, dim, index, src, reduce, **kwargs)
-    both = torch.cat([x.flatten(), src.flatten()])  # of one degree in both together
+    both = torch.cat([x.flatten(), src.flatten()])
     degree: Any = 1
     if reduce == "prod":
         factors = torch.ones_like if kwargs.get("include_self", True) else torch.zeros_like
@@ -119,18 +115,16 @@ def reduced_into(
 
 @register_rule("scatter")
 def scattered(
-    gates: FrozenGates, func: Function, x: Tensor, dim: int, index: Tensor, src: Any = None, **kwargs: Any
+    gates: FrozenGates, func: Function, x: Tensor, dim: int, index: Tensor, src: Any, *, reduce: str | None = None
 ) -> Any:
     """Linear in what is scattered; sums too.
 
     Raises:
         NotImplementedError: ``reduce="multiply"``.
     """
-    src = kwargs.pop("value", src)
-    reduce = kwargs.pop("reduce", None)
+    if reduce is None:
+        return func(x, dim, index, src)
     if reduce == "add":
         src = src if isinstance(src, Tensor) else torch.full_like(index, src, dtype=x.dtype)
         return x.scatter_add(dim, index, src)
-    if reduce is not None:
-        raise NotImplementedError(f"scatter with reduce={reduce!r} has no rule; read out at a later layer")
-    return func(x, dim, index, src, **kwargs)
+    raise NotImplementedError(f"scatter with reduce={reduce!r} has no rule; read out at a later layer")
