@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor, nn
 
-from xai_align.pinet.network import conv_pinet
+from xai_align.pinet import conv_pinet
 from xai_align.pinet.network.losses import PiNetLoss
 from xai_align.training.pinet.fit import fit_pinet
 

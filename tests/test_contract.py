@@ -14,8 +14,7 @@ from tests.networks import conv_net, images, untouched
 from xai_align import plugins
 from xai_align.explanation import explain
 from xai_align.hookspecs import AttributionSpec
-from xai_align.pinet import ExactPiNet, PiNet, PiNetMethod, read_out
-from xai_align.pinet.network import conv_pinet
+from xai_align.pinet import ExactPiNet, PiNet, PiNetMethod, conv_pinet, read_out
 from xai_align.question import Question
 from xai_align.report.record import record_of
 from xai_align.report.words import arithmetic, exactness, footnotes, number, table_row, totals, unit_of

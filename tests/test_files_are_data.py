@@ -31,8 +31,8 @@ from xai_align.align.saved_fit import load_fit, save_fit
 from xai_align.cli.app import app
 from xai_align.comparison.asked_questions import read_groups
 from xai_align.comparison.image_labels import read_labels
-from xai_align.pinet import PiNet
-from xai_align.pinet.network import conv_pinet, persistence
+from xai_align.pinet import PiNet, conv_pinet
+from xai_align.pinet.network import persistence
 from xai_align.plugins import classifier, load_model
 from xai_align.training.checkpoints import Snapshot, read_checkpoint, write_checkpoint
 from xai_align.training.training_log import TrainingLog

@@ -17,8 +17,7 @@ from fit_factory import Plain, Squares, fit, rows, same_weights, small_pinet, we
 from networks import untouched
 from torch import nn
 
-from xai_align.pinet import FrozenEncoder, SecondLookHead
-from xai_align.pinet.network import conv_pinet
+from xai_align.pinet import FrozenEncoder, SecondLookHead, conv_pinet
 from xai_align.pinet.network.losses import Batch, PiNetLoss
 from xai_align.training.epoch_plan import epoch_plan
 from xai_align.training.pinet.examination import FittingDataWarning

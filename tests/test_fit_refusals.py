@@ -9,7 +9,7 @@ from fit_factory import Plain, Squares
 from networks import untouched
 from torch import nn
 
-from xai_align.pinet.network import conv_pinet
+from xai_align.pinet import conv_pinet
 from xai_align.pinet.network.losses import PiNetLoss
 from xai_align.training.diverged import DivergedError
 from xai_align.training.pinet.examination import FittingDataWarning

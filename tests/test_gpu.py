@@ -11,7 +11,7 @@ from tests.networks import conv_net, images, untouched
 from xai_align import read_out, read_out_all_classes
 from xai_align.fei import optimize_masks
 from xai_align.perturbation import perturbation_curve
-from xai_align.pinet.network import conv_pinet
+from xai_align.pinet import conv_pinet
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 

@@ -9,7 +9,7 @@ import torch
 from fit_factory import Squares, small_pinet
 
 from xai_align import Question, read_out
-from xai_align.pinet.network import conv_pinet
+from xai_align.pinet import conv_pinet
 from xai_align.pinet.network.ensemble import PiNetEnsemble
 
 

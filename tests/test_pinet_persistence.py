@@ -13,8 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import timm_align
-from xai_align.pinet import ExactPiNet, FrozenEncoder, PiNet, SecondLookHead, Start
-from xai_align.pinet.network import conv_pinet
+from xai_align.pinet import ExactPiNet, FrozenEncoder, PiNet, SecondLookHead, Start, conv_pinet
 from xai_align.pinet.network.persistence import CONFIG_FILE, WEIGHTS_FILE
 from xai_align.plugins import load_model
 

@@ -11,8 +11,7 @@ import timm_align
 from captum_align import PiNetAttribution
 from gradcam_align import PiNetCAM
 from xai_align import Question, ask, explain
-from xai_align.pinet import ExactPiNet, read_out, read_out_all_classes
-from xai_align.pinet.network import conv_pinet
+from xai_align.pinet import ExactPiNet, conv_pinet, read_out, read_out_all_classes
 from xai_align.question import TargetError
 
 KINDS = {

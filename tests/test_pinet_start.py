@@ -8,8 +8,7 @@ from typing import get_args
 import pytest
 import torch
 
-from xai_align.pinet import ConvClassifier, FeaturePyramid, PooledDecoder, Start
-from xai_align.pinet.network import conv_pinet
+from xai_align.pinet import ConvClassifier, FeaturePyramid, PooledDecoder, Start, conv_pinet
 from xai_align.pinet.network.aggregator import Aggregator
 from xai_align.pinet.network.initialisation import Activation
 from xai_align.pinet.network.readable_features import ReadableKind

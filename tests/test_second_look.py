@@ -11,8 +11,7 @@ import torch
 from networks import untouched
 from torch import nn
 
-from xai_align.pinet import PiNet, SecondLookHead, Start
-from xai_align.pinet.network import conv_pinet
+from xai_align.pinet import PiNet, SecondLookHead, Start, conv_pinet
 from xai_align.pinet.network.initialisation import Activation
 from xai_align.pinet.network.readable_features import ReadableKind, Values
 from xai_align.pinet.network.second_look import spread, spread_transposed

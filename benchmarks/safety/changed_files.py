@@ -40,8 +40,8 @@ from xai_align.align import AlignTrainer, Masker
 from xai_align.align.masker_file import load_masker, save_masker
 from xai_align.align.saved_fit import masker_of, save_fit
 from xai_align.comparison.store import FolderStore, ImageCurve, Part, Value, _digest
-from xai_align.pinet import PiNet
-from xai_align.pinet.network import conv_pinet, persistence
+from xai_align.pinet import PiNet, conv_pinet
+from xai_align.pinet.network import persistence
 from xai_align.plugins import classifier, load_model
 from xai_align.training.checkpoints import Checkpoints, Snapshot, read_checkpoint, write_checkpoint
 from xai_align.training.pinet.training import Training

@@ -25,8 +25,7 @@ from benchmarks.toyshapes.fits import data_of, unseen_pictures
 from benchmarks.toyshapes.groups import BATCH
 from benchmarks.toyshapes.scores import CHUNK, intersection_over_union
 from examples.toyshapes.generator import ToyShapes
-from xai_align.pinet import PiNetLoss
-from xai_align.pinet.network import conv_pinet
+from xai_align.pinet import PiNetLoss, conv_pinet
 from xai_align.training import fit_pinet
 
 Label = Literal["areas", "masks"]

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from benchmarks.toyshapes.cam import Cam
 from benchmarks.toyshapes.recipe import looking_at, sharp_pinet, with_held_scale
 from examples.toyshapes.generator import SIZE, ToyShapes
-from xai_align.pinet import ConvClassifier, ConvDecoder, PiNet, PiNetLoss, Start
-from xai_align.pinet.network import conv_pinet
+from xai_align.pinet import ConvClassifier, ConvDecoder, PiNet, PiNetLoss, Start, conv_pinet
 
 TRAINING_PICTURES, VALIDATION_PICTURES = 800, 200
 BATCH = 32

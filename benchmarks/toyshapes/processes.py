@@ -21,8 +21,7 @@ from torch.utils.data import TensorDataset
 from benchmarks.shared.markdown import heading, row
 from benchmarks.shared.processes import ends, in_processes, largest_difference, print_once
 from examples.toyshapes.generator import toy_shapes
-from xai_align.pinet import FrozenEncoder, PiNet, SecondLookHead
-from xai_align.pinet.network import conv_pinet
+from xai_align.pinet import FrozenEncoder, PiNet, SecondLookHead, conv_pinet
 from xai_align.pinet.network.losses import PiNetLoss
 from xai_align.training.pinet.fit import fit_pinet
 

@@ -17,8 +17,7 @@ import torch
 from generator import ToyShapes, toy_shapes  # the file beside this one
 from torch.utils.data import TensorDataset
 
-from xai_align.pinet import PiNet, PiNetLoss, Start
-from xai_align.pinet.network import conv_pinet
+from xai_align.pinet import PiNet, PiNetLoss, Start, conv_pinet
 from xai_align.training import fit_pinet
 
 
