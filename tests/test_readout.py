@@ -198,6 +198,8 @@ def test_all_classes_of_a_head_that_weighs_positions():
 @pytest.mark.parametrize("name", ["efficientvim_m1", "levit_128s", "hiera_tiny_224", "test_vit4"])
 def test_all_classes_of_branches_and_tokens(name):
     options = {"pool_include_prefix": True, "fc_norm": False} if name == "test_vit4" else {}
+    if not timm.is_model(name):
+        pytest.skip(f"this version of timm has no {name}")
     model = timm.create_model(name, num_classes=5, **options).eval().double()
     if name == "hiera_tiny_224":
         model.head.norm = nn.Identity()  # an average of tokens that are in an order of their own
