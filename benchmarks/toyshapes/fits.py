@@ -26,7 +26,7 @@ from benchmarks.toyshapes.groups import (
 from benchmarks.toyshapes.scores import accuracy, answers
 from examples.toyshapes.generator import TEST_SEED, ToyShapes, toy_shapes
 from xai_align.training import Fit, fit_pinet
-from xai_align.training.pinet.settings import Precision
+from xai_align.training.choices import Precision
 
 TEST_PICTURES = 1000
 #: Every fit has pictures of its own, as in the paper.

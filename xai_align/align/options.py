@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from xai_align.align.saliency import Normalise, Order
 from xai_align.align.training.phases import Alternation
 from xai_align.align.training.reading import ReadBatch
-from xai_align.align.training.settings import Keep, MakeOptimizer, OnCollapse, Precision, Resume, Schedule
+from xai_align.align.training.settings import OnCollapse, Schedule
+from xai_align.training.choices import Keep, MakeOptimizer, Precision, Resume
 from xai_align.training.training_log import Row
 
 

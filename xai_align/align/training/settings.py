@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -12,13 +12,10 @@ from torch import nn
 
 from xai_align.align.saliency import Normalise, Order
 from xai_align.align.training.phases import Alternation, Plan
+from xai_align.training.choices import Keep, MakeOptimizer, Precision, Resume
 
 Schedule = Literal["none", "cosine"]
-Precision = Literal["no", "bf16", "fp16"]
 OnCollapse = Literal["area", "sparsity", "warn"]
-Keep = Literal["best", "last"]
-Resume = Literal["auto", "must", "never"]
-MakeOptimizer = Callable[[Sequence[nn.Parameter]], torch.optim.Optimizer]
 
 _CHOICES: Mapping[str, Any] = {
     "order": Order,

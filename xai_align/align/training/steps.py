@@ -18,7 +18,7 @@ from xai_align._tools.model_state import frozen_parameters
 from xai_align._tools.random_state import seed_all
 from xai_align.align.recipe_record import Recipe
 from xai_align.align.training.collapse_answers import CollapseAnswer
-from xai_align.align.training.settings import AlignSettings, Precision
+from xai_align.align.training.settings import AlignSettings
 from xai_align.align.training.share_of_work import Crew, Gradients, Piece, on_device, pieces_of
 from xai_align.align.training.tally import Tally
 from xai_align.align.training.training_modes import KeptBuffers, TrainingModes
@@ -28,6 +28,7 @@ from xai_align.align.views.batch import TrainingBatch
 from xai_align.align.views.classifier_view import ClassifierView
 from xai_align.align.views.masker_view import MaskerView
 from xai_align.hookspecs import FeatureSpace
+from xai_align.training.choices import Precision
 from xai_align.training.diverged import DivergedError
 from xai_align.training.epoch_plan import derived_seed
 

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xai_align.align.training.settings import Precision
 from xai_align.align.training.share_of_work import Crew, on_device, pieces_of
 from xai_align.align.training.steps import autocast
 from xai_align.align.training.training_modes import TrainingModes
 from xai_align.align.views.batch import TrainingBatch
+from xai_align.training.choices import Precision
 
 #: What is measured.
 VALIDATED = ("validation_loss", "accuracy", "macro_accuracy", "worst_class")

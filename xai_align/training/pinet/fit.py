@@ -16,6 +16,7 @@ from xai_align._tools.options import with_changes
 from xai_align._tools.random_state import kept_random_state, seed_all
 from xai_align.pinet.network.losses import PiNetLoss
 from xai_align.training.callers_state import accelerator_for, only_weights_change, trained_parameters
+from xai_align.training.choices import Resume
 from xai_align.training.epoch_plan import derived_seed, steps_in_epoch
 from xai_align.training.pinet.batches import BatchSource
 from xai_align.training.pinet.examination import examine
@@ -25,7 +26,7 @@ from xai_align.training.pinet.metric import metric_of
 from xai_align.training.pinet.options import FitOptions
 from xai_align.training.pinet.progress import progress
 from xai_align.training.pinet.run import Run
-from xai_align.training.pinet.settings import FitSettings, Resume
+from xai_align.training.pinet.settings import FitSettings
 from xai_align.training.training_log import Row, TrainingLog
 
 

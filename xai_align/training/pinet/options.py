@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from xai_align.training.choices import Keep, MakeOptimizer, Precision, Resume
 from xai_align.training.pinet.batches import Teacher
-from xai_align.training.pinet.settings import Keep, MakeOptimizer, Precision, Resume, Schedule
+from xai_align.training.pinet.settings import Schedule
 from xai_align.training.training_log import Row
 
 

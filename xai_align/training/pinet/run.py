@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from xai_align.training.checkpoints import Checkpoints
+from xai_align.training.choices import Resume
 from xai_align.training.epoch_plan import steps_in_epoch
 from xai_align.training.pinet.examination import Examination
 from xai_align.training.pinet.loop import LossOfModel
-from xai_align.training.pinet.settings import FitSettings, Resume, configuration
+from xai_align.training.pinet.settings import FitSettings, configuration
 from xai_align.training.pinet.training import Training
 
 if TYPE_CHECKING:

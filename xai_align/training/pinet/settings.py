@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -12,14 +12,11 @@ from torch import nn
 
 from xai_align.pinet.network.frozen_encoder import frozen_tensors
 from xai_align.pinet.network.losses import PiNetLoss
+from xai_align.training.choices import Keep, MakeOptimizer, Precision
 from xai_align.training.digest import digest_of
 from xai_align.training.pinet.examination import Examination
 
 Schedule = Literal["none", "cosine", "plateau"]
-Precision = Literal["no", "bf16", "fp16"]
-Resume = Literal["auto", "must", "never"]
-Keep = Literal["best", "last"]
-MakeOptimizer = Callable[[Sequence[nn.Parameter]], torch.optim.Optimizer]
 
 #: The schedule "plateau", as the paper's flood model: a fifth of the rate after five epochs without progress.
 PLATEAU = {"factor": 0.2, "patience": 5}
