@@ -13,6 +13,7 @@ from torch import nn
 from xai_align.align.saliency import Normalise, Order
 from xai_align.align.training.phases import Alternation, Plan
 from xai_align.training.choices import Keep, MakeOptimizer, Precision, Resume
+from xai_align.training.description import described_optimizer, described_parameters
 
 Schedule = Literal["none", "cosine"]
 OnCollapse = Literal["area", "sparsity", "warn"]
@@ -129,7 +130,9 @@ def configuration(
         "order": settings.order,
         "normalise": settings.normalise,
         "plan": plan,
-        "optimizers": {name: _described(optimizer) for name, optimizer in optimizers.items()},
+        "optimizers": {
+            name: described_optimizer(optimizer, leave_out=("lr",)) for name, optimizer in optimizers.items()
+        },
         "schedule": settings.schedule,
         "gradient_clip": settings.gradient_clip,
         "gradient_accumulation_steps": settings.passes,
@@ -139,22 +142,9 @@ def configuration(
         "patience": settings.patience,
         "seed": settings.seed,
         "mixed_precision": settings.mixed_precision,
-        "trained": {name: f"{str(p.dtype).removeprefix('torch.')} {list(p.shape)}" for name, p in trained.items()},
+        "trained": described_parameters(trained),
         **of_the_fit,
     }
-
-
-def _described(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Its kind and its options, but for the learning rate of the moment."""
-    groups = [
-        {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in group.items()
-            if name not in ("params", "lr") and (value is None or isinstance(value, bool | int | float | tuple))
-        }
-        for group in optimizer.param_groups
-    ]
-    return {"kind": type(optimizer).__name__, "groups": {str(number): group for number, group in enumerate(groups)}}
 
 
 def _whole(name: str, value: Any, *, at_least: int) -> None:

@@ -13,6 +13,7 @@ from torch import nn
 from xai_align.pinet.network.frozen_encoder import frozen_tensors
 from xai_align.pinet.network.losses import PiNetLoss
 from xai_align.training.choices import Keep, MakeOptimizer, Precision
+from xai_align.training.description import described_optimizer, described_parameters
 from xai_align.training.digest import digest_of
 from xai_align.training.pinet.examination import Examination
 
@@ -109,13 +110,12 @@ def configuration(
     The number of epochs is part of it only where the schedule depends on it: a run may be made longer.
     """
     frozen = frozen_tensors(model)
-    groups = {str(number): _group(group) for number, group in enumerate(optimizer.param_groups)}
     return {
         "loss": settings.loss.settings(),
         "batch_size": settings.batch_size,
         "gradient_accumulation_steps": settings.passes,
         "processes": processes,
-        "optimizer": {"kind": type(optimizer).__name__, "groups": groups},
+        "optimizer": described_optimizer(optimizer),
         "schedule": settings.schedule,
         "epochs": settings.epochs if settings.schedule == "cosine" else None,
         "validate_every": settings.validate_every,
@@ -125,17 +125,9 @@ def configuration(
         "seed": settings.seed,
         "mixed_precision": settings.mixed_precision,
         "teacher": teacher,
-        "trained": {name: f"{str(p.dtype).removeprefix('torch.')} {list(p.shape)}" for name, p in trained.items()},
+        "trained": described_parameters(trained),
         "frozen": digest_of(frozen)[:16] if frozen else None,
         **{name: _data(found) for name, found in data.items()},
-    }
-
-
-def _group(group: Mapping[str, Any]) -> dict[str, Any]:
-    known = {name: value for name, value in group.items() if name != "params"}
-    known = {name: list(value) if isinstance(value, tuple) else value for name, value in known.items()}
-    return {
-        name: value for name, value in known.items() if value is None or isinstance(value, bool | int | float | list)
     }
 
 
