@@ -43,6 +43,11 @@ def agreement(
     Raises:
         TypeError: ``k`` is no number, ``feature_mask`` holds no integers.
         ValueError: shapes don't match, importances are not finite, ``k`` is out of range, a measure is not known.
+
+    Example::
+
+        scores = agreement(images, images.abs(), k=0.1)  # of the 10 % most important pixels
+        scores["fa"]  # [2], in [0, 1]
     """
     unknown = [name for name in metrics if name not in MEASURES]
     if unknown:

@@ -60,6 +60,11 @@ def attention_agreement(
 
     Raises:
         ValueError: shapes don't match, numbers are not finite, an option is not known.
+
+    Example::
+
+        attention = torch.rand(2, 5, 10).softmax(-1)  # 5 tokens attend to 10 positions
+        attention_agreement(attention, torch.rand(2, 5, 40))  # [2], in [-1, 1]
     """
     maps, pooled = _prepared(attention, attributions, pool, aggregate, method)
     correlate = _METHODS[method]
@@ -104,6 +109,11 @@ def context_mixing_gap(
 
     Raises:
         ValueError: as there.
+
+    Example::
+
+        attention = torch.rand(2, 5, 10).softmax(-1)
+        context_mixing_gap(attention, attr_input=torch.rand(2, 5, 40), attr_encoder=torch.rand(2, 5, 10))  # [2]
     """
     r_encoder = attention_agreement(attention, attr_encoder, pool=pool, aggregate=aggregate, method=method)
     return r_encoder - attention_agreement(attention, attr_input, pool=pool, aggregate=aggregate, method=method)

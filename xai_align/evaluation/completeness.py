@@ -41,6 +41,12 @@ def completeness_gap(
     Raises:
         TargetError: the target is not understood or not there.
         ValueError: the attributions hold NaN or infinite values.
+
+    Example::
+
+        x = images.clone().requires_grad_()
+        gradients = torch.autograd.grad(model(x)[:, 281].sum(), x)[0]
+        completeness_gap(model, images, gradients * images, target=281)  # [2], in logits
     """
     if not attributions.isfinite().all():
         raise ValueError("the attributions hold NaN or infinite values; they add up to nothing")

@@ -24,6 +24,12 @@ class CurveMetric:
     Attributes:
         series: the series it needs.
         score: ``score(curves, target)`` gives ``[N]`` from the curves of these series, in their order.
+
+    Example::
+
+        half = Series("mean", "morf", (0.5,))  # the more relevant half of the pixels is replaced by the mean
+        metric = CurveMetric(series=(half,), score=lambda curves, target: curve_values(curves[0], target)[1][:, 0])
+        metric(model, images, images.abs(), target=281)  # [2], probability of class 281
     """
 
     series: tuple[Series, ...]

@@ -35,6 +35,11 @@ def cauc(curve: Curve, group: int | GroupOfEach, rivals: int | GroupOfEach, *, s
         ValueError: the curve ends too early, classes that the output does not have, empty or overlapping
             groups, a curve that is none of probabilities.
         TypeError: classes that are not integers.
+
+    Example::
+
+        curve = perturbation_curve(model, images, images.abs(), fractions=(0.25, 0.5, 0.75, 1.0), baselines="mean")
+        cauc(curve, 281, 282, salient=salient_fraction(images.abs()))  # [2], lower is better
     """
     fractions, s = _contrast_score(curve, group, rivals)
     return _up_to(fractions, s, salient)[1]
@@ -59,6 +64,11 @@ def cdrop(
     Raises:
         ValueError: what :func:`cauc` refuses, or tau out of range.
         TypeError: classes that are not integers.
+
+    Example::
+
+        curve = perturbation_curve(model, images, images.abs(), fractions=(0.25, 0.5, 0.75, 1.0), baselines="mean")
+        cdrop(curve, 281, [282, 283], salient=salient_fraction(images.abs()))  # [2], higher is better
     """
     if not 0 < tau <= 1:
         raise ValueError(f"tau is {tau}; it is a share of the features, over 0 and at most 1")
@@ -78,6 +88,10 @@ def salient_fraction(attributions: Tensor, *, delta: float = 0.5) -> Tensor:
 
     Raises:
         ValueError: another shape, values that are not finite, delta out of range.
+
+    Example::
+
+        salient_fraction(torch.tensor([[[0.0, 0.2], [0.6, 1.0]]]))  # [0.5]: two of four pixels are at least 0.5
     """
     if attributions.dim() not in (3, 4) or not attributions.numel():
         raise ValueError(f"the attributions have shape {list(attributions.shape)}; give [N, H, W] or [N, C, H, W]")

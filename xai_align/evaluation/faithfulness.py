@@ -90,6 +90,10 @@ def insertion(
     Raises:
         ValueError: something does not fit; see ``perturbation_curves``.
         TargetError: the target is not understood or not there.
+
+    Example::
+
+        insertion(model, images, images.abs(), target=281)  # [2], higher is better
     """
     metric = insertion_metric(preset=preset, baselines=baselines, num_steps=num_steps)
     return _judged(metric, forward_func, inputs, attributions, target, transfer_to, options)
@@ -110,6 +114,10 @@ def deletion(
     """Area under the curve of ``p`` while features are deleted, the most relevant first; ``[N]``, lower is better.
 
     Arguments as in :func:`insertion`; both presets delete to zeros.
+
+    Example::
+
+        deletion(model, images, images.abs(), target=281)  # [2], lower is better
     """
     metric = deletion_metric(preset=preset, baselines=baselines, num_steps=num_steps)
     return _judged(metric, forward_func, inputs, attributions, target, transfer_to, options)
@@ -134,6 +142,12 @@ def removal(
     """MoRF ("morf", lower is better) or LeRF ("lerf", higher is better): area under ``p`` while features go; ``[N]``.
 
     Arguments as in :func:`insertion`.
+
+    Example::
+
+        morf = removal(model, images, images.abs(), order="morf", baselines="mean")  # [2]
+        lerf = removal(model, images, images.abs(), order="lerf", baselines="mean")
+        lerf - morf  # higher is better
     """
     metric = removal_metric(order=order, baselines=baselines, num_steps=num_steps)
     return metric(forward_func, inputs, attributions, target=target, **options)
@@ -177,6 +191,10 @@ def comprehensiveness(
     """Mean fall of ``p`` when the top ``bins`` are removed; ``[N]``, higher is better.
 
     With ``bins=L``, a number, the top ``0/L, 1/L, ..., L/L`` are removed. Other arguments as in :func:`insertion`.
+
+    Example::
+
+        comprehensiveness(model, images, images.abs(), bins=(0.1, 0.5))  # [2], higher is better
     """
     metric = comprehensiveness_metric(bins=_bins(bins), baselines=baselines)
     return metric(forward_func, inputs, attributions, target=target, **options)
@@ -195,6 +213,10 @@ def sufficiency(
     """Mean fall of ``p`` when only the top ``bins`` are kept; ``[N]``, lower is better.
 
     Arguments as in :func:`comprehensiveness`.
+
+    Example::
+
+        sufficiency(model, images, images.abs(), bins=(0.1, 0.5))  # [2], lower is better
     """
     metric = sufficiency_metric(bins=_bins(bins), baselines=baselines)
     return metric(forward_func, inputs, attributions, target=target, **options)
@@ -234,7 +256,12 @@ def road(
     baselines: Any = "noisy_linear",
     **options: Any,
 ) -> Tensor:
-    """ROAD combined, with noisy linear imputation; ``[N]``, higher is better. Arguments as in :func:`insertion`."""
+    """ROAD combined, with noisy linear imputation; ``[N]``, higher is better. Arguments as in :func:`insertion`.
+
+    Example::
+
+        road(model, images, images.abs(), target=281, bins=(0.2, 0.5, 0.8))  # [2], higher is better
+    """
     metric = road_metric(bins=bins, baselines=baselines)
     return metric(forward_func, inputs, attributions, target=target, **options)
 

@@ -90,6 +90,10 @@ def decision_flip(
         grid: features are the cells of such a grid.
         feature_mask: features are the regions of these labels; neither: positions, all of them one by one.
         (others as in :func:`insertion`)
+
+    Example::
+
+        decision_flip(model, images, images.abs(), grid=(4, 4))  # [2], share of 16 cells, lower is better
     """
 
     def metric(count: int) -> CurveMetric:
@@ -116,6 +120,10 @@ def rank_deletion(
     """RankDel: do scores rank features as removing each alone does? ``[N]``, in [-1, 1], higher is better.
 
     One forward pass for each feature; see :func:`decision_flip` for what a feature is.
+
+    Example::
+
+        rank_deletion(model, images, images.abs(), target=281, grid=(4, 4))  # [2], Spearman's rho
     """
 
     def metric(count: int) -> CurveMetric:

@@ -36,6 +36,12 @@ def pointing_game(attributions: Tensor, masks: Tensor, *, tolerance: int = 15) -
     Raises:
         ValueError: shapes don't match, maps are not finite, the tolerance is negative.
         TypeError: masks are not boolean.
+
+    Example::
+
+        masks = torch.zeros(2, 32, 32, dtype=torch.bool)
+        masks[:, 8:24, 8:24] = True
+        pointing_game(images.abs(), masks, tolerance=2)  # [2], 1: hit
     """
     if tolerance < 0:
         raise ValueError(f"tolerance is {tolerance}; give a number of pixels, 0 or more")
@@ -54,6 +60,12 @@ def energy_inside(attributions: Tensor, masks: Tensor) -> Tensor:
     Raises:
         ValueError: shapes don't match, or maps are not finite.
         TypeError: masks are not boolean.
+
+    Example::
+
+        masks = torch.zeros(2, 32, 32, dtype=torch.bool)
+        masks[:, 8:24, 8:24] = True
+        energy_inside(torch.ones(2, 32, 32), masks)  # [0.25, 0.25], the object's share of the image
     """
     maps, masks = _maps(attributions, masks)
     positive = maps.clamp(min=0)
@@ -70,6 +82,12 @@ def iou_at_threshold(attributions: Tensor, masks: Tensor, *, threshold: float) -
     Raises:
         ValueError: shapes don't match, maps are not finite, the threshold is not in [0, 1).
         TypeError: masks are not boolean.
+
+    Example::
+
+        masks = torch.zeros(2, 32, 32, dtype=torch.bool)
+        masks[:, 8:24, 8:24] = True
+        iou_at_threshold(masks.float(), masks, threshold=0.5)  # [1, 1], a perfect map
     """
     if not 0 <= threshold < 1:
         raise ValueError(f"threshold is {threshold}; give a share of the map's maximum, in [0, 1)")
@@ -82,6 +100,13 @@ def best_threshold(attributions: Tensor, masks: Tensor, *, thresholds: Sequence[
     Raises:
         ValueError: shapes don't match, maps are not finite, or no image has a mask and positive values.
         TypeError: masks are not boolean.
+
+    Example::
+
+        masks = torch.zeros(2, 32, 32, dtype=torch.bool)
+        masks[:, 8:24, 8:24] = True
+        threshold = best_threshold(images.abs(), masks)  # on validation images
+        iou_at_threshold(images.abs(), masks, threshold=threshold)  # [2]
     """
     means = _iou_at_thresholds(*_maps(attributions, masks), thresholds).nanmean(0)
     if bool(means.isnan().any()):
@@ -98,6 +123,12 @@ def iou_at_best_threshold(attributions: Tensor, masks: Tensor) -> Tensor:
     Raises:
         ValueError: shapes don't match, or maps are not finite.
         TypeError: masks are not boolean.
+
+    Example::
+
+        masks = torch.zeros(2, 32, 32, dtype=torch.bool)
+        masks[:, 8:24, 8:24] = True
+        iou_at_best_threshold(images.abs(), masks)  # [2], at most 1
     """
     maps, masks = _maps(attributions, masks)
     values = [_best_iou(row, mask) for row, mask in zip(maps.flatten(1), masks.flatten(1), strict=True)]
@@ -130,6 +161,13 @@ def true_detection_rate(attributions: Tensor, masks: Tensor, *, scale: float, th
     Raises:
         ValueError: shapes don't match, maps are not finite or larger than ``scale``.
         TypeError: masks are not boolean.
+
+    Example::
+
+        masks = torch.zeros(2, 32, 32, dtype=torch.bool)
+        masks[:, 8:24, 8:24] = True
+        maps = images.sum(1)
+        true_detection_rate(maps, masks, scale=float(maps.max()))  # [2], in [0, 1]
     """
     maps, masks = _maps(attributions, masks)
     return _mean_where(_detected(maps, scale, threshold), masks)
@@ -141,6 +179,13 @@ def true_abstraction_rate(
     """TAR, how much of the rest is left out: ``sum (1 - m)(1 - M) / sum (1 - M)``; NaN if the object is everywhere.
 
     Arguments and errors as for :func:`true_detection_rate`.
+
+    Example::
+
+        masks = torch.zeros(2, 32, 32, dtype=torch.bool)
+        masks[:, 8:24, 8:24] = True
+        maps = images.sum(1)
+        true_abstraction_rate(maps, masks, scale=float(maps.max()))  # [2], in [0, 1]
     """
     maps, masks = _maps(attributions, masks)
     return _mean_where(1 - _detected(maps, scale, threshold), ~masks)

@@ -39,6 +39,11 @@ class PathwayReport:
         areas: ``[N, 6]``: area under the curve of the questioned probability; of "deletion" lower
             is better, of "insertion" higher.
         measures: for each of :data:`~xai_align.features.hidden_layers.MEASURES`, ``[N, 6, L]``.
+
+    Example::
+
+        report = pathways(model, images, images.abs(), layers=["conv1", "conv2"], num_steps=4)
+        report.measures["cosine"]  # [2, 6, 2]: examples, series, layers
     """
 
     layers: tuple[str, ...]
@@ -82,6 +87,11 @@ def pathways(
     Raises:
         ValueError: layers are not found, or something does not fit; see ``perturbation_curves``.
         TargetError: the target is not understood or not there.
+
+    Example::
+
+        report = pathways(model, images, images.abs(), target=281, layers=["conv1", "conv2"], num_steps=4)
+        dict(zip(report.series, report.areas.mean(0).tolist()))  # {"deletion zero": ..., ...}
     """
     named = six_series(num_steps)
     questions = None if target is None else as_questions(target, len(inputs))

@@ -52,6 +52,10 @@ def quantus_explain_func(
             the model's.
         TypeError: the method has no such option, or gives something else than a tensor.
         TargetError: (an AssertionError) targets are not class indices of the output.
+
+    Example::
+
+        maps = quantus_explain_func(model, images.numpy(), labels.numpy())  # array [2, 1, 32, 32]
     """
     if channels not in ("sum", "keep"):
         raise ValueError(f"channels is {channels!r}; it is 'sum' or 'keep'")

@@ -92,6 +92,15 @@ def parameter_randomisation(
     Raises:
         ValueError: a layer does not exist or has nothing to randomise, an option is not known, or the maps
             are no tensor ``[N, ...]`` of finite values.
+
+    Example::
+
+        def gradient(model, inputs, target):
+            inputs = inputs.requires_grad_()
+            return torch.autograd.grad(model(inputs)[:, target].sum(), inputs)[0]
+
+        result = parameter_randomisation(model, images, gradient, target=281, layers=["fc", "conv2", "conv1"])
+        result.similarity  # [3, 2]: fc random; fc and conv2 random; all three random
     """
     if order not in ("cascading", "independent"):
         raise ValueError(f"order is {order!r}; it is 'cascading' or 'independent'")

@@ -69,6 +69,11 @@ def ccs(
     Raises:
         ValueError: classes that the output does not have, A is B, a curve that is none of probabilities.
         TypeError: classes that are not integers.
+
+    Example::
+
+        curve = perturbation_curve(model, images, images.abs())  # 0.1, 0.2, ..., 0.9 of the pixels removed
+        ccs(curve, 281, 282)  # [2], why 281 and not 282?
     """
     _check_options(variant=(variant, Variant))
     clean, masked = probabilities_of(curve)
@@ -101,6 +106,11 @@ def cgc(
     Raises:
         ValueError: classes that the output does not have, a group of A alone, a curve that is none of probabilities.
         TypeError: classes that are not integers.
+
+    Example::
+
+        curve = perturbation_curve(model, images, images.abs())
+        cgc(curve, 281, range(281, 286))  # [2], why 281 and not another of the group?
     """
     _check_options(variant=(variant, Variant), members=(members, Literal["others", "all"]))
     clean, masked = probabilities_of(curve)
@@ -123,6 +133,11 @@ def pgs(curve: Curve, group: GroupOfEach, *, group_reduce: GroupReduce = "sum", 
     Raises:
         ValueError: classes that the output does not have, an empty group, a curve that is none of probabilities.
         TypeError: classes that are not integers.
+
+    Example::
+
+        curve = perturbation_curve(model, images, images.abs())
+        pgs(curve, range(281, 286))  # [2], why this group?
     """
     clean, masked = probabilities_of(curve)
     g = group_of_each(group, clean, "the group")
@@ -148,6 +163,11 @@ def cgs(
         ValueError: classes that the output does not have, empty or overlapping groups, a curve that is none
             of probabilities.
         TypeError: classes that are not integers.
+
+    Example::
+
+        curve = perturbation_curve(model, images, images.abs())
+        cgs(curve, range(281, 286), rivals=range(151, 269))  # [2], why a cat and not a dog?
     """
     _check_options(variant=(variant, Variant))
     clean, masked = probabilities_of(curve)

@@ -47,7 +47,12 @@ def confidence_under_mask(
 def average_drop(
     forward_func: Callable[..., Tensor], inputs: Tensor, attributions: Tensor, *, target: Any = None, **options: Any
 ) -> Tensor:
-    """``max(0, p(x) - p(M * x)) / p(x)``; ``[N]``, lower is better. Arguments as in :func:`confidence_under_mask`."""
+    """``max(0, p(x) - p(M * x)) / p(x)``; ``[N]``, lower is better. Arguments as in :func:`confidence_under_mask`.
+
+    Example::
+
+        average_drop(model, images, images.abs(), target=281)  # [2], in [0, 1]
+    """
     clean, masked = confidence_under_mask(forward_func, inputs, attributions, target=target, **options)
     return (clean - masked).clamp(min=0) / clean
 
@@ -55,7 +60,12 @@ def average_drop(
 def average_increase(
     forward_func: Callable[..., Tensor], inputs: Tensor, attributions: Tensor, *, target: Any = None, **options: Any
 ) -> Tensor:
-    """1 where ``p(M * x) > p(x)``, else 0; ``[N]``, higher is better. Arguments as in :func:`confidence_under_mask`."""
+    """1 where ``p(M * x) > p(x)``, else 0; ``[N]``, higher is better. Arguments as in :func:`confidence_under_mask`.
+
+    Example::
+
+        average_increase(model, images, images.abs(), target=281).mean()  # share of the images where p rises
+    """
     clean, masked = confidence_under_mask(forward_func, inputs, attributions, target=target, **options)
     return torch.where(masked.isnan(), torch.nan, (masked > clean).double())
 

@@ -50,7 +50,7 @@ def resolve_layer(
 
     Example::
 
-        space = resolve_layer(model, "layer3")
+        resolve_layer(model, "conv2").layer  # "conv2"
     """
     if purpose not in get_args(Purpose):
         raise ValueError(f"purpose is {purpose!r}; it is one of {', '.join(map(repr, get_args(Purpose)))}")
@@ -78,6 +78,10 @@ def layer_names(model: Any, layers: Layers | None) -> list[str] | None:
     Raises:
         ValueError: a module is not part of the model.
         TypeError: this is no list of layers.
+
+    Example::
+
+        layer_names(model, ["conv1", model.conv2])  # ["conv1", "conv2"]
     """
     if layers is None:
         return None

@@ -45,6 +45,11 @@ class Curve:
         activation: how outputs became probabilities.
         scores: ``[N, P]``: the features' scores, most relevant first (series of order "single" only).
         pathways: deviations of hidden layers, if they were watched.
+
+    Example::
+
+        curve = perturbation_curve(model, images, images.abs(), fractions=(0.1, 0.5))
+        curve.clean.shape, curve.masked.shape  # [2, 1000], [2, 2, 1000]
     """
 
     fractions: Tensor
@@ -81,6 +86,11 @@ def perturbation_curve(
         feature_mask: integer labels of regions that are removed as a whole, e.g. superpixels.
         grid: the regions are the cells of a grid of so many rows and columns.
         **options: as in :func:`perturbation_curves`.
+
+    Example::
+
+        curve = perturbation_curve(model, images, images.abs(), fractions=(0.1, 0.5), baselines="blur")
+        curve.masked[:, :, 281]  # [2, 2], probability of class 281 with 10 % and 50 % of the pixels blurred
     """
     series = Series(baselines, order, tuple(map(float, fractions)), grid)
     return perturbation_curves(forward_func, inputs, attributions, [series], feature_mask=feature_mask, **options)[0]
@@ -123,6 +133,11 @@ def perturbation_curves(
     Raises:
         ValueError: shapes, fills, fractions or layers don't fit, values are not finite, the model is
             in train mode, or its output is no ``[N, K]``.
+
+    Example::
+
+        series = [Series("blur", order) for order in ("morf", "lerf")]
+        morf, lerf = perturbation_curves(model, images, images.abs(), series)
     """
     parts: list[list[Curve]] = []
     walk_curves(

@@ -40,6 +40,11 @@ class GaussianBlur:
 
     The kernel is a Gaussian folded back into its window at the edges (so that it sums to one), which
     is what filtering a unit impulse with reflecting borders gives.
+
+    Example::
+
+        blurred = GaussianBlur()(images)  # [2, 3, 32, 32]
+        perturbation_curve(model, images, images.abs(), baselines=GaussianBlur(size=5, sigma=2.0))
     """
 
     size: int = 11
@@ -78,6 +83,10 @@ class Noise:
     """One picture of random numbers, the same for every example: drawn from a seed, so every run sees it.
 
     ``distribution``: "normal" (standard normal, as in FEI's evaluation) or "uniform" on [0, 1] (as in RFxG's).
+
+    Example::
+
+        perturbation_curve(model, images, images.abs(), baselines=Noise("uniform", seed=1))
     """
 
     distribution: str = "normal"
@@ -91,7 +100,13 @@ class Noise:
 
 
 def noise_from(generator: torch.Generator, distribution: str = "normal") -> Noise:
-    """Noise whose seed is drawn from the caller's generator."""
+    """Noise whose seed is drawn from the caller's generator.
+
+    Example::
+
+        generator = torch.Generator().manual_seed(0)
+        first, second = noise_from(generator), noise_from(generator)  # with different seeds
+    """
     return Noise(distribution, int(torch.randint(2**31, (1,), generator=generator, device=generator.device)))
 
 

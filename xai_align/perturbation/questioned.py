@@ -38,7 +38,13 @@ def questioned(outputs: Tensor, questions: list[Question], *, probabilities: boo
 
 
 def curve_values(curve: Curve, target: Any = None) -> tuple[Tensor, Tensor]:
-    """``(clean [N], masked [N, F])``: the questioned number for the inputs as they are, and along the curve."""
+    """``(clean [N], masked [N, F])``: the questioned number for the inputs as they are, and along the curve.
+
+    Example::
+
+        curve = perturbation_curve(model, images, images.abs())
+        clean, masked = curve_values(curve, Question.why_not(281, 282))  # [2], [2, 9]: p_281 / (p_281 + p_282)
+    """
     questions = questions_of(curve, target)
     probabilities = curve.activation is not None
     return (

@@ -22,7 +22,17 @@ MANY_TIES = 0.3
 
 
 class TieWarning(UserWarning):
-    """Many features share their score, so their order is the input's and not the map's."""
+    """Many features share their score, so their order is the input's and not the map's.
+
+    Example::
+
+        import warnings
+
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            perturbation_curve(model, images, images.abs().round())  # few different values
+        caught[0].category  # TieWarning
+    """
 
 
 @dataclass(frozen=True)
@@ -129,7 +139,12 @@ def rank(scores: Tensor, feature_mask: Tensor | None = None) -> Ranking:
 
 
 def descending_ranks(scores: Tensor) -> Tensor:
-    """``[N, P]`` scores to ranks ``[N, P]`` (int64): 0 for the largest; among equals the earlier goes first."""
+    """``[N, P]`` scores to ranks ``[N, P]`` (int64): 0 for the largest; among equals the earlier goes first.
+
+    Example::
+
+        descending_ranks(torch.tensor([[0.1, 0.7, 0.7]]))  # [[2, 0, 1]]
+    """
     return rank(scores).ranks
 
 
@@ -139,6 +154,10 @@ def tie_rate(attributions: Tensor, feature_mask: Tensor | None = None) -> Tensor
     Args:
         attributions: ``[N, *positions]``; for images with channels, ``[N, C, H, W]``, the channels are summed.
         feature_mask: as in :func:`rank`.
+
+    Example::
+
+        tie_rate(torch.tensor([[0.1, 0.7, 0.7, 0.3]]))  # [0.5]: two of four
     """
     scores = wide(attributions).sum(1) if attributions.dim() == 4 else wide(attributions)
     return _tied(rank(scores, feature_mask))

@@ -30,6 +30,10 @@ class Series:
         fractions: shares of the features that are removed, in [0, 1].
         grid: the features are the cells of a grid of so many rows and columns; None: positions.
         layers: hidden layers are watched too.
+
+    Example::
+
+        Series("blur", "lerf", (0.25, 0.5), grid=(7, 7)).label  # "lerf blur 7x7"
     """
 
     fill: Any = 0.0
