@@ -1,10 +1,10 @@
-"""When a metric has no value for what was asked."""
+"""Error for metrics that are not defined for a question."""
 
 from __future__ import annotations
 
 
 class MetricDoesNotApply(ValueError):
-    """The question, or what is known of the images, does not fit the metric; the message says what would.
+    """Error for a metric that is not defined for the question or the images; the message names what it needs.
 
     Example::
 
