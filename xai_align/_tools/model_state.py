@@ -77,7 +77,8 @@ def check_evaluation_mode(model: nn.Module) -> None:
     """Raise if the model's outputs are random or depend on the batch, or if a forward pass changes its buffers.
 
     Raises:
-        ValueError: a BatchNorm, InstanceNorm with statistics or (active) dropout is in train mode.
+        ValueError: a BatchNorm, an InstanceNorm with statistics or (active) dropout is in train mode, or a BatchNorm
+            has no running statistics.
     """
     modules = modules_of(model)
     if any(_is_restless(module) for module in modules):

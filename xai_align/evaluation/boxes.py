@@ -20,7 +20,7 @@ def boxes_to_masks(boxes: Sequence[Any], size: tuple[int, int]) -> Tensor:
         size: height and width of the masks, in pixels.
 
     Raises:
-        ValueError: a box has another number of values, no area, or a centre outside the image.
+        ValueError: a box does not have four values, has no area, or has its centre outside the image.
     """
     return _drawn(boxes, size, _from_centre)
 

@@ -29,7 +29,7 @@ ERASER_BINS = (0.01, 0.05, 0.1, 0.2, 0.5)
 #: ROAD's shares of the input, as in pytorch-grad-cam: tenths.
 ROAD_BINS = TENTHS
 
-#: "rise": insertion from blur, deletion to zeros. "fei": zeros in both, or any fill for both.
+#: "rise": insertion from blur, deletion to zeros. "fei": zeros in both, unless ``baselines`` is given.
 Preset = Literal["rise", "fei"]
 _FILLS: dict[str, dict[str, Any]] = {
     "rise": {"insertion": "blur", "deletion": 0.0},

@@ -4,7 +4,7 @@ Definitions as in the evaluation of FEI (Zhang & McMillan, arXiv 2509.04588),
 for the output ``a`` of a layer for the clean input and ``b`` for the perturbed
 one, over the layer's units:
 
-* ``mse``: mean of ``(a - b)^2``; in the layer's own units, not to be averaged over layers
+* ``mse``: mean of ``(a - b)^2``; on the layer's own scale, so don't average it over layers
 * ``relative``: ``||a - b||^2 / ||a||^2``
 * ``active``: share of the units with ``a > 0`` that have ``b > 0`` too
 * ``inactive``: share of the units with ``a <= 0`` that have ``b <= 0`` too
@@ -38,7 +38,7 @@ class Pathways:
     Attributes:
         layers: names of the layers.
         values: ``[N, F, L, M]``: for each example, fraction, layer and measure of :data:`MEASURES`.
-            NaN where a measure has no value: no active unit, a layer without variation.
+            NaN where a measure is not defined: no active unit, a constant layer.
     """
 
     layers: tuple[str, ...]
@@ -133,7 +133,7 @@ class LayerWatch:
         """Call ``see(name, output)`` for every layer inside the block, and yield its results by name.
 
         Raises:
-            ValueError: a layer did not run, ran twice or gave no tensor.
+            ValueError: a layer did not run, ran twice or did not return a tensor.
         """
         self._see, self._seen = see, {}
         try:

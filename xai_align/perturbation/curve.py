@@ -40,7 +40,7 @@ class Curve:
 
     Attributes:
         fractions: ``[F]``, float64: the shares of the features that were removed.
-        clean: ``[N, K]``: outputs for the inputs as they are; probabilities unless ``activation`` is None.
+        clean: ``[N, K]``: outputs for the unperturbed inputs; probabilities unless ``activation`` is None.
         masked: ``[N, F, K]``: outputs with these shares removed; NaN for an example with a constant map.
         activation: the function from logits to probabilities.
         scores: ``[N, P]``: the features' scores, most relevant first (series of order "single" only).
@@ -84,7 +84,7 @@ def perturbation_curve(
         baselines: replacement of removed features: a number, "mean", "blur", "noise",
             "uniform", "noisy_linear", a tensor, a function of the inputs, or an imputer.
         feature_mask: integer labels of regions that are removed as a whole, e.g. superpixels.
-        grid: the regions are the cells of a grid of so many rows and columns.
+        grid: rows and columns of a grid whose cells are the regions.
         **options: as in :func:`perturbation_curves`.
 
     Example::

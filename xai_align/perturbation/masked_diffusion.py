@@ -36,7 +36,7 @@ def fill_holes(values: Tensor, removed: Tensor, *, tolerance: float) -> Tensor:
         tolerance: in the units of ``values``.
 
     Raises:
-        RuntimeError: the corrections did not become that small.
+        RuntimeError: the solver did not reach the tolerance.
     """
     levels = _levels(removed.to(values.dtype))
     x = _first_guess(values.masked_fill(removed, 0), levels)
@@ -69,7 +69,7 @@ class _Level:
     """Pixels at one resolution; each level has half the rows and columns of the one before.
 
     Attributes:
-        removed: ``[M, 1, h, w]``, 1 where a pixel is to be found and 0 where it is known.
+        removed: ``[M, 1, h, w]``, 1 where a pixel is unknown and 0 where it is known.
         weights: ``[1, 1, h, w]``, the sum of the weights of a pixel's neighbours.
         inverse: ``removed / weights``, times the damping of a Jacobi step.
         gain: factor of a correction from the next level.
