@@ -1,1 +1,1 @@
-"""Tools that know torch and files only."""
+"""Internal tools that depend on torch and the file system only."""

@@ -1,4 +1,4 @@
-"""A batch in slices: inputs, targets and further arguments of a few examples at a time."""
+"""Splitting of inputs, targets and further arguments into batches."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torch import Tensor
 
 
 class Batch(NamedTuple):
-    """Some of the examples.
+    """A slice of the examples.
 
     Attributes:
-        inputs: each cut to these examples.
-        target: cut if it holds one thing for each example, else as it is.
-        extra: further arguments of the model, cut in the same way.
+        inputs: each sliced to these examples.
+        target: sliced if it has one entry for each example, else unchanged.
+        extra: further arguments of the model, sliced in the same way.
     """
 
     inputs: tuple[Tensor, ...]
@@ -23,7 +23,7 @@ class Batch(NamedTuple):
 
 
 def batches_of(inputs: tuple[Tensor, ...], target: Any, extra: tuple[Any, ...] | None, size: int | None) -> list[Batch]:
-    """Return batches of at most ``size`` examples; None: one batch of all.
+    """Return batches of at most ``size`` examples; None: a single batch.
 
     Raises:
         ValueError: the size is not positive.
@@ -48,7 +48,7 @@ def _slices(
 
 
 def _is_for_each(value: Any, count: int) -> bool:
-    """Return whether ``value`` holds one thing for each of ``count`` examples."""
+    """Return whether ``value`` has one entry for each of ``count`` examples."""
     if isinstance(value, Tensor):
         return value.dim() > 0 and len(value) == count and count > 1
     return isinstance(value, list) and len(value) == count

@@ -1,18 +1,18 @@
-"""The stack level at which the library was called, for warnings that are given deep inside it."""
+"""The stack level at which the library was called, for warnings raised deep inside it."""
 
 from __future__ import annotations
 
 import sys
 from types import FrameType
 
-#: Packages whose frames are no caller's: the library's own, its adapters', and those that run between their functions.
+#: Packages whose frames are skipped: the library, its adapters, and packages that call between their functions.
 _BETWEEN = frozenset("xai_align captum_align gradcam_align timm_align captum pytorch_grad_cam contextlib torch".split())
 
 
 def callers_level() -> int:
     """Return the ``stacklevel`` with which :func:`warnings.warn` names the line that called the library.
 
-    A fixed number names a line of the library itself as soon as one more function or decorator stands between.
+    A fixed number would name a line of the library itself as soon as another function or decorator is in between.
 
     Example::
 

@@ -1,4 +1,4 @@
-"""Options that are one of a few names."""
+"""Options with a fixed set of names."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Iterable
 
 
 def check_choice(name: str, value: str, known: Iterable[str]) -> str:
-    """One of the known names.
+    """Return ``value`` if it is one of the known names.
 
     Raises:
-        ValueError: it is another.
+        ValueError: it is not.
     """
     choices = list(known)
     if value not in choices:

@@ -1,4 +1,4 @@
-"""Correlations of two tables of numbers, row by row, and what they are counted from."""
+"""Row-wise correlations of two tables, with the ranks and counts that they are computed from."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def pearson(a: Tensor, b: Tensor) -> Tensor:
-    """Pearson's r of each row of ``[N, P]`` tables: ``[N]``, NaN where a row is constant."""
+    """Return Pearson's r of each row of ``[N, P]`` tables: ``[N]``, NaN where a row is constant."""
     a, b = a.double(), b.double()
     defined = _varies(a) & _varies(b)
     a, b = a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True)
@@ -16,22 +16,22 @@ def pearson(a: Tensor, b: Tensor) -> Tensor:
 
 
 def spearman(a: Tensor, b: Tensor) -> Tensor:
-    """Spearman's rho of each row of ``[N, P]`` tables, ties sharing the mean of their ranks: ``[N]``."""
+    """Return Spearman's rho of each row of ``[N, P]`` tables, ties sharing the mean of their ranks: ``[N]``."""
     return pearson(average_ranks(a), average_ranks(b))
 
 
 def kendall(a: Tensor, b: Tensor) -> Tensor:
-    """Kendall's tau-b of each row of ``[N, P]`` tables: ``[N]``, NaN where a row is constant.
+    """Return Kendall's tau-b of each row of ``[N, P]`` tables: ``[N]``, NaN where a row is constant.
 
     ``tau_b = (C - D) / sqrt((n0 - n_a) (n0 - n_b))`` with ``C`` pairs in the same order,
-    ``D`` in the opposite one, and ``n_a`` of all ``n0`` pairs tied in ``a``. It takes
-    ``P log^2 P`` steps, not ``P^2``.
+    ``D`` in the opposite one, and ``n_a`` of all ``n0`` pairs tied in ``a``, in
+    ``O(P log^2 P)``.
     """
     return torch.tensor([_tau_b(x, y) for x, y in zip(a, b, strict=True)], dtype=torch.float64, device=a.device)
 
 
 def average_ranks(values: Tensor) -> Tensor:
-    """Ranks from 1 in each row of ``[N, P]``, smallest first; ties share the mean of their ranks."""
+    """Return ranks from 1 in each row of ``[N, P]``, smallest first; ties share the mean of their ranks."""
     ordered = values.sort(dim=1).values
     before = torch.searchsorted(ordered, values.contiguous())
     up_to = torch.searchsorted(ordered, values.contiguous(), right=True)
@@ -39,7 +39,7 @@ def average_ranks(values: Tensor) -> Tensor:
 
 
 def dense_ranks(values: Tensor) -> Tensor:
-    """Ranks from 0 in each row of ``[N, P]``, smallest first; ties share one, and none is left out."""
+    """Return ranks from 0 in each row of ``[N, P]``, smallest first; ties share a rank, and no rank is skipped."""
     ordered = values.sort(dim=1).values
     steps = (ordered.diff(dim=1) > 0).long().cumsum(1)
     ranks = torch.cat([steps.new_zeros(len(values), 1), steps], dim=1)
@@ -47,10 +47,9 @@ def dense_ranks(values: Tensor) -> Tensor:
 
 
 def inversions(values: Tensor) -> int:
-    """How many pairs of a vector ``[P]`` stand in the wrong order: an earlier entry that is larger than a later one.
+    """Count the inversions of a vector ``[P]``: pairs whose earlier entry is larger than the later one.
 
-    Counted by merging: neighbouring stretches, each sorted, are compared and put together,
-    until one is left.
+    Counted by merge sort: adjacent sorted runs are compared and merged until one is left.
     """
     length = 1 << max(len(values) - 1, 0).bit_length()
     stretches = torch.full((length,), torch.inf, dtype=torch.float64, device=values.device)
@@ -66,7 +65,7 @@ def inversions(values: Tensor) -> int:
 
 
 def pairs(count: int) -> int:
-    """How many pairs ``count`` things form."""
+    """Return the number of pairs of ``count`` items."""
     return count * (count - 1) // 2
 
 

@@ -1,4 +1,4 @@
-"""Where to compute."""
+"""Choice of the device to compute on."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import torch
 
 
 def usable_device(name: str | None) -> torch.device:
-    """The device of this name; None: a GPU if there is one.
+    """Return the device of this name; None: a GPU if there is one.
 
     Raises:
-        ValueError: it is not there.
+        ValueError: the device is not available.
     """
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,4 +1,4 @@
-"""The logits among what a model returns: a tensor, a dictionary, a tuple or a ``ModelOutput``."""
+"""Selection of the logits from a model's output: a tensor, a dictionary, a tuple or a ``ModelOutput``."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 
 def select_logits(returned: Any, output: str | int | None = None) -> Tensor:
-    """Return the logits in what a model returned.
+    """Return the logits in a model's output.
 
     Args:
         returned: a tensor, a mapping, a (named) tuple or list, or a record such as a ``ModelOutput``.
         output: a key, field or position. None: the field named "logits", or the only floating tensor.
 
     Raises:
-        TypeError: there is no such tensor, or several could be meant; the message tells what there is.
+        TypeError: there is no such tensor, or it is ambiguous; the message lists the fields.
 
     Example::
 
@@ -45,7 +45,7 @@ def select_logits(returned: Any, output: str | int | None = None) -> Tensor:
 
 
 class LogitsOf(nn.Module):
-    """A model that returns the logits of another one alone, for methods that take no ``output``.
+    """Model that returns only the logits of another one, for methods without an ``output`` option.
 
     Args:
         model: used as it is.
@@ -56,7 +56,7 @@ class LogitsOf(nn.Module):
         super().__init__()
         self.model = model
         self.output = output
-        self.training = model.training  # not train(): that would reach into the model
+        self.training = model.training  # not train(), which would change the model too
 
     def forward(self, *inputs: Any, **options: Any) -> Tensor:
         """Return the logits."""

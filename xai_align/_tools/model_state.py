@@ -1,6 +1,6 @@
-"""What training and its figures switch in a model for a while, put back afterwards, also after an exception.
+"""Temporary changes of a model's state in training, restored afterwards, also after an exception.
 
-Explanations switch nothing: they run on a :class:`~xai_align._tools.replica.Replica`.
+Explanations change nothing: they run on a :class:`~xai_align._tools.replica.Replica`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 
 def modules_of(model: nn.Module) -> list[nn.Module]:
-    """``model`` and every module inside, a shared one each time it is reached; much quicker than ``modules()``."""
+    """Return ``model`` and all submodules, shared ones repeatedly; much faster than ``modules()``."""
     found = [model]
     for module in found:
         found.extend(child for child in module._modules.values() if child is not None)
@@ -23,13 +23,13 @@ def modules_of(model: nn.Module) -> list[nn.Module]:
 
 
 def parameters_of(model: nn.Module) -> list[nn.Parameter]:
-    """Every parameter, as :func:`modules_of`."""
+    """Return all parameters of :func:`modules_of`, shared ones repeatedly."""
     return [p for module in modules_of(model) for p in module._parameters.values() if p is not None]
 
 
 @contextmanager
 def frozen_parameters(model: nn.Module) -> Iterator[None]:
-    """No parameter of ``model`` requires grad inside; each does again as before outside."""
+    """Set ``requires_grad`` of all parameters to False inside the block, and restore it afterwards."""
     wanted = [parameter for parameter in parameters_of(model) if parameter.requires_grad]
     try:
         for parameter in wanted:
@@ -42,7 +42,7 @@ def frozen_parameters(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Every module is in eval mode inside, and in the mode that it had before, each by itself, outside."""
+    """Set all modules to eval mode inside the block, and restore the mode of each afterwards."""
     training = [module for module in modules_of(model) if module.training]
     try:
         for module in training:
@@ -55,14 +55,14 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def without_checkpointing(model: nn.Module) -> Iterator[None]:
-    """``model`` keeps its activations inside: recomputed ones would come without the gates of the first pass."""
+    """Disable activation checkpointing in the block: recomputed activations would miss the first pass's gates."""
     with _switched_off(model, "grad_checkpointing"), _switched_off(model, "gradient_checkpointing"):
         yield
 
 
 @contextmanager
 def _switched_off(model: nn.Module, name: str) -> Iterator[None]:
-    """The attribute ``name``, of all modules where it is True, is False inside."""
+    """Set the attribute ``name`` to False inside the block, in all modules where it is True."""
     switched = [module for module in modules_of(model) if module.__dict__.get(name) is True]
     try:
         for module in switched:
@@ -74,10 +74,11 @@ def _switched_off(model: nn.Module, name: str) -> Iterator[None]:
 
 
 def check_evaluation_mode(model: nn.Module) -> None:
-    """Raise if the model would answer differently each time, or learn from being asked.
+    """Raise if the model's outputs are random or depend on the batch, or if a forward pass changes its buffers.
 
     Raises:
-        ValueError: a BatchNorm, InstanceNorm with statistics or (active) dropout is in train mode.
+        ValueError: a BatchNorm, an InstanceNorm with statistics or (active) dropout is in train mode, or a BatchNorm
+            has no running statistics.
     """
     modules = modules_of(model)
     if any(_is_restless(module) for module in modules):

@@ -1,4 +1,4 @@
-"""Options in a dataclass: changed by keyword, by ``name=value``, or by a TOML file."""
+"""Options in a dataclass, set by keyword, by ``name=value``, or by a TOML file."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def with_changes(options: O | None, defaults: type[O], changed: Mapping[str, Any
     """Return the options with some fields changed.
 
     Args:
-        options: to start from; None: the defaults.
+        options: the options to start from; None: the defaults.
         defaults: their class.
-        changed: values by the names of fields.
-        who: takes the options, for the message.
+        changed: values by field name.
+        who: the function or class that takes the options, for the message.
 
-    Raises:
-        TypeError: there is no such option, or these are options of something else.
+        Raises:
+            TypeError: there is no such option, or ``options`` are of another class.
     """
     if options is not None and not isinstance(options, defaults):
         raise TypeError(f"options of {who} are {type(options).__name__}; give {defaults.__name__}(...)")
@@ -40,7 +40,7 @@ def parse_options(written: Sequence[str]) -> dict[str, Any]:
     """Return the values of ``["schedule=cosine", "betas=[0.9, 0.95]"]``: TOML values; a bare word is a string.
 
     Raises:
-        ValueError: one of them is no ``name=value``, or a name comes twice.
+        ValueError: one of them is not ``name=value``, or a name occurs twice.
     """
     found: dict[str, Any] = {}
     for one in written:
@@ -54,10 +54,10 @@ def parse_options(written: Sequence[str]) -> dict[str, Any]:
 
 
 def read_options(path: Path) -> dict[str, Any]:
-    """Return the options of a TOML file, one ``name = value`` in a line.
+    """Return the options of a TOML file, one ``name = value`` per line.
 
     Raises:
-        ValueError: there is no such file, or it is no TOML.
+        ValueError: there is no such file, or it is not TOML.
     """
     try:
         return tomllib.loads(path.read_text("utf-8"))

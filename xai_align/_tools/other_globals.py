@@ -1,4 +1,4 @@
-"""Functions of other packages with some of their module's names replaced, the module itself left as it is."""
+"""Copies of other packages' functions with some of their globals replaced; their modules stay unchanged."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 
 
 def with_globals(function: Callable[..., Any], **names: Any) -> Callable[..., Any]:
-    """Return a copy of a function, out of its decorators, that sees other values under these global names.
+    """Return a copy of a function, without its decorators, with other values for these global names.
 
-    Names are looked up when this is called. Replacing them in the module instead would show in every thread.
+    The function's globals are copied when this is called. Replacing names in the module would affect every thread.
 
     Example::
 

@@ -1,4 +1,4 @@
-"""Attention by plain operations in the running thread alone; PyTorch's own switch holds for the whole process."""
+"""Attention without fused kernels in the current thread only; PyTorch's own switch affects the whole process."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 
 
 class PlainAttention(TorchFunctionMode):
-    """Compute ``scaled_dot_product_attention`` without fused kernels, which have a first derivative only.
+    """Mode that computes ``scaled_dot_product_attention`` without fused kernels, which have no second derivative.
 
     Example::
 
@@ -19,7 +19,7 @@ class PlainAttention(TorchFunctionMode):
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Compute one operation (called by PyTorch, with the interception off)."""
+        """Compute one operation (called by PyTorch, with this mode disabled)."""
         kwargs = kwargs or {}
         return (_plain if func is torch.nn.functional.scaled_dot_product_attention else func)(*args, **kwargs)
 

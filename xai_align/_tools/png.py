@@ -1,4 +1,4 @@
-"""Pictures as PNG files in memory."""
+"""Figures and images as PNG files in memory."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ DOTS = 100
 
 
 def png(figure: Any) -> bytes:
-    """Return a figure of matplotlib as a PNG file."""
+    """Return a matplotlib figure as a PNG file."""
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=DOTS, metadata={"Software": None})
     return buffer.getvalue()
 
 
 def photograph_png(picture: NDArray[Any]) -> bytes:
-    """Return a picture ``[H, W, 3]`` in [0, 1] as a PNG file, pixel by pixel."""
+    """Return an image ``[H, W, 3]`` in [0, 1] as a PNG file of the same size."""
     from PIL import Image
 
     buffer = BytesIO()

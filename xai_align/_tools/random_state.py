@@ -1,4 +1,4 @@
-"""The process's random numbers, in one place: of torch on every device in use, of numpy and of Python."""
+"""The global random state: torch's generators on every device in use, numpy's and Python's."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-#: Held while a block seeds and draws. The thread that holds it can enter another such block.
+#: Held while a block seeds and draws; reentrant, so that such blocks can be nested.
 ONE_AT_A_TIME = threading.RLock()
 
 
 class RandomState(NamedTuple):
-    """The state of every generator that belongs to the process.
+    """State of all global generators.
 
     Attributes:
-        python, numpy: of the modules ``random`` and ``numpy.random``.
-        cpu: of torch's default generator.
-        cuda: of each CUDA device, none where CUDA is not in use yet.
-        mps: of Apple's GPU, None where there is none.
+        python, numpy: the states of ``random`` and ``numpy.random``.
+        cpu: the state of torch's default generator.
+        cuda: the state of each CUDA device, empty if CUDA is not initialised.
+        mps: the state of Apple's GPU, None if there is none.
     """
 
     python: Any
@@ -34,7 +34,7 @@ class RandomState(NamedTuple):
 
     @classmethod
     def now(cls) -> RandomState:
-        """Return the present state."""
+        """Return the current state."""
         return cls(
             random.getstate(),
             np.random.get_state(),
@@ -44,7 +44,7 @@ class RandomState(NamedTuple):
         )
 
     def restore(self) -> None:
-        """Make this the present state."""
+        """Make this the current state."""
         random.setstate(self.python)
         np.random.set_state(self.numpy)
         torch.set_rng_state(self.cpu)
@@ -56,23 +56,23 @@ class RandomState(NamedTuple):
 
 @contextmanager
 def kept_random_state() -> Iterator[None]:
-    """Put back the caller's random state at the end, whatever was drawn inside."""
+    """Restore the caller's random state at the end of the block."""
     state = RandomState.now()
     try:
         try:
             yield
         finally:
             state.restore()
-    finally:  # once more, if an interrupt met the first
+    finally:  # again, in case an interrupt stopped the first
         state.restore()
 
 
 @contextmanager
 def fixed_random_state(seed: int = 0) -> Iterator[None]:
-    """Draw the same numbers inside at every call, for code that draws from the process's generators.
+    """Fix the random numbers in the block, for code that draws from the global generators.
 
     Blocks of several threads wait for each other, so that each draws the numbers of
-    its own seed; a thread that draws outside of such a block meanwhile gets in between.
+    its own seed; a thread that draws outside such a block can still interfere.
     """
     with ONE_AT_A_TIME, kept_random_state():
         seed_all(seed)
@@ -80,10 +80,10 @@ def fixed_random_state(seed: int = 0) -> Iterator[None]:
 
 
 def seed_all(seed: int) -> None:
-    """Seed every generator of the process.
+    """Seed all global generators.
 
-    As ``torch.manual_seed``, but quick enough for every step, and without waking devices that are not in use: that one
-    keeps a note, with a stack trace, for a GPU that is not in use yet.
+    Like ``torch.manual_seed``, but fast enough to call at every step: that one queues a lazy call, with a stack trace,
+    for a GPU that is not initialised yet.
     """
     torch.default_generator.manual_seed(seed)
     if torch.cuda.is_initialized():
@@ -95,5 +95,5 @@ def seed_all(seed: int) -> None:
 
 
 def mixed_seed(*seeds: int) -> int:
-    """Return one seed that follows from several numbers."""
+    """Return one seed derived from several numbers."""
     return int(np.random.SeedSequence(seeds).generate_state(1)[0])

@@ -1,9 +1,9 @@
-"""Structural copies of a network that share its parameters' memory, as data-parallel replicas do.
+"""Structural copies of a network that share its parameters' memory, like data-parallel replicas.
 
 A readout hooks layers, changes flags and differentiates. It does so on a replica:
 every module is a new object, every parameter a plain tensor that shares the
 original's memory and requires no gradient. The original is only read, so other
-threads may run it meanwhile, and an interrupt leaves nothing behind on it.
+threads may run it at the same time, and an interrupt leaves it unchanged.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 T = TypeVar("T")
 
-#: Precisions in which coefficients are not computed.
+#: Dtypes too imprecise to compute coefficients in.
 LOW_PRECISION = (torch.float16, torch.bfloat16)
 _FORWARD_HOOKS = (
     "_forward_hooks",
@@ -32,28 +32,28 @@ _FORWARD_HOOKS = (
     "_forward_pre_hooks_with_kwargs",
 )
 _BACKWARD_HOOKS = ("_backward_hooks", "_backward_pre_hooks")
-#: Attributes of every module, which are handled by name or are of no interest.
+#: Attributes of every module, which are handled by name or ignored.
 _OF_MODULE = frozenset(nn.Module().__dict__)
 _ATOMIC = frozenset((int, float, str, bool, type(None), torch.Size, torch.dtype, torch.device, type, bytes, complex))
 _DICTS = (dict, OrderedDict)
-#: Flags of modules that recompute activations, which a recording must not do.
+#: Flags of modules for activation checkpointing, which must be off while activations are recorded.
 _CHECKPOINTING = ("grad_checkpointing", "gradient_checkpointing")
 
 
 class Replica:
-    """A structural copy of ``model``; :attr:`module` is run in its place.
+    """Structural copy of ``model``; :attr:`module` is run in its place.
 
-    Hooks that the user registered for the forward pass are kept, hooks for the
-    backward pass are left out. Buffers are cloned, since a forward pass may write
-    into them. Compiled parts are replaced by the modules they were compiled from.
-    Scripted parts can't be copied: they run as they are, and hooks go around them.
+    Forward hooks that the user registered are kept, backward hooks are dropped.
+    Buffers are cloned, since a forward pass may write into them. Compiled modules
+    are replaced by the modules they were compiled from. Scripted modules can't be
+    copied: the original runs in a wrapper, which takes the hooks.
 
     Args:
         model: any module.
-        dtype: floating parameters and buffers of low precision become copies of this dtype; with ``every``, all do.
+        dtype: low-precision floating parameters and buffers become copies of this dtype; with ``every``, all do.
         every: see ``dtype``.
         evaluate: whether all modules of the copy are in eval mode; otherwise each is in its original's mode.
-        inplace: False: modules with a flag ``inplace`` work out of place.
+        inplace: False: modules with a flag ``inplace`` run out of place.
 
     Raises:
         ValueError: a lazy module has no parameters yet.
@@ -75,13 +75,13 @@ class Replica:
         inplace: bool = True,
     ) -> None:
         self._dtype, self._every, self._evaluate, self._inplace = dtype, every, evaluate, inplace
-        #: Copies by the ``id`` of what they are copies of, which lives as long as the model does.
+        #: Copies by the ``id`` of their originals, which live as long as the model does.
         self._copies: dict[int, Any] = {}
         self._model = model
         self.module: nn.Module = self.of(model)
 
     def of(self, module: nn.Module) -> Any:
-        """Return the copy of a module; one that isn't part of the model is copied too."""
+        """Return the copy of a module; a module that isn't part of the model is copied too."""
         known = self._copies.get(id(module))
         if known is not None:
             return known
@@ -89,14 +89,14 @@ class Replica:
         top = self._structure(module, copies)
         for copy in copies:
             state = copy.__dict__
-            # values are replaced and no key is added, so the dictionary may be walked meanwhile
+            # values are replaced and no key is added, so it is safe to iterate over the dictionary
             for name, value in state.items():
                 if type(value) not in _ATOMIC and name not in _OF_MODULE and not _is_plain(value):
                     state[name] = self.rebind(value)
         return top
 
     def rebind(self, value: T) -> T:
-        """Return ``value`` with everything in it that refers to the original referring to the copy.
+        """Return ``value`` with all references to the original replaced by references to the copy.
 
         Looks into containers, dataclasses, bound methods, partial functions and closures.
         """
@@ -137,7 +137,7 @@ class Replica:
         return found
 
     def _structure(self, module: nn.Module, copies: list[nn.Module]) -> Any:
-        """Copy modules, parameters and buffers; further attributes are still the original's."""
+        """Copy modules, parameters and buffers; other attributes still refer to the original."""
         known = self._copies.get(id(module))
         if known is not None:
             return known
@@ -150,7 +150,7 @@ class Replica:
             copy = self._structure(compiled_from, copies)
             self._copies[id(module)] = copy
             return copy
-        copy = object.__new__(module.__class__)  # some classes make another class in __new__
+        copy = object.__new__(module.__class__)  # some classes create another class in __new__
         self._copies[id(module)] = copy
         copies.append(copy)
         state = copy.__dict__
@@ -158,7 +158,7 @@ class Replica:
         state["_parameters"] = {
             name: None if p is None else self._copied_tensor(p) for name, p in state["_parameters"].items()
         }
-        # a forward pass may write into buffers, but for the statistics of a norm in eval mode
+        # a forward pass may write into buffers, except the statistics of a norm in eval mode
         clone = not (isinstance(module, _NormBase) and not module.training)
         state["_buffers"] = {
             name: None if b is None else self._copied_tensor(b, clone=clone) for name, b in state["_buffers"].items()
@@ -195,7 +195,7 @@ class Replica:
         return known
 
     def _alias(self, tensor: Tensor) -> Tensor:
-        """The same memory, without gradient; another dtype or a tensor of inference mode needs memory of its own."""
+        """Return a tensor that shares memory, without gradient; other dtypes and inference tensors need a copy."""
         if type(tensor) in (UninitializedParameter, UninitializedBuffer):
             raise ValueError("the model has lazy modules without parameters; run it once on an input, then call again")
         alias = tensor.detach()
@@ -208,7 +208,7 @@ class Replica:
         return tensor.requires_grad or tensor.is_inference() or low
 
     def _function(self, function: types.FunctionType) -> types.FunctionType:
-        """A function with its closure rebound, if anything in it is the original's."""
+        """Return a function with its closure rebound, if anything in it refers to the original."""
         known = self._copies.get(id(function))
         if known is not None:
             return known
@@ -243,7 +243,7 @@ class Replica:
 
 
 def _is_same(a: Any, b: Any) -> bool:
-    """Whether rebinding changed nothing: containers are copied in any case."""
+    """Return whether rebinding changed nothing; containers are copied in any case."""
     if a is b:
         return True
     if type(a) is not type(b) or not isinstance(a, list | dict | set):
@@ -254,11 +254,11 @@ def _is_same(a: Any, b: Any) -> bool:
 
 
 class _Scripted(nn.Module):
-    """A scripted module in a replica, where hooks can be set that the module itself does not get."""
+    """Wrapper of a scripted module in a replica; hooks are set on the wrapper and not on the module."""
 
     def __init__(self, scripted: torch.jit.ScriptModule) -> None:
         super().__init__()
-        self._scripted = (scripted,)  # in a tuple, where PyTorch does not look for submodules
+        self._scripted = (scripted,)  # in a tuple, so that PyTorch does not register it as a submodule
         self.training = scripted.training
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -272,7 +272,7 @@ class _Scripted(nn.Module):
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether nothing in ``value`` can refer to a module or tensor, for what most attributes are."""
+    """Return whether ``value`` is of a common type that cannot refer to a module or tensor."""
     kind = type(value)
     if kind is tuple or kind is list:
         return all(type(part) in _ATOMIC for part in value) and kind is tuple

@@ -1,4 +1,4 @@
-"""One tensor of images where Captum's call also allows a tuple, and a map of pixels in its shape."""
+"""A single tensor of images where Captum's interface also allows a tuple, and pixel maps in its shape."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def only_one(name: str, given: Any) -> Any:
-    """Return ``given``, out of a tuple of one.
+    """Return ``given``, or its only element if it is a tuple.
 
     Raises:
         ValueError: the tuple has another length.

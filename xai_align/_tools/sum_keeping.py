@@ -1,4 +1,4 @@
-"""Resizing of maps that keeps their sum: from cells to pixels, and back."""
+"""Sum-preserving resizing of maps: from cells to pixels, and its transpose."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-#: "area": a cell is spread evenly over the pixels it covers. "smooth": it fades into its neighbours.
+#: "area": a cell is spread evenly over the pixels it covers. "smooth": with linear weights over its neighbours too.
 Spread = Literal["area", "smooth"]
 
 
 def resize_keeping_sum(cells: Tensor, size: Sequence[int], spread: Spread = "area") -> Tensor:
-    """``[..., h, w]`` to ``[..., H, W]`` with the same sum, for any sizes: ``R_h @ cells @ R_w^T``.
+    """Resize ``[..., h, w]`` to ``[..., H, W]`` with the same sum, for any sizes: ``R_h @ cells @ R_w^T``.
 
-    Every column of ``R`` sums to one, so what a cell holds is shared out and nothing is lost.
+    Every column of ``R`` sums to one, so each cell is distributed completely over pixels.
     """
     height, width = size
     rows = _spreading(cells.shape[-2], height, spread).to(cells)
@@ -24,7 +24,7 @@ def resize_keeping_sum(cells: Tensor, size: Sequence[int], spread: Spread = "are
 
 
 def collect_keeping_sum(pixels: Tensor, size: Sequence[int], spread: Spread = "area") -> Tensor:
-    """The transpose of :func:`resize_keeping_sum`: ``[..., H, W]`` to ``[..., h, w]``, ``R_h^T @ pixels @ R_w``.
+    """Apply the transpose of :func:`resize_keeping_sum`: ``[..., H, W]`` to ``[..., h, w]``, ``R_h^T @ pixels @ R_w``.
 
     ``sum(pixels * resize_keeping_sum(cells)) == sum(collect_keeping_sum(pixels) * cells)``.
     """
@@ -35,18 +35,18 @@ def collect_keeping_sum(pixels: Tensor, size: Sequence[int], spread: Spread = "a
 
 
 def _spreading(cells: int, pixels: int, spread: Spread) -> Tensor:
-    """``R[pixel, cell]``: the share of a cell that a pixel receives."""
+    """Return ``R[pixel, cell]``, the share of a cell that a pixel receives."""
     if spread == "area":
-        # the overlap of pixel [i, i+1) with the cell's stretch [j, j+1) * pixels / cells, over its length
+        # the overlap of pixel [i, i+1) with the cell's interval [j, j+1) * pixels / cells, over its length
         edges = torch.arange(cells + 1, dtype=torch.float64) * pixels / cells
         i = torch.arange(pixels, dtype=torch.float64)[:, None]
         overlap = (torch.minimum(i + 1, edges[None, 1:]) - torch.maximum(i, edges[None, :-1])).clamp(min=0)
     else:
-        # a hat around the cell's centre, two cells wide
+        # a hat function around the cell's centre, two cells wide
         centres = (torch.arange(pixels, dtype=torch.float64) + 0.5) * cells / pixels - 0.5
         centres = centres.clamp(0, cells - 1)[:, None]
         overlap = (1 - (centres - torch.arange(cells, dtype=torch.float64)[None]).abs()).clamp(min=0)
-        # fewer pixels than cells: no hat may fall between pixels
+        # with fewer pixels than cells, a hat can fall between pixels
         missed = overlap.sum(0) == 0
         overlap[:, missed] = _spreading(cells, pixels, "area")[:, missed]
     return overlap / overlap.sum(0)

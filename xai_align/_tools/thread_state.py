@@ -1,13 +1,13 @@
-"""Put back what PyTorch keeps for the running thread, whatever interrupted the work.
+"""Restoration of PyTorch's thread-local state after a call, also after an interrupt.
 
 A ``with`` block can be interrupted between entering its context and starting to
-guard it, so that a mode stays for ever. Here the state is noted before the work,
-and two nested ``finally`` blocks put it back by comparison: an interrupt in the
-first leaves the second to do it.
+guard it, so that a mode is never exited. Here the state is recorded before the
+call, and restored by two nested ``finally`` blocks: if an interrupt stops the
+first, the second does it.
 
-A generator behind such a block stays suspended then, as long as the traceback
-lives, and would undo its own work whenever that is dropped, far from here. So the
-frames of interrupted work are cleared before the state is put back.
+The generator of such a block then stays suspended as long as the traceback
+lives, and would run its cleanup when that is freed, at an arbitrary time. So the
+frames of an interrupted call are cleared before the state is restored.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ R = TypeVar("R")
 
 
 class ThreadState(NamedTuple):
-    """The running thread's modes, hooks and switches.
+    """The current thread's modes, hooks and switches.
 
     Attributes:
-        function_modes: entered ``TorchFunctionMode``s, innermost last.
-        transforms: how many of ``torch.func``'s transforms, such as ``vmap``, are at work.
-        saved_tensor_hooks: the hooks on tensors saved for the backward pass that are entered last, or None.
-        grad: whether gradients are on.
-        autocast: for CPU and, if used, CUDA: whether autocast is on, and in which precision.
-        autocast_depth: how many autocast blocks are entered; in the outermost one's end the weights it cast are freed.
+        function_modes: active ``TorchFunctionMode``s, innermost last.
+        transforms: number of active ``torch.func`` transforms, such as ``vmap``.
+        saved_tensor_hooks: the innermost hooks on tensors saved for the backward pass, or None.
+        grad: whether gradients are enabled.
+        autocast: for CPU and, if used, CUDA: whether autocast is enabled, and its dtype.
+        autocast_depth: number of active autocast blocks; the outermost one frees its cached casts at its end.
     """
 
     function_modes: tuple[Any, ...]
@@ -47,7 +47,7 @@ class ThreadState(NamedTuple):
 
     @classmethod
     def now(cls) -> ThreadState:
-        """Note the running thread's state."""
+        """Return the current thread's state."""
         return cls(
             _function_modes(),
             _C._functorch.get_dynamic_layer_stack_depth(),
@@ -58,13 +58,13 @@ class ThreadState(NamedTuple):
         )
 
     def restore(self) -> None:
-        """Take off what was entered since and never left, put on what was taken off, and set the switches back."""
+        """Pop what was entered since and never exited, push what was popped, and reset the switches."""
         if _C._functorch.get_dynamic_layer_stack_depth() > self.transforms:
             _C._functorch.pop_dynamic_layer_stack_and_undo_to_depth(self.transforms)
         kept = [mode for mode, before in zip(_function_modes(), self.function_modes, strict=False) if mode is before]
         while _C._len_torch_function_stack() > len(kept):
             _C._pop_torch_function_stack()
-        # while a mode handles an operation, PyTorch takes it off
+        # PyTorch pops a mode while it handles an operation
         for mode in self.function_modes[len(kept) :]:
             _C._push_on_torch_function_stack(mode)
         while (top := _top_hooks()) is not None and top != self.saved_tensor_hooks:
@@ -82,7 +82,7 @@ class ThreadState(NamedTuple):
 
 
 def restores_thread_state(function: Callable[P, R]) -> Callable[P, R]:
-    """Decorator: after ``function``, also after an interrupt at any moment, the thread's state is as before.
+    """Decorate ``function`` to restore the thread's state at its end, also after an interrupt at any moment.
 
     Example::
 
@@ -102,7 +102,7 @@ def restores_thread_state(function: Callable[P, R]) -> Callable[P, R]:
                 interrupt = _clear_frames(error, handled)
                 if interrupt is None or interrupt is error:
                     raise
-                raise interrupt from None  # what it met on its way out is no error of the work's
+                raise interrupt from None  # errors raised while it propagated are not errors of the call
             finally:
                 state.restore()
         finally:
@@ -112,10 +112,10 @@ def restores_thread_state(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def _clear_frames(error: BaseException, handled: BaseException | None) -> BaseException | None:
-    """Close what an interrupt left suspended, innermost first, and return it; None: there was none.
+    """Clear the frames that an interrupt left suspended, innermost first, and return the interrupt, or None.
 
-    Frames of ordinary errors are kept for debuggers. ``handled`` is the error that the caller was handling before: its
-    frames are no business of ours.
+    Frames of ordinary errors are kept for debuggers. ``handled`` is the error that the caller was already handling;
+    its frames are left alone.
     """
     chain: list[BaseException] = []
     cause: BaseException | None = error

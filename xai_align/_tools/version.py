@@ -1,3 +1,3 @@
-"""The version of the software, in the one place where it is written; the build reads it from here as text."""
+"""The version of the package, defined only here; the build reads it from this file as text."""
 
 __version__ = "0.1.0"

@@ -1,7 +1,7 @@
-"""Judging explanations: curves, metrics of many kinds, and comparisons.
+"""Evaluation of explanations: faithfulness, localisation, agreement and sanity checks.
 
-Everything that removes or keeps parts of the input is a pure function of a
-:class:`~xai_align.perturbation.Curve`; ``xai-align compare`` runs the same metrics over folders of images.
+Metrics that remove or keep parts of the input are pure functions of a
+:class:`~xai_align.perturbation.Curve`; ``xai-align compare`` runs the same metrics on folders of images.
 """
 
 from xai_align.evaluation.agreement import agreement

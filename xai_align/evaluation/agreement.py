@@ -1,9 +1,9 @@
-"""Do two explanations of the same example agree? A method's, a person's, a language model's.
+"""Agreement of two explanations of the same example, from a method, a person or a language model.
 
 The measures are those of Krishna et al. 2022 ("The disagreement problem"), as OpenXAI
-computes them. Features are ranked by the size of their importance, ``|e|``, with one stable
-sort: of features that tie, the earlier one comes first. Scores in a few round values tie
-often, and then the order of the features decides; see :func:`xai_align.perturbation.ranking.tie_rate`.
+computes them. Features are ranked by the magnitude of their importance, ``|e|``, with a stable
+sort: among ties, the earlier feature comes first. Coarsely rounded scores tie often, and the ranking
+then depends on the order of the features; see :func:`xai_align.perturbation.ranking.tie_rate`.
 """
 
 from __future__ import annotations
@@ -28,21 +28,26 @@ def agreement(
     metrics: Sequence[str] = ("fa", "ra", "sa", "sra", "pra", "rc", "iou"),
     feature_mask: Any = None,
 ) -> dict[str, Tensor]:
-    """Several measures of agreement at once, each ``[N]``, by name.
+    """Compute several measures of agreement, each ``[N]``, by name.
 
     Args:
-        a: importances ``[N, ...]``, a tensor, an array or nested lists. Of four axes ``[N, C, H, W]`` the
+        a: importances ``[N, ...]``, a tensor, an array or nested lists. With four axes ``[N, C, H, W]`` the
             channels are summed: pixels are the features.
         b: importances of the same features.
-        k: how many features count as the most important ones; a float is a share of all, in (0, 1].
+        k: number of top features; a float is a share of all features, in (0, 1].
         metrics: some of fa, ra, sa, sra, pra, rc, iou.
-        feature_mask: integers that say which feature an entry belongs to, for one example, ``[H, W]``
-            (or ``[1, ...]``, or ``[N, ...]``). Importances of one feature are added up. An ``a`` or ``b``
-            that holds one number for each feature, by ascending label, is taken as it is.
+        feature_mask: integer feature label of each entry, for one example, ``[H, W]`` (or ``[1, ...]``, or
+            ``[N, ...]``). Importances of one feature are summed. An ``a`` or ``b`` that holds one number
+            for each feature, by ascending label, is used as it is.
 
     Raises:
-        TypeError: ``k`` is no number, ``feature_mask`` holds no integers.
+        TypeError: ``k`` is not a number, ``feature_mask`` is not of integers.
         ValueError: shapes don't match, importances are not finite, ``k`` is out of range, a measure is not known.
+
+    Example::
+
+        scores = agreement(images, images.abs(), k=0.1)  # of the 10 % most important pixels
+        scores["fa"]  # [2], in [0, 1]
     """
     unknown = [name for name in metrics if name not in MEASURES]
     if unknown:
@@ -52,43 +57,43 @@ def agreement(
 
 
 def feature_agreement(a: Any, b: Any, *, k: int | float, feature_mask: Any = None) -> Tensor:
-    """FA, ``[N]``: the share of the top k of one that are in the top k of the other. See :func:`agreement`."""
+    """Return FA, ``[N]``: the share of the top k features that both have in common. See :func:`agreement`."""
     return _measured(_feature_agreement, _rankings(a, b, k, feature_mask))
 
 
 def rank_agreement(a: Any, b: Any, *, k: int | float, feature_mask: Any = None) -> Tensor:
-    """RA, ``[N]``: the share of the first k ranks that hold the same feature. See :func:`agreement`."""
+    """Return RA, ``[N]``: the share of the first k ranks with the same feature in both. See :func:`agreement`."""
     return _measured(_rank_agreement, _rankings(a, b, k, feature_mask))
 
 
 def sign_agreement(a: Any, b: Any, *, k: int | float, feature_mask: Any = None) -> Tensor:
-    """SA, ``[N]``: as FA, counting only features with the same sign (-, 0, +). See :func:`agreement`."""
+    """Return SA, ``[N]``: FA that counts only features with the same sign (-, 0, +). See :func:`agreement`."""
     return _measured(_sign_agreement, _rankings(a, b, k, feature_mask))
 
 
 def signed_rank_agreement(a: Any, b: Any, *, k: int | float, feature_mask: Any = None) -> Tensor:
-    """SRA, ``[N]``: as RA, counting only features with the same sign (-, 0, +). See :func:`agreement`."""
+    """Return SRA, ``[N]``: RA that counts only features with the same sign (-, 0, +). See :func:`agreement`."""
     return _measured(_signed_rank_agreement, _rankings(a, b, k, feature_mask))
 
 
 def top_k_overlap(a: Any, b: Any, *, k: int | float, feature_mask: Any = None) -> Tensor:
-    """IoU, ``[N]``: intersection over union of the two top k. See :func:`agreement`."""
+    """Return the IoU, ``[N]``: intersection over union of the two sets of top k features. See :func:`agreement`."""
     return _measured(_top_k_overlap, _rankings(a, b, k, feature_mask))
 
 
 def pairwise_rank_agreement(a: Any, b: Any, *, feature_mask: Any = None) -> Tensor:
-    """PRA, ``[N]``: the share of pairs of features that both put in the same order; NaN for one feature alone."""
+    """Return PRA, ``[N]``: the share of feature pairs that both rank in the same order; NaN for a single feature."""
     return _measured(_pairwise_rank_agreement, _rankings(a, b, 1, feature_mask))
 
 
 def rank_correlation(a: Any, b: Any, *, feature_mask: Any = None) -> Tensor:
-    """RC, ``[N]``: Pearson's r of the dense ranks of ``|e|`` (ties share a rank); NaN where all features tie."""
+    """Return RC, ``[N]``: Pearson's r of the dense ranks of ``|e|`` (ties share a rank); NaN where all features tie."""
     return _measured(_rank_correlation, _rankings(a, b, 1, feature_mask))
 
 
 @dataclass(frozen=True)
 class _Rankings:
-    """Two importance vectors ``[P]`` of one example, and the rank of each feature in them (0: the largest)."""
+    """Two importance vectors ``[P]`` of one example, and the rank of each feature in both (0: the largest)."""
 
     a: Tensor
     b: Tensor
@@ -98,17 +103,17 @@ class _Rankings:
 
     @property
     def in_both(self) -> Tensor:
-        """``[P]``: whether the feature is in the top k of both."""
+        """Features in the top k of both: ``[P]``, bool."""
         return (self.rank_a < self.k) & (self.rank_b < self.k)
 
     @property
     def same_rank(self) -> Tensor:
-        """``[P]``: whether the feature has the same rank, among the first k, in both."""
+        """Features with the same rank in both, among the first k: ``[P]``, bool."""
         return (self.rank_a == self.rank_b) & (self.rank_a < self.k)
 
     @property
     def same_sign(self) -> Tensor:
-        """``[P]``: whether the feature speaks for the answer in both, or against it, or for nothing."""
+        """Features with the same sign (-, 0, +) in both: ``[P]``, bool."""
         return self.a.sign() == self.b.sign()
 
 
@@ -135,7 +140,7 @@ def _top_k_overlap(r: _Rankings) -> float:
 
 def _pairwise_rank_agreement(r: _Rankings) -> float:
     all_pairs = pairs(len(r.rank_a))
-    # in the order of a, the pairs that b puts the other way round are the inversions of b's ranks
+    # with features in the order of a, pairs in the opposite order in b are the inversions of b's ranks
     return 1 - inversions(r.rank_b[r.rank_a.argsort()]) / all_pairs if all_pairs else float("nan")
 
 
@@ -143,7 +148,7 @@ def _rank_correlation(r: _Rankings) -> float:
     return float(pearson(dense_ranks(r.a.abs()[None]), dense_ranks(r.b.abs()[None])))
 
 
-#: Measures by the short names they have in tables.
+#: Measures by their short names in tables.
 MEASURES: dict[str, Callable[[_Rankings], float]] = {
     "fa": _feature_agreement,
     "ra": _rank_agreement,
@@ -169,7 +174,7 @@ def _ranks(importances: Tensor) -> Tensor:
 
 
 def _top(k: int | float, features: int) -> int:
-    """``k`` as a number of features."""
+    """Return ``k`` as a number of features."""
     if isinstance(k, bool) or not isinstance(k, int | float | np.integer | np.floating):
         raise TypeError(f"k is {k!r}; give a number of features, or a share of them as a float")
     if isinstance(k, float | np.floating):
@@ -182,10 +187,10 @@ def _top(k: int | float, features: int) -> int:
 
 
 def _finite(importances: Any) -> Tensor:
-    """Importances of any kind as a tensor ``[N, ...]`` of float64 on the CPU, channels summed.
+    """Return importances of any type as a float64 tensor ``[N, ...]`` on the CPU, channels summed.
 
     Raises:
-        ValueError: they hold NaN or infinity, or are no table.
+        ValueError: they hold NaN or infinity, or have fewer than two axes.
     """
     given = importances if isinstance(importances, Tensor) else torch.from_numpy(np.asarray(importances, np.float64))
     values = given.detach().to("cpu", torch.float64)
@@ -197,7 +202,7 @@ def _finite(importances: Any) -> Tensor:
 
 
 def _vectors(a: Tensor, b: Tensor, feature_mask: Any) -> tuple[list[Tensor], list[Tensor]]:
-    """One vector ``[P]`` for each example, from both."""
+    """Return one vector ``[P]`` for each example, from both."""
     if len(a) != len(b):
         raise ValueError(f"one explanation is of {len(a)} examples, the other of {len(b)}")
     if feature_mask is not None:
@@ -214,7 +219,7 @@ def _vectors(a: Tensor, b: Tensor, feature_mask: Any) -> tuple[list[Tensor], lis
 
 
 def _masks(feature_mask: Any, like: Tensor) -> Tensor:
-    """One mask for each example, in the shape of ``like`` where it can be spread to it."""
+    """Return one mask for each example, broadcast to the shape of ``like``."""
     mask = feature_mask if isinstance(feature_mask, Tensor) else torch.as_tensor(np.asarray(feature_mask))
     if mask.is_floating_point() or mask.is_complex() or mask.dtype == torch.bool:
         raise TypeError(f"feature_mask is of {mask.dtype}; give integers, the number of the feature at each entry")
@@ -232,7 +237,7 @@ def _masks(feature_mask: Any, like: Tensor) -> Tensor:
 
 
 def _by_feature(importances: Tensor, mask: Tensor) -> Tensor:
-    """The importances of one example, added up feature by feature."""
+    """Return the importances of one example, summed for each feature."""
     numbers, which = torch.unique(mask, return_inverse=True)
     if importances.shape == mask.shape:
         return importances.new_zeros(len(numbers)).index_add(0, which.flatten(), importances.flatten())

@@ -1,8 +1,8 @@
-"""How far attention agrees with an explanation: of tokens by frames, patches or words.
+"""Agreement of attention with attributions: for each token, over frames, patches or words.
 
 After Papi et al., arXiv 2509.18010 (cross-attention in speech-to-text): attention averaged
-over layers and heads is compared with input attributions pooled to attention's resolution.
-``I`` tokens (rows) look at ``T`` positions; it fits the class row of a vision transformer
+over layers and heads is compared with input attributions pooled to the attention's resolution.
+``I`` tokens (rows) attend to ``T`` positions: the class token of a vision transformer
 (``I = 1``), cross-attention of detectors, or anything else of that shape.
 """
 
@@ -42,24 +42,29 @@ def attention_agreement(
     aggregate: Aggregate = "all",
     method: Method = "pearson",
 ) -> Tensor:
-    """The correlation of attention and attributions over all tokens and positions of an example.
+    """Compute the correlation of attention and attributions over all tokens and positions of an example.
 
-    Each token's row is first brought to mean 0 and variance 1, on both sides, so that no token
-    outweighs the others. A constant row becomes zeros: it agrees with nothing, and lowers the value.
+    Each token's row is first standardised to mean 0 and variance 1, on both sides, so that no token
+    outweighs the others. A constant row becomes zeros and lowers the value.
 
     Args:
         attention: ``[N, I, T]``, or ``[N, L, heads, I, T]`` with layers and heads.
         attributions: ``[N, I, T']`` or ``[N, I, T', F]`` with ``F`` features at each position (such as
             frequencies), ``T' >= T``.
-        pool: how attributions are brought to ``[N, I, T]``.
-        aggregate: "all": layers and heads averaged; "layer": heads averaged; "head": each by itself.
+        pool: pooling of attributions to ``[N, I, T]``.
+        aggregate: "all": layers and heads averaged; "layer": heads averaged; "head": each separately.
         method: the correlation.
 
     Returns:
-        ``[N]``, or ``[N, L]`` by layer, or ``[N, L, heads]`` by head; NaN where all rows of a side are constant.
+        ``[N]``, or ``[N, L]`` by layer, or ``[N, L, heads]`` by head; NaN where all rows on either side are constant.
 
     Raises:
         ValueError: shapes don't match, numbers are not finite, an option is not known.
+
+    Example::
+
+        attention = torch.rand(2, 5, 10).softmax(-1)  # 5 tokens attend to 10 positions
+        attention_agreement(attention, torch.rand(2, 5, 40))  # [2], in [-1, 1]
     """
     maps, pooled = _prepared(attention, attributions, pool, aggregate, method)
     correlate = _METHODS[method]
@@ -75,7 +80,7 @@ def attention_agreement_per_token(
     aggregate: Aggregate = "all",
     method: Method = "pearson",
 ) -> Tensor:
-    """The same for each token by itself: as :func:`attention_agreement`, with a last axis ``I``.
+    """Compute :func:`attention_agreement` for each token separately, with a last axis ``I``.
 
     NaN where a token's row is constant on either side.
     """
@@ -92,28 +97,33 @@ def context_mixing_gap(
     aggregate: Aggregate = "all",
     method: Method = "pearson",
 ) -> Tensor:
-    """``r_encoder - r_input``: what attention seems to miss only because the encoder mixed positions before it.
+    """Compute ``r_encoder - r_input``, the disagreement of attention that is due to context mixing in the encoder.
 
     Args:
         attention: as for :func:`attention_agreement`.
         attr_input: attributions to the input.
-        attr_encoder: attributions to the output of the encoder, which is what attention looks at.
-        pool: as there.
-        aggregate: as there.
-        method: as there.
+        attr_encoder: attributions to the output of the encoder, which attention attends to.
+        pool: as for :func:`attention_agreement`.
+        aggregate: as for :func:`attention_agreement`.
+        method: as for :func:`attention_agreement`.
 
     Raises:
-        ValueError: as there.
+        ValueError: as for :func:`attention_agreement`.
+
+    Example::
+
+        attention = torch.rand(2, 5, 10).softmax(-1)
+        context_mixing_gap(attention, attr_input=torch.rand(2, 5, 40), attr_encoder=torch.rand(2, 5, 10))  # [2]
     """
     r_encoder = attention_agreement(attention, attr_encoder, pool=pool, aggregate=aggregate, method=method)
     return r_encoder - attention_agreement(attention, attr_input, pool=pool, aggregate=aggregate, method=method)
 
 
 def pooled_to(attributions: Tensor, positions: int, *, pool: Pool = "max") -> Tensor:
-    """``[N, I, T']`` or ``[N, I, T', F]`` to ``[N, I, positions]``: pooled over stretches of ``T'``, and all of ``F``.
+    """Pool ``[N, I, T']`` or ``[N, I, T', F]`` to ``[N, I, positions]``: over windows of ``T'``, and all of ``F``.
 
     Raises:
-        ValueError: there are fewer positions than asked for, or axes are missing.
+        ValueError: there are fewer than ``positions`` positions, or axes are missing.
     """
     if attributions.dim() not in (3, 4):
         raise ValueError(f"attributions have shape {list(attributions.shape)}; give [N, I, T] or [N, I, T, F]")
@@ -127,7 +137,7 @@ def pooled_to(attributions: Tensor, positions: int, *, pool: Pool = "max") -> Te
 
 
 def _prepared(attention: Tensor, attributions: Tensor, pool: str, aggregate: str, method: str) -> tuple[Tensor, Tensor]:
-    """Attention and attributions in one shape ``[N, (L, heads), I, T]``, float64."""
+    """Return attention and attributions in one shape ``[N, (L, heads), I, T]``, float64."""
     for what, given, known in (
         ("pool", pool, _POOLS),
         ("aggregate", aggregate, _AVERAGED),
@@ -158,7 +168,7 @@ def _prepared(attention: Tensor, attributions: Tensor, pool: str, aggregate: str
 
 
 def _standardised(rows: Tensor) -> Tensor:
-    """Each row (last axis) with mean 0 and variance 1; a constant row as zeros."""
+    """Standardise each row (last axis) to mean 0 and variance 1; a constant row becomes zeros."""
     varies = rows.amax(-1, keepdim=True) > rows.amin(-1, keepdim=True)
     centred = rows - rows.mean(-1, keepdim=True)
     spread = centred.square().mean(-1, keepdim=True).sqrt()

@@ -1,4 +1,4 @@
-"""Boxes drawn around objects, as masks."""
+"""Conversion of bounding boxes to masks."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from torch import Tensor
 
 
 def boxes_to_masks(boxes: Sequence[Any], size: tuple[int, int]) -> Tensor:
-    """Boxes ``x, y, w, h`` (centre and size, as shares of width and height) to masks ``[N, H, W]``.
+    """Convert boxes ``x, y, w, h`` (centre and size, as shares of width and height) to masks ``[N, H, W]``.
 
-    A pixel belongs to a box if its centre does. A box too thin to hold any pixel's centre
-    has the pixels that its own centre line runs through. What sticks out of the image is cut off.
+    A pixel belongs to a box if its centre lies in it. A box too thin to contain any pixel centre
+    gets the pixels on its own centre line. Boxes are clipped to the image.
 
     Args:
         boxes: for each image a tensor, array or list ``[n, 4]``; ``n`` may be 0, then the mask is empty.
         size: height and width of the masks, in pixels.
 
     Raises:
-        ValueError: a box has another number of values, no area, or a centre outside the image.
+        ValueError: a box does not have four values, has no area, or has its centre outside the image.
     """
     return _drawn(boxes, size, _from_centre)
 
 
 def pixel_boxes_to_masks(boxes: Sequence[Any], size: tuple[int, int]) -> Tensor:
-    """Boxes ``x1, y1, x2, y2`` in pixels to masks ``[N, H, W]``; otherwise as :func:`boxes_to_masks`.
+    """Convert boxes ``x1, y1, x2, y2`` in pixels to masks ``[N, H, W]``; otherwise as :func:`boxes_to_masks`.
 
-    Edges are lines, not pixels: 0, 0, 2, 1 covers the first two pixels of the first row.
+    Coordinates are of edges, not of pixels: 0, 0, 2, 1 covers the first two pixels of the first row.
     """
     return _drawn(boxes, size, _from_corners)
 
@@ -72,7 +72,7 @@ def _drawn(
 
 
 def _between(start: float, end: float, count: int) -> Tensor:
-    """Which of ``count`` pixels have their centre in [start, end); if none, the one in the middle."""
+    """Return which of ``count`` pixels have their centre in [start, end); if none, the one in the middle."""
     centres = torch.arange(count, dtype=torch.float64) + 0.5
     inside = (centres >= start) & (centres < end)
     if not bool(inside.any()):

@@ -1,4 +1,4 @@
-"""Which classes stand on which side of a contrast, example by example, and the probabilities of both."""
+"""Classes on each side of a contrast, for each example, and the probabilities of both sides."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ GroupOfEach: TypeAlias = Iterable[int] | Sequence[Iterable[int]]
 
 
 def probabilities_of(curve: Curve) -> tuple[Tensor, Tensor]:
-    """``clean [N, K]`` and ``masked [N, F, K]`` in double precision.
+    """Return ``clean [N, K]`` and ``masked [N, F, K]`` in double precision.
 
-    NaN in ``masked`` (a map that ranks nothing) passes.
+    NaN in ``masked`` (a constant map) is allowed.
 
     Raises:
-        ValueError: shapes or fractions that are no curve's, one class only, values that are no probabilities.
+        ValueError: shapes or fractions that are not a curve's, a single class, values that are not probabilities.
     """
     clean, masked, fractions = curve.clean.detach().double(), curve.masked.detach().double(), curve.fractions
     if clean.dim() != 2 or masked.shape != (len(clean), len(fractions), clean.shape[1]):
@@ -50,10 +50,10 @@ def probabilities_of(curve: Curve) -> tuple[Tensor, Tensor]:
 
 
 def class_of_each(classes: Any, clean: Tensor, what: str) -> Tensor:
-    """``[N, K]``, bool: the one class of each example; ``what`` it is, for messages.
+    """Return ``[N, K]``, bool: the one class of each example; ``what`` names it in messages.
 
     Raises:
-        TypeError: no integers.
+        TypeError: not integers.
         ValueError: classes that the output does not have, or not one for each example.
     """
     entries = classes.tolist() if hasattr(classes, "tolist") else classes
@@ -65,10 +65,10 @@ def class_of_each(classes: Any, clean: Tensor, what: str) -> Tensor:
 
 
 def group_of_each(group: Any, clean: Tensor, where: str) -> Tensor:
-    """``[N, K]``, bool: the group of each example, an integer being a group of one; ``where`` is for messages.
+    """Return ``[N, K]``, bool: the group of each example; an integer is a group of one. ``where`` is for messages.
 
     Raises:
-        TypeError: no collection, or not of integers.
+        TypeError: not a collection of integers.
         ValueError: an empty group, classes that the output does not have, or not one group for each example.
     """
     entries = group.tolist() if hasattr(group, "tolist") else group
@@ -100,10 +100,10 @@ def _indicator(rows: Sequence[tuple[int, ...]], clean: Tensor) -> Tensor:
 
 
 def check_apart(one: Tensor, other: Tensor) -> None:
-    """No class is in both ``[N, K]`` of an example.
+    """Check that no class of an example is on both sides, ``[N, K]`` each.
 
     Raises:
-        ValueError: some are; the message names the first example's.
+        ValueError: some class is; the message names those of the first such example.
     """
     both = one & other
     if both.any():
@@ -115,10 +115,10 @@ def check_apart(one: Tensor, other: Tensor) -> None:
 
 
 def total(values: Tensor, chosen: Tensor) -> Tensor:
-    """``[N, F]``: values ``[N, F, K]`` summed over each example's classes ``[N, K]``."""
+    """Sum values ``[N, F, K]`` over each example's classes ``[N, K]``, to ``[N, F]``."""
     return (values * chosen[:, None]).sum(-1)
 
 
 def first_of(rows: Tensor) -> int:
-    """The first example ``[N]`` that is marked."""
+    """Return the index of the first True in ``[N]``."""
     return int(rows.nonzero()[0])

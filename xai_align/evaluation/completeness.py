@@ -1,4 +1,4 @@
-"""Does the map add up to the answer? Exact for a readout with its bias, a measure of the gap for other methods."""
+"""Completeness: the gap between the answer and the sum of the map; zero for an exact readout with its bias."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from xai_align.question import answers, as_questions
 
 
 class Explained(Protocol):
-    """An explanation, as far as it is looked at here: :class:`~xai_align.explanation.Explanation`."""
+    """The part of :class:`~xai_align.explanation.Explanation` that is read here."""
 
     @property
     def readout(self) -> Readout | None:
-        """The exact decomposition of the answer, if the method has one."""
+        """Exact decomposition of the answer, if the method has one."""
 
 
 def completeness_gap(
@@ -28,19 +28,25 @@ def completeness_gap(
     target: Any = None,
     explanation: Explained | None = None,
 ) -> Tensor:
-    """``|answer - sum of attributions - bias|`` in logits; ``[N]``, lower is better.
+    """Compute ``|answer - sum of attributions - bias|`` in logits; ``[N]``, lower is better.
 
     Args:
         forward_func: gives logits ``[N, K]``.
         inputs: ``[N, ...]``.
         attributions: ``[N, ...]``.
         target: a class, a question, one for each example, or None for the predicted class.
-        explanation: where the attributions come from; a readout brings its bias, and its sum is taken
-            before anything was spread over pixels. Without it the bias is 0.
+        explanation: source of the attributions; if it has a readout, its bias is used, and its sum is taken
+            before contributions were spread over pixels. Without it the bias is 0.
 
     Raises:
-        TargetError: the target is not understood or not there.
+        TargetError: the target is not understood, or the output does not have it.
         ValueError: the attributions hold NaN or infinite values.
+
+    Example::
+
+        x = images.clone().requires_grad_()
+        gradients = torch.autograd.grad(model(x)[:, 281].sum(), x)[0]
+        completeness_gap(model, images, gradients * images, target=281)  # [2], in logits
     """
     if not attributions.isfinite().all():
         raise ValueError("the attributions hold NaN or infinite values; they add up to nothing")

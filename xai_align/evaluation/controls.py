@@ -1,8 +1,8 @@
-"""Two controls that know nothing of the model: what a method has to beat.
+"""Two control attributions that do not depend on the model: baselines for every method.
 
-They have Captum's call, so they run wherever a method does. A metric that doesn't tell a
-method from ``random`` says nothing about it; ``centre_gaussian`` scores well wherever objects
-lie in the middle of photographs.
+They have Captum's interface, so they run wherever a method does. A metric on which a method
+scores like ``random`` is not informative about it; ``centre_gaussian`` scores well where objects
+are centred in the images.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from xai_align.hookspecs import AttributionSpec
 
 
 class RandomAttribution:
-    """Independent uniform numbers in [0, 1), one for each pixel.
+    """Control that attributes independent uniform numbers in [0, 1), one for each pixel.
 
-    Each example has a field of its own, drawn from the seed and the example's content (its values as
-    float32): the same at every call, on every device, whatever the batch.
+    Each example has its own noise, drawn from the seed and the example's content (its values as
+    float32): the same at every call, on every device, in every batch.
 
     Args:
         model: not used; methods are built with a model.
-        seed: of the numbers.
+        seed: seed of the noise.
     """
 
     def __init__(self, model: Any = None, *, seed: int = 0) -> None:
         self.seed = seed
 
     def attribute(self, inputs: Any, target: Any = None, additional_forward_args: Any = None) -> Any:
-        """Numbers in the shape of ``inputs`` (a tensor ``[N, ...]`` or a tuple of them); all channels get the same.
+        """Return noise like ``inputs`` (a tensor ``[N, ...]`` or a tuple of them), the same for all channels.
 
-        Of ``[N, C, H, W]`` and of inputs with more axes, axis 1 holds channels; others have none.
+        For inputs ``[N, C, H, W]`` or with more axes, axis 1 holds the channels; others have none.
 
         Raises:
-            TypeError: inputs are no tensors.
+            TypeError: inputs are not tensors.
         """
         return _for_each(inputs, self._field)
 
@@ -53,7 +53,7 @@ class RandomAttribution:
 
 
 class CentreGaussianAttribution:
-    """A round bump in the middle of every image: ``exp(-d^2 / (2 s^2))``, ``d`` the distance from the centre.
+    """Control that attributes a centred Gaussian, ``exp(-d^2 / (2 s^2))`` with ``d`` the distance from the centre.
 
     Args:
         model: not used; methods are built with a model.
@@ -69,11 +69,11 @@ class CentreGaussianAttribution:
         self.sigma = sigma
 
     def attribute(self, inputs: Any, target: Any = None, additional_forward_args: Any = None) -> Any:
-        """The bump in the shape of ``inputs``, ``[N, C, H, W]`` or a tuple of such; all channels get the same.
+        """Return the Gaussian like ``inputs``, ``[N, C, H, W]`` or a tuple of them, the same for all channels.
 
         Raises:
-            TypeError: inputs are no tensors.
-            ValueError: inputs are no images.
+            TypeError: inputs are not tensors.
+            ValueError: inputs are not images.
         """
         return _for_each(inputs, self._bump)
 
@@ -106,7 +106,7 @@ CONTROLS: list[AttributionSpec] = [
 
 
 def _for_each(inputs: Any, made: Any) -> Any:
-    """What ``made`` gives for each input, for every channel and example, in the inputs' dtype and form."""
+    """Return the maps that ``made`` gives for each input, with its shape and dtype, in the form of ``inputs``."""
     several = isinstance(inputs, tuple)
     maps = []
     for position, x in enumerate(inputs if several else (inputs,)):

@@ -1,4 +1,4 @@
-"""A metric that is a pure function of perturbation curves."""
+"""Metrics that are pure functions of perturbation curves."""
 
 from __future__ import annotations
 
@@ -16,14 +16,20 @@ from xai_align.question import as_questions
 
 @dataclass(frozen=True, kw_only=True)
 class CurveMetric:
-    """What to measure, and what to make of it. Called, it is a metric's ``evaluate``.
+    """Metric computed from perturbation curves: the series to measure and the score. It is callable as a metric.
 
-    Whoever runs several metrics can measure all their series in one pass, and
-    give each metric its curves.
+    Code that runs several metrics can measure all their series in one pass and
+    pass each metric its curves.
 
     Attributes:
-        series: the series it needs.
+        series: the series to measure.
         score: ``score(curves, target)`` gives ``[N]`` from the curves of these series, in their order.
+
+    Example::
+
+        half = Series("mean", "morf", (0.5,))  # the more relevant half of the pixels is replaced by the mean
+        metric = CurveMetric(series=(half,), score=lambda curves, target: curve_values(curves[0], target)[1][:, 0])
+        metric(model, images, images.abs(), target=281)  # [2], probability of class 281
     """
 
     series: tuple[Series, ...]
@@ -38,7 +44,7 @@ class CurveMetric:
         target: Any = None,
         **options: Any,
     ) -> Tensor:
-        """One value for each example, ``[N]``, float32 or wider.
+        """Compute one value for each example, ``[N]``, float32 or wider.
 
         Args:
             forward_func: gives logits ``[N, K]``.
@@ -46,12 +52,12 @@ class CurveMetric:
             attributions: in the inputs' shape, or one score for each position.
             target: a class, a :class:`~xai_align.Question`, one for each example, or None for the
                 predicted class.
-            **options: of :func:`~xai_align.perturbation.perturbation_curves`.
+            **options: options of :func:`~xai_align.perturbation.perturbation_curves`.
 
         Raises:
             ValueError: inputs, attributions or options don't fit; see ``perturbation_curves``.
-            TargetError: the target is not understood or not there.
-            MetricDoesNotApply: the metric has no value for this kind of question.
+            TargetError: the target is not understood, or the output does not have it.
+            MetricDoesNotApply: the metric is not defined for this form of question.
         """
         questions = None if target is None else as_questions(target, len(inputs))
         values: list[Tensor] = []

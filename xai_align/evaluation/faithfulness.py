@@ -1,7 +1,7 @@
-"""Faithfulness: does the answer go with what the map calls important?
+"""Faithfulness: the effect on the answer of removing or keeping the features that the map ranks highest.
 
 Each metric is a pure function of perturbation curves, and a function of model,
-inputs and attributions that measures them. ``p`` is the questioned probability
+inputs and attributions that measures them. ``p`` is the target's probability
 (:mod:`xai_align.perturbation.questioned`), by default that of the predicted class.
 
 RISE: Petsiuk et al. 2018. AOPC: Samek et al. 2017. ERASER: DeYoung et al. 2020.
@@ -29,7 +29,7 @@ ERASER_BINS = (0.01, 0.05, 0.1, 0.2, 0.5)
 #: ROAD's shares of the input, as in pytorch-grad-cam: tenths.
 ROAD_BINS = TENTHS
 
-#: "rise": insertion from blur, deletion to zeros. "fei": zeros in both, or any fill for both.
+#: "rise": insertion from blur, deletion to zeros. "fei": zeros in both, unless ``baselines`` is given.
 Preset = Literal["rise", "fei"]
 _FILLS: dict[str, dict[str, Any]] = {
     "rise": {"insertion": "blur", "deletion": 0.0},
@@ -38,24 +38,24 @@ _FILLS: dict[str, dict[str, Any]] = {
 
 
 def area(fractions: Tensor, values: Tensor) -> Tensor:
-    """Trapezoid area ``[N]`` of ``values [N, F]`` over increasing ``fractions [F]``."""
+    """Return the trapezoid area ``[N]`` of ``values [N, F]`` over increasing ``fractions [F]``."""
     widths = (fractions[1:] - fractions[:-1]).to(values)
     return ((values[:, 1:] + values[:, :-1]) / 2 * widths).sum(1)
 
 
 def _area_of(curves: Sequence[Curve], target: Any) -> Tensor:
-    """Whether one inserts or deletes, the area over ``[0, 1]`` is that of the curve."""
+    """Return the area under the curve; over ``[0, 1]`` it is the same for insertion and removal."""
     (curve,) = curves
     return area(curve.fractions, curve_values(curve, target)[1])
 
 
 def insertion_metric(*, preset: Preset = "rise", baselines: Any = None, num_steps: int = RISE_STEPS) -> CurveMetric:
-    """Insertion: what is inserted first is removed last, so the curve is that of removing the least relevant first."""
+    """Return insertion: inserting the most relevant first is removing the least relevant first, read backwards."""
     return CurveMetric(series=(_game("insertion", preset, baselines, num_steps),), score=_area_of)
 
 
 def deletion_metric(*, preset: Preset = "rise", baselines: Any = None, num_steps: int = RISE_STEPS) -> CurveMetric:
-    """Deletion: the most relevant is removed first."""
+    """Return deletion: the most relevant features are removed first."""
     return CurveMetric(series=(_game("deletion", preset, baselines, num_steps),), score=_area_of)
 
 
@@ -71,7 +71,7 @@ def insertion(
     transfer_to: Callable[..., Tensor] | None = None,
     **options: Any,
 ) -> Tensor:
-    """Area under the curve of ``p`` while features are inserted, the most relevant first; ``[N]``, higher is better.
+    """Compute the area under ``p`` while features are inserted, most relevant first; ``[N]``, higher is better.
 
     Args:
         forward_func: gives logits ``[N, K]``.
@@ -79,17 +79,21 @@ def insertion(
         attributions: in the inputs' shape, or one score for each position.
         target: a class, a :class:`~xai_align.Question`, one for each example, or None for the class
             that ``forward_func`` predicts.
-        preset: "rise": 28 steps from an image blurred with an 11 x 11 Gaussian of sigma 5, zeros beyond
-            the border. "fei": 28 steps from zeros.
-        baselines: what to insert into, instead of the preset's.
-        num_steps: how many steps, instead of the preset's.
-        transfer_to: a second network on the same inputs that judges in place of the first, about the
-            same classes.
-        **options: of :func:`~xai_align.perturbation.perturbation_curves`, e.g. ``feature_mask``.
+        preset: "rise": 28 steps from an image blurred with an 11 x 11 Gaussian of sigma 5, zero-padded.
+            "fei": 28 steps from zeros.
+        baselines: the fill to insert into, instead of the preset's.
+        num_steps: number of steps, instead of the preset's.
+        transfer_to: a second network with the same inputs and classes, whose probabilities are measured in
+            place of the first one's.
+        **options: options of :func:`~xai_align.perturbation.perturbation_curves`, e.g. ``feature_mask``.
 
     Raises:
-        ValueError: something does not fit; see ``perturbation_curves``.
-        TargetError: the target is not understood or not there.
+        ValueError: inputs, attributions or options don't fit; see ``perturbation_curves``.
+        TargetError: the target is not understood, or the output does not have it.
+
+    Example::
+
+        insertion(model, images, images.abs(), target=281)  # [2], higher is better
     """
     metric = insertion_metric(preset=preset, baselines=baselines, num_steps=num_steps)
     return _judged(metric, forward_func, inputs, attributions, target, transfer_to, options)
@@ -107,16 +111,20 @@ def deletion(
     transfer_to: Callable[..., Tensor] | None = None,
     **options: Any,
 ) -> Tensor:
-    """Area under the curve of ``p`` while features are deleted, the most relevant first; ``[N]``, lower is better.
+    """Compute the area under ``p`` while features are deleted, most relevant first; ``[N]``, lower is better.
 
     Arguments as in :func:`insertion`; both presets delete to zeros.
+
+    Example::
+
+        deletion(model, images, images.abs(), target=281)  # [2], lower is better
     """
     metric = deletion_metric(preset=preset, baselines=baselines, num_steps=num_steps)
     return _judged(metric, forward_func, inputs, attributions, target, transfer_to, options)
 
 
 def removal_metric(*, order: Order, baselines: Any = 0.0, num_steps: int = RISE_STEPS) -> CurveMetric:
-    """MoRF or LeRF: the area under the curve while features go in this order."""
+    """Return MoRF or LeRF: the area under the curve while features are removed in this order."""
     return CurveMetric(series=(Series(baselines, order, steps(num_steps)),), score=_area_of)
 
 
@@ -131,35 +139,44 @@ def removal(
     num_steps: int = RISE_STEPS,
     **options: Any,
 ) -> Tensor:
-    """MoRF ("morf", lower is better) or LeRF ("lerf", higher is better): area under ``p`` while features go; ``[N]``.
+    """Compute MoRF ("morf", lower is better) or LeRF ("lerf", higher is better): area under ``p`` by removal; ``[N]``.
 
     Arguments as in :func:`insertion`.
+
+    Example::
+
+        morf = removal(model, images, images.abs(), order="morf", baselines="mean")  # [2]
+        lerf = removal(model, images, images.abs(), order="lerf", baselines="mean")
+        lerf - morf  # higher is better
     """
     metric = removal_metric(order=order, baselines=baselines, num_steps=num_steps)
     return metric(forward_func, inputs, attributions, target=target, **options)
 
 
 def comprehensiveness_of(curve: Curve, target: Any = None) -> Tensor:
-    """ERASER's ``p(x) - p(x without the top k)``, mean over the curve's fractions (AOPC); ``[N]``, higher is better."""
+    """Return ERASER's ``p(x) - p(x without the top k)``, averaged over the curve's fractions (AOPC).
+
+    ``[N]``, higher is better.
+    """
     clean, masked = curve_values(curve, target)
     return (clean[:, None] - masked).mean(1)
 
 
 def sufficiency_of(curve: Curve, target: Any = None) -> Tensor:
-    """ERASER's ``p(x) - p(only the top k)``, mean over the curve's fractions (AOPC); ``[N]``, lower is better.
+    """Return ERASER's ``p(x) - p(only the top k)``, averaged over the curve's fractions (AOPC).
 
-    The curve removes the least relevant first: ``1 - k`` of it.
+    ``[N]``, lower is better. The curve removes the share ``1 - k``, least relevant first.
     """
     return comprehensiveness_of(curve, target)
 
 
 def comprehensiveness_metric(*, bins: Sequence[float] = ERASER_BINS, baselines: Any = 0.0) -> CurveMetric:
-    """Removing the top ``bins``; ERASER's by default."""
+    """Return comprehensiveness: the top ``bins`` are removed; ERASER's by default."""
     return CurveMetric(series=(Series(baselines, "morf", tuple(bins)),), score=_only(comprehensiveness_of))
 
 
 def sufficiency_metric(*, bins: Sequence[float] = ERASER_BINS, baselines: Any = 0.0) -> CurveMetric:
-    """Keeping only the top ``bins``; ERASER's by default."""
+    """Return sufficiency: only the top ``bins`` are kept; ERASER's by default."""
     removed = tuple(1 - k for k in bins)
     return CurveMetric(series=(Series(baselines, "lerf", removed),), score=_only(sufficiency_of))
 
@@ -174,9 +191,13 @@ def comprehensiveness(
     baselines: Any = 0.0,
     **options: Any,
 ) -> Tensor:
-    """Mean fall of ``p`` when the top ``bins`` are removed; ``[N]``, higher is better.
+    """Compute the mean fall of ``p`` when the top ``bins`` are removed; ``[N]``, higher is better.
 
     With ``bins=L``, a number, the top ``0/L, 1/L, ..., L/L`` are removed. Other arguments as in :func:`insertion`.
+
+    Example::
+
+        comprehensiveness(model, images, images.abs(), bins=(0.1, 0.5))  # [2], higher is better
     """
     metric = comprehensiveness_metric(bins=_bins(bins), baselines=baselines)
     return metric(forward_func, inputs, attributions, target=target, **options)
@@ -192,16 +213,20 @@ def sufficiency(
     baselines: Any = 0.0,
     **options: Any,
 ) -> Tensor:
-    """Mean fall of ``p`` when only the top ``bins`` are kept; ``[N]``, lower is better.
+    """Compute the mean fall of ``p`` when only the top ``bins`` are kept; ``[N]``, lower is better.
 
     Arguments as in :func:`comprehensiveness`.
+
+    Example::
+
+        sufficiency(model, images, images.abs(), bins=(0.1, 0.5))  # [2], lower is better
     """
     metric = sufficiency_metric(bins=_bins(bins), baselines=baselines)
     return metric(forward_func, inputs, attributions, target=target, **options)
 
 
 def aopc_metric(*, bins: Sequence[float] = ERASER_BINS, baselines: Any = 0.0) -> CurveMetric:
-    """Comprehensiveness less sufficiency over the same bins: what the top features take along, and leave behind."""
+    """Return comprehensiveness minus sufficiency over the same bins."""
     removed = comprehensiveness_metric(bins=bins, baselines=baselines).series
     kept = sufficiency_metric(bins=bins, baselines=baselines).series
 
@@ -213,7 +238,7 @@ def aopc_metric(*, bins: Sequence[float] = ERASER_BINS, baselines: Any = 0.0) ->
 
 
 def road_metric(*, bins: Sequence[float] = ROAD_BINS, baselines: Any = "noisy_linear") -> CurveMetric:
-    """ROAD combined: ``(p(least relevant removed) - p(most relevant removed)) / 2``, mean over the bins."""
+    """Return ROAD combined: ``(p(least relevant removed) - p(most relevant removed)) / 2``, mean over the bins."""
 
     def score(curves: Sequence[Curve], target: Any) -> Tensor:
         morf, lerf = (curve_values(curve, target)[1] for curve in curves)
@@ -234,7 +259,14 @@ def road(
     baselines: Any = "noisy_linear",
     **options: Any,
 ) -> Tensor:
-    """ROAD combined, with noisy linear imputation; ``[N]``, higher is better. Arguments as in :func:`insertion`."""
+    """Compute ROAD combined, with noisy linear imputation; ``[N]``, higher is better.
+
+    Arguments as in :func:`insertion`.
+
+    Example::
+
+        road(model, images, images.abs(), target=281, bins=(0.2, 0.5, 0.8))  # [2], higher is better
+    """
     metric = road_metric(bins=bins, baselines=baselines)
     return metric(forward_func, inputs, attributions, target=target, **options)
 
@@ -257,7 +289,7 @@ def _judged(
 ) -> Tensor:
     if transfer_to is not None and target is None:
         extra = forward_arguments(options.get("additional_forward_args"))
-        with torch.no_grad():  # the class that is explained is the first network's
+        with torch.no_grad():  # the explained class is the one that the first network predicts
             target = forward_func(inputs, *extra).reshape(len(inputs), -1).argmax(1)
     judge = forward_func if transfer_to is None else transfer_to
     return metric(judge, inputs, attributions, target=target, **options)

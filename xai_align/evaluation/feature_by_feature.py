@@ -1,4 +1,4 @@
-"""Does the decision go with what the map calls important, feature by feature?
+"""Agreement of a map with the effect of removing features one by one.
 
 Decision flip and rank deletion as in Huang et al., arXiv 2310.11207, where features are words; here they are
 regions, cells of a grid, tokens or pixels.
@@ -23,7 +23,7 @@ from xai_align.question import as_questions
 
 
 def flip_fraction_of(curve: Curve) -> Tensor:
-    """DFFrac: the smallest share removed at which the predicted class changes; ``[N]``, lower is better.
+    """Return DFFrac: the smallest share removed at which the predicted class changes; ``[N]``, lower is better.
 
     1 if it never does.
     """
@@ -34,16 +34,16 @@ def flip_fraction_of(curve: Curve) -> Tensor:
 
 
 def flip_at_first_of(curve: Curve) -> Tensor:
-    """DFMIT: 1 where removing the first of the curve's fractions changes the predicted class, else 0; ``[N]``."""
+    """Return DFMIT: 1 where removing the curve's first fraction changes the predicted class, else 0; ``[N]``."""
     return torch.where(_has_values(curve), _flipped(curve)[:, 0].double(), torch.nan)
 
 
 def rank_deletion_of(
     curve: Curve, target: Any = None, *, method: Literal["spearman", "kendall"] = "spearman"
 ) -> Tensor:
-    """RankDel: rank correlation of scores with the fall of ``p`` when each feature is removed alone; ``[N]``.
+    """Return RankDel: rank correlation of scores with the fall of ``p`` when each feature is removed alone; ``[N]``.
 
-    The curve is of order "single". NaN where nothing varies.
+    The curve is of order "single". NaN where the scores or the falls are constant.
     """
     assert curve.scores is not None
     clean, masked = curve_values(curve, target)
@@ -53,20 +53,20 @@ def rank_deletion_of(
 
 
 def decision_flip_metric(*, grid: tuple[int, int] | None = (7, 7), baselines: Any = 0.0) -> CurveMetric:
-    """DFFrac over the cells of a grid."""
+    """Return DFFrac over the cells of a grid."""
     cells = grid[0] * grid[1] if grid else 20
     series = Series(baselines, "morf", steps(cells)[1:], grid)
     return CurveMetric(series=(series,), score=lambda curves, target: flip_fraction_of(curves[0]))
 
 
 def most_informative_flip_metric(*, grid: tuple[int, int] = (7, 7), baselines: Any = 0.0) -> CurveMetric:
-    """DFMIT of the most relevant cell of a grid."""
+    """Return DFMIT of the most relevant cell of a grid."""
     series = Series(baselines, "morf", steps(grid[0] * grid[1])[1:2], grid)
     return CurveMetric(series=(series,), score=lambda curves, target: flip_at_first_of(curves[0]))
 
 
 def rank_deletion_metric(*, grid: tuple[int, int] = (7, 7), baselines: Any = 0.0) -> CurveMetric:
-    """RankDel over the cells of a grid."""
+    """Return RankDel over the cells of a grid."""
     series = Series(baselines, "single", steps(grid[0] * grid[1])[1:], grid)
     return CurveMetric(series=(series,), score=lambda curves, target: rank_deletion_of(curves[0], target))
 
@@ -82,14 +82,18 @@ def decision_flip(
     baselines: Any = 0.0,
     **options: Any,
 ) -> Tensor:
-    """Does removing the most relevant change the decision? ``[N]``.
+    """Test whether removing the most relevant features changes the predicted class; ``[N]``.
 
     Args:
-        kind: "mit": 1 if removing the most informative feature does, else 0, higher is better. "fraction":
-            the smallest share of features that does, 1 if none, lower is better.
-        grid: features are the cells of such a grid.
-        feature_mask: features are the regions of these labels; neither: positions, all of them one by one.
-        (others as in :func:`insertion`)
+        kind: "mit": 1 if removing the most important feature changes it, else 0, higher is better. "fraction":
+            the smallest share of features that changes it, 1 if none does, lower is better.
+        grid: rows and columns of a grid whose cells are the features.
+        feature_mask: integer labels of the regions that are the features. With neither, each position is one.
+        (others as in :func:`~xai_align.evaluation.insertion`)
+
+    Example::
+
+        decision_flip(model, images, images.abs(), grid=(4, 4))  # [2], share of 16 cells, lower is better
     """
 
     def metric(count: int) -> CurveMetric:
@@ -113,9 +117,14 @@ def rank_deletion(
     baselines: Any = 0.0,
     **options: Any,
 ) -> Tensor:
-    """RankDel: do scores rank features as removing each alone does? ``[N]``, in [-1, 1], higher is better.
+    """Compute RankDel, the rank correlation of scores with the effect of removing each feature alone.
 
-    One forward pass for each feature; see :func:`decision_flip` for what a feature is.
+    ``[N]``, in [-1, 1], higher is better. One forward pass for each feature; see :func:`decision_flip` for
+    ``grid`` and ``feature_mask``.
+
+    Example::
+
+        rank_deletion(model, images, images.abs(), target=281, grid=(4, 4))  # [2], Spearman's rho
     """
 
     def metric(count: int) -> CurveMetric:
@@ -137,7 +146,7 @@ def _feature_by_feature(
     grid: tuple[int, int] | None,
     options: dict[str, Any],
 ) -> Tensor:
-    """A metric whose fractions are one feature each; examples with other numbers of features go by themselves."""
+    """Run a metric with one feature per fraction; one example at a time if their numbers of features differ."""
     counts = _feature_counts(inputs, feature_mask, grid)
     if len(set(counts)) == 1:
         return metric(counts[0])(forward_func, inputs, attributions, feature_mask=feature_mask, **options)
@@ -159,7 +168,7 @@ def _feature_by_feature(
 
 
 def _flipped(curve: Curve) -> Tensor:
-    """``[N, F]``: whether another class is the likeliest; with one output, whether ``p`` crosses a half."""
+    """Return ``[N, F]``: whether another class is the most likely; with one output, whether ``p`` crosses 0.5."""
     if curve.clean.shape[1] == 1:
         return (curve.masked[..., 0] > 0.5) != (curve.clean > 0.5)
     return curve.masked.argmax(2) != curve.clean.argmax(1)[:, None]
@@ -175,7 +184,7 @@ def _correlated(correlate: Callable[[Tensor, Tensor], Tensor], scores: Tensor, f
 
 
 def _feature_counts(inputs: Tensor, feature_mask: Tensor | None, grid: tuple[int, int] | None) -> list[int]:
-    """How many features each example has."""
+    """Return the number of features of each example."""
     if grid is not None:
         return [grid[0] * grid[1]] * len(inputs)
     if feature_mask is None:

@@ -1,6 +1,6 @@
-"""Does an explanation point at the object? Maps against ground-truth masks.
+"""Localisation: maps compared with ground-truth masks of the object.
 
-Every measure gives one value per image, ``[N]``; NaN where it is not defined (said at each),
+Every measure gives one value per image, ``[N]``; NaN where it is not defined (documented at each),
 so that ``torch.nanmean`` is its average over a data set. Maps are ``[N, H, W]``,
 ``[N, 1, H, W]`` or input-shaped ``[N, C, H, W]`` (channels are summed); masks are boolean,
 ``[N, H, W]``, True on the object.
@@ -21,21 +21,27 @@ IOU_THRESHOLDS: tuple[float, ...] = tuple(step / 100 for step in range(100))
 
 
 def pointing_game(attributions: Tensor, masks: Tensor, *, tolerance: int = 15) -> Tensor:
-    """Whether the map's maximum lies on the object, or within ``tolerance`` pixels of it: 1 or 0.
+    """Return 1 where the map's maximum lies on the object, or within ``tolerance`` pixels of it, else 0; ``[N]``.
 
-    Zhang et al. 2016 (Excitation Backprop): 15 pixels, at the photograph's own size; distances are
-    Euclidean. On smaller images 15 pixels are much: mind it when you compare with published figures.
-    Of several pixels that share the maximum, the value is the share that hits: a constant map scores
-    what a point thrown at random would. NaN for an empty mask.
+    Zhang et al. 2016 (Excitation Backprop) use 15 pixels at the image's original size; distances are
+    Euclidean. On smaller images 15 pixels is a larger share: keep it in mind when you compare with published
+    figures. If several pixels share the maximum, the value is the share of them that hits, so a constant map
+    scores as much as a random point on average. NaN for an empty mask.
 
     Args:
-        attributions: maps, see the module.
+        attributions: maps; see the module docstring for shapes.
         masks: ``[N, H, W]``, bool.
-        tolerance: in pixels; 0: on the object itself.
+        tolerance: in pixels; 0: only the object itself.
 
     Raises:
         ValueError: shapes don't match, maps are not finite, the tolerance is negative.
         TypeError: masks are not boolean.
+
+    Example::
+
+        masks = torch.zeros(2, 32, 32, dtype=torch.bool)
+        masks[:, 8:24, 8:24] = True
+        pointing_game(images.abs(), masks, tolerance=2)  # [2], 1: hit
     """
     if tolerance < 0:
         raise ValueError(f"tolerance is {tolerance}; give a number of pixels, 0 or more")
@@ -46,7 +52,7 @@ def pointing_game(attributions: Tensor, masks: Tensor, *, tolerance: int = 15) -
 
 
 def energy_inside(attributions: Tensor, masks: Tensor) -> Tensor:
-    """The share of positive attribution that lies on the object: ``sum relu(A) M / sum relu(A)``.
+    """Compute the share of positive attribution on the object: ``sum relu(A) M / sum relu(A)``.
 
     The energy-based pointing game of Wang et al. 2020 (Score-CAM). NaN for an empty mask and for a
     map without positive values.
@@ -54,6 +60,12 @@ def energy_inside(attributions: Tensor, masks: Tensor) -> Tensor:
     Raises:
         ValueError: shapes don't match, or maps are not finite.
         TypeError: masks are not boolean.
+
+    Example::
+
+        masks = torch.zeros(2, 32, 32, dtype=torch.bool)
+        masks[:, 8:24, 8:24] = True
+        energy_inside(torch.ones(2, 32, 32), masks)  # [0.25, 0.25], the object's share of the image
     """
     maps, masks = _maps(attributions, masks)
     positive = maps.clamp(min=0)
@@ -62,7 +74,7 @@ def energy_inside(attributions: Tensor, masks: Tensor) -> Tensor:
 
 
 def iou_at_threshold(attributions: Tensor, masks: Tensor, *, threshold: float) -> Tensor:
-    """Intersection over union of the object and ``A / max A > threshold``.
+    """Compute the intersection over union of the object and ``A / max A > threshold``.
 
     Choose the threshold on other images, with :func:`best_threshold`. NaN for an empty mask and for
     a map without positive values.
@@ -70,6 +82,12 @@ def iou_at_threshold(attributions: Tensor, masks: Tensor, *, threshold: float) -
     Raises:
         ValueError: shapes don't match, maps are not finite, the threshold is not in [0, 1).
         TypeError: masks are not boolean.
+
+    Example::
+
+        masks = torch.zeros(2, 32, 32, dtype=torch.bool)
+        masks[:, 8:24, 8:24] = True
+        iou_at_threshold(masks.float(), masks, threshold=0.5)  # [1, 1], a perfect map
     """
     if not 0 <= threshold < 1:
         raise ValueError(f"threshold is {threshold}; give a share of the map's maximum, in [0, 1)")
@@ -77,11 +95,18 @@ def iou_at_threshold(attributions: Tensor, masks: Tensor, *, threshold: float) -
 
 
 def best_threshold(attributions: Tensor, masks: Tensor, *, thresholds: Sequence[float] = IOU_THRESHOLDS) -> float:
-    """The threshold with the highest mean IoU on these (validation) images; of equals, the first.
+    """Return the threshold with the highest mean IoU on these (validation) images; the first one on a tie.
 
     Raises:
         ValueError: shapes don't match, maps are not finite, or no image has a mask and positive values.
         TypeError: masks are not boolean.
+
+    Example::
+
+        masks = torch.zeros(2, 32, 32, dtype=torch.bool)
+        masks[:, 8:24, 8:24] = True
+        threshold = best_threshold(images.abs(), masks)  # on validation images
+        iou_at_threshold(images.abs(), masks, threshold=threshold)  # [2]
     """
     means = _iou_at_thresholds(*_maps(attributions, masks), thresholds).nanmean(0)
     if bool(means.isnan().any()):
@@ -90,14 +115,20 @@ def best_threshold(attributions: Tensor, masks: Tensor, *, thresholds: Sequence[
 
 
 def iou_at_best_threshold(attributions: Tensor, masks: Tensor) -> Tensor:
-    """The highest IoU that any threshold of at least 0 gives, for each image by itself.
+    """Return the highest IoU over all thresholds of at least 0, for each image separately.
 
-    An upper bound that uses the mask: it says what the map could tell, not what one could read off it.
+    The threshold is chosen with the mask, so this is an upper bound for thresholds that are chosen without it.
     NaN for an empty mask and for a map without positive values.
 
     Raises:
         ValueError: shapes don't match, or maps are not finite.
         TypeError: masks are not boolean.
+
+    Example::
+
+        masks = torch.zeros(2, 32, 32, dtype=torch.bool)
+        masks[:, 8:24, 8:24] = True
+        iou_at_best_threshold(images.abs(), masks)  # [2], at most 1
     """
     maps, masks = _maps(attributions, masks)
     values = [_best_iou(row, mask) for row, mask in zip(maps.flatten(1), masks.flatten(1), strict=True)]
@@ -105,7 +136,7 @@ def iou_at_best_threshold(attributions: Tensor, masks: Tensor) -> Tensor:
 
 
 def detection_scale(attributions: Tensor) -> float:
-    """The maximum over the whole set of maps, which PiNet's scores divide by: ``pi~ = pi / max pi``.
+    """Return the maximum over all maps, by which PiNet's scores are divided: ``pi~ = pi / max pi``.
 
     Raises:
         ValueError: no map has a positive value.
@@ -117,12 +148,12 @@ def detection_scale(attributions: Tensor) -> float:
 
 
 def true_detection_rate(attributions: Tensor, masks: Tensor, *, scale: float, threshold: float | None = None) -> Tensor:
-    """TDR, how much of the object is detected: ``sum m M / sum M``; NaN without an object.
+    """Compute TDR, the detected share of the object: ``sum m M / sum M``; NaN without an object.
 
     PiNet's meaningfulness: ``m = relu(pi~)``, or ``m = 1[pi~ > t]`` with a threshold.
 
     Args:
-        attributions: maps, see the module; PiNet's paper takes the coefficients pi.
+        attributions: maps; see the module docstring for shapes. PiNet's paper uses the coefficients pi.
         masks: ``[N, H, W]``, bool; images without the object have an empty mask.
         scale: the maximum over the whole set, see :func:`detection_scale`.
         threshold: t; None for soft values.
@@ -130,6 +161,13 @@ def true_detection_rate(attributions: Tensor, masks: Tensor, *, scale: float, th
     Raises:
         ValueError: shapes don't match, maps are not finite or larger than ``scale``.
         TypeError: masks are not boolean.
+
+    Example::
+
+        masks = torch.zeros(2, 32, 32, dtype=torch.bool)
+        masks[:, 8:24, 8:24] = True
+        maps = images.sum(1)
+        true_detection_rate(maps, masks, scale=float(maps.max()))  # [2], in [0, 1]
     """
     maps, masks = _maps(attributions, masks)
     return _mean_where(_detected(maps, scale, threshold), masks)
@@ -138,16 +176,23 @@ def true_detection_rate(attributions: Tensor, masks: Tensor, *, scale: float, th
 def true_abstraction_rate(
     attributions: Tensor, masks: Tensor, *, scale: float, threshold: float | None = None
 ) -> Tensor:
-    """TAR, how much of the rest is left out: ``sum (1 - m)(1 - M) / sum (1 - M)``; NaN if the object is everywhere.
+    """Compute TAR, the undetected share of the background: ``sum (1 - m)(1 - M) / sum (1 - M)``.
 
-    Arguments and errors as for :func:`true_detection_rate`.
+    NaN without background. Arguments and errors as for :func:`true_detection_rate`.
+
+    Example::
+
+        masks = torch.zeros(2, 32, 32, dtype=torch.bool)
+        masks[:, 8:24, 8:24] = True
+        maps = images.sum(1)
+        true_abstraction_rate(maps, masks, scale=float(maps.max()))  # [2], in [0, 1]
     """
     maps, masks = _maps(attributions, masks)
     return _mean_where(1 - _detected(maps, scale, threshold), ~masks)
 
 
 def detection_score(attributions: Tensor, masks: Tensor, *, scale: float, threshold: float | None = None) -> float:
-    """``mean TDR (images with the object) * mean TAR (all images)``, one number for the whole set.
+    """Compute ``mean TDR (images with the object) * mean TAR (all images)``, one number for the whole set.
 
     Arguments and errors as for :func:`true_detection_rate`; NaN if one of the two is defined for no image.
     """
@@ -159,10 +204,10 @@ def detection_score(attributions: Tensor, masks: Tensor, *, scale: float, thresh
 def best_detection_threshold(
     attributions: Tensor, masks: Tensor, *, scale: float, thresholds: Sequence[float] = DETECTION_THRESHOLDS
 ) -> float:
-    """The threshold with the highest :func:`detection_score` on these (validation) images; of equals, the first.
+    """Return the threshold with the highest :func:`detection_score` on these (validation) images; the first on a tie.
 
     Raises:
-        ValueError: as there, or the score is not defined on these images.
+        ValueError: as for :func:`detection_score`, or the score is not defined on these images.
         TypeError: masks are not boolean.
     """
     scores = [detection_score(attributions, masks, scale=scale, threshold=t) for t in thresholds]
@@ -173,7 +218,7 @@ def best_detection_threshold(
 
 
 def _maps(attributions: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-    """Maps ``[N, H, W]`` in float64, and masks on the same device."""
+    """Return maps ``[N, H, W]`` in float64, and masks on the same device."""
     maps = _summed(attributions)
     if masks.dtype != torch.bool:
         raise TypeError(f"the masks are of {masks.dtype}; give booleans, True on the object")
@@ -196,7 +241,7 @@ def _where(defined: Tensor, values: Tensor) -> Tensor:
 
 
 def _within(masks: Tensor, tolerance: int) -> Tensor:
-    """Pixels at most ``tolerance`` away from the mask: the mask widened by a disc, row of the disc by row."""
+    """Return the pixels at most ``tolerance`` from the mask: dilation by a disc, one row of the disc at a time."""
     height = masks.shape[1]
     near = masks.clone()
     for step in range(min(tolerance, height - 1) + 1):
@@ -212,25 +257,25 @@ def _has_both(maps: Tensor, masks: Tensor) -> Tensor:
 
 
 def _iou_at_thresholds(maps: Tensor, masks: Tensor, thresholds: Sequence[float]) -> Tensor:
-    """``[N, T]``."""
+    """Return the IoU of each map at each threshold, ``[N, T]``."""
     t = torch.tensor(list(thresholds), dtype=maps.dtype, device=maps.device)
     rows = [_ious(row / row.max(), mask, t) for row, mask in zip(maps.flatten(1), masks.flatten(1), strict=True)]
     return _where(_has_both(maps, masks)[:, None], torch.stack(rows))
 
 
 def _ious(scaled: Tensor, mask: Tensor, thresholds: Tensor) -> Tensor:
-    """IoU of one image at each threshold."""
+    """Return the IoU of one image at each threshold."""
     shared, shown = _above(scaled[mask], thresholds), _above(scaled, thresholds)
     return shared / (shown + mask.sum() - shared).double()
 
 
 def _above(values: Tensor, thresholds: Tensor) -> Tensor:
-    """How many values are above each threshold."""
+    """Count the values above each threshold."""
     return len(values) - torch.searchsorted(values.sort().values, thresholds, right=True)
 
 
 def _best_iou(row: Tensor, mask: Tensor) -> Tensor:
-    """The best cut of one image: pixels in descending order, cut only between different values above 0."""
+    """Return the best IoU of one image: pixels in descending order, cut only between different values above 0."""
     ordered, order = row.sort(descending=True)
     shared = mask[order].cumsum(0)
     shown = torch.arange(1, len(row) + 1, device=row.device)
@@ -240,13 +285,13 @@ def _best_iou(row: Tensor, mask: Tensor) -> Tensor:
 
 
 def _detected(maps: Tensor, scale: float, threshold: float | None) -> Tensor:
-    """``m``, ``[N, H, W]``: relu(pi~), or 1[pi~ > t]."""
+    """Return ``m``, ``[N, H, W]``: relu(pi~), or 1[pi~ > t]."""
     if not 0 < scale < float("inf"):
         raise ValueError(f"scale is {scale}; give the (positive) maximum over the whole set of maps")
     scaled = maps / scale
     if threshold is not None:
         return (scaled > threshold).double()
-    if float(scaled.max()) > 1 + 1e-5:  # a scale in float32 may be a little short
+    if float(scaled.max()) > 1 + 1e-5:  # a float32 scale may be slightly too small
         raise ValueError(
             f"a map reaches {float(maps.max()):.4g}, above scale {scale:.4g}; give the maximum of all maps"
         )

@@ -1,7 +1,7 @@
-"""Metrics of hidden layers, and everything about a map in one pass: six series, their areas, every layer's measures.
+"""Metrics of hidden layers: six series of perturbations, their areas, and the measures of every layer, in one pass.
 
-Six series as in FEI's evaluation: features go most relevant first ("deletion")
-or least relevant first ("insertion", read backwards), into zeros, blur and noise.
+Six series as in FEI's evaluation: features are removed most relevant first ("deletion")
+or least relevant first ("insertion", read backwards), replaced by zeros, blur and noise.
 """
 
 from __future__ import annotations
@@ -23,22 +23,27 @@ from xai_align.perturbation.series import Order, Series, steps
 from xai_align.question import as_questions
 
 FILLS = ("zero", "blur", "noise")
-#: Of these measures the area under the curve is taken, of the others the mean over the steps, as FEI's authors do.
+#: Measures scored by the area under the curve; the others by the mean over the steps, as FEI's authors do.
 BY_AREA = frozenset(("active", "inactive", "correlation"))
-#: Steps of the pathway metrics that are run by name: a quarter of the 28, at the same places.
+#: Steps of the pathway metrics that are run by name: every fourth of the 28.
 FEW_STEPS = 7
 
 
 @dataclass(frozen=True)
 class PathwayReport:
-    """Every number of one pass.
+    """Areas and hidden-layer measures of the six series.
 
     Attributes:
         layers: names of the layers, ``L``.
         series: names of the six series, e.g. ``"deletion zero"``.
-        areas: ``[N, 6]``: area under the curve of the questioned probability; of "deletion" lower
-            is better, of "insertion" higher.
+        areas: ``[N, 6]``: area under the curve of the target's probability; lower is better for
+            "deletion", higher for "insertion".
         measures: for each of :data:`~xai_align.features.hidden_layers.MEASURES`, ``[N, 6, L]``.
+
+    Example::
+
+        report = pathways(model, images, images.abs(), layers=["conv1", "conv2"], num_steps=4)
+        report.measures["cosine"]  # [2, 6, 2]: examples, series, layers
     """
 
     layers: tuple[str, ...]
@@ -48,7 +53,7 @@ class PathwayReport:
 
 
 def six_series(num_steps: int = RISE_STEPS) -> dict[str, Series]:
-    """{deletion, insertion} x {zero, blur, noise}, hidden layers watched."""
+    """Return the series {deletion, insertion} x {zero, blur, noise}, with hidden layers recorded."""
     orders: dict[str, Order] = {"deletion": "morf", "insertion": "lerf"}
     return {
         f"{game} {fill}": Series(fill, order, steps(num_steps), layers=True)
@@ -67,7 +72,7 @@ def pathways(
     num_steps: int = RISE_STEPS,
     **options: Any,
 ) -> PathwayReport:
-    """All pathway measures and all six insertion and deletion series, in one pass.
+    """Compute all pathway measures and all six insertion and deletion series in one pass.
 
     Args:
         forward_func: an ``nn.Module`` in eval mode that gives logits ``[N, K]``.
@@ -75,13 +80,18 @@ def pathways(
         attributions: in the inputs' shape, or one score for each position.
         target: a class, a :class:`~xai_align.Question`, one for each example, or None for the
             predicted class.
-        layers: names of the modules to watch; None: the stages that a plugin names.
-        num_steps: how many steps from nothing removed to everything removed.
-        **options: of :func:`~xai_align.perturbation.perturbation_curves`.
+        layers: names of the modules to record; None: the stages that a plugin names.
+        num_steps: number of steps from nothing removed to everything removed.
+        **options: options of :func:`~xai_align.perturbation.perturbation_curves`.
 
     Raises:
-        ValueError: layers are not found, or something does not fit; see ``perturbation_curves``.
-        TargetError: the target is not understood or not there.
+        ValueError: layers are not found, or inputs, attributions or options don't fit; see ``perturbation_curves``.
+        TargetError: the target is not understood, or the output does not have it.
+
+    Example::
+
+        report = pathways(model, images, images.abs(), target=281, layers=["conv1", "conv2"], num_steps=4)
+        dict(zip(report.series, report.areas.mean(0).tolist()))  # {"deletion zero": ..., ...}
     """
     named = six_series(num_steps)
     questions = None if target is None else as_questions(target, len(inputs))
@@ -101,7 +111,7 @@ def pathways(
 
 
 def over_steps(curve: Curve, measure: str) -> Tensor:
-    """``[N, L]``: a measure over the whole curve; steps without a value are left out of means."""
+    """Return a measure over the whole curve, ``[N, L]``; steps without a value are left out of means."""
     if curve.pathways is None:
         raise ValueError("this curve was measured without hidden layers; give Series(layers=True)")
     values = curve.pathways.of(measure)
@@ -111,7 +121,7 @@ def over_steps(curve: Curve, measure: str) -> Tensor:
 
 
 def pathway_metric(measure: str, *, num_steps: int = FEW_STEPS) -> CurveMetric:
-    """A measure as one number: its mean over the layers and the six series."""
+    """Return a metric that is the mean of a measure over the layers and the six series."""
 
     def score(curves: Sequence[Curve], target: Any) -> Tensor:
         return torch.stack([over_steps(curve, measure).nanmean(1) for curve in curves]).mean(0)

@@ -1,6 +1,6 @@
-"""Any attribution method by name, in the call that Quantus expects.
+"""Attribution methods by name, with the signature that Quantus expects.
 
-Quantus hands numpy arrays to an ``explain_func`` and measures what comes back::
+Quantus passes numpy arrays to an ``explain_func`` and scores the result::
 
     metric = quantus.MaxSensitivity(nr_samples=10)
     values = metric(model=model, x_batch=x, y_batch=y, explain_func=quantus_explain_func,
@@ -31,27 +31,31 @@ def quantus_explain_func(
     channels: Literal["sum", "keep"] = "sum",
     **options: Any,
 ) -> np.ndarray:
-    """Attributions as Quantus wants them: ``[N, 1, H, W]`` for images, else in the shape of ``inputs``.
+    """Return attributions as Quantus expects them: ``[N, 1, H, W]`` for images, else in the shape of ``inputs``.
 
-    Nothing is normalised: Quantus does that where a metric asks for it.
+    Nothing is normalised: Quantus does that where a metric needs it.
 
     Args:
-        model: the model, in eval mode; Quantus also hands over copies with changed weights.
-        inputs: array ``[N, ...]``, channels first; brought to the dtype of the model's parameters.
+        model: the model, in eval mode; Quantus also passes copies with changed weights.
+        inputs: array ``[N, ...]``, channels first; converted to the dtype of the model's parameters.
         targets: array of class indices ``[N]``.
         method: the name of an attribution method.
         device: where to run; None: where the model is. The model is not moved.
         build: options for building the method, e.g. ``{"layer": "layer4"}``.
-        channels: "sum", as Quantus' own explanations are: its measures of localisation take no others;
-            "keep": ``[N, C, H, W]``, as ``Completeness`` and other measures need that take single entries of
-            the input away. Other inputs than images stay as they are.
+        channels: "sum": as in Quantus' own explanations, required by its localisation metrics;
+            "keep": ``[N, C, H, W]``, required by ``Completeness`` and other metrics that remove single
+            entries of the input. Inputs other than images are unaffected.
         **options: for the method's ``attribute``, e.g. ``n_steps=20``.
 
     Raises:
         ValueError: the method or ``channels`` is not known, the model is in train mode, or ``device`` is not
             the model's.
-        TypeError: the method has no such option, or gives something else than a tensor.
+        TypeError: the method has no such option, or does not return a tensor.
         TargetError: (an AssertionError) targets are not class indices of the output.
+
+    Example::
+
+        maps = quantus_explain_func(model, images.numpy(), labels.numpy())  # array [2, 1, 32, 32]
     """
     if channels not in ("sum", "keep"):
         raise ValueError(f"channels is {channels!r}; it is 'sum' or 'keep'")
@@ -76,7 +80,7 @@ def _as_model_input(model: nn.Module, inputs: Any, device: Any) -> Tensor:
 
 
 def _as_target(targets: Any) -> Any:
-    """Class indices as one of Captum's forms; whole numbers in float arrays, which some of Quantus makes, too."""
+    """Return class indices as a vector; whole numbers in float arrays, as some Quantus metrics pass, are accepted."""
     array = targets.detach().cpu().numpy() if isinstance(targets, Tensor) else np.asarray(targets)
     if array.dtype.kind == "f" and bool((array == np.floor(array)).all()):
         array = array.astype(np.int64)

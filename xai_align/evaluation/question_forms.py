@@ -1,7 +1,7 @@
-"""A question taken apart into the classes that a metric of its form needs.
+"""Classes that metrics for one form of question read from a question.
 
-A metric that is matched to one form of question (RFxG taxonomy, arXiv
-2511.13081) has nothing to say about another; it refuses.
+A metric for one form of question (RFxG taxonomy, arXiv 2511.13081) is not
+defined for the others and raises :class:`MetricDoesNotApply`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from xai_align.question import Index, Question
 
 
 def contrast_classes(question: Question) -> tuple[int, int]:
-    """``(A, B)`` of "why A and not B?".
+    """Return ``(A, B)`` of "why A and not B?".
 
     Raises:
         MetricDoesNotApply: the question has another form.
@@ -23,7 +23,7 @@ def contrast_classes(question: Question) -> tuple[int, int]:
 
 
 def class_and_rest(question: Question) -> tuple[int, tuple[int, ...]]:
-    """``(A, G without A)`` of "why A and not the rest of its group?"; the rest may be one class.
+    """Return ``(A, G without A)`` of "why A and not the rest of its group?"; the rest may be one class.
 
     Raises:
         MetricDoesNotApply: the question has another form.
@@ -37,7 +37,7 @@ def class_and_rest(question: Question) -> tuple[int, tuple[int, ...]]:
 
 
 def group_classes(question: Question) -> tuple[int, ...]:
-    """``G`` of "why this group?"; the group may be one class.
+    """Return ``G`` of "why this group?"; the group may be one class.
 
     Raises:
         MetricDoesNotApply: the question has another form.
@@ -49,7 +49,7 @@ def group_classes(question: Question) -> tuple[int, ...]:
 
 
 def group_contrast(question: Question) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """``(G1, G2)`` of "why group G1 and not group G2?"; the rivals may be one class.
+    """Return ``(G1, G2)`` of "why group G1 and not group G2?"; the rivals may be one class.
 
     Raises:
         MetricDoesNotApply: the question has another form.
@@ -61,7 +61,7 @@ def group_contrast(question: Question) -> tuple[tuple[int, ...], tuple[int, ...]
 
 
 def _sides(question: Question, form: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    if question.rivals is None:  # then p_A tells it all: what A loses the others gain
+    if question.rivals is None:  # "against all others" needs p_A alone: what A loses the others gain
         raise _another_form(question, form)
     entries = question.favoured + question.rivals
     if any(len(index) != 1 for index in entries):

@@ -2,7 +2,7 @@
 
 Adebayo et al. 2018 ("Sanity checks for saliency maps"): layers are given random weights from
 the top (nearest to the output) down, and the maps are compared with those of the trained model.
-A map that stays the same shows the image, not the model.
+A map that stays the same depends on the image alone, not on the model.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from xai_align.features.resolve_layer import Layers, layer_names
 
 #: "cascading": this layer and all above it are random; "independent": this layer alone is.
 Order = Literal["cascading", "independent"]
-#: How alike two tables of maps ``[N, P]`` are, ``[N]``.
+#: Similarity of two tables of maps ``[N, P]``, ``[N]``.
 Similarity = Callable[[Tensor, Tensor], Tensor]
-#: Added to seeds: a network made after seeding with 0 must not be given its first weights again.
+#: Added to seeds: a network that was initialised with seed 0 must not get its initial weights again.
 STREAM = 1_000_003
 
 
@@ -42,18 +42,18 @@ _SIMILARITIES: dict[str, Similarity] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Randomisation:
-    """How alike the maps still are when layers are random.
+    """Similarity of the maps of randomised models to those of the trained model.
 
     Attributes:
-        stages: the layer that was randomised at each stage, from the top down.
-        similarity: ``[stages, N]``, to the maps of the trained model; NaN where a map is constant.
+        stages: the layer that is randomised at each stage, from the top down.
+        similarity: ``[stages, N]``; NaN where a map is constant.
     """
 
     stages: tuple[str, ...]
     similarity: Tensor
 
     def mean(self) -> Tensor:
-        """``[N]``: the mean over stages where it is defined; lower is better."""
+        """Return the mean over the stages with a defined similarity, ``[N]``; lower is better."""
         return self.similarity.nanmean(0)
 
 
@@ -71,27 +71,36 @@ def parameter_randomisation(
 ) -> Randomisation:
     """Compare maps of the model with those of copies whose layers are random.
 
-    A module with ``reset_parameters`` (those of torch have it) is initialised afresh by it; the parameters of
-    any other are shuffled among their own positions, which keeps their distribution. The model itself
-    is never changed, run or explained: copies are.
+    A module with ``reset_parameters`` (torch's own layers have it) is reinitialised by it; each parameter of any
+    other module is permuted, which keeps its distribution. The model itself is never changed, run or explained:
+    only copies are.
 
     Args:
         model: the trained model, in eval mode.
         inputs: ``[N, ...]``.
         attribute: ``attribute(model, inputs, target)`` explains a model, e.g.
             ``lambda model, x, y: Saliency(model).attribute(x, target=y)``. Images' channels are summed.
-        target: handed on.
-        layers: dotted names, the top one first; a name covers all modules inside. None: every module that has
-            parameters of its own and is changed by this, the one defined last first. That is the order of
-            definition: give names if layers run in another one.
-        order: what is random at a stage.
-        seed: of the random weights; stage number ``s`` draws with ``STREAM + seed + s``.
-        similarity: "spearman", "spearman_abs" (of the sizes of attributions), "pearson", or a function of
+        target: passed on to ``attribute``.
+        layers: dotted names, the top one first; a name covers all its submodules. None: every module that has
+            parameters of its own and is changed by randomisation, in the reverse order of definition; give names
+            if the layers run in another order.
+        order: "cascading": a stage's layer and all above it are random; "independent": that layer alone.
+        seed: seed of the random weights; stage number ``s`` draws with ``STREAM + seed + s``.
+        similarity: "spearman", "spearman_abs" (of absolute attributions), "pearson", or a function of
             two tables ``[N, P]``.
 
     Raises:
         ValueError: a layer does not exist or has nothing to randomise, an option is not known, or the maps
-            are no tensor ``[N, ...]`` of finite values.
+            are not a tensor ``[N, ...]`` of finite values.
+
+    Example::
+
+        def gradient(model, inputs, target):
+            inputs = inputs.requires_grad_()
+            return torch.autograd.grad(model(inputs)[:, target].sum(), inputs)[0]
+
+        result = parameter_randomisation(model, images, gradient, target=281, layers=["fc", "conv2", "conv1"])
+        result.similarity  # [3, 2]: fc random; fc and conv2 random; all three random
     """
     if order not in ("cascading", "independent"):
         raise ValueError(f"order is {order!r}; it is 'cascading' or 'independent'")
@@ -107,9 +116,9 @@ def parameter_randomisation(
 
 
 def _random_models(model: nn.Module, layers: Layers | None, order: Order, seed: int) -> Iterator[tuple[str, nn.Module]]:
-    """The name of each layer from the top, and a copy of the model in which it is random.
+    """Yield the name of each layer from the top, and a copy of the model in which it is random.
 
-    What is yielded is a copy of its own, as explaining a model may leave traces on it.
+    Each stage yields a separate copy, since an attribution method may modify the model.
     """
     stages = _own_parameters(model) if layers is None else _named(model, layers)
     basis = deepcopy(model)
@@ -125,7 +134,7 @@ def _random_models(model: nn.Module, layers: Layers | None, order: Order, seed: 
 
 
 def _own_parameters(model: nn.Module) -> dict[str, list[str]]:
-    """Each module that holds parameters itself, as a stage of its own; the one defined last comes first."""
+    """Return each module that directly holds parameters as a separate stage, the one defined last first."""
     names = [name for name, module in model.named_modules() if any(p is not None for p in module._parameters.values())]
     if not names:
         raise ValueError(f"{type(model).__name__} has no parameters, so nothing can be randomised")
@@ -133,7 +142,7 @@ def _own_parameters(model: nn.Module) -> dict[str, list[str]]:
 
 
 def _named(model: nn.Module, layers: Layers) -> dict[str, list[str]]:
-    """The layers that were asked for, each with all modules inside."""
+    """Return the chosen layers, each with the names of all its submodules."""
     known = [name for name, _ in model.named_modules()]
     names = [] if isinstance(layers, str) else layer_names(model, layers) or []
     if not names or not set(names) <= set(known):
@@ -143,7 +152,7 @@ def _named(model: nn.Module, layers: Layers) -> dict[str, list[str]]:
 
 
 def _randomise(modules: Sequence[nn.Module], seed: int) -> bool:
-    """Give the parameters that the modules hold themselves random values; whether that changed any number."""
+    """Randomise the parameters that the modules directly hold; return whether any value changed."""
     held = [
         value
         for module in modules
@@ -151,7 +160,7 @@ def _randomise(modules: Sequence[nn.Module], seed: int) -> bool:
         if value is not None
     ]
     before = [value.detach().clone() for value in held]
-    with ExitStack() as stack:  # layers draw their weights from the process's random state
+    with ExitStack() as stack:  # layers draw their weights from the global random state
         stack.enter_context(fixed_random_state(seed))
         stack.enter_context(torch.no_grad())
         for module in modules:
@@ -179,7 +188,7 @@ def _similarity(similarity: str | Similarity) -> Similarity:
 
 
 def _maps(attribute: Callable[..., Tensor], model: nn.Module, inputs: Tensor, target: Any) -> Tensor:
-    """The maps of a model as a table ``[N, P]``."""
+    """Return the maps of a model as a table ``[N, P]``."""
     maps = attribute(model, inputs.detach().clone(), target)
     if not isinstance(maps, Tensor) or maps.dim() < 2 or len(maps) != len(inputs):
         found = list(maps.shape) if isinstance(maps, Tensor) else type(maps).__name__

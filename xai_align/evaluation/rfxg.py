@@ -2,24 +2,24 @@
 
 All are pure functions of a curve of probabilities with the most relevant
 features removed first, at 0.1, 0.2, ..., 0.9 in the authors' code. An example
-whose map ranks nothing (NaN in its curve) scores NaN.
+with a constant map (NaN in its curve) scores NaN.
 
-Written here with ``x`` the input, ``x_a`` the input with the share ``a`` of its
+Notation: ``x`` is the input, ``x_a`` the input with the share ``a`` of its
 features removed and ``d_k(a) = p_k(x_a) - p_k(x)``. Two variants:
 
-* "consistent" (default): what is asked about falls and its rivals rise; higher
-  is better. This is our reading: in the authors' code CGC and CGS add up both
-  sides with the same sign and so measure no contrast.
-* "published": the formulas of the authors' code, for comparison with it (there
+* "consistent" (default): the favoured class falls and its rivals rise; higher
+  is better. This is our interpretation: in the authors' code CGC and CGS add up
+    both sides with the same sign and so measure no contrast.
+* "published": the formulas of the authors' code, for comparison with it (used there
   with ``group_reduce="mean"``). CCS is then better when lower; CGC and CGS have
-  no better direction, and CGS is 0 where two groups of equal size are all classes.
+  no better direction, and CGS is 0 if two groups of equal size cover all classes.
 
 Classes of a group are summed ("sum", default: ``d`` of the group's probability,
 comparable between groups of different size) or averaged ("mean": at most
 ``1 / |G|``). The area is that under the curve over its own fractions, as in the
-authors' code ("published"), or divided by their width ("normalised": the mean
-height). A metric scores a map for the question that is given, not for the one
-that the map was made for.
+authors' code ("published"), or divided by their range ("normalised": the mean
+height). A metric scores a map for the question given to it, which need not be
+the question that the map was computed for.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ Area = Literal["published", "normalised"]
 
 
 class ExhaustiveGroupsWarning(UserWarning):
-    """Two sides of a contrast are all classes: what one loses the other gains, and the contrast tells nothing new."""
+    """Warning that two sides of a contrast cover all classes, so that the contrast adds nothing to one side's drop."""
 
 
 def ccs(
@@ -62,13 +62,18 @@ def ccs(
     variant: Variant = "consistent",
     area: Area = "published",
 ) -> Tensor:
-    """Contrastive Contrastivity Score, ``[N]`` float64: why class A and not class B?
+    """Compute the Contrastive Contrastivity Score, ``[N]`` float64: why class A and not class B?
 
     Consistent: the area under ``1/2 (-d_A + d_B)``; published: under ``p_A(x_a) - p_B(x_a)``, lower is better.
 
     Raises:
-        ValueError: classes that the output does not have, A is B, a curve that is none of probabilities.
+        ValueError: classes that the output does not have, A is B, a curve that is not of probabilities.
         TypeError: classes that are not integers.
+
+    Example::
+
+        curve = perturbation_curve(model, images, images.abs())  # 0.1, 0.2, ..., 0.9 of the pixels removed
+        ccs(curve, 281, 282)  # [2], why 281 and not 282?
     """
     _check_options(variant=(variant, Variant))
     clean, masked = probabilities_of(curve)
@@ -91,16 +96,21 @@ def cgc(
     members: Literal["others", "all"] = "others",
     area: Area = "published",
 ) -> Tensor:
-    """Class Group Contrastivity, ``[N]`` float64: why class A and not the rest of its group G?
+    """Compute the Class Group Contrastivity, ``[N]`` float64: why class A and not the rest of its group G?
 
     Consistent: the area under ``1/2 (-d_A + R_{k in G, k != A} d_k)``, with R the sum or mean; published:
-    under ``1/2 (R_{k in G, k != A} d_k + d_A)``. For a group of two the former is CCS.
+    under ``1/2 (R_{k in G, k != A} d_k + d_A)``. For a group of two the consistent variant is CCS.
 
-    The group may be given with A or without: ``members="others"`` leaves A out, "all" takes the group as it is.
+    The group may be given with or without A: ``members="others"`` leaves A out, "all" takes the group as it is.
 
     Raises:
-        ValueError: classes that the output does not have, a group of A alone, a curve that is none of probabilities.
+        ValueError: classes that the output does not have, a group of A alone, a curve that is not of probabilities.
         TypeError: classes that are not integers.
+
+    Example::
+
+        curve = perturbation_curve(model, images, images.abs())
+        cgc(curve, 281, range(281, 286))  # [2], why 281 and not another of the group?
     """
     _check_options(variant=(variant, Variant), members=(members, Literal["others", "all"]))
     clean, masked = probabilities_of(curve)
@@ -116,13 +126,18 @@ def cgc(
 
 
 def pgs(curve: Curve, group: GroupOfEach, *, group_reduce: GroupReduce = "sum", area: Area = "published") -> Tensor:
-    """Pointwise Group Score, ``[N]`` float64, higher is better: why this group G?
+    """Compute the Pointwise Group Score, ``[N]`` float64, higher is better: why this group G?
 
     The area under ``R_{k in G} (p_k(x) - p_k(x_a))``, with R the sum or mean.
 
     Raises:
-        ValueError: classes that the output does not have, an empty group, a curve that is none of probabilities.
+        ValueError: classes that the output does not have, an empty group, a curve that is not of probabilities.
         TypeError: classes that are not integers.
+
+    Example::
+
+        curve = perturbation_curve(model, images, images.abs())
+        pgs(curve, range(281, 286))  # [2], why this group?
     """
     clean, masked = probabilities_of(curve)
     g = group_of_each(group, clean, "the group")
@@ -138,16 +153,21 @@ def cgs(
     group_reduce: GroupReduce = "sum",
     area: Area = "published",
 ) -> Tensor:
-    """Contrastive Group Score, ``[N]`` float64: why group G1 and not group G2?
+    """Compute the Contrastive Group Score, ``[N]`` float64: why group G1 and not group G2?
 
     Consistent: the area under ``1/2 (-R_{k in G1} d_k + R_{j in G2} d_j)``, with R the sum or mean; published:
-    under ``1/2 (R_{k in G1} d_k + R_{j in G2} d_j)``. Where the groups are all classes together, and the
-    probabilities sum to one, the former (with sums) is PGS of G1; there is a warning then.
+    under ``1/2 (R_{k in G1} d_k + R_{j in G2} d_j)``. Where the groups together cover all classes and the
+    probabilities sum to one, the consistent variant (with sums) is PGS of G1, and a warning is given.
 
     Raises:
-        ValueError: classes that the output does not have, empty or overlapping groups, a curve that is none
+        ValueError: classes that the output does not have, empty or overlapping groups, a curve that is not
             of probabilities.
         TypeError: classes that are not integers.
+
+    Example::
+
+        curve = perturbation_curve(model, images, images.abs())
+        cgs(curve, range(281, 286), rivals=range(151, 269))  # [2], why a cat and not a dog?
     """
     _check_options(variant=(variant, Variant))
     clean, masked = probabilities_of(curve)
@@ -177,7 +197,7 @@ def _reduced(values: Tensor, chosen: Tensor, group_reduce: GroupReduce) -> Tenso
 
 
 def _area(curve: Curve, s: Tensor, area: Area) -> Tensor:
-    """``[N]``: the trapezoid area of ``s [N, F]`` over the curve's fractions."""
+    """Return the trapezoid area of ``s [N, F]`` over the curve's fractions, ``[N]``."""
     _check_options(area=(area, Area))
     fractions = curve.fractions.to(s)
     under = torch.trapezoid(s, fractions, dim=1)

@@ -1,4 +1,4 @@
-"""Metrics of the map used as a soft mask: average drop, average increase (Grad-CAM++, Chattopadhay et al. 2018)."""
+"""Metrics that use the map as a soft mask: average drop and increase (Grad-CAM++, Chattopadhay et al. 2018)."""
 
 from __future__ import annotations
 
@@ -18,24 +18,23 @@ __all__ = ["average_drop", "average_increase", "confidence_under_mask"]
 def confidence_under_mask(
     forward_func: Callable[..., Tensor], inputs: Tensor, attributions: Tensor, *, target: Any = None, **options: Any
 ) -> tuple[Tensor, Tensor]:
-    """``(p(x), p(M * x))``, ``[N]`` each, with the map ``M`` scaled to 0 … 1 in each example.
+    """Return ``(p(x), p(M * x))``, ``[N]`` each, with the map ``M`` scaled to 0 … 1 in each example.
 
-    Unlike curves, these depend on the map's values and not only on their order. Negative evidence
-    counts as none: the map is cut at 0, then divided by its maximum. A map without a positive value
-    has no mask, and NaN is its confidence.
+    Unlike curves, these depend on the map's values and not only on their order. Negative values are set to 0,
+    and the map is divided by its maximum. For a map without positive values, ``p(M * x)`` is NaN.
 
     Args:
         forward_func: gives logits ``[N, K]``.
         inputs: as in :func:`~xai_align.perturbation.perturbation_curve`.
         attributions: in the inputs' shape, or one score for each position.
         target: a class, a question, one for each example, or None for the predicted class.
-        **options: of :func:`~xai_align.perturbation.perturbation_curve`.
+        **options: options of :func:`~xai_align.perturbation.perturbation_curve`.
     """
     scores = position_scores(attributions, inputs).to(inputs.device).clamp(min=0)
     top = scores.flatten(1).amax(1)
     mask = scores / top.reshape(-1, *[1] * (scores.dim() - 1))
     shown = inputs * over_channels(mask, inputs.dim()).to(inputs).nan_to_num(0.0)
-    # both go the way of every curve: the whole of the input is replaced by the masked one
+    # a curve with two fractions: at 1, the whole input is replaced by the masked one
     curve = perturbation_curve(
         forward_func, inputs, _any_order(scores), fractions=(0.0, 1.0), baselines=shown.detach(), **options
     )
@@ -47,7 +46,14 @@ def confidence_under_mask(
 def average_drop(
     forward_func: Callable[..., Tensor], inputs: Tensor, attributions: Tensor, *, target: Any = None, **options: Any
 ) -> Tensor:
-    """``max(0, p(x) - p(M * x)) / p(x)``; ``[N]``, lower is better. Arguments as in :func:`confidence_under_mask`."""
+    """Compute ``max(0, p(x) - p(M * x)) / p(x)``; ``[N]``, lower is better.
+
+    Arguments as in :func:`confidence_under_mask`.
+
+    Example::
+
+        average_drop(model, images, images.abs(), target=281)  # [2], in [0, 1]
+    """
     clean, masked = confidence_under_mask(forward_func, inputs, attributions, target=target, **options)
     return (clean - masked).clamp(min=0) / clean
 
@@ -55,13 +61,20 @@ def average_drop(
 def average_increase(
     forward_func: Callable[..., Tensor], inputs: Tensor, attributions: Tensor, *, target: Any = None, **options: Any
 ) -> Tensor:
-    """1 where ``p(M * x) > p(x)``, else 0; ``[N]``, higher is better. Arguments as in :func:`confidence_under_mask`."""
+    """Return 1 where ``p(M * x) > p(x)``, else 0; ``[N]``, higher is better.
+
+    Arguments as in :func:`confidence_under_mask`.
+
+    Example::
+
+        average_increase(model, images, images.abs(), target=281).mean()  # share of the images where p rises
+    """
     clean, masked = confidence_under_mask(forward_func, inputs, attributions, target=target, **options)
     return torch.where(masked.isnan(), torch.nan, (masked > clean).double())
 
 
 def _any_order(scores: Tensor) -> Tensor:
-    """Scores without ties: at fractions 0 and 1 no order is needed."""
+    """Return scores without ties: at fractions 0 and 1 the order doesn't matter."""
     return (
         torch.arange(scores[0].numel(), device=scores.device, dtype=torch.float64)
         .expand(len(scores), -1)

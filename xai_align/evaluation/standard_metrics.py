@@ -1,4 +1,4 @@
-"""The metrics that can be run by name; `xai-align methods` shows them."""
+"""Metrics that can be run by name; `xai-align methods` lists them."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ from xai_align.perturbation.series import Series, steps
 from xai_align.plugins import stages
 from xai_align.question import Question
 
-#: RFxG removes tenths, to zeros.
+#: RFxG removes tenths, replaced by zeros.
 _TENTHS = (Series(),)
 
 
 def _by_question(take_apart: Callable[[Question], Any], score: Callable[..., Tensor], **variant: Any) -> CurveMetric:
-    """An RFxG score of the sides that the questions have: ``score(curve, side of each, other side of each)``."""
+    """Return an RFxG score of the two sides of each question: ``score(curve, sides, other sides)``."""
 
     def score_of(curves: Sequence[Curve], target: Any) -> Tensor:
         (curve,) = curves
@@ -57,14 +57,14 @@ def _one_group(question: Question) -> tuple[tuple[int, ...]]:
     return (group_classes(question),)
 
 
-#: As the authors committed them.
+#: Options of the authors' published code.
 _PUBLISHED = {"variant": "published", "group_reduce": "mean"}
 
 
 def _contrast_along(
     forward_func: Callable[..., Tensor], inputs: Tensor, attributions: Tensor, target: Any
 ) -> tuple[Curve, list[tuple[int, ...]], list[tuple[int, ...]], Tensor]:
-    """CWOX: deletion to the mean pixel, the two sides of each question, and each map's salient share."""
+    """Return CWOX's curve of deletion to the mean pixel, the two sides of each question, and the salient fractions."""
     curve = perturbation_curve(forward_func, inputs, attributions, fractions=steps(20), baselines="mean")
     favoured, rivals = zip(*map(_two_sides, questions_of(curve, target)), strict=True)
     return curve, list(favoured), list(rivals), salient_fraction(attributions)
@@ -80,7 +80,7 @@ def _two_sides(question: Question) -> tuple[tuple[int, ...], tuple[int, ...]]:
 def contrastive_area(
     forward_func: Callable[..., Tensor], inputs: Tensor, attributions: Tensor, *, target: Any = None
 ) -> Tensor:
-    """CWOX's CAUC of the questions' two sides; ``[N]``, lower is better; see :func:`~.cwox.cauc`."""
+    """Compute CWOX's CAUC of the questions' two sides; ``[N]``, lower is better; see :func:`~.cwox.cauc`."""
     curve, favoured, rivals, salient = _contrast_along(forward_func, inputs, attributions, target)
     return cauc(curve, favoured, rivals, salient=salient)
 
@@ -88,7 +88,7 @@ def contrastive_area(
 def contrastive_drop(
     forward_func: Callable[..., Tensor], inputs: Tensor, attributions: Tensor, *, target: Any = None
 ) -> Tensor:
-    """CWOX's CDROP of the questions' two sides; ``[N]``, higher is better; see :func:`~.cwox.cdrop`."""
+    """Compute CWOX's CDROP of the questions' two sides; ``[N]``, higher is better; see :func:`~.cwox.cdrop`."""
     curve, favoured, rivals, salient = _contrast_along(forward_func, inputs, attributions, target)
     return cdrop(curve, favoured, rivals, salient=salient)
 
@@ -113,7 +113,7 @@ def _randomisation(
     target: Any = None,
     explain_model: Callable[[nn.Module, Tensor, Any], Tensor],
 ) -> Tensor:
-    """Stage by stage from the top; every layer where no plugin knows stages."""
+    """Compute parameter randomisation by stages from the top, or by layers where no plugin knows the stages."""
     layers = stages(forward_func)[::-1] or None
     return parameter_randomisation(forward_func, inputs, explain_model, target=target, layers=layers).mean()
 

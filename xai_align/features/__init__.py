@@ -1,4 +1,4 @@
-"""Feature spaces: how layers are found, how their tensors lie in the image, and how a network is cut there."""
+"""Feature spaces: finding layers, mapping their tensors to the image, and running a network through them."""
 
 from xai_align.features.resolve_layer import Layer, layer_names, resolve_layer
 

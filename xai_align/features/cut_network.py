@@ -1,4 +1,4 @@
-"""A network cut at a feature space, so that methods made for convolutions find ``[N, C, h, w]`` at a module there."""
+"""A network with a feature space exposed at a module as ``[N, C, h, w]``, for methods made for convolutions."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from xai_align.hookspecs import FeatureSpace
 
 
 class CutNetwork(nn.Module):
-    """The model's own function, showing one tensor of a feature space to whoever hooks or replaces ``here``.
+    """The model's own function with one tensor of a feature space passed through the module ``here``.
 
-    What is shown is ``[N, C, h, w]`` in the image's order, whatever the layout: prefix tokens pass by unseen.
-    It is a leaf, so gradients end there. What runs is a copy that shares the model's parameters, and the copy is no
-    submodule: whatever is done to all modules of the cut network (``eval()``, ``zero_grad()``, replacing a layer)
-    reaches neither.
+    Methods hook or replace ``here``. It receives ``[N, C, h, w]`` in the image's order for any layout, without prefix
+    tokens. The tensor is a leaf, so gradients end there. A copy that shares the model's parameters is run, and it is
+    not a submodule: operations on all modules of the cut network (``eval()``, ``zero_grad()``, replacing a layer)
+    affect neither the copy nor the model.
 
     Args:
         model: the network.
-        space: where it is cut.
+        space: the feature space to expose.
 
     Attributes:
-        here: the module whose output is shown.
-        part: which tensor of the feature space is shown.
-        parts: how many there are; known after a forward pass.
+        here: the module that receives the tensor.
+        part: index of the exposed tensor in the feature space.
+        parts: number of tensors in the feature space; known after a forward pass.
     """
 
     def __init__(self, model: nn.Module, space: FeatureSpace) -> None:
@@ -40,13 +40,13 @@ class CutNetwork(nn.Module):
         self.space = copy.rebind(space)
         self.part, self.parts = 0, 0
         self.training = False
-        self._model = (copy.module,)  # in a tuple, where PyTorch does not look for submodules
+        self._model = (copy.module,)  # in a tuple, so that PyTorch does not register it as a submodule
 
     def forward(self, images: Tensor, *extra: Any) -> Any:
-        """The model's output for images ``[N, C, H, W]``.
+        """Return the model's output for images ``[N, C, H, W]``.
 
         Raises:
-            ValueError: the feature space has no place in an image, or its layer does not run once.
+            ValueError: the feature space has no spatial layout, or its layer does not run exactly once.
         """
         numbers = count()
         size = (images.shape[-2], images.shape[-1])
@@ -64,7 +64,7 @@ class CutNetwork(nn.Module):
 
 
 def as_raster(z: Tensor, space: FeatureSpace, image_size: tuple[int, int]) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """``z`` as ``[N, C, h, w]`` in the image's order, and the way back; prefix tokens are put back as they were.
+    """Return ``z`` as ``[N, C, h, w]`` in the image's order, and the inverse, which restores prefix tokens.
 
     Raises:
         ValueError: it has neither the axes of a map nor those of tokens, or the tokens form no grid.
@@ -84,12 +84,12 @@ def as_raster(z: Tensor, space: FeatureSpace, image_size: tuple[int, int]) -> tu
 def as_raster_of_tokens(
     tokens: Tensor, space: FeatureSpace, image_size: tuple[int, int]
 ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """Patch tokens ``[N, C, L]`` as ``[N, C, h, w]``, and the way back."""
+    """Return patch tokens ``[N, C, L]`` as ``[N, C, h, w]``, and the inverse."""
     length = tokens.shape[2]
     rows, columns = token_grid(space, length, image_size)
     if space.to_raster is None:
         return tokens.unflatten(2, (rows, columns)), lambda x: x.flatten(2)
-    # order[k]: which token lies at the k-th place of the raster
+    # order[k]: index of the token at position k of the raster
     order = space.to_raster(torch.arange(length, dtype=torch.float32, device=tokens.device)[None])[0].long()
     inverse = order.argsort()
     return tokens[:, :, order].unflatten(2, (rows, columns)), lambda x: x.flatten(2)[:, :, inverse]

@@ -1,15 +1,15 @@
-"""How far perturbed inputs drive the hidden layers of a network from where they were.
+"""Deviations of a network's hidden layers under perturbed inputs.
 
 Definitions as in the evaluation of FEI (Zhang & McMillan, arXiv 2509.04588),
-for the output ``a`` of a layer for the input as it is and ``b`` for the
-perturbed one, over the layer's units:
+for the output ``a`` of a layer for the clean input and ``b`` for the perturbed
+one, over the layer's units:
 
-* ``mse``: mean of ``(a - b)^2``; in the layer's own units, not to be averaged over layers
+* ``mse``: mean of ``(a - b)^2``; on the layer's own scale, so don't average it over layers
 * ``relative``: ``||a - b||^2 / ||a||^2``
 * ``active``: share of the units with ``a > 0`` that have ``b > 0`` too
 * ``inactive``: share of the units with ``a <= 0`` that have ``b <= 0`` too
-* ``correlation``: Pearson's, of all units; 0 where ``b`` doesn't vary
-* ``cosine``: of the two as vectors; 0 where ``b`` is 0
+* ``correlation``: Pearson's r over all units; 0 where ``b`` is constant
+* ``cosine``: cosine similarity; 0 where ``b`` is 0
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ class Pathways:
     Attributes:
         layers: names of the layers.
         values: ``[N, F, L, M]``: for each example, fraction, layer and measure of :data:`MEASURES`.
-            NaN where a measure has no value: no active unit, a layer without variation.
+            NaN where a measure is not defined: no active unit, a constant layer.
     """
 
     layers: tuple[str, ...]
     values: Tensor
 
     def of(self, measure: str) -> Tensor:
-        """``[N, F, L]``: one measure.
+        """Return one measure, ``[N, F, L]``.
 
         Raises:
             ValueError: there is no such measure.
@@ -56,7 +56,7 @@ class Pathways:
 
 
 class HeldLayer:
-    """A layer's outputs for the inputs as they are, ``[N, ...]``, and what every comparison with them needs."""
+    """A layer's outputs for the clean inputs, ``[N, ...]``, with the statistics for comparisons with them."""
 
     def __init__(self, clean: Tensor) -> None:
         channels_last = clean.dim() == 4 and clean.is_contiguous(memory_format=torch.channels_last)
@@ -69,7 +69,7 @@ class HeldLayer:
         self.count = self.active.sum(1)
 
     def deviations(self, rows: Sequence[int], now: Tensor) -> Tensor:
-        """``[M, 6]``: the :data:`MEASURES` of outputs ``[M, ...]`` for perturbed inputs that come from these rows."""
+        """Return the :data:`MEASURES` of outputs ``[M, ...]`` for perturbed inputs of these rows, ``[M, 6]``."""
         b, parts = self._flat(now), []
         start = 0
         for row, several in groupby(rows):
@@ -86,7 +86,7 @@ class HeldLayer:
         dd, ab, bb, mean = _dots(changed, changed), b @ a, _dots(b, b), b.mean(1)
         covariance = ab - units * self.mean[row] * mean
         variation = (bb - units * mean.square()).clamp(min=0)
-        # what rounding leaves of a layer that does not vary is no variation
+        # a constant layer has zero variation, up to rounding
         variation = torch.where(variation <= 1e-6 * bb, 0.0, variation)
         return torch.stack(
             [
@@ -106,22 +106,22 @@ class HeldLayer:
 
 
 def deviations(clean: Tensor, now: Tensor) -> Tensor:
-    """``[N, 6]``: the :data:`MEASURES` between two batches of a layer's outputs, ``[N, ...]`` each."""
+    """Return the :data:`MEASURES` between two batches of a layer's outputs, ``[N, ...]`` each, as ``[N, 6]``."""
     return HeldLayer(clean).deviations(range(len(clean)), now)
 
 
 def _dots(a: Tensor, b: Tensor) -> Tensor:
-    """Products of rows ``[N, U]`` with rows."""
+    """Return the dot products of the rows of two tables ``[N, U]``."""
     return torch.einsum("nu,nu->n", a, b)
 
 
 def _cosine(ab: Tensor, aa: Tensor, bb: Tensor) -> Tensor:
-    """``ab / sqrt(aa bb)``; 0 where there is no ``b``, NaN where there is no ``a`` to compare it with."""
+    """Return ``ab / sqrt(aa bb)``; 0 where ``bb`` is 0, NaN where ``aa`` is 0."""
     return torch.where((bb == 0) & (aa > 0), 0.0, ab / (aa.sqrt() * bb.sqrt()))
 
 
 class LayerWatch:
-    """Shows what named modules put out during a forward pass, at once, to whoever is told to ``see`` it."""
+    """Forward hooks that pass the outputs of named modules to a callback during a forward pass."""
 
     def __init__(self, names: tuple[str, ...]) -> None:
         self.names = names
@@ -130,10 +130,10 @@ class LayerWatch:
 
     @contextmanager
     def seeing(self, see: Callable[[str, Tensor], Any]) -> Iterator[dict[str, Any]]:
-        """Inside, ``see(name, output)`` is called for every layer; afterwards its answers are there by name.
+        """Call ``see(name, output)`` for every layer inside the block, and yield its results by name.
 
         Raises:
-            ValueError: a layer did not run, ran twice or gave no tensor.
+            ValueError: a layer did not run, ran twice or did not return a tensor.
         """
         self._see, self._seen = see, {}
         try:
@@ -146,7 +146,7 @@ class LayerWatch:
 
     @classmethod
     def on(cls, replica: nn.Module, names: Sequence[str] | None) -> LayerWatch:
-        """Watch these modules of a replica as long as it lives; by default the stages that a plugin names.
+        """Hook these modules of a replica, for its whole lifetime; by default the stages that a plugin names.
 
         Raises:
             ValueError: a module is not found, or no stages are known.

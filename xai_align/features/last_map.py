@@ -1,4 +1,4 @@
-"""The last feature map of a network that no plugin knows: where its evidence is still spread over the image."""
+"""The last spatial feature map of a network that no plugin knows."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from xai_align.hookspecs import FeatureSpace
 
 
 def last_map(model: nn.Module, image: Tensor) -> FeatureSpace | None:
-    """The last module output ``[1, C, h, w]`` of more than one place, in the order in which modules end.
+    """Return the last module output ``[1, C, h, w]`` with more than one position, in the order in which modules end.
 
-    It is ``layer4`` of a ResNet and ``features`` of a DenseNet: what global pooling is given, with the
-    normalisation and activation behind the last convolution. Modules that run more than once don't count. It is
-    looked for with noise, the same at every call, so that it is the network's place and not an image's.
+    It is ``layer4`` of a ResNet and ``features`` of a DenseNet: the input of global pooling, after the normalisation
+    and activation that follow the last convolution. Modules that run more than once are ignored. The network is run
+    on fixed noise, so that the result depends on the network and not on an image.
 
     Args:
         model: the network; a copy in eval mode is run.
         image: ``[1, C, H, W]``, for shape, dtype and device alone.
 
-    Returns:
-        The place; None if there is no such map.
+        Returns:
+            The feature space; None if there is no such map.
     """
     runs: dict[str, int] = {}
     maps: list[str] = []

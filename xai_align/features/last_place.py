@@ -1,4 +1,4 @@
-"""The last place in a network of tokens where patches still have something to say."""
+"""The last layer of a token network at which patch tokens still affect the output."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from xai_align.hookspecs import FeatureSpace
 
 
 def last_place_that_counts(model: nn.Module, image: Tensor) -> FeatureSpace | None:
-    """The last module's output ``[N, L, C]`` in which patch tokens reach the output, None if there is none.
+    """Return the last module output ``[N, L, C]`` whose patch tokens affect the logits, None if there is none.
 
-    In a ViT with a class token that is the first norm of the last block: behind its attention only the class token
-    goes on to the head. It is found by one forward and one backward pass on noise, the same at every
-    call, so that it is the network's place and not an image's. Only tokens as they travel along the network count:
-    of the width that most such tensors have, and no linear layer's queries, keys and values.
+    In a ViT with a class token that is the first norm of the last block: after its attention, only the class token
+    reaches the head. It is found by one forward and one backward pass on fixed noise, so that the result depends on
+    the network and not on an image. Only tokens of the residual stream count: those of the most common width, and
+    not queries, keys and values of linear layers.
 
     Args:
         model: the network; a copy in eval mode is run.
@@ -37,7 +37,7 @@ def last_place_that_counts(model: nn.Module, image: Tensor) -> FeatureSpace | No
 
 
 def _token_outputs(model: nn.Module, image: Tensor) -> list[tuple[str, Tensor, Tensor]]:
-    """Modules that run once and give ``[1, L, C]``, in the order of running: name, output, gradient."""
+    """Return the modules that run once and give ``[1, L, C]``, in execution order: name, output, gradient."""
     seen: dict[str, list[Tensor]] = {}
 
     def remember(name: str) -> Any:
@@ -57,7 +57,7 @@ def _token_outputs(model: nn.Module, image: Tensor) -> list[tuple[str, Tensor, T
         once = {name: outputs[0] for name, outputs in seen.items() if len(outputs) == 1}
         if not once:
             return []
-        # squares, so that classes cannot cancel
+        # squared, so that classes cannot cancel out
         score = logits.float().square().sum()
         gradients = torch.autograd.grad(score, list(once.values()), allow_unused=True)
     pairs = zip(once.items(), gradients, strict=True)
@@ -65,12 +65,12 @@ def _token_outputs(model: nn.Module, image: Tensor) -> list[tuple[str, Tensor, T
 
 
 def _is_tokens(output: Tensor) -> bool:
-    """``[1, L, C]``: a single token is a class token on its own, and several examples are pieces of the image."""
+    """Return whether this is ``[1, L, C]`` with ``L > 1``: not a class token alone, and not windows of the image."""
     return output.dim() == 3 and output.shape[0] == 1 and output.shape[1] > 1 and output.requires_grad
 
 
 def _counts(gradient: Tensor, name: str, model: nn.Module, image: Tensor) -> bool:
-    """Whether patches on a grid have a gradient there."""
+    """Return whether the patch tokens form a grid and have a nonzero gradient."""
     space = plugins.feature_space(model, name) or FeatureSpace(layer=name)
     patches = gradient if layout_of(gradient, space) == "NLC" else gradient.transpose(1, 2)
     patches = patches[:, space.prefix_tokens :]

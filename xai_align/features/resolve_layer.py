@@ -1,4 +1,4 @@
-"""One way to say where in a network: a layer's name, its module, or a feature space; or nothing, for the default."""
+"""Resolution of layers: from a name, a module, a feature space, or None for the default, to a feature space."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from xai_align.features.unwrapping import unwrapped
 from xai_align.hookspecs import FeatureSpace
 from xai_align.question import QuestionModel
 
-#: How a caller may name one layer. None: the default for the purpose.
+#: One layer, as a caller may specify it. None: the default for the purpose.
 Layer: TypeAlias = str | nn.Module | FeatureSpace | None
-#: How a caller may name several, e.g. those whose activations are compared.
+#: Several layers, e.g. those whose activations are compared.
 Layers: TypeAlias = Sequence[str | nn.Module | FeatureSpace]
 #: "readout": contributions are read there. "gradient": a feature map is weighted by its gradient, as in Grad-CAM.
-#: "map": the same, where the network's own training looks at the map.
+#: "map": the same, for maps that are used in training.
 Purpose = Literal["readout", "gradient", "map"]
 
 
@@ -29,28 +29,28 @@ Purpose = Literal["readout", "gradient", "map"]
 def resolve_layer(
     model: nn.Module, layer: Layer = None, *, purpose: Purpose = "readout", image: Tensor | None = None
 ) -> FeatureSpace:
-    """Return the feature space that ``layer`` means, or the default for a purpose.
+    """Return the feature space of ``layer``, or the default for a purpose.
 
-    Defaults come from the plugins where one knows the network: the head's input, or the patch embedding in front of a
-    class token, where "gradient" and "map" take the last tokens that still reach the answer instead. In other
-    networks, "readout" is the input, "gradient" the output of the last ``Conv2d``, and "map" the last
-    feature map on the way (``layer4`` of a ResNet), else as "gradient".
+    Defaults come from the plugins where one knows the network: the head's input, or, for a network with a class
+    token, the patch embedding ("readout") or the last tokens that still affect the answer ("gradient" and "map"). In
+    other networks, "readout" is the input, "gradient" the output of the last ``Conv2d``, and "map" the last
+    feature map (``layer4`` of a ResNet), or else that of "gradient".
 
     Args:
-        model: the network; compiled, data-parallel and retrofitted ones, and those that are asked a question, are
-            looked into. A retrofitted one is read where it was retrofitted.
+        model: the network; compiled, data-parallel, retrofitted and question models are unwrapped. For a
+            retrofitted one the default is its own feature space.
         layer: a dotted name, ``"input"``, a module of the model, a :class:`~xai_align.FeatureSpace`, or None.
-        purpose: which default.
+        purpose: selects the default.
         image: ``[1, C, H, W]``, for shape, dtype and device alone; needed for the defaults of "gradient" and "map",
-            which may take one pass of noise.
+            which may run the network once on noise.
 
     Raises:
-        ValueError: there is no such layer, with what there is instead; or no default.
-        TypeError: this names no single layer.
+        ValueError: there is no such layer (the message lists those there are), or no default.
+        TypeError: ``layer`` is not a single layer.
 
     Example::
 
-        space = resolve_layer(model, "layer3")
+        resolve_layer(model, "conv2").layer  # "conv2"
     """
     if purpose not in get_args(Purpose):
         raise ValueError(f"purpose is {purpose!r}; it is one of {', '.join(map(repr, get_args(Purpose)))}")
@@ -73,11 +73,15 @@ def resolve_layer(
 
 
 def layer_names(model: Any, layers: Layers | None) -> list[str] | None:
-    """Return the names of layers that are given as names, modules or feature spaces; None stays None.
+    """Return the names of layers given as names, modules or feature spaces; None stays None.
 
     Raises:
         ValueError: a module is not part of the model.
-        TypeError: this is no list of layers.
+        TypeError: ``layers`` is not a list of layers.
+
+    Example::
+
+        layer_names(model, ["conv1", model.conv2])  # ["conv1", "conv2"]
     """
     if layers is None:
         return None
@@ -107,7 +111,7 @@ def last_convolution(model: nn.Module) -> FeatureSpace:
 
 
 def _network(model: Any) -> tuple[Any, Any]:
-    """The network itself, and where a retrofit wants it read."""
+    """Return the unwrapped network, and the feature space of a retrofit, else None."""
     inner, own = unwrapped(model)
     while isinstance(inner, QuestionModel):
         inner, own = unwrapped(inner.model)
@@ -122,7 +126,7 @@ def _named(model: nn.Module, layer: Any) -> FeatureSpace:
         return FeatureSpace(layer="input", layout="NCHW")
     default = plugins.feature_space(model)
     if default is not None and default.layer == name:
-        return default  # also by the name that a plugin gives to a place that is no layer
+        return default  # also if a plugin's name for it is not that of a module
     find_layer(model, name)
     return plugins.feature_space(model, name) or FeatureSpace(layer=name)
 

@@ -1,4 +1,4 @@
-"""How to run a model with its feature space in hand: from the input, from a layer, or from a split."""
+"""Routes: running a model through a feature space, at the input, at layers, or at a split."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from torch.utils._pytree import tree_map
 from xai_align._tools.logits import select_logits
 from xai_align.hookspecs import FeatureSpace
 
-#: Told each tensor of a feature space as the model computes it, and the number of that space among those of the
-#: route; answers with what the model goes on with.
+#: Function called with the index of a feature space in the route and each of its tensors as the model computes it;
+#: returns the tensor that the model continues with.
 Put: TypeAlias = Callable[[int, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Route:
-    """A way to compute the logits through ``z``. With a split, ``z`` is known and only the head runs.
+    """Computation of the logits through ``z``. With a split, ``z`` is known and only the head runs.
 
     Attributes:
-        forward: ``(inputs, put)`` to what the model returns.
-        inputs: of the model.
-        spaces: how many feature spaces lie on the way.
+        forward: function of ``(inputs, put)`` that returns the model's output.
+        inputs: the model's inputs.
+        spaces: number of feature spaces on the route.
         z: the features of a split, else None.
-        select: from what the model returns to its logits.
+        select: function that selects the logits from the model's output.
     """
 
     forward: Callable[[Sequence[Any], Put], Any]
@@ -40,21 +40,21 @@ class Route:
 
     @property
     def has_zero_inputs(self) -> bool:
-        """Whether the model can be run on zeros in place of its inputs: not where only a head runs."""
+        """True if the model can be run on zeros in place of its inputs, which is not so if only a head runs."""
         return self.z is None
 
     def given(self, *, zeros: bool = False) -> Sequence[Any]:
-        """Copies of the inputs, or zeros like them: the network may write into what it is given."""
+        """Return copies of the inputs, or zeros like them, since the network may modify its inputs in place."""
         if self.z is not None:
             return self.inputs
         return [torch.zeros_like(x) if zeros else x.clone() for x in self.inputs]
 
     def run(self, put: Put, given: Sequence[Any] | None = None) -> Any:
-        """Compute the logits; prepare what is ``given`` before an interception is on."""
+        """Compute the logits; call :meth:`given` before an interception is entered."""
         return self.select(self.returned(put, given))
 
     def returned(self, put: Put, given: Sequence[Any] | None = None) -> Any:
-        """What the model returns, its logits among it."""
+        """Return the model's whole output, of which the logits are a part."""
         return self.forward(self.given() if given is None else given, put)
 
 
@@ -67,18 +67,18 @@ def route_through(
     output: str | int | None = None,
     z: Any = None,
 ) -> Route:
-    """The route by which ``model`` computes its logits through all of ``spaces``, in one pass.
+    """Return the route by which ``model`` computes its logits through all of ``spaces``, in one pass.
 
     Args:
         model: the network; its layers get hooks while the route runs, so give a replica.
         spaces: one with a split, or any number without.
         inputs: the model's inputs.
         extra: its further arguments.
-        output: which of the model's outputs are the logits.
+        output: key, field or position of the logits in the model's output.
         z: the features of a split, if they are known.
 
     Raises:
-        ValueError: a layer of a space does not exist, or two spaces name the same.
+        ValueError: a layer of a space does not exist, or two spaces name the same one.
     """
     if len(spaces) == 1 and spaces[0].split is not None:
         return _through_split(spaces[0], inputs, extra, z)
@@ -102,10 +102,10 @@ def route_through(
 
 
 def find_layer(model: nn.Module, name: str) -> nn.Module:
-    """The module of this dotted name.
+    """Return the module of this dotted name.
 
     Raises:
-        ValueError: there is none; the message tells what there is at that place.
+        ValueError: there is none; the message lists the modules at that level.
     """
     module = model
     path = name.split(".")
@@ -120,7 +120,7 @@ def find_layer(model: nn.Module, name: str) -> nn.Module:
 
 
 def layer_name(model: nn.Module, layer: nn.Module) -> str:
-    """The dotted name of a module of the model.
+    """Return the dotted name of a module of the model.
 
     Raises:
         ValueError: the module is not part of the model.
@@ -180,7 +180,7 @@ def _forward_hooks(hooks: dict[nn.Module, Callable[..., Any]]) -> Iterator[None]
 
 
 def _placed(output: Any, place: Callable[[Tensor], Tensor]) -> Any:
-    """``output`` with each of its floating tensors put in place, containers kept."""
+    """Return ``output`` with ``place`` applied to each of its floating-point tensors, in the same containers."""
     if isinstance(output, Tensor):
         return place(output) if _is_floating(output) else output
     if isinstance(output, tuple) and hasattr(output, "_fields"):
@@ -193,7 +193,7 @@ def _placed(output: Any, place: Callable[[Tensor], Tensor]) -> Any:
 
 
 def _own_copy(value: Any) -> Any:
-    """A network may write into its further arguments too."""
+    """Return a copy of a tensor, since a network may modify its further arguments in place too."""
     return value.detach().clone() if isinstance(value, Tensor) else value
 
 

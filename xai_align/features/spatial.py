@@ -1,4 +1,4 @@
-"""From a feature space's own axes to the image: grids and tokens."""
+"""Mapping of a feature space's axes to the image: grids and tokens."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from xai_align.hookspecs import FeatureSpace, Layout
 
 
 def contribution_map(contributions: Tensor, space: FeatureSpace, image_size: tuple[int, int]) -> Tensor:
-    """Contributions in the feature space's shape to a grid ``[N, h, w]``: channels summed, prefix tokens left out."""
+    """Return contributions in the feature space's shape as a grid ``[N, h, w]``: channels summed, no prefix tokens."""
     layout = layout_of(contributions, space)
     if layout == "NCHW":
         return contributions.sum(1)
@@ -21,7 +21,7 @@ def contribution_map(contributions: Tensor, space: FeatureSpace, image_size: tup
 
 
 def on_grid(cells: Tensor, z: Tensor, space: FeatureSpace, image_size: tuple[int, int]) -> Tensor:
-    """Cells ``[N, K, P]``, one for each position of ``z`` (prefix tokens left out), to maps ``[N, K, h, w]``."""
+    """Reshape cells ``[N, K, P]``, one for each position of ``z`` without prefix tokens, to maps ``[N, K, h, w]``."""
     layout = layout_of(z, space)
     if layout in ("NCHW", "NHWC"):
         return cells.unflatten(-1, z.shape[2:] if layout == "NCHW" else z.shape[1:3])
@@ -29,13 +29,13 @@ def on_grid(cells: Tensor, z: Tensor, space: FeatureSpace, image_size: tuple[int
 
 
 def _tokens_on_grid(cells: Tensor, space: FeatureSpace, image_size: tuple[int, int]) -> Tensor:
-    """``[N, L]`` to ``[N, h, w]``."""
+    """Reshape ``[N, L]`` to ``[N, h, w]``."""
     rows, columns = token_grid(space, cells.shape[1], image_size)
     return (space.to_raster(cells) if space.to_raster else cells).reshape(len(cells), rows, columns)
 
 
 def layout_of(z: Tensor, space: FeatureSpace) -> Layout:
-    """The layout of a tensor of this space.
+    """Return the layout of a tensor of this space.
 
     Raises:
         ValueError: it has neither the axes of a map nor those of tokens.
@@ -51,7 +51,7 @@ def layout_of(z: Tensor, space: FeatureSpace) -> Layout:
 
 
 def prefix_part(contributions: Tensor, space: FeatureSpace) -> Tensor:
-    """``[N]``: the sum of the contributions of prefix tokens."""
+    """Return the sum of the contributions of prefix tokens, ``[N]``."""
     if not space.prefix_tokens or contributions.dim() != 3:
         return contributions.new_zeros(len(contributions))
     tokens = contributions if layout_of(contributions, space) == "NLC" else contributions.transpose(1, 2)
@@ -59,7 +59,7 @@ def prefix_part(contributions: Tensor, space: FeatureSpace) -> Tensor:
 
 
 def token_grid(space: FeatureSpace, tokens: int, image_size: tuple[int, int]) -> tuple[int, int]:
-    """Rows and columns of ``tokens`` patch tokens.
+    """Return the rows and columns of a grid of ``tokens`` patch tokens.
 
     Raises:
         ValueError: no grid of this many tokens has the image's proportions.
@@ -68,7 +68,7 @@ def token_grid(space: FeatureSpace, tokens: int, image_size: tuple[int, int]) ->
 
 
 def proportional_grid(image_size: tuple[int, int], tokens: int) -> tuple[int, int]:
-    """Rows and columns of ``tokens`` cells that have the proportions of an image ``(H, W)``.
+    """Return the rows and columns of a grid of ``tokens`` cells with the proportions of an image ``(H, W)``.
 
     Raises:
         ValueError: there is no such grid.

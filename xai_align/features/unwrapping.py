@@ -1,4 +1,4 @@
-"""Behind a wrapper stands the network whose operations can be seen and whose layers have their own names."""
+"""Unwrapping of compiled, data-parallel and retrofitted models, whose wrappers rename layers or hide operations."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch import nn
 
 @runtime_checkable
 class Retrofitted(Protocol):
-    """A module that only adds a readout to a network: :class:`~xai_align.pinet.ExactPiNet`."""
+    """Module that only adds a readout to a network: :class:`~xai_align.pinet.ExactPiNet`."""
 
     backbone: nn.Module
     feature_space: Any
 
 
 def unwrapped(model: Any) -> tuple[Any, Any]:
-    """The network inside compiled, data-parallel and retrofitted models; where a retrofit wants it read, or None."""
+    """Return the network inside compiled, data-parallel and retrofitted models, and a retrofit's feature space."""
     where = None
     while isinstance(model, nn.Module):
         if isinstance(getattr(model, "_orig_mod", None), nn.Module):  # torch.compile

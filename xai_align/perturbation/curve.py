@@ -1,8 +1,8 @@
-"""Perturbation curves: what a network says while more and more of its input is taken away.
+"""Perturbation curves: outputs of a network while features of its input are removed step by step.
 
-Everything that removes or keeps things is measured here, in one pass for any
-number of series: features are ranked once, the unperturbed input and inputs
-with everything removed are shared, and masks are made from ranks in batches.
+All metrics that remove or keep features measure them here, in one pass for any
+number of series: features are ranked once, the unperturbed and the fully
+removed inputs are shared, and masks are computed from ranks in batches.
 Metrics are pure functions of the curves.
 """
 
@@ -28,23 +28,28 @@ from xai_align.perturbation.series import TENTHS, Order, Series
 from xai_align.perturbation.window import Window
 from xai_align.pinet.input_checks import forward_arguments
 
-#: Inputs to the network at once, where the caller does not say: a processor's cache is small, a GPU is wide.
+#: Default batch sizes of the network: small enough for a CPU's cache, large enough to fill a GPU.
 BATCH_ON_CPU, BATCH_ON_GPU = 6, 128
-#: Examples whose ranks, fills and layers are held at once.
+#: Number of examples whose ranks, fills and layers are held at once.
 EXAMPLES_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
 class Curve:
-    """What the network said along one series.
+    """Outputs of the network along one series.
 
     Attributes:
-        fractions: ``[F]``, float64: the share of the features that was removed.
-        clean: ``[N, K]``: outputs for the inputs as they are; probabilities unless ``activation`` is None.
-        masked: ``[N, F, K]``: outputs with so much removed; NaN for an example whose map is all equal.
-        activation: how outputs became probabilities.
+        fractions: ``[F]``, float64: the shares of the features that were removed.
+        clean: ``[N, K]``: outputs for the unperturbed inputs; probabilities unless ``activation`` is None.
+        masked: ``[N, F, K]``: outputs with these shares removed; NaN for an example with a constant map.
+        activation: the function from logits to probabilities.
         scores: ``[N, P]``: the features' scores, most relevant first (series of order "single" only).
-        pathways: deviations of hidden layers, if they were watched.
+        pathways: deviations of hidden layers, if they were recorded.
+
+    Example::
+
+        curve = perturbation_curve(model, images, images.abs(), fractions=(0.1, 0.5))
+        curve.clean.shape, curve.masked.shape  # [2, 1000], [2, 2, 1000]
     """
 
     fractions: Tensor
@@ -68,19 +73,24 @@ def perturbation_curve(
     grid: tuple[int, int] | None = None,
     **options: Any,
 ) -> Curve:
-    """One series; see :func:`perturbation_curves` for further options.
+    """Compute the curve of one series; see :func:`perturbation_curves` for further options.
 
     Args:
         forward_func: gives logits ``[N, K]``.
         inputs: ``[N, D]``, ``[N, L, C]`` (tokens) or ``[N, C, H, W]``.
         attributions: in the inputs' shape, or one score for each position.
-        fractions: shares of the features to remove, in [0, 1]; ``floor(fraction * P)`` features go.
-        order: which features go first.
-        baselines: what stands where something was removed: a number, "mean", "blur", "noise",
+        fractions: shares of the features to remove, in [0, 1]; ``floor(fraction * P)`` features are removed.
+        order: which features are removed first; see :class:`Series`.
+        baselines: replacement of removed features: a number, "mean", "blur", "noise",
             "uniform", "noisy_linear", a tensor, a function of the inputs, or an imputer.
         feature_mask: integer labels of regions that are removed as a whole, e.g. superpixels.
-        grid: the regions are the cells of a grid of so many rows and columns.
+        grid: rows and columns of a grid whose cells are the regions.
         **options: as in :func:`perturbation_curves`.
+
+    Example::
+
+        curve = perturbation_curve(model, images, images.abs(), fractions=(0.1, 0.5), baselines="blur")
+        curve.masked[:, :, 281]  # [2, 2], probability of class 281 with 10 % and 50 % of the pixels blurred
     """
     series = Series(baselines, order, tuple(map(float, fractions)), grid)
     return perturbation_curves(forward_func, inputs, attributions, [series], feature_mask=feature_mask, **options)[0]
@@ -101,19 +111,19 @@ def perturbation_curves(
     autocast: torch.dtype | None = None,
     show_progress: bool = False,
 ) -> list[Curve]:
-    """The curves of several series in one pass.
+    """Compute the curves of several series in one pass.
 
     Args:
         forward_func: gives logits ``[N, K]``; an ``nn.Module`` must be in eval mode.
         inputs: ``[N, D]``, ``[N, L, C]`` (tokens) or ``[N, C, H, W]``.
         attributions: in the inputs' shape, or one score for each position.
-        series: what to remove and how.
+        series: the series to measure.
         feature_mask: integer labels of regions, for series without a grid.
-        layers: names of the modules to watch, for series that watch layers; None: the stages that a
+        layers: names of the modules to record, for series that record layers; None: the stages that a
             plugin names.
-        activation: how outputs become probabilities.
-        additional_forward_args: further arguments; tensors of the batch's length are cut along.
-        internal_batch_size: how many perturbed inputs go through the network at once.
+        activation: the function from logits to probabilities.
+        additional_forward_args: further arguments; tensors of the batch's length are split with it.
+        internal_batch_size: number of perturbed inputs in one forward pass.
         autocast: run the network, and nothing else, in this precision, e.g. ``torch.bfloat16``.
         show_progress: show a progress bar.
 
@@ -122,7 +132,12 @@ def perturbation_curves(
 
     Raises:
         ValueError: shapes, fills, fractions or layers don't fit, values are not finite, the model is
-            in train mode, or its output is no ``[N, K]``.
+            in train mode, or its output is not ``[N, K]``.
+
+    Example::
+
+        series = [Series("blur", order) for order in ("morf", "lerf")]
+        morf, lerf = perturbation_curves(model, images, images.abs(), series)
     """
     parts: list[list[Curve]] = []
     walk_curves(
@@ -158,9 +173,9 @@ def walk_curves(
     autocast: torch.dtype | None = None,
     show_progress: bool = False,
 ) -> None:
-    """As :func:`perturbation_curves`, a few examples at a time: ``consume(rows, curves)`` is called for each few.
+    """Compute :func:`perturbation_curves` in chunks of examples: ``consume(rows, curves)`` is called for each chunk.
 
-    Who keeps only scores of the curves needs the same memory for any number of examples.
+    A consumer that keeps only scores needs constant memory for any number of examples.
     """
     _check(forward_func, inputs, internal_batch_size)
     scores = position_scores(attributions, inputs).to(inputs.device)

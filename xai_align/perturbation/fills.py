@@ -1,8 +1,8 @@
-"""What stands where something was removed: the substrate of a perturbation.
+"""Fills: the values that replace removed features.
 
-A fill is given as a number, a name of :data:`FILLS`, a tensor, a function of
-the inputs, or an imputer: an object whose ``impute(inputs, removed)`` looks at
-what is still there, as noisy linear imputation does.
+A fill is a number, a name of :data:`FILLS`, a tensor, a function of the
+inputs, or an imputer: an object whose ``impute(inputs, removed)`` computes the
+fill from the features that are kept, as noisy linear imputation does.
 """
 
 from __future__ import annotations
@@ -18,38 +18,43 @@ from torch import Tensor, nn
 
 @runtime_checkable
 class Imputer(Protocol):
-    """A fill that depends on what is removed."""
+    """Fill that depends on which features are removed."""
 
     def impute(self, inputs: Tensor, removed: Tensor) -> Tensor:
-        """Inputs ``[M, C, H, W]`` with what ``removed`` (``[M, 1, H, W]``, bool) marks filled in."""
+        """Return inputs ``[M, C, H, W]`` with the pixels that ``removed`` (``[M, 1, H, W]``, bool) marks filled in."""
 
 
-#: From rows of a batch (``[M]`` indices) and what is removed of them to the perturbed inputs.
+#: Function from rows of a batch (``[M]`` indices) and the mask of removed features to the perturbed inputs.
 Filler: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 
 def channel_means(inputs: Tensor) -> Tensor:
-    """Each example's mean over positions, for each channel."""
+    """Return each example's mean over positions, for each channel, in the inputs' shape."""
     axes = tuple(range(2, inputs.dim())) if inputs.dim() > 3 else (1,)
     return inputs.mean(axes, keepdim=True).expand_as(inputs)
 
 
 @dataclass(frozen=True)
 class GaussianBlur:
-    """Blur as in RISE's evaluation (Petsiuk et al. 2018): 11 x 11 kernel of sigma 5, zeros beyond the border.
+    """Blur as in RISE's evaluation (Petsiuk et al. 2018): 11 x 11 kernel of sigma 5, zero padding.
 
-    The kernel is a Gaussian folded back into its window at the edges (so that it sums to one), which
-    is what filtering a unit impulse with reflecting borders gives.
+    The kernel is a Gaussian reflected into its window at the edges (so that it sums to one): the result
+    of filtering a unit impulse with reflecting borders.
+
+    Example::
+
+        blurred = GaussianBlur()(images)  # [2, 3, 32, 32]
+        perturbation_curve(model, images, images.abs(), baselines=GaussianBlur(size=5, sigma=2.0))
     """
 
     size: int = 11
     sigma: float = 5.0
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        """Blurred images ``[N, C, H, W]``.
+        """Return blurred images ``[N, C, H, W]``.
 
         Raises:
-            ValueError: the inputs are no images.
+            ValueError: the inputs are not images.
         """
         if inputs.dim() != 4:
             raise ValueError(f"blur needs images [N, C, H, W], the inputs have shape {list(inputs.shape)}")
@@ -63,7 +68,7 @@ class GaussianBlur:
         radius, middle = int(4 * self.sigma + 0.5), self.size // 2
         weights = {offset: exp(-0.5 * (offset / self.sigma) ** 2) for offset in range(-radius, radius + 1)}
         total = sum(weights.values())
-        # the sample at i + offset, reflected into the window, is the impulse when it lands in the middle
+        # the sample at i + offset, reflected into the window, is the impulse if it is the middle one
         return torch.tensor(
             [
                 sum(w for offset, w in weights.items() if _reflected(i + offset, self.size) == middle) / total
@@ -75,23 +80,33 @@ class GaussianBlur:
 
 @dataclass(frozen=True)
 class Noise:
-    """One picture of random numbers, the same for every example: drawn from a seed, so every run sees it.
+    """Noise fill: one random image for all examples, drawn from a seed and so the same in every run.
 
     ``distribution``: "normal" (standard normal, as in FEI's evaluation) or "uniform" on [0, 1] (as in RFxG's).
+
+    Example::
+
+        perturbation_curve(model, images, images.abs(), baselines=Noise("uniform", seed=1))
     """
 
     distribution: str = "normal"
     seed: int = 0
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        """Noise in the shape of the inputs."""
+        """Return noise in the shape of the inputs."""
         generator = torch.Generator().manual_seed(self.seed)
         draw = torch.randn if self.distribution == "normal" else torch.rand
         return draw(inputs.shape[1:], generator=generator).to(inputs).expand_as(inputs)
 
 
 def noise_from(generator: torch.Generator, distribution: str = "normal") -> Noise:
-    """Noise whose seed is drawn from the caller's generator."""
+    """Return a noise fill whose seed is drawn from the caller's generator.
+
+    Example::
+
+        generator = torch.Generator().manual_seed(0)
+        first, second = noise_from(generator), noise_from(generator)  # with different seeds
+    """
     return Noise(distribution, int(torch.randint(2**31, (1,), generator=generator, device=generator.device)))
 
 
@@ -107,17 +122,17 @@ FILLS: dict[str, Callable[[], Any]] = {
 
 
 def filler(fill: Any, inputs: Tensor, *, rows: Tensor | None = None) -> Filler:
-    """How to fill these inputs: ``fill_in(rows, removed)`` gives the perturbed inputs of these rows.
+    """Return ``fill_in(rows, removed)``, which gives the perturbed inputs of these rows.
 
     Args:
         fill: a number, a name of :data:`FILLS`, a tensor of the inputs' shape (or with a batch of
             one), a function of the inputs, or an :class:`Imputer`.
         inputs: ``[N, ...]``.
-        rows: which examples of the caller's batch the inputs are, if ``fill`` is a tensor for all of it.
+        rows: indices of the inputs in the caller's batch, if ``fill`` is a tensor for all of it.
 
     Raises:
         ValueError: a name that is not known, or a fill that does not fit the inputs.
-        TypeError: none of these.
+        TypeError: ``fill`` is of another type.
     """
     fill = by_name(fill)
     if isinstance(fill, Imputer):
@@ -129,7 +144,7 @@ def filler(fill: Any, inputs: Tensor, *, rows: Tensor | None = None) -> Filler:
 
 
 def by_name(fill: Any) -> Any:
-    """The fill that a name of :data:`FILLS` stands for; other fills as they are.
+    """Return the fill of this name in :data:`FILLS`; other fills are returned as they are.
 
     Raises:
         ValueError: the name is not known.
@@ -142,7 +157,7 @@ def by_name(fill: Any) -> Any:
 
 
 def label_of(fill: Any) -> str:
-    """A short name for tables and file names."""
+    """Return a short name for tables and file names."""
     if isinstance(fill, str):
         return fill
     if isinstance(fill, int | float):
@@ -179,7 +194,7 @@ def _values(fill: Any, inputs: Tensor, rows: Tensor | None) -> Tensor:
 
 
 def _reflected(index: int, size: int) -> int:
-    """Where an index beyond the window lands when borders mirror: d c b a | a b c d | d c b a."""
+    """Return the index in the window after reflection at its borders: d c b a | a b c d | d c b a."""
     index %= 2 * size
     return index if index < size else 2 * size - 1 - index
 

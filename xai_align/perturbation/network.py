@@ -1,4 +1,4 @@
-"""The network as perturbed inputs go through it: in batches, to probabilities, perhaps in mixed precision."""
+"""Evaluation of the network on perturbed inputs: in batches, to probabilities, optionally in mixed precision."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch import Tensor
 
 from xai_align.features.hidden_layers import LayerWatch
 
-#: How outputs become probabilities; "auto": softmax, for one output sigmoid; None: outputs as they are.
+#: Function from logits to probabilities; "auto": softmax, or sigmoid for a single output; None: raw outputs.
 Activation = Literal["auto", "softmax", "sigmoid"] | None
 
 
 @dataclass
 class Network:
-    """The network with everything that is the same for every pass; called, it gives outputs ``[M, K]``."""
+    """The network with the settings shared by all passes; calling it returns outputs ``[M, K]``."""
 
     forward_func: Callable[..., Tensor]
     extra: tuple[Any, ...]
@@ -28,10 +28,10 @@ class Network:
     batch_size: int
 
     def __call__(self, x: Tensor, rows: Tensor) -> Tensor:
-        """Outputs ``[M, K]`` for perturbed inputs that come from these rows of the caller's batch."""
+        """Return outputs ``[M, K]`` for perturbed inputs of these rows of the caller's batch."""
         extra = tuple(self._cut(argument, rows) for argument in self.extra)
         if x.dim() == 4:
-            x = x.contiguous(memory_format=torch.channels_last)  # convolutions are quicker so
+            x = x.contiguous(memory_format=torch.channels_last)  # faster convolutions
         with torch.autocast(x.device.type, dtype=self.autocast, enabled=self.autocast is not None):
             out = self.forward_func(x, *extra)
         if not isinstance(out, Tensor) or out.dim() not in (1, 2) or len(out) != len(x):

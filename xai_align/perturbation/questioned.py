@@ -1,9 +1,10 @@
-"""The one number per example that a question makes of a network's outputs, along a curve.
+"""The value of a question for a network's outputs, along a curve: one number per example.
 
-Of probabilities it is a probability: of the class (why A), of the group, the
-sum of its members' (why G), or of one side given either: ``p_A / (p_A + p_B)``
-(why A and not B; Jacovi et al. 2021). All are the sigmoid of the question's
-answer with log-sum-exp as the score of a group. Of raw logits it is the answer.
+For probabilities it is a probability: of the class (why A), of the group, summed
+over its members (why G), or of one side given that it is either:
+``p_A / (p_A + p_B)`` (why A and not B; Jacovi et al. 2021). All are the sigmoid
+of the question's answer with log-sum-exp as the score of a group. For raw logits
+it is the answer.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from xai_align.question import Question, as_questions
 
 
 def questions_of(curve: Curve, target: Any) -> list[Question]:
-    """One question for each example; ``target`` None: why the predicted class?
+    """Return one question for each example; ``target`` None: why the predicted class?
 
     Raises:
         TargetError: the target is not understood or names a class that the output does not have.
@@ -29,7 +30,7 @@ def questions_of(curve: Curve, target: Any) -> list[Question]:
 
 
 def questioned(outputs: Tensor, questions: list[Question], *, probabilities: bool) -> Tensor:
-    """``[N, ...]``: what the questions make of outputs ``[N, ..., K]``."""
+    """Return the values of the questions, ``[N, ...]``, for outputs ``[N, ..., K]``."""
     rows = [
         _probability(row, question) if probabilities else _answers(row, question)
         for row, question in zip(outputs, questions, strict=True)
@@ -38,7 +39,13 @@ def questioned(outputs: Tensor, questions: list[Question], *, probabilities: boo
 
 
 def curve_values(curve: Curve, target: Any = None) -> tuple[Tensor, Tensor]:
-    """``(clean [N], masked [N, F])``: the questioned number for the inputs as they are, and along the curve."""
+    """Return ``(clean [N], masked [N, F])``: the target's value for the clean inputs, and along the curve.
+
+    Example::
+
+        curve = perturbation_curve(model, images, images.abs())
+        clean, masked = curve_values(curve, Question.why_not(281, 282))  # [2], [2, 9]: p_281 / (p_281 + p_282)
+    """
     questions = questions_of(curve, target)
     probabilities = curve.activation is not None
     return (
@@ -48,8 +55,8 @@ def curve_values(curve: Curve, target: Any = None) -> tuple[Tensor, Tensor]:
 
 
 def _probability(p: Tensor, question: Question) -> Tensor:
-    """``[...]`` from probabilities ``[..., K]``."""
-    # which entries are meant, and whether the output has them
+    """Return the question's probability, ``[...]``, from probabilities ``[..., K]``."""
+    # the entries of the question, checked against the size of the output
     favoured, rivals = question.entries(p.reshape(-1, p.shape[-1])[0])
     mass = p[..., favoured].sum(-1)
     return mass / (mass + p[..., rivals].sum(-1)) if rivals and question.rivals is not None else mass

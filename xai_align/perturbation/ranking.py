@@ -1,9 +1,9 @@
-"""One stable ranking for everything that removes or keeps features.
+"""Stable ranking of features, shared by everything that removes or keeps them.
 
 Features are positions (pixels, tokens) or the regions of a ``feature_mask``.
-They are ranked by signed score, largest first; among equal scores the one
-that comes first in the input (row by row; for regions, the smaller label)
-goes first. Least relevant first is the exact reverse of that order.
+They are ranked by signed score, largest first; ties are ranked by their order
+in the input (row by row; for regions, the smaller label first). Least
+relevant first is the exact reverse of that order.
 """
 
 from __future__ import annotations
@@ -17,21 +17,31 @@ from torch import Tensor
 from xai_align._tools.callers_level import callers_level
 from xai_align.pinet.rounding import wide
 
-#: Above this share of tied features a ranking says more about the tie-break than about the map.
+#: Above this share of tied features the ranking depends more on the tie-break than on the map.
 MANY_TIES = 0.3
 
 
 class TieWarning(UserWarning):
-    """Many features share their score, so their order is the input's and not the map's."""
+    """Warning that many features share their score, so that they are ranked by position and not by the map.
+
+    Example::
+
+        import warnings
+
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            perturbation_curve(model, images, images.abs().round())  # few different values
+        caught[0].category  # TieWarning
+    """
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """The order in which features are taken.
+    """Ranks of the features of each example.
 
     Attributes:
         ranks: ``[N, *positions]``, int64: the rank of the feature at each position; 0 is the most relevant.
-        counts: ``[N]``, int64: how many features each example has.
+        counts: ``[N]``, int64: number of features of each example.
         scores: ``[N, P]``: the features' scores by rank, most relevant first; NaN after an example's last.
     """
 
@@ -41,19 +51,19 @@ class Ranking:
 
     @property
     def says_nothing(self) -> Tensor:
-        """``[N]``, bool: all scores of an example are equal, so that there is no ranking."""
+        """Examples without a ranking, as all their scores are equal: ``[N]``, bool."""
         last = self.scores.gather(1, (self.counts - 1)[:, None]).squeeze(1)
         return (self.counts > 1) & (self.scores[:, 0] == last)
 
 
 def positions_of(shape: torch.Size | tuple[int, ...]) -> tuple[int, ...]:
-    """The axes of an input that attributions rank.
+    """Return the sizes of the axes of an input that attributions rank.
 
     ``[N, D]``: the D entries. ``[N, L, C]``: the L tokens. ``[N, C, H, W]`` (and
     more axes): the pixels, all channels of a pixel together.
 
     Raises:
-        ValueError: the input has no axis beside the batch.
+        ValueError: the input has no axis other than the batch.
     """
     if len(shape) < 2:
         raise ValueError(f"the inputs have shape {list(shape)}; at least [N, D] is needed")
@@ -61,14 +71,14 @@ def positions_of(shape: torch.Size | tuple[int, ...]) -> tuple[int, ...]:
 
 
 def over_channels(per_position: Tensor, num_axes: int) -> Tensor:
-    """``[N, *positions]`` with an axis of one where inputs of ``num_axes`` axes have their channels."""
+    """Return ``[N, *positions]`` with a channel axis of one where inputs with ``num_axes`` axes have theirs."""
     if num_axes == 2:
         return per_position
     return per_position.unsqueeze(-1 if num_axes == 3 else 1)
 
 
 def position_scores(attributions: Tensor, inputs: Tensor) -> Tensor:
-    """Attributions as one score for each position, channels summed: ``[N, *positions]``.
+    """Return attributions as one score for each position, channels summed: ``[N, *positions]``.
 
     Args:
         attributions: in the inputs' shape, with one channel, or without a channel axis.
@@ -102,7 +112,7 @@ def rank(scores: Tensor, feature_mask: Tensor | None = None) -> Ranking:
     Args:
         scores: ``[N, *positions]``, finite.
         feature_mask: integer labels of regions, ``[*positions]``, ``[1, *positions]`` or
-            ``[N, *positions]`` (a channel axis of one, or Captum's repeated labels, are taken too).
+            ``[N, *positions]`` (a channel axis of one, or labels repeated over channels as in Captum, are accepted).
 
     Raises:
         ValueError: the mask has another shape; TypeError: its labels are not integers.
@@ -129,16 +139,25 @@ def rank(scores: Tensor, feature_mask: Tensor | None = None) -> Ranking:
 
 
 def descending_ranks(scores: Tensor) -> Tensor:
-    """``[N, P]`` scores to ranks ``[N, P]`` (int64): 0 for the largest; among equals the earlier goes first."""
+    """Return the ranks of scores ``[N, P]``, int64: 0 for the largest; ties are ranked in their order.
+
+    Example::
+
+        descending_ranks(torch.tensor([[0.1, 0.7, 0.7]]))  # [[2, 0, 1]]
+    """
     return rank(scores).ranks
 
 
 def tie_rate(attributions: Tensor, feature_mask: Tensor | None = None) -> Tensor:
-    """``[N]``: the share of features whose score another feature has too.
+    """Return the share of features whose score another feature has too, ``[N]``.
 
     Args:
         attributions: ``[N, *positions]``; for images with channels, ``[N, C, H, W]``, the channels are summed.
         feature_mask: as in :func:`rank`.
+
+    Example::
+
+        tie_rate(torch.tensor([[0.1, 0.7, 0.7, 0.3]]))  # [0.5]: two of four
     """
     scores = wide(attributions).sum(1) if attributions.dim() == 4 else wide(attributions)
     return _tied(rank(scores, feature_mask))
@@ -158,7 +177,7 @@ def warn_of_ties(ranking: Ranking) -> None:
 
 
 def _tied(ranking: Ranking) -> Tensor:
-    same = ranking.scores[:, 1:] == ranking.scores[:, :-1]  # NaN is equal to nothing
+    same = ranking.scores[:, 1:] == ranking.scores[:, :-1]  # NaN never compares equal
     nothing = same.new_zeros(len(same), 1)
     tied = torch.cat([same, nothing], 1) | torch.cat([nothing, same], 1)
     return tied.sum(1) / ranking.counts
@@ -170,7 +189,7 @@ def _inverse(order: Tensor) -> Tensor:
 
 
 def _labels(feature_mask: Tensor, scores: Tensor) -> Tensor:
-    """``[N, P]`` integer labels."""
+    """Return integer labels ``[N, P]``."""
     if not isinstance(feature_mask, Tensor) or feature_mask.is_floating_point() or feature_mask.is_complex():
         found = feature_mask.dtype if isinstance(feature_mask, Tensor) else type(feature_mask).__name__
         raise TypeError(f"the feature mask is {found}; give a tensor of integer labels")

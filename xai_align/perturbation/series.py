@@ -1,4 +1,4 @@
-"""One way of taking things away: what goes first, how much of it, and what stands there instead."""
+"""Series of perturbations: the order of removal, the shares to remove, and the fill."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from xai_align.perturbation.fills import label_of
 
 #: "morf": most relevant features are removed first. "lerf": least relevant first, the exact reverse.
-#: "single": of the removed features only the last is removed, each by itself.
+#: "single": each feature is removed alone; a fraction names the last feature that "morf" would remove.
 Order = Literal["morf", "lerf", "single"]
 
 #: 0.1, 0.2, ..., 0.9
@@ -22,14 +22,18 @@ TENTHS = tuple(tenth / 10 for tenth in range(1, 10))
 
 @dataclass(frozen=True)
 class Series:
-    """One way of taking things away.
+    """Series of perturbations: which features are removed in which order, and their fill.
 
     Attributes:
-        fill: what stands where something was removed; see :mod:`xai_align.perturbation.fills`.
-        order: which features go first.
+        fill: replacement of removed features; see :mod:`xai_align.perturbation.fills`.
+        order: "morf": most relevant first; "lerf": least relevant first; "single": each feature alone.
         fractions: shares of the features that are removed, in [0, 1].
-        grid: the features are the cells of a grid of so many rows and columns; None: positions.
-        layers: hidden layers are watched too.
+        grid: rows and columns of a grid whose cells are the features; None: positions.
+        layers: whether hidden layers are recorded.
+
+    Example::
+
+        Series("blur", "lerf", (0.25, 0.5), grid=(7, 7)).label  # "lerf blur 7x7"
     """
 
     fill: Any = 0.0
@@ -47,27 +51,27 @@ class Series:
 
     @property
     def label(self) -> str:
-        """A name for tables and plots, e.g. ``"morf blur"``."""
+        """Name for tables and plots, e.g. ``"morf blur"``."""
         return f"{self.order} {label_of(self.fill)}" + (f" {self.grid[0]}x{self.grid[1]}" if self.grid else "")
 
 
 def steps(count: int) -> tuple[float, ...]:
-    """``0, 1/n, ..., 1``."""
+    """Return ``0, 1/n, ..., 1``."""
     if count < 1:
         raise ValueError(f"{count} steps were asked for; give at least one")
     return tuple(step / count for step in range(count + 1))
 
 
 def removed_count(fraction: float, features: int) -> int:
-    """``floor(fraction * features)`` in exact arithmetic: 0.29 of 100 features are 29."""
+    """Return ``floor(fraction * features)`` in exact arithmetic: 0.29 of 100 features are 29."""
     return int(Fraction(fraction).limit_denominator(10**6) * features)
 
 
 def grid_mask(positions: Sequence[int], grid: tuple[int, int]) -> Tensor:
-    """Labels ``[H, W]`` of the cells of a grid: cell ``(r, c)`` covers pixels ``[H r / R, H (r + 1) / R)`` and so on.
+    """Return labels ``[H, W]`` of the cells of a grid: cell ``(r, c)`` covers rows ``[H r / R, H (r + 1) / R)`` etc.
 
     Raises:
-        ValueError: the inputs are no images, or smaller than the grid.
+        ValueError: the inputs are not images, or smaller than the grid.
     """
     if len(positions) != 2:
         raise ValueError(f"a grid of cells needs images, the inputs have positions {list(positions)}")

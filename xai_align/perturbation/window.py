@@ -1,4 +1,4 @@
-"""All series of a few examples in one pass: what is shared is computed once."""
+"""All series of a few examples in one pass; shared perturbations are computed once."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from xai_align.perturbation.network import Network
 from xai_align.perturbation.ranking import over_channels, rank, warn_of_ties
 from xai_align.perturbation.series import Series, grid_mask, removed_count
 
-#: What is removed of an example: number of the fill, grid, order, how many features.
+#: A perturbation of an example: index of the fill, grid, order, number of removed features.
 Key = tuple[int, tuple[int, int] | None, str, int]
-#: With nothing removed the input is what it was, whatever the fill and the order.
+#: With nothing removed the input is unchanged for any fill and order.
 NOTHING: Key = (-1, None, "nothing", 0)
 
 
 class Window:
-    """A few examples and what the network said about every perturbation of them.
+    """A few examples and the network's outputs for every perturbation of them.
 
     Args:
         network: the network.
         inputs: ``[W, ...]``.
         scores: ``[W, *positions]``.
-        series: what to remove and how.
+        series: the series to measure.
         feature_mask: labels of regions for series without a grid.
-        rows: ``[W]``: which examples of the caller's batch these are.
+        rows: ``[W]``: indices of the examples in the caller's batch.
 
     Attributes:
-        clean: ``[W, K]``: outputs for the inputs as they are.
-        rankings: for each grid that the series name.
+        clean: ``[W, K]``: outputs for the unperturbed inputs.
+        rankings: the ranking for each grid of the series.
     """
 
     def __init__(
@@ -63,15 +63,15 @@ class Window:
         self._run_all(others, watching=False)
 
     def outputs(self, one: Series) -> Tensor:
-        """``[W, F, K]``; NaN for an example whose map says nothing."""
+        """Return outputs ``[W, F, K]``; NaN for an example with a constant map."""
         return self._gathered(one, self._values)
 
     def deviations(self, one: Series) -> Tensor:
-        """``[W, F, L, M]`` of a series that watches layers; NaN for an example whose map says nothing."""
+        """Return ``[W, F, L, M]`` for a series that records layers; NaN for an example with a constant map."""
         return self._gathered(one, self._hidden)
 
     def keys(self, one: Series) -> list[list[Key]]:
-        """For each example, what the series removes of it at each of its fractions."""
+        """Return, for each example, the perturbation at each of the series' fractions."""
         wanted = by_name(one.fill)
         number = next(i for i, fill in enumerate(self._fills) if _same(fill, wanted))
         return [
@@ -86,7 +86,7 @@ class Window:
         return gathered
 
     def _run_clean(self, *, watching: bool) -> Tensor:
-        """Outputs for the inputs as they are; what a watched layer puts out is held."""
+        """Return outputs for the unperturbed inputs, and keep the outputs of recorded layers."""
         outputs, parts = [], []
         for first in range(0, len(self.inputs), self.network.batch_size):
             some = slice(first, first + self.network.batch_size)
@@ -108,7 +108,7 @@ class Window:
         return clean
 
     def _run_all(self, wanted: Sequence[tuple[int, Key]], *, watching: bool) -> None:
-        """Run what has not run yet, example by example within a fill, in batches."""
+        """Run the perturbations that have not run yet in batches, sorted by example within each fill."""
         for number, fill in enumerate(self._fills):
             jobs = sorted(
                 {job for job in wanted if job[1][0] == number and job not in self._values}, key=lambda j: j[0]
@@ -118,13 +118,13 @@ class Window:
                 self._run(jobs[first : first + self.network.batch_size], fill_in, watching=watching)
 
     def _run(self, jobs: list[tuple[int, Key]], fill_in: Filler, *, watching: bool) -> None:
-        """One batch of perturbed inputs through the network."""
+        """Run the network on one batch of perturbed inputs."""
         examples = [n for n, _ in jobs]
         index = torch.tensor(examples, device=self.inputs.device)
         removed = torch.stack([self._removed(n, key) for n, key in jobs])
         x = fill_in(index, over_channels(removed, self.inputs.dim()))
         if watching and self.network.watch is not None:
-            # compared at once: layers need not be kept
+            # compared immediately, so that layer outputs need not be kept
             with self.network.watch.seeing(lambda name, out: self._held[name].deviations(examples, out)) as seen:
                 outputs = self.network(x, self.rows[index])
             layers = torch.stack([seen[name] for name in self._held], 1)
@@ -134,9 +134,9 @@ class Window:
         self._values.update(zip(jobs, outputs, strict=True))
 
     def _removed(self, n: int, key: Key) -> Tensor:
-        """``[*positions]``, bool."""
+        """Return the mask of removed features, ``[*positions]``, bool."""
         _, grid, order, count = key
-        # everything removed is the same for any ranking
+        # with everything removed, any ranking gives the same mask
         ranking = self.rankings.get(grid) or next(iter(self.rankings.values()))
         ranks = ranking.ranks[n]
         if order == "morf":
@@ -149,7 +149,7 @@ class Window:
 
 
 def _key(number: int, one: Series, count: int, features: int) -> Key:
-    """The end points are the same in any order: nothing removed, everything removed."""
+    """Return the key of a perturbation; the end points (nothing or everything removed) are shared by all orders."""
     if count == 0:
         return NOTHING
     if count == features and one.order != "single":
@@ -158,7 +158,7 @@ def _key(number: int, one: Series, count: int, features: int) -> Key:
 
 
 def _distinct(fills: Iterable[Any]) -> list[Any]:
-    """Fills without repetition; tensors are compared by identity."""
+    """Return the fills without repetition; tensors are compared by identity."""
     kept: list[Any] = []
     for fill in fills:
         if not any(_same(fill, other) for other in kept):

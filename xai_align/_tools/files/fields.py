@@ -1,7 +1,7 @@
-"""Which values may stand in a file: rules for plain values, put together into tables.
+"""Schemas for files: rules for plain values, combined into records and tables.
 
-A rule takes a value and the name it has in the file, and returns what is wrong with it, or None. Names that no table
-has are refused: what a file may say is what is listed.
+A rule takes a value and its name in the file, and returns a description of what is wrong with it, or None. Names that
+are not listed are refused.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
-#: ``(value, name) -> complaint or None``.
+#: ``(value, name) -> error message or None``.
 Rule: TypeAlias = Callable[[Any, str], str | None]
 
 
 def check_fields(value: Any, rule: Rule, source: str) -> None:
-    """Raise if a value from a file is not what the rule allows.
+    """Raise if a rule does not allow a value from a file.
 
     Args:
         value: plain values, as JSON gives them.
-        rule: what is allowed.
+        rule: the rule for it.
         source: the file, for the message.
 
     Raises:
@@ -38,7 +38,7 @@ def check_fields(value: Any, rule: Rule, source: str) -> None:
 
 
 def whole(lowest: int, highest: int) -> Rule:
-    """Allow whole numbers of a range, ends included; True and 1.0 are none."""
+    """Allow integers of a range, ends included; not True or 1.0."""
 
     def rule(value: Any, name: str) -> str | None:
         fits = type(value) is int and lowest <= value <= highest
@@ -48,7 +48,7 @@ def whole(lowest: int, highest: int) -> Rule:
 
 
 def number(lowest: float = -math.inf, highest: float = math.inf, *, finite: bool = True) -> Rule:
-    """Allow numbers of a range, ends included; neither NaN nor infinity, unless ``finite`` is False."""
+    """Allow numbers in a range, ends included; NaN and infinity only if ``finite`` is False."""
     ends = "" if (lowest, highest) == (-math.inf, math.inf) else f" from {lowest:g} to {highest:g}"
     expected = f"a finite number{ends}" if finite else "a number"
 
@@ -63,7 +63,7 @@ def number(lowest: float = -math.inf, highest: float = math.inf, *, finite: bool
 
 
 def text(pattern: str = r"[^\x00-\x1f]*", *, longest: int = 1000, expected: str = "a text of one line") -> Rule:
-    """Allow strings that match a pattern as a whole."""
+    """Allow strings that fully match a pattern."""
     compiled = re.compile(pattern)
 
     def rule(value: Any, name: str) -> str | None:
@@ -74,7 +74,7 @@ def text(pattern: str = r"[^\x00-\x1f]*", *, longest: int = 1000, expected: str 
 
 
 def one_of(*choices: Any) -> Rule:
-    """Allow these values, of these types."""
+    """Allow these values, with exactly these types."""
 
     def rule(value: Any, name: str) -> str | None:
         fits = any(type(value) is type(one) and value == one for one in choices)
@@ -101,7 +101,7 @@ def either(*rules: Rule) -> Rule:
         if None in complaints:
             return None
         of_right_kind = [one for one in complaints if one and not one.startswith(_start(value, name))]
-        if of_right_kind:  # a list or object whose content is wrong
+        if of_right_kind:  # a list or object with wrong content
             return of_right_kind[0]
         return _start(value, name) + " or ".join(one.removeprefix(_start(value, name)) for one in complaints if one)
 
@@ -109,7 +109,7 @@ def either(*rules: Rule) -> Rule:
 
 
 def listed(item: Rule, least: int = 0, most: int = 1_000_000) -> Rule:
-    """Allow lists of so many items that are all allowed."""
+    """Allow lists with ``least`` to ``most`` items that are all allowed."""
 
     def rule(value: Any, name: str) -> str | None:
         if not isinstance(value, list) or not least <= len(value) <= most:
@@ -120,12 +120,12 @@ def listed(item: Rule, least: int = 0, most: int = 1_000_000) -> Rule:
 
 
 def record(required: Mapping[str, Rule], optional: Mapping[str, Rule] | None = None) -> Rule:
-    """Allow objects with all the required names, any of the optional ones, and no others."""
+    """Allow objects with all required names, any of the optional ones, and no others."""
     return _record(required, optional or {}, more=False)
 
 
 def record_with_more(required: Mapping[str, Rule], optional: Mapping[str, Rule] | None = None) -> Rule:
-    """Allow objects like :func:`record`, with any others beside, for files of other people that we read in part."""
+    """Allow objects like :func:`record` with any further names, for third-party files that are read in part."""
     return _record(required, optional or {}, more=True)
 
 
@@ -151,7 +151,7 @@ def _record(required: Mapping[str, Rule], optional: Mapping[str, Rule], *, more:
 
 
 def table_of(item: Rule) -> Rule:
-    """Allow objects with any names, whose values are all allowed."""
+    """Allow objects with any names and allowed values."""
 
     def rule(value: Any, name: str) -> str | None:
         if not isinstance(value, dict):
@@ -167,7 +167,7 @@ def anything(value: Any, name: str) -> str | None:
 
 
 def like(mine: Any) -> Rule:
-    """Allow values of the same form as one's own: the same names and lengths, and numbers where there are numbers."""
+    """Allow values of the same structure as ``mine``: the same names and lengths, and the same types."""
     if isinstance(mine, Mapping):
         return record({key: like(one) for key, one in mine.items()})
     if isinstance(mine, list | tuple):
@@ -188,7 +188,7 @@ def like(mine: Any) -> Rule:
 
 
 def shown(value: Any) -> str:
-    """Return a value as messages show it: on one line, and short."""
+    """Return a value as shown in messages: on one line, and short."""
     if isinstance(value, dict):
         return f"an object with {len(value)} names"
     if isinstance(value, list):
@@ -216,7 +216,7 @@ def _joined(name: str, key: str) -> str:
 
 
 def _encodes(value: str) -> bool:
-    """Whether the text can be written as UTF-8, which half of a surrogate pair can't."""
+    """Return whether the text can be encoded as UTF-8, which a lone surrogate can't."""
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:

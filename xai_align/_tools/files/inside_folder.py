@@ -1,4 +1,4 @@
-"""Files of a folder that came from somewhere: what lies outside it is not read, whatever a link or a name says."""
+"""Files of an untrusted folder: no link or name makes files outside the folder readable."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 
 def file_inside(folder: Path, name: str) -> Path:
-    """Return the path of a file in a folder, without following a link that leads out of the folder.
+    """Return the path of a file in a folder; links that lead out of the folder are refused.
 
-    The links in the cache of the Hugging Face hub, which lead from a snapshot to its blobs, are followed.
+    Links in the Hugging Face hub's cache, from a snapshot to its blobs, are followed.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it lies elsewhere; the message names it.
+        ValueError: it lies outside the folder; the message names it.
     """
     if not is_plain_name(name):
         raise ValueError(f"'{folder}' names the file {name[:100]!r}, which does not lie in it")

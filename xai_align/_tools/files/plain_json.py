@@ -1,4 +1,4 @@
-"""JSON from a file, with limits: on size, on depth, and on what JSON itself leaves open."""
+"""Strict reading of JSON files: with limits on size and depth, and without duplicate keys."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-#: Bytes of the largest JSON file that is read.
+#: Largest JSON file that is read, in bytes.
 LARGEST = 256 * 2**20
-#: How many lists and objects may stand inside each other.
+#: Deepest nesting of lists and objects.
 DEEPEST = 64
 
 
@@ -19,7 +19,7 @@ def read_json(path: Path) -> Any:
         path: the file.
 
     Raises:
-        ValueError: it is no JSON, too large or too deep, or can't be read; the message names it.
+        ValueError: it is not JSON, too large or too deep, or can't be read; the message names it.
 
     Example::
 
@@ -45,10 +45,10 @@ def parse_json(text: str | bytes, source: str) -> Any:
 
     Args:
         text: a string, or UTF-8.
-        source: the file it is from, for messages.
+        source: its file, for messages.
 
     Raises:
-        ValueError: it is no JSON, or too deep, or an object has a key twice; the message names the source.
+        ValueError: it is not JSON, or too deep, or an object has a key twice; the message names the source.
 
     Example::
 
@@ -69,7 +69,7 @@ def parse_json(text: str | bytes, source: str) -> Any:
 
 
 def in_one_clause(error: BaseException, *, length: int = 160) -> str:
-    """Return the first line of an error's message, cut short, as a clause that fits into a sentence.
+    """Return the first line of an error's message, truncated, as a clause that fits into a sentence.
 
     Example::
 

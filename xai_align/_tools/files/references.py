@@ -1,8 +1,8 @@
-"""References to models: those that a person typed, and those that stand in a file.
+"""References to models, typed by a user or read from a file.
 
-A person may name any code. A file may name an architecture of timm; ``package.module:function`` only where the person
-said that the file is trusted, as importing and calling that runs code; another saved folder never, so that no folder
-leads back to itself. Modules in the current directory are found for what was typed, and for nothing else.
+A user may name any code. A file may name an architecture of timm; ``package.module:function`` only if the user
+trusts the file, as importing and calling it runs code; another saved folder never, so that no folder refers back to
+itself. Modules in the current directory are importable for typed references only.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from xai_align._tools.files.fields import shown
 
 #: A function that makes a model: ``package.module:function``.
 FACTORY = re.compile(r"([^\W\d]\w*(?:\.[^\W\d]\w*)*):([^\W\d]\w*(?:\.[^\W\d]\w*)*)")
-#: References that lead into a folder with references of its own.
+#: Prefixes of references to folders, which contain references themselves.
 FOLDERS = ("pinet:", "align:")
-#: How a file is trusted, for messages.
+#: Instruction for trusting a file, for messages.
 TRUST = "say trust=True (on the command line --trust-code)"
 
 _TIMM = re.compile(r"timm:[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?")
@@ -31,16 +31,16 @@ _reading: ContextVar[tuple[Path, ...]] = ContextVar("reading", default=())
 
 
 def check_reference_in_file(reference: str, source: str | os.PathLike[str], *, trust: bool, known: str = "") -> None:
-    """Raise if a reference may not stand in a file.
+    """Raise if a reference is not allowed in a file.
 
     Args:
-        reference: what the file names, without weights.
+        reference: the reference in the file, without weights.
         source: the file, for the message.
         trust: whether ``package.module:function`` is allowed.
-        known: a name of ours that is allowed too.
+        known: another name of the library that is allowed.
 
     Raises:
-        ValueError: it may not; one sentence with the reference and, where that helps, how to trust the file.
+        ValueError: it is not; one sentence with the reference and, if that helps, how to trust the file.
 
     Example::
 
@@ -68,7 +68,7 @@ def check_reference_in_file(reference: str, source: str | os.PathLike[str], *, t
 
 @contextmanager
 def reading(folder: Path) -> Iterator[None]:
-    """Mark a saved folder as being read, so that code it names can't lead back to it, and references as a file's.
+    """Mark a saved folder as being read, which detects cycles, and references in the block as read from a file.
 
     Raises:
         ValueError: it is being read already.
@@ -86,7 +86,7 @@ def reading(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def typed_on_the_command_line() -> Iterator[None]:
-    """Let references that were typed name modules in the current directory, as they do for ``python -m``."""
+    """Allow references in the block to name modules in the current directory, as ``python -m`` does."""
     token = _typed_here.set(True)
     try:
         yield
@@ -96,10 +96,10 @@ def typed_on_the_command_line() -> Iterator[None]:
 
 @contextmanager
 def importing_a_reference() -> Iterator[None]:
-    """Search the current directory, last of all places, for what was typed on the command line; not for a file's.
+    """Search the current directory last for references typed on the command line, and not at all for a file's.
 
-    Python itself searches there in an interactive session and for ``python -c``; that is left as it is for what was
-    typed, and taken away while a reference from a file is imported. Places named in PYTHONPATH stay.
+    Python itself searches there in an interactive session and for ``python -c``; that is unchanged for typed
+    references, and disabled while a reference from a file is imported. Directories in PYTHONPATH are kept.
     """
     before = list(sys.path)
     here = os.path.realpath(os.getcwd())
@@ -112,4 +112,4 @@ def importing_a_reference() -> Iterator[None]:
     try:
         yield
     finally:
-        sys.path[:] = [*(one for one in sys.path if one not in during), *before]  # what the code added stays
+        sys.path[:] = [*(one for one in sys.path if one not in during), *before]  # keeps what the code added

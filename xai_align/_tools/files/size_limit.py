@@ -1,4 +1,4 @@
-"""A limit on what is built from a file: a model is no larger than its weights, whatever a config asks for."""
+"""Limit on the size of models built from a file, given by the size of its weights and not by its config."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from typing import Any
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-#: How many times the numbers in the file may be allocated while the model is built: the weights, copies of them, and a
-#: head for other classes that is thrown away.
+#: Limit on the numbers allocated while the model is built, as a multiple of those in the file: the weights, copies of
+#: them, and a head for other classes that is discarded.
 TIMES = 8
-#: Numbers that are allowed beside that, for small files: 128 MiB in float32.
+#: Numbers allowed in addition, for small files: 128 MiB in float32.
 BESIDE = 2**25
 
 
 @contextmanager
 def no_larger_than(tensors: Mapping[str, Tensor] | Iterable[Tensor], source: str) -> Iterator[None]:
-    """Raise before anything is allocated that the weights of a file give no reason for.
+    """Raise before more is allocated in the block than the weights of a file justify.
 
     Args:
-        tensors: of the file.
+        tensors: the tensors of the file.
         source: the file, for the message.
 
     Raises:
-        ValueError: inside, more numbers are about to be allocated than :data:`TIMES` those of the file, and
+        ValueError: more numbers would be allocated in the block than :data:`TIMES` times those of the file plus
             :data:`BESIDE`.
 
     Example::
@@ -44,7 +44,7 @@ def no_larger_than(tensors: Mapping[str, Tensor] | Iterable[Tensor], source: str
 
 
 class _Counting(TorchDispatchMode):
-    """Counts the numbers that factory functions, ``empty(size)`` and the like, are asked for."""
+    """Dispatch mode that counts the numbers allocated by factory functions, such as ``empty(size)``."""
 
     def __init__(self, given: int, source: str) -> None:
         super().__init__()

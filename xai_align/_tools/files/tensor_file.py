@@ -1,4 +1,4 @@
-"""Tensors from a safetensors file, and whether they are the weights of a network."""
+"""Reading of safetensors files, and checks that their tensors are the weights of a network."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from xai_align._tools.files.plain_json import in_one_clause
 
 
 def read_tensor_file(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Return the texts in the header of a safetensors file, and its tensors by name, on the CPU.
+    """Return the metadata of a safetensors file, and its tensors by name, on the CPU.
 
     Raises:
-        ValueError: it is damaged, truncated, or larger than the memory of this machine; the message names it.
+        ValueError: it is damaged, truncated, or larger than this machine's memory; the message names it.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -26,38 +26,38 @@ def read_tensor_file(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
             raise ValueError(f"'{path}' has {size} bytes, and this machine has {memory} bytes of memory")
         with safe_open(path, framework="pt") as file:
             header = dict(file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError, RuntimeError, MemoryError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"'{path}' is damaged or truncated ({in_one_clause(error)})") from error
     return header, tensors
 
 
 def check_weights(module: nn.Module, found: Mapping[str, Tensor], source: str) -> None:
-    """Raise if tensors are not the weights of a module: other names, shapes, kinds of numbers, NaN or infinity.
+    """Raise if tensors are not the weights of a module: other names, shapes or types, NaN or infinity.
 
-    Infinity is allowed where the module has it as it is built, as in masks of attention.
+    Infinity is allowed where the module has it when it is built, as in attention masks.
 
     Args:
-        module: as it is built, with weights of its own.
+        module: the module as built, with its initial weights.
         found: the tensors by name.
         source: the file, for the message.
 
-    Raises:
-        ValueError: they are not; one sentence with the file and up to three names.
+        Raises:
+            ValueError: they are not; one sentence with the file and up to three names of each kind of problem.
     """
     check_tensors(module.state_dict(), found, f"the weights in '{source}' do not fit {type(module).__name__}")
 
 
 def check_tensors(own: Mapping[str, Tensor], found: Mapping[str, Tensor], complaint: str) -> None:
-    """Raise if tensors have other names, shapes or kinds of numbers than one's own, or hold NaN or infinity.
+    """Raise if tensors have other names, shapes or types than expected, or hold NaN or infinity.
 
     Args:
-        own: what there has to be.
-        found: what there is.
-        complaint: how the message begins.
+        own: the expected tensors.
+        found: the tensors to check.
+        complaint: the beginning of the message.
 
     Raises:
-        ValueError: something differs; one sentence with up to three names of each kind.
+        ValueError: something differs; one sentence with up to three names of each kind of problem.
     """
     both = sorted(own.keys() & found.keys())
     fitting = [name for name in both if own[name].shape == found[name].shape and _same_kind(own[name], found[name])]
@@ -83,7 +83,7 @@ def _plain(name: str) -> str:
 
 
 def _same_kind(own: Tensor, found: Tensor) -> bool:
-    """Floating-point numbers may be wider or narrower; all others have to be what they were."""
+    """Return whether types are compatible: any floating-point types, otherwise equal ones."""
     if own.is_floating_point():
         return found.dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
     return own.dtype == found.dtype
@@ -97,7 +97,7 @@ def _finite(found: Tensor, own: Tensor) -> bool:
 
 
 def _memory() -> int:
-    """Bytes of memory of this machine; a very large number where that is not known."""
+    """Return this machine's memory in bytes; a very large number if it is not known."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
