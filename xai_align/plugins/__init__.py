@@ -306,7 +306,7 @@ def encoder(reference: str, options: dict[str, Any]) -> nn.Module:
 
     Example::
 
-        encoder("conv", {})(images)  # a list of feature maps [2, C, H, W], finest first
+        encoder("conv", ConvEncoder(3).options)(images)  # a list of feature maps [2, C, H, W], finest first
     """
     return _answer_or_raise(
         "xai_align_encoder",
@@ -398,7 +398,7 @@ def stages(model: nn.Module) -> tuple[str, ...]:
 
     Example::
 
-        stages(load_model("timm:resnet18@random").model)  # ("layer1", "layer2", ...)
+        stages(load_model("timm:resnet18@random").model)  # ("act1", "layer1", "layer2", "layer3", "layer4")
     """
     answer, failures = _first_answer("xai_align_stages", tuple, model=model)
     _warn_about_all(failures)
