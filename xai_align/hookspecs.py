@@ -47,7 +47,7 @@ class AttributionSpec:
         summary: one line for lists of methods.
         values: the meaning of the map's numbers.
         note: one or two sentences for the reader of a page, such as the sum that the map is known to have.
-        control: whether the method looks at neither model nor question, so that every other one has to beat it.
+        control: whether the method uses neither model nor question, so that every other one has to beat it.
         takes_layer: whether ``build`` takes ``layer=``, the layer of the network to explain.
         account: whether the object that is built also has ``read_out(inputs, question, output=None, **options)``,
             which returns a :class:`~xai_align.pinet.Readout`, the exact decomposition of the answer. Its options are
@@ -56,7 +56,7 @@ class AttributionSpec:
         by_default: whether a comparison runs it where no methods are named.
 
     Raises:
-        ValueError: ``values`` is not one of :data:`Values`, or a method with an account has other values than
+        ValueError: ``values`` is not one of :data:`Values`, or a method with ``account`` has other values than
             contributions.
 
     Example::
@@ -95,7 +95,7 @@ class AttributionSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class MetricSpec:
-    """A measure of attributions that can be run by name.
+    """A metric of attributions that can be run by name.
 
     ``evaluate(forward_func, inputs, attributions, *, target=None, **options)``
     returns one value per example, a tensor of shape ``[N]``.

@@ -244,7 +244,7 @@ class QuestionModel(nn.Module):
     """Model whose outputs are the answers to ``Q`` questions: ``[N, ...]`` inputs to ``[N, Q]`` answers.
 
     Made by :func:`ask`. Any attribution method can be run on it, with the
-    target that :func:`ask` gives: methods repeat targets as they repeat
+    target that :func:`ask` returns: methods repeat targets as they repeat
     inputs, so every copy of an example keeps its own question.
     """
 

@@ -65,7 +65,7 @@ def fit_folder(
 
     Args:
         folder: a sub-folder of images for each class.
-        backbone: a reference to a model that a plugin can put a second look on, such as ``timm:NAME``.
+        backbone: a reference to a model on which a plugin can build a second look, such as ``timm:NAME``.
         out: gets the files of :func:`~xai_align.training.fit_pinet`, ``classes.json``, ``curves.png``, ``examples/``.
         masks: folder of PNG masks.
         weights: weights of the terms of the loss, besides the prediction loss.

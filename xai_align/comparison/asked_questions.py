@@ -41,8 +41,8 @@ class Asking:
 
     Attributes:
         kinds: entries of :data:`KINDS`.
-        favoured: the classes asked about; none: the predicted one.
-        rivals: the classes asked against; none: chosen for each image; None: all the others.
+        favoured: the classes that questions are about; none: the predicted one.
+        rivals: the contrasted classes; empty: chosen for each image; None: all the others.
         groups: the groups of classes; None: WordNet's.
     """
 

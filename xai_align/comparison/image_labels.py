@@ -1,7 +1,7 @@
 """Labels and boxes beside the images: ``labels.json``, and boxes after the model's preprocessing.
 
 A box is given in shares of the whole photograph. Preprocessing crops, resizes or
-pads, so a box is sent through it as a picture: white inside, black outside.
+pads, so a box is passed through it as a picture: white inside, black outside.
 """
 
 from __future__ import annotations

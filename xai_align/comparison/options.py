@@ -19,8 +19,8 @@ class CompareOptions:
     """Options of :func:`xai_align.compare`; each can also be given to it by keyword.
 
     Attributes:
-        classes: classes asked about, names or numbers; none: the predicted class of each image.
-        rivals: classes asked against, or ``"others"``; none: the runner-up, or the sibling group.
+        classes: classes that questions are about, names or numbers; none: the predicted class of each image.
+        rivals: contrasted classes, or ``"others"``; none: the runner-up, or the sibling group.
         groups: a JSON file ``{"name": [class, ...]}``, ``"wordnet"``, ``"confusion"``, or groups; None: WordNet's.
         reference: the method that the others are compared with; None: the first.
         transfer_to: a second model, on which the metrics evaluate the explanations of the first. It gets the

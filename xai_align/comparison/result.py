@@ -101,7 +101,7 @@ class Comparison:
         title: one line on what was compared.
         reference: the method that the others are compared with.
         methods, metrics, questions: in the order in which they were given.
-        controls: those of the methods that look at neither model nor question.
+        controls: the methods that use neither model nor question.
         higher_is_better: for each metric.
         summaries_of_metrics: one sentence on what each metric measures.
         summaries: one for each question, method and metric.

@@ -112,7 +112,7 @@ def get_plugin_manager() -> pluggy.PluginManager:
 
     Example::
 
-        [name for name, plugin in get_plugin_manager().list_name_plugin()]  # names of the loaded plugins
+        [name for name, plugin in get_plugin_manager().list_name_plugin()]  # ["builtin", "captum_align", ...]
     """
     return _registry().manager
 

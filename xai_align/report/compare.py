@@ -57,7 +57,7 @@ def compare(
     Args:
         model: a reference such as ``"timm:resnet50"``, or a loaded model.
         images: files, folders and patterns. Duplicates of a picture are counted once. A ``labels.json`` in
-            their folder gives labels and boxes, for the metrics that need boxes.
+            their folder supplies labels and boxes, for the metrics that need boxes.
         methods: names, or ``"name@layer"`` for methods that take a layer. None: the ones that are registered as
             ``by_default``: the exact readout, two baselines and a control.
         metrics: names of metrics.

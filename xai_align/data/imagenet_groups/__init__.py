@@ -95,7 +95,7 @@ def default_rival(wnid: str, *, at_least: int = 4) -> Hypernym:
     first one in the table.
 
     Args:
-        wnid: the group asked about, by wnid or by an unambiguous name.
+        wnid: the group that the question is about, by wnid or by an unambiguous name.
         at_least: the smallest number of classes of the rival.
 
     Raises:
