@@ -59,7 +59,7 @@ _HOME = {
     **dict.fromkeys(("Question", "ask"), "xai_align.question"),
     "compare": "xai_align.report.compare",
 }
-#: Public modules and rooms, for ``import xai_align; xai_align.plugins``.
+#: Public modules and packages, for ``import xai_align; xai_align.plugins``.
 _ROOMS = frozenset(
     "align comparison data evaluation explanation features fei hookspecs perturbation pinet plugins question report "
     "testing training".split()

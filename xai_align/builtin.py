@@ -1,4 +1,4 @@
-"""The core's own plugin: methods, controls, metrics, training recipes, the convolutional encoder, made models.
+"""Built-in plugin of the core: methods, controls, metrics, training recipes, the convolutional encoder, factories.
 
 A reference ``package.module:factory`` is imported and called without
 arguments. The factory returns a :class:`~xai_align.LoadedModel`, or a bare
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-#: The methods of this project by name.
+#: Names of the methods of this project.
 PINET, FEI, FEI_NESTED, ALIGN, CLIPPED_GRADIENT = "pinet", "fei", "fei-nested", "align", "clipped-gradient"
 
 
@@ -97,7 +97,7 @@ METHODS = [
 
 @hookimpl
 def xai_align_attributions() -> list[AttributionSpec]:
-    """The methods of this project, and the controls that every method has to beat."""
+    """Return the methods of this project, and the controls that every method has to beat."""
     from xai_align.evaluation.controls import CONTROLS
 
     return [*METHODS, *CONTROLS]
@@ -105,7 +105,7 @@ def xai_align_attributions() -> list[AttributionSpec]:
 
 @hookimpl
 def xai_align_metrics() -> list[MetricSpec]:
-    """The metrics of :mod:`xai_align.evaluation`."""
+    """Return the metrics of :mod:`xai_align.evaluation`."""
     from xai_align.evaluation.standard_metrics import METRICS
 
     return METRICS
@@ -113,7 +113,7 @@ def xai_align_metrics() -> list[MetricSpec]:
 
 @hookimpl
 def xai_align_training_recipes() -> list[TrainingRecipeSpec]:
-    """ALIGN and the recipes that it is compared with, of :mod:`xai_align.align.recipes`."""
+    """Return ALIGN and the recipes that it is compared with, from :mod:`xai_align.align.recipes`."""
     from xai_align.align.recipes import RECIPES
 
     return RECIPES
@@ -121,11 +121,11 @@ def xai_align_training_recipes() -> list[TrainingRecipeSpec]:
 
 @hookimpl
 def xai_align_load_model(reference: str, trust: bool) -> LoadedModel | None:
-    """``pinet:FOLDER``, ``align:FOLDER``, or what the factory ``package.module:factory`` makes; None for others.
+    """Load ``pinet:FOLDER``, ``align:FOLDER`` or the result of a factory ``package.module:factory``; None for others.
 
     Raises:
         ValueError: the folder can't be used, the module cannot be imported, or the factory is missing, fails or
-            makes no model.
+            returns no model.
     """
     if reference.startswith("pinet:"):
         from xai_align.pinet.network.reference import load_pinet
@@ -149,7 +149,7 @@ def xai_align_load_model(reference: str, trust: bool) -> LoadedModel | None:
 
 @hookimpl
 def xai_align_encoder(reference: str, options: dict[str, Any]) -> nn.Module | None:
-    """``conv``: the :class:`~xai_align.pinet.ConvEncoder`; None for other references."""
+    """Build the :class:`~xai_align.pinet.ConvEncoder` for ``conv``; None for other references."""
     from xai_align.pinet.network.conv_detector import ConvEncoder
     from xai_align.pinet.network.saved_config import CONV_OPTIONS
 
@@ -188,7 +188,7 @@ def _import(module_name: str) -> Any:
 
 
 def _is_missing(error: BaseException, module_name: str) -> bool:
-    """Whether it is the named module (or a package above it) that is not found, not one that it imports."""
+    """Check that the missing module is the named one (or a package above it), not one that it imports."""
     return isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}.")
 
 
@@ -203,7 +203,7 @@ def _call(factory: Callable[[], Any], reference: str) -> Any:
 
 def _as_loaded(made: Any, reference: str) -> LoadedModel:
     if isinstance(made, LoadedModel):
-        return made  # the caller's record, with a model in whatever state they meant it to be
+        return made  # the caller's record; its model is left in the mode it was given in
     if isinstance(made, nn.Module):
         return LoadedModel(model=made.eval(), preprocess=_picture_to_tensor)
     raise ValueError(
@@ -213,6 +213,6 @@ def _as_loaded(made: Any, reference: str) -> LoadedModel:
 
 
 def _picture_to_tensor(picture: Any) -> Tensor:
-    """A PIL image as ``[3, H, W]`` in [0, 1]: nothing is resized or normalised, as no one said how."""
+    """Convert a PIL image to ``[3, H, W]`` in [0, 1], neither resized nor normalised."""
     pixels = torch.from_numpy(np.array(picture.convert("RGB")))
     return pixels.permute(2, 0, 1).contiguous().to(torch.float32) / 255

@@ -1,6 +1,6 @@
-"""One method, one question, a batch: the attribution, and the numbers to judge it by.
+"""Explanation of a batch by one method: the attribution, the answer, and the readout if there is one.
 
-Methods with an account decompose the answer: contributions and a bias sum to it. The others give
+Methods with ``account=True`` decompose the answer: contributions and a bias sum to it. The others return
 a map, whose sum, if it has a meaning, is shown beside the answer.
 """
 
@@ -26,18 +26,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Explanation:
-    """Attributions of a batch by one method, with the answers that they explain.
+    """Attributions of a batch by one method, with the explained answers.
 
     Attributes:
-        method: its name.
+        method: the method's name.
         questions: one for each example.
         attribution: in the shape of the inputs (of a readout inside the network on inputs that are no images: in
             the shape of the feature space).
-        answer: ``[N]``, what the questions make of the logits; unit: logits.
+        answer: ``[N]``, the questions' answers from the logits; unit: logits.
         logits: ``[N, K]``, the model's output.
-        seconds: what building and running the method took, for the batch.
+        seconds: time for building and running the method, for the batch.
         values: the meaning of the attribution's numbers.
-        note: what the method's author says to a reader of the map.
+        note: the method author's remark for readers of the map.
         readout: the exact decomposition of the answer; None for methods that have none.
 
     Example::
@@ -58,7 +58,7 @@ class Explanation:
 
     @property
     def total(self) -> Tensor:
-        """``[N]``: the sum of all that was attributed; with the bias, it is the answer where there is a readout."""
+        """``[N]``: the sum of all attributions; plus the bias, it equals the answer where there is a readout."""
         return _sum_of_each(self.attribution) if self.readout is None else self.readout.total
 
     @property
@@ -99,17 +99,21 @@ def explain(
         question: a :class:`~xai_align.Question`, one for each example, or any target
             that Captum takes; None: why the predicted class?
         method: a name from ``xai-align methods``; None: the exact readout.
-        layer: where to look inside the network, for methods that do; a layer's name or
-            ``"input"``. None: where the method does by itself.
+        layer: the layer to explain, for methods that take one; a layer's name or
+            ``"input"``. None: the method's default.
         output: which of the model's outputs are the logits, by field or position; None: the field named "logits", or
             the only floating tensor.
-        **options: of the method's ``attribute``, e.g. ``n_steps=50``; of its ``read_out`` if it has an account, e.g.
-            ``internal_batch_size=1``.
+        **options: passed to the method's ``attribute``, e.g. ``n_steps=50``; to its ``read_out`` if it decomposes the
+            answer, e.g. ``internal_batch_size=1``.
 
     Raises:
-        ValueError: there is no such method, it takes no layer, or inputs and model are not fit
-            for it.
+        ValueError: there is no such method, it takes no layer, or inputs and model do not fit it.
         TargetError: the question names a class that the model does not have.
+
+    Example::
+
+        found = explain(model, images, Question.why_not(281, 282), method="pinet")
+        found.map  # [2, 32, 32], logits for (+) and against (-)
     """
     method = default_method() if method is None else method
     spec = attribution_method(method)
@@ -125,7 +129,7 @@ def explain(
         attribution, answer, logits = _on_inputs(readout, inputs), readout.answer.detach(), readout.logits.detach()
     else:
         readout = None
-        # other methods know of tensors only
+        # other methods take tensors only
         model = model if output is None else LogitsOf(model, output)
         asked, target = ask(model, questions, len(inputs))
         attribution = spec.build(asked, **where).attribute(inputs, target=target, **options).detach()
@@ -181,7 +185,7 @@ def _questions(model: nn.Module, inputs: Tensor, question: Any, output: str | in
 
 
 def _on_inputs(readout: Readout, inputs: Tensor) -> Tensor:
-    """In the inputs' shape; what was read inside the network is spread over pixels and channels."""
+    """Return the contributions in the inputs' shape, spread over pixels and channels if read inside the network."""
     contributions = readout.contributions
     if isinstance(contributions, Tensor) and contributions.shape == inputs.shape and not readout.placed:
         return contributions
@@ -193,12 +197,12 @@ def _on_inputs(readout: Readout, inputs: Tensor) -> Tensor:
 
 
 def _sum_of_each(values: Tensor) -> Tensor:
-    """``[N]``, summed in double where the device has it."""
+    """Return the sums ``[N]``, in double where the device supports it."""
     return wide(values).flatten(1).sum(1)
 
 
 def _now(inputs: Tensor) -> float:
-    """Seconds, with the work that was sent to a GPU done."""
+    """Return the time in seconds, after pending GPU work has finished."""
     if inputs.is_cuda:
         torch.cuda.synchronize(inputs.device)
     return perf_counter()

@@ -2,8 +2,8 @@
 
 A plugin is any module (or object) named in the entry-point group ``xai_align``
 that carries functions marked with :data:`hookimpl` and named like the hooks of
-:class:`HookSpecs`. Built-ins and our own adapters come in through the same
-door; see ``docs/plugins.md`` for one runnable example per hook.
+:class:`HookSpecs`. Built-ins and our own adapters are loaded through the same
+entry points; see ``docs/plugins.md`` for one runnable example per hook.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import pluggy
 from torch import Tensor, nn
 
-#: The name of the project to pluggy, and of the entry-point group.
+#: The project name for pluggy, and the name of the entry-point group.
 PROJECT = "xai_align"
 #: A plugin may state the version it was written for: ``XAI_ALIGN_CONTRACT = 1``.
 CONTRACT_VERSION = 1
@@ -24,13 +24,13 @@ hookspec = pluggy.HookspecMarker(PROJECT)
 #: Marks a function as an implementation of one of the hooks.
 hookimpl = pluggy.HookimplMarker(PROJECT)
 
-#: How the axes of a feature space are ordered: N batch, C channels, H and W rows and columns, L tokens.
+#: Order of the axes of a feature space: N batch, C channels, H and W rows and columns, L tokens.
 #: "auto" reads four axes as NCHW and three as NLC.
 Layout = Literal["NCHW", "NHWC", "NLC", "NCL", "auto"]
 
 
 #: The meaning of the numbers in an attribution. "contributions": parts of the answer, in logits. "slopes": derivatives
-#: of the answer, whose sum means nothing. "scores": a ranking, whose order alone means something.
+#: of the answer, whose sum has no meaning. "scores": a ranking; only the order has a meaning.
 Values = Literal["contributions", "slopes", "scores"]
 
 
@@ -38,17 +38,17 @@ Values = Literal["contributions", "slopes", "scores"]
 class AttributionSpec:
     """An attribution method that can be run by name.
 
-    Everything that tables, pages and the command line say about a method is stated here; they know no method by name.
+    Everything that tables, pages and the command line show about a method is stated here; they know no method by name.
 
     Attributes:
         name: the method's name in ``explain``, ``compare`` and on the command line.
         build: ``build(model, **options)`` returns an object with Captum's call, ``attribute(inputs, target=...)``,
-            that answers in the shape of ``inputs``.
+            which returns a tensor of the shape of ``inputs``.
         summary: one line for lists of methods.
         values: the meaning of the map's numbers.
         note: one or two sentences for the reader of a page, such as the sum that the map is known to have.
-        control: whether the method looks at neither model nor question, so that every other one has to beat it.
-        takes_layer: whether ``build`` takes ``layer=``, where in the network to look.
+        control: whether the method uses neither model nor question, so that every other one has to beat it.
+        takes_layer: whether ``build`` takes ``layer=``, the layer of the network to explain.
         account: whether the object that is built also has ``read_out(inputs, question, output=None, **options)``,
             which returns a :class:`~xai_align.pinet.Readout`, the exact decomposition of the answer. Its options are
             those of ``attribute``.
@@ -56,10 +56,17 @@ class AttributionSpec:
         by_default: whether a comparison runs it where no methods are named.
 
     Raises:
-        ValueError: ``values`` is not one of :data:`Values`, or a method with an account has other values than
+        ValueError: ``values`` is not one of :data:`Values`, or a method with ``account`` has other values than
             contributions.
 
     Example::
+
+        class Edges:
+            def __init__(self, model):
+                pass
+
+            def attribute(self, inputs, target=None):
+                return inputs.diff(dim=-1, append=inputs[..., -1:]).abs()
 
         AttributionSpec(name="edges", build=Edges, summary="size of the image's gradient", values="scores")
     """
@@ -88,10 +95,17 @@ class AttributionSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class MetricSpec:
-    """A measure of attributions that can be run by name.
+    """A metric of attributions that can be run by name.
 
     ``evaluate(forward_func, inputs, attributions, *, target=None, **options)``
-    gives one value per example, a tensor of shape ``[N]``.
+    returns one value per example, a tensor of shape ``[N]``.
+
+    Example::
+
+        def size(forward_func, inputs, attributions, *, target=None):
+            return attributions.abs().flatten(1).mean(1)  # [N]
+
+        MetricSpec(name="size", evaluate=size, higher_is_better=False, summary="mean absolute attribution")
     """
 
     name: str
@@ -104,10 +118,17 @@ class MetricSpec:
 class TrainingRecipeSpec:
     """A training recipe of ALIGN that can be run by name.
 
-    ``build(**options)`` gives a new :class:`xai_align.align.Recipe`, whose terms no other recipe shares. The named
+    ``build(**options)`` returns a new :class:`xai_align.align.Recipe`, whose terms no other recipe shares. The named
     parameters of ``build`` are the recipe's options; each has a default. If it also takes ``**classification``, the
-    options of :class:`xai_align.align.Classification` are options of the recipe too, and end up there. The recipe
-    carries ``name``, whatever name ``build`` gives it.
+    options of :class:`xai_align.align.Classification` are options of the recipe too, and are passed to it. The recipe
+    gets the name ``name``, whatever name ``build`` gives it.
+
+    Example::
+
+        def build(label_smoothing=0.1):
+            return Recipe(name="smoothed", terms=(Classification(label_smoothing=label_smoothing),))
+
+        TrainingRecipeSpec(name="smoothed", build=build, summary="cross entropy with smoothed labels")
     """
 
     name: str
@@ -117,11 +138,20 @@ class TrainingRecipeSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedModel:
-    """A model ready to be asked: eval mode, its preprocessing, its class names.
+    """A model in eval mode with its preprocessing and class names.
 
-    ``preprocess`` turns a PIL image into a tensor ``[C, H, W]``; ``mean`` and
-    ``std`` (per channel) lead from that tensor back to a picture in [0, 1].
-    ``class_names`` may be empty, then classes go by their number.
+    ``preprocess`` turns a PIL image into a tensor ``[C, H, W]``; with ``mean``
+    and ``std`` (per channel), ``x * std + mean`` is the picture in [0, 1].
+    ``class_names`` may be empty; classes are then referred to by number.
+
+    Example::
+
+        import numpy as np
+
+        def preprocess(picture):
+            return torch.from_numpy(np.array(picture.resize((32, 32)))).permute(2, 0, 1) / 255  # [3, 32, 32]
+
+        LoadedModel(model=model, preprocess=preprocess, class_names=("cat", "dog"))
     """
 
     model: nn.Module
@@ -132,7 +162,14 @@ class LoadedModel:
 
 
 class Split(NamedTuple):
-    """A model cut in two at a feature space: ``model(x) == head(features(x))``."""
+    """A model cut in two at a feature space: ``model(x) == head(features(x))``.
+
+    Example::
+
+        head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+        split = Split(features=nn.Conv2d(3, 8, 3), head=head)
+        split.head(split.features(images))  # [2, 10]
+    """
 
     features: Callable[..., Any]
     head: Callable[[Any], Tensor]
@@ -140,18 +177,22 @@ class Split(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureSpace:
-    """Where a readout is taken, and how its coordinates lie in the image.
+    """Layer at which a readout is taken, and the position of its coordinates in the image.
 
     Attributes:
         layer: dotted name(s) of the module(s) whose output is ``z``, or ``"input"``.
         layout: order of the axes of ``z`` (of every tensor of ``z``).
-        prefix_tokens: leading tokens of an ``NLC`` space that have no place in the image.
-        split: the model cut in two at this space, where that is possible (``layer`` is then
-            only a name to call it by); the head can be probed and replayed without the rest.
-        grid: for token layouts, ``grid((H, W), L)`` gives rows and columns of the
+        prefix_tokens: leading tokens of an ``NLC`` space that have no position in the image.
+        split: the model cut in two at this space, where that is possible (``layer`` is then only
+            a name for it); the head can be probed and replayed without the rest.
+        grid: for token layouts, ``grid((H, W), L)`` returns the number of rows and columns of the
             ``L`` tokens without prefix; None: proportional to the image.
-        to_raster: brings cells ``[N, L]`` of tokens (prefix left out) into row-by-row
-            order; None: they are.
+        to_raster: reorders cells ``[N, L]`` of tokens (prefix left out) into row-by-row
+            order; None: they are in this order.
+
+    Example::
+
+        FeatureSpace(layer="blocks.11", layout="NLC", prefix_tokens=1)  # a vision transformer with a class token
     """
 
     layer: str | tuple[str, ...]
@@ -167,66 +208,66 @@ class HookSpecs:
 
     @hookspec
     def xai_align_attributions(self) -> list[AttributionSpec]:  # type: ignore[empty-body]
-        """Attribution methods this plugin offers."""
+        """Return the attribution methods that this plugin offers."""
 
     @hookspec
     def xai_align_metrics(self) -> list[MetricSpec]:  # type: ignore[empty-body]
-        """Metrics this plugin offers."""
+        """Return the metrics that this plugin offers."""
 
     @hookspec
     def xai_align_conformance_checks(self) -> list[Any]:  # type: ignore[empty-body]
-        """Checks that :func:`~xai_align.testing.check_attribution` makes besides its own.
+        """Return checks that :func:`~xai_align.testing.check_attribution` runs besides its own.
 
         Each is a :class:`~xai_align.testing.Check`, for conventions of an ecosystem.
         """
 
     @hookspec
     def xai_align_training_recipes(self) -> list[TrainingRecipeSpec]:  # type: ignore[empty-body]
-        """Training recipes this plugin offers."""
+        """Return the training recipes that this plugin offers."""
 
     @hookspec(firstresult=True)
     def xai_align_load_model(self, reference: str, trust: bool) -> LoadedModel | None:
-        """The model that ``reference`` names, or None if this plugin does not know that kind of name.
+        """Return the model that ``reference`` names, or None if this plugin does not know this form of reference.
 
-        ``trust``: whether a file that the reference leads to may name code that is then run.
+        ``trust``: whether a file that the reference points to may name code that is then run.
         """
 
     @hookspec(firstresult=True)
     def xai_align_feature_space(self, model: nn.Module, layer: str | None) -> FeatureSpace | None:
-        """How ``layer`` of ``model`` lies in the image; where to read it out by default if ``layer`` is None.
+        """Return the feature space of ``model`` at ``layer``; the default one for a readout if ``layer`` is None.
 
-        None if the model is not known.
+        None if this plugin does not know the model.
         """
 
     @hookspec(firstresult=True)
     def xai_align_stages(self, model: nn.Module) -> tuple[str, ...] | None:
-        """Names of the modules whose outputs are the stages of ``model``, in order; None if it is not known.
+        """Return the names of the modules whose outputs are the stages of ``model``, in order; None if it is not known.
 
-        They are what a metric of hidden layers watches.
+        A metric of hidden layers records these outputs.
         """
 
     @hookspec(firstresult=True)
     def xai_align_encoder(self, reference: str, options: dict[str, Any]) -> nn.Module | None:
-        """The encoder of a saved PiNet, built anew, without its weights; None if this plugin does not know it.
+        """Build the encoder of a saved PiNet, without its weights; None if this plugin does not know it.
 
         ``reference`` and ``options`` are the attributes of these names that the encoder had when it was
         saved, and come from a file: check them. Only ``timm:NAME`` and, where the user trusts the file,
-        ``package:name`` come here. The encoder takes images ``[N, C, H, W]`` and gives a list of feature maps, finest
-        first; its attribute ``channels`` says how many channels each has.
+        ``package:name`` are passed. The encoder maps images ``[N, C, H, W]`` to a list of feature maps, finest
+        first; its attribute ``channels`` gives the number of channels of each.
         """
 
     @hookspec(firstresult=True)
     def xai_align_second_look(self, model: nn.Module, num_classes: int, options: dict[str, Any]) -> nn.Module | None:
-        """A :class:`~xai_align.pinet.PiNet` on ``model``, to be trained; None if this plugin does not know the model.
+        """Build a :class:`~xai_align.pinet.PiNet` on ``model``, to be trained; None if this plugin does not know it.
 
-        ``options`` are those of :class:`~xai_align.pinet.SecondLookHead`, and ``frozen``: whether the model
-        itself stays as it is.
+        ``options`` are those of :class:`~xai_align.pinet.SecondLookHead`, and ``frozen``: whether the weights of the
+        model itself are frozen.
         """
 
     @hookspec(firstresult=True)
     def xai_align_classifier(self, model: nn.Module, num_classes: int) -> nn.Module | None:
-        """A copy of ``model`` with a new head that gives ``num_classes`` logits, to be trained.
+        """Return a copy of ``model`` with a new head of ``num_classes`` logits, to be trained.
 
-        ``model`` itself stays as it is. The head's first weights are drawn from PyTorch's random state. None if this
+        ``model`` itself is not changed. The head's initial weights are drawn from PyTorch's random state. None if this
         plugin does not know the model.
         """

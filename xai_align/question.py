@@ -1,4 +1,4 @@
-"""What is asked of the logits: why A, why A and not B, why this group, and so on.
+"""Questions about the logits: why A, why A and not B, why this group, and so on.
 
 A question turns logits ``z`` into one scalar per example, the *answer*. For a
 set of classes ``G`` the default score is ``LSE_G = log sum_{k in G} exp z_k``,
@@ -20,12 +20,12 @@ from xai_align._tools.logits import select_logits
 
 #: One entry of an example's output: a class, or a position of a dense output.
 Index: TypeAlias = tuple[int, ...]
-#: How the logits of several classes become one score.
+#: Reduction of the logits of several classes to one score.
 GroupScore = Literal["logsumexp", "mean", "max", "sum"]
 
 
 class TargetError(AssertionError, ValueError, IndexError):
-    """A target or class that the output does not have.
+    """Error for a target or class that the output does not have.
 
     It is an ``AssertionError`` because that is what Captum's own methods raise
     for a wrong target, and an ``IndexError`` because that is what they raise
@@ -40,7 +40,12 @@ class Question:
     Attributes:
         favoured: entries of the output whose evidence counts for the answer.
         rivals: entries whose evidence counts against it; None stands for all the others.
-        score: how several entries become one score.
+        score: reduction of several entries to one score.
+
+    Example::
+
+        question = Question.why_not(281, 282)  # tabby and not tiger cat
+        question.answer(model(images)[0])  # z_281 - z_282 of the first image
     """
 
     favoured: tuple[Index, ...]
@@ -49,52 +54,52 @@ class Question:
 
     @classmethod
     def why(cls, target: int) -> Question:
-        """Why A? ``z_A``."""
+        """Ask why A: ``z_A``."""
         return cls((_index(target),))
 
     @classmethod
     def why_not(cls, target: int, rival: int) -> Question:
-        """Why A and not B? ``z_A - z_B``."""
+        """Ask why A and not B: ``z_A - z_B``."""
         return cls((_index(target),), (_index(rival),))._distinct()
 
     @classmethod
     def why_not_rest(cls, target: int, group: Iterable[int], *, score: GroupScore = "logsumexp") -> Question:
-        """Why A and not the rest of its group? ``z_A - LSE_{G without A} z``."""
+        """Ask why A and not the rest of its group: ``z_A - LSE_{G without A} z``."""
         favoured = _index(target)
         rest = tuple(index for index in _indices(group) if index != favoured)
         return cls((favoured,), _not_empty(rest, "the rest of the group"), score)
 
     @classmethod
     def why_group(cls, group: Iterable[int], *, score: GroupScore = "logsumexp") -> Question:
-        """Why this group? ``LSE_G z``."""
+        """Ask why this group: ``LSE_G z``."""
         return cls(_not_empty(_indices(group), "the group"), (), score)
 
     @classmethod
     def why_group_not(cls, group: Iterable[int], rivals: Iterable[int], *, score: GroupScore = "logsumexp") -> Question:
-        """Why group G1 and not group G2? ``LSE_G1 z - LSE_G2 z``."""
+        """Ask why group G1 and not group G2: ``LSE_G1 z - LSE_G2 z``."""
         favoured = _not_empty(_indices(group), "the group")
         return cls(favoured, _not_empty(_indices(rivals), "the group of rivals"), score)._distinct()
 
     @classmethod
     def against_all(cls, target: int, *, score: GroupScore = "logsumexp") -> Question:
-        """Why A and nothing else? ``z_A - LSE_{k != A} z_k``, the logit of ``p_A``."""
+        """Ask why A and nothing else: ``z_A - LSE_{k != A} z_k``, the logit of ``p_A``."""
         return cls((_index(target),), None, score)
 
     @property
     def is_linear(self) -> bool:
-        """Whether the answer is one fixed linear function of the logits."""
+        """True if the answer is one fixed linear function of the logits."""
         several = len(self.favoured) > 1 or self.rivals is None or len(self.rivals) > 1
         return not several or self.score in ("mean", "sum")
 
     def answer(self, logits: Tensor) -> Tensor:
-        """The scalar answer for one example's output (any shape), differentiable."""
+        """Return the scalar answer for one example's output (any shape), differentiable."""
         favoured, rivals = self.entries(logits)
         flat = logits.reshape(-1)
         value = _score(flat[favoured], self.score)
         return value - _score(flat[rivals], self.score) if rivals else value
 
     def linear_form(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """``(w, r)`` with ``answer == sum(w * logits) + r`` at these logits, both held constant.
+        """Return ``(w, r)`` with ``answer == sum(w * logits) + r`` at these logits, both held constant.
 
         For a linear question ``r`` is 0. For log-sum-exp ``w`` is the softmax
         within the group and ``r`` its entropy: ``LSE(z) = sum p_k z_k + H(p)``.
@@ -111,11 +116,11 @@ class Question:
         return weights.reshape(logits.shape), remainder
 
     def __str__(self) -> str:
-        """The question in words, classes by their index."""
+        """Return the question as text, classes by index."""
         return self.in_words(())
 
     def in_words(self, class_names: Sequence[str]) -> str:
-        """The question in words, classes by name where there is one."""
+        """Return the question as text, classes by name where there is one."""
 
         def name(index: Index) -> str:
             plain = len(index) == 1 and -len(class_names) <= index[0] < len(class_names)
@@ -133,12 +138,12 @@ class Question:
         return f"why {several(self.favoured)}?"
 
     def entries(self, logits: Tensor) -> tuple[list[int], list[int]]:
-        """Favoured and rival entries as positions in the flattened output of one example, each once.
+        """Return favoured and rival entries as positions in the flattened output of one example, each once.
 
         Raises:
-            TargetError: the output lacks one of them, or one stands on both sides.
+            TargetError: the output lacks one of them, or one is on both sides.
         """
-        # -1 and the last class are one
+        # -1 and the last class are the same
         favoured = list(dict.fromkeys(_position(index, logits.shape) for index in self.favoured))
         if self.rivals is None:
             chosen = set(favoured)
@@ -161,22 +166,22 @@ class Question:
 
 
 def answers(questions: Sequence[Question], logits: Tensor) -> Tensor:
-    """The answers ``[N]`` of ``N`` questions to logits ``[N, ...]``, differentiable."""
+    """Return the answers ``[N]`` of ``N`` questions to logits ``[N, ...]``, differentiable."""
     return torch.stack([question.answer(row) for question, row in zip(questions, logits, strict=True)])
 
 
 def linear_forms(questions: Sequence[Question], logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights (shape of ``logits``) and remainders ``[N]`` of :meth:`Question.linear_form`."""
+    """Return the weights (shape of ``logits``) and remainders ``[N]`` of :meth:`Question.linear_form`."""
     forms = [question.linear_form(row) for question, row in zip(questions, logits, strict=True)]
     return torch.stack([weights for weights, _ in forms]), torch.stack([rest for _, rest in forms])
 
 
 def as_questions(asked: Any, num_examples: int) -> list[Question]:
-    """One question for each example, from a question, a list of them, or any target that Captum takes.
+    """Return one question per example, from a question, a list of them, or any target that Captum takes.
 
-    Captum's forms (int, 0-d and 1-d integer tensors, list of ints, tuple, list
-    of tuples, None for an output with one entry) and, beyond them, numpy
-    integers and arrays and ranges.
+    Accepted are Captum's forms (int, 0-d and 1-d integer tensors, list of ints,
+    tuple, list of tuples, None for an output with one entry), numpy integers
+    and arrays, and ranges.
 
     Raises:
         TargetError: the form is not one of these, or its length is not the batch's.
@@ -196,10 +201,10 @@ def as_questions(asked: Any, num_examples: int) -> list[Question]:
 
 
 def captum_target(target: Any) -> Any:
-    """``target`` in a form that Captum takes; questions and None pass.
+    """Convert ``target`` to a form that Captum takes; questions and None are returned unchanged.
 
     Raises:
-        TargetError: with what was found, for floats, booleans and wrong shapes.
+        TargetError: the target is a float, a boolean, or has a wrong shape.
     """
     if target is None or isinstance(target, Question):
         return target
@@ -236,10 +241,10 @@ def target_or_only_output(model: Any, target: Any) -> Any:
 
 
 class QuestionModel(nn.Module):
-    """A model that answers questions: ``[N, ...]`` inputs to ``[N, Q]`` answers.
+    """Model whose outputs are the answers to ``Q`` questions: ``[N, ...]`` inputs to ``[N, Q]`` answers.
 
     Made by :func:`ask`. Any attribution method can be run on it, with the
-    target that :func:`ask` gives: methods repeat targets as they repeat
+    target that :func:`ask` returns: methods repeat targets as they repeat
     inputs, so every copy of an example keeps its own question.
     """
 
@@ -247,16 +252,16 @@ class QuestionModel(nn.Module):
         super().__init__()
         self.model = model
         self.questions = tuple(questions)
-        self.training = model.training  # not train(): that would reach into the model
+        self.training = model.training  # not train(): that would change the mode of the model
 
     def forward(self, *inputs: Any) -> Tensor:
-        """All answers for all examples, ``[N, Q]``."""
+        """Return the answers to all questions for all examples, ``[N, Q]``."""
         logits = select_logits(self.model(*inputs))
         columns = [torch.stack([question.answer(row) for row in logits]) for question in self.questions]
         return torch.stack(columns, dim=1)
 
     def questions_for(self, target: Any, num_examples: int) -> list[Question]:
-        """The question of each example that a target, as given by :func:`ask`, stands for."""
+        """Return the question of each example for a target that :func:`ask` returned."""
         chosen = captum_target(target)
         if chosen is None and len(self.questions) > 1:
             raise TargetError(f"this model answers {len(self.questions)} questions; give the target that ask() gave")
@@ -266,9 +271,16 @@ class QuestionModel(nn.Module):
 
 
 def ask(model: nn.Module, asked: Any, num_examples: int) -> tuple[QuestionModel, int | Tensor]:
-    """``(question_model, target)``: run any method on the model with the target to have the question explained.
+    """Return ``(question_model, target)``, with which any attribution method explains the question.
 
-    ``asked`` is what :func:`as_questions` takes. The model itself is not changed.
+    ``asked`` is anything that :func:`as_questions` takes. The model itself is not changed.
+
+    Example::
+
+        from captum.attr import Saliency
+
+        asked, target = ask(model, Question.why_not(281, 282), len(images))
+        Saliency(asked).attribute(images, target=target)  # [2, 3, 32, 32]
     """
     questions = as_questions(asked, num_examples)
     distinct = list(dict.fromkeys(questions))
@@ -288,7 +300,7 @@ def _score(logits: Tensor, score: GroupScore) -> Tensor:
 
 
 def _linear_score(logits: Tensor, score: GroupScore) -> tuple[Tensor, Tensor]:
-    """The score as ``(w, r)``: ``score(z) == sum(w * z) + r``."""
+    """Return the score as ``(w, r)``: ``score(z) == sum(w * z) + r``."""
     ones, nothing = torch.ones_like(logits), logits.new_zeros(())
     if len(logits) == 1 or score == "sum":
         return ones, nothing
@@ -324,7 +336,7 @@ def _not_empty(entries: tuple[Any, ...], what: str) -> tuple[Any, ...]:
 
 
 def _position(index: Index, shape: torch.Size) -> int:
-    """Where ``index`` lies in the flattened output of one example."""
+    """Return the position of ``index`` in the flattened output of one example."""
     if not index:
         if shape.numel() != 1:
             raise TargetError(f"no target was given and an example's output has shape {list(shape)}; name a class")

@@ -1,1 +1,1 @@
-"""The command line: the only room that prints, draws progress bars and reads typed words."""
+"""The command line: the only package that prints, draws progress bars and parses command-line text."""

@@ -1,8 +1,8 @@
-"""The command line: what is installed, a demo, explanations of your own images.
+"""The command line: installed plugins and methods, a demo, explanations of your own images.
 
-Thin: each command reads its words, calls what does the work, and shows it.
-Exit status: 0 all done; 1 some images or methods failed and were named; 2 the
-command itself was wrong.
+Each command only parses its options, calls the library, and shows the result.
+Exit status: 0 all done; 1 some images or methods failed and were reported; 2 the
+command itself was invalid.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def _options(
         typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and stop."),
     ] = False,
 ) -> None:
-    """Options of the program itself."""
+    """Define the options of the program itself."""
 
 
 @app.command("plugins")
@@ -118,7 +118,7 @@ def demo_command(
         "xai-align-demo"
     ),
 ) -> None:
-    """Explain the photographs that come with the package, with a real network; write a page."""
+    """Explain the photographs that come with the package, with a pretrained network; write a page."""
     from xai_align.cli import demo
     from xai_align.cli.records_table import print_table
     from xai_align.report.words import footnotes, remarks

@@ -1,4 +1,4 @@
-"""``xai-align compare``: methods, judged by metrics, on your images."""
+"""``xai-align compare``: methods, measured by metrics, on your images."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def compare_command(
     ] = "parquet",
     trust_code: TrustCode = False,
 ) -> None:
-    """Compare methods on images: means with intervals, a page to look at, every value in a file."""
+    """Compare methods on images: means with intervals, an HTML page, every value in a file."""
     from xai_align.cli.comparison_table import print_comparison
     from xai_align.comparison.processes import is_main_process
     from xai_align.report.compare import METRICS, compare
@@ -104,7 +104,7 @@ def compare_command(
             trust=trust_code,
             progress=told,
         )
-    if not is_main_process():  # a status other than 0 would have the launcher stop the others
+    if not is_main_process():  # an exit status other than 0 would make the launcher stop the others
         return
     terminal = output()
     print_comparison(terminal, comparison)
@@ -118,5 +118,5 @@ def compare_command(
 
 
 def _split(words: list[str] | None) -> list[str]:
-    """``["a,b", "c"]`` is ``["a", "b", "c"]``."""
+    """Split ``["a,b", "c"]`` into ``["a", "b", "c"]``."""
     return [name.strip() for one in words or () for name in one.split(",") if name.strip()]

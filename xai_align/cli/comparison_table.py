@@ -1,4 +1,4 @@
-"""A comparison on the terminal: one table for each kind of question."""
+"""Terminal output of a comparison: one table for each kind of question."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
     from xai_align.comparison.result import Comparison, Summary
 
-_CELL = 27  # letters of a cell and its frame
+_CELL = 27  # characters of a cell with its frame
 
 
 def print_comparison(console: Console, comparison: Comparison) -> None:
-    """Means with their intervals, the best of each metric in bold; in a narrow terminal, several tables."""
+    """Print means with intervals, the best of each metric in bold; in a narrow terminal, several tables."""
     longest = max(map(len, comparison.methods))
     at_once = max(1, (console.width - longest - 5) // _CELL)
     for kind in comparison.questions:
@@ -33,7 +33,7 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
 
 
 def footnotes(comparison: Comparison) -> list[str]:
-    """What has to be said about the numbers."""
+    """Return the footnotes that explain the numbers."""
     notes = ["mean [95 % bootstrap interval over images]; ↑ higher is better, ↓ lower is better; bold: best mean."]
     if len(comparison.methods) > 1:
         notes.append(
@@ -49,7 +49,7 @@ def footnotes(comparison: Comparison) -> list[str]:
 
 
 def best_methods(comparison: Comparison, kind: str, metric: str) -> set[str]:
-    """The methods with the best mean; several where they are equal."""
+    """Return the methods with the best mean; several if they are equal."""
     rows = [
         row for row in comparison.summaries if (row.question, row.metric) == (kind, metric) and math.isfinite(row.mean)
     ]
@@ -95,7 +95,7 @@ def _cell(row: Summary, *, best: bool, higher: bool) -> str:
 
 
 def _number(value: float) -> str:
-    """Three digits after the point; four in all for large numbers, three for tiny ones."""
+    """Format with three decimals; four significant digits for large numbers, three for tiny ones."""
     size = abs(value)
     words = f"{value:.3g}" if 0 < size < 1e-3 or size >= 1e5 else f"{value:.4g}" if size >= 100 else f"{value:.3f}"
     return words.replace("-", "−")

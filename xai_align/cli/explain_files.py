@@ -1,4 +1,4 @@
-"""Explaining image files one by one, so that one that fails is named and the rest go on."""
+"""Explain image files one by one, so that a failure is reported and the rest continue."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What is to be explained, checked as far as it can be before the first image."""
+    """Images, model, methods and question of a run, checked as far as possible before the first image."""
 
     paths: Sequence[Path]
     reference: str
@@ -50,13 +50,13 @@ class Task:
         device: str | None = None,
         trust: bool = False,
     ) -> Task:
-        """Return the task that these words describe.
+        """Build the task from command-line arguments.
 
-        Without ``methods`` it is the exact readout; ``trust``: see :func:`~xai_align.plugins.load_model`.
+        Without ``methods``, the exact readout is used; ``trust``: see :func:`~xai_align.plugins.load_model`.
 
         Raises:
-            ValueError: images, methods, model, device, layer or classes are not there; the message
-                says which and what there is instead.
+            ValueError: images, methods, model, device, layer or classes do not exist; the message
+                names them and the alternatives.
         """
         paths = expand_paths(images)
         methods = [default_method()] if methods is None else methods
@@ -86,13 +86,13 @@ class Task:
 
     @property
     def steps(self) -> int:
-        """How many explanations are to be made."""
+        """Number of explanations."""
         return len(self.paths) * len(self.methods)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What came of one image and one or all methods: records, or the problem in words."""
+    """Result for one image and one or all methods: records, or the problem as text."""
 
     steps: int
     records: Sequence[Record] = ()
@@ -100,7 +100,7 @@ class Result:
 
 
 def explain_files(task: Task, out: Path) -> Iterator[Result]:
-    """Explain every image with every method; leave ``NAME.METHOD.png``, ``.npz`` and ``.json`` in ``out``.
+    """Explain every image with every method; write ``NAME.METHOD.png``, ``.npz`` and ``.json`` to ``out``.
 
     Raises:
         TargetError: a class is out of the model's range: no image can be explained.
@@ -117,7 +117,7 @@ def explain_files(task: Task, out: Path) -> Iterator[Result]:
         _check_classes(task, logits)
         try:
             question = question_about(task.favoured, task.rivals, int(logits[0].argmax()))
-        except TargetError as error:  # what was predicted is one of the rivals
+        except TargetError as error:  # the predicted class is one of the rivals
             yield Result(steps=len(task.methods), problem=f"{path}: {error}")
             continue
         for method in task.methods:
@@ -137,7 +137,7 @@ def _explain_one(task: Task, inputs: Tensor, question: Question, method: str, pa
         layer = task.layer if attribution_method(method).takes_layer else None
         explanation = explain(task.loaded.model, inputs, question, method, layer=layer)
         record = record_of(explanation, image=path.name, class_names=task.loaded.class_names)
-    except Exception as error:  # methods are anyone's and may raise anything; the others go on
+    except Exception as error:  # methods come from third parties and may raise anything; the others continue
         return Result(steps=1, problem=f"{path}: {method} failed: {_said(error)}")
     _save(task, record, inputs, path, stem.with_name(f"{stem.name}.{file_name(method, layer)}"))
     return Result(steps=1, records=[record])

@@ -1,4 +1,4 @@
-"""``xai-align fit-align``: a classifier that looks where the evidence is, and a masker that shows it, from a folder."""
+"""``xai-align fit-align``: train a classifier with aligned CAMs, and its masker, from a folder of images."""
 
 from __future__ import annotations
 
@@ -200,7 +200,7 @@ def _show(done: FolderAlignment, out: Path) -> None:
 
 
 def _table(scores: Mapping[str, DomainScores], sources: Sequence[str]) -> Table:
-    """A row for each domain; only maps that there are have columns."""
+    """Return a table with a row for each domain, and columns for the existing maps only."""
     shown = [name for name in _MAPS if any(name in one.maps for one in scores.values())]
     table = Table()
     for column in ("domain", "", "images", "accuracy", "macro", "worst class"):

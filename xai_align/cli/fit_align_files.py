@@ -1,4 +1,4 @@
-"""What ``xai-align fit-align`` leaves beside the models: words, curves, pictures."""
+"""Output files of ``xai-align fit-align`` beside the models: JSON, curves, pictures."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def write_words(
     split: Split,
     scores: Mapping[str, DomainScores],
 ) -> None:
-    """``classes.json``, what the model is, and ``results.json``, that and every number of the test."""
+    """Write ``classes.json``, the description of the model, and ``results.json``, that and every number of the test."""
     about = {"classes": list(domains.classes), "sources": list(domains.sources), **about}
     results = {
         **about,
@@ -44,11 +44,11 @@ def write_words(
 
 
 def write_curves(out: Path, fit: AlignFit) -> None:
-    """``curves.png``: cross-entropy in training and validation, and the validation's accuracy."""
+    """Write ``curves.png``: cross-entropy in training and validation, and validation accuracy."""
     from xai_align._tools.png import png
     from xai_align.report.fit_figure import fit_figure
 
-    # not the loss, which is a sum with terms that begin later
+    # not the loss, a sum to which some terms are added only later
     rows = [{**row, "loss": row.get("classification", row.get("loss"))} for row in fit.history]
     (out / "curves.png").write_bytes(png(fit_figure(rows, "accuracy", fit.best)))
 
@@ -61,7 +61,7 @@ def draw_examples(
     loaded: LoadedModel,
     classes: Sequence[str],
 ) -> Path:
-    """Images with the CAM of the class that is predicted and, if there is a masker, their mask; the file."""
+    """Draw images with the CAM of the predicted class and, if there is a masker, their mask; return the file."""
     from xai_align._tools.png import png
     from xai_align.align.figure import align_figure
 

@@ -1,4 +1,4 @@
-"""From a folder of images to an aligned classifier and its masker on disk: what ``xai-align fit-align`` does."""
+"""Train an aligned classifier and its masker from a folder of images: the work of ``xai-align fit-align``."""
 
 from __future__ import annotations
 
@@ -33,22 +33,22 @@ if TYPE_CHECKING:
     from xai_align.hookspecs import LoadedModel
 
 
-#: Options of recipes that have them, if nothing is said. Networks that were trained on photographs recognise a picture
-#: that a flat mask has made pale, so something else has to stand where it removes; and with weights of 1 most of their
-#: CAMs die within a few epochs, since a CAM of zeros is consistent and sparse.
+#: Defaults for options of recipes that have them. Networks that were trained on photographs recognise a picture
+#: that a constant mask has made pale, so removed pixels are filled from another image; and with weights of 1 most of
+#: their CAMs collapse within a few epochs, since a CAM of zeros is consistent and sparse.
 USUAL: Mapping[str, Any] = {"baseline": "another_image", "alignment": 0.1, "mixup": 0.1}
 
 
 @dataclass(frozen=True, kw_only=True)
 class FolderAlignment:
-    """What came of it.
+    """Result of :func:`fit_align_folder`.
 
     Attributes:
-        fit: of the classifier and the masker, which are on the device they were trained on.
+        fit: the fit of the classifier and the masker, which are on the device they were trained on.
         domains: the images by domain, the sources first.
-        split: which of them were for what.
-        scores: of each domain; of a source, over the images that were kept apart.
-        pictures: the files of examples.
+        split: the images for training, validation and test.
+        scores: for each domain; for a source, over the held-out images.
+        pictures: files of the examples.
     """
 
     fit: AlignFit
@@ -81,32 +81,32 @@ def fit_align_folder(
     writes: bool = True,
     **options: Any,
 ) -> FolderAlignment:
-    """Train on some domains of a folder, test on all of them, and leave what came of it in ``out``.
+    """Train on some domains of a folder, test on all of them, and write the results to ``out``.
 
     Args:
         folder: ``DOMAIN/CLASS/*.jpg``, or ``CLASS/*.jpg``; see :func:`~xai_align.data.domain_folder.read_domains`.
         backbone: a reference to a model that a plugin can give a new head, such as ``timm:NAME``.
         out: gets ``classifier.safetensors``, ``masker.safetensors``, ``classes.json``, ``results.json``,
-            ``metrics.csv``, ``curves.png``, ``examples/`` and checkpoints; called again, it goes on from these.
+            ``metrics.csv``, ``curves.png``, ``examples/`` and checkpoints; called again, it resumes from these.
         sources: the domains that are trained on; none: there are no domains.
-        recipe_name: of a training recipe; ``xai-align methods`` lists them.
-        weights: options of the recipe; those of :data:`USUAL` that it has and that aren't given are from there.
+        recipe_name: name of a training recipe; ``xai-align methods`` lists them.
+        weights: options of the recipe; :data:`USUAL` has the defaults of some.
         masks: folder of PNG masks of training images, for recipes that need them.
-        layer: where CAMs are taken; None: found by itself.
-        validation_share, test_share: of every class of every source.
-        batch_size: of a step.
-        epochs: in all.
-        judged: of how many images of each domain the maps are judged.
-        examples: how many images of each domain are drawn.
-        workers: processes that load images.
-        seed: of the split, the head's first weights, and the training.
-        device: where to train; None: a GPU if there is one.
+        layer: the layer of the CAMs; None: found automatically.
+        validation_share, test_share: shares of every class of every source.
+        batch_size: images per step.
+        epochs: total number of epochs.
+        judged: number of images of each domain on which the maps are evaluated.
+        examples: number of images of each domain that are drawn.
+        workers: number of processes that load images.
+        seed: seed of the split, the head's initial weights, and the training.
+        device: the device to train on; None: a GPU if there is one.
         trust: whether a backbone's folder may name code, which is then run; see :func:`~xai_align.plugins.load_model`.
         writes: whether this process writes the files.
         options: for :class:`~xai_align.align.AlignTrainer`.
 
     Raises:
-        ValueError: the folder, the backbone or an option can't be used; the message says why.
+        ValueError: the folder, the backbone or an option can't be used; the message has the reason.
     """
     where = usable_device(device)
     chosen = _recipe(recipe_name, weights or {}, masks)
@@ -119,7 +119,7 @@ def fit_align_folder(
 
     def loader(images: Sequence[LabelledImage], *, training: bool = False) -> DataLoader[TrainingBatch]:
         items = _Numbered(LabelledImages(images, loaded.preprocess, size if training and masks is not None else None))
-        own = torch.Generator().manual_seed(seed)  # the caller's random state is not drawn from
+        own = torch.Generator().manual_seed(seed)  # leaves the caller's random state unchanged
         return DataLoader(items, batch_size, shuffle=training, num_workers=workers, collate_fn=_as_batch, generator=own)
 
     trainer = AlignTrainer(
@@ -151,7 +151,7 @@ def fit_align_folder(
 
 
 class _Numbered(Dataset[Any]):
-    """Items with their places."""
+    """Dataset of items with their indices."""
 
     def __init__(self, items: LabelledImages) -> None:
         self.items = items
@@ -164,7 +164,7 @@ class _Numbered(Dataset[Any]):
 
 
 def _as_batch(items: Sequence[tuple[int, Any]]) -> TrainingBatch:
-    """Examples as a batch; where no mask is known, NaN."""
+    """Collate examples to a batch; unknown masks are NaN."""
     images = torch.stack([item[0] for _, item in items])
     unknown = torch.full((1, *images.shape[-2:]), torch.nan)
     masked = any(len(item) > 2 for _, item in items)
@@ -181,9 +181,10 @@ def _recipe(name: str, weights: Mapping[str, Any], masks: Path | None) -> Recipe
     usual = {option: value for option, value in USUAL.items() if option in known}
     try:
         chosen = recipe(name, **{**usual, **weights})
-    except TypeError as error:  # an option of another recipe: the person's to mend
+    except TypeError as error:  # an option of another recipe: the user's error
         raise ValueError(str(error)) from None
-    keep_and_drop(torch.zeros(2, 3, 8, 8), torch.ones(2, 1, 8, 8), chosen.baseline)  # before the warm-up, not after it
+    # fail before the warm-up, not after it
+    keep_and_drop(torch.zeros(2, 3, 8, 8), torch.ones(2, 1, 8, 8), chosen.baseline)
     if chosen.needs_masks and masks is None:
         raise ValueError(f"the recipe '{name}' learns from given masks; give a folder of them: --masks FOLDER")
     return chosen
@@ -201,7 +202,7 @@ def _check_turns(chosen: Recipe, epochs: int, warmup: int, masker_only: int) -> 
 
 
 def _classifier(backbone: str, classes: int, seed: int, trust: bool) -> tuple[LoadedModel, nn.Module]:
-    """The backbone, and a copy of it with a head for these classes."""
+    """Return the backbone, and a copy of it with a head for these classes."""
     with fixed_random_state(seed):
         loaded = load_model(backbone, trust=trust)
         return loaded, with_new_head(loaded.model, classes)

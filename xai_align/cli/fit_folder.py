@@ -1,4 +1,4 @@
-"""From a folder of images to a trained PiNet on disk: what ``xai-align fit-pinet`` does."""
+"""Train a PiNet from a folder of images: the work of ``xai-align fit-pinet``."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class FolderFit:
-    """What came of it.
+    """Result of :func:`fit_folder`.
 
     Attributes:
-        fit: of the PiNet, which is on the device it was trained on.
+        fit: the fit of the PiNet, which is on the device it was trained on.
         classes: their names.
-        train, validation: how many images each had; ``masks`` of the first came with a mask.
+        train, validation: number of images in each; ``masks``: number of training images with a mask.
         error: the largest relative difference between a logit and the sum of its terms, over the example pictures.
-        pictures: the files of maps.
+        pictures: files of the maps.
     """
 
     fit: Fit
@@ -61,26 +61,26 @@ def fit_folder(
     writes: bool = True,
     **options: Any,
 ) -> FolderFit:
-    """Train a second look on a backbone with the images of a folder, and leave what came of it in ``out``.
+    """Train a second look on a backbone with the images of a folder, and write the results to ``out``.
 
     Args:
         folder: a sub-folder of images for each class.
-        backbone: a reference to a model that a plugin can put a second look on, such as ``timm:NAME``.
-        out: gets what :func:`~xai_align.training.fit_pinet` leaves, ``classes.json``, ``curves.png`` and ``examples/``.
+        backbone: a reference to a model on which a plugin can build a second look, such as ``timm:NAME``.
+        out: gets the files of :func:`~xai_align.training.fit_pinet`, ``classes.json``, ``curves.png``, ``examples/``.
         masks: folder of PNG masks.
-        weights: of the terms of the loss, beside the prediction.
+        weights: weights of the terms of the loss, besides the prediction loss.
         head: options of :class:`~xai_align.pinet.SecondLookHead`.
-        frozen: whether the backbone stays as it is.
-        validation_share: of every class.
-        seed: of the split, the head's first weights, and the training.
-        device: where to train; None: a GPU if there is one.
+        frozen: whether the backbone's weights are frozen.
+        validation_share: share of every class.
+        seed: seed of the split, the head's initial weights, and the training.
+        device: the device to train on; None: a GPU if there is one.
         trust: whether a backbone's folder may name code, which is then run; see :func:`~xai_align.plugins.load_model`.
-        examples: of how many validation images maps are drawn.
+        examples: number of validation images whose maps are drawn.
         writes: whether this process writes the pictures.
         options: for :func:`~xai_align.training.fit_pinet`.
 
     Raises:
-        ValueError: the folder, the backbone or an option can't be used; the message says why.
+        ValueError: the folder, the backbone or an option can't be used; the message has the reason.
     """
     where = usable_device(device)
     classes, images = read_image_folder(folder, masks)
@@ -128,7 +128,7 @@ def fit_folder(
 def _second_look(
     backbone: str, classes: int, *, trust: bool, frozen: bool, seed: int, **head: Any
 ) -> tuple[LoadedModel, PiNet]:
-    """The backbone, ready to be asked, and a PiNet on it."""
+    """Return the loaded backbone, and a PiNet on it."""
     with fixed_random_state(seed):
         loaded = load_model(backbone, trust=trust)
         model: Any = second_look(loaded.model, classes, {"frozen": frozen, **head})
@@ -145,7 +145,7 @@ def _map_size(model: PiNet, image: torch.Tensor, where: torch.device) -> tuple[i
 def _draw(
     model: PiNet, image: torch.Tensor, label: int, loaded: LoadedModel, classes: Sequence[str], path: Path
 ) -> float:
-    """What speaks for the predicted class, over the photograph; the relative error of the sum."""
+    """Draw the contributions to the predicted class over the photograph; return the relative error of the sum."""
     from xai_align._tools.png import png
     from xai_align.report.overlay import photograph_and_overlay
     from xai_align.report.words import number

@@ -1,4 +1,4 @@
-"""``xai-align fit-pinet``: a network that sees finely and adds up, from a folder of images."""
+"""``xai-align fit-pinet``: train a PiNet head, with fine maps that sum to the logits, from a folder of images."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def fit_pinet_command(
     ] = None,
     trust_code: TrustCode = False,
 ) -> None:
-    """Train a head that sees finely and adds up, on a backbone, with your images; save it with curves and maps."""
+    """Train a PiNet head on a backbone, with fine maps that sum to the logits; save it with curves and maps."""
     from xai_align.cli.fit_folder import fit_folder
     from xai_align.cli.option_settings import option_settings
     from xai_align.comparison.processes import is_main_process

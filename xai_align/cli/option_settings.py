@@ -15,9 +15,9 @@ def option_settings(defaults: type[Any], written: Sequence[str] | None, path: Pa
 
     Args:
         defaults: the dataclass of options.
-        written: ``["schedule=cosine"]``; goes before the file.
+        written: ``["schedule=cosine"]``; overrides the file.
         path: a TOML file of options.
-        who: the command, for messages.
+        who: the name of the command, for messages.
 
     Raises:
         ValueError: there is no such option, it is a function, or it can't be read.

@@ -1,4 +1,4 @@
-"""The table of records on a terminal, in one piece or, where there is little room, one for each question."""
+"""Terminal table of records: a single one or, in a narrow terminal, one for each question."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
     from xai_align.report.record import Record
 
-_ROOM = 130  # columns of a terminal in which the whole table can be read
+_ROOM = 130  # smallest terminal width for the single table
 
 
 def print_table(console: Console, records: Sequence[Record]) -> None:
-    """Print the records in the form that the terminal has room for; numbers are in logits."""
+    """Print the records in the form that fits the terminal; numbers are in logits."""
     tables = [wide_table(records)] if console.width >= _ROOM else narrow_tables(records)
     for table in tables:
         console.print(table)
@@ -29,7 +29,7 @@ def print_table(console: Console, records: Sequence[Record]) -> None:
 
 
 def wide_table(records: Sequence[Record]) -> Table:
-    """One row a record; each image and question is named once."""
+    """Return one table with a row per record; each image and question is named once."""
     table = Table()
     _add_columns(table, COLUMNS)
     for question, several in groupby(records, key=lambda record: (record.image, record.question)):
@@ -41,7 +41,7 @@ def wide_table(records: Sequence[Record]) -> Table:
 
 
 def narrow_tables(records: Sequence[Record]) -> list[Table]:
-    """One table for each image and question, which stand above it."""
+    """Return one table for each image and question, with these as its title."""
     tables = []
     for (image, question), several in groupby(records, key=lambda record: (record.image, record.question)):
         table = Table(title=escape(f"{image}: {question}"), title_justify="left", padding=(0, 1, 0, 0), box=None)
@@ -55,7 +55,7 @@ def narrow_tables(records: Sequence[Record]) -> list[Table]:
 def _add_columns(table: Table, names: Sequence[str]) -> None:
     for name in names:
         if name in NUMBER_COLUMNS:
-            # the widest cell is a gap; names of columns wrap, numbers don't
+            # column names wrap, numbers don't; the widest cell is a gap
             table.add_column(name, justify="right", min_width=max(map(len, name.split())))
         else:
             table.add_column(name, overflow="fold")

@@ -1,4 +1,4 @@
-"""How commands ask for models by reference, and whether a folder that one names is trusted."""
+"""Command-line options for model references, and for trust in the folders that they name."""
 
 from __future__ import annotations
 

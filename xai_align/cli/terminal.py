@@ -1,4 +1,4 @@
-"""How commands speak: errors in a line, tables as wide as they need, a progress bar for who watches."""
+"""Terminal output of commands: errors in one line, tables at full width, a progress bar."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def errors_in_words() -> Iterator[None]:
-    """What a person can mend is said in a line, with exit status 2; faults of ours keep their traceback."""
+    """Print user errors in one line and exit with status 2; internal errors keep their traceback."""
     from xai_align.plugins import PluginError
 
     try:
@@ -28,13 +28,13 @@ def errors_in_words() -> Iterator[None]:
 
 
 def output() -> Console:
-    """The terminal; a table that goes into a file or a pipe is not cut to eighty columns."""
+    """Return the console; a table that goes into a file or a pipe is not cut to eighty columns."""
     console = Console()
     return console if console.is_terminal else Console(width=200)
 
 
 def progress_bar() -> Progress:
-    """A progress bar on the error stream, gone when done; nothing where no one watches."""
+    """Return a progress bar on stderr, removed when done; nothing is shown if stderr is no terminal."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     return Progress(

@@ -1,6 +1,6 @@
-"""From a kind of question, such as "why-not", to the question that is asked of one image.
+"""Choice of the question about one image from a kind of question, such as "why-not".
 
-No label is needed: what is asked about is the predicted class, unless a class is named.
+No label is needed: questions are about the predicted class, unless a class is named.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ if TYPE_CHECKING:
 
 #: Why A? A and not B? A and not the rest of its group? Why this group? This group and not that one?
 KINDS = ("why", "why-not", "why-not-rest", "group", "group-not")
-#: Kinds that are asked against something, which may be named.
+#: Kinds that contrast with other classes, which may be named.
 AGAINST = ("why-not", "group-not")
-#: Kinds that need to know the group of a class.
+#: Kinds that need the group of a class.
 GROUPED = ("why-not-rest", "group", "group-not")
-#: Groups by ImageNet's WordNet hierarchy, and by which classes the model confuses.
+#: Groups from ImageNet's WordNet hierarchy, and from the classes that the model confuses.
 WORDNET, CONFUSION = "wordnet", "confusion"
 
 
 class NoQuestion(ValueError):
-    """A kind of question that cannot be asked about this class, because it stands in no fitting group."""
+    """Error for a kind of question that cannot be asked about this class, because it is in no suitable group."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Asking:
-    """What is asked of every image.
+    """Questions that are asked of every image.
 
     Attributes:
-        kinds: of :data:`KINDS`.
-        favoured: the classes asked about; none: the predicted one.
-        rivals: the classes asked against; none: chosen for each image; None: all the others.
+        kinds: entries of :data:`KINDS`.
+        favoured: the classes that questions are about; none: the predicted one.
+        rivals: the contrasted classes; empty: chosen for each image; None: all the others.
         groups: the groups of classes; None: WordNet's.
     """
 
@@ -52,11 +52,11 @@ class Asking:
     groups: ClassGroups | None = None
 
     def question(self, kind: str, logits: Tensor) -> Question:
-        """The question of this kind about an image with these logits ``[K]``.
+        """Return the question of this kind about an image with these logits ``[K]``.
 
         Raises:
-            NoQuestion: the class is in no group, or its group has none beside it.
-            TargetError: a class would stand on both sides.
+            NoQuestion: the class is in no group, or its group has no sibling.
+            TargetError: a class would be on both sides.
         """
         order = logits.argsort(descending=True, stable=True).tolist()
         asked = self.favoured[0] if self.favoured else order[0]
@@ -81,7 +81,7 @@ class Asking:
         return Question.why_group_not(ours, theirs)
 
     def check(self, num_classes: int) -> None:
-        """Raise if these questions cannot be asked of an output of so many classes.
+        """Raise if these questions cannot be asked of an output with this number of classes.
 
         Raises:
             TargetError: a class is out of range, or there are too few.
@@ -113,7 +113,7 @@ class Asking:
             raise NoQuestion(str(error)) from None
 
     def _rival_group(self, asked: int, ours: Sequence[int], order: Sequence[int]) -> tuple[int, ...]:
-        """WordNet's group beside ours; of other groups, that of the likeliest class outside."""
+        """Return WordNet's sibling group; of other groups, that of the most probable class outside ours."""
         from xai_align.data.imagenet_groups import default_group, default_rival
 
         if self.groups is None:
@@ -129,10 +129,10 @@ class Asking:
 
 
 def parse_kinds(written: Iterable[str]) -> tuple[str, ...]:
-    """The kinds of questions meant, each once.
+    """Parse the kinds of questions, each once.
 
     Raises:
-        ValueError: none, or one that there is not.
+        ValueError: there is none, or an unknown one.
     """
     kinds = tuple(dict.fromkeys(one.strip() for one in written))
     for kind in kinds:
@@ -150,11 +150,11 @@ def parse_asking(
     class_names: Sequence[str],
     groups: ClassGroups | None = None,
 ) -> Asking:
-    """What these words ask.
+    """Parse questions from text.
 
     Raises:
-        TargetError: a class is not found, or stands on both sides.
-        ValueError: a kind is not known, or the classes named are of no use to it.
+        TargetError: a class is not found, or is on both sides.
+        ValueError: a kind is not known, or does not use the classes named.
     """
     known = parse_kinds(kinds)
     asked, against = parse_sides(favoured, rivals, class_names)
@@ -176,10 +176,10 @@ def parse_asking(
 
 
 def read_groups(path: str | Path, class_names: Sequence[str]) -> ClassGroups:
-    """Groups from a JSON file ``{"name": [class, ...]}``; a class is a number or a name.
+    """Read groups from a JSON file ``{"name": [class, ...]}``; a class is a number or a name.
 
     Raises:
-        ValueError: the file is not there, is no such JSON, or names a class that the model lacks.
+        ValueError: the file does not exist, has another form, or names a class that the model lacks.
     """
     if not Path(path).is_file():
         raise ValueError(f"the groups '{path}' cannot be read: give a file, '{WORDNET}' or '{CONFUSION}'")

@@ -1,7 +1,7 @@
-"""One batch of images: every question, explained by every method, judged by every metric.
+"""One batch of images: every question, explained by every method, measured by every metric.
 
-What fails on the batch is tried image by image; what fails then is named, and
-the rest goes on.
+What fails on the batch is retried image by image; what fails again is reported,
+and the rest continues.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from xai_align.question import TargetError
 def run_part(
     plan: Plan, number: int, *, out: Path | None = None, advance: Callable[[int], None] = lambda steps: None
 ) -> Part:
-    """Batch ``number`` of the plan. With ``out``, pictures of the first images are left in ``out/pictures``.
+    """Run batch ``number`` of the plan. With ``out``, pictures of the first images are written to ``out/pictures``.
 
-    ``advance`` is told how many explanations were made or given up.
+    ``advance`` is called with the number of explanations that were made or have failed.
     """
     part = Part(number=number)
     examples = _seen_by_model(plan, _opened(plan, part), part)
@@ -68,7 +68,7 @@ def _opened(plan: Plan, part: Part) -> Iterator[Example]:
 
 
 def _seen_by_model(plan: Plan, examples: Iterator[Example], part: Part) -> list[Example]:
-    """Those that the model answers, with its logits."""
+    """Return the examples on which the model does not fail, with its logits."""
 
     def failed(example: Example, error: Exception) -> None:
         part.problems.append(f"{example.path}: the model failed: {said(error)}")
@@ -82,7 +82,7 @@ def _seen_by_model(plan: Plan, examples: Iterator[Example], part: Part) -> list[
 
 
 def _asked(plan: Plan, kind: str, examples: Sequence[Example], part: Part) -> list[Example]:
-    """Those of which this kind of question can be asked, with the question."""
+    """Return the examples of which this kind of question can be asked, with the question."""
     asked = []
     for example in examples:
         example.question = None
@@ -90,7 +90,7 @@ def _asked(plan: Plan, kind: str, examples: Sequence[Example], part: Part) -> li
             example.question = plan.asking.question(kind, example.logits)
         except NoQuestion as reason:
             count_note(part, f"'{kind}' cannot be asked: {reason}")
-        except TargetError as error:  # what was predicted is one of the rivals
+        except TargetError as error:  # the predicted class is one of the rivals
             part.problems.append(f"{example.path}: '{kind}' cannot be asked: {error}")
         else:
             asked.append(example)
@@ -98,5 +98,5 @@ def _asked(plan: Plan, kind: str, examples: Sequence[Example], part: Part) -> li
 
 
 def count_note(part: Part, words: str) -> None:
-    """One image more that this is said about."""
+    """Count one more image for a note."""
     part.notes[words] = part.notes.get(words, 0) + 1

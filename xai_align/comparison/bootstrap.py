@@ -15,16 +15,16 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-#: Resamples for an interval.
+#: Number of resamples for an interval.
 RESAMPLES = 10_000
-#: The share of the resampled means that an interval holds.
+#: Coverage of an interval.
 COVERAGE = 0.95
 _AT_ONCE = 4_000_000  # counts in memory at a time
 
 
 @dataclass(frozen=True)
 class Interval:
-    """For each of C columns: how many values are finite, their mean, and its interval (NaN where n < 2)."""
+    """Number of finite values, their mean and its interval (NaN where n < 2) for each of C columns."""
 
     n: NDArray[np.int64]
     mean: Array
@@ -33,20 +33,20 @@ class Interval:
 
 
 def bootstrap_means(values: Any, *, seed: int = 0, resamples: int = RESAMPLES, coverage: float = COVERAGE) -> Interval:
-    """The mean of each column over its finite values, and its percentile bootstrap interval.
+    """Return the mean of each column over its finite values, and its percentile bootstrap interval.
 
     Rows (images) are drawn with replacement, the same for every column. A
     resampled mean is over the finite values drawn; a resample that drew none of
     a column's is left out for that column.
 
     Args:
-        values: ``[N, C]``, one row per image; what is not finite is missing.
-        seed: of a generator of its own.
-        resamples: how often N rows are drawn.
+        values: ``[N, C]``, one row per image; values that are not finite are missing.
+        seed: seed of a separate generator.
+        resamples: number of resamples of N rows.
         coverage: the share of the resampled means between ``low`` and ``high``.
 
     Raises:
-        ValueError: ``values`` has not two axes, or resamples or coverage make no interval.
+        ValueError: ``values`` does not have two axes, or resamples or coverage are out of range.
     """
     x = np.asarray(values, dtype=np.float64)
     if x.ndim != 2:
@@ -60,7 +60,7 @@ def bootstrap_means(values: Any, *, seed: int = 0, resamples: int = RESAMPLES, c
     low, high = np.full_like(mean, np.nan), np.full_like(mean, np.nan)
     wide = np.flatnonzero(n >= 2)
     if len(wide):
-        # around the mean, so that large offsets cost no digits
+        # centred on the mean, so that large offsets lose no precision
         centred = np.where(there, filled - np.nan_to_num(mean), 0.0)[:, wide]
         means = _resampled_means(centred, present[:, wide], resamples, np.random.default_rng(seed))
         ends = np.nanquantile(means, [(1 - coverage) / 2, (1 + coverage) / 2], axis=0)
@@ -69,7 +69,7 @@ def bootstrap_means(values: Any, *, seed: int = 0, resamples: int = RESAMPLES, c
 
 
 def _resampled_means(filled: Array, present: Array, resamples: int, generator: np.random.Generator) -> Array:
-    """``[resamples, C]``. How often each row was drawn, times the rows: one product for all columns."""
+    """Return the resampled means ``[resamples, C]``: one matrix product of draw counts and rows for all columns."""
     rows = len(filled)
     step = max(1, _AT_ONCE // rows)
     complete = bool(present.all())
@@ -83,5 +83,5 @@ def _resampled_means(filled: Array, present: Array, resamples: int, generator: n
 
 
 def _quotient(total: Array, count: Any) -> Array:
-    """``total / count``, NaN where nothing was counted."""
+    """Return ``total / count``, NaN where ``count`` is 0."""
     return np.divide(total, count, out=np.full(np.shape(total), np.nan), where=np.asarray(count) > 0)

@@ -14,7 +14,7 @@ from xai_align.question import Question
 
 @dataclass(kw_only=True)
 class Example:
-    """One image: what the model is shown, what it says, what is asked, what is known."""
+    """One image: the model's input, its logits, the question, the label and boxes."""
 
     path: Path
     input: Tensor
@@ -26,5 +26,5 @@ class Example:
 
 
 def inputs_of(examples: Sequence[Example]) -> Tensor:
-    """``[N, C, H, W]``."""
+    """Return the inputs ``[N, C, H, W]``."""
     return torch.stack([example.input for example in examples])

@@ -1,4 +1,4 @@
-"""The files a comparison leaves: every value, every curve, the table, the whole record."""
+"""Output files of a comparison: every value, every curve, the table, the whole record."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from xai_align.comparison.store import Part, Value, as_json, write_whole
 if TYPE_CHECKING:
     from pathlib import Path
 
-#: How tables of values and curves are written.
+#: File formats of the tables of values and curves.
 FORMATS = ("parquet", "csv")
 _VALUES = {field.name: float if field.type == "float" else str for field in fields(Value)}
 _CURVES = {"image": str, "question": str, "method": str, "series": str, "fraction": float, "probability": float}
@@ -23,7 +23,7 @@ _Writer = Callable[[Iterable[dict[str, Any]]], None]
 
 
 def check_format(name: str) -> None:
-    """Raise if tables cannot be written so.
+    """Raise if tables cannot be written in this format.
 
     Raises:
         ValueError: there is no such format, or its library is not installed.
@@ -38,7 +38,7 @@ def check_format(name: str) -> None:
 
 
 def write_tables(parts: Iterable[Part], out: Path, form: str) -> str:
-    """``values`` and ``curves``, a row for each number, part after part; the name of the file of values."""
+    """Write ``values`` and ``curves``, one row per number, part by part; return the name of the file of values."""
     with _table(out / f"values.{form}", _VALUES) as values, _table(out / f"curves.{form}", _CURVES) as curves:
         for part in parts:
             values(vars(value) for value in part.values)
@@ -47,7 +47,7 @@ def write_tables(parts: Iterable[Part], out: Path, form: str) -> str:
 
 
 def write_record(comparison: Comparison, out: Path) -> None:
-    """``table.csv`` and ``results.json``."""
+    """Write ``table.csv`` and ``results.json``."""
     with _table(out / "table.csv", {field.name: str for field in fields(Summary)}) as summaries:
         summaries(vars(summary) for summary in comparison.summaries)
     content = as_json(asdict(comparison))
@@ -63,7 +63,7 @@ def _curve_rows(part: Part) -> Iterator[dict[str, Any]]:
 
 @contextmanager
 def _table(path: Path, columns: Mapping[str, type]) -> Iterator[_Writer]:
-    """Takes rows; the file is there when all are written."""
+    """Yield a function that writes rows; the file appears when all are written."""
     waiting = path.with_name(path.name + ".tmp")
     with _csv(waiting, columns) if path.suffix == ".csv" else _parquet(waiting, columns) as write:
         yield write

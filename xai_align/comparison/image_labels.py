@@ -1,7 +1,7 @@
-"""Labels and boxes beside the images: ``labels.json``, and boxes as the model's preprocessing leaves them.
+"""Labels and boxes beside the images: ``labels.json``, and boxes after the model's preprocessing.
 
 A box is given in shares of the whole photograph. Preprocessing crops, resizes or
-pads, so a box is sent through it as a picture: white inside, black outside.
+pads, so a box is passed through it as a picture: white inside, black outside.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LABELS = "labels.json"
 #: x and y of the centre, width, height: shares of the picture's width and height.
 Box = tuple[float, float, float, float]
 _CLASS = either(nothing, whole(0, 2**53))
-#: What an entry says; it may say more, which is not read.
+#: Fields of an entry; further fields are ignored.
 _ENTRY = record_with_more(
     {"file": text(longest=10_000)},
     {
@@ -41,17 +41,17 @@ _ENTRY = record_with_more(
 
 @dataclass(frozen=True)
 class ImageLabel:
-    """What is known of an image: its class, and the boxes of its object, in shares of the photograph."""
+    """Label of an image: its class, and the boxes of its object, in shares of the photograph."""
 
     label: int | None = None
     boxes: tuple[Box, ...] = ()
 
 
 def read_labels(paths: Sequence[Path]) -> dict[Path, ImageLabel]:
-    """What the ``labels.json`` of the images' folders say about them.
+    """Read the labels of images from the ``labels.json`` of their folders.
 
     Raises:
-        ValueError: such a file is not what it should be; the message names it and the entry.
+        ValueError: such a file is not valid; the message names it and the entry.
     """
     known: dict[Path, ImageLabel] = {}
     for folder in dict.fromkeys(path.parent for path in paths):
@@ -64,7 +64,7 @@ def read_labels(paths: Sequence[Path]) -> dict[Path, ImageLabel]:
 def boxes_on_input(
     boxes: Sequence[Box], size: tuple[int, int], preprocess: Callable[[Any], Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """Boxes where they lie in the model's input.
+    """Map boxes to the model's input.
 
     Args:
         boxes: in shares of the photograph.
@@ -102,7 +102,7 @@ def _picture(box: Box, size: tuple[int, int]) -> Any:
 
 
 def _bounds(inside: Tensor) -> Box:
-    """The smallest box around what is inside, in shares."""
+    """Return the bounding box of the mask, in shares."""
     height, width = inside.shape
     rows, columns = inside.any(1).nonzero(), inside.any(0).nonzero()
     top, bottom = int(rows.min()) / height, (int(rows.max()) + 1) / height

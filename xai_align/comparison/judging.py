@@ -1,4 +1,4 @@
-"""One method's answers to one kind of question on a batch of images, and what the metrics make of them."""
+"""Explanations of one method for one kind of question on a batch of images, and their metric values."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _NOTHING = (math.nan, math.nan)
 
 
 class Judging:
-    """Gathers the numbers of one method and one kind of question, and puts them into the part."""
+    """Collector of the values of one method and one kind of question, which it adds to the part."""
 
     def __init__(self, plan: Plan, part: Part, kind: str, method: MethodReference, pictures: Pictures) -> None:
         self.plan, self.part, self.kind, self.method, self.pictures = plan, part, kind, method, pictures
@@ -49,7 +49,7 @@ class Judging:
         self._reasons: dict[str, int] = {}
 
     def run(self, examples: Sequence[Example]) -> None:
-        """Explain, and judge. Warnings become notes."""
+        """Explain and measure. Warnings become notes."""
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UserWarning)
             self._run(examples)
@@ -72,7 +72,7 @@ class Judging:
                     self._judge(batch, explanation, measure)
 
     def tell(self, examples: Sequence[Example]) -> None:
-        """Put the numbers of all images into the part, NaN where there is none."""
+        """Add the values of all images to the part, NaN where there is none."""
         for example in examples:
             question = example.question
             for measure in self.plan.metrics:
@@ -104,7 +104,7 @@ class Judging:
 
     def _judge_by_curves(self, batch: Sequence[Example], attributions: Tensor, metrics: Sequence[MetricSpec]) -> None:
         def apart(several: Sequence[MetricSpec], error: Exception) -> None:
-            """Again image by image, then metric by metric; one metric on one image has failed."""
+            """Retry image by image, then metric by metric; a single metric on a single image has failed."""
             if self._applies_to_none(batch, several, error):
                 return
             if len(batch) > 1:
@@ -120,7 +120,7 @@ class Judging:
         questions = _questions(batch)
         try:
             curves = self._measured(batch, attributions, metrics)
-        except Exception as error:  # a fill or a series may be anyone's
+        except Exception as error:  # fills and series may come from third parties
             apart(metrics, error)
             return
         seconds = (perf_counter() - start) / len(batch) / len(metrics)
@@ -129,7 +129,7 @@ class Judging:
             try:
                 scores = measure.evaluate.score([curves[one] for one in measure.evaluate.series], questions)  # type: ignore[attr-defined]
                 self._keep(batch, measure, scores, seconds)
-            except Exception as error:  # so may the score
+            except Exception as error:  # so may scores
                 apart([measure], error)
 
     def _measured(
@@ -145,7 +145,7 @@ class Judging:
 
     def _keep_curves(self, batch: Sequence[Example], curves: dict[Series, Curve]) -> None:
         for one, curve in curves.items():
-            if one.order == "single":  # no curve: each feature by itself
+            if one.order == "single":  # no curve: each feature is perturbed by itself
                 continue
             clean, masked = curve_values(curve, _questions(batch))
             for example, whole, values in zip(batch, clean.tolist(), masked.tolist(), strict=True):
@@ -195,7 +195,7 @@ class Judging:
     def _extras(
         self, batch: Sequence[Example], explanation: Explanation | None, asks: frozenset[str]
     ) -> dict[str, Any]:
-        """What a metric gets because it names it."""
+        """Return the optional arguments that a metric takes."""
         model, method = self.plan.loaded.model, self.method
 
         def explain_model(other: nn.Module, inputs: Tensor, target: Any) -> Tensor:
@@ -213,7 +213,7 @@ class Judging:
             offers["internal_batch_size"] = lambda: self.plan.internal_batch_size
         return {name: make() for name, make in offers.items() if name in asks}
 
-    # --- what came of it --------------------------------------------------------------------------
+    # --- results ----------------------------------------------------------------------------------
 
     def _keep(self, batch: Sequence[Example], measure: MetricSpec, scores: Tensor, seconds: float) -> None:
         if not isinstance(scores, Tensor) or scores.shape != (len(batch),):
@@ -229,7 +229,7 @@ class Judging:
         self.part.problems.append(words)
 
     def _applies_to_none(self, batch: Sequence[Example], metrics: Sequence[MetricSpec], error: Exception) -> bool:
-        """Whether a metric has no value for any of these, as they are all asked alike; then that is noted."""
+        """Return True, and note it, if a metric does not apply to any of these, as their questions have one form."""
         alike = len({_form(example.question) for example in batch}) == 1
         if not (isinstance(error, MetricDoesNotApply) and len(metrics) == 1 and alike):
             return False
@@ -237,7 +237,7 @@ class Judging:
         return True
 
     def _in_words(self, warning: warnings.WarningMessage) -> str:
-        if issubclass(warning.category, TieWarning):  # its own words tell of places in the batch
+        if issubclass(warning.category, TieWarning):  # its message names positions in the batch
             return f"in maps of {self.method} places share their score: the first in reading order goes first"
         return f"{warning.category.__name__}: {warning.message}"
 
@@ -250,7 +250,7 @@ def _questions(batch: Sequence[Example]) -> list[Question | None]:
 
 
 def _form(question: Question | None) -> tuple[bool, int] | None:
-    """What of a question decides whether a metric applies: one or several, against none, one, several or all."""
+    """Return the form of a question, on which it depends whether a metric applies: numbers of classes on both sides."""
     if question is None:
         return None
     against = -1 if question.rivals is None else min(len(question.rivals), 2)

@@ -1,4 +1,4 @@
-"""A method as it is written in a list: its name, and after an ``@`` the layer it looks at."""
+"""Reference to a method: its name and, after an ``@``, the layer it explains."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MethodReference:
-    """``"pinet@blocks.4"``: the method ``pinet``, told to look at the layer ``blocks.4``."""
+    """Method and layer: ``"pinet@blocks.4"`` is the method ``pinet`` at the layer ``blocks.4``."""
 
     name: str
     layer: str | None = None
 
     def __str__(self) -> str:
-        """As it was written."""
+        """Return the reference as it was written."""
         return self.name if self.layer is None else f"{self.name}@{self.layer}"
 
 
 def parse_methods(written: Iterable[str]) -> list[MethodReference]:
-    """The methods meant by ``"name"`` and ``"name@layer"``, each once; their layers are not looked up yet.
+    """Parse ``"name"`` and ``"name@layer"``, each method once; the layers are not looked up yet.
 
     Raises:
-        ValueError: none was given, there is no such method, it looks at no layer, or the layer's name is empty.
+        ValueError: none was given, there is no such method, it takes no layer, or the layer's name is empty.
     """
     found = []
     for one in written:
@@ -47,15 +47,15 @@ def parse_methods(written: Iterable[str]) -> list[MethodReference]:
 
 
 def default_methods() -> list[str]:
-    """Return the names of the methods that a comparison runs where none are named."""
+    """Return the names of the methods that a comparison runs by default."""
     return [name for name, spec in attribution_methods().items() if spec.by_default]
 
 
 def check_layers(methods: Iterable[MethodReference], model: nn.Module) -> None:
-    """Raise if the model lacks a layer that a method is to look at.
+    """Raise if the model lacks a layer that a method is to explain.
 
     Raises:
-        ValueError: it does; the message tells the method, and what there is instead.
+        ValueError: it does; the message has the method and the layers there are.
     """
     for method in methods:
         if method.layer is None:

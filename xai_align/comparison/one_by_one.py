@@ -1,4 +1,4 @@
-"""Trying many at once, and each by itself where that fails."""
+"""Run many items at once, and each by itself where that fails."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ def one_by_one(
     items: Sequence[_Item],
     failed: Callable[[_Item, Exception], None],
 ) -> Iterator[tuple[Sequence[_Item], _Done]]:
-    """``run`` on all items, or where that raises on each by itself; those on which it raises again are told."""
+    """Yield ``run`` of all items, or of each by itself where that raises; ``failed`` gets those that raise again."""
     if not items:
         return
     try:
         done = run(items)
-    except Exception as error:  # methods, metrics and models are anyone's and may raise anything
+    except Exception as error:  # methods, metrics and models come from third parties and may raise anything
         if len(items) == 1:
             failed(items[0], error)
             return
@@ -31,5 +31,5 @@ def one_by_one(
 
 
 def said(error: Exception) -> str:
-    """What an error says, or its kind if it says nothing."""
+    """Return the message of an error, or its type if there is none."""
     return str(error) or type(error).__name__

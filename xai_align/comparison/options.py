@@ -10,7 +10,7 @@ from typing import TypeAlias
 from xai_align.data.groups import ClassGroups
 from xai_align.hookspecs import LoadedModel
 
-#: Called after each step with explanations done, explanations in all, and what failed since the last call.
+#: Called after each step with the explanations done, their total number, and the failures since the last call.
 Progress: TypeAlias = Callable[[int, int, Sequence[str]], None]
 
 
@@ -19,23 +19,27 @@ class CompareOptions:
     """Options of :func:`xai_align.compare`; each can also be given to it by keyword.
 
     Attributes:
-        classes: asked about, names or numbers; none: the predicted class of each image.
-        rivals: asked against, or ``"others"``; none: the runner-up, or the group beside.
+        classes: classes that questions are about, names or numbers; none: the predicted class of each image.
+        rivals: contrasted classes, or ``"others"``; none: the runner-up, or the sibling group.
         groups: a JSON file ``{"name": [class, ...]}``, ``"wordnet"``, ``"confusion"``, or groups; None: WordNet's.
         reference: the method that the others are compared with; None: the first.
-        transfer_to: a second model, that the metrics ask about the explanations of the first. It sees the
-            first one's inputs, in its own scale and size.
-        batch_size: images at once. Methods that draw at random draw once for a batch.
-        pictures: of how many images pictures are made.
-        device: e.g. ``"cuda:1"``; None: a GPU if there is one; for a loaded model, where it is.
-        internal_batch_size: perturbed inputs through the network at once.
+        transfer_to: a second model, on which the metrics evaluate the explanations of the first. It gets the
+            first model's inputs, in its own scale and size.
+        batch_size: images per batch. Methods that draw at random draw once per batch.
+        pictures: number of images of which pictures are made.
+        device: e.g. ``"cuda:1"``; None: a GPU if there is one; for a loaded model, its device.
+        internal_batch_size: perturbed inputs per forward pass.
         table_format: ``"parquet"`` or ``"csv"``.
         trust: whether a model's folder may name code, which is then run; see :func:`~xai_align.plugins.load_model`.
-        progress: called with what is done and what failed.
+        progress: called after each step, see :data:`Progress`.
 
     Example::
 
-        compare("timm:resnet50", "photos", options=CompareOptions(reference="pinet", batch_size=16))
+        from xai_align.data.photographs import FOLDER
+
+        model = "timm:mobilenetv3_small_050@random"
+        options = CompareOptions(reference="pinet", batch_size=16)
+        compare(model, FOLDER, methods=["random", "pinet"], metrics=["tie_rate"], limit=1, options=options)
     """
 
     classes: Sequence[str | int] = ()

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from xai_align.comparison.store import Part
     from xai_align.explanation import Explanation
 
-#: Where they are, in the folder of the comparison.
+#: Their folder, in the folder of the comparison.
 FOLDER = "pictures"
 
 
 class Pictures:
-    """Draws into ``out/pictures``; without ``out`` it draws nothing."""
+    """Writer of pictures to ``out/pictures``; without ``out`` it writes nothing."""
 
     def __init__(self, plan: Plan, part: Part, out: Path | None) -> None:
         self.plan, self.part, self.out = plan, part, out
@@ -36,7 +36,7 @@ class Pictures:
         self._shown: set[Path] = set()
 
     def draw(self, batch: Sequence[Example], explanation: Explanation, kind: str, method: MethodReference) -> None:
-        """The method's maps over those of the images that are shown on the page; each photograph once."""
+        """Draw the method's maps over those images that are shown on the page; each photograph once."""
         wanted = [position for position, example in enumerate(batch) if example.path in self._stems]
         if not wanted:
             return
@@ -53,7 +53,7 @@ class Pictures:
             try:
                 shown = density(explanation.map[position], picture.shape[:2])
                 overlay = photograph_png(blend(picture, shown, limit_of(shown)))
-            except Exception as error:  # a map of a third party's may be of any shape
+            except Exception as error:  # a third party's map may have any shape
                 self.part.problems.append(f"{example.path}: no picture of {method} ('{kind}'): {said(error)}")
                 continue
             words = in_words(example.question, self.plan.loaded.class_names)
@@ -72,5 +72,5 @@ class Pictures:
 
 
 def _plain(name: str) -> str:
-    """What may stand in a file's name."""
+    """Replace the characters that a file name must not have."""
     return re.sub(r"[^\w.+-]+", "_", name.replace("@", "-at-"))

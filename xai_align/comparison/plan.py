@@ -1,4 +1,4 @@
-"""What a comparison is to do, checked as far as it can be before the first image."""
+"""Plan of a comparison, checked as far as possible before the first image."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ from xai_align.plugins import load_model, metric
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-#: Images whose predictions say which classes are confused with each other.
+#: Number of images from whose predictions confused classes are found.
 CONFUSION_IMAGES = 2000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What to do with which images.
+    """Models, methods, metrics and questions of a comparison, and its images.
 
     Attributes:
         paths: the images, each picture once.
-        hashes: of their files' content; "" for a file that cannot be read.
-        notes: what a reader should know already.
-        model: the reference it was loaded by, or the kind of object that was given.
-        loaded: the model that is explained; ``judge``: the one that metrics ask, the same unless transferred.
-        labels: what is known of the images.
-        settings: all that decides the values.
+        hashes: of the files' content; "" for a file that cannot be read.
+        notes: remarks for the reader so far.
+        model: the model's reference, or the type of the object that was given.
+        loaded: the model that is explained; ``judge``: the one that metrics evaluate, the same unless transferred.
+        labels: labels and boxes of the images.
+        settings: everything that determines the values.
     """
 
     paths: tuple[Path, ...]
@@ -64,15 +64,15 @@ class Plan:
 
     @property
     def num_parts(self) -> int:
-        """How many batches there are."""
+        """Number of batches."""
         return -(-len(self.paths) // self.batch_size)
 
     def part_paths(self, number: int) -> tuple[Path, ...]:
-        """The images of a batch."""
+        """Return the images of a batch."""
         return self.paths[number * self.batch_size : (number + 1) * self.batch_size]
 
     def steps(self, number: int) -> int:
-        """How many explanations a batch takes."""
+        """Return the number of explanations in a batch."""
         return len(self.part_paths(number)) * len(self.asking.kinds) * len(self.methods)
 
 
@@ -97,10 +97,10 @@ def prepare(
     device: Callable[[], torch.device],
     device_given: bool,
 ) -> Plan:
-    """The plan that these words describe; see :func:`~xai_align.report.compare.compare`.
+    """Build the plan from the arguments of :func:`~xai_align.report.compare.compare`.
 
     Raises:
-        ValueError: something named is not there or does not fit; the message says what, and what there is instead.
+        ValueError: something named does not exist or does not fit; the message names it and the alternatives.
     """
     for name, number, least in (("batch_size", batch_size, 1), ("limit", limit, 1), ("pictures", pictures, 0)):
         if number is not None and number < least:
@@ -177,7 +177,7 @@ def prepare(
 
 
 def prepared_input(path: Path, loaded: LoadedModel) -> tuple[Tensor, tuple[int, int]]:
-    """An image as the model takes it, ``[C, H, W]``, and the photograph's width and height.
+    """Return an image as the model takes it, ``[C, H, W]``, and the photograph's width and height.
 
     Raises:
         ImageError: it cannot be read or prepared.
@@ -192,7 +192,7 @@ def prepared_input(path: Path, loaded: LoadedModel) -> tuple[Tensor, tuple[int, 
 def _distinct_pictures(
     paths: Sequence[Path], limit: int | None
 ) -> tuple[tuple[Path, ...], tuple[str, ...], tuple[str, ...]]:
-    """The first ``limit`` files whose content no earlier one has, their hashes, and notes on the others."""
+    """Return the first ``limit`` distinct files, their hashes, and notes on the duplicates."""
     first: dict[str, Path] = {}
     kept: list[tuple[Path, str]] = []
     notes: list[str] = []
@@ -201,7 +201,7 @@ def _distinct_pictures(
             break
         try:
             digest = file_sha256(path)
-        except OSError:  # said when it is its turn
+        except OSError:  # reported when it is processed
             kept.append((path, ""))
             continue
         if digest in first:
@@ -213,7 +213,7 @@ def _distinct_pictures(
 
 
 def _on_device(model: str | LoadedModel, where: torch.device, *, given: bool, trust: bool) -> LoadedModel:
-    """The model in evaluation mode, where it is to run; an object of the caller's stays where it is."""
+    """Return the model in evaluation mode on its device; the caller's own object is not moved."""
     if isinstance(model, str):
         loaded = load_model(model, trust=trust)
         loaded.model.to(where)
@@ -264,7 +264,7 @@ def _groups(
     for path in islice(paths, CONFUSION_IMAGES):
         try:
             rows.append(logits_of(loaded.model, prepared_input(path, loaded)[0][None].to(where)).softmax(1).cpu())
-        except (ImageError, RuntimeError):  # said when it is its turn
+        except (ImageError, RuntimeError):  # reported when it is processed
             continue
     found = ClassGroups.from_confusion(torch.cat(rows))
     if not found:

@@ -1,4 +1,4 @@
-"""One of several processes that share a run, when ``accelerate launch`` (or ``torchrun``) started them."""
+"""Processes that share a run, when ``accelerate launch`` (or ``torchrun``) started them."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from datetime import timedelta
 
 import torch
 
-#: How long the first to be done waits for the others: as long as it takes.
+#: Timeout of the first process to finish while it waits for the others: practically none.
 _PATIENCE = timedelta(days=30)
 
 
 def _go_on() -> None:
-    """Nobody to wait for."""
+    """Return at once: there is no other process."""
 
 
 @dataclass(frozen=True)
 class Process:
-    """This process's number among how many, its device if one was dealt out, and how to wait for the others."""
+    """Rank of this process, number of processes, assigned device if any, and a barrier."""
 
     rank: int = 0
     world: int = 1
@@ -28,20 +28,20 @@ class Process:
 
     @property
     def is_main(self) -> bool:
-        """Whether it is the one that writes and prints."""
+        """True for the process that writes and prints."""
         return self.rank == 0
 
 
 def is_main_process() -> bool:
-    """The same before anything is set up: for what is printed."""
+    """Return :attr:`Process.is_main` from the environment, before processes are set up: for printing."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def this_process(device: str | None = None) -> Process:
-    """This process among those that were launched with it; a process by itself needs no ``accelerate``.
+    """Return this process among those that were launched with it; a single process needs no ``accelerate``.
 
     Args:
-        device: the one that was asked for. "cpu" keeps the processes off GPUs; None or "cuda" deals these out.
+        device: the requested device. "cpu" keeps the processes off GPUs; None or "cuda" assigns one to each.
 
     Raises:
         ValueError: several processes are to share one GPU.

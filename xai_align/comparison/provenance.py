@@ -1,4 +1,4 @@
-"""What a result can be traced back to: versions, weights, files, the machine."""
+"""Provenance of a result: versions, weights, files, the machine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def versions(methods: Iterable[str], metrics: Iterable[str]) -> dict[str, str]:
-    """Python, PyTorch, NumPy, xai-align, and every distribution that these methods and metrics came from."""
+    """Return the versions of Python, PyTorch, NumPy, xai-align, and the distributions of these methods and metrics."""
     found = {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__}
     try:
         found["xai-align"] = version("xai-align")
@@ -31,7 +31,7 @@ def versions(methods: Iterable[str], metrics: Iterable[str]) -> dict[str, str]:
         for name in names:
             plugin = origin(name, kind=kind)  # type: ignore[arg-type]
             found[plugin.distribution] = plugin.version
-    for library in ("captum", "grad-cam", "timm"):  # what our own adapters run
+    for library in ("captum", "grad-cam", "timm"):  # the libraries behind our own adapters
         try:
             found[library] = version(library)
         except PackageNotFoundError:
@@ -40,7 +40,7 @@ def versions(methods: Iterable[str], metrics: Iterable[str]) -> dict[str, str]:
 
 
 def weights_sha256(model: nn.Module) -> str:
-    """The digest of all parameters and buffers of the state dict, with names, kinds and shapes, in order."""
+    """Return the digest of all parameters and buffers of the state dict, with names, dtypes and shapes, in order."""
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         if not isinstance(tensor, Tensor):
@@ -54,7 +54,7 @@ def weights_sha256(model: nn.Module) -> str:
 
 
 def file_sha256(path: Path) -> str:
-    """The digest of a file's content.
+    """Return the digest of a file's content.
 
     Raises:
         OSError: it cannot be read.
@@ -64,19 +64,19 @@ def file_sha256(path: Path) -> str:
 
 
 def device_name(device: torch.device) -> str:
-    """What the device is called, e.g. ``"cpu (x86_64)"`` or the name of the GPU."""
+    """Return the name of the device, e.g. ``"cpu (x86_64)"`` or the name of the GPU."""
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
     return f"{device} ({platform.machine()})"
 
 
 def command_line() -> str:
-    """How this program was called."""
+    """Return the command line of this program."""
     from shlex import join
 
     return join(sys.argv)
 
 
 def now() -> str:
-    """The date and time, in UTC."""
+    """Return the date and time, in UTC."""
     return datetime.now(UTC).isoformat(timespec="seconds")

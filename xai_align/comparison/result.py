@@ -1,4 +1,4 @@
-"""What a comparison of methods came to: the record that tables and pages are made of."""
+"""Result of a comparison of methods: the record from which tables and pages are made."""
 
 from __future__ import annotations
 
@@ -8,18 +8,24 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """One number of the table: a method, judged by a metric, over all images of one kind of question.
+    """One number of the table: a metric's value for a method, over all images of one kind of question.
 
     Attributes:
         question: the kind, e.g. ``"why"``.
-        method: as it was asked for, e.g. ``"pinet@input"``.
+        method: as given to :func:`~xai_align.compare`, e.g. ``"pinet@input"``.
         metric: its name.
-        n: images that have a value.
-        missing: images that have none: the metric does not apply, or something failed.
+        n: number of images that have a value.
+        missing: number of images that have none: the metric does not apply, or something failed.
         mean: over the images that have a value.
         low, high: the ends of the mean's 95 % bootstrap interval; NaN where n < 2.
-        difference: mean over the images that both have of (this method - the reference); NaN for the reference.
+        difference: mean of (this method - the reference) over images where both have a value; NaN for the reference.
         difference_low, difference_high: the ends of its 95 % bootstrap interval.
+
+    Example::
+
+        row = Summary(question="why", method="fei", metric="deletion", n=90, missing=10, mean=0.21, low=0.18, high=0.24,
+                      difference=-0.05, difference_low=-0.08, difference_high=-0.02)
+        row.difference_high < 0  # lower than the reference: the interval of the difference excludes zero
     """
 
     question: str
@@ -41,10 +47,16 @@ class CurveBand:
 
     Attributes:
         question: the kind.
-        method: as it was asked for.
-        series: how things were taken away, in words.
-        fractions: how much was taken away, in [0, 1].
-        mean, low, high: the questioned probability at each of the fractions.
+        method: as given to :func:`~xai_align.compare`.
+        series: the order and the fill of the perturbation, as text.
+        fractions: the perturbed fractions, in [0, 1].
+        mean, low, high: the probability that the question is about, at each of the fractions.
+
+    Example::
+
+        band = CurveBand(question="why", method="pinet", series="morf blur", fractions=(0.0, 0.5, 1.0),
+                         mean=(0.9, 0.3, 0.1), low=(0.8, 0.2, 0.0), high=(1.0, 0.4, 0.2))
+        dict(zip(band.fractions, band.mean))[0.5]  # 0.3: mean probability with half of the image blurred
     """
 
     question: str
@@ -63,9 +75,15 @@ class Picture:
     Attributes:
         image: the photograph's path.
         question: the kind; "" for the photograph.
-        question_words: what was asked of this image, in words.
-        method: as it was asked for; "" for the photograph.
+        question_words: the question about this image, as text.
+        method: as given to :func:`~xai_align.compare`; "" for the photograph.
         file: relative to the folder of the comparison.
+
+    Example::
+
+        picture = Picture(image="photos/cat.jpg", question="why", question_words="Why tabby?", method="pinet",
+                          file="pictures/000-cat-why-pinet.png")
+        (folder / picture.file).name  # "000-cat-why-pinet.png"
     """
 
     image: str
@@ -77,23 +95,31 @@ class Picture:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Methods, judged by metrics, on images: all that the page shows.
+    """Result of :func:`xai_align.compare`: everything that the page shows.
 
     Attributes:
-        title: what was compared, in words.
+        title: one line on what was compared.
         reference: the method that the others are compared with.
-        methods, metrics, questions: in the order in which they were asked for.
-        controls: those of the methods that look at neither model nor question.
-        higher_is_better: of each metric.
-        summaries_of_metrics: what each metric measures, in a sentence.
+        methods, metrics, questions: in the order in which they were given.
+        controls: the methods that use neither model nor question.
+        higher_is_better: for each metric.
+        summaries_of_metrics: one sentence on what each metric measures.
         summaries: one for each question, method and metric.
-        seconds: mean per image, of each method.
+        seconds: mean time per image, for each method.
         curves: one for each question, method and series.
         pictures: of the first images.
-        problems: what failed, in words.
-        notes: what else a reader should know.
-        values_file: where the values of the single images are, relative to the folder; "" if nowhere.
+        problems: what failed, one message each.
+        notes: further remarks for the reader.
+        values_file: the file with the values of the single images, relative to the folder; "" if there is none.
         provenance: versions, model, hashes, seed and settings.
+
+    Example::
+
+        from xai_align.data.photographs import FOLDER
+
+        model = "timm:mobilenetv3_small_050@random"
+        found: Comparison = compare(model, FOLDER, methods=["pinet", "random"], metrics=["tie_rate"], limit=1)
+        {(row.method, row.metric): row.mean for row in found.summaries}
     """
 
     title: str

@@ -1,8 +1,8 @@
-"""The parts of a comparison on disk, so that a run that was stopped goes on where it was.
+"""Batches of a comparison on disk, so that an interrupted run can be resumed.
 
-``settings.json`` is written first, then one file for each batch of images. A part
-carries a checksum and that of the settings; one that is damaged, or from other
-settings, does not count.
+``settings.json`` is written first, then one file (a part) for each batch of images. A part
+has a checksum and that of the settings; one that is damaged, or from other
+settings, is computed again.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _TEXT = text(r"[\s\S]*", longest=100_000, expected="a text")
 _COUNT = whole(0, 2**53)
-_NUMBER = either(nothing, number())  # null: it was not finite
+_NUMBER = either(nothing, number())  # null: not finite
 _VALUE = {
     **dict.fromkeys(("image", "question", "question_words", "method", "metric"), _TEXT),
     **dict.fromkeys(("value", "seconds", "metric_seconds"), _NUMBER),
@@ -33,7 +33,7 @@ _CURVE = {
     **dict.fromkeys(("fractions", "probabilities"), listed(_NUMBER)),
 }
 _PICTURE = record(dict.fromkeys(("image", "question", "question_words", "method", "file"), _TEXT))
-#: What the file of a part may say.
+#: Schema of the file of a part.
 STORED = record(
     {
         "settings": _TEXT,
@@ -57,9 +57,9 @@ STORED = record(
 
 @dataclass(frozen=True, kw_only=True)
 class Value:
-    """One number: a metric's judgement of a method's answer to a question about an image.
+    """One number: the value of a metric for a method's explanation of one image and question.
 
-    ``seconds`` the method took for the image; ``metric_seconds`` are this metric's share of judging it.
+    ``seconds``: time of the method for the image; ``metric_seconds``: time of this metric for it.
     """
 
     image: str
@@ -74,7 +74,7 @@ class Value:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageCurve:
-    """One image's perturbation curve: the questioned probability at each fraction."""
+    """Perturbation curve of one image: the probability that the question is about, at each fraction."""
 
     image: str
     question: str
@@ -86,16 +86,16 @@ class ImageCurve:
 
 @dataclass(kw_only=True)
 class Part:
-    """What came of one batch of images.
+    """Results of one batch of images.
 
     Attributes:
-        number: of the batch.
+        number: the number of the batch.
         images: those that could be opened.
         values, curves: of these images.
         pictures: files made for the page, as fields of :class:`~xai_align.comparison.result.Picture`.
         problems: what failed.
-        notes: remarks, and how many images each is about.
-        labelled, right: images with a label, and those of them whose label was predicted.
+        notes: remarks, with the number of images for each.
+        labelled, right: number of images with a label, and of those whose label was predicted.
     """
 
     number: int
@@ -110,7 +110,7 @@ class Part:
 
 
 class FolderStore:
-    """Parts in ``folder/parts``, for runs with these settings.
+    """Store of parts in ``folder/parts``, for runs with these settings.
 
     Raises:
         ValueError: the folder holds a comparison with other settings; the message names what differs.
@@ -127,12 +127,12 @@ class FolderStore:
             )
 
     def begin(self) -> None:
-        """Write the settings. One process does."""
+        """Write the settings; called in one process only."""
         (self.folder / "parts").mkdir(parents=True, exist_ok=True)
         write_whole(self.folder / "settings.json", json.dumps(self.settings, indent=1, ensure_ascii=False) + "\n")
 
     def read(self, number: int) -> Part | None:
-        """The part, if it is there and whole and its pictures are too."""
+        """Return the part if it and its pictures are complete, else None."""
         try:
             stored = read_json(self._path(number))
             check_fields(stored, STORED, str(self._path(number)))
@@ -147,11 +147,11 @@ class FolderStore:
         return part if part.number == number else None
 
     def is_damaged(self, number: int) -> bool:
-        """Whether there is something, of a part that :meth:`read` does not give."""
+        """Return True if there are files of a part that :meth:`read` does not return."""
         return self._path(number).exists()
 
     def write(self, part: Part) -> None:
-        """Keep a part: it is there as a whole or not at all."""
+        """Save a part atomically."""
         content = as_json(asdict(part))
         stored = {"settings": self._key, "sha256": _digest(content), "content": content}
         write_whole(self._path(part.number), json.dumps(stored, ensure_ascii=False, allow_nan=False))
@@ -170,31 +170,31 @@ class FolderStore:
 
 
 class MemoryStore:
-    """Parts that are kept until the end of the run."""
+    """Store of parts in memory, until the end of the run."""
 
     def __init__(self) -> None:
         self._parts: dict[int, Part] = {}
 
     def begin(self) -> None:
-        """Nothing to prepare."""
+        """Do nothing: there is nothing to prepare."""
 
     def read(self, number: int) -> Part | None:
-        """The part, if it was written."""
+        """Return the part if it was written, else None."""
         return self._parts.get(number)
 
     def is_damaged(self, number: int) -> bool:
-        """Never."""
+        """Return False: parts in memory are never damaged."""
         return False
 
     def write(self, part: Part) -> None:
-        """Keep a part."""
+        """Store a part."""
         self._parts[part.number] = part
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file so that it is there as a whole or, after a crash, as it was."""
+    """Write a file atomically: after a crash it is complete or as before."""
     waiting = path.with_name(path.name + ".tmp")
-    waiting.unlink(missing_ok=True)  # it may be a link that leads elsewhere
+    waiting.unlink(missing_ok=True)  # it may be a link to elsewhere
     with waiting.open("wb") as file:
         file.write(content.encode("utf-8") if isinstance(content, str) else content)
         file.flush()
@@ -203,7 +203,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 
 def _part(content: dict[str, Any]) -> Part:
-    """What :func:`as_json` made of a part, back."""
+    """Restore a part from the result of :func:`as_json`."""
     numbers = ("value", "seconds", "metric_seconds")
     values = [Value(**(row | {name: _number(row[name]) for name in numbers})) for row in content["values"]]
     curves = [
@@ -218,7 +218,7 @@ def _number(value: float | None) -> float:
 
 
 def as_json(value: Any) -> Any:
-    """Only what JSON has: tuples are lists, what is not finite is null."""
+    """Convert to JSON types: tuples to lists, numbers that are not finite to null."""
     if isinstance(value, dict):
         return {str(name): as_json(one) for name, one in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""From the values of single images to the record of the comparison."""
+"""Summary of the values of single images as the record of the comparison."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from xai_align.comparison.store import Part
 
 Array = NDArray[np.float64]
-#: Resamples for the bands of curves, which are looked at and not reported.
+#: Number of resamples for the bands of curves, which are drawn only, not reported as numbers.
 BAND_RESAMPLES = 2000
 _COLUMNS_AT_ONCE = 512
 
 
 class Tally:
-    """Takes parts one by one; of each image only its numbers are kept."""
+    """Accumulator of parts; only the numbers of each image are kept."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
@@ -49,7 +49,7 @@ class Tally:
         self._labelled = self._right = 0
 
     def add(self, part: Part) -> None:
-        """Count a part in."""
+        """Add a part."""
         rows = {image: number for number, image in enumerate(part.images)}
         block = np.full((len(rows), len(self.columns)), np.nan)
         seconds: dict[tuple[str, str, str], float] = {}
@@ -71,7 +71,7 @@ class Tally:
         self._right += part.right
 
     def comparison(self, *, values_file: str) -> Comparison:
-        """The record of all parts."""
+        """Return the record of all parts."""
         plan = self.plan
         values = np.concatenate([*self._values, np.empty((0, len(self.columns)))])
         methods, metrics = tuple(map(str, plan.methods)), tuple(one.name for one in plan.metrics)
@@ -166,7 +166,7 @@ class Tally:
 
 
 def _intervals(values: Array, *, seed: int, resamples: int) -> Interval:
-    """As :func:`bootstrap_means`, some columns at a time: one seed draws the same images for all."""
+    """Compute :func:`bootstrap_means` some columns at a time; with one seed all use the same resamples."""
     several = [
         bootstrap_means(values[:, first : first + _COLUMNS_AT_ONCE], seed=seed, resamples=resamples)
         for first in range(0, values.shape[1], _COLUMNS_AT_ONCE)
@@ -175,7 +175,7 @@ def _intervals(values: Array, *, seed: int, resamples: int) -> Interval:
 
 
 def _gathered(notes: Mapping[str, int]) -> dict[str, int]:
-    """Notes that differ only in the reason after the colon as one, with one of the reasons."""
+    """Merge notes that differ only in the reason after the colon, and keep one of the reasons."""
     several: dict[str, dict[str, int]] = {}
     for note, images in notes.items():
         head = note.partition(": ")[0]

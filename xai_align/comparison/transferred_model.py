@@ -1,4 +1,4 @@
-"""A second model that judges what was explained with a first one, from the first one's inputs."""
+"""Second model that evaluates explanations of a first one, from the first one's inputs."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
 
 
 class TransferredModel(nn.Module):
-    """``judge``, fed with inputs that were prepared for another model.
+    """Wrapper of ``judge`` for inputs that were preprocessed for another model.
 
-    Their mean and standard deviation are exchanged, and they are resized where
-    ``judge`` looks at another size: it sees the very pixels that were explained,
-    with the same ones taken away.
+    Inputs are renormalised to the mean and standard deviation of ``judge``, and
+    resized if its input size differs: it gets the pixels that were explained,
+    with the same ones perturbed.
     """
 
     def __init__(self, prepared_for: LoadedModel, judge: LoadedModel, size: Sequence[int]) -> None:
         super().__init__()
         self.model = judge.model
         self.size = tuple(size)
-        self.training = judge.model.training  # not train(): that would reach into the model
+        self.training = judge.model.training  # not train(): that would change the mode of the model
         scales = [torch.tensor(pair).reshape(-1, 1, 1) for pair in (prepared_for.std, judge.std)]
         means = [torch.tensor(pair).reshape(-1, 1, 1) for pair in (prepared_for.mean, judge.mean)]
         # (x * s1 + m1 - m2) / s2
@@ -34,7 +34,7 @@ class TransferredModel(nn.Module):
         self.register_buffer("shift", (means[0] - means[1]) / scales[1])
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits ``[N, K]`` of the judge."""
+        """Return the logits ``[N, K]`` of the judge."""
         x = x * self.scale.to(x) + self.shift.to(x)  # type: ignore[operator]
         if tuple(x.shape[-2:]) != self.size:
             x = nn.functional.interpolate(x, self.size, mode="bilinear", antialias=True, align_corners=False)
@@ -42,10 +42,10 @@ class TransferredModel(nn.Module):
 
 
 def check_same_classes(explained: LoadedModel, judge: LoadedModel, logits: Tensor, judged: Tensor) -> None:
-    """Raise if two models don't tell the same classes apart.
+    """Raise if two models don't have the same classes.
 
     Raises:
-        ValueError: another number of classes, or other names.
+        ValueError: their number or names differ.
     """
     if math.prod(judged.shape[1:]) != math.prod(logits.shape[1:]):
         raise ValueError(

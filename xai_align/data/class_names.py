@@ -1,4 +1,4 @@
-"""From what a person types to a question: classes by name or number, groups, rivals."""
+"""Parsing of user input to a question: classes by name or number, groups, rivals."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from xai_align.question import Question, TargetError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-#: Instead of a rival's name: every class that is not asked about.
+#: Name that stands for all classes that the question is not about, as rivals.
 OTHERS = "others"
 
 
 def short_name(name: str) -> str:
-    """The first of several names for a class: ``"tabby, tabby cat"`` is ``"tabby"``."""
+    """Return the first of several names for a class: ``"tabby, tabby cat"`` gives ``"tabby"``."""
     return name.split(",")[0].strip()
 
 
 def class_name(index: int, class_names: Sequence[str]) -> str:
-    """The short name of a class, or its number where it has none."""
+    """Return the short name of a class, or its number if it has none."""
     return short_name(class_names[index]) if 0 <= index < len(class_names) else f"class {index}"
 
 
 def find_class(wanted: str, class_names: Sequence[str]) -> int:
-    """The class meant by a number, a name, one of several names ("a, b"), or a part that only one name has.
+    """Find a class by number, name, one of several names ("a, b"), or a part that only one name has.
 
-    Case does not matter. A full name goes before one of several, that before a part.
+    Case does not matter. A full name takes precedence over one of several, that over a part.
 
     Raises:
-        TargetError: none is meant, or more than one; the message lists candidates.
+        TargetError: no class matches, or more than one; the message lists candidates.
     """
     sought = wanted.strip().casefold()
     if sought.removeprefix("-").isdigit():
@@ -52,15 +52,15 @@ def find_class(wanted: str, class_names: Sequence[str]) -> int:
 
 
 def question_about(favoured: Sequence[int], rivals: Sequence[int] | None, predicted: int) -> Question:
-    """The question that classes on two sides make.
+    """Build the question about classes on two sides.
 
     Args:
         favoured: classes to ask about; none: the predicted one.
         rivals: classes to ask against; None: all the others.
-        predicted: the class that the model gives.
+        predicted: the predicted class.
 
     Raises:
-        TargetError: a class stands on both sides.
+        TargetError: a class is on both sides.
     """
     asked = tuple(favoured) or (predicted,)
     if rivals is None:
@@ -73,7 +73,7 @@ def question_about(favoured: Sequence[int], rivals: Sequence[int] | None, predic
 def parse_sides(
     favoured: Sequence[str], rivals: Sequence[str], class_names: Sequence[str]
 ) -> tuple[list[int], list[int] | None]:
-    """Favoured and rival classes from what was typed; rivals are None for :data:`OTHERS`.
+    """Parse favoured and rival classes from user input; rivals are None for :data:`OTHERS`.
 
     Raises:
         TargetError: a class is not found, or others are named beside :data:`OTHERS`.
@@ -110,6 +110,6 @@ def _suggestion(sought: str, synonyms: Sequence[Sequence[str]], class_names: Seq
 
 
 def in_words(question: Question, class_names: Sequence[str]) -> str:
-    """The question as a sentence: ``"Why tabby and not lynx?"``."""
+    """Return the question as a sentence: ``"Why tabby and not lynx?"``."""
     words = question.in_words([short_name(name) for name in class_names])
     return words[:1].upper() + words[1:]

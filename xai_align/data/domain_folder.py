@@ -1,4 +1,4 @@
-"""A folder of images from one or more domains: ``DOMAIN/CLASS/*.jpg``, or ``CLASS/*.jpg`` where there is just one."""
+"""Folder of images from several domains, ``DOMAIN/CLASS/*.jpg``, or from a single one, ``CLASS/*.jpg``."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Domains:
 
     Attributes:
         classes: names of the classes, those of the sources.
-        images: of each domain, the sources first.
+        images: the images of each domain, the sources first.
         sources: the domains that are trained on.
-        notes: what was left out, in words.
+        notes: remarks on what was left out.
     """
 
     classes: Sequence[str]
@@ -30,7 +30,7 @@ class Domains:
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """Which images are for what. ``test`` has every domain, the sources first: of them, what was kept apart."""
+    """Images for training, validation and test. ``test`` has every domain, the sources first with held-out images."""
 
     train: Sequence[LabelledImage]
     validation: Sequence[LabelledImage]
@@ -38,7 +38,7 @@ class Split:
 
 
 def read_domains(folder: str | Path, sources: Sequence[str] = (), masks: Path | None = None) -> Domains:
-    """The images of a folder.
+    """Read the images of a folder.
 
     Args:
         folder: holds a sub-folder for each domain, and this one for each class; or, with no sources, one for each
@@ -79,13 +79,13 @@ def read_domains(folder: str | Path, sources: Sequence[str] = (), masks: Path | 
 
 
 def split_domains(domains: Domains, *, validation_share: float, test_share: float, seed: int) -> Split:
-    """Every class of every source is shared out to training, validation and test; other domains are for the test.
+    """Split every class of every source into training, validation and test; other domains are for the test.
 
     Args:
-        domains: what there is.
-        validation_share: of a source's images, for choosing the best weights.
-        test_share: of a source's images, for the test in the domain; they are seen by nothing else.
-        seed: of the shuffling.
+        domains: the images by domain.
+        validation_share: share of a source's images for choosing the best weights.
+        test_share: share of a source's images for the in-domain test; they are used for nothing else.
+        seed: seed of the shuffling.
 
     Raises:
         ValueError: the shares are not between 0 and 1, or leave nothing to train with.
@@ -106,7 +106,7 @@ def split_domains(domains: Domains, *, validation_share: float, test_share: floa
 
 
 def _domains_in(folder: Path) -> list[str]:
-    """Names of sub-folders with folders of images in them."""
+    """Return the names of sub-folders that contain folders of images."""
     if not folder.is_dir():
         raise ValueError(f"the image folder '{folder}' does not exist, or is no folder")
     return [sub.name for sub in sorted(folder.iterdir()) if sub.is_dir() and any(map(_has_images, sub.iterdir()))]
@@ -117,7 +117,7 @@ def _has_images(folder: Path) -> bool:
 
 
 def _refuse_domains(folder: Path) -> None:
-    """Raise if the images lie a level deeper, in a folder for each domain."""
+    """Raise if the images are a level deeper, in a folder for each domain."""
     if not folder.is_dir() or any(map(_has_images, folder.iterdir())):
         return
     domains = _domains_in(folder)

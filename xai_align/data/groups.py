@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 class ClassGroups(Mapping[str, tuple[int, ...]]):
-    """Names of groups to ascending class indices. Build it with the class methods; it does not change."""
+    """Immutable mapping of group names to ascending class indices. Build it with the class methods."""
 
     __slots__ = ("_groups", "_num_classes")
 
@@ -26,11 +26,11 @@ class ClassGroups(Mapping[str, tuple[int, ...]]):
 
     @classmethod
     def from_dict(cls, mapping: Mapping[str, Iterable[int]], *, num_classes: int | None = None) -> ClassGroups:
-        """Groups that have no class in common.
+        """Build groups that have no class in common.
 
         Args:
             mapping: names to class indices, from 0.
-            num_classes: how many classes there are; None leaves the upper end open, see :meth:`check`.
+            num_classes: the number of classes; None: not known, see :meth:`check`.
 
         Raises:
             TypeError: an index is not an integer, a name not a string, the groups not a mapping.
@@ -42,19 +42,19 @@ class ClassGroups(Mapping[str, tuple[int, ...]]):
     def from_overlapping_dict(
         cls, mapping: Mapping[str, Iterable[int]], *, num_classes: int | None = None
     ) -> ClassGroups:
-        """Groups that may share classes, as terriers and dogs do; otherwise :meth:`from_dict`."""
+        """Build groups that may share classes, as terriers and dogs do; otherwise like :meth:`from_dict`."""
         return cls(mapping, num_classes)
 
     @classmethod
     def from_hypernyms(cls, names_or_wnids: Iterable[str] | None = None) -> ClassGroups:
-        """Groups of ImageNet's 1000 classes by WordNet, keyed by wnid; they may overlap.
+        """Build groups of ImageNet's 1000 classes by WordNet, keyed by wnid; they may overlap.
 
         Args:
-            names_or_wnids: wnids or unambiguous English names; None for all groups that hold two classes or more.
+            names_or_wnids: wnids or unambiguous English names; None for all groups of two or more classes.
 
         Raises:
             TypeError: one string is given instead of several.
-            ValueError: no group is called so, or several are (the message lists them).
+            ValueError: no group has this name, or several do (the message lists them).
         """
         from xai_align.data.imagenet_groups import NUM_CLASSES, find_hypernym, hypernyms
 
@@ -67,21 +67,21 @@ class ClassGroups(Mapping[str, tuple[int, ...]]):
     def from_confusion(
         cls, probabilities: Tensor, *, top: int = 5, overlap: float = 0.1, largest: int | None = None
     ) -> ClassGroups:
-        """Groups of classes that a model confuses: those that keep turning up together among its first choices.
+        """Build groups of classes that a model confuses: those that often occur together among its top classes.
 
         The idea is that of CWOX (Xie et al., UAI 2023), with a simpler
         clustering. ``n_ij`` counts the examples whose ``top`` classes hold both
-        ``i`` and ``j``; two classes are ``n_ij / (n_i + n_j - n_ij)`` alike. The
-        two groups with the highest mean over their pairs are joined (average
+        ``i`` and ``j``; the similarity of two classes is ``n_ij / (n_i + n_j - n_ij)``. The
+        two groups with the highest mean over their pairs are merged (average
         linkage; of equal pairs the one with the lowest classes) until none
-        reaches ``overlap``. A class that joins no other is in no group. A group
-        is called "confused-" and its lowest class.
+        reaches ``overlap``. A class that is merged with no other is in no group. A group
+        is named "confused-" and its lowest class.
 
         Args:
-            probabilities: ``[N, K]`` for N examples; only the order within an example counts.
-            top: how many of an example's classes count. Classes tied across the last place do not count.
-            overlap: how alike two groups must be to be joined, over 0 and at most 1.
-            largest: how many classes a group may have; None for any number.
+            probabilities: ``[N, K]`` for N examples; only the order within an example matters.
+            top: number of top classes per example. Classes tied across the last rank do not count.
+            overlap: the smallest similarity of two groups that are merged, above 0 and at most 1.
+            largest: the largest number of classes in a group; None for any number.
 
         Raises:
             TypeError: the probabilities are not a floating-point tensor.
@@ -94,7 +94,7 @@ class ClassGroups(Mapping[str, tuple[int, ...]]):
 
     @property
     def num_classes(self) -> int | None:
-        """How many classes the output has that the groups were made for, where that is known."""
+        """Number of classes of the output that the groups were built for, if known."""
         return self._num_classes
 
     def __getitem__(self, name: str) -> tuple[int, ...]:
@@ -111,7 +111,7 @@ class ClassGroups(Mapping[str, tuple[int, ...]]):
         return f"ClassGroups({sizes}{', …' if len(self) > 6 else ''})"
 
     def groups_of(self, index: int) -> tuple[str, ...]:
-        """Names of all groups that hold a class, smallest first, of equal ones the first given; none is ``()``.
+        """Return the names of all groups with a class, smallest first, equal ones in the given order; ``()`` if none.
 
         Raises:
             TypeError: the index is not an integer.
@@ -122,7 +122,7 @@ class ClassGroups(Mapping[str, tuple[int, ...]]):
         return tuple(sorted(holding, key=lambda name: len(self[name])))
 
     def group_of(self, index: int) -> str:
-        """The name of the smallest group that holds a class; of equally small ones the first given.
+        """Return the name of the smallest group with a class; of equally small ones the first given.
 
         Raises:
             TypeError: the index is not an integer.
@@ -134,14 +134,14 @@ class ClassGroups(Mapping[str, tuple[int, ...]]):
         return holding[0]
 
     def siblings(self, index: int) -> tuple[int, ...]:
-        """The other classes of :meth:`group_of`; ``()`` where a class is alone in its group."""
+        """Return the other classes of :meth:`group_of`; ``()`` if the class is alone in its group."""
         return tuple(other for other in self[self.group_of(index)] if other != index)
 
     def disjoint(self) -> ClassGroups:
-        """These groups, once it is sure that no class is in two of them.
+        """Check that no class is in two groups, and return these groups.
 
         Raises:
-            ValueError: some classes are; the message names them and their groups.
+            ValueError: a class is in two; the message names the classes and their groups.
         """
         times = Counter(index for group in self.values() for index in group)
         shared = [index for index in sorted(times) if times[index] > 1]
@@ -155,10 +155,10 @@ class ClassGroups(Mapping[str, tuple[int, ...]]):
         return self
 
     def check(self, num_classes: int) -> ClassGroups:
-        """These groups, once it is sure that they fit an output of ``num_classes`` classes.
+        """Check that the groups fit an output of ``num_classes`` classes, and return them.
 
         Raises:
-            ValueError: they were made for another number of classes, or name one out of range.
+            ValueError: they were built for another number of classes, or name one out of range.
         """
         if self.num_classes is not None and num_classes != self.num_classes:
             raise ValueError(f"these groups are for {self.num_classes} classes, this output has {num_classes}")
@@ -174,18 +174,18 @@ def _name(name: Any) -> str:
 
 
 def class_indices(classes: Any, where: str, num_classes: int | None) -> tuple[int, ...]:
-    """Ascending indices of a group's classes, each checked.
+    """Return the ascending indices of a group's classes, each checked.
 
     Args:
         classes: any collection of integers, a tensor or an array.
-        where: who names them, for the message: "group 'dogs'".
-        num_classes: how many classes there are; None: any number.
+        where: the origin of the classes, for the message: "group 'dogs'".
+        num_classes: the number of classes; None: any.
 
     Raises:
-        TypeError: no collection, or not of integers.
+        TypeError: not a collection of integers.
         ValueError: none, one twice, or one out of range.
     """
-    # lists tell integers from fractions and truth values where tensors and arrays may not
+    # in lists, unlike tensors and arrays, integers are distinct from floats and booleans
     entries = classes.tolist() if hasattr(classes, "tolist") else classes
     if isinstance(entries, str | bytes | Mapping) or not isinstance(entries, Iterable):
         raise TypeError(f"{where} is given as {classes!r}; give class indices, such as [151, 152]")
@@ -199,7 +199,7 @@ def class_indices(classes: Any, where: str, num_classes: int | None) -> tuple[in
 
 
 def class_index(entry: Any, where: str, num_classes: int | None) -> int:
-    """A class index, checked as in :func:`class_indices`."""
+    """Return a class index, checked as in :func:`class_indices`."""
     number = entry.tolist() if hasattr(entry, "tolist") else entry
     if isinstance(number, bool) or not hasattr(number, "__index__"):
         raise TypeError(f"{where} names the class {entry!r}; class indices are integers")
@@ -228,20 +228,20 @@ def _check_confusion(probabilities: Tensor, top: int, overlap: float, largest: i
 
 
 def _among_the_first(probabilities: Tensor, top: int) -> Tensor:
-    """``[N, K]``, 1 where a class is above the best one that is not among the first ``top``."""
+    """Return ``[N, K]``, 1 where a class ranks above the best one that is not among the first ``top``."""
     best_outside = probabilities.sort(dim=1, descending=True).values[:, top : top + 1]
     return (probabilities > best_outside).to("cpu", torch.float64)
 
 
 def _likeness(chosen: Tensor) -> np.ndarray:
-    """``[K, K]``: ``n_ij / (n_i + n_j - n_ij)``, 0 where neither class turns up."""
+    """Return ``[K, K]``: ``n_ij / (n_i + n_j - n_ij)``, 0 where neither class occurs."""
     n_ij = chosen.T @ chosen
     n_i = n_ij.diagonal()
     return (n_ij / (n_i[:, None] + n_i[None] - n_ij).clamp(min=1)).numpy()
 
 
 def _joined_while_alike(likeness: np.ndarray, overlap: float, largest: int | None) -> list[tuple[int, ...]]:
-    """Average linkage. A joined group stands in the row of its lowest class; -1 marks pairs that may not join."""
+    """Cluster by average linkage. A merged group has the row of its lowest class; -1 marks pairs not to be merged."""
     alike = likeness.copy()
     np.fill_diagonal(alike, -1.0)
     groups: dict[int, tuple[int, ...]] = {index: (index,) for index in range(len(alike))}

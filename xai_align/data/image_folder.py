@@ -1,4 +1,4 @@
-"""A folder of images to learn from: one sub-folder for each class, and masks of some of them elsewhere."""
+"""Folder of training images: one sub-folder for each class, and masks of some of them in another folder."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LabelledImage:
-    """A file, the number of its class, and the file of its mask if there is one."""
+    """Image file, the index of its class, and the file of its mask if there is one."""
 
     path: Path
     label: int
@@ -32,11 +32,11 @@ class LabelledImage:
 
 
 def read_image_folder(folder: str | Path, masks: str | Path | None = None) -> tuple[list[str], list[LabelledImage]]:
-    """The classes (the sub-folders with images, sorted by name) and the images of all of them.
+    """Return the classes (the sub-folders with images, sorted by name) and the images of all of them.
 
     Args:
         folder: holds a sub-folder for each class.
-        masks: holds PNG files by the images' names, in the same sub-folders or all together.
+        masks: contains PNG files with the images' names, in the same sub-folders or in one.
 
     Raises:
         ValueError: there is no such folder, fewer than two classes, or no mask belongs to an image.
@@ -67,9 +67,9 @@ def read_image_folder(folder: str | Path, masks: str | Path | None = None) -> tu
 def stratified_split(
     images: Sequence[LabelledImage], share: float, seed: int
 ) -> tuple[list[LabelledImage], list[LabelledImage]]:
-    """Training and validation images; of every class the same share is for validation, at least one.
+    """Split into training and validation images; of every class the same share is for validation, at least one.
 
-    A class with a single image is trained with, and validation says nothing about it.
+    A class with a single image is used for training only.
 
     Raises:
         ValueError: the share is not between 0 and 1.
@@ -91,7 +91,7 @@ def stratified_split(
 
 
 def class_by_class(images: Sequence[LabelledImage]) -> list[LabelledImage]:
-    """One of each class, then the second of each, and so on, so that the first few have something of all."""
+    """Order images as the first of each class, then the second of each, so that the first few are of many classes."""
     turn: dict[int, int] = {}
     order = []
     for one in images:
@@ -101,7 +101,7 @@ def class_by_class(images: Sequence[LabelledImage]) -> list[LabelledImage]:
 
 
 class LabelledImages(Dataset[Any]):
-    """Images from disk, each preprocessed when it is asked for: ``(image, label)``, or with a mask.
+    """Dataset of images from disk, preprocessed on access: ``(image, label)``, or with a mask.
 
     Args:
         images: the files.
@@ -128,7 +128,7 @@ class LabelledImages(Dataset[Any]):
         return self._preprocess(picture), one.label, self._mask(one, picture)
 
     def _mask(self, one: LabelledImage, picture: Image.Image) -> Tensor | None:
-        """``[1, h, w]``: the share of each place that is covered; None if nothing is known."""
+        """Return the covered share of each position, ``[1, h, w]``; None if there is no mask."""
         if one.mask is None or self._map_size is None:
             return None
         drawn = np.asarray(open_image(one.mask)).any(-1)
@@ -142,11 +142,11 @@ class LabelledImages(Dataset[Any]):
 
 
 def mask_on_input(inside: Any, preprocess: Callable[[Any], Tensor]) -> Tensor:
-    """A mask where it lies in the model's input: it is sent through the preprocessing as a white shape on black.
+    """Map a mask to the model's input: it is passed through the preprocessing as a white shape on black.
 
     Args:
         inside: bool ``[H, W]``, on the photograph.
-        preprocess: the model's; only its geometry counts. A place is inside where it is nearer to white.
+        preprocess: the model's; only its geometry matters. A pixel is inside if it is nearer to white.
 
     Returns:
         bool ``[h, w]``.

@@ -1,4 +1,4 @@
-"""Photographs from disk: which files are meant, how they are opened, how a tensor becomes a picture again."""
+"""Photographs from disk: paths, opening, and conversion of tensors back to pictures."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-#: What counts as an image inside a folder or a pattern; a file given by name is taken as it is.
+#: Suffixes of images inside a folder or a pattern; a file given by name may have any.
 IMAGE_SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))
 
 
 class ImageError(ValueError):
-    """A file that is no image, or one that is damaged; the message names it."""
+    """Error for a file that is no image, or is damaged; the message names it."""
 
 
 def expand_paths(given: Iterable[str | Path]) -> list[Path]:
-    """The image files meant by files, folders (their images, without subfolders) and patterns, each once.
+    """Return the image files for files, folders (their images, without subfolders) and patterns, each once.
 
     In the order given; inside a folder or a pattern sorted by name. ``**`` in
-    a pattern reaches into subfolders.
+    a pattern includes subfolders.
 
     Raises:
         ValueError: a path does not exist, or a folder or pattern holds no image.
@@ -39,12 +39,12 @@ def expand_paths(given: Iterable[str | Path]) -> list[Path]:
 
 
 def distinct_stems(paths: Sequence[Path]) -> list[str]:
-    """A name for each file to save results under: its stem, numbered where that is taken already."""
+    """Return a name for the results of each file: its stem, with a number if that is already taken."""
     taken: set[str] = set()
     stems = []
     for path in paths:
         stem, number = path.stem, 2
-        while stem.casefold() in taken:  # some file systems don't tell a.jpg from A.jpg
+        while stem.casefold() in taken:  # some file systems do not distinguish a.jpg from A.jpg
             stem, number = f"{path.stem}-{number}", number + 1
         taken.add(stem.casefold())
         stems.append(stem)
@@ -52,7 +52,7 @@ def distinct_stems(paths: Sequence[Path]) -> list[str]:
 
 
 def open_image(path: str | Path) -> Image.Image:
-    """The image in RGB, turned upright, what is transparent in white.
+    """Open an image in RGB, rotated upright, transparent pixels in white.
 
     Raises:
         ImageError: the file cannot be read as an image.
@@ -74,9 +74,9 @@ def open_image(path: str | Path) -> Image.Image:
 
 
 def to_picture(x: Tensor, mean: Sequence[float], std: Sequence[float]) -> NDArray[np.float64]:
-    """A preprocessed image ``[C, H, W]`` as a picture ``[H, W, 3]`` in [0, 1]: what the model was shown.
+    """Convert a preprocessed image ``[C, H, W]`` to a picture ``[H, W, 3]`` in [0, 1].
 
-    More channels than three: the first three; two: their mean.
+    With more than three channels, the first three are used; with fewer, their mean.
     """
     pixels = x.detach().cpu().double().numpy()
     pixels = pixels * np.reshape(std, (-1, 1, 1)) + np.reshape(mean, (-1, 1, 1))

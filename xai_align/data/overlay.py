@@ -1,4 +1,4 @@
-"""A signed map over a grey photograph, as arrays: red for, blue against, the photograph where it is zero."""
+"""Overlay of a signed map on a grey photograph, as arrays: red for, blue against, the photograph where it is zero."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from xai_align._tools.sum_keeping import resize_keeping_sum
 
 Array = NDArray[np.floating[Any]]
 
-# two hues that differ for colour-blind eyes too; light to dark, so that the strength shows in print
+# two hues that colour-blind readers can distinguish; light to dark, so that strength is visible in greyscale print
 _FOR = np.array([(1.0, 0.78, 0.55), (0.96, 0.38, 0.18), (0.75, 0.05, 0.10)])
 _AGAINST = np.array([(0.60, 0.83, 0.98), (0.20, 0.52, 0.90), (0.08, 0.24, 0.66)])
-_STRONGEST = 0.78  # opacity at the end of the scale: the photograph always shines through
-_BLUR = 0.015  # least blur of the picture (not of the numbers), as a share of its side
+_STRONGEST = 0.78  # opacity at the end of the scale: the photograph is always visible
+_BLUR = 0.015  # smallest blur of the picture (not of the numbers), as a share of its side
 
 
 def grey(picture: Array) -> Array:
-    """``[H, W, 3]`` in [0, 1] to a pale grey ``[H, W, 3]`` on which colours stand out."""
+    """Convert ``[H, W, 3]`` in [0, 1] to a pale grey ``[H, W, 3]`` on which colours stand out."""
     luminance = picture @ np.array([0.299, 0.587, 0.114])
     return np.repeat((0.25 + 0.7 * luminance)[..., None], 3, axis=-1)
 
 
 def density(values: Tensor, size: Sequence[int]) -> Array:
-    """A map ``[h, w]`` on ``size`` pixels, per hundredth of the picture, softened for the eye.
+    """Resize a map ``[h, w]`` to ``size`` pixels, per hundredth of the picture's area, smoothed for display.
 
-    Coarse cells fade into each other, fine maps are blurred a little; the mean of
-    what comes out, times a hundred, is the sum of ``values`` all the same.
+    Coarse cells are blurred into each other, fine maps slightly; the mean of the
+    result, times a hundred, is still the sum of ``values``.
     """
     pixels = resize_keeping_sum(values.detach().cpu().double(), size).numpy()
     rows, columns = (_blur(len(axis), _softness(axis)) for axis in (pixels, pixels.T))
@@ -38,16 +38,16 @@ def density(values: Tensor, size: Sequence[int]) -> Array:
 
 
 def limit_of(*shown: Array) -> float:
-    """The end of a colour scale that serves all these densities: nearly the largest value.
+    """Return the end of a colour scale for all these densities: the 99.8 % quantile of the absolute values.
 
-    One if all are zero. Nearly, because single pixels of noisy maps would leave all others pale.
+    1 if all are zero. With the maximum, single pixels of noisy maps would leave all others pale.
     """
     largest = max(float(np.quantile(np.abs(values), 0.998)) for values in shown)
     return largest if largest > 0 and np.isfinite(largest) else 1.0
 
 
 def blend(picture: Array, shown: Array, limit: float) -> Array:
-    """The grey photograph ``[H, W, 3]`` coloured by the density ``[H, W]``."""
+    """Colour the grey photograph ``[H, W, 3]`` by the density ``[H, W]``."""
     strength = np.clip(np.abs(np.nan_to_num(shown)) / limit, 0, 1)
     colour = np.where((shown > 0)[..., None], _ramp(_FOR, strength), _ramp(_AGAINST, strength))
     alpha = (_STRONGEST * strength**0.75)[..., None]
@@ -60,13 +60,13 @@ def _ramp(stops: Array, strength: Array) -> Array:
 
 
 def _softness(pixels: Array) -> float:
-    """How far to blur along the first axis: half a cell, where a coarse map shows as runs of equal rows."""
+    """Return the blur width along the first axis: half a cell; the cells of a coarse map are runs of equal rows."""
     runs = 1 + int((np.diff(pixels, axis=0) != 0).any(axis=1).sum())
     return len(pixels) * max(_BLUR, min(0.5 / runs, 0.25))
 
 
 def _blur(pixels: int, width: float) -> Array:
-    """A Gaussian blur along one axis, reflected at the ends: sums are kept, and what is even stays even."""
+    """Return a Gaussian blur along one axis, reflected at the ends: it preserves sums and constant maps."""
     place = np.arange(pixels)
     here, there = place[:, None], place[None]
     images = [shift + turn for shift in (-2 * pixels, 0, 2 * pixels) for turn in (there, -1 - there)]

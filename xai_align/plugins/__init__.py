@@ -1,8 +1,8 @@
-"""Asking the plugins: which methods, metrics and training recipes there are, and who knows a model.
+"""Registry of plugins: methods, metrics and training recipes by name, and hooks for models.
 
-Nothing is loaded before the first question. A plugin that raises, or answers
-with something else than the contract's records, is named in a
-:class:`PluginWarning` and skipped. Two environment variables steer this:
+Nothing is loaded before the first call. A plugin that raises, or returns
+anything but the contract's records, is named in a :class:`PluginWarning`
+and skipped. Two environment variables control this:
 ``XAI_ALIGN_DISABLED_PLUGINS`` (names of entry points, separated by commas, that
 are never imported) and ``XAI_ALIGN_STRICT`` (``1`` raises :class:`PluginError`
 instead of warning).
@@ -85,8 +85,12 @@ class PluginRecord:
         distribution: the installed distribution that it comes from.
         version: the version of that distribution.
         hooks: the hooks it implements; empty for a plugin that is not loaded.
-        status: ``failed`` when it could not be loaded or a list it offers could not be had.
-        reason: why it is disabled or failed, or what of it is not used; else empty.
+        status: ``failed`` if it could not be loaded or one of its lists could not be read.
+        reason: why it is disabled or failed, or which parts of it are not used; else empty.
+
+    Example::
+
+        [record.name for record in plugin_table() if record.status != "ok"]  # plugins that are not in use
     """
 
     name: str
@@ -98,19 +102,29 @@ class PluginRecord:
 
 
 def get_plugin_manager() -> pluggy.PluginManager:
-    """The manager with all usable plugins, loaded at the first call.
+    """Return the plugin manager with all usable plugins, loaded at the first call.
 
-    It is there to be looked at: plugins come in through the entry points, and one
-    that is registered on it by hand is not asked.
+    It is for inspection only: plugins are loaded from entry points, and one that
+    is registered on the manager by hand is not used.
 
     Raises:
         PluginError: in strict mode, a plugin cannot be used.
+
+    Example::
+
+        [name for name, plugin in get_plugin_manager().list_name_plugin()]  # ["builtin", "captum_align", ...]
     """
     return _registry().manager
 
 
 def reset_plugins() -> None:
-    """Forget what was found: the next question discovers, and warns, anew."""
+    """Clear the caches: the next call discovers plugins, and warns, again.
+
+    Example::
+
+        reset_plugins()  # after installing a plugin in a running session
+        attribution_methods()
+    """
     _registry.cache_clear()
     _attribution_offers.cache_clear()
     _metric_offers.cache_clear()
@@ -118,19 +132,27 @@ def reset_plugins() -> None:
 
 
 def attribution_methods() -> dict[str, AttributionSpec]:
-    """All attribution methods by name, ours first.
+    """Return all attribution methods by name, the core's first.
 
     Raises:
         PluginError: in strict mode, a plugin cannot be used.
+
+    Example::
+
+        [name for name, spec in attribution_methods().items() if spec.account]  # methods that decompose the answer
     """
     return {name: offer.spec for name, offer in _attribution_offers().items()}
 
 
 def metrics() -> dict[str, MetricSpec]:
-    """All metrics by name, ours first.
+    """Return all metrics by name, the core's first.
 
     Raises:
         PluginError: in strict mode, a plugin cannot be used.
+
+    Example::
+
+        {name: spec.summary for name, spec in metrics().items() if spec.higher_is_better}
     """
     return {name: offer.spec for name, offer in _metric_offers().items()}
 
@@ -151,17 +173,22 @@ def training_recipes() -> dict[str, TrainingRecipeSpec]:
 
 
 def attribution_method(name: str) -> AttributionSpec:
-    """The attribution method called ``name``.
+    """Return the attribution method called ``name``.
 
     Raises:
         ValueError: no plugin offers it; the message lists the known ones.
         PluginError: in strict mode, a plugin cannot be used.
+
+    Example::
+
+        method = attribution_method("pinet").build(model, layer="conv2")
+        method.attribute(images, target=281)  # [2, 3, 32, 32]
     """
     return _look_up(name, attribution_methods(), "attribution method")
 
 
 def default_method() -> str:
-    """Return the name of the method that runs where none is named: the first that decomposes the answer.
+    """Return the name of the default method: the first that decomposes the answer.
 
     Raises:
         ValueError: no plugin offers one.
@@ -173,7 +200,7 @@ def default_method() -> str:
 
 
 def conformance_checks(kind: type[_Check]) -> list[_Check]:
-    """Return the conformance checks, records of this kind, that plugins add; a plugin whose list is bad is skipped.
+    """Return the conformance checks, records of this kind, that plugins add; a plugin with an invalid list is skipped.
 
     Raises:
         PluginError: in strict mode, a plugin cannot be used.
@@ -192,11 +219,15 @@ def conformance_checks(kind: type[_Check]) -> list[_Check]:
 
 
 def metric(name: str) -> MetricSpec:
-    """The metric called ``name``.
+    """Return the metric called ``name``.
 
     Raises:
         ValueError: no plugin offers it; the message lists the known ones.
         PluginError: in strict mode, a plugin cannot be used.
+
+    Example::
+
+        metric("deletion").evaluate(model, images, images.abs(), target=281)  # [2]
     """
     return _look_up(name, metrics(), "metric")
 
@@ -239,7 +270,7 @@ def origin(name: str, *, kind: Kind = "attribution") -> PluginRecord:
 
 
 def load_model(reference: str, *, trust: bool = False) -> LoadedModel:
-    """The model that ``reference`` names, from the first plugin that knows it, third parties first.
+    """Load the model that ``reference`` names, from the first plugin that knows it, third parties first.
 
     Args:
         reference: like one of :data:`REFERENCE_FORMS`. ``package.module:factory`` is imported and called.
@@ -247,8 +278,13 @@ def load_model(reference: str, *, trust: bool = False) -> LoadedModel:
             is then imported and called; without, it is data, and may name architectures of timm.
 
     Raises:
-        ValueError: no plugin knows this form of reference, or who knows it could not load the model.
+        ValueError: no plugin knows this form of reference, or the one that does could not load the model.
         PluginError: in strict mode, a plugin failed on a reference that another one could load.
+
+    Example::
+
+        loaded = load_model("timm:resnet18@random")  # without "@random": the pretrained weights
+        loaded.model, loaded.preprocess, loaded.class_names
     """
     return _answer_or_raise(
         "xai_align_load_model",
@@ -262,11 +298,15 @@ def load_model(reference: str, *, trust: bool = False) -> LoadedModel:
 
 
 def encoder(reference: str, options: dict[str, Any]) -> nn.Module:
-    """The encoder of a saved PiNet, built anew by the first plugin that knows it, third parties first.
+    """Build the encoder of a saved PiNet with the first plugin that knows it, third parties first.
 
     Raises:
-        ValueError: no plugin knows it, or who knows it could not build it.
+        ValueError: no plugin knows it, or the one that does could not build it.
         PluginError: in strict mode, a plugin failed on an encoder that another one could build.
+
+    Example::
+
+        encoder("conv", ConvEncoder(3).options)(images)  # a list of feature maps [2, C, H, W], finest first
     """
     return _answer_or_raise(
         "xai_align_encoder",
@@ -280,11 +320,16 @@ def encoder(reference: str, options: dict[str, Any]) -> nn.Module:
 
 
 def second_look(model: nn.Module, num_classes: int, options: dict[str, Any]) -> nn.Module:
-    """A PiNet on ``model``, to be trained, from the first plugin that knows the model, third parties first.
+    """Build a PiNet on ``model``, to be trained, with the first plugin that knows the model, third parties first.
 
     Raises:
-        ValueError: no plugin knows it, or who knows it could not build the PiNet.
+        ValueError: no plugin knows it, or the one that does could not build the PiNet.
         PluginError: in strict mode, a plugin failed on a model that another one could take.
+
+    Example::
+
+        backbone = load_model("timm:resnet18@random").model
+        second_look(backbone, 10, {"frozen": True})  # a PiNet with 10 classes; only its head is trained
     """
     what = f"cannot put a second look on {type(model).__name__}"
     return _answer_or_raise(
@@ -300,15 +345,20 @@ def second_look(model: nn.Module, num_classes: int, options: dict[str, Any]) -> 
 
 
 def classifier(model: nn.Module, num_classes: int) -> nn.Module:
-    """A copy of ``model`` with a new head, from the first plugin that knows it, third parties first.
+    """Return a copy of ``model`` with a new head, from the first plugin that knows it, third parties first.
 
     Args:
         model: it is not changed.
-        num_classes: how many logits the head gives.
+        num_classes: the number of logits.
 
     Raises:
-        ValueError: no plugin knows it, or who knows it could not do it.
+        ValueError: no plugin knows it, or the one that does could not build the copy.
         PluginError: in strict mode, a plugin failed on a model that another one could take.
+
+    Example::
+
+        backbone = load_model("timm:resnet18@random").model
+        classifier(backbone, 10)(torch.rand(2, 3, 64, 64))  # [2, 10]
     """
     what = f"cannot give {type(model).__name__} a head for {num_classes} classes"
     return _answer_or_raise(
@@ -322,12 +372,18 @@ def classifier(model: nn.Module, num_classes: int) -> nn.Module:
 
 
 def feature_space(model: nn.Module, layer: str | None = None) -> FeatureSpace | None:
-    """How ``layer`` of ``model`` lies in the image, or where to read it out when ``layer`` is None.
+    """Return the feature space of ``model`` at ``layer``, or the default one for a readout when ``layer`` is None.
 
-    It is the first answer, third parties are asked first; None: no plugin knows the model.
+    The first plugin that knows the model answers, third parties first; None: no plugin knows it.
 
     Raises:
         PluginError: in strict mode, a plugin failed on ``model``.
+
+    Example::
+
+        from xai_align.plugins import feature_space
+
+        feature_space(load_model("timm:resnet18@random").model)  # a FeatureSpace with its layer and layout
     """
     answer, failures = _first_answer("xai_align_feature_space", FeatureSpace, model=model, layer=layer)
     _warn_about_all(failures)
@@ -335,10 +391,14 @@ def feature_space(model: nn.Module, layer: str | None = None) -> FeatureSpace | 
 
 
 def stages(model: nn.Module) -> tuple[str, ...]:
-    """Names of the modules whose outputs are the stages of ``model``; empty: no plugin knows it.
+    """Return the names of the modules whose outputs are the stages of ``model``; empty: no plugin knows it.
 
     Raises:
         PluginError: in strict mode, a plugin failed on ``model``.
+
+    Example::
+
+        stages(load_model("timm:resnet18@random").model)  # ("act1", "layer1", "layer2", "layer3", "layer4")
     """
     answer, failures = _first_answer("xai_align_stages", tuple, model=model)
     _warn_about_all(failures)
@@ -346,12 +406,16 @@ def stages(model: nn.Module) -> tuple[str, ...]:
 
 
 def plugin_table() -> list[PluginRecord]:
-    """Every entry point of the group in the order of loading, also the disabled and the failed ones.
+    """Return a record of every entry point of the group in loading order, including disabled and failed ones.
 
     Raises:
         PluginError: in strict mode, a plugin cannot be used.
+
+    Example::
+
+        {record.name: record.version for record in plugin_table() if record.status == "ok"}
     """
-    _attribution_offers()  # what is wrong with the lists of a plugin shows only when they are asked for
+    _attribution_offers()  # errors in a plugin's lists show only when the lists are read
     _metric_offers()
     _recipe_offers()
     return [_record(plugin) for plugin in _registry().plugins]
@@ -384,7 +448,7 @@ def _recipe_offers() -> dict[str, _Offer[TrainingRecipeSpec]]:
 
 
 def _collect(hook: str, kind: type[_Spec]) -> dict[str, _Offer[_Spec]]:
-    """What all plugins list under ``hook``, in the order of loading: the first owner keeps a name."""
+    """Return all that plugins list under ``hook``, in loading order: the first owner keeps a name."""
     registry = _registry()
     order = {id(plugin): position for position, plugin in enumerate(registry.plugins)}
     offers: dict[str, _Offer[_Spec]] = {}
@@ -409,7 +473,7 @@ def _collect(hook: str, kind: type[_Spec]) -> dict[str, _Offer[_Spec]]:
 def _first_answer(
     hook: str, kind: type[_Answer], **arguments: Any
 ) -> tuple[_Answer | None, list[tuple[Plugin, Refusal]]]:
-    """The first answer that is a ``kind``, and who failed to answer before."""
+    """Return the first answer that is a ``kind``, and the plugins that failed before it."""
     failures: list[tuple[Plugin, Refusal]] = []
     for plugin, implementation in _registry().implementations(hook):
         try:
@@ -425,7 +489,7 @@ def _first_answer(
 
 
 def _answer_or_raise(hook: str, kind: type[_Answer], *, doing: str, unknown: str, **arguments: Any) -> _Answer:
-    """The first answer; where there is none, what those who tried met, or that no one knows."""
+    """Return the first answer; without one, raise with the plugins' failures, or with ``unknown`` if none failed."""
     answer, failures = _first_answer(hook, kind, **arguments)
     if answer is not None:
         _warn_about_all(failures)
@@ -448,7 +512,7 @@ def _asked(hook: str) -> str:
 
 
 def _call(implementation: pluggy.HookImpl, hook: str, **arguments: Any) -> Any:
-    """Ask one plugin alone; a plugin may take fewer arguments than the hook passes."""
+    """Call the hook of one plugin; a plugin may take fewer arguments than the hook passes."""
     try:
         return implementation.function(*(arguments[name] for name in implementation.argnames))
     except PLUGIN_ERRORS as error:
@@ -503,7 +567,7 @@ def _look_up(name: str, known: Mapping[str, _Named], what: str) -> _Named:
 
 
 def _said(refusal: Refusal) -> str:
-    """A plugin's own ValueError was written for the reader and stands as it is."""
+    """Return the error as text; a plugin's own ValueError was written for the reader and is not changed."""
     return str(refusal.__cause__) if isinstance(refusal.__cause__, ValueError) else str(refusal)
 
 

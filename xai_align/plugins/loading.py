@@ -1,9 +1,9 @@
-"""Loading plugins one at a time, so that what is wrong with one stops none of the others.
+"""Load plugins one at a time, so that an error in one does not stop the others.
 
 Each entry point of the group is imported and checked on its own. One that is
 broken, misspelt, outdated or a duplicate is named, with its distribution and
 version, in a :class:`PluginWarning`, and the rest are loaded. What the loaded
-plugins offer is asked for in :mod:`xai_align.plugins`.
+plugins offer is collected in :mod:`xai_align.plugins`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 DISABLED_VARIABLE = "XAI_ALIGN_DISABLED_PLUGINS"
 #: Set to anything but ``0``, ``false`` or ``no``: a plugin that cannot be used is an error.
 STRICT_VARIABLE = "XAI_ALIGN_STRICT"
-#: What a plugin may throw without stopping the rest. Interrupts pass, and so do test outcomes.
+#: Exceptions of a plugin that do not stop the rest. Interrupts pass, and so do test outcomes.
 PLUGIN_ERRORS = (Exception, SystemExit)
 
 _OWN_DISTRIBUTION = "xai-align"
@@ -37,20 +37,37 @@ Status = Literal["ok", "disabled", "failed"]
 
 
 class PluginWarning(UserWarning):
-    """A plugin, or a part of it, is not used; the message says which, whose and why."""
+    """Warning that a plugin, or a part of it, is not used; the message names it, its distribution and the reason.
+
+    Example::
+
+        import warnings
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", PluginWarning)  # raise if a plugin cannot be used
+            attribution_methods()
+    """
 
 
 class PluginError(RuntimeError):
-    """What would have been a :class:`PluginWarning`, in strict mode."""
+    """Error raised in strict mode in place of a :class:`PluginWarning`.
+
+    Example::
+
+        try:
+            attribution_methods()
+        except PluginError as error:  # only with XAI_ALIGN_STRICT=1 in the environment
+            print(error)  # the plugin, its distribution and the reason
+    """
 
 
 class Refusal(Exception):
-    """Why a plugin, or one answer of it, is not used; the cause is what it raised."""
+    """Reason why a plugin, or one result of it, is not used; ``__cause__`` is the exception that it raised."""
 
 
 @dataclass
 class Plugin:
-    """What is known of one entry point while it is loaded and asked."""
+    """State of one entry point while it is loaded and called."""
 
     name: str
     distribution: str
@@ -61,19 +78,19 @@ class Plugin:
 
     @property
     def label(self) -> str:
-        """Its name, distribution and version, as messages give them."""
+        """Name, distribution and version, as shown in messages."""
         return f"'{self.name}' ({self.distribution} {self.version})"
 
 
 @dataclass
 class Registry:
-    """The loaded plugins: to pluggy, and in the order of loading with the unusable ones."""
+    """Loaded plugins: the pluggy manager, and the list in loading order with the unusable ones."""
 
     manager: pluggy.PluginManager
     plugins: list[Plugin]
 
     def implementations(self, hook: str) -> list[tuple[Plugin, pluggy.HookImpl]]:
-        """Who implements ``hook``, the first to be asked first."""
+        """Return the plugins that implement ``hook`` with their functions, in calling order."""
         in_use = {plugin.name: plugin for plugin in self.plugins if plugin.hooks}
         caller: pluggy.HookCaller = getattr(self.manager.hook, hook)
         asked = reversed(caller.get_hookimpls())
@@ -81,7 +98,7 @@ class Registry:
 
 
 def load_registry() -> Registry:
-    """Load every plugin of the environment that is not switched off, ours first.
+    """Load every plugin of the environment that is not disabled, the core's first.
 
     Raises:
         PluginError: in strict mode, a plugin cannot be used.
@@ -101,7 +118,7 @@ def load_registry() -> Registry:
 
 
 def warn_about(plugin: Plugin, refusal: Refusal) -> None:
-    """Name ``plugin`` and what is wrong with it.
+    """Warn that ``plugin`` is not used, with the reason.
 
     Raises:
         PluginError: instead of the warning, in strict mode.
@@ -113,7 +130,7 @@ def warn_about(plugin: Plugin, refusal: Refusal) -> None:
 
 
 def describe_error(error: BaseException) -> str:
-    """One line: the kind of error and what it says."""
+    """Return one line with the type of the error and its message."""
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
@@ -137,7 +154,7 @@ def _describe_entry_point(entry_point: EntryPoint) -> Plugin:
 
 
 def _loading_order(entry_point: EntryPoint) -> tuple[bool, str, str, str]:
-    """Ours first: the later a plugin is registered, the earlier pluggy asks it, and we are the fallback."""
+    """Return the sort key of an entry point: ours first, which makes them pluggy's last to be called, the fallback."""
     distribution = _normalised(_describe_entry_point(entry_point).distribution)
     return distribution != _OWN_DISTRIBUTION, distribution, entry_point.name, entry_point.value
 
@@ -189,13 +206,13 @@ def _check_contract(module: Any, plugin: Plugin) -> None:
 
 
 def _check_hooks(module: Any) -> tuple[str, ...]:
-    """The names of the hooks that ``module`` implements, found with a manager of its own."""
+    """Return the names of the hooks that ``module`` implements, found with a separate manager."""
     trial = _new_manager()
     known = list(vars(trial.hook))
     try:
         trial.register(module)
     except PLUGIN_ERRORS as error:
-        # pluggy says which argument of which function in several lines
+        # pluggy names the argument and the function in several lines
         raise Refusal(f"outdated: {'; '.join(str(error).splitlines())}") from error
     hooks = []
     for caller in trial.get_hookcallers(module) or []:
@@ -213,7 +230,7 @@ def _check_hooks(module: Any) -> tuple[str, ...]:
 
 
 def _check_no_wrapper(caller: pluggy.HookCaller) -> None:
-    """Plugins are asked one by one, so there is no call of all for one of them to wrap."""
+    """Refuse hook wrappers: plugins are called one by one, so there is no joint call to wrap."""
     if any(one.wrapper or one.hookwrapper for one in caller.get_hookimpls()):
         raise Refusal(f"'{caller.name}' is a hook wrapper, and these are not supported; return the answer instead")
 

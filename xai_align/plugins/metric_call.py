@@ -1,4 +1,4 @@
-"""The call of a metric, checked before anything is run."""
+"""Checks of a metric's signature before anything is run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def needs_of(evaluate: Callable[..., Any]) -> frozenset[str]:
     """Return which of :data:`OFFERS` a metric names."""
     try:
         return frozenset(inspect.signature(evaluate).parameters) & frozenset(OFFERS)
-    except (TypeError, ValueError):  # something callable without a signature
+    except (TypeError, ValueError):  # a callable without a signature
         return frozenset()
 
 

@@ -1,5 +1,5 @@
 """Explanations for people: records, pictures, tables and pages.
 
-Nothing is imported here: figures need matplotlib, pages jinja2, tables rich,
-and whoever only wants numbers needs none of them.
+Nothing is imported here: figures need matplotlib, pages jinja2, tables rich;
+numbers alone need none of them.
 """

@@ -1,7 +1,7 @@
 """Compare attribution methods on images, by metrics, with intervals.
 
-Batches of images are explained and judged one after the other, each kept on
-disk as it is done; several processes share them; a run that was stopped goes on.
+Batches of images are explained and measured one after the other, each saved to
+disk when it is done; several processes share them; an interrupted run is resumed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from xai_align.comparison.summary import Tally
 if TYPE_CHECKING:
     from xai_align.hookspecs import LoadedModel
 
-#: How they are judged if nothing is named.
+#: The default metrics.
 METRICS = ("insertion", "deletion")
 
 
@@ -45,26 +45,26 @@ def compare(
     options: CompareOptions | None = None,
     **changed: Any,
 ) -> Comparison:
-    """Explain images with several methods, judge them by several metrics, sum up with intervals.
+    """Explain images with several methods, measure them by several metrics, return means with intervals.
 
-    With ``out``, every batch is kept there as soon as it is done. Called again
-    with the same settings, what is there is read and the rest is done. Launched
-    with ``accelerate launch`` or ``torchrun``, processes share the batches.
+    With ``out``, every batch is saved there as soon as it is done. Called again
+    with the same settings, the saved batches are read and the rest is computed.
+    Launched with ``accelerate launch`` or ``torchrun``, processes share the batches.
 
-    What fails is told in :attr:`Comparison.problems`, its values are NaN, and
-    the rest goes on. The model is not changed.
+    Failures are listed in :attr:`Comparison.problems`, their values are NaN, and
+    the run continues. The model is not changed.
 
     Args:
         model: a reference such as ``"timm:resnet50"``, or a loaded model.
-        images: files, folders and patterns. The same picture twice is counted once. A ``labels.json`` in
-            their folder gives labels and boxes, for the metrics that ask for boxes.
-        methods: names, or ``"name@layer"`` for methods that look at a layer. None: the ones that are registered as
+        images: files, folders and patterns. Duplicates of a picture are counted once. A ``labels.json`` in
+            their folder supplies labels and boxes, for the metrics that need boxes.
+        methods: names, or ``"name@layer"`` for methods that take a layer. None: the ones that are registered as
             ``by_default``: the exact readout, two baselines and a control.
-        metrics: names.
+        metrics: names of metrics.
         question: one or several of ``why``, ``why-not``, ``why-not-rest``, ``group``, ``group-not``.
         out: the folder for parts, tables, pictures and page; None: nothing is written.
-        limit: no more images than these.
-        seed: of all that is random.
+        limit: the largest number of images.
+        seed: seed of everything that is random.
         show_progress: show a progress bar.
         options: everything else; None: the defaults of :class:`~xai_align.comparison.CompareOptions`.
         **changed: single fields of the options, e.g. ``reference="pinet"``.
@@ -73,13 +73,21 @@ def compare(
         ValueError: something named is not there or does not fit, before anything is run; or ``out``
             holds a comparison with other settings.
         OSError: ``out`` cannot be written to.
+
+    Example::
+
+        from xai_align.data.photographs import FOLDER
+
+        model = "timm:mobilenetv3_small_050@random"
+        found = compare(model, FOLDER, methods=["pinet", "random"], metrics=["average_drop"], limit=2)
+        [(row.method, row.mean, row.low, row.high) for row in found.summaries]
     """
     chosen = with_changes(options, CompareOptions, changed, "compare")
     check_format(chosen.table_format)
     process = this_process(chosen.device)
     if out is None and process.world > 1:
         raise ValueError("several processes share their results through a folder; name one")
-    with fixed_random_state(mixed_seed(seed)):  # loading a model may draw its first weights
+    with fixed_random_state(mixed_seed(seed)):  # loading a model may draw its initial weights
         plan = prepare(
             model,
             [images] if isinstance(images, str | Path) else images,
@@ -123,10 +131,10 @@ def compare(
 def _run_parts(
     plan: Plan, store: FolderStore | MemoryStore, process: Process, folder: Path | None, told: Sequence[Progress]
 ) -> None:
-    """What is not done yet, this process's share of it."""
+    """Run this process's share of the batches that are not done yet."""
     waiting = [number for number in range(plan.num_parts) if store.read(number) is None]
     damaged = {number for number in waiting if store.is_damaged(number)}
-    process.wait()  # all have looked before the first writes
+    process.wait()  # every process has checked before the first one writes
     if process.is_main:
         store.begin()
     process.wait()
@@ -157,7 +165,7 @@ def _finished(plan: Plan, store: FolderStore | MemoryStore) -> Iterator[Part]:
 
 
 def write_comparison_page(comparison: Comparison, folder: Path) -> None:
-    """``index.html``; what draws it is imported only now."""
+    """Write ``index.html``; jinja2 and the figures are imported only now."""
     from xai_align.report import comparison_page
 
     comparison_page.write_comparison_page(comparison, folder)

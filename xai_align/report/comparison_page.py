@@ -1,4 +1,4 @@
-"""One page for a comparison of methods: tables, curves, pictures, and what it takes to run it again.
+"""HTML page of a comparison of methods: tables, curves, pictures, and the settings to reproduce it.
 
 The page is a single file. It fetches nothing, and everything but sorting the
 tables works without scripts.
@@ -25,7 +25,7 @@ from xai_align.report.thumbnail import Thumbnail, thumbnail
 if TYPE_CHECKING:
     from xai_align.comparison.result import Comparison, Picture
 
-#: The kinds of question in words.
+#: Text for each kind of question.
 QUESTIONS = {
     "why": "Why this class?",
     "why-not": "Why this class and not that one?",
@@ -37,7 +37,7 @@ QUESTIONS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
-    """A picture on the page; without a thumbnail if the file is missing or damaged."""
+    """Picture on the page, without a thumbnail if the file is missing or damaged."""
 
     file: str
     small: Thumbnail | None
@@ -45,7 +45,7 @@ class Shown:
 
 @dataclass(frozen=True, kw_only=True)
 class Strip:
-    """One question about one image: every method's picture in the order of the comparison, None where it made none."""
+    """One question about one image: every method's picture in the order of the comparison, None if there is none."""
 
     words: str
     pictures: Sequence[tuple[str, Shown | None]]
@@ -53,7 +53,7 @@ class Strip:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageRow:
-    """An image, and the methods' answers to each question about it."""
+    """Image with the methods' explanations for each question about it."""
 
     name: str
     photograph: Shown | None
@@ -62,7 +62,7 @@ class ImageRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """All numbers on one kind of question: the table, the curves, the methods picked out in the curves."""
+    """Numbers for one kind of question: the table, the curves, the methods highlighted in the curves."""
 
     words: str
     table: Table
@@ -74,7 +74,7 @@ def write_comparison_page(comparison: Comparison, out: Path) -> Path:
     """Write ``index.html`` into the folder of a comparison, next to its other files.
 
     Args:
-        comparison: what to show; the files of its pictures are looked for in ``out``.
+        comparison: the comparison to show; its picture files are read from ``out``.
         out: the folder.
 
     Returns:
@@ -87,7 +87,7 @@ def write_comparison_page(comparison: Comparison, out: Path) -> Path:
 
 
 def render_comparison(comparison: Comparison, folder: Path) -> str:
-    """The page as HTML, its pictures taken from ``folder``."""
+    """Return the page as HTML, with pictures from ``folder``."""
     environment = Environment(
         loader=PackageLoader("xai_align.report"),
         autoescape=True,  # file and class names are the user's
@@ -110,7 +110,7 @@ def render_comparison(comparison: Comparison, folder: Path) -> str:
 
 
 def _facts(comparison: Comparison) -> list[tuple[str, str]]:
-    """What was compared, on what, against what, when."""
+    """Return the facts at the top of the page: model, images, methods, reference, date."""
     images = max((one.n + one.missing for one in comparison.summaries), default=0)
     given = [
         ("Model", _words(comparison.provenance.get("model"))),
@@ -166,7 +166,7 @@ def _shown(picture: Picture, folder: Path) -> Shown:
 
 
 def _plain(value: Any) -> Any:
-    """Nested names and words as the page prints them: no number that is none, nothing that is not text."""
+    """Convert nested values to text for the page; missing and non-finite values become a dash."""
     if isinstance(value, Mapping):
         return {str(name): _plain(one) for name, one in value.items()}
     if isinstance(value, Sequence | set | frozenset) and not isinstance(value, str | bytes):
@@ -175,7 +175,7 @@ def _plain(value: Any) -> Any:
 
 
 def _date(written: str) -> str:
-    """``2025-03-01T12:30:00+00:00`` as ``1 March 2025, 12:30 UTC``; what is written otherwise stays."""
+    """Format ``2025-03-01T12:30:00+00:00`` as ``1 March 2025, 12:30 UTC``; other text is returned unchanged."""
     try:
         when = datetime.fromisoformat(written)
     except ValueError:

@@ -1,4 +1,4 @@
-"""The table of a comparison: one row a method, one column a metric, every cell in words and signs."""
+"""Table of a comparison: one row per method, one column per metric, every cell formatted as text."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
 
     from xai_align.comparison.result import Comparison, Summary
 
-#: Stands where there is no number.
+#: Placeholder for a missing number.
 NOTHING = "–"
 SECONDS = "seconds per image"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """A metric, or the seconds.
+    """Column of a metric, or of the seconds.
 
     Attributes:
-        higher_is_better: None where the comparison does not say.
+        higher_is_better: None where the comparison does not define it.
         summary: the metric in one line.
-        digits: after the point, the same in the whole column; None: powers of ten.
+        digits: digits after the decimal point, the same in the whole column; None: powers of ten.
     """
 
     name: str
@@ -37,26 +37,26 @@ class Column:
 
     @property
     def arrow(self) -> str:
-        """``↑`` where more is better, ``↓`` where less is."""
+        """``↑`` if higher is better, ``↓`` if lower is."""
         return {True: "↑", False: "↓", None: ""}[self.higher_is_better]
 
     @property
     def direction(self) -> str:
-        """The arrow in words."""
+        """Text for the arrow."""
         return {True: "higher is better", False: "lower is better", None: ""}[self.higher_is_better]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """What a table says of one method and one metric.
+    """Cell of one method and one metric.
 
     Attributes:
         value: the mean, not rounded, to sort by; None where there is none.
-        mean, interval, difference: in figures; empty or :data:`NOTHING` where there is none.
+        mean, interval, difference: formatted numbers; empty or :data:`NOTHING` where there is none.
         mark: ``"better"`` or ``"worse"`` than the reference, if the interval of the difference excludes zero.
-        hint: the cell in words.
-        missing: how many images have no value, in words; empty if all have one.
-        best: whether no other method of the column is better.
+        hint: the cell as a sentence.
+        missing: text with the number of images without a value; empty if all have one.
+        best: True if no other method of the column is better.
     """
 
     value: float | None
@@ -71,7 +71,7 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A method and its cells."""
+    """Row of a method's cells."""
 
     style: MethodStyle
     cells: Sequence[Cell]
@@ -79,7 +79,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """The answer to one kind of question; the last column is the seconds."""
+    """Table for one kind of question; the last column is the seconds."""
 
     question: str
     columns: Sequence[Column]
@@ -87,7 +87,7 @@ class Table:
 
     @property
     def leader(self) -> str:
-        """The method, controls left out, that is best in most metrics; the first of several; empty if none is."""
+        """Method, other than a control, that is best in most metrics; the first of several; empty if none is."""
         wins = Counter(
             {
                 row.style.method: sum(cell.best for cell in row.cells[:-1])
@@ -100,7 +100,7 @@ class Table:
 
 
 def comparison_table(comparison: Comparison, question: str) -> Table:
-    """The table of one kind of question, methods and metrics in the order of the comparison."""
+    """Return the table of one kind of question, methods and metrics in the order of the comparison."""
     found = {(one.method, one.metric): one for one in comparison.summaries if one.question == question}
     columns = [_metric_column(comparison, metric, found.values()) for metric in comparison.metrics]
     best = [_best(column, found.values()) for column in columns]
@@ -110,7 +110,7 @@ def comparison_table(comparison: Comparison, question: str) -> Table:
         summary="what the method took for one image, without the metrics",
         digits=_digits(comparison.seconds.values()),
     )
-    # a control computes nothing: that it is fast is no merit
+    # a control computes nothing, so its speed is not compared
     timed = {method: took for method, took in comparison.seconds.items() if method not in comparison.controls}
     fastest = min(_finite(timed.values()), default=None)
 
@@ -126,7 +126,7 @@ def comparison_table(comparison: Comparison, question: str) -> Table:
 
 
 def figure(value: float, digits: int | None) -> str:
-    """A number with so many digits after the point, a true minus, and :data:`NOTHING` for what is not finite."""
+    """Format a number with ``digits`` decimals and a typographic minus; :data:`NOTHING` if it is not finite."""
     if not math.isfinite(value):
         return NOTHING
     return (tiny(value) if digits is None else f"{value:.{digits}f}").replace("-", "−")
@@ -142,7 +142,7 @@ def _metric_column(comparison: Comparison, metric: str, summaries: Iterable[Summ
 
 
 def _digits(values: Iterable[float]) -> int | None:
-    """As many digits after the point as show three of the column's largest number, four from one upwards."""
+    """Return the decimals that show the column's largest number with three digits, four if it is 1 or more."""
     largest = max((abs(value) for value in _finite(values)), default=0.0)
     if largest == 0:
         return 3
@@ -190,7 +190,7 @@ def _seconds_cell(took: float | None, column: Column, fastest: float | None) -> 
 
 
 def _mark(one: Summary, column: Column) -> str:
-    if column.higher_is_better is None or not one.difference_low * one.difference_high > 0:  # holds zero, or NaN
+    if column.higher_is_better is None or not one.difference_low * one.difference_high > 0:  # contains zero, or NaN
         return ""
     return "better" if (one.difference_low > 0) == column.higher_is_better else "worse"
 

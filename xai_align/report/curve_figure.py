@@ -1,4 +1,4 @@
-"""Curves with their bands as the parts of an inline SVG: one panel for each way of taking things away."""
+"""Curves with bands as parts of an inline SVG: one panel for each order and fill of the perturbation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ORDERS = {"morf": "Most relevant first", "lerf": "Least relevant first"}
 
 @dataclass(frozen=True, kw_only=True)
 class Frame:
-    """Where a panel's axes lie in its drawing, and which numbers they span."""
+    """Position of a panel's axes in its drawing, and their ranges."""
 
     x: tuple[float, float]
     y: tuple[float, float]
@@ -30,7 +30,7 @@ class Frame:
     bottom: float = 44
 
     def place(self, fraction: float, value: float) -> Point:
-        """A point of the curve in the drawing's units."""
+        """Return a point of the curve in the drawing's units."""
         across = (fraction - self.x[0]) / (self.x[1] - self.x[0])
         up = (value - self.y[0]) / (self.y[1] - self.y[0])
         return (
@@ -40,18 +40,18 @@ class Frame:
 
     @property
     def across(self) -> list[tuple[float, str]]:
-        """Ticks of the horizontal axis: place and label, in percent."""
+        """Ticks of the horizontal axis: position and label, in percent."""
         return [(self.place(tick, self.y[0])[0], f"{100 * tick:g} %") for tick in ticks(*self.x)]
 
     @property
     def upwards(self) -> list[tuple[float, str]]:
-        """Ticks of the vertical axis: place and label."""
+        """Ticks of the vertical axis: position and label."""
         return [(self.place(self.x[0], tick)[1], f"{tick:g}".replace("-", "−")) for tick in ticks(*self.y)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """One method in a panel: its curve and the 95 % band around it as SVG paths, and the ends in words."""
+    """Method in a panel: its curve and 95 % band as SVG paths, and its first and last value as text."""
 
     method: str
     path: str
@@ -61,7 +61,7 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
-    """All methods' curves of one series."""
+    """Panel with all methods' curves of one series."""
 
     series: str
     frame: Frame
@@ -69,11 +69,11 @@ class Panel:
 
 
 def curve_panels(curves: Iterable[CurveBand], *, front: Sequence[str] = ()) -> list[Panel]:
-    """A panel for each series, in order of appearance; all have the same vertical axis.
+    """Return a panel for each series, in order of appearance; all have the same vertical axis.
 
     Args:
-        curves: of one question.
-        front: methods to be drawn over the others.
+        curves: the curves of one question.
+        front: methods that are drawn on top of the others.
     """
     by_series: dict[str, list[CurveBand]] = {}
     for curve in curves:
@@ -85,7 +85,7 @@ def curve_panels(curves: Iterable[CurveBand], *, front: Sequence[str] = ()) -> l
 
 
 def series_in_words(label: str) -> str:
-    """``morf blur`` as ``Most relevant first, replaced by blur``; what is labelled otherwise stays."""
+    """Format ``morf blur`` as ``Most relevant first, replaced by blur``; other labels are returned unchanged."""
     order, _, rest = label.partition(" ")
     if order not in _ORDERS or not rest:
         return label
@@ -93,7 +93,7 @@ def series_in_words(label: str) -> str:
 
 
 def ticks(low: float, high: float) -> list[float]:
-    """Round numbers from ``low`` to ``high``: steps of 1, 2 or 5 times a power of ten, at most seven of them."""
+    """Return round numbers from ``low`` to ``high``, in steps of 1, 2 or 5 times a power of ten, at most seven."""
     rough = (high - low) / 6
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * (1 - 1e-9))
@@ -120,7 +120,7 @@ def _line(curve: CurveBand, frame: Frame) -> Line:
 
 
 def _path(points: Sequence[Point], frame: Frame) -> str:
-    """A polyline; it breaks where there is no number, and a point between two breaks stays as a dot."""
+    """Return a polyline with gaps where there is no number; a point between two gaps is drawn as a dot."""
     parts: list[str] = []
     drawing = False
     for number, (fraction, value) in enumerate(points):
@@ -130,13 +130,13 @@ def _path(points: Sequence[Point], frame: Frame) -> str:
         parts.append(("L" if drawing else "M") + _at(frame.place(fraction, value)))
         alone = number + 1 == len(points) or not math.isfinite(points[number + 1][1])
         if alone and not drawing:
-            parts.append("h0")  # with round ends a line of no length is a dot
+            parts.append("h0")  # with round line caps, a line of zero length is a dot
         drawing = True
     return "".join(parts)
 
 
 def _band(curve: CurveBand, frame: Frame) -> str:
-    """There along the lower edge and back along the upper; one closed piece for each run of numbers."""
+    """Return one closed path for each run of numbers: along the lower edge and back along the upper."""
     runs: list[list[tuple[float, float, float]]] = [[]]
     for fraction, low, high in zip(curve.fractions, curve.low, curve.high, strict=True):
         if math.isfinite(low) and math.isfinite(high):
@@ -156,9 +156,9 @@ def _at(point: Point) -> str:
 
 
 def _span(values: Sequence[float], *, at_most: float) -> tuple[float, float]:
-    """From zero, or below if there are numbers below, to the next tick above the largest.
+    """Return the range from zero, or the tick below the smallest negative number, to the tick above the largest.
 
-    Probabilities and shares end at ``at_most`` at the latest.
+    The range of probabilities and shares ends at ``at_most`` at the latest.
     """
     low, high = min([0.0, *values]), max([0.0, *values])
     if high - low < 1e-9:

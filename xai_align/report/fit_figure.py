@@ -1,4 +1,4 @@
-"""How a fit went, as a picture: losses on the left, the validation metric on the right."""
+"""Figure of a fit: losses on the left, the validation metric on the right."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _BLUE, _ORANGE, _GREY = "#2a6fbb", "#d95f0e", "#8a8a8a"
 
 
 def fit_figure(history: Sequence[Mapping[str, Any]], metric: str, best: Mapping[str, Any] | None) -> Figure:
-    """The rows of a :class:`~xai_align.training.pinet.fit.Fit` over its steps.
+    """Plot the rows of a :class:`~xai_align.training.pinet.fit.Fit` over its steps.
 
     Args:
         history: its rows.
-        metric: the name of what validation measured.
-        best: the row that was kept; None: the last.
+        metric: the name of the validation metric.
+        best: the row of the weights that were kept; None: the last.
     """
     validated = bool(history) and metric in history[0]
     figure = Figure(figsize=(8.4 if validated else 4.4, 3.2), layout="constrained", facecolor="white")

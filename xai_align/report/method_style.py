@@ -1,4 +1,4 @@
-"""Colour, dash and role of a method, the same in every table and panel of a page."""
+"""Colour, dash and role of each method, the same in every table and panel of a page."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _CONTROL_DASHES = ("1.5 3", "5 3")
 
 @dataclass(frozen=True, kw_only=True)
 class MethodStyle:
-    """A method's number on the page, its role, and its line.
+    """Number of a method on the page, its role, and its line style.
 
     Attributes:
-        number: its place in the comparison; part of class names.
-        method: as it was asked for, ``"pinet@input"``.
+        number: its position in the comparison; part of CSS class names.
+        method: as given to the comparison, e.g. ``"pinet@input"``.
         role: ``"reference"``, ``"control"`` or nothing.
         colour: a CSS colour.
         dash: an SVG dash pattern; empty: a solid line.
@@ -36,9 +36,9 @@ def method_styles(methods: Sequence[str], reference: str, controls: Collection[s
     """Return one style for each method; two methods share hue and dash only beyond 35 of them.
 
     Args:
-        methods: as they were asked for, ``"pinet@input"``.
+        methods: as given to the comparison, e.g. ``"pinet@input"``.
         reference: the one that the others are compared with.
-        controls: those that look at neither model nor question.
+        controls: the methods that use neither model nor question.
     """
     styles: list[MethodStyle] = []
     seen = others = 0

@@ -1,8 +1,8 @@
-"""Signed pictures of a map: evidence for in red, evidence against in blue, the photograph underneath.
+"""Figures of a signed map over a photograph: evidence for in red, evidence against in blue.
 
-The photograph lies below in grey so that every colour in the picture is the
-map's. Colours are symmetric about zero: equal strength of colour is equal
-weight, and where the map is zero the photograph is left alone.
+The photograph is grey, so that every colour in the figure is from the map.
+The colour scale is symmetric about zero: equal opacity means equal absolute
+value, and where the map is zero the photograph is unchanged.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ def overlay_figure(
     unit: str = LOGITS,
     limit: float | None = None,
 ) -> Figure:
-    """One picture: the photograph, the map over it, a colour bar, the totals for and against where there are any.
+    """Draw the map over the photograph with a colour bar, and the totals for and against where there are any.
 
     Args:
         picture: ``[H, W, 3]`` in [0, 1].
-        values: a signed map ``[h, w]``; it is brought to the picture's size with its sum kept.
-        title: lines above.
-        caption: lines below, before the totals.
-        unit: what the colour bar counts.
-        limit: the end of the colour scale; None: from this map. Give the same one to
-            pictures that are to be compared (:func:`limit_of`).
+        values: a signed map ``[h, w]``; it is resized to the picture with its sum preserved.
+        title: lines above the picture.
+        caption: lines below the picture, before the totals.
+        unit: the unit of the colour bar.
+        limit: the end of the colour scale; None: from this map. Use the same one for
+            figures that are compared (:func:`limit_of`).
     """
     sheet = _Sheet(picture.shape, panels=1, title=title, caption=_with_totals(caption, values, unit))
     _draw(sheet, 0, picture, values, unit=unit, limit=limit)
@@ -65,7 +65,7 @@ def photograph_and_overlay(
     unit: str = LOGITS,
     limit: float | None = None,
 ) -> Figure:
-    """The photograph in its colours, and beside it what :func:`overlay_figure` shows."""
+    """Draw the photograph in colour and, beside it, the picture of :func:`overlay_figure`."""
     sheet = _Sheet(picture.shape, panels=2, title=title, caption=_with_totals(caption, values, unit))
     sheet.panel(0).imshow(picture)
     _draw(sheet, 1, picture, values, unit=unit, limit=limit)
@@ -73,14 +73,14 @@ def photograph_and_overlay(
 
 
 def totals_in_words(values: Tensor) -> str:
-    """What speaks for and against in a map: ``12.300 for, −4.100 against, 8.200 in all``."""
+    """Format the positive, negative and total sum of a map: ``12.300 for, −4.100 against, 8.200 in all``."""
     values = values.detach().cpu().double()
     positive, negative = float(values.clamp(min=0).sum()), float(values.clamp(max=0).sum())
     return f"{number(positive)} for, {number(negative)} against, {number(positive + negative)} in all"
 
 
 class _Sheet:
-    """Panels side by side with room for a colour bar, laid out in inches so that nothing is left over."""
+    """Figure of panels side by side with a colour bar, laid out in inches without unused margins."""
 
     _PANEL, _GAP, _BAR, _BAR_LABEL, _EDGE = 3.3, 0.12, 0.13, 0.72, 0.08
     _TITLE_LINE, _CAPTION_LINE = 0.2, 0.17
@@ -94,7 +94,7 @@ class _Sheet:
         above = self._EDGE + self._TITLE_LINE * len(titles)
         self._total = self._bottom + self._height + above
         self.figure = Figure(figsize=(self._width, self._total), facecolor="white")
-        FigureCanvasAgg(self.figure)  # drawn without a screen and without pyplot's list of open figures
+        FigureCanvasAgg(self.figure)  # no display needed, and no entry in pyplot's list of open figures
         middle = (self._EDGE + panels * (self._PANEL + self._GAP) / 2) / self._width
         top = 1 - self._EDGE / self._total / 2
         self.figure.text(middle, top, "\n".join(titles), ha="center", va="top", fontsize=10)
@@ -102,13 +102,13 @@ class _Sheet:
         self.figure.text(middle, foot, "\n".join(captions), ha="center", va="top", fontsize=8)
 
     def panel(self, number: int) -> Axes:
-        """Empty axes for a picture."""
+        """Add empty axes for a picture."""
         axes = self._axes(self._EDGE + number * (self._PANEL + self._GAP), self._PANEL)
         axes.set_axis_off()
         return axes
 
     def bar(self) -> Axes:
-        """Axes for the colour bar, right of the last panel."""
+        """Add axes for the colour bar, to the right of the last panel."""
         return self._axes(self._width - self._EDGE - self._BAR_LABEL - self._BAR, self._BAR)
 
     def _axes(self, left: float, width: float) -> Axes:
@@ -128,7 +128,7 @@ def _draw(sheet: _Sheet, number: int, picture: Array, values: Tensor, *, unit: s
 
 
 def _with_totals(caption: str, values: Tensor, unit: str) -> str:
-    """The caption and, below, the totals; scores that rank places have none."""
+    """Return the caption and, below, the totals; scores have none."""
     if unit == SCORES:
         return caption
     return f"{caption}\n{totals_in_words(values)}" if caption else totals_in_words(values)
@@ -140,6 +140,6 @@ def _wrapped(text: str, width: float, letters_per_inch: float) -> list[str]:
 
 
 def _colours_on_grey() -> ListedColormap:
-    """The colour bar: what :func:`blend` makes of a middling grey."""
+    """Return the colour map of the bar: :func:`blend` over a medium grey."""
     values = np.linspace(-1, 1, 255)[None]
     return ListedColormap(blend(np.full((1, 255, 3), 0.55), values, 1.0)[0].tolist())

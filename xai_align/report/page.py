@@ -1,4 +1,4 @@
-"""One page for many explanations: it holds its pictures in itself and needs nothing from elsewhere."""
+"""Self-contained HTML page for many explanations, with its pictures embedded."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A PNG: its bytes for the page, and the name of the same file beside the page."""
+    """PNG picture: its bytes for the page, and the name of its file beside the page."""
 
     png: bytes
     file: str
 
     @property
     def uri(self) -> str:
-        """The picture as a data URI."""
+        """Data URI of the picture."""
         return "data:image/png;base64," + b64encode(self.png).decode("ascii")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """What the page shows of one image.
+    """Section of the page about one image.
 
     Attributes:
-        title: what the image is called.
-        photograph: what the model was shown.
-        predictions: name, probability and logit of the likeliest classes.
-        answers: records with their pictures; neighbours with the same question stand under one heading.
+        title: the name of the image.
+        photograph: the model's input.
+        predictions: name, probability and logit of the most probable classes.
+        answers: records with their pictures; consecutive ones with the same question share a heading.
         credit: author and licence.
     """
 
@@ -59,7 +59,7 @@ class Section:
 
 
 def render_page(sections: Sequence[Section], *, title: str, lead: Sequence[str] = ()) -> str:
-    """The page as HTML: per image the photograph, and to each question the methods' answers; the table."""
+    """Return the page as HTML: per image the photograph and the explanations for each question; the table."""
     environment = Environment(
         loader=PackageLoader("xai_align.report"),
         autoescape=True,  # file and class names are the user's

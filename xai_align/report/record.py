@@ -1,4 +1,4 @@
-"""What is kept of the explanation of one image: every number, and the arrays."""
+"""Record of the explanation of one image: every number, and the arrays."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ if TYPE_CHECKING:
 class Record:
     """One image, one question, one method.
 
-    Numbers are in logits unless stated. What only methods with an account have (``layer`` to
-    ``relative_error``) is None for the others.
+    Numbers are in logits unless stated. Fields that only methods with a decomposition have (``layer`` to
+    ``relative_error``) are None for the others.
 
     Attributes:
-        image: what the image is called.
-        question: in words.
-        class_name: what the question is about, in words.
+        image: the name of the image.
+        question: the question as text.
+        class_name: name of the class or group in question.
         favoured, rivals: numbers of the classes on the two sides; rivals None: all others.
-        answer: what the question makes of the logits.
-        contributions: the sum of all that the method attributed.
-        positive, negative: the sums of what speaks for and against in the map.
-        layer: where in the network was read; kind: ``"local"`` or ``"frozen"``.
+        answer: the question's answer from the logits.
+        contributions: the sum of all attributions.
+        positive, negative: the sums of the map's positive and negative values.
+        layer: the layer of the readout; kind: ``"local"`` or ``"frozen"``.
         prefix, bias, around, completeness_error, relative_error: as in :class:`~xai_align.pinet.readout.Readout`.
-        seconds: what the method took.
+        seconds: time of the method.
         logits: ``[K]``.
         map: ``[H, W]``, on the input's pixels.
-        raw: an account's contributions in the feature space's own shape, one array for each tensor of it.
-        values: the meaning of the map's numbers; note: what the method's author says to a reader of the map.
-        remarks: what a reader has to know besides the numbers: evidence that was cut off, or goes round the layer.
+        raw: a readout's contributions in the feature space's own shape, one array for each tensor of it.
+        values: the meaning of the map's numbers; note: the method author's remark for readers of the map.
+        remarks: what a reader has to know besides the numbers: evidence cut off from the gradient, or around the layer.
     """
 
     image: str
@@ -77,25 +77,25 @@ class Record:
 
     @property
     def is_account(self) -> bool:
-        """Whether the contributions and the bias are the answer."""
+        """True if the contributions and the bias sum to the answer."""
         return self.bias is not None
 
     @property
     def gap(self) -> float:
-        """What the contributions leave of the answer."""
+        """Answer minus the sum of the contributions."""
         return self.answer - self.contributions
 
     @property
     def label(self) -> str:
-        """The method, and where it read: ``"pinet at input"``."""
+        """Method and layer: ``"pinet at input"``."""
         return f"{self.method} at {self.layer}" if self.layer else self.method
 
 
 def record_of(explanation: Explanation, *, image: str, class_names: Sequence[str] = ()) -> Record:
-    """The record of an explanation of one image.
+    """Return the record of an explanation of one image.
 
     Raises:
-        ValueError: the explanation is of a batch of another size, or the input was no image.
+        ValueError: the batch size is not 1, or the input was no image.
     """
     if len(explanation.answer) != 1:
         raise ValueError(f"a record is of one image; this explanation is of {len(explanation.answer)}")
@@ -141,7 +141,7 @@ def record_of(explanation: Explanation, *, image: str, class_names: Sequence[str
 
 
 def remarks(readout: Readout) -> tuple[str, ...]:
-    """What a reader of a readout has to know besides its numbers, one clause each."""
+    """Return what a reader of a readout has to know besides its numbers, one clause each."""
     found = [f"evidence cut off from the gradient lies in the bias: {cut}" for cut in readout.cut_off]
     if bool((readout.around != 0).any()):
         found.append(f"evidence goes round '{readout.feature_space.layer}'; it is a number without a place")
@@ -151,12 +151,12 @@ def remarks(readout: Readout) -> tuple[str, ...]:
 
 
 def file_name(method: str, layer: str | None) -> str:
-    """A method, and the layer if one was asked for, as part of a file's name: ``"pinet-input"``."""
+    """Return the method, and the layer if one was given, as part of a file name: ``"pinet-input"``."""
     return re.sub(r"[^\w.-]+", "-", f"{method}-{layer}" if layer else method)
 
 
 def save_arrays(record: Record, path: Path) -> None:
-    """Write the map, the logits and, of an account, the raw contributions as an ``.npz`` file."""
+    """Write the map, the logits and, of a readout, the raw contributions as an ``.npz`` file."""
     arrays = {"map": _array(record.map), "logits": _array(record.logits)}
     for number, part in enumerate(record.raw):
         arrays["contributions" if number == 0 else f"contributions_{number}"] = _array(part)
@@ -165,7 +165,7 @@ def save_arrays(record: Record, path: Path) -> None:
 
 
 def save_numbers(record: Record, path: Path, *, class_names: Sequence[str] = (), **more: Any) -> None:
-    """Every number of a record as JSON; ``more`` is added as it is. What is not finite becomes null."""
+    """Write every number of a record, and ``more``, as JSON. Numbers that are not finite become null."""
     path.write_text(
         json.dumps(_finite(numbers_of(record, class_names) | more), indent=2, ensure_ascii=False) + "\n",
         "utf-8",
@@ -173,7 +173,7 @@ def save_numbers(record: Record, path: Path, *, class_names: Sequence[str] = (),
 
 
 def numbers_of(record: Record, class_names: Sequence[str] = ()) -> dict[str, Any]:
-    """A record without its arrays, with the classes it is about and the five likeliest."""
+    """Return a record without its arrays, with the classes in question and the five most probable ones."""
     kept = {name: value for name, value in vars(record).items() if not isinstance(value, Tensor) and name != "raw"}
     probabilities = record.logits.softmax(0)
 
@@ -196,7 +196,7 @@ def numbers_of(record: Record, class_names: Sequence[str] = ()) -> dict[str, Any
 
 
 def _numbers(entries: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
-    """Class numbers; the output of a network with one entry is its class 0."""
+    """Return class numbers; the only output of a network with one entry is class 0."""
     if any(len(index) > 1 for index in entries):
         raise ValueError("the question is about places of a dense output; a record is of class logits [N, K]")
     return tuple(index[0] if index else 0 for index in entries)

@@ -1,4 +1,4 @@
-"""Pictures small enough that a page can hold hundreds of them."""
+"""Thumbnails, small enough that a page can embed hundreds of them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 #: The longer side of a thumbnail, in pixels.
 SIDE = 224
-_QUALITY = 80  # of JPEG: fine maps keep their grain, and a picture takes about ten thousand bytes
+_QUALITY = 80  # of JPEG: preserves the detail of fine maps at about ten thousand bytes per picture
 
 
 @dataclass(frozen=True, kw_only=True)
 class Thumbnail:
-    """A picture as a data URI, and its size in pixels."""
+    """Picture as a data URI, and its size in pixels."""
 
     uri: str
     width: int
@@ -27,7 +27,7 @@ class Thumbnail:
 
 
 def thumbnail(path: Path) -> Thumbnail | None:
-    """The picture with its longer side at most :data:`SIDE`; None if there is no such picture."""
+    """Return the picture with its longer side at most :data:`SIDE`; None if it cannot be read."""
     try:
         image = open_image(path)
     except ImageError:

@@ -1,4 +1,4 @@
-"""Numbers in words and signs that a person reads: one way for the terminal and the page."""
+"""Formatting of numbers and records as text, shared by the terminal and the page."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ COLUMNS = (
     "seconds",
 )
 
-#: Those of them that hold numbers.
+#: The columns with numbers.
 NUMBER_COLUMNS = frozenset(COLUMNS[4:])
 
-#: The unit of a colour bar: contributions sum to logits, and the eye compares shares of the picture.
+#: Unit of a colour bar: contributions sum to logits, per share of the picture's area.
 LOGITS = "logits per 1 % of the picture"
-#: Of slopes.
+#: Unit for slopes.
 UNITLESS = "value per 1 % of the picture"
-#: Of scores; about as long as a colour bar has room for.
+#: Unit for scores; about the longest text that fits a colour bar.
 SCORES = "score per 1 % of the picture; its order counts"
 
 NO_ACCOUNT = "–"
@@ -38,12 +38,12 @@ _UNITS: dict[Values, str] = {"contributions": LOGITS, "slopes": UNITLESS, "score
 
 
 def number(value: float) -> str:
-    """Three digits after the point, with a true minus: ``−1.234``."""
+    """Format with three decimals and a typographic minus: ``−1.234``."""
     return f"{value:.3f}".replace("-", "−")
 
 
 def tiny(value: float) -> str:
-    """A small error with its order of magnitude: ``2.1e−07``."""
+    """Format a small error in scientific notation: ``2.1e−07``."""
     return f"{value:.1e}".replace("-", "−")
 
 
@@ -53,23 +53,23 @@ def unit_of(record: Record) -> str:
 
 
 def totals(record: Record) -> str:
-    """Return the sums of what speaks for and against; of scores, that they rank places."""
+    """Return the sums of positive and negative values; for scores, the text that they rank positions."""
     if record.values == "scores":
         return "a ranking of places"
     return f"{number(record.positive)} for, {number(record.negative)} against"
 
 
 def seconds(value: float) -> str:
-    """Seconds with two digits."""
+    """Format seconds with two digits."""
     return f"{value:.2f}"
 
 
 def table_row(record: Record) -> tuple[str, ...]:
-    """A record in the order of :data:`COLUMNS`.
+    """Return a record's cells in the order of :data:`COLUMNS`.
 
-    Where a method has no account, the last but one column tells what its sum
-    leaves of the answer: a gap, not an error of rounding. Slopes and rankings
-    have no sum that could be compared with it.
+    For a method without a decomposition, the last but one column is the answer
+    minus the sum of its map: a gap, not a rounding error. Slopes and scores
+    have no sum that could be compared with the answer.
     """
     bias, error = NO_ACCOUNT, NO_ACCOUNT
     adds_up = record.values == "contributions"
@@ -92,7 +92,7 @@ def table_row(record: Record) -> tuple[str, ...]:
 
 
 def arithmetic(record: Record) -> str:
-    """The answer as a sum: ``9.384 = 9.120 (picture) + 0.264 (bias)``; or what a map leaves of it."""
+    """Format the answer as a sum: ``9.384 = 9.120 (picture) + 0.264 (bias)``; or the gap that a map leaves."""
     if record.values == "slopes":
         return f"{number(record.answer)} is the answer; the map holds slopes, which don't add up to it"
     if record.values == "scores":
@@ -113,7 +113,7 @@ def arithmetic(record: Record) -> str:
 
 
 def exactness(record: Record) -> str:
-    """How exact the sum is and what it means, for an account; nothing for other methods."""
+    """Return the exactness and meaning of the sum for a readout; nothing for other methods."""
     if record.completeness_error is None:
         return ""
     meaning = {
@@ -125,7 +125,7 @@ def exactness(record: Record) -> str:
 
 
 def remarks(records: Sequence[Record]) -> list[str]:
-    """What the readouts of these records have to say besides their numbers, each once."""
+    """Return the remarks of these records' readouts, each once."""
     return list(dict.fromkeys(f"{record.label}: {remark}." for record in records for remark in record.remarks))
 
 

@@ -8,8 +8,8 @@
         check_attribution(MyAttribution)
         check_metric(my_metric)
 
-The checks are ``conformance.py`` and ``metric_conformance.py``; the single checks of methods lie in ``*_checks.py`` and
-in the adapter of the library they need, the tiny networks they run on in ``networks.py``.
+The entry points are ``conformance.py`` and ``metric_conformance.py``; the single checks of methods are in
+``*_checks.py`` and in the adapter of the library they need, the tiny networks they run on in ``networks.py``.
 """
 
 from xai_align.testing.conformance import (

@@ -1,4 +1,4 @@
-"""What comes back: its kind, shape and type, and on what its numbers may depend."""
+"""Checks of the returned attributions: type, shape, dtype, device, and what their values may depend on."""
 
 from __future__ import annotations
 

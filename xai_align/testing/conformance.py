@@ -1,4 +1,4 @@
-"""The conformance check for attribution classes, after scikit-learn's ``check_estimator``."""
+"""Conformance check of attribution classes, after scikit-learn's ``check_estimator``."""
 
 from __future__ import annotations
 
@@ -22,10 +22,20 @@ Status = Literal["passed", "skipped", "not kept"]
 
 
 class ConformanceError(AssertionError):
-    """A check failed: which one, what was found, what to do.
+    """Error of a failed check; the message has the check, what was found and what to do.
 
     Attributes:
         check: the name of the check.
+
+    Example::
+
+        def constant(forward_func, inputs, attributions, *, target=None):
+            return 0.0
+
+        try:
+            check_metric(constant)
+        except ConformanceError as error:
+            error.check  # "values": a metric returns a tensor [N]
     """
 
     def __init__(self, message: str, check: str) -> None:
@@ -35,7 +45,13 @@ class ConformanceError(AssertionError):
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a check ended. ``not kept``: it is optional, and ``found`` says what is missing."""
+    """Result of a check. ``not kept``: an optional check failed, and ``found`` has the reason.
+
+    Example::
+
+        outcomes = check_attribution(PiNetAttribution)
+        [(outcome.check, outcome.found) for outcome in outcomes if outcome.status == "not kept"]
+    """
 
     check: str
     status: Status
@@ -55,22 +71,22 @@ def check_attribution(
 ) -> list[Outcome]:
     """Check that an attribution class keeps the conventions that pipelines rely on.
 
-    It is built on tiny networks that take images ``[N, 3, 8, 10]`` and come
+    The class is run on tiny networks for images ``[N, 3, 8, 10]`` that come
     with this package; nothing else is needed. The first broken convention
     raises. See :func:`conformance_checks` for the list.
 
     Args:
         cls: the class, or any factory; ``cls(model)`` has ``attribute(inputs, target=...)``.
-        build: how to build it from a model, where ``cls(model)`` is not enough.
-        options: handed to every ``attribute`` call, e.g. ``{"n_steps": 20}``.
+        build: a factory ``build(model)``, where ``cls(model)`` is not enough.
+        options: passed to every ``attribute`` call, e.g. ``{"n_steps": 20}``.
         require: names of optional checks that must hold too.
         skip: names of checks that are not run.
-        device: where networks and images are put.
-        rtol, atol: by how much equal attributions may differ; ``atol`` is relative to
+        device: device of the networks and images.
+        rtol, atol: tolerances within which attributions are equal; ``atol`` is relative to
             the largest one where that is above 1.
 
     Returns:
-        What became of every check, for a report.
+        The outcome of every check, for a report.
 
     Raises:
         ConformanceError: (an AssertionError) names the check, what was found, what to do.
@@ -78,7 +94,7 @@ def check_attribution(
 
     Example::
 
-        check_attribution(MyAttribution, options={"n_steps": 20}, require=["numpy_targets"])
+        check_attribution(PiNetAttribution, require=["numpy_targets"])
     """
     checks = _all_checks()
     required, skipped = _known(require, checks, "require"), _known(skip, checks, "skip")
@@ -89,7 +105,12 @@ def check_attribution(
 
 
 def conformance_checks() -> dict[str, str]:
-    """Every check and what it means, in a line; optional ones say so."""
+    """Return the name of every check with its convention in one line; optional ones are marked.
+
+    Example::
+
+        conformance_checks()["shape"]  # "A tensor in gives a finite tensor of the same shape"
+    """
     return {name: check.summary + (" [optional]" if check.optional else "") for name, check in _all_checks().items()}
 
 
@@ -98,7 +119,7 @@ def _outcome(cls: Any, check: Check, subject: Subject, required: set[str], skipp
         return Outcome(check.name, "skipped")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what a method says on the way is not what is checked
+            warnings.simplefilter("ignore")  # warnings of a method are not checked
             check.run(subject)
     except Exception as error:
         answered = type(error) is AssertionError

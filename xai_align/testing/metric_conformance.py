@@ -1,4 +1,4 @@
-"""The conformance check for metrics."""
+"""Conformance check of metrics."""
 
 from __future__ import annotations
 
@@ -29,28 +29,31 @@ def check_metric(
 ) -> None:
     """Check that a metric keeps the conventions that comparisons rely on.
 
-    It is run on a tiny network, three images ``[3, 3, 8, 10]`` and maps of theirs. The first broken convention raises:
+    It is run on a tiny network, three images ``[3, 3, 8, 10]`` and their maps. The first broken convention raises:
 
     - "signature": it can be called as ``evaluate(forward_func, inputs, attributions, target=...)``; further parameters
       without a default are among those that a comparison offers;
-    - "values": it gives one number for each example, a detached floating tensor ``[N]``, none of them infinite;
+    - "values": it returns one number per example, a detached floating tensor ``[N]``, none of them infinite;
     - "questions": it takes a list with one :class:`~xai_align.Question` for each example;
-    - "repeatable": it gives the same values at the next call;
+    - "repeatable": it returns the same values when called again;
     - "batch mates": an example's value does not depend on the others;
     - "no gradient": it runs under ``torch.no_grad()``;
     - "no trace": model, inputs, attributions and random state are as before.
 
     Args:
         metric: a record, or its ``evaluate``.
-        options: handed to every call, e.g. ``{"n_steps": 4}``.
-        rtol, atol: by how much equal values may differ.
+        options: passed to every call, e.g. ``{"n_steps": 4}``.
+        rtol, atol: tolerances within which values are equal.
 
     Raises:
         ConformanceError: (an AssertionError) names the check, what was found, what to do.
 
     Example::
 
-        check_metric(MetricSpec(name="mine", evaluate=mine, higher_is_better=True, summary="..."))
+        def size(forward_func, inputs, attributions, *, target=None):
+            return attributions.abs().flatten(1).mean(1)  # [N]
+
+        check_metric(size)
     """
     evaluate = metric.evaluate if isinstance(metric, MetricSpec) else metric
     subject = _Subject(evaluate, dict(options or {}))
@@ -78,7 +81,7 @@ def check_metric(
 
 
 class _Subject:
-    """A metric with what it asks for."""
+    """Metric with the optional arguments that it takes."""
 
     def __init__(self, evaluate: Callable[..., Any], options: dict[str, Any]) -> None:
         self.evaluate, self.options, self.needs = evaluate, options, needs_of(evaluate)
@@ -103,7 +106,7 @@ class _Subject:
 
 
 def _maps(count: int = 3) -> Tensor:
-    """Maps without ties and with both signs."""
+    """Return maps without ties and with both signs."""
     images = fixed_images(count, seed=11)
     return images - images.flatten(1).median(1).values[:, None, None, None]
 

@@ -12,7 +12,7 @@ from xai_align._tools.random_state import kept_random_state
 CLASSES = 5
 #: Channels, rows, columns of the images.
 IMAGE = (3, 8, 10)
-#: Every class has channels that speak for it and channels that speak against it.
+#: Every class has channels with positive and with negative weight.
 HEAD = (
     (1.0, -0.5, 0.3, -0.8),
     (-0.6, 1.1, -0.4, 0.5),
@@ -23,14 +23,19 @@ HEAD = (
 
 
 def fixed_numbers(*shape: int, seed: int = 0) -> Tensor:
-    """Numbers in (-1, 1) without any order to the eye, float64, the same everywhere."""
+    """Return pseudo-random numbers in (-1, 1), float64, the same on every machine."""
     count = torch.Size(shape).numel()
     steps = torch.arange(1, count + 1, dtype=torch.float64) + 1000 * seed
     return torch.frac(torch.sin(steps * 12.9898) * 43758.5453).reshape(shape)
 
 
 def fixed_images(number: int = 3, *, seed: int = 7) -> Tensor:
-    """``[number, 3, 8, 10]``, float32."""
+    """Return images ``[number, 3, 8, 10]``, float32, for tests: the same on every machine.
+
+    Example::
+
+        fixed_images(2).shape  # [2, 3, 8, 10]
+    """
     return 2 * fixed_numbers(number, *IMAGE, seed=seed).float()
 
 
@@ -38,16 +43,20 @@ class TinyNetwork(nn.Module):
     """Convolution, norm, ReLU in place, convolution, ReLU, pooling, linear: images to logits ``[N, 5]``.
 
     It is in eval mode, with running statistics that are not the initial ones.
-    One layer that doesn't mind is in train mode, one parameter asks for no
-    gradient and one holds one, so that what a method changes shows.
+    The pooling layer is in train mode, one parameter does not require a gradient
+    and one has a ``.grad``, so that changes by a method are detected.
 
     ``forward(images, second=None, scale=1.0)``: a second batch of images is
     added to the first, and the logits are scaled.
+
+    Example::
+
+        TinyNetwork()(fixed_images(2)).shape  # [2, 5]
     """
 
     def __init__(self, last: nn.Module | None = None) -> None:
         super().__init__()
-        with kept_random_state():  # layers draw their first weights
+        with kept_random_state():  # layers draw their initial weights
             self.first = nn.Conv2d(3, 4, 3, padding=1)
             self.norm = nn.BatchNorm2d(4)
             self.act = nn.ReLU(inplace=True)
@@ -63,14 +72,14 @@ class TinyNetwork(nn.Module):
         self.head.bias.grad = torch.ones(CLASSES)
 
     def forward(self, images: Tensor, second: Tensor | None = None, scale: float = 1.0) -> Any:
-        """The logits, through ``last``."""
+        """Return the logits, passed through ``last``."""
         x = images if second is None else images + second
         x = self.act(self.norm(self.first(x)))
         x = self.second_act(self.second(x))
         return self.last(scale * self.head(self.pool(x).flatten(1)))
 
     def _fill(self) -> None:
-        """Weights of about unit gain, with which every layer is half open and every class has two sides."""
+        """Set weights of about unit gain, with half of each ReLU's inputs positive and logits of both signs."""
         with torch.no_grad():
             for seed, parameter in enumerate(self.parameters(), start=8):
                 spread = 1.5 * (3 / parameter[0].numel()) ** 0.5 if parameter.dim() > 1 else 0.3
@@ -82,26 +91,26 @@ class TinyNetwork(nn.Module):
 
 
 class OneAnswer(nn.Module):
-    """Logits to one value per example, ``[N]``: no target is needed."""
+    """Layer from logits to one value per example, ``[N]``: no target is needed."""
 
     def forward(self, logits: Tensor) -> Tensor:
-        """The first logit minus the second."""
+        """Return the first logit minus the second."""
         return logits[:, 0] - logits[:, 1]
 
 
 class TwoAxes(nn.Module):
-    """Logits ``[N, 5]`` to an output ``[N, 2, 5]``, whose targets are tuples."""
+    """Layer from logits ``[N, 5]`` to an output ``[N, 2, 5]``, whose targets are tuples."""
 
     def forward(self, logits: Tensor) -> Tensor:
-        """The logits, and twice the logits."""
+        """Return the logits, and twice the logits."""
         return torch.stack([logits, 2 * logits], dim=1)
 
 
 class Failing(nn.Module):
-    """A layer that always raises."""
+    """Layer that always raises."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Never returns.
+        """Raise an error.
 
         Raises:
             RuntimeError: always.

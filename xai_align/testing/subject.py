@@ -1,4 +1,4 @@
-"""What is checked and what a check is."""
+"""Records of a conformance check: the method under test, and a single check."""
 
 from __future__ import annotations
 
@@ -20,7 +20,13 @@ TARGETS = (1, 3, 0)
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """What is checked: how to build it, and what to hand to every ``attribute`` call."""
+    """Method under test: its factory, and the options passed to every ``attribute`` call.
+
+    Example::
+
+        subject = Subject(build=PiNetAttribution)
+        subject.attribute(subject.network(), subject.images(), target=1)  # [3, 3, 8, 10]
+    """
 
     build: Callable[[nn.Module], Any]
     options: dict[str, Any] = field(default_factory=dict)
@@ -29,28 +35,37 @@ class Subject:
     atol: float = 1e-5
 
     def network(self, last: nn.Module | None = None) -> TinyNetwork:
-        """A fresh tiny network on the device."""
+        """Return a new tiny network on the device."""
         return TinyNetwork(last).to(self.device)
 
     def images(self, number: int = 3, *, seed: int = 7) -> Tensor:
-        """Example images on the device."""
+        """Return example images on the device."""
         return fixed_images(number, seed=seed).to(self.device)
 
     def attribute(self, network: nn.Module, inputs: Any, **arguments: Any) -> Any:
-        """The answer for a network."""
+        """Return the attributions for a network."""
         return self.build(network).attribute(inputs, **arguments, **self.options)
 
     def close(self, a: Tensor, b: Tensor) -> bool:
-        """Whether two attributions are the same but for rounding."""
+        """Return True if two attributions are equal up to rounding."""
         return a.shape == b.shape and torch.allclose(a, b.to(a), rtol=self.rtol, atol=self.atol * _scale(a))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One convention, which the docstring of ``run`` says in a line. It raises an AssertionError if broken.
+    """Check of one convention; ``run``, whose docstring states it, raises an AssertionError if it is broken.
 
-    An optional check is reported, and fails only where it is required: Captum's
-    own methods do not all keep it.
+    The failure of an optional check is reported, and raises only where the check is
+    required: not all of Captum's own methods keep it.
+
+    Example::
+
+        def finite(subject):
+            \"\"\"Attributions are finite.\"\"\"
+            found = subject.attribute(subject.network(), subject.images(), target=1)
+            assert found.isfinite().all(), f"{(~found.isfinite()).sum()} values are not finite"
+
+        Check(run=finite, advice="divide by a number that is not zero").summary  # "Attributions are finite"
     """
 
     run: Callable[[Subject], None]
@@ -59,31 +74,31 @@ class Check:
 
     @property
     def name(self) -> str:
-        """The name by which it is required, skipped and reported."""
+        """Name by which the check is required, skipped and reported."""
         return self.run.__name__
 
     @property
     def summary(self) -> str:
-        """The convention in a line."""
+        """Convention in one line."""
         return (inspect.getdoc(self.run) or "").rstrip(".")
 
 
 def demand(holds: bool, found: str) -> None:
-    """Raise an AssertionError that says what was found, unless it holds."""
+    """Raise an AssertionError with the message ``found`` unless ``holds`` is true."""
     if not holds:
         raise AssertionError(found)
 
 
 def kind(value: Any) -> str:
-    """``value`` by its type."""
+    """Return the type of ``value`` as text."""
     return f"a tuple of {len(value)}" if isinstance(value, tuple) else f"a {type(value).__name__}"
 
 
 def difference(a: Tensor, b: Tensor) -> float:
-    """The largest difference between two attributions."""
+    """Return the largest difference between two attributions."""
     return float((a - b).detach().abs().max()) if a.shape == b.shape else float("nan")
 
 
 def _scale(a: Tensor) -> float:
-    """So that the tolerance is one of the size of the numbers."""
+    """Return the scale of the absolute tolerance, at least 1."""
     return max(1.0, float(a.detach().abs().max())) if a.numel() else 1.0

@@ -1,4 +1,4 @@
-"""The checks in the order in which they are run, with what to do when one fails."""
+"""Table of the checks in running order, with advice for when one fails."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which class is asked about: all forms of target, and those that do not fit."""
+"""Checks of the target argument: all valid forms, and invalid targets."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def wrong_target(subject: Subject) -> None:
 def _by_each_form(
     subject: Subject, network: nn.Module, images: Tensor, classes: list[int], forms: dict[str, Any]
 ) -> Tensor:
-    """The attributions for these classes, which every form of the target must give."""
+    """Return the attributions for these classes, after checking that every form of the target gives them."""
     expected = torch.cat(
         [subject.attribute(network, images[i : i + 1], target=target) for i, target in enumerate(classes)]
     )
@@ -88,7 +88,7 @@ def _by_each_form(
 
 
 def _tuple_targets(subject: Subject) -> None:
-    """On an output ``[N, 2, 5]`` whose second row is twice the first."""
+    """Check tuple targets on an output ``[N, 2, 5]`` whose second row is twice the first."""
     network, images = subject.network(TwoAxes()), subject.images()
     forms = {
         "(1, 3)": ((1, 3), [3, 3, 3]),
@@ -104,8 +104,8 @@ def _tuple_targets(subject: Subject) -> None:
 
 
 class _Doubled(nn.Module):
-    """Twice the logits."""
+    """Layer that doubles the logits."""
 
     def forward(self, logits: Tensor) -> Tensor:
-        """``[N, 5]``, doubled."""
+        """Return the logits ``[N, 5]``, doubled."""
         return 2 * logits

@@ -1,4 +1,4 @@
-"""What is left behind on the model and the inputs, also after an error."""
+"""Checks that the model and the inputs are unchanged after a call, also after an error."""
 
 from __future__ import annotations
 
@@ -51,6 +51,6 @@ def _failing_calls(subject: Subject) -> Iterator[tuple[nn.Module, Any, str]]:
 def _call_that_fails(subject: Subject, network: nn.Module, images: Tensor, target: Any, what: str) -> None:
     try:
         subject.attribute(network, images, target=target)
-    except Exception:  # which one is for another check to say
+    except Exception:  # another check tests which exception it is
         return
     raise AssertionError(f"{what} made no error")

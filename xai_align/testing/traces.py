@@ -1,4 +1,4 @@
-"""What a method left behind: a snapshot before, a snapshot after, and their differences in words."""
+"""Side effects of a method: a snapshot before, a snapshot after, and their differences as text."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from xai_align._tools.random_state import RandomState
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-#: What was found where: the name of the thing, and its value.
+#: Recorded state: name and value of each item.
 Snapshot = dict[str, Any]
 
 
 def snapshot(model: nn.Module) -> Snapshot:
-    """Everything about a model, and the random state, that a method must leave as it was."""
+    """Return everything about a model, and the random state, that a method must leave unchanged."""
     seen: Snapshot = {}
     for name, module in model.named_modules():
         where = f"module '{name}'" if name else "the model"
@@ -46,7 +46,7 @@ def snapshot(model: nn.Module) -> Snapshot:
 
 
 def snapshot_of_inputs(inputs: Sequence[Tensor]) -> Snapshot:
-    """What a method must leave of the tensors it was given."""
+    """Return the state of the input tensors that a method must leave unchanged."""
     seen: Snapshot = {}
     for position, x in enumerate(inputs):
         seen[f"values of input {position}"] = _copy(x)
@@ -56,7 +56,7 @@ def snapshot_of_inputs(inputs: Sequence[Tensor]) -> Snapshot:
 
 
 def differences(before: Snapshot, after: Snapshot) -> list[str]:
-    """What changed, one phrase for each thing."""
+    """Return the changes, one phrase per item."""
     found = [
         f"{name} changed{_shown(before[name], after[name])}"
         for name in before
@@ -67,12 +67,12 @@ def differences(before: Snapshot, after: Snapshot) -> list[str]:
 
 
 def _hooks(attributes: dict[str, Any]) -> dict[str, int]:
-    """How many hooks of every kind."""
+    """Count the hooks of every kind."""
     return {name: len(value) for name, value in attributes.items() if "hooks" in name and isinstance(value, dict)}
 
 
 def _numpy_state(state: Any) -> tuple[Any, ...]:
-    """Its numbers and how far they are used up: the numbers alone change only now and then."""
+    """Return the generator's key and position; the key alone changes only every 624 draws."""
     return (state[0], state[1].tobytes(), *state[2:])
 
 

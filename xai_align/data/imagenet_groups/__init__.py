@@ -1,8 +1,8 @@
 """Groups of ImageNet's 1000 classes by WordNet: dogs, terriers, birds, trucks.
 
-A group is a synset of WordNet 3.0, named by its wnid, because one English word
-has several senses: "cat" is seven small cats or six big ones. A synset may lie
-below several others, so groups overlap in more ways than one holding the other.
+A group is a synset of WordNet 3.0, identified by its wnid, because one English word
+has several senses: "cat" is seven small cats or six big ones. A synset may be
+below several others, so groups can overlap without one containing the other.
 WordNet's licence is in ``LICENCE.md`` beside the table.
 """
 
@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-#: The classes that the table is about, in the order of the network's outputs.
+#: Number of ImageNet's classes, which the table has in the order of the network's outputs.
 NUM_CLASSES = 1000
 TABLE = Path(__file__).parent / "hypernyms.tsv"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hypernym:
-    """A WordNet synset that covers two ImageNet classes or more.
+    """WordNet synset that covers two or more ImageNet classes.
 
     Attributes:
         wnid: its name in ImageNet, ``n`` and eight digits.
@@ -39,23 +39,23 @@ class Hypernym:
     classes: tuple[int, ...]
 
     def __str__(self) -> str:
-        """The usual name, the wnid and the size."""
+        """Return the usual name, the wnid and the size."""
         return f"{self.names[0]} ({self.wnid}, {len(self.classes)} classes)"
 
 
 @cache
 def hypernyms() -> Mapping[str, Hypernym]:
-    """Every group of the table by wnid, narrow ones first (the deeper first where two hold as many classes)."""
+    """Return every group of the table by wnid, narrow ones first (of equally large ones the deeper first)."""
     lines = TABLE.read_text(encoding="utf-8").splitlines()
     rows = [_parsed(line) for line in lines if not line.startswith("#")]
     return MappingProxyType({row.wnid: row for row in rows})
 
 
 def find_hypernym(wanted: str) -> Hypernym:
-    """The group meant by a wnid, or by an English name that only one group has. Case does not matter.
+    """Find a group by wnid, or by an English name that only one group has. Case does not matter.
 
     Raises:
-        ValueError: no group is called so, or more than one (the message lists them).
+        ValueError: no group has this name, or more than one (the message lists them).
     """
     sought = wanted.strip().replace("_", " ").casefold()
     if sought in hypernyms():
@@ -70,7 +70,7 @@ def find_hypernym(wanted: str) -> Hypernym:
 
 
 def default_group(index: int, *, at_least: int = 4) -> Hypernym:
-    """The narrowest group that holds a class: the smallest with ``at_least`` members, "spitz" for a Samoyed (258).
+    """Return the smallest group with a class and at least ``at_least`` members: "spitz" for a Samoyed (258).
 
     Raises:
         TypeError: the index is not an integer.
@@ -87,19 +87,19 @@ def default_group(index: int, *, at_least: int = 4) -> Hypernym:
 
 
 def default_rival(wnid: str, *, at_least: int = 4) -> Hypernym:
-    """A group to ask against: a sibling with no class in common, "big cat" for "domestic cat".
+    """Return a rival group: a sibling with no class in common, "big cat" for "domestic cat".
 
-    Siblings lie directly below one hypernym; it is the narrowest one that has
-    a sibling with ``at_least`` members to offer. Of several siblings the one
-    closest in size is taken, so that neither side wins by numbers; then the
-    one that comes first in the table.
+    Siblings are directly below one hypernym: the narrowest one that has
+    a sibling with ``at_least`` members. Of several siblings the one
+    closest in size is returned, so that neither side has an advantage by size; then the
+    first one in the table.
 
     Args:
-        wnid: the group asked about, by wnid or by an unambiguous name.
-        at_least: how many classes the rival must have.
+        wnid: the group that the question is about, by wnid or by an unambiguous name.
+        at_least: the smallest number of classes of the rival.
 
     Raises:
-        ValueError: the group is not in the table, or no other stands beside it.
+        ValueError: the group is not in the table, or has no sibling.
     """
     group = find_hypernym(wnid)
     above = _all_above(group)
@@ -119,7 +119,7 @@ def default_rival(wnid: str, *, at_least: int = 4) -> Hypernym:
 
 
 def _all_above(group: Hypernym) -> set[str]:
-    """Wnids of every hypernym, on every path."""
+    """Return the wnids of every hypernym, on every path."""
     return set(group.above).union(*(_all_above(hypernyms()[wnid]) for wnid in group.above))
 
 

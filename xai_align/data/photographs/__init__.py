@@ -1,6 +1,6 @@
-"""The photographs that come with the package, for the demo and for trying things out.
+"""Photographs that come with the package, for the demo and for experiments.
 
-Who took them and under which licence is in ``LICENCES.md`` beside them.
+Authors and licences are in ``LICENCES.md`` in the same folder.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ FOLDER = Path(__file__).parent
 
 @dataclass(frozen=True, kw_only=True)
 class Photograph:
-    """A photograph and the questions worth asking about it.
+    """Photograph and the class to contrast with.
 
     Attributes:
         path: the JPEG file.
-        title: what a person sees on it.
+        title: a short description.
         rival: the class to ask "and why not that?" about, by name.
         credit: author and licence in one line.
     """
@@ -44,14 +44,14 @@ PHOTOGRAPHS = (
     Photograph(
         path=FOLDER / "rocket.jpg",
         title="The launch of a Falcon 9",
-        # the net takes the launch towers for a drilling platform: a mistake worth asking about
+        # the network predicts a drilling platform for the launch towers: an instructive error
         rival="missile",
         credit="SpaceX, public domain",
     ),
     Photograph(
         path=FOLDER / "china.jpg",
         title="A tower above a lake",
-        # where does the palace end and the lakeside begin?
+        # the photograph shows both a palace and a lakeside
         rival="lakeside",
         credit="danielbuechele, CC BY 2.0",
     ),
