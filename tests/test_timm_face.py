@@ -12,7 +12,7 @@ from torch import nn
 
 import timm_align
 from tests.networks import untouched
-from xai_align import Question, read_out
+from xai_align import Question, plugins, read_out
 from xai_align.features.spatial import contribution_map
 from xai_align.plugins import load_model
 
@@ -223,7 +223,7 @@ def weighted_centre(values: torch.Tensor) -> tuple[float, float]:
 @pytest.mark.parametrize("corner", [(0, 0), (0, 1), (1, 0), (1, 1)])
 def test_the_cell_that_a_corner_of_the_image_moves_most_is_in_that_corner(name, options, size, corner):
     model = create(name, **options)
-    space = timm_align.feature_space(model)
+    space = plugins.feature_space(model)
     x = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(2))
     changed = x.clone()
     height, width = size[0] // 4, size[1] // 4
@@ -259,7 +259,7 @@ def test_cells_lie_where_timm_itself_puts_them(name, options, norm):
     x = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
         theirs = model.forward_intermediates(x, indices=1, norm=norm, intermediates_only=True)[-1].sum(1)
-        ours = contribution_map(model.forward_features(x), timm_align.feature_space(model), size)
+        ours = contribution_map(model.forward_features(x), plugins.feature_space(model), size)
     assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 
 

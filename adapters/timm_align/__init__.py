@@ -1,8 +1,7 @@
 """timm models that account for their own logits."""
 
-from timm_align.feature_space import feature_space
 from timm_align.loading import load_timm_model
 from timm_align.retrofit import retrofit
 from timm_align.second_look import TimmEncoder
 
-__all__ = ["TimmEncoder", "feature_space", "load_timm_model", "retrofit"]
+__all__ = ["TimmEncoder", "load_timm_model", "retrofit"]
