@@ -93,6 +93,7 @@ CONTROLS: list[AttributionSpec] = [
         name="random",
         build=RandomAttribution,
         summary="control: uniform noise, its own for every image",
+        note="random is a control: noise that knows neither the model nor the question.",
         control=True,
         by_default=True,
     ),
@@ -100,6 +101,7 @@ CONTROLS: list[AttributionSpec] = [
         name="centre_gaussian",
         build=CentreGaussianAttribution,
         summary="control: a bump in the middle of every image",
+        note="centre_gaussian is a control: it knows neither the model nor the question.",
         control=True,
     ),
 ]
