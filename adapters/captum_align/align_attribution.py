@@ -18,7 +18,7 @@ class ALIGNAttribution(ALIGNMethod, Attribution):
 
     Example::
 
-        align = ALIGNAttribution(trainer.masker)
+        align = ALIGNAttribution(Masker())  # in practice, the masker of a trained AlignTrainer
         masks = align.attribute(images).sum(1)  # [N, H, W], in [0, 1]
     """
 

@@ -32,6 +32,11 @@ class LayerPiNetAttribution(LayerAttribution):
         gamma: the favour of the gamma rule.
 
     Source: Lobet & Chiaromonte 2026 (arXiv 2601.04378).
+
+    Example::
+
+        pinet = LayerPiNetAttribution(model, "conv2")
+        pinet.attribute(images, target=281)  # [2, 8, 16, 16]
     """
 
     def __init__(

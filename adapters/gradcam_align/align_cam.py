@@ -33,8 +33,8 @@ class ALIGNCAM(AttributionCAM):
 
     Example::
 
-        with ALIGNCAM(trainer.classifier, masker=trainer.masker) as cam:
-            picture = cam(images)
+        with ALIGNCAM(model, masker=Masker()) as cam:  # in practice, trainer.classifier and trainer.masker
+            picture = cam(images)  # numpy [2, 32, 32], in [0, 1]
     """
 
     method = ALIGN

@@ -55,6 +55,11 @@ class AttributionCAM(BaseCAM):
     Raises:
         TypeError: the model is no ``nn.Module``.
         ValueError: there is no such method, or a target layer is not a module of the model.
+
+    Example::
+
+        with AttributionCAM(model, method="integrated_gradients") as cam:
+            picture = cam(images, [281, 282])  # numpy [2, 32, 32], in [0, 1]
     """
 
     method: ClassVar[str] = ""

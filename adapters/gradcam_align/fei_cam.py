@@ -24,8 +24,10 @@ class FEICAM(AttributionCAM):
 
     Example::
 
-        with FEICAM(model, normalization=(mean, std)) as cam:
-            picture = cam(images, [ClassifierOutputTarget(281)])
+        from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+        with FEICAM(model, normalization=(mean, std), n_iter=10) as cam:
+            picture = cam(images, [ClassifierOutputTarget(281)] * len(images))
     """
 
     method = FEI

@@ -38,9 +38,11 @@ class PiNetCAM(AttributionCAM):
 
     Example::
 
+        from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
         with PiNetCAM(model) as cam:
-            picture = cam(images, [ClassifierOutputTarget(281)])
-            logits = cam.attributions(images, [Question.why_not(281, 282)])
+            picture = cam(images, [ClassifierOutputTarget(281)] * len(images))  # numpy [2, 32, 32], in [0, 1]
+            logits = cam.attributions(images, Question.why_not(281, 282))  # [2, 32, 32]
     """
 
     method = PINET

@@ -27,6 +27,13 @@ class TargetQuestion(Question):
 
     Attributes:
         target: the function. Two questions are the same if it is the same object.
+
+    Example::
+
+        from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget
+
+        question = TargetQuestion(target=ClassifierOutputSoftmaxTarget(281))
+        readout = read_out(model, images, question)
     """
 
     favoured: tuple[Index, ...] = ()

@@ -35,6 +35,14 @@ def feature_space(model: nn.Module, layer: str | None = None) -> FeatureSpace | 
     The default is the head's input where the head reads positions. For
     class-token heads it is the patch embedding's output: there the class token
     is a constant, and all evidence enters through patches.
+
+    Example::
+
+        import timm
+
+        network = timm.create_model("test_resnet").eval()
+        readout = read_out(network, torch.rand(1, 3, 64, 64), 281, feature_space(network))
+        readout.contributions  # [1, 96, 2, 2]
     """
     if not is_timm_model(model):
         return None

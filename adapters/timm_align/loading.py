@@ -32,6 +32,11 @@ def load_timm_model(reference: str) -> LoadedModel | None:
 
     Raises:
         ValueError: no such model or file, or weights that do not fit; the message says what was found.
+
+    Example::
+
+        loaded = load_timm_model("timm:test_resnet@random")
+        loaded.class_names[281]  # "tabby"
     """
     if not reference.startswith(PREFIX):
         return None

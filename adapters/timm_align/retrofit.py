@@ -62,13 +62,14 @@ def retrofit(
 
     Example::
 
-        pinet = timm_align.retrofit("resnet50", pretrained=True)
+        images = torch.rand(2, 3, 64, 64)
+        pinet = retrofit("test_resnet")  # for real use, a larger network with pretrained=True
         readout = pinet.read_out(images, 281)
-        readout.map()  # [N, H, W]: sums, with the bias, to the logit of class 281
+        readout.map()  # [2, 64, 64]: sums, with the bias, to the logit of class 281
 
-        fine = timm_align.retrofit("resnet50", head="second_look", pretrained=True, num_classes=7)
+        fine = retrofit("test_resnet", head="second_look", num_classes=7)
         look = fine.explain(images)
-        look.maps  # [N, 7, 56, 56]: sums, with look.bias, to the logits
+        look.maps  # [2, 7, 56, 56]: sums, with look.bias, to the logits
     """
     if head == "exact":
         return _exact(model_or_name, pretrained, num_classes, feature_space, options)

@@ -40,6 +40,14 @@ class TimmEncoder(nn.Module):
     Raises:
         TypeError: the module does not follow timm's conventions.
         ValueError: its intermediate maps can't be had; the message says why.
+
+    Example::
+
+        import timm
+
+        encoder = TimmEncoder(timm.create_model("test_resnet").eval(), image_size=(64, 64))
+        maps = encoder(torch.rand(1, 3, 64, 64))
+        [tuple(one.shape[1:]) for one in maps]  # [(32, 16, 16), (48, 8, 8), (192, 4, 4), (96, 2, 2)]
     """
 
     def __init__(

@@ -40,6 +40,12 @@ class ClassReadout:
         bias: ``[K]``.
         completeness_error: ``[N, K]``.
         feature_space: where this was read.
+
+    Example::
+
+        pinet = conv_pinet(5, in_channels=3, width=8).eval()
+        readout = read_out_all_classes(pinet, images)
+        readout.maps.sum((2, 3)) + readout.prefix + readout.bias  # [2, 5], equals readout.logits
     """
 
     logits: Tensor
@@ -66,6 +72,15 @@ def read_out_all_classes(model: Any, inputs: Tensor, feature_space: Layer = None
     Raises:
         CompletenessError: head and features of the space do not give the model's logits.
         ValueError: the head is not local, or inputs or model are not fit for a readout.
+
+    Example::
+
+        from xai_align.hookspecs import Split
+
+        body, head = nn.Conv2d(3, 8, 3), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
+        space = FeatureSpace(layer="0", layout="NCHW", split=Split(body, head))
+        readout = read_out_all_classes(nn.Sequential(body, head).eval(), images, space)
+        readout.maps  # [2, 5, 30, 30]
     """
     model, own_place = unwrapped(model)
     check_model(model)

@@ -22,6 +22,15 @@ class LocalReadout(nn.Module):
 
     Raises:
         ValueError: the head is not affine, or does not treat all positions alike.
+
+    Example::
+
+        from xai_align.hookspecs import Split
+
+        body, head = nn.Conv2d(3, 8, 3), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
+        space = FeatureSpace(layer="0", layout="NCHW", split=Split(body, head))
+        local = LocalReadout(nn.Sequential(body, head).eval(), space, body(images))
+        logits, cells, bias = local(images)  # [2, 5], [2, 5, 900], [5]
     """
 
     def __init__(self, model: nn.Module, space: FeatureSpace, z: Tensor) -> None:

@@ -23,6 +23,12 @@ class MixedReadout(Readout):
     Attributes:
         parts: the readout at each place.
         weights: their shares.
+
+    Example::
+
+        readout = read_out(model, images, 281, ["conv1", "conv2"], weights=[0.25, 0.75])
+        readout.map()  # [2, 32, 32]; with readout.bias, sums to readout.answer
+        readout.parts[0].map()  # [2, 32, 32], the readout at conv1 alone
     """
 
     parts: tuple[Readout, ...] = field(repr=False)

@@ -38,7 +38,19 @@ _faithful: WeakKeyDictionary[nn.Module, tuple[Any, ...]] = WeakKeyDictionary()
 
 
 class CompletenessError(ArithmeticError):
-    """The decomposition is not the model's: its logits or its sum miss the plain model's by more than rounding."""
+    """The decomposition is not the model's: its logits or its sum miss the plain model's by more than rounding.
+
+    Example::
+
+        class Noisy(nn.Sequential):
+            def forward(self, x):
+                return super().forward(x) + torch.rand(())
+
+        try:
+            read_out(Noisy(model), images, 281)
+        except CompletenessError as error:
+            print(error)  # names the first module whose output differs, and by how much the logits do
+    """
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,11 @@ class Place:
 
     Raises:
         ValueError: there is no such rule, or no such way with biases.
+
+    Example::
+
+        fine = Place(feature_space="conv1", rule="gamma", biases="placed")
+        readout = read_out(model, images, 281, [fine, Place(feature_space="conv2")])
     """
 
     feature_space: Layer = None

@@ -80,6 +80,11 @@ def read_out(
 
     Source: Lobet & Chiaromonte 2026 (arXiv 2601.04378); the frozen gates are the detaching of
     B-cos networks and layer-wise relevance propagation.
+
+    Example::
+
+        readout = read_out(model, images, Question.why_not(281, 282), "conv2")
+        readout.map()  # [2, 32, 32]; with readout.bias, sums to readout.answer
     """
     parts = inputs if isinstance(inputs, tuple) else (inputs,)
     # what requires grad is what depends on the feature space, and nothing else

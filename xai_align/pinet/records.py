@@ -45,6 +45,13 @@ class Readout:
         coefficients: a trained PiNet's detection map ``pi``, ``[N, C or 1, h, w]``: of the class asked about, or
             ``sum_k w_k pi_k`` with the question's weights of the classes; one that classes share as it is. None
             for other networks.
+
+    Example::
+
+        readout = read_out(model, images, 281, "conv2")
+        readout.contributions  # [2, 8, 16, 16]
+        readout.total + readout.bias  # [2], equals readout.answer
+        readout.map()  # [2, 32, 32]
     """
 
     answer: Tensor

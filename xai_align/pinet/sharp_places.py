@@ -44,6 +44,14 @@ def sharp_places(model: Any, inputs: Any) -> list[Place] | None:
         model: the network, also compiled, parallel or asked a question. A retrofitted one is read where it was
             retrofitted.
         inputs: images ``[N, C, H, W]``; their first one is run to see which layers cut the network.
+
+    Example::
+
+        import timm
+
+        network = timm.create_model("test_byobnet").eval()
+        places = sharp_places(network, torch.rand(1, 3, 160, 160))
+        readout = read_out(network, torch.rand(1, 3, 160, 160), 281, places)
     """
     model, own_place = unwrapped(model)
     if isinstance(model, QuestionModel):

@@ -24,7 +24,19 @@ Rule: TypeAlias = Callable[..., Any]
 
 
 class UnknownOperation(NotImplementedError):
-    """The network computes something from the feature space that no rule covers."""
+    """The network computes something from the feature space that no rule covers.
+
+    Example::
+
+        class Bessel(nn.Module):
+            def forward(self, x):
+                return torch.special.bessel_j0(x).flatten(1)
+
+        try:
+            read_out(Bessel(), images, 281)
+        except UnknownOperation as error:
+            print(error)  # names the operation and the module
+    """
 
 
 def linear(gates: Any, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -65,9 +77,9 @@ def register_rule(*operations: str | Callable[..., Any]) -> Callable[[Rule], Rul
 
     Example::
 
-        @register_rule("softplus")
-        def softplus_as_a_gate(gates, func, x, *args, **kwargs):
-            return x * gates.keep(lambda: func(x, *args, **kwargs) / x)
+        @register_rule("special_bessel_j1")
+        def bessel_j1_as_an_activation(gates, func, x):
+            return x * gates.keep(lambda: torch.where(x == 0, 0, func(x) / x))
     """
 
     def remember(rule: Rule) -> Rule:

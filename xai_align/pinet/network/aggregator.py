@@ -33,6 +33,14 @@ class Aggregator(nn.Module):
         initial_bias: ``a`` at the start, a number or ``[K]``.
 
     Source: Lobet & Chiaromonte 2026 (arXiv 2601.04378).
+
+    Example::
+
+        from xai_align.pinet.network.readable_features import Ones
+
+        pi = torch.rand(2, 5, 1, 8, 8)
+        look = Aggregator(5)(pi, Ones()(images, [], (8, 8)))
+        look.logits  # [2, 5]: look.scale * pi.sum((2, 3, 4)) + look.bias
     """
 
     unit: Tensor

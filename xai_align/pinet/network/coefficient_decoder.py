@@ -30,6 +30,12 @@ class FeaturePyramid(nn.Module):
         width: channels inside.
 
     Source: the top-down path of feature pyramid networks (arXiv 1612.03144).
+
+    Example::
+
+        encoder = ConvEncoder(3, width=8)
+        decoder = FeaturePyramid(encoder.channels, maps=5)
+        decoder(encoder(images), (32, 32))  # [2, 5, 32, 32]
     """
 
     def __init__(self, channels: Sequence[int], maps: int, width: int = 32) -> None:
@@ -63,6 +69,12 @@ class PooledDecoder(nn.Module):
         channels: of the feature maps, finest first; the last is used.
         maps: how many coefficient maps to make.
         size: rows and columns of the maps; another size can't be had from it.
+
+    Example::
+
+        encoder = ConvEncoder(3, width=8)
+        decoder = PooledDecoder(encoder.channels, maps=5, size=(16, 16))
+        decoder(encoder(images), (16, 16))  # [2, 5, 16, 16]
     """
 
     def __init__(self, channels: Sequence[int], maps: int, size: tuple[int, int]) -> None:

@@ -54,6 +54,11 @@ class ConvEncoder(nn.Module):
         depth: number of blocks; each but the first works at half the resolution of the one before.
         dropout: in every block.
         residual: whether blocks have a shortcut.
+
+    Example::
+
+        encoder = ConvEncoder(3, width=8, depth=3)
+        [tuple(maps.shape) for maps in encoder(images)]  # [(2, 8, 32, 32), (2, 16, 16, 16), (2, 32, 8, 8)]
     """
 
     reference = "conv"
@@ -99,6 +104,12 @@ class ConvDecoder(nn.Module):
         maps: how many coefficient maps to make.
         dropout: in every block.
         residual: whether blocks have a shortcut.
+
+    Example::
+
+        encoder = ConvEncoder(3, width=8)
+        decoder = ConvDecoder(encoder.channels, maps=5)
+        decoder(encoder(images), (32, 32))  # [2, 5, 32, 32]
     """
 
     def __init__(
@@ -133,6 +144,11 @@ class ConvClassifier(nn.Module):
         depth: number of blocks.
         dropout: in every block.
         residual: whether blocks have a shortcut.
+
+    Example::
+
+        classifier = ConvClassifier(5, in_channels=3, width=8).eval()
+        classifier(images)  # [2, 5]
     """
 
     def __init__(

@@ -35,6 +35,11 @@ def conv_pinet(
         **head: further arguments of :class:`~xai_align.pinet.SecondLookHead`.
 
     Source: Lobet & Chiaromonte 2026 (arXiv 2601.04378), the architecture of section "ToyShapes".
+
+    Example::
+
+        pinet = conv_pinet(5, in_channels=3, width=8)
+        pinet(images)  # [2, 5]
     """
     encoder = ConvEncoder(in_channels, width=width, depth=depth, dropout=dropout, residual=residual)
     blocks = {"dropout": dropout, "residual": residual} if decoder == "conv" else {}

@@ -30,6 +30,11 @@ class PiNetEnsemble(SelfReadout):
         ValueError: there are none, or they differ in their classes.
 
     Source: Lobet & Chiaromonte 2026 (arXiv 2601.04378).
+
+    Example::
+
+        ensemble = PiNetEnsemble([conv_pinet(5, in_channels=3, width=8).eval() for _ in range(2)])
+        ensemble.explain(images).maps  # [2, 5, 32, 32]
     """
 
     members: nn.ModuleList

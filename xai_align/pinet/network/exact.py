@@ -37,6 +37,12 @@ class ExactPiNet(PiNet):
         ValueError: a module is given as feature space that is not part of the backbone.
 
     Source: Lobet & Chiaromonte 2026 (arXiv 2601.04378).
+
+    Example::
+
+        pinet = ExactPiNet(model, "conv2")
+        assert torch.equal(pinet(images), model(images))
+        pinet.read_out(images, 281).map()  # [2, 32, 32]
     """
 
     backbone: nn.Module

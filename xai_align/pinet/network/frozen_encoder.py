@@ -21,6 +21,12 @@ class FrozenEncoder(nn.Module):
 
     Raises:
         ValueError: the encoder is in train mode.
+
+    Example::
+
+        encoder = FrozenEncoder(ConvEncoder(3, width=8).eval())
+        pinet = PiNet(encoder, SecondLookHead((8, 16, 32), 5))
+        sum(p.numel() for p in pinet.trainable_parameters())  # the head's alone
     """
 
     def __init__(self, encoder: nn.Module) -> None:

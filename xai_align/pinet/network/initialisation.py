@@ -33,6 +33,10 @@ class Start:
         contrast: what the usual random weights of the layer that makes the maps are multiplied by: how much
             coefficients differ from place to place. Default: 0.1; 1 for softmax; 0.02 for signed
             activations; 0 for ``z="evidence"``.
+
+    Example::
+
+        head = SecondLookHead((8, 16, 32), 5, start=Start(coefficient=0.1, contrast=1))
     """
 
     coefficient: float | None = None

@@ -113,6 +113,14 @@ class PiNetLoss:
             meaning for the task.
 
     Source: Lobet & Chiaromonte 2026 (arXiv 2601.04378); distillation, erasing and edges are additions.
+
+    Example::
+
+        from xai_align.pinet.network.losses import Batch
+
+        pinet = conv_pinet(5, in_channels=3, width=8)
+        loss, terms = PiNetLoss("multiclass", parsimony=1e-4)(pinet, Batch(images, labels))
+        loss.backward()
     """
 
     task: Task

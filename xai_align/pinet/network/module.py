@@ -35,6 +35,13 @@ class PiNet(SelfReadout):
         ValueError: the encoder says that its maps have other channels than the head takes.
 
     Source: Lobet & Chiaromonte 2026 (arXiv 2601.04378).
+
+    Example::
+
+        encoder = ConvEncoder(3, width=8)
+        pinet = PiNet(encoder, SecondLookHead(encoder.channels, 5)).eval()
+        look = pinet.explain(images)
+        look.maps.sum((2, 3)) + look.bias  # [2, 5], equals pinet(images)
     """
 
     encoder: nn.Module

@@ -21,6 +21,13 @@ class SecondLook:
         z: the readable features, ``[N, K or 1, C, h, w]``.
         scale: ``s``, ``[K]``, never negative; where the sum is a mean over positions, ``1 / (h * w)`` is inside.
         bias: ``a``, ``[K]``, the logits where nothing is detected.
+
+    Example::
+
+        pinet = conv_pinet(5, in_channels=3, width=8).eval()
+        look = pinet.explain(images)
+        look.coefficient_maps  # [2, 5, 32, 32]
+        look.maps.sum((2, 3)) + look.bias  # [2, 5], equals look.logits
     """
 
     logits: Tensor

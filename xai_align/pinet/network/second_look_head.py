@@ -71,8 +71,15 @@ class SecondLookHead(nn.Module):
 
     Source: Lobet & Chiaromonte 2026 (arXiv 2601.04378); several classes and ``z`` beyond pixels and ones are ours.
 
-    Example: areas in pixels, by regression: ``SecondLookHead(channels, 3, activation="softmax", second_look="soft",
-    scale="one", bias="zero")``.
+    Example::
+
+        encoder = ConvEncoder(3, width=8)
+        head = SecondLookHead(encoder.channels, 5)
+        head(encoder(images), images).logits  # [2, 5]
+        # areas in pixels, by regression
+        areas = SecondLookHead(
+            encoder.channels, 3, activation="softmax", second_look="soft", scale="one", bias="zero"
+        )
     """
 
     def __init__(
