@@ -170,7 +170,7 @@ class PiNetLoss:
         return tuple(name for name, weight in self.weights.items() if weight)
 
     def settings(self) -> dict[str, object]:
-        """Return all options as JSON values; further fields of a subclass are named by their type."""
+        """Return all options as JSON values; other values, such as objects of a subclass, become their class name."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         plain = {
             name: value if isinstance(value, bool | int | float | str | None) else type(value).__name__
@@ -218,9 +218,7 @@ class PiNetLoss:
 
     def term(self, name: str, seen: Seen, batch: Batch) -> Tensor:
         """Return a term of the first pass, a scalar. A subclass adding one puts its weight in :attr:`weights`."""
-        with torch.autocast(
-            batch.images.device.type, enabled=False
-        ):  # sums over thousands of positions: full precision
+        with torch.autocast(batch.images.device.type, enabled=False):  # sums over thousands of cells: full precision
             match name:
                 case "prediction":
                     return prediction_loss(self.task, seen.logits, seen.coefficient_maps, batch.targets)
