@@ -83,7 +83,7 @@ class LayerPiNetAttribution(LayerAttribution):
         return readout.contributions
 
     def has_convergence_delta(self) -> bool:
-        """True: the delta is the completeness error."""
+        """Return True: the delta is the completeness error."""
         return True
 
     @property

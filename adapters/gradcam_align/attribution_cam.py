@@ -30,7 +30,7 @@ from xai_align.question import Question, ask
 Combine: TypeAlias = Callable[[Tensor], Tensor]
 #: Layer of a method; None: its default.
 Place: TypeAlias = str | FeatureSpace | None
-#: Whether the image is mirrored and what it is multiplied by, for ``aug_smooth``.
+#: Mirroring and brightness factor of each version of the image, for ``aug_smooth``.
 AUGMENTATIONS = tuple(product((False, True), (0.9, 1.0, 1.1)))
 
 

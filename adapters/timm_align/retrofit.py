@@ -36,7 +36,7 @@ def retrofit(
 ) -> PiNet:
     """Return a timm model as a PiNet, which decomposes its own logits.
 
-    ``head="exact"`` changes nothing: the logits are the model's own, read out at its coarse final map.
+    ``head="exact"`` changes nothing: the logits are the model's own, read out at a coarse layer.
     ``head="second_look"`` puts a light decoder on the model's feature maps, to be trained
     (:func:`~xai_align.training.fit_pinet`), for finer maps. With ``z="evidence"``, the default, it starts with the
     model's own logits if these are a linear classifier of mean features.

@@ -16,7 +16,7 @@ class LocalReadout(nn.Module):
     ``inference_mode``, compiles without graph breaks, and can be exported.
 
     Args:
-        model: the network; used as it is, not copied.
+        model: the network; it is not copied.
         space: a feature space with a split.
         z: example features, of the shape to be used later, on which the head is tested.
 

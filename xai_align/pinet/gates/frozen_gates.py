@@ -432,7 +432,7 @@ def detached(value: Any) -> Any:
 
 
 def never() -> Any:
-    """Raise; a placeholder for a computation that a replay does not repeat."""
+    """Raise, as a placeholder for a computation that a replay does not repeat."""
     raise AssertionError("a replay computes nothing that was kept")
 
 

@@ -74,7 +74,7 @@ def segmentation_loss(maps: Tensor, targets: Tensor) -> Tensor:
 
 
 def feedback_loss(pi: Tensor, pi_again: Tensor) -> Tensor:
-    """Return the recursive feedback loss, which asks for the same detection in the detected signal as in the image.
+    """Return the recursive feedback loss, which compares detection in the image and in its detected signal.
 
     ``mean (pi(x) - pi(relu(pi(x) * x)))^2`` over the batch and all coefficients. Gradients go through both.
     """
@@ -125,7 +125,7 @@ def erasing_loss(task: Task, logits: Tensor, targets: Tensor) -> Tensor:
     multiclass: ``-log(1 - p_y)``. binary, multilabel: the cross entropy towards "no" of the classes that were present.
 
     Args:
-        task: what is predicted.
+        task: the kind of prediction.
         logits: ``[N, K]``, of the images with the detected signal erased.
         targets: those of the original images, as in :func:`prediction_loss`.
     """
@@ -198,7 +198,7 @@ def asked(task: Task, pi: Tensor, targets: Tensor) -> Tensor:
     multiclass: those of its class. multilabel: the largest among its classes (zero if it has none).
 
     Args:
-        task: what is predicted.
+        task: the kind of prediction.
         pi: ``[N, K or 1, C, h, w]``; coefficients shared by all classes apply to each.
         targets: as in :func:`prediction_loss`.
     """
