@@ -22,7 +22,7 @@ __all__ = [
     "PiNetAttribution",
 ]
 
-#: Where each public class lives. Captum is imported with the first of them: listing plugins stays quick.
+#: Module of each public class. Captum is imported on first access, so that listing plugins stays fast.
 _HOME = {
     "ALIGNAttribution": "captum_align.align_attribution",
     "ClassAgnosticWarning": "xai_align.align.method",

@@ -1,4 +1,4 @@
-"""ALIGNAttribution: the mask of a trained masker as one of Captum's methods."""
+"""ALIGNAttribution: the mask of a trained masker as a Captum method."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from xai_align.align.method import ALIGNMethod
 
 
 class ALIGNAttribution(ALIGNMethod, Attribution):
-    """Mask of an image's evidence, as a trained masker sees it: one forward pass, no gradients.
+    """Mask of an image's evidence by a trained masker: one forward pass, no gradients.
 
-    Arguments, options and errors are those of :class:`xai_align.align.ALIGNMethod`, which does the work; this class
-    also answers what Captum's tools ask of a method.
+    Arguments, options and errors are those of :class:`xai_align.align.ALIGNMethod`; this class adds Captum's
+    interface.
 
     Source: from the published description of ALIGN, Hong et al. (arXiv 2511.06944).
 
     Example::
 
-        align = ALIGNAttribution(trainer.masker)
+        align = ALIGNAttribution(Masker())  # in practice, the masker of a trained AlignTrainer
         masks = align.attribute(images).sum(1)  # [N, H, W], in [0, 1]
     """
 
@@ -30,7 +30,7 @@ class ALIGNAttribution(ALIGNMethod, Attribution):
 
     @property
     def multiplies_by_inputs(self) -> bool:
-        """False: a mask is no product with the image."""
+        """False: a mask is not a product with the image."""
         return False
 
     @classmethod

@@ -1,8 +1,8 @@
-"""Captum's own metrics, infidelity and max-sensitivity, as metrics that run by name.
+"""Captum's metrics infidelity and max-sensitivity, as metrics that run by name.
 
 Both are from Yeh et al. 2019, arXiv 1901.09392. Captum computes them; here every example is
-measured by itself with the same random numbers, so that its value depends neither on the
-call nor on its batch mates, and the caller's random state stays as it is.
+measured separately with the same random numbers, so that its value depends neither on the
+call nor on the rest of the batch, and the caller's random state is preserved.
 """
 
 from __future__ import annotations
@@ -45,24 +45,24 @@ def infidelity(
     normalize: bool = False,
     seed: int = 0,
 ) -> Tensor:
-    """``E_I (I . A - (f(x) - f(x - I)))^2``, ``[N]``: how badly attributions foretell what a small change does.
+    """Return ``E_I (I . A - (f(x) - f(x - I)))^2``, ``[N]``: how badly attributions predict small perturbations.
 
     Args:
         forward_func: the model, or a function of the inputs.
         inputs: ``[N, ...]``, or a tuple of tensors.
         attributions: in the shape of the inputs.
-        target: what Captum takes, numpy integers and arrays, or questions.
+        target: any target of Captum, numpy integers and arrays, or questions.
         additional_forward_args: further arguments of the model.
-        baselines: as Captum's; with ``multiply_by_inputs``, what an input is counted from.
+        baselines: as in Captum; with ``multiply_by_inputs``, the reference of the inputs.
         noise: the standard deviation of the normal perturbation ``I``, in units of the inputs.
         multiply_by_inputs: attributions include the factor (input - baseline), so ``I`` is divided by it, as
-            Captum does for such methods. With small noise and inputs near 0 this is a division by nearly
-            nothing; then give a ``perturb_func`` that takes whole features away.
-        perturb_func: Captum's, in place of the noise; then ``noise`` and ``multiply_by_inputs`` are not used.
-        n_perturb_samples: how many perturbations.
-        max_examples_per_batch: how many perturbed inputs are run at once.
-        normalize: scale each example's attributions to fit best first, as Captum does.
-        seed: of the random numbers.
+            Captum does for such methods. For inputs near 0 this divides by almost zero; then pass a
+            ``perturb_func`` that removes whole features.
+        perturb_func: as in Captum, replaces the noise; then ``noise`` and ``multiply_by_inputs`` are not used.
+        n_perturb_samples: the number of perturbations.
+        max_examples_per_batch: the number of perturbed inputs run at once.
+        normalize: first scale each example's attributions for the best fit, as Captum does.
+        seed: the seed of the random numbers.
 
     Raises:
         ValueError: shapes don't match, attributions are not finite, or the model is in train mode.
@@ -118,20 +118,20 @@ def sensitivity(
     max_examples_per_batch: int | None = None,
     seed: int = 0,
 ) -> Tensor:
-    """``max_d |E(x + d) - E(x)| / |E(x)|``, ``[N]``: how far a small change of the input can move the explanation.
+    """Return ``max_d |E(x + d) - E(x)| / |E(x)|``, ``[N]``: the largest change under small perturbations.
 
     Args:
-        forward_func: the model; only looked at.
+        forward_func: the model, not run; only its mode is checked.
         inputs: ``[N, ...]``, or a tuple of tensors.
-        attributions: in the shape of the inputs; Captum asks ``explain`` for them again.
-        explain: ``explain(inputs, target)`` gives attributions, of one example in several perturbed forms at once.
-        target: what Captum takes, numpy integers and arrays, or questions; ``explain`` gets the example's own.
-        perturb_radius: each number of an input is moved by at most this, in units of the inputs.
-        perturb_func: Captum's, in place of uniform numbers within the radius.
-        n_perturb_samples: how many perturbations the maximum is over.
+        attributions: in the shape of the inputs; Captum computes them again with ``explain``.
+        explain: ``explain(inputs, target)`` returns attributions, of several perturbed versions of one example.
+        target: any target of Captum, numpy integers and arrays, or questions; ``explain`` gets the example's own.
+        perturb_radius: the largest change of each entry of an input, in units of the inputs.
+        perturb_func: as in Captum, replaces uniform noise within the radius.
+        n_perturb_samples: the number of perturbations.
         norm_ord: the norm; "fro" is the root of the sum of squares.
-        max_examples_per_batch: how many perturbed inputs are explained at once.
-        seed: of the random numbers.
+        max_examples_per_batch: the number of perturbed inputs explained at once.
+        seed: the seed of the random numbers.
 
     Raises:
         ValueError: shapes don't match, attributions are not finite, or the model is in train mode.
@@ -168,7 +168,7 @@ def sensitivity(
 
 
 def _noise(spread: float) -> Callable[..., Any]:
-    """Captum's ``perturb_func``: normal noise ``I`` and ``x - I``; from the CPU, so the same on every device."""
+    """Return a ``perturb_func`` of normal noise ``I`` and ``x - I``, drawn on the CPU, so equal on every device."""
     if not spread > 0:
         raise ValueError(f"noise is {spread}; give a positive standard deviation")
 
@@ -182,13 +182,13 @@ def _noise(spread: float) -> Callable[..., Any]:
 
 
 def _noise_in_shares(spread: float) -> Callable[..., Any]:
-    """The same, with ``I`` as shares of input minus baseline, as Captum works them out."""
+    """Return the same with ``I`` divided by input minus baseline, as Captum does it."""
     perturb = _noise(spread)
     return infidelity_perturb_func_decorator(True)(lambda inputs, baselines=None: perturb(inputs)[1])
 
 
 def _matching(inputs: Any, attributions: Any) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """Inputs and attributions as tuples of tensors of the same shapes."""
+    """Return inputs and attributions as tuples of tensors after checking that their shapes match."""
     given, maps = _format_tensor_into_tuples(inputs), _format_tensor_into_tuples(attributions)
     shapes = [tuple(x.shape) for x in given], [tuple(x.shape) for x in maps]
     if shapes[0] != shapes[1]:
@@ -204,7 +204,7 @@ def _check_mode(model: Any) -> None:
 
 
 def _one_each(baselines: Any, given: tuple[Tensor, ...]) -> list[Any]:
-    """The baselines of each example: a tensor with one for each is cut, anything else is for all."""
+    """Return the baselines of each example: the rows of a batched tensor, or anything else for all examples."""
     several = baselines if isinstance(baselines, tuple) else (baselines,) * bool(baselines is not None)
     count = len(given[0])
     return [
@@ -216,7 +216,7 @@ def _one_each(baselines: Any, given: tuple[Tensor, ...]) -> list[Any]:
 
 
 def _its_own(asked: Any) -> Any:
-    """The target of the one example that is left, so that it fits any number of its copies."""
+    """Return the target of a single example in a form that fits any number of copies."""
     if isinstance(asked, list):
         return asked[0]
     return int(asked) if isinstance(asked, Tensor) else asked

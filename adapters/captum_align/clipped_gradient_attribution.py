@@ -1,4 +1,4 @@
-"""ClippedGradientAttribution: the average clipped gradient as one of Captum's methods."""
+"""ClippedGradientAttribution: the average clipped gradient as a Captum method."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from xai_align.fei.clipped_gradient_method import ClippedGradientMethod
 
 
 class ClippedGradientAttribution(ClippedGradientMethod, Attribution):
-    """Mean slope of the answer on the way from solid colours to the image, its computation not rerouted.
+    """Mean clipped gradient of the answer on the path from solid colours to the image.
 
-    Arguments, options and errors are those of :class:`xai_align.fei.ClippedGradientMethod`, which does the work;
-    this class also answers what Captum's tools ask of a method.
+    Arguments, options and errors are those of :class:`xai_align.fei.ClippedGradientMethod`; this class adds Captum's
+    interface.
 
-    Source: the gradient that FEI's steps go along (Zhang & McMillan, arXiv 2509.04588); its mean is ours.
+    Source: the gradient of FEI's steps (Zhang & McMillan, arXiv 2509.04588); its mean is ours.
 
     Example::
 
@@ -24,12 +24,12 @@ class ClippedGradientAttribution(ClippedGradientMethod, Attribution):
     attribute = log_usage()(ClippedGradientMethod.attribute)
 
     def has_convergence_delta(self) -> bool:
-        """Return False: slopes at a few points of the way, clipped, have no sum to converge to."""
+        """Return False: clipped gradients at a few points of the path have no sum to converge to."""
         return False
 
     @property
     def multiplies_by_inputs(self) -> bool:
-        """True: a slope along the mask is gradient times (image - colour)."""
+        """True: the derivative along the mask is gradient times (image - colour)."""
         return True
 
     @classmethod

@@ -1,4 +1,4 @@
-"""The checks of :func:`xai_align.testing.check_attribution` that need Captum: does it take the class?"""
+"""Checks of :func:`xai_align.testing.check_attribution` that need Captum."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from xai_align.testing.subject import TARGETS, Check, Subject
 
 
 def captum_face(subject: Subject) -> None:
-    """What Captum's own code looks for is there: forward_func, has_convergence_delta, ..., __wrapped__."""
+    """Check for the attributes that Captum's code uses: forward_func, has_convergence_delta, ..., __wrapped__."""
     method = subject.build(subject.network())
     for name in ("forward_func", "has_convergence_delta", "multiplies_by_inputs", "get_name"):
         if not hasattr(method, name):
@@ -27,7 +27,7 @@ def captum_face(subject: Subject) -> None:
 
 
 def convergence_delta(subject: Subject) -> None:
-    """A class that says it has a convergence delta returns one per example when asked."""
+    """Check that a class with a convergence delta returns one per example."""
     method, images = subject.build(subject.network()), subject.images()
     if not method.has_convergence_delta():
         return
@@ -42,7 +42,7 @@ def convergence_delta(subject: Subject) -> None:
 
 
 def noise_tunnel(subject: Subject) -> None:
-    """NoiseTunnel without noise gives the plain attributions, and runs with noise."""
+    """Check that NoiseTunnel without noise gives the plain attributions, and that it runs with noise."""
     network, images = subject.network(), subject.images()
     for target in (1, list(TARGETS), torch.tensor(TARGETS)):
         plain = subject.attribute(network, images, target=target)
@@ -57,7 +57,7 @@ def noise_tunnel(subject: Subject) -> None:
 
 
 def sensitivity_max(subject: Subject) -> None:
-    """Captum.metrics.sensitivity_max runs on it."""
+    """Check that ``captum.metrics.sensitivity_max`` runs on it."""
     images, method = subject.images(), subject.build(subject.network())
     worst = metrics.sensitivity_max(
         method.attribute, images, _nudged, n_perturb_samples=2, target=list(TARGETS), **subject.options
@@ -67,7 +67,7 @@ def sensitivity_max(subject: Subject) -> None:
 
 
 def infidelity(subject: Subject) -> None:
-    """Captum.metrics.infidelity takes its attributions."""
+    """Check that ``captum.metrics.infidelity`` accepts its attributions."""
     images, network = subject.images(), subject.network()
     attributions = subject.attribute(network, images, target=list(TARGETS))
     value = metrics.infidelity(
@@ -103,7 +103,7 @@ CAPTUM_CHECKS: tuple[Check, ...] = (
 
 
 def _through_tunnel(subject: Subject, network: Any, inputs: Any, target: Any, **noise: Any) -> Any:
-    """NoiseTunnel draws from the global random state: the caller's is kept."""
+    """Run NoiseTunnel, which draws from the global random state, and restore the caller's state."""
     with kept_random_state():
         tunnel = NoiseTunnel(subject.build(network))
         return tunnel.attribute(inputs, target=target, nt_samples=4, **noise, **subject.options)
@@ -115,6 +115,6 @@ def _nudged(inputs: Any, radius: float = 0.02) -> tuple[Tensor, ...]:
 
 
 def _removed(inputs: Tensor, baselines: Any = None) -> tuple[Tensor, Tensor]:
-    """A tenth of every value is taken away: the perturbation, and the inputs after it."""
+    """Return the perturbation, a tenth of every value, and the inputs minus it."""
     step = 0.1 * inputs
     return step, inputs - step

@@ -1,4 +1,4 @@
-"""What Captum demands and a caller may leave out: baselines, windows, patches, fitted to the inputs."""
+"""Defaults for options that Captum requires, fitted to the inputs: baselines, windows, patches."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from torch import Tensor
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-#: An occlusion window is this part of each side of an image; it moves by half of itself.
+#: An occlusion window is this fraction of each side of an image; its stride is half its size.
 WINDOWS_PER_SIDE = 8
-#: An image is ablated in this many patches along each side.
+#: Number of ablated patches along each side of an image.
 PATCHES_PER_SIDE = 8
-#: Captum's own default of 5 leaves more noise than map.
+#: Captum's default of 5 gives mostly noise.
 SHAP_SAMPLES = 20
 
 
 def nothing(inputs: tuple[Tensor, ...], given: dict[str, Any]) -> dict[str, Any]:
-    """No options beyond Captum's own defaults."""
+    """Return no options beyond Captum's own defaults."""
     return {}
 
 
 def zero_distribution(inputs: tuple[Tensor, ...], given: dict[str, Any]) -> dict[str, Any]:
-    """For gradient SHAP: a distribution of one baseline, zeros."""
+    """Return the default of gradient SHAP, a distribution of one baseline, zeros."""
     zeros = tuple(torch.zeros_like(x[:1], requires_grad=False) for x in inputs)
     return {"baselines": zeros if len(zeros) > 1 else zeros[0], "n_samples": SHAP_SAMPLES}
 
 
 def sliding_windows(inputs: tuple[Tensor, ...], given: dict[str, Any]) -> dict[str, Any]:
-    """For occlusion: windows over all channels, half overlapping; not if the caller gave windows."""
+    """Return the default of occlusion, half-overlapping windows over all channels, unless windows are given."""
     if "sliding_window_shapes" in given:
         return {}
     windows = tuple(window_shape(x.shape[1:]) for x in inputs)
@@ -43,9 +43,9 @@ def sliding_windows(inputs: tuple[Tensor, ...], given: dict[str, Any]) -> dict[s
 
 
 def patch_masks(inputs: tuple[Tensor, ...], given: dict[str, Any]) -> dict[str, Any]:
-    """For feature ablation: a grid of patches on images, every feature by itself elsewhere.
+    """Return the default of feature ablation, a grid of patches on images, single features elsewhere.
 
-    Several inputs share no feature: equal numbers would be ablated together.
+    Several inputs share no feature number, because equal numbers would be ablated together.
     """
     masks: list[Tensor] = []
     start = 0
@@ -56,13 +56,13 @@ def patch_masks(inputs: tuple[Tensor, ...], given: dict[str, Any]) -> dict[str, 
 
 
 def window_shape(shape: Sequence[int]) -> tuple[int, ...]:
-    """The window for one example: all channels of an image ``(C, H, W)``, a part of every other axis."""
+    """Return the window for one example: all channels of an image ``(C, H, W)``, a fraction of every other axis."""
     parts = tuple(max(1, size // WINDOWS_PER_SIDE) for size in shape)
     return (shape[0], *parts[1:]) if len(shape) == 3 else parts
 
 
 def feature_mask(shape: Sequence[int], start: int = 0, patches: int = PATCHES_PER_SIDE) -> Tensor:
-    """``[1, *shape]``, integers from ``start``: which feature each entry of one example belongs to."""
+    """Return ``[1, *shape]``, integers from ``start``: the feature of each entry of one example."""
     if len(shape) != 3:
         return start + torch.arange(torch.Size(shape).numel()).reshape(1, *shape)
     height, width = shape[1:]
@@ -73,14 +73,14 @@ def feature_mask(shape: Sequence[int], start: int = 0, patches: int = PATCHES_PE
 
 
 def _strides(window: Sequence[int], shape: Sequence[int]) -> tuple[int, ...]:
-    """Half a window; a whole one where it covers the axis, for it has nowhere to go."""
+    """Return half a window per axis, and a whole one where it covers the axis."""
     return tuple(part if part == size else max(1, part // 2) for part, size in zip(window, shape, strict=True))
 
 
-#: Images on the path from the baseline that go through the network at once.
+#: Number of images on the path from the baseline that are run at once.
 PATH_AT_ONCE = 32
 
 
 def path_in_pieces(inputs: tuple[Tensor, ...], options: dict[str, Any]) -> dict[str, Any]:
-    """Fifty steps of every example at once fill the memory; the sum over the path is the same in pieces."""
+    """Limit the batch size along the path, because fifty steps of every example at once need too much memory."""
     return {"internal_batch_size": max(PATH_AT_ONCE, len(inputs[0]))}

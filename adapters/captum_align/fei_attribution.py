@@ -1,4 +1,4 @@
-"""FEIAttribution: optimised masks as one of Captum's methods."""
+"""FEIAttribution: optimised masks as a Captum method."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from xai_align.fei.method import FEIMethod
 
 
 class FEIAttribution(FEIMethod, Attribution):
-    """Ranking of the pixels that the answer rests on, by masks that are optimised to show it and to hide it.
+    """Ranking of the pixels that support the answer, by masks optimised to preserve it and to remove it.
 
-    Arguments, options and errors are those of :class:`xai_align.fei.FEIMethod`, which does the work; this class
-    also answers what Captum's tools ask of a method.
+    Arguments, options and errors are those of :class:`xai_align.fei.FEIMethod`; this class adds Captum's interface.
 
     Source: FEI, Zhang & McMillan (arXiv 2509.04588).
 
@@ -30,7 +29,7 @@ class FEIAttribution(FEIMethod, Attribution):
 
     @property
     def multiplies_by_inputs(self) -> bool:
-        """False: a mask is no product with the image."""
+        """False: a mask is not a product with the image."""
         return False
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Captum's Layer Grad-CAM where the feature-space hook says, on the right axes, in the input's shape."""
+"""Captum's Layer Grad-CAM at the hook's feature space, on the right axes, in the input's shape."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from xai_align.question import QuestionModel
 
 
 class FeatureSpaceGradCam(Attribution):
-    """Grad-CAM at a feature space: mean gradient over positions, times activation, summed over channels.
+    """Grad-CAM at a feature space: mean gradient over positions times activation, summed over channels.
 
-    Captum's ``LayerGradCam`` reads every layer as channels first, which is wrong
-    for tokens and for channels last. Here it is shown the feature space as
-    ``[N, C, h, w]`` without prefix tokens. No ReLU unless asked for; a
-    cell's value is spread evenly over its pixels and the channels, so that the
-    sum stays.
+    Captum's ``LayerGradCam`` takes every layer as channels first, which is wrong
+    for tokens and for channels last. Here it gets the feature space as
+    ``[N, C, h, w]`` without prefix tokens. There is no ReLU by default. A
+    cell's value is spread evenly over its pixels and the channels, which
+    preserves the sum.
 
     Args:
         forward_func: an ``nn.Module`` on one batch of images, or a ``QuestionModel`` of one.
-        layer: a layer's name or module, or a ``FeatureSpace``. None: where the
-            plugins say, else the output of the last ``Conv2d``.
+        layer: a layer's name or module, or a ``FeatureSpace``. None: the plugins'
+            default, else the output of the last ``Conv2d``.
 
     Raises:
-        TypeError: the model is no ``nn.Module``.
+        TypeError: the model is not an ``nn.Module``.
     """
 
     def __init__(self, forward_func: nn.Module, layer: Layer = None) -> None:
@@ -52,10 +52,10 @@ class FeatureSpaceGradCam(Attribution):
         additional_forward_args: Any = None,
         relu_attributions: bool = False,
     ) -> Any:
-        """The map in the shape of ``inputs``.
+        """Return the map in the shape of ``inputs``.
 
         Raises:
-            ValueError: the inputs are no images, or the layer has no place in an image.
+            ValueError: the inputs are not images, or the layer has no positions in the image.
         """
         images = _format_tensor_into_tuples(inputs)
         if len(images) != 1 or images[0].dim() != 4:
@@ -81,12 +81,12 @@ class FeatureSpaceGradCam(Attribution):
 
     @classmethod
     def get_name(cls) -> str:
-        """The method's name in tables."""
+        """Return the method's name in tables."""
         return "Layer Grad-CAM"
 
 
 def _cut(model: Any, layer: Layer) -> tuple[CutNetwork, nn.Module]:
-    """The network cut at the layer, and what Captum runs: the same, or the questions to it."""
+    """Return the network cut at the layer, and the module that Captum runs: the same, or a ``QuestionModel`` of it."""
     outer, own_place = unwrapped(model)
     inner = outer.model if isinstance(outer, QuestionModel) else outer
     if inner is not outer:

@@ -20,18 +20,23 @@ if TYPE_CHECKING:
 
 
 class LayerPiNetAttribution(LayerAttribution):
-    """Contribution of every coordinate of a layer's output to the answer, nothing resized.
+    """Contribution of every coordinate of a layer's output to the answer, without resizing.
 
     Args:
         forward_func: the model, an ``nn.Module`` in eval mode that returns logits.
-        layer: the layer's module or name, or a ``FeatureSpace``; a list of them for a mixture. None: where the
-            plugins say.
-        device_ids: accepted for Captum's sake; a readout runs where model and inputs are.
-        weights: the shares of the layers of a list; None: equal ones.
+        layer: the layer's module or name, or a ``FeatureSpace``; a list of them for a mixture. None: the plugins'
+            default.
+        device_ids: accepted for compatibility with Captum; a readout runs on the device of model and inputs.
+        weights: the weights of the layers of a list; None: equal weights.
         rule: ``"gate"`` or ``"gamma"``, as in :func:`~xai_align.read_out`.
-        gamma: the favour of the gamma rule.
+        gamma: the strength of the gamma rule.
 
     Source: Lobet & Chiaromonte 2026 (arXiv 2601.04378).
+
+    Example::
+
+        pinet = LayerPiNetAttribution(model, "conv2")
+        pinet.attribute(images, target=281)  # [2, 8, 16, 16]
     """
 
     def __init__(
@@ -58,9 +63,9 @@ class LayerPiNetAttribution(LayerAttribution):
         return_convergence_delta: bool = False,
         show_progress: bool = False,
     ) -> Any:
-        """Contributions in the shape of the layer's output; a tuple where that is one, and for a list of layers.
+        """Return contributions in the shape of the layer's output; a tuple if that is one, and for a list of layers.
 
-        Arguments and errors as in :meth:`PiNetAttribution.attribute`. Prefix
+        Arguments and errors are those of :meth:`PiNetAttribution.attribute`. Prefix
         tokens keep their rows here.
         """
         readout = read_out_in_batches(
@@ -78,7 +83,7 @@ class LayerPiNetAttribution(LayerAttribution):
         return readout.contributions
 
     def has_convergence_delta(self) -> bool:
-        """True: the delta is the completeness error."""
+        """Return True: the delta is the completeness error."""
         return True
 
     @property
@@ -88,5 +93,5 @@ class LayerPiNetAttribution(LayerAttribution):
 
     @classmethod
     def get_name(cls) -> str:
-        """The method's name in tables."""
+        """Return the method's name in tables."""
         return "Layer PiNet"

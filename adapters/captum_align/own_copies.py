@@ -1,4 +1,4 @@
-"""Copies for Captum's methods, which hook modules and switch flags of what they are given."""
+"""Copies for Captum's methods, which set hooks on modules and flags on tensors."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 def own_model(model: Any, *, hooks_modules: bool = False) -> Any:
-    """A replica of a network, out of place if its modules are hooked; another callable as it is."""
+    """Return a replica of a network, out of place if its modules are hooked, or another callable unchanged."""
     return Replica(model, inplace=not hooks_modules).module if isinstance(model, nn.Module) else model
 
 
 def own_model_and_layers(model: Any, options: dict[str, Any], *, hooks_modules: bool = False) -> tuple[Any, Any]:
-    """As :func:`own_model`, with the options that name layers of the network naming those of the replica."""
+    """Return :func:`own_model`, and the options with layers of the network replaced by the replica's."""
     if not isinstance(model, nn.Module):
         return model, options
     copy = Replica(model, inplace=not hooks_modules)
@@ -29,7 +29,7 @@ def own_model_and_layers(model: Any, options: dict[str, Any], *, hooks_modules: 
 
 @contextmanager
 def gradients_on() -> Iterator[None]:
-    """Gradients can be taken inside, wherever this is called."""
+    """Enable gradients inside, even under ``no_grad`` or ``inference_mode``."""
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
@@ -37,6 +37,6 @@ def gradients_on() -> Iterator[None]:
 
 
 def own_leaf(x: Tensor) -> Tensor:
-    """A copy of an input that a method may ask the gradient of; the caller's tensor keeps its flags."""
-    leaf = x.detach().clone()  # a copy of a tensor made under inference_mode is an ordinary one
+    """Return a copy of an input that may require grad; the caller's tensor keeps its flags."""
+    leaf = x.detach().clone()  # the copy of an inference tensor is an ordinary tensor
     return leaf.requires_grad_() if leaf.is_floating_point() else leaf

@@ -1,4 +1,4 @@
-"""A method of Captum's as a peer: numpy targets, questions, defaults filled in, run on a copy of the model."""
+"""Captum's methods as baselines: with numpy targets, questions and defaults, run on a copy of the model."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How one of Captum's methods is run.
+    """Specification of a Captum method.
 
     Attributes:
         method: its class; the first argument of the constructor is the model.
-        defaults: options for ``attribute`` that Captum has no default for, from the inputs and
-            the options given.
-        hooks_modules: it works with hooks on the modules of what it is given, which then is no plain function.
-        draws: it draws random numbers; then each example is explained by itself with the
-            same numbers, so that its map depends neither on the call nor on its batch mates.
+        defaults: options of ``attribute`` for which Captum has no default, from the inputs and
+            the given options.
+        hooks_modules: it sets hooks on modules, so it needs an ``nn.Module``.
+        draws: it draws random numbers; then each example is explained separately with the
+            same numbers, so that its map depends neither on the call nor on the rest of the batch.
     """
 
     method: type[Any]
@@ -49,12 +49,12 @@ class Recipe:
 
 
 class Peer(Attribution):
-    """One of Captum's methods, with Captum's call.
+    """Captum method, with Captum's call.
 
     Args:
         forward_func: the model, a ``QuestionModel``, or any function of the inputs if the method takes one.
-        recipe: which method, and how.
-        **options: of the method's constructor, or of its ``attribute``, for every call.
+        recipe: the method's specification.
+        **options: options of the method's constructor, or of its ``attribute``, for every call.
 
     Raises:
         TypeError: the method has no such option, or needs an ``nn.Module``.
@@ -83,19 +83,19 @@ class Peer(Attribution):
         additional_forward_args: Any = None,
         **options: Any,
     ) -> Any:
-        """Attributions in the shape of ``inputs``, detached.
+        """Return attributions in the shape of ``inputs``, detached.
 
         Args:
             inputs: tensor ``[N, ...]`` or tuple of tensors.
-            target: what Captum's methods take, numpy integers and arrays, or a ``xai_align.Question``.
+            target: any target of Captum's methods, numpy integers and arrays, or an ``xai_align.Question``.
             additional_forward_args: further arguments of the model.
             **options: further arguments of the method's own ``attribute``, e.g. ``n_steps=50``. With
-                ``return_convergence_delta=True`` the answer is ``(attributions, delta)``.
+                ``return_convergence_delta=True`` the result is ``(attributions, delta)``.
 
         Raises:
             TypeError: the method has no such option.
             TargetError: (an AssertionError) the target is not understood.
-            AssertionError, IndexError: Captum's own, for a target that does not fit the output.
+            AssertionError, IndexError: raised by Captum for a target that does not fit the output.
             ValueError: the model is in train mode where that matters.
         """
         _check_options(self.recipe.method, options)
@@ -134,25 +134,25 @@ class Peer(Attribution):
         return attributions, torch.cat(deltas) if deltas else None
 
     def has_convergence_delta(self) -> bool:
-        """As the method says."""
+        """Return the method's own value."""
         return bool(self._method.has_convergence_delta())
 
     def compute_convergence_delta(self, *args: Any, **kwargs: Any) -> Tensor:
-        """As the method computes it."""
+        """Return the method's own convergence delta."""
         return self._method.compute_convergence_delta(*args, **kwargs)
 
     @property
     def multiplies_by_inputs(self) -> bool:
-        """As the method says."""
+        """The method's own value."""
         return bool(self._method.multiplies_by_inputs)
 
     def get_name(self) -> str:
-        """The method's name in tables, as Captum spells it."""
+        """Return the method's name in tables, in Captum's spelling."""
         return str(self._method.get_name())
 
 
 def posed(model: Any, target: Any, num_examples: int) -> tuple[Any, Any]:
-    """The model and the target that ask what ``target`` asks, in forms that Captum takes."""
+    """Return model and target in Captum's forms, equivalent to ``target``."""
     target = captum_target(target)
     asks = isinstance(target, Question) or (
         isinstance(target, list) and any(isinstance(one, Question) for one in target)
@@ -169,10 +169,10 @@ def posed(model: Any, target: Any, num_examples: int) -> tuple[Any, Any]:
 def _attribute(
     method: Any, leaves: tuple[Tensor, ...], target: Any, extra: Any, options: dict[str, Any]
 ) -> tuple[tuple[Tensor, ...], Tensor | None]:
-    """Captum's answer in two parts: the maps as a tuple, and the convergence delta if it was asked for."""
+    """Return Captum's result: the maps as a tuple, and the convergence delta if requested."""
     answer = method.attribute(leaves, target=target, additional_forward_args=extra, **options)
     maps, delta = answer if options.get("return_convergence_delta") else (answer, None)
-    # occlusion answers in float32 whatever it is given
+    # occlusion returns float32 for any input dtype
     maps = tuple(_like(leaf, one.detach().contiguous()) for leaf, one in zip(leaves, maps, strict=True))
     return maps, None if delta is None else delta.detach()
 

@@ -1,4 +1,4 @@
-"""Captum's own methods by name, so that every comparison has its peers."""
+"""Captum's own methods by name, as baselines of comparisons."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from xai_align._tools.other_globals import with_globals
 
 
 class _Warnings:
-    """Python's ``warnings`` for Captum's code, but for its notices that it sets hooks: it does so on a copy."""
+    """Python's ``warnings`` for Captum's code, without its notices about hooks, which it sets on a copy."""
 
     @staticmethod
     def warn(message: Any, category: type[Warning] | None = None, stacklevel: int = 1) -> None:
@@ -57,7 +57,7 @@ PEERS: dict[str, Recipe] = {
 }
 
 
-#: The layers whose backward pass these methods change; elsewhere they take the plain gradient.
+#: Layers whose backward pass these methods change; elsewhere they use the plain gradient.
 CHANGED_LAYERS: dict[str, tuple[type[nn.Module], ...]] = {
     "guided_backprop": (nn.ReLU,),
     "deep_lift": tuple(SUPPORTED_NON_LINEAR),
@@ -65,10 +65,10 @@ CHANGED_LAYERS: dict[str, tuple[type[nn.Module], ...]] = {
 
 
 def build_peer(name: str, model: Any, **options: Any) -> Peer:
-    """The peer of this name for a model.
+    """Return the method of this name for a model.
 
     Raises:
-        KeyError: there is none.
+        KeyError: there is no such method.
         TypeError: the method has no such option, or needs an ``nn.Module``.
     """
     peer = Peer(model, PEERS[name], **options)
@@ -77,7 +77,7 @@ def build_peer(name: str, model: Any, **options: Any) -> Peer:
 
 
 def _warn_of_plain_gradient(name: str, model: Any) -> None:
-    """Captum is silent about networks in which a method finds no layer it knows."""
+    """Warn of a network without layers that the method changes, about which Captum is silent."""
     layers = CHANGED_LAYERS.get(name)
     if layers and not any(type(module) in layers for module in model.modules()):
         plain = "the plain gradient" if name == "guided_backprop" else "gradient times (input - baseline)"

@@ -1,4 +1,4 @@
-"""PiNetAttribution: the exact readout as one of Captum's methods."""
+"""PiNetAttribution: the exact readout as a Captum method."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from xai_align.pinet.method import PiNetMethod
 
 
 class PiNetAttribution(PiNetMethod, Attribution):
-    """Contribution of every input pixel to the answer, read out exactly from an unchanged network.
+    """Contribution of every input pixel to the answer, by the exact readout of an unchanged network.
 
-    Arguments, options and errors are those of :class:`xai_align.pinet.PiNetMethod`, which does the work; this
-    class also answers what Captum's tools ask of a method.
+    Arguments, options and errors are those of :class:`xai_align.pinet.PiNetMethod`; this class adds Captum's interface.
 
     Source: Lobet & Chiaromonte 2026 (arXiv 2601.04378).
 

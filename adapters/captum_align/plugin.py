@@ -1,4 +1,4 @@
-"""What captum_align gives to xai-align: Captum's own methods and metrics as baselines."""
+"""Plugin hooks of captum_align: Captum's own methods and metrics as baselines."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from xai_align.hookspecs import AttributionSpec, MetricSpec, Values, hookimpl
 
-#: Captum's methods that need nothing but the model: the meaning of their values, and how they read in a list.
+#: Captum's methods that need only the model: the meaning of their values, and their summary in lists.
 BASELINES: dict[str, tuple[Values, str]] = {
     "saliency": ("slopes", "Captum: size of the gradient at each pixel (abs=False keeps the sign)"),
     "input_x_gradient": ("contributions", "Captum: gradient times input"),
@@ -21,7 +21,7 @@ BASELINES: dict[str, tuple[Values, str]] = {
     "occlusion": ("contributions", "Captum: what the answer loses under a sliding window of an eighth of the side"),
     "feature_ablation": ("contributions", "Captum: what the answer loses without each of 8 x 8 patches"),
 }
-#: What the reader of a page has to know about the sum of a map.
+#: Notes on the sum of a map, for reports.
 NOTES = {
     "integrated_gradients": (
         "integrated_gradients promises another sum, F(x) − F(baseline) along a path of images, up to the error of its "
@@ -32,7 +32,7 @@ NOTES = {
         "layer, its map equals the exact readout of the head's input and the gap is the bias; elsewhere it does not."
     ),
 }
-#: Baselines that a comparison runs unless methods are named.
+#: Baselines that a comparison runs by default.
 BY_DEFAULT = frozenset(("layer_grad_cam", "input_x_gradient"))
 
 
@@ -60,7 +60,7 @@ def _sensitivity(forward_func: Any, inputs: Any, attributions: Any, *, explain: 
 
 @hookimpl
 def xai_align_attributions() -> list[AttributionSpec]:
-    """Captum's methods. Captum is imported when one is built."""
+    """Return Captum's methods, without importing Captum until one is built."""
     layer_grad_cam = AttributionSpec(
         name="layer_grad_cam",
         build=_build_layer_grad_cam,
@@ -88,7 +88,7 @@ def xai_align_attributions() -> list[AttributionSpec]:
 
 @hookimpl
 def xai_align_conformance_checks() -> list[Any]:
-    """Return the checks with Captum's own tools."""
+    """Return the conformance checks that use Captum."""
     from captum_align.conformance import CAPTUM_CHECKS
 
     return list(CAPTUM_CHECKS)
@@ -96,7 +96,7 @@ def xai_align_conformance_checks() -> list[Any]:
 
 @hookimpl
 def xai_align_metrics() -> list[MetricSpec]:
-    """Captum's own ``infidelity`` and ``sensitivity_max``."""
+    """Return Captum's ``infidelity`` and ``sensitivity_max``."""
     return [
         MetricSpec(
             name="infidelity",

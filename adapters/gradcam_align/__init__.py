@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ALIGNCAM", "FEICAM", "AttributionCAM", "PiNetCAM", "TargetQuestion"]
 
-#: Where each public class lives. pytorch-grad-cam is imported with the first of them: listing plugins stays quick.
+#: Module of each public class. pytorch-grad-cam is imported on first access, so that listing plugins stays fast.
 _HOME = {
     "ALIGNCAM": "gradcam_align.align_cam",
     "AttributionCAM": "gradcam_align.attribution_cam",

@@ -1,4 +1,4 @@
-"""ALIGN's masker where a pipeline expects a CAM of pytorch-grad-cam."""
+"""ALIGN's masker as a CAM of pytorch-grad-cam."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ if TYPE_CHECKING:
 
 
 class ALIGNCAM(AttributionCAM):
-    """Where a masker sees the evidence of an image, with the constructor and the call of ``GradCAM``.
+    """Mask of an image's evidence by a masker, with the constructor and the call of ``GradCAM``.
 
-    :meth:`attributions` is the mask itself, from 0 to 1; the call scales each image's mask to 0..1. It is the same for
-    every target, and a warning says so once. For Grad-CAM of the aligned classifier itself: ``GradCAM``.
+    :meth:`attributions` returns the mask itself, from 0 to 1; the call scales each image's mask to 0..1. The mask is
+    the same for every target, and a warning is issued once. For Grad-CAM of the aligned classifier, use ``GradCAM``.
 
     Args:
-        model: the classifier; it is run for ``outputs``, and for which class is the predicted one.
-        target_layers: leave them out; they make no difference.
+        model: the classifier; it is run for ``outputs`` and for the predicted class.
+        target_layers: ignored.
         reshape_transform: not needed.
-        masker: a :class:`~xai_align.align.Masker`, the trainer or fit that has one, or the file of a saved one. None:
+        masker: a :class:`~xai_align.align.Masker`, a trainer or fit that has one, or the file of a saved one. None:
             that of a model from ``align:FOLDER``.
-        **options: of :class:`captum_align.ALIGNAttribution`.
+        **options: options of :class:`captum_align.ALIGNAttribution`.
 
     Raises:
         ValueError: there is no masker.
@@ -33,8 +33,8 @@ class ALIGNCAM(AttributionCAM):
 
     Example::
 
-        with ALIGNCAM(trainer.classifier, masker=trainer.masker) as cam:
-            picture = cam(images)
+        with ALIGNCAM(model, masker=Masker()) as cam:  # in practice, trainer.classifier and trainer.masker
+            picture = cam(images)  # numpy [2, 32, 32], in [0, 1]
     """
 
     method = ALIGN

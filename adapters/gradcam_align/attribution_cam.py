@@ -1,4 +1,4 @@
-"""Any attribution method with the constructor and the call of pytorch-grad-cam's classes."""
+"""Attribution methods with the constructor and the call of pytorch-grad-cam's classes."""
 
 from __future__ import annotations
 
@@ -26,35 +26,41 @@ from xai_align.features.unwrapping import unwrapped
 from xai_align.hookspecs import FeatureSpace
 from xai_align.question import Question, ask
 
-#: A map with channels ``[N, C, h, w]`` to one without ``[N, h, w]``.
+#: Function from a map with channels ``[N, C, h, w]`` to one without, ``[N, h, w]``.
 Combine: TypeAlias = Callable[[Tensor], Tensor]
-#: Where a method looks inside the network; None is its own choice.
+#: Layer of a method; None: its default.
 Place: TypeAlias = str | FeatureSpace | None
-#: Whether the image is mirrored and what it is multiplied by, for ``aug_smooth``.
+#: Mirroring and brightness factor of each version of the image, for ``aug_smooth``.
 AUGMENTATIONS = tuple(product((False, True), (0.9, 1.0, 1.1)))
 
 
 class AttributionCAM(BaseCAM):
-    """An attribution method, by name, where a pipeline expects a CAM of pytorch-grad-cam.
+    """Attribution method, by name, as a CAM of pytorch-grad-cam.
 
-    It goes where a ``BaseCAM`` goes (``RefineCAM``, ``SESS``, ``FinerCAM``, the metrics). The model is only
-    read: no hooks are set on it, it isn't switched to eval mode (a model in train mode is refused), and its
-    gradients are not touched. A subclass needs nothing but ``method = "name"``.
+    It replaces a ``BaseCAM`` anywhere (``RefineCAM``, ``SESS``, ``FinerCAM``, the metrics). The model is not
+    changed: no hooks are set, it isn't switched to eval mode (a model in train mode is an error), and its
+    gradients are not modified. A subclass only needs ``method = "name"``.
 
     Args:
-        model: the network; compiled and data-parallel ones are welcome.
-        target_layers: modules of the model, their names, or ``FeatureSpace`` records, that say where
-            the method looks. None or ``[]``: where it does by itself. With several, their maps are averaged.
+        model: the network, which may be compiled or data-parallel.
+        target_layers: the method's layers: modules of the model, their names, or ``FeatureSpace`` records.
+            None or ``[]``: the method's default. With several, their maps are averaged.
         reshape_transform: not needed; tokens and channels-last maps are recognised.
         method: a name from ``xai-align methods``.
-        **options: of the method, as in ``xai_align.plugins.attribution_method(method).build(model, **options)``.
+        **options: options of the method, as in
+            ``xai_align.plugins.attribution_method(method).build(model, **options)``.
 
     Attributes:
         outputs: the logits of the last call, ``[B, ...]``.
 
     Raises:
-        TypeError: the model is no ``nn.Module``.
+        TypeError: the model is not an ``nn.Module``.
         ValueError: there is no such method, or a target layer is not a module of the model.
+
+    Example::
+
+        with AttributionCAM(model, method="integrated_gradients") as cam:
+            picture = cam(images, [281, 282])  # numpy [2, 32, 32], in [0, 1]
     """
 
     method: ClassVar[str] = ""
@@ -84,15 +90,15 @@ class AttributionCAM(BaseCAM):
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The model's device."""
         return next((p.device for p in self.model.parameters()), torch.device("cpu"))
 
     @restores_thread_state
     def attributions(self, input_tensor: Tensor, targets: Any = None) -> Tensor:
-        """What the 0..1 map is made from: signed, in the method's own unit, ``[B, H, W]``.
+        """Return the signed map ``[B, H, W]`` behind the scaled one, in the method's own unit.
 
-        Channels are summed; several target layers are averaged. It is detached and on the device of
-        ``input_tensor``.
+        Channels are summed, and several target layers averaged. The map is detached and on the device
+        of ``input_tensor``.
 
         Args:
             input_tensor: images ``[B, C, H, W]``.
@@ -109,13 +115,13 @@ class AttributionCAM(BaseCAM):
     def __call__(
         self, input_tensor: Tensor, targets: Any = None, aug_smooth: bool = False, eigen_smooth: bool = False
     ) -> np.ndarray:
-        """A picture: the positive part of :meth:`attributions`, each image scaled to 0..1.
+        """Return the positive part of :meth:`attributions`, each image scaled to 0..1.
 
         Args:
             input_tensor: images ``[B, C, H, W]``.
-            targets: one for each image (or one for all): targets of pytorch-grad-cam, ints,
-                ``xai_align.Question``; what Captum takes; None: the predicted class.
-            aug_smooth: average over the image and its mirror image, each in three brightnesses.
+            targets: one per image (or one for all): targets of pytorch-grad-cam, ints,
+                ``xai_align.Question``; or any target of Captum; None: the predicted class.
+            aug_smooth: average over the image and its mirror image, each at three brightness levels.
             eigen_smooth: the first principal component over channels instead of their sum.
 
         Returns:
@@ -130,12 +136,12 @@ class AttributionCAM(BaseCAM):
 
     @restores_thread_state
     def forward(self, input_tensor: Tensor, targets: Any = None, eigen_smooth: bool = False) -> np.ndarray:
-        """As the call, without augmentation."""
+        """Run the call without augmentation."""
         return self.aggregate_multi_layers(self.compute_cam_per_layer(input_tensor, targets, eigen_smooth))
 
     @restores_thread_state
     def compute_cam_per_layer(self, input_tensor: Tensor, targets: Any, eigen_smooth: bool) -> list[np.ndarray]:
-        """The picture of each target layer, ``[B, 1, H, W]``, as ``FinerCAM`` asks for it."""
+        """Return the scaled map of each target layer, ``[B, 1, H, W]``, for ``FinerCAM``."""
         maps = self._maps(input_tensor, targets, first_component if eigen_smooth else channel_sum)
         return [_scaled(one)[:, None].float().cpu().numpy() for one in maps]
 
@@ -143,7 +149,7 @@ class AttributionCAM(BaseCAM):
     def forward_augmentation_smoothing(
         self, input_tensor: Tensor, targets: Any = None, eigen_smooth: bool = False
     ) -> np.ndarray:
-        """The mean picture of six versions of each image, scaled to 0..1; all explain the image's own class."""
+        """Return the mean map of six versions of each image, scaled to 0..1, all for the original image's class."""
         check_evaluation_mode(self.model)
         with torch.inference_mode(False):
             logits = logits_of(self.model, self._images(input_tensor))
@@ -160,13 +166,13 @@ class AttributionCAM(BaseCAM):
         return self
 
     def __exit__(self, exc_type: Any, exc_value: Any, exc_tb: Any) -> None:
-        """Nothing is open, and every exception goes on its way."""
+        """Do nothing; there is nothing to close, and exceptions propagate."""
 
-    #: Nothing is held on the model. A function of Python's would swallow an interrupt that meets it; this is none.
+    #: There is nothing to release. A finaliser in Python could swallow an interrupt, so this is not one.
     __del__ = object.__init__
 
     def _build(self) -> list[Any]:
-        """The method, once for each place."""
+        """Return the method, once per layer."""
         spec = plugins.attribution_method(self._name)
         if self._places != [None] and not spec.takes_layer:
             warnings.warn(
@@ -180,7 +186,7 @@ class AttributionCAM(BaseCAM):
         return self._options if place is None else {**self._options, "layer": place}
 
     def _maps(self, input_tensor: Tensor, targets: Any, combine: Combine) -> list[Tensor]:
-        """Signed maps ``[B, H, W]`` on the model's device, one for each place; ``outputs`` is set."""
+        """Return signed maps ``[B, H, W]`` on the model's device, one per layer, and set ``outputs``."""
         check_evaluation_mode(self.model)
         images = self._images(input_tensor)
         with torch.inference_mode(False):
@@ -200,15 +206,15 @@ class AttributionCAM(BaseCAM):
     def _attributed(self, method: Any, place: Place, images: Tensor, questions: list[Question]) -> Tensor:
         spec = plugins.attribution_method(self._name)
         classes = [_one_class(question) for question in questions]
-        if None not in classes:  # every method understands that
+        if None not in classes:  # a form that every method takes
             return method.attribute(images, target=classes).detach()
-        if spec.trains:  # not once more for these questions
+        if spec.trains:  # not repeated for these questions
             return method.attribute(images, target=questions).detach()
         asked, target = ask(self.model, questions, len(images))
         return spec.build(asked, **self._built_with(place)).attribute(images, target=target).detach()
 
     def _images(self, input_tensor: Tensor) -> Tensor:
-        """An ordinary copy on the model's device, also of a tensor made under ``inference_mode``."""
+        """Return an ordinary copy on the model's device, even of an inference tensor."""
         if not isinstance(input_tensor, Tensor) or input_tensor.dim() != 4:
             found = list(input_tensor.shape) if isinstance(input_tensor, Tensor) else type(input_tensor).__name__
             raise ValueError(f"a CAM explains a batch of images [B, C, H, W], got {found}")
@@ -217,12 +223,12 @@ class AttributionCAM(BaseCAM):
 
 
 def _place(model: nn.Module, layer: Any) -> Place:
-    """A module by its name, which also holds for a copy of the model."""
+    """Return a module's name, which is also valid for a copy of the model."""
     return layer_name(unwrapped(model)[0], layer) if isinstance(layer, nn.Module) else layer
 
 
 def _fixed(questions: list[Question], logits: Tensor) -> list[Question]:
-    """The predicted class of each example, where that is asked for, by its number."""
+    """Replace questions about the predicted class by the class's index."""
     rows = [row.reshape(-1) for row in logits]
     return [
         Question.why(int(row.argmax())) if getattr(question, "target", None) is predicted_class else question
@@ -231,7 +237,7 @@ def _fixed(questions: list[Question], logits: Tensor) -> list[Question]:
 
 
 def _one_class(question: Question) -> int | tuple[int, ...] | None:
-    """The class of a question about just one, in Captum's form."""
+    """Return the class of a question about a single class, in Captum's form."""
     if type(question) is not Question or len(question.favoured) != 1 or question.rivals != ():
         return None
     index = question.favoured[0]
@@ -239,7 +245,7 @@ def _one_class(question: Question) -> int | tuple[int, ...] | None:
 
 
 def _scaled(maps: Tensor) -> Tensor:
-    """Positive parts ``[B, H, W]``, each image from 0 to 1; one without positive parts is zero."""
+    """Return positive parts ``[B, H, W]``, each image scaled to 0..1; an image without positive parts is zero."""
     positive = maps.clamp(min=0).flatten(1)
     positive = positive - positive.amin(1, keepdim=True)
     top = positive.amax(1, keepdim=True)

@@ -1,4 +1,4 @@
-"""Finer-CAM's question: what tells a class from those most like it?"""
+"""Finer-CAM's question: a class against the most similar classes."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from xai_align.question import Question, TargetError
 
 
 def finer_questions(questions: Sequence[Question], logits: Tensor, alpha: float, comparisons: int) -> list[Question]:
-    """For each example, its class against the ``comparisons`` classes with the nearest logits.
+    """Return, for each example, the question of its class against the ``comparisons`` classes with the nearest logits.
 
     ``sum_k p_k (z_c - alpha z_k) / sum_k p_k`` over those classes ``k`` (Finer-CAM, CVPR 2025, arXiv 2501.11309).
 
     Raises:
-        TargetError: a question is not about one class of an output ``[N, K]``.
+        TargetError: a question is not about a single class of an output ``[N, K]``.
     """
     return [_finer(question, row, alpha, comparisons) for question, row in zip(questions, logits, strict=True)]
 

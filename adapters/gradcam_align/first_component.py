@@ -7,11 +7,11 @@ from torch import Tensor
 
 
 def first_component(maps: Tensor) -> Tensor:
-    """``[N, C, h, w]`` to ``[N, h, w]``: each image's channels, centred, on their first principal axis.
+    """Project each image's centred channels ``[N, C, h, w]`` on their first principal axis, to ``[N, h, w]``.
 
-    ``A`` is ``[h w, C]`` with the mean of every channel taken out; the map is ``A v`` with ``v`` the
-    leading eigenvector of ``A^T A`` (as Eigen-CAM, arXiv 2008.00299). The sign of ``v``, which the
-    algebra leaves open, is the one with which the map goes along with the sum over channels.
+    ``A`` is ``[h w, C]`` with the mean of every channel subtracted; the map is ``A v`` with ``v`` the
+    leading eigenvector of ``A^T A`` (as in Eigen-CAM, arXiv 2008.00299). The sign of ``v``, which is
+    not determined, is chosen so that the map correlates positively with the sum over channels.
     """
     a = maps.flatten(2).transpose(1, 2).double()
     a = a - a.mean(1, keepdim=True)
@@ -23,5 +23,5 @@ def first_component(maps: Tensor) -> Tensor:
 
 
 def channel_sum(maps: Tensor) -> Tensor:
-    """``[N, C, h, w]`` to ``[N, h, w]``."""
+    """Sum ``[N, C, h, w]`` over channels to ``[N, h, w]``."""
     return maps.sum(1)

@@ -1,4 +1,4 @@
-"""A method of pytorch-grad-cam as a peer: Captum's call, the input's shape, run on a copy of the model."""
+"""Methods of pytorch-grad-cam as baselines: Captum's call, the input's shape, run on a copy of the model."""
 
 from __future__ import annotations
 
@@ -26,31 +26,32 @@ from xai_align.hookspecs import FeatureSpace
 from xai_align.pinet.input_checks import check_logits, forward_arguments
 from xai_align.question import Question, QuestionModel, TargetError, answers, as_questions
 
-#: A matrix of positions times positions has at most this many rows: 400 MB in float32.
+#: Largest number of rows of a positions-by-positions matrix: 400 MB in float32.
 MOST_POSITIONS = 10_000
-#: Options of Finer-CAM, which the package gives to its call: alpha, and how many classes to compare with.
+#: Options of Finer-CAM's call in the package: alpha, and the number of classes to compare with.
 FINER_OPTIONS = {"alpha": 1.0, "comparisons": 3}
 
 
 class GradCamPeer:
-    """One of pytorch-grad-cam's methods, with Captum's call.
+    """Method of pytorch-grad-cam, with Captum's call.
 
-    The formula is the package's; activations and gradients are taken where the plugins say, on the right axes,
-    without hooks on the model. The map is the package's before its scaling to 0..1: positive parts, enlarged
-    bilinearly, several tensors of a feature space added up. Each channel of a pixel gets the same share of it.
+    The formula is the package's; activations and gradients are those of the plugins' feature space, on the right
+    axes, without hooks on the model. The map is the package's before scaling to 0..1: positive parts, upsampled
+    bilinearly, summed over the tensors of a feature space. The channels of a pixel get equal parts of it.
 
     Args:
         forward_func: an ``nn.Module`` on one batch of images, or a ``QuestionModel`` of one.
         name: the method's name.
         layer: a layer's name or module, or a ``FeatureSpace``. None: the head's input; before a class token the
-            last place where patches still count (in a ViT, the last block's first norm); else the last ``Conv2d``.
-        **options: of the package's class, e.g. ``kernel="rbf"`` for ``kpcacam``.
+            last layer whose patch tokens reach the answer (in a ViT, the last block's first norm); else the last
+            ``Conv2d``.
+        **options: options of the package's class, e.g. ``kernel="rbf"`` for ``kpcacam``.
 
     Raises:
-        TypeError: the model is no ``nn.Module``, or the method has no such option.
+        TypeError: the model is not an ``nn.Module``, or the method has no such option.
     """
 
-    #: What Captum's own code asks of a method.
+    #: Attribute that Captum's code uses.
     multiplies_by_inputs = True
 
     def __init__(self, forward_func: Any, name: str, layer: Layer = None, **options: Any) -> None:
@@ -72,17 +73,17 @@ class GradCamPeer:
     def attribute(
         self, inputs: Tensor | tuple[Tensor, ...], target: Any = None, additional_forward_args: Any = None
     ) -> Any:
-        """The map in the shape of ``inputs``, detached.
+        """Return the map in the shape of ``inputs``, detached.
 
         Args:
             inputs: images ``[N, C, H, W]``, or a tuple of one such tensor.
-            target: what Captum's methods take, numpy integers and arrays, or a ``xai_align.Question``.
+            target: any target of Captum's methods, numpy integers and arrays, or an ``xai_align.Question``.
             additional_forward_args: further arguments of the model.
 
         Raises:
             TargetError: (an AssertionError) the target does not fit the output.
-            ValueError: the inputs are no images, the layer has no place in an image, the model is in train
-                mode, or the method's formula gives no number here.
+            ValueError: the inputs are not images, the layer has no positions in the image, the model is in train
+                mode, or the method's formula gives NaN or infinity.
         """
         images = _one_batch_of_images(self.name, inputs)
         extra = forward_arguments(additional_forward_args)
@@ -109,7 +110,7 @@ class GradCamPeer:
         return (attributions,) if isinstance(inputs, tuple) else attributions
 
     def _maps(self, network: _Network, images: Tensor, questions: list[Question]) -> Tensor:
-        """``[N, H, W]``, on the images' device."""
+        """Return maps ``[N, H, W]``, on the images' device."""
         total = images.new_zeros((len(images), *images.shape[2:]), dtype=torch.float32)
         for network.part in count():
             cells = self._cells(network, images, questions).clamp(min=0)
@@ -120,7 +121,7 @@ class GradCamPeer:
         return total
 
     def _cells(self, network: _Network, images: Tensor, questions: list[Question]) -> Tensor:
-        """The package's map before ReLU and scaling, ``[N, h, w]`` float32 on the CPU."""
+        """Return the package's map before ReLU and scaling, ``[N, h, w]`` float32 on the CPU."""
         kept: list[Tensor] = []
         handle = network.here.register_forward_hook(lambda module, args, output: kept.append(output))
         with torch.set_grad_enabled(self.recipe.gradients):
@@ -131,7 +132,7 @@ class GradCamPeer:
         _check_positions(self.name, self.recipe, z)
         gradients: Any = None
         with torch.set_grad_enabled(self.recipe.gradients):
-            answer = answers(questions, logits)  # also where it isn't needed: a wrong target is an error
+            answer = answers(questions, logits)  # even where it isn't needed: a wrong target is an error
             if self.recipe.gradients:
                 gradients = _gradients(answer, z, network.space, keeps_graph=self.recipe.keeps_graph)
         given = (z, gradients) if self.recipe.keeps_graph else (_numbers(z), _numbers(gradients))
@@ -142,7 +143,7 @@ class GradCamPeer:
     ) -> Tensor:
         options = {} if self.name == "finercam" else self.options
         method = self.recipe.build(network, options)
-        method.activations_and_grads.release()  # it would keep what every further pass shows
+        method.activations_and_grads.release()  # it would keep the activations of every further pass
         targets = [question.answer for question in questions]
         with np.errstate(divide="ignore", invalid="ignore"):
             cells = method.get_cam_image(images, network.here, targets, activations, gradients, False)
@@ -154,22 +155,22 @@ class GradCamPeer:
         return finer_questions(questions, logits, **{**FINER_OPTIONS, **self.options})
 
     def has_convergence_delta(self) -> bool:
-        """False: these maps account for nothing."""
+        """Return False: these maps have no sum to converge to."""
         return False
 
     def get_name(self) -> str:
-        """The method's name in tables."""
+        """Return the method's name in tables."""
         return self.name
 
 
 class _Network(CutNetwork):
-    """The cut network as the package runs it: on images alone, of any number and dtype."""
+    """Cut network as the package runs it: on images alone, of any number and dtype."""
 
     def __init__(self, model: nn.Module, space: FeatureSpace, extra: tuple[Any, ...], dtype: torch.dtype) -> None:
         super().__init__(model, space)
         self.extra, self.dtype = extra, dtype
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
-        self.anchor = nn.Parameter(torch.zeros((), device=device), requires_grad=False)  # where the package looks
+        self.anchor = nn.Parameter(torch.zeros((), device=device), requires_grad=False)  # the package reads its device
 
     def forward(self, images: Tensor) -> Any:
         extra = [_repeated(x, len(images)) for x in self.extra]
@@ -185,7 +186,7 @@ def _one_batch_of_images(name: str, inputs: Any) -> Tensor:
 
 
 def _asked(model: nn.Module, target: Any, num_examples: int) -> tuple[nn.Module, list[Question]]:
-    """The network itself and a question for each example."""
+    """Return the network itself and one question per example."""
     model, _ = unwrapped(model)
     if not isinstance(model, QuestionModel):
         return model, as_questions(target, num_examples)
@@ -201,12 +202,12 @@ def _batches(questions: list[Question], size: int) -> Iterator[tuple[slice, list
 
 
 def _rows(extra: tuple[Any, ...], here: slice, number: int) -> tuple[Any, ...]:
-    """Further arguments for these images: of a tensor with a row for each, their rows."""
+    """Return further arguments for these images: the rows of batched tensors, anything else unchanged."""
     return tuple(x[here] if isinstance(x, Tensor) and x.dim() and len(x) == number else x for x in extra)
 
 
 def _repeated(x: Any, number: int) -> Any:
-    """A further argument for many versions of one image."""
+    """Repeat a further argument for many versions of one image."""
     single = isinstance(x, Tensor) and x.dim() > 0 and len(x) == 1
     return x.expand(number, *x.shape[1:]) if single else x
 
@@ -222,12 +223,12 @@ def _gradients(answer: Tensor, z: Tensor, space: FeatureSpace, *, keeps_graph: b
             stacklevel=callers_level(),
         )
     if keeps_graph and not gradient.requires_grad:
-        gradient = gradient + 0 * z  # a linear head: the second derivative is zero, and there is a graph to say so
+        gradient = gradient + 0 * z  # a linear head has a zero second derivative, which needs a graph
     return gradient
 
 
 def _numbers(x: Tensor | None) -> np.ndarray | None:
-    """For numpy, which knows no bfloat16."""
+    """Convert a tensor for numpy, which has no bfloat16."""
     if x is None:
         return None
     x = x.detach().cpu()

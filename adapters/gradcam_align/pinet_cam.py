@@ -1,4 +1,4 @@
-"""The exact readout where a pipeline expects a CAM of pytorch-grad-cam."""
+"""The exact readout as a CAM of pytorch-grad-cam."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from xai_align.question import Question
 
 
 class PiNetCAM(AttributionCAM):
-    """What every part of the image adds to the answer, with the constructor and the call of ``GradCAM``.
+    """Contribution of every part of the image to the answer, with the constructor and the call of ``GradCAM``.
 
-    :meth:`attributions` is in logits: over an image it sums to the answer, less the readout's bias and what
-    lies on class and register tokens.
+    :meth:`attributions` is in logits: over an image it sums to the answer minus the readout's bias and the
+    contributions of class and register tokens.
 
     Args:
-        model: the network; compiled and data-parallel ones are welcome.
-        target_layers: where to read; None or ``[]``: where the plugins say for this model (timm's: the
+        model: the network, which may be compiled or data-parallel.
+        target_layers: the layers to read out; None or ``[]``: the plugins' default for this model (timm's: the
             head's input, or the patch embedding), else the input. With several, their maps are averaged.
         reshape_transform: not needed.
-        spread: ``"smooth"``: a cell of a coarse map fades into its neighbours, as in pytorch-grad-cam;
-            ``"area"``: it is spread evenly over the pixels it covers.
+        spread: ``"smooth"``: a coarse map is interpolated between cells, as in pytorch-grad-cam;
+            ``"area"``: each cell is spread evenly over the pixels it covers.
 
     Raises:
         ValueError: a target layer is not a module of the model.
@@ -38,9 +38,11 @@ class PiNetCAM(AttributionCAM):
 
     Example::
 
+        from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
         with PiNetCAM(model) as cam:
-            picture = cam(images, [ClassifierOutputTarget(281)])
-            logits = cam.attributions(images, [Question.why_not(281, 282)])
+            picture = cam(images, [ClassifierOutputTarget(281)] * len(images))  # numpy [2, 32, 32], in [0, 1]
+            logits = cam.attributions(images, Question.why_not(281, 282))  # [2, 32, 32]
     """
 
     method = PINET
@@ -57,7 +59,7 @@ class PiNetCAM(AttributionCAM):
         self.spread = spread
 
     def _build(self) -> list[Any]:
-        return []  # a readout has nothing to build, and no other package is needed for it
+        return []  # a readout needs no method object and no other package
 
     def _explained(self, images: Tensor, questions: list[Question], combine: Combine) -> list[Tensor]:
         readouts = [read_out(self.model, images, questions, place) for place in self._places]
@@ -66,7 +68,7 @@ class PiNetCAM(AttributionCAM):
 
 
 def _map(readout: Readout, combine: Combine, spread: Spread) -> Tensor:
-    """As ``Readout.map``, with channels combined in any way."""
+    """Return ``Readout.map`` with channels combined by ``combine``."""
     assert readout.image_size is not None
     parts = readout.contributions if isinstance(readout.contributions, tuple) else (readout.contributions,)
     grids = [combine(_channels_on_grid(part, readout.feature_space, readout.image_size)) for part in parts]
@@ -74,7 +76,7 @@ def _map(readout: Readout, combine: Combine, spread: Spread) -> Tensor:
 
 
 def _channels_on_grid(contributions: Tensor, space: FeatureSpace, image_size: tuple[int, int]) -> Tensor:
-    """``[N, C, h, w]``, prefix tokens left out."""
+    """Return contributions ``[N, C, h, w]``, without prefix tokens."""
     layout, prefix = layout_of(contributions, space), space.prefix_tokens
     cells = {
         "NCHW": lambda c: c.flatten(2),

@@ -1,4 +1,4 @@
-"""What gradcam_align gives to xai-align: pytorch-grad-cam's own methods as peers."""
+"""Plugin hooks of gradcam_align: pytorch-grad-cam's own methods as baselines."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from xai_align.hookspecs import AttributionSpec, hookimpl
 
-#: The package's methods as they read in a list; how they are run is in ``recipes.py``.
+#: Summaries of the package's methods for lists; ``recipes.py`` specifies how they are run.
 SUMMARIES = {
     "gradcam": "grad-cam: mean gradient of each channel times its activation",
     "hirescam": "grad-cam: gradient times activation, cell by cell",
@@ -35,7 +35,7 @@ def _build(name: str, model: Any, layer: Any = None, **options: Any) -> Any:
 
 @hookimpl
 def xai_align_attributions() -> list[AttributionSpec]:
-    """The package's methods. It is imported when one is built."""
+    """Return the package's methods, without importing it until one is built."""
     return [
         AttributionSpec(name=name, build=partial(_build, name), summary=summary, takes_layer=True)
         for name, summary in SUMMARIES.items()

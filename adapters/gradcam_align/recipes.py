@@ -1,4 +1,4 @@
-"""pytorch-grad-cam's own methods by name: which class, and how it is run."""
+"""Specifications of pytorch-grad-cam's own methods, by name."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from xai_align._tools.other_globals import with_globals
 
 
 class ZeroAblation(AblationLayer):
-    """Ablates a channel by setting it to zero, as the paper does (Ablation-CAM, WACV 2020, section 3.1).
+    """Ablation of a channel by setting it to zero, as in the paper (Ablation-CAM, WACV 2020, section 3.1).
 
-    The package's own layer does so for activations whose minimum is zero; for others it
-    subtracts 1e7 from the minimum, once more for every further channel of a batch.
+    The package's own layer does so only for activations whose minimum is zero; for others it
+    subtracts 1e7 from the minimum, again for every further channel of a batch.
     """
 
     def __call__(self, x: Tensor) -> Tensor:
-        """The activations of the batch, in each of which another channel is zero."""
+        """Return the activations of the batch, with a different channel set to zero in each."""
         output = self.activations
         for row, channel in enumerate(self.indices[: len(output)]):
             output[row, int(channel)] = 0
         return output
 
 
-#: For the package's code: its bars for every image.
+#: Replacement of the package's progress bars, which it shows for every image.
 _NO_BARS = SimpleNamespace(tqdm=lambda steps: steps)
 
 
@@ -47,16 +47,16 @@ _SILENT = {"ScoreCAM": _ScoreCAM, "AblationCAM": _AblationCAM}
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How one of the package's classes is run.
+    """Specification of one of the package's methods.
 
     Attributes:
-        cls: its name in ``pytorch_grad_cam``.
+        cls: the class's name in ``pytorch_grad_cam``.
         options: further arguments of its constructor that a caller may give.
-        fixed: arguments of its constructor that are made anew for every object.
-        gradients: its formula takes the gradient.
-        keeps_graph: it differentiates the gradient once more.
+        fixed: arguments of its constructor that are created for every object.
+        gradients: its formula uses the gradient.
+        keeps_graph: it differentiates the gradient again.
         runs_network: it runs the network on many versions of an image; then images are explained one by one.
-        squares_positions: it makes a matrix of positions times positions.
+        squares_positions: it computes a positions-by-positions matrix.
         draws: it draws from numpy's global random state.
     """
 
@@ -70,7 +70,7 @@ class Recipe:
     draws: bool = False
 
     def build(self, network: Any, options: dict[str, Any]) -> Any:
-        """The package's object for a cut network.
+        """Return the package's object for a cut network.
 
         Raises:
             ImportError: the installed version does not have this class.
@@ -83,7 +83,7 @@ class Recipe:
 
 
 # Left out: FullGrad (it takes no layer, hooks the biases of layers whose type is exactly Conv2d or BatchNorm2d and so
-# misses those of timm's BatchNormAct2d, and scales every bias map to 0..1, after which nothing is full any more);
+# misses those of timm's BatchNormAct2d, and scales every bias map to 0..1, which breaks completeness);
 # RandomCAM (a control, not a method); GuidedBackpropReLUModel (captum_align has guided_backprop).
 RECIPES: dict[str, Recipe] = {
     "gradcam": Recipe(cls="GradCAM"),
@@ -92,7 +92,7 @@ RECIPES: dict[str, Recipe] = {
     "xgradcam": Recipe(cls="XGradCAM"),
     "layercam": Recipe(cls="LayerCAM"),
     "gradcamelementwise": Recipe(cls="GradCAMElementWise"),
-    "finercam": Recipe(cls="GradCAM"),  # Grad-CAM of another question: see finer.py
+    "finercam": Recipe(cls="GradCAM"),  # Grad-CAM for another question: see finer.py
     "shapleycam": Recipe(cls="ShapleyCAM", keeps_graph=True),
     "eigengradcam": Recipe(cls="EigenGradCAM", squares_positions=True),
     "segeigencam": Recipe(cls="SegEigenCAM", squares_positions=True),

@@ -12,31 +12,38 @@ from torch import Tensor
 
 from xai_align.question import Index, Question, TargetError, as_questions
 
-#: What pytorch-grad-cam calls a target: one example's output (without the batch axis) to one number.
+#: Target of pytorch-grad-cam: a function from one example's output (without the batch axis) to a number.
 Target = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
 class TargetQuestion(Question):
-    """What a function of one example's output says.
+    """Question given by a function of one example's output.
 
-    A readout explains its first-order form at the logits ``z``, the gradient held
-    constant: ``t(z) = sum_k (dt/dz_k) z_k + rest``. For a linear target that is
+    A readout explains its first-order form at the logits ``z``, with the gradient held
+    constant: ``t(z) = sum_k (dt/dz_k) z_k + rest``. For a linear target this is
     the target itself and ``rest`` is its constant. Methods that differentiate or
-    perturb the network use ``t`` as it is.
+    perturb the network use ``t`` unchanged.
 
     Attributes:
-        target: the function. Two questions are the same if it is the same object.
+        target: the function. Two questions are equal if it is the same object.
+
+    Example::
+
+        from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget
+
+        question = TargetQuestion(target=ClassifierOutputSoftmaxTarget(281))
+        readout = read_out(model, images, question)
     """
 
     favoured: tuple[Index, ...] = ()
     target: Target | None = None
 
     def answer(self, logits: Tensor) -> Tensor:
-        """The scalar that the target makes of one example's output, differentiable.
+        """Return the target's scalar for one example's output, differentiable.
 
         Raises:
-            TargetError: the target gives something else than one number.
+            TargetError: the target does not return a single number.
         """
         assert self.target is not None
         value = self.target(logits)
@@ -49,7 +56,7 @@ class TargetQuestion(Question):
         return value.reshape(())
 
     def linear_form(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """The gradient ``w`` of the target at these logits, and ``r = t(z) - sum(w z)``.
+        """Return the gradient ``w`` of the target at these logits, and ``r = t(z) - sum(w z)``.
 
         Raises:
             TargetError: the target cannot be differentiated there.
@@ -67,11 +74,11 @@ class TargetQuestion(Question):
 
     @property
     def is_linear(self) -> bool:
-        """False: that cannot be known of any function."""
+        """False, because the linearity of a function cannot be known."""
         return False
 
     def in_words(self, class_names: Sequence[str]) -> str:
-        """``why NAME?``, by the name of the target's class or function."""
+        """Return ``why NAME?`` with the name of the target's class or function."""
         return f"why {_name(self.target)}?"
 
     def __eq__(self, other: object) -> bool:
@@ -82,10 +89,10 @@ class TargetQuestion(Question):
 
 
 def predicted_class(output: Tensor) -> Tensor:
-    """The largest logit of one example: the target that stands for ``targets=None``.
+    """Return the largest logit of one example, the target for ``targets=None``.
 
     Raises:
-        TargetError: the output is a dense one, which has no one predicted class.
+        TargetError: the output is dense, so there is no single predicted class.
     """
     if output.dim() > 1:
         raise TargetError(
@@ -97,12 +104,12 @@ def predicted_class(output: Tensor) -> Tensor:
 
 
 def questions_of(targets: Any, num_examples: int) -> list[Question]:
-    """One question for each example.
+    """Return one question per example.
 
     Args:
         targets: a list with a target of pytorch-grad-cam, an int or a
-            :class:`~xai_align.Question` for each example; one of these for all; or anything that
-            :func:`xai_align.question.as_questions` takes. None: the predicted class.
+            :class:`~xai_align.Question` per example; one of these for all; or any argument of
+            :func:`xai_align.question.as_questions`. None: the predicted class.
         num_examples: the size of the batch.
 
     Raises:

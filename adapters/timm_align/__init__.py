@@ -1,4 +1,4 @@
-"""timm models that account for their own logits."""
+"""Exact readout and PiNet retrofits of timm models."""
 
 from timm_align.loading import load_timm_model
 from timm_align.retrofit import retrofit

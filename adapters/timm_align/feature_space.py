@@ -1,4 +1,4 @@
-"""Where a timm model is read out, and how its tokens and axes lie in the image."""
+"""Feature spaces of timm models: the default layer, its axes, and the positions of tokens."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from xai_align.features.spatial import proportional_grid
 from xai_align.hookspecs import FeatureSpace, Layout, Split
 
-#: Where the evidence enters a network that classifies from a class token: the
-#: outputs of its patch embeddings, as maps where they are still maps.
+#: Patch embeddings, where the evidence enters a network that classifies from a class
+#: token, taken while their outputs are still maps, where possible.
 PATCH_EMBEDDINGS: tuple[tuple[str, ...], ...] = (
     ("patch_embed.proj",),
     ("patch_embed.conv",),  # PiT
@@ -20,21 +20,29 @@ PATCH_EMBEDDINGS: tuple[tuple[str, ...], ...] = (
     ("pixel_embed.proj",),  # TNT
     ("embeds.proj",),  # NaFlexViT
 )
-#: Layers whose output is [N, C, H, W] also in networks that keep channels last.
+#: Layers whose output is [N, C, H, W] even in channels-last networks.
 CHANNELS_FIRST = (nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, nn.AvgPool2d)
 
 
 def is_timm_model(model: nn.Module) -> bool:
-    """Whether ``model`` follows timm's conventions for classifiers."""
+    """Return whether ``model`` follows timm's conventions for classifiers."""
     return all(callable(getattr(model, name, None)) for name in ("forward_features", "forward_head", "get_classifier"))
 
 
 def feature_space(model: nn.Module, layer: str | None = None) -> FeatureSpace | None:
-    """The default feature space of a timm model, or how its ``layer`` lies in the image; None for other models.
+    """Return the default feature space of a timm model, or that of its ``layer``; None for other models.
 
-    The default is the head's input where the head reads positions. For
-    class-token heads it is the patch embedding's output: there the class token
-    is a constant, and all evidence enters through patches.
+    The default is the head's input where the head uses spatial positions. For
+    class-token heads it is the patch embedding's output, where the class token
+    is a constant and all evidence enters through patches.
+
+    Example::
+
+        import timm
+
+        network = timm.create_model("test_resnet").eval()
+        readout = read_out(network, torch.rand(1, 3, 64, 64), 281, feature_space(network))
+        readout.contributions  # [1, 96, 2, 2]
     """
     if not is_timm_model(model):
         return None
@@ -46,7 +54,7 @@ def feature_space(model: nn.Module, layer: str | None = None) -> FeatureSpace | 
 
 
 def head_input(model: nn.Module) -> FeatureSpace:
-    """The features that the classifier of a timm model gets, whatever it makes of them."""
+    """Return the space of a timm classifier's input, spatial or not."""
     return FeatureSpace(
         layer="head input",
         layout=_layout_of_features(model),
@@ -58,7 +66,7 @@ def head_input(model: nn.Module) -> FeatureSpace:
 
 
 def stages(model: nn.Module) -> tuple[str, ...] | None:
-    """The modules that timm names as a model's stages; None for other models and where it names none."""
+    """Return the modules that timm names as a model's stages, None for other models and where it names none."""
     if not is_timm_model(model):
         return None
     modules = dict(model.named_modules())
@@ -69,7 +77,7 @@ def stages(model: nn.Module) -> tuple[str, ...] | None:
 def _patch_embedding(model: nn.Module) -> FeatureSpace:
     modules = dict(model.named_modules())
     if getattr(modules.get("pixel_embed"), "legacy", True) is False:
-        del modules["pixel_embed.proj"]  # this TNT embeds patches one by one, each as an example of its own
+        del modules["pixel_embed.proj"]  # this TNT embeds each patch as a separate example
     for names in PATCH_EMBEDDINGS:
         if all(name in modules for name in names):
             return FeatureSpace(layer=names[0] if len(names) == 1 else names, grid=_grid(model))
@@ -100,7 +108,7 @@ def _prefix_tokens(model: nn.Module) -> int:
 
 
 def _grid(model: nn.Module) -> Callable[[tuple[int, int], int], tuple[int, int]] | None:
-    """timm's own answer where it has one: it knows of padding and of patches that are not square."""
+    """Return timm's own function where it has one, which handles padding and non-square patches."""
     ask: Any = getattr(getattr(model, "patch_embed", None), "dynamic_feat_size", None)
     if ask is None:
         return None
@@ -113,7 +121,7 @@ def _grid(model: nn.Module) -> Callable[[tuple[int, int], int], tuple[int, int]]
 
 
 def _to_raster(model: nn.Module) -> Callable[[Tensor], Tensor] | None:
-    """Hiera keeps its tokens in the order of its mask units."""
+    """Return the reordering of Hiera's tokens, which are ordered by mask units, or None for other models."""
     reroll: Any = getattr(model, "reroll", None)
     if reroll is None:
         return None

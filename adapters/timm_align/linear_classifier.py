@@ -1,4 +1,4 @@
-"""A backbone's own classifier as a linear map of its deepest feature map, where it is one."""
+"""Backbone's own classifier as a linear map of its deepest feature map, where possible."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from xai_align.pinet.network.one_position import account_by_position
 
 
 def linear_classifier(encoder: TimmEncoder) -> nn.Linear | None:
-    """The backbone's classifier as a linear map of its deepest feature map; None if it is nothing like that.
+    """Return the backbone's classifier as a linear map of its deepest feature map, or None if it is not linear.
 
-    It is, where the logits are the mean over positions of ``W F_p + b``: then ``W`` is what the head makes of
-    one channel at a time, less ``b``.
+    It is linear where the logits are the mean over positions of ``W F_p + b``: then ``W`` is the head's output for
+    one channel at a time, minus ``b``.
     """
     backbone, space = encoder.backbone, encoder.space
     if not encoder.ends_in_head_input:
@@ -34,7 +34,7 @@ def linear_classifier(encoder: TimmEncoder) -> nn.Linear | None:
 
 
 def _one_channel_each(like: Tensor, space: FeatureSpace, channels: int) -> Tensor:
-    """``[C, ...]``: features of one position, of which the i-th has a one in channel ``i``."""
+    """Return ``[C, ...]``, features of one position, of which the i-th has a one in channel ``i``."""
     ones = torch.eye(channels, dtype=like.dtype, device=like.device)
     layout = layout_of(like, space)
     if layout in ("NCHW", "NHWC"):

@@ -1,4 +1,4 @@
-"""A timm model with a classifier for other classes."""
+"""Timm models with a classifier for other classes."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from torch import nn
 
 
 def with_new_head(model: nn.Module, num_classes: int) -> nn.Module:
-    """A copy of a timm model with a fresh classifier for ``num_classes`` classes, on the model's device.
+    """Return a copy of a timm model with a new classifier for ``num_classes`` classes, on the model's device.
 
-    Pooling stays as it is, and so do the modes of all modules. The classifier's weights are drawn as timm draws them
-    for training: from PyTorch's random state.
+    Pooling and the modes of all modules are unchanged. The classifier's weights are initialised as timm does for
+    training, from PyTorch's random state.
 
     Raises:
-        ValueError: fewer than two classes, or the model can't be given another classifier.
+        ValueError: there are fewer than two classes, or the model's classifier can't be replaced.
     """
     if num_classes < 2:
         raise ValueError(f"num_classes is {num_classes}; a classifier tells at least two classes apart")

@@ -1,4 +1,4 @@
-"""What timm_align gives to xai-align: models and encoders by name, where to read them, and new heads for them."""
+"""Plugin hooks of timm_align: models and encoders by name, their feature spaces, and new heads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from xai_align.hookspecs import FeatureSpace, LoadedModel, hookimpl
 
 @hookimpl
 def xai_align_load_model(reference: str) -> LoadedModel | None:
-    """``timm:NAME``, ``timm:NAME@weights.safetensors`` and ``timm:NAME@random``."""
+    """Return the model of ``timm:NAME``, ``timm:NAME@weights.safetensors`` or ``timm:NAME@random``."""
     if not reference.startswith("timm:"):
         return None  # before timm is imported
     from timm_align.loading import load_timm_model
@@ -21,7 +21,7 @@ def xai_align_load_model(reference: str) -> LoadedModel | None:
 
 @hookimpl
 def xai_align_feature_space(model: nn.Module, layer: str | None) -> FeatureSpace | None:
-    """The head's input, or the patch embedding of a class-token network."""
+    """Return the head's input, or the patch embedding of a class-token network."""
     from timm_align.feature_space import feature_space
 
     return feature_space(model, layer)
@@ -29,7 +29,7 @@ def xai_align_feature_space(model: nn.Module, layer: str | None) -> FeatureSpace
 
 @hookimpl
 def xai_align_stages(model: nn.Module) -> tuple[str, ...] | None:
-    """The modules of timm's ``feature_info``."""
+    """Return the modules of timm's ``feature_info``."""
     from timm_align.feature_space import stages
 
     return stages(model)
@@ -37,7 +37,7 @@ def xai_align_stages(model: nn.Module) -> tuple[str, ...] | None:
 
 @hookimpl
 def xai_align_encoder(reference: str, options: dict[str, Any]) -> nn.Module | None:
-    """``timm:NAME``: a backbone with the feature maps that it had."""
+    """Return the encoder of ``timm:NAME``, a backbone with its saved choice of feature maps."""
     if not reference.startswith("timm:"):
         return None
     from timm_align.second_look import rebuilt_encoder
@@ -47,7 +47,7 @@ def xai_align_encoder(reference: str, options: dict[str, Any]) -> nn.Module | No
 
 @hookimpl
 def xai_align_second_look(model: nn.Module, num_classes: int, options: dict[str, Any]) -> nn.Module | None:
-    """A light decoder on the feature maps of a timm model."""
+    """Return a light decoder on the feature maps of a timm model."""
     from timm_align.feature_space import is_timm_model
     from timm_align.retrofit import retrofit
 
@@ -58,7 +58,7 @@ def xai_align_second_look(model: nn.Module, num_classes: int, options: dict[str,
 
 @hookimpl
 def xai_align_classifier(model: nn.Module, num_classes: int) -> nn.Module | None:
-    """A copy of a timm model whose classifier was reset."""
+    """Return a copy of a timm model with a new classifier."""
     from timm_align.feature_space import is_timm_model
     from timm_align.new_head import with_new_head
 

@@ -1,4 +1,4 @@
-"""One line from a timm model to a network that accounts for its own logits."""
+"""Retrofit of a timm model as a PiNet, which decomposes its own logits."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from xai_align.features.resolve_layer import Layer
 from xai_align.pinet import ExactPiNet, FrozenEncoder, PiNet, SecondLookHead
 from xai_align.pinet.network.second_look_head import Size
 
-#: Rows and columns of a second look's maps, if nothing is said.
+#: Default rows and columns of a second look's maps.
 USUAL_SIZE = 56
-#: What of the options of a retrofit is for its head; the rest is for ``timm.create_model``.
+#: Options of a retrofit for its head; the others are for ``timm.create_model``.
 HEAD_OPTIONS = frozenset(inspect.signature(SecondLookHead).parameters) - {"channels", "num_classes", "classifier"}
 
 
@@ -34,41 +34,42 @@ def retrofit(
     feature_space: Layer = None,
     **options: Any,
 ) -> PiNet:
-    """A timm model that accounts for its own logits.
+    """Return a timm model as a PiNet, which decomposes its own logits.
 
-    ``head="exact"`` changes nothing: the logits are the model's own, read out where the model is coarse.
+    ``head="exact"`` changes nothing: the logits are the model's own, read out at a coarse layer.
     ``head="second_look"`` puts a light decoder on the model's feature maps, to be trained
-    (:func:`~xai_align.training.fit_pinet`), and so sees finer. With ``z="evidence"``, the default, it starts with the
-    model's own logits wherever these are a linear classifier of mean features.
+    (:func:`~xai_align.training.fit_pinet`), for finer maps. With ``z="evidence"``, the default, it starts with the
+    model's own logits if these are a linear classifier of mean features.
 
     Args:
-        model_or_name: a timm model, used as it is, or a name for ``timm.create_model`` (then in eval mode).
-        head: which of the two.
+        model_or_name: a timm model, not copied, or a name for ``timm.create_model`` (then in eval mode).
+        head: the kind of head.
         pretrained: with a name: load timm's pretrained weights.
         num_classes: ``"exact"``, with a name: the number of classes of a fresh classifier. ``"second_look"``: the
             number of classes of the head; None: the model's own.
         feature_space: ``"exact"`` only: ``"input"``, a layer's name, a module, or a record; None: the head's input
-            where it is spatial and read, the patch embedding for class-token heads.
-        options: ``"second_look"``: ``frozen`` (True: the model stays as it is, False: it is trained along),
+            where it is spatial and used, the patch embedding for class-token heads.
+        options: ``"second_look"``: ``frozen`` (True: the model is not trained, False: it is trained too),
             ``indices`` and ``image_size`` of :class:`~timm_align.TimmEncoder`, and the options of
             :class:`~xai_align.pinet.SecondLookHead`, of which ``z`` is ``"evidence"``, ``size`` 56 (for
-            ``z="pixels"`` the input's), and ``mean`` and ``std`` the model's, if nothing is said. Both,
-            with a name: anything else that ``timm.create_model`` takes.
+            ``z="pixels"`` the input's), and ``mean`` and ``std`` the model's, by default. Both,
+            with a name: any other option of ``timm.create_model``.
 
     Raises:
-        ValueError: no such model, a model without classifier or intermediate maps, or options that only go with
-            a name.
+        ValueError: there is no such model, it has no classifier or no intermediate maps, or an option requires a
+            name.
         TypeError: the module does not follow timm's conventions.
 
     Example::
 
-        pinet = timm_align.retrofit("resnet50", pretrained=True)
+        images = torch.rand(2, 3, 64, 64)
+        pinet = retrofit("test_resnet")  # for real use, a larger network with pretrained=True
         readout = pinet.read_out(images, 281)
-        readout.map()  # [N, H, W]: sums, with the bias, to the logit of class 281
+        readout.map()  # [2, 64, 64]: sums, with the bias, to the logit of class 281
 
-        fine = timm_align.retrofit("resnet50", head="second_look", pretrained=True, num_classes=7)
+        fine = retrofit("test_resnet", head="second_look", num_classes=7)
         look = fine.explain(images)
-        look.maps  # [N, 7, 56, 56]: sums, with look.bias, to the logits
+        look.maps  # [2, 7, 56, 56]: sums, with look.bias, to the logits
     """
     if head == "exact":
         return _exact(model_or_name, pretrained, num_classes, feature_space, options)
@@ -124,7 +125,7 @@ def _second_look(
         _refuse_options_of_names({"pretrained": pretrained, **options})
     encoder = TimmEncoder(backbone, indices=indices, image_size=image_size, create_options=options)
     if isinstance(model_or_name, str):
-        # made here, so it may be marked: what takes no part in training waits for no gradient
+        # created here, so requires_grad may be set: training then does not wait for gradients of unused parameters
         for parameter in backbone.parameters() if frozen else classifier_parameters(backbone):
             parameter.requires_grad_(False)
     classes = num_classes or int(getattr(backbone, "num_classes", 0))
@@ -149,16 +150,16 @@ def _second_look(
 
 
 def _pixels_of(backbone: nn.Module) -> dict[str, Any]:
-    """How the backbone's images were normalised, so that it can be undone."""
+    """Return the normalisation of the backbone's images, to be undone."""
     config, channels = resolve_data_config({}, model=backbone), image_channels(backbone)
     fits = len(config["mean"]) == channels
-    # made for another number of channels: the mean over those that were measured
+    # for another number of channels: the mean over the known channels
     told = {name: config[name] if fits else (sum(config[name]) / len(config[name]),) for name in ("mean", "std")}
     return {"image_channels": channels, **told}
 
 
 def _own_classifier(encoder: TimmEncoder, classes: int) -> nn.Linear | None:
-    """The backbone's, if it has this many classes and is linear in mean features."""
+    """Return the backbone's classifier, if it has this many classes and is linear in mean features."""
     if getattr(encoder.backbone, "num_classes", None) != classes:
         return None
     classifier = linear_classifier(encoder)

@@ -1,8 +1,8 @@
-"""Options of an encoder that come out of a file: which of timm's a file may set, with their types and ranges.
+"""Options of timm that an encoder's file may set, with their types and ranges.
 
-Only what shapes the network is listed. What says where weights or code come from (``pretrained``, ``pretrained_cfg``,
-``pretrained_cfg_overlay``, ``checkpoint_path``, ``cache_dir``, names on a hub, addresses) is not, and never may be:
-timm would fetch or unpickle what it names.
+Only options that shape the network are listed. Options that name a source of weights or code (``pretrained``,
+``pretrained_cfg``, ``pretrained_cfg_overlay``, ``checkpoint_path``, ``cache_dir``, names on a hub, addresses) are not,
+and never may be: timm would fetch or unpickle their target.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def check_saved_options(options: dict[str, Any]) -> None:
     """Raise if options from a file are not among those that a file may set.
 
     Raises:
-        ValueError: one is not, or has a value out of its range; the message names it.
+        ValueError: an option is not allowed, or its value is out of range; the message names it.
 
     Example::
 

@@ -1,4 +1,4 @@
-"""Feature maps of a timm backbone at several depths, and what its classifier finds where."""
+"""Encoder of a timm backbone: feature maps at several depths, and the classifier's input."""
 
 from __future__ import annotations
 
@@ -18,28 +18,36 @@ from xai_align.features.spatial import layout_of, on_grid
 from xai_align.hookspecs import FeatureSpace
 from xai_align.pinet.network.reference import Preprocessing
 
-#: Depths that are used of a network whose maps all have one size.
+#: Number of depths used for a network whose maps all have the same size.
 SAME_SIZE_DEPTHS = 4
 
 
 class TimmEncoder(nn.Module):
-    """A timm backbone as the encoder of a PiNet: its stages' maps, and the classifier's own input as the deepest.
+    """Timm backbone as the encoder of a PiNet: its stages' maps, with the classifier's own input as the deepest.
 
-    Where the last stage and the classifier's input lie on the same grid only
-    the latter is given. Tokens come as maps, prefix tokens are left out. A
-    classifier's input that is no map (a class token alone, several tensors) is
-    left out too.
+    Where the last stage and the classifier's input have the same grid, only
+    the latter is returned. Tokens are returned as maps, without prefix tokens. A
+    classifier's input that is not a map (a class token alone, several tensors)
+    is left out.
 
     Args:
-        backbone: a timm model; used as it is, not copied.
-        indices: which of the maps that ``backbone.forward_intermediates`` gives; None: every resolution that
-            is at most a quarter of the input's, or four depths where all maps are alike.
-        image_size: rows and columns of an input to find the maps' channels with; None: the backbone's own.
-        create_options: what ``timm.create_model`` was given, so that a saved model can be built again.
+        backbone: a timm model; it is not copied.
+        indices: indices of maps of ``backbone.forward_intermediates``; None: every resolution that is at most a
+            quarter of the input's, or four depths where all maps have the same size.
+        image_size: rows and columns of a test input that gives the maps' channels; None: the backbone's own.
+        create_options: the options of ``timm.create_model``, from which a saved model can be rebuilt.
 
     Raises:
         TypeError: the module does not follow timm's conventions.
-        ValueError: its intermediate maps can't be had; the message says why.
+        ValueError: its intermediate maps are not available; the message names the reason.
+
+    Example::
+
+        import timm
+
+        encoder = TimmEncoder(timm.create_model("test_resnet").eval(), image_size=(64, 64))
+        maps = encoder(torch.rand(1, 3, 64, 64))
+        [tuple(one.shape[1:]) for one in maps]  # [(32, 16, 16), (48, 8, 8), (192, 4, 4), (96, 2, 2)]
     """
 
     def __init__(
@@ -66,11 +74,11 @@ class TimmEncoder(nn.Module):
         image_size = image_size or _image_size(backbone)
         final, grids = self._tried(image_size)
         self.indices = tuple(_usual_indices(grids, image_size) if indices is None else _checked(indices, len(grids)))
-        #: Whether the deepest map is what the classifier gets.
+        #: Whether the deepest map is the classifier's input.
         self.ends_in_head_input = final
-        #: Of the feature maps, finest first.
+        #: Channels of the feature maps, finest first.
         self.channels = self._channels(image_size)
-        #: How this package knows the encoder again.
+        #: Reference from which this package rebuilds the encoder.
         self.reference = _reference(backbone)
         self.options: dict[str, Any] = {
             "indices": list(self.indices),
@@ -88,12 +96,12 @@ class TimmEncoder(nn.Module):
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """As the backbone was trained."""
+        """Preprocessing of the backbone's training."""
         config = resolve_data_config({}, model=self.backbone)
         return Preprocessing(create_transform(**config), tuple(config["mean"]), tuple(config["std"]))
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Images ``[N, C, H, W]`` to feature maps ``[N, C_i, h_i, w_i]``, finest first."""
+        """Return feature maps ``[N, C_i, h_i, w_i]`` of images ``[N, C, H, W]``, finest first."""
         final, maps = self._run(x, list(self.indices))
         if not self.ends_in_head_input:
             return maps
@@ -101,7 +109,7 @@ class TimmEncoder(nn.Module):
         return [*(maps[:-1] if maps[-1].shape[-2:] == deepest.shape[-2:] else maps), deepest]
 
     def trainable_parameters(self) -> Iterator[nn.Parameter]:
-        """All of the backbone but its classifier, which takes no part."""
+        """Yield all parameters of the backbone except its classifier's, which is not used."""
         unused = {id(parameter) for parameter in classifier_parameters(self.backbone)}
         return (parameter for parameter in self.backbone.parameters() if id(parameter) not in unused)
 
@@ -117,7 +125,7 @@ class TimmEncoder(nn.Module):
         return on_grid(tokens[:, space.prefix_tokens :].transpose(1, 2), final, space, (x.shape[-2], x.shape[-1]))
 
     def _tried(self, image_size: tuple[int, int]) -> tuple[bool, list[tuple[int, int]]]:
-        """Whether the classifier's input is a map, and rows and columns of all the maps before it."""
+        """Return whether the classifier's input is a map, and rows and columns of all the maps before it."""
         with probing(self.backbone, image_size) as image:
             try:
                 final, maps = self._run(image, None)
@@ -129,7 +137,7 @@ class TimmEncoder(nn.Module):
                 ) from error
             try:
                 is_map = isinstance(final, Tensor) and self._as_map(final, image)[0, 0].numel() > 1
-            except ValueError:  # as many tokens as form no grid
+            except ValueError:  # the number of tokens fits no grid
                 is_map = False
         return is_map, [(one.shape[-2], one.shape[-1]) for one in maps]
 
@@ -138,15 +146,15 @@ class TimmEncoder(nn.Module):
             return tuple(int(one.shape[1]) for one in self(image))
 
 
-#: Options of ``timm.create_model`` that say where weights lie, which a saved model brings itself.
+#: Options of ``timm.create_model`` that locate weights, which a saved model contains itself.
 WHERE_WEIGHTS_LIE = frozenset(("checkpoint_path", "cache_dir"))
 
 
 def rebuilt_encoder(reference: str, options: dict[str, Any]) -> TimmEncoder:
-    """The encoder that had this reference and these options, without its weights.
+    """Return the encoder with this reference and these options, without its weights.
 
     Raises:
-        ValueError: an option is none that a file may set, or the encoder can't be built.
+        ValueError: a file may not set an option, or the encoder can't be built.
     """
     check_saved_options(options)
     backbone = create_model(reference.removeprefix(PREFIX), **options["create"]).eval()
@@ -187,21 +195,21 @@ def _image_size(backbone: nn.Module) -> tuple[int, int]:
 
 
 def classifier_parameters(backbone: nn.Module) -> list[nn.Parameter]:
-    """The parameters of the backbone's own classifier (or classifiers)."""
+    """Return the parameters of the backbone's own classifier (or classifiers)."""
     found = backbone.get_classifier()  # type: ignore[operator]
     modules = found if isinstance(found, tuple | list) else (found,)
     return [parameter for one in modules if isinstance(one, nn.Module) for parameter in one.parameters()]
 
 
 def image_channels(backbone: nn.Module) -> int:
-    """How many channels a backbone's images have; it may have been made for others than its weights were."""
+    """Return the number of image channels of a backbone, which may differ from that of its pretrained weights."""
     own = getattr(backbone, "in_chans", None)
     return int(own or resolve_data_config({}, model=backbone)["input_size"][0])
 
 
 @contextmanager
 def probing(backbone: nn.Module, image_size: tuple[int, ...]) -> Iterator[Tensor]:
-    """A black image to try the backbone with: in eval mode, without gradients, and leaving no trace."""
+    """Yield a black image to test the backbone with, in eval mode and without gradients; restore its state."""
     modes = [(module, module.training) for module in backbone.modules()]
     like, channels = next(backbone.parameters()), image_channels(backbone)
     try:

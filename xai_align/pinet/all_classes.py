@@ -25,21 +25,27 @@ from xai_align.pinet.passes import CompletenessError, run_and_take_features
 from xai_align.pinet.places import readout_space
 from xai_align.pinet.rounding import misses, wide
 
-#: Coefficients are made for so many classes at a time, to keep memory low.
+#: Number of classes whose coefficients are computed at a time, to bound memory.
 CLASSES_AT_A_TIME = 64
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassReadout:
-    """``logits == maps.sum() + prefix + bias``: for each of ``K`` classes, what each cell of the feature map adds.
+    """Contribution maps of all ``K`` classes: ``logits == maps.sum() + prefix + bias``.
 
     Attributes:
         logits: ``[N, K]``.
         maps: ``[N, K, h, w]``; a tuple of such maps where the feature space is several tensors.
-        prefix: ``[N, K]``, what lies on prefix tokens.
+        prefix: ``[N, K]``, the contributions of prefix tokens.
         bias: ``[K]``.
         completeness_error: ``[N, K]``.
-        feature_space: where this was read.
+        feature_space: the layer that was read out.
+
+    Example::
+
+        pinet = conv_pinet(5, in_channels=3, width=8).eval()
+        readout = read_out_all_classes(pinet, images)
+        readout.maps.sum((2, 3)) + readout.prefix + readout.bias  # [2, 5], equals readout.logits
     """
 
     logits: Tensor
@@ -52,11 +58,11 @@ class ClassReadout:
 
 @restores_thread_state
 def read_out_all_classes(model: Any, inputs: Tensor, feature_space: Layer = None) -> ClassReadout:
-    """For every class at once, what each cell of the feature map adds to its logit.
+    """Return, for all classes at once, the contribution of each cell of the feature map to the class's logit.
 
-    One forward pass of the backbone, and of the head on single positions: no
-    gradient. A local head that does not treat all positions alike costs one
-    backward pass of the head for each class instead.
+    Takes one forward pass of the backbone and one of the head on single positions, and
+    no gradient. A local head that does not treat all positions alike takes one
+    backward pass of the head per class instead.
 
     Args:
         model: as for :func:`~xai_align.read_out`.
@@ -64,8 +70,17 @@ def read_out_all_classes(model: Any, inputs: Tensor, feature_space: Layer = None
         feature_space: as for :func:`~xai_align.read_out`; its head must be affine.
 
     Raises:
-        CompletenessError: head and features of the space do not give the model's logits.
+        CompletenessError: the space's features and head do not reproduce the model's logits.
         ValueError: the head is not local, or inputs or model are not fit for a readout.
+
+    Example::
+
+        from xai_align.hookspecs import Split
+
+        body, head = nn.Conv2d(3, 8, 3), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
+        space = FeatureSpace(layer="0", layout="NCHW", split=Split(body, head))
+        readout = read_out_all_classes(nn.Sequential(body, head).eval(), images, space)
+        readout.maps  # [2, 5, 30, 30]
     """
     model, own_place = unwrapped(model)
     check_model(model)
@@ -102,7 +117,7 @@ def read_out_all_classes(model: Any, inputs: Tensor, feature_space: Layer = None
 def _features_and_logits(
     model: nn.Module, space: FeatureSpace, inputs: Tensor, dtype: torch.dtype | None = None
 ) -> tuple[FeatureSpace, Any, Tensor]:
-    """The space on a replica, in float32 or better, its features, and the logits that the replica gives by itself."""
+    """Return the space on a replica, in float32 or better, its features, and the replica's own logits."""
     low = any(x.dtype in LOW_PRECISION for x in (inputs, *model.parameters()))
     dtype, every = (torch.float32 if low else None, False) if dtype is None else (dtype, True)
     copy = Replica(model, dtype=dtype, every=every)
@@ -112,10 +127,10 @@ def _features_and_logits(
 
 
 def _check_split(model: nn.Module, space: FeatureSpace, inputs: Tensor, logits: Tensor, plain: Tensor) -> None:
-    """Raise if features and head are not the model; float64 decides what rounding cannot explain.
+    """Raise if head and features together differ from the model by more than rounding, as checked in float64.
 
     Raises:
-        CompletenessError: they are not.
+        CompletenessError: they differ.
     """
     if _agree(logits, plain):
         return
@@ -135,7 +150,7 @@ def _agree(logits: Tensor, plain: Tensor) -> bool:
 
 
 def _own_maps(model: PseudoLinear, images: Tensor) -> ClassReadout:
-    """What a PiNet says of itself."""
+    """Return the maps that a PiNet computes in its own forward pass."""
     with torch.no_grad():
         look = model.explain(images)
         maps = look.maps
@@ -151,7 +166,7 @@ def _own_maps(model: PseudoLinear, images: Tensor) -> ClassReadout:
 
 
 def _account_by_class(space: FeatureSpace, z: Any) -> tuple[list[Tensor], Tensor, Tensor]:
-    """Cells ``[N, K, P]`` of every tensor of ``z``, prefix ``[N, K]`` and bias ``[K]``, from the head's Jacobian."""
+    """Return cells ``[N, K, P]`` per tensor of ``z``, prefix ``[N, K]`` and bias ``[K]``, from the head's Jacobian."""
     assert space.split is not None
     leaves = [positions_last(leaf, space) for leaf in tree_leaves(z)]
     parts: list[list[Tensor]] = [[] for _ in leaves]
@@ -167,7 +182,7 @@ def _account_by_class(space: FeatureSpace, z: Any) -> tuple[list[Tensor], Tensor
 
 
 def _jacobian_rows(space: FeatureSpace, z: Any) -> Iterator[list[Tensor]]:
-    """For some classes at a time: ``d logit_k / d z`` of one example, ``[k, ...]`` for every tensor of ``z``."""
+    """Yield ``d logit_k / d z`` of one example for a few classes at a time, ``[k, ...]`` per tensor of ``z``."""
     assert space.split is not None
     with torch.inference_mode(False), torch.enable_grad():
         origin, leaves = _at_zero(z)
@@ -181,7 +196,7 @@ def _jacobian_rows(space: FeatureSpace, z: Any) -> Iterator[list[Tensor]]:
 
 
 def _at_zero(z: Any) -> tuple[Any, list[Tensor]]:
-    """Features of one example like ``z``, all zero, and their tensors, which require grad."""
+    """Return all-zero features of one example in the form of ``z``, and their tensors, which require grad."""
     origin = tree_map(lambda leaf: torch.zeros_like(leaf[:1]).requires_grad_(torch.is_grad_enabled()), z)
     return origin, tree_leaves(origin)
 

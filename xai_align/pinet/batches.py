@@ -1,4 +1,4 @@
-"""A readout of any number of examples, a few at a time."""
+"""Readout of many examples in batches."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def read_out_in_batches(
     output: str | int | None = None,
     **account: Any,
 ) -> Readout:
-    """Return one :class:`~xai_align.pinet.Readout` of all examples; at most ``internal_batch_size`` are run at a time.
+    """Return one :class:`~xai_align.pinet.Readout` of all examples, running ``internal_batch_size`` at a time.
 
-    ``account`` holds the options of :func:`~xai_align.read_out` that choose among exact accounts.
+    ``account`` holds the options of :func:`~xai_align.read_out` that select the decomposition.
 
     Raises:
         ValueError: the batch size is not positive.
     """
-    # a question travels as it is; Captum's forms are brought to ints, tensors and lists that can be cut
+    # questions are passed on unchanged; Captum's targets become ints, tensors and lists that can be sliced
     keeps = isinstance(model, QuestionModel) and target is None
     if not keeps and not _are_questions(target):
         target = captum_target(target)
@@ -54,7 +54,7 @@ def read_out_in_batches(
 
 
 def joined(readouts: Sequence[Readout]) -> Readout:
-    """Return the record of all examples of several readouts by one and the same account."""
+    """Return one record of the examples of several readouts that use the same decomposition."""
     first = readouts[0]
     if len(readouts) == 1:
         return first
@@ -81,7 +81,7 @@ def joined(readouts: Sequence[Readout]) -> Readout:
 
 
 def _joined_maps(readouts: Sequence[Readout]) -> tuple[Tensor, ...]:
-    """Placed biases, grid by grid; zeros where a batch has none on a grid, because nothing came back from there."""
+    """Return placed biases per grid, with zeros where a batch has none because no gradient reached the grid."""
     grids = dict.fromkeys(placed.shape[1:] for one in readouts for placed in one.placed)
 
     def on(grid: torch.Size, one: Readout) -> Tensor:

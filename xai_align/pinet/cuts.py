@@ -1,4 +1,4 @@
-"""Whether a layer cuts a network in two, so that all evidence passes it."""
+"""Test for layers that cut a network in two, so that all evidence passes through them."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _known: WeakKeyDictionary[nn.Module, dict[tuple[Any, ...], bool]] = WeakKeyDicti
 
 
 def is_cut(model: nn.Module, layers: str | tuple[str, ...], inputs: Sequence[Any], extra: Sequence[Any] = ()) -> bool:
-    """Return whether nothing of the input reaches the output past these layers.
+    """Return whether the input reaches the output only through these layers.
 
-    The network runs twice on one example: as it is, and on noise with the layers' outputs put in place that they had
-    before. Behind a cut the logits are the same. A layer that does not run exactly once is no cut. What was found is
-    remembered for the model and the shape of its inputs.
+    Runs the network twice on one example: unchanged, and on noise with the layers' outputs replaced by those of the
+    first run. Behind a cut the logits are the same. A layer that does not run exactly once is not a cut. The result is
+    cached for the model and the shape of its inputs.
 
     Args:
         model: the network; a replica of it runs.
         layers: dotted name of a layer, or several that cut it together.
-        inputs: the model's inputs; the first example is taken.
+        inputs: the model's inputs; the first example is used.
         extra: further arguments.
 
     Raises:
@@ -37,7 +37,7 @@ def is_cut(model: nn.Module, layers: str | tuple[str, ...], inputs: Sequence[Any
     Example::
 
         is_cut(resnet, "layer2", (images,))  # True
-        is_cut(resnet, "layer2.0.conv1", (images,))  # False: the shortcut goes round it
+        is_cut(resnet, "layer2.0.conv1", (images,))  # False: the shortcut bypasses it
     """
     names = (layers,) if isinstance(layers, str) else tuple(layers)
     known = _known.setdefault(model, {})
@@ -48,9 +48,9 @@ def is_cut(model: nn.Module, layers: str | tuple[str, ...], inputs: Sequence[Any
 
 
 def cutting_layer(model: nn.Module, layer: str, inputs: Sequence[Any]) -> str | None:
-    """Return ``layer`` or the innermost module around it that is a cut, None if there is none.
+    """Return ``layer`` or the innermost enclosing module that is a cut, or None.
 
-    Stages that a library names may lie inside a residual branch: the block around it is the cut.
+    A stage that a library names may lie inside a residual branch; then the enclosing block is the cut.
     """
     while layer:
         if is_cut(model, layer, inputs):
@@ -84,14 +84,14 @@ def _measured(model: nn.Module, names: tuple[str, ...], inputs: Sequence[Any], e
         holding = True
         try:
             held = select_logits(copy.module(*map(_other, one), *extra))
-        except Exception:  # a network that refuses noise
+        except Exception:  # the network does not accept noise
             return False
     tolerance = 64 * torch.finfo(plain.dtype).eps * plain.abs().max()
     return bool((held - plain).abs().max() <= tolerance)
 
 
 def _other(x: Any) -> Any:
-    """Another input of the same kind."""
+    """Return a different input of the same shape and dtype."""
     if not isinstance(x, Tensor):
         return x
     if not x.is_floating_point():

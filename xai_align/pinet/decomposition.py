@@ -37,15 +37,15 @@ def decompose(
     questions: Sequence[Question],
     biases: BiasesApart,
 ) -> Account:
-    """Decompose the answers at one layer: forward with gates saved, one gradient, the constant.
+    """Decompose the answers at one layer: a forward pass with gates saved, one gradient, the constant.
 
     Args:
-        gates: the interception, empty.
+        gates: the interception, with nothing recorded yet.
         manner: how the pass is recorded.
-        route: runs the network with ``z`` in hand.
+        route: runs the network and gives access to ``z``.
         space: the layer.
         questions: one for each example.
-        biases: what listens to the biases behind the layer; :class:`BiasesApart` leaves them in one number.
+        biases: the treatment of biases behind the layer; :class:`BiasesApart` sums them into one number.
 
     Raises:
         NothingFlows: the answer does not depend on the layer.
@@ -61,7 +61,7 @@ def decompose(
 
 
 def contributions_of(found: Recording, number: int) -> tuple[Tensor, ...]:
-    """Return ``beta * z`` at one of the layers; zeros where nothing comes back."""
+    """Return ``beta * z`` at one of the layers, zeros where no gradient arrives."""
     return tuple(contribution(z, beta) for z, beta in zip(found.z[number], found.beta[number], strict=True))
 
 
@@ -71,25 +71,25 @@ def contribution(z: Tensor, beta: Tensor | None) -> Tensor:
 
 
 def notes_of(gates: FrozenGates, manner: Manner) -> dict[str, Any]:
-    """Return what the interception noted while it recorded, as fields of an account."""
+    """Return the interception's notes on the recording as fields of :class:`Account`."""
     return {"cut_off": gates.cut_off, "operations": gates.operations, "manner": manner}
 
 
 @dataclass(frozen=True)
 class Account:
-    """``answer = sum(contributions) + sum(placed) + around + bias``.
+    """Decomposition ``answer = sum(contributions) + sum(placed) + around + bias``.
 
-    Each is ``[N]`` but the contributions, which have the shapes of ``z``, and placed biases, maps ``[N, h, w]``.
-    A PiNet's account of itself also holds its coefficients ``pi``, ``[N, C or 1, h, w]``.
+    Each is ``[N]`` except the contributions, which have the shapes of ``z``, and placed biases, maps ``[N, h, w]``.
+    A PiNet's own decomposition also holds its coefficients ``pi``, ``[N, C or 1, h, w]``.
 
     Attributes:
-        around: evidence of the input that reaches the answer past the feature space.
-        error: the sum less the answer, in float64 where the device has it.
-        cut_off: evidence that the network took out of the gradient's reach.
+        around: evidence from the input that bypasses the feature space.
+        error: the sum minus the answer, in float64 where the device supports it.
+        cut_off: evidence that the network detached from the graph.
         manner: how the pass was recorded.
-        operations: how many operations were recorded, which the rounding error grows with.
-        blind: whether the replay could not see if the network knows more of its input than the space tells.
-        coarsest: a half precision that the network itself computes in on the way, which bounds what can be checked.
+        operations: the number of recorded operations; the rounding error grows with it.
+        blind: whether the replay could not detect evidence that bypasses the space.
+        coarsest: the half precision in which the network itself computes part of the pass, which limits the checks.
     """
 
     logits: Tensor
@@ -117,7 +117,7 @@ def account_of(
     coefficients: Tensor | None = None,
     around: Tensor | None = None,
 ) -> Account:
-    """The account of an answer ``sum_k w_k z_k + rest`` whose part without coordinates is ``at_zero + rest``."""
+    """Return the decomposition of ``sum_k w_k z_k + rest``, whose part without coordinates is ``at_zero + rest``."""
     answer, bias = answer_of(weights, logits) + rest, at_zero + rest
     around = torch.zeros_like(bias) if around is None else around.to(bias)
     error = total_of((*contributions, *placed)) + wide(around) + wide(bias) - wide(answer)
@@ -125,7 +125,7 @@ def account_of(
 
 
 def size_of(account: Account) -> Tensor:
-    """``[N]``: the size of what the sum of an account rounds off: root of the squares, each term by itself."""
+    """Return ``[N]``, the root of the sum of squares of all terms: the scale of the sum's rounding error."""
     parts = [example_sums(wide(part).square()) for part in (*account.contributions, *account.placed)]
     for one in (account.bias, account.answer, account.around):
         parts.append(wide(one).square())
@@ -133,5 +133,5 @@ def size_of(account: Account) -> Tensor:
 
 
 def is_complete(account: Account) -> Tensor:
-    """``[N]``: whether the sum meets the answer within rounding."""
+    """Return ``[N]``, whether the sum equals the answer within rounding."""
     return ~misses(account.error, size_of(account), account.operations, account.coarsest or account.answer.dtype)

@@ -1,4 +1,4 @@
-"""Is the part of a network after its feature space affine? Then a readout there is local."""
+"""Test for an affine head, behind which a readout is local."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from xai_align.hookspecs import FeatureSpace
 from xai_align.pinet.network.one_position import account_by_position
 
 #: Magnitudes at which affinity is tested: an activation that is nearly linear for
-#: small features bends for large ones, and one that saturates for large ones does not for small.
+#: small features is not for large ones, and one that saturates for large ones does not for small ones.
 SCALES = (1.0, 1e2, 1e4)
 #: ``|h(.3a + .7b) - .3h(a) - .7h(b)|`` over ``|h|``. Affine heads show rounding, others 1e-2 to 1.
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
@@ -25,7 +25,7 @@ TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torc
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a head is: affine; and, being affine, the mean over positions of what it makes of each."""
+    """Properties of a head: whether it is affine, and whether it is the mean over positions of one affine map."""
 
     affine: bool
     averages_positions: bool
@@ -35,15 +35,15 @@ _verdicts: WeakKeyDictionary[nn.Module, tuple[int, dict[Hashable, Verdict]]] = W
 
 
 def probe_head(model: nn.Module, space: FeatureSpace, z: Any, original: FeatureSpace | None = None) -> Verdict:
-    """What the head behind ``space`` is, for features like ``z``.
+    """Return the properties of the head behind ``space`` for features in the form of ``z``.
 
-    Tested on random features of one example, once for each state of the
-    model's parameters and shape of ``z``. RNG state and parameters are left as
-    they were. A space without a split has no head to test, and is not affine.
+    Tests random features of one example, once for each state of the model's
+    parameters and shape of ``z``. RNG state and parameters are preserved.
+    A space without a split has no head to test, and counts as not affine.
 
     Args:
-        model: the network, by which what was found is remembered.
-        space: of the model, or of a replica of it.
+        model: the network, the key under which the result is cached.
+        space: the feature space, of the model or of a replica.
         z: its features.
         original: the model's space, if ``space`` is a replica's.
     """
@@ -82,7 +82,7 @@ def _averages_positions(space: FeatureSpace, z: Tensor) -> bool:
         logits = space.split.head(random)
         cells, bias = account_by_position(space, random)
     except (RuntimeError, ValueError, AssertionError, IndexError):
-        return False  # a head made for maps of one size
+        return False  # the head accepts maps of one size only
     error = (cells.sum(-1) + bias - logits).abs().max()
     return bool(error <= _tolerance(z) * (logits.abs().max() + cells.abs().sum(-1).max()))
 
@@ -92,7 +92,7 @@ def _scaled_noise(scale: float, seed: int, leaf: Tensor) -> Tensor:
 
 
 def _noise_like(x: Tensor, seed: int) -> Tensor:
-    """Normal noise from a generator of its own: the process's random state is other threads' too."""
+    """Return normal noise from a separate generator, because other threads share the global random state."""
     return torch.randn(x.shape, generator=torch.Generator().manual_seed(seed)).to(x)
 
 
@@ -105,12 +105,12 @@ def signature(model: nn.Module) -> int:
     parameters = parameters_of(model)
     try:
         versions = [parameter._version for parameter in parameters]
-    except RuntimeError:  # made under inference_mode, these never change
+    except RuntimeError:  # tensors made under inference_mode never change
         versions = []
     return hash((tuple(map(id, parameters)), tuple(versions)))
 
 
 def _code_of(head: Any) -> Hashable:
-    """What tells heads apart without holding on to the model."""
+    """Return a key that distinguishes heads without keeping the model alive."""
     function = getattr(head, "__func__", head)
     return (getattr(function, "__code__", None), type(head))

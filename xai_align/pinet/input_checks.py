@@ -1,4 +1,4 @@
-"""What is not fit for a readout is refused before anything is run, in words that help."""
+"""Checks of model and inputs before a readout, with helpful errors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from xai_align._tools.model_state import check_evaluation_mode, modules_of
 
-#: Where PyTorch keeps its quantised modules (torch.ao.nn.quantized, torch.ao.nn.intrinsic.quantized …).
+#: Packages of PyTorch's quantised modules (torch.ao.nn.quantized, torch.ao.nn.intrinsic.quantized …).
 _QUANTISED = re.compile(r"torch\..*\bquantized\b")
 
 
@@ -20,7 +20,7 @@ def check_model(model: Any) -> None:
     """Raise if ``model`` cannot be read out.
 
     Raises:
-        TypeError: it is no ``nn.Module``, or a scripted or quantised one.
+        TypeError: it is not an ``nn.Module``, or is scripted or quantised.
         ValueError: it is in train mode where that matters, or has no classifier.
     """
     if not isinstance(model, nn.Module):
@@ -45,16 +45,16 @@ def check_model(model: Any) -> None:
 
 
 def check_inputs(model: nn.Module, inputs: Sequence[Any], *, at_input: bool = True) -> None:
-    """Raise if ``inputs`` are no batch of finite floating tensors of the model's dtype on its device.
+    """Raise unless ``inputs`` are batches of finite floating-point tensors of the model's dtype on its device.
 
     Args:
         model: the network.
         inputs: one or several batches.
-        at_input: whether they are what is attributed to; a layer behind an embedding can be read for token ids.
+        at_input: whether attributions are to the inputs; token ids are allowed if a layer behind the embedding is read.
 
     Raises:
-        TypeError: an input is no tensor, or no input is floating.
-        ValueError: a batch is empty or of another size than its mates; NaN or infinity; dtype or device differ.
+        TypeError: an input is not a tensor, or none is floating-point.
+        ValueError: a batch is empty, batch sizes differ, values are NaN or infinite, or dtype or device differ.
     """
     for x in inputs:
         if not isinstance(x, Tensor):
@@ -80,14 +80,14 @@ def check_inputs(model: nn.Module, inputs: Sequence[Any], *, at_input: bool = Tr
 
 
 def forward_arguments(given: Any) -> tuple[Any, ...]:
-    """Arguments as Captum's users give them: nothing, one, or a tuple of several."""
+    """Return a tuple of arguments from Captum's forms: None, one argument, or a tuple of several."""
     if given is None:
         return ()
     return given if isinstance(given, tuple) else (given,)
 
 
 def check_logits(output: Any) -> Tensor:
-    """The model's output, if it is a finite floating tensor with one row for each example.
+    """Return the model's output after checking that it is a finite floating-point tensor with one row per example.
 
     Raises:
         TypeError: it is something else.
@@ -111,7 +111,7 @@ def check_logits(output: Any) -> Tensor:
 
 @contextmanager
 def explained_failures(inputs: Sequence[Tensor]) -> Iterator[None]:
-    """An error out of the model itself keeps its type and gains a note of what it was given."""
+    """Add a note on the inputs to errors that the model raises, keeping their type."""
     try:
         yield
     except Exception as error:

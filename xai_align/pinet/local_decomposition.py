@@ -1,4 +1,4 @@
-"""The decomposition at a layer with an affine head behind it: no gate is needed, and it is local."""
+"""Decomposition at a layer followed by an affine head: local, and without frozen gates."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from xai_align.question import Question, linear_forms
 
 
 def local_account(route: Route, questions: Sequence[Question], logits: Tensor | None = None) -> Account:
-    """For an affine head: ``beta`` and bias are those of the head at ``z = 0``; the backbone is not differentiated."""
+    """Return the decomposition for an affine head, from ``beta`` and bias at ``z = 0``, without a backbone gradient."""
     with torch.no_grad():
         found = check_logits(route.run(_as_it_is))
     weights, rest = linear_forms(questions, found)

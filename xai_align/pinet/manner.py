@@ -1,4 +1,4 @@
-"""The ways of recording a pass, and the one to try after another has failed."""
+"""Modes of recording a pass, and the order in which they are tried."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from xai_align.pinet.recording import NothingFlows
 
 @dataclass(frozen=True)
 class Manner:
-    """How a pass is recorded; each departure from the first manner is tried where the one before fails.
+    """Mode of recording a pass; each further mode is tried where the previous one fails.
 
     Attributes:
-        gates_flow: gates are read as activations.
-        separate_views: views that the network writes into are views of one tensor each.
-        copied: what autograd saves is copied, because the network overwrites it.
+        gates_flow: gates are treated as activations.
+        separate_views: each view that the network writes into gets its own base tensor.
+        copied: tensors that autograd saves are copied, because the network overwrites them.
     """
 
     gates_flow: bool = False
@@ -28,14 +28,14 @@ class Manner:
     copied: bool = False
 
     def gates(self, model: nn.Module, rules: Mapping[Any, Rule]) -> FrozenGates:
-        """The interception in this manner."""
+        """Return the interception for this mode."""
         return FrozenGates(model, rules, flowing=self.gates_flow, separate_views=self.separate_views)
 
     def after(self, error: Exception) -> Manner:
-        """The manner to try after this error.
+        """Return the mode to try after this error.
 
         Raises:
-            Exception: the error itself; there is nothing more to try.
+            Exception: the error itself, if no mode is left.
         """
         if isinstance(error, SharedViews) and not self.separate_views:
             return replace(self, separate_views=True)

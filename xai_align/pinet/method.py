@@ -17,22 +17,22 @@ from xai_align.pinet.sharp_places import given_or_sharp
 
 
 class PiNetMethod:
-    """Contribution of every input pixel to the answer, read out exactly from an unchanged network.
+    """Contribution of every input pixel to the answer, by the exact readout of an unchanged network.
 
     With a feature space coarser than the input, each cell's contribution is
     spread over the pixels it covers (evenly; smoothly where cells of several
-    sizes overlap) and evenly over the channels, so that the sum stays:
+    sizes overlap) and evenly over the channels, which preserves the sum:
     ``attributions.sum() + bias == answer`` up to prefix tokens.
 
     Args:
         forward_func: the model, an ``nn.Module`` in eval mode that returns logits.
-        layer: where to read: ``"input"``, a layer's name or module, or a ``FeatureSpace``; a list of these for a
-            mixture. None: for convolutional networks that a plugin knows a sharp mixture of two places
-            (:func:`~xai_align.pinet.sharp_places`); for others, or if a rule is given, where the plugins say (timm's:
+        layer: the layer to read out: ``"input"``, a layer's name or module, or a ``FeatureSpace``; a list of these
+            for a mixture. None: for convolutional networks that a plugin knows, a sharp mixture of two layers
+            (:func:`~xai_align.pinet.sharp_places`); for others, or if a rule is given, the plugins' default (timm's:
             the head's input, or the patch embedding), else the input.
-        weights: the shares of the places of a list; None: equal ones.
+        weights: the weights of the layers of a list; None: equal weights.
         rule: ``"gate"`` or ``"gamma"``, as in :func:`~xai_align.read_out`; None: ``"gate"``.
-        gamma: the favour of the gamma rule.
+        gamma: the strength of the gamma rule.
         biases: ``"apart"`` or ``"placed"``, as in :func:`~xai_align.read_out`; None: ``"apart"``.
 
     Source: Lobet & Chiaromonte 2026 (arXiv 2601.04378).
@@ -73,17 +73,17 @@ class PiNetMethod:
 
         Args:
             inputs: tensor ``[N, ...]`` or tuple of tensors.
-            question: a :class:`~xai_align.Question`, one for each example, or any target that Captum takes.
+            question: a :class:`~xai_align.Question`, one per example, or any target that Captum accepts.
             output: which of the model's outputs are the logits.
             additional_forward_args: further arguments of the model.
             internal_batch_size: read out this many examples at a time.
             show_progress: show a progress bar over the batches.
-            **account: ``weights``, ``rule``, ``gamma``, ``biases`` for this call alone.
+            **account: ``weights``, ``rule``, ``gamma``, ``biases`` for this call only.
 
         Raises:
             TypeError: there is no such option.
             TargetError: (an AssertionError) the target does not fit the output.
-            ValueError: inputs, model or layer are not fit for a readout; the message says what to do.
+            ValueError: inputs, model or layer are not suitable for a readout; the message names the remedy.
         """
         parts = inputs if isinstance(inputs, tuple) else (inputs,)
         account = self._account | _given(**account)
@@ -114,7 +114,7 @@ class PiNetMethod:
 
         Args:
             inputs: tensor ``[N, ...]`` or tuple of tensors.
-            target: what Captum's methods take, numpy integers and arrays, or a ``xai_align.Question``.
+            target: any target of Captum's methods, numpy integers and arrays, or an ``xai_align.Question``.
             additional_forward_args: further arguments of the model.
             internal_batch_size: read out this many examples at a time.
             return_convergence_delta: also return the completeness error ``[N]``,
@@ -125,8 +125,8 @@ class PiNetMethod:
 
         Raises:
             TargetError: (an AssertionError) the target does not fit the output.
-            ValueError: there are no coefficients, or inputs, model or layer are not fit for a readout; the message
-                says what to do.
+            ValueError: there are no coefficients, or inputs, model or layer are not suitable for a readout; the message
+                names the remedy.
         """
         placed = on_inputs(kind)
         if kind == "coefficient" and return_convergence_delta:
@@ -150,9 +150,9 @@ class PiNetMethod:
         target: Any = None,
         additional_forward_args: Any = None,
     ) -> Tensor:
-        """Return ``[N]``, by how much these attributions, with prefix and bias, miss the answer.
+        """Return ``[N]``, the sum of these attributions, prefix and bias minus the answer.
 
-        There is no baseline input: the constant is the network's bias at ``z = 0``.
+        There is no baseline input; the constant is the network's bias at ``z = 0``.
         """
         readout = self.read_out(inputs, target, additional_forward_args=additional_forward_args)
         given = attributions if isinstance(attributions, tuple) else (attributions,)
@@ -167,6 +167,6 @@ def _given(
     gamma: float | None = None,
     biases: BiasName | None = None,
 ) -> dict[str, Any]:
-    """The options that choose among exact accounts, as far as they are given."""
+    """Return the given options that select the decomposition, without those that are None."""
     options = {"weights": weights, "rule": rule, "gamma": gamma, "biases": biases}
     return {name: value for name, value in options.items() if value is not None}

@@ -1,4 +1,4 @@
-"""A convex mixture of exact accounts of one answer: exact again, and often sharper than each of them."""
+"""Convex mixtures of exact decompositions of one answer: exact again, and often sharper than each of them."""
 
 from __future__ import annotations
 
@@ -15,14 +15,20 @@ from xai_align.pinet.records import Readout, as_tuple
 
 @dataclass(frozen=True, kw_only=True)
 class MixedReadout(Readout):
-    """``answer = sum_k w_k (sum(contributions_k) + sum(placed_k) + bias_k)`` with ``w_k >= 0``, ``sum_k w_k = 1``.
+    """Mixture ``answer = sum_k w_k (sum(contributions_k) + sum(placed_k) + bias_k)``, ``w_k >= 0``, ``sum_k w_k = 1``.
 
-    ``contributions`` and ``placed`` are those of all places, each times its place's weight; ``bias``, ``prefix`` and
+    ``contributions`` and ``placed`` are those of all layers, each times its layer's weight; ``bias``, ``prefix`` and
     ``completeness_error`` are weighted sums, and ``feature_space`` names all layers.
 
     Attributes:
-        parts: the readout at each place.
-        weights: their shares.
+        parts: the readout at each layer.
+        weights: their weights.
+
+    Example::
+
+        readout = read_out(model, images, 281, ["conv1", "conv2"], weights=[0.25, 0.75])
+        readout.map()  # [2, 32, 32]; with readout.bias, sums to readout.answer
+        readout.parts[0].map()  # [2, 32, 32], the readout at conv1 alone
     """
 
     parts: tuple[Readout, ...] = field(repr=False)
@@ -30,16 +36,16 @@ class MixedReadout(Readout):
 
     @property
     def spread(self) -> Spread:
-        """Smoothly: cells of several sizes overlap."""
+        """The default spread, "smooth", because cells of several sizes overlap."""
         return "smooth"
 
     def map(self, spread: Spread | None = None) -> Tensor:
-        """``[N, H, W]``: the weighted sum of the parts' maps; as :meth:`Readout.map`."""
+        """Return ``[N, H, W]``, the weighted sum of the parts' maps; see :meth:`Readout.map`."""
         return _weighted([part.map(spread or self.spread) for part in self.parts], self.weights)
 
 
 def mixed(parts: Sequence[Readout], weights: Sequence[float]) -> MixedReadout:
-    """The mixture of readouts of the same answers, with weights that sum to one."""
+    """Return the mixture of readouts of the same answers, with weights that sum to one."""
     first = parts[0]
     pairs = list(zip(parts, weights, strict=True))
     names = [part.feature_space.layer for part in parts]

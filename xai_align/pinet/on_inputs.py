@@ -13,12 +13,12 @@ from xai_align.pinet.records import as_tuple
 if TYPE_CHECKING:
     from xai_align.pinet.records import Readout
 
-#: "contribution": what adds up to the answer. "coefficient": a trained PiNet's detection map ``pi``.
+#: "contribution": terms that sum to the answer. "coefficient": a trained PiNet's detection map ``pi``.
 Kind = Literal["contribution", "coefficient"]
 
 
 def on_inputs(kind: Kind) -> Callable[[Readout, tuple[Tensor, ...]], tuple[Tensor, ...]]:
-    """What brings a readout to the shapes of the inputs.
+    """Return the function that maps a readout to the shapes of the inputs.
 
     Raises:
         ValueError: there is no such kind.
@@ -30,7 +30,7 @@ def on_inputs(kind: Kind) -> Callable[[Readout, tuple[Tensor, ...]], tuple[Tenso
 
 
 def contributions_on_inputs(readout: Readout, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Contributions, spread over the pixels and channels that a cell covers; their sum stays."""
+    """Return contributions spread over the pixels and channels of each cell, with their sum preserved."""
     parts = as_tuple(readout.contributions)
     if readout.feature_space.layer == "input" and not readout.placed:
         return tuple(part.contiguous() for part in parts)
@@ -40,15 +40,15 @@ def contributions_on_inputs(readout: Readout, inputs: tuple[Tensor, ...]) -> tup
             'read out at layer="input", or use LayerPiNetAttribution'
         )
     if readout.coefficients is not None and parts[0].shape[1:] == inputs[0].shape[1:]:
-        return (parts[0].contiguous(),)  # a PiNet looked twice at these very pixels
+        return (parts[0].contiguous(),)  # a PiNet whose z is these pixels
     return (readout.on_images(inputs[0].shape[1]),)
 
 
 def coefficients_on_inputs(readout: Readout, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Coefficients as they are, resized if they are coarser; for each channel, or the mean of those of a place.
+    """Return coefficients, resized if they are coarser, per input channel or averaged over channels.
 
     Raises:
-        ValueError: the network is no trained PiNet.
+        ValueError: the network is not a trained PiNet.
     """
     if readout.coefficients is None:
         raise ValueError(

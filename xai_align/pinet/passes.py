@@ -1,4 +1,4 @@
-"""Accounts at several places with as few passes of the model as they can share, each held against the plain model."""
+"""Decompositions at several layers in as few shared passes as possible, each checked against the plain model."""
 
 from __future__ import annotations
 
@@ -33,24 +33,36 @@ from xai_align.pinet.second_look_account import check_one_batch, second_look_acc
 from xai_align.pinet.several_layers import account_beside, frozen_accounts
 from xai_align.question import Question
 
-#: For which state of its parameters and shape of inputs a model's structural copy was seen to give its logits.
+#: Parameter states and input shapes for which a model's structural copy is known to reproduce its logits.
 _faithful: WeakKeyDictionary[nn.Module, tuple[Any, ...]] = WeakKeyDictionary()
 
 
 class CompletenessError(ArithmeticError):
-    """The decomposition is not the model's: its logits or its sum miss the plain model's by more than rounding."""
+    """Logits or sum of a decomposition differ from the plain model's by more than rounding.
+
+    Example::
+
+        class Noisy(nn.Sequential):
+            def forward(self, x):
+                return super().forward(x) + torch.rand(())
+
+        try:
+            read_out(Noisy(model), images, 281)
+        except CompletenessError as error:
+            print(error)  # names the first module whose output differs, and by how much the logits do
+    """
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be read, as the caller gave it.
+    """Arguments of a readout.
 
     Attributes:
-        model: the network, which is only run, never changed.
-        places: rules and ways with biases.
+        model: the network, which is run and never changed.
+        places: the layers, with their rules and treatment of biases.
         spaces: the feature spaces of the places.
         inputs: the model's inputs.
-        extra: its further arguments.
+        extra: further arguments of the model.
         questions: one for each example.
         output: which of the model's outputs are the logits.
     """
@@ -65,14 +77,14 @@ class Request:
 
 
 def read_places(request: Request) -> list[tuple[Account, bool]]:
-    """For each place, the account there and whether it is local.
+    """Return, for each place, its decomposition and whether that is local.
 
-    A PiNet's own sum is taken as it is. A place with a split runs by itself: its head alone, if that is affine. All
-    others with the same rule share one forward and one backward pass. Everything runs on a replica of the model, in
-    float32 if the model's own precision is lower.
+    A PiNet's own sum is used directly. A place with a split is run separately, by its head alone if that is affine.
+    All others with the same rule share one forward and one backward pass. Everything runs on a replica of the model,
+    in float32 if the model's own precision is lower.
 
     Raises:
-        CompletenessError: logits or sums are not the plain model's; the message names what differs.
+        CompletenessError: logits or sums differ from the plain model's; the message names what differs.
     """
     with torch.inference_mode(False):
         low = any(_is_low(x) for x in request.inputs) or _is_autocast_on(request.inputs[0])
@@ -86,7 +98,7 @@ def read_places(request: Request) -> list[tuple[Account, bool]]:
             found = _with_own_logits(request, found)
         if not reading.missed:
             return found
-        if request.inputs[0].device.type == "mps":  # no float64 to decide with
+        if request.inputs[0].device.type == "mps":  # no float64 for the decisive check
             raise CompletenessError(reading.complaint())
         return _decided_in_float64(request, reading, found)
 
@@ -94,7 +106,7 @@ def read_places(request: Request) -> list[tuple[Account, bool]]:
 def _decided_in_float64(
     request: Request, reading: Reading, found: list[tuple[Account, bool]]
 ) -> list[tuple[Account, bool]]:
-    """The accounts as float64 has them, if rounding was what the sums missed the answers by."""
+    """Return the decompositions computed in float64, if rounding explains the differences found."""
     reading.check_copy()
     try:
         again = Reading(request, torch.float64, every=True, own=False)
@@ -112,10 +124,10 @@ def _decided_in_float64(
 
 
 def _with_own_logits(request: Request, found: list[tuple[Account, bool]]) -> list[tuple[Account, bool]]:
-    """The accounts with the logits that the model gives in its own, lower precision, which must be close.
+    """Return the decompositions with the model's logits in its own, lower precision, which must be close.
 
     Raises:
-        CompletenessError: they are not.
+        CompletenessError: they are not close.
     """
     with torch.no_grad():
         returned = request.model(*_cloned(request.inputs), *tree_map(_clone, tuple(request.extra)))
@@ -137,14 +149,14 @@ class Reading:
     """One attempt at a request, in one precision.
 
     Args:
-        request: what is to be read.
-        dtype: of the replica and its inputs; None: the model's.
+        request: the arguments of the readout.
+        dtype: the dtype of the replica and its inputs; None: the model's.
         every: whether parameters of any floating dtype are converted, or only those of low precision.
-        own: whether the model itself is in this precision, so that its logits are to be met exactly.
+        own: whether the model itself is in this precision, so that its logits must be reproduced.
 
     Attributes:
-        missed: the checks that failed: places by their number, and -1 for the logits.
-        worst: for each check, the largest difference relative to the size of what was compared.
+        missed: the checks that failed: places by their index, and -1 for the logits.
+        worst: for each check, the largest difference relative to the scale of the values compared.
     """
 
     def __init__(self, request: Request, dtype: torch.dtype | None, *, every: bool = False, own: bool = True) -> None:
@@ -171,7 +183,7 @@ class Reading:
         return [found[number] for number in range(len(found))]
 
     def complaint(self) -> str:
-        """Tell which check failed first and by how much."""
+        """Return a message that names the first failed check and the size of the difference."""
         return next(iter(self.missed.values()))()
 
     # ---------------------------------------------------------------- reading
@@ -188,7 +200,7 @@ class Reading:
         rules, new_biases = _rules_of(place), partial(_biases_of, place, self._inputs)
         accounts = frozen_accounts(model, route, here, request.questions, rules, new_biases)
         if len(here) > 1:
-            # places that are no cuts meet others' evidence on the way; they are read by themselves
+            # evidence from other places bypasses a place that is not a cut, so it is read separately
             accounts = [
                 account
                 if bool(is_complete(account).all())
@@ -203,7 +215,7 @@ class Reading:
     def _beside(
         self, space: FeatureSpace, account: Account, rules: Mapping[Any, Rule], new_biases: Callable[[], BiasesApart]
     ) -> Account:
-        """The account as it is, or if evidence goes round the space, with a number for that."""
+        """Return the decomposition, with evidence that bypasses the space added as ``around`` if there is any."""
         if (
             space.layer == "input"
             or space.split is not None
@@ -233,10 +245,10 @@ class Reading:
     # ---------------------------------------------------------------- the plain model
 
     def check_copy(self) -> None:
-        """Raise if the structural copy is another function than the model it was made of.
+        """Raise if the structural copy computes another function than the original model.
 
         Raises:
-            CompletenessError: it gives other logits on the same inputs in the same precision.
+            CompletenessError: its logits differ on the same inputs in the same precision.
         """
         request = self.request
         extra = tree_map(_clone, tuple(request.extra))
@@ -246,7 +258,7 @@ class Reading:
                 for model in (request.model, request.model, Replica(request.model).module)
             )
         if not torch.equal(own, again):
-            return  # random numbers; the other checks tell
+            return  # the model draws random numbers; the other checks detect this
         if own.shape != copied.shape or bool(misses((own - copied).abs().max(), own.abs().max(), 64, torch.float32)):
             raise CompletenessError(
                 "a structural copy of the model, on which readouts work, gives other logits than the model itself: its "
@@ -255,13 +267,13 @@ class Reading:
             )
 
     def _plain_logits(self) -> Tensor:
-        """The logits that the model gives by itself in this precision: its own, or those of an untouched replica."""
+        """Return the plain logits in this precision: the model's own, or those of an unmodified replica."""
         split = next(
             (n for n, space in enumerate(self.spaces) if space.split is not None and not self._is_own_sum(n)), None
         )
         with torch.set_grad_enabled(self._with_gradients):
             if split is not None:
-                # one pass for both: the features are taken while the replica runs as the model does
+                # one pass for both: the features are captured during the replica's plain forward pass
                 with self._full_precision():
                     returned, self._features[split] = run_and_take_features(
                         self._copy.module, self.spaces[split], _cloned(self._inputs), self._extra
@@ -276,7 +288,7 @@ class Reading:
         return check_logits(select_logits(returned, self.request.output)).detach()
 
     def _check_copy_once(self) -> None:
-        """:meth:`check_copy`, once for a state of the model's parameters and a shape of its inputs."""
+        """Run :meth:`check_copy` once per state of the model's parameters and shape of its inputs."""
         key = (signature(self.request.model), tuple(x.shape[1:] for x in self.request.inputs))
         if _faithful.get(self.request.model) != key:
             self.check_copy()
@@ -297,7 +309,7 @@ class Reading:
         size = wide(plain).abs().reshape(rows).amax(1)
         wrong = misses(difference, size, max(account.operations, 64), account.coarsest or logits.dtype)
         if bool(wrong.any()) and not self._with_gradients:
-            # PyTorch has fast paths without gradients that fill padded positions otherwise
+            # PyTorch's fast paths without gradients fill padded positions with other values
             self._with_gradients = True
             return self._check_logits(number, account, self._plain_logits())
         self._note(-1, difference, size)
@@ -355,13 +367,13 @@ class Reading:
         return value
 
     def _full_precision(self) -> Any:
-        """Autocast off: coefficients are computed in float32 or better."""
+        """Return a context with autocast off, so that coefficients are computed in float32 or better."""
         device = self.request.inputs[0].device.type
         return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
 def first_difference(reading: Reading) -> str:
-    """Name the first module whose output under the rules differs from the plain one; "" if none can be named."""
+    """Return a clause naming the first module whose output under the rules differs, or "" if there is none."""
     request = reading.request
 
     def outputs(gates: FrozenGates | None) -> list[tuple[str, Tensor]]:
@@ -406,19 +418,19 @@ def first_difference(reading: Reading) -> str:
 
 
 def image_size(inputs: Sequence[Any]) -> tuple[int, int] | None:
-    """Rows and columns of the input, None if it is no batch of images."""
+    """Return rows and columns of the input, or None if it is not a batch of images."""
     return (inputs[0].shape[-2], inputs[0].shape[-1]) if len(inputs) == 1 and inputs[0].dim() == 4 else None
 
 
 def accounts_for_itself(model: nn.Module, place: Place) -> TypeGuard[PseudoLinear]:
-    """Whether the readout of this place is the network's own sum."""
+    """Return whether the readout of this place is the network's own sum."""
     return isinstance(model, PseudoLinear) and place.feature_space is None
 
 
 def run_and_take_features(
     model: nn.Module, space: FeatureSpace, inputs: Sequence[Any], extra: Sequence[Any]
 ) -> tuple[Any, Any]:
-    """What a replica returns, and its features: taken on the way where its forward pass computes them once."""
+    """Return a replica's output and its features, in one pass where the forward pass computes them once."""
     assert space.split is not None
     features = space.split.features
     owner, name = getattr(features, "__self__", None), getattr(features, "__name__", "")
@@ -439,7 +451,7 @@ def run_and_take_features(
 
 
 def _cloned(inputs: Sequence[Any]) -> list[Any]:
-    """Copies, since a forward pass may write into what it is given."""
+    """Return copies, because a forward pass may write to its inputs."""
     return [_clone(x) for x in inputs]
 
 
@@ -450,7 +462,7 @@ def _clone(x: Any) -> Any:
 def _sharing_a_pass(request: Request, spaces: Sequence[FeatureSpace]) -> list[list[int]]:
     groups: dict[Any, list[int]] = {}
     for number, (place, space) in enumerate(zip(request.places, spaces, strict=True)):
-        # tensors of one space may lie behind one another, and are not tied then
+        # one tensor of a space may depend on another; such spaces cannot share a pass
         alone = space.split is not None or not isinstance(space.layer, str) or accounts_for_itself(request.model, place)
         key = number if alone else (place.rule, place.gamma, place.biases)
         groups.setdefault(key, []).append(number)
@@ -472,7 +484,7 @@ def _biases_of(place: Place, inputs: Sequence[Tensor]) -> BiasesApart:
 
 
 def _rounded_to(account: Account, dtype: torch.dtype) -> Account:
-    """An account of float64 in the model's dtype; its error is that of the rounded parts."""
+    """Return a float64 decomposition in the model's dtype, with the error of the rounded parts."""
 
     def to(x: Tensor) -> Tensor:
         return x.to(dtype)

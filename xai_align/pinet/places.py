@@ -1,4 +1,4 @@
-"""Layers where a network is read, and the rule of each: what a caller may say, brought to one form."""
+"""Layers to read out, each with its rule: the caller's arguments brought to one form."""
 
 from __future__ import annotations
 
@@ -13,26 +13,31 @@ from xai_align.features.resolve_layer import Layer, resolve_layer
 from xai_align.hookspecs import FeatureSpace
 from xai_align.pinet.network.pseudo_linear import PseudoLinear, second_look_space
 
-#: "gate": coefficients are held as they are. "gamma": what agrees with a unit's value is favoured.
+#: "gate": coefficients are those of the frozen gates. "gamma": terms that agree in sign with a unit's value count more.
 RuleName = Literal["gate", "gamma"]
-#: "apart": biases are one number. "placed": what they add stays at the positions where they add it.
+#: "apart": biases are one number. "placed": bias contributions are kept as maps, at the positions where they act.
 BiasName = Literal["apart", "placed"]
-#: The favour of the gamma rule where none is given.
+#: Default strength of the gamma rule.
 GAMMA = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """One of the places of a mixed readout, with a rule of its own.
+    """Layer of a mixed readout, with its own rule.
 
     Attributes:
-        feature_space: where to read; None: where the plugins say.
+        feature_space: the layer; None: the plugins' default.
         rule: the rule between this place and the output.
-        gamma: the favour of the gamma rule.
-        biases: what becomes of the biases behind this place.
+        gamma: the strength of the gamma rule.
+        biases: the treatment of biases behind this place.
 
     Raises:
-        ValueError: there is no such rule, or no such way with biases.
+        ValueError: there is no such rule or treatment of biases.
+
+    Example::
+
+        fine = Place(feature_space="conv1", rule="gamma", biases="placed")
+        readout = read_out(model, images, 281, [fine, Place(feature_space="conv2")])
     """
 
     feature_space: Layer = None
@@ -47,15 +52,15 @@ class Place:
             raise ValueError(f"biases is {self.biases!r}; they are 'apart' or 'placed'")
 
 
-#: How a caller of a readout may say where: one place, or several to be mixed.
+#: Layer argument of a readout: one layer, or several for a mixture.
 Places: TypeAlias = Layer | Place | Sequence[Layer | Place]
 
 
 def readout_space(model: nn.Module, asked: Layer = None) -> FeatureSpace:
-    """Return the feature space that ``asked`` means, or the default: a PiNet's own, or :func:`resolve_layer`'s.
+    """Return the feature space that ``asked`` denotes, or the default: a PiNet's own, or :func:`resolve_layer`'s.
 
     Raises:
-        ValueError, TypeError: as :func:`~xai_align.features.resolve_layer.resolve_layer`.
+        ValueError, TypeError: see :func:`~xai_align.features.resolve_layer.resolve_layer`.
     """
     if asked is None and isinstance(model, PseudoLinear):
         return second_look_space(model)
@@ -63,10 +68,10 @@ def readout_space(model: nn.Module, asked: Layer = None) -> FeatureSpace:
 
 
 def as_places(asked: Places, rule: RuleName, gamma: float, biases: BiasName) -> list[Place]:
-    """Every place that ``asked`` names; those that are no records get the rule that is given.
+    """Return a :class:`Place` for each layer that ``asked`` names; plain layers get the given rule.
 
     Raises:
-        ValueError: there is none, or no such rule.
+        ValueError: no layer is named, or there is no such rule.
     """
     several: list[Layer | Place] = list(asked) if isinstance(asked, list | tuple) else [cast(Layer | Place, asked)]
     if not several:
@@ -78,17 +83,17 @@ def as_places(asked: Places, rule: RuleName, gamma: float, biases: BiasName) -> 
 
 
 def as_weights(weights: Sequence[float] | None, count: int) -> list[float]:
-    """The shares of ``count`` places in a mixture; equal ones if none are given.
+    """Return the weights of ``count`` places in a mixture, equal ones if none are given.
 
     Raises:
-        ValueError: another number of weights, negative ones, or a sum that is not 1.
+        ValueError: the number of weights is wrong, one is negative, or their sum is not 1.
     """
     if weights is None:
         return [1 / count] * count
     found = [float(weight) for weight in weights]
     if len(found) != count:
         raise ValueError(f"{len(found)} weights for {count} place(s); give one for each, or None for equal ones")
-    # a mixture is exact because each part accounts for the whole answer and the weights share it out
+    # a mixture is exact because each part sums to the whole answer and the weights sum to one
     if not all(weight >= 0 for weight in found) or not math.isclose(sum(found), 1, abs_tol=1e-6):
         raise ValueError(
             f"the weights {found} sum to {sum(found):.6g}; they must be 0 or more and sum to 1, "

@@ -1,4 +1,4 @@
-"""The exact account of an answer: ``answer = sum(contributions) + bias``."""
+"""Exact readout of an answer: ``answer = sum(contributions) + bias``."""
 
 from __future__ import annotations
 
@@ -42,29 +42,29 @@ def read_out(
     additional_forward_args: Any = None,
     output: str | int | None = None,
 ) -> Readout:
-    """Read exactly what every coordinate of a feature space adds to the answer to a question.
+    """Return the exact contribution of every coordinate of a feature space to the answer to a question.
 
-    The model is not changed. Where the head behind the feature space is affine
-    the readout is local and costs no backward pass of the backbone; elsewhere
-    it costs one forward, one backward, and one forward for the check.
+    The model is not changed. Where the head behind the feature space is affine,
+    the readout is local and needs no backward pass of the backbone; elsewhere
+    it takes one forward pass, one backward pass, and one forward pass for the check.
 
-    An account of a network's answer is not unique, and early in a network some
-    are much sharper than others. ``rule``, ``biases`` and mixtures choose among
-    accounts that are all exact. An affine head is read as it is by every rule.
+    The decomposition of a network's answer is not unique, and early in a network some
+    are much sharper than others. ``rule``, ``biases`` and mixtures select one of several
+    exact decompositions. For an affine head, all rules give the same one.
 
     Args:
         model: any ``nn.Module`` in eval mode whose output is logits ``[N, K]`` (or ``[N]``, or dense).
         inputs: floating tensor ``[N, ...]``, or a tuple of them.
-        question: a :class:`~xai_align.Question`, one for each example, or any target that Captum takes.
+        question: a :class:`~xai_align.Question`, one per example, or any target that Captum accepts.
         feature_space: ``"input"``, a layer's name, a module, a :class:`~xai_align.FeatureSpace` (which may cut
             several tensors jointly), or a :class:`~xai_align.pinet.Place`. A list of these: the convex mixture of
-            the readouts there. None: where the plugins say, or the input.
-        weights: the shares of the places of a list, 0 or more, with sum 1. None: equal ones.
-        rule: ``"gate"``: coefficients as the gates leave them. ``"gamma"``: terms that agree with the value of
-            their unit are favoured (:mod:`~xai_align.pinet.gates.gamma_rule`).
-        gamma: how much, for the gamma rule.
-        biases: ``"apart"``: one number; ``"placed"``: what they add to the answer stays where they add it
-            (:mod:`~xai_align.pinet.gates.placed_biases`), for inputs that are images.
+            their readouts. None: the plugins' default, or the input.
+        weights: the weights of the layers of a list, 0 or more, with sum 1. None: equal weights.
+        rule: ``"gate"``: the coefficients of the frozen gates. ``"gamma"``: terms that agree in sign with the value
+            of their unit count more (:mod:`~xai_align.pinet.gates.gamma_rule`).
+        gamma: the strength of the gamma rule.
+        biases: ``"apart"``: one number; ``"placed"``: bias contributions are kept as maps, at the positions where
+            they act (:mod:`~xai_align.pinet.gates.placed_biases`), for image inputs.
         additional_forward_args: further arguments of the model, as in Captum.
         output: which of the model's outputs are the logits, by field or position. None: the field named "logits", or
             the only floating tensor.
@@ -76,13 +76,18 @@ def read_out(
         TargetError: the question names a class that the output does not have.
         UnknownOperation: the network computes something that no rule covers.
         CompletenessError: the parts do not add up.
-        ValueError: inputs, model, layer, rule or weights are not fit for a readout; the message says what to do.
+        ValueError: inputs, model, layer, rule or weights are not suitable for a readout; the message names the remedy.
 
     Source: Lobet & Chiaromonte 2026 (arXiv 2601.04378); the frozen gates are the detaching of
     B-cos networks and layer-wise relevance propagation.
+
+    Example::
+
+        readout = read_out(model, images, Question.why_not(281, 282), "conv2")
+        readout.map()  # [2, 32, 32]; with readout.bias, sums to readout.answer
     """
     parts = inputs if isinstance(inputs, tuple) else (inputs,)
-    # what requires grad is what depends on the feature space, and nothing else
+    # only tensors that depend on the feature space may require grad
     parts = tuple(part.detach() if isinstance(part, Tensor) else part for part in parts)
     model, own_place = unwrapped(model)
     asked = None
@@ -108,7 +113,7 @@ def read_out(
 
 @contextmanager
 def _random_state_kept() -> Iterator[None]:
-    """Put back the random state if the network draws from it, and only then: other threads draw from it too."""
+    """Restore the random state, but only if the network draws from it, because other threads share it."""
     draws.drew = False
     state = RandomState.now()
     try:

@@ -1,4 +1,4 @@
-"""One pass with gates saved and differentiated, and its replay from zero."""
+"""One forward pass with gates saved, its gradient, and its replay from zero."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from xai_align.question import Question, linear_forms
 
 @dataclass
 class Recording:
-    """One recorded pass, differentiated: what every feature space held and how the answer depends on it."""
+    """Recorded and differentiated forward pass: the values of each feature space, and the answer's gradient there."""
 
     logits: Tensor
     weights: Tensor
@@ -32,9 +32,9 @@ class Recording:
 
 
 class NothingFlows(ValueError):
-    """No evidence of a feature space reaches the answer but through gates and constants."""
+    """Feature space whose evidence reaches the answer only through gates and constants."""
 
-    #: Its number among those that are read.
+    #: Its index among the spaces that are read out.
     number = 0
 
 
@@ -48,11 +48,11 @@ def record(
     apart: bool = False,
     copied: bool = False,
 ) -> Recording:
-    """Run the network with its gates kept, and differentiate the answer.
+    """Run the network, save its gates, and differentiate the answer.
 
     Args:
-        apart: whether every space is held while the others are differentiated. Otherwise what comes out of an earlier
-            space stays tied to it, so that one way back passes all of them.
+        apart: whether each space is held while the others are differentiated. Otherwise later spaces stay connected to
+            earlier ones, so that one backward pass goes through all of them.
         copied: whether autograd saves copies.
 
     Raises:
@@ -63,13 +63,13 @@ def record(
     apart = apart or len(spaces) == 1
 
     def alive(number: int, values: Tensor) -> Tensor:
-        # the layer may run in a region without gradients
+        # the layer may run under no_grad
         with gates.paused(), torch.inference_mode(False), torch.enable_grad():
             biases.pass_space(number, spaces[number], values)
             order.append(number)
             tied = values.requires_grad and not is_foreign(values, gates.since) and not apart
             z[number].append(values if tied else _leaf(values))
-            return z[number][-1].clone()  # the network may write into it
+            return z[number][-1].clone()  # the network may write to it
 
     given = route.given()
     with torch.enable_grad():
@@ -98,10 +98,10 @@ def record(
 def replay_from_zero(
     gates: FrozenGates, route: Route, first: int, emptied: Sequence[int]
 ) -> tuple[Tensor, list[list[Tensor]], bool]:
-    """The logits with the gates held and these spaces at zero, what every space held then, and whether it was blind.
+    """Return the logits with gates held and these spaces at zero, all spaces' values, and whether it was blind.
 
-    What lies before the first space is run on inputs of zeros: if the network knows more of its input than the space
-    tells, the sum will miss the answer. A network that refuses zeros is run on its own inputs, blind to that.
+    The part before the first space runs on inputs of zeros, so that evidence that bypasses the space shows up as a
+    difference between sum and answer. A network that raises on zeros runs on its own inputs, blind to that.
     """
     attempts = (True, False) if route.has_zero_inputs else (False,)
     for zeros in attempts:
@@ -121,7 +121,7 @@ def replay_from_zero(
                 output = route.run(put, given)
             return check_logits(output).detach(), values, not zeros and route.has_zero_inputs
         except Exception:
-            if not zeros:  # a network may refuse zeros, but not the inputs that were recorded
+            if not zeros:  # a network may raise on zeros, but not on the recorded inputs
                 raise
     raise AssertionError
 

@@ -1,4 +1,4 @@
-"""The record of a readout: ``answer = sum(contributions) + sum(placed) + around + bias``."""
+"""Record of a readout: ``answer = sum(contributions) + sum(placed) + around + bias``."""
 
 from __future__ import annotations
 
@@ -20,31 +20,38 @@ from xai_align.pinet.rounding import total_of
 
 @dataclass(frozen=True, kw_only=True)
 class Readout:
-    """What every coordinate of a feature space adds to the answer.
+    """Contribution of every coordinate of a feature space to the answer.
 
     Attributes:
-        answer: ``[N]``, what the question makes of the logits.
+        answer: ``[N]``, the question's function of the logits.
         contributions: in the shape of the feature space ``z`` (a tuple where ``z`` is several tensors).
-        bias: ``[N]``, the rest of the answer: what the network, with its gates held, gives at ``z = 0``.
-        around: ``[N]``, evidence of the input that reaches the answer past the feature space; 0 where the layer cuts
-            the network in two.
-        prefix: ``[N]``, the part of ``contributions`` that lies on prefix tokens and so has no place in the image.
+        bias: ``[N]``, the rest of the answer: the network's answer at ``z = 0`` with its gates held.
+        around: ``[N]``, evidence from the input that bypasses the feature space; 0 where the layer cuts the network
+            in two.
+        prefix: ``[N]``, the part of ``contributions`` on prefix tokens, which have no position in the image.
         completeness_error: ``[N]``, ``sum(contributions) + sum(placed) + bias - answer``, summed in float64 where
-            the device has it. The bias is found without the gradient, so this is a check and not an identity.
-        kind: ``"local"``: taking a position out of ``z`` lowers the answer by exactly its contribution;
+            the device supports it. The bias is found without the gradient, so this is a check and not an identity.
+        kind: ``"local"``: removing a position from ``z`` lowers the answer by exactly its contribution;
             ``"frozen"``: the sum is exact with the gates, scales and attention of this input held.
         logits: ``[N, ...]``, the model's output.
-        feature_space: where this was read.
-        image_size: rows and columns of the input, None if it is no image.
-        placed: maps ``[N, h, w]`` of what biases add at the positions where they act, on as many grids as the
-            network has (``biases="placed"`` only).
-        cut_off: evidence that the network took out of the gradient's reach (``detach``, ``item``, ``no_grad`` ...); it
-            lies in the bias.
-        gates_flow: whether sigmoids and other gates were read as activations, because nothing else leads from the
+        feature_space: the layer that was read out.
+        image_size: rows and columns of the input, None if it is not an image.
+        placed: maps ``[N, h, w]`` of bias contributions at the positions where they act, one per grid of the
+            network (``biases="placed"`` only).
+        cut_off: evidence that the network detached from the graph (``detach``, ``item``, ``no_grad`` ...); it is part
+            of the bias.
+        gates_flow: whether sigmoids and other gates were treated as activations, because no other path leads from the
             feature space to the answer.
         coefficients: a trained PiNet's detection map ``pi``, ``[N, C or 1, h, w]``: of the class asked about, or
-            ``sum_k w_k pi_k`` with the question's weights of the classes; one that classes share as it is. None
+            ``sum_k w_k pi_k`` with the question's class weights; a map shared by all classes is unchanged. None
             for other networks.
+
+    Example::
+
+        readout = read_out(model, images, 281, "conv2")
+        readout.contributions  # [2, 8, 16, 16]
+        readout.total + readout.bias  # [2], equals readout.answer
+        readout.map()  # [2, 32, 32]
     """
 
     answer: Tensor
@@ -64,7 +71,7 @@ class Readout:
 
     @property
     def total(self) -> Tensor:
-        """``[N]``: all that has coordinates, contributions and placed biases; ``total + bias == answer``."""
+        """``[N]``: the sum of contributions and placed biases; ``total + bias == answer``."""
         return total_of((*as_tuple(self.contributions), *self.placed))
 
     @property
@@ -76,18 +83,18 @@ class Readout:
 
     @property
     def spread(self) -> Spread:
-        """How cells are spread over pixels unless one says: evenly; smoothly where cells of several sizes overlap."""
+        """The default spread of cells over pixels: "area"; "smooth" where cells of several sizes overlap."""
         return "smooth" if self.placed else "area"
 
     def map(self, spread: Spread | None = None) -> Tensor:
-        """``[N, H, W]``: what each pixel of the input adds, channels summed; ``map.sum() + prefix + bias == answer``.
+        """Return ``[N, H, W]``, each pixel's contribution over all channels; ``map.sum() + prefix + bias == answer``.
 
         Args:
-            spread: ``"area"``: a coarse cell's share lies evenly on the pixels that it covers; ``"smooth"``: it
-                fades into its neighbours. Either keeps the sum. None: :attr:`spread`.
+            spread: ``"area"``: a coarse cell's contribution is spread evenly over the pixels it covers; ``"smooth"``:
+                interpolated between neighbouring cells. Both preserve the sum. None: :attr:`spread`.
 
         Raises:
-            ValueError: the input is no image, or the feature space has no grid.
+            ValueError: the input is not an image, or the feature space has no grid.
         """
         if self.image_size is None:
             raise ValueError("the input is not a batch of images [N, C, H, W]; use Readout.contributions as they are")
@@ -103,23 +110,23 @@ class Readout:
         return torch.stack([resize_keeping_sum(one, self.image_size, how) for one in (*cells, *self.placed)]).sum(0)
 
     def on_images(self, channels: int, spread: Spread | None = None) -> Tensor:
-        """``[N, channels, H, W]``: :meth:`map`, shared equally by the channels of each pixel.
+        """Return ``[N, channels, H, W]``: :meth:`map`, divided equally among the channels of each pixel.
 
         Raises:
-            ValueError: as :meth:`map`.
+            ValueError: see :meth:`map`.
         """
         return (self.map(spread).unsqueeze(1) / channels).expand(-1, channels, -1, -1).contiguous()
 
 
 def as_tuple(contributions: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Contributions as a tuple of tensors, also where there is one."""
+    """Return contributions as a tuple of tensors, even if there is only one."""
     return contributions if isinstance(contributions, tuple) else (contributions,)
 
 
 def as_readout(
     account: Account, space: FeatureSpace, *, several: bool, image_size: tuple[int, int] | None, local: bool
 ) -> Readout:
-    """The record of an account at a feature space; ``several``: contributions are a tuple whatever their number."""
+    """Return the record of a decomposition at a feature space; ``several``: contributions are always a tuple."""
     several = several or len(account.contributions) > 1
     return Readout(
         answer=account.answer,

@@ -1,4 +1,4 @@
-"""The account of an answer that a pseudo-linear network gives of itself."""
+"""Decomposition of an answer by a pseudo-linear network's own sum."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from xai_align.question import Question, linear_forms
 def second_look_account(
     model: PseudoLinear, inputs: Sequence[Any], extra: Sequence[Any], questions: Sequence[Question]
 ) -> tuple[Account, bool]:
-    """The account in the network's own ``z``, and whether it is local: it is, where the questions are linear.
+    """Return the decomposition over the network's own ``z``, and whether it is local, as it is for linear questions.
 
-    With ``answer = sum_k w_k logit_k + r``, a feature adds ``sum_k w_k s_k pi_k z_k`` and the bias is
+    With ``answer = sum_k w_k logit_k + r``, a feature contributes ``sum_k w_k s_k pi_k z_k`` and the bias is
     ``sum_k w_k a_k + r``.
     """
     check_one_batch(model, inputs, extra)
@@ -38,10 +38,10 @@ def second_look_account(
 
 
 def check_one_batch(model: PseudoLinear, inputs: Sequence[Any], extra: Sequence[Any]) -> None:
-    """Raise if a pseudo-linear network is given something else than one batch of images.
+    """Raise if a pseudo-linear network is given anything other than one batch of images.
 
     Raises:
-        ValueError: with what was given.
+        ValueError: the arguments are something else; the message names them.
     """
     if len(inputs) != 1 or extra:
         raise ValueError(

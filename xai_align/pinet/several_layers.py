@@ -1,4 +1,4 @@
-"""Decompositions at several layers in shared passes, in the manner of recording that works."""
+"""Decompositions at several layers in shared passes, in the first recording mode that works."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ def frozen_accounts(
     rules: Mapping[Any, Rule],
     new_biases: Callable[[], BiasesApart],
 ) -> list[Account]:
-    """For everything else: one forward pass with gates kept, one backward, and one replay at ``z = 0``.
+    """Return decompositions by frozen gates, from one forward pass, one backward pass, and one replay at ``z = 0``.
 
-    However many spaces there are, they share these passes. With ``z_k(0)`` the values at space ``k`` in the replay
+    All spaces share these passes. With ``z_k(0)`` the values at space ``k`` in the replay
     from ``z = 0`` at the first one, ``bias_k = answer(0) - sum(beta_k * z_k(0))``.
 
-    Gates that nothing else leads around are read as activations; views that the network writes into are separated.
-    Both take the pass again.
+    Gates are treated as activations where there is no other path to the answer; views that the network writes into are
+    separated. Either repeats the pass.
 
     Args:
         model: the network, for names in messages.
-        route: through the spaces.
-        spaces: where the answer is accounted for, each by itself.
-        questions: one for each example.
-        rules: which go before the frozen gates' own.
-        new_biases: makes what listens to biases.
+        route: runs the network through the spaces.
+        spaces: the feature spaces, each of which gets a decomposition.
+        questions: one per example.
+        rules: rules that override the frozen gates' own.
+        new_biases: makes the object that handles biases.
 
     Raises:
-        NothingFlows: no evidence reaches the answer; the message names what ends it.
+        NothingFlows: no evidence reaches the answer; the message names the operation that stops it.
     """
     manner = Manner()
     while True:
@@ -80,7 +80,7 @@ def _accounts_by(
     origin = answer_of(found.weights, at_zero)
     accounts = []
     for number in range(len(spaces)):
-        # what the first space's zero still gives at this one is this one's, and no bias
+        # values at this space in the replay from the first space's zero are contributions here, not bias
         still = [contribution(z, beta) for z, beta in zip(values[number], found.beta[number], strict=True)]
         bias = origin if number == found.first else origin - total_of(still).to(origin)
         contributions = contributions_of(found, number)
@@ -99,12 +99,12 @@ def account_beside(
     *,
     manner: Manner,
 ) -> Account:
-    """The account at ``spaces[-1]``, with what reaches the answer past it as a number of its own.
+    """Return the decomposition at ``spaces[-1]``, with evidence that bypasses it as a separate number.
 
     ``spaces[0]`` is the input. The space is held while the input is differentiated, and both are zero in the replay.
 
     Args:
-        manner: in which the space alone was recorded.
+        manner: the mode in which the space alone was recorded.
     """
     gates = manner.gates(model, biases.rules(rules))
     last = len(spaces) - 1
@@ -138,7 +138,7 @@ def _dead_end(
     number: int,
     rules: Mapping[Any, Rule],
 ) -> str:
-    """Why no evidence arrives, from a pass that notes where it ends."""
+    """Return why no evidence reaches the answer, from a pass that traces where it stops."""
     gates = manner.gates(model, rules)
     gates.trace_stops = True
 

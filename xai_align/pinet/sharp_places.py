@@ -1,4 +1,4 @@
-"""Where a convolutional network is read if nobody says where: sharply, and still exactly."""
+"""Default layers for a sharp, exact readout of a convolutional network."""
 
 from __future__ import annotations
 
@@ -18,32 +18,40 @@ from xai_align.pinet.cuts import cutting_layer
 from xai_align.pinet.places import Place, Places
 from xai_align.question import QuestionModel
 
-#: Counted from the end: the stage whose cells are 8 pixels wide, in a network that halves its maps five times.
+#: Index from the end of the stage whose cells are 8 pixels wide, in a network that halves its maps five times.
 STAGE = -3
-#: The options of a readout that choose among exact accounts.
+#: Options of a readout that select the decomposition.
 CHOICES = ("weights", "rule", "gamma", "biases")
 
 
 def sharp_places(model: Any, inputs: Any) -> list[Place] | None:
-    """The mixture that reads a convolutional network sharply; None for networks it wasn't tried on.
+    """Return the default mixture for a sharp readout of a convolutional network, or None for other networks.
 
     Half of it is the readout at the third stage from the end, by the gamma
-    rule with biases at their positions: fine, and little grained. Half is the
-    readout of the head's input: coarse, and steady whatever stands where
-    pixels were removed. Each accounts for the whole answer, and so do they
-    together. Chosen on EfficientNet-Lite0 and SqueezeNet
-    (``benchmarks/readout/sharp.py``), and so only offered where a plugin names
-    stages and head of a network of convolutions, batch norms and linear layers.
+    rule with placed biases: fine, with little noise. Half is the readout of
+    the head's input: coarse, and robust to the values that replace removed
+    pixels. Each sums to the whole answer, and so does the mixture. Chosen on
+    EfficientNet-Lite0 and SqueezeNet (``benchmarks/readout/sharp.py``), and
+    therefore only offered where a plugin names stages and head of a network of
+    convolutions, batch norms and linear layers.
 
-    A stage inside a residual branch is replaced by the block around it, which
-    cuts the network (:func:`~xai_align.pinet.cuts.is_cut`); where nothing around
-    it does, there is no fine half. A head whose input is a single cell tells
-    nothing of where, and is left out.
+    A stage inside a residual branch is replaced by the enclosing block that
+    cuts the network (:func:`~xai_align.pinet.cuts.is_cut`); without such a
+    block there is no fine half. A head whose input is a single cell carries no
+    spatial information and is left out.
 
     Args:
-        model: the network, also compiled, parallel or asked a question. A retrofitted one is read where it was
-            retrofitted.
-        inputs: images ``[N, C, H, W]``; their first one is run to see which layers cut the network.
+        model: the network, also compiled, data-parallel or as a ``QuestionModel``. A retrofitted one is read at the
+            layer of its retrofit.
+        inputs: images ``[N, C, H, W]``; the first one is run to find the layers that cut the network.
+
+    Example::
+
+        import timm
+
+        network = timm.create_model("test_byobnet").eval()
+        places = sharp_places(network, torch.rand(1, 3, 160, 160))
+        readout = read_out(network, torch.rand(1, 3, 160, 160), 281, places)
     """
     model, own_place = unwrapped(model)
     if isinstance(model, QuestionModel):
@@ -61,13 +69,13 @@ def sharp_places(model: Any, inputs: Any) -> list[Place] | None:
 
 
 def given_or_sharp(model: Any, given: Places, options: Mapping[str, Any], inputs: Any) -> Places:
-    """The places given; where there are none, and no option of the readout chooses an account, :func:`sharp_places`."""
+    """Return the given places, or :func:`sharp_places` if there are none and no option selects a decomposition."""
     chosen = any(options.get(name) is not None for name in CHOICES)
     return given if given is not None or chosen else sharp_places(model, inputs)
 
 
 def _is_images(inputs: Any) -> bool:
-    """Whether there is a batch of images that the network can be tried on; others are refused later, with a reason."""
+    """Return whether this is a batch of images to test the network on; other inputs raise later, with a reason."""
     return isinstance(inputs, Tensor) and inputs.dim() == 4 and len(inputs) > 0 and inputs.is_floating_point()
 
 
@@ -79,7 +87,7 @@ def _has_one_cell(head: FeatureSpace, images: Tensor) -> bool:
 
 
 def _is_convolutional(model: nn.Module) -> bool:
-    """Whether all parameters are those of convolutions, batch norms and linear layers."""
+    """Return whether all parameters belong to convolutions, batch norms and linear layers."""
     known = (_ConvNd, _BatchNorm, nn.Linear)
     owners = [module for module in modules_of(model) if any(p is not None for p in module._parameters.values())]
     return any(isinstance(module, _ConvNd) for module in owners) and all(isinstance(one, known) for one in owners)

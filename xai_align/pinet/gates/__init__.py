@@ -1,4 +1,4 @@
-"""The interception and a rule for each operation; importing this room teaches all of them."""
+"""The interception and the rules of all operations; importing this package registers them."""
 
 from xai_align.pinet.gates import (
     attention_rules,
@@ -13,7 +13,7 @@ from xai_align.pinet.gates import (
     selection_rules,
 )
 
-#: The modules that teach the interception its operations.
+#: The modules that register rules.
 RULES = (
     linear_operations,
     constant_operations,

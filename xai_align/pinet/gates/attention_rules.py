@@ -1,4 +1,4 @@
-"""Attention: the weights are held, the values flow."""
+"""Rules for attention: the weights are held, the values flow."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def attention(
     *args: Any,
     **kwargs: Any,
 ) -> Tensor:
-    """``sdpa(stop(q), stop(k), v, stop(mask))``: the mask may hold positions that depend on the query."""
+    """Return ``sdpa(stop(q), stop(k), v, stop(mask))``; the mask may depend on the query."""
     if not gates.depends(value):
         return stop(gates, func, query, key, value, attn_mask, *args, **kwargs)
     query, key = gates.keep(lambda: (query, key))
@@ -42,7 +42,7 @@ def attention(
 def attention_of_a_decomposed_graph(
     gates: FrozenGates, func: Operation, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
 ) -> tuple[Any, ...]:
-    """As :func:`attention`; what comes with the value is constant."""
+    """Apply :func:`attention`; the additional outputs are constant."""
     more = gates.keep(lambda: tuple(func(query, key, value, *args, **kwargs))[1:])
     query, key, args, kwargs = gates.keep(lambda: (query, key, args, kwargs))
     out, *_ = func(query, key, value, *args, **kwargs)
@@ -50,7 +50,7 @@ def attention_of_a_decomposed_graph(
 
 
 class HeldAttention(torch.autograd.Function):
-    """``A v`` by the fused kernel. Only the values flow, so the way back is ``A^T`` alone, in blocks of queries."""
+    """Fused kernel's ``A v``. Only the values flow, so the backward pass is ``A^T`` alone, in blocks of queries."""
 
     @staticmethod
     def forward(
@@ -85,7 +85,7 @@ class HeldAttention(torch.autograd.Function):
         return total, None
 
 
-#: Attention scores that are held at once on the way back: 64 MiB in float32.
+#: Number of attention scores held at once in the backward pass: 64 MiB in float32.
 _SCORES_AT_A_TIME = 2**24
 
 
@@ -119,10 +119,10 @@ def multi_head_attention(
     average_attn_weights: bool,
     is_causal: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """``out_proj(stop(A) v)`` with the attention ``A`` of ``torch.nn.MultiheadAttention``.
+    """Return ``out_proj(stop(A) v)`` with the attention ``A`` of ``torch.nn.MultiheadAttention``.
 
     Raises:
-        NotImplementedError: an extra of that module that changes keys or values is in use.
+        NotImplementedError: the module uses an option that changes keys or values.
     """
     extras = (bias_k, bias_v, static_k, static_v, add_zero_attn or None)
     if any(extra is not None for extra in extras) or (training and dropout_p > 0):
@@ -153,7 +153,7 @@ def multi_head_attention(
 
 
 def _heads(x: Tensor, num_heads: int) -> Tensor:
-    """``[L, N, E]`` to ``[N, heads, L, E / heads]``."""
+    """Reshape ``[L, N, E]`` to ``[N, heads, L, E / heads]``."""
     return x.unflatten(-1, (num_heads, -1)).permute(1, 2, 0, 3)
 
 
@@ -164,7 +164,7 @@ def _of_keys(key_padding_mask: Tensor | None) -> Tensor | None:
 
 
 def _as_mask(mask: Tensor | None, scores: Tensor, num_heads: int) -> Tensor | None:
-    """What is added to the scores; True means: not to be looked at."""
+    """Return the term added to the scores; True in a mask excludes a position."""
     if mask is None:
         return None
     if mask.dtype == torch.bool:

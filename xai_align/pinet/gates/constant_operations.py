@@ -1,4 +1,4 @@
-"""Operations that give constants: decisions, which have no derivative, and values that Python reads."""
+"""Operations that return constants: decisions, which have no derivative, and values read by Python."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from xai_align.pinet.gates.rule_registry import Rule, find_operation, register_r
 
 Function = Callable[..., Any]
 
-#: Booleans, whole numbers, places, and steps: their derivative is zero wherever there is one.
+#: Booleans, integers, indices, and step functions: their derivative is zero wherever it exists.
 DECISIONS = """
     gt ge lt le eq ne greater greater_equal less less_equal not_equal isnan isinf isfinite isneginf isposinf isreal
     isin isclose allclose equal is_nonzero argmax argmin argsort argwhere searchsorted bucketize sign signbit round
@@ -25,13 +25,13 @@ DECISIONS = """
     bitwise_xor __contains__ __bool__ __nonzero__ __int__ __long__ __index__ bool int long short byte char
     _nested_tensor_from_mask_left_aligned
 """
-#: New tensors, with the shape, dtype or device of what they are given and none of its values.
+#: New tensors, with the shape, dtype or device of an argument and none of its values.
 NEW_TENSORS = """
     zeros_like ones_like empty_like rand_like randn_like randint_like new_zeros new_ones new_empty new_empty_strided
 """
-#: New tensors whose values may be given as tensors.
+#: New tensors whose fill values may be tensors.
 FILLED_TENSORS = "full full_like new_full arange linspace logspace range scalar_tensor new_tensor new"
-#: Values that leave the graph although they have a derivative.
+#: Operations whose result leaves the graph although it has a derivative.
 READINGS = """
     detach data item tolist numpy tensor __array__ __float__ __complex__ __format__ __repr__ detach_copy
     __deepcopy__ untyped_storage storage unique unique_consecutive histogram
@@ -40,7 +40,7 @@ READINGS = """
 
 @register_rule(*DECISIONS.split())
 def decision(gates: FrozenGates, func: Function, *args: Any, **kwargs: Any) -> Any:
-    """``stop(f(x))`` of a function without derivative."""
+    """Return ``stop(f(x))`` of a function without derivative."""
     args, kwargs = tree_map(detached, (args, kwargs))
     value = gates.keep(lambda: func(*args, **kwargs))
     gates.stops(_name(func))
@@ -49,7 +49,7 @@ def decision(gates: FrozenGates, func: Function, *args: Any, **kwargs: Any) -> A
 
 @register_rule(*READINGS.split())
 def reading(gates: FrozenGates, func: Function, *args: Any, **kwargs: Any) -> Any:
-    """``stop(x)``, counted: the evidence in ``x`` is cut off."""
+    """Return ``stop(x)``, and count the evidence in ``x`` as cut off."""
     if not gates.recording:
         return gates.keep(never)
     args, kwargs = tree_map(detached, (args, kwargs))
@@ -63,13 +63,13 @@ def reading(gates: FrozenGates, func: Function, *args: Any, **kwargs: Any) -> An
 
 @register_rule(*NEW_TENSORS.split())
 def new_tensor(gates: FrozenGates, func: Function, *args: Any, **kwargs: Any) -> Any:
-    """Run as it is: nothing of the values is looked at."""
+    """Run the function unchanged, because it does not use the argument's values."""
     return func(*args, **kwargs)
 
 
 @register_rule(*FILLED_TENSORS.split())
 def filled_tensor(gates: FrozenGates, func: Function, *args: Any, **kwargs: Any) -> Any:
-    """:func:`reading` of the values that are to be in the new tensor; what lends only its shape is of no matter."""
+    """Apply :func:`reading` to the fill values of the new tensor; arguments that only give a shape do not matter."""
     shape_only = find_operation(func).name in ("full_like", "new_full", "new_tensor", "new")
     if gates.depends(args[1:] if shape_only else args, kwargs):
         return reading(gates, func, *args, **kwargs)
@@ -78,13 +78,13 @@ def filled_tensor(gates: FrozenGates, func: Function, *args: Any, **kwargs: Any)
 
 @register_rule("as_tensor", "asarray")
 def as_tensor(gates: FrozenGates, func: Function, data: Any, *args: Any, **kwargs: Any) -> Any:
-    """A tensor as it is; of a list of tensors the numbers are read, which cuts them off."""
+    """Return a tensor unchanged; read the numbers of a list of tensors, which cuts them off."""
     return (cast if isinstance(data, Tensor) else reading)(gates, func, data, *args, **kwargs)
 
 
 @register_rule("detach_")
 def detaching(gates: FrozenGates, func: Function, x: Tensor) -> Tensor:
-    """``x.detach_()``: ``x`` itself becomes a constant."""
+    """Detach ``x`` in place (``x.detach_()``), which makes it a constant."""
     value = gates.keep(lambda: x)
     if gates.recording:
         gates.cuts("detach_")
@@ -96,21 +96,21 @@ def detaching(gates: FrozenGates, func: Function, x: Tensor) -> Tensor:
 
 @register_rule("register_hook", "retain_grad", "register_post_accumulate_grad_hook")
 def gradient_hook(gates: FrozenGates, func: Function, *args: Any, **kwargs: Any) -> Any:
-    """Nothing: the gradients of a readout are not the network's."""
+    """Do nothing, because the gradients of a readout are not the network's."""
     return RemovableHandle(OrderedDict()) if func is not Tensor.retain_grad else None
 
 
 @register_rule("requires_grad", "is_leaf")
 def graph_flag(gates: FrozenGates, func: Function, x: Tensor) -> bool:
-    """A network may branch on it; a replay, which has no graph, gives the recorded answer."""
+    """Return the flag as recorded, because a network may branch on it and a replay has no graph."""
     return gates.recall(lambda: func(x))
 
 
 @register_rule("to", "type", "type_as", "float", "double", "half", "bfloat16", "cfloat", "cdouble", "_to_copy")
 def cast(gates: FrozenGates, func: Function, *args: Any, **kwargs: Any) -> Any:
-    """Linear between floating types; to whole numbers, a decision."""
+    """Treat a cast between floating types as linear, and one to integers as a decision."""
     value = func(*args, **kwargs)
-    if not isinstance(value, Tensor) or value.is_floating_point() or value.is_complex():  # x.type() is a word
+    if not isinstance(value, Tensor) or value.is_floating_point() or value.is_complex():  # x.type() returns a string
         return value
     return gates.keep(lambda: value)
 
@@ -120,7 +120,7 @@ for _rule in (decision, reading, detaching, graph_flag, gradient_hook, new_tenso
 
 
 def constant_kind(rule: Rule | None) -> str | None:
-    """Return "decision" or "reading" for rules that give constants, None for others."""
+    """Return "decision" or "reading" for rules that return constants, None for others."""
     kinds: dict[Rule | None, str] = {
         decision: "decision",
         new_tensor: "decision",

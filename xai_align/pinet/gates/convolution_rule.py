@@ -1,7 +1,7 @@
-"""Convolution with constant weights: linear, and going back it needs the weights but not what it was given.
+"""Convolution with constant weights: linear, with a backward pass that needs the weights but not the input.
 
-Autograd keeps the input of every convolution in case the weights want a
-gradient. Here they never do, and keeping it would be most of a readout's memory.
+Autograd saves the input of every convolution in case the weights need a
+gradient. Here they never do, and saved inputs would be most of a readout's memory.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CONVOLUTIONS = (torch.conv1d, torch.conv2d, torch.conv3d)
 
 
 class Geometry(NamedTuple):
-    """How a convolution moves over its input, one number for each of its dimensions."""
+    """Stride, padding, dilation and groups of a convolution, one number per dimension."""
 
     stride: list[int]
     padding: list[int]
@@ -31,13 +31,13 @@ class Geometry(NamedTuple):
 
     @classmethod
     def of(cls, weight: Tensor, stride: Any, padding: Any, dilation: Any, groups: int) -> Geometry:
-        """From arguments as PyTorch takes them, words for the padding excepted."""
+        """Return the geometry for PyTorch's arguments, except padding given as a string."""
         stride, padding, dilation = (each_way(value, weight.dim() - 2) for value in (stride, padding, dilation))
         return cls(stride, padding, dilation, groups)
 
 
 def transposed_convolution(gradient: Tensor, weight: Tensor, *, shape: Sequence[int], geometry: Geometry) -> Tensor:
-    """From a gradient at a convolution's output to the one at its input ``[N, C, ...]`` of this shape."""
+    """Return the gradient at a convolution's input ``[N, C, ...]`` of this shape from that at its output."""
     stride, padding, dilation, groups = geometry
     shape_only = gradient.new_empty(1).expand(shape)
     no_output_padding = [0] * len(stride)
@@ -49,20 +49,20 @@ def transposed_convolution(gradient: Tensor, weight: Tensor, *, shape: Sequence[
 
 
 class FrozenConvolution(torch.autograd.Function):
-    """``conv(x)``, keeping of ``x`` only the shape."""
+    """Convolution that saves only the shape of its input."""
 
     @staticmethod
     def forward(
         ctx: FunctionCtx, x: Tensor, func: Operation, weight: Tensor, bias: Tensor | None, geometry: Geometry
     ) -> Tensor:
-        """The convolution's own value."""
+        """Return the convolution's own value."""
         ctx.save_for_backward(weight)
         ctx.shape, ctx.geometry = x.shape, geometry  # type: ignore[attr-defined]
         return func(x, weight, bias, *geometry)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """The transposed convolution."""
+        """Return the transposed convolution of the gradient."""
         (weight,) = ctx.saved_tensors
         back = transposed_convolution(gradient, weight, shape=ctx.shape, geometry=ctx.geometry)
         return back, None, None, None, None
@@ -80,7 +80,7 @@ def convolution(
     dilation: Any = 1,
     groups: int = 1,
 ) -> Tensor:
-    """Linear with constant weights; with weights that depend on ``z``, a product."""
+    """Run a convolution, linear with constant weights, or as a product if the weights depend on ``z``."""
     if gates.depends(weight, bias):
         return product(gates, func, input, weight, bias, stride, padding, dilation, groups)
     words = isinstance(padding, str)
@@ -90,5 +90,5 @@ def convolution(
 
 
 def each_way(value: Any, dimensions: int) -> list[int]:
-    """One number for each dimension."""
+    """Return one number per dimension."""
     return [value] * dimensions if isinstance(value, int) else list(value) * (dimensions if len(value) == 1 else 1)

@@ -1,4 +1,4 @@
-"""A forward pass made linear in a feature space for the input at hand, recorded and replayed.
+"""Forward pass made linear in a feature space for a given input, recorded and replayed.
 
 Under :class:`FrozenGates` every operation on tensors that depend on ``z`` goes
 through a rule (:mod:`~xai_align.pinet.gates.rule_registry`). A rule computes the same
@@ -9,11 +9,11 @@ attention, indices) is *kept*, detached, on a tape. So the whole pass is
 
 autograd gives ``beta``, and running the pass again with the kept values and
 another ``z`` evaluates the same linear function there: at ``z = 0``, the bias.
-This is what B-cos networks and layer-wise relevance propagation call detaching.
+B-cos networks and layer-wise relevance propagation call this detaching.
 
-Whether a tensor depends on ``z`` is what ``requires_grad`` says while recording:
-``z`` is the one leaf that requires a gradient. A replay builds no graph; it
-repeats the recorded answers.
+While recording, ``requires_grad`` marks the tensors that depend on ``z``: ``z`` is
+the only leaf that requires a gradient. A replay builds no graph; it repeats the
+recorded marks.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ from xai_align.pinet.gates.rule_registry import Operation, Rule, UnknownOperatio
 
 T = TypeVar("T")
 
-#: What an intercepted call was when it was recorded: independent of z, rewritten by its rule, or cut off from z.
+#: Kinds of recorded calls: independent of z, rewritten by a rule, or cut off from z.
 _CONSTANT, _RULED, _CUT = 0, 1, 2
 
 
 class CutOff(NamedTuple):
-    """Evidence that a network took out of the gradient's reach.
+    """Evidence that a network detached from the graph.
 
     Attributes:
         how: "detach", "item", "numpy", "no_grad", "inference_mode" and the like.
-        where: name of the innermost module that was running; "" for the network itself.
+        where: name of the innermost running module; "" for the network itself.
         kind: class of that module.
-        times: how often.
+        times: number of occurrences.
     """
 
     how: str
@@ -64,11 +64,11 @@ class CutOff(NamedTuple):
 
 
 class SharedViews(RuntimeError):
-    """The network writes into one of several views that one call gave (``chunk``, ``unbind``)."""
+    """Write of the network into one of several views that one call returned (``chunk``, ``unbind``)."""
 
 
 class OutOfStep(RuntimeError):
-    """A replay did not ask for what was recorded."""
+    """Replay that differs from the recording."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -78,7 +78,7 @@ class OutOfStep(RuntimeError):
 
 
 class FrozenGates(TorchFunctionMode):
-    """The interception: record once, replay as often as wanted.
+    """Interception of operations: record once, replay any number of times.
 
     Example::
 
@@ -89,9 +89,9 @@ class FrozenGates(TorchFunctionMode):
             bias = network(torch.zeros_like(z))
 
     Args:
-        model: only for the names of its modules, in error messages.
-        rules: rules that go before the registered ones here, by function.
-        flowing: whether sigmoid, softmax-free scales and the like hand evidence on, as activations, instead of
+        model: used only for the names of its modules, in error messages.
+        rules: rules that override the registered ones, by function.
+        flowing: whether sigmoids, scales other than softmax and the like pass evidence on, as activations, instead of
             being held as gates.
         separate_views: whether ``chunk``, ``unbind`` and ``split`` give views that may be written into.
     """
@@ -107,42 +107,42 @@ class FrozenGates(TorchFunctionMode):
         super().__init__()
         self.recording = True
         self.flowing, self.separate_views = flowing, separate_views
-        #: Whether a replay has been given another ``z`` by now.
+        #: Whether the replay has already received another ``z``.
         self.departed = False
-        #: How many operations ran: roundings one after another, at most.
+        #: Number of operations run, an upper bound on successive rounding errors.
         self.operations = 0
-        #: The lowest precision in which the network itself computes something on the way, if it is a half one.
+        #: The lowest half precision in which the network itself computes part of the pass, if any.
         self.coarsest: torch.dtype | None = None
-        #: The last operation, by name and module, that took a dependent tensor and gave a constant.
+        #: The last operation, by name and module, that turned a dependent tensor into a constant.
         self.last_stop: tuple[str, str] | None = None
         self.trace_stops = False
         self._model = model
         self._names: dict[int, str] | None = None
         self._rules = dict(rules or {})
         self._cut: Counter[tuple[str, str, str]] = Counter()
-        #: What was kept, each with the versions of its tensors.
+        #: Saved values, each with the versions of its tensors.
         self._tape: list[tuple[Any, list[int]]] = []
         self._marks: list[int] = []
-        #: How far a replay has come.
+        #: Position of the replay on the tape.
         self._position = 0
         self._mark = 0
-        #: Which kept values lie in a piece of memory.
+        #: Saved values by storage.
         self._holders: dict[int, list[int]] = {}
-        #: Memory of dependent tensors that the network also sees as constants.
+        #: Storage of dependent tensors that the network also uses as constants.
         self._aliased: set[int] = set()
         self._inference = False
         self._paused = False
         self._parameter_memory: set[int] | None = None
-        #: Nodes of the running thread's graphs with lower numbers are older than the recording.
+        #: Graph nodes of the current thread with lower numbers are older than the recording.
         self.since = 0
 
     def use(self, rules: Mapping[Any, Rule]) -> None:
-        """Put these rules, by function, before the registered ones."""
+        """Override registered rules by these, by function."""
         self._rules.update(rules)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Leave operations as they are, for what is no part of the network."""
+        """Suspend the interception, for code that is not part of the network."""
         self._paused = True
         try:
             yield
@@ -158,11 +158,11 @@ class FrozenGates(TorchFunctionMode):
         return self.run(func, *args, **(kwargs or {}))
 
     def run(self, func: Any, /, *args: Any, **kwargs: Any) -> Any:
-        """``func(*args, **kwargs)`` by its rule; for rules that are made of operations with rules of their own."""
+        """Return ``func(*args, **kwargs)`` by its rule, for rules made of operations with their own rules."""
         operation = find_operation(func)
         rule = self._rules.get(operation.compute, operation.rule) if self._rules else operation.rule
         if rule is None and not any(isinstance(leaf, Tensor) for leaf in tree_leaves((args, kwargs))):
-            # nothing of the network's values; a garbage-collected context may also set the grad mode at any time
+            # does not touch the network's values; a garbage-collected context may also set the grad mode at any time
             return func(*args, **kwargs)
         if kwargs and (rule is not linear or not args):
             args, kwargs = by_position(func, args, kwargs)
@@ -174,8 +174,8 @@ class FrozenGates(TorchFunctionMode):
             if operation.name in _RANDOM:
                 draws.drew = True
         else:
-            alive = True  # what a linear operation is given doesn't matter, for others the mark says it
-        # a region without gradients
+            alive = True  # irrelevant for linear operations; for others the mark decides
+        # under no_grad
         outside = not torch.is_grad_enabled()
         if outside and torch.is_inference_mode_enabled():
             self._inference = True
@@ -203,7 +203,7 @@ class FrozenGates(TorchFunctionMode):
             return self._written_by(rule, operation, func, args, kwargs, written)
 
     def depends(self, *arguments: Any) -> bool:
-        """Return whether a tensor in these (nested) arguments depends on ``z``; replaying, the recorded answer."""
+        """Return whether a tensor in these (nested) arguments depends on ``z``; in a replay, the recorded answer."""
         return self.recall(lambda: look_at(arguments, {}, self.since)[0])
 
     def recall(self, decide: Callable[[], bool]) -> bool:
@@ -215,7 +215,7 @@ class FrozenGates(TorchFunctionMode):
         return answer
 
     def keep(self, compute: Callable[[], T]) -> T:
-        """What ``compute()`` gave when recording, as a constant. Replaying, the same values, uncomputed."""
+        """Return ``compute()`` as a constant when recording, and the saved value, without computing, in a replay."""
         if self.recording:
             with torch.inference_mode(False), torch.no_grad():
                 value = compute()
@@ -236,13 +236,13 @@ class FrozenGates(TorchFunctionMode):
         return value
 
     def hold(self, value: T) -> Callable[[], T]:
-        """:meth:`keep` a value for the way back: what comes is asked for it then, and given it as it is now."""
+        """Save a value for the backward pass like :meth:`keep`, and return a function that gives its current state."""
         place = len(self._tape)
         self.keep(lambda: value)
         return lambda: self._tape[place][0]
 
     def about_to_write(self, written: Any) -> None:
-        """Copy kept values that lie in this tensor's memory: an operation is going to write to it."""
+        """Copy saved values that share this tensor's memory, because an operation is about to write to it."""
         if not isinstance(written, Tensor) or _storage(written) not in self._holders:
             return
         for position in self._holders.pop(_storage(written)):
@@ -250,18 +250,18 @@ class FrozenGates(TorchFunctionMode):
             self._tape[position] = (value, [tensor._version for tensor in _tensors_of(value)])
 
     def cuts(self, how: str) -> None:
-        """Count evidence that is read by Python or detached, under the module that does it."""
+        """Count evidence that is read by Python or detached, by the module responsible."""
         if self.recording:
             self._cut[(how, *self._running_module())] += 1
 
     def stops(self, name: str) -> None:
-        """Note, while tracing, that an operation of this name made a constant of a dependent tensor."""
+        """Note, while tracing, that an operation of this name turned a dependent tensor into a constant."""
         if self.trace_stops and self.recording:
             self.last_stop = (name, _by(*self._running_module()))
 
     @property
     def cut_off(self) -> tuple[CutOff, ...]:
-        """Evidence that was cut off, in the order in which it first was."""
+        """Evidence that was cut off, in order of first occurrence."""
         return tuple(CutOff(*which, count) for which, count in self._cut.items())
 
     # ---------------------------------------------------------------- replay
@@ -271,14 +271,14 @@ class FrozenGates(TorchFunctionMode):
         """Run the recorded pass again with its gates held.
 
         Args:
-            departed: False: all is as recorded until :meth:`depart` is called.
+            departed: False: the replay equals the recording until :meth:`depart` is called.
 
         Raises:
-            OutOfStep: the pass did not ask for the same gates.
+            OutOfStep: the pass did not use the same gates.
         """
         self.recording, self.departed, self._position, self._mark = False, departed, 0, 0
         try:
-            # gradients are on, as when recording, so that the network takes the same branches; no tensor requires one
+            # grad mode is on, as when recording, so that the network takes the same branches; no tensor requires grad
             with torch.inference_mode(False), torch.enable_grad(), self:
                 yield
             if self._position != len(self._tape) or self._mark != len(self._marks):
@@ -287,11 +287,11 @@ class FrozenGates(TorchFunctionMode):
             self.recording = True
 
     def depart(self) -> None:
-        """From here on, a replay computes something else than was recorded."""
+        """Mark the point from which the replay differs from the recording."""
         self.departed = True
 
     def clear(self) -> None:
-        """Let go of everything kept."""
+        """Discard all saved values."""
         self._tape.clear()
         self._marks.clear()
         self._holders.clear()
@@ -300,7 +300,7 @@ class FrozenGates(TorchFunctionMode):
     # ---------------------------------------------------------------- spellings
 
     def _linear(self, operation: Operation, func: Any, args: Any, kwargs: Any, alive: bool) -> Any:
-        """As PyTorch does it, in place and on views too."""
+        """Run the function as PyTorch does, also in place and on views."""
         if operation.inplace == "self":
             self._check_write([args[0]], constant=not alive)
             if self.recording and alive:
@@ -312,7 +312,7 @@ class FrozenGates(TorchFunctionMode):
     def _written_by(
         self, rule: Rule, operation: Operation, func: Any, args: Any, kwargs: Any, written: Sequence[Tensor]
     ) -> Any:
-        """The rule's result, put where the spelling wants it."""
+        """Write the rule's result to the target of an in-place or ``out=`` call."""
         if operation.inplace == "self" and rule is linear:
             self._check_write(written, constant=False)
             return self._guarded_write(func, args, kwargs)
@@ -329,7 +329,7 @@ class FrozenGates(TorchFunctionMode):
                 target.resize_(value.shape)
             self._guarded_write(Tensor.copy_, (target, value), {})
             if self.recording and target.requires_grad and not value.requires_grad and not target._is_view():
-                target.detach_()  # overwritten by a constant, it depends on nothing
+                target.detach_()  # overwritten by a constant, it is one itself
         if out is None or isinstance(result, Tensor):
             return written[0]
         return out if type(result) is tuple else type(result)(written)
@@ -388,7 +388,7 @@ class FrozenGates(TorchFunctionMode):
         return self._marks[self._mark - 1]
 
     def _cut_off(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """In a region without gradients: a constant."""
+        """Return a constant for a call under ``no_grad``, and count what is cut off."""
         if not self.recording:
             return self.keep(never)
         args, kwargs = tree_map(detached, (args, kwargs))
@@ -400,7 +400,7 @@ class FrozenGates(TorchFunctionMode):
         return value
 
     def note_aliases(self, value: Any, args: Any) -> None:
-        """Remember that a constant handed to the network lies in the memory of a dependent tensor."""
+        """Note that a constant given to the network shares the memory of a dependent tensor."""
         sources = {_storage(leaf) for leaf in tree_leaves(args) if isinstance(leaf, Tensor)}
         self._aliased.update(_storage(tensor) for tensor in _tensors_of(value) if _storage(tensor) in sources)
 
@@ -413,7 +413,7 @@ class FrozenGates(TorchFunctionMode):
         )
 
     def _running_module(self) -> tuple[str, str]:
-        """Name and class of the innermost module on the stack."""
+        """Return name and class of the innermost module on the call stack."""
         if self._names is None:
             modules = self._model.named_modules() if self._model is not None else ()
             self._names = {id(module): name for name, module in modules}
@@ -427,22 +427,22 @@ class FrozenGates(TorchFunctionMode):
 
 
 def detached(value: Any) -> Any:
-    """A tensor as a constant; anything else as it is."""
+    """Return a tensor as a constant, anything else unchanged."""
     return value.detach() if isinstance(value, Tensor) else value
 
 
 def never() -> Any:
-    """Stand for a computation that a replay does not repeat."""
+    """Raise, as a placeholder for a computation that a replay does not repeat."""
     raise AssertionError("a replay computes nothing that was kept")
 
 
 def separate_views(name: str, x: Tensor, *args: Any, **kwargs: Any) -> Any:
-    """The parts that ``chunk``, ``unbind`` and the like give, each a view that may be written into."""
+    """Return the parts of ``chunk``, ``unbind`` and the like, each as a view that may be written to."""
     parts = getattr(torch, name)(x.detach(), *args, **kwargs)
     return type(parts)(x.as_strided(part.shape, part.stride(), part.storage_offset()) for part in parts)
 
 
-#: Whether the running thread's readout met a function that draws random numbers.
+#: Whether the readout of the current thread called a function that draws random numbers.
 draws = threading.local()
 _RANDOM = frozenset(
     """
@@ -466,10 +466,10 @@ def _by(where: str, kind: str) -> str:
 
 
 def look_at(args: Sequence[Any], kwargs: Mapping[str, Any], since: int = 0) -> tuple[bool, bool]:
-    """Whether a tensor depends on ``z``, and whether one requires a gradient that is not of ours.
+    """Return whether a tensor depends on ``z``, and whether one requires grad for another reason.
 
-    Foreign are leaves, which are parameters reached without their module, and tensors whose graph is older than the
-    recording (``since``), which were made of parameters before.
+    Such foreign tensors are leaves, which are parameters accessed without their module, and tensors whose graph is
+    older than the recording (``since``), which were computed from parameters before.
     """
     alive = foreign = False
     for value in args:
@@ -492,24 +492,24 @@ def look_at(args: Sequence[Any], kwargs: Mapping[str, Any], since: int = 0) -> t
 
 
 def is_foreign(tensor: Tensor, since: int) -> bool:
-    """Whether a tensor that requires grad does so for another reason than ``z``."""
+    """Return whether a tensor that requires grad does so for another reason than ``z``."""
     if tensor.is_leaf:
         return True
     return since > 0 and tensor.grad_fn._sequence_nr() < since  # type: ignore[union-attr]
 
 
 def latest_node() -> int:
-    """The number of a node of the running thread's graphs that is made now; later ones have higher numbers."""
+    """Return the number of a graph node created now in the current thread; later nodes have higher numbers."""
     return torch.ones((), requires_grad=True).clone().grad_fn._sequence_nr()  # type: ignore[union-attr]
 
 
 def _usable(value: Any) -> Any:
-    """Tensors made under inference_mode can't be saved for a backward pass; copies can."""
+    """Return copies of tensors made under ``inference_mode``, which autograd cannot save for a backward pass."""
     return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
 
 
 def _written(operation: Operation, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:
-    """The tensors that this call writes into."""
+    """Return the tensors that this call writes to."""
     out = kwargs.get("out")
     if out is not None:
         return [out] if isinstance(out, Tensor) else list(out)
@@ -540,7 +540,7 @@ def _without_flag(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> tup
 
 
 def _is_plain(x: Any) -> bool:
-    """Whether a tensor is written to directly: no view, whose base would change too."""
+    """Return whether a tensor can be written to directly, because it is not a view, whose base would change too."""
     return isinstance(x, Tensor) and not x._is_view()
 
 
@@ -549,7 +549,7 @@ def _copied(value: Any) -> Any:
 
 
 def _tensors_of(value: Any) -> list[Tensor]:
-    """The tensors of a value; most are one, and then walking a tree would be the larger part of the work."""
+    """Return the tensors of a value, with a fast path for a single tensor, which avoids the tree traversal."""
     if isinstance(value, Tensor):
         return [value]
     if value is None:

@@ -1,20 +1,20 @@
-"""The generalised gamma rule: the same value of a layer, rewritten through the terms that agree with it.
+"""Generalised gamma rule: a layer's value, rewritten with more weight on the terms that agree with its sign.
 
 A unit of a linear or convolution layer is a sum ``z = sum_i z_i`` of terms ``z_i = w_i x_i`` (and a bias). Most of a
-unit's terms cancel, and the gate rule hands all of them on, so that what is read out early in a network is mostly
-noise that adds up to nothing. With ``s = sign(z)`` and a favour ``gamma``,
+unit's terms cancel, and the gate rule passes all of them on, so that a readout early in a network is mostly
+noise that cancels. With ``s = sign(z)`` and a strength ``gamma``,
 
     z_gamma = sum_i (z_i + gamma * s * max(s * z_i, 0))
     value   = stop(z / z_gamma) * z_gamma + bias
 
-is the same value with agreeing terms favoured: each term counts ``z / z_gamma``, and an agreeing one
-``(1 + gamma) z / z_gamma`` times. Because ``max(s z_i, 0) = (s z_i + |z_i|) / 2``, with ``A = sum_i |w_i| |x_i|``
+is the same value with more weight on agreeing terms: each term has weight ``z / z_gamma``, and an agreeing one
+``(1 + gamma) z / z_gamma``. Because ``max(s z_i, 0) = (s z_i + |z_i|) / 2``, with ``A = sum_i |w_i| |x_i|``
 
     z_gamma = (1 + gamma / 2) z + s * (gamma / 2) A,    |z| <= A,
 
-so ``z / z_gamma`` lies in ``[0, 1 / (1 + gamma)]``: nothing is divided by a small number, whatever cancels. The sign is
-that of ``z`` without the bias, which keeps this so, and makes a batch norm that follows the layer and the same batch
-norm folded into it one thing: both scale ``z`` and ``A`` alike.
+so ``z / z_gamma`` lies in ``[0, 1 / (1 + gamma)]``: there is no division by a small number, however much cancels. The
+sign is that of ``z`` without the bias, as this bound requires. It also makes the rule the same for a batch norm after
+the layer and for the same batch norm folded into it: both scale ``z`` and ``A`` alike.
 
 Sources: Montavon et al. 2019 (the gamma rule), Andeol et al. 2021 (both signs of ``z``).
 """
@@ -39,10 +39,10 @@ Operation = Callable[..., Any]
 
 
 def gamma_rules(gamma: float) -> Mapping[Any, Rule]:
-    """The rules that go before the frozen gates' own: none for ``gamma = 0``, which is the gate rule.
+    """Return the rules that override the frozen gates' own, none for ``gamma = 0``, which is the gate rule.
 
     Args:
-        gamma: how much more an agreeing term counts, 0 or more.
+        gamma: the additional weight of an agreeing term, 0 or more.
 
     Raises:
         ValueError: it is negative or not finite.
@@ -56,12 +56,12 @@ def gamma_rules(gamma: float) -> Mapping[Any, Rule]:
 
 
 class FavouringLayer:
-    """One call of a layer: what is needed to go back through it, and to evaluate it again at another ``x``.
+    """One call of a layer, with its backward pass and its evaluation at another ``x``.
 
     Args:
-        gamma: the favour.
-        apply: ``(x, w)`` to the layer's value without its bias.
-        transpose: ``(gradient, w)`` to what the transposed map makes of it.
+        gamma: the strength of the rule.
+        apply: maps ``(x, w)`` to the layer's value without its bias.
+        transpose: maps ``(gradient, w)`` to the transposed map of the gradient.
         weight: ``w``.
     """
 
@@ -74,16 +74,16 @@ class FavouringLayer:
     ) -> None:
         self._apply, self._transpose = apply, transpose
         self._gamma, self._weight = gamma, weight
-        #: ``z / z_gamma`` and ``s``, found on the way back; None where no gradient came by.
+        #: ``z / z_gamma`` and ``s``, computed in the backward pass; None where no gradient arrived.
         self._share: Tensor | None = None
         self._sign: Tensor | None = None
 
     def value(self, x: Tensor) -> Tensor:
-        """The layer's own ``z``."""
+        """Return the layer's own ``z``."""
         return self._apply(x, self._weight)
 
     def back(self, gradient: Tensor, x: Tensor, z: Tensor) -> Tensor:
-        """The derivative of ``stop(z / z_gamma) * z_gamma`` towards ``x``, applied to a gradient."""
+        """Return the product of a gradient and the derivative of ``stop(z / z_gamma) * z_gamma`` in ``x``."""
         plain, agreeing = self._weights()
         size = z.abs()
         # s * z_gamma = (1 + gamma / 2) |z| + (gamma / 2) A
@@ -95,7 +95,7 @@ class FavouringLayer:
         return to_x.addcmul_(self._transpose(shared.mul_(self._sign), agreeing), x.sign())
 
     def at(self, x: Tensor, recorded_x: Tensor) -> Tensor:
-        """``stop(z / z_gamma) * z_gamma`` at another ``x``, the signs and the share held."""
+        """Return ``stop(z / z_gamma) * z_gamma`` at another ``x``, with signs and ``z / z_gamma`` held."""
         if self._share is None or self._sign is None:
             return self.value(x)
         plain, agreeing = self._weights()
@@ -103,22 +103,22 @@ class FavouringLayer:
         return self._apply(x, plain).addcmul_(self._sign, favoured) * self._share
 
     def _weights(self) -> tuple[Tensor, Tensor]:
-        """``(1 + gamma / 2) w`` and ``(gamma / 2) |w|``."""
+        """Return ``(1 + gamma / 2) w`` and ``(gamma / 2) |w|``."""
         return self._weight * (1 + self._gamma / 2), self._weight.abs().mul_(self._gamma / 2)
 
 
 class Favouring(torch.autograd.Function):
-    """The layer's own value, going back through the terms that agree with it."""
+    """Layer's own value, with the gradient of the gamma rule."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor, found: tuple[Tensor, Callable[[Tensor], Tensor]]) -> Tensor:
-        """The value, as it was found."""
+        """Return the computed value."""
         value, ctx.back = found  # type: ignore[attr-defined]
         return value
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        """As :meth:`FavouringLayer.back`."""
+        """Return :meth:`FavouringLayer.back` of the gradient."""
         return ctx.back(gradient), None
 
 
@@ -164,7 +164,7 @@ def _favouring(gates: FrozenGates, layer: FavouringLayer, x: Tensor, bias: Tenso
     if not gates.recording:
         recorded: tuple[Tensor, Tensor, FavouringLayer] = gates.keep(never)
         recorded_x, z, layer = recorded
-        # up to where the replay departs from what was recorded, the value is the recorded one
+        # until the replay departs from the recording, the value is the recorded one
         value = layer.at(x, recorded_x) if gates.departed else z.clone()
         return value if bias is None else value + bias
     with torch.no_grad():
@@ -175,7 +175,7 @@ def _favouring(gates: FrozenGates, layer: FavouringLayer, x: Tensor, bias: Tenso
 
 
 def _as_computed(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """In the precision in which the layer computes: autocast's, where it is on."""
+    """Return the arguments in the precision in which the layer computes: autocast's, where it is on."""
     if not torch.is_autocast_enabled(x.device.type):
         return x, weight, bias
     dtype = torch.get_autocast_dtype(x.device.type)
@@ -183,7 +183,7 @@ def _as_computed(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor
 
 
 def _padded(x: Tensor, weight: Tensor, padding: str, dilation: Any) -> Tensor:
-    """The input of a convolution whose padding is a word, with zeros around it."""
+    """Return the zero-padded input of a convolution whose padding is given as a string."""
     if padding == "valid":
         return x
     around: list[int] = []

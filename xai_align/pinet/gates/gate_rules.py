@@ -1,13 +1,13 @@
-"""The frozen-gate rules for elementwise functions: gates are held, activations flow.
+"""Frozen-gate rules for elementwise functions: gates are held, activations flow.
 
-Each computes the operation's own value as an instance-wise linear function of
-what depends on ``z``. ``stop(v)`` of the formulas is ``gates.keep(lambda: v)``.
+Each computes the operation's own value as an instance-wise linear function of the
+arguments that depend on ``z``. ``stop(v)`` in the formulas is ``gates.keep(lambda: v)``.
 
 | functions | rewritten as |
 |---|---|
 | activations with ``f(0) = 0`` | ``x * stop(f(x) / x)`` |
 | activations with a finite ``f(0)`` | ``x * stop((f(x) - f(0)) / x) + f(0)`` |
-| gates: sigmoid, softmax, exp ... | ``stop(f(x))``; as activations in a network where nothing else flows |
+| gates: sigmoid, softmax, exp ... | ``stop(f(x))``; as activations where there is no other path to the answer |
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Function = Callable[..., Any]
 GATES_WITH_VALUE_AT_ZERO = """
     sigmoid hardsigmoid logsigmoid exp exp2 erfc cos cosh acos arccos rpow
 """
-#: Gates that can flow as ``x * stop(f(x) / x)``: they have no finite value at 0.
+#: Gates that can flow as ``x * stop(f(x) / x)``, because they have no finite value at 0.
 GATES_WITHOUT_VALUE_AT_ZERO = "log log2 log10 rsqrt reciprocal rdiv acosh arccosh logit"
 #: Gates that are always held.
 HELD_GATES = "softmax softmin sgn angle atan2 logcumsumexp linalg_norm linalg_matrix_norm matrix_norm"
@@ -41,19 +41,19 @@ HELD_GATES = "softmax softmin sgn angle atan2 logcumsumexp linalg_norm linalg_ma
 
 @register_rule(*GATES_WITH_VALUE_AT_ZERO.split())
 def gate(gates: FrozenGates, func: Function, *args: Any) -> Any:
-    """``stop(f(x))``, or an activation where the gates flow."""
+    """Return ``stop(f(x))``, or an activation where the gates flow."""
     return (offset_activation if gates.flowing else stop)(gates, func, *args)
 
 
 @register_rule(*GATES_WITHOUT_VALUE_AT_ZERO.split())
 def scale(gates: FrozenGates, func: Function, *args: Any, **kwargs: Any) -> Any:
-    """``stop(f(x))``, or ``x * stop(f(x) / x)`` where the gates flow."""
+    """Return ``stop(f(x))``, or ``x * stop(f(x) / x)`` where the gates flow."""
     return (activation if gates.flowing else stop)(gates, func, *args, **kwargs)
 
 
 @register_rule(*HELD_GATES.split())
 def stop(gates: FrozenGates, func: Function, *args: Any, **kwargs: Any) -> Any:
-    """``stop(f(x))``: gates, scales, attention weights are constants of this input."""
+    """Return ``stop(f(x))``: gates, scales and attention weights are constants of this input."""
     args, kwargs = tree_map(detached, (args, kwargs))
     value = gates.keep(lambda: func(*args, **kwargs))
     gates.stops(find_operation(func).name)
@@ -64,24 +64,24 @@ def stop(gates: FrozenGates, func: Function, *args: Any, **kwargs: Any) -> Any:
 
 
 class Gated(torch.autograd.Function):
-    """The value of ``found = (value, gate)``, with the derivative ``gate`` towards ``x``."""
+    """Value of ``found = (value, gate)``, with the derivative ``gate`` in ``x``."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor, found: tuple[Tensor, Tensor]) -> Tensor:
-        """Return the value, as it was found."""
-        value, gate = found  # in a tuple, so that autograd takes the value for an output and not for a view of an input
+        """Return the computed value."""
+        value, gate = found  # in a tuple, so that autograd treats the value as an output and not as a view of an input
         ctx.save_for_backward(gate)
         return value
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        """Return ``gate`` times what comes back."""
+        """Return ``gate`` times the gradient."""
         (gate,) = ctx.saved_tensors
         return gradient * gate.conj(), None
 
 
 class GatedInPlace(torch.autograd.Function):
-    """:class:`Gated` for ``found = (write, gate)``, where ``write(x)`` puts the value into ``x``."""
+    """In-place form of :class:`Gated` for ``found = (write, gate)``, where ``write(x)`` puts the value into ``x``."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor, found: tuple[Callable[[Tensor], Tensor], Tensor]) -> Tensor:
@@ -94,25 +94,25 @@ class GatedInPlace(torch.autograd.Function):
     backward = Gated.backward
 
 
-#: Zero where their argument is.
+#: Activations with ``f(0) = 0``.
 ACTIVATIONS = """
     leaky_relu rrelu gelu silu hardswish mish elu selu celu softsign tanh hardshrink softshrink tanhshrink sqrt
     nan_to_num square normalize local_response_norm expm1 log1p sin sinh tan asin arcsin asinh arcsinh atan arctan
     atanh arctanh erf erfinv renorm
 """
-#: These may not be, which depends on their bounds.
+#: Activations for which that depends on their bounds.
 OFFSET_ACTIVATIONS = "relu6 hardtanh threshold softplus"
 
 
 @register_rule(*ACTIVATIONS.split())
 def activation(gates: FrozenGates, func: Function, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """``f(x) = x * stop(f(x) / x)``, the quotient 0 where ``x`` is."""
+    """Return ``f(x) = x * stop(f(x) / x)``, with quotient 0 at ``x = 0``."""
     return _activation(gates, func, x, None, *args, **kwargs)
 
 
 @register_rule(*OFFSET_ACTIVATIONS.split())
 def offset_activation(gates: FrozenGates, func: Function, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """``f(x) = x * stop((f(x) - f(0)) / x) + f(0)``, the quotient 0 where ``x`` is."""
+    """Return ``f(x) = x * stop((f(x) - f(0)) / x) + f(0)``, with quotient 0 at ``x = 0``."""
     return _activation(gates, func, x, _value_at_zero(func, x, args, kwargs), *args, **kwargs)
 
 
@@ -126,12 +126,12 @@ def _activation(gates: FrozenGates, func: Function, x: Tensor, offset: Any, *arg
 
 
 def _activation_into(gates: FrozenGates, func: Function, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """:func:`activation`, written into ``x``."""
+    """Apply :func:`activation` in place."""
     return _written(gates, func, x, None, *args, **kwargs)
 
 
 def _offset_activation_into(gates: FrozenGates, func: Function, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """:func:`offset_activation`, written into ``x``."""
+    """Apply :func:`offset_activation` in place."""
     return _written(gates, func, x, _value_at_zero(func, x, args, kwargs), *args, **kwargs)
 
 
@@ -150,7 +150,7 @@ offset_activation.into = _offset_activation_into  # type: ignore[attr-defined]
 
 @register_rule("clamp", "clamp_min", "clamp_max")
 def bounded(gates: FrozenGates, func: Function, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """An activation between constant bounds; if they depend on ``z``, the one of the three that is taken."""
+    """Apply an activation between constant bounds; if they depend on ``z``, select argument or bound."""
     if not gates.depends(*args, *kwargs.values()):
         return offset_activation(gates, func, x, *args, **kwargs)
     low, high = _bounds(func, *args, **kwargs)
@@ -183,28 +183,28 @@ def _bounds(func: Function, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
 def _value_and_quotient(
     func: Function, x: Tensor, offset: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[Tensor, Tensor]:
-    """``f(x)`` in the dtype of ``x``, and ``(f(x) - f(0)) / x`` in float32 or better."""
+    """Return ``f(x)`` in the dtype of ``x``, and ``(f(x) - f(0)) / x`` in float32 or better."""
     with torch.no_grad():
         wide = x.float() if x.dtype in LOW_PRECISION else x
         if offset is not None and wide.dtype == torch.float32 and x.device.type != "mps":
-            wide = wide.double()  # near 0 the difference has few digits of float32
+            wide = wide.double()  # near 0 the difference loses most digits of float32
         value = func(wide, *_plain(args), **_plain(kwargs))
         quotient = _quotient(value if offset is None else value - offset, wide)
         return value.to(x.dtype), quotient.float() if quotient.dtype != x.dtype and not x.is_complex() else quotient
 
 
 def _plain(arguments: Any) -> Any:
-    """Bounds and the like that depend on ``z`` are held."""
+    """Return bounds and the like with those that depend on ``z`` held."""
     return tree_map(detached, arguments)
 
 
 def _quotient(value: Tensor, x: Tensor) -> Tensor:
-    """``value / x``, and 0 where ``x`` is."""
+    """Return ``value / x``, and 0 at ``x = 0``."""
     return (value / x).nan_to_num_()
 
 
 def _value_at_zero(func: Function, x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """``f(0)``: a number, None if it is 0, or a tensor if the bounds are tensors."""
+    """Return ``f(0)``: a number, None if it is 0, or a tensor if the bounds are tensors."""
     if not any(isinstance(argument, Tensor) for argument in (*args, *kwargs.values())):
         return _number_at_zero(func, args, tuple(kwargs.items()))
     with torch.no_grad():
@@ -218,7 +218,7 @@ def _number_at_zero(func: Function, args: tuple[Any, ...], kwargs: tuple[tuple[s
 
 @register_rule("relu")
 def relu(gates: FrozenGates, func: Function, x: Tensor) -> Tensor:
-    """``relu(x) = x * stop(1 where x > 0)``, which is what autograd makes of it."""
+    """Return ``relu(x) = x * stop(1 where x > 0)``, whose gradient is autograd's."""
     if not gates.recording:
         return torch.ops.aten.threshold_backward(x, gates.keep(never), 0)
     value = func(x)
@@ -227,7 +227,7 @@ def relu(gates: FrozenGates, func: Function, x: Tensor) -> Tensor:
 
 
 def _relu_into(gates: FrozenGates, func: Function, x: Tensor) -> Tensor:
-    """:func:`relu`, written into ``x``."""
+    """Apply :func:`relu` in place."""
     if not gates.recording:
         return torch.ops.aten.threshold_backward.grad_input(x, gates.keep(never), 0, grad_input=x)
     value = x.relu_()
@@ -240,9 +240,9 @@ relu.into = _relu_into  # type: ignore[attr-defined]
 
 @register_rule("pow", "float_power")
 def power(gates: FrozenGates, func: Function, x: Any, exponent: Any) -> Tensor:
-    """``x ** p = x * stop(x ** (p - 1))`` for ``p > 0``; otherwise a scale, which is held.
+    """Return ``x ** p = x * stop(x ** (p - 1))`` for ``p > 0``; otherwise a scale, which is held.
 
-    Where the exponent is a tensor, each of its entries decides for itself. An exponent that depends on ``z`` is held.
+    For an exponent tensor this applies to each entry. An exponent that depends on ``z`` is held.
     """
     if not gates.depends(x):
         return gate(gates, power_of_a_constant, exponent, x, func)
@@ -258,19 +258,19 @@ def power(gates: FrozenGates, func: Function, x: Any, exponent: Any) -> Tensor:
 
 
 def power_of_a_constant(exponent: Tensor, base: Any, func: Function) -> Tensor:
-    """``base ** exponent``, as a function of the exponent."""
+    """Return ``base ** exponent``, as a function of the exponent."""
     return func(base, exponent)
 
 
 @register_rule("prelu")
 def prelu(gates: FrozenGates, func: Function, x: Tensor, weight: Tensor) -> Tensor:
-    """``x * stop(1 where x > 0, else w)``."""
+    """Return ``x * stop(1 where x > 0, else w)``."""
     return x * gates.keep(lambda: func(x, weight) / torch.where(x == 0, 1, x))
 
 
 @register_rule("abs")
 def magnitude(gates: FrozenGates, func: Function, x: Tensor) -> Tensor:
-    """``|x| = x * stop(sign x)``; of a complex number ``Re(x * stop(conj(x) / |x|))``."""
+    """Return ``|x| = x * stop(sign x)``, for complex numbers ``Re(x * stop(conj(x) / |x|))``."""
     if x.is_complex():
         return (x * gates.keep(lambda: x.sgn().conj().resolve_conj())).real
     return x * gates.keep(lambda: x.sign())
@@ -278,46 +278,46 @@ def magnitude(gates: FrozenGates, func: Function, x: Tensor) -> Tensor:
 
 @register_rule("copysign")
 def copied_sign(gates: FrozenGates, func: Function, a: Tensor, b: Any) -> Tensor:
-    """``|a| sign(b) = a * stop(sign(a) sign(b))``."""
+    """Return ``|a| sign(b) = a * stop(sign(a) sign(b))``."""
     return a * gates.keep(lambda: func(torch.ones_like(a), b) * a.sign())
 
 
 @register_rule("remainder", "fmod")
 def remainder(gates: FrozenGates, func: Function, a: Any, b: Any) -> Tensor:
-    """``a - stop(n) b`` with the whole number ``n`` of times that ``b`` goes into ``a``."""
+    """Return ``a - stop(n) b`` with the integer quotient ``n`` of ``a`` and ``b``."""
     whole = gates.keep(lambda: ((a - func(a, b)) / b).round())
     return a - whole * b
 
 
 @register_rule("frac")
 def fractional_part(gates: FrozenGates, func: Function, x: Tensor) -> Tensor:
-    """``x - stop(trunc x)``."""
+    """Return ``x - stop(trunc x)``."""
     return x - gates.keep(lambda: x.trunc())
 
 
 @register_rule("glu")
 def gated_linear_unit(gates: FrozenGates, func: Function, x: Tensor, dim: int = -1) -> Tensor:
-    """``glu(a, b) = a * stop(sigmoid(b))``."""
+    """Return ``glu(a, b) = a * stop(sigmoid(b))``."""
     a, b = x.chunk(2, dim)
     return a * gates.keep(lambda: b.sigmoid())
 
 
 @register_rule("logsumexp")
 def logsumexp(gates: FrozenGates, func: Function, x: Tensor, dim: Any, keepdim: bool = False) -> Tensor:
-    """``LSE(x) = sum stop(p) x + stop(H(p))`` with ``p = softmax(x)`` and its entropy, as questions have it."""
+    """Return ``LSE(x) = sum stop(p) x + stop(H(p))`` with ``p = softmax(x)`` and its entropy ``H``."""
     p = gates.keep(lambda: (x - func(x, dim, keepdim=True)).exp())
     value = _shares(p, x).sum(dim, keepdim=keepdim)
     return value + gates.keep(lambda: func(x, dim, keepdim=keepdim) - value)
 
 
 def _shares(p: Tensor, x: Tensor) -> Tensor:
-    """``p x``, and 0 for what has no share, ``-inf`` included."""
+    """Return ``p x``, and 0 where ``p = 0``, even for ``x = -inf``."""
     return p * torch.where(p == 0, 0, x)
 
 
 @register_rule("logaddexp")
 def logaddexp(gates: FrozenGates, func: Function, a: Tensor, b: Tensor) -> Tensor:
-    """:func:`logsumexp` of two."""
+    """Return :func:`logsumexp` of two tensors."""
     p, q = gates.keep(lambda: ((a - func(a, b)).exp(), (b - func(a, b)).exp()))
     value = _shares(p, a) + _shares(q, b)
     return value + gates.keep(lambda: func(a, b) - value)
@@ -327,7 +327,7 @@ def logaddexp(gates: FrozenGates, func: Function, a: Tensor, b: Tensor) -> Tenso
 def log_softmax(
     gates: FrozenGates, func: Function, x: Tensor, dim: int | None = None, *args: Any, dtype: Any = None, **kwargs: Any
 ) -> Any:
-    """``x - LSE(x)``: the normaliser cancels in questions that compare classes."""
+    """Return ``x - LSE(x)``; the normaliser cancels in questions that compare classes."""
     dtype = next((argument for argument in args if isinstance(argument, torch.dtype)), dtype)
     x = x if dtype is None else x.to(dtype)
     dim = (0 if x.dim() in (0, 1, 3) else 1) if dim is None else dim
@@ -345,10 +345,10 @@ def log_softmax(
     "native_dropout",
 )
 def dropout(gates: FrozenGates, func: Function, input: Tensor, p: float, training: bool | None) -> Any:
-    """The identity, as dropout is in eval mode.
+    """Return the input, as dropout does in eval mode.
 
     Raises:
-        ValueError: it is at work, so that the network has no one answer.
+        ValueError: dropout is active, so the network is not deterministic.
     """
     if training and p > 0:
         raise ValueError("the network drops out at random (train mode); call model.eval() first")

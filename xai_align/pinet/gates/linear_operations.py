@@ -1,4 +1,4 @@
-"""Operations that are linear (or affine) in everything they are given, and run as they are."""
+"""Operations that are linear (or affine) in all their tensors, and run unchanged."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ for _names in (SUMS, SHAPES, PLACES, AVERAGES, FOURIER, METADATA):
 
 @register_rule("view", "_unsafe_view", "view_copy")
 def view(gates: FrozenGates, func: Callable[..., Any], x: Tensor, *shape: Any, **kwargs: Any) -> Tensor:
-    """As it is; a tensor that a rule laid out otherwise is brought into order first."""
+    """Run ``view``, after making the tensor contiguous if a rule changed its memory layout."""
     try:
         return func(x, *shape, **kwargs)
     except RuntimeError:

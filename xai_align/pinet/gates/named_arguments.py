@@ -1,4 +1,4 @@
-"""Arguments by position, however they were given: functions written in C++ have no signature, but a schema."""
+"""Normalisation of arguments to positions, by schema, because functions written in C++ have no signature."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-#: Python's and NumPy's names for arguments of a schema.
+#: Python's and NumPy's names of schema arguments.
 _NAMES = {"input": "self", "x": "self", "a": "self", "x1": "self", "x2": "other", "axis": "dim", "keepdims": "keepdim"}
 
 
 class Schema(NamedTuple):
-    """The names of one overload's arguments: by position, how many of these are required, and all of them."""
+    """Argument names of one overload: positional ones, the number of required ones, and all of them."""
 
     positional: tuple[str, ...]
     required: int
@@ -25,7 +25,7 @@ class Schema(NamedTuple):
 def by_position(
     func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return the arguments with tensors and what is required by position; NumPy's names become PyTorch's.
+    """Return the arguments with tensors and required ones by position, and NumPy's names replaced by PyTorch's.
 
     Example::
 
@@ -51,7 +51,7 @@ def by_position(
 
 @cache
 def schemas(func: Callable[..., Any]) -> tuple[Schema, ...]:
-    """The schemas of a function's overloads; none for functions written in Python."""
+    """Return the schemas of a function's overloads, none for functions written in Python."""
     if isinstance(func, torch._ops.OpOverload):
         return (_schema(func),)
     packet = None if inspect.isfunction(func) else getattr(torch.ops.aten, getattr(func, "__name__", ""), None)

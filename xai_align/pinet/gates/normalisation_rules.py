@@ -1,4 +1,4 @@
-"""Norms as the linear maps they are once the scale of this input is held: centre, scale, weight, bias."""
+"""Norms as affine maps, with the scale of this input held: centre, scale, weight, bias."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ Operation = Callable[..., Any]
 
 
 class FrozenNorm(torch.autograd.Function):
-    """The value of ``found = (value, scale, weight, dims)``: centred, times ``scale`` and ``weight``."""
+    """Value of ``found = (value, scale, weight, dims)``: centred, times ``scale`` and ``weight``."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, found: tuple[Tensor, Tensor, Tensor | None, tuple[int, ...]]) -> Tensor:
-        """Return the value, as it was found."""
+        """Return the computed value."""
         value, scale, weight, ctx.dims = found
         ctx.save_for_backward(scale, weight)
         return value
@@ -46,7 +46,7 @@ def layer_norm(
     bias: Tensor | None,
     eps: float,
 ) -> Tensor:
-    """``(x - mean x) * stop(1 / sigma) * weight + bias``."""
+    """Return ``(x - mean x) * stop(1 / sigma) * weight + bias``."""
     dims = tuple(range(-len(normalized_shape), 0))
     if gates.recall(lambda: look_at((weight, bias), {})[0] or x.dtype in LOW_PRECISION):
         return _affine(gates, _standardised(gates, x, dims, eps), weight, bias)
@@ -71,7 +71,7 @@ def layer_norm_of_torch(
     eps: float = 1e-5,
     cudnn_enable: bool = True,
 ) -> Tensor:
-    """As :func:`layer_norm`."""
+    """Apply :func:`layer_norm` to the arguments of ``torch.layer_norm``."""
     return layer_norm(gates, func, x, shape, weight, bias, eps)
 
 
@@ -84,7 +84,7 @@ def rms_norm(
     weight: Tensor | None = None,
     eps: float | None = None,
 ) -> Tensor:
-    """``x * stop(1 / rms) * weight``."""
+    """Return ``x * stop(1 / rms) * weight``."""
     dims = tuple(range(-len(normalized_shape), 0))
     tiny = torch.finfo(x.dtype).eps if eps is None else eps
     return _affine(gates, x * gates.keep(lambda: (x.square().mean(dims, keepdim=True) + tiny).rsqrt()), weight, None)
@@ -119,7 +119,7 @@ def group_norm_of_torch(
     eps: float = 1e-5,
     cudnn_enabled: bool = True,
 ) -> Tensor:
-    """As :func:`group_norm`."""
+    """Apply :func:`group_norm` to the arguments of ``torch.group_norm``."""
     return group_norm(gates, func, x, num_groups, weight, bias, eps)
 
 
@@ -136,7 +136,7 @@ def batch_norm(
     momentum: float,
     eps: float,
 ) -> Tensor:
-    """Affine in eval mode. In train mode an example's answer depends on its batch: no readout.
+    """Apply batch norm, which is affine in eval mode; in train mode an answer would depend on the batch.
 
     Raises:
         ValueError: the layer uses the batch's own statistics.
@@ -151,7 +151,7 @@ def batch_norm(
         return _affine(gates, (x - running_mean.view(per_channel)) * scale, weight, bias)
     if not gates.recording:
         return func(x, running_mean, running_var, weight, bias, training, momentum, eps)
-    # the same value, with its derivative written down: x need not be saved, and going back is one product
+    # the same value with an explicit derivative: x need not be saved, and the backward pass is one product
     assert running_var is not None
     with torch.no_grad():
         value = func(x, running_mean, running_var, weight, bias, training, momentum, eps)
@@ -174,7 +174,7 @@ def batch_norm_of_torch(
     eps: float,
     cudnn_enabled: bool,
 ) -> Tensor:
-    """As :func:`batch_norm`."""
+    """Apply :func:`batch_norm` to the arguments of ``torch.batch_norm``."""
     return batch_norm(gates, F.batch_norm, x, running_mean, running_var, weight, bias, training, momentum, eps)
 
 
@@ -192,7 +192,7 @@ def instance_norm_of_torch(
     eps: float,
     cudnn_enabled: bool,
 ) -> Tensor:
-    """As :func:`instance_norm`."""
+    """Apply :func:`instance_norm` to the arguments of ``torch.instance_norm``."""
     more = (use_input_stats, momentum, eps)
     return instance_norm(gates, F.instance_norm, x, running_mean, running_var, weight, bias, *more)
 
@@ -210,7 +210,7 @@ def instance_norm(
     momentum: float,
     eps: float,
 ) -> Tensor:
-    """Each channel of each example centred and scaled by ``stop(1 / sigma)``."""
+    """Centre each channel of each example and scale it by ``stop(1 / sigma)``."""
     if not use_input_stats:
         return func(x, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
     return group_norm(gates, func, x, x.shape[1], weight, bias, eps)
@@ -218,7 +218,7 @@ def instance_norm(
 
 @register_rule("native_layer_norm", "native_group_norm", "_native_batch_norm_legit_no_training")
 def norm_of_a_decomposed_graph(gates: FrozenGates, func: Operation, x: Tensor, *args: Any) -> tuple[Any, ...]:
-    """The norm's value; the statistics that come with it are constants."""
+    """Return the norm's value, with its statistics as constants."""
     name = find_operation(func).name
     statistics = gates.keep(lambda: tuple(func(x, *args))[1:])
     if name == "native_layer_norm":

@@ -1,4 +1,4 @@
-"""What the readout makes of each operation: the complete table, from the registered rules."""
+"""Table of all operations and their treatment in a readout, from the registered rules."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from xai_align.pinet.gates.rule_registry import find_rule, linear
 
 __all__ = ["RULE_MODULES", "Kind", "classify"]
 
-#: "linear": run as it is. "ruled": rewritten. "constant": a decision, without derivative. "reading": evidence that is
+#: "linear": run unchanged. "ruled": rewritten. "constant": a decision, without derivative. "reading": evidence is
 #: cut off, and counted. "refused": no rule; a readout raises ``UnknownOperation``.
 Kind = Literal["linear", "ruled", "constant", "reading", "refused"]
 RULE_MODULES = gates.RULES
 
 
 def classify(function: Callable[..., Any]) -> Kind:
-    """Return what a readout makes of ``function``, any spelling of an operation.
+    """Return the treatment of ``function``, any spelling of an operation, in a readout.
 
     Example::
 

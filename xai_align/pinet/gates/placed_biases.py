@@ -1,14 +1,14 @@
-"""What biases add to the answer, kept at the positions where they add it.
+"""Bias contributions to the answer, kept at the positions where they act.
 
 With gates held, an answer read out early in a network is mostly bias: a unit's bias counts at every position where
-its gate is open. These terms have a place as much as contributions have. With ``beta`` the derivative of the answer
-towards a layer's output and ``b`` the layer's bias,
+its gate is open. These terms have positions just as contributions do. With ``beta`` the derivative of the answer
+in a layer's output and ``b`` the layer's bias,
 
     answer = sum(contributions) + sum over layers, positions p, channels c (b_c * beta_cp) + rest,
 
-so that what biases add makes one map for each layer, on that layer's own grid. This is the exact form of FullGrad's
-bias gradients (Srinivas & Fleuret 2019). The rest is what has no position: biases behind the pooling, of layers that
-aren't seen here, and constants that a network adds.
+so the bias contributions form one map per layer, on that layer's own grid. This is the exact form of FullGrad's
+bias gradients (Srinivas & Fleuret 2019). The rest has no position: biases behind the pooling, biases of layers that
+are not intercepted here, and constants that a network adds.
 """
 
 from __future__ import annotations
@@ -28,34 +28,34 @@ from xai_align.pinet.gates.frozen_gates import FrozenGates
 from xai_align.pinet.gates.rule_registry import Rule, find_rule
 
 Operation = Callable[..., Any]
-#: A grid lies in the image as the image does, up to this factor between its proportions.
+#: Largest ratio between the aspect ratios of a grid and the image for which the grid is taken to cover the image.
 PROPORTIONS = 1.34
 
 
 class BiasesApart:
-    """Nothing is listened to: all biases together are one number for each example."""
+    """Default treatment of biases: their sum is one number per example."""
 
     def rules(self, within: Mapping[Any, Rule]) -> Mapping[Any, Rule]:
-        """The rules as they are."""
+        """Return the rules unchanged."""
         return within
 
     def pass_space(self, number: int, space: FeatureSpace, z: Tensor) -> None:
-        """Of no interest."""
+        """Do nothing when the pass reaches a feature space."""
 
     def start_replay(self, number: int) -> None:
-        """Of no interest."""
+        """Do nothing when a replay starts."""
 
     def anew(self) -> BiasesApart:
-        """One that has heard nothing yet."""
+        """Return a new object without recorded biases."""
         return self
 
     def of(self, number: int) -> tuple[Tensor, ...]:
-        """No maps."""
+        """Return no maps."""
         return ()
 
 
 class PlacedBiases(BiasesApart):
-    """Listens to every bias behind a feature space, and leaves those that have a place out of the replay.
+    """Recorder of every bias behind a feature space, which omits biases with a position from the replay.
 
     Args:
         count: examples in the batch.
@@ -64,39 +64,39 @@ class PlacedBiases(BiasesApart):
 
     def __init__(self, count: int, image_size: tuple[int, int]) -> None:
         self._count, self._image_size = count, image_size
-        #: What each bias adds, ``[N, h, w]``; None until the way back has passed it.
+        #: Contribution of each bias, ``[N, h, w]``; None until the backward pass reaches it.
         self._maps: list[Tensor | None] = []
-        #: Where tokens are: how many, and how they lie.
+        #: Number and grid of the tokens, where there are tokens.
         self._tokens: dict[int, FeatureSpace] = {}
-        #: How many biases lie before each space, by its number.
+        #: Number of biases before each space, by the space's index.
         self._before: dict[int, int] = {}
         self._replayed = 0
         self._left_out_from = 0
 
     def pass_space(self, number: int, space: FeatureSpace, z: Tensor) -> None:
-        """A feature space is passed: biases from here on belong to its account."""
+        """Assign biases from here on to the decomposition at this feature space."""
         self._before.setdefault(number, len(self._maps))
         if z.dim() == 3 and layout_of(z, space) == "NLC":
             self._tokens[z.shape[1]] = space
 
     def anew(self) -> PlacedBiases:
-        """One that has heard nothing yet."""
+        """Return a new object without recorded biases."""
         return PlacedBiases(self._count, self._image_size)
 
     def start_replay(self, number: int) -> None:
-        """The next pass is the replay from the space of this number on; biases behind it are left out."""
+        """Start the replay from the space with this index, without the biases behind it."""
         self._replayed, self._left_out_from = 0, self._before[number]
 
     def of(self, number: int) -> tuple[Tensor, ...]:
-        """For a space: maps ``[N, h, w]`` of what biases behind it add, one for each size of grid."""
+        """Return maps ``[N, h, w]`` of the contributions of biases behind a space, one per grid size."""
         found: dict[torch.Size, Tensor] = {}
         for cells in self._maps[self._before[number] :]:
-            if cells is not None:  # something comes back from there
+            if cells is not None:  # a gradient arrived there
                 found[cells.shape] = found[cells.shape] + cells if cells.shape in found else cells
         return tuple(found.values())
 
     def rules(self, within: Mapping[Any, Rule]) -> Mapping[Any, Rule]:
-        """Rules for the layers that have biases, around those ``within`` or the registered ones."""
+        """Return rules for layers with biases, which wrap those ``within`` or the registered ones."""
 
         def inner(func: Operation) -> Rule:
             rule = within.get(func) or find_rule(func)
@@ -154,11 +154,11 @@ class PlacedBiases(BiasesApart):
         return self._with(gates, inner(gates, func, x, normalized_shape, weight, None, eps), bias, "NHWC")
 
     def _with(self, gates: FrozenGates, value: Tensor, bias: Tensor, layout: Any) -> Tensor:
-        """The value with its bias, which is listened to if its positions have a place in the image."""
+        """Add the bias to a value, and record it if its positions lie in the image."""
         bias, space = bias.to(value.dtype), self._space_of(value, layout)
         if space is None or not gates.recall(
             lambda: value.requires_grad
-        ):  # the network may run a part of itself without gradients
+        ):  # the network may run a part of itself under no_grad
             return value + bias
         number = self._replayed if not gates.recording else len(self._maps)
         if not gates.recording:
@@ -174,11 +174,11 @@ class PlacedBiases(BiasesApart):
         return value
 
     def _space_of(self, value: Tensor, layout: Any) -> FeatureSpace | None:
-        if len(value) != self._count:  # windows or patches, each as an example of its own
+        if len(value) != self._count:  # windows or patches, each as a separate example
             return None
         if value.dim() == 3:
             space = self._tokens.get(value.shape[1])
-            # what a bias adds on prefix tokens has no place, so such a layer's bias stays in the rest
+            # a bias on prefix tokens has no position in the image, so such a layer's bias stays in the rest
             return None if space is None or space.prefix_tokens else space
         if value.dim() != 4:
             return None

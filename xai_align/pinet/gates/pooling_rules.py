@@ -1,4 +1,4 @@
-"""Max pooling as what it is for one input: a gather, its places held."""
+"""Rules for pooling: for one input, max pooling is a gather with held indices."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _POOLS: dict[str, Callable[..., Any]] = {
 
 @register_rule(*_POOLS, *(f"{name}_with_indices" for name in _POOLS))
 def max_pool(gates: FrozenGates, func: Callable[..., Any], x: Tensor, *args: Any, **kwargs: Any) -> Any:
-    """Each window's winner, its place held."""
+    """Return the maximum of each window, with its index held."""
     spelled = find_operation(func).name
     name = spelled.removesuffix("_with_indices")
     places = gates.keep(lambda: _POOLS[name](x, *args, **kwargs)[1])
@@ -37,7 +37,7 @@ def max_pool(gates: FrozenGates, func: Callable[..., Any], x: Tensor, *args: Any
 def power_pool(
     gates: FrozenGates, func: Callable[..., Any], x: Tensor, norm_type: float, *args: Any, **kwargs: Any
 ) -> Tensor:
-    """``||x||_p = sum x * stop(x^(p-1) / ||x||_p^(p-1))`` over each window."""
+    """Return ``||x||_p = sum x * stop(x^(p-1) / ||x||_p^(p-1))`` over each window."""
     value = gates.keep(lambda: func(x, norm_type, *args, **kwargs))
     shares = gates.keep(lambda: x.pow(norm_type - 1))
     sums = func(x * shares, 1, *args, **kwargs)
@@ -48,7 +48,7 @@ def power_pool(
 def max_unpool(
     gates: FrozenGates, func: Callable[..., Any], x: Tensor, indices: Tensor, *args: Any, **kwargs: Any
 ) -> Tensor:
-    """Each value at its place; where several have the same place, the one that the function takes."""
+    """Put each value at its index; where indices coincide, use the value that the function uses."""
     spatial = int(find_operation(func).name[-2])
     numbers = torch.arange(x.flatten(-spatial).shape[-1], device=x.device, dtype=torch.float64).expand(
         x.flatten(-spatial).shape

@@ -24,7 +24,7 @@ from xai_align.pinet.gates.rule_registry import find_operation, register_rule
 
 Function = Callable[..., Any]
 
-#: Of their first two arguments; what may follow is a summand (the bias) or geometry.
+#: Products of their first two arguments; further arguments are a summand (the bias) or geometry.
 PRODUCTS = """
     mul matmul mm bmm mv dot vdot vecdot linalg_vecdot linalg_matmul rmatmul inner outer ger kron cross linalg_cross
     linear bilinear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d conv_tbc convolution
@@ -34,26 +34,26 @@ PRODUCTS = """
 
 @register_rule(*PRODUCTS.split())
 def product(gates: FrozenGates, func: Function, *args: Any, **kwargs: Any) -> Tensor:
-    """``a b = (a stop(b) + stop(a) b) / 2``; linear as it is where only one side depends on ``z``."""
+    """Return ``a b = (a stop(b) + stop(a) b) / 2``, or run unchanged if only one side depends on ``z``."""
     factors = [place for place in (0, 1) if gates.depends(*args[place : place + 1])]
     return _each_way(gates, func, args, factors, **kwargs)
 
 
 @register_rule("einsum", "chain_matmul")
 def product_of_many(gates: FrozenGates, func: Function, *args: Any) -> Tensor:
-    """An ``n``-th each way for ``n`` factors, given one by one or in a list."""
+    """Return a product of ``n`` factors, given separately or in a list, with an ``n``-th through each."""
     flat = [part for argument in args for part in (argument if isinstance(argument, list | tuple) else [argument])]
     return _each_way(gates, func, flat, [place for place, part in enumerate(flat) if gates.depends(part)])
 
 
 @register_rule("linalg_multi_dot")
 def product_of_a_list(gates: FrozenGates, func: Function, factors: Sequence[Tensor]) -> Tensor:
-    """As :func:`product_of_many`."""
+    """Apply :func:`product_of_many` to a list of factors."""
     return product_of_many(gates, lambda *parts: func(parts), *factors)
 
 
 def _each_way(gates: FrozenGates, func: Function, args: Sequence[Any], factors: list[int], **kwargs: Any) -> Tensor:
-    """The mean over the factors (their places in ``args``) of the product with all the other factors held."""
+    """Return the mean over the factors (indices into ``args``) of the product with all other factors held."""
     if len(factors) < 2:
         return func(*args, **kwargs)
     held = gates.keep(lambda: {place: args[place] for place in factors})
@@ -68,7 +68,7 @@ def _each_way(gates: FrozenGates, func: Function, args: Sequence[Any], factors: 
 def sum_and_product(
     gates: FrozenGates, func: Function, x: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1
 ) -> Tensor:
-    """``beta x + alpha a b``."""
+    """Return ``beta x + alpha a b``."""
     if not (gates.depends(a) and gates.depends(b)):
         return func(x, a, b, beta=beta, alpha=alpha)
     a_, b_ = gates.keep(lambda: (a, b))
@@ -79,7 +79,7 @@ def sum_and_product(
 def sum_and_elementwise_product(
     gates: FrozenGates, func: Function, x: Tensor, a: Tensor, b: Tensor, *, value: float = 1
 ) -> Tensor:
-    """``x + value a b``."""
+    """Return ``x + value a b``."""
     return x + value * product(gates, torch.mul, a, b)
 
 
@@ -87,26 +87,26 @@ def sum_and_elementwise_product(
 def sum_and_quotient(
     gates: FrozenGates, func: Function, x: Tensor, a: Tensor, b: Tensor, *, value: float = 1
 ) -> Tensor:
-    """``x + value a / stop(b)``."""
+    """Return ``x + value a / stop(b)``."""
     return x + value * quotient(gates, torch.div, a, b)
 
 
 @register_rule("div")
 def quotient(gates: FrozenGates, func: Function, a: Any, b: Any, *, rounding_mode: str | None = None) -> Tensor:
-    """``a / stop(b)``; rounded, a decision."""
+    """Return ``a / stop(b)``; with rounding, a decision."""
     if rounding_mode is not None:
         return stop(gates, func, a, b, rounding_mode=rounding_mode)
     if not gates.depends(b):
         return func(a, b)
     if not gates.depends(a):
-        # a scale; where nothing else flows, b * stop(a / b^2)
+        # a scale; where the gates flow, b * stop(a / b^2)
         return b * gates.keep(lambda: a / b / b) if gates.flowing else stop(gates, func, a, b)
     return func(a, gates.keep(lambda: b))
 
 
 @register_rule("lerp")
 def interpolate_between(gates: FrozenGates, func: Function, a: Tensor, b: Tensor, weight: Any) -> Tensor:
-    """``a + w (b - a)``."""
+    """Return ``a + w (b - a)``."""
     if not gates.depends(weight):
         return func(a, b, weight)
     return a + product(gates, torch.mul, weight, b) - product(gates, torch.mul, weight, a)
@@ -114,13 +114,13 @@ def interpolate_between(gates: FrozenGates, func: Function, a: Tensor, b: Tensor
 
 @register_rule("xlogy", "special_xlog1py", "ldexp", "polar")
 def first_factor(gates: FrozenGates, func: Function, a: Any, b: Any) -> Tensor:
-    """``a g(b)`` with ``g(b)`` held: ``x log y``, ``x 2^e``, ``r e^(i phi)``."""
+    """Return ``a g(b)`` with ``g(b)`` held: ``x log y``, ``x 2^e``, ``r e^(i phi)``."""
     return func(a, gates.keep(lambda: b))
 
 
 @register_rule("linalg_solve", "linalg_solve_triangular", "cholesky_solve")
 def solved(gates: FrozenGates, func: Function, a: Tensor, b: Tensor, **kwargs: Any) -> Tensor:
-    """Linear in the right-hand side, the matrix held."""
+    """Solve a linear system: linear in the right-hand side, with the matrix held."""
     if find_operation(func).name == "cholesky_solve":
         return func(a, gates.keep(lambda: b), **kwargs)
     if gates.depends(a):
@@ -131,19 +131,19 @@ def solved(gates: FrozenGates, func: Function, a: Tensor, b: Tensor, **kwargs: A
 
 @register_rule("grid_sample")
 def sample(gates: FrozenGates, func: Function, x: Tensor, grid: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """Linear in the picture, where to look is a decision."""
+    """Sample an image on a grid: linear in the image, with the grid held."""
     return func(x, gates.keep(lambda: grid), *args, **kwargs)
 
 
 @register_rule("roi_align", "ps_roi_align")
 def regions(gates: FrozenGates, func: Function, x: Tensor, boxes: Any, *args: Any, **kwargs: Any) -> Any:
-    """Linear in the feature map, the boxes held."""
+    """Pool regions of a feature map: linear in the map, with the boxes held."""
     return func(x, gates.keep(lambda: boxes), *args, **kwargs)
 
 
 @register_rule("cosine_similarity")
 def cosine(gates: FrozenGates, func: Function, x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
-    """``(x1 / stop(|x1|)) . (x2 / stop(|x2|))``: normalise and dot."""
+    """Return ``(x1 / stop(|x1|)) . (x2 / stop(|x2|))``, the dot product of normalised vectors."""
 
     def unit(x: Tensor) -> Tensor:
         size = torch.linalg.vector_norm(x, dim=dim, keepdim=True).clamp_min(eps)
@@ -155,19 +155,19 @@ def cosine(gates: FrozenGates, func: Function, x1: Tensor, x2: Tensor, dim: int 
 
 @register_rule("trapezoid", "trapz", "cumulative_trapezoid")
 def trapezoid(gates: FrozenGates, func: Function, y: Tensor, x: Any = None, **kwargs: Any) -> Tensor:
-    """A product of heights and steps."""
+    """Return the trapezoid rule's integral, a product of heights and steps."""
     return func(y, **kwargs) if x is None else product(gates, func, y, x, **kwargs)
 
 
 @register_rule("gradient")
 def finite_differences(gates: FrozenGates, func: Function, x: Tensor, *, spacing: Any = 1, **kwargs: Any) -> Any:
-    """Linear, the spacing held."""
+    """Return finite differences, linear with the spacing held."""
     return func(x, spacing=gates.keep(lambda: spacing), **kwargs)
 
 
 @register_rule("embedding")
 def rows_of_a_table(gates: FrozenGates, func: Function, a: Tensor, b: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """The rows, in ``F.embedding(ids, table)`` and ``aten.embedding(table, ids)``.
+    """Return rows of the table, for ``F.embedding(ids, table)`` and ``aten.embedding(table, ids)``.
 
     Raises:
         NotImplementedError: ``max_norm``, which changes the table.
@@ -182,7 +182,7 @@ def rows_of_a_table(gates: FrozenGates, func: Function, a: Tensor, b: Tensor, *a
 
 
 def euler(gates: FrozenGates, func: Function, x: Tensor, degree: Any) -> Any:
-    """``f(x) = stop(J) x / d`` for ``f`` of degree ``d``: a number, or a tensor for the entries of ``f(x)``.
+    """Return ``f(x) = stop(J) x / d`` for ``f`` of degree ``d``: a number, or a tensor for the entries of ``f(x)``.
 
     Euler's theorem: ``f(t x) = t^d f(x)`` has ``J x = d f(x)``.
     """
@@ -191,13 +191,13 @@ def euler(gates: FrozenGates, func: Function, x: Tensor, degree: Any) -> Any:
         value = func(x)
         share = value / degree
         return share + (value - share).detach()
-    # twice backwards: derivatives forwards are missing or silently zero in places (scatter_reduce of a product)
+    # double backward: some forward-mode derivatives are missing or silently zero (scatter_reduce of a product)
     return torch.autograd.functional.jvp(func, gates.keep(never), x)[1] / degree
 
 
 @register_rule("prod")
 def product_of_entries(gates: FrozenGates, func: Function, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """An ``n``-th for each of the ``n`` factors."""
+    """Return the product of ``n`` entries, with an ``n``-th through each."""
     dim = args[0] if args else None
     factors = x.numel() if dim is None or x.dim() == 0 else x.shape[dim]
     if factors < 2:
@@ -207,7 +207,7 @@ def product_of_entries(gates: FrozenGates, func: Function, x: Tensor, *args: Any
 
 @register_rule("cumprod")
 def cumulative_product(gates: FrozenGates, func: Function, x: Tensor, dim: int, **kwargs: Any) -> Tensor:
-    """A ``k``-th for each of the first ``k`` factors."""
+    """Return cumulative products, with a ``k``-th through each of the first ``k`` factors."""
     if x.dim() == 0:
         return func(x, dim, **kwargs)
     degree = torch.arange(1, x.shape[dim] + 1, device=x.device)
@@ -217,19 +217,19 @@ def cumulative_product(gates: FrozenGates, func: Function, x: Tensor, dim: int, 
 
 @register_rule("matrix_power", "linalg_matrix_power")
 def matrix_power(gates: FrozenGates, func: Function, x: Tensor, n: int) -> Tensor:
-    """An ``n``-th for each factor; inverses are held."""
+    """Return a matrix power, with an ``n``-th through each factor; inverses are held."""
     return euler(gates, lambda x: func(x, n), x, n) if n > 0 else stop(gates, func, x, n)
 
 
 @register_rule("det", "linalg_det")
 def determinant(gates: FrozenGates, func: Function, x: Tensor) -> Tensor:
-    """Of degree ``n`` in an ``n x n`` matrix."""
+    """Return a determinant, of degree ``n`` in an ``n x n`` matrix."""
     return euler(gates, func, x, x.shape[-1]) if x.shape[-1] else func(x)
 
 
 @register_rule("hypot")
 def hypotenuse(gates: FrozenGates, func: Function, a: Tensor, b: Tensor) -> Tensor:
-    """``a stop(a / h) + b stop(b / h)``."""
+    """Return ``a stop(a / h) + b stop(b / h)``."""
     value = gates.keep(lambda: func(a, b))
     size = torch.where(value == 0, 1, value)
     return a * gates.keep(lambda: a / size) + b * gates.keep(lambda: b / size)
@@ -237,14 +237,14 @@ def hypotenuse(gates: FrozenGates, func: Function, a: Tensor, b: Tensor) -> Tens
 
 @register_rule("quantile", "nanquantile")
 def piecewise_linear(gates: FrozenGates, func: Function, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """Of degree 1: the entries that are taken, their weights held."""
+    """Return a function of degree 1 of the selected entries, with their weights held."""
     args, kwargs = gates.keep(lambda: (args, kwargs))
     return euler(gates, lambda x: func(x, *args, **kwargs), x, 1)
 
 
 @register_rule("norm", "vector_norm", "frobenius_norm", "linalg_vector_norm")
 def size(gates: FrozenGates, func: Function, x: Tensor, *args: Any, **kwargs: Any) -> Any:
-    """A scale, which is held; of degree 1 where the gates flow."""
+    """Return a norm, a scale that is held; of degree 1 where the gates flow."""
     if gates.flowing:
         return euler(gates, lambda x: func(x, *args, **kwargs), x, 1)
     return stop(gates, func, x, *args, **kwargs)
@@ -252,7 +252,7 @@ def size(gates: FrozenGates, func: Function, x: Tensor, *args: Any, **kwargs: An
 
 @register_rule("var", "std")
 def variation(gates: FrozenGates, func: Function, x: Tensor, *args: Any, **kwargs: Any) -> Any:
-    """A scale, which is held; of degree 2 or 1 where the gates flow."""
+    """Return a variance or standard deviation, a scale that is held; of degree 2 or 1 where the gates flow."""
     if gates.flowing:
         degree = 2 if find_operation(func).name == "var" else 1
         return euler(gates, lambda x: func(x, *args, **kwargs), x, degree)
@@ -261,7 +261,7 @@ def variation(gates: FrozenGates, func: Function, x: Tensor, *args: Any, **kwarg
 
 @register_rule("var_mean", "std_mean")
 def variation_and_mean(gates: FrozenGates, func: Function, x: Tensor, *args: Any, **kwargs: Any) -> Any:
-    """The variation as :func:`variation`, the mean as it is."""
+    """Return the variance or standard deviation by :func:`variation`, and the mean unchanged."""
     which = torch.var if find_operation(func).name == "var_mean" else torch.std
     of_variation = variation(gates, which, x, *args, **kwargs)
     dim = args[0] if args and not isinstance(args[0], bool) else kwargs.get("dim")
@@ -273,7 +273,7 @@ def variation_and_mean(gates: FrozenGates, func: Function, x: Tensor, *args: Any
 def distances(
     gates: FrozenGates, func: Function, a: Tensor, b: Tensor, p: float = 2.0, *args: Any, **kwargs: Any
 ) -> Any:
-    """Scales, which are held; where the gates flow, a norm of the differences."""
+    """Return distances, scales that are held; where the gates flow, a norm of the differences."""
     if not gates.flowing:
         return stop(gates, func, a, b, p, *args, **kwargs)
     return euler(gates, lambda d: torch.linalg.vector_norm(d, p, dim=-1), a.unsqueeze(-2) - b.unsqueeze(-3), 1)
@@ -281,7 +281,7 @@ def distances(
 
 @register_rule("dist")
 def distance(gates: FrozenGates, func: Function, a: Tensor, b: Tensor, p: float = 2.0) -> Tensor:
-    """A scale, which is held; where the gates flow, a norm of the difference."""
+    """Return a distance, a scale that is held; where the gates flow, a norm of the difference."""
     if not gates.flowing:
         return stop(gates, func, a, b, p)
     return euler(gates, lambda d: torch.linalg.vector_norm(d, p), a - b, 1)
@@ -291,7 +291,7 @@ def distance(gates: FrozenGates, func: Function, a: Tensor, b: Tensor, p: float 
 def pairwise_distance(
     gates: FrozenGates, func: Function, a: Tensor, b: Tensor, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False
 ) -> Tensor:
-    """As :func:`distance`, over the last axis."""
+    """Apply :func:`distance` over the last axis."""
     if not gates.flowing:
         return stop(gates, func, a, b, p, eps, keepdim)
     return euler(gates, lambda d: torch.linalg.vector_norm(d, p, dim=-1, keepdim=keepdim), a - b + eps, 1)
@@ -299,7 +299,7 @@ def pairwise_distance(
 
 @register_rule("bilinear")
 def bilinear(gates: FrozenGates, func: Function, a: Tensor, b: Tensor, weight: Tensor, bias: Any = None) -> Tensor:
-    """``a W b + bias``; weights that depend on ``z`` are one more factor."""
+    """Return ``a W b + bias``; weights that depend on ``z`` are a further factor."""
     factors = [place for place, part in enumerate((a, b, weight)) if gates.depends(part)]
     value = _each_way(gates, F.bilinear, (a, b, weight), factors)
     return value if bias is None else value + bias

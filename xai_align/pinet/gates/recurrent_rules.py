@@ -1,4 +1,4 @@
-"""Recurrent layers and cells: gates are held, states flow.
+"""Rules for recurrent layers and cells: gates are held, states flow.
 
 | cell | rewritten as |
 |---|---|
@@ -27,7 +27,7 @@ Cell: TypeAlias = Callable[[FrozenGates, Tensor, tuple[Tensor, ...], Tensor, Ten
 
 
 def _linear(gates: FrozenGates, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
-    """A product where another part of the network computes the weights."""
+    """Apply a linear layer, as a product if its weights depend on ``z``."""
     return product(gates, F.linear, x, w, b)
 
 
@@ -86,11 +86,11 @@ def recurrent_layer(
     bidirectional: bool,
     batch_first: bool,
 ) -> tuple[Tensor, ...]:
-    """Every step of every layer by its cell.
+    """Run every step of every layer by its cell.
 
     Raises:
         NotImplementedError: projections or packed sequences.
-        ValueError: dropout between layers is at work.
+        ValueError: dropout between layers is active.
     """
     name = find_operation(func).name
     cell = _CELLS[name]
@@ -137,7 +137,7 @@ def recurrent_cell(
     b_input: Tensor | None = None,
     b_hidden: Tensor | None = None,
 ) -> Any:
-    """One step."""
+    """Run one step."""
     name = find_operation(func).name.removesuffix("_cell")
     states = tuple(state) if name == "lstm" else (state,)
     found = _CELLS[name](gates, _linear(gates, x, w_input, b_input), states, w_hidden, b_hidden)

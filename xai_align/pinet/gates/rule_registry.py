@@ -1,10 +1,10 @@
-"""Which rule rewrites which operation: every spelling of an operation is brought to one form first.
+"""Registry of rules by operation, where every spelling of an operation is first brought to one form.
 
 An operation is called as a function (``torch.add``), a method (``x.add``), in
 place (``x.add_``, ``x += y``, ``inplace=True``), with ``out=``, by an operator or
 as an ``aten`` overload of an exported graph. A rule is written once, for the
-form that is out of place; :class:`~xai_align.pinet.gates.frozen_gates.FrozenGates`
-writes its result where the spelling wants it.
+out-of-place form; :class:`~xai_align.pinet.gates.frozen_gates.FrozenGates`
+writes its result to the target of the call.
 """
 
 from __future__ import annotations
@@ -18,17 +18,29 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-#: ``rule(gates, func, *args, **kwargs)`` computes what ``func(*args, **kwargs)`` would,
-#: linear in every argument that depends on ``z``, with whatever else it needs kept by ``gates.keep``.
+#: ``rule(gates, func, *args, **kwargs)`` computes the value of ``func(*args, **kwargs)``,
+#: linear in every argument that depends on ``z``, with all other values saved by ``gates.keep``.
 Rule: TypeAlias = Callable[..., Any]
 
 
 class UnknownOperation(NotImplementedError):
-    """The network computes something from the feature space that no rule covers."""
+    """Operation on the feature space that no rule covers.
+
+    Example::
+
+        class Bessel(nn.Module):
+            def forward(self, x):
+                return torch.special.bessel_j0(x).flatten(1)
+
+        try:
+            read_out(Bessel(), images, 281)
+        except UnknownOperation as error:
+            print(error)  # names the operation and the module
+    """
 
 
 def linear(gates: Any, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Run an operation that is linear already, as it is."""
+    """Run an operation that is already linear, unchanged."""
     return func(*args, **kwargs)
 
 
@@ -38,9 +50,9 @@ class Operation:
 
     Attributes:
         name: shared by all spellings: "add" for ``torch.add``, ``Tensor.add_`` and ``+=``.
-        compute: the function to be called out of place.
-        rule: the rule for it; None if there is none.
-        inplace: "self": writes into its first argument. "flag": does so if called with ``inplace=True``.
+        compute: the out-of-place function.
+        rule: its rule; None if there is none.
+        inplace: "self": writes to its first argument. "flag": does so if called with ``inplace=True``.
     """
 
     name: str
@@ -54,20 +66,20 @@ _found: dict[Any, Operation] = {}
 
 
 def register_rule(*operations: str | Callable[..., Any]) -> Callable[[Rule], Rule]:
-    """Decorator: the rule for these operations, by function or by name.
+    """Register the decorated rule for these operations, given by function or by name.
 
     A name stands for all spellings: ``"add"`` for ``torch.add``, ``Tensor.add_``,
-    ``+`` and ``+=``. The rule is called with the spelling that is out of place.
-    A rule given for a function goes before one given for its name; a later rule
+    ``+`` and ``+=``. The rule is called with the out-of-place function. A rule
+    registered for a function takes precedence over one for its name; a later rule
     replaces an earlier one. Every readout compares the logits with the plain
-    network's and the sum with the answer, so a rule with another value than its
+    network's and the sum with the answer, so a rule whose value differs from its
     operation's, or one that is not linear, raises ``CompletenessError``.
 
     Example::
 
-        @register_rule("softplus")
-        def softplus_as_a_gate(gates, func, x, *args, **kwargs):
-            return x * gates.keep(lambda: func(x, *args, **kwargs) / x)
+        @register_rule("special_bessel_j1")
+        def bessel_j1_as_an_activation(gates, func, x):
+            return x * gates.keep(lambda: torch.where(x == 0, 0, func(x) / x))
     """
 
     def remember(rule: Rule) -> Rule:
@@ -80,7 +92,7 @@ def register_rule(*operations: str | Callable[..., Any]) -> Callable[[Rule], Rul
 
 
 def find_operation(func: Callable[..., Any]) -> Operation:
-    """Return what ``func`` is; its rule is None if none is registered."""
+    """Return the operation of ``func``; its rule is None if none is registered."""
     found = _found.get(func)
     if found is None:
         found = _found[func] = _operation(func)
@@ -102,7 +114,7 @@ def operation_name(func: Callable[..., Any]) -> str:
 
 
 def is_inplace(func: Callable[..., Any]) -> bool:
-    """Return whether ``func`` is the spelling that writes into its first argument."""
+    """Return whether ``func`` is the in-place spelling, which writes to its first argument."""
     return find_operation(func).inplace == "self"
 
 
@@ -120,7 +132,7 @@ def _operation(func: Callable[..., Any]) -> Operation:
             continue
         if rule is not None:
             if overload and callable(key) and key is not func:
-                compute = key  # called with the same arguments, which it takes in more forms
+                compute = key  # takes the same arguments, in more forms
             break
     if rule is None and name.startswith("special_"):
         rule = _rules.get(_SPECIAL.get(name, name.removeprefix("special_")))
@@ -157,7 +169,7 @@ def _strip(name: str) -> str:
 
 
 def _out_of_place(name: str, func: Callable[..., Any]) -> Callable[..., Any]:
-    """The function that gives what ``func`` would write."""
+    """Return the function that computes the value that ``func`` writes."""
     spelled = getattr(func, "__name__", "")
     if spelled.startswith("__i"):
         return getattr(Tensor, f"__{spelled[3:]}", func)
@@ -169,7 +181,7 @@ def _out_of_place(name: str, func: Callable[..., Any]) -> Callable[..., Any]:
             return func
         mine = getattr(func, "_overloadname", "default")
         found = getattr(packet, mine) if mine in packet.overloads() else packet
-        # one of the same name may be for numbers: aten::ldexp(float x, int i)
+        # an overload of the same name may be for Python numbers: aten::ldexp(float x, int i)
         return found if found is packet or str(found._schema.arguments[0].type) == "Tensor" else packet
     for home in (Tensor, torch, F):
         found = getattr(home, base, None)
@@ -179,7 +191,7 @@ def _out_of_place(name: str, func: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _has_flag(func: Callable[..., Any]) -> bool:
-    """Whether this function of ``torch.nn.functional`` takes ``inplace``."""
+    """Return whether this function of ``torch.nn.functional`` takes ``inplace``."""
     if not inspect.isfunction(inspect.unwrap(func) if hasattr(func, "__wrapped__") else func):
         return False
     try:
@@ -189,7 +201,7 @@ def _has_flag(func: Callable[..., Any]) -> bool:
 
 
 def _overload_name(func: Any) -> str | None:
-    """``relu_`` for ``torch.ops.aten.relu_.default`` and its packet; None for what is no such operator."""
+    """Return ``relu_`` for ``torch.ops.aten.relu_.default`` and its packet, None for other functions."""
     if isinstance(func, torch._ops.OpOverload):
         return str(func._schema.name.split("::")[1])
     if isinstance(func, torch._ops.OpOverloadPacket):
@@ -197,9 +209,9 @@ def _overload_name(func: Any) -> str | None:
     return None
 
 
-#: Names that end in an underscore and write nothing.
+#: Names that end in an underscore but do not write.
 _NOT_WRITING = frozenset(("requires_grad_", "share_memory_", "pin_memory_", "rename_"))
-#: Python's operators, reflected ones included; with an "i" in front they write.
+#: Python's operators, including reflected ones; with a leading "i" they write.
 _OPERATORS = {
     "add": "add", "radd": "add", "sub": "sub", "rsub": "rsub", "mul": "mul", "rmul": "mul", "truediv": "div",
     "div": "div", "rtruediv": "rdiv", "rdiv": "rdiv", "matmul": "matmul", "rmatmul": "rmatmul", "pow": "pow",
@@ -210,13 +222,13 @@ _OPERATORS = {
     "pos": "positive", "abs": "abs", "eq": "eq", "ne": "ne", "lt": "lt", "le": "le", "gt": "gt", "ge": "ge",
     "getitem": "getitem",
 }  # fmt: skip
-#: Functions whose name differs from their method's.
+#: Functions whose name differs from the method's.
 _ALIASES = {
     "_threshold": "threshold", "log_sigmoid": "logsigmoid", "absolute": "abs", "subtract": "sub", "multiply": "mul",
     "divide": "div", "true_divide": "div", "negative": "neg", "arctan2": "atan2", "clip": "clamp",
     "grid_sampler": "grid_sample", "grid_sampler_2d": "grid_sample", "grid_sampler_3d": "grid_sample",
 }  # fmt: skip
-#: Operators of exported graphs, by the name of the function that they are.
+#: Operators of exported graphs, by the name of their function.
 _ATEN = {
     "_softmax": "softmax", "_log_softmax": "log_softmax", "_unsafe_view": "view", "_reshape_alias": "view",
     "log_sigmoid": "logsigmoid", "upsample_bilinear2d": "interpolate",
@@ -224,7 +236,7 @@ _ATEN = {
     "sym_numel": "numel", "sym_stride": "stride",
 }  # fmt: skip
 _PRIVATE_ATEN = frozenset(("to_copy",))
-#: Functions of ``torch.special`` under another name than elsewhere.
+#: Functions of ``torch.special`` that have another name elsewhere.
 _SPECIAL = {
     "special_expit": "sigmoid", "special_psi": "digamma", "special_gammaln": "lgamma",
     "special_multigammaln": "mvlgamma", "special_gammainc": "igamma", "special_gammaincc": "igammac",

@@ -1,4 +1,4 @@
-"""Selections: the winner flows, its place is held."""
+"""Rules for selections: the selected value flows, its index is held."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ Function = Callable[..., Any]
 
 @register_rule("maximum", "fmax")
 def larger(gates: FrozenGates, func: Function, a: Tensor, b: Tensor) -> Tensor:
-    """The larger of two, which one held; the first of equal ones."""
+    """Return the larger of two values, with the choice held; the first if equal."""
     return torch.where(gates.keep(lambda: a >= b), a, b)
 
 
 @register_rule("minimum", "fmin")
 def smaller(gates: FrozenGates, func: Function, a: Tensor, b: Tensor) -> Tensor:
-    """The smaller of two, which one held; the first of equal ones."""
+    """Return the smaller of two values, with the choice held; the first if equal."""
     return torch.where(gates.keep(lambda: a <= b), a, b)
 
 
 @register_rule("where")
 def choice(gates: FrozenGates, func: Function, *args: Any) -> Any:
-    """Linear in the tensors that are chosen from; the condition is a constant already."""
+    """Select by a condition: linear in the tensors, because the condition is already a constant."""
     return func(*args) if len(args) > 1 else decision(gates, func, *args)
 
 
 @register_rule("max", "min")
 def extreme(gates: FrozenGates, func: Function, x: Tensor, *args: Any, keepdim: bool = False) -> Any:
-    """Over everything, over a dimension, or of two tensors: the winner, its place held."""
+    """Return the extreme of a tensor, along a dimension, or of two tensors, with its index held."""
     is_max = find_operation(func).name == "max"
     if not args:
         place = gates.keep(lambda: x.flatten().argmax() if is_max else x.flatten().argmin())
@@ -55,7 +55,7 @@ def extreme(gates: FrozenGates, func: Function, x: Tensor, *args: Any, keepdim: 
 def extreme_over_dimensions(
     gates: FrozenGates, func: Function, x: Tensor, dim: Any = (), keepdim: bool = False
 ) -> Tensor:
-    """The first winner, its place held (autograd would share ties)."""
+    """Return the first extreme, with its index held (autograd would split ties)."""
     if x.dim() == 0:
         return func(x)
     dims = sorted({d % x.dim() for d in ((dim,) if isinstance(dim, int) else dim)}) or list(range(x.dim()))
@@ -69,7 +69,7 @@ def extreme_over_dimensions(
 def both_extremes(
     gates: FrozenGates, func: Function, x: Tensor, *, dim: int | None = None, keepdim: bool = False
 ) -> Any:
-    """The first winner on either side, its place held."""
+    """Return the first minimum and the first maximum, with their indices held."""
     over = () if dim is None else dim
     low, high = (extreme_over_dimensions(gates, which, x, over, keepdim) for which in (torch.amin, torch.amax))
     return torch.return_types.aminmax((low, high))
@@ -77,7 +77,7 @@ def both_extremes(
 
 @register_rule("topk", "sort", "msort", "kthvalue", "median", "nanmedian", "mode", "cummax", "cummin")
 def ordered(gates: FrozenGates, func: Function, x: Tensor, *args: Any, **kwargs: Any) -> Any:
-    """Values taken by indices that are held."""
+    """Return values gathered by held indices."""
     name = find_operation(func).name
     if name == "msort":
         return ordered(gates, torch.sort, x, dim=0).values
@@ -97,7 +97,7 @@ def ordered(gates: FrozenGates, func: Function, x: Tensor, *args: Any, **kwargs:
 def reduced_into(
     gates: FrozenGates, func: Function, x: Tensor, dim: int, index: Tensor, src: Tensor, reduce: str, **kwargs: Any
 ) -> Tensor:
-    """Of one degree in both together: a product has that of its factors' number, all others 1."""
+    """Reduce into a tensor: homogeneous in both tensors, of degree 1, or of the number of factors for a product."""
     if find_operation(func).name == "index_reduce":  # has no second derivative
         index = index.view([-1 if axis == dim % x.dim() else 1 for axis in range(x.dim())]).expand_as(src)
         func = torch.scatter_reduce
@@ -117,7 +117,7 @@ def reduced_into(
 def scattered(
     gates: FrozenGates, func: Function, x: Tensor, dim: int, index: Tensor, src: Any, *, reduce: str | None = None
 ) -> Any:
-    """Linear in what is scattered; sums too.
+    """Scatter values, which is linear in them, also for sums.
 
     Raises:
         NotImplementedError: ``reduce="multiply"``.

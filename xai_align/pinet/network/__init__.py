@@ -1,1 +1,1 @@
-"""Trained pseudo-linear networks: encoders, heads that look twice, their losses, and how they are saved."""
+"""Trained pseudo-linear networks: encoders, second-look heads, losses, and saving."""

@@ -1,4 +1,4 @@
-"""The shallow end of a PiNet: ``logit_k = a_k + s_k * sum(pi_k * z_k)``."""
+"""The final sum of a PiNet: ``logit_k = a_k + s_k * sum(pi_k * z_k)``."""
 
 from __future__ import annotations
 
@@ -11,28 +11,36 @@ from torch import Tensor, nn
 from xai_align.pinet.network.readable_features import Seen
 from xai_align.pinet.network.second_look import SecondLook
 
-#: How the learned ``b`` becomes a scale ``s >= 0``. "one": nothing is learned, the sum is the answer.
+#: Map from the learned ``b`` to a scale ``s >= 0``. "one": no learned scale, the sum is the answer.
 Scale = Literal["square", "softplus", "one"]
-#: Whether there is a learned constant ``a`` beside the sum.
+#: Whether a learned constant ``a`` is added to the sum.
 Bias = Literal["learned", "zero"]
 
 
 class Aggregator(nn.Module):
-    """``logit_k = a_k + s_k * sum over c, h, w of pi * z``, class by class.
+    """Scaled sum ``logit_k = a_k + s_k * sum over c, h, w of pi * z``, class by class.
 
-    ``s_k = unit * b_k^2 / (h * w)`` (or ``softplus``), so that a larger sum can
-    only mean more evidence for the class. The paper has ``s = b^2`` on a sum;
+    ``s_k = unit * b_k^2 / (h * w)`` (or ``softplus``), so that a larger sum always
+    means more evidence for the class. The paper has ``s = b^2`` on a sum;
     a mean with a fixed ``unit`` is the same function, starts at ``b = 1`` for
-    images of any size, and moves at the same relative speed.
+    images of any size, and is learned at the same relative speed.
 
     Args:
         num_classes: ``K``.
-        scale: how ``b`` becomes ``s``; ``"one"``: ``s = 1``, a plain sum, as for areas.
+        scale: the map from ``b`` to ``s``; ``"one"``: ``s = 1``, a plain sum, as for areas.
         bias: ``"learned"``, or ``"zero"`` for none.
-        unit: the scale of the mean at the start.
-        initial_bias: ``a`` at the start, a number or ``[K]``.
+        unit: the initial scale of the mean.
+        initial_bias: the initial ``a``, a number or ``[K]``.
 
     Source: Lobet & Chiaromonte 2026 (arXiv 2601.04378).
+
+    Example::
+
+        from xai_align.pinet.network.readable_features import Ones
+
+        pi = torch.rand(2, 5, 1, 8, 8)
+        look = Aggregator(5)(pi, Ones()(images, [], (8, 8)))
+        look.logits  # [2, 5]: look.scale * pi.sum((2, 3, 4)) + look.bias
     """
 
     unit: Tensor
@@ -61,14 +69,14 @@ class Aggregator(nn.Module):
         self.a = nn.Parameter(torch.zeros(num_classes) + start) if bias == "learned" else None
 
     def forward(self, pi: Tensor, seen: Seen) -> SecondLook:
-        """The answer to coefficients ``pi``, ``[N, K or 1, C or 1, h, w]``, and what is seen at the second look."""
-        # at a single place with few numbers: in the precision of pi, also if the parameters are half
+        """Return the second look for coefficients ``pi``, ``[N, K or 1, C or 1, h, w]``, and readable features."""
+        # few numbers: computed in the precision of pi, even if the parameters are in half precision
         s = self.scale(pi.shape[-2] * pi.shape[-1]).to(pi.dtype)
         a = (torch.zeros_like(s) if self.a is None else self.a).to(pi.dtype)
         return seen.look(logits=a + s * seen.total(pi), coefficients=pi, scale=s, bias=a)
 
     def scale(self, positions: int) -> Tensor:
-        """``s``, ``[K]``, for maps of so many positions."""
+        """Return ``s``, ``[K]``, for maps with this number of positions."""
         if self.b is None:
             return self.unit.new_ones(self.num_classes)
         b = self.b.square() if self.kind == "square" else nn.functional.softplus(self.b)

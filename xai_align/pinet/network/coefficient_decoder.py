@@ -1,4 +1,4 @@
-"""From feature maps at several depths to coefficient maps at one resolution."""
+"""Decoders from feature maps at several depths to coefficient maps at one resolution."""
 
 from __future__ import annotations
 
@@ -10,26 +10,32 @@ from torch.nn import functional as F
 
 
 class Decoder(Protocol):
-    """What makes raw coefficient maps: any module with this call.
+    """Interface of a decoder for raw coefficient maps: any module with this call.
 
-    If it has an attribute ``last``, the layer that makes the maps, a head
-    chooses where that layer starts.
+    If it has an attribute ``last``, the layer that outputs the maps, the head
+    initialises that layer.
     """
 
     def __call__(self, features: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
-        """Feature maps ``[N, C_i, h_i, w_i]``, finest first, to raw maps ``[N, maps, h, w]``, best of this size."""
+        """Return raw maps ``[N, maps, h, w]``, preferably of ``size``, of maps ``[N, C_i, h_i, w_i]``, finest first."""
         ...
 
 
 class FeaturePyramid(nn.Module):
-    """A light decoder: maps of all depths in few channels, added from the deepest to the finest, and smoothed.
+    """Light decoder: projects maps of all depths to few channels, adds them from deepest to finest, and smooths.
 
     Args:
-        channels: of the feature maps, finest first.
-        maps: how many coefficient maps to make.
-        width: channels inside.
+        channels: channels of the feature maps, finest first.
+        maps: the number of coefficient maps.
+        width: channels inside the decoder.
 
     Source: the top-down path of feature pyramid networks (arXiv 1612.03144).
+
+    Example::
+
+        encoder = ConvEncoder(3, width=8)
+        decoder = FeaturePyramid(encoder.channels, maps=5)
+        decoder(encoder(images), (32, 32))  # [2, 5, 32, 32]
     """
 
     def __init__(self, channels: Sequence[int], maps: int, width: int = 32) -> None:
@@ -46,7 +52,7 @@ class FeaturePyramid(nn.Module):
         self.last = nn.Conv2d(width, maps, 1)
 
     def forward(self, features: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
-        """Raw maps ``[N, maps, *size]``."""
+        """Return raw maps ``[N, maps, *size]``."""
         laterals = [lateral(one) for lateral, one in zip(self.laterals, features, strict=True)]
         summed = laterals[-1]
         for finer in reversed(laterals[:-1]):
@@ -55,14 +61,20 @@ class FeaturePyramid(nn.Module):
 
 
 class PooledDecoder(nn.Module):
-    """All coefficients from the mean of the deepest map, by one linear layer: the paper's "naive" control.
+    """Decoder of all coefficients from the mean of the deepest map by one linear layer: the paper's "naive" control.
 
-    It knows what is in the image and cannot know where, so its maps must be bad.
+    It has no spatial information, so its maps cannot localise.
 
     Args:
-        channels: of the feature maps, finest first; the last is used.
-        maps: how many coefficient maps to make.
-        size: rows and columns of the maps; another size can't be had from it.
+        channels: channels of the feature maps, finest first; the last is used.
+        maps: the number of coefficient maps.
+        size: rows and columns of the maps, fixed.
+
+    Example::
+
+        encoder = ConvEncoder(3, width=8)
+        decoder = PooledDecoder(encoder.channels, maps=5, size=(16, 16))
+        decoder(encoder(images), (16, 16))  # [2, 5, 16, 16]
     """
 
     def __init__(self, channels: Sequence[int], maps: int, size: tuple[int, int]) -> None:
@@ -71,10 +83,10 @@ class PooledDecoder(nn.Module):
         self.last = nn.Linear(channels[-1], maps * size[0] * size[1])
 
     def forward(self, features: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
-        """Raw maps ``[N, maps, *self.size]``."""
+        """Return raw maps ``[N, maps, *self.size]``."""
         return self.last(features[-1].mean((2, 3))).unflatten(1, (-1, *self.size))
 
 
 def resized(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear, where the size is another."""
+    """Resize maps bilinearly if their size differs."""
     return maps if maps.shape[-2:] == size else F.interpolate(maps, size, mode="bilinear", align_corners=False)

@@ -8,15 +8,15 @@ from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
 
-#: "plain": two convolutions. "added": the block's input, through a 1x1 convolution, is added to what they give.
+#: "plain": two convolutions. "added": the block's input, through a 1x1 convolution, is added to their output.
 Residual = Literal["plain", "added"]
 
 
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions with batch norm, ReLU between and after them, and an optional shortcut.
 
-    The 1x1 convolution of the shortcut is there also in a ``"plain"`` block, as in the
-    paper's parameter counts; there it is not used, and does not require grad.
+    A ``"plain"`` block has the shortcut's 1x1 convolution too, as in the paper's
+    parameter counts; it is unused there and does not require grad.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class ResidualBlock(nn.Module):
             self.shortcut.requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[N, in_channels, h, w]`` to ``[N, out_channels, h, w]``."""
+        """Return ``[N, out_channels, h, w]`` for ``[N, in_channels, h, w]``."""
         y = self.body(x)
         return (y if self.residual == "plain" else y + self.shortcut(x)).relu()
 
@@ -49,11 +49,16 @@ class ConvEncoder(nn.Module):
     """Residual blocks of doubling width, with max pooling between them.
 
     Args:
-        in_channels: of the images.
+        in_channels: channels of the images.
         width: channels of the first block.
-        depth: number of blocks; each but the first works at half the resolution of the one before.
-        dropout: in every block.
+        depth: number of blocks; each after the first works at half the resolution of the previous one.
+        dropout: the dropout rate of every block.
         residual: whether blocks have a shortcut.
+
+    Example::
+
+        encoder = ConvEncoder(3, width=8, depth=3)
+        [tuple(maps.shape) for maps in encoder(images)]  # [(2, 8, 32, 32), (2, 16, 16, 16), (2, 32, 8, 8)]
     """
 
     reference = "conv"
@@ -75,7 +80,7 @@ class ConvEncoder(nn.Module):
             "dropout": dropout,
             "residual": residual,
         }
-        #: Of the feature maps, finest first.
+        #: Channels of the feature maps, finest first.
         self.channels = tuple(width * 2**level for level in range(depth))
         self.blocks = nn.ModuleList(
             ResidualBlock(before, after, dropout=dropout, residual=residual)
@@ -83,7 +88,7 @@ class ConvEncoder(nn.Module):
         )
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Images to the outputs of all blocks, ``[N, channels[i], H / 2^i, W / 2^i]``."""
+        """Return the outputs of all blocks, ``[N, channels[i], H / 2^i, W / 2^i]``."""
         features: list[Tensor] = []
         for block in self.blocks:
             x = block(nn.functional.max_pool2d(x, 2) if features else x)
@@ -92,13 +97,19 @@ class ConvEncoder(nn.Module):
 
 
 class ConvDecoder(nn.Module):
-    """The mirror image of :class:`ConvEncoder`: from its deepest map alone, so that every coefficient stays local.
+    """Mirror image of :class:`ConvEncoder`, applied to its deepest map alone so that every coefficient stays local.
 
     Args:
-        channels: of the encoder's feature maps, finest first.
-        maps: how many coefficient maps to make.
-        dropout: in every block.
+        channels: channels of the encoder's feature maps, finest first.
+        maps: the number of coefficient maps.
+        dropout: the dropout rate of every block.
         residual: whether blocks have a shortcut.
+
+    Example::
+
+        encoder = ConvEncoder(3, width=8)
+        decoder = ConvDecoder(encoder.channels, maps=5)
+        decoder(encoder(images), (32, 32))  # [2, 5, 32, 32]
     """
 
     def __init__(
@@ -116,7 +127,7 @@ class ConvDecoder(nn.Module):
         self.last = nn.Conv2d(channels[0], maps, 1)
 
     def forward(self, features: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
-        """Raw maps ``[N, maps, h, w]``, as fine as the encoder's finest map where that divides evenly."""
+        """Return raw maps ``[N, maps, h, w]``, as fine as the encoder's finest map where that divides evenly."""
         x = features[-1]
         for level in self.levels:
             x = level(x)
@@ -124,15 +135,20 @@ class ConvDecoder(nn.Module):
 
 
 class ConvClassifier(nn.Module):
-    """The baseline of the paper: :class:`ConvEncoder`, the mean over positions, and a linear layer.
+    """Baseline network of the paper: :class:`ConvEncoder`, the mean over positions, and a linear layer.
 
     Args:
-        num_classes: ``K``; 1 for a yes or no.
-        in_channels: of the images.
+        num_classes: ``K``; 1 for a binary task.
+        in_channels: channels of the images.
         width: channels of the first block.
         depth: number of blocks.
-        dropout: in every block.
+        dropout: the dropout rate of every block.
         residual: whether blocks have a shortcut.
+
+    Example::
+
+        classifier = ConvClassifier(5, in_channels=3, width=8).eval()
+        classifier(images)  # [2, 5]
     """
 
     def __init__(
@@ -150,5 +166,5 @@ class ConvClassifier(nn.Module):
         self.classifier = nn.Linear(self.encoder.channels[-1], num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images to logits ``[N, K]``."""
+        """Return logits ``[N, K]`` of images ``[N, C, H, W]``."""
         return self.classifier(self.encoder(x)[-1].mean((2, 3)))

@@ -1,4 +1,4 @@
-"""The PiNet of the paper's ToyShapes experiment, in one line."""
+"""PiNet of the paper's ToyShapes experiment."""
 
 from __future__ import annotations
 
@@ -21,20 +21,25 @@ def conv_pinet(
     size: Size = None,
     **head: Any,
 ) -> PiNet:
-    """A small convolutional PiNet that is trained from the start; its default looks twice at the pixels.
+    """Return a small convolutional PiNet to be trained from scratch, by default with pixels as readable features.
 
     Args:
-        num_classes: ``K``; 1 for a yes or no with one logit.
-        in_channels: of the images.
+        num_classes: ``K``; 1 for a binary task with one logit.
+        in_channels: channels of the images.
         width: channels of the encoder's first block.
         depth: number of blocks of the encoder; the last works at ``1 / 2^(depth - 1)`` of the resolution.
-        dropout: in every block of encoder and decoder.
+        dropout: the dropout rate of every block of encoder and decoder.
         residual: whether the blocks have a shortcut.
-        decoder: as in :class:`~xai_align.pinet.SecondLookHead`; ``"pooled"`` needs a size.
-        size: of the coefficient maps; None: the images'.
+        decoder: see :class:`~xai_align.pinet.SecondLookHead`; ``"pooled"`` needs a size.
+        size: the size of the coefficient maps; None: the images'.
         **head: further arguments of :class:`~xai_align.pinet.SecondLookHead`.
 
     Source: Lobet & Chiaromonte 2026 (arXiv 2601.04378), the architecture of section "ToyShapes".
+
+    Example::
+
+        pinet = conv_pinet(5, in_channels=3, width=8)
+        pinet(images)  # [2, 5]
     """
     encoder = ConvEncoder(in_channels, width=width, depth=depth, dropout=dropout, residual=residual)
     blocks = {"dropout": dropout, "residual": residual} if decoder == "conv" else {}

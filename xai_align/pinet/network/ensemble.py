@@ -1,4 +1,4 @@
-"""Several PiNets that answer together, and still by one sum."""
+"""Ensemble of PiNets, whose mean is again one sum."""
 
 from __future__ import annotations
 
@@ -16,20 +16,24 @@ if TYPE_CHECKING:
 
 
 class PiNetEnsemble(SelfReadout):
-    """The mean of several PiNets, exactly pseudo-linear as they are.
+    """Mean of several PiNets, exactly pseudo-linear like its members.
 
-    ``logit_E = mean_m logit_m = mean_m a_m + sum(Pi_E * z)`` with ``Pi_E = mean_m s_m pi_m``. The coefficients have the
-    members' scales inside; the ensemble's own scale is one. Where members look at features of their own (learned
-    ones, class evidence), the features of all are laid side by side as channels, each with its member's
-    coefficients.
+    ``logit_E = mean_m logit_m = mean_m a_m + sum(Pi_E * z)`` with ``Pi_E = mean_m s_m pi_m``. The coefficients include
+    the members' scales; the ensemble's own scale is one. Where members have readable features of their own (learned
+    ones, class evidence), all features are concatenated as channels, each with its member's coefficients.
 
     Args:
-        members: PiNets with the same classes and maps of the same size. They are used as they are, not copied.
+        members: PiNets with the same classes and maps of the same size. They are not copied.
 
     Raises:
-        ValueError: there are none, or they differ in their classes.
+        ValueError: there are no members, or their classes differ.
 
     Source: Lobet & Chiaromonte 2026 (arXiv 2601.04378).
+
+    Example::
+
+        ensemble = PiNetEnsemble([conv_pinet(5, in_channels=3, width=8).eval() for _ in range(2)])
+        ensemble.explain(images).maps  # [2, 5, 32, 32]
     """
 
     members: nn.ModuleList
@@ -51,11 +55,11 @@ class PiNetEnsemble(SelfReadout):
         return self.members[0].num_classes  # type: ignore[return-value]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits ``[N, K]``: the members' mean."""
+        """Return logits ``[N, K]``, the members' mean."""
         return torch.stack([member(x) for member in self.members]).mean(0)
 
     def explain(self, x: Tensor) -> SecondLook:
-        """The mean logits and everything that they are the sum of.
+        """Return the mean logits with all terms of their sum.
 
         Raises:
             ValueError: the members' maps differ in size.
@@ -85,7 +89,7 @@ def _same(features: Sequence[Tensor]) -> bool:
 
 
 def _side_by_side(coefficients: Sequence[Tensor], features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Coefficients and features of all members as channels of one."""
+    """Return coefficients and features of all members, concatenated as channels."""
     classes = max(z.shape[1] for z in features)
     z = torch.cat([z.expand(-1, classes, -1, -1, -1) for z in features], 2)
     spread = [pi.expand(-1, -1, one.shape[2], -1, -1) for pi, one in zip(coefficients, features, strict=True)]

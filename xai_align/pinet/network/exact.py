@@ -1,4 +1,4 @@
-"""ExactPiNet: an unchanged network together with the place where it is read."""
+"""ExactPiNet: an unchanged network together with the layer where it is read out."""
 
 from __future__ import annotations
 
@@ -20,23 +20,29 @@ from xai_align.pinet.readout import Readout, read_out
 
 
 class ExactPiNet(PiNet):
-    """An unchanged network that can be read out exactly.
+    """Unchanged network with an exact readout.
 
-    A network that ends in the mean over positions and a linear layer is a PiNet
-    already: its coefficients are constant, and ``z`` is its own evidence at the
-    positions of the last feature map. ``pinet(x)`` are the backbone's logits to
-    the last bit. Everything else of the backbone (``num_features``,
-    ``get_classifier()``, ``default_cfg`` …) is reached through it, and
+    A network that ends in the mean over positions and a linear layer is already a
+    PiNet: its coefficients are constant, and ``z`` is its class evidence at the
+    positions of the last feature map. ``pinet(x)`` returns the backbone's logits,
+    bit for bit. All other attributes of the backbone (``num_features``,
+    ``get_classifier()``, ``default_cfg`` …) are available on it, and
     ``state_dict()`` has the backbone's own keys.
 
     Args:
-        backbone: the network. It is used as it is, not copied.
-        feature_space: where to read, as in :func:`~xai_align.read_out`.
+        backbone: the network. It is not copied.
+        feature_space: the layer to read out, as in :func:`~xai_align.read_out`.
 
     Raises:
-        ValueError: a module is given as feature space that is not part of the backbone.
+        ValueError: the module given as feature space is not part of the backbone.
 
     Source: Lobet & Chiaromonte 2026 (arXiv 2601.04378).
+
+    Example::
+
+        pinet = ExactPiNet(model, "conv2")
+        assert torch.equal(pinet(images), model(images))
+        pinet.read_out(images, 281).map()  # [2, 32, 32]
     """
 
     backbone: nn.Module
@@ -52,7 +58,7 @@ class ExactPiNet(PiNet):
 
     @property
     def feature_space(self) -> FeatureSpace:
-        """Return the layer where this network is read."""
+        """The layer where this network is read out."""
         return readout_space(self.backbone, self._where)
 
     @property
@@ -61,18 +67,18 @@ class ExactPiNet(PiNet):
         return self.backbone.num_classes
 
     def trainable_parameters(self) -> Iterator[nn.Parameter]:
-        """The backbone's that require grad."""
+        """Yield the backbone's parameters that require grad."""
         return (parameter for parameter in self.backbone.parameters() if parameter.requires_grad)
 
     def forward(self, *inputs: Any, **options: Any) -> Any:
-        """The backbone's own output."""
+        """Return the backbone's own output."""
         return self.backbone(*inputs, **options)
 
     def explain(self, x: Tensor) -> SecondLook:
-        """The logits as the sum of what each position adds, without gradients.
+        """Return the logits as the sum of the contributions of positions, without gradients.
 
         Raises:
-            ValueError: the head is not local, so that there is no such sum for all classes at once.
+            ValueError: the head is not local, so there is no such sum for all classes at once.
         """
         found = self.read_out_all_classes(x)
         if not isinstance(found.maps, Tensor) or bool(found.prefix.any()):
@@ -87,7 +93,7 @@ class ExactPiNet(PiNet):
         )
 
     def save_pretrained(self, folder: str | PathLike[str]) -> NoReturn:
-        """Refused: there is nothing to save but the backbone.
+        """Raise, because there is nothing to save but the backbone.
 
         Raises:
             TypeError: always.
@@ -96,7 +102,7 @@ class ExactPiNet(PiNet):
 
     @classmethod
     def from_pretrained(cls, *args: Any, **options: Any) -> NoReturn:
-        """Refused: there is nothing saved but the backbone.
+        """Raise, because only the backbone can be saved and loaded.
 
         Raises:
             TypeError: always.
@@ -104,11 +110,11 @@ class ExactPiNet(PiNet):
         raise TypeError(f"{cls.__name__} is built around a network: load that as always, then {cls.__name__}(network)")
 
     def read_out(self, inputs: Tensor, question: Any = None, feature_space: Layer = None) -> Readout:
-        """What every coordinate of the feature space adds to the answer: :func:`~xai_align.read_out`."""
+        """Return the contribution of every coordinate of the feature space: :func:`~xai_align.read_out`."""
         return read_out(self.backbone, inputs, question, self._where if feature_space is None else feature_space)
 
     def read_out_all_classes(self, inputs: Tensor) -> ClassReadout:
-        """The maps of all classes at once, where the head is local: :func:`~xai_align.pinet.read_out_all_classes`."""
+        """Return the maps of all classes if the head is local: :func:`~xai_align.pinet.read_out_all_classes`."""
         return read_out_all_classes(self.backbone, inputs, self._where)
 
     def __getattr__(self, name: str) -> Any:
@@ -124,13 +130,13 @@ class ExactPiNet(PiNet):
 
 
 def _without_backbone(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
-    """``backbone.conv1.weight`` to ``conv1.weight``."""
+    """Rename ``backbone.conv1.weight`` to ``conv1.weight``."""
     inside = f"{prefix}backbone."
     for key in [key for key in state if key.startswith(inside)]:
         state[prefix + key[len(inside) :]] = state.pop(key)
 
 
 def _with_backbone(module: nn.Module, state: dict[str, Any], prefix: str, *rest: Any) -> None:
-    """``conv1.weight`` to ``backbone.conv1.weight``."""
+    """Rename ``conv1.weight`` to ``backbone.conv1.weight``."""
     for key in [key for key in state if key.startswith(prefix)]:
         state[f"{prefix}backbone.{key[len(prefix) :]}"] = state.pop(key)

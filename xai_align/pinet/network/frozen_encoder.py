@@ -1,4 +1,4 @@
-"""An encoder that stays as it is while a head is trained on it."""
+"""Encoder that is kept fixed while a head is trained on it."""
 
 from __future__ import annotations
 
@@ -12,15 +12,21 @@ from xai_align._tools.model_state import check_evaluation_mode, frozen_parameter
 
 
 class FrozenEncoder(nn.Module):
-    """Runs an encoder in eval mode, also while the rest is trained, and gives no gradients to its parameters.
+    """Encoder kept in eval mode while the rest is trained, without gradients for its parameters.
 
-    Images that require grad get theirs: a loss on a second pass, or a gradient-based explanation, goes through.
+    Images that require grad still get gradients, as needed by a loss on a second pass or a gradient-based explanation.
 
     Args:
-        encoder: in eval mode; used as it is, not copied, and its ``requires_grad`` is left alone.
+        encoder: the encoder, in eval mode; it is not copied, and its ``requires_grad`` flags are not changed.
 
     Raises:
         ValueError: the encoder is in train mode.
+
+    Example::
+
+        encoder = FrozenEncoder(ConvEncoder(3, width=8).eval())
+        pinet = PiNet(encoder, SecondLookHead((8, 16, 32), 5))
+        sum(p.numel() for p in pinet.trainable_parameters())  # the head's alone
     """
 
     def __init__(self, encoder: nn.Module) -> None:
@@ -31,21 +37,21 @@ class FrozenEncoder(nn.Module):
 
     @property
     def reference(self) -> str | None:
-        """How a plugin knows the encoder inside."""
+        """The wrapped encoder's reference, by which a plugin rebuilds it."""
         return getattr(self.inner, "reference", None)
 
     @property
     def options(self) -> dict[str, Any]:
-        """What builds this encoder again."""
+        """Options that rebuild this encoder."""
         return {**getattr(self.inner, "options", {}), "frozen": True}
 
     @property
     def preprocessing(self) -> Any:
-        """How the encoder inside wants its images."""
+        """The wrapped encoder's preprocessing."""
         return getattr(self.inner, "preprocessing", None)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Feature maps, finest first."""
+        """Return feature maps, finest first."""
         if not (x.requires_grad and torch.is_grad_enabled()):
             with torch.no_grad():
                 return self.inner(x)
@@ -53,17 +59,17 @@ class FrozenEncoder(nn.Module):
             return self.inner(x)
 
     def train(self, mode: bool = True) -> Self:
-        """Marks this module, and leaves the encoder inside as it is."""
+        """Set the mode of this module, leaving the wrapped encoder in eval mode."""
         self.training = mode
         return self
 
     def trainable_parameters(self) -> Iterator[nn.Parameter]:
-        """None."""
+        """Yield nothing."""
         return iter(())
 
 
 def frozen_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers inside a :class:`FrozenEncoder`, by name: they stay, whatever happens."""
+    """Return the parameters and buffers inside each :class:`FrozenEncoder`, by name; training never changes them."""
     prefixes = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, FrozenEncoder))
     both = (*model.named_parameters(), *model.named_buffers())
     return {name: tensor for name, tensor in both if name.startswith(prefixes)}

@@ -1,4 +1,4 @@
-"""Where a PiNet starts: with few detections, and logits of order one."""
+"""Initialisation of a PiNet: with few detections, and logits of order one."""
 
 from __future__ import annotations
 
@@ -9,30 +9,34 @@ from typing import Literal
 import torch
 from torch import nn
 
-#: How raw maps become coefficients. "sigmoid" and "softmax" are evidence-for only, the others are signed.
+#: Map from raw maps to coefficients. "sigmoid" and "softmax" are non-negative, the others are signed.
 Activation = Literal["sigmoid", "tanh", "identity", "softmax"]
 
-#: The size of coefficients at the start: a scale that goes with it lets a thing that
-#: covers a fiftieth of the image decide, once it is detected.
+#: Initial size of coefficients. With the matching scale, an object that covers a fiftieth
+#: of the image determines the class once it is detected.
 FEW = 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """Where the coefficients and the scale start; None leaves a value to the activation and ``z``.
+    """Initial coefficients and scale; None: the default for the activation and ``z``.
 
     With un-normalised pixels in 80 x 80 images, the published experiment is
     ``Start(coefficient=0.5, evidence=0.5 * 0.5 * 80 * 80, bias=0, contrast=1)``: its logits start at about 1500.
 
     Attributes:
-        coefficient: ``pi`` everywhere, but for contrast. Default: 0.02; 0 for signed activations; 0.5 for
-            ``z="evidence"``, which starts as its classifier. A softmax starts at ``1 / K`` and has no choice.
-        evidence: what the sum ``s * sum(pi * z)`` is for usual features. Signed activations: what it would be
-            if ``pi`` were 0.02 everywhere. Default: 1. ``z="evidence"`` has no choice: the classifier's logit.
+        coefficient: ``pi`` at every position, apart from contrast. Default: 0.02; 0 for signed activations; 0.5 for
+            ``z="evidence"``, which starts as its classifier. A softmax always starts at ``1 / K``.
+        evidence: the sum ``s * sum(pi * z)`` for typical features. Signed activations: its value if ``pi`` were
+            0.02 everywhere. Default: 1. For ``z="evidence"`` it is always the classifier's logit.
         bias: ``a``. Default: minus ``evidence`` (so that logits start at about 0); 0 for signed activations.
-        contrast: what the usual random weights of the layer that makes the maps are multiplied by: how much
-            coefficients differ from place to place. Default: 0.1; 1 for softmax; 0.02 for signed
+        contrast: the factor on the default random weights of the layer that outputs the maps, which sets how much
+            coefficients differ between positions. Default: 0.1; 1 for softmax; 0.02 for signed
             activations; 0 for ``z="evidence"``.
+
+    Example::
+
+        head = SecondLookHead((8, 16, 32), 5, start=Start(coefficient=0.1, contrast=1))
     """
 
     coefficient: float | None = None
@@ -43,7 +47,7 @@ class Start:
 
 @dataclass(frozen=True)
 class Chosen:
-    """A :class:`Start` with nothing left open: the raw value of maps, and the aggregator's unit."""
+    """Resolved :class:`Start`: the raw value of maps, and the aggregator's unit."""
 
     raw: float
     contrast: float
@@ -54,17 +58,17 @@ class Chosen:
 def chosen_start(
     start: Start, activation: Activation, *, classes: int, typical: float, from_classifier: bool
 ) -> Chosen:
-    """The numbers that follow from what was asked and from the head.
+    """Return the initial values that follow from ``start`` and the head.
 
     Args:
-        start: what was asked.
-        activation: how raw maps become coefficients.
+        start: the requested start.
+        activation: the map from raw maps to coefficients.
         classes: ``K``.
-        typical: what the channels of ``z`` sum to at a usual position.
+        typical: the sum of the channels of ``z`` at a typical position.
         from_classifier: whether ``z`` is class evidence, so that the mean of ``pi * z`` over ``pi`` is a logit.
 
     Raises:
-        ValueError: coefficients that the activation can't have, or that evidence can't start from.
+        ValueError: the activation cannot give the coefficient, or the evidence cannot start from it.
     """
     signed = activation in ("tanh", "identity")
     usual = 0.5 if from_classifier else 0.0 if signed else FEW
@@ -86,7 +90,7 @@ def chosen_start(
 
 
 def start_layer(layer: nn.Module, chosen: Chosen) -> None:
-    """Weights times the contrast, biases at the raw value, in the layer that makes the maps."""
+    """Multiply weights by the contrast and set biases to the raw value, in the layer that outputs the maps."""
     with torch.no_grad():
         for name, parameter in layer.named_parameters(recurse=False):
             if name == "bias":
@@ -96,7 +100,7 @@ def start_layer(layer: nn.Module, chosen: Chosen) -> None:
 
 
 def _inverse(activation: Activation, coefficient: float) -> float:
-    """The raw value whose activation is the coefficient."""
+    """Return the raw value whose activation is the coefficient."""
     if activation == "identity":
         return coefficient
     lowest = 0 if activation == "sigmoid" else -1

@@ -1,10 +1,10 @@
-"""The losses a PiNet is trained with, one pure function each.
+"""Losses for training a PiNet, one pure function each.
 
 Symbols as in the paper: ``pi`` the coefficients, ``pi*`` a mask, ``x`` an image.
 Shapes: N examples, K classes, C channels of a feature, h and w rows and columns of a map.
 
-Source: Lobet & Chiaromonte 2026 (arXiv 2601.04378) and the authors' code, but where a
-docstring says that a term is ours.
+Source: Lobet & Chiaromonte 2026 (arXiv 2601.04378) and the authors' code, except where a
+docstring marks a term as ours.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from xai_align.pinet.network.coefficient_decoder import resized
 
-#: What is predicted: one of K classes, any of K, yes or no (K = 1), K amounts, a class for each place.
+#: Kind of prediction: one of K classes, any of K, yes or no (K = 1), K amounts, a class for each position.
 Task = Literal["multiclass", "multilabel", "binary", "regression", "segmentation"]
 #: Differences of neighbouring pixels above this, in [0, 1], are edges of a picture.
 EDGE = 0.03
@@ -27,12 +27,12 @@ TASKS: tuple[Task, ...] = ("multiclass", "multilabel", "binary", "regression", "
 
 
 def prediction_loss(task: Task, logits: Tensor, maps: Tensor, targets: Tensor) -> Tensor:
-    """How far the answer is from the target, a scalar: the mean over the batch.
+    """Return the prediction loss, a scalar: the mean over the batch.
 
     Args:
-        task: what is predicted.
+        task: the kind of prediction.
         logits: ``[N, K]``.
-        maps: ``[N, K, h, w]``, the coefficients; only segmentation looks at them.
+        maps: ``[N, K, h, w]``, the coefficients, used for segmentation only.
         targets: multiclass: int64 ``[N]``. multilabel: ``[N, K]`` in [0, 1]. binary: ``[N, 1]`` in [0, 1].
             regression: ``[N, K]``, in the unit of the logits (areas: pixels). segmentation: int64 ``[N, h, w]``,
             or ``[N, K, h, w]`` in [0, 1].
@@ -49,16 +49,16 @@ def prediction_loss(task: Task, logits: Tensor, maps: Tensor, targets: Tensor) -
 
 
 def segmentation_loss(maps: Tensor, targets: Tensor) -> Tensor:
-    """Cross entropy at every place; the coefficients are read as probabilities.
+    """Return the cross entropy at every position, with coefficients as probabilities.
 
     Args:
         maps: ``[N, K, h, w]``, none below zero.
-        targets: int64 ``[N, h, w]``, one class for each place (the maps are divided by their sum over the
-            classes, which is one after a softmax; with K = 1 the label says yes or no), or ``[N, K, h, w]`` in
-            [0, 1], each class by itself.
+        targets: int64 ``[N, h, w]``, one class per position (the maps are divided by their sum over the
+            classes, which is one after a softmax; with K = 1 the label is binary), or ``[N, K, h, w]`` in
+            [0, 1], each class independently.
 
     Raises:
-        ValueError: coefficients below zero, or above one where each class stands by itself.
+        ValueError: coefficients are below zero, or above one where classes are independent.
     """
     by_itself = targets.is_floating_point() or maps.shape[1] == 1
     low, high = float(maps.detach().min()), float(maps.detach().max())
@@ -74,7 +74,7 @@ def segmentation_loss(maps: Tensor, targets: Tensor) -> Tensor:
 
 
 def feedback_loss(pi: Tensor, pi_again: Tensor) -> Tensor:
-    """Recursive feedback: the detector finds in the detected signal what it found in the image.
+    """Return the recursive feedback loss, which compares detection in the image and in its detected signal.
 
     ``mean (pi(x) - pi(relu(pi(x) * x)))^2`` over the batch and all coefficients. Gradients go through both.
     """
@@ -82,52 +82,52 @@ def feedback_loss(pi: Tensor, pi_again: Tensor) -> Tensor:
 
 
 def parsimony_loss(pi: Tensor) -> Tensor:
-    """``mean_batch sum pi^2``: the sum runs over all coefficients of an example, of all classes and places.
+    """Return ``mean_batch sum pi^2``, the sum over all coefficients of an example, of all classes and positions.
 
-    It is not divided by their number: a map of twice the side has four times the loss.
+    It is not divided by their number: a map of twice the side length has four times the loss.
     """
     return pi.square().flatten(1).sum(1).mean()
 
 
 def mask_loss(pi: Tensor, masks: Tensor) -> Tensor:
-    """Strong supervision, ``mean_p (pi*_p - pi_p)^2``, over the places whose mask is known.
+    """Return the strong supervision loss ``mean_p (pi*_p - pi_p)^2`` over the positions whose mask is known.
 
     Args:
         pi: ``[N, K, h, w]``.
-        masks: the same shape, NaN where nothing is known. If nothing is known in the batch the loss is zero. One
-            known mask among many examples counts in full, as in the paper, where each batch had one.
+        masks: the same shape, NaN where unknown. If the batch has no known mask the loss is zero. One known mask
+            among many examples has full weight, as in the paper, where each batch had one.
     """
     known = ~masks.isnan()
-    error = torch.where(known, masks, 0) - torch.where(known, pi, 0)  # no NaN even in the gradient
+    error = torch.where(known, masks, 0) - torch.where(known, pi, 0)  # no NaN in the gradient either
     return error.square().sum() / known.sum().clamp(min=1)
 
 
 def distillation_loss(logits: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
-    """``T^2 KL(softmax(teacher / T) || softmax(student / T))``, the mean over the batch.
+    """Return ``T^2 KL(softmax(teacher / T) || softmax(student / T))``, the mean over the batch.
 
     Args:
         logits: ``[..., K]``, the student's.
         teacher: the same shape.
-        temperature: T; the higher, the more the small logits count.
+        temperature: T; higher values give small logits more weight.
     """
     wanted, found = (F.log_softmax(one / temperature, -1) for one in (teacher.to(logits), logits))
     return temperature**2 * (wanted.exp() * (wanted - found)).sum(-1).mean()
 
 
 def yes_or_no(logits: Tensor) -> Tensor:
-    """``[N, K]`` logits of independent answers as ``[N, K, 2]`` whose softmax is sigmoid and its rest."""
+    """Return ``[N, K, 2]`` whose softmax is the sigmoid of logits ``[N, K]`` and its complement."""
     return torch.stack([logits, torch.zeros_like(logits)], -1)
 
 
 def erasing_loss(task: Task, logits: Tensor, targets: Tensor) -> Tensor:
-    """Ours: once what was detected is erased, the class must be gone; so maps become complete.
+    """Return the erasing loss (ours): without the detected signal the class must be gone, so maps become complete.
 
-    multiclass: ``-log(1 - p_y)``. binary, multilabel: the cross entropy towards "no" of the classes that were there.
+    multiclass: ``-log(1 - p_y)``. binary, multilabel: the cross entropy towards "no" of the classes that were present.
 
     Args:
-        task: what is predicted.
+        task: the kind of prediction.
         logits: ``[N, K]``, of the images with the detected signal erased.
-        targets: of the images as they were, as in :func:`prediction_loss`.
+        targets: those of the original images, as in :func:`prediction_loss`.
     """
     if task == "multiclass":
         others = logits.scatter(1, targets[:, None], -torch.inf)
@@ -136,9 +136,9 @@ def erasing_loss(task: Task, logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def edge_loss(pi: Tensor, pictures: Tensor) -> Tensor:
-    """Ours: ``mean_batch sum_p |grad pi| exp(-|grad x| / EDGE)``, a map pays for its edges where the picture has none.
+    """Return ``mean_batch sum_p |grad pi| exp(-|grad x| / EDGE)`` (ours), a penalty on edges that the image lacks.
 
-    The edge-aware smoothness of monocular depth (Godard et al. 2017, arXiv 1609.03677), asked of coefficients.
+    The edge-aware smoothness of monocular depth (Godard et al. 2017, arXiv 1609.03677), applied to coefficients.
 
     Args:
         pi: ``[N, K, h, w]``.
@@ -154,13 +154,13 @@ def edge_loss(pi: Tensor, pictures: Tensor) -> Tensor:
 
 
 def unnormalised(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Images ``[N, C, H, W]`` as they were before ``(x - mean) / std``."""
+    """Return images ``[N, C, H, W]`` with ``(x - mean) / std`` undone."""
     centre, spread = (images.new_tensor(values).reshape(-1, 1, 1) for values in (mean, std))
     return images * spread + centre
 
 
 def detected_signal(images: Tensor, gate: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """``relu(pi(x) * x)``, the product taken on pixels as they were before normalisation, then normalised again.
+    """Return ``relu(pi(x) * x)``, computed on un-normalised pixels and normalised again.
 
     Args:
         images: ``[N, C, H, W]``, normalised with ``mean`` and ``std``.
@@ -172,20 +172,20 @@ def detected_signal(images: Tensor, gate: Tensor, mean: Sequence[float], std: Se
 
 
 def erased(images: Tensor, gate: Tensor) -> Tensor:
-    """The images faded into their own median colour where ``pi`` is one (ours).
+    """Return the images blended into their own median colour where ``pi`` is one (ours).
 
     Args:
         images: ``[N, C, H, W]``.
-        gate: ``[N, 1 or C, H, W]``, used within [0, 1].
+        gate: ``[N, 1 or C, H, W]``, clamped to [0, 1].
     """
     colour = images.detach().flatten(2).median(2).values[..., None, None]
     return images + gate.clamp(0, 1) * (colour - images)
 
 
 def gate_of(pi: Tensor, images: Tensor) -> Tensor:
-    """Coefficients ``[N, C', h, w]`` on the image's pixels, ``[N, 1 or C, H, W]``, bilinear.
+    """Resize coefficients ``[N, C', h, w]`` bilinearly to the image's pixels, ``[N, 1 or C, H, W]``.
 
-    Coefficients that don't belong to the image's channels one by one are averaged.
+    Coefficients that do not correspond to the image's channels are averaged.
     """
     if pi.shape[1] != images.shape[1]:
         pi = pi.mean(1, keepdim=True)
@@ -193,13 +193,13 @@ def gate_of(pi: Tensor, images: Tensor) -> Tensor:
 
 
 def asked(task: Task, pi: Tensor, targets: Tensor) -> Tensor:
-    """The coefficients ``[N, C, h, w]`` of what an example is labelled as.
+    """Return the coefficients ``[N, C, h, w]`` of each example's label.
 
     multiclass: those of its class. multilabel: the largest among its classes (zero if it has none).
 
     Args:
-        task: what is predicted.
-        pi: ``[N, K or 1, C, h, w]``; coefficients that all classes share are theirs.
+        task: the kind of prediction.
+        pi: ``[N, K or 1, C, h, w]``; coefficients shared by all classes apply to each.
         targets: as in :func:`prediction_loss`.
     """
     if pi.shape[1] == 1:

@@ -1,8 +1,8 @@
-"""What a PiNet is trained to do: a weighted sum of terms over a batch.
+"""Training loss of a PiNet: a weighted sum of terms over a batch.
 
-The formulas stand in :mod:`~xai_align.pinet.network.loss_formulas`; here they meet a
-model. One forward pass gives all but feedback and erasing, which look a second
-time, at an image that the first look made.
+The formulas are in :mod:`~xai_align.pinet.network.loss_formulas`; here they are applied to a
+model. One forward pass gives all terms except feedback and erasing, which run a second
+pass, on an image made from the first.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ __all__ = [
 
 
 class Seen(Protocol):
-    """What the losses read of a second look."""
+    """Interface of a second look, as the losses use it."""
 
     @property
     def logits(self) -> Tensor:
@@ -67,21 +67,21 @@ class Seen(Protocol):
 
 
 class Explains(Protocol):
-    """A model that says how its logits come about."""
+    """Interface of a model that returns its logits with all their terms."""
 
     def explain(self, x: Tensor) -> Seen:
-        """One forward pass, differentiable."""
+        """Run one differentiable forward pass."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Some examples.
+    """Batch of training examples.
 
     Attributes:
         images: ``[N, C, H, W]``.
         targets: as in :func:`~xai_align.pinet.network.loss_formulas.prediction_loss`.
-        masks: ``[N, K or 1, h, w]``, NaN where nothing is known; None: no mask at all.
-        teacher: ``[N, K]``, the logits of the network that is learnt from.
+        masks: ``[N, K or 1, h, w]``, NaN where unknown; None: no masks.
+        teacher: ``[N, K]``, the teacher's logits.
     """
 
     images: Tensor
@@ -92,27 +92,35 @@ class Batch:
 
 @dataclass(frozen=True)
 class PiNetLoss:
-    """A weighted sum; a term of weight zero is not computed.
+    """Weighted sum of loss terms; a term of weight zero is not computed.
 
     Args:
         task: "multiclass", "multilabel", "binary" (one logit), "regression" or "segmentation".
-        prediction: weight of the prediction loss. Zero: labels are not looked at, the teacher's answer stands for them.
-        feedback: of the recursive feedback (the paper: 1000). It is asked of the coefficients of the labelled class.
-        parsimony: of the squared coefficients.
-        masks: of the masks (the paper: 1000). A single mask of an example with K maps is that of its class.
-        distillation: of the divergence from the teacher's logits.
-        temperature: of the distillation.
-        erasing: of the erasing loss (ours).
-        edges: of the maps' edges where the picture has none (ours).
-        second_pass_statistics: whether batch norms learn their statistics from the second look's images too:
-            "updated" (the paper's code) or "kept" (they are not images that will be met).
-        mean, std: with which the images were normalised, for each channel.
+        prediction: weight of the prediction loss. Zero: labels are ignored, and the teacher's answer replaces them.
+        feedback: weight of the recursive feedback (the paper: 1000), for the coefficients of the labelled class.
+        parsimony: weight of the squared coefficients.
+        masks: weight of the masks (the paper: 1000). A single mask of an example with K maps is that of its class.
+        distillation: weight of the divergence from the teacher's logits.
+        temperature: temperature of the distillation.
+        erasing: weight of the erasing loss (ours).
+        edges: weight of the maps' edges where the image has none (ours).
+        second_pass_statistics: whether batch norms update their running statistics in the second pass too:
+            "updated" (the paper's code) or "kept" (its images do not occur at test time).
+        mean, std: the images' normalisation, per channel.
 
     Raises:
-        ValueError: there is no such task, a weight is negative or nothing is weighted, or a term has no
-            meaning for the task.
+        ValueError: there is no such task, a weight is negative, all weights are zero, or a term is not defined
+            for the task.
 
     Source: Lobet & Chiaromonte 2026 (arXiv 2601.04378); distillation, erasing and edges are additions.
+
+    Example::
+
+        from xai_align.pinet.network.losses import Batch
+
+        pinet = conv_pinet(5, in_channels=3, width=8)
+        loss, terms = PiNetLoss("multiclass", parsimony=1e-4)(pinet, Batch(images, labels))
+        loss.backward()
     """
 
     task: Task
@@ -158,11 +166,11 @@ class PiNetLoss:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The terms that have a weight."""
+        """The terms with a non-zero weight."""
         return tuple(name for name, weight in self.weights.items() if weight)
 
     def settings(self) -> dict[str, object]:
-        """All options, as JSON has them; what a subclass has beyond that goes by its kind."""
+        """Return all options as JSON values; other values, such as objects of a subclass, become their class name."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         plain = {
             name: value if isinstance(value, bool | int | float | str | None) else type(value).__name__
@@ -171,21 +179,21 @@ class PiNetLoss:
         return plain | {"mean": list(self.mean), "std": list(self.std)}
 
     def __call__(self, model: Explains, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss, a scalar, and the terms it is the weighted sum of."""
+        """Return the loss, a scalar, and its unweighted terms."""
         terms = self.terms(model, model.explain(batch.images), batch)
         return self.total(terms), terms
 
     def total(self, terms: dict[str, Tensor]) -> Tensor:
-        """The weighted sum."""
+        """Return the weighted sum of terms."""
         return torch.stack([self.weights[name] * value for name, value in terms.items()]).sum()
 
     def of_answer(self, seen: Seen, batch: Batch) -> Tensor:
-        """What validation looks at: the weighted prediction and distillation terms, a scalar."""
+        """Return the validation loss: the weighted prediction and distillation terms, a scalar."""
         terms = ("prediction", "distillation")
         return self.total({name: self.term(name, seen, batch) for name in terms if self.weights[name]})
 
     def terms(self, model: Explains, seen: Seen, batch: Batch) -> dict[str, Tensor]:
-        """Every term that has a weight, unweighted."""
+        """Return every term with a non-zero weight, unweighted."""
         batch = self.labelled(batch)
         terms = {name: self.term(name, seen, batch) for name in self.names if name not in ("feedback", "erasing")}
         if self.feedback or self.erasing:
@@ -201,7 +209,7 @@ class PiNetLoss:
         return {name: terms[name] for name in self.names}
 
     def labelled(self, batch: Batch) -> Batch:
-        """The batch, with the teacher's answers for labels where labels are not to be looked at."""
+        """Return the batch, with the teacher's answers as labels if labels are ignored."""
         if self.prediction or batch.teacher is None:
             return batch
         if self.task == "multiclass":
@@ -209,8 +217,8 @@ class PiNetLoss:
         return Batch(batch.images, (batch.teacher > 0).to(batch.teacher), batch.masks, batch.teacher)
 
     def term(self, name: str, seen: Seen, batch: Batch) -> Tensor:
-        """A term of the first look, a scalar. A subclass that adds one names its weight in :attr:`weights`."""
-        with torch.autocast(batch.images.device.type, enabled=False):  # sums over thousands of places: full precision
+        """Return a term of the first pass, a scalar. A subclass adding one puts its weight in :attr:`weights`."""
+        with torch.autocast(batch.images.device.type, enabled=False):  # sums over thousands of cells: full precision
             match name:
                 case "prediction":
                     return prediction_loss(self.task, seen.logits, seen.coefficient_maps, batch.targets)
@@ -226,11 +234,11 @@ class PiNetLoss:
     def _mask_term(self, seen: Seen, batch: Batch) -> Tensor:
         if batch.masks is None:
             return seen.logits.new_zeros(())
-        pi = seen.coefficients.mean(2)  # one coefficient for each place
+        pi = seen.coefficients.mean(2)  # one coefficient per position
         masks = batch.masks.to(pi)
         if masks.shape[1] < pi.shape[1]:  # one mask, K maps
             pi = asked(self.task, pi[:, :, None], batch.targets)
-        elif masks.shape[1] > pi.shape[1]:  # the classes share their map: it marks what any mask marks
+        elif masks.shape[1] > pi.shape[1]:  # the classes share a map: its mask is the union
             masks = masks.amax(1, keepdim=True)
         return mask_loss(pi, masks)
 
@@ -245,7 +253,7 @@ class PiNetLoss:
 
 @contextmanager
 def _statistics(model: object, wanted: Literal["updated", "kept"]) -> Iterator[None]:
-    """Batch norms keep their running statistics inside, if that is wanted; they use the batch's all the same."""
+    """Keep batch norms' running statistics unchanged inside, if wanted; they still normalise by the batch's."""
     found = modules_of(model) if wanted == "kept" and isinstance(model, nn.Module) else []
     switched = [one for one in found if isinstance(one, _BatchNorm) and one.training and one.track_running_stats]
     try:

@@ -1,4 +1,4 @@
-"""PiNet: a network whose prediction is the sum of what it detects in readable features."""
+"""PiNet: a network whose prediction is the sum of its detections in readable features."""
 
 from __future__ import annotations
 
@@ -17,24 +17,31 @@ from xai_align.pinet.network.self_readout import SelfReadout
 
 
 class PiNet(SelfReadout):
-    """A pseudo-linear network: ``logit_k = a_k + s_k * sum(pi_k(x) * z_k)``.
+    """Pseudo-linear network: ``logit_k = a_k + s_k * sum(pi_k(x) * z_k)``.
 
-    An encoder and the head's decoder look at the image and say how much every
-    readable feature counts (``pi``); the head looks a second time, at those
-    features themselves (``z``), and adds up. ``pinet(x)`` are the logits;
-    :meth:`explain` gives them with all their terms.
+    An encoder and the head's decoder compute from the image a coefficient for
+    every readable feature (``pi``); the head takes a second look, at those
+    features themselves (``z``), and sums the products. ``pinet(x)`` returns the
+    logits; :meth:`explain` returns them with all their terms.
 
     Args:
         encoder: images ``[N, C, H, W]`` to a list of feature maps ``[N, C_i, h_i, w_i]``, finest first.
-        head: a head for feature maps of these channels.
+        head: a head for feature maps with these numbers of channels.
 
     Attributes:
-        class_names: for readers; saved with the model. May be empty.
+        class_names: names of the classes, saved with the model. May be empty.
 
     Raises:
-        ValueError: the encoder says that its maps have other channels than the head takes.
+        ValueError: the encoder's ``channels`` differ from those of the head.
 
     Source: Lobet & Chiaromonte 2026 (arXiv 2601.04378).
+
+    Example::
+
+        encoder = ConvEncoder(3, width=8)
+        pinet = PiNet(encoder, SecondLookHead(encoder.channels, 5)).eval()
+        look = pinet.explain(images)
+        look.maps.sum((2, 3)) + look.bias  # [2, 5], equals pinet(images)
     """
 
     encoder: nn.Module
@@ -59,11 +66,11 @@ class PiNet(SelfReadout):
         return self.head.num_classes
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits ``[N, K]`` of images ``[N, C, H, W]``."""
+        """Return logits ``[N, K]`` of images ``[N, C, H, W]``."""
         return self._look(x).logits
 
     def explain(self, x: Tensor) -> SecondLook:
-        """The logits of images ``[N, C, H, W]`` with everything that they are the sum of, differentiable.
+        """Return the logits of images ``[N, C, H, W]`` with all terms of their sum, differentiable.
 
         Raises:
             ValueError: not a batch of images; or, in eval mode, NaN or infinity in it.
@@ -77,7 +84,7 @@ class PiNet(SelfReadout):
         return self._look(x)
 
     def save_pretrained(self, folder: str | PathLike[str]) -> Path:
-        """Write ``config.json`` and ``model.safetensors`` to a folder; an interrupted save leaves the old files whole.
+        """Write ``config.json`` and ``model.safetensors`` to a folder; an interrupted save leaves the old files intact.
 
         Returns:
             The folder.
@@ -93,24 +100,24 @@ class PiNet(SelfReadout):
         decoder: nn.Module | None = None,
         trust: bool = False,
     ) -> Self:
-        """Return the PiNet that :meth:`save_pretrained` wrote, in eval mode, as an object of this class.
+        """Return the PiNet that :meth:`save_pretrained` wrote, in eval mode, as an instance of this class.
 
         Args:
             folder_or_hub_name: a folder, or the name of a model on the Hugging Face hub, ``owner/model``.
-            encoder: built like the saved one, if no plugin can build it; its weights are loaded.
-            decoder: built like the saved one, if it was none of ours.
-            trust: whether the folder may name an encoder of other packages, whose code then runs; without, timm's
-                architectures and our own.
+            encoder: a module built like the saved encoder, if no plugin can build it; its weights are loaded.
+            decoder: a module built like the saved decoder, if that was a custom one.
+            trust: whether the folder may name an encoder of another package, whose code then runs; otherwise only
+                timm's architectures and this library's are allowed.
 
         Raises:
             FileNotFoundError: there is no such folder, or it holds no saved PiNet.
             ValueError: config and weights don't belong together, are damaged or of an unknown format, or can't be
-                fetched; the message says what to do.
+                fetched; the message names the remedy.
         """
         return persistence.load(cls, folder_or_hub_name, encoder=encoder, decoder=decoder, trust=trust)
 
     def trainable_parameters(self) -> Iterator[nn.Parameter]:
-        """What there is to train: the head, and of the encoder what takes part and requires grad."""
+        """Yield the parameters to train: the head's, and those of the encoder that are used and require grad."""
         of_encoder = getattr(self.encoder, "trainable_parameters", self.encoder.parameters)
         for parameter in (*of_encoder(), *self.head.parameters()):
             if parameter.requires_grad:

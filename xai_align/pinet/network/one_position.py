@@ -1,4 +1,4 @@
-"""A head that averages positions, one position at a time: its account without any gradient."""
+"""Gradient-free decomposition of a head that averages positions, one position at a time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from xai_align.hookspecs import FeatureSpace
 
 
 def account_by_position(space: FeatureSpace, z: Tensor) -> tuple[Tensor, Tensor]:
-    """Cells ``[N, K, P]`` and bias ``[K]`` of a head that averages positions.
+    """Return cells ``[N, K, P]`` and bias ``[K]`` of a head that averages positions.
 
     For such a head ``logits = mean_p A z_p + b``; given one position, it
     computes ``A z_p + b``, so that ``c_p = (head(z_p) - head(0)) / P``.
@@ -24,7 +24,7 @@ def account_by_position(space: FeatureSpace, z: Tensor) -> tuple[Tensor, Tensor]
 
 
 def positions_last(z: Tensor, space: FeatureSpace) -> Tensor:
-    """``[N, C, P]`` from any layout, prefix tokens first."""
+    """Return features of any layout as ``[N, C, P]``, prefix tokens first."""
     layout = layout_of(z, space)
     if layout == "NCHW":
         return z.flatten(2)
@@ -34,7 +34,7 @@ def positions_last(z: Tensor, space: FeatureSpace) -> Tensor:
 
 
 def _one_at_a_time(space: FeatureSpace, z: Tensor) -> Tensor:
-    """``[N, …]`` features to ``[N * P, …]`` features of one position each, prefix tokens zero."""
+    """Return ``[N, …]`` features as ``[N * P, …]`` features of one position each, prefix tokens zero."""
     layout = layout_of(z, space)
     if layout == "NCHW":
         return z.flatten(2).transpose(1, 2).reshape(-1, z.shape[1], 1, 1)

@@ -1,9 +1,9 @@
-"""Saving a PiNet to a folder and building it again: ``config.json`` and ``model.safetensors``.
+"""Saving and loading a PiNet: ``config.json`` and ``model.safetensors`` in a folder.
 
-The file of weights holds the config too, and a digest of its tensors, so that
-weights and config that don't belong together, and damaged weights, are found
-out. Each file is written whole or not at all. What a config may say is listed in
-``saved_config.py``; nothing in it is imported, unpickled or fetched.
+The weights file also holds the config and a digest of its tensors, so that
+mismatched config and weights, and damaged weights, are detected. Each file is
+written completely or not at all. ``saved_config.py`` lists the values a config
+may hold; nothing in it is imported, unpickled or fetched.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def save(model: Any, folder: str | os.PathLike[str]) -> Path:
-    """Write a PiNet to a folder, which is made if need be.
+    """Write a PiNet to a folder, creating it if needed.
 
     Returns:
         The folder.
@@ -55,7 +55,7 @@ def save(model: Any, folder: str | os.PathLike[str]) -> Path:
 
 
 def config_of(model: Any) -> dict[str, Any]:
-    """Return, in plain values, all that builds a PiNet again."""
+    """Return the plain values that rebuild a PiNet."""
     return {
         "format": FORMAT,
         "model": "PiNet",
@@ -81,15 +81,15 @@ def load(
     """Build the saved model and load its weights; in eval mode, on the CPU.
 
     Args:
-        make: the model's class, which is given encoder and head.
+        make: the model's class, called with encoder and head.
         source: a folder, or a name on the hub.
-        encoder: in place of the one that the folder names.
-        decoder: in place of one of the author's.
+        encoder: replaces the encoder that the folder names.
+        decoder: replaces a custom decoder.
         trust: whether the folder may name code of other packages.
 
     Raises:
         FileNotFoundError: there is no such folder, or it holds no saved PiNet.
-        ValueError: the folder can't be used as it is; the message says why, and what to do.
+        ValueError: the folder can't be used; the message names the reason and the remedy.
     """
     config_file, weights_file = _files(source)
     config = _read_config(config_file)
@@ -97,7 +97,7 @@ def load(
     with reading(config_file.parent):
         model = _build(make, config, config_file, state, encoder, decoder, trust)
     check_weights(model, state, str(weights_file))
-    model.load_state_dict(dict(state), assign=True)  # their dtype stays
+    model.load_state_dict(dict(state), assign=True)  # keeps their dtype
     model.class_names = tuple(config["class_names"])  # type: ignore[assignment]
     return model.eval()
 
@@ -111,7 +111,7 @@ def _build(
     decoder: nn.Module | None,
     trust: bool,
 ) -> M:
-    """The model, without its weights."""
+    """Return the model, without its weights."""
     from xai_align.pinet.network.frozen_encoder import FrozenEncoder
 
     saved = config["encoder"]
@@ -138,7 +138,7 @@ def _build(
 def _encoder(
     reference: str | None, options: dict[str, Any], file: Path, state: Mapping[str, Tensor], trust: bool
 ) -> nn.Module:
-    """The encoder that the file names, without its weights."""
+    """Return the encoder that the file names, without its weights."""
     from xai_align.pinet.network.conv_detector import ConvEncoder
 
     if reference is None:
@@ -196,7 +196,7 @@ def _read_weights(path: Path, config: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def _differences(weights: Any, config: Any, name: str = "") -> list[str]:
-    """What the two configs say differently, one line for each value; versions may differ."""
+    """Return the differences of two configs, one line per value, ignoring versions."""
     if isinstance(weights, dict) and isinstance(config, dict):
         keys = sorted(weights.keys() | config.keys())
         inside = [(key, weights.get(key), config.get(key)) for key in keys if (name, key) != ("", "version")]
@@ -232,7 +232,7 @@ def _from_hub(name: str) -> tuple[Path, Path]:
 
 
 def _digest(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 of names, types, shapes and bytes of the tensors."""
+    """Return the SHA-256 of names, types, shapes and bytes of the tensors."""
     digest = hashlib.sha256()
     for key in sorted(state):
         value = state[key]
@@ -243,7 +243,7 @@ def _digest(state: Mapping[str, Tensor]) -> str:
 
 
 def _replace(path: Path, write: Any) -> None:
-    """Write a new file and put it in the place of the old one at once, so that one of the two is there at any time."""
+    """Write a new file and atomically replace the old one."""
     new = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
         write(new)

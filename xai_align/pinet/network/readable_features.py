@@ -1,4 +1,4 @@
-"""The features ``z`` that a PiNet looks at a second time, one small module for each choice."""
+"""Readable features ``z`` for the second look of a PiNet, one small module per choice."""
 
 from __future__ import annotations
 
@@ -11,98 +11,98 @@ from torch import Tensor, nn
 
 from xai_align.pinet.network.second_look import EvidenceLook, SecondLook, spread_transposed
 
-#: The choices of ``z``: see :func:`readable_features`.
+#: Choices of ``z``: see :func:`readable_features`.
 ReadableKind = Literal["ones", "area", "pixels", "pixels_and_inverse", "patch_means", "features", "evidence"]
 
 
 class Seen(Protocol):
-    """What was seen at the second look, ready to be weighed by coefficients."""
+    """Interface of readable features of a batch, to be weighted by coefficients."""
 
     def total(self, pi: Tensor) -> Tensor:
-        """``[N, K or 1]``: ``sum over c, h, w of pi * z``."""
+        """Return ``[N, K or 1]``, ``sum over c, h, w of pi * z``."""
         ...
 
     def look(self, *, logits: Tensor, coefficients: Tensor, scale: Tensor, bias: Tensor) -> SecondLook:
-        """The whole account."""
+        """Return the complete second look."""
         ...
 
 
 @dataclass(frozen=True)
 class Values:
-    """``z`` as it is, ``[N, 1, C, h, w]``."""
+    """Readable features ``z``, stored as ``[N, 1, C, h, w]``."""
 
     z: Tensor
 
     def total(self, pi: Tensor) -> Tensor:
-        """``sum(pi * z)``."""
+        """Return ``sum(pi * z)``."""
         return (pi * self.z).flatten(2).sum(2)
 
     def look(self, **parts: Tensor) -> SecondLook:
-        """With ``z`` beside the coefficients."""
+        """Return the second look with ``z``."""
         return SecondLook(z=self.z, **parts)
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """``z``: evidence ``[N, K, h', w']`` of a coarse map, to be spread over the finer map of the coefficients."""
+    """Class evidence ``[N, K, h', w']`` on a coarse grid, to be spread over the finer grid of the coefficients."""
 
     evidence: Tensor
 
     def total(self, pi: Tensor) -> Tensor:
-        """``sum(pi * z)``, summed cell by cell of the coarse map, so that the fine one of all classes isn't made."""
+        """Return ``sum(pi * z)``, summed over the coarse grid, so that the fine maps of all classes are not stored."""
         gathered = spread_transposed(pi[:, :, 0], self.evidence.shape[-2:])
         return (gathered * self.evidence).flatten(2).sum(2)
 
     def look(self, **parts: Tensor) -> SecondLook:
-        """With ``z`` spread when it is asked for."""
+        """Return the second look, whose ``z`` is spread on access."""
         return EvidenceLook(evidence=self.evidence, **parts)
 
 
 class Readable(nn.Module):
-    """A choice of ``z``.
+    """Base class of the choices of ``z``.
 
     Attributes:
         channels: ``C``.
-        typical: what the channels of ``z`` sum to at a usual position, for a start of order one.
+        typical: the sum of the channels of ``z`` at a typical position, for initial logits of order one.
     """
 
     channels: int = 1
     typical: float = 1.0
 
     def forward(self, images: Tensor, features: Sequence[Tensor], size: tuple[int, int]) -> Seen:
-        """What is seen of images ``[N, C, H, W]`` and feature maps (finest first) on a grid of this size."""
+        """Return ``z`` for images ``[N, C, H, W]`` and feature maps (finest first) on a grid of this size."""
         raise NotImplementedError
 
 
 class Ones(Readable):
-    """``z = 1``: every position has one vote. It is what a soft second look sees."""
+    """Constant ``z = 1``, the features of a soft second look."""
 
     def forward(self, images: Tensor, features: Sequence[Tensor], size: tuple[int, int]) -> Seen:
-        """Ones, ``[N, 1, 1, h, w]``."""
+        """Return ones, ``[N, 1, 1, h, w]``."""
         return Values(images.new_ones(()).expand(len(images), 1, 1, *size))
 
 
 class Area(Readable):
-    """``z`` is the area of a cell in pixels of the image, so that ``sum(pi * z)`` is an area."""
+    """Area of a cell in pixels of the image, so that ``sum(pi * z)`` is an area."""
 
     def forward(self, images: Tensor, features: Sequence[Tensor], size: tuple[int, int]) -> Seen:
-        """Areas, ``[N, 1, 1, h, w]``."""
+        """Return areas, ``[N, 1, 1, h, w]``."""
         pixels = images.shape[-2] * images.shape[-1] / (size[0] * size[1])
         return Values(images.new_full((), pixels).expand(len(images), 1, 1, *size))
 
 
 class Pixels(Readable):
-    """``z = x``: the pixels, before they were normalised.
+    """Un-normalised pixels, ``z = x``.
 
-    With pixels in [0, 1] and coefficients that are never negative, what a pixel
-    adds is never negative either. A black pixel adds nothing, whatever its
-    coefficient: :class:`PixelsAndInverse` has no such pixels. Values outside
-    [0, 1], as augmentation may make, are taken as they are.
+    With pixels in [0, 1] and non-negative coefficients, contributions are
+    non-negative too. A black pixel contributes nothing, whatever its
+    coefficient; :class:`PixelsAndInverse` avoids this. Values outside
+    [0, 1], as augmentation may give, are not clamped.
 
     Args:
-        channels: of the images.
-        mean: what was subtracted from the pixels, one number or one for each channel.
-        std: what they were divided by.
+        channels: channels of the images.
+        mean: the mean of the normalisation, one number or one per channel.
+        std: the standard deviation of the normalisation.
     """
 
     mean: Tensor
@@ -121,7 +121,7 @@ class Pixels(Readable):
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
 
     def forward(self, images: Tensor, features: Sequence[Tensor], size: tuple[int, int]) -> Seen:
-        """Pixels, ``[N, 1, C, h, w]``.
+        """Return pixels, ``[N, 1, C, h, w]``.
 
         Raises:
             ValueError: the grid is not the image's.
@@ -134,20 +134,20 @@ class Pixels(Readable):
         return Values(self.pixels(images).unsqueeze(1))
 
     def pixels(self, images: Tensor) -> Tensor:
-        """``[N, C, H, W]``, un-normalised."""
+        """Return un-normalised images ``[N, C, H, W]``."""
         return images * self.std.to(images) + self.mean.to(images)
 
 
 class PatchMeans(Pixels):
-    """``z``: the mean of the pixels that a cell covers, before they were normalised."""
+    """Mean of the un-normalised pixels of each cell."""
 
     def forward(self, images: Tensor, features: Sequence[Tensor], size: tuple[int, int]) -> Seen:
-        """Means, ``[N, 1, C, h, w]``."""
+        """Return means, ``[N, 1, C, h, w]``."""
         return Values(nn.functional.adaptive_avg_pool2d(self.pixels(images), size).unsqueeze(1))
 
 
 class PixelsAndInverse(Pixels):
-    """``z = [x, 1 - x]``: dark pixels count as much as bright ones (as in B-cos networks, arXiv 2205.10268)."""
+    """Pixels and their inverse, ``z = [x, 1 - x]``: dark pixels count too (as in B-cos networks, arXiv 2205.10268)."""
 
     def __init__(self, channels: int, mean: Sequence[float] = (0.0,), std: Sequence[float] = (1.0,)) -> None:
         super().__init__(channels, mean, std)
@@ -155,13 +155,13 @@ class PixelsAndInverse(Pixels):
         self.typical = 1.0 * channels
 
     def forward(self, images: Tensor, features: Sequence[Tensor], size: tuple[int, int]) -> Seen:
-        """Pixels and what they lack of white, ``[N, 1, 2 C, h, w]``; their means on a coarser grid."""
+        """Return pixels and one minus pixels, ``[N, 1, 2 C, h, w]``, or their means on a coarser grid."""
         x = nn.functional.adaptive_avg_pool2d(self.pixels(images), size)
         return Values(torch.cat([x, 1 - x], dim=1).unsqueeze(1))
 
 
 class LearnedFeatures(Readable):
-    """``z``: a few learned features, never negative, made from the deepest feature map by a 1x1 convolution."""
+    """Learned non-negative features, made from the deepest feature map by a 1x1 convolution."""
 
     def __init__(self, in_channels: int, channels: int) -> None:
         super().__init__()
@@ -170,17 +170,17 @@ class LearnedFeatures(Readable):
         self.projection = nn.Sequential(nn.Conv2d(in_channels, channels, 1), nn.GroupNorm(1, channels), nn.ReLU())
 
     def forward(self, images: Tensor, features: Sequence[Tensor], size: tuple[int, int]) -> Seen:
-        """Features, ``[N, 1, C, h, w]``."""
+        """Return features, ``[N, 1, C, h, w]``."""
         projected = self.projection(features[-1].to(images.dtype))
         return Values(nn.functional.interpolate(projected, size, mode="bilinear").unsqueeze(1))
 
 
 class ClassEvidence(Readable):
-    """``z_kp = W_k . F_p``: what a linear classifier on the deepest feature map finds for class ``k`` at ``p``.
+    """Class evidence ``z_kp = W_k . F_p`` of a linear classifier on the deepest feature map, for class ``k`` at ``p``.
 
     Args:
-        in_channels: of the deepest feature map.
-        classifier: its weights are where ``W`` starts; None: at zero.
+        in_channels: channels of the deepest feature map.
+        classifier: gives the initial ``W``; None: zeros.
         num_classes: ``K``.
     """
 
@@ -195,7 +195,7 @@ class ClassEvidence(Readable):
         self.weight = nn.Parameter(start)
 
     def forward(self, images: Tensor, features: Sequence[Tensor], size: tuple[int, int]) -> Seen:
-        """Evidence, ``[N, K, 1, h, w]``, once it is asked for."""
+        """Return evidence, ``[N, K, 1, h, w]``, computed on access."""
         deepest, weight = features[-1].to(images.dtype), self.weight.to(images.dtype)
         return Evidence(torch.einsum("kc,nchw->nkhw", weight, deepest))
 
@@ -211,7 +211,7 @@ def readable_features(
     num_classes: int,
     classifier: nn.Linear | None,
 ) -> Readable:
-    """The module for a choice of ``z``."""
+    """Return the module for a choice of ``z``."""
     of_pixels = {"pixels": Pixels, "pixels_and_inverse": PixelsAndInverse, "patch_means": PatchMeans}
     if kind in of_pixels:
         return of_pixels[kind](image_channels, mean, std)

@@ -1,4 +1,4 @@
-"""A saved PiNet by name, ready to be asked: ``pinet:FOLDER``, or ``pinet:OWNER/MODEL`` on the hub."""
+"""Loading a saved PiNet by reference: ``pinet:FOLDER``, or ``pinet:OWNER/MODEL`` on the hub."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from torch import Tensor
 from xai_align.hookspecs import LoadedModel
 from xai_align.pinet.network.module import PiNet
 
-#: What a reference to a saved PiNet starts with.
+#: Prefix of a reference to a saved PiNet.
 PREFIX = "pinet:"
 
 
 class Preprocessing(NamedTuple):
-    """How an encoder wants its images; it may say so with an attribute ``preprocessing``.
+    """Preprocessing of an encoder's images; the encoder may have it as an attribute ``preprocessing``.
 
     Attributes:
-        preprocess: a PIL image to a tensor ``[C, H, W]``.
-        mean: with ``std``, what leads from that tensor back to a picture in [0, 1].
+        preprocess: maps a PIL image to a tensor ``[C, H, W]``.
+        mean: with ``std``, the normalisation to undo for an image in [0, 1].
         std: see ``mean``.
     """
 
@@ -31,15 +31,15 @@ class Preprocessing(NamedTuple):
 
 
 def load_pinet(reference: str, *, trust: bool = False) -> LoadedModel | None:
-    """The PiNet that a reference ``pinet:FOLDER`` names, with its classes; None for other references.
+    """Return the PiNet that a reference ``pinet:FOLDER`` names, with its classes, or None for other references.
 
     Args:
-        reference: what was typed.
-        trust: whether the folder may name code.
+        reference: the text that names a model.
+        trust: whether the folder may name code of other packages.
 
     Raises:
         FileNotFoundError: there is no such folder, or it holds no saved PiNet.
-        ValueError: what is there can't be used; the message says why.
+        ValueError: the saved PiNet can't be used; the message names the reason.
     """
     if not reference.startswith(PREFIX):
         return None
@@ -51,7 +51,7 @@ def load_pinet(reference: str, *, trust: bool = False) -> LoadedModel | None:
 
 
 def _plain(model: PiNet) -> Callable[[Any], Tensor]:
-    """Pixels in [0, 1], grey or in colour as the model takes them; nothing is resized, as no one said how."""
+    """Return a preprocessing to pixels in [0, 1], grey or RGB as the model takes them, without resizing."""
     grey = model.head.options["image_channels"] == 1
 
     def preprocess(picture: Any) -> Tensor:

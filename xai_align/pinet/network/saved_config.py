@@ -1,4 +1,4 @@
-"""What the ``config.json`` of a saved PiNet may say: every name, with the types and ranges of its values."""
+"""Schema of a saved PiNet's ``config.json``: every name, with the types and ranges of its values."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from xai_align.pinet.network.initialisation import Activation
 from xai_align.pinet.network.readable_features import ReadableKind
 from xai_align.pinet.network.second_look_head import DecoderName, Look, Sharing
 
-#: Of the folder's layout; a reader refuses what it does not know.
+#: Version of the folder's layout; unknown versions are rejected.
 FORMAT = 1
 
 _CHANNELS = whole(1, 65536)
 _SIDE = whole(1, 4096)
 _SHARE = number(0, 1)
 
-#: Options of the decoders that are ours.
+#: Options of this library's decoders.
 _DECODER_OPTIONS = record({}, {"width": _CHANNELS, "dropout": _SHARE, "residual": one_of(*get_args(Residual))})
 _OPEN_NUMBER = either(nothing, number())
 _HEAD = record(
@@ -56,7 +56,7 @@ _HEAD = record(
 
 
 def _options(value: object, name: str) -> str | None:
-    """Options of an encoder: whether it is frozen; the rest is for who builds it to check."""
+    """Check an encoder's options: whether it is frozen; the plugin that builds it checks the rest."""
     if not isinstance(value, dict):
         return table_of(anything)(value, name)
     return flag()(value["frozen"], f"{name}.frozen") if "frozen" in value else None
@@ -74,7 +74,7 @@ CONFIG = record(
     }
 )
 
-#: What the options of :class:`~xai_align.pinet.ConvEncoder` may be in a file.
+#: Options of :class:`~xai_align.pinet.ConvEncoder` that a file may set.
 CONV_OPTIONS = record(
     {
         "in_channels": _CHANNELS,

@@ -1,4 +1,4 @@
-"""What one forward pass of a PiNet gives: the prediction and its terms, which are one and the same."""
+"""Output of one forward pass of a PiNet: the prediction and the terms it is computed from."""
 
 from __future__ import annotations
 
@@ -13,14 +13,21 @@ from xai_align._tools.sum_keeping import collect_keeping_sum, resize_keeping_sum
 
 @dataclass(frozen=True, kw_only=True)
 class SecondLook:
-    """``logit_k = a_k + s_k * sum over c, h, w of pi_kchw * z_kchw``, and computed as that.
+    """Logits with their terms: ``logit_k = a_k + s_k * sum over c, h, w of pi_kchw * z_kchw``.
 
     Attributes:
         logits: ``[N, K]``.
-        coefficients: the detection map ``pi``, ``[N, K or 1, C or 1, h, w]``; 1 where classes or channels share it.
+        coefficients: the detection map ``pi``, ``[N, K or 1, C or 1, h, w]``; 1 where classes or channels share a map.
         z: the readable features, ``[N, K or 1, C, h, w]``.
-        scale: ``s``, ``[K]``, never negative; where the sum is a mean over positions, ``1 / (h * w)`` is inside.
+        scale: ``s``, ``[K]``, non-negative; includes ``1 / (h * w)`` where the sum is a mean over positions.
         bias: ``a``, ``[K]``, the logits where nothing is detected.
+
+    Example::
+
+        pinet = conv_pinet(5, in_channels=3, width=8).eval()
+        look = pinet.explain(images)
+        look.coefficient_maps  # [2, 5, 32, 32]
+        look.maps.sum((2, 3)) + look.bias  # [2, 5], equals look.logits
     """
 
     logits: Tensor
@@ -31,23 +38,23 @@ class SecondLook:
 
     @property
     def contributions(self) -> Tensor:
-        """``[N, K, C, h, w]``: ``s * pi * z``, what each feature adds to each logit."""
+        """``[N, K, C, h, w]``: ``s * pi * z``, the contribution of each feature to each logit."""
         return self.scale[:, None, None, None] * self.coefficients * self.z
 
     @property
     def maps(self) -> Tensor:
-        """``[N, K, h, w]``: the contributions, channels summed."""
+        """``[N, K, h, w]``: the contributions, summed over channels."""
         return self.contributions.sum(2)
 
     @property
     def coefficient_maps(self) -> Tensor:
-        """``[N, K, h, w]``: ``pi``, the mean over channels; the map that the paper's localisation scores take."""
+        """``[N, K, h, w]``: the mean of ``pi`` over channels, the map of the paper's localisation scores."""
         return self.coefficients.mean(2).expand(-1, self.logits.shape[1], -1, -1)
 
     def contributions_to(self, weights: Tensor) -> Tensor:
-        """``[N, C, h, w]``: what each feature adds to ``sum_k w_k logit_k``, for weights ``[N, K]``.
+        """Return ``[N, C, h, w]``, each feature's contribution to ``sum_k w_k logit_k``, for weights ``[N, K]``.
 
-        The same as ``contributions`` weighed and summed over classes, without making all of them.
+        Equals the weighted sum of ``contributions`` over classes, without computing all of them.
         """
         w = weights * self.scale
         with full_precision(w):
@@ -58,7 +65,7 @@ class SecondLook:
             return over_classes(w, self.coefficients * self.z)
 
     def coefficients_to(self, weights: Tensor) -> Tensor:
-        """``[N, C or 1, h, w]``: ``sum_k w_k pi_k``, or ``pi`` itself where all classes share it."""
+        """Return ``[N, C or 1, h, w]``: ``sum_k w_k pi_k``, or ``pi`` itself where all classes share it."""
         if self.coefficients.shape[1] == 1:
             return self.coefficients[:, 0]
         with full_precision(weights):
@@ -69,10 +76,10 @@ class SecondLook:
 
 
 class EvidenceLook(SecondLook):
-    """A second look at class evidence, whose ``z`` is coarse, and spread over the map only when it is asked for.
+    """Second look at class evidence, whose coarse ``z`` is spread over the map only on access.
 
     Args:
-        evidence: ``[N, K, h', w']``, on a grid of its own.
+        evidence: ``[N, K, h', w']``, on its own grid.
         others: the other fields of :class:`SecondLook`.
     """
 
@@ -84,7 +91,7 @@ class EvidenceLook(SecondLook):
 
     @cached_property
     def z(self) -> Tensor:
-        """``[N, K, 1, h, w]``: at every place the evidence that was seen there, with its mean kept."""
+        """``[N, K, 1, h, w]``: the evidence at every position, with its mean preserved."""
         with full_precision(self.evidence):
             return spread(self.evidence, self.coefficients.shape[-2:]).unsqueeze(2)
 
@@ -94,24 +101,24 @@ class EvidenceLook(SecondLook):
 
 
 def full_precision(like: Tensor) -> torch.autocast:
-    """Within, autocast is off on the device of a tensor: what is summed here is what the logits are the sum of."""
+    """Return a context with autocast off on a tensor's device, so that logits are exactly the sum of their terms."""
     return torch.autocast(like.device.type, enabled=False)
 
 
 def over_classes(weights: Tensor, x: Tensor) -> Tensor:
-    """``sum_k w_k x_k``: ``[N, K]`` and ``[N, K or 1, C, h, w]`` to ``[N, C, h, w]``."""
+    """Return ``sum_k w_k x_k``, ``[N, C, h, w]``, of ``[N, K]`` and ``[N, K or 1, C, h, w]``."""
     if x.shape[1] == 1:
         return weights.sum(1)[:, None, None, None] * x[:, 0]
     return torch.einsum("nk,nkchw->nchw", weights, x)
 
 
 def spread(evidence: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
-    """``[..., h', w']`` to ``[..., h, w]`` with the same mean: each cell fades into its neighbours."""
+    """Resize ``[..., h', w']`` to ``[..., h, w]`` smoothly, preserving the mean."""
     return resize_keeping_sum(evidence, size, "smooth") * _cells_ratio(size, evidence.shape[-2:])
 
 
 def spread_transposed(coefficients: Tensor, grid: tuple[int, int] | torch.Size) -> Tensor:
-    """The other side of :func:`spread`: ``sum(pi * spread(e)) == sum(spread_transposed(pi) * e)``."""
+    """Apply the transpose of :func:`spread`: ``sum(pi * spread(e)) == sum(spread_transposed(pi) * e)``."""
     collected = collect_keeping_sum(coefficients, grid, "smooth")
     return collected * _cells_ratio(coefficients.shape[-2:], grid)
 

@@ -1,4 +1,4 @@
-"""The head of a PiNet: coefficient maps from a decoder, a second look at readable features, their sum."""
+"""Head of a PiNet: coefficient maps from a decoder, a second look at readable features, and their sum."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from xai_align.pinet.network.second_look import SecondLook, full_precision
 
 #: "hard": the sum of ``pi * z``. "soft": the sum of ``pi`` alone.
 Look = Literal["hard", "soft"]
-#: What has a coefficient of its own: every class at a position, the position, or every class and channel of it.
+#: Sharing of coefficients: one per class and position, per position, or per class, channel and position.
 Sharing = Literal["per_class", "per_position", "per_channel"]
-#: Resolution of the maps: rows and columns (or both alike), the input's, or that of the finest feature map.
+#: Resolution of the maps: rows and columns (or one number for both), the input's, or the finest feature map's.
 Size = int | tuple[int, int] | Literal["input"] | None
 DecoderName = Literal["fpn", "conv", "pooled"]
 
@@ -30,7 +30,7 @@ _ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "identity": lambda raw: raw,
     "softmax": lambda raw: raw.softmax(1),  # over the classes
 }
-#: What is most natural for each ``z``; "per_class" for all others.
+#: Default sharing for each ``z``; "per_class" for all others.
 _USUAL_SHARING: dict[str, Sharing] = {
     "pixels_and_inverse": "per_channel",
     "features": "per_channel",
@@ -39,40 +39,48 @@ _USUAL_SHARING: dict[str, Sharing] = {
 
 
 class SecondLookHead(nn.Module):
-    """``logit_k = a_k + s_k * sum(pi_k(x) * z_k)`` on the feature maps of any encoder.
+    """Head ``logit_k = a_k + s_k * sum(pi_k(x) * z_k)`` on the feature maps of any encoder.
 
     Args:
-        channels: of the encoder's feature maps, finest first.
-        num_classes: ``K``; 1 for a yes or no with one logit.
+        channels: channels of the encoder's feature maps, finest first.
+        num_classes: ``K``; 1 for a binary task with one logit.
         decoder: ``"fpn"`` (light, takes maps of all depths), ``"conv"`` (the paper's, from the deepest map of a
-            :class:`~xai_align.pinet.ConvEncoder`), ``"pooled"`` (the paper's "naive" control, whose maps must be
-            bad), or a module ``(features, size) -> raw maps [N, maps, h, w]``.
+            :class:`~xai_align.pinet.ConvEncoder`), ``"pooled"`` (the paper's "naive" control, whose maps cannot
+            localise), or a module ``(features, size) -> raw maps [N, maps, h, w]``.
         width: channels inside the decoder ``"fpn"``.
         decoder_options: further arguments of the named decoder.
-        activation: ``"sigmoid"`` and ``"softmax"`` (over classes) can only speak for a class; ``"tanh"`` and
-            ``"identity"`` also against it, and go with the parsimony penalty.
-        second_look: ``"hard"``: ``z`` counts. ``"soft"``: only where it is; ``z`` is ones (areas, if ``scale="one"``).
+        activation: ``"sigmoid"`` and ``"softmax"`` (over classes) give evidence for a class only; ``"tanh"`` and
+            ``"identity"`` also against it, and are used with the parsimony penalty.
+        second_look: ``"hard"``: the sum of ``pi * z``. ``"soft"``: the sum of ``pi``; ``z`` is ones (areas, if
+            ``scale="one"``).
         z: ``"ones"``; ``"area"`` of a cell in pixels; un-normalised ``"pixels"``; ``"pixels_and_inverse"``, ``[x, 1 -
             x]``; ``"patch_means"`` of pixels; ``"features"``, a few learned ones; ``"evidence"``, class evidence on the
-            deepest map, with which a retrofit starts as the classifier that it is given.
-        coefficients: what has a coefficient of its own; None: what is usual for ``z``.
-        size: of the maps. None: the finest feature map's, for pixels the input's.
-        scale: of the sum, see :class:`~xai_align.pinet.network.aggregator.Aggregator`.
+            deepest map, with which a retrofit starts as the given classifier.
+        coefficients: the sharing of coefficients; None: the default for ``z``.
+        size: the size of the maps. None: the finest feature map's, for pixels the input's.
+        scale: the scale of the sum, see :class:`~xai_align.pinet.network.aggregator.Aggregator`.
         bias: ``"learned"`` or ``"zero"``.
-        image_channels: of the input, for ``z`` that reads pixels.
-        mean: what was subtracted from pixels when they were normalised.
-        std: what they were divided by.
+        image_channels: channels of the input, for ``z`` made of pixels.
+        mean: the mean of the images' normalisation.
+        std: the standard deviation of the images' normalisation.
         z_channels: number of learned features for ``z="features"``.
-        classifier: for ``z="evidence"``: where its weights, and ``a``, start.
-        start: where the rest starts.
+        classifier: for ``z="evidence"``: gives the initial weights of ``z`` and the initial ``a``.
+        start: the initial values of the rest.
 
     Raises:
-        ValueError: choices that don't go together; the message says why.
+        ValueError: the choices are incompatible; the message names the reason.
 
     Source: Lobet & Chiaromonte 2026 (arXiv 2601.04378); several classes and ``z`` beyond pixels and ones are ours.
 
-    Example: areas in pixels, by regression: ``SecondLookHead(channels, 3, activation="softmax", second_look="soft",
-    scale="one", bias="zero")``.
+    Example::
+
+        encoder = ConvEncoder(3, width=8)
+        head = SecondLookHead(encoder.channels, 5)
+        head(encoder(images), images).logits  # [2, 5]
+        # areas in pixels, by regression
+        areas = SecondLookHead(
+            encoder.channels, 3, activation="softmax", second_look="soft", scale="one", bias="zero"
+        )
     """
 
     def __init__(
@@ -103,7 +111,7 @@ class SecondLookHead(nn.Module):
             z = "area" if scale == "one" else "ones"
         sharing = coefficients or _USUAL_SHARING.get(z, "per_class")
         _check_choices(activation, second_look, z, sharing, scale, num_classes)
-        #: What builds this head again, in plain values; a decoder of the caller's and a classifier are not in it.
+        #: Plain values that rebuild this head, without a custom decoder or a classifier.
         self.options: dict[str, Any] = {
             "num_classes": num_classes,
             "decoder": decoder if isinstance(decoder, str) else "custom",
@@ -135,7 +143,7 @@ class SecondLookHead(nn.Module):
             num_classes=num_classes,
             classifier=classifier,
         )
-        #: Of ``pi``: classes (or 1), channels (or 1).
+        #: Shape of ``pi``: classes (or 1), channels (or 1).
         self.coefficient_shape = (
             1 if sharing == "per_position" else num_classes,
             self.readable.channels if sharing == "per_channel" else 1,
@@ -160,10 +168,10 @@ class SecondLookHead(nn.Module):
         self.aggregator = Aggregator(num_classes, scale=scale, bias=bias, unit=chosen.unit, initial_bias=initial_bias)
 
     def forward(self, features: Sequence[Tensor], images: Tensor) -> SecondLook:
-        """The second look at images ``[N, C, H, W]``, given their feature maps, finest first.
+        """Return the second look at images ``[N, C, H, W]``, given their feature maps, finest first.
 
-        The decoder runs as the caller has it (also under autocast); coefficients and sum are float32, or
-        float64 for such features.
+        The decoder runs in the caller's precision (also under autocast); coefficients and sum are float32, or
+        float64 for float64 features.
         """
         size = self.map_size(features, images)
         raw = self._checked(self.decoder(features, size), len(images))
@@ -174,7 +182,7 @@ class SecondLookHead(nn.Module):
             return self.aggregator(_ACTIVATIONS[self.activation](maps), seen)
 
     def map_size(self, features: Sequence[Tensor], images: Tensor) -> tuple[int, int]:
-        """Rows and columns of the coefficient maps for these inputs."""
+        """Return rows and columns of the coefficient maps for these inputs."""
         if self.size == "input" or (self.size is None and self.z in ("pixels", "pixels_and_inverse")):
             return (images.shape[-2], images.shape[-1])
         if self.size is None:

@@ -12,10 +12,10 @@ from xai_align.pinet.readout import Readout, read_out
 
 
 class SelfReadout(PseudoLinear):
-    """A pseudo-linear network that can be asked for its own readout."""
+    """Pseudo-linear network with methods for its own readout."""
 
     def read_out(self, inputs: Tensor, question: Any = None) -> Readout:
-        """Return what every readable feature adds to the answer to a question: :func:`~xai_align.read_out`."""
+        """Return the contribution of every readable feature to an answer: :func:`~xai_align.read_out`."""
         return read_out(self, inputs, question)
 
     def read_out_all_classes(self, inputs: Tensor) -> ClassReadout:
