@@ -104,7 +104,7 @@ class Checkpoints:
 
     def _check_config(self, path: Path, snapshot: Snapshot) -> None:
         before = snapshot.numbers.get("config")
-        if before != self.config:
+        if not same(before, self.config):
             raise ValueError(
                 f"'{path}' is of a run with another configuration: {differences(before, self.config)}; "
                 "give its configuration to go on with it, or choose another folder to keep it"
@@ -154,21 +154,31 @@ def read_checkpoint(path: Path) -> Snapshot:
     return Snapshot(tensors, numbers)
 
 
-def differences(before: Any, now: Mapping[str, Any]) -> str:
-    """What changed, in words."""
+def differences(before: Any, now: Mapping[str, Any], *, at_most: int = 6) -> str:
+    """Return the values that changed, the first few of them, as text."""
     if not isinstance(before, Mapping):
         return "it names none"
-    names = [name for name in dict.fromkeys((*before, *now)) if before.get(name) != now.get(name)]
+    names = [name for name in dict.fromkeys((*before, *now)) if not same(before.get(name), now.get(name))]
     parts = []
-    for name in names:
+    for name in names[:at_most]:
         old, new = before.get(name), now.get(name)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
-            parts.append(f"{name} ({differences(old, new)})")
+            parts.append(f"{name} ({differences(old, new, at_most=2)})")
         else:
             parts.append(f"{name} was {_shown(old)}, is {_shown(new)}")
-    return "; ".join(parts)
+    more = [f"and {len(names) - at_most} more"] if len(names) > at_most else []
+    return "; ".join([*parts, *more])
+
+
+def same(a: Any, b: Any) -> bool:
+    """Return whether two values of JSON are the same; unlike in Python, true is not 1."""
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return isinstance(a, bool) == isinstance(b, bool) and bool(a == b)
 
 
 def _shown(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 100 else text[:100] + " …"
+    return text if len(text) <= 60 else text[:60] + " …"

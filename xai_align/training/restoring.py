@@ -21,12 +21,14 @@ from xai_align._tools.files.fields import (
     one_of,
     record,
     record_with_more,
+    shown,
     table_of,
     text,
     whole,
 )
 from xai_align._tools.files.plain_json import in_one_clause
 from xai_align._tools.files.tensor_file import check_tensors
+from xai_align.training.checkpoints import same
 from xai_align.training.optimizer_state import plain_value
 
 if TYPE_CHECKING:
@@ -70,7 +72,9 @@ def check_optimizer(
     """
     mine = plain_value(optimizer.state_dict()["param_groups"], "the optimiser's groups")
     plain = table_of(table_of(either(nothing, flag(), number(), _TEXT, listed(number()))))
-    complaint = record({"state": plain, "param_groups": like(mine)})(numbers, name)
+    complaint = record({"state": plain, "param_groups": like(mine)})(numbers, name) or _other_options(
+        mine, numbers, name
+    )
     parameters = [one for group in optimizer.param_groups for one in group["params"]]
     for key, value in tensors.items():
         match = _OPTIMIZER_TENSOR.fullmatch(key)
@@ -88,6 +92,16 @@ def check_optimizer(
         complaint = _uneven(parameters, tensors, numbers["state"], name)
     if complaint:
         raise ValueError(f"{source} is not what it should be: {complaint}")
+
+
+def _other_options(mine: list[dict[str, Any]], numbers: Mapping[str, Any], name: str) -> str | None:
+    """The first option of a group that is another than the optimiser's own; the learning rate follows a schedule."""
+    for group, (own, found) in enumerate(zip(mine, numbers["param_groups"], strict=True)):
+        for key in own.keys() - {"lr"}:
+            if not same(found[key], own[key]):
+                here = f"{name}.param_groups.{group}.{key}"
+                return f"{here} is {shown(found[key])}, and the optimiser's is {shown(own[key])}"
+    return None
 
 
 def _uneven(
