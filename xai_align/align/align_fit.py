@@ -25,6 +25,12 @@ class AlignFit:
         seconds: of training and validation, before a resumption too.
         notes: what should be known about the fit.
         out: the folder with checkpoints and metrics.
+
+    Example::
+
+        fit = AlignTrainer(model).fit(loader, epochs=1)
+        fit.masker(images)  # [N, 1, H, W], in [0, 1]
+        fit.history[-1]["loss"]  # mean over the last epoch
     """
 
     classifier: nn.Module = field(repr=False)

@@ -67,6 +67,12 @@ def alignment_loss(
     Raises:
         ValueError: shapes don't fit, an option is unknown, or, as far as that can be seen without waiting (on
             the CPU), a map is not in [0, 1].
+
+    Example::
+
+        cam = normalised(grad_cam(model, images, labels, layer="conv2"))  # [N, 1, h, w]
+        loss = alignment_loss(cam, Masker()(images))
+        loss.total.mean().backward()
     """
     check_choice("meet", meet, ("mask_down", "cam_up"))
     check_choice("balance", balance, ("area", "even"))

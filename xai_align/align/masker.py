@@ -43,6 +43,10 @@ class Masker(nn.Module):
 
     Raises:
         ValueError: an option is out of range.
+
+    Example::
+
+        masks = Masker(width=16)(images)  # [N, 1, H, W], in [0, 1]
     """
 
     def __init__(

@@ -25,9 +25,7 @@ def export_masker(
 
     It takes images ``[N, C, H, W]``, normalised as those it was trained with, and gives masks ``[N, 1, H, W]``. Any
     number of them and any size are welcome, from two of the masker's coarsest cells up (with ``Masker``'s defaults
-    9 x 9); smaller ones are an error of the program's::
-
-        masks = torch.export.load("masker.pt2").module()(images)
+    9 x 9); smaller ones are an error of the program's.
 
     Args:
         masker: a :class:`~xai_align.align.Masker` or a module like it, a trainer or fit that has one, or a file.
@@ -41,6 +39,11 @@ def export_masker(
     Raises:
         ImportError: ``.onnx`` needs the packages onnx and onnxscript.
         ValueError: the ending is another.
+
+    Example::
+
+        export_masker(Masker(width=8, depth=1), "masker.pt2", size=(32, 32))
+        masks = torch.export.load("masker.pt2").module()(images)  # [N, 1, H, W]
     """
     path = Path(path)
     if path.suffix not in (".pt2", ".onnx"):

@@ -51,6 +51,10 @@ def save_masker(masker: HoldsMasker, path: str | os.PathLike[str]) -> Path:
 
     Raises:
         TypeError: it is another kind of module, which this library could not build again.
+
+    Example::
+
+        save_masker(Masker(), "masker.safetensors")
     """
     from xai_align.align.masker import Masker
 
@@ -73,6 +77,11 @@ def load_masker(path: str | os.PathLike[str]) -> Masker:
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is damaged, holds something else, or does not fit this version; the message says what to do.
+
+    Example::
+
+        save_masker(Masker(), "masker.safetensors")
+        masks = load_masker("masker.safetensors")(images)  # [N, 1, H, W]
     """
     from xai_align.align.masker import Masker
 

@@ -96,6 +96,12 @@ def masker_loss(
     Raises:
         TypeError, ValueError: shapes, labels or the baseline don't fit, the classifier is in train mode, or its
             output is no ``[2 N, K]``.
+
+    Example::
+
+        masker = Masker()
+        loss = masker_loss(model, images, masker(images), labels)
+        loss.total.mean().backward()  # gradients of the masker only
     """
     p_keep, p_drop = probabilities(classifier, *keep_and_drop(images, masks, baseline), target)
     distance, area, jumps = distinction(p_keep, p_drop), sparsity_of(masks), smoothness_of(masks)

@@ -19,7 +19,16 @@ from xai_align.question import as_questions
 
 
 class ClassAgnosticWarning(UserWarning):
-    """A target was given to a method that shows the same for every class."""
+    """A target was given to a method that shows the same for every class.
+
+    Example::
+
+        import warnings
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ClassAgnosticWarning)
+            ALIGNMethod(Masker()).attribute(images, target=281)  # the same mask for every target
+    """
 
 
 class ALIGNMethod:
@@ -44,7 +53,7 @@ class ALIGNMethod:
 
     Example::
 
-        align = ALIGNMethod(trainer.masker)
+        align = ALIGNMethod(Masker())  # or a trainer, a fit, or the path of a saved masker
         masks = align.attribute(images).sum(1)  # [N, H, W], in [0, 1]
     """
 

@@ -95,6 +95,11 @@ def mixup_regulariser(
 
     Raises:
         TypeError, ValueError: as :func:`~xai_align.align.saliency.grad_cam`; ``alpha`` is not above 0.
+
+    Example::
+
+        loss = mixup_regulariser(model, images, labels, layer="conv2")
+        loss.total.mean().backward()
     """
     partners = same_class_partners(labels, generator)
     lam = mixing_shares(len(labels), alpha, generator).to(images)

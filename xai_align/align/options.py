@@ -50,7 +50,7 @@ class AlignOptions:
 
     Example::
 
-        AlignTrainer(classifier, options=AlignOptions(schedule="cosine", gradient_clip=None))
+        AlignTrainer(model, options=AlignOptions(schedule="cosine", gradient_clip=None))
     """
 
     order: Order = "first"

@@ -73,6 +73,10 @@ def grad_cam(
     Raises:
         TypeError, ValueError: as :func:`~xai_align.align.look.look` and
             :func:`~xai_align.align.look.cam_space`; the target is no class of the model.
+
+    Example::
+
+        cam = grad_cam(model, images, labels, layer="conv2")  # [N, 1, h, w]
     """
     space = cam_space(model, images, layer)
     with twice_differentiable() if order == "second" else nullcontext():

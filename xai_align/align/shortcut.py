@@ -36,7 +36,21 @@ FEWEST = 50
 
 
 class ShortcutWarning(UserWarning):
-    """A classifier shows signs of living on a shortcut."""
+    """A classifier shows signs of living on a shortcut.
+
+    Example::
+
+        import warnings
+
+        labels = torch.arange(64) % 2
+        images = torch.eye(3)[labels][:, :, None, None] + 0.1 * torch.randn(64, 3, 16, 16)  # red or green, by label
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", ShortcutWarning)
+            try:
+                AlignTrainer(model, recipe="erm", learning_rate=0.01).fit([(images, labels)], epochs=5)
+            except ShortcutWarning as warning:
+                print(warning)  # the signs that were found
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +132,11 @@ def find_shortcuts(
 
     Raises:
         TypeError, ValueError: the batches can't be read, there are none, or masks don't fit the images.
+
+    Example::
+
+        found = find_shortcuts(model, Masker(), loader)
+        print(found)  # the signs, one a line, or "no sign of a shortcut"
     """
     if examples < FEWEST:
         raise ValueError(f"examples={examples} say too little about accuracy; give at least {FEWEST}")

@@ -78,6 +78,12 @@ class AlignTrainer:
         ShortcutWarning: signs that the classifier uses what it should not.
 
     Source: Hong et al., "From Attribution to Action", AAAI 2026 (arXiv 2511.06944).
+
+    Example::
+
+        trainer = AlignTrainer(model, warmup_epochs=1, learning_rate=1e-4)
+        fit = trainer.fit(loader, validation=loader, epochs=2)
+        masks = fit.masker(images)  # [N, 1, H, W], in [0, 1]
     """
 
     def __init__(

@@ -73,6 +73,11 @@ def clipped_gradient(
 
     Raises:
         TypeError, ValueError: the model, the inputs or an option is not fit, with what was found.
+
+    Example::
+
+        questions = [Question.why(281), Question.why_not(1, 3)]  # one for each image
+        slopes = clipped_gradient(model, images, questions)  # [N, H, W]
     """
     alphas = _check_points(points)
     check_count("colours", colours)

@@ -18,7 +18,16 @@ from xai_align.pinet.gates.rule_registry import is_inplace
 
 
 class NothingToClip(ValueError):
-    """The model calls no activation that could be clipped."""
+    """The model calls no activation that could be clipped.
+
+    Example::
+
+        linear = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10)).eval()
+        try:
+            found = optimize_masks(linear, images, solver="nested", n_iter=5)
+        except NothingToClip:
+            found = optimize_masks(linear, images, solver="nested", n_iter=5, clip="none")
+    """
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ class CurveOptions:
 
     Example::
 
-        optimize_masks(model, images, options=CurveOptions(restarts=3))
+        optimize_masks(model, images, n_iter=10, options=CurveOptions(restarts=3))
     """
 
     restarts: int = 1

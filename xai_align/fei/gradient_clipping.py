@@ -34,7 +34,20 @@ __all__ = ["ClippedCall", "Clipping", "ClippingMode", "NothingClipped", "Nothing
 
 
 class NothingClipped(UserWarning):
-    """No gradient came by a clipped activation, so the result is that of no clipping."""
+    """No gradient came by a clipped activation, so the result is that of no clipping.
+
+    Example::
+
+        import warnings
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", NothingClipped)
+            try:
+                with clip_gradients(model, images):
+                    model(images)  # not the copy, clipping.model
+            except NothingClipped as warning:
+                print(warning)
+    """
 
 
 @contextmanager
@@ -61,9 +74,10 @@ def clip_gradients(
 
     Example::
 
-        with clip_gradients(model, x) as clipping:
-            loss = -clipping.model(alpha * x + (1 - alpha) * colour)[:, target].sum()
-            (gradient,) = torch.autograd.grad(loss, alpha)
+        alpha = torch.full((2, 1, 32, 32), 0.5, requires_grad=True)
+        with clip_gradients(model, images) as clipping:
+            loss = -clipping.model(alpha * images)[:, 281].sum()
+            (gradient,) = torch.autograd.grad(loss, alpha)  # [N, 1, H, W]
 
     Args:
         model: in eval mode; a :class:`~xai_align.question.QuestionModel` is looked into.

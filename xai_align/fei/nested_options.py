@@ -32,7 +32,7 @@ class NestedOptions:
 
     Example::
 
-        optimize_masks(model, images, solver="nested", options=NestedOptions(area_weight=0.2))
+        optimize_masks(model, images, solver="nested", n_iter=10, options=NestedOptions(area_weight=0.2))
     """
 
     lr: float = 0.1

@@ -24,7 +24,19 @@ AREA_TOLERANCE = 0.05
 
 
 class AreaMissed(UserWarning):
-    """A mask shows more or less of the image than its quantile: the area term or the steps were too few."""
+    """A mask shows more or less of the image than its quantile: the area term or the steps were too few.
+
+    Example::
+
+        import warnings
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", AreaMissed)
+            try:
+                optimize_masks(model, images, solver="nested", n_iter=1)
+            except AreaMissed as warning:
+                print(warning)  # more steps (n_iter) are needed
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +55,12 @@ class OptimisedMasks:
         clipped: the activations whose gradients were clipped, e.g. "features.1 (relu)".
         passes: forward and backward passes through the network for each image.
         notes: what else there is to know, e.g. where random colours came from.
+
+    Example::
+
+        found = optimize_masks(model, images, quantiles=(0.1, 0.3), n_iter=10)
+        found.attribution  # [N, H, W]
+        found.masks  # [N, 2, H, W], one for each quantile
     """
 
     attribution: Tensor

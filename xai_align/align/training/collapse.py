@@ -28,7 +28,19 @@ _WORDS = {
 
 
 class CollapseWarning(UserWarning):
-    """The masks have become the same everywhere, so they explain nothing."""
+    """The masks have become the same everywhere, so they explain nothing.
+
+    Example::
+
+        import warnings
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", CollapseWarning)
+            try:
+                AlignTrainer(model, Masker(start=0.99)).fit(loader, epochs=1)
+            except CollapseWarning as warning:
+                print(warning)  # nearly everything is kept (mean 0.989, ...)
+    """
 
 
 def collapsed(mean: float, std: float) -> Kind | None:

@@ -22,6 +22,11 @@ class TrainingBatch:
     Raises:
         TypeError: images or labels are of another type.
         ValueError: shapes don't fit together.
+
+    Example::
+
+        batch = TrainingBatch(images=images, labels=labels, masks=torch.ones(2, 1, 32, 32))
+        len(batch)  # 2
     """
 
     images: Tensor

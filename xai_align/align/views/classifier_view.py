@@ -37,7 +37,9 @@ class ClassifierView:
         progress: the share of the fit that is done, 0 to 1.
         everyone: all examples of the step; None: these are all.
 
-    Example: a term for the agreement of the prediction under a flip::
+    The example is a term that makes predictions agree under a horizontal flip.
+
+    Example::
 
         >>> import torch
         >>> from torch import nn

@@ -44,6 +44,12 @@ class Fit:
         seconds: of training and validation, before a resumption too.
         notes: what should be known about the run.
         out: the folder with checkpoints, metrics and the model.
+
+    Example::
+
+        train = torch.utils.data.TensorDataset(torch.randn(8, 3, 32, 32), torch.arange(8) % 2)
+        fit = fit_pinet(conv_pinet(2, in_channels=3), train, train, loss=PiNetLoss("multiclass"), epochs=2, batch_size=4)
+        fit.metric, fit.best["accuracy"]  # "accuracy" and its best value
     """
 
     model: nn.Module = field(repr=False)
@@ -117,6 +123,13 @@ def fit_pinet(
         CheckpointWarning: the newest checkpoint was damaged, an older one is used.
 
     Source: Lobet & Chiaromonte 2026 (arXiv 2601.04378).
+
+    Example::
+
+        train = torch.utils.data.TensorDataset(torch.randn(8, 3, 32, 32), torch.arange(8) % 2)
+        loss = PiNetLoss("multiclass", feedback=1000.0)
+        fit = fit_pinet(conv_pinet(2, in_channels=3), train, loss=loss, epochs=1, batch_size=4)
+        fit.model.explain(images).coefficient_maps  # [N, K, h, w]
     """
     chosen = with_changes(options, FitOptions, changed, "fit_pinet")
     settings = FitSettings(

@@ -34,7 +34,10 @@ class FitOptions:
 
     Example::
 
-        fit_pinet(model, train, loss=loss, options=FitOptions(schedule="plateau", patience=10))
+        train = torch.utils.data.TensorDataset(torch.randn(8, 3, 32, 32), torch.arange(8) % 2)
+        options = FitOptions(schedule="plateau", gradient_accumulation_steps=2)
+        loss = PiNetLoss("multiclass")
+        fit_pinet(conv_pinet(2, in_channels=3), train, loss=loss, epochs=2, batch_size=4, options=options)
     """
 
     betas: tuple[float, float] = (0.9, 0.95)
