@@ -48,7 +48,8 @@ class Fit:
     Example::
 
         train = torch.utils.data.TensorDataset(torch.randn(8, 3, 32, 32), torch.arange(8) % 2)
-        fit = fit_pinet(conv_pinet(2, in_channels=3), train, train, loss=PiNetLoss("multiclass"), epochs=2, batch_size=4)
+        loss = PiNetLoss("multiclass")
+        fit = fit_pinet(conv_pinet(2, in_channels=3), train, train, loss=loss, epochs=2, batch_size=4)
         fit.metric, fit.best["accuracy"]  # "accuracy" and its best value
     """
 
