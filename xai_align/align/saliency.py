@@ -38,7 +38,7 @@ __all__ = [
 #: "first": the CAM's channel weights are constants. "second": the gradient also flows through them.
 Order = Literal["first", "second"]
 #: "max": divide a CAM by its maximum. "minmax": subtract the minimum and divide by the range. "signed": minmax of the
-#: before the ReLU, from the place that speaks most against the class (0) to the one that speaks most for it (1).
+#: evidence before the ReLU, from the strongest evidence against the class (0) to the strongest for it (1).
 Normalise = Literal["max", "minmax", "signed"]
 #: A CAM with a smaller maximum (or range) is not scaled up, which would make gradients explode.
 LEAST_RANGE = 1e-8

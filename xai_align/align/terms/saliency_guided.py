@@ -24,9 +24,9 @@ from xai_align.align.views.classifier_view import ClassifierView
 from xai_align.align.views.side_pass import evaluation_pass, statistics_kept
 from xai_align.pinet.network.second_look import full_precision
 
-#: What stands where a pixel is replaced: uniform noise between the image's darkest and brightest value, or the mean.
+#: Values of replaced pixels: uniform noise between the image's darkest and brightest value, or the mean.
 Fill = Literal["noise", "mean"]
-#: Which gradients are small: those furthest below zero, or those nearest to it.
+#: Smallest gradients: the most negative ones, or those nearest to zero.
 Smallest = Literal["signed", "absolute"]
 
 

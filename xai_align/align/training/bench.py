@@ -102,7 +102,7 @@ class Bench:
         return next((p.dtype for p in parameters_of(self.network) if p.is_floating_point()), torch.float32)
 
     def look_at(self, raw: Any, read_batch: ReadBatch | None, name: str = "the training data") -> None:
-        """Inspect the first batch: find the CAM's layer and the number of classes, make the masker, check compatibility.
+        """Inspect the first batch: find the CAM's layer and the number of classes, make the masker, check that all fit.
 
         Raises:
             TypeError, ValueError: something is incompatible; the message says what to do.

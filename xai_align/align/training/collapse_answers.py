@@ -182,7 +182,7 @@ class MoreOrLessSparsity:
         return float(self.factor**self._times)
 
     def hear(self, kind: Kind | None, mean: float) -> None:
-        """Increase the weight for full (or flat and more than half) masks; decrease it for empty (or flat and less) ones."""
+        """Increase the weight for full (or flat, above one half) masks; decrease it for empty (or other flat) ones."""
         if kind is not None:
             self._times += 1 if kind == "full" or (kind == "flat" and mean > 0.5) else -1
 
