@@ -41,7 +41,7 @@ class ALIGNMethod:
     Args:
         masker: a :class:`~xai_align.align.Masker` or another module that gives masks ``[N, 1, H, W]`` for images
             ``[N, C, H, W]``; the trainer or fit that has one; or the file of a saved one. None: given with each call.
-            internal_batch_size: images per forward pass; it bounds the memory and changes no mask.
+        internal_batch_size: images per forward pass; it bounds the memory and changes no mask.
             None: all at once.
 
     Raises:

@@ -24,8 +24,8 @@ class AlignOptions:
         masker_only_steps: steps of the masker alone, in addition to ``masker_only_epochs``.
         alternation: "batch": the masker steps on every ``masker_every``-th batch, before the classifier and on the same
             batch; every second one by default, which is cheaper. "epoch": ``masker_epochs`` epochs of the masker, then
-                ``classifier_epochs`` of the classifier.
-            masker_every, masker_epochs, classifier_epochs: see ``alternation``.
+            ``classifier_epochs`` of the classifier.
+        masker_every, masker_epochs, classifier_epochs: see ``alternation``.
         weight_decay: of the classifier's AdamW.
         schedule: of both learning rates. "cosine": to zero over all epochs.
         classifier_optimizer, masker_optimizer: functions from a list of parameters to another optimiser.

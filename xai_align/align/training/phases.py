@@ -29,8 +29,8 @@ class Plan:
         masker_only_epochs, masker_only_steps: length of the phase of the masker alone.
         alternation: "batch": the masker steps on every ``masker_every``-th batch and the classifier on every batch.
             "epoch": ``masker_epochs`` epochs of the masker, ``classifier_epochs`` of the classifier, repeatedly.
-            with_masker: whether there is a masker to train.
-            with_guide: whether any term needs a mask; otherwise there is no warm-up.
+        with_masker: whether there is a masker to train.
+        with_guide: whether any term needs a mask; otherwise there is no warm-up.
     """
 
     warmup_epochs: int = 0
@@ -65,9 +65,9 @@ class Turn:
     """Networks that take the next step.
 
     Attributes:
-        masker: the masker takes a step, before the classifier.
-        classifier: the classifier takes a step.
-        guided: the classifier's step includes the terms that need a mask.
+            masker: the masker takes a step, before the classifier.
+            classifier: the classifier takes a step.
+            guided: the classifier's step includes the terms that need a mask.
     """
 
     masker: bool
