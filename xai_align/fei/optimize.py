@@ -55,8 +55,8 @@ def optimize_masks(
         additional_forward_args: further arguments of the model; tensors of length ``N`` are split with the images.
         **options: options of the solver, e.g. ``quantiles``, ``n_iter``, ``clip``, ``normalization``, ``baselines``,
             ``seed``, and the fields of its :class:`~xai_align.fei.CurveOptions` or
-                :class:`~xai_align.fei.NestedOptions`, singly or as ``options=``. Tensors ``[N, ...]`` among them are split
-                with the images.
+            :class:`~xai_align.fei.NestedOptions`, singly or as ``options=``. Tensors ``[N, ...]`` among them are
+            split with the images.
 
     Returns:
         The record for all images. ``losses`` end in NaN for images whose batch needed fewer steps than others.

@@ -65,9 +65,9 @@ class Turn:
     """Networks that take the next step.
 
     Attributes:
-            masker: the masker takes a step, before the classifier.
-            classifier: the classifier takes a step.
-            guided: the classifier's step includes the terms that need a mask.
+        masker: the masker takes a step, before the classifier.
+        classifier: the classifier takes a step.
+        guided: the classifier's step includes the terms that need a mask.
     """
 
     masker: bool
