@@ -53,7 +53,7 @@ class Classification:
             excludes the two options above.
 
     Raises:
-        ValueError: options out of range, or class weights beside a criterion.
+        ValueError: options out of range, or class weights together with a criterion.
 
     Example::
 

@@ -62,7 +62,7 @@ class OtherBackgrounds:
         """Return the cross entropy of each image, ``[N]``, float32, with one more forward pass.
 
         Raises:
-            ValueError: nobody guides.
+            ValueError: there is no guide.
         """
         if view.mask is None:
             raise ValueError(

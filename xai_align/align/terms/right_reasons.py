@@ -56,7 +56,7 @@ class RightReasons:
         """Return the penalty of each image, ``[N]``, differentiable with respect to the weights.
 
         Raises:
-            ValueError: nobody guides.
+            ValueError: there is no guide.
         """
         if view.mask is None:
             raise ValueError(

@@ -82,7 +82,7 @@ class AnswerArea(AreaHinge):
     draw: float = 0.1
 
     def values(self, view: MaskerView) -> Tensor:
-        """``[N]``."""
+        """Return the penalty of each mask, ``[N]``."""
         masks = view.masks.flatten(1)
         mean = masks.mean(1)
         logits = masks.logit(torch.finfo(masks.dtype).eps / 2).mean(1)

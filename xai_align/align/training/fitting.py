@@ -174,7 +174,7 @@ def _begin(trainer: Fitted, state: FitState, checkpoints: Checkpoints | None, ep
 
 
 def _epoch_of(snapshot: Snapshot) -> int:
-    """Return the epoch of a checkpoint; infinity if it has none, so that it is refused when it is read."""
+    """Return the epoch of a checkpoint; a huge number if it has none, so that it is refused when it is read."""
     epoch = snapshot.numbers.get("epoch")
     return epoch if isinstance(epoch, int) else 2**53
 

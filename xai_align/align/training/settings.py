@@ -148,7 +148,7 @@ def configuration(
 
 
 def _described(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Describe an optimiser by its class and options, except for the current learning rate."""
+    """Its kind and its options, but for the learning rate of the moment."""
     groups = [
         {
             name: list(value) if isinstance(value, tuple) else value

@@ -114,7 +114,7 @@ def fit_pinet(
         A :class:`Fit`.
 
     Raises:
-        ValueError: an option, the data, the model's shapes or a checkpoint in ``out`` is invalid; the message says what.
+        ValueError: an option, the data, the model's shapes or a checkpoint in ``out`` is invalid.
         TypeError: items have a wrong type.
         DivergedError: the loss became NaN or infinite.
 

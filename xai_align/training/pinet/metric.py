@@ -52,7 +52,7 @@ class FittingMetric:
                 return wide(torch.stack(over)).flatten()
 
     def width(self, classes: int) -> int:
-        """Number of counts."""
+        """Return the number of counts."""
         return 2 * classes if self.task == "segmentation" else 2
 
     def value(self, counts: Tensor) -> float:
