@@ -43,7 +43,7 @@ from xai_align.fei.solid_colours import Normalization, References, references
 from xai_align.perturbation.series import removed_count
 from xai_align.question import Question
 
-#: The composites of an objective: +1 shows what the mask marks and wants the answer high, -1 hides it and wants it low.
+#: The composites of an objective: +1 shows the marked pixels and raises the answer, -1 hides them and lowers it.
 _SIGNS: dict[str, tuple[int, ...]] = {"preserve": (1,), "delete": (-1,), "both": (1, -1)}
 #: ``beta_t``, from the weight and the step within a quantile.
 _SCHEDULES: dict[str, Callable[[float, int], float]] = {

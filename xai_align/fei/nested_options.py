@@ -20,7 +20,7 @@ class NestedOptions:
         lr: Adam's learning rate at the first step.
         area_weight: ``beta``, on the sum over pixels and not on the mean, so its effect depends on the resolution.
         area_schedule: "constant", or "linear": ``beta_t = t * beta`` with ``t`` from 0 for each quantile.
-        objective: "preserve" shows what the mask marks; "delete" hides it and wants the answer low,
+        objective: "preserve" shows the marked pixels; "delete" hides them and lowers the answer,
             ``L = + f(Phi(1 - alpha; r))``; "both" adds the two, at twice the cost.
         clip_layers: the modules inside which gradients are clipped; None: all.
         order: "sequential" as published; "parallel" (ours): all quantiles in one batch with independent masks,
