@@ -1,4 +1,4 @@
-"""What comes of an ALIGN fit."""
+"""Result of an ALIGN fit."""
 
 from __future__ import annotations
 
@@ -12,19 +12,25 @@ from xai_align.training.training_log import Row
 
 @dataclass(frozen=True, kw_only=True)
 class AlignFit:
-    """A classifier, its masker, and how they came about.
+    """Result of a fit by :class:`~xai_align.align.AlignTrainer`: the networks and the history of their training.
 
     Attributes:
-        classifier: the one that was given; it has the weights that were asked for (``keep``).
-        masker: the same of the masker; None where the recipe trains none.
-        best: the row of the best validation among epochs in which both took turns; None without one.
-        history: a row for each epoch. Losses, terms and what is known of masks are means over the epoch's steps;
-            None where nothing was measured.
-        epochs, steps: how many there were, before a resumption too.
-        stopped: "epochs": all were done. "patience": validation got no better.
-        seconds: of training and validation, before a resumption too.
-        notes: what should be known about the fit.
-        out: the folder with checkpoints and metrics.
+        classifier: the given module, with the weights selected by ``keep``.
+        masker: likewise the masker; None if the recipe trains none.
+        best: the row of the best validation among the epochs in which both networks trained; None without validation.
+        history: one row per epoch. Losses, terms and mask statistics are means over the epoch's steps; None where
+            nothing was measured.
+        epochs, steps: numbers of epochs and steps, including those before a resumption.
+        stopped: "epochs": all epochs ran. "patience": validation stopped improving.
+        seconds: time for training and validation, including the time before a resumption.
+        notes: remarks on the fit, e.g. limits of reproducibility.
+        out: folder with checkpoints and metrics.
+
+    Example::
+
+        fit = AlignTrainer(model).fit(loader, epochs=1)
+        fit.masker(images)  # [N, 1, H, W], in [0, 1]
+        fit.history[-1]["loss"]  # mean over the last epoch
     """
 
     classifier: nn.Module = field(repr=False)

@@ -1,10 +1,10 @@
-"""How far a classifier's saliency is from a mask: the cross-entropy that ALIGN aligns them with.
+"""Cross-entropy between a classifier's saliency and a mask: ALIGN's alignment loss.
 
     BCE(Phi, M) = mean over cells of  - M log Phi - (1 - M) log(1 - Phi)
 
-Soft masks ``M`` are targets and get no gradient. The least a BCE can be is the mask's own entropy; what is
-above it is the divergence ``KL(M || Phi)``, the ``excess``, which is what progress shows in. From the published
-description of ALIGN (Hong et al., arXiv 2511.06944); where the two maps meet, clamping and balance are our choices.
+Soft masks ``M`` are targets and get no gradient. The minimum of the BCE is the mask's entropy; the rest is the
+divergence ``KL(M || Phi)``, reported as ``excess``, which measures progress. From the published description of
+ALIGN (Hong et al., arXiv 2511.06944); the common resolution, clamping and balance are our choices.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from xai_align.pinet.network.second_look import full_precision
 
 __all__ = ["AlignmentLoss", "Balance", "Meet", "alignment_loss"]
 
-#: Whether the mask is averaged down to the CAM's cells, or the CAM brought up to the mask's pixels, bilinearly.
+#: "mask_down": average the mask down to the CAM's cells. "cam_up": upsample the CAM bilinearly to the mask's pixels.
 Meet = Literal["mask_down", "cam_up"]
-#: "area": every cell counts the same, so a small object counts little. "even": inside and outside count half each.
+#: "area": all cells have equal weight, so a small object has little. "even": inside and outside have half each.
 Balance = Literal["area", "even"]
 
 
 @dataclass(frozen=True)
 class AlignmentLoss:
-    """The loss of each image and what it is made of, all ``[N]``, float32.
+    """Loss of each image and its parts, all ``[N]``, float32.
 
     Attributes:
-        total: what is minimised: the BCE, or with even balance the mean of ``inside`` and ``outside``.
-        inside: ``- log Phi``, averaged with weights ``M``: high where evidence is missing on the object.
-        outside: ``- log(1 - Phi)``, averaged with weights ``1 - M``: high where there is some beside it.
-        excess: BCE less the mask's entropy; about 0 where saliency and mask are equal.
+        total: the loss to minimise: the BCE, or with even balance the mean of ``inside`` and ``outside``.
+        inside: ``- log Phi``, averaged with weights ``M``: high if evidence is missing on the object.
+        outside: ``- log(1 - Phi)``, averaged with weights ``1 - M``: high if there is evidence outside it.
+        excess: BCE minus the mask's entropy; about 0 if saliency and mask are equal.
     """
 
     total: Tensor
@@ -53,20 +53,26 @@ def alignment_loss(
     eps: float = 1e-3,
     balance: Balance = "area",
 ) -> AlignmentLoss:
-    """Cross-entropy of a saliency map against a soft mask, with its gradient to the map.
+    """Compute the cross-entropy of a saliency map against a soft mask; the gradient flows to the map.
 
     Args:
         cam: ``[N, 1, h, w]`` in [0, 1], see :func:`~xai_align.align.saliency.normalised`.
-        mask: ``[N, 1, H, W]`` in [0, 1]. NaN where nothing is known: such places are left out, and an image of
-            which nothing is known has a loss of zero.
-        meet: at whose resolution. A mask's cell averages the known pixels that it covers.
-        eps: the map is clamped to ``[eps, 1 - eps]``. A normalised map has exact zeros and ones, at which the
-            gradient of a BCE is without bound; here no cell's is above ``1 / eps`` over the number of cells.
+        mask: ``[N, 1, H, W]`` in [0, 1]. NaN where unknown: such pixels are ignored, and an image without any known
+            pixel has a loss of zero.
+        meet: the common resolution, see :data:`Meet`. A cell of the mask averages the known pixels that it covers.
+        eps: the map is clamped to ``[eps, 1 - eps]``. A normalised map has exact zeros and ones, where the gradient
+            of the BCE is unbounded; clamped, no cell's gradient exceeds ``1 / eps`` over the number of cells.
         balance: "area" as published; "even" is ours.
 
     Raises:
-        ValueError: shapes don't fit, an option is unknown, or, as far as that can be seen without waiting (on
-            the CPU), a map is not in [0, 1].
+        ValueError: shapes don't match, an option is unknown, or (checked on the CPU only, to avoid a device
+            synchronisation) a map is not in [0, 1].
+
+    Example::
+
+        cam = normalised(grad_cam(model, images, labels, layer="conv2"))  # [N, 1, h, w]
+        loss = alignment_loss(cam, Masker()(images))
+        loss.total.mean().backward()
     """
     check_choice("meet", meet, ("mask_down", "cam_up"))
     check_choice("balance", balance, ("area", "even"))
@@ -84,7 +90,7 @@ def alignment_loss(
 
 
 def _met(cam: Tensor, mask: Tensor, meet: Meet) -> tuple[Tensor, Tensor, Tensor]:
-    """Saliency, mask and how much of it is known, at one resolution."""
+    """Return saliency, mask and the known share of each cell, at one resolution."""
     known = (~mask.isnan()).to(mask)
     mask = mask.nan_to_num(0.0)
     if meet == "cam_up":
@@ -95,7 +101,7 @@ def _met(cam: Tensor, mask: Tensor, meet: Meet) -> tuple[Tensor, Tensor, Tensor]
 
 
 def _average(values: Tensor, weights: Tensor) -> Tensor:
-    """The weighted mean over an image's cells, ``[N]``; zero without any weight."""
+    """Return the weighted mean over each image's cells, ``[N]``; zero if all weights are zero."""
     total = weights.sum((1, 2, 3))
     return (values * weights).sum((1, 2, 3)) / total.where(total > 0, 1)
 

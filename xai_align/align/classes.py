@@ -1,4 +1,4 @@
-"""Labels as the losses need them: one class of the model for each image."""
+"""Check of labels: one class of the model for each image."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor
 def check_classes(labels: Any, logits: Tensor) -> None:
     """Raise if ``labels`` are not one class for each row of ``logits`` ``[N, K]``.
 
-    The range is looked at on the CPU alone: elsewhere the question would make the processor wait.
+    The range is checked on the CPU only: on other devices the check would force a synchronisation.
 
     Raises:
-        TypeError: they are no tensor.
-        ValueError: they have another shape or type, or are out of range.
+        TypeError: they are not a tensor.
+        ValueError: shape or dtype are wrong, or a label is out of range.
     """
     if not isinstance(labels, Tensor):
         raise TypeError(f"the labels are a {type(labels).__name__}; give an int64 tensor [N]")

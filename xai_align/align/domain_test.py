@@ -1,4 +1,4 @@
-"""What a trained classifier and its masker are worth on images that they have not seen, in one domain."""
+"""Evaluation of a trained classifier and its masker on unseen images of one domain."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from xai_align.perturbation.ranking import TieWarning
 
 @dataclass(frozen=True, kw_only=True)
 class MapScores:
-    """Of one kind of map, over the images that were judged; NaN where there were none.
+    """Scores of one kind of map, averaged over the evaluated images; NaN if there were none.
 
     Attributes:
-        sufficiency: mean fall of the predicted class's probability when only the top of the map is kept; lower is
-            better. Always the same shares of the image (1, 5, 10, 20, 50 %), so maps of any area can be compared.
-        comprehensiveness: its mean fall when the top is removed; higher is better.
-        mean: of the map's values: of a mask, about the share of the image that it covers.
+        sufficiency: mean drop of the predicted class's probability when only the top of the map is kept; lower is
+            better. The shares of the image are fixed (1, 5, 10, 20, 50 %), so maps of any area can be compared.
+        comprehensiveness: mean drop when the top is removed; higher is better.
+        mean: mean of the map's values; for a mask, about the share of the image that it covers.
     """
 
     sufficiency: float
@@ -36,15 +36,15 @@ class MapScores:
 
 @dataclass(frozen=True, kw_only=True)
 class DomainScores:
-    """Of one domain.
+    """Scores of one domain.
 
     Attributes:
-        images: how many were classified.
-        accuracy: share that was classified right.
-        macro_accuracy: mean over the classes that occur.
-        worst_class: the lowest of them.
-        judged: of how many images the maps were judged.
-        maps: of "cam", the normalised Grad-CAM of the predicted class, and of "mask".
+        images: number of classified images.
+        accuracy: share of correct predictions.
+        macro_accuracy: mean accuracy over the classes that occur.
+        worst_class: lowest accuracy of a class.
+        judged: number of images whose maps were evaluated.
+        maps: scores of "cam", the normalised Grad-CAM of the predicted class, and of "mask".
     """
 
     images: int
@@ -64,18 +64,18 @@ def score_domain(
     judged: int = 64,
     fill: float = 0.0,
 ) -> DomainScores:
-    """Accuracy over all batches, and how well the maps of the first images hold what the answer rests on.
+    """Compute the accuracy over all batches, and the faithfulness of the maps of the first images.
 
     Scores of maps depend on the classifier as well as on the map, so compare them between classifiers with care.
 
     Args:
-        classifier: images ``[N, C, H, W]`` to logits ``[N, K]``. It and the masker are run in eval mode and left as
-            they were.
-        batches: of the domain, in the order in which their maps are judged.
-        masker: None: only CAMs are judged.
-        space: where the CAM is taken; None: found by itself.
-        judged: of how many images.
-        fill: what is put where something is removed, in the images' own units.
+        classifier: images ``[N, C, H, W]`` to logits ``[N, K]``. It and the masker run in eval mode and are not
+            changed.
+        batches: batches of the domain; the maps of the first images are evaluated.
+        masker: the masker; None: only CAMs are evaluated.
+        space: feature space of the CAM; None: found automatically.
+        judged: number of images whose maps are evaluated.
+        fill: value of removed pixels, in the units of the images.
 
     Raises:
         ValueError: there are no images.
@@ -107,9 +107,9 @@ def maps_of(
     classes: Tensor,
     space: str | FeatureSpace | None = None,
 ) -> dict[str, Tensor]:
-    """``cam``, the Grad-CAM of ``classes [N]``, and, with a masker, ``mask``: ``[N, 1, H, W]`` in [0, 1], detached.
+    """Return ``cam``, the Grad-CAM of ``classes [N]``, and, with a masker, ``mask``, ``[N, 1, H, W]`` in [0, 1].
 
-    CAMs are brought to the images' size by bilinear interpolation. Copies of the networks are run, in eval mode.
+    Both are detached. CAMs are interpolated bilinearly to the images' size. Copies of the networks run, in eval mode.
     """
     copy = Replica(classifier, evaluate=True)
     with torch.enable_grad():
@@ -123,10 +123,10 @@ def maps_of(
 
 
 def _judged(classifier: nn.Module, images: Tensor, maps: Tensor, fill: float) -> Tensor:
-    """``[N, 3]``: sufficiency, comprehensiveness and mean of each map."""
+    """Return sufficiency, comprehensiveness and mean of each map, ``[N, 3]``."""
     classifier = Replica(classifier, evaluate=True).module
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", TieWarning)  # where a CAM is zero, places are tied
+        warnings.simplefilter("ignore", TieWarning)  # pixels where a CAM is zero are tied
         flat = maps[:, 0].to(images.dtype)
         kept = sufficiency(classifier, images, flat, baselines=fill)
         removed = comprehensiveness(classifier, images, flat, baselines=fill)
@@ -146,6 +146,6 @@ def _scores(right: Tensor, labels: Tensor, values: dict[str, Tensor]) -> DomainS
 
 
 def _means(rows: Tensor) -> dict[str, float]:
-    # a map that is the same everywhere ranks nothing: it has no sufficiency, and counts for no mean
+    # a constant map ranks nothing: its sufficiency is undefined and left out of the means
     means = rows.nanmean(0).tolist()
     return dict(zip(("sufficiency", "comprehensiveness", "mean"), means, strict=True))

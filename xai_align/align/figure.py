@@ -1,4 +1,4 @@
-"""What a classifier and its masker look at, as a picture: the image, its CAM, its mask, one above the other."""
+"""Figure of images with their CAMs and masks, one above the other."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-_INCHES = 1.6  # the side of a picture
-_LABEL, _TITLE = 0.75, 0.42  # room on the left, and above
+_INCHES = 1.6  # side of one panel
+_LABEL, _TITLE = 0.75, 0.42  # margins on the left and at the top
 
 
 def align_figure(
@@ -30,21 +30,21 @@ def align_figure(
     titles: Sequence[str] = (),
     normalization: tuple[Sequence[float], Sequence[float]] | None = None,
 ) -> Figure:
-    """A column for each image; its rows are the image, its CAM and its mask, where they are given.
+    """Draw one column per image; its rows are the image, its CAM and its mask, where given.
 
-    CAM and mask lie over the pale photograph in one scale of colours, which ends at 1, so that they can be compared.
-    Beside them stands how much of the picture they cover on average.
+    CAM and mask are overlaid on the dimmed image in one colour scale that ends at 1, so that they can be compared.
+    Their mean value is printed next to them.
 
     Args:
-        images: ``[N, C, H, W]`` as the classifier gets them.
-        cams: ``[N, 1, h, w]``, normalised to [0, 1]; brought to the image's size by bilinear interpolation.
+        images: ``[N, C, H, W]``, as the classifier takes them.
+        cams: ``[N, 1, h, w]``, normalised to [0, 1]; interpolated bilinearly to the image's size.
         masks: ``[N, 1, H, W]`` in [0, 1].
         titles: one for each image, or none.
-        normalization: mean and standard deviation of each channel, which lead back to pictures; None: each image is
+        normalization: mean and standard deviation of each channel, to undo the normalisation; None: each image is
             shown from its darkest to its brightest value.
 
     Raises:
-        ValueError: there are no images, or something has another length.
+        ValueError: there are no images, or lengths differ.
     """
     count = len(images)
     rows = {"image": images, "CAM": cams, "mask": masks}

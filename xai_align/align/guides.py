@@ -1,8 +1,8 @@
-"""Where the classifier is told to look: masks that its CAMs are compared with.
+"""Guides: sources of the masks that CAMs are aligned with.
 
 A guide is called ``guide(batch, masker, generator, everyone)`` and gives masks
-``[N, 1, H, W]`` in [0, 1] (NaN where nothing is known), or None. All but the learned
-mask are there for comparison: what a perfect mask, a wrong one and no mask at all do."""
+``[N, 1, H, W]`` in [0, 1] (NaN where unknown), or None. All but the learned mask are controls: a perfect
+mask, a wrong one and none at all."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ LUMA = (0.299, 0.587, 0.114)
 
 
 class Guide(Protocol):
-    """Gives masks for a batch.
+    """Protocol of a guide, which gives masks for a batch.
 
     Attributes:
         needs_masks: whether batches must carry masks.
-        needs_masker: whether a masker is asked.
+        needs_masker: whether the guide uses a masker.
     """
 
     @property
@@ -36,13 +36,13 @@ class Guide(Protocol):
     def __call__(
         self, batch: TrainingBatch, masker: nn.Module | None, generator: torch.Generator, everyone: Everyone
     ) -> Tensor | None:
-        """``[N, 1, H, W]`` in [0, 1], or None: no guidance this time."""
+        """Return masks ``[N, 1, H, W]`` in [0, 1], or None for no guidance in this step."""
         ...
 
 
 @dataclass(frozen=True)
 class LearnedMask:
-    """What the masker says, as a constant: ALIGN's own guide."""
+    """Guide by the masker's masks, as constants: ALIGN's own guide."""
 
     needs_masks: bool = field(default=False, init=False)
     needs_masker: bool = field(default=True, init=False)
@@ -50,7 +50,7 @@ class LearnedMask:
     def __call__(
         self, batch: TrainingBatch, masker: nn.Module | None, generator: torch.Generator, everyone: Everyone
     ) -> Tensor:
-        """The masker in eval mode, without gradients.
+        """Run the masker in eval mode, without gradients.
 
         Raises:
             ValueError: there is no masker.
@@ -64,7 +64,7 @@ class LearnedMask:
 
 @dataclass(frozen=True)
 class GivenMask:
-    """The masks that came with the examples: the oracle."""
+    """Guide by the masks that come with the examples: the oracle."""
 
     needs_masks: bool = field(default=True, init=False)
     needs_masker: bool = field(default=False, init=False)
@@ -72,10 +72,10 @@ class GivenMask:
     def __call__(
         self, batch: TrainingBatch, masker: nn.Module | None, generator: torch.Generator, everyone: Everyone
     ) -> Tensor:
-        """The batch's masks.
+        """Return the batch's masks.
 
         Raises:
-            ValueError: it has none.
+            ValueError: the batch has none.
         """
         if batch.masks is None:
             raise ValueError(
@@ -87,7 +87,7 @@ class GivenMask:
 
 @dataclass(frozen=True)
 class OnAnotherGuide:
-    """What guides share that change another one's masks.
+    """Base class of guides that change the masks of another guide.
 
     Attributes:
         of: the guide that gives the masks.
@@ -97,26 +97,26 @@ class OnAnotherGuide:
 
     @property
     def needs_masks(self) -> bool:
-        """As the guide within."""
+        """Value of the inner guide."""
         return self.of.needs_masks
 
     @property
     def needs_masker(self) -> bool:
-        """As the guide within."""
+        """Value of the inner guide."""
         return self.of.needs_masker
 
 
 @dataclass(frozen=True)
 class OfAnotherImage(OnAnotherGuide):
-    """The mask of another image of the step, never one's own: plausible masks that know nothing of the image."""
+    """Guide by the mask of another image of the step: plausible masks that are independent of the image."""
 
     def __call__(
         self, batch: TrainingBatch, masker: nn.Module | None, generator: torch.Generator, everyone: Everyone
     ) -> Tensor | None:
-        """Everyone's masks, handed on along one random round of all images; NaN (unknown) for a step of one image.
+        """Permute the step's masks along one random cycle through all images; NaN (unknown) for a step of one image.
 
         Raises:
-            ValueError: as the guide within.
+            ValueError: as the inner guide.
         """
         masks = self.of(everyone.as_batch(), masker, generator, everyone)
         if masks is None:
@@ -124,7 +124,7 @@ class OfAnotherImage(OnAnotherGuide):
         total = len(masks)
         if total == 1:
             return torch.full_like(masks, float("nan"))
-        # one closed round through all images: nobody meets themselves
+        # one cycle through all images: none gets its own mask
         round_trip = torch.randperm(total, generator=generator)
         giver = torch.empty_like(round_trip)
         giver[round_trip] = round_trip.roll(-1)
@@ -133,31 +133,31 @@ class OfAnotherImage(OnAnotherGuide):
 
 @dataclass(frozen=True)
 class Inverted(OnAnotherGuide):
-    """One minus a mask: everything is where it should not be."""
+    """Guide by one minus another guide's masks: evidence in the wrong regions."""
 
     def __call__(
         self, batch: TrainingBatch, masker: nn.Module | None, generator: torch.Generator, everyone: Everyone
     ) -> Tensor | None:
-        """``1 - mask``; unknown stays unknown."""
+        """Return ``1 - mask``; unknown stays unknown."""
         mask = self.of(batch, masker, generator, everyone)
         return None if mask is None else 1 - mask
 
 
 @dataclass(frozen=True)
 class Binarised(OnAnotherGuide):
-    """A guide's masks as zeros and ones, without a gradient."""
+    """Guide by another guide's masks as zeros and ones, without a gradient."""
 
     def __call__(
         self, batch: TrainingBatch, masker: nn.Module | None, generator: torch.Generator, everyone: Everyone
     ) -> Tensor | None:
-        """1 above one half, else 0; unknown stays unknown."""
+        """Return 1 above one half, else 0; unknown stays unknown."""
         mask = self.of(batch, masker, generator, everyone)
         return None if mask is None else torch.where(mask.isnan(), mask, (mask > 0.5).to(mask))
 
 
 @dataclass(frozen=True)
 class GreyImage:
-    """The image itself in grey, from its darkest (0) to its brightest (1) pixel; a flat image is 0.
+    """Guide by the greyscale image, from its darkest (0) to its brightest (1) pixel; a constant image is 0.
 
     From the published description's ablation, where a grey copy of the image did nearly as well as the
     learned mask in accuracy.
@@ -169,7 +169,7 @@ class GreyImage:
     def __call__(
         self, batch: TrainingBatch, masker: nn.Module | None, generator: torch.Generator, everyone: Everyone
     ) -> Tensor:
-        """Luma of three channels; the mean of any other number."""
+        """Return the luma of three channels, or the mean of any other number of channels."""
         images = batch.images.detach().to(torch.promote_types(batch.images.dtype, torch.float32))
         channels = images.shape[1]
         weights = images.new_tensor(LUMA if channels == len(LUMA) else [1 / channels] * channels)

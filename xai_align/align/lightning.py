@@ -1,4 +1,4 @@
-"""ALIGN's steps inside Lightning, for those whose loop is Lightning's. It needs the package ``lightning``."""
+"""ALIGN's training steps as a Lightning module. Needs the package ``lightning``."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from xai_align.align.trainer import AlignTrainer
 
 
 class AlignModule(LightningModule):
-    """Masker and classifier take turns on every batch, by manual optimisation: each with the trainer's own optimiser.
+    """Lightning module that trains masker and classifier in turn on every batch, with the trainer's optimisers.
 
-    Lightning brings loaders, device, callbacks, logging and checkpoints. What belongs to the whole of a fit is left to
-    :meth:`AlignTrainer.fit`: warm-up, the masker's start, answers to collapse, the choice of the best weights,
-    several processes. For a warm-up, run a module of ``AlignTrainer(classifier, recipe="dre")`` first.
+    Optimisation is manual. Lightning provides loaders, device, callbacks, logging and checkpoints. Left to
+    :meth:`AlignTrainer.fit` are warm-up, the masker-only phase, the response to collapse, the choice of the best
+    weights, and several processes. For a warm-up, run a module of ``AlignTrainer(classifier, recipe="dre")`` first.
 
     Args:
         aligned: the trainer, with a masker if its recipe trains one.
 
     Raises:
-        ValueError: the masker is missing: Lightning has to know it before the first batch.
+        ValueError: the masker is missing: Lightning needs it before the first batch.
     """
 
     def __init__(self, aligned: AlignTrainer) -> None:
@@ -29,27 +29,27 @@ class AlignModule(LightningModule):
             raise ValueError("give the trainer its masker: AlignTrainer(classifier, Masker(in_channels=3))")
         self.automatic_optimization = False
         self.aligned = aligned
-        self.classifier, self.masker = aligned.classifier, aligned.masker  # so that Lightning moves them
+        self.classifier, self.masker = aligned.classifier, aligned.masker  # registered, so that Lightning moves them
 
     def configure_optimizers(self) -> None:
-        """None of Lightning's: both optimisers are the trainer's."""
+        """Return no optimiser: both are the trainer's."""
 
     def on_fit_start(self) -> None:
-        """One process only: gradients of several would not be added up."""
+        """Check that there is one process only: gradients are not reduced over several."""
         if self.trainer.world_size > 1:
             raise ValueError("AlignModule runs in one process; AlignTrainer.fit shares batches between several")
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
-        """The masker's step, if there is one, and the classifier's, on the same batch; logs what they say."""
+        """Make the masker's step, if there is one, and the classifier's, on the same batch; log their losses."""
         measured = {} if self.masker is None else self.aligned.masker_step(batch)
         self.log_dict({**measured, **self.aligned.classifier_step(batch)})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """The trainer's optimisers and state go along, once there are some."""
+        """Add the trainer's optimisers and state, once they exist."""
         if self.aligned.space is not None:
             checkpoint["aligned"] = self.aligned.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """As it was saved."""
+        """Restore the trainer's optimisers and state."""
         if "aligned" in checkpoint:
             self.aligned.load_state_dict(checkpoint["aligned"])

@@ -1,8 +1,8 @@
-"""One forward pass of a classifier with the tensor in hand that a CAM is taken at, and gradients alive both ways.
+"""One forward pass of a classifier that captures the tensor for a CAM, differentiable before and after it.
 
-Before the tensor: what is asked of the CAM reaches the layers that made it. After it: the
-gradient of a logit with respect to it can be had. The network goes on with a copy, so
-whatever later layers do in place does not reach what is held.
+A loss on the CAM has gradients to the layers before the tensor, and logits have a gradient
+with respect to the tensor. The network continues with a copy, so in-place operations of later
+layers do not change the captured tensor.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = ["Look", "cam_space", "check_logits", "look"]
 
 @dataclass(frozen=True)
 class Look:
-    """What one forward pass showed.
+    """Logits and captured activations of one forward pass.
 
     Attributes:
         logits: ``[N, K]``.
@@ -44,11 +44,11 @@ def cam_space(model: nn.Module, images: Tensor, layer: Layer = None) -> FeatureS
 
     Args:
         model: the classifier.
-        images: ``[N, C, H, W]``, for shape, dtype and device alone.
+        images: ``[N, C, H, W]``; only shape, dtype and device matter.
         layer: as for :func:`~xai_align.features.resolve_layer`; None: its default for "map".
 
     Raises:
-        ValueError, TypeError: as there, or these are no images.
+        ValueError, TypeError: as there, or the images are not a batch of images.
     """
     if layer is None:
         _check_images(images)
@@ -57,21 +57,21 @@ def cam_space(model: nn.Module, images: Tensor, layer: Layer = None) -> FeatureS
 
 @restores_thread_state
 def look(model: nn.Module, images: Tensor, space: FeatureSpace) -> Look:
-    """Run the classifier once, in the modes and the autocast it is in, and hold the tensor of ``space``.
+    """Run the classifier once, in its current modes and autocast context, and capture the tensor of ``space``.
 
-    Where gradients are on, the model itself runs, with a hook for this pass, so that a loss on the CAM reaches its
-    parameters. Under ``no_grad`` a copy runs and the model is not touched; only what follows the layer is recorded,
-    enough for a CAM. No hook is left, also after an error. Compiled and data-parallel models run here as the plain
-    network inside them, and at a named layer activation checkpointing is off for this pass: both would hide the tensor.
+    With gradients enabled, the model itself runs, with a hook for this pass, so that a loss on the CAM has gradients to
+    its parameters. Under ``no_grad`` a copy runs and the model is not touched; only the part after the layer is
+    recorded, which is enough for a CAM. No hook remains, also after an error. Of compiled and data-parallel models the
+    network inside runs, and at a named layer activation checkpointing is off for this pass: both would hide the tensor.
 
     Args:
         model: the classifier, ``[N, C, H, W]`` to ``[N, K]``.
         images: ``[N, C, H, W]``, floating.
-        space: where, see :func:`cam_space`.
+        space: feature space of the CAM, see :func:`cam_space`.
 
     Raises:
-        TypeError: the model is no ``nn.Module``, or the images no tensor.
-        ValueError: the layer isn't reached, runs twice, or gives no single map or grid of tokens; the output is no
+        TypeError: the model is not an ``nn.Module``, or the images are not a tensor.
+        ValueError: the layer isn't reached, runs twice, or gives no single map or grid of tokens; the output is not
             ``[N, K]`` with at least two classes.
     """
     inner, _ = unwrapped(model)
@@ -96,7 +96,7 @@ def _look(model: nn.Module, images: Tensor, space: FeatureSpace) -> Look:
                 "choose a layer whose output is a single tensor"
             )
         shown, back = as_raster(z, space, size)
-        if not shown.requires_grad:  # nothing before it is trained
+        if not shown.requires_grad:  # nothing before it requires a gradient
             shown = shown.detach().requires_grad_()
         held.append(shown)
         return back(shown.clone())  # the network may write into it
@@ -109,7 +109,7 @@ def _look(model: nn.Module, images: Tensor, space: FeatureSpace) -> Look:
 
 
 def _through(model: nn.Module, images: Tensor, space: FeatureSpace, hold: Callable[[Tensor], Tensor]) -> Any:
-    """The model's output, with the tensor of the space going through ``hold``."""
+    """Return the model's output, passing the tensor of the space through ``hold``."""
     if space.split is not None:
         features, head = space.split
         z = features(images)
@@ -140,7 +140,7 @@ def check_logits(logits: Any, count: int) -> None:
     """Raise if these are not the logits of ``count`` images.
 
     Raises:
-        ValueError: they are no tensor ``[N, K]`` with at least two classes.
+        ValueError: they are not a tensor ``[N, K]`` with at least two classes.
     """
     if not isinstance(logits, Tensor):
         keys = f" with {', '.join(map(str, list(logits)[:4]))}" if isinstance(logits, dict) else ""

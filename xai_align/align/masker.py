@@ -1,11 +1,11 @@
-"""A small network that says in one forward pass where the evidence is.
+"""Masker: a small network that predicts a mask of the evidence in one forward pass.
 
     images ─ stem ─ halved ─ halved ─ dilated blocks ─┐       what is around
                │       └──────────────── + ──── up ───┘
                └──────────────────────── + ─ up ─ smooth ─ logits ─ up ─ sigmoid      where exactly
 
-The published description says "a light convolutional network" and no more, so all of this is our
-choice. Normalisation is by groups, so that an image's mask does not depend on its batch mates.
+The published description only calls for "a light convolutional network", so the architecture is our
+choice. It uses group normalisation, so that an image's mask does not depend on the rest of the batch.
 """
 
 from __future__ import annotations
@@ -18,31 +18,36 @@ from torch.nn import functional as F
 
 __all__ = ["Masker"]
 
-#: Groups of channels that are normalised together, at most.
+#: Maximum number of groups in group normalisation.
 GROUPS = 4
-#: Spread of the last layer's first weights: masks start close to ``start``, and gradients get past it.
+#: Standard deviation of the last layer's initial weights: masks start close to ``start``, and gradients still flow.
 LAST_SPREAD = 0.02
 
 
 class Masker(nn.Module):
-    """Images to soft masks in [0, 1]: near 1 where the evidence is.
+    """Network from images to soft masks in [0, 1], near 1 where the evidence is.
 
-    It sees the image and no label, so there is one mask for an image, whatever the class. Images may have any size,
-    also an odd one. With the defaults it has about 100,000 parameters.
+    It takes the image and no label, so an image has one mask for all classes. Images may have any size, including odd
+    ones. With the defaults it has about 100,000 parameters.
 
     Args:
         in_channels: of the images.
         width: channels at the finest resolution; twice as many below it.
-        depth: dilated blocks at the coarsest resolution, with dilations 1, 2, 4 and so on; they widen the view.
-        stride: image pixels to a cell of the finest resolution: 1 for fine strokes, 4 for large images, where it
+        depth: dilated blocks at the coarsest resolution, with dilations 1, 2, 4 and so on, which widen the receptive
+            field.
+        stride: image pixels per cell of the finest resolution: 1 for fine strokes, 4 for large images, where it
             is four times cheaper than 2. Masks have the image's size in any case.
-        start: about the value of untrained masks, inside (0, 1).
+        start: approximate value of untrained masks, inside (0, 1).
 
     Attributes:
-        options: what it was built with; ``Masker(**options)`` builds the like.
+        options: the constructor's arguments; ``Masker(**options)`` builds the same architecture.
 
     Raises:
         ValueError: an option is out of range.
+
+    Example::
+
+        masks = Masker(width=16)(images)  # [N, 1, H, W], in [0, 1]
     """
 
     def __init__(
@@ -65,15 +70,15 @@ class Masker(nn.Module):
         nn.init.constant_(self.last.bias, log(start / (1 - start)))  # type: ignore[arg-type]
 
     def forward(self, images: Tensor) -> Tensor:
-        """Masks ``[N, 1, H, W]`` in [0, 1] for images ``[N, C, H, W]``, in the images' dtype.
+        """Return masks ``[N, 1, H, W]`` in [0, 1] for images ``[N, C, H, W]``, in the images' dtype.
 
         Raises:
-            ValueError: the images have another shape, or other channels than the masker was made for.
+            ValueError: the images have another shape, or another number of channels than the masker takes.
         """
         return self.logits(images).sigmoid()
 
     def logits(self, images: Tensor) -> Tensor:
-        """What the sigmoid is taken of, ``[N, 1, H, W]``."""
+        """Return the masks before the sigmoid, ``[N, 1, H, W]``."""
         if images.dim() != 4 or images.shape[1] != self.in_channels:
             raise ValueError(
                 f"the masker was made for images [N, {self.in_channels}, H, W] and got {list(images.shape)}; "
@@ -86,12 +91,12 @@ class Masker(nn.Module):
             coarse = coarse + block(coarse)
         coarse = self.lateral(middle + _up(coarse, middle))
         cells = self.last(self.smooth(fine + _up(coarse, fine)))
-        # before the sigmoid: edges come out between cells; not in half precision, which is coarse near 1
+        # upsampled before the sigmoid, for edges between cells; not in half precision, which is coarse near 1
         return _up(cells.to(images.dtype), images)
 
 
 def _stem(channels: int, width: int, stride: int) -> list[nn.Module]:
-    """From the image to the finest resolution."""
+    """Build the stem, from the image to the finest resolution."""
     if stride < 4:
         return [_convolution(channels, width, stride=stride)]
     return [_convolution(channels, width, stride=2), _convolution(width, width, stride=2)]

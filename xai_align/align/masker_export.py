@@ -1,4 +1,4 @@
-"""A masker as a program that runs without this library: for PyTorch, or for ONNX runtimes."""
+"""Export of a masker to a program that runs without this library, in PyTorch or ONNX runtimes."""
 
 from __future__ import annotations
 
@@ -21,31 +21,34 @@ def export_masker(
     size: tuple[int, int] = (224, 224),
     fixed_size: bool = False,
 ) -> Path:
-    """Write the masker as a program that needs none of our code: ``.pt2`` for PyTorch, ``.onnx`` for ONNX runtimes.
+    """Export the masker to a file that runs without this library: ``.pt2`` for PyTorch, ``.onnx`` for ONNX runtimes.
 
-    It takes images ``[N, C, H, W]``, normalised as those it was trained with, and gives masks ``[N, 1, H, W]``. Any
-    number of them and any size are welcome, from two of the masker's coarsest cells up (with ``Masker``'s defaults
-    9 x 9); smaller ones are an error of the program's::
-
-        masks = torch.export.load("masker.pt2").module()(images)
+    The program takes images ``[N, C, H, W]``, normalised as in training, and returns masks ``[N, 1, H, W]``. Batch size
+    and image size are free, from two of the masker's coarsest cells up (9 x 9 with ``Masker``'s defaults); smaller
+    images raise an error in the program.
 
     Args:
         masker: a :class:`~xai_align.align.Masker` or a module like it, a trainer or fit that has one, or a file.
         path: ends in ``.pt2`` or ``.onnx``.
-        size: rows and columns of the images that it is traced with.
-        fixed_size: the program then takes images of this size only, which some compilers do better with.
+        size: rows and columns of the images for tracing.
+        fixed_size: accept images of this size only, which some compilers optimise better.
 
     Returns:
         The file.
 
     Raises:
         ImportError: ``.onnx`` needs the packages onnx and onnxscript.
-        ValueError: the ending is another.
+        ValueError: the path has another suffix.
+
+    Example::
+
+        export_masker(Masker(width=8, depth=1), "masker.pt2", size=(32, 32))
+        masks = torch.export.load("masker.pt2").module()(images)  # [N, 1, H, W]
     """
     path = Path(path)
     if path.suffix not in (".pt2", ".onnx"):
         raise ValueError(f"'{path}' ends in '{path.suffix}'; write .pt2 for torch.export, or .onnx")
-    module = deepcopy(unwrapped(find_masker(masker))[0]).eval()  # the masker itself stays in its mode
+    module = deepcopy(unwrapped(find_masker(masker))[0]).eval()  # the masker keeps its own mode
     images = _example(module, size)
     axes: dict[int, Any] = {0: torch.export.Dim.DYNAMIC}
     if not fixed_size:
@@ -63,7 +66,7 @@ def export_masker(
 
 
 def _example(module: nn.Module, size: tuple[int, int]) -> Tensor:
-    """Two images that only lend their shape, dtype and device."""
+    """Return two images for tracing; only their shape, dtype and device matter."""
     like = next(module.parameters())
     channels = getattr(module, "options", {}).get("in_channels", 3)
     return torch.zeros(2, channels, *size, dtype=like.dtype, device=like.device)

@@ -1,6 +1,6 @@
-"""A masker on disk: one safetensors file, written whole or not at all, with what builds the masker again in its header.
+"""Saved maskers: one safetensors file, written atomically, with the constructor's options in its header.
 
-A digest stands there too, so damaged numbers are found out, and nothing is unpickled when it is read.
+The header also holds a digest, which detects damage, and nothing is unpickled on reading.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from xai_align.training.checkpoints import DamagedCheckpoint, Snapshot, read_che
 if TYPE_CHECKING:
     from xai_align.align.masker import Masker
 
-#: What a header says that this is.
+#: Kind of the file, in its header.
 KIND = "masker"
-#: What the options of a masker may be in a file.
+#: Allowed types of a masker's options in a file.
 OPTIONS = record(
     {
         "in_channels": whole(1, 65536),
@@ -35,22 +35,26 @@ OPTIONS = record(
     }
 )
 _HEADER = record({"kind": one_of(KIND), "options": OPTIONS, "version": text(longest=100)})
-#: Something that holds a masker, or is one: a module, a trainer, a fit, a file.
+#: A masker or an object that holds one: a module, a trainer, a fit, or the path of a file.
 HoldsMasker: TypeAlias = "nn.Module | str | os.PathLike[str] | Any"
 
 
 def save_masker(masker: HoldsMasker, path: str | os.PathLike[str]) -> Path:
-    """Write a masker to a safetensors file, in place of one that is there, whole or not at all.
+    """Write a masker to a safetensors file, atomically; an existing file is replaced.
 
     Args:
         masker: a :class:`~xai_align.align.Masker`, or a trainer or fit that has one.
-        path: the file; its folder is made if need be.
+        path: the file; its folder is created if necessary.
 
     Returns:
         The file.
 
     Raises:
-        TypeError: it is another kind of module, which this library could not build again.
+        TypeError: it is another kind of module, which this library could not rebuild.
+
+    Example::
+
+        save_masker(Masker(), "masker.safetensors")
     """
     from xai_align.align.masker import Masker
 
@@ -68,11 +72,16 @@ def save_masker(masker: HoldsMasker, path: str | os.PathLike[str]) -> Path:
 
 
 def load_masker(path: str | os.PathLike[str]) -> Masker:
-    """Read what :func:`save_masker` wrote: the same masker, in eval mode, on the CPU.
+    """Load a masker that :func:`save_masker` wrote, in eval mode, on the CPU.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is damaged, holds something else, or does not fit this version; the message says what to do.
+        ValueError: it is damaged, holds something else, or does not match this version; the message says what to do.
+
+    Example::
+
+        save_masker(Masker(), "masker.safetensors")
+        masks = load_masker("masker.safetensors")(images)  # [N, 1, H, W]
     """
     from xai_align.align.masker import Masker
 
@@ -92,21 +101,21 @@ def load_masker(path: str | os.PathLike[str]) -> Masker:
             "and save its masker: save_masker(trainer, FILE)"
         )
     check_fields(saved.numbers, _HEADER, str(path))
-    # no first weights are drawn: the process's random state is for others
+    # without initial weights, which would advance the global random state
     with torch.device("meta"), no_larger_than(saved.tensors, str(path)):
         masker = Masker(**saved.numbers["options"])
     check_weights(masker, saved.tensors, str(path))
-    masker.load_state_dict(dict(saved.tensors), assign=True)  # their dtype stays
+    masker.load_state_dict(dict(saved.tensors), assign=True)  # keeps their dtype
     return masker.eval()
 
 
 def find_masker(given: HoldsMasker) -> nn.Module:
-    """The masker that is meant: a module, the masker of a trainer or fit, or that of a file.
+    """Return the masker: the module itself, that of a trainer or fit, or that of a file.
 
     Raises:
         FileNotFoundError: there is no such file.
         TypeError: it is none of these.
-        ValueError: the trainer has no masker yet, or none at all, or the file can't be used.
+        ValueError: the trainer has no masker (yet), or the file can't be used.
     """
     if isinstance(given, nn.Module):
         return given

@@ -1,14 +1,14 @@
-"""What a masker is trained for: the part it keeps is enough for the class, the rest is not, and it keeps little.
+"""Loss of the masker: the kept part suffices for the class, the rest does not, and little is kept.
 
     keep = x * M            drop = x * (1 - M)
     dist = f_y(keep) - f_y(drop)
     loss = (dist - 1)^2 + lambda1 * |M|_1 + lambda2 * jumps(M)
 
-From the published description of ALIGN (Hong et al., arXiv 2511.06944). It leaves open what follows, and these are
-our readings: ``f_y`` is a probability (a distance of 1 is then the best there is); the L1 norm and the jumps
-are means over pixels, so that their weights mean the same at any size; jumps are absolute differences of
-neighbours. With K classes and a sure classifier the distance term is ``1 / K^2`` for a mask of ones and
-``(2 - 1/K)^2`` for one of zeros: without ``lambda1`` all ones is nearly perfect, above about 3.6 all zeros wins.
+From the published description of ALIGN (Hong et al., arXiv 2511.06944). Our interpretation, where it is not
+specified: ``f_y`` is a probability (so 1 is the best distance); the L1 norm and the jumps are means over pixels,
+so that their weights are independent of the image size; jumps are absolute differences of neighbours. With K
+classes and a confident classifier the distance term is ``1 / K^2`` for a mask of ones and ``(2 - 1/K)^2`` for one
+of zeros: without ``lambda1`` all ones is nearly optimal, above about 3.6 all zeros is better.
 """
 
 from __future__ import annotations
@@ -40,22 +40,22 @@ __all__ = [
     "sparsity_of",
 ]
 
-#: What stands where a mask removes: a number or a tensor in the units of the images, a name such as "blur", or a
+#: Values of removed pixels: a number or a tensor in the units of the images, a name such as "blur", or a
 #: function of the images.
 Baseline: TypeAlias = float | str | Tensor | Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class MaskerLoss:
-    """The loss of each image and what it is made of, all ``[N]``, float32.
+    """Loss of each image and its parts, all ``[N]``, float32.
 
     Attributes:
         total: the weighted sum.
         distinction: ``(dist - 1)^2``.
         sparsity: the mean of the mask.
-        smoothness: its mean jump between neighbours.
-        p_keep: ``f_y`` of the part that is kept.
-        p_drop: ``f_y`` of the rest.
+        smoothness: the mask's mean absolute difference between neighbours.
+        p_keep: ``f_y`` of the kept part.
+        p_drop: ``f_y`` of the dropped part.
     """
 
     total: Tensor
@@ -66,7 +66,7 @@ class MaskerLoss:
     p_drop: Tensor
 
     def parts(self) -> dict[str, Tensor]:
-        """Means over the batch by name, detached and still on their device."""
+        """Return the means over the batch by name, detached, on their device."""
         return {field.name: getattr(self, field.name).detach().mean() for field in fields(self)}
 
 
@@ -80,9 +80,9 @@ def masker_loss(
     smoothness: float = 0.1,
     baseline: Baseline = 0.0,
 ) -> MaskerLoss:
-    """The masker's loss, by one forward pass of the ``2 N`` images.
+    """Compute the masker's loss, with one forward pass of ``2 N`` images.
 
-    The gradient goes to the masks. The classifier's parameters get none, and it stays as it is.
+    The gradient flows to the masks. The classifier's parameters get none, and the classifier is not changed.
 
     Args:
         classifier: in eval mode, gives logits ``[2 N, K]``.
@@ -94,8 +94,14 @@ def masker_loss(
         baseline: see :func:`keep_and_drop`.
 
     Raises:
-        TypeError, ValueError: shapes, labels or the baseline don't fit, the classifier is in train mode, or its
-            output is no ``[2 N, K]``.
+        TypeError, ValueError: shapes, labels or the baseline don't match, the classifier is in train mode, or its
+            output is not ``[2 N, K]``.
+
+    Example::
+
+        masker = Masker()
+        loss = masker_loss(model, images, masker(images), labels)
+        loss.total.mean().backward()  # gradients of the masker only
     """
     p_keep, p_drop = probabilities(classifier, *keep_and_drop(images, masks, baseline), target)
     distance, area, jumps = distinction(p_keep, p_drop), sparsity_of(masks), smoothness_of(masks)
@@ -103,19 +109,19 @@ def masker_loss(
 
 
 def keep_and_drop(images: Tensor, masks: Tensor, baseline: Baseline = 0.0) -> tuple[Tensor, Tensor]:
-    """What a mask keeps of an image, and what it leaves: ``x M + b (1 - M)`` and ``x (1 - M) + b M``.
+    """Return the kept and the dropped part of each image: ``x M + b (1 - M)`` and ``x (1 - M) + b M``.
 
     Args:
         images: ``[N, C, H, W]``.
-        masks: ``[N, 1, H, W]``; all channels are multiplied by the same.
-        baseline: ``b``. The default, zero, is the product of the published description: on normalised images the
+        masks: ``[N, 1, H, W]``, the same for all channels.
+        baseline: ``b``. The default, zero, gives the product of the published description: on normalised images the
             data set's mean colour, on images in [0, 1] black. A number; a tensor that can be expanded to the
             images; "another_image" (see :func:`another_image`), "blur", "mean", "noise" or "uniform" (see
             :mod:`xai_align.perturbation.fills`); or a function of the images.
 
     Raises:
-        TypeError: the baseline is of a kind that is not understood.
-        ValueError: shapes don't fit.
+        TypeError: the baseline has an unsupported type.
+        ValueError: shapes don't match.
     """
     if masks.dim() != 4 or tuple(masks.shape) != (len(images), 1, *images.shape[2:]):
         raise ValueError(
@@ -129,18 +135,18 @@ def keep_and_drop(images: Tensor, masks: Tensor, baseline: Baseline = 0.0) -> tu
 
 
 def another_image(images: Tensor) -> Tensor:
-    """For each image the one before it in the batch, as a baseline that says something else; ours.
+    """Return for each image the one before it in the batch, as a baseline with other content; ours.
 
-    A network that is good at pale pictures recognises ``x M`` and ``x (1 - M)`` alike for every flat mask ``M``
-    (those trained on photographs do), and nothing then tells the masker where to start. Behind another picture
-    a pale one is not seen. Only for training: what an image is mixed with depends on its batch mates. A batch of
-    one has no other and gets zeros.
+    A network that recognises low-contrast images (those trained on photographs do) classifies ``x M`` and ``x (1 - M)``
+    alike for every constant mask ``M``, so the masker gets no signal at the start. Blended with another image, a
+    low-contrast one is not recognised. For training only: the result depends on the rest of the batch. A batch of one
+    gets zeros.
     """
     return images.roll(1, 0) if len(images) > 1 else torch.zeros_like(images)
 
 
 def probabilities(classifier: nn.Module, keep: Tensor, drop: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """``f_y(keep)`` and ``f_y(drop)``, ``[N]``, float32, from one forward pass in which no parameter takes part.
+    """Return ``f_y(keep)`` and ``f_y(drop)``, ``[N]``, float32, from one forward pass without gradients to parameters.
 
     Raises:
         TypeError, ValueError: as :func:`masker_loss`.
@@ -158,19 +164,19 @@ def probabilities(classifier: nn.Module, keep: Tensor, drop: Tensor, target: Ten
 
 
 def distinction(p_keep: Tensor, p_drop: Tensor) -> Tensor:
-    """``(f_y(keep) - f_y(drop) - 1)^2``, ``[N]``."""
+    """Return ``(f_y(keep) - f_y(drop) - 1)^2``, ``[N]``."""
     return (p_keep - p_drop - 1).square()
 
 
 def sparsity_of(masks: Tensor) -> Tensor:
-    """``|M|_1`` over the number of pixels, ``[N]``: the share of the image that a mask keeps."""
+    """Return ``|M|_1`` over the number of pixels, ``[N]``: the share of the image that a mask keeps."""
     return at_least_float32(masks).abs().mean((1, 2, 3))
 
 
 def smoothness_of(masks: Tensor) -> Tensor:
-    """Total variation, ``[N]``: mean absolute difference of neighbours in a column, plus that in a row.
+    """Return the total variation, ``[N]``: mean absolute difference of neighbours in a column, plus that in a row.
 
-    A mask of one row or column has none in that direction.
+    A mask with a single row or column has none in that direction.
     """
     masks = at_least_float32(masks)
     total = masks.new_zeros(len(masks))
@@ -185,7 +191,7 @@ BASELINES: dict[str, Callable[[Tensor], Tensor]] = {"another_image": another_ima
 
 
 def _values(baseline: Any, images: Tensor) -> Tensor | float | None:
-    """What is added where something is removed; None for nothing at all."""
+    """Return the values that replace removed pixels; None for zeros."""
     if isinstance(baseline, str):
         known = {**FILLS, **BASELINES}
         if baseline not in known:

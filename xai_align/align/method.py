@@ -1,4 +1,4 @@
-"""The mask of a trained masker as an attribution method, with Captum's call."""
+"""The mask of a trained masker as an attribution method with Captum's interface."""
 
 from __future__ import annotations
 
@@ -19,32 +19,41 @@ from xai_align.question import as_questions
 
 
 class ClassAgnosticWarning(UserWarning):
-    """A target was given to a method that shows the same for every class."""
+    """Warning that a target was given to a method whose map is the same for every class.
+
+    Example::
+
+        import warnings
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ClassAgnosticWarning)
+            ALIGNMethod(Masker()).attribute(images, target=281)  # the same mask for every target
+    """
 
 
 class ALIGNMethod:
-    """Mask of an image's evidence, as a trained masker sees it: one forward pass, no gradients.
+    """Attribution method that returns a trained masker's mask: one forward pass, no gradients.
 
-    The masker was trained beside a classifier (:class:`~xai_align.align.AlignTrainer`). It looks at the image alone, so
-    there is one mask for an image, whatever class is asked about, and the classifier is not run. Values are from 0 to
-    1; they are no contributions and do not sum to an answer.
+    The masker was trained together with a classifier (:class:`~xai_align.align.AlignTrainer`). Its only input is the
+    image, so an image has one mask for all classes, and the classifier is not run. Values are from 0 to 1; they are not
+    contributions and do not sum to an answer.
 
     Args:
         masker: a :class:`~xai_align.align.Masker` or another module that gives masks ``[N, 1, H, W]`` for images
-            ``[N, C, H, W]``; the trainer or fit that has one; or the file of a saved one. None: each call names it.
-        internal_batch_size: how many images are looked at at a time; it bounds the memory and changes no mask.
+            ``[N, C, H, W]``; the trainer or fit that has one; or the file of a saved one. None: given with each call.
+        internal_batch_size: images per forward pass; it bounds the memory and changes no mask.
             None: all at once.
 
     Raises:
         FileNotFoundError: there is no such file.
-        TypeError: this holds no masker.
+        TypeError: the object holds no masker.
         ValueError: the trainer has none yet, or the file can't be used.
 
     Source: from the published description of ALIGN, Hong et al. (arXiv 2511.06944).
 
     Example::
 
-        align = ALIGNMethod(trainer.masker)
+        align = ALIGNMethod(Masker())  # or a trainer, a fit, or the path of a saved masker
         masks = align.attribute(images).sum(1)  # [N, H, W], in [0, 1]
     """
 
@@ -55,7 +64,7 @@ class ALIGNMethod:
 
     @property
     def masker(self) -> nn.Module | None:
-        """What makes the masks."""
+        """The masker; None if each call gives one."""
         return self.forward_func
 
     @restores_thread_state
@@ -74,10 +83,10 @@ class ALIGNMethod:
         Args:
             inputs: images ``[N, C, H, W]``, normalised as the masker's training images were, or a tuple of one such
                 tensor.
-            target: what Captum's methods take, or a ``xai_align.Question``. It makes no difference: the mask is the
-                same for every class. A :class:`ClassAgnosticWarning` says so, once.
-            additional_forward_args: makes no difference either: the masker sees the image alone.
-            masker: in place of the one that this was built with.
+            target: a target as in Captum's methods, or a ``xai_align.Question``. It has no effect: the mask is the
+                same for every class. A :class:`ClassAgnosticWarning` is issued once.
+            additional_forward_args: no effect either: the masker's only input is the image.
+            masker: replaces the constructor's masker for this call.
             internal_batch_size: as at construction, for this call.
             return_masks: also return the masks, ``[N, 1, H, W]``.
 
@@ -86,8 +95,8 @@ class ALIGNMethod:
 
         Raises:
             FileNotFoundError: there is no such file.
-            TargetError: (an AssertionError) the target is no target, or one of another number of images.
-            ValueError: there is no masker, or the inputs or what it makes of them are not fit; the message says why.
+            TargetError: (an AssertionError) the target is invalid, or is for another number of images.
+            ValueError: there is no masker, or its inputs or outputs are invalid; the message says why.
         """
         images = checked(only_one("inputs", inputs))
         if target is not None:
@@ -100,7 +109,7 @@ class ALIGNMethod:
         return (attributions, masks.to(images.dtype)) if return_masks else attributions
 
     def _module(self, given: HoldsMasker | None, images: Tensor) -> nn.Module:
-        """The masker of this call; one that was read from a file for it goes to where the images are."""
+        """Return the masker of this call; one read from a file is moved to the images' device."""
         if given is None:
             if self.masker is None:
                 raise ValueError(
@@ -126,7 +135,7 @@ def checked(images: Any) -> Tensor:
     """Return the images if they are floats ``[N, C, H, W]`` without NaN.
 
     Raises:
-        ValueError: they are not ``[N, C, H, W]``, no floats, or hold NaN or infinity.
+        ValueError: they are not ``[N, C, H, W]``, not floating point, or hold NaN or infinity.
     """
     if not isinstance(images, Tensor) or images.dim() != 4 or not images.is_floating_point():
         found = f"{images.dtype} {list(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
@@ -140,7 +149,7 @@ def masks_of(masker: nn.Module, images: Tensor) -> Tensor:
     """Return masks ``[N, 1, H, W]`` on the images' device, made by a copy of the masker in eval mode and its dtype.
 
     Raises:
-        ValueError: what the masker gives are no masks.
+        ValueError: the masker's outputs are not masks.
     """
     like = next(masker.parameters(), images)
     with torch.no_grad():

@@ -1,18 +1,18 @@
-"""Explanations that mix as their images do: DRE's regulariser, which is ALIGN's, for a whole batch at once.
+"""DRE's regulariser, also used by ALIGN: CAMs should mix as their images do. For a whole batch at once.
 
-Of each class, images meet partners of the same class, with lambda ~ Beta(alpha, alpha) for each:
+Each image is mixed with a partner of the same class, with its own lambda ~ Beta(alpha, alpha):
 
     x_mix = lambda x + (1 - lambda) x'
     consistency    = mean | a(x_mix) - (lambda a(x) + (1 - lambda) a(x')) |        a: the CAM of the class
     sparsity       = (mean a(x) + mean a(x_mix)) / 2
     classification = cross-entropy of f(x_mix) against the class
 
-DRE's published code goes class by class and adds up class means, over the number of all classes. Weighting
-each image by ``N / (K n_c)`` makes a plain mean over the batch the same, at two forward passes in all.
+DRE's published code loops over classes and divides the sum of class means by the number of classes. Weighting
+each image by ``N / (K n_c)`` gives the same as a plain mean over the batch, with two forward passes in all.
 
 Source: DRE (CVPR 2023; its published code) and the published description of ALIGN (Hong et al., arXiv 2511.06944).
 Differences: sparsity is the plain mean (the code takes the mean over columns of a column's maximum), a
-constant CAM gives no NaN, and negative evidence is cut off (Grad-CAM's ReLU) before a CAM is normalised.
+constant CAM gives no NaN, and negative evidence is clipped (Grad-CAM's ReLU) before a CAM is normalised.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ __all__ = [
 
 @dataclass(frozen=True)
 class MixupLoss:
-    """The loss of each image and its parts, all ``[N]``, float32, weighted for the size of its class.
+    """Loss of each image and its parts, all ``[N]``, float32, weighted by the size of its class.
 
     Attributes:
-        total: the weighted sum; its mean over the batch is DRE's sum over classes, over their number.
-        consistency: how far the CAM of the mixture is from the mixture of the CAMs.
-        sparsity: how much of the image the CAMs cover.
+        total: the weighted sum; its mean over the batch is DRE's mean over classes.
+        consistency: distance between the CAM of the mixture and the mixture of the CAMs.
+        sparsity: mean value of the CAMs.
         classification: cross-entropy of the mixture.
-        partners: ``[N]``, int64: with whom each image was mixed.
+        partners: ``[N]``, int64: the index of each image's partner.
         shares: ``[N]``: lambda, the share of the image itself.
     """
 
@@ -75,26 +75,31 @@ def mixup_regulariser(
     classification: float = 0.1,
     alpha: float = 0.2,
 ) -> MixupLoss:
-    """The regulariser of a batch, by one forward pass of it and one of its mixtures.
+    """Compute the regulariser of a batch, with one forward pass of it and one of its mixtures.
 
-    The model runs in the modes it is in; DRE keeps batch norms in eval mode.
+    The model runs in its current modes; DRE keeps batch norms in eval mode.
 
     Args:
         model: the classifier, ``[N, C, H, W]`` to logits ``[N, K]``.
         images: ``[N, C, H, W]``.
         labels: ``[N]``, int64.
-        layer: where CAMs are taken, by name or as a feature space; None: found anew at each call, which takes a pass
-            in some models. In a loop, find it once with :func:`~xai_align.align.look.cam_space`.
+        layer: layer of the CAMs, by name or as a feature space; None: resolved at each call, which takes a forward
+            pass in some models. In a loop, resolve it once with :func:`~xai_align.align.look.cam_space`.
         order: of the CAM, see :mod:`~xai_align.align.saliency`.
         normalise: how CAMs are brought to [0, 1].
-        generator: of partners and shares; None: PyTorch's own, which goes on by this.
+        generator: of partners and shares; None: PyTorch's global one, which advances.
         consistency: weight.
         sparsity: weight.
         classification: weight.
-        alpha: of the Beta distribution of lambda; small: mostly one image or the other.
+        alpha: of the Beta distribution of lambda; if small, mixtures are mostly one image or the other.
 
     Raises:
         TypeError, ValueError: as :func:`~xai_align.align.saliency.grad_cam`; ``alpha`` is not above 0.
+
+    Example::
+
+        loss = mixup_regulariser(model, images, labels, layer="conv2")
+        loss.total.mean().backward()
     """
     partners = same_class_partners(labels, generator)
     lam = mixing_shares(len(labels), alpha, generator).to(images)
@@ -117,17 +122,17 @@ def mixup_regulariser(
 
 
 def same_class_partners(labels: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """``[N]``, int64: a partner of the same class for each image, each image being the partner of one.
+    """Return a partner of the same class for each image, ``[N]``, int64; each image is the partner of exactly one.
 
-    Within a class it is a random order, so that an image may meet itself; the only one of its class always does.
+    Within a class the order is random, so an image may be its own partner; the only one of its class always is.
 
     Args:
         labels: ``[N]``, int64.
-        generator: of the order; None: PyTorch's own.
+        generator: of the order; None: PyTorch's global one.
     """
     device = generator.device if generator is not None else torch.device("cpu")
     shuffled = torch.randperm(len(labels), generator=generator, device=device).to(labels.device)
-    # classes one after the other, once as they come and once shuffled: the same classes at the same places
+    # sorted by class, once in order and once shuffled: the same classes at the same positions
     as_they_come = labels.argsort(stable=True)
     partners = torch.empty_like(as_they_come)
     partners[as_they_come] = shuffled[labels[shuffled].argsort(stable=True)]
@@ -135,7 +140,7 @@ def same_class_partners(labels: Tensor, generator: torch.Generator | None = None
 
 
 def mixing_shares(count: int, alpha: float, generator: torch.Generator | None = None) -> Tensor:
-    """``count`` draws from Beta(alpha, alpha), float32, on the CPU.
+    """Draw ``count`` values from Beta(alpha, alpha), float32, on the CPU.
 
     Raises:
         ValueError: ``alpha`` is not above 0.
@@ -148,11 +153,11 @@ def mixing_shares(count: int, alpha: float, generator: torch.Generator | None = 
 
 
 def mixed(images: Tensor, partners: Tensor, lam: Tensor) -> Tensor:
-    """``lambda x + (1 - lambda) x'``; images or maps ``[N, C, H, W]``, partners and lambda ``[N]``."""
+    """Return ``lambda x + (1 - lambda) x'`` for images or maps ``[N, C, H, W]``, partners and lambda ``[N]``."""
     # exactly x where the partner is x itself
     return torch.lerp(images[partners.to(images.device)], images, lam.to(images)[:, None, None, None])
 
 
 def inconsistency(cam_mixed: Tensor, cam: Tensor, partners: Tensor, lam: Tensor) -> Tensor:
-    """``mean | a(x_mix) - (lambda a(x) + (1 - lambda) a(x')) |`` over cells, ``[N]``."""
+    """Return ``mean | a(x_mix) - (lambda a(x) + (1 - lambda) a(x')) |`` over cells, ``[N]``."""
     return (cam_mixed - mixed(cam, partners, lam)).abs().mean((1, 2, 3))

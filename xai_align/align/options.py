@@ -19,39 +19,39 @@ class AlignOptions:
 
     Attributes:
         order: "first": the CAM's channel weights are constants for the gradient; "second": it goes through them.
-        normalise: how a CAM comes to [0, 1], see :func:`~xai_align.align.saliency.normalised`: "max", "minmax", or
-            "signed", with which no CAM can die.
-        warmup_steps: how long the classifier trains alone, beside the trainer's ``warmup_epochs``.
-        masker_only_steps: how long the masker trains alone, beside ``masker_only_epochs``.
+        normalise: how a CAM is scaled to [0, 1], see :func:`~xai_align.align.saliency.normalised`: "max", "minmax", or
+            "signed", with which no CAM can become permanently zero.
+        warmup_steps: steps of the classifier alone, in addition to the trainer's ``warmup_epochs``.
+        masker_only_steps: steps of the masker alone, in addition to ``masker_only_epochs``.
         alternation: "batch": the masker steps on every ``masker_every``-th batch, before the classifier and on the same
-            batch; every second one by default, which costs less. "epoch": ``masker_epochs`` epochs of the masker, then
+            batch; every second one by default, which is cheaper. "epoch": ``masker_epochs`` epochs of the masker, then
             ``classifier_epochs`` of the classifier.
-        masker_every, masker_epochs, classifier_epochs: see there.
+        masker_every, masker_epochs, classifier_epochs: see ``alternation``.
         weight_decay: of the classifier's AdamW.
         schedule: of both learning rates. "cosine": to zero over all epochs.
-        classifier_optimizer, masker_optimizer: make other optimisers, each from a list of parameters.
-        gradient_clip: the largest norm of a network's gradient; None: any.
-        freeze_batch_norm: BatchNorm keeps the statistics it has, as DRE does.
-        on_collapse: what is done when masks are nearly full, empty or flat for an epoch. "area": the area that they may
-            keep falls to 0.35 in four epochs (empty ones are asked to keep a tenth); "sparsity": the weight of the
-            sparsity is doubled, or halved, every epoch; "warn": nothing but the warning, which comes in any case.
-        keep: the weights that both have in the end: of the "best" validation accuracy among epochs in which both
-            took turns, or the "last".
-        patience: stop after so many of these validations without a better accuracy.
-        read_batch: turns what a loader yields into ``(images, labels)``, ``(images, labels, masks)`` or a
+        classifier_optimizer, masker_optimizer: functions from a list of parameters to another optimiser.
+        gradient_clip: maximum norm of a network's gradient; None: no clipping.
+        freeze_batch_norm: keep BatchNorm's statistics, as DRE does.
+        on_collapse: response to masks that are nearly full, empty or flat for an epoch. "area": limit their area,
+            falling to 0.35 in four epochs (empty masks: at least a tenth); "sparsity": double or halve the weight of
+            the sparsity every epoch; "warn": only the warning, which is issued in any case.
+        keep: final weights of both networks: those of the "best" validation accuracy among epochs in which both
+            trained, or the "last".
+        patience: stop after this many of these validations without improvement.
+        read_batch: converts a batch of the loader to ``(images, labels)``, ``(images, labels, masks)`` or a
             :class:`~xai_align.align.views.batch.TrainingBatch`.
         mixed_precision: "no", "bf16" or, on GPUs, "fp16". CAMs and losses are float32 in any case.
-        gradient_accumulation_steps: how many of the loader's batches make a step, one forward pass each. Partners for
-            mixing come from all of them.
-        resume: what happens if ``out`` holds a checkpoint. "auto": go on; "must": go on, or raise if there is none;
+        gradient_accumulation_steps: batches of the loader per step, one forward pass each. Partners for mixing come
+            from all of them.
+        resume: behaviour if ``out`` holds a checkpoint. "auto": resume; "must": resume, or raise if there is none;
             "never": raise, so that nothing is overwritten.
-        figure_every: draw image, CAM and mask of some examples after every so many epochs, into ``out/figures``.
-        normalization: ``(mean, std)`` of the images' channels, to show them in figures.
-        log: called with every new row.
+        figure_every: epochs between figures of image, CAM and mask of some examples, in ``out/figures``.
+        normalization: ``(mean, std)`` of the images' channels, for the figures.
+        log: called with every new row of the log.
 
     Example::
 
-        AlignTrainer(classifier, options=AlignOptions(schedule="cosine", gradient_clip=None))
+        AlignTrainer(model, options=AlignOptions(schedule="cosine", gradient_clip=None))
     """
 
     order: Order = "first"

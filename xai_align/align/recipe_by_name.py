@@ -72,7 +72,7 @@ _BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_O
 
 
 def _parameters(build: Any) -> list[inspect.Parameter]:
-    """Return the parameters of ``build``; none where Python cannot tell."""
+    """Return the parameters of ``build``; none if they cannot be inspected."""
     try:
         return list(inspect.signature(build).parameters.values())
     except (TypeError, ValueError):  # some functions and classes written in C

@@ -66,15 +66,15 @@ class Recipe:
 
     @property
     def trains_masker(self) -> bool:
-        """Whether there is a masker at all."""
+        """True if the recipe trains a masker."""
         return bool(self.masker_terms)
 
     @property
     def needs_masks(self) -> bool:
-        """Whether batches must carry masks."""
+        """True if batches must have masks."""
         return self.guide is not None and self.guide.needs_masks
 
     @property
     def needs_indices(self) -> bool:
-        """Whether batches must carry the examples' indices."""
+        """True if batches must have the examples' indices."""
         return any(getattr(term, "needs_indices", False) for term in self.terms)

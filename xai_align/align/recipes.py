@@ -1,4 +1,4 @@
-"""Training recipes of the core: which terms ALIGN has, and which the methods that it is compared with.
+"""Training recipes of the core: ALIGN and the methods it is compared with.
 
 =========== ===========================================================================================
 ``erm``     cross entropy alone
@@ -36,12 +36,12 @@ from xai_align.hookspecs import TrainingRecipeSpec
 __all__ = ["RECIPES"]
 
 Targets = Literal["soft", "binary"]
-#: What the learned masks are as targets of the alignment.
+#: Form of the learned masks as targets of the alignment.
 GUIDES_OF_TARGETS: dict[Targets, Guide] = {"soft": LearnedMask(), "binary": Binarised(LearnedMask())}
 
 
 def erm(**classification: Any) -> Recipe:
-    """Empirical risk minimisation: nothing but the labels.
+    """Build the recipe of empirical risk minimisation: the labels only.
 
     Args:
         **classification: options of :class:`~xai_align.align.terms.classifier_terms.Classification`, here and in all
@@ -51,18 +51,18 @@ def erm(**classification: Any) -> Recipe:
 
 
 def sgt(*, saliency_guidance: float = 1.0, share: float = 0.5, fill: Fill = "noise", **classification: Any) -> Recipe:
-    """Saliency guided training; see :class:`~xai_align.align.terms.saliency_guided.SaliencyGuided`."""
+    """Build saliency guided training; see :class:`~xai_align.align.terms.saliency_guided.SaliencyGuided`."""
     guided = SaliencyGuided(weight=saliency_guidance, share=share, fill=fill)
     return Recipe(name="sgt", terms=(Classification(**classification), guided))
 
 
 def dre(*, mixup: float = 1.0, mixup_share: float = 1.0, **classification: Any) -> Recipe:
-    """DRE: consistent and sparse CAMs under mixup; see :class:`~xai_align.align.terms.classifier_terms.Mixup`."""
+    """Build DRE: consistent and sparse CAMs under mixup; see :class:`~xai_align.align.terms.classifier_terms.Mixup`."""
     return Recipe(name="dre", terms=(Classification(**classification), *_mixup(mixup, mixup_share)))
 
 
 def rrr(*, right_reasons: float = 1.0, score: Score = "all", **classification: Any) -> Recipe:
-    """Right for the right reasons, with given masks; see :class:`~xai_align.align.terms.right_reasons.RightReasons`."""
+    """Build RRR with given masks; see :class:`~xai_align.align.terms.right_reasons.RightReasons`."""
     reasons = RightReasons(weight=right_reasons, score=score)
     return Recipe(name="rrr", terms=(reasons, Classification(**classification)), guide=GivenMask())
 
@@ -83,26 +83,26 @@ def align(
     alignment_options: dict[str, Any] | None = None,
     **classification: Any,
 ) -> Recipe:
-    """ALIGN: the classifier looks where the masker finds the evidence, the masker where the classifier has it.
+    """Build ALIGN: the classifier's CAMs are aligned with the masks, and the masks with the classifier's evidence.
 
-    The weights are ours; none are given in the published description that could be read.
+    The weights are ours; the published description that we could read gives none.
 
     Args:
         alignment: lambda3.
         mixup: lambda4; 0 leaves the term out, and its forward pass.
-        mixup_share: the share of the images that are mixed: half of them say on average what all do, and the step
-            is a fifth cheaper.
+        mixup_share: the share of the images that are mixed: with half of them the expected loss is the same, and the
+            step is a fifth cheaper.
         sparsity: lambda1, of the mean of the mask.
         smoothness: lambda2.
         right_reasons: weight of input gradients outside the mask, an addition of ours; 0 leaves it out.
-        backgrounds: experimental, ours: weight of the labels on other backgrounds, see
+        backgrounds: experimental, ours: weight of the cross entropy on other backgrounds, see
             :class:`~xai_align.align.terms.other_backgrounds.OtherBackgrounds`; 0 leaves it out, and its forward pass.
         confidence: only images classified right with this probability train the masker; None: all do.
-        average: in the alignment and the masker's terms: every image, or every class, counts the same.
-        baseline: what stands where a mask removes, see :func:`~xai_align.align.masker_loss.keep_and_drop`. For
-            networks trained on photographs "another_image": they recognise pale pictures too well for the default.
-        targets: what CAMs are aligned with: the "soft" masks as they are, or "binary" ones, above and below one half.
-            Soft masks hold faint values outside the evidence, and these ask for evidence there.
+        average: of the alignment and the masker's terms: equal weight for each image, or for each class.
+        baseline: values of removed pixels, see :func:`~xai_align.align.masker_loss.keep_and_drop`. For networks
+            trained on photographs "another_image": they recognise low-contrast images too well for the default.
+        targets: masks that CAMs are aligned with: "soft" as they are, or "binary", thresholded at one half. Soft
+            masks have small values outside the evidence, which ask for evidence there.
         alignment_options: further options of :class:`~xai_align.align.terms.classifier_terms.Alignment`.
         **classification: options of :class:`~xai_align.align.terms.classifier_terms.Classification`.
     """
@@ -136,7 +136,7 @@ def guided_by(
     alignment_options: dict[str, Any] | None = None,
     **classification: Any,
 ) -> Recipe:
-    """As :func:`align`, but with masks that nobody has to learn: the controls.
+    """Build a control: :func:`align` with masks that are not learned.
 
     Args:
         name: of the recipe.
@@ -145,8 +145,8 @@ def guided_by(
         mixup: lambda4.
         mixup_share: the share of the images that are mixed.
         right_reasons: weight of input gradients outside the mask.
-        backgrounds: weight of the labels on other backgrounds.
-        average: in the alignment.
+        backgrounds: weight of the cross entropy on other backgrounds.
+        average: of the alignment.
         alignment_options: further options of :class:`~xai_align.align.terms.classifier_terms.Alignment`.
         **classification: options of :class:`~xai_align.align.terms.classifier_terms.Classification`.
     """
@@ -166,7 +166,7 @@ def _guided_terms(
     alignment_options: dict[str, Any] | None,
     classification: dict[str, Any],
 ) -> tuple[Term, ...]:
-    """What ALIGN's classifier learns from; terms of weight zero are left out, right reasons go first."""
+    """Return the terms of ALIGN's classifier; terms of weight zero are left out, right reasons come first."""
     aligned = Alignment(weight=alignment, average=average, **(alignment_options or {}))
     reasons = RightReasons(weight=right_reasons)
     return (

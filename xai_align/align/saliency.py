@@ -1,11 +1,11 @@
-"""Grad-CAM that can be trained: a map of the evidence for a class, with a gradient of its own.
+"""Differentiable Grad-CAM: a map of the evidence for a class that a loss can be put on.
 
     alpha_c = (1 / hw) sum_ij d logit_y / d A_cij        Grad-CAM (Selvaraju et al. 2017), equation 1
     CAM     = ReLU(sum_c alpha_c A_c)                    equation 2
 
-``first`` order: the weights alpha are constants, and a loss on the CAM reaches what made the
-activations A. That is what Captum's ``LayerGradCam`` does by default, and DRE and RES with it.
-``second`` order: the gradient also goes through alpha, to the layers behind A.
+``first`` order: the weights alpha are constants, and the gradient of a loss on the CAM flows through the
+activations A only. This is the default of Captum's ``LayerGradCam``, and used by DRE and RES.
+``second`` order: the gradient also flows through alpha, to the layers after A.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ __all__ = [
     "saliency_at",
 ]
 
-#: Whether a loss on the CAM also sees that its channel weights depend on the network.
+#: "first": the CAM's channel weights are constants. "second": the gradient also flows through them.
 Order = Literal["first", "second"]
-#: What a CAM is divided by: its maximum, or, after its minimum is taken off, its range. "signed": that of the evidence
-#: before the ReLU, from the place that speaks most against the class (0) to the one that speaks most for it (1).
+#: "max": divide a CAM by its maximum. "minmax": subtract the minimum and divide by the range. "signed": minmax of the
+#: evidence before the ReLU, from the strongest evidence against the class (0) to the strongest for it (1).
 Normalise = Literal["max", "minmax", "signed"]
-#: A CAM whose maximum (or range) is below this is left as small as it is, so that no gradient bursts.
+#: A CAM with a smaller maximum (or range) is not scaled up, which would make gradients explode.
 LEAST_RANGE = 1e-8
-#: Half precision has no room for small gradients: they are taken of so many times the logit.
+#: Factor of the logit for gradients in half precision, where small gradients would underflow.
 HALF_SCALE = 2.0**10
 
 
@@ -54,17 +54,17 @@ def grad_cam(
     layer: Layer = None,
     order: Order = "first",
 ) -> Tensor:
-    """Grad-CAM with its gradient: one forward pass, and one backward pass from the logits to the layer.
+    """Compute a differentiable Grad-CAM: one forward pass, and one backward pass from the logits to the layer.
 
-    The model runs in the modes it is in. In train mode a batch norm behind the layer mixes the images of a batch,
-    and then one image's CAM depends on the others.
+    The model runs in its current modes. In train mode a batch norm after the layer mixes the images of a batch, so
+    that an image's CAM depends on the others.
 
     Args:
         model: the classifier, ``[N, C, H, W]`` to logits ``[N, K]``.
         images: ``[N, C, H, W]``.
         target: ``[N]``, int64: the class of each.
-        layer: where, by name or as a feature space; None: found anew at each call, which takes a pass in some models.
-            In a loop, find it once with :func:`~xai_align.align.look.cam_space`.
+        layer: layer of the CAM, by name or as a feature space; None: resolved at each call, which takes a forward pass
+            in some models. In a loop, resolve it once with :func:`~xai_align.align.look.cam_space`.
         order: "first" or "second".
 
     Returns:
@@ -72,7 +72,11 @@ def grad_cam(
 
     Raises:
         TypeError, ValueError: as :func:`~xai_align.align.look.look` and
-            :func:`~xai_align.align.look.cam_space`; the target is no class of the model.
+            :func:`~xai_align.align.look.cam_space`; the target is not a class of the model.
+
+    Example::
+
+        cam = grad_cam(model, images, labels, layer="conv2")  # [N, 1, h, w]
     """
     space = cam_space(model, images, layer)
     with twice_differentiable() if order == "second" else nullcontext():
@@ -80,18 +84,18 @@ def grad_cam(
 
 
 def cam_at(look: Look, target: Tensor, *, order: Order = "first") -> Tensor:
-    """The CAM of a look that was taken: ``[N, 1, h, w]``, not below 0; see :func:`evidence_at`."""
+    """Return the CAM from a recorded forward pass, ``[N, 1, h, w]``, not below 0; see :func:`evidence_at`."""
     return evidence_at(look, target, order=order).relu()
 
 
 def saliency_at(look: Look, target: Tensor, *, order: Order = "first", how: Normalise = "max") -> Tensor:
-    """The CAM of a look that was taken, in [0, 1]: ``[N, 1, h, w]``; see :func:`normalised`."""
+    """Return the CAM from a recorded forward pass, ``[N, 1, h, w]`` in [0, 1]; see :func:`normalised`."""
     evidence = evidence_at(look, target, order=order)
     return normalised(evidence if how == "signed" else evidence.relu(), how=how)
 
 
 def evidence_at(look: Look, target: Tensor, *, order: Order = "first") -> Tensor:
-    """A CAM before its ReLU: what speaks for the class and what speaks against it.
+    """Return a CAM before its ReLU: evidence for the class (positive) and against it (negative).
 
     Args:
         look: logits and activations of one forward pass.
@@ -102,8 +106,8 @@ def evidence_at(look: Look, target: Tensor, *, order: Order = "first") -> Tensor
         ``[N, 1, h, w]``, float32 or float64.
 
     Raises:
-        ValueError: the target is no class, ``order`` is unknown, the layer has a single place, or the logits do not
-            depend on it.
+        ValueError: the target is not a class, ``order`` is unknown, the layer has a single position, or the logits do
+            not depend on it.
     """
     check_choice("order", order, ("first", "second"))
     check_classes(target, look.logits)
@@ -118,13 +122,13 @@ def evidence_at(look: Look, target: Tensor, *, order: Order = "first") -> Tensor
     scale = HALF_SCALE if activations.dtype == torch.float16 else 1.0
     recording = torch.is_grad_enabled()
     with full_precision(activations), torch.inference_mode(False), torch.set_grad_enabled(recording):
-        # d (sum of the images' own logits) / d A; images don't meet in it
+        # d (sum of the images' own logits) / d A, which keeps the images separate
         chosen = torch.zeros_like(logits).scatter_(1, target.to(logits.device)[:, None], scale)
         (gradient,) = torch.autograd.grad(
             logits,
             activations,
             chosen,
-            retain_graph=True,  # the logits' own loss comes after it
+            retain_graph=True,  # the loss of the logits still needs the graph
             create_graph=order == "second",
             allow_unused=True,
         )
@@ -135,14 +139,14 @@ def evidence_at(look: Look, target: Tensor, *, order: Order = "first") -> Tensor
 
 
 def normalised(cam: Tensor, *, how: Normalise = "max") -> Tensor:
-    """Scale each CAM to [0, 1]; the gradient goes through.
+    """Scale each CAM to [0, 1]; the gradient flows through the scale.
 
-    "max" keeps zero where there is no evidence; "minmax" is RES's. With both, a CAM that is zero everywhere
-    stays so, and has no gradient that could bring it back. "signed" takes the evidence before the ReLU, as DRE's code
-    does, and always has one. A constant map becomes zero under the last two: there is no NaN.
+    "max" keeps zero where there is no evidence; "minmax" is RES's. With both, a CAM that is zero everywhere stays zero,
+    because it has no gradient. "signed" takes the evidence before the ReLU, as DRE's code does, and always has a
+    gradient. A constant map becomes zero, not NaN, under the last two.
 
     Args:
-        cam: ``[N, 1, h, w]``, not below 0; for "signed" of any sign.
+        cam: ``[N, 1, h, w]``, not below 0; any sign for "signed".
         how: "max", "minmax" or "signed".
 
     Returns:
@@ -169,12 +173,12 @@ def normalised(cam: Tensor, *, how: Normalise = "max") -> Tensor:
 
 
 def dead(cam: Tensor) -> Tensor:
-    """``[N]``, bool: which maps are zero everywhere: all evidence there was spoke against the class."""
+    """Return which maps are zero everywhere, ``[N]``, bool: all evidence was against the class."""
     return (cam == 0).flatten(1).all(1)
 
 
 def at_least_float32(values: Tensor) -> Tensor:
-    """Half precision in single; others as they are."""
+    """Cast half precision to single; leave others unchanged."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 

@@ -1,8 +1,8 @@
-"""A classifier and its masker in a folder, ready to be asked again by name: ``align:FOLDER``.
+"""Saved classifier and masker in a folder, referred to by name as ``align:FOLDER``.
 
-Beside the weights, the classifier's file holds in its header what the model was made from and what its classes are
-called, so it needs no other file. It is data: an architecture of timm is built, and code that it names is run only
-where the reader says that the folder is trusted.
+Besides the weights, the classifier's file has the model's backbone and class names in its header, so it needs no
+other file. It is data: an architecture of timm is built, and code that it names runs only if the reader trusts the
+folder.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from xai_align.hookspecs import LoadedModel
 from xai_align.question import QuestionModel
 from xai_align.training.checkpoints import DamagedCheckpoint, Snapshot, read_checkpoint, write_checkpoint
 
-#: What a reference to a saved fit starts with.
+#: Prefix of a reference to a saved fit.
 PREFIX = "align:"
 CLASSIFIER_FILE, MASKER_FILE = "classifier.safetensors", "masker.safetensors"
-#: What the header of a classifier's file says that it is.
+#: Kind of a classifier's file, in its header.
 KIND = "classifier"
-#: What that header may say.
+#: Allowed fields of that header.
 _HEADER = record(
     {
         "kind": one_of(KIND),
@@ -43,7 +43,7 @@ _HEADER = record(
         "classes": listed(text(r"[\s\S]*", longest=10_000, expected="a text"), 2, 1_000_000),
         "version": text(longest=100),
     },
-    {"masker": flag()},  # whether there is one; not in the first files
+    {"masker": flag()},  # whether there is one; missing in the oldest files
 )
 
 
@@ -53,10 +53,10 @@ def save_fit(
     """Write ``classifier.safetensors`` and, if there is one, ``masker.safetensors``.
 
     Args:
-        folder: where to; it is made if need be.
-        classifier: what :func:`~xai_align.plugins.classifier` made of the backbone, trained.
-        masker: the masker that was trained beside it.
-        backbone: the reference that the model was loaded by; of ``align:FOLDER`` what that folder stands on is written.
+        folder: the target folder; it is created if necessary.
+        classifier: the trained module that :func:`~xai_align.plugins.classifier` built on the backbone.
+        masker: the masker that was trained with it.
+        backbone: the reference that the model was loaded by; for ``align:FOLDER`` that folder's backbone is written.
         classes: names of the classes.
 
     Returns:
@@ -79,17 +79,17 @@ def save_fit(
 
 
 def load_fit(reference: str, *, trust: bool = False) -> LoadedModel | None:
-    """The classifier that a reference ``align:FOLDER`` names, with its classes; None for other references.
+    """Load the classifier of a reference ``align:FOLDER``, with its classes; return None for other references.
 
     The method ``align`` finds its masker.
 
     Args:
-        reference: what was typed.
+        reference: the user's reference.
         trust: whether the file may name a backbone ``package.module:factory``, which is then imported and called;
-            without, an architecture of timm.
+            otherwise only an architecture of timm.
 
     Raises:
-        ValueError: there is no such folder, or what is there can't be used; the message says why.
+        ValueError: there is no such folder, or its files can't be used; the message says why.
     """
     if not reference.startswith(PREFIX):
         return None
@@ -118,7 +118,7 @@ def load_fit(reference: str, *, trust: bool = False) -> LoadedModel | None:
 
 
 def _masker_file(folder: Path, wanted: bool | None) -> Path | None:
-    """The file of the masker, where the classifier was trained with one."""
+    """Return the masker's file, if the classifier was trained with one."""
     if wanted is False or (wanted is None and not (folder / MASKER_FILE).exists()):
         return None
     try:
@@ -128,13 +128,13 @@ def _masker_file(folder: Path, wanted: bool | None) -> Path | None:
 
 
 def _built(backbone: str, file: Path, saved: Snapshot, trust: bool) -> tuple[LoadedModel, Any]:
-    """The backbone that a file names, and a copy of it with a head for the file's classes."""
+    """Build the backbone that a file names, and a copy of it with a head for the file's classes."""
     ours = backbone.startswith("timm:")
     check_reference_in_file(backbone.removesuffix("@random") if ours else backbone, file, trust=trust)
     try:
         with ExitStack() as stack:
             stack.enter_context(reading(file.parent))
-            stack.enter_context(kept_random_state())  # the first weights of layers are drawn
+            stack.enter_context(kept_random_state())  # initial weights of layers are random
             if ours:
                 stack.enter_context(no_larger_than(saved.tensors, str(file)))
             loaded = plugins.load_model(backbone)
@@ -144,7 +144,7 @@ def _built(backbone: str, file: Path, saved: Snapshot, trust: bool) -> tuple[Loa
 
 
 def masker_of(model: nn.Module) -> str | None:
-    """The file of the masker that a model from ``align:FOLDER`` brings, also where a wrapper asks it questions."""
+    """Return the masker's file of a model from ``align:FOLDER``, also inside a ``QuestionModel``."""
     inner = unwrapped(model)[0]
     while isinstance(inner, QuestionModel):
         inner = unwrapped(inner.model)[0]
@@ -153,5 +153,5 @@ def masker_of(model: nn.Module) -> str | None:
 
 
 def without_weights(backbone: str) -> str:
-    """A reference to the same architecture whose weights need not be fetched, since others take their place."""
+    """Return a reference to the same architecture without pretrained weights, which would be replaced anyway."""
     return f"{backbone.partition('@')[0]}@random" if backbone.startswith("timm:") else backbone

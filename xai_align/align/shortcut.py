@@ -1,10 +1,10 @@
-"""Signs that a classifier lives on a shortcut, found without anybody's masks.
+"""Search for signs of shortcut learning, without ground-truth masks.
 
-Alignment makes a classifier look where a masker points, and the masker points at what the classifier
-uses. If that is a background that goes with the label, both agree on the background, and neither can
-know better: every score on data of this kind stays good. What can be seen is that answers survive where
-they shouldn't, or that the mask lies where things rarely are. A sign is a reason to look, no proof:
-the colour of a lemon is no shortcut. And no sign is no proof of the contrary.
+Alignment trains a classifier to use the region that the masker marks, and the masker marks the region that
+the classifier uses. If that is a background correlated with the label, both agree on the background, and every
+score on data with the same correlation stays good. Detectable signs are predictions that survive the removal of
+the object, and masks in regions where objects rarely are. A sign is a reason to check, not a proof: the colour of
+a lemon is not a shortcut. The absence of signs is not a proof either.
 """
 
 from __future__ import annotations
@@ -24,33 +24,47 @@ from xai_align.align.training.reading import BatchReader
 
 __all__ = ["Limits", "ShortcutWarning", "Shortcuts", "find_shortcuts"]
 
-#: What the mask marks is taken away, but at least and at most these shares of the positions: little says nothing
-#: of large things, and without nearly everything nothing can be found.
+#: Smallest and largest share of the positions that is removed: removing little is uninformative for large objects,
+#: and removing nearly everything for all objects.
 REMOVED = (0.25, 0.75)
-#: The frame of an image is so wide, as a share of its shorter side.
+#: Width of an image's frame, as a share of its shorter side.
 FRAME = 1 / 8
-#: A mask whose values spread less than this has no order of positions, and no place.
+#: Masks with a smaller standard deviation are treated as constant.
 FLAT = 0.02
-#: Fewer images say too little.
+#: Minimum number of images for a meaningful accuracy.
 FEWEST = 50
 
 
 class ShortcutWarning(UserWarning):
-    """A classifier shows signs of living on a shortcut."""
+    """Warning of signs that a classifier relies on a shortcut.
+
+    Example::
+
+        import warnings
+
+        labels = torch.arange(64) % 2
+        images = torch.eye(3)[labels][:, :, None, None] + 0.1 * torch.randn(64, 3, 16, 16)  # red or green, by label
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", ShortcutWarning)
+            try:
+                AlignTrainer(model, recipe="erm", learning_rate=0.01).fit([(images, labels)], epochs=5)
+            except ShortcutWarning as warning:
+                print(warning)  # the signs that were found
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Where a measure becomes a sign; see :func:`find_shortcuts` for the measures.
+    """Limits above which a measure is a sign; see :func:`find_shortcuts` for the measures.
 
     Measured on digits on textures (``benchmarks/align/digits.py``): ``shuffled`` was at least 0.8 in every fit where
-    the hue of the background tells the label, and at most 0.05 where the background says nothing.
+    the hue of the background predicts the label, and at most 0.05 where the background is uninformative.
 
     Attributes:
-        without_layout: of ``shuffled`` and ``plain_colour``.
-        without_mask: of ``removed``.
-        on_frame: of ``on_frame``.
-        same_place: of ``same_place``.
+        without_layout: limit of ``shuffled`` and ``plain_colour``.
+        without_mask: limit of ``removed``.
+        on_frame: limit of ``on_frame``.
+        same_place: limit of ``same_place``.
     """
 
     without_layout: float = 0.4
@@ -61,11 +75,11 @@ class Limits:
 
 @dataclass(frozen=True)
 class Shortcuts:
-    """What was found.
+    """Result of :func:`find_shortcuts`.
 
     Attributes:
-        signs: sentences for people; empty if no measure is beyond its limit.
-        measures: all numbers by name; NaN where one could not be taken.
+        signs: the signs as sentences; empty if no measure exceeds its limit.
+        measures: all measures by name; NaN where one is undefined.
     """
 
     signs: tuple[str, ...]
@@ -88,36 +102,41 @@ def find_shortcuts(
 ) -> Shortcuts:
     """Look for signs of a shortcut.
 
-    Shares are of the accuracy above guessing: ``(a - g) / (a_0 - g)``, ``a_0`` the accuracy on the images as
-    they are, ``g`` the share of the most frequent class. 1: nothing is lost. 0: no better than guessing.
+    Shares are of the accuracy above guessing: ``(a - g) / (a_0 - g)``, with ``a_0`` the accuracy on the unchanged
+    images and ``g`` the share of the most frequent class. 1: nothing is lost. 0: no better than guessing.
 
     ``shuffled``
-        the share that is left after each image's pixels change places at random: colours stay, things don't.
+        the share that is left after each image's pixels are permuted at random: colours remain, objects don't.
     ``plain_colour``
-        the share that is left where the whole image has its mean colour.
+        the share that is left if each image is replaced by its mean colour.
     ``removed``
-        the share that is left after the positions where the mask is highest became ``fill``: as many as it
-        marks (above one half), at least a quarter and at most three quarters.
+        the share that is left after the positions with the highest mask values are replaced by ``fill``: as many
+        as the mask marks (above one half), at least a quarter and at most three quarters.
     ``on_frame``
         the mask's mean in the outer eighth of the image over its mean everywhere.
     ``same_place``
-        how much of the masks' spread over positions their mean over the images explains; 1: all are the same.
+        the share of the masks' variance that their mean over the images explains; 1: all masks are the same.
 
-    Nothing of either network changes, nor the random state.
+    Neither the networks nor the random state are changed.
 
     Args:
         classifier: ``[N, C, H, W]`` to logits ``[N, K]``.
-        masker: ``[N, C, H, W]`` to ``[N, 1, H, W]`` in [0, 1]; None: only what concerns the classifier.
-        batches: yields ``(images, labels)``, as the training data do; best from data that weren't trained on.
-        examples: how many images are looked at; at least 50.
-        fill: what stands where something was removed, in the images' own scale: 0 is the data set's mean colour
-            where images are normalised.
+        masker: ``[N, C, H, W]`` to ``[N, 1, H, W]`` in [0, 1]; None: only the measures of the classifier.
+        batches: yields ``(images, labels)``, as the training data do; preferably held-out data.
+        examples: number of images to use; at least 50.
+        fill: value of removed pixels, in the scale of the images: 0 is the data set's mean colour if images are
+            normalised.
         seed: of the shuffling.
-        limits: where measures become signs.
-        read_batch: makes ``(images, labels)`` of what ``batches`` yields.
+        limits: limits above which measures are signs.
+        read_batch: converts an element of ``batches`` to ``(images, labels)``.
 
     Raises:
-        TypeError, ValueError: the batches can't be read, there are none, or masks don't fit the images.
+        TypeError, ValueError: the batches can't be read, there are none, or masks don't match the images.
+
+    Example::
+
+        found = find_shortcuts(model, Masker(), loader)
+        print(found)  # the signs, one a line, or "no sign of a shortcut"
     """
     if examples < FEWEST:
         raise ValueError(f"examples={examples} say too little about accuracy; give at least {FEWEST}")
@@ -145,14 +164,14 @@ def find_shortcuts(
 
 
 def shuffled(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Every image with its pixels in another order, its own; ``[N, C, H, W]``."""
+    """Permute the pixels of every image at random, each in its own order; ``[N, C, H, W]``."""
     n, c, h, w = images.shape
     order = torch.rand(n, 1, h * w, generator=generator).argsort(dim=2).to(images.device)
     return images.flatten(2).gather(2, order.expand(n, c, h * w)).view_as(images)
 
 
 def without(images: Tensor, masks: Tensor, fill: float) -> Tensor:
-    """The images with ``fill`` where the mask is highest, on as many positions as it marks, within ``REMOVED``."""
+    """Replace the positions with the highest mask values by ``fill``, as many as it marks, within ``REMOVED``."""
     flat = masks.flatten(1)
     positions = flat.shape[1]
     least, most = (max(1, round(share * positions)) for share in REMOVED)
@@ -164,7 +183,7 @@ def without(images: Tensor, masks: Tensor, fill: float) -> Tensor:
 def _collect(
     classifier: nn.Module, batches: Iterable[Any], examples: int, read_batch: Callable[[Any], Any] | None
 ) -> tuple[list[Tensor], Tensor]:
-    """The first so many images, batch by batch, where the classifier is, and their labels ``[M]`` on the CPU."""
+    """Return the first ``examples`` images in batches, on the classifier's device, and labels ``[M]`` on the CPU."""
     a_weight = next((p for p in classifier.parameters() if p.is_floating_point()), torch.empty(0))
     read = BatchReader(name="the images to check for shortcuts", read_batch=read_batch, dtype=a_weight.dtype)
     images, labels, count = [], [], 0
@@ -186,7 +205,7 @@ def _accuracy(classifier: nn.Module, images: Iterable[Tensor], labels: Tensor) -
 
 
 def _share(accuracy: float, clean: float, guess: float) -> float:
-    """What is left of the accuracy above guessing; NaN where there is hardly any."""
+    """Return the share of the accuracy above guessing that is left; NaN if there is hardly any to lose."""
     return max(0.0, (accuracy - guess) / (clean - guess)) if clean - guess > 0.05 else math.nan
 
 
@@ -199,7 +218,7 @@ def _masks(masker: nn.Module, images: Tensor) -> Tensor:
 
 
 def _of_masks(masks: list[Tensor]) -> dict[str, float]:
-    """How large and varied masks are, and where they lie. Sizes may differ between batches; then no place is shared."""
+    """Measure the size, spread and location of masks. If sizes differ between batches, ``same_place`` is NaN."""
     values = torch.cat([m.flatten() for m in masks]).double()
     found = {"mask_mean": float(values.mean()), "mask_spread": float(values.std(correction=0))}
     if found["mask_spread"] < FLAT:
@@ -215,7 +234,7 @@ def _of_masks(masks: list[Tensor]) -> dict[str, float]:
 
 
 def _frame(masks: Tensor) -> Tensor:
-    """``[H, W]``, True in the outer eighth."""
+    """Return the frame, ``[H, W]``, True in the outer eighth."""
     h, w = masks.shape[2:]
     width = max(1, round(FRAME * min(h, w)))
     inside = torch.zeros(h, w, dtype=torch.bool, device=masks.device)

@@ -1,4 +1,4 @@
-"""The trainer: any classifier and any loader in, a classifier that looks where the evidence is and a masker out."""
+"""Trainer of ALIGN: takes any classifier and any loader, and trains the classifier together with a masker."""
 
 from __future__ import annotations
 
@@ -25,59 +25,65 @@ from xai_align.hookspecs import FeatureSpace
 
 
 class AlignTrainer:
-    """Trains a classifier and a masker together, in place: ALIGN, from its published description.
+    """Trainer of a classifier and a masker together, in place: ALIGN, from its published description.
 
-    The masker learns to keep what the classifier needs and to drop the rest; the classifier learns its labels, and
-    that its Grad-CAM lies where the mask is. First the classifier may train alone (warm-up), then the masker alone,
-    then both take turns. Other training recipes train the same classifier for comparison.
+    The masker learns to keep the pixels that the classifier needs and to drop the rest; the classifier learns the
+    labels, and to align its Grad-CAM with the mask. The classifier can first train alone (warm-up), then the masker
+    alone, then both alternate. Other training recipes train the same classifier for comparison.
 
-    The weights of both networks change and nothing else does: train and eval mode, ``requires_grad``, ``.grad``, hooks,
-    device, random states and the loaders' generators are as before, also after an exception. A classifier in eval
-    mode is trained in train mode; if only some of its modules are in eval mode, these stay so (frozen BatchNorm).
+    Only the weights of both networks change: train and eval mode, ``requires_grad``, ``.grad``, hooks, device, random
+    states and the loaders' generators are as before, also after an exception. A classifier in eval mode is trained in
+    train mode; if only some of its modules are in eval mode, these stay in it (frozen BatchNorm).
 
-    What is promised of repetition: on a CPU, with as many threads and the same arguments, two fits are equal to the
-    last bit, and so is one that was stopped and resumed, at the ends of epochs: an epoch that was interrupted is begun
-    again. Before each epoch the loader's random states (torch's, numpy's, Python's, its own generator, a sampler's
-    ``set_epoch``) are set by seed and epoch, and they are kept apart from what the networks draw. Loaders with other
-    hidden state, and persistent workers, are their owner's to make repeatable.
+    Reproducibility: on a CPU, with the same arguments and number of threads, two fits are bitwise equal, and so is one
+    that was stopped and resumed; an interrupted epoch starts over. Before each epoch the loader's random states
+    (torch's, numpy's, Python's, its own generator, a sampler's ``set_epoch``) are set by seed and epoch, separately
+    from the networks' random numbers. Loaders with other hidden state, and persistent workers, have to be made
+    reproducible by the caller.
 
-    Several processes (``accelerate launch``, ``torchrun``) share each of the loader's batches, so that they train to
-    what one process does; give all of them the same loader. Batch statistics are those of a process's own part.
+    Several processes (``accelerate launch``, ``torchrun``) share each of the loader's batches, so that the result is
+    that of one process; give all of them the same loader. Batch statistics are those of each process's own part.
 
     Args:
-        classifier: images ``[N, C, H, W]`` to logits ``[N, K]``. Of a compiled or data-parallel one the network
+        classifier: images ``[N, C, H, W]`` to logits ``[N, K]``. If it is compiled or data-parallel, the network
             inside is trained, which shares its weights.
         masker: images to masks ``[N, 1, H, W]`` in [0, 1]; None: a :class:`~xai_align.align.masker.Masker`.
-        target_layer: where the CAM is taken; None: found, see :func:`~xai_align.align.look.cam_space`.
+        target_layer: layer of the CAM; None: found automatically, see :func:`~xai_align.align.look.cam_space`.
         recipe: a :class:`~xai_align.align.recipe_record.Recipe`, or the name of a training recipe (see ``xai-align
             methods``).
-        warmup_epochs: how long the classifier trains alone, on what needs no mask (of recipes that look at masks; the
-            others have nothing to warm up for).
-        masker_only_epochs: how long the masker trains alone after that.
+        warmup_epochs: epochs of the classifier alone, on the terms that need no mask (only in recipes with terms that
+            need one).
+        masker_only_epochs: epochs of the masker alone after that.
         learning_rate: of the classifier's AdamW.
         masker_learning_rate: of the masker's Adam.
-        seed: of everything random.
-        out: folder for checkpoints, ``metrics.csv``, ``metrics.jsonl``, figures, and TensorBoard's events if it
+        seed: seed of all random numbers.
+        out: folder for checkpoints, ``metrics.csv``, ``metrics.jsonl``, figures, and TensorBoard events if it
             is installed.
         show_progress: show a progress bar.
-        options: everything else; None: the defaults of :class:`~xai_align.align.AlignOptions`.
+        options: further options; None: the defaults of :class:`~xai_align.align.AlignOptions`.
         **changed: single fields of the options, e.g. ``schedule="cosine"``.
 
     Attributes:
-        classifier: as it was given.
-        masker: None until the first batch, if none was given, and where the recipe trains none.
-        space: where the CAM is taken; None until the first batch.
-        recipe: what is learnt.
+        classifier: the given classifier.
+        masker: the masker; None until the first batch if none was given, and if the recipe trains none.
+        space: feature space of the CAM; None until the first batch.
+        recipe: the training recipe.
         settings: the other options.
 
     Raises:
-        TypeError, ValueError: an option is not possible.
+        TypeError, ValueError: an option is invalid.
 
     Warns:
         CollapseWarning: the masks have become the same everywhere.
-        ShortcutWarning: signs that the classifier uses what it should not.
+        ShortcutWarning: there are signs that the classifier relies on a shortcut.
 
     Source: Hong et al., "From Attribution to Action", AAAI 2026 (arXiv 2511.06944).
+
+    Example::
+
+        trainer = AlignTrainer(model, warmup_epochs=1, learning_rate=1e-4)
+        fit = trainer.fit(loader, validation=loader, epochs=2)
+        masks = fit.masker(images)  # [N, 1, H, W], in [0, 1]
     """
 
     def __init__(
@@ -145,70 +151,70 @@ class AlignTrainer:
 
     @property
     def classifier(self) -> nn.Module:
-        """As it was given."""
+        """The given classifier."""
         return self.bench.classifier
 
     @property
     def masker(self) -> nn.Module | None:
-        """None until the first batch, if none was given, and where the recipe trains none."""
+        """The masker; None until the first batch if none was given, and if the recipe trains none."""
         return self.bench.masker
 
     @property
     def space(self) -> FeatureSpace | None:
-        """Where the CAM is taken; None until the first batch."""
+        """Feature space of the CAM; None until the first batch."""
         return self.bench.space
 
     def fit(self, train: Any, validation: Any = None, *, epochs: int) -> AlignFit:
-        """Train.
+        """Train the classifier, and the masker if the recipe has one.
 
-        With ``out``, a fit that is called again goes on from the end of its last whole epoch, as if it had never
+        With ``out``, calling it again resumes from the end of the last complete epoch, as if training had never
         stopped. So does a second call on the same trainer, or one after :meth:`resume`. If training is interrupted by
-        an exception, both networks have the best weights so far, or, as long as there are none, the last.
+        an exception, both networks have the best weights so far, or the last ones if there are none yet.
 
         Args:
-            train: a DataLoader, or anything that can be gone through again and again; it yields ``(images, labels)``,
-                ``(images, labels, masks)`` or :class:`~xai_align.align.views.batch.TrainingBatch`, or what
-                ``read_batch`` turns into one of these. Images are float ``[N, C, H, W]``, preprocessed; labels int
-                ``[N]``; masks ``[N, 1, H, W]`` in [0, 1], NaN where nothing is known.
-            validation: the same, from the domain that is trained on: what is kept must not be chosen on another one.
-                None: nothing is measured, and the last weights are kept.
-            epochs: in all, those before a resumption included.
+            train: a DataLoader, or another iterable that can be iterated repeatedly; it yields ``(images, labels)``,
+                ``(images, labels, masks)`` or :class:`~xai_align.align.views.batch.TrainingBatch`, or batches that
+                ``read_batch`` converts to one of these. Images are float ``[N, C, H, W]``, preprocessed; labels int
+                ``[N]``; masks ``[N, 1, H, W]`` in [0, 1], NaN where unknown.
+            validation: the same, from the training domain: weights must not be selected on another domain. None: no
+                validation, and the last weights are kept.
+            epochs: total number of epochs, including those before a resumption.
 
         Returns:
             An :class:`~xai_align.align.align_fit.AlignFit`.
 
         Raises:
-            TypeError, ValueError: data, networks or a checkpoint don't fit; the message says what to do.
-            DivergedError: a loss or gradient is NaN or infinite. The weights are those before that batch, and the last
-                checkpoint can be resumed.
+            TypeError, ValueError: data, networks or a checkpoint are invalid; the message says what to do.
+            DivergedError: a loss or gradient is NaN or infinite. The weights are those before that batch, and training
+                can resume from the last checkpoint.
         """
         return fit(self, train, validation, epochs)
 
     def masker_step(self, batch: Any) -> dict[str, float]:
-        """One step of the masker, for a loop of one's own; the classifier stays as it is.
+        """Make one step of the masker, for custom training loops; the classifier is not changed.
 
         Args:
             batch: as a loader yields it.
 
         Returns:
-            The loss, its terms, and what kind of masks there were.
+            The loss, its terms, and statistics of the masks.
         """
         return self.bench.own_step(batch, self.read_batch, who="masker")
 
     def classifier_step(self, batch: Any) -> dict[str, float]:
-        """One step of the classifier, on all terms, for a loop of one's own; the masker stays as it is."""
+        """Make one step of the classifier, on all terms, for custom training loops; the masker is not changed."""
         return self.bench.own_step(batch, self.read_batch, who="classifier")
 
     def state_dict(self) -> dict[str, Any]:
-        """All that training goes on from: ``{"tensors": {name: tensor}, "numbers": {...}}``, in plain types."""
+        """Return the state for resuming: ``{"tensors": {name: tensor}, "numbers": {...}}``, in plain types."""
         snapshot = self.bench.snapshot()
         return {"tensors": dict(snapshot.tensors), "numbers": dict(snapshot.numbers)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go back to what :meth:`state_dict` gave.
+        """Restore a state from :meth:`state_dict`.
 
         Raises:
-            ValueError: it is of a trainer with other networks or options; the message says which.
+            ValueError: it is from a trainer with other networks or options; the message says which.
         """
         self.bench.load(state["tensors"], state["numbers"], "the state")
 
@@ -224,14 +230,14 @@ class AlignTrainer:
         return self.bench.save(Path(path))
 
     def resume(self, path: str | Path) -> None:
-        """Go back to a checkpoint, so that :meth:`fit` goes on from there.
+        """Load a checkpoint, so that :meth:`fit` resumes from there.
 
         Args:
             path: a checkpoint, a folder of them, or the folder that a fit wrote into.
 
         Raises:
             FileNotFoundError: there is none.
-            ValueError: it is damaged, or of a trainer with other networks or options.
+            ValueError: it is damaged, or from a trainer with other networks or options.
         """
         self.bench.resume(Path(path))
 

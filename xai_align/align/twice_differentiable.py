@@ -1,4 +1,4 @@
-"""Attention that can be differentiated twice: the fused kernels have a first derivative only."""
+"""Twice differentiable attention: the fused kernels have a first derivative only."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 @contextmanager
 def twice_differentiable() -> Iterator[None]:
-    """Inside, ``scaled_dot_product_attention`` is computed by plain operations, which is slower and takes more memory.
+    """Compute ``scaled_dot_product_attention`` with plain operations inside the block: slower, and with more memory.
 
-    A loss on a second-order CAM, or on the gradient of a logit, needs the derivative of a derivative.
+    A loss on a second-order CAM, or on the gradient of a logit, needs second derivatives.
     """
     with sdpa_kernel(SDPBackend.MATH):
         yield

@@ -1,9 +1,9 @@
-"""Which activations a network calls, one after the other, in whatever spelling.
+"""Interception of the activations that a network calls, in order and in any form.
 
-Modules, functions, methods, in-place forms and reused modules are all seen,
-since every operation between the start and the end of the model's forward
-pass goes through :class:`ActivationWatch`. Not seen are operations inside
-compiled or scripted code and inside custom autograd functions.
+Modules, functions, methods, in-place forms and reused modules are all covered,
+since every operation of the model's forward pass goes through
+:class:`ActivationWatch`. Operations inside compiled or scripted code and inside
+custom autograd functions are not intercepted.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from torch.utils._pytree import tree_leaves
 from xai_align._tools.thread_state import restores_thread_state
 from xai_align.pinet.gates.rule_registry import operation_name
 
-#: Kinds of activations that have silent units: for all inputs below 0, or about so, they give 0 or less.
+#: Activations with silent units: an output of 0 or less for (almost) all inputs below 0.
 CLIPPABLE = ("relu", "relu6", "gelu", "silu", "hardswish")
-#: Activations whose units are never silent, or not at 0; named in messages only.
+#: Activations whose units are never silent, or not at 0; used in messages only.
 OTHERS = frozenset(
     "leaky_relu rrelu prelu elu selu celu mish softplus tanh sigmoid hardsigmoid hardtanh threshold "
     "softsign tanhshrink softshrink hardshrink logsigmoid glu".split()
@@ -33,7 +33,7 @@ _name = cache(operation_name)
 
 
 def activation_kind(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
-    """The kind of activation this call is: one of :data:`CLIPPABLE` or :data:`OTHERS`, or None."""
+    """Return the kind of activation of a call: one of :data:`CLIPPABLE` or :data:`OTHERS`, or None."""
     name = _name(func).removeprefix("_")  # F.threshold is called _threshold
     if name in CLIPPABLE:
         return name
@@ -50,7 +50,7 @@ def activation_kind(func: Callable[..., Any], args: Sequence[Any], kwargs: Mappi
 
 
 def _one_sided(low: Any, high: Any) -> str | None:
-    """A clamp from below at 0 is ReLU; with 6 above it is ReLU6; others are no activation."""
+    """Return the kind of a clamp: from below at 0 it is ReLU, with 6 above ReLU6, else None."""
     if not _is(low, 0):
         return None
     return "relu" if high is None or _is(high, float("inf")) else "relu6" if _is(high, 6) else None
@@ -65,30 +65,30 @@ def _is(value: Any, number: float) -> bool:
 
 
 class ActivationWatch(TorchFunctionMode):
-    """Calls :meth:`see` for every activation while a watched module runs, and only then.
+    """Base class that calls :meth:`see` for every activation while a watched module runs.
 
-    :meth:`watch` is given a replica; the interception is on in its forward pass alone. :meth:`begin` and
-    :meth:`end` are told of every forward pass.
+    :meth:`watch` takes a replica; the interception is active in its forward pass only. :meth:`begin` and
+    :meth:`end` are called for every forward pass.
     """
 
     def begin(self, batch: int | None) -> None:
-        """A forward pass of this many inputs starts (None: it is given no tensor)."""
+        """Start a forward pass with this batch size (None: it has no tensor input)."""
 
     def see(self, kind: str, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """An activation is called: give its output."""
+        """Return the output of an activation call."""
         raise NotImplementedError
 
     def end(self) -> None:
-        """A forward pass came to its end."""
+        """End a forward pass."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Look at one operation (called by PyTorch, with the interception off)."""
+        """Handle one operation (called by PyTorch, with the interception off)."""
         kwargs = kwargs or {}
         kind = activation_kind(func, args, kwargs)
         return func(*args, **kwargs) if kind is None else self.see(kind, func, args, kwargs)
 
     def watch(self, replica: nn.Module) -> None:
-        """From now on, see the activations of this module, which is a replica: its forward pass is replaced."""
+        """Intercept the activations of a replica from now on, by replacing its forward method."""
         plain = replica.forward
 
         @restores_thread_state
@@ -103,7 +103,7 @@ class ActivationWatch(TorchFunctionMode):
 
 
 def batch_size(*inputs: Any) -> int | None:
-    """The length of the first tensor in (nested) inputs."""
+    """Return the length of the first tensor in (nested) inputs."""
     for leaf in tree_leaves(inputs):
         if isinstance(leaf, Tensor) and leaf.dim():
             return len(leaf)
@@ -111,10 +111,10 @@ def batch_size(*inputs: Any) -> int | None:
 
 
 def running_modules(root: nn.Module, names: Mapping[int, str]) -> list[str]:
-    """The modules of ``root`` whose code is running, innermost first, from the stack.
+    """Return the modules of ``root`` whose code is running, innermost first, from the call stack.
 
     Args:
-        root: the model; nothing outside it counts.
+        root: the model; frames outside it are ignored.
         names: the name of each module, by its ``id``.
     """
     found: list[str] = []
@@ -130,10 +130,10 @@ def running_modules(root: nn.Module, names: Mapping[int, str]) -> list[str]:
 
 
 def check_visible(model: nn.Module) -> None:
-    """Raise where parts of ``model`` are compiled or scripted.
+    """Raise if parts of ``model`` are compiled or scripted.
 
     Raises:
-        ValueError: their activations could not be seen.
+        ValueError: they are; their activations can't be intercepted.
     """
     for name, module in model.named_modules():
         compiled = hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None

@@ -1,19 +1,18 @@
-"""The average clipped gradient: how the answer rises with each pixel on the way from a solid colour to the image.
+"""Average clipped gradient: slope of the answer at each pixel on the path from a solid colour to the image.
 
 For composites ``Phi(alpha; r) = alpha * x + (1 - alpha) * r`` with a mask
 ``alpha`` of one channel, the slope of the answer at a pixel ``i`` is
 
     d answer / d alpha_i  =  sum_c g_ci (x_ci - r_ci)        g: the (clipped) gradient at the composite
 
-and the map is its mean over a few points of the straight way, ``alpha`` the
-same everywhere, and a few colours ``r``. Nothing is optimised: ten passes in
-place of the five hundred of :func:`~xai_align.fei.nested.nested_masks`, whose
-steps go along this gradient. How close the two stay to each other is our own
-question and not the paper's; it is measured in the benchmarks. Expect them to
-agree about regions and not about single pixels.
+and the map is its mean over a few points of the straight path, with a constant
+``alpha``, and a few colours ``r``. Nothing is optimised: ten passes instead of
+the five hundred of :func:`~xai_align.fei.nested.nested_masks`, whose steps follow
+this gradient. The benchmarks measure how close the two are, which the paper does
+not. Expect them to agree on regions but not on single pixels.
 
 :func:`clipped_answers` is shared with the solvers: it prepares the network and
-answers for composites.
+computes answers for composites.
 """
 
 from __future__ import annotations
@@ -51,28 +50,33 @@ def clipped_gradient(
     seed: int = 0,
     additional_forward_args: Any = None,
 ) -> Tensor:
-    """The mean clipped gradient with respect to a one-channel mask; see the module for the formula.
+    """Compute the mean clipped gradient with respect to a one-channel mask; see the module for the formula.
 
     Args:
         model: gives logits ``[N, ...]``; in eval mode.
         inputs: images ``[N, C, H, W]``.
         questions: one for each image.
-        points: the values of ``alpha`` along the way, in [0, 1].
-        colours: how many references are drawn; where the baselines are fixed there is one.
-        clip: how gradients are clipped, see :func:`~xai_align.fei.gradient_clipping.clip_gradients`.
+        points: the values of ``alpha`` along the path, in [0, 1].
+        colours: number of random references; with fixed baselines there is one.
+        clip: rule of gradient clipping, see :func:`~xai_align.fei.gradient_clipping.clip_gradients`.
         clip_layers: names of the modules inside which they are clipped; None: all.
         normalization: ``(mean, std)`` of the images, for random colours; see
             :func:`~xai_align.fei.solid_colours.references`.
-        baselines: what stands where the image is hidden; None: random solid colours.
-        seed: of the random colours.
-        additional_forward_args: further arguments of the model; tensors of the batch's length go along
-            with the composites.
+        baselines: values of hidden pixels; None: random solid colours.
+        seed: seed of the random colours.
+        additional_forward_args: further arguments of the model; tensors of the batch's length are repeated for
+            the composites.
 
     Returns:
-        ``[N, H, W]``, float32 (float64 for float64 inputs), in units of the answer for the whole of a pixel.
+        ``[N, H, W]``, float32 (float64 for float64 inputs), in units of the answer per pixel.
 
     Raises:
-        TypeError, ValueError: the model, the inputs or an option is not fit, with what was found.
+        TypeError, ValueError: the model, the inputs or an option is invalid.
+
+    Example::
+
+        questions = [Question.why(281), Question.why_not(1, 3)]  # one for each image
+        slopes = clipped_gradient(model, images, questions)  # [N, H, W]
     """
     alphas = _check_points(points)
     check_count("colours", colours)
@@ -92,7 +96,7 @@ def clipped_gradient(
             alpha = x.new_tensor(alphas)[None, :, None, None].expand(len(x), -1, *x.shape[2:])
             alpha = alpha.contiguous().requires_grad_()
             answer = asked(composite(x, alpha, r.draw(step)))
-            # clipping asks which way minimising would push a unit; to raise the answer is to lower its opposite
+            # clipping assumes a loss that is minimised: the negative answer
             (g,) = torch.autograd.grad(-answer.sum(), alpha)
             _check_finite(answer, g)
             total -= g.mean(1)
@@ -102,7 +106,7 @@ def clipped_gradient(
 
 
 def composite(x: Tensor, alpha: Tensor, r: Tensor) -> Tensor:
-    """``Phi(alpha; r) = alpha * x + (1 - alpha) * r``, exactly ``x`` where alpha is 1 and ``r`` where it is 0.
+    """Return ``Phi(alpha; r) = alpha * x + (1 - alpha) * r``, exactly ``x`` where alpha is 1 and ``r`` where it is 0.
 
     Args:
         x: images ``[N, C, H, W]``.
@@ -117,12 +121,12 @@ def composite(x: Tensor, alpha: Tensor, r: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class ClippedAnswers:
-    """A network that is ready to be asked about composites of some images.
+    """Network that computes answers for composites of some images.
 
     Attributes:
         inputs: the images ``[N, C, H, W]``, detached, in the dtype of masks: float32, or float64 for float64.
         clipped: the activations whose gradients are clipped, e.g. "features.1 (relu)".
-        model: what is run: a copy of the network, which may be hooked.
+        model: the copy of the network that runs; it may have hooks.
     """
 
     inputs: Tensor
@@ -133,9 +137,9 @@ class ClippedAnswers:
     dtype: torch.dtype
 
     def __call__(self, composites: Tensor) -> Tensor:
-        """The answers ``[N, M]`` for composites ``[N, M, C, H, W]``: every image's own question to all its copies."""
+        """Return answers ``[N, M]`` for composites ``[N, M, C, H, W]``, by each image's own question."""
         n, m = composites.shape[:2]
-        # image-major, as the clipping expects: the copies of an image stand next to each other
+        # image-major, as the clipping expects: the copies of an image are adjacent
         logits = self.model(_laid_out(composites.flatten(0, 1).to(self.dtype)), *self._for_copies(m))
         logits = logits.to(self.inputs.dtype).unflatten(0, (n, m))
         # answers(questions, logits), all copies of an image at once
@@ -167,18 +171,18 @@ def clipped_answers(
     clip_layers: Layers | None,
     additional_forward_args: Any,
 ) -> Iterator[ClippedAnswers]:
-    """A copy of the network whose gradients are clipped; grad mode is on inside. The network itself is only read.
+    """Yield a copy of the network whose gradients are clipped, with grad mode enabled. The network is not changed.
 
     Raises:
-        TypeError, ValueError: the model or the inputs are not fit, or the logits of the images are not finite.
+        TypeError, ValueError: the model or the inputs are invalid, or the logits of the images are not finite.
     """
     check_model(model)
     check_images(model, inputs)
     asked = as_questions(list(questions), len(inputs))
     extra = forward_arguments(additional_forward_args)
     with torch.inference_mode(False), torch.enable_grad():
-        x = _laid_out(inputs.detach().clone())  # also a tensor of inference mode becomes a usual one
-        with torch.no_grad():  # what is wrong with a network, or with a question, shows before the work begins
+        x = _laid_out(inputs.detach().clone())  # the copy is a normal tensor, also of one from inference mode
+        with torch.no_grad():  # fail early if something is wrong with the network or a question
             answers(asked, check_logits(model(x, *extra)))
         with clip_gradients(
             model, x, mode=clip, layers=clip_layers, additional_forward_args=additional_forward_args
@@ -189,7 +193,7 @@ def clipped_answers(
 
 
 def check_images(model: nn.Module, inputs: Tensor) -> None:
-    """Raise if ``inputs`` are no images.
+    """Raise if ``inputs`` are not a batch of images.
 
     Raises:
         TypeError: not a floating tensor.
@@ -218,10 +222,10 @@ def _check_finite(answer: Tensor, g: Tensor) -> None:
 
 
 def _laid_out(x: Tensor) -> Tensor:
-    """On a CPU convolutions are quicker when a pixel's channels stand together.
+    """Return a copy in the channels-last layout on a CPU, where convolutions are faster with it.
 
-    Always a copy: ``contiguous`` would leave a batch of one with strides that convolutions take for the other
-    layout. The same image would then be rounded in two ways, and where a mask shows nothing yet, rounding
-    decides which of many equal pixels a max pooling takes.
+    It is always a copy: ``contiguous`` would leave a batch of one with strides that convolutions take for the
+    other layout. The same image would then be rounded in two ways, and where a mask hides everything, rounding
+    decides which of many equal pixels a max pooling selects.
     """
     return x.clone(memory_format=torch.channels_last) if x.device.type == "cpu" else x.contiguous()

@@ -1,4 +1,4 @@
-"""The average clipped gradient as an attribution method, with Captum's call."""
+"""The average clipped gradient as an attribution method with Captum's interface."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from xai_align.question import target_or_only_output
 
 
 class ClippedGradientMethod:
-    """Mean slope of the answer on the way from solid colours to the image, its computation not rerouted.
+    """Attribution method by the mean clipped gradient of the answer on the path from solid colours to the image.
 
     Signed, in units of the answer; nothing is optimised. See :func:`~xai_align.fei.clipped_gradient`.
 
     Args:
         forward_func: the model, an ``nn.Module`` in eval mode that returns logits.
-        internal_batch_size: how many images are worked on at a time; None: 8.
+        internal_batch_size: number of images processed at a time; None: 8.
         **options: ``points``, ``colours``, ``clip``, ``clip_layers``, ``normalization``, ``baselines``, ``seed``.
-            All of these hold for every call that does not say otherwise.
+            All of these are defaults that a call can override.
 
     Raises:
         TypeError: there is no such option.
 
-    Source: the gradient that FEI's steps go along (Zhang & McMillan, arXiv 2509.04588); its mean is ours.
+    Source: the gradient of FEI's steps (Zhang & McMillan, arXiv 2509.04588); its mean is ours.
 
     Example::
 
@@ -67,7 +67,7 @@ class ClippedGradientMethod:
             TypeError: there is no such option.
             TargetError: (an AssertionError) the target does not fit the output.
             NothingToClip: (a ValueError) the model has no activation to clip; ``clip="none"`` goes without.
-            ValueError: inputs, model or an option are not fit; the message says what to do.
+            ValueError: inputs, model or an option are invalid; the message says what to do.
         """
         images = only_one("inputs", inputs)
         chosen = {"baselines": only_one("baselines", baselines), "normalization": normalization}

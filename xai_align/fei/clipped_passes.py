@@ -1,4 +1,4 @@
-"""The two kinds of forward passes of gradient clipping: one that remembers, and those whose gradients are clipped."""
+"""Forward passes of gradient clipping: the reference pass, and those whose gradients are clipped."""
 
 from __future__ import annotations
 
@@ -18,17 +18,26 @@ from xai_align.pinet.gates.rule_registry import is_inplace
 
 
 class NothingToClip(ValueError):
-    """The model calls no activation that could be clipped."""
+    """Error of a model without an activation that could be clipped.
+
+    Example::
+
+        linear = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10)).eval()
+        try:
+            found = optimize_masks(linear, images, solver="nested", n_iter=5)
+        except NothingToClip:
+            found = optimize_masks(linear, images, solver="nested", n_iter=5, clip="none")
+    """
 
 
 @dataclass(frozen=True)
 class ClippedCall:
-    """One activation call that is clipped.
+    """Activation call that is clipped.
 
     Attributes:
         layer: the innermost module that was running; "" for the model itself.
         kind: "relu", "relu6", "gelu", "silu" or "hardswish".
-        units: how many units it has for one image.
+        units: number of units per image.
     """
 
     layer: str
@@ -38,13 +47,13 @@ class ClippedCall:
 
 @dataclass
 class Clipping:
-    """What is clipped, and how much has been so far.
+    """Clipped calls, and counts of clipped gradient entries so far.
 
     Attributes:
         mode: the rule's name.
         model: the module to run inside the block, a replica that shares the model's parameters without their gradients.
         calls: the calls that are clipped, in the model's order.
-        gradient_entries: how many entries of gradients came by.
+        gradient_entries: number of gradient entries that passed the clipped calls.
     """
 
     mode: str
@@ -55,16 +64,16 @@ class Clipping:
 
     @property
     def clipped_entries(self) -> int:
-        """How many of these entries were set to zero and had not been zero (waits for the device)."""
+        """Number of these entries that were set to zero and had not been zero (synchronises with the device)."""
         return sum(int(count) for count in self._clipped.values())
 
     @property
     def extended(self) -> tuple[str, ...]:
-        """Kinds beyond ReLU that are clipped; for them the rule is an extension of ours."""
+        """Clipped kinds other than ReLU; for them the rule is our extension."""
         return tuple(dict.fromkeys(call.kind for call in self.calls if call.kind != "relu"))
 
     def count(self, g: Tensor, kept: Tensor) -> None:
-        """A gradient came by, and this was kept of it."""
+        """Count a gradient and the entries that were kept."""
         self.gradient_entries += g.numel()
         changed = (kept.detach() != g.detach()).sum()
         so_far = self._clipped.get(g.device)
@@ -73,13 +82,13 @@ class Clipping:
 
 @dataclass(frozen=True)
 class ReferenceCall:
-    """One activation call of the reference pass.
+    """Activation call of the reference pass.
 
     Attributes:
         kind: as in :class:`ClippedCall`, and so is ``layer``.
         shape: of the output.
         dtype: of the output.
-        remembered: what the rule has to know, in the output's shape; None if the call is not clipped.
+        remembered: values that the rule needs, in the output's shape; None if the call is not clipped.
     """
 
     kind: str
@@ -93,12 +102,12 @@ class ReferenceCall:
 
 
 class ReferencePass(ActivationWatch):
-    """Remembers, call by call, what the rule has to know.
+    """Reference pass that stores, for each call, the values that the rule needs.
 
     Args:
         model: the network that is watched, a replica.
         rule: the rule.
-        layers: names of the modules of ``model`` inside which to clip; None: wherever an output has positions.
+        layers: names of the modules of ``model`` inside which to clip; None: wherever an output has spatial positions.
     """
 
     def __init__(self, model: nn.Module, rule: ClippingRule, layers: frozenset[str] | None) -> None:
@@ -112,7 +121,7 @@ class ReferencePass(ActivationWatch):
 
     @restores_thread_state
     def run(self, model: nn.Module, inputs: tuple[Any, ...]) -> None:
-        """Run ``model``, which is the watched one or calls it.
+        """Run ``model``, which is the watched network or calls it.
 
         Raises:
             NothingToClip: no call is to be clipped.
@@ -130,7 +139,7 @@ class ReferencePass(ActivationWatch):
             )
 
     def records(self) -> tuple[ClippedCall, ...]:
-        """What is going to be clipped."""
+        """Return the calls that will be clipped."""
         return tuple(
             ClippedCall(call.layer, call.kind, call.shape.numel() // self.batch)
             for call in self.calls
@@ -138,11 +147,11 @@ class ReferencePass(ActivationWatch):
         )
 
     def begin(self, batch: int | None) -> None:
-        """Start anew: the last pass counts."""
+        """Reset: only the last pass counts."""
         self.batch, self.calls, self._others = batch or 1, [], Counter()
 
     def see(self, kind: str, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """Note the call, and what the rule has to know of its output."""
+        """Store the call, and the values of its output that the rule needs."""
         out = func(*args, **kwargs)
         if kind not in CLIPPABLE:
             self._others[kind] += 1
@@ -164,7 +173,7 @@ class ReferencePass(ActivationWatch):
 
 
 class ClippedPasses(ActivationWatch):
-    """Compares every forward pass with the reference, call by call, and hooks the outputs."""
+    """Forward passes that are matched with the reference, call by call, with hooks on the outputs."""
 
     def __init__(self, reference: ReferencePass, clipping: Clipping) -> None:
         super().__init__()
@@ -173,7 +182,7 @@ class ClippedPasses(ActivationWatch):
         self._position, self._copies = 0, 1
 
     def begin(self, batch: int | None) -> None:
-        """Start again at the first call, and see how many copies of each image there are."""
+        """Restart at the first call, and determine the number of copies of each image."""
         batch = self._batch if batch is None else batch
         if batch == 0 or batch % self._batch:
             raise ValueError(
@@ -195,12 +204,12 @@ class ClippedPasses(ActivationWatch):
         return out if view is None else view.copy_(out)
 
     def end(self) -> None:
-        """See that no call is missing."""
+        """Check that no call is missing."""
         if self._position != len(self._calls):
             raise RuntimeError(_OUT_OF_STEP + f"{len(self._calls)} activations were called, now {self._position}")
 
     def _counterpart(self, kind: str, out: Tensor) -> ReferenceCall:
-        """What the reference called at this place."""
+        """Return the corresponding call of the reference."""
         if self._position == len(self._calls):
             raise RuntimeError(_OUT_OF_STEP + f"{len(self._calls)} activations were called, now there are more")
         call = self._calls[self._position]
@@ -215,7 +224,7 @@ class ClippedPasses(ActivationWatch):
         return call
 
     def _split(self, call: ReferenceCall, out: Tensor) -> tuple[int, int, int]:
-        """How axis 0 of ``out`` falls into images, copies of them, and what one copy has there (1, or its windows)."""
+        """Return the split of axis 0 of ``out`` into images, copies, and entries per copy (1, or its windows)."""
         images, axis = self._batch, call.shape[0] if call.shape else 0
         if axis % images or tuple(out.shape) != (axis * self._copies, *call.shape[1:]):
             raise RuntimeError(
@@ -230,7 +239,7 @@ class ClippedPasses(ActivationWatch):
         if split is not None:
             images, _, rest = split
             remembered, now = remembered.unflatten(0, (images, 1, rest)), now.unflatten(0, split)
-        # Booleans, taken now: the output's memory may be written to before the gradient comes.
+        # Booleans, computed now: the output may be modified in place before the backward pass.
         passes = self._rule.passes(remembered, now)
         clipping = self._clipping
 
@@ -243,10 +252,10 @@ class ClippedPasses(ActivationWatch):
 
 
 def _written_view(func: Callable[..., Any], args: Any, kwargs: Mapping[str, Any]) -> Tensor | None:
-    """The view that this call writes into, if it is one that needs a gradient.
+    """Return the view that this call writes into, if it is one that requires a gradient.
 
-    The gradient of its base goes by the view's own hooks. So the activation is
-    computed beside it, hooked, and copied in.
+    The gradient of its base bypasses the view's own hooks. So the activation is
+    computed separately, hooked, and copied in.
     """
     x = args[0] if args else None
     if not isinstance(x, Tensor) or not (is_inplace(func) or kwargs.get("inplace")):

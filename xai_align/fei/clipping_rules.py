@@ -1,9 +1,9 @@
-"""Which pushes on a unit pass backward: the rules of selective gradient clipping.
+"""Rules of selective gradient clipping: which gradient entries pass through an activation.
 
-Let ``a0`` be what an activation gave for the reference image, ``a`` what it
-gives now, and ``g = dL/da`` the gradient there of a loss ``L`` that is *minimised*.
-A step of descent lowers the unit where ``g > 0`` and raises it where ``g <= 0``.
-A rule says, for every unit, which of the two passes; the rest of ``g`` is set to zero:
+Let ``a0`` be an activation's output for the reference image, ``a`` its current
+output, and ``g = dL/da`` the gradient of a loss ``L`` that is *minimised*.
+Gradient descent lowers the unit where ``g > 0`` and raises it where ``g <= 0``.
+A rule defines for every unit which of the two passes; the rest of ``g`` is set to zero:
 
 | rule   | the unit may fall (keep g > 0)       | the unit may rise (keep g <= 0) |
 |--------|--------------------------------------|---------------------------------|
@@ -17,11 +17,11 @@ A rule says, for every unit, which of the two passes; the rest of ``g`` is set t
 The first five are FEI's (Zhang & McMillan, arXiv 2509.04588), with the
 boundaries of its published code: at ``a == a0`` ivm lets a unit rise, vm does not.
 
-``silent`` is ours. Units that the reference image leaves silent are held
-constant, so what comes back is the gradient of one scalar function. The
-others are no gradient: what they let pass depends on the sign of ``g``.
-Under ibm a unit that was silent may fall and never rise, and every
-layer adds to that bias.
+``silent`` is ours. Units that are silent for the reference image are held
+constant, so the result is the gradient of one scalar function. That of the
+other rules is not a gradient: the entries that pass depend on the sign of ``g``.
+Under ibm a silent unit may fall and never rise, and this bias accumulates over
+layers.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ ClippingMode = Literal["ibm", "ivm", "avm", "vm", "fgvis", "silent", "none"]
 
 
 class Passes(NamedTuple):
-    """What passes, one boolean for each unit; None: everywhere."""
+    """Masks of what passes, one boolean for each unit; None: everywhere."""
 
     fall: Tensor | None
     rise: Tensor | None
@@ -48,11 +48,11 @@ class Passes(NamedTuple):
 
 @dataclass(frozen=True)
 class ClippingRule:
-    """One row of the table above.
+    """Rule of the table above.
 
     Attributes:
-        name: what it is called.
-        needs_values: it compares ``a`` with ``a0``; otherwise ``a0 > 0`` is all that it needs to know.
+        name: name of the rule.
+        needs_values: whether it compares ``a`` with ``a0``; otherwise it needs only ``a0 > 0``.
         passes: ``passes(a0, a)``; without ``needs_values``, ``passes(a0 > 0, a)``.
     """
 
@@ -61,7 +61,7 @@ class ClippingRule:
     passes: Callable[[Tensor, Tensor], Passes]
 
     def remember(self, a0: Tensor) -> Tensor:
-        """What the rule has to know of the reference, in memory of its own."""
+        """Return a copy of the values of the reference that the rule needs."""
         return a0.detach().clone() if self.needs_values else a0.detach() > 0
 
 
@@ -84,7 +84,7 @@ RULES: dict[str, ClippingRule] = {
 
 
 def find_clipping_rule(mode: str) -> ClippingRule | None:
-    """The rule of this name; None for "none".
+    """Return the rule of this name; None for "none".
 
     Raises:
         ValueError: there is no such rule.
@@ -100,7 +100,7 @@ def find_clipping_rule(mode: str) -> ClippingRule | None:
 
 
 def let_pass(g: Tensor, passes: Passes) -> Tensor:
-    """``g`` where its push may pass, and 0 elsewhere; NaN is not hidden.
+    """Return ``g`` where it passes, and 0 elsewhere; NaN is preserved.
 
     Args:
         g: gradients; its shape and the masks' broadcast.

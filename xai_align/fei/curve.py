@@ -1,26 +1,26 @@
-"""One score map, optimised for its own insertion and deletion curves: fast, coarse where it can be, on any fill.
+"""Curve solver: one score map, optimised for its own insertion and deletion curves, over several fills.
 
 This solver is ours. FEI (arXiv 2509.04588) optimises one free mask for each
 quantile; here all masks are the level sets of one map ``s`` on a grid of
-cells, so they are nested by construction and have exactly the area they
-should. For a share ``p`` of the image, fills ``r, r'`` and composites
+cells, so they are nested by construction and have exactly the wanted
+area. For a share ``p`` of the image, fills ``r, r'`` and composites
 
     x_ins = m_p x + (1 - m_p) r        m_p = sigmoid((s - Q_p(s)) / tau)
     x_del = (1 - m_p) x + m_p r'
     L     = P(x_del) - P(x_ins)  [ + w * mean_l D_l ]
 
-``P`` is the questioned probability, the one that insertion and deletion
-measure, so the mean of ``L`` over ``p`` is deletion minus insertion of the
-map (where ``P(x)`` is a half or more; less probable classes are asked about
-relative to the image as it is). ``D_l`` is the relative deviation
+``P`` is the probability that insertion and deletion measure, so the mean of
+``L`` over ``p`` is deletion minus insertion of the map (if ``P(x)`` is a half
+or more; for less probable classes ``P`` is relative to the unchanged image).
+``D_l`` is the relative deviation
 ``|a_l(x) - a_l(x')|^2 / |a_l(x)|^2`` of a hidden layer's activations.
 
-What keeps ``s`` from being an attack on the network rather than an account of it:
+Measures that keep ``s`` from being an adversarial attack instead of an explanation:
 
 * ``s`` starts from the exact readout's map and takes a few steps only;
-* every step sees another share, other fills, a shifted mask, perhaps a mirrored image;
-* a step goes along the gradient at several scales at once, so that what
-  neighbouring cells agree on moves the map and what they don't hardly does.
+* every step has another share, other fills, a shifted mask, perhaps a mirrored image;
+* a step follows the gradient at several scales at once, so that the map moves
+  where neighbouring cells agree, and hardly where they don't.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ from xai_align.question import Question
 
 #: Steps, of two passes each.
 STEPS = 45
-#: Cells along the shorter side of the image; masks are shifted by up to one of them.
+#: Cells along the shorter side of the image; masks are shifted by up to one cell.
 CELLS = 28
 
 
@@ -83,32 +83,32 @@ def curve_masks(
     warn: bool = True,
     **changed: Any,
 ) -> OptimisedMasks:
-    """A map for each image, optimised for its own insertion and deletion curves.
+    """Optimise a map for each image for its own insertion and deletion curves.
 
     Args:
         model: gives logits ``[N, ...]``; in eval mode. A copy of it is run.
         inputs: images ``[N, C, H, W]``.
         questions: one for each image.
-        quantiles: the shares of the image whose level sets are given back as masks, strictly increasing in (0, 1).
+        quantiles: the shares of the image whose level sets are returned as masks, strictly increasing in (0, 1).
         n_iter: steps, of two forward and backward passes each.
-        clip: how gradients are clipped, see :func:`~xai_align.fei.gradient_clipping.clip_gradients`.
+        clip: rule of gradient clipping, see :func:`~xai_align.fei.gradient_clipping.clip_gradients`.
         normalization: ``(mean, std)`` of the images, for solid colours.
-        baselines: one fill for all steps in place of random ones: a number or a tensor ``[N, C, H, W]``, or a
+        baselines: one fill for all steps instead of random ones: a number or a tensor ``[N, C, H, W]``, or a
             function ``(inputs, step, generator) -> Tensor``, called for both composites of each step.
-        seed: of everything random in the first search; the next ones take the seeds that follow.
-        additional_forward_args: further arguments of the model; tensors of the batch's length go along
-            with the composites.
-        progress: is called with 1 after each step.
-        warn: whether to warn of what a record of these images shows.
-        options: everything else; None: the defaults of :class:`~xai_align.fei.CurveOptions`.
+        seed: seed of the first search; further searches use the following seeds.
+        additional_forward_args: further arguments of the model; tensors of the batch's length are repeated for
+            the composites.
+        progress: called with 1 after each step.
+        warn: whether to issue warnings about the result.
+        options: further options; None: the defaults of :class:`~xai_align.fei.CurveOptions`.
         **changed: single fields of the options, e.g. ``restarts=3``.
 
     Returns:
         The maps as ``attribution`` and their level sets as ``masks``. ``losses[:, t]`` is ``L`` at the share and
-        fills of step ``t``: it goes up and down with them.
+        fills of step ``t``, and fluctuates with them.
 
     Raises:
-        TypeError, ValueError: the model, the inputs or an option is not fit, with what was found.
+        TypeError, ValueError: the model, the inputs or an option is invalid.
 
     Warns:
         TieWarning: many pixels share their score.
@@ -123,14 +123,14 @@ def curve_masks(
         temperatures=_check_temperatures(chosen.temperatures),
         scales=check_scales(chosen.scales),
         shift=_one_cell(inputs) if chosen.shift is None else check_count("shift", chosen.shift, least=0),
-        # activations of a mirrored composite have no counterpart among those of the image that clipping refers to
+        # activations of a mirrored composite have no counterpart in the reference of the clipping
         mirrors=check_choice("mirror", chosen.mirror, ("never", "random")) == "random" and clip == "none",
         deviation_weight=check_rate("deviation_weight", chosen.deviation_weight, zero="hidden layers left alone"),
         stable_at=_check_correlation(chosen.stable_at),
     )
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
-        # before gradients are clipped: those of the readout are not to be
+        # before gradients are clipped, since the readout's must not be
         first = starting_map(
             model,
             inputs,
@@ -187,7 +187,7 @@ _NO_STAGES = (
 
 
 def _cells(mask_size: int | None, image: tuple[int, int]) -> tuple[int, int]:
-    """Rows and columns of about square cells, ``mask_size`` of them along the shorter side."""
+    """Return the rows and columns of nearly square cells, ``mask_size`` along the shorter side."""
     shorter = min(image)
     count = min(CELLS, shorter) if mask_size is None else check_count("mask_size", mask_size, least=2)
     if count > shorter:

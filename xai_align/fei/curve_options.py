@@ -17,27 +17,26 @@ class CurveOptions:
     """Options of :func:`~xai_align.fei.curve.curve_masks`; each can also be given to it by keyword.
 
     Attributes:
-        restarts: so many searches, each with random numbers of its own, are averaged.
-        mask_size: cells along the shorter side of the image; None: 28, or as many as there are pixels.
+        restarts: number of searches, each with its own random numbers, whose maps are averaged.
+        mask_size: cells along the shorter side of the image; None: 28, or one per pixel if there are fewer.
         start: "readout", "flat", or maps ``[N, h, w]``.
-        start_layer: where the readout is taken, as in :func:`~xai_align.read_out`. None: the last feature map.
-        lr: how far the first step goes, in standard deviations of the map; it falls to a twentieth along a cosine.
+        start_layer: layer of the readout, as in :func:`~xai_align.read_out`. None: the last feature map.
+        lr: size of the first step, in standard deviations of the map; it falls to a twentieth along a cosine.
         temperatures: ``tau`` at the first and the last step, in standard deviations of the map.
         scales: pairs of a width in cells and a weight, see :mod:`~xai_align.fei.scales`.
         fills: kinds of :func:`~xai_align.fei.random_fills.random_fills`.
-        shift: by how many pixels masks are shifted at most; None: a 28th of the shorter side.
-        mirror: "random": half of the composites are mirrored left to right before the network sees them; none are
-            where gradients are clipped.
+        shift: maximum shift of masks in pixels; None: a 28th of the shorter side.
+        mirror: "random": half of the composites are flipped left to right; none if gradients are clipped.
         clip_layers: the modules inside which gradients are clipped; None: all.
-        deviation_weight: ``w``; 0 leaves the hidden layers alone.
+        deviation_weight: ``w``; 0 turns the deviation of hidden layers off.
         deviation_layers: the layers whose deviation counts; None: the stages that a plugin names, else the
             last module at each resolution (see :mod:`~xai_align.fei.stage_layers`).
         stable_at: an image is done when the rank correlation of its map with the one five steps before is at least
-            this; its map stays as it is then, and the search ends when all are done. None: every step is taken.
+            this; its map is then kept, and the search ends when all are done. None: all steps are made.
 
     Example::
 
-        optimize_masks(model, images, options=CurveOptions(restarts=3))
+        optimize_masks(model, images, n_iter=10, options=CurveOptions(restarts=3))
     """
 
     restarts: int = 1

@@ -1,4 +1,4 @@
-"""The search of :mod:`~xai_align.fei.curve`: a few steps of a score map along the gradient of its own curves."""
+"""Search of :mod:`~xai_align.fei.curve`: a few steps of a score map along the gradient of its own curves."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from xai_align.fei.random_fills import Fills
 from xai_align.fei.scales import at_scales
 from xai_align.question import Index, Question, TargetError
 
-#: Shares of the image nearer to 0 and 1 make masks that show nothing or everything.
+#: Smallest and largest share of the image; beyond them masks show nothing or everything.
 NARROWEST = 0.02
-#: How much of the last step's direction a step keeps, and the rate of the last step over that of the first.
+#: Momentum of the steps, and the rate of the last step over that of the first.
 MOMENTUM, LAST_RATE = 0.9, 0.05
-#: How many steps apart two maps are compared to see whether the ranking still moves.
+#: Number of steps between two maps that are compared to see whether the ranking still changes.
 STABLE_OVER = 5
 
 
 @dataclass(frozen=True)
 class LogOdds(Question):
-    """A question whose answer is the log-odds of the probability that insertion and deletion measure.
+    """Question whose answer is the log-odds of the probability that insertion and deletion measure.
 
-    A class or group without rivals stands against all others, as in a softmax. Classes lie along the last axis of
-    outputs ``[N, K]`` and ``[N, A, K]`` and along the first after the batch of dense ones ``[N, K, H, W]``. A model
-    with one output is a logit already. A group's score is always log-sum-exp: probabilities add up.
+    A class or group without rivals is compared with all others, as in a softmax. Classes are on the last axis of
+    outputs ``[N, K]`` and ``[N, A, K]`` and on axis 1 of dense ones ``[N, K, H, W]``. A single output is already
+    a logit. A group's score is always log-sum-exp, since probabilities add up.
     """
 
     def answer(self, logits: Tensor) -> Tensor:
-        """``log P - log(1 - P)``."""
+        """Return ``log P - log(1 - P)``."""
         return Question(self.favoured, self._others(logits.shape)).answer(logits)
 
     def _others(self, shape: torch.Size) -> tuple[Index, ...] | None:
-        """The rivals: those that were named, or the other classes where the favoured ones stand."""
+        """Return the rivals: those that were named, or the other classes on the same axis."""
         if self.rivals != () or shape.numel() == 1 or any(len(index) != len(shape) for index in self.favoured):
             return self.rivals
         if len(shape) == 1:
@@ -54,16 +54,16 @@ class LogOdds(Question):
 
 
 def log_odds(question: Question) -> Question:
-    """A question about classes as :class:`LogOdds`; other kinds, with formulas of their own, stay."""
+    """Convert a question about classes to :class:`LogOdds`; leave other kinds, with their own formulas, unchanged."""
     return LogOdds(question.favoured, question.rivals) if type(question) is Question else question
 
 
 @dataclass(frozen=True)
 class WatchedStages:
-    """``D``: how far hidden layers are from where they are for the images as they are.
+    """Deviation ``D`` of hidden layers from their activations for the unchanged images.
 
-    ``clean`` holds each layer's activations ``[N, 2, ...]`` for the images and for the mirrored ones, with which
-    mirrored composites are compared.
+    ``clean`` has each layer's activations ``[N, 2, ...]`` for the images and for the mirrored ones, which mirrored
+    composites are compared with.
     """
 
     watch: LayerWatch
@@ -71,13 +71,13 @@ class WatchedStages:
 
     @classmethod
     def of(cls, watch: LayerWatch, asked: ClippedAnswers) -> WatchedStages:
-        """The layers for the images as they are."""
+        """Record the layers for the unchanged images."""
         with torch.no_grad(), watch.seeing(lambda name, out: out.clone()) as seen:
             asked(torch.stack([asked.inputs, asked.inputs.flip(-1)], 1))
         return cls(watch, {name: a.unflatten(0, (len(asked.inputs), 2)) for name, a in seen.items()})
 
     def deviations(self, seen: dict[str, Tensor], mirrored: list[bool]) -> Tensor:
-        """``mean_l |a_l(x) - a_l(x')|^2 / |a_l(x)|^2``, ``[N, M]``, of ``M`` composites of each image."""
+        """Return ``mean_l |a_l(x) - a_l(x')|^2 / |a_l(x)|^2``, ``[N, M]``, of ``M`` composites of each image."""
         each = []
         for name, clean in self.clean.items():
             a = clean[:, [int(flipped) for flipped in mirrored]]
@@ -89,7 +89,7 @@ class WatchedStages:
 
 @dataclass(frozen=True)
 class Search:
-    """How a map is searched for; see :func:`~xai_align.fei.curve.curve_masks` for what the numbers mean."""
+    """Search for a map; see :func:`~xai_align.fei.curve.curve_masks` for the meaning of the numbers."""
 
     n_iter: int
     lr: float
@@ -109,7 +109,7 @@ class Search:
         generator: torch.Generator,
         progress: Callable[[int], None],
     ) -> tuple[Tensor, Tensor]:
-        """Scores ``[N, h, w]`` and losses ``[N, steps]`` from a standardised start ``[N, h, w]``."""
+        """Return scores ``[N, h, w]`` and losses ``[N, steps]`` from a standardised start ``[N, h, w]``."""
         offset = _offsets(asked)
         s, velocity = start, torch.zeros_like(start)
         path, losses = [start], []
@@ -117,7 +117,7 @@ class Search:
         for t in range(self.n_iter):
             s = s.detach().requires_grad_()
             loss = self._loss(asked, standardised(s), t, fills, stages, offset, generator)
-            # summed over images, so that none knows of its batch mates
+            # summed over images, so that each is independent of the rest of the batch
             (g,) = torch.autograd.grad(loss.sum(), s)
             velocity = MOMENTUM * velocity + at_scales(g, self.scales)
             s = torch.where(done[:, None, None], s, s - self._rate(t) * velocity).detach()
@@ -140,7 +140,7 @@ class Search:
         offset: Tensor,
         generator: torch.Generator,
     ) -> Tensor:
-        """``L = P(x_del) - P(x_ins) + w D`` at one share ``p``, ``[N]``."""
+        """Return ``L = P(x_del) - P(x_ins) + w D`` at one share ``p``, ``[N]``."""
         x = asked.inputs
         p = min(max(share_at(t), NARROWEST), 1 - NARROWEST)
         on_image = interpolate(s[:, None], x.shape[2:], mode="bilinear")[:, 0]
@@ -152,7 +152,7 @@ class Search:
         if stages is None:
             probability = torch.sigmoid(asked(both) - offset[:, None])
             return probability[:, 1] - probability[:, 0]
-        # cloned, as what follows a layer may work in place
+        # cloned, as later layers may work in place
         with stages.watch.seeing(lambda name, out: out.clone()) as seen:
             probability = torch.sigmoid(asked(both) - offset[:, None])
         return probability[:, 1] - probability[:, 0] + self.deviation_weight * stages.deviations(seen, mirrored).mean(1)
@@ -168,23 +168,23 @@ class Search:
         return t / max(self.n_iter - 1, 1)
 
     def _shifted(self, m: Tensor, generator: torch.Generator) -> Tensor:
-        """Masks moved by up to ``shift`` pixels each way; what comes in from outside is as the border."""
+        """Shift masks by up to ``shift`` pixels each way, with replicated borders."""
         reach = self.shift
         down, right = torch.randint(-reach, reach + 1, (2,), generator=generator).tolist()
         wide = pad(m, (reach,) * 4, mode="replicate")
         return wide[..., reach + down : reach + down + m.shape[-2], reach + right : reach + right + m.shape[-1]]
 
     def _tossed(self, generator: torch.Generator) -> bool:
-        """Whether a composite is mirrored."""
+        """Draw whether a composite is mirrored."""
         heads = float(torch.rand(1, generator=generator)) < 0.5
         return self.mirrors and heads
 
 
 def _offsets(asked: ClippedAnswers) -> Tensor:
-    """``[N]``: what the log-odds are counted from.
+    """Return the offset that is subtracted from the log-odds, ``[N]``.
 
-    Zero where the network sees the class. Where it does not, ``P`` would be all but zero everywhere, so the class is
-    asked about relative to the image as it is. So are questions whose answers are no log-odds.
+    Zero if the network predicts the class. Otherwise ``P`` would be almost zero everywhere, so it is taken relative
+    to the unchanged image. So are questions whose answers are not log-odds.
     """
     with torch.no_grad():
         clean = asked(asked.inputs[:, None])[:, 0]

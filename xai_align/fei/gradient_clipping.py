@@ -1,13 +1,13 @@
-"""Gradients that may not reroute the computation: FEI's selective clipping as a context manager.
+"""Selective gradient clipping of FEI as a context manager: gradients that don't reroute the computation.
 
-The reference runs once, and what its activations gave is remembered in the
-order of their calls. In a pass of the copy that the block gives, a hook on the output of every such call
-passes on, of the gradient that arrives there, what the rule lets pass
-(:mod:`~xai_align.fei.clipping_rules`): at every activation on the way back, so
-clips compound.
+The reference runs once, and the outputs of its activations are stored in the
+order of their calls. In a forward pass of the yielded copy, a hook on the output
+of every such call clips the gradient by the rule
+(:mod:`~xai_align.fei.clipping_rules`): at every activation of the backward pass,
+so clips compound.
 
-For ReLU this is exactly what clipping at its input gives: where ``a > 0`` the
-gradients at input and output are equal, and where ``a == 0`` none gets through.
+For ReLU this equals clipping at its input: where ``a > 0`` the gradients at input
+and output are equal, and where ``a == 0`` the gradient is zero.
 """
 
 from __future__ import annotations
@@ -34,7 +34,20 @@ __all__ = ["ClippedCall", "Clipping", "ClippingMode", "NothingClipped", "Nothing
 
 
 class NothingClipped(UserWarning):
-    """No gradient came by a clipped activation, so the result is that of no clipping."""
+    """Warning that no gradient reached a clipped activation, so nothing was clipped.
+
+    Example::
+
+        import warnings
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", NothingClipped)
+            try:
+                with clip_gradients(model, images):
+                    model(images)  # not the copy, clipping.model
+            except NothingClipped as warning:
+                print(warning)
+    """
 
 
 @contextmanager
@@ -48,31 +61,32 @@ def clip_gradients(
 ) -> Iterator[Clipping]:
     """Clip gradients at the activations of a copy of ``model``, for a loss that is to be *minimised*.
 
-    Run the copy, ``clipping.model``, as often as wanted, on the reference's batch size ``B``
-    or on ``B * K`` inputs, the ``K`` copies of image 0 first (as ``repeat_interleave``
-    has them). An activation keeps the batch in axis 0, perhaps with windows of an
-    image inside it, in that order.
+    Run the copy, ``clipping.model``, any number of times, on the reference's batch size ``B``
+    or on ``B * K`` inputs, the ``K`` copies of image 0 first (as from ``repeat_interleave``).
+    Activations must keep the batch in axis 0; windows of an image may be inside it, in that
+    order.
 
-    The copy shares the parameters' memory and asks for no gradients of theirs. ``model`` itself is not touched: nothing
-    is clipped where it runs, inside the block too, and other threads may use it meanwhile.
+    The copy shares the parameters' memory, without their gradients. ``model`` itself is not changed: nothing is clipped
+    when it runs, also inside the block, and other threads may use it meanwhile.
 
-    The rules are FEI's for ReLU. For ReLU6, GELU, SiLU and Hardswish they are
-    our extension: applied to the output, with "silent" for an output of 0 or less.
+    For ReLU the rules are FEI's. For ReLU6, GELU, SiLU and Hardswish they are our
+    extension: applied to the output, where "silent" means an output of 0 or less.
 
     Example::
 
-        with clip_gradients(model, x) as clipping:
-            loss = -clipping.model(alpha * x + (1 - alpha) * colour)[:, target].sum()
-            (gradient,) = torch.autograd.grad(loss, alpha)
+        alpha = torch.full((2, 1, 32, 32), 0.5, requires_grad=True)
+        with clip_gradients(model, images) as clipping:
+            loss = -clipping.model(alpha * images)[:, 281].sum()
+            (gradient,) = torch.autograd.grad(loss, alpha)  # [N, 1, H, W]
 
     Args:
-        model: in eval mode; a :class:`~xai_align.question.QuestionModel` is looked into.
-        reference_inputs: ``[B, ...]``, or a tuple of such: the inputs whose computation is to be kept.
-            They run on entry, under the autocast that is on there.
+        model: in eval mode; a :class:`~xai_align.question.QuestionModel` is unwrapped.
+        reference_inputs: ``[B, ...]``, or a tuple of such: the inputs whose computation is preserved.
+            They run on entry, in the current autocast context.
         mode: the rule; "none" clips nothing.
-        layers: names of modules; only activations that run inside them are clipped. None: all whose output
-            has positions. Those of shape ``[N, C]``, in a classifier of several linear layers, are left
-            alone, as in the published code, which stops at the first linear layer. Name layers to clip them.
+        layers: names of modules; only activations that run inside them are clipped. None: all whose output has
+            spatial positions. Those of shape ``[N, C]``, in a classifier of several linear layers, are not clipped,
+            as in the published code, which stops at the first linear layer. Name layers to clip them.
         additional_forward_args: further arguments of the model for the reference, as in Captum.
 
     Yields:
@@ -80,13 +94,13 @@ def clip_gradients(
 
     Raises:
         NothingToClip: there is no activation to clip.
-        TypeError: the model is no ``nn.Module``.
+        TypeError: the model is not an ``nn.Module``.
         ValueError: an unknown mode or layer; a model in train mode or with compiled parts; an output for
-            the reference that is not finite; inside, a batch that is no multiple of the reference's.
-        RuntimeError: inside, the model calls other activations than it did for the reference.
+            the reference that is not finite; inside, a batch size that is not a multiple of the reference's.
+        RuntimeError: inside, the model calls other activations than for the reference.
 
     Warns:
-        NothingClipped: the block ended, and no gradient came by a clipped activation.
+        NothingClipped: the block ended, and no gradient reached a clipped activation.
 
     Source: Zhang & McMillan (arXiv 2509.04588); "silent" and ``layers`` are ours.
     """
@@ -120,7 +134,7 @@ def clip_gradients(
 
 
 def _found_layers(model: nn.Module, inner: nn.Module, layers: Layers | str) -> frozenset[str]:
-    """The names as ``inner`` has them; names relative to ``model`` are taken too."""
+    """Return the layers' names in ``inner``; names relative to ``model`` are accepted too."""
     ours = dict(inner.named_modules(remove_duplicate=False))
     everything = {**dict(model.named_modules(remove_duplicate=False)), **ours}
     first_names = {module: name for name, module in inner.named_modules()}  # a shared module has several
@@ -133,7 +147,7 @@ def _found_layers(model: nn.Module, inner: nn.Module, layers: Layers | str) -> f
 
 
 def _nearby(name: str, modules: Mapping[str, nn.Module]) -> str:
-    """What stands where the layer was looked for: blocks.0 ... blocks.11."""
+    """Describe the names near the missing layer, e.g. blocks.0 ... blocks.11."""
     parent = name.rpartition(".")[0]
     while parent not in modules:
         parent = parent.rpartition(".")[0]

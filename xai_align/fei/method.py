@@ -1,4 +1,4 @@
-"""FEI's optimised masks as an attribution method, with Captum's call."""
+"""FEI's optimised masks as an attribution method with Captum's interface."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from xai_align.question import target_or_only_output
 
 
 class FEIMethod:
-    """Ranking of the pixels that the answer rests on, by masks that are optimised to show it and to hide it.
+    """Attribution method that ranks pixels by masks optimised for insertion and deletion.
 
-    The values are no contributions and do not sum to the answer. With the solver "curve"
-    they are scores with mean 0 and standard deviation 1; with "nested", the mean of masks that mark more and more of
-    the image, from 0 to 1.
+    The values are not contributions and do not sum to the answer. With the solver "curve"
+    they are scores with mean 0 and standard deviation 1; with "nested", the mean of nested masks of increasing area,
+    from 0 to 1.
 
     Args:
         forward_func: the model, an ``nn.Module`` in eval mode that returns logits.
         solver: "curve" or "nested", see :func:`~xai_align.fei.optimize_masks`.
-        internal_batch_size: how many images are worked on at a time; None: 8.
-        **options: of the solver. All of these hold for every call that does not say otherwise.
+        internal_batch_size: number of images processed at a time; None: 8.
+        **options: options of the solver. All of these are defaults that a call can override.
 
     Raises:
         TypeError: the solver has no such option.
@@ -69,21 +69,21 @@ class FEIMethod:
     ) -> Any:
         """Return the map in the shape and dtype of ``inputs``, spread evenly over the channels: ``.sum(1)`` is it.
 
-        Where an option is None, it is as the method was built with, or the solver's own default.
+        Options that are None take the constructor's value, or the solver's default.
 
         Args:
             inputs: images ``[N, C, H, W]``, or a tuple of one such tensor.
-            baselines: what stands where the image is hidden: None for a new random fill at every step; a number; a
+            baselines: values of hidden pixels: None for a new random fill at every step; a number; a
                 tensor ``[N, C, H, W]`` (axes may be 1) or a tuple of one; or a function
                 ``(inputs, step, generator) -> Tensor``.
-            target: what Captum's methods take, numpy integers and arrays, or a ``xai_align.Question``.
+            target: a target as in Captum's methods, numpy integers and arrays, or a ``xai_align.Question``.
             additional_forward_args: further arguments of the model.
             solver: "curve" or "nested".
             quantiles: the shares of the image that masks mark, increasing in (0, 1).
-            n_iter: steps of the solver.
-            normalization: ``(mean, std)`` of the images: random colours are then drawn from all that a picture can
-                show, and else from each image's own range.
-            internal_batch_size: how many images are worked on at a time; it bounds the memory and changes no map.
+            n_iter: number of steps of the solver.
+            normalization: ``(mean, std)`` of the images: random colours are then drawn from the full colour range,
+                otherwise from each image's own range.
+            internal_batch_size: number of images processed at a time; it bounds the memory and changes no map.
             generator: one number is drawn from it as the seed. None: the same random numbers at every call.
             show_progress: show a progress bar over all steps.
             return_masks: also return the masks, ``[N, K, 1, H, W]``.
@@ -92,14 +92,14 @@ class FEIMethod:
 
         Returns:
             The attributions, a tuple if a tuple was given; or with masks and info ``(attributions, masks, info)``,
-            without what was not asked for.
+            without those that were not requested.
 
         Raises:
             TypeError: the solver has no such option.
             TargetError: (an AssertionError) the target does not fit the output.
             NothingToClip: (a ValueError) gradients are to be clipped (with "nested" they are by default) and the model
                 has no activation for it; ``clip="none"`` goes without.
-            ValueError: inputs, model or an option are not fit; the message says what to do.
+            ValueError: inputs, model or an option are invalid; the message says what to do.
         """
         images = only_one("inputs", inputs)
         chosen = {

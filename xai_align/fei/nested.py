@@ -1,8 +1,8 @@
 """Ensemble quantile optimisation: nested masks, one for each share of the image, averaged into a map.
 
-FEI (arXiv 2509.04588). Only its abstract and the authors' released code could
-be consulted, so this follows what that code does; what goes beyond it (the
-"parallel" order, ``mask_size``, fixed references) is marked as ours.
+FEI (arXiv 2509.04588). Only its abstract and the authors' released code were
+available, so this follows the code; additions (the "parallel" order,
+``mask_size``, fixed references) are marked as ours.
 
 For quantiles ``p_1 < ... < p_K``, an image ``x`` of ``P`` pixels, and a new
 reference ``r_t`` at every step:
@@ -12,9 +12,9 @@ reference ``r_t`` at every step:
     L = - f(Phi(alpha_k; r_t))  +  beta_t * | sum_i alpha_k,i - floor(p_k P) |
     A = (1/K) sum_k alpha_k
 
-``f`` is the answer to a question: for a plain class its logit, so that a class
+``f`` is the answer to a question: for a single class its logit, so that a class
 of probability zero is explained like any other. Each ``delta_k`` starts at 0
-with an Adam of its own, whose rate falls to 0 along a cosine.
+with its own Adam, whose rate falls to 0 along a cosine.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from xai_align.fei.solid_colours import Normalization, References, references
 from xai_align.perturbation.series import removed_count
 from xai_align.question import Question
 
-#: The composites of an objective: +1 shows what the mask marks and wants the answer high, -1 hides it and wants it low.
+#: The composites of an objective: +1 shows the marked pixels and raises the answer, -1 hides them and lowers it.
 _SIGNS: dict[str, tuple[int, ...]] = {"preserve": (1,), "delete": (-1,), "both": (1, -1)}
 #: ``beta_t``, from the weight and the step within a quantile.
 _SCHEDULES: dict[str, Callable[[float, int], float]] = {
@@ -70,10 +70,10 @@ def nested_masks(
     warn: bool = True,
     **changed: Any,
 ) -> OptimisedMasks:
-    """Masks for images, optimised as FEI's released code does (defaults: of its ``explain``).
+    """Optimise masks for images as FEI's released code does (with the defaults of its ``explain``).
 
-    An image of one colour is allowed: with ``normalization`` random colours differ from it. Without, the
-    colours are its own and nothing can be ranked; a warning says that all is tied.
+    A constant image is allowed: with ``normalization`` random colours differ from it. Otherwise the
+    reference has its colour and nothing can be ranked; a warning reports the ties.
 
     Args:
         model: gives logits ``[N, ...]``; in eval mode. A copy of it is run.
@@ -81,27 +81,27 @@ def nested_masks(
         questions: one for each image.
         quantiles: the shares ``p_k``, strictly increasing in (0, 1).
         n_iter: steps for each quantile.
-        clip: how gradients are clipped, see :func:`~xai_align.fei.gradient_clipping.clip_gradients`.
+        clip: rule of gradient clipping, see :func:`~xai_align.fei.gradient_clipping.clip_gradients`.
         normalization: ``(mean, std)`` of the images, for random colours.
         baselines: the reference: None for a random solid colour at every step, a number, a tensor, or a
             function ``(inputs, step, generator) -> Tensor``; see :func:`~xai_align.fei.solid_colours.references`.
-        seed: of the references.
-        additional_forward_args: further arguments of the model; tensors of the batch's length go along
-            with the composites.
-        progress: is called with 1 after each step.
-        warn: whether to warn of what a record of these images shows.
-        options: everything else; None: the defaults of :class:`~xai_align.fei.NestedOptions`.
+        seed: seed of the references.
+        additional_forward_args: further arguments of the model; tensors of the batch's length are repeated for
+            the composites.
+        progress: called with 1 after each step.
+        warn: whether to issue warnings about the result.
+        options: further options; None: the defaults of :class:`~xai_align.fei.NestedOptions`.
         **changed: single fields of the options, e.g. ``area_weight=0.2``.
 
     Returns:
-        The masks. ``losses[:, k * n_iter + t]`` is ``L`` of quantile ``k`` before step ``t``, area term and all.
+        The masks. ``losses[:, k * n_iter + t]`` is ``L`` of quantile ``k`` before step ``t``, with the area term.
 
     Raises:
-        TypeError, ValueError: the model, the inputs or an option is not fit, with what was found.
+        TypeError, ValueError: the model, the inputs or an option is invalid.
 
     Warns:
-        AreaMissed: a mask's area is further than 0.05 from its quantile.
-        TieWarning: many pixels share their value in the map.
+        AreaMissed: a mask's area differs from its quantile by more than 0.05.
+        TieWarning: many pixels of the map have equal values.
     """
     chosen = with_changes(options, NestedOptions, changed, "nested_masks")
     p = check_quantiles(quantiles)
@@ -142,7 +142,7 @@ def nested_masks(
 
 @dataclass(frozen=True)
 class _Optimisation:
-    """How ``M`` masks of each image are optimised at once."""
+    """Joint optimisation of ``M`` masks of each image."""
 
     asked: ClippedAnswers
     references: References
@@ -155,12 +155,12 @@ class _Optimisation:
     progress: Callable[[int], None]
 
     def run(self, start: Tensor, targets: Tensor, first: int) -> tuple[Tensor, Tensor]:
-        """Masks ``[N, M, h, w]`` from ``start`` upwards and their losses ``[N, M, n_iter]``.
+        """Return masks ``[N, M, h, w]`` from ``start`` upwards and their losses ``[N, M, n_iter]``.
 
         Args:
             start: ``[N, 1, h, w]``, ``alpha_{k-1}``.
-            targets: ``[M]``, how many cells each mask is to mark.
-            first: how many steps there were before, for references.
+            targets: ``[M]``, the number of cells that each mask should mark.
+            first: number of the first step, for references.
         """
         room = 1 - start
         delta = start.new_zeros(len(start), len(targets), *start.shape[2:]).requires_grad_()
@@ -169,7 +169,7 @@ class _Optimisation:
         losses = []
         for t in range(self.n_iter):
             loss = self._loss(start + delta, targets, t, self.references.draw(first + t))
-            # summed over images, so that none knows of its batch mates
+            # summed over images, so that each is independent of the rest of the batch
             (delta.grad,) = torch.autograd.grad(loss.sum(), delta)
             adam.step()
             cosine.step()
@@ -180,7 +180,7 @@ class _Optimisation:
         return (start + delta).detach(), torch.stack(losses, 2)
 
     def _loss(self, alpha: Tensor, targets: Tensor, t: int, r: Tensor) -> Tensor:
-        """``L``, ``[N, M]``."""
+        """Return ``L``, ``[N, M]``."""
         area = (alpha.flatten(2).sum(2) - targets).abs()
         loss = self.beta_at(self.beta, t) * area - self._evidence(_on_image(alpha, self.asked.inputs), r)
         if self.binarise_from is not None and t >= self.binarise_from:
@@ -188,14 +188,14 @@ class _Optimisation:
         return loss
 
     def _evidence(self, alpha: Tensor, r: Tensor) -> Tensor:
-        """``f(Phi(alpha; r))``, or ``-f(Phi(1 - alpha; r))``, or the two added, ``[N, M]``."""
+        """Return ``f(Phi(alpha; r))``, or ``-f(Phi(1 - alpha; r))``, or their sum, ``[N, M]``."""
         copies = torch.stack([alpha if sign > 0 else 1 - alpha for sign in self.signs], 2)
         f = self.asked(composite(self.asked.inputs, copies.flatten(1, 2), r)).unflatten(1, (-1, len(self.signs)))
         return (f * f.new_tensor(self.signs)).sum(2)
 
 
 def _one_after_another(optimisation: _Optimisation, nothing: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """As published: each mask starts where the one before ended, and can only grow."""
+    """Optimise one mask after another, as published: each starts from the previous one, and can only grow."""
     alphas, losses, alpha = [], [], nothing
     for k, target in enumerate(targets):
         alpha, loss = optimisation.run(alpha, target[None], k * optimisation.n_iter)
@@ -205,7 +205,7 @@ def _one_after_another(optimisation: _Optimisation, nothing: Tensor, targets: Te
 
 
 def _side_by_side(optimisation: _Optimisation, nothing: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Ours: independent masks in one batch; each then also marks what a smaller one marks."""
+    """Optimise independent masks in one batch (ours), then make them nested by a running maximum."""
     alphas, losses = optimisation.run(nothing, targets, 0)
     return alphas.cummax(1).values, losses.flatten(1)
 
@@ -214,14 +214,14 @@ _ORDERS = {"sequential": _one_after_another, "parallel": _side_by_side}
 
 
 def _on_image(alpha: Tensor, x: Tensor) -> Tensor:
-    """Cells ``[N, M, h, w]`` to pixels ``[N, M, H, W]``."""
+    """Upsample cells ``[N, M, h, w]`` to pixels ``[N, M, H, W]``."""
     if alpha.shape[2:] == x.shape[2:]:
         return alpha
     return nn.functional.interpolate(alpha, x.shape[2:], mode="bilinear")
 
 
 def _cells(mask_size: int | tuple[int, int] | None, image: tuple[int, int]) -> tuple[int, int]:
-    """Rows and columns of a mask."""
+    """Return the rows and columns of a mask."""
     if mask_size is None:
         return image
     rows, columns = (mask_size, mask_size) if isinstance(mask_size, int) else mask_size

@@ -17,22 +17,22 @@ class NestedOptions:
     """Options of :func:`~xai_align.fei.nested.nested_masks`; each can also be given to it by keyword.
 
     Attributes:
-        lr: Adam's rate at the first step.
-        area_weight: ``beta``, on the sum over pixels and not on the mean, so it has no resolution of its own.
+        lr: Adam's learning rate at the first step.
+        area_weight: ``beta``, on the sum over pixels and not on the mean, so its effect depends on the resolution.
         area_schedule: "constant", or "linear": ``beta_t = t * beta`` with ``t`` from 0 for each quantile.
-        objective: "preserve" shows what the mask marks; "delete" hides it and wants the answer low,
+        objective: "preserve" shows the marked pixels; "delete" hides them and lowers the answer,
             ``L = + f(Phi(1 - alpha; r))``; "both" adds the two, at twice the cost.
         clip_layers: the modules inside which gradients are clipped; None: all.
-        order: "sequential" as published; "parallel" (ours): all quantiles in one batch, their masks
-            independent, made nested in the end by a running maximum. ``n_iter`` steps in all.
+        order: "sequential" as published; "parallel" (ours): all quantiles in one batch with independent masks,
+            made nested at the end by a running maximum. ``n_iter`` steps in all.
         mask_size: ours: rows and columns of cells (or one number for both) at which masks are optimised; they are
-            then made larger bilinearly, and ``P`` is the number of cells. A cell carries the evidence of many
-            pixels, so ``area_weight`` has to grow with their number. None: the image's.
+            then upsampled bilinearly, and ``P`` is the number of cells. A cell has the evidence of many pixels, so
+            ``area_weight`` has to grow with their number. None: the image's size.
         binarise_from: from this step of each quantile on, ``t * beta * sum_i alpha_i (1 - alpha_i)`` is added.
 
     Example::
 
-        optimize_masks(model, images, solver="nested", options=NestedOptions(area_weight=0.2))
+        optimize_masks(model, images, solver="nested", n_iter=10, options=NestedOptions(area_weight=0.2))
     """
 
     lr: float = 0.1

@@ -1,8 +1,8 @@
-"""What an optimisation of masks gives back: the map, and how the optimisation ended.
+"""Result of an optimisation of masks: the map, and diagnostics of the optimisation.
 
-An optimised map is one of many that the optimiser might have come to. So it
-carries what was optimised, which areas were reached and how the objective
-went, and it warns where it says less than it seems to.
+An optimised map is one of many possible results. So the record has the
+quantiles, the areas that were reached and the losses, and warnings are issued
+if areas were missed or many pixels tie.
 """
 
 from __future__ import annotations
@@ -19,30 +19,48 @@ from torch import Tensor
 from xai_align._tools.callers_level import callers_level
 from xai_align.perturbation.ranking import rank, tie_rate, warn_of_ties
 
-#: A mask's area may miss its quantile by so much of the image before a warning says so.
+#: Largest difference of a mask's area from its quantile without a warning, as a share of the image.
 AREA_TOLERANCE = 0.05
 
 
 class AreaMissed(UserWarning):
-    """A mask shows more or less of the image than its quantile: the area term or the steps were too few."""
+    """Warning that a mask's area differs from its quantile: the area weight or the number of steps was too small.
+
+    Example::
+
+        import warnings
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", AreaMissed)
+            try:
+                optimize_masks(model, images, solver="nested", n_iter=1)
+            except AreaMissed as warning:
+                print(warning)  # more steps (n_iter) are needed
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimisedMasks:
-    """Masks that were optimised for some images, one for each quantile, and the map they make together.
+    """Optimised masks of some images, one for each quantile, and the map that combines them.
 
     Attributes:
         attribution: ``[N, H, W]``, float32 (float64 for float64 inputs): the mean of the masks, or the scores whose
-            level sets they are. Its ranking is the answer; the values are no contributions.
-        masks: ``[N, K, H, W]``, in [0, 1]; each lies within the next. 1 marks evidence: what is shown when
-            evidence is preserved, what is hidden when it is deleted.
-        quantiles: the ``K`` shares of the image that the masks were to mark.
-        areas: ``[N, K]``: the shares they do mark.
-        losses: ``[N, steps]``: what was minimised, before each step, as the solver documents it.
-        tie_fraction: ``[N]``: the share of pixels whose value in the map another pixel has too.
+            level sets they are. Only its ranking is meaningful; the values are not contributions.
+        masks: ``[N, K, H, W]``, in [0, 1]; each lies within the next. 1 marks evidence: pixels that are shown when
+            evidence is preserved, and hidden when it is deleted.
+        quantiles: the ``K`` shares of the image that the masks should mark.
+        areas: ``[N, K]``: the shares that they mark.
+        losses: ``[N, steps]``: the objective before each step, see the solver.
+        tie_fraction: ``[N]``: the share of pixels of the map whose value is not unique.
         clipped: the activations whose gradients were clipped, e.g. "features.1 (relu)".
         passes: forward and backward passes through the network for each image.
-        notes: what else there is to know, e.g. where random colours came from.
+        notes: further remarks, e.g. the source of random colours.
+
+    Example::
+
+        found = optimize_masks(model, images, quantiles=(0.1, 0.3), n_iter=10)
+        found.attribution  # [N, H, W]
+        found.masks  # [N, 2, H, W], one for each quantile
     """
 
     attribution: Tensor
@@ -67,12 +85,12 @@ def optimised_masks(
     notes: Iterable[str] = (),
     warn: bool = True,
 ) -> OptimisedMasks:
-    """The record of maps ``[N, H, W]`` and masks ``[N, K, H, W]``; warns where areas were missed or ties are many.
+    """Make the record of maps ``[N, H, W]`` and masks ``[N, K, H, W]``; warn of missed areas and many ties.
 
     Raises:
         ValueError: maps, masks or losses hold NaN or infinity.
     """
-    # level sets of NaN are zeros, so the maps are looked at, too
+    # level sets of NaN are zeros, so the maps are checked, too
     _check_finite(attribution, masks, losses)
     areas = masks.flatten(2).mean(2)
     if warn:
@@ -92,7 +110,7 @@ def optimised_masks(
 
 
 def check_quantiles(quantiles: Sequence[float]) -> tuple[float, ...]:
-    """Quantiles as floats.
+    """Return the quantiles as floats.
 
     Raises:
         ValueError: there are none, or they don't increase strictly from above 0 to below 1.
@@ -107,10 +125,10 @@ def check_quantiles(quantiles: Sequence[float]) -> tuple[float, ...]:
 
 
 def check_count(name: str, value: int, *, least: int = 1) -> int:
-    """A whole number that is not too small.
+    """Return an integer that is not too small.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is invalid.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"{name} is {value!r}; give a whole number, {least} or more")
@@ -118,10 +136,10 @@ def check_count(name: str, value: int, *, least: int = 1) -> int:
 
 
 def check_rate(name: str, value: float, *, zero: str | None = None) -> float:
-    """A positive finite number; ``zero`` says in a word what 0 would mean, where 0 is allowed.
+    """Return a positive finite number; if 0 is allowed, ``zero`` is a word for its meaning.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is invalid.
     """
     if not math.isfinite(value) or value < 0 or (value == 0 and zero is None):
         wanted = "a number above 0" if zero is None else f"a number above 0, or 0 for {zero}"

@@ -1,4 +1,4 @@
-"""Masks by name of the solver, for any number of images and any kind of question: FEI's front door."""
+"""Entry point of FEI: masks by name of the solver, for any number of images and any kind of question."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def optimize_masks(
     additional_forward_args: Any = None,
     **options: Any,
 ) -> OptimisedMasks:
-    """What the answer to a question rests on: a map, and masks that mark a few shares of the image by it.
+    """Optimise a map of the evidence for an answer, and masks that mark a few shares of the image.
 
-    The model is not changed. But for rounding, an image's masks depend neither on its batch mates nor on how
-    many images are worked on at a time.
+    The model is not changed. Except for rounding, an image's masks depend neither on the rest of the batch nor on
+    the number of images processed at a time.
 
     Args:
         model: in eval mode, gives logits ``[N, ...]``; may be compiled, data-parallel or a ``QuestionModel``.
@@ -47,30 +47,29 @@ def optimize_masks(
         question: a :class:`~xai_align.Question`, one for each image, or any target that Captum takes. None:
             why the predicted class?
         solver: "curve": one map, optimised for its own insertion and deletion curves, see
-            :func:`~xai_align.fei.curve.curve_masks` (ours, quick); "nested": a mask for each share, one after
+            :func:`~xai_align.fei.curve.curve_masks` (ours, fast); "nested": a mask for each share, one after
             another, as published, see :func:`~xai_align.fei.nested.nested_masks`.
-        internal_batch_size: how many images are worked on at a time; None: 8. It bounds the memory.
-        generator: one number is drawn from it, the seed of all that is random. None: ``seed``, or 0.
+        internal_batch_size: number of images processed at a time; None: 8. It bounds the memory.
+        generator: one number is drawn from it, the seed of all random numbers. None: ``seed``, or 0.
         show_progress: show a progress bar over all steps.
-        additional_forward_args: further arguments of the model; tensors of length ``N`` go along with the images.
-        **options: of the solver, e.g. ``quantiles``, ``n_iter``, ``clip``, ``normalization``, ``baselines``,
+        additional_forward_args: further arguments of the model; tensors of length ``N`` are split with the images.
+        **options: options of the solver, e.g. ``quantiles``, ``n_iter``, ``clip``, ``normalization``, ``baselines``,
             ``seed``, and the fields of its :class:`~xai_align.fei.CurveOptions` or
-            :class:`~xai_align.fei.NestedOptions`, singly or as ``options=``. Tensors ``[N, ...]`` among them go along
-            with the images.
+            :class:`~xai_align.fei.NestedOptions`, singly or as ``options=``. Tensors ``[N, ...]`` among them are
+            split with the images.
 
     Returns:
-        The record for all images. ``losses`` end in NaN for images whose piece was done before others.
+        The record for all images. ``losses`` end in NaN for images whose batch needed fewer steps than others.
 
     Raises:
         TypeError: the solver has no such option.
         TargetError: the question does not fit the images or the output.
-        NothingToClip: gradients are to be clipped and the model has no activation for it; ``clip="none"`` goes
-            without.
-        ValueError: the model, the inputs or an option is not fit, with what was found.
+        NothingToClip: gradients are to be clipped and the model has no activation to clip; use ``clip="none"``.
+        ValueError: the model, the inputs or an option is invalid.
 
     Warns:
-        AreaMissed: a mask's area is further than 0.05 from its quantile.
-        TieWarning: many pixels share their value in the map.
+        AreaMissed: a mask's area differs from its quantile by more than 0.05.
+        TieWarning: many pixels of the map have equal values.
 
     Source: FEI, Zhang & McMillan (arXiv 2509.04588).
 
@@ -100,7 +99,7 @@ def optimize_masks(
                         piece.inputs,
                         piece.questions,
                         progress=bar.advance,
-                        # what is said about examples of a piece is said of all of them together, when they are joined
+                        # warnings about the examples are issued for all batches together, when they are joined
                         warn=len(pieces) == 1,
                         **piece.options,
                     )
@@ -109,7 +108,7 @@ def optimize_masks(
 
 
 def find_solver(name: str) -> Solve:
-    """The solver of this name.
+    """Return the solver of this name.
 
     Raises:
         ValueError: there is none.
@@ -118,7 +117,7 @@ def find_solver(name: str) -> Solve:
 
 
 def _joined(records: Sequence[OptimisedMasks]) -> OptimisedMasks:
-    """One record for all images; warnings count examples as the caller does."""
+    """Join the records of all images; warnings use the caller's numbering of examples."""
     first, steps = records[0], [record.losses.shape[1] for record in records]
     whole = optimised_masks(
         torch.cat([record.attribution for record in records]),
@@ -134,7 +133,7 @@ def _joined(records: Sequence[OptimisedMasks]) -> OptimisedMasks:
 
 
 def _steps(solve: Solve, options: Mapping[str, Any]) -> int:
-    """How many steps a solver makes: ``n_iter``, and that for each search, or quantile, that comes after another."""
+    """Return the number of steps of a solver: ``n_iter`` for each sequential search or quantile."""
     chosen = {**options_of(solve), **options}
     several = len(chosen["quantiles"]) if chosen.get("order") == "sequential" else chosen.get("restarts", 1)
     return int(chosen["n_iter"] * several)

@@ -1,4 +1,4 @@
-"""Any number of images and any kind of question, brought to what a solver takes: a few images at a time."""
+"""Preparation of images and questions for a solver, which takes a few images at a time."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from xai_align.fei.optimised import check_count
 from xai_align.pinet.input_checks import check_logits, check_model, forward_arguments
 from xai_align.question import Question, QuestionModel, as_questions
 
-#: Images that are worked on at once. A solver shows each of them once or twice in a pass (all quantiles in parallel:
-#: five times), and the pass back needs all activations: more would fill the memory before it made anything quicker.
+#: Number of images processed at once. A solver has one or two composites of each in a forward pass (five for all
+#: quantiles in parallel), and the backward pass needs all activations: more would need memory without a speed-up.
 AT_ONCE = 8
-#: What a solver is given by position, or by the call and not by its options.
+#: Arguments of a solver that are not options.
 _GIVEN = frozenset(("model", "inputs", "questions", "additional_forward_args", "progress", "warn", "changed"))
 
 
@@ -33,13 +33,13 @@ OPTIONS: Mapping[str, Any] = {"curve_masks": CurveOptions, "nested_masks": Neste
 
 @dataclass(frozen=True, kw_only=True)
 class Piece:
-    """Some of the images, with what belongs to them.
+    """Batch of the images with their questions and options.
 
     Attributes:
         first: the number of the first image among all.
         inputs: ``[n, C, H, W]``.
         questions: one for each.
-        options: of the solver, ``additional_forward_args`` among them.
+        options: options of the solver, including ``additional_forward_args``.
     """
 
     first: int
@@ -49,7 +49,7 @@ class Piece:
 
     @contextmanager
     def counted(self) -> Iterator[None]:
-        """An error that names examples gains a note about where their numbers start."""
+        """Add a note on the numbering of examples to errors inside the block."""
         try:
             yield
         except Exception as error:
@@ -68,19 +68,19 @@ def asked_pieces(
     additional_forward_args: Any,
     options: Mapping[str, Any],
 ) -> tuple[nn.Module, list[Piece]]:
-    """The network itself, out of its wrappers, and the images in pieces.
+    """Return the unwrapped network, and the images in batches.
 
     Args:
         model: a network, perhaps compiled, data-parallel, or in a ``QuestionModel``.
         inputs: images ``[N, C, H, W]``.
         question: a question, one for each image, any target that Captum takes; for a ``QuestionModel`` the target
             that ``ask`` gave. None: the predicted class.
-        internal_batch_size: how many images at a time; None: :data:`AT_ONCE`.
-        additional_forward_args: tensors of length ``N`` are cut with the images.
+        internal_batch_size: number of images per batch; None: :data:`AT_ONCE`.
+        additional_forward_args: tensors of length ``N`` are split with the images.
         options: so are tensors ``[N, ...]`` with three axes or more, such as baselines.
 
     Raises:
-        TypeError, ValueError: the model, the inputs or the size is not fit.
+        TypeError, ValueError: the model, the inputs or the batch size is invalid.
         TargetError: the question does not fit the images or the output.
     """
     size = AT_ONCE if internal_batch_size is None else check_count("internal_batch_size", internal_batch_size)
@@ -149,10 +149,10 @@ def in_one(solve: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, A
 
 
 def seeded(options: Mapping[str, Any], generator: torch.Generator | None) -> dict[str, Any]:
-    """The options with one seed for all pieces: the one that is given, or drawn from ``generator``, or 0.
+    """Return the options with one seed for all batches: the given one, or one drawn from ``generator``, or 0.
 
     Raises:
-        TypeError: the generator is none, or there is a seed as well.
+        TypeError: the generator is not a ``torch.Generator``, or there is a seed as well.
     """
     if generator is None:
         return {"seed": 0, **options}
@@ -164,7 +164,7 @@ def seeded(options: Mapping[str, Any], generator: torch.Generator | None) -> dic
 
 
 def _predicted(network: nn.Module, inputs: Tensor, extra: tuple[Any, ...]) -> list[Question]:
-    """Why the class with the largest logit? An output of one entry needs no class."""
+    """Return the question about the class with the largest logit; a single output needs no class."""
     with torch.no_grad():
         logits = check_logits(network(inputs, *extra))
     if logits[0].numel() == 1:
@@ -178,7 +178,7 @@ def _predicted(network: nn.Module, inputs: Tensor, extra: tuple[Any, ...]) -> li
 
 
 def _of_these(values: tuple[Any, ...], here: slice, count: int, *, axes: int) -> tuple[Any, ...]:
-    """The values, tensors with something for each of ``count`` images cut down to these."""
+    """Select these images from values that are tensors with an entry for each of ``count`` images."""
 
     def belongs_to_images(value: Any) -> bool:
         return isinstance(value, Tensor) and value.dim() >= axes and count > 1 and len(value) == count

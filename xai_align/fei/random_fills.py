@@ -1,9 +1,9 @@
-"""What stands where a mask hides the image: a fill of another kind at every step, so that no map can rely on any.
+"""Random fills for hidden pixels: another kind at every step, so that no map can rely on any of them.
 
-A map that is optimised against one fill finds what this fill makes of the
-network. Against several it finds what the network sees in the image.
-Everything random comes from a generator on the CPU and is the same for every
-image of a batch, so that none depends on its batch mates.
+A map that is optimised for one fill fits artefacts of that fill; for several
+fills it fits the evidence in the image. All random numbers come from a generator
+on the CPU and are the same for every image of a batch, so that an image does not
+depend on the rest of the batch.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from torch import Tensor
 from xai_align.fei.solid_colours import Normalization, references
 from xai_align.perturbation.fills import GaussianBlur
 
-#: The kinds by default: two that insertion and deletion are measured with, and three that belong to neither.
+#: Default kinds: two that insertion and deletion are measured with, and three others.
 KINDS = ("blur", "zero", "noise", "colour", "texture")
-#: Solid fills carry so much noise, in standard deviations of the image. Where all pixels are the same, max pooling
-#: has no winner but by rounding, and the gradient would go wherever rounding sends it.
+#: Noise of solid fills, in standard deviations of the image. If all pixels are equal, max pooling selects one by
+#: rounding errors, and so does the gradient.
 GRAIN = 0.01
 
 
 @dataclass(frozen=True)
 class Fills:
-    """Where fills come from: ``draw()`` gives one, ``[N or 1, C or 1, H or 1, W or 1]``; ``note`` says it in words."""
+    """Source of fills: ``draw()`` returns one, ``[N or 1, C or 1, H or 1, W or 1]``; ``note`` describes them."""
 
     draw: Callable[[], Tensor]
     note: str
@@ -41,7 +41,7 @@ def random_fills(
     *,
     normalization: Normalization | None = None,
 ) -> Fills:
-    """Fills for these images, each of a kind drawn at random.
+    """Return fills for these images, each of a random kind.
 
     Args:
         inputs: images ``[N, C, H, W]``.
@@ -53,7 +53,7 @@ def random_fills(
         normalization: ``(mean, std)`` of the images, for solid colours.
 
     Raises:
-        ValueError: no kind, or one that is not known.
+        ValueError: no kind, or an unknown one.
     """
     deviation, mean = torch.std_mean(inputs, dim=(2, 3), keepdim=True)
     blurred = GaussianBlur()(inputs)
@@ -84,7 +84,7 @@ def random_fills(
 
 
 def scrambled(inputs: Tensor, generator: torch.Generator) -> Tensor:
-    """Each image with the strength of all its spatial frequencies and random phases: its texture, and no object.
+    """Return each image with its amplitude spectrum and random phases: its texture without the object.
 
     The phases are those of white noise, the same for all channels, so colours stay together.
     """
@@ -96,6 +96,6 @@ def scrambled(inputs: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def fixed_fill(inputs: Tensor, baselines: Any, seed: int) -> Fills:
-    """The caller's fill: a number, a tensor or a function, see :func:`~xai_align.fei.solid_colours.references`."""
+    """Return the caller's number, tensor or function as fill, see :func:`~xai_align.fei.solid_colours.references`."""
     given, calls = references(inputs, baselines, seed=seed), count()
     return Fills(lambda: given.draw(next(calls)), given.note)

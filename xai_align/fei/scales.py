@@ -1,13 +1,13 @@
-"""A gradient on a grid of cells, seen at several scales at once.
+"""Gradient on a grid of cells, combined over several scales.
 
-Single cells of a masked image are where a network is easiest to deceive: their
-gradients differ in sign from neighbour to neighbour and from step to step. So
-a step goes along
+Single cells of a masked image are prone to adversarial solutions: their gradients
+differ in sign from neighbour to neighbour and from step to step. So a step
+follows
 
     g' = sum_j w_j u(G_j * g)        u(g) = g / |g|,   G_j a Gaussian of sigma_j cells
 
-and is divided by its own root mean square: a step has the same size for every
-image, whatever its logits.
+divided by its root mean square, so that steps have the same size for all images,
+independent of their logits.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SCALES = ((0.0, 0.7), (1.0, 0.5), (2.5, 0.5))
 
 
 def at_scales(gradient: Tensor, scales: Sequence[tuple[float, float]]) -> Tensor:
-    """``g'`` for gradients ``[N, h, w]``, with root mean square 1; zero where the gradient is zero."""
+    """Return ``g'`` for gradients ``[N, h, w]``, with root mean square 1; zero if the gradient is zero."""
     mixed = gradient.new_zeros(gradient.shape)
     for sigma, weight in scales:
         mixed = mixed + weight * _unit(smoothed(gradient, sigma))
@@ -32,7 +32,7 @@ def at_scales(gradient: Tensor, scales: Sequence[tuple[float, float]]) -> Tensor
 
 
 def smoothed(cells: Tensor, sigma: float) -> Tensor:
-    """Cells ``[N, h, w]`` under a Gaussian of ``sigma`` cells, three sigma wide each way; borders are repeated."""
+    """Smooth cells ``[N, h, w]`` by a Gaussian of ``sigma`` cells, truncated at three sigma; borders are replicated."""
     if sigma == 0:
         return cells
     radius = ceil(3 * sigma)
@@ -44,7 +44,7 @@ def smoothed(cells: Tensor, sigma: float) -> Tensor:
 
 
 def check_scales(scales: Sequence[tuple[float, float]]) -> tuple[tuple[float, float], ...]:
-    """Scales as pairs of floats.
+    """Return the scales as pairs of floats.
 
     Raises:
         ValueError: there are none, or a width or a weight is negative or not finite.
@@ -52,7 +52,7 @@ def check_scales(scales: Sequence[tuple[float, float]]) -> tuple[tuple[float, fl
     try:
         given = tuple((float(sigma), float(weight)) for sigma, weight in scales)
         fine = all(isfinite(number) and number >= 0 for pair in given for number in pair)
-    except (TypeError, ValueError):  # no pairs, or no numbers
+    except (TypeError, ValueError):  # not pairs, or not numbers
         given, fine = (), False
     if not fine or not any(weight for _, weight in given):
         raise ValueError(

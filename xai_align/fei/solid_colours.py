@@ -1,10 +1,10 @@
-"""What stands where a mask hides the image: a new random solid colour at every step, unless the caller says otherwise.
+"""References for hidden pixels: by default a new random solid colour at every step.
 
-A solid colour has no edges and no texture, so it is evidence for nothing in
-particular; a new one at every step keeps a mask from making use of any one of
-them. All numbers come from a generator of our own on the CPU: the same seed
-gives the same colours on every device, and all images of a batch meet the same
-numbers, so that none depends on its batch mates or on its place among them.
+A solid colour has no edges and no texture, so it is no evidence for a particular
+class; a new one at every step keeps a mask from exploiting any one of them. All
+random numbers come from a separate generator on the CPU: the same seed gives the
+same colours on every device, and all images of a batch share them, so that an
+image does not depend on the rest of the batch or on its position in it.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ Normalization: TypeAlias = tuple[Sequence[float] | Tensor | float, Sequence[floa
 
 @dataclass(frozen=True)
 class References:
-    """The reference ``r`` of composites ``alpha * x + (1 - alpha) * r``.
+    """Reference ``r`` of composites ``alpha * x + (1 - alpha) * r``.
 
     Attributes:
-        draw: ``draw(step)`` gives a tensor ``[1 or N, C or 1, H or 1, W or 1]`` that goes with the images.
-        varies: whether two steps may see two references.
-        note: where it comes from, in words.
+        draw: ``draw(step)`` returns a tensor ``[1 or N, C or 1, H or 1, W or 1]``, broadcastable to the images.
+        varies: whether the reference differs between steps.
+        note: description of its source.
     """
 
     draw: Callable[[int], Tensor]
@@ -38,19 +38,19 @@ class References:
 def references(
     inputs: Tensor, baselines: Any = None, *, normalization: Normalization | None = None, seed: int = 0
 ) -> References:
-    """The references for these images.
+    """Return the references for these images.
 
     Args:
         inputs: ``[N, C, H, W]``.
         baselines: None for random solid colours; a number; a tensor ``[N, C, H, W]`` (axes may be 1); or a
-            function ``(inputs, step, generator) -> Tensor`` that is called anew at every step.
-        normalization: ``(mean, std)`` with which the images were normalised; colours are then drawn from all
-            that a picture can show. None: they are drawn from each image's own range.
-        seed: of the generator (CPU).
+            function ``(inputs, step, generator) -> Tensor`` that is called at every step.
+        normalization: ``(mean, std)`` that the images were normalised with; colours are then drawn from the full
+            colour range. None: from each image's own range.
+        seed: seed of the generator (CPU).
 
     Raises:
         TypeError: the baselines are none of these.
-        ValueError: shapes don't fit, or values are not finite.
+        ValueError: shapes don't match, or values are not finite.
     """
     generator = torch.Generator().manual_seed(seed)
     if baselines is None:
@@ -78,7 +78,7 @@ def references(
 
 
 def solid_colour(mean: Tensor, std: Tensor, generator: torch.Generator) -> Tensor:
-    """One of the 256^C colours, each as likely, normalised.
+    """Draw one of the 256^C colours uniformly, normalised.
 
     Args:
         mean: ``[1, C, 1, 1]``, of pixels in [0, 1].
@@ -93,7 +93,7 @@ def solid_colour(mean: Tensor, std: Tensor, generator: torch.Generator) -> Tenso
 
 
 def _from_own_range(inputs: Tensor, generator: torch.Generator) -> Callable[[int], Tensor]:
-    """Colours ``[N, C, 1, 1]``, each channel uniform between the least and the largest value the image has there."""
+    """Return a source of colours ``[N, C, 1, 1]``, each channel uniform between the image's minimum and maximum."""
     low, high = inputs.amin((2, 3), keepdim=True), inputs.amax((2, 3), keepdim=True)
 
     def draw(step: int) -> Tensor:
@@ -104,7 +104,7 @@ def _from_own_range(inputs: Tensor, generator: torch.Generator) -> Callable[[int
 
 
 def _per_channel(normalization: Any, inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation as ``[1, C, 1, 1]``."""
+    """Return mean and standard deviation as ``[1, C, 1, 1]``."""
     if not isinstance(normalization, tuple | list) or len(normalization) != 2:
         raise ValueError(f"normalization is {normalization!r}; give (mean, std), each with one number for each channel")
     channels = inputs.shape[1]
@@ -121,7 +121,7 @@ def _per_channel(normalization: Any, inputs: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _fitting(baselines: Any, inputs: Tensor) -> Tensor:
-    """A reference with four axes that goes with the images."""
+    """Return a reference with four axes, broadcastable to the images."""
     if not isinstance(baselines, Tensor):
         raise ValueError(f"the baselines' function returned {type(baselines).__name__}; it must give a tensor")
     r = baselines.reshape(1, 1, 1, 1) if baselines.dim() == 0 else baselines

@@ -1,4 +1,4 @@
-"""The layers whose deviation counts: a network's stages, also of networks that no plugin knows."""
+"""Layers whose deviation counts: a network's stages, also of networks that no plugin supports."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from xai_align.question import QuestionModel
 
 
 def stage_layers(model: nn.Module, inputs: Tensor, additional_forward_args: Sequence[Any] = ()) -> tuple[str, ...]:
-    """Names of layers: the stages that a plugin names, else the last module at each resolution; there may be none.
+    """Return names of layers: the stages from a plugin, else the last module at each resolution; may be empty.
 
     Args:
         model: the network.
-        inputs: images ``[N, C, H, W]``; one forward pass is made where no plugin knows the model.
+        inputs: images ``[N, C, H, W]``, for one forward pass if no plugin supports the model.
         additional_forward_args: further arguments of the model.
     """
     inner = model.model if isinstance(model, QuestionModel) else model
@@ -29,7 +29,7 @@ def stage_layers(model: nn.Module, inputs: Tensor, additional_forward_args: Sequ
 def last_at_each_resolution(
     model: nn.Module, inputs: Tensor, additional_forward_args: Sequence[Any] = ()
 ) -> tuple[str, ...]:
-    """The last module that runs once at each size of feature maps ``[N, C, h, w]``; the input's own size is none."""
+    """Return the last module that runs once at each size of feature maps ``[N, C, h, w]``, except the input's size."""
     runs: Counter[str] = Counter()
     last: dict[tuple[int, ...], list[str]] = {}
 

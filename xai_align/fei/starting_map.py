@@ -1,4 +1,4 @@
-"""Where the search for a map begins: at the exact readout, at nothing, or at a map of the caller's."""
+"""Initial map of the search: the exact readout, a constant, or a map of the caller's."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ def starting_map(
     cells: tuple[int, int],
     additional_forward_args: Any = None,
 ) -> Tensor:
-    """Scores ``[N, h, w]`` on a grid of cells, mean 0 and standard deviation 1 (flat ones are 0).
+    """Return scores ``[N, h, w]`` on a grid of cells, with mean 0 and standard deviation 1 (0 if constant).
 
     Args:
         model: gives logits.
         inputs: images ``[N, C, H, W]``.
         questions: one for each image.
         start: see :data:`Start`.
-        layer: where the readout is taken; None: where a plugin says, else at the last convolution.
+        layer: layer of the readout; None: the plugin's choice, else the last convolution.
         cells: rows and columns.
         additional_forward_args: further arguments of the model.
 
     Raises:
-        ValueError: the start is none of these or does not fit, or the layer is not found.
+        ValueError: the start is none of these or has a wrong shape, or the layer is not found.
     """
     if isinstance(start, Tensor):
         given = start
     elif start == "flat":
         given = inputs.new_zeros(len(inputs), *cells)
     elif start == "readout":
-        with torch.no_grad():  # the readout turns gradients on where it needs them
+        with torch.no_grad():  # the readout enables gradients where it needs them
             where = resolve_layer(model, purpose="gradient", image=inputs[:1]) if layer is None else layer
         readout = read_out(model, inputs, list(questions), where, additional_forward_args=additional_forward_args)
         given = readout.map("smooth").detach()

@@ -1,4 +1,4 @@
-"""Training: state, checkpoints, seeds, logs and processes, and the fit of a PiNet on them."""
+"""Training: state, checkpoints, seeds, logs and processes, and fitting a PiNet with them."""
 
 from xai_align.training.pinet.fit import Fit, fit_pinet
 from xai_align.training.pinet.options import FitOptions

@@ -1,4 +1,4 @@
-"""Training changes weights and nothing else of the caller's: the rest is put back, also after an exception."""
+"""Restoration of the caller's state: training changes only weights, also after an exception."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters that a fit changes, by name.
+    """Return the parameters that a fit changes, by name.
 
-    Those that ``model.trainable_parameters()`` gives, where the model has it; those that require grad otherwise.
+    Those from ``model.trainable_parameters()`` if the model has it; otherwise those that require grad.
 
     Raises:
         ValueError: there are none.
@@ -34,9 +34,9 @@ def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 
 @contextmanager
 def only_weights_change(model: nn.Module, trained: Sequence[nn.Parameter]) -> Iterator[None]:
-    """Inside, only ``trained`` require grad and ``.grad`` is empty; after it, all is as it was but the weights.
+    """Let only ``trained`` require grad and clear ``.grad`` inside the block; afterwards restore all but the weights.
 
-    Train and eval modes of every module, ``requires_grad``, ``.grad``, the device.
+    Restored are the train and eval modes of every module, ``requires_grad``, ``.grad`` and the device.
     """
     modes = [(module, module.training) for module in modules_of(model)]
     parameters = {id(p): p for p in parameters_of(model)}.values()
@@ -62,11 +62,11 @@ def only_weights_change(model: nn.Module, trained: Sequence[nn.Parameter]) -> It
 
 @contextmanager
 def accelerator_for(model: nn.Module, mixed_precision: str) -> Iterator[Accelerator]:
-    """An :class:`accelerate.Accelerator` of our own.
+    """Yield a separate :class:`accelerate.Accelerator`.
 
-    ``accelerate`` keeps its settings once for the whole program, so a second fit in another precision, or a
-    caller's own accelerator, would meet the first one's. Inside there are ours; after it, those from before.
-    The process group, where several processes were launched, stays.
+    ``accelerate`` has global settings, so a second fit in another precision, or a caller's own accelerator, would
+    get the first one's. The block has its own settings; afterwards the previous ones are restored. The process
+    group of several launched processes remains.
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState, GradientState, PartialState
@@ -81,7 +81,7 @@ def accelerator_for(model: nn.Module, mixed_precision: str) -> Iterator[Accelera
     try:
         for state in ours:
             state._shared_state.clear()
-        # the loop weighs its passes itself, so none of what a launcher's environment may say about accumulation
+        # the loop weights its passes itself, so a launcher's setting of gradient accumulation is overridden
         alone = GradientAccumulationPlugin(num_steps=1)
         accelerator = Accelerator(mixed_precision=mixed_precision, cpu=cpu, gradient_accumulation_plugin=alone)
         if mixed_precision == "fp16" and accelerator.device.type == "cpu":

@@ -1,9 +1,9 @@
-"""Checkpoints that survive being killed: each one whole or not there, the one before it kept.
+"""Crash-safe checkpoints: each is written atomically, and the previous one is kept.
 
 A checkpoint is one safetensors file: tensors, and in its header a JSON text with
-everything else and a digest of it all. Nothing is unpickled when it is read. It
-is written beside its name, flushed to the disk and moved into place, and only
-then is the last but one removed, so there is a good one at any time.
+everything else and a digest of it all. Nothing is unpickled on reading. It is
+written to a temporary file, flushed to the disk and moved into place, and only
+then is the last but one removed, so there is a valid one at any time.
 """
 
 from __future__ import annotations
@@ -25,33 +25,33 @@ from xai_align._tools.files.plain_json import parse_json
 from xai_align._tools.files.tensor_file import read_tensor_file
 from xai_align.training.digest import digest_of
 
-#: The version of what stands in a checkpoint.
+#: Version of the checkpoint format.
 FORMAT = 1
 _NAME = re.compile(r"epoch-(\d+)\.safetensors")
 
 
 class CheckpointWarning(UserWarning):
-    """A checkpoint that can't be used."""
+    """Warning of a checkpoint that can't be used."""
 
 
 class DamagedCheckpoint(ValueError):
-    """A file that is no whole checkpoint."""
+    """Error of a file that is not a complete checkpoint."""
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a checkpoint holds: tensors by name, and what JSON can say."""
+    """Content of a checkpoint: tensors by name, and values of JSON types."""
 
     tensors: Mapping[str, Tensor]
     numbers: Mapping[str, Any]
 
 
 class Checkpoints:
-    """The checkpoints in a folder, of runs with one configuration.
+    """Checkpoints in a folder, from runs with one configuration.
 
     Args:
-        folder: where they lie; it need not exist.
-        config: what makes a run what it is, as JSON has it.
+        folder: their folder; it need not exist.
+        config: the configuration that identifies a run, in JSON types.
     """
 
     def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
@@ -59,18 +59,18 @@ class Checkpoints:
         self.config = json.loads(json.dumps(config))
 
     def paths(self) -> list[Path]:
-        """Oldest first."""
+        """Return the paths, oldest first."""
         found = [(int(match[1]), path) for path in self.folder.glob("epoch-*") if (match := _NAME.fullmatch(path.name))]
         return [path for _, path in sorted(found)]
 
     def newest(self) -> tuple[Path, Snapshot] | None:
-        """The newest that is whole; None if there never was one.
+        """Return the newest complete checkpoint; None if there are none.
 
         Raises:
-            ValueError: it is of a run with another configuration, or there are checkpoints and none is whole.
+            ValueError: it is from a run with another configuration, or there are checkpoints and none is complete.
 
         Warns:
-            CheckpointWarning: a newer one was passed over, and why.
+            CheckpointWarning: a newer one was skipped, with the reason.
         """
         problems = []
         for path in reversed(self.paths()):
@@ -93,7 +93,7 @@ class Checkpoints:
         return None
 
     def write(self, epoch: int, snapshot: Snapshot) -> Path:
-        """Keep a snapshot of the end of ``epoch``, and of those before only the last."""
+        """Write a snapshot of the end of ``epoch``, and keep only the last of those before."""
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"epoch-{epoch:05d}.safetensors"
         before = [one for one in self.paths() if one != path]
@@ -112,14 +112,14 @@ class Checkpoints:
 
 
 def write_checkpoint(path: Path, snapshot: Snapshot) -> None:
-    """Write a file that is there as a whole or, after a crash, as it was before."""
+    """Write a checkpoint atomically: after a crash the file is as before."""
     from safetensors.torch import save_file
 
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in snapshot.tensors.items()}
     text = json.dumps(snapshot.numbers)
     header = {"format": str(FORMAT), "numbers": text, "sha256": digest_of(tensors, text)}
     waiting = path.with_name(path.name + ".tmp")
-    waiting.unlink(missing_ok=True)  # it may be a link that leads elsewhere
+    waiting.unlink(missing_ok=True)  # it may be a symbolic link
     try:
         save_file(tensors, waiting, metadata=header)
         with waiting.open("rb+") as file:
@@ -130,10 +130,10 @@ def write_checkpoint(path: Path, snapshot: Snapshot) -> None:
 
 
 def read_checkpoint(path: Path) -> Snapshot:
-    """Read what :func:`write_checkpoint` wrote.
+    """Read a file from :func:`write_checkpoint`.
 
     Raises:
-        DamagedCheckpoint: it is truncated, changed, of a later version, or no checkpoint at all.
+        DamagedCheckpoint: it is truncated, modified, from a later version, or not a checkpoint.
     """
     try:
         header, tensors = read_tensor_file(path)

@@ -1,4 +1,4 @@
-"""What named tensors hold, in one short text: two sets of the same digest are the same to the last bit."""
+"""Digest of named tensors: two sets with the same digest are bitwise equal."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def digest_of(tensors: Mapping[str, Tensor], text: str = "") -> str:
-    """SHA-256 of a text and of names, dtypes, shapes and bytes of tensors, in hexadecimal."""
+    """Return the SHA-256 of a text and of names, dtypes, shapes and bytes of tensors, in hexadecimal."""
     digest = hashlib.sha256(text.encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name}:{tensor.dtype}:{list(tensor.shape)}".encode())

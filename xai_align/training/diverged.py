@@ -1,5 +1,5 @@
-"""What is raised when there is no use in going on."""
+"""Error of a training that diverged."""
 
 
 class DivergedError(ArithmeticError):
-    """The loss is no number any more."""
+    """Error of a loss or gradient that is NaN or infinite."""

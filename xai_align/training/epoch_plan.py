@@ -1,7 +1,7 @@
-"""Which examples go into which step: a function of the seed and the epoch, and of nothing else.
+"""Assignment of examples to steps, as a function of the seed and the epoch only.
 
-So an epoch can be repeated exactly, whatever was drawn from random generators
-before, and two processes see in a step what one sees with twice the batch.
+So an epoch can be repeated exactly, independent of earlier random numbers, and
+two processes have the same examples in a step as one with twice the batch.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import torch
 
 @dataclass(frozen=True)
 class Piece:
-    """What one process looks at in one forward pass.
+    """Examples of one process in one forward pass.
 
     Attributes:
-        indices: of the examples.
-        share: the part that the mean over these examples has in the step's mean over all its examples, times
-            the number of processes (whose gradients are averaged). It is zero for a process with nothing to
-            do, which then looks at an example for company.
+        indices: indices of the examples.
+        share: weight of the mean over these examples in the step's mean over all its examples, times the number
+            of processes (whose gradients are averaged). It is zero for a process without examples, which then
+            gets one as a placeholder.
     """
 
     indices: tuple[int, ...]
@@ -30,26 +30,26 @@ class Piece:
 
 
 def steps_in_epoch(count: int, batch: int) -> int:
-    """How many steps of about ``batch`` examples (of all processes and passes together) an epoch has."""
+    """Return the number of steps in an epoch, of about ``batch`` examples over all processes and passes."""
     return math.ceil(count / batch)
 
 
 def epoch_plan(
     count: int, *, batch_size: int, passes: int = 1, processes: int = 1, rank: int = 0, seed: int, epoch: int
 ) -> list[list[Piece]]:
-    """The steps of an epoch, each a list of ``passes`` pieces for this process.
+    """Return the steps of an epoch, each a list of ``passes`` parts for this process.
 
-    Every example is in exactly one step. The steps' sizes differ by one at most, so that no small rest
-    upsets batch statistics or weighs an example more than others.
+    Every example is in exactly one step. The steps' sizes differ by at most one, so that no small last step
+    distorts batch statistics or gives an example more weight than others.
 
     Args:
-        count: examples in the data set.
-        batch_size: at most so many examples in a pass of a process.
-        passes: forward passes whose gradients are added before a step.
-        processes: how many share a step.
-        rank: the number of this process.
-        seed: of the shuffling.
-        epoch: its number.
+        count: number of examples in the data set.
+        batch_size: maximum number of examples in a forward pass of a process.
+        passes: number of forward passes whose gradients are accumulated for a step.
+        processes: number of processes that share a step.
+        rank: rank of this process.
+        seed: seed of the shuffling.
+        epoch: number of the epoch.
     """
     order = torch.randperm(count, generator=torch.Generator().manual_seed(derived_seed(seed, "shuffle", epoch)))
     steps = order.tensor_split(steps_in_epoch(count, batch_size * passes * processes))
@@ -63,14 +63,14 @@ def _piece(step: torch.Tensor, mine: torch.Tensor, processes: int) -> Piece:
 
 
 def derived_seed(seed: int, *what: object) -> int:
-    """A seed for one purpose, from the run's seed; different purposes have unrelated ones."""
+    """Derive a seed for one purpose from the run's seed; different purposes have independent ones."""
     digest = hashlib.sha256(repr((seed, *what)).encode()).digest()
     return int.from_bytes(digest[:7], "big")
 
 
 @dataclass
 class EpochBatches:
-    """A batch sampler: the pieces of the present epoch, one after the other."""
+    """Batch sampler of the parts of the current epoch."""
 
     plan: list[list[Piece]] = field(default_factory=list)
 

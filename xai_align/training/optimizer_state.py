@@ -1,4 +1,4 @@
-"""An optimiser's state as a checkpoint keeps it: tensors by name, and what JSON can say."""
+"""An optimiser's state in a checkpoint: tensors by name, and values of JSON types."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import Tensor
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors, by ``NUMBER/KEY``, and everything else.
+    """Return the tensors, by ``NUMBER/KEY``, and everything else.
 
     Raises:
-        TypeError: it holds something that neither can say.
+        TypeError: it holds something that is neither a tensor nor of a JSON type.
     """
     state = optimizer.state_dict()
     tensors: dict[str, Tensor] = {}
@@ -30,12 +30,12 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor]
 def restore_optimizer(
     optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]
 ) -> None:
-    """Go back to what :func:`optimizer_state` gave."""
+    """Restore a state from :func:`optimizer_state`."""
     state: dict[int, dict[str, Any]] = {int(key): dict(values) for key, values in numbers["state"].items()}
     for name, tensor in tensors.items():
         number, _, key = name.partition("/")
         state.setdefault(int(number), {})[key] = tensor
-    groups = [  # JSON has lists only, and an optimiser's options are compared as they are
+    groups = [  # JSON has only lists, and an optimiser's options must keep their types
         {key: tuple(value) if isinstance(own.get(key), tuple) else value for key, value in group.items()}
         for own, group in zip(optimizer.param_groups, numbers["param_groups"], strict=True)
     ]
@@ -47,10 +47,10 @@ def restore_optimizer(
 
 
 def plain_value(value: Any, what: str) -> Any:
-    """The value, if JSON can say it.
+    """Return the value, if it is of a JSON type.
 
     Raises:
-        TypeError: it can't.
+        TypeError: it is not.
     """
     if isinstance(value, Mapping):
         return {str(key): plain_value(one, what) for key, one in value.items() if not callable(one)}

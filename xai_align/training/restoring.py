@@ -1,4 +1,4 @@
-"""Going back to a checkpoint as a whole or not at all: what it says is checked first, and a failure changes nothing."""
+"""Atomic restoration of a checkpoint: its content is checked first, and a failure changes nothing."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 COUNT = whole(0, 2**53)
 _TEXT = text(r"[\s\S]*", longest=100_000, expected="a text")
-#: A row of the log: what is not finite may stand there.
+#: A row of the log, which may have values that are not finite.
 ROW = record_with_more({"epoch": COUNT, "step": COUNT})
 _CELLS = table_of(either(nothing, flag(), number(finite=False), _TEXT))
 NOTES = listed(_TEXT)
@@ -50,7 +50,7 @@ def row(value: Any, name: str) -> str | None:
     return ROW(value, name) or _CELLS(value, name)
 
 
-#: What the checkpoints of every fit say about how far it is.
+#: Fields on the progress of a fit, common to all checkpoints.
 PROGRESS: dict[str, Rule] = {
     "epoch": COUNT,
     "step": COUNT,
@@ -65,10 +65,10 @@ PROGRESS: dict[str, Rule] = {
 def check_optimizer(
     optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], numbers: Any, name: str, source: str
 ) -> None:
-    """Raise if this is no state of an optimiser over the same parameters.
+    """Raise if this is not a state of an optimiser with the same parameters.
 
     Raises:
-        ValueError: it is not; one sentence with the source.
+        ValueError: it is not; the message names the source.
     """
     mine = plain_value(optimizer.state_dict()["param_groups"], "the optimiser's groups")
     plain = table_of(table_of(either(nothing, flag(), number(), _TEXT, listed(number()))))
@@ -107,11 +107,11 @@ def _other_options(mine: list[dict[str, Any]], numbers: Mapping[str, Any], name:
 def _uneven(
     parameters: list[Tensor], tensors: Mapping[str, Tensor], plain: Mapping[str, Mapping[str, Any]], name: str
 ) -> str | None:
-    """What is kept of one parameter and not of another that is like it; of one that never had a step, nothing is."""
+    """Return entries saved for one parameter but not for a similar one; a parameter without a step has none."""
     kept: dict[int, set[str]] = {}
     for number_of, key in [one.split("/") for one in tensors] + [[n, key] for n, keys in plain.items() for key in keys]:
         kept.setdefault(int(number_of), set()).add(key)
-    for matrices in (False, True):  # some optimisers treat these otherwise
+    for matrices in (False, True):  # some optimisers treat these differently
         alike = {n: keys for n, keys in kept.items() if (parameters[n].dim() > 1) == matrices}
         every = set().union(*alike.values()) if alike else set()
         for n, keys in alike.items():
@@ -121,16 +121,16 @@ def _uneven(
 
 
 def check_kept(own: Mapping[str, Tensor], found: Mapping[str, Tensor], source: str, *, subset: bool = False) -> None:
-    """Raise if kept tensors are not those of the networks that are trained.
+    """Raise if saved tensors do not match the networks that are trained.
 
     Args:
-        own: of the networks.
-        found: of the checkpoint.
-        source: for the message.
-        subset: whether there may also be none at all.
+        own: tensors of the networks.
+        found: tensors of the checkpoint.
+        source: source for the message.
+        subset: whether there may also be none.
 
     Raises:
-        ValueError: they are not.
+        ValueError: they do not.
     """
     if not (subset and not found):
         check_tensors(own, found, f"{source} is of other networks")
@@ -138,18 +138,18 @@ def check_kept(own: Mapping[str, Tensor], found: Mapping[str, Tensor], source: s
 
 @contextmanager
 def as_a_whole(undo: Callable[[], None], source: str) -> Iterator[None]:
-    """Undo what was done when something inside fails, and say it in a sentence.
+    """Undo all changes if the block fails, and raise a readable error.
 
     Raises:
         ValueError: something inside failed.
     """
     try:
         yield
-    except Exception as error:  # optimisers, schedules and terms are anyone's, and may raise anything
+    except Exception as error:  # optimisers, schedules and terms may be the user's, and raise anything
         undo()
         raise ValueError(f"{source} can't be gone back to ({in_one_clause(error)}); nothing was changed") from error
 
 
 def below(prefix: str, snapshot: Snapshot) -> dict[str, Tensor]:
-    """The tensors whose names begin like this, without that beginning."""
+    """Return the tensors whose names start with the prefix, with the prefix removed."""
     return {name.removeprefix(prefix): one for name, one in snapshot.tensors.items() if name.startswith(prefix)}

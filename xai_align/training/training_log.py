@@ -1,9 +1,9 @@
-"""The rows of a fit on disk: ``metrics.csv``, ``metrics.jsonl``, and TensorBoard's where that is installed.
+"""Log files of a fit: ``metrics.csv``, ``metrics.jsonl``, and TensorBoard events if it is installed.
 
-One row for each validation and each end of an epoch. A run that goes on first
-writes the rows that its checkpoint knows, so what an interrupted epoch had
-added is not there twice. A row may bring a name that those before it didn't have:
-then the table is written anew, with a column more.
+There is one row for each validation and each end of an epoch. A resumed run first
+writes the rows of its checkpoint, so that rows of an interrupted epoch are not
+duplicated. If a row has a name that earlier ones did not have, the table is
+rewritten with an additional column.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-#: What is known after a stretch of training, by name.
+#: Values of a row of the log, by name.
 Row = dict[str, Any]
 
 
 class TrainingLog:
-    """Takes rows.
+    """Log of rows, in files and for a listener.
 
     Args:
-        folder: where the files go; None: nowhere.
+        folder: folder of the files; None: no files.
         listener: called with each new row.
     """
 
@@ -35,7 +35,7 @@ class TrainingLog:
         self._names: list[str] = []
 
     def begin(self, rows: Sequence[Row]) -> None:
-        """Start the files with the rows there are."""
+        """Start the files with the given rows."""
         if self._folder is None:
             return
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -45,7 +45,7 @@ class TrainingLog:
         self._board = _tensorboard(self._folder / "tensorboard", rows[-1]["step"] + 1 if rows else 0)
 
     def add(self, row: Row) -> None:
-        """Keep a row, now."""
+        """Write a row at once."""
         if self._listener is not None:
             self._listener(dict(row))
         if self._folder is None:
@@ -63,7 +63,7 @@ class TrainingLog:
             self._board.flush()
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close the files."""
         if self._board is not None:
             self._board.close()
 
@@ -87,7 +87,7 @@ class TrainingLog:
 
 
 def _write(path: Path, text: str) -> None:
-    """A new file in the place of one that is there; where that is a link, what it leads to stays as it is."""
+    """Write a new file that replaces an existing one; the target of a symbolic link is not changed."""
     if path.is_dir() and not path.is_symlink():
         raise ValueError(
             f"'{path}' is a folder, and the rows of the fit belong there; choose another folder, or move it"
@@ -108,7 +108,7 @@ def _csv_line(values: Sequence[Any]) -> str:
 
 
 def _json_line(row: Row) -> str:
-    """What is not finite is null, as JSON has no word for it."""
+    """Return a row as a line of JSON, with null for values that are not finite."""
     known = {
         name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()
     }
@@ -116,7 +116,7 @@ def _json_line(row: Row) -> str:
 
 
 def _tensorboard(folder: Path, first_step: int) -> Any:
-    """TensorBoard's writer; None if it is not installed. Events of steps that are done again are passed over."""
+    """Return TensorBoard's writer; None if it is not installed. Events of repeated steps are purged."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:

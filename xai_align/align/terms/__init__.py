@@ -1,1 +1,1 @@
-"""What the losses of classifier and masker are made of: small callables, one value for each image."""
+"""Terms of the losses of classifier and masker: small callables that return one value for each image."""

@@ -1,11 +1,11 @@
-"""The terms of the classifier's loss: small callables from a view to one value for each image.
+"""Terms of the classifier's loss: small callables from a view to one value for each image.
 
     L_clf = L_cls + lambda3 L_egl + lambda4 L_reg        ALIGN, from the published description
 
-The trainer adds ``weight * term(view)`` and takes the mean over the step's images. A term of one's own has a
-``name``, a ``weight`` and a call ``term(view) -> [N]``. It may also have ``report() -> dict`` (for the log),
-``state_dict()`` / ``load_state_dict()`` (what it remembers), ``needs_guide`` (left out of the warm-up), and
-``differentiates_twice`` (a gradient is part of it: attention then runs without kernels that have no second derivative).
+The trainer adds ``weight * term(view)`` and takes the mean over the step's images. A custom term has a ``name``, a
+``weight`` and a call ``term(view) -> [N]``. Optional are ``report() -> dict`` (for the log), ``state_dict()`` /
+``load_state_dict()`` (its state), ``needs_guide`` (left out of the warm-up), and ``differentiates_twice`` (the term
+contains a gradient: attention then runs without kernels that have no second derivative).
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from xai_align.align.terms.running_means import RunningMeans
 from xai_align.align.terms.term_options import AVERAGES, Average, check_number
 from xai_align.align.views.classifier_view import ClassifierView
 
-#: From logits ``[N, K]`` and labels ``[N]`` to a loss for each image.
+#: Function from logits ``[N, K]`` and labels ``[N]`` to a loss for each image.
 Criterion = Callable[[Tensor, Tensor], Tensor]
 
 
 class Term(Protocol):
-    """A term of the classifier's loss."""
+    """Protocol of a term of the classifier's loss."""
 
     @property
     def name(self) -> str: ...  # noqa: D102
@@ -37,23 +37,23 @@ class Term(Protocol):
     weight: float
 
     def __call__(self, view: ClassifierView) -> Tensor:
-        """``[N]``, float32: one value for each image."""
+        """Return one value for each image, ``[N]``, float32."""
         ...
 
 
 @dataclass(kw_only=True)
 class Classification:
-    """Cross entropy of the labels, or a criterion of one's own.
+    """Term that is the cross entropy of the labels, or a custom criterion.
 
     Attributes:
         weight: of the term.
         label_smoothing: the share of the probability that is spread over all classes.
-        class_weights: one for each class. As in PyTorch the mean is a weighted one, here over the step's images.
-        criterion: ``criterion(logits, labels)`` gives one loss for each image: ``reduction="none"``. With it, the
-            two options above are its own business.
+        class_weights: one for each class. As in PyTorch, the mean is weighted, here over the step's images.
+        criterion: ``criterion(logits, labels)`` returns one loss for each image, as with ``reduction="none"``. It
+            excludes the two options above.
 
     Raises:
-        ValueError: options out of range, or class weights beside a criterion.
+        ValueError: options out of range, or class weights together with a criterion.
 
     Example::
 
@@ -84,19 +84,19 @@ class Classification:
                 raise ValueError("class_weights are one number for each class, none of them negative")
 
     def __call__(self, view: ClassifierView) -> Tensor:
-        """The loss of each image.
+        """Return the loss of each image, ``[N]``.
 
         Raises:
-            ValueError: there isn't a weight for each class, or the criterion gives no loss for each image.
+            ValueError: there isn't a weight for each class, or the criterion doesn't return a loss for each image.
         """
         return classification_loss(self, view.logits, view.batch.labels, view.everyone.labels)
 
 
 def classification_loss(options: Classification, logits: Tensor, labels: Tensor, everyones_labels: Tensor) -> Tensor:
-    """``[N]``: what :class:`Classification` says of any logits of the batch, e.g. of changed images.
+    """Return the loss of :class:`Classification` for any logits of the batch, e.g. of changed images, ``[N]``.
 
     Raises:
-        ValueError: there isn't a weight for each class, or the criterion gives no loss for each image.
+        ValueError: there isn't a weight for each class, or the criterion doesn't return a loss for each image.
     """
     if options.criterion is not None:
         losses = options.criterion(logits, labels)
@@ -120,19 +120,18 @@ def classification_loss(options: Classification, logits: Tensor, labels: Tensor,
 
 @dataclass(kw_only=True)
 class Alignment:
-    """``L_egl = BCE(CAM of the label, the guide's mask)``: the classifier is told where to look.
+    """Term ``L_egl = BCE(CAM of the label, the guide's mask)``: aligns CAMs with masks.
 
-    Images whose CAM is dead count as zero, and so do those whose mask is not known. Of a mask that is known in
-    part, that part counts.
+    Images whose CAM is zero everywhere count as zero, and so do those with an unknown mask. Of a partially known mask,
+    the known part counts.
 
     Attributes:
         weight: lambda3.
-        meet: "mask_down": the mask comes to the CAM's size, a mean over the pixels of a cell. "cam_up": the CAM
-            comes to the mask's.
-        eps: CAMs stay within [eps, 1 - eps], since the gradient of a cross entropy bursts at 0 and 1.
-        balance: how inside and outside of the mask are weighed, see
+        meet: "mask_down": the mask is averaged to the CAM's size. "cam_up": the CAM is upsampled to the mask's.
+        eps: CAMs are clamped to [eps, 1 - eps], since the gradient of a cross entropy is unbounded at 0 and 1.
+        balance: weights of inside and outside of the mask, see
             :func:`~xai_align.align.alignment_loss.alignment_loss`.
-        average: over images, or over classes.
+        average: equal weight for each image, or for each class.
 
     Raises:
         ValueError: options out of range.
@@ -153,10 +152,10 @@ class Alignment:
         check_choice("average", self.average, AVERAGES)
 
     def __call__(self, view: ClassifierView) -> Tensor:
-        """The loss of each image.
+        """Return the loss of each image, ``[N]``.
 
         Raises:
-            ValueError: nobody guides.
+            ValueError: there is no guide.
         """
         mask = view.mask
         if mask is None:
@@ -170,29 +169,29 @@ class Alignment:
         return values * view.per_class_weights if self.average == "class" else values
 
     def report(self) -> dict[str, float]:
-        """Means since the last report: ``inside``, ``outside``, ``excess``, and the share of dead CAMs."""
+        """Return means since the last report: ``inside``, ``outside``, ``excess``, and the share of dead CAMs."""
         return self._means.report()
 
 
 @dataclass(kw_only=True)
 class Mixup:
-    """DRE's regulariser: CAMs of images mixed within a class are mixed alike, and CAMs are sparse.
+    """Term of DRE's regulariser: CAMs of images mixed within a class mix alike, and CAMs are sparse.
 
         exp    = mean |a(x_mix) - (lam a(x1) + (1 - lam) a(x2))|
         sparse = (mean a(x1) + mean a(x_mix)) / 2
         mixCE  = CE(f(x_mix), y)
 
     Source: DRE (Li et al., CVPR 2023) and its code, batched: one pass of the mixed images instead of two for each
-    class, and plain means. "From the published description" of ALIGN, this is its ``L_reg``.
+    class, and plain means. In ALIGN's published description it is ``L_reg``.
 
     Attributes:
         weight: lambda4.
-        consistency: of ``exp``.
-        sparsity: of ``sparse``.
-        classification: of ``mixCE``.
+        consistency: weight of ``exp``.
+        sparsity: weight of ``sparse``.
+        classification: weight of ``mixCE``.
         alpha: shares are drawn from Beta(alpha, alpha).
-        share: of the images that are mixed; the cost of the term falls with it, its size doesn't.
-        average: "class" as DRE has it, or over images.
+        share: share of images that are mixed; it scales the cost of the term, not its expected value.
+        average: "class" as in DRE, or "image".
 
     Raises:
         ValueError: options out of range.
@@ -219,7 +218,7 @@ class Mixup:
         check_choice("average", self.average, AVERAGES)
 
     def __call__(self, view: ClassifierView) -> Tensor:
-        """The value of each image; zero for those that aren't mixed."""
+        """Return the value of each image, ``[N]``; zero for those that aren't mixed."""
         mix = view.mixed(alpha=self.alpha, share=self.share)
         values = view.logits.new_zeros(len(view.batch))
         if not len(mix):
@@ -236,7 +235,7 @@ class Mixup:
         return values * view.per_class_weights if self.average == "class" else values
 
     def report(self) -> dict[str, float]:
-        """Means of the three parts since the last report."""
+        """Return means of the three parts since the last report."""
         return self._means.report()
 
 

@@ -1,9 +1,9 @@
-"""The terms of the masker's loss: small callables from a view to one value for each image.
+"""Terms of the masker's loss: small callables from a view to one value for each image.
 
     L_dist + lambda1 ||M||_1 + lambda2 L_smooth        ALIGN, from the published description
 
-The 1-norm is a mean here, so that lambda1 means the same at every image size. Between two cliffs there is an
-explanation: without sparsity a mask of ones is nearly perfect, and above lambda1 of about 3.6 one of zeros.
+The 1-norm is a mean here, so that lambda1 is independent of the image size. Both extremes are degenerate: without
+sparsity a mask of ones is nearly optimal, and above a lambda1 of about 3.6 one of zeros.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class MaskerTerm:
 
     Attributes:
         weight: of the term.
-        confidence: only images that the classifier gets right, with at least this probability, train the masker:
-            what it does wrong is no evidence (as CASM does, Zolna et al. 2020). That takes one more forward pass.
+        confidence: only images that are classified correctly, with at least this probability, train the masker: other
+            predictions are no evidence for the label (as in CASM, Zolna et al. 2020). Costs one more forward pass.
             None: all images do.
         average: over images, or over classes.
 
@@ -76,7 +76,7 @@ class MaskerTerm:
 
 @dataclass(kw_only=True)
 class Distinction(MaskerTerm):
-    """``L_dist = (p(x M) - p(x (1 - M)) - 1)^2``: the kept part is enough for the label, the dropped part is not.
+    """Term ``L_dist = (p(x M) - p(x (1 - M)) - 1)^2``: the kept part suffices for the label, the dropped part doesn't.
 
     Example::
 
@@ -93,26 +93,26 @@ class Distinction(MaskerTerm):
     name: ClassVar[str] = "distinction"
 
     def values(self, view: MaskerView) -> Tensor:
-        """``[N]``, between 0 and 4."""
+        """Return ``L_dist``, ``[N]``, between 0 and 4."""
         return distinction(view.p_keep, view.p_drop)
 
 
 @dataclass(kw_only=True)
 class Sparsity(MaskerTerm):
-    """``||M||_1`` as a mean over the pixels."""
+    """Term ``||M||_1``, as a mean over the pixels."""
 
     name: ClassVar[str] = "sparsity"
 
     weight: float = 2.0
 
     def values(self, view: MaskerView) -> Tensor:
-        """``[N]``: the mean of each mask."""
+        """Return the mean of each mask, ``[N]``."""
         return sparsity_of(view.masks)
 
 
 @dataclass(kw_only=True)
 class Smoothness(MaskerTerm):
-    """``L_smooth``: mean absolute difference of neighbouring pixels.
+    """Term ``L_smooth``: mean absolute difference of neighbouring pixels.
 
     Example::
 
@@ -126,17 +126,17 @@ class Smoothness(MaskerTerm):
     weight: float = 0.1
 
     def values(self, view: MaskerView) -> Tensor:
-        """``[N]``: the total variation of each mask."""
+        """Return the total variation of each mask, ``[N]``."""
         return smoothness_of(view.masks)
 
 
 @dataclass(kw_only=True)
 class AreaHinge(MaskerTerm):
-    """``relu(mean M - limit) + relu(least - mean M)``: masks are neither too large nor too small.
+    """Term ``relu(mean M - limit) + relu(least - mean M)``: bounds the area of masks.
 
     Attributes:
-        limit: the largest mean that costs nothing.
-        least: the smallest.
+        limit: the largest mean without a penalty.
+        least: the smallest mean without a penalty.
 
     Raises:
         ValueError: options out of range.
@@ -154,6 +154,6 @@ class AreaHinge(MaskerTerm):
         check_number("least", self.least, most=self.limit)
 
     def values(self, view: MaskerView) -> Tensor:
-        """``[N]``."""
+        """Return the penalty of each mask, ``[N]``."""
         mean = sparsity_of(view.masks)
         return torch.relu(mean - self.limit) + torch.relu(self.least - mean)

@@ -1,14 +1,14 @@
-"""Experimental: the same thing on other backgrounds must get the same label.
+"""Experimental term: the same object on other backgrounds must get the same label.
 
     L_bg = CE(f(x M + b (1 - M)), y)
 
-``M`` is the guide's mask, ``b`` a magnified piece of another image. Comparing a CAM with a mask asks where the
-last layer's evidence lies, and a cell of the last layer may have looked far around itself. This term asks it of
-the input: what is outside the mask can't carry the answer, because it is exchanged. With a mask that is wrong
-the thing itself is taken away, and accuracy falls; so accuracy and explanation want the same mask.
+``M`` is the guide's mask, ``b`` a magnified crop of another image. A CAM locates evidence in the last layer, whose
+cells have large receptive fields. This term works on the input: pixels outside the mask can't determine the
+prediction, because they are replaced. With a wrong mask the object itself is removed, and accuracy falls; so
+accuracy and explanation favour the same mask.
 
-Ours, not of the published description of ALIGN. Training on exchanged backgrounds is older: Xiao et al. 2020
-("Noise or Signal", arXiv 2006.09994); training on what a learned mask keeps is in Zolna et al. 2020 (CASM).
+Ours, not part of the published description of ALIGN. Earlier work: training on replaced backgrounds in Xiao et al.
+2020 ("Noise or Signal", arXiv 2006.09994), and on the part that a learned mask keeps in Zolna et al. 2020 (CASM).
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from xai_align.align.views.side_pass import statistics_kept
 
 @dataclass(kw_only=True)
 class OtherBackgrounds:
-    """Cross entropy of the labels where what is outside the guide's mask is a piece of another image.
+    """Term that is the cross entropy of the labels with the background replaced by a crop of another image.
 
-    A piece has the image's proportions, lies anywhere, and is magnified bilinearly to the image's size: backgrounds
-    so come at all scales, and hardly ever with a whole thing in them. Places whose mask is not known stay as they are.
+    A crop has the image's aspect ratio and a random position, and is magnified bilinearly to the image's size: so
+    backgrounds come at all scales, and rarely contain a whole object. Pixels with an unknown mask are not changed.
 
     Attributes:
         weight: of the term.
-        smallest: the least side of a piece, as a share of the image's; scales are uniform in their logarithm.
-        largest: the greatest; at 1 a piece may be the whole image, thing included.
+        smallest: smallest side of a crop, as a share of the image's; scales are log-uniform.
+        largest: largest side of a crop; at 1 it may be the whole image, including the object.
 
     Raises:
         ValueError: options out of range.
@@ -59,10 +59,10 @@ class OtherBackgrounds:
             )
 
     def __call__(self, view: ClassifierView) -> Tensor:
-        """``[N]``, float32, with one more forward pass.
+        """Return the cross entropy of each image, ``[N]``, float32, with one more forward pass.
 
         Raises:
-            ValueError: nobody guides.
+            ValueError: there is no guide.
         """
         if view.mask is None:
             raise ValueError(
@@ -76,7 +76,7 @@ class OtherBackgrounds:
 
     @torch.no_grad()
     def exchanged(self, view: ClassifierView, mask: Tensor) -> Tensor:
-        """``[N, C, H, W]``: the batch's images, of other images where ``mask [N, 1, H, W]`` is 0."""
+        """Return the batch's images, replaced by crops of others where ``mask [N, 1, H, W]`` is 0; ``[N, C, H, W]``."""
         order = torch.randperm(len(view.everyone.labels), generator=view.draws.generator("whose background"))
         others = view.everyone.images[order[view.mine].to(view.everyone.images.device)]
         u = view.draws.uniform("which piece", 3)
@@ -86,17 +86,17 @@ class OtherBackgrounds:
 
 
 def magnified(images: Tensor, scale: Tensor, place: Tensor, *, smallest: float, largest: float) -> Tensor:
-    """A piece of each image, as large as the image.
+    """Return a crop of each image, magnified to the image's size.
 
     Args:
         images: ``[N, C, H, W]``.
-        scale: ``[N]`` in [0, 1]: from the smallest piece to the largest.
+        scale: ``[N]`` in [0, 1]: from the smallest crop to the largest.
         place: ``[N, 2]`` in [0, 1]: from left to right and from top to bottom.
-        smallest: least side, as a share of the image's.
-        largest: greatest.
+        smallest: smallest side, as a share of the image's.
+        largest: largest side, likewise.
     """
     side = smallest * torch.exp(scale * math.log(largest / smallest))
-    middle = (2 * place - 1) * (1 - side[:, None])  # in [-1, 1], so that the piece lies inside
+    middle = (2 * place - 1) * (1 - side[:, None])  # in [-1, 1], so that the crop lies inside
     theta = torch.zeros(len(images), 2, 3, device=images.device)
     theta[:, 0, 0] = theta[:, 1, 1] = side
     theta[:, :, 2] = middle

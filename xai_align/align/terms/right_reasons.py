@@ -1,4 +1,4 @@
-"""Right for the right reasons: where a mask says that nothing matters, input gradients are penalised.
+"""Right for the right reasons: a penalty on input gradients outside the mask.
 
     sum_d (A_d  d/dx_d sum_k log p_k)^2        A = 1 - mask
 
@@ -20,22 +20,22 @@ from xai_align.align.terms.term_options import check_number
 from xai_align.align.views.classifier_view import ClassifierView
 from xai_align.pinet.network.second_look import full_precision
 
-#: Whose gradient: the sum of all log probabilities, as published, or the label's alone.
+#: Differentiated score: the sum of all log probabilities, as published, or the label's only.
 Score = Literal["all", "label"]
 
 
 @dataclass(kw_only=True)
 class RightReasons:
-    """Squared input gradients outside the guide's mask, summed over channels and pixels.
+    """Term of squared input gradients outside the guide's mask, summed over channels and pixels.
 
-    Put it first in a recipe: the forward pass for its gradients is then the one that all other terms share.
-    Where the mask is not known nothing is penalised. Gradients are in the units of the images as the
-    classifier takes them, so the weight that balances the two losses has to be found for each data set: the authors'
-    code has 1000 on half of this sum by default, and searched between 1e-4 and 1e8.
+    Put it first in a recipe: all other terms then share the forward pass of its gradients. Pixels with an unknown mask
+    are not penalised. Gradients are in the units of the classifier's input, so the weight that balances the two losses
+    has to be tuned for each data set: the authors' code has 1000 on half of this sum by default, and searched between
+    1e-4 and 1e8.
 
     Attributes:
         weight: of the term.
-        score: whose gradient.
+        score: the score that is differentiated.
 
     Raises:
         ValueError: options out of range.
@@ -53,10 +53,10 @@ class RightReasons:
         check_choice("score", self.score, ("all", "label"))
 
     def __call__(self, view: ClassifierView) -> Tensor:
-        """``[N]``: the penalty of each image, with its gradient to the weights.
+        """Return the penalty of each image, ``[N]``, differentiable with respect to the weights.
 
         Raises:
-            ValueError: nobody guides.
+            ValueError: there is no guide.
         """
         if view.mask is None:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Running means of what a term measured, for the log."""
+"""Running means of a term's measurements, for the log."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 class RunningMeans:
     """Running means by name, for a term's ``report()``.
 
-    Sums stay on the device; numbers are read only for a report.
+    Sums stay on the device; values are read only for a report.
 
     Example::
 
@@ -29,7 +29,7 @@ class RunningMeans:
         self._counts: dict[str, Tensor] = {}
 
     def add(self, name: str, values: Tensor, counts: Tensor | None = None) -> None:
-        """Add ``values`` ``[N]``; where ``counts`` (bool ``[N]``) is False they are left out."""
+        """Add ``values`` ``[N]``, without those where ``counts`` (bool ``[N]``) is False."""
         values = values.detach().double() if values.device.type != "mps" else values.detach().float()
         counted = torch.ones_like(values) if counts is None else counts.to(values)
         total = torch.where(counted > 0, values, 0).sum()
@@ -37,7 +37,7 @@ class RunningMeans:
         self._counts[name] = self._counts.get(name, torch.zeros_like(total)) + counted.sum()
 
     def report(self) -> dict[str, float]:
-        """Return the means since the last report, NaN where nothing was counted, and start again."""
+        """Return the means since the last report, NaN where nothing was counted, and reset them."""
         means = {name: float(total / self._counts[name]) for name, total in self._sums.items()}
         self._sums, self._counts = {}, {}
         return means

@@ -1,4 +1,4 @@
-"""Saliency guided training: pixels that don't matter may not change the prediction.
+"""Saliency guided training: the least salient pixels must not change the prediction.
 
     x~ = x with the share of the pixels replaced whose gradient of the label's logit is smallest
     KL(softmax f(x) || softmax f(x~))
@@ -24,24 +24,24 @@ from xai_align.align.views.classifier_view import ClassifierView
 from xai_align.align.views.side_pass import evaluation_pass, statistics_kept
 from xai_align.pinet.network.second_look import full_precision
 
-#: What stands where a pixel is replaced: uniform noise between the image's darkest and brightest value, or the mean.
+#: Values of replaced pixels: uniform noise between the image's darkest and brightest value, or the mean.
 Fill = Literal["noise", "mean"]
-#: Which gradients are small: those furthest below zero, or those nearest to it.
+#: Smallest gradients: the most negative ones, or those nearest to zero.
 Smallest = Literal["signed", "absolute"]
 
 
 @dataclass(kw_only=True)
 class SaliencyGuided:
-    """The divergence between the prediction and the one without the least salient pixels.
+    """Term that is the divergence between the prediction and the one without the least salient pixels.
 
-    Three forward passes are made in a step: of the images, of the images in eval mode for the gradient, and of the
-    changed images.
+    A step makes three forward passes: of the images, of the images in eval mode for the gradient, and of the changed
+    images.
 
     Attributes:
         weight: of the term.
-        share: of the pixels that are replaced.
-        fill: what replaces them: noise, drawn for each channel by itself, or each channel's mean.
-        smallest: by the signed gradient, as in the authors' code, or by its absolute value.
+        share: share of pixels that are replaced.
+        fill: their new values: noise, drawn independently for each channel, or each channel's mean.
+        smallest: order by the signed gradient, as in the authors' code, or by its absolute value.
 
     Raises:
         ValueError: options out of range.
@@ -62,7 +62,7 @@ class SaliencyGuided:
         check_choice("smallest", self.smallest, ("signed", "absolute"))
 
     def __call__(self, view: ClassifierView) -> Tensor:
-        """``[N]``: the divergence of each image. Gradients go through both predictions."""
+        """Return the divergence of each image, ``[N]``. Gradients flow through both predictions."""
         masked = self.without_least_salient(view)
         with statistics_kept(view.classifier):
             logits = view.classifier(masked)
@@ -72,7 +72,7 @@ class SaliencyGuided:
         return (whole.exp() * (whole - changed)).sum(-1)
 
     def without_least_salient(self, view: ClassifierView) -> Tensor:
-        """``[N, C, H, W]``: the images with their least salient pixels replaced."""
+        """Return the images with their least salient pixels replaced, ``[N, C, H, W]``."""
         images = view.batch.images.detach()
         gradient = pixel_gradient(view.classifier, images, view.batch.labels)
         gone = least_salient(gradient if self.smallest == "signed" else gradient.abs(), self.share)
@@ -86,7 +86,7 @@ class SaliencyGuided:
 
 
 def pixel_gradient(classifier: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """``[N, 1, H, W]``: the gradient of each label's logit, a mean over channels, in eval mode, as a constant."""
+    """Return the gradient of each label's logit in eval mode, averaged over channels, detached, ``[N, 1, H, W]``."""
     with evaluation_pass(classifier):
         pixels = images.detach().requires_grad_()
         logits = classifier(pixels)
@@ -98,7 +98,7 @@ def pixel_gradient(classifier: nn.Module, images: Tensor, labels: Tensor) -> Ten
 
 
 def least_salient(saliency: Tensor, share: float) -> Tensor:
-    """``[N, 1, H, W]``, bool: the share of the pixels with the smallest values; of equal ones, the first."""
+    """Return the share of pixels with the smallest values, ``[N, 1, H, W]``, bool; ties go to the first."""
     flat = saliency.flatten(1)
     count = int(share * flat.shape[1] + 1e-9)
     order = flat.sort(dim=1, stable=True).indices[:, :count]

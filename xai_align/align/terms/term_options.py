@@ -1,17 +1,17 @@
-"""Checks of the options of loss terms, and the two ways of averaging."""
+"""Checks of the options of loss terms, and the two kinds of averages."""
 
 from __future__ import annotations
 
 from math import isfinite
 from typing import Literal, get_args
 
-#: "image": every image counts the same. "class": every class does (the sum of class means over the number of classes).
+#: "image": equal weight for each image. "class": for each class (the sum of class means over the number of classes).
 Average = Literal["image", "class"]
 AVERAGES: tuple[Average, ...] = get_args(Average)
 
 
 def check_number(option: str, value: float, *, least: float = 0.0, most: float = float("inf")) -> None:
-    """Raise if ``value`` is no finite number between ``least`` and ``most``.
+    """Raise if ``value`` is not a finite number between ``least`` and ``most``.
 
     Args:
         option: its name, for the message.

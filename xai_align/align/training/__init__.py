@@ -1,1 +1,1 @@
-"""The machinery behind :class:`~xai_align.align.trainer.AlignTrainer`, one idea a file."""
+"""Parts of :class:`~xai_align.align.trainer.AlignTrainer`, one per file."""

@@ -1,4 +1,4 @@
-"""Where the two networks lie while they are worked on: their optimisers, modes, state, and how these are kept."""
+"""The two networks with their optimisers, modes and state, and how these are saved."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ _MASKER_OPTIONS = "masker_options"
 
 
 class Bench:
-    """Everything about the networks that outlives a call of ``fit``.
+    """State of the networks that outlives a call of ``fit``.
 
     Args:
-        classifier: as it was given.
-        masker: as it was given, or None.
-        target_layer: where the CAM is wanted, or None.
-        recipe: what is learnt.
+        classifier: the given classifier.
+        masker: the given masker, or None.
+        target_layer: layer of the CAM, or None.
+        recipe: the training recipe.
         settings: the options.
     """
 
@@ -67,7 +67,7 @@ class Bench:
         self.classifier = classifier
         self.recipe, self.settings = recipe, settings
         self.network = network_inside(classifier)
-        # a module by its name, which also holds for copies and checkpoints
+        # a module is stored by its name, which is also valid for copies and checkpoints
         if isinstance(target_layer, nn.Module):
             target_layer = layer_name(self.network, target_layer)
         self.target_layer: str | FeatureSpace | None = target_layer
@@ -93,19 +93,19 @@ class Bench:
 
     @property
     def device(self) -> torch.device:
-        """Of the classifier."""
+        """Device of the classifier."""
         return parameters_of(self.network)[0].device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the classifier's parameters, and so of its images."""
+        """Dtype of the classifier's parameters, and so of its images."""
         return next((p.dtype for p in parameters_of(self.network) if p.is_floating_point()), torch.float32)
 
     def look_at(self, raw: Any, read_batch: ReadBatch | None, name: str = "the training data") -> None:
-        """The first batch: find the CAM's place and the number of classes, make the masker, check that all fits.
+        """Inspect the first batch: find the CAM's layer and the number of classes, make the masker, check that all fit.
 
         Raises:
-            TypeError, ValueError: it does not; the message says what to do.
+            TypeError, ValueError: something is incompatible; the message says what to do.
         """
         if self.space is not None and self.classes is not None:
             return
@@ -119,15 +119,15 @@ class Bench:
                 self.masker.to(self.device)
             check_masker(self.masker, self.network, batch)
         self.space, self.classes = space, classes
-        self.reader(read_batch, name)(raw)  # are the labels in range?
+        self.reader(read_batch, name)(raw)  # check that labels are in range
         self.assemble()
 
     def reader(self, read_batch: ReadBatch | None, name: str) -> BatchReader:
-        """Makes batches for the networks."""
+        """Return a reader that makes batches for the networks."""
         return BatchReader(name=name, read_batch=read_batch, classes=self.classes, dtype=self.dtype)
 
     def assemble(self) -> FitState:
-        """Optimisers and state, once both networks are there."""
+        """Make optimisers and state, once both networks exist."""
         if self.state is not None:
             return self.state
         networks = {"classifier": self.network} | ({} if self.masker is None else {"masker": self.masker})
@@ -151,7 +151,7 @@ class Bench:
         return self.state
 
     def steps(self, crew: Crew) -> Steps:
-        """Who makes steps."""
+        """Return the object that makes training steps."""
         assert self.space is not None
         return Steps(
             classifier=self.network,
@@ -169,7 +169,7 @@ class Bench:
     def own_step(
         self, raw: Any, read_batch: ReadBatch | None, *, who: Literal["classifier", "masker"]
     ) -> dict[str, float]:
-        """One step for a loop of somebody's own; see :class:`~xai_align.align.trainer.AlignTrainer`."""
+        """Make one step for a custom training loop; see :class:`~xai_align.align.trainer.AlignTrainer`."""
         with ExitStack() as stack:
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.enable_grad())
@@ -189,7 +189,7 @@ class Bench:
         return {name: value for name, value in tally.means(tally.names, Crew()).items() if value is not None}
 
     def configuration(self, **of_the_fit: Any) -> dict[str, Any]:
-        """What makes a run what it is, as JSON has it."""
+        """Return the configuration that identifies a run, in JSON types."""
         trained = {
             f"{name}.{key}": p
             for name, network in (("classifier", self.network), ("masker", self.masker))
@@ -206,10 +206,10 @@ class Bench:
         )
 
     def snapshot(self) -> Snapshot:
-        """All that training goes on from.
+        """Return the state that training resumes from.
 
         Raises:
-            ValueError: nothing was trained yet.
+            ValueError: nothing has been trained yet.
         """
         if self.state is None:
             raise ValueError("nothing was trained yet, so there is nothing to keep; call fit, or make a step")
@@ -227,7 +227,7 @@ class Bench:
         return Checkpoints(path, snapshot.numbers["config"]).write(snapshot.numbers["epoch"], snapshot)
 
     def resume(self, path: Path) -> None:
-        """Go back to a checkpoint, or to the newest whole one in a folder."""
+        """Load a checkpoint, or the newest complete one in a folder."""
         if path.is_dir():
             inside = path / "checkpoints"
             found = sorted(Checkpoints(inside if inside.is_dir() else path, {}).paths(), reverse=True)
@@ -248,10 +248,10 @@ class Bench:
         raise ValueError(f"no checkpoint can be used: {'; '.join(problems)}")
 
     def load(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any], name: str) -> None:
-        """Go back to a snapshot; the masker is built if there is none yet.
+        """Restore a snapshot; the masker is built if there is none yet.
 
         Raises:
-            ValueError: it is not what it should be, or of another trainer; nothing was changed.
+            ValueError: it is invalid, or from another trainer; nothing was changed.
         """
         before = self.masker, self.state, dict(self.updaters), dict(self.modes)
         options = numbers.get(_MASKER_OPTIONS)
@@ -269,8 +269,8 @@ class Bench:
                 raise ValueError(f"{name} is not what it should be: config is no object")
             mine = self.configuration()
             saved = {key: value for key, value in config.items() if key in mine}
-            if saved != (same := _as_json(mine)):
-                raise ValueError(f"{name} is of a trainer with another configuration: {differences(saved, same)}")
+            if not same(saved, here := _as_json(mine)):
+                raise ValueError(f"{name} is of a trainer with another configuration: {differences(saved, here)}")
             state.restore(Snapshot(tensors, numbers), name)
         except Exception:
             self.masker, self.state, self.updaters, self.modes = before

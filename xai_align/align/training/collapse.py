@@ -1,8 +1,8 @@
-"""A mask that is full, empty or flat everywhere explains nothing: how it is noticed.
+"""Detection of collapsed masks: full, empty or flat masks explain nothing.
 
-The masker's loss has a nearly perfect optimum at a mask of ones where sparsity
-weighs nothing, and one of zeros where it weighs much. So after every epoch in which
-the masker trained, the mean and the spread of its masks are looked at.
+The masker's loss has a nearly perfect optimum at a mask of ones if the weight of the
+sparsity is zero, and at one of zeros if it is large. So after every epoch in which
+the masker trained, the mean and the spread of its masks are checked.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from typing import Literal
 
 Kind = Literal["full", "empty", "flat"]
 
-#: Above which mean, below which mean, below which spread inside an image a mask has collapsed.
+#: A mask has collapsed with a mean above FULL or below EMPTY, or a standard deviation within an image below FLAT.
 FULL, EMPTY, FLAT = 0.95, 0.01, 0.02
 
-#: Above which share of CAMs that are zero everywhere something is wrong.
+#: Largest acceptable share of CAMs that are zero everywhere.
 DEAD = 1 / 3
 
-#: Below which difference of p_keep and p_drop masks tell nothing.
+#: Masks with a smaller difference of p_keep and p_drop are uninformative.
 IDLE = 0.1
 
 _WORDS = {
@@ -28,15 +28,27 @@ _WORDS = {
 
 
 class CollapseWarning(UserWarning):
-    """The masks have become the same everywhere, so they explain nothing."""
+    """Warning that the masks have become constant, so they explain nothing.
+
+    Example::
+
+        import warnings
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", CollapseWarning)
+            try:
+                AlignTrainer(model, Masker(start=0.99)).fit(loader, epochs=1)
+            except CollapseWarning as warning:
+                print(warning)  # nearly everything is kept (mean 0.989, ...)
+    """
 
 
 def collapsed(mean: float, std: float) -> Kind | None:
-    """What the masks of an epoch have become; None: they tell places apart.
+    """Return how the masks of an epoch have collapsed; None: they have not.
 
     Args:
-        mean: of all masks.
-        std: the spread inside an image, a mean over images.
+        mean: mean of all masks.
+        std: standard deviation within an image, averaged over images.
     """
     if mean > FULL:
         return "full"
@@ -46,7 +58,7 @@ def collapsed(mean: float, std: float) -> Kind | None:
 
 
 def collapse_message(kind: Kind, *, epoch: int, mean: float, std: float, promise: str) -> str:
-    """The warning in words."""
+    """Return the text of the warning."""
     return (
         f"epoch {epoch}: the masks have collapsed, {_WORDS[kind]} (mean {mean:.3g}, spread inside an image {std:.3g}); "
         f"they explain nothing like this. {promise}"
@@ -54,9 +66,9 @@ def collapse_message(kind: Kind, *, epoch: int, mean: float, std: float, promise
 
 
 def dead_message(share: float, *, epoch: int) -> str | None:
-    """A warning in words where too many CAMs are zero everywhere; None where they aren't.
+    """Return a warning if too many CAMs are zero everywhere, else None.
 
-    A rectified CAM that has died has no gradient back, and DRE's regulariser, which asks for sparse CAMs, is content.
+    A rectified CAM that is zero everywhere has no gradient, and minimises DRE's regulariser, which favours sparse CAMs.
     """
     if not share > DEAD:
         return None
@@ -68,7 +80,7 @@ def dead_message(share: float, *, epoch: int) -> str | None:
 
 
 def idle_message(p_keep: float | None, p_drop: float | None) -> str | None:
-    """A warning in words where, in the end, what is kept says no more than what is dropped; None where it does."""
+    """Return a warning if at the end the kept part predicts the label no better than the dropped part, else None."""
     if p_keep is None or p_drop is None or p_keep - p_drop >= IDLE:
         return None
     return (

@@ -1,6 +1,6 @@
-"""What is done when masks have collapsed: the area is pushed into a range, or sparsity weighs more or less.
+"""Responses to collapsed masks: constrain the area to a range, or change the weight of the sparsity.
 
-No answer changes a term that was given: it adds terms, and says how much each one weighs.
+No response changes a given term: it adds terms, and sets the weight of each.
 """
 
 from __future__ import annotations
@@ -22,59 +22,59 @@ Weighed = list[tuple[MaskerTerm, float]]
 
 
 class CollapseAnswer(Protocol):
-    """What is done."""
+    """Protocol of a response to collapsed masks."""
 
     @property
     def promise(self) -> str:
-        """What is done from now on, in a sentence."""
+        """Sentence for the warning that describes the response from now on."""
         ...
 
     def hear(self, kind: Kind | None, mean: float) -> None:
-        """An epoch of the masker is over; this is what its masks had become, and their mean."""
+        """Record the kind of collapse after an epoch of the masker, and the mean of its masks."""
         ...
 
     def weighed(self, terms: Sequence[MaskerTerm]) -> Weighed:
-        """The terms that count now, with their weights."""
+        """Return the current terms with their weights."""
         ...
 
     def state_dict(self) -> dict[str, float]:
-        """What to go on with, as JSON has it."""
+        """Return the state, in JSON types."""
         ...
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
-        """Go back to a state."""
+        """Restore a state."""
         ...
 
 
 class OnlyWarn:
-    """Nothing but the warning."""
+    """Response that only warns."""
 
     promise = "Nothing is changed (on_collapse='warn'); another weight of the sparsity may help"
 
     def hear(self, kind: Kind | None, mean: float) -> None:
-        """Nothing is done."""
+        """Do nothing."""
 
     def weighed(self, terms: Sequence[MaskerTerm]) -> Weighed:
-        """The terms as they are."""
+        """Return the terms unchanged."""
         return [(term, term.weight) for term in terms]
 
     def state_dict(self) -> dict[str, float]:
-        """Nothing to keep."""
+        """Return an empty state."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
-        """Nothing to go back to."""
+        """Do nothing: there is no state."""
 
 
 @dataclass(kw_only=True)
 class AnswerArea(AreaHinge):
-    """The hinge of an answer, which also reaches masks that are saturated.
+    """Area hinge that also has a gradient at saturated masks.
 
-    At a mask of ones the sigmoid is flat, so an area has next to no gradient there. Its inverse, the logit, has one:
-    where an image's area is out of range, the mean of its logits is drawn towards the range too.
+    At a mask of ones the sigmoid is flat, so the area has almost no gradient there. The logit has one: if an image's
+    area is out of range, the mean of its logits is also pulled towards the range.
 
     Attributes:
-        draw: how much of that, beside the hinge itself.
+        draw: weight of the pull on the logits, relative to the hinge.
     """
 
     name: ClassVar[str] = "collapse_area"
@@ -82,7 +82,7 @@ class AnswerArea(AreaHinge):
     draw: float = 0.1
 
     def values(self, view: MaskerView) -> Tensor:
-        """``[N]``."""
+        """Return the penalty of each mask, ``[N]``."""
         masks = view.masks.flatten(1)
         mean = masks.mean(1)
         logits = masks.logit(torch.finfo(masks.dtype).eps / 2).mean(1)
@@ -92,23 +92,23 @@ class AnswerArea(AreaHinge):
 
 
 def _logit(share: float) -> float:
-    """Of a share strictly between 0 and 1, or close to it."""
+    """Return the logit of a share, clamped to the open interval (0, 1)."""
     inside = min(max(share, 1e-6), 1 - 1e-6)
     return log(inside / (1 - inside))
 
 
 class AreaInRange:
-    """A mask may keep no more than a limit that falls from epoch to epoch, and no less than a floor.
+    """Response that bounds a mask's area by a limit that falls from epoch to epoch, and by a floor.
 
-    AIM (Alshami et al. 2025, arXiv 2508.11502) lets the active area fall from 1.0 to 0.35 or 0.25 by a schedule; here
-    it begins to fall when masks are full for the first time, and stays.
+    AIM (Alshami et al. 2025, arXiv 2508.11502) reduces the active area from 1.0 to 0.35 or 0.25 by a schedule; here it
+    starts falling when masks are full for the first time, and remains at its final value.
 
     Args:
-        lowest: where the limit ends.
-        epochs: of the masker, until it is there.
-        floor: what a mask keeps at least, once masks were empty.
-        weight: of the hinges, beyond that of the sparsity, which pulls against the floor; the distinction that pulls
-            against the limit is never above 4.
+        lowest: final value of the limit.
+        epochs: epochs of the masker until the limit reaches it.
+        floor: minimum area of a mask, once masks have been empty.
+        weight: weight of the hinges, on top of that of the sparsity, which pulls against the floor; the distinction,
+            which pulls against the limit, is never above 4.
     """
 
     def __init__(self, *, lowest: float = 0.35, epochs: int = 4, floor: float = 0.1, weight: float = 5.0) -> None:
@@ -117,12 +117,12 @@ class AreaInRange:
 
     @property
     def limit(self) -> float:
-        """How much of an image a mask may keep now."""
+        """Current limit of a mask's area."""
         return 1.0 - (1.0 - self.lowest) * min(self._falling / self.epochs, 1.0)
 
     @property
     def promise(self) -> str:
-        """What is done, in a sentence."""
+        """Sentence for the warning that describes the response."""
         parts = []
         if self._falling:
             parts.append(f"the area that they may keep falls to {self.lowest} (it is {self.limit:.2f} now)")
@@ -131,14 +131,14 @@ class AreaInRange:
         return f"From now on {' and '.join(parts) or 'nothing is changed'} (on_collapse='area')"
 
     def hear(self, kind: Kind | None, mean: float) -> None:
-        """A first full (or flat, where much is kept) mask starts the fall; an empty one puts the floor in."""
+        """Start lowering the limit at the first full (or flat and large) masks; set the floor at empty ones."""
         if self._falling or kind == "full" or (kind == "flat" and mean > self.lowest):
             self._falling += 1
         if kind == "empty" or (kind == "flat" and mean <= self.lowest):
             self._held = True
 
     def weighed(self, terms: Sequence[MaskerTerm]) -> Weighed:
-        """The terms as they are, and the hinge, once there is one."""
+        """Return the terms unchanged, and the hinge, once there is one."""
         known: Weighed = [(term, term.weight) for term in terms]
         if self._falling or self._held:
             against = sum(term.weight for term in terms if isinstance(term, Sparsity)) if self._held else 0.0
@@ -147,11 +147,11 @@ class AreaInRange:
         return known
 
     def state_dict(self) -> dict[str, float]:
-        """How far it is."""
+        """Return the state of limit and floor."""
         return {"falling": self._falling, "held": float(self._held)}
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
-        """Go on from there."""
+        """Restore a state."""
         falling, held = state["falling"], state["held"]
         if falling < 0 or held not in (0, 1):
             raise ValueError(
@@ -161,11 +161,11 @@ class AreaInRange:
 
 
 class MoreOrLessSparsity:
-    """Sparsity weighs twice as much in every epoch after full masks, and half as much after empty ones.
+    """Response that doubles the weight of the sparsity after full masks, and halves it after empty ones.
 
     Args:
-        factor: by which the weight changes.
-        least: what it is raised to at least, where it was (nearly) nothing.
+        factor: factor of the change.
+        least: minimum of an increased weight, for weights that were (nearly) zero.
     """
 
     def __init__(self, *, factor: float = 2.0, least: float = 0.5) -> None:
@@ -174,7 +174,7 @@ class MoreOrLessSparsity:
 
     @property
     def promise(self) -> str:
-        """What is done, in a sentence."""
+        """Sentence for the warning that describes the response."""
         return f"From now on sparsity weighs {self._share:.3g} times what it did (on_collapse='sparsity')"
 
     @property
@@ -182,12 +182,12 @@ class MoreOrLessSparsity:
         return float(self.factor**self._times)
 
     def hear(self, kind: Kind | None, mean: float) -> None:
-        """Full (or flat and more than half): more. Empty (or flat and less): less."""
+        """Increase the weight for full (or flat, above one half) masks; decrease it for empty (or other flat) ones."""
         if kind is not None:
             self._times += 1 if kind == "full" or (kind == "flat" and mean > 0.5) else -1
 
     def weighed(self, terms: Sequence[MaskerTerm]) -> Weighed:
-        """The terms, the sparsity with its weight of now."""
+        """Return the terms, the sparsity with its current weight."""
         known = [term for term in terms if isinstance(term, Sparsity)]
         added: list[MaskerTerm] = [] if known or self._times <= 0 else [Sparsity(weight=0.0)]
         return [(term, self._weight(term) if isinstance(term, Sparsity) else term.weight) for term in (*terms, *added)]
@@ -198,16 +198,16 @@ class MoreOrLessSparsity:
         return max(term.weight, self.least / self.factor) * self._share
 
     def state_dict(self) -> dict[str, float]:
-        """How often the weight changed."""
+        """Return how often the weight changed."""
         return {"times": self._times}
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
-        """Go on from there."""
+        """Restore a state."""
         self._times = int(state["times"])
 
 
 def answer_of(on_collapse: OnCollapse) -> CollapseAnswer:
-    """A fresh answer of this name."""
+    """Return a new response of this name."""
     answers: dict[OnCollapse, type[CollapseAnswer]] = {
         "area": AreaInRange,
         "sparsity": MoreOrLessSparsity,

@@ -1,4 +1,4 @@
-"""The epochs of an ALIGN fit: turns, steps, validation, the row of the log."""
+"""Epochs of an ALIGN fit: turns, steps, validation, and rows of the log."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ from xai_align.align.training.validation import validate
 from xai_align.align.views.batch import TrainingBatch
 from xai_align.training.training_log import Row
 
-#: What is known of masks while the masker learns, and of both networks' gradients.
+#: Statistics of masks while the masker trains, and of both networks' gradients.
 MASKS = ("p_keep", "p_drop", "mask_mean", "mask_std", "mask_high", "mask_low")
 
-#: Masks whose spread grows so much from epoch to epoch are flat because they have only begun to learn.
+#: Flat masks whose spread grows by this factor from epoch to epoch are still at the start of training.
 LEARNING = 1.1
 
 
 @dataclass(kw_only=True)
 class EpochLoop:
-    """Goes through epochs.
+    """Loop over the epochs of a fit.
 
     Attributes:
-        steps: makes steps.
-        state: what changes.
+        steps: makes the training steps.
+        state: state of the fit.
         train, validation: the data.
-        read, read_validation: make batches of them.
-        classes: K.
-        epochs: of the whole fit.
-        tell: called with every new row.
-        advance: called after every step with how many epochs are done.
+        read, read_validation: convert them to batches.
+        classes: number of classes K.
+        epochs: number of epochs of the whole fit.
+        tell: called with every new row of the log.
+        advance: called after every step with the number of epochs done, including a fraction.
     """
 
     steps: Steps
@@ -62,11 +62,11 @@ class EpochLoop:
         self._seen = torch.zeros(self.classes, dtype=torch.int64)
 
     def run_epoch(self) -> None:
-        """One epoch more; ``state.stopped`` says if it was the last.
+        """Run one more epoch; ``state.stopped`` is set if it was the last.
 
         Raises:
-            DivergedError: a loss or a gradient was no number.
-            ValueError: the loader is empty, or all labels are of one class.
+            DivergedError: a loss or a gradient was NaN or infinite.
+            ValueError: the loader is empty, or all labels are the same class.
         """
         state, tally, number = self.state, Tally(self.steps.device), self.state.epoch + 1
         began, before = time.monotonic(), state.seconds
@@ -78,7 +78,7 @@ class EpochLoop:
         self._judge_cams(row)
         if self.validation is not None:
             row |= self._validated()
-        # from here on nothing fails that the caller could have caused, so an epoch is counted as a whole or not at all
+        # no error of the caller's can occur from here on, so an epoch is counted as a whole or not at all
         self._judge(row, alternated)
         state.epoch, state.steps_in_epoch, state.in_an_epoch = number, count, False
         state.place = after_epoch(self.steps.settings.plan, state.place)
@@ -89,7 +89,7 @@ class EpochLoop:
         self.advance(number, row)
 
     def _train(self, number: int, tally: Tally) -> tuple[int, str, bool]:
-        """The steps of an epoch: how many, in which phase the last one was, and whether both networks took turns."""
+        """Make the steps of an epoch; return their number, the last one's phase, and whether both networks trained."""
         state, expected = self.state, self._expected_steps()
         phase, alternated, last, count = state.place.phase, False, state.history[-1] if state.history else None, 0
         for count, step in enumerate(self._steps_of_epoch(), 1):
@@ -106,7 +106,7 @@ class EpochLoop:
         return math.ceil(batches / self.steps.settings.passes) if batches else self.state.steps_in_epoch
 
     def _steps_of_epoch(self) -> Iterator[TrainingBatch]:
-        """The examples of each step: those of one batch, or of several that are added up."""
+        """Yield the examples of each step: one batch, or several for gradient accumulation."""
         batches = map(self.read, self.train.epoch(self.state.epoch))
         while some := list(islice(batches, self.steps.settings.passes)):
             for batch in some:
@@ -114,7 +114,7 @@ class EpochLoop:
             yield joined(some)
 
     def _make(self, step: TrainingBatch, moment: Moment, tally: Tally) -> None:
-        """Whoever's turn it is learns from these examples."""
+        """Make the step of the network, or networks, whose turn it is."""
         state, plan = self.state, self.steps.settings.plan
         turn = turn_at(plan, state.place)
         pieces = self.steps.pieces(step)
@@ -146,7 +146,7 @@ class EpochLoop:
         return row
 
     def _check_labels(self, number: int) -> None:
-        """That there was nothing to tell apart is known when an epoch is over; it isn't counted then."""
+        """Raise if all labels of the epoch were the same class; the epoch is then not counted."""
         there = self._seen.nonzero().flatten().tolist()
         if len(there) == 1:
             raise ValueError(
@@ -159,7 +159,7 @@ class EpochLoop:
             self.state.notes.append(f"{len(absent)} of {self.classes} classes have no training example (class {some})")
 
     def _judge_masks(self, row: Row) -> None:
-        """Have the masks collapsed? Then warn, and let the answer begin. Flat ones that become less so are learning."""
+        """Warn and start the response if masks have collapsed. Flat masks with a growing spread are still learning."""
         mean, std = row.get("mask_mean"), row.get("mask_std")
         if mean is None or std is None:
             return
@@ -174,7 +174,7 @@ class EpochLoop:
         self._warn(collapse_message(kind, epoch=row["epoch"], mean=mean, std=std, promise=answer.promise))
 
     def _judge_cams(self, row: Row) -> None:
-        """Have CAMs died?"""
+        """Warn if too many CAMs are zero everywhere."""
         message = dead_message(row.get("dead_cams") or 0.0, epoch=row["epoch"])
         if message:
             self._warn(message)
@@ -198,10 +198,10 @@ class EpochLoop:
         )
 
     def _judge(self, row: Row, alternated: bool) -> None:
-        """Is it the best yet, and is it time to stop?
+        """Update the best weights, and decide whether to stop.
 
-        Only epochs in which both networks took turns can be the best, since before them the masker that would be
-        kept is not trained, or the classifier not aligned. Among equals a lower loss is better, then the later one.
+        Only epochs in which both networks trained can be the best, since before them either the masker is not trained
+        or the classifier is not aligned. Ties go to the lower loss, then to the later epoch.
         """
         state, settings = self.state, self.steps.settings
         row["best"] = False

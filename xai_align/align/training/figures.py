@@ -1,4 +1,4 @@
-"""Pictures while a fit goes on: images, where the classifier looks, what the masker keeps."""
+"""Figures during a fit: images with their CAMs and masks."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from xai_align.align.training.fitted import Fitted
 from xai_align.align.training.share_of_work import on_device
 from xai_align.align.views.batch import TrainingBatch
 
-#: How many examples are shown.
+#: Number of examples in a figure.
 SHOWN = 6
 
 
 class Figures:
-    """Draws some examples after every so many epochs into ``out/figures/epoch-003.png``.
+    """Figures of some examples every few epochs, in ``out/figures/epoch-003.png``.
 
     Args:
-        trainer: says how often and where to.
-        batch: whose first images are shown.
+        trainer: has the interval and the folder.
+        batch: its first images are shown.
     """
 
     def __init__(self, trainer: Fitted, batch: TrainingBatch) -> None:
@@ -28,7 +28,7 @@ class Figures:
         self._batch = TrainingBatch(images=batch.images[:SHOWN].clone(), labels=batch.labels[:SHOWN].clone())
 
     def after(self, epoch: int) -> None:
-        """Draw, if it is time."""
+        """Draw a figure if it is due after this epoch."""
         trainer, every = self._trainer, self._trainer.settings.figure_every
         if every is None or trainer.out is None or epoch % every:
             return

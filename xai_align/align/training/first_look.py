@@ -1,4 +1,4 @@
-"""Before training: do classifier, masker and data go together? So that a mistake shows in the first second."""
+"""Checks before training that classifier, masker and data are compatible, so that mistakes show at once."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from xai_align.features.unwrapping import unwrapped
 from xai_align.hookspecs import FeatureSpace
 from xai_align.training.epoch_plan import derived_seed
 
-#: How many images of a batch the networks are tried with.
+#: Number of images of a batch that the networks are tested with.
 TRIED = 2
 
 
 def network_inside(classifier: Any) -> nn.Module:
-    """The network that is trained: inside compiled and data-parallel wrappers, which share its weights.
+    """Return the network to train: the one inside compiled and data-parallel wrappers, which share its weights.
 
     Raises:
-        TypeError: it is no module.
+        TypeError: it is not a module.
     """
     inner = unwrapped(classifier)[0]
     if not isinstance(inner, nn.Module):
@@ -40,16 +40,16 @@ def network_inside(classifier: Any) -> nn.Module:
 
 
 def fresh_masker(images: Tensor, seed: int) -> Masker:
-    """A masker for such images, with weights that follow from the seed."""
+    """Return a masker for these images, with initial weights determined by the seed."""
     with fixed_random_state(derived_seed(seed, "masker")):
         return Masker(images.shape[1]).to(images.device, images.dtype)
 
 
 def looked_at(classifier: nn.Module, batch: TrainingBatch, layer: Layer, order: Order) -> tuple[FeatureSpace, int]:
-    """Where the classifier's CAM is taken, and how many classes it has.
+    """Return the feature space of the classifier's CAM, and the number of classes.
 
     Raises:
-        ValueError: its output is no ``[N, K]``, the layer isn't reached, or the logits don't depend on it.
+        ValueError: its output is not ``[N, K]``, the layer isn't reached, or the logits don't depend on it.
     """
     images = batch.images[:TRIED]
     with evaluating(classifier):
@@ -62,11 +62,11 @@ def looked_at(classifier: nn.Module, batch: TrainingBatch, layer: Layer, order: 
 
 
 def check_masker(masker: nn.Module, classifier: nn.Module, batch: TrainingBatch) -> None:
-    """Try a masker out.
+    """Run a masker and check its masks.
 
     Raises:
-        ValueError: its masks have another shape or values, it shares parameters with the classifier, or is in another
-            precision.
+        ValueError: its masks have a wrong shape or values, it shares parameters with the classifier, or has another
+            dtype.
     """
     ours = {id(p) for p in parameters_of(classifier)}
     shared = [name for name, p in masker.named_parameters() if id(p) in ours]
@@ -95,7 +95,7 @@ def check_masker(masker: nn.Module, classifier: nn.Module, batch: TrainingBatch)
 
 
 def check_recipe(recipe: Recipe, batch: TrainingBatch) -> None:
-    """Raise if the batches lack what the recipe looks at.
+    """Raise if the batches lack data that the recipe needs.
 
     Raises:
         ValueError: masks or indices are missing.

@@ -1,7 +1,7 @@
-"""What changes as a fit goes on, and how it goes into a checkpoint and comes back.
+"""State of a fit, with saving to and restoring from a checkpoint.
 
-Random states need no keeping: every epoch and every step begins with seeds that
-follow from the fit's seed and their numbers.
+Random states need not be saved: every epoch and every step starts with seeds derived
+from the fit's seed and their numbers.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from xai_align.training.training_log import Row
 
 
 class FitState:
-    """The state of a fit.
+    """State of a fit.
 
     Args:
         networks: "classifier" and, if there is one, "masker", with the weights at the start.
-        updaters: of the same names.
-        terms: of both losses; those that remember something have a ``state_dict()``.
-        answer: to collapsed masks.
-        place: where in the plan the fit begins.
+        updaters: the optimisers, by the same names.
+        terms: terms of both losses; those with a state have a ``state_dict()``.
+        answer: response to collapsed masks.
+        place: position in the plan at which the fit begins.
     """
 
     def __init__(
@@ -55,41 +55,41 @@ class FitState:
         }
         self.place = place
         self.epoch, self.step, self.seconds = 0, 0, 0.0
-        #: How many steps an epoch has, once one is over.
+        #: Number of steps in an epoch, once one is complete.
         self.steps_in_epoch = 0
-        #: Whether an epoch was begun and not ended.
+        #: True while an epoch is incomplete.
         self.in_an_epoch = False
         self.history: list[Row] = []
-        #: The row of the best validation, and how many came after it.
+        #: The row of the best validation, and the number of validations since.
         self.best: Row | None = None
         self.since_best = 0
         self.stopped: str | None = None
         self.notes: list[str] = []
         self._best_weights: dict[str, Tensor] = {}
-        #: The weights to go on with, while the networks have the best ones.
+        #: The weights to resume from, while the networks have the best ones.
         self._aside: dict[str, Tensor] = {}
 
     def remember_as_best(self, row: Row) -> None:
-        """The weights of this moment are the best so far."""
+        """Store the current weights as the best so far."""
         self.best, self.since_best = row, 0
         self._best_weights = self._copy()
 
     @torch.no_grad()
     def take_best_weights(self) -> None:
-        """The networks get the best weights so far; those to go on with are put aside."""
+        """Load the best weights so far into the networks, and store the last ones."""
         if self._best_weights and not self._aside:
             self._aside = self._copy()
             self._fill(self._best_weights)
 
     @torch.no_grad()
     def take_last_weights(self) -> None:
-        """The networks get the weights back that were put aside."""
+        """Load the stored last weights back into the networks."""
         if self._aside:
             self._fill(self._aside)
             self._aside = {}
 
     def snapshot(self) -> Snapshot:
-        """Everything that the next epoch depends on."""
+        """Return everything that the next epoch depends on."""
         tensors = {f"network/{name}": self._aside.get(name, value) for name, value in self._kept.items()}
         tensors |= {f"best/{name}": value for name, value in self._best_weights.items()}
         numbers: dict[str, Any] = {
@@ -122,10 +122,10 @@ class FitState:
 
     @torch.no_grad()
     def restore(self, snapshot: Snapshot, source: str = "the checkpoint") -> None:
-        """Go back to a snapshot, or change nothing.
+        """Restore a snapshot, or change nothing.
 
         Raises:
-            ValueError: it is of other networks or terms, or not what it should be; the message names the source.
+            ValueError: it is from other networks or terms, or invalid; the message names the source.
         """
         self._check(snapshot, source)
         before = self.snapshot()
@@ -187,7 +187,7 @@ class FitState:
     def _check_term(
         self, term: Any, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any], name: str, source: str
     ) -> None:
-        """What a term remembers has the names that it has; values it has not yet may have any shape."""
+        """Check that a term's saved state has the term's names; values that it doesn't have yet may have any shape."""
         mine = term.state_dict()
         for key, value in {**numbers, **tensors}.items():
             own = mine.get(key, value)

@@ -1,4 +1,4 @@
-"""What a fit asks of its trainer; the trainer itself is built on the fit."""
+"""Interface of a trainer that a fit uses; the trainer itself is built on the fit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from xai_align.training.training_log import Row
 
 
 class Fitted(Protocol):
-    """Networks, options and callbacks of an :class:`~xai_align.align.AlignTrainer`."""
+    """Protocol for networks, options and callbacks of an :class:`~xai_align.align.AlignTrainer`."""
 
     bench: Bench
     settings: AlignSettings
@@ -27,12 +27,12 @@ class Fitted(Protocol):
 
     @property
     def classifier(self) -> nn.Module:
-        """As it was given."""
+        """The given classifier."""
 
     @property
     def masker(self) -> nn.Module | None:
-        """None until the first batch, if none was given."""
+        """The masker; None until the first batch, if none was given."""
 
     @property
     def space(self) -> FeatureSpace | None:
-        """Where the CAM is taken; None until the first batch."""
+        """Feature space of the CAM; None until the first batch."""

@@ -1,4 +1,4 @@
-"""A fit from its first look at the data to what comes of it."""
+"""A complete fit, from the first check of the data to the result."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from xai_align.training.checkpoints import Checkpoints, Snapshot
 from xai_align.training.training_log import Row, TrainingLog
 
 _log = logging.getLogger(__name__)
-#: How many examples the search for shortcuts looks at.
+#: Number of examples for the search for shortcuts.
 LOOKED_AT = 512
 
 
 def fit(trainer: Fitted, train: Any, validation: Any, epochs: int) -> AlignFit:
-    """See :meth:`~xai_align.align.trainer.AlignTrainer.fit`."""
+    """Run a fit; see :meth:`~xai_align.align.trainer.AlignTrainer.fit`."""
     bench, settings = trainer.bench, trainer.settings
     streams = _streams(trainer, train, validation, epochs)
     with ExitStack() as stack:
@@ -91,7 +91,7 @@ def fit(trainer: Fitted, train: Any, validation: Any, epochs: int) -> AlignFit:
 
 
 def _streams(trainer: Fitted, train: Any, validation: Any, epochs: int) -> list[RepeatableStream]:
-    """The training data and, if there are any, the validation data."""
+    """Return streams of the training data and, if there are any, the validation data."""
     if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
         raise ValueError(f"epochs is {epochs!r}; give a whole number of at least 1")
     if trainer.settings.patience is not None and validation is None:
@@ -103,7 +103,7 @@ def _streams(trainer: Fitted, train: Any, validation: Any, epochs: int) -> list[
 
 
 def _undisturbed(stack: ExitStack, trainer: Fitted, streams: Sequence[RepeatableStream]) -> Crew:
-    """What a fit disturbs is put back when the stack is left; the processes that share it."""
+    """Restore the caller's state when the stack is left; return the processes that share the fit."""
     bench = trainer.bench
     stack.enter_context(torch.inference_mode(False))
     stack.enter_context(torch.enable_grad())
@@ -118,7 +118,7 @@ def _undisturbed(stack: ExitStack, trainer: Fitted, streams: Sequence[Repeatable
 
 
 def _first_look(trainer: Fitted, streams: Sequence[RepeatableStream]) -> TrainingBatch:
-    """Does all go together? The first batch of the training data and of the validation data; the last of them."""
+    """Check that everything is compatible with the first batches of training and validation data; return the last."""
     firsts = [next(stream.epoch(0)) for stream in streams]
     trainer.bench.look_at(firsts[0], trainer.read_batch)
     readers = [trainer.bench.reader(trainer.read_batch, stream.name) for stream in streams]
@@ -126,7 +126,7 @@ def _first_look(trainer: Fitted, streams: Sequence[RepeatableStream]) -> Trainin
 
 
 def _checkpoints(trainer: Fitted, streams: Sequence[RepeatableStream], epochs: int, crew: Crew) -> Checkpoints | None:
-    """Where the fit is kept; None: nowhere. The number of epochs matters only where the learning rate depends on it."""
+    """Return the fit's checkpoints, or None. The number of epochs matters only if the learning rate depends on it."""
     if trainer.out is None:
         return None
     config = trainer.bench.configuration(
@@ -139,12 +139,12 @@ def _checkpoints(trainer: Fitted, streams: Sequence[RepeatableStream], epochs: i
 
 
 def _doubts(trainer: Fitted, streams: Sequence[RepeatableStream]) -> list[str]:
-    """What may not be the same after a resumption."""
+    """Return notes on what may differ after a resumption."""
     return [stream.doubt for stream in streams if stream.doubt and trainer.out is not None]
 
 
 def _begin(trainer: Fitted, state: FitState, checkpoints: Checkpoints | None, epochs: int, crew: Crew) -> list[str]:
-    """Go on from the newest checkpoint if there is one that is as far as the trainer, or make one; notes about it."""
+    """Resume from the newest checkpoint unless the trainer is ahead of it, or write the first; return notes."""
     state.take_last_weights()
     if checkpoints is None:
         again = f"epoch {state.epoch + 1} was interrupted and begun again, with weights that it had changed"
@@ -155,7 +155,7 @@ def _begin(trainer: Fitted, state: FitState, checkpoints: Checkpoints | None, ep
             f"'{checkpoints.folder}' holds a run already; choose another folder, or go on with it (resume='auto')"
         )
     there = checkpoints.newest()
-    crew.wait()  # before the first one writes
+    crew.wait()  # wait before the first process writes
     if there is None and resume == "must" and not state.epoch:
         raise ValueError(f"'{checkpoints.folder}' holds no checkpoint to go on from")
     if there is None or _epoch_of(there[1]) < state.epoch:
@@ -174,7 +174,7 @@ def _begin(trainer: Fitted, state: FitState, checkpoints: Checkpoints | None, ep
 
 
 def _epoch_of(snapshot: Snapshot) -> int:
-    """The epoch that a checkpoint is of; one that does not say so is as late as can be, and refused when it is read."""
+    """Return the epoch of a checkpoint; a huge number if it has none, so that it is refused when it is read."""
     epoch = snapshot.numbers.get("epoch")
     return epoch if isinstance(epoch, int) else 2**53
 
@@ -190,7 +190,7 @@ def _keep(trainer: Fitted, state: FitState, checkpoints: Checkpoints | None, cre
 
 
 def _idle_masks(state: FitState, crew: Crew) -> list[str]:
-    """Do the masks tell anything in the end? If not, that in words."""
+    """Return a note if the masks are uninformative at the end."""
     last: Row = next((row for row in reversed(state.history) if row.get("p_keep") is not None), {})
     message = idle_message(last.get("p_keep"), last.get("p_drop"))
     if message is None:
@@ -201,7 +201,7 @@ def _idle_masks(state: FitState, crew: Crew) -> list[str]:
 
 
 def _shortcuts(trainer: Fitted, stream: RepeatableStream, crew: Crew) -> list[str]:
-    """Does the pair use what it should not? Its signs, in words."""
+    """Return the signs of a shortcut as notes."""
     if trainer.masker is None or crew.rank:
         return []
     with kept_random_state(), loaders_generators(stream.loader):
@@ -219,7 +219,7 @@ def _shortcuts(trainer: Fitted, stream: RepeatableStream, crew: Crew) -> list[st
 
 
 def _images_and_labels(trainer: Fitted, stream: RepeatableStream) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches for about :data:`LOOKED_AT` examples from all over the data: they may be sorted by class."""
+    """Yield batches of about :data:`LOOKED_AT` examples from all over the data, which may be sorted by class."""
     read = trainer.bench.reader(trainer.read_batch, stream.name)
     every = 1
     for number, raw in enumerate(stream.epoch(0)):

@@ -1,10 +1,9 @@
-"""Who steps next: from how far a fit has come to whether the masker, the classifier or both take a step.
+"""Schedule of a fit: decides from its progress whether the masker, the classifier or both take a step.
 
-A fit has three phases, one after the other. In the warm-up the classifier trains
-alone, on everything but what needs a mask. Then the masker trains alone, so that
-the first mask a classifier is aligned to is not an untrained one. Then both take
-turns. All functions here are pure, so a fit that goes on from a checkpoint needs
-nothing but its :class:`Place`.
+A fit has three phases. In the warm-up the classifier trains alone, on the terms that
+need no mask. Then the masker trains alone, so that the classifier is not aligned to
+masks of an untrained masker. Then both alternate. All functions here are pure, so a
+fit that resumes from a checkpoint needs only its :class:`Place`.
 """
 
 from __future__ import annotations
@@ -20,18 +19,18 @@ PHASES: tuple[Phase, ...] = get_args(Phase)
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How long the phases last and how turns are taken in the last one.
+    """Lengths of the phases, and alternation in the last one.
 
-    A phase with both epochs and steps lasts at least so many of each. An epoch that a phase begins in the middle
-    of counts as one.
+    A phase with both epochs and steps lasts at least that many of each. If a phase begins within an epoch, that
+    epoch counts.
 
     Attributes:
-        warmup_epochs, warmup_steps: of the classifier alone.
-        masker_only_epochs, masker_only_steps: of the masker alone.
+        warmup_epochs, warmup_steps: length of the warm-up, the classifier alone.
+        masker_only_epochs, masker_only_steps: length of the phase of the masker alone.
         alternation: "batch": the masker steps on every ``masker_every``-th batch and the classifier on every batch.
-            "epoch": ``masker_epochs`` epochs of the masker, ``classifier_epochs`` of the classifier, and again.
+            "epoch": ``masker_epochs`` epochs of the masker, ``classifier_epochs`` of the classifier, repeatedly.
         with_masker: whether there is a masker to train.
-        with_guide: whether any term has to wait for a mask; without, there is nothing to warm up for.
+        with_guide: whether any term needs a mask; otherwise there is no warm-up.
     """
 
     warmup_epochs: int = 0
@@ -48,12 +47,12 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where in a plan a fit is.
+    """Position of a fit in its plan.
 
     Attributes:
-        phase: the present one.
-        epochs: ends of epochs that this phase has seen.
-        steps: that were made in it.
+        phase: the current phase.
+        epochs: number of ends of epochs in this phase.
+        steps: number of steps in this phase.
     """
 
     phase: Phase = "warmup"
@@ -63,12 +62,12 @@ class Place:
 
 @dataclass(frozen=True)
 class Turn:
-    """Who takes the next step.
+    """Networks that take the next step.
 
     Attributes:
-        masker: the masker does, before the classifier.
-        classifier: the classifier does.
-        guided: terms that look at a mask take part in the classifier's.
+        masker: the masker takes a step, before the classifier.
+        classifier: the classifier takes a step.
+        guided: the classifier's step includes the terms that need a mask.
     """
 
     masker: bool
@@ -77,12 +76,12 @@ class Turn:
 
 
 def first_place(plan: Plan) -> Place:
-    """Where a fit begins."""
+    """Return the place at which a fit begins."""
     return _settled(plan, Place())
 
 
 def turn_at(plan: Plan, place: Place) -> Turn:
-    """Who takes the next step."""
+    """Return the turn of the next step."""
     if place.phase == "warmup":
         return Turn(masker=False, classifier=True, guided=False)
     if place.phase == "masker":
@@ -96,17 +95,17 @@ def turn_at(plan: Plan, place: Place) -> Turn:
 
 
 def after_step(plan: Plan, place: Place) -> Place:
-    """Where a fit is one step later."""
+    """Return the place one step later."""
     return _settled(plan, replace(place, steps=place.steps + 1))
 
 
 def after_epoch(plan: Plan, place: Place) -> Place:
-    """Where a fit is at the end of an epoch."""
+    """Return the place after the end of an epoch."""
     return _settled(plan, replace(place, epochs=place.epochs + 1))
 
 
 def _settled(plan: Plan, place: Place) -> Place:
-    """The place itself, or the beginning of the next phase that lasts at all."""
+    """Return the place itself, or the beginning of the next phase that is not empty."""
     while place.phase != "together" and _is_over(plan, place):
         place = Place(phase=PHASES[PHASES.index(place.phase) + 1])
     return place

@@ -1,4 +1,4 @@
-"""Progress bar of a fit, with the figures of the last row of the log."""
+"""Progress bar of a fit, with the values of the last row of the log."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from xai_align._tools.progress import progress_bar as bar_of
 from xai_align.training.training_log import Row
 
-#: Columns of the log that stand before the bar, and their short names there.
+#: Columns of the log shown before the bar, with their short names.
 SHOWN = {"loss": "loss", "accuracy": "accuracy", "mask_mean": "mask", "distinction": "dist"}
 
 
 @contextmanager
 def progress_bar(epochs: int, shown: bool) -> Iterator[Callable[[float, Row | None], None]]:
-    """Yield a function that moves the bar to so many epochs, a fraction of one too, and shows a row of the log."""
+    """Yield a function that moves the bar to a number of epochs, possibly fractional, and shows a row of the log."""
     with bar_of("aligning", epochs, shown=shown, timed="epoch") as bar:
 
         def advance(done: float, row: Row | None) -> None:

@@ -1,6 +1,6 @@
-"""What a loader yields, as a batch that can be trained with; everything else is refused, with a word on what to do.
+"""Conversion of a loader's output to training batches; anything else raises with advice on what to do.
 
-A batch is looked at where the loader left it, mostly on the CPU, before it goes to the model's device.
+A batch is checked on the device the loader put it on, usually the CPU, before it goes to the model's device.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ ReadBatch = Callable[[Any], Any]
 
 @dataclass(frozen=True, kw_only=True)
 class BatchReader:
-    """Makes a :class:`~xai_align.align.views.batch.TrainingBatch` of what a loader yields.
+    """Converter of a loader's output to a :class:`~xai_align.align.views.batch.TrainingBatch`.
 
     Attributes:
-        name: how messages call the loader: "the training data".
-        read_batch: turns a batch of another kind into one of those that are known; None: there is no need.
-        classes: K, the logits of the classifier; None: not known yet, so labels are not compared with it.
-        dtype: of the classifier's parameters; images are brought to it.
+        name: name of the loader in messages, e.g. "the training data".
+        read_batch: converts a batch of another kind to a supported one; None: not needed.
+        classes: K, the number of the classifier's logits; None: unknown, so the range of labels is not checked.
+        dtype: dtype of the classifier's parameters; images are cast to it.
     """
 
     name: str = "the batch"
@@ -34,11 +34,11 @@ class BatchReader:
     dtype: torch.dtype = torch.float32
 
     def __call__(self, raw: Any) -> TrainingBatch:
-        """The batch, checked.
+        """Return the checked batch.
 
         Raises:
-            TypeError: it is of another kind, or its parts are.
-            ValueError: shapes or values are not possible.
+            TypeError: the batch or a part of it has an unsupported type.
+            ValueError: shapes or values are invalid.
         """
         images, labels, masks, indices = self._parts(raw if self.read_batch is None else self.read_batch(raw))
         images = self._images(images)
@@ -145,7 +145,7 @@ class BatchReader:
 
 
 def _tensor_of(values: Any) -> Any:
-    """As a tensor, if they can be one."""
+    """Return the values as a tensor, if possible."""
     try:
         return torch.as_tensor(values)
     except (TypeError, ValueError, RuntimeError):

@@ -1,4 +1,4 @@
-"""A recipe as JSON has it, so that a checkpoint can tell whether it goes on with the same one."""
+"""Description of a recipe in JSON types, to check that a checkpoint resumes with the same one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from xai_align.training.digest import digest_of
 
 
 def recipe_description(recipe: Recipe) -> dict[str, Any]:
-    """Name, terms with their options, guide and baseline."""
+    """Return name, terms with their options, guide and baseline."""
     return {
         "name": recipe.name,
         "terms": {term.name: described(term) for term in recipe.terms},
@@ -24,7 +24,7 @@ def recipe_description(recipe: Recipe) -> dict[str, Any]:
 
 
 def described(value: Any) -> Any:
-    """What an option is: itself, if JSON can say it; its content, if it is a tensor; else its kind and options."""
+    """Describe an option: itself if it is a JSON type, the content of a tensor, else its class and options."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Tensor):

@@ -1,4 +1,4 @@
-"""The options of an ALIGN fit, checked once, and what of them makes two runs the same run."""
+"""Options of an ALIGN fit, checked once, and the configuration that identifies a run."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _CHOICES: Mapping[str, Any] = {
 
 @dataclass(frozen=True, kw_only=True)
 class AlignSettings:
-    """See :class:`~xai_align.align.trainer.AlignTrainer`."""
+    """Checked options of a fit; see :class:`~xai_align.align.trainer.AlignTrainer`."""
 
     order: Order
     normalise: Normalise
@@ -76,32 +76,32 @@ class AlignSettings:
             raise ValueError(f"weight_decay is {self.weight_decay}; give zero or a positive number")
 
     def optimizer_of_classifier(self, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
-        """AdamW, if there is no other."""
+        """Return the classifier's optimiser: AdamW by default."""
         if self.classifier_optimizer is not None:
             return checked_optimizer(self.classifier_optimizer(parameters), parameters, "classifier_optimizer")
         return torch.optim.AdamW(parameters, self.learning_rate, weight_decay=self.weight_decay)
 
     def optimizer_of_masker(self, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
-        """Adam, if there is no other: weight decay is the classifier's."""
+        """Return the masker's optimiser: Adam by default, as weight decay is for the classifier only."""
         if self.masker_optimizer is not None:
             return checked_optimizer(self.masker_optimizer(parameters), parameters, "masker_optimizer")
         return torch.optim.Adam(parameters, self.masker_learning_rate)
 
     def share_of_rate(self, progress: float) -> float:
-        """What the schedule leaves of a learning rate when ``progress`` (0 to 1) of the fit is done."""
+        """Return the schedule's factor of the learning rate at ``progress`` (0 to 1) of the fit."""
         if self.schedule == "none":
             return 1.0
-        return (1 + math.cos(math.pi * min(progress, 1.0))) / 2  # from the full rate to zero in half a period
+        return (1 + math.cos(math.pi * min(progress, 1.0))) / 2  # from the full rate to zero over half a period
 
 
 def checked_optimizer(
     optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], name: str
 ) -> torch.optim.Optimizer:
-    """The optimiser that a caller's function made.
+    """Return the optimiser that a caller's function made, checked.
 
     Raises:
         TypeError: it made something else.
-        ValueError: it is over other parameters.
+        ValueError: it has other parameters.
     """
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise TypeError(f"{name} gave a {type(optimizer).__name__}; it must give a torch.optim.Optimizer")
@@ -122,7 +122,7 @@ def configuration(
     target_layer: str | None,
     **of_the_fit: Any,
 ) -> dict[str, Any]:
-    """What two runs have in common if one can go on where the other stopped, as JSON has it."""
+    """Return the configuration that two runs must share for one to resume the other, in JSON types."""
     plan = {name: getattr(settings.plan, name) for name in settings.plan.__dataclass_fields__}
     return {
         "recipe": dict(recipe),

@@ -1,10 +1,9 @@
-"""A step's examples, cut into what each process looks at in each pass, and their gradients brought together.
+"""Split of a step's examples over processes and forward passes, and reduction of their gradients.
 
-The mean over a step's examples is a weighted sum of the means over its pieces. So
-two processes, or two passes, come to the gradient that one would have had. It is
-done by hand and on one flat tensor, because a step has two networks, several
-forward passes and frozen parameters, with which wrappers that hook into
-``backward`` do not go well.
+The mean over a step's examples is a weighted sum of the means over its parts. So
+two processes, or two passes, give the same gradient as one. The reduction is explicit,
+on one flat tensor, because a step has two networks, several forward passes and frozen
+parameters, which wrappers that hook into ``backward`` do not support well.
 """
 
 from __future__ import annotations
@@ -24,12 +23,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Crew:
-    """The processes that share a fit; by default this one alone.
+    """Processes that share a fit; by default this one only.
 
     Attributes:
-        count: how many there are.
-        rank: which of them this is.
-        accelerator: what connects them.
+        count: number of processes.
+        rank: rank of this process.
+        accelerator: the :class:`accelerate.Accelerator` that connects them.
     """
 
     count: int = 1
@@ -38,18 +37,18 @@ class Crew:
 
     @staticmethod
     def of(accelerator: Accelerator) -> Crew:
-        """Those that were launched together."""
+        """Return the processes that were launched together."""
         return Crew(accelerator.num_processes, accelerator.process_index, accelerator)
 
     def total(self, values: Tensor) -> Tensor:
-        """The sum over all processes."""
+        """Return the sum over all processes."""
         if self.count == 1 or self.accelerator is None:
             return values
         summed: Tensor = self.accelerator.reduce(values, "sum")
         return summed
 
     def mean_of(self, report: dict[str, float]) -> dict[str, float]:
-        """The mean over all processes of what each of them reports."""
+        """Return the mean over all processes of the values that each of them reports."""
         if self.count == 1:
             return report
         from accelerate.utils import gather_object
@@ -60,7 +59,7 @@ class Crew:
         return {name: sum(values) / len(values) for name, values in known.items()}
 
     def same_buffers(self, model: nn.Module) -> None:
-        """Batch statistics of the first process for all of them."""
+        """Broadcast the batch statistics of the first process to all."""
         if self.count == 1:
             return
         from accelerate.utils import broadcast
@@ -69,20 +68,20 @@ class Crew:
             buffer.copy_(broadcast(buffer.clone()))
 
     def wait(self) -> None:
-        """Until all are here."""
+        """Wait until all processes are here."""
         if self.accelerator is not None:
             self.accelerator.wait_for_everyone()
 
 
 @dataclass
 class Piece:
-    """What one process looks at in one pass.
+    """Examples of one process in one forward pass.
 
     Attributes:
         batch: the examples.
         everyone: all of the step's examples, if these are not all.
-        share: how many of the step's examples they are, between 0 and 1.
-        masks: ``[N, 1, H, W]``: what the masker said of them in its own step, so that it need not be asked again.
+        share: their share of the step's examples, between 0 and 1.
+        masks: ``[N, 1, H, W]``: the masks from the masker's own step, so that it need not run again.
     """
 
     batch: TrainingBatch
@@ -92,7 +91,7 @@ class Piece:
 
 
 def joined(batches: Sequence[TrainingBatch]) -> TrainingBatch:
-    """Several batches as one."""
+    """Concatenate several batches."""
     if len(batches) == 1:
         return batches[0]
     shapes = {tuple(batch.images.shape[1:]) for batch in batches}
@@ -109,7 +108,7 @@ def joined(batches: Sequence[TrainingBatch]) -> TrainingBatch:
 
 
 def pieces_of(step: TrainingBatch, *, passes: int = 1, processes: int = 1, rank: int = 0) -> list[Piece]:
-    """This process's pieces of a step; a process may have none where examples are few."""
+    """Return this process's parts of a step; there may be none if examples are few."""
     numbers = torch.arange(len(step.labels))
     mine = [part.tensor_split(processes)[rank] for part in numbers.tensor_split(passes)]
     return [_piece(step, int(part[0]), len(part)) for part in mine if len(part)]
@@ -129,7 +128,7 @@ def _piece(step: TrainingBatch, start: int, count: int) -> Piece:
 
 
 def on_device(batch: TrainingBatch, device: torch.device) -> TrainingBatch:
-    """The batch where the model is."""
+    """Move the batch to the model's device."""
     if all(one is None or one.device == device for one in (batch.images, batch.labels, batch.masks, batch.indices)):
         return batch
     return TrainingBatch(
@@ -141,10 +140,10 @@ def on_device(batch: TrainingBatch, device: torch.device) -> TrainingBatch:
 
 
 class Gradients:
-    """Sums a loss and its gradients over a step's pieces and then over the processes.
+    """Sums of a loss and its gradients over a step's parts and then over the processes.
 
     Args:
-        parameters: in the order of the gradients.
+        parameters: the parameters, in the order of the gradients.
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
@@ -153,11 +152,11 @@ class Gradients:
         self._loss = torch.zeros((), device=self._parameters[0].device, dtype=_widest(self._parameters))
 
     def add(self, loss: Tensor, *, scale: Callable[[Tensor], Tensor]) -> None:
-        """Add those of a loss that was weighted by its piece's share; what it does not depend on has none.
+        """Add a loss that was weighted by its part's share, and its gradients; unused parameters have none.
 
         Args:
             loss: a scalar.
-            scale: makes it larger for gradients in half precision.
+            scale: loss scale for gradients in half precision.
         """
         self._loss = self._loss + loss.detach()
         if not loss.requires_grad:
@@ -167,7 +166,7 @@ class Gradients:
                       for one, two in zip(self._sums, found, strict=True)]  # fmt: skip
 
     def total(self, crew: Crew) -> tuple[list[Tensor | None], Tensor]:
-        """The sums over all pieces of all processes: gradients, and the loss."""
+        """Return the sums over all parts of all processes: gradients, and the loss."""
         if crew.count == 1:
             return self._sums, self._loss
         parts = [torch.zeros_like(p) if g is None else g for p, g in zip(self._parameters, self._sums, strict=True)]

@@ -1,7 +1,7 @@
-"""One step of the classifier, one step of the masker: the terms of the loss, their gradients, and the guards.
+"""Training steps of the classifier and the masker: terms of the loss, gradients, and checks.
 
-While one network learns, the other one is in eval mode, its parameters do not
-require grad, and its batch statistics stay as they are.
+While one network trains, the other is in eval mode, its parameters do not require
+grad, and its batch statistics do not change.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from xai_align.training.choices import Precision
 from xai_align.training.diverged import DivergedError
 from xai_align.training.epoch_plan import derived_seed
 
-#: From which value on a place of a mask counts as kept, and up to which as dropped.
+#: Mask values from which a pixel counts as kept, and up to which as dropped.
 HIGH, LOW = 0.9, 0.1
 
 
 @dataclass(frozen=True)
 class Moment:
-    """When a step is made.
+    """Time of a step.
 
     Attributes:
-        number: of the step, from 0.
+        number: number of the step, from 0.
         progress: the share of the fit that is done, 0 to 1.
-        words: for messages: "epoch 3, batch 17".
+        words: text for messages, e.g. "epoch 3, batch 17".
     """
 
     number: int
@@ -53,19 +53,19 @@ class Moment:
 
 @dataclass(kw_only=True)
 class Steps:
-    """Makes steps.
+    """Training steps of both networks.
 
     Attributes:
         classifier: the network itself, without wrappers.
-        masker: None where the recipe has none.
-        space: where CAMs are taken.
+        masker: the masker; None if the recipe has none.
+        space: feature space of the CAMs.
         settings: the options.
-        recipe: the terms.
-        updaters: "classifier" and, if there is one, "masker".
-        modes: of both networks.
-        answer: to collapsed masks.
+        recipe: the training recipe.
+        updaters: optimisers of "classifier" and, if there is one, "masker".
+        modes: training modes of both networks.
+        answer: response to collapsed masks.
         crew: the processes.
-        device: of the networks.
+        device: device of the networks.
     """
 
     classifier: nn.Module
@@ -85,22 +85,22 @@ class Steps:
         self._buffers = {name: KeptBuffers(network) for name, network in networks.items() if network is not None}
 
     def pieces(self, step: TrainingBatch) -> list[Piece]:
-        """This process's part of a step's examples, on the device."""
+        """Return this process's parts of a step's examples, on the device."""
         crew = self.crew
         return pieces_of(
             on_device(step, self.device), passes=self.settings.passes, processes=crew.count, rank=crew.rank
         )
 
     def masker_step(self, pieces: Sequence[Piece], moment: Moment, *, tally: Tally) -> None:
-        """The masker learns from this process's pieces of a step's examples; what it says of them is kept in them.
+        """Make a step of the masker on this process's parts of a step's examples; its masks are stored in them.
 
         Args:
-            pieces: as :meth:`pieces` cut them.
-            moment: when.
-            tally: what is known is added to it.
+            pieces: the parts from :meth:`pieces`.
+            moment: time of the step.
+            tally: statistics are added to it.
 
         Raises:
-            DivergedError: the loss or its gradient is no number; weights are as before.
+            DivergedError: the loss or its gradient is NaN or infinite; weights are as before.
         """
         terms = self.answer.weighed(self.recipe.masker_terms)
         with self._learning("masker", moment) as gradients:
@@ -123,10 +123,10 @@ class Steps:
             self._finish("masker", gradients, moment, tally, "masker_gradient_norm")
 
     def classifier_step(self, pieces: Sequence[Piece], moment: Moment, *, guided: bool, tally: Tally) -> None:
-        """The classifier learns; see :meth:`masker_step`.
+        """Make a step of the classifier; see :meth:`masker_step`.
 
-        Where the masker had its turn on the same examples, its masks from there guide: they are one update old, and
-        cost nothing.
+        If the masker made a step on the same examples, its masks from that step are used: they are one update old,
+        and free.
         """
         terms = [(term, term.weight) for term in self.recipe.terms if guided or not needs_guide(term)]
         twice = self.settings.order == "second" or any(differentiates_twice(term) for term, _ in terms)
@@ -153,12 +153,12 @@ class Steps:
 
     @contextmanager
     def _learning(self, who: str, moment: Moment) -> Iterator[Gradients]:
-        """Inside, this network learns and the other one doesn't."""
+        """Set up this network for training and freeze the other one inside the block."""
         other = {"classifier": self.masker, "masker": self.classifier}[who]
         updater = self.updaters[who]
         updater.set_rate(self.settings.share_of_rate(moment.progress))
         self._buffers[who].keep()
-        # dropout and the like: the same in a step that is made again, whatever was drawn before
+        # seeds dropout etc., so that a repeated step is the same
         seed_all(derived_seed(self.settings.seed, who, moment.number, self.crew.rank))
         with self.modes[who].training():
             with nullcontext() if other is None else self.modes[_OTHER[who]].evaluating():
@@ -166,11 +166,11 @@ class Steps:
                     yield Gradients(updater.parameters)
 
     def _generator(self, moment: Moment) -> torch.Generator:
-        """Of partners, noise and the like: the same for both networks, all pieces and all processes."""
+        """Return the generator of partners, noise etc., the same for both networks, all parts and all processes."""
         return torch.Generator().manual_seed(derived_seed(self.settings.seed, "step", moment.number))
 
     def _weighted(self, view: Any, terms: Sequence[tuple[Any, float]], share: float, tally: Tally) -> Tensor:
-        """The loss of a piece: the weighted sum of the terms' means over its examples."""
+        """Return the loss of a part: the weighted sum of the terms' means over its examples."""
         with autocast(self.device, self.settings.mixed_precision):
             values = [(term.name, weight, term(view).mean()) for term, weight in terms]
         for name, _, value in values:
@@ -194,16 +194,16 @@ _OTHER = {"classifier": "masker", "masker": "classifier"}
 
 
 def differentiates_twice(term: Any) -> bool:
-    """Whether a gradient is part of a term's loss."""
+    """Return True if a term's loss contains a gradient."""
     return bool(getattr(term, "differentiates_twice", False))
 
 
 class Remembering(nn.Module):
-    """A masker that needn't be asked about images that it was just asked about.
+    """Masker that reuses its masks of a part's images.
 
     Args:
         masker: the masker.
-        piece: the images, and its masks of them if there are any.
+        piece: the images, and their masks if there are any.
     """
 
     def __init__(self, masker: nn.Module, piece: Piece) -> None:
@@ -212,7 +212,7 @@ class Remembering(nn.Module):
         self._piece = piece
 
     def forward(self, images: Tensor) -> Tensor:
-        """The masks of these images."""
+        """Return the masks of these images."""
         if self._piece.masks is not None and images is self._piece.batch.images:
             return self._piece.masks
         masks: Tensor = self.masker(images)
@@ -220,19 +220,19 @@ class Remembering(nn.Module):
 
 
 def needed(masker: nn.Module | None) -> nn.Module:
-    """The masker, where there has to be one."""
+    """Return the masker, which must exist."""
     assert masker is not None
     return masker
 
 
 def needs_guide(term: Any) -> bool:
-    """Whether a term looks at a mask, so that it has to wait until there is one."""
+    """Return True if a term needs a mask, so that it is left out until there is one."""
     return bool(getattr(term, "needs_guide", False))
 
 
 @torch.no_grad()
 def tell_of_masks(view: MaskerView, share: float, tally: Tally) -> None:
-    """What kind of masks these are, and what the classifier makes of them."""
+    """Add statistics of the masks and of the classifier's predictions with them to the tally."""
     masks = view.soft.detach().flatten(1)
     tally.add("mask_mean", masks.mean(), share)
     tally.add("mask_std", masks.std(1, correction=0).mean(), share)
@@ -244,7 +244,7 @@ def tell_of_masks(view: MaskerView, share: float, tally: Tally) -> None:
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
-    """The precision of forward passes."""
+    """Return the autocast context of forward passes."""
     if precision == "no":
         return nullcontext()
     return torch.autocast(device.type, torch.bfloat16 if precision == "bf16" else torch.float16)

@@ -1,9 +1,9 @@
-"""A loader that is gone through again and again, with the same order whenever an epoch is begun again.
+"""Repeatable iteration over a loader: an epoch that starts over has the same order.
 
-The order of a shuffling loader hangs on random generators. Before every epoch
-they are seeded with a number that follows from the fit's seed and the epoch, and
-what the loader draws is kept apart from what the networks draw: dropout, or one
-loss term more, never changes which images come next.
+The order of a shuffling loader depends on random generators. Before every epoch
+they are seeded from the fit's seed and the epoch, and the loader's random state is
+separate from that of the networks: dropout, or an additional loss term, never changes
+the order of the images.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from xai_align.training.epoch_plan import derived_seed
 
 
 class RepeatableStream:
-    """Goes through a loader with a random state of its own.
+    """Stream over a loader, with its own random state.
 
     Args:
         loader: anything that can be iterated over again.
-        seed: of the fit.
-        name: how messages call it: "the training data".
+        seed: seed of the fit.
+        name: name of the loader in messages, e.g. "the training data".
 
     Raises:
         TypeError: it can't be iterated over, or only once.
@@ -41,10 +41,10 @@ class RepeatableStream:
             )
 
     def epoch(self, number: int) -> Iterator[Any]:
-        """What the loader yields in epoch ``number``.
+        """Yield the batches of epoch ``number``.
 
         Raises:
-            ValueError: it yields nothing.
+            ValueError: the loader yields nothing.
         """
         purpose = derived_seed(self.seed, "epoch", self.name, number)
         for generator in _generators_of(self.loader):
@@ -69,7 +69,7 @@ class RepeatableStream:
             raise ValueError(f"{self.name} are empty: the loader yields no batch. Is drop_last=True with few examples?")
 
     def __len__(self) -> int:
-        """How many batches an epoch has; 0 if the loader does not say."""
+        """Return the number of batches in an epoch; 0 if unknown."""
         try:
             return len(self.loader)
         except TypeError:
@@ -77,7 +77,7 @@ class RepeatableStream:
 
     @property
     def doubt(self) -> str | None:
-        """What of the loader can't be repeated, in a sentence; None if nothing is known."""
+        """Sentence on what is not reproducible in the loader; None if nothing is known."""
         if getattr(self.loader, "persistent_workers", False):
             return (
                 f"{self.name} are loaded by persistent workers, whose random states go on from epoch to epoch: random "
@@ -88,7 +88,7 @@ class RepeatableStream:
 
 @contextmanager
 def loaders_generators(*loaders: Any) -> Iterator[None]:
-    """Generators and epoch numbers of the loaders' own are after it as before."""
+    """Restore the loaders' own generators and epoch numbers after the block."""
     generators = [(one, one.get_state()) for loader in loaders for one in _generators_of(loader)]
     epochs = [
         (part, part.epoch)
@@ -106,7 +106,7 @@ def loaders_generators(*loaders: Any) -> Iterator[None]:
 
 
 def _parts_of(loader: Any) -> list[Any]:
-    """The loader and what may have a random state or an epoch number in it."""
+    """Yield the loader and its parts that may have a random state or an epoch number."""
     parts = [loader]
     for part in parts:
         for name in ("sampler", "batch_sampler", "dataset"):
@@ -122,7 +122,7 @@ def _generators_of(loader: Any) -> list[torch.Generator]:
 
 
 class _RandomState:
-    """A random state of its own, which takes the place of the program's for a while."""
+    """Separate random state that replaces the global one inside a block."""
 
     def __init__(self) -> None:
         self._kept = RandomState.now()

@@ -1,4 +1,4 @@
-"""Sums over the steps of an epoch, kept on the device: numbers are read once, at its end."""
+"""Sums over the steps of an epoch, kept on the device and read once, at its end."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Tally:
     """Means by name.
 
     Args:
-        device: of what is added.
+        device: device of the added values.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -29,11 +29,11 @@ class Tally:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What was added."""
+        """Names of the added values."""
         return tuple(self._sums)
 
     def means(self, names: tuple[str, ...], crew: Crew) -> dict[str, float | None]:
-        """The means over all processes; None for what was never added."""
+        """Return the means over all processes; None for names that were never added."""
         zero = torch.zeros(
             (), device=self._device, dtype=torch.float32 if self._device.type == "mps" else torch.float64
         )

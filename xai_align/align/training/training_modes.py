@@ -1,4 +1,4 @@
-"""Train and eval: which module is in which while a step is made, and each one's own mode afterwards."""
+"""Train and eval modes of modules during a step, and their restoration afterwards."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from xai_align._tools.model_state import modules_of
 
 
 class TrainingModes:
-    """The modes that a model trains in.
+    """Train and eval modes of a model's modules in training.
 
-    A model that is in eval mode as a whole is trained in train mode. If some modules are in eval mode and others in
-    train mode, somebody froze them (BatchNorm, mostly), and they stay as they are.
+    A model that is entirely in eval mode is trained in train mode. If some modules are in eval mode and others in
+    train mode, they were frozen on purpose (usually BatchNorm), and stay so.
 
     Args:
-        model: in the modes that it was given in.
-        freeze_batch_norm: BatchNorm uses and keeps the statistics that it has.
+        model: the model, in its original modes.
+        freeze_batch_norm: use BatchNorm's running statistics and don't update them.
     """
 
     def __init__(self, model: nn.Module, *, freeze_batch_norm: bool = False) -> None:
         self._modules = list({id(module): module for module in modules_of(model)}.values())
         before = [module.training for module in self._modules]
         if not any(before):
-            model.train()  # a model's own train() may leave some of it in eval mode
+            model.train()  # a custom train() may leave some modules in eval mode
         self._modes = [
             module.training and not (freeze_batch_norm and isinstance(module, _BatchNorm)) for module in self._modules
         ]
@@ -34,13 +34,13 @@ class TrainingModes:
 
     @contextmanager
     def training(self) -> Iterator[None]:
-        """Inside, the model is as it trains; after it, as before."""
+        """Put the model in its training modes inside the block, and restore them afterwards."""
         with self._as(self._modes):
             yield
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Inside, all of the model is in eval mode; after it, as before."""
+        """Put the whole model in eval mode inside the block, and restore the modes afterwards."""
         with self._as([False] * len(self._modules)):
             yield
 
@@ -59,17 +59,17 @@ class TrainingModes:
 
 
 class KeptBuffers:
-    """A copy of a model's buffers, to go back to when a forward pass went wrong: BatchNorm learns in passing."""
+    """Copy of a model's buffers, to restore after a failed forward pass, which updates BatchNorm."""
 
     def __init__(self, model: nn.Module) -> None:
         self._buffers = list(model.buffers())
         self._copies: list[Tensor] = []
 
     def keep(self) -> None:
-        """The buffers are good now."""
+        """Store the current buffers."""
         self._copies = [buffer.clone() for buffer in self._buffers]
 
     def put_back(self) -> None:
-        """The buffers are as they were when they were last kept."""
+        """Restore the buffers that were stored last."""
         for buffer, copy in zip(self._buffers, self._copies, strict=True):
             buffer.copy_(copy)

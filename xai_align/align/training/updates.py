@@ -1,4 +1,4 @@
-"""One step of an optimiser, from gradients that were added up: looked at, clipped, applied, or refused."""
+"""Optimiser step from accumulated gradients: checked, clipped, then applied or refused."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from xai_align.training.diverged import DivergedError
 
 
 class Updater:
-    """An optimiser and what guards it.
+    """Optimiser with checks and gradient clipping.
 
     Args:
-        parameters: those that are trained.
-        optimizer: over them.
-        gradient_clip: the largest norm that all gradients together may have; None: any.
-        scaled: whether losses are scaled, as float16 needs it.
-        what: how messages call the network: "classifier".
+        parameters: the trained parameters.
+        optimizer: their optimiser.
+        gradient_clip: maximum norm of all gradients together; None: no clipping.
+        scaled: whether losses are scaled, as float16 needs.
+        what: name of the network in messages, e.g. "classifier".
     """
 
     def __init__(
@@ -41,24 +41,24 @@ class Updater:
 
     @property
     def learning_rate(self) -> float:
-        """Of the first group, now."""
+        """Current learning rate of the first group."""
         return float(self.optimizer.param_groups[0]["lr"])
 
     def set_rate(self, share: float) -> None:
-        """Every group has this share of the learning rate that it began with."""
+        """Set the learning rate of every group to this share of its initial one."""
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * share
 
     def scaled(self, loss: Tensor) -> Tensor:
-        """The loss, large enough for gradients in float16."""
+        """Return the scaled loss, large enough for gradients in float16."""
         return loss if self.scaler is None else self.scaler.scale(loss)
 
     def step(self, gradients: Sequence[Tensor | None], loss: Tensor) -> Tensor:
-        """Make a step; the norm that the gradients had, before they were clipped.
+        """Make a step; return the norm of the gradients before clipping.
 
         Args:
-            gradients: of all parameters, of the scaled loss; None where the loss doesn't depend on one.
-            loss: its value, not scaled.
+            gradients: gradients of the scaled loss, for all parameters; None where the loss doesn't depend on one.
+            loss: the unscaled loss.
 
         Raises:
             DivergedError: the loss or a gradient is NaN or infinite; the weights were not changed.
@@ -67,7 +67,7 @@ class Updater:
             if self.scaler is not None:
                 self.scaler.unscale_(self.optimizer)
             norm = torch.nn.utils.clip_grad_norm_(self.parameters, self._most)
-            # in float16 an infinite gradient is ordinary: the scaler passes over the step and scales less
+            # in float16 an infinite gradient is normal: the scaler skips the step and reduces the scale
             looked_at = loss.detach() if self.scaler is not None else loss.detach() + norm
             if not math.isfinite(looked_at.item()):
                 found = (
@@ -85,7 +85,7 @@ class Updater:
 
     @contextmanager
     def _as_gradients(self, gradients: Sequence[Tensor | None]) -> Iterator[None]:
-        """Inside, the parameters' ``.grad`` are these; after it, what they were."""
+        """Set the parameters' ``.grad`` to these gradients inside the block, and restore them afterwards."""
         before = [p.grad for p in self.parameters]
         try:
             for p, gradient in zip(self.parameters, gradients, strict=True):

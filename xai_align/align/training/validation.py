@@ -1,4 +1,4 @@
-"""What a classifier under training makes of the validation data: in its domain, never of another one."""
+"""Validation of a classifier in training, on data of the training domain."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from xai_align.align.training.training_modes import TrainingModes
 from xai_align.align.views.batch import TrainingBatch
 from xai_align.training.choices import Precision
 
-#: What is measured.
+#: Names of the measures.
 VALIDATED = ("validation_loss", "accuracy", "macro_accuracy", "worst_class")
 
 
@@ -29,9 +29,9 @@ def validate(
     device: torch.device,
     precision: Precision,
 ) -> dict[str, float]:
-    """Mean cross-entropy, accuracy, the mean of the classes' accuracies, and the lowest of them.
+    """Compute the mean cross-entropy, the accuracy, the mean of the classes' accuracies, and the lowest of them.
 
-    Every process looks at its share of each batch.
+    Every process evaluates its share of each batch.
     """
     crew.same_buffers(classifier)
     wide = torch.float32 if device.type == "mps" else torch.float64

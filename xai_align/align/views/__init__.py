@@ -1,1 +1,1 @@
-"""What terms look at: the examples of a step and the passes of them, each made once."""
+"""Views that terms are called with: the examples of a step and their forward passes, each made once."""

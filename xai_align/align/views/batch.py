@@ -1,4 +1,4 @@
-"""What one step learns from: images, labels, and what else is known of them."""
+"""Examples of a training step: images, labels, and optional masks and indices."""
 
 from __future__ import annotations
 
@@ -10,18 +10,22 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingBatch:
-    """The examples that this process looks at in one pass.
+    """Batch of examples for one forward pass of this process.
 
     Attributes:
         images: ``[N, C, H, W]``, floating point, as the classifier takes them.
         labels: ``[N]``, int64.
-        masks: ``[N, 1, H, W]`` in [0, 1]: where the evidence is, by someone who knows; NaN where nobody does.
-            None: there are none.
-        indices: ``[N]``, int64: the examples' places in the data set, for terms that remember. None: not known.
+        masks: ``[N, 1, H, W]`` in [0, 1]: annotated evidence; NaN where unknown. None: there are none.
+        indices: ``[N]``, int64: indices in the data set, for terms with a state per example. None: unknown.
 
     Raises:
-        TypeError: images or labels are of another type.
-        ValueError: shapes don't fit together.
+        TypeError: images or labels have a wrong type.
+        ValueError: shapes don't match.
+
+    Example::
+
+        batch = TrainingBatch(images=images, labels=labels, masks=torch.ones(2, 1, 32, 32))
+        len(batch)  # 2
     """
 
     images: Tensor
@@ -44,16 +48,16 @@ class TrainingBatch:
 
 @dataclass(frozen=True)
 class Everyone:
-    """All examples of a step, over all processes and passes; a batch is a stretch of them.
+    """All examples of a step, over all processes and passes; a batch is a contiguous part of them.
 
     Partners, random numbers and class counts come from here, so that two processes
-    do what one does with twice the batch.
+    give the same result as one with twice the batch.
 
     Attributes:
         images: ``[M, C, H, W]``.
         labels: ``[M]``, int64.
-        start: where the batch at hand begins.
-        masks: ``[M, 1, H, W]``, NaN where nothing is known, or None.
+        start: index of the current batch's first example.
+        masks: ``[M, 1, H, W]``, NaN where unknown, or None.
     """
 
     images: Tensor
@@ -63,14 +67,14 @@ class Everyone:
 
     @classmethod
     def just(cls, batch: TrainingBatch) -> Everyone:
-        """A step that consists of one batch."""
+        """Return a step that consists of one batch."""
         return cls(batch.images, batch.labels, 0, batch.masks)
 
     def mine(self, batch: TrainingBatch) -> slice:
-        """Where the batch lies.
+        """Return the slice of the batch.
 
         Raises:
-            ValueError: it reaches beyond the step's examples.
+            ValueError: it exceeds the step's examples.
         """
         stop = self.start + len(batch)
         if not 0 <= self.start <= stop <= len(self.labels):
@@ -81,15 +85,15 @@ class Everyone:
         return slice(self.start, stop)
 
     def as_batch(self) -> TrainingBatch:
-        """All of them as one batch."""
+        """Return all examples as one batch."""
         return TrainingBatch(images=self.images, labels=self.labels, masks=self.masks)
 
 
 def class_balance(labels: Tensor, classes: int) -> Tensor:
-    """``[M]``: weights with which a mean over the examples is a sum of class means, over the number of classes.
+    """Return weights ``[M]`` that make a mean over examples the sum of class means over the number of classes.
 
-    ``M / (K * n_c)`` for an example of class c, of which there are ``n_c``. A class that is not there
-    adds nothing, as in DRE's code.
+    ``M / (K * n_c)`` for an example of class c with ``n_c`` examples. A class without examples adds nothing,
+    as in DRE's code.
     """
     counts = (labels[:, None] == torch.arange(classes, device=labels.device)).sum(0)
     return len(labels) / (classes * counts[labels].float())

@@ -1,4 +1,4 @@
-"""One step of the classifier as its terms see it: what they share is computed once, at the first use."""
+"""View of one step of the classifier for its terms: shared values are computed once, on first use."""
 
 from __future__ import annotations
 
@@ -18,26 +18,28 @@ from xai_align.hookspecs import FeatureSpace
 
 
 class ClassifierView:
-    """One step of the classifier: the batch, and what its terms compute from it.
+    """View of one step of the classifier: the batch, and values that its terms share.
 
     A term is called with it and reads ``batch`` (images, labels), ``logits``, ``saliency`` (the normalised CAMs of the
     labels), ``mask``, ``draws`` (this step's random numbers) and ``progress``; ``side_pass`` runs other images. Forward
-    passes run in the mode and autocast context the caller has set; what is computed from them is float32 (float64 of a
+    passes run in the mode and autocast context the caller has set; values computed from them are float32 (float64 of a
     float64 model).
 
     Args:
         batch: the examples.
         classifier: gives logits ``[N, K]``.
-        space: where CAMs are taken.
+        space: feature space of the CAMs.
         order: "first": a CAM's channel weights are constants. "second": gradients go through them.
-        normalise: how a CAM comes into [0, 1].
-        masker: for guides that ask it; it doesn't learn here.
+        normalise: scaling of a CAM to [0, 1].
+        masker: the masker, for guides that use it; it isn't trained here.
         guide: ``guide(batch, masker, generator, everyone)`` gives the masks that CAMs are compared with.
-        generator: of this step, on the CPU, the same in all processes.
+        generator: generator of this step, on the CPU, the same in all processes.
         progress: the share of the fit that is done, 0 to 1.
         everyone: all examples of the step; None: these are all.
 
-    Example: a term for the agreement of the prediction under a flip::
+    The example is a term that makes predictions agree under a horizontal flip.
+
+    Example::
 
         >>> import torch
         >>> from torch import nn
@@ -75,45 +77,45 @@ class ClassifierView:
         self.masker, self.guide = masker, guide
         self.generator, self.progress = generator, progress
         self.everyone = everyone or Everyone.just(batch)
-        #: Which of everyone's examples these are.
+        #: Slice of these examples among all of the step.
         self.mine = self.everyone.mine(batch)
         self.draws = StepDraws(generator, total=len(self.everyone.labels), mine=self.mine, device=batch.images.device)
         self._mixed: dict[tuple[float, float], MixedView] = {}
 
     @cached_property
     def from_pixels(self) -> tuple[Tensor, Look]:
-        """The images as a tensor that gradients can be taken at, and the forward pass of them.
+        """Images as a tensor that requires grad, and their forward pass.
 
-        :attr:`seen` is this pass if it is asked for first: put terms that need input gradients first.
+        :attr:`seen` is the same pass if this one is used first, so put terms that need input gradients first.
         """
         pixels = self.batch.images.detach().requires_grad_()
         return pixels, look(self.classifier, pixels, self.space)
 
     @cached_property
     def seen(self) -> Look:
-        """The forward pass of the images as they are."""
+        """Forward pass of the unchanged images."""
         if "from_pixels" in self.__dict__:
             return self.from_pixels[1]
         return look(self.classifier, self.batch.images, self.space)
 
     @cached_property
     def logits(self) -> Tensor:
-        """``[N, K]``, float32 or float64."""
+        """Logits ``[N, K]``, float32 or float64."""
         return at_least_float32(self.seen.logits)
 
     @cached_property
     def saliency(self) -> Tensor:
-        """``[N, 1, h, w]`` in [0, 1]: the labels' CAMs, normalised."""
+        """Normalised CAMs of the labels, ``[N, 1, h, w]`` in [0, 1]."""
         return saliency_at(self.seen, self.batch.labels, order=self.order, how=self.normalise)
 
     @cached_property
     def dead(self) -> Tensor:
-        """``[N]``, bool: CAMs that are zero everywhere."""
+        """CAMs that are zero everywhere, ``[N]``, bool."""
         return dead(self.saliency)
 
     @cached_property
     def mask(self) -> Tensor | None:
-        """``[N, 1, H, W]``, float32, the guide's masks as constants (NaN: unknown); None: nobody guides."""
+        """The guide's masks as constants, ``[N, 1, H, W]``, float32 (NaN: unknown); None: there is no guide."""
         if self.guide is None:
             return None
         mask = self.guide(self.batch, self.masker, self.draws.generator("guide"), self.everyone)
@@ -121,13 +123,13 @@ class ClassifierView:
 
     @cached_property
     def per_class_weights(self) -> Tensor:
-        """``[N]``: with them the mean over the step's images is the sum of class means over the number of classes."""
+        """Weights ``[N]`` that turn a mean over images into the sum of class means over the number of classes."""
         return class_balance(self.everyone.labels, self.logits.shape[1])[self.mine]
 
     def side_pass(self, images: Tensor, *, order: Order | None = None) -> SidePass:
         """Run the classifier on other images of the same labels: attacked, masked or otherwise changed ones.
 
-        The classifier stays in the modes it is in, and BatchNorm's running statistics are not updated. Every call is
+        The classifier stays in its current modes, and BatchNorm's running statistics are not updated. Every call is
         one forward pass.
 
         Args:
@@ -147,11 +149,11 @@ class ClassifierView:
         )
 
     def mixed(self, *, alpha: float = 0.2, share: float = 1.0) -> MixedView:
-        """Images mixed with others of their class; one further forward pass, whoever asks how often.
+        """Return images mixed with others of their class; one more forward pass, shared by all callers.
 
         Args:
             alpha: shares are drawn from Beta(alpha, alpha).
-            share: of the images that are mixed at all.
+            share: share of the images that are mixed.
         """
         if (alpha, share) not in self._mixed:
             self._mixed[alpha, share] = MixedView(

@@ -1,4 +1,4 @@
-"""One step of the masker as its terms see it: what they share is computed once, at the first use."""
+"""View of one step of the masker for its terms: shared values are computed once, on first use."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from xai_align.align.views.step_draws import StepDraws
 
 
 class MaskerView:
-    """One step of the masker: the batch, its masks, and what the classifier says of the kept and the dropped part.
+    """View of one step of the masker: the batch, its masks, and predictions for the kept and the dropped part.
 
     A term is called with it and reads ``batch`` (images, labels), ``masks``, ``p_keep`` and ``p_drop`` (the label's
-    probability with the part that is kept, and dropped), ``draws`` (this step's random numbers) and ``progress``. The
-    trainer has the classifier in eval mode, its parameters frozen.
+    probability for the kept and for the dropped part), ``draws`` (this step's random numbers) and ``progress``. The
+    trainer puts the classifier in eval mode, with frozen parameters.
 
     Args:
         batch: the examples.
         classifier: gives logits ``[N, K]``.
         masker: images to masks ``[N, 1, H, W]`` in [0, 1].
-        generator: of this step, on the CPU, the same in all processes.
+        generator: generator of this step, on the CPU, the same in all processes.
         progress: the share of the fit that is done, 0 to 1.
-        baseline: what stands where something is masked out.
-        masks_from: ``masks_from(view)`` makes the masks that are tried out from ``view.soft``; None: these are.
+        baseline: values of removed pixels.
+        masks_from: ``masks_from(view)`` makes the masks of this step from ``view.soft``; None: uses ``view.soft``.
         everyone: all examples of the step; None: these are all.
 
     Example::
@@ -60,20 +60,20 @@ class MaskerView:
         self.generator, self.progress, self.baseline = generator, progress, baseline
         self.masks_from = masks_from
         self.everyone = everyone or Everyone.just(batch)
-        #: Which of everyone's examples these are.
+        #: Slice of these examples among all of the step.
         self.mine = self.everyone.mine(batch)
         self.draws = StepDraws(generator, total=len(self.everyone.labels), mine=self.mine, device=batch.images.device)
 
     @cached_property
     def soft(self) -> Tensor:
-        """``[N, 1, H, W]`` in [0, 1]: the masker's answer."""
+        """Output of the masker, ``[N, 1, H, W]`` in [0, 1]."""
         if "soft_logits" in self.__dict__:
             return self.soft_logits.sigmoid()
         return at_least_float32(self.masker(self.batch.images))
 
     @cached_property
     def soft_logits(self) -> Tensor:
-        """``[N, 1, H, W]``: what becomes :attr:`soft` by a sigmoid; from the masker's ``logits(images)`` if it can."""
+        """Logits of :attr:`soft`, ``[N, 1, H, W]``, from the masker's ``logits(images)`` if it has this method."""
         logits: Callable[[Tensor], Tensor] | None = getattr(self.masker, "logits", None)
         if logits is None:
             return self.soft.clamp(1e-6, 1 - 1e-6).logit()
@@ -81,47 +81,47 @@ class MaskerView:
 
     @cached_property
     def masks(self) -> Tensor:
-        """``[N, 1, H, W]`` in [0, 1]: what the image is multiplied with."""
+        """Masks that the images are multiplied by, ``[N, 1, H, W]`` in [0, 1]."""
         return self.soft if self.masks_from is None else self.masks_from(self)
 
     @cached_property
     def probabilities(self) -> Tensor:
-        """``[2, N, K]``: with what the mask keeps, and with what it drops; one forward pass of 2N images."""
+        """Probabilities for the kept and the dropped part, ``[2, N, K]``; one forward pass of 2N images."""
         kept, dropped = keep_and_drop(self.batch.images, self.masks, self._baseline())
         return self._probabilities(torch.cat([kept, dropped])).unflatten(0, (2, len(self.batch)))
 
     @cached_property
     def p_keep(self) -> Tensor:
-        """``[N]``: the label's probability with what the mask keeps."""
+        """The label's probability for the kept part, ``[N]``."""
         return self._of_label(self.probabilities[0])
 
     @cached_property
     def p_drop(self) -> Tensor:
-        """``[N]``: the label's probability with what it drops."""
+        """The label's probability for the dropped part, ``[N]``."""
         return self._of_label(self.probabilities[1])
 
     @cached_property
     def p_whole(self) -> Tensor:
-        """``[N, K]``: probabilities for the whole images, constants; one more forward pass, for those who ask."""
+        """Probabilities for the whole images, ``[N, K]``, detached; one more forward pass, if used."""
         with torch.no_grad():
             return self._probabilities(self.batch.images)
 
     @cached_property
     def correct(self) -> Tensor:
-        """``[N]``, bool: which whole images are classified right."""
+        """Whole images that are classified correctly, ``[N]``, bool."""
         return self.p_whole.argmax(-1) == self.batch.labels
 
     def trusted(self, confidence: float) -> Tensor:
-        """``[N]``, bool: classified right, with at least this probability."""
+        """Return which images are classified correctly, with at least this probability, ``[N]``, bool."""
         return self.correct & (self._of_label(self.p_whole) >= confidence)
 
     @cached_property
     def per_class_weights(self) -> Tensor:
-        """``[N]``: with them the mean over the step's images is the sum of class means over the number of classes."""
+        """Weights ``[N]`` that turn a mean over images into the sum of class means over the number of classes."""
         return class_balance(self.everyone.labels, self.probabilities.shape[-1])[self.mine]
 
     def _baseline(self) -> Baseline:
-        """What stands behind these images: a function that looks at several is asked about everyone's."""
+        """Return the baseline of these images; a function of the images is called with all of the step's."""
         named = BASELINES.get(self.baseline) if isinstance(self.baseline, str) else None
         function = named or self.baseline
         if len(self.batch) == len(self.everyone.labels) or isinstance(function, Tensor) or not callable(function):

@@ -1,4 +1,4 @@
-"""Images mixed with others of their class, as DRE's regulariser sees them."""
+"""Images mixed with others of their class, for DRE's regulariser."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from xai_align.hookspecs import FeatureSpace
 
 
 class MixedView:
-    """``lam * image + (1 - lam) * partner`` for some or all images of a batch.
+    """Mixtures ``lam * image + (1 - lam) * partner`` of some or all images of a batch.
 
-    Partners come from everyone's examples. One that another process looks at is
-    looked at here once more for its CAM, so that gradients are those of one process.
+    Partners come from all examples of the step. The CAM of a partner in another process
+    is computed here again, so that gradients are those of one process.
 
     Attributes:
-        rows: ``[n]``, int64: which of the batch's images are mixed.
-        partners: ``[n]``, int64: with which of everyone's.
+        rows: ``[n]``, int64: indices of the mixed images in the batch.
+        partners: ``[n]``, int64: indices of their partners in the step.
         lam: ``[n]``, in the images' dtype: the image's own share.
         images: ``[n, C, H, W]``.
         labels: ``[n]``, int64.
-        scale: with it a sum over the step's mixed images is one over all its images.
+        scale: factor that turns a sum over the step's mixed images into one over all its images.
     """
 
     def __init__(
@@ -64,19 +64,19 @@ class MixedView:
 
     @cached_property
     def seen(self) -> Look:
-        """The forward pass of the mixed images."""
+        """Forward pass of the mixed images."""
         return self._look(self.images)
 
     @cached_property
     def saliency(self) -> Tensor:
-        """``[n, 1, h, w]`` in [0, 1]."""
+        """Normalised CAMs of the mixed images, ``[n, 1, h, w]`` in [0, 1]."""
         return saliency_at(self.seen, self.labels, order=self._order, how=self._normalise)
 
     def partners_saliency(self, saliency: Tensor) -> Tensor:
-        """``[n, 1, h, w]``: what the partners' CAMs show, unmixed.
+        """Return the normalised CAMs of the unmixed partners, ``[n, 1, h, w]``.
 
         Args:
-            saliency: ``[N, 1, h, w]``: of the batch.
+            saliency: ``[N, 1, h, w]``: normalised CAMs of the batch.
         """
         if len(saliency) == len(self._everyone.labels):
             return saliency[self.partners]
@@ -95,5 +95,5 @@ class MixedView:
 
 
 def _every_so_often(count: int, share: float, start: float) -> list[int]:
-    """A share of the numbers below ``count``, evenly spaced, so that every process has its part of them."""
+    """Return a share of the numbers below ``count``, evenly spaced, so that every process has its part of them."""
     return [index for index in range(count) if floor((index + 1) * share + start) > floor(index * share + start)]

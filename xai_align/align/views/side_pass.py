@@ -1,8 +1,8 @@
-"""Further forward passes of a training step, which must not change what the classifier knows of its data.
+"""Additional forward passes of a training step that must not change BatchNorm's statistics.
 
-A step may show the classifier images that are not from the data: mixed, attacked, or on other backgrounds. Each pass
-is normalised by its own batch, as always in training. If it also went into BatchNorm's running statistics, these would
-be of a mixture that no pass was ever normalised by, and in eval mode ordinary images would be normalised wrongly. (Xie
+A step may run the classifier on images that are not from the data: mixed, attacked, or on other backgrounds. Each pass
+is normalised by its own batch, as always in training. If it also updated BatchNorm's running statistics, these would
+describe a mixture that no pass was normalised by, and in eval mode ordinary images would be normalised wrongly. (Xie
 et al. 2020, "Adversarial examples improve image recognition", keep two sets of statistics for this reason.)
 """
 
@@ -26,17 +26,17 @@ __all__ = ["SidePass", "evaluation_pass", "statistics_kept"]
 
 
 class SidePass:
-    """One forward pass of other images, in the modes the classifier is in; running statistics stay as they are.
+    """Forward pass of other images, in the classifier's current modes; running statistics are not updated.
 
-    :meth:`ClassifierView.side_pass` makes one for the step at hand.
+    :meth:`ClassifierView.side_pass` makes one for the current step.
 
     Args:
         classifier: gives logits ``[N, K]``.
-        space: where CAMs are taken.
+        space: feature space of the CAMs.
         images: ``[N, C, H, W]``.
         labels: ``[N]``, int64: the classes of the CAMs.
         order: "first": a CAM's channel weights are constants. "second": gradients go through them.
-        normalise: how a CAM comes into [0, 1].
+        normalise: scaling of a CAM to [0, 1].
     """
 
     def __init__(
@@ -55,23 +55,23 @@ class SidePass:
 
     @cached_property
     def logits(self) -> Tensor:
-        """``[N, K]``, float32 or float64."""
+        """Logits ``[N, K]``, float32 or float64."""
         return at_least_float32(self.seen.logits)
 
     @cached_property
     def cam(self) -> Tensor:
-        """``[N, 1, h, w]``, not below 0: the labels' CAMs, in the units of the logits."""
+        """CAMs of the labels, ``[N, 1, h, w]``, not below 0, in the units of the logits."""
         return cam_at(self.seen, self.labels, order=self.order)
 
     @cached_property
     def saliency(self) -> Tensor:
-        """``[N, 1, h, w]`` in [0, 1]: the labels' CAMs, normalised."""
+        """Normalised CAMs of the labels, ``[N, 1, h, w]`` in [0, 1]."""
         return saliency_at(self.seen, self.labels, order=self.order, how=self.normalise)
 
 
 @contextmanager
 def statistics_kept(model: nn.Module) -> Iterator[None]:
-    """Inside, BatchNorm in train mode normalises by the batch and does not update its running statistics."""
+    """Keep BatchNorm's running statistics inside the block; in train mode it still normalises by the batch."""
     updating = [m for m in modules_of(model) if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
     try:
         for module in updating:
@@ -84,9 +84,9 @@ def statistics_kept(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def evaluation_pass(classifier: nn.Module) -> Iterator[None]:
-    """Put the classifier in eval mode with gradients enabled, for passes that a term needs beside those that train.
+    """Put the classifier in eval mode with gradients enabled, for additional passes of a term.
 
-    Afterwards every module is in the mode it was in, and PyTorch's random state is as before.
+    Modes and PyTorch's random state are restored afterwards.
 
     Args:
         classifier: any network.

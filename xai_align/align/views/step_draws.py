@@ -1,4 +1,4 @@
-"""The random numbers of one step: the same however the step is shared among processes."""
+"""Random numbers of one step, independent of how the step is shared among processes."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from xai_align.training.epoch_plan import derived_seed
 
 
 class StepDraws:
-    """Random numbers for one step, a stream of its own for each purpose.
+    """Random numbers for one step, with a separate stream for each purpose.
 
-    So a term that is turned off leaves what the others draw as it is, and methods
-    that are compared mix the same pairs of images.
+    So turning off a term does not change the random numbers of others, and compared
+    methods mix the same pairs of images.
 
     Args:
-        generator: of this step, on the CPU, in the same state in all processes. One number is drawn from it.
-        total: how many examples the step has over all processes.
-        mine: which of them are looked at here.
-        device: where the numbers are wanted.
+        generator: generator of this step, on the CPU, in the same state in all processes. One number is drawn from it.
+        total: number of examples of the step over all processes.
+        mine: slice of this process's examples.
+        device: device of the numbers.
     """
 
     def __init__(self, generator: torch.Generator, *, total: int, mine: slice, device: torch.device) -> None:
@@ -26,9 +26,9 @@ class StepDraws:
         self.total, self.mine, self.device = total, mine, device
 
     def generator(self, what: str) -> torch.Generator:
-        """A fresh generator, on the CPU, for one purpose."""
+        """Return a new generator, on the CPU, for one purpose."""
         return torch.Generator().manual_seed(derived_seed(self._seed, what))
 
     def uniform(self, what: str, *shape: int) -> Tensor:
-        """``[N, *shape]``, float32, uniform on [0, 1): drawn for everyone, of which this is our part."""
+        """Return this process's part of the step's uniform numbers on [0, 1), ``[N, *shape]``, float32."""
         return torch.rand(self.total, *shape, generator=self.generator(what))[self.mine].to(self.device)

@@ -1,1 +1,1 @@
-"""Steps of :func:`~xai_align.training.fit_pinet`, one idea a file."""
+"""Parts of :func:`~xai_align.training.fit_pinet`, one per file."""

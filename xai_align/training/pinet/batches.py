@@ -1,4 +1,4 @@
-"""Batches on their way from a data set to a model: loaded, checked, moved, with the teacher's logits."""
+"""Batches from a data set for a model: loaded, checked, moved to the device, with the teacher's logits."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ Teacher = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class BatchSource:
-    """How batches are made.
+    """Source of batches.
 
     Attributes:
-        accelerator: knows the processes and the precision.
-        device: of the model.
-        collate: how items become batches.
-        teacher: whose logits go with the images.
-        num_workers: processes that load data, for each process that trains.
+        accelerator: has the processes and the precision.
+        device: device of the model.
+        collate: converts items to a batch.
+        teacher: network whose logits are added to the batch.
+        num_workers: number of data loading processes per training process.
     """
 
     accelerator: Accelerator
@@ -39,26 +39,26 @@ class BatchSource:
     num_workers: int = 0
 
     def of_plan(self, data: Dataset[Any], plan: list[list[Piece]], seed: int) -> DataLoader[Batch]:
-        """The batches of a planned epoch, on the CPU."""
+        """Yield the batches of a planned epoch, on the CPU."""
         return self._loader(data, seed, batch_sampler=EpochBatches(plan))
 
     def of_share(self, data: Dataset[Any], batch_size: int) -> DataLoader[Batch]:
-        """This process's share of all examples, in their order, on the CPU."""
+        """Yield this process's share of all examples, in order, on the CPU."""
         mine = range(self.accelerator.process_index, len(data), self.accelerator.num_processes)  # type: ignore[arg-type]
         return self._loader(Subset(data, mine), 0, batch_size=batch_size)
 
     def at_hand(self, batch: Batch) -> Batch:
-        """The batch on the device, with the teacher's logits.
+        """Return the batch on the device, with the teacher's logits.
 
         Raises:
-            ValueError: the teacher gives something else than ``[N, K]``.
+            ValueError: the teacher's output is not ``[N, K]``.
         """
         images, targets = (one.to(self.device, non_blocking=True) for one in (batch.images, batch.targets))
         masks = None if batch.masks is None else batch.masks.to(self.device, non_blocking=True)
         return Batch(images, targets, masks, None if self.teacher is None else self._taught(images))
 
     def over_processes(self, sums: Tensor) -> Tensor:
-        """The sum over all processes."""
+        """Return the sum over all processes."""
         return self.accelerator.reduce(sums.to(self.device), "sum")
 
     def _taught(self, images: Tensor) -> Tensor:
@@ -78,6 +78,6 @@ class BatchSource:
             data,
             collate_fn=self.collate,
             num_workers=self.num_workers,
-            generator=torch.Generator().manual_seed(seed),  # of the workers' seeds
+            generator=torch.Generator().manual_seed(seed),  # for the workers' seeds
             **options,
         )

@@ -1,7 +1,7 @@
-"""What is looked at before training: the whole data set once, so that a mistake shows in the first second.
+"""Check of a data set before training, so that mistakes show at once.
 
-Of a set of more than :data:`EXAMINED` items, so many, evenly spread, are looked at;
-the rest is checked as it comes into a batch.
+Of a larger data set :data:`EXAMINED` items, evenly spread, are checked; the others
+are checked when they are put into a batch.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from torch import Tensor
 from xai_align._tools.callers_level import callers_level
 from xai_align.training.pinet.items import Collate
 
-#: How many items of a large data set are looked at.
+#: Number of items of a large data set that are checked.
 EXAMINED = 2000
 
 
 class FittingDataWarning(UserWarning):
-    """The data can be trained with, but something about them is probably not meant."""
+    """Warning of usable data that are probably not as intended."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Examination:
-    """What was found in a data set.
+    """Findings about a data set.
 
     Attributes:
-        count: items in the set.
-        examined: items that were looked at.
-        per_class: how many examples have each class (empty for tasks without classes).
-        constant: items whose image has one colour throughout.
-        masks: items with a mask.
-        digest: of the targets, to recognise the set by.
+        count: number of items in the data set.
+        examined: number of items that were checked.
+        per_class: number of examples of each class (empty for tasks without classes).
+        constant: indices of items with a constant image.
+        masks: number of items with a mask.
+        digest: digest of the targets, which identifies the data set.
     """
 
     count: int
@@ -48,19 +48,19 @@ class Examination:
 
 
 def examine(data: Any, collate: Collate, *, name: str) -> Examination:
-    """Go through a data set, refuse what cannot be trained with, warn of what is hardly meant.
+    """Check a data set: raise on invalid items, warn of suspicious ones.
 
     Args:
         data: a map-style data set.
-        collate: what its items must fit.
-        name: how messages call it: "the training data".
+        collate: checks the items.
+        name: name of the data set in messages, e.g. "the training data".
 
     Raises:
-        TypeError: it has no length or no items by number, or an item is of another kind.
-        ValueError: it is empty, an item is not possible (the message says which), or all images are constant.
+        TypeError: it is not a map-style data set, or an item has a wrong type.
+        ValueError: it is empty, an item is invalid (the message says which), or all images are constant.
 
     Warns:
-        FittingDataWarning: classes without example, constant images.
+        FittingDataWarning: classes without examples, constant images.
     """
     count = length_of(data, name)
     numbers = range(count) if count <= EXAMINED else [round(i * (count - 1) / (EXAMINED - 1)) for i in range(EXAMINED)]
@@ -87,10 +87,10 @@ def examine(data: Any, collate: Collate, *, name: str) -> Examination:
 
 
 def length_of(data: Any, name: str) -> int:
-    """How many items there are.
+    """Return the number of items.
 
     Raises:
-        TypeError: it has no length, or no items by number.
+        TypeError: it has no ``__len__`` or no ``__getitem__``.
         ValueError: there are none.
     """
     if not hasattr(data, "__len__") or not hasattr(data, "__getitem__"):
@@ -104,7 +104,7 @@ def length_of(data: Any, name: str) -> int:
 
 
 def _classes_of(target: Tensor, collate: Collate) -> Iterator[int]:
-    """The classes that an example has."""
+    """Yield the classes of an example."""
     if not collate.labelled or collate.task == "regression":
         return
     if collate.task == "multiclass":

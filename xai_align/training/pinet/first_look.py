@@ -1,4 +1,4 @@
-"""Before training: does the model go with the task, and the teacher with the model?"""
+"""Checks before training that the model matches the task, and the teacher the model."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from xai_align.training.pinet.items import Collate, checked_image
 def teacher_for(
     model: nn.Module, teacher: Teacher | None, loss: PiNetLoss, trained: Mapping[str, nn.Parameter]
 ) -> Teacher | None:
-    """Who is learnt from: the one that is given, or the frozen backbone inside the model; None: no one.
+    """Return the teacher: the given one, or the frozen backbone inside the model; None: no distillation.
 
     Raises:
-        ValueError: there is none where one is needed, or it would not stay as it is; the message says what to do.
+        ValueError: one is needed and missing, or training would change it; the message says what to do.
     """
     if not loss.distillation:
         return teacher
@@ -46,7 +46,7 @@ def teacher_for(
 
 
 def _frozen_backbone(model: nn.Module) -> nn.Module | None:
-    """The whole network whose features a frozen encoder gives."""
+    """Return the whole network that a frozen encoder takes its features from."""
     encoder = getattr(model, "encoder", None)
     backbone = getattr(encoder.inner, "backbone", None) if isinstance(encoder, FrozenEncoder) else None
     return backbone if isinstance(backbone, nn.Module) else None
@@ -55,13 +55,13 @@ def _frozen_backbone(model: nn.Module) -> nn.Module | None:
 def first_look(
     model: nn.Module, train: Any, loss: PiNetLoss, trained: Mapping[str, nn.Parameter]
 ) -> tuple[Collate, dict[str, nn.Parameter]]:
-    """What items must be for this model, and which parameters its answer depends on, from one image.
+    """Return the checks of items for this model, and the parameters that its output depends on, from one image.
 
-    Several processes would wait for the gradients of the others for ever.
+    With unused parameters, several processes would wait for each other's gradients for ever.
 
     Raises:
-        TypeError: the model, the data set or its first item is of another kind.
-        ValueError: there are no items, the model's answer does not go with the task, or depends on no parameter.
+        TypeError: the model, the data set or its first item has a wrong type.
+        ValueError: there are no items, the model's output does not match the task, or depends on no parameter.
     """
     if not callable(getattr(model, "explain", None)):
         raise TypeError(
@@ -84,7 +84,7 @@ def first_look(
 
 
 def _taking_part(answer: Tensor, trained: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
-    """The parameters that have a gradient; the others no longer require one."""
+    """Return the parameters that have a gradient; the others no longer require one."""
     if not answer.requires_grad:
         raise ValueError("what the model explains depends on no parameter that requires grad; is it all frozen?")
     gradients = torch.autograd.grad(answer, list(trained.values()), allow_unused=True)

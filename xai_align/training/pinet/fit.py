@@ -1,4 +1,4 @@
-"""Fitting a PiNet: one function for one GPU, many, or none; a run that is killed goes on where its last epoch ended."""
+"""Fitting a PiNet on a CPU, one GPU or several; a killed run resumes at the end of its last epoch."""
 
 from __future__ import annotations
 
@@ -32,19 +32,26 @@ from xai_align.training.training_log import Row, TrainingLog
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """What came of a fit.
+    """Result of :func:`fit_pinet`.
 
     Attributes:
-        model: the one that was given; it has the weights that were asked for (``keep``).
-        metric: the name of what validation measured: "accuracy", "f1", "mae" or "iou".
+        model: the given model, with the weights selected by ``keep``.
+        metric: name of the validation metric: "accuracy", "f1", "mae" or "iou".
         best: the row of the best validation; None without validation data.
         history: all rows: epoch, step, seconds, learning_rate, loss and its terms (means over the steps since the
             last row, unweighted), validation_loss, the metric, and whether it was the best so far.
-        epochs, steps: how many there were, before a resumption too.
-        stopped: "epochs": all were done. "stop_at", "patience", "plateau": why there were no more.
-        seconds: of training and validation, before a resumption too.
-        notes: what should be known about the run.
-        out: the folder with checkpoints, metrics and the model.
+        epochs, steps: numbers of epochs and steps, including those before a resumption.
+        stopped: "epochs": all epochs ran. "stop_at", "patience", "plateau": the reason for stopping earlier.
+        seconds: time for training and validation, including the time before a resumption.
+        notes: remarks on the run, e.g. about a resumption.
+        out: folder with checkpoints, metrics and the model.
+
+    Example::
+
+        train = torch.utils.data.TensorDataset(torch.randn(8, 3, 32, 32), torch.arange(8) % 2)
+        loss = PiNetLoss("multiclass")
+        fit = fit_pinet(conv_pinet(2, in_channels=3), train, train, loss=loss, epochs=2, batch_size=4)
+        fit.metric, fit.best["accuracy"]  # "accuracy" and its best value
     """
 
     model: nn.Module = field(repr=False)
@@ -76,48 +83,54 @@ def fit_pinet(
 ) -> Fit:
     """Train a PiNet, in place.
 
-    The model's weights change and nothing else does: train and eval mode, ``requires_grad``, ``.grad``, device
-    and random states are as before. If training is interrupted by an exception, the model has the best weights
-    so far. Started with ``accelerate launch`` or ``torchrun``, the processes share the work.
+    Only the model's weights change: train and eval mode, ``requires_grad``, ``.grad``, device and random states are
+    as before. If training is interrupted by an exception, the model has the best weights so far. Processes started
+    with ``accelerate launch`` or ``torchrun`` share the work.
 
-    Two runs with the same arguments see the same examples in the same order, whatever the random state
-    outside; on a CPU, with as many threads, they are equal to the last bit. With ``out``, a run that is called again
-    goes on from the end of its last whole epoch, as if it had never stopped; an epoch that was interrupted is begun
-    again.
+    Two runs with the same arguments have the same examples in the same order, independent of the global random
+    state; on a CPU, with the same number of threads, they are bitwise equal. With ``out``, a repeated call resumes
+    from the end of the last complete epoch, as if it had never stopped; an interrupted epoch starts over.
 
     Args:
-        model: a :class:`~xai_align.pinet.PiNet`, or any module with ``explain(x)`` that gives ``logits [N, K]``,
-            ``coefficients [N, K or 1, C or 1, h, w]`` and ``coefficient_maps [N, K, h, w]``. What it names as
-            ``trainable_parameters()`` is trained; without that, what requires grad.
+        model: a :class:`~xai_align.pinet.PiNet`, or any module with ``explain(x)`` that returns ``logits [N, K]``,
+            ``coefficients [N, K or 1, C or 1, h, w]`` and ``coefficient_maps [N, K, h, w]``. Its
+            ``trainable_parameters()`` are trained; without this method, the parameters that require grad.
         train: items ``(image, target)`` or ``(image, target, mask)``: a float ``[C, H, W]``, preprocessed; the
             target as in :func:`~xai_align.pinet.network.loss_formulas.prediction_loss`, for one example; a mask
-            ``[K or 1, h, w]`` of the size of the model's maps, NaN where it isn't known.
-        validation: the same; None: nothing is measured, and the last weights are kept.
-        loss: what is learnt.
-        epochs: at most so many. A finished run may be called again with more, unless the schedule is "cosine".
-        batch_size: examples in a forward pass of one process. A step takes ``batch_size *
-            gradient_accumulation_steps * processes``, at most.
+            ``[K or 1, h, w]`` of the size of the model's maps, NaN where unknown.
+        validation: the same; None: no validation, and the last weights are kept.
+        loss: the loss.
+        epochs: maximum number of epochs. A finished run may be continued with more, unless the schedule is "cosine".
+        batch_size: examples in a forward pass of one process. A step has at most ``batch_size *
+            gradient_accumulation_steps * processes`` examples.
         learning_rate: of AdamW, which without weight decay is Adam; the default is the paper's.
         seed: of shuffling, dropout, and augmentations that draw from torch's, numpy's or Python's generators.
-        out: folder for checkpoints, ``metrics.csv``, ``metrics.jsonl``, TensorBoard's events if it is installed, and
-            in the end the model (``out/model``). None: nothing is written.
+        out: folder for checkpoints, ``metrics.csv``, ``metrics.jsonl``, TensorBoard events if it is installed, and
+            finally the model (``out/model``). None: nothing is written.
         show_progress: show a progress bar.
-        options: everything else; None: the defaults of :class:`~xai_align.training.FitOptions`.
+        options: further options; None: the defaults of :class:`~xai_align.training.FitOptions`.
         **changed: single fields of the options, e.g. ``schedule="cosine"``.
 
     Returns:
         A :class:`Fit`.
 
     Raises:
-        ValueError: an option, the data, the model's shapes or a checkpoint in ``out`` don't fit; the message says what.
-        TypeError: items of another kind.
+        ValueError: an option, the data, the model's shapes or a checkpoint in ``out`` is invalid.
+        TypeError: items have a wrong type.
         DivergedError: the loss became NaN or infinite.
 
     Warns:
-        FittingDataWarning: classes without example, constant images.
+        FittingDataWarning: classes without examples, constant images.
         CheckpointWarning: the newest checkpoint was damaged, an older one is used.
 
     Source: Lobet & Chiaromonte 2026 (arXiv 2601.04378).
+
+    Example::
+
+        train = torch.utils.data.TensorDataset(torch.randn(8, 3, 32, 32), torch.arange(8) % 2)
+        loss = PiNetLoss("multiclass", feedback=1000.0)
+        fit = fit_pinet(conv_pinet(2, in_channels=3), train, loss=loss, epochs=1, batch_size=4)
+        fit.model.explain(images).coefficient_maps  # [N, K, h, w]
     """
     chosen = with_changes(options, FitOptions, changed, "fit_pinet")
     settings = FitSettings(
@@ -148,7 +161,7 @@ def fit_pinet(
         stack.enter_context(only_weights_change(model, list(trained.values())))
         if accelerator.num_processes > 1:
             model.to(accelerator.device)
-        seed_all(derived_seed(seed, "examination"))  # targets may be random, and are compared when a run goes on
+        seed_all(derived_seed(seed, "examination"))  # targets may be random, and are compared when a run resumes
         collate, trained = first_look(model, train, loss, trained)
         found = {"train": examine(train, collate, name="the training data"), "validation": None}
         if validation is not None:
@@ -210,7 +223,7 @@ def _folder(out: str | Path | None, resume: Resume) -> Path | None:
 
 
 def _save(model: nn.Module, folder: Path) -> None:
-    """As the model saves itself; a model that can't, as plain weights."""
+    """Save by the model's own method, or as plain weights if it has none."""
     save = getattr(model, "save_pretrained", None)
     if callable(save):
         save(folder)

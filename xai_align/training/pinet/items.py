@@ -1,4 +1,4 @@
-"""The examples a PiNet is fitted to: what an item must be, and how items become a batch.
+"""Items of a PiNet's data set: their checks, and their conversion to a batch.
 
 An item of a data set is ``(image, target)`` or ``(image, target, mask)``. Every
 item is checked when it is put into a batch.
@@ -19,14 +19,14 @@ from xai_align.pinet.network.losses import Batch
 
 @dataclass(frozen=True)
 class Collate:
-    """Puts items into a batch, and refuses what does not fit the model.
+    """Collate function that checks items against the model and puts them into a batch.
 
     Attributes:
-        task: what is predicted.
-        classes: K, the logits of the model.
+        task: the task.
+        classes: K, the number of the model's logits.
         map_size: rows and columns of its coefficient maps.
-        dtype: of the model's parameters; images are brought to it.
-        labelled: whether targets are looked at; without, whatever stands there is passed over.
+        dtype: dtype of the model's parameters; images are cast to it.
+        labelled: whether targets are used; otherwise they are ignored.
     """
 
     task: Task
@@ -36,7 +36,7 @@ class Collate:
     labelled: bool = True
 
     def __call__(self, items: Sequence[Any]) -> Batch:
-        """A batch on the CPU."""
+        """Return a batch on the CPU."""
         images, targets, masks = zip(*map(self.item, items), strict=True)
         return Batch(
             stacked_images(images),
@@ -45,11 +45,11 @@ class Collate:
         )
 
     def item(self, item: Any) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The image, the target and the mask of an item, as tensors.
+        """Return the image, the target and the mask of an item, as tensors.
 
         Raises:
-            TypeError: it is no pair or triple, or its parts are of another kind.
-            ValueError: a shape or a value is not possible.
+            TypeError: it is not a pair or triple, or its parts have a wrong type.
+            ValueError: a shape or a value is invalid.
         """
         if not isinstance(item, tuple | list) or len(item) not in (2, 3):
             found = f"{len(item)} parts" if isinstance(item, tuple | list) else type(item).__name__
@@ -62,7 +62,7 @@ class Collate:
         return image, target, mask
 
     def target(self, value: Any) -> Tensor:
-        """The target as the loss takes it."""
+        """Return the target as the loss takes it."""
         found = torch.as_tensor(value)
         if found.is_floating_point() and not found.isfinite().all():
             raise ValueError("a target is NaN or infinite; leave the example out, or give its label")
@@ -81,7 +81,7 @@ class Collate:
                 return self._label_map(found)
 
     def mask(self, value: Any) -> Tensor:
-        """The mask as the loss takes it."""
+        """Return the mask as the loss takes it."""
         if not isinstance(value, Tensor):
             raise TypeError(f"a mask is a {type(value).__name__}; give a tensor [K or 1, h, w]")
         if value.dim() != 3 or tuple(value.shape[1:]) != self.map_size or len(value) not in (1, self.classes):
@@ -101,7 +101,7 @@ class Collate:
         return mask
 
     def _stacked_masks(self, masks: Sequence[Tensor | None]) -> Tensor:
-        """All masks of a batch, NaN for who has none."""
+        """Stack the masks of a batch, with NaN for items without one."""
         maps = {len(mask) for mask in masks if mask is not None}
         if len(maps) > 1:
             raise ValueError(f"some masks have one map and some {self.classes}; give all of them the same number")
@@ -134,7 +134,7 @@ class Collate:
         if found.is_floating_point():
             return self._zero_or_one(self._of_map_size(found, (self.classes, *self.map_size)))
         found = self._of_map_size(found, self.map_size).to(torch.int64)
-        top = max(self.classes, 2)  # a single map says yes or no
+        top = max(self.classes, 2)  # a single map is binary
         if not (found.min() >= 0 and found.max() < top):
             raise ValueError(
                 f"a label map holds the numbers {int(found.min())} to {int(found.max())}; "
@@ -155,11 +155,11 @@ class Collate:
 
 
 def checked_image(image: Any) -> Tensor:
-    """A float image without NaN.
+    """Return the image, a float tensor without NaN.
 
     Raises:
-        TypeError: no tensor, or a tensor of whole numbers.
-        ValueError: another shape, NaN, infinite values.
+        TypeError: not a tensor, or an integer tensor.
+        ValueError: wrong shape, NaN, or infinite values.
     """
     if not isinstance(image, Tensor) or not image.is_floating_point():
         found = str(image.dtype) if isinstance(image, Tensor) else type(image).__name__
@@ -172,7 +172,7 @@ def checked_image(image: Any) -> Tensor:
 
 
 def stacked_images(images: Sequence[Tensor]) -> Tensor:
-    """``[N, C, H, W]``.
+    """Stack images to ``[N, C, H, W]``.
 
     Raises:
         ValueError: they differ in size.

@@ -1,4 +1,4 @@
-"""The epochs of a fit: steps, validations, rows of the log."""
+"""Epochs of a fit: steps, validations, and rows of the log."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from xai_align.training.training_log import Row
 
 
 class LossOfModel(nn.Module):
-    """The loss as the output of a module, so that what wraps a module's ``forward`` sees everything.
+    """Module whose output is the loss, so that wrappers of ``forward`` cover the whole computation.
 
-    That is how the gradients of several processes meet and how mixed precision comes in.
+    Gradient reduction over processes and mixed precision rely on this.
     """
 
     def __init__(self, model: nn.Module, loss: PiNetLoss) -> None:
@@ -37,7 +37,7 @@ class LossOfModel(nn.Module):
         self.model, self.loss = model, loss
 
     def forward(self, images: Tensor, targets: Tensor, masks: Tensor | None, teacher: Tensor | None) -> Tensor:
-        """The loss and, after it, its terms: ``[1 + T]``."""
+        """Return the loss followed by its terms, ``[1 + T]``."""
         total, terms = self.loss(self.model, Batch(images, targets, masks, teacher))  # type: ignore[arg-type]
         return torch.stack([total, *(terms[name] for name in self.loss.names)])
 
@@ -52,18 +52,18 @@ class Stretch:
 
 @dataclass(kw_only=True)
 class FitLoop:
-    """What an epoch needs.
+    """Loop over the epochs of a fit.
 
     Attributes:
         settings: the options.
-        training: what changes.
-        model: in training.
-        wrapped: its loss, as the accelerator prepared it.
-        optimizer: as the accelerator prepared it.
-        source: of batches.
+        training: state of the fit.
+        model: the model in training.
+        wrapped: its loss, prepared by the accelerator.
+        optimizer: the optimiser, prepared by the accelerator.
+        source: source of batches.
         train, validation: the data.
-        metric: what validation measures.
-        tell: called with every new row.
+        metric: the validation metric.
+        tell: called with every new row of the log.
         advance: called after every step, with the number of the epoch.
     """
 
@@ -80,7 +80,7 @@ class FitLoop:
     advance: Callable[[int], None]
 
     def run_epoch(self) -> None:
-        """One epoch more, with its validations; ``training.stopped`` says if it was the last."""
+        """Run one more epoch, with its validations; ``training.stopped`` is set if it was the last."""
         training, every = self.training, self.settings.validate_every
         rank = self.source.accelerator.process_index
         seed_all(derived_seed(self.settings.seed, "epoch", training.epoch, rank))
@@ -115,7 +115,7 @@ class FitLoop:
         )
 
     def _step(self, pieces: list[tuple[Piece, Batch]], stretch: Stretch) -> None:
-        """One step of the optimiser: the gradients of all pieces, each by its share."""
+        """Make one optimiser step: accumulate the gradients of all parts, weighted by their shares."""
         accelerator = self.source.accelerator
         self.model.train()
         for number, (piece, raw) in enumerate(pieces, 1):
@@ -132,7 +132,7 @@ class FitLoop:
         stretch.steps += 1
 
     def _end_stretch(self, stretch: Stretch) -> None:
-        """A row for the steps since the last one; with validation data, their verdict too."""
+        """Add a row for the steps since the last one; with validation data, including the validation."""
         training, loss = self.training, self.settings.loss
         assert isinstance(stretch.sums, Tensor)
         means = self.source.over_processes(stretch.sums) / (self.source.accelerator.num_processes * stretch.steps)
@@ -163,7 +163,7 @@ class FitLoop:
         self.tell(row)
 
     def _judge(self, row: Row) -> None:
-        """Is it the best yet, and is it time to stop? Among equals, a lower validation loss is better."""
+        """Update the best weights, and decide whether to stop. Ties go to the lower validation loss."""
         training, settings, value, best = self.training, self.settings, row[self.metric.name], self.training.best
         than = float("nan") if best is None else best[self.metric.name]
         better = best is None or self.metric.is_better(value, than)

@@ -1,4 +1,4 @@
-"""How good a fit is on validation data: one number, from counts that add up over batches and processes."""
+"""Validation metrics: one number, from counts that add up over batches and processes."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from xai_align.pinet.rounding import wide
 
 @dataclass(frozen=True)
 class FittingMetric:
-    """What validation measures.
+    """Validation metric of a task.
 
-    multiclass, binary: accuracy. multilabel: F1 over all labels, a class being named where its logit is above
+    multiclass, binary: accuracy. multilabel: F1 over all labels, where a class is predicted if its logit is above
     zero. regression: mean absolute error, in the target's unit. segmentation: mean intersection over union of the
     classes that occur.
 
     Attributes:
-        task: what is predicted.
-        name: of the measure.
-        higher_is_better: which way it is better.
+        task: the task.
+        name: name of the metric.
+        higher_is_better: whether a higher value is better.
     """
 
     task: Task
@@ -31,7 +31,7 @@ class FittingMetric:
     higher_is_better: bool = True
 
     def counts(self, seen: Seen, batch: Batch) -> Tensor:
-        """Sums over the batch (float64 where the device has it); those of several batches are added."""
+        """Return sums over the batch (float64 if the device supports it); those of several batches are added."""
         logits, targets = seen.logits, batch.targets
         match self.task:
             case "multiclass":
@@ -52,34 +52,34 @@ class FittingMetric:
                 return wide(torch.stack(over)).flatten()
 
     def width(self, classes: int) -> int:
-        """How many counts there are."""
+        """Return the number of counts."""
         return 2 * classes if self.task == "segmentation" else 2
 
     def value(self, counts: Tensor) -> float:
-        """The measure; NaN if there was nothing to measure."""
+        """Return the metric; NaN if there was nothing to measure."""
         above, below = counts.cpu().reshape(2, -1)
         some = below > 0
         return float((above[some] / below[some]).mean()) if some.any() else float("nan")
 
     def is_better(self, value: float, than: float) -> bool:
-        """Whether ``value`` is better; NaN is worse than anything."""
+        """Return True if ``value`` is better; NaN is worse than anything."""
         if value != value:
             return False
         return than != than or (value > than if self.higher_is_better else value < than)
 
     def has_reached(self, value: float, goal: float) -> bool:
-        """Whether ``value`` is at least as good as ``goal``."""
+        """Return True if ``value`` is at least as good as ``goal``."""
         return value >= goal if self.higher_is_better else value <= goal
 
 
 def metric_of(task: Task) -> FittingMetric:
-    """The measure of a task."""
+    """Return the metric of a task."""
     names = {"multiclass": "accuracy", "binary": "accuracy", "multilabel": "f1", "regression": "mae"}
     return FittingMetric(task, names.get(task, "iou"), higher_is_better=task != "regression")
 
 
 def _class_maps(maps: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """What is found and what is there, bool ``[N, K, h, w]``."""
+    """Return predicted and true class maps, bool ``[N, K, h, w]``."""
     classes = maps.shape[1]
     if targets.is_floating_point() or classes == 1:
         return maps > 0.5, (targets if targets.dim() == 4 else targets[:, None]) > 0.5

@@ -17,25 +17,28 @@ class FitOptions:
 
     Attributes:
         betas, weight_decay: of AdamW, which without weight decay is Adam; the defaults are the paper's.
-        schedule: of the learning rate. "none"; "cosine": to zero over all epochs; "plateau": a fifth of it after
-            five epochs without a lower (validation) loss, the end at 1e-5, as the paper's flood model.
-        optimizer: makes another optimiser from the list of parameters; the rates are then not looked at.
-        resume: what happens if ``out`` holds a checkpoint. "auto": go on; "must": go on, or raise if there is none;
+        schedule: of the learning rate. "none"; "cosine": to zero over all epochs; "plateau": divided by five after five
+            epochs without a lower (validation) loss, stopping below 1e-5, as for the paper's flood model.
+        optimizer: function from the list of parameters to another optimiser; the learning rate is then ignored.
+        resume: behaviour if ``out`` holds a checkpoint. "auto": resume; "must": resume, or raise if there is none;
             "never": raise, so that nothing is overwritten.
-        patience: stop after so many validations without a better metric.
-        stop_at: stop when a validation's metric is at least this good (an error: at most this).
-        validate_every: validate after so many steps of an epoch too, and not at its end only.
-        keep: which weights the model has in the end: the "best" of all validations (the higher metric; among equals the
-            lower validation loss), or the "last".
+        patience: stop after this many validations without improvement.
+        stop_at: stop when a validation's metric is at least this good (for an error: at most this).
+        validate_every: number of steps between validations within an epoch, in addition to its end.
+        keep: final weights of the model: the "best" of all validations (by the metric; ties go to the lower validation
+            loss), or the "last".
         teacher: images to logits ``[N, K]``, for distillation; None: the model's own backbone, if that is frozen.
         mixed_precision: "no", "bf16" or, on GPUs, "fp16". The losses are float32 in any case.
-        gradient_accumulation_steps: forward passes whose gradients are added up for a step.
-        num_workers: processes that load data.
-        log: called with every new row.
+        gradient_accumulation_steps: number of forward passes whose gradients are accumulated for a step.
+        num_workers: number of data loading processes.
+        log: called with every new row of the log.
 
     Example::
 
-        fit_pinet(model, train, loss=loss, options=FitOptions(schedule="plateau", patience=10))
+        train = torch.utils.data.TensorDataset(torch.randn(8, 3, 32, 32), torch.arange(8) % 2)
+        options = FitOptions(schedule="plateau", gradient_accumulation_steps=2)
+        loss = PiNetLoss("multiclass")
+        fit_pinet(conv_pinet(2, in_channels=3), train, loss=loss, epochs=2, batch_size=4, options=options)
     """
 
     betas: tuple[float, float] = (0.9, 0.95)

@@ -1,4 +1,4 @@
-"""One run of a fit: its optimiser, what changes, its checkpoints, and how it begins or goes on."""
+"""One run of a fit: its optimiser, state and checkpoints, and its start or resumption."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """Everything made for one call.
+    """Objects of one call of the fit.
 
     Attributes:
         accelerator: devices, precision, processes.
-        wrapped, optimizer: the model's loss and its optimiser, as the accelerator prepared them.
-        training: what changes.
-        checkpoints: where it is kept; None: nowhere.
+        wrapped, optimizer: the model's loss and its optimiser, prepared by the accelerator.
+        training: state of the fit.
+        checkpoints: the checkpoints; None: none are written.
         settings: the options.
     """
 
@@ -53,7 +53,7 @@ class Run:
         taught: bool,
         folder: Path | None,
     ) -> Run:
-        """Put it together; the model is on its device."""
+        """Make a run; the model is on its device."""
         bare = settings.optimizer(list(trained.values()))
         config = configuration(
             settings, bare, model, trained, data, processes=accelerator.num_processes, teacher=taught
@@ -75,11 +75,11 @@ class Run:
 
     @property
     def step_size(self) -> int:
-        """Examples in a step, of all processes."""
+        """Number of examples in a step, over all processes."""
         return self.settings.batch_size * self.settings.passes * self.accelerator.num_processes
 
     def begin(self, resume: Resume) -> tuple[str, ...]:
-        """Go back to the newest checkpoint if there is one, or make the first; notes about it."""
+        """Resume from the newest checkpoint if there is one, or write the first; return notes."""
         if self.checkpoints is None:
             return ()
         if resume == "never" and self.checkpoints.paths():
@@ -88,7 +88,7 @@ class Run:
                 "or go on with it (resume='auto')"
             )
         there = self.checkpoints.newest()
-        self.accelerator.wait_for_everyone()  # before the first one writes
+        self.accelerator.wait_for_everyone()  # wait before the first process writes
         if there is None:
             if resume == "must":
                 raise ValueError(f"'{self.checkpoints.folder}' holds no checkpoint to go on from")

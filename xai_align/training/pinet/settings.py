@@ -1,4 +1,4 @@
-"""The options of a fit, checked once, and what of them makes two runs the same run."""
+"""Options of a fit, checked once, and the configuration that identifies a run."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from xai_align.training.pinet.examination import Examination
 
 Schedule = Literal["none", "cosine", "plateau"]
 
-#: The schedule "plateau", as the paper's flood model: a fifth of the rate after five epochs without progress.
+#: The schedule "plateau", as for the paper's flood model: a fifth of the rate after five epochs without progress.
 PLATEAU = {"factor": 0.2, "patience": 5}
-#: Below this learning rate nothing more comes of a plateau.
+#: Learning rate at which a plateau ends the training.
 LEAST_RATE = 1e-5
 
 
 @dataclass(frozen=True, kw_only=True)
 class FitSettings:
-    """See :func:`~xai_align.training.pinet.fit.fit_pinet`."""
+    """Checked options of a fit; see :func:`~xai_align.training.pinet.fit.fit_pinet`."""
 
     loss: PiNetLoss
     epochs: int
@@ -61,10 +61,10 @@ class FitSettings:
                 raise ValueError(f"{name} is '{chosen}'; choose one of {', '.join(known)}")
 
     def check_with_data(self, train: int, processes: int, validated: bool) -> None:
-        """Raise where the options and the data don't go together.
+        """Raise if the options and the data are incompatible.
 
         Raises:
-            ValueError: a step needs more examples than there are, or something is to be validated without data.
+            ValueError: a step needs more examples than there are, or an option needs validation data.
         """
         step = self.batch_size * self.passes * processes
         if step > train:
@@ -79,14 +79,14 @@ class FitSettings:
                 raise ValueError(f"{name} looks at the validation data, and there are none; give some")
 
     def optimizer(self, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
-        """The optimiser over these parameters. Without weight decay AdamW is Adam."""
+        """Return the optimiser of these parameters. Without weight decay AdamW is Adam."""
         if self.make_optimizer is not None:
             return self.make_optimizer(parameters)
         return torch.optim.AdamW(parameters, self.learning_rate, self.betas, weight_decay=self.weight_decay)
 
     def scheduler(self, optimizer: torch.optim.Optimizer, steps: int) -> Any:
-        """The schedule of the learning rate over so many steps; None: it stays."""
-        if self.schedule == "cosine":  # from the full rate to zero in half a period
+        """Return the schedule of the learning rate over this many steps; None: it is constant."""
+        if self.schedule == "cosine":  # from the full rate to zero over half a period
             return torch.optim.lr_scheduler.LambdaLR(
                 optimizer, lambda step: (1 + math.cos(math.pi * min(step / steps, 1))) / 2
             )
@@ -105,9 +105,9 @@ def configuration(
     processes: int,
     teacher: bool,
 ) -> dict[str, Any]:
-    """What two runs have in common if one can go on where the other stopped, as JSON has it.
+    """Return the configuration that two runs must share for one to resume the other, in JSON types.
 
-    The number of epochs is part of it only where the schedule depends on it: a run may be made longer.
+    The number of epochs is part of it only if the schedule depends on it: a run may be extended.
     """
     frozen = frozen_tensors(model)
     return {

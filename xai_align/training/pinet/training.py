@@ -1,4 +1,4 @@
-"""What changes as training goes on, and how it goes into a checkpoint and comes back."""
+"""State of a fit, with saving to and restoring from a checkpoint."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ _OPTIMIZER, _MODEL, _BEST = "optimizer/", "model/", "best/"
 
 
 class Training:
-    """The state of a fit.
+    """State of a fit.
 
-    Random states need no keeping: every epoch begins with seeds that follow from the run's seed and its number.
+    Random states need not be saved: every epoch starts with seeds derived from the run's seed and its number.
 
     Args:
-        model: with the weights at the start, which count as the best until a validation says otherwise.
-        trained: the parameters that change, by name. Buffers may change too. Everything else is kept as well, but
-            for what a frozen encoder holds, which is large and known.
-        optimizer: over these parameters.
-        scheduler: of the learning rate; None: it stays.
-        scaler: of the gradients in float16; None otherwise.
+        model: the model with its initial weights, which count as the best until a validation.
+        trained: the parameters that change, by name. Buffers may change too. Everything else is saved as well, except
+            for a frozen encoder, which is large and known.
+        optimizer: optimiser of these parameters.
+        scheduler: schedule of the learning rate; None: it is constant.
+        scaler: gradient scaler in float16; None otherwise.
     """
 
     def __init__(
@@ -50,25 +50,25 @@ class Training:
         self.epoch, self.step = 0, 0
         self.seconds = 0.0
         self.history: list[Row] = []
-        #: The row of the best validation, and how many came after it.
+        #: The row of the best validation, and the number of validations since.
         self.best: Row | None = None
         self.since_best = 0
         self.stopped: str | None = None
         self._best_weights = self._copy()
 
     def remember_as_best(self, row: Row) -> None:
-        """The weights of this moment are the best so far."""
+        """Store the current weights as the best so far."""
         self.best, self.since_best = row, 0
         self._best_weights = self._copy()
 
     @torch.no_grad()
     def take_best_weights(self) -> None:
-        """The model gets the best weights so far."""
+        """Load the best weights so far into the model."""
         for name, value in self._best_weights.items():
             self._changing[name].copy_(value)
 
     def snapshot(self) -> Snapshot:
-        """Everything that the next epoch depends on."""
+        """Return everything that the next epoch depends on."""
         tensors = {_MODEL + name: value for name, value in self._kept.items()}
         tensors |= {_BEST + name: value for name, value in self._best_weights.items()}
         optimizer_tensors, optimizer_numbers = optimizer_state(self.optimizer)
@@ -89,10 +89,10 @@ class Training:
 
     @torch.no_grad()
     def restore(self, snapshot: Snapshot, source: str = "the snapshot") -> None:
-        """Go back to a snapshot, or change nothing.
+        """Restore a snapshot, or change nothing.
 
         Raises:
-            ValueError: it is not one of this fit; the message names the source.
+            ValueError: it is not from this fit; the message names the source.
         """
         self._check(snapshot, source)
         before = self.snapshot()

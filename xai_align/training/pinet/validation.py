@@ -1,4 +1,4 @@
-"""What a model under training makes of the validation data."""
+"""Validation of a model in training."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def validate(
     metric: FittingMetric,
     batch_size: int,
 ) -> tuple[float, float]:
-    """The loss and the metric over the validation data; every process looks at its share of them.
+    """Compute the loss and the metric over the validation data; every process evaluates its share.
 
-    The loss is that of the first look: prediction and distillation, weighted.
+    The loss consists of the weighted terms without a second forward pass: prediction and distillation.
     """
     same_buffers(model, source)
     model.eval()
@@ -47,7 +47,7 @@ def validate(
 
 
 def same_buffers(model: nn.Module, source: BatchSource) -> None:
-    """Batch statistics of the first process for all of them, as they have at the next step anyway."""
+    """Broadcast the batch statistics of the first process to all, as the next step does anyway."""
     if source.accelerator.num_processes == 1:
         return
     from accelerate.utils import broadcast
