@@ -39,6 +39,7 @@ from xai_align.training.checkpoints import (
     Snapshot,
     differences,
     read_checkpoint,
+    same,
     write_checkpoint,
 )
 
