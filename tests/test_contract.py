@@ -13,7 +13,7 @@ import torch
 from tests.networks import conv_net, images, untouched
 from xai_align import plugins
 from xai_align.explanation import explain
-from xai_align.hookspecs import AttributionSpec
+from xai_align.hookspecs import AttributionSpec, FeatureSpace
 from xai_align.pinet import ExactPiNet, PiNet, PiNetMethod, conv_pinet, read_out
 from xai_align.question import Question
 from xai_align.report.record import record_of
@@ -160,3 +160,70 @@ def test_a_saved_pinet_comes_back_in_the_class_that_was_asked(tmp_path):
     assert torch.equal(own(x), pinet(x))
     with pytest.raises(TypeError, match="ExactPiNet is built around a network"):
         ExactPiNet.from_pretrained(tmp_path)
+
+
+class Flat:
+    """Maps without the axis of channels."""
+
+    def __init__(self, model):
+        self.model = model
+
+    def attribute(self, inputs, target=None):
+        return inputs.sum(1)
+
+
+class Pair(Flat):
+    def attribute(self, inputs, target=None):
+        return inputs, inputs
+
+
+class Nothing:
+    def __init__(self, model):
+        self.model = model
+
+
+@pytest.mark.parametrize(
+    ("build", "fields", "said"),
+    [
+        (Flat, {}, r"'bad' gave a tensor \[2, 8, 8\] for inputs \[2, 3, 8, 8\]"),
+        (Pair, {}, "'bad' gave a tuple for inputs"),
+        (Nothing, {}, r"'bad' builds a Nothing without attribute\(inputs"),
+        (Flat, {"values": "contributions", "account": True}, r"'bad' builds a Flat without read_out\(inputs"),
+    ],
+)
+def test_a_method_that_breaks_its_promise_is_named(monkeypatch, build, fields, said):
+    offered(monkeypatch, spec("bad", build, **fields))
+    with pytest.raises(TypeError, match=said):
+        explain(conv_net(), images(), 0, "bad")
+
+
+def test_a_layer_for_a_build_that_takes_none_is_told(monkeypatch):
+    offered(monkeypatch, spec("bad", Flat, takes_layer=True))
+    with pytest.raises(TypeError) as caught:
+        explain(conv_net(), images(), 0, "bad", layer="conv1")
+    assert "takes_layer=True" in caught.value.__notes__[0]
+
+
+def test_a_misspelt_option_of_the_readout_is_told():
+    with pytest.raises(TypeError, match="did you mean 'internal_batch_size'"):
+        explain(conv_net(), images(), 0, "pinet", internal_batchsize=1)
+
+
+def test_a_record_without_a_summary_is_skipped_with_a_warning(monkeypatch):
+    owner = plugins._registry().plugins[0]
+    bad = AttributionSpec(name="bad", build=Bright, summary=None)
+
+    class One:
+        argnames = ()
+        function = staticmethod(lambda: [bad])
+
+    registry = type("Registry", (), {"plugins": [owner], "implementations": lambda self, hook: [(owner, One)]})()
+    monkeypatch.setattr(plugins, "_registry", lambda: registry)
+    monkeypatch.setattr(owner, "reasons", [])
+    with pytest.warns(plugins.PluginWarning, match="'bad', whose `summary` is no text"):
+        assert plugins._collect("xai_align_attributions", AttributionSpec) == {}
+
+
+def test_a_feature_space_is_named_by_text():
+    with pytest.raises(TypeError, match="give a layer's dotted name, or a tuple of names"):
+        FeatureSpace(layer=conv_net().conv1)

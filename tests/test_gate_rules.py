@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tests.frozen_function import assert_decomposes, assert_of_one_kind, decompose, held, number
+from xai_align import read_out
 from xai_align.pinet.gates import gate_rules
 from xai_align.pinet.gates.frozen_gates import FrozenGates
 
@@ -356,3 +357,17 @@ def test_dropout_that_is_off_keeps_all():
     kept: list[Tensor] = []
     decompose(lambda x: kept.append(torch.native_dropout(x, 0.5, False)[1]) or x, [A])
     assert torch.equal(kept[0], torch.ones(3, 4, dtype=torch.bool))
+
+
+class KeepsAll(nn.Module):
+    """Drops nothing, and looks at the mask of what was kept."""
+
+    def forward(self, x):
+        kept, mask = torch.native_dropout(x, 0.0, True)
+        assert mask.dtype == torch.bool
+        return torch.where(mask, kept, 0)
+
+
+def test_the_mask_of_a_dropout_that_keeps_all_is_boolean():
+    x = torch.randn(2, 3)
+    assert torch.equal(read_out(KeepsAll().eval(), x, 1).contributions[:, 1], x[:, 1])

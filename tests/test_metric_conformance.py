@@ -77,12 +77,6 @@ def with_a_graph(forward_func, inputs, attributions, *, target=None):
     return forward_func(inputs).sum(1)
 
 
-def needs_a_gradient(forward_func, inputs, attributions, *, target=None):
-    inputs = inputs.clone().requires_grad_()
-    (slope,) = torch.autograd.grad(forward_func(inputs).sum(), inputs)
-    return slope.flatten(1).sum(1)
-
-
 def for_integers(forward_func, inputs, attributions, *, target=None):
     return torch.tensor([float(one) if isinstance(one, int) else 0.0 for one in target])
 
@@ -117,9 +111,37 @@ def test_what_is_broken_is_named(evaluate, check):
     assert caught.value.check == check
 
 
-def test_a_metric_that_needs_a_gradient_switches_it_on():
-    with pytest.raises(RuntimeError, match="does not require grad"):
-        check_metric(needs_a_gradient)
+def integers_only(forward_func, inputs, attributions, *, target=None):
+    return torch.tensor(target).double()
+
+
+def never_a_value(forward_func, inputs, attributions, *, target=None):
+    return torch.full((len(inputs),), torch.nan)
+
+
+def gradient_where_it_is_on(forward_func, inputs, attributions, *, target=None):
+    inputs = inputs.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(forward_func(inputs).sum(), inputs)
+    return slope.flatten(1).sum(1)
+
+
+@pytest.mark.parametrize(
+    ("evaluate", "check", "advice"),
+    [
+        (integers_only, "questions", "as_questions"),
+        (never_a_value, "values", "every value is NaN"),
+        (gradient_where_it_is_on, "no gradient", "torch.enable_grad"),
+    ],
+)
+def test_what_a_metric_raises_is_told_with_advice(evaluate, check, advice):
+    with pytest.raises(ConformanceError, match=advice) as caught:
+        check_metric(evaluate)
+    assert caught.value.check == check
+
+
+def test_what_is_no_metric_is_told():
+    with pytest.raises(TypeError, match="takes a MetricSpec or its evaluate, not a NoneType"):
+        check_metric(None)
 
 
 @pytest.mark.parametrize("evaluate", [without_a_target, wants_more])

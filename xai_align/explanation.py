@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from xai_align._tools.logits import LogitsOf, select_logits
 from xai_align._tools.thread_state import restores_thread_state
-from xai_align.hookspecs import Values
+from xai_align.features.resolve_layer import Layer
+from xai_align.hookspecs import AttributionSpec, Values
 from xai_align.pinet.rounding import wide
 from xai_align.plugins import attribution_method, default_method
 from xai_align.question import Question, answers, as_questions, ask
@@ -85,7 +86,7 @@ def explain(
     question: Any = None,
     method: str | None = None,
     *,
-    layer: str | None = None,
+    layer: Layer = None,
     output: str | int | None = None,
     **options: Any,
 ) -> Explanation:
@@ -99,8 +100,8 @@ def explain(
         question: a :class:`~xai_align.Question`, one for each example, or any target
             that Captum takes; None: why the predicted class?
         method: a name from ``xai-align methods``; None: the exact readout.
-        layer: the layer to explain, for methods that take one; a layer's name or
-            ``"input"``. None: the method's default.
+        layer: the layer to explain, for methods that take one: a layer's name, its module, a
+            :class:`~xai_align.FeatureSpace`, or ``"input"``. None: the method's default.
         output: which of the model's outputs are the logits, by field or position; None: the field named "logits", or
             the only floating tensor.
         **options: passed to the method's ``attribute``, e.g. ``n_steps=50``; to its ``read_out`` if it decomposes the
@@ -124,7 +125,7 @@ def explain(
     where = {} if layer is None else {"layer": layer}
     start = _now(inputs)
     if spec.account:
-        readout = spec.build(model, **where).read_out(inputs, questions, output=output, **options)
+        readout = _method(spec, model, where, "read_out")(inputs, questions, output=output, **options)
         seconds = _now(inputs) - start
         attribution, answer, logits = _on_inputs(readout, inputs), readout.answer.detach(), readout.logits.detach()
     else:
@@ -132,7 +133,8 @@ def explain(
         # other methods take tensors only
         model = model if output is None else LogitsOf(model, output)
         asked, target = ask(model, questions, len(inputs))
-        attribution = spec.build(asked, **where).attribute(inputs, target=target, **options).detach()
+        made = _method(spec, asked, where, "attribute")(inputs, target=target, **options)
+        attribution = _checked_map(made, inputs, method).detach()
         seconds = _now(inputs) - start
         logits = logits_of(model, inputs)
         answer = answers(questions, logits)
@@ -153,6 +155,34 @@ def logits_of(model: nn.Module, inputs: Tensor, output: str | int | None = None)
     """Return the model's logits, without gradients."""
     with torch.no_grad():
         return select_logits(model(inputs), output)
+
+
+def _method(spec: AttributionSpec, model: nn.Module, where: dict[str, Any], call: str) -> Any:
+    """Build the method and return what is called on it."""
+    try:
+        built = spec.build(model, **where)
+    except TypeError as error:
+        if where and "layer" in str(error):
+            error.add_note(f"(the record of the method '{spec.name}' says takes_layer=True, and its build takes none)")
+        raise
+    found = getattr(built, call, None)
+    if not callable(found):
+        raise TypeError(
+            f"the method '{spec.name}' builds a {type(built).__name__} without {call}(inputs, ...), which its record "
+            "promises; see docs/plugins.md"
+        )
+    return found
+
+
+def _checked_map(made: Any, inputs: Tensor, method: str) -> Tensor:
+    """Return the map if it has the shape of the inputs."""
+    if not isinstance(made, Tensor) or made.shape != inputs.shape:
+        found = f"a tensor {list(made.shape)}" if isinstance(made, Tensor) else f"a {type(made).__name__}"
+        raise TypeError(
+            f"the method '{method}' gave {found} for inputs {list(inputs.shape)}; an attribution is one tensor in the "
+            "shape of the inputs"
+        )
+    return made
 
 
 def _check_batch(inputs: Any) -> None:

@@ -202,6 +202,13 @@ class FeatureSpace:
     grid: Callable[[tuple[int, int], int], tuple[int, int]] | None = field(default=None, repr=False)
     to_raster: Callable[[Tensor], Tensor] | None = field(default=None, repr=False)
 
+    def __post_init__(self) -> None:
+        names = self.layer if isinstance(self.layer, tuple) else (self.layer,)
+        if not names or not all(isinstance(name, str) for name in names):
+            raise TypeError(
+                f"layer of a FeatureSpace is {self.layer!r}; give a layer's dotted name, or a tuple of names"
+            )
+
 
 class HookSpecs:
     """The ten hooks. Arguments may be added in later versions, never removed."""

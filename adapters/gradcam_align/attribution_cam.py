@@ -78,6 +78,8 @@ class AttributionCAM(BaseCAM):
             raise TypeError(f"a CAM looks into a torch.nn.Module, got {type(model).__name__}")
         # BaseCAM.__init__ is not run: it switches the model to eval mode and puts hooks on its layers
         self.model = model
+        if isinstance(target_layers, str | nn.Module | FeatureSpace):
+            raise TypeError(f"target_layers is a {type(target_layers).__name__}; give a list: target_layers=[...]")
         self.target_layers = list(target_layers or [])
         self.reshape_transform = reshape_transform
         self.compute_input_gradient, self.uses_gradients, self.detach = False, False, True

@@ -14,7 +14,9 @@ from xai_align._tools.did_you_mean import did_you_mean
 O = TypeVar("O")  # noqa: E741
 
 
-def with_changes(options: O | None, defaults: type[O], changed: Mapping[str, Any], who: str) -> O:
+def with_changes(
+    options: O | None, defaults: type[O], changed: Mapping[str, Any], who: str, also: Sequence[str] = ()
+) -> O:
     """Return the options with some fields changed.
 
     Args:
@@ -22,6 +24,7 @@ def with_changes(options: O | None, defaults: type[O], changed: Mapping[str, Any
         defaults: their class.
         changed: values by field name.
         who: the function or class that takes the options, for the message.
+        also: further parameters of its signature, which may have been meant.
 
         Raises:
             TypeError: there is no such option, or ``options`` are of another class.
@@ -31,7 +34,7 @@ def with_changes(options: O | None, defaults: type[O], changed: Mapping[str, Any
     known = [field.name for field in fields(defaults)]  # type: ignore[arg-type]
     for name in changed:
         if name not in known:
-            near = did_you_mean(name, known)
+            near = did_you_mean(name, [*known, *also])
             raise TypeError(f"{who} has no option '{name}'{near} {defaults.__name__} has {', '.join(known)}")
     return replace(options if options is not None else defaults(), **changed)  # type: ignore[type-var]
 
@@ -46,7 +49,7 @@ def parse_options(written: Sequence[str]) -> dict[str, Any]:
     for one in written:
         name, equals, value = (part.strip() for part in one.partition("="))
         if not equals or not name.isidentifier() or not value:
-            raise ValueError(f"'{one}' is no option; write name=value, e.g. schedule=cosine")
+            raise ValueError(f"'{one}' does not set an option; write name=value, e.g. schedule=cosine")
         if name in found:
             raise ValueError(f"the option '{name}' is set twice")
         found[name] = _toml_value(value)

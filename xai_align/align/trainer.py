@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,9 @@ class AlignTrainer:
                 f"recipe is a {type(recipe).__name__}; give a xai_align.align.Recipe, or the name of one "
                 "(`xai-align methods` lists them)"
             )
-        chosen = with_changes(options, AlignOptions, changed, "AlignTrainer")
+        chosen = with_changes(
+            options, AlignOptions, changed, "AlignTrainer", also=list(signature(AlignTrainer).parameters)
+        )
         self.settings = AlignSettings(
             order=chosen.order,
             normalise=chosen.normalise,

@@ -4,6 +4,8 @@ With its gates held, what follows a layer is affine in the layer's output ``z``,
 
     answer = sum(beta * z) + bias,     beta = d answer / dz.
 
+(Where biases are placed they are terms of the sum, and where evidence goes around the layer that is one more term.)
+
 Four steps. The network runs once, with every operation behind ``z`` rewritten as one that is linear in ``z`` and has
 the same value, its coefficient saved (:mod:`~xai_align.pinet.gates`). One backward pass gives ``beta``. The bias is the
 output of the held gates at ``z = 0``; it is found by running them again and not from the answer. So the sum, compared
@@ -53,6 +55,7 @@ def decompose(
     found = record(gates, route, [space], questions, biases, copied=manner.copied)  # z, and beta = d answer / dz
     noted = notes_of(gates, manner)
     biases.start_replay(0)
+    # blind: the network refused inputs of zeros, so evidence around the layer could not be seen
     logits_at_zero, _, blind = replay_from_zero(gates, route, 0, [0])
     contributions = contributions_of(found, 0)
     bias = answer_of(found.weights, logits_at_zero)

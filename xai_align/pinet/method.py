@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from xai_align._tools.did_you_mean import did_you_mean
 from xai_align._tools.thread_state import restores_thread_state
 from xai_align.pinet.batches import read_out_in_batches
 from xai_align.pinet.on_inputs import Kind, on_inputs
@@ -86,7 +87,7 @@ class PiNetMethod:
             ValueError: inputs, model or layer are not suitable for a readout; the message names the remedy.
         """
         parts = inputs if isinstance(inputs, tuple) else (inputs,)
-        account = self._account | _given(**account)
+        account = self._account | _given(**_known(account))
         return read_out_in_batches(
             self.forward_func,
             parts,
@@ -158,6 +159,17 @@ class PiNetMethod:
         given = attributions if isinstance(attributions, tuple) else (attributions,)
         total = torch.stack([part.double().flatten(1).sum(1) for part in given]).sum(0)
         return total - (readout.answer - readout.bias - readout.prefix - readout.around)
+
+
+def _known(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options if a readout has them."""
+    known = ["weights", "rule", "gamma", "biases"]
+    for name in options:
+        if name not in known:
+            takes = [*known, "additional_forward_args", "internal_batch_size", "show_progress", "output"]
+            near = did_you_mean(name, takes)
+            raise TypeError(f"the exact readout has no option '{name}'{near} It has {', '.join(takes)}")
+    return options
 
 
 def _given(

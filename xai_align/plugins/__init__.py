@@ -535,6 +535,9 @@ def _check_spec(
         raise Refusal(f"{hook} listed {_shown(answer)} where {kind.__name__} is expected; skipped")
     if not isinstance(answer.name, str) or not answer.name:
         raise Refusal(f"{hook} listed a {kind.__name__} with the name {answer.name!r}; skipped. Give it a name")
+    for text in ("summary", "note"):
+        if not isinstance(getattr(answer, text, ""), str):
+            raise Refusal(f"{hook} listed '{answer.name}', whose `{text}` is no text; skipped")
     call = "evaluate" if isinstance(answer, MetricSpec) else "build"
     if not callable(getattr(answer, call)):
         raise Refusal(f"{hook} listed '{answer.name}', whose `{call}` cannot be called; skipped")

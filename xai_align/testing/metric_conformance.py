@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from xai_align.evaluation.does_not_apply import MetricDoesNotApply
 from xai_align.hookspecs import MetricSpec
 from xai_align.plugins.metric_call import call_problem, needs_of
 from xai_align.question import Question
@@ -56,6 +57,8 @@ def check_metric(
         check_metric(size)
     """
     evaluate = metric.evaluate if isinstance(metric, MetricSpec) else metric
+    if not callable(evaluate):
+        raise TypeError(f"check_metric takes a MetricSpec or its evaluate, not a {type(metric).__name__}")
     subject = _Subject(evaluate, dict(options or {}))
     problem = call_problem(evaluate) if not options else ""
     _demand(not problem, "signature", problem, "take target=None as a keyword, and give what else is needed a default")
@@ -67,17 +70,27 @@ def check_metric(
     _demand(not left, "no trace", "; ".join(left), "work on copies, and put back what you change")
     _demand(not values.requires_grad, "values", "the values still require grad", "return values.detach()")
 
-    def same(found: Tensor, name: str, advice: str) -> None:
+    def same(name: str, advice: str, target: list[Any], *, single: bool = False) -> None:
+        try:
+            if single:
+                parts = [subject(model, images[i : i + 1], maps[i : i + 1], [target[i]]) for i in range(len(images))]
+                found = torch.cat(parts)
+            else:
+                found = subject(model, images, maps, target)
+        except MetricDoesNotApply:
+            raise
+        except Exception as error:
+            found_text = f"{type(error).__name__}: {error}"
+            raise ConformanceError(_message(name, found_text, advice), name) from error
         close = torch.allclose(found.double(), values.double(), rtol=rtol, atol=atol, equal_nan=True)
         _demand(close, name, f"{found.tolist()} and {values.tolist()}", advice)
 
-    questions = [Question.why(label) for label in TARGETS]
-    same(subject(model, images, maps, questions), "questions", "read targets with xai_align.question.as_questions")
-    same(subject(model, images, maps, list(TARGETS)), "repeatable", "draw from a generator with a seed of its own")
-    single = [subject(model, images[i : i + 1], maps[i : i + 1], [TARGETS[i]]) for i in range(len(images))]
-    same(torch.cat(single), "batch mates", "normalise within each example, not over the batch")
+    labels = list(TARGETS)
+    same("questions", "read targets with xai_align.question.as_questions", [Question.why(one) for one in labels])
+    same("repeatable", "draw from a generator with a seed of its own", labels)
+    same("batch mates", "normalise within each example, not over the batch", labels, single=True)
     with torch.no_grad():
-        same(subject(model, images, maps, list(TARGETS)), "no gradient", "switch gradients on where you need them")
+        same("no gradient", "switch gradients on where you need them (torch.enable_grad)", labels)
 
 
 class _Subject:
@@ -115,10 +128,16 @@ def _check_values(values: Any, count: int) -> None:
     found = f"{values.dtype} {list(values.shape)}" if isinstance(values, Tensor) else f"a {type(values).__name__}"
     fits = isinstance(values, Tensor) and values.is_floating_point() and values.shape == (count,)
     _demand(fits, "values", f"it gave {found} for {count} images", f"return a floating tensor of shape [{count}]")
+    missing = all(math.isnan(value) for value in values.tolist())
+    _demand(not missing, "values", "every value is NaN", "give the values that there are")
     infinite = [value for value in values.tolist() if math.isinf(value)]
     _demand(not infinite, "values", f"it gave {values.tolist()}", "return NaN where there is no value")
 
 
 def _demand(holds: bool, check: str, found: str, advice: str) -> None:
     if not holds:
-        raise ConformanceError(f"the metric fails the check '{check}'.\nFound: {found}\nTo do: {advice}.", check)
+        raise ConformanceError(_message(check, found, advice), check)
+
+
+def _message(check: str, found: str, advice: str) -> str:
+    return f"the metric fails the check '{check}'.\nFound: {found}\nTo do: {advice}."
