@@ -1,0 +1,143 @@
+"""Biases at their positions: on ReLU networks each is ``b * d answer / d output``, by a plain backward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from xai_align import FeatureSpace, read_out
+
+ROWS, COLUMNS, LABEL = 6, 8, 1
+
+
+class ChannelsLast(nn.Module):
+    """A convolution, then linear layers on the last axis, a layer norm at the end, and a linear head of means."""
+
+    def __init__(self, tokens: bool, prefix: int = 0) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 5, 2, stride=2)
+        self.mix, self.free, self.norm = nn.Linear(5, 7), nn.Linear(7, 7, bias=False), nn.LayerNorm(7)
+        self.head = nn.Linear(7, 3)
+        self.tokens, self.prefix = tokens, nn.Parameter(torch.randn(1, prefix, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.stem(x).relu().permute(0, 2, 3, 1)
+        if self.tokens:
+            z = torch.cat([self.prefix.expand(len(z), -1, -1), z.flatten(1, 2)], 1)
+        z = self.norm(self.free(self.mix(z).relu()))
+        return self.head(z.flatten(1, -2).mean(1))
+
+
+class Normalised(nn.Module):
+    """Convolutions and batch norms, with and without biases, then layers whose biases count as the rest."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.plain = nn.Conv2d(3, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4, affine=False)
+        self.second, self.affine = nn.Conv2d(4, 4, 3, padding=1, groups=2), nn.BatchNorm2d(4)
+        self.up = nn.ConvTranspose2d(4, 4, 2, stride=2)
+        self.cell, self.head = nn.Conv2d(4, 6, 1), nn.Linear(6, 3)
+        for norm in (self.plain, self.affine):
+            norm.running_mean = torch.randn(4)
+            norm.running_var = torch.rand(4) + 0.5
+        nn.init.normal_(self.affine.weight)
+        nn.init.normal_(self.affine.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.plain(self.first(x)).relu()
+        z = self.affine(self.second(z)).relu()
+        z = self.up(z).relu().mean((2, 3), keepdim=True)
+        return self.head(self.cell(z).relu().flatten(1))
+
+
+def by_gradient(model: nn.Module, x: Tensor, biases: dict[str, Tensor]) -> dict[str, Tensor]:
+    """``b * d answer / d output`` of the named layers."""
+    outputs: dict[str, Tensor] = {}
+
+    def keep(name: str):
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            outputs[name] = output
+
+        return hook
+
+    handles = [model.get_submodule(name).register_forward_hook(keep(name)) for name in biases]
+    answer = model(x)[:, LABEL].sum()
+    for handle in handles:
+        handle.remove()
+    betas = torch.autograd.grad(answer, [outputs[name] for name in biases])
+    return {name: (beta * biases[name]).detach() for name, beta in zip(biases, betas, strict=True)}
+
+
+def by_grid(maps: Sequence[Tensor]) -> list[Tensor]:
+    """The sums of the maps of equal size, from small to large."""
+    found: dict[torch.Size, Tensor] = {}
+    for one in maps:
+        found[one.shape] = found.get(one.shape, torch.zeros_like(one)) + one
+    return sorted(found.values(), key=lambda one: one.numel())
+
+
+def assert_same_maps(found: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
+    found, expected = by_grid(found), by_grid(expected)
+    assert [one.shape for one in found] == [one.shape for one in expected]
+    for one, other in zip(found, expected, strict=True):
+        assert torch.allclose(one, other, rtol=1e-9, atol=1e-12)
+
+
+def test_biases_of_convolutions_and_batch_norms():
+    torch.manual_seed(0)
+    model, x = Normalised().double().eval(), torch.randn(2, 3, ROWS, COLUMNS, dtype=torch.float64)
+    offsets = {
+        "plain": -model.plain.running_mean / (model.plain.running_var + model.plain.eps).sqrt(),
+        "second": model.second.bias,
+        "affine": model.affine.bias
+        - model.affine.weight * model.affine.running_mean / (model.affine.running_var + model.affine.eps).sqrt(),
+    }
+    terms = by_gradient(model, x, {name: offset.view(-1, 1, 1) for name, offset in offsets.items()})
+    readout = read_out(model, x, LABEL, "input", biases="placed")
+    assert_same_maps(readout.placed, [one.sum(1) for one in terms.values()])
+    whole = readout.contributions.flatten(1).sum(1) + sum(one.flatten(1).sum(1) for one in readout.placed)
+    assert torch.allclose(whole + readout.bias, model(x)[:, LABEL], rtol=1e-9, atol=1e-12)
+    behind = read_out(model, x, LABEL, "second", biases="placed")
+    assert_same_maps(behind.placed, [terms["affine"].sum(1)])
+
+
+@pytest.mark.parametrize("tokens", [False, True])
+def test_biases_on_the_last_axis(tokens):
+    torch.manual_seed(0)
+    model, x = ChannelsLast(tokens).double().eval(), torch.randn(2, 3, ROWS, COLUMNS, dtype=torch.float64)
+    nn.init.normal_(model.norm.bias)
+    nn.init.normal_(model.norm.weight)
+    last = by_gradient(model, x, {"norm": model.norm.bias})["norm"]
+    place = FeatureSpace(layer="free", layout="NLC" if tokens else "NHWC")
+    readout = read_out(model, x, LABEL, place, biases="placed")
+    assert_same_maps(readout.placed, [last.sum(-1).view(2, ROWS // 2, COLUMNS // 2)])
+    # the scale of the norm is held, so the linear layer before it acts by the gradient of z * scale
+    place = FeatureSpace(layer="mix", layout="NLC" if tokens else "NHWC")
+    before = read_out(model, x, LABEL, place, biases="placed")
+    assert_same_maps(before.placed, readout.placed)
+    whole = before.contributions.flatten(1).sum(1) + before.placed[0].flatten(1).sum(1) + before.bias
+    assert torch.allclose(whole, model(x)[:, LABEL], rtol=1e-9, atol=1e-12)
+
+
+def test_a_bias_on_the_last_axis_between_the_place_and_the_norm():
+    torch.manual_seed(0)
+    model, x = ChannelsLast(tokens=False).double().eval(), torch.randn(2, 3, ROWS, COLUMNS, dtype=torch.float64)
+    model.norm = nn.Identity()
+    terms = by_gradient(model, x, {"mix": model.mix.bias})["mix"]
+    readout = read_out(model, x, LABEL, FeatureSpace(layer="stem", layout="NCHW"), biases="placed")
+    assert_same_maps(readout.placed, [terms.sum(-1)])
+
+
+def test_a_bias_on_prefix_tokens_stays_in_the_rest():
+    torch.manual_seed(0)
+    model, x = (
+        ChannelsLast(tokens=True, prefix=1).double().eval(),
+        torch.randn(2, 3, ROWS, COLUMNS, dtype=torch.float64),
+    )
+    place = FeatureSpace(layer="free", layout="NLC", prefix_tokens=1)
+    placed, apart = (read_out(model, x, LABEL, place, biases=biases) for biases in ("placed", "apart"))
+    assert placed.placed == ()
+    assert torch.allclose(placed.bias, apart.bias)
