@@ -14,6 +14,7 @@ from rich.table import Table
 from xai_align._tools.files.references import typed_on_the_command_line
 from xai_align.cli.reference_options import BACKBONE_REFERENCES, TrustCode
 from xai_align.cli.terminal import errors_in_words, output
+from xai_align.cli.training_options import Device, MixedPrecision, OptionsFile, Patience, Seed, Workers
 
 if TYPE_CHECKING:
     from xai_align.align.domain_test import DomainScores
@@ -86,28 +87,23 @@ def fit_align_command(
     ] = False,
     validation_share: Annotated[float, typer.Option(help="Of every class of a source, to choose weights.")] = 0.15,
     test_share: Annotated[float, typer.Option(help="Of every class of a source, kept apart for the test.")] = 0.15,
-    patience: Annotated[
-        int | None, typer.Option(min=1, help="Stop after so many validations without progress.")
-    ] = None,
+    patience: Patience = None,
     judged: Annotated[int, typer.Option(min=0, help="Of how many images of each domain maps are judged.")] = 64,
     examples: Annotated[int, typer.Option(min=0, help="How many images of each domain are drawn.")] = 6,
     figure_every: Annotated[
         int | None, typer.Option(min=1, help="Draw image, CAM and mask after every so many epochs.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of all that is random.")] = 0,
-    mixed_precision: Annotated[str, typer.Option(metavar="no|bf16|fp16", help="Of the training.")] = "no",
-    workers: Annotated[int, typer.Option(min=0, help="Processes that load images.")] = 0,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... Default: a GPU if there is one.")] = None,
+    seed: Seed = 0,
+    mixed_precision: MixedPrecision = "no",
+    workers: Workers = 0,
+    device: Device = None,
     changed: Annotated[
         list[str] | None,
         typer.Option(
             "--set", metavar="NAME=VALUE", help="Any option of AlignOptions, e.g. gradient_clip=0.5; values as in TOML."
         ),
     ] = None,
-    options_file: Annotated[
-        Path | None,
-        typer.Option("--options", metavar="FILE", help="A TOML file of such options; --set goes before it."),
-    ] = None,
+    options_file: OptionsFile = None,
     trust_code: TrustCode = False,
 ) -> None:
     """Train a classifier and a masker together on your images, test them in every domain, save both."""

@@ -11,6 +11,7 @@ from rich.markup import escape
 from xai_align._tools.files.references import typed_on_the_command_line
 from xai_align.cli.reference_options import BACKBONE_REFERENCES, TrustCode
 from xai_align.cli.terminal import errors_in_words, output
+from xai_align.cli.training_options import Device, MixedPrecision, OptionsFile, Patience, Seed, Workers
 
 
 def fit_pinet_command(
@@ -48,24 +49,19 @@ def fit_pinet_command(
     edges: Annotated[float, typer.Option(help="Weight of the maps' edges where the picture has none.")] = 0.0,
     mask_weight: Annotated[float, typer.Option(help="Weight of the masks, where there are some.")] = 100.0,
     validation_share: Annotated[float, typer.Option(help="Of every class, for validation.")] = 0.2,
-    patience: Annotated[
-        int | None, typer.Option(min=1, help="Stop after so many validations without progress.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of all that is random.")] = 0,
+    patience: Patience = None,
+    seed: Seed = 0,
     examples: Annotated[int, typer.Option(min=0, help="Of how many validation images maps are drawn.")] = 6,
-    mixed_precision: Annotated[str, typer.Option(metavar="no|bf16|fp16", help="Of the training.")] = "no",
-    workers: Annotated[int, typer.Option(min=0, help="Processes that load images.")] = 0,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... Default: a GPU if there is one.")] = None,
+    mixed_precision: MixedPrecision = "no",
+    workers: Workers = 0,
+    device: Device = None,
     changed: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", metavar="NAME=VALUE", help="Any option of AlignOptions, e.g. gradient_clip=0.5; values as in TOML."
+            "--set", metavar="NAME=VALUE", help="Any option of FitOptions, e.g. validate_every=2; values as in TOML."
         ),
     ] = None,
-    options_file: Annotated[
-        Path | None,
-        typer.Option("--options", metavar="FILE", help="A TOML file of such options; --set goes before it."),
-    ] = None,
+    options_file: OptionsFile = None,
     trust_code: TrustCode = False,
 ) -> None:
     """Train a PiNet head on a backbone, with fine maps that sum to the logits; save it with curves and maps."""
