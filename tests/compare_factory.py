@@ -5,9 +5,9 @@ With COMPARE_SLOWLY set, each judgement by ``mass`` takes so many seconds.
 
 from __future__ import annotations
 
+import operator
 import os
 import time
-from functools import cache
 
 import numpy as np
 import torch
@@ -19,6 +19,8 @@ from xai_align.evaluation.does_not_apply import MetricDoesNotApply
 from xai_align.hookspecs import AttributionSpec, MetricSpec
 from xai_align.perturbation.questioned import curve_values
 from xai_align.perturbation.series import Series
+from xai_align.plugins.registry import registry
+from xai_align.plugins.specs_by_name import Offer
 
 #: Colours of the left ten columns of sixteen, and of the rest.
 PICTURES = {
@@ -114,14 +116,13 @@ class Fussy:
 METHODS = (AttributionSpec(name="fussy", build=Fussy, summary="a test's"),)
 
 
-def use_test_metrics(patch=setattr):
+def use_test_metrics(patch=operator.setitem):
     """These metrics and methods beside the methods there are."""
-    plugin = plugins._registry().plugins[0]
-    methods = {name: plugins._Offer(one, plugin) for name, one in plugins.attribution_methods().items()}
-    methods |= {one.name: plugins._Offer(one, plugin) for one in METHODS}
-    metrics = {one.name: plugins._Offer(one, plugin) for one in METRICS}
-    patch(plugins, "_attribution_offers", cache(lambda: methods))
-    patch(plugins, "_metric_offers", cache(lambda: metrics))
+    methods, known = plugins.attribution_methods(), registry()
+    methods |= {one.name: one for one in METHODS}
+    metrics = {one.name: one for one in METRICS}
+    for kind, specs in {AttributionSpec: methods, MetricSpec: metrics}.items():
+        patch(known.specs, kind, {name: Offer(one, known.plugins[0]) for name, one in specs.items()})
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    use_test_metrics(monkeypatch.setattr)
+    use_test_metrics(monkeypatch.setitem)
     monkeypatch.setattr(module, "write_comparison_page", lambda comparison, out: out.joinpath("page").touch())
     save_pictures(tmp_path / "pictures")
     return tmp_path

@@ -139,7 +139,7 @@ def test_labels_are_read_and_wrong_ones_are_told(tmp_path):
 
 def test_metrics_that_ask_for_boxes_get_them_where_there_are_any(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    use_test_metrics(monkeypatch.setattr)
+    use_test_metrics(monkeypatch.setitem)
     pictures = save_pictures(tmp_path / "pictures", ("a_red", "b_green", "d_mixed"))
     Image.new("RGB", (8, 8), "red").save(pictures / "all_red.png")
     entries = [
@@ -163,7 +163,7 @@ def test_metrics_that_ask_for_boxes_get_them_where_there_are_any(tmp_path, monke
 
 def test_groups_can_be_what_the_model_confuses(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    use_test_metrics(monkeypatch.setattr)
+    use_test_metrics(monkeypatch.setitem)
     seen = []
     known = ClassGroups.from_confusion
 

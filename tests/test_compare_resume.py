@@ -32,7 +32,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(TESTS))
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    use_test_metrics(monkeypatch.setattr)
+    use_test_metrics(monkeypatch.setitem)
     monkeypatch.setattr(module, "write_comparison_page", lambda comparison, folder: None)  # it has its own tests
     save_pictures(tmp_path / "pictures")
     return tmp_path

@@ -6,6 +6,7 @@ import inspect
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +16,9 @@ from xai_align import plugins
 from xai_align.explanation import explain
 from xai_align.hookspecs import AttributionSpec, FeatureSpace
 from xai_align.pinet import ExactPiNet, PiNet, PiNetMethod, conv_pinet, read_out
+from xai_align.plugins import specs_by_name
+from xai_align.plugins.registry import registry
+from xai_align.plugins.specs_by_name import Offer
 from xai_align.question import Question
 from xai_align.report.record import record_of
 from xai_align.report.words import arithmetic, exactness, footnotes, number, table_row, totals, unit_of
@@ -39,9 +43,8 @@ class Bright:
 
 def offered(monkeypatch, *specs):
     """These methods, and no others."""
-    owner = plugins._registry().plugins[0]
-    offers = {spec.name: plugins._Offer(spec, owner) for spec in specs}
-    monkeypatch.setattr(plugins, "_attribution_offers", lambda: offers)
+    known = registry()
+    monkeypatch.setitem(known.specs, AttributionSpec, {spec.name: Offer(spec, known.plugins[0]) for spec in specs})
 
 
 def spec(name, build, **fields):
@@ -210,18 +213,18 @@ def test_a_misspelt_option_of_the_readout_is_told():
 
 
 def test_a_record_without_a_summary_is_skipped_with_a_warning(monkeypatch):
-    owner = plugins._registry().plugins[0]
+    owner = registry().plugins[0]
     bad = AttributionSpec(name="bad", build=Bright, summary=None)
 
     class One:
         argnames = ()
         function = staticmethod(lambda: [bad])
 
-    registry = type("Registry", (), {"plugins": [owner], "implementations": lambda self, hook: [(owner, One)]})()
-    monkeypatch.setattr(plugins, "_registry", lambda: registry)
+    fake = SimpleNamespace(plugins=[owner], specs={}, implementations=lambda hook: [(owner, One)])
+    monkeypatch.setattr(specs_by_name, "registry", lambda: fake)
     monkeypatch.setattr(owner, "reasons", [])
-    with pytest.warns(plugins.PluginWarning, match="'bad', whose `summary` is no text"):
-        assert plugins._collect("xai_align_attributions", AttributionSpec) == {}
+    with pytest.warns(plugins.PluginWarning, match="'bad', whose `summary` is not a string"):
+        assert plugins.attribution_methods() == {}
 
 
 def test_a_feature_space_is_named_by_text():

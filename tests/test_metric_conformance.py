@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import count
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ from xai_align import plugins
 from xai_align.evaluation import MetricDoesNotApply
 from xai_align.features import hidden_layers
 from xai_align.hookspecs import MetricSpec
-from xai_align.plugins import PluginWarning
+from xai_align.plugins import PluginWarning, specs_by_name
+from xai_align.plugins.registry import registry
 from xai_align.testing import ConformanceError, check_metric
 
 #: Metrics of contrasts and groups have no value for "why A?", which is asked here.
@@ -148,18 +150,18 @@ def test_what_is_no_metric_is_told():
 def test_a_plugins_metric_with_another_call_is_skipped_with_one_warning(monkeypatch, evaluate):
     bad = MetricSpec(name="bad", evaluate=evaluate, higher_is_better=True, summary="a test's")
     good = MetricSpec(name="good", evaluate=total, higher_is_better=True, summary="a test's")
-    owner = plugins._registry().plugins[0]
+    owner = registry().plugins[0]
 
     class Both:
         argnames = ()
         function = staticmethod(lambda: [bad, good])
 
-    registry = type("Registry", (), {"plugins": [owner], "implementations": lambda self, hook: [(owner, Both)]})()
-    monkeypatch.setattr(plugins, "_registry", lambda: registry)
+    fake = SimpleNamespace(plugins=[owner], specs={}, implementations=lambda hook: [(owner, Both)])
+    monkeypatch.setattr(specs_by_name, "registry", lambda: fake)
     monkeypatch.setattr(owner, "reasons", [])
     with pytest.warns(
         PluginWarning, match=r"'bad', whose `evaluate` can't be called as evaluate\(forward_func"
     ) as told:
-        offers = plugins._collect("xai_align_metrics", MetricSpec)
-    assert list(offers) == ["good"]
+        offered = plugins.metrics()
+    assert list(offered) == ["good"]
     assert len(told) == 1

@@ -211,7 +211,7 @@ UNUSABLE = {
     ),
     "other_contract": (
         "XAI_ALIGN_CONTRACT = 2\n" + dedent(offering("alpha")),
-        ["outdated: written for plugin contract 2, and this xai-align speaks 1"],
+        ["outdated: written for plugin contract 2, and this xai-align uses 1"],
     ),
     "unmarked": (
         "def xai_align_metrics():\n    return []",

@@ -19,7 +19,7 @@ from xai_align._tools.did_you_mean import did_you_mean
 from xai_align._tools.files.fields import check_fields
 from xai_align._tools.files.references import FACTORY, importing_a_reference
 from xai_align.hookspecs import AttributionSpec, LoadedModel, MetricSpec, TrainingRecipeSpec, hookimpl
-from xai_align.plugins.loading import PLUGIN_ERRORS, describe_error
+from xai_align.plugins.plugin_problems import PLUGIN_ERRORS, describe_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable

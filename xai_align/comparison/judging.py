@@ -24,7 +24,7 @@ from xai_align.perturbation.curve import Curve, perturbation_curves
 from xai_align.perturbation.questioned import curve_values
 from xai_align.perturbation.ranking import TieWarning
 from xai_align.perturbation.series import Series
-from xai_align.plugins.metric_call import needs_of
+from xai_align.plugins.metric_signature import needs_of
 
 if TYPE_CHECKING:
     from pathlib import Path

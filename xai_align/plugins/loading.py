@@ -2,139 +2,51 @@
 
 Each entry point of the group is imported and checked on its own. One that is
 broken, misspelt, outdated or a duplicate is named, with its distribution and
-version, in a :class:`PluginWarning`, and the rest are loaded. What the loaded
-plugins offer is collected in :mod:`xai_align.plugins`.
+version, in a :class:`PluginWarning`, and the rest are loaded.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import warnings
-from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import pluggy
 
-from xai_align._tools.callers_level import callers_level
 from xai_align._tools.did_you_mean import did_you_mean
 from xai_align.hookspecs import CONTRACT_VERSION, PROJECT, HookSpecs
-
-if TYPE_CHECKING:
-    pass
+from xai_align.plugins.plugin import Plugin
+from xai_align.plugins.plugin_problems import PLUGIN_ERRORS, Refusal, describe_error, refuse
 
 #: Names of entry points that are never imported, separated by commas.
 DISABLED_VARIABLE = "XAI_ALIGN_DISABLED_PLUGINS"
-#: Set to anything but ``0``, ``false`` or ``no``: a plugin that cannot be used is an error.
-STRICT_VARIABLE = "XAI_ALIGN_STRICT"
-#: Exceptions of a plugin that do not stop the rest. Interrupts pass, and so do test outcomes.
-PLUGIN_ERRORS = (Exception, SystemExit)
 
 _OWN_DISTRIBUTION = "xai-align"
 
-Status = Literal["ok", "disabled", "failed"]
 
-
-class PluginWarning(UserWarning):
-    """Warning that a plugin, or a part of it, is not used; the message names it, its distribution and the reason.
-
-    Example::
-
-        import warnings
-
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", PluginWarning)  # raise if a plugin cannot be used
-            attribution_methods()
-    """
-
-
-class PluginError(RuntimeError):
-    """Error raised in strict mode in place of a :class:`PluginWarning`.
-
-    Example::
-
-        try:
-            attribution_methods()
-        except PluginError as error:  # only with XAI_ALIGN_STRICT=1 in the environment
-            print(error)  # the plugin, its distribution and the reason
-    """
-
-
-class Refusal(Exception):
-    """Reason why a plugin, or one result of it, is not used; ``__cause__`` is the exception that it raised."""
-
-
-@dataclass
-class Plugin:
-    """State of one entry point while it is loaded and called."""
-
-    name: str
-    distribution: str
-    version: str
-    hooks: tuple[str, ...] = ()
-    status: Status = "ok"
-    reasons: list[str] = field(default_factory=list)
-
-    @property
-    def label(self) -> str:
-        """Name, distribution and version, as shown in messages."""
-        return f"'{self.name}' ({self.distribution} {self.version})"
-
-
-@dataclass
-class Registry:
-    """Loaded plugins: the pluggy manager, and the list in loading order with the unusable ones."""
-
-    manager: pluggy.PluginManager
-    plugins: list[Plugin]
-
-    def implementations(self, hook: str) -> list[tuple[Plugin, pluggy.HookImpl]]:
-        """Return the plugins that implement ``hook`` with their functions, in calling order."""
-        in_use = {plugin.name: plugin for plugin in self.plugins if plugin.hooks}
-        caller: pluggy.HookCaller = getattr(self.manager.hook, hook)
-        asked = reversed(caller.get_hookimpls())
-        return [(in_use[one.plugin_name], one) for one in asked if one.plugin_name in in_use]
-
-
-def load_registry() -> Registry:
-    """Load every plugin of the environment that is not disabled, the core's first.
+def load_plugins(manager: pluggy.PluginManager) -> list[Plugin]:
+    """Register every plugin of the environment that is not disabled, the core's first; return all of them.
 
     Raises:
         PluginError: in strict mode, a plugin cannot be used.
     """
-    registry = Registry(_new_manager(), [])
+    plugins: list[Plugin] = []
     disabled = {name.strip() for name in os.environ.get(DISABLED_VARIABLE, "").split(",")}
     for entry_point in sorted(entry_points(group=PROJECT), key=_loading_order):
         plugin = _describe_entry_point(entry_point)
         if plugin.name in disabled:
             plugin.status = "disabled"
             plugin.reasons.append(f"named in {DISABLED_VARIABLE}")
-            registry.manager.set_blocked(plugin.name)
+            manager.set_blocked(plugin.name)
         else:
-            _admit(entry_point, plugin, registry)
-        registry.plugins.append(plugin)
-    return registry
+            _admit(entry_point, plugin, plugins, manager)
+        plugins.append(plugin)
+    return plugins
 
 
-def warn_about(plugin: Plugin, refusal: Refusal) -> None:
-    """Warn that ``plugin`` is not used, with the reason.
-
-    Raises:
-        PluginError: instead of the warning, in strict mode.
-    """
-    message = f"plugin {plugin.label}: {refusal}"
-    if os.environ.get(STRICT_VARIABLE, "").strip().lower() not in {"", "0", "false", "no"}:
-        raise PluginError(message) from (refusal.__cause__ or refusal)
-    warnings.warn(message, PluginWarning, stacklevel=callers_level())
-
-
-def describe_error(error: BaseException) -> str:
-    """Return one line with the type of the error and its message."""
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-
-
-def _new_manager() -> pluggy.PluginManager:
+def new_manager() -> pluggy.PluginManager:
+    """Return a plugin manager that knows the hooks, and no plugin."""
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(HookSpecs)
     return manager
@@ -159,20 +71,19 @@ def _loading_order(entry_point: EntryPoint) -> tuple[bool, str, str, str]:
     return distribution != _OWN_DISTRIBUTION, distribution, entry_point.name, entry_point.value
 
 
-def _admit(entry_point: EntryPoint, plugin: Plugin, registry: Registry) -> None:
+def _admit(entry_point: EntryPoint, plugin: Plugin, earlier: list[Plugin], manager: pluggy.PluginManager) -> None:
     """Import, check and register one plugin; record and report why not."""
     try:
-        _check_name(plugin, registry.plugins)
+        _check_name(plugin, earlier)
         module = _import(entry_point)
         _check_contract(module, plugin)
         hooks = _check_hooks(module)
-        _check_object(module, registry)
-        registry.manager.register(module, name=plugin.name)
+        _check_object(module, manager)
+        manager.register(module, name=plugin.name)
         plugin.hooks = hooks
     except Refusal as refusal:
         plugin.status = "failed"
-        plugin.reasons.append(str(refusal))
-        warn_about(plugin, refusal)
+        refuse(plugin, refusal)
 
 
 def _check_name(plugin: Plugin, earlier: list[Plugin]) -> None:
@@ -184,8 +95,8 @@ def _check_name(plugin: Plugin, earlier: list[Plugin]) -> None:
             )
 
 
-def _check_object(module: Any, registry: Registry) -> None:
-    if (name := registry.manager.get_name(module)) is not None:
+def _check_object(module: Any, manager: pluggy.PluginManager) -> None:
+    if (name := manager.get_name(module)) is not None:
         raise Refusal(f"duplicate: '{name}' names the same object and is loaded already; drop one entry point")
 
 
@@ -200,14 +111,14 @@ def _check_contract(module: Any, plugin: Plugin) -> None:
     version = getattr(module, "XAI_ALIGN_CONTRACT", CONTRACT_VERSION)
     if version != CONTRACT_VERSION:
         raise Refusal(
-            f"outdated: written for plugin contract {version!r}, and this xai-align speaks "
+            f"outdated: written for plugin contract {version!r}, and this xai-align uses "
             f"{CONTRACT_VERSION}; install versions of xai-align and {plugin.distribution} that agree"
         )
 
 
 def _check_hooks(module: Any) -> tuple[str, ...]:
     """Return the names of the hooks that ``module`` implements, found with a separate manager."""
-    trial = _new_manager()
+    trial = new_manager()
     known = list(vars(trial.hook))
     try:
         trial.register(module)

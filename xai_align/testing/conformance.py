@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import nn
 
-from xai_align import plugins
 from xai_align._tools.did_you_mean import did_you_mean
+from xai_align.plugins import conformance
 from xai_align.testing.subject import Check, Subject
 from xai_align.testing.table import CORE_CHECKS
 
@@ -135,7 +135,7 @@ def _outcome(cls: Any, check: Check, subject: Subject, required: set[str], skipp
 
 
 def _all_checks() -> dict[str, Check]:
-    return {check.name: check for check in (*CORE_CHECKS, *plugins.conformance_checks(Check))}
+    return {check.name: check for check in (*CORE_CHECKS, *conformance.conformance_checks(Check))}
 
 
 def _known(names: Iterable[str], checks: Mapping[str, Check], argument: str) -> set[str]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from xai_align.evaluation.does_not_apply import MetricDoesNotApply
 from xai_align.hookspecs import MetricSpec
-from xai_align.plugins.metric_call import call_problem, needs_of
+from xai_align.plugins.metric_signature import call_problem, needs_of
 from xai_align.question import Question
 from xai_align.testing.conformance import ConformanceError
 from xai_align.testing.networks import TinyNetwork, fixed_images

@@ -1,0 +1,151 @@
+"""Models by reference, and what plugins know about a model: its feature space, stages, new heads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from xai_align.hookspecs import FeatureSpace, LoadedModel
+from xai_align.plugins.hook_calls import first_answer, first_answer_or_raise
+
+#: Examples of the references that :func:`load_model` knows without third-party plugins.
+REFERENCE_FORMS = (
+    "timm:resnet50",
+    "timm:resnet50@weights.safetensors",
+    "pinet:FOLDER",
+    "align:FOLDER",
+    "package.module:factory",
+)
+
+
+def load_model(reference: str, *, trust: bool = False) -> LoadedModel:
+    """Load the model that ``reference`` names, from the first plugin that knows it, third parties first.
+
+    Args:
+        reference: like one of :data:`REFERENCE_FORMS`. ``package.module:factory`` is imported and called.
+        trust: whether a folder (``pinet:FOLDER``, ``align:FOLDER``) may itself name ``package.module:function``, which
+            is then imported and called; without, it is data, and may name architectures of timm.
+
+    Raises:
+        ValueError: no plugin knows this form of reference, or the one that does could not load the model.
+        PluginError: in strict mode, a plugin failed on a reference that another one could load.
+
+    Example::
+
+        loaded = load_model("timm:resnet18@random")  # without "@random": the pretrained weights
+        loaded.model, loaded.preprocess, loaded.class_names
+    """
+    return first_answer_or_raise(
+        "xai_align_load_model",
+        LoadedModel,
+        doing=f"cannot load the model '{reference}'",
+        unknown=f"no plugin knows the model reference '{reference}'; write it like one of "
+        f"{', '.join(REFERENCE_FORMS)}, or as a plugin of yours documents.",
+        reference=reference,
+        trust=trust,
+    )
+
+
+def encoder(reference: str, options: dict[str, Any]) -> nn.Module:
+    """Build the encoder of a saved PiNet with the first plugin that knows it, third parties first.
+
+    Raises:
+        ValueError: no plugin knows it, or the one that does could not build it.
+        PluginError: in strict mode, a plugin failed on an encoder that another one could build.
+
+    Example::
+
+        encoder("conv", ConvEncoder(3).options)(images)  # a list of feature maps [2, C, H, W], finest first
+    """
+    return first_answer_or_raise(
+        "xai_align_encoder",
+        nn.Module,
+        doing=f"cannot build the encoder '{reference}'",
+        unknown=f"no plugin knows the encoder '{reference}'; install the package that it came from, or build it "
+        "yourself and give it as encoder=....",
+        reference=reference,
+        options=options,
+    )
+
+
+def second_look(model: nn.Module, num_classes: int, options: dict[str, Any]) -> nn.Module:
+    """Build a PiNet on ``model``, to be trained, with the first plugin that knows the model, third parties first.
+
+    Raises:
+        ValueError: no plugin knows it, or the one that does could not build the PiNet.
+        PluginError: in strict mode, a plugin failed on a model that another one could take.
+
+    Example::
+
+        backbone = load_model("timm:resnet18@random").model
+        second_look(backbone, 10, {"frozen": True})  # a PiNet with 10 classes; only its head is trained
+    """
+    doing = f"cannot put a second look on {type(model).__name__}"
+    return first_answer_or_raise(
+        "xai_align_second_look",
+        nn.Module,
+        doing=doing,
+        unknown=f"{doing}: no plugin knows such models; build xai_align.pinet.PiNet(encoder, SecondLookHead(...)) "
+        "yourself.",
+        model=model,
+        num_classes=num_classes,
+        options=options,
+    )
+
+
+def classifier(model: nn.Module, num_classes: int) -> nn.Module:
+    """Return a copy of ``model`` with a new head, from the first plugin that knows it, third parties first.
+
+    Args:
+        model: it is not changed.
+        num_classes: the number of logits.
+
+    Raises:
+        ValueError: no plugin knows it, or the one that does could not build the copy.
+        PluginError: in strict mode, a plugin failed on a model that another one could take.
+
+    Example::
+
+        backbone = load_model("timm:resnet18@random").model
+        classifier(backbone, 10)(torch.rand(2, 3, 64, 64))  # [2, 10]
+    """
+    doing = f"cannot give {type(model).__name__} a head for {num_classes} classes"
+    return first_answer_or_raise(
+        "xai_align_classifier",
+        nn.Module,
+        doing=doing,
+        unknown=f"{doing}: no plugin knows such models; write the hook xai_align_classifier for it (docs/plugins.md).",
+        model=model,
+        num_classes=num_classes,
+    )
+
+
+def feature_space(model: nn.Module, layer: str | None = None) -> FeatureSpace | None:
+    """Return the feature space of ``model`` at ``layer``, or the default one for a readout when ``layer`` is None.
+
+    The first plugin that knows the model answers, third parties first; None: no plugin knows it.
+
+    Raises:
+        PluginError: in strict mode, a plugin failed on ``model``.
+
+    Example::
+
+        from xai_align.plugins import feature_space
+
+        feature_space(load_model("timm:resnet18@random").model)  # a FeatureSpace with its layer and layout
+    """
+    return first_answer("xai_align_feature_space", FeatureSpace, model=model, layer=layer)
+
+
+def stages(model: nn.Module) -> tuple[str, ...]:
+    """Return the names of the modules whose outputs are the stages of ``model``; empty: no plugin knows it.
+
+    Raises:
+        PluginError: in strict mode, a plugin failed on ``model``.
+
+    Example::
+
+        stages(load_model("timm:resnet18@random").model)  # ("act1", "layer1", "layer2", "layer3", "layer4")
+    """
+    return first_answer("xai_align_stages", tuple, model=model) or ()
