@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import Tensor, fx, nn
+from torch.utils.checkpoint import checkpoint
 
 from tests.networks import conv_net, images
 from xai_align import FeatureSpace, Split, read_out
@@ -204,3 +205,72 @@ def test_hooks_on_gradients_are_left_out():
 
     assert read_out(Hooked().eval(), torch.tensor([[1.0, -1.0]]), 0).contributions.tolist() == [[2.0, 0.0]]
     assert seen == []
+
+
+class NoGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.relu()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return torch.zeros_like(gradient)
+
+
+class Apart(torch.autograd.Function):
+    """A function whose forward pass has no ctx."""
+
+    @staticmethod
+    def forward(x):
+        return x.relu()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return torch.zeros_like(gradient)
+
+
+class Between(nn.Module):
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.a, self.b, self.function = nn.Linear(6, 5), nn.Linear(5, 3), function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.function(self.a(x)))
+
+
+@pytest.mark.parametrize("function", [NoGradient, Apart])
+def test_evidence_that_an_autograd_function_drops_is_cut_off_by_its_name(function):
+    model = Between(lambda h: function.apply(h) + h).eval()
+    (cut,) = read_out(model, torch.randn(2, 6), 1, "input").cut_off
+    assert cut.how == f"autograd function {function.__name__}"
+    assert "whose own backward decides which evidence passes" in str(cut)
+
+
+def test_checkpointed_layers_are_refused_with_the_reason():
+    for reentrant, error, message in (
+        (True, ValueError, "calls torch.utils.checkpoint.*switch activation checkpointing off"),
+        (False, CompletenessError, "activation checkpointing"),
+    ):
+        model = Between(lambda h, r=reentrant: checkpoint(nn.functional.gelu, h, use_reentrant=r)).eval()
+        with pytest.raises(error, match=message):
+            read_out(model, torch.randn(2, 6), 1, "input")
+
+
+def test_attributes_in_slots_are_those_of_the_model():
+    class Slotted(nn.Linear):
+        __slots__ = ("__private", "inner", "scale", "unset")
+
+        def __init__(self) -> None:
+            super().__init__(6, 3)
+            self.scale, self.__private, self.inner = 2.0, 3.0, nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * self.scale * self.__private + self.inner(x)
+
+    model, x = Slotted().eval(), torch.randn(2, 6)
+    readout = read_out(model, x, 1, "input")
+    assert torch.allclose(readout.contributions, x * (6 * model.weight[1] + model.inner.weight[1]), atol=1e-5)

@@ -18,6 +18,8 @@ A, B, W, V = number(1, 3, 4), number(2, 3, 4), number(3, 4, 4) + 1, number(4, 4)
 SQUARE = number(5, 3, 3) + 2 * torch.eye(3, dtype=torch.float64)
 IMAGE, GRID = number(6, 1, 2, 5, 5), 0.5 * number(7, 1, 3, 3, 2).tanh()
 BOXES = torch.tensor([[0.0, 0.5, 0.5, 3.5, 3.0], [0.0, 1.5, 0.0, 4.0, 2.5]], dtype=torch.float64)
+OFFSETS, MASK = number(9, 1, 18, 5, 5), number(10, 1, 9, 5, 5)
+KERNEL, BIAS = number(11, 3, 2, 3, 3), number(12, 3)
 EULER = torch.tensor([[1.0, 0.5, 2.0], [3.0, -1.5, 0.25]], dtype=torch.float64)
 #: Their products have more digits than float32.
 LARGE = torch.tensor([[4097.0, 4099.0], [8193.0, 5.0]], dtype=torch.float64)
@@ -218,6 +220,16 @@ QUOTIENTS: dict[str, Case] = {
         [IMAGE],
         lambda x: torchvision.ops.roi_align(x, BOXES, 2),
         lambda x: torchvision.ops.roi_align(x, BOXES, 2),
+    ),
+    "deformable convolution": (
+        [IMAGE, OFFSETS, MASK],
+        lambda x, o, m: torchvision.ops.deform_conv2d(x, o, KERNEL, BIAS, mask=m, padding=1),
+        lambda x, o, m: torchvision.ops.deform_conv2d(x, o.detach(), KERNEL, BIAS, mask=m.detach(), padding=1),
+    ),
+    "deformable convolution with a kernel from the input": (
+        [IMAGE, KERNEL],
+        lambda x, w: torchvision.ops.deform_conv2d(x, OFFSETS, w, padding=1),
+        lambda x, w: one_by_one(lambda a, b: torchvision.ops.deform_conv2d(a, OFFSETS, b, padding=1), x, w),
     ),
     "gradient": (
         [A],

@@ -58,6 +58,8 @@ def by_hand(kind: str, layer: Any, x: Tensor, states: list[State]) -> tuple[Tens
             state, out = states[len(last)], []
             for one in reversed(list(x)) if suffix.endswith("reverse") else x:
                 state = step(kind, one, state, *weights)
+                if layer.proj_size:
+                    state = (state[0] @ getattr(layer, "weight_hr" + suffix).mT, state[1])
                 out.append(state[0])
             outputs.append(torch.stack(out[::-1] if suffix.endswith("reverse") else out))
             last.append(state)
@@ -125,14 +127,43 @@ def test_the_type_of_what_comes_is_that_of_torch(kind):
             assert torch.allclose(one, other, rtol=1e-12)
 
 
-def test_projections_and_packed_sequences_are_refused():
-    projected = made(LAYERS, "lstm", 3, 2, proj_size=1)
-    with pytest.raises(NotImplementedError, match="LSTM with projections or a packed sequence"):
-        decompose(lambda x: projected(x)[0], [SEQUENCE])
-    layer = made(LAYERS, "gru", 3, 2)
-    packed = nn.utils.rnn.pack_padded_sequence(SEQUENCE, torch.tensor([4, 3]))
-    with pytest.raises(NotImplementedError, match="GRU with projections or a packed sequence"):
-        decompose(lambda x: layer(nn.utils.rnn.PackedSequence(x * 2, packed.batch_sizes))[0].data, [packed.data])
+@pytest.mark.parametrize(("layers", "bidirectional", "bias"), list(product([1, 2], [False, True], [False, True])))
+@pytest.mark.parametrize("kind", LAYERS)
+def test_a_packed_sequence_is_each_sequence_alone(kind, layers, bidirectional, bias):
+    layer = made(LAYERS, kind, 3, 5, layers, bidirectional=bidirectional, bias=bias)
+    cells, lengths, padded = layers * (2 if bidirectional else 1), [2, 4, 3], number(1, 4, 3, 3)
+    inputs = [padded, *(number(seed, cells, 3, 5) for seed in ((2, 3) if kind == "lstm" else (2,)))]
+
+    def operation(x: Tensor, *states: Tensor) -> Any:
+        packed = nn.utils.rnn.pack_padded_sequence(x, torch.tensor(lengths), enforce_sorted=False)
+        out, last = layer(packed, states if kind == "lstm" else states[0])
+        return nn.utils.rnn.pad_packed_sequence(out)[0], last
+
+    def reference(x: Tensor, *states: Tensor) -> Any:
+        alone = [
+            by_hand(kind, layer, x[:length, [n]], [tuple(one[at, [n]] for one in states) for at in range(cells)])
+            for n, length in enumerate(lengths)
+        ]
+        out = torch.cat([nn.functional.pad(one, (0, 0, 0, 0, 0, 4 - len(one))) for one, _ in alone], 1)
+        last = [
+            [torch.cat(one) for one in zip(*parts, strict=True)]
+            for parts in zip(*(state for _, state in alone), strict=True)
+        ]
+        return out, tuple(torch.stack(parts) for parts in zip(*last, strict=True))
+
+    assert_decomposes(decompose(operation, inputs), inputs, reference)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_projections(bias):
+    layer = made(LAYERS, "lstm", 3, 5, 2, proj_size=2, bidirectional=True, bias=bias)
+    inputs = [SEQUENCE, number(2, 4, 2, 2), number(3, 4, 2, 5)]
+
+    def reference(x: Tensor, h: Tensor, c: Tensor) -> Any:
+        out, last = by_hand("lstm", layer, x, [(h[at], c[at]) for at in range(4)])
+        return out, tuple(torch.stack(parts) for parts in zip(*last, strict=True))
+
+    assert_decomposes(decompose(lambda x, *states: layer(x, states), inputs), inputs, reference)
 
 
 def test_dropout_between_layers_at_work_is_refused():

@@ -12,6 +12,7 @@ import functools
 import types
 import weakref
 from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, TypeVar
 
@@ -155,6 +156,9 @@ class Replica:
         copies.append(copy)
         state = copy.__dict__
         state.update(module.__dict__)
+        for slot in _slots_of(type(module)):  # type: ignore[arg-type]
+            with suppress(AttributeError):  # not set yet
+                slot.__set__(copy, self.rebind(slot.__get__(module)))
         state["_parameters"] = {
             name: None if p is None else self._copied_tensor(p) for name, p in state["_parameters"].items()
         }
@@ -240,6 +244,13 @@ class Replica:
         rebound = {name: self.rebind(part) for name, part in parts.items()}
         changed = {name: part for name, part in rebound.items() if not _is_same(part, parts[name])}
         return replace(record, **changed) if changed else record
+
+
+@functools.cache
+def _slots_of(kind: type) -> tuple[Any, ...]:
+    """Return the attributes that a class keeps in ``__slots__`` instead of the module's dictionary."""
+    slots = (slot for base in kind.__mro__ for slot in vars(base).values())
+    return tuple(slot for slot in slots if isinstance(slot, types.MemberDescriptorType))
 
 
 def _is_same(a: Any, b: Any) -> bool:

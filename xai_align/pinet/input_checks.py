@@ -44,12 +44,15 @@ def check_model(model: Any) -> None:
     check_evaluation_mode(model)
 
 
-def check_inputs(model: nn.Module, inputs: Sequence[Any], *, at_input: bool = True) -> None:
+def check_inputs(model: nn.Module, inputs: Sequence[Any], extra: Sequence[Any] = (), *, at_input: bool = True) -> None:
     """Raise unless ``inputs`` are batches of finite floating-point tensors of the model's dtype on its device.
+
+    A model that converts its inputs itself takes another dtype too.
 
     Args:
         model: the network.
         inputs: one or several batches.
+        extra: further arguments of the model.
         at_input: whether attributions are to the inputs; token ids are allowed if a layer behind the embedding is read.
 
     Raises:
@@ -76,7 +79,7 @@ def check_inputs(model: nn.Module, inputs: Sequence[Any], *, at_input: bool = Tr
         if not bool(torch.isfinite(x).all()):
             wrong = (~torch.isfinite(x)).reshape(len(x), -1).any(1)
             raise ValueError(f"the inputs of example(s) {wrong.nonzero().flatten().tolist()} hold NaN or infinity")
-    _check_like_model(model, floating)
+    _check_like_model(model, inputs, extra)
 
 
 def forward_arguments(given: Any) -> tuple[Any, ...]:
@@ -122,16 +125,23 @@ def explained_failures(inputs: Sequence[Tensor]) -> Iterator[None]:
         raise
 
 
-def _check_like_model(model: nn.Module, inputs: Sequence[Tensor]) -> None:
-    parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
-    if parameter is None:
+def _check_like_model(model: nn.Module, inputs: Sequence[Tensor], extra: Sequence[Any]) -> None:
+    parameters = [p for p in model.parameters() if p.is_floating_point()]
+    if not parameters:
         return
-    for x in inputs:
+    parameter = parameters[0]
+    dtypes = {p.dtype for p in parameters}
+    for x in filter(Tensor.is_floating_point, inputs):
         if x.device != parameter.device:
             raise ValueError(
                 f"the inputs are on {x.device}, the model is on {parameter.device}; move one with .to(...)"
             )
-        if x.dtype != parameter.dtype and not torch.is_autocast_enabled(x.device.type):
+        if x.dtype in dtypes or torch.is_autocast_enabled(x.device.type):
+            continue
+        try:
+            with torch.no_grad():
+                model(*(part.clone() for part in inputs), *extra)
+        except RuntimeError as error:
             raise ValueError(
                 f"the inputs are {x.dtype}, the model is {parameter.dtype}; convert one with .to(...), or use autocast"
-            )
+            ) from error

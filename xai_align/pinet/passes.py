@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeGuard
@@ -28,6 +28,7 @@ from xai_align.pinet.input_checks import check_logits
 from xai_align.pinet.local_decomposition import local_account
 from xai_align.pinet.network.pseudo_linear import PseudoLinear
 from xai_align.pinet.places import Place
+from xai_align.pinet.precision import OneDtype
 from xai_align.pinet.rounding import SHRINKS_TO, misses, total_of, wide
 from xai_align.pinet.second_look_account import check_one_batch, second_look_account
 from xai_align.pinet.several_layers import account_beside, frozen_accounts
@@ -94,13 +95,11 @@ def read_places(request: Request) -> list[tuple[Account, bool]]:
                 check_one_batch(request.model, request.inputs, request.extra)
         reading = Reading(request, torch.float32 if low else None, own=not low)
         found = reading.accounts()
-        if low:
-            found = _with_own_logits(request, found)
-        if not reading.missed:
-            return found
-        if request.inputs[0].device.type == "mps":  # no float64 for the decisive check
-            raise CompletenessError(reading.complaint())
-        return _decided_in_float64(request, reading, found)
+        if reading.missed:
+            if request.inputs[0].device.type == "mps":  # no float64 for the decisive check
+                raise CompletenessError(reading.complaint())
+            found = _decided_in_float64(request, reading, found)
+        return _with_own_logits(request, found) if low else found
 
 
 def _decided_in_float64(
@@ -351,8 +350,8 @@ class Reading:
             f"the contributions at '{layer}' and the bias of example {example} miss the answer "
             f"{float(account.answer[example]):.6g} by {float(account.error[example]):.3g}, more than rounding; "
             "the network has an operation that the interception does not see and that is not linear (a custom "
-            "autograd function, scripted or compiled code), or gives something else at every call: read out behind "
-            "it, with feature_space=..."
+            "autograd function, activation checkpointing, scripted or compiled code), or gives something else at every "
+            "call: read out behind it, with feature_space=..."
         )
 
     # ---------------------------------------------------------------- precision
@@ -366,10 +365,17 @@ class Reading:
             return value.to(self._dtype)
         return value
 
-    def _full_precision(self) -> Any:
-        """Return a context with autocast off, so that coefficients are computed in float32 or better."""
+    @contextmanager
+    def _full_precision(self) -> Iterator[None]:
+        """Compute in float32 or better: without autocast, and with the forward pass's own casts replaced."""
         device = self.request.inputs[0].device.type
-        return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
+        with ExitStack() as stack:
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+            if self._dtype is not None:
+                narrow = (*LOW_PRECISION, torch.float32) if self._every else LOW_PRECISION
+                stack.enter_context(OneDtype(self._dtype, narrow=narrow))
+            yield
 
 
 def first_difference(reading: Reading) -> str:

@@ -98,9 +98,9 @@ def read_out(
     places = as_places(own_place if feature_space is None else feature_space, rule, gamma, biases)
     shares = as_weights(weights, len(places))
     spaces = [readout_space(model, place.feature_space) for place in places]
-    check_inputs(model, parts, at_input=any(space.layer == "input" for space in spaces))
-    questions = (asked.questions_for if asked else as_questions)(question, len(parts[0]))
     extra = forward_arguments(additional_forward_args)
+    check_inputs(model, parts, extra, at_input=any(space.layer == "input" for space in spaces))
+    questions = (asked.questions_for if asked else as_questions)(question, len(parts[0]))
     with _random_state_kept(), explained_failures(parts):
         found = read_places(Request(model, places, spaces, parts, extra, questions, output))
     several, size = isinstance(inputs, tuple), image_size(parts)

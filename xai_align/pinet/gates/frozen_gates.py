@@ -30,6 +30,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.checkpoint import CheckpointFunction
 
 from xai_align._tools.replica import LOW_PRECISION
 from xai_align.pinet.gates.named_arguments import by_position
@@ -45,7 +46,7 @@ class CutOff(NamedTuple):
     """Evidence that a network detached from the graph.
 
     Attributes:
-        how: "detach", "item", "numpy", "no_grad", "inference_mode" and the like.
+        how: "detach", "item", "numpy", "no_grad", "inference_mode", "autograd function NAME" and the like.
         where: name of the innermost running module; "" for the network itself.
         kind: class of that module.
         times: number of occurrences.
@@ -60,6 +61,8 @@ class CutOff(NamedTuple):
         """Return one clause: "module 'head' (Linear) detaches its input"."""
         by = f"module '{self.where}' ({self.kind})" if self.where else f"the forward pass of {self.kind}"
         did = _DID.get(self.how, f"reads values with {self.how}()")
+        if self.how.startswith(_CUSTOM):
+            did = f"runs the {self.how}, whose own backward decides which evidence passes"
         return f"{by} {did}" + (f", {self.times} times" if self.times > 1 else "")
 
 
@@ -394,10 +397,26 @@ class FrozenGates(TorchFunctionMode):
         args, kwargs = tree_map(detached, (args, kwargs))
         value = self.keep(lambda: func(*args, **kwargs))
         if any(isinstance(leaf, Tensor) and leaf.is_floating_point() for leaf in tree_leaves(value)):
-            self.cuts("inference_mode" if torch.is_inference_mode_enabled() else "no_grad")
+            self.cuts(self._reason_of_no_grad())
             self.stops("no_grad")
         self.note_aliases(value, args)
         return value
+
+    def _reason_of_no_grad(self) -> str:
+        """Return why autograd is off: inference mode, a custom autograd function, or ``no_grad``.
+
+        Raises:
+            ValueError: the custom function is that of activation checkpointing, which runs the layers again later.
+        """
+        if torch.is_inference_mode_enabled():
+            return "inference_mode"
+        function = running_autograd_function()
+        if function is CheckpointFunction:
+            raise ValueError(
+                f"{_by(*self._running_module())} calls torch.utils.checkpoint, which hides the operations inside from "
+                "a readout; switch activation checkpointing off"
+            )
+        return "no_grad" if function is None else _CUSTOM + function.__name__
 
     def note_aliases(self, value: Any, args: Any) -> None:
         """Note that a constant given to the network shares the memory of a dependent tensor."""
@@ -426,6 +445,20 @@ class FrozenGates(TorchFunctionMode):
         return "", "the network"
 
 
+def running_autograd_function() -> type[torch.autograd.Function] | None:
+    """Return the custom autograd function whose ``forward`` is on the call stack, if any."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        if frame.f_code.co_name == "forward":
+            found: Any = getattr(next(iter(frame.f_locals.values()), None), "_forward_cls", None)  # of its ctx
+            if found is None:  # a function with setup_context gets no ctx
+                found = frame.f_globals.get(frame.f_code.co_qualname.removesuffix(".forward"))
+            if isinstance(found, type) and issubclass(found, torch.autograd.Function):
+                return found
+        frame = frame.f_back
+    return None
+
+
 def detached(value: Any) -> Any:
     """Return a tensor as a constant, anything else unchanged."""
     return value.detach() if isinstance(value, Tensor) else value
@@ -452,6 +485,7 @@ _RANDOM = frozenset(
     """.split()
 )
 _SEVERAL_VIEWS = frozenset("unbind chunk split split_with_sizes tensor_split hsplit vsplit dsplit".split())
+_CUSTOM = "autograd function "
 _DID = {
     "detach": "detaches its input",
     "detach_": "detaches its input",

@@ -32,6 +32,7 @@ PLACES = """
     take_along_dim scatter_add index_add index_copy index_fill index_put masked_select masked_scatter
     masked_fill fill fill_diagonal copy zero roll flip fliplr flipud rot90 pad constant_pad_nd tril triu
     pixel_shuffle pixel_unshuffle fold col2im im2col put pad_sequence
+    _pack_padded_sequence _pad_packed_sequence
 """
 AVERAGES = """
     avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d interpolate upsample

@@ -135,6 +135,15 @@ def sample(gates: FrozenGates, func: Function, x: Tensor, grid: Tensor, *args: A
     return func(x, gates.keep(lambda: grid), *args, **kwargs)
 
 
+@register_rule("deform_conv2d")
+def deformable_convolution(
+    gates: FrozenGates, func: Function, x: Tensor, weight: Tensor, offset: Tensor, mask: Tensor, *args: Any
+) -> Tensor:
+    """Return the convolution of the sampled values, with sampling positions and modulation as gates."""
+    offset, mask = gates.keep(lambda: (offset, mask))
+    return product(gates, lambda a, b: func(a, b, offset, mask, *args), x, weight)
+
+
 @register_rule("roi_align", "ps_roi_align")
 def regions(gates: FrozenGates, func: Function, x: Tensor, boxes: Any, *args: Any, **kwargs: Any) -> Any:
     """Pool regions of a feature map: linear in the map, with the boxes held."""

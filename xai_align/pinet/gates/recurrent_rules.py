@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -73,57 +73,70 @@ _CELLS: dict[str, Cell] = {
 
 
 @register_rule("lstm", "gru", "rnn_tanh", "rnn_relu")
-def recurrent_layer(
-    gates: FrozenGates,
-    func: Function,
-    x: Tensor,
-    state: Any,
-    weights: list[Tensor],
-    has_biases: bool,
-    num_layers: int,
-    dropout: float,
-    train: bool,
-    bidirectional: bool,
-    batch_first: bool,
-) -> tuple[Tensor, ...]:
+def recurrent_layer(gates: FrozenGates, func: Function, x: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
     """Run every step of every layer by its cell.
 
+    The arguments are ``(x, state, weights, biases?, layers, dropout, train, bidirectional, batch_first)``, and of a
+    packed sequence ``(data, batch_sizes, state, weights, biases?, layers, dropout, train, bidirectional)``.
+
     Raises:
-        NotImplementedError: projections or packed sequences.
         ValueError: dropout between layers is active.
     """
-    name = find_operation(func).name
-    cell = _CELLS[name]
-    states = tuple(state) if name == "lstm" else (state,)
-    per_cell = 4 if has_biases else 2
-    directions = 2 if bidirectional else 1
-    # a packed sequence comes as (data, batch_sizes, state, weights, ...)
-    if not isinstance(weights, list | tuple) or len(weights) != per_cell * num_layers * directions:
-        raise NotImplementedError(
-            f"{name.upper()} with projections or a packed sequence has no rule; read out at a later layer"
-        )
+    if isinstance(arguments[2], list | tuple):
+        batch_sizes, state, weights, *options, bidirectional = arguments
+        steps, batch_first = x.split(batch_sizes.tolist()), False
+    else:
+        state, weights, *options, bidirectional, batch_first = arguments
+        steps = (x.transpose(0, 1) if batch_first else x).unbind()
+    has_biases, num_layers, dropout, train = options
     if train and dropout > 0 and num_layers > 1:
         raise ValueError("the network drops out at random (train mode); call model.eval() first")
-    sequence = x.transpose(0, 1) if batch_first else x
+    name = find_operation(func).name
+    states = tuple(state) if name == "lstm" else (state,)
+    directions = 2 if bidirectional else 1
+    per_cell = len(weights) // (num_layers * directions)
     last: list[tuple[Tensor, ...]] = []
     for layer in range(num_layers):
         outputs = []
         for direction in range(directions):
             number = layer * directions + direction
-            w_input, w_hidden, *biases = weights[number * per_cell : (number + 1) * per_cell]
-            b_input, b_hidden = biases or (None, None)
-            from_input = _linear(gates, sequence.flip(0) if direction else sequence, w_input, b_input)
+            mine = weights[number * per_cell : (number + 1) * per_cell]
             now = tuple(part[number] for part in states)
-            steps = []
-            for step in from_input:
-                now = cell(gates, step, now, w_hidden, b_hidden)
-                steps.append(now[0])
-            out = torch.stack(steps)
-            outputs.append(out.flip(0) if direction else out)
+            ordered, now = _run_cells(gates, _CELLS[name], steps[::-1] if direction else steps, now, mine, has_biases)
+            outputs.append(ordered[::-1] if direction else ordered)
             last.append(now)
-        sequence = torch.cat(outputs, -1)
+        steps = tuple(torch.cat(parts, -1) for parts in zip(*outputs, strict=True))
     final = tuple(torch.stack(parts) for parts in zip(*last, strict=True))
-    return sequence.transpose(0, 1) if batch_first else sequence, *final
+    if isinstance(arguments[2], list | tuple):
+        return torch.cat(steps), *final
+    return torch.stack(steps, 1 if batch_first else 0), *final
+
+
+def _run_cells(
+    gates: FrozenGates,
+    cell: Cell,
+    steps: Sequence[Tensor],
+    now: tuple[Tensor, ...],
+    weights: Sequence[Tensor],
+    has_biases: bool,
+) -> tuple[list[Tensor], tuple[Tensor, ...]]:
+    """Return a layer's output at each step, and its last state, in the order of ``steps``.
+
+    In a packed sequence, a step has the rows of the sequences that are long enough; the state of the others stays.
+    """
+    w_input, w_hidden, *more = weights
+    b_input, b_hidden = more[:2] if has_biases else (None, None)
+    w_projection = more[-1] if len(weights) in (3, 5) else None  # h = W_hr o tanh(c)
+    outputs = []
+    from_inputs = _linear(gates, torch.cat(tuple(steps)), w_input, b_input).split([len(step) for step in steps])
+    for step in from_inputs:
+        rows = len(step)
+        new = cell(gates, step, tuple(part[:rows] for part in now), w_hidden, b_hidden)
+        if w_projection is not None:
+            new = (_linear(gates, new[0], w_projection, None), *new[1:])
+        outputs.append(new[0])
+        now = tuple(a if rows == len(b) else torch.cat((a, b[rows:])) for a, b in zip(new, now, strict=True))
+    return outputs, now
 
 
 @register_rule("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell")
