@@ -60,7 +60,7 @@ def brightness(model, inputs, attributions, *, target=None):
 
 
 def contrast(curves, target):
-    if any(len(question.rivals or ()) != 1 for question in target):
+    if any(len(question.foils or ()) != 1 for question in target):
         raise MetricDoesNotApply("ask against one class")
     return area(curves, target)
 

@@ -55,7 +55,7 @@ def test_a_class_is_called_by_its_first_name_or_its_number():
 
 
 @pytest.mark.parametrize(
-    ("favoured", "rivals", "question"),
+    ("targets", "foils", "question"),
     [
         ([], [], Question.why(5)),
         ([1], [], Question.why(1)),
@@ -66,8 +66,8 @@ def test_a_class_is_called_by_its_first_name_or_its_number():
         ([1, 2, 1], None, Question(((1,), (2,)), None)),
     ],
 )
-def test_two_sides_make_a_question(favoured, rivals, question):
-    assert question_about(favoured, rivals, predicted=5) == question
+def test_two_sides_make_a_question(targets, foils, question):
+    assert question_about(targets, foils, predicted=5) == question
 
 
 def test_a_class_cannot_stand_on_both_sides():

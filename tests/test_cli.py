@@ -177,7 +177,7 @@ def test_a_method_that_fails_is_named_and_the_others_go_on(folder, monkeypatch):
     assert numbers("half.pinet")["answer"] == pytest.approx(2.5)
 
 
-def test_a_rival_that_is_predicted_spoils_that_image_only(folder):
+def test_a_foil_that_is_predicted_spoils_that_image_only(folder):
     from PIL import Image
 
     Image.new("RGB", (4, 4), "blue").save("blue.png")

@@ -23,12 +23,12 @@ GROUPS = ClassGroups.from_dict({"insects": [0, 1], "pets": [2, 3]})
 LOGITS = torch.tensor([1.0, 0.5, 3.0, 2.0, 2.5])  # cat, elk, dog, ant, bee
 
 
-def asked(kind, favoured=(), rivals=(), groups=GROUPS, logits=LOGITS):
-    return parse_asking([kind], favoured, rivals, NAMES, groups).question(kind, logits)
+def asked(kind, targets=(), foils=(), groups=GROUPS, logits=LOGITS):
+    return parse_asking([kind], targets, foils, NAMES, groups).question(kind, logits)
 
 
 @pytest.mark.parametrize(
-    ("kind", "favoured", "rivals", "question"),
+    ("kind", "targets", "foils", "question"),
     [
         ("why", [], [], Question.why(2)),
         ("why", ["bee"], [], Question.why(1)),
@@ -48,8 +48,8 @@ def asked(kind, favoured=(), rivals=(), groups=GROUPS, logits=LOGITS):
         ("group-not", [], ["ant", "elk"], Question.why_group_not([2, 3], [0, 4])),
     ],
 )
-def test_questions(kind, favoured, rivals, question):
-    assert asked(kind, favoured, rivals) == question
+def test_questions(kind, targets, foils, question):
+    assert asked(kind, targets, foils) == question
 
 
 def test_a_class_in_no_group_has_no_group_question():
@@ -67,10 +67,10 @@ def test_wordnets_groups_are_the_default_for_imagenet():
     logits[281] = 1  # tabby
     kinds = Asking(kinds=("group", "group-not", "why-not-rest"))
     kinds.check(1000)
-    assert kinds.question("group", logits).favoured == tuple((index,) for index in range(281, 286))
+    assert kinds.question("group", logits).targets == tuple((index,) for index in range(281, 286))
     against = kinds.question("group-not", logits)
-    assert against.rivals == tuple((index,) for index in range(288, 294))  # big cats
-    assert len(kinds.question("why-not-rest", logits).rivals) == 4
+    assert against.foils == tuple((index,) for index in range(288, 294))  # big cats
+    assert len(kinds.question("why-not-rest", logits).foils) == 4
     with pytest.raises(ValueError, match="WordNet's are for ImageNet's 1000"):
         kinds.check(10)
 

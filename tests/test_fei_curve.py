@@ -73,7 +73,7 @@ Z = torch.tensor([0.5, -1.0, 2.0, 0.0, 1.0], dtype=torch.float64)
 
 
 @pytest.mark.parametrize(
-    ("asked", "favoured", "rivals"),
+    ("asked", "targets", "foils"),
     [
         (Question.why(2), [2], [0, 1, 3, 4]),
         (Question.why(-1), [4], [0, 1, 2, 3]),
@@ -84,9 +84,9 @@ Z = torch.tensor([0.5, -1.0, 2.0, 0.0, 1.0], dtype=torch.float64)
         (Question.why_group_not([0, 1], [2, 4]), [0, 1], [2, 4]),
     ],
 )
-def test_log_odds_are_those_of_the_softmax(asked, favoured, rivals):
+def test_log_odds_are_those_of_the_softmax(asked, targets, foils):
     p = Z.softmax(0)
-    inside, outside = p[favoured].sum(), p[rivals].sum()
+    inside, outside = p[targets].sum(), p[foils].sum()
     same(log_odds(asked).answer(Z), (inside / outside).log())
     same(log_odds(asked).answer(Z).sigmoid(), inside / (inside + outside))
 

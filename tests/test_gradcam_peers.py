@@ -117,7 +117,7 @@ def test_finer_cam_explains_a_class_against_those_nearest_to_it(resnet, pair):
     np.testing.assert_allclose(scaled(ours), theirs, atol=2e-5)
     other = build("finercam", resnet, alpha=0.5, comparisons=1).attribute(pair, target=predicted)
     assert not np.allclose(scaled(other.sum(1).numpy()), theirs, atol=1e-2)
-    with pytest.raises(TargetError, match="Finer-CAM has its own rivals and explains one class"):
+    with pytest.raises(TargetError, match="Finer-CAM has its own foils and explains one class"):
         build("finercam", resnet).attribute(pair, target=Question.why_not(1, 2))
 
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xai_align.data.groups import ClassGroups
-from xai_align.data.imagenet_groups import TABLE, default_group, default_rival, find_hypernym, hypernyms
+from xai_align.data.imagenet_groups import TABLE, default_foil, default_group, find_hypernym, hypernyms
 
 ROOT = Path(__file__).parent.parent
 
@@ -151,7 +151,7 @@ def test_an_unknown_name_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("index", "group", "rival"),
+    ("index", "group", "foil"),
     [
         (258, "spitz", "toy dog"),
         (281, "domestic cat", "big cat"),
@@ -160,13 +160,13 @@ def test_an_unknown_name_is_refused():
         (817, "car", "military vehicle"),
     ],
 )
-def test_default_groups_are_narrow_and_their_rivals_stand_beside(index, group, rival):
+def test_default_groups_are_narrow_and_their_foils_stand_beside(index, group, foil):
     chosen = default_group(index)
     assert chosen.names[0] == group
-    assert default_rival(chosen.wnid).names[0] == rival
+    assert default_foil(chosen.wnid).names[0] == foil
 
 
-def test_every_class_has_a_default_group_and_nearly_every_one_a_rival():
+def test_every_class_has_a_default_group_and_nearly_every_one_a_foil():
     without = 0
     for index in range(1000):
         chosen = default_group(index)
@@ -175,12 +175,12 @@ def test_every_class_has_a_default_group_and_nearly_every_one_a_rival():
         smaller = [one for one in hypernyms().values() if 4 <= len(one.classes) < len(chosen.classes)]
         assert not any(index in one.classes for one in smaller)
         try:
-            rival = default_rival(chosen.wnid)
+            foil = default_foil(chosen.wnid)
         except ValueError:
             without += 1
             continue
-        assert not set(rival.classes) & set(chosen.classes)
-        assert len(rival.classes) >= 4
+        assert not set(foil.classes) & set(chosen.classes)
+        assert len(foil.classes) >= 4
     assert without == 6  # those whose narrowest group is "abstraction" or "causal agent"
 
 
@@ -192,9 +192,9 @@ def test_default_groups_are_for_classes_of_imagenet(index, error):
         default_group(index)
 
 
-def test_no_rival_stands_beside_everything():
-    with pytest.raises(ValueError, match=r"entity .* name the rivals"):
-        default_rival("n00001740")
+def test_no_foil_stands_beside_everything():
+    with pytest.raises(ValueError, match=r"entity .* name the foils"):
+        default_foil("n00001740")
     with pytest.raises(ValueError, match="no group holds 1001"):
         default_group(3, at_least=1001)
 

@@ -220,9 +220,9 @@ def test_weights_of_group_scores_by_hand(score, weights):
 
 def test_a_group_keeps_its_order_and_drops_repetitions():
     asked = Question.why_group([2, 0, 2])
-    assert asked.favoured == ((2,), (0,))
-    assert Question.why_group_not([1, 1], [3, 0, 3]).rivals == ((3,), (0,))
-    assert Question.why_not_rest(2, [3, 2, 1]).rivals == ((3,), (1,))
+    assert asked.targets == ((2,), (0,))
+    assert Question.why_group_not([1, 1], [3, 0, 3]).foils == ((3,), (0,))
+    assert Question.why_not_rest(2, [3, 2, 1]).foils == ((3,), (1,))
 
 
 @pytest.mark.parametrize(
@@ -285,7 +285,7 @@ def test_scores_are_kept(make):
         (lambda: Question.why_group_not([1, 2, 3], [3, 0, 2]), r"\[\(2,\), \(3,\)\] stand on both sides"),
         (lambda: Question.why_group([]), "^the group is empty"),
         (lambda: Question.why_group_not([], [1]), "^the group is empty"),
-        (lambda: Question.why_group_not([1], []), "^the group of rivals is empty"),
+        (lambda: Question.why_group_not([1], []), "^the group of foils is empty"),
         (lambda: Question.why_not_rest(1, [1]), "^the rest of the group is empty"),
         (lambda: Question.why(True), "class index is a boolean"),
         (lambda: Question.why(np.bool_(True)), "class index is a boolean"),

@@ -129,7 +129,7 @@ def test_numbers_have_a_true_minus():
 def test_a_record_holds_the_account_of_one_image():
     one = record(layer="input")
     assert one.question == "Why red and not blue?"
-    assert (one.class_name, one.favoured, one.rivals) == ("red", (0,), (2,))
+    assert (one.class_name, one.targets, one.foils) == ("red", (0,), (2,))
     assert (one.answer, one.bias) == pytest.approx((0.75, 0.75))
     assert (one.positive, one.negative) == pytest.approx((2.0, -2.0))
     assert one.map.sum().item() + one.prefix + one.bias == pytest.approx(one.answer)
@@ -216,7 +216,7 @@ def test_saved_numbers_and_arrays_agree(tmp_path):
     assert arrays["map"].sum() + numbers["prefix"] + numbers["bias"] == pytest.approx(numbers["answer"])
     assert arrays["contributions"].sum() == pytest.approx(numbers["contributions"], abs=1e-6)
     np.testing.assert_allclose(arrays["logits"], [2.5, 0, 1.75, -1], atol=1e-6)
-    assert numbers["favoured"] == [
+    assert numbers["targets"] == [
         {
             "class": 0,
             "name": NAMES[0],
@@ -233,8 +233,8 @@ def test_all_others_and_what_is_not_finite_are_written_as_json(tmp_path):
     save_numbers(one, tmp_path / "a.json")
     numbers = json.loads((tmp_path / "a.json").read_text("utf-8"), parse_constant=pytest.fail)
     assert numbers["positive"] is None
-    assert numbers["rivals"] == "all others"
-    assert numbers_of(one)["favoured"][0]["name"] is None
+    assert numbers["foils"] == "all others"
+    assert numbers_of(one)["targets"][0]["name"] is None
 
 
 def test_files_are_named_after_method_and_layer():

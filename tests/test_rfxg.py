@@ -88,7 +88,7 @@ def test_the_toy_gives_the_figures_worked_out_for_it(name, curve_of):
         cgs(curve, [A, B], [C, D], group_reduce="mean"),
     )
     assert [float(one) for one in found] == pytest.approx(TOY[name], abs=5.01e-5)
-    for reduce in ("sum", "mean"):  # a group of two has one rival
+    for reduce in ("sum", "mean"):  # a group of two has one foil
         assert torch.allclose(cgc(curve, A, [A, B], group_reduce=reduce), ccs(curve, A, B), atol=1e-12)
         published = cgc(curve, A, [A, B], variant="published", group_reduce=reduce)
         assert torch.allclose(published, -pgs(curve, [A, B], group_reduce="mean"), atol=1e-12)
@@ -256,17 +256,17 @@ def test_a_map_that_ranks_nothing_has_no_score():
     [
         (lambda c: ccs(c, 2, 2), ValueError, r"classes \[2\] stand on both sides"),
         (lambda c: ccs(c, [0, 1, 2], [3, 1, 4]), ValueError, r"classes \[1\] .* example 1"),
-        (lambda c: ccs(c, 7, 0), ValueError, "the favoured class names class 7; there are 7, numbered 0 … 6"),
-        (lambda c: ccs(c, 0, -1), ValueError, "the rival class names class -1"),
+        (lambda c: ccs(c, 7, 0), ValueError, "the target class names class 7; there are 7, numbered 0 … 6"),
+        (lambda c: ccs(c, 0, -1), ValueError, "the foil class names class -1"),
         (lambda c: ccs(c, 0, 1.0), TypeError, "integers"),
         (lambda c: ccs(c, True, 1), TypeError, "integers"),
-        (lambda c: ccs(c, [0, 1], 2), ValueError, "2 favoured classes for 3 examples"),
+        (lambda c: ccs(c, [0, 1], 2), ValueError, "2 target classes for 3 examples"),
         (lambda c: ccs(c, 0, 1, variant="repo"), ValueError, "variant is 'repo'; give 'consistent' or 'published'"),
         (lambda c: ccs(c, 0, 1, area="mean"), ValueError, "area is 'mean'"),
         (lambda c: pgs(c, [0, 1], group_reduce="max"), ValueError, "group_reduce is 'max'"),
         (lambda c: cgc(c, 0, [0, 1], members="none"), ValueError, "members is 'none'"),
-        (lambda c: cgc(c, 0, [0]), ValueError, "favoured class alone"),
-        (lambda c: cgc(c, [0, 1, 2], [[0, 1], [1], [2, 3]]), ValueError, "example 1 is the favoured class alone"),
+        (lambda c: cgc(c, 0, [0]), ValueError, "target class alone"),
+        (lambda c: cgc(c, [0, 1, 2], [[0, 1], [1], [2, 3]]), ValueError, "example 1 is the target class alone"),
         (lambda c: pgs(c, []), ValueError, "empty"),
         (lambda c: pgs(c, [[0], [], [1]]), ValueError, "empty"),
         (lambda c: pgs(c, [[0], [1]]), ValueError, "2 groups for 3 examples"),

@@ -40,7 +40,7 @@ def pictures() -> Tensor:
 
 
 def evidence(question: Question) -> Tensor:
-    """What speaks for the question: the favoured corners less the rivals', without ties."""
+    """What speaks for the question: the target's corners less the foils', without ties."""
     z = Corners()
     x = pictures().requires_grad_()
     weights = torch.stack([question.linear_form(row)[0] for row in z(x)])
@@ -191,7 +191,7 @@ def test_a_better_map_scores_better_in_the_direction_that_is_registered(name):
 
 
 #: Where less is better: errors and falls that a good map avoids, areas under curves of removal, and RFxG's contrasts
-#: as their authors committed them: the changes of the favoured class, and of the rest with the wrong sign.
+#: as their authors committed them: the changes of the target class, and of the rest with the wrong sign.
 LOWER = """
     average_drop cauc ccs_published cgc_published cgs_published completeness_gap decision_flip deletion
     deletion_blur deletion_noise infidelity morf parameter_randomisation pathway_deviation sensitivity sufficiency
@@ -204,7 +204,7 @@ def test_less_is_better_for_these_and_more_for_all_others():
 
 
 @pytest.mark.parametrize("name", ["ccs", "cgc", "cgs", "cauc", "cdrop"])
-def test_contrasts_refuse_a_question_without_rivals(name):
+def test_contrasts_refuse_a_question_without_foils(name):
     with pytest.raises(MetricDoesNotApply, match="this metric needs"):
         NAMES[name].evaluate(Corners().eval(), pictures(), evidence(Question.why(0)), target=[Question.why(0)] * 2)
 

@@ -38,8 +38,8 @@ class Question:
     """A question about one example. Build it with the class methods.
 
     Attributes:
-        favoured: entries of the output whose evidence counts for the answer.
-        rivals: entries whose evidence counts against it; None stands for all the others.
+        targets: entries of the output that are asked about (the fact): what raises them counts for the answer.
+        foils: entries they are contrasted with: what raises these counts against it; None: all the others.
         score: reduction of several entries to one score.
 
     Example::
@@ -48,8 +48,8 @@ class Question:
         question.answer(model(images)[0])  # z_281 - z_282 of the first image
     """
 
-    favoured: tuple[Index, ...]
-    rivals: tuple[Index, ...] | None = ()
+    targets: tuple[Index, ...]
+    foils: tuple[Index, ...] | None = ()
     score: GroupScore = "logsumexp"
 
     @classmethod
@@ -58,16 +58,16 @@ class Question:
         return cls((_index(target),))
 
     @classmethod
-    def why_not(cls, target: int, rival: int) -> Question:
+    def why_not(cls, target: int, foil: int) -> Question:
         """Ask why A and not B: ``z_A - z_B``."""
-        return cls((_index(target),), (_index(rival),))._distinct()
+        return cls((_index(target),), (_index(foil),))._distinct()
 
     @classmethod
     def why_not_rest(cls, target: int, group: Iterable[int], *, score: GroupScore = "logsumexp") -> Question:
         """Ask why A and not the rest of its group: ``z_A - LSE_{G without A} z``."""
-        favoured = _index(target)
-        rest = tuple(index for index in _indices(group) if index != favoured)
-        return cls((favoured,), _not_empty(rest, "the rest of the group"), score)
+        asked = _index(target)
+        rest = tuple(index for index in _indices(group) if index != asked)
+        return cls((asked,), _not_empty(rest, "the rest of the group"), score)
 
     @classmethod
     def why_group(cls, group: Iterable[int], *, score: GroupScore = "logsumexp") -> Question:
@@ -75,10 +75,10 @@ class Question:
         return cls(_not_empty(_indices(group), "the group"), (), score)
 
     @classmethod
-    def why_group_not(cls, group: Iterable[int], rivals: Iterable[int], *, score: GroupScore = "logsumexp") -> Question:
+    def why_group_not(cls, group: Iterable[int], foils: Iterable[int], *, score: GroupScore = "logsumexp") -> Question:
         """Ask why group G1 and not group G2: ``LSE_G1 z - LSE_G2 z``."""
-        favoured = _not_empty(_indices(group), "the group")
-        return cls(favoured, _not_empty(_indices(rivals), "the group of rivals"), score)._distinct()
+        targets = _not_empty(_indices(group), "the group")
+        return cls(targets, _not_empty(_indices(foils), "the group of foils"), score)._distinct()
 
     @classmethod
     def against_all(cls, target: int, *, score: GroupScore = "logsumexp") -> Question:
@@ -88,15 +88,15 @@ class Question:
     @property
     def is_linear(self) -> bool:
         """True if the answer is one fixed linear function of the logits."""
-        several = len(self.favoured) > 1 or self.rivals is None or len(self.rivals) > 1
+        several = len(self.targets) > 1 or self.foils is None or len(self.foils) > 1
         return not several or self.score in ("mean", "sum")
 
     def answer(self, logits: Tensor) -> Tensor:
         """Return the scalar answer for one example's output (any shape), differentiable."""
-        favoured, rivals = self.entries(logits)
+        targets, foils = self.entries(logits)
         flat = logits.reshape(-1)
-        value = _score(flat[favoured], self.score)
-        return value - _score(flat[rivals], self.score) if rivals else value
+        value = _score(flat[targets], self.score)
+        return value - _score(flat[foils], self.score) if foils else value
 
     def linear_form(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Return ``(w, r)`` with ``answer == sum(w * logits) + r`` at these logits, both held constant.
@@ -105,10 +105,10 @@ class Question:
         within the group and ``r`` its entropy: ``LSE(z) = sum p_k z_k + H(p)``.
         ``w`` is also the gradient of the answer (for max, of the winner).
         """
-        favoured, rivals = self.entries(logits)
+        targets, foils = self.entries(logits)
         flat = logits.detach().reshape(-1)
         weights, remainder = torch.zeros_like(flat), flat.new_zeros(())
-        for sign, entries in ((1.0, favoured), (-1.0, rivals)):
+        for sign, entries in ((1.0, targets), (-1.0, foils)):
             if entries:
                 share, rest = _linear_score(flat[entries], self.score)
                 weights[entries] += sign * share
@@ -131,35 +131,35 @@ class Question:
                 return " or ".join(map(name, entries))
             return f"{name(entries[0])} or {len(entries) - 1} others"
 
-        if self.rivals is None:
-            return f"why {several(self.favoured)} and nothing else?"
-        if self.rivals:
-            return f"why {several(self.favoured)} and not {several(self.rivals)}?"
-        return f"why {several(self.favoured)}?"
+        if self.foils is None:
+            return f"why {several(self.targets)} and nothing else?"
+        if self.foils:
+            return f"why {several(self.targets)} and not {several(self.foils)}?"
+        return f"why {several(self.targets)}?"
 
     def entries(self, logits: Tensor) -> tuple[list[int], list[int]]:
-        """Return favoured and rival entries as positions in the flattened output of one example, each once.
+        """Return target and foil entries as positions in the flattened output of one example, each once.
 
         Raises:
             TargetError: the output lacks one of them, or one is on both sides.
         """
         # -1 and the last class are the same
-        favoured = list(dict.fromkeys(_position(index, logits.shape) for index in self.favoured))
-        if self.rivals is None:
-            chosen = set(favoured)
-            rivals = [position for position in range(logits.numel()) if position not in chosen]
-            return favoured, list(_not_empty(tuple(rivals), "all the other classes"))
-        rivals = list(dict.fromkeys(_position(index, logits.shape) for index in self.rivals))
-        both = set(favoured) & set(rivals)
+        targets = list(dict.fromkeys(_position(index, logits.shape) for index in self.targets))
+        if self.foils is None:
+            chosen = set(targets)
+            foils = [position for position in range(logits.numel()) if position not in chosen]
+            return targets, list(_not_empty(tuple(foils), "all the other classes"))
+        foils = list(dict.fromkeys(_position(index, logits.shape) for index in self.foils))
+        both = set(targets) & set(foils)
         if both:
             raise TargetError(
-                f"{sorted(both)} stand on both sides of {self.favoured} and not {self.rivals} in an output of shape "
+                f"{sorted(both)} stand on both sides of {self.targets} and not {self.foils} in an output of shape "
                 f"{list(logits.shape)}; ask about different classes"
             )
-        return favoured, rivals
+        return targets, foils
 
     def _distinct(self) -> Question:
-        both = set(self.favoured) & set(self.rivals or ())
+        both = set(self.targets) & set(self.foils or ())
         if both:
             raise TargetError(f"{sorted(both)} stand on both sides of the question; ask about different classes")
         return self

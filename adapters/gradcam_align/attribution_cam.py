@@ -240,9 +240,9 @@ def _fixed(questions: list[Question], logits: Tensor) -> list[Question]:
 
 def _one_class(question: Question) -> int | tuple[int, ...] | None:
     """Return the class of a question about a single class, in Captum's form."""
-    if type(question) is not Question or len(question.favoured) != 1 or question.rivals != ():
+    if type(question) is not Question or len(question.targets) != 1 or question.foils != ():
         return None
-    index = question.favoured[0]
+    index = question.targets[0]
     return index[0] if len(index) == 1 else index or None
 
 

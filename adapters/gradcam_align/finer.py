@@ -23,11 +23,11 @@ def finer_questions(questions: Sequence[Question], logits: Tensor, alpha: float,
 
 
 def _finer(question: Question, logits: Tensor, alpha: float, comparisons: int) -> Question:
-    one_class = type(question) is Question and question.rivals == () and len(question.favoured) == 1
-    if not one_class or logits.dim() != 1 or len(question.favoured[0]) != 1:
-        raise TargetError("Finer-CAM has its own rivals and explains one class of an output [N, K]; give a class")
+    one_class = type(question) is Question and question.foils == () and len(question.targets) == 1
+    if not one_class or logits.dim() != 1 or len(question.targets[0]) != 1:
+        raise TargetError("Finer-CAM has its own foils and explains one class of an output [N, K]; give a class")
     question.answer(logits)  # raises where the class is out of range
-    chosen = question.favoured[0][0] % len(logits)
+    chosen = question.targets[0][0] % len(logits)
     nearest = (logits - logits[chosen]).abs().argsort(stable=True).tolist()
-    rivals = [index for index in nearest if index != chosen][:comparisons]
-    return TargetQuestion(target=FinerWeightedTarget(chosen, rivals, alpha))
+    foils = [index for index in nearest if index != chosen][:comparisons]
+    return TargetQuestion(target=FinerWeightedTarget(chosen, foils, alpha))

@@ -36,7 +36,7 @@ class TargetQuestion(Question):
         readout = read_out(model, images, question)
     """
 
-    favoured: tuple[Index, ...] = ()
+    targets: tuple[Index, ...] = ()
     target: Target | None = None
 
     def answer(self, logits: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ registered; the two controls. It is `xai-align compare`, six times:
 * pathways: the same, ROAD and hidden layers, on fewer images
 * slow: both for the methods that take a forward pass for each of 1280 channels, on fewer images
 * contrast: why it and not the runner-up?
-* groups: why its group, and why not its rival group?
+* groups: why its group, and why not its foil group?
 * places: where is the object? on photographs with boxes
 
 A run that was stopped goes on where it was. Prints the tables as Markdown.
@@ -87,7 +87,7 @@ def methods(name: str) -> list[str]:
     """Ours, the others, the controls; the slow run has a quick one to be compared with."""
     if name == "slow":
         return [*PINET, "gradcam", *SLOW, *CONTROLS]
-    other_question = (*COSTLY, "finercam") if name in ("contrast", "groups") else ()  # Finer-CAM has its own rivals
+    other_question = (*COSTLY, "finercam") if name in ("contrast", "groups") else ()  # Finer-CAM has its own foils
     left_out = ("pinet", *CONTROLS, *SLOW, *TWINS, *other_question)
     return [*PINET, *(one for one in attribution_methods() if one not in left_out), *CONTROLS]
 

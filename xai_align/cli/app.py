@@ -152,7 +152,7 @@ def explain_command(
             "--class", metavar="NAME|INDEX", help="Why this? Several: why this group? Default: the predicted."
         ),
     ] = None,
-    rivals: Annotated[
+    foils: Annotated[
         list[str] | None,
         typer.Option("--not", metavar="NAME|INDEX", help="And why not that? 'others': all the other classes."),
     ] = None,
@@ -175,8 +175,8 @@ def explain_command(
             images=images,
             model=model,
             methods=[name.strip() for one in method for name in one.split(",") if name.strip()] if method else None,
-            favoured=classes or (),
-            rivals=rivals or (),
+            targets=classes or (),
+            foils=foils or (),
             layer=layer,
             device=device,
             trust=trust_code,

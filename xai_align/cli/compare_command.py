@@ -38,7 +38,7 @@ def compare_command(
         list[str] | None,
         typer.Option("--class", metavar="NAME|INDEX", help="What to ask about. Default: each image's predicted class."),
     ] = None,
-    rivals: Annotated[
+    foils: Annotated[
         list[str] | None,
         typer.Option(
             "--not", metavar="NAME|INDEX", help="What to ask against. Default: the runner-up, the next group."
@@ -89,7 +89,7 @@ def compare_command(
             metrics=_split(metrics) or METRICS,
             question=_split(question) or "why",
             classes=classes or (),
-            rivals=rivals or (),
+            foils=foils or (),
             groups=groups,
             reference=reference,
             transfer_to=transfer_to,

@@ -86,10 +86,10 @@ def run_demo(out: Path, *, done: Callable[[Record], None] = lambda record: None)
     return [record for section in sections for record, _ in section.answers]
 
 
-def questions_about(logits: Tensor, rival: int) -> tuple[Question, Question]:
-    """Return "why A?" and "why A and not B?"; B is the second class if the rival itself was predicted."""
+def questions_about(logits: Tensor, foil: int) -> tuple[Question, Question]:
+    """Return "why A?" and "why A and not B?"; B is the second class if the foil itself was predicted."""
     first, second = logits.topk(2).indices.tolist()
-    return Question.why(first), Question.why_not(first, second if rival == first else rival)
+    return Question.why(first), Question.why_not(first, second if foil == first else foil)
 
 
 def _section(photograph: Photograph, loaded: LoadedModel, out: Path, done: Callable[[Record], None]) -> Section:
@@ -97,7 +97,7 @@ def _section(photograph: Photograph, loaded: LoadedModel, out: Path, done: Calla
     picture = to_picture(inputs[0], loaded.mean, loaded.std)
     stem = photograph.path.stem
     logits = logits_of(loaded.model, inputs)[0]
-    questions = questions_about(logits, find_class(photograph.rival, loaded.class_names))
+    questions = questions_about(logits, find_class(photograph.foil, loaded.class_names))
     answers = []
     for number, question in enumerate(questions, start=1):
         for way in WAYS:

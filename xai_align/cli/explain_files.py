@@ -32,8 +32,8 @@ class Task:
     reference: str
     loaded: LoadedModel
     methods: Sequence[str]
-    favoured: Sequence[int]
-    rivals: Sequence[int] | None
+    targets: Sequence[int]
+    foils: Sequence[int] | None
     layer: str | None
     device: torch.device
 
@@ -44,8 +44,8 @@ class Task:
         images: Sequence[str],
         model: str,
         methods: Sequence[str] | None = None,
-        favoured: Sequence[str] = (),
-        rivals: Sequence[str] = (),
+        targets: Sequence[str] = (),
+        foils: Sequence[str] = (),
         layer: str | None = None,
         device: str | None = None,
         trust: bool = False,
@@ -69,7 +69,7 @@ class Task:
         loaded = load_model(model, trust=trust)
         if layer is not None:
             resolve_layer(loaded.model, layer)
-        asked, against = parse_sides(favoured, rivals, loaded.class_names)
+        asked, against = parse_sides(targets, foils, loaded.class_names)
         if asked:
             question_about(asked, against, predicted=asked[0])  # are the sides distinct?
         loaded.model.to(where)
@@ -78,8 +78,8 @@ class Task:
             reference=model,
             loaded=loaded,
             methods=list(dict.fromkeys(methods)),
-            favoured=asked,
-            rivals=against,
+            targets=asked,
+            foils=against,
             layer=layer,
             device=where,
         )
@@ -116,8 +116,8 @@ def explain_files(task: Task, out: Path) -> Iterator[Result]:
             continue
         _check_classes(task, logits)
         try:
-            question = question_about(task.favoured, task.rivals, int(logits[0].argmax()))
-        except TargetError as error:  # the predicted class is one of the rivals
+            question = question_about(task.targets, task.foils, int(logits[0].argmax()))
+        except TargetError as error:  # the predicted class is one of the foils
             yield Result(steps=len(task.methods), problem=f"{path}: {error}")
             continue
         for method in task.methods:
@@ -170,6 +170,6 @@ def _save(task: Task, record: Record, inputs: Tensor, path: Path, base: Path) ->
 def _check_classes(task: Task, logits: Tensor) -> None:
     if logits.dim() != 2:
         raise ValueError(f"the model gives an output of shape {list(logits.shape)}; logits [N, K] are needed")
-    wrong = [index for index in (*task.favoured, *(task.rivals or ())) if index >= logits.shape[1]]
+    wrong = [index for index in (*task.targets, *(task.foils or ())) if index >= logits.shape[1]]
     if wrong:
         raise TargetError(f"class {wrong[0]} is out of range; this model has {logits.shape[1]}, from 0")

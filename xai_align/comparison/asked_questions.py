@@ -41,14 +41,14 @@ class Asking:
 
     Attributes:
         kinds: entries of :data:`KINDS`.
-        favoured: the classes that questions are about; none: the predicted one.
-        rivals: the contrasted classes; empty: chosen for each image; None: all the others.
+        targets: the classes that questions are about; none: the predicted one.
+        foils: the contrasted classes; empty: chosen for each image; None: all the others.
         groups: the groups of classes; None: WordNet's.
     """
 
     kinds: tuple[str, ...]
-    favoured: tuple[int, ...] = ()
-    rivals: tuple[int, ...] | None = ()
+    targets: tuple[int, ...] = ()
+    foils: tuple[int, ...] | None = ()
     groups: ClassGroups | None = None
 
     def question(self, kind: str, logits: Tensor) -> Question:
@@ -59,25 +59,25 @@ class Asking:
             TargetError: a class would be on both sides.
         """
         order = logits.argsort(descending=True, stable=True).tolist()
-        asked = self.favoured[0] if self.favoured else order[0]
+        asked = self.targets[0] if self.targets else order[0]
         if kind == "why":
             return Question.why(asked)
         if kind == "why-not":
             runner_up = next(index for index in order if index != asked)
-            return question_about([asked], (runner_up,) if self.rivals == () else self.rivals, asked)
+            return question_about([asked], (runner_up,) if self.foils == () else self.foils, asked)
         if kind == "why-not-rest":
             group = self._group(asked)
             if len(group) < 2:
                 raise NoQuestion(f"class {asked} is alone in its group")
             return Question.why_not_rest(asked, group)
-        ours = self.favoured if len(self.favoured) > 1 else self._group(asked)
+        ours = self.targets if len(self.targets) > 1 else self._group(asked)
         if kind == "group":
             return Question.why_group(ours)
-        if self.rivals is None:
+        if self.foils is None:
             return question_about(ours, None, asked)
-        if len(self.rivals) > 1:
-            return Question.why_group_not(ours, self.rivals)
-        theirs = self._group(self.rivals[0]) if self.rivals else self._rival_group(asked, ours, order)
+        if len(self.foils) > 1:
+            return Question.why_group_not(ours, self.foils)
+        theirs = self._group(self.foils[0]) if self.foils else self._foil_group(asked, ours, order)
         return Question.why_group_not(ours, theirs)
 
     def check(self, num_classes: int) -> None:
@@ -87,7 +87,7 @@ class Asking:
             TargetError: a class is out of range, or there are too few.
             ValueError: the groups are for another output.
         """
-        for index in (*self.favoured, *(self.rivals or ())):
+        for index in (*self.targets, *(self.foils or ())):
             if index >= num_classes:
                 raise TargetError(f"class {index} is out of range; this model has {num_classes}, from 0")
         if num_classes < 2 and self.kinds != ("why",):
@@ -112,13 +112,13 @@ class Asking:
         except ValueError as error:
             raise NoQuestion(str(error)) from None
 
-    def _rival_group(self, asked: int, ours: Sequence[int], order: Sequence[int]) -> tuple[int, ...]:
+    def _foil_group(self, asked: int, ours: Sequence[int], order: Sequence[int]) -> tuple[int, ...]:
         """Return WordNet's sibling group; of other groups, that of the most probable class outside ours."""
-        from xai_align.data.imagenet_groups import default_group, default_rival
+        from xai_align.data.imagenet_groups import default_foil, default_group
 
         if self.groups is None:
             try:
-                return default_rival(default_group(asked).wnid).classes
+                return default_foil(default_group(asked).wnid).classes
             except ValueError as error:
                 raise NoQuestion(str(error)) from None
         for index in order:
@@ -145,8 +145,8 @@ def parse_kinds(written: Iterable[str]) -> tuple[str, ...]:
 
 def parse_asking(
     kinds: Iterable[str],
-    favoured: Sequence[str],
-    rivals: Sequence[str],
+    targets: Sequence[str],
+    foils: Sequence[str],
     class_names: Sequence[str],
     groups: ClassGroups | None = None,
 ) -> Asking:
@@ -157,20 +157,20 @@ def parse_asking(
         ValueError: a kind is not known, or does not use the classes named.
     """
     known = parse_kinds(kinds)
-    asked, against = parse_sides(favoured, rivals, class_names)
+    asked, against = parse_sides(targets, foils, class_names)
     single = [kind for kind in known if not kind.startswith("group")]
     if len(set(asked)) > 1 and single:
         raise ValueError(f"the question '{single[0]}' is about one class, {len(asked)} were named; ask 'group'")
     if against != [] and not any(kind in AGAINST for kind in known):
         raise ValueError(
-            f"rivals were named, but '{', '.join(known)}' asks against nobody; ask 'why-not' or 'group-not'"
+            f"foils were named, but '{', '.join(known)}' asks against nobody; ask 'why-not' or 'group-not'"
         )
     if asked and against:
         question_about(asked, against, asked[0])  # are the sides distinct?
     return Asking(
         kinds=known,
-        favoured=tuple(dict.fromkeys(asked)),
-        rivals=None if against is None else tuple(dict.fromkeys(against)),
+        targets=tuple(dict.fromkeys(asked)),
+        foils=None if against is None else tuple(dict.fromkeys(against)),
         groups=groups,
     )
 

@@ -90,7 +90,7 @@ def _asked(plan: Plan, kind: str, examples: Sequence[Example], part: Part) -> li
             example.question = plan.asking.question(kind, example.logits)
         except NoQuestion as reason:
             count_note(part, f"'{kind}' cannot be asked: {reason}")
-        except TargetError as error:  # the predicted class is one of the rivals
+        except TargetError as error:  # the predicted class is one of the foils
             part.problems.append(f"{example.path}: '{kind}' cannot be asked: {error}")
         else:
             asked.append(example)

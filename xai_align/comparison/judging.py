@@ -253,5 +253,5 @@ def _form(question: Question | None) -> tuple[bool, int] | None:
     """Return the form of a question, on which it depends whether a metric applies: numbers of classes on both sides."""
     if question is None:
         return None
-    against = -1 if question.rivals is None else min(len(question.rivals), 2)
-    return len(question.favoured) > 1, against
+    against = -1 if question.foils is None else min(len(question.foils), 2)
+    return len(question.targets) > 1, against

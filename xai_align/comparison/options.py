@@ -20,7 +20,7 @@ class CompareOptions:
 
     Attributes:
         classes: classes that questions are about, names or numbers; none: the predicted class of each image.
-        rivals: contrasted classes, or ``"others"``; none: the runner-up, or the sibling group.
+        foils: contrasted classes, or ``"others"``; none: the runner-up, or the sibling group.
         groups: a JSON file ``{"name": [class, ...]}``, ``"wordnet"``, ``"confusion"``, or groups; None: WordNet's.
         reference: the method that the others are compared with; None: the first.
         transfer_to: a second model, on which the metrics evaluate the explanations of the first. It gets the
@@ -43,7 +43,7 @@ class CompareOptions:
     """
 
     classes: Sequence[str | int] = ()
-    rivals: Sequence[str | int] = ()
+    foils: Sequence[str | int] = ()
     groups: str | Path | ClassGroups | None = None
     reference: str | None = None
     transfer_to: str | LoadedModel | None = None

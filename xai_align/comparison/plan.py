@@ -83,8 +83,8 @@ def prepare(
     methods: Sequence[str],
     metrics: Sequence[str],
     question: str | Sequence[str],
-    favoured: Sequence[str],
-    rivals: Sequence[str],
+    targets: Sequence[str],
+    foils: Sequence[str],
     groups: str | Path | ClassGroups | None,
     reference: str | None,
     transfer_to: str | LoadedModel | None,
@@ -120,7 +120,7 @@ def prepare(
     loaded = _on_device(model, where, given=device_given, trust=trust)
     where = _device_of(loaded.model, where)
     check_layers(compared, loaded.model)
-    asking = parse_asking(kinds, favoured, rivals, loaded.class_names)
+    asking = parse_asking(kinds, targets, foils, loaded.class_names)
     probe = _first_readable(paths, loaded, where)
     logits = logits_of(loaded.model, probe)
     if logits.dim() != 2:
@@ -162,8 +162,8 @@ def prepare(
             "methods": [str(one) for one in compared],
             "metrics": [one.name for one in measured],
             "questions": list(asking.kinds),
-            "classes": list(asking.favoured),
-            "rivals": "others" if asking.rivals is None else list(asking.rivals),
+            "classes": list(asking.targets),
+            "foils": "others" if asking.foils is None else list(asking.foils),
             "groups": None if asking.groups is None else {name: list(group) for name, group in asking.groups.items()},
             "images": [[str(path), digest] for path, digest in zip(paths, hashes, strict=True)],
             "labels": [[path.name, label.label, list(map(list, label.boxes))] for path, label in labels.items()],

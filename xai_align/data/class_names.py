@@ -1,4 +1,4 @@
-"""Parsing of user input to a question: classes by name or number, groups, rivals."""
+"""Parsing of user input to a question: classes by name or number, groups, foils."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from xai_align.question import Question, TargetError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-#: Name that stands for all classes that the question is not about, as rivals.
+#: Name that stands for all classes that the question is not about, as foils.
 OTHERS = "others"
 
 
@@ -51,38 +51,38 @@ def find_class(wanted: str, class_names: Sequence[str]) -> int:
     raise TargetError(f"no class is called '{wanted}'{_suggestion(sought, synonyms, class_names)}")
 
 
-def question_about(favoured: Sequence[int], rivals: Sequence[int] | None, predicted: int) -> Question:
+def question_about(targets: Sequence[int], foils: Sequence[int] | None, predicted: int) -> Question:
     """Build the question about classes on two sides.
 
     Args:
-        favoured: classes to ask about; none: the predicted one.
-        rivals: classes to ask against; None: all the others.
+        targets: classes to ask about; none: the predicted one.
+        foils: classes to ask against; None: all the others.
         predicted: the predicted class.
 
     Raises:
         TargetError: a class is on both sides.
     """
-    asked = tuple(favoured) or (predicted,)
-    if rivals is None:
+    asked = tuple(targets) or (predicted,)
+    if foils is None:
         return Question(tuple((index,) for index in dict.fromkeys(asked)), None)
-    if rivals:
-        return Question.why_group_not(asked, rivals)
+    if foils:
+        return Question.why_group_not(asked, foils)
     return Question.why_group(asked)
 
 
 def parse_sides(
-    favoured: Sequence[str], rivals: Sequence[str], class_names: Sequence[str]
+    targets: Sequence[str], foils: Sequence[str], class_names: Sequence[str]
 ) -> tuple[list[int], list[int] | None]:
-    """Parse favoured and rival classes from user input; rivals are None for :data:`OTHERS`.
+    """Parse target and foil classes from user input; foils are None for :data:`OTHERS`.
 
     Raises:
         TargetError: a class is not found, or others are named beside :data:`OTHERS`.
     """
-    asked = [find_class(one, class_names) for one in favoured]
-    if OTHERS not in [one.casefold() for one in rivals]:
-        return asked, [find_class(one, class_names) for one in rivals]
-    if len(rivals) > 1:
-        raise TargetError(f"'{OTHERS}' already stands for every other class; name no rivals beside it")
+    asked = [find_class(one, class_names) for one in targets]
+    if OTHERS not in [one.casefold() for one in foils]:
+        return asked, [find_class(one, class_names) for one in foils]
+    if len(foils) > 1:
+        raise TargetError(f"'{OTHERS}' already stands for every other class; name no foils beside it")
     return asked, None
 
 

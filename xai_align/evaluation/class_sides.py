@@ -34,7 +34,7 @@ def probabilities_of(curve: Curve) -> tuple[Tensor, Tensor]:
             "it must be [N, K], [N, F, K] and F"
         )
     if clean.shape[1] < 2:
-        raise ValueError("the output has one class; questions about groups and rivals need at least two")
+        raise ValueError("the output has one class; questions about groups and foils need at least two")
     if len(fractions) < 2 or not (fractions.diff() > 0).all():
         raise ValueError(f"the fractions are {fractions.tolist()}; an area needs two or more, ascending")
     if clean.isnan().any():

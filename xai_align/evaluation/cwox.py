@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     from xai_align.perturbation.curve import Curve
 
 
-def cauc(curve: Curve, group: int | GroupOfEach, rivals: int | GroupOfEach, *, salient: Tensor) -> Tensor:
+def cauc(curve: Curve, group: int | GroupOfEach, foils: int | GroupOfEach, *, salient: Tensor) -> Tensor:
     """Compute CWOX's contrastive area under the deletion curve, ``[N]`` float64, lower is better.
 
-    ``s = p_c (1 - p_C')`` with ``p_c`` and ``p_C'`` the summed probabilities of the group and of its rivals. CWOX
+    ``s = p_c (1 - p_C')`` with ``p_c`` and ``p_C'`` the summed probabilities of the group and of its foils. CWOX
     adds up ``s`` after each of the ``n_d`` salient pixels and divides by the number ``n`` of all pixels; this is
     the area under ``s`` from 0 to ``n_d / n``, with ``s`` interpolated linearly between the curve's fractions.
 
     Args:
         curve: a curve whose fractions cover the salient part of every example. CWOX fills with the mean pixel.
-        group: the favoured classes; an integer is a group of one.
-        rivals: the classes to contrast them with; an integer is a group of one.
+        group: the target classes; an integer is a group of one.
+        foils: the classes to contrast them with; an integer is a group of one.
         salient: ``[N]``: each example's ``n_d / n``, see :func:`salient_fraction`.
 
     Raises:
@@ -41,12 +41,12 @@ def cauc(curve: Curve, group: int | GroupOfEach, rivals: int | GroupOfEach, *, s
         curve = perturbation_curve(model, images, images.abs(), fractions=(0.25, 0.5, 0.75, 1.0), baselines="mean")
         cauc(curve, 281, 282, salient=salient_fraction(images.abs()))  # [2], lower is better
     """
-    fractions, s = _contrast_score(curve, group, rivals)
+    fractions, s = _contrast_score(curve, group, foils)
     return _up_to(fractions, s, salient)[1]
 
 
 def cdrop(
-    curve: Curve, group: int | GroupOfEach, rivals: int | GroupOfEach, *, salient: Tensor, tau: float = 0.05
+    curve: Curve, group: int | GroupOfEach, foils: int | GroupOfEach, *, salient: Tensor, tau: float = 0.05
 ) -> Tensor:
     """Compute CWOX's drop of the contrastive score, ``[N]`` float64, higher is better.
 
@@ -57,7 +57,7 @@ def cdrop(
     Args:
         curve: as for :func:`cauc`.
         group: as for :func:`cauc`.
-        rivals: as for :func:`cauc`.
+        foils: as for :func:`cauc`.
         salient: as for :func:`cauc`.
         tau: the share of the features up to which the salient part is not penalised.
 
@@ -72,7 +72,7 @@ def cdrop(
     """
     if not 0 < tau <= 1:
         raise ValueError(f"tau is {tau}; it is a share of the features, over 0 and at most 1")
-    fractions, s = _contrast_score(curve, group, rivals)
+    fractions, s = _contrast_score(curve, group, foils)
     drop = s[:, 0] - _up_to(fractions, s, salient)[0]
     return drop / torch.log2(1 + salient.to(drop).clamp(min=tau) / tau)
 
@@ -107,10 +107,10 @@ def salient_fraction(attributions: Tensor, *, delta: float = 0.5) -> Tensor:
     return share.masked_fill((greatest == least).squeeze(1), torch.nan)
 
 
-def _contrast_score(curve: Curve, group: int | GroupOfEach, rivals: int | GroupOfEach) -> tuple[Tensor, Tensor]:
+def _contrast_score(curve: Curve, group: int | GroupOfEach, foils: int | GroupOfEach) -> tuple[Tensor, Tensor]:
     """Return fractions ``[1 + F]`` from 0 on, and ``s = p_c (1 - p_C')`` at them, ``[N, 1 + F]``."""
     clean, masked = probabilities_of(curve)
-    c, others = group_of_each(group, clean, "the group"), group_of_each(rivals, clean, "the group of rivals")
+    c, others = group_of_each(group, clean, "the group"), group_of_each(foils, clean, "the group of foils")
     check_apart(c, others)
     p = torch.cat([clean[:, None], masked], dim=1)
     fractions = torch.cat([torch.zeros(1, dtype=torch.float64), curve.fractions.cpu()]).to(p.device)

@@ -16,10 +16,10 @@ def contrast_classes(question: Question) -> tuple[int, int]:
     Raises:
         MetricDoesNotApply: the question has another form.
     """
-    favoured, rivals = _sides(question, form := "one class against one rival, Question.why_not(A, B)")
-    if len(favoured) != 1 or len(rivals) != 1:
+    targets, foils = _sides(question, form := "one class against one foil, Question.why_not(A, B)")
+    if len(targets) != 1 or len(foils) != 1:
         raise _another_form(question, form)
-    return favoured[0], rivals[0]
+    return targets[0], foils[0]
 
 
 def class_and_rest(question: Question) -> tuple[int, tuple[int, ...]]:
@@ -28,12 +28,12 @@ def class_and_rest(question: Question) -> tuple[int, tuple[int, ...]]:
     Raises:
         MetricDoesNotApply: the question has another form.
     """
-    favoured, rivals = _sides(
+    targets, foils = _sides(
         question, form := "one class against the rest of its group, Question.why_not_rest(A, group)"
     )
-    if len(favoured) != 1 or not rivals:
+    if len(targets) != 1 or not foils:
         raise _another_form(question, form)
-    return favoured[0], rivals
+    return targets[0], foils
 
 
 def group_classes(question: Question) -> tuple[int, ...]:
@@ -42,33 +42,33 @@ def group_classes(question: Question) -> tuple[int, ...]:
     Raises:
         MetricDoesNotApply: the question has another form.
     """
-    favoured, rivals = _sides(question, form := "a group and no rivals, Question.why_group(group)")
-    if rivals:
+    targets, foils = _sides(question, form := "a group and no foils, Question.why_group(group)")
+    if foils:
         raise _another_form(question, form)
-    return favoured
+    return targets
 
 
 def group_contrast(question: Question) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return ``(G1, G2)`` of "why group G1 and not group G2?"; the rivals may be one class.
+    """Return ``(G1, G2)`` of "why group G1 and not group G2?"; the foils may be one class.
 
     Raises:
         MetricDoesNotApply: the question has another form.
     """
-    favoured, rivals = _sides(question, form := "a group against a group, Question.why_group_not(group, rivals)")
-    if len(favoured) < 2 or not rivals:
+    targets, foils = _sides(question, form := "a group against a group, Question.why_group_not(group, foils)")
+    if len(targets) < 2 or not foils:
         raise _another_form(question, form)
-    return favoured, rivals
+    return targets, foils
 
 
 def _sides(question: Question, form: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    if question.rivals is None:  # "against all others" needs p_A alone: what A loses the others gain
+    if question.foils is None:  # "against all others" needs p_A alone: what A loses the others gain
         raise _another_form(question, form)
-    entries = question.favoured + question.rivals
+    entries = question.targets + question.foils
     if any(len(index) != 1 for index in entries):
         raise MetricDoesNotApply(
             f"this metric needs {form}; asked was '{question}', about entries {entries}, which are no classes"
         )
-    return _classes(question.favoured), _classes(question.rivals)
+    return _classes(question.targets), _classes(question.foils)
 
 
 def _classes(entries: tuple[Index, ...]) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ with a constant map (NaN in its curve) scores NaN.
 Notation: ``x`` is the input, ``x_a`` the input with the share ``a`` of its
 features removed and ``d_k(a) = p_k(x_a) - p_k(x)``. Two variants:
 
-* "consistent" (default): the favoured class falls and its rivals rise; higher
+* "consistent" (default): the target class falls and its foils rise; higher
   is better. This is our interpretation: in the authors' code CGC and CGS add up
     both sides with the same sign and so measure no contrast.
 * "published": the formulas of the authors' code, for comparison with it (used there
@@ -56,8 +56,8 @@ class ExhaustiveGroupsWarning(UserWarning):
 
 def ccs(
     curve: Curve,
-    favoured: ClassOfEach,
-    rival: ClassOfEach,
+    target: ClassOfEach,
+    foil: ClassOfEach,
     *,
     variant: Variant = "consistent",
     area: Area = "published",
@@ -77,7 +77,7 @@ def ccs(
     """
     _check_options(variant=(variant, Variant))
     clean, masked = probabilities_of(curve)
-    a, b = class_of_each(favoured, clean, "favoured"), class_of_each(rival, clean, "rival")
+    a, b = class_of_each(target, clean, "target"), class_of_each(foil, clean, "foil")
     check_apart(a, b)
     _warn_if_all(a, b, clean)
     d = masked - clean[:, None]
@@ -88,7 +88,7 @@ def ccs(
 
 def cgc(
     curve: Curve,
-    favoured: ClassOfEach,
+    target: ClassOfEach,
     group: GroupOfEach,
     *,
     variant: Variant = "consistent",
@@ -114,11 +114,11 @@ def cgc(
     """
     _check_options(variant=(variant, Variant), members=(members, Literal["others", "all"]))
     clean, masked = probabilities_of(curve)
-    a, g = class_of_each(favoured, clean, "favoured"), group_of_each(group, clean, "the group")
+    a, g = class_of_each(target, clean, "target"), group_of_each(group, clean, "the group")
     if members == "others":
         g = g & ~a
         if not g.any(1).all():
-            raise ValueError(f"the group of example {first_of(~g.any(1))} is the favoured class alone; it has no rest")
+            raise ValueError(f"the group of example {first_of(~g.any(1))} is the target class alone; it has no rest")
     _warn_if_all(a, g, clean)
     d = masked - clean[:, None]
     d_a, rest = total(d, a), _reduced(d, g, group_reduce)
@@ -147,7 +147,7 @@ def pgs(curve: Curve, group: GroupOfEach, *, group_reduce: GroupReduce = "sum", 
 def cgs(
     curve: Curve,
     group: GroupOfEach,
-    rivals: GroupOfEach,
+    foils: GroupOfEach,
     *,
     variant: Variant = "consistent",
     group_reduce: GroupReduce = "sum",
@@ -167,11 +167,11 @@ def cgs(
     Example::
 
         curve = perturbation_curve(model, images, images.abs())
-        cgs(curve, range(281, 286), rivals=range(151, 269))  # [2], why a cat and not a dog?
+        cgs(curve, range(281, 286), foils=range(151, 269))  # [2], why a cat and not a dog?
     """
     _check_options(variant=(variant, Variant))
     clean, masked = probabilities_of(curve)
-    g1, g2 = group_of_each(group, clean, "the group"), group_of_each(rivals, clean, "the group of rivals")
+    g1, g2 = group_of_each(group, clean, "the group"), group_of_each(foils, clean, "the group of foils")
     check_apart(g1, g2)
     _warn_if_all(g1, g2, clean)
     d = masked - clean[:, None]

@@ -66,31 +66,31 @@ def _contrast_along(
 ) -> tuple[Curve, list[tuple[int, ...]], list[tuple[int, ...]], Tensor]:
     """Return CWOX's curve of deletion to the mean pixel, the two sides of each question, and the salient fractions."""
     curve = perturbation_curve(forward_func, inputs, attributions, fractions=steps(20), baselines="mean")
-    favoured, rivals = zip(*map(_two_sides, questions_of(curve, target)), strict=True)
-    return curve, list(favoured), list(rivals), salient_fraction(attributions)
+    targets, foils = zip(*map(_two_sides, questions_of(curve, target)), strict=True)
+    return curve, list(targets), list(foils), salient_fraction(attributions)
 
 
 def _two_sides(question: Question) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    if len(question.favoured) > 1:
+    if len(question.targets) > 1:
         return group_contrast(question)
-    favoured, rivals = class_and_rest(question)
-    return (favoured,), rivals
+    targets, foils = class_and_rest(question)
+    return (targets,), foils
 
 
 def contrastive_area(
     forward_func: Callable[..., Tensor], inputs: Tensor, attributions: Tensor, *, target: Any = None
 ) -> Tensor:
     """Compute CWOX's CAUC of the questions' two sides; ``[N]``, lower is better; see :func:`~.cwox.cauc`."""
-    curve, favoured, rivals, salient = _contrast_along(forward_func, inputs, attributions, target)
-    return cauc(curve, favoured, rivals, salient=salient)
+    curve, targets, foils, salient = _contrast_along(forward_func, inputs, attributions, target)
+    return cauc(curve, targets, foils, salient=salient)
 
 
 def contrastive_drop(
     forward_func: Callable[..., Tensor], inputs: Tensor, attributions: Tensor, *, target: Any = None
 ) -> Tensor:
     """Compute CWOX's CDROP of the questions' two sides; ``[N]``, higher is better; see :func:`~.cwox.cdrop`."""
-    curve, favoured, rivals, salient = _contrast_along(forward_func, inputs, attributions, target)
-    return cdrop(curve, favoured, rivals, salient=salient)
+    curve, targets, foils, salient = _contrast_along(forward_func, inputs, attributions, target)
+    return cdrop(curve, targets, foils, salient=salient)
 
 
 def _pointing(forward_func: Any, inputs: Tensor, attributions: Tensor, *, target: Any = None, masks: Tensor) -> Tensor:

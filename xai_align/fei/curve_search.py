@@ -30,23 +30,23 @@ STABLE_OVER = 5
 class LogOdds(Question):
     """Question whose answer is the log-odds of the probability that insertion and deletion measure.
 
-    A class or group without rivals is compared with all others, as in a softmax. Classes are on the last axis of
+    A class or group without foils is compared with all others, as in a softmax. Classes are on the last axis of
     outputs ``[N, K]`` and ``[N, A, K]`` and on axis 1 of dense ones ``[N, K, H, W]``. A single output is already
     a logit. A group's score is always log-sum-exp, since probabilities add up.
     """
 
     def answer(self, logits: Tensor) -> Tensor:
         """Return ``log P - log(1 - P)``."""
-        return Question(self.favoured, self._others(logits.shape)).answer(logits)
+        return Question(self.targets, self._others(logits.shape)).answer(logits)
 
     def _others(self, shape: torch.Size) -> tuple[Index, ...] | None:
-        """Return the rivals: those that were named, or the other classes on the same axis."""
-        if self.rivals != () or shape.numel() == 1 or any(len(index) != len(shape) for index in self.favoured):
-            return self.rivals
+        """Return the foils: those that were named, or the other classes on the same axis."""
+        if self.foils != () or shape.numel() == 1 or any(len(index) != len(shape) for index in self.targets):
+            return self.foils
         if len(shape) == 1:
             return None
         axis = 0 if len(shape) > 2 else len(shape) - 1
-        wanted = {tuple(part % size for part, size in zip(index, shape, strict=True)) for index in self.favoured}
+        wanted = {tuple(part % size for part, size in zip(index, shape, strict=True)) for index in self.targets}
         beside = {(*index[:axis], other, *index[axis + 1 :]) for index in wanted for other in range(shape[axis])}
         if not beside - wanted:
             raise TargetError("the group holds every class, so its probability is always 1; ask about fewer classes")
@@ -55,7 +55,7 @@ class LogOdds(Question):
 
 def log_odds(question: Question) -> Question:
     """Convert a question about classes to :class:`LogOdds`; leave other kinds, with their own formulas, unchanged."""
-    return LogOdds(question.favoured, question.rivals) if type(question) is Question else question
+    return LogOdds(question.targets, question.foils) if type(question) is Question else question
 
 
 @dataclass(frozen=True)

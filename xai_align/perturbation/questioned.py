@@ -57,9 +57,9 @@ def curve_values(curve: Curve, target: Any = None) -> tuple[Tensor, Tensor]:
 def _probability(p: Tensor, question: Question) -> Tensor:
     """Return the question's probability, ``[...]``, from probabilities ``[..., K]``."""
     # the entries of the question, checked against the size of the output
-    favoured, rivals = question.entries(p.reshape(-1, p.shape[-1])[0])
-    mass = p[..., favoured].sum(-1)
-    return mass / (mass + p[..., rivals].sum(-1)) if rivals and question.rivals is not None else mass
+    targets, foils = question.entries(p.reshape(-1, p.shape[-1])[0])
+    mass = p[..., targets].sum(-1)
+    return mass / (mass + p[..., foils].sum(-1)) if foils and question.foils is not None else mass
 
 
 def _answers(z: Tensor, question: Question) -> Tensor:

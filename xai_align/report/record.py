@@ -36,7 +36,7 @@ class Record:
         image: the name of the image.
         question: the question as text.
         class_name: name of the class or group in question.
-        favoured, rivals: numbers of the classes on the two sides; rivals None: all others.
+        targets, foils: numbers of the classes on the two sides; foils None: all others.
         answer: the question's answer from the logits.
         contributions: the sum of all attributions.
         positive, negative: the sums of the map's positive and negative values.
@@ -54,8 +54,8 @@ class Record:
     question: str
     method: str
     class_name: str
-    favoured: tuple[int, ...]
-    rivals: tuple[int, ...] | None
+    targets: tuple[int, ...]
+    foils: tuple[int, ...] | None
     answer: float
     contributions: float
     positive: float
@@ -123,9 +123,9 @@ def record_of(explanation: Explanation, *, image: str, class_names: Sequence[str
         image=image,
         question=in_words(question, class_names),
         method=explanation.method,
-        class_name=" or ".join(class_name(index, class_names) for index in _numbers(question.favoured)),
-        favoured=_numbers(question.favoured),
-        rivals=None if question.rivals is None else _numbers(question.rivals),
+        class_name=" or ".join(class_name(index, class_names) for index in _numbers(question.targets)),
+        targets=_numbers(question.targets),
+        foils=None if question.foils is None else _numbers(question.foils),
         answer=float(explanation.answer[0]),
         contributions=float(explanation.total[0]),
         positive=float(grid.clamp(min=0).sum()),
@@ -187,8 +187,8 @@ def numbers_of(record: Record, class_names: Sequence[str] = ()) -> dict[str, Any
 
     likeliest = torch.argsort(record.logits, descending=True, stable=True)[:5].tolist()
     return kept | {
-        "favoured": [about(index) for index in record.favoured],
-        "rivals": "all others" if record.rivals is None else [about(index) for index in record.rivals],
+        "targets": [about(index) for index in record.targets],
+        "foils": "all others" if record.foils is None else [about(index) for index in record.foils],
         "gap": record.gap,
         "image_size": list(record.map.shape),
         "likeliest": [about(index) for index in likeliest],

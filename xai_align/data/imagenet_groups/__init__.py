@@ -86,8 +86,8 @@ def default_group(index: int, *, at_least: int = 4) -> Hypernym:
     raise ValueError(f"no group holds {at_least} of the {NUM_CLASSES} classes")
 
 
-def default_rival(wnid: str, *, at_least: int = 4) -> Hypernym:
-    """Return a rival group: a sibling with no class in common, "big cat" for "domestic cat".
+def default_foil(wnid: str, *, at_least: int = 4) -> Hypernym:
+    """Return a foil group: a sibling with no class in common, "big cat" for "domestic cat".
 
     Siblings are directly below one hypernym: the narrowest one that has
     a sibling with ``at_least`` members. Of several siblings the one
@@ -96,7 +96,7 @@ def default_rival(wnid: str, *, at_least: int = 4) -> Hypernym:
 
     Args:
         wnid: the group that the question is about, by wnid or by an unambiguous name.
-        at_least: the smallest number of classes of the rival.
+        at_least: the smallest number of classes of the foil.
 
     Raises:
         ValueError: the group is not in the table, or has no sibling.
@@ -115,7 +115,7 @@ def default_rival(wnid: str, *, at_least: int = 4) -> Hypernym:
         ]
         if siblings:
             return min(siblings, key=lambda other: abs(len(other.classes) - len(group.classes)))
-    raise ValueError(f"no group of {at_least} classes or more stands beside {group}; name the rivals yourself")
+    raise ValueError(f"no group of {at_least} classes or more stands beside {group}; name the foils yourself")
 
 
 def _all_above(group: Hypernym) -> set[str]:

@@ -18,13 +18,13 @@ class Photograph:
     Attributes:
         path: the JPEG file.
         title: a short description.
-        rival: the class to ask "and why not that?" about, by name.
+        foil: the class to ask "and why not that?" about, by name.
         credit: author and licence in one line.
     """
 
     path: Path
     title: str
-    rival: str
+    foil: str
     credit: str
 
 
@@ -32,27 +32,27 @@ PHOTOGRAPHS = (
     Photograph(
         path=FOLDER / "chelsea.jpg",
         title="Chelsea the cat",
-        rival="tiger cat",
+        foil="tiger cat",
         credit="Stéfan van der Walt, CC0",
     ),
     Photograph(
         path=FOLDER / "coffee.jpg",
         title="A cup of coffee",
-        rival="coffee mug",
+        foil="coffee mug",
         credit="Rachel Michetti, CC0",
     ),
     Photograph(
         path=FOLDER / "rocket.jpg",
         title="The launch of a Falcon 9",
         # the network predicts a drilling platform for the launch towers: an instructive error
-        rival="missile",
+        foil="missile",
         credit="SpaceX, public domain",
     ),
     Photograph(
         path=FOLDER / "china.jpg",
         title="A tower above a lake",
         # the photograph shows both a palace and a lakeside
-        rival="lakeside",
+        foil="lakeside",
         credit="danielbuechele, CC BY 2.0",
     ),
 )
