@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from tests.networks import conv_net, images, untouched
-from xai_align.align import ClassifierView, Masker, MaskerView, TrainingBatch, recipe
+from xai_align.align import ClassifierPass, Masker, MaskerPass, TrainingBatch, recipe
+from xai_align.align.forward_passes.training_batch import GlobalBatch
 from xai_align.align.recipe_by_name import recipe_options
-from xai_align.align.views.batch import Everyone
 from xai_align.hookspecs import FeatureSpace
 
 SPACE = FeatureSpace(layer="conv2", layout="NCHW")
@@ -36,13 +36,13 @@ def small_masker():
 
 
 def classifier_view(method, model, batch, *, masker=None, space=SPACE, **more):
-    return ClassifierView(
-        batch, classifier=model, space=space, guide=method.guide, masker=masker, generator=seeded(), **more
+    return ClassifierPass(
+        batch, classifier=model, space=space, mask_source=method.mask_source, masker=masker, generator=seeded(), **more
     )
 
 
-def masker_view(method, model, batch, masker, **more):
-    return MaskerView(
+def masker_forward(method, model, batch, masker, **more):
+    return MaskerPass(
         batch,
         classifier=model,
         masker=masker,
@@ -53,8 +53,8 @@ def masker_view(method, model, batch, masker, **more):
     )
 
 
-def loss_of(terms, view):
-    return sum(term.weight * term(view) for term in terms).mean()
+def loss_of(terms, forward):
+    return sum(term.weight * term(forward) for term in terms).mean()
 
 
 class Counting(nn.Module):
@@ -80,8 +80,8 @@ def check_own_criterion(name):
 def check_classifier_step(name, order):
     """A step of the classifier has gradients for the classifier alone."""
     method, model, masker, batch = recipe(name), conv_net(), small_masker(), full_batch()
-    view = classifier_view(method, model, batch, masker=masker, order=order)
-    loss = loss_of(method.terms, view)
+    forward = classifier_view(method, model, batch, masker=masker, order=order)
+    loss = loss_of(method.terms, forward)
     assert loss.dtype == torch.float32
     loss.backward()
     taught = {key for key, p in model.named_parameters() if p.grad is not None and p.grad.any()}
@@ -96,7 +96,7 @@ def check_masker_step(name):
     method, model, masker, batch = recipe(name), conv_net(), small_masker(), full_batch()
     model.requires_grad_(False)
     before = copy.deepcopy(model.state_dict())
-    loss_of(method.masker_terms, masker_view(method, model, batch, masker)).backward()
+    loss_of(method.masker_terms, masker_forward(method, model, batch, masker)).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in masker.parameters())
     assert any(p.grad.any() for p in masker.parameters())
     assert all(p.grad is None for p in model.parameters())
@@ -106,10 +106,10 @@ def check_masker_step(name):
 def check_passes(name, passes):
     """Forward passes of a step of the classifier: how many images each has."""
     method, model = recipe(name), Counting(conv_net())
-    view = classifier_view(
+    forward = classifier_view(
         method, model, full_batch(), masker=small_masker(), space=FeatureSpace(layer="inner.conv2", layout="NCHW")
     )
-    loss_of(method.terms, view)
+    loss_of(method.terms, forward)
     assert model.passes == passes
 
 
@@ -129,27 +129,27 @@ def check_half_precision(name):
     """Passes in bfloat16 give float32 losses."""
     method, model, masker, batch = recipe(name), conv_net(), small_masker(), full_batch()
     with torch.autocast("cpu", torch.bfloat16):
-        view = classifier_view(method, model, batch, masker=masker)
-        values = [term(view) for term in method.terms]
+        forward = classifier_view(method, model, batch, masker=masker)
+        values = [term(forward) for term in method.terms]
         if method.trains_masker:
-            values += [term(masker_view(method, model, batch, masker)) for term in method.masker_terms]
+            values += [term(masker_forward(method, model, batch, masker)) for term in method.masker_terms]
     assert all(value.dtype == torch.float32 and value.shape == (6,) and value.isfinite().all() for value in values)
-    assert view.seen.logits.dtype == torch.bfloat16
+    assert forward.seen.logits.dtype == torch.bfloat16
 
 
 def check_two_processes(name):
     """Gradients of two unequal parts of a step add up to those of the whole."""
     model, masker, batch = conv_net(), small_masker(), full_batch()
 
-    def gradient(batch, everyone):
+    def gradient(batch, global_batch):
         method = recipe(name)
-        view = classifier_view(method, model, batch, masker=masker, everyone=everyone)
-        values = sum(term.weight * term(view) for term in method.terms)
+        forward = classifier_view(method, model, batch, masker=masker, global_batch=global_batch)
+        values = sum(term.weight * term(forward) for term in method.terms)
         return torch.autograd.grad(values.sum(), [model.conv1.weight, model.fc.weight])
 
     whole = gradient(batch, None)
     parts = []
     for start, part in ((0, slice(0, 2)), (2, slice(2, 6))):
         piece = TrainingBatch(images=batch.images[part], labels=batch.labels[part], masks=batch.masks[part])
-        parts.append(gradient(piece, Everyone(batch.images, batch.labels, start, batch.masks)))
+        parts.append(gradient(piece, GlobalBatch(batch.images, batch.labels, start, batch.masks)))
     torch.testing.assert_close([a + b for a, b in zip(*parts, strict=True)], list(whole), rtol=1e-4, atol=1e-5)

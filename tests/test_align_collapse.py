@@ -12,7 +12,13 @@ from align_factory import bends, loader, trainer, weights
 from xai_align.align import AlignTrainer, CollapseWarning, Masker, ShortcutWarning, recipe
 from xai_align.align.terms.masker_terms import Distinction, Smoothness, Sparsity
 from xai_align.align.training.collapse import collapsed, dead_message, idle_message
-from xai_align.align.training.collapse_answers import AnswerArea, AreaInRange, MoreOrLessSparsity, OnlyWarn, answer_of
+from xai_align.align.training.collapse_responses import (
+    AdjustedSparsity,
+    AreaLimits,
+    CollapseArea,
+    OnlyWarn,
+    response_to,
+)
 
 TERMS = (Distinction(), Sparsity(weight=2.0), Smoothness())
 
@@ -47,25 +53,25 @@ def test_masks_that_tell_nothing_in_the_end_are_told_of():
 
 
 def weight_of(answer, name):
-    return {term.name: weight for term, weight in answer.weighed(TERMS)}.get(name)
+    return {term.name: weight for term, weight in answer.weighted_terms(TERMS)}.get(name)
 
 
 def test_nothing_is_done_but_the_warning():
     answer = OnlyWarn()
     for kind in ("full", "empty", "flat"):
-        answer.hear(kind, 0.5)
-        assert answer.weighed(TERMS) == [(term, term.weight) for term in TERMS]
-    assert "Nothing is changed" in answer.promise
+        answer.update(kind, 0.5)
+        assert answer.weighted_terms(TERMS) == [(term, term.weight) for term in TERMS]
+    assert "Nothing is changed" in answer.description
 
 
 def test_the_area_limit_falls_from_one_to_its_end_and_stays():
-    answer = AreaInRange(lowest=0.35, epochs=4, weight=5.0)
-    answer.hear(None, 0.6)
+    answer = AreaLimits(lowest=0.35, epochs=4, weight=5.0)
+    answer.update(None, 0.6)
     assert weight_of(answer, "collapse_area") is None
     limits = []
     for kind in ("full", "full", None, None, None, "flat"):  # it goes on, whatever the masks have become by then
-        answer.hear(kind, 0.99)
-        (hinge,) = [term for term, _ in answer.weighed(TERMS) if isinstance(term, AnswerArea)]
+        answer.update(kind, 0.99)
+        (hinge,) = [term for term, _ in answer.weighted_terms(TERMS) if isinstance(term, CollapseArea)]
         limits.append(hinge.limit)
         assert hinge.least == 0
     assert limits == pytest.approx([0.8375, 0.675, 0.5125, 0.35, 0.35, 0.35])
@@ -73,57 +79,57 @@ def test_the_area_limit_falls_from_one_to_its_end_and_stays():
 
 
 def test_empty_masks_get_a_floor_that_outweighs_the_sparsity():
-    answer = AreaInRange(floor=0.1, weight=5.0)
-    answer.hear("empty", 0.001)
-    (hinge,) = [term for term, _ in answer.weighed(TERMS) if isinstance(term, AnswerArea)]
+    answer = AreaLimits(floor=0.1, weight=5.0)
+    answer.update("empty", 0.001)
+    (hinge,) = [term for term, _ in answer.weighted_terms(TERMS) if isinstance(term, CollapseArea)]
     assert (hinge.limit, hinge.least) == (1.0, 0.1)
     assert weight_of(answer, "collapse_area") == 7.0
-    assert "keep at least 0.1" in answer.promise
+    assert "keep at least 0.1" in answer.description
 
 
 @pytest.mark.parametrize(("mean", "limited"), [(0.6, True), (0.2, False)])
 def test_flat_masks_count_as_full_or_empty_by_their_mean(mean, limited):
-    answer = AreaInRange()
-    answer.hear("flat", mean)
+    answer = AreaLimits()
+    answer.update("flat", mean)
     assert (answer.limit < 1) == limited
 
 
 def test_the_weight_of_sparsity_is_doubled_and_halved():
-    answer, found = MoreOrLessSparsity(), []
+    answer, found = AdjustedSparsity(), []
     for kind in ("full", "full", None, "empty", "empty", "empty"):
-        answer.hear(kind, 0.5)
+        answer.update(kind, 0.5)
         found.append(weight_of(answer, "sparsity"))
     assert found == [4, 8, 8, 4, 2, 1]
     assert [term.weight for term in TERMS] == [1, 2, 0.1]  # the terms themselves are the caller's
 
 
 def test_no_sparsity_at_all_is_raised_too():
-    answer = MoreOrLessSparsity(least=0.5)
+    answer = AdjustedSparsity(least=0.5)
     nothing = (Distinction(), Sparsity(weight=0.0))
-    answer.hear("full", 1.0)
-    assert {term.name: weight for term, weight in answer.weighed(nothing)}["sparsity"] == 0.5
-    answer.hear("full", 1.0)
-    assert {term.name: weight for term, weight in answer.weighed((Distinction(),))}["sparsity"] == 1.0
+    answer.update("full", 1.0)
+    assert {term.name: weight for term, weight in answer.weighted_terms(nothing)}["sparsity"] == 0.5
+    answer.update("full", 1.0)
+    assert {term.name: weight for term, weight in answer.weighted_terms((Distinction(),))}["sparsity"] == 1.0
 
 
 @pytest.mark.parametrize("name", ["area", "sparsity", "warn"])
 def test_the_state_of_an_answer_goes_on(name):
-    one, two = answer_of(name), answer_of(name)
+    one, two = response_to(name), response_to(name)
     for kind, mean in (("full", 0.99), ("empty", 0.001), ("full", 0.99), ("full", 0.99)):
-        one.hear(kind, mean)
+        one.update(kind, mean)
     two.load_state_dict(one.state_dict())
-    assert [(term.name, weight) for term, weight in one.weighed(TERMS)] == [
-        (term.name, weight) for term, weight in two.weighed(TERMS)
+    assert [(term.name, weight) for term, weight in one.weighted_terms(TERMS)] == [
+        (term.name, weight) for term, weight in two.weighted_terms(TERMS)
     ]
-    assert one.promise == two.promise
+    assert one.description == two.description
 
 
 def test_the_hinge_reaches_saturated_masks():
     """By hand: mean .9 is .4 above the limit .5, whose logit is 0; the mean logit is log(9) = 2.197."""
-    hinge = AnswerArea(limit=0.5, draw=0.1)
+    hinge = CollapseArea(limit=0.5, draw=0.1)
     masks = torch.full((1, 1, 2, 2), 0.9)
     assert hinge(SimpleNamespace(masks=masks)).item() == pytest.approx(0.4 + 0.1 * 2.1972, rel=1e-4)
-    low = AnswerArea(limit=1.0, least=0.5, draw=0.1)
+    low = CollapseArea(limit=1.0, least=0.5, draw=0.1)
     assert low(SimpleNamespace(masks=1 - masks)).item() == pytest.approx(0.4 + 0.1 * 2.1972, rel=1e-4)
     inside = torch.tensor([1.0, 1.0, 0.0, 0.0]).view(1, 1, 2, 2)
     assert hinge(SimpleNamespace(masks=inside)).item() == 0

@@ -33,8 +33,8 @@ from torch.nn import functional as F
 
 from tests.networks import conv_net, images, untouched
 from xai_align import FeatureSpace, plugins
-from xai_align.align import ClassifierView, Masker, MaskerView, TrainingBatch, grad_cam, recipe
-from xai_align.align.views.batch import Everyone
+from xai_align.align import ClassifierPass, Masker, MaskerPass, TrainingBatch, grad_cam, recipe
+from xai_align.align.forward_passes.training_batch import GlobalBatch
 from xai_align_experiments.adversarial_training import Adversarial
 from xai_align_experiments.annealed_area import AnnealedArea
 from xai_align_experiments.explanation_consistency import ConsistencyWeighted, background_of
@@ -56,8 +56,8 @@ def batch_of(count=6, *, indices=None, seed=0):
     return TrainingBatch(images=images(count, seed=seed), labels=torch.arange(count) % 3, indices=places)
 
 
-def view_of(model, batch, **options):
-    return ClassifierView(batch, classifier=model, space=SPACE, generator=seeded(), **options)
+def forward_of(model, batch, **options):
+    return ClassifierPass(batch, classifier=model, space=SPACE, generator=seeded(), **options)
 
 
 def net_without_dead_cams():
@@ -200,13 +200,13 @@ def test_a_classifier_step_trains_the_classifier_alone(name, order):
 def test_a_masker_step_trains_the_masker_alone_in_one_pass_of_both_parts():
     checks.check_masker_step("aim")
     method, model, masker = recipe("aim"), checks.Counting(conv_net()), checks.Counting(checks.small_masker())
-    checks.loss_of(method.masker_terms, checks.masker_view(method, model, checks.full_batch(), masker))
+    checks.loss_of(method.masker_terms, checks.masker_forward(method, model, checks.full_batch(), masker))
     assert model.passes == [12]
     assert masker.passes == [6]
 
 
 def test_the_warm_up_of_aim_is_dre():
-    assert [term.name for term in recipe("aim").terms if not term.needs_guide] == ["classification", "mixup"]
+    assert [term.name for term in recipe("aim").terms if not term.needs_mask_source] == ["classification", "mixup"]
 
 
 @pytest.mark.parametrize(
@@ -221,7 +221,7 @@ def test_what_is_shared_is_computed_once(name, passes):
 
 
 def test_aim_tries_binary_masks():
-    masks = checks.masker_view(recipe("aim"), conv_net(), checks.full_batch(), checks.small_masker()).masks
+    masks = checks.masker_forward(recipe("aim"), conv_net(), checks.full_batch(), checks.small_masker()).masks
     assert set(masks.unique().tolist()) <= {0.0, 1.0}
 
 
@@ -341,7 +341,7 @@ def test_making_an_attack_touches_nothing():
 
 def test_batch_statistics_do_not_remember_attacked_images():
     model, batch = conv_net().train(), batch_of()
-    Adversarial()(view_of(model, batch))
+    Adversarial()(forward_of(model, batch))
     assert model.norm.num_batches_tracked == 1  # the images
 
 
@@ -349,7 +349,7 @@ def test_a_perturbation_of_nothing_moves_no_cam():
     for mode in (True, False):
         model, batch = conv_net().train(mode), batch_of()
         term = Adversarial(epsilon=0.0, classification=0.0)
-        assert torch.equal(term(view_of(model, batch)), torch.zeros(6))
+        assert torch.equal(term(forward_of(model, batch)), torch.zeros(6))
         report = term.report()
         assert report["adversarial_consistency"] == 0
     assert report["adversarial_classification"] == pytest.approx(
@@ -360,7 +360,7 @@ def test_a_perturbation_of_nothing_moves_no_cam():
 def test_both_parts_of_the_adversarial_term_teach():
     for parts in ({"classification": 0.0}, {"consistency": 0.0}):
         model = conv_net()
-        Adversarial(**parts)(view_of(model, batch_of())).mean().backward()
+        Adversarial(**parts)(forward_of(model, batch_of())).mean().backward()
         assert model.conv1.weight.grad.any()
         assert model.conv1.weight.grad.isfinite().all()
 
@@ -373,7 +373,7 @@ def test_an_attack_of_ones_own():
         given.append((x.shape, noise.shape, classifier is model))
         return x + 1
 
-    values = Adversarial(attack=brighter, consistency=0.0)(view_of(model, batch))
+    values = Adversarial(attack=brighter, consistency=0.0)(forward_of(model, batch))
     torch.testing.assert_close(values.detach(), losses_of(model, batch.images + 1, batch.labels))
     assert given == [((6, 3, 8, 8), (6, 3, 8, 8), True)]
 
@@ -398,8 +398,8 @@ def test_attacks_out_of_range_are_refused(options, message):
 # annealed binary masks
 
 
-def masker_view(masker, batch, *, progress=0.0, **options):
-    return MaskerView(batch, classifier=conv_net(), masker=masker, generator=seeded(), progress=progress, **options)
+def masker_forward(masker, batch, *, progress=0.0, **options):
+    return MaskerPass(batch, classifier=conv_net(), masker=masker, generator=seeded(), progress=progress, **options)
 
 
 class Constant(nn.Module):
@@ -422,7 +422,7 @@ def test_the_area_shrinks_in_proportion():
 
 def test_the_area_is_penalised_both_ways():
     for value in (0.2, 0.5):
-        values = AnnealedArea()(masker_view(Constant(value), batch_of(), progress=1.0))
+        values = AnnealedArea()(masker_forward(Constant(value), batch_of(), progress=1.0))
         torch.testing.assert_close(values, torch.full((6,), (value - 0.35) ** 2))
     assert AnnealedArea().weight == 6
 
@@ -430,21 +430,21 @@ def test_the_area_is_penalised_both_ways():
 def test_straight_through_masks_are_binary_and_teach():
     torch.manual_seed(0)
     masker, batch = Masker(width=8), batch_of()
-    view = masker_view(masker, batch, masks_from=StraightThroughMasks())
-    assert set(view.masks.unique().tolist()) == {0.0, 1.0}
-    view.masks.mean().backward()
+    forward = masker_forward(masker, batch, masks_from=StraightThroughMasks())
+    assert set(forward.masks.unique().tolist()) == {0.0, 1.0}
+    forward.masks.mean().backward()
     gradients = [p.grad for p in masker.parameters()]
     assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)
     assert any(gradient.any() for gradient in gradients)
-    torch.testing.assert_close(view.soft, masker(batch.images))
+    torch.testing.assert_close(forward.soft, masker(batch.images))
 
 
 def test_straight_through_masks_have_the_gradient_of_soft_ones():
     masker, batch = Constant(0.3), batch_of(2)
-    view = masker_view(masker, batch, masks_from=StraightThroughMasks(temperature=0.5))
-    view.masks.sum().backward()
+    forward = masker_forward(masker, batch, masks_from=StraightThroughMasks(temperature=0.5))
+    forward.masks.sum().backward()
     logit = torch.tensor(0.3).logit().requires_grad_()
-    noise = view.draws.uniform("binary masks", 1, 8, 8).logit()
+    noise = forward.draws.uniform("binary masks", 1, 8, 8).logit()
     ((logit + noise) / 0.5).sigmoid().sum().backward()
     # d logit / d p = 1 / (p (1 - p))
     torch.testing.assert_close(masker.value.grad, logit.grad / (0.3 * 0.7), rtol=1e-4, atol=1e-4)
@@ -453,17 +453,17 @@ def test_straight_through_masks_have_the_gradient_of_soft_ones():
 @pytest.mark.parametrize("value", [0.1, 0.5, 0.9])
 def test_a_pixel_is_kept_with_its_masks_probability(value):
     batch = batch_of(64)
-    masks = masker_view(Constant(value), batch, masks_from=StraightThroughMasks()).masks
+    masks = masker_forward(Constant(value), batch, masks_from=StraightThroughMasks()).masks
     assert masks.mean().item() == pytest.approx(value, abs=0.03)  # 4,096 draws: four standard errors
 
 
 def test_binary_masks_do_not_depend_on_how_a_step_is_shared():
     batch = batch_of()
-    whole = masker_view(Constant(0.5), batch, masks_from=StraightThroughMasks()).masks
+    whole = masker_forward(Constant(0.5), batch, masks_from=StraightThroughMasks()).masks
     part = TrainingBatch(images=batch.images[2:], labels=batch.labels[2:])
-    everyone = Everyone(batch.images, batch.labels, 2)
-    view = masker_view(Constant(0.5), part, masks_from=StraightThroughMasks(), everyone=everyone)
-    assert torch.equal(view.masks, whole[2:])
+    global_batch = GlobalBatch(batch.images, batch.labels, 2)
+    forward = masker_forward(Constant(0.5), part, masks_from=StraightThroughMasks(), global_batch=global_batch)
+    assert torch.equal(forward.masks, whole[2:])
 
 
 def test_a_hundred_steps_bring_the_area_down():
@@ -471,9 +471,9 @@ def test_a_hundred_steps_bring_the_area_down():
     masker, batch, term = Constant(0.95), batch_of(16), AnnealedArea()
     optimiser = torch.optim.SGD(masker.parameters(), 0.05)
     for step in range(100):
-        view = masker_view(masker, batch, progress=min(step / 60, 1.0), masks_from=StraightThroughMasks())
+        forward = masker_forward(masker, batch, progress=min(step / 60, 1.0), masks_from=StraightThroughMasks())
         optimiser.zero_grad()
-        term(view).mean().backward()
+        term(forward).mean().backward()
         optimiser.step()
     assert masker.value.item() == pytest.approx(0.35, abs=0.08)
 
@@ -484,20 +484,20 @@ def test_a_hundred_steps_bring_the_area_down():
 def test_unseen_examples_weigh_one():
     model, batch = conv_net(), batch_of()
     term = ConsistencyWeighted()
-    torch.testing.assert_close(term(view_of(model, batch)).detach(), losses_of(model, batch.images, batch.labels))
+    torch.testing.assert_close(term(forward_of(model, batch)).detach(), losses_of(model, batch.images, batch.labels))
 
 
 def test_weights_are_what_consistency_left_over():
     model, batch = net_without_dead_cams(), batch_of()
     term = ConsistencyWeighted(normalise="none", epsilon=0.5)
-    view = view_of(model, batch)
-    consistency = term.examine(view)
-    assert not view.dead.any()
+    forward = forward_of(model, batch)
+    consistency = term.examine(forward)
+    assert not forward.dead.any()
     assert ((consistency > 0) & (consistency < 1)).all()
     assert consistency.std() > 0
-    term(view)
+    term(forward)
     torch.testing.assert_close(term.weights_of(batch.indices), 1 - consistency)
-    again = term(view_of(model, batch)).detach()
+    again = term(forward_of(model, batch)).detach()
     torch.testing.assert_close(again, (1 - consistency) * losses_of(model, batch.images, batch.labels))
     scaled = ConsistencyWeighted(epsilon=0.5)
     scaled.load_state_dict(term.state_dict())
@@ -506,8 +506,8 @@ def test_weights_are_what_consistency_left_over():
 
 def test_no_attack_leaves_the_explanation_as_it_is():
     model, term = net_without_dead_cams(), ConsistencyWeighted(epsilon=0.0)
-    torch.testing.assert_close(term.examine(view_of(model, batch_of())), torch.ones(6))
-    term(view_of(model, batch_of()))
+    torch.testing.assert_close(term.examine(forward_of(model, batch_of())), torch.ones(6))
+    term(forward_of(model, batch_of()))
     assert torch.equal(term.weights_of(torch.arange(6)), torch.ones(6))  # nothing tells examples apart
     assert term.report()["consistency"] == pytest.approx(1)
 
@@ -515,12 +515,12 @@ def test_no_attack_leaves_the_explanation_as_it_is():
 def test_only_the_background_is_attacked():
     model, batch = net_without_dead_cams(), batch_of()
     term = ConsistencyWeighted(epsilon=0.3, background=0.4)
-    view, seen = view_of(model, batch), []
+    forward, seen = forward_of(model, batch), []
     handle = model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach().clone()))
-    term.examine(view)
+    term.examine(forward)
     handle.remove()
     moved = (seen[-1] != batch.images).any(1, keepdim=True)
-    heat = F.interpolate(view.saliency.detach(), (8, 8), mode="bilinear", align_corners=False)
+    heat = F.interpolate(forward.saliency.detach(), (8, 8), mode="bilinear", align_corners=False)
     cam = grad_cam(model, batch.images, batch.labels, layer=SPACE).detach()
     assert torch.equal(background_of(cam, 0.4, (8, 8)), heat < 0.4)
     assert moved.any()
@@ -532,8 +532,8 @@ def test_examples_are_known_by_their_index_across_epochs():
     model = net_without_dead_cams()
     term = ConsistencyWeighted(normalise="none", epsilon=0.5)
     first = batch_of(indices=[7, 3, 11, 0, 1, 2])
-    consistency = term.examine(view_of(model, first))
-    term(view_of(model, first))
+    consistency = term.examine(forward_of(model, first))
+    term(forward_of(model, first))
     torch.testing.assert_close(term.weights_of(torch.tensor([11, 7])), 1 - consistency[[2, 0]])
     assert term.weights_of(torch.tensor([5, 40])).tolist() == [1.0, 1.0]  # never seen
 
@@ -545,10 +545,10 @@ def test_what_is_remembered_goes_through_a_checkpoint(tmp_path):
     term, other = ConsistencyWeighted(), ConsistencyWeighted()
     save_file(other.state_dict(), tmp_path / "empty.safetensors")
     other.load_state_dict(load_file(tmp_path / "empty.safetensors"))
-    term(view_of(model, batch))
+    term(forward_of(model, batch))
     save_file(term.state_dict(), tmp_path / "state.safetensors")
     other.load_state_dict(load_file(tmp_path / "state.safetensors"))
-    assert torch.equal(term(view_of(model, batch)), other(view_of(model, batch)))
+    assert torch.equal(term(forward_of(model, batch)), other(forward_of(model, batch)))
     state = term.state_dict()
     state["inconsistency"].fill_(0)  # a copy
     assert term.weights_of(batch.indices).sum() > 0
@@ -559,8 +559,8 @@ def test_a_dead_cam_says_nothing_about_an_example():
     with torch.no_grad():
         model.fc.weight[1] = -1.0  # nothing speaks for class 1
     term = ConsistencyWeighted()
-    term(view_of(model, batch))
-    assert term.examine(view_of(model, batch)).isnan().tolist() == (batch.labels == 1).tolist()
+    term(forward_of(model, batch))
+    assert term.examine(forward_of(model, batch)).isnan().tolist() == (batch.labels == 1).tolist()
     weights = term.weights_of(batch.indices)
     assert (weights[batch.labels == 1] == 1).all()  # as if it had not been seen
     assert weights[batch.labels != 1].mean().item() == pytest.approx(1)
@@ -569,15 +569,15 @@ def test_a_dead_cam_says_nothing_about_an_example():
 def test_examining_touches_nothing():
     model, batch = conv_net().train(), batch_of()
     with untouched(model):
-        ConsistencyWeighted(steps=2).examine(view_of(model, batch))
+        ConsistencyWeighted(steps=2).examine(forward_of(model, batch))
 
 
 def test_no_gradient_goes_through_the_explanation():
     model, batch = net_without_dead_cams(), batch_of()
     term = ConsistencyWeighted(normalise="none", epsilon=0.5)
-    term(view_of(model, batch))
+    term(forward_of(model, batch))
     weights = term.weights_of(batch.indices)
-    (found,) = torch.autograd.grad(term(view_of(model, batch)).sum(), model.conv1.weight)
+    (found,) = torch.autograd.grad(term(forward_of(model, batch)).sum(), model.conv1.weight)
     plain = F.cross_entropy(model(batch.images), batch.labels, reduction="none")
     torch.testing.assert_close(found, torch.autograd.grad((weights * plain).sum(), model.conv1.weight)[0])
 
@@ -586,13 +586,13 @@ def test_consistency_says_what_it_needs(monkeypatch):
     model, batch = conv_net(), batch_of()
     bare = TrainingBatch(images=batch.images, labels=batch.labels)
     with pytest.raises(ValueError, match=r"let the loader yield TrainingBatch\(images=..., labels=..., indices=...\)"):
-        ConsistencyWeighted()(view_of(model, bare))
+        ConsistencyWeighted()(forward_of(model, bare))
     with pytest.raises(ValueError, match="the index -1; indices count from 0"):
-        ConsistencyWeighted()(view_of(model, batch_of(2, indices=[-1, 0])))
+        ConsistencyWeighted()(forward_of(model, batch_of(2, indices=[-1, 0])))
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
     with pytest.raises(RuntimeError, match=r"in 2 processes.*run it in one"):
-        ConsistencyWeighted()(view_of(model, batch))
+        ConsistencyWeighted()(forward_of(model, batch))
 
 
 @pytest.mark.parametrize(

@@ -10,21 +10,21 @@ from networks import conv_net, images
 from torch import nn
 from torch.nn import functional as F
 
-from xai_align.align.guides import GivenMask
+from xai_align.align.forward_passes.classifier_pass import ClassifierPass
+from xai_align.align.forward_passes.side_pass import batch_statistics_preserved
+from xai_align.align.forward_passes.training_batch import TrainingBatch
 from xai_align.align.look import cam_space
+from xai_align.align.mask_sources import GivenMask
 from xai_align.align.terms.other_backgrounds import OtherBackgrounds, magnified
-from xai_align.align.views.batch import TrainingBatch
-from xai_align.align.views.classifier_view import ClassifierView
-from xai_align.align.views.side_pass import statistics_kept
 
 
-def view_of(classifier, x, masks, *, guide=True, seed=0):
+def forward_of(classifier, x, masks, *, mask_source=True, seed=0):
     batch = TrainingBatch(images=x, labels=torch.arange(len(x)) % 5, masks=masks)
-    return ClassifierView(
+    return ClassifierPass(
         batch,
         classifier=classifier,
         space=cam_space(classifier, x),
-        guide=GivenMask() if guide else None,
+        mask_source=GivenMask() if mask_source else None,
         generator=torch.Generator().manual_seed(seed),
     )
 
@@ -61,8 +61,8 @@ def test_only_what_is_outside_the_mask_is_exchanged():
     masks = torch.zeros(6, 1, 8, 8)
     masks[..., :4] = 1
     masks[5] = math.nan  # not known: nothing is exchanged
-    view = view_of(conv_net(), x, masks)
-    found = OtherBackgrounds().exchanged(view, view.mask)
+    forward = forward_of(conv_net(), x, masks)
+    found = OtherBackgrounds().exchanged(forward, forward.mask)
     assert torch.equal(found[..., :4], x[..., :4])
     assert torch.equal(found[5], x[5])
     assert not torch.isclose(found[:5, ..., 4:], x[:5, ..., 4:]).all(3).any()
@@ -71,21 +71,21 @@ def test_only_what_is_outside_the_mask_is_exchanged():
 def test_a_full_mask_gives_the_cross_entropy_and_an_empty_one_does_not_see_the_image():
     classifier, x = conv_net(), images(4, 8)
     labels = torch.arange(4) % 5
-    full = OtherBackgrounds()(view_of(classifier, x, torch.ones(4, 1, 8, 8)))
+    full = OtherBackgrounds()(forward_of(classifier, x, torch.ones(4, 1, 8, 8)))
     assert torch.allclose(full, F.cross_entropy(classifier(x), labels, reduction="none"), atol=1e-5)
     empty = torch.zeros(4, 1, 8, 8)
-    view = view_of(classifier, x, empty)
-    others = OtherBackgrounds(smallest=0.3).exchanged(view, view.mask)
-    again = view_of(classifier, x, empty)
+    forward = forward_of(classifier, x, empty)
+    others = OtherBackgrounds(smallest=0.3).exchanged(forward, forward.mask)
+    again = forward_of(classifier, x, empty)
     assert torch.equal(others, OtherBackgrounds(smallest=0.3).exchanged(again, again.mask))  # the step's draws decide
 
 
 def test_gradients_reach_all_layers_and_statistics_stay():
     classifier = conv_net().train()
     before = {name: value.clone() for name, value in classifier.named_buffers()}
-    view = view_of(classifier, images(4, 8), torch.rand(4, 1, 8, 8))
+    forward = forward_of(classifier, images(4, 8), torch.rand(4, 1, 8, 8))
     statistics = {name: value.clone() for name, value in classifier.named_buffers()}
-    OtherBackgrounds()(view).mean().backward()
+    OtherBackgrounds()(forward).mean().backward()
     assert all(torch.equal(value, statistics[name]) for name, value in classifier.named_buffers())
     assert before.keys() == statistics.keys()
     assert all(p.grad is not None for name, p in classifier.named_parameters() if not name.startswith("unused"))
@@ -94,9 +94,9 @@ def test_gradients_reach_all_layers_and_statistics_stay():
 def test_batch_norm_normalises_by_the_batch_inside_and_remembers_outside():
     norm, x = nn.BatchNorm2d(3).train(), images(4, 8)
     expected = F.batch_norm(x, None, None, training=True)
-    with statistics_kept(norm):
+    with batch_statistics_preserved(norm):
         assert torch.allclose(norm(x), expected, atol=1e-5)
-    with pytest.raises(ValueError, match="4D"), statistics_kept(norm):
+    with pytest.raises(ValueError, match="4D"), batch_statistics_preserved(norm):
         norm(x[0])
     assert int(norm.num_batches_tracked) == 0
     assert torch.equal(norm.running_mean, torch.zeros(3))
@@ -106,12 +106,12 @@ def test_batch_norm_normalises_by_the_batch_inside_and_remembers_outside():
 
 def test_frozen_batch_norm_stays_frozen():
     norm, x = nn.BatchNorm2d(3).eval(), images(4, 8)
-    with statistics_kept(norm):
+    with batch_statistics_preserved(norm):
         assert torch.equal(norm(x), F.batch_norm(x, torch.zeros(3), torch.ones(3)))
 
 
 def test_what_is_not_possible():
     with pytest.raises(ValueError, match="sides between"):
         OtherBackgrounds(smallest=0.5, largest=0.2)
-    with pytest.raises(ValueError, match="no guide"):
-        OtherBackgrounds()(view_of(conv_net(), images(2, 8), None, guide=False))
+    with pytest.raises(ValueError, match="no mask source"):
+        OtherBackgrounds()(forward_of(conv_net(), images(2, 8), None, mask_source=False))

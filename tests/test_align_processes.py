@@ -7,8 +7,8 @@ import torch
 from align_factory import PLAN, bends, loader, small_masker, trainer, weights
 from align_launch import check_two_processes_train_to_what_one_does
 
-from xai_align.align.training.share_of_work import Gradients, joined, pieces_of
-from xai_align.align.views.batch import TrainingBatch
+from xai_align.align.forward_passes.training_batch import TrainingBatch
+from xai_align.align.training.micro_batches import Gradients, joined, micro_batches_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::xai_align.align.CollapseWarning")
 
@@ -46,7 +46,7 @@ def batch(count):
 @pytest.mark.parametrize(("count", "passes", "processes"), [(8, 1, 1), (7, 1, 2), (7, 2, 3), (2, 1, 3), (1, 2, 2)])
 def test_every_example_is_in_one_piece_and_shares_add_up(count, passes, processes):
     step = batch(count)
-    found = [pieces_of(step, passes=passes, processes=processes, rank=rank) for rank in range(processes)]
+    found = [micro_batches_of(step, passes=passes, processes=processes, rank=rank) for rank in range(processes)]
     pieces = [piece for mine in found for piece in mine]
     labels = sorted(label for piece in pieces for label in piece.batch.labels.tolist())
     assert labels == list(range(count))
@@ -54,9 +54,9 @@ def test_every_example_is_in_one_piece_and_shares_add_up(count, passes, processe
     assert all(len(mine) <= passes for mine in found)
     for piece in pieces:
         assert piece.share == pytest.approx(len(piece.batch) / count)
-        if piece.everyone is not None:
-            start = piece.everyone.start
-            assert torch.equal(piece.everyone.labels[start : start + len(piece.batch)], piece.batch.labels)
+        if piece.global_batch is not None:
+            start = piece.global_batch.start
+            assert torch.equal(piece.global_batch.labels[start : start + len(piece.batch)], piece.batch.labels)
 
 
 def test_gradients_of_pieces_are_those_of_the_whole():
@@ -66,9 +66,9 @@ def test_gradients_of_pieces_are_those_of_the_whole():
     gradients = Gradients([w, unused])
     for part in (x[:2], x[2:]):
         gradients.add((w * part).square().mean() * len(part) / 3, scale=lambda loss: loss)
-    from xai_align.align.training.share_of_work import Crew
+    from xai_align.align.training.micro_batches import ProcessGroup
 
-    (found, nothing), loss = gradients.total(Crew())
+    (found, nothing), loss = gradients.total(ProcessGroup())
     assert found.item() == pytest.approx(2 * 2 * 14 / 3)
     assert nothing is None
     assert loss.item() == pytest.approx(4 * 14 / 3)

@@ -9,13 +9,24 @@ from importlib import import_module
 import align_recipe_checks as checks
 import pytest
 import torch
-from align_recipe_checks import SPACE, Counting, classifier_view, full_batch, loss_of, masker_view, seeded, small_masker
+from align_recipe_checks import (
+    SPACE,
+    Counting,
+    classifier_view,
+    full_batch,
+    loss_of,
+    masker_forward,
+    seeded,
+    small_masker,
+)
 from torch import nn
 from torch.nn import functional as F
 
 from tests.networks import conv_net
 from xai_align.align import recipe
-from xai_align.align.guides import GivenMask, LearnedMask
+from xai_align.align.forward_passes.classifier_pass import ClassifierPass
+from xai_align.align.forward_passes.training_batch import GlobalBatch, TrainingBatch
+from xai_align.align.mask_sources import GivenMask, LearnedMask
 from xai_align.align.masker import Masker
 from xai_align.align.recipe_record import Recipe
 from xai_align.align.recipes import RECIPES
@@ -23,8 +34,6 @@ from xai_align.align.terms.classifier_terms import Alignment, Classification, Mi
 from xai_align.align.terms.masker_terms import Distinction
 from xai_align.align.terms.right_reasons import RightReasons
 from xai_align.align.terms.saliency_guided import SaliencyGuided, least_salient
-from xai_align.align.views.batch import Everyone, TrainingBatch
-from xai_align.align.views.classifier_view import ClassifierView
 from xai_align.hookspecs import FeatureSpace
 
 NAMES = tuple(spec.name for spec in RECIPES)
@@ -119,8 +128,12 @@ def test_a_recipe_is_made_anew():
         (lambda: recipe("align", sparsity=-1), ValueError, "weight of sparsity is -1"),
         (lambda: Recipe(name="mine", terms=()), ValueError, "has no terms"),
         (lambda: Recipe(name="mine", terms=(Mixup(), Mixup())), ValueError, "'mixup' twice"),
-        (lambda: Recipe(name="mine", terms=(Alignment(),)), ValueError, "give the recipe guide="),
-        (lambda: Recipe(name="mine", terms=(Alignment(),), guide=LearnedMask()), ValueError, "give masker_terms too"),
+        (lambda: Recipe(name="mine", terms=(Alignment(),)), ValueError, "give the recipe mask_source="),
+        (
+            lambda: Recipe(name="mine", terms=(Alignment(),), mask_source=LearnedMask()),
+            ValueError,
+            "give masker_terms too",
+        ),
     ],
 )
 def test_recipes_that_do_not_fit_are_refused(make, error, message):
@@ -146,17 +159,17 @@ def test_alignment_alone_reaches_what_makes_the_features():
     for order, reached in (("first", False), ("second", True)):
         model = conv_net()
         method = recipe("oracle", mixup=0)
-        view = classifier_view(method, model, full_batch(), order=order)
-        method.terms[1](view).mean().backward()
+        forward = classifier_view(method, model, full_batch(), order=order)
+        method.terms[1](forward).mean().backward()
         assert model.conv1.weight.grad.any()
         assert (model.fc.weight.grad is not None and bool(model.fc.weight.grad.any())) is reached
 
 
-def test_the_warm_up_is_what_needs_no_guide():
+def test_the_warm_up_is_what_needs_no_mask_source():
     for name in ("align", "oracle"):
-        left = [term for term in recipe(name).terms if not term.needs_guide]
+        left = [term for term in recipe(name).terms if not term.needs_mask_source]
         assert [term.name for term in left] == ["classification", "mixup"]  # which is DRE
-        loss_of(left, ClassifierView(full_batch(), classifier=conv_net(), space=SPACE, generator=seeded()))
+        loss_of(left, ClassifierPass(full_batch(), classifier=conv_net(), space=SPACE, generator=seeded()))
 
 
 # what a step costs
@@ -187,20 +200,20 @@ def test_mixing_more_images_costs_more():
 
 def test_a_masker_step_takes_one_pass_of_both_parts():
     method, model, masker = recipe("align"), Counting(conv_net()), Counting(small_masker())
-    loss_of(method.masker_terms, masker_view(method, model, full_batch(), masker))
+    loss_of(method.masker_terms, masker_forward(method, model, full_batch(), masker))
     assert model.passes == [12]
     assert masker.passes == [6]
 
 
 def test_a_recipe_may_choose_the_masks_that_are_tried():
-    soft = masker_view(recipe("align"), conv_net(), full_batch(), small_masker()).masks
+    soft = masker_forward(recipe("align"), conv_net(), full_batch(), small_masker()).masks
     chosen = Recipe(
         name="inverted",
         terms=(Classification(),),
         masker_terms=(Distinction(),),
-        masks_from=lambda view: (-view.soft_logits).sigmoid(),
+        masks_from=lambda forward: (-forward.soft_logits).sigmoid(),
     )
-    masks = masker_view(chosen, conv_net(), full_batch(), small_masker()).masks
+    masks = masker_forward(chosen, conv_net(), full_batch(), small_masker()).masks
     torch.testing.assert_close(masks, 1 - soft)
 
 
@@ -210,9 +223,9 @@ def test_methods_that_are_compared_mix_the_same_pairs():
         classifier_view(recipe(name), model, batch, masker=small_masker()).mixed()
         for name in ("dre", "align", "random")
     ]
-    view = classifier_view(recipe("random"), model, batch)
-    assert view.mask is not None  # drawn before the pairs
-    for mix in (*mixes[1:], view.mixed()):
+    forward = classifier_view(recipe("random"), model, batch)
+    assert forward.mask is not None  # drawn before the pairs
+    for mix in (*mixes[1:], forward.mixed()):
         assert torch.equal(mix.partners, mixes[0].partners)
         assert torch.equal(mix.lam, mixes[0].lam)
 
@@ -240,12 +253,17 @@ def test_saliency_guidance_by_hand():
     weights = torch.tensor([[3.0, -1.0, 0.5, -2.0], [0.0, 1.0, 0.0, 0.0]])
     model = linear_model(weights)
     batch = TrainingBatch(images=pixels_of([1.0, 2.0, -1.0, 4.0]), labels=torch.tensor([0]))
-    view = ClassifierView(batch, classifier=model, space=INPUT, generator=seeded())
+    forward = ClassifierPass(batch, classifier=model, space=INPUT, generator=seeded())
     term = SaliencyGuided(fill="mean")
-    assert term.without_least_salient(view).flatten().tolist() == [1.0, 1.5, -1.0, 1.5]  # the mean of the image is 1.5
+    assert term.without_least_salient(forward).flatten().tolist() == [
+        1.0,
+        1.5,
+        -1.0,
+        1.5,
+    ]  # the mean of the image is 1.5
     whole = (weights @ torch.tensor([1.0, 2.0, -1.0, 4.0])).softmax(0)
     changed = (weights @ torch.tensor([1.0, 1.5, -1.0, 1.5])).softmax(0)
-    torch.testing.assert_close(term(view)[0], (whole * (whole / changed).log()).sum())
+    torch.testing.assert_close(term(forward)[0], (whole * (whole / changed).log()).sum())
 
 
 def test_which_pixels_saliency_guidance_replaces():
@@ -259,21 +277,21 @@ def test_which_pixels_saliency_guidance_replaces():
 
 def test_saliency_guidance_fills_with_the_images_own_noise():
     model, batch = conv_net(), full_batch()
-    view = ClassifierView(batch, classifier=model, space=SPACE, generator=seeded())
-    changed = SaliencyGuided(share=0.25).without_least_salient(view)
+    forward = ClassifierPass(batch, classifier=model, space=SPACE, generator=seeded())
+    changed = SaliencyGuided(share=0.25).without_least_salient(forward)
     replaced = (changed != batch.images).all(1)
     assert replaced.flatten(1).sum(1).tolist() == [16] * 6
     assert torch.equal((changed != batch.images).any(1), replaced)
     assert (changed.amax((1, 2, 3)) <= batch.images.amax((1, 2, 3))).all()
     assert (changed.amin((1, 2, 3)) >= batch.images.amin((1, 2, 3))).all()
-    assert SaliencyGuided(share=0.0)(view).abs().max() < 1e-6  # nothing replaced, nothing lost
+    assert SaliencyGuided(share=0.0)(forward).abs().max() < 1e-6  # nothing replaced, nothing lost
 
 
 def test_batch_statistics_learn_from_the_images_as_they_are():
     """One update: the gradient is taken in eval mode, and changed images aren't remembered."""
     model = conv_net().train()
-    view = ClassifierView(full_batch(), classifier=model, space=SPACE, generator=seeded())
-    SaliencyGuided()(view)
+    forward = ClassifierPass(full_batch(), classifier=model, space=SPACE, generator=seeded())
+    SaliencyGuided()(forward)
     assert model.norm.num_batches_tracked == 1
     assert all(module.training for module in model.modules())
 
@@ -292,8 +310,8 @@ def test_right_reasons_by_hand(score):
         ([float("nan"), 0.0], gradient[1] ** 2),
     ):
         batch = TrainingBatch(images=pixels_of(x.tolist()), labels=torch.tensor([1]), masks=pixels_of(mask))
-        view = ClassifierView(batch, classifier=model, space=INPUT, guide=GivenMask(), generator=seeded())
-        torch.testing.assert_close(RightReasons(score=score)(view)[0], wanted)
+        forward = ClassifierPass(batch, classifier=model, space=INPUT, mask_source=GivenMask(), generator=seeded())
+        torch.testing.assert_close(RightReasons(score=score)(forward)[0], wanted)
 
 
 def test_right_reasons_teach_by_a_second_derivative():
@@ -303,7 +321,7 @@ def test_right_reasons_teach_by_a_second_derivative():
 
     def penalty():
         return RightReasons()(
-            ClassifierView(batch, classifier=model, space=SPACE, guide=GivenMask(), generator=seeded())
+            ClassifierPass(batch, classifier=model, space=SPACE, mask_source=GivenMask(), generator=seeded())
         ).sum()
 
     (gradient,) = torch.autograd.grad(penalty(), model.fc.weight)
@@ -325,8 +343,8 @@ def test_baselines_without_what_they_need_say_so():
         method = recipe(name)
         with pytest.raises(ValueError, match="the batch has none; let the loader yield"):
             loss_of(method.terms, classifier_view(method, model, bare))
-    with pytest.raises(ValueError, match="need a guide's mask"):
-        RightReasons()(ClassifierView(batch, classifier=model, space=SPACE, generator=seeded()))
+    with pytest.raises(ValueError, match="need a mask source's mask"):
+        RightReasons()(ClassifierPass(batch, classifier=model, space=SPACE, generator=seeded()))
 
 
 @pytest.mark.parametrize("name", ["erm", "sgt", "dre", "rrr", "align", "oracle", "random", "grey"])
@@ -341,8 +359,8 @@ def test_a_term_of_ones_own():
         name = "small"
         weight = 0.01
 
-        def __call__(self, view):
-            return view.classifier.fc.weight.square().sum().expand(len(view.batch))
+        def __call__(self, forward):
+            return forward.classifier.fc.weight.square().sum().expand(len(forward.batch))
 
     mine = Recipe(name="mine", terms=(Classification(), Small()))
     model = conv_net()
@@ -358,7 +376,7 @@ def test_a_masker_learns_from_the_distinction():
     losses = []
     for _ in range(12):
         optimiser.zero_grad()
-        loss = loss_of(method.masker_terms, masker_view(method, model, batch, masker))
+        loss = loss_of(method.masker_terms, masker_forward(method, model, batch, masker))
         loss.backward()
         optimiser.step()
         losses.append(loss.item())
@@ -368,9 +386,9 @@ def test_a_masker_learns_from_the_distinction():
 
 def test_binary_targets_are_the_learned_masks_above_and_below_one_half():
     batch, masker = full_batch(), Masker(width=8)
-    soft, binary = (recipe("align", targets=targets).guide for targets in ("soft", "binary"))
-    everyone = Everyone.just(batch)
-    masks = [guide(batch, masker, seeded(), everyone) for guide in (soft, binary)]
+    soft, binary = (recipe("align", targets=targets).mask_source for targets in ("soft", "binary"))
+    global_batch = GlobalBatch.just(batch)
+    masks = [mask_source(batch, masker, seeded(), global_batch) for mask_source in (soft, binary)]
     assert torch.equal(masks[1], (masks[0] > 0.5).float())
     with pytest.raises(ValueError, match="'soft' or 'binary'"):
         recipe("align", targets="hard")
@@ -381,14 +399,14 @@ def test_binary_targets_are_the_learned_masks_above_and_below_one_half():
 
 def test_a_side_pass_is_the_classifier_on_other_images_and_updates_no_statistics():
     model, batch = conv_net().train(), full_batch()
-    view = ClassifierView(batch, classifier=model, space=SPACE, generator=seeded(), normalise="minmax")
-    assert view.logits.shape == (6, 5)  # the step's own pass
+    forward = ClassifierPass(batch, classifier=model, space=SPACE, generator=seeded(), normalise="minmax")
+    assert forward.logits.shape == (6, 5)  # the step's own pass
     assert model.norm.num_batches_tracked == 1
     before = model.norm.running_mean.clone()
-    other = view.side_pass(batch.images.flip(3) + 1)
+    other = forward.side_pass(batch.images.flip(3) + 1)
     assert (model.norm.num_batches_tracked, torch.equal(model.norm.running_mean, before)) == (1, True)
     assert all(module.training for module in model.modules())
-    again = ClassifierView(
+    again = ClassifierPass(
         TrainingBatch(images=batch.images.flip(3) + 1, labels=batch.labels),
         classifier=model,
         space=SPACE,
@@ -411,9 +429,9 @@ def test_a_side_pass_is_the_classifier_on_other_images_and_updates_no_statistics
         "align.terms.masker_terms",
         "align.terms.running_means",
         "align.terms.term_options",
-        "align.views.classifier_view",
-        "align.views.masker_view",
-        "align.views.side_pass",
+        "align.forward_passes.classifier_pass",
+        "align.forward_passes.masker_pass",
+        "align.forward_passes.side_pass",
     ],
 )
 def test_examples_in_docstrings_run(module):

@@ -223,10 +223,10 @@ class Memory:
     def __init__(self):
         self.seen = torch.zeros(24)
 
-    def __call__(self, view):
-        weights = 1 + self.seen[view.batch.indices]
-        self.seen[view.batch.indices] += 1
-        return weights * torch.nn.functional.cross_entropy(view.logits, view.batch.labels, reduction="none")
+    def __call__(self, forward):
+        weights = 1 + self.seen[forward.batch.indices]
+        self.seen[forward.batch.indices] += 1
+        return weights * torch.nn.functional.cross_entropy(forward.logits, forward.batch.labels, reduction="none")
 
     def state_dict(self):
         return {"seen": self.seen.clone()}

@@ -30,8 +30,8 @@ from torch.utils.data import DataLoader, RandomSampler
 
 from xai_align.align import AlignTrainer, ShortcutWarning, recipe
 from xai_align.align.recipes import RECIPES
-from xai_align.align.training.phases import Place, Plan, after_epoch, after_step, first_place, turn_at
-from xai_align.align.training.stream import RepeatableStream, loaders_generators
+from xai_align.align.training.phases import Plan, PlanPosition, after_epoch, after_step, first_position, turn_at
+from xai_align.align.training.seeded_loader import SeededLoader, preserved_loader_state
 from xai_align.align.training.updates import Updater
 from xai_align.training.diverged import DivergedError
 
@@ -45,13 +45,13 @@ pytestmark = [
 
 def walk(plan, epochs, steps):
     """The turns of so many epochs, an inner list for each."""
-    place, found = first_place(plan), []
+    position, found = first_position(plan), []
     for _ in range(epochs):
         found.append([])
         for _ in range(steps):
-            found[-1].append((place.phase, turn_at(plan, place)))
-            place = after_step(plan, place)
-        place = after_epoch(plan, place)
+            found[-1].append((position.phase, turn_at(plan, position)))
+            position = after_step(plan, position)
+        position = after_epoch(plan, position)
     return found
 
 
@@ -60,7 +60,7 @@ def letters(plan, epochs, steps):
     names = {(False, False): "w", (False, True): "c", (True, False): "m", (True, True): "b"}
     told = []
     for epoch in walk(plan, epochs, steps):
-        told.append("".join("m" if not turn.classifier else names[turn.masker, turn.guided] for _, turn in epoch))
+        told.append("".join("m" if not turn.classifier else names[turn.masker, turn.with_masks] for _, turn in epoch))
     return " ".join(told)
 
 
@@ -81,7 +81,7 @@ def letters(plan, epochs, steps):
         (Plan(alternation="epoch", warmup_epochs=1), "www mmm ccc mmm"),
         (Plan(warmup_epochs=1, masker_only_epochs=1, with_masker=False), "www ccc ccc ccc"),
         (Plan(with_masker=False, alternation="epoch"), "ccc ccc ccc ccc"),
-        (Plan(with_masker=False, with_guide=False, warmup_epochs=2), "ccc ccc ccc ccc"),
+        (Plan(with_masker=False, with_mask_source=False, warmup_epochs=2), "ccc ccc ccc ccc"),
     ],
 )
 def test_turns_by_hand(plan, told):
@@ -99,7 +99,7 @@ plans = some.builds(
     masker_epochs=some.integers(1, 3),
     classifier_epochs=some.integers(1, 3),
     with_masker=some.booleans(),
-    with_guide=some.booleans(),
+    with_mask_source=some.booleans(),
 )
 
 
@@ -113,7 +113,7 @@ def test_turns_in_general(plan, steps):
     assert all(turn.masker or turn.classifier for _, turn in flat)  # no batch is wasted
     assert all(plan.with_masker or not turn.masker for _, turn in flat)
     warm = [turn for phase, turn in flat if phase == "warmup"]
-    if not (plan.with_masker or plan.with_guide):
+    if not (plan.with_masker or plan.with_mask_source):
         assert not warm
     elif len(warm) < len(flat):
         assert len(warm) >= plan.warmup_steps
@@ -128,9 +128,11 @@ def test_turns_in_general(plan, steps):
 
 def test_a_place_is_all_that_is_needed_to_go_on():
     plan = Plan(warmup_steps=2, masker_only_steps=3, masker_every=2)
-    place = after_step(plan, after_step(plan, first_place(plan)))
-    assert place == Place(phase="masker")
-    assert turn_at(plan, Place(phase=place.phase, epochs=place.epochs, steps=place.steps)) == turn_at(plan, place)
+    position = after_step(plan, after_step(plan, first_position(plan)))
+    assert position == PlanPosition(phase="masker")
+    assert turn_at(plan, PlanPosition(phase=position.phase, epochs=position.epochs, steps=position.steps)) == turn_at(
+        plan, position
+    )
 
 
 # who learns from what
@@ -318,7 +320,7 @@ def test_two_fits_are_the_same_whatever_was_drawn_before(make):
 
 
 def test_epochs_have_different_orders_and_each_its_own_again():
-    stream = RepeatableStream(loader(12, batch_size=12), 5, "the training data")
+    stream = SeededLoader(loader(12, batch_size=12), 5, "the training data")
     first, second, again = (next(images for images, _ in stream.epoch(number)) for number in (0, 1, 0))
     assert not torch.equal(first, second)
     assert torch.equal(first, again)
@@ -339,8 +341,8 @@ def test_a_sampler_is_told_the_epoch_and_gets_its_own_back():
             return 12
 
     data = DataLoader(Bars(12), batch_size=6, sampler=Sampler())
-    with loaders_generators(data):
-        list(RepeatableStream(data, 0, "the training data").epoch(3))
+    with preserved_loader_state(data):
+        list(SeededLoader(data, 0, "the training data").epoch(3))
         assert data.sampler.epoch == 3
     assert data.sampler.epoch == 7
 
@@ -524,9 +526,9 @@ def test_images_of_several_sizes_and_odd_ones():
 
 def test_a_second_order_cam_trains_the_head_through_its_weights():
     one, two = bends(dropout=0.0), bends(dropout=0.0)
-    guided = recipe("align", mixup=0.0, alignment=5.0)
-    trainer(one, recipe=guided, order="first").fit(loader(), epochs=1)
-    trainer(two, recipe=guided, order="second").fit(loader(), epochs=1)
+    aligned = recipe("align", mixup=0.0, alignment=5.0)
+    trainer(one, recipe=aligned, order="first").fit(loader(), epochs=1)
+    trainer(two, recipe=aligned, order="second").fit(loader(), epochs=1)
     assert not torch.equal(one.fc.weight, two.fc.weight)
 
 

@@ -225,7 +225,7 @@ def whole(write: Callable[[Tensor], Any]) -> Callable[[Tensor], Tensor]:
     return function
 
 
-def view_of(part: Callable[[Tensor], Tensor]) -> Callable[[Callable[[Tensor], Any]], Callable[[Tensor], Tensor]]:
+def pass_of(part: Callable[[Tensor], Tensor]) -> Callable[[Callable[[Tensor], Any]], Callable[[Tensor], Tensor]]:
     def spelled(write: Callable[[Tensor], Any]) -> Callable[[Tensor], Tensor]:
         def function(x: Tensor) -> Tensor:
             h = 1.5 * x
@@ -278,7 +278,7 @@ def test_an_operation_in_place_is_the_same_operation(name, part):
     write, by_hand = WRITES[name]
     take = PARTS.get(part, lambda h: h[:])
     x = number(5, 4, 4)
-    spelled = whole(write) if part == "the whole" else view_of(take)(write)
+    spelled = whole(write) if part == "the whole" else pass_of(take)(write)
     try:
         found = decompose(spelled, [x])
     except SharedViews:

@@ -21,9 +21,9 @@ from torch import nn
 from typer.testing import CliRunner
 
 from tests.networks import conv_net, untouched
-from xai_align.align.domain_test import score_domain
+from xai_align.align.domain_scores import score_domain
+from xai_align.align.forward_passes.training_batch import TrainingBatch
 from xai_align.align.saved_fit import load_fit, masker_of
-from xai_align.align.views.batch import TrainingBatch
 from xai_align.cli import fit_align_folder
 from xai_align.cli.app import app
 from xai_align.data.domain_folder import read_domains, split_domains

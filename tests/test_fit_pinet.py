@@ -20,7 +20,7 @@ from torch import nn
 from xai_align.pinet import FrozenEncoder, SecondLookHead, conv_pinet
 from xai_align.pinet.network.losses import Batch, PiNetLoss
 from xai_align.training.epoch_plan import epoch_plan
-from xai_align.training.pinet.examination import FittingDataWarning
+from xai_align.training.pinet.dataset_validation import FittingDataWarning
 from xai_align.training.pinet.fit import fit_pinet
 from xai_align.training.pinet.metric import metric_of
 

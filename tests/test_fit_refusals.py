@@ -12,7 +12,7 @@ from torch import nn
 from xai_align.pinet import conv_pinet
 from xai_align.pinet.network.losses import PiNetLoss
 from xai_align.training.diverged import DivergedError
-from xai_align.training.pinet.examination import FittingDataWarning
+from xai_align.training.pinet.dataset_validation import FittingDataWarning
 from xai_align.training.pinet.fit import fit_pinet
 
 BINARY = PiNetLoss("binary")
@@ -160,7 +160,7 @@ def test_constant_images_are_counted_and_nothing_but_them_is_refused():
 
 
 def test_a_label_beyond_those_that_were_looked_at_is_found_when_it_comes(monkeypatch):
-    monkeypatch.setattr("xai_align.training.pinet.examination.EXAMINED", 2)
+    monkeypatch.setattr("xai_align.training.pinet.dataset_validation.CHECKED_ITEMS", 2)
     with pytest.warns(FittingDataWarning), pytest.raises(ValueError, match="label 7 is out of range"):
         quick(three_classes(), labelled(0, 1, 7, 2), loss=MULTICLASS)
 

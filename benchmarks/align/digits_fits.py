@@ -21,8 +21,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from benchmarks.align.digits_data import CLASSES, Domains, Pictures
 from benchmarks.align.digits_scores import scores
 from xai_align.align import AlignTrainer, CollapseWarning, Masker, Recipe, ShortcutWarning, find_shortcuts, recipe
-from xai_align.align.recipes import guided_by
-from xai_align.align.views.batch import Everyone, TrainingBatch
+from xai_align.align.forward_passes.training_batch import GlobalBatch, TrainingBatch
+from xai_align.align.recipes import aligned_to
 from xai_align.comparison.store import write_whole
 
 BATCH = 64
@@ -39,13 +39,13 @@ WIDE = 0.05
 
 @dataclass(frozen=True)
 class Everywhere:
-    """A guide that marks the whole image: what the size of the inverse mask does, without its place."""
+    """A mask source that marks the whole image: what the size of the inverse mask does, without its place."""
 
     needs_masks: bool = field(default=False, init=False)
     needs_masker: bool = field(default=False, init=False)
 
     def __call__(
-        self, batch: TrainingBatch, masker: nn.Module | None, generator: torch.Generator, everyone: Everyone
+        self, batch: TrainingBatch, masker: nn.Module | None, generator: torch.Generator, global_batch: GlobalBatch
     ) -> Tensor:
         """Ones ``[N, 1, H, W]``."""
         return torch.ones_like(batch.images[:, :1])
@@ -60,7 +60,7 @@ def methods() -> dict[str, Recipe]:
     common: dict[str, Any] = {"alignment": ALIGNMENT, "mixup": MIXUP, "mixup_share": 0.5}
     found = {"erm": recipe("erm"), "dre": recipe("dre"), "align": _align(**common)}
     found |= {name: recipe(name, **common) for name in ("oracle", "random", "inverse", "grey")}
-    found["everywhere"] = guided_by("everywhere", Everywhere(), **common)
+    found["everywhere"] = aligned_to("everywhere", Everywhere(), **common)
     found["align, soft"] = recipe("align", sparsity=SPARSITY, **common)
     found["align, no mixup"] = _align(**(common | {"mixup": 0.0}))
     found["align, wide"] = replace(found["align"], masker_terms=recipe("align", sparsity=WIDE).masker_terms)

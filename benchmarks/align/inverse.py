@@ -20,7 +20,7 @@ from benchmarks.align.digits_data import domains, load_digits
 from benchmarks.align.digits_fits import Everywhere, keep_fit
 from benchmarks.align.digits_table import fits_of, paired, table
 from xai_align.align import Recipe, recipe
-from xai_align.align.recipes import guided_by
+from xai_align.align.recipes import aligned_to
 
 TRAINING: dict[str, dict[str, Any]] = {
     "constant": {"schedule": "none", "keep": "last", "epochs": 8},
@@ -32,7 +32,7 @@ def methods() -> dict[str, Recipe]:
     """Guides; everything but the classification and the alignment is left out."""
     common: dict[str, Any] = {"mixup": 0.0, "alignment_options": {"meet": "cam_up"}}
     found = {name: recipe(name, **common) for name in ("oracle", "inverse")}
-    return {"erm": recipe("erm")} | found | {"everywhere": guided_by("everywhere", Everywhere(), **common)}
+    return {"erm": recipe("erm")} | found | {"everywhere": aligned_to("everywhere", Everywhere(), **common)}
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ from benchmarks.align.pretrained_masker import PretrainedMasker
 from benchmarks.shared.pacs import Pacs
 from benchmarks.shared.real_networks import lite0
 from xai_align.align import AlignFit, AlignTrainer, Recipe, recipe
-from xai_align.align.guides import Inverted, LearnedMask
+from xai_align.align.mask_sources import Inverted, LearnedMask
 from xai_align.align.saliency import Normalise
 
 #: Pixels of a side.
@@ -121,7 +121,7 @@ METHODS = {
     "signed": Method(aligned, "signed"),
     "signed 1": Method(partial(aligned, 1.0), "signed"),
     "backgrounds": Method(partial(aligned, backgrounds=1.0)),
-    "inverse": Method(lambda: replace(aligned(), name="inverse", guide=Inverted(LearnedMask()))),
+    "inverse": Method(lambda: replace(aligned(), name="inverse", mask_source=Inverted(LearnedMask()))),
 }
 
 

@@ -5,6 +5,10 @@ Training recipes of other packages need nothing beyond these names; ``examples/p
 
 from xai_align.align.align_fit import AlignFit
 from xai_align.align.alignment_loss import alignment_loss
+from xai_align.align.forward_passes.classifier_pass import ClassifierPass
+from xai_align.align.forward_passes.masker_pass import MaskerPass
+from xai_align.align.forward_passes.side_pass import evaluation_pass
+from xai_align.align.forward_passes.training_batch import TrainingBatch
 from xai_align.align.masker import Masker
 from xai_align.align.masker_export import export_masker
 from xai_align.align.masker_file import load_masker, save_masker
@@ -22,10 +26,6 @@ from xai_align.align.terms.running_means import RunningMeans
 from xai_align.align.terms.term_options import check_number
 from xai_align.align.trainer import AlignTrainer
 from xai_align.align.training.collapse import CollapseWarning
-from xai_align.align.views.batch import TrainingBatch
-from xai_align.align.views.classifier_view import ClassifierView
-from xai_align.align.views.masker_view import MaskerView
-from xai_align.align.views.side_pass import evaluation_pass
 
 __all__ = [
     "ALIGNMethod",
@@ -34,12 +34,12 @@ __all__ = [
     "AlignTrainer",
     "ClassAgnosticWarning",
     "Classification",
-    "ClassifierView",
+    "ClassifierPass",
     "CollapseWarning",
     "Distinction",
     "Masker",
+    "MaskerPass",
     "MaskerTerm",
-    "MaskerView",
     "Recipe",
     "RunningMeans",
     "ShortcutWarning",

@@ -24,9 +24,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from xai_align.align.forward_passes.training_batch import class_balance
 from xai_align.align.look import cam_space, look
 from xai_align.align.saliency import Normalise, Order, at_least_float32, saliency_at
-from xai_align.align.views.batch import class_balance
 from xai_align.features.resolve_layer import Layer
 from xai_align.pinet.network.second_look import full_precision
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from xai_align.align.saliency import Normalise, Order
+from xai_align.align.training.batch_validation import ReadBatch
 from xai_align.align.training.phases import Alternation
-from xai_align.align.training.reading import ReadBatch
 from xai_align.align.training.settings import OnCollapse, Schedule
 from xai_align.training.choices import Keep, MakeOptimizer, Precision, Resume
 from xai_align.training.training_log import Row
@@ -39,7 +39,7 @@ class AlignOptions:
             trained, or the "last".
         patience: stop after this many of these validations without improvement.
         read_batch: converts a batch of the loader to ``(images, labels)``, ``(images, labels, masks)`` or a
-            :class:`~xai_align.align.views.batch.TrainingBatch`.
+            :class:`~xai_align.align.forward_passes.training_batch.TrainingBatch`.
         mixed_precision: "no", "bf16" or, on GPUs, "fp16". CAMs and losses are float32 in any case.
         gradient_accumulation_steps: batches of the loader per step, one forward pass each. Partners for mixing come
             from all of them.

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from xai_align.align.guides import Guide
+from xai_align.align.forward_passes.masker_pass import MaskerPass
+from xai_align.align.mask_sources import MaskSource
 from xai_align.align.masker_loss import Baseline
 from xai_align.align.terms.classifier_terms import Term
 from xai_align.align.terms.masker_terms import MaskerTerm
-from xai_align.align.views.masker_view import MaskerView
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,14 +21,15 @@ class Recipe:
     Attributes:
         name: of the recipe.
         terms: of the classifier's loss, in the order in which they are computed.
-        guide: gives the masks that terms compare with.
+        mask_source: gives the masks that loss terms compare with.
         masker_terms: of the masker's loss; none: no masker is trained.
         baseline: the values of removed pixels in the masker's step.
-        masks_from: ``masks_from(view)`` turns the masker's soft masks ``view.soft`` (or ``view.soft_logits``) into the
-            masks that the masker's step tries, ``[N, 1, H, W]`` in [0, 1]; None: the soft masks.
+        masks_from: ``masks_from(forward)`` turns the soft masks ``forward.soft`` (or their logits,
+            ``forward.soft_logits``) into the masks that the masker's step uses, ``[N, 1, H, W]`` in [0, 1]; None: the
+            soft masks.
 
     Raises:
-        ValueError: there are no terms, two have the same name, or a guide is needed and missing.
+        ValueError: there are no terms, two have the same name, or a mask source is needed and missing.
 
     Example::
 
@@ -44,10 +45,10 @@ class Recipe:
 
     name: str
     terms: tuple[Term, ...]
-    guide: Guide | None = None
+    mask_source: MaskSource | None = None
     masker_terms: tuple[MaskerTerm, ...] = ()
     baseline: Baseline = 0.0
-    masks_from: Callable[[MaskerView], Tensor] | None = None
+    masks_from: Callable[[MaskerPass], Tensor] | None = None
 
     def __post_init__(self) -> None:
         if not self.terms:
@@ -56,13 +57,13 @@ class Recipe:
             names = [term.name for term in some]
             if twice := sorted({name for name in names if names.count(name) > 1}):
                 raise ValueError(f"the recipe '{self.name}' has {twice[0]!r} twice; give each term a name of its own")
-        lost = [term.name for term in self.terms if getattr(term, "needs_guide", False)]
-        if lost and self.guide is None:
+        lost = [term.name for term in self.terms if getattr(term, "needs_mask_source", False)]
+        if lost and self.mask_source is None:
             raise ValueError(
-                f"'{lost[0]}' compares with a guide's masks; give the recipe guide=LearnedMask() or another"
+                f"'{lost[0]}' compares with a mask source's masks; give the recipe mask_source=LearnedMask() or another"
             )
-        if self.guide is not None and self.guide.needs_masker and not self.masker_terms:
-            raise ValueError("the guide asks a masker, but no masker is trained; give masker_terms too")
+        if self.mask_source is not None and self.mask_source.needs_masker and not self.masker_terms:
+            raise ValueError("the mask source needs a masker, but no masker is trained; give masker_terms too")
 
     @property
     def trains_masker(self) -> bool:
@@ -72,7 +73,7 @@ class Recipe:
     @property
     def needs_masks(self) -> bool:
         """True if batches must have masks."""
-        return self.guide is not None and self.guide.needs_masks
+        return self.mask_source is not None and self.mask_source.needs_masks
 
     @property
     def needs_indices(self) -> bool:

@@ -22,7 +22,15 @@ from functools import partial
 from typing import Any, Literal
 
 from xai_align._tools.choices import check_choice
-from xai_align.align.guides import Binarised, GivenMask, GreyImage, Guide, Inverted, LearnedMask, OfAnotherImage
+from xai_align.align.mask_sources import (
+    Binarised,
+    GivenMask,
+    GreyImage,
+    Inverted,
+    LearnedMask,
+    MaskOfAnotherImage,
+    MaskSource,
+)
 from xai_align.align.masker_loss import Baseline
 from xai_align.align.recipe_record import Recipe
 from xai_align.align.terms.classifier_terms import Alignment, Classification, Mixup, Term
@@ -37,7 +45,7 @@ __all__ = ["RECIPES"]
 
 Targets = Literal["soft", "binary"]
 #: Form of the learned masks as targets of the alignment.
-GUIDES_OF_TARGETS: dict[Targets, Guide] = {"soft": LearnedMask(), "binary": Binarised(LearnedMask())}
+SOURCES_OF_TARGETS: dict[Targets, MaskSource] = {"soft": LearnedMask(), "binary": Binarised(LearnedMask())}
 
 
 def erm(**classification: Any) -> Recipe:
@@ -52,8 +60,8 @@ def erm(**classification: Any) -> Recipe:
 
 def sgt(*, saliency_guidance: float = 1.0, share: float = 0.5, fill: Fill = "noise", **classification: Any) -> Recipe:
     """Build saliency guided training; see :class:`~xai_align.align.terms.saliency_guided.SaliencyGuided`."""
-    guided = SaliencyGuided(weight=saliency_guidance, share=share, fill=fill)
-    return Recipe(name="sgt", terms=(Classification(**classification), guided))
+    saliency_guided = SaliencyGuided(weight=saliency_guidance, share=share, fill=fill)
+    return Recipe(name="sgt", terms=(Classification(**classification), saliency_guided))
 
 
 def dre(*, mixup: float = 1.0, mixup_share: float = 1.0, **classification: Any) -> Recipe:
@@ -64,7 +72,7 @@ def dre(*, mixup: float = 1.0, mixup_share: float = 1.0, **classification: Any) 
 def rrr(*, right_reasons: float = 1.0, score: Score = "all", **classification: Any) -> Recipe:
     """Build RRR with given masks; see :class:`~xai_align.align.terms.right_reasons.RightReasons`."""
     reasons = RightReasons(weight=right_reasons, score=score)
-    return Recipe(name="rrr", terms=(reasons, Classification(**classification)), guide=GivenMask())
+    return Recipe(name="rrr", terms=(reasons, Classification(**classification)), mask_source=GivenMask())
 
 
 def align(
@@ -106,14 +114,14 @@ def align(
         alignment_options: further options of :class:`~xai_align.align.terms.classifier_terms.Alignment`.
         **classification: options of :class:`~xai_align.align.terms.classifier_terms.Classification`.
     """
-    check_choice("targets", targets, GUIDES_OF_TARGETS)
+    check_choice("targets", targets, SOURCES_OF_TARGETS)
     common: dict[str, Any] = {"confidence": confidence, "average": average}
     return Recipe(
         name="align",
-        terms=_guided_terms(
+        terms=_alignment_terms(
             alignment, mixup, mixup_share, right_reasons, backgrounds, average, alignment_options, classification
         ),
-        guide=GUIDES_OF_TARGETS[targets],
+        mask_source=SOURCES_OF_TARGETS[targets],
         masker_terms=(
             Distinction(**common),
             Sparsity(weight=sparsity, **common),
@@ -123,9 +131,9 @@ def align(
     )
 
 
-def guided_by(
+def aligned_to(
     name: str,
-    guide: Guide,
+    mask_source: MaskSource,
     *,
     alignment: float = 1.0,
     mixup: float = 1.0,
@@ -140,7 +148,7 @@ def guided_by(
 
     Args:
         name: of the recipe.
-        guide: gives the masks.
+        mask_source: gives the masks.
         alignment: this and the other options are those of :func:`align`.
         mixup: lambda4.
         mixup_share: the share of the images that are mixed.
@@ -150,13 +158,13 @@ def guided_by(
         alignment_options: further options of :class:`~xai_align.align.terms.classifier_terms.Alignment`.
         **classification: options of :class:`~xai_align.align.terms.classifier_terms.Classification`.
     """
-    terms = _guided_terms(
+    terms = _alignment_terms(
         alignment, mixup, mixup_share, right_reasons, backgrounds, average, alignment_options, classification
     )
-    return Recipe(name=name, terms=terms, guide=guide)
+    return Recipe(name=name, terms=terms, mask_source=mask_source)
 
 
-def _guided_terms(
+def _alignment_terms(
     alignment: float,
     mixup: float,
     mixup_share: float,
@@ -192,22 +200,22 @@ RECIPES: list[TrainingRecipeSpec] = [
     TrainingRecipeSpec(name="align", build=align, summary="CAMs lie where a masker, trained alongside, finds evidence"),
     TrainingRecipeSpec(
         name="oracle",
-        build=partial(guided_by, "oracle", GivenMask()),
+        build=partial(aligned_to, "oracle", GivenMask()),
         summary="align with given masks in place of the masker's",
     ),
     TrainingRecipeSpec(
         name="random",
-        build=partial(guided_by, "random", OfAnotherImage(GivenMask())),
+        build=partial(aligned_to, "random", MaskOfAnotherImage(GivenMask())),
         summary="control: align with the given mask of another image",
     ),
     TrainingRecipeSpec(
         name="inverse",
-        build=partial(guided_by, "inverse", Inverted(GivenMask())),
+        build=partial(aligned_to, "inverse", Inverted(GivenMask())),
         summary="control: align with one minus the given mask",
     ),
     TrainingRecipeSpec(
         name="grey",
-        build=partial(guided_by, "grey", GreyImage()),
+        build=partial(aligned_to, "grey", GreyImage()),
         summary="control: align with the image in grey for a mask",
     ),
 ]

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from xai_align._tools.model_state import evaluating
 from xai_align._tools.random_state import kept_random_state
-from xai_align.align.training.reading import BatchReader
+from xai_align.align.training.batch_validation import BatchValidator
 
 __all__ = ["Limits", "ShortcutWarning", "Shortcuts", "find_shortcuts"]
 
@@ -185,7 +185,7 @@ def _collect(
 ) -> tuple[list[Tensor], Tensor]:
     """Return the first ``examples`` images in batches, on the classifier's device, and labels ``[M]`` on the CPU."""
     a_weight = next((p for p in classifier.parameters() if p.is_floating_point()), torch.empty(0))
-    read = BatchReader(name="the images to check for shortcuts", read_batch=read_batch, dtype=a_weight.dtype)
+    read = BatchValidator(name="the images to check for shortcuts", read_batch=read_batch, dtype=a_weight.dtype)
     images, labels, count = [], [], 0
     for batch in map(read, batches):
         kept = examples - count

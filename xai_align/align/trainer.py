@@ -14,19 +14,19 @@ from xai_align.align.align_fit import AlignFit
 from xai_align.align.options import AlignOptions
 from xai_align.align.recipe_by_name import recipe as recipe_by_name
 from xai_align.align.recipe_record import Recipe
-from xai_align.align.training.bench import Bench
 from xai_align.align.training.fitting import fit
 from xai_align.align.training.phases import Plan
 from xai_align.align.training.settings import (
     AlignSettings,
 )
-from xai_align.align.training.steps import needs_guide
+from xai_align.align.training.steps import needs_mask_source
+from xai_align.align.training.trainer_state import TrainerState
 from xai_align.features.resolve_layer import Layer
 from xai_align.hookspecs import FeatureSpace
 
 
 class AlignTrainer:
-    """Trainer of a classifier and a masker together, in place: ALIGN, from its published description.
+    """Trainer of a classifier and a masker together, in position: ALIGN, from its published description.
 
     The masker learns to keep the pixels that the classifier needs and to drop the rest; the classifier learns the
     labels, and to align its Grad-CAM with the mask. The classifier can first train alone (warm-up), then the masker
@@ -126,7 +126,7 @@ class AlignTrainer:
                 masker_epochs=chosen.masker_epochs,
                 classifier_epochs=chosen.classifier_epochs,
                 with_masker=self.recipe.trains_masker,
-                with_guide=any(map(needs_guide, self.recipe.terms)),
+                with_mask_source=any(map(needs_mask_source, self.recipe.terms)),
             ),
             learning_rate=learning_rate,
             masker_learning_rate=masker_learning_rate,
@@ -150,7 +150,7 @@ class AlignTrainer:
             raise ValueError("there is no folder to resume from; give out=...")
         self.read_batch, self.log, self.show_progress = chosen.read_batch, chosen.log, show_progress
         self.normalization = chosen.normalization
-        self.bench = Bench(classifier, masker, target_layer, self.recipe, self.settings)
+        self.bench = TrainerState(classifier, masker, target_layer, self.recipe, self.settings)
 
     @property
     def classifier(self) -> nn.Module:
@@ -176,8 +176,8 @@ class AlignTrainer:
 
         Args:
             train: a DataLoader, or another iterable that can be iterated repeatedly; it yields ``(images, labels)``,
-                ``(images, labels, masks)`` or :class:`~xai_align.align.views.batch.TrainingBatch`, or batches that
-                ``read_batch`` converts to one of these. Images are float ``[N, C, H, W]``, preprocessed; labels int
+                ``(images, labels, masks)`` or :class:`~xai_align.align.TrainingBatch`, or batches that ``read_batch``
+                converts to one of these. Images are float ``[N, C, H, W]``, preprocessed; labels int
                 ``[N]``; masks ``[N, 1, H, W]`` in [0, 1], NaN where unknown.
             validation: the same, from the training domain: weights must not be selected on another domain. None: no
                 validation, and the last weights are kept.
@@ -202,11 +202,11 @@ class AlignTrainer:
         Returns:
             The loss, its terms, and statistics of the masks.
         """
-        return self.bench.own_step(batch, self.read_batch, who="masker")
+        return self.bench.own_step(batch, self.read_batch, name="masker")
 
     def classifier_step(self, batch: Any) -> dict[str, float]:
         """Make one step of the classifier, on all terms, for custom training loops; the masker is not changed."""
-        return self.bench.own_step(batch, self.read_batch, who="classifier")
+        return self.bench.own_step(batch, self.read_batch, name="classifier")
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state for resuming: ``{"tensors": {name: tensor}, "numbers": {...}}``, in plain types."""
@@ -246,5 +246,5 @@ class AlignTrainer:
 
     def __repr__(self) -> str:
         known = self.bench.state
-        done = "not begun" if known is None else f"epoch {known.epoch}, {known.place.phase}"
+        done = "not begun" if known is None else f"epoch {known.epoch}, {known.position.phase}"
         return f"AlignTrainer({type(self.classifier).__name__}, recipe='{self.recipe.name}', {done})"

@@ -17,7 +17,7 @@ from xai_align.cli.terminal import errors_in_words, output
 from xai_align.cli.training_options import Device, MixedPrecision, OptionsFile, Patience, Seed, Workers
 
 if TYPE_CHECKING:
-    from xai_align.align.domain_test import DomainScores
+    from xai_align.align.domain_scores import DomainScores
     from xai_align.cli.fit_align_folder import FolderAlignment
 
 _MAPS = {"mask": "mask", "cam": "CAM"}

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from xai_align._tools.model_state import evaluating
-from xai_align.align.domain_test import DomainScores, maps_of
+from xai_align.align.domain_scores import DomainScores, maps_of
 
 if TYPE_CHECKING:
     from xai_align.align.align_fit import AlignFit
-    from xai_align.align.views.batch import TrainingBatch
+    from xai_align.align.forward_passes.training_batch import TrainingBatch
     from xai_align.data.domain_folder import Domains, Split
     from xai_align.hookspecs import FeatureSpace, LoadedModel
 

@@ -15,7 +15,7 @@ import torch
 
 
 @dataclass(frozen=True)
-class Piece:
+class MicroBatch:
     """Examples of one process in one forward pass.
 
     Attributes:
@@ -36,7 +36,7 @@ def steps_in_epoch(count: int, batch: int) -> int:
 
 def epoch_plan(
     count: int, *, batch_size: int, passes: int = 1, processes: int = 1, rank: int = 0, seed: int, epoch: int
-) -> list[list[Piece]]:
+) -> list[list[MicroBatch]]:
     """Return the steps of an epoch, each a list of ``passes`` parts for this process.
 
     Every example is in exactly one step. The steps' sizes differ by at most one, so that no small last step
@@ -57,9 +57,9 @@ def epoch_plan(
             for step in steps]  # fmt: skip
 
 
-def _piece(step: torch.Tensor, mine: torch.Tensor, processes: int) -> Piece:
+def _piece(step: torch.Tensor, mine: torch.Tensor, processes: int) -> MicroBatch:
     indices = mine if len(mine) else step[:1]
-    return Piece(tuple(indices.tolist()), len(mine) * processes / len(step))
+    return MicroBatch(tuple(indices.tolist()), len(mine) * processes / len(step))
 
 
 def derived_seed(seed: int, *what: object) -> int:
@@ -72,7 +72,7 @@ def derived_seed(seed: int, *what: object) -> int:
 class EpochBatches:
     """Batch sampler of the parts of the current epoch."""
 
-    plan: list[list[Piece]] = field(default_factory=list)
+    plan: list[list[MicroBatch]] = field(default_factory=list)
 
     def __iter__(self) -> Iterator[list[int]]:
         return (list(piece.indices) for step in self.plan for piece in step)

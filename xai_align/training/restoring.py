@@ -137,7 +137,7 @@ def check_kept(own: Mapping[str, Tensor], found: Mapping[str, Tensor], source: s
 
 
 @contextmanager
-def as_a_whole(undo: Callable[[], None], source: str) -> Iterator[None]:
+def atomically(undo: Callable[[], None], source: str) -> Iterator[None]:
     """Undo all changes if the block fails, and raise a readable error.
 
     Raises:

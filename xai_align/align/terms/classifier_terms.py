@@ -1,11 +1,11 @@
-"""Terms of the classifier's loss: small callables from a view to one value for each image.
+"""Terms of the classifier's loss: small callables from a forward pass to one value for each image.
 
     L_clf = L_cls + lambda3 L_egl + lambda4 L_reg        ALIGN, from the published description
 
-The trainer adds ``weight * term(view)`` and takes the mean over the step's images. A custom term has a ``name``, a
-``weight`` and a call ``term(view) -> [N]``. Optional are ``report() -> dict`` (for the log), ``state_dict()`` /
-``load_state_dict()`` (its state), ``needs_guide`` (left out of the warm-up), and ``differentiates_twice`` (the term
-contains a gradient: attention then runs without kernels that have no second derivative).
+The trainer adds ``weight * term(forward)`` and takes the mean over the step's images. A custom term has a ``name``, a
+``weight`` and a call ``term(forward) -> [N]``. Optional are ``report() -> dict`` (for the log), ``state_dict()`` /
+``load_state_dict()`` (its state), ``needs_mask_source`` (left out of the warm-up), and ``differentiates_twice`` (the
+term contains a gradient: attention then runs without kernels that have no second derivative).
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from torch.nn import functional as F
 
 from xai_align._tools.choices import check_choice
 from xai_align.align.alignment_loss import Balance, Meet, alignment_loss
+from xai_align.align.forward_passes.classifier_pass import ClassifierPass
 from xai_align.align.terms.running_means import RunningMeans
 from xai_align.align.terms.term_options import AVERAGES, Average, check_number
-from xai_align.align.views.classifier_view import ClassifierView
 
 #: Function from logits ``[N, K]`` and labels ``[N]`` to a loss for each image.
 Criterion = Callable[[Tensor, Tensor], Tensor]
@@ -36,7 +36,7 @@ class Term(Protocol):
 
     weight: float
 
-    def __call__(self, view: ClassifierView) -> Tensor:
+    def __call__(self, forward: ClassifierPass) -> Tensor:
         """Return one value for each image, ``[N]``, float32."""
         ...
 
@@ -64,7 +64,7 @@ class Classification:
     """
 
     name: ClassVar[str] = "classification"
-    needs_guide: ClassVar[bool] = False
+    needs_mask_source: ClassVar[bool] = False
 
     weight: float = 1.0
     label_smoothing: float = 0.0
@@ -83,13 +83,13 @@ class Classification:
             if self.class_weights.dim() != 1 or not bool((self.class_weights >= 0).all()):
                 raise ValueError("class_weights are one number for each class, none of them negative")
 
-    def __call__(self, view: ClassifierView) -> Tensor:
+    def __call__(self, forward: ClassifierPass) -> Tensor:
         """Return the loss of each image, ``[N]``.
 
         Raises:
             ValueError: there isn't a weight for each class, or the criterion doesn't return a loss for each image.
         """
-        return classification_loss(self, view.logits, view.batch.labels, view.everyone.labels)
+        return classification_loss(self, forward.logits, forward.batch.labels, forward.global_batch.labels)
 
 
 def classification_loss(options: Classification, logits: Tensor, labels: Tensor, everyones_labels: Tensor) -> Tensor:
@@ -120,7 +120,7 @@ def classification_loss(options: Classification, logits: Tensor, labels: Tensor,
 
 @dataclass(kw_only=True)
 class Alignment:
-    """Term ``L_egl = BCE(CAM of the label, the guide's mask)``: aligns CAMs with masks.
+    """Term ``L_egl = BCE(CAM of the label, the mask source's mask)``: aligns CAMs with masks.
 
     Images whose CAM is zero everywhere count as zero, and so do those with an unknown mask. Of a partially known mask,
     the known part counts.
@@ -138,7 +138,7 @@ class Alignment:
     """
 
     name: ClassVar[str] = "alignment"
-    needs_guide: ClassVar[bool] = True
+    needs_mask_source: ClassVar[bool] = True
 
     weight: float = 1.0
     meet: Meet = "mask_down"
@@ -151,22 +151,22 @@ class Alignment:
         check_number("the alignment's weight", self.weight)
         check_choice("average", self.average, AVERAGES)
 
-    def __call__(self, view: ClassifierView) -> Tensor:
+    def __call__(self, forward: ClassifierPass) -> Tensor:
         """Return the loss of each image, ``[N]``.
 
         Raises:
-            ValueError: there is no guide.
+            ValueError: there is no mask source.
         """
-        mask = view.mask
+        mask = forward.mask
         if mask is None:
-            raise ValueError(_NO_GUIDE.format(self.name))
-        loss = alignment_loss(view.saliency, mask, meet=self.meet, eps=self.eps, balance=self.balance)
-        counts = ~mask.isnan().flatten(1).all(1) & ~view.dead
+            raise ValueError(_NO_MASK_SOURCE.format(self.name))
+        loss = alignment_loss(forward.saliency, mask, meet=self.meet, eps=self.eps, balance=self.balance)
+        counts = ~mask.isnan().flatten(1).all(1) & ~forward.dead
         for part in ("inside", "outside", "excess"):
             self._means.add(part, getattr(loss, part), counts)
-        self._means.add("dead_cams", view.dead.float())
+        self._means.add("dead_cams", forward.dead.float())
         values = torch.where(counts, loss.total, 0)
-        return values * view.per_class_weights if self.average == "class" else values
+        return values * forward.per_class_weights if self.average == "class" else values
 
     def report(self) -> dict[str, float]:
         """Return means since the last report: ``inside``, ``outside``, ``excess``, and the share of dead CAMs."""
@@ -198,7 +198,7 @@ class Mixup:
     """
 
     name: ClassVar[str] = "mixup"
-    needs_guide: ClassVar[bool] = False
+    needs_mask_source: ClassVar[bool] = False
 
     weight: float = 1.0
     consistency: float = 1.0
@@ -217,14 +217,14 @@ class Mixup:
         check_number("share", self.share, least=1e-3, most=1.0)
         check_choice("average", self.average, AVERAGES)
 
-    def __call__(self, view: ClassifierView) -> Tensor:
+    def __call__(self, forward: ClassifierPass) -> Tensor:
         """Return the value of each image, ``[N]``; zero for those that aren't mixed."""
-        mix = view.mixed(alpha=self.alpha, share=self.share)
-        values = view.logits.new_zeros(len(view.batch))
+        mix = forward.mixed(alpha=self.alpha, share=self.share)
+        values = forward.logits.new_zeros(len(forward.batch))
         if not len(mix):
             return values
         lam = mix.lam[:, None, None, None]
-        own, partner = view.saliency[mix.rows], mix.partners_saliency(view.saliency)
+        own, partner = forward.saliency[mix.rows], mix.partners_saliency(forward.saliency)
         exp = (mix.saliency - (lam * own + (1 - lam) * partner)).abs().mean((1, 2, 3))
         sparse = (own.mean((1, 2, 3)) + mix.saliency.mean((1, 2, 3))) / 2
         mix_ce = F.cross_entropy(mix.seen.logits.to(values.dtype), mix.labels, reduction="none")
@@ -232,14 +232,14 @@ class Mixup:
             self._means.add(f"mixup_{part}", found)
         total = self.consistency * exp + self.sparsity * sparse + self.classification * mix_ce
         values = values.index_put((mix.rows,), (mix.scale * total).to(values.dtype))
-        return values * view.per_class_weights if self.average == "class" else values
+        return values * forward.per_class_weights if self.average == "class" else values
 
     def report(self) -> dict[str, float]:
         """Return means of the three parts since the last report."""
         return self._means.report()
 
 
-_NO_GUIDE = (
-    "the term '{}' compares with a guide's mask, but there is no guide; "
-    "give the recipe one, e.g. guide=LearnedMask(), or leave the term out"
+_NO_MASK_SOURCE = (
+    "the term '{}' compares with a mask source's mask, but there is no mask source; "
+    "give the recipe one, e.g. mask_source=LearnedMask(), or leave the term out"
 )

@@ -1,4 +1,4 @@
-"""Terms of the masker's loss: small callables from a view to one value for each image.
+"""Terms of the masker's loss: small callables from a forward pass to one value for each image.
 
     L_dist + lambda1 ||M||_1 + lambda2 L_smooth        ALIGN, from the published description
 
@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 
 from xai_align._tools.choices import check_choice
+from xai_align.align.forward_passes.masker_pass import MaskerPass
 from xai_align.align.masker_loss import distinction, smoothness_of, sparsity_of
 from xai_align.align.terms.term_options import AVERAGES, Average, check_number
-from xai_align.align.views.masker_view import MaskerView
 
 
 @dataclass(kw_only=True)
 class MaskerTerm:
-    """Base class of the masker's terms: a subclass has a ``name`` and gives ``values(view)``.
+    """Base class of the masker's terms: a subclass has a ``name`` and gives ``values(forward)``.
 
     The weight may change during training.
 
@@ -44,8 +44,8 @@ class MaskerTerm:
         >>> @dataclass(kw_only=True)
         ... class Binary(MaskerTerm):
         ...     name: ClassVar[str] = "binary"
-        ...     def values(self, view):
-        ...         return (view.masks * (1 - view.masks)).mean((1, 2, 3))
+        ...     def values(self, forward):
+        ...         return (forward.masks * (1 - forward.masks)).mean((1, 2, 3))
         >>> Binary(weight=0.5).weight
         0.5
     """
@@ -62,16 +62,16 @@ class MaskerTerm:
         if self.confidence is not None:
             check_number("confidence", self.confidence, most=1.0)
 
-    def values(self, view: MaskerView) -> Tensor:
+    def values(self, forward: MaskerPass) -> Tensor:
         """Return the value of each image before it is weighted, ``[N]``."""
-        raise NotImplementedError(f"{type(self).__name__} has no values(view)")
+        raise NotImplementedError(f"{type(self).__name__} has no values(forward)")
 
-    def __call__(self, view: MaskerView) -> Tensor:
+    def __call__(self, forward: MaskerPass) -> Tensor:
         """Return the value of each image, ``[N]``, float32; zero for images below the confidence."""
-        values = self.values(view)
+        values = self.values(forward)
         if self.confidence is not None:
-            values = values * view.trusted(self.confidence)
-        return values * view.per_class_weights if self.average == "class" else values
+            values = values * forward.trusted(self.confidence)
+        return values * forward.per_class_weights if self.average == "class" else values
 
 
 @dataclass(kw_only=True)
@@ -82,19 +82,19 @@ class Distinction(MaskerTerm):
 
         >>> import torch
         >>> from torch import nn
-        >>> from xai_align.align import Distinction, Masker, MaskerView, TrainingBatch
+        >>> from xai_align.align import Distinction, Masker, MaskerPass, TrainingBatch
         >>> classifier = nn.Sequential(nn.Flatten(), nn.Linear(192, 3)).eval()
         >>> batch = TrainingBatch(images=torch.randn(2, 3, 8, 8), labels=torch.tensor([0, 2]))
-        >>> view = MaskerView(batch, classifier=classifier, masker=Masker(), generator=torch.Generator())
-        >>> Distinction()(view).shape
+        >>> forward = MaskerPass(batch, classifier=classifier, masker=Masker(), generator=torch.Generator())
+        >>> Distinction()(forward).shape
         torch.Size([2])
     """
 
     name: ClassVar[str] = "distinction"
 
-    def values(self, view: MaskerView) -> Tensor:
+    def values(self, forward: MaskerPass) -> Tensor:
         """Return ``L_dist``, ``[N]``, between 0 and 4."""
-        return distinction(view.p_keep, view.p_drop)
+        return distinction(forward.p_keep, forward.p_drop)
 
 
 @dataclass(kw_only=True)
@@ -105,9 +105,9 @@ class Sparsity(MaskerTerm):
 
     weight: float = 2.0
 
-    def values(self, view: MaskerView) -> Tensor:
+    def values(self, forward: MaskerPass) -> Tensor:
         """Return the mean of each mask, ``[N]``."""
-        return sparsity_of(view.masks)
+        return sparsity_of(forward.masks)
 
 
 @dataclass(kw_only=True)
@@ -125,9 +125,9 @@ class Smoothness(MaskerTerm):
 
     weight: float = 0.1
 
-    def values(self, view: MaskerView) -> Tensor:
+    def values(self, forward: MaskerPass) -> Tensor:
         """Return the total variation of each mask, ``[N]``."""
-        return smoothness_of(view.masks)
+        return smoothness_of(forward.masks)
 
 
 @dataclass(kw_only=True)
@@ -153,7 +153,7 @@ class AreaHinge(MaskerTerm):
         check_number("limit", self.limit, most=1.0)
         check_number("least", self.least, most=self.limit)
 
-    def values(self, view: MaskerView) -> Tensor:
+    def values(self, forward: MaskerPass) -> Tensor:
         """Return the penalty of each mask, ``[N]``."""
-        mean = sparsity_of(view.masks)
+        mean = sparsity_of(forward.masks)
         return torch.relu(mean - self.limit) + torch.relu(self.least - mean)

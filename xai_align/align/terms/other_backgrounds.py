@@ -2,8 +2,8 @@
 
     L_bg = CE(f(x M + b (1 - M)), y)
 
-``M`` is the guide's mask, ``b`` a magnified crop of another image. A CAM locates evidence in the last layer, whose
-cells have large receptive fields. This term works on the input: pixels outside the mask can't determine the
+``M`` is the mask source's mask, ``b`` a magnified crop of another image. A CAM locates evidence in the last layer,
+whose cells have large receptive fields. This term works on the input: pixels outside the mask can't determine the
 prediction, because they are replaced. With a wrong mask the object itself is removed, and accuracy falls; so
 accuracy and explanation favour the same mask.
 
@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from xai_align.align.forward_passes.classifier_pass import ClassifierPass
+from xai_align.align.forward_passes.side_pass import batch_statistics_preserved
 from xai_align.align.saliency import at_least_float32
 from xai_align.align.terms.term_options import check_number
-from xai_align.align.views.classifier_view import ClassifierView
-from xai_align.align.views.side_pass import statistics_kept
 
 
 @dataclass(kw_only=True)
@@ -44,7 +44,7 @@ class OtherBackgrounds:
     """
 
     name: ClassVar[str] = "backgrounds"
-    needs_guide: ClassVar[bool] = True
+    needs_mask_source: ClassVar[bool] = True
 
     weight: float = 1.0
     smallest: float = 0.06
@@ -58,31 +58,31 @@ class OtherBackgrounds:
                 "give shares above 0 and at most 1, the smallest first"
             )
 
-    def __call__(self, view: ClassifierView) -> Tensor:
+    def __call__(self, forward: ClassifierPass) -> Tensor:
         """Return the cross entropy of each image, ``[N]``, float32, with one more forward pass.
 
         Raises:
-            ValueError: there is no guide.
+            ValueError: there is no mask source.
         """
-        if view.mask is None:
+        if forward.mask is None:
             raise ValueError(
-                "other backgrounds need a guide's mask, but there is no guide; "
-                "give the recipe one, e.g. guide=LearnedMask()"
+                "other backgrounds need a mask source's mask, but there is no mask source; "
+                "give the recipe one, e.g. mask_source=LearnedMask()"
             )
-        images = self.exchanged(view, view.mask)
-        with statistics_kept(view.classifier):
-            logits = at_least_float32(view.classifier(images))
-        return F.cross_entropy(logits, view.batch.labels, reduction="none")
+        images = self.exchanged(forward, forward.mask)
+        with batch_statistics_preserved(forward.classifier):
+            logits = at_least_float32(forward.classifier(images))
+        return F.cross_entropy(logits, forward.batch.labels, reduction="none")
 
     @torch.no_grad()
-    def exchanged(self, view: ClassifierView, mask: Tensor) -> Tensor:
+    def exchanged(self, forward: ClassifierPass, mask: Tensor) -> Tensor:
         """Return the batch's images, replaced by crops of others where ``mask [N, 1, H, W]`` is 0; ``[N, C, H, W]``."""
-        order = torch.randperm(len(view.everyone.labels), generator=view.draws.generator("whose background"))
-        others = view.everyone.images[order[view.mine].to(view.everyone.images.device)]
-        u = view.draws.uniform("which piece", 3)
+        order = torch.randperm(len(forward.global_batch.labels), generator=forward.draws.generator("whose background"))
+        others = forward.global_batch.images[order[forward.local].to(forward.global_batch.images.device)]
+        u = forward.draws.uniform("which piece", 3)
         pieces = magnified(others, u[:, 0], u[:, 1:], smallest=self.smallest, largest=self.largest)
         kept = mask.nan_to_num(nan=1.0).to(pieces)
-        return view.batch.images * kept + pieces * (1 - kept)
+        return forward.batch.images * kept + pieces * (1 - kept)
 
 
 def magnified(images: Tensor, scale: Tensor, place: Tensor, *, smallest: float, largest: float) -> Tensor:

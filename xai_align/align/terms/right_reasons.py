@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from xai_align._tools.choices import check_choice
+from xai_align.align.forward_passes.classifier_pass import ClassifierPass
 from xai_align.align.saliency import at_least_float32
 from xai_align.align.terms.term_options import check_number
-from xai_align.align.views.classifier_view import ClassifierView
 from xai_align.pinet.network.second_look import full_precision
 
 #: Differentiated score: the sum of all log probabilities, as published, or the label's only.
@@ -26,7 +26,7 @@ Score = Literal["all", "label"]
 
 @dataclass(kw_only=True)
 class RightReasons:
-    """Term of squared input gradients outside the guide's mask, summed over channels and pixels.
+    """Term of squared input gradients outside the mask source's mask, summed over channels and pixels.
 
     Put it first in a recipe: all other terms then share the forward pass of its gradients. Pixels with an unknown mask
     are not penalised. Gradients are in the units of the classifier's input, so the weight that balances the two losses
@@ -42,7 +42,7 @@ class RightReasons:
     """
 
     name: ClassVar[str] = "right_reasons"
-    needs_guide: ClassVar[bool] = True
+    needs_mask_source: ClassVar[bool] = True
     differentiates_twice: ClassVar[bool] = True
 
     weight: float = 1.0
@@ -52,20 +52,21 @@ class RightReasons:
         check_number("the weight of right reasons", self.weight)
         check_choice("score", self.score, ("all", "label"))
 
-    def __call__(self, view: ClassifierView) -> Tensor:
+    def __call__(self, forward: ClassifierPass) -> Tensor:
         """Return the penalty of each image, ``[N]``, differentiable with respect to the weights.
 
         Raises:
-            ValueError: there is no guide.
+            ValueError: there is no mask source.
         """
-        if view.mask is None:
+        if forward.mask is None:
             raise ValueError(
-                "right reasons need a guide's mask, but there is no guide; give the recipe one, e.g. guide=GivenMask()"
+                "right reasons need a mask source's mask, but there is no mask source; "
+                "give the recipe one, e.g. mask_source=GivenMask()"
             )
-        pixels, seen = view.from_pixels
+        pixels, seen = forward.from_pixels
         with full_precision(pixels):
             log_p = F.log_softmax(at_least_float32(seen.logits), -1)
-            asked = log_p if self.score == "all" else log_p.gather(1, view.batch.labels[:, None])
+            asked = log_p if self.score == "all" else log_p.gather(1, forward.batch.labels[:, None])
             (gradient,) = torch.autograd.grad(asked.sum(), pixels, create_graph=True)
-            irrelevant = (1 - view.mask).nan_to_num(nan=0.0)
+            irrelevant = (1 - forward.mask).nan_to_num(nan=0.0)
             return (irrelevant * at_least_float32(gradient)).square().sum((1, 2, 3))

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xai_align._tools.choices import check_choice
+from xai_align.align.forward_passes.classifier_pass import ClassifierPass
+from xai_align.align.forward_passes.side_pass import batch_statistics_preserved, evaluation_pass
 from xai_align.align.look import check_logits
 from xai_align.align.saliency import at_least_float32
 from xai_align.align.terms.term_options import check_number
-from xai_align.align.views.classifier_view import ClassifierView
-from xai_align.align.views.side_pass import evaluation_pass, statistics_kept
 from xai_align.pinet.network.second_look import full_precision
 
 #: Values of replaced pixels: uniform noise between the image's darkest and brightest value, or the mean.
@@ -48,7 +48,7 @@ class SaliencyGuided:
     """
 
     name: ClassVar[str] = "saliency_guidance"
-    needs_guide: ClassVar[bool] = False
+    needs_mask_source: ClassVar[bool] = False
 
     weight: float = 1.0
     share: float = 0.5
@@ -61,26 +61,26 @@ class SaliencyGuided:
         check_choice("fill", self.fill, ("noise", "mean"))
         check_choice("smallest", self.smallest, ("signed", "absolute"))
 
-    def __call__(self, view: ClassifierView) -> Tensor:
+    def __call__(self, forward: ClassifierPass) -> Tensor:
         """Return the divergence of each image, ``[N]``. Gradients flow through both predictions."""
-        masked = self.without_least_salient(view)
-        with statistics_kept(view.classifier):
-            logits = view.classifier(masked)
-        check_logits(logits, len(view.batch))
+        masked = self.without_least_salient(forward)
+        with batch_statistics_preserved(forward.classifier):
+            logits = forward.classifier(masked)
+        check_logits(logits, len(forward.batch))
         changed = F.log_softmax(at_least_float32(logits), -1)
-        whole = F.log_softmax(view.logits, -1)
+        whole = F.log_softmax(forward.logits, -1)
         return (whole.exp() * (whole - changed)).sum(-1)
 
-    def without_least_salient(self, view: ClassifierView) -> Tensor:
+    def without_least_salient(self, forward: ClassifierPass) -> Tensor:
         """Return the images with their least salient pixels replaced, ``[N, C, H, W]``."""
-        images = view.batch.images.detach()
-        gradient = pixel_gradient(view.classifier, images, view.batch.labels)
+        images = forward.batch.images.detach()
+        gradient = pixel_gradient(forward.classifier, images, forward.batch.labels)
         gone = least_salient(gradient if self.smallest == "signed" else gradient.abs(), self.share)
         if self.fill == "mean":
             filler = images.mean((2, 3), keepdim=True)
         else:
             darkest, brightest = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
-            noise = view.draws.uniform("saliency guidance", *images.shape[1:]).to(images)
+            noise = forward.draws.uniform("saliency guidance", *images.shape[1:]).to(images)
             filler = darkest + noise * (brightest - darkest)
         return torch.where(gone, filler, images)
 

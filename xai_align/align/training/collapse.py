@@ -57,11 +57,11 @@ def collapsed(mean: float, std: float) -> Kind | None:
     return "flat" if std < FLAT else None
 
 
-def collapse_message(kind: Kind, *, epoch: int, mean: float, std: float, promise: str) -> str:
+def collapse_message(kind: Kind, *, epoch: int, mean: float, std: float, description: str) -> str:
     """Return the text of the warning."""
     return (
         f"epoch {epoch}: the masks have collapsed, {_WORDS[kind]} (mean {mean:.3g}, spread inside an image {std:.3g}); "
-        f"they explain nothing like this. {promise}"
+        f"they explain nothing like this. {description}"
     )
 
 

@@ -12,16 +12,16 @@ from itertools import islice
 import torch
 
 from xai_align._tools.callers_level import callers_level
+from xai_align.align.forward_passes.training_batch import TrainingBatch
+from xai_align.align.training.batch_validation import BatchValidator
 from xai_align.align.training.collapse import CollapseWarning, collapse_message, collapsed, dead_message
 from xai_align.align.training.fit_state import FitState
+from xai_align.align.training.micro_batches import joined
 from xai_align.align.training.phases import after_epoch, after_step, turn_at
-from xai_align.align.training.reading import BatchReader
-from xai_align.align.training.share_of_work import joined
-from xai_align.align.training.steps import Moment, Steps
-from xai_align.align.training.stream import RepeatableStream
-from xai_align.align.training.tally import Tally
+from xai_align.align.training.seeded_loader import SeededLoader
+from xai_align.align.training.step_means import StepMeans
+from xai_align.align.training.steps import StepContext, Steps
 from xai_align.align.training.validation import validate
-from xai_align.align.views.batch import TrainingBatch
 from xai_align.training.training_log import Row
 
 #: Statistics of masks while the masker trains, and of both networks' gradients.
@@ -42,19 +42,19 @@ class EpochLoop:
         read, read_validation: convert them to batches.
         classes: number of classes K.
         epochs: number of epochs of the whole fit.
-        tell: called with every new row of the log.
+        log: called with every new row of the log.
         advance: called after every step with the number of epochs done, including a fraction.
     """
 
     steps: Steps
     state: FitState
-    train: RepeatableStream
-    validation: RepeatableStream | None
-    read: BatchReader
-    read_validation: BatchReader | None
+    train: SeededLoader
+    validation: SeededLoader | None
+    read: BatchValidator
+    read_validation: BatchValidator | None
     classes: int
     epochs: int
-    tell: Callable[[Row], None]
+    log: Callable[[Row], None]
     advance: Callable[[float, Row | None], None]
     _seen: torch.Tensor = field(init=False)
 
@@ -68,36 +68,36 @@ class EpochLoop:
             DivergedError: a loss or a gradient was NaN or infinite.
             ValueError: the loader is empty, or all labels are the same class.
         """
-        state, tally, number = self.state, Tally(self.steps.device), self.state.epoch + 1
+        state, means, number = self.state, StepMeans(self.steps.device), self.state.epoch + 1
         began, before = time.monotonic(), state.seconds
-        state.in_an_epoch = True
-        count, phase, alternated = self._train(number, tally)
+        state.within_epoch = True
+        count, phase, alternated = self._train(number, means)
         self._check_labels(number)
-        row = self._row(number, phase, tally)
+        row = self._row(number, phase, means)
         self._judge_masks(row)
         self._judge_cams(row)
         if self.validation is not None:
             row |= self._validated()
         # no error of the caller's can occur from here on, so an epoch is counted as a whole or not at all
         self._judge(row, alternated)
-        state.epoch, state.steps_in_epoch, state.in_an_epoch = number, count, False
-        state.place = after_epoch(self.steps.settings.plan, state.place)
+        state.epoch, state.steps_in_epoch, state.within_epoch = number, count, False
+        state.position = after_epoch(self.steps.settings.plan, state.position)
         state.seconds = before + time.monotonic() - began
         row["seconds"] = round(state.seconds, 3)
         state.history.append(row)
-        self.tell(row)
+        self.log(row)
         self.advance(number, row)
 
-    def _train(self, number: int, tally: Tally) -> tuple[int, str, bool]:
+    def _train(self, number: int, means: StepMeans) -> tuple[int, str, bool]:
         """Make the steps of an epoch; return their number, the last one's phase, and whether both networks trained."""
         state, expected = self.state, self._expected_steps()
-        phase, alternated, last, count = state.place.phase, False, state.history[-1] if state.history else None, 0
+        phase, alternated, last, count = state.position.phase, False, state.history[-1] if state.history else None, 0
         for count, step in enumerate(self._steps_of_epoch(), 1):
-            phase = state.place.phase
+            phase = state.position.phase
             alternated |= phase == "together"
             share = min((count - 1) / expected, 1.0) if expected else 0.0
             words = f"epoch {number}, batch {count}"
-            self._make(step, Moment(state.step, min((state.epoch + share) / self.epochs, 1.0), words), tally)
+            self._make(step, StepContext(state.step, min((state.epoch + share) / self.epochs, 1.0), words), means)
             self.advance(state.epoch + (min(count / expected, 1.0) if expected else 0.0), last)
         return count, phase, alternated
 
@@ -113,24 +113,24 @@ class EpochLoop:
                 self._seen += torch.bincount(batch.labels.cpu(), minlength=self.classes)
             yield joined(some)
 
-    def _make(self, step: TrainingBatch, moment: Moment, tally: Tally) -> None:
+    def _make(self, step: TrainingBatch, context: StepContext, means: StepMeans) -> None:
         """Make the step of the network, or networks, whose turn it is."""
         state, plan = self.state, self.steps.settings.plan
-        turn = turn_at(plan, state.place)
-        pieces = self.steps.pieces(step)
+        turn = turn_at(plan, state.position)
+        micro_batches = self.steps.micro_batches(step)
         if turn.masker:
-            self.steps.masker_step(pieces, moment, tally=tally)
+            self.steps.masker_step(micro_batches, context, means=means)
         if turn.classifier:
-            self.steps.classifier_step(pieces, moment, guided=turn.guided, tally=tally)
+            self.steps.classifier_step(micro_batches, context, with_masks=turn.with_masks, means=means)
         state.step += 1
-        state.place = after_step(plan, state.place)
+        state.position = after_step(plan, state.position)
 
-    def _row(self, number: int, phase: str, tally: Tally) -> Row:
+    def _row(self, number: int, phase: str, means: StepMeans) -> Row:
         steps, recipe = self.steps, self.steps.recipe
         terms = tuple(term.name for term in recipe.terms)
-        added = tuple(term.name for term, _ in steps.answer.weighed(recipe.masker_terms))
+        added = tuple(term.name for term, _ in steps.response.weighted_terms(recipe.masker_terms))
         masks = ("masker_loss", *added, *MASKS, "masker_gradient_norm") if added else ()
-        means = tally.means(("loss", *terms, "dead_cams", "gradient_norm", *masks), steps.crew)
+        values = means.values(("loss", *terms, "dead_cams", "gradient_norm", *masks), steps.group)
         row: Row = {
             "epoch": number,
             "step": self.state.step,
@@ -138,11 +138,11 @@ class EpochLoop:
             "phase": phase if steps.masker is not None else "classifier",
             "learning_rate": steps.updaters["classifier"].learning_rate,
         }
-        row |= means
+        row |= values
         for term in (*recipe.terms, *recipe.masker_terms):
             report = getattr(term, "report", None)
             if callable(report):
-                row |= steps.crew.mean_of(report())
+                row |= steps.group.mean_of(report())
         return row
 
     def _check_labels(self, number: int) -> None:
@@ -151,7 +151,7 @@ class EpochLoop:
         if len(there) == 1:
             raise ValueError(
                 f"all {int(self._seen.sum())} labels of the training data are {there[0]}: with one class there is "
-                "nothing to tell apart, and nothing to align. Give examples of two classes or more"
+                "nothing to log apart, and nothing to align. Give examples of two classes or more"
             )
         absent = [number for number in range(self.classes) if number not in there]
         if absent and number == 1:
@@ -163,15 +163,15 @@ class EpochLoop:
         mean, std = row.get("mask_mean"), row.get("mask_std")
         if mean is None or std is None:
             return
-        state, answer = self.state, self.steps.answer
+        state, response = self.state, self.steps.response
         before = next((known for row in reversed(state.history) if (known := row.get("mask_std")) is not None), None)
         kind = collapsed(mean, std)
         if kind == "flat" and (before is None or std > LEARNING * before):
             kind = None
-        answer.hear(kind, mean)
+        response.update(kind, mean)
         if kind is None:
             return
-        self._warn(collapse_message(kind, epoch=row["epoch"], mean=mean, std=std, promise=answer.promise))
+        self._warn(collapse_message(kind, epoch=row["epoch"], mean=mean, std=std, description=response.description))
 
     def _judge_cams(self, row: Row) -> None:
         """Warn if too many CAMs are zero everywhere."""
@@ -181,7 +181,7 @@ class EpochLoop:
 
     def _warn(self, message: str) -> None:
         self.state.notes.append(message)
-        if self.steps.crew.rank == 0:
+        if self.steps.group.rank == 0:
             warnings.warn(message, CollapseWarning, stacklevel=callers_level())
 
     def _validated(self) -> dict[str, float]:
@@ -192,7 +192,7 @@ class EpochLoop:
             map(self.read_validation, self.validation.epoch(self.state.epoch)),
             classes=self.classes,
             modes=self.steps.modes["classifier"],
-            crew=self.steps.crew,
+            group=self.steps.group,
             device=self.steps.device,
             precision=self.steps.settings.mixed_precision,
         )

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 
 from xai_align._tools.model_state import evaluating
+from xai_align.align.forward_passes.training_batch import TrainingBatch
 from xai_align.align.look import look
 from xai_align.align.saliency import saliency_at
 from xai_align.align.training.fitted import Fitted
-from xai_align.align.training.share_of_work import on_device
-from xai_align.align.views.batch import TrainingBatch
+from xai_align.align.training.micro_batches import on_device
 
 #: Number of examples in a figure.
 SHOWN = 6

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from xai_align._tools.files.fields import anything, like, one_of, record, table_of
-from xai_align.align.training.collapse_answers import CollapseAnswer
-from xai_align.align.training.phases import PHASES, Place
+from xai_align.align.training.collapse_responses import CollapseResponse
+from xai_align.align.training.phases import PHASES, PlanPosition
 from xai_align.align.training.updates import Updater
 from xai_align.training.checkpoints import Snapshot
 from xai_align.training.optimizer_state import optimizer_state, plain_value, restore_optimizer
-from xai_align.training.restoring import COUNT, NOTES, PROGRESS, as_a_whole, below, check_kept, check_optimizer
+from xai_align.training.restoring import COUNT, NOTES, PROGRESS, atomically, below, check_kept, check_optimizer
 from xai_align.training.training_log import Row
 
 
@@ -29,8 +29,8 @@ class FitState:
         networks: "classifier" and, if there is one, "masker", with the weights at the start.
         updaters: the optimisers, by the same names.
         terms: terms of both losses; those with a state have a ``state_dict()``.
-        answer: response to collapsed masks.
-        place: position in the plan at which the fit begins.
+        response: response to collapsed masks.
+        position: position in the plan at which the fit begins.
     """
 
     def __init__(
@@ -38,10 +38,10 @@ class FitState:
         networks: Mapping[str, nn.Module],
         updaters: Mapping[str, Updater],
         terms: Sequence[Any],
-        answer: CollapseAnswer,
-        place: Place,
+        response: CollapseResponse,
+        position: PlanPosition,
     ) -> None:
-        self._updaters, self._answer = updaters, answer
+        self._updaters, self._response = updaters, response
         self._terms = {f"{number}-{term.name}": term for number, term in enumerate(terms) if _remembers(term)}
         self._kept: dict[str, Tensor] = {}
         for name, network in networks.items():
@@ -53,12 +53,12 @@ class FitState:
             for name, value in self._kept.items()
             if id(value) in trained or not isinstance(value, nn.Parameter)
         }
-        self.place = place
+        self.position = position
         self.epoch, self.step, self.seconds = 0, 0, 0.0
         #: Number of steps in an epoch, once one is complete.
         self.steps_in_epoch = 0
         #: True while an epoch is incomplete.
-        self.in_an_epoch = False
+        self.within_epoch = False
         self.history: list[Row] = []
         #: The row of the best validation, and the number of validations since.
         self.best: Row | None = None
@@ -97,13 +97,13 @@ class FitState:
             "step": self.step,
             "seconds": self.seconds,
             "steps_in_epoch": self.steps_in_epoch,
-            "place": {"phase": self.place.phase, "epochs": self.place.epochs, "steps": self.place.steps},
+            "place": {"phase": self.position.phase, "epochs": self.position.epochs, "steps": self.position.steps},
             "history": self.history,
             "best": self.best,
             "since_best": self.since_best,
             "stopped": self.stopped,
             "notes": self.notes,
-            "collapse": self._answer.state_dict(),
+            "collapse": self._response.state_dict(),
             "optimizers": {},
             "scalers": {},
             "terms": {},
@@ -130,12 +130,12 @@ class FitState:
         self._check(snapshot, source)
         before = self.snapshot()
         before = Snapshot({name: value.clone() for name, value in before.tensors.items()}, before.numbers)
-        with as_a_whole(lambda: self._take(before), source):
+        with atomically(lambda: self._take(before), source):
             self._take(snapshot)
 
     def _take(self, snapshot: Snapshot) -> None:
         numbers = snapshot.numbers
-        self._aside, self.in_an_epoch = {}, False
+        self._aside, self.within_epoch = {}, False
         for name, value in self._kept.items():
             value.copy_(snapshot.tensors[f"network/{name}"])
         best = below("best/", snapshot)
@@ -146,8 +146,8 @@ class FitState:
                 updater.scaler.load_state_dict(numbers["scalers"][name])
         for name, term in self._terms.items():
             term.load_state_dict({**numbers["terms"][name], **below(f"term/{name}/", snapshot)})
-        self._answer.load_state_dict(numbers["collapse"])
-        self.place = Place(**numbers["place"])
+        self._response.load_state_dict(numbers["collapse"])
+        self.position = PlanPosition(**numbers["place"])
         self.epoch, self.step, self.seconds = numbers["epoch"], numbers["step"], numbers["seconds"]
         self.steps_in_epoch = numbers["steps_in_epoch"]
         self.history, self.best = list(numbers["history"]), numbers["best"]
@@ -165,7 +165,7 @@ class FitState:
                 "steps_in_epoch": COUNT,
                 "place": record({"phase": one_of(*PHASES), "epochs": COUNT, "steps": COUNT}),
                 "notes": NOTES,
-                "collapse": like(self._answer.state_dict()),
+                "collapse": like(self._response.state_dict()),
                 "optimizers": record(dict.fromkeys(self._updaters, anything)),
                 "scalers": like(scalers),
                 "terms": table_of(table_of(anything)),

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from xai_align.align.training.bench import Bench
 from xai_align.align.training.settings import AlignSettings
+from xai_align.align.training.trainer_state import TrainerState
 from xai_align.hookspecs import FeatureSpace
 from xai_align.training.training_log import Row
 
@@ -17,7 +17,7 @@ from xai_align.training.training_log import Row
 class Fitted(Protocol):
     """Protocol for networks, options and callbacks of an :class:`~xai_align.align.AlignTrainer`."""
 
-    bench: Bench
+    bench: TrainerState
     settings: AlignSettings
     out: Path | None
     read_batch: Any

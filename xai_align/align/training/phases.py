@@ -3,7 +3,7 @@
 A fit has three phases. In the warm-up the classifier trains alone, on the terms that
 need no mask. Then the masker trains alone, so that the classifier is not aligned to
 masks of an untrained masker. Then both alternate. All functions here are pure, so a
-fit that resumes from a checkpoint needs only its :class:`Place`.
+fit that resumes from a checkpoint needs only its :class:`PlanPosition`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Plan:
         alternation: "batch": the masker steps on every ``masker_every``-th batch and the classifier on every batch.
             "epoch": ``masker_epochs`` epochs of the masker, ``classifier_epochs`` of the classifier, repeatedly.
         with_masker: whether there is a masker to train.
-        with_guide: whether any term needs a mask; otherwise there is no warm-up.
+        with_mask_source: whether any term needs a mask; otherwise there is no warm-up.
     """
 
     warmup_epochs: int = 0
@@ -42,11 +42,11 @@ class Plan:
     masker_epochs: int = 1
     classifier_epochs: int = 1
     with_masker: bool = True
-    with_guide: bool = True
+    with_mask_source: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class PlanPosition:
     """Position of a fit in its plan.
 
     Attributes:
@@ -67,53 +67,53 @@ class Turn:
     Attributes:
         masker: the masker takes a step, before the classifier.
         classifier: the classifier takes a step.
-        guided: the classifier's step includes the terms that need a mask.
+        with_masks: the classifier's step includes the terms that need a mask.
     """
 
     masker: bool
     classifier: bool
-    guided: bool
+    with_masks: bool
 
 
-def first_place(plan: Plan) -> Place:
-    """Return the place at which a fit begins."""
-    return _settled(plan, Place())
+def first_position(plan: Plan) -> PlanPosition:
+    """Return the position at which a fit begins."""
+    return _settled(plan, PlanPosition())
 
 
-def turn_at(plan: Plan, place: Place) -> Turn:
+def turn_at(plan: Plan, position: PlanPosition) -> Turn:
     """Return the turn of the next step."""
-    if place.phase == "warmup":
-        return Turn(masker=False, classifier=True, guided=False)
-    if place.phase == "masker":
-        return Turn(masker=True, classifier=False, guided=False)
+    if position.phase == "warmup":
+        return Turn(masker=False, classifier=True, with_masks=False)
+    if position.phase == "masker":
+        return Turn(masker=True, classifier=False, with_masks=False)
     if not plan.with_masker:
-        return Turn(masker=False, classifier=True, guided=True)
+        return Turn(masker=False, classifier=True, with_masks=True)
     if plan.alternation == "batch":
-        return Turn(masker=place.steps % plan.masker_every == 0, classifier=True, guided=True)
-    of_masker = place.epochs % (plan.masker_epochs + plan.classifier_epochs) < plan.masker_epochs
-    return Turn(masker=of_masker, classifier=not of_masker, guided=not of_masker)
+        return Turn(masker=position.steps % plan.masker_every == 0, classifier=True, with_masks=True)
+    of_masker = position.epochs % (plan.masker_epochs + plan.classifier_epochs) < plan.masker_epochs
+    return Turn(masker=of_masker, classifier=not of_masker, with_masks=not of_masker)
 
 
-def after_step(plan: Plan, place: Place) -> Place:
-    """Return the place one step later."""
-    return _settled(plan, replace(place, steps=place.steps + 1))
+def after_step(plan: Plan, position: PlanPosition) -> PlanPosition:
+    """Return the position one step later."""
+    return _settled(plan, replace(position, steps=position.steps + 1))
 
 
-def after_epoch(plan: Plan, place: Place) -> Place:
-    """Return the place after the end of an epoch."""
-    return _settled(plan, replace(place, epochs=place.epochs + 1))
+def after_epoch(plan: Plan, position: PlanPosition) -> PlanPosition:
+    """Return the position after the end of an epoch."""
+    return _settled(plan, replace(position, epochs=position.epochs + 1))
 
 
-def _settled(plan: Plan, place: Place) -> Place:
-    """Return the place itself, or the beginning of the next phase that is not empty."""
-    while place.phase != "together" and _is_over(plan, place):
-        place = Place(phase=PHASES[PHASES.index(place.phase) + 1])
-    return place
+def _settled(plan: Plan, position: PlanPosition) -> PlanPosition:
+    """Return the position itself, or the beginning of the next phase that is not empty."""
+    while position.phase != "together" and _is_over(plan, position):
+        position = PlanPosition(phase=PHASES[PHASES.index(position.phase) + 1])
+    return position
 
 
-def _is_over(plan: Plan, place: Place) -> bool:
-    if place.phase == "warmup":
-        done = place.epochs >= plan.warmup_epochs and place.steps >= plan.warmup_steps
-        return done or not (plan.with_masker or plan.with_guide)
-    done = place.epochs >= plan.masker_only_epochs and place.steps >= plan.masker_only_steps
+def _is_over(plan: Plan, position: PlanPosition) -> bool:
+    if position.phase == "warmup":
+        done = position.epochs >= plan.warmup_epochs and position.steps >= plan.warmup_steps
+        return done or not (plan.with_masker or plan.with_mask_source)
+    done = position.epochs >= plan.masker_only_epochs and position.steps >= plan.masker_only_steps
     return done or not plan.with_masker

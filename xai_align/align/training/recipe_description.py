@@ -12,11 +12,11 @@ from xai_align.training.digest import digest_of
 
 
 def recipe_description(recipe: Recipe) -> dict[str, Any]:
-    """Return name, terms with their options, guide and baseline."""
+    """Return name, terms with their options, mask source and baseline."""
     return {
         "name": recipe.name,
         "terms": {term.name: described(term) for term in recipe.terms},
-        "guide": described(recipe.guide),
+        "mask_source": described(recipe.mask_source),
         "masker_terms": {term.name: described(term) for term in recipe.masker_terms},
         "baseline": described(recipe.baseline),
         "masks_from": described(recipe.masks_from),

@@ -87,7 +87,7 @@ class AlignSettings:
             return checked_optimizer(self.masker_optimizer(parameters), parameters, "masker_optimizer")
         return torch.optim.Adam(parameters, self.masker_learning_rate)
 
-    def share_of_rate(self, progress: float) -> float:
+    def learning_rate_factor(self, progress: float) -> float:
         """Return the schedule's factor of the learning rate at ``progress`` (0 to 1) of the fit."""
         if self.schedule == "none":
             return 1.0

@@ -16,17 +16,17 @@ from torch import Tensor, nn
 
 from xai_align._tools.model_state import frozen_parameters
 from xai_align._tools.random_state import seed_all
+from xai_align.align.forward_passes.classifier_pass import ClassifierPass
+from xai_align.align.forward_passes.masker_pass import MaskerPass
+from xai_align.align.forward_passes.training_batch import TrainingBatch
 from xai_align.align.recipe_record import Recipe
-from xai_align.align.training.collapse_answers import CollapseAnswer
+from xai_align.align.training.collapse_responses import CollapseResponse
+from xai_align.align.training.micro_batches import Gradients, MicroBatch, ProcessGroup, micro_batches_of, on_device
 from xai_align.align.training.settings import AlignSettings
-from xai_align.align.training.share_of_work import Crew, Gradients, Piece, on_device, pieces_of
-from xai_align.align.training.tally import Tally
-from xai_align.align.training.training_modes import KeptBuffers, TrainingModes
+from xai_align.align.training.step_means import StepMeans
+from xai_align.align.training.training_modes import SavedBuffers, TrainingModes
 from xai_align.align.training.updates import Updater
 from xai_align.align.twice_differentiable import twice_differentiable
-from xai_align.align.views.batch import TrainingBatch
-from xai_align.align.views.classifier_view import ClassifierView
-from xai_align.align.views.masker_view import MaskerView
 from xai_align.hookspecs import FeatureSpace
 from xai_align.training.choices import Precision
 from xai_align.training.diverged import DivergedError
@@ -37,7 +37,7 @@ HIGH, LOW = 0.9, 0.1
 
 
 @dataclass(frozen=True)
-class Moment:
+class StepContext:
     """Time of a step.
 
     Attributes:
@@ -63,8 +63,8 @@ class Steps:
         recipe: the training recipe.
         updaters: optimisers of "classifier" and, if there is one, "masker".
         modes: training modes of both networks.
-        answer: response to collapsed masks.
-        crew: the processes.
+        response: response to collapsed masks.
+        group: the processes.
         device: device of the networks.
     """
 
@@ -75,119 +75,121 @@ class Steps:
     recipe: Recipe
     updaters: dict[str, Updater]
     modes: dict[str, TrainingModes]
-    answer: CollapseAnswer
-    crew: Crew
+    response: CollapseResponse
+    group: ProcessGroup
     device: torch.device
-    _buffers: dict[str, KeptBuffers] = field(init=False)
+    _buffers: dict[str, SavedBuffers] = field(init=False)
 
     def __post_init__(self) -> None:
         networks = {"classifier": self.classifier, "masker": self.masker}
-        self._buffers = {name: KeptBuffers(network) for name, network in networks.items() if network is not None}
+        self._buffers = {name: SavedBuffers(network) for name, network in networks.items() if network is not None}
 
-    def pieces(self, step: TrainingBatch) -> list[Piece]:
+    def micro_batches(self, step: TrainingBatch) -> list[MicroBatch]:
         """Return this process's parts of a step's examples, on the device."""
-        crew = self.crew
-        return pieces_of(
-            on_device(step, self.device), passes=self.settings.passes, processes=crew.count, rank=crew.rank
+        group = self.group
+        return micro_batches_of(
+            on_device(step, self.device), passes=self.settings.passes, processes=group.count, rank=group.rank
         )
 
-    def masker_step(self, pieces: Sequence[Piece], moment: Moment, *, tally: Tally) -> None:
+    def masker_step(self, micro_batches: Sequence[MicroBatch], context: StepContext, *, means: StepMeans) -> None:
         """Make a step of the masker on this process's parts of a step's examples; its masks are stored in them.
 
         Args:
-            pieces: the parts from :meth:`pieces`.
-            moment: time of the step.
-            tally: statistics are added to it.
+            micro_batches: the parts from :meth:`micro_batches`.
+            context: time of the step.
+            means: statistics are added to it.
 
         Raises:
             DivergedError: the loss or its gradient is NaN or infinite; weights are as before.
         """
-        terms = self.answer.weighed(self.recipe.masker_terms)
-        with self._learning("masker", moment) as gradients:
-            for piece in pieces:
-                view = MaskerView(
-                    piece.batch,
+        terms = self.response.weighted_terms(self.recipe.masker_terms)
+        with self._learning("masker", context) as gradients:
+            for micro_batch in micro_batches:
+                forward = MaskerPass(
+                    micro_batch.batch,
                     classifier=self.classifier,
                     masker=needed(self.masker),
-                    generator=self._generator(moment),
-                    progress=moment.progress,
+                    generator=self._generator(context),
+                    progress=context.progress,
                     baseline=self.recipe.baseline,
                     masks_from=self.recipe.masks_from,
-                    everyone=piece.everyone,
+                    global_batch=micro_batch.global_batch,
                 )
-                loss = self._weighted(view, terms, piece.share, tally)
-                gradients.add(loss * piece.share, scale=self.updaters["masker"].scaled)
-                tally.add("masker_loss", loss, piece.share)
-                tell_of_masks(view, piece.share, tally)
-                piece.masks = view.soft.detach()
-            self._finish("masker", gradients, moment, tally, "masker_gradient_norm")
+                loss = self._weighted(forward, terms, micro_batch.share, means)
+                gradients.add(loss * micro_batch.share, scale=self.updaters["masker"].scaled)
+                means.add("masker_loss", loss, micro_batch.share)
+                add_mask_statistics(forward, micro_batch.share, means)
+                micro_batch.masks = forward.soft.detach()
+            self._finish("masker", gradients, context, means, "masker_gradient_norm")
 
-    def classifier_step(self, pieces: Sequence[Piece], moment: Moment, *, guided: bool, tally: Tally) -> None:
+    def classifier_step(
+        self, micro_batches: Sequence[MicroBatch], context: StepContext, *, with_masks: bool, means: StepMeans
+    ) -> None:
         """Make a step of the classifier; see :meth:`masker_step`.
 
         If the masker made a step on the same examples, its masks from that step are used: they are one update old,
         and free.
         """
-        terms = [(term, term.weight) for term in self.recipe.terms if guided or not needs_guide(term)]
+        terms = [(term, term.weight) for term in self.recipe.terms if with_masks or not needs_mask_source(term)]
         twice = self.settings.order == "second" or any(differentiates_twice(term) for term, _ in terms)
-        with self._learning("classifier", moment) as gradients, twice_differentiable() if twice else nullcontext():
-            for piece in pieces:
-                view = ClassifierView(
-                    piece.batch,
+        with self._learning("classifier", context) as gradients, twice_differentiable() if twice else nullcontext():
+            for micro_batch in micro_batches:
+                forward = ClassifierPass(
+                    micro_batch.batch,
                     classifier=self.classifier,
                     space=self.space,
                     order=self.settings.order,
                     normalise=self.settings.normalise,
-                    masker=None if self.masker is None else Remembering(self.masker, piece),
-                    guide=self.recipe.guide,
-                    generator=self._generator(moment),
-                    progress=moment.progress,
-                    everyone=piece.everyone,
+                    masker=None if self.masker is None else MaskerWithSavedMasks(self.masker, micro_batch),
+                    mask_source=self.recipe.mask_source,
+                    generator=self._generator(context),
+                    progress=context.progress,
+                    global_batch=micro_batch.global_batch,
                 )
-                loss = self._weighted(view, terms, piece.share, tally)
-                gradients.add(loss * piece.share, scale=self.updaters["classifier"].scaled)
-                tally.add("loss", loss, piece.share)
-                if "saliency" in view.__dict__:
-                    tally.add("dead_cams", view.dead.double().mean(), piece.share)
-            self._finish("classifier", gradients, moment, tally, "gradient_norm")
+                loss = self._weighted(forward, terms, micro_batch.share, means)
+                gradients.add(loss * micro_batch.share, scale=self.updaters["classifier"].scaled)
+                means.add("loss", loss, micro_batch.share)
+                if "saliency" in forward.__dict__:
+                    means.add("dead_cams", forward.dead.double().mean(), micro_batch.share)
+            self._finish("classifier", gradients, context, means, "gradient_norm")
 
     @contextmanager
-    def _learning(self, who: str, moment: Moment) -> Iterator[Gradients]:
+    def _learning(self, name: str, context: StepContext) -> Iterator[Gradients]:
         """Set up this network for training and freeze the other one inside the block."""
-        other = {"classifier": self.masker, "masker": self.classifier}[who]
-        updater = self.updaters[who]
-        updater.set_rate(self.settings.share_of_rate(moment.progress))
-        self._buffers[who].keep()
+        other = {"classifier": self.masker, "masker": self.classifier}[name]
+        updater = self.updaters[name]
+        updater.set_rate(self.settings.learning_rate_factor(context.progress))
+        self._buffers[name].save()
         # seeds dropout etc., so that a repeated step is the same
-        seed_all(derived_seed(self.settings.seed, who, moment.number, self.crew.rank))
-        with self.modes[who].training():
-            with nullcontext() if other is None else self.modes[_OTHER[who]].evaluating():
+        seed_all(derived_seed(self.settings.seed, name, context.number, self.group.rank))
+        with self.modes[name].training():
+            with nullcontext() if other is None else self.modes[_OTHER[name]].evaluating():
                 with nullcontext() if other is None else frozen_parameters(other):
                     yield Gradients(updater.parameters)
 
-    def _generator(self, moment: Moment) -> torch.Generator:
+    def _generator(self, context: StepContext) -> torch.Generator:
         """Return the generator of partners, noise etc., the same for both networks, all parts and all processes."""
-        return torch.Generator().manual_seed(derived_seed(self.settings.seed, "step", moment.number))
+        return torch.Generator().manual_seed(derived_seed(self.settings.seed, "step", context.number))
 
-    def _weighted(self, view: Any, terms: Sequence[tuple[Any, float]], share: float, tally: Tally) -> Tensor:
+    def _weighted(self, forward: Any, terms: Sequence[tuple[Any, float]], share: float, means: StepMeans) -> Tensor:
         """Return the loss of a part: the weighted sum of the terms' means over its examples."""
         with autocast(self.device, self.settings.mixed_precision):
-            values = [(term.name, weight, term(view).mean()) for term, weight in terms]
+            values = [(term.name, weight, term(forward).mean()) for term, weight in terms]
         for name, _, value in values:
-            tally.add(name, value, share)
+            means.add(name, value, share)
         return torch.stack([weight * value for _, weight, value in values]).sum()
 
-    def _finish(self, who: str, gradients: Gradients, moment: Moment, tally: Tally, norm_name: str) -> None:
-        found, loss = gradients.total(self.crew)
+    def _finish(self, name: str, gradients: Gradients, context: StepContext, means: StepMeans, norm_name: str) -> None:
+        found, loss = gradients.total(self.group)
         try:
-            norm = self.updaters[who].step(found, loss)
+            norm = self.updaters[name].step(found, loss)
         except DivergedError as error:
-            self._buffers[who].put_back()
+            self._buffers[name].restore()
             raise DivergedError(
-                f"{moment.words}: {error}; no step was made. Give a smaller learning rate, or look for extreme "
+                f"{context.words}: {error}; no step was made. Give a smaller learning rate, or look for extreme "
                 "values in the images"
             ) from None
-        tally.add(norm_name, norm, 1 / self.crew.count)
+        means.add(norm_name, norm, 1 / self.group.count)
 
 
 _OTHER = {"classifier": "masker", "masker": "classifier"}
@@ -198,23 +200,23 @@ def differentiates_twice(term: Any) -> bool:
     return bool(getattr(term, "differentiates_twice", False))
 
 
-class Remembering(nn.Module):
+class MaskerWithSavedMasks(nn.Module):
     """Masker that reuses its masks of a part's images.
 
     Args:
         masker: the masker.
-        piece: the images, and their masks if there are any.
+        micro_batch: the images, and their masks if there are any.
     """
 
-    def __init__(self, masker: nn.Module, piece: Piece) -> None:
+    def __init__(self, masker: nn.Module, micro_batch: MicroBatch) -> None:
         super().__init__()
         self.masker = masker
-        self._piece = piece
+        self._micro_batch = micro_batch
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the masks of these images."""
-        if self._piece.masks is not None and images is self._piece.batch.images:
-            return self._piece.masks
+        if self._micro_batch.masks is not None and images is self._micro_batch.batch.images:
+            return self._micro_batch.masks
         masks: Tensor = self.masker(images)
         return masks
 
@@ -225,22 +227,22 @@ def needed(masker: nn.Module | None) -> nn.Module:
     return masker
 
 
-def needs_guide(term: Any) -> bool:
+def needs_mask_source(term: Any) -> bool:
     """Return True if a term needs a mask, so that it is left out until there is one."""
-    return bool(getattr(term, "needs_guide", False))
+    return bool(getattr(term, "needs_mask_source", False))
 
 
 @torch.no_grad()
-def tell_of_masks(view: MaskerView, share: float, tally: Tally) -> None:
-    """Add statistics of the masks and of the classifier's predictions with them to the tally."""
-    masks = view.soft.detach().flatten(1)
-    tally.add("mask_mean", masks.mean(), share)
-    tally.add("mask_std", masks.std(1, correction=0).mean(), share)
-    tally.add("mask_high", (masks > HIGH).double().mean(), share)
-    tally.add("mask_low", (masks < LOW).double().mean(), share)
-    if "probabilities" in view.__dict__:
-        tally.add("p_keep", view.p_keep.mean(), share)
-        tally.add("p_drop", view.p_drop.mean(), share)
+def add_mask_statistics(forward: MaskerPass, share: float, means: StepMeans) -> None:
+    """Add statistics of the masks and of the classifier's predictions with them to the means."""
+    masks = forward.soft.detach().flatten(1)
+    means.add("mask_mean", masks.mean(), share)
+    means.add("mask_std", masks.std(1, correction=0).mean(), share)
+    means.add("mask_high", (masks > HIGH).double().mean(), share)
+    means.add("mask_low", (masks < LOW).double().mean(), share)
+    if "probabilities" in forward.__dict__:
+        means.add("p_keep", forward.p_keep.mean(), share)
+        means.add("p_drop", forward.p_drop.mean(), share)
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:

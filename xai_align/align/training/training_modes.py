@@ -58,18 +58,18 @@ class TrainingModes:
             module.training = mode
 
 
-class KeptBuffers:
+class SavedBuffers:
     """Copy of a model's buffers, to restore after a failed forward pass, which updates BatchNorm."""
 
     def __init__(self, model: nn.Module) -> None:
         self._buffers = list(model.buffers())
         self._copies: list[Tensor] = []
 
-    def keep(self) -> None:
+    def save(self) -> None:
         """Store the current buffers."""
         self._copies = [buffer.clone() for buffer in self._buffers]
 
-    def put_back(self) -> None:
+    def restore(self) -> None:
         """Restore the buffers that were stored last."""
         for buffer, copy in zip(self._buffers, self._copies, strict=True):
             buffer.copy_(copy)

@@ -68,8 +68,8 @@ class Updater:
                 self.scaler.unscale_(self.optimizer)
             norm = torch.nn.utils.clip_grad_norm_(self.parameters, self._most)
             # in float16 an infinite gradient is normal: the scaler skips the step and reduces the scale
-            looked_at = loss.detach() if self.scaler is not None else loss.detach() + norm
-            if not math.isfinite(looked_at.item()):
+            cam_space_and_classes = loss.detach() if self.scaler is not None else loss.detach() + norm
+            if not math.isfinite(cam_space_and_classes.item()):
                 found = (
                     f"the loss of the {self.what} was {loss.item()}"
                     if not math.isfinite(loss.item())

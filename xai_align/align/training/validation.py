@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xai_align.align.training.share_of_work import Crew, on_device, pieces_of
+from xai_align.align.forward_passes.training_batch import TrainingBatch
+from xai_align.align.training.micro_batches import ProcessGroup, micro_batches_of, on_device
 from xai_align.align.training.steps import autocast
 from xai_align.align.training.training_modes import TrainingModes
-from xai_align.align.views.batch import TrainingBatch
 from xai_align.training.choices import Precision
 
 #: Names of the measures.
@@ -25,7 +25,7 @@ def validate(
     *,
     classes: int,
     modes: TrainingModes,
-    crew: Crew,
+    group: ProcessGroup,
     device: torch.device,
     precision: Precision,
 ) -> dict[str, float]:
@@ -33,14 +33,14 @@ def validate(
 
     Every process evaluates its share of each batch.
     """
-    crew.same_buffers(classifier)
+    group.same_buffers(classifier)
     wide = torch.float32 if device.type == "mps" else torch.float64
     loss = torch.zeros((), device=device, dtype=wide)
     right, there = (torch.zeros(classes, device=device, dtype=wide) for _ in range(2))
     with modes.evaluating():
         for step in batches:
-            for piece in pieces_of(on_device(step, device), processes=crew.count, rank=crew.rank):
-                batch = piece.batch
+            for micro_batch in micro_batches_of(on_device(step, device), processes=group.count, rank=group.rank):
+                batch = micro_batch.batch
                 with autocast(device, precision):
                     logits = classifier(batch.images)
                 logits = logits.float()
@@ -48,7 +48,7 @@ def validate(
                 hits = (logits.argmax(1) == batch.labels).to(wide)
                 right.index_add_(0, batch.labels, hits)
                 there.index_add_(0, batch.labels, torch.ones_like(hits))
-    return _measures(crew.total(torch.cat([loss.reshape(1), right, there])).cpu(), classes)
+    return _measures(group.total(torch.cat([loss.reshape(1), right, there])).cpu(), classes)
 
 
 def _measures(sums: Tensor, classes: int) -> dict[str, float]:

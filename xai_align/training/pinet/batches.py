@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from xai_align.pinet.network.losses import Batch
-from xai_align.training.epoch_plan import EpochBatches, Piece
+from xai_align.training.epoch_plan import EpochBatches, MicroBatch
 from xai_align.training.pinet.items import Collate
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class BatchSource:
     teacher: Teacher | None = None
     num_workers: int = 0
 
-    def of_plan(self, data: Dataset[Any], plan: list[list[Piece]], seed: int) -> DataLoader[Batch]:
+    def of_plan(self, data: Dataset[Any], plan: list[list[MicroBatch]], seed: int) -> DataLoader[Batch]:
         """Yield the batches of a planned epoch, on the CPU."""
         return self._loader(data, seed, batch_sampler=EpochBatches(plan))
 

@@ -15,18 +15,18 @@ from xai_align._tools.model_state import parameters_of
 from xai_align._tools.options import with_changes
 from xai_align._tools.random_state import kept_random_state, seed_all
 from xai_align.pinet.network.losses import PiNetLoss
-from xai_align.training.callers_state import accelerator_for, only_weights_change, trained_parameters
 from xai_align.training.choices import Resume
 from xai_align.training.epoch_plan import derived_seed, steps_in_epoch
 from xai_align.training.pinet.batches import BatchSource
-from xai_align.training.pinet.examination import examine
-from xai_align.training.pinet.first_look import first_look, teacher_for
+from xai_align.training.pinet.dataset_validation import examine
 from xai_align.training.pinet.loop import FitLoop
 from xai_align.training.pinet.metric import metric_of
 from xai_align.training.pinet.options import FitOptions
 from xai_align.training.pinet.progress import progress
 from xai_align.training.pinet.run import Run
+from xai_align.training.pinet.sanity_checks import first_look, teacher_for
 from xai_align.training.pinet.settings import FitSettings
+from xai_align.training.preserved_state import accelerator_for, preserved_except_weights, trained_parameters
 from xai_align.training.training_log import Row, TrainingLog
 
 
@@ -158,7 +158,7 @@ def fit_pinet(
         stack.enter_context(torch.enable_grad())
         stack.enter_context(kept_random_state())
         accelerator = stack.enter_context(accelerator_for(model, chosen.mixed_precision))
-        stack.enter_context(only_weights_change(model, list(trained.values())))
+        stack.enter_context(preserved_except_weights(model, list(trained.values())))
         if accelerator.num_processes > 1:
             model.to(accelerator.device)
         seed_all(derived_seed(seed, "examination"))  # targets may be random, and are compared when a run resumes

@@ -17,7 +17,7 @@ from xai_align._tools.random_state import seed_all
 from xai_align.pinet.network.losses import Batch, PiNetLoss
 from xai_align.pinet.rounding import wide
 from xai_align.training.diverged import DivergedError
-from xai_align.training.epoch_plan import Piece, derived_seed, epoch_plan
+from xai_align.training.epoch_plan import MicroBatch, derived_seed, epoch_plan
 from xai_align.training.pinet.batches import BatchSource
 from xai_align.training.pinet.metric import FittingMetric
 from xai_align.training.pinet.settings import LEAST_RATE, FitSettings
@@ -103,7 +103,7 @@ class FitLoop:
                 return
         self._end_epoch()
 
-    def _plan(self) -> list[list[Piece]]:
+    def _plan(self) -> list[list[MicroBatch]]:
         return epoch_plan(
             len(self.train),  # type: ignore[arg-type]
             batch_size=self.settings.batch_size,
@@ -114,7 +114,7 @@ class FitLoop:
             epoch=self.training.epoch,
         )
 
-    def _step(self, pieces: list[tuple[Piece, Batch]], stretch: Stretch) -> None:
+    def _step(self, pieces: list[tuple[MicroBatch, Batch]], stretch: Stretch) -> None:
         """Make one optimiser step: accumulate the gradients of all parts, weighted by their shares."""
         accelerator = self.source.accelerator
         self.model.train()

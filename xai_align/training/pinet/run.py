@@ -13,7 +13,7 @@ from torch import nn
 from xai_align.training.checkpoints import Checkpoints
 from xai_align.training.choices import Resume
 from xai_align.training.epoch_plan import steps_in_epoch
-from xai_align.training.pinet.examination import Examination
+from xai_align.training.pinet.dataset_validation import DatasetSummary
 from xai_align.training.pinet.loop import LossOfModel
 from xai_align.training.pinet.settings import FitSettings, configuration
 from xai_align.training.pinet.training import Training
@@ -49,7 +49,7 @@ class Run:
         trained: Mapping[str, nn.Parameter],
         settings: FitSettings,
         accelerator: Accelerator,
-        data: Mapping[str, Examination | None],
+        data: Mapping[str, DatasetSummary | None],
         taught: bool,
         folder: Path | None,
     ) -> Run:

@@ -15,7 +15,7 @@ from xai_align.pinet.network.losses import PiNetLoss
 from xai_align.training.choices import Keep, MakeOptimizer, Precision
 from xai_align.training.description import described_optimizer, described_parameters
 from xai_align.training.digest import digest_of
-from xai_align.training.pinet.examination import Examination
+from xai_align.training.pinet.dataset_validation import DatasetSummary
 
 Schedule = Literal["none", "cosine", "plateau"]
 
@@ -100,7 +100,7 @@ def configuration(
     optimizer: torch.optim.Optimizer,
     model: nn.Module,
     trained: Mapping[str, nn.Parameter],
-    data: Mapping[str, Examination | None],
+    data: Mapping[str, DatasetSummary | None],
     *,
     processes: int,
     teacher: bool,
@@ -131,7 +131,7 @@ def configuration(
     }
 
 
-def _data(found: Examination | None) -> dict[str, Any] | None:
+def _data(found: DatasetSummary | None) -> dict[str, Any] | None:
     return None if found is None else {"examples": found.count, "targets": found.digest}
 
 

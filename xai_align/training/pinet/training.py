@@ -12,7 +12,7 @@ from xai_align._tools.files.fields import anything, like, record
 from xai_align.pinet.network.frozen_encoder import frozen_tensors
 from xai_align.training.checkpoints import Snapshot
 from xai_align.training.optimizer_state import optimizer_state, plain_value, restore_optimizer
-from xai_align.training.restoring import PROGRESS, as_a_whole, below, check_kept, check_optimizer
+from xai_align.training.restoring import PROGRESS, atomically, below, check_kept, check_optimizer
 from xai_align.training.training_log import Row
 
 _OPTIMIZER, _MODEL, _BEST = "optimizer/", "model/", "best/"
@@ -97,7 +97,7 @@ class Training:
         self._check(snapshot, source)
         before = self.snapshot()
         before = Snapshot({name: value.clone() for name, value in before.tensors.items()}, before.numbers)
-        with as_a_whole(lambda: self._take(before), source):
+        with atomically(lambda: self._take(before), source):
             self._take(snapshot)
 
     def _check(self, snapshot: Snapshot, source: str) -> None:

@@ -17,7 +17,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xai_align.align import ClassifierView, RunningMeans, check_number
+from xai_align.align import ClassifierPass, RunningMeans, check_number
 from xai_align_experiments.projected_gradient import ProjectedGradient
 
 #: ``attack(images, labels, classifier, noise)`` gives attacked images; noise: ``[N, C, H, W]``, uniform on [0, 1).
@@ -43,7 +43,7 @@ class Adversarial:
     """
 
     name: ClassVar[str] = "adversarial"
-    needs_guide: ClassVar[bool] = False
+    needs_mask_source: ClassVar[bool] = False
 
     weight: float = 1.0
     classification: float = 1.0
@@ -60,17 +60,17 @@ class Adversarial:
         if self.attack is None:
             self.attack = ProjectedGradient(epsilon=self.epsilon, steps=self.steps, limits=self.limits)
 
-    def __call__(self, view: ClassifierView) -> Tensor:
+    def __call__(self, forward: ClassifierPass) -> Tensor:
         """Return the value of each image, ``[N]``; gradients go through both CAMs, not through the attack."""
         assert self.attack is not None
-        images, labels = view.batch.images, view.batch.labels
-        noise = view.draws.uniform("attack", *images.shape[1:])
-        attacked = view.side_pass(self.attack(images, labels, view.classifier, noise).detach())
+        images, labels = forward.batch.images, forward.batch.labels
+        noise = forward.draws.uniform("attack", *images.shape[1:])
+        attacked = forward.side_pass(self.attack(images, labels, forward.classifier, noise).detach())
         entropy = F.cross_entropy(attacked.logits, labels, reduction="none")
         self._means.add("adversarial_classification", entropy)
         if not self.consistency:
             return self.classification * entropy
-        moved = (attacked.saliency - view.saliency).abs().mean((1, 2, 3))
+        moved = (attacked.saliency - forward.saliency).abs().mean((1, 2, 3))
         self._means.add("adversarial_consistency", moved)
         return self.classification * entropy + self.consistency * moved
 

@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from xai_align.align import MaskerTerm, MaskerView, check_number
+from xai_align.align import MaskerPass, MaskerTerm, check_number
 
 
 @dataclass(kw_only=True)
@@ -48,8 +48,8 @@ class AnnealedArea(MaskerTerm):
         done = min(max(progress / self.until, 0.0), 1.0)
         return self.first + done * (self.last - self.first)
 
-    def values(self, view: MaskerView) -> Tensor:
+    def values(self, forward: MaskerPass) -> Tensor:
         """Return the value of each image, ``[N]``."""
         # the area is an L1 norm, as in the sparsity of ``align``: it has no gradient at pixels that are exactly 0
-        area = view.masks.abs().mean((1, 2, 3))
-        return (area - self.tau(view.progress)).square()
+        area = forward.masks.abs().mean((1, 2, 3))
+        return (area - self.tau(forward.progress)).square()

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from xai_align.align import Classification, ClassifierView, RunningMeans, check_number, evaluation_pass, normalised
+from xai_align.align import Classification, ClassifierPass, RunningMeans, check_number, evaluation_pass, normalised
 from xai_align_experiments.projected_gradient import ProjectedGradient
 
 #: Whether weights are divided by the mean of all weights in memory, or taken as they are.
@@ -47,7 +47,7 @@ class ConsistencyWeighted:
     """
 
     name: ClassVar[str] = "consistency_weighted"
-    needs_guide: ClassVar[bool] = False
+    needs_mask_source: ClassVar[bool] = False
     needs_indices: ClassVar[bool] = True
 
     weight: float = 1.0
@@ -67,23 +67,23 @@ class ConsistencyWeighted:
             raise ValueError(f"normalise is {self.normalise!r}; give 'mean' or 'none'")
         self._attack = ProjectedGradient(epsilon=self.epsilon, steps=self.steps)
 
-    def __call__(self, view: ClassifierView) -> Tensor:
+    def __call__(self, forward: ClassifierPass) -> Tensor:
         """Return the weighted losses, ``[N]``, and save the consistency measured now for the next time.
 
         Raises:
             ValueError: the batch has no indices.
             RuntimeError: there are several processes, each of which would save a part.
         """
-        if view.batch.indices is None:
+        if forward.batch.indices is None:
             raise ValueError(
                 "explanation consistency remembers each example, but the batch has no indices; let the loader yield "
                 "TrainingBatch(images=..., labels=..., indices=...) with each example's place in the data set"
             )
         _check_one_process()
-        indices = view.batch.indices.cpu()
-        losses = self.classification(view)
+        indices = forward.batch.indices.cpu()
+        losses = self.classification(forward)
         weights = self.weights_of(indices).to(losses)
-        consistency = self.examine(view)
+        consistency = self.examine(forward)
         self._means.add("consistency", consistency, consistency.isfinite())
         self._found[indices] = (1 - consistency).detach().cpu().float()
         return weights * losses
@@ -101,20 +101,20 @@ class ConsistencyWeighted:
             found = found / mean if mean > 1e-6 else torch.ones_like(found)
         return found.nan_to_num(nan=1.0)
 
-    def examine(self, view: ClassifierView) -> Tensor:
+    def examine(self, forward: ClassifierPass) -> Tensor:
         """Return the consistency E of each example, ``[N]`` in [0, 1]; NaN where the CAM is zero everywhere."""
-        images, labels = view.batch.images.detach(), view.batch.labels
-        with evaluation_pass(view.classifier):
-            before = view.side_pass(images, order="first")
+        images, labels = forward.batch.images.detach(), forward.batch.labels
+        with evaluation_pass(forward.classifier):
+            before = forward.side_pass(images, order="first")
             cam = before.cam.detach()
             attacked = self._attack(
                 images,
                 labels,
-                view.classifier,
+                forward.classifier,
                 torch.full_like(images, 0.5),
                 where=background_of(cam, self.background, (images.shape[2], images.shape[3])),
             )
-            after = view.side_pass(attacked, order="first")
+            after = forward.side_pass(attacked, order="first")
             cam_after = after.cam.detach()
         similarity = F.cosine_similarity(cam.flatten(1), cam_after.flatten(1), dim=1).clamp(0, 1)
         found = similarity * shared_probability(before.logits.detach(), after.logits.detach())

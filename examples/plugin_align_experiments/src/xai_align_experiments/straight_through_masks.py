@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xai_align.align import MaskerView, check_number
+from xai_align.align import MaskerPass, check_number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,11 +33,11 @@ class StraightThroughMasks:
     def __post_init__(self) -> None:
         check_number("temperature", self.temperature, least=1e-3)
 
-    def __call__(self, view: MaskerView) -> Tensor:
+    def __call__(self, forward: MaskerPass) -> Tensor:
         """Return the masks ``[N, 1, H, W]``, each value 0 or 1."""
-        logits = view.soft_logits
+        logits = forward.soft_logits
         # the difference of two Gumbel draws is logistic: the winner of "on" and "off" is a sign
-        u = view.draws.uniform("binary masks", *logits.shape[1:]).to(logits).clamp(1e-6, 1 - 1e-6)
+        u = forward.draws.uniform("binary masks", *logits.shape[1:]).to(logits).clamp(1e-6, 1 - 1e-6)
         soft = ((logits + u.logit()) / self.temperature).sigmoid()
         binary: Tensor = _StraightThrough.apply(soft)
         return binary

@@ -1,6 +1,6 @@
-"""Guides: sources of the masks that CAMs are aligned with.
+"""Sources of the masks that CAMs are aligned with.
 
-A guide is called ``guide(batch, masker, generator, everyone)`` and gives masks
+A mask source is called ``mask_source(batch, masker, generator, global_batch)`` and gives masks
 ``[N, 1, H, W]`` in [0, 1] (NaN where unknown), or None. All but the learned mask are controls: a perfect
 mask, a wrong one and none at all."""
 
@@ -13,18 +13,18 @@ import torch
 from torch import Tensor, nn
 
 from xai_align._tools.model_state import evaluating
-from xai_align.align.views.batch import Everyone, TrainingBatch
+from xai_align.align.forward_passes.training_batch import GlobalBatch, TrainingBatch
 
 #: Luma of red, green and blue (ITU-R BT.601).
 LUMA = (0.299, 0.587, 0.114)
 
 
-class Guide(Protocol):
-    """Protocol of a guide, which gives masks for a batch.
+class MaskSource(Protocol):
+    """Protocol of a mask source, which gives masks for a batch.
 
     Attributes:
         needs_masks: whether batches must carry masks.
-        needs_masker: whether the guide uses a masker.
+        needs_masker: whether the mask source uses a masker.
     """
 
     @property
@@ -34,21 +34,21 @@ class Guide(Protocol):
     def needs_masker(self) -> bool: ...  # noqa: D102
 
     def __call__(
-        self, batch: TrainingBatch, masker: nn.Module | None, generator: torch.Generator, everyone: Everyone
+        self, batch: TrainingBatch, masker: nn.Module | None, generator: torch.Generator, global_batch: GlobalBatch
     ) -> Tensor | None:
-        """Return masks ``[N, 1, H, W]`` in [0, 1], or None for no guidance in this step."""
+        """Return masks ``[N, 1, H, W]`` in [0, 1], or None for no masks in this step."""
         ...
 
 
 @dataclass(frozen=True)
 class LearnedMask:
-    """Guide by the masker's masks, as constants: ALIGN's own guide."""
+    """Masks of the masker, as constants: ALIGN's own mask source."""
 
     needs_masks: bool = field(default=False, init=False)
     needs_masker: bool = field(default=True, init=False)
 
     def __call__(
-        self, batch: TrainingBatch, masker: nn.Module | None, generator: torch.Generator, everyone: Everyone
+        self, batch: TrainingBatch, masker: nn.Module | None, generator: torch.Generator, global_batch: GlobalBatch
     ) -> Tensor:
         """Run the masker in eval mode, without gradients.
 
@@ -56,7 +56,7 @@ class LearnedMask:
             ValueError: there is no masker.
         """
         if masker is None:
-            raise ValueError("the learned mask is the guide, but there is no masker; give one with masker=...")
+            raise ValueError("the learned mask is the mask source, but there is no masker; give one with masker=...")
         with torch.no_grad(), evaluating(masker):
             mask: Tensor = masker(batch.images)
         return mask.detach()
@@ -64,13 +64,13 @@ class LearnedMask:
 
 @dataclass(frozen=True)
 class GivenMask:
-    """Guide by the masks that come with the examples: the oracle."""
+    """Masks that come with the examples: the oracle."""
 
     needs_masks: bool = field(default=True, init=False)
     needs_masker: bool = field(default=False, init=False)
 
     def __call__(
-        self, batch: TrainingBatch, masker: nn.Module | None, generator: torch.Generator, everyone: Everyone
+        self, batch: TrainingBatch, masker: nn.Module | None, generator: torch.Generator, global_batch: GlobalBatch
     ) -> Tensor:
         """Return the batch's masks.
 
@@ -79,46 +79,46 @@ class GivenMask:
         """
         if batch.masks is None:
             raise ValueError(
-                "this recipe is guided by given masks, but the batch has none; let the loader yield "
+                "this recipe uses given masks, but the batch has none; let the loader yield "
                 "(images, labels, masks) with masks [N, 1, H, W] in [0, 1], NaN where unknown"
             )
         return batch.masks
 
 
 @dataclass(frozen=True)
-class OnAnotherGuide:
-    """Base class of guides that change the masks of another guide.
+class DerivedMask:
+    """Base class of mask sources that change the masks of another mask source.
 
     Attributes:
-        of: the guide that gives the masks.
+        of: the mask source that gives the masks.
     """
 
-    of: Guide
+    of: MaskSource
 
     @property
     def needs_masks(self) -> bool:
-        """Value of the inner guide."""
+        """Value of the inner mask source."""
         return self.of.needs_masks
 
     @property
     def needs_masker(self) -> bool:
-        """Value of the inner guide."""
+        """Value of the inner mask source."""
         return self.of.needs_masker
 
 
 @dataclass(frozen=True)
-class OfAnotherImage(OnAnotherGuide):
-    """Guide by the mask of another image of the step: plausible masks that are independent of the image."""
+class MaskOfAnotherImage(DerivedMask):
+    """Mask of another image of the step: plausible masks that are independent of the image."""
 
     def __call__(
-        self, batch: TrainingBatch, masker: nn.Module | None, generator: torch.Generator, everyone: Everyone
+        self, batch: TrainingBatch, masker: nn.Module | None, generator: torch.Generator, global_batch: GlobalBatch
     ) -> Tensor | None:
         """Permute the step's masks along one random cycle through all images; NaN (unknown) for a step of one image.
 
         Raises:
-            ValueError: as the inner guide.
+            ValueError: as the inner mask source.
         """
-        masks = self.of(everyone.as_batch(), masker, generator, everyone)
+        masks = self.of(global_batch.as_batch(), masker, generator, global_batch)
         if masks is None:
             return None
         total = len(masks)
@@ -128,36 +128,36 @@ class OfAnotherImage(OnAnotherGuide):
         round_trip = torch.randperm(total, generator=generator)
         giver = torch.empty_like(round_trip)
         giver[round_trip] = round_trip.roll(-1)
-        return masks[giver[everyone.mine(batch)].to(masks.device)]
+        return masks[giver[global_batch.slice_of(batch)].to(masks.device)]
 
 
 @dataclass(frozen=True)
-class Inverted(OnAnotherGuide):
-    """Guide by one minus another guide's masks: evidence in the wrong regions."""
+class Inverted(DerivedMask):
+    """One minus the masks of another mask source: evidence in the wrong regions."""
 
     def __call__(
-        self, batch: TrainingBatch, masker: nn.Module | None, generator: torch.Generator, everyone: Everyone
+        self, batch: TrainingBatch, masker: nn.Module | None, generator: torch.Generator, global_batch: GlobalBatch
     ) -> Tensor | None:
         """Return ``1 - mask``; unknown stays unknown."""
-        mask = self.of(batch, masker, generator, everyone)
+        mask = self.of(batch, masker, generator, global_batch)
         return None if mask is None else 1 - mask
 
 
 @dataclass(frozen=True)
-class Binarised(OnAnotherGuide):
-    """Guide by another guide's masks as zeros and ones, without a gradient."""
+class Binarised(DerivedMask):
+    """Masks of another mask source as zeros and ones, without a gradient."""
 
     def __call__(
-        self, batch: TrainingBatch, masker: nn.Module | None, generator: torch.Generator, everyone: Everyone
+        self, batch: TrainingBatch, masker: nn.Module | None, generator: torch.Generator, global_batch: GlobalBatch
     ) -> Tensor | None:
         """Return 1 above one half, else 0; unknown stays unknown."""
-        mask = self.of(batch, masker, generator, everyone)
+        mask = self.of(batch, masker, generator, global_batch)
         return None if mask is None else torch.where(mask.isnan(), mask, (mask > 0.5).to(mask))
 
 
 @dataclass(frozen=True)
 class GreyImage:
-    """Guide by the greyscale image, from its darkest (0) to its brightest (1) pixel; a constant image is 0.
+    """Greyscale image, from its darkest (0) to its brightest (1) pixel; a constant image is 0.
 
     From the published description's ablation, where a grey copy of the image did nearly as well as the
     learned mask in accuracy.
@@ -167,7 +167,7 @@ class GreyImage:
     needs_masker: bool = field(default=False, init=False)
 
     def __call__(
-        self, batch: TrainingBatch, masker: nn.Module | None, generator: torch.Generator, everyone: Everyone
+        self, batch: TrainingBatch, masker: nn.Module | None, generator: torch.Generator, global_batch: GlobalBatch
     ) -> Tensor:
         """Return the luma of three channels, or the mean of any other number of channels."""
         images = batch.images.detach().to(torch.promote_types(batch.images.dtype, torch.float32))

@@ -33,7 +33,7 @@ def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 @contextmanager
-def only_weights_change(model: nn.Module, trained: Sequence[nn.Parameter]) -> Iterator[None]:
+def preserved_except_weights(model: nn.Module, trained: Sequence[nn.Parameter]) -> Iterator[None]:
     """Let only ``trained`` require grad and clear ``.grad`` inside the block; afterwards restore all but the weights.
 
     Restored are the train and eval modes of every module, ``requires_grad``, ``.grad`` and the device.

@@ -8,7 +8,7 @@ from torch import Tensor
 from xai_align.training.epoch_plan import derived_seed
 
 
-class StepDraws:
+class StepRandom:
     """Random numbers for one step, with a separate stream for each purpose.
 
     So turning off a term does not change the random numbers of others, and compared
@@ -17,13 +17,13 @@ class StepDraws:
     Args:
         generator: generator of this step, on the CPU, in the same state in all processes. One number is drawn from it.
         total: number of examples of the step over all processes.
-        mine: slice of this process's examples.
+        local: slice of this process's examples.
         device: device of the numbers.
     """
 
-    def __init__(self, generator: torch.Generator, *, total: int, mine: slice, device: torch.device) -> None:
+    def __init__(self, generator: torch.Generator, *, total: int, local: slice, device: torch.device) -> None:
         self._seed = int(torch.randint(2**62, (), generator=generator))
-        self.total, self.mine, self.device = total, mine, device
+        self.total, self.local, self.device = total, local, device
 
     def generator(self, what: str) -> torch.Generator:
         """Return a new generator, on the CPU, for one purpose."""
@@ -31,4 +31,4 @@ class StepDraws:
 
     def uniform(self, what: str, *shape: int) -> Tensor:
         """Return this process's part of the step's uniform numbers on [0, 1), ``[N, *shape]``, float32."""
-        return torch.rand(self.total, *shape, generator=self.generator(what))[self.mine].to(self.device)
+        return torch.rand(self.total, *shape, generator=self.generator(what))[self.local].to(self.device)

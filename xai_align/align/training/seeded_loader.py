@@ -18,7 +18,7 @@ from xai_align._tools.random_state import RandomState, seed_all
 from xai_align.training.epoch_plan import derived_seed
 
 
-class RepeatableStream:
+class SeededLoader:
     """Stream over a loader, with its own random state.
 
     Args:
@@ -76,7 +76,7 @@ class RepeatableStream:
             return 0
 
     @property
-    def doubt(self) -> str | None:
+    def caveat(self) -> str | None:
         """Sentence on what is not reproducible in the loader; None if nothing is known."""
         if getattr(self.loader, "persistent_workers", False):
             return (
@@ -87,7 +87,7 @@ class RepeatableStream:
 
 
 @contextmanager
-def loaders_generators(*loaders: Any) -> Iterator[None]:
+def preserved_loader_state(*loaders: Any) -> Iterator[None]:
     """Restore the loaders' own generators and epoch numbers after the block."""
     generators = [(one, one.get_state()) for loader in loaders for one in _generators_of(loader)]
     epochs = [

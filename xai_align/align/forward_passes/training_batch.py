@@ -47,7 +47,7 @@ class TrainingBatch:
 
 
 @dataclass(frozen=True)
-class Everyone:
+class GlobalBatch:
     """All examples of a step, over all processes and passes; a batch is a contiguous part of them.
 
     Partners, random numbers and class counts come from here, so that two processes
@@ -66,11 +66,11 @@ class Everyone:
     masks: Tensor | None = None
 
     @classmethod
-    def just(cls, batch: TrainingBatch) -> Everyone:
+    def just(cls, batch: TrainingBatch) -> GlobalBatch:
         """Return a step that consists of one batch."""
         return cls(batch.images, batch.labels, 0, batch.masks)
 
-    def mine(self, batch: TrainingBatch) -> slice:
+    def slice_of(self, batch: TrainingBatch) -> slice:
         """Return the slice of the batch.
 
         Raises:
@@ -80,7 +80,7 @@ class Everyone:
         if not 0 <= self.start <= stop <= len(self.labels):
             raise ValueError(
                 f"the batch would be examples {self.start} to {stop} of a step that has {len(self.labels)}; "
-                "give Everyone all examples of the step, and where this batch starts"
+                "give GlobalBatch all examples of the step, and where this batch starts"
             )
         return slice(self.start, stop)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from xai_align.align.training.share_of_work import Crew
+from xai_align.align.training.micro_batches import ProcessGroup
 
 
-class Tally:
+class StepMeans:
     """Means by name.
 
     Args:
@@ -32,12 +32,12 @@ class Tally:
         """Names of the added values."""
         return tuple(self._sums)
 
-    def means(self, names: tuple[str, ...], crew: Crew) -> dict[str, float | None]:
+    def values(self, names: tuple[str, ...], group: ProcessGroup) -> dict[str, float | None]:
         """Return the means over all processes; None for names that were never added."""
         zero = torch.zeros(
             (), device=self._device, dtype=torch.float32 if self._device.type == "mps" else torch.float64
         )
         sums = [self._sums.get(name, zero).to(zero) for name in names]
         weights = torch.tensor([self._weights.get(name, 0.0) for name in names]).to(zero)
-        table = crew.total(torch.stack([torch.stack(sums), weights])).tolist()
+        table = group.total(torch.stack([torch.stack(sums), weights])).tolist()
         return {name: total / weight if weight else None for name, total, weight in zip(names, *table, strict=True)}

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from xai_align._tools.model_state import evaluating, parameters_of
 from xai_align._tools.random_state import fixed_random_state
+from xai_align.align.forward_passes.training_batch import TrainingBatch
 from xai_align.align.look import cam_space, look
 from xai_align.align.masker import Masker
 from xai_align.align.recipe_record import Recipe
 from xai_align.align.saliency import cam_at
 from xai_align.align.training.settings import Order
-from xai_align.align.views.batch import TrainingBatch
 from xai_align.features.resolve_layer import Layer
 from xai_align.features.unwrapping import unwrapped
 from xai_align.hookspecs import FeatureSpace
@@ -45,7 +45,9 @@ def fresh_masker(images: Tensor, seed: int) -> Masker:
         return Masker(images.shape[1]).to(images.device, images.dtype)
 
 
-def looked_at(classifier: nn.Module, batch: TrainingBatch, layer: Layer, order: Order) -> tuple[FeatureSpace, int]:
+def cam_space_and_classes(
+    classifier: nn.Module, batch: TrainingBatch, layer: Layer, order: Order
+) -> tuple[FeatureSpace, int]:
     """Return the feature space of the classifier's CAM, and the number of classes.
 
     Raises:

@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xai_align.align.views.batch import TrainingBatch
+from xai_align.align.forward_passes.training_batch import TrainingBatch
 
 ReadBatch = Callable[[Any], Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class BatchReader:
-    """Converter of a loader's output to a :class:`~xai_align.align.views.batch.TrainingBatch`.
+class BatchValidator:
+    """Converter of a loader's output to a :class:`~xai_align.align.forward_passes.training_batch.TrainingBatch`.
 
     Attributes:
         name: name of the loader in messages, e.g. "the training data".

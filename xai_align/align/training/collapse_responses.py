@@ -13,27 +13,27 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
+from xai_align.align.forward_passes.masker_pass import MaskerPass
 from xai_align.align.terms.masker_terms import AreaHinge, MaskerTerm, Sparsity
 from xai_align.align.training.collapse import Kind
 from xai_align.align.training.settings import OnCollapse
-from xai_align.align.views.masker_view import MaskerView
 
 Weighed = list[tuple[MaskerTerm, float]]
 
 
-class CollapseAnswer(Protocol):
+class CollapseResponse(Protocol):
     """Protocol of a response to collapsed masks."""
 
     @property
-    def promise(self) -> str:
+    def description(self) -> str:
         """Sentence for the warning that describes the response from now on."""
         ...
 
-    def hear(self, kind: Kind | None, mean: float) -> None:
+    def update(self, kind: Kind | None, mean: float) -> None:
         """Record the kind of collapse after an epoch of the masker, and the mean of its masks."""
         ...
 
-    def weighed(self, terms: Sequence[MaskerTerm]) -> Weighed:
+    def weighted_terms(self, terms: Sequence[MaskerTerm]) -> Weighed:
         """Return the current terms with their weights."""
         ...
 
@@ -49,12 +49,12 @@ class CollapseAnswer(Protocol):
 class OnlyWarn:
     """Response that only warns."""
 
-    promise = "Nothing is changed (on_collapse='warn'); another weight of the sparsity may help"
+    description = "Nothing is changed (on_collapse='warn'); another weight of the sparsity may help"
 
-    def hear(self, kind: Kind | None, mean: float) -> None:
+    def update(self, kind: Kind | None, mean: float) -> None:
         """Do nothing."""
 
-    def weighed(self, terms: Sequence[MaskerTerm]) -> Weighed:
+    def weighted_terms(self, terms: Sequence[MaskerTerm]) -> Weighed:
         """Return the terms unchanged."""
         return [(term, term.weight) for term in terms]
 
@@ -67,7 +67,7 @@ class OnlyWarn:
 
 
 @dataclass(kw_only=True)
-class AnswerArea(AreaHinge):
+class CollapseArea(AreaHinge):
     """Area hinge that also has a gradient at saturated masks.
 
     At a mask of ones the sigmoid is flat, so the area has almost no gradient there. The logit has one: if an image's
@@ -81,14 +81,14 @@ class AnswerArea(AreaHinge):
 
     draw: float = 0.1
 
-    def values(self, view: MaskerView) -> Tensor:
+    def values(self, forward: MaskerPass) -> Tensor:
         """Return the penalty of each mask, ``[N]``."""
-        masks = view.masks.flatten(1)
+        masks = forward.masks.flatten(1)
         mean = masks.mean(1)
         logits = masks.logit(torch.finfo(masks.dtype).eps / 2).mean(1)
         above = (mean > self.limit) * (logits - _logit(self.limit)).relu()
         below = (mean < self.least) * (_logit(self.least) - logits).relu()
-        return super().values(view) + self.draw * (above + below)
+        return super().values(forward) + self.draw * (above + below)
 
 
 def _logit(share: float) -> float:
@@ -97,7 +97,7 @@ def _logit(share: float) -> float:
     return log(inside / (1 - inside))
 
 
-class AreaInRange:
+class AreaLimits:
     """Response that bounds a mask's area by a limit that falls from epoch to epoch, and by a floor.
 
     AIM (Alshami et al. 2025, arXiv 2508.11502) reduces the active area from 1.0 to 0.35 or 0.25 by a schedule; here it
@@ -121,7 +121,7 @@ class AreaInRange:
         return 1.0 - (1.0 - self.lowest) * min(self._falling / self.epochs, 1.0)
 
     @property
-    def promise(self) -> str:
+    def description(self) -> str:
         """Sentence for the warning that describes the response."""
         parts = []
         if self._falling:
@@ -130,19 +130,21 @@ class AreaInRange:
             parts.append(f"they are asked to keep at least {self.floor}")
         return f"From now on {' and '.join(parts) or 'nothing is changed'} (on_collapse='area')"
 
-    def hear(self, kind: Kind | None, mean: float) -> None:
+    def update(self, kind: Kind | None, mean: float) -> None:
         """Start lowering the limit at the first full (or flat and large) masks; set the floor at empty ones."""
         if self._falling or kind == "full" or (kind == "flat" and mean > self.lowest):
             self._falling += 1
         if kind == "empty" or (kind == "flat" and mean <= self.lowest):
             self._held = True
 
-    def weighed(self, terms: Sequence[MaskerTerm]) -> Weighed:
+    def weighted_terms(self, terms: Sequence[MaskerTerm]) -> Weighed:
         """Return the terms unchanged, and the hinge, once there is one."""
         known: Weighed = [(term, term.weight) for term in terms]
         if self._falling or self._held:
             against = sum(term.weight for term in terms if isinstance(term, Sparsity)) if self._held else 0.0
-            hinge = AnswerArea(limit=self.limit, least=self.floor if self._held else 0.0, weight=self.weight + against)
+            hinge = CollapseArea(
+                limit=self.limit, least=self.floor if self._held else 0.0, weight=self.weight + against
+            )
             known.append((hinge, hinge.weight))
         return known
 
@@ -155,12 +157,12 @@ class AreaInRange:
         falling, held = state["falling"], state["held"]
         if falling < 0 or held not in (0, 1):
             raise ValueError(
-                f"the answer to collapsed masks can't have fallen {falling} times and be held {held} times"
+                f"the response to collapsed masks can't have fallen {falling} times and be held {held} times"
             )
         self._falling, self._held = int(falling), bool(held)
 
 
-class MoreOrLessSparsity:
+class AdjustedSparsity:
     """Response that doubles the weight of the sparsity after full masks, and halves it after empty ones.
 
     Args:
@@ -173,7 +175,7 @@ class MoreOrLessSparsity:
         self._times = 0
 
     @property
-    def promise(self) -> str:
+    def description(self) -> str:
         """Sentence for the warning that describes the response."""
         return f"From now on sparsity weighs {self._share:.3g} times what it did (on_collapse='sparsity')"
 
@@ -181,12 +183,12 @@ class MoreOrLessSparsity:
     def _share(self) -> float:
         return float(self.factor**self._times)
 
-    def hear(self, kind: Kind | None, mean: float) -> None:
+    def update(self, kind: Kind | None, mean: float) -> None:
         """Increase the weight for full (or flat, above one half) masks; decrease it for empty (or other flat) ones."""
         if kind is not None:
             self._times += 1 if kind == "full" or (kind == "flat" and mean > 0.5) else -1
 
-    def weighed(self, terms: Sequence[MaskerTerm]) -> Weighed:
+    def weighted_terms(self, terms: Sequence[MaskerTerm]) -> Weighed:
         """Return the terms, the sparsity with its current weight."""
         known = [term for term in terms if isinstance(term, Sparsity)]
         added: list[MaskerTerm] = [] if known or self._times <= 0 else [Sparsity(weight=0.0)]
@@ -206,11 +208,11 @@ class MoreOrLessSparsity:
         self._times = int(state["times"])
 
 
-def answer_of(on_collapse: OnCollapse) -> CollapseAnswer:
+def response_to(on_collapse: OnCollapse) -> CollapseResponse:
     """Return a new response of this name."""
-    answers: dict[OnCollapse, type[CollapseAnswer]] = {
-        "area": AreaInRange,
-        "sparsity": MoreOrLessSparsity,
+    answers: dict[OnCollapse, type[CollapseResponse]] = {
+        "area": AreaLimits,
+        "sparsity": AdjustedSparsity,
         "warn": OnlyWarn,
     }
     return answers[on_collapse]()

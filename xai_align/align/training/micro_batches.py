@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from xai_align.align.views.batch import Everyone, TrainingBatch
+from xai_align.align.forward_passes.training_batch import GlobalBatch, TrainingBatch
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
 @dataclass(frozen=True)
-class Crew:
+class ProcessGroup:
     """Processes that share a fit; by default this one only.
 
     Attributes:
@@ -36,9 +36,9 @@ class Crew:
     accelerator: Accelerator | None = None
 
     @staticmethod
-    def of(accelerator: Accelerator) -> Crew:
+    def of(accelerator: Accelerator) -> ProcessGroup:
         """Return the processes that were launched together."""
-        return Crew(accelerator.num_processes, accelerator.process_index, accelerator)
+        return ProcessGroup(accelerator.num_processes, accelerator.process_index, accelerator)
 
     def total(self, values: Tensor) -> Tensor:
         """Return the sum over all processes."""
@@ -74,18 +74,18 @@ class Crew:
 
 
 @dataclass
-class Piece:
+class MicroBatch:
     """Examples of one process in one forward pass.
 
     Attributes:
         batch: the examples.
-        everyone: all of the step's examples, if these are not all.
+        global_batch: all of the step's examples, if these are not all.
         share: their share of the step's examples, between 0 and 1.
         masks: ``[N, 1, H, W]``: the masks from the masker's own step, so that it need not run again.
     """
 
     batch: TrainingBatch
-    everyone: Everyone | None = None
+    global_batch: GlobalBatch | None = None
     share: float = 1.0
     masks: Tensor | None = None
 
@@ -107,16 +107,16 @@ def joined(batches: Sequence[TrainingBatch]) -> TrainingBatch:
     )
 
 
-def pieces_of(step: TrainingBatch, *, passes: int = 1, processes: int = 1, rank: int = 0) -> list[Piece]:
+def micro_batches_of(step: TrainingBatch, *, passes: int = 1, processes: int = 1, rank: int = 0) -> list[MicroBatch]:
     """Return this process's parts of a step; there may be none if examples are few."""
     numbers = torch.arange(len(step.labels))
     mine = [part.tensor_split(processes)[rank] for part in numbers.tensor_split(passes)]
-    return [_piece(step, int(part[0]), len(part)) for part in mine if len(part)]
+    return [_micro_batch(step, int(part[0]), len(part)) for part in mine if len(part)]
 
 
-def _piece(step: TrainingBatch, start: int, count: int) -> Piece:
+def _micro_batch(step: TrainingBatch, start: int, count: int) -> MicroBatch:
     if count == len(step.labels):
-        return Piece(step)
+        return MicroBatch(step)
     here = slice(start, start + count)
     batch = TrainingBatch(
         images=step.images[here],
@@ -124,7 +124,7 @@ def _piece(step: TrainingBatch, start: int, count: int) -> Piece:
         masks=None if step.masks is None else step.masks[here],
         indices=None if step.indices is None else step.indices[here],
     )
-    return Piece(batch, Everyone(step.images, step.labels, start, step.masks), count / len(step.labels))
+    return MicroBatch(batch, GlobalBatch(step.images, step.labels, start, step.masks), count / len(step.labels))
 
 
 def on_device(batch: TrainingBatch, device: torch.device) -> TrainingBatch:
@@ -165,15 +165,15 @@ class Gradients:
         self._sums = [two if one is None else one if two is None else one + two
                       for one, two in zip(self._sums, found, strict=True)]  # fmt: skip
 
-    def total(self, crew: Crew) -> tuple[list[Tensor | None], Tensor]:
+    def total(self, group: ProcessGroup) -> tuple[list[Tensor | None], Tensor]:
         """Return the sums over all parts of all processes: gradients, and the loss."""
-        if crew.count == 1:
+        if group.count == 1:
             return self._sums, self._loss
         parts = [torch.zeros_like(p) if g is None else g for p, g in zip(self._parameters, self._sums, strict=True)]
         there = torch.tensor([float(g is not None) for g in self._sums])
         dtype = _widest(parts)
         head = torch.cat([self._loss.reshape(1).to(dtype), there.to(self._loss.device, dtype)])
-        flat = crew.total(torch.cat([head, *(part.reshape(-1).to(dtype) for part in parts)]))
+        flat = group.total(torch.cat([head, *(part.reshape(-1).to(dtype) for part in parts)]))
         loss, taken = flat[0], flat[1 : len(head)].tolist()
         sums = flat[len(head) :].split([part.numel() for part in parts])
         return [

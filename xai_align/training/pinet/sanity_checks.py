@@ -12,7 +12,7 @@ from xai_align._tools.model_state import check_evaluation_mode, parameters_of
 from xai_align.pinet.network.frozen_encoder import FrozenEncoder
 from xai_align.pinet.network.losses import PiNetLoss, Task
 from xai_align.training.pinet.batches import Teacher
-from xai_align.training.pinet.examination import length_of
+from xai_align.training.pinet.dataset_validation import length_of
 from xai_align.training.pinet.items import Collate, checked_image
 
 

@@ -8,14 +8,14 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from xai_align.align.forward_passes.step_random import StepRandom
+from xai_align.align.forward_passes.training_batch import GlobalBatch, TrainingBatch, class_balance
 from xai_align.align.look import check_logits
 from xai_align.align.masker_loss import BASELINES, Baseline, keep_and_drop
 from xai_align.align.saliency import at_least_float32
-from xai_align.align.views.batch import Everyone, TrainingBatch, class_balance
-from xai_align.align.views.step_draws import StepDraws
 
 
-class MaskerView:
+class MaskerPass:
     """View of one step of the masker: the batch, its masks, and predictions for the kept and the dropped part.
 
     A term is called with it and reads ``batch`` (images, labels), ``masks``, ``p_keep`` and ``p_drop`` (the label's
@@ -29,18 +29,19 @@ class MaskerView:
         generator: generator of this step, on the CPU, the same in all processes.
         progress: the share of the fit that is done, 0 to 1.
         baseline: values of removed pixels.
-        masks_from: ``masks_from(view)`` makes the masks of this step from ``view.soft``; None: uses ``view.soft``.
-        everyone: all examples of the step; None: these are all.
+        masks_from: ``masks_from(forward)`` makes the masks of this step from ``forward.soft``; None: they are
+            ``forward.soft``.
+        global_batch: all examples of the step; None: these are all.
 
     Example::
 
         >>> import torch
         >>> from torch import nn
-        >>> from xai_align.align import Masker, MaskerView, TrainingBatch
+        >>> from xai_align.align import Masker, MaskerPass, TrainingBatch
         >>> classifier = nn.Sequential(nn.Flatten(), nn.Linear(192, 3)).eval()
         >>> batch = TrainingBatch(images=torch.randn(2, 3, 8, 8), labels=torch.tensor([0, 2]))
-        >>> view = MaskerView(batch, classifier=classifier, masker=Masker(), generator=torch.Generator())
-        >>> view.masks.shape, view.p_keep.shape
+        >>> forward = MaskerPass(batch, classifier=classifier, masker=Masker(), generator=torch.Generator())
+        >>> forward.masks.shape, forward.p_keep.shape
         (torch.Size([2, 1, 8, 8]), torch.Size([2]))
     """
 
@@ -53,16 +54,18 @@ class MaskerView:
         generator: torch.Generator,
         progress: float = 0.0,
         baseline: Baseline = 0.0,
-        masks_from: Callable[[MaskerView], Tensor] | None = None,
-        everyone: Everyone | None = None,
+        masks_from: Callable[[MaskerPass], Tensor] | None = None,
+        global_batch: GlobalBatch | None = None,
     ) -> None:
         self.batch, self.classifier, self.masker = batch, classifier, masker
         self.generator, self.progress, self.baseline = generator, progress, baseline
         self.masks_from = masks_from
-        self.everyone = everyone or Everyone.just(batch)
+        self.global_batch = global_batch or GlobalBatch.just(batch)
         #: Slice of these examples among all of the step.
-        self.mine = self.everyone.mine(batch)
-        self.draws = StepDraws(generator, total=len(self.everyone.labels), mine=self.mine, device=batch.images.device)
+        self.local = self.global_batch.slice_of(batch)
+        self.draws = StepRandom(
+            generator, total=len(self.global_batch.labels), local=self.local, device=batch.images.device
+        )
 
     @cached_property
     def soft(self) -> Tensor:
@@ -118,17 +121,17 @@ class MaskerView:
     @cached_property
     def per_class_weights(self) -> Tensor:
         """Weights ``[N]`` that turn a mean over images into the sum of class means over the number of classes."""
-        return class_balance(self.everyone.labels, self.probabilities.shape[-1])[self.mine]
+        return class_balance(self.global_batch.labels, self.probabilities.shape[-1])[self.local]
 
     def _baseline(self) -> Baseline:
         """Return the baseline of these images; a function of the images is called with all of the step's."""
         named = BASELINES.get(self.baseline) if isinstance(self.baseline, str) else None
         function = named or self.baseline
-        if len(self.batch) == len(self.everyone.labels) or isinstance(function, Tensor) or not callable(function):
+        if len(self.batch) == len(self.global_batch.labels) or isinstance(function, Tensor) or not callable(function):
             return self.baseline
         with torch.no_grad():
-            values: Tensor = function(self.everyone.images)
-        return values.expand_as(self.everyone.images)[self.mine]
+            values: Tensor = function(self.global_batch.images)
+        return values.expand_as(self.global_batch.images)[self.local]
 
     def _probabilities(self, images: Tensor) -> Tensor:
         logits = self.classifier(images)

@@ -8,16 +8,16 @@ from math import floor
 import torch
 from torch import Tensor, nn
 
+from xai_align.align.forward_passes.side_pass import batch_statistics_preserved
+from xai_align.align.forward_passes.step_random import StepRandom
+from xai_align.align.forward_passes.training_batch import GlobalBatch
 from xai_align.align.look import Look, look
 from xai_align.align.mixup_regulariser import mixed, mixing_shares, same_class_partners
 from xai_align.align.saliency import Normalise, Order, saliency_at
-from xai_align.align.views.batch import Everyone
-from xai_align.align.views.side_pass import statistics_kept
-from xai_align.align.views.step_draws import StepDraws
 from xai_align.hookspecs import FeatureSpace
 
 
-class MixedView:
+class MixupPass:
     """Mixtures ``lam * image + (1 - lam) * partner`` of some or all images of a batch.
 
     Partners come from all examples of the step. The CAM of a partner in another process
@@ -34,9 +34,9 @@ class MixedView:
 
     def __init__(
         self,
-        everyone: Everyone,
-        mine: slice,
-        draws: StepDraws,
+        global_batch: GlobalBatch,
+        local: slice,
+        draws: StepRandom,
         *,
         classifier: nn.Module,
         space: FeatureSpace,
@@ -45,18 +45,18 @@ class MixedView:
         alpha: float,
         share: float,
     ) -> None:
-        self._everyone, self._mine = everyone, mine
+        self._everyone, self._local = global_batch, local
         self._classifier, self._space, self._order, self._normalise = classifier, space, order, normalise
-        total, device = len(everyone.labels), everyone.images.device
+        total, device = len(global_batch.labels), global_batch.images.device
         draw = draws.generator("mixup")
-        partners = same_class_partners(everyone.labels, draw).to(device)
-        lam = mixing_shares(total, alpha, draw).to(everyone.images)
+        partners = same_class_partners(global_batch.labels, draw).to(device)
+        lam = mixing_shares(total, alpha, draw).to(global_batch.images)
         chosen = _every_so_often(total, share, torch.rand((), generator=draw).item())
-        places = torch.tensor([i for i in chosen if mine.start <= i < mine.stop], dtype=torch.int64, device=device)
-        self.rows = places - mine.start
+        places = torch.tensor([i for i in chosen if local.start <= i < local.stop], dtype=torch.int64, device=device)
+        self.rows = places - local.start
         self.partners, self.lam = partners[places], lam[places]
-        self.images = mixed(everyone.images, partners, lam)[places]
-        self.labels = everyone.labels[places]
+        self.images = mixed(global_batch.images, partners, lam)[places]
+        self.labels = global_batch.labels[places]
         self.scale = total / max(len(chosen), 1)
 
     def __len__(self) -> int:
@@ -80,8 +80,8 @@ class MixedView:
         """
         if len(saliency) == len(self._everyone.labels):
             return saliency[self.partners]
-        elsewhere = (self.partners < self._mine.start) | (self.partners >= self._mine.stop)
-        found = saliency[(self.partners - self._mine.start).clamp(0, len(saliency) - 1)]
+        elsewhere = (self.partners < self._local.start) | (self.partners >= self._local.stop)
+        found = saliency[(self.partners - self._local.start).clamp(0, len(saliency) - 1)]
         if not elsewhere.any():
             return found
         away = self.partners[elsewhere]
@@ -90,7 +90,7 @@ class MixedView:
         return found.index_put((elsewhere.nonzero().squeeze(1),), theirs)
 
     def _look(self, images: Tensor) -> Look:
-        with statistics_kept(self._classifier):
+        with batch_statistics_preserved(self._classifier):
             return look(self._classifier, images, self._space)
 
 

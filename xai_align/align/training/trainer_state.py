@@ -17,22 +17,27 @@ from xai_align._tools.random_state import kept_random_state
 from xai_align.align.masker import Masker
 from xai_align.align.masker_file import OPTIONS as MASKER_OPTIONS
 from xai_align.align.recipe_record import Recipe
-from xai_align.align.training.collapse_answers import CollapseAnswer, answer_of
-from xai_align.align.training.first_look import check_masker, check_recipe, fresh_masker, looked_at, network_inside
+from xai_align.align.training.batch_validation import BatchValidator, ReadBatch
+from xai_align.align.training.collapse_responses import CollapseResponse, response_to
 from xai_align.align.training.fit_state import FitState
-from xai_align.align.training.phases import first_place
-from xai_align.align.training.reading import BatchReader, ReadBatch
+from xai_align.align.training.micro_batches import ProcessGroup, on_device
+from xai_align.align.training.phases import first_position
 from xai_align.align.training.recipe_description import recipe_description
+from xai_align.align.training.sanity_checks import (
+    cam_space_and_classes,
+    check_masker,
+    check_recipe,
+    fresh_masker,
+    network_inside,
+)
 from xai_align.align.training.settings import AlignSettings, configuration
-from xai_align.align.training.share_of_work import Crew, on_device
-from xai_align.align.training.steps import Moment, Steps
-from xai_align.align.training.tally import Tally
+from xai_align.align.training.step_means import StepMeans
+from xai_align.align.training.steps import StepContext, Steps
 from xai_align.align.training.training_modes import TrainingModes
 from xai_align.align.training.updates import Updater
 from xai_align.features.resolve_layer import Layer
 from xai_align.features.routes import layer_name
 from xai_align.hookspecs import FeatureSpace
-from xai_align.training.callers_state import trained_parameters
 from xai_align.training.checkpoints import (
     Checkpoints,
     DamagedCheckpoint,
@@ -42,11 +47,12 @@ from xai_align.training.checkpoints import (
     same,
     write_checkpoint,
 )
+from xai_align.training.preserved_state import trained_parameters
 
 _MASKER_OPTIONS = "masker_options"
 
 
-class Bench:
+class TrainerState:
     """State of the networks that outlives a call of ``fit``.
 
     Args:
@@ -85,7 +91,7 @@ class Bench:
             )
         if masker is not None and not recipe.trains_masker:
             self.own_notes.append(f"the recipe '{recipe.name}' trains no masker; the one that was given was left alone")
-        self.answer: CollapseAnswer = answer_of(settings.on_collapse)
+        self.response: CollapseResponse = response_to(settings.on_collapse)
         self.updaters: dict[str, Updater] = {}
         self.modes: dict[str, TrainingModes] = {}
         self.state: FitState | None = None
@@ -102,7 +108,7 @@ class Bench:
         """Dtype of the classifier's parameters, and so of its images."""
         return next((p.dtype for p in parameters_of(self.network) if p.is_floating_point()), torch.float32)
 
-    def look_at(self, raw: Any, read_batch: ReadBatch | None, name: str = "the training data") -> None:
+    def check_first_batch(self, raw: Any, read_batch: ReadBatch | None, name: str = "the training data") -> None:
         """Inspect the first batch: find the CAM's layer and the number of classes, make the masker, check that all fit.
 
         Raises:
@@ -112,7 +118,7 @@ class Bench:
             return
         batch = on_device(self.reader(read_batch, name)(raw), self.device)
         check_recipe(self.recipe, batch)
-        space, classes = looked_at(self.network, batch, self.target_layer, self.settings.order)
+        space, classes = cam_space_and_classes(self.network, batch, self.target_layer, self.settings.order)
         if self.recipe.trains_masker:
             if self.masker is None:
                 self.masker = fresh_masker(batch.images, self.settings.seed)
@@ -123,9 +129,9 @@ class Bench:
         self.reader(read_batch, name)(raw)  # check that labels are in range
         self.assemble()
 
-    def reader(self, read_batch: ReadBatch | None, name: str) -> BatchReader:
+    def reader(self, read_batch: ReadBatch | None, name: str) -> BatchValidator:
         """Return a reader that makes batches for the networks."""
-        return BatchReader(name=name, read_batch=read_batch, classes=self.classes, dtype=self.dtype)
+        return BatchValidator(name=name, read_batch=read_batch, classes=self.classes, dtype=self.dtype)
 
     def assemble(self) -> FitState:
         """Make optimisers and state, once both networks exist."""
@@ -148,10 +154,10 @@ class Bench:
             frozen = self.settings.freeze_batch_norm and name == "classifier"
             self.modes[name] = TrainingModes(network, freeze_batch_norm=frozen)
         terms = (*self.recipe.terms, *self.recipe.masker_terms)
-        self.state = FitState(networks, self.updaters, terms, self.answer, first_place(self.settings.plan))
+        self.state = FitState(networks, self.updaters, terms, self.response, first_position(self.settings.plan))
         return self.state
 
-    def steps(self, crew: Crew) -> Steps:
+    def steps(self, group: ProcessGroup) -> Steps:
         """Return the object that makes training steps."""
         assert self.space is not None
         return Steps(
@@ -162,32 +168,32 @@ class Bench:
             recipe=self.recipe,
             updaters=self.updaters,
             modes=self.modes,
-            answer=self.answer,
-            crew=crew,
+            response=self.response,
+            group=group,
             device=self.device,
         )
 
     def own_step(
-        self, raw: Any, read_batch: ReadBatch | None, *, who: Literal["classifier", "masker"]
+        self, raw: Any, read_batch: ReadBatch | None, *, name: Literal["classifier", "masker"]
     ) -> dict[str, float]:
         """Make one step for a custom training loop; see :class:`~xai_align.align.trainer.AlignTrainer`."""
         with ExitStack() as stack:
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.enable_grad())
             stack.enter_context(kept_random_state())
-            self.look_at(raw, read_batch, "the batches")
-            if who == "masker" and self.masker is None:
+            self.check_first_batch(raw, read_batch, "the batches")
+            if name == "masker" and self.masker is None:
                 raise ValueError(f"the recipe '{self.recipe.name}' trains no masker, so there is no step of it to make")
-            state, tally = self.assemble(), Tally(self.device)
-            steps = self.steps(Crew())
-            pieces = steps.pieces(self.reader(read_batch, "the batches")(raw))
-            moment = Moment(state.step, 0.0, f"step {state.step + 1}")
-            if who == "masker":
-                steps.masker_step(pieces, moment, tally=tally)
+            state, means = self.assemble(), StepMeans(self.device)
+            steps = self.steps(ProcessGroup())
+            micro_batches = steps.micro_batches(self.reader(read_batch, "the batches")(raw))
+            context = StepContext(state.step, 0.0, f"step {state.step + 1}")
+            if name == "masker":
+                steps.masker_step(micro_batches, context, means=means)
             else:
-                steps.classifier_step(pieces, moment, guided=True, tally=tally)
+                steps.classifier_step(micro_batches, context, with_masks=True, means=means)
             state.step += 1
-        return {name: value for name, value in tally.means(tally.names, Crew()).items() if value is not None}
+        return {name: value for name, value in means.values(means.names, ProcessGroup()).items() if value is not None}
 
     def configuration(self, **of_the_fit: Any) -> dict[str, Any]:
         """Return the configuration that identifies a run, in JSON types."""

@@ -1,6 +1,6 @@
 """Check of a data set before training, so that mistakes show at once.
 
-Of a larger data set :data:`EXAMINED` items, evenly spread, are checked; the others
+Of a larger data set :data:`CHECKED_ITEMS` items, evenly spread, are checked; the others
 are checked when they are put into a batch.
 """
 
@@ -19,7 +19,7 @@ from xai_align._tools.callers_level import callers_level
 from xai_align.training.pinet.items import Collate
 
 #: Number of items of a large data set that are checked.
-EXAMINED = 2000
+CHECKED_ITEMS = 2000
 
 
 class FittingDataWarning(UserWarning):
@@ -27,7 +27,7 @@ class FittingDataWarning(UserWarning):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Examination:
+class DatasetSummary:
     """Findings about a data set.
 
     Attributes:
@@ -47,7 +47,7 @@ class Examination:
     digest: str = ""
 
 
-def examine(data: Any, collate: Collate, *, name: str) -> Examination:
+def examine(data: Any, collate: Collate, *, name: str) -> DatasetSummary:
     """Check a data set: raise on invalid items, warn of suspicious ones.
 
     Args:
@@ -63,7 +63,11 @@ def examine(data: Any, collate: Collate, *, name: str) -> Examination:
         FittingDataWarning: classes without examples, constant images.
     """
     count = length_of(data, name)
-    numbers = range(count) if count <= EXAMINED else [round(i * (count - 1) / (EXAMINED - 1)) for i in range(EXAMINED)]
+    numbers = (
+        range(count)
+        if count <= CHECKED_ITEMS
+        else [round(i * (count - 1) / (CHECKED_ITEMS - 1)) for i in range(CHECKED_ITEMS)]
+    )
     digest, classes, constant, masks = hashlib.sha256(), Counter[int](), [], 0
     for number in numbers:
         try:
@@ -74,7 +78,7 @@ def examine(data: Any, collate: Collate, *, name: str) -> Examination:
         classes.update(_classes_of(target, collate))
         constant += [number] if _is_constant(image) else []
         masks += mask is not None and not mask.isnan().all()
-    found = Examination(
+    found = DatasetSummary(
         count=count,
         examined=len(numbers),
         per_class=dict(sorted(classes.items())),
@@ -124,7 +128,7 @@ def _is_constant(image: Tensor) -> bool:
     return bool((flat == flat[:, :1]).all())
 
 
-def _warn(found: Examination, collate: Collate, name: str) -> None:
+def _warn(found: DatasetSummary, collate: Collate, name: str) -> None:
     if len(found.constant) == found.examined:
         raise ValueError(f"{name}: every image has one colour throughout, so none says where anything is")
     if found.constant:

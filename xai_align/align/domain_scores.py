@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from xai_align._tools.replica import Replica
+from xai_align.align.forward_passes.training_batch import TrainingBatch
 from xai_align.align.saliency import grad_cam, normalised
-from xai_align.align.views.batch import TrainingBatch
 from xai_align.evaluation import comprehensiveness, sufficiency
 from xai_align.hookspecs import FeatureSpace
 from xai_align.perturbation.ranking import TieWarning

@@ -22,13 +22,13 @@ from xai_align.align.look import look
 from xai_align.align.saliency import Normalise, Order, at_least_float32, cam_at, saliency_at
 from xai_align.hookspecs import FeatureSpace
 
-__all__ = ["SidePass", "evaluation_pass", "statistics_kept"]
+__all__ = ["SidePass", "batch_statistics_preserved", "evaluation_pass"]
 
 
 class SidePass:
     """Forward pass of other images, in the classifier's current modes; running statistics are not updated.
 
-    :meth:`ClassifierView.side_pass` makes one for the current step.
+    :meth:`ClassifierPass.side_pass` makes one for the current step.
 
     Args:
         classifier: gives logits ``[N, K]``.
@@ -49,7 +49,7 @@ class SidePass:
         order: Order,
         normalise: Normalise,
     ) -> None:
-        with statistics_kept(classifier):
+        with batch_statistics_preserved(classifier):
             self.seen = look(classifier, images, space)
         self.labels, self.order, self.normalise = labels, order, normalise
 
@@ -70,7 +70,7 @@ class SidePass:
 
 
 @contextmanager
-def statistics_kept(model: nn.Module) -> Iterator[None]:
+def batch_statistics_preserved(model: nn.Module) -> Iterator[None]:
     """Keep BatchNorm's running statistics inside the block; in train mode it still normalises by the batch."""
     updating = [m for m in modules_of(model) if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
     try:

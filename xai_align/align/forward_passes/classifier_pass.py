@@ -8,16 +8,16 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from xai_align.align.forward_passes.mixup_pass import MixupPass
+from xai_align.align.forward_passes.side_pass import SidePass
+from xai_align.align.forward_passes.step_random import StepRandom
+from xai_align.align.forward_passes.training_batch import GlobalBatch, TrainingBatch, class_balance
 from xai_align.align.look import Look, look
 from xai_align.align.saliency import Normalise, Order, at_least_float32, dead, saliency_at
-from xai_align.align.views.batch import Everyone, TrainingBatch, class_balance
-from xai_align.align.views.mixed_view import MixedView
-from xai_align.align.views.side_pass import SidePass
-from xai_align.align.views.step_draws import StepDraws
 from xai_align.hookspecs import FeatureSpace
 
 
-class ClassifierView:
+class ClassifierPass:
     """View of one step of the classifier: the batch, and values that its terms share.
 
     A term is called with it and reads ``batch`` (images, labels), ``logits``, ``saliency`` (the normalised CAMs of the
@@ -31,11 +31,12 @@ class ClassifierView:
         space: feature space of the CAMs.
         order: "first": a CAM's channel weights are constants. "second": gradients go through them.
         normalise: scaling of a CAM to [0, 1].
-        masker: the masker, for guides that use it; it isn't trained here.
-        guide: ``guide(batch, masker, generator, everyone)`` gives the masks that CAMs are compared with.
+        masker: the masker, for mask sources that use it; it isn't trained here.
+        mask_source: gives the masks that CAMs are compared with, see
+            :class:`~xai_align.align.mask_sources.MaskSource`.
         generator: generator of this step, on the CPU, the same in all processes.
         progress: the share of the fit that is done, 0 to 1.
-        everyone: all examples of the step; None: these are all.
+        global_batch: all examples of the step; None: these are all.
 
     The example is a term that makes predictions agree under a horizontal flip.
 
@@ -44,17 +45,17 @@ class ClassifierView:
         >>> import torch
         >>> from torch import nn
         >>> from xai_align import FeatureSpace
-        >>> from xai_align.align import ClassifierView, TrainingBatch
+        >>> from xai_align.align import ClassifierPass, TrainingBatch
         >>> class Flipped:
         ...     name, weight = "flipped", 1.0
-        ...     def __call__(self, view):
-        ...         flipped = view.side_pass(view.batch.images.flip(3))
-        ...         return (flipped.logits - view.logits).square().mean(1)
+        ...     def __call__(self, forward):
+        ...         flipped = forward.side_pass(forward.batch.images.flip(3))
+        ...         return (flipped.logits - forward.logits).square().mean(1)
         >>> classifier = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 5))
         >>> batch = TrainingBatch(images=torch.randn(2, 3, 8, 8), labels=torch.tensor([0, 4]))
         >>> space = FeatureSpace(layer="0")
-        >>> view = ClassifierView(batch, classifier=classifier, space=space, generator=torch.Generator())
-        >>> Flipped()(view).shape, view.saliency.shape
+        >>> forward = ClassifierPass(batch, classifier=classifier, space=space, generator=torch.Generator())
+        >>> Flipped()(forward).shape, forward.saliency.shape
         (torch.Size([2]), torch.Size([2, 1, 6, 6]))
     """
 
@@ -67,20 +68,22 @@ class ClassifierView:
         order: Order = "first",
         normalise: Normalise = "max",
         masker: nn.Module | None = None,
-        guide: Callable[..., Tensor | None] | None = None,
+        mask_source: Callable[..., Tensor | None] | None = None,
         generator: torch.Generator,
         progress: float = 0.0,
-        everyone: Everyone | None = None,
+        global_batch: GlobalBatch | None = None,
     ) -> None:
         self.batch, self.classifier, self.space = batch, classifier, space
         self.order, self.normalise = order, normalise
-        self.masker, self.guide = masker, guide
+        self.masker, self.mask_source = masker, mask_source
         self.generator, self.progress = generator, progress
-        self.everyone = everyone or Everyone.just(batch)
+        self.global_batch = global_batch or GlobalBatch.just(batch)
         #: Slice of these examples among all of the step.
-        self.mine = self.everyone.mine(batch)
-        self.draws = StepDraws(generator, total=len(self.everyone.labels), mine=self.mine, device=batch.images.device)
-        self._mixed: dict[tuple[float, float], MixedView] = {}
+        self.local = self.global_batch.slice_of(batch)
+        self.draws = StepRandom(
+            generator, total=len(self.global_batch.labels), local=self.local, device=batch.images.device
+        )
+        self._mixed: dict[tuple[float, float], MixupPass] = {}
 
     @cached_property
     def from_pixels(self) -> tuple[Tensor, Look]:
@@ -115,16 +118,16 @@ class ClassifierView:
 
     @cached_property
     def mask(self) -> Tensor | None:
-        """The guide's masks as constants, ``[N, 1, H, W]``, float32 (NaN: unknown); None: there is no guide."""
-        if self.guide is None:
+        """Masks of the mask source as constants, ``[N, 1, H, W]``, float32 (NaN: unknown); None: no mask source."""
+        if self.mask_source is None:
             return None
-        mask = self.guide(self.batch, self.masker, self.draws.generator("guide"), self.everyone)
+        mask = self.mask_source(self.batch, self.masker, self.draws.generator("guide"), self.global_batch)
         return None if mask is None else at_least_float32(mask.detach())
 
     @cached_property
     def per_class_weights(self) -> Tensor:
         """Weights ``[N]`` that turn a mean over images into the sum of class means over the number of classes."""
-        return class_balance(self.everyone.labels, self.logits.shape[1])[self.mine]
+        return class_balance(self.global_batch.labels, self.logits.shape[1])[self.local]
 
     def side_pass(self, images: Tensor, *, order: Order | None = None) -> SidePass:
         """Run the classifier on other images of the same labels: attacked, masked or otherwise changed ones.
@@ -148,7 +151,7 @@ class ClassifierView:
             normalise=self.normalise,
         )
 
-    def mixed(self, *, alpha: float = 0.2, share: float = 1.0) -> MixedView:
+    def mixed(self, *, alpha: float = 0.2, share: float = 1.0) -> MixupPass:
         """Return images mixed with others of their class; one more forward pass, shared by all callers.
 
         Args:
@@ -156,9 +159,9 @@ class ClassifierView:
             share: share of the images that are mixed.
         """
         if (alpha, share) not in self._mixed:
-            self._mixed[alpha, share] = MixedView(
-                self.everyone,
-                self.mine,
+            self._mixed[alpha, share] = MixupPass(
+                self.global_batch,
+                self.local,
                 self.draws,
                 classifier=self.classifier,
                 space=self.space,
