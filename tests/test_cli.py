@@ -148,7 +148,7 @@ def test_a_corrupt_image_is_named_and_the_rest_go_on(folder):
     result = explain("broken.png", "half.png")
     assert result.exit_code == 1
     assert "broken.png: cannot be read as an image" in result.stderr
-    assert "1 of 2 explanations were not made" in result.stderr
+    assert "1 of 2 explanations failed" in result.stderr
     assert numbers("half.pinet")["answer"] == pytest.approx(2.5)
     assert not list(Path("xai-align-out").glob("broken*"))
 

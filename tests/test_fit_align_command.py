@@ -66,10 +66,22 @@ def refused(*words):
 
 
 def test_a_folder_of_domains_becomes_a_classifier_and_a_masker_that_can_be_asked(folder):
-    words = ("fit-align", "pictures", "--source", "dark", *SHORT, "--examples", 2, "--figure-every", 2, "--out", "out")
+    words = (
+        "fit-align",
+        "pictures",
+        "--source",
+        "dark",
+        *SHORT,
+        "--examples",
+        2,
+        "--set",
+        "figure_every=2",
+        "--out",
+        "out",
+    )
     done = run(*words)
     assert done.exit_code == 0, done.output
-    assert "2 classes; 10 images to train with, 2 to validate with" in done.stdout
+    assert "2 classes; 10 training images, 2 validation images" in done.stdout
     assert "2 epochs, 6 steps" in done.stdout
     assert "trained on" in done.stdout
     out = folder / "out"
@@ -111,7 +123,7 @@ def test_a_folder_of_domains_becomes_a_classifier_and_a_masker_that_can_be_asked
     assert "2 epochs, 6 steps" in again.stdout
     after = load_file(out / "classifier.safetensors")
     assert all(torch.equal(value, after[name]) for name, value in weights.items())
-    assert "mixup" in refused(*words[1:], "--mixup", 0.5)
+    assert "mixup" in refused(*words[1:], "--recipe-set", "mixup=0.5")
 
 
 def test_one_domain_and_a_recipe_without_a_masker(folder):
@@ -136,7 +148,7 @@ def test_a_recipe_of_a_plugin_goes_by_its_name(folder, tmp_path_factory, monkeyp
         site.add("gentle", code)
         done = run("fit-align", "pictures/dark", *SHORT, "--recipe", "gentle", "--examples", 0, "--out", "out")
         assert "the training recipe 'gentle' has no option 'sparsity'; it takes mixup" in refused(
-            "pictures/dark", *SHORT, "--recipe", "gentle", "--sparsity", 1, "--out", "out"
+            "pictures/dark", *SHORT, "--recipe", "gentle", "--recipe-set", "sparsity=1", "--out", "out"
         )
         assert "there is no training recipe 'gently'; did you mean 'gentle'?" in refused(
             "pictures/dark", *SHORT, "--recipe", "gently", "--out", "out"
@@ -196,15 +208,21 @@ def test_training_images_are_shuffled_and_come_with_their_numbers(folder, monkey
         ),
         (("pictures/dark", "--source", "red"), "has no domain 'red'"),
         (("pictures/dark", "--recipe", "algin"), "there is no training recipe 'algin'; did you mean 'align'?"),
-        (("pictures/dark", "--recipe", "erm", "--sparsity", 1), "the training recipe 'erm' has no option 'sparsity'"),
         (
-            ("pictures/dark", "--baseline", "another_imgae"),
+            ("pictures/dark", "--recipe", "erm", "--recipe-set", "sparsity=1"),
+            "the training recipe 'erm' has no option 'sparsity'",
+        ),
+        (
+            ("pictures/dark", "--recipe-set", "baseline=another_imgae"),
             "'another_imgae'; did you mean 'another_image'?",
         ),
-        (("pictures/dark", "--recipe", "dre", "--baseline", 0), "the training recipe 'dre' has no option 'baseline'"),
+        (
+            ("pictures/dark", "--recipe", "dre", "--recipe-set", "baseline=0"),
+            "the training recipe 'dre' has no option 'baseline'",
+        ),
         (("pictures/dark", "--test-share", "0.9"), "validation (0.15) and test (0.9) take all the images"),
         (("pictures/dark", "--test-share", "-0.1"), "share is -0.1"),
-        (("pictures/dark", "--alternation", "sometimes"), "alternation is 'sometimes'"),
+        (("pictures/dark", "--set", "alternation=sometimes"), "alternation is 'sometimes'"),
         (("pictures/dark", "--layer", "nowhere"), "nowhere"),
         (("pictures/dark", "--warmup-epochs", "1"), "of 2 epochs, 1 are warm-up and 1 the masker's alone"),
         (("pictures/dark", "--device", "nowhere"), "cannot be used"),

@@ -64,11 +64,24 @@ def refused(*words):
 
 
 def test_a_folder_becomes_a_saved_pinet_with_curves_and_maps(folder):
-    words = ("pictures", *BACKBONE, "--epochs", 2, "--batch-size", 4, "--examples", 2, "--size", 20, "--out", "out")
-    done = run(*words, "--masks", "masks", "--feedback", 1, "--mask-weight", 10)
+    words = (
+        "pictures",
+        *BACKBONE,
+        "--epochs",
+        2,
+        "--batch-size",
+        4,
+        "--examples",
+        2,
+        "--head",
+        "size=20",
+        "--out",
+        "out",
+    )
+    done = run(*words, "--masks", "masks", "--loss", "feedback=1", "--loss", "masks=10")
     assert done.exit_code == 0, done.output
-    assert "2 classes; 8 images to train with" in done.stdout
-    assert "2 to validate with" in done.stdout
+    assert "2 classes; 8 training images" in done.stdout
+    assert "2 validation images" in done.stdout
     assert "2 epochs, 4 steps" in done.stdout
     out = folder / "out"
     assert json.loads((out / "classes.json").read_text())["classes"] == ["blue", "red"]
@@ -89,11 +102,11 @@ def test_a_folder_becomes_a_saved_pinet_with_curves_and_maps(folder):
     asked = CliRunner().invoke(app, ["explain", "pictures/red/00.png", "--model", "pinet:out/model", "--out", "why"])
     assert asked.exit_code == 0, asked.output
     assert (out / "metrics.csv").is_file()
-    again = run(*words, "--masks", "masks", "--feedback", 1, "--mask-weight", 10)
+    again = run(*words, "--masks", "masks", "--loss", "feedback=1", "--loss", "masks=10")
     assert again.exit_code == 0, again.output
     assert "was finished after epoch 2; nothing was left to do" in again.stdout
     assert "parsimony was 0.0, is 1.0" in refused(
-        *words, "--masks", "masks", "--feedback", 1, "--mask-weight", 10, "--parsimony", 1
+        *words, "--masks", "masks", "--loss", "feedback=1", "--loss", "masks=10", "--loss", "parsimony=1"
     )
 
 
@@ -106,9 +119,12 @@ def test_a_folder_becomes_a_saved_pinet_with_curves_and_maps(folder):
         (("pictures", "--masks", "pictures/none"), "the folder of masks 'pictures/none' does not exist"),
         (("pictures", "--validation-share", "1.5"), "the validation share is 1.5"),
         (("pictures", "--batch-size", "64"), "a step takes 64 examples (batch_size 64), but the training data have 8"),
-        (("pictures", "--schedule", "sometimes"), "schedule is 'sometimes'"),
-        (("pictures", "--z", "sound"), "z='sound'"),
-        (("pictures", "--feedback", "-1"), "the weight of 'feedback' is -1.0"),
+        (("pictures", "--set", "schedule=sometimes"), "schedule is 'sometimes'"),
+        (("pictures", "--head", "z=sound"), "z='sound'"),
+        (("pictures", "--head", "colour=red"), "colour"),
+        (("pictures", "--loss", "feedback=-1"), "the weight of 'feedback' is -1.0"),
+        (("pictures", "--loss", "feedbak=1"), "there is no loss term 'feedbak'; did you mean 'feedback'?"),
+        (("pictures", "--loss", "feedback=much"), "the weight of 'feedback' is 'much'; give a number"),
         (("pictures", "--device", "nowhere"), "cannot be used"),
     ],
 )

@@ -4,90 +4,104 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 from xai_align._tools.files.references import typed_on_the_command_line
-from xai_align.cli.reference_options import MODEL_REFERENCES, TrustCode
-from xai_align.cli.terminal import errors_in_words, output, progress_bar
+from xai_align.cli.shared_options import Device, ModelReference, Seed, TrustCode, split_names
+from xai_align.cli.terminal import output, print_error, print_lines, print_notes, progress_bar, report_errors
+
+if TYPE_CHECKING:
+    from xai_align.comparison.result import Comparison
 
 _NAMES = "NAME[,NAME...]"
 
 
 def compare_command(
-    model: Annotated[
-        str,
-        typer.Option(metavar="REF", help=MODEL_REFERENCES),
-    ],
+    model: ModelReference,
     images: Annotated[
-        list[str], typer.Option(metavar="PATH", help="A folder, an image, a pattern like 'a/*.jpg'; may be repeated.")
+        list[str],
+        typer.Option(metavar="PATH", help="Image, folder, or pattern like 'a/*.jpg'; may be repeated."),
     ],
     methods: Annotated[
         list[str] | None,
-        typer.Option(metavar=_NAMES, help="Methods; `xai-align methods` shows them. NAME@LAYER: looking at a layer."),
+        typer.Option(
+            metavar=_NAMES,
+            help="Methods; `xai-align methods` lists them. NAME@LAYER explains that layer. Default: the exact readout, "
+            "some baseline methods, and a control.",
+        ),
     ] = None,
-    metrics: Annotated[list[str] | None, typer.Option(metavar=_NAMES, help="Metrics; `xai-align methods` too.")] = None,
+    metrics: Annotated[
+        list[str] | None, typer.Option(metavar=_NAMES, help="Metrics; `xai-align methods` lists them.")
+    ] = None,
     question: Annotated[
         list[str] | None,
-        typer.Option(metavar=_NAMES, help="why, why-not, why-not-rest, group, group-not. Default: why."),
+        typer.Option(metavar=_NAMES, help="Questions: why, why-not, why-not-rest, group, group-not. Default: why."),
     ] = None,
     classes: Annotated[
         list[str] | None,
-        typer.Option("--class", metavar="NAME|INDEX", help="What to ask about. Default: each image's predicted class."),
+        typer.Option(
+            "--class", metavar="NAME|INDEX", help="The class to explain. Default: the predicted class of each image."
+        ),
     ] = None,
     foils: Annotated[
         list[str] | None,
         typer.Option(
-            "--not", metavar="NAME|INDEX", help="What to ask against. Default: the runner-up, the next group."
+            "--not",
+            metavar="NAME|INDEX",
+            help="The class to explain against. Default: the runner-up, or the runner-up's group.",
         ),
     ] = None,
     groups: Annotated[
         str | None, typer.Option(metavar="FILE.json|wordnet|confusion", help="Groups of classes. Default: wordnet.")
     ] = None,
     reference: Annotated[
-        str | None, typer.Option(metavar="METHOD", help="What the others are compared with. Default: the first method.")
+        str | None,
+        typer.Option(metavar="METHOD", help="The method that the others are compared with. Default: the first."),
     ] = None,
     transfer_to: Annotated[
-        str | None, typer.Option(metavar="REF", help="A second model that judges the explanations of the first.")
+        str | None,
+        typer.Option(metavar="REF", help="A second model, on which the explanations of the first are measured."),
     ] = None,
     out: Annotated[
-        Path, typer.Option(help="Folder for values, tables, pictures and page; a run that was stopped goes on.")
+        Path, typer.Option(help="Folder for values, tables, pictures and the page. An interrupted run is resumed.")
     ] = Path("xai-align-compare"),
-    batch_size: Annotated[int, typer.Option(min=1, help="Images at once.")] = 8,
-    limit: Annotated[int | None, typer.Option(min=1, help="No more images than these.")] = None,
-    seed: Annotated[int, typer.Option(help="Of all that is random.")] = 0,
-    pictures: Annotated[int, typer.Option(min=0, help="Of how many images pictures are made.")] = 6,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... Default: a GPU if there is one.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Number of images in a batch.")] = 8,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use only this many images.")] = None,
+    seed: Seed = 0,
+    pictures: Annotated[int, typer.Option(min=0, help="Number of images to draw explanations of.")] = 6,
+    device: Device = None,
     internal_batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Perturbed images at once; less takes less memory.")
+        int | None, typer.Option(min=1, help="Number of perturbed images in a batch; a lower number takes less memory.")
     ] = None,
     table_format: Annotated[
-        str, typer.Option("--format", metavar="parquet|csv", help="How the values of all images are written.")
+        str, typer.Option("--format", metavar="parquet|csv", help="File format of the values of all images.")
     ] = "parquet",
     trust_code: TrustCode = False,
 ) -> None:
-    """Compare methods on images: means with intervals, an HTML page, every value in a file."""
-    from xai_align.cli.comparison_table import print_comparison
+    """Compare methods on images.
+
+    Prints means with intervals; writes an HTML page and a table of all values.
+    """
     from xai_align.comparison.processes import is_main_process
     from xai_align.report.compare import METRICS, compare
 
-    with errors_in_words(), typed_on_the_command_line(), progress_bar() as bar:
+    with report_errors(), typed_on_the_command_line(), progress_bar() as bar:
         task = bar.add_task("comparing", total=None, visible=is_main_process())
 
-        def told(done: int, total: int, problems: Sequence[str]) -> None:
+        def show_progress(done: int, total: int, problems: Sequence[str]) -> None:
             bar.update(task, completed=done, total=total)
             for problem in problems if is_main_process() else ():
-                bar.console.print(f"error: {escape(problem)}", style="red", highlight=False, soft_wrap=True)
+                print_error(bar.console, f"error: {problem}")
 
         comparison = compare(
             model,
             images,
-            methods=_split(methods) or None,
-            metrics=_split(metrics) or METRICS,
-            question=_split(question) or "why",
+            methods=split_names(methods) or None,
+            metrics=split_names(metrics) or METRICS,
+            question=split_names(question) or "why",
             classes=classes or (),
             foils=foils or (),
             groups=groups,
@@ -102,21 +116,20 @@ def compare_command(
             internal_batch_size=internal_batch_size,
             table_format=table_format,
             trust=trust_code,
-            progress=told,
+            progress=show_progress,
         )
-    if not is_main_process():  # an exit status other than 0 would make the launcher stop the others
-        return
-    terminal = output()
-    print_comparison(terminal, comparison)
-    for note in comparison.notes:
-        terminal.print(f"note: {escape(note)}", style="dim", highlight=False, soft_wrap=True)
-    terminal.print(f"\nThe page: {out / 'index.html'}", highlight=False, soft_wrap=True)
+    if is_main_process():  # in the others, an exit status other than 0 would make the launcher stop the rest
+        _print_result(comparison, out)
+
+
+def _print_result(comparison: Comparison, out: Path) -> None:
+    from xai_align.cli.comparison_table import print_comparison
+
+    console = output()
+    print_comparison(console, comparison)
+    print_notes(console, comparison.notes)
+    print_lines(console, ["", f"Page: {out / 'index.html'}"])
     if comparison.problems:
-        words = f"{len(comparison.problems)} problems; all are named in {out / 'results.json'}"
-        Console(stderr=True).print(words, style="red", highlight=False, soft_wrap=True)
+        count = len(comparison.problems)
+        print_error(Console(stderr=True), f"{count} problems; {out / 'results.json'} lists all of them")
         raise typer.Exit(1)
-
-
-def _split(words: list[str] | None) -> list[str]:
-    """Split ``["a,b", "c"]`` into ``["a", "b", "c"]``."""
-    return [name.strip() for one in words or () for name in one.split(",") if name.strip()]

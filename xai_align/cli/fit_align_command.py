@@ -12,9 +12,17 @@ from rich.markup import escape
 from rich.table import Table
 
 from xai_align._tools.files.references import typed_on_the_command_line
-from xai_align.cli.reference_options import BACKBONE_REFERENCES, TrustCode
-from xai_align.cli.terminal import errors_in_words, output
-from xai_align.cli.training_options import Device, MixedPrecision, OptionsFile, Patience, Seed, Workers
+from xai_align.cli.shared_options import (
+    BackboneReference,
+    Device,
+    OptionsFile,
+    Patience,
+    Seed,
+    TrustCode,
+    Workers,
+    split_names,
+)
+from xai_align.cli.terminal import output, print_lines, print_notes, report_errors
 
 if TYPE_CHECKING:
     from xai_align.align.domain_scores import DomainScores
@@ -27,117 +35,90 @@ def fit_align_command(
     images: Annotated[
         Path,
         typer.Argument(
-            metavar="IMAGE_FOLDER", help="DOMAIN/CLASS/images with --source; CLASS/images where there are no domains."
+            metavar="IMAGE_FOLDER", help="Folder with DOMAIN/CLASS/images, with --source; without, CLASS/images."
         ),
     ],
-    backbone: Annotated[
-        str,
-        typer.Option(metavar="REF", help=BACKBONE_REFERENCES),
-    ],
+    backbone: BackboneReference,
     source: Annotated[
         list[str] | None,
-        typer.Option(metavar="DOMAIN[,DOMAIN...]", help="Domains to train on; the others are for the test."),
+        typer.Option(metavar="DOMAIN[,DOMAIN...]", help="Domains to train on; the others are used for the test only."),
     ] = None,
     out: Annotated[
-        Path, typer.Option(help="Folder for models, metrics, pictures; a run that was stopped goes on.")
+        Path, typer.Option(help="Folder for the models, metrics and pictures. An interrupted run is resumed.")
     ] = Path("xai-align-aligned"),
     recipe: Annotated[
-        str,
-        typer.Option(metavar="NAME", help="Training recipe; `xai-align methods` lists them."),
+        str, typer.Option(metavar="NAME", help="Training recipe; `xai-align methods` lists them.")
     ] = "align",
-    masks: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="PNG masks of training images, for recipes that learn from given masks."),
-    ] = None,
-    layer: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Where Grad-CAM is taken. Default: found by itself.")
-    ] = None,
-    epochs: Annotated[int, typer.Option(min=1, help="In all.")] = 10,
-    warmup_epochs: Annotated[int, typer.Option(min=0, help="Of them, for the classifier alone, at the start.")] = 2,
-    masker_only_epochs: Annotated[int, typer.Option(min=0, help="Then, for the masker alone.")] = 1,
-    alternation: Annotated[
-        str, typer.Option(metavar="batch|epoch", help="How the two take turns after that.")
-    ] = "batch",
-    batch_size: Annotated[int, typer.Option(min=1, help="Images in a step.")] = 32,
-    learning_rate: Annotated[float, typer.Option(help="Of the classifier.")] = 3e-4,
-    masker_learning_rate: Annotated[float, typer.Option(help="Of the masker.")] = 3e-3,
-    weight_decay: Annotated[float, typer.Option(help="Of the classifier.")] = 0.0,
-    schedule: Annotated[str, typer.Option(metavar="none|cosine", help="Of the learning rates.")] = "cosine",
-    alignment: Annotated[
-        float | None, typer.Option(help="Weight of: the CAM lies where the mask is. Default: 0.1.")
-    ] = None,
-    mixup: Annotated[
-        float | None, typer.Option(help="Weight of the mixup regulariser. Default: 0.1; with 1 CAMs may die.")
-    ] = None,
-    sparsity: Annotated[float | None, typer.Option(help="Weight of the mask's mean.")] = None,
-    smoothness: Annotated[float | None, typer.Option(help="Weight of the mask's jumps.")] = None,
-    backgrounds: Annotated[
-        float | None,
-        typer.Option(help="Weight of: the label stays on other backgrounds (experimental)."),
-    ] = None,
-    baseline: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NUMBER|NAME",
-            help="What stands where the mask removes: another_image (the default), 0 (mean colour), blur, ...",
-        ),
-    ] = None,
-    freeze_batch_norm: Annotated[
-        bool, typer.Option("--freeze-batch-norm", help="Keep the backbone's batch statistics.")
-    ] = False,
-    validation_share: Annotated[float, typer.Option(help="Of every class of a source, to choose weights.")] = 0.15,
-    test_share: Annotated[float, typer.Option(help="Of every class of a source, kept apart for the test.")] = 0.15,
-    patience: Patience = None,
-    judged: Annotated[int, typer.Option(min=0, help="Of how many images of each domain maps are judged.")] = 64,
-    examples: Annotated[int, typer.Option(min=0, help="How many images of each domain are drawn.")] = 6,
-    figure_every: Annotated[
-        int | None, typer.Option(min=1, help="Draw image, CAM and mask after every so many epochs.")
-    ] = None,
-    seed: Seed = 0,
-    mixed_precision: MixedPrecision = "no",
-    workers: Workers = 0,
-    device: Device = None,
-    changed: Annotated[
+    recipe_options: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", metavar="NAME=VALUE", help="Any option of AlignOptions, e.g. gradient_clip=0.5; values as in TOML."
+            "--recipe-set",
+            metavar="NAME=VALUE",
+            help="Any option of the recipe, such as sparsity=0.5 or baseline=blur; may be repeated. Default, if the "
+            "recipe has them: alignment=0.1, mixup=0.1, baseline=another_image.",
+        ),
+    ] = None,
+    masks: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="PNG masks of training images, for recipes that need them."),
+    ] = None,
+    layer: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The layer of the CAMs. Default: automatic.")
+    ] = None,
+    epochs: Annotated[int, typer.Option(min=1, help="Total number of epochs.")] = 10,
+    warmup_epochs: Annotated[
+        int, typer.Option(min=0, help="Epochs at the start in which only the classifier is trained.")
+    ] = 2,
+    masker_only_epochs: Annotated[
+        int, typer.Option(min=0, help="Epochs after that in which only the masker is trained.")
+    ] = 1,
+    batch_size: Annotated[int, typer.Option(min=1, help="Number of images in a batch.")] = 32,
+    learning_rate: Annotated[float, typer.Option(help="Initial learning rate of the classifier.")] = 3e-4,
+    masker_learning_rate: Annotated[float, typer.Option(help="Initial learning rate of the masker.")] = 3e-3,
+    validation_share: Annotated[
+        float, typer.Option(help="Share of each class of a source domain that is used for validation.")
+    ] = 0.15,
+    test_share: Annotated[
+        float, typer.Option(help="Share of each class of a source domain that is used for the test.")
+    ] = 0.15,
+    patience: Patience = None,
+    judged: Annotated[int, typer.Option(min=0, help="Number of images per domain to evaluate the maps on.")] = 64,
+    examples: Annotated[int, typer.Option(min=0, help="Number of images per domain to draw maps of.")] = 6,
+    seed: Seed = 0,
+    workers: Workers = 0,
+    device: Device = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="Any option of AlignOptions, such as weight_decay=0.01, alternation=epoch or figure_every=5; may be "
+            "repeated. Default: schedule=cosine.",
         ),
     ] = None,
     options_file: OptionsFile = None,
     trust_code: TrustCode = False,
 ) -> None:
-    """Train a classifier and a masker together on your images, test them in every domain, save both."""
+    """Train a classifier and a masker with ALIGN.
+
+    Tests them in every domain. Writes both networks, curves, pictures and all numbers.
+    """
+    from xai_align._tools.options import parse_options
     from xai_align.align.options import AlignOptions
     from xai_align.cli.fit_align_folder import fit_align_folder
     from xai_align.cli.option_settings import option_settings
     from xai_align.comparison.processes import is_main_process
 
     main = is_main_process()
-    weights = {
-        "alignment": alignment,
-        "mixup": mixup,
-        "sparsity": sparsity,
-        "smoothness": smoothness,
-        "backgrounds": backgrounds,
-        "baseline": _number_or_name(baseline),
-    }
-    flags = {
-        "alternation": alternation,
-        "weight_decay": weight_decay,
-        "schedule": schedule,
-        "freeze_batch_norm": freeze_batch_norm,
-        "patience": patience,
-        "figure_every": figure_every,
-        "mixed_precision": mixed_precision,
-    }
-    with errors_in_words(), typed_on_the_command_line():
+    flags = {"schedule": "cosine", "patience": patience}
+    with report_errors(), typed_on_the_command_line():
         done = fit_align_folder(
             images,
             backbone=backbone,
             out=out,
-            sources=[name.strip() for one in source or () for name in one.split(",") if name.strip()],
+            sources=split_names(source),
             recipe_name=recipe,
-            weights={name: value for name, value in weights.items() if value is not None},
+            weights=parse_options(recipe_options or ()),
             masks=masks,
             layer=layer,
             validation_share=validation_share,
@@ -156,43 +137,33 @@ def fit_align_command(
             learning_rate=learning_rate,
             masker_learning_rate=masker_learning_rate,
             show_progress=main,
-            **flags | option_settings(AlignOptions, changed, options_file, "fit-align"),
+            **flags | option_settings(AlignOptions, settings, options_file, "fit-align"),
         )
     if main:
-        _show(done, out)
+        _print_result(done, out)
 
 
-def _number_or_name(given: str | None) -> float | str | None:
-    try:
-        return None if given is None else float(given)
-    except ValueError:
-        return given
-
-
-def _show(done: FolderAlignment, out: Path) -> None:
-    terminal, fit, split = output(), done.fit, done.split
-    for note in [*done.domains.notes, *fit.notes]:
-        terminal.print(f"note: {escape(note)}", style="dim", highlight=False, soft_wrap=True)
+def _print_result(done: FolderAlignment, out: Path) -> None:
+    console, fit, split = output(), done.fit, done.split
+    print_notes(console, [*done.domains.notes, *fit.notes])
     lines = [
-        f"{len(done.domains.classes)} classes; {len(split.train)} images to train with, "
-        f"{len(split.validation)} to validate with",
-        f"{fit.epochs} epochs, {fit.steps} steps, {fit.seconds:.1f} s (ended by: {fit.stopped})",
+        f"{len(done.domains.classes)} classes; {len(split.train)} training images, "
+        f"{len(split.validation)} validation images",
+        f"{fit.epochs} epochs, {fit.steps} steps, {fit.seconds:.1f} s (stopped by: {fit.stopped})",
     ]
     if fit.best is not None:
-        lines.append(f"validation accuracy {fit.best['accuracy']:.4f}, in epoch {fit.best['epoch']}")
-    for line in lines:
-        terminal.print(escape(line), highlight=False, soft_wrap=True)
-    terminal.print(_table(done.scores, done.domains.sources))
+        lines.append(f"best validation accuracy: {fit.best['accuracy']:.4f}, in epoch {fit.best['epoch']}")
+    print_lines(console, lines)
+    console.print(_table(done.scores, done.domains.sources))
+    method = " --method align" if fit.masker is not None else ""
     lines = [
-        "Sufficiency (lower is better) and comprehensiveness (higher): how far the predicted class falls when only the",
-        "top 1, 5, 10, 20, 50 % of a map are kept, and when they are removed.",
-        f"curves: {out / 'curves.png'}, maps: {out / 'examples'}, rows: {out / 'metrics.csv'}, "
+        "Sufficiency (lower is better) and comprehensiveness (higher is better): fall of the predicted class's",
+        "probability when only the top 1, 5, 10, 20, 50 % of a map are kept, and when they are removed.",
+        f"curves: {out / 'curves.png'}, maps: {out / 'examples'}, log: {out / 'metrics.csv'}, "
         f"all numbers: {out / 'results.json'}",
-        f"the model: `xai-align explain IMAGE --model align:{out}"
-        f"{' --method align' if fit.masker is not None else ''}` asks it where it looks",
+        f"model: {out}; explain an image with `xai-align explain IMAGE --model align:{out}{method}`",
     ]
-    for line in lines:
-        terminal.print(escape(line), highlight=False, soft_wrap=True)
+    print_lines(console, lines)
 
 
 def _table(scores: Mapping[str, DomainScores], sources: Sequence[str]) -> Table:
@@ -202,7 +173,7 @@ def _table(scores: Mapping[str, DomainScores], sources: Sequence[str]) -> Table:
     for column in ("domain", "", "images", "accuracy", "macro", "worst class"):
         table.add_column(column, justify="left" if column in ("domain", "") else "right")
     for name in shown:
-        for column in ("covers", "suff.", "compr."):
+        for column in ("area", "suff.", "compr."):
             table.add_column(f"{_MAPS[name]} {column}", justify="right")
     for domain, one in scores.items():
         role = "trained on" if domain in sources else "new"

@@ -3,90 +3,90 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 
 from xai_align._tools.files.references import typed_on_the_command_line
-from xai_align.cli.reference_options import BACKBONE_REFERENCES, TrustCode
-from xai_align.cli.terminal import errors_in_words, output
-from xai_align.cli.training_options import Device, MixedPrecision, OptionsFile, Patience, Seed, Workers
+from xai_align.cli.shared_options import BackboneReference, Device, OptionsFile, Patience, Seed, TrustCode, Workers
+from xai_align.cli.terminal import output, print_lines, print_notes, report_errors
+
+if TYPE_CHECKING:
+    from xai_align.cli.fit_pinet_folder import FolderFit
 
 
 def fit_pinet_command(
-    images: Annotated[
-        Path, typer.Argument(metavar="IMAGE_FOLDER", help="Holds a sub-folder of images for each class.")
-    ],
-    backbone: Annotated[
-        str,
-        typer.Option(metavar="REF", help=BACKBONE_REFERENCES),
-    ],
+    images: Annotated[Path, typer.Argument(metavar="IMAGE_FOLDER", help="Folder with a sub-folder for each class.")],
+    backbone: BackboneReference,
     out: Annotated[
-        Path, typer.Option(help="Folder for the model, metrics, pictures; a run that was stopped goes on.")
+        Path, typer.Option(help="Folder for the model, metrics and pictures. An interrupted run is resumed.")
     ] = Path("xai-align-pinet"),
     fine_tune: Annotated[
-        bool, typer.Option("--fine-tune/--frozen", help="Whether the backbone is trained along with the head.")
+        bool, typer.Option("--fine-tune/--frozen", help="Train the backbone too, or the head alone.")
     ] = False,
     masks: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="PNG masks of some images, by the images' names.")
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="PNG masks of some images, with the images' names; maps are trained to match them.",
+        ),
     ] = None,
-    z: Annotated[
-        str, typer.Option(help="What is looked at twice: evidence, ones, pixels, pixels_and_inverse, patch_means, ...")
-    ] = "evidence",
-    activation: Annotated[
-        str, typer.Option(help="Of the coefficients: sigmoid, softmax, tanh or identity.")
-    ] = "sigmoid",
-    size: Annotated[int | None, typer.Option(min=1, help="Rows and columns of the maps.")] = None,
-    epochs: Annotated[int, typer.Option(min=1, help="At most so many.")] = 20,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images at once.")] = 32,
-    learning_rate: Annotated[float, typer.Option(help="At the start.")] = 1e-3,
-    weight_decay: Annotated[float, typer.Option(help="Of AdamW.")] = 0.0,
-    schedule: Annotated[str, typer.Option(metavar="none|cosine|plateau", help="Of the learning rate.")] = "cosine",
-    feedback: Annotated[float, typer.Option(help="Weight of the recursive feedback.")] = 0.0,
-    parsimony: Annotated[float, typer.Option(help="Weight of the squared coefficients.")] = 0.0,
-    erasing: Annotated[float, typer.Option(help="Weight of: the class is gone without its signal.")] = 0.0,
-    edges: Annotated[float, typer.Option(help="Weight of the maps' edges where the picture has none.")] = 0.0,
-    mask_weight: Annotated[float, typer.Option(help="Weight of the masks, where there are some.")] = 100.0,
-    validation_share: Annotated[float, typer.Option(help="Of every class, for validation.")] = 0.2,
-    patience: Patience = None,
-    seed: Seed = 0,
-    examples: Annotated[int, typer.Option(min=0, help="Of how many validation images maps are drawn.")] = 6,
-    mixed_precision: MixedPrecision = "no",
-    workers: Workers = 0,
-    device: Device = None,
-    changed: Annotated[
+    head: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", metavar="NAME=VALUE", help="Any option of FitOptions, e.g. validate_every=2; values as in TOML."
+            metavar="NAME=VALUE",
+            help="Option of SecondLookHead, such as size=28, z=pixels or activation=softmax; may be repeated.",
+        ),
+    ] = None,
+    loss: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=WEIGHT",
+            help="Weight of a loss term (PiNetLoss): feedback, parsimony, masks, distillation, erasing, edges; may be "
+            "repeated. Default: 0, for masks 100.",
+        ),
+    ] = None,
+    epochs: Annotated[int, typer.Option(min=1, help="Maximum number of epochs.")] = 20,
+    batch_size: Annotated[int, typer.Option(min=1, help="Number of images in a batch.")] = 32,
+    learning_rate: Annotated[float, typer.Option(help="Initial learning rate.")] = 1e-3,
+    validation_share: Annotated[float, typer.Option(help="Share of each class that is used for validation.")] = 0.2,
+    patience: Patience = None,
+    examples: Annotated[int, typer.Option(min=0, help="Number of validation images to draw maps of.")] = 6,
+    seed: Seed = 0,
+    workers: Workers = 0,
+    device: Device = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="Any option of FitOptions, such as weight_decay=0.01 or mixed_precision=bf16; may be repeated. "
+            "Default: schedule=cosine.",
         ),
     ] = None,
     options_file: OptionsFile = None,
     trust_code: TrustCode = False,
 ) -> None:
-    """Train a PiNet head on a backbone, with fine maps that sum to the logits; save it with curves and maps."""
-    from xai_align.cli.fit_folder import fit_folder
+    """Train a PiNet head on a backbone.
+
+    Its maps are fine, and sum to the logits. Writes the model, curves and pictures of maps.
+    """
+    from xai_align._tools.options import parse_options
+    from xai_align.cli.fit_pinet_folder import fit_pinet_folder
     from xai_align.cli.option_settings import option_settings
     from xai_align.comparison.processes import is_main_process
     from xai_align.training import FitOptions
 
     main = is_main_process()
-    weights = {"feedback": feedback, "parsimony": parsimony, "erasing": erasing, "edges": edges}
-    flags = {
-        "weight_decay": weight_decay,
-        "schedule": schedule,
-        "patience": patience,
-        "mixed_precision": mixed_precision,
-        "num_workers": workers,
-    }
-    with errors_in_words(), typed_on_the_command_line():
-        done = fit_folder(
+    flags = {"schedule": "cosine", "patience": patience, "num_workers": workers}
+    with report_errors(), typed_on_the_command_line():
+        done = fit_pinet_folder(
             images,
             backbone=backbone,
             out=out,
             masks=masks,
-            weights=weights if masks is None else {**weights, "masks": mask_weight},
-            head={"z": z, "activation": activation} | ({} if size is None else {"size": size}),
+            weights=({} if masks is None else {"masks": 100.0}) | parse_options(loss or ()),
+            head=parse_options(head or ()),
             frozen=not fine_tune,
             validation_share=validation_share,
             seed=seed,
@@ -98,23 +98,27 @@ def fit_pinet_command(
             batch_size=batch_size,
             learning_rate=learning_rate,
             show_progress=main,
-            **flags | option_settings(FitOptions, changed, options_file, "fit-pinet"),
+            **flags | option_settings(FitOptions, settings, options_file, "fit-pinet"),
         )
-    if not main:
-        return
-    terminal, fit = output(), done.fit
-    for note in fit.notes:
-        terminal.print(f"note: {escape(note)}", style="dim", highlight=False, soft_wrap=True)
+    if main:
+        _print_result(done, out)
+
+
+def _print_result(done: FolderFit, out: Path) -> None:
+    fit = done.fit
     masked = f" ({done.masks} with a mask)" if done.masks else ""
     lines = [
-        f"{len(done.classes)} classes; {done.train} images to train with{masked}, {done.validation} to validate with",
-        f"{fit.epochs} epochs, {fit.steps} steps, {fit.seconds:.1f} s (ended by: {fit.stopped})",
+        f"{len(done.classes)} classes; {done.train} training images{masked}, {done.validation} validation images",
+        f"{fit.epochs} epochs, {fit.steps} steps, {fit.seconds:.1f} s (stopped by: {fit.stopped})",
     ]
     if fit.best is not None:
-        lines.append(f"validation {fit.metric} {fit.best[fit.metric]:.4f}, in epoch {fit.best['epoch']}")
+        lines.append(f"best validation {fit.metric}: {fit.best[fit.metric]:.4f}, in epoch {fit.best['epoch']}")
     if done.pictures:
-        lines.append(f"every logit is the sum of its terms: largest relative error {done.error:.1e}")
-    lines.append(f"curves: {out / 'curves.png'}, maps: {out / 'examples'}, rows: {out / 'metrics.csv'}")
-    lines.append(f"the model: {out / 'model'}; `xai-align explain IMAGE --model pinet:{out / 'model'}` asks it why")
-    for line in lines:
-        terminal.print(escape(line), highlight=False, soft_wrap=True)
+        lines.append(f"logit minus the sum of its terms, in the examples: relative error at most {done.error:.1e}")
+    lines += [
+        f"curves: {out / 'curves.png'}, maps: {out / 'examples'}, log: {out / 'metrics.csv'}",
+        f"model: {out / 'model'}; explain an image with `xai-align explain IMAGE --model pinet:{out / 'model'}`",
+    ]
+    console = output()
+    print_notes(console, fit.notes)
+    print_lines(console, lines)

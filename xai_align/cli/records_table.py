@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
-from xai_align.report.words import COLUMNS, NUMBER_COLUMNS, table_row
+from xai_align.cli.terminal import print_lines
+from xai_align.report.words import COLUMNS, NUMBER_COLUMNS, footnotes, remarks, table_row
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,6 +19,14 @@ if TYPE_CHECKING:
     from xai_align.report.record import Record
 
 _ROOM = 130  # smallest terminal width for the single table
+
+
+def print_records(console: Console, records: Sequence[Record], files: str) -> None:
+    """Print the records, notes on them, and where the files are."""
+    print_table(console, records)
+    for note in [*footnotes(records), *remarks(records)]:
+        console.print(note, style="dim", highlight=False)
+    print_lines(console, ["", files])
 
 
 def print_table(console: Console, records: Sequence[Record]) -> None:

@@ -10,20 +10,20 @@ from rich.console import Console
 from rich.markup import escape
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from rich.progress import Progress
 
 
 @contextmanager
-def errors_in_words() -> Iterator[None]:
+def report_errors() -> Iterator[None]:
     """Print user errors in one line and exit with status 2; internal errors keep their traceback."""
     from xai_align.plugins import PluginError
 
     try:
         yield
     except (ValueError, ImportError, PluginError, OSError) as error:
-        Console(stderr=True).print(f"error: {escape(str(error))}", style="red", highlight=False, soft_wrap=True)
+        print_error(Console(stderr=True), f"error: {error}")
         raise typer.Exit(2) from None
 
 
@@ -31,6 +31,22 @@ def output() -> Console:
     """Return the console; a table that goes into a file or a pipe is not cut to eighty columns."""
     console = Console()
     return console if console.is_terminal else Console(width=200)
+
+
+def print_lines(console: Console, lines: Iterable[str], *, style: str | None = None) -> None:
+    """Print lines as they are: without markup, highlighting or line breaks."""
+    for line in lines:
+        console.print(escape(line), style=style, highlight=False, soft_wrap=True)
+
+
+def print_notes(console: Console, notes: Iterable[str]) -> None:
+    """Print notes, dimmed, one per line."""
+    print_lines(console, (f"note: {note}" for note in notes), style="dim")
+
+
+def print_error(console: Console, error: str) -> None:
+    """Print one line in red."""
+    print_lines(console, [error], style="red")
 
 
 def progress_bar() -> Progress:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from xai_align._tools.devices import usable_device
+from xai_align._tools.did_you_mean import did_you_mean
 from xai_align._tools.random_state import fixed_random_state
 from xai_align.data.image_folder import LabelledImages, class_by_class, read_image_folder, stratified_split
 from xai_align.data.images import open_image, to_picture
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class FolderFit:
-    """Result of :func:`fit_folder`.
+    """Result of :func:`fit_pinet_folder`.
 
     Attributes:
         fit: the fit of the PiNet, which is on the device it was trained on.
@@ -44,7 +45,7 @@ class FolderFit:
     pictures: Sequence[Path]
 
 
-def fit_folder(
+def fit_pinet_folder(
     folder: str | Path,
     *,
     backbone: str,
@@ -90,7 +91,7 @@ def fit_folder(
     model.class_names = tuple(classes)  # saved with it
     preprocess = loaded.preprocess
     map_size = None if masks is None else _map_size(model, preprocess(open_image(images[0].path)), where)
-    loss = PiNetLoss("multiclass", mean=loaded.mean, std=loaded.std, **weights or {})
+    loss = _loss(loaded, weights or {})
     fit = fit_pinet(
         model,
         LabelledImages(train, preprocess, map_size),
@@ -123,6 +124,17 @@ def fit_folder(
         error=error,
         pictures=pictures,
     )
+
+
+def _loss(loaded: LoadedModel, weights: Mapping[str, Any]) -> PiNetLoss:
+    known = PiNetLoss("multiclass").weights
+    for name, weight in weights.items():
+        if name not in known:
+            raise ValueError(f"there is no loss term '{name}'{did_you_mean(name, known)} Known: {', '.join(known)}")
+        if not isinstance(weight, int | float):
+            raise ValueError(f"the weight of '{name}' is {weight!r}; give a number")
+    numbers: dict[str, Any] = {name: float(weight) for name, weight in weights.items()}
+    return PiNetLoss("multiclass", mean=loaded.mean, std=loaded.std, **numbers)
 
 
 def _second_look(

@@ -1,0 +1,84 @@
+"""``xai-align explain``: explanations of your own images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from xai_align._tools.files.references import typed_on_the_command_line
+from xai_align.cli.shared_options import Device, ModelReference, TrustCode, split_names
+from xai_align.cli.terminal import output, print_error, progress_bar, report_errors
+
+if TYPE_CHECKING:
+    from xai_align.report.record import Record
+
+
+def explain_command(
+    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Images, folders, patterns like 'a/*.jpg'.")],
+    model: ModelReference,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[,NAME...]", help="Methods; `xai-align methods` lists them. Default: the exact readout."
+        ),
+    ] = None,
+    classes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--class",
+            metavar="NAME|INDEX",
+            help="The class to explain. Given several times: the group of these classes. Default: the predicted class.",
+        ),
+    ] = None,
+    foils: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--not",
+            metavar="NAME|INDEX",
+            help="The class, or several, to explain against: why that class and not this one? 'others': all others.",
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for pictures, arrays and numbers.")] = Path("xai-align-out"),
+    layer: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|input", help="The layer to explain, for methods that take one. Default: automatic."),
+    ] = None,
+    device: Device = None,
+    trust_code: TrustCode = False,
+) -> None:
+    """Explain images.
+
+    Writes a picture, the arrays (.npz) and all numbers (.json) for each image and method.
+    """
+    from xai_align.cli.explain_files import Task, explain_files
+    from xai_align.cli.records_table import print_records
+
+    with report_errors(), typed_on_the_command_line():
+        task = Task.prepare(
+            images=images,
+            model=model,
+            methods=split_names(method) if method else None,
+            targets=classes or (),
+            foils=foils or (),
+            layer=layer,
+            device=device,
+            trust=trust_code,
+        )
+    records: list[Record] = []
+    failures = 0
+    with report_errors(), progress_bar() as progress:
+        bar = progress.add_task("explaining", total=task.steps)
+        for result in explain_files(task, out):
+            progress.advance(bar, result.steps)
+            if result.problem:
+                failures += result.steps
+                print_error(progress.console, f"error: {result.problem}")
+            records.extend(result.records)
+    if records:
+        print_records(output(), records, f"Pictures, arrays and numbers: {out}")
+    if failures:
+        print_error(Console(stderr=True), f"{failures} of {task.steps} explanations failed; the errors are above")
+        raise typer.Exit(1)
