@@ -25,14 +25,14 @@ FLOORS = (
     {"training", "evaluation"},
     {"perturbation", "pinet"},
     {"features"},
-    {"data", "plugins", "question", "hookspecs"},
+    {"data", "plugins", "question", "hookspecs", "adapter_tools"},
     {"_tools"},
 )
 FLOOR_OF = {room: len(FLOORS) - number for number, rooms in enumerate(FLOORS) for room in rooms}
 #: The packages that only their own adapter knows.
 ECOSYSTEMS = {"captum": "captum_align", "timm": "timm_align", "pytorch_grad_cam": "gradcam_align"}
 #: The public modules; nothing else lies at the root.
-AT_THE_ROOT = {"__init__", "__main__", "builtin", "explanation", "hookspecs", "question"}
+AT_THE_ROOT = {"__init__", "__main__", "adapter_tools", "builtin", "explanation", "hookspecs", "question"}
 
 
 def name_of(file: Path) -> str:
@@ -134,6 +134,19 @@ def test_adapters_do_not_know_each_other():
         for name in modules()
         for other in imported(name)
         if other.split(".")[0] in names - {name.split(".")[0]}
+    ]
+    assert not wrong
+
+
+def test_adapters_know_only_public_names_of_the_core():
+    wrong = [
+        f"{name} imports {node.module}.{alias.name}"
+        for name, file in modules().items()
+        if not name.startswith("xai_align")
+        for node in ast.walk(ast.parse(file.read_text("utf-8")))
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("xai_align")
+        for alias in node.names
+        if any(part.startswith("_") for part in (*str(node.module).split("."), alias.name))
     ]
     assert not wrong
 

@@ -61,8 +61,8 @@ _HOME = {
 }
 #: Public modules and packages, for ``import xai_align; xai_align.plugins``.
 _ROOMS = frozenset(
-    "align comparison data evaluation explanation features fei hookspecs perturbation pinet plugins question report "
-    "testing training".split()
+    "adapter_tools align comparison data evaluation explanation features fei hookspecs perturbation pinet plugins "
+    "question report testing training".split()
 )
 
 

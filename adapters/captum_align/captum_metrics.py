@@ -18,10 +18,7 @@ from torch import Tensor, nn
 
 from captum_align.own_copies import gradients_on, own_model
 from captum_align.peer import posed
-from xai_align._tools.batches import batches_of
-from xai_align._tools.model_state import check_evaluation_mode
-from xai_align._tools.random_state import fixed_random_state
-from xai_align._tools.thread_state import restores_thread_state
+from xai_align.adapter_tools import batches_of, check_evaluation_mode, fixed_random_state, restores_thread_state
 from xai_align.question import QuestionModel, captum_target
 
 if TYPE_CHECKING:

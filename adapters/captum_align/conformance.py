@@ -9,7 +9,7 @@ from captum import metrics
 from captum.attr import NoiseTunnel
 from torch import Tensor
 
-from xai_align._tools.random_state import kept_random_state
+from xai_align.adapter_tools import kept_random_state
 from xai_align.testing.subject import TARGETS, Check, Subject
 
 

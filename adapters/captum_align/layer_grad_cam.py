@@ -11,8 +11,7 @@ from captum.log import log_usage
 from torch import Tensor, nn
 
 from xai_align import plugins
-from xai_align._tools.sum_keeping import resize_keeping_sum
-from xai_align._tools.thread_state import restores_thread_state
+from xai_align.adapter_tools import resize_keeping_sum, restores_thread_state
 from xai_align.features.cut_network import CutNetwork
 from xai_align.features.resolve_layer import Layer, last_convolution, resolve_layer
 from xai_align.features.unwrapping import unwrapped

@@ -9,7 +9,7 @@ from captum.attr import LayerAttribution
 from captum.log import log_usage
 from torch import Tensor, nn
 
-from xai_align._tools.thread_state import restores_thread_state
+from xai_align.adapter_tools import restores_thread_state
 from xai_align.pinet.batches import read_out_in_batches
 from xai_align.pinet.places import GAMMA
 

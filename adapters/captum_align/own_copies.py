@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from xai_align._tools.replica import Replica
+from xai_align.adapter_tools import Replica
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -19,10 +19,7 @@ from torch import Tensor, nn
 
 from captum_align.default_options import nothing
 from captum_align.own_copies import gradients_on, own_leaf, own_model_and_layers
-from xai_align._tools.batches import batches_of
-from xai_align._tools.model_state import check_evaluation_mode
-from xai_align._tools.random_state import fixed_random_state
-from xai_align._tools.thread_state import restores_thread_state
+from xai_align.adapter_tools import batches_of, check_evaluation_mode, fixed_random_state, restores_thread_state
 from xai_align.question import Question, QuestionModel, TargetError, ask, captum_target
 
 if TYPE_CHECKING:

@@ -21,8 +21,7 @@ from torch import nn
 from captum_align.default_options import patch_masks, path_in_pieces, sliding_windows, zero_distribution
 from captum_align.layer_grad_cam import FeatureSpaceGradCam
 from captum_align.peer import Peer, Recipe
-from xai_align._tools.callers_level import callers_level
-from xai_align._tools.other_globals import with_globals
+from xai_align.adapter_tools import callers_level, with_globals
 
 
 class _Warnings:

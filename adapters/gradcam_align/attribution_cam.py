@@ -17,9 +17,7 @@ from torch import Tensor, nn
 from gradcam_align.first_component import channel_sum, first_component
 from gradcam_align.target_question import predicted_class, questions_of
 from xai_align import plugins
-from xai_align._tools.callers_level import callers_level
-from xai_align._tools.model_state import check_evaluation_mode
-from xai_align._tools.thread_state import restores_thread_state
+from xai_align.adapter_tools import callers_level, check_evaluation_mode, restores_thread_state
 from xai_align.explanation import logits_of
 from xai_align.features.routes import layer_name
 from xai_align.features.unwrapping import unwrapped

@@ -13,12 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from gradcam_align.finer import finer_questions
+from gradcam_align.plain_attention import PlainAttention
 from gradcam_align.recipes import RECIPES, Recipe
-from xai_align._tools.callers_level import callers_level
-from xai_align._tools.model_state import check_evaluation_mode
-from xai_align._tools.plain_attention import PlainAttention
-from xai_align._tools.random_state import fixed_random_state
-from xai_align._tools.thread_state import restores_thread_state
+from xai_align.adapter_tools import callers_level, check_evaluation_mode, fixed_random_state, restores_thread_state
 from xai_align.features.cut_network import CutNetwork
 from xai_align.features.resolve_layer import Layer, resolve_layer
 from xai_align.features.unwrapping import unwrapped

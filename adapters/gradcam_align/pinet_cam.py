@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gradcam_align.attribution_cam import AttributionCAM, Combine
-from xai_align._tools.sum_keeping import Spread, resize_keeping_sum
+from xai_align.adapter_tools import Spread, resize_keeping_sum
 from xai_align.builtin import PINET
 from xai_align.features.spatial import layout_of, on_grid
 from xai_align.hookspecs import FeatureSpace

@@ -12,7 +12,7 @@ import pytorch_grad_cam
 from pytorch_grad_cam.ablation_layer import AblationLayer
 from torch import Tensor
 
-from xai_align._tools.other_globals import with_globals
+from xai_align.adapter_tools import with_globals
 
 
 class ZeroAblation(AblationLayer):

@@ -10,8 +10,7 @@ import torch
 from timm.data import ImageNetInfo, create_transform, resolve_data_config
 from torch import Tensor, nn
 
-from xai_align._tools.files.plain_json import in_one_clause
-from xai_align._tools.files.tensor_file import check_weights, read_tensor_file
+from xai_align.adapter_tools import check_weights, in_one_clause, read_tensor_file
 from xai_align.hookspecs import LoadedModel
 
 

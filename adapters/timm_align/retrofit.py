@@ -14,7 +14,7 @@ from timm_align.feature_space import is_timm_model
 from timm_align.linear_classifier import linear_classifier
 from timm_align.loading import create_model
 from timm_align.second_look import TimmEncoder, classifier_parameters, image_channels
-from xai_align._tools.callers_level import callers_level
+from xai_align.adapter_tools import callers_level
 from xai_align.features.resolve_layer import Layer
 from xai_align.pinet import ExactPiNet, FrozenEncoder, PiNet, SecondLookHead
 from xai_align.pinet.network.second_look_head import Size

@@ -9,29 +9,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from xai_align._tools.files.fields import (
-    check_fields,
-    either,
-    flag,
-    listed,
-    nothing,
-    number,
-    one_of,
-    record,
-    text,
-    whole,
-)
+from xai_align.adapter_tools import fields
 
-_SIDE = whole(1, 2048)
-_SIZE = either(_SIDE, listed(_SIDE, 2, 2))
-_WIDTH = whole(1, 65536)
-_RATE = either(nothing, number(0, 1))
+_SIDE = fields.whole(1, 2048)
+_SIZE = fields.either(_SIDE, fields.listed(_SIDE, 2, 2))
+_WIDTH = fields.whole(1, 65536)
+_RATE = fields.either(fields.nothing, fields.number(0, 1))
 
 #: Options of ``timm.create_model``, for the architectures that take them.
 CREATE = {
     "in_chans": _WIDTH,
-    "global_pool": text(r"[a-z]{0,20}", expected="a name of timm's pooling, or ''"),
-    "output_stride": one_of(4, 8, 16, 32),
+    "global_pool": fields.text(r"[a-z]{0,20}", expected="a name of timm's pooling, or ''"),
+    "output_stride": fields.one_of(4, 8, 16, 32),
     "drop_rate": _RATE,
     "drop_path_rate": _RATE,
     "drop_block_rate": _RATE,
@@ -39,32 +28,32 @@ CREATE = {
     "attn_drop_rate": _RATE,
     "pos_drop_rate": _RATE,
     "patch_drop_rate": _RATE,
-    "img_size": either(nothing, _SIZE),
-    "patch_size": either(whole(1, 256), listed(whole(1, 256), 2, 2)),
-    "window_size": either(whole(1, 256), listed(whole(1, 256), 2, 2)),
+    "img_size": fields.either(fields.nothing, _SIZE),
+    "patch_size": fields.either(fields.whole(1, 256), fields.listed(fields.whole(1, 256), 2, 2)),
+    "window_size": fields.either(fields.whole(1, 256), fields.listed(fields.whole(1, 256), 2, 2)),
     "embed_dim": _WIDTH,
-    "depth": whole(1, 256),
-    "num_heads": whole(1, 1024),
-    "mlp_ratio": number(0.01, 64),
-    "init_values": either(nothing, number()),
-    "reg_tokens": whole(0, 256),
-    "class_token": flag(),
-    "no_embed_class": flag(),
-    "qkv_bias": flag(),
-    "qk_norm": flag(),
-    "pre_norm": flag(),
-    "dynamic_img_size": flag(),
-    "dynamic_img_pad": flag(),
-    "strict_img_size": flag(),
-    "scriptable": either(nothing, flag()),
-    "exportable": either(nothing, flag()),
+    "depth": fields.whole(1, 256),
+    "num_heads": fields.whole(1, 1024),
+    "mlp_ratio": fields.number(0.01, 64),
+    "init_values": fields.either(fields.nothing, fields.number()),
+    "reg_tokens": fields.whole(0, 256),
+    "class_token": fields.flag(),
+    "no_embed_class": fields.flag(),
+    "qkv_bias": fields.flag(),
+    "qk_norm": fields.flag(),
+    "pre_norm": fields.flag(),
+    "dynamic_img_size": fields.flag(),
+    "dynamic_img_pad": fields.flag(),
+    "strict_img_size": fields.flag(),
+    "scriptable": fields.either(fields.nothing, fields.flag()),
+    "exportable": fields.either(fields.nothing, fields.flag()),
 }
 #: Options of :class:`~timm_align.second_look.TimmEncoder`.
-ENCODER = record(
+ENCODER = fields.record(
     {
-        "indices": listed(whole(-1000, 1000), 1, 1000),
-        "image_size": listed(_SIDE, 2, 2),
-        "create": record({"num_classes": whole(0, 1_000_000)}, CREATE),
+        "indices": fields.listed(fields.whole(-1000, 1000), 1, 1000),
+        "image_size": fields.listed(_SIDE, 2, 2),
+        "create": fields.record({"num_classes": fields.whole(0, 1_000_000)}, CREATE),
     }
 )
 
@@ -83,4 +72,4 @@ def check_saved_options(options: dict[str, Any]) -> None:
         ...
         ValueError: 'encoder.options' is not what it should be: create.cache_dir is no name that is allowed in a file
     """
-    check_fields(options, ENCODER, "encoder.options")
+    fields.check_fields(options, ENCODER, "encoder.options")

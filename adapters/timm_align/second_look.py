@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from timm_align.feature_space import head_input, is_timm_model
 from timm_align.loading import PREFIX, create_model
 from timm_align.saved_options import check_saved_options
-from xai_align._tools.random_state import kept_random_state
+from xai_align.adapter_tools import kept_random_state
 from xai_align.features.spatial import layout_of, on_grid
 from xai_align.hookspecs import FeatureSpace
 from xai_align.pinet.network.reference import Preprocessing

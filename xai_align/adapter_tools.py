@@ -1,0 +1,33 @@
+"""Tools for adapters and other packages that run methods on a user's model: all that they need of the ground floor.
+
+An adapter imports these and the public rooms of the core, never :mod:`xai_align._tools`.
+"""
+
+from xai_align._tools.batches import batches_of
+from xai_align._tools.callers_level import callers_level
+from xai_align._tools.files import fields
+from xai_align._tools.files.plain_json import in_one_clause
+from xai_align._tools.files.tensor_file import check_weights, read_tensor_file
+from xai_align._tools.model_state import check_evaluation_mode
+from xai_align._tools.other_globals import with_globals
+from xai_align._tools.random_state import fixed_random_state, kept_random_state
+from xai_align._tools.replica import Replica
+from xai_align._tools.sum_keeping import Spread, resize_keeping_sum
+from xai_align._tools.thread_state import restores_thread_state
+
+__all__ = [
+    "Replica",
+    "Spread",
+    "batches_of",
+    "callers_level",
+    "check_evaluation_mode",
+    "check_weights",
+    "fields",
+    "fixed_random_state",
+    "in_one_clause",
+    "kept_random_state",
+    "read_tensor_file",
+    "resize_keeping_sum",
+    "restores_thread_state",
+    "with_globals",
+]
