@@ -57,10 +57,10 @@ def _floating(result: Any) -> list[Tensor]:
     return [leaf for leaf in leaves if leaf.is_floating_point() or leaf.is_complex()]
 
 
-def decompose(function: Callable[..., Any], inputs: list[Tensor], **manner: Any) -> Decomposed:
+def decompose(function: Callable[..., Any], inputs: list[Tensor], **mode: Any) -> Decomposed:
     """Record ``function(*inputs)`` with every input dependent, differentiate it, and replay it at zero."""
     leaves = [x.detach().clone().requires_grad_() for x in inputs]
-    gates = FrozenGates(**manner)
+    gates = FrozenGates(**mode)
     with torch.enable_grad():
         given = [leaf.clone() for leaf in leaves]
         # copies, as a readout saves them where a network overwrites what the way back needs

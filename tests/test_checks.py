@@ -157,7 +157,7 @@ def rules(monkeypatch):
 def test_a_registered_rule_with_twice_the_operations_value_is_refused(rules, place):
     @rule_registry.register_rule("tanhshrink")
     def doubled(gates, func, x):
-        return 2 * x * gates.keep(lambda: func(x) / x)
+        return 2 * x * gates.save(lambda: func(x) / x)
 
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Tanhshrink(), nn.Linear(4, 2)).eval()
@@ -169,7 +169,7 @@ def test_a_registered_rule_with_twice_the_operations_value_is_refused(rules, pla
 def test_a_registered_rule_with_the_operations_value_is_used(rules):
     @rule_registry.register_rule("tanhshrink")
     def shared(gates, func, x):
-        return x * gates.keep(lambda: func(x) / x)
+        return x * gates.save(lambda: func(x) / x)
 
     torch.manual_seed(0)
     linear, x = nn.Linear(4, 2).double(), torch.randn(3, 4).double()

@@ -80,7 +80,7 @@ def test_an_account_under_another_name_is_an_account(monkeypatch):
     found = explain(model, x, Question.why_not(0, 1), "twin", internal_batch_size=1)
     assert torch.equal(found.attribution, read_out(model, x, Question.why_not(0, 1), "input").contributions)
     one = record_of(found, image="a.png")
-    assert one.is_account
+    assert one.is_decomposition
     assert exactness(one).startswith("sum off by")
     assert footnotes([one]) == [
         "twin accounts for the answer: sum of contributions + bias = answer; the completeness error is what is left "

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tests.networks import conv_net, images
 from xai_align import read_out
-from xai_align.pinet import sharp_places
+from xai_align.pinet import sharp_layers
 from xai_align.pinet.cuts import cutting_layer, is_cut
 
 
@@ -72,7 +72,7 @@ def test_defaults_are_cuts(name, place):
     model = timm.create_model(name, num_classes=7).eval()
     size = 64 if name == "resnet18" else 96
     x = images(1, size)
-    places = sharp_places(model, x)
+    places = sharp_layers(model, x)
     if place is not None:
         assert places[0].feature_space == place
     for one in places or ():
@@ -83,8 +83,8 @@ def test_defaults_are_cuts(name, place):
 
 def test_a_head_of_one_cell_is_no_half_of_the_default():
     model = timm.create_model("resnet18", num_classes=7).eval()
-    assert [place.feature_space for place in sharp_places(model, images(1, 32))] == ["layer2"]
-    assert len(sharp_places(model, images(1, 96))) == 2
+    assert [place.feature_space for place in sharp_layers(model, images(1, 32))] == ["layer2"]
+    assert len(sharp_layers(model, images(1, 96))) == 2
 
 
 def test_a_map_of_one_cell_warns():

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from xai_align import FeatureSpace, read_out
-from xai_align.pinet.decomposition import Account, account_of, size_of
+from xai_align.pinet.decomposition import Decomposition, decomposition_of, size_of
 
 
 class OneOfTwo(nn.Module):
@@ -69,7 +69,7 @@ def test_what_was_cut_off_is_noted_with_the_decomposition():
     assert [cut.how for cut in readout.cut_off] == ["detach"]
 
 
-def account(**changed) -> Account:
+def account(**changed) -> Decomposition:
     given = {
         "logits": torch.tensor([[1.0, 2.0], [3.0, 4.0]]),
         "weights": torch.tensor([[1.0, 0.0], [0.0, 1.0]]),
@@ -77,7 +77,7 @@ def account(**changed) -> Account:
         "contributions": (torch.tensor([[3.0, 0.0], [0.0, 4.0]]),),
         "at_zero": torch.tensor([-2.0, 0.0]),
     }
-    return account_of(**given | changed)
+    return decomposition_of(**given | changed)
 
 
 def test_an_account_by_hand():

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from tests.networks import images
 from xai_align import FeatureSpace, Split, plugins, read_out
-from xai_align.pinet import sharp_places
+from xai_align.pinet import sharp_layers
 
 SIZE, CHANNELS, LABEL = 5, 3, 1
 
@@ -77,7 +77,7 @@ def test_the_default_is_half_fine_and_half_coarse(monkeypatch, seed):
     torch.manual_seed(seed)
     model, x = Chain().double().eval(), images(1, SIZE, seed=seed, dtype=torch.float64)
     known(monkeypatch, model)
-    readout = read_out(model, x, LABEL, sharp_places(model, x))
+    readout = read_out(model, x, LABEL, sharp_layers(model, x))
     assert torch.allclose(readout.map()[0], by_hand(model, x), rtol=1e-9, atol=1e-12)
     # all that is left is the head's own bias
     assert torch.allclose(readout.bias, model.head.bias[LABEL].expand(1), atol=1e-12)

@@ -150,15 +150,15 @@ def test_up_to_where_a_replay_departs_values_are_the_recorded_ones():
     with gates:
         value = F.linear(z, W, BIAS), F.linear(z, W)
     sum(value[1:], value[0]).sum().backward()
-    with gates.replay(departed=False):
+    with gates.replay(counterfactual=False):
         before = F.linear(nothing, W, BIAS), F.linear(nothing, W)
-    with gates.replay(departed=True):
+    with gates.replay(counterfactual=True):
         after = F.linear(nothing, W, BIAS), F.linear(nothing, W)
     assert torch.equal(before[0], value[0])
     assert torch.equal(after[0], BIAS.expand(3, 4))
     assert torch.equal(after[1], nothing)
     before[1].zero_()  # as a network may
-    with gates.replay(departed=False):
+    with gates.replay(counterfactual=False):
         again = F.linear(nothing, W, BIAS), F.linear(nothing, W)
     assert torch.equal(again[1], value[1])
 

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from captum_align import LayerPiNetAttribution, PiNetAttribution
 from tests.networks import conv_net, images, two_layers, untouched
 from xai_align import FeatureSpace, Question, Split, explain, read_out
-from xai_align.pinet import ExactPiNet, MixedReadout, Place, sharp_places
+from xai_align.pinet import ExactPiNet, MixedReadout, ReadoutLayer, sharp_layers
 from xai_align.pinet.gates.frozen_gates import CutOff
 from xai_align.pinet.mixture import mixed
 from xai_align.question import ask
 
-PLACES = ["input", "conv1", "pool", "conv2"]
+LAYERS = ["input", "conv1", "pool", "conv2"]
 
 
 def test_a_mixture_worked_by_hand():
@@ -31,13 +31,13 @@ def test_a_mixture_worked_by_hand():
 
 @pytest.mark.parametrize("rule", ["gate", "gamma"])
 @pytest.mark.parametrize("biases", ["apart", "placed"])
-def test_each_part_is_the_readout_at_its_place(rule, biases):
+def test_each_part_is_the_readout_at_its_layer(rule, biases):
     model, x = conv_net().double(), images(dtype=torch.float64)
     weights = [0.4, 0.3, 0.2, 0.1]
-    mixture = read_out(model, x, 1, PLACES, weights=weights, rule=rule, biases=biases)
+    mixture = read_out(model, x, 1, LAYERS, weights=weights, rule=rule, biases=biases)
     assert isinstance(mixture, MixedReadout)
     assert mixture.weights == tuple(weights)
-    alone = [read_out(model, x, 1, place, rule=rule, biases=biases) for place in PLACES]
+    alone = [read_out(model, x, 1, layer, rule=rule, biases=biases) for layer in LAYERS]
     for part, expected in zip(mixture.parts, alone, strict=True):
         assert part.feature_space.layer == expected.feature_space.layer
         assert torch.allclose(part.contributions, expected.contributions, atol=1e-12)
@@ -60,7 +60,7 @@ def test_weights_are_equal_unless_given():
     assert torch.equal(mixture.map(), read_out(model, x, 1, ["conv1", "conv2"], weights=[0.5, 0.5]).map())
 
 
-def test_the_order_of_places_is_the_callers():
+def test_the_order_of_layers_is_the_callers():
     model, x = conv_net().double(), images(dtype=torch.float64)
     forwards = read_out(model, x, 1, ["conv1", "conv2"], weights=[0.9, 0.1], biases="placed")
     backwards = read_out(model, x, 1, ["conv2", "conv1"], weights=[0.1, 0.9], biases="placed")
@@ -68,16 +68,16 @@ def test_the_order_of_places_is_the_callers():
     assert torch.allclose(forwards.bias, backwards.bias, atol=1e-12)
 
 
-def test_one_place_in_a_list_is_that_place():
+def test_one_layer_in_a_list_is_that_layer():
     model, x = conv_net(), images()
     assert type(read_out(model, x, 1, ["conv2"])).__name__ == "Readout"
     assert torch.equal(read_out(model, x, 1, ["conv2"]).contributions, read_out(model, x, 1, "conv2").contributions)
 
 
-def test_places_may_have_rules_of_their_own():
+def test_layers_may_have_rules_of_their_own():
     model, x = conv_net().double(), images(dtype=torch.float64)
-    place = Place(feature_space="conv1", rule="gamma", gamma=2, biases="placed")
-    mixture = read_out(model, x, 1, [place, model.conv2], weights=[0.5, 0.5])
+    layer = ReadoutLayer(feature_space="conv1", rule="gamma", gamma=2, biases="placed")
+    mixture = read_out(model, x, 1, [layer, model.conv2], weights=[0.5, 0.5])
     expected = 0.5 * read_out(model, x, 1, "conv1", rule="gamma", gamma=2, biases="placed").map("smooth")
     expected = expected + 0.5 * read_out(model, x, 1, "conv2").map("smooth")
     assert torch.allclose(mixture.map(), expected, atol=1e-12)
@@ -96,14 +96,14 @@ class Counted(nn.Module):
         return self.model(x)
 
 
-def test_places_share_a_pass():
+def test_layers_share_a_pass():
     model = Counted(conv_net()).eval()
     CALLS.clear()
     read_out(model, images(), 1, ["model.conv1", "model.pool", "model.conv2"], rule="gamma", biases="placed")
-    assert len(CALLS) == 3  # the plain model, one pass that is recorded, one replay for all places
+    assert len(CALLS) == 3  # the plain model, one pass that is recorded, one replay for all layers
 
 
-def test_a_local_place_can_be_mixed_in():
+def test_a_local_layer_can_be_mixed_in():
     model, x = conv_net().double(), images(dtype=torch.float64)
 
     def features(x: Tensor) -> Tensor:
@@ -117,7 +117,7 @@ def test_a_local_place_can_be_mixed_in():
     assert torch.allclose(mixture.parts[1].contributions, read_out(model, x, 1, head).contributions, atol=1e-12)
 
 
-def test_local_places_make_a_local_mixture():
+def test_local_layers_make_a_local_mixture():
     # both heads are affine: at h = (6, 0) as at the hidden layer, behind it at the logits themselves
     model, x = two_layers(), torch.tensor([[1.0, 2.0]])
     hidden = FeatureSpace(layer="hidden", split=Split(model[:2], model[2]))
@@ -166,7 +166,7 @@ class TwoBranches(nn.Module):
 
 
 @pytest.mark.parametrize("biases", ["apart", "placed"])
-def test_branches_are_exact_at_each_place_and_mixed(biases):
+def test_branches_are_exact_at_each_layer_and_mixed(biases):
     torch.manual_seed(0)
     model, x = TwoBranches().double().eval(), images(dtype=torch.float64)
     assert model(x)[:, 3].min() > 0.5
@@ -207,7 +207,7 @@ def test_examples_do_not_depend_on_their_batch():
 def test_nothing_of_the_model_changes():
     model, x = conv_net(), images()
     with untouched(model):
-        read_out(model, x, 1, PLACES, rule="gamma", biases="placed")
+        read_out(model, x, 1, LAYERS, rule="gamma", biases="placed")
     with untouched(model), pytest.raises(ValueError, match="did not run"):
         read_out(model, x, 1, ["conv1", "unused"])
 
@@ -245,7 +245,7 @@ def test_captums_layer_class_gives_what_each_layer_has():
         ([0.5, 0.6], "sum to 1.1"),
         ([1.5, -0.5], "must be 0 or more"),
         ([float("nan"), 0.5], "sum to nan"),
-        ([1.0], r"1 weights for 2 place\(s\)"),
+        ([1.0], r"1 weights for 2 layer\(s\)"),
     ],
 )
 def test_weights_that_share_nothing_out_are_refused(weights, words):
@@ -253,12 +253,12 @@ def test_weights_that_share_nothing_out_are_refused(weights, words):
         read_out(conv_net(), images(), 1, ["conv1", "conv2"], weights=weights)
 
 
-def test_weights_for_one_place_are_refused():
-    with pytest.raises(ValueError, match=r"2 weights for 1 place\(s\)"):
+def test_weights_for_one_layer_are_refused():
+    with pytest.raises(ValueError, match=r"2 weights for 1 layer\(s\)"):
         read_out(conv_net(), images(), 1, "conv1", weights=[0.5, 0.5])
 
 
-def test_places_that_are_none_are_refused():
+def test_layers_that_are_none_are_refused():
     with pytest.raises(ValueError, match="empty list"):
         read_out(conv_net(), images(), 1, [])
     with pytest.raises(ValueError, match="'conv1' is named twice"):
@@ -278,7 +278,7 @@ class Gate(nn.Module):
         return self.first(x) * self.second(x).softmax(-1)
 
 
-def test_a_place_that_only_gates_is_named():
+def test_a_layer_that_only_gates_is_named():
     with pytest.raises(ValueError, match="no evidence of 'second' reaches the output"):
         read_out(Gate().eval(), torch.ones(1, 3), 0, ["first", "second"])
 
@@ -288,10 +288,10 @@ def test_a_place_that_only_gates_is_named():
 
 def test_a_known_convolutional_network_is_read_sharply():
     model, x = timm.create_model("test_resnet").eval(), images(2, 96)
-    places = sharp_places(model, x)
-    assert places[0].feature_space == "layer2"
+    layers = sharp_layers(model, x)
+    assert layers[0].feature_space == "layer2"
     attributions, delta = PiNetAttribution(model).attribute(x, 3, return_convergence_delta=True)
-    readout = read_out(model, x, 3, places)
+    readout = read_out(model, x, 3, layers)
     assert [part.kind for part in readout.parts] == ["frozen", "local"]
     assert torch.equal(attributions, readout.on_images(3))
     assert torch.allclose(attributions.sum((1, 2, 3)) + readout.bias, model(x)[:, 3], atol=1e-5)
@@ -315,7 +315,7 @@ def test_explaining_by_name_reads_the_same():
         explain(model, x, 3, rule="gate"),
     )
     assert torch.equal(sharp.attribution, PiNetAttribution(model).attribute(x, 3))
-    assert torch.equal(sharp.map, read_out(model, x, 3, sharp_places(model, x)).map())
+    assert torch.equal(sharp.map, read_out(model, x, 3, sharp_layers(model, x)).map())
     assert torch.allclose(sharp.total + sharp.readout.bias, sharp.answer.double(), atol=1e-5)
     for one in (last, gates):
         assert torch.equal(one.attribution, read_out(model, x, 3).on_images(3))
@@ -339,13 +339,13 @@ def test_a_network_asked_a_question_is_read_sharply_too():
 @pytest.mark.parametrize("name", ["test_vit", "test_convnext"])
 def test_networks_that_it_was_not_tried_on_are_read_where_the_plugins_say(name):
     model, x = timm.create_model(name).eval(), images(1, 160)
-    assert sharp_places(model, x) is None
+    assert sharp_layers(model, x) is None
     assert torch.equal(PiNetAttribution(model).attribute(x, 3), read_out(model, x, 3).on_images(3))
 
 
 def test_unknown_networks_are_read_at_their_input():
-    assert sharp_places(conv_net(), images()) is None
-    assert sharp_places(lambda x: x, images()) is None
+    assert sharp_layers(conv_net(), images()) is None
+    assert sharp_layers(lambda x: x, images()) is None
 
 
 def test_a_retrofitted_network_is_read_where_it_was_retrofitted():

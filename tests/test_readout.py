@@ -368,7 +368,7 @@ def test_rules_can_be_taught(monkeypatch):
 
     @register_rule("special_bessel_j0")
     def as_a_gate(gates, func, x):
-        return x * gates.keep(lambda: func(x) / x)
+        return x * gates.save(lambda: func(x) / x)
 
     model = nn.Sequential(nn.Linear(4, 4), Unruly()).double().eval()
     x = torch.randn(2, 4, dtype=torch.float64)
@@ -417,17 +417,17 @@ def test_gates_are_freed_without_the_garbage_collector(monkeypatch):
 
     seen = []
 
-    from xai_align.pinet import manner
+    from xai_align.pinet import recording_mode
 
-    class Watched(manner.FrozenGates):
-        def keep(self, compute):
-            value = super().keep(compute)
+    class Watched(recording_mode.FrozenGates):
+        def save(self, compute):
+            value = super().save(compute)
             seen.extend(
                 weakref.ref(leaf) for leaf in torch.utils._pytree.tree_leaves(value) if isinstance(leaf, torch.Tensor)
             )
             return value
 
-    monkeypatch.setattr(manner, "FrozenGates", Watched)
+    monkeypatch.setattr(recording_mode, "FrozenGates", Watched)
     gc.disable()
     try:
         read_out(conv_net(), images(), 1)

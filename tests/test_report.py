@@ -134,7 +134,7 @@ def test_a_record_holds_the_account_of_one_image():
     assert (one.positive, one.negative) == pytest.approx((2.0, -2.0))
     assert one.map.sum().item() + one.prefix + one.bias == pytest.approx(one.answer)
     assert one.raw[0].shape == (3, 4, 4)
-    assert one.is_account
+    assert one.is_decomposition
     assert one.label == "pinet at input"
 
 

@@ -86,11 +86,11 @@ class FeatureSpaceGradCam(Attribution):
 
 def _cut(model: Any, layer: Layer) -> tuple[CutNetwork, nn.Module]:
     """Return the network cut at the layer, and the module that Captum runs: the same, or a ``QuestionModel`` of it."""
-    outer, own_place = unwrapped(model)
+    outer, own_layer = unwrapped(model)
     inner = outer.model if isinstance(outer, QuestionModel) else outer
     if inner is not outer:
-        inner, own_place = unwrapped(inner)
-    where = own_place if layer is None else layer
+        inner, own_layer = unwrapped(inner)
+    where = own_layer if layer is None else layer
     if where is None and plugins.feature_space(inner) is None:
         where = last_convolution(inner)
     space = resolve_layer(inner, where)

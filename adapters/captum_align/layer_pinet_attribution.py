@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from xai_align.adapter_tools import restores_thread_state
 from xai_align.pinet.batches import read_out_in_batches
-from xai_align.pinet.places import GAMMA
+from xai_align.pinet.readout_layers import GAMMA
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from xai_align.pinet.places import Places, RuleName
+    from xai_align.pinet.readout_layers import ReadoutLayers, RuleName
 
 
 class LayerPiNetAttribution(LayerAttribution):
@@ -42,7 +42,7 @@ class LayerPiNetAttribution(LayerAttribution):
     def __init__(
         self,
         forward_func: nn.Module,
-        layer: Places = None,
+        layer: ReadoutLayers = None,
         device_ids: list[int] | None = None,
         *,
         weights: Sequence[float] | None = None,

@@ -9,7 +9,7 @@ from timm_align.second_look import TimmEncoder, probing
 from xai_align.features.spatial import layout_of
 from xai_align.hookspecs import FeatureSpace
 from xai_align.pinet.head_probe import probe_head
-from xai_align.pinet.network.one_position import account_by_position
+from xai_align.pinet.network.one_position import decompose_by_position
 
 
 def linear_classifier(encoder: TimmEncoder) -> nn.Linear | None:
@@ -25,7 +25,7 @@ def linear_classifier(encoder: TimmEncoder) -> nn.Linear | None:
         final = backbone.forward_features(image)  # type: ignore[operator]
         if not isinstance(final, Tensor) or not probe_head(backbone, space, final).averages_positions:
             return None
-        rows, bias = account_by_position(space, _one_channel_each(final, space, encoder.channels[-1]))
+        rows, bias = decompose_by_position(space, _one_channel_each(final, space, encoder.channels[-1]))
     classifier = nn.Linear(encoder.channels[-1], len(bias))
     with torch.no_grad():
         classifier.weight.copy_(rows[:, :, 0].T)

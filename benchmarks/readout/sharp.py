@@ -46,7 +46,7 @@ from benchmarks.shared.measuring import timed
 from benchmarks.shared.photographs import JUDGES, Photograph, photographs
 from xai_align import read_out
 from xai_align.perturbation import TieWarning, perturbation_curves
-from xai_align.pinet import Place
+from xai_align.pinet import ReadoutLayer
 
 #: The stages whose cells are 4, 8 and 16 pixels wide.
 STAGES = {
@@ -60,23 +60,23 @@ ROUNDS = 8
 OTHER = {network: others[0] for network, others in OTHERS.items()}
 
 
-def cam(network: str) -> Place:
+def cam(network: str) -> ReadoutLayer:
     """The last map, as it is."""
-    return Place(feature_space=LAYERS[network])
+    return ReadoutLayer(feature_space=LAYERS[network])
 
 
-def stage(network: str, pixels: int, **rule: Any) -> Place:
+def stage(network: str, pixels: int, **rule: Any) -> ReadoutLayer:
     """A readout at the stage whose cells are so many pixels wide."""
-    return Place(feature_space=STAGES[network][pixels], **rule)
+    return ReadoutLayer(feature_space=STAGES[network][pixels], **rule)
 
 
-def gamma(network: str, pixels: int, **options: Any) -> Place:
+def gamma(network: str, pixels: int, **options: Any) -> ReadoutLayer:
     """By the gamma rule, biases placed."""
     return stage(network, pixels, rule="gamma", biases="placed", **options)
 
 
 #: A network's name to the places of a readout, and their weights.
-Variant = Callable[[str], tuple[list[Place], list[float]]]
+Variant = Callable[[str], tuple[list[ReadoutLayer], list[float]]]
 VARIANTS: dict[str, Variant] = {
     "last map": lambda n: ([cam(n)], [1.0]),
     "gates 8": lambda n: ([stage(n, 8)], [1.0]),

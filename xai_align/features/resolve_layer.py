@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from xai_align import plugins
 from xai_align._tools.thread_state import restores_thread_state
 from xai_align.features.last_map import last_map
-from xai_align.features.last_place import last_place_that_counts
+from xai_align.features.last_token_layer import last_token_layer
 from xai_align.features.routes import find_layer, layer_name
 from xai_align.features.unwrapping import unwrapped
 from xai_align.hookspecs import FeatureSpace
@@ -68,7 +68,7 @@ def resolve_layer(
     if image is None:
         raise TypeError(f"the default layer for {purpose!r} is found by a pass; give image=, of shape [1, C, H, W]")
     if known is not None:
-        return last_place_that_counts(inner, image) or known
+        return last_token_layer(inner, image) or known
     return (last_map(inner, image) if purpose == "map" else None) or last_convolution(inner)
 
 

@@ -18,10 +18,10 @@ from xai_align.pinet.network.module import PiNet
 from xai_align.pinet.network.second_look import SecondLook
 from xai_align.pinet.network.second_look_head import SecondLookHead
 from xai_align.pinet.passes import CompletenessError
-from xai_align.pinet.places import Place
 from xai_align.pinet.readout import read_out
+from xai_align.pinet.readout_layers import ReadoutLayer
 from xai_align.pinet.records import Readout
-from xai_align.pinet.sharp_places import sharp_places
+from xai_align.pinet.sharp_layers import sharp_layers
 
 __all__ = [
     "Aggregator",
@@ -39,9 +39,9 @@ __all__ = [
     "PiNetEnsemble",
     "PiNetLoss",
     "PiNetMethod",
-    "Place",
     "PooledDecoder",
     "Readout",
+    "ReadoutLayer",
     "SecondLook",
     "SecondLookHead",
     "Start",
@@ -50,5 +50,5 @@ __all__ = [
     "read_out",
     "read_out_all_classes",
     "register_rule",
-    "sharp_places",
+    "sharp_layers",
 ]

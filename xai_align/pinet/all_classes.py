@@ -19,10 +19,10 @@ from xai_align.features.unwrapping import unwrapped
 from xai_align.hookspecs import FeatureSpace
 from xai_align.pinet.head_probe import probe_head
 from xai_align.pinet.input_checks import check_inputs, check_logits, check_model, explained_failures
-from xai_align.pinet.network.one_position import account_by_position, positions_last
+from xai_align.pinet.network.one_position import decompose_by_position, positions_last
 from xai_align.pinet.network.pseudo_linear import PseudoLinear, second_look_space
 from xai_align.pinet.passes import CompletenessError, run_and_take_features
-from xai_align.pinet.places import readout_space
+from xai_align.pinet.readout_layers import readout_space
 from xai_align.pinet.rounding import misses, wide
 
 #: Number of classes whose coefficients are computed at a time, to bound memory.
@@ -82,12 +82,12 @@ def read_out_all_classes(model: Any, inputs: Tensor, feature_space: Layer = None
         readout = read_out_all_classes(nn.Sequential(body, head).eval(), images, space)
         readout.maps  # [2, 5, 30, 30]
     """
-    model, own_place = unwrapped(model)
+    model, own_layer = unwrapped(model)
     check_model(model)
     check_inputs(model, (inputs,))
     if isinstance(model, PseudoLinear) and feature_space is None:
         return _own_maps(model, inputs)
-    space = readout_space(model, own_place if feature_space is None else feature_space)
+    space = readout_space(model, own_layer if feature_space is None else feature_space)
     if space.split is None:
         raise _not_local(space)
     with torch.inference_mode(False), torch.no_grad(), explained_failures((inputs,)):
@@ -97,10 +97,10 @@ def read_out_all_classes(model: Any, inputs: Tensor, feature_space: Layer = None
         logits = check_logits(copied.split.head(z))  # type: ignore[union-attr]
         _check_split(model, space, inputs, logits, plain)
         if probe_head(model, copied, z, space).averages_positions:
-            cells, bias = account_by_position(copied, z)
+            cells, bias = decompose_by_position(copied, z)
             parts, prefix = [cells], torch.zeros_like(logits)
         else:
-            parts, prefix, bias = _account_by_class(copied, z)
+            parts, prefix, bias = _decompose_by_class(copied, z)
     total = torch.stack([wide(part).sum(-1) for part in parts]).sum(0)
     image_size = (inputs.shape[-2], inputs.shape[-1])
     maps = tuple(on_grid(part, leaf, space, image_size) for part, leaf in zip(parts, tree_leaves(z), strict=True))
@@ -165,7 +165,7 @@ def _own_maps(model: PseudoLinear, images: Tensor) -> ClassReadout:
     )
 
 
-def _account_by_class(space: FeatureSpace, z: Any) -> tuple[list[Tensor], Tensor, Tensor]:
+def _decompose_by_class(space: FeatureSpace, z: Any) -> tuple[list[Tensor], Tensor, Tensor]:
     """Return cells ``[N, K, P]`` per tensor of ``z``, prefix ``[N, K]`` and bias ``[K]``, from the head's Jacobian."""
     assert space.split is not None
     leaves = [positions_last(leaf, space) for leaf in tree_leaves(z)]

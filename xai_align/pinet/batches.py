@@ -13,8 +13,8 @@ from xai_align._tools.batches import batches_of
 from xai_align._tools.progress import progress_bar
 from xai_align.pinet.input_checks import forward_arguments
 from xai_align.pinet.mixture import MixedReadout, mixed
-from xai_align.pinet.places import Places
 from xai_align.pinet.readout import read_out
+from xai_align.pinet.readout_layers import ReadoutLayers
 from xai_align.pinet.records import Readout, as_tuple
 from xai_align.question import Question, QuestionModel, captum_target
 
@@ -23,17 +23,17 @@ def read_out_in_batches(
     model: Any,
     inputs: tuple[Tensor, ...],
     target: Any,
-    layer: Places,
+    layer: ReadoutLayers,
     *,
     additional_forward_args: Any = None,
     internal_batch_size: int | None = None,
     show_progress: bool = False,
     output: str | int | None = None,
-    **account: Any,
+    **decomposition: Any,
 ) -> Readout:
     """Return one :class:`~xai_align.pinet.Readout` of all examples, running ``internal_batch_size`` at a time.
 
-    ``account`` holds the options of :func:`~xai_align.read_out` that select the decomposition.
+    ``decomposition`` holds the options of :func:`~xai_align.read_out` that select the decomposition.
 
     Raises:
         ValueError: the batch size is not positive.
@@ -47,7 +47,7 @@ def read_out_in_batches(
     with progress_bar("exact readout", len(batches), shown=show_progress, timed="batch") as bar:
         for batch in batches:
             given = batch.inputs if len(batch.inputs) != 1 else batch.inputs[0]
-            options = {"additional_forward_args": batch.extra, "output": output, **account}
+            options = {"additional_forward_args": batch.extra, "output": output, **decomposition}
             readouts.append(read_out(model, given, batch.target, layer, **options))
             bar.advance()
     return joined(readouts)

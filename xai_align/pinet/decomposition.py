@@ -25,25 +25,25 @@ from xai_align.features.routes import Route
 from xai_align.hookspecs import FeatureSpace
 from xai_align.pinet.gates.frozen_gates import CutOff, FrozenGates
 from xai_align.pinet.gates.placed_biases import BiasesApart
-from xai_align.pinet.manner import Manner
 from xai_align.pinet.recording import Recording, record, replay_from_zero
+from xai_align.pinet.recording_mode import RecordingMode
 from xai_align.pinet.rounding import answer_of, example_sums, misses, total_of, wide
 from xai_align.question import Question
 
 
 def decompose(
     gates: FrozenGates,
-    manner: Manner,
+    mode: RecordingMode,
     route: Route,
     space: FeatureSpace,
     questions: Sequence[Question],
     biases: BiasesApart,
-) -> Account:
+) -> Decomposition:
     """Decompose the answers at one layer: a forward pass with gates saved, one gradient, the constant.
 
     Args:
         gates: the interception, with nothing recorded yet.
-        manner: how the pass is recorded.
+        mode: how the pass is recorded.
         route: runs the network and gives access to ``z``.
         space: the layer.
         questions: one for each example.
@@ -52,15 +52,15 @@ def decompose(
     Raises:
         NothingFlows: the answer does not depend on the layer.
     """
-    found = record(gates, route, [space], questions, biases, copied=manner.copied)  # z, and beta = d answer / dz
-    noted = notes_of(gates, manner)
+    found = record(gates, route, [space], questions, biases, copied=mode.copied)  # z, and beta = d answer / dz
+    noted = notes_of(gates, mode)
     biases.start_replay(0)
     # blind: the network refused inputs of zeros, so evidence around the layer could not be seen
     logits_at_zero, _, blind = replay_from_zero(gates, route, 0, [0])
     contributions = contributions_of(found, 0)
     bias = answer_of(found.weights, logits_at_zero)
-    account = account_of(found.logits, found.weights, found.rest, contributions, bias, biases.of(0))
-    return replace(account, blind=blind, coarsest=gates.coarsest, **noted)
+    decomposition = decomposition_of(found.logits, found.weights, found.rest, contributions, bias, biases.of(0))
+    return replace(decomposition, blind=blind, coarsest=gates.coarsest, **noted)
 
 
 def contributions_of(found: Recording, number: int) -> tuple[Tensor, ...]:
@@ -73,13 +73,13 @@ def contribution(z: Tensor, beta: Tensor | None) -> Tensor:
     return torch.zeros_like(z) if beta is None else z * beta
 
 
-def notes_of(gates: FrozenGates, manner: Manner) -> dict[str, Any]:
-    """Return the interception's notes on the recording as fields of :class:`Account`."""
-    return {"cut_off": gates.cut_off, "operations": gates.operations, "manner": manner}
+def notes_of(gates: FrozenGates, mode: RecordingMode) -> dict[str, Any]:
+    """Return the interception's notes on the recording as fields of :class:`Decomposition`."""
+    return {"cut_off": gates.cut_off, "operations": gates.operations, "mode": mode}
 
 
 @dataclass(frozen=True)
-class Account:
+class Decomposition:
     """Decomposition ``answer = sum(contributions) + sum(placed) + around + bias``.
 
     Each is ``[N]`` except the contributions, which have the shapes of ``z``, and placed biases, maps ``[N, h, w]``.
@@ -89,7 +89,7 @@ class Account:
         around: evidence from the input that bypasses the feature space.
         error: the sum minus the answer, in float64 where the device supports it.
         cut_off: evidence that the network detached from the graph.
-        manner: how the pass was recorded.
+        mode: how the pass was recorded.
         operations: the number of recorded operations; the rounding error grows with it.
         blind: whether the replay could not detect evidence that bypasses the space.
         coarsest: the half precision in which the network itself computes part of the pass, which limits the checks.
@@ -104,13 +104,13 @@ class Account:
     placed: tuple[Tensor, ...] = ()
     coefficients: Tensor | None = None
     cut_off: tuple[CutOff, ...] = ()
-    manner: Manner = field(default_factory=Manner)
+    mode: RecordingMode = field(default_factory=RecordingMode)
     operations: int = 1
     coarsest: torch.dtype | None = None
     blind: bool = False
 
 
-def account_of(
+def decomposition_of(
     logits: Tensor,
     weights: Tensor,
     rest: Tensor,
@@ -119,22 +119,27 @@ def account_of(
     placed: tuple[Tensor, ...] = (),
     coefficients: Tensor | None = None,
     around: Tensor | None = None,
-) -> Account:
+) -> Decomposition:
     """Return the decomposition of ``sum_k w_k z_k + rest``, whose part without coordinates is ``at_zero + rest``."""
     answer, bias = answer_of(weights, logits) + rest, at_zero + rest
     around = torch.zeros_like(bias) if around is None else around.to(bias)
     error = total_of((*contributions, *placed)) + wide(around) + wide(bias) - wide(answer)
-    return Account(logits, answer, contributions, bias, error, around, placed, coefficients)
+    return Decomposition(logits, answer, contributions, bias, error, around, placed, coefficients)
 
 
-def size_of(account: Account) -> Tensor:
+def size_of(decomposition: Decomposition) -> Tensor:
     """Return ``[N]``, the root of the sum of squares of all terms: the scale of the sum's rounding error."""
-    parts = [example_sums(wide(part).square()) for part in (*account.contributions, *account.placed)]
-    for one in (account.bias, account.answer, account.around):
+    parts = [example_sums(wide(part).square()) for part in (*decomposition.contributions, *decomposition.placed)]
+    for one in (decomposition.bias, decomposition.answer, decomposition.around):
         parts.append(wide(one).square())
     return torch.stack(parts).sum(0).sqrt()
 
 
-def is_complete(account: Account) -> Tensor:
+def is_complete(decomposition: Decomposition) -> Tensor:
     """Return ``[N]``, whether the sum equals the answer within rounding."""
-    return ~misses(account.error, size_of(account), account.operations, account.coarsest or account.answer.dtype)
+    return ~misses(
+        decomposition.error,
+        size_of(decomposition),
+        decomposition.operations,
+        decomposition.coarsest or decomposition.answer.dtype,
+    )

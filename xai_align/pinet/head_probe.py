@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from xai_align._tools.model_state import parameters_of
 from xai_align.hookspecs import FeatureSpace
-from xai_align.pinet.network.one_position import account_by_position
+from xai_align.pinet.network.one_position import decompose_by_position
 
 #: Magnitudes at which affinity is tested: an activation that is nearly linear for
 #: small features is not for large ones, and one that saturates for large ones does not for small ones.
@@ -80,7 +80,7 @@ def _averages_positions(space: FeatureSpace, z: Tensor) -> bool:
     random = _noise_like(z[:1], 0)
     try:
         logits = space.split.head(random)
-        cells, bias = account_by_position(space, random)
+        cells, bias = decompose_by_position(space, random)
     except (RuntimeError, ValueError, AssertionError, IndexError):
         return False  # the head accepts maps of one size only
     error = (cells.sum(-1) + bias - logits).abs().max()

@@ -9,13 +9,13 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from xai_align.features.routes import Route
-from xai_align.pinet.decomposition import Account, account_of
+from xai_align.pinet.decomposition import Decomposition, decomposition_of
 from xai_align.pinet.input_checks import check_logits
 from xai_align.pinet.rounding import answer_of
 from xai_align.question import Question, linear_forms
 
 
-def local_account(route: Route, questions: Sequence[Question], logits: Tensor | None = None) -> Account:
+def decompose_locally(route: Route, questions: Sequence[Question], logits: Tensor | None = None) -> Decomposition:
     """Return the decomposition for an affine head, from ``beta`` and bias at ``z = 0``, without a backbone gradient."""
     with torch.no_grad():
         found = check_logits(route.run(_as_it_is))
@@ -26,7 +26,7 @@ def local_account(route: Route, questions: Sequence[Question], logits: Tensor | 
         at_zero = answer_of(weights.clone(), check_logits(route.run(lambda number, z: next(places))))
         beta = torch.autograd.grad(at_zero.sum(), origin, materialize_grads=True)
     contributions = tuple(z * b for z, b in zip(tree_leaves(route.z), beta, strict=True))
-    return account_of(found, weights, rest, contributions, at_zero.detach())
+    return decomposition_of(found, weights, rest, contributions, at_zero.detach())
 
 
 def _as_it_is(number: int, z: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from xai_align.hookspecs import FeatureSpace
 from xai_align.pinet.head_probe import probe_head
-from xai_align.pinet.network.one_position import account_by_position
+from xai_align.pinet.network.one_position import decompose_by_position
 
 
 class LocalReadout(nn.Module):
@@ -48,4 +48,4 @@ class LocalReadout(nn.Module):
         """Return logits, contributions of each position to each class, and the bias of each class."""
         assert self._space.split is not None
         z = self._space.split.features(x)
-        return self._space.split.head(z), *account_by_position(self._space, z)
+        return self._space.split.head(z), *decompose_by_position(self._space, z)

@@ -12,9 +12,9 @@ from xai_align._tools.did_you_mean import did_you_mean
 from xai_align._tools.thread_state import restores_thread_state
 from xai_align.pinet.batches import read_out_in_batches
 from xai_align.pinet.on_inputs import Kind, on_inputs
-from xai_align.pinet.places import BiasName, Places, RuleName
+from xai_align.pinet.readout_layers import BiasName, ReadoutLayers, RuleName
 from xai_align.pinet.records import Readout
-from xai_align.pinet.sharp_places import given_or_sharp
+from xai_align.pinet.sharp_layers import given_or_sharp
 
 
 class PiNetMethod:
@@ -29,7 +29,7 @@ class PiNetMethod:
         forward_func: the model, an ``nn.Module`` in eval mode that returns logits.
         layer: the layer to read out: ``"input"``, a layer's name or module, or a ``FeatureSpace``; a list of these
             for a mixture. None: for convolutional networks that a plugin knows, a sharp mixture of two layers
-            (:func:`~xai_align.pinet.sharp_places`); for others, or if a rule is given, the plugins' default (timm's:
+            (:func:`~xai_align.pinet.sharp_layers`); for others, or if a rule is given, the plugins' default (timm's:
             the head's input, or the patch embedding), else the input.
         weights: the weights of the layers of a list; None: equal weights.
         rule: ``"gate"`` or ``"gamma"``, as in :func:`~xai_align.read_out`; None: ``"gate"``.
@@ -47,7 +47,7 @@ class PiNetMethod:
     def __init__(
         self,
         forward_func: nn.Module,
-        layer: Places = None,
+        layer: ReadoutLayers = None,
         *,
         weights: Sequence[float] | None = None,
         rule: RuleName | None = None,
@@ -56,7 +56,7 @@ class PiNetMethod:
     ) -> None:
         self.forward_func = forward_func
         self.layer = layer
-        self._account = _given(weights=weights, rule=rule, gamma=gamma, biases=biases)
+        self._decomposition = _given(weights=weights, rule=rule, gamma=gamma, biases=biases)
 
     @restores_thread_state
     def read_out(
@@ -68,7 +68,7 @@ class PiNetMethod:
         additional_forward_args: Any = None,
         internal_batch_size: int | None = None,
         show_progress: bool = False,
-        **account: Any,
+        **decomposition: Any,
     ) -> Readout:
         """Return the exact decomposition of the answer for all examples, as :func:`~xai_align.read_out`.
 
@@ -79,7 +79,7 @@ class PiNetMethod:
             additional_forward_args: further arguments of the model.
             internal_batch_size: read out this many examples at a time.
             show_progress: show a progress bar over the batches.
-            **account: ``weights``, ``rule``, ``gamma``, ``biases`` for this call only.
+            **decomposition: ``weights``, ``rule``, ``gamma``, ``biases`` for this call only.
 
         Raises:
             TypeError: there is no such option.
@@ -87,17 +87,17 @@ class PiNetMethod:
             ValueError: inputs, model or layer are not suitable for a readout; the message names the remedy.
         """
         parts = inputs if isinstance(inputs, tuple) else (inputs,)
-        account = self._account | _given(**_known(account))
+        decomposition = self._decomposition | _given(**_known(decomposition))
         return read_out_in_batches(
             self.forward_func,
             parts,
             question,
-            given_or_sharp(self.forward_func, self.layer, account, parts[0] if parts else None),
+            given_or_sharp(self.forward_func, self.layer, decomposition, parts[0] if parts else None),
             additional_forward_args=additional_forward_args,
             internal_batch_size=internal_batch_size,
             show_progress=show_progress,
             output=output,
-            **account,
+            **decomposition,
         )
 
     @restores_thread_state

@@ -18,20 +18,20 @@ from xai_align._tools.replica import LOW_PRECISION, Replica
 from xai_align.features.routes import Route, route_through
 from xai_align.hookspecs import FeatureSpace
 from xai_align.pinet.cuts import is_cut
-from xai_align.pinet.decomposition import Account, is_complete, size_of
+from xai_align.pinet.decomposition import Decomposition, is_complete, size_of
 from xai_align.pinet.gates.frozen_gates import FrozenGates
 from xai_align.pinet.gates.gamma_rule import gamma_rules
 from xai_align.pinet.gates.placed_biases import BiasesApart, PlacedBiases
 from xai_align.pinet.gates.rule_registry import Rule
 from xai_align.pinet.head_probe import probe_head, signature
 from xai_align.pinet.input_checks import check_logits
-from xai_align.pinet.local_decomposition import local_account
+from xai_align.pinet.local_decomposition import decompose_locally
 from xai_align.pinet.network.pseudo_linear import PseudoLinear
-from xai_align.pinet.places import Place
 from xai_align.pinet.precision import OneDtype
+from xai_align.pinet.readout_layers import ReadoutLayer
 from xai_align.pinet.rounding import SHRINKS_TO, misses, total_of, wide
-from xai_align.pinet.second_look_account import check_one_batch, second_look_account
-from xai_align.pinet.several_layers import account_beside, frozen_accounts
+from xai_align.pinet.second_look_decomposition import check_one_batch, second_look_decomposition
+from xai_align.pinet.several_layers import decompose_with_bypass, frozen_decompositions
 from xai_align.question import Question
 
 #: Parameter states and input shapes for which a model's structural copy is known to reproduce its logits.
@@ -60,8 +60,8 @@ class Request:
 
     Attributes:
         model: the network, which is run and never changed.
-        places: the layers, with their rules and treatment of biases.
-        spaces: the feature spaces of the places.
+        layers: the layers, with their rules and treatment of biases.
+        spaces: the feature spaces of the layers.
         inputs: the model's inputs.
         extra: further arguments of the model.
         questions: one for each example.
@@ -69,7 +69,7 @@ class Request:
     """
 
     model: nn.Module
-    places: Sequence[Place]
+    layers: Sequence[ReadoutLayer]
     spaces: Sequence[FeatureSpace]
     inputs: Sequence[Any]
     extra: Sequence[Any]
@@ -77,10 +77,10 @@ class Request:
     output: str | int | None = None
 
 
-def read_places(request: Request) -> list[tuple[Account, bool]]:
-    """Return, for each place, its decomposition and whether that is local.
+def read_layers(request: Request) -> list[tuple[Decomposition, bool]]:
+    """Return, for each layer, its decomposition and whether that is local.
 
-    A PiNet's own sum is used directly. A place with a split is run separately, by its head alone if that is affine.
+    A PiNet's own sum is used directly. A layer with a split is run separately, by its head alone if that is affine.
     All others with the same rule share one forward and one backward pass. Everything runs on a replica of the model,
     in float32 if the model's own precision is lower.
 
@@ -90,11 +90,11 @@ def read_places(request: Request) -> list[tuple[Account, bool]]:
     with torch.inference_mode(False):
         low = any(_is_low(x) for x in request.inputs) or _is_autocast_on(request.inputs[0])
         low = low or any(_is_low(parameter) for parameter in request.model.parameters())
-        for place in request.places:
-            if accounts_for_itself(request.model, place):
+        for layer in request.layers:
+            if is_own_decomposition(request.model, layer):
                 check_one_batch(request.model, request.inputs, request.extra)
         reading = Reading(request, torch.float32 if low else None, own=not low)
-        found = reading.accounts()
+        found = reading.decompositions()
         if reading.missed:
             if request.inputs[0].device.type == "mps":  # no float64 for the decisive check
                 raise CompletenessError(reading.complaint())
@@ -103,13 +103,13 @@ def read_places(request: Request) -> list[tuple[Account, bool]]:
 
 
 def _decided_in_float64(
-    request: Request, reading: Reading, found: list[tuple[Account, bool]]
-) -> list[tuple[Account, bool]]:
+    request: Request, reading: Reading, found: list[tuple[Decomposition, bool]]
+) -> list[tuple[Decomposition, bool]]:
     """Return the decompositions computed in float64, if rounding explains the differences found."""
     reading.check_copy()
     try:
         again = Reading(request, torch.float64, every=True, own=False)
-        finer = again.accounts()
+        finer = again.decompositions()
     except Exception as error:
         raise CompletenessError(
             f"{reading.complaint()} (float64 cannot decide whether it is rounding: {error})"
@@ -117,12 +117,12 @@ def _decided_in_float64(
     if any(again.worst[check] > SHRINKS_TO * reading.worst[check] for check in again.missed):
         raise CompletenessError(reading.complaint())
     return [
-        (_rounded_to(account, before.answer.dtype), local)
-        for (account, local), (before, _) in zip(finer, found, strict=True)
+        (_rounded_to(decomposition, before.answer.dtype), local)
+        for (decomposition, local), (before, _) in zip(finer, found, strict=True)
     ]
 
 
-def _with_own_logits(request: Request, found: list[tuple[Account, bool]]) -> list[tuple[Account, bool]]:
+def _with_own_logits(request: Request, found: list[tuple[Decomposition, bool]]) -> list[tuple[Decomposition, bool]]:
     """Return the decompositions with the model's logits in its own, lower precision, which must be close.
 
     Raises:
@@ -132,16 +132,16 @@ def _with_own_logits(request: Request, found: list[tuple[Account, bool]]) -> lis
         returned = request.model(*_cloned(request.inputs), *tree_map(_clone, tuple(request.extra)))
     own = check_logits(select_logits(returned, request.output)).detach()
     precision = own.dtype if own.dtype in LOW_PRECISION else torch.bfloat16
-    for account, _ in found:
+    for decomposition, _ in found:
         rows = (len(own), -1)
-        difference = (wide(account.logits) - wide(own)).abs().reshape(rows).amax(1)
-        size = wide(account.logits).abs().reshape(rows).amax(1)
-        if bool(misses(difference, size, account.operations, precision).any()):
+        difference = (wide(decomposition.logits) - wide(own)).abs().reshape(rows).amax(1)
+        size = wide(decomposition.logits).abs().reshape(rows).amax(1)
+        if bool(misses(difference, size, decomposition.operations, precision).any()):
             raise CompletenessError(
                 f"in float32 the model's logits are off by {float(difference.max()):.3g} from those in {precision}, "
                 "more than its rounding: the model does not compute one function in both; give it in float32"
             )
-    return [(replace(account, logits=own), local) for account, local in found]
+    return [(replace(decomposition, logits=own), local) for decomposition, local in found]
 
 
 class Reading:
@@ -154,7 +154,7 @@ class Reading:
         own: whether the model itself is in this precision, so that its logits must be reproduced.
 
     Attributes:
-        missed: the checks that failed: places by their index, and -1 for the logits.
+        missed: the checks that failed: layers by their index, and -1 for the logits.
         worst: for each check, the largest difference relative to the scale of the values compared.
     """
 
@@ -169,9 +169,9 @@ class Reading:
         self._features: dict[int, Any] = {}
         self._with_gradients = False
 
-    def accounts(self) -> list[tuple[Account, bool]]:
-        """Read every place, and check logits and sums."""
-        found: dict[int, tuple[Account, bool]] = {}
+    def decompositions(self) -> list[tuple[Decomposition, bool]]:
+        """Read every layer, and check logits and sums."""
+        found: dict[int, tuple[Decomposition, bool]] = {}
         plain = self._plain_logits()
         with self._full_precision():
             for numbers in _sharing_a_pass(self.request, self.spaces):
@@ -187,56 +187,62 @@ class Reading:
 
     # ---------------------------------------------------------------- reading
 
-    def _read(self, numbers: Sequence[int]) -> list[tuple[Account, bool]]:
+    def _read(self, numbers: Sequence[int]) -> list[tuple[Decomposition, bool]]:
         request, model = self.request, self._copy.module
         here = [self.spaces[number] for number in numbers]
-        place = request.places[numbers[0]]
-        if accounts_for_itself(model, place):
-            return [second_look_account(model, self._inputs, self._extra, request.questions)]
+        layer = request.layers[numbers[0]]
+        if is_own_decomposition(model, layer):
+            return [second_look_decomposition(model, self._inputs, self._extra, request.questions)]
         route = self._route(here, z=self._features.get(numbers[0]))
         if len(here) == 1 and probe_head(request.model, here[0], route.z, request.spaces[numbers[0]]).affine:
-            return [(local_account(route, request.questions), all(one.is_linear for one in request.questions))]
-        rules, new_biases = _rules_of(place), partial(_biases_of, place, self._inputs)
-        accounts = frozen_accounts(model, route, here, request.questions, rules, new_biases)
+            return [(decompose_locally(route, request.questions), all(one.is_linear for one in request.questions))]
+        rules, new_biases = _rules_of(layer), partial(_biases_of, layer, self._inputs)
+        decompositions = frozen_decompositions(model, route, here, request.questions, rules, new_biases)
         if len(here) > 1:
-            # evidence from other places bypasses a place that is not a cut, so it is read separately
-            accounts = [
-                account
-                if bool(is_complete(account).all())
-                else frozen_accounts(model, self._route([space]), [space], request.questions, rules, new_biases)[0]
-                for space, account in zip(here, accounts, strict=True)
+            # evidence from other layers bypasses a layer that is not a cut, so it is read separately
+            decompositions = [
+                decomposition
+                if bool(is_complete(decomposition).all())
+                else frozen_decompositions(model, self._route([space]), [space], request.questions, rules, new_biases)[
+                    0
+                ]
+                for space, decomposition in zip(here, decompositions, strict=True)
             ]
         return [
-            (self._beside(space, account, rules, new_biases), False)
-            for space, account in zip(here, accounts, strict=True)
+            (self._beside(space, decomposition, rules, new_biases), False)
+            for space, decomposition in zip(here, decompositions, strict=True)
         ]
 
     def _beside(
-        self, space: FeatureSpace, account: Account, rules: Mapping[Any, Rule], new_biases: Callable[[], BiasesApart]
-    ) -> Account:
+        self,
+        space: FeatureSpace,
+        decomposition: Decomposition,
+        rules: Mapping[Any, Rule],
+        new_biases: Callable[[], BiasesApart],
+    ) -> Decomposition:
         """Return the decomposition, with evidence that bypasses the space added as ``around`` if there is any."""
         if (
             space.layer == "input"
             or space.split is not None
-            or (bool(is_complete(account).all()) and not account.blind)
+            or (bool(is_complete(decomposition).all()) and not decomposition.blind)
         ):
-            return account
+            return decomposition
         request = self.request
         if not any(x.is_floating_point() for x in self._inputs) or is_cut(
             request.model, space.layer, request.inputs, request.extra
         ):
-            return account
+            return decomposition
         spaces = [FeatureSpace(layer="input"), space]
-        beside = account_beside(
+        beside = decompose_with_bypass(
             self._copy.module,
             self._route(spaces),
             spaces,
             self.request.questions,
             rules,
             new_biases(),
-            manner=account.manner,
+            mode=decomposition.mode,
         )
-        return beside if bool(is_complete(beside).all()) else account
+        return beside if bool(is_complete(beside).all()) else decomposition
 
     def _route(self, spaces: Sequence[FeatureSpace], z: Any = None) -> Route:
         return route_through(self._copy.module, spaces, self._inputs, self._extra, output=self.request.output, z=z)
@@ -294,10 +300,10 @@ class Reading:
             _faithful[self.request.model] = key
 
     def _is_own_sum(self, number: int) -> bool:
-        return accounts_for_itself(self._copy.module, self.request.places[number])
+        return is_own_decomposition(self._copy.module, self.request.layers[number])
 
-    def _check_logits(self, number: int, account: Account, plain: Tensor) -> None:
-        logits = account.logits
+    def _check_logits(self, number: int, decomposition: Decomposition, plain: Tensor) -> None:
+        logits = decomposition.logits
         if logits.shape != plain.shape:
             shapes = f"the logits have shape {list(logits.shape)}, the plain model's have {list(plain.shape)}"
             self.worst[-1] = float("inf")
@@ -306,23 +312,23 @@ class Reading:
         rows = (len(plain), -1)
         difference = (wide(logits) - wide(plain)).abs().reshape(rows).amax(1)
         size = wide(plain).abs().reshape(rows).amax(1)
-        wrong = misses(difference, size, max(account.operations, 64), account.coarsest or logits.dtype)
+        wrong = misses(difference, size, max(decomposition.operations, 64), decomposition.coarsest or logits.dtype)
         if bool(wrong.any()) and not self._with_gradients:
             # PyTorch's fast paths without gradients fill padded positions with other values
             self._with_gradients = True
-            return self._check_logits(number, account, self._plain_logits())
+            return self._check_logits(number, decomposition, self._plain_logits())
         self._note(-1, difference, size)
         if bool(wrong.any()):
             worst = int(difference.argmax())
             self.missed.setdefault(-1, lambda: self._value_complaint(number, worst, float(difference[worst])))
 
-    def _check_sum(self, number: int, account: Account) -> None:
-        size = size_of(account)
-        self._note(number, account.error.abs(), size)
-        if bool(is_complete(account).all()):
+    def _check_sum(self, number: int, decomposition: Decomposition) -> None:
+        size = size_of(decomposition)
+        self._note(number, decomposition.error.abs(), size)
+        if bool(is_complete(decomposition).all()):
             return
-        worst = int((account.error.abs() / size.clamp_min(torch.finfo(size.dtype).tiny)).argmax())
-        self.missed.setdefault(number, lambda: self._sum_complaint(number, account, worst))
+        worst = int((decomposition.error.abs() / size.clamp_min(torch.finfo(size.dtype).tiny)).argmax())
+        self.missed.setdefault(number, lambda: self._sum_complaint(number, decomposition, worst))
 
     def _note(self, check: int, difference: Tensor, size: Tensor) -> None:
         relative = float((difference / size.clamp_min(torch.finfo(size.dtype).tiny)).nan_to_num(nan=torch.inf).max())
@@ -337,10 +343,10 @@ class Reading:
             "gives other logits at every call: read out behind that module, with feature_space=..."
         )
 
-    def _sum_complaint(self, number: int, account: Account, example: int) -> str:
+    def _sum_complaint(self, number: int, decomposition: Decomposition, example: int) -> str:
         layer = self.request.spaces[number].layer
-        if len(account.answer) > 1 and not bool(
-            misses(account.error.sum(), size_of(account).sum(), 4096, torch.float32)
+        if len(decomposition.answer) > 1 and not bool(
+            misses(decomposition.error.sum(), size_of(decomposition).sum(), 4096, torch.float32)
         ):
             return (
                 f"the contributions at '{layer}' add up over the batch but not for each example: the network mixes the "
@@ -348,10 +354,10 @@ class Reading:
             )
         return (
             f"the contributions at '{layer}' and the bias of example {example} miss the answer "
-            f"{float(account.answer[example]):.6g} by {float(account.error[example]):.3g}, more than rounding; "
-            "the network has an operation that the interception does not see and that is not linear (a custom "
-            "autograd function, activation checkpointing, scripted or compiled code), or gives something else at every "
-            "call: read out behind it, with feature_space=..."
+            f"{float(decomposition.answer[example]):.6g} by {float(decomposition.error[example]):.3g}, more than "
+            "rounding; the network has an operation that the interception does not see and that is not linear (a "
+            "custom autograd function, activation checkpointing, scripted or compiled code), or gives something else "
+            "at every call: read out behind it, with feature_space=..."
         )
 
     # ---------------------------------------------------------------- precision
@@ -428,9 +434,9 @@ def image_size(inputs: Sequence[Any]) -> tuple[int, int] | None:
     return (inputs[0].shape[-2], inputs[0].shape[-1]) if len(inputs) == 1 and inputs[0].dim() == 4 else None
 
 
-def accounts_for_itself(model: nn.Module, place: Place) -> TypeGuard[PseudoLinear]:
-    """Return whether the readout of this place is the network's own sum."""
-    return isinstance(model, PseudoLinear) and place.feature_space is None
+def is_own_decomposition(model: nn.Module, layer: ReadoutLayer) -> TypeGuard[PseudoLinear]:
+    """Return whether the readout of this layer is the network's own sum."""
+    return isinstance(model, PseudoLinear) and layer.feature_space is None
 
 
 def run_and_take_features(
@@ -467,20 +473,22 @@ def _clone(x: Any) -> Any:
 
 def _sharing_a_pass(request: Request, spaces: Sequence[FeatureSpace]) -> list[list[int]]:
     groups: dict[Any, list[int]] = {}
-    for number, (place, space) in enumerate(zip(request.places, spaces, strict=True)):
+    for number, (layer, space) in enumerate(zip(request.layers, spaces, strict=True)):
         # one tensor of a space may depend on another; such spaces cannot share a pass
-        alone = space.split is not None or not isinstance(space.layer, str) or accounts_for_itself(request.model, place)
-        key = number if alone else (place.rule, place.gamma, place.biases)
+        alone = (
+            space.split is not None or not isinstance(space.layer, str) or is_own_decomposition(request.model, layer)
+        )
+        key = number if alone else (layer.rule, layer.gamma, layer.biases)
         groups.setdefault(key, []).append(number)
     return list(groups.values())
 
 
-def _rules_of(place: Place) -> Mapping[Any, Rule]:
-    return gamma_rules(place.gamma) if place.rule == "gamma" else {}
+def _rules_of(layer: ReadoutLayer) -> Mapping[Any, Rule]:
+    return gamma_rules(layer.gamma) if layer.rule == "gamma" else {}
 
 
-def _biases_of(place: Place, inputs: Sequence[Tensor]) -> BiasesApart:
-    if place.biases == "apart":
+def _biases_of(layer: ReadoutLayer, inputs: Sequence[Tensor]) -> BiasesApart:
+    if layer.biases == "apart":
         return BiasesApart()
     size = image_size(inputs)
     if size is None:
@@ -489,21 +497,21 @@ def _biases_of(place: Place, inputs: Sequence[Tensor]) -> BiasesApart:
     return PlacedBiases(len(inputs[0]), size)
 
 
-def _rounded_to(account: Account, dtype: torch.dtype) -> Account:
+def _rounded_to(decomposition: Decomposition, dtype: torch.dtype) -> Decomposition:
     """Return a float64 decomposition in the model's dtype, with the error of the rounded parts."""
 
     def to(x: Tensor) -> Tensor:
         return x.to(dtype)
 
     rounded = replace(
-        account,
-        logits=to(account.logits),
-        answer=to(account.answer),
-        contributions=tuple(map(to, account.contributions)),
-        bias=to(account.bias),
-        around=to(account.around),
-        placed=tuple(map(to, account.placed)),
-        coefficients=None if account.coefficients is None else to(account.coefficients),
+        decomposition,
+        logits=to(decomposition.logits),
+        answer=to(decomposition.answer),
+        contributions=tuple(map(to, decomposition.contributions)),
+        bias=to(decomposition.bias),
+        around=to(decomposition.around),
+        placed=tuple(map(to, decomposition.placed)),
+        coefficients=None if decomposition.coefficients is None else to(decomposition.coefficients),
     )
     error = total_of((*rounded.contributions, *rounded.placed))
     return replace(rounded, error=error + wide(rounded.around) + wide(rounded.bias) - wide(rounded.answer))

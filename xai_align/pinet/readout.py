@@ -14,13 +14,13 @@ from xai_align.features.unwrapping import unwrapped
 from xai_align.pinet.gates.frozen_gates import draws
 from xai_align.pinet.input_checks import check_inputs, check_model, explained_failures, forward_arguments
 from xai_align.pinet.mixture import mixed
-from xai_align.pinet.passes import Request, image_size, read_places
-from xai_align.pinet.places import (
+from xai_align.pinet.passes import Request, image_size, read_layers
+from xai_align.pinet.readout_layers import (
     GAMMA,
     BiasName,
-    Places,
+    ReadoutLayers,
     RuleName,
-    as_places,
+    as_readout_layers,
     as_weights,
     readout_space,
 )
@@ -33,7 +33,7 @@ def read_out(
     model: nn.Module,
     inputs: Tensor | tuple[Tensor, ...],
     question: Any = None,
-    feature_space: Places = None,
+    feature_space: ReadoutLayers = None,
     *,
     weights: Sequence[float] | None = None,
     rule: RuleName = "gate",
@@ -57,8 +57,8 @@ def read_out(
         inputs: floating tensor ``[N, ...]``, or a tuple of them.
         question: a :class:`~xai_align.Question`, one per example, or any target that Captum accepts.
         feature_space: ``"input"``, a layer's name, a module, a :class:`~xai_align.FeatureSpace` (which may cut
-            several tensors jointly), or a :class:`~xai_align.pinet.Place`. A list of these: the convex mixture of
-            their readouts. None: the plugins' default, or the input.
+            several tensors jointly), or a :class:`~xai_align.pinet.ReadoutLayer`. A list of these: the convex mixture
+            of their readouts. None: the plugins' default, or the input.
         weights: the weights of the layers of a list, 0 or more, with sum 1. None: equal weights.
         rule: ``"gate"``: the coefficients of the frozen gates. ``"gamma"``: terms that agree in sign with the value
             of their unit count more (:mod:`~xai_align.pinet.gates.gamma_rule`).
@@ -70,7 +70,7 @@ def read_out(
             the only floating tensor.
 
     Returns:
-        A :class:`Readout`; a :class:`~xai_align.pinet.MixedReadout` for a list of several places.
+        A :class:`Readout`; a :class:`~xai_align.pinet.MixedReadout` for a list of several layers.
 
     Raises:
         TargetError: the question names a class that the output does not have.
@@ -89,24 +89,24 @@ def read_out(
     parts = inputs if isinstance(inputs, tuple) else (inputs,)
     # only tensors that depend on the feature space may require grad
     parts = tuple(part.detach() if isinstance(part, Tensor) else part for part in parts)
-    model, own_place = unwrapped(model)
+    model, own_layer = unwrapped(model)
     asked = None
     if isinstance(model, QuestionModel):
         asked = model
-        model, own_place = unwrapped(model.model)
+        model, own_layer = unwrapped(model.model)
     check_model(model)
-    places = as_places(own_place if feature_space is None else feature_space, rule, gamma, biases)
-    shares = as_weights(weights, len(places))
-    spaces = [readout_space(model, place.feature_space) for place in places]
+    layers = as_readout_layers(own_layer if feature_space is None else feature_space, rule, gamma, biases)
+    shares = as_weights(weights, len(layers))
+    spaces = [readout_space(model, layer.feature_space) for layer in layers]
     extra = forward_arguments(additional_forward_args)
     check_inputs(model, parts, extra, at_input=any(space.layer == "input" for space in spaces))
     questions = (asked.questions_for if asked else as_questions)(question, len(parts[0]))
     with _random_state_kept(), explained_failures(parts):
-        found = read_places(Request(model, places, spaces, parts, extra, questions, output))
+        found = read_layers(Request(model, layers, spaces, parts, extra, questions, output))
     several, size = isinstance(inputs, tuple), image_size(parts)
     readouts = [
-        as_readout(account, space, several=several, image_size=size, local=local)
-        for (account, local), space in zip(found, spaces, strict=True)
+        as_readout(decomposition, space, several=several, image_size=size, local=local)
+        for (decomposition, local), space in zip(found, spaces, strict=True)
     ]
     return readouts[0] if len(readouts) == 1 else mixed(readouts, shares)
 

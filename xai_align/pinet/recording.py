@@ -109,7 +109,7 @@ def replay_from_zero(
 
         def put(number: int, z: Tensor, values: list[list[Tensor]] = values) -> Tensor:
             if number == first:
-                gates.depart()
+                gates.start_counterfactual()
             with gates.paused():
                 z = torch.zeros_like(z) if number in emptied else z
                 values[number].append(z)
@@ -117,7 +117,7 @@ def replay_from_zero(
 
         given = route.given(zeros=zeros)
         try:
-            with gates.replay(departed=False):
+            with gates.replay(counterfactual=False):
                 output = route.run(put, given)
             return check_logits(output).detach(), values, not zeros and route.has_zero_inputs
         except Exception:

@@ -13,7 +13,7 @@ from xai_align._tools.callers_level import callers_level
 from xai_align._tools.sum_keeping import Spread, resize_keeping_sum
 from xai_align.features.spatial import contribution_map, prefix_part
 from xai_align.hookspecs import FeatureSpace
-from xai_align.pinet.decomposition import Account
+from xai_align.pinet.decomposition import Decomposition
 from xai_align.pinet.gates.frozen_gates import CutOff
 from xai_align.pinet.rounding import total_of
 
@@ -124,23 +124,23 @@ def as_tuple(contributions: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 
 def as_readout(
-    account: Account, space: FeatureSpace, *, several: bool, image_size: tuple[int, int] | None, local: bool
+    decomposition: Decomposition, space: FeatureSpace, *, several: bool, image_size: tuple[int, int] | None, local: bool
 ) -> Readout:
     """Return the record of a decomposition at a feature space; ``several``: contributions are always a tuple."""
-    several = several or len(account.contributions) > 1
+    several = several or len(decomposition.contributions) > 1
     return Readout(
-        answer=account.answer,
-        contributions=account.contributions if several else account.contributions[0],
-        bias=account.bias,
-        prefix=torch.stack([prefix_part(part, space) for part in account.contributions]).sum(0),
-        completeness_error=account.error,
+        answer=decomposition.answer,
+        contributions=decomposition.contributions if several else decomposition.contributions[0],
+        bias=decomposition.bias,
+        prefix=torch.stack([prefix_part(part, space) for part in decomposition.contributions]).sum(0),
+        completeness_error=decomposition.error,
         kind="local" if local else "frozen",
-        logits=account.logits,
+        logits=decomposition.logits,
         feature_space=space,
         image_size=image_size,
-        placed=account.placed,
-        coefficients=account.coefficients,
-        around=account.around,
-        cut_off=account.cut_off,
-        gates_flow=account.manner.gates_flow,
+        placed=decomposition.placed,
+        coefficients=decomposition.coefficients,
+        around=decomposition.around,
+        cut_off=decomposition.cut_off,
+        gates_flow=decomposition.mode.gates_flow,
     )

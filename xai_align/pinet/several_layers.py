@@ -11,24 +11,31 @@ from torch import Tensor, nn
 
 from xai_align.features.routes import Route
 from xai_align.hookspecs import FeatureSpace
-from xai_align.pinet.decomposition import Account, account_of, contribution, contributions_of, decompose, notes_of
+from xai_align.pinet.decomposition import (
+    Decomposition,
+    contribution,
+    contributions_of,
+    decompose,
+    decomposition_of,
+    notes_of,
+)
 from xai_align.pinet.gates.frozen_gates import FrozenGates, latest_node
 from xai_align.pinet.gates.placed_biases import BiasesApart
 from xai_align.pinet.gates.rule_registry import Rule
-from xai_align.pinet.manner import Manner
 from xai_align.pinet.recording import NothingFlows, record, replay_from_zero
+from xai_align.pinet.recording_mode import RecordingMode
 from xai_align.pinet.rounding import answer_of, total_of
 from xai_align.question import Question
 
 
-def frozen_accounts(
+def frozen_decompositions(
     model: nn.Module,
     route: Route,
     spaces: Sequence[FeatureSpace],
     questions: Sequence[Question],
     rules: Mapping[Any, Rule],
     new_biases: Callable[[], BiasesApart],
-) -> list[Account]:
+) -> list[Decomposition]:
     """Return decompositions by frozen gates, from one forward pass, one backward pass, and one replay at ``z = 0``.
 
     All spaces share these passes. With ``z_k(0)`` the values at space ``k`` in the replay
@@ -48,48 +55,50 @@ def frozen_accounts(
     Raises:
         NothingFlows: no evidence reaches the answer; the message names the operation that stops it.
     """
-    manner = Manner()
+    mode = RecordingMode()
     while True:
         biases = new_biases()
-        gates = manner.gates(model, biases.rules(rules))
+        gates = mode.gates(model, biases.rules(rules))
         try:
-            return _accounts_by(gates, manner, route, spaces, questions, biases)
+            return _decompositions_by(gates, mode, route, spaces, questions, biases)
         except (RuntimeError, NothingFlows) as error:
             try:
-                manner = manner.after(error)
+                mode = mode.after(error)
             except NothingFlows as end:
-                raise NothingFlows(_dead_end(model, manner, route, spaces[end.number], end.number, rules)) from None
+                raise NothingFlows(_dead_end(model, mode, route, spaces[end.number], end.number, rules)) from None
         finally:
             gates.clear()
 
 
-def _accounts_by(
+def _decompositions_by(
     gates: FrozenGates,
-    manner: Manner,
+    mode: RecordingMode,
     route: Route,
     spaces: Sequence[FeatureSpace],
     questions: Sequence[Question],
     biases: BiasesApart,
-) -> list[Account]:
+) -> list[Decomposition]:
     if len(spaces) == 1:
-        return [decompose(gates, manner, route, spaces[0], questions, biases)]
-    found = record(gates, route, spaces, questions, biases, copied=manner.copied)
-    noted = notes_of(gates, manner)
+        return [decompose(gates, mode, route, spaces[0], questions, biases)]
+    found = record(gates, route, spaces, questions, biases, copied=mode.copied)
+    noted = notes_of(gates, mode)
     biases.start_replay(found.first)
     at_zero, values, blind = replay_from_zero(gates, route, found.first, [found.first])
     origin = answer_of(found.weights, at_zero)
-    accounts = []
+    decompositions = []
     for number in range(len(spaces)):
         # values at this space in the replay from the first space's zero are contributions here, not bias
         still = [contribution(z, beta) for z, beta in zip(values[number], found.beta[number], strict=True)]
         bias = origin if number == found.first else origin - total_of(still).to(origin)
         contributions = contributions_of(found, number)
-        account = account_of(found.logits, found.weights, found.rest, contributions, bias, biases.of(number))
-        accounts.append(replace(account, blind=blind, coarsest=gates.coarsest, **noted))
-    return accounts
+        decomposition = decomposition_of(
+            found.logits, found.weights, found.rest, contributions, bias, biases.of(number)
+        )
+        decompositions.append(replace(decomposition, blind=blind, coarsest=gates.coarsest, **noted))
+    return decompositions
 
 
-def account_beside(
+def decompose_with_bypass(
     model: nn.Module,
     route: Route,
     spaces: Sequence[FeatureSpace],
@@ -97,28 +106,28 @@ def account_beside(
     rules: Mapping[Any, Rule],
     biases: BiasesApart,
     *,
-    manner: Manner,
-) -> Account:
+    mode: RecordingMode,
+) -> Decomposition:
     """Return the decomposition at ``spaces[-1]``, with evidence that bypasses it as a separate number.
 
     ``spaces[0]`` is the input. The space is held while the input is differentiated, and both are zero in the replay.
 
     Args:
-        manner: the mode in which the space alone was recorded.
+        mode: the mode in which the space alone was recorded.
     """
-    gates = manner.gates(model, biases.rules(rules))
+    gates = mode.gates(model, biases.rules(rules))
     last = len(spaces) - 1
     try:
-        found = record(gates, route, spaces, questions, biases, apart=True, copied=manner.copied)
-        noted = notes_of(gates, manner)
+        found = record(gates, route, spaces, questions, biases, apart=True, copied=mode.copied)
+        noted = notes_of(gates, mode)
         biases.start_replay(last)
         at_zero, *_ = replay_from_zero(gates, route, 0, range(len(spaces)))
     except RuntimeError as error:
-        return account_beside(model, route, spaces, questions, rules, biases.anew(), manner=manner.after(error))
+        return decompose_with_bypass(model, route, spaces, questions, rules, biases.anew(), mode=mode.after(error))
     finally:
         gates.clear()
     around = total_of([contribution(z, beta) for z, beta in zip(found.z[0], found.beta[0], strict=True)])
-    account = account_of(
+    decomposition = decomposition_of(
         found.logits,
         found.weights,
         found.rest,
@@ -127,19 +136,19 @@ def account_beside(
         biases.of(last),
         around=around,
     )
-    return replace(account, coarsest=gates.coarsest, **noted)
+    return replace(decomposition, coarsest=gates.coarsest, **noted)
 
 
 def _dead_end(
     model: nn.Module,
-    manner: Manner,
+    mode: RecordingMode,
     route: Route,
     space: FeatureSpace,
     number: int,
     rules: Mapping[Any, Rule],
 ) -> str:
     """Return why no evidence reaches the answer, from a pass that traces where it stops."""
-    gates = manner.gates(model, rules)
+    gates = mode.gates(model, rules)
     gates.trace_stops = True
 
     def alive(which: int, values: Tensor) -> Tensor:

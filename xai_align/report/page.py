@@ -94,7 +94,7 @@ def _for_template(section: Section) -> dict[str, object]:
             {
                 "label": record.label,
                 "picture": picture,
-                "is_account": record.is_account,
+                "is_decomposition": record.is_decomposition,
                 "arithmetic": arithmetic(record),
                 "exactness": exactness(record),
                 "totals": totals(record),

@@ -76,7 +76,7 @@ class Record:
     remarks: tuple[str, ...] = ()
 
     @property
-    def is_account(self) -> bool:
+    def is_decomposition(self) -> bool:
         """True if the contributions and the bias sum to the answer."""
         return self.bias is not None
 

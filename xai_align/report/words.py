@@ -131,8 +131,8 @@ def remarks(records: Sequence[Record]) -> list[str]:
 
 def footnotes(records: Sequence[Record]) -> list[str]:
     """Return what a reader has to know about the sums of these records' maps, and the notes of their methods."""
-    accounts = _methods(record for record in records if record.is_account)
-    gaps = [record for record in records if record.values == "contributions" and not record.is_account]
+    accounts = _methods(record for record in records if record.is_decomposition)
+    gaps = [record for record in records if record.values == "contributions" and not record.is_decomposition]
     rankings = _methods(record for record in records if record.values == "scores")
     notes = []
     if accounts:

@@ -30,9 +30,9 @@ def attention(
     """Return ``sdpa(stop(q), stop(k), v, stop(mask))``; the mask may depend on the query."""
     if not gates.depends(value):
         return stop(gates, func, query, key, value, attn_mask, *args, **kwargs)
-    query, key = gates.keep(lambda: (query, key))
+    query, key = gates.save(lambda: (query, key))
     if gates.depends(attn_mask):
-        attn_mask = gates.keep(lambda: attn_mask)
+        attn_mask = gates.save(lambda: attn_mask)
     if gates.recording and not args and not kwargs.get("enable_gqa") and not kwargs.get("dropout_p"):
         return HeldAttention.apply(value, (func, query, key, attn_mask, kwargs))
     return func(query, key, value, attn_mask, *args, **kwargs)
@@ -43,8 +43,8 @@ def attention_of_a_decomposed_graph(
     gates: FrozenGates, func: Operation, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
 ) -> tuple[Any, ...]:
     """Apply :func:`attention`; the additional outputs are constant."""
-    more = gates.keep(lambda: tuple(func(query, key, value, *args, **kwargs))[1:])
-    query, key, args, kwargs = gates.keep(lambda: (query, key, args, kwargs))
+    more = gates.save(lambda: tuple(func(query, key, value, *args, **kwargs))[1:])
+    query, key, args, kwargs = gates.save(lambda: (query, key, args, kwargs))
     out, *_ = func(query, key, value, *args, **kwargs)
     return out, *more
 
@@ -142,7 +142,7 @@ def multi_head_attention(
         _as_mask(_of_keys(key_padding_mask), scores, num_heads),
     ):
         scores = scores if mask is None else scores + mask
-    pattern = gates.keep(lambda: scores.softmax(-1))
+    pattern = gates.save(lambda: scores.softmax(-1))
     gates.stops("multi_head_attention_forward")
     mixed = (pattern @ v).permute(2, 0, 1, 3).flatten(2)  # [L, N, E]
     out = gates.run(F.linear, mixed, out_proj_weight, out_proj_bias)

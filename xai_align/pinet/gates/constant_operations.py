@@ -42,7 +42,7 @@ READINGS = """
 def decision(gates: FrozenGates, func: Function, *args: Any, **kwargs: Any) -> Any:
     """Return ``stop(f(x))`` of a function without derivative."""
     args, kwargs = tree_map(detached, (args, kwargs))
-    value = gates.keep(lambda: func(*args, **kwargs))
+    value = gates.save(lambda: func(*args, **kwargs))
     gates.stops(_name(func))
     return value
 
@@ -51,9 +51,9 @@ def decision(gates: FrozenGates, func: Function, *args: Any, **kwargs: Any) -> A
 def reading(gates: FrozenGates, func: Function, *args: Any, **kwargs: Any) -> Any:
     """Return ``stop(x)``, and count the evidence in ``x`` as cut off."""
     if not gates.recording:
-        return gates.keep(never)
+        return gates.save(never)
     args, kwargs = tree_map(detached, (args, kwargs))
-    value = gates.keep(lambda: func(*args, **kwargs))
+    value = gates.save(lambda: func(*args, **kwargs))
     if any(isinstance(leaf, Tensor) and leaf.is_floating_point() for leaf in tree_leaves(args)):
         gates.cuts(_name(func))
         gates.stops(_name(func))
@@ -85,7 +85,7 @@ def as_tensor(gates: FrozenGates, func: Function, data: Any, *args: Any, **kwarg
 @register_rule("detach_")
 def detaching(gates: FrozenGates, func: Function, x: Tensor) -> Tensor:
     """Detach ``x`` in place (``x.detach_()``), which makes it a constant."""
-    value = gates.keep(lambda: x)
+    value = gates.save(lambda: x)
     if gates.recording:
         gates.cuts("detach_")
         gates.stops("detach_")
@@ -112,7 +112,7 @@ def cast(gates: FrozenGates, func: Function, *args: Any, **kwargs: Any) -> Any:
     value = func(*args, **kwargs)
     if not isinstance(value, Tensor) or value.is_floating_point() or value.is_complex():  # x.type() returns a string
         return value
-    return gates.keep(lambda: value)
+    return gates.save(lambda: value)
 
 
 for _rule in (decision, reading, detaching, graph_flag, gradient_hook, new_tensor, filled_tensor):

@@ -111,7 +111,7 @@ class FrozenGates(TorchFunctionMode):
         self.recording = True
         self.flowing, self.separate_views = flowing, separate_views
         #: Whether the replay has already received another ``z``.
-        self.departed = False
+        self.counterfactual = False
         #: Number of operations run, an upper bound on successive rounding errors.
         self.operations = 0
         #: The lowest half precision in which the network itself computes part of the pass, if any.
@@ -217,7 +217,7 @@ class FrozenGates(TorchFunctionMode):
         self._marks.append(int(answer))
         return answer
 
-    def keep(self, compute: Callable[[], T]) -> T:
+    def save(self, compute: Callable[[], T]) -> T:
         """Return ``compute()`` as a constant when recording, and the saved value, without computing, in a replay."""
         if self.recording:
             with torch.inference_mode(False), torch.no_grad():
@@ -238,10 +238,10 @@ class FrozenGates(TorchFunctionMode):
             )
         return value
 
-    def hold(self, value: T) -> Callable[[], T]:
-        """Save a value for the backward pass like :meth:`keep`, and return a function that gives its current state."""
+    def save_for_backward(self, value: T) -> Callable[[], T]:
+        """Save a value for the backward pass like :meth:`save`, and return a function that gives its current state."""
         place = len(self._tape)
-        self.keep(lambda: value)
+        self.save(lambda: value)
         return lambda: self._tape[place][0]
 
     def about_to_write(self, written: Any) -> None:
@@ -270,16 +270,16 @@ class FrozenGates(TorchFunctionMode):
     # ---------------------------------------------------------------- replay
 
     @contextmanager
-    def replay(self, *, departed: bool = True) -> Iterator[None]:
+    def replay(self, *, counterfactual: bool = True) -> Iterator[None]:
         """Run the recorded pass again with its gates held.
 
         Args:
-            departed: False: the replay equals the recording until :meth:`depart` is called.
+            counterfactual: False: the replay equals the recording until :meth:`start_counterfactual` is called.
 
         Raises:
             OutOfStep: the pass did not use the same gates.
         """
-        self.recording, self.departed, self._position, self._mark = False, departed, 0, 0
+        self.recording, self.counterfactual, self._position, self._mark = False, counterfactual, 0, 0
         try:
             # grad mode is on, as when recording, so that the network takes the same branches; no tensor requires grad
             with torch.inference_mode(False), torch.enable_grad(), self:
@@ -289,9 +289,9 @@ class FrozenGates(TorchFunctionMode):
         finally:
             self.recording = True
 
-    def depart(self) -> None:
+    def start_counterfactual(self) -> None:
         """Mark the point from which the replay differs from the recording."""
-        self.departed = True
+        self.counterfactual = True
 
     def clear(self) -> None:
         """Discard all saved values."""
@@ -393,9 +393,9 @@ class FrozenGates(TorchFunctionMode):
     def _cut_off(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Return a constant for a call under ``no_grad``, and count what is cut off."""
         if not self.recording:
-            return self.keep(never)
+            return self.save(never)
         args, kwargs = tree_map(detached, (args, kwargs))
-        value = self.keep(lambda: func(*args, **kwargs))
+        value = self.save(lambda: func(*args, **kwargs))
         if any(isinstance(leaf, Tensor) and leaf.is_floating_point() for leaf in tree_leaves(value)):
             self.cuts(self._reason_of_no_grad())
             self.stops("no_grad")

@@ -55,7 +55,7 @@ def gamma_rules(gamma: float) -> Mapping[Any, Rule]:
     return {**dict.fromkeys(CONVOLUTIONS, convolution), F.linear: partial(_linear, gamma)}
 
 
-class FavouringLayer:
+class GammaLayer:
     """One call of a layer, with its backward pass and its evaluation at another ``x``.
 
     Args:
@@ -107,7 +107,7 @@ class FavouringLayer:
         return self._weight * (1 + self._gamma / 2), self._weight.abs().mul_(self._gamma / 2)
 
 
-class Favouring(torch.autograd.Function):
+class GammaFunction(torch.autograd.Function):
     """Layer's own value, with the gradient of the gamma rule."""
 
     @staticmethod
@@ -118,7 +118,7 @@ class Favouring(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        """Return :meth:`FavouringLayer.back` of the gradient."""
+        """Return :meth:`GammaLayer.back` of the gradient."""
         return ctx.back(gradient), None
 
 
@@ -141,13 +141,13 @@ def _convolution(
     if isinstance(padding, str):
         x, padding = _padded(x, weight, padding, dilation), 0
     geometry = Geometry.of(weight, stride, padding, dilation, groups)
-    layer = FavouringLayer(
+    layer = GammaLayer(
         gamma,
         lambda x, w: func(x, w, None, *geometry),
         partial(transposed_convolution, shape=x.shape, geometry=geometry),
         weight,
     )
-    value = _favouring(gates, layer, x, None if bias is None else bias.view(-1, *[1] * (weight.dim() - 2)))
+    value = _by_gamma(gates, layer, x, None if bias is None else bias.view(-1, *[1] * (weight.dim() - 2)))
     return value if input.dim() == weight.dim() else value.squeeze(0)
 
 
@@ -157,21 +157,21 @@ def _linear(
     if gates.depends(weight, bias):
         return product(gates, func, input, weight, bias)
     x, weight, bias = _as_computed(input, weight, bias)
-    return _favouring(gates, FavouringLayer(gamma, func, torch.matmul, weight), x, bias)
+    return _by_gamma(gates, GammaLayer(gamma, func, torch.matmul, weight), x, bias)
 
 
-def _favouring(gates: FrozenGates, layer: FavouringLayer, x: Tensor, bias: Tensor | None) -> Tensor:
+def _by_gamma(gates: FrozenGates, layer: GammaLayer, x: Tensor, bias: Tensor | None) -> Tensor:
     if not gates.recording:
-        recorded: tuple[Tensor, Tensor, FavouringLayer] = gates.keep(never)
+        recorded: tuple[Tensor, Tensor, GammaLayer] = gates.save(never)
         recorded_x, z, layer = recorded
         # until the replay departs from the recording, the value is the recorded one
-        value = layer.at(x, recorded_x) if gates.departed else z.clone()
+        value = layer.at(x, recorded_x) if gates.counterfactual else z.clone()
         return value if bias is None else value + bias
     with torch.no_grad():
         z = layer.value(x.detach())
         value = z if bias is None else z + bias
-    held = gates.hold((x, z, layer))
-    return Favouring.apply(x, (value, lambda gradient: layer.back(gradient, *held()[:2])))
+    held = gates.save_for_backward((x, z, layer))
+    return GammaFunction.apply(x, (value, lambda gradient: layer.back(gradient, *held()[:2])))
 
 
 def _as_computed(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -1,7 +1,7 @@
 """Frozen-gate rules for elementwise functions: gates are held, activations flow.
 
 Each computes the operation's own value as an instance-wise linear function of the
-arguments that depend on ``z``. ``stop(v)`` in the formulas is ``gates.keep(lambda: v)``.
+arguments that depend on ``z``. ``stop(v)`` in the formulas is ``gates.save(lambda: v)``.
 
 | functions | rewritten as |
 |---|---|
@@ -55,7 +55,7 @@ def scale(gates: FrozenGates, func: Function, *args: Any, **kwargs: Any) -> Any:
 def stop(gates: FrozenGates, func: Function, *args: Any, **kwargs: Any) -> Any:
     """Return ``stop(f(x))``: gates, scales and attention weights are constants of this input."""
     args, kwargs = tree_map(detached, (args, kwargs))
-    value = gates.keep(lambda: func(*args, **kwargs))
+    value = gates.save(lambda: func(*args, **kwargs))
     gates.stops(find_operation(func).name)
     return value
 
@@ -118,10 +118,10 @@ def offset_activation(gates: FrozenGates, func: Function, x: Tensor, *args: Any,
 
 def _activation(gates: FrozenGates, func: Function, x: Tensor, offset: Any, *args: Any, **kwargs: Any) -> Tensor:
     if not gates.recording:
-        result = (x * gates.keep(never)).to(x.dtype)
+        result = (x * gates.save(never)).to(x.dtype)
         return result if offset is None else result + offset
     value, quotient = _value_and_quotient(func, x.detach(), offset, args, kwargs)
-    gates.keep(lambda: quotient)
+    gates.save(lambda: quotient)
     return Gated.apply(x, (value, quotient))
 
 
@@ -137,10 +137,10 @@ def _offset_activation_into(gates: FrozenGates, func: Function, x: Tensor, *args
 
 def _written(gates: FrozenGates, func: Function, x: Tensor, offset: Any, *args: Any, **kwargs: Any) -> Tensor:
     if not gates.recording:
-        x.mul_(gates.keep(never))
+        x.mul_(gates.save(never))
         return x if offset is None else x.add_(offset)
     value, quotient = _value_and_quotient(func, x.detach(), offset, args, kwargs)
-    gates.keep(lambda: quotient)
+    gates.save(lambda: quotient)
     return GatedInPlace.apply(x, (lambda x: x.copy_(value), quotient))
 
 
@@ -168,7 +168,7 @@ bounded.into = _bounded_into  # type: ignore[attr-defined]
 
 
 def _taken(gates: FrozenGates, x: Tensor, bound: Any, inside: Function) -> Tensor:
-    return torch.where(gates.keep(inside), x, bound)
+    return torch.where(gates.save(inside), x, bound)
 
 
 def _bounds(func: Function, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
@@ -220,18 +220,18 @@ def _number_at_zero(func: Function, args: tuple[Any, ...], kwargs: tuple[tuple[s
 def relu(gates: FrozenGates, func: Function, x: Tensor) -> Tensor:
     """Return ``relu(x) = x * stop(1 where x > 0)``, whose gradient is autograd's."""
     if not gates.recording:
-        return torch.ops.aten.threshold_backward(x, gates.keep(never), 0)
+        return torch.ops.aten.threshold_backward(x, gates.save(never), 0)
     value = func(x)
-    gates.keep(lambda: value)
+    gates.save(lambda: value)
     return value
 
 
 def _relu_into(gates: FrozenGates, func: Function, x: Tensor) -> Tensor:
     """Apply :func:`relu` in place."""
     if not gates.recording:
-        return torch.ops.aten.threshold_backward.grad_input(x, gates.keep(never), 0, grad_input=x)
+        return torch.ops.aten.threshold_backward.grad_input(x, gates.save(never), 0, grad_input=x)
     value = x.relu_()
-    gates.keep(lambda: value)
+    gates.save(lambda: value)
     return value
 
 
@@ -246,15 +246,15 @@ def power(gates: FrozenGates, func: Function, x: Any, exponent: Any) -> Tensor:
     """
     if not gates.depends(x):
         return gate(gates, power_of_a_constant, exponent, x, func)
-    exponent = gates.keep(lambda: exponent)
+    exponent = gates.save(lambda: exponent)
     if not isinstance(exponent, Tensor):
         if exponent == 1:
             return func(x, exponent)
         flows = exponent > 0 or (gates.flowing and exponent != 0)
         return (activation if flows else stop)(gates, func, x, exponent)
     flows = exponent != 0 if gates.flowing else exponent > 0
-    value = gates.keep(lambda: func(x, exponent))
-    return x * gates.keep(lambda: torch.where(flows, _quotient(value, x), 0)) + torch.where(flows, 0, value)
+    value = gates.save(lambda: func(x, exponent))
+    return x * gates.save(lambda: torch.where(flows, _quotient(value, x), 0)) + torch.where(flows, 0, value)
 
 
 def power_of_a_constant(exponent: Tensor, base: Any, func: Function) -> Tensor:
@@ -265,49 +265,49 @@ def power_of_a_constant(exponent: Tensor, base: Any, func: Function) -> Tensor:
 @register_rule("prelu")
 def prelu(gates: FrozenGates, func: Function, x: Tensor, weight: Tensor) -> Tensor:
     """Return ``x * stop(1 where x > 0, else w)``."""
-    return x * gates.keep(lambda: func(x, weight) / torch.where(x == 0, 1, x))
+    return x * gates.save(lambda: func(x, weight) / torch.where(x == 0, 1, x))
 
 
 @register_rule("abs")
 def magnitude(gates: FrozenGates, func: Function, x: Tensor) -> Tensor:
     """Return ``|x| = x * stop(sign x)``, for complex numbers ``Re(x * stop(conj(x) / |x|))``."""
     if x.is_complex():
-        return (x * gates.keep(lambda: x.sgn().conj().resolve_conj())).real
-    return x * gates.keep(lambda: x.sign())
+        return (x * gates.save(lambda: x.sgn().conj().resolve_conj())).real
+    return x * gates.save(lambda: x.sign())
 
 
 @register_rule("copysign")
 def copied_sign(gates: FrozenGates, func: Function, a: Tensor, b: Any) -> Tensor:
     """Return ``|a| sign(b) = a * stop(sign(a) sign(b))``."""
-    return a * gates.keep(lambda: func(torch.ones_like(a), b) * a.sign())
+    return a * gates.save(lambda: func(torch.ones_like(a), b) * a.sign())
 
 
 @register_rule("remainder", "fmod")
 def remainder(gates: FrozenGates, func: Function, a: Any, b: Any) -> Tensor:
     """Return ``a - stop(n) b`` with the integer quotient ``n`` of ``a`` and ``b``."""
-    whole = gates.keep(lambda: ((a - func(a, b)) / b).round())
+    whole = gates.save(lambda: ((a - func(a, b)) / b).round())
     return a - whole * b
 
 
 @register_rule("frac")
 def fractional_part(gates: FrozenGates, func: Function, x: Tensor) -> Tensor:
     """Return ``x - stop(trunc x)``."""
-    return x - gates.keep(lambda: x.trunc())
+    return x - gates.save(lambda: x.trunc())
 
 
 @register_rule("glu")
 def gated_linear_unit(gates: FrozenGates, func: Function, x: Tensor, dim: int = -1) -> Tensor:
     """Return ``glu(a, b) = a * stop(sigmoid(b))``."""
     a, b = x.chunk(2, dim)
-    return a * gates.keep(lambda: b.sigmoid())
+    return a * gates.save(lambda: b.sigmoid())
 
 
 @register_rule("logsumexp")
 def logsumexp(gates: FrozenGates, func: Function, x: Tensor, dim: Any, keepdim: bool = False) -> Tensor:
     """Return ``LSE(x) = sum stop(p) x + stop(H(p))`` with ``p = softmax(x)`` and its entropy ``H``."""
-    p = gates.keep(lambda: (x - func(x, dim, keepdim=True)).exp())
+    p = gates.save(lambda: (x - func(x, dim, keepdim=True)).exp())
     value = _shares(p, x).sum(dim, keepdim=keepdim)
-    return value + gates.keep(lambda: func(x, dim, keepdim=keepdim) - value)
+    return value + gates.save(lambda: func(x, dim, keepdim=keepdim) - value)
 
 
 def _shares(p: Tensor, x: Tensor) -> Tensor:
@@ -318,9 +318,9 @@ def _shares(p: Tensor, x: Tensor) -> Tensor:
 @register_rule("logaddexp")
 def logaddexp(gates: FrozenGates, func: Function, a: Tensor, b: Tensor) -> Tensor:
     """Return :func:`logsumexp` of two tensors."""
-    p, q = gates.keep(lambda: ((a - func(a, b)).exp(), (b - func(a, b)).exp()))
+    p, q = gates.save(lambda: ((a - func(a, b)).exp(), (b - func(a, b)).exp()))
     value = _shares(p, a) + _shares(q, b)
-    return value + gates.keep(lambda: func(a, b) - value)
+    return value + gates.save(lambda: func(a, b) - value)
 
 
 @register_rule("log_softmax")

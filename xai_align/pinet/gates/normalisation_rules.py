@@ -51,12 +51,12 @@ def layer_norm(
     if gates.recall(lambda: look_at((weight, bias), {})[0] or x.dtype in LOW_PRECISION):
         return _affine(gates, _standardised(gates, x, dims, eps), weight, bias)
     if not gates.recording:
-        value = (x - x.mean(dims, keepdim=True)) * gates.keep(never)
+        value = (x - x.mean(dims, keepdim=True)) * gates.save(never)
         value = value if weight is None else value * weight
         return value if bias is None else value + bias
     with torch.no_grad():
         value, _, scale = torch.native_layer_norm(x, list(normalized_shape), weight, bias, eps)
-    gates.keep(lambda: scale)
+    gates.save(lambda: scale)
     return FrozenNorm.apply(x, (value, scale, weight, dims))
 
 
@@ -87,7 +87,7 @@ def rms_norm(
     """Return ``x * stop(1 / rms) * weight``."""
     dims = tuple(range(-len(normalized_shape), 0))
     tiny = torch.finfo(x.dtype).eps if eps is None else eps
-    return _affine(gates, x * gates.keep(lambda: (x.square().mean(dims, keepdim=True) + tiny).rsqrt()), weight, None)
+    return _affine(gates, x * gates.save(lambda: (x.square().mean(dims, keepdim=True) + tiny).rsqrt()), weight, None)
 
 
 @register_rule(F.group_norm)
@@ -146,7 +146,7 @@ def batch_norm(
     if gates.depends(running_mean, running_var, weight, bias):
         per_channel = (1, -1) + (1,) * (x.dim() - 2)
         assert running_mean is not None and running_var is not None  # noqa: PT018
-        scale = gates.keep(lambda: (running_var + eps).rsqrt()).view(per_channel)
+        scale = gates.save(lambda: (running_var + eps).rsqrt()).view(per_channel)
         weight, bias = (None if one is None else one.view(per_channel) for one in (weight, bias))
         return _affine(gates, (x - running_mean.view(per_channel)) * scale, weight, bias)
     if not gates.recording:
@@ -220,7 +220,7 @@ def instance_norm(
 def norm_of_a_decomposed_graph(gates: FrozenGates, func: Operation, x: Tensor, *args: Any) -> tuple[Any, ...]:
     """Return the norm's value, with its statistics as constants."""
     name = find_operation(func).name
-    statistics = gates.keep(lambda: tuple(func(x, *args))[1:])
+    statistics = gates.save(lambda: tuple(func(x, *args))[1:])
     if name == "native_layer_norm":
         return layer_norm(gates, F.layer_norm, x, *args), *statistics
     if name == "native_group_norm":
@@ -231,7 +231,7 @@ def norm_of_a_decomposed_graph(gates: FrozenGates, func: Operation, x: Tensor, *
 
 
 def _standardised(gates: FrozenGates, x: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:
-    scale = gates.keep(lambda: (x.var(dims, correction=0, keepdim=True) + eps).rsqrt())
+    scale = gates.save(lambda: (x.var(dims, correction=0, keepdim=True) + eps).rsqrt())
     return (x - x.mean(dims, keepdim=True)) * scale
 
 

@@ -27,7 +27,7 @@ def max_pool(gates: FrozenGates, func: Callable[..., Any], x: Tensor, *args: Any
     """Return the maximum of each window, with its index held."""
     spelled = find_operation(func).name
     name = spelled.removesuffix("_with_indices")
-    places = gates.keep(lambda: _POOLS[name](x, *args, **kwargs)[1])
+    places = gates.save(lambda: _POOLS[name](x, *args, **kwargs)[1])
     spatial = int(name[-2])
     values = x.flatten(-spatial).gather(-1, places.flatten(-spatial)).view(places.shape)
     return values if name == spelled else (values, places)
@@ -38,10 +38,10 @@ def power_pool(
     gates: FrozenGates, func: Callable[..., Any], x: Tensor, norm_type: float, *args: Any, **kwargs: Any
 ) -> Tensor:
     """Return ``||x||_p = sum x * stop(x^(p-1) / ||x||_p^(p-1))`` over each window."""
-    value = gates.keep(lambda: func(x, norm_type, *args, **kwargs))
-    shares = gates.keep(lambda: x.pow(norm_type - 1))
+    value = gates.save(lambda: func(x, norm_type, *args, **kwargs))
+    shares = gates.save(lambda: x.pow(norm_type - 1))
     sums = func(x * shares, 1, *args, **kwargs)
-    return sums * gates.keep(lambda: torch.where(value == 0, 1, value).pow(1 - norm_type))
+    return sums * gates.save(lambda: torch.where(value == 0, 1, value).pow(1 - norm_type))
 
 
 @register_rule("max_unpool1d", "max_unpool2d", "max_unpool3d")

@@ -56,7 +56,7 @@ def _each_way(gates: FrozenGates, func: Function, args: Sequence[Any], factors: 
     """Return the mean over the factors (indices into ``args``) of the product with all other factors held."""
     if len(factors) < 2:
         return func(*args, **kwargs)
-    held = gates.keep(lambda: {place: args[place] for place in factors})
+    held = gates.save(lambda: {place: args[place] for place in factors})
     turns = [
         func(*[part if place == alive else held.get(place, part) for place, part in enumerate(args)], **kwargs)
         for alive in factors
@@ -71,7 +71,7 @@ def sum_and_product(
     """Return ``beta x + alpha a b``."""
     if not (gates.depends(a) and gates.depends(b)):
         return func(x, a, b, beta=beta, alpha=alpha)
-    a_, b_ = gates.keep(lambda: (a, b))
+    a_, b_ = gates.save(lambda: (a, b))
     return (func(x, a, b_, beta=beta, alpha=alpha) + func(x, a_, b, beta=beta, alpha=alpha)) / 2
 
 
@@ -100,8 +100,8 @@ def quotient(gates: FrozenGates, func: Function, a: Any, b: Any, *, rounding_mod
         return func(a, b)
     if not gates.depends(a):
         # a scale; where the gates flow, b * stop(a / b^2)
-        return b * gates.keep(lambda: a / b / b) if gates.flowing else stop(gates, func, a, b)
-    return func(a, gates.keep(lambda: b))
+        return b * gates.save(lambda: a / b / b) if gates.flowing else stop(gates, func, a, b)
+    return func(a, gates.save(lambda: b))
 
 
 @register_rule("lerp")
@@ -115,16 +115,16 @@ def interpolate_between(gates: FrozenGates, func: Function, a: Tensor, b: Tensor
 @register_rule("xlogy", "special_xlog1py", "ldexp", "polar")
 def first_factor(gates: FrozenGates, func: Function, a: Any, b: Any) -> Tensor:
     """Return ``a g(b)`` with ``g(b)`` held: ``x log y``, ``x 2^e``, ``r e^(i phi)``."""
-    return func(a, gates.keep(lambda: b))
+    return func(a, gates.save(lambda: b))
 
 
 @register_rule("linalg_solve", "linalg_solve_triangular", "cholesky_solve")
 def solved(gates: FrozenGates, func: Function, a: Tensor, b: Tensor, **kwargs: Any) -> Tensor:
     """Solve a linear system: linear in the right-hand side, with the matrix held."""
     if find_operation(func).name == "cholesky_solve":
-        return func(a, gates.keep(lambda: b), **kwargs)
+        return func(a, gates.save(lambda: b), **kwargs)
     if gates.depends(a):
-        a = gates.keep(lambda: a)
+        a = gates.save(lambda: a)
         gates.stops(find_operation(func).name)
     return func(a, b, **kwargs)
 
@@ -132,7 +132,7 @@ def solved(gates: FrozenGates, func: Function, a: Tensor, b: Tensor, **kwargs: A
 @register_rule("grid_sample")
 def sample(gates: FrozenGates, func: Function, x: Tensor, grid: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """Sample an image on a grid: linear in the image, with the grid held."""
-    return func(x, gates.keep(lambda: grid), *args, **kwargs)
+    return func(x, gates.save(lambda: grid), *args, **kwargs)
 
 
 @register_rule("deform_conv2d")
@@ -140,14 +140,14 @@ def deformable_convolution(
     gates: FrozenGates, func: Function, x: Tensor, weight: Tensor, offset: Tensor, mask: Tensor, *args: Any
 ) -> Tensor:
     """Return the convolution of the sampled values, with sampling positions and modulation as gates."""
-    offset, mask = gates.keep(lambda: (offset, mask))
+    offset, mask = gates.save(lambda: (offset, mask))
     return product(gates, lambda a, b: func(a, b, offset, mask, *args), x, weight)
 
 
 @register_rule("roi_align", "ps_roi_align")
 def regions(gates: FrozenGates, func: Function, x: Tensor, boxes: Any, *args: Any, **kwargs: Any) -> Any:
     """Pool regions of a feature map: linear in the map, with the boxes held."""
-    return func(x, gates.keep(lambda: boxes), *args, **kwargs)
+    return func(x, gates.save(lambda: boxes), *args, **kwargs)
 
 
 @register_rule("cosine_similarity")
@@ -156,7 +156,7 @@ def cosine(gates: FrozenGates, func: Function, x1: Tensor, x2: Tensor, dim: int 
 
     def unit(x: Tensor) -> Tensor:
         size = torch.linalg.vector_norm(x, dim=dim, keepdim=True).clamp_min(eps)
-        return x / gates.keep(lambda: size)
+        return x / gates.save(lambda: size)
 
     x1, x2 = torch.broadcast_tensors(x1, x2)
     return product(gates, torch.mul, unit(x1), unit(x2)).sum(dim)
@@ -171,7 +171,7 @@ def trapezoid(gates: FrozenGates, func: Function, y: Tensor, x: Any = None, **kw
 @register_rule("gradient")
 def finite_differences(gates: FrozenGates, func: Function, x: Tensor, *, spacing: Any = 1, **kwargs: Any) -> Any:
     """Return finite differences, linear with the spacing held."""
-    return func(x, spacing=gates.keep(lambda: spacing), **kwargs)
+    return func(x, spacing=gates.save(lambda: spacing), **kwargs)
 
 
 @register_rule("embedding")
@@ -196,12 +196,12 @@ def euler(gates: FrozenGates, func: Function, x: Tensor, degree: Any) -> Any:
     Euler's theorem: ``f(t x) = t^d f(x)`` has ``J x = d f(x)``.
     """
     if gates.recording:
-        gates.keep(lambda: x.clone())
+        gates.save(lambda: x.clone())
         value = func(x)
         share = value / degree
         return share + (value - share).detach()
     # double backward: some forward-mode derivatives are missing or silently zero (scatter_reduce of a product)
-    return torch.autograd.functional.jvp(func, gates.keep(never), x)[1] / degree
+    return torch.autograd.functional.jvp(func, gates.save(never), x)[1] / degree
 
 
 @register_rule("prod")
@@ -239,15 +239,15 @@ def determinant(gates: FrozenGates, func: Function, x: Tensor) -> Tensor:
 @register_rule("hypot")
 def hypotenuse(gates: FrozenGates, func: Function, a: Tensor, b: Tensor) -> Tensor:
     """Return ``a stop(a / h) + b stop(b / h)``."""
-    value = gates.keep(lambda: func(a, b))
+    value = gates.save(lambda: func(a, b))
     size = torch.where(value == 0, 1, value)
-    return a * gates.keep(lambda: a / size) + b * gates.keep(lambda: b / size)
+    return a * gates.save(lambda: a / size) + b * gates.save(lambda: b / size)
 
 
 @register_rule("quantile", "nanquantile")
 def piecewise_linear(gates: FrozenGates, func: Function, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """Return a function of degree 1 of the selected entries, with their weights held."""
-    args, kwargs = gates.keep(lambda: (args, kwargs))
+    args, kwargs = gates.save(lambda: (args, kwargs))
     return euler(gates, lambda x: func(x, *args, **kwargs), x, 1)
 
 

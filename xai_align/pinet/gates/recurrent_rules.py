@@ -48,7 +48,7 @@ def _lstm_cell(
 ) -> tuple[Tensor, ...]:
     h, c = state
     i, f, g, o = (from_input + _linear(gates, h, w, b)).chunk(4, -1)
-    i, f, o = gates.keep(lambda: (i.sigmoid(), f.sigmoid(), o.sigmoid()))
+    i, f, o = gates.save(lambda: (i.sigmoid(), f.sigmoid(), o.sigmoid()))
     c = f * c + i * activation(gates, torch.tanh, g)
     return o * activation(gates, torch.tanh, c), c
 
@@ -59,7 +59,7 @@ def _gru_cell(
     (h,) = state
     r_input, z_input, n_input = from_input.chunk(3, -1)
     r_hidden, z_hidden, n_hidden = _linear(gates, h, w, b).chunk(3, -1)
-    r, z = gates.keep(lambda: ((r_input + r_hidden).sigmoid(), (z_input + z_hidden).sigmoid()))
+    r, z = gates.save(lambda: ((r_input + r_hidden).sigmoid(), (z_input + z_hidden).sigmoid()))
     n = activation(gates, torch.tanh, n_input + r * n_hidden)
     return ((1 - z) * n + z * h,)
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 #: ``rule(gates, func, *args, **kwargs)`` computes the value of ``func(*args, **kwargs)``,
-#: linear in every argument that depends on ``z``, with all other values saved by ``gates.keep``.
+#: linear in every argument that depends on ``z``, with all other values saved by ``gates.save``.
 Rule: TypeAlias = Callable[..., Any]
 
 
@@ -79,7 +79,7 @@ def register_rule(*operations: str | Callable[..., Any]) -> Callable[[Rule], Rul
 
         @register_rule("special_bessel_j1")
         def bessel_j1_as_an_activation(gates, func, x):
-            return x * gates.keep(lambda: torch.where(x == 0, 0, func(x) / x))
+            return x * gates.save(lambda: torch.where(x == 0, 0, func(x) / x))
     """
 
     def remember(rule: Rule) -> Rule:

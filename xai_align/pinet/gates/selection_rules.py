@@ -19,13 +19,13 @@ Function = Callable[..., Any]
 @register_rule("maximum", "fmax")
 def larger(gates: FrozenGates, func: Function, a: Tensor, b: Tensor) -> Tensor:
     """Return the larger of two values, with the choice held; the first if equal."""
-    return torch.where(gates.keep(lambda: a >= b), a, b)
+    return torch.where(gates.save(lambda: a >= b), a, b)
 
 
 @register_rule("minimum", "fmin")
 def smaller(gates: FrozenGates, func: Function, a: Tensor, b: Tensor) -> Tensor:
     """Return the smaller of two values, with the choice held; the first if equal."""
-    return torch.where(gates.keep(lambda: a <= b), a, b)
+    return torch.where(gates.save(lambda: a <= b), a, b)
 
 
 @register_rule("where")
@@ -39,13 +39,13 @@ def extreme(gates: FrozenGates, func: Function, x: Tensor, *args: Any, keepdim: 
     """Return the extreme of a tensor, along a dimension, or of two tensors, with its index held."""
     is_max = find_operation(func).name == "max"
     if not args:
-        place = gates.keep(lambda: x.flatten().argmax() if is_max else x.flatten().argmin())
+        place = gates.save(lambda: x.flatten().argmax() if is_max else x.flatten().argmin())
         return x.flatten()[place]
     if isinstance(args[0], Tensor):
         return (larger if is_max else smaller)(gates, func, x, args[0])
     dim, keepdim = (*args, keepdim)[:2]
     find = torch.max if is_max else torch.min
-    places = gates.keep(lambda: find(x, dim, keepdim=True).indices)
+    places = gates.save(lambda: find(x, dim, keepdim=True).indices)
     values = x.gather(dim, places)
     kind = torch.return_types.max if is_max else torch.return_types.min
     return kind((values, places) if keepdim else (values.squeeze(dim), places.squeeze(dim)))
@@ -61,7 +61,7 @@ def extreme_over_dimensions(
     dims = sorted({d % x.dim() for d in ((dim,) if isinstance(dim, int) else dim)}) or list(range(x.dim()))
     moved = x.movedim(dims, list(range(-len(dims), 0))).flatten(-len(dims))
     find = torch.argmax if find_operation(func).name == "amax" else torch.argmin
-    values = moved.gather(-1, gates.keep(lambda: find(moved, -1, keepdim=True))).squeeze(-1)
+    values = moved.gather(-1, gates.save(lambda: find(moved, -1, keepdim=True))).squeeze(-1)
     return values.reshape([1 if d in dims else size for d, size in enumerate(x.shape)]) if keepdim else values
 
 
@@ -83,8 +83,8 @@ def ordered(gates: FrozenGates, func: Function, x: Tensor, *args: Any, **kwargs:
         return ordered(gates, torch.sort, x, dim=0).values
     if name in ("median", "nanmedian") and not args and not kwargs:
         flat = x.flatten()
-        return flat[gates.keep(lambda: getattr(torch, name)(flat, 0).indices)]
-    found = gates.keep(lambda: tuple(func(x, *args, **kwargs)))
+        return flat[gates.save(lambda: getattr(torch, name)(flat, 0).indices)]
+    found = gates.save(lambda: tuple(func(x, *args, **kwargs)))
     place_of_dim = 1 if name in ("topk", "kthvalue") else 0
     dim = kwargs.get("dim", args[place_of_dim] if len(args) > place_of_dim else -1)
     places = found[1]

@@ -15,8 +15,8 @@ from xai_align.hookspecs import FeatureSpace
 from xai_align.pinet.all_classes import ClassReadout, read_out_all_classes
 from xai_align.pinet.network.module import PiNet
 from xai_align.pinet.network.second_look import SecondLook
-from xai_align.pinet.places import readout_space
 from xai_align.pinet.readout import Readout, read_out
+from xai_align.pinet.readout_layers import readout_space
 
 
 class ExactPiNet(PiNet):

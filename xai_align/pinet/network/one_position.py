@@ -9,7 +9,7 @@ from xai_align.features.spatial import layout_of
 from xai_align.hookspecs import FeatureSpace
 
 
-def account_by_position(space: FeatureSpace, z: Tensor) -> tuple[Tensor, Tensor]:
+def decompose_by_position(space: FeatureSpace, z: Tensor) -> tuple[Tensor, Tensor]:
     """Return cells ``[N, K, P]`` and bias ``[K]`` of a head that averages positions.
 
     For such a head ``logits = mean_p A z_p + b``; given one position, it

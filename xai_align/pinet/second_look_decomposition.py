@@ -7,15 +7,15 @@ from typing import Any
 
 import torch
 
-from xai_align.pinet.decomposition import Account, account_of
+from xai_align.pinet.decomposition import Decomposition, decomposition_of
 from xai_align.pinet.input_checks import check_logits
 from xai_align.pinet.network.pseudo_linear import PseudoLinear
 from xai_align.question import Question, linear_forms
 
 
-def second_look_account(
+def second_look_decomposition(
     model: PseudoLinear, inputs: Sequence[Any], extra: Sequence[Any], questions: Sequence[Question]
-) -> tuple[Account, bool]:
+) -> tuple[Decomposition, bool]:
     """Return the decomposition over the network's own ``z``, and whether it is local, as it is for linear questions.
 
     With ``answer = sum_k w_k logit_k + r``, a feature contributes ``sum_k w_k s_k pi_k z_k`` and the bias is
@@ -26,7 +26,7 @@ def second_look_account(
         look = model.explain(inputs[0])
         logits = check_logits(look.logits)
         weights, rest = linear_forms(questions, logits)
-        account = account_of(
+        decomposition = decomposition_of(
             logits,
             weights,
             rest,
@@ -34,7 +34,7 @@ def second_look_account(
             (weights * look.bias).sum(1),
             coefficients=look.coefficients_to(weights),
         )
-    return account, all(one.is_linear for one in questions)
+    return decomposition, all(one.is_linear for one in questions)
 
 
 def check_one_batch(model: PseudoLinear, inputs: Sequence[Any], extra: Sequence[Any]) -> None:

@@ -15,7 +15,7 @@ from xai_align._tools.model_state import modules_of
 from xai_align.features.unwrapping import unwrapped
 from xai_align.hookspecs import FeatureSpace
 from xai_align.pinet.cuts import cutting_layer
-from xai_align.pinet.places import Place, Places
+from xai_align.pinet.readout_layers import ReadoutLayer, ReadoutLayers
 from xai_align.question import QuestionModel
 
 #: Index from the end of the stage whose cells are 8 pixels wide, in a network that halves its maps five times.
@@ -24,7 +24,7 @@ STAGE = -3
 CHOICES = ("weights", "rule", "gamma", "biases")
 
 
-def sharp_places(model: Any, inputs: Any) -> list[Place] | None:
+def sharp_layers(model: Any, inputs: Any) -> list[ReadoutLayer] | None:
     """Return the default mixture for a sharp readout of a convolutional network, or None for other networks.
 
     Half of it is the readout at the third stage from the end, by the gamma
@@ -50,13 +50,13 @@ def sharp_places(model: Any, inputs: Any) -> list[Place] | None:
         import timm
 
         network = timm.create_model("test_byobnet").eval()
-        places = sharp_places(network, torch.rand(1, 3, 160, 160))
-        readout = read_out(network, torch.rand(1, 3, 160, 160), 281, places)
+        layers = sharp_layers(network, torch.rand(1, 3, 160, 160))
+        readout = read_out(network, torch.rand(1, 3, 160, 160), 281, layers)
     """
-    model, own_place = unwrapped(model)
+    model, own_layer = unwrapped(model)
     if isinstance(model, QuestionModel):
-        model, own_place = unwrapped(model.model)
-    if own_place is not None or not isinstance(model, nn.Module) or not _is_convolutional(model):
+        model, own_layer = unwrapped(model.model)
+    if own_layer is not None or not isinstance(model, nn.Module) or not _is_convolutional(model):
         return None
     head, stages = plugins.feature_space(model), plugins.stages(model)
     if head is None or head.split is None or len(stages) < -STAGE or not _is_images(inputs):
@@ -64,14 +64,14 @@ def sharp_places(model: Any, inputs: Any) -> list[Place] | None:
     stage = cutting_layer(model, stages[STAGE], (inputs,))
     if stage is None:
         return None
-    sharp = Place(feature_space=stage, rule="gamma", biases="placed")
-    return [sharp] if _has_one_cell(head, inputs) else [sharp, Place(feature_space=head)]
+    sharp = ReadoutLayer(feature_space=stage, rule="gamma", biases="placed")
+    return [sharp] if _has_one_cell(head, inputs) else [sharp, ReadoutLayer(feature_space=head)]
 
 
-def given_or_sharp(model: Any, given: Places, options: Mapping[str, Any], inputs: Any) -> Places:
-    """Return the given places, or :func:`sharp_places` if there are none and no option selects a decomposition."""
+def given_or_sharp(model: Any, given: ReadoutLayers, options: Mapping[str, Any], inputs: Any) -> ReadoutLayers:
+    """Return the given layers, or :func:`sharp_layers` if there are none and no option selects a decomposition."""
     chosen = any(options.get(name) is not None for name in CHOICES)
-    return given if given is not None or chosen else sharp_places(model, inputs)
+    return given if given is not None or chosen else sharp_layers(model, inputs)
 
 
 def _is_images(inputs: Any) -> bool:

@@ -13,7 +13,7 @@ from xai_align.features.spatial import layout_of, token_grid
 from xai_align.hookspecs import FeatureSpace
 
 
-def last_place_that_counts(model: nn.Module, image: Tensor) -> FeatureSpace | None:
+def last_token_layer(model: nn.Module, image: Tensor) -> FeatureSpace | None:
     """Return the last module output ``[N, L, C]`` whose patch tokens affect the logits, None if there is none.
 
     In a ViT with a class token that is the first norm of the last block: after its attention, only the class token

@@ -14,7 +14,7 @@ from xai_align.pinet.recording import NothingFlows
 
 
 @dataclass(frozen=True)
-class Manner:
+class RecordingMode:
     """Mode of recording a pass; each further mode is tried where the previous one fails.
 
     Attributes:
@@ -31,7 +31,7 @@ class Manner:
         """Return the interception for this mode."""
         return FrozenGates(model, rules, flowing=self.gates_flow, separate_views=self.separate_views)
 
-    def after(self, error: Exception) -> Manner:
+    def after(self, error: Exception) -> RecordingMode:
         """Return the mode to try after this error.
 
         Raises:

@@ -22,22 +22,22 @@ GAMMA = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class ReadoutLayer:
     """Layer of a mixed readout, with its own rule.
 
     Attributes:
         feature_space: the layer; None: the plugins' default.
-        rule: the rule between this place and the output.
+        rule: the rule between this layer and the output.
         gamma: the strength of the gamma rule.
-        biases: the treatment of biases behind this place.
+        biases: the treatment of biases behind this layer.
 
     Raises:
         ValueError: there is no such rule or treatment of biases.
 
     Example::
 
-        fine = Place(feature_space="conv1", rule="gamma", biases="placed")
-        readout = read_out(model, images, 281, [fine, Place(feature_space="conv2")])
+        fine = ReadoutLayer(feature_space="conv1", rule="gamma", biases="placed")
+        readout = read_out(model, images, 281, [fine, ReadoutLayer(feature_space="conv2")])
     """
 
     feature_space: Layer = None
@@ -53,7 +53,7 @@ class Place:
 
 
 #: Layer argument of a readout: one layer, or several for a mixture.
-Places: TypeAlias = Layer | Place | Sequence[Layer | Place]
+ReadoutLayers: TypeAlias = Layer | ReadoutLayer | Sequence[Layer | ReadoutLayer]
 
 
 def readout_space(model: nn.Module, asked: Layer = None) -> FeatureSpace:
@@ -67,23 +67,25 @@ def readout_space(model: nn.Module, asked: Layer = None) -> FeatureSpace:
     return resolve_layer(model, asked)
 
 
-def as_places(asked: Places, rule: RuleName, gamma: float, biases: BiasName) -> list[Place]:
-    """Return a :class:`Place` for each layer that ``asked`` names; plain layers get the given rule.
+def as_readout_layers(asked: ReadoutLayers, rule: RuleName, gamma: float, biases: BiasName) -> list[ReadoutLayer]:
+    """Return a :class:`ReadoutLayer` for each layer that ``asked`` names; plain layers get the given rule.
 
     Raises:
         ValueError: no layer is named, or there is no such rule.
     """
-    several: list[Layer | Place] = list(asked) if isinstance(asked, list | tuple) else [cast(Layer | Place, asked)]
+    several: list[Layer | ReadoutLayer] = (
+        list(asked) if isinstance(asked, list | tuple) else [cast(Layer | ReadoutLayer, asked)]
+    )
     if not several:
-        raise ValueError("feature_space is an empty list; name at least one place, or leave it out for the default")
+        raise ValueError("feature_space is an empty list; name at least one layer, or leave it out for the default")
     return [
-        one if isinstance(one, Place) else Place(feature_space=one, rule=rule, gamma=gamma, biases=biases)
+        one if isinstance(one, ReadoutLayer) else ReadoutLayer(feature_space=one, rule=rule, gamma=gamma, biases=biases)
         for one in several
     ]
 
 
 def as_weights(weights: Sequence[float] | None, count: int) -> list[float]:
-    """Return the weights of ``count`` places in a mixture, equal ones if none are given.
+    """Return the weights of ``count`` layers in a mixture, equal ones if none are given.
 
     Raises:
         ValueError: the number of weights is wrong, one is negative, or their sum is not 1.
@@ -92,7 +94,7 @@ def as_weights(weights: Sequence[float] | None, count: int) -> list[float]:
         return [1 / count] * count
     found = [float(weight) for weight in weights]
     if len(found) != count:
-        raise ValueError(f"{len(found)} weights for {count} place(s); give one for each, or None for equal ones")
+        raise ValueError(f"{len(found)} weights for {count} layer(s); give one for each, or None for equal ones")
     # a mixture is exact because each part sums to the whole answer and the weights sum to one
     if not all(weight >= 0 for weight in found) or not math.isclose(sum(found), 1, abs_tol=1e-6):
         raise ValueError(
