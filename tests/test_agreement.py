@@ -180,7 +180,7 @@ def test_a_photograph_of_pixels_takes_no_square_of_memory():
         ([[1.0, 2]], [[1.0, 2]], {"k": 0}, ValueError, "k is 0"),
         ([[1.0, 2]], [[1.0, 2]], {"k": 1.5}, ValueError, r"k is the share 1.5; give a float in \(0, 1\]"),
         ([[1.0, 2]], [[1.0, 2]], {"k": True}, TypeError, "k is True"),
-        ([[1.0, 2]], [[1.0, 2]], {"metrics": ("fa", "fb")}, ValueError, "is called fb; there are fa, ra"),
+        ([[1.0, 2]], [[1.0, 2]], {"metrics": ("fa", "fb")}, ValueError, "must be 'fa', 'ra', .* got 'fb'"),
         ([[1.0, 2]], [[1.0, 2]], {"feature_mask": [0.5, 1]}, TypeError, "give integers"),
         ([[1.0, 2]], [[1.0, 2]], {"feature_mask": [0, 1, 2]}, ValueError, "does not fit importances"),
         ([[1.0, 2, 3]], [[1.0, 2]], {"feature_mask": [0, 0, 0]}, ValueError, "nor one for each of its 1 features"),

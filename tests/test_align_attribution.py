@@ -119,7 +119,7 @@ def test_the_size_of_the_pieces_changes_nothing(size):
     whole = ALIGNAttribution(masker()).attribute(x)
     torch.testing.assert_close(ALIGNAttribution(masker(), internal_batch_size=size).attribute(x), whole)
     torch.testing.assert_close(ALIGNAttribution(masker()).attribute(x, internal_batch_size=size), whole)
-    with pytest.raises(ValueError, match="internal_batch_size is 0"):
+    with pytest.raises(ValueError, match="internal_batch_size must be a positive integer, got 0"):
         ALIGNAttribution(masker()).attribute(x, internal_batch_size=0)
 
 

@@ -381,9 +381,9 @@ def test_an_attack_of_ones_own():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"epsilon": -0.1}, "epsilon is -0.1"),
+        ({"epsilon": -0.1}, "epsilon must be a non-negative number, got -0.1"),
         ({"epsilon": 0.1, "steps": 0}, "steps is 0"),
-        ({"epsilon": 0.1, "step_size": float("inf")}, "step_size is inf"),
+        ({"epsilon": 0.1, "step_size": float("inf")}, "step_size must be a non-negative number, got inf"),
         ({"epsilon": 0.1, "limits": (1.0, 0.0)}, "give the smallest value and a larger one"),
     ],
 )

@@ -276,8 +276,8 @@ def test_autocast_changes_nothing():
         (lambda: alignment_loss(masks(2), masks()), r"CAM has shape \[2, 1, 8, 8\] and the mask \[3, 1, 8, 8\]"),
         (lambda: alignment_loss(images(3), images(3)), r"give \[N, 1, h, w\]"),
         (lambda: alignment_loss(masks(), masks(), eps=0.0), "eps is 0.0"),
-        (lambda: alignment_loss(masks(), masks(), meet="half_way"), "meet is 'half_way'"),
-        (lambda: alignment_loss(masks(), masks(), balance="odd"), "balance is 'odd'"),
+        (lambda: alignment_loss(masks(), masks(), meet="half_way"), "meet must be .* got 'half_way'"),
+        (lambda: alignment_loss(masks(), masks(), balance="odd"), "balance must be .* got 'odd'"),
     ],
 )
 def test_maps_that_do_not_fit_are_refused(call, message):

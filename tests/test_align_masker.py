@@ -118,13 +118,13 @@ def test_it_can_be_exported_for_any_size():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"width": 0}, "width is 0; give a whole number of at least 1"),
-        ({"width": 2.5}, "width is 2.5"),
-        ({"depth": -1}, "depth is -1; give a whole number of at least 0"),
-        ({"in_channels": 0}, "in_channels is 0"),
+        ({"width": 0}, "width must be a positive integer, got 0"),
+        ({"width": 2.5}, "width must be a positive integer, got 2.5"),
+        ({"depth": -1}, "depth must be a non-negative integer, got -1"),
+        ({"in_channels": 0}, "in_channels must be a positive integer, got 0"),
         ({"stride": 3}, "stride is 3; give 1, 2 or 4"),
-        ({"start": 1.0}, "start is 1.0; give a mask value between 0 and 1"),
-        ({"start": float("nan")}, "start is nan"),
+        ({"start": 1.0}, r"start must be a number in \(0, 1\), got 1.0"),
+        ({"start": float("nan")}, "start must be .* got nan"),
     ],
 )
 def test_options_out_of_range_are_refused(options, message):

@@ -408,7 +408,7 @@ def test_labels_that_are_none_are_refused(labels, message):
     ("call", "kind", "message"),
     [
         (lambda: grad_cam(conv_net(), images(3), LABELS, order="third"), ValueError, "order is 'third'"),
-        (lambda: normalised(images(1)[:, :1], how="sum"), ValueError, "how is 'sum'"),
+        (lambda: normalised(images(1)[:, :1], how="sum"), ValueError, "how must be .* got 'sum'"),
         (lambda: grad_cam(conv_net(), images(3)[0], LABELS), ValueError, r"shape \[3, 8, 8\]"),
         (lambda: grad_cam(conv_net(), images(3).long(), LABELS), ValueError, "torch.int64"),
         (lambda: grad_cam(conv_net(), [1], LABELS), TypeError, "the images are a list"),

@@ -378,21 +378,21 @@ def test_terms_leave_no_trace():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Classification(weight=-1), "classification's weight is -1; give a number of at least 0"),
-        (lambda: Classification(label_smoothing=2), "label_smoothing is 2; give a number between 0 and 1"),
+        (lambda: Classification(weight=-1), "classification's weight must be a non-negative number, got -1"),
+        (lambda: Classification(label_smoothing=2), r"label_smoothing must be a number in \[0, 1\], got 2"),
         (lambda: Classification(class_weights=[1, 1], criterion=F.cross_entropy), "give those to the criterion"),
         (lambda: Classification(class_weights=[1, -1]), "none of them negative"),
         (
             lambda: Classification(class_weights=[1, 1])(forward_of(conv_net(), batch_of())),
             "2 class_weights for 5 classes",
         ),
-        (lambda: Alignment(average="pixel"), "average is 'pixel'; give 'image' or 'class'"),
-        (lambda: Alignment(weight=float("nan")), "weight is nan"),
-        (lambda: Mixup(alpha=0), "alpha is 0"),
-        (lambda: Mixup(share=0), "share is 0"),
-        (lambda: Sparsity(weight="2"), "weight of sparsity is '2'"),
-        (lambda: Distinction(confidence=1.5), "confidence is 1.5; give a number between 0 and 1"),
-        (lambda: AreaHinge(limit=0.3, least=0.4), "least is 0.4; give a number between 0 and 0.3"),
+        (lambda: Alignment(average="pixel"), "average must be 'image' or 'class', got 'pixel'"),
+        (lambda: Alignment(weight=float("nan")), "weight must be a non-negative number, got nan"),
+        (lambda: Mixup(alpha=0), "alpha must be a number of at least 1e-06, got 0"),
+        (lambda: Mixup(share=0), r"share must be a number in \[0.001, 1\], got 0"),
+        (lambda: Sparsity(weight="2"), "weight of sparsity must be a non-negative number, got '2'"),
+        (lambda: Distinction(confidence=1.5), r"confidence must be a number in \[0, 1\], got 1.5"),
+        (lambda: AreaHinge(limit=0.3, least=0.4), r"least must be a number in \[0, 0.3\], got 0.4"),
     ],
 )
 def test_options_out_of_range_are_refused(make, message):

@@ -127,8 +127,8 @@ def test_an_encoder_that_mixes_neighbours_opens_a_gap_that_attention_did_not_mak
         (numbers(2, 4, 10), numbers(2, 5, 10), {}, "2 examples with 4 tokens, attributions of 2 with 5"),
         (numbers(2, 4, 10), numbers(2, 10), {}, r"give \[N, I, T\] or \[N, I, T, F\]"),
         (numbers(2, 4, 10), numbers(2, 4, 10), {"aggregate": "head"}, "has no layers and heads"),
-        (numbers(2, 4, 10), numbers(2, 4, 10), {"method": "cosine"}, "it is one of pearson, spearman, kendall"),
-        (numbers(2, 4, 10), numbers(2, 4, 10) * math.inf, {}, "attributions holds NaN or infinity"),
+        (numbers(2, 4, 10), numbers(2, 4, 10), {"method": "cosine"}, "must be 'pearson', 'spearman' or 'kendall'"),
+        (numbers(2, 4, 10), numbers(2, 4, 10) * math.inf, {}, "attributions must be finite"),
     ],
 )
 def test_bad_input_is_said(attention, saliency, options, said):

@@ -90,5 +90,5 @@ def test_a_large_offset_costs_no_digits():
     ("values", "options"), [([1.0, 2.0], {}), ([[1.0]], {"resamples": 0}), ([[1.0]], {"coverage": 1})]
 )
 def test_what_makes_no_interval_is_refused(values, options):
-    with pytest.raises(ValueError, match=r"give \[images, columns\]|give at least 1"):
+    with pytest.raises(ValueError, match=r"give \[images, columns\]|must be a"):
         bootstrap_means(values, **options)

@@ -137,7 +137,7 @@ def test_internal_batches_give_what_the_whole_batch_gives(model, images, cls, ta
         parts, deltas = method.attribute(images, target, extra, size, return_convergence_delta=True)
         close(parts, whole)
         assert deltas.shape == delta.shape
-    with pytest.raises(ValueError, match="internal_batch_size is 0; give a positive number"):
+    with pytest.raises(ValueError, match="internal_batch_size must be a positive integer, got 0"):
         method.attribute(images, target, extra, internal_batch_size=0)
 
 

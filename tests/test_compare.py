@@ -249,8 +249,8 @@ def test_the_same_picture_twice_counts_once(folder):
         ({"groups": "wordnet"}, "asks of none"),
         ({"images": "nowhere"}, "'nowhere' does not exist"),
         ({"device": "toaster"}, "cannot be used"),
-        ({"table_format": "xlsx"}, "choose one of parquet, csv"),
-        ({"batch_size": 0}, "batch_size is 0"),
+        ({"table_format": "xlsx"}, "must be 'parquet' or 'csv', got 'xlsx'"),
+        ({"batch_size": 0}, "batch_size must be a positive integer, got 0"),
     ],
 )
 def test_wrong_words_are_told_before_anything_is_written(folder, options, told):

@@ -82,9 +82,9 @@ def test_the_bump_is_round_central_and_as_wide_as_said():
 
 
 def test_bad_input_is_said():
-    with pytest.raises(ValueError, match="sigma is 0"):
+    with pytest.raises(ValueError, match="sigma must be a positive number, got 0"):
         CentreGaussianAttribution(sigma=0)
-    with pytest.raises(ValueError, match=r"for images \[N, C, H, W\], got \[2, 5\]"):
+    with pytest.raises(ValueError, match=r"needs images \[N, C, H, W\], got inputs of shape \[2, 5\]"):
         CentreGaussianAttribution().attribute(torch.zeros(2, 5))
     with pytest.raises(TypeError, match="inputs are of type list"):
         RandomAttribution().attribute([1.0])

@@ -270,9 +270,15 @@ def test_fractions_out_of_range_are_refused(fractions):
         (lambda: perturbation_curve(conv_net().train(), images(), maps(2)), "train mode"),
         (lambda: perturbation_curve(nn.Conv2d(3, 2, 1), images(), maps(2)), r"the network gave \[.*logits \[N, K\]"),
         (lambda: perturbation_curve(conv_net(), images(0), maps(0)), "at least one example"),
-        (lambda: perturbation_curve(conv_net(), images() * torch.inf, maps(2)), "inputs hold NaN or infinite"),
-        (lambda: perturbation_curve(conv_net(), images(), maps(2), internal_batch_size=0), "internal_batch_size is 0"),
-        (lambda: perturbation_curve(conv_net(), images(), maps(2), order="best"), "'best'; give 'morf'"),
+        (lambda: perturbation_curve(conv_net(), images() * torch.inf, maps(2)), "inputs must be finite"),
+        (
+            lambda: perturbation_curve(conv_net(), images(), maps(2), internal_batch_size=0),
+            "internal_batch_size must be a positive integer, got 0",
+        ),
+        (
+            lambda: perturbation_curve(conv_net(), images(), maps(2), order="best"),
+            "order must be 'morf', 'lerf' or 'single', got 'best'",
+        ),
         (lambda: perturbation_curve(conv_net(), images(), maps(2), grid=(9, 2)), "does not fit 8 x 8"),
     ],
 )

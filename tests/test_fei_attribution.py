@@ -174,9 +174,9 @@ def test_what_is_not_fit_is_refused():
     unknown = r"nested_masks has no option 'n_itre'; did you mean 'n_iter'\? It has quantiles, n_iter"
     refused = [
         (TypeError, unknown, {"n_itre": 3}),
-        (ValueError, "solver is 'greedy'; give 'curve' or 'nested'", {"solver": "greedy"}),
-        (ValueError, "internal_batch_size is 0", {"internal_batch_size": 0}),
-        (ValueError, "n_iter is 0", {"n_iter": 0}),
+        (ValueError, "solver must be 'curve' or 'nested', got 'greedy'", {"solver": "greedy"}),
+        (ValueError, "internal_batch_size must be a positive integer, got 0", {"internal_batch_size": 0}),
+        (ValueError, "n_iter must be a positive integer, got 0", {"n_iter": 0}),
         (ValueError, "the quantiles are", {"quantiles": (0.5, 0.2)}),
         (ValueError, "2 baselines were given", {"baselines": (0, 0)}),
     ]

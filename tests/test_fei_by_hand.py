@@ -380,7 +380,7 @@ def test_rank_correlations_go_up_to_one():
     for given in (None, 1.0, 0.5, 1e-9):
         assert curve._check_correlation(given) == given
     for given in (0.0, -0.5, 1.0001, math.inf, -math.inf, math.nan):
-        with pytest.raises(ValueError, match="give a rank correlation above 0, up to 1, or None"):
+        with pytest.raises(ValueError, match=r"stable_at must be a number in \(0, 1\]"):
             curve._check_correlation(given)
 
 

@@ -439,19 +439,19 @@ def test_the_clipped_gradient_has_no_batch_mates(clip):
         ({"quantiles": (0.5, 0.5)}, "each larger"),
         ({"quantiles": ()}, "quantiles are"),
         ({"quantiles": (float("nan"),)}, "above 0 and below 1"),
-        ({"n_iter": 0}, "n_iter is 0"),
-        ({"n_iter": 2.5}, "n_iter is 2.5"),
-        ({"lr": 0.0}, "lr is 0.0"),
-        ({"lr": float("inf")}, "lr is inf"),
-        ({"area_weight": -1.0}, "area_weight is -1.0; give a number above 0, or 0 for no area term"),
-        ({"area_schedule": "growing"}, "area_schedule is 'growing'; give 'constant' or 'linear'"),
-        ({"objective": "hybrid"}, "objective is 'hybrid'; give 'preserve' or 'delete' or 'both'"),
-        ({"order": "random"}, "order is 'random'; give 'sequential' or 'parallel'"),
+        ({"n_iter": 0}, "n_iter must be a positive integer, got 0"),
+        ({"n_iter": 2.5}, "n_iter must be a positive integer, got 2.5"),
+        ({"lr": 0.0}, "lr must be a positive number, got 0.0"),
+        ({"lr": float("inf")}, "lr must be a positive number, got inf"),
+        ({"area_weight": -1.0}, "area_weight must be a non-negative number, got -1.0"),
+        ({"area_schedule": "growing"}, "area_schedule must be 'constant' or 'linear', got 'growing'"),
+        ({"objective": "hybrid"}, "objective must be 'preserve', 'delete' or 'both', got 'hybrid'"),
+        ({"order": "random"}, "order must be 'sequential' or 'parallel', got 'random'"),
         ({"clip": "abm"}, "abm"),
         ({"mask_size": 9}, "mask_size is 9, the images have 8 x 8"),
         ({"mask_size": (0, 4)}, r"mask_size is \(0, 4\)"),
         ({"binarise_from": 8}, r"binarise_from is 8.*0 … 7"),
-        ({"binarise_from": -1}, "binarise_from is -1"),
+        ({"binarise_from": -1}, "binarise_from must be a non-negative integer, got -1"),
         ({"normalization": 0.5}, r"give \(mean, std\)"),
         ({"normalization": ((0.1, 0.2), 1.0)}, "mean has 2 values for 3 channels"),
         ({"normalization": (0.0, 0.0)}, "std .* above 0"),
@@ -508,7 +508,11 @@ def test_what_does_not_fit_is_refused(method, call, error, message):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"points": ()}, "at least one"), ({"points": (1.5,)}, r"in \[0, 1\]"), ({"colours": 0}, "colours is 0")],
+    [
+        ({"points": ()}, "one or more numbers"),
+        ({"points": (1.5,)}, r"in \[0, 1\]"),
+        ({"colours": 0}, "colours must be a positive integer, got 0"),
+    ],
 )
 def test_points_are_checked(options, message):
     with pytest.raises(ValueError, match=message):

@@ -221,7 +221,7 @@ def test_training_images_are_shuffled_and_come_with_their_numbers(folder, monkey
             "the training recipe 'dre' has no option 'baseline'",
         ),
         (("pictures/dark", "--test-share", "0.9"), "validation (0.15) and test (0.9) take all the images"),
-        (("pictures/dark", "--test-share", "-0.1"), "share is -0.1"),
+        (("pictures/dark", "--test-share", "-0.1"), "share must be a number in"),
         (("pictures/dark", "--set", "alternation=sometimes"), "alternation is 'sometimes'"),
         (("pictures/dark", "--layer", "nowhere"), "nowhere"),
         (("pictures/dark", "--warmup-epochs", "1"), "of 2 epochs, 1 are warm-up and 1 the masker's alone"),

@@ -117,7 +117,7 @@ def test_a_folder_becomes_a_saved_pinet_with_curves_and_maps(folder):
         (("masks",), "'masks' holds the one sub-folder 'red'"),
         (("pictures/red",), "'pictures/red' holds no sub-folder with images"),
         (("pictures", "--masks", "pictures/none"), "the folder of masks 'pictures/none' does not exist"),
-        (("pictures", "--validation-share", "1.5"), "the validation share is 1.5"),
+        (("pictures", "--validation-share", "1.5"), "the validation share must be a number in (0, 1)"),
         (("pictures", "--batch-size", "64"), "a step takes 64 examples (batch_size 64), but the training data have 8"),
         (("pictures", "--set", "schedule=sometimes"), "schedule is 'sometimes'"),
         (("pictures", "--head", "z=sound"), "z='sound'"),

@@ -272,7 +272,7 @@ def test_bad_mappings_are_refused():
         ClassGroups.from_dict([[1, 2]])
     with pytest.raises(TypeError, match="called 7"):
         ClassGroups.from_dict({7: [1]})
-    with pytest.raises(ValueError, match="num_classes is 0"):
+    with pytest.raises(ValueError, match="num_classes must be a positive integer, got 0"):
         ClassGroups.from_dict({"a": [1]}, num_classes=0)
     with pytest.raises(ValueError, match="the question names class 12"):
         ClassGroups.from_dict({"a": [1]}, num_classes=10).groups_of(12)
@@ -346,8 +346,8 @@ def test_ties_across_the_last_place_say_nothing():
         (torch.tensor([[0.1, float("nan"), 0.2, 0.3]]), {"top": 2}, ValueError, "NaN"),
         (torch.ones(2, 9, dtype=torch.int64), {}, TypeError, "int64"),
         ([[0.5, 0.5]], {}, TypeError, "list"),
-        (torch.ones(2, 9), {"top": 1}, ValueError, "top is 1"),
-        (torch.ones(2, 9), {"top": 9}, ValueError, "between 2 and 8"),
+        (torch.ones(2, 9), {"top": 1}, ValueError, "top must be from 2 to 8"),
+        (torch.ones(2, 9), {"top": 9}, ValueError, "top must be from 2 to 8"),
         (torch.ones(2, 9), {"overlap": 0.0}, ValueError, "overlap"),
         (torch.ones(2, 9), {"largest": 1}, ValueError, "largest"),
     ],

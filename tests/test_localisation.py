@@ -219,13 +219,13 @@ def test_bad_input_is_said(name, maps, masks, error, said):
 
 
 def test_bad_options_are_said(by_hand):
-    with pytest.raises(ValueError, match="tolerance is -1"):
+    with pytest.raises(ValueError, match="tolerance must be a non-negative number, got -1"):
         pointing_game(*by_hand, tolerance=-1)
-    with pytest.raises(ValueError, match=r"threshold is 1; give a share .* in \[0, 1\)"):
+    with pytest.raises(ValueError, match=r"threshold must be a number in \[0, 1\), got 1"):
         iou_at_threshold(*by_hand, threshold=1)
     with pytest.raises(ValueError, match="a map reaches 4, above scale 2; give the maximum of all maps"):
         true_detection_rate(*by_hand, scale=2)
-    with pytest.raises(ValueError, match="scale is 0"):
+    with pytest.raises(ValueError, match="scale must be a positive number, got 0"):
         true_abstraction_rate(*by_hand, scale=0)
     with pytest.raises(ValueError, match="no map has a positive value"):
         detection_scale(torch.zeros(2, 3, 3))

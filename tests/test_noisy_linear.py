@@ -238,7 +238,7 @@ def test_agrees_with_pytorch_grad_cam(make, share):
     ("inputs", "removed", "error", "words"),
     [
         (torch.ones(1, 3, 4, 4, dtype=torch.uint8), torch.ones(1, 1, 4, 4, dtype=torch.bool), TypeError, "uint8"),
-        (torch.ones(1, 3, 4, 4), torch.ones(1, 1, 4, 4), TypeError, "give a bool mask"),
+        (torch.ones(1, 3, 4, 4), torch.ones(1, 1, 4, 4), TypeError, "must be a boolean mask"),
         (torch.ones(3, 4, 4), torch.ones(1, 4, 4, dtype=torch.bool), ValueError, r"\[M, C, H, W\]"),
         (torch.ones(2, 3, 4, 4), torch.ones(1, 1, 4, 4, dtype=torch.bool), ValueError, r"\[2, 1, 4, 4\]"),
         (torch.ones(2, 3, 4, 4), torch.ones(2, 3, 4, 4, dtype=torch.bool), ValueError, "one mask for each image"),

@@ -84,7 +84,7 @@ def test_training_recipe_is_found_and_comes_with_its_origin(site):
 
 def test_origin_of_an_unknown_kind_is_refused(site):
     site.add("good", offering("alpha"))
-    with pytest.raises(ValueError, match="kind is 'recipe'; give 'attribution' or 'metric' or 'training_recipe'"):
+    with pytest.raises(ValueError, match="kind must be 'attribution', 'metric' or 'training_recipe', got 'recipe'"):
         plugins.origin("alpha", kind="recipe")
 
 

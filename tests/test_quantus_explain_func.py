@@ -63,7 +63,7 @@ def test_bad_input_is_said():
     model, images = TinyNetwork(), fixed_images().numpy()
     with pytest.raises(ValueError, match="saliencey"):
         quantus_explain_func(model, images, TARGETS, method="saliencey")
-    with pytest.raises(ValueError, match="channels is 'mean'; it is 'sum' or 'keep'"):
+    with pytest.raises(ValueError, match="channels must be 'sum' or 'keep', got 'mean'"):
         quantus_explain_func(model, images, TARGETS, channels="mean")
     with pytest.raises(ValueError, match="the model is on cpu and device is cuda; move the model there first"):
         quantus_explain_func(model, images, TARGETS, device="cuda")

@@ -177,8 +177,8 @@ def test_similarities_by_name_or_as_a_function():
         ({"layers": "head"}, "give a list"),
         ({"layers": []}, "give a list"),
         ({"layers": ["pool"]}, "layer 'pool' stays the same"),
-        ({"order": "upwards"}, "it is 'cascading' or 'independent'"),
-        ({"similarity": "ssim"}, "it is one of spearman, spearman_abs, pearson, or a function"),
+        ({"order": "upwards"}, "order must be 'cascading' or 'independent'"),
+        ({"similarity": "ssim"}, "similarity must be 'spearman', 'spearman_abs' or 'pearson'"),
     ],
 )
 def test_bad_options_are_said(options, said):

@@ -99,7 +99,7 @@ def test_a_ranking_lies_where_the_scores_are():
         (torch.zeros(1, 3, 4, 4), r"shape \[1, 3, 4, 4\]"),
         (torch.zeros(2, 2, 4, 4), r"shape \[2, 2, 4, 4\]"),
         (torch.full((2, 3, 4, 4), torch.nan), r"example\(s\) 0, 1 hold NaN"),
-        (torch.full((2, 3, 4, 4), torch.inf), "NaN or infinite"),
+        (torch.full((2, 3, 4, 4), torch.inf), "hold NaN or infinity"),
     ],
 )
 def test_maps_that_do_not_fit_are_refused(attributions, message):

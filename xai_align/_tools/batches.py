@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from xai_align._tools.checks import check_integer
+
 
 class Batch(NamedTuple):
     """A slice of the examples.
@@ -28,8 +30,8 @@ def batches_of(inputs: tuple[Tensor, ...], target: Any, extra: tuple[Any, ...] |
     Raises:
         ValueError: the size is not positive.
     """
-    if size is not None and size < 1:
-        raise ValueError(f"internal_batch_size is {size}; give a positive number of examples, or None")
+    if size is not None:
+        check_integer("internal_batch_size", size)
     return list(_slices(inputs, target, extra, size))
 
 

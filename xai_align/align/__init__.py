@@ -3,6 +3,7 @@
 Training recipes of other packages need nothing beyond these names; ``examples/plugin_align_experiments`` shows three.
 """
 
+from xai_align._tools.checks import check_number
 from xai_align.align.align_fit import AlignFit
 from xai_align.align.alignment_loss import alignment_loss
 from xai_align.align.forward_passes.classifier_pass import ClassifierPass
@@ -23,7 +24,6 @@ from xai_align.align.shortcut import ShortcutWarning, find_shortcuts
 from xai_align.align.terms.classifier_terms import Classification
 from xai_align.align.terms.masker_terms import Distinction, MaskerTerm, Smoothness
 from xai_align.align.terms.running_means import RunningMeans
-from xai_align.align.terms.term_options import check_number
 from xai_align.align.trainer import AlignTrainer
 from xai_align.align.training.collapse import CollapseWarning
 

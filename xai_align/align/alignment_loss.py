@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from xai_align._tools.choices import check_choice
+from xai_align._tools.checks import check_choice
 from xai_align.align.saliency import at_least_float32
 from xai_align.pinet.network.second_look import full_precision
 

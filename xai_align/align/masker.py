@@ -16,6 +16,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from xai_align._tools.checks import check_integer, check_number
+
 __all__ = ["Masker"]
 
 #: Maximum number of groups in group normalisation.
@@ -117,9 +119,7 @@ def _up(maps: Tensor, like: Tensor) -> Tensor:
 def _check_options(in_channels: int, width: int, depth: int, stride: int, start: float) -> None:
     least = {"in_channels": (in_channels, 1), "width": (width, 1), "depth": (depth, 0)}
     for option, (value, lowest) in least.items():
-        if not isinstance(value, int) or value < lowest:
-            raise ValueError(f"{option} is {value!r}; give a whole number of at least {lowest}")
+        check_integer(option, value, least=lowest)
     if stride not in (1, 2, 4):
         raise ValueError(f"stride is {stride!r}; give 1, 2 or 4 image pixels to a cell")
-    if not 0 < start < 1:
-        raise ValueError(f"start is {start!r}; give a mask value between 0 and 1, neither of them")
+    check_number("start", start, above=0, below=1)

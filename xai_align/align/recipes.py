@@ -21,7 +21,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, Literal
 
-from xai_align._tools.choices import check_choice
+from xai_align._tools.checks import check_choice
 from xai_align.align.mask_sources import (
     Binarised,
     GivenMask,

@@ -16,7 +16,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from xai_align._tools.choices import check_choice
+from xai_align._tools.checks import check_choice
 from xai_align.align.classes import check_classes
 from xai_align.align.look import Look, cam_space, look
 from xai_align.align.twice_differentiable import twice_differentiable

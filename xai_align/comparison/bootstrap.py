@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from xai_align._tools.checks import check_integer, check_number
+
 Array = NDArray[np.float64]
 
 #: Number of resamples for an interval.
@@ -51,8 +53,8 @@ def bootstrap_means(values: Any, *, seed: int = 0, resamples: int = RESAMPLES, c
     x = np.asarray(values, dtype=np.float64)
     if x.ndim != 2:
         raise ValueError(f"values of shape {list(x.shape)} were given; give [images, columns]")
-    if resamples < 1 or not 0 < coverage < 1:
-        raise ValueError(f"resamples={resamples} and coverage={coverage}: give at least 1, and a share between 0 and 1")
+    check_integer("resamples", resamples)
+    check_number("coverage", coverage, above=0, below=1)
     there = np.isfinite(x)
     n = there.sum(0)
     present, filled = there.astype(np.float64), np.where(there, x, 0.0)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
+from xai_align._tools.checks import check_choice
 from xai_align.comparison.result import Comparison, Summary
 from xai_align.comparison.store import Part, Value, as_json, write_whole
 
@@ -28,8 +29,7 @@ def check_format(name: str) -> None:
     Raises:
         ValueError: there is no such format, or its library is not installed.
     """
-    if name not in FORMATS:
-        raise ValueError(f"there is no format '{name}'; choose one of {', '.join(FORMATS)}")
+    check_choice("the format of tables", name, FORMATS)
     if name == "parquet":
         try:
             import pyarrow  # noqa: F401

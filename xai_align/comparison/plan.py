@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from xai_align._tools.checks import check_integer
 from xai_align._tools.model_state import check_evaluation_mode
 from xai_align.comparison.asked_questions import CONFUSION, GROUPED, WORDNET, Asking, parse_asking, read_groups
 from xai_align.comparison.image_labels import ImageLabel, read_labels
@@ -103,8 +104,8 @@ def prepare(
         ValueError: something named does not exist or does not fit; the message names it and the alternatives.
     """
     for name, number, least in (("batch_size", batch_size, 1), ("limit", limit, 1), ("pictures", pictures, 0)):
-        if number is not None and number < least:
-            raise ValueError(f"{name} is {number}; give at least {least}")
+        if number is not None:
+            check_integer(name, number, least=least)
     compared = parse_methods(methods)
     measured = [metric(name) for name in dict.fromkeys(one.strip() for one in metrics)]
     if not measured:

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from xai_align._tools.checks import check_finite, check_integer, check_number
+
 
 class ClassGroups(Mapping[str, tuple[int, ...]]):
     """Immutable mapping of group names to ascending class indices. Build it with the class methods."""
@@ -19,8 +21,8 @@ class ClassGroups(Mapping[str, tuple[int, ...]]):
     def __init__(self, mapping: Mapping[str, Iterable[int]], num_classes: int | None = None) -> None:
         if not isinstance(mapping, Mapping):
             raise TypeError(f"groups are given as {type(mapping).__name__}; give a mapping from names to class indices")
-        if num_classes is not None and num_classes < 1:
-            raise ValueError(f"num_classes is {num_classes}; an output has at least one class")
+        if num_classes is not None:
+            check_integer("num_classes", num_classes)
         self._groups = {_name(name): class_indices(mapping[name], f"group '{name}'", num_classes) for name in mapping}
         self._num_classes = num_classes
 
@@ -217,14 +219,12 @@ def _check_confusion(probabilities: Tensor, top: int, overlap: float, largest: i
         raise TypeError(f"the probabilities are {found}; give a floating-point tensor [N, K]")
     if probabilities.dim() != 2 or probabilities.shape[0] < 1 or probabilities.shape[1] < 3:
         raise ValueError(f"the probabilities have shape {list(probabilities.shape)}; give [N, K] with K of 3 or more")
-    if not probabilities.isfinite().all():
-        raise ValueError("the probabilities hold NaN or infinity")
+    check_finite("the probabilities", probabilities)
     if not 2 <= top < probabilities.shape[1]:
-        raise ValueError(f"top is {top}; it lies between 2 and {probabilities.shape[1] - 1}, one less than the classes")
-    if not 0 < overlap <= 1:
-        raise ValueError(f"overlap is {overlap}; it lies over 0 and is at most 1")
-    if largest is not None and largest < 2:
-        raise ValueError(f"largest is {largest}; a group of confused classes has 2 or more")
+        raise ValueError(f"top must be from 2 to {probabilities.shape[1] - 1}, one less than the classes, got {top}")
+    check_number("overlap", overlap, above=0, most=1)
+    if largest is not None:
+        check_integer("largest", largest, least=2)
 
 
 def _among_the_first(probabilities: Tensor, top: int) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from xai_align._tools.callers_level import callers_level
+from xai_align._tools.checks import check_number
 from xai_align._tools.sum_keeping import collect_keeping_sum
 from xai_align.data.images import IMAGE_SUFFIXES, open_image
 
@@ -74,8 +75,7 @@ def stratified_split(
     Raises:
         ValueError: the share is not between 0 and 1.
     """
-    if not 0 < share < 1:
-        raise ValueError(f"the validation share is {share}; give a number between 0 and 1, such as 0.2")
+    check_number("the validation share", share, above=0, below=1)
     dice, train, validation = random.Random(seed), [], []
     for label in sorted({one.label for one in images}):
         own = [one for one in images if one.label == label]

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from xai_align._tools.checks import check_choice, check_finite
 from xai_align._tools.correlation import dense_ranks, inversions, pairs, pearson
 from xai_align.perturbation.ranking import descending_ranks
 
@@ -49,9 +50,8 @@ def agreement(
         scores = agreement(images, images.abs(), k=0.1)  # of the 10 % most important pixels
         scores["fa"]  # [2], in [0, 1]
     """
-    unknown = [name for name in metrics if name not in MEASURES]
-    if unknown:
-        raise ValueError(f"no measure of agreement is called {', '.join(unknown)}; there are {', '.join(MEASURES)}")
+    for name in metrics:
+        check_choice("a measure of agreement", name, MEASURES)
     rankings = _rankings(a, b, k, feature_mask)
     return {name: _measured(MEASURES[name], rankings) for name in metrics}
 
@@ -196,8 +196,7 @@ def _finite(importances: Any) -> Tensor:
     values = given.detach().to("cpu", torch.float64)
     if values.dim() < 2 or not values.numel():
         raise ValueError(f"importances have shape {list(values.shape)}; give [N, ...], one row for each example")
-    if not bool(values.isfinite().all()):
-        raise ValueError("importances hold NaN or infinity; there is no rank for them")
+    check_finite("the importances", values)
     return values.sum(1) if values.dim() == 4 else values
 
 

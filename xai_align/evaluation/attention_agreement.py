@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from xai_align._tools.checks import check_choice, check_finite
 from xai_align._tools.correlation import kendall, pearson, spearman
 
 Pool = Literal["max", "mean"]
@@ -138,16 +139,11 @@ def pooled_to(attributions: Tensor, positions: int, *, pool: Pool = "max") -> Te
 
 def _prepared(attention: Tensor, attributions: Tensor, pool: str, aggregate: str, method: str) -> tuple[Tensor, Tensor]:
     """Return attention and attributions in one shape ``[N, (L, heads), I, T]``, float64."""
-    for what, given, known in (
-        ("pool", pool, _POOLS),
-        ("aggregate", aggregate, _AVERAGED),
-        ("method", method, _METHODS),
-    ):
-        if given not in known:
-            raise ValueError(f"{what} is {given!r}; it is one of {', '.join(known)}")
-    for name, x in (("attention", attention), ("attributions", attributions)):
-        if not bool(x.isfinite().all()):
-            raise ValueError(f"{name} holds NaN or infinity")
+    check_choice("pool", pool, _POOLS)
+    check_choice("aggregate", aggregate, _AVERAGED)
+    check_choice("method", method, _METHODS)
+    check_finite("the attention", attention)
+    check_finite("the attributions", attributions)
     if attention.dim() not in (3, 5):
         raise ValueError(
             f"attention has shape {list(attention.shape)}; give [N, I, T], or [N, L, heads, I, T] with layers and heads"

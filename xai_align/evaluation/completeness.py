@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from xai_align._tools.checks import check_finite
 from xai_align.pinet.records import Readout
 from xai_align.pinet.rounding import wide
 from xai_align.question import answers, as_questions
@@ -48,8 +49,7 @@ def completeness_gap(
         gradients = torch.autograd.grad(model(x)[:, 281].sum(), x)[0]
         completeness_gap(model, images, gradients * images, target=281)  # [2], in logits
     """
-    if not attributions.isfinite().all():
-        raise ValueError("the attributions hold NaN or infinite values; they add up to nothing")
+    check_finite("the attributions", attributions)
     if explanation is not None and explanation.readout is not None:
         return explanation.readout.completeness_error.abs()
     with torch.no_grad():

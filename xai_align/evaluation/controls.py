@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from xai_align._tools.checks import check_number
 from xai_align.hookspecs import AttributionSpec
 
 
@@ -64,9 +65,7 @@ class CentreGaussianAttribution:
     """
 
     def __init__(self, model: Any = None, *, sigma: float = 0.25) -> None:
-        if not sigma > 0:
-            raise ValueError(f"sigma is {sigma}; give a positive share of the shorter side")
-        self.sigma = sigma
+        self.sigma = check_number("sigma", sigma, above=0)
 
     def attribute(self, inputs: Any, target: Any = None, additional_forward_args: Any = None) -> Any:
         """Return the Gaussian like ``inputs``, ``[N, C, H, W]`` or a tuple of them, the same for all channels.
@@ -79,7 +78,7 @@ class CentreGaussianAttribution:
 
     def _bump(self, position: int, x: Tensor) -> Tensor:
         if x.dim() != 4:
-            raise ValueError(f"a bump in the middle is for images [N, C, H, W], got {list(x.shape)}")
+            raise ValueError(f"a centred Gaussian needs images [N, C, H, W], got inputs of shape {list(x.shape)}")
         height, width = x.shape[2:]
         down = torch.arange(height, dtype=torch.float64) - (height - 1) / 2
         across = torch.arange(width, dtype=torch.float64) - (width - 1) / 2

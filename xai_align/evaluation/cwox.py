@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from xai_align._tools.checks import check_number
 from xai_align.evaluation.class_sides import GroupOfEach, check_apart, group_of_each, probabilities_of, total
+from xai_align.evaluation.localisation import pixel_maps
 
 if TYPE_CHECKING:
     from xai_align.perturbation.curve import Curve
@@ -70,8 +72,7 @@ def cdrop(
         curve = perturbation_curve(model, images, images.abs(), fractions=(0.25, 0.5, 0.75, 1.0), baselines="mean")
         cdrop(curve, 281, [282, 283], salient=salient_fraction(images.abs()))  # [2], higher is better
     """
-    if not 0 < tau <= 1:
-        raise ValueError(f"tau is {tau}; it is a share of the features, over 0 and at most 1")
+    check_number("tau", tau, above=0, most=1)
     fractions, s = _contrast_score(curve, group, foils)
     drop = s[:, 0] - _up_to(fractions, s, salient)[0]
     return drop / torch.log2(1 + salient.to(drop).clamp(min=tau) / tau)
@@ -93,14 +94,8 @@ def salient_fraction(attributions: Tensor, *, delta: float = 0.5) -> Tensor:
 
         salient_fraction(torch.tensor([[[0.0, 0.2], [0.6, 1.0]]]))  # [0.5]: two of four pixels are at least 0.5
     """
-    if attributions.dim() not in (3, 4) or not attributions.numel():
-        raise ValueError(f"the attributions have shape {list(attributions.shape)}; give [N, H, W] or [N, C, H, W]")
-    if not attributions.isfinite().all():
-        raise ValueError("the attributions hold NaN or infinity")
-    if not 0 < delta <= 1:
-        raise ValueError(f"delta is {delta}; it lies over 0 and is at most 1")
-    h = attributions.detach().double()
-    h = (h.sum(1) if h.dim() == 4 else h).flatten(1)
+    check_number("delta", delta, above=0, most=1)
+    h = pixel_maps(attributions).flatten(1)
     least, greatest = h.amin(1, keepdim=True), h.amax(1, keepdim=True)
     # not h >= min + delta (max - min): with delta 1, rounding could exclude the maximum itself
     share = (greatest - h <= (1 - delta) * (greatest - least)).double().mean(1)

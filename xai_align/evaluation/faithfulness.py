@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from xai_align._tools.checks import check_choice
 from xai_align.evaluation.curve_metric import CurveMetric
 from xai_align.perturbation.curve import Curve
 from xai_align.perturbation.questioned import curve_values
@@ -272,9 +273,7 @@ def road(
 
 
 def _game(name: str, preset: str, baselines: Any, num_steps: int) -> Series:
-    if preset not in _FILLS:
-        raise ValueError(f"there is no preset '{preset}'; known: {', '.join(_FILLS)}")
-    fill = _FILLS[preset][name] if baselines is None else baselines
+    fill = _FILLS[check_choice("preset", preset, _FILLS)][name] if baselines is None else baselines
     return Series(fill, "lerf" if name == "insertion" else "morf", steps(num_steps))
 
 

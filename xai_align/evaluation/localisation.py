@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from xai_align._tools.checks import check_finite, check_number
+
 #: Thresholds tried for PiNet's detection scores.
 DETECTION_THRESHOLDS: tuple[float, ...] = tuple(torch.logspace(-4, 0, 100, dtype=torch.float64).tolist())
 #: Thresholds tried for the intersection over union, as shares of a map's maximum.
@@ -43,8 +45,7 @@ def pointing_game(attributions: Tensor, masks: Tensor, *, tolerance: int = 15) -
         masks[:, 8:24, 8:24] = True
         pointing_game(images.abs(), masks, tolerance=2)  # [2], 1: hit
     """
-    if tolerance < 0:
-        raise ValueError(f"tolerance is {tolerance}; give a number of pixels, 0 or more")
+    check_number("tolerance", tolerance)
     maps, masks = _maps(attributions, masks)
     at_maximum = maps == maps.amax((1, 2), keepdim=True)
     hits = (at_maximum & _within(masks, int(tolerance))).sum((1, 2))
@@ -89,8 +90,7 @@ def iou_at_threshold(attributions: Tensor, masks: Tensor, *, threshold: float) -
         masks[:, 8:24, 8:24] = True
         iou_at_threshold(masks.float(), masks, threshold=0.5)  # [1, 1], a perfect map
     """
-    if not 0 <= threshold < 1:
-        raise ValueError(f"threshold is {threshold}; give a share of the map's maximum, in [0, 1)")
+    check_number("threshold", threshold, below=1)
     return _iou_at_thresholds(*_maps(attributions, masks), [threshold])[:, 0]
 
 
@@ -141,7 +141,7 @@ def detection_scale(attributions: Tensor) -> float:
     Raises:
         ValueError: no map has a positive value.
     """
-    scale = float(_summed(attributions).max())
+    scale = float(pixel_maps(attributions).max())
     if not scale > 0:
         raise ValueError("no map has a positive value, so there is nothing to scale by")
     return scale
@@ -219,7 +219,7 @@ def best_detection_threshold(
 
 def _maps(attributions: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
     """Return maps ``[N, H, W]`` in float64, and masks on the same device."""
-    maps = _summed(attributions)
+    maps = pixel_maps(attributions)
     if masks.dtype != torch.bool:
         raise TypeError(f"the masks are of {masks.dtype}; give booleans, True on the object")
     if masks.shape != maps.shape:
@@ -227,11 +227,15 @@ def _maps(attributions: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
     return maps, masks.to(maps.device)
 
 
-def _summed(attributions: Tensor) -> Tensor:
+def pixel_maps(attributions: Tensor) -> Tensor:
+    """Return maps ``[N, H, W]`` or ``[N, C, H, W]`` as ``[N, H, W]``, float64, channels summed.
+
+    Raises:
+        ValueError: another shape, or values that are not finite.
+    """
     if attributions.dim() not in (3, 4) or not attributions.numel():
-        raise ValueError(f"attributions have shape {list(attributions.shape)}; give [N, H, W] or [N, C, H, W]")
-    if not bool(attributions.isfinite().all()):
-        raise ValueError("attributions hold NaN or infinity; a map must be finite to be located")
+        raise ValueError(f"the attributions have shape {list(attributions.shape)}; give [N, H, W] or [N, C, H, W]")
+    check_finite("the attributions", attributions)
     maps = attributions.detach().double()
     return maps.sum(1) if maps.dim() == 4 else maps
 
@@ -286,8 +290,7 @@ def _best_iou(row: Tensor, mask: Tensor) -> Tensor:
 
 def _detected(maps: Tensor, scale: float, threshold: float | None) -> Tensor:
     """Return ``m``, ``[N, H, W]``: relu(pi~), or 1[pi~ > t]."""
-    if not 0 < scale < float("inf"):
-        raise ValueError(f"scale is {scale}; give the (positive) maximum over the whole set of maps")
+    check_number("scale", scale, above=0)
     scaled = maps / scale
     if threshold is not None:
         return (scaled > threshold).double()

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from xai_align import plugins
+from xai_align._tools.checks import check_choice
 
 
 def quantus_explain_func(
@@ -57,8 +58,7 @@ def quantus_explain_func(
 
         maps = quantus_explain_func(model, images.numpy(), labels.numpy())  # array [2, 1, 32, 32]
     """
-    if channels not in ("sum", "keep"):
-        raise ValueError(f"channels is {channels!r}; it is 'sum' or 'keep'")
+    check_choice("channels", channels, ("sum", "keep"))
     x = _as_model_input(model, inputs, device)
     explainer = plugins.attribution_method(method or plugins.default_method()).build(model, **(build or {}))
     attributions = explainer.attribute(x, target=_as_target(targets), **options)

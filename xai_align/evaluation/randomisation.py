@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
+from xai_align._tools.checks import check_choice, check_finite
 from xai_align._tools.correlation import pearson, spearman
 from xai_align._tools.random_state import fixed_random_state
 from xai_align._tools.thread_state import restores_thread_state
@@ -102,8 +103,7 @@ def parameter_randomisation(
         result = parameter_randomisation(model, images, gradient, target=281, layers=["fc", "conv2", "conv1"])
         result.similarity  # [3, 2]: fc random; fc and conv2 random; all three random
     """
-    if order not in ("cascading", "independent"):
-        raise ValueError(f"order is {order!r}; it is 'cascading' or 'independent'")
+    check_choice("order", order, get_args(Order))
     measure = _similarity(similarity)
     original = _maps(attribute, deepcopy(model), inputs, target)
     stages, values = [], []
@@ -180,11 +180,7 @@ def _shuffle(parameter: nn.Parameter, seed: int) -> None:
 
 
 def _similarity(similarity: str | Similarity) -> Similarity:
-    if callable(similarity):
-        return similarity
-    if similarity not in _SIMILARITIES:
-        raise ValueError(f"similarity is {similarity!r}; it is one of {', '.join(_SIMILARITIES)}, or a function")
-    return _SIMILARITIES[similarity]
+    return similarity if callable(similarity) else _SIMILARITIES[check_choice("similarity", similarity, _SIMILARITIES)]
 
 
 def _maps(attribute: Callable[..., Tensor], model: nn.Module, inputs: Tensor, target: Any) -> Tensor:
@@ -193,7 +189,6 @@ def _maps(attribute: Callable[..., Tensor], model: nn.Module, inputs: Tensor, ta
     if not isinstance(maps, Tensor) or maps.dim() < 2 or len(maps) != len(inputs):
         found = list(maps.shape) if isinstance(maps, Tensor) else type(maps).__name__
         raise ValueError(f"attribute gave {found} for {len(inputs)} inputs; it must give a tensor [N, ...]")
-    if not bool(maps.isfinite().all()):
-        raise ValueError("attribute gave NaN or infinity; maps must be finite to be compared")
+    check_finite("the maps of attribute", maps)
     maps = maps.detach().double()
     return (maps.sum(1) if maps.dim() == 4 else maps).flatten(1)

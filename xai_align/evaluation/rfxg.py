@@ -25,12 +25,13 @@ the question that the map was computed for.
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from xai_align._tools.callers_level import callers_level
+from xai_align._tools.checks import check_choice
 from xai_align.evaluation.class_sides import (
     ClassOfEach,
     GroupOfEach,
@@ -75,7 +76,7 @@ def ccs(
         curve = perturbation_curve(model, images, images.abs())  # 0.1, 0.2, ..., 0.9 of the pixels removed
         ccs(curve, 281, 282)  # [2], why 281 and not 282?
     """
-    _check_options(variant=(variant, Variant))
+    check_choice("variant", variant, get_args(Variant))
     clean, masked = probabilities_of(curve)
     a, b = class_of_each(target, clean, "target"), class_of_each(foil, clean, "foil")
     check_apart(a, b)
@@ -112,7 +113,8 @@ def cgc(
         curve = perturbation_curve(model, images, images.abs())
         cgc(curve, 281, range(281, 286))  # [2], why 281 and not another of the group?
     """
-    _check_options(variant=(variant, Variant), members=(members, Literal["others", "all"]))
+    check_choice("variant", variant, get_args(Variant))
+    check_choice("members", members, ("others", "all"))
     clean, masked = probabilities_of(curve)
     a, g = class_of_each(target, clean, "target"), group_of_each(group, clean, "the group")
     if members == "others":
@@ -169,7 +171,7 @@ def cgs(
         curve = perturbation_curve(model, images, images.abs())
         cgs(curve, range(281, 286), foils=range(151, 269))  # [2], why a cat and not a dog?
     """
-    _check_options(variant=(variant, Variant))
+    check_choice("variant", variant, get_args(Variant))
     clean, masked = probabilities_of(curve)
     g1, g2 = group_of_each(group, clean, "the group"), group_of_each(foils, clean, "the group of foils")
     check_apart(g1, g2)
@@ -191,20 +193,14 @@ def _warn_if_all(one: Tensor, other: Tensor, clean: Tensor) -> None:
 
 
 def _reduced(values: Tensor, chosen: Tensor, group_reduce: GroupReduce) -> Tensor:
-    _check_options(group_reduce=(group_reduce, GroupReduce))
+    check_choice("group_reduce", group_reduce, get_args(GroupReduce))
     summed = total(values, chosen)
     return summed / chosen.sum(1)[:, None] if group_reduce == "mean" else summed
 
 
 def _area(curve: Curve, s: Tensor, area: Area) -> Tensor:
     """Return the trapezoid area of ``s [N, F]`` over the curve's fractions, ``[N]``."""
-    _check_options(area=(area, Area))
+    check_choice("area", area, get_args(Area))
     fractions = curve.fractions.to(s)
     under = torch.trapezoid(s, fractions, dim=1)
     return under / (fractions[-1] - fractions[0]) if area == "normalised" else under
-
-
-def _check_options(**options: tuple[str, Any]) -> None:
-    for name, (value, known) in options.items():
-        if value not in get_args(known):
-            raise ValueError(f"{name} is {value!r}; give {' or '.join(map(repr, get_args(known)))}")

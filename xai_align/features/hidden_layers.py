@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from xai_align._tools.checks import check_choice
 from xai_align._tools.did_you_mean import did_you_mean
 from xai_align.plugins import stages
 from xai_align.question import QuestionModel
@@ -50,8 +51,7 @@ class Pathways:
         Raises:
             ValueError: there is no such measure.
         """
-        if measure not in MEASURES:
-            raise ValueError(f"there is no measure '{measure}'; known: {', '.join(MEASURES)}")
+        check_choice("measure", measure, MEASURES)
         return self.values[..., MEASURES.index(measure)]
 
 

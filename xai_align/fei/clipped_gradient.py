@@ -25,10 +25,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from xai_align._tools.checks import check_fractions, check_integer
 from xai_align._tools.thread_state import restores_thread_state
 from xai_align.features.resolve_layer import Layers
 from xai_align.fei.gradient_clipping import ClippingMode, clip_gradients
-from xai_align.fei.optimised import check_count
 from xai_align.fei.solid_colours import Normalization, references
 from xai_align.perturbation.ranking import rank, warn_of_ties
 from xai_align.pinet.input_checks import check_inputs, check_logits, check_model, forward_arguments
@@ -78,8 +78,8 @@ def clipped_gradient(
         questions = [Question.why(281), Question.why_not(1, 3)]  # one for each image
         slopes = clipped_gradient(model, images, questions)  # [N, H, W]
     """
-    alphas = _check_points(points)
-    check_count("colours", colours)
+    alphas = check_fractions("points", points)
+    check_integer("colours", colours)
     with clipped_answers(
         model,
         inputs,
@@ -202,13 +202,6 @@ def check_images(model: nn.Module, inputs: Tensor) -> None:
     check_inputs(model, [inputs])
     if inputs.dim() != 4 or not inputs.numel():
         raise ValueError(f"the inputs have shape {list(inputs.shape)}; masks need images [N, C, H, W]")
-
-
-def _check_points(points: Sequence[float]) -> list[float]:
-    given = [float(point) for point in points]
-    if not given or not all(0 <= point <= 1 for point in given):
-        raise ValueError(f"the points are {given}; give at least one share of the way, each in [0, 1]")
-    return given
 
 
 def _check_finite(answer: Tensor, g: Tensor) -> None:

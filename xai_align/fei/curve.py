@@ -27,14 +27,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from math import isfinite
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from xai_align._tools.choices import check_choice
+from xai_align._tools.checks import check_choice, check_integer, check_number
 from xai_align._tools.options import with_changes
 from xai_align._tools.thread_state import restores_thread_state
 from xai_align.features.hidden_layers import LayerWatch
@@ -43,13 +42,7 @@ from xai_align.fei.clipped_gradient import check_images, clipped_answers
 from xai_align.fei.curve_options import CurveOptions
 from xai_align.fei.curve_search import Search, WatchedStages, log_odds
 from xai_align.fei.gradient_clipping import ClippingMode
-from xai_align.fei.optimised import (
-    OptimisedMasks,
-    check_count,
-    check_quantiles,
-    check_rate,
-    optimised_masks,
-)
+from xai_align.fei.optimised import OptimisedMasks, check_quantiles, optimised_masks
 from xai_align.fei.quantile_masks import level_sets, standardised
 from xai_align.fei.random_fills import fixed_fill, random_fills
 from xai_align.fei.scales import check_scales
@@ -118,15 +111,15 @@ def curve_masks(
     check_images(model, inputs)
     shares = check_quantiles(quantiles)
     search = Search(
-        n_iter=check_count("n_iter", n_iter),
-        lr=check_rate("lr", chosen.lr),
+        n_iter=check_integer("n_iter", n_iter),
+        lr=check_number("lr", chosen.lr, above=0),
         temperatures=_check_temperatures(chosen.temperatures),
         scales=check_scales(chosen.scales),
-        shift=_one_cell(inputs) if chosen.shift is None else check_count("shift", chosen.shift, least=0),
+        shift=_one_cell(inputs) if chosen.shift is None else check_integer("shift", chosen.shift, least=0),
         # activations of a mirrored composite have no counterpart in the reference of the clipping
         mirrors=check_choice("mirror", chosen.mirror, ("never", "random")) == "random" and clip == "none",
-        deviation_weight=check_rate("deviation_weight", chosen.deviation_weight, zero="hidden layers left alone"),
-        stable_at=_check_correlation(chosen.stable_at),
+        deviation_weight=check_number("deviation_weight", chosen.deviation_weight),
+        stable_at=None if chosen.stable_at is None else check_number("stable_at", chosen.stable_at, above=0, most=1),
     )
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
@@ -158,7 +151,7 @@ def curve_masks(
             if layers:
                 stages = WatchedStages.of(LayerWatch.on(asked.model, layers), asked)
         found = []
-        for restart in range(check_count("restarts", chosen.restarts)):
+        for restart in range(check_integer("restarts", chosen.restarts)):
             generator = torch.Generator().manual_seed(seed + restart)
             fill = (
                 random_fills(x, chosen.fills, generator, normalization=normalization)
@@ -189,7 +182,7 @@ _NO_STAGES = (
 def _cells(mask_size: int | None, image: tuple[int, int]) -> tuple[int, int]:
     """Return the rows and columns of nearly square cells, ``mask_size`` along the shorter side."""
     shorter = min(image)
-    count = min(CELLS, shorter) if mask_size is None else check_count("mask_size", mask_size, least=2)
+    count = min(CELLS, shorter) if mask_size is None else check_integer("mask_size", mask_size, least=2)
     if count > shorter:
         raise ValueError(
             f"mask_size is {count}, the images have {image[0]} x {image[1]} pixels; give {shorter} or less"
@@ -204,11 +197,5 @@ def _one_cell(inputs: Tensor) -> int:
 def _check_temperatures(temperatures: Sequence[float]) -> tuple[float, float]:
     given = tuple(temperatures)
     if len(given) != 2:
-        raise ValueError(f"temperatures are {given}; give two, of the first and of the last step")
-    return check_rate("temperatures", given[0]), check_rate("temperatures", given[1])
-
-
-def _check_correlation(stable_at: float | None) -> float | None:
-    if stable_at is not None and not (isfinite(stable_at) and 0 < stable_at <= 1):
-        raise ValueError(f"stable_at is {stable_at!r}; give a rank correlation above 0, up to 1, or None")
-    return stable_at
+        raise ValueError(f"temperatures must be two, of the first and of the last step, got {given}")
+    return check_number("temperatures[0]", given[0], above=0), check_number("temperatures[1]", given[1], above=0)

@@ -26,19 +26,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xai_align._tools.choices import check_choice
+from xai_align._tools.checks import check_choice, check_integer, check_number
 from xai_align._tools.options import with_changes
 from xai_align._tools.thread_state import restores_thread_state
 from xai_align.fei.clipped_gradient import ClippedAnswers, clipped_answers, composite
 from xai_align.fei.gradient_clipping import ClippingMode
 from xai_align.fei.nested_options import NestedOptions
-from xai_align.fei.optimised import (
-    OptimisedMasks,
-    check_count,
-    check_quantiles,
-    check_rate,
-    optimised_masks,
-)
+from xai_align.fei.optimised import OptimisedMasks, check_quantiles, optimised_masks
 from xai_align.fei.solid_colours import Normalization, References, references
 from xai_align.perturbation.series import removed_count
 from xai_align.question import Question
@@ -107,10 +101,10 @@ def nested_masks(
     p = check_quantiles(quantiles)
     check_choice("order", chosen.order, _ORDERS)
     signs = _SIGNS[check_choice("objective", chosen.objective, _SIGNS)]
-    beta = check_rate("area_weight", chosen.area_weight, zero="no area term")
+    beta = check_number("area_weight", chosen.area_weight)
     beta_at = _SCHEDULES[check_choice("area_schedule", chosen.area_schedule, _SCHEDULES)]
-    _check_binarise(chosen.binarise_from, check_count("n_iter", n_iter))
-    check_rate("lr", chosen.lr)
+    _check_binarise(chosen.binarise_from, check_integer("n_iter", n_iter))
+    check_number("lr", chosen.lr, above=0)
     with clipped_answers(
         model,
         inputs,
@@ -234,5 +228,5 @@ def _cells(mask_size: int | tuple[int, int] | None, image: tuple[int, int]) -> t
 
 
 def _check_binarise(binarise_from: int | None, n_iter: int) -> None:
-    if binarise_from is not None and check_count("binarise_from", binarise_from, least=0) >= n_iter:
+    if binarise_from is not None and check_integer("binarise_from", binarise_from, least=0) >= n_iter:
         raise ValueError(f"binarise_from is {binarise_from}, but a quantile has only steps 0 … {n_iter - 1}")

@@ -7,7 +7,6 @@ if areas were missed or many pixels tie.
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -122,29 +121,6 @@ def check_quantiles(quantiles: Sequence[float]) -> tuple[float, ...]:
             f"the quantiles are {given}; give shares of the image above 0 and below 1, each larger than the one before"
         )
     return given
-
-
-def check_count(name: str, value: int, *, least: int = 1) -> int:
-    """Return an integer that is not too small.
-
-    Raises:
-        ValueError: it is invalid.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} is {value!r}; give a whole number, {least} or more")
-    return value
-
-
-def check_rate(name: str, value: float, *, zero: str | None = None) -> float:
-    """Return a positive finite number; if 0 is allowed, ``zero`` is a word for its meaning.
-
-    Raises:
-        ValueError: it is invalid.
-    """
-    if not math.isfinite(value) or value < 0 or (value == 0 and zero is None):
-        wanted = "a number above 0" if zero is None else f"a number above 0, or 0 for {zero}"
-        raise ValueError(f"{name} is {value!r}; give {wanted}")
-    return float(value)
 
 
 def _check_finite(*found: Tensor) -> None:

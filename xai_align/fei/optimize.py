@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from xai_align._tools.choices import check_choice
+from xai_align._tools.checks import check_choice
 from xai_align._tools.progress import progress_bar
 from xai_align._tools.thread_state import restores_thread_state
 from xai_align.fei.curve import curve_masks

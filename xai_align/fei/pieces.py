@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from xai_align._tools.checks import check_integer
 from xai_align._tools.did_you_mean import did_you_mean
 from xai_align.features.unwrapping import unwrapped
 from xai_align.fei.clipped_gradient import check_images
 from xai_align.fei.curve_options import CurveOptions
 from xai_align.fei.nested_options import NestedOptions
-from xai_align.fei.optimised import check_count
 from xai_align.pinet.input_checks import check_logits, check_model, forward_arguments
 from xai_align.question import Question, QuestionModel, as_questions
 
@@ -83,7 +83,7 @@ def asked_pieces(
         TypeError, ValueError: the model, the inputs or the batch size is invalid.
         TargetError: the question does not fit the images or the output.
     """
-    size = AT_ONCE if internal_batch_size is None else check_count("internal_batch_size", internal_batch_size)
+    size = AT_ONCE if internal_batch_size is None else check_integer("internal_batch_size", internal_batch_size)
     asker, _ = unwrapped(model)
     network = unwrapped(asker.model)[0] if isinstance(asker, QuestionModel) else asker
     check_model(network)

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from xai_align._tools.checks import check_finite, check_integer
 from xai_align._tools.model_state import check_evaluation_mode
 from xai_align._tools.progress import progress_bar
 from xai_align._tools.replica import Replica
@@ -256,9 +257,8 @@ def _check(forward_func: Any, inputs: Any, internal_batch_size: int | None) -> N
         raise TypeError(f"the inputs are a {type(inputs).__name__}; give one tensor [N, ...]")
     if inputs.dim() < 2 or not len(inputs):
         raise ValueError(f"the inputs have shape {list(inputs.shape)}; give at least one example, [N, ...]")
-    if inputs.is_floating_point() and not inputs.isfinite().all():
-        raise ValueError("the inputs hold NaN or infinite values")
-    if internal_batch_size is not None and internal_batch_size < 1:
-        raise ValueError(f"internal_batch_size is {internal_batch_size}; give a positive number of inputs, or None")
+    check_finite("the inputs", inputs)
+    if internal_batch_size is not None:
+        check_integer("internal_batch_size", internal_batch_size)
     if isinstance(forward_func, nn.Module):
         check_evaluation_mode(forward_func)

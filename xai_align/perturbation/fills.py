@@ -15,6 +15,8 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from xai_align._tools.checks import check_choice, check_finite
+
 
 @runtime_checkable
 class Imputer(Protocol):
@@ -151,9 +153,7 @@ def by_name(fill: Any) -> Any:
     """
     if not isinstance(fill, str):
         return fill
-    if fill not in FILLS:
-        raise ValueError(f"there is no fill '{fill}'; known: {', '.join(FILLS)}, a number, a tensor or a function")
-    return FILLS[fill]()
+    return FILLS[check_choice("a fill by name", fill, FILLS)]()
 
 
 def label_of(fill: Any) -> str:
@@ -188,8 +188,7 @@ def _values(fill: Any, inputs: Tensor, rows: Tensor | None) -> Tensor:
             f"the fill has shape {list(values.shape)}; "
             f"give the inputs' shape {list(inputs.shape)}, or a batch of one, {[1, *inputs.shape[1:]]}"
         )
-    if not values.isfinite().all():
-        raise ValueError("the fill holds NaN or infinite values")
+    check_finite("the fill", values)
     return values.to(inputs.dtype).expand_as(inputs)
 
 

@@ -11,16 +11,15 @@ over the neighbours inside the image.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import isfinite
 
 import torch
 from torch import Tensor
 
+from xai_align._tools.checks import check_number
 from xai_align.perturbation.masked_diffusion import fill_holes
 
 #: Unknowns solved for at once. On a CPU the arrays of the solver should fit in its cache.
 _AT_ONCE_ON_CPU, _AT_ONCE_ELSEWHERE = 2**19, 2**26
-_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 @dataclass(frozen=True)
@@ -45,10 +44,8 @@ class NoisyLinear:
     tolerance: float = 2e-4
 
     def __post_init__(self) -> None:
-        if not (isfinite(self.noise) and self.noise >= 0):
-            raise ValueError(f"noise is {self.noise}; give a standard deviation, zero or more")
-        if not 1e-12 <= self.tolerance <= 0.1:
-            raise ValueError(f"tolerance is {self.tolerance}; give a share of the image's range from 1e-12 to 0.1")
+        check_number("noise", self.noise)
+        check_number("tolerance", self.tolerance, least=1e-12, most=0.1)
 
     def impute(self, inputs: Tensor, removed: Tensor) -> Tensor:
         """Return the inputs with the removed pixels filled in; the others are kept bit for bit.
@@ -109,14 +106,12 @@ def _solved_in(inputs: Tensor) -> torch.dtype:
 
 
 def _check(inputs: Tensor, removed: Tensor) -> None:
-    if inputs.dtype not in _DTYPES:
-        raise TypeError(f"inputs of {inputs.dtype} cannot be filled in; give floating point images")
+    if not inputs.is_floating_point():
+        raise TypeError(f"the inputs must be floating-point images, got {inputs.dtype}")
     if removed.dtype != torch.bool:
-        raise TypeError(f"removed is {removed.dtype}; give a bool mask, True where a pixel is removed")
+        raise TypeError(f"removed must be a boolean mask, True where a pixel is removed, got {removed.dtype}")
     if inputs.dim() != 4:
-        raise ValueError(
-            f"noisy linear imputation needs images [M, C, H, W], the inputs have shape {list(inputs.shape)}"
-        )
+        raise ValueError(f"the inputs must have the shape [M, C, H, W], got {list(inputs.shape)}")
     expected = [len(inputs), 1, *inputs.shape[2:]]
     if list(removed.shape) != expected:
         raise ValueError(

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from xai_align._tools.callers_level import callers_level
+from xai_align._tools.checks import check_finite, listed
 from xai_align.pinet.rounding import wide
 
 #: Above this share of tied features the ranking depends more on the tie-break than on the map.
@@ -100,9 +101,7 @@ def position_scores(attributions: Tensor, inputs: Tensor) -> Tensor:
         scores = wide(attributions).sum(axis)
     else:
         raise _wrong_shape(attributions, inputs)
-    if not scores.isfinite().all():
-        bad = (~scores.flatten(1).isfinite().all(1)).nonzero().flatten().tolist()
-        raise ValueError(f"the attributions of example(s) {_some(bad)} hold NaN or infinite values; nothing ranks them")
+    check_finite("the attributions", scores)
     return wide(scores.detach())
 
 
@@ -169,7 +168,7 @@ def warn_of_ties(ranking: Ranking) -> None:
     many = (tied > MANY_TIES).nonzero().flatten().tolist()
     if many:
         warnings.warn(
-            f"in example(s) {_some(many)} up to {float(tied.max()):.0%} of the features share their score with "
+            f"in example(s) {listed(many)} up to {float(tied.max()):.0%} of the features share their score with "
             "another; their order is that of the input. Rank regions (feature_mask=..., grid=...) or use a finer map",
             TieWarning,
             stacklevel=callers_level(),
@@ -216,7 +215,3 @@ def _wrong_shape(attributions: Tensor, inputs: Tensor) -> ValueError:
         f"the attributions have shape {list(attributions.shape)}, the inputs {list(inputs.shape)}; "
         f"give the inputs' shape, or one score for each position, {positions}"
     )
-
-
-def _some(examples: list[int]) -> str:
-    return ", ".join(map(str, examples[:5])) + (" …" if len(examples) > 5 else "")

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
+from xai_align._tools.checks import check_choice, check_fractions, check_integer
 from xai_align.perturbation.fills import label_of
 
 #: "morf": most relevant features are removed first. "lerf": least relevant first, the exact reverse.
@@ -43,11 +44,8 @@ class Series:
     layers: bool = False
 
     def __post_init__(self) -> None:
-        wrong = [fraction for fraction in self.fractions if not 0 <= fraction <= 1]
-        if wrong or not self.fractions:
-            raise ValueError(f"the fractions hold {wrong[:3]}; give shares in [0, 1]" if wrong else "no fraction given")
-        if self.order not in ("morf", "lerf", "single"):
-            raise ValueError(f"the order is '{self.order}'; give 'morf', 'lerf' or 'single'")
+        check_fractions("fractions", self.fractions)
+        check_choice("order", self.order, get_args(Order))
 
     @property
     def label(self) -> str:
@@ -57,8 +55,7 @@ class Series:
 
 def steps(count: int) -> tuple[float, ...]:
     """Return ``0, 1/n, ..., 1``."""
-    if count < 1:
-        raise ValueError(f"{count} steps were asked for; give at least one")
+    check_integer("num_steps", count)
     return tuple(step / count for step in range(count + 1))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
-from xai_align._tools.choices import check_choice
+from xai_align._tools.checks import check_choice
 from xai_align._tools.did_you_mean import did_you_mean
 from xai_align.hookspecs import AttributionSpec, MetricSpec, TrainingRecipeSpec
 from xai_align.plugins.hook_calls import listed

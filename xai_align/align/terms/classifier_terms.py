@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from xai_align._tools.choices import check_choice
+from xai_align._tools.checks import check_choice, check_number
 from xai_align.align.alignment_loss import Balance, Meet, alignment_loss
 from xai_align.align.forward_passes.classifier_pass import ClassifierPass
 from xai_align.align.terms.running_means import RunningMeans
-from xai_align.align.terms.term_options import AVERAGES, Average, check_number
+from xai_align.align.terms.term_options import AVERAGES, Average
 
 #: Function from logits ``[N, K]`` and labels ``[N]`` to a loss for each image.
 Criterion = Callable[[Tensor, Tensor], Tensor]

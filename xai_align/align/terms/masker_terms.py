@@ -14,10 +14,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from xai_align._tools.choices import check_choice
+from xai_align._tools.checks import check_choice, check_number
 from xai_align.align.forward_passes.masker_pass import MaskerPass
 from xai_align.align.masker_loss import distinction, smoothness_of, sparsity_of
-from xai_align.align.terms.term_options import AVERAGES, Average, check_number
+from xai_align.align.terms.term_options import AVERAGES, Average
 
 
 @dataclass(kw_only=True)

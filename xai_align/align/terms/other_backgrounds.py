@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from xai_align._tools.checks import check_number
 from xai_align.align.forward_passes.classifier_pass import ClassifierPass
 from xai_align.align.forward_passes.side_pass import batch_statistics_preserved
 from xai_align.align.saliency import at_least_float32
-from xai_align.align.terms.term_options import check_number
 
 
 @dataclass(kw_only=True)

@@ -14,10 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from xai_align._tools.choices import check_choice
+from xai_align._tools.checks import check_choice, check_number
 from xai_align.align.forward_passes.classifier_pass import ClassifierPass
 from xai_align.align.saliency import at_least_float32
-from xai_align.align.terms.term_options import check_number
 from xai_align.pinet.network.second_look import full_precision
 
 #: Differentiated score: the sum of all log probabilities, as published, or the label's only.
