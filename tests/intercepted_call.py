@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from tests.operation_samples import Sample
-from xai_align.pinet.gates.frozen_gates import CutOff, FrozenGates
+from xai_align.pinet.gates.cut_off import CutOff
+from xai_align.pinet.gates.frozen_gates import FrozenGates
 from xai_align.pinet.gates.operation_table import classify
 from xai_align.pinet.gates.rule_registry import UnknownOperation, find_operation
 

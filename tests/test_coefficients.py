@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tests.frozen_function import assert_decomposes, decompose, projected
-from xai_align.pinet.gates.frozen_gates import SharedViews
+from xai_align.pinet.gates.written_tensors import SharedViews
 
 
 def number(seed: int, *shape: int) -> Tensor:

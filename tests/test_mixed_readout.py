@@ -13,7 +13,7 @@ from captum_align import LayerPiNetAttribution, PiNetAttribution
 from tests.networks import conv_net, images, two_layers, untouched
 from xai_align import FeatureSpace, Question, Split, explain, read_out
 from xai_align.pinet import ExactPiNet, MixedReadout, ReadoutLayer, sharp_layers
-from xai_align.pinet.gates.frozen_gates import CutOff
+from xai_align.pinet.gates.cut_off import CutOff
 from xai_align.pinet.mixture import mixed
 from xai_align.question import ask
 

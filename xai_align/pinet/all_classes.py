@@ -14,6 +14,7 @@ from xai_align._tools.logits import select_logits
 from xai_align._tools.replica import LOW_PRECISION, Replica
 from xai_align._tools.thread_state import restores_thread_state
 from xai_align.features.resolve_layer import Layer
+from xai_align.features.run_with_features import run_and_take_features
 from xai_align.features.spatial import on_grid
 from xai_align.features.unwrapping import unwrapped
 from xai_align.hookspecs import FeatureSpace
@@ -21,7 +22,7 @@ from xai_align.pinet.head_probe import probe_head
 from xai_align.pinet.input_checks import check_inputs, check_logits, check_model, explained_failures
 from xai_align.pinet.network.one_position import decompose_by_position, positions_last
 from xai_align.pinet.network.pseudo_linear import PseudoLinear, second_look_space
-from xai_align.pinet.passes import CompletenessError, run_and_take_features
+from xai_align.pinet.passes import CompletenessError
 from xai_align.pinet.readout_layers import readout_space
 from xai_align.pinet.rounding import misses, wide
 

@@ -23,7 +23,8 @@ from torch import Tensor
 
 from xai_align.features.routes import Route
 from xai_align.hookspecs import FeatureSpace
-from xai_align.pinet.gates.frozen_gates import CutOff, FrozenGates
+from xai_align.pinet.gates.cut_off import CutOff
+from xai_align.pinet.gates.frozen_gates import FrozenGates
 from xai_align.pinet.gates.placed_biases import BiasesApart
 from xai_align.pinet.recording import Recording, record, replay_from_zero
 from xai_align.pinet.recording_mode import RecordingMode

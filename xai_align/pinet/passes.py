@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeGuard
@@ -16,9 +16,11 @@ from torch.utils._pytree import tree_map
 from xai_align._tools.logits import select_logits
 from xai_align._tools.replica import LOW_PRECISION, Replica
 from xai_align.features.routes import Route, route_through
+from xai_align.features.run_with_features import clone, cloned, run_and_take_features
 from xai_align.hookspecs import FeatureSpace
 from xai_align.pinet.cuts import is_cut
 from xai_align.pinet.decomposition import Decomposition, is_complete, size_of
+from xai_align.pinet.first_difference import first_difference
 from xai_align.pinet.gates.frozen_gates import FrozenGates
 from xai_align.pinet.gates.gamma_rule import gamma_rules
 from xai_align.pinet.gates.placed_biases import BiasesApart, PlacedBiases
@@ -129,7 +131,7 @@ def _with_own_logits(request: Request, found: list[tuple[Decomposition, bool]]) 
         CompletenessError: they are not close.
     """
     with torch.no_grad():
-        returned = request.model(*_cloned(request.inputs), *tree_map(_clone, tuple(request.extra)))
+        returned = request.model(*cloned(request.inputs), *tree_map(clone, tuple(request.extra)))
     own = check_logits(select_logits(returned, request.output)).detach()
     precision = own.dtype if own.dtype in LOW_PRECISION else torch.bfloat16
     for decomposition, _ in found:
@@ -256,10 +258,10 @@ class Reading:
             CompletenessError: its logits differ on the same inputs in the same precision.
         """
         request = self.request
-        extra = tree_map(_clone, tuple(request.extra))
+        extra = tree_map(clone, tuple(request.extra))
         with torch.no_grad():
             own, again, copied = (
-                wide(check_logits(select_logits(model(*_cloned(request.inputs), *extra), request.output)))
+                wide(check_logits(select_logits(model(*cloned(request.inputs), *extra), request.output)))
                 for model in (request.model, request.model, Replica(request.model).module)
             )
         if not torch.equal(own, again):
@@ -281,15 +283,15 @@ class Reading:
                 # one pass for both: the features are captured during the replica's plain forward pass
                 with self._full_precision():
                     returned, self._features[split] = run_and_take_features(
-                        self._copy.module, self.spaces[split], _cloned(self._inputs), self._extra
+                        self._copy.module, self.spaces[split], cloned(self._inputs), self._extra
                     )
                 self._check_copy_once()
             elif self._own:
-                returned = self.request.model(*_cloned(self._inputs), *tree_map(_clone, self._extra))
+                returned = self.request.model(*cloned(self._inputs), *tree_map(clone, self._extra))
             else:
                 with self._full_precision():
                     copy = Replica(self.request.model, dtype=self._dtype, every=self._every)
-                    returned = copy.module(*_cloned(self._inputs), *tree_map(_clone, self._extra))
+                    returned = copy.module(*cloned(self._inputs), *tree_map(clone, self._extra))
         return check_logits(select_logits(returned, self.request.output)).detach()
 
     def _check_copy_once(self) -> None:
@@ -335,13 +337,22 @@ class Reading:
         self.worst[check] = max(self.worst.get(check, 0.0), relative)
 
     def _value_complaint(self, number: int, example: int, difference: float) -> str:
-        name = first_difference(self)
+        name = self._first_difference()
         where = f"; the first module that differs is {name}" if name else ""
         return (
             f"the logits that the rules compute for example {example} differ from the plain model's by "
             f"{difference:.3g}, more than rounding{where}. A rule does not compute its operation's value, or the model "
             "gives other logits at every call: read out behind that module, with feature_space=..."
         )
+
+    def _first_difference(self) -> str:
+        with self._full_precision():
+            return first_difference(
+                lambda: Replica(self.request.model, dtype=self._dtype, every=self._every).module,
+                self._inputs,
+                self._extra,
+                FrozenGates(self.request.model, separate_views=True),
+            )
 
     def _sum_complaint(self, number: int, decomposition: Decomposition, example: int) -> str:
         layer = self.request.spaces[number].layer
@@ -384,51 +395,6 @@ class Reading:
             yield
 
 
-def first_difference(reading: Reading) -> str:
-    """Return a clause naming the first module whose output under the rules differs, or "" if there is none."""
-    request = reading.request
-
-    def outputs(gates: FrozenGates | None) -> list[tuple[str, Tensor]]:
-        copy = Replica(request.model, dtype=reading._dtype, every=reading._every)
-        seen: list[tuple[str, Tensor]] = []
-
-        def note(name: str) -> Callable[..., None]:
-            def hook(module: nn.Module, args: Any, output: Any) -> None:
-                if isinstance(output, Tensor) and output.is_floating_point():
-                    with gates.paused() if gates else nullcontext():
-                        seen.append((name, output.detach().clone()))
-
-            return hook
-
-        for name, module in copy.module.named_modules():
-            module.register_forward_hook(note(f"'{name}' ({type(module).__name__})"))
-        route = route_through(copy.module, [FeatureSpace(layer="input")], reading._inputs, reading._extra)
-
-        def alive(number: int, z: Tensor) -> Tensor:
-            if gates is None:
-                return z
-            with gates.paused():
-                return z.detach().requires_grad_().clone()
-
-        with torch.enable_grad(), gates or nullcontext():
-            route.forward(reading._inputs, alive)
-        return seen
-
-    try:
-        with reading._full_precision():
-            with torch.no_grad():
-                plain = outputs(None)
-            ruled = outputs(FrozenGates(request.model, separate_views=True))
-    except Exception:
-        return ""
-    for (name, a), (_, b) in zip(plain, ruled, strict=False):
-        if a.is_nested or b.is_nested:
-            continue
-        if a.shape != b.shape or bool(misses((a - b).abs().max(), a.abs().max(), 64, a.dtype)):
-            return name
-    return ""
-
-
 def image_size(inputs: Sequence[Any]) -> tuple[int, int] | None:
     """Return rows and columns of the input, or None if it is not a batch of images."""
     return (inputs[0].shape[-2], inputs[0].shape[-1]) if len(inputs) == 1 and inputs[0].dim() == 4 else None
@@ -437,38 +403,6 @@ def image_size(inputs: Sequence[Any]) -> tuple[int, int] | None:
 def is_own_decomposition(model: nn.Module, layer: ReadoutLayer) -> TypeGuard[PseudoLinear]:
     """Return whether the readout of this layer is the network's own sum."""
     return isinstance(model, PseudoLinear) and layer.feature_space is None
-
-
-def run_and_take_features(
-    model: nn.Module, space: FeatureSpace, inputs: Sequence[Any], extra: Sequence[Any]
-) -> tuple[Any, Any]:
-    """Return a replica's output and its features, in one pass where the forward pass computes them once."""
-    assert space.split is not None
-    features = space.split.features
-    owner, name = getattr(features, "__self__", None), getattr(features, "__name__", "")
-    if not isinstance(owner, nn.Module) or getattr(owner, name, None) != features:
-        return model(*_cloned(inputs), *extra), features(*inputs, *extra)
-    taken: list[Any] = []
-
-    def taking(*args: Any, **kwargs: Any) -> Any:
-        taken.append(features(*args, **kwargs))
-        return taken[-1]
-
-    object.__setattr__(owner, name, taking)
-    try:
-        returned = model(*_cloned(inputs), *extra)
-    finally:
-        object.__delattr__(owner, name)
-    return returned, taken[0] if len(taken) == 1 else features(*inputs, *extra)
-
-
-def _cloned(inputs: Sequence[Any]) -> list[Any]:
-    """Return copies, because a forward pass may write to its inputs."""
-    return [_clone(x) for x in inputs]
-
-
-def _clone(x: Any) -> Any:
-    return x.clone() if isinstance(x, Tensor) else x
 
 
 def _sharing_a_pass(request: Request, spaces: Sequence[FeatureSpace]) -> list[list[int]]:

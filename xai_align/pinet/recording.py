@@ -11,7 +11,8 @@ from torch import Tensor
 
 from xai_align.features.routes import Route
 from xai_align.hookspecs import FeatureSpace
-from xai_align.pinet.gates.frozen_gates import FrozenGates, is_foreign, latest_node
+from xai_align.pinet.gates.dependence import is_foreign, latest_node
+from xai_align.pinet.gates.frozen_gates import FrozenGates
 from xai_align.pinet.gates.placed_biases import BiasesApart
 from xai_align.pinet.input_checks import check_logits
 from xai_align.pinet.rounding import answer_of

@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import nn
 
-from xai_align.pinet.gates.frozen_gates import FrozenGates, SharedViews
+from xai_align.pinet.gates.frozen_gates import FrozenGates
 from xai_align.pinet.gates.rule_registry import Rule
+from xai_align.pinet.gates.written_tensors import SharedViews
 from xai_align.pinet.recording import NothingFlows
 
 

@@ -14,7 +14,7 @@ from xai_align._tools.sum_keeping import Spread, resize_keeping_sum
 from xai_align.features.spatial import contribution_map, prefix_part
 from xai_align.hookspecs import FeatureSpace
 from xai_align.pinet.decomposition import Decomposition
-from xai_align.pinet.gates.frozen_gates import CutOff
+from xai_align.pinet.gates.cut_off import CutOff
 from xai_align.pinet.rounding import total_of
 
 

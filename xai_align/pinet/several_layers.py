@@ -19,7 +19,8 @@ from xai_align.pinet.decomposition import (
     decomposition_of,
     notes_of,
 )
-from xai_align.pinet.gates.frozen_gates import FrozenGates, latest_node
+from xai_align.pinet.gates.dependence import latest_node
+from xai_align.pinet.gates.frozen_gates import FrozenGates
 from xai_align.pinet.gates.placed_biases import BiasesApart
 from xai_align.pinet.gates.rule_registry import Rule
 from xai_align.pinet.recording import NothingFlows, record, replay_from_zero

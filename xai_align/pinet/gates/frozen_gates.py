@@ -23,8 +23,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -33,51 +32,23 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.checkpoint import CheckpointFunction
 
 from xai_align._tools.replica import LOW_PRECISION
+from xai_align.pinet.gates.cut_off import AUTOGRAD_FUNCTION, CutOff, running_autograd_function
+from xai_align.pinet.gates.dependence import is_foreign, look_at
 from xai_align.pinet.gates.named_arguments import by_position
 from xai_align.pinet.gates.rule_registry import Operation, Rule, UnknownOperation, find_operation, linear
+from xai_align.pinet.gates.tape import Tape, storage, storages, tensors_of
+from xai_align.pinet.gates.written_tensors import (
+    SEVERAL_VIEWS,
+    SharedViews,
+    separate_views,
+    without_flag,
+    written_tensors,
+)
 
 T = TypeVar("T")
 
 #: Kinds of recorded calls: independent of z, rewritten by a rule, or cut off from z.
 _CONSTANT, _RULED, _CUT = 0, 1, 2
-
-
-class CutOff(NamedTuple):
-    """Evidence that a network detached from the graph.
-
-    Attributes:
-        how: "detach", "item", "numpy", "no_grad", "inference_mode", "autograd function NAME" and the like.
-        where: name of the innermost running module; "" for the network itself.
-        kind: class of that module.
-        times: number of occurrences.
-    """
-
-    how: str
-    where: str
-    kind: str
-    times: int
-
-    def __str__(self) -> str:
-        """Return one clause: "module 'head' (Linear) detaches its input"."""
-        by = f"module '{self.where}' ({self.kind})" if self.where else f"the forward pass of {self.kind}"
-        did = _DID.get(self.how, f"reads values with {self.how}()")
-        if self.how.startswith(_CUSTOM):
-            did = f"runs the {self.how}, whose own backward decides which evidence passes"
-        return f"{by} {did}" + (f", {self.times} times" if self.times > 1 else "")
-
-
-class SharedViews(RuntimeError):
-    """Write of the network into one of several views that one call returned (``chunk``, ``unbind``)."""
-
-
-class OutOfStep(RuntimeError):
-    """Replay that differs from the recording."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            "the network did not repeat its own steps: it computes something else at a second call "
-            "(random numbers, or control flow that depends on values), so no linear decomposition of it holds"
-        )
 
 
 class FrozenGates(TorchFunctionMode):
@@ -123,14 +94,7 @@ class FrozenGates(TorchFunctionMode):
         self._names: dict[int, str] | None = None
         self._rules = dict(rules or {})
         self._cut: Counter[tuple[str, str, str]] = Counter()
-        #: Saved values, each with the versions of its tensors.
-        self._tape: list[tuple[Any, list[int]]] = []
-        self._marks: list[int] = []
-        #: Position of the replay on the tape.
-        self._position = 0
-        self._mark = 0
-        #: Saved values by storage.
-        self._holders: dict[int, list[int]] = {}
+        self._tape = Tape()
         #: Storage of dependent tensors that the network also uses as constants.
         self._aliased: set[int] = set()
         self._inference = False
@@ -186,7 +150,7 @@ class FrozenGates(TorchFunctionMode):
             args, kwargs = tree_map(_usable, (args, kwargs))
         if rule is linear and not outside and "out" not in kwargs:
             return self._linear(operation, func, args, kwargs, alive)
-        written = _written(operation, func, args, kwargs)
+        written = written_tensors(operation, func, args, kwargs)
         mark = self._next_mark(alive, outside and not written, rule, func, args, kwargs)
         if mark == _CONSTANT:
             self._check_write(written, constant=True)
@@ -196,7 +160,7 @@ class FrozenGates(TorchFunctionMode):
         if rule is None:
             raise UnknownOperation(self._complaint(operation.name))
         if operation.inplace == "flag":
-            args, kwargs = _without_flag(func, args, kwargs)
+            args, kwargs = without_flag(func, args, kwargs)
         if not written:
             result = rule(self, operation.compute, *args, **kwargs)
             if type(result) is Tensor and result.dtype in LOW_PRECISION:
@@ -212,45 +176,26 @@ class FrozenGates(TorchFunctionMode):
     def recall(self, decide: Callable[[], bool]) -> bool:
         """Return ``decide()`` when recording, and the same answer when replaying."""
         if not self.recording:
-            return bool(self._pop_mark())
+            return bool(self._tape.marked())
         answer = decide()
-        self._marks.append(int(answer))
+        self._tape.mark(int(answer))
         return answer
 
     def save(self, compute: Callable[[], T]) -> T:
         """Return ``compute()`` as a constant when recording, and the saved value, without computing, in a replay."""
-        if self.recording:
-            with torch.inference_mode(False), torch.no_grad():
-                value = compute()
-            value = detached(value) if isinstance(value, Tensor) else tree_map(detached, value)
-            tensors = _tensors_of(value)
-            for tensor in tensors:
-                self._holders.setdefault(_storage(tensor), []).append(len(self._tape))
-            self._tape.append((value, [tensor._version for tensor in tensors]))
-            return value
-        if self._position == len(self._tape):
-            raise OutOfStep
-        value, versions = self._tape[self._position]
-        self._position += 1
-        if [tensor._version for tensor in _tensors_of(value)] != versions:
-            raise RuntimeError(
-                "a gate was overwritten in place between recording and replay; please report the network"
-            )
+        if not self.recording:
+            return self._tape.saved()
+        with torch.inference_mode(False), torch.no_grad():
+            value = compute()
+        value = detached(value) if isinstance(value, Tensor) else tree_map(detached, value)
+        self._tape.save(value)
         return value
 
     def save_for_backward(self, value: T) -> Callable[[], T]:
-        """Save a value for the backward pass like :meth:`save`, and return a function that gives its current state."""
-        place = len(self._tape)
+        """Save a value like :meth:`save`, and return a function that gives its current state to the backward pass."""
+        index = len(self._tape)
         self.save(lambda: value)
-        return lambda: self._tape[place][0]
-
-    def about_to_write(self, written: Any) -> None:
-        """Copy saved values that share this tensor's memory, because an operation is about to write to it."""
-        if not isinstance(written, Tensor) or _storage(written) not in self._holders:
-            return
-        for position in self._holders.pop(_storage(written)):
-            value = tree_map(_copied, self._tape[position][0])
-            self._tape[position] = (value, [tensor._version for tensor in _tensors_of(value)])
+        return lambda: self._tape[index]
 
     def cuts(self, how: str) -> None:
         """Count evidence that is read by Python or detached, by the module responsible."""
@@ -279,13 +224,13 @@ class FrozenGates(TorchFunctionMode):
         Raises:
             OutOfStep: the pass did not use the same gates.
         """
-        self.recording, self.counterfactual, self._position, self._mark = False, counterfactual, 0, 0
+        self.recording, self.counterfactual = False, counterfactual
+        self._tape.rewind()
         try:
             # grad mode is on, as when recording, so that the network takes the same branches; no tensor requires grad
             with torch.inference_mode(False), torch.enable_grad(), self:
                 yield
-            if self._position != len(self._tape) or self._mark != len(self._marks):
-                raise OutOfStep
+            self._tape.check_end()
         finally:
             self.recording = True
 
@@ -296,8 +241,6 @@ class FrozenGates(TorchFunctionMode):
     def clear(self) -> None:
         """Discard all saved values."""
         self._tape.clear()
-        self._marks.clear()
-        self._holders.clear()
         self._aliased.clear()
 
     # ---------------------------------------------------------------- spellings
@@ -308,7 +251,7 @@ class FrozenGates(TorchFunctionMode):
             self._check_write([args[0]], constant=not alive)
             if self.recording and alive:
                 return self._guarded_write(func, args, kwargs)
-        elif alive and self.separate_views and operation.name in _SEVERAL_VIEWS and self.recording:
+        elif alive and self.separate_views and operation.name in SEVERAL_VIEWS and self.recording:
             return separate_views(operation.name, *args, **kwargs)
         return func(*args, **kwargs)
 
@@ -349,14 +292,14 @@ class FrozenGates(TorchFunctionMode):
 
     def _check_write(self, written: Sequence[Any], *, constant: bool) -> None:
         for tensor in written:
-            self.about_to_write(tensor)
-            if isinstance(tensor, Tensor) and _storage(tensor) in self._memory_of_parameters():
+            self._tape.copy_before_write(tensor)
+            if isinstance(tensor, Tensor) and storage(tensor) in self._memory_of_parameters():
                 raise ValueError(
                     f"{_by(*self._running_module())} writes into a parameter while it computes its output, so the "
                     "network is another one at every call; a readout would change your model: compute the weight anew "
                     "in forward instead"
                 )
-            if constant and self._aliased and isinstance(tensor, Tensor) and _storage(tensor) in self._aliased:
+            if constant and self._aliased and isinstance(tensor, Tensor) and storage(tensor) in self._aliased:
                 raise ValueError(
                     f"{_by(*self._running_module())} writes through .detach(), .data or a view made under no_grad into "
                     "a tensor that depends on the feature space, which no gradient sees; write into the tensor itself"
@@ -365,7 +308,7 @@ class FrozenGates(TorchFunctionMode):
     def _memory_of_parameters(self) -> set[int]:
         if self._parameter_memory is None:
             parameters = self._model.parameters() if self._model is not None else ()
-            self._parameter_memory = {_storage(parameter) for parameter in parameters} - {0}
+            self._parameter_memory = storages(parameters)
         return self._parameter_memory
 
     def _without_foreign_gradient(self, value: Any) -> Any:
@@ -377,18 +320,12 @@ class FrozenGates(TorchFunctionMode):
 
     def _next_mark(self, alive: bool, outside: bool, rule: Rule | None, func: Any, args: Any, kwargs: Any) -> int:
         if not self.recording:
-            return self._pop_mark()
+            return self._tape.marked()
         mark = _CONSTANT if not alive else _RULED
         if alive and outside and rule is not None and not getattr(rule, "is_constant", False):
             mark = _CUT
-        self._marks.append(mark)
+        self._tape.mark(mark)
         return mark
-
-    def _pop_mark(self) -> int:
-        if self._mark == len(self._marks):
-            raise OutOfStep
-        self._mark += 1
-        return self._marks[self._mark - 1]
 
     def _cut_off(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Return a constant for a call under ``no_grad``, and count what is cut off."""
@@ -416,12 +353,11 @@ class FrozenGates(TorchFunctionMode):
                 f"{_by(*self._running_module())} calls torch.utils.checkpoint, which hides the operations inside from "
                 "a readout; switch activation checkpointing off"
             )
-        return "no_grad" if function is None else _CUSTOM + function.__name__
+        return "no_grad" if function is None else AUTOGRAD_FUNCTION + function.__name__
 
     def note_aliases(self, value: Any, args: Any) -> None:
         """Note that a constant given to the network shares the memory of a dependent tensor."""
-        sources = {_storage(leaf) for leaf in tree_leaves(args) if isinstance(leaf, Tensor)}
-        self._aliased.update(_storage(tensor) for tensor in _tensors_of(value) if _storage(tensor) in sources)
+        self._aliased |= storages(tensors_of(value)) & storages(tensors_of(args))
 
     # ---------------------------------------------------------------- what is running
 
@@ -445,20 +381,6 @@ class FrozenGates(TorchFunctionMode):
         return "", "the network"
 
 
-def running_autograd_function() -> type[torch.autograd.Function] | None:
-    """Return the custom autograd function whose ``forward`` is on the call stack, if any."""
-    frame = inspect.currentframe()
-    while frame is not None:
-        if frame.f_code.co_name == "forward":
-            found: Any = getattr(next(iter(frame.f_locals.values()), None), "_forward_cls", None)  # of its ctx
-            if found is None:  # a function with setup_context gets no ctx
-                found = frame.f_globals.get(frame.f_code.co_qualname.removesuffix(".forward"))
-            if isinstance(found, type) and issubclass(found, torch.autograd.Function):
-                return found
-        frame = frame.f_back
-    return None
-
-
 def detached(value: Any) -> Any:
     """Return a tensor as a constant, anything else unchanged."""
     return value.detach() if isinstance(value, Tensor) else value
@@ -467,12 +389,6 @@ def detached(value: Any) -> Any:
 def never() -> Any:
     """Raise, as a placeholder for a computation that a replay does not repeat."""
     raise AssertionError("a replay computes nothing that was kept")
-
-
-def separate_views(name: str, x: Tensor, *args: Any, **kwargs: Any) -> Any:
-    """Return the parts of ``chunk``, ``unbind`` and the like, each as a view that may be written to."""
-    parts = getattr(torch, name)(x.detach(), *args, **kwargs)
-    return type(parts)(x.as_strided(part.shape, part.stride(), part.storage_offset()) for part in parts)
 
 
 #: Whether the readout of the current thread called a function that draws random numbers.
@@ -484,57 +400,10 @@ _RANDOM = frozenset(
     native_dropout rrelu gumbel_softmax dropout1d dropout2d dropout3d
     """.split()
 )
-_SEVERAL_VIEWS = frozenset("unbind chunk split split_with_sizes tensor_split hsplit vsplit dsplit".split())
-_CUSTOM = "autograd function "
-_DID = {
-    "detach": "detaches its input",
-    "detach_": "detaches its input",
-    "data": "reads .data",
-    "no_grad": "runs under torch.no_grad()",
-    "inference_mode": "runs under torch.inference_mode()",
-}
 
 
 def _by(where: str, kind: str) -> str:
     return f"module '{where}' ({kind})" if where else kind
-
-
-def look_at(args: Sequence[Any], kwargs: Mapping[str, Any], since: int = 0) -> tuple[bool, bool]:
-    """Return whether a tensor depends on ``z``, and whether one requires grad for another reason.
-
-    Such foreign tensors are leaves, which are parameters accessed without their module, and tensors whose graph is
-    older than the recording (``since``), which were computed from parameters before.
-    """
-    alive = foreign = False
-    for value in args:
-        if isinstance(value, Tensor):
-            if value.requires_grad:
-                if is_foreign(value, since):
-                    foreign = True
-                else:
-                    alive = True
-        elif isinstance(value, list | tuple):
-            inner_alive, inner_foreign = look_at(value, {}, since)
-            alive, foreign = alive or inner_alive, foreign or inner_foreign
-        elif isinstance(value, dict):
-            inner_alive, inner_foreign = look_at((), value, since)
-            alive, foreign = alive or inner_alive, foreign or inner_foreign
-    if kwargs:
-        inner_alive, inner_foreign = look_at(tuple(kwargs.values()), {}, since)
-        alive, foreign = alive or inner_alive, foreign or inner_foreign
-    return alive, foreign
-
-
-def is_foreign(tensor: Tensor, since: int) -> bool:
-    """Return whether a tensor that requires grad does so for another reason than ``z``."""
-    if tensor.is_leaf:
-        return True
-    return since > 0 and tensor.grad_fn._sequence_nr() < since  # type: ignore[union-attr]
-
-
-def latest_node() -> int:
-    """Return the number of a graph node created now in the current thread; later nodes have higher numbers."""
-    return torch.ones((), requires_grad=True).clone().grad_fn._sequence_nr()  # type: ignore[union-attr]
 
 
 def _usable(value: Any) -> Any:
@@ -542,54 +411,6 @@ def _usable(value: Any) -> Any:
     return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
 
 
-def _written(operation: Operation, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:
-    """Return the tensors that this call writes to."""
-    out = kwargs.get("out")
-    if out is not None:
-        return [out] if isinstance(out, Tensor) else list(out)
-    if operation.inplace == "self":
-        return [args[0]]
-    if operation.inplace == "flag" and _flag(func, args, kwargs):
-        return [args[0] if args else kwargs[_parameters(func)[0]]]
-    return []
-
-
-@cache
-def _parameters(func: Any) -> tuple[str, ...]:
-    return tuple(inspect.signature(func).parameters)
-
-
-def _flag(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-    if "inplace" in kwargs:
-        return bool(kwargs["inplace"])
-    place = _parameters(func).index("inplace")
-    return bool(args[place]) if len(args) > place else False
-
-
-def _without_flag(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    names = _parameters(func)
-    given = dict(zip(names, args, strict=False)) | kwargs
-    given.pop("inplace", None)
-    return (given.pop(names[0]),), given
-
-
 def _is_plain(x: Any) -> bool:
     """Return whether a tensor can be written to directly, because it is not a view, whose base would change too."""
     return isinstance(x, Tensor) and not x._is_view()
-
-
-def _copied(value: Any) -> Any:
-    return value.clone() if isinstance(value, Tensor) else value
-
-
-def _tensors_of(value: Any) -> list[Tensor]:
-    """Return the tensors of a value, with a fast path for a single tensor, which avoids the tree traversal."""
-    if isinstance(value, Tensor):
-        return [value]
-    if value is None:
-        return []
-    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
-
-
-def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr() if tensor.layout == torch.strided else 0

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from xai_align._tools.replica import LOW_PRECISION
-from xai_align.pinet.gates.frozen_gates import FrozenGates, look_at, never
+from xai_align.pinet.gates.dependence import look_at
+from xai_align.pinet.gates.frozen_gates import FrozenGates, never
 from xai_align.pinet.gates.gate_rules import Gated
 from xai_align.pinet.gates.product_rules import product
 from xai_align.pinet.gates.rule_registry import find_operation, register_rule

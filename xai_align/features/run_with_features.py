@@ -1,0 +1,43 @@
+"""A forward pass that also returns the features at a split, computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from xai_align.hookspecs import FeatureSpace
+
+
+def run_and_take_features(
+    model: nn.Module, space: FeatureSpace, inputs: Sequence[Any], extra: Sequence[Any]
+) -> tuple[Any, Any]:
+    """Return a replica's output and its features, in one pass where the forward pass computes them once."""
+    assert space.split is not None
+    features = space.split.features
+    owner, name = getattr(features, "__self__", None), getattr(features, "__name__", "")
+    if not isinstance(owner, nn.Module) or getattr(owner, name, None) != features:
+        return model(*cloned(inputs), *extra), features(*inputs, *extra)
+    taken: list[Any] = []
+
+    def taking(*args: Any, **kwargs: Any) -> Any:
+        taken.append(features(*args, **kwargs))
+        return taken[-1]
+
+    object.__setattr__(owner, name, taking)
+    try:
+        returned = model(*cloned(inputs), *extra)
+    finally:
+        object.__delattr__(owner, name)
+    return returned, taken[0] if len(taken) == 1 else features(*inputs, *extra)
+
+
+def cloned(inputs: Sequence[Any]) -> list[Any]:
+    """Return copies, because a forward pass may write to its inputs."""
+    return [clone(x) for x in inputs]
+
+
+def clone(x: Any) -> Any:
+    """Return a copy of a tensor, anything else unchanged."""
+    return x.clone() if isinstance(x, Tensor) else x
