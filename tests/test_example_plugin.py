@@ -59,24 +59,25 @@ def example(installed):
 
 
 ASK = """
+from xai_align.cli.app import app
 from xai_align.plugins import attribution_method, metric, origin, plugin_table
 row = origin("centred_gradient")
 print(row.name, row.distribution, row.version, *row.hooks)
 print(attribution_method("centred_gradient").build.__name__, metric("gini").name)
+app(["plugins"], standalone_mode=False)
+print("methods")
+app(["methods"], standalone_mode=False)
 """
 
 
-def test_installed_example_is_found_by_name(run):
-    assert run("-c", ASK).splitlines() == [
-        "example xai-align-example 0.1.0 xai_align_attributions xai_align_metrics",
-        "CentredGradient gini",
-    ]
-
-
-def test_installed_example_is_listed_by_the_command_line(run):
-    (line,) = [line for line in run("-m", "xai_align", "plugins").splitlines() if "xai-align-example" in line]
+def test_installed_example_is_found_by_name_and_listed_by_the_command_line(run):
+    row, names, *lines = run("-c", ASK).splitlines()
+    plugins, methods = lines[: lines.index("methods")], lines[lines.index("methods") :]
+    assert row == "example xai-align-example 0.1.0 xai_align_attributions xai_align_metrics"
+    assert names == "CentredGradient gini"
+    (line,) = [line for line in plugins if "xai-align-example" in line]
     assert "0.1.0" in line
-    (line,) = [line for line in run("-m", "xai_align", "methods").splitlines() if "centred_gradient" in line]
+    (line,) = [line for line in methods if "centred_gradient" in line]
     assert "example" in line
 
 

@@ -49,7 +49,7 @@ def xai_align_encoder(reference: str, options: dict[str, Any]) -> nn.Module | No
 def xai_align_second_look(model: nn.Module, num_classes: int, options: dict[str, Any]) -> nn.Module | None:
     """Return a light decoder on the feature maps of a timm model."""
     from timm_align.feature_space import is_timm_model
-    from timm_align.retrofit import retrofit
+    from timm_align.pinet_retrofit import retrofit
 
     if not is_timm_model(model):
         return None
