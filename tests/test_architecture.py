@@ -115,6 +115,17 @@ def test_circles_are_found():
     assert circles(graph) == [{"b", "c"}]
 
 
+def test_the_curve_solver_knows_nothing_of_published_fei():
+    """Only the entry points import ``fei/published``; what both solvers need lies in ``fei/`` itself."""
+    published = "xai_align.fei.published"
+    users = {
+        name
+        for name in core()
+        if not name.startswith(published) and any(one.startswith(published) for one in imported(name))
+    }
+    assert users == {"xai_align.fei", "xai_align.fei.optimize"}
+
+
 @pytest.mark.parametrize("package", ["typer", "rich"])
 def test_only_the_command_line_prints(package):
     users = {room_of(name) for name in core() if any(one.split(".")[0] == package for one in imported(name))}

@@ -11,11 +11,11 @@ from tests.networks import conv_net
 from xai_align._tools.callers_level import callers_level
 from xai_align.evaluation import deletion
 from xai_align.evaluation.rfxg import ExhaustiveGroupsWarning, cgc
-from xai_align.fei.clipped_gradient import clipped_gradient
 from xai_align.fei.curve import curve_masks
-from xai_align.fei.gradient_clipping import NothingClipped, clip_gradients
-from xai_align.fei.nested import nested_masks
 from xai_align.fei.optimised import AreaMissed
+from xai_align.fei.published.clipped_gradient import clipped_gradient
+from xai_align.fei.published.gradient_clipping import NothingClipped, clip_gradients
+from xai_align.fei.published.nested import nested_masks
 from xai_align.perturbation import perturbation_curve
 from xai_align.perturbation.curve import Curve
 from xai_align.perturbation.ranking import TieWarning

@@ -9,12 +9,15 @@ import torch
 from torch import nn
 
 from tests.networks import conv_net, images, untouched
-from xai_align.fei.curve import curve_masks
 from xai_align.fei.optimised import AreaMissed
+from xai_align.fei.optimize import find_solver
 from xai_align.fei.quantile_masks import standardised
 from xai_align.fei.stage_layers import stage_layers
 from xai_align.perturbation.ranking import TieWarning
 from xai_align.question import Question
+
+#: The curve solver, which may clip gradients.
+curve_masks = find_solver("curve").run
 
 FEW = {"n_iter": 6, "lr": 0.2, "temperatures": (0.5, 0.15)}
 #: Two layers that run once.

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from tests.networks import conv_net, images, untouched
-from xai_align.fei.clipped_gradient import clipped_gradient
-from xai_align.fei.nested import nested_masks
 from xai_align.fei.optimised import AreaMissed
+from xai_align.fei.published.clipped_gradient import clipped_gradient
+from xai_align.fei.published.nested import nested_masks
 from xai_align.fei.solid_colours import references
 from xai_align.perturbation.ranking import TieWarning
 from xai_align.question import Question, answers
@@ -493,7 +493,7 @@ class Detached(nn.Module):
         (lambda f: f(conv_net(), images(), why(1)), ValueError, "1 targets for 2 examples"),
         (lambda f: f(conv_net(), images(), why(1, 9)), ValueError, "class 9 is out of range"),
         (lambda f: f(conv_net(), images() * torch.inf, why(1, 1)), ValueError, "NaN or infinity"),
-        (lambda f: f(conv_net(), images()[0], why(1, 1, 1)), ValueError, "masks need images"),
+        (lambda f: f(conv_net(), images()[0], why(1, 1, 1)), ValueError, r"must have the shape \[N, C, H, W\]"),
         (lambda f: f(conv_net(), images(0), []), ValueError, "positive number of examples"),
         (lambda f: f(conv_net(), images().double(), why(1, 1)), ValueError, "float64, the model is torch.float32"),
         (lambda f: f(lambda x: x, images(), why(1, 1)), TypeError, "Module"),

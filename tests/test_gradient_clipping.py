@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from benchmarks.fei.inversion import RenormalisedReLU, blocks_of, identity_blocks, push, random_blocks
 from tests.networks import conv_net, filled, images, two_layers, untouched
-from xai_align.fei.clipping_rules import RULES, Passes, find_clipping_rule, let_pass
-from xai_align.fei.gradient_clipping import NothingClipped, NothingToClip, clip_gradients
+from xai_align.fei.published.clipping_rules import RULES, Passes, find_clipping_rule, let_pass
+from xai_align.fei.published.gradient_clipping import NothingClipped, NothingToClip, clip_gradients
 from xai_align.question import Question, ask
 
 MODES = tuple(RULES)

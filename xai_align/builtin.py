@@ -36,7 +36,7 @@ def _build_pinet(model: Any, layer: Any = None, **options: Any) -> Any:
 
 
 def _build_fei(model: Any, **options: Any) -> Any:
-    from xai_align.fei.method import FEIMethod
+    from xai_align.fei import FEIMethod
 
     return FEIMethod(model, **options)
 
@@ -49,7 +49,7 @@ def _build_align(model: Any, masker: Any = None, **options: Any) -> Any:
 
 
 def _build_clipped_gradient(model: Any, **options: Any) -> Any:
-    from xai_align.fei.clipped_gradient_method import ClippedGradientMethod
+    from xai_align.fei import ClippedGradientMethod
 
     return ClippedGradientMethod(model, **options)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from captum.attr import Attribution
 from captum.log import log_usage
 
-from xai_align.fei.clipped_gradient_method import ClippedGradientMethod
+from xai_align.fei import ClippedGradientMethod
 
 
 class ClippedGradientAttribution(ClippedGradientMethod, Attribution):

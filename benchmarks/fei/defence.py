@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from benchmarks.shared.markdown import heading, row
 from benchmarks.shared.photographs import JUDGES
 from xai_align.fei import optimize_masks
-from xai_align.fei.clipping_rules import RULES
+from xai_align.fei.published.clipping_rules import RULES
 
 #: Classes that are explained at once.
 AT_ONCE = 10

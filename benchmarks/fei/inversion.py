@@ -28,7 +28,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from xai_align.fei.gradient_clipping import clip_gradients
+from xai_align.fei.published.gradient_clipping import clip_gradients
 
 DEPTHS = range(1, 7)
 #: How many networks and images with random numbers.

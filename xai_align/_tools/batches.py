@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -44,13 +44,23 @@ def _slices(
         return
     for start in range(0, count, size):
         here = slice(start, start + size)
-        rest = None if extra is None else tuple(x[here] if _is_for_each(x, count) else x for x in extra)
-        asked = target[here] if _is_for_each(target, count) else target
-        yield Batch(tuple(x[here] for x in inputs), asked, rest)
+        (asked,) = rows_of((target,), here, count)
+        yield Batch(tuple(x[here] for x in inputs), asked, None if extra is None else rows_of(extra, here, count))
 
 
-def _is_for_each(value: Any, count: int) -> bool:
-    """Return whether ``value`` has one entry for each of ``count`` examples."""
-    if isinstance(value, Tensor):
-        return value.dim() > 0 and len(value) == count and count > 1
-    return isinstance(value, list) and len(value) == count
+def rows_of(values: Iterable[Any], rows: slice | Tensor, count: int, *, axes: int = 1) -> tuple[Any, ...]:
+    """Select rows of the values that have one entry for each of ``count`` examples; others are unchanged.
+
+    Args:
+        values: tensors and lists, or anything else.
+        rows: a slice, or indices ``[M]`` (tensors only).
+        count: number of examples.
+        axes: smallest number of axes of a tensor with one entry for each example; lists have one.
+    """
+
+    def for_each(value: Any) -> bool:
+        if isinstance(value, Tensor):
+            return value.dim() >= axes and len(value) == count
+        return isinstance(value, list) and isinstance(rows, slice) and axes == 1 and len(value) == count
+
+    return tuple(value[rows] if for_each(value) else value for value in values)

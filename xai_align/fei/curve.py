@@ -38,10 +38,9 @@ from xai_align._tools.options import with_changes
 from xai_align._tools.thread_state import restores_thread_state
 from xai_align.features.hidden_layers import LayerWatch
 from xai_align.features.resolve_layer import layer_names
-from xai_align.fei.clipped_gradient import check_images, clipped_answers
+from xai_align.fei.composites import Interception, check_image_model, composite_answers
 from xai_align.fei.curve_options import CurveOptions
 from xai_align.fei.curve_search import Search, WatchedStages, log_odds
-from xai_align.fei.gradient_clipping import ClippingMode
 from xai_align.fei.optimised import OptimisedMasks, check_quantiles, optimised_masks
 from xai_align.fei.quantile_masks import level_sets, standardised
 from xai_align.fei.random_fills import fixed_fill, random_fills
@@ -49,7 +48,6 @@ from xai_align.fei.scales import check_scales
 from xai_align.fei.solid_colours import Normalization
 from xai_align.fei.stage_layers import stage_layers
 from xai_align.fei.starting_map import starting_map
-from xai_align.pinet.input_checks import check_model
 from xai_align.question import Question
 
 #: Steps, of two passes each.
@@ -66,7 +64,7 @@ def curve_masks(
     *,
     quantiles: Sequence[float] = (0.1, 0.3, 0.5, 0.7, 0.9),
     n_iter: int = STEPS,
-    clip: ClippingMode = "none",
+    intercept: Interception | None = None,
     normalization: Normalization | None = None,
     baselines: Any = None,
     seed: int = 0,
@@ -84,7 +82,7 @@ def curve_masks(
         questions: one for each image.
         quantiles: the shares of the image whose level sets are returned as masks, strictly increasing in (0, 1).
         n_iter: steps, of two forward and backward passes each.
-        clip: rule of gradient clipping, see :func:`~xai_align.fei.gradient_clipping.clip_gradients`.
+        intercept: change of the gradients inside the network, such as clipping; None: they are the network's.
         normalization: ``(mean, std)`` of the images, for solid colours.
         baselines: one fill for all steps instead of random ones: a number or a tensor ``[N, C, H, W]``, or a
             function ``(inputs, step, generator) -> Tensor``, called for both composites of each step.
@@ -107,8 +105,7 @@ def curve_masks(
         TieWarning: many pixels share their score.
     """
     chosen = with_changes(options, CurveOptions, changed, "curve_masks")
-    check_model(model)
-    check_images(model, inputs)
+    check_image_model(model, inputs)
     shares = check_quantiles(quantiles)
     search = Search(
         n_iter=check_integer("n_iter", n_iter),
@@ -116,14 +113,13 @@ def curve_masks(
         temperatures=_check_temperatures(chosen.temperatures),
         scales=check_scales(chosen.scales),
         shift=_one_cell(inputs) if chosen.shift is None else check_integer("shift", chosen.shift, least=0),
-        # activations of a mirrored composite have no counterpart in the reference of the clipping
-        mirrors=check_choice("mirror", chosen.mirror, ("never", "random")) == "random" and clip == "none",
+        # activations of a mirrored composite have no counterpart in the reference of a clipping
+        mirrors=check_choice("mirror", chosen.mirror, ("never", "random")) == "random" and intercept is None,
         deviation_weight=check_number("deviation_weight", chosen.deviation_weight),
         stable_at=None if chosen.stable_at is None else check_number("stable_at", chosen.stable_at, above=0, most=1),
     )
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
-        # before gradients are clipped, since the readout's must not be
         first = starting_map(
             model,
             inputs,
@@ -134,13 +130,12 @@ def curve_masks(
             additional_forward_args=additional_forward_args,
         )
         asked = stack.enter_context(
-            clipped_answers(
+            composite_answers(
                 model,
                 inputs,
                 [log_odds(question) for question in questions],
-                clip=clip,
-                clip_layers=chosen.clip_layers,
                 additional_forward_args=additional_forward_args,
+                intercept=intercept,
             )
         )
         x = asked.inputs

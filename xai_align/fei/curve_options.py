@@ -26,8 +26,7 @@ class CurveOptions:
         scales: pairs of a width in cells and a weight, see :mod:`~xai_align.fei.scales`.
         fills: kinds of :func:`~xai_align.fei.random_fills.random_fills`.
         shift: maximum shift of masks in pixels; None: a 28th of the shorter side.
-        mirror: "random": half of the composites are flipped left to right; none if gradients are clipped.
-        clip_layers: the modules inside which gradients are clipped; None: all.
+        mirror: "random": half of the composites are flipped left to right; none if gradients are changed.
         deviation_weight: ``w``; 0 turns the deviation of hidden layers off.
         deviation_layers: the layers whose deviation counts; None: the stages that a plugin names, else the
             last module at each resolution (see :mod:`~xai_align.fei.stage_layers`).
@@ -49,7 +48,6 @@ class CurveOptions:
     fills: Sequence[str] = KINDS
     shift: int | None = None
     mirror: Literal["never", "random"] = "random"
-    clip_layers: Layers | None = None
     deviation_weight: float = 1.0
     deviation_layers: Layers | None = None
     stable_at: float | None = None

@@ -12,7 +12,7 @@ from torch.nn.functional import interpolate, pad
 
 from xai_align._tools.correlation import spearman
 from xai_align.features.hidden_layers import LayerWatch
-from xai_align.fei.clipped_gradient import ClippedAnswers, composite
+from xai_align.fei.composites import CompositeAnswers, composite
 from xai_align.fei.quantile_masks import quantile_masks, share_at, standardised
 from xai_align.fei.random_fills import Fills
 from xai_align.fei.scales import at_scales
@@ -70,7 +70,7 @@ class WatchedStages:
     clean: dict[str, Tensor]
 
     @classmethod
-    def of(cls, watch: LayerWatch, asked: ClippedAnswers) -> WatchedStages:
+    def of(cls, watch: LayerWatch, asked: CompositeAnswers) -> WatchedStages:
         """Record the layers for the unchanged images."""
         with torch.no_grad(), watch.seeing(lambda name, out: out.clone()) as seen:
             asked(torch.stack([asked.inputs, asked.inputs.flip(-1)], 1))
@@ -102,7 +102,7 @@ class Search:
 
     def run(
         self,
-        asked: ClippedAnswers,
+        asked: CompositeAnswers,
         start: Tensor,
         fills: Fills,
         stages: WatchedStages | None,
@@ -132,7 +132,7 @@ class Search:
 
     def _loss(
         self,
-        asked: ClippedAnswers,
+        asked: CompositeAnswers,
         s: Tensor,
         t: int,
         fills: Fills,
@@ -180,7 +180,7 @@ class Search:
         return self.mirrors and heads
 
 
-def _offsets(asked: ClippedAnswers) -> Tensor:
+def _offsets(asked: CompositeAnswers) -> Tensor:
     """Return the offset that is subtracted from the log-odds, ``[N]``.
 
     Zero if the network predicts the class. Otherwise ``P`` would be almost zero everywhere, so it is taken relative

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,14 +14,27 @@ from torch.nn.functional import pad
 from xai_align._tools.checks import check_choice
 from xai_align._tools.progress import progress_bar
 from xai_align._tools.thread_state import restores_thread_state
+from xai_align.features.resolve_layer import Layers
 from xai_align.fei.curve import curve_masks
-from xai_align.fei.nested import nested_masks
+from xai_align.fei.micro_batches import micro_batches
 from xai_align.fei.optimised import OptimisedMasks, optimised_masks
-from xai_align.fei.pieces import asked_pieces, in_one, options_of, seeded
+from xai_align.fei.published.gradient_clipping import ClippingMode, clipped_copy
+from xai_align.fei.published.nested import nested_masks
+from xai_align.fei.solver import Solver, seeded
 
-Solve = Callable[..., OptimisedMasks]
 
-_SOLVERS: dict[str, Solve] = {"curve": curve_masks, "nested": nested_masks}
+def _curve_masks(
+    *arguments: Any, clip: ClippingMode = "none", clip_layers: Layers | None = None, **options: Any
+) -> OptimisedMasks:
+    """Run the curve solver, with gradients clipped if a rule is given."""
+    intercept = None if clip == "none" else partial(clipped_copy, mode=clip, layers=clip_layers)
+    return curve_masks(*arguments, intercept=intercept, **options)
+
+
+_SOLVERS = {
+    "curve": Solver.of(curve_masks, run=_curve_masks, clip="none", clip_layers=None),
+    "nested": Solver.of(nested_masks),
+}
 
 
 @restores_thread_state
@@ -48,7 +62,7 @@ def optimize_masks(
             why the predicted class?
         solver: "curve": one map, optimised for its own insertion and deletion curves, see
             :func:`~xai_align.fei.curve.curve_masks` (ours, fast); "nested": a mask for each share, one after
-            another, as published, see :func:`~xai_align.fei.nested.nested_masks`.
+            another, as published, see :func:`~xai_align.fei.published.nested.nested_masks`.
         internal_batch_size: number of images processed at a time; None: 8. It bounds the memory.
         generator: one number is drawn from it, the seed of all random numbers. None: ``seed``, or 0.
         show_progress: show a progress bar over all steps.
@@ -78,9 +92,9 @@ def optimize_masks(
         found = optimize_masks(model, images, Question.why_not(281, 282), normalization=(mean, std))
         found.attribution  # [N, H, W]
     """
-    solve = find_solver(solver)
-    options = in_one(solve, options)
-    network, pieces = asked_pieces(
+    chosen = find_solver(solver)
+    options = chosen.single_options(options)
+    network, batches = micro_batches(
         model,
         inputs,
         question,
@@ -89,25 +103,25 @@ def optimize_masks(
         options=seeded(options, generator),
     )
     records = []
-    steps = len(pieces) * _steps(solve, options)
+    steps = len(batches) * _steps({**chosen.defaults, **options})
     with progress_bar("optimising masks", steps, shown=show_progress, timed="step") as bar:
-        for piece in pieces:
-            with piece.counted():
+        for batch in batches:
+            with batch.noted_in_errors():
                 records.append(
-                    solve(
+                    chosen.run(
                         network,
-                        piece.inputs,
-                        piece.questions,
+                        batch.inputs,
+                        batch.questions,
                         progress=bar.advance,
                         # warnings about the examples are issued for all batches together, when they are joined
-                        warn=len(pieces) == 1,
-                        **piece.options,
+                        warn=len(batches) == 1,
+                        **batch.options,
                     )
                 )
     return records[0] if len(records) == 1 else _joined(records)
 
 
-def find_solver(name: str) -> Solve:
+def find_solver(name: str) -> Solver:
     """Return the solver of this name.
 
     Raises:
@@ -132,8 +146,7 @@ def _joined(records: Sequence[OptimisedMasks]) -> OptimisedMasks:
     return replace(whole, losses=torch.cat(losses))
 
 
-def _steps(solve: Solve, options: Mapping[str, Any]) -> int:
-    """Return the number of steps of a solver: ``n_iter`` for each sequential search or quantile."""
-    chosen = {**options_of(solve), **options}
-    several = len(chosen["quantiles"]) if chosen.get("order") == "sequential" else chosen.get("restarts", 1)
-    return int(chosen["n_iter"] * several)
+def _steps(options: Mapping[str, Any]) -> int:
+    """Return the number of steps of a solver with these options: ``n_iter`` for each sequential search or quantile."""
+    several = len(options["quantiles"]) if options.get("order") == "sequential" else options.get("restarts", 1)
+    return int(options["n_iter"] * several)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from xai_align._tools.batches import rows_of
 from xai_align.features.hidden_layers import LayerWatch
 
 #: Function from logits to probabilities; "auto": softmax, or sigmoid for a single output; None: raw outputs.
@@ -29,7 +30,7 @@ class Network:
 
     def __call__(self, x: Tensor, rows: Tensor) -> Tensor:
         """Return outputs ``[M, K]`` for perturbed inputs of these rows of the caller's batch."""
-        extra = tuple(self._cut(argument, rows) for argument in self.extra)
+        extra = rows_of(self.extra, rows, self.num_examples)
         if x.dim() == 4:
             x = x.contiguous(memory_format=torch.channels_last)  # faster convolutions
         with torch.autocast(x.device.type, dtype=self.autocast, enabled=self.autocast is not None):
@@ -48,7 +49,3 @@ class Network:
         if logits.shape[1] == 1:
             raise ValueError("the softmax of one output is always 1; use activation='sigmoid'")
         return logits.softmax(1)
-
-    def _cut(self, argument: Any, rows: Tensor) -> Any:
-        whole = isinstance(argument, Tensor) and argument.dim() and len(argument) == self.num_examples
-        return argument[rows] if whole else argument

@@ -9,17 +9,20 @@ from torch import Tensor, nn
 
 from xai_align._tools.single_tensor import like_given, only_one, share_over_channels
 from xai_align._tools.thread_state import restores_thread_state
-from xai_align.fei.clipped_gradient import clipped_gradient
-from xai_align.fei.pieces import asked_pieces, in_one, seeded
+from xai_align.fei.micro_batches import micro_batches
+from xai_align.fei.published.clipped_gradient import clipped_gradient
 from xai_align.fei.solid_colours import Normalization
+from xai_align.fei.solver import Solver, seeded
 from xai_align.pinet.input_checks import forward_arguments
 from xai_align.question import target_or_only_output
+
+_SOLVER = Solver.of(clipped_gradient)
 
 
 class ClippedGradientMethod:
     """Attribution method by the mean clipped gradient of the answer on the path from solid colours to the image.
 
-    Signed, in units of the answer; nothing is optimised. See :func:`~xai_align.fei.clipped_gradient`.
+    Signed, in units of the answer; nothing is optimised. See :func:`~xai_align.fei.published.clipped_gradient`.
 
     Args:
         forward_func: the model, an ``nn.Module`` in eval mode that returns logits.
@@ -38,7 +41,7 @@ class ClippedGradientMethod:
     """
 
     def __init__(self, forward_func: nn.Module, *, internal_batch_size: int | None = None, **options: Any) -> None:
-        in_one(clipped_gradient, options)
+        _SOLVER.single_options(options)
         self.forward_func = forward_func
         self.internal_batch_size, self.options = internal_batch_size, options
 
@@ -72,8 +75,8 @@ class ClippedGradientMethod:
         images = only_one("inputs", inputs)
         chosen = {"baselines": only_one("baselines", baselines), "normalization": normalization}
         options = self.options | {name: value for name, value in chosen.items() if value is not None} | options
-        in_one(clipped_gradient, options)
-        network, pieces = asked_pieces(
+        _SOLVER.single_options(options)
+        network, batches = micro_batches(
             self.forward_func,
             images,
             target_or_only_output(self.forward_func, target),
@@ -82,7 +85,7 @@ class ClippedGradientMethod:
             options=seeded(options, generator),
         )
         maps = []
-        for piece in pieces:
-            with piece.counted():
-                maps.append(clipped_gradient(network, piece.inputs, piece.questions, **piece.options))
+        for batch in batches:
+            with batch.noted_in_errors():
+                maps.append(clipped_gradient(network, batch.inputs, batch.questions, **batch.options))
         return like_given(inputs, share_over_channels(torch.cat(maps), images))

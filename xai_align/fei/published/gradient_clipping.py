@@ -3,7 +3,7 @@
 The reference runs once, and the outputs of its activations are stored in the
 order of their calls. In a forward pass of the yielded copy, a hook on the output
 of every such call clips the gradient by the rule
-(:mod:`~xai_align.fei.clipping_rules`): at every activation of the backward pass,
+(:mod:`~xai_align.fei.published.clipping_rules`): at every activation of the backward pass,
 so clips compound.
 
 For ReLU this equals clipping at its input: where ``a > 0`` the gradients at input
@@ -17,16 +17,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from xai_align._tools.callers_level import callers_level
 from xai_align._tools.did_you_mean import did_you_mean
 from xai_align._tools.model_state import check_evaluation_mode
 from xai_align._tools.replica import Replica
 from xai_align.features.resolve_layer import Layers, layer_names
-from xai_align.fei.activation_calls import batch_size, check_visible
-from xai_align.fei.clipped_passes import ClippedCall, ClippedPasses, Clipping, NothingToClip, ReferencePass
-from xai_align.fei.clipping_rules import ClippingMode, find_clipping_rule
+from xai_align.fei.published.activation_calls import batch_size, check_visible
+from xai_align.fei.published.clipped_passes import ClippedCall, ClippedPasses, Clipping, NothingToClip, ReferencePass
+from xai_align.fei.published.clipping_rules import ClippingMode, find_clipping_rule
 from xai_align.pinet.input_checks import forward_arguments
 from xai_align.question import QuestionModel
 
@@ -131,6 +131,25 @@ def clip_gradients(
             NothingClipped,
             stacklevel=callers_level(),
         )
+
+
+@contextmanager
+def clipped_copy(
+    model: nn.Module,
+    images: Tensor,
+    additional_forward_args: tuple[Any, ...],
+    *,
+    mode: ClippingMode,
+    layers: Layers | None = None,
+) -> Iterator[tuple[nn.Module, tuple[str, ...]]]:
+    """Yield the copy of :func:`clip_gradients`, and the clipped activations, e.g. "features.1 (relu)".
+
+    With a mode it is an :class:`~xai_align.fei.composites.Interception`.
+    """
+    with clip_gradients(
+        model, images, mode=mode, layers=layers, additional_forward_args=additional_forward_args
+    ) as clipping:
+        yield clipping.model, tuple(f"{call.layer or 'the model itself'} ({call.kind})" for call in clipping.calls)
 
 
 def _found_layers(model: nn.Module, inner: nn.Module, layers: Layers | str) -> frozenset[str]:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from xai_align._tools.thread_state import restores_thread_state
-from xai_align.fei.activation_calls import CLIPPABLE, ActivationWatch, running_modules
-from xai_align.fei.clipping_rules import ClippingRule, let_pass
+from xai_align.fei.published.activation_calls import CLIPPABLE, ActivationWatch, running_modules
+from xai_align.fei.published.clipping_rules import ClippingRule, let_pass
 from xai_align.pinet.gates.rule_registry import is_inplace
 
 

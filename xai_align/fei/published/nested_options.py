@@ -14,7 +14,7 @@ Order = Literal["sequential", "parallel"]
 
 @dataclass(frozen=True, kw_only=True)
 class NestedOptions:
-    """Options of :func:`~xai_align.fei.nested.nested_masks`; each can also be given to it by keyword.
+    """Options of :func:`~xai_align.fei.published.nested.nested_masks`; each can also be given to it by keyword.
 
     Attributes:
         lr: Adam's learning rate at the first step.

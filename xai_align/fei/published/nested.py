@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,10 +30,10 @@ from torch import Tensor, nn
 from xai_align._tools.checks import check_choice, check_integer, check_number
 from xai_align._tools.options import with_changes
 from xai_align._tools.thread_state import restores_thread_state
-from xai_align.fei.clipped_gradient import ClippedAnswers, clipped_answers, composite
-from xai_align.fei.gradient_clipping import ClippingMode
-from xai_align.fei.nested_options import NestedOptions
+from xai_align.fei.composites import CompositeAnswers, composite, composite_answers
 from xai_align.fei.optimised import OptimisedMasks, check_quantiles, optimised_masks
+from xai_align.fei.published.gradient_clipping import ClippingMode, clipped_copy
+from xai_align.fei.published.nested_options import NestedOptions
 from xai_align.fei.solid_colours import Normalization, References, references
 from xai_align.perturbation.series import removed_count
 from xai_align.question import Question
@@ -75,7 +76,7 @@ def nested_masks(
         questions: one for each image.
         quantiles: the shares ``p_k``, strictly increasing in (0, 1).
         n_iter: steps for each quantile.
-        clip: rule of gradient clipping, see :func:`~xai_align.fei.gradient_clipping.clip_gradients`.
+        clip: rule of gradient clipping, see :func:`~xai_align.fei.published.gradient_clipping.clip_gradients`.
         normalization: ``(mean, std)`` of the images, for random colours.
         baselines: the reference: None for a random solid colour at every step, a number, a tensor, or a
             function ``(inputs, step, generator) -> Tensor``; see :func:`~xai_align.fei.solid_colours.references`.
@@ -105,13 +106,12 @@ def nested_masks(
     beta_at = _SCHEDULES[check_choice("area_schedule", chosen.area_schedule, _SCHEDULES)]
     _check_binarise(chosen.binarise_from, check_integer("n_iter", n_iter))
     check_number("lr", chosen.lr, above=0)
-    with clipped_answers(
+    with composite_answers(
         model,
         inputs,
         questions,
-        clip=clip,
-        clip_layers=chosen.clip_layers,
         additional_forward_args=additional_forward_args,
+        intercept=partial(clipped_copy, mode=clip, layers=chosen.clip_layers),
     ) as asked:
         x = asked.inputs
         r = references(x, baselines, normalization=normalization, seed=seed)
@@ -138,7 +138,7 @@ def nested_masks(
 class _Optimisation:
     """Joint optimisation of ``M`` masks of each image."""
 
-    asked: ClippedAnswers
+    asked: CompositeAnswers
     references: References
     signs: tuple[int, ...]
     beta: float

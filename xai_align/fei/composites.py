@@ -1,0 +1,138 @@
+"""Composites of images and references, and a network's answers for them; shared by the solvers.
+
+    Phi(alpha; r) = alpha * x + (1 - alpha) * r
+
+for images ``x``, masks ``alpha`` of one channel and references ``r``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from xai_align._tools.batches import rows_of
+from xai_align._tools.images import check_images
+from xai_align._tools.replica import Replica
+from xai_align.pinet.input_checks import check_inputs, check_logits, check_model, forward_arguments
+from xai_align.question import Question, answers, as_questions
+
+
+def composite(x: Tensor, alpha: Tensor, r: Tensor) -> Tensor:
+    """Return ``Phi(alpha; r) = alpha * x + (1 - alpha) * r``, exactly ``x`` where alpha is 1 and ``r`` where it is 0.
+
+    Args:
+        x: images ``[N, C, H, W]``.
+        alpha: ``M`` masks for each, ``[N, M, H, W]``.
+        r: the reference, ``[1 or N, C or 1, H or 1, W or 1]``.
+
+    Returns:
+        ``[N, M, C, H, W]``.
+    """
+    return torch.lerp(r[:, None], x[:, None], alpha[:, :, None])
+
+
+class Interception(Protocol):
+    """Function that opens a copy of a network inside which gradients are changed, such as by clipping."""
+
+    def __call__(
+        self, model: nn.Module, images: Tensor, additional_forward_args: tuple[Any, ...], /
+    ) -> AbstractContextManager[tuple[nn.Module, tuple[str, ...]]]:
+        """Return a context manager that yields the copy, and the names of the layers whose gradients it changes."""
+
+
+@dataclass(frozen=True)
+class CompositeAnswers:
+    """Network that computes answers for composites of some images.
+
+    Attributes:
+        inputs: the images ``[N, C, H, W]``, detached, in the dtype of masks: float32, or float64 for float64.
+        clipped: the activations whose gradients are clipped, e.g. "features.1 (relu)".
+        model: the copy of the network that runs; it may have hooks.
+    """
+
+    inputs: Tensor
+    clipped: tuple[str, ...]
+    model: nn.Module
+    questions: tuple[Question, ...]
+    extra: tuple[Any, ...]
+    dtype: torch.dtype
+
+    def __call__(self, composites: Tensor) -> Tensor:
+        """Return answers ``[N, M]`` for composites ``[N, M, C, H, W]``, by each image's own question."""
+        n, m = composites.shape[:2]
+        # image-major, as the clipping expects: the copies of an image are adjacent
+        rows = torch.arange(n, device=composites.device).repeat_interleave(m)
+        logits = self.model(_laid_out(composites.flatten(0, 1).to(self.dtype)), *rows_of(self.extra, rows, n))
+        logits = logits.to(self.inputs.dtype).unflatten(0, (n, m))
+        # answers(questions, logits), all copies of an image at once
+        each = [torch.vmap(question.answer)(row) for question, row in zip(self.questions, logits, strict=True)]
+        found = torch.stack(each)
+        if composites.requires_grad and not found.requires_grad:
+            raise ValueError(
+                "the answers have no gradient: the model detaches its inputs, or works under no_grad; "
+                "masks are found by gradients"
+            )
+        return found
+
+
+@contextmanager
+def composite_answers(
+    model: nn.Module,
+    inputs: Tensor,
+    questions: Sequence[Question],
+    *,
+    additional_forward_args: Any = None,
+    intercept: Interception | None = None,
+) -> Iterator[CompositeAnswers]:
+    """Yield a copy of the network, with grad mode enabled. The network itself is not changed.
+
+    Args:
+        model: gives logits ``[N, ...]``; in eval mode.
+        inputs: images ``[N, C, H, W]``.
+        questions: one for each image.
+        additional_forward_args: further arguments of the model; tensors of the batch's length are repeated for
+            the composites.
+        intercept: change of the gradients inside the copy; None: they are the network's.
+
+    Raises:
+        TypeError, ValueError: the model or the inputs are invalid, or the logits of the images are not finite.
+    """
+    check_image_model(model, inputs)
+    asked = as_questions(list(questions), len(inputs))
+    extra = forward_arguments(additional_forward_args)
+    with torch.inference_mode(False), torch.enable_grad():
+        x = _laid_out(inputs.detach().clone())  # the copy is a normal tensor, also of one from inference mode
+        with torch.no_grad():  # fail early if something is wrong with the network or a question
+            answers(asked, check_logits(model(x, *extra)))
+        opened = nullcontext((Replica(model).module, ())) if intercept is None else intercept(model, x, extra)
+        with opened as (copy, clipped):
+            wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+            yield CompositeAnswers(x.to(wide), clipped, copy, tuple(asked), extra, x.dtype)
+
+
+def check_image_model(model: nn.Module, inputs: Tensor) -> None:
+    """Raise if ``model`` cannot be explained, or ``inputs`` are not images for it.
+
+    Raises:
+        TypeError: not an ``nn.Module``, or not a floating-point tensor.
+        ValueError: the model is in train mode; the images are not ``[N, C, H, W]``, not finite, or of another dtype
+            or device than the model.
+    """
+    check_model(model)
+    check_inputs(model, [inputs])
+    check_images("the inputs", inputs, finite=False)
+
+
+def _laid_out(x: Tensor) -> Tensor:
+    """Return a copy in the channels-last layout on a CPU, where convolutions are faster with it.
+
+    It is always a copy: ``contiguous`` would leave a batch of one with strides that convolutions take for the
+    other layout. The same image would then be rounded in two ways, and where a mask hides everything, rounding
+    decides which of many equal pixels a max pooling selects.
+    """
+    return x.clone(memory_format=torch.channels_last) if x.device.type == "cpu" else x.contiguous()
