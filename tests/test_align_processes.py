@@ -9,6 +9,7 @@ from align_launch import check_two_processes_train_to_what_one_does
 
 from xai_align.align.forward_passes.training_batch import TrainingBatch
 from xai_align.align.training.micro_batches import Gradients, joined, micro_batches_of
+from xai_align.training.process_group import ProcessGroup
 
 pytestmark = pytest.mark.filterwarnings("ignore::xai_align.align.CollapseWarning")
 
@@ -66,8 +67,6 @@ def test_gradients_of_pieces_are_those_of_the_whole():
     gradients = Gradients([w, unused])
     for part in (x[:2], x[2:]):
         gradients.add((w * part).square().mean() * len(part) / 3, scale=lambda loss: loss)
-    from xai_align.align.training.micro_batches import ProcessGroup
-
     (found, nothing), loss = gradients.total(ProcessGroup())
     assert found.item() == pytest.approx(2 * 2 * 14 / 3)
     assert nothing is None

@@ -367,10 +367,10 @@ def test_the_best_epoch_in_turn_is_kept():
         marks.append(weights(made.classifier))
         return {"validation_loss": 1.0, "accuracy": told[len(marks) - 1], "macro_accuracy": 0.0, "worst_class": 0.0}
 
-    from xai_align.align.training import epoch_loop
+    from xai_align.align.training import program
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(epoch_loop, "validate", scripted)
+        patch.setattr(program, "validate", scripted)
         done = made.fit(loader(), loader(6), epochs=6)
     assert [row["phase"] for row in done.history[:3]] == ["warmup", "masker", "together"]
     assert [row["best"] for row in done.history] == [False, False, True, True, True, False]
@@ -537,16 +537,16 @@ def test_a_second_order_cam_trains_the_head_through_its_weights():
 
 def updater(**options):
     parameter = nn.Parameter(torch.tensor([1.0, 2.0]))
-    return Updater([parameter], torch.optim.SGD([parameter], lr=0.5), what="classifier", **options)
+    return Updater([parameter], torch.optim.SGD([parameter], lr=0.5), name="classifier", **options)
 
 
 def test_a_step_by_hand():
-    one = updater(gradient_clip=None, scaled=False)
+    one = updater(gradient_clip=None)
     norm = one.step([torch.tensor([3.0, 4.0])], torch.tensor(1.0))
     assert norm.item() == 5
     assert one.parameters[0].tolist() == [1 - 0.5 * 3, 2 - 0.5 * 4]
     assert one.parameters[0].grad is None
-    clipped = updater(gradient_clip=1.0, scaled=False)
+    clipped = updater(gradient_clip=1.0)
     clipped.set_rate(0.1)
     clipped.step([torch.tensor([3.0, 4.0])], torch.tensor(1.0))
     assert clipped.parameters[0].tolist() == pytest.approx([1 - 0.05 * 0.6, 2 - 0.05 * 0.8])
@@ -555,7 +555,7 @@ def test_a_step_by_hand():
 
 def test_scaled_gradients_are_the_same_and_infinite_ones_are_passed_over():
     """As float16 on a GPU needs it."""
-    one = updater(gradient_clip=None, scaled=True)
+    one = updater(gradient_clip=None, scaler=torch.amp.GradScaler("cpu"))
     scale = one.scaled(torch.tensor(1.0)).item()
     assert scale > 1000
     one.step([torch.tensor([3.0, 4.0]) * scale], torch.tensor(1.0))
@@ -568,7 +568,7 @@ def test_scaled_gradients_are_the_same_and_infinite_ones_are_passed_over():
 
 
 def test_a_gradient_that_is_no_number_changes_nothing():
-    one = updater(gradient_clip=1.0, scaled=False)
+    one = updater(gradient_clip=1.0)
     with pytest.raises(DivergedError, match="was 1, but its gradient was nan"):
         one.step([torch.tensor([float("nan"), 4.0])], torch.tensor(1.0))
     assert one.parameters[0].tolist() == [1, 2]
@@ -578,7 +578,7 @@ def test_parameters_without_a_gradient_are_left_alone():
     """Also by weight decay, as the optimisers do it."""
     used, unused = (nn.Parameter(torch.tensor(1.0)) for _ in range(2))
     optimizer = torch.optim.AdamW([used, unused], lr=0.1, weight_decay=0.5)
-    one = Updater([used, unused], optimizer, gradient_clip=None, scaled=False, what="classifier")
+    one = Updater([used, unused], optimizer, gradient_clip=None, name="classifier")
     one.step([torch.tensor(1.0), None], torch.tensor(1.0))
     assert used.item() != 1
     assert unused.item() == 1

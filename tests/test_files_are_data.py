@@ -436,10 +436,9 @@ def test_rows_are_not_written_through_a_link(tmp_path):
     out.mkdir()
     for name in ("metrics.csv", "metrics.jsonl"):
         (out / name).symlink_to(tmp_path / "mine")
-    log = TrainingLog(out)
-    log.begin([{"epoch": 1, "step": 2, "loss": 0.5}])
-    log.add({"epoch": 2, "step": 4, "loss": 0.25, "new": 1})
-    log.close()
+    with TrainingLog(out) as log:
+        log.begin([{"epoch": 1, "step": 2, "loss": 0.5}])
+        log.add({"epoch": 2, "step": 4, "loss": 0.25, "new": 1})
     assert (tmp_path / "mine").read_text() == "keep"
     assert (out / "metrics.csv").read_text() == "epoch,step,loss,new\n1,2,0.5,\n2,4,0.25,1\n"
     assert len((out / "metrics.jsonl").read_text().splitlines()) == 2
@@ -450,9 +449,8 @@ def test_what_stands_in_the_tables_of_a_run_does_not_matter(rubbish, tmp_path):
     row = {"epoch": 1, "step": 2, "loss": 0.5}
     for name in ("metrics.csv", "metrics.jsonl"):
         (tmp_path / name).write_bytes(rubbish)
-    log = TrainingLog(tmp_path)
-    log.begin([row])
-    log.close()
+    with TrainingLog(tmp_path) as log:
+        log.begin([row])
     assert (tmp_path / "metrics.csv").read_text() == "epoch,step,loss\n1,2,0.5\n"
     assert json.loads((tmp_path / "metrics.jsonl").read_text()) == row
 

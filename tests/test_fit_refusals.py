@@ -115,11 +115,11 @@ class Detached(Plain):
         ({"train": iter([])}, "without length or items by number"),
         ({"train": [1, 2, 3, 4]}, "an image is int"),
         ({"train": [(torch.rand(1, 8, 8), 1, None, 0)] * 4}, r"item 0: an item of the data set is 4 parts"),
-        ({"epochs": 0}, "epochs is 0; give a whole number of at least one"),
+        ({"epochs": 0}, "epochs is 0; give a whole number of at least 1"),
         ({"learning_rate": -1.0}, "learning_rate is -1.0"),
         ({"schedule": "step"}, "choose one of none, cosine, plateau"),
         ({"patience": 2}, "patience looks at the validation data, and there are none"),
-        ({"resume": "yes"}, "choose 'auto', 'must' or 'never'"),
+        ({"resume": "yes"}, "choose one of auto, must, never"),
         ({"resume": "must"}, "no folder to resume from"),
         ({"loss": MULTICLASS}, "the task is multiclass and the model has one logit"),
         (

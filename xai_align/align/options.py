@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from xai_align.align.saliency import Normalise, Order
 from xai_align.align.training.batch_validation import ReadBatch
 from xai_align.align.training.phases import Alternation
-from xai_align.align.training.settings import OnCollapse, Schedule
-from xai_align.training.choices import Keep, MakeOptimizer, Precision, Resume
-from xai_align.training.training_log import Row
+from xai_align.training.choices import MakeOptimizer
+from xai_align.training.options import TrainingOptions, check_choices, check_positive, check_whole
+
+Schedule = Literal["none", "cosine"]
+OnCollapse = Literal["area", "sparsity", "warn"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class AlignOptions:
+class AlignOptions(TrainingOptions):
     """Options of :class:`~xai_align.align.AlignTrainer`; each can also be given to it by keyword.
 
     Attributes:
@@ -62,19 +65,30 @@ class AlignOptions:
     masker_every: int = 2
     masker_epochs: int = 1
     classifier_epochs: int = 1
-    weight_decay: float = 0.0
     schedule: Schedule = "none"
     classifier_optimizer: MakeOptimizer | None = None
     masker_optimizer: MakeOptimizer | None = None
     gradient_clip: float | None = 1.0
     freeze_batch_norm: bool = False
     on_collapse: OnCollapse = "area"
-    keep: Keep = "best"
-    patience: int | None = None
     read_batch: ReadBatch | None = None
-    mixed_precision: Precision = "no"
-    gradient_accumulation_steps: int = 1
-    resume: Resume = "auto"
     figure_every: int | None = None
     normalization: tuple[Sequence[float], Sequence[float]] | None = None
-    log: Callable[[Row], None] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choices(
+            self,
+            {
+                "order": Order,
+                "normalise": Normalise,
+                "schedule": Schedule,
+                "on_collapse": OnCollapse,
+                "alternation": Alternation,
+            },
+        )
+        for name in ("warmup_steps", "masker_only_steps"):
+            check_whole(name, getattr(self, name), at_least=0)
+        for name in ("masker_every", "masker_epochs", "classifier_epochs", "figure_every"):
+            check_whole(name, getattr(self, name))
+        check_positive("gradient_clip", self.gradient_clip)

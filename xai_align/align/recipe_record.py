@@ -57,7 +57,7 @@ class Recipe:
             names = [term.name for term in some]
             if twice := sorted({name for name in names if names.count(name) > 1}):
                 raise ValueError(f"the recipe '{self.name}' has {twice[0]!r} twice; give each term a name of its own")
-        lost = [term.name for term in self.terms if getattr(term, "needs_mask_source", False)]
+        lost = [term.name for term in self.terms if needs_mask_source(term)]
         if lost and self.mask_source is None:
             raise ValueError(
                 f"'{lost[0]}' compares with a mask source's masks; give the recipe mask_source=LearnedMask() or another"
@@ -79,3 +79,8 @@ class Recipe:
     def needs_indices(self) -> bool:
         """True if batches must have the examples' indices."""
         return any(getattr(term, "needs_indices", False) for term in self.terms)
+
+
+def needs_mask_source(term: Term | MaskerTerm) -> bool:
+    """Return whether a term compares with masks, so that it is left out of the warm-up."""
+    return bool(getattr(term, "needs_mask_source", False))

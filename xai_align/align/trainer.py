@@ -14,15 +14,13 @@ from xai_align.align.align_fit import AlignFit
 from xai_align.align.options import AlignOptions
 from xai_align.align.recipe_by_name import recipe as recipe_by_name
 from xai_align.align.recipe_record import Recipe
-from xai_align.align.training.fitting import fit
-from xai_align.align.training.phases import Plan
-from xai_align.align.training.settings import (
-    AlignSettings,
-)
-from xai_align.align.training.steps import needs_mask_source
+from xai_align.align.training.fit import fit
+from xai_align.align.training.settings import AlignSettings
+from xai_align.align.training.steps import single_step
 from xai_align.align.training.trainer_state import TrainerState
 from xai_align.features.resolve_layer import Layer
 from xai_align.hookspecs import FeatureSpace
+from xai_align.training.run import run_folder
 
 
 class AlignTrainer:
@@ -69,7 +67,8 @@ class AlignTrainer:
         masker: the masker; None until the first batch if none was given, and if the recipe trains none.
         space: feature space of the CAM; None until the first batch.
         recipe: the training recipe.
-        settings: the other options.
+        settings: all options.
+        state: the networks with their optimisers, and the state of the fit.
 
     Raises:
         TypeError, ValueError: an option is invalid.
@@ -114,58 +113,31 @@ class AlignTrainer:
             options, AlignOptions, changed, "AlignTrainer", also=list(signature(AlignTrainer).parameters)
         )
         self.settings = AlignSettings(
-            order=chosen.order,
-            normalise=chosen.normalise,
-            plan=Plan(
-                warmup_epochs=warmup_epochs,
-                warmup_steps=chosen.warmup_steps,
-                masker_only_epochs=masker_only_epochs,
-                masker_only_steps=chosen.masker_only_steps,
-                alternation=chosen.alternation,
-                masker_every=chosen.masker_every,
-                masker_epochs=chosen.masker_epochs,
-                classifier_epochs=chosen.classifier_epochs,
-                with_masker=self.recipe.trains_masker,
-                with_mask_source=any(map(needs_mask_source, self.recipe.terms)),
-            ),
+            **vars(chosen),
+            warmup_epochs=warmup_epochs,
+            masker_only_epochs=masker_only_epochs,
             learning_rate=learning_rate,
             masker_learning_rate=masker_learning_rate,
-            weight_decay=chosen.weight_decay,
-            schedule=chosen.schedule,
-            classifier_optimizer=chosen.classifier_optimizer,
-            masker_optimizer=chosen.masker_optimizer,
-            gradient_clip=chosen.gradient_clip,
-            freeze_batch_norm=chosen.freeze_batch_norm,
-            on_collapse=chosen.on_collapse,
-            keep=chosen.keep,
-            patience=chosen.patience,
             seed=seed,
-            mixed_precision=chosen.mixed_precision,
-            passes=chosen.gradient_accumulation_steps,
-            resume=chosen.resume,
-            figure_every=chosen.figure_every,
+            out=run_folder(out, chosen.resume),
+            show_progress=show_progress,
         )
-        self.out = None if out is None else Path(out)
-        if self.out is None and chosen.resume == "must":
-            raise ValueError("there is no folder to resume from; give out=...")
-        self.read_batch, self.log, self.show_progress = chosen.read_batch, chosen.log, show_progress
-        self.normalization = chosen.normalization
-        self.bench = TrainerState(classifier, masker, target_layer, self.recipe, self.settings)
+        self.state = TrainerState(classifier, masker, target_layer, self.recipe, self.settings)
 
     @property
     def classifier(self) -> nn.Module:
         """The given classifier."""
-        return self.bench.classifier
+        return self.state.classifier
 
     @property
     def masker(self) -> nn.Module | None:
         """The masker; None until the first batch if none was given, and if the recipe trains none."""
-        return self.bench.masker
+        return self.state.masker
 
     @property
     def space(self) -> FeatureSpace | None:
         """Feature space of the CAM; None until the first batch."""
-        return self.bench.space
+        return self.state.space
 
     def fit(self, train: Any, validation: Any = None, *, epochs: int) -> AlignFit:
         """Train the classifier, and the masker if the recipe has one.
@@ -191,7 +163,7 @@ class AlignTrainer:
             DivergedError: a loss or gradient is NaN or infinite. The weights are those before that batch, and training
                 can resume from the last checkpoint.
         """
-        return fit(self, train, validation, epochs)
+        return fit(self.state, train, validation, epochs)
 
     def masker_step(self, batch: Any) -> dict[str, float]:
         """Make one step of the masker, for custom training loops; the classifier is not changed.
@@ -202,15 +174,15 @@ class AlignTrainer:
         Returns:
             The loss, its terms, and statistics of the masks.
         """
-        return self.bench.own_step(batch, self.read_batch, name="masker")
+        return single_step(self.state, batch, name="masker")
 
     def classifier_step(self, batch: Any) -> dict[str, float]:
         """Make one step of the classifier, on all terms, for custom training loops; the masker is not changed."""
-        return self.bench.own_step(batch, self.read_batch, name="classifier")
+        return single_step(self.state, batch, name="classifier")
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state for resuming: ``{"tensors": {name: tensor}, "numbers": {...}}``, in plain types."""
-        snapshot = self.bench.snapshot()
+        snapshot = self.state.snapshot()
         return {"tensors": dict(snapshot.tensors), "numbers": dict(snapshot.numbers)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -219,7 +191,7 @@ class AlignTrainer:
         Raises:
             ValueError: it is from a trainer with other networks or options; the message says which.
         """
-        self.bench.load(state["tensors"], state["numbers"], "the state")
+        self.state.load(state["tensors"], state["numbers"], "the state")
 
     def save(self, path: str | Path) -> Path:
         """Write a checkpoint (safetensors; nothing in it is ever unpickled).
@@ -230,7 +202,7 @@ class AlignTrainer:
         Returns:
             The file.
         """
-        return self.bench.save(Path(path))
+        return self.state.save(Path(path))
 
     def resume(self, path: str | Path) -> None:
         """Load a checkpoint, so that :meth:`fit` resumes from there.
@@ -242,9 +214,9 @@ class AlignTrainer:
             FileNotFoundError: there is none.
             ValueError: it is damaged, or from a trainer with other networks or options.
         """
-        self.bench.resume(Path(path))
+        self.state.resume(Path(path))
 
     def __repr__(self) -> str:
-        known = self.bench.state
+        known = self.state.fit_state
         done = "not begun" if known is None else f"epoch {known.epoch}, {known.position.phase}"
         return f"AlignTrainer({type(self.classifier).__name__}, recipe='{self.recipe.name}', {done})"

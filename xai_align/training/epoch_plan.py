@@ -15,14 +15,13 @@ import torch
 
 
 @dataclass(frozen=True)
-class MicroBatch:
+class Shard:
     """Examples of one process in one forward pass.
 
     Attributes:
         indices: indices of the examples.
-        share: weight of the mean over these examples in the step's mean over all its examples, times the number
-            of processes (whose gradients are averaged). It is zero for a process without examples, which then
-            gets one as a placeholder.
+        share: weight of the mean over these examples in the step's mean over all its examples. It is zero for a
+            process without examples, which then gets one as a placeholder.
     """
 
     indices: tuple[int, ...]
@@ -36,8 +35,8 @@ def steps_in_epoch(count: int, batch: int) -> int:
 
 def epoch_plan(
     count: int, *, batch_size: int, passes: int = 1, processes: int = 1, rank: int = 0, seed: int, epoch: int
-) -> list[list[MicroBatch]]:
-    """Return the steps of an epoch, each a list of ``passes`` parts for this process.
+) -> list[list[Shard]]:
+    """Return the steps of an epoch, each a list of ``passes`` shards for this process.
 
     Every example is in exactly one step. The steps' sizes differ by at most one, so that no small last step
     distorts batch statistics or gives an example more weight than others.
@@ -53,13 +52,12 @@ def epoch_plan(
     """
     order = torch.randperm(count, generator=torch.Generator().manual_seed(derived_seed(seed, "shuffle", epoch)))
     steps = order.tensor_split(steps_in_epoch(count, batch_size * passes * processes))
-    return [[_piece(step, part.tensor_split(processes)[rank], processes) for part in step.tensor_split(passes)]
-            for step in steps]  # fmt: skip
+    return [[_shard(step, part.tensor_split(processes)[rank]) for part in step.tensor_split(passes)] for step in steps]
 
 
-def _piece(step: torch.Tensor, mine: torch.Tensor, processes: int) -> MicroBatch:
-    indices = mine if len(mine) else step[:1]
-    return MicroBatch(tuple(indices.tolist()), len(mine) * processes / len(step))
+def _shard(step: torch.Tensor, local: torch.Tensor) -> Shard:
+    indices = local if len(local) else step[:1]
+    return Shard(tuple(indices.tolist()), len(local) / len(step))
 
 
 def derived_seed(seed: int, *what: object) -> int:
@@ -70,12 +68,12 @@ def derived_seed(seed: int, *what: object) -> int:
 
 @dataclass
 class EpochBatches:
-    """Batch sampler of the parts of the current epoch."""
+    """Batch sampler of the shards of the current epoch."""
 
-    plan: list[list[MicroBatch]] = field(default_factory=list)
+    plan: list[list[Shard]] = field(default_factory=list)
 
     def __iter__(self) -> Iterator[list[int]]:
-        return (list(piece.indices) for step in self.plan for piece in step)
+        return (list(shard.indices) for step in self.plan for shard in step)
 
     def __len__(self) -> int:
         return sum(map(len, self.plan))

@@ -1,19 +1,15 @@
-"""Restoration of the caller's state: training changes only weights, also after an exception."""
+"""Preserved state: training changes only weights, also after an exception."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import nn
 
 from xai_align._tools.model_state import modules_of, parameters_of
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
+from xai_align._tools.random_state import kept_random_state
 
 
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -33,7 +29,23 @@ def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 @contextmanager
-def preserved_except_weights(model: nn.Module, trained: Sequence[nn.Parameter]) -> Iterator[None]:
+def preserved_state(*networks: nn.Module) -> Iterator[None]:
+    """Preserve random states and everything of the networks but their weights, and enable gradients inside the block.
+
+    Raises:
+        ValueError: a network has nothing to train.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(kept_random_state())
+        for network in networks:
+            stack.enter_context(_preserved_except_weights(network, list(trained_parameters(network).values())))
+        yield
+
+
+@contextmanager
+def _preserved_except_weights(model: nn.Module, trained: Sequence[nn.Parameter]) -> Iterator[None]:
     """Let only ``trained`` require grad and clear ``.grad`` inside the block; afterwards restore all but the weights.
 
     Restored are the train and eval modes of every module, ``requires_grad``, ``.grad`` and the device.
@@ -58,38 +70,3 @@ def preserved_except_weights(model: nn.Module, trained: Sequence[nn.Parameter]) 
             p.grad = gradient
         for module, mode in modes:
             module.training = mode
-
-
-@contextmanager
-def accelerator_for(model: nn.Module, mixed_precision: str) -> Iterator[Accelerator]:
-    """Yield a separate :class:`accelerate.Accelerator`.
-
-    ``accelerate`` has global settings, so a second fit in another precision, or a caller's own accelerator, would
-    get the first one's. The block has its own settings; afterwards the previous ones are restored. The process
-    group of several launched processes remains.
-    """
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState, GradientState, PartialState
-    from accelerate.utils import GradientAccumulationPlugin
-
-    launched = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    on_cpu = all(p.device.type == "cpu" for p in parameters_of(model))
-    cpu = on_cpu and not (launched and torch.cuda.is_available())  # launched processes get a GPU each
-    several = PartialState._shared_state.get("num_processes", 1) > 1
-    ours = (AcceleratorState, GradientState) if several else (AcceleratorState, GradientState, PartialState)
-    before = [dict(state._shared_state) for state in ours]
-    try:
-        for state in ours:
-            state._shared_state.clear()
-        # the loop weights its passes itself, so a launcher's setting of gradient accumulation is overridden
-        alone = GradientAccumulationPlugin(num_steps=1)
-        accelerator = Accelerator(mixed_precision=mixed_precision, cpu=cpu, gradient_accumulation_plugin=alone)
-        if mixed_precision == "fp16" and accelerator.device.type == "cpu":
-            raise ValueError("fp16 is for GPUs; on a CPU choose mixed_precision='bf16'")
-        yield accelerator
-    finally:
-        for state, kept in zip(ours, before, strict=True):
-            if state is PartialState and launched:
-                continue
-            state._shared_state.clear()
-            state._shared_state.update(kept)

@@ -62,8 +62,10 @@ class TrainingLog:
                     self._board.add_scalar(name, value, row["step"])
             self._board.flush()
 
-    def close(self) -> None:
-        """Close the files."""
+    def __enter__(self) -> TrainingLog:
+        return self
+
+    def __exit__(self, *error: object) -> None:
         if self._board is not None:
             self._board.close()
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from xai_align.align.forward_passes.masker_pass import MaskerPass
+from xai_align.align.options import OnCollapse
 from xai_align.align.terms.masker_terms import AreaHinge, MaskerTerm, Sparsity
 from xai_align.align.training.collapse import Kind
-from xai_align.align.training.settings import OnCollapse
 
 Weighed = list[tuple[MaskerTerm, float]]
 

@@ -10,67 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from xai_align.align.forward_passes.training_batch import GlobalBatch, TrainingBatch
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
-
-
-@dataclass(frozen=True)
-class ProcessGroup:
-    """Processes that share a fit; by default this one only.
-
-    Attributes:
-        count: number of processes.
-        rank: rank of this process.
-        accelerator: the :class:`accelerate.Accelerator` that connects them.
-    """
-
-    count: int = 1
-    rank: int = 0
-    accelerator: Accelerator | None = None
-
-    @staticmethod
-    def of(accelerator: Accelerator) -> ProcessGroup:
-        """Return the processes that were launched together."""
-        return ProcessGroup(accelerator.num_processes, accelerator.process_index, accelerator)
-
-    def total(self, values: Tensor) -> Tensor:
-        """Return the sum over all processes."""
-        if self.count == 1 or self.accelerator is None:
-            return values
-        summed: Tensor = self.accelerator.reduce(values, "sum")
-        return summed
-
-    def mean_of(self, report: dict[str, float]) -> dict[str, float]:
-        """Return the mean over all processes of the values that each of them reports."""
-        if self.count == 1:
-            return report
-        from accelerate.utils import gather_object
-
-        reports: list[dict[str, float]] = gather_object([report])
-        names = list(dict.fromkeys(name for one in reports for name in one))
-        known = {name: [one[name] for one in reports if name in one] for name in names}
-        return {name: sum(values) / len(values) for name, values in known.items()}
-
-    def same_buffers(self, model: nn.Module) -> None:
-        """Broadcast the batch statistics of the first process to all."""
-        if self.count == 1:
-            return
-        from accelerate.utils import broadcast
-
-        for buffer in model.buffers():
-            buffer.copy_(broadcast(buffer.clone()))
-
-    def wait(self) -> None:
-        """Wait until all processes are here."""
-        if self.accelerator is not None:
-            self.accelerator.wait_for_everyone()
+from xai_align.training.process_group import ProcessGroup
 
 
 @dataclass
@@ -108,10 +53,10 @@ def joined(batches: Sequence[TrainingBatch]) -> TrainingBatch:
 
 
 def micro_batches_of(step: TrainingBatch, *, passes: int = 1, processes: int = 1, rank: int = 0) -> list[MicroBatch]:
-    """Return this process's parts of a step; there may be none if examples are few."""
+    """Return this process's micro-batches of a step; there may be none if examples are few."""
     numbers = torch.arange(len(step.labels))
-    mine = [part.tensor_split(processes)[rank] for part in numbers.tensor_split(passes)]
-    return [_micro_batch(step, int(part[0]), len(part)) for part in mine if len(part)]
+    local = [part.tensor_split(processes)[rank] for part in numbers.tensor_split(passes)]
+    return [_micro_batch(step, int(part[0]), len(part)) for part in local if len(part)]
 
 
 def _micro_batch(step: TrainingBatch, start: int, count: int) -> MicroBatch:
@@ -140,7 +85,7 @@ def on_device(batch: TrainingBatch, device: torch.device) -> TrainingBatch:
 
 
 class Gradients:
-    """Sums of a loss and its gradients over a step's parts and then over the processes.
+    """Sums of a loss and its gradients over a step's micro-batches and then over the processes.
 
     Args:
         parameters: the parameters, in the order of the gradients.
@@ -166,20 +111,10 @@ class Gradients:
                       for one, two in zip(self._sums, found, strict=True)]  # fmt: skip
 
     def total(self, group: ProcessGroup) -> tuple[list[Tensor | None], Tensor]:
-        """Return the sums over all parts of all processes: gradients, and the loss."""
-        if group.count == 1:
-            return self._sums, self._loss
-        parts = [torch.zeros_like(p) if g is None else g for p, g in zip(self._parameters, self._sums, strict=True)]
-        there = torch.tensor([float(g is not None) for g in self._sums])
-        dtype = _widest(parts)
-        head = torch.cat([self._loss.reshape(1).to(dtype), there.to(self._loss.device, dtype)])
-        flat = group.total(torch.cat([head, *(part.reshape(-1).to(dtype) for part in parts)]))
-        loss, taken = flat[0], flat[1 : len(head)].tolist()
-        sums = flat[len(head) :].split([part.numel() for part in parts])
-        return [
-            total.view_as(part).to(part.dtype) if known else None
-            for total, part, known in zip(sums, parts, taken, strict=True)
-        ], loss
+        """Return the sums over all micro-batches of all processes: gradients, and the loss."""
+        loss, *gradients = group.sum_all([self._loss, *self._sums], [self._loss, *self._parameters])
+        assert loss is not None
+        return gradients, loss
 
 
 def _widest(tensors: Sequence[Tensor]) -> torch.dtype:

@@ -13,8 +13,7 @@ from xai_align.align.forward_passes.training_batch import TrainingBatch
 from xai_align.align.look import cam_space, look
 from xai_align.align.masker import Masker
 from xai_align.align.recipe_record import Recipe
-from xai_align.align.saliency import cam_at
-from xai_align.align.training.settings import Order
+from xai_align.align.saliency import Order, cam_at
 from xai_align.features.resolve_layer import Layer
 from xai_align.features.unwrapping import unwrapped
 from xai_align.hookspecs import FeatureSpace

@@ -5,75 +5,37 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from xai_align.align.saliency import Normalise, Order
-from xai_align.align.training.phases import Alternation, Plan
-from xai_align.training.choices import Keep, MakeOptimizer, Precision, Resume
+from xai_align.align.options import AlignOptions
+from xai_align.align.recipe_record import Recipe, needs_mask_source
+from xai_align.align.training.phases import Plan
 from xai_align.training.description import described_optimizer, described_parameters
-
-Schedule = Literal["none", "cosine"]
-OnCollapse = Literal["area", "sparsity", "warn"]
-
-_CHOICES: Mapping[str, Any] = {
-    "order": Order,
-    "normalise": Normalise,
-    "schedule": Schedule,
-    "mixed_precision": Precision,
-    "on_collapse": OnCollapse,
-    "keep": Keep,
-    "resume": Resume,
-    "alternation": Alternation,
-}
+from xai_align.training.options import check_positive, check_whole
 
 
 @dataclass(frozen=True, kw_only=True)
-class AlignSettings:
-    """Checked options of a fit; see :class:`~xai_align.align.trainer.AlignTrainer`."""
+class AlignSettings(AlignOptions):
+    """All options of a trainer, checked; see :class:`~xai_align.align.trainer.AlignTrainer`."""
 
-    order: Order
-    normalise: Normalise
-    plan: Plan
+    warmup_epochs: int
+    masker_only_epochs: int
     learning_rate: float
     masker_learning_rate: float
-    weight_decay: float
-    schedule: Schedule
-    classifier_optimizer: MakeOptimizer | None
-    masker_optimizer: MakeOptimizer | None
-    gradient_clip: float | None
-    freeze_batch_norm: bool
-    on_collapse: OnCollapse
-    keep: Keep
-    patience: int | None
     seed: int
-    mixed_precision: Precision
-    passes: int
-    resume: Resume
-    figure_every: int | None
+    out: Path | None
+    show_progress: bool
 
     def __post_init__(self) -> None:
-        for name, choice in _CHOICES.items():
-            value = getattr(self.plan if name == "alternation" else self, name)
-            if value not in get_args(choice):
-                raise ValueError(f"{name} is {value!r}; choose one of {', '.join(get_args(choice))}")
-        for name in ("warmup_epochs", "warmup_steps", "masker_only_epochs", "masker_only_steps"):
-            _whole(name, getattr(self.plan, name), at_least=0)
-        for name in ("masker_every", "masker_epochs", "classifier_epochs"):
-            _whole(name, getattr(self.plan, name), at_least=1)
-        _whole("gradient_accumulation_steps", self.passes, at_least=1)
-        _whole("seed", self.seed, at_least=0)
-        for name in ("patience", "figure_every"):
-            if getattr(self, name) is not None:
-                _whole(name, getattr(self, name), at_least=1)
-        for name in ("learning_rate", "masker_learning_rate"):
-            _positive(name, getattr(self, name))
-        if self.gradient_clip is not None:
-            _positive("gradient_clip", self.gradient_clip)
-        if not 0 <= self.weight_decay < math.inf:
-            raise ValueError(f"weight_decay is {self.weight_decay}; give zero or a positive number")
+        super().__post_init__()
+        for name in ("warmup_epochs", "masker_only_epochs", "seed"):
+            check_whole(name, getattr(self, name), at_least=0)
+        check_positive("learning_rate", self.learning_rate)
+        check_positive("masker_learning_rate", self.masker_learning_rate)
 
     def optimizer_of_classifier(self, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
         """Return the classifier's optimiser: AdamW by default."""
@@ -113,9 +75,26 @@ def checked_optimizer(
     return optimizer
 
 
+def plan_of(settings: AlignSettings, recipe: Recipe) -> Plan:
+    """Return the schedule of the phases."""
+    return Plan(
+        warmup_epochs=settings.warmup_epochs,
+        warmup_steps=settings.warmup_steps,
+        masker_only_epochs=settings.masker_only_epochs,
+        masker_only_steps=settings.masker_only_steps,
+        alternation=settings.alternation,
+        masker_every=settings.masker_every,
+        masker_epochs=settings.masker_epochs,
+        classifier_epochs=settings.classifier_epochs,
+        with_masker=recipe.trains_masker,
+        with_mask_source=any(map(needs_mask_source, recipe.terms)),
+    )
+
+
 def configuration(
     settings: AlignSettings,
     *,
+    plan: Mapping[str, Any],
     recipe: Mapping[str, Any],
     optimizers: Mapping[str, torch.optim.Optimizer],
     trained: Mapping[str, nn.Parameter],
@@ -123,19 +102,18 @@ def configuration(
     **of_the_fit: Any,
 ) -> dict[str, Any]:
     """Return the configuration that two runs must share for one to resume the other, in JSON types."""
-    plan = {name: getattr(settings.plan, name) for name in settings.plan.__dataclass_fields__}
     return {
         "recipe": dict(recipe),
         "target_layer": target_layer,
         "order": settings.order,
         "normalise": settings.normalise,
-        "plan": plan,
+        "plan": dict(plan),
         "optimizers": {
             name: described_optimizer(optimizer, leave_out=("lr",)) for name, optimizer in optimizers.items()
         },
         "schedule": settings.schedule,
         "gradient_clip": settings.gradient_clip,
-        "gradient_accumulation_steps": settings.passes,
+        "gradient_accumulation_steps": settings.gradient_accumulation_steps,
         "freeze_batch_norm": settings.freeze_batch_norm,
         "on_collapse": settings.on_collapse,
         "keep": settings.keep,
@@ -145,13 +123,3 @@ def configuration(
         "trained": described_parameters(trained),
         **of_the_fit,
     }
-
-
-def _whole(name: str, value: Any, *, at_least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
-        raise ValueError(f"{name} is {value!r}; give a whole number of at least {at_least}")
-
-
-def _positive(name: str, value: float) -> None:
-    if not 0 < value < math.inf:
-        raise ValueError(f"{name} is {value}; give a positive number")

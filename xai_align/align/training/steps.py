@@ -7,9 +7,8 @@ grad, and its batch statistics do not change.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
-from typing import Any
+from contextlib import ExitStack, contextmanager, nullcontext
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,96 +18,64 @@ from xai_align._tools.random_state import seed_all
 from xai_align.align.forward_passes.classifier_pass import ClassifierPass
 from xai_align.align.forward_passes.masker_pass import MaskerPass
 from xai_align.align.forward_passes.training_batch import TrainingBatch
-from xai_align.align.recipe_record import Recipe
-from xai_align.align.training.collapse_responses import CollapseResponse
-from xai_align.align.training.micro_batches import Gradients, MicroBatch, ProcessGroup, micro_batches_of, on_device
-from xai_align.align.training.settings import AlignSettings
-from xai_align.align.training.step_means import StepMeans
-from xai_align.align.training.training_modes import SavedBuffers, TrainingModes
-from xai_align.align.training.updates import Updater
+from xai_align.align.recipe_record import needs_mask_source
+from xai_align.align.training.micro_batches import Gradients, MicroBatch, micro_batches_of, on_device
+from xai_align.align.training.trainer_state import TrainerState
+from xai_align.align.training.training_modes import SavedBuffers
 from xai_align.align.twice_differentiable import twice_differentiable
-from xai_align.hookspecs import FeatureSpace
-from xai_align.training.choices import Precision
 from xai_align.training.diverged import DivergedError
+from xai_align.training.engine import StepContext
 from xai_align.training.epoch_plan import derived_seed
+from xai_align.training.precision import autocast
+from xai_align.training.preserved_state import preserved_state
+from xai_align.training.process_group import ProcessGroup
+from xai_align.training.step_means import StepMeans
 
 #: Mask values from which a pixel counts as kept, and up to which as dropped.
 HIGH, LOW = 0.9, 0.1
 
 
-@dataclass(frozen=True)
-class StepContext:
-    """Time of a step.
-
-    Attributes:
-        number: number of the step, from 0.
-        progress: the share of the fit that is done, 0 to 1.
-        words: text for messages, e.g. "epoch 3, batch 17".
-    """
-
-    number: int
-    progress: float
-    words: str
-
-
-@dataclass(kw_only=True)
 class Steps:
     """Training steps of both networks.
 
-    Attributes:
-        classifier: the network itself, without wrappers.
-        masker: the masker; None if the recipe has none.
-        space: feature space of the CAMs.
-        settings: the options.
-        recipe: the training recipe.
-        updaters: optimisers of "classifier" and, if there is one, "masker".
-        modes: training modes of both networks.
-        response: response to collapsed masks.
+    Args:
+        trainer: the networks with their optimisers, modes and options.
         group: the processes.
-        device: device of the networks.
     """
 
-    classifier: nn.Module
-    masker: nn.Module | None
-    space: FeatureSpace
-    settings: AlignSettings
-    recipe: Recipe
-    updaters: dict[str, Updater]
-    modes: dict[str, TrainingModes]
-    response: CollapseResponse
-    group: ProcessGroup
-    device: torch.device
-    _buffers: dict[str, SavedBuffers] = field(init=False)
-
-    def __post_init__(self) -> None:
+    def __init__(self, trainer: TrainerState, group: ProcessGroup) -> None:
+        assert trainer.space is not None
+        self.classifier, self.masker, self.space = trainer.network, trainer.masker, trainer.space
+        self.settings, self.recipe, self.response = trainer.settings, trainer.recipe, trainer.response
+        self.updaters, self.modes = trainer.updaters, trainer.modes
+        self.device, self.group = trainer.device, group
         networks = {"classifier": self.classifier, "masker": self.masker}
         self._buffers = {name: SavedBuffers(network) for name, network in networks.items() if network is not None}
 
     def micro_batches(self, step: TrainingBatch) -> list[MicroBatch]:
-        """Return this process's parts of a step's examples, on the device."""
-        group = self.group
-        return micro_batches_of(
-            on_device(step, self.device), passes=self.settings.passes, processes=group.count, rank=group.rank
-        )
+        """Return this process's micro-batches of a step's examples, on the device."""
+        passes, group = self.settings.gradient_accumulation_steps, self.group
+        return micro_batches_of(on_device(step, self.device), passes=passes, processes=group.count, rank=group.rank)
 
     def masker_step(self, micro_batches: Sequence[MicroBatch], context: StepContext, *, means: StepMeans) -> None:
-        """Make a step of the masker on this process's parts of a step's examples; its masks are stored in them.
+        """Make a step of the masker on this process's micro-batches; its masks are stored in them.
 
         Args:
-            micro_batches: the parts from :meth:`micro_batches`.
-            context: time of the step.
+            micro_batches: those from :meth:`micro_batches`.
+            context: position of the step.
             means: statistics are added to it.
 
         Raises:
             DivergedError: the loss or its gradient is NaN or infinite; weights are as before.
         """
+        assert self.masker is not None
         terms = self.response.weighted_terms(self.recipe.masker_terms)
         with self._learning("masker", context) as gradients:
             for micro_batch in micro_batches:
                 forward = MaskerPass(
                     micro_batch.batch,
                     classifier=self.classifier,
-                    masker=needed(self.masker),
+                    masker=self.masker,
                     generator=self._generator(context),
                     progress=context.progress,
                     baseline=self.recipe.baseline,
@@ -131,7 +98,8 @@ class Steps:
         and free.
         """
         terms = [(term, term.weight) for term in self.recipe.terms if with_masks or not needs_mask_source(term)]
-        twice = self.settings.order == "second" or any(differentiates_twice(term) for term, _ in terms)
+        differentiated = any(getattr(term, "differentiates_twice", False) for term, _ in terms)
+        twice = self.settings.order == "second" or differentiated
         with self._learning("classifier", context) as gradients, twice_differentiable() if twice else nullcontext():
             for micro_batch in micro_batches:
                 forward = ClassifierPass(
@@ -162,17 +130,19 @@ class Steps:
         self._buffers[name].save()
         # seeds dropout etc., so that a repeated step is the same
         seed_all(derived_seed(self.settings.seed, name, context.number, self.group.rank))
-        with self.modes[name].training():
-            with nullcontext() if other is None else self.modes[_OTHER[name]].evaluating():
-                with nullcontext() if other is None else frozen_parameters(other):
-                    yield Gradients(updater.parameters)
+        with ExitStack() as stack:
+            stack.enter_context(self.modes[name].training())
+            if other is not None:
+                stack.enter_context(self.modes[_OTHER[name]].evaluating())
+                stack.enter_context(frozen_parameters(other))
+            yield Gradients(updater.parameters)
 
     def _generator(self, context: StepContext) -> torch.Generator:
-        """Return the generator of partners, noise etc., the same for both networks, all parts and all processes."""
+        """Return the generator of partners, noise etc., the same for both networks and all processes."""
         return torch.Generator().manual_seed(derived_seed(self.settings.seed, "step", context.number))
 
     def _weighted(self, forward: Any, terms: Sequence[tuple[Any, float]], share: float, means: StepMeans) -> Tensor:
-        """Return the loss of a part: the weighted sum of the terms' means over its examples."""
+        """Return the loss of a micro-batch: the weighted sum of the terms' means over its examples."""
         with autocast(self.device, self.settings.mixed_precision):
             values = [(term.name, weight, term(forward).mean()) for term, weight in terms]
         for name, _, value in values:
@@ -186,7 +156,7 @@ class Steps:
         except DivergedError as error:
             self._buffers[name].restore()
             raise DivergedError(
-                f"{context.words}: {error}; no step was made. Give a smaller learning rate, or look for extreme "
+                f"{context.text}: {error}; no step was made. Give a smaller learning rate, or look for extreme "
                 "values in the images"
             ) from None
         means.add(norm_name, norm, 1 / self.group.count)
@@ -195,13 +165,8 @@ class Steps:
 _OTHER = {"classifier": "masker", "masker": "classifier"}
 
 
-def differentiates_twice(term: Any) -> bool:
-    """Return True if a term's loss contains a gradient."""
-    return bool(getattr(term, "differentiates_twice", False))
-
-
 class MaskerWithSavedMasks(nn.Module):
-    """Masker that reuses its masks of a part's images.
+    """Masker that reuses its masks of a micro-batch's images.
 
     Args:
         masker: the masker.
@@ -221,17 +186,6 @@ class MaskerWithSavedMasks(nn.Module):
         return masks
 
 
-def needed(masker: nn.Module | None) -> nn.Module:
-    """Return the masker, which must exist."""
-    assert masker is not None
-    return masker
-
-
-def needs_mask_source(term: Any) -> bool:
-    """Return True if a term needs a mask, so that it is left out until there is one."""
-    return bool(getattr(term, "needs_mask_source", False))
-
-
 @torch.no_grad()
 def add_mask_statistics(forward: MaskerPass, share: float, means: StepMeans) -> None:
     """Add statistics of the masks and of the classifier's predictions with them to the means."""
@@ -245,8 +199,19 @@ def add_mask_statistics(forward: MaskerPass, share: float, means: StepMeans) -> 
         means.add("p_drop", forward.p_drop.mean(), share)
 
 
-def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
-    """Return the autocast context of forward passes."""
-    if precision == "no":
-        return nullcontext()
-    return torch.autocast(device.type, torch.bfloat16 if precision == "bf16" else torch.float16)
+def single_step(trainer: TrainerState, raw: Any, *, name: Literal["classifier", "masker"]) -> dict[str, float]:
+    """Make one step of a network for a custom training loop; see :class:`~xai_align.align.trainer.AlignTrainer`."""
+    with preserved_state():
+        trainer.check_first_batch(raw, "the batches")
+        if name == "masker" and trainer.masker is None:
+            raise ValueError(f"the recipe '{trainer.recipe.name}' trains no masker, so there is no step of it to make")
+        state, means, group = trainer.assemble(), StepMeans(trainer.device), ProcessGroup()
+        steps = Steps(trainer, group)
+        micro_batches = steps.micro_batches(trainer.validator("the batches")(raw))
+        context = StepContext(state.step, 0.0, f"step {state.step + 1}")
+        if name == "masker":
+            steps.masker_step(micro_batches, context, means=means)
+        else:
+            steps.classifier_step(micro_batches, context, with_masks=True, means=means)
+        state.step += 1
+    return {name: value for name, value in means.values(means.names, group).items() if value is not None}

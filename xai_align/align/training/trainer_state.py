@@ -1,11 +1,11 @@
-"""The two networks with their optimisers, modes and state, and how these are saved."""
+"""State of a trainer: the two networks with their optimisers, modes and state of the fit, and how these are saved."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,14 +13,13 @@ from torch import Tensor, nn
 from xai_align._tools.files.fields import either, nothing
 from xai_align._tools.files.size_limit import no_larger_than
 from xai_align._tools.model_state import parameters_of
-from xai_align._tools.random_state import kept_random_state
 from xai_align.align.masker import Masker
 from xai_align.align.masker_file import OPTIONS as MASKER_OPTIONS
 from xai_align.align.recipe_record import Recipe
-from xai_align.align.training.batch_validation import BatchValidator, ReadBatch
+from xai_align.align.training.batch_validation import BatchValidator
 from xai_align.align.training.collapse_responses import CollapseResponse, response_to
-from xai_align.align.training.fit_state import FitState
-from xai_align.align.training.micro_batches import ProcessGroup, on_device
+from xai_align.align.training.fit_state import AlignFitState
+from xai_align.align.training.micro_batches import on_device
 from xai_align.align.training.phases import first_position
 from xai_align.align.training.recipe_description import recipe_description
 from xai_align.align.training.sanity_checks import (
@@ -30,9 +29,7 @@ from xai_align.align.training.sanity_checks import (
     fresh_masker,
     network_inside,
 )
-from xai_align.align.training.settings import AlignSettings, configuration
-from xai_align.align.training.step_means import StepMeans
-from xai_align.align.training.steps import StepContext, Steps
+from xai_align.align.training.settings import AlignSettings, configuration, plan_of
 from xai_align.align.training.training_modes import TrainingModes
 from xai_align.align.training.updates import Updater
 from xai_align.features.resolve_layer import Layer
@@ -47,6 +44,7 @@ from xai_align.training.checkpoints import (
     same,
     write_checkpoint,
 )
+from xai_align.training.precision import gradient_scaler
 from xai_align.training.preserved_state import trained_parameters
 
 _MASKER_OPTIONS = "masker_options"
@@ -72,7 +70,7 @@ class TrainerState:
         settings: AlignSettings,
     ) -> None:
         self.classifier = classifier
-        self.recipe, self.settings = recipe, settings
+        self.recipe, self.settings, self.plan = recipe, settings, plan_of(settings, recipe)
         self.network = network_inside(classifier)
         # a module is stored by its name, which is also valid for copies and checkpoints
         if isinstance(target_layer, nn.Module):
@@ -94,7 +92,7 @@ class TrainerState:
         self.response: CollapseResponse = response_to(settings.on_collapse)
         self.updaters: dict[str, Updater] = {}
         self.modes: dict[str, TrainingModes] = {}
-        self.state: FitState | None = None
+        self.fit_state: AlignFitState | None = None
         self.space: FeatureSpace | None = None
         self.classes: int | None = None
 
@@ -108,7 +106,7 @@ class TrainerState:
         """Dtype of the classifier's parameters, and so of its images."""
         return next((p.dtype for p in parameters_of(self.network) if p.is_floating_point()), torch.float32)
 
-    def check_first_batch(self, raw: Any, read_batch: ReadBatch | None, name: str = "the training data") -> None:
+    def check_first_batch(self, raw: Any, name: str) -> None:
         """Inspect the first batch: find the CAM's layer and the number of classes, make the masker, check that all fit.
 
         Raises:
@@ -116,27 +114,27 @@ class TrainerState:
         """
         if self.space is not None and self.classes is not None:
             return
-        batch = on_device(self.reader(read_batch, name)(raw), self.device)
+        batch = on_device(self.validator(name)(raw), self.device)
         check_recipe(self.recipe, batch)
         space, classes = cam_space_and_classes(self.network, batch, self.target_layer, self.settings.order)
         if self.recipe.trains_masker:
             if self.masker is None:
                 self.masker = fresh_masker(batch.images, self.settings.seed)
-            elif self.state is None:
+            elif self.fit_state is None:
                 self.masker.to(self.device)
             check_masker(self.masker, self.network, batch)
         self.space, self.classes = space, classes
-        self.reader(read_batch, name)(raw)  # check that labels are in range
+        self.validator(name)(raw)  # check that labels are in range
         self.assemble()
 
-    def reader(self, read_batch: ReadBatch | None, name: str) -> BatchValidator:
-        """Return a reader that makes batches for the networks."""
-        return BatchValidator(name=name, read_batch=read_batch, classes=self.classes, dtype=self.dtype)
+    def validator(self, name: str) -> BatchValidator:
+        """Return the batch validation of a loader, by its name in messages."""
+        return BatchValidator(name=name, read_batch=self.settings.read_batch, classes=self.classes, dtype=self.dtype)
 
-    def assemble(self) -> FitState:
+    def assemble(self) -> AlignFitState:
         """Make optimisers and state, once both networks exist."""
-        if self.state is not None:
-            return self.state
+        if self.fit_state is not None:
+            return self.fit_state
         networks = {"classifier": self.network} | ({} if self.masker is None else {"masker": self.masker})
         optimizers = {
             "classifier": self.settings.optimizer_of_classifier,
@@ -148,52 +146,14 @@ class TrainerState:
                 parameters,
                 optimizers[name](parameters),
                 gradient_clip=self.settings.gradient_clip,
-                scaled=self.settings.mixed_precision == "fp16",
-                what=name,
+                scaler=gradient_scaler(self.device, self.settings.mixed_precision),
+                name=name,
             )
             frozen = self.settings.freeze_batch_norm and name == "classifier"
             self.modes[name] = TrainingModes(network, freeze_batch_norm=frozen)
         terms = (*self.recipe.terms, *self.recipe.masker_terms)
-        self.state = FitState(networks, self.updaters, terms, self.response, first_position(self.settings.plan))
-        return self.state
-
-    def steps(self, group: ProcessGroup) -> Steps:
-        """Return the object that makes training steps."""
-        assert self.space is not None
-        return Steps(
-            classifier=self.network,
-            masker=self.masker,
-            space=self.space,
-            settings=self.settings,
-            recipe=self.recipe,
-            updaters=self.updaters,
-            modes=self.modes,
-            response=self.response,
-            group=group,
-            device=self.device,
-        )
-
-    def own_step(
-        self, raw: Any, read_batch: ReadBatch | None, *, name: Literal["classifier", "masker"]
-    ) -> dict[str, float]:
-        """Make one step for a custom training loop; see :class:`~xai_align.align.trainer.AlignTrainer`."""
-        with ExitStack() as stack:
-            stack.enter_context(torch.inference_mode(False))
-            stack.enter_context(torch.enable_grad())
-            stack.enter_context(kept_random_state())
-            self.check_first_batch(raw, read_batch, "the batches")
-            if name == "masker" and self.masker is None:
-                raise ValueError(f"the recipe '{self.recipe.name}' trains no masker, so there is no step of it to make")
-            state, means = self.assemble(), StepMeans(self.device)
-            steps = self.steps(ProcessGroup())
-            micro_batches = steps.micro_batches(self.reader(read_batch, "the batches")(raw))
-            context = StepContext(state.step, 0.0, f"step {state.step + 1}")
-            if name == "masker":
-                steps.masker_step(micro_batches, context, means=means)
-            else:
-                steps.classifier_step(micro_batches, context, with_masks=True, means=means)
-            state.step += 1
-        return {name: value for name, value in means.values(means.names, ProcessGroup()).items() if value is not None}
+        self.fit_state = AlignFitState(networks, self.updaters, terms, self.response, first_position(self.plan))
+        return self.fit_state
 
     def configuration(self, **of_the_fit: Any) -> dict[str, Any]:
         """Return the configuration that identifies a run, in JSON types."""
@@ -205,6 +165,7 @@ class TrainerState:
         }
         return configuration(
             self.settings,
+            plan=asdict(self.plan),
             recipe=recipe_description(self.recipe),
             optimizers={name: updater.optimizer for name, updater in self.updaters.items()},
             trained=trained,
@@ -218,9 +179,9 @@ class TrainerState:
         Raises:
             ValueError: nothing has been trained yet.
         """
-        if self.state is None:
+        if self.fit_state is None:
             raise ValueError("nothing was trained yet, so there is nothing to keep; call fit, or make a step")
-        found = self.state.snapshot()
+        found = self.fit_state.snapshot()
         options = self.masker.options if isinstance(self.masker, Masker) else None
         return Snapshot(found.tensors, {**found.numbers, "config": self.configuration(), _MASKER_OPTIONS: options})
 
@@ -260,27 +221,27 @@ class TrainerState:
         Raises:
             ValueError: it is invalid, or from another trainer; nothing was changed.
         """
-        before = self.masker, self.state, dict(self.updaters), dict(self.modes)
+        before = self.masker, self.fit_state, dict(self.updaters), dict(self.modes)
         options = numbers.get(_MASKER_OPTIONS)
         if complaint := either(nothing, MASKER_OPTIONS)(options, _MASKER_OPTIONS):
             raise ValueError(f"{name} is not what it should be: {complaint}")
         try:
             if self.recipe.trains_masker and self.masker is None:
                 self.masker = self._saved_masker(tensors, options, name)
-            mine = self.masker.options if isinstance(self.masker, Masker) else None
-            if options != mine:
+            own_options = self.masker.options if isinstance(self.masker, Masker) else None
+            if options != own_options:
                 raise ValueError(f"{name} is of a trainer with another masker: its options are other ones")
             state = self.assemble()
             config = numbers.get("config")
             if not isinstance(config, dict):
                 raise ValueError(f"{name} is not what it should be: config is no object")
-            mine = self.configuration()
-            saved = {key: value for key, value in config.items() if key in mine}
-            if not same(saved, here := _as_json(mine)):
-                raise ValueError(f"{name} is of a trainer with another configuration: {differences(saved, here)}")
+            own_config = Checkpoints(Path(), self.configuration()).config
+            saved = {key: value for key, value in config.items() if key in own_config}
+            if not same(saved, own_config):
+                raise ValueError(f"{name} is of a trainer with another configuration: {differences(saved, own_config)}")
             state.restore(Snapshot(tensors, numbers), name)
         except Exception:
-            self.masker, self.state, self.updaters, self.modes = before
+            self.masker, self.fit_state, self.updaters, self.modes = before
             raise
 
     def _saved_masker(self, tensors: Mapping[str, Tensor], options: Mapping[str, Any] | None, name: str) -> Masker:
@@ -288,7 +249,3 @@ class TrainerState:
             raise ValueError(f"{name} is of a fit with a masker of its own kind; give the trainer one like it")
         with no_larger_than(tensors, name):
             return Masker(**options).to(self.device, self.dtype)
-
-
-def _as_json(config: Mapping[str, Any]) -> dict[str, Any]:
-    return dict(Checkpoints(Path(), config).config)

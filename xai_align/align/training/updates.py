@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +19,8 @@ class Updater:
         parameters: the trained parameters.
         optimizer: their optimiser.
         gradient_clip: maximum norm of all gradients together; None: no clipping.
-        scaled: whether losses are scaled, as float16 needs.
-        what: name of the network in messages, e.g. "classifier".
+        scaler: scaler of the losses, which float16 needs; None: they are not scaled.
+        name: name of the network in messages, e.g. "classifier".
     """
 
     def __init__(
@@ -30,11 +29,11 @@ class Updater:
         optimizer: torch.optim.Optimizer,
         *,
         gradient_clip: float | None,
-        scaled: bool,
-        what: str,
+        scaler: torch.amp.GradScaler | None = None,
+        name: str,
     ) -> None:
-        self.parameters, self.optimizer, self.what = list(parameters), optimizer, what
-        self.scaler: Any = torch.amp.GradScaler(self.parameters[0].device.type) if scaled else None
+        self.parameters, self.optimizer, self.name = list(parameters), optimizer, name
+        self.scaler = scaler
         self._most = math.inf if gradient_clip is None else gradient_clip
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
@@ -71,9 +70,9 @@ class Updater:
             cam_space_and_classes = loss.detach() if self.scaler is not None else loss.detach() + norm
             if not math.isfinite(cam_space_and_classes.item()):
                 found = (
-                    f"the loss of the {self.what} was {loss.item()}"
+                    f"the loss of the {self.name} was {loss.item()}"
                     if not math.isfinite(loss.item())
-                    else f"the loss of the {self.what} was {loss.item():.4g}, but its gradient was {norm.item()}"
+                    else f"the loss of the {self.name} was {loss.item():.4g}, but its gradient was {norm.item()}"
                 )
                 raise DivergedError(found)
             if self.scaler is None:

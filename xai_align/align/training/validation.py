@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xai_align.align.forward_passes.training_batch import TrainingBatch
-from xai_align.align.training.micro_batches import ProcessGroup, micro_batches_of, on_device
-from xai_align.align.training.steps import autocast
+from xai_align.align.training.micro_batches import micro_batches_of, on_device
 from xai_align.align.training.training_modes import TrainingModes
 from xai_align.training.choices import Precision
+from xai_align.training.precision import autocast
+from xai_align.training.process_group import ProcessGroup
 
 #: Names of the measures.
 VALIDATED = ("validation_loss", "accuracy", "macro_accuracy", "worst_class")
@@ -33,7 +34,6 @@ def validate(
 
     Every process evaluates its share of each batch.
     """
-    group.same_buffers(classifier)
     wide = torch.float32 if device.type == "mps" else torch.float64
     loss = torch.zeros((), device=device, dtype=wide)
     right, there = (torch.zeros(classes, device=device, dtype=wide) for _ in range(2))
@@ -48,7 +48,7 @@ def validate(
                 hits = (logits.argmax(1) == batch.labels).to(wide)
                 right.index_add_(0, batch.labels, hits)
                 there.index_add_(0, batch.labels, torch.ones_like(hits))
-    return _measures(group.total(torch.cat([loss.reshape(1), right, there])).cpu(), classes)
+    return _measures(group.sum(torch.cat([loss.reshape(1), right, there])).cpu(), classes)
 
 
 def _measures(sums: Tensor, classes: int) -> dict[str, float]:

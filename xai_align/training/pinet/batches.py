@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from xai_align.pinet.network.losses import Batch
-from xai_align.training.epoch_plan import EpochBatches, MicroBatch
+from xai_align.training.choices import Precision
+from xai_align.training.epoch_plan import EpochBatches, Shard
 from xai_align.training.pinet.items import Collate
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
+from xai_align.training.precision import autocast
+from xai_align.training.process_group import ProcessGroup
 
 Teacher = Callable[[Tensor], Tensor]
 
@@ -25,29 +25,31 @@ class BatchSource:
     """Source of batches.
 
     Attributes:
-        accelerator: has the processes and the precision.
+        group: the processes.
         device: device of the model.
+        precision: of the teacher's forward passes.
         collate: converts items to a batch.
         teacher: network whose logits are added to the batch.
         num_workers: number of data loading processes per training process.
     """
 
-    accelerator: Accelerator
+    group: ProcessGroup
     device: torch.device
+    precision: Precision
     collate: Collate
     teacher: Teacher | None = None
     num_workers: int = 0
 
-    def of_plan(self, data: Dataset[Any], plan: list[list[MicroBatch]], seed: int) -> DataLoader[Batch]:
+    def planned(self, data: Dataset[Any], plan: list[list[Shard]], seed: int) -> DataLoader[Batch]:
         """Yield the batches of a planned epoch, on the CPU."""
         return self._loader(data, seed, batch_sampler=EpochBatches(plan))
 
-    def of_share(self, data: Dataset[Any], batch_size: int) -> DataLoader[Batch]:
+    def share_of(self, data: Dataset[Any], batch_size: int) -> DataLoader[Batch]:
         """Yield this process's share of all examples, in order, on the CPU."""
-        mine = range(self.accelerator.process_index, len(data), self.accelerator.num_processes)  # type: ignore[arg-type]
-        return self._loader(Subset(data, mine), 0, batch_size=batch_size)
+        local = range(self.group.rank, len(data), self.group.count)  # type: ignore[arg-type]
+        return self._loader(Subset(data, local), 0, batch_size=batch_size)
 
-    def at_hand(self, batch: Batch) -> Batch:
+    def on_device(self, batch: Batch) -> Batch:
         """Return the batch on the device, with the teacher's logits.
 
         Raises:
@@ -57,13 +59,9 @@ class BatchSource:
         masks = None if batch.masks is None else batch.masks.to(self.device, non_blocking=True)
         return Batch(images, targets, masks, None if self.teacher is None else self._taught(images))
 
-    def over_processes(self, sums: Tensor) -> Tensor:
-        """Return the sum over all processes."""
-        return self.accelerator.reduce(sums.to(self.device), "sum")
-
     def _taught(self, images: Tensor) -> Tensor:
         assert self.teacher is not None
-        with torch.no_grad(), self.accelerator.autocast():
+        with torch.no_grad(), autocast(self.device, self.precision):
             logits = self.teacher(images)
         wanted = (len(images), self.collate.classes)
         if not isinstance(logits, Tensor) or tuple(logits.shape) != wanted:

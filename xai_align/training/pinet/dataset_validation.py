@@ -1,4 +1,4 @@
-"""Check of a data set before training, so that mistakes show at once.
+"""Validation of a data set before training, so that mistakes show at once.
 
 Of a larger data set :data:`CHECKED_ITEMS` items, evenly spread, are checked; the others
 are checked when they are put into a batch.
@@ -28,11 +28,11 @@ class FittingDataWarning(UserWarning):
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetSummary:
-    """Findings about a data set.
+    """Summary of a data set.
 
     Attributes:
         count: number of items in the data set.
-        examined: number of items that were checked.
+        checked: number of items that were checked.
         per_class: number of examples of each class (empty for tasks without classes).
         constant: indices of items with a constant image.
         masks: number of items with a mask.
@@ -40,14 +40,14 @@ class DatasetSummary:
     """
 
     count: int
-    examined: int
+    checked: int
     per_class: dict[int, int] = field(default_factory=dict)
     constant: tuple[int, ...] = ()
     masks: int = 0
     digest: str = ""
 
 
-def examine(data: Any, collate: Collate, *, name: str) -> DatasetSummary:
+def validate_dataset(data: Any, collate: Collate, *, name: str) -> DatasetSummary:
     """Check a data set: raise on invalid items, warn of suspicious ones.
 
     Args:
@@ -80,7 +80,7 @@ def examine(data: Any, collate: Collate, *, name: str) -> DatasetSummary:
         masks += mask is not None and not mask.isnan().all()
     found = DatasetSummary(
         count=count,
-        examined=len(numbers),
+        checked=len(numbers),
         per_class=dict(sorted(classes.items())),
         constant=tuple(constant),
         masks=masks,
@@ -129,11 +129,11 @@ def _is_constant(image: Tensor) -> bool:
 
 
 def _warn(found: DatasetSummary, collate: Collate, name: str) -> None:
-    if len(found.constant) == found.examined:
+    if len(found.constant) == found.checked:
         raise ValueError(f"{name}: every image has one colour throughout, so none says where anything is")
     if found.constant:
         warnings.warn(
-            f"{name}: {len(found.constant)} of {found.examined} images have one colour throughout (item(s) "
+            f"{name}: {len(found.constant)} of {found.checked} images have one colour throughout (item(s) "
             f"{_some(found.constant)}); they say nothing about where",
             FittingDataWarning,
             stacklevel=callers_level(),
@@ -145,7 +145,7 @@ def _warn(found: DatasetSummary, collate: Collate, name: str) -> None:
     if absent:
         warnings.warn(
             f"{name}: {len(absent)} of {len(expected)} classes have no example (class {_some(absent)}) among the "
-            f"{found.examined} that were looked at; what is said about them means nothing",
+            f"{found.checked} that were checked; what is said about them means nothing",
             FittingDataWarning,
             stacklevel=callers_level(),
         )

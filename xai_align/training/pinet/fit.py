@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 from torch.utils.data import Dataset
 
 from xai_align._tools.model_state import parameters_of
 from xai_align._tools.options import with_changes
-from xai_align._tools.random_state import kept_random_state, seed_all
+from xai_align._tools.random_state import seed_all
 from xai_align.pinet.network.losses import PiNetLoss
-from xai_align.training.choices import Resume
+from xai_align.training.checkpoints import Checkpoints
 from xai_align.training.epoch_plan import derived_seed, steps_in_epoch
 from xai_align.training.pinet.batches import BatchSource
-from xai_align.training.pinet.dataset_validation import examine
-from xai_align.training.pinet.loop import FitLoop
+from xai_align.training.pinet.dataset_validation import validate_dataset
+from xai_align.training.pinet.fit_state import PiNetFitState
 from xai_align.training.pinet.metric import metric_of
 from xai_align.training.pinet.options import FitOptions
-from xai_align.training.pinet.progress import progress
-from xai_align.training.pinet.run import Run
-from xai_align.training.pinet.sanity_checks import first_look, teacher_for
-from xai_align.training.pinet.settings import FitSettings
-from xai_align.training.preserved_state import accelerator_for, preserved_except_weights, trained_parameters
-from xai_align.training.training_log import Row, TrainingLog
+from xai_align.training.pinet.program import PiNetProgram
+from xai_align.training.pinet.sanity_checks import check_model, teacher_for
+from xai_align.training.pinet.settings import FitSettings, configuration
+from xai_align.training.precision import gradient_scaler
+from xai_align.training.preserved_state import preserved_state, trained_parameters
+from xai_align.training.process_group import ProcessGroup
+from xai_align.training.run import run_fit, run_folder
+from xai_align.training.training_log import Row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,93 +133,82 @@ def fit_pinet(
         fit.model.explain(images).coefficient_maps  # [N, K, h, w]
     """
     chosen = with_changes(options, FitOptions, changed, "fit_pinet")
+    if validation is None:
+        chosen = replace(chosen, keep="last")
     settings = FitSettings(
-        loss=loss,
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        betas=chosen.betas,
-        weight_decay=chosen.weight_decay,
-        schedule=chosen.schedule,
-        patience=chosen.patience,
-        stop_at=chosen.stop_at,
-        validate_every=chosen.validate_every,
-        keep=chosen.keep if validation is not None else "last",
-        seed=seed,
-        mixed_precision=chosen.mixed_precision,
-        passes=chosen.gradient_accumulation_steps,
-        make_optimizer=chosen.optimizer,
+        **vars(chosen), loss=loss, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed
     )
-    folder = _folder(out, chosen.resume)
-    trained = trained_parameters(model)
-    teacher = teacher_for(model, chosen.teacher, loss, trained)
-    with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.enable_grad())
-        stack.enter_context(kept_random_state())
-        accelerator = stack.enter_context(accelerator_for(model, chosen.mixed_precision))
-        stack.enter_context(preserved_except_weights(model, list(trained.values())))
-        if accelerator.num_processes > 1:
-            model.to(accelerator.device)
+    folder = run_folder(out, settings.resume)
+    metric = metric_of(loss.task)
+    teacher = teacher_for(model, settings.teacher, loss, trained_parameters(model))
+    with preserved_state(model):
+        group = ProcessGroup.launched()
+        if group.device is not None:
+            model.to(group.device)
+        group.broadcast_weights(model)
         seed_all(derived_seed(seed, "examination"))  # targets may be random, and are compared when a run resumes
-        collate, trained = first_look(model, train, loss, trained)
-        found = {"train": examine(train, collate, name="the training data"), "validation": None}
-        if validation is not None:
-            found["validation"] = examine(validation, collate, name="the validation data")
-        settings.check_with_data(len(train), accelerator.num_processes, validation is not None)  # type: ignore[arg-type]
-        run = Run.prepare(model, trained, settings, accelerator, found, teacher is not None, folder)
-        notes = run.begin(chosen.resume)
-        advance = stack.enter_context(progress(run, steps_in_epoch(len(train), run.step_size), show_progress))  # type: ignore[arg-type]
-        journal = TrainingLog(folder if accelerator.is_main_process else None, chosen.log)
-        stack.callback(journal.close)
-        journal.begin(run.training.history)
-        if settings.keep == "best":
-            stack.callback(run.training.take_best_weights)
-        loop = FitLoop(
-            settings=settings,
-            training=run.training,
-            model=model,
-            wrapped=run.wrapped,
-            optimizer=run.optimizer,
-            source=BatchSource(
-                accelerator=accelerator,
-                device=parameters_of(model)[0].device,
-                collate=collate,
-                teacher=teacher,
-                num_workers=chosen.num_workers,
-            ),
-            train=train,
-            validation=validation,
-            metric=metric_of(loss.task),
-            tell=journal.add,
-            advance=advance,
+        collate, trained = check_model(model, train, loss, trained_parameters(model))
+        data = {
+            "train": validate_dataset(train, collate, name="the training data"),
+            "validation": None
+            if validation is None
+            else validate_dataset(validation, collate, name="the validation data"),
+        }
+        settings.check_with_data(len(train), group.count, validation is not None)  # type: ignore[arg-type]
+        device = parameters_of(model)[0].device
+        optimizer = settings.new_optimizer(list(trained.values()))
+        config = configuration(
+            settings, optimizer, model, trained, data, processes=group.count, teacher=teacher is not None
         )
-        while run.training.epoch < epochs and not run.training.stopped:
-            loop.run_epoch()
-            run.keep()
-        is_main = accelerator.is_main_process
-    if folder is not None and is_main:
+        steps = epochs * steps_in_epoch(len(train), settings.step_size(group.count))  # type: ignore[arg-type]
+        state = PiNetFitState(
+            model,
+            trained,
+            optimizer,
+            settings.new_scheduler(optimizer, steps),
+            gradient_scaler(device, settings.mixed_precision),
+        )
+        source = BatchSource(
+            group=group,
+            device=device,
+            precision=settings.mixed_precision,
+            collate=collate,
+            teacher=teacher,
+            num_workers=settings.num_workers,
+        )
+        notes = run_fit(
+            PiNetProgram(
+                settings=settings,
+                state=state,
+                model=model,
+                source=source,
+                train=train,
+                validation=validation,
+                metric=metric,
+                group=group,
+            ),
+            state,
+            settings,
+            epochs=epochs,
+            checkpoints=None if folder is None else Checkpoints(folder / "checkpoints", config),
+            group=group,
+            shown={"loss": "loss", metric.name: metric.name} if show_progress else None,
+            validate_every=settings.validate_every,
+        )
+    if folder is not None and group.is_main:
         _save(model, folder / "model")
     return Fit(
         model=model,
-        metric=metric_of(loss.task).name,
-        best=run.training.best,
-        history=run.training.history,
-        epochs=run.training.epoch,
-        steps=run.training.step,
-        stopped=run.training.stopped or "epochs",
-        seconds=run.training.seconds,
-        notes=notes,
+        metric=metric.name,
+        best=state.best,
+        history=state.history,
+        epochs=state.epoch,
+        steps=state.step,
+        stopped=state.stopped or "epochs",
+        seconds=state.seconds,
+        notes=tuple(notes),
         out=folder,
     )
-
-
-def _folder(out: str | Path | None, resume: Resume) -> Path | None:
-    if resume not in ("auto", "must", "never"):
-        raise ValueError(f"resume is '{resume}'; choose 'auto', 'must' or 'never'")
-    if out is None and resume == "must":
-        raise ValueError("there is no folder to resume from; give out=...")
-    return None if out is None else Path(out)
 
 
 def _save(model: nn.Module, folder: Path) -> None:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
-from xai_align.training.choices import Keep, MakeOptimizer, Precision, Resume
+from xai_align.training.choices import MakeOptimizer
+from xai_align.training.options import TrainingOptions, check_choices, check_whole
 from xai_align.training.pinet.batches import Teacher
-from xai_align.training.pinet.settings import Schedule
-from xai_align.training.training_log import Row
+
+Schedule = Literal["none", "cosine", "plateau"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class FitOptions:
+class FitOptions(TrainingOptions):
     """Options of :func:`~xai_align.training.fit_pinet`; each can also be given to it by keyword.
 
     Attributes:
@@ -42,16 +43,14 @@ class FitOptions:
     """
 
     betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: float = 0.0
     schedule: Schedule = "none"
     optimizer: MakeOptimizer | None = None
-    resume: Resume = "auto"
-    patience: int | None = None
     stop_at: float | None = None
     validate_every: int | None = None
-    keep: Keep = "best"
     teacher: Teacher | None = None
-    mixed_precision: Precision = "no"
-    gradient_accumulation_steps: int = 1
     num_workers: int = 0
-    log: Callable[[Row], None] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choices(self, {"schedule": Schedule})
+        check_whole("validate_every", self.validate_every)

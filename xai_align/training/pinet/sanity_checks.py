@@ -52,7 +52,7 @@ def _frozen_backbone(model: nn.Module) -> nn.Module | None:
     return backbone if isinstance(backbone, nn.Module) else None
 
 
-def first_look(
+def check_model(
     model: nn.Module, train: Any, loss: PiNetLoss, trained: Mapping[str, nn.Parameter]
 ) -> tuple[Collate, dict[str, nn.Parameter]]:
     """Return the checks of items for this model, and the parameters that its output depends on, from one image.

@@ -5,19 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import nn
 
 from xai_align.pinet.network.frozen_encoder import frozen_tensors
 from xai_align.pinet.network.losses import PiNetLoss
-from xai_align.training.choices import Keep, MakeOptimizer, Precision
 from xai_align.training.description import described_optimizer, described_parameters
 from xai_align.training.digest import digest_of
+from xai_align.training.options import check_positive, check_whole
 from xai_align.training.pinet.dataset_validation import DatasetSummary
-
-Schedule = Literal["none", "cosine", "plateau"]
+from xai_align.training.pinet.options import FitOptions
 
 #: The schedule "plateau", as for the paper's flood model: a fifth of the rate after five epochs without progress.
 PLATEAU = {"factor": 0.2, "patience": 5}
@@ -26,39 +25,24 @@ LEAST_RATE = 1e-5
 
 
 @dataclass(frozen=True, kw_only=True)
-class FitSettings:
-    """Checked options of a fit; see :func:`~xai_align.training.pinet.fit.fit_pinet`."""
+class FitSettings(FitOptions):
+    """All options of a fit, checked; see :func:`~xai_align.training.fit_pinet`."""
 
     loss: PiNetLoss
     epochs: int
     batch_size: int
     learning_rate: float
-    betas: tuple[float, float]
-    weight_decay: float
-    schedule: Schedule
-    patience: int | None
-    stop_at: float | None
-    validate_every: int | None
-    keep: Keep
     seed: int
-    mixed_precision: Precision
-    passes: int
-    make_optimizer: MakeOptimizer | None
 
     def __post_init__(self) -> None:
-        for name, value in (("epochs", self.epochs), ("batch_size", self.batch_size), ("patience", self.patience)):
-            _at_least_one(name, value)
-        _at_least_one("validate_every", self.validate_every)
-        _at_least_one("gradient_accumulation_steps", self.passes)
-        if not 0 < self.learning_rate < math.inf:
-            raise ValueError(f"learning_rate is {self.learning_rate}; give a positive number")
-        for name, chosen, known in (
-            ("schedule", self.schedule, get_args(Schedule)),
-            ("mixed_precision", self.mixed_precision, get_args(Precision)),
-            ("keep", self.keep, get_args(Keep)),
-        ):
-            if chosen not in known:
-                raise ValueError(f"{name} is '{chosen}'; choose one of {', '.join(known)}")
+        super().__post_init__()
+        check_whole("epochs", self.epochs)
+        check_whole("batch_size", self.batch_size)
+        check_positive("learning_rate", self.learning_rate)
+
+    def step_size(self, processes: int) -> int:
+        """Return the maximum number of examples in a step."""
+        return self.batch_size * self.gradient_accumulation_steps * processes
 
     def check_with_data(self, train: int, processes: int, validated: bool) -> None:
         """Raise if the options and the data are incompatible.
@@ -66,10 +50,10 @@ class FitSettings:
         Raises:
             ValueError: a step needs more examples than there are, or an option needs validation data.
         """
-        step = self.batch_size * self.passes * processes
+        step = self.step_size(processes)
         if step > train:
             parts = f"batch_size {self.batch_size}"
-            parts += f" x {self.passes} passes" if self.passes > 1 else ""
+            parts += f" x {self.gradient_accumulation_steps} passes" if self.gradient_accumulation_steps > 1 else ""
             parts += f" x {processes} processes" if processes > 1 else ""
             raise ValueError(
                 f"a step takes {step} examples ({parts}), but the training data have {train}; give a smaller batch_size"
@@ -78,13 +62,13 @@ class FitSettings:
             if value is not None and not validated:
                 raise ValueError(f"{name} looks at the validation data, and there are none; give some")
 
-    def optimizer(self, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
+    def new_optimizer(self, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
         """Return the optimiser of these parameters. Without weight decay AdamW is Adam."""
-        if self.make_optimizer is not None:
-            return self.make_optimizer(parameters)
+        if self.optimizer is not None:
+            return self.optimizer(parameters)
         return torch.optim.AdamW(parameters, self.learning_rate, self.betas, weight_decay=self.weight_decay)
 
-    def scheduler(self, optimizer: torch.optim.Optimizer, steps: int) -> Any:
+    def new_scheduler(self, optimizer: torch.optim.Optimizer, steps: int) -> Any:
         """Return the schedule of the learning rate over this many steps; None: it is constant."""
         if self.schedule == "cosine":  # from the full rate to zero over half a period
             return torch.optim.lr_scheduler.LambdaLR(
@@ -113,7 +97,7 @@ def configuration(
     return {
         "loss": settings.loss.settings(),
         "batch_size": settings.batch_size,
-        "gradient_accumulation_steps": settings.passes,
+        "gradient_accumulation_steps": settings.gradient_accumulation_steps,
         "processes": processes,
         "optimizer": described_optimizer(optimizer),
         "schedule": settings.schedule,
@@ -133,8 +117,3 @@ def configuration(
 
 def _data(found: DatasetSummary | None) -> dict[str, Any] | None:
     return None if found is None else {"examples": found.count, "targets": found.digest}
-
-
-def _at_least_one(name: str, value: int | None) -> None:
-    if value is not None and (isinstance(value, bool) or value != int(value) or value < 1):
-        raise ValueError(f"{name} is {value}; give a whole number of at least one")

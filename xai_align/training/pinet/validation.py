@@ -12,6 +12,7 @@ from xai_align.pinet.network.losses import PiNetLoss
 from xai_align.pinet.rounding import wide
 from xai_align.training.pinet.batches import BatchSource
 from xai_align.training.pinet.metric import FittingMetric
+from xai_align.training.precision import autocast
 
 
 @torch.no_grad()
@@ -28,13 +29,12 @@ def validate(
 
     The loss consists of the weighted terms without a second forward pass: prediction and distillation.
     """
-    same_buffers(model, source)
     model.eval()
     sums = wide(torch.zeros(2, device=source.device))
     counts: Tensor | None = None
-    for raw in source.of_share(data, batch_size):
-        batch = loss.labelled(source.at_hand(raw))
-        with source.accelerator.autocast():
+    for raw in source.share_of(data, batch_size):
+        batch = loss.labelled(source.on_device(raw))
+        with autocast(source.device, source.precision):
             seen = model.explain(batch.images)  # type: ignore[operator]
         value = wide(loss.of_answer(seen, batch))
         sums += torch.stack([value * len(batch.images), value.new_tensor(len(batch.images))])
@@ -42,15 +42,5 @@ def validate(
         counts = found if counts is None else counts + found
     if counts is None:  # more processes than examples
         counts = wide(torch.zeros(metric.width(source.collate.classes), device=source.device))
-    total, count = source.over_processes(sums).tolist()
-    return total / count, metric.value(source.over_processes(counts))
-
-
-def same_buffers(model: nn.Module, source: BatchSource) -> None:
-    """Broadcast the batch statistics of the first process to all, as the next step does anyway."""
-    if source.accelerator.num_processes == 1:
-        return
-    from accelerate.utils import broadcast
-
-    for buffer in model.buffers():
-        buffer.copy_(broadcast(buffer))
+    total, count = source.group.sum(sums).tolist()
+    return total / count, metric.value(source.group.sum(counts))
