@@ -96,6 +96,15 @@ def test_float64_decides_on_networks_that_cast():
     assert "cannot decide" not in str(caught.value)
 
 
+def test_modes_do_not_hide_a_network_that_looks_at_them():
+    class Looks(Casting):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * (0.5 if torch.overrides._len_torch_function_stack() else 1.0)
+
+    with pytest.raises(CompletenessError, match="differ from the plain model's"):
+        read_out(Looks(torch.float32, torch.float32).eval(), torch.randn(2, 6), 1, "input")
+
+
 @pytest.mark.parametrize("cast", [Tensor.half, Tensor.bfloat16, lambda x: x.to(torch.half), lambda x: x.type(LOW[1])])
 def test_casts_give_the_wide_dtype_and_keep_the_value(cast):
     x = torch.tensor([1.0001], requires_grad=True)

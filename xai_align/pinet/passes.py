@@ -116,6 +116,8 @@ def _decided_in_float64(
         raise CompletenessError(
             f"{reading.complaint()} (float64 cannot decide whether it is rounding: {error})"
         ) from error
+    if reading.own and -1 in reading.missed and again.replaces_casts:  # a plain pass in a mode decides nothing
+        raise CompletenessError(reading.complaint())
     if any(again.worst[check] > SHRINKS_TO * reading.worst[check] for check in again.missed):
         raise CompletenessError(reading.complaint())
     return [
@@ -158,10 +160,12 @@ class Reading:
     Attributes:
         missed: the checks that failed: layers by their index, and -1 for the logits.
         worst: for each check, the largest difference relative to the scale of the values compared.
+        own: see the argument.
+        replaces_casts: whether the forward pass's own casts are replaced.
     """
 
     def __init__(self, request: Request, dtype: torch.dtype | None, *, every: bool = False, own: bool = True) -> None:
-        self.request, self._own, self._every, self._dtype = request, own, every, dtype
+        self.request, self.own, self._every, self._dtype = request, own, every, dtype
         self._copy = Replica(request.model, dtype=dtype, every=every)
         self._inputs = [self._converted(x) for x in request.inputs]
         self._extra = tree_map(self._converted, tuple(request.extra))
@@ -170,6 +174,7 @@ class Reading:
         self.worst: dict[int, float] = {}
         self._features: dict[int, Any] = {}
         self._with_gradients = False
+        self.replaces_casts = False
 
     def decompositions(self) -> list[tuple[Decomposition, bool]]:
         """Read every layer, and check logits and sums."""
@@ -274,7 +279,22 @@ class Reading:
             )
 
     def _plain_logits(self) -> Tensor:
-        """Return the plain logits in this precision: the model's own, or those of an unmodified replica."""
+        """Return the plain logits in this precision: the model's own, or those of an unmodified replica.
+
+        Where the replica's parameters do not match dtypes that the forward pass writes out, casts are replaced.
+        """
+        try:
+            logits = self._run_plainly()
+        except RuntimeError:
+            if self._dtype is None or self.replaces_casts:
+                raise
+        else:
+            if self.replaces_casts or self._dtype in (None, logits.dtype):
+                return logits
+        self.replaces_casts = True
+        return self._run_plainly()
+
+    def _run_plainly(self) -> Tensor:
         split = next(
             (n for n, space in enumerate(self.spaces) if space.split is not None and not self._is_own_sum(n)), None
         )
@@ -286,7 +306,7 @@ class Reading:
                         self._copy.module, self.spaces[split], cloned(self._inputs), self._extra
                     )
                 self._check_copy_once()
-            elif self._own:
+            elif self.own:
                 returned = self.request.model(*cloned(self._inputs), *tree_map(clone, self._extra))
             else:
                 with self._full_precision():
@@ -384,12 +404,12 @@ class Reading:
 
     @contextmanager
     def _full_precision(self) -> Iterator[None]:
-        """Compute in float32 or better: without autocast, and with the forward pass's own casts replaced."""
+        """Compute in float32 or better: without autocast, and with the forward pass's own casts replaced if needed."""
         device = self.request.inputs[0].device.type
         with ExitStack() as stack:
             if torch.is_autocast_enabled(device):
                 stack.enter_context(torch.autocast(device, enabled=False))
-            if self._dtype is not None:
+            if self._dtype is not None and self.replaces_casts:
                 narrow = (*LOW_PRECISION, torch.float32) if self._every else LOW_PRECISION
                 stack.enter_context(OneDtype(self._dtype, narrow=narrow))
             yield
