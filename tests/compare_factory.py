@@ -18,7 +18,7 @@ from xai_align.evaluation.curve_metric import CurveMetric
 from xai_align.evaluation.does_not_apply import MetricDoesNotApply
 from xai_align.hookspecs import AttributionSpec, MetricSpec
 from xai_align.perturbation.questioned import curve_values
-from xai_align.perturbation.series import Series
+from xai_align.perturbation.spec import PerturbationSpec
 from xai_align.plugins.registry import registry
 from xai_align.plugins.specs_by_name import Offer
 
@@ -89,9 +89,9 @@ def spec(name, evaluate, higher=True):
 
 
 METRICS = (
-    spec("deletion_area", CurveMetric(series=(Series(),), score=area), higher=False),
-    spec("insertion_area", CurveMetric(series=(Series(order="lerf"),), score=area)),
-    spec("contrast", CurveMetric(series=(Series(fractions=(0.25, 0.5)),), score=contrast)),
+    spec("deletion_area", CurveMetric(specs=(PerturbationSpec(),), score=area), higher=False),
+    spec("insertion_area", CurveMetric(specs=(PerturbationSpec(order="lerf"),), score=area)),
+    spec("contrast", CurveMetric(specs=(PerturbationSpec(fractions=(0.25, 0.5)),), score=contrast)),
     spec("mass", mass),
     spec("brightness", brightness),
     spec("inside", inside),

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from tests.networks import conv_net, images, untouched
-from xai_align.perturbation.curve import perturbation_curve, perturbation_curves, walk_curves
+from xai_align.perturbation.curve import iterate_curves, perturbation_curve, perturbation_curves
 from xai_align.perturbation.fills import Noise
-from xai_align.perturbation.series import Series, grid_mask, removed_count
+from xai_align.perturbation.spec import PerturbationSpec, grid_mask, removed_count
 
 SOME = (0.0, 0.25, 0.5, 0.8, 1.0)
 
@@ -48,18 +48,18 @@ def test_a_curve_is_that_of_a_loop(order, fill):
 def test_one_pass_gives_what_many_give():
     model, x, a = conv_net(), images(3), maps()
     series = [
-        Series("blur", "lerf", SOME),
-        Series(0.0, "morf", SOME, layers=True),
-        Series("zero", "morf", (0.5,)),
-        Series(0.0, "single", (0.25, 1.0), grid=(2, 2)),
-        Series("noisy_linear", "morf", SOME),
+        PerturbationSpec("blur", "lerf", SOME),
+        PerturbationSpec(0.0, "morf", SOME, layers=True),
+        PerturbationSpec("zero", "morf", (0.5,)),
+        PerturbationSpec(0.0, "single", (0.25, 1.0), grid=(2, 2)),
+        PerturbationSpec("noisy_linear", "morf", SOME),
     ]
     together = perturbation_curves(model, x, a, series, layers=["conv1", "conv2"])
     for one, curve in zip(series, together, strict=True):
         (alone,) = perturbation_curves(model, x, a, [one], layers=["conv1", "conv2"], internal_batch_size=1)
         torch.testing.assert_close(curve.masked, alone.masked, rtol=0, atol=1e-6)
         if one.layers:
-            torch.testing.assert_close(curve.pathways.values, alone.pathways.values, equal_nan=True)
+            torch.testing.assert_close(curve.deviations.values, alone.deviations.values, equal_nan=True)
 
 
 def test_the_network_sees_each_input_once():
@@ -71,7 +71,7 @@ def test_the_network_sees_each_input_once():
         seen.append(len(x))
         return model(x)
 
-    perturbation_curves(counting, x, a, [Series(0.0, order, (0.0, 0.5, 1.0)) for order in ("morf", "lerf")])
+    perturbation_curves(counting, x, a, [PerturbationSpec(0.0, order, (0.0, 0.5, 1.0)) for order in ("morf", "lerf")])
     # as it is, everything removed, half removed in two orders
     assert sum(seen) == 2 * 4
 
@@ -100,13 +100,17 @@ def test_more_examples_than_are_held_at_once():
     curve = perturbation_curve(model, x, a, fractions=SOME, baselines=fill)
     last = by_loop(model, x[17:], a[17:], SOME, fill[17])
     torch.testing.assert_close(curve.masked[17:], last, rtol=0, atol=1e-6)
-    (watched,) = perturbation_curves(model, x, a, [Series(0.0, "morf", (0.5,), layers=True)], layers=["conv1"])
-    (alone,) = perturbation_curves(model, x[17:], a[17:], [Series(0.0, "morf", (0.5,), layers=True)], layers=["conv1"])
-    assert watched.pathways.layers == ("conv1",)
-    assert watched.pathways.values.shape[:3] == (18, 1, 1)
-    torch.testing.assert_close(watched.pathways.values[17:], alone.pathways.values, equal_nan=True)
-    (unwatched,) = perturbation_curves(model, x, a, [Series(0.0, "morf", (0.5,))], layers=["conv1"])
-    assert unwatched.pathways is None
+    (watched,) = perturbation_curves(
+        model, x, a, [PerturbationSpec(0.0, "morf", (0.5,), layers=True)], layers=["conv1"]
+    )
+    (alone,) = perturbation_curves(
+        model, x[17:], a[17:], [PerturbationSpec(0.0, "morf", (0.5,), layers=True)], layers=["conv1"]
+    )
+    assert watched.deviations.layers == ("conv1",)
+    assert watched.deviations.values.shape[:3] == (18, 1, 1)
+    torch.testing.assert_close(watched.deviations.values[17:], alone.deviations.values, equal_nan=True)
+    (unwatched,) = perturbation_curves(model, x, a, [PerturbationSpec(0.0, "morf", (0.5,))], layers=["conv1"])
+    assert unwatched.deviations is None
 
 
 @pytest.mark.parametrize("shape", [(18,), (1, 18), (18, 18)])
@@ -139,8 +143,8 @@ def test_a_progress_bar_counts_examples(monkeypatch):
     monkeypatch.setattr("tqdm.auto.tqdm", Bar)
     x = torch.rand(20, 4)
     perturbation_curve(lambda x: x, x, x)
-    perturbation_curves(lambda x: x, x, x, [Series()])
-    walk_curves(lambda rows, curves: None, lambda x: x, x, x, [Series()])
+    perturbation_curves(lambda x: x, x, x, [PerturbationSpec()])
+    list(iterate_curves(lambda x: x, x, x, [PerturbationSpec()]))
     assert told == []
     perturbation_curve(lambda x: x, x, x, show_progress=True)
     assert told == [("perturbing", 20, False), 16, 4, "closed"]
@@ -169,7 +173,11 @@ def test_least_relevant_first_is_the_reverse_also_among_ties():
 def test_single_removes_one_feature_alone():
     x = torch.arange(1.0, 5).reshape(1, 4)
     (curve,) = perturbation_curves(
-        lambda x: x, x, torch.tensor([[0.1, 0.4, 0.3, 0.2]]), [Series(0.0, "single", (0.25, 0.5))], activation=None
+        lambda x: x,
+        x,
+        torch.tensor([[0.1, 0.4, 0.3, 0.2]]),
+        [PerturbationSpec(0.0, "single", (0.25, 0.5))],
+        activation=None,
     )
     assert curve.masked[0].tolist() == [[1, 0, 3, 4], [1, 2, 0, 4]]
     assert curve.scores[0].tolist() == pytest.approx([0.4, 0.3, 0.2, 0.1])
@@ -213,8 +221,7 @@ def test_one_output_is_a_probability():
     x = images(2)
     curve = perturbation_curve(lambda x: x.sum((1, 2, 3), keepdim=True).flatten(1), x, maps(2))
     torch.testing.assert_close(curve.clean[:, 0], x.sum((1, 2, 3)).sigmoid())
-    walked = []
-    walk_curves(lambda rows, curves: walked.extend(curves), lambda x: x.sum((1, 2, 3)), x, maps(2), [Series()])
+    ((_, walked),) = iterate_curves(lambda x: x.sum((1, 2, 3)), x, maps(2), [PerturbationSpec()])
     assert torch.equal(walked[0].clean, curve.clean)
     with pytest.raises(ValueError, match="softmax of one output is always 1"):
         perturbation_curve(lambda x: x.sum((1, 2, 3)), x, maps(2), activation="softmax")
@@ -245,7 +252,7 @@ def test_nothing_of_the_callers_changes():
     model, x, a = conv_net(), images(2).requires_grad_(), maps(2)
     before = x.detach().clone()
     with untouched(model):
-        perturbation_curves(model, x, a, [Series("noise", layers=True)], layers=["conv1"])
+        perturbation_curves(model, x, a, [PerturbationSpec("noise", layers=True)], layers=["conv1"])
     assert torch.equal(x, before)
     assert x.grad is None
 
@@ -254,7 +261,7 @@ def test_nothing_of_the_callers_changes():
 
     handle = model.conv2.register_forward_hook(broken)
     with untouched(model), pytest.raises(RuntimeError, match="out of order"):
-        perturbation_curves(model, x, a, [Series("noise", layers=True)], layers=["conv1"])
+        perturbation_curves(model, x, a, [PerturbationSpec("noise", layers=True)], layers=["conv1"])
     handle.remove()
 
 
@@ -293,7 +300,9 @@ def test_what_does_not_fit_is_refused(call, message):
         (lambda: perturbation_curve(conv_net(), images().numpy(), maps(2)), "the inputs are a ndarray"),
         (lambda: perturbation_curve(conv_net(), images(), maps(2), feature_mask=[[0] * 8] * 8), "the feature mask is"),
         (
-            lambda: perturbation_curves(lambda x: x, images(), maps(2), [Series(layers=True)], layers=["conv1"]),
+            lambda: perturbation_curves(
+                lambda x: x, images(), maps(2), [PerturbationSpec(layers=True)], layers=["conv1"]
+            ),
             "hidden layers need the torch.nn.Module itself, got function",
         ),
     ],

@@ -41,7 +41,7 @@ from xai_align.perturbation.ranking import (
     tie_rate,
     warn_of_ties,
 )
-from xai_align.perturbation.series import TENTHS, Series, grid_mask, removed_count, steps
+from xai_align.perturbation.spec import TENTHS, PerturbationSpec, grid_mask, removed_count, steps
 
 DOUBLE = torch.float64
 #: Four features worth 4, 3, 2, 1, of which the third is called the best, then the first, the fourth, the second.
@@ -75,11 +75,11 @@ def test_orders(order, left):
     assert curve.fractions.tolist() == list(STEPS)
     assert curve.fractions.dtype == DOUBLE
     assert curve.scores is None
-    assert curve.pathways is None
+    assert curve.deviations is None
 
 
 def test_one_feature_alone():
-    (curve,) = perturbation_curves(total, X, MAP, [Series(0.0, "single", (0.25, 0.5, 0.75, 1.0))])
+    (curve,) = perturbation_curves(total, X, MAP, [PerturbationSpec(0.0, "single", (0.25, 0.5, 0.75, 1.0))])
     assert curve.masked[0, :, 0].tolist() == pytest.approx([p(left) for left in (8, 6, 9, 7)], abs=1e-12)
     assert curve.scores.tolist() == [[4, 3, 2, 1]]
 
@@ -90,8 +90,8 @@ def test_what_the_defaults_remove():
     curve = perturbation_curve(total, x, best)
     assert curve.fractions.tolist() == pytest.approx([k / 10 for k in range(1, 10)], abs=1e-15)
     assert curve.masked[0, :, 0].tolist() == pytest.approx([p(10 - k) for k in range(1, 10)], abs=1e-12)
-    assert (Series().fill, Series().order, Series().fractions) == (0.0, "morf", TENTHS)
-    assert (Series().grid, Series().layers) == (None, False)
+    assert (PerturbationSpec().fill, PerturbationSpec().order, PerturbationSpec().fractions) == (0.0, "morf", TENTHS)
+    assert (PerturbationSpec().grid, PerturbationSpec().layers) == (None, False)
     assert TENTHS == (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
@@ -287,7 +287,7 @@ def test_scores_of_a_curve_by_hand():
 
 def test_what_the_metrics_measure():
     def series(metric):
-        return [(one.fill, one.order, one.fractions, one.grid) for one in metric.series]
+        return [(one.fill, one.order, one.fractions, one.grid) for one in metric.specs]
 
     assert series(insertion_metric()) == [("blur", "lerf", steps(28), None)]
     assert series(insertion_metric(preset="fei")) == [(0.0, "lerf", steps(28), None)]
@@ -314,7 +314,9 @@ def test_examples_are_scored_in_their_order_with_their_own_questions():
         told.append(len(target))
         return torch.stack([curve.masked[:, 0, 0] for curve in curves]).sum(0)
 
-    metric = CurveMetric(series=(Series(0.0, "morf", (0.25,)), Series(0.0, "lerf", (0.25,))), score=score)
+    metric = CurveMetric(
+        specs=(PerturbationSpec(0.0, "morf", (0.25,)), PerturbationSpec(0.0, "lerf", (0.25,))), score=score
+    )
     found = metric(total, x, MAP.expand(20, -1), target=asked)
     assert found.tolist() == pytest.approx([p(0.8 * k) + p(0.7 * k) for k in range(1, 21)], abs=1e-12)
     assert told == [16, 4]
@@ -328,23 +330,23 @@ def test_regions_of_each_example_in_more_than_one_piece():
     """Two regions for even examples, four for odd ones; scores are filled up with NaN."""
     masks = torch.tensor([[0, 0, 1, 1], [0, 1, 2, 3]]).repeat(9, 1)
     x, maps = X.expand(18, -1), MAP.expand(18, -1)
-    (curve,) = perturbation_curves(total, x, maps, [Series(0.0, "single", (0.5,))], feature_mask=masks)
+    (curve,) = perturbation_curves(total, x, maps, [PerturbationSpec(0.0, "single", (0.5,))], feature_mask=masks)
     # even: of regions worth 4 and 6 to the map the second goes, and 4 + 3 is left; odd: the second best of four goes
     assert curve.masked[:, 0, 0].tolist() == pytest.approx([p(7), p(6)] * 9, abs=1e-12)
     assert curve.scores.shape == (18, 4)
     assert curve.scores.isnan().sum(1).tolist() == [2, 0] * 9
     # no example of the first piece has more than two regions
     apart = torch.cat([masks[:1].expand(16, -1), masks[1:2].expand(2, -1)])
-    (curve,) = perturbation_curves(total, x, maps, [Series(0.0, "single", (0.5,))], feature_mask=apart)
+    (curve,) = perturbation_curves(total, x, maps, [PerturbationSpec(0.0, "single", (0.5,))], feature_mask=apart)
     assert curve.scores[[0, 16], :2].tolist() == [[6, 4], [4, 3]]
     assert curve.scores.isnan().tolist() == [[False, False, True, True]] * 16 + [[False] * 4] * 2
-    shared = perturbation_curves(total, x, maps, [Series(0.0, "morf", (0.5,))], feature_mask=masks[0])[0]
+    shared = perturbation_curves(total, x, maps, [PerturbationSpec(0.0, "morf", (0.5,))], feature_mask=masks[0])[0]
     assert shared.masked[:, 0, 0].tolist() == pytest.approx([p(7)] * 18, abs=1e-12)
 
 
 def test_labels_of_series_and_grids():
-    assert Series("blur", "morf").label == "morf blur"
-    assert Series("noise", "lerf", grid=(3, 4)).label == "lerf noise 3x4"
+    assert PerturbationSpec("blur", "morf").label == "morf blur"
+    assert PerturbationSpec("noise", "lerf", grid=(3, 4)).label == "lerf noise 3x4"
     assert grid_mask((2, 3), (2, 3)).tolist() == [[0, 1, 2], [3, 4, 5]]
     assert grid_mask((5, 4), (2, 1)).tolist() == [[0] * 4] * 3 + [[1] * 4] * 2
     assert grid_mask((3, 5), (1, 2)).tolist() == [[0, 0, 0, 1, 1]] * 3
@@ -353,4 +355,4 @@ def test_labels_of_series_and_grids():
             grid_mask((2, 3), grid)
     with pytest.raises(ValueError, match=r"a grid of cells needs images, the inputs have positions \[4\]"):
         grid_mask((4,), (1, 1))
-    assert Series(fractions=(0.0, 1.0)).fractions == (0.0, 1.0)
+    assert PerturbationSpec(fractions=(0.0, 1.0)).fractions == (0.0, 1.0)

@@ -246,7 +246,7 @@ def test_completeness_of_a_readout_and_of_a_map():
 def test_metrics_are_functions_of_curves():
     model, x, a = conv_net(), images(3), maps()
     metric = insertion_metric()
-    (series,) = metric.series
+    (series,) = metric.specs
     curve = perturbation_curve(model, x, a, fractions=series.fractions, order=series.order, baselines=series.fill)
     torch.testing.assert_close(metric.score([curve], [1, 2, 3]), insertion(model, x, a, target=[1, 2, 3]))
 

@@ -14,7 +14,7 @@ from scipy.ndimage import gaussian_filter
 
 from tests.networks import conv_net, images
 from xai_align.fei import curve, curve_search
-from xai_align.fei.curve_search import LogOdds, Search, WatchedStages
+from xai_align.fei.curve_search import LogOdds, Search, StageDeviations
 from xai_align.fei.optimize import find_solver
 from xai_align.fei.published import nested as nested_module
 from xai_align.fei.published.nested import _Optimisation as Nested
@@ -147,7 +147,7 @@ def test_deviations_by_hand():
         "a": torch.tensor([[0.3, 0.9], [0.4, 0.3]], dtype=DOUBLE),
         "b": torch.tensor([[[2.0, 0.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 1.0]]], dtype=DOUBLE),
     }
-    found = WatchedStages(None, clean).deviations(seen, [False, True])
+    found = StageDeviations(None, clean).deviations(seen, [False, True])
     assert found.tolist() == [pytest.approx([(1 + 4) / 2, (0 + 1) / 2])]
 
 

@@ -14,7 +14,7 @@ from xai_align.fei.quantile_masks import level_sets, share_at, standardised
 from xai_align.fei.starting_map import starting_map
 from xai_align.perturbation.curve import perturbation_curves
 from xai_align.perturbation.questioned import curve_values
-from xai_align.perturbation.series import Series
+from xai_align.perturbation.spec import PerturbationSpec
 from xai_align.question import Question, TargetError
 
 #: Everything that could be random or coarse is off.
@@ -138,7 +138,7 @@ def test_the_mean_loss_of_a_map_is_its_deletion_minus_its_insertion():
     found = curve_masks(model, x, asked, start=maps, mask_size=12, n_iter=150, **HELD, **STILL, **PLAIN)
     same(found.attribution, standardised(maps), 1e-8)
     curves = perturbation_curves(
-        model, x, maps, [Series(0.0, order, tuple(k / 48 for k in range(49))) for order in ("morf", "lerf")]
+        model, x, maps, [PerturbationSpec(0.0, order, tuple(k / 48 for k in range(49))) for order in ("morf", "lerf")]
     )
     clean = curve_values(curves[0], 0)[0]
     assert (clean > 0.5).all()  # so probabilities are what they are
@@ -218,14 +218,14 @@ def test_a_map_is_better_than_where_it_started_and_than_chance():
 
 def test_a_weight_on_the_deviation_lowers_it():
     model, x, layers = net(sure=20), pictures(4), ["conv1", "conv2"]
-    series = [Series(0.0, order, (0.1, 0.3, 0.5, 0.7, 0.9), layers=True) for order in ("morf", "lerf")]
+    series = [PerturbationSpec(0.0, order, (0.1, 0.3, 0.5, 0.7, 0.9), layers=True) for order in ("morf", "lerf")]
 
     def deviation(weight):
         found = curve_masks(
             model, x, why(0, 0, 0, 0), deviation_weight=weight, deviation_layers=layers, **SEARCH, **STILL
         )
         curves = perturbation_curves(model, x, found.attribution, series, layers=layers)
-        return torch.stack([curve.pathways.of("relative").mean((1, 2)) for curve in curves]).mean(0)
+        return torch.stack([curve.deviations.of("relative").mean((1, 2)) for curve in curves]).mean(0)
 
     assert (deviation(3.0) < deviation(0.0) - 0.005).all()
 

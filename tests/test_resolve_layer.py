@@ -12,7 +12,7 @@ from gradcam_align import PiNetCAM
 from tests.networks import conv_net, images, untouched
 from xai_align import FeatureSpace, explain, plugins, read_out
 from xai_align.align import AlignTrainer, grad_cam
-from xai_align.evaluation import parameter_randomisation, pathways
+from xai_align.evaluation import hidden_activations, parameter_randomisation
 from xai_align.features import layer_names, resolve_layer
 from xai_align.fei import clip_gradients, optimize_masks
 from xai_align.pinet import ExactPiNet
@@ -58,7 +58,7 @@ TAKERS = {
     "ExactPiNet": lambda model, layer: ExactPiNet(model, layer).read_out(images(), 1).contributions,
     "ALIGN's Grad-CAM": lambda model, layer: grad_cam(model, images(), torch.tensor([1, 1]), layer=layer),
     "hidden layers": lambda model, layer: (
-        pathways(model, images(), images(seed=2).abs(), layers=[layer], num_steps=2)
+        hidden_activations(model, images(), images(seed=2).abs(), layers=[layer], num_steps=2)
         .measures["relative"]
         .nan_to_num(7.0)
     ),

@@ -168,8 +168,8 @@ def steady_or_not(name: str) -> tuple[Tensor, Tensor]:
 
 #: How a better and a worse map are made, where they are not opposites.
 BETTER_AND_WORSE = {
-    **dict.fromkeys(("pathway_deviation", "pathway_active", "pathway_inactive"), pathway),
-    **dict.fromkeys(("pathway_correlation", "pathway_cosine"), pathway),
+    **dict.fromkeys(("hidden_deviation", "hidden_active", "hidden_inactive"), pathway),
+    **dict.fromkeys(("hidden_correlation", "hidden_cosine"), pathway),
     "first_flip": one_cell,
     **dict.fromkeys(("pointing_game", "energy_inside", "iou"), place),
     "completeness_gap": whole_or_double,
@@ -194,7 +194,7 @@ def test_a_better_map_scores_better_in_the_direction_that_is_registered(name):
 #: as their authors committed them: the changes of the target class, and of the rest with the wrong sign.
 LOWER = """
     average_drop cauc ccs_published cgc_published cgs_published completeness_gap decision_flip deletion
-    deletion_blur deletion_noise infidelity morf parameter_randomisation pathway_deviation sensitivity sufficiency
+    deletion_blur deletion_noise infidelity morf parameter_randomisation hidden_deviation sensitivity sufficiency
     tie_rate
 """
 

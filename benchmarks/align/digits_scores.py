@@ -18,7 +18,7 @@ from xai_align.evaluation.faithfulness import comprehensiveness_of, sufficiency_
 from xai_align.evaluation.localisation import energy_inside
 from xai_align.perturbation.curve import perturbation_curves
 from xai_align.perturbation.ranking import TieWarning
-from xai_align.perturbation.series import Series
+from xai_align.perturbation.spec import PerturbationSpec
 
 #: Sufficiency and comprehensiveness are means over these shares of the picture.
 SHARES = (0.05, 0.1, 0.2, 0.5)
@@ -83,8 +83,8 @@ def iou(found: Tensor, true: Tensor) -> Tensor:
 
 def faithfulness(classifier: nn.Module, images: Tensor, cams: Tensor) -> dict[str, float]:
     """Sufficiency (low is good) and comprehensiveness (high is good) of CAMs, for each fill; dead CAMs are left out."""
-    series = [Series(fill, "lerf", tuple(1 - k for k in SHARES)) for fill in FILLS.values()]
-    series += [Series(fill, "morf", SHARES) for fill in FILLS.values()]
+    series = [PerturbationSpec(fill, "lerf", tuple(1 - k for k in SHARES)) for fill in FILLS.values()]
+    series += [PerturbationSpec(fill, "morf", SHARES) for fill in FILLS.values()]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TieWarning)  # where a CAM is zero the order is that of the pixels
         curves = perturbation_curves(

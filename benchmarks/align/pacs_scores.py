@@ -10,7 +10,7 @@ from torch.nn.functional import interpolate
 
 from xai_align.align.saliency import dead, grad_cam
 from xai_align.evaluation.faithfulness import comprehensiveness_of, sufficiency_of
-from xai_align.perturbation import Series, perturbation_curves
+from xai_align.perturbation import PerturbationSpec, perturbation_curves
 
 #: Shares of a picture's pixels that are kept, or taken away.
 SHARES = (0.05, 0.1, 0.2, 0.5)
@@ -55,8 +55,8 @@ def of_cams(classifier: nn.Module, images: Tensor, classes: Tensor) -> dict[str,
     """Sufficiency (low is good) and comprehensiveness (high is good): means over :data:`SHARES`."""
     cams = cams_of(classifier, images, classes)
     maps = interpolate(cams, images.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
-    series = [Series(fill, "morf", SHARES) for fill in FILLS.values()]
-    series += [Series(fill, "lerf", tuple(1 - share for share in SHARES)) for fill in FILLS.values()]
+    series = [PerturbationSpec(fill, "morf", SHARES) for fill in FILLS.values()]
+    series += [PerturbationSpec(fill, "lerf", tuple(1 - share for share in SHARES)) for fill in FILLS.values()]
     # places where a CAM is the same, as where it is zero, are ranked by chance, and alike for all networks
     ties = torch.rand(maps.shape, generator=torch.Generator().manual_seed(0)) * 1e-4
     ranked = maps / maps.amax((1, 2), keepdim=True).clamp(min=1e-12) + ties

@@ -34,9 +34,9 @@ from benchmarks.shared.curves import (
     own_games,
 )
 from benchmarks.shared.photographs import JUDGES, Judge, Photograph
-from xai_align.evaluation.pathway_metrics import FEW_STEPS, pathway_metric
-from xai_align.perturbation import Series, TieWarning, curve_values, perturbation_curves, tie_rate
-from xai_align.perturbation.series import steps
+from xai_align.evaluation.hidden_activations import FEW_STEPS, hidden_activation_metric
+from xai_align.perturbation import PerturbationSpec, TieWarning, curve_values, perturbation_curves, tie_rate
+from xai_align.perturbation.spec import steps
 
 #: Of the own curves.
 OWN_STEPS = 28
@@ -112,22 +112,22 @@ def on_own_network(
         **both_games("noise", "noise"),
         **both_games("mean", "mean"),
     }
-    walk = Series("blur", "lerf", steps(OTHER_STEPS), layers=True)
-    relative = pathway_metric("relative", num_steps=FEW_STEPS)
+    walk = PerturbationSpec("blur", "lerf", steps(OTHER_STEPS), layers=True)
+    relative = hidden_activation_metric("relative", num_steps=FEW_STEPS)
     curves = perturbation_curves(
         network.model,
         x,
         maps,
-        [*curved.values(), walk, *relative.series],
+        [*curved.values(), walk, *relative.specs],
         layers=layers,
         internal_batch_size=BATCH,
         autocast=PRECISION,
     )
     areas = areas_of(dict(zip(curved, curves, strict=False)), labels)
     walked, watched = curves[len(curved)], curves[len(curved) + 1 :]
-    assert walked.pathways is not None
+    assert walked.deviations is not None
     clean, probabilities = curve_values(walked, labels)
-    deviations = walked.pathways.of("relative").mean(2)
+    deviations = walked.deviations.of("relative").mean(2)
     mean_deviation = relative.score(watched, labels)
     return [
         {

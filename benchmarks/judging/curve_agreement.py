@@ -1,4 +1,4 @@
-"""Compare insertion, deletion and pathway measures with a plain loop of their published definitions.
+"""Compare insertion, deletion and hidden-layer measures with a plain loop of their published definitions.
 
     OMP_NUM_THREADS=2 python -m benchmarks.judging.curve_agreement
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from benchmarks.judging.images import lite0_and_images
 from xai_align import explain
-from xai_align.evaluation import deletion, insertion, pathways
+from xai_align.evaluation import deletion, hidden_activations, insertion
 
 STEPS = 28
 
@@ -43,7 +43,7 @@ def main() -> None:
                 theirs = by_loop(model, inputs, attribution.sum(1), target, name)
                 gap = (ours(model, inputs, attribution, target=target) - theirs).abs().max()
                 print(f"| {name}, {str(dtype).removeprefix('torch.')} | {cells} | {gap:.1e} |", flush=True)
-        measured = pathways(model, inputs[:1], attribution[:1], target=target[:1], layers=["blocks.4"])
+        measured = hidden_activations(model, inputs[:1], attribution[:1], target=target[:1], layers=["blocks.4"])
         gap = abs(measured.measures["relative"][0, 0, 0] - deviation_by_loop(model, inputs[0], attribution[0].sum(0)))
         print(f"| relative deviation of blocks.4, {str(dtype).removeprefix('torch.')} | 1 | {method} | {gap:.1e} |")
 

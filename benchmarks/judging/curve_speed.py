@@ -5,7 +5,7 @@
 {insertion, deletion} x {zero, blur, noise}, 28 steps each, and the pathway
 measures of five stages, for 32 images and EfficientNet-Lite0.
 
-* fused: ``pathways``, every perturbed image once
+* fused: ``hidden_activations``, every perturbed image once
 * loop, all layers: for each image and each series one batch of its 29 images
   for the probabilities; then again for the hidden layers, all five hooked
 * loop, layer by layer: as FEI's published evaluation does: the layers one by one
@@ -28,7 +28,7 @@ from benchmarks.judging.images import lite0_and_images
 from benchmarks.shared.markdown import row
 from benchmarks.shared.measuring import timed
 from xai_align import explain
-from xai_align.evaluation import pathways
+from xai_align.evaluation import hidden_activations
 from xai_align.features.hidden_layers import MEASURES, deviations
 from xai_align.perturbation.fills import FILLS
 from xai_align.plugins import stages
@@ -49,7 +49,7 @@ def main() -> None:
     maps = explain(model, x, target, "input_x_gradient").attribution
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {len(x)} images of 224 px")
 
-    fused, report = timed(lambda: pathways(model, x, maps, target=target))
+    fused, report = timed(lambda: hidden_activations(model, x, maps, target=target))
     batch, names, few = options.loop_batch, stages(model), min(2, len(x))
 
     def loop(names: tuple[str, ...], count: int) -> Tensor:

@@ -55,7 +55,7 @@ TWINS = {
 }
 
 FAITHFUL = "insertion,deletion,aopc,completeness_gap,tie_rate"
-PATHWAYS = "road,pathway_deviation,pathway_active"
+PATHWAYS = "road,hidden_deviation,hidden_active"
 RUNS: dict[str, dict[str, str]] = {
     "faithful": {"question": "why", "metrics": FAITHFUL},
     "contrast": {"question": "why-not", "metrics": "ccs"},

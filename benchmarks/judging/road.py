@@ -129,7 +129,7 @@ def road_theirs(model: nn.Module, x: Tensor, scores: Tensor, target: int, noise:
 def road_ours(model: nn.Module, x: Tensor, scores: Tensor, target: int, noise: float) -> dict[str, float]:
     """What ``road(model, x, scores, target=target, bins=SHARES)`` measures, with its two curves kept."""
     metric = road_metric(bins=SHARES, baselines=NoisyLinear(noise))
-    curves = perturbation_curves(model, x, scores, metric.series)
+    curves = perturbation_curves(model, x, scores, metric.specs)
     most, least = (float((curve.masked[0, :, target] - curve.clean[0, target]).mean()) for curve in curves)
     combined = float(metric.score(curves, target))
     return {"most relevant first": most, "least relevant first": least, "combined": combined}

@@ -24,7 +24,7 @@ from xai_align import Question, explain, read_out
 from xai_align.align.masker import Masker
 from xai_align.fei import clip_gradients, optimize_masks
 from xai_align.perturbation.curve import perturbation_curve, perturbation_curves
-from xai_align.perturbation.series import Series
+from xai_align.perturbation.spec import PerturbationSpec
 from xai_align.plugins import attribution_method, attribution_methods, metric
 
 #: A call: model and images to what it found.
@@ -65,11 +65,11 @@ def _clipped(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def _hidden_layers(model: nn.Module, images: Tensor) -> Tensor:
-    series = Series(0.0, "morf", (0.0, 0.5), None, layers=True)
+    series = PerturbationSpec(0.0, "morf", (0.0, 0.5), None, layers=True)
 
     (curve,) = perturbation_curves(model, images, images, [series], layers=["second"])
-    assert curve.pathways is not None
-    return curve.pathways.values
+    assert curve.deviations is not None
+    return curve.deviations.values
 
 
 #: The classes and functions; questions about two classes go their own way through some of them.

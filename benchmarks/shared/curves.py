@@ -15,9 +15,9 @@ from torch.nn.functional import interpolate
 
 from benchmarks.shared.photographs import Judge
 from xai_align.evaluation.faithfulness import area
-from xai_align.perturbation import Series, curve_values, perturbation_curves
+from xai_align.perturbation import PerturbationSpec, curve_values, perturbation_curves
 from xai_align.perturbation.curve import Curve
-from xai_align.perturbation.series import Order, steps
+from xai_align.perturbation.spec import Order, steps
 
 #: Steps of curves with fills that methods don't know, and on other networks.
 OTHER_STEPS = 10
@@ -33,17 +33,17 @@ PLACES_ON = 17
 GAMES: dict[str, Order] = {"insertion": "lerf", "deletion": "morf"}
 
 
-def own_games(count: int) -> dict[str, Series]:
+def own_games(count: int) -> dict[str, PerturbationSpec]:
     """RISE's pair, insertion from blur and deletion to zeros, in so many steps."""
     return {
-        "insertion blur": Series("blur", "lerf", steps(count)),
-        "deletion zero": Series("zero", "morf", steps(count)),
+        "insertion blur": PerturbationSpec("blur", "lerf", steps(count)),
+        "deletion zero": PerturbationSpec("zero", "morf", steps(count)),
     }
 
 
-def both_games(name: str, fill: Any, count: int = OTHER_STEPS) -> dict[str, Series]:
+def both_games(name: str, fill: Any, count: int = OTHER_STEPS) -> dict[str, PerturbationSpec]:
     """Insertion and deletion with the same fill."""
-    return {f"{game} {name}": Series(fill, order, steps(count)) for game, order in GAMES.items()}
+    return {f"{game} {name}": PerturbationSpec(fill, order, steps(count)) for game, order in GAMES.items()}
 
 
 def on_another_network(network: Judge, pixels: Tensor, labels: list[int], maps: Tensor) -> list[dict[str, float]]:

@@ -23,7 +23,7 @@ from xai_align.explanation import Explanation, explain
 from xai_align.perturbation.curve import Curve, perturbation_curves
 from xai_align.perturbation.questioned import curve_values
 from xai_align.perturbation.ranking import TieWarning
-from xai_align.perturbation.series import Series
+from xai_align.perturbation.spec import PerturbationSpec
 from xai_align.plugins.metric_signature import needs_of
 
 if TYPE_CHECKING:
@@ -127,15 +127,15 @@ class Judging:
         self._keep_curves(batch, curves)
         for measure in metrics:
             try:
-                scores = measure.evaluate.score([curves[one] for one in measure.evaluate.series], questions)  # type: ignore[attr-defined]
+                scores = measure.evaluate.score([curves[one] for one in measure.evaluate.specs], questions)  # type: ignore[attr-defined]
                 self._keep(batch, measure, scores, seconds)
             except Exception as error:  # so may scores
                 apart([measure], error)
 
     def _measured(
         self, batch: Sequence[Example], attributions: Tensor, metrics: Sequence[MetricSpec]
-    ) -> dict[Series, Curve]:
-        series = list(dict.fromkeys(one for measure in metrics for one in measure.evaluate.series))  # type: ignore[attr-defined]
+    ) -> dict[PerturbationSpec, Curve]:
+        series = list(dict.fromkeys(one for measure in metrics for one in measure.evaluate.specs))  # type: ignore[attr-defined]
         size = self.plan.internal_batch_size
         with fixed_random_state(mixed_seed(self.plan.seed, self.part.number)):
             curves = perturbation_curves(
@@ -143,7 +143,7 @@ class Judging:
             )
         return dict(zip(series, curves, strict=True))
 
-    def _keep_curves(self, batch: Sequence[Example], curves: dict[Series, Curve]) -> None:
+    def _keep_curves(self, batch: Sequence[Example], curves: dict[PerturbationSpec, Curve]) -> None:
         for one, curve in curves.items():
             if one.order == "single":  # no curve: each feature is perturbed by itself
                 continue

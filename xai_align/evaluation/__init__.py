@@ -12,6 +12,7 @@ from xai_align.evaluation.cwox import cauc, cdrop, salient_fraction
 from xai_align.evaluation.does_not_apply import MetricDoesNotApply
 from xai_align.evaluation.faithfulness import comprehensiveness, deletion, insertion, removal, road, sufficiency
 from xai_align.evaluation.feature_by_feature import decision_flip, rank_deletion
+from xai_align.evaluation.hidden_activations import HiddenActivationReport, hidden_activations
 from xai_align.evaluation.localisation import (
     best_threshold,
     energy_inside,
@@ -21,7 +22,6 @@ from xai_align.evaluation.localisation import (
     true_abstraction_rate,
     true_detection_rate,
 )
-from xai_align.evaluation.pathway_metrics import PathwayReport, pathways
 from xai_align.evaluation.quantus_explain_func import quantus_explain_func
 from xai_align.evaluation.randomisation import parameter_randomisation
 from xai_align.evaluation.rfxg import ccs, cgc, cgs, pgs
@@ -29,8 +29,8 @@ from xai_align.evaluation.soft_masks import average_drop, average_increase
 
 __all__ = [
     "CurveMetric",
+    "HiddenActivationReport",
     "MetricDoesNotApply",
-    "PathwayReport",
     "agreement",
     "attention_agreement",
     "average_drop",
@@ -47,11 +47,11 @@ __all__ = [
     "decision_flip",
     "deletion",
     "energy_inside",
+    "hidden_activations",
     "insertion",
     "iou_at_best_threshold",
     "iou_at_threshold",
     "parameter_randomisation",
-    "pathways",
     "pgs",
     "pointing_game",
     "quantus_explain_func",

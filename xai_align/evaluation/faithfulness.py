@@ -20,7 +20,7 @@ from xai_align._tools.checks import check_choice
 from xai_align.evaluation.curve_metric import CurveMetric
 from xai_align.perturbation.curve import Curve
 from xai_align.perturbation.questioned import curve_values
-from xai_align.perturbation.series import TENTHS, Order, Series, steps
+from xai_align.perturbation.spec import TENTHS, Order, PerturbationSpec, steps
 from xai_align.pinet.input_checks import forward_arguments
 
 #: RISE: 28 steps, of 1792 pixels each for 224 x 224.
@@ -52,12 +52,12 @@ def _area_of(curves: Sequence[Curve], target: Any) -> Tensor:
 
 def insertion_metric(*, preset: Preset = "rise", baselines: Any = None, num_steps: int = RISE_STEPS) -> CurveMetric:
     """Return insertion: inserting the most relevant first is removing the least relevant first, read backwards."""
-    return CurveMetric(series=(_game("insertion", preset, baselines, num_steps),), score=_area_of)
+    return CurveMetric(specs=(_game("insertion", preset, baselines, num_steps),), score=_area_of)
 
 
 def deletion_metric(*, preset: Preset = "rise", baselines: Any = None, num_steps: int = RISE_STEPS) -> CurveMetric:
     """Return deletion: the most relevant features are removed first."""
-    return CurveMetric(series=(_game("deletion", preset, baselines, num_steps),), score=_area_of)
+    return CurveMetric(specs=(_game("deletion", preset, baselines, num_steps),), score=_area_of)
 
 
 def insertion(
@@ -86,10 +86,10 @@ def insertion(
         num_steps: number of steps, instead of the preset's.
         transfer_to: a second network with the same inputs and classes, whose probabilities are measured in
             place of the first one's.
-        **options: options of :func:`~xai_align.perturbation.perturbation_curves`, e.g. ``feature_mask``.
+        **options: options of :func:`~xai_align.perturbation.iterate_curves`, e.g. ``feature_mask``.
 
     Raises:
-        ValueError: inputs, attributions or options don't fit; see ``perturbation_curves``.
+        ValueError: inputs, attributions or options don't fit; see ``iterate_curves``.
         TargetError: the target is not understood, or the output does not have it.
 
     Example::
@@ -126,7 +126,7 @@ def deletion(
 
 def removal_metric(*, order: Order, baselines: Any = 0.0, num_steps: int = RISE_STEPS) -> CurveMetric:
     """Return MoRF or LeRF: the area under the curve while features are removed in this order."""
-    return CurveMetric(series=(Series(baselines, order, steps(num_steps)),), score=_area_of)
+    return CurveMetric(specs=(PerturbationSpec(baselines, order, steps(num_steps)),), score=_area_of)
 
 
 def removal(
@@ -173,13 +173,13 @@ def sufficiency_of(curve: Curve, target: Any = None) -> Tensor:
 
 def comprehensiveness_metric(*, bins: Sequence[float] = ERASER_BINS, baselines: Any = 0.0) -> CurveMetric:
     """Return comprehensiveness: the top ``bins`` are removed; ERASER's by default."""
-    return CurveMetric(series=(Series(baselines, "morf", tuple(bins)),), score=_only(comprehensiveness_of))
+    return CurveMetric(specs=(PerturbationSpec(baselines, "morf", tuple(bins)),), score=_only(comprehensiveness_of))
 
 
 def sufficiency_metric(*, bins: Sequence[float] = ERASER_BINS, baselines: Any = 0.0) -> CurveMetric:
     """Return sufficiency: only the top ``bins`` are kept; ERASER's by default."""
     removed = tuple(1 - k for k in bins)
-    return CurveMetric(series=(Series(baselines, "lerf", removed),), score=_only(sufficiency_of))
+    return CurveMetric(specs=(PerturbationSpec(baselines, "lerf", removed),), score=_only(sufficiency_of))
 
 
 def comprehensiveness(
@@ -228,14 +228,14 @@ def sufficiency(
 
 def aopc_metric(*, bins: Sequence[float] = ERASER_BINS, baselines: Any = 0.0) -> CurveMetric:
     """Return comprehensiveness minus sufficiency over the same bins."""
-    removed = comprehensiveness_metric(bins=bins, baselines=baselines).series
-    kept = sufficiency_metric(bins=bins, baselines=baselines).series
+    removed = comprehensiveness_metric(bins=bins, baselines=baselines).specs
+    kept = sufficiency_metric(bins=bins, baselines=baselines).specs
 
     def score(curves: Sequence[Curve], target: Any) -> Tensor:
         without, alone = curves
         return comprehensiveness_of(without, target) - sufficiency_of(alone, target)
 
-    return CurveMetric(series=(*removed, *kept), score=score)
+    return CurveMetric(specs=(*removed, *kept), score=score)
 
 
 def road_metric(*, bins: Sequence[float] = ROAD_BINS, baselines: Any = "noisy_linear") -> CurveMetric:
@@ -246,7 +246,8 @@ def road_metric(*, bins: Sequence[float] = ROAD_BINS, baselines: Any = "noisy_li
         return ((lerf - morf) / 2).mean(1)
 
     return CurveMetric(
-        series=(Series(baselines, "morf", tuple(bins)), Series(baselines, "lerf", tuple(bins))), score=score
+        specs=(PerturbationSpec(baselines, "morf", tuple(bins)), PerturbationSpec(baselines, "lerf", tuple(bins))),
+        score=score,
     )
 
 
@@ -272,9 +273,9 @@ def road(
     return metric(forward_func, inputs, attributions, target=target, **options)
 
 
-def _game(name: str, preset: str, baselines: Any, num_steps: int) -> Series:
+def _game(name: str, preset: str, baselines: Any, num_steps: int) -> PerturbationSpec:
     fill = _FILLS[check_choice("preset", preset, _FILLS)][name] if baselines is None else baselines
-    return Series(fill, "lerf" if name == "insertion" else "morf", steps(num_steps))
+    return PerturbationSpec(fill, "lerf" if name == "insertion" else "morf", steps(num_steps))
 
 
 def _judged(

@@ -18,7 +18,7 @@ from xai_align.evaluation.curve_metric import CurveMetric
 from xai_align.perturbation.curve import Curve
 from xai_align.perturbation.questioned import curve_values
 from xai_align.perturbation.ranking import positions_of
-from xai_align.perturbation.series import Series, steps
+from xai_align.perturbation.spec import PerturbationSpec, steps
 from xai_align.question import as_questions
 
 
@@ -55,20 +55,20 @@ def rank_deletion_of(
 def decision_flip_metric(*, grid: tuple[int, int] | None = (7, 7), baselines: Any = 0.0) -> CurveMetric:
     """Return DFFrac over the cells of a grid."""
     cells = grid[0] * grid[1] if grid else 20
-    series = Series(baselines, "morf", steps(cells)[1:], grid)
-    return CurveMetric(series=(series,), score=lambda curves, target: flip_fraction_of(curves[0]))
+    spec = PerturbationSpec(baselines, "morf", steps(cells)[1:], grid)
+    return CurveMetric(specs=(spec,), score=lambda curves, target: flip_fraction_of(curves[0]))
 
 
 def most_informative_flip_metric(*, grid: tuple[int, int] = (7, 7), baselines: Any = 0.0) -> CurveMetric:
     """Return DFMIT of the most relevant cell of a grid."""
-    series = Series(baselines, "morf", steps(grid[0] * grid[1])[1:2], grid)
-    return CurveMetric(series=(series,), score=lambda curves, target: flip_at_first_of(curves[0]))
+    spec = PerturbationSpec(baselines, "morf", steps(grid[0] * grid[1])[1:2], grid)
+    return CurveMetric(specs=(spec,), score=lambda curves, target: flip_at_first_of(curves[0]))
 
 
 def rank_deletion_metric(*, grid: tuple[int, int] = (7, 7), baselines: Any = 0.0) -> CurveMetric:
     """Return RankDel over the cells of a grid."""
-    series = Series(baselines, "single", steps(grid[0] * grid[1])[1:], grid)
-    return CurveMetric(series=(series,), score=lambda curves, target: rank_deletion_of(curves[0], target))
+    spec = PerturbationSpec(baselines, "single", steps(grid[0] * grid[1])[1:], grid)
+    return CurveMetric(specs=(spec,), score=lambda curves, target: rank_deletion_of(curves[0], target))
 
 
 def decision_flip(
@@ -99,8 +99,8 @@ def decision_flip(
     def metric(count: int) -> CurveMetric:
         fractions = steps(count)[1:2] if kind == "mit" else steps(count)[1:]
         score = flip_at_first_of if kind == "mit" else flip_fraction_of
-        series = Series(baselines, "morf", fractions, grid)
-        return CurveMetric(series=(series,), score=lambda curves, target: score(curves[0]))
+        spec = PerturbationSpec(baselines, "morf", fractions, grid)
+        return CurveMetric(specs=(spec,), score=lambda curves, target: score(curves[0]))
 
     return _feature_by_feature(metric, forward_func, inputs, attributions, feature_mask, grid, options)
 
@@ -128,9 +128,9 @@ def rank_deletion(
     """
 
     def metric(count: int) -> CurveMetric:
-        series = Series(baselines, "single", steps(count)[1:], grid)
+        spec = PerturbationSpec(baselines, "single", steps(count)[1:], grid)
         return CurveMetric(
-            series=(series,), score=lambda curves, asked: rank_deletion_of(curves[0], asked, method=method)
+            specs=(spec,), score=lambda curves, asked: rank_deletion_of(curves[0], asked, method=method)
         )
 
     options = {**options, "target": target}

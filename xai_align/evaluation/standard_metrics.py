@@ -24,8 +24,8 @@ from xai_align.evaluation.feature_by_feature import (
     most_informative_flip_metric,
     rank_deletion_metric,
 )
+from xai_align.evaluation.hidden_activations import hidden_activation_metric
 from xai_align.evaluation.localisation import energy_inside, iou_at_best_threshold, pointing_game
-from xai_align.evaluation.pathway_metrics import pathway_metric
 from xai_align.evaluation.question_forms import class_and_rest, contrast_classes, group_classes, group_contrast
 from xai_align.evaluation.randomisation import parameter_randomisation
 from xai_align.evaluation.rfxg import ccs, cgc, cgs, pgs
@@ -34,12 +34,12 @@ from xai_align.hookspecs import MetricSpec
 from xai_align.perturbation.curve import Curve, perturbation_curve
 from xai_align.perturbation.questioned import questions_of
 from xai_align.perturbation.ranking import tie_rate
-from xai_align.perturbation.series import Series, steps
+from xai_align.perturbation.spec import PerturbationSpec, steps
 from xai_align.plugins import stages
 from xai_align.question import Question
 
 #: RFxG removes tenths, replaced by zeros.
-_TENTHS = (Series(),)
+_TENTHS = (PerturbationSpec(),)
 
 
 def _by_question(take_apart: Callable[[Question], Any], score: Callable[..., Tensor], **variant: Any) -> CurveMetric:
@@ -50,7 +50,7 @@ def _by_question(take_apart: Callable[[Question], Any], score: Callable[..., Ten
         sides = [take_apart(question) for question in questions_of(curve, target)]
         return score(curve, *map(list, zip(*sides, strict=True)), **variant)
 
-    return CurveMetric(series=_TENTHS, score=score_of)
+    return CurveMetric(specs=_TENTHS, score=score_of)
 
 
 def _one_group(question: Question) -> tuple[tuple[int, ...]]:
@@ -145,11 +145,20 @@ METRICS: list[MetricSpec] = [
     _metric("average_drop", average_drop, "lower", "fall of p with the map as a soft mask, as a share"),
     _metric("average_increase", average_increase, "higher", "whether p rises with the map as a soft mask"),
     _metric("completeness_gap", completeness_gap, "lower", "what the map's sum and bias leave of the answer"),
-    _metric("pathway_deviation", pathway_metric("relative"), "lower", "relative squared change of hidden layers"),
-    _metric("pathway_active", pathway_metric("active"), "higher", "share of active hidden units that stay active"),
-    _metric("pathway_inactive", pathway_metric("inactive"), "higher", "share of silent hidden units that stay silent"),
-    _metric("pathway_correlation", pathway_metric("correlation"), "higher", "correlation of hidden layers"),
-    _metric("pathway_cosine", pathway_metric("cosine"), "higher", "cosine of hidden layers"),
+    _metric(
+        "hidden_deviation", hidden_activation_metric("relative"), "lower", "relative squared change of hidden layers"
+    ),
+    _metric(
+        "hidden_active", hidden_activation_metric("active"), "higher", "share of active hidden units that stay active"
+    ),
+    _metric(
+        "hidden_inactive",
+        hidden_activation_metric("inactive"),
+        "higher",
+        "share of silent hidden units that stay silent",
+    ),
+    _metric("hidden_correlation", hidden_activation_metric("correlation"), "higher", "correlation of hidden layers"),
+    _metric("hidden_cosine", hidden_activation_metric("cosine"), "higher", "cosine of hidden layers"),
     _metric("ccs", _by_question(contrast_classes, ccs), "higher", "RFxG: A falls and B rises"),
     _metric("cgc", _by_question(class_and_rest, cgc), "higher", "RFxG: A falls and the rest of its group rises"),
     _metric("pgs", _by_question(_one_group, pgs), "higher", "RFxG: the group falls"),

@@ -28,12 +28,12 @@ from xai_align._tools.did_you_mean import did_you_mean
 from xai_align.plugins import stages
 from xai_align.question import QuestionModel
 
-#: The measures, in the order of the last axis of :attr:`Pathways.values`.
+#: The measures, in the order of the last axis of :attr:`LayerDeviations.values`.
 MEASURES = ("mse", "relative", "active", "inactive", "correlation", "cosine")
 
 
 @dataclass(frozen=True)
-class Pathways:
+class LayerDeviations:
     """Deviations of hidden layers along a curve.
 
     Attributes:
@@ -55,7 +55,7 @@ class Pathways:
         return self.values[..., MEASURES.index(measure)]
 
 
-class HeldLayer:
+class CleanLayer:
     """A layer's outputs for the clean inputs, ``[N, ...]``, with the statistics for comparisons with them."""
 
     def __init__(self, clean: Tensor) -> None:
@@ -107,7 +107,7 @@ class HeldLayer:
 
 def deviations(clean: Tensor, now: Tensor) -> Tensor:
     """Return the :data:`MEASURES` between two batches of a layer's outputs, ``[N, ...]`` each, as ``[N, 6]``."""
-    return HeldLayer(clean).deviations(range(len(clean)), now)
+    return CleanLayer(clean).deviations(range(len(clean)), now)
 
 
 def _dots(a: Tensor, b: Tensor) -> Tensor:
@@ -120,32 +120,32 @@ def _cosine(ab: Tensor, aa: Tensor, bb: Tensor) -> Tensor:
     return torch.where((bb == 0) & (aa > 0), 0.0, ab / (aa.sqrt() * bb.sqrt()))
 
 
-class LayerWatch:
+class LayerHooks:
     """Forward hooks that pass the outputs of named modules to a callback during a forward pass."""
 
     def __init__(self, names: tuple[str, ...]) -> None:
         self.names = names
-        self._see: Callable[[str, Tensor], Any] | None = None
+        self._callback: Callable[[str, Tensor], Any] | None = None
         self._seen: dict[str, Any] = {}
 
     @contextmanager
-    def seeing(self, see: Callable[[str, Tensor], Any]) -> Iterator[dict[str, Any]]:
-        """Call ``see(name, output)`` for every layer inside the block, and yield its results by name.
+    def calling(self, callback: Callable[[str, Tensor], Any]) -> Iterator[dict[str, Any]]:
+        """Call ``callback(name, output)`` for every layer inside the block, and yield its results by name.
 
         Raises:
             ValueError: a layer did not run, ran twice or did not return a tensor.
         """
-        self._see, self._seen = see, {}
+        self._callback, self._seen = callback, {}
         try:
             yield self._seen
         finally:
-            self._see = None
+            self._callback = None
         silent = [name for name in self.names if name not in self._seen]
         if silent:
             raise ValueError(f"layer '{silent[0]}' did not run; choose layers that the model calls")
 
     @classmethod
-    def on(cls, replica: nn.Module, names: Sequence[str] | None) -> LayerWatch:
+    def on(cls, replica: nn.Module, names: Sequence[str] | None) -> LayerHooks:
         """Hook these modules of a replica, for its whole lifetime; by default the stages that a plugin names.
 
         Raises:
@@ -155,27 +155,27 @@ class LayerWatch:
         chosen = tuple(names) if names is not None else stages(inner)
         if not chosen:
             raise ValueError(
-                f"no plugin knows the stages of {type(inner).__name__}; name the layers to watch, "
+                f"no plugin knows the stages of {type(inner).__name__}; name the layers, "
                 f"e.g. layers={[name for name, _ in inner.named_children()][:3]}"
             )
         modules = dict(inner.named_modules())
         for name in chosen:
             if name not in modules or not name:
                 raise ValueError(f"layer '{name}' not found{did_you_mean(name, modules)}")
-        watch = cls(chosen)
+        hooks = cls(chosen)
         for name in chosen:
-            modules[name].register_forward_hook(watch._keeper(name))
-        return watch
+            modules[name].register_forward_hook(hooks._hook(name))
+        return hooks
 
-    def _keeper(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def keep(module: nn.Module, args: Any, out: Any) -> None:
-            if self._see is None:
+    def _hook(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(module: nn.Module, args: Any, out: Any) -> None:
+            if self._callback is None:
                 return
             out = out[0] if isinstance(out, tuple | list) and out else out
             if not isinstance(out, Tensor):
                 raise ValueError(f"layer '{name}' puts out a {type(out).__name__}; choose one that gives a tensor")
             if name in self._seen:
                 raise ValueError(f"layer '{name}' runs more than once in a pass; choose layers that run once")
-            self._seen[name] = self._see(name, out)
+            self._seen[name] = self._callback(name, out)
 
-        return keep
+        return hook

@@ -36,11 +36,11 @@ from torch.nn.functional import interpolate
 from xai_align._tools.checks import check_choice, check_integer, check_number
 from xai_align._tools.options import with_changes
 from xai_align._tools.thread_state import restores_thread_state
-from xai_align.features.hidden_layers import LayerWatch
+from xai_align.features.hidden_layers import LayerHooks
 from xai_align.features.resolve_layer import layer_names
 from xai_align.fei.composites import Interception, check_image_model, composite_answers
 from xai_align.fei.curve_options import CurveOptions
-from xai_align.fei.curve_search import Search, WatchedStages, log_odds
+from xai_align.fei.curve_search import Search, StageDeviations, log_odds
 from xai_align.fei.optimised import OptimisedMasks, check_quantiles, optimised_masks
 from xai_align.fei.quantile_masks import level_sets, standardised
 from xai_align.fei.random_fills import fixed_fill, random_fills
@@ -144,7 +144,7 @@ def curve_masks(
             named = layer_names(model, chosen.deviation_layers)
             layers = stage_layers(model, inputs, asked.extra) if named is None else tuple(named)
             if layers:
-                stages = WatchedStages.of(LayerWatch.on(asked.model, layers), asked)
+                stages = StageDeviations.of(LayerHooks.on(asked.model, layers), asked)
         found = []
         for restart in range(check_integer("restarts", chosen.restarts)):
             generator = torch.Generator().manual_seed(seed + restart)

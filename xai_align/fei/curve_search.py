@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
 from xai_align._tools.correlation import spearman
-from xai_align.features.hidden_layers import LayerWatch
+from xai_align.features.hidden_layers import LayerHooks
 from xai_align.fei.composites import CompositeAnswers, composite
 from xai_align.fei.quantile_masks import quantile_masks, share_at, standardised
 from xai_align.fei.random_fills import Fills
@@ -59,22 +59,22 @@ def log_odds(question: Question) -> Question:
 
 
 @dataclass(frozen=True)
-class WatchedStages:
+class StageDeviations:
     """Deviation ``D`` of hidden layers from their activations for the unchanged images.
 
     ``clean`` has each layer's activations ``[N, 2, ...]`` for the images and for the mirrored ones, which mirrored
     composites are compared with.
     """
 
-    watch: LayerWatch
+    hooks: LayerHooks
     clean: dict[str, Tensor]
 
     @classmethod
-    def of(cls, watch: LayerWatch, asked: CompositeAnswers) -> WatchedStages:
+    def of(cls, hooks: LayerHooks, asked: CompositeAnswers) -> StageDeviations:
         """Record the layers for the unchanged images."""
-        with torch.no_grad(), watch.seeing(lambda name, out: out.clone()) as seen:
+        with torch.no_grad(), hooks.calling(lambda name, out: out.clone()) as seen:
             asked(torch.stack([asked.inputs, asked.inputs.flip(-1)], 1))
-        return cls(watch, {name: a.unflatten(0, (len(asked.inputs), 2)) for name, a in seen.items()})
+        return cls(hooks, {name: a.unflatten(0, (len(asked.inputs), 2)) for name, a in seen.items()})
 
     def deviations(self, seen: dict[str, Tensor], mirrored: list[bool]) -> Tensor:
         """Return ``mean_l |a_l(x) - a_l(x')|^2 / |a_l(x)|^2``, ``[N, M]``, of ``M`` composites of each image."""
@@ -105,7 +105,7 @@ class Search:
         asked: CompositeAnswers,
         start: Tensor,
         fills: Fills,
-        stages: WatchedStages | None,
+        stages: StageDeviations | None,
         generator: torch.Generator,
         progress: Callable[[int], None],
     ) -> tuple[Tensor, Tensor]:
@@ -136,7 +136,7 @@ class Search:
         s: Tensor,
         t: int,
         fills: Fills,
-        stages: WatchedStages | None,
+        stages: StageDeviations | None,
         offset: Tensor,
         generator: torch.Generator,
     ) -> Tensor:
@@ -153,7 +153,7 @@ class Search:
             probability = torch.sigmoid(asked(both) - offset[:, None])
             return probability[:, 1] - probability[:, 0]
         # cloned, as later layers may work in place
-        with stages.watch.seeing(lambda name, out: out.clone()) as seen:
+        with stages.hooks.calling(lambda name, out: out.clone()) as seen:
             probability = torch.sigmoid(asked(both) - offset[:, None])
         return probability[:, 1] - probability[:, 0] + self.deviation_weight * stages.deviations(seen, mirrored).mean(1)
 

@@ -5,14 +5,14 @@ from xai_align.perturbation.fills import GaussianBlur, Noise, noise_from
 from xai_align.perturbation.noisy_linear import NoisyLinear
 from xai_align.perturbation.questioned import curve_values
 from xai_align.perturbation.ranking import TieWarning, descending_ranks, tie_rate
-from xai_align.perturbation.series import Series
+from xai_align.perturbation.spec import PerturbationSpec
 
 __all__ = [
     "Curve",
     "GaussianBlur",
     "Noise",
     "NoisyLinear",
-    "Series",
+    "PerturbationSpec",
     "TieWarning",
     "curve_values",
     "descending_ranks",

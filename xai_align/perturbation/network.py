@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from xai_align._tools.batches import rows_of
-from xai_align.features.hidden_layers import LayerWatch
+from xai_align.features.hidden_layers import LayerHooks
 
 #: Function from logits to probabilities; "auto": softmax, or sigmoid for a single output; None: raw outputs.
 Activation = Literal["auto", "softmax", "sigmoid"] | None
@@ -25,7 +25,7 @@ class Network:
     num_examples: int
     activation: Activation
     autocast: torch.dtype | None
-    watch: LayerWatch | None
+    hooks: LayerHooks | None
     batch_size: int
 
     def __call__(self, x: Tensor, rows: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ from xai_align.fei.optimised import OptimisedMasks, check_quantiles, optimised_m
 from xai_align.fei.published.gradient_clipping import ClippingMode, clipped_copy
 from xai_align.fei.published.nested_options import NestedOptions
 from xai_align.fei.solid_colours import Normalization, References, references
-from xai_align.perturbation.series import removed_count
+from xai_align.perturbation.spec import removed_count
 from xai_align.question import Question
 
 #: The composites of an objective: +1 shows the marked pixels and raises the answer, -1 hides them and lowers it.

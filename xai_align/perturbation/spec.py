@@ -1,4 +1,4 @@
-"""Series of perturbations: the order of removal, the shares to remove, and the fill."""
+"""Specification of a perturbation: the order of removal, the shares to remove, and the fill."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ TENTHS = tuple(tenth / 10 for tenth in range(1, 10))
 
 
 @dataclass(frozen=True)
-class Series:
-    """Series of perturbations: which features are removed in which order, and their fill.
+class PerturbationSpec:
+    """Perturbation: which features are removed in which order, and their fill.
 
     Attributes:
         fill: replacement of removed features; see :mod:`xai_align.perturbation.fills`.
@@ -34,7 +34,7 @@ class Series:
 
     Example::
 
-        Series("blur", "lerf", (0.25, 0.5), grid=(7, 7)).label  # "lerf blur 7x7"
+        PerturbationSpec("blur", "lerf", (0.25, 0.5), grid=(7, 7)).label  # "lerf blur 7x7"
     """
 
     fill: Any = 0.0

@@ -10,10 +10,10 @@ from torch import nn
 
 from tests.networks import conv_net, images, untouched
 from xai_align.evaluation.faithfulness import deletion, insertion
-from xai_align.evaluation.pathway_metrics import pathway_metric, pathways, six_series
+from xai_align.evaluation.hidden_activations import hidden_activation_metric, hidden_activations, six_specs
 from xai_align.features.hidden_layers import MEASURES, deviations
 from xai_align.perturbation.curve import perturbation_curves
-from xai_align.perturbation.series import Series
+from xai_align.perturbation.spec import PerturbationSpec
 from xai_align.plugins import stages
 from xai_align.question import ask
 
@@ -51,9 +51,9 @@ def test_a_measure_without_a_value_is_nan():
 
 def test_one_pass_gives_what_the_parts_give():
     model, x, a = conv_net(), images(2, 14), maps(2, 14)
-    report = pathways(model, x, a, layers=["conv1", "conv2"], target=[1, 2])
+    report = hidden_activations(model, x, a, layers=["conv1", "conv2"], target=[1, 2])
     assert report.layers == ("conv1", "conv2")
-    areas = dict(zip(report.series, report.areas.T, strict=True))
+    areas = dict(zip(report.perturbations, report.areas.T, strict=True))
     torch.testing.assert_close(areas["deletion zero"], deletion(model, x, a, target=[1, 2]), rtol=0, atol=1e-6)
     torch.testing.assert_close(areas["insertion blur"], insertion(model, x, a, target=[1, 2]), rtol=0, atol=1e-6)
 
@@ -61,8 +61,8 @@ def test_one_pass_gives_what_the_parts_give():
 def test_measures_are_those_of_a_loop():
     """As the authors' script: one layer, one image, 29 steps; areas by numpy."""
     model, x, a = conv_net(), images(2, 14), maps(2, 14)
-    report = pathways(model, x, a, layers=["conv2"])
-    series = report.series.index("deletion zero")
+    report = hidden_activations(model, x, a, layers=["conv2"])
+    series = report.perturbations.index("deletion zero")
 
     def hidden(image):
         return model.conv2(model.pool(model.act(model.norm(model.conv1(image[None]))))).detach().numpy().ravel()
@@ -83,7 +83,7 @@ def test_measures_are_those_of_a_loop():
 
 
 def test_few_steps_are_some_of_the_many():
-    few, many = six_series(7)["insertion blur"], six_series(28)["insertion blur"]
+    few, many = six_specs(7)["insertion blur"], six_specs(28)["insertion blur"]
     assert set(few.fractions) <= set(many.fractions)
 
 
@@ -91,7 +91,7 @@ def test_every_measure_is_one_number_per_example():
     model, x, a = timm.create_model("test_resnet").eval(), images(2, 32), maps(2, 32)
     assert len(stages(model)) > 2
     for measure in MEASURES:
-        values = pathway_metric(measure, num_steps=2)(model, x, a)
+        values = hidden_activation_metric(measure, num_steps=2)(model, x, a)
         assert values.shape == (2,)
         assert values.isfinite().all()
 
@@ -99,8 +99,8 @@ def test_every_measure_is_one_number_per_example():
 def test_a_question_model_is_watched_inside():
     model, x, a = conv_net(), images(2), maps()
     asked, _ = ask(model, [1, 2], 2)
-    (curve,) = perturbation_curves(asked, x, a, [Series(layers=True)], layers=["conv1"], activation=None)
-    assert curve.pathways.values.shape == (2, 9, 1, 6)
+    (curve,) = perturbation_curves(asked, x, a, [PerturbationSpec(layers=True)], layers=["conv1"], activation=None)
+    assert curve.deviations.values.shape == (2, 9, 1, 6)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_a_question_model_is_watched_inside():
 )
 def test_layers_that_cannot_be_watched(model, layers, error, message):
     with untouched(conv_net()), pytest.raises(error, match=message):
-        pathways(model, images(2), maps(), layers=layers)
+        hidden_activations(model, images(2), maps(), layers=layers)
 
 
 def test_stages_are_timms_own():

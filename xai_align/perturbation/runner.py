@@ -1,4 +1,4 @@
-"""All series of a few examples in one pass; shared perturbations are computed once."""
+"""All perturbations of a few examples in one pass; those that are shared are computed once."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xai_align.features.hidden_layers import HeldLayer
+from xai_align.features.hidden_layers import CleanLayer
 from xai_align.perturbation.fills import Filler, by_name, filler
 from xai_align.perturbation.network import Network
 from xai_align.perturbation.ranking import over_channels, rank, warn_of_ties
-from xai_align.perturbation.series import Series, grid_mask, removed_count
+from xai_align.perturbation.spec import PerturbationSpec, grid_mask, removed_count
 
 #: A perturbation of an example: index of the fill, grid, order, number of removed features.
 Key = tuple[int, tuple[int, int] | None, str, int]
@@ -20,20 +20,20 @@ Key = tuple[int, tuple[int, int] | None, str, int]
 NOTHING: Key = (-1, None, "nothing", 0)
 
 
-class Window:
-    """A few examples and the network's outputs for every perturbation of them.
+class PerturbationRunner:
+    """Runner of the network on every perturbation of a few examples.
 
     Args:
         network: the network.
         inputs: ``[W, ...]``.
         scores: ``[W, *positions]``.
-        series: the series to measure.
-        feature_mask: labels of regions for series without a grid.
+        specs: the perturbations to measure.
+        feature_mask: labels of regions for specs without a grid.
         rows: ``[W]``: indices of the examples in the caller's batch.
 
     Attributes:
         clean: ``[W, K]``: outputs for the unperturbed inputs.
-        rankings: the ranking for each grid of the series.
+        rankings: the ranking for each grid of the specs.
     """
 
     def __init__(
@@ -41,58 +41,58 @@ class Window:
         network: Network,
         inputs: Tensor,
         scores: Tensor,
-        series: Sequence[Series],
+        specs: Sequence[PerturbationSpec],
         feature_mask: Tensor | None,
         rows: Tensor,
     ) -> None:
         self.network, self.inputs, self.rows = network, inputs, rows
         self.rankings = {
             grid: rank(scores, feature_mask if grid is None else grid_mask(scores.shape[1:], grid).to(scores.device))
-            for grid in dict.fromkeys(one.grid for one in series)
+            for grid in dict.fromkeys(one.grid for one in specs)
         }
         for ranking in self.rankings.values():
             warn_of_ties(ranking)
-        self._fills = _distinct(by_name(one.fill) for one in series)
+        self._fills = _distinct(by_name(one.fill) for one in specs)
         self._values: dict[tuple[int, Key], Tensor] = {}
         self._hidden: dict[tuple[int, Key], Tensor] = {}
-        self._held: dict[str, HeldLayer] = {}
-        self.clean = self._run_clean(watching=any(one.layers for one in series))
-        watched = [(n, key) for one in series if one.layers for n, keys in enumerate(self.keys(one)) for key in keys]
-        others = [(n, key) for one in series if not one.layers for n, keys in enumerate(self.keys(one)) for key in keys]
-        self._run_all(watched, watching=True)
-        self._run_all(others, watching=False)
+        self._clean_layers: dict[str, CleanLayer] = {}
+        self.clean = self._run_clean(recording=any(one.layers for one in specs))
+        recorded = [(n, key) for one in specs if one.layers for n, keys in enumerate(self.keys(one)) for key in keys]
+        others = [(n, key) for one in specs if not one.layers for n, keys in enumerate(self.keys(one)) for key in keys]
+        self._run_all(recorded, recording=True)
+        self._run_all(others, recording=False)
 
-    def outputs(self, one: Series) -> Tensor:
+    def outputs(self, spec: PerturbationSpec) -> Tensor:
         """Return outputs ``[W, F, K]``; NaN for an example with a constant map."""
-        return self._gathered(one, self._values)
+        return self._gathered(spec, self._values)
 
-    def deviations(self, one: Series) -> Tensor:
-        """Return ``[W, F, L, M]`` for a series that records layers; NaN for an example with a constant map."""
-        return self._gathered(one, self._hidden)
+    def deviations(self, spec: PerturbationSpec) -> Tensor:
+        """Return ``[W, F, L, M]`` for a spec that records layers; NaN for an example with a constant map."""
+        return self._gathered(spec, self._hidden)
 
-    def keys(self, one: Series) -> list[list[Key]]:
-        """Return, for each example, the perturbation at each of the series' fractions."""
-        wanted = by_name(one.fill)
+    def keys(self, spec: PerturbationSpec) -> list[list[Key]]:
+        """Return, for each example, the perturbation at each of the spec's fractions."""
+        wanted = by_name(spec.fill)
         number = next(i for i, fill in enumerate(self._fills) if _same(fill, wanted))
         return [
-            [_key(number, one, removed_count(fraction, features), features) for fraction in one.fractions]
-            for features in self.rankings[one.grid].counts.tolist()
+            [_key(number, spec, removed_count(fraction, features), features) for fraction in spec.fractions]
+            for features in self.rankings[spec.grid].counts.tolist()
         ]
 
-    def _gathered(self, one: Series, found: dict[tuple[int, Key], Tensor]) -> Tensor:
-        rows = [torch.stack([found[n, key] for key in keys]) for n, keys in enumerate(self.keys(one))]
+    def _gathered(self, spec: PerturbationSpec, found: dict[tuple[int, Key], Tensor]) -> Tensor:
+        rows = [torch.stack([found[n, key] for key in keys]) for n, keys in enumerate(self.keys(spec))]
         gathered = torch.stack(rows)
-        gathered[self.rankings[one.grid].says_nothing] = torch.nan
+        gathered[self.rankings[spec.grid].says_nothing] = torch.nan
         return gathered
 
-    def _run_clean(self, *, watching: bool) -> Tensor:
+    def _run_clean(self, *, recording: bool) -> Tensor:
         """Return outputs for the unperturbed inputs, and keep the outputs of recorded layers."""
         outputs, parts = [], []
         for first in range(0, len(self.inputs), self.network.batch_size):
             some = slice(first, first + self.network.batch_size)
-            if watching and self.network.watch is not None:
+            if recording and self.network.hooks is not None:
                 # copies: a later module may work in place on the same memory
-                with self.network.watch.seeing(lambda name, out: out.detach().clone()) as seen:
+                with self.network.hooks.calling(lambda name, out: out.detach().clone()) as seen:
                     outputs.append(self.network(self.inputs[some], self.rows[some]))
                 parts.append(seen)
             else:
@@ -101,13 +101,12 @@ class Window:
         self._values.update({(n, NOTHING): row for n, row in enumerate(clean)})
         if parts:
             whole = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-            self._held = {name: HeldLayer(layer) for name, layer in whole.items()}
-            everyone = range(len(clean))
-            still = [self._held[name].deviations(everyone, layer) for name, layer in whole.items()]
+            self._clean_layers = {name: CleanLayer(layer) for name, layer in whole.items()}
+            still = [self._clean_layers[name].deviations(range(len(clean)), layer) for name, layer in whole.items()]
             self._hidden.update({(n, NOTHING): row for n, row in enumerate(torch.stack(still, 1))})
         return clean
 
-    def _run_all(self, wanted: Sequence[tuple[int, Key]], *, watching: bool) -> None:
+    def _run_all(self, wanted: Sequence[tuple[int, Key]], *, recording: bool) -> None:
         """Run the perturbations that have not run yet in batches, sorted by example within each fill."""
         for number, fill in enumerate(self._fills):
             jobs = sorted(
@@ -115,19 +114,21 @@ class Window:
             )
             fill_in = filler(fill, self.inputs, rows=self.rows)
             for first in range(0, len(jobs), self.network.batch_size):
-                self._run(jobs[first : first + self.network.batch_size], fill_in, watching=watching)
+                self._run(jobs[first : first + self.network.batch_size], fill_in, recording=recording)
 
-    def _run(self, jobs: list[tuple[int, Key]], fill_in: Filler, *, watching: bool) -> None:
+    def _run(self, jobs: list[tuple[int, Key]], fill_in: Filler, *, recording: bool) -> None:
         """Run the network on one batch of perturbed inputs."""
         examples = [n for n, _ in jobs]
         index = torch.tensor(examples, device=self.inputs.device)
         removed = torch.stack([self._removed(n, key) for n, key in jobs])
         x = fill_in(index, over_channels(removed, self.inputs.dim()))
-        if watching and self.network.watch is not None:
+        if recording and self.network.hooks is not None:
             # compared immediately, so that layer outputs need not be kept
-            with self.network.watch.seeing(lambda name, out: self._held[name].deviations(examples, out)) as seen:
+            with self.network.hooks.calling(
+                lambda name, out: self._clean_layers[name].deviations(examples, out)
+            ) as seen:
                 outputs = self.network(x, self.rows[index])
-            layers = torch.stack([seen[name] for name in self._held], 1)
+            layers = torch.stack([seen[name] for name in self._clean_layers], 1)
             self._hidden.update(zip(jobs, layers, strict=True))
         else:
             outputs = self.network(x, self.rows[index])
@@ -148,13 +149,13 @@ class Window:
         return torch.ones_like(ranks, dtype=torch.bool)
 
 
-def _key(number: int, one: Series, count: int, features: int) -> Key:
+def _key(number: int, spec: PerturbationSpec, count: int, features: int) -> Key:
     """Return the key of a perturbation; the end points (nothing or everything removed) are shared by all orders."""
     if count == 0:
         return NOTHING
-    if count == features and one.order != "single":
+    if count == features and spec.order != "single":
         return (number, None, "everything", 0)
-    return (number, one.grid, one.order, count)
+    return (number, spec.grid, spec.order, count)
 
 
 def _distinct(fills: Iterable[Any]) -> list[Any]:
