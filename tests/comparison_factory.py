@@ -49,11 +49,11 @@ def summary(question, method, metric, **changes):
     return Summary(**(values | changes))
 
 
-def curve(method="pinet", *, mean=(0.9, 0.5, 0.1), question="why", series="least relevant first", half=0.05):
+def curve(method="pinet", *, mean=(0.9, 0.5, 0.1), question="why", perturbation="least relevant first", half=0.05):
     return CurveBand(
         question=question,
         method=method,
-        series=series,
+        perturbation=perturbation,
         fractions=FRACTIONS,
         mean=mean,
         low=tuple(value - half for value in mean),
@@ -71,7 +71,7 @@ def pictures(folder, image="/photos/chelsea.jpg", methods=METHODS, questions=("w
         file = f"pictures/{number}.png"
         pixels = np.random.default_rng(number).integers(0, 255, (20, 30, 3), np.uint8)
         Image.fromarray(pixels).resize((300, 200)).save(folder / file)
-        made.append(Picture(image=image, question=question, question_words=in_words, method=method, file=file))
+        made.append(Picture(image=image, question=question, question_text=in_words, method=method, file=file))
     return tuple(made)
 
 

@@ -184,7 +184,7 @@ def test_a_metric_that_does_not_apply_is_no_problem(folder):
     assert "contrast does not apply to 'why': ask against one class (7 images)" in got.notes
     # p_A / (p_A + p_B) at the start is over a half, as A is predicted
     assert all(band.mean[0] > 0.5 for band in got.curves if band.question == "why-not")
-    # the same series at other fractions: one curve
+    # the same perturbation at other fractions: one curve
     (band,) = [one for one in got.curves if (one.question, one.method) == ("why-not", "pinet")]
     assert {0.25, 0.1, 0.5} <= set(band.fractions)
 
@@ -286,7 +286,7 @@ def test_the_files_agree_with_each_other(folder):
 
     values = pq.read_table("out/values.parquet").to_pylist()
     assert len(values) == 7 * 2 * 2 * 2
-    assert values[0].keys() >= {"image", "question", "question_words", "method", "metric", "value", "seconds"}
+    assert values[0].keys() >= {"image", "question", "question_text", "method", "metric", "value", "seconds"}
     curves = pq.read_table("out/curves.parquet").to_pylist()
     assert len(curves) == 7 * 2 * 2 * 10
     mean = np.mean(
@@ -300,7 +300,7 @@ def test_the_files_agree_with_each_other(folder):
     assert len(got.pictures) == 2 * (1 + 2 * 2)
     for picture in got.pictures:
         assert Path("out", picture.file).read_bytes().startswith(b"\x89PNG")
-    assert {one.question_words for one in got.pictures if one.image.endswith("a_red.png") and one.method} == {
+    assert {one.question_text for one in got.pictures if one.image.endswith("a_red.png") and one.method} == {
         "Why red?",
         "Why red and not blue?",
     }

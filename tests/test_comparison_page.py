@@ -18,7 +18,7 @@ from PIL import Image
 
 from xai_align.report.comparison_page import write_comparison_page
 from xai_align.report.comparison_table import comparison_table, figure
-from xai_align.report.curve_figure import curve_panels, series_in_words, ticks
+from xai_align.report.curve_figure import curve_panels, perturbation_text, ticks
 from xai_align.report.method_style import method_styles
 from xai_align.report.thumbnail import SIDE, thumbnail
 
@@ -183,11 +183,15 @@ def test_a_curve_breaks_where_there_is_no_number_and_never_prints_one():
 
 
 def test_panels_share_their_height_and_what_is_picked_out_lies_in_front():
-    curves = [curve("pinet"), curve("lime", mean=(0.3, 0.2, 0.1)), curve("lime", series="other", mean=(0.1, 0.1, 0.1))]
+    curves = [
+        curve("pinet"),
+        curve("lime", mean=(0.3, 0.2, 0.1)),
+        curve("lime", perturbation="other", mean=(0.1, 0.1, 0.1)),
+    ]
     first, second = curve_panels(curves, front=["pinet"])
     assert first.frame.y == second.frame.y
     assert [line.method for line in first.lines] == ["lime", "pinet"]
-    assert first.lines[1].words == "pinet: 0.900 at 0 %, 0.100 at 100 %"
+    assert first.lines[1].text == "pinet: 0.900 at 0 %, 0.100 at 100 %"
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (-0.3, 0.7), (0, 3e-4), (-12, 900)])
@@ -200,9 +204,9 @@ def test_ticks_are_few_and_even(low, high):
 
 
 def test_series_are_told_in_words():
-    assert series_in_words("morf blur") == "Most relevant first, replaced by blur"
-    assert series_in_words("lerf zero 14x14") == "Least relevant first, replaced by zero 14x14"
-    assert series_in_words("my own way") == "my own way"
+    assert perturbation_text("morf blur") == "Most relevant first, replaced by blur"
+    assert perturbation_text("lerf zero 14x14") == "Least relevant first, replaced by zero 14x14"
+    assert perturbation_text("my own way") == "my own way"
 
 
 def test_methods_differ_by_hue_or_dash_and_controls_by_their_name():
@@ -332,8 +336,8 @@ def test_no_name_is_markup_and_no_number_is_nan(tmp_path):
             dataclasses.replace(summary("why", "pinet", "ccs"), metric=HOSTILE, method=HOSTILE),
         ),
         "seconds": {HOSTILE: nan},
-        "curves": (curve(HOSTILE, series=HOSTILE), curve("random", mean=(nan, nan, nan))),
-        "pictures": tuple(dataclasses.replace(one, question_words=HOSTILE) for one in made),
+        "curves": (curve(HOSTILE, perturbation=HOSTILE), curve("random", mean=(nan, nan, nan))),
+        "pictures": tuple(dataclasses.replace(one, question_text=HOSTILE) for one in made),
         "problems": (HOSTILE,),
         "notes": (HOSTILE,),
         "values_file": HOSTILE,

@@ -21,7 +21,7 @@ from xai_align.plugins.registry import registry
 from xai_align.plugins.specs_by_name import Offer
 from xai_align.question import Question
 from xai_align.report.record import record_of
-from xai_align.report.words import arithmetic, exactness, footnotes, number, table_row, totals, unit_of
+from xai_align.report.record_text import exactness, footnotes, number, sum_text, table_row, totals, unit_of
 
 
 class Twin(PiNetMethod):
@@ -83,17 +83,17 @@ def test_an_account_under_another_name_is_an_account(monkeypatch):
     assert one.is_decomposition
     assert exactness(one).startswith("sum off by")
     assert footnotes([one]) == [
-        "twin accounts for the answer: sum of contributions + bias = answer; the completeness error is what is left "
-        "of that sum, found by a second computation."
+        "twin decomposes the answer: sum of contributions + bias = answer; the completeness error is the "
+        "difference of the two sides, from a second computation."
     ]
 
 
 @pytest.mark.parametrize(
     ("values", "unit", "sum_told", "said"),
     [
-        ("scores", "its order counts", "a ranking of places", "the map ranks places"),
+        ("scores", "its order counts", "a ranking of positions", "the map ranks positions"),
         ("slopes", "value per", " for, ", "holds slopes"),
-        ("contributions", "logits per", " for, ", "without an account"),
+        ("contributions", "logits per", " for, ", "not explained by the map"),
     ],
 )
 def test_a_plugins_map_is_told_as_what_its_record_says(monkeypatch, values, unit, sum_told, said):
@@ -101,13 +101,13 @@ def test_a_plugins_map_is_told_as_what_its_record_says(monkeypatch, values, unit
     one = record_of(explain(conv_net(), images(1), 0, "bright"), image="a.png")
     assert unit in unit_of(one)
     assert sum_told in totals(one)
-    assert said in arithmetic(one)
+    assert said in sum_text(one)
     has_sum = values == "contributions"
     assert table_row(one)[5:8] == (("–", "–", "–") if not has_sum else (*table_row(one)[5:7], f"gap {number(one.gap)}"))
     notes = footnotes([one])
     assert notes[-1] == "bright sees light."
     assert any("gap" in note for note in notes) == has_sum
-    assert any("only ranks places" in note for note in notes) == (values == "scores")
+    assert any("only ranks positions" in note for note in notes) == (values == "scores")
 
 
 def test_a_map_without_a_word_about_its_values_claims_least():

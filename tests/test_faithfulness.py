@@ -74,7 +74,7 @@ def test_presets_differ_in_what_is_filled_in():
     assert torch.equal(insertion(model, x, a, preset="fei"), insertion(model, x, a, preset="rise", baselines=0.0))
     assert torch.equal(insertion(model, x, a, preset="fei"), removal(model, x, a, order="lerf"))
     assert not torch.equal(insertion(model, x, a), insertion(model, x, a, preset="fei"))
-    with pytest.raises(ValueError, match="no preset 'RISE'; known: rise, fei"):
+    with pytest.raises(ValueError, match="preset must be 'rise' or 'fei', got 'RISE'"):
         insertion(model, x, a, preset="RISE")
 
 
@@ -254,7 +254,7 @@ def test_metrics_are_functions_of_curves():
 def test_curves_of_a_few_examples_are_held_at_a_time():
     held = []
     metric = CurveMetric(
-        series=insertion_metric().series,
+        specs=insertion_metric().specs,
         score=lambda curves, _: held.append(len(curves[0].clean)) or curves[0].clean[:, 0],
     )
     metric(nn.Sequential(nn.Flatten(), nn.Linear(192, 3)).eval(), images(40), maps(40))

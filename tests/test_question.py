@@ -127,9 +127,9 @@ def test_ask_wraps_without_touching():
 
 def test_questions_in_words():
     names = ["cat", "dog", "car", "bus", "boat"]
-    assert Question.why(0).in_words(names) == "why cat?"
-    assert Question.why_not(0, 1).in_words(names) == "why cat and not dog?"
-    assert Question.against_all(2).in_words(names) == "why car and nothing else?"
+    assert Question.why(0).text(names) == "why cat?"
+    assert Question.why_not(0, 1).text(names) == "why cat and not dog?"
+    assert Question.against_all(2).text(names) == "why car and nothing else?"
     assert str(Question.why_not(3, 4)) == "why 3 and not 4?"
 
 
@@ -386,12 +386,12 @@ def test_a_question_model_answers_in_columns_and_knows_its_questions():
 
 def test_every_form_of_words():
     names = ["cat", "dog", "car"]
-    assert Question.why_group([0, 1, 2]).in_words(names) == "why cat or dog or car?"
-    assert Question.why_group([1, 0, 2, 3]).in_words(names) == "why dog or 3 others?"
-    assert Question.why_group_not([0], [2, 3]).in_words(names) == "why cat and not car or 3?"
-    assert Question.why((0, 2)).in_words(names) == "why 0.2?"
-    assert Question(((),)).in_words(names) == "why the output?"
+    assert Question.why_group([0, 1, 2]).text(names) == "why cat or dog or car?"
+    assert Question.why_group([1, 0, 2, 3]).text(names) == "why dog or 3 others?"
+    assert Question.why_group_not([0], [2, 3]).text(names) == "why cat and not car or 3?"
+    assert Question.why((0, 2)).text(names) == "why 0.2?"
+    assert Question(((),)).text(names) == "why the output?"
     assert str(Question.against_all(1)) == "why 1 and nothing else?"
     # counted from the end
-    assert [Question.why(k).in_words(names) for k in (-1, -3, -4, 3)] == ["why car?", "why cat?", "why -4?", "why 3?"]
+    assert [Question.why(k).text(names) for k in (-1, -3, -4, 3)] == ["why car?", "why cat?", "why -4?", "why 3?"]
     assert str(Question.why(-1)) == "why -1?"

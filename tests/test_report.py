@@ -21,17 +21,17 @@ from xai_align.data.overlay import blend, density, grey, limit_of
 from xai_align.explanation import explain
 from xai_align.plugins import attribution_method
 from xai_align.question import Question
-from xai_align.report.overlay import overlay_figure, photograph_and_overlay, totals_in_words
+from xai_align.report.overlay import overlay_figure, photograph_and_overlay, totals_text
 from xai_align.report.page import Picture, Section, render_page, write_page
 from xai_align.report.record import file_name, numbers_of, record_of, save_arrays, save_numbers
-from xai_align.report.words import (
+from xai_align.report.record_text import (
     LOGITS,
     SCORES,
     UNITLESS,
-    arithmetic,
     exactness,
     footnotes,
     number,
+    sum_text,
     table_row,
     unit_of,
 )
@@ -119,7 +119,7 @@ def test_the_drawn_figure_shows_both_signs_where_they_are(draw):
 
 def test_a_map_of_zeros_is_drawn():
     assert png(overlay_figure(GREY, torch.zeros(4, 4))).startswith(b"\x89PNG")
-    assert totals_in_words(torch.zeros(2, 2)) == "0.000 for, 0.000 against, 0.000 in all"
+    assert totals_text(torch.zeros(2, 2)) == "0.000 for, 0.000 against, 0.000 in all"
 
 
 def test_numbers_have_a_true_minus():
@@ -143,7 +143,7 @@ def test_a_record_without_an_account_says_what_its_sum_leaves():
     assert (one.bias, one.completeness_error, one.raw) == (None, None, ())
     assert one.gap == pytest.approx(0.5)
     assert table_row(one)[4:8] == ("2.500", "2.000", "–", "gap 0.500")
-    assert "0.500 is left without an account" in arithmetic(one)
+    assert "0.500 is not explained by the map" in sum_text(one)
     assert exactness(one) == ""
 
 
@@ -155,18 +155,17 @@ def test_a_record_is_of_one_image():
 
 def test_the_arithmetic_is_written_out():
     one = record(question=Question.why(2), layer="input")
-    assert arithmetic(one) == "1.750 = 2.000 (picture) + −0.250 (bias)"
+    assert sum_text(one) == "1.750 = 2.000 (picture) + −0.250 (bias)"
     tokens = dataclasses.replace(one, contributions=2.5, prefix=0.5, answer=2.25)
-    assert (
-        arithmetic(tokens) == "2.250 = 2.000 (picture) + 0.500 (tokens without a place in the picture) + −0.250 (bias)"
-    )
+    parts = "2.000 (picture) + 0.500 (tokens without a position in the picture) + −0.250 (bias)"
+    assert sum_text(tokens) == f"2.250 = {parts}"
     assert "local" in exactness(dataclasses.replace(one, kind="local", completeness_error=1e-7))
 
 
 def test_slopes_are_not_added_up():
     one = record("saliency", Question.why(0))
     assert "gap" not in " ".join(table_row(one))
-    assert "slopes" in arithmetic(one)
+    assert "slopes" in sum_text(one)
     assert unit_of(one) == UNITLESS
     assert unit_of(record("integrated_gradients")) == unit_of(record()) == LOGITS
 
@@ -175,7 +174,7 @@ def test_slopes_are_not_added_up():
 def test_a_ranking_has_neither_sum_nor_gap(method):
     one = as_by(method, contributions=7.0)
     assert table_row(one)[4:8] == ("2.500", "–", "–", "–")
-    assert arithmetic(one) == "2.500 is the answer; the map ranks places for it, and its values have no sum"
+    assert sum_text(one) == "2.500 is the answer; the map ranks positions, and its sum has no meaning"
     assert unit_of(one) == SCORES
     assert exactness(one) == ""
 
@@ -184,7 +183,7 @@ def test_a_ranking_has_neither_sum_nor_gap(method):
 def test_clipped_gradients_are_slopes():
     one = record("clipped-gradient", Question.why(0), clip="none")
     assert table_row(one)[5:8] == ("–", "–", "–")
-    assert "slopes" in arithmetic(one)
+    assert "slopes" in sum_text(one)
     assert unit_of(one) == UNITLESS
     assert any("slopes" in note for note in footnotes([one]))
 
@@ -194,14 +193,14 @@ def test_below_the_mean_is_said_to_be_no_evidence_where_maps_have_a_mean_of_zero
     assert [len(footnotes(records)) for records in ([fei], [nested], [exact, nested])] == [2, 1, 2]
     assert any("not evidence against" in note for note in footnotes([fei]))
     assert not any("gap" in note for note in footnotes([exact, fei]))
-    assert "fei and fei-nested only rank places" in footnotes([nested, fei])[0]
-    assert "fei-nested only ranks places" in footnotes([nested])[0]
+    assert "fei and fei-nested only rank positions" in footnotes([nested, fei])[0]
+    assert "fei-nested only ranks positions" in footnotes([nested])[0]
 
 
 def test_footnotes_speak_of_the_methods_that_are_there():
     exact = record()
     assert len(footnotes([exact])) == 1
-    assert footnotes([exact])[0].startswith("pinet accounts for the answer")
+    assert footnotes([exact])[0].startswith("pinet decomposes the answer")
     assert any("F(baseline)" in note for note in footnotes([exact, record("integrated_gradients")]))
     slopes = footnotes([exact, record("saliency")])
     assert not any("F(baseline)" in note or "gap" in note for note in slopes)

@@ -117,9 +117,9 @@ class Question:
 
     def __str__(self) -> str:
         """Return the question as text, classes by index."""
-        return self.in_words(())
+        return self.text(())
 
-    def in_words(self, class_names: Sequence[str]) -> str:
+    def text(self, class_names: Sequence[str]) -> str:
         """Return the question as text, classes by name where there is one."""
 
         def name(index: Index) -> str:

@@ -77,7 +77,7 @@ class TargetQuestion(Question):
         """False, because the linearity of a function cannot be known."""
         return False
 
-    def in_words(self, class_names: Sequence[str]) -> str:
+    def text(self, class_names: Sequence[str]) -> str:
         """Return ``why NAME?`` with the name of the target's class or function."""
         return f"why {_name(self.target)}?"
 

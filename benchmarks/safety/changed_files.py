@@ -247,11 +247,11 @@ def _save_comparison(folder: Path) -> None:
         number=0,
         images=["a.png"],
         values=[
-            Value(**named, question_words="why?", metric=f"m{i}", value=one, seconds=0.5, metric_seconds=0.25)
+            Value(**named, question_text="why?", metric=f"m{i}", value=one, seconds=0.5, metric_seconds=0.25)
             for i, one in enumerate((0.25, float("nan")))
         ],
-        curves=[ImageCurve(**named, series="insertion", fractions=(0.0, 1.0), probabilities=(0.1, 0.9))],
-        pictures=[{**named, "question_words": "why?", "file": "pictures/a.png"}],
+        curves=[ImageCurve(**named, perturbation="insertion", fractions=(0.0, 1.0), probabilities=(0.1, 0.9))],
+        pictures=[{**named, "question_text": "why?", "file": "pictures/a.png"}],
         problems=["b.png: no image"],
         notes={"one": 1},
         labelled=1,

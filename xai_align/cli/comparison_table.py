@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
-from xai_align.report.words import NO_ACCOUNT
+from xai_align.report.record_text import NO_VALUE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,7 +44,7 @@ def footnotes(comparison: Comparison) -> list[str]:
     if gaps:
         notes.append("n=…: not all images have a value.")
     if any(row.n == 0 for row in comparison.summaries):
-        notes.append(f"{NO_ACCOUNT}: the metric does not apply, or failed on every image.")
+        notes.append(f"{NO_VALUE}: the metric does not apply, or failed on every image.")
     return notes
 
 
@@ -75,13 +75,13 @@ def _table(comparison: Comparison, kind: str, metrics: Sequence[str], *, seconds
             for metric in metrics
         ]
         taken = comparison.seconds[method]
-        table.add_row(escape(method), *cells, *([f"{taken:.3g}" if math.isfinite(taken) else NO_ACCOUNT] * seconds))
+        table.add_row(escape(method), *cells, *([f"{taken:.3g}" if math.isfinite(taken) else NO_VALUE] * seconds))
     return table
 
 
 def _cell(row: Summary, *, best: bool, higher: bool) -> str:
     if not row.n:
-        return NO_ACCOUNT
+        return NO_VALUE
     words = _number(row.mean)
     if math.isfinite(row.low):
         words += f" [{_number(row.low)}, {_number(row.high)}]"

@@ -19,7 +19,7 @@ from xai_align.question import Question
 from xai_align.report.overlay import overlay_figure
 from xai_align.report.page import Picture, Section, write_page
 from xai_align.report.record import Record, file_name, record_of, save_arrays, save_numbers
-from xai_align.report.words import unit_of
+from xai_align.report.record_text import unit_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

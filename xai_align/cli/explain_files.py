@@ -150,11 +150,11 @@ def _said(error: Exception) -> str:
 def _save(task: Task, record: Record, inputs: Tensor, path: Path, base: Path) -> None:
     from xai_align._tools.png import png
     from xai_align.report.overlay import photograph_and_overlay
-    from xai_align.report.words import arithmetic, unit_of
+    from xai_align.report.record_text import sum_text, unit_of
 
     names = {suffix: base.with_name(f"{base.name}.{suffix}") for suffix in ("png", "npz", "json")}
     picture = to_picture(inputs[0], task.loaded.mean, task.loaded.std)
-    caption = f"{record.label}: {arithmetic(record)}"
+    caption = f"{record.label}: {sum_text(record)}"
     figure = photograph_and_overlay(picture, record.map, title=record.question, caption=caption, unit=unit_of(record))
     names["png"].write_bytes(png(figure))
     save_arrays(record, names["npz"])

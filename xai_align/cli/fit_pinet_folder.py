@@ -160,7 +160,7 @@ def _draw(
     """Draw the contributions to the predicted class over the photograph; return the relative error of the sum."""
     from xai_align._tools.png import png
     from xai_align.report.overlay import photograph_and_overlay
-    from xai_align.report.words import number
+    from xai_align.report.record_text import number
 
     where = next(model.parameters()).device
     look = model.explain(image[None].to(where))

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from xai_align.cli.terminal import print_lines
-from xai_align.report.words import COLUMNS, NUMBER_COLUMNS, footnotes, remarks, table_row
+from xai_align.report.record_text import COLUMNS, NUMBER_COLUMNS, footnotes, remarks, table_row
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -97,6 +97,6 @@ def _asked(plan: Plan, kind: str, examples: Sequence[Example], part: Part) -> li
     return asked
 
 
-def count_note(part: Part, words: str) -> None:
+def count_note(part: Part, text: str) -> None:
     """Count one more image for a note."""
-    part.notes[words] = part.notes.get(words, 0) + 1
+    part.notes[text] = part.notes.get(text, 0) + 1

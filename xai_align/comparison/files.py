@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 #: File formats of the tables of values and curves.
 FORMATS = ("parquet", "csv")
 _VALUES = {field.name: float if field.type == "float" else str for field in fields(Value)}
-_CURVES = {"image": str, "question": str, "method": str, "series": str, "fraction": float, "probability": float}
+_CURVES = {"image": str, "question": str, "method": str, "perturbation": str, "fraction": float, "probability": float}
 _Writer = Callable[[Iterable[dict[str, Any]]], None]
 
 
@@ -56,7 +56,12 @@ def write_record(comparison: Comparison, out: Path) -> None:
 
 def _curve_rows(part: Part) -> Iterator[dict[str, Any]]:
     for curve in part.curves:
-        about = {"image": curve.image, "question": curve.question, "method": curve.method, "series": curve.series}
+        about = {
+            "image": curve.image,
+            "question": curve.question,
+            "method": curve.method,
+            "perturbation": curve.perturbation,
+        }
         for fraction, probability in zip(curve.fractions, curve.probabilities, strict=True):
             yield about | {"fraction": fraction, "probability": probability}
 

@@ -16,7 +16,7 @@ from xai_align._tools.random_state import fixed_random_state, mixed_seed
 from xai_align.comparison.example import Example, inputs_of
 from xai_align.comparison.one_by_one import one_by_one, said
 from xai_align.comparison.store import ImageCurve, Part, Value
-from xai_align.data.class_names import in_words
+from xai_align.data.class_names import question_text
 from xai_align.evaluation.curve_metric import CurveMetric
 from xai_align.evaluation.does_not_apply import MetricDoesNotApply
 from xai_align.explanation import Explanation, explain
@@ -53,8 +53,8 @@ class Judging:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UserWarning)
             self._run(examples)
-        for words in {self._in_words(warning) for warning in caught}:
-            self._reason(words, len(examples))
+        for text in {self._warning_text(warning) for warning in caught}:
+            self._reason(text, len(examples))
 
     def _run(self, examples: Sequence[Example]) -> None:
         def failed(example: Example, error: Exception) -> None:
@@ -81,7 +81,7 @@ class Judging:
                     Value(
                         image=str(example.path),
                         question=self.kind,
-                        question_words="" if question is None else in_words(question, self.plan.loaded.class_names),
+                        question_text="" if question is None else question_text(question, self.plan.loaded.class_names),
                         method=str(self.method),
                         metric=measure.name,
                         value=value,
@@ -120,7 +120,7 @@ class Judging:
         questions = _questions(batch)
         try:
             curves = self._measured(batch, attributions, metrics)
-        except Exception as error:  # fills and series may come from third parties
+        except Exception as error:  # fills and specs may come from third parties
             apart(metrics, error)
             return
         seconds = (perf_counter() - start) / len(batch) / len(metrics)
@@ -135,13 +135,13 @@ class Judging:
     def _measured(
         self, batch: Sequence[Example], attributions: Tensor, metrics: Sequence[MetricSpec]
     ) -> dict[PerturbationSpec, Curve]:
-        series = list(dict.fromkeys(one for measure in metrics for one in measure.evaluate.specs))  # type: ignore[attr-defined]
+        specs = list(dict.fromkeys(one for measure in metrics for one in measure.evaluate.specs))  # type: ignore[attr-defined]
         size = self.plan.internal_batch_size
         with fixed_random_state(mixed_seed(self.plan.seed, self.part.number)):
             curves = perturbation_curves(
-                self.plan.judge, inputs_of(batch), attributions, series, internal_batch_size=size
+                self.plan.judge, inputs_of(batch), attributions, specs, internal_batch_size=size
             )
-        return dict(zip(series, curves, strict=True))
+        return dict(zip(specs, curves, strict=True))
 
     def _keep_curves(self, batch: Sequence[Example], curves: dict[PerturbationSpec, Curve]) -> None:
         for one, curve in curves.items():
@@ -149,14 +149,16 @@ class Judging:
                 continue
             clean, masked = curve_values(curve, _questions(batch))
             for example, whole, values in zip(batch, clean.tolist(), masked.tolist(), strict=True):
-                before = self._curves.get((example.path, one.label))  # the same series may be wanted at other fractions
+                before = self._curves.get(
+                    (example.path, one.label)
+                )  # the same perturbation may be wanted at other fractions
                 points = dict(zip(before.fractions, before.probabilities, strict=True)) if before else {0.0: whole}
                 points = dict(sorted((points | dict(zip(one.fractions, values, strict=True))).items()))
                 self._curves[example.path, one.label] = ImageCurve(
                     image=str(example.path),
                     question=self.kind,
                     method=str(self.method),
-                    series=one.label,
+                    perturbation=one.label,
                     fractions=tuple(points),
                     probabilities=tuple(points.values()),
                 )
@@ -225,8 +227,8 @@ class Judging:
                 self._reason(f"{measure.name} of {self.method} ('{self.kind}') is not a number", 1)
 
     def _failed(self, example: Example, measure: MetricSpec, error: Exception) -> None:
-        words = f"{example.path}: {measure.name} of {self.method} ('{self.kind}') failed: {said(error)}"
-        self.part.problems.append(words)
+        text = f"{example.path}: {measure.name} of {self.method} ('{self.kind}') failed: {said(error)}"
+        self.part.problems.append(text)
 
     def _applies_to_none(self, batch: Sequence[Example], metrics: Sequence[MetricSpec], error: Exception) -> bool:
         """Return True, and note it, if a metric does not apply to any of these, as their questions have one form."""
@@ -236,13 +238,13 @@ class Judging:
         self._reason(f"{metrics[0].name} does not apply to '{self.kind}': {error}", len(batch))
         return True
 
-    def _in_words(self, warning: warnings.WarningMessage) -> str:
+    def _warning_text(self, warning: warnings.WarningMessage) -> str:
         if issubclass(warning.category, TieWarning):  # its message names positions in the batch
             return f"in maps of {self.method} places share their score: the first in reading order goes first"
         return f"{warning.category.__name__}: {warning.message}"
 
-    def _reason(self, words: str, images: int) -> None:
-        self._reasons[words] = self._reasons.get(words, 0) + images
+    def _reason(self, text: str, images: int) -> None:
+        self._reasons[text] = self._reasons.get(text, 0) + images
 
 
 def _questions(batch: Sequence[Example]) -> list[Question | None]:

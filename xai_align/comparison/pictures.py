@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from xai_align.comparison.one_by_one import said
 from xai_align.comparison.result import Picture
 from xai_align.comparison.store import write_whole
-from xai_align.data.class_names import in_words
+from xai_align.data.class_names import question_text
 from xai_align.data.images import to_picture
 
 if TYPE_CHECKING:
@@ -56,17 +56,17 @@ class Pictures:
             except Exception as error:  # a third party's map may have any shape
                 self.part.problems.append(f"{example.path}: no picture of {method} ('{kind}'): {said(error)}")
                 continue
-            words = in_words(example.question, self.plan.loaded.class_names)
-            self._save(example, overlay, kind, words, str(method))
+            text = question_text(example.question, self.plan.loaded.class_names)
+            self._save(example, overlay, kind, text, str(method))
 
-    def _save(self, example: Example, content: bytes, kind: str = "", words: str = "", method: str = "") -> None:
+    def _save(self, example: Example, content: bytes, kind: str = "", text: str = "", method: str = "") -> None:
         assert self.out is not None
         name = "-".join(part for part in (self._stems[example.path], kind, _plain(method)) if part)
         folder = self.out / FOLDER
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / f"{name}.png", content)
         made = Picture(
-            image=str(example.path), question=kind, question_words=words, method=method, file=f"{FOLDER}/{name}.png"
+            image=str(example.path), question=kind, question_text=text, method=method, file=f"{FOLDER}/{name}.png"
         )
         self.part.pictures.append(asdict(made))
 

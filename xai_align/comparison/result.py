@@ -48,20 +48,20 @@ class CurveBand:
     Attributes:
         question: the kind.
         method: as given to :func:`~xai_align.compare`.
-        series: the order and the fill of the perturbation, as text.
+        perturbation: the order and the fill of the perturbation, as text.
         fractions: the perturbed fractions, in [0, 1].
         mean, low, high: the probability that the question is about, at each of the fractions.
 
     Example::
 
-        band = CurveBand(question="why", method="pinet", series="morf blur", fractions=(0.0, 0.5, 1.0),
+        band = CurveBand(question="why", method="pinet", perturbation="morf blur", fractions=(0.0, 0.5, 1.0),
                          mean=(0.9, 0.3, 0.1), low=(0.8, 0.2, 0.0), high=(1.0, 0.4, 0.2))
         dict(zip(band.fractions, band.mean))[0.5]  # 0.3: mean probability with half of the image blurred
     """
 
     question: str
     method: str
-    series: str
+    perturbation: str
     fractions: tuple[float, ...]
     mean: tuple[float, ...]
     low: tuple[float, ...]
@@ -75,20 +75,20 @@ class Picture:
     Attributes:
         image: the photograph's path.
         question: the kind; "" for the photograph.
-        question_words: the question about this image, as text.
+        question_text: the question about this image, as text.
         method: as given to :func:`~xai_align.compare`; "" for the photograph.
         file: relative to the folder of the comparison.
 
     Example::
 
-        picture = Picture(image="photos/cat.jpg", question="why", question_words="Why tabby?", method="pinet",
+        picture = Picture(image="photos/cat.jpg", question="why", question_text="Why tabby?", method="pinet",
                           file="pictures/000-cat-why-pinet.png")
         (folder / picture.file).name  # "000-cat-why-pinet.png"
     """
 
     image: str
     question: str
-    question_words: str
+    question_text: str
     method: str
     file: str
 
@@ -106,7 +106,7 @@ class Comparison:
         summaries_of_metrics: one sentence on what each metric measures.
         summaries: one for each question, method and metric.
         seconds: mean time per image, for each method.
-        curves: one for each question, method and series.
+        curves: one for each question, method and perturbation.
         pictures: of the first images.
         problems: what failed, one message each.
         notes: further remarks for the reader.

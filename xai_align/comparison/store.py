@@ -25,14 +25,14 @@ _TEXT = text(r"[\s\S]*", longest=100_000, expected="a text")
 _COUNT = whole(0, 2**53)
 _NUMBER = either(nothing, number())  # null: not finite
 _VALUE = {
-    **dict.fromkeys(("image", "question", "question_words", "method", "metric"), _TEXT),
+    **dict.fromkeys(("image", "question", "question_text", "method", "metric"), _TEXT),
     **dict.fromkeys(("value", "seconds", "metric_seconds"), _NUMBER),
 }
 _CURVE = {
-    **dict.fromkeys(("image", "question", "method", "series"), _TEXT),
+    **dict.fromkeys(("image", "question", "method", "perturbation"), _TEXT),
     **dict.fromkeys(("fractions", "probabilities"), listed(_NUMBER)),
 }
-_PICTURE = record(dict.fromkeys(("image", "question", "question_words", "method", "file"), _TEXT))
+_PICTURE = record(dict.fromkeys(("image", "question", "question_text", "method", "file"), _TEXT))
 #: Schema of the file of a part.
 STORED = record(
     {
@@ -64,7 +64,7 @@ class Value:
 
     image: str
     question: str
-    question_words: str
+    question_text: str
     method: str
     metric: str
     value: float
@@ -79,7 +79,7 @@ class ImageCurve:
     image: str
     question: str
     method: str
-    series: str
+    perturbation: str
     fractions: tuple[float, ...]
     probabilities: tuple[float, ...]
 

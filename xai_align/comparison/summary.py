@@ -60,7 +60,7 @@ class Tally:
         for (_, _, method), taken in seconds.items():
             self._seconds[method].append(taken)
         for curve in part.curves:
-            points = self._curves.setdefault((curve.question, curve.method, curve.series), {})
+            points = self._curves.setdefault((curve.question, curve.method, curve.perturbation), {})
             for fraction, probability in zip(curve.fractions, curve.probabilities, strict=True):
                 points.setdefault(fraction, {})[self.images + rows[curve.image]] = probability
         self.images += len(rows)
@@ -121,7 +121,7 @@ class Tally:
 
     def _bands(self) -> tuple[CurveBand, ...]:
         bands = []
-        for (kind, method, series), points in self._curves.items():
+        for (kind, method, perturbation), points in self._curves.items():
             fractions = sorted(points)
             values = np.full((self.images, len(fractions)), np.nan)
             for column, fraction in enumerate(fractions):
@@ -131,7 +131,7 @@ class Tally:
                 CurveBand(
                     question=kind,
                     method=method,
-                    series=series,
+                    perturbation=perturbation,
                     fractions=tuple(fractions),
                     mean=tuple(band.mean.tolist()),
                     low=tuple(band.low.tolist()),
@@ -183,8 +183,8 @@ def _gathered(notes: Mapping[str, int]) -> dict[str, int]:
     found = {}
     for head, alike in several.items():
         first = next(iter(alike))
-        words = first if len(alike) == 1 else f"{head}, for example: {first.partition(': ')[2]}"
-        found[words] = sum(alike.values())
+        text = first if len(alike) == 1 else f"{head}, for example: {first.partition(': ')[2]}"
+        found[text] = sum(alike.values())
     return found
 
 

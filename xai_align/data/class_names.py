@@ -109,7 +109,7 @@ def _suggestion(sought: str, synonyms: Sequence[Sequence[str]], class_names: Seq
     return f"; did you mean {_listed(meant, class_names)}?" if meant else ""
 
 
-def in_words(question: Question, class_names: Sequence[str]) -> str:
+def question_text(question: Question, class_names: Sequence[str]) -> str:
     """Return the question as a sentence: ``"Why tabby and not lynx?"``."""
-    words = question.in_words([short_name(name) for name in class_names])
-    return words[:1].upper() + words[1:]
+    text = question.text([short_name(name) for name in class_names])
+    return text[:1].upper() + text[1:]

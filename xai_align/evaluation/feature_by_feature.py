@@ -129,9 +129,7 @@ def rank_deletion(
 
     def metric(count: int) -> CurveMetric:
         spec = PerturbationSpec(baselines, "single", steps(count)[1:], grid)
-        return CurveMetric(
-            specs=(spec,), score=lambda curves, asked: rank_deletion_of(curves[0], asked, method=method)
-        )
+        return CurveMetric(specs=(spec,), score=lambda curves, asked: rank_deletion_of(curves[0], asked, method=method))
 
     options = {**options, "target": target}
     return _feature_by_feature(metric, forward_func, inputs, attributions, feature_mask, grid, options)

@@ -47,7 +47,7 @@ class Shown:
 class Strip:
     """One question about one image: every method's picture in the order of the comparison, None if there is none."""
 
-    words: str
+    text: str
     pictures: Sequence[tuple[str, Shown | None]]
 
 
@@ -64,7 +64,7 @@ class ImageRow:
 class Block:
     """Numbers for one kind of question: the table, the curves, the methods highlighted in the curves."""
 
-    words: str
+    text: str
     table: Table
     panels: Sequence[Panel]
     lit: frozenset[str]
@@ -128,7 +128,7 @@ def _block(comparison: Comparison, question: str) -> Block:
     lit = frozenset({comparison.reference, table.leader} | controls)
     curves = [curve for curve in comparison.curves if curve.question == question]
     return Block(
-        words=QUESTIONS.get(question, question),
+        text=QUESTIONS.get(question, question),
         table=table,
         panels=curve_panels(curves, front=sorted(lit)),
         lit=lit,
@@ -147,16 +147,16 @@ def _image_row(comparison: Comparison, image: str, pictures: Sequence[Picture], 
     strips: dict[tuple[str, str], dict[str, Shown]] = {}
     for picture in pictures:
         if picture.method:
-            strips.setdefault((picture.question, picture.question_words), {})[picture.method] = _shown(picture, folder)
+            strips.setdefault((picture.question, picture.question_text), {})[picture.method] = _shown(picture, folder)
     return ImageRow(
         name=PurePath(image).name,
         photograph=photograph,
         strips=[
             Strip(
-                words=words or QUESTIONS.get(question, question),
+                text=text or QUESTIONS.get(question, question),
                 pictures=[(method, made.get(method)) for method in comparison.methods],
             )
-            for (question, words), made in strips.items()
+            for (question, text), made in strips.items()
         ],
     )
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from xai_align.report.method_style import MethodStyle, method_styles
-from xai_align.report.words import tiny
+from xai_align.report.record_text import tiny
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

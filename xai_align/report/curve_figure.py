@@ -56,35 +56,37 @@ class Line:
     method: str
     path: str
     band: str
-    words: str
+    text: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
-    """Panel with all methods' curves of one series."""
+    """Panel with all methods' curves of one perturbation."""
 
-    series: str
+    perturbation: str
     frame: Frame
     lines: Sequence[Line]
 
 
 def curve_panels(curves: Iterable[CurveBand], *, front: Sequence[str] = ()) -> list[Panel]:
-    """Return a panel for each series, in order of appearance; all have the same vertical axis.
+    """Return a panel for each perturbation, in order of appearance; all have the same vertical axis.
 
     Args:
         curves: the curves of one question.
         front: methods that are drawn on top of the others.
     """
-    by_series: dict[str, list[CurveBand]] = {}
+    by_perturbation: dict[str, list[CurveBand]] = {}
     for curve in curves:
-        by_series.setdefault(curve.series, []).append(curve)
-    means = [value for group in by_series.values() for curve in group for value in curve.mean if math.isfinite(value)]
+        by_perturbation.setdefault(curve.perturbation, []).append(curve)
+    means = [
+        value for group in by_perturbation.values() for curve in group for value in curve.mean if math.isfinite(value)
+    ]
     upwards = _span(means, at_most=1.0)
-    panels = [_panel(series, group, upwards, front) for series, group in by_series.items()]
+    panels = [_panel(perturbation, group, upwards, front) for perturbation, group in by_perturbation.items()]
     return [panel for panel in panels if panel.lines]
 
 
-def series_in_words(label: str) -> str:
+def perturbation_text(label: str) -> str:
     """Format ``morf blur`` as ``Most relevant first, replaced by blur``; other labels are returned unchanged."""
     order, _, rest = label.partition(" ")
     if order not in _ORDERS or not rest:
@@ -101,11 +103,11 @@ def ticks(low: float, high: float) -> list[float]:
     return [round(number * step, 12) + 0.0 for number in range(first, last + 1)]
 
 
-def _panel(series: str, curves: Sequence[CurveBand], upwards: tuple[float, float], front: Sequence[str]) -> Panel:
+def _panel(perturbation: str, curves: Sequence[CurveBand], upwards: tuple[float, float], front: Sequence[str]) -> Panel:
     frame = Frame(x=_span([fraction for curve in curves for fraction in curve.fractions], at_most=1.0), y=upwards)
     ordered = sorted(curves, key=lambda curve: curve.method in front)
     lines = [_line(curve, frame) for curve in ordered if any(map(math.isfinite, curve.mean))]
-    return Panel(series=series_in_words(series), frame=frame, lines=lines)
+    return Panel(perturbation=perturbation_text(perturbation), frame=frame, lines=lines)
 
 
 def _line(curve: CurveBand, frame: Frame) -> Line:
@@ -115,7 +117,7 @@ def _line(curve: CurveBand, frame: Frame) -> Line:
         method=curve.method,
         path=_path(list(zip(curve.fractions, curve.mean, strict=True)), frame),
         band=_band(curve, frame),
-        words=f"{curve.method}: {first:.3f} at {100 * start:g} %, {last:.3f} at {100 * end:g} %".replace("-", "−"),
+        text=f"{curve.method}: {first:.3f} at {100 * start:g} %, {last:.3f} at {100 * end:g} %".replace("-", "−"),
     )
 
 

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from xai_align.data.overlay import blend, density, limit_of
-from xai_align.report.words import LOGITS, SCORES, number
+from xai_align.report.record_text import LOGITS, SCORES, number
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,7 +72,7 @@ def photograph_and_overlay(
     return sheet.figure
 
 
-def totals_in_words(values: Tensor) -> str:
+def totals_text(values: Tensor) -> str:
     """Format the positive, negative and total sum of a map: ``12.300 for, −4.100 against, 8.200 in all``."""
     values = values.detach().cpu().double()
     positive, negative = float(values.clamp(min=0).sum()), float(values.clamp(max=0).sum())
@@ -131,7 +131,7 @@ def _with_totals(caption: str, values: Tensor, unit: str) -> str:
     """Return the caption and, below, the totals; scores have none."""
     if unit == SCORES:
         return caption
-    return f"{caption}\n{totals_in_words(values)}" if caption else totals_in_words(values)
+    return f"{caption}\n{totals_text(values)}" if caption else totals_text(values)
 
 
 def _wrapped(text: str, width: float, letters_per_inch: float) -> list[str]:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from xai_align.report.words import (
+from xai_align.report.record_text import (
     COLUMNS,
     NUMBER_COLUMNS,
-    arithmetic,
     exactness,
     footnotes,
     number,
+    sum_text,
     table_row,
     totals,
 )
@@ -95,7 +95,7 @@ def _for_template(section: Section) -> dict[str, object]:
                 "label": record.label,
                 "picture": picture,
                 "is_decomposition": record.is_decomposition,
-                "arithmetic": arithmetic(record),
+                "sum_text": sum_text(record),
                 "exactness": exactness(record),
                 "totals": totals(record),
             }
@@ -105,5 +105,5 @@ def _for_template(section: Section) -> dict[str, object]:
         "credit": section.credit,
         "photograph": section.photograph,
         "predictions": [(name, f"{100 * share:.1f} %", number(logit)) for name, share, logit in section.predictions],
-        "questions": [{"words": words, "answers": answers} for words, answers in questions.items()],
+        "questions": [{"text": text, "answers": answers} for text, answers in questions.items()],
     }

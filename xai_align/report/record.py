@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xai_align.data.class_names import class_name, in_words
+from xai_align.data.class_names import class_name, question_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -121,7 +121,7 @@ def record_of(explanation: Explanation, *, image: str, class_names: Sequence[str
         raw = tuple(part[0].detach().cpu() for part in (parts if isinstance(parts, tuple) else (parts,)))
     return Record(
         image=image,
-        question=in_words(question, class_names),
+        question=question_text(question, class_names),
         method=explanation.method,
         class_name=" or ".join(class_name(index, class_names) for index in _numbers(question.targets)),
         targets=_numbers(question.targets),
@@ -144,7 +144,7 @@ def remarks(readout: Readout) -> tuple[str, ...]:
     """Return what a reader of a readout has to know besides its numbers, one clause each."""
     found = [f"evidence cut off from the gradient lies in the bias: {cut}" for cut in readout.cut_off]
     if bool((readout.around != 0).any()):
-        found.append(f"evidence goes round '{readout.feature_space.layer}'; it is a number without a place")
+        found.append(f"some evidence bypasses '{readout.feature_space.layer}'; it is one number without a position")
     if readout.gates_flow:
         found.append("nothing but gates leads to the answer, so sigmoids and the like were read as activations")
     return tuple(found)

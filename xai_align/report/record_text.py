@@ -33,7 +33,7 @@ UNITLESS = "value per 1 % of the picture"
 #: Unit for scores; about the longest text that fits a colour bar.
 SCORES = "score per 1 % of the picture; its order counts"
 
-NO_ACCOUNT = "–"
+NO_VALUE = "–"
 _UNITS: dict[Values, str] = {"contributions": LOGITS, "slopes": UNITLESS, "scores": SCORES}
 
 
@@ -55,7 +55,7 @@ def unit_of(record: Record) -> str:
 def totals(record: Record) -> str:
     """Return the sums of positive and negative values; for scores, the text that they rank positions."""
     if record.values == "scores":
-        return "a ranking of places"
+        return "a ranking of positions"
     return f"{number(record.positive)} for, {number(record.negative)} against"
 
 
@@ -71,9 +71,9 @@ def table_row(record: Record) -> tuple[str, ...]:
     minus the sum of its map: a gap, not a rounding error. Slopes and scores
     have no sum that could be compared with the answer.
     """
-    bias, error = NO_ACCOUNT, NO_ACCOUNT
+    bias, error = NO_VALUE, NO_VALUE
     adds_up = record.values == "contributions"
-    total = number(record.contributions) if adds_up else NO_ACCOUNT
+    total = number(record.contributions) if adds_up else NO_VALUE
     if record.bias is not None and record.completeness_error is not None:
         bias, error = number(record.bias), tiny(record.completeness_error)
     elif adds_up:
@@ -91,23 +91,23 @@ def table_row(record: Record) -> tuple[str, ...]:
     )
 
 
-def arithmetic(record: Record) -> str:
+def sum_text(record: Record) -> str:
     """Format the answer as a sum: ``9.384 = 9.120 (picture) + 0.264 (bias)``; or the gap that a map leaves."""
     if record.values == "slopes":
         return f"{number(record.answer)} is the answer; the map holds slopes, which don't add up to it"
     if record.values == "scores":
-        return f"{number(record.answer)} is the answer; the map ranks places for it, and its values have no sum"
+        return f"{number(record.answer)} is the answer; the map ranks positions, and its sum has no meaning"
     if record.bias is None:
         return (
             f"{number(record.answer)} is the answer, {number(record.contributions)} the sum of the map: "
-            f"{number(record.gap)} is left without an account"
+            f"{number(record.gap)} is not explained by the map"
         )
     on_picture = record.contributions - (record.prefix or 0.0)
     terms = [f"{number(on_picture)} (picture)"]
     if record.prefix:
-        terms.append(f"{number(record.prefix)} (tokens without a place in the picture)")
+        terms.append(f"{number(record.prefix)} (tokens without a position in the picture)")
     if record.around:
-        terms.append(f"{number(record.around)} (evidence that goes round the layer)")
+        terms.append(f"{number(record.around)} (evidence that bypasses the layer)")
     terms.append(f"{number(record.bias)} (bias)")
     return f"{number(record.answer)} = {' + '.join(terms)}"
 
@@ -117,8 +117,8 @@ def exactness(record: Record) -> str:
     if record.completeness_error is None:
         return ""
     meaning = {
-        "local": "local: without a place, the answer is lower by what that place contributes",
-        "frozen": "the gates of this image held: the sum is exact, taking places away also moves the gates",
+        "local": "local: removing a position lowers the answer by its contribution",
+        "frozen": "gates held at this image: the sum is exact, but removing positions also moves the gates",
     }
     clauses = (f"sum off by {tiny(record.completeness_error)}", meaning.get(record.kind or "", ""), *record.remarks)
     return "; ".join(clauses)
@@ -130,23 +130,23 @@ def remarks(records: Sequence[Record]) -> list[str]:
 
 
 def footnotes(records: Sequence[Record]) -> list[str]:
-    """Return what a reader has to know about the sums of these records' maps, and the notes of their methods."""
-    accounts = _methods(record for record in records if record.is_decomposition)
+    """Return notes on the sums of these records' maps, and the notes of their methods."""
+    exact = _methods(record for record in records if record.is_decomposition)
     gaps = [record for record in records if record.values == "contributions" and not record.is_decomposition]
     rankings = _methods(record for record in records if record.values == "scores")
     notes = []
-    if accounts:
+    if exact:
         notes.append(
-            f"{_listed(accounts)} account{'s' * (len(accounts) == 1)} for the answer: "
+            f"{_listed(exact)} decompose{'s' * (len(exact) == 1)} the answer: "
             "sum of contributions + bias = answer; "
-            "the completeness error is what is left of that sum, found by a second computation."
+            "the completeness error is the difference of the two sides, from a second computation."
         )
     if gaps:
-        notes.append("Methods marked – have no account of the answer; gap is the answer less the sum of their map.")
+        notes.append("Methods marked – do not decompose the answer; the gap is the answer minus the sum of their map.")
     if rankings:
         notes.append(
-            f"{_listed(rankings)} only rank{'s' * (len(rankings) == 1)} places, the most relevant highest: "
-            "the values are no contributions and do not sum to anything."
+            f"{_listed(rankings)} only rank{'s' * (len(rankings) == 1)} positions, the most relevant highest: "
+            "the values are not contributions, and their sum has no meaning."
         )
     return [*notes, *dict.fromkeys(record.note for record in records if record.note)]
 
