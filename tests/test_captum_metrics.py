@@ -25,8 +25,8 @@ TARGETS = [1, 3, 0]
 
 
 def saliency(model):
-    peer = plugins.attribution_method("saliency").build(model, abs=False)
-    return lambda inputs, target: peer.attribute(inputs, target=target)
+    method = plugins.attribution_method("saliency").build(model, abs=False)
+    return lambda inputs, target: method.attribute(inputs, target=target)
 
 
 def measure(name, model, images, maps, **options):
@@ -167,8 +167,8 @@ def test_nothing_is_left_behind(name):
 def test_several_inputs_and_further_arguments():
     model, images = TinyNetwork(), fixed_images()
     second = images.flip(0)
-    peer = plugins.attribution_method("saliency").build(model, abs=False)
-    maps = peer.attribute((images, second), target=1, additional_forward_args=(2.0,))
+    method = plugins.attribution_method("saliency").build(model, abs=False)
+    maps = method.attribute((images, second), target=1, additional_forward_args=(2.0,))
     values = infidelity(model, (images, second), maps, target=1, additional_forward_args=(2.0,))
     alone = infidelity(
         model, (images[:1], second[:1]), tuple(m[:1] for m in maps), target=1, additional_forward_args=(2.0,)
@@ -179,7 +179,7 @@ def test_several_inputs_and_further_arguments():
         (images, second),
         maps,
         target=1,
-        explain=lambda x, target: peer.attribute(x, target=target, additional_forward_args=(2.0,)),
+        explain=lambda x, target: method.attribute(x, target=target, additional_forward_args=(2.0,)),
     )
     assert moved.shape == (3,)
 

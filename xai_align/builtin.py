@@ -68,28 +68,28 @@ METHODS = [
     AttributionSpec(
         name=FEI,
         build=_build_fei,
-        summary="a map optimised for its own insertion and deletion curves (60 passes)",
-        note="fei counts from the mean of its map: blue is less relevant than the mean, not evidence against.",
+        summary="a map optimised for its insertion and deletion curves (60 passes)",
+        note="The map of fei is centred on its mean: blue is less relevant than the mean, not evidence against.",
     ),
     AttributionSpec(
         name=FEI_NESTED,
         build=partial(_build_fei, solver="nested"),
-        summary="masks optimised one after another, each within the next, as FEI published it (500 passes)",
+        summary="nested masks, optimised one after another, as published (500 passes)",
     ),
     AttributionSpec(
         name=ALIGN,
         build=_build_align,
-        summary="the mask of a trained masker, the same for every class, one pass (masker=FILE, or align:FOLDER)",
-        note="align shows one mask, whatever is asked: the masker looks at the image alone, not at the class.",
+        summary="the mask of a trained masker, the same for every class; one pass (masker=FILE, or align:FOLDER)",
+        note="The mask of align is the same for every question: the masker sees the image, not the class.",
     ),
     AttributionSpec(
         name=CLIPPED_GRADIENT,
         build=_build_clipped_gradient,
-        summary="mean clipped gradient on the way from two solid colours to the image, nothing optimised",
+        summary="mean clipped gradient along the paths from two solid colours to the image; nothing is optimised",
         values="slopes",
         note=(
-            "clipped-gradient holds slopes of the answer on the way from solid colours to the image, "
-            "less what would reroute the computation: no sum of them is the answer."
+            "The map of clipped-gradient holds slopes of the answer along the paths from solid colours to the "
+            "image, clipped so that the computation is not rerouted. Their sum has no meaning."
         ),
     ),
 ]

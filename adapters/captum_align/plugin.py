@@ -9,41 +9,44 @@ from xai_align.hookspecs import AttributionSpec, MetricSpec, Values, hookimpl
 
 #: Captum's methods that need only the model: the meaning of their values, and their summary in lists.
 BASELINES: dict[str, tuple[Values, str]] = {
-    "saliency": ("slopes", "Captum: size of the gradient at each pixel (abs=False keeps the sign)"),
+    "saliency": ("slopes", "Captum: absolute gradient at each pixel (abs=False: signed)"),
     "input_x_gradient": ("contributions", "Captum: gradient times input"),
-    "integrated_gradients": ("contributions", "Captum: gradients gathered on the way from zeros to the input"),
+    "integrated_gradients": (
+        "contributions",
+        "Captum: integral of the gradients from zeros to the input, times input",
+    ),
     "gradient_shap": (
         "contributions",
-        "Captum: gradients at 20 random points between zeros and input, the same at every call",
+        "Captum: gradients at 20 random points between zeros and the input, the same in every call",
     ),
-    "deep_lift": ("contributions", "Captum: differences to zeros handed back through the layers"),
-    "guided_backprop": ("slopes", "Captum: gradient with negative parts cut off at every nn.ReLU"),
-    "occlusion": ("contributions", "Captum: what the answer loses under a sliding window of an eighth of the side"),
-    "feature_ablation": ("contributions", "Captum: what the answer loses without each of 8 x 8 patches"),
+    "deep_lift": ("contributions", "Captum: differences from zeros, backpropagated through the layers"),
+    "guided_backprop": ("slopes", "Captum: gradient, with negative parts set to zero at every nn.ReLU"),
+    "occlusion": ("contributions", "Captum: fall of the answer under a sliding window, an eighth of each side"),
+    "feature_ablation": ("contributions", "Captum: fall of the answer without each of 8 x 8 patches"),
 }
 #: Notes on the sum of a map, for reports.
 NOTES = {
     "integrated_gradients": (
-        "integrated_gradients promises another sum, F(x) − F(baseline) along a path of images, up to the error of its "
-        "steps; its gap holds F(baseline) and that error."
+        "integrated_gradients sums to F(x) − F(baseline), up to the error of its finite number of steps; its gap is "
+        "F(baseline) and that error."
     ),
     "layer_grad_cam": (
-        "layer_grad_cam promises nothing about its sum. Where a network ends in a mean over places and one linear "
-        "layer, its map equals the exact readout of the head's input and the gap is the bias; elsewhere it does not."
+        "The sum of layer_grad_cam has no meaning in general. If a network ends in a mean over positions and one "
+        "linear layer, its map equals the exact readout of the head's input, and the gap is the bias."
     ),
 }
 #: Baselines that a comparison runs by default.
 BY_DEFAULT = frozenset(("layer_grad_cam", "input_x_gradient"))
 
 
-def _build_peer(name: str, model: Any, **options: Any) -> Any:
-    from captum_align.peers import build_peer
+def _build_baseline(name: str, model: Any, **options: Any) -> Any:
+    from captum_align.baseline_specs import build_baseline
 
-    return build_peer(name, model, **options)
+    return build_baseline(name, model, **options)
 
 
 def _build_layer_grad_cam(model: Any, layer: Any = None, **options: Any) -> Any:
-    return _build_peer("layer_grad_cam", model, layer=layer, **options)
+    return _build_baseline("layer_grad_cam", model, layer=layer, **options)
 
 
 def _infidelity(forward_func: Any, inputs: Any, attributions: Any, **options: Any) -> Any:
@@ -64,7 +67,7 @@ def xai_align_attributions() -> list[AttributionSpec]:
     layer_grad_cam = AttributionSpec(
         name="layer_grad_cam",
         build=_build_layer_grad_cam,
-        summary="Captum: mean gradient times activation at the feature space, signed, spread over pixels",
+        summary="Captum: mean gradient times activation at a layer, signed, spread over the pixels",
         values="contributions",
         note=NOTES["layer_grad_cam"],
         takes_layer=True,
@@ -75,7 +78,7 @@ def xai_align_attributions() -> list[AttributionSpec]:
         *(
             AttributionSpec(
                 name=name,
-                build=partial(_build_peer, name),
+                build=partial(_build_baseline, name),
                 summary=summary,
                 values=values,
                 note=NOTES.get(name, ""),
@@ -102,12 +105,12 @@ def xai_align_metrics() -> list[MetricSpec]:
             name="infidelity",
             evaluate=_infidelity,
             higher_is_better=False,
-            summary="Captum: squared error of what attributions foretell of small changes",
+            summary="Captum: squared error of the change that attributions predict for small perturbations",
         ),
         MetricSpec(
             name="sensitivity",
             evaluate=_sensitivity,
             higher_is_better=False,
-            summary="Captum: the most an explanation moves, relatively, when the input hardly does",
+            summary="Captum: largest relative change of the explanation under small changes of the input",
         ),
     ]

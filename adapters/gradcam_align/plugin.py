@@ -7,30 +7,30 @@ from typing import Any
 
 from xai_align.hookspecs import AttributionSpec, hookimpl
 
-#: Summaries of the package's methods for lists; ``recipes.py`` specifies how they are run.
+#: Summaries of the package's methods for lists; ``baseline_specs.py`` specifies how they are run.
 SUMMARIES = {
     "gradcam": "grad-cam: mean gradient of each channel times its activation",
-    "hirescam": "grad-cam: gradient times activation, cell by cell",
+    "hirescam": "grad-cam: gradient times activation at each position",
     "gradcam++": "grad-cam: positive gradients, weighted by higher-order terms, times activation",
-    "xgradcam": "grad-cam: gradient averaged with the activation as weight, times activation",
-    "layercam": "grad-cam: positive gradient times activation, cell by cell",
-    "gradcamelementwise": "grad-cam: positive part of gradient times activation, channel by channel",
-    "finercam": "grad-cam: Grad-CAM of a class against the three with the nearest logits",
-    "shapleycam": "grad-cam: Grad-CAM with half the second-order term taken off the gradient",
+    "xgradcam": "grad-cam: mean gradient, weighted by the activation, times activation",
+    "layercam": "grad-cam: positive gradient times activation at each position",
+    "gradcamelementwise": "grad-cam: positive part of gradient times activation, for each channel",
+    "finercam": "grad-cam: Grad-CAM of a class against the three classes with the closest logits",
+    "shapleycam": "grad-cam: Grad-CAM with half the second-order term subtracted from the gradient",
     "eigengradcam": "grad-cam: first principal component of gradient times activation",
-    "segeigencam": "grad-cam: first principal component of |gradient| times activation, with its sign settled",
-    "eigencam": "grad-cam: first principal component of the activations, whatever the question",
-    "kpcacam": "grad-cam: first kernel principal component of the activations, whatever the question",
-    "fem": "grad-cam: channels weighted by how often they are unusually high, whatever the question",
-    "scorecam": "grad-cam: channels weighted by the answer to the image seen through each (a pass a channel)",
-    "ablationcam": "grad-cam: channels weighted by what the answer loses without each (a pass a channel)",
+    "segeigencam": "grad-cam: first principal component of |gradient| times activation, with a fixed sign",
+    "eigencam": "grad-cam: first principal component of the activations, the same for every question",
+    "kpcacam": "grad-cam: first kernel principal component of the activations, the same for every question",
+    "fem": "grad-cam: channels weighted by how often they are unusually high, the same for every question",
+    "scorecam": "grad-cam: channels weighted by the answer for the image masked with each (one pass per channel)",
+    "ablationcam": "grad-cam: channels weighted by the fall of the answer without each (one pass per channel)",
 }
 
 
 def _build(name: str, model: Any, layer: Any = None, **options: Any) -> Any:
-    from gradcam_align.peer import GradCamPeer
+    from gradcam_align.baseline_method import BaselineMethod
 
-    return GradCamPeer(model, name, layer, **options)
+    return BaselineMethod(model, name, layer, **options)
 
 
 @hookimpl

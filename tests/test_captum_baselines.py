@@ -90,7 +90,7 @@ def test_by_name_on_a_timm_model_in_the_shape_of_the_inputs_and_without_a_trace(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_peer_keeps_the_conventions(name):
+def test_every_baseline_keeps_the_conventions(name):
     def build_quick(model):
         return build(name, model)
 
@@ -117,7 +117,7 @@ DIRECT = {
 def test_captum_called_directly_gives_the_same(models, images, name):
     cls, options = DIRECT[name]
     model = models["test_resnet"]
-    peer = build(name, model).attribute(images, target=np.array([1, 5]), **options)
+    method = build(name, model).attribute(images, target=np.array([1, 5]), **options)
     for module in model.modules():  # what Captum needs done by hand
         if hasattr(module, "inplace"):
             module.inplace = False
@@ -127,7 +127,7 @@ def test_captum_called_directly_gives_the_same(models, images, name):
         for module in model.modules():
             if hasattr(module, "inplace"):
                 module.inplace = True
-    close(peer, direct.detach())
+    close(method, direct.detach())
 
 
 def test_the_methods_with_hooks_reach_the_activations_in_place_of_a_timm_model(models, images):
@@ -147,17 +147,17 @@ def test_deep_lift_accounts_for_the_difference_to_zeros():
 
 def test_gradient_shap_is_the_same_at_every_call_and_takes_no_random_numbers(images):
     model, images = TinyNetwork(), fixed_images()
-    peer = build("gradient_shap", model)
+    method = build("gradient_shap", model)
     states = torch.get_rng_state(), np.random.get_state()[2], random.getstate()
-    first, delta = peer.attribute(images, target=[1, 3, 0], return_convergence_delta=True, n_samples=4)
+    first, delta = method.attribute(images, target=[1, 3, 0], return_convergence_delta=True, n_samples=4)
     assert torch.equal(states[0], torch.get_rng_state())
     assert (states[1], states[2]) == (np.random.get_state()[2], random.getstate())
     torch.manual_seed(5)
     np.random.seed(5)
-    assert torch.equal(first, peer.attribute(images, target=[1, 3, 0], n_samples=4))
+    assert torch.equal(first, method.attribute(images, target=[1, 3, 0], n_samples=4))
     assert delta.shape == (12,)
     for index, target in enumerate((1, 3, 0)):  # nor does it matter who else is in the batch
-        close(peer.attribute(images[index : index + 1], target=target, n_samples=4), first[index : index + 1])
+        close(method.attribute(images[index : index + 1], target=target, n_samples=4), first[index : index + 1])
 
 
 def test_gradient_shap_with_many_samples_comes_to_integrated_gradients():
@@ -233,11 +233,11 @@ def test_a_question_or_one_for_each_example(name):
     model, images = TinyNetwork(), fixed_images()
     questions = [Question.why_not(1, 2), Question.why(3), Question.against_all(0)]
     asked, target = ask(model, questions, len(images))
-    peer = build(name, model)
-    together = peer.attribute(images, target=questions)
+    method = build(name, model)
+    together = method.attribute(images, target=questions)
     close(build(name, asked).attribute(images, target=target), together)
     for index, question in enumerate(questions):
-        close(peer.attribute(images[index : index + 1], target=question), together[index : index + 1], 1e-4)
+        close(method.attribute(images[index : index + 1], target=question), together[index : index + 1], 1e-4)
     with pytest.raises(TargetError, match="this model answers questions already"):
         build(name, asked).attribute(images, target=questions)
 
@@ -248,9 +248,9 @@ LINEAR = [name for name in NAMES if name not in ("saliency", "guided_backprop")]
 @pytest.mark.parametrize("name", LINEAR)
 def test_the_contrast_of_two_classes_is_the_difference_of_their_maps(name):
     model, images = TinyNetwork(), fixed_images()
-    peer = build(name, model)
-    contrast = peer.attribute(images, target=Question.why_not(1, 2))
-    close(contrast, peer.attribute(images, target=1) - peer.attribute(images, target=2), 1e-4)
+    method = build(name, model)
+    contrast = method.attribute(images, target=Question.why_not(1, 2))
+    close(contrast, method.attribute(images, target=1) - method.attribute(images, target=2), 1e-4)
 
 
 @pytest.mark.parametrize("model_name", ["test_resnet", "test_efficientnet"])
@@ -265,8 +265,8 @@ def test_grad_cam_on_a_pooled_linear_head_is_the_readout_there(models, images, m
 
 @pytest.mark.parametrize("model_name", MODELS)
 def test_grad_cam_keeps_its_sign(models, images, model_name):
-    peer = build("layer_grad_cam", models[model_name])
-    cams = torch.cat([peer.attribute(images[:1], target=target) for target in range(7)])
+    method = build("layer_grad_cam", models[model_name])
+    cams = torch.cat([method.attribute(images[:1], target=target) for target in range(7)])
     assert float(cams.min()) < 0 < float(cams.max())
 
 

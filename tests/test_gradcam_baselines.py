@@ -14,8 +14,8 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from pytorch_grad_cam.utils.reshape_transforms import vit_reshape_transform
 from torch import nn
 
+from gradcam_align.baseline_specs import SPECS, ZeroAblation
 from gradcam_align.plugin import SUMMARIES
-from gradcam_align.recipes import RECIPES, ZeroAblation
 from tests.networks import filled
 from xai_align import FeatureSpace, Question, plugins, read_out
 from xai_align.question import TargetError, ask
@@ -23,7 +23,7 @@ from xai_align.testing import TinyNetwork, check_attribution, fixed_images
 from xai_align.testing.traces import differences, snapshot, snapshot_of_inputs
 
 SIDE = 96
-NAMES = tuple(RECIPES)
+NAMES = tuple(SPECS)
 #: They look at activations alone.
 WITHOUT_A_QUESTION = ("eigencam", "kpcacam", "fem")
 
@@ -76,7 +76,7 @@ def test_each_has_its_line():
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "finercam"])
 def test_on_a_convolutional_net_it_is_the_package_before_scaling(resnet, pair, name):
-    cls = getattr(pytorch_grad_cam, RECIPES[name].cls)
+    cls = getattr(pytorch_grad_cam, SPECS[name].cls)
     theirs = cls(resnet, [resnet.layer4])(pair, [ClassifierOutputTarget(1), ClassifierOutputTarget(5)])
     ours = build(name, resnet).attribute(pair, target=[1, 5]).sum(1).numpy()
     assert ours.min() >= 0
@@ -93,7 +93,7 @@ def test_on_a_vit_it_is_the_package_with_its_usual_layer_and_transform(vit, pair
         return vit_reshape_transform(z, side, side)
 
     assert vit.num_prefix_tokens == 1
-    cls = getattr(pytorch_grad_cam, RECIPES[name].cls)
+    cls = getattr(pytorch_grad_cam, SPECS[name].cls)
     targets = [ClassifierOutputTarget(1), ClassifierOutputTarget(5)]
     theirs = cls(vit, [vit.blocks[-1].norm1], transform)(pair, targets)
     ours = build(name, vit).attribute(pair, target=[1, 5]).sum(1).numpy()
@@ -201,7 +201,7 @@ def test_on_every_layout_in_the_shape_of_the_inputs_and_without_a_trace(name, ki
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_peer_keeps_the_conventions(name):
+def test_every_baseline_keeps_the_conventions(name):
     skip = ["several_inputs"]
     skip += ["targets", "numpy_targets"] if name in WITHOUT_A_QUESTION else []
     skip += ["targets"] if name == "finercam" else []  # it knows outputs [N, K] alone
@@ -219,19 +219,19 @@ def test_every_peer_keeps_the_conventions(name):
 @pytest.mark.parametrize("name", WITHOUT_A_QUESTION)
 def test_what_does_not_depend_on_the_question_still_minds_a_wrong_one(name):
     model, x = TinyNetwork(), fixed_images()
-    peer = build(name, model)
-    assert torch.equal(peer.attribute(x, target=1), peer.attribute(x, target=[1, 2, 3]))
+    method = build(name, model)
+    assert torch.equal(method.attribute(x, target=1), method.attribute(x, target=[1, 2, 3]))
     with pytest.raises(TargetError, match="class 9 is out of range"):
-        peer.attribute(x, target=9)
+        method.attribute(x, target=9)
 
 
 def test_finer_cam_takes_classes_in_every_form():
     model, x = TinyNetwork(), fixed_images()
-    peer = build("finercam", model)
-    expected = peer.attribute(x, target=[1, 3, 0])
+    method = build("finercam", model)
+    expected = method.attribute(x, target=[1, 3, 0])
     for form in (torch.tensor([1, 3, 0]), np.array([1, 3, 0]), [(1,), (3,), (0,)], [Question.why(1), 3, -5]):
-        close(peer.attribute(x, target=form), expected)
-    assert not torch.allclose(peer.attribute(x, target=2), expected)
+        close(method.attribute(x, target=form), expected)
+    assert not torch.allclose(method.attribute(x, target=2), expected)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "finercam"])

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gradcam_align.baseline_specs import SPECS, BaselineSpec
 from gradcam_align.finer import finer_questions
 from gradcam_align.plain_attention import PlainAttention
-from gradcam_align.recipes import RECIPES, Recipe
 from xai_align.adapter_tools import callers_level, check_evaluation_mode, fixed_random_state, restores_thread_state
 from xai_align.features.cut_network import CutNetwork
 from xai_align.features.resolve_layer import Layer, resolve_layer
@@ -29,7 +29,7 @@ MOST_POSITIONS = 10_000
 FINER_OPTIONS = {"alpha": 1.0, "comparisons": 3}
 
 
-class GradCamPeer:
+class BaselineMethod:
     """Method of pytorch-grad-cam, with Captum's call.
 
     The formula is the package's; activations and gradients are those of the plugins' feature space, on the right
@@ -57,8 +57,8 @@ class GradCamPeer:
         self.forward_func = forward_func
         self.name = name
         self.layer = layer
-        self.recipe = RECIPES[name]
-        known = (*FINER_OPTIONS,) if name == "finercam" else self.recipe.options
+        self.spec = SPECS[name]
+        known = (*FINER_OPTIONS,) if name == "finercam" else self.spec.options
         unknown = [option for option in options if option not in known]
         if unknown:
             has = f"it has {', '.join(known)}" if known else "it has none but layer"
@@ -86,17 +86,17 @@ class GradCamPeer:
         extra = forward_arguments(additional_forward_args)
         model, questions = _asked(self.forward_func, target, len(images))
         check_evaluation_mode(model)
-        if self.recipe.keeps_graph and images.dtype in (torch.bfloat16, torch.float16):
+        if self.spec.keeps_graph and images.dtype in (torch.bfloat16, torch.float16):
             raise ValueError(f"{self.name} is not computed in {images.dtype}; convert model and inputs with .float()")
         with ExitStack() as stack:
             stack.enter_context(torch.inference_mode(False))
-            if self.recipe.draws:  # kernel PCA starts from a random vector
+            if self.spec.draws:  # kernel PCA starts from a random vector
                 stack.enter_context(fixed_random_state())
-            if self.recipe.keeps_graph:
+            if self.spec.keeps_graph:
                 stack.enter_context(PlainAttention())
             images = images.detach().clone()
             space = resolve_layer(model, self.layer, purpose="gradient", image=images[:1])
-            size = 1 if self.recipe.runs_network else len(images)
+            size = 1 if self.spec.runs_network else len(images)
             parts = [
                 self._maps(_Network(model, space, _rows(extra, here, len(images)), images.dtype), images[here], some)
                 for here, some in _batches(questions, size)
@@ -121,25 +121,25 @@ class GradCamPeer:
         """Return the package's map before ReLU and scaling, ``[N, h, w]`` float32 on the CPU."""
         kept: list[Tensor] = []
         handle = network.here.register_forward_hook(lambda module, args, output: kept.append(output))
-        with torch.set_grad_enabled(self.recipe.gradients):
+        with torch.set_grad_enabled(self.spec.gradients):
             logits = check_logits(network(images))
         handle.remove()
         (z,) = kept
         questions = self._posed(questions, logits.detach())
-        _check_positions(self.name, self.recipe, z)
+        _check_positions(self.name, self.spec, z)
         gradients: Any = None
-        with torch.set_grad_enabled(self.recipe.gradients):
+        with torch.set_grad_enabled(self.spec.gradients):
             answer = answers(questions, logits)  # even where it isn't needed: a wrong target is an error
-            if self.recipe.gradients:
-                gradients = _gradients(answer, z, network.space, keeps_graph=self.recipe.keeps_graph)
-        given = (z, gradients) if self.recipe.keeps_graph else (_numbers(z), _numbers(gradients))
+            if self.spec.gradients:
+                gradients = _gradients(answer, z, network.space, keeps_graph=self.spec.keeps_graph)
+        given = (z, gradients) if self.spec.keeps_graph else (_numbers(z), _numbers(gradients))
         return self._by_the_package(network, images, questions, *given)
 
     def _by_the_package(
         self, network: _Network, images: Tensor, questions: list[Question], activations: Any, gradients: Any
     ) -> Tensor:
         options = {} if self.name == "finercam" else self.options
-        method = self.recipe.build(network, options)
+        method = self.spec.build(network, options)
         method.activations_and_grads.release()  # it would keep the activations of every further pass
         targets = [question.answer for question in questions]
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -232,9 +232,9 @@ def _numbers(x: Tensor | None) -> np.ndarray | None:
     return (x if x.dtype in (torch.float32, torch.float64) else x.float()).numpy()
 
 
-def _check_positions(name: str, recipe: Recipe, z: Tensor) -> None:
+def _check_positions(name: str, spec: BaselineSpec, z: Tensor) -> None:
     positions = z.shape[-2] * z.shape[-1]
-    if recipe.squares_positions and positions > MOST_POSITIONS:
+    if spec.squares_positions and positions > MOST_POSITIONS:
         raise ValueError(
             f"{name} makes a matrix of {positions} x {positions} positions here; choose a layer with at most "
             f"{MOST_POSITIONS} of them"

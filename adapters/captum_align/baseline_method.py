@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class BaselineSpec:
     """Specification of a Captum method.
 
     Attributes:
@@ -45,31 +45,31 @@ class Recipe:
     draws: bool = False
 
 
-class Peer(Attribution):
+class BaselineMethod(Attribution):
     """Captum method, with Captum's call.
 
     Args:
         forward_func: the model, a ``QuestionModel``, or any function of the inputs if the method takes one.
-        recipe: the method's specification.
+        spec: the method's specification.
         **options: options of the method's constructor, or of its ``attribute``, for every call.
 
     Raises:
         TypeError: the method has no such option, or needs an ``nn.Module``.
     """
 
-    def __init__(self, forward_func: Any, recipe: Recipe, **options: Any) -> None:
+    def __init__(self, forward_func: Any, spec: BaselineSpec, **options: Any) -> None:
         Attribution.__init__(self, forward_func)
-        if recipe.hooks_modules and not isinstance(forward_func, nn.Module):
+        if spec.hooks_modules and not isinstance(forward_func, nn.Module):
             raise TypeError(
-                f"{recipe.method.__name__} hooks the layers of a network and needs the "
+                f"{spec.method.__name__} hooks the layers of a network and needs the "
                 f"torch.nn.Module itself, got {type(forward_func).__name__}"
             )
-        self.recipe = recipe
-        built_with = _constructor_options(recipe.method)
+        self.spec = spec
+        built_with = _constructor_options(spec.method)
         self._construction = {name: value for name, value in options.items() if name in built_with}
         self._options = {name: value for name, value in options.items() if name not in built_with}
-        _check_options(recipe.method, self._options)
-        self._method = recipe.method(forward_func, **self._construction)
+        _check_options(spec.method, self._options)
+        self._method = spec.method(forward_func, **self._construction)
 
     @log_usage()
     @restores_thread_state
@@ -95,17 +95,17 @@ class Peer(Attribution):
             AssertionError, IndexError: raised by Captum for a target that does not fit the output.
             ValueError: the model is in train mode where that matters.
         """
-        _check_options(self.recipe.method, options)
+        _check_options(self.spec.method, options)
         if isinstance(self.forward_func, nn.Module):
             check_evaluation_mode(self.forward_func)
         given = _format_tensor_into_tuples(inputs)
         model, target = posed(self.forward_func, target, len(given[0]))
         extra = _format_additional_forward_args(additional_forward_args)
-        model, construction = own_model_and_layers(model, self._construction, hooks_modules=self.recipe.hooks_modules)
+        model, construction = own_model_and_layers(model, self._construction, hooks_modules=self.spec.hooks_modules)
         with gradients_on():
             leaves = tuple(own_leaf(x) for x in given)
             options = {**self._options, **options}
-            options = {**self.recipe.defaults(leaves, options), **options}
+            options = {**self.spec.defaults(leaves, options), **options}
             attributions, delta = self._run(model, construction, leaves, target, extra, options)
         result = _format_output(_is_tuple(inputs), attributions)
         return result if delta is None else (result, delta)
@@ -119,8 +119,8 @@ class Peer(Attribution):
         extra: Any,
         options: dict[str, Any],
     ) -> tuple[tuple[Tensor, ...], Tensor | None]:
-        method = self.recipe.method(model, **construction)
-        if not self.recipe.draws:
+        method = self.spec.method(model, **construction)
+        if not self.spec.draws:
             return _attribute(method, leaves, target, extra, options)
         parts = []
         for leaf, asked, rest in batches_of(leaves, target, extra, 1):

@@ -46,7 +46,7 @@ _SILENT = {"ScoreCAM": _ScoreCAM, "AblationCAM": _AblationCAM}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class BaselineSpec:
     """Specification of one of the package's methods.
 
     Attributes:
@@ -85,22 +85,24 @@ class Recipe:
 # Left out: FullGrad (it takes no layer, hooks the biases of layers whose type is exactly Conv2d or BatchNorm2d and so
 # misses those of timm's BatchNormAct2d, and scales every bias map to 0..1, which breaks completeness);
 # RandomCAM (a control, not a method); GuidedBackpropReLUModel (captum_align has guided_backprop).
-RECIPES: dict[str, Recipe] = {
-    "gradcam": Recipe(cls="GradCAM"),
-    "hirescam": Recipe(cls="HiResCAM"),
-    "gradcam++": Recipe(cls="GradCAMPlusPlus"),
-    "xgradcam": Recipe(cls="XGradCAM"),
-    "layercam": Recipe(cls="LayerCAM"),
-    "gradcamelementwise": Recipe(cls="GradCAMElementWise"),
-    "finercam": Recipe(cls="GradCAM"),  # Grad-CAM for another question: see finer.py
-    "shapleycam": Recipe(cls="ShapleyCAM", keeps_graph=True),
-    "eigengradcam": Recipe(cls="EigenGradCAM", squares_positions=True),
-    "segeigencam": Recipe(cls="SegEigenCAM", squares_positions=True),
-    "eigencam": Recipe(cls="EigenCAM", gradients=False, squares_positions=True),
-    "kpcacam": Recipe(cls="KPCA_CAM", options=("kernel", "gamma"), gradients=False, squares_positions=True, draws=True),
-    "fem": Recipe(cls="FEM", options=("k",), gradients=False),
-    "scorecam": Recipe(cls="ScoreCAM", gradients=False, runs_network=True),
-    "ablationcam": Recipe(
+SPECS: dict[str, BaselineSpec] = {
+    "gradcam": BaselineSpec(cls="GradCAM"),
+    "hirescam": BaselineSpec(cls="HiResCAM"),
+    "gradcam++": BaselineSpec(cls="GradCAMPlusPlus"),
+    "xgradcam": BaselineSpec(cls="XGradCAM"),
+    "layercam": BaselineSpec(cls="LayerCAM"),
+    "gradcamelementwise": BaselineSpec(cls="GradCAMElementWise"),
+    "finercam": BaselineSpec(cls="GradCAM"),  # Grad-CAM for another question: see finer.py
+    "shapleycam": BaselineSpec(cls="ShapleyCAM", keeps_graph=True),
+    "eigengradcam": BaselineSpec(cls="EigenGradCAM", squares_positions=True),
+    "segeigencam": BaselineSpec(cls="SegEigenCAM", squares_positions=True),
+    "eigencam": BaselineSpec(cls="EigenCAM", gradients=False, squares_positions=True),
+    "kpcacam": BaselineSpec(
+        cls="KPCA_CAM", options=("kernel", "gamma"), gradients=False, squares_positions=True, draws=True
+    ),
+    "fem": BaselineSpec(cls="FEM", options=("k",), gradients=False),
+    "scorecam": BaselineSpec(cls="ScoreCAM", gradients=False, runs_network=True),
+    "ablationcam": BaselineSpec(
         cls="AblationCAM",
         options=("batch_size", "ratio_channels_to_ablate"),
         fixed={"ablation_layer": ZeroAblation},

@@ -18,9 +18,9 @@ from captum.attr import (
 from captum.attr._core.deep_lift import SUPPORTED_NON_LINEAR
 from torch import nn
 
+from captum_align.baseline_method import BaselineMethod, BaselineSpec
 from captum_align.default_options import patch_masks, path_in_pieces, sliding_windows, zero_distribution
 from captum_align.layer_grad_cam import FeatureSpaceGradCam
-from captum_align.peer import Peer, Recipe
 from xai_align.adapter_tools import callers_level, with_globals
 
 
@@ -43,16 +43,16 @@ class _GuidedBackprop(GuidedBackprop):
 
 _DeepLift.__name__, _GuidedBackprop.__name__ = DeepLift.__name__, GuidedBackprop.__name__
 
-PEERS: dict[str, Recipe] = {
-    "saliency": Recipe(method=Saliency),
-    "input_x_gradient": Recipe(method=InputXGradient),
-    "integrated_gradients": Recipe(method=IntegratedGradients, defaults=path_in_pieces),
-    "gradient_shap": Recipe(method=GradientShap, defaults=zero_distribution, draws=True),
-    "deep_lift": Recipe(method=_DeepLift, hooks_modules=True),
-    "guided_backprop": Recipe(method=_GuidedBackprop, hooks_modules=True),
-    "occlusion": Recipe(method=Occlusion, defaults=sliding_windows),
-    "feature_ablation": Recipe(method=FeatureAblation, defaults=patch_masks),
-    "layer_grad_cam": Recipe(method=FeatureSpaceGradCam),
+SPECS: dict[str, BaselineSpec] = {
+    "saliency": BaselineSpec(method=Saliency),
+    "input_x_gradient": BaselineSpec(method=InputXGradient),
+    "integrated_gradients": BaselineSpec(method=IntegratedGradients, defaults=path_in_pieces),
+    "gradient_shap": BaselineSpec(method=GradientShap, defaults=zero_distribution, draws=True),
+    "deep_lift": BaselineSpec(method=_DeepLift, hooks_modules=True),
+    "guided_backprop": BaselineSpec(method=_GuidedBackprop, hooks_modules=True),
+    "occlusion": BaselineSpec(method=Occlusion, defaults=sliding_windows),
+    "feature_ablation": BaselineSpec(method=FeatureAblation, defaults=patch_masks),
+    "layer_grad_cam": BaselineSpec(method=FeatureSpaceGradCam),
 }
 
 
@@ -63,16 +63,16 @@ CHANGED_LAYERS: dict[str, tuple[type[nn.Module], ...]] = {
 }
 
 
-def build_peer(name: str, model: Any, **options: Any) -> Peer:
+def build_baseline(name: str, model: Any, **options: Any) -> BaselineMethod:
     """Return the method of this name for a model.
 
     Raises:
         KeyError: there is no such method.
         TypeError: the method has no such option, or needs an ``nn.Module``.
     """
-    peer = Peer(model, PEERS[name], **options)
+    method = BaselineMethod(model, SPECS[name], **options)
     _warn_of_plain_gradient(name, model)
-    return peer
+    return method
 
 
 def _warn_of_plain_gradient(name: str, model: Any) -> None:
