@@ -16,7 +16,7 @@ from xai_align.align.training.collapse_responses import (
     AdjustedSparsity,
     AreaLimits,
     CollapseArea,
-    OnlyWarn,
+    CollapseResponse,
     response_to,
 )
 
@@ -57,7 +57,7 @@ def weight_of(answer, name):
 
 
 def test_nothing_is_done_but_the_warning():
-    answer = OnlyWarn()
+    answer = CollapseResponse()
     for kind in ("full", "empty", "flat"):
         answer.update(kind, 0.5)
         assert answer.weighted_terms(TERMS) == [(term, term.weight) for term in TERMS]

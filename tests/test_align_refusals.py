@@ -243,19 +243,19 @@ def test_half_precision_on_a_cpu():
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"order": "third"}, "order is 'third'; choose one of first, second"),
-        ({"alternation": "step"}, "alternation is 'step'; choose one of batch, epoch"),
-        ({"on_collapse": "pray"}, "choose one of area, sparsity, warn"),
-        ({"keep": "all"}, "choose one of best, last"),
-        ({"schedule": "plateau"}, "choose one of none, cosine"),
-        ({"masker_every": 0}, "masker_every is 0; give a whole number of at least 1"),
-        ({"warmup_epochs": -1}, "warmup_epochs is -1; give a whole number of at least 0"),
-        ({"warmup_steps": 1.5}, "warmup_steps is 1.5"),
-        ({"learning_rate": 0.0}, "learning_rate is 0.0; give a positive number"),
-        ({"gradient_clip": -1.0}, "gradient_clip is -1.0"),
-        ({"weight_decay": math.inf}, "weight_decay is inf"),
-        ({"gradient_accumulation_steps": True}, "gradient_accumulation_steps is True"),
-        ({"patience": 0}, "patience is 0"),
+        ({"order": "third"}, "order must be 'first' or 'second', got 'third'"),
+        ({"alternation": "step"}, "alternation must be 'batch' or 'epoch', got 'step'"),
+        ({"on_collapse": "pray"}, "on_collapse must be 'area', 'sparsity' or 'warn'"),
+        ({"keep": "all"}, "keep must be 'best' or 'last'"),
+        ({"schedule": "plateau"}, "schedule must be 'none' or 'cosine'"),
+        ({"masker_every": 0}, "masker_every must be a positive integer, got 0"),
+        ({"warmup_epochs": -1}, "warmup_epochs must be a non-negative integer, got -1"),
+        ({"warmup_steps": 1.5}, "warmup_steps must be a non-negative integer, got 1.5"),
+        ({"learning_rate": 0.0}, "learning_rate must be a positive number, got 0.0"),
+        ({"gradient_clip": -1.0}, "gradient_clip must be a positive number, got -1.0"),
+        ({"weight_decay": math.inf}, "weight_decay must be a non-negative number, got inf"),
+        ({"gradient_accumulation_steps": True}, "gradient_accumulation_steps must be a positive integer, got True"),
+        ({"patience": 0}, "patience must be a positive integer, got 0"),
         ({"recipe": "alien"}, "there is no training recipe 'alien'; did you mean 'align'"),
     ],
 )
@@ -265,7 +265,7 @@ def test_options_that_are_not_possible(options, told):
 
 
 def test_epochs_and_patience():
-    with pytest.raises(ValueError, match="epochs is 0; give a whole number"):
+    with pytest.raises(ValueError, match="epochs must be a positive integer, got 0"):
         trainer().fit(loader(), epochs=0)
     with pytest.raises(ValueError, match="patience looks at the validation data"):
         trainer(patience=2).fit(loader(), epochs=1)

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
+from xai_align._tools.checks import check_choice, check_integer, check_number
 from xai_align.align.saliency import Normalise, Order
 from xai_align.align.training.batch_validation import ReadBatch
 from xai_align.align.training.phases import Alternation
 from xai_align.training.choices import MakeOptimizer
-from xai_align.training.options import TrainingOptions, check_choices, check_positive, check_whole
+from xai_align.training.options import TrainingOptions
 
 Schedule = Literal["none", "cosine"]
 OnCollapse = Literal["area", "sparsity", "warn"]
+_CHOICES = {
+    "order": Order,
+    "normalise": Normalise,
+    "schedule": Schedule,
+    "on_collapse": OnCollapse,
+    "alternation": Alternation,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,18 +85,13 @@ class AlignOptions(TrainingOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choices(
-            self,
-            {
-                "order": Order,
-                "normalise": Normalise,
-                "schedule": Schedule,
-                "on_collapse": OnCollapse,
-                "alternation": Alternation,
-            },
-        )
+        for name, choice in _CHOICES.items():
+            check_choice(name, getattr(self, name), get_args(choice))
         for name in ("warmup_steps", "masker_only_steps"):
-            check_whole(name, getattr(self, name), at_least=0)
-        for name in ("masker_every", "masker_epochs", "classifier_epochs", "figure_every"):
-            check_whole(name, getattr(self, name))
-        check_positive("gradient_clip", self.gradient_clip)
+            check_integer(name, getattr(self, name), least=0)
+        for name in ("masker_every", "masker_epochs", "classifier_epochs"):
+            check_integer(name, getattr(self, name))
+        if self.figure_every is not None:
+            check_integer("figure_every", self.figure_every)
+        if self.gradient_clip is not None:
+            check_number("gradient_clip", self.gradient_clip, above=0)

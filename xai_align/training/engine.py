@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import torch
+from torch import nn
 
+from xai_align._tools.model_state import parameters_of
 from xai_align.training.fit_state import FitState
+from xai_align.training.process_group import ProcessGroup
 from xai_align.training.step_means import StepMeans
 from xai_align.training.training_log import Row
 
@@ -32,10 +34,9 @@ class StepContext:
 class Program(ABC):
     """Steps and validation of one training method, which :func:`run_epochs` runs."""
 
-    @property
-    @abstractmethod
-    def device(self) -> torch.device:
-        """Device of the networks."""
+    #: The network that is trained and validated, and the processes that share the work.
+    network: nn.Module
+    group: ProcessGroup
 
     @abstractmethod
     def steps_in_epoch(self) -> int:
@@ -63,10 +64,6 @@ class Program(ABC):
 
         None: the row can't be compared.
         """
-
-    @abstractmethod
-    def synchronise(self) -> None:
-        """Make the batch statistics of all processes those of the first one, before validation and checkpoints."""
 
     def has_reached_goal(self, row: Row) -> bool:
         """Return whether the fit may stop, because a validation is good enough."""
@@ -103,9 +100,10 @@ def run_epochs(
         DivergedError: a loss or gradient is NaN or infinite.
     """
 
+    device = parameters_of(program.network)[0].device
     while state.epoch < epochs and not state.stopped:
         number, expected = state.epoch + 1, program.steps_in_epoch()
-        means, count = StepMeans(program.device), 0
+        means, count = StepMeans(device), 0
         state.begin_epoch()
         for count, batch in enumerate(program.batches(state.epoch), 1):
             progress = min((state.epoch + _share(count - 1, expected)) / epochs, 1.0)
@@ -114,7 +112,7 @@ def run_epochs(
             show(state.epoch + _share(count, expected), state.history[-1] if state.history else None)
             if validate_every and count % validate_every == 0 and count < expected:
                 _record(state, _row(program, state, means, patience), log)
-                means = StepMeans(program.device)
+                means = StepMeans(device)
                 if state.stopped:
                     break
         # an epoch is counted as a whole, with its row, or not at all
@@ -131,6 +129,7 @@ def _row(program: Program, state: FitState, means: StepMeans, patience: int | No
     """Return the row of the log for the steps since the last one, after updating the best weights and ``stopped``."""
     row: Row = {"epoch": state.epoch + 1, "step": state.step, "seconds": 0.0}
     row |= program.measure(means)
+    program.group.broadcast_buffers(program.network)
     row |= program.validate()
     compared = program.compare(row, state.best, state.since_best)
     if compared is not None:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
@@ -64,16 +63,3 @@ def derived_seed(seed: int, *what: object) -> int:
     """Derive a seed for one purpose from the run's seed; different purposes have independent ones."""
     digest = hashlib.sha256(repr((seed, *what)).encode()).digest()
     return int.from_bytes(digest[:7], "big")
-
-
-@dataclass
-class EpochBatches:
-    """Batch sampler of the shards of the current epoch."""
-
-    plan: list[list[Shard]] = field(default_factory=list)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return (list(shard.indices) for step in self.plan for shard in step)
-
-    def __len__(self) -> int:
-        return sum(map(len, self.plan))

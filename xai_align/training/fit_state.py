@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -98,6 +98,17 @@ class FitState(ABC):
         """Load the stored last weights back into the networks."""
         self._fill(self._last_weights)
         self._last_weights = {}
+
+    def result(self) -> dict[str, Any]:
+        """Return the fields that the results of all fits have."""
+        return {
+            "best": self.best,
+            "history": list(self.history),
+            "epochs": self.epoch,
+            "steps": self.step,
+            "stopped": self.stopped or "epochs",
+            "seconds": self.seconds,
+        }
 
     def snapshot(self) -> Snapshot:
         """Return everything that the next epoch depends on."""

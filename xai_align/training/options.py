@@ -1,12 +1,12 @@
-"""Options that every fit has, and checks of options."""
+"""Options that every fit has."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import get_args
 
+from xai_align._tools.checks import check_choice, check_integer, check_number
 from xai_align.training.choices import Keep, Precision, Resume
 from xai_align.training.training_log import Row
 
@@ -24,27 +24,10 @@ class TrainingOptions:
     log: Callable[[Row], None] | None = None
 
     def __post_init__(self) -> None:
-        check_choices(self, {"keep": Keep, "mixed_precision": Precision, "resume": Resume})
-        check_whole("gradient_accumulation_steps", self.gradient_accumulation_steps)
-        check_whole("patience", self.patience)
-        if not 0 <= self.weight_decay < math.inf:
-            raise ValueError(f"weight_decay is {self.weight_decay}; give zero or a positive number")
-
-
-def check_choices(options: Any, choices: Mapping[str, Any]) -> None:
-    """Raise ValueError if a field of the options is none of the values of its ``Literal``."""
-    for name, choice in choices.items():
-        if (value := getattr(options, name)) not in get_args(choice):
-            raise ValueError(f"{name} is {value!r}; choose one of {', '.join(get_args(choice))}")
-
-
-def check_whole(name: str, value: Any, at_least: int = 1) -> None:
-    """Raise ValueError if a value is neither None nor a whole number of at least ``at_least``."""
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < at_least):
-        raise ValueError(f"{name} is {value!r}; give a whole number of at least {at_least}")
-
-
-def check_positive(name: str, value: float | None) -> None:
-    """Raise ValueError if a value is neither None nor a finite number above zero."""
-    if value is not None and not 0 < value < math.inf:
-        raise ValueError(f"{name} is {value}; give a positive number")
+        check_choice("keep", self.keep, get_args(Keep))
+        check_choice("mixed_precision", self.mixed_precision, get_args(Precision))
+        check_choice("resume", self.resume, get_args(Resume))
+        check_integer("gradient_accumulation_steps", self.gradient_accumulation_steps)
+        if self.patience is not None:
+            check_integer("patience", self.patience)
+        check_number("weight_decay", self.weight_decay)

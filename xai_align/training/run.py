@@ -37,7 +37,6 @@ def run_fit(
     *,
     epochs: int,
     checkpoints: Checkpoints | None,
-    group: ProcessGroup,
     shown: Mapping[str, str] | None = None,
     validate_every: int | None = None,
     snapshot: Callable[[], Snapshot] | None = None,
@@ -51,7 +50,6 @@ def run_fit(
         options: the options.
         epochs: number of epochs of the whole fit.
         checkpoints: the checkpoints, in a folder of the run's folder; None: nothing is written.
-        group: the processes.
         shown: columns of the log that a progress bar shows, with their short names; None: no bar.
         validate_every: number of steps between validations within an epoch, in addition to its end.
         snapshot: content of a checkpoint; None: the state's.
@@ -60,11 +58,11 @@ def run_fit(
     Returns:
         Notes on a resumption.
     """
-    folder = None if checkpoints is None else checkpoints.folder.parent
+    folder, group = None if checkpoints is None else checkpoints.folder.parent, program.group
 
     def save() -> None:
         if checkpoints is not None:
-            program.synchronise()
+            group.broadcast_buffers(program.network)
             if group.is_main:
                 checkpoints.write(state.epoch, (snapshot or state.snapshot)())
             group.wait()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import log
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -18,52 +18,30 @@ from xai_align.align.options import OnCollapse
 from xai_align.align.terms.masker_terms import AreaHinge, MaskerTerm, Sparsity
 from xai_align.align.training.collapse import Kind
 
-Weighed = list[tuple[MaskerTerm, float]]
+WeightedTerms = list[tuple[MaskerTerm, float]]
 
 
-class CollapseResponse(Protocol):
-    """Protocol of a response to collapsed masks."""
+class CollapseResponse:
+    """Response that only warns; others change the terms of the masker's loss."""
 
     @property
     def description(self) -> str:
         """Sentence for the warning that describes the response from now on."""
-        ...
+        return "Nothing is changed (on_collapse='warn'); another weight of the sparsity may help"
 
     def update(self, kind: Kind | None, mean: float) -> None:
         """Record the kind of collapse after an epoch of the masker, and the mean of its masks."""
-        ...
 
-    def weighted_terms(self, terms: Sequence[MaskerTerm]) -> Weighed:
+    def weighted_terms(self, terms: Sequence[MaskerTerm]) -> WeightedTerms:
         """Return the current terms with their weights."""
-        ...
-
-    def state_dict(self) -> dict[str, float]:
-        """Return the state, in JSON types."""
-        ...
-
-    def load_state_dict(self, state: Mapping[str, float]) -> None:
-        """Restore a state."""
-        ...
-
-
-class OnlyWarn:
-    """Response that only warns."""
-
-    description = "Nothing is changed (on_collapse='warn'); another weight of the sparsity may help"
-
-    def update(self, kind: Kind | None, mean: float) -> None:
-        """Do nothing."""
-
-    def weighted_terms(self, terms: Sequence[MaskerTerm]) -> Weighed:
-        """Return the terms unchanged."""
         return [(term, term.weight) for term in terms]
 
     def state_dict(self) -> dict[str, float]:
-        """Return an empty state."""
+        """Return the state, in JSON types."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
-        """Do nothing: there is no state."""
+        """Restore a state."""
 
 
 @dataclass(kw_only=True)
@@ -97,7 +75,7 @@ def _logit(share: float) -> float:
     return log(inside / (1 - inside))
 
 
-class AreaLimits:
+class AreaLimits(CollapseResponse):
     """Response that bounds a mask's area by a limit that falls from epoch to epoch, and by a floor.
 
     AIM (Alshami et al. 2025, arXiv 2508.11502) reduces the active area from 1.0 to 0.35 or 0.25 by a schedule; here it
@@ -137,9 +115,9 @@ class AreaLimits:
         if kind == "empty" or (kind == "flat" and mean <= self.lowest):
             self._held = True
 
-    def weighted_terms(self, terms: Sequence[MaskerTerm]) -> Weighed:
+    def weighted_terms(self, terms: Sequence[MaskerTerm]) -> WeightedTerms:
         """Return the terms unchanged, and the hinge, once there is one."""
-        known: Weighed = [(term, term.weight) for term in terms]
+        known: WeightedTerms = [(term, term.weight) for term in terms]
         if self._falling or self._held:
             against = sum(term.weight for term in terms if isinstance(term, Sparsity)) if self._held else 0.0
             hinge = CollapseArea(
@@ -162,7 +140,7 @@ class AreaLimits:
         self._falling, self._held = int(falling), bool(held)
 
 
-class AdjustedSparsity:
+class AdjustedSparsity(CollapseResponse):
     """Response that doubles the weight of the sparsity after full masks, and halves it after empty ones.
 
     Args:
@@ -188,7 +166,7 @@ class AdjustedSparsity:
         if kind is not None:
             self._times += 1 if kind == "full" or (kind == "flat" and mean > 0.5) else -1
 
-    def weighted_terms(self, terms: Sequence[MaskerTerm]) -> Weighed:
+    def weighted_terms(self, terms: Sequence[MaskerTerm]) -> WeightedTerms:
         """Return the terms, the sparsity with its current weight."""
         known = [term for term in terms if isinstance(term, Sparsity)]
         added: list[MaskerTerm] = [] if known or self._times <= 0 else [Sparsity(weight=0.0)]
@@ -213,6 +191,6 @@ def response_to(on_collapse: OnCollapse) -> CollapseResponse:
     answers: dict[OnCollapse, type[CollapseResponse]] = {
         "area": AreaLimits,
         "sparsity": AdjustedSparsity,
-        "warn": OnlyWarn,
+        "warn": CollapseResponse,
     }
     return answers[on_collapse]()

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from xai_align._tools.callers_level import callers_level
+from xai_align._tools.checks import check_integer
 from xai_align._tools.random_state import kept_random_state
 from xai_align.align.align_fit import AlignFit
 from xai_align.align.shortcut import FEWEST, ShortcutWarning, find_shortcuts
@@ -19,7 +20,6 @@ from xai_align.align.training.program import AlignProgram
 from xai_align.align.training.seeded_loader import SeededLoader, preserved_loader_state
 from xai_align.align.training.trainer_state import TrainerState
 from xai_align.training.checkpoints import Checkpoints
-from xai_align.training.options import check_whole
 from xai_align.training.preserved_state import preserved_state
 from xai_align.training.process_group import ProcessGroup
 from xai_align.training.run import run_fit
@@ -34,7 +34,7 @@ SHOWN = {"loss": "loss", "accuracy": "accuracy", "mask_mean": "mask", "distincti
 def fit(trainer: TrainerState, train: Any, validation: Any, epochs: int) -> AlignFit:
     """Run a fit; see :meth:`~xai_align.align.trainer.AlignTrainer.fit`."""
     settings = trainer.settings
-    check_whole("epochs", epochs)
+    check_integer("epochs", epochs)
     if settings.patience is not None and validation is None:
         raise ValueError("patience looks at the validation data, and there are none; give some")
     training = SeededLoader(train, settings.seed, "the training data")
@@ -60,7 +60,6 @@ def fit(trainer: TrainerState, train: Any, validation: Any, epochs: int) -> Alig
             settings,
             epochs=epochs,
             checkpoints=_checkpoints(trainer, loaders, epochs, group),
-            group=group,
             shown=SHOWN if settings.show_progress else None,
             snapshot=trainer.snapshot,
             after_epoch=draw,
@@ -75,14 +74,9 @@ def fit(trainer: TrainerState, train: Any, validation: Any, epochs: int) -> Alig
     return AlignFit(
         classifier=trainer.classifier,
         masker=trainer.masker,
-        best=state.best,
-        history=list(state.history),
-        epochs=state.epoch,
-        steps=state.step,
-        stopped=state.stopped or "epochs",
-        seconds=state.seconds,
         notes=(*trainer.own_notes, *notes),
         out=settings.out,
+        **state.result(),
     )
 
 

@@ -43,16 +43,12 @@ class AlignProgram(Program):
     def __init__(
         self, trainer: TrainerState, train: SeededLoader, validation: SeededLoader | None, group: ProcessGroup
     ) -> None:
-        self.trainer, self.train, self.validation, self.group = trainer, train, validation, group
+        self.trainer, self.network, self.group = trainer, trainer.network, group
+        self.train, self.validation = train, validation
         self.state, self.steps, self.classes = trainer.assemble(), Steps(trainer, group), trainer.classes or 0
         #: Phase of the last step, and whether both networks trained in this epoch.
         self._phase, self._alternated = self.state.position.phase, False
         self._labels = torch.zeros(self.classes, dtype=torch.int64)  # number of labels of each class so far
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the networks."""
-        return self.trainer.device
 
     def steps_in_epoch(self) -> int:
         """Return the expected number of steps in an epoch; 0 if unknown."""
@@ -107,22 +103,17 @@ class AlignProgram(Program):
             self._warn(message)
         return row
 
-    def synchronise(self) -> None:
-        """Copy the first process's batch statistics to all."""
-        self.group.broadcast_buffers(self.trainer.network)
-
     def validate(self) -> Row:
         """Return the measures of the validation data."""
         if self.validation is None:
             return {"best": False}
-        self.synchronise()
         measures = validate(
-            self.trainer.network,
+            self.network,
             map(self.trainer.validator(self.validation.name), self.validation.epoch(self.state.epoch)),
             classes=self.classes,
             modes=self.trainer.modes["classifier"],
             group=self.group,
-            device=self.device,
+            device=self.trainer.device,
             precision=self.trainer.settings.mixed_precision,
         )
         return {**measures, "best": False}

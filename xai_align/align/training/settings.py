@@ -11,11 +11,17 @@ from typing import Any
 import torch
 from torch import nn
 
+from xai_align._tools.checks import check_integer, check_number
 from xai_align.align.options import AlignOptions
 from xai_align.align.recipe_record import Recipe, needs_mask_source
 from xai_align.align.training.phases import Plan
 from xai_align.training.description import described_optimizer, described_parameters
-from xai_align.training.options import check_positive, check_whole
+
+#: Options that two runs must share for one to resume the other.
+_IDENTIFYING = (
+    *("order", "normalise", "schedule", "gradient_clip", "gradient_accumulation_steps", "freeze_batch_norm"),
+    *("on_collapse", "keep", "patience", "seed", "mixed_precision"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +39,9 @@ class AlignSettings(AlignOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("warmup_epochs", "masker_only_epochs", "seed"):
-            check_whole(name, getattr(self, name), at_least=0)
-        check_positive("learning_rate", self.learning_rate)
-        check_positive("masker_learning_rate", self.masker_learning_rate)
+            check_integer(name, getattr(self, name), least=0)
+        check_number("learning_rate", self.learning_rate, above=0)
+        check_number("masker_learning_rate", self.masker_learning_rate, above=0)
 
     def optimizer_of_classifier(self, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
         """Return the classifier's optimiser: AdamW by default."""
@@ -102,24 +108,13 @@ def configuration(
     **of_the_fit: Any,
 ) -> dict[str, Any]:
     """Return the configuration that two runs must share for one to resume the other, in JSON types."""
+    kinds = {name: described_optimizer(one, leave_out=("lr",)) for name, one in optimizers.items()}
     return {
         "recipe": dict(recipe),
         "target_layer": target_layer,
-        "order": settings.order,
-        "normalise": settings.normalise,
         "plan": dict(plan),
-        "optimizers": {
-            name: described_optimizer(optimizer, leave_out=("lr",)) for name, optimizer in optimizers.items()
-        },
-        "schedule": settings.schedule,
-        "gradient_clip": settings.gradient_clip,
-        "gradient_accumulation_steps": settings.gradient_accumulation_steps,
-        "freeze_batch_norm": settings.freeze_batch_norm,
-        "on_collapse": settings.on_collapse,
-        "keep": settings.keep,
-        "patience": settings.patience,
-        "seed": settings.seed,
-        "mixed_precision": settings.mixed_precision,
+        "optimizers": kinds,
         "trained": described_parameters(trained),
+        **{name: getattr(settings, name) for name in _IDENTIFYING},
         **of_the_fit,
     }

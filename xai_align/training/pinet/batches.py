@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from xai_align.pinet.network.losses import Batch
 from xai_align.training.choices import Precision
-from xai_align.training.epoch_plan import EpochBatches, Shard
+from xai_align.training.epoch_plan import Shard
 from xai_align.training.pinet.items import Collate
 from xai_align.training.precision import autocast
 from xai_align.training.process_group import ProcessGroup
@@ -42,7 +42,7 @@ class BatchSource:
 
     def planned(self, data: Dataset[Any], plan: list[list[Shard]], seed: int) -> DataLoader[Batch]:
         """Yield the batches of a planned epoch, on the CPU."""
-        return self._loader(data, seed, batch_sampler=EpochBatches(plan))
+        return self._loader(data, seed, batch_sampler=[shard.indices for step in plan for shard in step])
 
     def share_of(self, data: Dataset[Any], batch_size: int) -> DataLoader[Batch]:
         """Yield this process's share of all examples, in order, on the CPU."""

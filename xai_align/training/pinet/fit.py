@@ -180,7 +180,7 @@ def fit_pinet(
             PiNetProgram(
                 settings=settings,
                 state=state,
-                model=model,
+                network=model,
                 source=source,
                 train=train,
                 validation=validation,
@@ -191,24 +191,12 @@ def fit_pinet(
             settings,
             epochs=epochs,
             checkpoints=None if folder is None else Checkpoints(folder / "checkpoints", config),
-            group=group,
             shown={"loss": "loss", metric.name: metric.name} if show_progress else None,
             validate_every=settings.validate_every,
         )
     if folder is not None and group.is_main:
         _save(model, folder / "model")
-    return Fit(
-        model=model,
-        metric=metric.name,
-        best=state.best,
-        history=state.history,
-        epochs=state.epoch,
-        steps=state.step,
-        stopped=state.stopped or "epochs",
-        seconds=state.seconds,
-        notes=tuple(notes),
-        out=folder,
-    )
+    return Fit(model=model, metric=metric.name, notes=tuple(notes), out=folder, **state.result())
 
 
 def _save(model: nn.Module, folder: Path) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
+from xai_align._tools.checks import check_choice, check_integer
 from xai_align.training.choices import MakeOptimizer
-from xai_align.training.options import TrainingOptions, check_choices, check_whole
+from xai_align.training.options import TrainingOptions
 from xai_align.training.pinet.batches import Teacher
 
 Schedule = Literal["none", "cosine", "plateau"]
@@ -52,5 +53,6 @@ class FitOptions(TrainingOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choices(self, {"schedule": Schedule})
-        check_whole("validate_every", self.validate_every)
+        check_choice("schedule", self.schedule, get_args(Schedule))
+        if self.validate_every is not None:
+            check_integer("validate_every", self.validate_every)

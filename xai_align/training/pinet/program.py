@@ -35,7 +35,7 @@ class PiNetProgram(Program):
     Attributes:
         settings: the options.
         state: state of the fit.
-        model: the model in training.
+        network: the model in training.
         source: source of batches.
         train, validation: the data.
         metric: the validation metric.
@@ -44,17 +44,12 @@ class PiNetProgram(Program):
 
     settings: FitSettings
     state: PiNetFitState
-    model: nn.Module
+    network: nn.Module
     source: BatchSource
     train: Dataset[Any]
     validation: Dataset[Any] | None
     metric: FittingMetric
     group: ProcessGroup
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the model."""
-        return self.source.device
 
     def steps_in_epoch(self) -> int:
         """Return the number of steps in an epoch."""
@@ -80,11 +75,11 @@ class PiNetProgram(Program):
     def step(self, batch: list[tuple[Shard, Batch]], context: StepContext, means: StepMeans) -> None:
         """Make one optimiser step: accumulate the gradients of all shards, weighted by their shares of the examples."""
         state, loss = self.state, self.settings.loss
-        self.model.train()
+        self.network.train()
         for shard, raw in batch:
             examples = self.source.on_device(raw)
-            with autocast(self.device, self.settings.mixed_precision):
-                total, terms = loss(self.model, examples)  # type: ignore[arg-type]
+            with autocast(self.source.device, self.settings.mixed_precision):
+                total, terms = loss(self.network, examples)  # type: ignore[arg-type]
             weighted = total.to(torch.promote_types(total.dtype, torch.float32)) * shard.share
             (weighted if state.scaler is None else state.scaler.scale(weighted)).backward()
             for name, value in (("loss", total), *((name, terms[name]) for name in loss.names)):
@@ -101,7 +96,7 @@ class PiNetProgram(Program):
 
     def _sum_gradients(self) -> None:
         """Sum the gradients over the processes."""
-        parameters = [p for p in parameters_of(self.model) if p.requires_grad]
+        parameters = [p for p in parameters_of(self.network) if p.requires_grad]
         sums = self.group.sum_all([p.grad for p in parameters], parameters)
         for p, gradient in zip(parameters, sums, strict=True):
             p.grad = gradient
@@ -123,17 +118,12 @@ class PiNetProgram(Program):
             )
         return {"learning_rate": rate, **row}
 
-    def synchronise(self) -> None:
-        """Copy the first process's batch statistics to all."""
-        self.group.broadcast_buffers(self.model)
-
     def validate(self) -> Row:
         """Return the validation loss and the metric."""
         if self.validation is None:
             return {}
-        self.synchronise()
         loss, value = validate(
-            self.model,
+            self.network,
             self.validation,
             self.source,
             loss=self.settings.loss,

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from xai_align._tools.checks import check_integer, check_number
 from xai_align.pinet.network.frozen_encoder import frozen_tensors
 from xai_align.pinet.network.losses import PiNetLoss
 from xai_align.training.description import described_optimizer, described_parameters
 from xai_align.training.digest import digest_of
-from xai_align.training.options import check_positive, check_whole
 from xai_align.training.pinet.dataset_validation import DatasetSummary
 from xai_align.training.pinet.options import FitOptions
 
@@ -22,6 +22,12 @@ from xai_align.training.pinet.options import FitOptions
 PLATEAU = {"factor": 0.2, "patience": 5}
 #: Learning rate at which a plateau ends the training.
 LEAST_RATE = 1e-5
+
+#: Options that two runs must share for one to resume the other.
+_IDENTIFYING = (
+    *("batch_size", "gradient_accumulation_steps", "schedule", "validate_every", "patience", "stop_at", "keep"),
+    *("seed", "mixed_precision"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +42,9 @@ class FitSettings(FitOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_whole("epochs", self.epochs)
-        check_whole("batch_size", self.batch_size)
-        check_positive("learning_rate", self.learning_rate)
+        check_integer("epochs", self.epochs)
+        check_integer("batch_size", self.batch_size)
+        check_number("learning_rate", self.learning_rate, above=0)
 
     def step_size(self, processes: int) -> int:
         """Return the maximum number of examples in a step."""
@@ -95,25 +101,13 @@ def configuration(
     """
     frozen = frozen_tensors(model)
     return {
+        **{name: getattr(settings, name) for name in _IDENTIFYING},
         "loss": settings.loss.settings(),
-        "batch_size": settings.batch_size,
-        "gradient_accumulation_steps": settings.gradient_accumulation_steps,
         "processes": processes,
         "optimizer": described_optimizer(optimizer),
-        "schedule": settings.schedule,
         "epochs": settings.epochs if settings.schedule == "cosine" else None,
-        "validate_every": settings.validate_every,
-        "patience": settings.patience,
-        "stop_at": settings.stop_at,
-        "keep": settings.keep,
-        "seed": settings.seed,
-        "mixed_precision": settings.mixed_precision,
         "teacher": teacher,
         "trained": described_parameters(trained),
         "frozen": digest_of(frozen)[:16] if frozen else None,
-        **{name: _data(found) for name, found in data.items()},
+        **{name: found and {"examples": found.count, "targets": found.digest} for name, found in data.items()},
     }
-
-
-def _data(found: DatasetSummary | None) -> dict[str, Any] | None:
-    return None if found is None else {"examples": found.count, "targets": found.digest}
