@@ -88,7 +88,7 @@ def test_files_that_hold_no_masker_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"is a checkpoint, not a masker alone.*save_masker\(trainer, FILE\)"):
         load_masker(with_header(path, kind="fit"))
     path.write_bytes(whole)
-    with pytest.raises(ValueError, match=r"is not what it should be: options\.in_channels is missing"):
+    with pytest.raises(ValueError, match=r"is invalid: options\.in_channels is missing"):
         load_masker(with_header(path, options={"flavour": 3}))
     path.write_bytes(whole)
     with pytest.raises(ValueError, match=r"do not fit Masker: \d+ of another shape"):

@@ -30,7 +30,7 @@ def test_a_class_is_found_by_number_name_or_part(typed, meant):
 @pytest.mark.parametrize(
     ("typed", "told"),
     [
-        ("tig", "not clear.*'tiger cat' \\(1\\), 'tiger' \\(2\\), 'tiger shark' \\(3\\)"),
+        ("tig", "is ambiguous.*'tiger cat' \\(1\\), 'tiger' \\(2\\), 'tiger shark' \\(3\\)"),
         ("tigr cat", "did you mean 'tiger cat' \\(1\\)"),
         ("white shark", "did you mean 'tiger shark' \\(3\\)"),
         ("zzz", "no class is called 'zzz'$"),

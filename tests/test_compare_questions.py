@@ -56,7 +56,7 @@ def test_a_class_in_no_group_has_no_group_question():
     for kind in ("why-not-rest", "group", "group-not"):
         with pytest.raises(NoQuestion, match="class 4"):
             asked(kind, ["elk"])
-    with pytest.raises(NoQuestion, match="beside"):
+    with pytest.raises(NoQuestion, match="no other group"):
         asked("group-not", groups=ClassGroups.from_dict({"pets": [2, 3]}))
     with pytest.raises(TargetError, match="both sides"):
         asked("why-not", [], ["cat"])
@@ -79,7 +79,12 @@ def test_groups_from_a_file(tmp_path):
     path = tmp_path / "groups.json"
     path.write_text(json.dumps({"insects": ["ant", 1], "pets": ["cat", "dog"]}))
     assert dict(read_groups(path, NAMES)) == dict(GROUPS)
-    for content, told in (("{", "no JSON"), ("[1]", "look like"), ('{"x": ["cow"]}', "cow"), ('{"x": [9]}', "class 9")):
+    for content, told in (
+        ("{", "not JSON"),
+        ("[1]", "look like"),
+        ('{"x": ["cow"]}', "cow"),
+        ('{"x": [9]}', "class 9"),
+    ):
         path.write_text(content)
         with pytest.raises(ValueError, match=told):
             read_groups(path, NAMES)
@@ -131,7 +136,7 @@ def test_labels_are_read_and_wrong_ones_are_told(tmp_path):
     assert known[paths[1]].label == 2
     assert known[paths[1]].boxes == ((0.5, 0.5, 1.0, 1.0),)
     assert paths[2] not in known
-    for content, told in (("{", "no JSON"), ("{}", "should be a list"), ('[{"label": 1}]', "entry 0")):
+    for content, told in (("{", "not JSON"), ("{}", "should be a list"), ('[{"label": 1}]', "entry 0")):
         (tmp_path / "labels.json").write_text(content)
         with pytest.raises(ValueError, match=told):
             read_labels(paths)

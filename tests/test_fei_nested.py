@@ -456,10 +456,10 @@ def test_the_clipped_gradient_has_no_batch_mates(clip):
         ({"binarise_from": 8}, r"binarise_from is 8.*0 … 7"),
         ({"binarise_from": -1}, "binarise_from must be a non-negative integer, got -1"),
         ({"normalization": 0.5}, r"give \(mean, std\)"),
-        ({"normalization": ((0.1, 0.2), 1.0)}, "mean has 2 values for 3 channels"),
+        ({"normalization": ((0.1, 0.2), 1.0)}, "mean of the normalization has 2 values for 3 channels"),
         ({"normalization": (0.0, 0.0)}, "std .* above 0"),
         ({"baselines": torch.zeros(2, 8, 8)}, r"baselines have shape \[2, 8, 8\]"),
-        ({"baselines": torch.full((1, 3, 1, 1), torch.nan)}, "baselines hold NaN"),
+        ({"baselines": torch.full((1, 3, 1, 1), torch.nan)}, "baselines must be finite"),
         ({"baselines": lambda inputs, step, generator: 0.0}, "returned float"),
     ],
 )

@@ -238,7 +238,7 @@ def test_a_folder_does_not_stand_on_a_folder(trust, tmp_path):
     on_pinet = write_fit(tmp_path / "d", f"pinet:{pinet}")
     reseal(pinet, lambda config: config["encoder"].update(reference=f"align:{on_pinet}"))
     for reference in (f"align:{itself}", f"align:{tmp_path / 'b'}", f"align:{on_pinet}", f"pinet:{pinet}"):
-        with pytest.raises(ValueError, match="a saved folder can't stand on another one") as caught:
+        with pytest.raises(ValueError, match="a saved folder cannot refer to another one") as caught:
             load_model(reference, trust=trust)
         assert "\n" not in str(caught.value)
 
@@ -248,7 +248,7 @@ def test_trusted_code_does_not_lead_back_to_its_folder(tmp_path, monkeypatch):
     code = f"from xai_align.plugins import load_model\ndef make(): return load_model('align:{folder}', trust=True)\n"
     (tmp_path / "leads_back.py").write_text(code)
     monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(ValueError, match="leads back to itself"):
+    with pytest.raises(ValueError, match="refers to itself"):
         load_model(f"align:{folder}", trust=True)
 
 
@@ -526,7 +526,7 @@ def test_deep_large_and_double_json(tmp_path):
     for content, told in (
         ("[" * 65 + "]" * 65, "deeper than 64"),
         ("[" * 10**6, "damaged|deeper"),
-        ('{"a": 1, "a": 1}', "the key 'a' stands there twice"),
+        ('{"a": 1, "a": 1}', "the key 'a' occurs twice"),
         ("1" * 5000, "damaged"),
     ):
         file.write_text(content)

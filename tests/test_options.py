@@ -86,7 +86,7 @@ def test_a_file_of_options(tmp_path):
     path.write_text('schedule = "plateau"\npatience = 3\n')
     assert option_settings(FitOptions, ["patience=5"], path, "fit-pinet") == {"schedule": "plateau", "patience": 5}
     path.write_text("schedule = plateau\n")
-    with pytest.raises(ValueError, match="are no TOML"):
+    with pytest.raises(ValueError, match="are not TOML"):
         read_options(path)
     with pytest.raises(ValueError, match="cannot be read: No such file"):
         read_options(tmp_path / "none.toml")

@@ -173,7 +173,7 @@ def test_similarities_by_name_or_as_a_function():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"layers": ["nowhere"]}, "are not all modules of this model; give a list of some of first, norm"),
+        ({"layers": ["nowhere"]}, "are not all modules of this model; give a list of names such as first, norm"),
         ({"layers": "head"}, "give a list"),
         ({"layers": []}, "give a list"),
         ({"layers": ["pool"]}, "layer 'pool' stays the same"),

@@ -254,7 +254,7 @@ def test_a_map_that_ranks_nothing_has_no_score():
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda c: ccs(c, 2, 2), ValueError, r"classes \[2\] stand on both sides"),
+        (lambda c: ccs(c, 2, 2), ValueError, r"classes \[2\] are on both sides"),
         (lambda c: ccs(c, [0, 1, 2], [3, 1, 4]), ValueError, r"classes \[1\] .* example 1"),
         (lambda c: ccs(c, 7, 0), ValueError, "the target class names class 7; there are 7, numbered 0 … 6"),
         (lambda c: ccs(c, 0, -1), ValueError, "the foil class names class -1"),
@@ -274,8 +274,8 @@ def test_a_map_that_ranks_nothing_has_no_score():
         (lambda c: pgs(c, [0, 9]), ValueError, "class 9"),
         (lambda c: pgs(c, "01"), TypeError, "str"),
         (lambda c: pgs(c, {"dogs": [0]}), TypeError, "dict"),
-        (lambda c: cgs(c, [0, 1], [1, 2]), ValueError, r"classes \[1\] stand on both sides"),
-        (lambda c: cauc(c, 0, [0, 1], salient=torch.ones(3) / 9), ValueError, r"classes \[0\] stand"),
+        (lambda c: cgs(c, [0, 1], [1, 2]), ValueError, r"classes \[1\] are on both sides"),
+        (lambda c: cauc(c, 0, [0, 1], salient=torch.ones(3) / 9), ValueError, r"classes \[0\] are"),
         (lambda c: cauc(c, 0, 1, salient=torch.ones(3)), ValueError, "the curve must reach them all"),
         (lambda c: cauc(c, 0, 1, salient=torch.zeros(3)), ValueError, "must be over 0"),
         (lambda c: cauc(c, 0, 1, salient=torch.ones(2) / 9), ValueError, r"shape \[2\]"),
@@ -292,8 +292,8 @@ def test_what_makes_no_sense_is_refused(call, error, message):
     ("change", "message"),
     [
         (lambda c: Curve(c.fractions, c.clean[:, :1], c.masked[..., :1]), "one class"),
-        (lambda c: Curve(c.fractions, c.clean.log(), c.masked.log()), "no probabilities; compute the curve with"),
-        (lambda c: Curve(c.fractions, c.clean, c.masked + torch.inf), "no probabilities"),
+        (lambda c: Curve(c.fractions, c.clean.log(), c.masked.log()), "not probabilities; compute the curve with"),
+        (lambda c: Curve(c.fractions, c.clean, c.masked + torch.inf), "not probabilities"),
         (lambda c: Curve(c.fractions, c.clean * torch.nan, c.masked), "NaN"),
         (lambda c: Curve(c.fractions[:5], c.clean, c.masked), "5 fractions"),
         (lambda c: Curve(c.fractions.flip(0), c.clean, c.masked), "ascending"),
@@ -387,11 +387,11 @@ def test_a_metric_takes_questions_of_its_form_only(form, question):
     if question in FORMS[form]:
         assert form(question) == FORMS[form][question]
     else:
-        with pytest.raises(MetricDoesNotApply, match=r"this metric needs .*Question\.why_.*; asked was 'why 3.*\?'"):
+        with pytest.raises(MetricDoesNotApply, match=r"this metric needs .*Question\.why_.*; got 'why 3.*\?'"):
             form(question)
 
 
 def test_positions_of_dense_outputs_are_no_classes():
     for question in (Question.why((3, 0, 1)), Question(((),))):
-        with pytest.raises(MetricDoesNotApply, match="which are no classes"):
+        with pytest.raises(MetricDoesNotApply, match="which are not classes"):
             group_classes(question)

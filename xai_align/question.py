@@ -153,7 +153,7 @@ class Question:
         both = set(targets) & set(foils)
         if both:
             raise TargetError(
-                f"{sorted(both)} stand on both sides of {self.targets} and not {self.foils} in an output of shape "
+                f"{sorted(both)} are on both sides of {self.targets} and not {self.foils} in an output of shape "
                 f"{list(logits.shape)}; ask about different classes"
             )
         return targets, foils
@@ -161,7 +161,7 @@ class Question:
     def _distinct(self) -> Question:
         both = set(self.targets) & set(self.foils or ())
         if both:
-            raise TargetError(f"{sorted(both)} stand on both sides of the question; ask about different classes")
+            raise TargetError(f"{sorted(both)} are on both sides of the question; ask about different classes")
         return self
 
 

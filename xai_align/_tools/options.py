@@ -67,7 +67,7 @@ def read_options(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ValueError(f"the options '{path}' cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"the options '{path}' are no TOML: {error}") from None
+        raise ValueError(f"the options '{path}' are not TOML: {error}") from None
 
 
 def _toml_value(written: str) -> Any:

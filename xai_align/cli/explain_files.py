@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from xai_align._tools.devices import usable_device
-from xai_align.data.class_names import parse_sides, question_about
+from xai_align.data.class_names import check_class, parse_sides, question_about
 from xai_align.data.images import ImageError, distinct_stems, expand_paths, open_image, to_picture
 from xai_align.explanation import explain, logits_of
 from xai_align.features.resolve_layer import resolve_layer
@@ -170,6 +170,5 @@ def _save(task: Task, record: Record, inputs: Tensor, path: Path, base: Path) ->
 def _check_classes(task: Task, logits: Tensor) -> None:
     if logits.dim() != 2:
         raise ValueError(f"the model gives an output of shape {list(logits.shape)}; logits [N, K] are needed")
-    wrong = [index for index in (*task.targets, *(task.foils or ())) if index >= logits.shape[1]]
-    if wrong:
-        raise TargetError(f"class {wrong[0]} is out of range; this model has {logits.shape[1]}, from 0")
+    for index in (*task.targets, *(task.foils or ())):
+        check_class(index, logits.shape[1])

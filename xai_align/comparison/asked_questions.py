@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xai_align._tools.did_you_mean import did_you_mean
+from xai_align._tools.checks import check_choice
 from xai_align._tools.files.fields import shown
 from xai_align._tools.files.plain_json import read_json
-from xai_align.data.class_names import find_class, parse_sides, question_about
+from xai_align.data.class_names import check_class, find_class, parse_sides, question_about
 from xai_align.data.groups import ClassGroups
 from xai_align.question import Question, TargetError
 
@@ -88,8 +88,7 @@ class Asking:
             ValueError: the groups are for another output.
         """
         for index in (*self.targets, *(self.foils or ())):
-            if index >= num_classes:
-                raise TargetError(f"class {index} is out of range; this model has {num_classes}, from 0")
+            check_class(index, num_classes)
         if num_classes < 2 and self.kinds != ("why",):
             raise TargetError(f"this model has {num_classes} class; only the question 'why' can be asked of it")
         if self.groups is not None:
@@ -125,7 +124,7 @@ class Asking:
             for name in self.groups.groups_of(index):
                 if not set(self.groups[name]) & set(ours):
                     return self.groups[name]
-        raise NoQuestion(f"there is no group beside that of class {asked}")
+        raise NoQuestion(f"there is no other group to contrast with that of class {asked}")
 
 
 def parse_kinds(written: Iterable[str]) -> tuple[str, ...]:
@@ -136,8 +135,7 @@ def parse_kinds(written: Iterable[str]) -> tuple[str, ...]:
     """
     kinds = tuple(dict.fromkeys(one.strip() for one in written))
     for kind in kinds:
-        if kind not in KINDS:
-            raise ValueError(f"there is no question '{kind}'{did_you_mean(kind, KINDS)} Known: {', '.join(KINDS)}")
+        check_choice("the question", kind, KINDS)
     if not kinds:
         raise ValueError(f"no question was given; known are {', '.join(KINDS)}")
     return kinds
@@ -163,7 +161,7 @@ def parse_asking(
         raise ValueError(f"the question '{single[0]}' is about one class, {len(asked)} were named; ask 'group'")
     if against != [] and not any(kind in AGAINST for kind in known):
         raise ValueError(
-            f"foils were named, but '{', '.join(known)}' asks against nobody; ask 'why-not' or 'group-not'"
+            f"foils were given, but the question '{', '.join(known)}' has none; ask 'why-not' or 'group-not'"
         )
     if asked and against:
         question_about(asked, against, asked[0])  # are the sides distinct?
@@ -185,11 +183,11 @@ def read_groups(path: str | Path, class_names: Sequence[str]) -> ClassGroups:
         raise ValueError(f"the groups '{path}' cannot be read: give a file, '{WORDNET}' or '{CONFUSION}'")
     content = read_json(Path(path))
     if not isinstance(content, dict) or not all(isinstance(members, list) for members in content.values()):
-        raise ValueError(f'the groups \'{path}\' have to look like {{"cats": [281, 282], "dogs": ["beagle"]}}')
+        raise ValueError(f'the groups \'{path}\' must look like {{"cats": [281, 282], "dogs": ["beagle"]}}')
 
     def member(one: Any) -> Any:
         if type(one) not in (str, int):
-            raise ValueError(f"{shown(one)} is neither the number nor the name of a class")
+            raise ValueError(f"{shown(one)} is not the number or the name of a class")
         return find_class(one, class_names) if isinstance(one, str) else one
 
     try:

@@ -113,7 +113,7 @@ def prepare(
     main = str(parse_methods([reference])[0]) if reference else str(compared[0])
     if main not in map(str, compared):
         names = ", ".join(map(str, compared))
-        raise ValueError(f"the reference '{main}' is not among the methods; compared are {names}")
+        raise ValueError(f"the reference '{main}' is not among the methods; give one of {names}")
     kinds = question.split(",") if isinstance(question, str) else question
     paths, hashes, notes = _distinct_pictures(expand_paths(images), limit)
     labels = read_labels(paths)
@@ -128,7 +128,7 @@ def prepare(
         raise ValueError(f"the model gives an output of shape {list(logits.shape)}; logits [N, K] are needed")
     if groups is not None and not any(kind in GROUPED for kind in asking.kinds):
         raise ValueError(
-            f"groups were named, but '{', '.join(asking.kinds)}' asks of none; ask one of {', '.join(GROUPED)}"
+            f"groups were given, but the question '{', '.join(asking.kinds)}' has none; ask {' or '.join(GROUPED)}"
         )
     asking = replace(asking, groups=_groups(groups, loaded, paths, where, batch_size))
     asking.check(logits.shape[1])

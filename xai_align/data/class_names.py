@@ -34,7 +34,7 @@ def find_class(wanted: str, class_names: Sequence[str]) -> int:
     """
     sought = wanted.strip().casefold()
     if sought.removeprefix("-").isdigit():
-        return _in_range(int(sought), class_names)
+        return check_class(int(sought), len(class_names) or None)
     if not class_names:
         raise TargetError(f"this model has no class names, so the class '{wanted}' must be given by its number")
     names = [name.casefold() for name in class_names]
@@ -47,7 +47,7 @@ def find_class(wanted: str, class_names: Sequence[str]) -> int:
         if len(meant) == 1:
             return meant[0]
         if meant:
-            raise TargetError(f"the class '{wanted}' is not clear: it may be {_listed(meant, class_names)}")
+            raise TargetError(f"the class '{wanted}' is ambiguous: it may be {_listed(meant, class_names)}")
     raise TargetError(f"no class is called '{wanted}'{_suggestion(sought, synonyms, class_names)}")
 
 
@@ -82,15 +82,22 @@ def parse_sides(
     if OTHERS not in [one.casefold() for one in foils]:
         return asked, [find_class(one, class_names) for one in foils]
     if len(foils) > 1:
-        raise TargetError(f"'{OTHERS}' already stands for every other class; name no foils beside it")
+        raise TargetError(f"'{OTHERS}' already stands for every other class; give no further foils")
     return asked, None
 
 
-def _in_range(index: int, class_names: Sequence[str]) -> int:
-    if class_names and not 0 <= index < len(class_names):
-        raise TargetError(f"class {index} is out of range; this model has {len(class_names)}, from 0")
+def check_class(index: int, num_classes: int | None) -> int:
+    """Return the number of a class after checking it; ``num_classes`` None: their number is not known.
+
+    Raises:
+        TargetError: it is negative, or the model has no such class.
+    """
     if index < 0:
         raise TargetError(f"class {index} is negative; classes are numbered from 0")
+    if num_classes is not None and index >= num_classes:
+        raise TargetError(
+            f"class {index} is out of range; this model has {num_classes}, numbered 0 … {num_classes - 1}"
+        )
     return index
 
 

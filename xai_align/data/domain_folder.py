@@ -108,7 +108,7 @@ def split_domains(domains: Domains, *, validation_share: float, test_share: floa
 def _domains_in(folder: Path) -> list[str]:
     """Return the names of sub-folders that contain folders of images."""
     if not folder.is_dir():
-        raise ValueError(f"the image folder '{folder}' does not exist, or is no folder")
+        raise ValueError(f"the image folder '{folder}' does not exist, or is not a folder")
     return [sub.name for sub in sorted(folder.iterdir()) if sub.is_dir() and any(map(_has_images, sub.iterdir()))]
 
 

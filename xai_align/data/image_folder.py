@@ -166,5 +166,5 @@ def _mask_of(image: Path, masks: Path) -> Path | None:
 def _existing(folder: str | Path, what: str) -> Path:
     path = Path(folder).expanduser()
     if not path.is_dir():
-        raise ValueError(f"the {what} '{folder}' does not exist, or is no folder")
+        raise ValueError(f"the {what} '{folder}' does not exist, or is not a folder")
     return path

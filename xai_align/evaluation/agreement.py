@@ -203,7 +203,9 @@ def _finite(importances: Any) -> Tensor:
 def _vectors(a: Tensor, b: Tensor, feature_mask: Any) -> tuple[list[Tensor], list[Tensor]]:
     """Return one vector ``[P]`` for each example, from both."""
     if len(a) != len(b):
-        raise ValueError(f"one explanation is of {len(a)} examples, the other of {len(b)}")
+        raise ValueError(
+            f"one explanation is of {len(a)} examples, the other of {len(b)}; give both for the same examples"
+        )
     if feature_mask is not None:
         masks = _masks(feature_mask, a if a.dim() >= b.dim() else b)
         rows_a = [_by_feature(row, mask) for row, mask in zip(a, masks, strict=True)]
@@ -231,7 +233,8 @@ def _masks(feature_mask: Any, like: Tensor) -> Tensor:
         return mask.expand(like.shape)
     except RuntimeError:
         raise ValueError(
-            f"feature_mask of shape {list(mask.shape)} does not fit importances of shape {list(like.shape)}"
+            f"feature_mask of shape {list(mask.shape)} does not fit importances of shape {list(like.shape)}; "
+            "give one label per entry"
         ) from None
 
 

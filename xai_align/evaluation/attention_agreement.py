@@ -132,7 +132,7 @@ def pooled_to(attributions: Tensor, positions: int, *, pool: Pool = "max") -> Te
     if table.shape[2] < positions:
         raise ValueError(
             f"attributions have {table.shape[2]} positions and attention {positions}; "
-            "pooling can only bring many to few"
+            "give at least as many positions as attention has"
         )
     return _POOLS[pool](table, (positions, 1))[..., 0]
 
@@ -149,7 +149,9 @@ def _prepared(attention: Tensor, attributions: Tensor, pool: str, aggregate: str
             f"attention has shape {list(attention.shape)}; give [N, I, T], or [N, L, heads, I, T] with layers and heads"
         )
     if attention.dim() == 3 and aggregate != "all":
-        raise ValueError(f"aggregate is {aggregate!r}, but attention {list(attention.shape)} has no layers and heads")
+        raise ValueError(
+            f"aggregate is {aggregate!r}, but attention {list(attention.shape)} has no layers and heads; use 'all'"
+        )
     if attention.dim() == 5 and _AVERAGED[aggregate]:
         attention = attention.double().mean(_AVERAGED[aggregate])
     maps = attention.detach().double()
@@ -157,7 +159,7 @@ def _prepared(attention: Tensor, attributions: Tensor, pool: str, aggregate: str
     if (len(maps), maps.shape[-2]) != pooled.shape[:2]:
         raise ValueError(
             f"attention is of {len(maps)} examples with {maps.shape[-2]} tokens, "
-            f"attributions of {len(pooled)} with {pooled.shape[1]}"
+            f"attributions of {len(pooled)} with {pooled.shape[1]}; give both for the same examples and tokens"
         )
     pooled = pooled.view(len(pooled), *[1] * (maps.dim() - 3), *pooled.shape[1:]).expand(maps.shape)
     return maps, pooled.to(maps.device)

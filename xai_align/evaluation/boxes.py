@@ -66,7 +66,7 @@ def _drawn(
         for box in table:
             left, top, right, bottom = edges(box, height, width)
             if not (left < right and top < bottom):
-                raise ValueError(f"the box {box.tolist()} has no area")
+                raise ValueError(f"the box {box.tolist()} has no area; give a width and a height above 0")
             mask |= _between(top, bottom, height)[:, None] & _between(left, right, width)[None]
     return masks
 

@@ -38,12 +38,12 @@ def probabilities_of(curve: Curve) -> tuple[Tensor, Tensor]:
     if len(fractions) < 2 or not (fractions.diff() > 0).all():
         raise ValueError(f"the fractions are {fractions.tolist()}; an area needs two or more, ascending")
     if clean.isnan().any():
-        raise ValueError("the outputs for the inputs as they are hold NaN")
+        raise ValueError("the outputs for the unperturbed inputs hold NaN; check the model and the inputs")
     both = torch.cat([clean.flatten(), masked.flatten()])
     both = both[~both.isnan()]
     if both.min() < -1e-6 or both.max() > 1 + 1e-6:
         raise ValueError(
-            f"the outputs go from {float(both.min()):.3g} to {float(both.max()):.3g} and are no probabilities; "
+            f"the outputs range from {float(both.min()):.3g} to {float(both.max()):.3g} and are not probabilities; "
             "compute the curve with an activation, 'softmax' or 'sigmoid'"
         )
     return clean, masked
@@ -109,7 +109,7 @@ def check_apart(one: Tensor, other: Tensor) -> None:
     if both.any():
         row = first_of(both.any(1))
         raise ValueError(
-            f"classes {both[row].nonzero().flatten().tolist()} stand on both sides of the contrast for example {row}; "
+            f"classes {both[row].nonzero().flatten().tolist()} are on both sides of the contrast for example {row}; "
             "leave them on one"
         )
 

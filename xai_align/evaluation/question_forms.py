@@ -66,7 +66,7 @@ def _sides(question: Question, form: str) -> tuple[tuple[int, ...], tuple[int, .
     entries = question.targets + question.foils
     if any(len(index) != 1 for index in entries):
         raise MetricDoesNotApply(
-            f"this metric needs {form}; asked was '{question}', about entries {entries}, which are no classes"
+            f"this metric needs {form}; got '{question}', about entries {entries}, which are not classes"
         )
     return _classes(question.targets), _classes(question.foils)
 
@@ -76,4 +76,4 @@ def _classes(entries: tuple[Index, ...]) -> tuple[int, ...]:
 
 
 def _another_form(question: Question, form: str) -> MetricDoesNotApply:
-    return MetricDoesNotApply(f"this metric needs {form}; asked was '{question}'")
+    return MetricDoesNotApply(f"this metric needs {form}; got '{question}'")

@@ -147,7 +147,7 @@ def _named(model: nn.Module, layers: Layers) -> dict[str, list[str]]:
     names = [] if isinstance(layers, str) else layer_names(model, layers) or []
     if not names or not set(names) <= set(known):
         shown = ", ".join(known[1:6])
-        raise ValueError(f"layers {layers!r} are not all modules of this model; give a list of some of {shown} …")
+        raise ValueError(f"layers {layers!r} are not all modules of this model; give a list of names such as {shown}")
     return {layer: [name for name in known if f"{name}.".startswith(f"{layer}.")] for layer in names}
 
 

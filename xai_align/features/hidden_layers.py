@@ -173,7 +173,7 @@ class LayerHooks:
                 return
             out = out[0] if isinstance(out, tuple | list) and out else out
             if not isinstance(out, Tensor):
-                raise ValueError(f"layer '{name}' puts out a {type(out).__name__}; choose one that gives a tensor")
+                raise ValueError(f"layer '{name}' returns a {type(out).__name__}; choose one that returns a tensor")
             if name in self._seen:
                 raise ValueError(f"layer '{name}' runs more than once in a pass; choose layers that run once")
             self._seen[name] = self._callback(name, out)

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from xai_align._tools.checks import check_choice
 from xai_align.fei.solid_colours import Normalization, references
 from xai_align.perturbation.fills import GaussianBlur
 
@@ -71,10 +72,10 @@ def random_fills(
         "texture": lambda: scrambled(inputs, generator),
     }
     kinds = (kinds,) if isinstance(kinds, str) else tuple(kinds)
-    unknown = [kind for kind in kinds if kind not in makers]
-    if unknown or not kinds:
-        found = f"the fill '{unknown[0]}' is not known" if unknown else "no fill was given"
-        raise ValueError(f"{found}; choose from {', '.join(makers)}")
+    if not kinds:
+        raise ValueError(f"no fill was given; give one or more of {', '.join(makers)}")
+    for kind in kinds:
+        check_choice("the fill", kind, makers)
 
     def draw() -> Tensor:
         return makers[kinds[int(torch.randint(len(kinds), (1,), generator=generator))]]()

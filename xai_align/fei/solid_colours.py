@@ -16,6 +16,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from xai_align._tools.checks import check_finite
+
 #: Mean and standard deviation of each channel, or one number for all.
 Normalization: TypeAlias = tuple[Sequence[float] | Tensor | float, Sequence[float] | Tensor | float]
 
@@ -62,8 +64,7 @@ def references(
         baselines = torch.tensor(float(baselines))
     if isinstance(baselines, Tensor):
         fixed = _fitting(baselines.detach(), inputs)
-        if not fixed.isfinite().all():
-            raise ValueError("the baselines hold NaN or infinite values")
+        check_finite("the baselines", fixed)
         return References(lambda step: fixed, False, "the reference is the one that was given, the same at every step")
     if not callable(baselines):
         raise TypeError(
@@ -112,10 +113,12 @@ def _per_channel(normalization: Any, inputs: Tensor) -> tuple[Tensor, Tensor]:
     for name, given in zip(("mean", "std"), normalization, strict=True):
         values = torch.as_tensor(given).to(inputs).flatten()
         if len(values) not in (1, channels):
-            raise ValueError(f"the normalization's {name} has {len(values)} values for {channels} channels")
+            raise ValueError(
+                f"the {name} of the normalization has {len(values)} values for {channels} channels; give {channels}"
+            )
         if not values.isfinite().all() or (name == "std" and not (values > 0).all()):
             wanted = "finite and above 0" if name == "std" else "finite"
-            raise ValueError(f"the normalization's {name} is {values.tolist()}; it must be {wanted}")
+            raise ValueError(f"the {name} of the normalization must be {wanted}, got {values.tolist()}")
         both.append(values.expand(channels).reshape(1, channels, 1, 1))
     return both[0], both[1]
 

@@ -52,7 +52,7 @@ def starting_map(
         readout = read_out(model, inputs, list(questions), where, additional_forward_args=additional_forward_args)
         given = readout.map("smooth").detach()
     else:
-        raise ValueError(f"start is {start!r}; give 'readout', 'flat', or maps [N, h, w]")
+        raise ValueError(f"start must be 'readout', 'flat', or maps [N, h, w], got {start!r}")
     if given.dim() != 3 or len(given) != len(inputs) or not given.isfinite().all():
         raise ValueError(f"the starting maps have shape {list(given.shape)}; give finite maps [{len(inputs)}, h, w]")
     wide = torch.float64 if inputs.dtype == torch.float64 else torch.float32

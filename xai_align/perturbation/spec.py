@@ -74,7 +74,7 @@ def grid_mask(positions: Sequence[int], grid: tuple[int, int]) -> Tensor:
         raise ValueError(f"a grid of cells needs images, the inputs have positions {list(positions)}")
     (height, width), (rows, columns) = positions, grid
     if not (1 <= rows <= height and 1 <= columns <= width):
-        raise ValueError(f"a grid of {rows} x {columns} cells does not fit {height} x {width} pixels")
+        raise ValueError(f"a grid of {rows} x {columns} cells does not fit {height} x {width} pixels; give fewer cells")
     row = torch.arange(height) * rows // height
     column = torch.arange(width) * columns // width
     return row[:, None] * columns + column

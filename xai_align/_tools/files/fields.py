@@ -31,10 +31,10 @@ def check_fields(value: Any, rule: Rule, source: str) -> None:
         >>> check_fields({"width": "wide"}, record({"width": whole(1, 64)}), "config.json")
         Traceback (most recent call last):
         ...
-        ValueError: 'config.json' is not what it should be: width is 'wide', allowed is a whole number from 1 to 64
+        ValueError: 'config.json' is invalid: width is 'wide', allowed is a whole number from 1 to 64
     """
     if complaint := rule(value, ""):
-        raise ValueError(f"'{source}' is not what it should be: {complaint}")
+        raise ValueError(f"'{source}' is invalid: {complaint}")
 
 
 def whole(lowest: int, highest: int) -> Rule:

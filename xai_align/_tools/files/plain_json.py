@@ -19,7 +19,7 @@ def read_json(path: Path) -> Any:
         path: the file.
 
     Raises:
-        ValueError: it is not JSON, too large or too deep, or can't be read; the message names it.
+        ValueError: it is not JSON, too large or too deep, or cannot be read; the message names it.
 
     Example::
 
@@ -33,10 +33,12 @@ def read_json(path: Path) -> Any:
     try:
         size = path.stat().st_size
         if size > LARGEST:
-            raise ValueError(f"'{path}' is too large for a file of JSON: it has {size} bytes, {LARGEST} are allowed")
+            raise ValueError(
+                f"'{path}' is too large for a JSON file: it has {size} bytes, at most {LARGEST} are allowed"
+            )
         data = path.read_bytes()
     except OSError as error:
-        raise ValueError(f"'{path}' can't be read ({error.strerror or error})") from error
+        raise ValueError(f"'{path}' cannot be read ({error.strerror or error})") from error
     return parse_json(data, str(path))
 
 
@@ -55,7 +57,7 @@ def parse_json(text: str | bytes, source: str) -> Any:
         >>> parse_json('{"a": 1, "a": 2}', "config.json")
         Traceback (most recent call last):
         ...
-        ValueError: 'config.json' is damaged or no JSON (the key 'a' stands there twice)
+        ValueError: 'config.json' is damaged or not JSON (the key 'a' occurs twice)
     """
     try:
         decoded = text.decode("utf-8") if isinstance(text, bytes) else text
@@ -63,7 +65,7 @@ def parse_json(text: str | bytes, source: str) -> Any:
     except RecursionError:
         raise ValueError(_too_deep(source)) from None
     except ValueError as error:
-        raise ValueError(f"'{source}' is damaged or no JSON ({in_one_clause(error)})") from error
+        raise ValueError(f"'{source}' is damaged or not JSON ({in_one_clause(error)})") from error
     _check_depth(value, source)
     return value
 
@@ -87,7 +89,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
-            raise ValueError(f"the key {key[:60]!r} stands there twice")
+            raise ValueError(f"the key {key[:60]!r} occurs twice")
         found[key] = value
     return found
 

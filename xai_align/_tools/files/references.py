@@ -54,7 +54,7 @@ def check_reference_in_file(reference: str, source: str | os.PathLike[str], *, t
     if _TIMM.fullmatch(reference) or (known and reference == known):
         return
     if reference.strip().lower().startswith(FOLDERS):
-        raise ValueError(f"'{source}' names {shown(reference)}, and a saved folder can't stand on another one")
+        raise ValueError(f"'{source}' names {shown(reference)}, and a saved folder cannot refer to another one")
     if reference.startswith("timm:") or not FACTORY.fullmatch(reference):
         raise ValueError(
             f"'{source}' names {shown(reference)}, and a file may name timm:NAME, with a plain name of timm's, "
@@ -75,7 +75,7 @@ def reading(folder: Path) -> Iterator[None]:
     """
     home = folder.resolve()
     if home in _reading.get():
-        raise ValueError(f"'{folder}' leads back to itself, by the reference that it names")
+        raise ValueError(f"'{folder}' refers to itself")
     tokens = _reading.set((*_reading.get(), home)), _from_file.set(True)
     try:
         yield

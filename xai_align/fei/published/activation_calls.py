@@ -138,7 +138,7 @@ def check_visible(model: nn.Module) -> None:
     for name, module in model.named_modules():
         compiled = hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
         if compiled or isinstance(module, torch.jit.ScriptModule):
+            what, how = f"layer '{name}'" if name else "the model", "compiled" if compiled else "scripted"
             raise ValueError(
-                f"{f'layer {name!r}' if name else 'the model'} is {'compiled' if compiled else 'scripted'}, and "
-                "activations inside cannot be seen; give the model as it was before"
+                f"{what} is {how}, so its activations cannot be intercepted; give the model that was {how}"
             )

@@ -33,7 +33,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from xai_align._tools.did_you_mean import did_you_mean
+from xai_align._tools.checks import check_choice
 
 #: The names of the rules, and "none": nothing is clipped.
 ClippingMode = Literal["ibm", "ivm", "avm", "vm", "fgvis", "silent", "none"]
@@ -91,11 +91,7 @@ def find_clipping_rule(mode: str) -> ClippingRule | None:
     """
     if mode == "none":
         return None
-    if mode not in RULES:
-        known = [*RULES, "none"]
-        raise ValueError(
-            f"there is no clipping mode {mode!r}; known: {', '.join(known)}{did_you_mean(str(mode), known)}"
-        )
+    check_choice("the clipping mode", mode, [*RULES, "none"])
     return RULES[mode]
 
 
