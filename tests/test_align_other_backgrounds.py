@@ -10,10 +10,10 @@ from networks import conv_net, images
 from torch import nn
 from torch.nn import functional as F
 
+from xai_align.align.captured_pass import cam_space
 from xai_align.align.forward_passes.classifier_pass import ClassifierPass
 from xai_align.align.forward_passes.side_pass import batch_statistics_preserved
 from xai_align.align.forward_passes.training_batch import TrainingBatch
-from xai_align.align.look import cam_space
 from xai_align.align.mask_sources import GivenMask
 from xai_align.align.terms.other_backgrounds import OtherBackgrounds, magnified
 

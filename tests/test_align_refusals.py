@@ -43,9 +43,17 @@ LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
         ([(images(), LABELS[:4])], ValueError, r"shape \[4\] for 6 images"),
         ([(images(), LABELS > 0)], ValueError, "bool of shape"),
         ([(images(), ["a"] * 6)], TypeError, "the labels are list; give the numbers"),
-        ([((images() * 255).to(torch.uint8), LABELS)], TypeError, "the images are torch.uint8; give a float tensor"),
-        ([(images()[0], LABELS[0])], ValueError, r"the images have shape \[1, 12, 12\]; give \[N, C, H, W\]"),
-        ([(images() * math.nan, LABELS)], ValueError, "NaN or infinite"),
+        (
+            [((images() * 255).to(torch.uint8), LABELS)],
+            TypeError,
+            "the images must be a floating.* got torch.uint8",
+        ),
+        (
+            [(images()[0], LABELS[0])],
+            ValueError,
+            r"the images must have the shape .* got \[1, 12, 12\]",
+        ),
+        ([(images() * math.nan, LABELS)], ValueError, "the images must be finite; example.* hold NaN or infinity"),
         (
             [(images(), LABELS, torch.zeros(6, 1, 3, 3))],
             ValueError,

@@ -11,7 +11,7 @@ from captum.attr import LayerGradCam
 from torch import nn
 
 from tests.networks import conv_net, images, untouched
-from xai_align.align.look import Look, cam_space, look
+from xai_align.align.captured_pass import CapturedPass, cam_space, capture
 from xai_align.align.saliency import cam_at, dead, evidence_at, grad_cam, normalised, saliency_at
 from xai_align.hookspecs import FeatureSpace
 
@@ -115,7 +115,7 @@ def test_a_layer_that_is_overwritten_shows_what_it_gave():
         ours = grad_cam(model, x, LABELS, layer="conv2", order=order)
         theirs = grad_cam(careful, x, LABELS, layer="conv2", order=order)
         torch.testing.assert_close(ours, theirs)
-        assert look(model, x, FeatureSpace(layer="conv2")).activations.min() < 0
+        assert capture(model, x, FeatureSpace(layer="conv2")).activations.min() < 0
         expected = gradients(theirs, careful)
         for name, gradient in gradients(ours, model).items():
             torch.testing.assert_close(gradient, expected[name])
@@ -167,7 +167,7 @@ def test_timm_networks_find_their_place(name, order):
     assert cam.shape[:2] == (3, 1)
     assert 1 < cam.shape[2] * cam.shape[3] < 96 * 96 / 64
     assert any(g is not None and g.abs().sum() > 0 for g in gradients(cam, model).values())
-    torch.testing.assert_close(look(model, x, cam_space(model, x)).logits, model(x), rtol=0, atol=0)
+    torch.testing.assert_close(capture(model, x, cam_space(model, x)).logits, model(x), rtol=0, atol=0)
 
 
 def test_an_unknown_residual_network_is_read_behind_its_last_block():
@@ -212,7 +212,7 @@ def test_a_signed_map_is_the_evidence_on_both_sides_and_cannot_die():
     model, x = gap_net(), images(2)
     with torch.no_grad():
         model[4].weight[1] = -1.0
-    seen, target = look(model, x, FeatureSpace(layer="1")), torch.tensor([1, 1])
+    seen, target = capture(model, x, FeatureSpace(layer="1")), torch.tensor([1, 1])
     evidence = evidence_at(seen, target)
     assert (evidence <= 0).all()
     assert torch.equal(cam_at(seen, target), evidence.relu())
@@ -245,7 +245,7 @@ def test_half_precision_gives_single_precision_maps():
     model, x = conv_net(), images(3)
     exact = grad_cam(model, x, LABELS)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        seen = look(model, x, cam_space(model, x))
+        seen = capture(model, x, cam_space(model, x))
         cam = cam_at(seen, LABELS, order="second")
         scaled = normalised(cam)
     assert seen.activations.dtype == seen.logits.dtype == torch.bfloat16
@@ -259,7 +259,7 @@ def test_small_gradients_survive_half_precision():
     """alpha is 1e-4 / 256, below float16's precision; A is 2, so each cell of the CAM is 2 alpha."""
     activations = torch.full((1, 1, 16, 16), 2.0, dtype=torch.float16, requires_grad=True)
     weight = torch.tensor([[1e-4], [0.0]], dtype=torch.float16)
-    cam = cam_at(Look(activations.mean((2, 3)) @ weight.T, activations), torch.tensor([0]))
+    cam = cam_at(CapturedPass(activations.mean((2, 3)) @ weight.T, activations), torch.tensor([0]))
     torch.testing.assert_close(cam, torch.full((1, 1, 16, 16), 2e-4 / 256), rtol=2e-3, atol=0)
 
 
@@ -286,7 +286,7 @@ def test_a_frozen_backbone_has_cams_too():
 
 def test_the_logits_still_train_everything():
     model, x = conv_net(), images(3)
-    seen = look(model, x, cam_space(model, x))
+    seen = capture(model, x, cam_space(model, x))
     torch.testing.assert_close(seen.logits, model(x), rtol=0, atol=0)
     cam_at(seen, LABELS)  # its backward pass leaves the graph alone
     ours = torch.autograd.grad(seen.logits.square().sum(), model.conv1.weight)
@@ -407,11 +407,11 @@ def test_labels_that_are_none_are_refused(labels, message):
 @pytest.mark.parametrize(
     ("call", "kind", "message"),
     [
-        (lambda: grad_cam(conv_net(), images(3), LABELS, order="third"), ValueError, "order is 'third'"),
+        (lambda: grad_cam(conv_net(), images(3), LABELS, order="third"), ValueError, "order must be .* got 'third'"),
         (lambda: normalised(images(1)[:, :1], how="sum"), ValueError, "how must be .* got 'sum'"),
-        (lambda: grad_cam(conv_net(), images(3)[0], LABELS), ValueError, r"shape \[3, 8, 8\]"),
-        (lambda: grad_cam(conv_net(), images(3).long(), LABELS), ValueError, "torch.int64"),
-        (lambda: grad_cam(conv_net(), [1], LABELS), TypeError, "the images are a list"),
+        (lambda: grad_cam(conv_net(), images(3)[0], LABELS), ValueError, r"shape .* got \[3, 8, 8\]"),
+        (lambda: grad_cam(conv_net(), images(3).long(), LABELS), TypeError, "got torch.int64"),
+        (lambda: grad_cam(conv_net(), [1], LABELS), TypeError, "got list"),
         (lambda: grad_cam(lambda x: x, images(3), LABELS, layer="input"), TypeError, "wrap functions in a module"),
         (lambda: grad_cam(conv_net(), images(3), [0, 3, 4]), TypeError, "the labels are a list"),
     ],

@@ -146,8 +146,8 @@ def test_a_view_is_freed_with_its_graph():
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"images": [1]}, TypeError, "the images are a list"),
-        ({"images": torch.zeros(6, 8, 8)}, ValueError, r"the images have shape \[6, 8, 8\]"),
+        ({"images": [1]}, TypeError, "images must be a floating-point tensor .* got list"),
+        ({"images": torch.zeros(6, 8, 8)}, ValueError, r"images must have the shape .* got \[6, 8, 8\]"),
         ({"images": torch.zeros(6, 3, 8, 8, dtype=torch.uint8)}, TypeError, "torch.uint8"),
         ({"labels": torch.zeros(6)}, TypeError, "the labels are torch.float32; give int64"),
         ({"labels": torch.zeros(5, dtype=torch.int64)}, ValueError, r"give \[6\]"),

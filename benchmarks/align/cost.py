@@ -26,7 +26,7 @@ from benchmarks.shared.markdown import heading, row
 from benchmarks.shared.measuring import timed
 from benchmarks.shared.real_networks import lite0
 from xai_align.align import AlignTrainer, Masker, recipe
-from xai_align.align.look import cam_space, look
+from xai_align.align.captured_pass import cam_space, capture
 from xai_align.align.saliency import cam_at
 
 OF_STRIDES: dict[str, Callable[[], nn.Module]] = {"Masker()": Masker, "Masker(stride=4)": partial(Masker, stride=4)}
@@ -101,7 +101,7 @@ def parts_of(case: Case, images: Tensor, labels: Tensor) -> dict[str, Callable[[
         return model(images)
 
     def with_cam() -> Tensor:
-        return cam_at(look(model, images, space), labels)
+        return cam_at(capture(model, images, space), labels)
 
     def backward() -> None:
         nn.functional.cross_entropy(model(images), labels).backward()

@@ -50,8 +50,8 @@ def align_figure(
     rows = {"image": images, "CAM": cams, "mask": masks}
     wrong = {name: len(given) for name, given in rows.items() if given is not None and len(given) != count}
     if not count or wrong or len(titles) not in (0, count):
-        told = ", ".join(f"{number} for '{name}'" for name, number in (wrong | {"titles": len(titles)}).items())
-        raise ValueError(f"a figure shows one or more images, and one of everything for each; {count} images, {told}")
+        counts = ", ".join(f"{number} for '{name}'" for name, number in (wrong | {"titles": len(titles)}).items())
+        raise ValueError(f"a figure shows one or more images, and one of everything for each; {count} images, {counts}")
     shown = [name for name, given in rows.items() if given is not None]
     tall = min(max(images.shape[-2] / images.shape[-1], 0.3), 3.0)
     size = (_LABEL + count * _INCHES, _TITLE * bool(titles) + len(shown) * _INCHES * tall)

@@ -24,8 +24,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from xai_align.align.captured_pass import cam_space, capture
 from xai_align.align.forward_passes.training_batch import class_balance
-from xai_align.align.look import cam_space, look
 from xai_align.align.saliency import Normalise, Order, at_least_float32, saliency_at
 from xai_align.features.resolve_layer import Layer
 from xai_align.pinet.network.second_look import full_precision
@@ -84,7 +84,7 @@ def mixup_regulariser(
         images: ``[N, C, H, W]``.
         labels: ``[N]``, int64.
         layer: layer of the CAMs, by name or as a feature space; None: resolved at each call, which takes a forward
-            pass in some models. In a loop, resolve it once with :func:`~xai_align.align.look.cam_space`.
+            pass in some models. In a loop, resolve it once with :func:`~xai_align.align.captured_pass.cam_space`.
         order: of the CAM, see :mod:`~xai_align.align.saliency`.
         normalise: how CAMs are brought to [0, 1].
         generator: of partners and shares; None: PyTorch's global one, which advances.
@@ -104,9 +104,9 @@ def mixup_regulariser(
     partners = same_class_partners(labels, generator)
     lam = mixing_shares(len(labels), alpha, generator).to(images)
     space = cam_space(model, images, layer)
-    seen = look(model, images, space)
+    seen = capture(model, images, space)
     cam = saliency_at(seen, labels, order=order, how=normalise)
-    seen_mixed = look(model, mixed(images, partners, lam), space)
+    seen_mixed = capture(model, mixed(images, partners, lam), space)
     cam_mixed = saliency_at(seen_mixed, labels, order=order, how=normalise)
     logits = at_least_float32(seen_mixed.logits)
     weight = class_balance(labels, logits.shape[1]).to(cam)

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from xai_align._tools.checks import check_choice
+from xai_align.align.captured_pass import CapturedPass, cam_space, capture
 from xai_align.align.classes import check_classes
-from xai_align.align.look import Look, cam_space, look
 from xai_align.align.twice_differentiable import twice_differentiable
 from xai_align.features.resolve_layer import Layer
 from xai_align.pinet.network.second_look import full_precision
@@ -64,15 +64,15 @@ def grad_cam(
         images: ``[N, C, H, W]``.
         target: ``[N]``, int64: the class of each.
         layer: layer of the CAM, by name or as a feature space; None: resolved at each call, which takes a forward pass
-            in some models. In a loop, resolve it once with :func:`~xai_align.align.look.cam_space`.
+            in some models. In a loop, resolve it once with :func:`~xai_align.align.captured_pass.cam_space`.
         order: "first" or "second".
 
     Returns:
         ``[N, 1, h, w]``, float32 (float64 of a float64 model), not below 0, in the units of the logit.
 
     Raises:
-        TypeError, ValueError: as :func:`~xai_align.align.look.look` and
-            :func:`~xai_align.align.look.cam_space`; the target is not a class of the model.
+        TypeError, ValueError: as :func:`~xai_align.align.captured_pass.capture` and
+            :func:`~xai_align.align.captured_pass.cam_space`; the target is not a class of the model.
 
     Example::
 
@@ -80,25 +80,25 @@ def grad_cam(
     """
     space = cam_space(model, images, layer)
     with twice_differentiable() if order == "second" else nullcontext():
-        return cam_at(look(model, images, space), target, order=order)
+        return cam_at(capture(model, images, space), target, order=order)
 
 
-def cam_at(look: Look, target: Tensor, *, order: Order = "first") -> Tensor:
+def cam_at(captured: CapturedPass, target: Tensor, *, order: Order = "first") -> Tensor:
     """Return the CAM from a recorded forward pass, ``[N, 1, h, w]``, not below 0; see :func:`evidence_at`."""
-    return evidence_at(look, target, order=order).relu()
+    return evidence_at(captured, target, order=order).relu()
 
 
-def saliency_at(look: Look, target: Tensor, *, order: Order = "first", how: Normalise = "max") -> Tensor:
+def saliency_at(captured: CapturedPass, target: Tensor, *, order: Order = "first", how: Normalise = "max") -> Tensor:
     """Return the CAM from a recorded forward pass, ``[N, 1, h, w]`` in [0, 1]; see :func:`normalised`."""
-    evidence = evidence_at(look, target, order=order)
+    evidence = evidence_at(captured, target, order=order)
     return normalised(evidence if how == "signed" else evidence.relu(), how=how)
 
 
-def evidence_at(look: Look, target: Tensor, *, order: Order = "first") -> Tensor:
+def evidence_at(captured: CapturedPass, target: Tensor, *, order: Order = "first") -> Tensor:
     """Return a CAM before its ReLU: evidence for the class (positive) and against it (negative).
 
     Args:
-        look: logits and activations of one forward pass.
+        captured: logits and activations of one forward pass.
         target: ``[N]``, int64: the class of each image.
         order: "first" or "second".
 
@@ -110,8 +110,8 @@ def evidence_at(look: Look, target: Tensor, *, order: Order = "first") -> Tensor
             not depend on it.
     """
     check_choice("order", order, ("first", "second"))
-    check_classes(target, look.logits)
-    activations, logits = look.activations, look.logits
+    check_classes(target, captured.logits)
+    activations, logits = captured.activations, captured.logits
     if activations.shape[2] * activations.shape[3] == 1:
         raise ValueError(
             "the layer's output has a single place (1 x 1), so a CAM there says nothing; "

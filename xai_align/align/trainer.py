@@ -47,7 +47,7 @@ class AlignTrainer:
         classifier: images ``[N, C, H, W]`` to logits ``[N, K]``. If it is compiled or data-parallel, the network
             inside is trained, which shares its weights.
         masker: images to masks ``[N, 1, H, W]`` in [0, 1]; None: a :class:`~xai_align.align.masker.Masker`.
-        target_layer: layer of the CAM; None: found automatically, see :func:`~xai_align.align.look.cam_space`.
+        target_layer: layer of the CAM; None: found automatically, see :func:`~xai_align.align.captured_pass.cam_space`.
         recipe: a :class:`~xai_align.align.recipe_record.Recipe`, or the name of a training recipe (see ``xai-align
             methods``).
         warmup_epochs: epochs of the classifier alone, on the terms that need no mask (only in recipes with terms that

@@ -70,10 +70,10 @@ def check_optimizer(
     Raises:
         ValueError: it is not; the message names the source.
     """
-    mine = plain_value(optimizer.state_dict()["param_groups"], "the optimiser's groups")
+    groups = plain_value(optimizer.state_dict()["param_groups"], "the optimiser's groups")
     plain = table_of(table_of(either(nothing, flag(), number(), _TEXT, listed(number()))))
-    complaint = record({"state": plain, "param_groups": like(mine)})(numbers, name) or _other_options(
-        mine, numbers, name
+    complaint = record({"state": plain, "param_groups": like(groups)})(numbers, name) or _other_options(
+        groups, numbers, name
     )
     parameters = [one for group in optimizer.param_groups for one in group["params"]]
     for key, value in tensors.items():
@@ -94,9 +94,9 @@ def check_optimizer(
         raise ValueError(f"{source} is not what it should be: {complaint}")
 
 
-def _other_options(mine: list[dict[str, Any]], numbers: Mapping[str, Any], name: str) -> str | None:
+def _other_options(groups: list[dict[str, Any]], numbers: Mapping[str, Any], name: str) -> str | None:
     """The first option of a group that is another than the optimiser's own; the learning rate follows a schedule."""
-    for group, (own, found) in enumerate(zip(mine, numbers["param_groups"], strict=True)):
+    for group, (own, found) in enumerate(zip(groups, numbers["param_groups"], strict=True)):
         for key in own.keys() - {"lr"}:
             if not same(found[key], own[key]):
                 here = f"{name}.param_groups.{group}.{key}"

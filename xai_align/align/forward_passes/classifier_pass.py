@@ -8,11 +8,11 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from xai_align.align.captured_pass import CapturedPass, capture
 from xai_align.align.forward_passes.mixup_pass import MixupPass
 from xai_align.align.forward_passes.side_pass import SidePass
 from xai_align.align.forward_passes.step_random import StepRandom
 from xai_align.align.forward_passes.training_batch import GlobalBatch, TrainingBatch, class_balance
-from xai_align.align.look import Look, look
 from xai_align.align.saliency import Normalise, Order, at_least_float32, dead, saliency_at
 from xai_align.hookspecs import FeatureSpace
 
@@ -86,20 +86,20 @@ class ClassifierPass:
         self._mixed: dict[tuple[float, float], MixupPass] = {}
 
     @cached_property
-    def from_pixels(self) -> tuple[Tensor, Look]:
+    def from_pixels(self) -> tuple[Tensor, CapturedPass]:
         """Images as a tensor that requires grad, and their forward pass.
 
         :attr:`seen` is the same pass if this one is used first, so put terms that need input gradients first.
         """
         pixels = self.batch.images.detach().requires_grad_()
-        return pixels, look(self.classifier, pixels, self.space)
+        return pixels, capture(self.classifier, pixels, self.space)
 
     @cached_property
-    def seen(self) -> Look:
+    def seen(self) -> CapturedPass:
         """Forward pass of the unchanged images."""
         if "from_pixels" in self.__dict__:
             return self.from_pixels[1]
-        return look(self.classifier, self.batch.images, self.space)
+        return capture(self.classifier, self.batch.images, self.space)
 
     @cached_property
     def logits(self) -> Tensor:

@@ -8,9 +8,9 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from xai_align.align.captured_pass import check_logits
 from xai_align.align.forward_passes.step_random import StepRandom
 from xai_align.align.forward_passes.training_batch import GlobalBatch, TrainingBatch, class_balance
-from xai_align.align.look import check_logits
 from xai_align.align.masker_loss import BASELINES, Baseline, keep_and_drop
 from xai_align.align.saliency import at_least_float32
 

@@ -8,10 +8,10 @@ from math import floor
 import torch
 from torch import Tensor, nn
 
+from xai_align.align.captured_pass import CapturedPass, capture
 from xai_align.align.forward_passes.side_pass import batch_statistics_preserved
 from xai_align.align.forward_passes.step_random import StepRandom
 from xai_align.align.forward_passes.training_batch import GlobalBatch
-from xai_align.align.look import Look, look
 from xai_align.align.mixup_regulariser import mixed, mixing_shares, same_class_partners
 from xai_align.align.saliency import Normalise, Order, saliency_at
 from xai_align.hookspecs import FeatureSpace
@@ -45,7 +45,7 @@ class MixupPass:
         alpha: float,
         share: float,
     ) -> None:
-        self._everyone, self._local = global_batch, local
+        self._global_batch, self._local = global_batch, local
         self._classifier, self._space, self._order, self._normalise = classifier, space, order, normalise
         total, device = len(global_batch.labels), global_batch.images.device
         draw = draws.generator("mixup")
@@ -63,9 +63,9 @@ class MixupPass:
         return len(self.rows)
 
     @cached_property
-    def seen(self) -> Look:
+    def seen(self) -> CapturedPass:
         """Forward pass of the mixed images."""
-        return self._look(self.images)
+        return self._capture(self.images)
 
     @cached_property
     def saliency(self) -> Tensor:
@@ -78,20 +78,20 @@ class MixupPass:
         Args:
             saliency: ``[N, 1, h, w]``: normalised CAMs of the batch.
         """
-        if len(saliency) == len(self._everyone.labels):
+        if len(saliency) == len(self._global_batch.labels):
             return saliency[self.partners]
         elsewhere = (self.partners < self._local.start) | (self.partners >= self._local.stop)
         found = saliency[(self.partners - self._local.start).clamp(0, len(saliency) - 1)]
         if not elsewhere.any():
             return found
         away = self.partners[elsewhere]
-        seen = self._look(self._everyone.images[away])
-        theirs = saliency_at(seen, self._everyone.labels[away], order=self._order, how=self._normalise)
+        seen = self._capture(self._global_batch.images[away])
+        theirs = saliency_at(seen, self._global_batch.labels[away], order=self._order, how=self._normalise)
         return found.index_put((elsewhere.nonzero().squeeze(1),), theirs)
 
-    def _look(self, images: Tensor) -> Look:
+    def _capture(self, images: Tensor) -> CapturedPass:
         with batch_statistics_preserved(self._classifier):
-            return look(self._classifier, images, self._space)
+            return capture(self._classifier, images, self._space)
 
 
 def _every_so_often(count: int, share: float, start: float) -> list[int]:

@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from xai_align._tools.model_state import evaluating, modules_of
 from xai_align._tools.random_state import kept_random_state
-from xai_align.align.look import look
+from xai_align.align.captured_pass import capture
 from xai_align.align.saliency import Normalise, Order, at_least_float32, cam_at, saliency_at
 from xai_align.hookspecs import FeatureSpace
 
@@ -50,7 +50,7 @@ class SidePass:
         normalise: Normalise,
     ) -> None:
         with batch_statistics_preserved(classifier):
-            self.seen = look(classifier, images, space)
+            self.seen = capture(classifier, images, space)
         self.labels, self.order, self.normalise = labels, order, normalise
 
     @cached_property

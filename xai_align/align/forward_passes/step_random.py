@@ -9,7 +9,7 @@ from xai_align.training.epoch_plan import derived_seed
 
 
 class StepRandom:
-    """Random numbers for one step, with a separate stream for each purpose.
+    """Random numbers for one step, with a separate generator for each purpose.
 
     So turning off a term does not change the random numbers of others, and compared
     methods mix the same pairs of images.

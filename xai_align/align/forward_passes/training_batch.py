@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from xai_align._tools.images import check_images
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingBatch:
@@ -34,7 +36,7 @@ class TrainingBatch:
     indices: Tensor | None = None
 
     def __post_init__(self) -> None:
-        _check_images(self.images)
+        check_images("images", self.images, finite=False)
         count = len(self.images)
         _check_integers("labels", self.labels, count)
         if self.indices is not None:
@@ -97,15 +99,6 @@ def class_balance(labels: Tensor, classes: int) -> Tensor:
     """
     counts = (labels[:, None] == torch.arange(classes, device=labels.device)).sum(0)
     return len(labels) / (classes * counts[labels].float())
-
-
-def _check_images(images: Tensor) -> None:
-    if not isinstance(images, Tensor):
-        raise TypeError(f"the images are a {type(images).__name__}; give one tensor [N, C, H, W]")
-    if images.dim() != 4 or not images.numel():
-        raise ValueError(f"the images have shape {list(images.shape)}; give at least one, [N, C, H, W]")
-    if not images.is_floating_point():
-        raise TypeError(f"the images are {images.dtype}; give them as the classifier takes them, in floating point")
 
 
 def _check_integers(what: str, values: Tensor, count: int) -> None:

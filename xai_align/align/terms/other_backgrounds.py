@@ -54,7 +54,7 @@ class OtherBackgrounds:
         check_number("the weight of other backgrounds", self.weight)
         if not 0 < self.smallest <= self.largest <= 1:
             raise ValueError(
-                f"pieces have sides between {self.smallest} and {self.largest} of the image's; "
+                f"crops have sides between {self.smallest} and {self.largest} of the image's; "
                 "give shares above 0 and at most 1, the smallest first"
             )
 
@@ -80,9 +80,9 @@ class OtherBackgrounds:
         order = torch.randperm(len(forward.global_batch.labels), generator=forward.draws.generator("whose background"))
         others = forward.global_batch.images[order[forward.local].to(forward.global_batch.images.device)]
         u = forward.draws.uniform("which piece", 3)
-        pieces = magnified(others, u[:, 0], u[:, 1:], smallest=self.smallest, largest=self.largest)
-        kept = mask.nan_to_num(nan=1.0).to(pieces)
-        return forward.batch.images * kept + pieces * (1 - kept)
+        crops = magnified(others, u[:, 0], u[:, 1:], smallest=self.smallest, largest=self.largest)
+        kept = mask.nan_to_num(nan=1.0).to(crops)
+        return forward.batch.images * kept + crops * (1 - kept)
 
 
 def magnified(images: Tensor, scale: Tensor, place: Tensor, *, smallest: float, largest: float) -> Tensor:

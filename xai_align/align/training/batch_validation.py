@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from xai_align._tools.images import check_images
 from xai_align.align.forward_passes.training_batch import TrainingBatch
 
 ReadBatch = Callable[[Any], Any]
@@ -41,7 +42,7 @@ class BatchValidator:
             ValueError: shapes or values are invalid.
         """
         images, labels, masks, indices = self._parts(raw if self.read_batch is None else self.read_batch(raw))
-        images = self._images(images)
+        images = check_images(f"{self.name}: the images", images).to(self.dtype)
         labels = self._labels(labels, len(images))
         return TrainingBatch(
             images=images,
@@ -71,19 +72,6 @@ class BatchValidator:
                 "or give read_batch=..., a function from what is yielded to one of these"
             )
         return raw[0], raw[1], raw[2] if len(raw) == 3 else None, None
-
-    def _images(self, images: Any) -> Tensor:
-        if not isinstance(images, Tensor) or not images.is_floating_point():
-            found = str(images.dtype) if isinstance(images, Tensor) else type(images).__name__
-            raise TypeError(
-                f"{self.name}: the images are {found}; give a float tensor [N, C, H, W], preprocessed as the "
-                "classifier wants it"
-            )
-        if images.dim() != 4 or not images.numel():
-            raise ValueError(f"{self.name}: the images have shape {list(images.shape)}; give [N, C, H, W]")
-        if not images.isfinite().all():
-            raise ValueError(f"{self.name}: the images hold NaN or infinite values")
-        return images.to(self.dtype)
 
     def _labels(self, labels: Any, count: int) -> Tensor:
         if labels is None:

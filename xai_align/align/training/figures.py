@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from xai_align._tools.model_state import evaluating
+from xai_align.align.captured_pass import capture
 from xai_align.align.forward_passes.training_batch import TrainingBatch
-from xai_align.align.look import look
 from xai_align.align.saliency import saliency_at
 from xai_align.align.training.micro_batches import on_device
 from xai_align.align.training.trainer_state import TrainerState
@@ -27,7 +27,7 @@ def draw_figure(trainer: TrainerState, examples: TrainingBatch, path: Path) -> N
     first = TrainingBatch(images=examples.images[:SHOWN], labels=examples.labels[:SHOWN])
     batch = on_device(first, trainer.device)
     with evaluating(network):
-        seen = look(network, batch.images, trainer.space)
+        seen = capture(network, batch.images, trainer.space)
         cams = saliency_at(seen, batch.labels, how=trainer.settings.normalise).detach()
     masks = None
     if masker is not None:

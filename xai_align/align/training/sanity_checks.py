@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from xai_align._tools.model_state import evaluating, parameters_of
 from xai_align._tools.random_state import fixed_random_state
+from xai_align.align.captured_pass import cam_space, capture
 from xai_align.align.forward_passes.training_batch import TrainingBatch
-from xai_align.align.look import cam_space, look
 from xai_align.align.masker import Masker
 from xai_align.align.recipe_record import Recipe
 from xai_align.align.saliency import Order, cam_at
@@ -55,7 +55,7 @@ def cam_space_and_classes(
     images = batch.images[:TRIED]
     with evaluating(classifier):
         space = cam_space(classifier, images, layer)
-        seen = look(classifier, images, space)
+        seen = capture(classifier, images, space)
         cam_at(seen, seen.logits.argmax(1), order=order)
     if not seen.logits.isfinite().all():
         raise ValueError("the classifier gives NaN or infinite logits before any training; are its weights all right?")

@@ -19,7 +19,7 @@ from xai_align.training.epoch_plan import derived_seed
 
 
 class SeededLoader:
-    """Stream over a loader, with its own random state.
+    """Loader whose epochs are repeatable, with its own random state.
 
     Args:
         loader: anything that can be iterated over again.

@@ -58,7 +58,7 @@ class Collate:
         target = self.target(item[1]) if self.labelled else torch.zeros(())
         mask = None if len(item) == 2 or item[2] is None else self.mask(item[2])
         if mask is not None and len(mask) == 1 and self.classes > 1 and not self.labelled:
-            raise ValueError("a single mask is that of the labelled class, but labels are not looked at (prediction=0)")
+            raise ValueError("a single mask is that of the labelled class, but labels are ignored (prediction=0)")
         return image, target, mask
 
     def target(self, value: Any) -> Tensor:

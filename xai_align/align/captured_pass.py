@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from xai_align._tools.images import check_images
 from xai_align._tools.model_state import without_checkpointing
 from xai_align._tools.replica import Replica
 from xai_align._tools.thread_state import restores_thread_state
@@ -23,11 +24,11 @@ from xai_align.features.routes import route_through
 from xai_align.features.unwrapping import unwrapped
 from xai_align.hookspecs import FeatureSpace
 
-__all__ = ["Look", "cam_space", "check_logits", "look"]
+__all__ = ["CapturedPass", "cam_space", "capture", "check_logits"]
 
 
 @dataclass(frozen=True)
-class Look:
+class CapturedPass:
     """Logits and captured activations of one forward pass.
 
     Attributes:
@@ -51,12 +52,12 @@ def cam_space(model: nn.Module, images: Tensor, layer: Layer = None) -> FeatureS
         ValueError, TypeError: as there, or the images are not a batch of images.
     """
     if layer is None:
-        _check_images(images)
+        check_images("images", images, finite=False)
     return resolve_layer(model, layer, purpose="map", image=images[:1])
 
 
 @restores_thread_state
-def look(model: nn.Module, images: Tensor, space: FeatureSpace) -> Look:
+def capture(model: nn.Module, images: Tensor, space: FeatureSpace) -> CapturedPass:
     """Run the classifier once, in its current modes and autocast context, and capture the tensor of ``space``.
 
     With gradients enabled, the model itself runs, with a hook for this pass, so that a loss on the CAM has gradients to
@@ -77,15 +78,15 @@ def look(model: nn.Module, images: Tensor, space: FeatureSpace) -> Look:
     inner, _ = unwrapped(model)
     if not isinstance(inner, nn.Module):
         raise TypeError(f"the classifier is a torch.nn.Module, got {type(inner).__name__}; wrap functions in a module")
-    _check_images(images)
+    check_images("images", images, finite=False)
     if torch.is_grad_enabled():
-        return _look(inner, images, space)
+        return _capture(inner, images, space)
     copy = Replica(inner)
     with torch.inference_mode(False), torch.enable_grad():
-        return _look(copy.module, images.clone() if images.is_inference() else images.detach(), copy.rebind(space))
+        return _capture(copy.module, images.clone() if images.is_inference() else images.detach(), copy.rebind(space))
 
 
-def _look(model: nn.Module, images: Tensor, space: FeatureSpace) -> Look:
+def _capture(model: nn.Module, images: Tensor, space: FeatureSpace) -> CapturedPass:
     held: list[Tensor] = []
     size = (images.shape[-2], images.shape[-1])
 
@@ -105,7 +106,7 @@ def _look(model: nn.Module, images: Tensor, space: FeatureSpace) -> Look:
     if not held:
         raise ValueError(f"the feature space {_named(space)} gave no floating tensor; choose another layer")
     check_logits(logits, len(images))
-    return Look(logits, held[0])
+    return CapturedPass(logits, held[0])
 
 
 def _through(model: nn.Module, images: Tensor, space: FeatureSpace, hold: Callable[[Tensor], Tensor]) -> Any:
@@ -125,15 +126,6 @@ def _through(model: nn.Module, images: Tensor, space: FeatureSpace, hold: Callab
 
 def _named(space: FeatureSpace) -> str:
     return f"'{space.layer}'" if isinstance(space.layer, str) else " + ".join(f"'{name}'" for name in space.layer)
-
-
-def _check_images(images: Any) -> None:
-    if not isinstance(images, Tensor):
-        raise TypeError(f"the images are a {type(images).__name__}; give one tensor [N, C, H, W]")
-    if images.dim() != 4 or not len(images) or not images.is_floating_point():
-        raise ValueError(
-            f"the images have shape {list(images.shape)} and type {images.dtype}; give floating [N, C, H, W], N >= 1"
-        )
 
 
 def check_logits(logits: Any, count: int) -> None:
