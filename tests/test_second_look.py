@@ -214,10 +214,10 @@ def test_choices_that_do_not_go_together(options, message):
 def test_what_is_no_batch_of_images_is_refused():
     model, x = pinet(z="pixels"), pictures()
     for wrong in (x[0], x.long(), x[:0], [x]):
-        with pytest.raises(ValueError, match="batch of floating images"):
+        with pytest.raises((TypeError, ValueError), match=r"the inputs must .*\[N, C, H, W\]"):
             model.explain(wrong)
     x[1, 0, 3, 3] = float("nan")
-    with pytest.raises(ValueError, match=r"example\(s\) \[1\] hold NaN"):
+    with pytest.raises(ValueError, match=r"example\(s\) 1 hold NaN"):
         model.explain(x)
     with pytest.raises(ValueError, match=r'use z="patch_means"'):
         pinet(z="pixels", size=8).explain(pictures())

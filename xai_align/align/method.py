@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from xai_align._tools.batches import batches_of
 from xai_align._tools.callers_level import callers_level
+from xai_align._tools.images import check_images
 from xai_align._tools.replica import Replica
 from xai_align._tools.single_tensor import like_given, only_one, share_over_channels
 from xai_align._tools.thread_state import restores_thread_state
@@ -96,9 +97,10 @@ class ALIGNMethod:
         Raises:
             FileNotFoundError: there is no such file.
             TargetError: (an AssertionError) the target is invalid, or is for another number of images.
+            TypeError: the images are not a floating-point tensor.
             ValueError: there is no masker, or its inputs or outputs are invalid; the message says why.
         """
-        images = checked(only_one("inputs", inputs))
+        images = check_images("the images", only_one("inputs", inputs))
         if target is not None:
             as_questions(target, len(images))
             self._say_once()
@@ -129,20 +131,6 @@ class ALIGNMethod:
                 ClassAgnosticWarning,
                 stacklevel=callers_level(),
             )
-
-
-def checked(images: Any) -> Tensor:
-    """Return the images if they are floats ``[N, C, H, W]`` without NaN.
-
-    Raises:
-        ValueError: they are not ``[N, C, H, W]``, not floating point, or hold NaN or infinity.
-    """
-    if not isinstance(images, Tensor) or images.dim() != 4 or not images.is_floating_point():
-        found = f"{images.dtype} {list(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
-        raise ValueError(f"a masker looks at images, floats [N, C, H, W], got {found}")
-    if not bool(torch.isfinite(images).all()):
-        raise ValueError("the images hold NaN or infinity")
-    return images
 
 
 def masks_of(masker: nn.Module, images: Tensor) -> Tensor:

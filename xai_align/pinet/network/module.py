@@ -7,9 +7,9 @@ from os import PathLike
 from pathlib import Path
 from typing import Self
 
-import torch
 from torch import Tensor, nn
 
+from xai_align._tools.images import check_images
 from xai_align.pinet.network import persistence
 from xai_align.pinet.network.second_look import SecondLook
 from xai_align.pinet.network.second_look_head import SecondLookHead
@@ -73,14 +73,10 @@ class PiNet(SelfReadout):
         """Return the logits of images ``[N, C, H, W]`` with all terms of their sum, differentiable.
 
         Raises:
+            TypeError: not a floating-point tensor.
             ValueError: not a batch of images; or, in eval mode, NaN or infinity in it.
         """
-        if not isinstance(x, Tensor) or x.dim() != 4 or len(x) == 0 or not x.is_floating_point():
-            found = f"{list(x.shape)} {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
-            raise ValueError(f"a PiNet explains a batch of floating images [N, C, H, W], got {found}")
-        if not self.training and not bool(torch.isfinite(x).all()):
-            wrong = (~torch.isfinite(x)).flatten(1).any(1).nonzero().flatten().tolist()
-            raise ValueError(f"the inputs of example(s) {wrong} hold NaN or infinity")
+        check_images("the inputs", x, finite=not self.training)
         return self._look(x)
 
     def save_pretrained(self, folder: str | PathLike[str]) -> Path:
