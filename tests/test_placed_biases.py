@@ -141,3 +141,98 @@ def test_a_bias_on_prefix_tokens_stays_in_the_rest():
     placed, apart = (read_out(model, x, LABEL, place, biases=biases) for biases in ("placed", "apart"))
     assert placed.placed == ()
     assert torch.allclose(placed.bias, apart.bias)
+
+
+class Elsewhere(nn.Module):
+    """Between two convolutions, layers whose biases have no place: other axes, weights from the input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.last = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 5, 3, padding=1)
+        self.line, self.norm_1d = nn.Conv1d(4, 4, 3, padding=1), nn.BatchNorm1d(4, eps=0.3)
+        self.volume, self.norm_3d = nn.Conv3d(1, 2, 3, padding=1), nn.BatchNorm3d(2, eps=0.2)
+        self.plane = nn.LayerNorm([ROWS, COLUMNS], eps=0.5)
+        self.weights, self.biases = nn.Linear(4, 16), nn.Linear(4, 4)
+        self.head = nn.Linear(5, 3)
+        for norm in (self.norm_1d, self.norm_3d):
+            norm.running_mean, norm.running_var = torch.randn_like(norm.running_mean), norm.running_var + 0.5
+        for norm in (self.norm_1d, self.norm_3d, self.plane):
+            nn.init.normal_(norm.weight)
+            nn.init.normal_(norm.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.stem(x).relu()
+        z = self.norm_1d(self.line(z.flatten(2))).relu().unflatten(2, x.shape[2:])
+        z = self.norm_3d(self.volume(z[:, None])).relu().sum(1)
+        z = self.plane(z)
+        means = z.mean((2, 3))
+        weight, bias = self.weights(means).view(4, 4), self.biases(means)[0]
+        z = nn.functional.linear(z.movedim(1, -1), weight, self.biases.bias).movedim(-1, 1)
+        z = nn.functional.linear(z.movedim(1, -1), self.biases.weight, bias).movedim(-1, 1).relu()
+        z = nn.functional.conv2d(z, weight[:, :, None, None], self.biases.bias)
+        z = nn.functional.conv2d(z, self.biases.weight[:, :, None, None], bias=bias)
+        return self.head(self.last(z).relu().mean((2, 3)))
+
+
+def test_biases_without_a_place_are_the_rest():
+    torch.manual_seed(1)
+    model, x = Elsewhere().double().eval(), torch.randn(1, 3, ROWS, COLUMNS, dtype=torch.float64)
+    apart, placed = (read_out(model, x, LABEL, "stem", biases=biases) for biases in ("apart", "placed"))
+    (found,) = placed.placed
+    expected = by_gradient(model, x, {"last": model.last.bias.view(-1, 1, 1)})["last"].sum(1)
+    assert torch.allclose(found, expected, rtol=1e-9)
+    assert torch.allclose(placed.contributions, apart.contributions, rtol=1e-9)
+    assert torch.allclose(placed.bias + found.sum((1, 2)), apart.bias, rtol=1e-9)
+
+
+class Around(nn.Module):
+    """A branch, and a way around it whose bias is added before the branch runs."""
+
+    def __init__(self, *, overwrites: bool) -> None:
+        super().__init__()
+        self.skip, self.branch = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(3, 4, 3, padding=1)
+        self.after, self.head, self.overwrites = nn.Conv2d(4, 4, 1), nn.Linear(4, 3), overwrites
+
+    def forward(self, x: Tensor) -> Tensor:
+        around = self.skip(x).relu()
+        if self.overwrites:
+            squared = around * around
+            around.add_(1)  # what the gradient of the square needs
+            around = around + squared
+        return self.head((around + self.after(self.branch(x).relu()).relu()).mean((2, 3)))
+
+
+@pytest.mark.parametrize("overwrites", [False, True])
+def test_biases_around_the_layer_stay_in_the_rest(overwrites):
+    torch.manual_seed(2)
+    model = Around(overwrites=overwrites).double().eval()
+    x = torch.randn(2, 3, ROWS, COLUMNS, dtype=torch.float64)
+    apart, placed = (read_out(model, x, LABEL, "branch", biases=biases) for biases in ("apart", "placed"))
+    assert bool((apart.around.abs() > 1e-3).all())
+    assert torch.allclose(placed.around, apart.around, rtol=1e-9)
+    (found,) = placed.placed
+    assert torch.allclose(placed.bias + found.sum((1, 2)), apart.bias, rtol=1e-9)
+
+
+@pytest.mark.parametrize(("rows", "columns", "placed"), [(4, 4, True), (4, 3, True), (4, 2, False), (2, 4, False)])
+def test_only_a_grid_of_the_images_proportions_has_places(rows, columns, placed):
+    class Resized(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            z = nn.functional.interpolate(self[0](x), (rows, columns))
+            return self[2](self[1](z).relu().mean((2, 3)))
+
+    model = Resized(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), nn.Linear(4, 3)).eval()
+    maps = read_out(model, torch.randn(1, 3, 8, 8), LABEL, "0", biases="placed").placed
+    assert [tuple(one.shape[1:]) for one in maps] == ([(rows, columns)] if placed else [])
+
+
+def test_statistics_of_the_batch_are_refused_as_without_places():
+    class OfTheBatch(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            z = nn.functional.batch_norm(self[0](x), None, None, training=True)
+            return self[1](z.relu().mean((2, 3)))
+
+    model = OfTheBatch(nn.Conv2d(3, 4, 1), nn.Linear(4, 3)).eval()
+    for biases in ("apart", "placed"):
+        with pytest.raises(ValueError, match="batch norm uses its batch's statistics"):
+            read_out(model, torch.randn(2, 3, 8, 8), LABEL, "0", biases=biases)
