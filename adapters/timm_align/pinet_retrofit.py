@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -17,12 +16,12 @@ from timm_align.second_look import TimmEncoder, classifier_parameters, image_cha
 from xai_align.adapter_tools import callers_level
 from xai_align.features.resolve_layer import Layer
 from xai_align.pinet import ExactPiNet, FrozenEncoder, PiNet, SecondLookHead
-from xai_align.pinet.network.second_look_head import Size
+from xai_align.pinet.network.head_options import Size
 
 #: Default rows and columns of a second look's maps.
 USUAL_SIZE = 56
 #: Options of a retrofit for its head; the others are for ``timm.create_model``.
-HEAD_OPTIONS = frozenset(inspect.signature(SecondLookHead).parameters) - {"channels", "num_classes", "classifier"}
+HEAD_OPTIONS = frozenset(SecondLookHead.option_names) - {"classifier"}
 
 
 def retrofit(

@@ -12,6 +12,7 @@ from xai_align.pinet.network.conv_pinet import conv_pinet
 from xai_align.pinet.network.ensemble import PiNetEnsemble
 from xai_align.pinet.network.exact import ExactPiNet
 from xai_align.pinet.network.frozen_encoder import FrozenEncoder
+from xai_align.pinet.network.head_options import HeadOptions
 from xai_align.pinet.network.initialisation import Start
 from xai_align.pinet.network.losses import PiNetLoss
 from xai_align.pinet.network.module import PiNet
@@ -33,6 +34,7 @@ __all__ = [
     "ExactPiNet",
     "FeaturePyramid",
     "FrozenEncoder",
+    "HeadOptions",
     "LocalReadout",
     "MixedReadout",
     "PiNet",

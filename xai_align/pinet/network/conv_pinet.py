@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from xai_align.pinet.network.conv_detector import ConvEncoder, Residual
+from xai_align.pinet.network.head_options import Size
 from xai_align.pinet.network.module import PiNet
-from xai_align.pinet.network.second_look_head import SecondLookHead, Size
+from xai_align.pinet.network.second_look_head import SecondLookHead
 
 
 def conv_pinet(

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, fields
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from xai_align.pinet.network.aggregator import Aggregator, Bias, Scale
+from xai_align._tools.options import with_changes
+from xai_align.pinet.network.aggregator import Aggregator
 from xai_align.pinet.network.coefficient_decoder import FeaturePyramid, PooledDecoder, resized
 from xai_align.pinet.network.conv_detector import ConvDecoder
+from xai_align.pinet.network.head_options import HeadOptions, Size
 from xai_align.pinet.network.initialisation import Activation, Start, chosen_start, start_layer
 from xai_align.pinet.network.readable_features import ReadableKind, readable_features
 from xai_align.pinet.network.second_look import SecondLook, full_precision
@@ -20,8 +22,6 @@ from xai_align.pinet.network.second_look import SecondLook, full_precision
 Look = Literal["hard", "soft"]
 #: Sharing of coefficients: one per class and position, per position, or per class, channel and position.
 Sharing = Literal["per_class", "per_position", "per_channel"]
-#: Resolution of the maps: rows and columns (or one number for both), the input's, or the finest feature map's.
-Size = int | tuple[int, int] | Literal["input"] | None
 DecoderName = Literal["fpn", "conv", "pooled"]
 
 _ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
@@ -47,8 +47,6 @@ class SecondLookHead(nn.Module):
         decoder: ``"fpn"`` (light, takes maps of all depths), ``"conv"`` (the paper's, from the deepest map of a
             :class:`~xai_align.pinet.ConvEncoder`), ``"pooled"`` (the paper's "naive" control, whose maps cannot
             localise), or a module ``(features, size) -> raw maps [N, maps, h, w]``.
-        width: channels inside the decoder ``"fpn"``.
-        decoder_options: further arguments of the named decoder.
         activation: ``"sigmoid"`` and ``"softmax"`` (over classes) give evidence for a class only; ``"tanh"`` and
             ``"identity"`` also against it, and are used with the parsimony penalty.
         second_look: ``"hard"``: the sum of ``pi * z``. ``"soft"``: the sum of ``pi``; ``z`` is ones (areas, if
@@ -57,15 +55,9 @@ class SecondLookHead(nn.Module):
             x]``; ``"patch_means"`` of pixels; ``"features"``, a few learned ones; ``"evidence"``, class evidence on the
             deepest map, with which a retrofit starts as the given classifier.
         coefficients: the sharing of coefficients; None: the default for ``z``.
-        size: the size of the maps. None: the finest feature map's, for pixels the input's.
-        scale: the scale of the sum, see :class:`~xai_align.pinet.network.aggregator.Aggregator`.
-        bias: ``"learned"`` or ``"zero"``.
-        image_channels: channels of the input, for ``z`` made of pixels.
-        mean: the mean of the images' normalisation.
-        std: the standard deviation of the images' normalisation.
-        z_channels: number of learned features for ``z="features"``.
         classifier: for ``z="evidence"``: gives the initial weights of ``z`` and the initial ``a``.
-        start: the initial values of the rest.
+        options: what is rarely changed.
+        **changed: single fields of the options, e.g. ``size=28``.
 
     Raises:
         ValueError: the choices are incompatible; the message names the reason.
@@ -83,63 +75,58 @@ class SecondLookHead(nn.Module):
         )
     """
 
+    #: Names of all keyword arguments, those of the options included.
+    option_names = (
+        *("decoder", "activation", "second_look", "z", "coefficients", "classifier"),
+        *(field.name for field in fields(HeadOptions)),
+    )
+
     def __init__(
         self,
         channels: Sequence[int],
         num_classes: int,
         *,
         decoder: DecoderName | nn.Module = "fpn",
-        width: int = 32,
-        decoder_options: Mapping[str, Any] | None = None,
         activation: Activation = "sigmoid",
         second_look: Look = "hard",
         z: ReadableKind = "ones",
         coefficients: Sharing | None = None,
-        size: Size = None,
-        scale: Scale = "square",
-        bias: Bias = "learned",
-        image_channels: int = 3,
-        mean: Sequence[float] = (0.0,),
-        std: Sequence[float] = (1.0,),
-        z_channels: int = 8,
         classifier: nn.Linear | None = None,
-        start: Start | None = None,
+        options: HeadOptions | None = None,
+        **changed: Any,
     ) -> None:
         super().__init__()
-        start = start or Start()
+        more = with_changes(options, HeadOptions, changed, "SecondLookHead", self.option_names)
+        start, size = more.start or Start(), more.size
         if second_look == "soft":
-            z = "area" if scale == "one" else "ones"
+            z = "area" if more.scale == "one" else "ones"
         sharing = coefficients or _USUAL_SHARING.get(z, "per_class")
-        _check_choices(activation, second_look, z, sharing, scale, num_classes)
+        _check_choices(activation, second_look, z, sharing, more.scale, num_classes)
         #: Plain values that rebuild this head, without a custom decoder or a classifier.
         self.options: dict[str, Any] = {
             "num_classes": num_classes,
             "decoder": decoder if isinstance(decoder, str) else "custom",
-            "width": width,
-            "decoder_options": dict(decoder_options or {}),
             "activation": activation,
             "second_look": second_look,
             "z": z,
             "coefficients": sharing,
-            "size": list(size) if isinstance(size, tuple) else size,
-            "scale": scale,
-            "bias": bias,
-            "image_channels": image_channels,
-            "mean": [float(value) for value in mean],
-            "std": [float(value) for value in std],
-            "z_channels": z_channels,
+            **asdict(more),
             "start": asdict(start),
+            "decoder_options": dict(more.decoder_options),
+            "size": list(size) if isinstance(size, tuple) else size,
+            "mean": [float(value) for value in more.mean],
+            "std": [float(value) for value in more.std],
         }
         self.channels, self.num_classes, self.activation, self.z = tuple(channels), num_classes, activation, z
         self.sharing: Sharing = sharing
         self.size: Size = size
         self.readable = readable_features(
             z,
-            image_channels=image_channels,
-            mean=mean,
-            std=std,
+            image_channels=more.image_channels,
+            mean=more.mean,
+            std=more.std,
             in_channels=self.channels[-1],
-            z_channels=z_channels,
+            z_channels=more.z_channels,
             num_classes=num_classes,
             classifier=classifier,
         )
@@ -149,7 +136,7 @@ class SecondLookHead(nn.Module):
             self.readable.channels if sharing == "per_channel" else 1,
         )
         maps = self.coefficient_shape[0] * self.coefficient_shape[1]
-        self.decoder = _decoder(decoder, self.channels, maps, size, width, decoder_options or {})
+        self.decoder = _decoder(decoder, self.channels, maps, more)
         chosen = chosen_start(
             start,
             activation,
@@ -165,7 +152,9 @@ class SecondLookHead(nn.Module):
         if from_classifier and start.bias is None:
             assert classifier is not None
             initial_bias = classifier.bias.detach()
-        self.aggregator = Aggregator(num_classes, scale=scale, bias=bias, unit=chosen.unit, initial_bias=initial_bias)
+        self.aggregator = Aggregator(
+            num_classes, scale=more.scale, bias=more.bias, unit=chosen.unit, initial_bias=initial_bias
+        )
 
     def forward(self, features: Sequence[Tensor], images: Tensor) -> SecondLook:
         """Return the second look at images ``[N, C, H, W]``, given their feature maps, finest first.
@@ -200,25 +189,19 @@ class SecondLookHead(nn.Module):
         return raw
 
 
-def _decoder(
-    decoder: DecoderName | nn.Module,
-    channels: tuple[int, ...],
-    maps: int,
-    size: Size,
-    width: int,
-    options: Mapping[str, Any],
-) -> nn.Module:
+def _decoder(decoder: DecoderName | nn.Module, channels: tuple[int, ...], maps: int, options: HeadOptions) -> nn.Module:
+    more, size = options.decoder_options, options.size
     if isinstance(decoder, nn.Module):
         return decoder
     if decoder == "fpn":
-        return FeaturePyramid(channels, maps, **{"width": width, **options})
+        return FeaturePyramid(channels, maps, **{"width": options.width, **more})
     if decoder == "conv":
-        return ConvDecoder(channels, maps, **options)
+        return ConvDecoder(channels, maps, **more)
     if decoder != "pooled":
         raise ValueError(f"decoder={decoder!r}; it is one of {get_args(DecoderName)}, or a module")
     if size is None or size == "input":
         raise ValueError('decoder="pooled" makes maps of one size only; give size=(rows, columns)')
-    return PooledDecoder(channels, maps, (size, size) if isinstance(size, int) else size, **options)
+    return PooledDecoder(channels, maps, (size, size) if isinstance(size, int) else size, **more)
 
 
 def _check_choices(activation: str, second_look: str, z: str, sharing: str, scale: str, num_classes: int) -> None:
