@@ -19,8 +19,8 @@ class ChannelsLast(nn.Module):
     def __init__(self, tokens: bool, prefix: int = 0) -> None:
         super().__init__()
         self.stem = nn.Conv2d(3, 5, 2, stride=2)
-        self.mix, self.free, self.norm = nn.Linear(5, 7), nn.Linear(7, 7, bias=False), nn.LayerNorm(7)
-        self.head = nn.Linear(7, 3)
+        self.mix, self.free, self.norm = nn.Linear(5, 11), nn.Linear(11, 11, bias=False), nn.LayerNorm(11)
+        self.head = nn.Linear(11, 3)
         self.tokens, self.prefix = tokens, nn.Parameter(torch.randn(1, prefix, 5))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -143,6 +143,10 @@ def test_a_bias_on_prefix_tokens_stays_in_the_rest():
     assert torch.allclose(placed.bias, apart.bias)
 
 
+def leaky(x: Tensor) -> Tensor:
+    return nn.functional.leaky_relu(x, 0.5)
+
+
 class Elsewhere(nn.Module):
     """Between two convolutions, layers whose biases have no place: other axes, weights from the input."""
 
@@ -161,23 +165,24 @@ class Elsewhere(nn.Module):
             nn.init.normal_(norm.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        z = self.stem(x).relu()
-        z = self.norm_1d(self.line(z.flatten(2))).relu().unflatten(2, x.shape[2:])
-        z = self.norm_3d(self.volume(z[:, None])).relu().sum(1)
+        z = leaky(self.stem(x))
+        z = leaky(self.norm_1d(self.line(z.flatten(2)))).unflatten(2, x.shape[2:])
+        z = leaky(self.norm_3d(self.volume(z[:, None]))).sum(1)
         z = self.plane(z)
         means = z.mean((2, 3))
         weight, bias = self.weights(means).view(4, 4), self.biases(means)[0]
         z = nn.functional.linear(z.movedim(1, -1), weight, self.biases.bias).movedim(-1, 1)
-        z = nn.functional.linear(z.movedim(1, -1), self.biases.weight, bias).movedim(-1, 1).relu()
+        z = nn.functional.linear(z.movedim(1, -1), self.biases.weight, bias).movedim(-1, 1)
         z = nn.functional.conv2d(z, weight[:, :, None, None], self.biases.bias)
         z = nn.functional.conv2d(z, self.biases.weight[:, :, None, None], bias=bias)
-        return self.head(self.last(z).relu().mean((2, 3)))
+        return self.head(leaky(self.last(z)).mean((2, 3)))
 
 
 def test_biases_without_a_place_are_the_rest():
     torch.manual_seed(1)
     model, x = Elsewhere().double().eval(), torch.randn(1, 3, ROWS, COLUMNS, dtype=torch.float64)
     apart, placed = (read_out(model, x, LABEL, "stem", biases=biases) for biases in ("apart", "placed"))
+    assert apart.contributions.abs().mean() > 1e-5
     (found,) = placed.placed
     expected = by_gradient(model, x, {"last": model.last.bias.view(-1, 1, 1)})["last"].sum(1)
     assert torch.allclose(found, expected, rtol=1e-9)
@@ -192,14 +197,15 @@ class Around(nn.Module):
         super().__init__()
         self.skip, self.branch = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(3, 4, 3, padding=1)
         self.after, self.head, self.overwrites = nn.Conv2d(4, 4, 1), nn.Linear(4, 3), overwrites
+        self.act = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        around = self.skip(x).relu()
+        branch, around = self.branch(x), self.skip(x).relu()
         if self.overwrites:
             squared = around * around
             around.add_(1)  # what the gradient of the square needs
             around = around + squared
-        return self.head((around + self.after(self.branch(x).relu()).relu()).mean((2, 3)))
+        return self.head((around + self.after(self.act(branch)).relu()).mean((2, 3)))
 
 
 @pytest.mark.parametrize("overwrites", [False, True])
@@ -207,7 +213,7 @@ def test_biases_around_the_layer_stay_in_the_rest(overwrites):
     torch.manual_seed(2)
     model = Around(overwrites=overwrites).double().eval()
     x = torch.randn(2, 3, ROWS, COLUMNS, dtype=torch.float64)
-    apart, placed = (read_out(model, x, LABEL, "branch", biases=biases) for biases in ("apart", "placed"))
+    apart, placed = (read_out(model, x, LABEL, "act", biases=biases) for biases in ("apart", "placed"))
     assert bool((apart.around.abs() > 1e-3).all())
     assert torch.allclose(placed.around, apart.around, rtol=1e-9)
     (found,) = placed.placed
@@ -236,3 +242,11 @@ def test_statistics_of_the_batch_are_refused_as_without_places():
     for biases in ("apart", "placed"):
         with pytest.raises(ValueError, match="batch norm uses its batch's statistics"):
             read_out(model, torch.randn(2, 3, 8, 8), LABEL, "0", biases=biases)
+
+
+def test_behind_a_vector_no_bias_has_a_place():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.ReLU(), nn.Linear(4, 3)).eval()
+    x = torch.randn(2, 3, 8, 8)
+    readout = read_out(model, x, LABEL, "2", biases="placed")
+    assert readout.placed == ()
+    assert torch.equal(readout.bias, read_out(model, x, LABEL, "2").bias)

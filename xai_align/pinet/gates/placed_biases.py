@@ -70,8 +70,9 @@ class PlacedBiases(BiasesApart):
         self._tokens: dict[int, FeatureSpace] = {}
         #: Number of biases before each space, by the space's index.
         self._before: dict[int, int] = {}
-        self._replayed = 0
-        self._left_out_from = 0
+        #: In a replay: the number of biases so far, and of the first that is left out.
+        self._replayed: int
+        self._left_out_from: int
 
     def pass_space(self, number: int, space: FeatureSpace, z: Tensor) -> None:
         """Assign biases from here on to the decomposition at this feature space."""
@@ -133,8 +134,7 @@ class PlacedBiases(BiasesApart):
 
     def _batch_norm(
         self, inner: Rule, gates: FrozenGates, func: Operation, x: Tensor, running_mean: Any, running_var: Any,
-        weight: Tensor | None = None, bias: Tensor | None = None, training: bool = False, momentum: float = 0.1,
-        eps: float = 1e-5,
+        weight: Tensor | None, bias: Tensor | None, training: bool, momentum: float, eps: float,
     ) -> Any:  # fmt: skip
         if training or x.dim() != 4:
             return inner(gates, func, x, running_mean, running_var, weight, bias, training, momentum, eps)
@@ -147,7 +147,7 @@ class PlacedBiases(BiasesApart):
 
     def _layer_norm(
         self, inner: Rule, gates: FrozenGates, func: Operation, x: Tensor, normalized_shape: Sequence[int],
-        weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5,
+        weight: Tensor | None, bias: Tensor | None, eps: float,
     ) -> Any:  # fmt: skip
         if bias is None or len(normalized_shape) != 1:
             return inner(gates, func, x, normalized_shape, weight, bias, eps)
