@@ -205,7 +205,7 @@ def test_folders_and_patterns_are_opened_and_same_names_kept_apart(folder):
         (["half.png", "--method", "pinett"], "pinett"),
         (["half.png", "--class", "purple"], "no class is called 'purple'"),
         (["half.png", "--class", "ligth blue"], "did you mean 'light blue, sky blue' (3)"),
-        (["half.png", "--class", "re"], "not clear"),
+        (["half.png", "--class", "re"], "is ambiguous: it may be"),
         (["half.png", "--class", "4"], "class 4 is out of range"),
         (["half.png", "--class", "red", "--not", "red"], "both sides"),
         (["nowhere.png"], "'nowhere.png' does not exist"),

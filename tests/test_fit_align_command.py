@@ -164,7 +164,7 @@ def test_given_masks_go_with_their_images(folder):
     for i in range(7):
         Image.fromarray(drawn).save(folder / f"masks/dark/red/{i:02d}.png")
     words = ("pictures", "--source", "dark", *SHORT, "--recipe", "oracle", "--examples", 0, "--out", "out")
-    assert "the recipe 'oracle' learns from given masks; give a folder of them: --masks FOLDER" in refused(*words)
+    assert "the recipe 'oracle' needs masks; give a folder of them with --masks FOLDER" in refused(*words)
     done = run("fit-align", *words, "--masks", "masks")
     assert done.exit_code == 0, done.output
     results = json.loads((folder / "out/results.json").read_text())
@@ -222,9 +222,9 @@ def test_training_images_are_shuffled_and_come_with_their_numbers(folder, monkey
         ),
         (("pictures/dark", "--test-share", "0.9"), "validation (0.15) and test (0.9) take all the images"),
         (("pictures/dark", "--test-share", "-0.1"), "share must be a number in"),
-        (("pictures/dark", "--set", "alternation=sometimes"), "alternation is 'sometimes'"),
+        (("pictures/dark", "--set", "alternation=sometimes"), "alternation must be 'batch' or 'epoch'"),
         (("pictures/dark", "--layer", "nowhere"), "nowhere"),
-        (("pictures/dark", "--warmup-epochs", "1"), "of 2 epochs, 1 are warm-up and 1 the masker's alone"),
+        (("pictures/dark", "--warmup-epochs", "1"), "of 2 epochs, 1 are warm-up and 1 train the masker only"),
         (("pictures/dark", "--device", "nowhere"), "cannot be used"),
         (("pictures/dark", "--backbone", "timm:resnet5000@random"), "timm has no model 'resnet5000'"),
     ],

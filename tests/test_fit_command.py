@@ -119,7 +119,7 @@ def test_a_folder_becomes_a_saved_pinet_with_curves_and_maps(folder):
         (("pictures", "--masks", "pictures/none"), "the folder of masks 'pictures/none' does not exist"),
         (("pictures", "--validation-share", "1.5"), "the validation share must be a number in (0, 1)"),
         (("pictures", "--batch-size", "64"), "a step takes 64 examples (batch_size 64), but the training data have 8"),
-        (("pictures", "--set", "schedule=sometimes"), "schedule is 'sometimes'"),
+        (("pictures", "--set", "schedule=sometimes"), "schedule must be 'none', 'cosine' or 'plateau'"),
         (("pictures", "--head", "z=sound"), "z='sound'"),
         (("pictures", "--head", "colour=red"), "colour"),
         (("pictures", "--loss", "feedback=-1"), "the weight of 'feedback' is -1.0"),

@@ -28,8 +28,8 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
         for first in range(0, len(comparison.metrics), at_once):
             metrics = comparison.metrics[first : first + at_once]
             console.print(_table(comparison, kind, metrics, seconds=first + at_once >= len(comparison.metrics)))
-    for words in footnotes(comparison):
-        console.print(words, style="dim", highlight=False)
+    for text in footnotes(comparison):
+        console.print(text, style="dim", highlight=False)
 
 
 def footnotes(comparison: Comparison) -> list[str]:
@@ -38,11 +38,11 @@ def footnotes(comparison: Comparison) -> list[str]:
     if len(comparison.methods) > 1:
         notes.append(
             f"▲ better, ▼ worse than {comparison.reference} on the same images: "
-            "the 95 % interval of the paired difference leaves zero out."
+            "the 95 % interval of the paired difference excludes zero."
         )
     gaps = [row for row in comparison.summaries if row.missing and row.n]
     if gaps:
-        notes.append("n=…: not all images have a value.")
+        notes.append("n=…: the number of images with a value, where some have none.")
     if any(row.n == 0 for row in comparison.summaries):
         notes.append(f"{NO_VALUE}: the metric does not apply, or failed on every image.")
     return notes
@@ -82,20 +82,20 @@ def _table(comparison: Comparison, kind: str, metrics: Sequence[str], *, seconds
 def _cell(row: Summary, *, best: bool, higher: bool) -> str:
     if not row.n:
         return NO_VALUE
-    words = _number(row.mean)
+    text = _number(row.mean)
     if math.isfinite(row.low):
-        words += f" [{_number(row.low)}, {_number(row.high)}]"
+        text += f" [{_number(row.low)}, {_number(row.high)}]"
     if row.missing:
-        words += f" n={row.n}"
-    words = escape(words)
+        text += f" n={row.n}"
+    text = escape(text)
     mark = ""
     if row.difference_low > 0 or row.difference_high < 0:
         mark = " ▲" if (row.difference_low > 0) == higher else " ▼"
-    return (f"[bold]{words}[/bold]" if best else words) + mark
+    return (f"[bold]{text}[/bold]" if best else text) + mark
 
 
 def _number(value: float) -> str:
     """Format with three decimals; four significant digits for large numbers, three for tiny ones."""
     size = abs(value)
-    words = f"{value:.3g}" if 0 < size < 1e-3 or size >= 1e5 else f"{value:.4g}" if size >= 100 else f"{value:.3f}"
-    return words.replace("-", "−")
+    text = f"{value:.3g}" if 0 < size < 1e-3 or size >= 1e5 else f"{value:.4g}" if size >= 100 else f"{value:.3f}"
+    return text.replace("-", "−")

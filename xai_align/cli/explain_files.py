@@ -61,10 +61,10 @@ class Task:
         paths = expand_paths(images)
         methods = [default_method()] if methods is None else methods
         if not methods:
-            raise ValueError("no method was given; `xai-align methods` shows them")
+            raise ValueError("no method was given; `xai-align methods` lists them")
         specs = [attribution_method(method) for method in methods]
         if layer is not None and not any(spec.takes_layer for spec in specs):
-            raise ValueError(f"none of {', '.join(methods)} looks at a layer; leave out --layer")
+            raise ValueError(f"none of {', '.join(methods)} takes a layer; leave out --layer")
         where = usable_device(device)
         loaded = load_model(model, trust=trust)
         if layer is not None:
@@ -169,6 +169,6 @@ def _save(task: Task, record: Record, inputs: Tensor, path: Path, base: Path) ->
 
 def _check_classes(task: Task, logits: Tensor) -> None:
     if logits.dim() != 2:
-        raise ValueError(f"the model gives an output of shape {list(logits.shape)}; logits [N, K] are needed")
+        raise ValueError(f"the output of the model has shape {list(logits.shape)}; logits [N, K] are needed")
     for index in (*task.targets, *(task.foils or ())):
         check_class(index, logits.shape[1])

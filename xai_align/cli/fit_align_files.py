@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from xai_align.hookspecs import FeatureSpace, LoadedModel
 
 
-def write_words(
+def write_results(
     out: Path,
     about: Mapping[str, Any],
     fit: AlignFit,
@@ -76,7 +76,7 @@ def draw_examples(
         images,
         maps["cam"],
         maps.get("mask"),
-        titles=[f"{classes[k]}?" if k == y else f"{classes[k]}?\n(it is {classes[y]})" for k, y in pairs],
+        titles=[f"{classes[k]}" if k == y else f"{classes[k]}\n(label: {classes[y]})" for k, y in pairs],
         normalization=(loaded.mean, loaded.std),
     )
     path.parent.mkdir(parents=True, exist_ok=True)

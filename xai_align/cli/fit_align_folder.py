@@ -19,7 +19,7 @@ from xai_align.align.recipe_by_name import recipe, recipe_options
 from xai_align.align.recipe_record import Recipe
 from xai_align.align.saved_fit import save_fit
 from xai_align.align.trainer import AlignTrainer
-from xai_align.cli.fit_align_files import draw_examples, write_curves, write_words
+from xai_align.cli.fit_align_files import draw_examples, write_curves, write_results
 from xai_align.data.domain_folder import Domains, Split, read_domains, split_domains
 from xai_align.data.image_folder import LabelledImage, LabelledImages, class_by_class
 from xai_align.data.images import open_image
@@ -142,7 +142,7 @@ def fit_align_folder(
     if writes:
         save_fit(out, model, fit.masker, backbone=backbone, classes=domains.classes)
         about = {"backbone": backbone, "recipe": recipe_name, "mean": list(loaded.mean), "std": list(loaded.std)}
-        write_words(out, about, fit, domains, split, scores)
+        write_results(out, about, fit, domains, split, scores)
         write_curves(out, fit)
         for name, images in tested.items() if examples else ():
             path = out / "examples" / f"{name}.png"
@@ -186,7 +186,7 @@ def _recipe(name: str, weights: Mapping[str, Any], masks: Path | None) -> Recipe
     # fail before the warm-up, not after it
     keep_and_drop(torch.zeros(2, 3, 8, 8), torch.ones(2, 1, 8, 8), chosen.baseline)
     if chosen.needs_masks and masks is None:
-        raise ValueError(f"the recipe '{name}' learns from given masks; give a folder of them: --masks FOLDER")
+        raise ValueError(f"the recipe '{name}' needs masks; give a folder of them with --masks FOLDER")
     return chosen
 
 
@@ -196,8 +196,8 @@ def _check_turns(chosen: Recipe, epochs: int, warmup: int, masker_only: int) -> 
     alone = masker_only if chosen.trains_masker else 0
     if warmup + alone >= epochs:
         raise ValueError(
-            f"of {epochs} epochs, {warmup} are warm-up and {alone} the masker's alone, so none is left in which the "
-            f"classifier learns from masks; give more epochs than {warmup + alone}, or fewer of those"
+            f"of {epochs} epochs, {warmup} are warm-up and {alone} train the masker only, so the classifier never "
+            f"learns from masks; give more than {warmup + alone} epochs, or fewer of those"
         )
 
 

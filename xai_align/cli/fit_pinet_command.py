@@ -35,7 +35,8 @@ def fit_pinet_command(
         list[str] | None,
         typer.Option(
             metavar="NAME=VALUE",
-            help="Option of SecondLookHead, such as size=28, z=pixels or activation=softmax; may be repeated.",
+            help="Option of SecondLookHead, such as size=28 or activation=softmax; may be repeated. Default: "
+            "z=evidence.",
         ),
     ] = None,
     loss: Annotated[
@@ -86,7 +87,7 @@ def fit_pinet_command(
             out=out,
             masks=masks,
             weights=({} if masks is None else {"masks": 100.0}) | parse_options(loss or ()),
-            head=parse_options(head or ()),
+            head={"z": "evidence"} | parse_options(head or ()),
             frozen=not fine_tune,
             validation_share=validation_share,
             seed=seed,

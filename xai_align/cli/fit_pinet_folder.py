@@ -171,8 +171,8 @@ def _draw(
     figure = photograph_and_overlay(
         to_picture(image, loaded.mean, loaded.std),
         contributions,
-        title=f"{classes[k]}?" if k == label else f"{classes[k]}? (it is {classes[label]})",
-        caption=f"logit {number(logit)} = {number(places)} from the places and {number(bias)} from the bias",
+        title=f"{classes[k]}" if k == label else f"{classes[k]} (label: {classes[label]})",
+        caption=f"logit {number(logit)} = {number(places)} (contributions) + {number(bias)} (bias)",
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(png(figure))

@@ -26,7 +26,7 @@ def option_settings(defaults: type[Any], written: Sequence[str] | None, path: Pa
     functions = {field.name for field in fields(defaults) if field.default is None and _is_function(str(field.type))}
     for name in given:
         if name in functions:
-            raise ValueError(f"the option '{name}' of {who} is a function, which only Python can give")
+            raise ValueError(f"the option '{name}' of {who} is a function and can only be set in Python")
     try:
         with_changes(None, defaults, given, who)
     except TypeError as error:
