@@ -208,7 +208,7 @@ def test_images_that_cannot_be_asked_are_noted_together(folder):
 def test_warnings_become_notes(folder, recwarn):
     got = run(methods=["pinet"], metrics=["deletion_area"], batch_size=3)
     assert not [one for one in recwarn if issubclass(one.category, UserWarning)]
-    assert "in maps of pinet places share their score: the first in reading order goes first (7 images)" in got.notes
+    assert "in maps of pinet positions share a score; ties are ranked in reading order (7 images)" in got.notes
 
 
 def test_a_damaged_image_is_named_and_the_rest_go_on(folder):

@@ -476,8 +476,8 @@ def test_a_pass_that_was_broken_off_does_not_disturb_the_next(error):
     ("model", "layers", "message"),
     [
         (around(nn.Tanh()), None, "it calls tanh (called 1 times)"),
-        (around(nn.Identity()), None, "it calls no activation that can be seen"),
-        (around(nn.ReLU()), ["first"], "none runs inside the layers named; there are relu in 'act'"),
+        (around(nn.Identity()), None, "it calls no other activation"),
+        (around(nn.ReLU()), ["first"], "none runs inside the given layers; the model calls relu in 'act'"),
         (filled(nn.Sequential(nn.Flatten(), nn.Linear(192, 4), nn.ReLU())), None, "relu in '2'"),
     ],
 )

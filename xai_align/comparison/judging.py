@@ -240,7 +240,7 @@ class Judging:
 
     def _warning_text(self, warning: warnings.WarningMessage) -> str:
         if issubclass(warning.category, TieWarning):  # its message names positions in the batch
-            return f"in maps of {self.method} places share their score: the first in reading order goes first"
+            return f"in maps of {self.method} positions share a score; ties are ranked in reading order"
         return f"{warning.category.__name__}: {warning.message}"
 
     def _reason(self, text: str, images: int) -> None:

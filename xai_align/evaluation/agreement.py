@@ -227,7 +227,7 @@ def _masks(feature_mask: Any, like: Tensor) -> Tensor:
     mask = mask.cpu()
     if mask.dim() == 4 and like.dim() == 3:
         if not bool((mask == mask[:, :1]).all()):
-            raise ValueError("feature_mask differs between channels; a feature here is a place with all channels")
+            raise ValueError("feature_mask differs between channels; a position with all its channels is one feature")
         mask = mask[:, 0]
     try:
         return mask.expand(like.shape)

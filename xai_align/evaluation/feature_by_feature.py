@@ -7,12 +7,14 @@ regions, cells of a grid, tokens or pixels.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from math import prod
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from xai_align._tools.checks import check_choice
 from xai_align._tools.correlation import kendall, spearman
 from xai_align.evaluation.curve_metric import CurveMetric
 from xai_align.perturbation.curve import Curve
@@ -47,28 +49,25 @@ def rank_deletion_of(
     """
     assert curve.scores is not None
     clean, masked = curve_values(curve, target)
-    correlate = {"spearman": spearman, "kendall": kendall}[method]
+    known = {"spearman": spearman, "kendall": kendall}
+    correlate = known[check_choice("method", method, known)]
     scores = curve.scores.to(masked)
     return torch.stack([_correlated(correlate, s, c - m) for s, c, m in zip(scores, clean, masked, strict=True)])
 
 
 def decision_flip_metric(*, grid: tuple[int, int] | None = (7, 7), baselines: Any = 0.0) -> CurveMetric:
     """Return DFFrac over the cells of a grid."""
-    cells = grid[0] * grid[1] if grid else 20
-    spec = PerturbationSpec(baselines, "morf", steps(cells)[1:], grid)
-    return CurveMetric(specs=(spec,), score=lambda curves, target: flip_fraction_of(curves[0]))
+    return _flip_metric("fraction", prod(grid) if grid else 20, grid, baselines)
 
 
 def most_informative_flip_metric(*, grid: tuple[int, int] = (7, 7), baselines: Any = 0.0) -> CurveMetric:
     """Return DFMIT of the most relevant cell of a grid."""
-    spec = PerturbationSpec(baselines, "morf", steps(grid[0] * grid[1])[1:2], grid)
-    return CurveMetric(specs=(spec,), score=lambda curves, target: flip_at_first_of(curves[0]))
+    return _flip_metric("mit", prod(grid), grid, baselines)
 
 
 def rank_deletion_metric(*, grid: tuple[int, int] = (7, 7), baselines: Any = 0.0) -> CurveMetric:
     """Return RankDel over the cells of a grid."""
-    spec = PerturbationSpec(baselines, "single", steps(grid[0] * grid[1])[1:], grid)
-    return CurveMetric(specs=(spec,), score=lambda curves, target: rank_deletion_of(curves[0], target))
+    return _rank_metric("spearman", prod(grid), grid, baselines)
 
 
 def decision_flip(
@@ -95,13 +94,7 @@ def decision_flip(
 
         decision_flip(model, images, images.abs(), grid=(4, 4))  # [2], share of 16 cells, lower is better
     """
-
-    def metric(count: int) -> CurveMetric:
-        fractions = steps(count)[1:2] if kind == "mit" else steps(count)[1:]
-        score = flip_at_first_of if kind == "mit" else flip_fraction_of
-        spec = PerturbationSpec(baselines, "morf", fractions, grid)
-        return CurveMetric(specs=(spec,), score=lambda curves, target: score(curves[0]))
-
+    metric = partial(_flip_metric, kind, grid=grid, baselines=baselines)
     return _feature_by_feature(metric, forward_func, inputs, attributions, feature_mask, grid, options)
 
 
@@ -126,13 +119,26 @@ def rank_deletion(
 
         rank_deletion(model, images, images.abs(), target=281, grid=(4, 4))  # [2], Spearman's rho
     """
-
-    def metric(count: int) -> CurveMetric:
-        spec = PerturbationSpec(baselines, "single", steps(count)[1:], grid)
-        return CurveMetric(specs=(spec,), score=lambda curves, asked: rank_deletion_of(curves[0], asked, method=method))
-
+    metric = partial(_rank_metric, method, grid=grid, baselines=baselines)
     options = {**options, "target": target}
     return _feature_by_feature(metric, forward_func, inputs, attributions, feature_mask, grid, options)
+
+
+def _flip_metric(
+    kind: Literal["mit", "fraction"], features: int, grid: tuple[int, int] | None, baselines: Any
+) -> CurveMetric:
+    check_choice("kind", kind, ("mit", "fraction"))
+    fractions = steps(features)[1:2] if kind == "mit" else steps(features)[1:]
+    score = flip_at_first_of if kind == "mit" else flip_fraction_of
+    spec = PerturbationSpec(baselines, "morf", fractions, grid)
+    return CurveMetric(specs=(spec,), score=lambda curves, target: score(curves[0]))
+
+
+def _rank_metric(
+    method: Literal["spearman", "kendall"], features: int, grid: tuple[int, int] | None, baselines: Any
+) -> CurveMetric:
+    spec = PerturbationSpec(baselines, "single", steps(features)[1:], grid)
+    return CurveMetric(specs=(spec,), score=lambda curves, target: rank_deletion_of(curves[0], target, method=method))
 
 
 def _feature_by_feature(

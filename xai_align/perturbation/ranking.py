@@ -199,7 +199,9 @@ def _labels(feature_mask: Tensor, scores: Tensor) -> Tensor:
     elif mask.dim() == len(wanted) + 1:
         axis = -1 if len(positions) == 1 else 1
         if not (mask == mask.narrow(axis, 0, 1)).all():
-            raise ValueError("the feature mask differs between channels; a feature here is a place with all channels")
+            raise ValueError(
+                "the feature mask differs between channels; a position with all its channels is one feature"
+            )
         mask = mask.select(axis, 0)
     if tuple(mask.shape[1:]) != positions or len(mask) not in (1, wanted[0]):
         raise ValueError(

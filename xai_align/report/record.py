@@ -198,7 +198,7 @@ def numbers_of(record: Record, class_names: Sequence[str] = ()) -> dict[str, Any
 def _numbers(entries: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
     """Return class numbers; the only output of a network with one entry is class 0."""
     if any(len(index) > 1 for index in entries):
-        raise ValueError("the question is about places of a dense output; a record is of class logits [N, K]")
+        raise ValueError("the question is about positions of a dense output; a record needs class logits [N, K]")
     return tuple(index[0] if index else 0 for index in entries)
 
 

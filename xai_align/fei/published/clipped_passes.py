@@ -164,12 +164,12 @@ class ReferencePass(ActivationWatch):
 
     def _found(self) -> str:
         if self.calls:
-            places = ", ".join(dict.fromkeys(map(str, self.calls)))
+            calls = ", ".join(dict.fromkeys(map(str, self.calls)))
             if self._layers is None:
-                return f"outputs without positions, [N, C], are left alone unless layers=[...] names one: {places}"
-            return f"none runs inside the layers named; there are {places}"
+                return f"outputs without positions, [N, C], are left alone unless layers=[...] names one: {calls}"
+            return f"none runs inside the given layers; the model calls {calls}"
         others = ", ".join(f"{kind} (called {count} times)" for kind, count in self._others.items())
-        return f"the model calls none of {', '.join(CLIPPABLE)}; it calls {others or 'no activation that can be seen'}"
+        return f"the model calls none of {', '.join(CLIPPABLE)}; it calls {others or 'no other activation'}"
 
 
 class ClippedPasses(ActivationWatch):
