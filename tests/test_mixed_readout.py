@@ -66,6 +66,7 @@ def test_the_order_of_layers_is_the_callers():
     backwards = read_out(model, x, 1, ["conv2", "conv1"], weights=[0.1, 0.9], biases="placed")
     assert torch.allclose(forwards.map(), backwards.map(), atol=1e-12)
     assert torch.allclose(forwards.bias, backwards.bias, atol=1e-12)
+    assert forwards.feature_space.layer == ("conv1", "conv2")
 
 
 def test_one_layer_in_a_list_is_that_layer():
