@@ -69,6 +69,9 @@ class Program(ABC):
         """Return whether the fit may stop, because a validation is good enough."""
         return False
 
+    def after_epoch(self, epoch: int) -> None:  # noqa: B027
+        """Do what is due after the checkpoint of an epoch, such as figures."""
+
     def end_epoch(self, row: Row, steps: int) -> None:  # noqa: B027
         """Update schedules at the end of a complete epoch; its row isn't in the history yet."""
 
@@ -82,7 +85,7 @@ def run_epochs(
     validate_every: int | None = None,
     log: Callable[[Row], None],
     show: Callable[[float, Row | None], None],
-    after_epoch: Callable[[], None],
+    save: Callable[[], None],
 ) -> None:
     """Run the remaining epochs of a fit; ``state.stopped`` says why it ended before the last.
 
@@ -94,7 +97,7 @@ def run_epochs(
         validate_every: number of steps between validations within an epoch, in addition to its end.
         log: called with each new row of the log.
         show: called after each step with the number of epochs done, including a fraction, and the last row.
-        after_epoch: called after each epoch, to write a checkpoint.
+        save: called after each epoch, to write a checkpoint.
 
     Raises:
         DivergedError: a loss or gradient is NaN or infinite.
@@ -122,7 +125,8 @@ def run_epochs(
             program.end_epoch(row, count)
             _record(state, row, log)
             show(number, row)
-        after_epoch()
+        save()
+        program.after_epoch(number)
 
 
 def _row(program: Program, state: FitState, means: StepMeans, patience: int | None) -> Row:

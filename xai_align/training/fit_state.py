@@ -60,8 +60,8 @@ class FitState(ABC):
         """Return what the subclass adds to a snapshot."""
 
     @abstractmethod
-    def own_rules(self) -> tuple[Mapping[str, Rule], Mapping[str, Rule]]:
-        """Return the rules of the numbers that the subclass adds: required ones, and optional ones."""
+    def own_rules(self) -> Mapping[str, Rule]:
+        """Return the rules of the numbers that the subclass adds."""
 
     @abstractmethod
     def check_own(self, snapshot: Snapshot, source: str) -> None:
@@ -140,8 +140,8 @@ class FitState(ABC):
             self._load(snapshot)
 
     def _check(self, snapshot: Snapshot, source: str) -> None:
-        required, optional = self.own_rules()
-        if complaint := record({**PROGRESS, **required}, {"config": anything, **optional})(snapshot.numbers, ""):
+        rule = record({**PROGRESS, **self.own_rules()}, {"config": anything})
+        if complaint := rule(snapshot.numbers, ""):
             raise ValueError(f"{source} is not what it should be: {complaint}")
         check_kept(self._weights, below(self.prefix, snapshot), source)
         check_kept(self._changing, below(_BEST, snapshot), source, subset=not self._initial_is_best)

@@ -39,8 +39,6 @@ def run_fit(
     checkpoints: Checkpoints | None,
     shown: Mapping[str, str] | None = None,
     validate_every: int | None = None,
-    snapshot: Callable[[], Snapshot] | None = None,
-    after_epoch: Callable[[int], None] | None = None,
 ) -> list[str]:
     """Run a fit to its end; afterwards, or after an exception, the networks have the weights that ``keep`` selects.
 
@@ -52,8 +50,6 @@ def run_fit(
         checkpoints: the checkpoints, in a folder of the run's folder; None: nothing is written.
         shown: columns of the log that a progress bar shows, with their short names; None: no bar.
         validate_every: number of steps between validations within an epoch, in addition to its end.
-        snapshot: content of a checkpoint; None: the state's.
-        after_epoch: called with the number of each finished epoch.
 
     Returns:
         Notes on a resumption.
@@ -64,13 +60,8 @@ def run_fit(
         if checkpoints is not None:
             group.broadcast_buffers(program.network)
             if group.is_main:
-                checkpoints.write(state.epoch, (snapshot or state.snapshot)())
+                checkpoints.write(state.epoch, state.snapshot())
             group.wait()
-
-    def finish_epoch() -> None:
-        save()
-        if after_epoch is not None:
-            after_epoch(state.epoch)
 
     notes = _begin(state, checkpoints, resume=options.resume, epochs=epochs, group=group, save=save)
     with ExitStack() as stack:
@@ -87,7 +78,7 @@ def run_fit(
             validate_every=validate_every,
             log=log.add,
             show=stack.enter_context(bar),
-            after_epoch=finish_epoch,
+            save=save,
         )
     return notes
 

@@ -14,7 +14,6 @@ from xai_align._tools.random_state import kept_random_state
 from xai_align.align.align_fit import AlignFit
 from xai_align.align.shortcut import FEWEST, ShortcutWarning, find_shortcuts
 from xai_align.align.training.collapse import CollapseWarning, idle_message
-from xai_align.align.training.figures import draw_figure
 from xai_align.align.training.fit_state import AlignFitState
 from xai_align.align.training.program import AlignProgram
 from xai_align.align.training.seeded_loader import SeededLoader, preserved_loader_state
@@ -49,20 +48,13 @@ def fit(trainer: TrainerState, train: Any, validation: Any, epochs: int) -> Alig
         trainer.check_first_batch(firsts[0], training.name)
         examples = [trainer.validator(one.name)(first) for one, first in zip(loaders, firsts, strict=True)][-1]
         state = trainer.assemble()
-
-        def draw(epoch: int) -> None:
-            if settings.figure_every and settings.out and epoch % settings.figure_every == 0 and group.is_main:
-                draw_figure(trainer, examples, settings.out / f"figures/epoch-{epoch:03d}.png")
-
         notes = run_fit(
-            AlignProgram(trainer, training, validating, group),
+            AlignProgram(trainer, training, validating, group, examples),
             state,
             settings,
             epochs=epochs,
             checkpoints=_checkpoints(trainer, loaders, epochs, group),
             shown=SHOWN if settings.show_progress else None,
-            snapshot=trainer.snapshot,
-            after_epoch=draw,
         )
         if settings.out is not None:
             notes += [loader.caveat for loader in loaders if loader.caveat]

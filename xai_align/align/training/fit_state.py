@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from xai_align._tools.files.fields import Rule, anything, like, one_of, record, table_of
+from xai_align.align.masker import Masker
 from xai_align.align.training.collapse_responses import CollapseResponse
 from xai_align.align.training.phases import PHASES, PlanPosition
 from xai_align.align.training.updates import Updater
@@ -44,7 +45,7 @@ class AlignFitState(FitState):
         }
         trained = [p for updater in updaters.values() for p in updater.parameters]
         super().__init__(weights, trained, initial_is_best=False)
-        self._updaters, self._response = updaters, response
+        self._updaters, self._response, self._masker = updaters, response, networks.get("masker")
         self._terms = {f"{number}-{term.name}": term for number, term in enumerate(terms) if _has_state(term)}
         self.position = position
         #: Number of steps in an epoch, once one is complete.
@@ -62,6 +63,7 @@ class AlignFitState(FitState):
             "optimizers": {},
             "scalers": self._scalers(),
             "terms": {},
+            "masker_options": masker_options(self._masker),
         }
         for name, updater in self._updaters.items():
             own, numbers["optimizers"][name] = optimizer_state(updater.optimizer)
@@ -73,8 +75,8 @@ class AlignFitState(FitState):
             numbers["terms"][name] = plain_value(rest, f"the term '{term.name}'")
         return Snapshot(tensors, numbers)
 
-    def own_rules(self) -> tuple[Mapping[str, Rule], Mapping[str, Rule]]:
-        """Return the rules of the numbers in :meth:`own_snapshot`, and of the masker's options."""
+    def own_rules(self) -> Mapping[str, Rule]:
+        """Return the rules of the numbers in :meth:`own_snapshot`."""
         return {
             "steps_in_epoch": COUNT,
             "place": record({"phase": one_of(*PHASES), "epochs": COUNT, "steps": COUNT}),
@@ -83,7 +85,8 @@ class AlignFitState(FitState):
             "optimizers": record(dict.fromkeys(self._updaters, anything)),
             "scalers": like(self._scalers()),
             "terms": table_of(table_of(anything)),
-        }, {"masker_options": anything}
+            "masker_options": anything,
+        }
 
     def check_own(self, snapshot: Snapshot, source: str) -> None:
         """Check the states of optimisers and terms."""
@@ -125,6 +128,11 @@ def _check_term(term: Any, tensors: Mapping[str, Tensor], numbers: Mapping[str, 
         )
         if odd or (not isinstance(value, Tensor) and like(own)(value, key)):
             raise ValueError(f"{source} is not what it should be: terms.{name}.{key[:60]} has another form")
+
+
+def masker_options(masker: nn.Module | None) -> dict[str, Any] | None:
+    """Return the options that build a :class:`~xai_align.align.Masker`; None: there is none, or one of another kind."""
+    return masker.options if isinstance(masker, Masker) else None
 
 
 def _has_state(term: Any) -> bool:

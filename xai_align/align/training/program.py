@@ -12,6 +12,7 @@ import torch
 from xai_align._tools.callers_level import callers_level
 from xai_align.align.forward_passes.training_batch import TrainingBatch
 from xai_align.align.training.collapse import CollapseWarning, collapse_message, collapsed, dead_message
+from xai_align.align.training.figures import draw_figure
 from xai_align.align.training.micro_batches import joined
 from xai_align.align.training.phases import after_epoch, after_step, turn_at
 from xai_align.align.training.seeded_loader import SeededLoader
@@ -38,13 +39,19 @@ class AlignProgram(Program):
         train: the training data.
         validation: the validation data, or None.
         group: the processes.
+        examples: examples for figures.
     """
 
     def __init__(
-        self, trainer: TrainerState, train: SeededLoader, validation: SeededLoader | None, group: ProcessGroup
+        self,
+        trainer: TrainerState,
+        train: SeededLoader,
+        validation: SeededLoader | None,
+        group: ProcessGroup,
+        examples: TrainingBatch,
     ) -> None:
         self.trainer, self.network, self.group = trainer, trainer.network, group
-        self.train, self.validation = train, validation
+        self.train, self.validation, self.examples = train, validation, examples
         self.state, self.steps, self.classes = trainer.assemble(), Steps(trainer, group), trainer.classes or 0
         #: Phase of the last step, and whether both networks trained in this epoch.
         self._phase, self._alternated = self.state.position.phase, False
@@ -135,6 +142,12 @@ class AlignProgram(Program):
         """Advance the position in the plan."""
         self.state.steps_in_epoch = steps
         self.state.position = after_epoch(self.trainer.plan, self.state.position)
+
+    def after_epoch(self, epoch: int) -> None:
+        """Draw a figure if one is due."""
+        every, out = self.trainer.settings.figure_every, self.trainer.settings.out
+        if every and out and epoch % every == 0 and self.group.is_main:
+            draw_figure(self.trainer, self.examples, out / f"figures/epoch-{epoch:03d}.png")
 
     def _check_labels(self) -> None:
         """Raise if all labels of the epoch were the same class; the epoch is then not counted."""

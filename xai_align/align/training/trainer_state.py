@@ -18,7 +18,7 @@ from xai_align.align.masker_file import OPTIONS as MASKER_OPTIONS
 from xai_align.align.recipe_record import Recipe
 from xai_align.align.training.batch_validation import BatchValidator
 from xai_align.align.training.collapse_responses import CollapseResponse, response_to
-from xai_align.align.training.fit_state import AlignFitState
+from xai_align.align.training.fit_state import AlignFitState, masker_options
 from xai_align.align.training.micro_batches import on_device
 from xai_align.align.training.phases import first_position
 from xai_align.align.training.recipe_description import recipe_description
@@ -46,8 +46,6 @@ from xai_align.training.checkpoints import (
 )
 from xai_align.training.precision import gradient_scaler
 from xai_align.training.preserved_state import trained_parameters
-
-_MASKER_OPTIONS = "masker_options"
 
 
 class TrainerState:
@@ -182,8 +180,7 @@ class TrainerState:
         if self.fit_state is None:
             raise ValueError("nothing was trained yet, so there is nothing to keep; call fit, or make a step")
         found = self.fit_state.snapshot()
-        options = self.masker.options if isinstance(self.masker, Masker) else None
-        return Snapshot(found.tensors, {**found.numbers, "config": self.configuration(), _MASKER_OPTIONS: options})
+        return Snapshot(found.tensors, {**found.numbers, "config": self.configuration()})
 
     def save(self, path: Path) -> Path:
         """Write a checkpoint into a file or folder."""
@@ -222,14 +219,13 @@ class TrainerState:
             ValueError: it is invalid, or from another trainer; nothing was changed.
         """
         before = self.masker, self.fit_state, dict(self.updaters), dict(self.modes)
-        options = numbers.get(_MASKER_OPTIONS)
-        if complaint := either(nothing, MASKER_OPTIONS)(options, _MASKER_OPTIONS):
+        options = numbers.get("masker_options")
+        if complaint := either(nothing, MASKER_OPTIONS)(options, "masker_options"):
             raise ValueError(f"{name} is not what it should be: {complaint}")
         try:
             if self.recipe.trains_masker and self.masker is None:
                 self.masker = self._saved_masker(tensors, options, name)
-            own_options = self.masker.options if isinstance(self.masker, Masker) else None
-            if options != own_options:
+            if options != masker_options(self.masker):
                 raise ValueError(f"{name} is of a trainer with another masker: its options are other ones")
             state = self.assemble()
             config = numbers.get("config")

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -26,34 +24,16 @@ class FittingDataWarning(UserWarning):
     """Warning of usable data that are probably not as intended."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class DatasetSummary:
-    """Summary of a data set.
-
-    Attributes:
-        count: number of items in the data set.
-        checked: number of items that were checked.
-        per_class: number of examples of each class (empty for tasks without classes).
-        constant: indices of items with a constant image.
-        masks: number of items with a mask.
-        digest: digest of the targets, which identifies the data set.
-    """
-
-    count: int
-    checked: int
-    per_class: dict[int, int] = field(default_factory=dict)
-    constant: tuple[int, ...] = ()
-    masks: int = 0
-    digest: str = ""
-
-
-def validate_dataset(data: Any, collate: Collate, *, name: str) -> DatasetSummary:
+def validate_dataset(data: Any, collate: Collate, *, name: str) -> dict[str, Any]:
     """Check a data set: raise on invalid items, warn of suspicious ones.
 
     Args:
         data: a map-style data set.
         collate: checks the items.
         name: name of the data set in messages, e.g. "the training data".
+
+    Returns:
+        What identifies the data set: the number of "examples", and a digest of the checked "targets".
 
     Raises:
         TypeError: it is not a map-style data set, or an item has a wrong type.
@@ -63,31 +43,33 @@ def validate_dataset(data: Any, collate: Collate, *, name: str) -> DatasetSummar
         FittingDataWarning: classes without examples, constant images.
     """
     count = length_of(data, name)
-    numbers = (
-        range(count)
-        if count <= CHECKED_ITEMS
-        else [round(i * (count - 1) / (CHECKED_ITEMS - 1)) for i in range(CHECKED_ITEMS)]
-    )
-    digest, classes, constant, masks = hashlib.sha256(), Counter[int](), [], 0
+    numbers: Sequence[int] = range(count)
+    if count > CHECKED_ITEMS:
+        numbers = [round(i * (count - 1) / (CHECKED_ITEMS - 1)) for i in range(CHECKED_ITEMS)]
+    digest, classes, constant = hashlib.sha256(), set[int](), []
     for number in numbers:
         try:
-            image, target, mask = collate.item(data[number])
+            image, target, _ = collate.item(data[number])
         except (TypeError, ValueError) as error:
             raise type(error)(f"{name}, item {number}: {error}") from error
         digest.update(target.numpy().tobytes())
         classes.update(_classes_of(target, collate))
         constant += [number] if _is_constant(image) else []
-        masks += mask is not None and not mask.isnan().all()
-    found = DatasetSummary(
-        count=count,
-        checked=len(numbers),
-        per_class=dict(sorted(classes.items())),
-        constant=tuple(constant),
-        masks=masks,
-        digest=digest.hexdigest()[:16],
-    )
-    _warn(found, collate, name)
-    return found
+    if len(constant) == len(numbers):
+        raise ValueError(f"{name}: every image has one colour throughout, so none says where anything is")
+    if constant:
+        _warn(
+            f"{name}: {len(constant)} of {len(numbers)} images have one colour throughout (item(s) "
+            f"{_some(constant)}); they say nothing about where"
+        )
+    if collate.labelled and collate.task != "regression":
+        expected = range(2 if collate.classes == 1 else collate.classes)
+        if absent := [number for number in expected if number not in classes]:
+            _warn(
+                f"{name}: {len(absent)} of {len(expected)} classes have no example (class {_some(absent)}) among the "
+                f"{len(numbers)} that were checked; what is said about them means nothing"
+            )
+    return {"examples": count, "targets": digest.hexdigest()[:16]}
 
 
 def length_of(data: Any, name: str) -> int:
@@ -128,27 +110,8 @@ def _is_constant(image: Tensor) -> bool:
     return bool((flat == flat[:, :1]).all())
 
 
-def _warn(found: DatasetSummary, collate: Collate, name: str) -> None:
-    if len(found.constant) == found.checked:
-        raise ValueError(f"{name}: every image has one colour throughout, so none says where anything is")
-    if found.constant:
-        warnings.warn(
-            f"{name}: {len(found.constant)} of {found.checked} images have one colour throughout (item(s) "
-            f"{_some(found.constant)}); they say nothing about where",
-            FittingDataWarning,
-            stacklevel=callers_level(),
-        )
-    if not collate.labelled or collate.task == "regression":
-        return
-    expected = range(2 if collate.classes == 1 else collate.classes)
-    absent = [number for number in expected if number not in found.per_class]
-    if absent:
-        warnings.warn(
-            f"{name}: {len(absent)} of {len(expected)} classes have no example (class {_some(absent)}) among the "
-            f"{found.checked} that were checked; what is said about them means nothing",
-            FittingDataWarning,
-            stacklevel=callers_level(),
-        )
+def _warn(message: str) -> None:
+    warnings.warn(message, FittingDataWarning, stacklevel=callers_level())
 
 
 def _some(numbers: Sequence[int]) -> str:

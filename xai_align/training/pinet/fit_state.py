@@ -50,9 +50,9 @@ class PiNetFitState(FitState):
             {"optimizer": numbers, "scheduler": self._schedule(), "scaler": self._scale()},
         )
 
-    def own_rules(self) -> tuple[Mapping[str, Rule], Mapping[str, Rule]]:
+    def own_rules(self) -> Mapping[str, Rule]:
         """Return the rules of optimiser, schedule and scaler."""
-        return {"optimizer": anything, "scheduler": like(self._schedule()), "scaler": like(self._scale())}, {}
+        return {"optimizer": anything, "scheduler": like(self._schedule()), "scaler": like(self._scale())}
 
     def check_own(self, snapshot: Snapshot, source: str) -> None:
         """Check the optimiser's state."""

@@ -15,7 +15,6 @@ from xai_align.pinet.network.frozen_encoder import frozen_tensors
 from xai_align.pinet.network.losses import PiNetLoss
 from xai_align.training.description import described_optimizer, described_parameters
 from xai_align.training.digest import digest_of
-from xai_align.training.pinet.dataset_validation import DatasetSummary
 from xai_align.training.pinet.options import FitOptions
 
 #: The schedule "plateau", as for the paper's flood model: a fifth of the rate after five epochs without progress.
@@ -90,7 +89,7 @@ def configuration(
     optimizer: torch.optim.Optimizer,
     model: nn.Module,
     trained: Mapping[str, nn.Parameter],
-    data: Mapping[str, DatasetSummary | None],
+    data: Mapping[str, Any],
     *,
     processes: int,
     teacher: bool,
@@ -109,5 +108,5 @@ def configuration(
         "teacher": teacher,
         "trained": described_parameters(trained),
         "frozen": digest_of(frozen)[:16] if frozen else None,
-        **{name: found and {"examples": found.count, "targets": found.digest} for name, found in data.items()},
+        **data,
     }
