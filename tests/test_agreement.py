@@ -12,25 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xai_align._tools.correlation import average_ranks, dense_ranks, inversions, kendall, pearson, spearman
-from xai_align.evaluation.agreement import (
-    MEASURES,
-    agreement,
-    feature_agreement,
-    pairwise_rank_agreement,
-    rank_agreement,
-    rank_correlation,
-    sign_agreement,
-    signed_rank_agreement,
-    top_k_overlap,
-)
+from xai_align.evaluation.agreement import MEASURES, agreement
 
-OWN_FUNCTIONS = {
-    "fa": feature_agreement,
-    "ra": rank_agreement,
-    "sa": sign_agreement,
-    "sra": signed_rank_agreement,
-    "iou": top_k_overlap,
-}
+
+def measure(name, a, b, k=1):
+    return agreement(a, b, k=k, metrics=(name,))[name]
 
 
 def numbers(*shape, seed=0):
@@ -90,7 +76,7 @@ def test_as_the_definitions_read(seed, features, data):
 def test_an_explanation_agrees_with_itself_and_with_any_other_of_the_same_order():
     a = numbers(3, 5, 7)
     assert all(bool((value == 1).all()) for name, value in agreement(a, a, k=0.2).items() if name != "rc")
-    torch.testing.assert_close(rank_correlation(a, a), torch.ones(3, dtype=torch.float64))
+    torch.testing.assert_close(measure("rc", a, a), torch.ones(3, dtype=torch.float64))
     b, other = numbers(3, 5, 7, seed=1), 5 * a.abs() ** 3 * a.sign()
     before, after = agreement(a, b, k=9), agreement(other, b, k=9)
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -108,7 +94,7 @@ def test_of_ties_the_earlier_feature_comes_first():
     values = agreement(constant, falling, k=2)
     assert float(values["fa"]) == float(values["ra"]) == float(values["pra"]) == 1
     assert math.isnan(values["rc"])
-    assert float(pairwise_rank_agreement(constant, [[1.0, 2, 3, 4]])) == 0
+    assert float(measure("pra", constant, [[1.0, 2, 3, 4]])) == 0
 
 
 def test_chance_agreement_of_a_share_k_is_about_k():
@@ -120,12 +106,10 @@ def test_chance_agreement_of_a_share_k_is_about_k():
     assert float(values["rc"].mean()) == pytest.approx(0, abs=0.02)
 
 
-@pytest.mark.parametrize("name", OWN_FUNCTIONS)
+@pytest.mark.parametrize("name", MEASURES)
 def test_each_measure_by_itself(name):
     a, b = numbers(3, 11), numbers(3, 11, seed=1)
-    assert torch.equal(OWN_FUNCTIONS[name](a, b, k=4), agreement(a, b, k=4, metrics=(name,))[name])
-    assert torch.equal(pairwise_rank_agreement(a, b), agreement(a, b, k=4)["pra"])
-    assert torch.equal(rank_correlation(a, b), agreement(a, b, k=4)["rc"])
+    assert torch.equal(measure(name, a, b, k=4), agreement(a, b, k=4)[name])
 
 
 def test_lists_arrays_and_tensors_are_the_same_and_no_example_minds_the_others():
@@ -165,8 +149,8 @@ def test_regions_add_up_and_may_differ_from_image_to_image():
 
 def test_a_photograph_of_pixels_takes_no_square_of_memory():
     a, b = numbers(1, 224, 224), numbers(1, 224, 224, seed=1)  # P^2 booleans would be 2.5 GB
-    assert float(pairwise_rank_agreement(a, b)) == pytest.approx(0.5, abs=0.01)
-    assert float(pairwise_rank_agreement(a, -3 * a)) == 1
+    assert float(measure("pra", a, b)) == pytest.approx(0.5, abs=0.01)
+    assert float(measure("pra", a, -3 * a)) == 1
 
 
 @pytest.mark.parametrize(

@@ -207,10 +207,6 @@ class Replica:
             alias = alias.to(self._dtype)
         return alias.clone() if alias.is_inference() else alias
 
-    def _is_changed(self, tensor: Tensor) -> bool:
-        low = self._dtype is not None and tensor.is_floating_point() and (self._every or tensor.dtype in LOW_PRECISION)
-        return tensor.requires_grad or tensor.is_inference() or low
-
     def _function(self, function: types.FunctionType) -> types.FunctionType:
         """Return a function with its closure rebound, if anything in it refers to the original."""
         known = self._copies.get(id(function))

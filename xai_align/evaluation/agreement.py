@@ -53,42 +53,7 @@ def agreement(
     for name in metrics:
         check_choice("a measure of agreement", name, MEASURES)
     rankings = _rankings(a, b, k, feature_mask)
-    return {name: _measured(MEASURES[name], rankings) for name in metrics}
-
-
-def feature_agreement(a: Any, b: Any, *, k: int | float, feature_mask: Any = None) -> Tensor:
-    """Return FA, ``[N]``: the share of the top k features that both have in common. See :func:`agreement`."""
-    return _measured(_feature_agreement, _rankings(a, b, k, feature_mask))
-
-
-def rank_agreement(a: Any, b: Any, *, k: int | float, feature_mask: Any = None) -> Tensor:
-    """Return RA, ``[N]``: the share of the first k ranks with the same feature in both. See :func:`agreement`."""
-    return _measured(_rank_agreement, _rankings(a, b, k, feature_mask))
-
-
-def sign_agreement(a: Any, b: Any, *, k: int | float, feature_mask: Any = None) -> Tensor:
-    """Return SA, ``[N]``: FA that counts only features with the same sign (-, 0, +). See :func:`agreement`."""
-    return _measured(_sign_agreement, _rankings(a, b, k, feature_mask))
-
-
-def signed_rank_agreement(a: Any, b: Any, *, k: int | float, feature_mask: Any = None) -> Tensor:
-    """Return SRA, ``[N]``: RA that counts only features with the same sign (-, 0, +). See :func:`agreement`."""
-    return _measured(_signed_rank_agreement, _rankings(a, b, k, feature_mask))
-
-
-def top_k_overlap(a: Any, b: Any, *, k: int | float, feature_mask: Any = None) -> Tensor:
-    """Return the IoU, ``[N]``: intersection over union of the two sets of top k features. See :func:`agreement`."""
-    return _measured(_top_k_overlap, _rankings(a, b, k, feature_mask))
-
-
-def pairwise_rank_agreement(a: Any, b: Any, *, feature_mask: Any = None) -> Tensor:
-    """Return PRA, ``[N]``: the share of feature pairs that both rank in the same order; NaN for a single feature."""
-    return _measured(_pairwise_rank_agreement, _rankings(a, b, 1, feature_mask))
-
-
-def rank_correlation(a: Any, b: Any, *, feature_mask: Any = None) -> Tensor:
-    """Return RC, ``[N]``: Pearson's r of the dense ranks of ``|e|`` (ties share a rank); NaN where all features tie."""
-    return _measured(_rank_correlation, _rankings(a, b, 1, feature_mask))
+    return {name: torch.tensor([MEASURES[name](one) for one in rankings], dtype=torch.float64) for name in metrics}
 
 
 @dataclass(frozen=True)
@@ -118,33 +83,40 @@ class _Rankings:
 
 
 def _feature_agreement(r: _Rankings) -> float:
+    """Return FA: the share of the top k features that both have in common."""
     return int(r.in_both.sum()) / r.k
 
 
 def _rank_agreement(r: _Rankings) -> float:
+    """Return RA: the share of the first k ranks with the same feature in both."""
     return int(r.same_rank.sum()) / r.k
 
 
 def _sign_agreement(r: _Rankings) -> float:
+    """Return SA: FA that counts only features with the same sign (-, 0, +)."""
     return int((r.in_both & r.same_sign).sum()) / r.k
 
 
 def _signed_rank_agreement(r: _Rankings) -> float:
+    """Return SRA: RA that counts only features with the same sign (-, 0, +)."""
     return int((r.same_rank & r.same_sign).sum()) / r.k
 
 
 def _top_k_overlap(r: _Rankings) -> float:
+    """Return the IoU: intersection over union of the two sets of top k features."""
     shared = int(r.in_both.sum())
     return shared / (2 * r.k - shared)
 
 
 def _pairwise_rank_agreement(r: _Rankings) -> float:
+    """Return PRA: the share of feature pairs that both rank in the same order; NaN for a single feature."""
     all_pairs = pairs(len(r.rank_a))
     # with features in the order of a, pairs in the opposite order in b are the inversions of b's ranks
     return 1 - inversions(r.rank_b[r.rank_a.argsort()]) / all_pairs if all_pairs else float("nan")
 
 
 def _rank_correlation(r: _Rankings) -> float:
+    """Return RC: Pearson's r of the dense ranks of ``|e|`` (ties share a rank); NaN where all features tie."""
     return float(pearson(dense_ranks(r.a.abs()[None]), dense_ranks(r.b.abs()[None])))
 
 
@@ -158,10 +130,6 @@ MEASURES: dict[str, Callable[[_Rankings], float]] = {
     "rc": _rank_correlation,
     "iou": _top_k_overlap,
 }
-
-
-def _measured(measure: Callable[[_Rankings], float], rankings: Sequence[_Rankings]) -> Tensor:
-    return torch.tensor([measure(one) for one in rankings], dtype=torch.float64)
 
 
 def _rankings(a: Any, b: Any, k: int | float, feature_mask: Any) -> list[_Rankings]:
