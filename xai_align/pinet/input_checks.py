@@ -108,7 +108,7 @@ def check_logits(output: Any) -> Tensor:
         )
     if not bool(torch.isfinite(output).all()):
         wrong = (~torch.isfinite(output.detach())).reshape(len(output), -1).any(1).nonzero().flatten().tolist()
-        raise ValueError(f"the logits of example(s) {wrong} hold NaN or infinity; there is nothing to account for")
+        raise ValueError(f"the logits of example(s) {wrong} hold NaN or infinity; there is nothing to decompose")
     return output
 
 

@@ -106,7 +106,7 @@ def default_method() -> str:
     for name, spec in attribution_methods().items():
         if spec.account:
             return name
-    raise ValueError("no plugin offers a method with an account of the answer; name a method (`xai-align methods`)")
+    raise ValueError("no plugin offers a method that decomposes the answer; name a method (`xai-align methods`)")
 
 
 def metric(name: str) -> MetricSpec:
