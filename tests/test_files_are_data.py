@@ -284,7 +284,7 @@ def test_every_command_that_takes_a_reference_can_be_told_to_trust(command, tmp_
     assert "importing 'not_there_at_all' raised ModuleNotFoundError" in trusted.stderr
     help_text = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"}).stdout
     assert "--trust-code" in help_text
-    assert "folders are data" in " ".join(help_text.split()).lower()
+    assert "folders that name code are refused" in " ".join(help_text.split()).lower()
 
 
 # ------------------------------------------------------------------------------------ the current directory
