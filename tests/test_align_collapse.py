@@ -196,7 +196,7 @@ def test_a_mask_that_begins_to_learn_is_not_called_flat():
     with warnings.catch_warnings():
         warnings.simplefilter("error", CollapseWarning)
         warnings.simplefilter("ignore", ShortcutWarning)
-        warnings.filterwarnings("ignore", "what the masks keep says hardly more")  # they have only begun
+        warnings.filterwarnings("ignore", "the kept part predicts the label hardly better")  # they have only begun
         done = trainer(masker_learning_rate=1e-2, schedule="none").fit(loader(48), epochs=3)
     spreads = [row["mask_std"] for row in done.history]
     assert spreads[0] < 0.02  # flat by its number, as an untrained mask is

@@ -95,7 +95,7 @@ def test_an_epoch_whose_validation_fails_is_not_counted(tmp_path):
     assert [path.name for path in tmp_path.rglob("*.safetensors")] == ["epoch-00000.safetensors"]
     done = made.fit(loader(), validation[:1], epochs=2)
     assert [row["epoch"] for row in done.history] == [1, 2]
-    assert "going on from the end of epoch 0" in done.notes[0]
+    assert "resuming from the end of epoch 0" in done.notes[0]
 
 
 def test_one_class_is_nothing_to_tell_apart(tmp_path):
@@ -275,7 +275,7 @@ def test_options_that_are_not_possible(options, told):
 def test_epochs_and_patience():
     with pytest.raises(ValueError, match="epochs must be a positive integer, got 0"):
         trainer().fit(loader(), epochs=0)
-    with pytest.raises(ValueError, match="patience looks at the validation data"):
+    with pytest.raises(ValueError, match="patience needs validation data"):
         trainer(patience=2).fit(loader(), epochs=1)
 
 

@@ -98,7 +98,7 @@ def test_a_fit_that_was_stopped_goes_on_to_the_last_bit(tmp_path, where):
         fit(tmp_path, log=stop_after(after), **options)
     classifier, masker = bends(seed=7), small_masker(seed=7)  # whatever they have: the checkpoint knows better
     done = fit(tmp_path, classifier, masker, **options)
-    assert f"going on from the end of epoch {after - 1} " in done.notes[0]
+    assert f"resuming from the end of epoch {after - 1} " in done.notes[0]
     assert same(done.history, wanted.history)
     assert same(lines(tmp_path), wanted.history)
     assert same_weights(classifier, classifiers)
@@ -160,7 +160,7 @@ def test_without_a_folder_an_interrupted_epoch_is_begun_again_with_the_weights_i
     with pytest.raises(TypeError):
         sick.fit([next(iter(loader())), {}], epochs=1)
     again = sick.fit(loader(), epochs=1)
-    assert again.notes[0] == "epoch 1 was interrupted and begun again, with weights that it had changed"
+    assert again.notes[0] == "epoch 1 was interrupted and starts over, with the weights that it had changed"
 
 
 def test_a_second_call_goes_on_too(tmp_path):

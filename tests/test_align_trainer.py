@@ -392,7 +392,7 @@ def test_the_last_is_kept_where_that_is_wanted_or_nothing_is_measured():
 def test_without_an_epoch_in_turn_there_is_no_best():
     done = trainer(warmup_epochs=9).fit(loader(), loader(9), epochs=2)
     assert done.best is None
-    assert any("no epoch had both networks in turn" in note for note in done.notes)
+    assert any("both networks trained in no epoch" in note for note in done.notes)
 
 
 def test_patience_counts_validations_in_turn():

@@ -68,8 +68,8 @@ def test_a_run_that_was_stopped_goes_on_to_the_last_bit(tmp_path, after, options
     assert same_weights(model, end)
     assert done.best == next(row for row in reversed(done.history) if row["best"])
     epoch = (after - 1) // 2  # two rows an epoch, the second at its end, before the checkpoint
-    assert f"going on from the end of epoch {epoch} " in done.notes[0]
-    assert "what was done of a later epoch is done again" in done.notes[0]
+    assert f"resuming from the end of epoch {epoch} " in done.notes[0]
+    assert "steps of a later epoch are repeated" in done.notes[0]
 
 
 def test_the_table_goes_on_in_the_same_columns(tmp_path):
@@ -182,7 +182,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_named(tmp_path, how):
     model = small_pinet()
     with pytest.warns(CheckpointWarning, match=r"epoch-00003.*damaged.*The older '.*epoch-00002.safetensors' is used"):
         done = fit(tmp_path, model=model)
-    assert "going on from the end of epoch 2 " in done.notes[0]
+    assert "resuming from the end of epoch 2 " in done.notes[0]
     assert same_weights(model, end)
     assert rows(done.history) == rows(wanted.history)
 

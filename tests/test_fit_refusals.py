@@ -60,7 +60,7 @@ def test_impossible_labels_are_named_before_training(labels, told):
         ("binary", [0, 1], r"a binary target has shape \[2\]; give \[\] or \[1\]"),
         ("regression", [1.0, 2.0], r"a regression target has shape \[2\]; give \[1\]"),
         ("segmentation", torch.zeros(4, 4, dtype=torch.long), r"shape \[4, 4\], but the model's maps ask for \[8, 8\]"),
-        ("segmentation", torch.full((8, 8), 2), "holds the numbers 2 to 2; the model knows 0 to 1"),
+        ("segmentation", torch.full((8, 8), 2), "holds the numbers 2 to 2; the model has the classes 0 to 1"),
     ],
 )
 def test_targets_of_other_tasks(task, label, told):
@@ -118,7 +118,7 @@ class Detached(Plain):
         ({"epochs": 0}, "epochs must be a positive integer, got 0"),
         ({"learning_rate": -1.0}, "learning_rate must be a positive number, got -1.0"),
         ({"schedule": "step"}, "schedule must be 'none', 'cosine' or 'plateau', got 'step'"),
-        ({"patience": 2}, "patience looks at the validation data, and there are none"),
+        ({"patience": 2}, "patience needs validation data"),
         ({"resume": "yes"}, "resume must be 'auto', 'must' or 'never', got 'yes'"),
         ({"resume": "must"}, "no folder to resume from"),
         ({"loss": MULTICLASS}, "the task is multiclass and the model has one logit"),
@@ -153,9 +153,9 @@ def test_classes_without_example_are_named():
 def test_constant_images_are_counted_and_nothing_but_them_is_refused():
     items = labelled(0, 1, 0, 1)
     items[2] = (torch.full((1, 8, 8), 0.3), 0)
-    with pytest.warns(FittingDataWarning, match=r"1 of 4 images have one colour throughout \(item\(s\) 2\)"):
+    with pytest.warns(FittingDataWarning, match=r"1 of 4 images are constant \(item\(s\) 2\)"):
         quick(train=items)
-    with pytest.raises(ValueError, match="every image has one colour throughout"):
+    with pytest.raises(ValueError, match="every image is constant"):
         quick(train=[(torch.zeros(1, 8, 8), i % 2) for i in range(4)])
 
 

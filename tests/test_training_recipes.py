@@ -90,7 +90,12 @@ def test_the_options_are_what_can_be_given_by_name(offered, build, options):
         ("lambda: {}", {}, TypeError, r"'odd' of plugin 'mine' \(mine-dist 1.2\) is built as a dict; `build` must"),
         ("lambda: 'align'", {}, TypeError, "is built as a str; `build` must return a xai_align.align.Recipe"),
         ("lambda: Recipe", {}, TypeError, "is built as a type; `build` must"),
-        ("lambda: recipe('align', sparsity=-1)", {}, ValueError, "weight of sparsity is -1"),
+        (
+            "lambda: recipe('align', sparsity=-1)",
+            {},
+            ValueError,
+            "weight of sparsity must be a non-negative number, got -1",
+        ),
     ],
 )
 def test_what_cannot_be_built_says_why(offered, code, options, error, said):

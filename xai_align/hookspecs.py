@@ -88,8 +88,7 @@ class AttributionSpec:
             raise ValueError(f"values of method '{self.name}' is {self.values!r}; it is one of {known}")
         if self.account and self.values != "contributions":
             raise ValueError(
-                f"method '{self.name}' decomposes the answer, so its values are 'contributions', "
-                f"not {self.values!r}"
+                f"method '{self.name}' decomposes the answer, so its values are 'contributions', not {self.values!r}"
             )
 
 

@@ -99,7 +99,7 @@ def _begin(
     """
     state.take_last_weights()
     if checkpoints is None:
-        again = f"epoch {state.epoch + 1} was interrupted and begun again, with weights that it had changed"
+        again = f"epoch {state.epoch + 1} was interrupted and starts over, with the weights that it had changed"
         return [again] if state.within_epoch else []
     if resume == "never" and checkpoints.paths() and not state.epoch:
         raise ValueError(
@@ -116,7 +116,7 @@ def _begin(
     state.restore(snapshot, f"'{path}'")
     done = state.epoch
     note = (
-        f"going on from the end of epoch {done} ('{path}'); what was done of a later epoch is done again"
+        f"resuming from the end of epoch {done} ('{path}'); steps of a later epoch are repeated"
         if not state.stopped and done < epochs
         else f"the run in '{path.parent}' was finished after epoch {done}; nothing was left to do"
     )

@@ -23,7 +23,7 @@ IDLE = 0.1
 _WORDS = {
     "full": "nearly everything is kept",
     "empty": "nearly nothing is kept",
-    "flat": "every place of an image is kept alike",
+    "flat": "all pixels of an image are kept equally",
 }
 
 
@@ -84,8 +84,7 @@ def idle_message(p_keep: float | None, p_drop: float | None) -> str | None:
     if p_keep is None or p_drop is None or p_keep - p_drop >= IDLE:
         return None
     return (
-        "what the masks keep says hardly more about the label than what they drop "
-        f"(its probability is {p_keep:.2f} and {p_drop:.2f}), so they explain nothing. Train longer, the masker alone "
-        "too (masker_only_epochs); a network that sees through pale pictures needs another fill: "
-        "recipe('align', baseline='another_image')"
+        f"the kept part predicts the label hardly better than the dropped part (probability {p_keep:.2f} and "
+        f"{p_drop:.2f}), so the masks explain nothing. Train longer, the masker alone too (masker_only_epochs); a "
+        "network that recognises low-contrast images needs another fill: recipe('align', baseline='another_image')"
     )

@@ -35,7 +35,7 @@ def fit(trainer: TrainerState, train: Any, validation: Any, epochs: int) -> Alig
     settings = trainer.settings
     check_integer("epochs", epochs)
     if settings.patience is not None and validation is None:
-        raise ValueError("patience looks at the validation data, and there are none; give some")
+        raise ValueError("patience needs validation data; give validation=...")
     training = SeededLoader(train, settings.seed, "the training data")
     validating = None if validation is None else SeededLoader(validation, settings.seed, "the validation data")
     loaders = [training] if validating is None else [training, validating]
@@ -59,7 +59,7 @@ def fit(trainer: TrainerState, train: Any, validation: Any, epochs: int) -> Alig
         if settings.out is not None:
             notes += [loader.caveat for loader in loaders if loader.caveat]
         if settings.keep == "best" and validation is not None and state.best is None:
-            notes.append("no epoch had both networks in turn, so there is no best one; the last weights were kept")
+            notes.append("both networks trained in no epoch, so there is no best one; the last weights were kept")
         notes += [*state.notes, *_idle_masks(state, group), *_shortcuts(trainer, loaders[-1], group)]
     if trainer.made_masker and trainer.masker is not None:
         trainer.masker.to(trainer.device)

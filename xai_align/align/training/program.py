@@ -155,7 +155,7 @@ class AlignProgram(Program):
         if len(there) == 1:
             raise ValueError(
                 f"all {int(self._labels.sum())} labels of the training data are {there[0]}: with one class there is "
-                "nothing to tell apart, and nothing to align. Give examples of two classes or more"
+                "nothing to classify, and nothing to align. Give examples of two classes or more"
             )
         absent = [number for number in range(self.classes) if number not in there]
         if absent and self.state.epoch == 0:

@@ -56,18 +56,18 @@ def validate_dataset(data: Any, collate: Collate, *, name: str) -> dict[str, Any
         classes.update(_classes_of(target, collate))
         constant += [number] if _is_constant(image) else []
     if len(constant) == len(numbers):
-        raise ValueError(f"{name}: every image has one colour throughout, so none says where anything is")
+        raise ValueError(f"{name}: every image is constant, so there is nothing to localise")
     if constant:
         _warn(
-            f"{name}: {len(constant)} of {len(numbers)} images have one colour throughout (item(s) "
-            f"{_some(constant)}); they say nothing about where"
+            f"{name}: {len(constant)} of {len(numbers)} images are constant (item(s) "
+            f"{_some(constant)}); nothing can be localised in them"
         )
     if collate.labelled and collate.task != "regression":
         expected = range(2 if collate.classes == 1 else collate.classes)
         if absent := [number for number in expected if number not in classes]:
             _warn(
                 f"{name}: {len(absent)} of {len(expected)} classes have no example (class {_some(absent)}) among the "
-                f"{len(numbers)} that were checked; what is said about them means nothing"
+                f"{len(numbers)} that were checked; results for them are meaningless"
             )
     return {"examples": count, "targets": digest.hexdigest()[:16]}
 

@@ -138,7 +138,7 @@ class Collate:
         if not (found.min() >= 0 and found.max() < top):
             raise ValueError(
                 f"a label map holds the numbers {int(found.min())} to {int(found.max())}; "
-                f"the model knows 0 to {top - 1}"
+                f"the model has the classes 0 to {top - 1}"
             )
         return found
 

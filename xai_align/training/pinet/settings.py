@@ -65,7 +65,7 @@ class FitSettings(FitOptions):
             )
         for name, value in (("patience", self.patience), ("stop_at", self.stop_at)):
             if value is not None and not validated:
-                raise ValueError(f"{name} looks at the validation data, and there are none; give some")
+                raise ValueError(f"{name} needs validation data; give validation=...")
 
     def new_optimizer(self, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
         """Return the optimiser of these parameters. Without weight decay AdamW is Adam."""
