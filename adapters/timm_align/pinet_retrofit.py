@@ -153,8 +153,10 @@ def _pixels_of(backbone: nn.Module) -> dict[str, Any]:
     config, channels = resolve_data_config({}, model=backbone), image_channels(backbone)
     fits = len(config["mean"]) == channels
     # for another number of channels: the mean over the known channels
-    told = {name: config[name] if fits else (sum(config[name]) / len(config[name]),) for name in ("mean", "std")}
-    return {"image_channels": channels, **told}
+    normalisation = {
+        name: config[name] if fits else (sum(config[name]) / len(config[name]),) for name in ("mean", "std")
+    }
+    return {"image_channels": channels, **normalisation}
 
 
 def _own_classifier(encoder: TimmEncoder, classes: int) -> nn.Linear | None:

@@ -25,7 +25,7 @@ BAND_RESAMPLES = 2000
 _COLUMNS_AT_ONCE = 512
 
 
-class Tally:
+class ScoreTable:
     """Accumulator of parts; only the numbers of each image are kept."""
 
     def __init__(self, plan: Plan) -> None:

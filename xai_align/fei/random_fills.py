@@ -80,8 +80,8 @@ def random_fills(
     def draw() -> Tensor:
         return makers[kinds[int(torch.randint(len(kinds), (1,), generator=generator))]]()
 
-    told = f"; {colours.note}" if "colour" in kinds else ""
-    return Fills(draw, f"fills were drawn from {', '.join(kinds)} at every step{told}")
+    note = f"; {colours.note}" if "colour" in kinds else ""
+    return Fills(draw, f"fills were drawn from {', '.join(kinds)} at every step{note}")
 
 
 def scrambled(inputs: Tensor, generator: torch.Generator) -> Tensor:

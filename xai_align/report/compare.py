@@ -22,7 +22,7 @@ from xai_align.comparison.plan import Plan, prepare
 from xai_align.comparison.processes import Process, this_process
 from xai_align.comparison.result import Comparison
 from xai_align.comparison.store import FolderStore, MemoryStore, Part
-from xai_align.comparison.summary import Tally
+from xai_align.comparison.summary import ScoreTable
 
 if TYPE_CHECKING:
     from xai_align.hookspecs import LoadedModel
@@ -111,15 +111,15 @@ def compare(
     folder = None if out is None else Path(out)
     store = MemoryStore() if folder is None else FolderStore(folder, plan.settings)
     with progress_bar("comparing", None, shown=show_progress and process.is_main) as bar:
-        told = [
+        listeners = [
             lambda done, total, problems: bar.move_to(done, total),
             *([] if chosen.progress is None else [chosen.progress]),
         ]
-        _run_parts(plan, store, process, folder, told)
-    tally = Tally(plan)
+        _run_parts(plan, store, process, folder, listeners)
+    scores = ScoreTable(plan)
     for part in _finished(plan, store):
-        tally.add(part)
-    comparison = tally.comparison(values_file="" if folder is None else f"values.{chosen.table_format}")
+        scores.add(part)
+    comparison = scores.comparison(values_file="" if folder is None else f"values.{chosen.table_format}")
     if folder is not None and process.is_main:
         write_tables(_finished(plan, store), folder, chosen.table_format)
         write_record(comparison, folder)
@@ -129,7 +129,7 @@ def compare(
 
 
 def _run_parts(
-    plan: Plan, store: FolderStore | MemoryStore, process: Process, folder: Path | None, told: Sequence[Progress]
+    plan: Plan, store: FolderStore | MemoryStore, process: Process, folder: Path | None, listeners: Sequence[Progress]
 ) -> None:
     """Run this process's share of the batches that are not done yet."""
     waiting = [number for number in range(plan.num_parts) if store.read(number) is None]
@@ -138,21 +138,21 @@ def _run_parts(
     if process.is_main:
         store.begin()
     process.wait()
-    mine = waiting[process.rank :: process.world]
-    total, done = sum(map(plan.steps, mine)), 0
+    shard = waiting[process.rank :: process.world]
+    total, done = sum(map(plan.steps, shard)), 0
 
-    def tell(steps: int, problems: Sequence[str] = ()) -> None:
+    def report(steps: int, problems: Sequence[str] = ()) -> None:
         nonlocal done
         done += steps
-        for one in told:
-            one(done, total, problems)
+        for listener in listeners:
+            listener(done, total, problems)
 
-    for number in mine:
-        part = run_part(plan, number, out=folder, advance=tell)
+    for number in shard:
+        part = run_part(plan, number, out=folder, advance=report)
         if number in damaged:
             part.notes["was computed again, as the part of an earlier run was damaged"] = len(part.images)
         store.write(part)
-        tell(0, part.problems)
+        report(0, part.problems)
     process.wait()
 
 

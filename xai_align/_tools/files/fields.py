@@ -166,25 +166,27 @@ def anything(value: Any, name: str) -> str | None:
     return None
 
 
-def like(mine: Any) -> Rule:
-    """Allow values of the same structure as ``mine``: the same names and lengths, and the same types."""
-    if isinstance(mine, Mapping):
-        return record({key: like(one) for key, one in mine.items()})
-    if isinstance(mine, list | tuple):
+def like(example: Any) -> Rule:
+    """Allow values of the same structure as ``example``: the same names and lengths, and the same types."""
+    if isinstance(example, Mapping):
+        return record({key: like(one) for key, one in example.items()})
+    if isinstance(example, list | tuple):
 
         def rule(value: Any, name: str) -> str | None:
-            if not isinstance(value, list) or len(value) != len(mine):
-                return _wrong(value, name, f"a list of {len(mine)} items")
-            return next((found for i, one in enumerate(value) if (found := like(mine[i])(one, f"{name}[{i}]"))), None)
+            if not isinstance(value, list) or len(value) != len(example):
+                return _wrong(value, name, f"a list of {len(example)} items")
+            return next(
+                (found for i, one in enumerate(value) if (found := like(example[i])(one, f"{name}[{i}]"))), None
+            )
 
         return rule
-    if isinstance(mine, bool):
+    if isinstance(example, bool):
         return flag()
-    if isinstance(mine, int):
+    if isinstance(example, int):
         return whole(-(2**63), 2**63)
-    if isinstance(mine, float):
-        return number(finite=math.isfinite(mine))
-    return text() if isinstance(mine, str) else nothing if mine is None else anything
+    if isinstance(example, float):
+        return number(finite=math.isfinite(example))
+    return text() if isinstance(example, str) else nothing if example is None else anything
 
 
 def shown(value: Any) -> str:

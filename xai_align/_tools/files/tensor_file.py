@@ -68,9 +68,9 @@ def check_tensors(own: Mapping[str, Tensor], found: Mapping[str, Tensor], compla
         "of another type": [name for name in both if not _same_kind(own[name], found[name])],
         "with NaN or infinity": [name for name in fitting if not _finite(found[name], own[name])],
     }
-    told = "; ".join(f"{len(names)} {what} ({_some(names)})" for what, names in problems.items() if names)
-    if told:
-        raise ValueError(f"{complaint}: {told}")
+    listed = "; ".join(f"{len(names)} {what} ({_some(names)})" for what, names in problems.items() if names)
+    if listed:
+        raise ValueError(f"{complaint}: {listed}")
 
 
 def _some(names: list[str]) -> str:

@@ -1,1 +1,1 @@
-"""Views that terms are called with: the examples of a step and their forward passes, each made once."""
+"""Arguments of terms: the examples of a step and their forward passes, each made once."""

@@ -1,4 +1,4 @@
-"""View of one step of the classifier for its terms: shared values are computed once, on first use."""
+"""Forward passes of one step of the classifier for its terms: shared values are computed once, on first use."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from xai_align.hookspecs import FeatureSpace
 
 
 class ClassifierPass:
-    """View of one step of the classifier: the batch, and values that its terms share.
+    """Forward passes of one step of the classifier: the batch, and values that its terms share.
 
     A term is called with it and reads ``batch`` (images, labels), ``logits``, ``saliency`` (the normalised CAMs of the
     labels), ``mask``, ``draws`` (this step's random numbers) and ``progress``; ``side_pass`` runs other images. Forward

@@ -1,4 +1,4 @@
-"""View of one step of the masker for its terms: shared values are computed once, on first use."""
+"""Forward passes of one step of the masker for its terms: shared values are computed once, on first use."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from xai_align.align.saliency import at_least_float32
 
 
 class MaskerPass:
-    """View of one step of the masker: the batch, its masks, and predictions for the kept and the dropped part.
+    """Forward passes of one step of the masker: the batch, its masks, and predictions for what is kept and removed.
 
     A term is called with it and reads ``batch`` (images, labels), ``masks``, ``p_keep`` and ``p_drop`` (the label's
     probability for the kept and for the dropped part), ``draws`` (this step's random numbers) and ``progress``. The

@@ -99,8 +99,8 @@ class GammaLayer:
         if self._share is None or self._sign is None:
             return self.value(x)
         plain, agreeing = self._weights()
-        favoured = self._apply(x * recorded_x.sign(), agreeing)
-        return self._apply(x, plain).addcmul_(self._sign, favoured) * self._share
+        more_of_agreeing = self._apply(x * recorded_x.sign(), agreeing)
+        return self._apply(x, plain).addcmul_(self._sign, more_of_agreeing) * self._share
 
     def _weights(self) -> tuple[Tensor, Tensor]:
         """Return ``(1 + gamma / 2) w`` and ``(gamma / 2) |w|``."""

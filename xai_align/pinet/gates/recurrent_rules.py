@@ -100,9 +100,11 @@ def recurrent_layer(gates: FrozenGates, func: Function, x: Tensor, *arguments: A
         outputs = []
         for direction in range(directions):
             number = layer * directions + direction
-            mine = weights[number * per_cell : (number + 1) * per_cell]
+            of_cell = weights[number * per_cell : (number + 1) * per_cell]
             now = tuple(part[number] for part in states)
-            ordered, now = _run_cells(gates, _CELLS[name], steps[::-1] if direction else steps, now, mine, has_biases)
+            ordered, now = _run_cells(
+                gates, _CELLS[name], steps[::-1] if direction else steps, now, of_cell, has_biases
+            )
             outputs.append(ordered[::-1] if direction else ordered)
             last.append(now)
         steps = tuple(torch.cat(parts, -1) for parts in zip(*outputs, strict=True))

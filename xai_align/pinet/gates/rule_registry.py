@@ -179,8 +179,8 @@ def _out_of_place(name: str, func: Callable[..., Any]) -> Callable[..., Any]:
         packet = getattr(torch.ops.aten, overload.rstrip("_"), None)
         if packet is None:
             return func
-        mine = getattr(func, "_overloadname", "default")
-        found = getattr(packet, mine) if mine in packet.overloads() else packet
+        overload_name = getattr(func, "_overloadname", "default")
+        found = getattr(packet, overload_name) if overload_name in packet.overloads() else packet
         # an overload of the same name may be for Python numbers: aten::ldexp(float x, int i)
         return found if found is packet or str(found._schema.arguments[0].type) == "Tensor" else packet
     for home in (Tensor, torch, F):
