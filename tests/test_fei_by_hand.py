@@ -119,7 +119,7 @@ def test_the_deviation_is_added_with_its_weight():
     class Stages:
         """Deviations of 0.5 for what is inserted into and 0.25 for what is deleted from."""
 
-        watch = SimpleNamespace(seeing=lambda see: nullcontext({}))
+        hooks = SimpleNamespace(calling=lambda call: nullcontext({}))
 
         def deviations(self, seen, mirrored):
             told.append(mirrored)

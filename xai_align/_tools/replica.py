@@ -37,6 +37,7 @@ _BACKWARD_HOOKS = ("_backward_hooks", "_backward_pre_hooks")
 _OF_MODULE = frozenset(nn.Module().__dict__)
 _ATOMIC = frozenset((int, float, str, bool, type(None), torch.Size, torch.dtype, torch.device, type, bytes, complex))
 _DICTS = (dict, OrderedDict)
+_CONTAINERS = (list, set, *_DICTS)
 #: Flags of modules for activation checkpointing, which must be off while activations are recorded.
 _CHECKPOINTING = ("grad_checkpointing", "gradient_checkpointing")
 
@@ -76,9 +77,17 @@ class Replica:
         inplace: bool = True,
     ) -> None:
         self._dtype, self._every, self._evaluate, self._inplace = dtype, every, evaluate, inplace
-        #: Copies by the ``id`` of their originals, which live as long as the model does.
+        #: Copies by the ``id`` of their originals, which live as long as the model does, or are kept alive.
         self._copies: dict[int, Any] = {}
+        self._alive: list[Any] = []
         self._model = model
+        #: Containers that modules hold; functions that share one get its copy.
+        self._held = {
+            id(value)
+            for module in model.modules()
+            for name, value in module.__dict__.items()
+            if type(value) in _CONTAINERS and name not in _OF_MODULE
+        }
         self.module: nn.Module = self.of(model)
 
     def of(self, module: nn.Module) -> Any:
@@ -112,13 +121,11 @@ class Replica:
             return self._copied_tensor(found, clone=True)
         if isinstance(found, nn.Module):
             return self.of(found)
-        if kind is list or kind is set:
-            return kind(map(self.rebind, found))
+        if kind in _CONTAINERS:
+            return self._container(found)
         if kind is tuple:
             parts = tuple(map(self.rebind, found))
             return found if all(a is b for a, b in zip(parts, found, strict=True)) else parts
-        if kind in _DICTS:
-            return kind((key, self.rebind(part)) for key, part in found.items())
         if kind is types.MethodType:
             owner = self.rebind(found.__self__)
             return found if owner is found.__self__ else types.MethodType(found.__func__, owner)
@@ -189,6 +196,20 @@ class Replica:
             state["_compiled_call_impl"] = None
         return copy
 
+    def _container(self, found: Any) -> Any:
+        """Return the one copy of a container, which modules and functions may share."""
+        known = self._copies.get(id(found))
+        if known is None:
+            known = self._copies[id(found)] = type(found)()
+            self._alive.append(found)  # so that no other object gets its id
+            if isinstance(found, _DICTS):
+                known.update((self.rebind(key), self.rebind(part)) for key, part in found.items())
+            elif isinstance(found, list):
+                known.extend(map(self.rebind, found))
+            else:
+                known.update(map(self.rebind, found))
+        return known
+
     def _copied_tensor(self, tensor: Tensor, *, clone: bool = False) -> Tensor:
         known = self._copies.get(id(tensor))
         if known is None:
@@ -212,28 +233,39 @@ class Replica:
         known = self._copies.get(id(function))
         if known is not None:
             return known
-        if not function.__closure__:
+        if not function.__closure__ and not function.__defaults__:
             return function
         self._copies[id(function)] = function  # a function that refers to itself
-        cells, changed = [], False
-        for cell in function.__closure__:
+        self._alive.append(function)
+        defaults = tuple(map(self._in_function, function.__defaults__ or ()))
+        changed = any(a is not b for a, b in zip(defaults, function.__defaults__ or (), strict=True))
+        cells = []
+        for cell in function.__closure__ or ():
             try:
                 content = cell.cell_contents
             except ValueError:  # not filled yet
                 cells.append(cell)
                 continue
-            rebound = self.rebind(content) if isinstance(content, _IN_CLOSURES) else content
+            rebound = self._in_function(content)
             changed |= rebound is not content
             cells.append(types.CellType(rebound) if rebound is not content else cell)
         if not changed:
             return function
         copy = types.FunctionType(
-            function.__code__, function.__globals__, function.__name__, function.__defaults__, tuple(cells)
+            function.__code__,
+            function.__globals__,
+            function.__name__,
+            defaults if function.__defaults__ else None,
+            tuple(cells) if function.__closure__ else None,
         )
         copy.__kwdefaults__ = function.__kwdefaults__
         copy.__dict__.update(function.__dict__)
         self._copies[id(function)] = copy
         return copy
+
+    def _in_function(self, value: Any) -> Any:
+        """Return a value of a closure or a default, rebound if it belongs to the model."""
+        return self.rebind(value) if isinstance(value, _IN_CLOSURES) or id(value) in self._held else value
 
     def _dataclass(self, record: Any) -> Any:
         parts = {field.name: getattr(record, field.name) for field in fields(record) if field.init}
@@ -283,7 +315,9 @@ def _is_plain(value: Any) -> bool:
     kind = type(value)
     if kind is tuple or kind is list:
         return all(type(part) in _ATOMIC for part in value) and kind is tuple
-    return (kind is types.FunctionType and not value.__closure__) or kind is types.BuiltinFunctionType
+    return (
+        kind is types.FunctionType and not value.__closure__ and not value.__defaults__
+    ) or kind is types.BuiltinFunctionType
 
 
 _IN_CLOSURES = (nn.Module, Tensor, types.MethodType, types.FunctionType, functools.partial, weakref.ReferenceType)

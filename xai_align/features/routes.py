@@ -44,10 +44,10 @@ class Route:
         return self.z is None
 
     def given(self, *, zeros: bool = False) -> Sequence[Any]:
-        """Return copies of the inputs, or zeros like them, since the network may modify its inputs in place."""
+        """Return copies of the inputs, or zeros like the floating-point ones, since the network may write to them."""
         if self.z is not None:
             return self.inputs
-        return [torch.zeros_like(x) if zeros else x.clone() for x in self.inputs]
+        return [torch.zeros_like(x) if zeros and x.is_floating_point() else x.clone() for x in self.inputs]
 
     def run(self, put: Put, given: Sequence[Any] | None = None) -> Any:
         """Compute the logits; call :meth:`given` before an interception is entered."""

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xai_align._tools.checks import check_finite, check_integer
+from xai_align._tools.checks import check_choice, check_finite, check_integer
 from xai_align._tools.model_state import check_evaluation_mode
 from xai_align._tools.progress import progress_bar
 from xai_align._tools.replica import Replica
@@ -163,6 +163,8 @@ def iterate_curves(
             raise TypeError(f"hidden layers need the torch.nn.Module itself, got {type(forward_func).__name__}")
         forward_func = Replica(forward_func).module
         hooks = LayerHooks.on(forward_func, names)
+    if activation is not None:
+        check_choice("activation", activation, ("auto", "softmax", "sigmoid"))
     network = Network(
         forward_func,
         forward_arguments(additional_forward_args),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,6 +103,7 @@ def read_out_all_classes(model: Any, inputs: Tensor, feature_space: Layer = None
         else:
             parts, prefix, bias = _decompose_by_class(copied, z)
     total = torch.stack([wide(part).sum(-1) for part in parts]).sum(0)
+    _check_sums(parts, total + wide(prefix) + wide(bias) - wide(logits), logits)
     image_size = (inputs.shape[-2], inputs.shape[-1])
     maps = tuple(on_grid(part, leaf, space, image_size) for part, leaf in zip(parts, tree_leaves(z), strict=True))
     return ClassReadout(
@@ -141,6 +142,20 @@ def _check_split(model: nn.Module, space: FeatureSpace, inputs: Tensor, logits: 
         raise CompletenessError(
             f"the head of the feature space '{space.layer}' on its features gives other logits than the model: they "
             f"differ by {float((logits - plain).abs().max()):.3g}, more than rounding; correct its Split"
+        )
+
+
+def _check_sums(parts: Sequence[Tensor], error: Tensor, logits: Tensor) -> None:
+    """Raise if contributions and bias miss a logit by more than rounding.
+
+    Raises:
+        CompletenessError: they do.
+    """
+    squares = torch.stack([wide(part).square().sum(-1) for part in parts]).sum(0) + wide(logits).square()
+    if bool(misses(error, squares.sqrt(), 4096, logits.dtype).any()):
+        raise CompletenessError(
+            f"contributions and bias miss the logits by up to {float(error.abs().max()):.3g}, more than rounding: the "
+            "head does more than a mean over positions and a linear map; use xai_align.read_out"
         )
 
 

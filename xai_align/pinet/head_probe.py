@@ -101,13 +101,14 @@ def _tolerance(z: Any) -> float:
 
 
 def signature(model: nn.Module) -> int:
-    """Return a number that changes with the state of the model's parameters."""
+    """Return a number that changes with the model's modules, their hooks, and the state of its parameters."""
     parameters = parameters_of(model)
+    modules = tuple((id(module), *module._forward_hooks, *module._forward_pre_hooks) for module in model.modules())
     try:
         versions = [parameter._version for parameter in parameters]
     except RuntimeError:  # tensors made under inference_mode never change
         versions = []
-    return hash((tuple(map(id, parameters)), tuple(versions)))
+    return hash((tuple(map(id, parameters)), tuple(versions), modules))
 
 
 def _code_of(head: Any) -> Hashable:

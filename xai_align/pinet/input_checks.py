@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointError
 
 from xai_align._tools.model_state import check_evaluation_mode, modules_of
 
@@ -65,6 +66,12 @@ def check_inputs(model: nn.Module, inputs: Sequence[Any], extra: Sequence[Any] =
                 f"inputs are a tensor or a tuple of tensors, got {type(x).__name__}"
                 + ("; give what the model takes by name as additional_forward_args" if isinstance(x, dict) else "")
             )
+        if x.is_complex():
+            raise TypeError(
+                "the inputs are complex; give real and imaginary parts, torch.view_as_real(x), and join them"
+            )
+        if x.layout != torch.strided:
+            raise TypeError(f"the inputs have layout {x.layout}; give dense tensors, x.to_dense()")
     sizes = [x.shape[0] if x.dim() else None for x in inputs]
     if not inputs or None in sizes or 0 in sizes or len(set(sizes)) > 1:
         shapes = ", ".join(str(list(x.shape)) for x in inputs) or "nothing"
@@ -117,6 +124,11 @@ def explained_failures(inputs: Sequence[Tensor]) -> Iterator[None]:
     """Add a note on the inputs to errors that the model raises, keeping their type."""
     try:
         yield
+    except CheckpointError as error:
+        raise ValueError(
+            "the model calls torch.utils.checkpoint, which hides the operations inside from a readout; switch activation "
+            "checkpointing off"
+        ) from error
     except Exception as error:
         if len(inputs) == 1 and inputs[0].dim() == 3 and isinstance(error, RuntimeError | ValueError | IndexError):
             error.add_note("(is this one image without a batch? give images [N, C, H, W]: x[None])")

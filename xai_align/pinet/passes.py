@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from math import isfinite
 from typing import Any, TypeGuard
 from weakref import WeakKeyDictionary
 
@@ -97,6 +98,10 @@ def read_layers(request: Request) -> list[tuple[Decomposition, bool]]:
                 check_one_batch(request.model, request.inputs, request.extra)
         reading = Reading(request, torch.float32 if low else None, own=not low)
         found = reading.decompositions()
+        if not low and any(decomposition.coarsest for decomposition, _ in found):
+            # the network works in half precision inside, so coefficients and checks are those of a copy that does not
+            low, reading = True, Reading(request, torch.float32, own=False, replaces_casts=True)
+            found = reading.decompositions()
         if reading.missed:
             if request.inputs[0].device.type == "mps":  # no float64 for the decisive check
                 raise CompletenessError(reading.complaint())
@@ -110,7 +115,7 @@ def _decided_in_float64(
     """Return the decompositions computed in float64, if rounding explains the differences found."""
     reading.check_copy()
     try:
-        again = Reading(request, torch.float64, every=True, own=False)
+        again = Reading(request, torch.float64, every=True, own=False, replaces_casts=reading.replaces_casts)
         finer = again.decompositions()
     except Exception as error:
         raise CompletenessError(
@@ -118,12 +123,17 @@ def _decided_in_float64(
         ) from error
     if reading.own and -1 in reading.missed and again.replaces_casts:  # a plain pass in a mode decides nothing
         raise CompletenessError(reading.complaint())
-    if any(again.worst[check] > SHRINKS_TO * reading.worst[check] for check in again.missed):
+    if not all(_shrinks(reading.worst[check], again.worst[check]) for check in again.missed):
         raise CompletenessError(reading.complaint())
     return [
         (_rounded_to(decomposition, before.answer.dtype), local)
         for (decomposition, local), (before, _) in zip(finer, found, strict=True)
     ]
+
+
+def _shrinks(difference: float, finer: float) -> bool:
+    """Return whether a difference shrinks in float64 as rounding does; NaN, infinity and other shapes never do."""
+    return isfinite(difference) and isfinite(finer) and finer <= SHRINKS_TO * difference
 
 
 def _with_own_logits(request: Request, found: list[tuple[Decomposition, bool]]) -> list[tuple[Decomposition, bool]]:
@@ -156,6 +166,7 @@ class Reading:
         dtype: the dtype of the replica and its inputs; None: the model's.
         every: whether parameters of any floating dtype are converted, or only those of low precision.
         own: whether the model itself is in this precision, so that its logits must be reproduced.
+        replaces_casts: whether the forward pass's own casts are replaced; a copy that needs it sets it itself.
 
     Attributes:
         missed: the checks that failed: layers by their index, and -1 for the logits.
@@ -164,7 +175,15 @@ class Reading:
         replaces_casts: whether the forward pass's own casts are replaced.
     """
 
-    def __init__(self, request: Request, dtype: torch.dtype | None, *, every: bool = False, own: bool = True) -> None:
+    def __init__(
+        self,
+        request: Request,
+        dtype: torch.dtype | None,
+        *,
+        every: bool = False,
+        own: bool = True,
+        replaces_casts: bool = False,
+    ) -> None:
         self.request, self.own, self._every, self._dtype = request, own, every, dtype
         self._copy = Replica(request.model, dtype=dtype, every=every)
         self._inputs = [self._converted(x) for x in request.inputs]
@@ -174,7 +193,7 @@ class Reading:
         self.worst: dict[int, float] = {}
         self._features: dict[int, Any] = {}
         self._with_gradients = False
-        self.replaces_casts = False
+        self.replaces_casts = replaces_casts
 
     def decompositions(self) -> list[tuple[Decomposition, bool]]:
         """Read every layer, and check logits and sums."""
@@ -228,16 +247,17 @@ class Reading:
         new_biases: Callable[[], BiasesApart],
     ) -> Decomposition:
         """Return the decomposition, with evidence that bypasses the space added as ``around`` if there is any."""
+        complete = bool(is_complete(decomposition).all())
         if (
             space.layer == "input"
             or space.split is not None
-            or (bool(is_complete(decomposition).all()) and not decomposition.blind)
+            or (complete and not decomposition.blind)
+            or not any(x.is_floating_point() for x in self._inputs)
         ):
             return decomposition
         request = self.request
-        if not any(x.is_floating_point() for x in self._inputs) or is_cut(
-            request.model, space.layer, request.inputs, request.extra
-        ):
+        # an incomplete sum is looked at in any case, as evidence may bypass the layer on these inputs alone
+        if complete and is_cut(request.model, space.layer, request.inputs, request.extra):
             return decomposition
         spaces = [FeatureSpace(layer="input"), space]
         beside = decompose_with_bypass(
@@ -312,7 +332,11 @@ class Reading:
                 with self._full_precision():
                     copy = Replica(self.request.model, dtype=self._dtype, every=self._every)
                     returned = copy.module(*cloned(self._inputs), *tree_map(clone, self._extra))
-        return check_logits(select_logits(returned, self.request.output)).detach()
+        logits = select_logits(returned, self.request.output)
+        if isinstance(logits, Tensor) and not self._with_gradients and not bool(torch.isfinite(logits).all()):
+            self._with_gradients = True  # PyTorch's fast paths without gradients may give NaN where others do not
+            return self._run_plainly()
+        return check_logits(logits).detach()
 
     def _check_copy_once(self) -> None:
         """Run :meth:`check_copy` once per state of the model's parameters and shape of its inputs."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ _CASTS = {
 
 
 class OneDtype(TorchFunctionMode):
-    """Mode in which casts to any of ``narrow`` give ``dtype`` instead, as do new tensors of these dtypes.
+    """Mode in which casts to any of ``narrow`` give ``dtype`` instead, as do new tensors; autocast has no effect.
 
     A copy of a network whose parameters are all of ``dtype`` needs it if the forward pass has a cast written out,
     such as ``self.block(x.bfloat16()).float()``: the cast would not match the copy's parameters.
@@ -38,7 +39,11 @@ class OneDtype(TorchFunctionMode):
         if _CASTS.get(func) in self._narrow:
             return args[0].to(self._dtype)
         args, kwargs = tree_map(self._widened, (args, kwargs or {}))
-        return func(*args, **kwargs)
+        devices = [device for device in ("cpu", "cuda", "mps", "xpu") if torch.is_autocast_enabled(device)]
+        with ExitStack() as stack:
+            for device in devices:  # a region of the forward pass
+                stack.enter_context(torch.autocast(device, enabled=False))
+            return func(*args, **kwargs)
 
     def _widened(self, value: Any) -> Any:
         return self._dtype if isinstance(value, torch.dtype) and value in self._narrow else value

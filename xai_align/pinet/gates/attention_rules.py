@@ -77,12 +77,18 @@ class HeldAttention(torch.autograd.Function):
                 places = torch.arange(queries, device=query.device)[rows, None]
                 scores.masked_fill_(torch.arange(keys, device=query.device) > places, float("-inf"))
             if mask is not None:
-                part = mask[..., rows, :] if mask.shape[-2] == queries else mask
+                part = mask[..., rows, :] if mask.dim() > 1 and mask.shape[-2] == queries else mask
                 scores = scores.masked_fill_(~part, float("-inf")) if part.dtype == torch.bool else scores + part
-            found = scores.softmax(-1).transpose(-1, -2) @ gradient[..., rows, :]
+            weights = scores.softmax(-1) if mask is None else _weights(scores)
+            found = weights.transpose(-1, -2) @ gradient[..., rows, :]
             total = found if total is None else total.add_(found)
         assert total is not None
         return total, None
+
+
+def _weights(scores: Tensor) -> Tensor:
+    """Return the softmax of scores, with zeros for a query that may attend to nothing, as fused kernels do."""
+    return scores.softmax(-1).masked_fill_((scores == float("-inf")).all(-1, keepdim=True), 0)
 
 
 #: Number of attention scores held at once in the backward pass: 64 MiB in float32.
@@ -142,7 +148,8 @@ def multi_head_attention(
         _as_mask(_of_keys(key_padding_mask), scores, num_heads),
     ):
         scores = scores if mask is None else scores + mask
-    pattern = gates.save(lambda: scores.softmax(-1))
+    # with need_weights, torch takes no fused kernel, and a query that may attend to nothing is NaN
+    pattern = gates.save(lambda: scores.softmax(-1) if need_weights else _weights(scores))
     gates.stops("multi_head_attention_forward")
     mixed = (pattern @ v).permute(2, 0, 1, 3).flatten(2)  # [L, N, E]
     out = gates.run(F.linear, mixed, out_proj_weight, out_proj_bias)
