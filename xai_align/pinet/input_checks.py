@@ -126,8 +126,8 @@ def explained_failures(inputs: Sequence[Tensor]) -> Iterator[None]:
         yield
     except CheckpointError as error:
         raise ValueError(
-            "the model calls torch.utils.checkpoint, which hides the operations inside from a readout; switch activation "
-            "checkpointing off"
+            "the model calls torch.utils.checkpoint, which hides the operations inside from a readout; switch "
+            "activation checkpointing off"
         ) from error
     except Exception as error:
         if len(inputs) == 1 and inputs[0].dim() == 3 and isinstance(error, RuntimeError | ValueError | IndexError):
