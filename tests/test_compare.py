@@ -260,6 +260,17 @@ def test_wrong_words_are_told_before_anything_is_written(folder, options, told):
     assert not Path("out").exists()
 
 
+@pytest.mark.parametrize("seed", ["a", -1, 1.5])
+def test_a_seed_is_a_non_negative_integer(folder, seed):
+    with pytest.raises(ValueError, match="seed must be a non-negative integer"):
+        run(seed=seed)
+
+
+def test_one_method_and_one_metric_need_no_list(folder):
+    got = run(methods="pinet", metrics="mass", limit=2)
+    assert (got.methods, {one.metric for one in got.summaries}) == (("pinet",), {"mass"})
+
+
 def test_a_model_in_train_mode_is_refused(folder):
     loaded = load()
     loaded.model.look = torch.nn.Sequential(loaded.model.look, torch.nn.Dropout()).train()

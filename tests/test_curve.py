@@ -315,3 +315,14 @@ def test_what_is_of_another_type_is_refused(call, message):
 def test_inputs_without_features_are_refused():
     with pytest.raises(ValueError, match=r"the inputs have shape \[3\]; give at least one example"):
         perturbation_curve(lambda x: x, torch.zeros(3), torch.zeros(3))
+
+
+@pytest.mark.parametrize("fill", [float("nan"), float("inf")])
+def test_a_fill_is_finite(fill):
+    with pytest.raises(ValueError, match="fill must be a finite number"):
+        PerturbationSpec(fill)
+
+
+def test_the_activation_is_known():
+    with pytest.raises(ValueError, match="activation must be 'auto', 'softmax' or 'sigmoid', got 'x'"):
+        perturbation_curves(conv_net(), images(), images(), [PerturbationSpec()], activation="x")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from math import isfinite
 from typing import Any, Literal, get_args
 
 import torch
@@ -46,6 +47,8 @@ class PerturbationSpec:
     def __post_init__(self) -> None:
         check_fractions("fractions", self.fractions)
         check_choice("order", self.order, get_args(Order))
+        if isinstance(self.fill, float) and not isfinite(self.fill):
+            raise ValueError(f"fill must be a finite number, got {self.fill!r}")
 
     @property
     def label(self) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xai_align._tools.checks import check_integer
 from xai_align._tools.devices import usable_device
 from xai_align._tools.options import with_changes
 from xai_align._tools.progress import progress_bar
@@ -35,8 +36,8 @@ def compare(
     model: str | LoadedModel,
     images: Sequence[str | Path] | str | Path,
     *,
-    methods: Sequence[str] | None = None,
-    metrics: Sequence[str] = METRICS,
+    methods: Sequence[str] | str | None = None,
+    metrics: Sequence[str] | str = METRICS,
     question: str | Sequence[str] = "why",
     out: str | Path | None = None,
     limit: int | None = None,
@@ -84,6 +85,7 @@ def compare(
     """
     chosen = with_changes(options, CompareOptions, changed, "compare")
     check_format(chosen.table_format)
+    check_integer("seed", seed, least=0)
     process = this_process(chosen.device)
     if out is None and process.world > 1:
         raise ValueError("several processes share their results through a folder; name one")
@@ -91,8 +93,8 @@ def compare(
         plan = prepare(
             model,
             [images] if isinstance(images, str | Path) else images,
-            methods=default_methods() if methods is None else methods,
-            metrics=metrics,
+            methods=default_methods() if methods is None else _listed(methods),
+            metrics=_listed(metrics),
             question=question,
             targets=[str(one) for one in chosen.classes],
             foils=[str(one) for one in chosen.foils],
@@ -126,6 +128,11 @@ def compare(
         write_comparison_page(comparison, folder)
     process.wait()
     return comparison
+
+
+def _listed(names: Sequence[str] | str) -> Sequence[str]:
+    """Return names as a list; a single one may be given without."""
+    return [names] if isinstance(names, str) else names
 
 
 def _run_parts(
