@@ -50,6 +50,8 @@ def test_masks_that_tell_nothing_in_the_end_are_told_of():
     assert idle_message(None, None) is None
     assert idle_message(0.6, 0.4) is None
     assert "0.85 and 0.80" in idle_message(0.85, 0.80)
+    assert "another_image" in idle_message(0.85, 0.80, baseline=0.0)
+    assert "another_image" not in idle_message(0.85, 0.80, baseline="another_image")
 
 
 def weight_of(answer, name):
@@ -84,7 +86,7 @@ def test_empty_masks_get_a_floor_that_outweighs_the_sparsity():
     (hinge,) = [term for term, _ in answer.weighted_terms(TERMS) if isinstance(term, CollapseArea)]
     assert (hinge.limit, hinge.least) == (1.0, 0.1)
     assert weight_of(answer, "collapse_area") == 7.0
-    assert "keep at least 0.1" in answer.description
+    assert "minimum area is set to 0.1" in answer.description
 
 
 @pytest.mark.parametrize(("mean", "limited"), [(0.6, True), (0.2, False)])
@@ -196,7 +198,7 @@ def test_a_mask_that_begins_to_learn_is_not_called_flat():
     with warnings.catch_warnings():
         warnings.simplefilter("error", CollapseWarning)
         warnings.simplefilter("ignore", ShortcutWarning)
-        warnings.filterwarnings("ignore", "the kept part predicts the label hardly better")  # they have only begun
+        warnings.filterwarnings("ignore", "the kept part predicts the label barely better")  # they have only begun
         done = trainer(masker_learning_rate=1e-2, schedule="none").fit(loader(48), epochs=3)
     spreads = [row["mask_std"] for row in done.history]
     assert spreads[0] < 0.02  # flat by its number, as an untrained mask is

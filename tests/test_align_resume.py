@@ -160,7 +160,7 @@ def test_without_a_folder_an_interrupted_epoch_is_begun_again_with_the_weights_i
     with pytest.raises(TypeError):
         sick.fit([next(iter(loader())), {}], epochs=1)
     again = sick.fit(loader(), epochs=1)
-    assert again.notes[0] == "epoch 1 was interrupted and starts over, with the weights that it had changed"
+    assert again.notes[0] == "epoch 1 was interrupted and is repeated, from the weights that it had changed"
 
 
 def test_a_second_call_goes_on_too(tmp_path):
@@ -347,11 +347,11 @@ def test_other_weights_of_a_loss_are_another_configuration(tmp_path):
 def test_resume_says_what_should_be_there(tmp_path):
     with pytest.raises(ValueError, match="there is no folder to resume from"):
         fit(resume="must")
-    with pytest.raises(ValueError, match="holds no checkpoint to go on from"):
+    with pytest.raises(ValueError, match="holds no checkpoint to resume from"):
         fit(tmp_path, resume="must")
     fit(tmp_path)
     before = content(tmp_path)
-    with pytest.raises(ValueError, match="holds a run already; choose another folder"):
+    with pytest.raises(ValueError, match="already holds a run; choose another folder"):
         fit(tmp_path, resume="never")
     assert content(tmp_path) == before
     assert fit(tmp_path, resume="must").epochs == 5
@@ -367,7 +367,7 @@ def test_resume_says_what_should_be_there(tmp_path):
 def test_nothing_is_unpickled(tmp_path, monkeypatch):
     fit(tmp_path)
     monkeypatch.setattr(torch, "load", None)
-    assert "was finished after epoch 5" in fit(tmp_path).notes[0]
+    assert "had already finished after epoch 5" in fit(tmp_path).notes[0]
     newest = read_checkpoint(tmp_path / "checkpoints/epoch-00005.safetensors")
     assert {name.split("/")[0] for name in newest.tensors} == {"network", "best", "optimizer"}
 

@@ -1,4 +1,4 @@
-"""The order of the rooms, as their imports have it: arrows point downwards, and nothing goes in a circle."""
+"""Order of the packages: imports point downwards, and there are no import cycles."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 CORE, ADAPTERS = ROOT / "xai_align", ROOT / "adapters"
-#: From the top down; rooms on one floor may import each other's files, but not in a circle.
-FLOORS = (
+#: From the top down; packages of one layer may import each other's modules, but not in a cycle.
+LAYERS = (
     {"__main__"},
     {"cli"},
     {"__init__"},
@@ -28,7 +28,7 @@ FLOORS = (
     {"data", "plugins", "question", "hookspecs", "adapter_tools"},
     {"_tools"},
 )
-FLOOR_OF = {room: len(FLOORS) - number for number, rooms in enumerate(FLOORS) for room in rooms}
+LAYER_OF = {package: len(LAYERS) - number for number, packages in enumerate(LAYERS) for package in packages}
 #: The packages that only their own adapter knows.
 ECOSYSTEMS = {"captum": "captum_align", "timm": "timm_align", "pytorch_grad_cam": "gradcam_align"}
 #: The public modules; nothing else lies at the root.
@@ -64,8 +64,8 @@ def _imports(tree: ast.AST) -> Iterator[str]:
                 yield inside if inside in modules() else str(node.module)
 
 
-def room_of(name: str) -> str:
-    """The room of a module of the core: the folder, or the file at the root."""
+def package_of(name: str) -> str:
+    """The package of a module of the core: the folder, or the file at the root."""
     parts = name.split(".")
     return "__init__" if len(parts) == 1 else parts[1]
 
@@ -74,28 +74,40 @@ def core() -> list[str]:
     return [name for name in modules() if name.split(".")[0] == "xai_align"]
 
 
-def test_every_module_is_in_a_known_room():
-    assert {room_of(name) for name in core()} == set(FLOOR_OF)
+def test_every_module_is_in_a_known_package():
+    assert {package_of(name) for name in core()} == set(LAYER_OF)
     assert {file.stem for file in CORE.glob("*.py")} == AT_THE_ROOT
 
 
-@pytest.mark.parametrize("room", sorted(FLOOR_OF))
-def test_arrows_point_downwards(room):
+@pytest.mark.parametrize("package", sorted(LAYER_OF))
+def test_imports_point_downwards(package):
     wrong = [
         f"{name} imports {other}"
         for name in core()
-        if room_of(name) == room
+        if package_of(name) == package
         for other in imported(name)
-        if other.split(".")[0] == "xai_align" and FLOOR_OF[room_of(other)] > FLOOR_OF[room]
+        if other.split(".")[0] == "xai_align" and LAYER_OF[package_of(other)] > LAYER_OF[package]
     ]
     assert not wrong
 
 
-def test_nothing_goes_in_a_circle():
-    assert not circles({name: imported(name) & set(modules()) for name in modules()})
+@pytest.mark.parametrize("method", ["align", "fei"])
+def test_methods_do_not_import_evaluation_or_reports(method):
+    wrong = [
+        f"{name} imports {other}"
+        for name in core()
+        if package_of(name) == method
+        for other in imported(name)
+        if other.split(".")[0] == "xai_align" and package_of(other) in {"evaluation", "comparison", "report"}
+    ]
+    assert not wrong
 
 
-def circles(graph: dict[str, frozenset[str]]) -> list[set[str]]:
+def test_there_are_no_import_cycles():
+    assert not cycles({name: imported(name) & set(modules()) for name in modules()})
+
+
+def cycles(graph: dict[str, frozenset[str]]) -> list[set[str]]:
     """Modules that reach each other: strongly connected, more than one of them."""
     reach: dict[str, set[str]] = {}
     for start in graph:
@@ -110,9 +122,9 @@ def circles(graph: dict[str, frozenset[str]]) -> list[set[str]]:
     return [{name, other} for name in graph for other in reach[name] if name < other and name in reach[other]]
 
 
-def test_circles_are_found():
+def test_cycles_are_found():
     graph = {"a": frozenset("b"), "b": frozenset("c"), "c": frozenset("b"), "d": frozenset("a")}
-    assert circles(graph) == [{"b", "c"}]
+    assert cycles(graph) == [{"b", "c"}]
 
 
 def test_the_curve_solver_knows_nothing_of_published_fei():
@@ -128,7 +140,7 @@ def test_the_curve_solver_knows_nothing_of_published_fei():
 
 @pytest.mark.parametrize("package", ["typer", "rich"])
 def test_only_the_command_line_prints(package):
-    users = {room_of(name) for name in core() if any(one.split(".")[0] == package for one in imported(name))}
+    users = {package_of(name) for name in core() if any(one.split(".")[0] == package for one in imported(name))}
     assert users <= {"cli"}
 
 
@@ -170,7 +182,7 @@ def test_no_method_is_known_by_name_outside_the_file_that_registers_it():
     readers = [
         name
         for name in core()
-        if room_of(name) in {"cli", "report", "comparison", "explanation", "evaluation", "testing", "plugins"}
+        if package_of(name) in {"cli", "report", "comparison", "explanation", "evaluation", "testing", "plugins"}
         and name not in registering
     ]
     # words that mean other things too: a recipe, a preset, an order at random
@@ -187,12 +199,14 @@ def _strings(tree: ast.AST) -> set[str]:
     return {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
 
 
-def test_random_state_is_set_in_one_room():
+def test_random_state_is_set_in_one_package():
     """The process's generators are seeded and put back in ``_tools`` alone; generators of one's own are free."""
     touches = re.compile(
         r"torch\.manual_seed\(|fork_rng|np\.random\.(seed|set_state)\(|random\.(seed|setstate)\(|[sg]et_rng_state\("
     )
     wrong = [
-        name for name in modules() if room_of(name) != "_tools" and touches.search(modules()[name].read_text("utf-8"))
+        name
+        for name in modules()
+        if package_of(name) != "_tools" and touches.search(modules()[name].read_text("utf-8"))
     ]
     assert not wrong

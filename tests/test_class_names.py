@@ -33,8 +33,8 @@ def test_a_class_is_found_by_number_name_or_part(typed, meant):
         ("tig", "is ambiguous.*'tiger cat' \\(1\\), 'tiger' \\(2\\), 'tiger shark' \\(3\\)"),
         ("tigr cat", "did you mean 'tiger cat' \\(1\\)"),
         ("white shark", "did you mean 'tiger shark' \\(3\\)"),
-        ("zzz", "no class is called 'zzz'$"),
-        ("", "no class is called ''$"),
+        ("zzz", "no class is called 'zzz'; give a class name of the model, or an index 0 … "),
+        ("", "no class is called ''; give a class name"),
         ("7", "out of range.*has 7"),
         ("-1", "-1"),
     ],
@@ -71,7 +71,7 @@ def test_two_sides_make_a_question(targets, foils, question):
 
 
 def test_a_class_cannot_stand_on_both_sides():
-    with pytest.raises(TargetError, match="both sides"):
+    with pytest.raises(TargetError, match="both a target and a foil"):
         question_about([], [5], predicted=5)
 
 

@@ -184,7 +184,7 @@ def test_a_foil_that_is_predicted_spoils_that_image_only(folder):
     result = explain("blue.png", "half.png", "--not", "blue")
     assert result.exit_code == 1
     assert "blue.png" in result.stderr
-    assert "both sides" in result.stderr
+    assert "both a target and a foil" in result.stderr
     assert numbers("half.pinet")["answer"] == pytest.approx(0.75)
 
 
@@ -207,7 +207,7 @@ def test_folders_and_patterns_are_opened_and_same_names_kept_apart(folder):
         (["half.png", "--class", "ligth blue"], "did you mean 'light blue, sky blue' (3)"),
         (["half.png", "--class", "re"], "is ambiguous: it may be"),
         (["half.png", "--class", "4"], "class 4 is out of range"),
-        (["half.png", "--class", "red", "--not", "red"], "both sides"),
+        (["half.png", "--class", "red", "--not", "red"], "both a target and a foil"),
         (["nowhere.png"], "'nowhere.png' does not exist"),
         (["*.jpg"], "'*.jpg' matches no image"),
         (["half.png", "--method", ","], "no method was given"),

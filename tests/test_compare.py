@@ -192,7 +192,8 @@ def test_a_metric_that_does_not_apply_is_no_problem(folder):
 def test_values_that_are_no_number_are_noted(folder):
     got = run(metrics=["deletion_area"])  # the gradient of a mean is the same everywhere
     assert (row(got, "saliency", "deletion_area").n, row(got, "saliency", "deletion_area").missing) == (0, 7)
-    assert "deletion_area of saliency ('why') is not a number (7 images)" in got.notes
+    undefined = "is undefined, as for a constant map or an output that is not finite"
+    assert f"deletion_area of saliency ('why') {undefined} (7 images)" in got.notes
     assert not got.problems
 
 
@@ -208,7 +209,7 @@ def test_images_that_cannot_be_asked_are_noted_together(folder):
 def test_warnings_become_notes(folder, recwarn):
     got = run(methods=["pinet"], metrics=["deletion_area"], batch_size=3)
     assert not [one for one in recwarn if issubclass(one.category, UserWarning)]
-    assert "in maps of pinet positions share a score; ties are ranked in reading order (7 images)" in got.notes
+    assert "maps of pinet have tied scores; ties are ranked in reading order (7 images)" in got.notes
 
 
 def test_a_damaged_image_is_named_and_the_rest_go_on(folder):
@@ -243,7 +244,7 @@ def test_the_same_picture_twice_counts_once(folder):
         ({"classes": ["9"], "model": "cli_factory:unnamed"}, "class 9 is out of range"),
         ({"classes": ["red", "blue"]}, "ask 'group'"),
         ({"foils": ["red"]}, "has none; ask"),
-        ({"classes": ["red"], "foils": ["red"], "question": "why-not"}, "both sides"),
+        ({"classes": ["red"], "foils": ["red"], "question": "why-not"}, "both a target and a foil"),
         ({"question": "group"}, "needs groups of classes"),
         ({"question": "group", "groups": "nowhere.json"}, "cannot be read"),
         ({"groups": "wordnet"}, "has none; ask why-not-rest or group"),

@@ -216,9 +216,9 @@ def test_slopes_and_logits_that_are_not_finite_are_refused(n_iter):
     x[1, :, :4] = 0
     still = {"start": "flat", "shift": 0, "mirror": "never", "n_iter": n_iter}
     assert found(Roots(), x[:1], why(0), baselines=0.0, **still).attribution.isfinite().all()
-    with pytest.raises(ValueError, match=r"example\(s\) \[1\] met NaN or infinity"):
+    with pytest.raises(ValueError, match=r"example\(s\) \[1\] produced NaN or infinity"):
         found(Roots(), x, why(0, 0), baselines=0.0, **still)
-    with pytest.raises(ValueError, match=r"example\(s\) \[0, 1\] met NaN or infinity"):
+    with pytest.raises(ValueError, match=r"example\(s\) \[0, 1\] produced NaN or infinity"):
         found(Roots(), x, why(0, 0), baselines=-100.0, **still)
     broken = net()
     broken.fc.bias.data[2] = math.nan

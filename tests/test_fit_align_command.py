@@ -21,11 +21,11 @@ from torch import nn
 from typer.testing import CliRunner
 
 from tests.networks import conv_net, untouched
-from xai_align.align.domain_scores import score_domain
 from xai_align.align.forward_passes.training_batch import TrainingBatch
 from xai_align.align.saved_fit import load_fit, masker_of
 from xai_align.cli import fit_align_folder
 from xai_align.cli.app import app
+from xai_align.comparison.domain_scores import score_domain
 from xai_align.data.domain_folder import read_domains, split_domains
 from xai_align.plugins import classifier, load_model
 
@@ -328,7 +328,7 @@ def test_a_new_head_is_a_copys():
     assert not fresh.training
     assert not fresh.head.training
     assert next(fresh.parameters()).data_ptr() != next(model.parameters()).data_ptr()
-    with pytest.raises(ValueError, match="num_classes is 1; a classifier tells at least two classes apart"):
+    with pytest.raises(ValueError, match="num_classes is 1; a classifier needs at least two classes"):
         classifier(model, 1)
     with pytest.raises(ValueError, match="cannot give ConvNet a head for 3 classes: no plugin knows such models"):
         classifier(conv_net(), 3)

@@ -104,7 +104,7 @@ def test_a_folder_becomes_a_saved_pinet_with_curves_and_maps(folder):
     assert (out / "metrics.csv").is_file()
     again = run(*words, "--masks", "masks", "--loss", "feedback=1", "--loss", "masks=10")
     assert again.exit_code == 0, again.output
-    assert "was finished after epoch 2; nothing was left to do" in again.stdout
+    assert "had already finished after epoch 2; nothing was trained" in again.stdout
     assert "parsimony was 0.0, is 1.0" in refused(
         *words, "--masks", "masks", "--loss", "feedback=1", "--loss", "masks=10", "--loss", "parsimony=1"
     )

@@ -263,7 +263,7 @@ def test_a_finished_run_is_only_read_and_can_be_made_longer(tmp_path):
     again = fit(tmp_path, model=model, log=stop_after(1), **options)  # not a single step
     assert again.history == first.history
     assert again.best == first.best
-    assert "was finished after epoch 3; nothing was left to do" in again.notes[0]
+    assert "had already finished after epoch 3; nothing was trained" in again.notes[0]
     longer = fit(tmp_path, model=model, epochs=4, **options)
     assert rows(longer.history) == rows(wanted.history)
     assert same_weights(model, end)
@@ -276,11 +276,11 @@ def test_a_run_that_had_enough_does_not_go_on(tmp_path):
 
 
 def test_resume_says_what_should_be_there(tmp_path):
-    with pytest.raises(ValueError, match="holds no checkpoint to go on from"):
+    with pytest.raises(ValueError, match="holds no checkpoint to resume from"):
         fit(tmp_path, resume="must")
     fit(tmp_path, epochs=1)
     before = content(tmp_path)
-    with pytest.raises(ValueError, match="holds a run already; choose another folder"):
+    with pytest.raises(ValueError, match="already holds a run; choose another folder"):
         fit(tmp_path, epochs=1, resume="never")
     assert content(tmp_path) == before
     assert fit(tmp_path, epochs=1, resume="must").epochs == 1

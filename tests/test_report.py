@@ -114,12 +114,12 @@ def test_the_drawn_figure_shows_both_signs_where_they_are(draw):
     words = " ".join(text.get_text() for text in figure.texts)
     assert "Why?" in words
     assert "because" in words
-    assert "1.000 for, −1.000 against, 0.000 in all" in words
+    assert "1.000 for, −1.000 against, 0.000 in total" in words
 
 
 def test_a_map_of_zeros_is_drawn():
     assert png(overlay_figure(GREY, torch.zeros(4, 4))).startswith(b"\x89PNG")
-    assert totals_text(torch.zeros(2, 2)) == "0.000 for, 0.000 against, 0.000 in all"
+    assert totals_text(torch.zeros(2, 2)) == "0.000 for, 0.000 against, 0.000 in total"
 
 
 def test_numbers_have_a_true_minus():

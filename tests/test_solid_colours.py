@@ -107,7 +107,7 @@ def test_what_is_given_is_the_same_at_every_step(baselines, expected):
         assert given.draw(step).tolist() == expected
         assert given.draw(step).dtype == DOUBLE
     assert given.varies is False
-    assert given.note == "the reference is the one that was given, the same at every step"
+    assert given.note == "the reference was given, and is the same at every step"
 
 
 def test_what_is_given_takes_no_part_in_gradients():
@@ -130,7 +130,7 @@ def test_a_function_is_asked_at_every_step_with_one_generator():
     assert "seed 4" in given.note
 
 
-@pytest.mark.parametrize(("normalization", "words"), [(None, "own range"), ((0.0, 1.0), "all that a picture can show")])
+@pytest.mark.parametrize(("normalization", "words"), [(None, "own range"), ((0.0, 1.0), "full range of an image")])
 def test_random_colours_vary_and_come_from_the_seed(normalization, words):
     first, again, other, default = (
         references(X, normalization=normalization, **seed) for seed in ({"seed": 6}, {"seed": 6}, {"seed": 7}, {})

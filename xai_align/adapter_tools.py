@@ -1,6 +1,6 @@
-"""Tools for adapters and other packages that run methods on a user's model: all that they need of the ground floor.
+"""Tools for adapters and other packages that run methods on a user's model.
 
-An adapter imports these and the public rooms of the core, never :mod:`xai_align._tools`.
+An adapter imports these and the public packages of the core, never :mod:`xai_align._tools`.
 """
 
 from xai_align._tools.batches import batches_of

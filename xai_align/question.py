@@ -153,16 +153,22 @@ class Question:
         both = set(targets) & set(foils)
         if both:
             raise TargetError(
-                f"{sorted(both)} are on both sides of {self.targets} and not {self.foils} in an output of shape "
-                f"{list(logits.shape)}; ask about different classes"
+                f"{_classes(both)} both a target and a foil of {self.targets} and not {self.foils} in an output of "
+                f"shape {list(logits.shape)}; choose different classes"
             )
         return targets, foils
 
     def _distinct(self) -> Question:
         both = set(self.targets) & set(self.foils or ())
         if both:
-            raise TargetError(f"{sorted(both)} are on both sides of the question; ask about different classes")
+            raise TargetError(f"{_classes(both)} both a target and a foil; choose different classes")
         return self
+
+
+def _classes(positions: Iterable[Any]) -> str:
+    """Format positions as the subject of a sentence: ``class 3 is`` or ``classes 2, 3 are``."""
+    named = [str(one[0]) if isinstance(one, tuple) and len(one) == 1 else str(one) for one in sorted(positions)]
+    return f"class {named[0]} is" if len(named) == 1 else f"classes {', '.join(named)} are"
 
 
 def answers(questions: Sequence[Question], logits: Tensor) -> Tensor:

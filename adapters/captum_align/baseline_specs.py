@@ -76,12 +76,12 @@ def build_baseline(name: str, model: Any, **options: Any) -> BaselineMethod:
 
 
 def _warn_of_plain_gradient(name: str, model: Any) -> None:
-    """Warn of a network without layers that the method changes, about which Captum is silent."""
+    """Warn of a network without layers that the method changes; Captum does not warn."""
     layers = CHANGED_LAYERS.get(name)
     if layers and not any(type(module) in layers for module in model.modules()):
         plain = "the plain gradient" if name == "guided_backprop" else "gradient times (input - baseline)"
         warnings.warn(
-            f"{name} finds no layer in {type(model).__name__} that it treats in its own way "
+            f"{name} finds no layer in {type(model).__name__} that it handles differently "
             f"({', '.join(layer.__name__ for layer in layers)}): the result is {plain}",
             stacklevel=callers_level(),
         )

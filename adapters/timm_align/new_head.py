@@ -18,7 +18,7 @@ def with_new_head(model: nn.Module, num_classes: int) -> nn.Module:
         ValueError: there are fewer than two classes, or the model's classifier can't be replaced.
     """
     if num_classes < 2:
-        raise ValueError(f"num_classes is {num_classes}; a classifier tells at least two classes apart")
+        raise ValueError(f"num_classes is {num_classes}; a classifier needs at least two classes")
     fresh: Any = copy.deepcopy(model)
     like = next(fresh.parameters())
     if not callable(getattr(fresh, "reset_classifier", None)):

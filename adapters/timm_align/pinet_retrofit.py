@@ -73,9 +73,9 @@ def retrofit(
     if head == "exact":
         return _exact(model_or_name, pretrained, num_classes, feature_space, options)
     if head != "second_look":
-        raise ValueError(f"head={head!r}; it is 'exact' or 'second_look'")
+        raise ValueError(f"head={head!r}; it must be 'exact' or 'second_look'")
     if feature_space is not None:
-        raise ValueError('feature_space says where head="exact" reads; a second look has z=... instead')
+        raise ValueError('feature_space is an option of head="exact"; for head="second_look" use z=...')
     return _second_look(model_or_name, pretrained=pretrained, num_classes=num_classes, **options)
 
 

@@ -77,7 +77,7 @@ CASES = {
 
 
 def steps_of(case: Case) -> dict[str, Callable[[], object]]:
-    """What is timed, by name."""
+    """Timed functions by name."""
     torch.manual_seed(0)
     images = torch.randn(case.batch, 3, case.size, case.size).contiguous(memory_format=torch.channels_last)
     batch = images, torch.arange(case.batch) % case.classes

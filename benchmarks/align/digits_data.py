@@ -51,7 +51,7 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Domains:
-    """What is trained on, chosen by, and tested on."""
+    """Training, validation and test data."""
 
     training: Pictures
     validation: Pictures
@@ -141,14 +141,14 @@ def unseen_textures(labels: NDArray[np.int64], rng: np.random.Generator) -> Numb
 
 
 def stripes(count: int, rng: np.random.Generator) -> Numbers:
-    """Of two colours, in any direction, 2 to 4.5 pixels wide."""
+    """Stripes of two colours, in any direction, 2 to 4.5 pixels wide."""
     y, x = np.mgrid[:SIDE, :SIDE]
     angle, period, phase = (v[:, None, None] for v in rng.uniform([[0], [4], [0]], [[np.pi], [9], [1]], (3, count)))
     return _of_two_colours((np.cos(angle) * x + np.sin(angle) * y) / period + phase, rng)
 
 
 def checks(count: int, rng: np.random.Generator) -> Numbers:
-    """Of two colours, 3 to 6 pixels wide."""
+    """Checks of two colours, 3 to 6 pixels wide."""
     y, x = np.mgrid[:SIDE, :SIDE]
     width = rng.integers(3, 7, (count, 1, 1))
     right, down = rng.integers(0, 12, (2, count, 1, 1))

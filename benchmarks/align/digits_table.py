@@ -68,7 +68,7 @@ def report(out: Path) -> str:
 
 
 def goals(fits: dict[str, Fits]) -> str:
-    """What was meant to be reached, for each method with a masker."""
+    """Targets set in advance, for each method with a masker."""
     lines = []
     for method, found in fits.items():
         seeds = sorted(set(found).intersection(*(fits[other] for other in ("erm", "dre") if other in fits)))

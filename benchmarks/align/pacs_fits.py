@@ -102,7 +102,7 @@ def aligned(weight: float = WEIGHT, **options: Any) -> Recipe:
 
 @dataclass(frozen=True)
 class Method:
-    """What is learnt, and how CAMs come to [0, 1] for it."""
+    """Training recipe and its normalisation of CAMs to [0, 1]."""
 
     recipe: Callable[[], Recipe]
     normalise: Normalise = "max"

@@ -78,7 +78,7 @@ def cams_of(classifier: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
 
 @torch.no_grad()
 def of_masks(classifier: nn.Module, masker: nn.Module, images: Tensor, classes: Tensor) -> dict[str, float]:
-    """What masks are like, and the predicted class's probability with what they keep and with what they drop."""
+    """Statistics of masks, and the predicted class's probability with the kept and with the dropped part."""
     masks = torch.cat([masker(x) for x in images.split(AT_ONCE)])
     others = images.roll(len(images) // 2, 0)
     kept, dropped = images * masks + others * (1 - masks), images * (1 - masks) + others * masks

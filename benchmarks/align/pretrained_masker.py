@@ -57,14 +57,14 @@ class PretrainedMasker(nn.Module):
         return self.logits(images).sigmoid()
 
     def logits(self, images: Tensor) -> Tensor:
-        """What the sigmoid is taken of."""
+        """Logits of the mask."""
         fine, middle, coarse = self.features(images)
         around = self.around(self.from_middle(middle) + _up(self.from_coarse(coarse), middle))
         return _up(self.last(self.smooth(self.from_fine(fine) + _up(around, fine))), images)
 
     @torch.no_grad()
     def features(self, images: Tensor) -> list[Tensor]:
-        """Of :data:`STAGES`."""
+        """Feature maps of :data:`STAGES`."""
         z, found = self.stem(images), []
         for name, stage in self.stages.named_children():
             z = stage(z)

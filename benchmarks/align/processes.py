@@ -92,7 +92,7 @@ def fit(kind: str, pictures: int, epochs: int) -> dict[str, object]:
 
 
 def distance(one: list[float], two: list[float]) -> float:
-    """Of weights, as a share of their norm."""
+    """Difference of weights as a share of their norm."""
     a, b = (torch.tensor(values, dtype=torch.float64) for values in (one, two))
     return float((a - b).norm() / a.norm())
 

@@ -58,7 +58,7 @@ def _maps(model: nn.Module, x: Tensor, classes: list[int], **options: Any) -> Te
 
 
 def fooled(model: nn.Module, x: Tensor, classes: list[int], maps: Tensor) -> tuple[int, float]:
-    """How many of the maps times the image are taken for their class, and the classes' mean probability."""
+    """Share of maps times the image that are predicted as their class, and the classes' mean probability."""
     low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
     shown = x * ((maps - low) / (high - low).clamp_min(1e-12))[:, None]
     with torch.no_grad():

@@ -104,7 +104,7 @@ def push(
     sign: int = 1,
     layers: list[str] | None = None,
 ) -> Tensor:
-    """Where descent pushes the masked input, ``-dL/dx`` with ``L = -logit``; with ``sign=-1``, of ``L = logit``."""
+    """Direction of descent at the masked input, ``-dL/dx`` with ``L = -logit``; with ``sign=-1``, of ``L = logit``."""
     masked = masked.clone().requires_grad_()
     with clip_gradients(model, original, mode=mode, layers=layers) as clipping:
         (gradient,) = torch.autograd.grad(-sign * clipping.model(masked).sum(), masked)

@@ -67,7 +67,7 @@ def with_maps(folder: Path) -> list[str]:
 
 
 def place(method: str, subject: str) -> tuple[int, str]:
-    """Where a method stands in the queue."""
+    """Position of a method in the queue."""
     order = (subject, *FIRST)
     return (order.index(method) if method in order else len(order), method)
 

@@ -93,7 +93,7 @@ def methods(name: str) -> list[str]:
 
 
 def twins(images: Path) -> str:
-    """How far twins differ on four images, as a share of the largest value."""
+    """Difference of twins on four images, as a share of the largest value."""
     loaded = load_model(MODEL)
     x = torch.stack([loaded.preprocess(open_image(path)) for path in expand_paths([images])[:4]])
     lines = [heading("method", "gives the map of", "largest difference")]

@@ -127,7 +127,7 @@ def road_theirs(model: nn.Module, x: Tensor, scores: Tensor, target: int, noise:
 
 
 def road_ours(model: nn.Module, x: Tensor, scores: Tensor, target: int, noise: float) -> dict[str, float]:
-    """What ``road(model, x, scores, target=target, bins=SHARES)`` measures, with its two curves kept."""
+    """Compute ``road(model, x, scores, target=target, bins=SHARES)`` and keep its two curves."""
     metric = road_metric(bins=SHARES, baselines=NoisyLinear(noise))
     curves = perturbation_curves(model, x, scores, metric.specs)
     most, least = (float((curve.masked[0, :, target] - curve.clean[0, target]).mean()) for curve in curves)

@@ -211,7 +211,7 @@ def print_cost(options: argparse.Namespace) -> None:
 
 
 def _seconds(work: Callable[[], Any]) -> float:
-    """Of this process's own time: others may run beside it."""
+    """Measure the CPU time of this process alone; others may run beside it."""
     return timed(work, clock=process_time)[0]
 
 

@@ -124,7 +124,7 @@ def run_pacs(options: argparse.Namespace) -> None:
 
 
 def pacs_variants(probe: nn.Linear, gate: nn.Module) -> dict[str, PiNet]:
-    """What is fitted to the labels. Signed maps see no evidence: a decoder's K maps, summed (``z = 1``)."""
+    """Module that is fitted to the labels. Signed maps see no evidence: a decoder's K maps, summed (``z = 1``)."""
     signed = on_pacs(probe, None, z="ones", activation="tanh", start=None)
     return {"gate": only_the_gate(on_pacs(probe, gate)), "fresh": only_the_gate(on_pacs(probe, None)), "signed": signed}
 
@@ -156,7 +156,7 @@ def one_map(pinet: PiNet, x: Tensor) -> Tensor:
 
 
 def multiplications(network: nn.Module, x: Tensor) -> int:
-    """Of one forward pass: half of the floating point operations of convolutions and matrix products."""
+    """Count of one forward pass: half of the floating point operations of convolutions and matrix products."""
     with FlopCounterMode(display=False) as counter:
         network(x)
     return int(counter.get_total_flops()) // 2
@@ -164,14 +164,14 @@ def multiplications(network: nn.Module, x: Tensor) -> int:
 
 @torch.no_grad()
 def sum_error(pinet: PiNet, x: Tensor) -> float:
-    """How far the sums over the maps are from the logits, over the largest logit."""
+    """Difference of the sums over the maps and the logits, over the largest logit."""
     look = pinet.explain(x)
     sums = look.maps.double().sum((2, 3)) + look.bias
     return float((sums - look.logits).abs().max() / look.logits.abs().max())
 
 
 def fidelity(pinet: PiNet, asked: Asked) -> str:
-    """How near the logits are to the teacher's."""
+    """Agreement of the logits with the teacher's."""
     x = JUDGES["lite0"].view(torch.stack([one.pixels for one in asked.photographs]))
     ours, teachers = logits_of(pinet, x), logits_of(JUDGES["lite0"].model, x)
     agreement = float((ours.argmax(1) == teachers.argmax(1)).float().mean())
@@ -192,7 +192,7 @@ def accuracy(pinet: PiNet, pacs: Pacs, split: Split) -> float:
 
 
 def folder_of(out: Path, concentration: float, seed: int) -> Path:
-    """Where a gate is kept."""
+    """Path of a stored gate."""
     return out / f"distilled-{concentration:g}-{seed}"
 
 

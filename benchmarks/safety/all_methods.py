@@ -108,12 +108,12 @@ def quiet() -> None:
 
 
 def tensors_of(found: Any) -> list[Tensor]:
-    """What a call found, as tensors that can be compared."""
+    """Result of a call, as tensors that can be compared."""
     parts = found if isinstance(found, tuple | list) else (found,)
     return [torch.as_tensor(part) for part in parts]
 
 
 def is_same(found: Any, expected: Any) -> bool:
-    """Whether two calls found the same, bit for bit."""
+    """Return True if two calls found the same, bit for bit."""
     pairs = zip(tensors_of(found), tensors_of(expected), strict=True)
     return all(a.shape == b.shape and bool(((a == b) | (a.isnan() & b.isnan())).all()) for a, b in pairs)

@@ -645,7 +645,7 @@ def outcome(kind: Kind, folder: Path, change: Change, original: Loaded) -> tuple
 
 
 def sentence_problem(message: str, folder: Path) -> str:
-    """What is wrong with a message that should be one sentence with the name of a file in it; "" for nothing."""
+    """Complaint about a message that should be one sentence with the name of a file in it; "" for none."""
     if "\n" in message:
         return "several lines"
     if len(message) > 900:
@@ -656,7 +656,7 @@ def sentence_problem(message: str, folder: Path) -> str:
 
 
 def _says(said: Any, expected: Any) -> bool:
-    """Whether the two are the same, 1 and 1.0 too, apart from the version and what the expected value leaves out."""
+    """Compare two values, 1 and 1.0 as equal, apart from the version and what the expected value leaves out."""
     if isinstance(said, dict) and isinstance(expected, dict):
         return all(key in said and _equal(said[key], one) for key, one in expected.items() if key != "version")
     return _equal(said, expected)

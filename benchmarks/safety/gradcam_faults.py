@@ -29,7 +29,7 @@ SWIN = {"embed_dim": 12, "depths": (1, 1), "num_heads": (1, 2), "window_size": 3
 
 
 class Finding(NamedTuple):
-    """Whether the fault is absent, and what was seen."""
+    """Result of a probe: True if the fault is absent, and the observation."""
 
     well: bool
     seen: str
@@ -213,7 +213,7 @@ FAULTS: dict[str, Callable[[Any], Finding]] = {
 
 
 def finding(probe: Callable[[Any], Finding], CAM: Any) -> Finding:
-    """What a probe finds; a version that fails in a new way is a finding too."""
+    """Run a probe; a version that fails in a new way is a finding too."""
     try:
         return probe(CAM)
     except Exception as error:

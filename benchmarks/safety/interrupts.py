@@ -77,7 +77,7 @@ _FRESH = ThreadState.now()
 
 
 def leftovers() -> list[str]:
-    """What an interrupt left in this thread, in words."""
+    """Describe the state that an interrupt left in this thread."""
     now = ThreadState.now()
     found = [name for name, value, fresh in zip(now._fields, now, _FRESH, strict=True) if value != fresh]
     if torch.is_inference_mode_enabled():

@@ -118,7 +118,7 @@ def restored(file: Path, model: nn.Module) -> Fitted:
 
 
 class Pictures(Dataset[tuple[Tensor, ...]]):
-    """What ``fit_pinet`` takes: a picture, its label, and its mask where masks are shown at all."""
+    """Samples for ``fit_pinet``: a picture, its label, and its mask if masks are given."""
 
     def __init__(self, shapes: ToyShapes, masks: Tensor | None = None) -> None:
         self.shapes, self.masks = shapes, masks

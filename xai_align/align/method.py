@@ -126,8 +126,8 @@ class ALIGNMethod:
         if not self._has_said:
             self._has_said = True
             warnings.warn(
-                "the mask is the same for every class: the masker looks at the image alone, and the target makes no "
-                "difference. Grad-CAM of the trained classifier answers for a class",
+                "the mask is the same for every class: the masker's only input is the image, and the target is "
+                "ignored. For a map of one class use Grad-CAM of the trained classifier",
                 ClassAgnosticWarning,
                 stacklevel=callers_level(),
             )

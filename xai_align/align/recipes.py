@@ -194,7 +194,7 @@ def _mixup(weight: float, share: float) -> tuple[Term, ...]:
 #: The training recipes, as the plugin contract has them.
 RECIPES: list[TrainingRecipeSpec] = [
     TrainingRecipeSpec(name="erm", build=erm, summary="cross entropy of the labels alone"),
-    TrainingRecipeSpec(name="sgt", build=sgt, summary="the prediction stays without the least salient pixels"),
+    TrainingRecipeSpec(name="sgt", build=sgt, summary="the prediction is unchanged without the least salient pixels"),
     TrainingRecipeSpec(name="dre", build=dre, summary="consistent and sparse CAMs under mixup: ALIGN without masks"),
     TrainingRecipeSpec(name="rrr", build=rrr, summary="no input gradient outside given masks"),
     TrainingRecipeSpec(name="align", build=align, summary="CAMs lie where a masker, trained alongside, finds evidence"),

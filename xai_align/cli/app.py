@@ -75,7 +75,7 @@ def demo_command(
 def plugins_command() -> None:
     """List all plugins.
 
-    Shows the distribution and version of each, the hooks it implements, and why it is not used, if so.
+    Shows the distribution and version of each, the hooks it implements, and the reason if it is not used.
     """
     from xai_align.plugins import plugin_table
 

@@ -74,7 +74,7 @@ def compare_command(
     pictures: Annotated[int, typer.Option(min=0, help="Number of images to draw explanations of.")] = 6,
     device: Device = None,
     internal_batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Number of perturbed images in a batch; a lower number takes less memory.")
+        int | None, typer.Option(min=1, help="Number of perturbed images in a batch; smaller values use less memory.")
     ] = None,
     table_format: Annotated[
         str, typer.Option("--format", metavar="parquet|csv", help="File format of the values of all images.")

@@ -38,7 +38,7 @@ def explain_command(
         typer.Option(
             "--not",
             metavar="NAME|INDEX",
-            help="The class, or several, to explain against: why that class and not this one? 'others': all others.",
+            help="Explain the --class against this one; may be repeated. 'others': all other classes.",
         ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for pictures, arrays and numbers.")] = Path("xai-align-out"),

@@ -25,8 +25,8 @@ from xai_align.cli.shared_options import (
 from xai_align.cli.terminal import output, print_lines, print_notes, report_errors
 
 if TYPE_CHECKING:
-    from xai_align.align.domain_scores import DomainScores
     from xai_align.cli.fit_align_folder import FolderAlignment
+    from xai_align.comparison.domain_scores import DomainScores
 
 _MAPS = {"mask": "mask", "cam": "CAM"}
 
@@ -35,7 +35,7 @@ def fit_align_command(
     images: Annotated[
         Path,
         typer.Argument(
-            metavar="IMAGE_FOLDER", help="Folder with DOMAIN/CLASS/images, with --source; without, CLASS/images."
+            metavar="IMAGE_FOLDER", help="Folder of CLASS/images, or DOMAIN/CLASS/images if --source is given."
         ),
     ],
     backbone: BackboneReference,
@@ -101,7 +101,7 @@ def fit_align_command(
 ) -> None:
     """Train a classifier and a masker with ALIGN.
 
-    Tests them in every domain. Writes both networks, curves, pictures and all numbers.
+    Evaluates both on every domain. Writes both networks, curves, pictures and all numbers.
     """
     from xai_align._tools.options import parse_options
     from xai_align.align.options import AlignOptions

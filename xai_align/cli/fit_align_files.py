@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from xai_align._tools.model_state import evaluating
-from xai_align.align.domain_scores import DomainScores, maps_of
+from xai_align.comparison.domain_scores import DomainScores, maps_of
 
 if TYPE_CHECKING:
     from xai_align.align.align_fit import AlignFit

@@ -12,7 +12,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from xai_align._tools.devices import usable_device
 from xai_align._tools.random_state import fixed_random_state
-from xai_align.align.domain_scores import DomainScores, score_domain
 from xai_align.align.forward_passes.training_batch import TrainingBatch
 from xai_align.align.masker_loss import keep_and_drop
 from xai_align.align.recipe_by_name import recipe, recipe_options
@@ -20,6 +19,7 @@ from xai_align.align.recipe_record import Recipe
 from xai_align.align.saved_fit import save_fit
 from xai_align.align.trainer import AlignTrainer
 from xai_align.cli.fit_align_files import draw_examples, write_curves, write_results
+from xai_align.comparison.domain_scores import DomainScores, score_domain
 from xai_align.data.domain_folder import Domains, Split, read_domains, split_domains
 from xai_align.data.image_folder import LabelledImage, LabelledImages, class_by_class
 from xai_align.data.images import open_image

@@ -224,7 +224,11 @@ class Judging:
         for example, score in zip(batch, scores.detach().cpu().double().tolist(), strict=True):
             self._values[example.path, measure.name] = (score, seconds)
             if not math.isfinite(score):
-                self._reason(f"{measure.name} of {self.method} ('{self.kind}') is not a number", 1)
+                self._reason(
+                    f"{measure.name} of {self.method} ('{self.kind}') is undefined, as for a constant map or an output "
+                    "that is not finite",
+                    1,
+                )
 
     def _failed(self, example: Example, measure: MetricSpec, error: Exception) -> None:
         text = f"{example.path}: {measure.name} of {self.method} ('{self.kind}') failed: {said(error)}"
@@ -240,7 +244,7 @@ class Judging:
 
     def _warning_text(self, warning: warnings.WarningMessage) -> str:
         if issubclass(warning.category, TieWarning):  # its message names positions in the batch
-            return f"in maps of {self.method} positions share a score; ties are ranked in reading order"
+            return f"maps of {self.method} have tied scores; ties are ranked in reading order"
         return f"{warning.category.__name__}: {warning.message}"
 
     def _reason(self, text: str, images: int) -> None:

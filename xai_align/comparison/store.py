@@ -123,7 +123,7 @@ class FolderStore:
         if before is not None and before != self.settings:
             raise ValueError(
                 f"'{folder}' holds a comparison with other settings: {_differences(before, self.settings)}; "
-                "choose another folder to keep it, or give its settings to go on with it"
+                "choose another folder to keep it, or pass the same settings to resume it"
             )
 
     def begin(self) -> None:
@@ -232,7 +232,7 @@ def _digest(value: Any) -> str:
 
 def _differences(before: Any, now: dict[str, Any]) -> str:
     if not isinstance(before, dict):
-        return "its settings are not ours"
+        return "its settings are not an object"
     names = [name for name in dict.fromkeys((*before, *now)) if before.get(name) != now.get(name)]
     return "; ".join(f"{name} {_change(before.get(name), now.get(name))}" for name in names)
 

@@ -48,7 +48,10 @@ def find_class(wanted: str, class_names: Sequence[str]) -> int:
             return meant[0]
         if meant:
             raise TargetError(f"the class '{wanted}' is ambiguous: it may be {_listed(meant, class_names)}")
-    raise TargetError(f"no class is called '{wanted}'{_suggestion(sought, synonyms, class_names)}")
+    raise TargetError(
+        f"no class is called '{wanted}'{_suggestion(sought, synonyms, class_names)}; give a class name of the model, "
+        f"or an index 0 … {len(class_names) - 1}"
+    )
 
 
 def question_about(targets: Sequence[int], foils: Sequence[int] | None, predicted: int) -> Question:

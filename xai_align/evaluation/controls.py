@@ -91,16 +91,16 @@ CONTROLS: list[AttributionSpec] = [
     AttributionSpec(
         name="random",
         build=RandomAttribution,
-        summary="control: uniform noise, its own for every image",
-        note="random is a control: noise that knows neither the model nor the question.",
+        summary="control: uniform noise, different for every image",
+        note="random is a control: noise that is independent of the model and the question.",
         control=True,
         by_default=True,
     ),
     AttributionSpec(
         name="centre_gaussian",
         build=CentreGaussianAttribution,
-        summary="control: a bump in the middle of every image",
-        note="centre_gaussian is a control: it knows neither the model nor the question.",
+        summary="control: a Gaussian in the centre of every image",
+        note="centre_gaussian is a control: it is independent of the model and the question.",
         control=True,
     ),
 ]

@@ -20,7 +20,7 @@ Measures that keep ``s`` from being an adversarial attack instead of an explanat
 * ``s`` starts from the exact readout's map and takes a few steps only;
 * every step has another share, other fills, a shifted mask, perhaps a mirrored image;
 * a step follows the gradient at several scales at once, so that the map moves
-  where neighbouring cells agree, and hardly where they don't.
+  where neighbouring cells agree, and barely where they do not.
 """
 
 from __future__ import annotations
@@ -170,7 +170,8 @@ def curve_masks(
 
 
 _NO_STAGES = (
-    "no hidden layer with feature maps was found, so deviations were left alone; name some with deviation_layers"
+    "no hidden layer with feature maps was found, so hidden deviations were not penalised; name layers with "
+    "deviation_layers"
 )
 
 

@@ -128,8 +128,8 @@ def _check_finite(*found: Tensor) -> None:
     if not fine.all():
         wrong = (~fine).nonzero().flatten().tolist()
         raise ValueError(
-            f"the optimisation of example(s) {wrong} met NaN or infinity: the network gave such logits or gradients "
-            "for a partly hidden image. Look for a square root or a logarithm at 0, or use a wider dtype"
+            f"the optimisation of example(s) {wrong} produced NaN or infinity: the network gave such logits or "
+            "gradients for a partly hidden image. Look for a square root or a logarithm at 0, or use a wider dtype"
         )
 
 

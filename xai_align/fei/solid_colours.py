@@ -65,7 +65,7 @@ def references(
     if isinstance(baselines, Tensor):
         fixed = _fitting(baselines.detach(), inputs)
         check_finite("the baselines", fixed)
-        return References(lambda step: fixed, False, "the reference is the one that was given, the same at every step")
+        return References(lambda step: fixed, False, "the reference was given, and is the same at every step")
     if not callable(baselines):
         raise TypeError(
             f"baselines of type {type(baselines).__name__} are not understood; give None for random solid colours, "
@@ -136,8 +136,8 @@ def _fitting(baselines: Any, inputs: Tensor) -> Tensor:
     return r.to(inputs)
 
 
-_ALL_COLOURS = "at every step the reference was a random solid colour out of all that a picture can show, seed {}"
+_ALL_COLOURS = "at every step the reference was a random solid colour from the full range of an image, seed {}"
 _OWN_RANGE = (
-    "at every step the reference was a random solid colour out of each image's own range, as no normalization was "
+    "at every step the reference was a random solid colour from each image's own range, as no normalization was "
     "given, seed {}"
 )

@@ -88,7 +88,9 @@ class NoisyLinear:
         high = x.masked_fill(holes, -torch.inf).amax((2, 3), keepdim=True)
         middle, width = low + (high - low) / 2, (high - low).amax(1, keepdim=True)
         if not width.isfinite().all():
-            raise ValueError("the inputs hold NaN, infinite or enormous values at pixels that are kept")
+            raise ValueError(
+                "the kept pixels of the inputs hold NaN, infinity, or values whose range overflows; use finite inputs"
+            )
         # centred, so that a constant channel is zero and is filled exactly
         unit = torch.where(width > 0, width, 1.0)
         solution = fill_holes((x - middle) / unit, holes, tolerance=self.tolerance) * unit + middle

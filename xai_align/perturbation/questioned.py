@@ -1,4 +1,4 @@
-"""The value of a question for a network's outputs, along a curve: one number per example.
+"""Value of a question for each output of a network, as plotted along a curve: one number per example.
 
 For probabilities it is a probability: of the class (why A), of the group, summed
 over its members (why G), or of one side given that it is either:

@@ -66,7 +66,7 @@ def _describe_entry_point(entry_point: EntryPoint) -> Plugin:
 
 
 def _loading_order(entry_point: EntryPoint) -> tuple[bool, str, str, str]:
-    """Return the sort key of an entry point: ours first, which makes them pluggy's last to be called, the fallback."""
+    """Return the sort key of an entry point: ours first, as pluggy calls the first registered last."""
     distribution = _normalised(_describe_entry_point(entry_point).distribution)
     return distribution != _OWN_DISTRIBUTION, distribution, entry_point.name, entry_point.value
 

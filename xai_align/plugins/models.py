@@ -62,8 +62,8 @@ def encoder(reference: str, options: dict[str, Any]) -> nn.Module:
         "xai_align_encoder",
         nn.Module,
         doing=f"cannot build the encoder '{reference}'",
-        unknown=f"no plugin knows the encoder '{reference}'; install the package that it came from, or build it "
-        "yourself and give it as encoder=....",
+        unknown=f"no plugin knows the encoder '{reference}'; install the package that defines it, or build it "
+        "and pass it as encoder=...",
         reference=reference,
         options=options,
     )
@@ -81,7 +81,7 @@ def second_look(model: nn.Module, num_classes: int, options: dict[str, Any]) -> 
         backbone = load_model("timm:resnet18@random").model
         second_look(backbone, 10, {"frozen": True})  # a PiNet with 10 classes; only its head is trained
     """
-    doing = f"cannot put a second look on {type(model).__name__}"
+    doing = f"cannot add a second look to {type(model).__name__}"
     return first_answer_or_raise(
         "xai_align_second_look",
         nn.Module,

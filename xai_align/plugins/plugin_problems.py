@@ -1,4 +1,4 @@
-"""Warnings about plugins that cannot be used, and what is caught from them."""
+"""Warnings about plugins that cannot be used, and the exceptions caught from plugins."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from xai_align.plugins.plugin import Plugin
 
 #: Set to anything but ``0``, ``false`` or ``no``: a plugin that cannot be used is an error.
 STRICT_VARIABLE = "XAI_ALIGN_STRICT"
-#: Exceptions of a plugin that do not stop the rest. Interrupts pass, and so do test outcomes.
+#: Exceptions of a plugin that do not stop the others. Interrupts and outcomes of tests are raised.
 PLUGIN_ERRORS = (Exception, SystemExit)
 
 

@@ -73,10 +73,10 @@ def photograph_and_overlay(
 
 
 def totals_text(values: Tensor) -> str:
-    """Format the positive, negative and total sum of a map: ``12.300 for, −4.100 against, 8.200 in all``."""
+    """Format the positive, negative and total sum of a map: ``12.300 for, −4.100 against, 8.200 in total``."""
     values = values.detach().cpu().double()
     positive, negative = float(values.clamp(min=0).sum()), float(values.clamp(max=0).sum())
-    return f"{number(positive)} for, {number(negative)} against, {number(positive + negative)} in all"
+    return f"{number(positive)} for, {number(negative)} against, {number(positive + negative)} in total"
 
 
 class _Sheet:

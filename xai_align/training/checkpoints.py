@@ -107,7 +107,7 @@ class Checkpoints:
         if not same(before, self.config):
             raise ValueError(
                 f"'{path}' is of a run with another configuration: {differences(before, self.config)}; "
-                "give its configuration to go on with it, or choose another folder to keep it"
+                "pass the same settings to resume it, or choose another folder to keep it"
             )
 
 

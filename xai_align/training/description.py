@@ -1,4 +1,4 @@
-"""Plain values by which a run that goes on is compared with the one that it continues."""
+"""Configuration values that a resumed run compares with those of its checkpoint."""
 
 from __future__ import annotations
 

@@ -142,7 +142,7 @@ class FitState(ABC):
     def _check(self, snapshot: Snapshot, source: str) -> None:
         rule = record({**PROGRESS, **self.own_rules()}, {"config": anything})
         if complaint := rule(snapshot.numbers, ""):
-            raise ValueError(f"{source} is not what it should be: {complaint}")
+            raise ValueError(f"{source} is invalid: {complaint}")
         check_kept(self._weights, below(self.prefix, snapshot), source)
         check_kept(self._changing, below(_BEST, snapshot), source, subset=not self._initial_is_best)
         self.check_own(snapshot, source)

@@ -91,7 +91,7 @@ def check_optimizer(
     if not complaint:
         complaint = _uneven(parameters, tensors, numbers["state"], name)
     if complaint:
-        raise ValueError(f"{source} is not what it should be: {complaint}")
+        raise ValueError(f"{source} is invalid: {complaint}")
 
 
 def _other_options(groups: list[dict[str, Any]], numbers: Mapping[str, Any], name: str) -> str | None:

@@ -99,16 +99,16 @@ def _begin(
     """
     state.take_last_weights()
     if checkpoints is None:
-        again = f"epoch {state.epoch + 1} was interrupted and starts over, with the weights that it had changed"
+        again = f"epoch {state.epoch + 1} was interrupted and is repeated, from the weights that it had changed"
         return [again] if state.within_epoch else []
     if resume == "never" and checkpoints.paths() and not state.epoch:
         raise ValueError(
-            f"'{checkpoints.folder}' holds a run already; choose another folder, or go on with it (resume='auto')"
+            f"'{checkpoints.folder}' already holds a run; choose another folder, or resume it with resume='auto'"
         )
     newest = checkpoints.newest()
     group.wait()  # before the first process writes
     if newest is None and resume == "must" and not state.epoch:
-        raise ValueError(f"'{checkpoints.folder}' holds no checkpoint to go on from")
+        raise ValueError(f"'{checkpoints.folder}' holds no checkpoint to resume from")
     if newest is None or _epoch_of(newest[1]) < state.epoch:
         save()
         return []
@@ -118,13 +118,13 @@ def _begin(
     note = (
         f"resuming from the end of epoch {done} ('{path}'); steps of a later epoch are repeated"
         if not state.stopped and done < epochs
-        else f"the run in '{path.parent}' was finished after epoch {done}; nothing was left to do"
+        else f"the run in '{path.parent}' had already finished after epoch {done}; nothing was trained"
     )
     _log.info(note)
     return [note]
 
 
 def _epoch_of(snapshot: Snapshot) -> int:
-    """Return the epoch of a checkpoint; a huge number if it has none, so that it is refused when it is read."""
+    """Return the epoch of a checkpoint; a huge number if it has none, so that reading it is refused."""
     epoch = snapshot.numbers.get("epoch")
     return epoch if isinstance(epoch, int) else 2**53

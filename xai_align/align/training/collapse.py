@@ -60,8 +60,8 @@ def collapsed(mean: float, std: float) -> Kind | None:
 def collapse_message(kind: Kind, *, epoch: int, mean: float, std: float, description: str) -> str:
     """Return the text of the warning."""
     return (
-        f"epoch {epoch}: the masks have collapsed, {_WORDS[kind]} (mean {mean:.3g}, spread inside an image {std:.3g}); "
-        f"they explain nothing like this. {description}"
+        f"epoch {epoch}: the masks have collapsed, {_WORDS[kind]} (mean {mean:.3g}, spread inside an image {std:.3g}), "
+        f"so they are not explanations. {description}"
     )
 
 
@@ -73,18 +73,29 @@ def dead_message(share: float, *, epoch: int) -> str | None:
     if not share > DEAD:
         return None
     return (
-        f"epoch {epoch}: {share:.0%} of the CAMs are zero everywhere, so nothing can be aligned there and nothing "
-        "brings them back. Give the mixup (and the alignment) less weight, or normalise='signed', with which no CAM "
-        "dies"
+        f"epoch {epoch}: {share:.0%} of the CAMs are zero everywhere: their gradient is zero, so they cannot "
+        "recover. Give the mixup (and the alignment) less weight, or use normalise='signed', with which no CAM becomes "
+        "zero"
     )
 
 
-def idle_message(p_keep: float | None, p_drop: float | None) -> str | None:
-    """Return a warning if at the end the kept part predicts the label no better than the dropped part, else None."""
+def idle_message(p_keep: float | None, p_drop: float | None, *, baseline: object = None) -> str | None:
+    """Return a warning if at the end the kept part predicts the label no better than the dropped part, else None.
+
+    Args:
+        p_keep: probability of the label with the kept part alone; None: not measured.
+        p_drop: probability of the label with the dropped part alone; None: not measured.
+        baseline: the fill in use, which the warning does not advise.
+    """
     if p_keep is None or p_drop is None or p_keep - p_drop >= IDLE:
         return None
+    message = (
+        f"the kept part predicts the label barely better than the dropped part (probability {p_keep:.2f} and "
+        f"{p_drop:.2f}), so the masks explain nothing. Train longer, the masker alone too (masker_only_epochs)"
+    )
+    if baseline == "another_image":
+        return message
     return (
-        f"the kept part predicts the label hardly better than the dropped part (probability {p_keep:.2f} and "
-        f"{p_drop:.2f}), so the masks explain nothing. Train longer, the masker alone too (masker_only_epochs); a "
-        "network that recognises low-contrast images needs another fill: recipe('align', baseline='another_image')"
+        f"{message}; a network that recognises low-contrast images needs another fill: "
+        "recipe('align', baseline='another_image')"
     )

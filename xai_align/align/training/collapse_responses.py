@@ -103,9 +103,9 @@ class AreaLimits(CollapseResponse):
         """Sentence for the warning that describes the response."""
         parts = []
         if self._falling:
-            parts.append(f"the area that they may keep falls to {self.lowest} (it is {self.limit:.2f} now)")
+            parts.append(f"the maximum area is lowered to {self.lowest} step by step (now {self.limit:.2f})")
         if self._held:
-            parts.append(f"they are asked to keep at least {self.floor}")
+            parts.append(f"the minimum area is set to {self.floor}")
         return f"From now on {' and '.join(parts) or 'nothing is changed'} (on_collapse='area')"
 
     def update(self, kind: Kind | None, mean: float) -> None:

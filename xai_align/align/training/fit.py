@@ -60,7 +60,11 @@ def fit(trainer: TrainerState, train: Any, validation: Any, epochs: int) -> Alig
             notes += [loader.caveat for loader in loaders if loader.caveat]
         if settings.keep == "best" and validation is not None and state.best is None:
             notes.append("both networks trained in no epoch, so there is no best one; the last weights were kept")
-        notes += [*state.notes, *_idle_masks(state, group), *_shortcuts(trainer, loaders[-1], group)]
+        notes += [
+            *state.notes,
+            *_idle_masks(state, group, baseline=trainer.recipe.baseline),
+            *_shortcuts(trainer, loaders[-1], group),
+        ]
     if trainer.made_masker and trainer.masker is not None:
         trainer.masker.to(trainer.device)
     return AlignFit(
@@ -88,10 +92,10 @@ def _checkpoints(
     return Checkpoints(settings.out / "checkpoints", config)
 
 
-def _idle_masks(state: AlignFitState, group: ProcessGroup) -> list[str]:
+def _idle_masks(state: AlignFitState, group: ProcessGroup, *, baseline: object) -> list[str]:
     """Return a note if the masks are uninformative at the end."""
     last: Row = next((row for row in reversed(state.history) if row.get("p_keep") is not None), {})
-    message = idle_message(last.get("p_keep"), last.get("p_drop"))
+    message = idle_message(last.get("p_keep"), last.get("p_drop"), baseline=baseline)
     if message is None:
         return []
     if group.is_main:

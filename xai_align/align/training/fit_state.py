@@ -127,7 +127,9 @@ def _check_term(term: Any, tensors: Mapping[str, Tensor], numbers: Mapping[str, 
             isinstance(value, Tensor) and ((own.numel() > 0 and own.shape != value.shape) or bool(value.isinf().any()))
         )
         if odd or (not isinstance(value, Tensor) and like(own)(value, key)):
-            raise ValueError(f"{source} is not what it should be: terms.{name}.{key[:60]} has another form")
+            raise ValueError(
+                f"{source} is invalid: terms.{name}.{key[:60]} has another shape or type, or infinite values"
+            )
 
 
 def masker_options(masker: nn.Module | None) -> dict[str, Any] | None:

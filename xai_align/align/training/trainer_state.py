@@ -221,16 +221,16 @@ class TrainerState:
         before = self.masker, self.fit_state, dict(self.updaters), dict(self.modes)
         options = numbers.get("masker_options")
         if complaint := either(nothing, MASKER_OPTIONS)(options, "masker_options"):
-            raise ValueError(f"{name} is not what it should be: {complaint}")
+            raise ValueError(f"{name} is invalid: {complaint}")
         try:
             if self.recipe.trains_masker and self.masker is None:
                 self.masker = self._saved_masker(tensors, options, name)
             if options != masker_options(self.masker):
-                raise ValueError(f"{name} is of a trainer with another masker: its options are other ones")
+                raise ValueError(f"{name} is of a trainer with another masker: its options differ")
             state = self.assemble()
             config = numbers.get("config")
             if not isinstance(config, dict):
-                raise ValueError(f"{name} is not what it should be: config is no object")
+                raise ValueError(f"{name} is invalid: config is not an object")
             own_config = Checkpoints(Path(), self.configuration()).config
             saved = {key: value for key, value in config.items() if key in own_config}
             if not same(saved, own_config):

@@ -126,8 +126,8 @@ def clip_gradients(
     yield clipping
     if not clipping.gradient_entries:
         warnings.warn(
-            "no gradient came by a clipped activation: inside the block, run clipping.model (not the model itself) on "
-            "inputs that require grad, and take the gradient there",
+            "no gradient passed through a clipped activation: inside the block, run clipping.model (not the "
+            "model itself) on inputs that require grad, and take the gradient there",
             NothingClipped,
             stacklevel=callers_level(),
         )

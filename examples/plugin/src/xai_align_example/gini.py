@@ -1,4 +1,4 @@
-"""How concentrated attributions are."""
+"""Gini index of attributions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What this package offers to xai-align; the entry point in pyproject.toml names this module."""
+"""Plugin hooks of this package; the entry point in pyproject.toml names this module."""
 
 from xai_align import AttributionSpec, MetricSpec, hookimpl
 from xai_align_example.centred_gradient import CentredGradient
