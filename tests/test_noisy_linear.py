@@ -242,8 +242,8 @@ def test_agrees_with_pytorch_grad_cam(make, share):
         (torch.ones(3, 4, 4), torch.ones(1, 4, 4, dtype=torch.bool), ValueError, r"\[M, C, H, W\]"),
         (torch.ones(2, 3, 4, 4), torch.ones(1, 1, 4, 4, dtype=torch.bool), ValueError, r"\[2, 1, 4, 4\]"),
         (torch.ones(2, 3, 4, 4), torch.ones(2, 3, 4, 4, dtype=torch.bool), ValueError, "one mask for each image"),
-        (torch.full((1, 1, 4, 4), math.nan), torch.eye(4).bool()[None, None], ValueError, "pixels that are kept"),
-        (torch.full((1, 1, 4, 4), math.inf), torch.eye(4).bool()[None, None], ValueError, "pixels that are kept"),
+        (torch.full((1, 1, 4, 4), math.nan), torch.eye(4).bool()[None, None], ValueError, "the kept pixels"),
+        (torch.full((1, 1, 4, 4), math.inf), torch.eye(4).bool()[None, None], ValueError, "the kept pixels"),
     ],
 )
 def test_what_cannot_be_filled_is_refused(inputs, removed, error, words):

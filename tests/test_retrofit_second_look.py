@@ -262,7 +262,7 @@ def test_a_second_look_through_the_plugins_is_the_retrofit():
 
 
 def test_a_model_that_no_plugin_knows_gets_no_second_look():
-    with pytest.raises(ValueError, match=r"second look on Linear: no plugin knows such models.*Plugins asked: .*timm"):
+    with pytest.raises(ValueError, match=r"second look to Linear: no plugin knows such models.*Plugins asked: .*timm"):
         plugins.second_look(torch.nn.Linear(1, 1), 2, {"frozen": True})
 
 
