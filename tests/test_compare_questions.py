@@ -58,7 +58,7 @@ def test_a_class_in_no_group_has_no_group_question():
             asked(kind, ["elk"])
     with pytest.raises(NoQuestion, match="no other group"):
         asked("group-not", groups=ClassGroups.from_dict({"pets": [2, 3]}))
-    with pytest.raises(TargetError, match="both sides"):
+    with pytest.raises(TargetError, match="both a target and a foil"):
         asked("why-not", [], ["cat"])
 
 
