@@ -218,7 +218,7 @@ def test_heads_and_their_options():
     ("given", "options", "error", "message"),
     [
         ("test_resnet", {"head": "third_look"}, ValueError, "'exact' or 'second_look'"),
-        ("test_resnet", {"feature_space": "layer1"}, ValueError, "z=... instead"),
+        ("test_resnet", {"feature_space": "layer1"}, ValueError, r"use z=\.\.\."),
         ("test_resnet", {"indices": [7]}, ValueError, "gives 5 maps, numbered 0 … 4"),
         ("test_resnet", {"z": "colours"}, ValueError, "one of 'ones'"),
         ("test_vit", {"image_size": (50, 50)}, ValueError, "can't be had for an image of 50 x 50"),
