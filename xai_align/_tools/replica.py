@@ -81,14 +81,17 @@ class Replica:
         self._copies: dict[int, Any] = {}
         self._alive: list[Any] = []
         self._model = model
-        #: Containers that modules hold; functions that share one get its copy.
-        self._held = {
+        self.module: nn.Module = self.of(model)
+
+    @functools.cached_property
+    def _held(self) -> frozenset[int]:
+        """The ids of containers that modules hold; functions that share one get its copy."""
+        return frozenset(
             id(value)
-            for module in model.modules()
+            for module in self._model.modules()
             for name, value in module.__dict__.items()
             if type(value) in _CONTAINERS and name not in _OF_MODULE
-        }
-        self.module: nn.Module = self.of(model)
+        )
 
     def of(self, module: nn.Module) -> Any:
         """Return the copy of a module; a module that isn't part of the model is copied too."""
