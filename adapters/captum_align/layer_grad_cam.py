@@ -91,7 +91,7 @@ def _cut(model: Any, layer: Layer) -> tuple[CutNetwork, nn.Module]:
     if inner is not outer:
         inner, own_layer = unwrapped(inner)
     where = own_layer if layer is None else layer
-    if where is None and plugins.feature_space(inner) is None:
+    if where is None and plugins.feature_space(inner) is None and plugins.feature_space(inner, "head") is None:
         where = last_convolution(inner)
     space = resolve_layer(inner, where)
     cut = CutNetwork(inner, space)

@@ -13,6 +13,7 @@ from xai_align.adapter_tools import Spread, resize_keeping_sum
 from xai_align.builtin import PINET
 from xai_align.features.spatial import layout_of, on_grid
 from xai_align.hookspecs import FeatureSpace
+from xai_align.pinet import MixedReadout
 from xai_align.pinet.readout import Readout, read_out
 from xai_align.question import Question
 
@@ -25,8 +26,8 @@ class PiNetCAM(AttributionCAM):
 
     Args:
         model: the network, which may be compiled or data-parallel.
-        target_layers: the layers to read out; None or ``[]``: the plugins' default for this model (timm's: the
-            head's input, or the patch embedding), else the input. With several, their maps are averaged.
+        target_layers: the layers to read out; None or ``[]``: the default of :func:`~xai_align.read_out`. With several,
+            their maps are averaged.
         reshape_transform: not needed.
         spread: ``"smooth"``: a coarse map is interpolated between cells, as in pytorch-grad-cam;
             ``"area"``: each cell is spread evenly over the pixels it covers.
@@ -69,10 +70,14 @@ class PiNetCAM(AttributionCAM):
 
 def _map(readout: Readout, combine: Combine, spread: Spread) -> Tensor:
     """Return ``Readout.map`` with channels combined by ``combine``."""
-    assert readout.image_size is not None
+    if isinstance(readout, MixedReadout):
+        pairs = zip(readout.parts, readout.weights, strict=True)
+        return torch.stack([weight * _map(part, combine, spread) for part, weight in pairs]).sum(0)
+    size = readout.image_size
+    assert size is not None
     parts = readout.contributions if isinstance(readout.contributions, tuple) else (readout.contributions,)
-    grids = [combine(_channels_on_grid(part, readout.feature_space, readout.image_size)) for part in parts]
-    return torch.stack([resize_keeping_sum(grid, readout.image_size, spread) for grid in grids]).sum(0).detach()
+    grids = [combine(_channels_on_grid(part, readout.feature_space, size)) for part in parts]
+    return torch.stack([resize_keeping_sum(grid, size, spread) for grid in (*grids, *readout.placed)]).sum(0).detach()
 
 
 def _channels_on_grid(contributions: Tensor, space: FeatureSpace, image_size: tuple[int, int]) -> Tensor:

@@ -29,28 +29,26 @@ def is_timm_model(model: nn.Module) -> bool:
     return all(callable(getattr(model, name, None)) for name in ("forward_features", "forward_head", "get_classifier"))
 
 
-def feature_space(model: nn.Module, layer: str | None = None) -> FeatureSpace | None:
-    """Return the default feature space of a timm model, or that of its ``layer``; None for other models.
+def feature_space(model: nn.Module, layer: str) -> FeatureSpace | None:
+    """Return the feature space of a timm model at ``layer``; None for other models.
 
-    The default is the head's input where the head uses spatial positions. For
-    class-token heads it is the patch embedding's output, where the class token
-    is a constant and all evidence enters through patches.
+    Besides the names of modules there are ``"head"``, the head's input where the head uses spatial positions (None
+    where it uses a class token), and ``"patch embedding"``, where the class token is a constant and all evidence
+    enters through patches (None where there is none).
 
     Example::
 
         import timm
 
         network = timm.create_model("test_resnet").eval()
-        readout = read_out(network, torch.rand(1, 3, 64, 64), 281, feature_space(network))
+        readout = read_out(network, torch.rand(1, 3, 64, 64), 281, feature_space(network, "head"))
         readout.contributions  # [1, 96, 2, 2]
     """
     if not is_timm_model(model):
         return None
-    if layer is not None:
-        return _named_layer(model, layer)
-    if getattr(model, "global_pool", None) == "token":
-        return _patch_embedding(model)
-    return head_input(model)
+    if layer == "head":
+        return None if getattr(model, "global_pool", None) == "token" else head_input(model)
+    return _patch_embedding(model) if layer == "patch embedding" else _named_layer(model, layer)
 
 
 def head_input(model: nn.Module) -> FeatureSpace:
@@ -74,14 +72,14 @@ def stages(model: nn.Module) -> tuple[str, ...] | None:
     return tuple(dict.fromkeys(name for name in named if name and name in modules)) or None
 
 
-def _patch_embedding(model: nn.Module) -> FeatureSpace:
+def _patch_embedding(model: nn.Module) -> FeatureSpace | None:
     modules = dict(model.named_modules())
     if getattr(modules.get("pixel_embed"), "legacy", True) is False:
         del modules["pixel_embed.proj"]  # this TNT embeds each patch as a separate example
     for names in PATCH_EMBEDDINGS:
         if all(name in modules for name in names):
             return FeatureSpace(layer=names[0] if len(names) == 1 else names, grid=_grid(model))
-    return FeatureSpace(layer="input", layout="NCHW")
+    return None
 
 
 def _named_layer(model: nn.Module, layer: str) -> FeatureSpace:

@@ -21,10 +21,10 @@ def xai_align_load_model(reference: str) -> LoadedModel | None:
 
 @hookimpl
 def xai_align_feature_space(model: nn.Module, layer: str | None) -> FeatureSpace | None:
-    """Return the head's input, or the patch embedding of a class-token network."""
+    """Return the space of a layer, of the head's input or of the patch embedding; no default of its own."""
     from timm_align.feature_space import feature_space
 
-    return feature_space(model, layer)
+    return None if layer is None else feature_space(model, layer)
 
 
 @hookimpl

@@ -27,6 +27,17 @@ def parameters_of(model: nn.Module) -> list[nn.Parameter]:
     return [p for module in modules_of(model) for p in module._parameters.values() if p is not None]
 
 
+def signature(model: nn.Module) -> int:
+    """Return a number that changes with the model's modules, their hooks, and the state of its parameters."""
+    parameters = parameters_of(model)
+    modules = tuple((id(module), *module._forward_hooks, *module._forward_pre_hooks) for module in model.modules())
+    try:
+        versions = [parameter._version for parameter in parameters]
+    except RuntimeError:  # tensors made under inference_mode never change
+        versions = []
+    return hash((tuple(map(id, parameters)), tuple(versions), modules))
+
+
 @contextmanager
 def frozen_parameters(model: nn.Module) -> Iterator[None]:
     """Set ``requires_grad`` of all parameters to False inside the block, and restore it afterwards."""

@@ -12,6 +12,7 @@ from xai_align._tools.devices import usable_device
 from xai_align.data.class_names import check_class, parse_sides, question_about
 from xai_align.data.images import ImageError, distinct_stems, expand_paths, open_image, to_picture
 from xai_align.explanation import explain, logits_of
+from xai_align.features.head_input import HEAD
 from xai_align.features.resolve_layer import resolve_layer
 from xai_align.plugins import attribution_method, default_method, load_model
 from xai_align.question import Question, TargetError
@@ -67,7 +68,7 @@ class Task:
             raise ValueError(f"none of {', '.join(methods)} takes a layer; leave out --layer")
         where = usable_device(device)
         loaded = load_model(model, trust=trust)
-        if layer is not None:
+        if layer not in (None, HEAD):
             resolve_layer(loaded.model, layer)
         asked, against = parse_sides(targets, foils, loaded.class_names)
         if asked:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from xai_align.features.head_input import HEAD
 from xai_align.features.resolve_layer import resolve_layer
 from xai_align.plugins import attribution_method, attribution_methods
 
@@ -58,7 +59,7 @@ def check_layers(methods: Iterable[MethodReference], model: nn.Module) -> None:
         ValueError: it does; the message has the method and the layers there are.
     """
     for method in methods:
-        if method.layer is None:
+        if method.layer in (None, HEAD):
             continue
         try:
             resolve_layer(model, str(method.layer))

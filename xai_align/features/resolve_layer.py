@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from xai_align import plugins
 from xai_align._tools.thread_state import restores_thread_state
+from xai_align.features.grid_layers import grid_layers, known_space
+from xai_align.features.head_input import HEAD, head_input
 from xai_align.features.last_map import last_map
 from xai_align.features.last_token_layer import last_token_layer
 from xai_align.features.routes import find_layer, layer_name
@@ -18,6 +20,8 @@ from xai_align.question import QuestionModel
 
 #: One layer, as a caller may specify it. None: the default for the purpose.
 Layer: TypeAlias = str | nn.Module | FeatureSpace | None
+#: Name by which plugins know the layer where evidence enters a network of tokens.
+EMBEDDING = "patch embedding"
 #: Several layers, e.g. those whose activations are compared.
 Layers: TypeAlias = Sequence[str | nn.Module | FeatureSpace]
 #: "readout": contributions are read there. "gradient": a feature map is weighted by its gradient, as in Grad-CAM.
@@ -31,18 +35,19 @@ def resolve_layer(
 ) -> FeatureSpace:
     """Return the feature space of ``layer``, or the default for a purpose.
 
-    Defaults come from the plugins where one knows the network: the head's input, or, for a network with a class
-    token, the patch embedding ("readout") or the last tokens that still affect the answer ("gradient" and "map"). In
-    other networks, "readout" is the input, "gradient" the output of the last ``Conv2d``, and "map" the last
-    feature map (``layer4`` of a ResNet), or else that of "gradient".
+    Defaults: "readout" is the layer that a plugin names, else the head's input. "gradient" and "map" are the head's
+    input where a plugin knows the network, or, for one with a class token, the last tokens that still affect the
+    answer; in other networks "gradient" is the output of the last ``Conv2d``, and "map" the last feature map
+    (``layer4`` of a ResNet), or else that of "gradient".
 
     Args:
         model: the network; compiled, data-parallel, retrofitted and question models are unwrapped. For a
             retrofitted one the default is its own feature space.
-        layer: a dotted name, ``"input"``, a module of the model, a :class:`~xai_align.FeatureSpace`, or None.
+        layer: a dotted name, ``"input"``, ``"head"`` (:func:`~xai_align.features.head_input.head_input`), a module
+            of the model, a :class:`~xai_align.FeatureSpace`, or None.
         purpose: selects the default.
-        image: ``[1, C, H, W]``, for shape, dtype and device alone; needed for the defaults of "gradient" and "map",
-            which may run the network once on noise.
+        image: ``[1, C, H, W]``, for shape, dtype and device alone; needed for ``"head"`` and for defaults, which may
+            run the network once on noise.
 
     Raises:
         ValueError: there is no such layer (the message lists those there are), or no default.
@@ -59,10 +64,11 @@ def resolve_layer(
     if isinstance(layer, FeatureSpace):
         return layer
     if layer is not None:
-        return _named(inner, layer)
-    known = plugins.feature_space(inner)
+        return _named(inner, layer, image)
+    known = plugins.feature_space(inner) or plugins.feature_space(inner, HEAD)
     if purpose == "readout":
-        return known or FeatureSpace(layer="input")
+        return known or head_input(inner, image)
+    known = known or plugins.feature_space(inner, EMBEDDING)
     if known is not None and known.split is not None:
         return known
     if image is None:
@@ -118,17 +124,23 @@ def _network(model: Any) -> tuple[Any, Any]:
     return inner, own
 
 
-def _named(model: nn.Module, layer: Any) -> FeatureSpace:
+def _named(model: nn.Module, layer: Any, image: Tensor | None) -> FeatureSpace:
     name = layer_name(model, layer) if isinstance(layer, nn.Module) else layer
     if not isinstance(name, str):
         _no_layer(layer)
     if name == "input":
         return FeatureSpace(layer="input", layout="NCHW")
-    default = plugins.feature_space(model)
-    if default is not None and default.layer == name:
-        return default  # also if a plugin's name for it is not that of a module
+    if name == HEAD:
+        return head_input(model, image)
+    head = plugins.feature_space(model, HEAD)
+    if head is not None and head.layer == name:
+        return head  # also if a plugin's name for it is not that of a module
     find_layer(model, name)
-    return plugins.feature_space(model, name) or FeatureSpace(layer=name)
+    known = known_space(model, name)
+    if known is not None or image is None or image.dim() != 4 or not image.is_floating_point():
+        return known or FeatureSpace(layer=name)
+    # the number of class tokens of a network that no plugin knows
+    return next((one.space for one in grid_layers(model, image) if one.name == name), FeatureSpace(layer=name))
 
 
 def _no_layer(given: Any) -> Any:

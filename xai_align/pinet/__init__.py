@@ -1,6 +1,7 @@
 """PiNet: pseudo-linear networks, whose prediction is the sum of its attributions."""
 
 from xai_align.pinet.all_classes import ClassReadout, read_out_all_classes
+from xai_align.pinet.default_layers import default_layers
 from xai_align.pinet.gates.rule_registry import UnknownOperation, register_rule
 from xai_align.pinet.local_readout import LocalReadout
 from xai_align.pinet.method import PiNetMethod
@@ -22,7 +23,6 @@ from xai_align.pinet.passes import CompletenessError
 from xai_align.pinet.readout import read_out
 from xai_align.pinet.readout_layers import ReadoutLayer
 from xai_align.pinet.records import Readout
-from xai_align.pinet.sharp_layers import sharp_layers
 
 __all__ = [
     "Aggregator",
@@ -49,8 +49,8 @@ __all__ = [
     "Start",
     "UnknownOperation",
     "conv_pinet",
+    "default_layers",
     "read_out",
     "read_out_all_classes",
     "register_rule",
-    "sharp_layers",
 ]

@@ -68,7 +68,7 @@ def read_out_all_classes(model: Any, inputs: Tensor, feature_space: Layer = None
     Args:
         model: as for :func:`~xai_align.read_out`.
         inputs: images ``[N, C, H, W]``.
-        feature_space: as for :func:`~xai_align.read_out`; its head must be affine.
+        feature_space: as for :func:`~xai_align.read_out`; its head must be affine. None: the head's input.
 
     Raises:
         CompletenessError: the space's features and head do not reproduce the model's logits.
@@ -88,7 +88,7 @@ def read_out_all_classes(model: Any, inputs: Tensor, feature_space: Layer = None
     check_inputs(model, (inputs,))
     if isinstance(model, PseudoLinear) and feature_space is None:
         return _own_maps(model, inputs)
-    space = readout_space(model, own_layer if feature_space is None else feature_space)
+    space = readout_space(model, own_layer if feature_space is None else feature_space, inputs[:1])
     if space.split is None:
         raise _not_local(space)
     with torch.inference_mode(False), torch.no_grad(), explained_failures((inputs,)):

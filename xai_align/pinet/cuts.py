@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from xai_align._tools.logits import select_logits
+from xai_align._tools.model_state import signature
 from xai_align._tools.replica import Replica
 from xai_align.features.routes import find_layer
-from xai_align.pinet.head_probe import signature
 
 _known: WeakKeyDictionary[nn.Module, dict[tuple[Any, ...], bool]] = WeakKeyDictionary()
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from xai_align._tools.model_state import parameters_of
+from xai_align._tools.model_state import signature
 from xai_align.hookspecs import FeatureSpace
 from xai_align.pinet.network.one_position import decompose_by_position
 
@@ -98,17 +98,6 @@ def _noise_like(x: Tensor, seed: int) -> Tensor:
 
 def _tolerance(z: Any) -> float:
     return max(TOLERANCE.get(leaf.dtype, 1e-4) for leaf in tree_leaves(z))
-
-
-def signature(model: nn.Module) -> int:
-    """Return a number that changes with the model's modules, their hooks, and the state of its parameters."""
-    parameters = parameters_of(model)
-    modules = tuple((id(module), *module._forward_hooks, *module._forward_pre_hooks) for module in model.modules())
-    try:
-        versions = [parameter._version for parameter in parameters]
-    except RuntimeError:  # tensors made under inference_mode never change
-        versions = []
-    return hash((tuple(map(id, parameters)), tuple(versions), modules))
 
 
 def _code_of(head: Any) -> Hashable:

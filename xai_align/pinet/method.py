@@ -14,7 +14,6 @@ from xai_align.pinet.batches import read_out_in_batches
 from xai_align.pinet.on_inputs import Kind, on_inputs
 from xai_align.pinet.readout_layers import BiasName, ReadoutLayers, RuleName
 from xai_align.pinet.records import Readout
-from xai_align.pinet.sharp_layers import given_or_sharp
 
 
 class PiNetMethod:
@@ -27,14 +26,12 @@ class PiNetMethod:
 
     Args:
         forward_func: the model, an ``nn.Module`` in eval mode that returns logits.
-        layer: the layer to read out: ``"input"``, a layer's name or module, or a ``FeatureSpace``; a list of these
-            for a mixture. None: for convolutional networks that a plugin knows, a sharp mixture of two layers
-            (:func:`~xai_align.pinet.sharp_layers`); for others, or if a rule is given, the plugins' default (timm's:
-            the head's input, or the patch embedding), else the input.
+        layer: the layer to read out: ``"input"``, ``"head"``, a layer's name or module, or a ``FeatureSpace``; a list
+            of these for a mixture. None: the default of :func:`~xai_align.read_out`.
         weights: the weights of the layers of a list; None: equal weights.
-        rule: ``"gate"`` or ``"gamma"``, as in :func:`~xai_align.read_out`; None: ``"gate"``.
+        rule: ``"gate"`` or ``"gamma"``, as in :func:`~xai_align.read_out`.
         gamma: the strength of the gamma rule.
-        biases: ``"apart"`` or ``"placed"``, as in :func:`~xai_align.read_out`; None: ``"apart"``.
+        biases: ``"apart"`` or ``"placed"``, as in :func:`~xai_align.read_out`.
 
     Source: Lobet & Chiaromonte 2026 (arXiv 2601.04378).
 
@@ -92,7 +89,7 @@ class PiNetMethod:
             self.forward_func,
             parts,
             question,
-            given_or_sharp(self.forward_func, self.layer, decomposition, parts[0] if parts else None),
+            self.layer,
             additional_forward_args=additional_forward_args,
             internal_batch_size=internal_batch_size,
             show_progress=show_progress,

@@ -15,18 +15,22 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from xai_align._tools.logits import select_logits
+from xai_align._tools.model_state import signature
 from xai_align._tools.replica import LOW_PRECISION, Replica
+from xai_align.features.grid_layers import grid_layers
 from xai_align.features.routes import Route, route_through
 from xai_align.features.run_with_features import clone, cloned, run_and_take_features
 from xai_align.hookspecs import FeatureSpace
 from xai_align.pinet.cuts import is_cut
 from xai_align.pinet.decomposition import Decomposition, is_complete, size_of
 from xai_align.pinet.first_difference import first_difference
+from xai_align.pinet.gates.flowing_attention import flowing_attention_rules
 from xai_align.pinet.gates.frozen_gates import FrozenGates
 from xai_align.pinet.gates.gamma_rule import gamma_rules
 from xai_align.pinet.gates.placed_biases import BiasesApart, PlacedBiases
+from xai_align.pinet.gates.residual_rule import residual_rules
 from xai_align.pinet.gates.rule_registry import Rule
-from xai_align.pinet.head_probe import probe_head, signature
+from xai_align.pinet.head_probe import probe_head
 from xai_align.pinet.input_checks import check_logits
 from xai_align.pinet.local_decomposition import decompose_locally
 from xai_align.pinet.network.pseudo_linear import PseudoLinear
@@ -222,7 +226,7 @@ class Reading:
         route = self._route(here, z=self._features.get(numbers[0]))
         if len(here) == 1 and probe_head(request.model, here[0], route.z, request.spaces[numbers[0]]).affine:
             return [(decompose_locally(route, request.questions), all(one.is_linear for one in request.questions))]
-        rules, new_biases = _rules_of(layer), partial(_biases_of, layer, self._inputs)
+        rules, new_biases = _rules_of(layer), partial(_biases_of, layer, self._inputs, self._tokens())
         decompositions = frozen_decompositions(model, route, here, request.questions, rules, new_biases)
         if len(here) > 1:
             # evidence from other layers bypasses a layer that is not a cut, so it is read separately
@@ -270,6 +274,15 @@ class Reading:
             mode=decomposition.mode,
         )
         return beside if bool(is_complete(beside).all()) else decomposition
+
+    def _tokens(self) -> dict[int, FeatureSpace]:
+        """Return the network's spaces with tokens, by their number of tokens, if biases are placed."""
+        request = self.request
+        if image_size(request.inputs) is None or all(layer.biases == "apart" for layer in request.layers):
+            return {}
+        layers = [] if request.extra else grid_layers(request.model, request.inputs[0][:1], request.output)
+        with_tokens = [one for one in layers if one.space.layout == "NLC"]
+        return {one.rows * one.columns + one.space.prefix_tokens: one.space for one in with_tokens}
 
     def _route(self, spaces: Sequence[FeatureSpace], z: Any = None) -> Route:
         return route_through(self._copy.module, spaces, self._inputs, self._extra, output=self.request.output, z=z)
@@ -456,23 +469,25 @@ def _sharing_a_pass(request: Request, spaces: Sequence[FeatureSpace]) -> list[li
         alone = (
             space.split is not None or not isinstance(space.layer, str) or is_own_decomposition(request.model, layer)
         )
-        key = number if alone else (layer.rule, layer.gamma, layer.biases)
+        key = number if alone else replace(layer, feature_space=None)
         groups.setdefault(key, []).append(number)
     return list(groups.values())
 
 
 def _rules_of(layer: ReadoutLayer) -> Mapping[Any, Rule]:
-    return gamma_rules(layer.gamma) if layer.rule == "gamma" else {}
+    of_units = gamma_rules(layer.gamma) if layer.rule == "gamma" else {}
+    of_attention = flowing_attention_rules() if layer.attention == "flowing" else {}
+    return {**of_units, **residual_rules(layer.residual), **of_attention}
 
 
-def _biases_of(layer: ReadoutLayer, inputs: Sequence[Tensor]) -> BiasesApart:
+def _biases_of(layer: ReadoutLayer, inputs: Sequence[Tensor], tokens: Mapping[int, FeatureSpace]) -> BiasesApart:
     if layer.biases == "apart":
         return BiasesApart()
     size = image_size(inputs)
     if size is None:
         shapes = ", ".join(str(list(x.shape)) for x in inputs)
         raise ValueError(f"biases have no place in inputs that are no images [N, C, H, W] ({shapes}); keep them apart")
-    return PlacedBiases(len(inputs[0]), size)
+    return PlacedBiases(len(inputs[0]), size, tokens)
 
 
 def _rounded_to(decomposition: Decomposition, dtype: torch.dtype) -> Decomposition:

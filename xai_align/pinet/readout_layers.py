@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, TypeAlias, cast, get_args
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeAlias, cast, get_args
 
-from torch import nn
+from torch import Tensor, nn
 
 from xai_align.features.resolve_layer import Layer, resolve_layer
 from xai_align.hookspecs import FeatureSpace
@@ -17,6 +17,8 @@ from xai_align.pinet.network.pseudo_linear import PseudoLinear, second_look_spac
 RuleName = Literal["gate", "gamma"]
 #: "apart": biases are one number. "placed": bias contributions are kept as maps, at the positions where they act.
 BiasName = Literal["apart", "placed"]
+#: "held": attention weights are constants. "flowing": half of the evidence flows through them, to first order.
+AttentionName = Literal["held", "flowing"]
 #: Default strength of the gamma rule.
 GAMMA = 0.25
 
@@ -26,13 +28,16 @@ class ReadoutLayer:
     """Layer of a mixed readout, with its own rule.
 
     Attributes:
-        feature_space: the layer; None: the plugins' default.
+        feature_space: the layer; None: the head's input.
         rule: the rule between this layer and the output.
         gamma: the strength of the gamma rule.
         biases: the treatment of biases behind this layer.
+        residual: the strength of the residual rule at additions (:mod:`~xai_align.pinet.gates.residual_rule`); 0:
+            additions are linear.
+        attention: the treatment of attention (:mod:`~xai_align.pinet.gates.flowing_attention`).
 
     Raises:
-        ValueError: there is no such rule or treatment of biases.
+        ValueError: there is no such rule or treatment.
 
     Example::
 
@@ -44,30 +49,36 @@ class ReadoutLayer:
     rule: RuleName = "gate"
     gamma: float = GAMMA
     biases: BiasName = "apart"
+    residual: float = 0.0
+    attention: AttentionName = "held"
 
     def __post_init__(self) -> None:
         if self.rule not in get_args(RuleName):
             raise ValueError(f"there is no rule {self.rule!r}; it is 'gate' or 'gamma'")
         if self.biases not in get_args(BiasName):
             raise ValueError(f"biases is {self.biases!r}; they are 'apart' or 'placed'")
+        if self.attention not in get_args(AttentionName):
+            raise ValueError(f"attention is {self.attention!r}; it is 'held' or 'flowing'")
 
 
 #: Layer argument of a readout: one layer, or several for a mixture.
 ReadoutLayers: TypeAlias = Layer | ReadoutLayer | Sequence[Layer | ReadoutLayer]
 
 
-def readout_space(model: nn.Module, asked: Layer = None) -> FeatureSpace:
-    """Return the feature space that ``asked`` denotes, or the default: a PiNet's own, or :func:`resolve_layer`'s.
+def readout_space(model: nn.Module, asked: Layer = None, image: Tensor | None = None) -> FeatureSpace:
+    """Return the feature space that ``asked`` denotes; None: a PiNet's own, or the head's input.
 
     Raises:
         ValueError, TypeError: see :func:`~xai_align.features.resolve_layer.resolve_layer`.
     """
     if asked is None and isinstance(model, PseudoLinear):
         return second_look_space(model)
-    return resolve_layer(model, asked)
+    return resolve_layer(model, asked, image=image)
 
 
-def as_readout_layers(asked: ReadoutLayers, rule: RuleName, gamma: float, biases: BiasName) -> list[ReadoutLayer]:
+def as_readout_layers(
+    asked: ReadoutLayers, rule: RuleName | None = None, gamma: float | None = None, biases: BiasName | None = None
+) -> list[ReadoutLayer]:
     """Return a :class:`ReadoutLayer` for each layer that ``asked`` names; plain layers get the given rule.
 
     Raises:
@@ -79,9 +90,17 @@ def as_readout_layers(asked: ReadoutLayers, rule: RuleName, gamma: float, biases
     if not several:
         raise ValueError("feature_space is an empty list; name at least one layer, or leave it out for the default")
     return [
-        one if isinstance(one, ReadoutLayer) else ReadoutLayer(feature_space=one, rule=rule, gamma=gamma, biases=biases)
+        one if isinstance(one, ReadoutLayer) else with_options(ReadoutLayer(feature_space=one), rule, gamma, biases)
         for one in several
     ]
+
+
+def with_options(
+    layer: ReadoutLayer, rule: RuleName | None, gamma: float | None, biases: BiasName | None
+) -> ReadoutLayer:
+    """Return the layer with those of the options that are given."""
+    options: dict[str, Any] = {"rule": rule, "gamma": gamma, "biases": biases}
+    return replace(layer, **{name: value for name, value in options.items() if value is not None})
 
 
 def as_weights(weights: Sequence[float] | None, count: int) -> list[float]:

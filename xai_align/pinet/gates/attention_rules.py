@@ -14,6 +14,8 @@ from xai_align.pinet.gates.gate_rules import stop
 from xai_align.pinet.gates.rule_registry import register_rule
 
 Operation = Callable[..., Any]
+#: ``mix(gates, query, key, value, masks, need_weights)`` returns the mixed values and the attention weights.
+Mix = Callable[..., tuple[Tensor, Tensor]]
 
 
 @register_rule("scaled_dot_product_attention")
@@ -124,8 +126,13 @@ def multi_head_attention(
     static_v: Tensor | None,
     average_attn_weights: bool,
     is_causal: bool,
+    *,
+    mix: Mix | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Return ``out_proj(stop(A) v)`` with the attention ``A`` of ``torch.nn.MultiheadAttention``.
+
+    Args:
+        mix: another function in place of ``stop(A) v``.
 
     Raises:
         NotImplementedError: the module uses an option that changes keys or values.
@@ -142,21 +149,28 @@ def multi_head_attention(
     batched = query.dim() == 3
     parts = [x if batched else x.unsqueeze(1) for x in (query, key, value)]
     q, k, v = (_heads(gates.run(F.linear, x, w, b), num_heads) for x, w, b in zip(parts, weights, biases, strict=True))
-    scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
-    for mask in (
-        _as_mask(attn_mask, scores, num_heads),
-        _as_mask(_of_keys(key_padding_mask), scores, num_heads),
-    ):
-        scores = scores if mask is None else scores + mask
-    # with need_weights, torch takes no fused kernel, and a query that may attend to nothing is NaN
-    pattern = gates.save(lambda: scores.softmax(-1) if need_weights else _weights(scores))
-    gates.stops("multi_head_attention_forward")
-    mixed = (pattern @ v).permute(2, 0, 1, 3).flatten(2)  # [L, N, E]
+    found = (_as_mask(attn_mask, q, num_heads), _as_mask(_of_keys(key_padding_mask), q, num_heads))
+    masks = [mask for mask in found if mask is not None]
+    value, pattern = (mix or _held)(gates, q / q.shape[-1] ** 0.5, k, v, masks, need_weights)
+    mixed = value.permute(2, 0, 1, 3).flatten(2)  # [L, N, E]
     out = gates.run(F.linear, mixed, out_proj_weight, out_proj_bias)
     shown = (pattern.mean(1) if average_attn_weights else pattern) if need_weights else None
     if batched:
         return out, shown
     return out.squeeze(1), None if shown is None else shown.squeeze(0)
+
+
+def _held(
+    gates: FrozenGates, query: Tensor, key: Tensor, value: Tensor, masks: list[Tensor], need_weights: bool
+) -> tuple[Tensor, Tensor]:
+    """Return ``stop(A) v`` and ``A``."""
+    scores = query @ key.transpose(-1, -2)
+    for mask in masks:
+        scores = scores + mask
+    # with need_weights, torch takes no fused kernel, and a query that may attend to nothing is NaN
+    pattern = gates.save(lambda: scores.softmax(-1) if need_weights else _weights(scores))
+    gates.stops("multi_head_attention_forward")
+    return pattern @ value, pattern
 
 
 def _heads(x: Tensor, num_heads: int) -> Tensor:

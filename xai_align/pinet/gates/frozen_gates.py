@@ -64,7 +64,7 @@ class FrozenGates(TorchFunctionMode):
 
     Args:
         model: used only for the names of its modules, in error messages.
-        rules: rules that override the registered ones, by function.
+        rules: rules that override the registered ones, by function or by the operation's name.
         flowing: whether sigmoids, scales other than softmax and the like pass evidence on, as activations, instead of
             being held as gates.
         separate_views: whether ``chunk``, ``unbind`` and ``split`` give views that may be written into.
@@ -104,7 +104,7 @@ class FrozenGates(TorchFunctionMode):
         self.since = 0
 
     def use(self, rules: Mapping[Any, Rule]) -> None:
-        """Override registered rules by these, by function."""
+        """Override registered rules by these, by function or by the operation's name."""
         self._rules.update(rules)
 
     @contextmanager
@@ -127,7 +127,7 @@ class FrozenGates(TorchFunctionMode):
     def run(self, func: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Return ``func(*args, **kwargs)`` by its rule, for rules made of operations with their own rules."""
         operation = find_operation(func)
-        rule = self._rules.get(operation.compute, operation.rule) if self._rules else operation.rule
+        rule = self._overriding(operation) if self._rules else operation.rule
         if rule is None and not any(isinstance(leaf, Tensor) for leaf in tree_leaves((args, kwargs))):
             # does not touch the network's values; a garbage-collected context may also set the grad mode at any time
             return func(*args, **kwargs)
@@ -168,6 +168,10 @@ class FrozenGates(TorchFunctionMode):
             return result
         with torch.inference_mode(False), torch.enable_grad():
             return self._written_by(rule, operation, func, args, kwargs, written)
+
+    def _overriding(self, operation: Operation) -> Rule | None:
+        found = self._rules.get(operation.compute)
+        return found or self._rules.get(operation.name, operation.rule)
 
     def depends(self, *arguments: Any) -> bool:
         """Return whether a tensor in these (nested) arguments depends on ``z``; in a replay, the recorded answer."""

@@ -7,8 +7,9 @@ in a layer's output and ``b`` the layer's bias,
     answer = sum(contributions) + sum over layers, positions p, channels c (b_c * beta_cp) + rest,
 
 so the bias contributions form one map per layer, on that layer's own grid. This is the exact form of FullGrad's
-bias gradients (Srinivas & Fleuret 2019). The rest has no position: biases behind the pooling, biases of layers that
-are not intercepted here, and constants that a network adds.
+bias gradients (Srinivas & Fleuret 2019). A constant that a network adds on a grid is a bias too: a position embedding
+is evidence about a patch's place (Bakish et al. 2025). The rest has no position: biases behind the pooling, on class
+tokens and within windows, and biases of layers that are not intercepted here.
 """
 
 from __future__ import annotations
@@ -60,14 +61,17 @@ class PlacedBiases(BiasesApart):
     Args:
         count: examples in the batch.
         image_size: rows and columns of the input.
+        tokens: feature spaces with tokens, whose number and grid are those of other layers with as many tokens.
     """
 
-    def __init__(self, count: int, image_size: tuple[int, int]) -> None:
+    def __init__(
+        self, count: int, image_size: tuple[int, int], tokens: Mapping[int, FeatureSpace] | None = None
+    ) -> None:
         self._count, self._image_size = count, image_size
         #: Contribution of each bias, ``[N, h, w]``; None until the backward pass reaches it.
         self._maps: list[Tensor | None] = []
         #: Number and grid of the tokens, where there are tokens.
-        self._tokens: dict[int, FeatureSpace] = {}
+        self._tokens: dict[int, FeatureSpace] = dict(tokens or {})
         #: Number of biases before each space, by the space's index.
         self._before: dict[int, int] = {}
         #: In a replay: the number of biases so far, and of the first that is left out.
@@ -82,7 +86,7 @@ class PlacedBiases(BiasesApart):
 
     def anew(self) -> PlacedBiases:
         """Return a new object without recorded biases."""
-        return PlacedBiases(self._count, self._image_size)
+        return PlacedBiases(self._count, self._image_size, self._tokens)
 
     def start_replay(self, number: int) -> None:
         """Start the replay from the space with this index, without the biases behind it."""
@@ -99,8 +103,8 @@ class PlacedBiases(BiasesApart):
     def rules(self, within: Mapping[Any, Rule]) -> Mapping[Any, Rule]:
         """Return rules for layers with biases, which wrap those ``within`` or the registered ones."""
 
-        def inner(func: Operation) -> Rule:
-            rule = within.get(func) or find_rule(func)
+        def inner(func: Any) -> Rule:
+            rule = within.get(func) or find_rule(getattr(torch, func) if isinstance(func, str) else func)
             assert rule is not None
             return rule
 
@@ -108,6 +112,8 @@ class PlacedBiases(BiasesApart):
         listening[F.linear] = partial(self._linear, inner(F.linear))
         listening[F.batch_norm] = partial(self._batch_norm, inner(F.batch_norm))
         listening[F.layer_norm] = partial(self._layer_norm, inner(F.layer_norm))
+        listening["add"] = partial(self._sum, inner("add"), 1)
+        listening["sub"] = partial(self._sum, inner("sub"), -1)
         return {**within, **listening}
 
     def _convolution(
@@ -153,6 +159,17 @@ class PlacedBiases(BiasesApart):
             return inner(gates, func, x, normalized_shape, weight, bias, eps)
         return self._with(gates, inner(gates, func, x, normalized_shape, weight, None, eps), bias, "NHWC")
 
+    def _sum(self, inner: Rule, sign: int, gates: FrozenGates, func: Operation, a: Any, b: Any, **more: Any) -> Any:
+        of_a, of_b = gates.depends(a), gates.depends(b)
+        if of_a and of_b:
+            return inner(gates, func, a, b, **more)
+        value, constant = (a, b) if of_a else (b, a)
+        on_grid = isinstance(constant, Tensor) and constant.is_floating_point() and constant.dim() > 0
+        if more or not on_grid or (sign < 0 and not of_a) or not _fits(constant, value):
+            return func(a, b, **more)
+        rows = value.shape[2:] if value.dim() == 4 else (0, 0)
+        return self._with(gates, value, sign * constant, "NCHW" if self._covers(*rows) else "NHWC")
+
     def _with(self, gates: FrozenGates, value: Tensor, bias: Tensor, layout: Any) -> Tensor:
         """Add the bias to a value, and record it if its positions lie in the image."""
         bias, space = bias.to(value.dtype), self._space_of(value, layout)
@@ -163,7 +180,7 @@ class PlacedBiases(BiasesApart):
         number = self._replayed if not gates.recording else len(self._maps)
         if not gates.recording:
             self._replayed += 1
-            return value if number >= self._left_out_from else value + bias
+            return _with_prefix(value, bias, space) if number >= self._left_out_from else value + bias
         self._maps.append(None)
         value = value + bias
 
@@ -177,13 +194,26 @@ class PlacedBiases(BiasesApart):
         if len(value) != self._count:  # windows or patches, each as a separate example
             return None
         if value.dim() == 3:
-            space = self._tokens.get(value.shape[1])
-            # a bias on prefix tokens has no position in the image, so such a layer's bias stays in the rest
-            return None if space is None or space.prefix_tokens else space
-        if value.dim() != 4:
-            return None
-        rows, columns = value.shape[2:] if layout == "NCHW" else value.shape[1:3]
-        height, width = self._image_size
-        if rows * columns == 1 or not 1 / PROPORTIONS < rows * width / (columns * height) < PROPORTIONS:
+            return self._tokens.get(value.shape[1])
+        if value.dim() != 4 or not self._covers(*(value.shape[2:] if layout == "NCHW" else value.shape[1:3])):
             return None
         return FeatureSpace(layer="biases", layout=layout)
+
+    def _covers(self, rows: int, columns: int) -> bool:
+        """Return whether a grid of more than one cell has the proportions of the image."""
+        height, width = self._image_size
+        return rows * columns > 1 and 1 / PROPORTIONS < rows * width / (columns * height) < PROPORTIONS
+
+
+def _fits(constant: Tensor, value: Any) -> bool:
+    """Return whether a constant is added to a value without enlarging it."""
+    return isinstance(value, Tensor) and torch.broadcast_shapes(constant.shape, value.shape) == value.shape
+
+
+def _with_prefix(value: Tensor, bias: Tensor, space: FeatureSpace) -> Tensor:
+    """Return the value with the bias on prefix tokens alone, which have no position in the image."""
+    if not space.prefix_tokens or value.dim() != 3:
+        return value
+    bias = bias.expand(value.shape).clone()
+    bias[:, space.prefix_tokens :] = 0
+    return value + bias

@@ -57,9 +57,9 @@ class ExactPiNet(PiNet):
         self.register_load_state_dict_pre_hook(_with_backbone)
 
     @property
-    def feature_space(self) -> FeatureSpace:
-        """The layer where this network is read out."""
-        return readout_space(self.backbone, self._where)
+    def feature_space(self) -> FeatureSpace | None:
+        """The layer where this network is read out; None: the default."""
+        return None if self._where is None else readout_space(self.backbone, self._where)
 
     @property
     def num_classes(self) -> Any:

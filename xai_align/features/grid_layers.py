@@ -1,0 +1,256 @@
+"""Layers through which all evidence passes and whose outputs lie on a grid over the image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from math import log
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from xai_align import plugins
+from xai_align._tools.logits import select_logits
+from xai_align._tools.model_state import signature
+from xai_align._tools.replica import Replica
+from xai_align.features.dominating_nodes import dominating_nodes
+from xai_align.hookspecs import FeatureSpace, Layout
+
+#: Largest ratio between the aspect ratios of a grid and of the image for which the grid is taken to cover the image.
+PROPORTIONS = 1.34
+#: Largest number of class, distillation and register tokens that may precede the patch tokens.
+MOST_PREFIX_TOKENS = 16
+
+
+@dataclass(frozen=True)
+class GridLayer:
+    """Layer whose output is a grid of cells.
+
+    Attributes:
+        space: the layer, with its layout and number of prefix tokens.
+        rows: the number of rows of cells.
+        columns: the number of columns of cells.
+        depth: how many times cells have exchanged evidence (convolution, attention, pooling) since the first layer.
+            Between two layers of one depth each cell depends on itself alone.
+        reaches_output: whether evidence in the cells reaches the output, and not only that in prefix tokens.
+    """
+
+    space: FeatureSpace
+    rows: int
+    columns: int
+    depth: int = 0
+    reaches_output: bool = True
+
+    @property
+    def name(self) -> str:
+        """The layer's dotted name."""
+        assert isinstance(self.space.layer, str)
+        return self.space.layer
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return self.rows, self.columns
+
+
+def grid_layers(model: nn.Module, image: Tensor, output: str | int | None = None) -> list[GridLayer]:
+    """Return the layers that cut the network and whose output is a grid, in the order in which they end.
+
+    A layer cuts the network if every path from the input to the output passes through its output. The paths are those
+    of the graph that autograd records in one pass on fixed noise, so that the result depends on the network and on the
+    size of the image and not on an image, and on operations and not on the names or the library of the modules.
+    Evidence that a network takes out of that graph (``detach``) is not seen; :func:`~xai_align.pinet.cuts.is_cut`
+    sees it.
+
+    Args:
+        model: the network; a copy in eval mode is run.
+        image: ``[1, C, H, W]``, for shape, dtype and device alone.
+        output: which of the model's outputs are the logits.
+
+    Returns:
+        The layers, each tensor once, by the name of the outermost module that returns it; empty for a network that
+        records no graph.
+
+    Example::
+
+        [layer.name for layer in grid_layers(model, images[:1])]  # ["conv1", "pool", "conv2"]
+    """
+    known = _found.setdefault(model, {})
+    key = (signature(model), tuple(image.shape[1:]), image.dtype, image.device, output)
+    if key not in known:
+        known.clear()  # of another state of the parameters
+        known[key] = _in_one_pass(model, image, output)
+    return list(known[key])
+
+
+_found: WeakKeyDictionary[nn.Module, dict[Any, list[GridLayer]]] = WeakKeyDictionary()
+
+
+def _in_one_pass(model: nn.Module, image: Tensor, output: str | int | None) -> list[GridLayer]:
+    copy = Replica(model, evaluate=True).module
+    ended = _record_outputs(copy)
+    noise = torch.randn((1, *image.shape[1:]), generator=torch.Generator().manual_seed(0)).to(image)
+    with torch.inference_mode(False), torch.enable_grad():
+        noise = noise.requires_grad_()
+        try:
+            # the network may write to its input
+            logits = select_logits(copy(noise.clone()), output)
+        except RuntimeError:  # a network may write to views, which autograd refuses
+            return []
+        if logits.grad_fn is None:
+            return []
+        cuts = dominating_nodes(logits.grad_fn)
+        by_node = {end.node: end for end in ended if end.node in cuts}  # the module that ends last is the outermost
+        found = _on_grids(model, by_node.values(), (image.shape[-2], image.shape[-1]))
+        return _with_depths(found, _gradients(logits, [z for _, z in found]))
+
+
+class _End(NamedTuple):
+    """End of a module: its output, with the node of the graph at that time, as a network may write to it later."""
+
+    name: str
+    tensor: Tensor
+    node: Any
+
+
+def _record_outputs(copy: nn.Module) -> list[_End]:
+    """Return a list that fills, as the copy runs, with the outputs of modules that return one floating tensor."""
+    ends: list[_End] = []
+    runs: dict[str, int] = {}
+
+    def remember(name: str) -> Any:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            runs[name] = runs.get(name, 0) + 1
+            if runs[name] == 2:  # a module that runs twice is no single layer
+                ends[:] = [end for end in ends if end.name != name]
+            tensors = [one for one in _parts(output) if isinstance(one, Tensor) and one.is_floating_point()]
+            if runs[name] == 1 and len(tensors) == 1:
+                ends.append(_End(name, tensors[0], tensors[0].grad_fn))
+
+        return hook
+
+    for name, module in copy.named_modules():
+        if name:
+            module.register_forward_hook(remember(name))
+    return ends
+
+
+def _on_grids(model: nn.Module, ends: Iterable[_End], size: tuple[int, int]) -> list[tuple[GridLayer, Tensor]]:
+    found: list[tuple[GridLayer, Tensor]] = []
+    for end in ends:
+        layer = _on_grid(model, end.name, end.tensor, size, [one for one, _ in found])
+        if layer is not None:
+            found.append((layer, end.tensor))
+    return found
+
+
+def _gradients(logits: Tensor, outputs: Sequence[Tensor]) -> Sequence[Tensor | None]:
+    if not outputs:
+        return []
+    score = logits.float().square().sum()  # squared, so that classes cannot cancel out
+    return torch.autograd.grad(score, outputs, retain_graph=True, allow_unused=True)
+
+
+def _with_depths(found: Sequence[tuple[GridLayer, Tensor]], gradients: Sequence[Tensor | None]) -> list[GridLayer]:
+    """Return the layers with their depths: one more wherever a cell depends on another cell of the layer before."""
+    layers: list[GridLayer] = []
+    depth = 0
+    for number, (layer, z) in enumerate(found):
+        if number:
+            depth += _exchanges(*found[number - 1], layer, z)
+        gradient = gradients[number]
+        reaches = gradient is not None and bool(_cells(gradient, layer.space).any())
+        layers.append(replace(layer, depth=depth, reaches_output=reaches))
+    return layers
+
+
+def _exchanges(before: GridLayer, z: Tensor, after: GridLayer, later: Tensor) -> bool:
+    if before.grid != after.grid:
+        return True
+    cell = before.rows * before.columns // 2
+    seen = _cells(later, after.space)[0, :, cell]
+    weights = torch.randn(seen.shape, generator=torch.Generator().manual_seed(1)).to(seen)
+    (gradient,) = torch.autograd.grad((seen * weights).sum(), z, retain_graph=True, materialize_grads=True)
+    others = _cells(gradient, before.space)[0].abs().sum(0)
+    others[cell] = 0
+    return bool(others.any())
+
+
+def _cells(z: Tensor, space: FeatureSpace) -> Tensor:
+    """Return ``[N, C, cells]`` without prefix tokens."""
+    if z.dim() == 4:
+        return z.flatten(2) if space.layout == "NCHW" else z.flatten(1, 2).transpose(1, 2)
+    return (z.transpose(1, 2) if space.layout == "NLC" else z)[..., space.prefix_tokens :]
+
+
+def _parts(output: Any) -> Sequence[Any]:
+    if isinstance(output, dict):
+        return list(output.values())
+    return output if isinstance(output, list | tuple) else [output]
+
+
+def _on_grid(
+    model: nn.Module, name: str, output: Tensor, size: tuple[int, int], before: Sequence[GridLayer]
+) -> GridLayer | None:
+    if len(output) != 1 or output.dim() not in (3, 4):
+        return None
+    known = known_space(model, name)
+    if output.dim() == 4:
+        layouts: dict[Layout, tuple[int, int]] = {
+            "NCHW": (output.shape[2], output.shape[3]),
+            "NHWC": (output.shape[1], output.shape[2]),
+        }
+        first: tuple[Layout, ...] = ("NHWC", "NCHW") if known and known.layout == "NHWC" else ("NCHW", "NHWC")
+        for layout in first:
+            if _covers(*layouts[layout], size):
+                return GridLayer(FeatureSpace(layer=name, layout=layout), *layouts[layout])
+        return None
+    return _tokens(name, output, size, before, known)
+
+
+def _tokens(
+    name: str, output: Tensor, size: tuple[int, int], before: Sequence[GridLayer], known: FeatureSpace | None
+) -> GridLayer | None:
+    """Return the layer if its tokens, without a prefix, form the grid of an earlier layer or one like the image."""
+    grids = list(dict.fromkeys((layer.rows, layer.columns) for layer in reversed(before)))
+    for layout, count in (("NLC", output.shape[1]), ("NCL", output.shape[2])):
+        if known is not None and known.layout not in ("auto", layout):
+            continue
+        prefixes = [known.prefix_tokens] if known is not None else []
+        # a plugin's number is that of the last layers; before, there may be no class token yet
+        for prefix in dict.fromkeys([*prefixes, *(range(MOST_PREFIX_TOKENS + 1) if layout == "NLC" else (0,))]):
+            for rows, columns in (*grids, *_grids_like(size, count - prefix)):
+                if rows * columns == count - prefix:
+                    space = replace(known or FeatureSpace(layer=name), layout=layout, prefix_tokens=prefix)  # type: ignore[arg-type]
+                    return GridLayer(space, rows, columns)
+    return None
+
+
+def known_space(model: nn.Module, name: str) -> FeatureSpace | None:
+    """Return what a plugin says of a layer, as a layer of the model or of the part of it that the plugin knows.
+
+    A wrapper around a network hides it from plugins; the layer's enclosing modules are asked in turn.
+    """
+    path = name.split(".")
+    inner = model
+    for depth in range(len(path)):
+        known = plugins.feature_space(inner, ".".join(path[depth:]))
+        if known is not None:
+            return replace(known, layer=name)
+        inner = inner.get_submodule(path[depth])
+    return None
+
+
+def _covers(rows: int, columns: int, size: tuple[int, int]) -> bool:
+    height, width = size
+    fits = rows * columns > 1 and rows <= height and columns <= width
+    return fits and abs(log(rows * width / (columns * height))) < log(PROPORTIONS)
+
+
+def _grids_like(size: tuple[int, int], count: int) -> list[tuple[int, int]]:
+    """Return the grid of so many cells whose proportions are the image's, if there is one."""
+    height, width = size
+    rows = round((count * height / width) ** 0.5) if count > 0 else 0
+    return [(rows, count // rows)] if rows and count % rows == 0 and _covers(rows, count // rows, size) else []

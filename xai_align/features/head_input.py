@@ -1,0 +1,48 @@
+"""The input of a network's head: the last grid of cells from which evidence reaches the output."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import Tensor, nn
+
+from xai_align import plugins
+from xai_align.features.grid_layers import grid_layers
+from xai_align.features.split_at_layer import split_at_layer
+from xai_align.hookspecs import FeatureSpace
+
+#: Name of the layer.
+HEAD = "head"
+
+
+def head_input(model: nn.Module, image: Tensor | None = None) -> FeatureSpace:
+    """Return the feature space of the head's input, with the network split there: a plugin's, or the last grid layer.
+
+    If the head is affine, as global average pooling and a linear layer are, its readout is local.
+
+    Args:
+        model: the network.
+        image: ``[1, C, H, W]``, for shape, dtype and device alone; needed for networks that no plugin knows.
+
+    Raises:
+        TypeError: no image is given, and no plugin knows the network.
+        ValueError: the network has no such layer.
+
+    Example::
+
+        head_input(model, images[:1]).layer  # "conv2"
+    """
+    known = plugins.feature_space(model, HEAD)
+    if known is not None:
+        return known
+    if image is None:
+        raise TypeError(f"layer {HEAD!r} is found by a pass; give image=, of shape [1, C, H, W]")
+    layers = grid_layers(model, image)
+    if not layers or not layers[-1].reaches_output:
+        found = f"'{layers[-1].name}' is the last, and only its class tokens are used" if layers else "there is none"
+        raise ValueError(
+            f"the head of {type(model).__name__} reads no grid of cells ({found}); name the layer to read out, or "
+            "leave it out for the default"
+        )
+    last = layers[-1]
+    return replace(last.space, split=split_at_layer(model, last.name, image))

@@ -1,0 +1,112 @@
+"""A network cut in two at the output of one of its modules."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from xai_align._tools.replica import Replica
+from xai_align.features.routes import find_layer
+from xai_align.hookspecs import Split
+
+
+def split_at_layer(model: nn.Module, layer: str, image: Tensor) -> Split:
+    """Return the network in two parts: images to the layer's output, and that output to the logits.
+
+    Both run copies of the network. In the second one, modules that end before the layer return what they return for an
+    image of zeros instead of running, so it costs little more than the rest of the network.
+
+    Args:
+        model: the network.
+        layer: dotted name of a layer that cuts it (:func:`~xai_align.features.grid_layers.grid_layers`) and returns
+            one tensor.
+        image: ``[1, C, H, W]``, for shape, dtype and device alone.
+
+    Raises:
+        ValueError: there is no such layer.
+
+    Example::
+
+        split = split_at_layer(model, "conv2", images[:1])
+        split.head(split.features(images))  # [2, 10], equals model(images)
+    """
+    find_layer(model, layer)
+    halves = _Halves(model, layer, tuple(image.shape[1:]), image.dtype, image.device)
+    return Split(halves.features, halves.head)
+
+
+class _LayerEnded(Exception):
+    """End of a pass that is not needed any further."""
+
+
+@dataclass(frozen=True)
+class _Halves:
+    model: nn.Module = field(repr=False)
+    layer: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+
+    def features(self, *inputs: Any) -> Any:
+        """Return the layer's output."""
+        copy = Replica(self.model).module
+        return self._run_to_layer(copy, inputs)
+
+    def head(self, z: Any) -> Any:
+        """Return the model's output for the layer's output ``z``."""
+        image = torch.zeros(1, *self.shape, dtype=self._dtype_of(z), device=self.device)
+        before = Replica(self.model).module
+        ended: OrderedDict[str, Any] = OrderedDict()
+        for name, module in before.named_modules():
+            if name and not f"{self.layer}.".startswith(f"{name}."):
+                module.register_forward_hook(partial(_remember, ended, name))
+        self._run_to_layer(before, (image,))
+        copy = Replica(self.model).module
+        count = len(tree_leaves(z)[0])
+        for name, output in ended.items():
+            if _has_batch_of_one(output):
+                _return_instead(find_layer(copy, name), _expanded(output, count))
+        _return_instead(find_layer(copy, self.layer), z)
+        return copy(image.expand(count, *self.shape).clone())
+
+    def _run_to_layer(self, copy: nn.Module, inputs: Any) -> Any:
+        taken: list[Any] = []
+
+        def take(module: nn.Module, args: Any, output: Any) -> None:
+            taken.append(output)
+            raise _LayerEnded
+
+        find_layer(copy, self.layer).register_forward_hook(take)
+        try:
+            copy(*inputs)
+        except _LayerEnded:
+            return taken[0]
+        raise ValueError(f"layer '{self.layer}' did not run in the forward pass")
+
+    def _dtype_of(self, z: Any) -> torch.dtype:
+        """Return the dtype of the features if it is wider than the image's, as it is in a converted copy."""
+        return torch.promote_types(self.dtype, tree_leaves(z)[0].dtype)
+
+
+def _remember(ended: OrderedDict[str, Any], name: str, module: nn.Module, args: Any, output: Any) -> None:
+    ended[name] = output
+
+
+def _return_instead(module: nn.Module, output: Any) -> None:
+    """Let a module of a copy return this without running."""
+    module._forward_hooks, module._forward_pre_hooks = OrderedDict(), OrderedDict()
+    module.forward = lambda *args, **kwargs: output  # type: ignore[method-assign]
+
+
+def _has_batch_of_one(output: Any) -> bool:
+    return isinstance(output, Tensor) and output.dim() > 0 and len(output) == 1
+
+
+def _expanded(output: Tensor, count: int) -> Any:
+    return tree_map(lambda x: x.expand(count, *x.shape[1:]).clone(), output)

@@ -1,0 +1,138 @@
+"""Default layers of a readout, found by the structure of the network."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from xai_align import plugins
+from xai_align._tools.callers_level import callers_level
+from xai_align._tools.model_state import signature
+from xai_align.features.grid_layers import GridLayer, grid_layers
+from xai_align.features.resolve_layer import EMBEDDING
+from xai_align.hookspecs import FeatureSpace
+from xai_align.pinet.cuts import is_cut
+from xai_align.pinet.network.pseudo_linear import PseudoLinear
+from xai_align.pinet.readout_layers import ReadoutLayer
+
+#: Largest height of a cell of the fine layer, in pixels.
+LARGEST_CELL = 8
+#: Smallest number of rows of the fine layer.
+FEWEST_ROWS = 14
+#: Strength of the gamma rule from one map of a convolutional or hierarchical network on.
+GAMMA_OF_MAPS = 0.25
+#: Strength of the gamma rule from the depths of a network with one grid on.
+GAMMA_OF_DEPTHS = 0.05
+#: Share of the exchanges between cells on one grid from which on a network is taken to have one grid.
+ISOTROPIC = 0.5
+
+_found: WeakKeyDictionary[nn.Module, dict[Any, list[ReadoutLayer]]] = WeakKeyDictionary()
+
+
+def default_layers(
+    model: nn.Module, inputs: Sequence[Any], extra: Sequence[Any] = (), output: str | int | None = None
+) -> list[ReadoutLayer]:
+    """Return the layers of the default readout, each with its rule, as a mixture with equal weights.
+
+    They follow from the operations of the network and not from its library, so the same weights have the same default
+    in every library and behind every wrapper:
+
+    1. a PiNet's own decomposition, or the layer that a plugin names for the network;
+    2. for a network that keeps one grid through most of its depth (vision transformers, mixers): the grid at several
+       depths, by the gamma rule;
+    3. for other networks with a grid (convolutional and hierarchical ones): the last layer with cells of at most 8
+       pixels and at least 14 rows, by the gamma rule, with placed biases;
+    4. else the input, by frozen gates; for images, a warning says so.
+
+    Args:
+        model: the network, without wrappers that hide its operations.
+        inputs: the model's inputs; the first example is run to check that the layers cut the network.
+        extra: further arguments.
+        output: which of the model's outputs are the logits.
+
+    Example::
+
+        default_layers(model, (images,))  # [ReadoutLayer(feature_space="conv1", rule="gamma", biases="placed")]
+    """
+    if isinstance(model, PseudoLinear):
+        return [ReadoutLayer()]
+    named = plugins.feature_space(model)
+    if named is not None:
+        return [ReadoutLayer(feature_space=named)]
+    if not _is_images(inputs):
+        return [_input()]
+    known = _found.setdefault(model, {})
+    key = (signature(model), tuple(inputs[0].shape[1:]), inputs[0].dtype, inputs[0].device, output)
+    if key not in known:
+        known.clear()  # of another state of the parameters
+        known[key] = _by_structure(model, inputs, extra, output)
+    return known[key]
+
+
+def _by_structure(
+    model: nn.Module, inputs: Sequence[Any], extra: Sequence[Any], output: str | int | None
+) -> list[ReadoutLayer]:
+    layers = [] if extra else grid_layers(model, inputs[0][:1], output)
+    chosen = depths(layers) if has_one_grid(layers) else []
+    rule: dict[str, Any] = {"rule": "gamma", "gamma": GAMMA_OF_DEPTHS}
+    if not chosen:
+        chosen = fine_layer(layers, inputs[0].shape[-2])
+        rule = {"rule": "gamma", "gamma": GAMMA_OF_MAPS, "biases": "placed"}
+    cuts = [layer for layer in chosen if is_cut(model, layer.name, inputs, extra)]
+    if cuts:
+        return [ReadoutLayer(feature_space=layer.space, **rule) for layer in cuts]
+    embedding = plugins.feature_space(model, EMBEDDING)
+    if embedding is not None:
+        return [ReadoutLayer(feature_space=embedding)]
+    warnings.warn(
+        f"no layer of {type(model).__name__} was found through which all evidence passes on a grid over the image; it "
+        "is read at its input, where most of a map cancels. Name a layer with feature_space=... (layer=... of methods)",
+        stacklevel=callers_level(),
+    )
+    return [_input()]
+
+
+def has_one_grid(layers: Sequence[GridLayer]) -> bool:
+    """Return whether the last grid is that of at least half of the exchanges between cells."""
+    if not layers or layers[-1].depth < 2:
+        return False
+    on_last = [layer.depth for layer in layers if layer.grid == layers[-1].grid]
+    return max(on_last) - min(on_last) >= ISOTROPIC * layers[-1].depth
+
+
+def depths(layers: Sequence[GridLayer]) -> list[GridLayer]:
+    """Return the first layer of each depth on the last grid, from a third of the depth on, but for the last depth.
+
+    Behind the last exchange the cells of a class-token network reach no output, and those of a pooled network hold
+    what other cells have sent them.
+    """
+    last = layers[-1]
+    first_of = {layer.depth: layer for layer in reversed(layers) if layer.grid == last.grid}
+    begin = min(first_of) + (last.depth - min(first_of)) / 3
+    return [first_of[depth] for depth in sorted(first_of) if begin <= depth < last.depth]
+
+
+def fine_layer(layers: Sequence[GridLayer], height: int) -> list[GridLayer]:
+    """Return the last layer with small cells and enough rows; where there is none, that with the smallest cells."""
+    fine = [layer for layer in layers if height <= LARGEST_CELL * layer.rows and layer.rows >= FEWEST_ROWS]
+    if fine:
+        return fine[-1:]
+    finest = max((layer.rows for layer in layers), default=0)
+    return [layer for layer in layers if layer.rows == finest][-1:]
+
+
+def _input() -> ReadoutLayer:
+    return ReadoutLayer(feature_space=FeatureSpace(layer="input", layout="NCHW"))
+
+
+def _is_images(inputs: Sequence[Any]) -> bool:
+    """Return whether this is one batch of images to test the network on; other inputs raise later, with a reason."""
+    if len(inputs) != 1 or not isinstance(inputs[0], Tensor):
+        return False
+    (images,) = inputs
+    return images.dim() == 4 and len(images) > 0 and images.is_floating_point() and bool(torch.isfinite(images).all())
