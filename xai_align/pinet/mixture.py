@@ -39,9 +39,8 @@ class MixedReadout(Readout):
         """The default spread, "smooth", because cells of several sizes overlap."""
         return "smooth"
 
-    def map(self, spread: Spread | None = None) -> Tensor:
-        """Return ``[N, H, W]``, the weighted sum of the parts' maps; see :meth:`Readout.map`."""
-        return _weighted([part.map(spread or self.spread) for part in self.parts], self.weights)
+    def _map(self, spread: Spread | None) -> Tensor:
+        return _weighted([part._map(spread or self.spread) for part in self.parts], self.weights)
 
 
 def mixed(parts: Sequence[Readout], weights: Sequence[float]) -> MixedReadout:

@@ -17,6 +17,9 @@ from xai_align.pinet.decomposition import Decomposition
 from xai_align.pinet.gates.cut_off import CutOff
 from xai_align.pinet.rounding import total_of
 
+#: Size of a map's evidence, for and against, in answers or largest logits, beyond which a warning tells of it.
+MOST_CANCELLING = 20
+
 
 @dataclass(frozen=True, kw_only=True)
 class Readout:
@@ -52,6 +55,7 @@ class Readout:
         readout.contributions  # [2, 8, 16, 16]
         readout.total + readout.bias  # [2], equals readout.answer
         readout.map()  # [2, 32, 32]
+        readout.amplification  # [2], how much cancels
     """
 
     answer: Tensor
@@ -82,6 +86,12 @@ class Readout:
         return self.completeness_error.abs() / scale.clamp_min(torch.finfo(scale.dtype).tiny)
 
     @property
+    def amplification(self) -> Tensor:
+        """``[N]``: ``(sum |contributions| + sum |placed|) / |answer|``; the larger, the more of the terms cancels."""
+        size = total_of(tuple(part.abs() for part in (*as_tuple(self.contributions), *self.placed)))
+        return size / self.answer.abs().to(size).clamp_min(torch.finfo(size.dtype).tiny)
+
+    @property
     def spread(self) -> Spread:
         """The default spread of cells over pixels: "area"; "smooth" where cells of several sizes overlap."""
         return "smooth" if self.placed else "area"
@@ -93,9 +103,18 @@ class Readout:
             spread: ``"area"``: a coarse cell's contribution is spread evenly over the pixels it covers; ``"smooth"``:
                 interpolated between neighbouring cells. Both preserve the sum. None: :attr:`spread`.
 
+        Warns:
+            UserWarning: evidence for and against the answer, taken together, is more than :data:`MOST_CANCELLING` times
+                as large as the answer and the largest logit: the map is mostly cancellation.
+
         Raises:
             ValueError: the input is not an image, or the feature space has no grid.
         """
+        found = self._map(spread)
+        self._warn_of_cancellation(found)
+        return found
+
+    def _map(self, spread: Spread | None) -> Tensor:
         if self.image_size is None:
             raise ValueError("the input is not a batch of images [N, C, H, W]; use Readout.contributions as they are")
         parts = as_tuple(self.contributions)
@@ -108,6 +127,23 @@ class Readout:
             )
         how = spread or self.spread
         return torch.stack([resize_keeping_sum(one, self.image_size, how) for one in (*cells, *self.placed)]).sum(0)
+
+    def _warn_of_cancellation(self, found: Tensor) -> None:
+        logits = self.logits.detach().flatten(1).abs().amax(1)
+        scale = torch.maximum(self.answer.detach().abs(), logits.to(self.answer))
+        cells = found.detach().flatten(1)
+        cancelling = cells.abs().sum(1) > MOST_CANCELLING * scale
+        if bool(cancelling.any()):
+            one = int(cancelling.long().argmax())
+            evidence, against = (float(side[one].clamp_min(0).sum()) for side in (cells, -cells))
+            layer = self.feature_space.layer
+            where = layer if isinstance(layer, str) else ", ".join(layer)
+            warnings.warn(
+                f"the map at '{where}' is mostly cancellation: {evidence:.4g} for, {against:.4g} against an answer of "
+                f"{float(self.answer[one]):.4g} (example {one}). It is exact and hardly readable; read a later layer, or "
+                'use rule="gamma"',
+                stacklevel=callers_level(),
+            )
 
     def on_images(self, channels: int, spread: Spread | None = None) -> Tensor:
         """Return ``[N, channels, H, W]``: :meth:`map`, divided equally among the channels of each pixel.

@@ -30,7 +30,7 @@ class Record:
     """One image, one question, one method.
 
     Numbers are in logits unless stated. Fields that only methods with a decomposition have (``layer`` to
-    ``relative_error``) are None for the others.
+    ``amplification``) are None for the others.
 
     Attributes:
         image: the name of the image.
@@ -41,7 +41,8 @@ class Record:
         contributions: the sum of all attributions.
         positive, negative: the sums of the map's positive and negative values.
         layer: the layer of the readout; kind: ``"local"`` or ``"frozen"``.
-        prefix, bias, around, completeness_error, relative_error: as in :class:`~xai_align.pinet.readout.Readout`.
+        prefix, bias, around, completeness_error, relative_error, amplification: as in
+            :class:`~xai_align.pinet.readout.Readout`.
         seconds: time of the method.
         logits: ``[K]``.
         map: ``[H, W]``, on the input's pixels.
@@ -67,6 +68,7 @@ class Record:
     around: float | None
     completeness_error: float | None
     relative_error: float | None
+    amplification: float | None
     seconds: float
     logits: Tensor
     map: Tensor
@@ -102,7 +104,7 @@ def record_of(explanation: Explanation, *, image: str, class_names: Sequence[str
     question, readout = explanation.questions[0], explanation.readout
     grid = explanation.map[0].detach().cpu().double()
     account: dict[str, Any] = dict.fromkeys(
-        ("layer", "kind", "prefix", "bias", "around", "completeness_error", "relative_error")
+        ("layer", "kind", "prefix", "bias", "around", "completeness_error", "relative_error", "amplification")
     )
     raw: tuple[Tensor, ...] = ()
     if readout is not None:
@@ -116,6 +118,7 @@ def record_of(explanation: Explanation, *, image: str, class_names: Sequence[str
             "remarks": remarks(readout),
             "completeness_error": float(readout.completeness_error[0]),
             "relative_error": float(readout.relative_error[0]),
+            "amplification": float(readout.amplification[0]),
         }
         parts = readout.contributions
         raw = tuple(part[0].detach().cpu() for part in (parts if isinstance(parts, tuple) else (parts,)))

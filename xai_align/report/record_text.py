@@ -120,8 +120,9 @@ def exactness(record: Record) -> str:
         "local": "local: removing a position lowers the answer by its contribution",
         "frozen": "gates held at this image: the sum is exact, but removing positions also moves the gates",
     }
-    clauses = (f"sum off by {tiny(record.completeness_error)}", meaning.get(record.kind or "", ""), *record.remarks)
-    return "; ".join(clauses)
+    cancels = f"terms for and against are {record.amplification:.3g} times the answer in size"
+    clauses = (f"sum off by {tiny(record.completeness_error)}", cancels, meaning.get(record.kind or "", ""))
+    return "; ".join((*clauses, *record.remarks))
 
 
 def remarks(records: Sequence[Record]) -> list[str]:
