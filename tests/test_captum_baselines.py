@@ -258,7 +258,7 @@ def test_the_contrast_of_two_classes_is_the_difference_of_their_maps(name):
 def test_grad_cam_on_a_pooled_linear_head_is_the_readout_there(models, images, model_name, asked):
     model = models[model_name]
     cam = build("layer_grad_cam", model).attribute(images, target=asked)
-    readout = read_out(model, images, asked)
+    readout = read_out(model, images, asked, "head")
     assert readout.kind == "local"
     close(cam.sum(1), readout.map(), 1e-6)
 
@@ -309,7 +309,7 @@ def test_grad_cam_of_channels_last_averages_over_rows_and_columns(images):
             num_classes=7,
         )
     )
-    assert plugins.feature_space(model).layout == "NHWC"
+    assert plugins.feature_space(model, "head").layout == "NHWC"
     z, gradient = at_layer(model, "norm", images, 1)
     assert z.shape == (2, 12, 12, 24)
     by_hand = grad_cam_by_hand(z, gradient, (1, 2), -1)
@@ -375,7 +375,7 @@ def test_grad_cam_through_a_split_never_differentiates_the_first_half():
 @pytest.mark.parametrize(
     ("layer", "inputs", "error", "said"),
     [
-        ("head", fixed_images(), ValueError, "has no place in an image"),
+        (FeatureSpace(layer="head"), fixed_images(), ValueError, "has no place in an image"),
         ("nowhere", fixed_images(), ValueError, "layer 'nowhere' not found; this model has first, norm"),
         (nn.Linear(1, 1), fixed_images(), ValueError, "is not a module of this model"),
         (None, torch.zeros(2, 6), ValueError, r"explains one batch of images \[N, C, H, W\], got \[2, 6\]"),

@@ -268,7 +268,7 @@ def test_inference_mode_and_bfloat16(name):
 
 
 def test_in_front_of_a_class_token_it_looks_where_patches_still_count(vit, pair):
-    assert plugins.feature_space(vit).layer == "patch_embed.proj"
+    assert plugins.feature_space(vit, "head") is None  # it reads the class token
     last = len(vit.blocks) - 1
     default = build("gradcam", vit).attribute(pair, target=1)
     assert torch.equal(default, build("gradcam", vit, layer=f"blocks.{last}.norm1").attribute(pair, target=1))
@@ -277,7 +277,7 @@ def test_in_front_of_a_class_token_it_looks_where_patches_still_count(vit, pair)
 
 
 def test_on_a_pooled_linear_head_hires_cam_is_the_readout_there(resnet, pair):
-    readout = read_out(resnet, pair, [1, 5])
+    readout = read_out(resnet, pair, [1, 5], "head")
     assert readout.kind == "local"
     cells = readout.contributions.sum(1, keepdim=True).clamp(min=0)
     expected = nn.functional.interpolate(cells, (SIDE, SIDE), mode="bilinear")[:, 0]

@@ -131,16 +131,50 @@ def test_a_bias_on_the_last_axis_between_the_place_and_the_norm():
     assert_same_maps(readout.placed, [terms.sum(-1)])
 
 
-def test_a_bias_on_prefix_tokens_stays_in_the_rest():
+def test_a_bias_on_prefix_tokens_stays_in_the_rest_and_one_on_patches_is_placed():
     torch.manual_seed(0)
     model, x = (
         ChannelsLast(tokens=True, prefix=1).double().eval(),
         torch.randn(2, 3, ROWS, COLUMNS, dtype=torch.float64),
     )
+    nn.init.normal_(model.norm.bias)
     place = FeatureSpace(layer="free", layout="NLC", prefix_tokens=1)
     placed, apart = (read_out(model, x, LABEL, place, biases=biases) for biases in ("placed", "apart"))
-    assert placed.placed == ()
-    assert torch.allclose(placed.bias, apart.bias)
+    terms = by_gradient(model, x, {"norm": model.norm.bias})["norm"].sum(-1)
+    assert_same_maps(placed.placed, [terms[:, 1:].view(2, ROWS // 2, COLUMNS // 2)])
+    assert torch.allclose(placed.bias, terms[:, 0] + model.head.bias[LABEL])
+    assert torch.allclose(apart.bias, terms.sum(1) + model.head.bias[LABEL])
+
+
+class Positions(nn.Module):
+    """Patches, a class token in front, position embeddings, a mixing of tokens, and a head of the class token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.mix, self.head = nn.Conv2d(3, 4, 2, stride=2), nn.Linear(13, 13, bias=False), nn.Linear(4, 3)
+        self.start, self.places = nn.Parameter(torch.randn(1, 1, 4)), nn.Parameter(torch.randn(1, 13, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.stem(x).flatten(2).transpose(1, 2)
+        z = torch.cat([self.start.expand(len(z), -1, -1), z], 1) + self.places
+        return self.head(self.mix(z.relu().transpose(1, 2)).transpose(1, 2).relu()[:, 0])
+
+
+def test_position_embeddings_lie_at_their_patches():
+    torch.manual_seed(3)
+    model, x = Positions().double().eval(), torch.randn(2, 3, ROWS, COLUMNS, dtype=torch.float64)
+    readout = read_out(model, x, LABEL, "stem", biases="placed")
+    outputs: list[Tensor] = []
+    places = model.places.expand(2, -1, -1).clone()
+    z = model.stem(x).flatten(2).transpose(1, 2)
+    tokens = torch.cat([model.start.expand(2, -1, -1), z], 1) + places.detach().requires_grad_()
+    outputs.append(tokens)
+    after = model.head(model.mix(tokens.relu().transpose(1, 2)).transpose(1, 2).relu()[:, 0])
+    (beta,) = torch.autograd.grad(after[:, LABEL].sum(), outputs)
+    expected = (beta * places).sum(-1)[:, 1:].view(2, ROWS // 2, COLUMNS // 2)
+    assert_same_maps(readout.placed, [expected.detach()])
+    whole = readout.contributions.flatten(1).sum(1) + expected.flatten(1).sum(1) + readout.bias
+    assert torch.allclose(whole, model(x)[:, LABEL], rtol=1e-9, atol=1e-12)
 
 
 def leaky(x: Tensor) -> Tensor:

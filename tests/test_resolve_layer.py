@@ -118,12 +118,12 @@ def test_what_names_no_layer_is_told(layer, error, said):
 def test_defaults_by_purpose():
     image = images(1, 32)
     unknown, resnet, vit = conv_net(), timm.create_model("test_resnet").eval(), timm.create_model("test_vit").eval()
-    assert resolve_layer(unknown).layer == "input"
+    assert resolve_layer(unknown, image=image).layer == "conv2"
     assert resolve_layer(unknown, purpose="gradient", image=image).layer == "conv2"
     # the activation runs twice, so the last map that runs once is the second convolution's
     assert resolve_layer(unknown, purpose="map", image=image).layer == "conv2"
     for purpose in ("readout", "gradient", "map"):
-        assert resolve_layer(resnet, purpose=purpose, image=image) == plugins.feature_space(resnet)
+        assert resolve_layer(resnet, purpose=purpose, image=image) == plugins.feature_space(resnet, "head")
     patches = resolve_layer(vit, purpose="gradient", image=images(1, 160))
     assert patches.layer.startswith("blocks.")
     assert patches.prefix_tokens == 1

@@ -240,9 +240,12 @@ class HookSpecs:
 
     @hookspec(firstresult=True)
     def xai_align_feature_space(self, model: nn.Module, layer: str | None) -> FeatureSpace | None:
-        """Return the feature space of ``model`` at ``layer``; the default one for a readout if ``layer`` is None.
+        """Return the feature space of ``model`` at ``layer``, a module's name.
 
-        None if this plugin does not know the model.
+        Further values of ``layer``: None: the default layer of a readout, for networks that are not to be read where
+        their structure suggests (:func:`~xai_align.pinet.default_layers`); ``"head"``: the head's input; ``"patch
+        embedding"``: where evidence enters a network of tokens. None if this plugin does not know the model, or leaves
+        it to the structure.
         """
 
     @hookspec(firstresult=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from math import log
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -226,6 +227,23 @@ def _tokens(
                     space = replace(known or FeatureSpace(layer=name), layout=layout, prefix_tokens=prefix)  # type: ignore[arg-type]
                     return GridLayer(space, rows, columns)
     return None
+
+
+def token_spaces(layers: Sequence[GridLayer]) -> dict[int, FeatureSpace]:
+    """Return the spaces of tokens ``[N, L, C]`` on these layers' grids, by ``L``; prefix tokens come first."""
+    known = [layer for layer in layers if layer.space.layout == "NLC"]
+    found = {layer.rows * layer.columns + layer.space.prefix_tokens: layer.space for layer in known}
+    for rows, columns in dict.fromkeys(layer.grid for layer in layers):
+        for prefix in range(MOST_PREFIX_TOKENS + 1):
+            space = FeatureSpace(
+                layer="tokens", layout="NLC", prefix_tokens=prefix, grid=partial(_given_grid, (rows, columns))
+            )
+            found.setdefault(rows * columns + prefix, space)
+    return found
+
+
+def _given_grid(grid: tuple[int, int], image_size: tuple[int, int], tokens: int) -> tuple[int, int]:
+    return grid
 
 
 def known_space(model: nn.Module, name: str) -> FeatureSpace | None:

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_map
 from xai_align._tools.logits import select_logits
 from xai_align._tools.model_state import signature
 from xai_align._tools.replica import LOW_PRECISION, Replica
-from xai_align.features.grid_layers import grid_layers
+from xai_align.features.grid_layers import grid_layers, token_spaces
 from xai_align.features.routes import Route, route_through
 from xai_align.features.run_with_features import clone, cloned, run_and_take_features
 from xai_align.hookspecs import FeatureSpace
@@ -280,9 +280,7 @@ class Reading:
         request = self.request
         if image_size(request.inputs) is None or all(layer.biases == "apart" for layer in request.layers):
             return {}
-        layers = [] if request.extra else grid_layers(request.model, request.inputs[0][:1], request.output)
-        with_tokens = [one for one in layers if one.space.layout == "NLC"]
-        return {one.rows * one.columns + one.space.prefix_tokens: one.space for one in with_tokens}
+        return token_spaces([] if request.extra else grid_layers(request.model, request.inputs[0][:1], request.output))
 
     def _route(self, spaces: Sequence[FeatureSpace], z: Any = None) -> Route:
         return route_through(self._copy.module, spaces, self._inputs, self._extra, output=self.request.output, z=z)

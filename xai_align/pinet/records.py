@@ -140,8 +140,8 @@ class Readout:
             where = layer if isinstance(layer, str) else ", ".join(layer)
             warnings.warn(
                 f"the map at '{where}' is mostly cancellation: {evidence:.4g} for, {against:.4g} against an answer of "
-                f"{float(self.answer[one]):.4g} (example {one}). It is exact and hardly readable; read a later layer, or "
-                'use rule="gamma"',
+                f"{float(self.answer[one]):.4g} (example {one}). It is exact and hardly readable; read a later layer, "
+                'or use rule="gamma"',
                 stacklevel=callers_level(),
             )
 

@@ -122,9 +122,10 @@ def classifier(model: nn.Module, num_classes: int) -> nn.Module:
 
 
 def feature_space(model: nn.Module, layer: str | None = None) -> FeatureSpace | None:
-    """Return the feature space of ``model`` at ``layer``, or the default one for a readout when ``layer`` is None.
+    """Return the feature space of ``model`` at ``layer``; None: the default layer of a readout.
 
-    The first plugin that knows the model answers, third parties first; None: no plugin knows it.
+    The first plugin that knows the model answers, third parties first; None: no plugin knows it, or all leave it to
+    the structure of the network.
 
     Raises:
         PluginError: in strict mode, a plugin failed on ``model``.
@@ -133,7 +134,7 @@ def feature_space(model: nn.Module, layer: str | None = None) -> FeatureSpace | 
 
         from xai_align.plugins import feature_space
 
-        feature_space(load_model("timm:resnet18@random").model)  # a FeatureSpace with its layer and layout
+        feature_space(load_model("timm:resnet18@random").model, "head")  # a FeatureSpace with its layer and layout
     """
     return first_answer("xai_align_feature_space", FeatureSpace, model=model, layer=layer)
 

@@ -70,6 +70,8 @@ class PlacedBiases(BiasesApart):
         self._count, self._image_size = count, image_size
         #: Contribution of each bias, ``[N, h, w]``; None until the backward pass reaches it.
         self._maps: list[Tensor | None] = []
+        #: The biases as recorded.
+        self._biases: list[Tensor] = []
         #: Number and grid of the tokens, where there are tokens.
         self._tokens: dict[int, FeatureSpace] = dict(tokens or {})
         #: Number of biases before each space, by the space's index.
@@ -180,8 +182,12 @@ class PlacedBiases(BiasesApart):
         number = self._replayed if not gates.recording else len(self._maps)
         if not gates.recording:
             self._replayed += 1
-            return _with_prefix(value, bias, space) if number >= self._left_out_from else value + bias
+            if number < self._left_out_from:
+                return value + bias
+            # other inputs may give another value where it is evidence that bypasses the space
+            return _with_prefix(value, bias, space) + (bias - self._biases[number])
         self._maps.append(None)
+        self._biases.append(bias.detach().clone())
         value = value + bias
 
         def listen(beta: Tensor) -> None:
