@@ -26,6 +26,7 @@ from xai_align.evaluation.quantus_explain_func import quantus_explain_func
 from xai_align.evaluation.randomisation import parameter_randomisation
 from xai_align.evaluation.rfxg import ccs, cgc, cgs, pgs
 from xai_align.evaluation.soft_masks import average_drop, average_increase
+from xai_align.evaluation.symmetric_relevance_gain import symmetric_relevance_gain
 
 __all__ = [
     "CurveMetric",
@@ -60,6 +61,7 @@ __all__ = [
     "road",
     "salient_fraction",
     "sufficiency",
+    "symmetric_relevance_gain",
     "true_abstraction_rate",
     "true_detection_rate",
 ]

@@ -30,6 +30,7 @@ from xai_align.evaluation.question_forms import class_and_rest, contrast_classes
 from xai_align.evaluation.randomisation import parameter_randomisation
 from xai_align.evaluation.rfxg import ccs, cgc, cgs, pgs
 from xai_align.evaluation.soft_masks import average_drop, average_increase
+from xai_align.evaluation.symmetric_relevance_gain import symmetric_relevance_gain
 from xai_align.hookspecs import MetricSpec
 from xai_align.perturbation.curve import Curve, perturbation_curve
 from xai_align.perturbation.questioned import questions_of
@@ -136,6 +137,7 @@ METRICS: list[MetricSpec] = [
     _metric("morf", removal_metric(order="morf", baselines="mean"), "lower", "most relevant first, to the mean"),
     _metric("lerf", removal_metric(order="lerf", baselines="mean"), "higher", "least relevant first, to the mean"),
     _metric("road", road_metric(), "higher", "ROAD: (least - most relevant first) / 2, noisy linear imputation"),
+    _metric("srg", symmetric_relevance_gain, "higher", "SRG: area in logits, least less most relevant patches first"),
     _metric("comprehensiveness", comprehensiveness_metric(), "higher", "ERASER: fall of p without the top 1 … 50 %"),
     _metric("sufficiency", sufficiency_metric(), "lower", "ERASER: fall of p with only the top 1 … 50 %"),
     _metric("aopc", aopc_metric(), "higher", "comprehensiveness less sufficiency"),
