@@ -12,6 +12,13 @@ from xai_align.evaluation.cwox import cauc, cdrop, salient_fraction
 from xai_align.evaluation.does_not_apply import MetricDoesNotApply
 from xai_align.evaluation.faithfulness import comprehensiveness, deletion, insertion, removal, road, sufficiency
 from xai_align.evaluation.feature_by_feature import decision_flip, rank_deletion
+from xai_align.evaluation.grid_pointing_game import (
+    PictureGrids,
+    cell_share,
+    draw_grids,
+    grid_pointing_game,
+    tile_pictures,
+)
 from xai_align.evaluation.hidden_activations import HiddenActivationReport, hidden_activations
 from xai_align.evaluation.localisation import (
     best_threshold,
@@ -32,6 +39,7 @@ __all__ = [
     "CurveMetric",
     "HiddenActivationReport",
     "MetricDoesNotApply",
+    "PictureGrids",
     "agreement",
     "attention_agreement",
     "average_drop",
@@ -40,6 +48,7 @@ __all__ = [
     "cauc",
     "ccs",
     "cdrop",
+    "cell_share",
     "cgc",
     "cgs",
     "completeness_gap",
@@ -47,7 +56,9 @@ __all__ = [
     "context_mixing_gap",
     "decision_flip",
     "deletion",
+    "draw_grids",
     "energy_inside",
+    "grid_pointing_game",
     "hidden_activations",
     "insertion",
     "iou_at_best_threshold",
@@ -62,6 +73,7 @@ __all__ = [
     "salient_fraction",
     "sufficiency",
     "symmetric_relevance_gain",
+    "tile_pictures",
     "true_abstraction_rate",
     "true_detection_rate",
 ]
