@@ -11,7 +11,7 @@ from xai_align.evaluation.curve_metric import CurveMetric
 from xai_align.evaluation.cwox import cauc, cdrop, salient_fraction
 from xai_align.evaluation.does_not_apply import MetricDoesNotApply
 from xai_align.evaluation.faithfulness import comprehensiveness, deletion, insertion, removal, road, sufficiency
-from xai_align.evaluation.feature_by_feature import decision_flip, rank_deletion
+from xai_align.evaluation.feature_by_feature import decision_flip, rank_deletion, single_deletion
 from xai_align.evaluation.grid_pointing_game import (
     PictureGrids,
     cell_share,
@@ -71,6 +71,7 @@ __all__ = [
     "removal",
     "road",
     "salient_fraction",
+    "single_deletion",
     "sufficiency",
     "symmetric_relevance_gain",
     "tile_pictures",

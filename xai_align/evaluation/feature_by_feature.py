@@ -124,6 +124,54 @@ def rank_deletion(
     return _feature_by_feature(metric, forward_func, inputs, attributions, feature_mask, grid, options)
 
 
+def single_deletion(
+    forward_func: Callable[..., Tensor],
+    inputs: Tensor,
+    attributions: Tensor,
+    *,
+    target: Any = None,
+    method: Literal["spearman", "kendall"] = "spearman",
+    grid: tuple[int, int] = (4, 4),
+    baselines: Any = "mean",
+    internal_batch_size: int | None = None,
+    **options: Any,
+) -> Tensor:
+    """Compute the rank correlation of a map's sums over patches with the fall of the logit without each patch; ``[N]``.
+
+    :func:`rank_deletion` of the answer in logits, on a 4 x 4 grid, each patch replaced by the image's mean of each
+    channel. In [-1, 1], higher is better; NaN where the map has the same sum in all patches, or their removal
+    changes the answer by the same amount.
+
+    Hesse et al. (NeurIPS 2024, "Benchmarking the Attribution Quality of Vision Models") measure it on networks that
+    were trained on images with patches deleted, and call it IDSDS. This is the same measure for the network as it
+    is, to which an image without a patch may be unfamiliar: values are not comparable with theirs.
+
+    Args:
+        forward_func: gives logits ``[N, K]``; an ``nn.Module`` must be in eval mode.
+        inputs: images ``[N, C, H, W]``.
+        attributions: in the inputs' shape, or one score for each pixel.
+        target: a class, a :class:`~xai_align.Question`, one for each example, or None for the predicted class.
+        method: "spearman" or "kendall".
+        grid: rows and columns of the grid of patches.
+        baselines: replacement of a patch, as in :func:`~xai_align.perturbation.perturbation_curve`.
+        internal_batch_size: number of perturbed inputs in one forward pass.
+        **options: further options of :func:`~xai_align.perturbation.iterate_curves`.
+
+    Raises:
+        ValueError: inputs, attributions or options don't fit; see ``iterate_curves``.
+        TargetError: the target is not understood, or the output does not have it.
+
+    Example::
+
+        single_deletion(model, images, images.abs(), target=281)  # [2], Spearman's rho over 16 patches
+    """
+    # activation None: the curve's values are logits, and the fall is that of the answer
+    options = {"activation": None, "internal_batch_size": internal_batch_size, **options}
+    return rank_deletion(
+        forward_func, inputs, attributions, target=target, method=method, grid=grid, baselines=baselines, **options
+    )
+
+
 def _flip_metric(
     kind: Literal["mit", "fraction"], features: int, grid: tuple[int, int] | None, baselines: Any
 ) -> CurveMetric:

@@ -185,7 +185,9 @@ def draw_grids(
             "smaller n or a lower confidence"
         )
     generator = torch.Generator().manual_seed(seed)
-    members, chosen, used = [], [], dict.fromkeys(by_class, 0)
+    members: list[list[int]] = []
+    chosen: list[list[int]] = []
+    used = dict.fromkeys(by_class, 0)
     while len(members) < count:
         left = [label for label, rows in by_class.items() if reuse or used[label] < len(rows)]
         if len(left) < n * n:
@@ -312,8 +314,8 @@ def _check_pictures(images: Any, labels: Any) -> None:
         raise ValueError(f"the images are {found}; give one tensor of pictures [N, C, H, W], all of one size")
     check_finite("the images", images)
     if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.dtype == torch.bool:
-        found = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
-        raise ValueError(f"the labels are {found}; give a tensor of whole numbers [N]")
+        kind = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
+        raise ValueError(f"the labels are {kind}; give a tensor of whole numbers [N]")
     if labels.shape != images.shape[:1] or bool((labels < 0).any()):
         raise ValueError(
             f"the labels have shape {list(labels.shape)} and start at {int(labels.min()) if labels.numel() else 'none'}"

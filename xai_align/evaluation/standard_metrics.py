@@ -23,6 +23,7 @@ from xai_align.evaluation.feature_by_feature import (
     decision_flip_metric,
     most_informative_flip_metric,
     rank_deletion_metric,
+    single_deletion,
 )
 from xai_align.evaluation.hidden_activations import hidden_activation_metric
 from xai_align.evaluation.localisation import energy_inside, iou_at_best_threshold, pointing_game
@@ -146,6 +147,7 @@ METRICS: list[MetricSpec] = [
         "first_flip", most_informative_flip_metric(), "higher", "1 if removing the top cell of 7 x 7 changes the class"
     ),
     _metric("rank_deletion", rank_deletion_metric(), "higher", "rank correlation with removing each of 7 x 7 cells"),
+    _metric("single_deletion", single_deletion, "higher", "rank correlation with the logit's fall by each of 4 x 4"),
     _metric("average_drop", average_drop, "lower", "fall of p with the map as a soft mask, as a share"),
     _metric("average_increase", average_increase, "higher", "1 if p rises with the map as a soft mask"),
     _metric("completeness_gap", completeness_gap, "lower", "difference of the answer and the map's sum plus bias"),
