@@ -120,6 +120,19 @@ def place(name: str) -> tuple[Tensor, Tensor]:
     )
 
 
+def own_cell_or_not(name: str) -> tuple[Tensor, Tensor]:
+    """Of a grid of colours, the light in the class's own channel, or in all the others."""
+    x = torch.eye(10)[:, :, None, None].expand(10, 10, 12, 12)
+
+    def own(grids: Tensor, target) -> Tensor:
+        return torch.stack([grid[question.targets[0][0]] for grid, question in zip(grids, target, strict=True)])
+
+    return tuple(
+        metrics()[name].evaluate(lambda z: 10 * z.mean((2, 3)), x[:2], x[:2], explain=explain, other_images=x)
+        for explain in (own, lambda grids, target: grids.sum(1) - own(grids, target))
+    )
+
+
 def whole_or_double(name: str) -> tuple[Tensor, Tensor]:
     """A linear model's contributions add up to the answer; twice as much does not."""
     return evaluated(name, evidence(Question.why(0))), evaluated(name, 2 * evidence(Question.why(0)))
@@ -172,6 +185,7 @@ BETTER_AND_WORSE = {
     **dict.fromkeys(("hidden_correlation", "hidden_cosine"), pathway),
     "first_flip": one_cell,
     **dict.fromkeys(("pointing_game", "energy_inside", "iou"), place),
+    **dict.fromkeys(("grid_pointing_game", "grid_pointing_game_3x3"), own_cell_or_not),
     "completeness_gap": whole_or_double,
     "parameter_randomisation": of_the_model_or_not,
     "tie_rate": distinct_or_tied,

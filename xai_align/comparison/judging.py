@@ -210,6 +210,7 @@ class Judging:
             "explanation": lambda: explanation or self._explained(batch),
             "boxes": lambda: [example.boxes for example in batch],
             "masks": lambda: torch.stack([example.mask for example in batch if example.mask is not None]),
+            "other_images": lambda: self.plan.other_images,
         }
         if self.plan.internal_batch_size is not None:
             offers["internal_batch_size"] = lambda: self.plan.internal_batch_size

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,8 @@ from xai_align.plugins import load_model, metric
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+#: Number of images that metrics get as other images.
+OTHER_IMAGES = 64
 #: Number of images from whose predictions confused classes are found.
 CONFUSION_IMAGES = 2000
 
@@ -71,6 +74,22 @@ class Plan:
     def part_paths(self, number: int) -> tuple[Path, ...]:
         """Return the images of a batch."""
         return self.paths[number * self.batch_size : (number + 1) * self.batch_size]
+
+    @cached_property
+    def other_images(self) -> Tensor:
+        """Inputs ``[P, C, H, W]`` of the first images, up to :data:`OTHER_IMAGES`, for metrics that need others.
+
+        Images that cannot be used, or have another size than the first, are left out.
+        """
+        kept: list[Tensor] = []
+        for path in self.paths[:OTHER_IMAGES]:
+            try:
+                x = prepared_input(path, self.loaded)[0]
+            except ImageError:  # reported when it is processed
+                continue
+            if not kept or x.shape == kept[0].shape:
+                kept.append(x)
+        return torch.stack(kept).to(self.device)
 
     def steps(self, number: int) -> int:
         """Return the number of explanations in a batch."""

@@ -108,7 +108,7 @@ def grid_pointing_game(
     if grids is None:
         grids = draw_grids(model, images, labels, n=n, count=count, seed=seed, batch_size=internal_batch_size)
     else:
-        _check_pictures(images, labels)
+        _check_labelled(images, labels)
         _check_grids(grids, len(images))
     cells = grids.members.shape[1]
     size = check_integer("internal_batch_size", cells if internal_batch_size is None else internal_batch_size)
@@ -121,7 +121,7 @@ def grid_pointing_game(
             pictures = images[grids.members[shown].to(images.device)]
             tiled = tile_pictures(pictures, scaled=scaled)[place.to(images.device)]
             maps = explain(model, tiled, grids.labels[grid, cell].tolist())
-            _check_maps(maps, tiled)
+            check_maps(maps, tiled)
             shares.append(cell_share(maps, cell, n=grids.n))
             bar.advance(len(which))
     return torch.cat(shares).reshape(len(grids), cells).mean(1)
@@ -168,7 +168,7 @@ def draw_grids(
     check_integer("n", n, least=2)
     check_integer("count", count)
     check_number("confidence", confidence, below=1)
-    _check_pictures(images, labels)
+    _check_labelled(images, labels)
     labels = labels.cpu()
     classes = len(labels.unique())
     if len(images) < n * n or classes < n * n:
@@ -264,30 +264,46 @@ def cell_share(attributions: Tensor, cells: Tensor, *, n: int = 2) -> Tensor:
     return energy_inside(maps, own).nan_to_num(0.0)
 
 
+def predictions(
+    model: nn.Module | Callable[..., Tensor], images: Tensor, *, batch_size: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return the predicted class of each picture and its probability, ``[N]`` each, on the CPU.
+
+    Raises:
+        ValueError: the model is in train mode, or does not give logits ``[N, K]`` of at least two classes.
+    """
+    p = _probabilities(model, images, batch_size).max(1)
+    return p.indices, p.values
+
+
 def class_probabilities(
     model: nn.Module | Callable[..., Tensor], images: Tensor, labels: Tensor, *, batch_size: int | None = None
 ) -> Tensor:
     """Return the probability of each picture's class where it is the predicted one, else 0; ``[N]`` on the CPU.
 
     Raises:
-        ValueError: the model is in train mode, does not give logits ``[N, K]`` of at least two classes, or lacks one.
+        ValueError: as of :func:`predictions`, or the network does not have a class.
     """
+    p, labels = _probabilities(model, images, batch_size), labels.cpu().long()
+    if int(labels.max()) >= p.shape[1]:
+        raise ValueError(f"class {int(labels.max())} is not among the network's {p.shape[1]} classes")
+    return p.gather(1, labels[:, None])[:, 0] * (p.argmax(1) == labels)
+
+
+def _probabilities(model: nn.Module | Callable[..., Tensor], images: Tensor, batch_size: int | None) -> Tensor:
+    """Return probabilities ``[N, K]`` on the CPU."""
     if isinstance(model, nn.Module):
         check_evaluation_mode(model)
     size = BATCH_SIZE if batch_size is None else check_integer("batch_size", batch_size)
-    values = []
-    for first in range(0, len(images), size):
-        some, wanted = images[first : first + size], labels[first : first + size].cpu().long()
+    parts = []
+    for some in images.split(size):
         with torch.no_grad():
             logits = model(some)
         if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(some) or logits.shape[1] < 2:
             found = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise ValueError(f"the network gave {found} for {len(some)} pictures; logits [N, K] of K > 1 are needed")
-        if int(wanted.max()) >= logits.shape[1]:
-            raise ValueError(f"class {int(wanted.max())} is not among the network's {logits.shape[1]} classes")
-        p = logits.float().softmax(1).cpu()
-        values.append(p.gather(1, wanted[:, None])[:, 0] * (p.argmax(1) == wanted))
-    return torch.cat(values)
+        parts.append(logits.float().softmax(1).cpu())
+    return torch.cat(parts)
 
 
 def _most_confident_first(labels: Tensor, probability: Tensor, confidence: float) -> dict[int, list[int]]:
@@ -308,11 +324,20 @@ def _cell_sizes(length: int, n: int, scaled: bool) -> list[int]:
     return [end - start for start, end in pairwise(edges)]
 
 
-def _check_pictures(images: Any, labels: Any) -> None:
+def check_pictures(images: Any) -> None:
+    """Raise unless the images are a tensor ``[N, C, H, W]`` of finite values.
+
+    Raises:
+        ValueError: they are not.
+    """
     if not isinstance(images, Tensor) or images.dim() != 4 or not images.numel():
         found = list(images.shape) if isinstance(images, Tensor) else type(images).__name__
         raise ValueError(f"the images are {found}; give one tensor of pictures [N, C, H, W], all of one size")
     check_finite("the images", images)
+
+
+def _check_labelled(images: Any, labels: Any) -> None:
+    check_pictures(images)
     if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.dtype == torch.bool:
         kind = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
         raise ValueError(f"the labels are {kind}; give a tensor of whole numbers [N]")
@@ -336,7 +361,12 @@ def _check_grids(grids: PictureGrids, pictures: int) -> None:
         raise ValueError("a grid names a class twice; all classes of a grid must be different")
 
 
-def _check_maps(maps: Any, grids: Tensor) -> None:
+def check_maps(maps: Any, grids: Tensor) -> None:
+    """Raise unless there is a map of its size for each of the grids ``[M, C, H', W']``.
+
+    Raises:
+        ValueError: there is not.
+    """
     fits = isinstance(maps, Tensor) and maps.dim() in (3, 4) and len(maps) == len(grids)
     if not fits or maps.shape[-2:] != grids.shape[-2:]:
         found = list(maps.shape) if isinstance(maps, Tensor) else type(maps).__name__

@@ -25,6 +25,7 @@ from xai_align.evaluation.feature_by_feature import (
     rank_deletion_metric,
     single_deletion,
 )
+from xai_align.evaluation.grid_pointing_metric import grid_pointing_metric
 from xai_align.evaluation.hidden_activations import hidden_activation_metric
 from xai_align.evaluation.localisation import energy_inside, iou_at_best_threshold, pointing_game
 from xai_align.evaluation.question_forms import class_and_rest, contrast_classes, group_classes, group_contrast
@@ -196,6 +197,8 @@ METRICS: list[MetricSpec] = [
     _metric("cauc", contrastive_area, "lower", "CWOX: area under the contrast as the salient part is removed"),
     _metric("cdrop", contrastive_drop, "higher", "CWOX: fall of the contrast with the salient part removed"),
     _metric("pointing_game", _pointing, "higher", "1 if the maximum lies on the object (15 pixels tolerance)"),
+    _metric("grid_pointing_game", grid_pointing_metric(2), "higher", "of 2 x 2 images: evidence in its own"),
+    _metric("grid_pointing_game_3x3", grid_pointing_metric(3), "higher", "of 3 x 3 images: evidence in its own"),
     _metric("energy_inside", _energy, "higher", "share of the positive evidence on the object"),
     _metric("iou", _iou, "higher", "overlap with the object at each map's own best threshold, an upper bound"),
     _metric("parameter_randomisation", _randomisation, "lower", "rank correlation with maps of randomised networks"),

@@ -112,6 +112,7 @@ class _Subject:
             "explanation": None,
             "boxes": [torch.tensor([[0.0, 0.0, float(size[1]), size[0] / 2]])] * len(images),
             "masks": mask,
+            "other_images": fixed_images(12, seed=5),
             "internal_batch_size": 2,
         }
         given = {name: value for name, value in offers.items() if name in self.needs} | self.options
