@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,21 +13,24 @@ from hypothesis import strategies as st
 from xai_align.evaluation.boxes import boxes_to_masks, pixel_boxes_to_masks
 from xai_align.evaluation.localisation import (
     DETECTION_THRESHOLDS,
+    area_share,
     best_detection_threshold,
     best_threshold,
+    centre_gaussian_mass,
     detection_scale,
     detection_score,
     energy_inside,
     iou_at_best_threshold,
     iou_at_threshold,
     pointing_game,
+    positive_mass,
     true_abstraction_rate,
     true_detection_rate,
 )
 
 MEASURES = {
     "pointing_game": lambda a, m: pointing_game(a, m, tolerance=2),
-    "energy_inside": energy_inside,
+    "positive_mass": positive_mass,
     "iou_at_threshold": lambda a, m: iou_at_threshold(a, m, threshold=0.3),
     "iou_at_best_threshold": iou_at_best_threshold,
     "true_detection_rate": lambda a, m: true_detection_rate(a, m, scale=10),
@@ -50,8 +54,48 @@ def by_hand():
     return attributions, mask
 
 
-def test_energy_by_hand(by_hand):
-    assert float(energy_inside(*by_hand)) == 5 / 10
+def test_positive_mass_by_hand(by_hand):
+    assert float(positive_mass(*by_hand)) == float(energy_inside(*by_hand)) == 5 / 10
+    # centre at a sixth of the width, a third wide: the left of three columns; and with it the middle of the first row
+    left, middle = [1 / 6, 0.5, 1 / 3, 1], [0.5, 0.25, 1 / 3, 0.5]
+    assert float(positive_mass(by_hand[0], boxes=[[left]])) == 5 / 10
+    assert float(positive_mass(by_hand[0], boxes=[[left, middle]])) == 7 / 10
+    assert math.isnan(positive_mass(by_hand[0], boxes=[[]]))
+
+
+def test_the_controls_of_positive_mass_are_that_of_a_constant_map_and_of_a_bump_in_the_middle(by_hand):
+    assert area_share(by_hand[1]).tolist() == [pytest.approx(2 / 6)]
+    # 2 rows, 3 columns, sigma half a pixel: exp(-2 d^2) with d^2 = 1 + 1/4 on the sides, 1/4 in the middle
+    side, middle = math.exp(-2.5), math.exp(-0.5)
+    assert centre_gaussian_mass(by_hand[1]).tolist() == [pytest.approx(2 * side / (4 * side + 2 * middle))]
+    assert centre_gaussian_mass(by_hand[1], sigma=1e3).tolist() == [pytest.approx(2 / 6)]
+    masks = some_masks()
+    masks[1] = False
+    for control in (area_share, centre_gaussian_mass):
+        assert control(masks).isnan().tolist() == [False, True, False, False]
+    constant = torch.full((4, 12, 12), 0.3)
+    torch.testing.assert_close(area_share(masks), positive_mass(constant, masks), equal_nan=True)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("name", "ours"), [("AttributionLocalisation", positive_mass), ("PointingGame", None)])
+def test_quantus_finds_the_same(name, ours):
+    quantus = pytest.importorskip("quantus")
+    maps, masks = numbers(4, 12, 12).double(), some_masks()
+    options = {"positive_attributions": True} if ours else {}
+    metric = getattr(quantus, name)(
+        abs=False, normalise=False, disable_warnings=True, display_progressbar=False, **options
+    )
+    found = metric(
+        model=torch.nn.Identity(),
+        x_batch=np.zeros((4, 1, 12, 12), np.float32),
+        y_batch=np.zeros(4, int),
+        a_batch=maps[:, None].numpy(),
+        s_batch=masks[:, None].numpy(),
+    )
+    expected = ours(maps, masks) if ours else pointing_game(maps, masks, tolerance=0)
+    assert len({float(value) for value in expected}) > 1
+    np.testing.assert_allclose(np.asarray(found, float), expected.numpy(), rtol=1e-6)
 
 
 def test_iou_by_hand(by_hand):
@@ -183,14 +227,14 @@ def test_what_is_given_stays_as_it_is(name):
     assert torch.equal(masks, before[1])
 
 
-@pytest.mark.parametrize("name", ["pointing_game", "energy_inside", "iou_at_threshold", "iou_at_best_threshold"])
+@pytest.mark.parametrize("name", ["pointing_game", "positive_mass", "iou_at_threshold", "iou_at_best_threshold"])
 def test_without_an_object_there_is_no_value(name):
     masks = some_masks()
     masks[1] = False
     assert MEASURES[name](numbers(4, 12, 12), masks).isnan().tolist() == [False, True, False, False]
 
 
-@pytest.mark.parametrize("name", ["energy_inside", "iou_at_threshold", "iou_at_best_threshold"])
+@pytest.mark.parametrize("name", ["positive_mass", "iou_at_threshold", "iou_at_best_threshold"])
 def test_a_map_without_positive_values_has_no_value(name):
     maps = numbers(4, 12, 12)
     maps[2] = -maps[2].abs()
@@ -219,6 +263,20 @@ def test_bad_input_is_said(name, maps, masks, error, said):
 
 
 def test_bad_options_are_said(by_hand):
+    for options in ({}, {"masks": by_hand[1], "boxes": [[[0.5, 0.5, 1, 1]]]}):
+        with pytest.raises(ValueError, match="give either masks or boxes"):
+            positive_mass(by_hand[0], **options)
+    with pytest.raises(ValueError, match="boxes for 2 images were given, and 1 maps"):
+        positive_mass(by_hand[0], boxes=[[], []])
+    with pytest.raises(ValueError, match="has no area"):
+        positive_mass(by_hand[0], boxes=[[[0.5, 0.5, 0, 1]]])
+    for control in (area_share, centre_gaussian_mass):
+        with pytest.raises(ValueError, match=r"masks have shape \[2, 3\]; give \[N, H, W\]"):
+            control(by_hand[1][0])
+        with pytest.raises(TypeError, match=r"masks are of torch\.float32; give booleans"):
+            control(by_hand[0])
+    with pytest.raises(ValueError, match="sigma must be a positive number, got 0"):
+        centre_gaussian_mass(by_hand[1], sigma=0)
     with pytest.raises(ValueError, match="tolerance must be a non-negative number, got -1"):
         pointing_game(*by_hand, tolerance=-1)
     with pytest.raises(ValueError, match=r"threshold must be a number in \[0, 1\), got 1"):

@@ -184,7 +184,7 @@ BETTER_AND_WORSE = {
     **dict.fromkeys(("hidden_deviation", "hidden_active", "hidden_inactive"), pathway),
     **dict.fromkeys(("hidden_correlation", "hidden_cosine"), pathway),
     "first_flip": one_cell,
-    **dict.fromkeys(("pointing_game", "energy_inside", "iou"), place),
+    **dict.fromkeys(("pointing_game", "positive_mass", "energy_inside", "iou"), place),
     **dict.fromkeys(("grid_pointing_game", "grid_pointing_game_3x3"), own_cell_or_not),
     "completeness_gap": whole_or_double,
     "parameter_randomisation": of_the_model_or_not,

@@ -6,6 +6,7 @@ Metrics that remove or keep parts of the input are pure functions of a
 
 from xai_align.evaluation.agreement import agreement
 from xai_align.evaluation.attention_agreement import attention_agreement, context_mixing_gap
+from xai_align.evaluation.boxes import boxes_to_masks, pixel_boxes_to_masks
 from xai_align.evaluation.completeness import completeness_gap
 from xai_align.evaluation.curve_metric import CurveMetric
 from xai_align.evaluation.cwox import cauc, cdrop, salient_fraction
@@ -21,11 +22,14 @@ from xai_align.evaluation.grid_pointing_game import (
 )
 from xai_align.evaluation.hidden_activations import HiddenActivationReport, hidden_activations
 from xai_align.evaluation.localisation import (
+    area_share,
     best_threshold,
+    centre_gaussian_mass,
     energy_inside,
     iou_at_best_threshold,
     iou_at_threshold,
     pointing_game,
+    positive_mass,
     true_abstraction_rate,
     true_detection_rate,
 )
@@ -41,14 +45,17 @@ __all__ = [
     "MetricDoesNotApply",
     "PictureGrids",
     "agreement",
+    "area_share",
     "attention_agreement",
     "average_drop",
     "average_increase",
     "best_threshold",
+    "boxes_to_masks",
     "cauc",
     "ccs",
     "cdrop",
     "cell_share",
+    "centre_gaussian_mass",
     "cgc",
     "cgs",
     "completeness_gap",
@@ -65,7 +72,9 @@ __all__ = [
     "iou_at_threshold",
     "parameter_randomisation",
     "pgs",
+    "pixel_boxes_to_masks",
     "pointing_game",
+    "positive_mass",
     "quantus_explain_func",
     "rank_deletion",
     "removal",

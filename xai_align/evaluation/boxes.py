@@ -21,6 +21,10 @@ def boxes_to_masks(boxes: Sequence[Any], size: tuple[int, int]) -> Tensor:
 
     Raises:
         ValueError: a box does not have four values, has no area, or has its centre outside the image.
+
+    Example::
+
+        boxes_to_masks([[[0.5, 0.25, 0.5, 0.5]], []], (32, 32))  # [2, 32, 32]: the upper middle, and nothing
     """
     return _drawn(boxes, size, _from_centre)
 
@@ -29,6 +33,10 @@ def pixel_boxes_to_masks(boxes: Sequence[Any], size: tuple[int, int]) -> Tensor:
     """Convert boxes ``x1, y1, x2, y2`` in pixels to masks ``[N, H, W]``; otherwise as :func:`boxes_to_masks`.
 
     Coordinates are of edges, not of pixels: 0, 0, 2, 1 covers the first two pixels of the first row.
+
+    Example::
+
+        pixel_boxes_to_masks([[[8, 0, 24, 16]]], (32, 32))  # [1, 32, 32]
     """
     return _drawn(boxes, size, _from_corners)
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from xai_align._tools.checks import check_finite, check_integer, check_number
 from xai_align._tools.model_state import check_evaluation_mode
 from xai_align._tools.progress import progress_bar
-from xai_align.evaluation.localisation import energy_inside, pixel_maps
+from xai_align.evaluation.localisation import pixel_maps, positive_mass
 from xai_align.perturbation.spec import grid_mask
 
 #: Grids in the papers.
@@ -261,7 +261,7 @@ def cell_share(attributions: Tensor, cells: Tensor, *, n: int = 2) -> Tensor:
     if bool(((cells < 0) | (cells >= n * n)).any()):
         raise ValueError(f"the cells are {cells.tolist()}; a grid of {n} x {n} has the cells 0 to {n * n - 1}")
     own = grid_mask(maps.shape[1:], (n, n)).to(maps.device) == cells.to(maps.device)[:, None, None]
-    return energy_inside(maps, own).nan_to_num(0.0)
+    return positive_mass(maps, own).nan_to_num(0.0)
 
 
 def predictions(

@@ -9,12 +9,15 @@ so that ``torch.nanmean`` is its average over a data set. Maps are ``[N, H, W]``
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from xai_align._tools.checks import check_finite, check_number
+from xai_align.evaluation.boxes import boxes_to_masks
+from xai_align.evaluation.controls import CentreGaussianAttribution
 
 #: Thresholds tried for PiNet's detection scores.
 DETECTION_THRESHOLDS: tuple[float, ...] = tuple(torch.logspace(-4, 0, 100, dtype=torch.float64).tolist())
@@ -52,15 +55,45 @@ def pointing_game(attributions: Tensor, masks: Tensor, *, tolerance: int = 15) -
     return _where(masks.any(2).any(1), hits / at_maximum.sum((1, 2)).double())
 
 
-def energy_inside(attributions: Tensor, masks: Tensor) -> Tensor:
-    """Compute the share of positive attribution on the object: ``sum relu(A) M / sum relu(A)``.
+def positive_mass(attributions: Tensor, masks: Tensor | None = None, *, boxes: Sequence[Any] | None = None) -> Tensor:
+    """Compute the share of positive attribution on the object: ``sum relu(A) M / sum relu(A)``; ``[N]``.
 
-    The energy-based pointing game of Wang et al. 2020 (Score-CAM). NaN for an empty mask and for a
-    map without positive values.
+    Attribution localisation of Kohlbrenner et al. 2020, the energy-based pointing game of Wang et al. 2020
+    (Score-CAM). Higher is better, and a large object is easy: compare with :func:`area_share`, the value of a constant
+    map, and :func:`centre_gaussian_mass`. NaN for an empty mask and for a map without positive values.
+
+    Args:
+        attributions: maps; see the module docstring for shapes.
+        masks: ``[N, H, W]``, bool; or
+        boxes: for each image ``[n, 4]``: x and y of the centre, width and height, as shares of the image's. The mask
+            is their union, see :func:`boxes_to_masks`; for corners in pixels give
+            ``masks=pixel_boxes_to_masks(...)``.
 
     Raises:
-        ValueError: shapes don't match, or maps are not finite.
+        ValueError: shapes don't match, maps are not finite, a box makes no sense, or not one of masks and boxes is
+            given.
         TypeError: masks are not boolean.
+
+    Example::
+
+        positive_mass(torch.ones(2, 32, 32), boxes=[[[0.5, 0.5, 0.5, 0.5]]] * 2)  # [0.25, 0.25], the box's area
+    """
+    if (masks is None) == (boxes is None):
+        raise ValueError("give either masks or boxes: where the object is")
+    if boxes is not None:
+        height, width = pixel_maps(attributions).shape[1:]
+        if len(boxes) != len(attributions):
+            raise ValueError(f"boxes for {len(boxes)} images were given, and {len(attributions)} maps")
+        masks = boxes_to_masks(boxes, (height, width))
+    assert masks is not None
+    maps, masks = _maps(attributions, masks)
+    positive = maps.clamp(min=0)
+    total = positive.sum((1, 2))
+    return _where(masks.any(2).any(1) & (total > 0), (positive * masks).sum((1, 2)) / total)
+
+
+def energy_inside(attributions: Tensor, masks: Tensor) -> Tensor:
+    """Compute :func:`positive_mass` under its older name.
 
     Example::
 
@@ -68,10 +101,42 @@ def energy_inside(attributions: Tensor, masks: Tensor) -> Tensor:
         masks[:, 8:24, 8:24] = True
         energy_inside(torch.ones(2, 32, 32), masks)  # [0.25, 0.25], the object's share of the image
     """
-    maps, masks = _maps(attributions, masks)
-    positive = maps.clamp(min=0)
-    total = positive.sum((1, 2))
-    return _where(masks.any(2).any(1) & (total > 0), (positive * masks).sum((1, 2)) / total)
+    return positive_mass(attributions, masks)
+
+
+def area_share(masks: Tensor) -> Tensor:
+    """Compute the object's share of the image, ``[N]``: the :func:`positive_mass` of a constant map; NaN if empty.
+
+    Raises:
+        ValueError: the masks are not ``[N, H, W]``.
+        TypeError: masks are not boolean.
+
+    Example::
+
+        area_share(boxes_to_masks([[[0.5, 0.5, 0.5, 0.5]]], (32, 32)))  # [0.25]
+    """
+    _check_masks(masks)
+    return positive_mass(torch.ones(masks.shape, dtype=torch.float64, device=masks.device), masks)
+
+
+def centre_gaussian_mass(masks: Tensor, *, sigma: float = 0.25) -> Tensor:
+    """Compute the :func:`positive_mass` of a centred Gaussian, ``[N]``: where photographers put objects; NaN if empty.
+
+    Args:
+        masks: ``[N, H, W]``, bool.
+        sigma: standard deviation as a share of the shorter side, as of the control ``centre_gaussian``.
+
+    Raises:
+        ValueError: the masks are not ``[N, H, W]``, or sigma is not positive.
+        TypeError: masks are not boolean.
+
+    Example::
+
+        centre_gaussian_mass(boxes_to_masks([[[0.5, 0.5, 0.5, 0.5]]], (32, 32)))  # [0.48], more than its area
+    """
+    _check_masks(masks)
+    blank = torch.zeros(masks.shape, dtype=torch.float64, device=masks.device)
+    return positive_mass(CentreGaussianAttribution(sigma=sigma).attribute(blank[:, None]), masks)
 
 
 def iou_at_threshold(attributions: Tensor, masks: Tensor, *, threshold: float) -> Tensor:
@@ -220,11 +285,21 @@ def best_detection_threshold(
 def _maps(attributions: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
     """Return maps ``[N, H, W]`` in float64, and masks on the same device."""
     maps = pixel_maps(attributions)
-    if masks.dtype != torch.bool:
-        raise TypeError(f"the masks are of {masks.dtype}; give booleans, True on the object")
+    _check_boolean(masks)
     if masks.shape != maps.shape:
         raise ValueError(f"the masks have shape {list(masks.shape)}, the maps {list(maps.shape)}; they must be equal")
     return maps, masks.to(maps.device)
+
+
+def _check_masks(masks: Tensor) -> None:
+    _check_boolean(masks)
+    if masks.dim() != 3 or not masks.numel():
+        raise ValueError(f"the masks have shape {list(masks.shape)}; give [N, H, W]")
+
+
+def _check_boolean(masks: Tensor) -> None:
+    if masks.dtype != torch.bool:
+        raise TypeError(f"the masks are of {masks.dtype}; give booleans, True on the object")
 
 
 def pixel_maps(attributions: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from xai_align.evaluation.feature_by_feature import (
 )
 from xai_align.evaluation.grid_pointing_metric import grid_pointing_metric
 from xai_align.evaluation.hidden_activations import hidden_activation_metric
-from xai_align.evaluation.localisation import energy_inside, iou_at_best_threshold, pointing_game
+from xai_align.evaluation.localisation import iou_at_best_threshold, pointing_game, positive_mass
 from xai_align.evaluation.question_forms import class_and_rest, contrast_classes, group_classes, group_contrast
 from xai_align.evaluation.randomisation import parameter_randomisation
 from xai_align.evaluation.rfxg import ccs, cgc, cgs, pgs
@@ -100,8 +100,8 @@ def _pointing(forward_func: Any, inputs: Tensor, attributions: Tensor, *, target
     return pointing_game(attributions, masks)
 
 
-def _energy(forward_func: Any, inputs: Tensor, attributions: Tensor, *, target: Any = None, masks: Tensor) -> Tensor:
-    return energy_inside(attributions, masks)
+def _mass(forward_func: Any, inputs: Tensor, attributions: Tensor, *, target: Any = None, masks: Tensor) -> Tensor:
+    return positive_mass(attributions, masks)
 
 
 def _iou(forward_func: Any, inputs: Tensor, attributions: Tensor, *, target: Any = None, masks: Tensor) -> Tensor:
@@ -199,7 +199,8 @@ METRICS: list[MetricSpec] = [
     _metric("pointing_game", _pointing, "higher", "1 if the maximum lies on the object (15 pixels tolerance)"),
     _metric("grid_pointing_game", grid_pointing_metric(2), "higher", "of 2 x 2 images: evidence in its own"),
     _metric("grid_pointing_game_3x3", grid_pointing_metric(3), "higher", "of 3 x 3 images: evidence in its own"),
-    _metric("energy_inside", _energy, "higher", "share of the positive evidence on the object"),
+    _metric("positive_mass", _mass, "higher", "share of the positive evidence on the object"),
+    _metric("energy_inside", _mass, "higher", "positive_mass under its older name"),
     _metric("iou", _iou, "higher", "overlap with the object at each map's own best threshold, an upper bound"),
     _metric("parameter_randomisation", _randomisation, "lower", "rank correlation with maps of randomised networks"),
     _metric("tie_rate", _ties, "lower", "share of pixels with a tied score"),
