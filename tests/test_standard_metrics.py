@@ -186,7 +186,7 @@ BETTER_AND_WORSE = {
     "first_flip": one_cell,
     **dict.fromkeys(("pointing_game", "positive_mass", "energy_inside", "iou"), place),
     **dict.fromkeys(("grid_pointing_game", "grid_pointing_game_3x3"), own_cell_or_not),
-    "completeness_gap": whole_or_double,
+    **dict.fromkeys(("completeness_gap", "completeness_error", "completeness_error_from_zeros"), whole_or_double),
     "parameter_randomisation": of_the_model_or_not,
     "tie_rate": distinct_or_tied,
     "infidelity": slope_or_none,
@@ -207,7 +207,8 @@ def test_a_better_map_scores_better_in_the_direction_that_is_registered(name):
 #: Where less is better: errors and falls that a good map avoids, areas under curves of removal, and RFxG's contrasts
 #: as their authors committed them: the changes of the target class, and of the rest with the wrong sign.
 LOWER = """
-    average_drop cauc ccs_published cgc_published cgs_published completeness_gap decision_flip deletion
+    average_drop cauc ccs_published cgc_published cgs_published completeness_error
+    completeness_error_from_zeros completeness_gap decision_flip deletion
     deletion_blur deletion_noise infidelity morf parameter_randomisation hidden_deviation sensitivity sufficiency
     tie_rate
 """

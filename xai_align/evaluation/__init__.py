@@ -7,7 +7,7 @@ Metrics that remove or keep parts of the input are pure functions of a
 from xai_align.evaluation.agreement import agreement
 from xai_align.evaluation.attention_agreement import attention_agreement, context_mixing_gap
 from xai_align.evaluation.boxes import boxes_to_masks, pixel_boxes_to_masks
-from xai_align.evaluation.completeness import completeness_gap
+from xai_align.evaluation.completeness import completeness_error, completeness_gap
 from xai_align.evaluation.curve_metric import CurveMetric
 from xai_align.evaluation.cwox import cauc, cdrop, salient_fraction
 from xai_align.evaluation.does_not_apply import MetricDoesNotApply
@@ -58,6 +58,7 @@ __all__ = [
     "centre_gaussian_mass",
     "cgc",
     "cgs",
+    "completeness_error",
     "completeness_gap",
     "comprehensiveness",
     "context_mixing_gap",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from xai_align._tools.checks import check_finite
+from xai_align.perturbation.fills import filler
 from xai_align.pinet.records import Readout
 from xai_align.pinet.rounding import wide
 from xai_align.question import answers, as_questions
@@ -52,7 +54,93 @@ def completeness_gap(
     check_finite("the attributions", attributions)
     if explanation is not None and explanation.readout is not None:
         return explanation.readout.completeness_error.abs()
+    return completeness_error(forward_func, inputs, attributions, target=target)
+
+
+def completeness_error(
+    forward_func: Callable[..., Tensor],
+    inputs: Tensor,
+    attributions: Tensor,
+    *,
+    target: Any = None,
+    constant: Tensor | float | None = None,
+    baselines: Any = None,
+    explanation: Explained | None = None,
+) -> Tensor:
+    """Compute what the map and the constant that its method states leave of the answer, in logits; ``[N]``.
+
+    ``|answer - (sum of the map + constant)|``, lower is better. The answer is that of ``forward_func``, run here, and
+    the sum is of the map that is given: unlike :func:`completeness_gap`, nothing is taken from the method's own check.
+
+    - A method that states a constant: ``constant=``, or its ``explanation``, whose readout has it (the bias, with
+      what lies on prefix tokens or bypasses the layer and so is not in the map).
+    - A method whose sum is the answer's difference to a baseline, as of integrated gradients: ``baselines=``, for
+      ``|answer - answer(baseline) - sum|``.
+    - None of these: ``|answer - sum|``.
+
+    Args:
+        forward_func: gives logits ``[N, K]``.
+        inputs: ``[N, ...]``.
+        attributions: ``[N, ...]``.
+        target: a class, a question, one for each example, or None for the predicted class.
+        constant: a number, or ``[N]``.
+        baselines: what the method starts from: a number, a name such as "mean", a tensor, or a function of the inputs,
+            as in :func:`~xai_align.perturbation.perturbation_curve`.
+        explanation: source of the attributions.
+
+    Raises:
+        TargetError: the target is not understood, or the output does not have it.
+        ValueError: the attributions or the constant are not finite or of another number of examples, or both
+            ``constant`` and ``baselines`` are given.
+
+    Example::
+
+        x = images.clone().requires_grad_()
+        gradients = torch.autograd.grad(model(x)[:, 281].sum(), x)[0]
+        completeness_error(model, images, gradients * images, target=281, baselines=0.0)  # [2], in logits
+    """
+    check_finite("the attributions", attributions)
+    if len(attributions) != len(inputs):
+        raise ValueError(f"attributions of {len(attributions)} examples were given, and {len(inputs)} inputs")
+    if constant is not None and baselines is not None:
+        raise ValueError("constant and baselines both say what the sum starts from; give one of them")
     with torch.no_grad():
         logits = forward_func(inputs)
-    questions = as_questions(logits.flatten(1).argmax(1) if target is None else target, len(inputs))
-    return (wide(answers(questions, logits)) - wide(attributions).flatten(1).sum(1)).abs()
+        questions = as_questions(logits.flatten(1).argmax(1) if target is None else target, len(inputs))
+        answer = wide(answers(questions, logits))
+        start: Tensor | float = 0.0
+        if baselines is not None:
+            start = wide(answers(questions, forward_func(_baseline(baselines, inputs))))
+        elif constant is not None:
+            start = _constant(constant, answer)
+        elif explanation is not None and explanation.readout is not None:
+            start = _stated_by(explanation.readout, attributions).to(answer)
+        return (answer - (wide(attributions.detach()).flatten(1).sum(1).to(answer) + start)).abs()
+
+
+def completeness_error_from_zeros(
+    forward_func: Callable[..., Tensor], inputs: Tensor, attributions: Tensor, *, target: Any = None
+) -> Tensor:
+    """Compute :func:`completeness_error` with a baseline of zeros; ``[N]``, lower is better."""
+    return completeness_error(forward_func, inputs, attributions, target=target, baselines=0.0)
+
+
+def _baseline(baselines: Any, inputs: Tensor) -> Tensor:
+    """Return the inputs with everything replaced."""
+    everything = torch.ones(len(inputs), *([1] * (inputs.dim() - 1)), dtype=torch.bool, device=inputs.device)
+    return filler(baselines, inputs)(torch.arange(len(inputs), device=inputs.device), everything.expand_as(inputs))
+
+
+def _constant(constant: Tensor | float, answer: Tensor) -> Tensor:
+    stated = torch.as_tensor(constant).detach().to(answer)
+    if stated.shape not in ((), answer.shape):
+        raise ValueError(f"the constant has shape {list(stated.shape)}; give a number, or [{len(answer)}]")
+    check_finite("the constant", stated)
+    return stated
+
+
+def _stated_by(readout: Readout, attributions: Tensor) -> Tensor:
+    """Return the part of the answer that the readout says is not in the map."""
+    stated = wide(readout.bias) + wide(readout.around)
+    in_the_map = isinstance(readout.contributions, Tensor) and readout.contributions.shape == attributions.shape
+    return stated if in_the_map else stated + wide(readout.prefix)

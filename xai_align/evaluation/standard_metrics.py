@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from xai_align.evaluation.completeness import completeness_gap
+from xai_align.evaluation.completeness import completeness_error, completeness_error_from_zeros, completeness_gap
 from xai_align.evaluation.curve_metric import CurveMetric
 from xai_align.evaluation.cwox import cauc, cdrop, salient_fraction
 from xai_align.evaluation.faithfulness import (
@@ -152,6 +152,13 @@ METRICS: list[MetricSpec] = [
     _metric("average_drop", average_drop, "lower", "fall of p with the map as a soft mask, as a share"),
     _metric("average_increase", average_increase, "higher", "1 if p rises with the map as a soft mask"),
     _metric("completeness_gap", completeness_gap, "lower", "difference of the answer and the map's sum plus bias"),
+    _metric("completeness_error", completeness_error, "lower", "what map and stated constant leave of the answer"),
+    _metric(
+        "completeness_error_from_zeros",
+        completeness_error_from_zeros,
+        "lower",
+        "what the map leaves of the answer's difference to that for zeros",
+    ),
     _metric(
         "hidden_deviation", hidden_activation_metric("relative"), "lower", "relative squared change of hidden layers"
     ),
