@@ -179,6 +179,16 @@ def steady_or_not(name: str) -> tuple[Tensor, Tensor]:
     return tuple(evaluated(name, explain(pictures(), 0), explain=explain) for explain in (steady, jumpy))
 
 
+def own_or_opposite_corner(name: str) -> tuple[Tensor, Tensor]:
+    """ARCC: the evidence, or the same turned round, each explained in the same way where the map masks the picture."""
+    slopes = torch.autograd.grad(Corners()(x := pictures().requires_grad_())[:, 0].sum(), x)[0][:1]
+    right = evidence(Question.why(0))
+    return (
+        evaluated(name, right, explain=lambda inputs, target: slopes * inputs),
+        evaluated(name, right.flip(2, 3), explain=lambda inputs, target: slopes.flip(2, 3) * inputs),
+    )
+
+
 #: How a better and a worse map are made, where they are not opposites.
 BETTER_AND_WORSE = {
     **dict.fromkeys(("hidden_deviation", "hidden_active", "hidden_inactive"), pathway),
@@ -191,6 +201,7 @@ BETTER_AND_WORSE = {
     "tie_rate": distinct_or_tied,
     "infidelity": slope_or_none,
     "sensitivity": steady_or_not,
+    "arcc": own_or_opposite_corner,
 }
 
 

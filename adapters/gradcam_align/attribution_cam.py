@@ -143,7 +143,7 @@ class AttributionCAM(BaseCAM):
     def compute_cam_per_layer(self, input_tensor: Tensor, targets: Any, eigen_smooth: bool) -> list[np.ndarray]:
         """Return the scaled map of each target layer, ``[B, 1, H, W]``, for ``FinerCAM``."""
         maps = self._maps(input_tensor, targets, first_component if eigen_smooth else channel_sum)
-        return [_scaled(one)[:, None].float().cpu().numpy() for one in maps]
+        return [scaled_positive(one)[:, None].float().cpu().numpy() for one in maps]
 
     @restores_thread_state
     def forward_augmentation_smoothing(
@@ -244,7 +244,7 @@ def _one_class(question: Question) -> int | tuple[int, ...] | None:
     return index[0] if len(index) == 1 else index or None
 
 
-def _scaled(maps: Tensor) -> Tensor:
+def scaled_positive(maps: Tensor) -> Tensor:
     """Return positive parts ``[B, H, W]``, each image scaled to 0..1; an image without positive parts is zero."""
     positive = maps.clamp(min=0).flatten(1)
     positive = positive - positive.amin(1, keepdim=True)

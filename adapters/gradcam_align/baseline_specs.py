@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib import import_module
 from importlib.metadata import version
 from types import SimpleNamespace
 from typing import Any
@@ -45,6 +46,19 @@ class _AblationCAM(pytorch_grad_cam.AblationCAM):
 _SILENT = {"ScoreCAM": _ScoreCAM, "AblationCAM": _AblationCAM}
 
 
+def package_class(name: str, module: str = "pytorch_grad_cam") -> Any:
+    """Return a class of the package.
+
+    Raises:
+        ImportError: the installed version does not have it.
+    """
+    try:
+        return getattr(import_module(module), name)
+    except (AttributeError, ModuleNotFoundError) as error:
+        text = f"grad-cam {version('grad-cam')} has no {name}; install a newer one"
+        raise ImportError(text) from error
+
+
 @dataclass(frozen=True, kw_only=True)
 class BaselineSpec:
     """Specification of one of the package's methods.
@@ -75,9 +89,7 @@ class BaselineSpec:
         Raises:
             ImportError: the installed version does not have this class.
         """
-        cls = _SILENT.get(self.cls) or getattr(pytorch_grad_cam, self.cls, None)
-        if cls is None:
-            raise ImportError(f"grad-cam {version('grad-cam')} has no {self.cls}; install a newer one")
+        cls = _SILENT.get(self.cls) or package_class(self.cls)
         made = {name: make() for name, make in self.fixed.items()}
         return cls(network, [network.here], **made, **options)
 

@@ -1,11 +1,11 @@
-"""Plugin hooks of gradcam_align: pytorch-grad-cam's own methods as baselines."""
+"""Plugin hooks of gradcam_align: pytorch-grad-cam's own methods and its metric ARCC."""
 
 from __future__ import annotations
 
 from functools import partial
 from typing import Any
 
-from xai_align.hookspecs import AttributionSpec, hookimpl
+from xai_align.hookspecs import AttributionSpec, MetricSpec, hookimpl
 
 #: Summaries of the package's methods for lists; ``baseline_specs.py`` specifies how they are run.
 SUMMARIES = {
@@ -33,10 +33,42 @@ def _build(name: str, model: Any, layer: Any = None, **options: Any) -> Any:
     return BaselineMethod(model, name, layer, **options)
 
 
+def _refine_cam(model: Any, layer: Any = None, **options: Any) -> Any:
+    from gradcam_align.refine_cam import RefineCAMMethod
+
+    return RefineCAMMethod(model, layer, **options)
+
+
 @hookimpl
 def xai_align_attributions() -> list[AttributionSpec]:
     """Return the package's methods, without importing it until one is built."""
     return [
         AttributionSpec(name=name, build=partial(_build, name), summary=summary, takes_layer=True)
         for name, summary in SUMMARIES.items()
+    ] + [
+        AttributionSpec(
+            name="refinecam",
+            build=_refine_cam,
+            summary="grad-cam: product of the maps of Grad-CAM++ at several stages (RefineCAM)",
+            takes_layer=True,
+        )
+    ]
+
+
+def _arcc(forward_func: Any, inputs: Any, attributions: Any, *, explain: Any, target: Any = None) -> Any:
+    from gradcam_align.arcc import arcc
+
+    return arcc(forward_func, inputs, attributions, explain=explain, target=target)
+
+
+@hookimpl
+def xai_align_metrics() -> list[MetricSpec]:
+    """Return the package's ARCC."""
+    return [
+        MetricSpec(
+            name="arcc",
+            evaluate=_arcc,
+            higher_is_better=True,
+            summary="grad-cam: harmonic mean of ROAD, coherency and one minus complexity (ARCC)",
+        )
     ]
