@@ -25,13 +25,13 @@ def test_terms_of_two_layers_worked_by_hand():
     # x = (2, 1), gamma = 1. Unit 1: 2 + 2 = 4, both agree, so each term counts as it is; h_1 = 4 + 1 = 5.
     # Unit 2: 6 - 1 = 5; z_gamma = 2 * 6 - 1 = 11, so its terms count 5/11 * (12, -1); h_2 = 5 - 2 = 3.
     # logit_0 = 2 * 5 + 1 * 3 + 1/2: both agree. Bias: 2 * 1 + 1 * (-2) + 1/2.
-    readout = read_out(two_layers().double(), torch.tensor([[2.0, 1.0]]).double(), 0, rule="gamma", gamma=1)
+    readout = read_out(two_layers().double(), torch.tensor([[2.0, 1.0]]).double(), 0, "input", rule="gamma", gamma=1)
     first, second = 4 + Fraction(60, 11), 4 - Fraction(5, 11)
     assert readout.contributions[0].tolist() == pytest.approx([float(first), float(second)], rel=1e-12)
     assert readout.bias.tolist() == pytest.approx([0.5], rel=1e-12)
     assert readout.answer.tolist() == [13.5]
     # logit_1 = -5 + 12 - 1/2: z = 7, z_gamma = -5 + 24 = 19, so the units count -7/19 and 8 * 7/19.
-    readout = read_out(two_layers().double(), torch.tensor([[2.0, 1.0]]).double(), 1, rule="gamma", gamma=1)
+    readout = read_out(two_layers().double(), torch.tensor([[2.0, 1.0]]).double(), 1, "input", rule="gamma", gamma=1)
     one, two = Fraction(-7, 19), Fraction(56, 19)
     expected = [one * 2 + two * Fraction(60, 11), one * 2 - two * Fraction(5, 11)]
     assert readout.contributions[0].tolist() == pytest.approx([float(value) for value in expected], rel=1e-12)
@@ -43,7 +43,7 @@ def test_a_negative_value_favours_its_negative_terms():
     model = nn.Linear(2, 1, bias=False).double().eval()
     with torch.no_grad():
         model.weight.copy_(torch.tensor([[1.0, -1.0]]))
-    readout = read_out(model, torch.tensor([[3.0, 5.0]]).double(), 0, rule="gamma", gamma=1)
+    readout = read_out(model, torch.tensor([[3.0, 5.0]]).double(), 0, "input", rule="gamma", gamma=1)
     assert readout.contributions[0].tolist() == pytest.approx([6 / 7, -20 / 7], rel=1e-12)
 
 
@@ -51,7 +51,7 @@ def test_terms_that_cancel_wholly_add_nothing():
     model = nn.Linear(2, 1).eval()
     with torch.no_grad():
         model.weight.copy_(torch.tensor([[1.0, -1.0]]))
-    readout = read_out(model, torch.tensor([[2.0, 2.0], [0.0, 0.0]]), 0, rule="gamma")
+    readout = read_out(model, torch.tensor([[2.0, 2.0], [0.0, 0.0]]), 0, "input", rule="gamma")
     assert readout.contributions.tolist() == [[0.0, 0.0], [0.0, 0.0]]
     assert torch.equal(readout.bias, readout.answer)
 
@@ -74,13 +74,13 @@ def test_placed_biases_worked_by_hand():
         for parameter, value in zip(model.parameters(), (2.0, -1.0, 3.0, 10.0), strict=True):
             parameter.fill_(value)
     x = torch.tensor([[[[1.0, 0.0], [2.0, 0.25]]]])
-    readout = read_out(model, x, 0, biases="placed")
+    readout = read_out(model, x, 0, "input", biases="placed")
     assert readout.contributions.tolist() == [[[[1.5, 0.0], [3.0, 0.0]]]]
     assert [cells.tolist() for cells in readout.placed] == [[[[-0.75, 0.0], [-0.75, 0.0]]]]
     assert readout.bias.tolist() == [10.0]
     assert readout.map().tolist() == [[[0.75, 0.0], [2.25, 0.0]]]
     assert readout.total.tolist() == [3.0]
-    assert read_out(model, x, 0).bias.tolist() == [8.5]
+    assert read_out(model, x, 0, "input").bias.tolist() == [8.5]
 
 
 # ---------------------------------------------------------------- against a naive implementation
@@ -127,7 +127,7 @@ def dense(conv: nn.Conv2d, x: Tensor) -> Tensor:
 @pytest.mark.parametrize("gamma", GAMMAS)
 def test_agrees_with_a_naive_implementation(gamma):
     model, x = conv_net().double(), images(2, dtype=torch.float64)
-    readout = read_out(model, x, [1, 3], rule="gamma", gamma=gamma)
+    readout = read_out(model, x, [1, 3], "input", rule="gamma", gamma=gamma)
     for row, label in enumerate([1, 3]):
         expected = naive_map(model, x[row : row + 1], label, gamma)
         assert torch.allclose(readout.contributions[row], expected, rtol=1e-9, atol=1e-12)
@@ -135,14 +135,14 @@ def test_agrees_with_a_naive_implementation(gamma):
 
 def test_no_gamma_is_the_gate_rule():
     model, x = conv_net(), images()
-    gate, gamma = read_out(model, x, 1), read_out(model, x, 1, rule="gamma", gamma=0)
+    gate, gamma = read_out(model, x, 1, "input"), read_out(model, x, 1, "input", rule="gamma", gamma=0)
     assert torch.equal(gate.contributions, gamma.contributions)
     assert torch.equal(gate.bias, gamma.bias)
 
 
 def test_little_gamma_is_nearly_the_gate_rule():
     model, x = conv_net().double(), images(dtype=torch.float64)
-    gate, gamma = read_out(model, x, 1), read_out(model, x, 1, rule="gamma", gamma=1e-9)
+    gate, gamma = read_out(model, x, 1, "input"), read_out(model, x, 1, "input", rule="gamma", gamma=1e-9)
     assert torch.allclose(gate.contributions, gamma.contributions, atol=1e-6)
 
 
@@ -155,7 +155,7 @@ def test_a_batch_norm_counts_as_if_folded(biases):
     folded = conv_net().double()
     folded.load_state_dict(model.state_dict())
     folded.conv1, folded.norm = fuse_conv_bn_eval(model.conv1, model.norm), nn.Identity()
-    ours, theirs = (read_out(network, x, 2, rule="gamma", biases=biases) for network in (model, folded.eval()))
+    ours, theirs = (read_out(network, x, 2, "input", rule="gamma", biases=biases) for network in (model, folded.eval()))
     assert torch.allclose(ours.contributions, theirs.contributions, atol=1e-12)
     assert torch.allclose(ours.bias, theirs.bias, atol=1e-12)
     for one, other in zip(ours.placed, theirs.placed, strict=True):
@@ -242,7 +242,7 @@ def test_sum_is_exact_for_any_network(kinds, seed, gamma, biases, place):
 
 def test_favouring_what_agrees_leaves_less_to_cancel():
     model, x = random_network(["conv"] * 4, 0), images(4, dtype=torch.float64)
-    size = {rule: read_out(model, x, 0, rule=rule).contributions.abs().sum() for rule in ("gate", "gamma")}
+    size = {rule: read_out(model, x, 0, "input", rule=rule).contributions.abs().sum() for rule in ("gate", "gamma")}
     assert size["gamma"] < size["gate"]
 
 
@@ -260,7 +260,7 @@ def test_convolutions_of_any_dimension(dimensions):
     model = nn.Sequential(kind(2, 4, 3, padding=1), nn.ReLU(), kind(4, 3, 2), nn.Flatten(), nn.LazyLinear(2)).eval()
     x = torch.randn(2, 2, *[4] * dimensions)
     model(x)
-    readout = read_out(model, x, 1, rule="gamma")
+    readout = read_out(model, x, 1, "input", rule="gamma")
     assert readout.relative_error.max() < 1e-5
 
 
@@ -275,7 +275,7 @@ class Unbatched(nn.Module):
 
 def test_a_convolution_of_one_image_without_a_batch():
     torch.manual_seed(0)
-    readout = read_out(Unbatched().double().eval(), images(dtype=torch.float64), 1, rule="gamma")
+    readout = read_out(Unbatched().double().eval(), images(dtype=torch.float64), 1, "input", rule="gamma")
     assert readout.relative_error.max() < 1e-12
 
 
@@ -300,7 +300,7 @@ class Overwrites(nn.Module):
 def test_what_a_layer_saw_is_kept_from_writing(biases, bias):
     torch.manual_seed(0)
     model, x = Overwrites(bias=bias).double().eval(), images(dtype=torch.float64)
-    readout = read_out(model, x, 1, rule="gamma", biases=biases)
+    readout = read_out(model, x, 1, "input", rule="gamma", biases=biases)
     assert torch.allclose(readout.answer, model(x)[:, 1], rtol=1e-12)
     assert readout.relative_error.max() < 1e-12
 
@@ -312,7 +312,7 @@ def test_what_a_layer_saw_is_kept_from_writing(biases, bias):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_coefficients_are_computed_in_float32(dtype, biases):
     model, x = conv_net().to(dtype), images(dtype=dtype)
-    readout = read_out(model, x, 1, rule="gamma", biases=biases)
+    readout = read_out(model, x, 1, "input", rule="gamma", biases=biases)
     assert readout.contributions.dtype == torch.float32
     assert readout.logits.dtype == dtype
     assert readout.relative_error.max() < 1e-5
@@ -321,7 +321,7 @@ def test_coefficients_are_computed_in_float32(dtype, biases):
 def test_autocast():
     model, x = conv_net(), images()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        readout = read_out(model, x, 1, rule="gamma", biases="placed")
+        readout = read_out(model, x, 1, "input", rule="gamma", biases="placed")
     assert readout.relative_error.max() < 3e-2
     assert torch.allclose(readout.answer.float(), model(x)[:, 1], atol=5e-2)
 
@@ -329,9 +329,9 @@ def test_autocast():
 def test_examples_do_not_depend_on_their_batch():
     model, x = conv_net(), images(3)
     x[1] = x[1].abs()  # one image whose terms have signs of their own
-    together = read_out(model, x, [0, 1, 2], rule="gamma", biases="placed")
+    together = read_out(model, x, [0, 1, 2], "input", rule="gamma", biases="placed")
     for i in range(3):
-        alone = read_out(model, x[i : i + 1], i, rule="gamma", biases="placed")
+        alone = read_out(model, x[i : i + 1], i, "input", rule="gamma", biases="placed")
         assert torch.allclose(together.contributions[i], alone.contributions[0], atol=1e-6)
         assert torch.allclose(together.map()[i], alone.map()[0], atol=1e-6)
         assert torch.allclose(together.bias[i], alone.bias[0], atol=1e-6)
@@ -355,7 +355,7 @@ def test_nothing_of_the_model_changes():
     with untouched(model):
         read_out(model, x, 1, "conv1", rule="gamma", biases="placed")
     with untouched(model), pytest.raises(IndexError):
-        read_out(model, x, 99, rule="gamma", biases="placed")
+        read_out(model, x, 99, "input", rule="gamma", biases="placed")
     assert torch.equal(x, kept)
 
 
@@ -365,16 +365,16 @@ def test_nothing_of_the_model_changes():
 @pytest.mark.parametrize("gamma", [-0.1, float("nan"), float("inf")])
 def test_a_gamma_that_is_none_is_refused(gamma):
     with pytest.raises(ValueError, match=r"gamma is .*; give a finite number"):
-        read_out(conv_net(), images(), 1, rule="gamma", gamma=gamma)
+        read_out(conv_net(), images(), 1, "input", rule="gamma", gamma=gamma)
 
 
 def test_words_that_name_no_rule_are_refused():
     with pytest.raises(ValueError, match="no rule 'epsilon'; it is 'gate' or 'gamma'"):
-        read_out(conv_net(), images(), 1, rule="epsilon")
+        read_out(conv_net(), images(), 1, "input", rule="epsilon")
     with pytest.raises(ValueError, match="'shared'; they are 'apart' or 'placed'"):
-        read_out(conv_net(), images(), 1, biases="shared")
+        read_out(conv_net(), images(), 1, "input", biases="shared")
 
 
 def test_biases_have_no_place_where_there_is_no_image():
     with pytest.raises(ValueError, match=r"no images .*\[1, 2\].*; keep them apart"):
-        read_out(two_layers(), torch.ones(1, 2), 0, biases="placed")
+        read_out(two_layers(), torch.ones(1, 2), 0, "input", biases="placed")

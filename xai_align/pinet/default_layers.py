@@ -44,9 +44,9 @@ def default_layers(
 
     1. a PiNet's own decomposition, or the layer that a plugin names for the network;
     2. for a network that keeps one grid through most of its depth (vision transformers, mixers): the grid at several
-       depths, by the gamma rule;
+       depths, by the gamma rule, the classifier by the gate rule;
     3. for other networks with a grid (convolutional and hierarchical ones): the last layer with cells of at most 8
-       pixels and at least 14 rows, by the gamma rule, with placed biases;
+       pixels and at least 14 rows, by the gamma rule, the classifier by the gate rule, with placed biases;
     4. else the input, by frozen gates; for images, a warning says so.
 
     Args:
@@ -79,10 +79,10 @@ def _by_structure(
 ) -> list[ReadoutLayer]:
     layers = [] if extra else grid_layers(model, inputs[0][:1], output)
     chosen = depths(layers) if has_one_grid(layers) else []
-    rule: dict[str, Any] = {"rule": "gamma", "gamma": GAMMA_OF_DEPTHS}
+    rule: dict[str, Any] = {"rule": "gamma", "gamma": GAMMA_OF_DEPTHS, "classifier": 0.0}
     if not chosen:
         chosen = fine_layer(layers, inputs[0].shape[-2])
-        rule = {"rule": "gamma", "gamma": GAMMA_OF_MAPS, "biases": "placed"}
+        rule = {"rule": "gamma", "gamma": GAMMA_OF_MAPS, "classifier": 0.0, "biases": "placed"}
     cuts = [layer for layer in chosen if is_cut(model, layer.name, inputs, extra)]
     if cuts:
         return [ReadoutLayer(feature_space=layer.space, **rule) for layer in cuts]

@@ -473,7 +473,7 @@ def _sharing_a_pass(request: Request, spaces: Sequence[FeatureSpace]) -> list[li
 
 
 def _rules_of(layer: ReadoutLayer) -> Mapping[Any, Rule]:
-    of_units = gamma_rules(layer.gamma) if layer.rule == "gamma" else {}
+    of_units = gamma_rules(layer.gamma, layer.classifier) if layer.rule == "gamma" else {}
     of_attention = flowing_attention_rules() if layer.attention == "flowing" else {}
     return {**of_units, **residual_rules(layer.residual), **of_attention}
 

@@ -32,6 +32,7 @@ class ReadoutLayer:
         rule: the rule between this layer and the output.
         gamma: the strength of the gamma rule.
         biases: the treatment of biases behind this layer.
+        classifier: the strength of the gamma rule at the classifier; None: as elsewhere.
         residual: the strength of the residual rule at additions (:mod:`~xai_align.pinet.gates.residual_rule`); 0:
             additions are linear.
         attention: the treatment of attention (:mod:`~xai_align.pinet.gates.flowing_attention`).
@@ -49,6 +50,7 @@ class ReadoutLayer:
     rule: RuleName = "gate"
     gamma: float = GAMMA
     biases: BiasName = "apart"
+    classifier: float | None = None
     residual: float = 0.0
     attention: AttentionName = "held"
 

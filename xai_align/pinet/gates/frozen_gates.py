@@ -100,6 +100,8 @@ class FrozenGates(TorchFunctionMode):
         self._inference = False
         self._paused = False
         self._parameter_memory: set[int] | None = None
+        #: Notes of rules about this recording, by the type of what they are about.
+        self.notes: dict[Any, Any] = {}
         #: Graph nodes of the current thread with lower numbers are older than the recording.
         self.since = 0
 
@@ -246,6 +248,7 @@ class FrozenGates(TorchFunctionMode):
         """Discard all saved values."""
         self._tape.clear()
         self._aliased.clear()
+        self.notes.clear()
 
     # ---------------------------------------------------------------- spellings
 

@@ -16,14 +16,17 @@ so ``z / z_gamma`` lies in ``[0, 1 / (1 + gamma)]``: there is no division by a s
 sign is that of ``z`` without the bias, as this bound requires. It also makes the rule the same for a batch norm after
 the layer and for the same batch norm folded into it: both scale ``z`` and ``A`` alike.
 
+The classifier may have a strength of its own. What tells classes apart is in its terms, those against the class
+included, and a rule that favours one sign there makes the maps of all classes alike.
+
 Sources: Montavon et al. 2019 (the gamma rule), Andeol et al. 2021 (both signs of ``z``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -38,28 +41,39 @@ from xai_align.pinet.gates.rule_registry import Rule
 Operation = Callable[..., Any]
 
 
-def gamma_rules(gamma: float) -> Mapping[Any, Rule]:
+def gamma_rules(gamma: float, classifier: float | None = None) -> Mapping[Any, Rule]:
     """Return the rules that override the frozen gates' own, none for ``gamma = 0``, which is the gate rule.
 
     Args:
         gamma: the additional weight of an agreeing term, 0 or more.
+        classifier: the same for the classifier, the last linear or convolution layer that runs (several in a row if all
+            have the classes as their units); None: as elsewhere.
 
     Raises:
         ValueError: it is negative or not finite.
     """
-    if not 0 <= gamma < float("inf"):
-        raise ValueError(f"gamma is {gamma}; give a finite number, 0 (the gate rule) or more")
-    if gamma == 0:
+    strengths = Strengths(gamma, gamma if classifier is None else classifier)
+    for strength in strengths:
+        if not 0 <= strength < float("inf"):
+            raise ValueError(f"gamma is {strength}; give a finite number, 0 (the gate rule) or more")
+    if strengths == (0, 0):
         return {}
-    convolution = partial(_convolution, gamma)
-    return {**dict.fromkeys(CONVOLUTIONS, convolution), F.linear: partial(_linear, gamma)}
+    convolution = partial(_convolution, strengths)
+    return {**dict.fromkeys(CONVOLUTIONS, convolution), F.linear: partial(_linear, strengths)}
+
+
+class Strengths(NamedTuple):
+    """Strengths of the gamma rule, of the classifier and of other layers."""
+
+    elsewhere: float
+    classifier: float
 
 
 class GammaLayer:
     """One call of a layer, with its backward pass and its evaluation at another ``x``.
 
     Args:
-        gamma: the strength of the rule.
+        gamma: the strength of the rule; the attribute may be set until the backward pass.
         apply: maps ``(x, w)`` to the layer's value without its bias.
         transpose: maps ``(gradient, w)`` to the transposed map of the gradient.
         weight: ``w``.
@@ -73,7 +87,7 @@ class GammaLayer:
         weight: Tensor,
     ) -> None:
         self._apply, self._transpose = apply, transpose
-        self._gamma, self._weight = gamma, weight
+        self.gamma, self._weight = gamma, weight
         #: ``z / z_gamma`` and ``s``, computed in the backward pass; None where no gradient arrived.
         self._share: Tensor | None = None
         self._sign: Tensor | None = None
@@ -84,10 +98,12 @@ class GammaLayer:
 
     def back(self, gradient: Tensor, x: Tensor, z: Tensor) -> Tensor:
         """Return the product of a gradient and the derivative of ``stop(z / z_gamma) * z_gamma`` in ``x``."""
+        if self.gamma == 0:
+            return self._transpose(gradient, self._weight)
         plain, agreeing = self._weights()
         size = z.abs()
         # s * z_gamma = (1 + gamma / 2) |z| + (gamma / 2) A
-        whole = self._apply(x.abs(), agreeing).add_(size, alpha=1 + self._gamma / 2)
+        whole = self._apply(x.abs(), agreeing).add_(size, alpha=1 + self.gamma / 2)
         self._share = size.div_(whole.clamp_min_(torch.finfo(z.dtype).tiny))  # 0 where all is 0
         self._sign = z.sign()
         shared = gradient * self._share
@@ -104,7 +120,7 @@ class GammaLayer:
 
     def _weights(self) -> tuple[Tensor, Tensor]:
         """Return ``(1 + gamma / 2) w`` and ``(gamma / 2) |w|``."""
-        return self._weight * (1 + self._gamma / 2), self._weight.abs().mul_(self._gamma / 2)
+        return self._weight * (1 + self.gamma / 2), self._weight.abs().mul_(self.gamma / 2)
 
 
 class GammaFunction(torch.autograd.Function):
@@ -123,7 +139,7 @@ class GammaFunction(torch.autograd.Function):
 
 
 def _convolution(
-    gamma: float,
+    strengths: Strengths,
     gates: FrozenGates,
     func: Operation,
     input: Tensor,
@@ -142,25 +158,41 @@ def _convolution(
         x, padding = _padded(x, weight, padding, dilation), 0
     geometry = Geometry.of(weight, stride, padding, dilation, groups)
     layer = GammaLayer(
-        gamma,
+        strengths.elsewhere,
         lambda x, w: func(x, w, None, *geometry),
         partial(transposed_convolution, shape=x.shape, geometry=geometry),
         weight,
     )
-    value = _by_gamma(gates, layer, x, None if bias is None else bias.view(-1, *[1] * (weight.dim() - 2)))
+    offset = None if bias is None else bias.view(-1, *[1] * (weight.dim() - 2))
+    value = _by_gamma(gates, layer, x, offset, strengths, Units(x.shape[1], len(weight)))
     return value if input.dim() == weight.dim() else value.squeeze(0)
 
 
 def _linear(
-    gamma: float, gates: FrozenGates, func: Operation, input: Tensor, weight: Tensor, bias: Tensor | None = None
+    strengths: Strengths,
+    gates: FrozenGates,
+    func: Operation,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
 ) -> Tensor:
     if gates.depends(weight, bias):
         return product(gates, func, input, weight, bias)
     x, weight, bias = _as_computed(input, weight, bias)
-    return _by_gamma(gates, GammaLayer(gamma, func, torch.matmul, weight), x, bias)
+    layer = GammaLayer(strengths.elsewhere, func, torch.matmul, weight)
+    return _by_gamma(gates, layer, x, bias, strengths, Units(x.shape[-1], len(weight)))
 
 
-def _by_gamma(gates: FrozenGates, layer: GammaLayer, x: Tensor, bias: Tensor | None) -> Tensor:
+class Units(NamedTuple):
+    """Numbers of inputs and outputs of a layer, at one position."""
+
+    before: int
+    after: int
+
+
+def _by_gamma(
+    gates: FrozenGates, layer: GammaLayer, x: Tensor, bias: Tensor | None, strengths: Strengths, units: Units
+) -> Tensor:
     if not gates.recording:
         recorded: tuple[Tensor, Tensor, GammaLayer] = gates.save(never)
         recorded_x, z, layer = recorded
@@ -171,7 +203,27 @@ def _by_gamma(gates: FrozenGates, layer: GammaLayer, x: Tensor, bias: Tensor | N
         z = layer.value(x.detach())
         value = z if bias is None else z + bias
     held = gates.save_for_backward((x, z, layer))
-    return GammaFunction.apply(x, (value, lambda gradient: layer.back(gradient, *held()[:2])))
+    layers: list[tuple[GammaLayer, Units]] = gates.notes.setdefault(GammaLayer, [])
+    layers.append((layer, units))
+
+    def back(gradient: Tensor) -> Tensor:
+        # all layers have run when the first gradient arrives
+        for one in _classifier(layers):
+            one.gamma = strengths.classifier
+        layers.clear()
+        return layer.back(gradient, *held()[:2])
+
+    return GammaFunction.apply(x, (value, back))
+
+
+def _classifier(layers: Sequence[tuple[GammaLayer, Units]]) -> list[GammaLayer]:
+    """Return the last layer, and those just before it whose units are the same classes."""
+    found: list[GammaLayer] = []
+    for layer, units in reversed(layers):
+        if found and (units.after != layers[-1][1].after or units.before == units.after):
+            break
+        found.append(layer)
+    return found
 
 
 def _as_computed(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
