@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from math import log
 from typing import Any, NamedTuple
@@ -16,44 +16,16 @@ from xai_align import plugins
 from xai_align._tools.logits import select_logits
 from xai_align._tools.model_state import signature
 from xai_align._tools.replica import Replica
+from xai_align.features.cell_exchanges import with_depths
 from xai_align.features.dominating_nodes import dominating_nodes
+from xai_align.features.grid_layer import GridLayer
+from xai_align.features.raster_order import floating_parts, in_raster_order
 from xai_align.hookspecs import FeatureSpace, Layout
 
 #: Largest ratio between the aspect ratios of a grid and of the image for which the grid is taken to cover the image.
 PROPORTIONS = 1.34
 #: Largest number of class, distillation and register tokens that may precede the patch tokens.
 MOST_PREFIX_TOKENS = 16
-
-
-@dataclass(frozen=True)
-class GridLayer:
-    """Layer whose output is a grid of cells.
-
-    Attributes:
-        space: the layer, with its layout and number of prefix tokens.
-        rows: the number of rows of cells.
-        columns: the number of columns of cells.
-        depth: how many times cells have exchanged evidence (convolution, attention, pooling) since the first layer.
-            Between two layers of one depth each cell depends on itself alone.
-        reaches_output: whether evidence in the cells reaches the output, and not only that in prefix tokens.
-    """
-
-    space: FeatureSpace
-    rows: int
-    columns: int
-    depth: int = 0
-    reaches_output: bool = True
-
-    @property
-    def name(self) -> str:
-        """The layer's dotted name."""
-        assert isinstance(self.space.layer, str)
-        return self.space.layer
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns."""
-        return self.rows, self.columns
 
 
 def grid_layers(model: nn.Module, image: Tensor, output: str | int | None = None) -> list[GridLayer]:
@@ -105,7 +77,8 @@ def _in_one_pass(model: nn.Module, image: Tensor, output: str | int | None) -> l
         cuts = dominating_nodes(logits.grad_fn)
         by_node = {end.node: end for end in ended if end.node in cuts}  # the module that ends last is the outermost
         found = _on_grids(model, by_node.values(), (image.shape[-2], image.shape[-1]))
-        return _with_depths(found, _gradients(logits, [z for _, z in found]))
+        layers = with_depths(logits, found)
+    return in_raster_order(model, layers, noise.detach())
 
 
 class _End(NamedTuple):
@@ -126,7 +99,7 @@ def _record_outputs(copy: nn.Module) -> list[_End]:
             runs[name] = runs.get(name, 0) + 1
             if runs[name] == 2:  # a module that runs twice is no single layer
                 ends[:] = [end for end in ends if end.name != name]
-            tensors = [one for one in _parts(output) if isinstance(one, Tensor) and one.is_floating_point()]
+            tensors = floating_parts(output)
             if runs[name] == 1 and len(tensors) == 1:
                 ends.append(_End(name, tensors[0], tensors[0].grad_fn))
 
@@ -145,51 +118,6 @@ def _on_grids(model: nn.Module, ends: Iterable[_End], size: tuple[int, int]) -> 
         if layer is not None:
             found.append((layer, end.tensor))
     return found
-
-
-def _gradients(logits: Tensor, outputs: Sequence[Tensor]) -> Sequence[Tensor | None]:
-    if not outputs:
-        return []
-    score = logits.float().square().sum()  # squared, so that classes cannot cancel out
-    return torch.autograd.grad(score, outputs, retain_graph=True, allow_unused=True)
-
-
-def _with_depths(found: Sequence[tuple[GridLayer, Tensor]], gradients: Sequence[Tensor | None]) -> list[GridLayer]:
-    """Return the layers with their depths: one more wherever a cell depends on another cell of the layer before."""
-    layers: list[GridLayer] = []
-    depth = 0
-    for number, (layer, z) in enumerate(found):
-        if number:
-            depth += _exchanges(*found[number - 1], layer, z)
-        gradient = gradients[number]
-        reaches = gradient is not None and bool(_cells(gradient, layer.space).any())
-        layers.append(replace(layer, depth=depth, reaches_output=reaches))
-    return layers
-
-
-def _exchanges(before: GridLayer, z: Tensor, after: GridLayer, later: Tensor) -> bool:
-    if before.grid != after.grid:
-        return True
-    cell = before.rows * before.columns // 2
-    seen = _cells(later, after.space)[0, :, cell]
-    weights = torch.randn(seen.shape, generator=torch.Generator().manual_seed(1)).to(seen)
-    (gradient,) = torch.autograd.grad((seen * weights).sum(), z, retain_graph=True, materialize_grads=True)
-    others = _cells(gradient, before.space)[0].abs().sum(0)
-    others[cell] = 0
-    return bool(others.any())
-
-
-def _cells(z: Tensor, space: FeatureSpace) -> Tensor:
-    """Return ``[N, C, cells]`` without prefix tokens."""
-    if z.dim() == 4:
-        return z.flatten(2) if space.layout == "NCHW" else z.flatten(1, 2).transpose(1, 2)
-    return (z.transpose(1, 2) if space.layout == "NLC" else z)[..., space.prefix_tokens :]
-
-
-def _parts(output: Any) -> Sequence[Any]:
-    if isinstance(output, dict):
-        return list(output.values())
-    return output if isinstance(output, list | tuple) else [output]
 
 
 def _on_grid(

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from xai_align import plugins
 from xai_align._tools.callers_level import callers_level
 from xai_align._tools.model_state import signature
-from xai_align.features.grid_layers import GridLayer, grid_layers
+from xai_align.features.grid_layer import GridLayer
+from xai_align.features.grid_layers import grid_layers
 from xai_align.features.resolve_layer import EMBEDDING
 from xai_align.hookspecs import FeatureSpace
 from xai_align.pinet.cuts import is_cut

@@ -1,0 +1,69 @@
+"""Exchanges of evidence between the cells of one grid layer and the next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from enum import Enum
+
+import torch
+from torch import Tensor
+
+from xai_align.features.grid_layer import GridLayer
+
+
+class Step(Enum):
+    """The relation of a cell to those of the layer before."""
+
+    #: It depends on the same cell alone.
+    ALONE = 0
+    #: It depends on other cells too.
+    EXCHANGE = 1
+    #: It depends on other cells and not on the same one: cells have changed places.
+    MOVE = 2
+
+
+def with_depths(logits: Tensor, found: Sequence[tuple[GridLayer, Tensor]]) -> list[GridLayer]:
+    """Return the layers with their depths and whether their cells reach the output.
+
+    Layers behind one that moves cells to other places are left out, up to the next grid.
+
+    Args:
+        logits: the output, whose graph is alive.
+        found: the layers with their outputs, in the order in which they end.
+    """
+    gradients = _gradients(logits, [z for _, z in found])
+    layers: list[GridLayer] = []
+    depth, moved = 0, False
+    for number, (layer, z) in enumerate(found):
+        if number:
+            step = _step(*found[number - 1], layer, z)
+            depth += step is not Step.ALONE
+            moved = step is Step.MOVE or (moved and layer.grid == found[number - 1][0].grid)
+        gradient = gradients[number]
+        reaches = gradient is not None and bool(layer.cells(gradient).any())
+        if not moved:
+            layers.append(replace(layer, depth=depth, reaches_output=reaches))
+    return layers
+
+
+def _gradients(logits: Tensor, outputs: Sequence[Tensor]) -> Sequence[Tensor | None]:
+    if not outputs:
+        return []
+    score = logits.float().square().sum()  # squared, so that classes cannot cancel out
+    return torch.autograd.grad(score, outputs, retain_graph=True, allow_unused=True)
+
+
+def _step(before: GridLayer, z: Tensor, after: GridLayer, later: Tensor) -> Step:
+    if before.grid != after.grid:
+        return Step.EXCHANGE
+    cell = before.rows * before.columns // 2
+    seen = after.cells(later)[0, :, cell]
+    weights = torch.randn(seen.shape, generator=torch.Generator().manual_seed(1)).to(seen)
+    (gradient,) = torch.autograd.grad((seen * weights).sum(), z, retain_graph=True, materialize_grads=True)
+    depends = before.cells(gradient)[0].abs().sum(0) > 0
+    itself = bool(depends[cell])
+    depends[cell] = False
+    if not bool(depends.any()):
+        return Step.ALONE
+    return Step.EXCHANGE if itself else Step.MOVE
