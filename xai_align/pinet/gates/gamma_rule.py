@@ -110,8 +110,10 @@ class GammaLayer:
         to_x = self._transpose(shared, plain)
         return to_x.addcmul_(self._transpose(shared.mul_(self._sign), agreeing), x.sign())
 
-    def at(self, x: Tensor, recorded_x: Tensor) -> Tensor:
+    def at(self, x: Tensor, recorded_x: Tensor, recorded_z: Tensor) -> Tensor:
         """Return ``stop(z / z_gamma) * z_gamma`` at another ``x``, with signs and ``z / z_gamma`` held."""
+        if not bool(x.any()):  # as behind a layer at zero whose biases are placed
+            return torch.zeros_like(recorded_z)
         if self._share is None or self._sign is None:
             return self.value(x)
         plain, agreeing = self._weights()
@@ -197,7 +199,7 @@ def _by_gamma(
         recorded: tuple[Tensor, Tensor, GammaLayer] = gates.save(never)
         recorded_x, z, layer = recorded
         # until the replay departs from the recording, the value is the recorded one
-        value = layer.at(x, recorded_x) if gates.counterfactual else z.clone()
+        value = layer.at(x, recorded_x, z) if gates.counterfactual else z.clone()
         return value if bias is None else value + bias
     with torch.no_grad():
         z = layer.value(x.detach())

@@ -55,7 +55,7 @@ def _sum(
         out = a + b
         w_a, w_b = (1 + gamma * (v.sign() == out.sign()) for v in (a, b))
         m = w_a * a + w_b * b
-        share = torch.where(m == 0, 1, out / m)
+        share = torch.where(m == 0, 0, out / m)  # then the sum is 0 too
         return w_a * share, w_b * share
 
     of_a, of_b = gates.save(coefficients)
