@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from tests.networks import conv_net, images
 from xai_align import read_out
-from xai_align.pinet import sharp_layers
-from xai_align.pinet.cuts import cutting_layer, is_cut
+from xai_align.pinet import default_layers
+from xai_align.pinet.cuts import is_cut
 
 
 class Shortcut(nn.Module):
@@ -57,37 +57,29 @@ def test_layers_are_measured():
         is_cut(model, "conv7", (x,))
 
 
-def test_a_stage_inside_a_branch_is_replaced_by_its_block():
+def test_a_layer_inside_a_branch_is_no_cut():
     model, x = timm.create_model("resnet18").eval(), images(1, 64)
     assert not is_cut(model, "layer2.0.conv2", (x,))
-    assert cutting_layer(model, "layer2.0.conv2", (x,)) == "layer2.0"
-    assert cutting_layer(model, "layer2", (x,)) == "layer2"
+    assert is_cut(model, "layer2.0", (x,))
 
 
 @pytest.mark.parametrize(
     ("name", "place"),
-    [("resnet18", "layer2"), ("xception41", None), pytest.param("nasnetalarge", None, marks=pytest.mark.slow)],
+    [("resnet18", "layer1"), ("xception41", None), pytest.param("nasnetalarge", None, marks=pytest.mark.slow)],
 )
 def test_defaults_are_cuts(name, place):
     model = timm.create_model(name, num_classes=7).eval()
     size = 64 if name == "resnet18" else 96
     x = images(1, size)
-    places = sharp_layers(model, x)
+    layers = default_layers(model, (x,))
     if place is not None:
-        assert places[0].feature_space == place
-    for one in places or ():
-        if isinstance(one.feature_space, str):
-            assert is_cut(model, one.feature_space, (x,))
-            assert read_out(model, x, 3, [one]).around.abs().max() == 0
-
-
-def test_a_head_of_one_cell_is_no_half_of_the_default():
-    model = timm.create_model("resnet18", num_classes=7).eval()
-    assert [place.feature_space for place in sharp_layers(model, images(1, 32))] == ["layer2"]
-    assert len(sharp_layers(model, images(1, 96))) == 2
+        assert layers[0].feature_space.layer == place
+    for one in layers:
+        assert is_cut(model, one.feature_space.layer, (x,))
+        assert read_out(model, x, 3, [one]).around.abs().max() == 0
 
 
 def test_a_map_of_one_cell_warns():
     model, x = timm.create_model("resnet18", num_classes=7).eval(), images(1, 32)
     with pytest.warns(UserWarning, match=r"one cell.*layer="):
-        read_out(model, x, 3).map()
+        read_out(model, x, 3, "head").map()

@@ -11,11 +11,10 @@ from torch import Tensor, nn
 
 from captum_align import LayerPiNetAttribution, PiNetAttribution
 from tests.networks import conv_net, images, two_layers, untouched
-from xai_align import FeatureSpace, Question, Split, explain, read_out
-from xai_align.pinet import ExactPiNet, MixedReadout, ReadoutLayer, sharp_layers
+from xai_align import FeatureSpace, Split, read_out
+from xai_align.pinet import ExactPiNet, MixedReadout, ReadoutLayer
 from xai_align.pinet.gates.cut_off import CutOff
 from xai_align.pinet.mixture import mixed
-from xai_align.question import ask
 
 LAYERS = ["input", "conv1", "pool", "conv2"]
 
@@ -284,69 +283,12 @@ def test_a_layer_that_only_gates_is_named():
         read_out(Gate().eval(), torch.ones(1, 3), 0, ["first", "second"])
 
 
-# ---------------------------------------------------------------- the default of known networks
-
-
-def test_a_known_convolutional_network_is_read_sharply():
-    model, x = timm.create_model("test_resnet").eval(), images(2, 96)
-    layers = sharp_layers(model, x)
-    assert layers[0].feature_space == "layer2"
-    attributions, delta = PiNetAttribution(model).attribute(x, 3, return_convergence_delta=True)
-    readout = read_out(model, x, 3, layers)
-    assert [part.kind for part in readout.parts] == ["frozen", "local"]
-    assert torch.equal(attributions, readout.on_images(3))
-    assert torch.allclose(attributions.sum((1, 2, 3)) + readout.bias, model(x)[:, 3], atol=1e-5)
-    assert delta.abs().max() < 1e-5
-
-
-@pytest.mark.parametrize("options", [{"layer": "head input"}, {"rule": "gate"}])
-def test_the_last_map_can_still_be_had(options):
-    model, x = timm.create_model("test_resnet").eval(), images(2, 96)
-    attributions = PiNetAttribution(model, **options).attribute(x, 3)
-    readout = read_out(model, x, 3)
-    assert readout.kind == "local"
-    assert torch.equal(attributions, readout.on_images(3))
-
-
-def test_explaining_by_name_reads_the_same():
-    model, x = timm.create_model("test_resnet").eval(), images(1, 96)
-    sharp, last, gates = (
-        explain(model, x, 3),
-        explain(model, x, 3, layer="head input"),
-        explain(model, x, 3, rule="gate"),
-    )
-    assert torch.equal(sharp.attribution, PiNetAttribution(model).attribute(x, 3))
-    assert torch.equal(sharp.map, read_out(model, x, 3, sharp_layers(model, x)).map())
-    assert torch.allclose(sharp.total + sharp.readout.bias, sharp.answer.double(), atol=1e-5)
-    for one in (last, gates):
-        assert torch.equal(one.attribution, read_out(model, x, 3).on_images(3))
-
-
 def test_cells_of_several_sizes_are_spread_smoothly():
     model, x = conv_net(), images()
     coarse, placed = read_out(model, x, 1, "pool"), read_out(model, x, 1, "pool", biases="placed")
     assert torch.equal(coarse.map(), coarse.map("area"))
     assert torch.equal(placed.map(), placed.map("smooth"))
     assert not torch.equal(placed.map(), placed.map("area"))
-
-
-def test_a_network_asked_a_question_is_read_sharply_too():
-    model, x = timm.create_model("test_resnet").eval(), images(1, 96)
-    question = Question.why_not(1, 2)
-    asked, _ = ask(model, [question], 1)
-    assert torch.equal(PiNetAttribution(asked).attribute(x), PiNetAttribution(model).attribute(x, question))
-
-
-@pytest.mark.parametrize("name", ["test_vit", "test_convnext"])
-def test_networks_that_it_was_not_tried_on_are_read_where_the_plugins_say(name):
-    model, x = timm.create_model(name).eval(), images(1, 160)
-    assert sharp_layers(model, x) is None
-    assert torch.equal(PiNetAttribution(model).attribute(x, 3), read_out(model, x, 3).on_images(3))
-
-
-def test_unknown_networks_are_read_at_their_input():
-    assert sharp_layers(conv_net(), images()) is None
-    assert sharp_layers(lambda x: x, images()) is None
 
 
 def test_a_retrofitted_network_is_read_where_it_was_retrofitted():

@@ -205,7 +205,7 @@ def test_all_classes_of_branches_and_tokens(name):
         model.head.norm = nn.Identity()  # an average of tokens that are in an order of their own
     size = model.default_cfg["input_size"][-1]
     x = torch.randn(2, 3, size, size, dtype=torch.float64)
-    every, one = read_out_all_classes(model, x), read_out(model, x, 2)
+    every, one = read_out_all_classes(model, x), read_out(model, x, 2, "head")
     assert one.kind == "local"
     assert every.completeness_error.abs().max() < 1e-10
     assert torch.allclose(every.prefix[:, 2], one.prefix, atol=1e-12)

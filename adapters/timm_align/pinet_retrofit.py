@@ -35,7 +35,7 @@ def retrofit(
 ) -> PiNet:
     """Return a timm model as a PiNet, which decomposes its own logits.
 
-    ``head="exact"`` changes nothing: the logits are the model's own, read out at a coarse layer.
+    ``head="exact"`` changes nothing: the logits are the model's own.
     ``head="second_look"`` puts a light decoder on the model's feature maps, to be trained
     (:func:`~xai_align.training.fit_pinet`), for finer maps. With ``z="evidence"``, the default, it starts with the
     model's own logits if these are a linear classifier of mean features.
@@ -46,8 +46,8 @@ def retrofit(
         pretrained: with a name: load timm's pretrained weights.
         num_classes: ``"exact"``, with a name: the number of classes of a fresh classifier. ``"second_look"``: the
             number of classes of the head; None: the model's own.
-        feature_space: ``"exact"`` only: ``"input"``, a layer's name, a module, or a record; None: the head's input
-            where it is spatial and used, the patch embedding for class-token heads.
+        feature_space: ``"exact"`` only: ``"input"``, ``"head"``, a layer's name, a module, or a record; None: the
+            default of :func:`~xai_align.read_out`.
         options: ``"second_look"``: ``frozen`` (True: the model is not trained, False: it is trained too),
             ``indices`` and ``image_size`` of :class:`~timm_align.TimmEncoder`, and the options of
             :class:`~xai_align.pinet.SecondLookHead`, of which ``z`` is ``"evidence"``, ``size`` 56 (for

@@ -70,7 +70,7 @@ def _in_one_pass(model: nn.Module, image: Tensor, output: str | int | None) -> l
         try:
             # the network may write to its input
             logits = select_logits(copy(noise.clone()), output)
-        except RuntimeError:  # a network may write to views, which autograd refuses
+        except Exception:  # it takes no single example, or writes to views, which autograd refuses
             return []
         if logits.grad_fn is None:
             return []

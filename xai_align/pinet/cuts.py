@@ -18,7 +18,13 @@ from xai_align.features.routes import find_layer
 _known: WeakKeyDictionary[nn.Module, dict[tuple[Any, ...], bool]] = WeakKeyDictionary()
 
 
-def is_cut(model: nn.Module, layers: str | tuple[str, ...], inputs: Sequence[Any], extra: Sequence[Any] = ()) -> bool:
+def is_cut(
+    model: nn.Module,
+    layers: str | tuple[str, ...],
+    inputs: Sequence[Any],
+    extra: Sequence[Any] = (),
+    output: str | int | None = None,
+) -> bool:
     """Return whether the input reaches the output only through these layers.
 
     Runs the network twice on one example: unchanged, and on noise with the layers' outputs replaced by those of the
@@ -30,6 +36,7 @@ def is_cut(model: nn.Module, layers: str | tuple[str, ...], inputs: Sequence[Any
         layers: dotted name of a layer, or several that cut it together.
         inputs: the model's inputs; the first example is used.
         extra: further arguments.
+        output: which of the model's outputs are the logits.
 
     Raises:
         ValueError: there is no such layer.
@@ -41,25 +48,24 @@ def is_cut(model: nn.Module, layers: str | tuple[str, ...], inputs: Sequence[Any
     """
     names = (layers,) if isinstance(layers, str) else tuple(layers)
     known = _known.setdefault(model, {})
-    key = (signature(model), names, tuple((tuple(x.shape[1:]), x.dtype) for x in inputs if isinstance(x, Tensor)))
+    key = (
+        signature(model),
+        names,
+        output,
+        tuple((tuple(x.shape[1:]), x.dtype) for x in inputs if isinstance(x, Tensor)),
+    )
     if key not in known:
-        known[key] = _measured(model, names, inputs, extra)
+        known[key] = _measured(model, names, inputs, extra, output)
     return known[key]
 
 
-def cutting_layer(model: nn.Module, layer: str, inputs: Sequence[Any]) -> str | None:
-    """Return ``layer`` or the innermost enclosing module that is a cut, or None.
-
-    A stage that a library names may lie inside a residual branch; then the enclosing block is the cut.
-    """
-    while layer:
-        if is_cut(model, layer, inputs):
-            return layer
-        layer = layer.rpartition(".")[0]
-    return None
-
-
-def _measured(model: nn.Module, names: tuple[str, ...], inputs: Sequence[Any], extra: Sequence[Any]) -> bool:
+def _measured(
+    model: nn.Module,
+    names: tuple[str, ...],
+    inputs: Sequence[Any],
+    extra: Sequence[Any],
+    output: str | int | None,
+) -> bool:
     one = tuple(x[:1].detach().clone() if isinstance(x, Tensor) else x for x in inputs)
     extra = tree_map(lambda x: x[:1] if isinstance(x, Tensor) and x.dim() and len(x) == len(inputs[0]) else x, extra)
     copy = Replica(model)
@@ -78,12 +84,12 @@ def _measured(model: nn.Module, names: tuple[str, ...], inputs: Sequence[Any], e
     for name in names:
         find_layer(copy.module, name).register_forward_hook(put_in_place(name))
     with torch.inference_mode(False), torch.no_grad():
-        plain = select_logits(copy.module(*(x.clone() if isinstance(x, Tensor) else x for x in one), *extra))
+        plain = select_logits(copy.module(*(x.clone() if isinstance(x, Tensor) else x for x in one), *extra), output)
         if any(len(values) != 1 for values in kept.values()):
             return False
         holding = True
         try:
-            held = select_logits(copy.module(*map(_other, one), *extra))
+            held = select_logits(copy.module(*map(_other, one), *extra), output)
         except Exception:  # the network does not accept noise
             return False
     tolerance = 64 * torch.finfo(plain.dtype).eps * plain.abs().max()

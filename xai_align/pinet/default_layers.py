@@ -84,7 +84,7 @@ def _by_structure(
     if not chosen:
         chosen = fine_layer(layers, inputs[0].shape[-2])
         rule = {"rule": "gamma", "gamma": GAMMA_OF_MAPS, "classifier": 0.0, "biases": "placed"}
-    cuts = [layer for layer in chosen if is_cut(model, layer.name, inputs, extra)]
+    cuts = [layer for layer in chosen if is_cut(model, layer.name, inputs, extra, output)]
     if cuts:
         return [ReadoutLayer(feature_space=layer.space, **rule) for layer in cuts]
     embedding = plugins.feature_space(model, EMBEDDING)

@@ -226,7 +226,7 @@ class Reading:
         route = self._route(here, z=self._features.get(numbers[0]))
         if len(here) == 1 and probe_head(request.model, here[0], route.z, request.spaces[numbers[0]]).affine:
             return [(decompose_locally(route, request.questions), all(one.is_linear for one in request.questions))]
-        rules, new_biases = _rules_of(layer), partial(_biases_of, layer, self._inputs, self._tokens())
+        rules, new_biases = _rules_of(layer), partial(_biases_of, layer, self._inputs, self._tokens)
         decompositions = frozen_decompositions(model, route, here, request.questions, rules, new_biases)
         if len(here) > 1:
             # evidence from other layers bypasses a layer that is not a cut, so it is read separately
@@ -261,7 +261,7 @@ class Reading:
             return decomposition
         request = self.request
         # an incomplete sum is looked at in any case, as evidence may bypass the layer on these inputs alone
-        if complete and is_cut(request.model, space.layer, request.inputs, request.extra):
+        if complete and is_cut(request.model, space.layer, request.inputs, request.extra, request.output):
             return decomposition
         spaces = [FeatureSpace(layer="input"), space]
         beside = decompose_with_bypass(
@@ -276,10 +276,8 @@ class Reading:
         return beside if bool(is_complete(beside).all()) else decomposition
 
     def _tokens(self) -> dict[int, FeatureSpace]:
-        """Return the network's spaces with tokens, by their number of tokens, if biases are placed."""
+        """Return the network's spaces with tokens, by their number of tokens."""
         request = self.request
-        if image_size(request.inputs) is None or all(layer.biases == "apart" for layer in request.layers):
-            return {}
         return token_spaces([] if request.extra else grid_layers(request.model, request.inputs[0][:1], request.output))
 
     def _route(self, spaces: Sequence[FeatureSpace], z: Any = None) -> Route:
@@ -478,7 +476,9 @@ def _rules_of(layer: ReadoutLayer) -> Mapping[Any, Rule]:
     return {**of_units, **residual_rules(layer.residual), **of_attention}
 
 
-def _biases_of(layer: ReadoutLayer, inputs: Sequence[Tensor], tokens: Mapping[int, FeatureSpace]) -> BiasesApart:
+def _biases_of(
+    layer: ReadoutLayer, inputs: Sequence[Tensor], tokens: Callable[[], Mapping[int, FeatureSpace]]
+) -> BiasesApart:
     if layer.biases == "apart":
         return BiasesApart()
     size = image_size(inputs)

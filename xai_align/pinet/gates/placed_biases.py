@@ -61,11 +61,11 @@ class PlacedBiases(BiasesApart):
     Args:
         count: examples in the batch.
         image_size: rows and columns of the input.
-        tokens: feature spaces with tokens, whose number and grid are those of other layers with as many tokens.
+        tokens: returns spaces of tokens ``[N, L, C]`` by ``L``, for layers with as many tokens; called if there are any.
     """
 
     def __init__(
-        self, count: int, image_size: tuple[int, int], tokens: Mapping[int, FeatureSpace] | None = None
+        self, count: int, image_size: tuple[int, int], tokens: Callable[[], Mapping[int, FeatureSpace]] = dict
     ) -> None:
         self._count, self._image_size = count, image_size
         #: Contribution of each bias, ``[N, h, w]``; None until the backward pass reaches it.
@@ -73,7 +73,9 @@ class PlacedBiases(BiasesApart):
         #: The biases as recorded.
         self._biases: list[Tensor] = []
         #: Number and grid of the tokens, where there are tokens.
-        self._tokens: dict[int, FeatureSpace] = dict(tokens or {})
+        self._tokens: dict[int, FeatureSpace] = {}
+        self._others = tokens
+        self._asked = False
         #: Number of biases before each space, by the space's index.
         self._before: dict[int, int] = {}
         #: In a replay: the number of biases so far, and of the first that is left out.
@@ -88,7 +90,7 @@ class PlacedBiases(BiasesApart):
 
     def anew(self) -> PlacedBiases:
         """Return a new object without recorded biases."""
-        return PlacedBiases(self._count, self._image_size, self._tokens)
+        return PlacedBiases(self._count, self._image_size, self._others)
 
     def start_replay(self, number: int) -> None:
         """Start the replay from the space with this index, without the biases behind it."""
@@ -200,10 +202,16 @@ class PlacedBiases(BiasesApart):
         if len(value) != self._count:  # windows or patches, each as a separate example
             return None
         if value.dim() == 3:
-            return self._tokens.get(value.shape[1])
+            return self._space_of_tokens(value.shape[1])
         if value.dim() != 4 or not self._covers(*(value.shape[2:] if layout == "NCHW" else value.shape[1:3])):
             return None
         return FeatureSpace(layer="biases", layout=layout)
+
+    def _space_of_tokens(self, count: int) -> FeatureSpace | None:
+        if count not in self._tokens and not self._asked:
+            self._tokens = {**self._others(), **self._tokens}
+            self._asked = True
+        return self._tokens.get(count)
 
     def _covers(self, rows: int, columns: int) -> bool:
         """Return whether a grid of more than one cell has the proportions of the image."""
