@@ -135,12 +135,18 @@ def _named(model: nn.Module, layer: Any, image: Tensor | None) -> FeatureSpace:
     head = plugins.feature_space(model, HEAD)
     if head is not None and head.layer == name:
         return head  # also if a plugin's name for it is not that of a module
-    find_layer(model, name)
+    module = find_layer(model, name)
     known = known_space(model, name)
-    if known is not None or image is None or image.dim() != 4 or not image.is_floating_point():
+    no_tokens = image is None or image.dim() != 4 or not image.is_floating_point() or isinstance(module, _OF_MAPS)
+    if known is not None or no_tokens:
         return known or FeatureSpace(layer=name)
+    assert image is not None
     # the number of class tokens of a network that no plugin knows
     return next((one.space for one in grid_layers(model, image) if one.name == name), FeatureSpace(layer=name))
+
+
+#: Modules whose output is ``[N, C, H, W]``, without tokens.
+_OF_MAPS = (nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, nn.AvgPool2d)
 
 
 def _no_layer(given: Any) -> Any:

@@ -61,7 +61,7 @@ class PlacedBiases(BiasesApart):
     Args:
         count: examples in the batch.
         image_size: rows and columns of the input.
-        tokens: returns spaces of tokens ``[N, L, C]`` by ``L``, for layers with as many tokens; called if there are any.
+        tokens: returns spaces of tokens ``[N, L, C]`` by ``L``, for other layers with tokens; called where they occur.
     """
 
     def __init__(
