@@ -1,4 +1,4 @@
-"""LeGrad (Bousselham et al., ICCV 2025, arXiv 2404.03214)."""
+"""LeGrad (Bousselham et al., ICCV 2025, arXiv 2404.03214), for a network with a classifier."""
 
 from __future__ import annotations
 

@@ -31,14 +31,13 @@ METHODS: dict[str, _Method] = {
         "attention_align.chefer",
         "Chefer",
         "vision transformers: attention weighted by its positive gradient, accumulated over layers",
-        "The sum of chefer has no meaning. Only attention with a positive gradient counts, so nothing speaks against "
-        "an answer.",
+        "Only attention with a positive gradient counts, so nothing in a map of chefer speaks against an answer.",
     ),
     "legrad": _Method(
         "attention_align.legrad",
         "LeGrad",
         "vision transformers: positive gradient of each layer's own answer with respect to its attention",
-        "The sum of legrad has no meaning. Only positive gradients count, so nothing speaks against an answer.",
+        "Only positive gradients count, so nothing in a map of legrad speaks against an answer.",
     ),
 }
 
