@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from attention_align.attention_mode import AttentionMode
 from attention_align.attention_trace import trace_attention
 from attention_align.layer_logits import layer_logits
+from benchmarks.shared.attention_network import BehindAttention
 from xai_align import Question, compare, explain, plugins
 from xai_align.hookspecs import LoadedModel
 from xai_align.question import TargetError, ask
@@ -386,33 +387,13 @@ def test_the_last_layers_own_logits_are_the_networks(vits, pair):
 # the conventions
 
 
-class Tokens(nn.Module):
-    """A network of the conformance checks behind two layers of attention over the pixels."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.layers = nn.Sequential(Pixels(), Pixels()).eval()
-        self.model = model
-        self.training = model.training
-
-    def forward(self, x, *args):
-        both = x + args[0] if args else x
-        tokens = self.layers(both.flatten(2).transpose(1, 2))
-        return self.model(tokens.transpose(1, 2).reshape(x.shape), *args)
-
-
-class Pixels(nn.Module):
-    def forward(self, x):
-        return x + F.scaled_dot_product_attention(x[:, None], x[:, None], x[:, None]).squeeze(1)
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_every_method_keeps_the_conventions(name):
     skip = ["several_inputs"]
     skip += ["targets", "numpy_targets"] if name == "attention_rollout" else []
     outcomes = check_attribution(
         name,
-        build=lambda model: build(name, Tokens(model)),
+        build=lambda model: build(name, BehindAttention(model)),
         require=[one for one in ("numpy_targets", "detached", "inputs_after_error") if one not in skip],
         skip=skip,
     )
