@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
-from xai_align.features.grid_layers import MOST_PREFIX_TOKENS, GridLayer, grid_layers
+from xai_align.features.grid_layer import GridLayer
+from xai_align.features.grid_layers import MOST_PREFIX_TOKENS, grid_layers
 from xai_align.hookspecs import FeatureSpace
 
 
