@@ -31,6 +31,8 @@ LAYERS = (
 LAYER_OF = {package: len(LAYERS) - number for number, packages in enumerate(LAYERS) for package in packages}
 #: The packages that only their own adapter knows.
 ECOSYSTEMS = {"captum": "captum_align", "timm": "timm_align", "pytorch_grad_cam": "gradcam_align"}
+#: ``attention_align`` knows PyTorch's own attention and no further package.
+ADAPTER_NAMES = {*ECOSYSTEMS.values(), "attention_align"}
 #: The public modules; nothing else lies at the root.
 AT_THE_ROOT = {"__init__", "__main__", "adapter_tools", "builtin", "explanation", "hookspecs", "question"}
 
@@ -144,14 +146,15 @@ def test_only_the_command_line_prints(package):
     assert users <= {"cli"}
 
 
-@pytest.mark.parametrize("package", [*ECOSYSTEMS, "torchvision"])
+@pytest.mark.parametrize("package", [*ECOSYSTEMS, "torchvision", "transformers"])
 def test_only_its_adapter_knows_an_ecosystem(package):
     users = {name.split(".")[0] for name in modules() if any(one.split(".")[0] == package for one in imported(name))}
     assert users <= {ECOSYSTEMS.get(package)}
 
 
 def test_adapters_do_not_know_each_other():
-    names = set(ECOSYSTEMS.values())
+    names = ADAPTER_NAMES
+    assert names == {folder.parent.name for folder in ADAPTERS.glob("*/__init__.py")}
     wrong = [
         f"{name} imports {other}"
         for name in modules()

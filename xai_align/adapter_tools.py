@@ -8,6 +8,7 @@ from xai_align._tools.callers_level import callers_level
 from xai_align._tools.files import fields
 from xai_align._tools.files.plain_json import in_one_clause
 from xai_align._tools.files.tensor_file import check_weights, read_tensor_file
+from xai_align._tools.logits import select_logits
 from xai_align._tools.model_state import check_evaluation_mode
 from xai_align._tools.other_globals import with_globals
 from xai_align._tools.random_state import fixed_random_state, kept_random_state
@@ -29,5 +30,6 @@ __all__ = [
     "read_tensor_file",
     "resize_keeping_sum",
     "restores_thread_state",
+    "select_logits",
     "with_globals",
 ]

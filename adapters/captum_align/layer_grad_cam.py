@@ -10,10 +10,9 @@ from captum.attr import Attribution, LayerGradCam
 from captum.log import log_usage
 from torch import Tensor, nn
 
-from xai_align import plugins
 from xai_align.adapter_tools import resize_keeping_sum, restores_thread_state
 from xai_align.features.cut_network import CutNetwork
-from xai_align.features.resolve_layer import Layer, last_convolution, resolve_layer
+from xai_align.features.resolve_layer import Layer, resolve_layer
 from xai_align.features.unwrapping import unwrapped
 from xai_align.question import QuestionModel
 
@@ -29,8 +28,9 @@ class FeatureSpaceGradCam(Attribution):
 
     Args:
         forward_func: an ``nn.Module`` on one batch of images, or a ``QuestionModel`` of one.
-        layer: a layer's name or module, or a ``FeatureSpace``. None: the plugins'
-            default, else the output of the last ``Conv2d``.
+        layer: a layer's name or module, or a ``FeatureSpace``. None: the head's input where it has positions; else the
+            last tokens that reach the answer (in a ViT with a class token, the last block's first norm), or the output
+            of the last ``Conv2d``.
 
     Raises:
         TypeError: the model is not an ``nn.Module``.
@@ -60,7 +60,7 @@ class FeatureSpaceGradCam(Attribution):
         if len(images) != 1 or images[0].dim() != 4:
             shapes = ", ".join(str(list(x.shape)) for x in images)
             raise ValueError(f"Grad-CAM explains one batch of images [N, C, H, W], got {shapes}")
-        cut, asked = _cut(self.forward_func, self.layer)
+        cut, asked = _cut(self.forward_func, self.layer, images[0][:1])
         size = (images[0].shape[-2], images[0].shape[-1])
         method = LayerGradCam(asked, cut.here)
         total = images[0].new_zeros((len(images[0]), *size))
@@ -84,15 +84,13 @@ class FeatureSpaceGradCam(Attribution):
         return "Layer Grad-CAM"
 
 
-def _cut(model: Any, layer: Layer) -> tuple[CutNetwork, nn.Module]:
+def _cut(model: Any, layer: Layer, image: Tensor) -> tuple[CutNetwork, nn.Module]:
     """Return the network cut at the layer, and the module that Captum runs: the same, or a ``QuestionModel`` of it."""
     outer, own_layer = unwrapped(model)
     inner = outer.model if isinstance(outer, QuestionModel) else outer
     if inner is not outer:
         inner, own_layer = unwrapped(inner)
     where = own_layer if layer is None else layer
-    if where is None and plugins.feature_space(inner) is None and plugins.feature_space(inner, "head") is None:
-        where = last_convolution(inner)
-    space = resolve_layer(inner, where)
+    space = resolve_layer(inner, where, purpose="gradient", image=image)
     cut = CutNetwork(inner, space)
     return cut, QuestionModel(cut, outer.questions) if isinstance(outer, QuestionModel) else cut

@@ -15,7 +15,13 @@ from torch import Tensor, nn
 from gradcam_align.baseline_specs import SPECS, BaselineSpec
 from gradcam_align.finer import finer_questions
 from gradcam_align.plain_attention import PlainAttention
-from xai_align.adapter_tools import callers_level, check_evaluation_mode, fixed_random_state, restores_thread_state
+from xai_align.adapter_tools import (
+    callers_level,
+    check_evaluation_mode,
+    fixed_random_state,
+    restores_thread_state,
+    select_logits,
+)
 from xai_align.features.cut_network import CutNetwork
 from xai_align.features.resolve_layer import Layer, resolve_layer
 from xai_align.features.unwrapping import unwrapped
@@ -122,7 +128,7 @@ class BaselineMethod:
         kept: list[Tensor] = []
         handle = network.here.register_forward_hook(lambda module, args, output: kept.append(output))
         with torch.set_grad_enabled(self.spec.gradients):
-            logits = check_logits(network(images))
+            logits = check_logits(select_logits(network(images)))
         handle.remove()
         (z,) = kept
         questions = self._posed(questions, logits.detach())

@@ -39,6 +39,8 @@ PINET = ("pinet@head input", "pinet@blocks.2", "pinet@input")
 CONTROLS = ("random", "centre_gaussian")
 #: A forward pass for each channel: ten seconds an image and more.
 SLOW = ("scorecam", "ablationcam")
+#: They need a transformer.
+OF_ATTENTION = ("attention_rollout", "chefer", "legrad")
 #: Images of the runs that cost more.
 LIMITS = {"pathways": 16, "slow": 4}
 #: Seconds an image: asked one question, not four.
@@ -88,7 +90,7 @@ def methods(name: str) -> list[str]:
     if name == "slow":
         return [*PINET, "gradcam", *SLOW, *CONTROLS]
     other_question = (*COSTLY, "finercam") if name in ("contrast", "groups") else ()  # Finer-CAM has its own foils
-    left_out = ("pinet", *CONTROLS, *SLOW, *TWINS, *other_question)
+    left_out = ("pinet", *CONTROLS, *SLOW, *OF_ATTENTION, *TWINS, *other_question)
     return [*PINET, *(one for one in attribution_methods() if one not in left_out), *CONTROLS]
 
 

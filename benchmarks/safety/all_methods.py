@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.shared.attention_network import BehindAttention
 from captum_align import (
     ALIGNAttribution,
     ClippedGradientAttribution,
@@ -51,11 +52,18 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
+#: Methods that need a network with attention; they get the model behind two layers of it.
+OF_ATTENTION = ("attention_rollout", "chefer", "legrad")
+
+
 def by_name(name: str) -> Call:
     """The registered method of this name, built anew at each call."""
-    return lambda model, images: (
-        attribution_method(name).build(model, **OPTIONS.get(name, {})).attribute(images, target=TARGETS)
-    )
+
+    def call(model: nn.Module, images: Tensor) -> Any:
+        network = BehindAttention(model) if name in OF_ATTENTION else model
+        return attribution_method(name).build(network, **OPTIONS.get(name, {})).attribute(images, target=TARGETS)
+
+    return call
 
 
 def _clipped(model: nn.Module, images: Tensor) -> Tensor:

@@ -6,7 +6,9 @@ import sys
 from types import FrameType
 
 #: Packages whose frames are skipped: the library, its adapters, and packages that call between their functions.
-_BETWEEN = frozenset("xai_align captum_align gradcam_align timm_align captum pytorch_grad_cam contextlib torch".split())
+_BETWEEN = frozenset(
+    "xai_align attention_align captum_align gradcam_align timm_align captum pytorch_grad_cam contextlib torch".split()
+)
 
 
 def callers_level() -> int:

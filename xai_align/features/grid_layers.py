@@ -52,10 +52,12 @@ def grid_layers(model: nn.Module, image: Tensor, output: str | int | None = None
     """
     known = _found.setdefault(model, {})
     key = (signature(model), tuple(image.shape[1:]), image.dtype, image.device, output)
-    if key not in known:
+    found = known.get(key)
+    if found is None:
+        found = _in_one_pass(model, image, output)
         known.clear()  # of another state of the parameters
-        known[key] = _in_one_pass(model, image, output)
-    return list(known[key])
+        known[key] = found  # another thread may clear it again
+    return list(found)
 
 
 _found: WeakKeyDictionary[nn.Module, dict[Any, list[GridLayer]]] = WeakKeyDictionary()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from xai_align import plugins
+from xai_align._tools.logits import select_logits
 from xai_align._tools.replica import Replica
+from xai_align.features.grid_layers import known_space
 from xai_align.features.spatial import layout_of, token_grid
+from xai_align.features.token_space import token_space
 from xai_align.hookspecs import FeatureSpace
 
 
@@ -31,8 +34,11 @@ def last_token_layer(model: nn.Module, image: Tensor) -> FeatureSpace | None:
     widths = [output.shape[2] for _, output, _ in outputs]
     width = max(set(widths), key=widths.count)
     for name, output, gradient in reversed(outputs):
-        if output.shape[2] == width and _counts(gradient, name, model, image):
-            return plugins.feature_space(model, name) or FeatureSpace(layer=name)
+        if output.shape[2] != width:
+            continue
+        space = known_space(model, name) or token_space(model, image, output.shape[1])
+        if space is not None and _counts(gradient, space, image):
+            return replace(space, layer=name)
     return None
 
 
@@ -53,7 +59,7 @@ def _token_outputs(model: nn.Module, image: Tensor) -> list[tuple[str, Tensor, T
             module.register_forward_hook(remember(name))
     with torch.inference_mode(False), torch.enable_grad():
         noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(0))
-        logits = copy(noise.to(image).requires_grad_())
+        logits = select_logits(copy(noise.to(image).requires_grad_()))
         once = {name: outputs[0] for name, outputs in seen.items() if len(outputs) == 1}
         if not once:
             return []
@@ -69,9 +75,8 @@ def _is_tokens(output: Tensor) -> bool:
     return output.dim() == 3 and output.shape[0] == 1 and output.shape[1] > 1 and output.requires_grad
 
 
-def _counts(gradient: Tensor, name: str, model: nn.Module, image: Tensor) -> bool:
+def _counts(gradient: Tensor, space: FeatureSpace, image: Tensor) -> bool:
     """Return whether the patch tokens form a grid and have a nonzero gradient."""
-    space = plugins.feature_space(model, name) or FeatureSpace(layer=name)
     patches = gradient if layout_of(gradient, space) == "NLC" else gradient.transpose(1, 2)
     patches = patches[:, space.prefix_tokens :]
     try:

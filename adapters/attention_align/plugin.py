@@ -1,0 +1,51 @@
+"""Plugin hooks of attention_align: attention-based methods for vision transformers as baselines."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any, NamedTuple
+
+from xai_align.hookspecs import AttributionSpec, hookimpl
+
+
+class _Method(NamedTuple):
+    """Class of a method, its summary in lists, and its note for readers of a map."""
+
+    module: str
+    cls: str
+    summary: str
+    note: str
+
+    def build(self, model: Any, **options: Any) -> Any:
+        return getattr(import_module(self.module), self.cls)(model, **options)
+
+
+METHODS: dict[str, _Method] = {
+    "attention_rollout": _Method(
+        "attention_align.attention_rollout",
+        "AttentionRollout",
+        "vision transformers: product of the layers' attention, the same for every question",
+        "attention_rollout looks at attention weights alone, so its map is the same for every class and question.",
+    ),
+    "chefer": _Method(
+        "attention_align.chefer",
+        "Chefer",
+        "vision transformers: attention weighted by its positive gradient, accumulated over layers",
+        "Only attention with a positive gradient counts, so nothing in a map of chefer speaks against an answer.",
+    ),
+    "legrad": _Method(
+        "attention_align.legrad",
+        "LeGrad",
+        "vision transformers: positive gradient of each layer's own answer with respect to its attention",
+        "Only positive gradients count, so nothing in a map of legrad speaks against an answer.",
+    ),
+}
+
+
+@hookimpl
+def xai_align_attributions() -> list[AttributionSpec]:
+    """Return the methods."""
+    return [
+        AttributionSpec(name=name, build=method.build, summary=method.summary, note=method.note)
+        for name, method in METHODS.items()
+    ]
