@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any, NamedTuple
 
-from xai_align.hookspecs import AttributionSpec, hookimpl
+from xai_align.hookspecs import AttributionSpec, Values, hookimpl
 
 
 class _Method(NamedTuple):
@@ -15,6 +15,7 @@ class _Method(NamedTuple):
     cls: str
     summary: str
     note: str
+    values: Values = "scores"
 
     def build(self, model: Any, **options: Any) -> Any:
         return getattr(import_module(self.module), self.cls)(model, **options)
@@ -33,6 +34,13 @@ METHODS: dict[str, _Method] = {
         "vision transformers: attention weighted by its positive gradient, accumulated over layers",
         "Only attention with a positive gradient counts, so nothing in a map of chefer speaks against an answer.",
     ),
+    "attn_lrp": _Method(
+        "attention_align.attn_lrp",
+        "AttnLRP",
+        "transformers: layer-wise relevance propagation, through attention weights and values",
+        "attn_lrp leaves out the constants of softmax and of biases, so its map does not sum to the answer.",
+        "contributions",
+    ),
     "legrad": _Method(
         "attention_align.legrad",
         "LeGrad",
@@ -46,6 +54,6 @@ METHODS: dict[str, _Method] = {
 def xai_align_attributions() -> list[AttributionSpec]:
     """Return the methods."""
     return [
-        AttributionSpec(name=name, build=method.build, summary=method.summary, note=method.note)
+        AttributionSpec(name=name, build=method.build, summary=method.summary, note=method.note, values=method.values)
         for name, method in METHODS.items()
     ]
