@@ -24,13 +24,15 @@ from xai_align.pinet.readout_layers import ReadoutLayer
 #: Largest height of a cell of the fine layer, in pixels.
 LARGEST_CELL = 8
 #: Smallest number of rows of the fine layer.
-FEWEST_ROWS = 14
+FEWEST_ROWS = 28
 #: Strength of the gamma rule from one map of a convolutional or hierarchical network on.
 GAMMA_OF_MAPS = 0.25
 #: Strength of the gamma rule from the depths of a network with one grid on.
 GAMMA_OF_DEPTHS = 0.05
 #: Share of the exchanges between cells on one grid from which on a network is taken to have one grid.
 ISOTROPIC = 0.5
+#: Share of that depth up to which it is read.
+DEEPEST = 2 / 3
 
 _found: WeakKeyDictionary[nn.Module, dict[Any, list[ReadoutLayer]]] = WeakKeyDictionary()
 
@@ -47,7 +49,7 @@ def default_layers(
     2. for a network that keeps one grid through most of its depth (vision transformers, mixers): the grid at several
        depths, by the gamma rule, the classifier by the gate rule;
     3. for other networks with a grid (convolutional and hierarchical ones): the last layer with cells of at most 8
-       pixels and at least 14 rows, by the gamma rule, the classifier by the gate rule, with placed biases;
+       pixels and at least 28 rows, by the gamma rule, the classifier by the gate rule, with placed biases;
     4. else the input, by frozen gates; for images, a warning says so.
 
     Args:
@@ -107,15 +109,14 @@ def has_one_grid(layers: Sequence[GridLayer]) -> bool:
 
 
 def depths(layers: Sequence[GridLayer]) -> list[GridLayer]:
-    """Return the first layer of each depth on the last grid, from a third of the depth on, but for the last depth.
+    """Return the first layer of each depth on the last grid, up to two thirds of the depth.
 
-    Behind the last exchange the cells of a class-token network reach no output, and those of a pooled network hold
-    what other cells have sent them.
+    Deeper, cells hold what other cells have sent them, and evidence lies in class tokens.
     """
     last = layers[-1]
     first_of = {layer.depth: layer for layer in reversed(layers) if layer.grid == last.grid}
-    begin = min(first_of) + (last.depth - min(first_of)) / 3
-    return [first_of[depth] for depth in sorted(first_of) if begin <= depth < last.depth]
+    end = min(first_of) + DEEPEST * (last.depth - min(first_of))
+    return [first_of[depth] for depth in sorted(first_of) if depth <= end]
 
 
 def fine_layer(layers: Sequence[GridLayer], height: int) -> list[GridLayer]:

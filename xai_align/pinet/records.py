@@ -129,7 +129,7 @@ class Readout:
         return torch.stack([resize_keeping_sum(one, self.image_size, how) for one in (*cells, *self.placed)]).sum(0)
 
     def _warn_of_cancellation(self, found: Tensor) -> None:
-        logits = self.logits.detach().flatten(1).abs().amax(1)
+        logits = self.logits.detach().abs().reshape(len(self.logits), -1).amax(1)
         scale = torch.maximum(self.answer.detach().abs(), logits.to(self.answer))
         cells = found.detach().flatten(1)
         cancelling = cells.abs().sum(1) > MOST_CANCELLING * scale
