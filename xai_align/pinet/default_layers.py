@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -86,7 +87,7 @@ def _by_structure(
     if not chosen:
         chosen = fine_layer(layers, inputs[0].shape[-2])
         rule = {"rule": "gamma", "gamma": GAMMA_OF_MAPS, "classifier": 0.0, "biases": "placed"}
-    cuts = [layer for layer in chosen if is_cut(model, layer.name, inputs, extra, output)]
+    cuts = _cutting(chosen, partial(is_cut, model, inputs=inputs, extra=extra, output=output))
     if cuts:
         return [ReadoutLayer(feature_space=layer.space, **rule) for layer in cuts]
     embedding = plugins.feature_space(model, EMBEDDING)
@@ -98,6 +99,13 @@ def _by_structure(
         stacklevel=callers_level(),
     )
     return [_input()]
+
+
+def _cutting(layers: list[GridLayer], cuts: Callable[[str], bool]) -> list[GridLayer]:
+    """Return the layers that cut the network by its values too, of which the first and the last speak for the others."""
+    if all(cuts(layer.name) for layer in layers[:1] + layers[-1:]):
+        return layers
+    return [layer for layer in layers if cuts(layer.name)]
 
 
 def has_one_grid(layers: Sequence[GridLayer]) -> bool:
