@@ -28,12 +28,12 @@ LARGEST_CELL = 8
 FEWEST_ROWS = 28
 #: Strength of the gamma rule from one map of a convolutional or hierarchical network on.
 GAMMA_OF_MAPS = 0.25
-#: Strength of the gamma rule from the depths of a network with one grid on.
-GAMMA_OF_DEPTHS = 0.05
+#: Strength of the residual rule from the depths of a network with one grid on.
+RESIDUAL_OF_DEPTHS = 0.1
 #: Share of the exchanges between cells on one grid from which on a network is taken to have one grid.
 ISOTROPIC = 0.5
 #: Share of that depth up to which it is read.
-DEEPEST = 2 / 3
+DEEPEST = 1 / 3
 
 _found: WeakKeyDictionary[nn.Module, dict[Any, list[ReadoutLayer]]] = WeakKeyDictionary()
 
@@ -48,7 +48,7 @@ def default_layers(
 
     1. a PiNet's own decomposition, or the layer that a plugin names for the network;
     2. for a network that keeps one grid through most of its depth (vision transformers, mixers): the grid at several
-       depths, by the gamma rule, the classifier by the gate rule;
+       depths, with flowing attention and the residual rule;
     3. for other networks with a grid (convolutional and hierarchical ones): the last layer with cells of at most 8
        pixels and at least 28 rows, by the gamma rule, the classifier by the gate rule, with placed biases;
     4. else the input, by frozen gates; for images, a warning says so.
@@ -83,7 +83,7 @@ def _by_structure(
 ) -> list[ReadoutLayer]:
     layers = [] if extra else grid_layers(model, inputs[0][:1], output)
     chosen = depths(layers) if has_one_grid(layers) else []
-    rule: dict[str, Any] = {"rule": "gamma", "gamma": GAMMA_OF_DEPTHS, "classifier": 0.0}
+    rule: dict[str, Any] = {"attention": "flowing", "residual": RESIDUAL_OF_DEPTHS}
     if not chosen:
         chosen = fine_layer(layers, inputs[0].shape[-2])
         rule = {"rule": "gamma", "gamma": GAMMA_OF_MAPS, "classifier": 0.0, "biases": "placed"}
@@ -102,7 +102,7 @@ def _by_structure(
 
 
 def _cutting(layers: list[GridLayer], cuts: Callable[[str], bool]) -> list[GridLayer]:
-    """Return the layers that cut the network by its values too, of which the first and the last speak for the others."""
+    """Return the layers that cut the network by its values too; the first and the last stand for all."""
     if all(cuts(layer.name) for layer in layers[:1] + layers[-1:]):
         return layers
     return [layer for layer in layers if cuts(layer.name)]
@@ -117,7 +117,7 @@ def has_one_grid(layers: Sequence[GridLayer]) -> bool:
 
 
 def depths(layers: Sequence[GridLayer]) -> list[GridLayer]:
-    """Return the first layer of each depth on the last grid, up to two thirds of the depth.
+    """Return the first layer of each depth on the last grid, up to a third of the depth.
 
     Deeper, cells hold what other cells have sent them, and evidence lies in class tokens.
     """
