@@ -65,7 +65,7 @@ def test_a_layer_inside_a_branch_is_no_cut():
 
 @pytest.mark.parametrize(
     ("name", "place"),
-    [("resnet18", "layer1"), ("xception41", None), pytest.param("nasnetalarge", None, marks=pytest.mark.slow)],
+    [("resnet18", "act1"), ("xception41", None), pytest.param("nasnetalarge", None, marks=pytest.mark.slow)],
 )
 def test_defaults_are_cuts(name, place):
     model = timm.create_model(name, num_classes=7).eval()

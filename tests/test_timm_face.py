@@ -14,6 +14,7 @@ import timm_align
 from tests.networks import untouched
 from xai_align import Question, plugins, read_out
 from xai_align.features.spatial import contribution_map
+from xai_align.pinet import MixedReadout
 from xai_align.plugins import load_model
 
 #: A network of nearly every kind: head grades, layouts, prefix tokens, branches, odd operations.
@@ -100,7 +101,8 @@ def test_exact_on_every_kind_of_network(name):
     model, x = model.double(), x.double()
     with torch.no_grad():
         plain = model(x)
-    for place in ("input", None):
+    at_head = ["head"] if plugins.feature_space(model, "head") else []
+    for place in ("input", *at_head, None):
         with untouched(model):
             readout = read_out(model, x, 3, place)
         assert readout.relative_error.max() < PRECISION.get(name, 1e-10)
@@ -108,7 +110,9 @@ def test_exact_on_every_kind_of_network(name):
         on_pixels = readout.map()
         assert on_pixels.shape == x[:, 0].shape
         assert torch.allclose(on_pixels.sum((1, 2)) + readout.prefix + readout.bias, readout.answer, rtol=1e-8)
-    assert readout.kind == ("local" if name in LOCAL else "frozen")
+        assert readout.kind == ("local" if place == "head" and name in LOCAL else "frozen")
+    assert at_head or name not in LOCAL
+    assert readout.feature_space.layer != "input"
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "crossvit_tiny_240", "levit_128s"])
@@ -202,7 +206,7 @@ def test_a_class_token_network_shows_the_patch_that_is_there(name, options, size
     for key, x in (("dark", dark), ("lit", lit)):
         readout = read_out(model, x, 3)
         assert readout.feature_space.layer != "input"
-        z[key] = readout
+        z[key] = readout.parts[0] if isinstance(readout, MixedReadout) else readout
     # beta differs between the two, z only where the light is: look at z itself
     parts = [captured(model, x, z["lit"].feature_space.layer) for x in (dark, lit)]
     for before, after in zip(*parts, strict=True):
@@ -247,7 +251,7 @@ def weighted_centre(values: torch.Tensor) -> tuple[float, float]:
 @pytest.mark.parametrize("corner", [(0, 0), (0, 1), (1, 0), (1, 1)])
 def test_the_cell_that_a_corner_of_the_image_moves_most_is_in_that_corner(name, options, size, corner):
     model = create(name, **options)
-    space = plugins.feature_space(model)
+    space = plugins.feature_space(model, "head")
     x = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(2))
     changed = x.clone()
     height, width = size[0] // 4, size[1] // 4
@@ -283,14 +287,14 @@ def test_cells_lie_where_timm_itself_puts_them(name, options, norm):
     x = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
         theirs = model.forward_intermediates(x, indices=1, norm=norm, intermediates_only=True)[-1].sum(1)
-        ours = contribution_map(model.forward_features(x), plugins.feature_space(model), size)
+        ours = contribution_map(model.forward_features(x), plugins.feature_space(model, "head"), size)
     assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
 def test_prefix_tokens_are_told_apart():
     model = create("test_vit4", pool_include_prefix=True)
     x = image_for(model)
-    readout = read_out(model, x, 3)
+    readout = read_out(model, x, 3, "head")
     assert readout.feature_space.prefix_tokens > 0
     assert readout.prefix.abs().max() > 1e-4
     total = readout.map().sum((1, 2)) + readout.prefix + readout.bias
@@ -327,14 +331,14 @@ def test_gradient_checkpointing_is_set_aside():
     x = image_for(model)
     expected = read_out(model, x, 3)
     model.set_grad_checkpointing(True)
-    assert torch.equal(read_out(model, x, 3).contributions, expected.contributions)
+    assert torch.equal(read_out(model, x, 3).map(), expected.map())
     assert model.grad_checkpointing is True
 
 
 def test_local_readout_answers_to_deletion_in_feature_space():
     model = create("test_resnet").double()
     x = image_for(model).double()
-    readout = read_out(model, x, 3)
+    readout = read_out(model, x, 3, "head")
     z = model.forward_features(x).detach()
     without = z.clone()
     without[:, :, 1, 2] = 0
@@ -380,7 +384,7 @@ def test_the_packaged_efficientnet_knows_a_cat():
 
     loaded = load_model("timm_align.efficientnet_lite0:load")
     x = loaded.preprocess(Image.open(FOLDER / "chelsea.jpg").convert("RGB"))[None]
-    readout = read_out(loaded.model, x, Question.why(282))
+    readout = read_out(loaded.model, x, Question.why(282), "head")
     assert loaded.class_names[int(readout.logits.argmax())] in ("tiger cat", "Egyptian cat", "tabby")
     assert readout.kind == "local"
     assert readout.relative_error.max() < 1e-6
