@@ -16,6 +16,7 @@ from captum_align import PiNetAttribution
 from gradcam_align import PiNetCAM
 from tests.networks import conv_net, images, untouched
 from xai_align import explain, read_out
+from xai_align.features.grid_layers import grid_layers
 from xai_align.pinet import ExactPiNet, ReadoutLayer, default_layers, read_out_all_classes
 from xai_align.question import Question, ask
 
@@ -27,10 +28,6 @@ def woken(model: nn.Module, seed: int = 0) -> nn.Module:
         if parameter.dim() == 1 or not bool(parameter.any()):
             parameter.data.add_(0.1 * torch.randn(parameter.shape, generator=generator))
     return model.eval()
-
-
-def names(model: nn.Module, x: Tensor) -> list[str]:
-    return [layer.feature_space.layer for layer in default_layers(model, (x,))]
 
 
 # ---------------------------------------------------------------- one network in two libraries
@@ -296,7 +293,7 @@ class Shuffled(nn.Module):
 
 
 def test_tokens_that_do_not_lie_row_by_row_are_not_taken():
-    assert names(woken(Shuffled()), images(1, 16)) == ["patches"]
+    assert [layer.name for layer in grid_layers(woken(Shuffled()), images(1, 16))] == ["patches"]
 
 
 def test_images_that_are_not_square():

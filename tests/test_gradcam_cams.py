@@ -373,7 +373,7 @@ def test_metrics(model, pair):
 def test_arcc_calls_it_with_keywords(model, pair):
     arcc = pytest.importorskip("pytorch_grad_cam.metrics.arcc")
     targets = [ClassifierOutputTarget(1), ClassifierOutputTarget(3)]
-    cam = PiNetCAM(model)
+    cam = PiNetCAM(model, ["conv1"])
     maps = cam(pair, targets)
     found = arcc.ARCC(cam, [20, 80])(pair, maps, targets, model)
     # by hand: the harmonic mean of coherency, sparsity and ROAD, each in [0, 1]

@@ -15,6 +15,7 @@ from gradcam_align.baseline_method import BaselineMethod
 from gradcam_align.baseline_specs import SPECS, package_class
 from xai_align import plugins
 from xai_align.adapter_tools import callers_level, restores_thread_state
+from xai_align.features.grid_layers import grid_layers
 from xai_align.features.resolve_layer import Layer, resolve_layer
 from xai_align.features.routes import layer_name
 from xai_align.features.unwrapping import unwrapped
@@ -35,7 +36,8 @@ class RefineCAMMethod:
         forward_func: an ``nn.Module`` on one batch of images, or a ``QuestionModel`` of one.
         layer: the finest layer, a stage of the network by name or module; the stages behind it follow.
         layers: all layers: names, modules or ``FeatureSpace`` records. None: from ``layer`` on, or else the last four
-            stages that a plugin names, as in the paper; before a class token the first norm of each block.
+            stages that a plugin names, as in the paper, or the last layers of the last four grids of cells; before a
+            class token the first norm of each block.
         method: a method of :data:`~gradcam_align.baseline_specs.SPECS`; the package's default is "gradcam++".
 
     Raises:
@@ -101,6 +103,10 @@ class RefineCAMMethod:
         while isinstance(model, QuestionModel):
             model, _ = unwrapped(model.model)
         stages = plugins.stages(model)
+        if not stages and self.layer is None:
+            by_grid = {layer.grid: layer.name for layer in grid_layers(model, inputs[:1])}
+            if by_grid:
+                return list(by_grid.values())[-LAYERS:]
         if not stages:
             raise ValueError(
                 f"no plugin knows the stages of {type(model).__name__}; name the layers with layers=[...], the finest "

@@ -50,7 +50,8 @@ def default_layers(
     2. for a network that keeps one grid through most of its depth (vision transformers, mixers): the grid at several
        depths, with flowing attention and the residual rule;
     3. for other networks with a grid (convolutional and hierarchical ones): the last layer with cells of at most 8
-       pixels and at least 28 rows, by the gamma rule, the classifier by the gate rule, with placed biases;
+       pixels and at least 28 rows, or the input of an image too small for that, by the gamma rule, the classifier by
+       the gate rule, with placed biases;
     4. else the input, by frozen gates; for images, a warning says so.
 
     Args:
@@ -69,7 +70,7 @@ def default_layers(
     if named is not None:
         return [ReadoutLayer(feature_space=named)]
     if not _is_images(inputs):
-        return [_input()]
+        return [ReadoutLayer(feature_space=_INPUT)]
     known = _found.setdefault(model, {})
     key = (signature(model), tuple(inputs[0].shape[1:]), inputs[0].dtype, inputs[0].device, output)
     if key not in known:
@@ -82,10 +83,11 @@ def _by_structure(
     model: nn.Module, inputs: Sequence[Any], extra: Sequence[Any], output: str | int | None
 ) -> list[ReadoutLayer]:
     layers = [] if extra else grid_layers(model, inputs[0][:1], output)
+    rows, columns = inputs[0].shape[-2:]
     chosen = depths(layers) if has_one_grid(layers) else []
     rule: dict[str, Any] = {"attention": "flowing", "residual": RESIDUAL_OF_DEPTHS}
     if not chosen:
-        chosen = fine_layer(layers, inputs[0].shape[-2])
+        chosen = [fine_layer([GridLayer(_INPUT, rows, columns), *layers])] if layers else []
         rule = {"rule": "gamma", "gamma": GAMMA_OF_MAPS, "classifier": 0.0, "biases": "placed"}
     cuts = _cutting(chosen, partial(is_cut, model, inputs=inputs, extra=extra, output=output))
     if cuts:
@@ -98,14 +100,16 @@ def _by_structure(
         "is read at its input, where most of a map cancels. Name a layer with feature_space=... (layer=... of methods)",
         stacklevel=callers_level(),
     )
-    return [_input()]
+    return [ReadoutLayer(feature_space=_INPUT)]
 
 
 def _cutting(layers: list[GridLayer], cuts: Callable[[str], bool]) -> list[GridLayer]:
     """Return the layers that cut the network by its values too; the first and the last stand for all."""
-    if all(cuts(layer.name) for layer in layers[:1] + layers[-1:]):
-        return layers
-    return [layer for layer in layers if cuts(layer.name)]
+
+    def cut(layer: GridLayer) -> bool:
+        return layer.space is _INPUT or cuts(layer.name)
+
+    return layers if all(map(cut, layers[:1] + layers[-1:])) else list(filter(cut, layers))
 
 
 def has_one_grid(layers: Sequence[GridLayer]) -> bool:
@@ -127,17 +131,14 @@ def depths(layers: Sequence[GridLayer]) -> list[GridLayer]:
     return [first_of[depth] for depth in sorted(first_of) if depth <= end]
 
 
-def fine_layer(layers: Sequence[GridLayer], height: int) -> list[GridLayer]:
-    """Return the last layer with small cells and enough rows; where there is none, that with the smallest cells."""
+def fine_layer(layers: Sequence[GridLayer]) -> GridLayer:
+    """Return the last layer with small cells and enough rows; where there is none, the first one, the input."""
+    height = layers[0].rows
     fine = [layer for layer in layers if height <= LARGEST_CELL * layer.rows and layer.rows >= FEWEST_ROWS]
-    if fine:
-        return fine[-1:]
-    finest = max((layer.rows for layer in layers), default=0)
-    return [layer for layer in layers if layer.rows == finest][-1:]
+    return (fine or layers)[-1 if fine else 0]
 
 
-def _input() -> ReadoutLayer:
-    return ReadoutLayer(feature_space=FeatureSpace(layer="input", layout="NCHW"))
+_INPUT = FeatureSpace(layer="input", layout="NCHW")
 
 
 def _is_images(inputs: Sequence[Any]) -> bool:
