@@ -145,18 +145,27 @@ def _tokens(
     name: str, output: Tensor, size: tuple[int, int], before: Sequence[GridLayer], known: FeatureSpace | None
 ) -> GridLayer | None:
     """Return the layer if its tokens, without a prefix, form the grid of an earlier layer or one like the image."""
-    grids = list(dict.fromkeys((layer.rows, layer.columns) for layer in reversed(before)))
-    for layout, count in (("NLC", output.shape[1]), ("NCL", output.shape[2])):
-        if known is not None and known.layout not in ("auto", layout):
-            continue
-        prefixes = [known.prefix_tokens] if known is not None else []
-        # a plugin's number is that of the last layers; before, there may be no class token yet
-        for prefix in dict.fromkeys([*prefixes, *(range(MOST_PREFIX_TOKENS + 1) if layout == "NLC" else (0,))]):
-            for rows, columns in (*grids, *_grids_like(size, count - prefix)):
-                if rows * columns == count - prefix:
-                    space = replace(known or FeatureSpace(layer=name), layout=layout, prefix_tokens=prefix)  # type: ignore[arg-type]
-                    return GridLayer(space, rows, columns)
+    earlier = list(dict.fromkeys(layer.grid for layer in reversed(before)))
+    axes: tuple[tuple[Layout, int], ...] = (("NLC", output.shape[1]), ("NCL", output.shape[2]))
+    # of a number of tokens that fits no earlier grid, the grid is a guess
+    for guess in (False, True):
+        for layout, count in axes:
+            for prefix in _prefixes(layout, known):
+                grids = _grids_like(size, count - prefix) if guess else earlier
+                for rows, columns in grids:
+                    if rows * columns == count - prefix:
+                        space = known or FeatureSpace(layer=name)
+                        return GridLayer(replace(space, layout=layout, prefix_tokens=prefix), rows, columns)
     return None
+
+
+def _prefixes(layout: Layout, known: FeatureSpace | None) -> list[int]:
+    """Return the numbers of prefix tokens to try; none if a plugin says that the layout is another one."""
+    if known is not None and known.layout not in ("auto", layout):
+        return []
+    # a plugin's number is that of the last layers; before, there may be no class token yet
+    first = [] if known is None else [known.prefix_tokens]
+    return list(dict.fromkeys([*first, *(range(MOST_PREFIX_TOKENS + 1) if layout == "NLC" else (0,))]))
 
 
 def token_spaces(layers: Sequence[GridLayer]) -> dict[int, FeatureSpace]:
