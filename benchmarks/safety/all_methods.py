@@ -53,7 +53,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 #: Methods that need a network with attention; they get the model behind two layers of it.
-OF_ATTENTION = ("attention_rollout", "chefer", "legrad")
+OF_ATTENTION = ("attention_rollout", "attn_lrp", "chefer", "legrad")
 
 
 def by_name(name: str) -> Call:
