@@ -120,7 +120,7 @@ def test_it_keeps_the_conventions():
 @pytest.mark.parametrize(
     ("options", "error", "said"),
     [
-        ({}, ValueError, r"no plugin knows the stages of ConvNet; name the layers with layers=\[...\]"),
+        ({"layer": "conv1"}, ValueError, r"no plugin knows the stages of ConvNet; name the layers with layers=\[...\]"),
         ({"layers": ["conv1", "nowhere"]}, ValueError, "layer 'nowhere' not found"),
         ({"layers": "conv1"}, ValueError, "layers is 'conv1'; give a list"),
         ({"layers": []}, ValueError, r"layers is \[\]; give a list"),
@@ -131,6 +131,11 @@ def test_it_keeps_the_conventions():
 def test_where_it_cannot_look_is_said(options, error, said):
     with pytest.raises(error, match=said):
         build(conv_net(), **options).attribute(images(2, 16), target=1)
+
+
+def test_without_stages_it_takes_the_last_layer_of_each_grid():
+    found = build(conv_net()).attribute(images(2, 16), target=1)
+    assert torch.equal(found, build(conv_net(), layers=["norm", "conv2"]).attribute(images(2, 16), target=1))
 
 
 def test_a_layer_that_is_no_stage_and_what_is_no_model(resnet):

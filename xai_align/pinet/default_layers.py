@@ -25,7 +25,7 @@ from xai_align.pinet.readout_layers import ReadoutLayer
 #: Largest height of a cell of the fine layer, in pixels.
 LARGEST_CELL = 8
 #: Smallest number of rows of the fine layer.
-FEWEST_ROWS = 28
+FEWEST_ROWS = 24
 #: Strength of the gamma rule from one map of a convolutional or hierarchical network on.
 GAMMA_OF_MAPS = 0.25
 #: Strength of the residual rule from the depths of a network with one grid on.
@@ -50,7 +50,7 @@ def default_layers(
     2. for a network that keeps one grid through most of its depth (vision transformers, mixers): the grid at several
        depths, with flowing attention and the residual rule;
     3. for other networks with a grid (convolutional and hierarchical ones): the last layer with cells of at most 8
-       pixels and at least 28 rows, or the input of an image too small for that, by the gamma rule, the classifier by
+       pixels and at least 24 rows, or the input of an image too small for that, by the gamma rule, the classifier by
        the gate rule, with placed biases;
     4. else the input, by frozen gates; for images, a warning says so.
 
@@ -134,7 +134,8 @@ def depths(layers: Sequence[GridLayer]) -> list[GridLayer]:
 def fine_layer(layers: Sequence[GridLayer]) -> GridLayer:
     """Return the last layer with small cells and enough rows; where there is none, the first one, the input."""
     height = layers[0].rows
-    fine = [layer for layer in layers if height <= LARGEST_CELL * layer.rows and layer.rows >= FEWEST_ROWS]
+    # one row more, as a convolution without padding gives one less
+    fine = [one for one in layers if height <= LARGEST_CELL * (one.rows + 1) and one.rows >= FEWEST_ROWS]
     return (fine or layers)[-1 if fine else 0]
 
 
