@@ -62,7 +62,7 @@ def default_layers(
 
     Example::
 
-        default_layers(model, (images,))  # [ReadoutLayer(feature_space="conv1", rule="gamma", biases="placed")]
+        default_layers(model, (images,))  # one ReadoutLayer, with rule="gamma" and biases="placed"
     """
     if isinstance(model, PseudoLinear):
         return [ReadoutLayer()]
@@ -73,10 +73,12 @@ def default_layers(
         return [ReadoutLayer(feature_space=_INPUT)]
     known = _found.setdefault(model, {})
     key = (signature(model), tuple(inputs[0].shape[1:]), inputs[0].dtype, inputs[0].device, output)
-    if key not in known:
+    found = known.get(key)  # another thread may clear the dictionary at any time
+    if found is None:
+        found = _by_structure(model, inputs, extra, output)
         known.clear()  # of another state of the parameters
-        known[key] = _by_structure(model, inputs, extra, output)
-    return known[key]
+        known[key] = found
+    return list(found)
 
 
 def _by_structure(
