@@ -53,8 +53,7 @@ WHOLE = 50
 def interrupted(call: Callable[[], Any], seconds: float) -> BaseException | None:
     """Run a call, interrupt it after so many seconds, and return the interrupt; None: it came too late.
 
-    In a readout an interrupt may come out as an :class:`UnknownOperation`, or as a RuntimeError of a pass whose
-    interception it left half-way, which is returned then.
+    In a readout an interrupt may come out as an :class:`UnknownOperation`, which is returned then.
     """
 
     def interrupt(number: int, frame: Any) -> None:
@@ -67,7 +66,7 @@ def interrupted(call: Callable[[], Any], seconds: float) -> BaseException | None
             call()
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
-    except (KeyboardInterrupt, UnknownOperation, RuntimeError) as error:
+    except (KeyboardInterrupt, UnknownOperation) as error:
         return error
     finally:
         signal.signal(signal.SIGALRM, before)
