@@ -11,8 +11,9 @@ import time
 import pytest
 import torch
 
-from benchmarks.safety.all_methods import all_methods, is_same
+from benchmarks.safety.all_methods import TARGETS, all_methods, is_same
 from benchmarks.safety.interrupts import interrupted, leftovers
+from xai_align import explain, read_out, read_out_all_classes
 from xai_align._tools.thread_state import ThreadState, restores_thread_state
 from xai_align.testing.networks import TinyNetwork, fixed_images
 from xai_align.testing.traces import differences, snapshot
@@ -160,3 +161,46 @@ def test_frames_of_what_the_caller_was_handling_are_kept():
     with pytest.raises(KeyboardInterrupt) as handled:
         both()
     assert handled.traceback[-1].frame.f_locals["value"] == 17
+
+
+class InterruptedAtCall(torch.nn.Module):
+    """Network that is interrupted in one of its calls, whoever makes it, and raises an error on the interrupt's way."""
+
+    calls = 0
+    interrupted: int | None = None
+
+    def __init__(self):
+        super().__init__()
+        self.body = TinyNetwork()
+
+    def forward(self, x):
+        InterruptedAtCall.calls += 1
+        if InterruptedAtCall.calls == InterruptedAtCall.interrupted:
+            try:
+                raise KeyboardInterrupt
+            finally:
+                raise RuntimeError("an error in the exit of a context")
+        return self.body(x)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda model, x: read_out(model, x, TARGETS),
+        lambda model, x: read_out(model, x, TARGETS, ["body.act", "body.second"]),
+        lambda model, x: read_out(model.double(), x.double(), TARGETS, "body.first"),
+        lambda model, x: read_out(model.bfloat16(), x.bfloat16(), TARGETS, "body.first"),
+        lambda model, x: read_out_all_classes(model, x, "head"),
+        lambda model, x: explain(model, x, TARGETS, "fei", n_iter=1),
+    ],
+)
+def test_no_handler_goes_on_after_an_interrupt(monkeypatch, call):
+    """An error that a context's exit raises on an interrupt's way out is no error of the network."""
+    monkeypatch.setattr(InterruptedAtCall, "calls", 0)
+    monkeypatch.setattr(InterruptedAtCall, "interrupted", None)
+    call(InterruptedAtCall(), IMAGES)
+    for number in range(1, InterruptedAtCall.calls + 1):
+        InterruptedAtCall.calls, InterruptedAtCall.interrupted = 0, number
+        with pytest.raises(KeyboardInterrupt):
+            call(InterruptedAtCall(), IMAGES)
+        assert leftovers() == []

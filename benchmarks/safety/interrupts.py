@@ -22,7 +22,6 @@ from benchmarks.safety.all_methods import all_methods, is_same, quiet
 from benchmarks.shared.markdown import heading, row
 from benchmarks.shared.measuring import timed
 from xai_align._tools.thread_state import ThreadState
-from xai_align.pinet.gates.rule_registry import UnknownOperation
 from xai_align.testing.networks import TinyNetwork, fixed_images
 from xai_align.testing.traces import differences, snapshot
 
@@ -51,10 +50,7 @@ WHOLE = 50
 
 
 def interrupted(call: Callable[[], Any], seconds: float) -> BaseException | None:
-    """Run a call, interrupt it after so many seconds, and return the interrupt; None: it came too late.
-
-    In a readout an interrupt may come out as an :class:`UnknownOperation`, which is returned then.
-    """
+    """Run a call, interrupt it after so many seconds, and return the interrupt; None: it came too late."""
 
     def interrupt(number: int, frame: Any) -> None:
         raise KeyboardInterrupt
@@ -66,7 +62,7 @@ def interrupted(call: Callable[[], Any], seconds: float) -> BaseException | None
             call()
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
-    except (KeyboardInterrupt, UnknownOperation) as error:
+    except KeyboardInterrupt as error:
         return error
     finally:
         signal.signal(signal.SIGALRM, before)
@@ -106,11 +102,14 @@ def main() -> None:
         count = hidden = poisoned = 0
         before = snapshot(model)
         while count < options.count:
-            error = interrupted(lambda: call(model, images), draw.uniform(0, seconds))  # noqa: B023 - run at once
+            error: BaseException | None
+            try:
+                error = interrupted(lambda: call(model, images), draw.uniform(0, seconds))  # noqa: B023 - run at once
+            except Exception as other:
+                error, hidden = other, hidden + 1
             if error is None:
                 continue
             count += 1
-            hidden += not isinstance(error, KeyboardInterrupt)
             del error
             bad = bool(leftovers())
             if count % WHOLE == 0:

@@ -117,18 +117,40 @@ def _clear_frames(error: BaseException, handled: BaseException | None) -> BaseEx
     Frames of ordinary errors are kept for debuggers. ``handled`` is the error that the caller was already handling;
     its frames are left alone.
     """
-    chain: list[BaseException] = []
-    cause: BaseException | None = error
-    while cause is not None and cause is not handled and cause not in chain:
-        chain.append(cause)
-        cause = None if cause.__suppress_context__ else cause.__context__
-    interrupt = next((one for one in chain if not isinstance(one, Exception)), None)
+    chain = _chain(error, handled)
+    interrupt = _interrupt_in(chain)
     if interrupt is not None:
         for one in chain:
             for frame, _ in reversed(list(traceback.walk_tb(one.__traceback__))):
                 with suppress(RuntimeError):  # the decorator's own frame is running
                     frame.clear()
     return interrupt
+
+
+def hides_interrupt(error: BaseException) -> bool:
+    """Return whether ``error`` was raised while an interrupt propagated.
+
+    An interrupt between entering a mode and guarding it makes the mode's exit raise. A handler that goes on after
+    ``Exception`` must raise such an error again: the interrupt would be lost, and the modes of this thread are wrong.
+    """
+    return _interrupt_in(_chain(error, None)) is not None
+
+
+def _chain(error: BaseException, handled: BaseException | None) -> list[BaseException]:
+    """Return the error and those it was raised after; an interrupt that was turned into an error on purpose ends it."""
+    chain: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause is not handled and cause not in chain:
+        chain.append(cause)
+        if cause.__suppress_context__:
+            cause = cause.__cause__ if isinstance(cause.__cause__, Exception) else None
+        else:
+            cause = cause.__context__
+    return chain
+
+
+def _interrupt_in(chain: list[BaseException]) -> BaseException | None:
+    return next((one for one in chain if not isinstance(one, Exception)), None)
 
 
 def _function_modes() -> tuple[Any, ...]:

@@ -16,6 +16,7 @@ from xai_align import plugins
 from xai_align._tools.logits import select_logits
 from xai_align._tools.model_state import signature
 from xai_align._tools.replica import Replica
+from xai_align._tools.thread_state import hides_interrupt
 from xai_align.features.cell_exchanges import with_depths
 from xai_align.features.dominating_nodes import dominating_nodes
 from xai_align.features.grid_layer import GridLayer
@@ -72,7 +73,9 @@ def _in_one_pass(model: nn.Module, image: Tensor, output: str | int | None) -> l
         try:
             # the network may write to its input
             logits = select_logits(copy(noise.clone()), output)
-        except Exception:  # it takes no single example, or writes to views, which autograd refuses
+        except Exception as error:  # it takes no single example, or writes to views, which autograd refuses
+            if hides_interrupt(error):
+                raise
             return []
         if logits.grad_fn is None:
             return []

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from xai_align._tools.logits import select_logits
 from xai_align._tools.replica import Replica
+from xai_align._tools.thread_state import hides_interrupt
 from xai_align.features.grid_layers import known_space
 from xai_align.features.spatial import layout_of, token_grid
 from xai_align.features.token_space import token_space
@@ -61,7 +62,9 @@ def _token_outputs(model: nn.Module, image: Tensor) -> list[tuple[str, Tensor, T
         noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(0))
         try:
             logits = select_logits(copy(noise.to(image).requires_grad_()))
-        except Exception:  # it takes no single image alone
+        except Exception as error:  # it takes no single image alone
+            if hides_interrupt(error):
+                raise
             return []
         once = {name: outputs[0] for name, outputs in seen.items() if len(outputs) == 1}
         if not once:

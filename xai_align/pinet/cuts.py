@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_map
 from xai_align._tools.logits import select_logits
 from xai_align._tools.model_state import signature
 from xai_align._tools.replica import Replica
+from xai_align._tools.thread_state import hides_interrupt
 from xai_align.features.routes import find_layer
 
 _known: WeakKeyDictionary[nn.Module, dict[tuple[Any, ...], bool]] = WeakKeyDictionary()
@@ -90,7 +91,9 @@ def _measured(
         holding = True
         try:
             held = select_logits(copy.module(*map(_other, one), *extra), output)
-        except Exception:  # the network does not accept noise
+        except Exception as error:  # the network does not accept noise
+            if hides_interrupt(error):
+                raise
             return False
     tolerance = 64 * torch.finfo(plain.dtype).eps * plain.abs().max()
     return bool((held - plain).abs().max() <= tolerance)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from xai_align._tools.thread_state import hides_interrupt
 from xai_align.features.routes import route_through
 from xai_align.hookspecs import FeatureSpace
 from xai_align.pinet.gates.frozen_gates import FrozenGates
@@ -30,7 +31,9 @@ def first_difference(
         with torch.no_grad():
             plain = _outputs(new_copy(), inputs, extra, None)
         ruled = _outputs(new_copy(), inputs, extra, gates)
-    except Exception:
+    except Exception as error:
+        if hides_interrupt(error):
+            raise
         return ""
     for (name, a), (_, b) in zip(plain, ruled, strict=False):
         if a.is_nested or b.is_nested:

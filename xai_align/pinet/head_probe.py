@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from xai_align._tools.model_state import signature
+from xai_align._tools.thread_state import hides_interrupt
 from xai_align.hookspecs import FeatureSpace
 from xai_align.pinet.network.one_position import decompose_by_position
 
@@ -81,7 +82,9 @@ def _averages_positions(space: FeatureSpace, z: Tensor) -> bool:
     try:
         logits = space.split.head(random)
         cells, bias = decompose_by_position(space, random)
-    except (RuntimeError, ValueError, AssertionError, IndexError):
+    except (RuntimeError, ValueError, AssertionError, IndexError) as error:
+        if hides_interrupt(error):
+            raise
         return False  # the head accepts maps of one size only
     error = (cells.sum(-1) + bias - logits).abs().max()
     return bool(error <= _tolerance(z) * (logits.abs().max() + cells.abs().sum(-1).max()))

@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_map
 from xai_align._tools.logits import select_logits
 from xai_align._tools.model_state import signature
 from xai_align._tools.replica import LOW_PRECISION, Replica
+from xai_align._tools.thread_state import hides_interrupt
 from xai_align.features.grid_layers import grid_layers, token_spaces
 from xai_align.features.routes import Route, route_through
 from xai_align.features.run_with_features import clone, cloned, run_and_take_features
@@ -314,8 +315,8 @@ class Reading:
         """
         try:
             logits = self._run_plainly()
-        except RuntimeError:
-            if self._dtype is None or self.replaces_casts:
+        except RuntimeError as error:
+            if self._dtype is None or self.replaces_casts or hides_interrupt(error):
                 raise
         else:
             if self.replaces_casts or self._dtype in (None, logits.dtype):

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from xai_align._tools.thread_state import hides_interrupt
 from xai_align.pinet.gates.frozen_gates import FrozenGates
 from xai_align.pinet.gates.rule_registry import Rule
 from xai_align.pinet.gates.written_tensors import SharedViews
@@ -38,6 +39,8 @@ class RecordingMode:
         Raises:
             Exception: the error itself, if no mode is left.
         """
+        if hides_interrupt(error):
+            raise error
         if isinstance(error, SharedViews) and not self.separate_views:
             return replace(self, separate_views=True)
         if isinstance(error, NothingFlows) and not self.gates_flow:

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from xai_align._tools.thread_state import hides_interrupt
 from xai_align.pinet.gates.frozen_gates import FrozenGates
 from xai_align.pinet.gates.rule_registry import linear, register_rule
 
@@ -64,5 +65,7 @@ def view(gates: FrozenGates, func: Callable[..., Any], x: Tensor, *shape: Any, *
     """Run ``view``, after making the tensor contiguous if a rule changed its memory layout."""
     try:
         return func(x, *shape, **kwargs)
-    except RuntimeError:
+    except RuntimeError as error:
+        if hides_interrupt(error):
+            raise
         return func(x.contiguous(), *shape, **kwargs)
