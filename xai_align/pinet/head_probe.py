@@ -86,8 +86,8 @@ def _averages_positions(space: FeatureSpace, z: Tensor) -> bool:
         if hides_interrupt(error):
             raise
         return False  # the head accepts maps of one size only
-    error = (cells.sum(-1) + bias - logits).abs().max()
-    return bool(error <= _tolerance(z) * (logits.abs().max() + cells.abs().sum(-1).max()))
+    gap = (cells.sum(-1) + bias - logits).abs().max()
+    return bool(gap <= _tolerance(z) * (logits.abs().max() + cells.abs().sum(-1).max()))
 
 
 def _scaled_noise(scale: float, seed: int, leaf: Tensor) -> Tensor:
