@@ -144,10 +144,10 @@ def function(name: str) -> Operation:
     return getattr(F, name, None) or getattr(torch, name)
 
 
-NATURAL = "gelu mish elu selu celu softsign tanh tanhshrink hardshrink softshrink erf sin sinh atan asinh expm1"
+NATURAL = "gelu mish elu selu celu softsign tanh tanhshrink hardshrink softshrink sin sinh atan asinh expm1"
 ONE |= {name: ((), activation(function(name)), SPECIAL.clamp(-4, 4)) for name in NATURAL.split()}
 ONE |= {name: ((), activation(getattr(torch, name)), SMALL) for name in "asin atanh tan log1p erfinv".split()}
-GATES = "sigmoid hardsigmoid logsigmoid exp exp2 erfc cos cosh"
+GATES = "sigmoid hardsigmoid logsigmoid exp exp2 erf erfc cos cosh"
 ONE |= {name: ((), constant(function(name)), SPECIAL.clamp(-4, 4)) for name in GATES.split()}
 ONE |= {name: ((), constant(getattr(torch, name)), POSITIVE) for name in "log log2 log10 rsqrt reciprocal".split()}
 ONE["acosh"] = ((), constant(torch.acosh), POSITIVE + 1)

@@ -7,7 +7,7 @@ arguments that depend on ``z``. ``stop(v)`` in the formulas is ``gates.save(lamb
 |---|---|
 | activations with ``f(0) = 0`` | ``x * stop(f(x) / x)`` |
 | activations with a finite ``f(0)`` | ``x * stop((f(x) - f(0)) / x) + f(0)`` |
-| gates: sigmoid, softmax, exp ... | ``stop(f(x))``; as activations where there is no other path to the answer |
+| gates: sigmoid, erf (GELU written out), softmax, exp ... | ``stop(f(x))``; as activations where there is no other path to the answer |
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Function = Callable[..., Any]
 
 #: Gates that can flow as ``x * stop((f(x) - f(0)) / x) + f(0)``.
 GATES_WITH_VALUE_AT_ZERO = """
-    sigmoid hardsigmoid logsigmoid exp exp2 erfc cos cosh acos arccos rpow
+    sigmoid hardsigmoid logsigmoid exp exp2 erf erfc cos cosh acos arccos rpow
 """
 #: Gates that can flow as ``x * stop(f(x) / x)``, because they have no finite value at 0.
 GATES_WITHOUT_VALUE_AT_ZERO = "log log2 log10 rsqrt reciprocal rdiv acosh arccosh logit"
@@ -98,7 +98,7 @@ class GatedInPlace(torch.autograd.Function):
 ACTIVATIONS = """
     leaky_relu rrelu gelu silu hardswish mish elu selu celu softsign tanh hardshrink softshrink tanhshrink sqrt
     nan_to_num square normalize local_response_norm expm1 log1p sin sinh tan asin arcsin asinh arcsinh atan arctan
-    atanh arctanh erf erfinv renorm
+    atanh arctanh erfinv renorm
 """
 #: Activations for which that depends on their bounds.
 OFFSET_ACTIVATIONS = "relu6 hardtanh threshold softplus"
