@@ -75,9 +75,10 @@ def gamma(network: str, pixels: int, **options: Any) -> ReadoutLayer:
     return stage(network, pixels, rule="gamma", biases="placed", **options)
 
 
-#: A network's name to the places of a readout, and their weights.
-Variant = Callable[[str], tuple[list[ReadoutLayer], list[float]]]
+#: A network's name to the places of a readout, and their weights; None: the network's default.
+Variant = Callable[[str], tuple[list[ReadoutLayer] | None, list[float] | None]]
 VARIANTS: dict[str, Variant] = {
+    "default": lambda n: (None, None),
     "last map": lambda n: ([cam(n)], [1.0]),
     "gates 8": lambda n: ([stage(n, 8)], [1.0]),
     "gates 8 + last": lambda n: ([stage(n, 8), cam(n)], [0.5, 0.5]),
@@ -86,6 +87,7 @@ VARIANTS: dict[str, Variant] = {
     "gamma 0.25 8, placed": lambda n: ([gamma(n, 8)], [1.0]),
     "gamma 1 8, placed": lambda n: ([gamma(n, 8, gamma=1)], [1.0]),
     "gamma 0.25 8, placed + last": lambda n: ([gamma(n, 8), cam(n)], [0.5, 0.5]),
+    "gamma 0.25 8, placed, classifier by gates + last": lambda n: ([gamma(n, 8, classifier=0.0), cam(n)], [0.5, 0.5]),
     "gamma 0.25 8 and 16, placed + last": lambda n: ([gamma(n, 8), gamma(n, 16), cam(n)], [1 / 3] * 3),
 }
 #: Ways that are no readout.
