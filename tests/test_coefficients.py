@@ -91,7 +91,11 @@ RULES: dict[str, tuple[list[tuple[int, ...]], Callable[..., Any], Callable[..., 
     ),
     "glu": ([(3, 4)], F.glu, lambda x: x[:, :2] * torch.sigmoid(x[:, 2:]).detach()),
     "sigmoid as a gate": ([(3, 4)], lambda x: x * torch.sigmoid(x), lambda x: x * torch.sigmoid(x).detach()),
-    "GELU by erf": ([(3, 4)], lambda x: x * 0.5 * (1 + torch.erf(x / 2**0.5)), lambda x: x * torch.special.ndtr(x).detach()),
+    "GELU by erf": (
+        [(3, 4)],
+        lambda x: x * 0.5 * (1 + torch.erf(x / 2**0.5)),
+        lambda x: x * torch.special.ndtr(x).detach(),
+    ),
     "remainder": ([(3, 4)], lambda x: x % 0.7, lambda x: x - (0.7 * (x / 0.7).floor()).detach()),
     "product": ([(3, 4), (3, 4)], torch.mul, half_each_way),
     "matrix product": (

@@ -7,7 +7,7 @@ arguments that depend on ``z``. ``stop(v)`` in the formulas is ``gates.save(lamb
 |---|---|
 | activations with ``f(0) = 0`` | ``x * stop(f(x) / x)`` |
 | activations with a finite ``f(0)`` | ``x * stop((f(x) - f(0)) / x) + f(0)`` |
-| gates: sigmoid, erf (GELU written out), softmax, exp ... | ``stop(f(x))``; as activations where there is no other path to the answer |
+| gates: sigmoid, erf (as in GELU), softmax, exp ... | ``stop(f(x))``; activations if no other path to the answer |
 """
 
 from __future__ import annotations
