@@ -220,7 +220,7 @@ def test_a_head_that_is_not_affine_is_read_by_gates():
 
 
 def test_a_class_token_has_no_head_that_reads_a_grid():
-    with pytest.raises(ValueError, match=r"reads no grid of cells.*only its class tokens are used"):
+    with pytest.raises(ValueError, match=r"reads no grid of cells.*of it only class tokens"):
         read_out(woken(timm.create_model("test_vit")), images(1, 160), 3, "head")
 
 
@@ -240,7 +240,7 @@ class Bypassed(nn.Module):
 
 def test_a_network_without_a_grid_is_read_at_its_input_and_says_so_once():
     model, x = Bypassed().eval(), images(1, 16)
-    with pytest.warns(UserWarning, match=r"no layer of Bypassed .* Name a layer with feature_space="):
+    with pytest.warns(UserWarning, match=r"Bypassed has no layer .* name a layer with feature_space="):
         readout = read_out(model, x, 1)
     assert readout.feature_space.layer == "input"
     with warnings.catch_warnings():
@@ -294,6 +294,176 @@ class Shuffled(nn.Module):
 
 def test_tokens_that_do_not_lie_row_by_row_are_not_taken():
     assert [layer.name for layer in grid_layers(woken(Shuffled()), images(1, 16))] == ["patches"]
+
+
+class In(nn.Module):
+    """A network behind a change of the image."""
+
+    def __init__(self, change, network: nn.Module) -> None:
+        super().__init__()
+        self.change, self.network = change, network
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(self.change(x))
+
+
+def small() -> nn.Module:
+    return woken(
+        nn.Sequential(
+            *(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)),
+        )
+    )
+
+
+def where(readout, before) -> tuple[float, float]:
+    """Middle of the change of a map, as shares of rows and columns."""
+    change = (readout.map() - before.map()).abs()[0].double()
+    change = change / change.sum()
+    rows, columns = ((torch.arange(count) + 0.5) / count for count in change.shape)
+    return float((change.sum(1) * rows).sum()), float((change.sum(0) * columns).sum())
+
+
+MOVES = {
+    "crop": lambda x: x[..., 32:96, 32:96],
+    "slight crop": lambda x: x[..., 8:-8, 8:-8],
+    "corner": lambda x: x[..., :64, 64:],
+    "flip": lambda x: x.flip(-1),
+    "transposed": lambda x: x.transpose(2, 3),
+    "turned": lambda x: torch.rot90(x, 1, (2, 3)),
+    "rolled": lambda x: x.roll((32, 32), (2, 3)),
+    "padded": lambda x: nn.functional.pad(x, (32, 32, 32, 32)),
+}
+
+
+@pytest.mark.parametrize("move", MOVES)
+def test_a_network_that_moves_the_image_is_read_before_and_says_so(move):
+    model, x = In(MOVES[move], small()).eval(), images(1, 128)
+    with pytest.warns(UserWarning, match="name a layer with feature_space="):
+        readout = read_out(model, x, 1)
+    assert readout.feature_space.layer == "input"
+    with pytest.raises(ValueError, match="reads no grid of cells"):
+        read_out(model, x, 1, "head")
+
+
+@pytest.mark.parametrize("size", [(128, 288), (96, 128), (128, 64)])
+@pytest.mark.parametrize("name", [None, "test_vit"])
+def test_a_network_that_resizes_the_image_has_its_map_in_place(name, size):
+    network = small() if name is None else woken(timm.create_model(name, num_classes=4))
+    side = 128 if name is None else 160
+    model = In(lambda x: nn.functional.interpolate(x, (side, side), mode="bilinear"), network).eval()
+    x = torch.zeros(1, 3, *size)
+    rows, columns = slice(size[0] // 4, 3 * size[0] // 8), slice(5 * size[1] // 8, 6 * size[1] // 8)
+    before = read_out(model, x, 1)
+    x[..., rows, columns] = torch.randn(1, 3, size[0] // 8, size[1] // 8)
+    after = read_out(model, x, 1)
+    assert after.feature_space.layer != "input" if name is None else len(after.parts) > 1
+    if name is None:  # attention sees a change everywhere
+        assert where(after, before) == pytest.approx((0.31, 0.69), abs=0.06)
+
+
+class ChannelsLast(nn.Module):
+    """Blocks on maps ``[N, H, W, C]``, as many channels as columns or nearly so."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.stem, self.order = nn.Conv2d(3, channels, 4, 4), nn.Identity()
+        self.fold = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+        self.norm, self.head = nn.LayerNorm(channels), nn.Linear(channels, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.order(self.stem(x).permute(0, 2, 3, 1))
+        z = self.norm(self.fold(z.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+        return self.head(z.mean((1, 2)))
+
+
+@pytest.mark.parametrize("size", [112, 128, 160])
+def test_maps_with_channels_last_are_told_by_what_cells_see(size):
+    layouts = {one.name: one.space.layout for one in grid_layers(woken(ChannelsLast(32)), images(1, size))}
+    assert layouts == {"stem": "NCHW", "order": "NHWC", "fold": "NCHW", "norm": "NHWC"}
+
+
+class Latents(nn.Module):
+    """A fixed number of latents that attend to all patches."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.patches, self.read, self.head = nn.Conv2d(3, 8, 8, 8), nn.Linear(8, count), nn.Linear(8, 3)
+        self.mixed = nn.LayerNorm(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.patches(x).flatten(2).transpose(1, 2)
+        latents = self.mixed(self.read(tokens).softmax(1).transpose(1, 2) @ tokens)
+        return self.head(latents.relu().mean(1))
+
+
+@pytest.mark.parametrize("count", [4, 9, 16, 64])
+@pytest.mark.parametrize("seed", range(4))
+def test_latents_are_no_grid(count, seed):
+    torch.manual_seed(seed)
+    assert [one.name for one in grid_layers(woken(Latents(count), seed), images(1, 64))] == ["patches"]
+
+
+class ClassTokenLast(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.token, self.joined = nn.Conv2d(3, 8, 8, 8), nn.Parameter(torch.randn(1, 1, 8)), nn.Identity()
+        self.block = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.patches(x).flatten(2).transpose(1, 2)
+        tokens = self.joined(torch.cat([tokens, self.token.expand(len(x), -1, -1)], 1))
+        return self.head(self.block(tokens)[:, -1])
+
+
+def test_a_class_token_behind_the_patches_is_not_taken_for_one_before_them():
+    assert [one.name for one in grid_layers(woken(ClassTokenLast()), images(1, 64))] == ["patches"]
+
+
+class Scaled(nn.Module):
+    """A network with a further argument."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = small()
+
+    def forward(self, x: Tensor, scale: Tensor) -> Tensor:
+        return self.network(x * scale[:, None, None, None])
+
+
+def test_further_arguments_do_not_hide_the_layers():
+    x = images(2, 64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = read_out(Scaled().eval(), x, 1, additional_forward_args=(torch.tensor([1.0, 0.5]),))
+    assert found.feature_space.layer == f"network.{read_out(small(), x, 1).feature_space.layer}"
+
+
+def test_a_dense_networks_output_is_not_its_layer():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 1)).eval()
+    assert [one.name for one in grid_layers(model, images(1, 32))] == ["0", "1"]
+
+
+class FromLibrary(Module):
+    """As Hugging Face's classifiers are: the logits in a record, with a relative position bias without a batch."""
+
+    def __init__(self) -> None:
+        super().__init__(small())
+        self.bias = nn.Identity()
+        self.table = nn.Parameter(torch.randn(1, 8, 1, 1))
+
+    def forward(self, x: Tensor) -> dict[str, Tensor | None]:
+        z = self.backbone[:3](x) + self.bias(self.table)
+        return {"loss": None, "logits": self.backbone[3:](z)}
+
+
+def test_the_head_of_a_network_that_returns_a_record_is_local():
+    model, x = FromLibrary().eval(), images(3, 32)
+    readout = read_out(model, x, [1, 2, 0], "head")
+    assert readout.kind == "local"
+    assert readout.relative_error.max() < 1e-5
+    assert read_out_all_classes(model, x, "head").maps.shape == (3, 4, 16, 16)
 
 
 def test_images_that_are_not_square():

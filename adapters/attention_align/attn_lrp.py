@@ -66,7 +66,10 @@ class AttnLRP(CaptumCall):
         model, _ = unwrapped(self.forward_func)
         if isinstance(model, QuestionModel):
             model, _ = unwrapped(model.model)
-        layers = grid_layers(model, images[:1])
+        pixels = tuple(images.shape[-2:])  # a normalisation's output is no grid of patches
+        layers = [layer for layer in grid_layers(model, images[:1]) if layer.grid != pixels]
         if not layers:
-            raise ValueError(f"no layer of {type(model).__name__} is a grid through which all evidence passes")
+            raise ValueError(
+                f"no layer of {type(model).__name__} is a grid of patches through which all evidence passes"
+            )
         return layers[0].space

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from xai_align.adapter_tools import restores_thread_state
 from xai_align.pinet.batches import read_out_in_batches
-from xai_align.pinet.readout_layers import GAMMA
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,8 +27,8 @@ class LayerPiNetAttribution(LayerAttribution):
             default.
         device_ids: accepted for compatibility with Captum; a readout runs on the device of model and inputs.
         weights: the weights of the layers of a list; None: equal weights.
-        rule: ``"gate"`` or ``"gamma"``, as in :func:`~xai_align.read_out`.
-        gamma: the strength of the gamma rule.
+        rule: ``"gate"`` or ``"gamma"``, as in :func:`~xai_align.read_out`; None: the default's, or ``"gate"``.
+        gamma: the strength of the gamma rule; None: 0.25.
 
     Source: Lobet & Chiaromonte 2026 (arXiv 2601.04378).
 
@@ -46,8 +45,8 @@ class LayerPiNetAttribution(LayerAttribution):
         device_ids: list[int] | None = None,
         *,
         weights: Sequence[float] | None = None,
-        rule: RuleName = "gate",
-        gamma: float = GAMMA,
+        rule: RuleName | None = None,
+        gamma: float | None = None,
     ) -> None:
         LayerAttribution.__init__(self, forward_func, layer, device_ids)
         self._account: dict[str, Any] = {"weights": weights, "rule": rule, "gamma": gamma}

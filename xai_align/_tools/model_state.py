@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -28,14 +29,22 @@ def parameters_of(model: nn.Module) -> list[nn.Parameter]:
 
 
 def signature(model: nn.Module) -> int:
-    """Return a number that changes with the model's modules, their hooks, and the state of its parameters."""
+    """Return a number that changes with the model's modules, their hooks and plain attributes, and its parameters."""
     parameters = parameters_of(model)
-    modules = tuple((id(module), *module._forward_hooks, *module._forward_pre_hooks) for module in model.modules())
+    modules = tuple(
+        (id(module), *module._forward_hooks, *module._forward_pre_hooks, *_plain_attributes(module))
+        for module in model.modules()
+    )
     try:
         versions = [parameter._version for parameter in parameters]
     except RuntimeError:  # tensors made under inference_mode never change
         versions = []
     return hash((tuple(map(id, parameters)), tuple(versions), modules))
+
+
+def _plain_attributes(module: nn.Module) -> Iterator[Any]:
+    """Yield numbers, switches and words, which ``forward`` may go by."""
+    return (value for value in module.__dict__.values() if type(value) in (bool, int, float, str))
 
 
 @contextmanager

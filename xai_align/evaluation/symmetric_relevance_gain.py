@@ -76,6 +76,8 @@ def symmetric_relevance_gain(
     """
     check_choice("of", of, get_args(Of))
     check_integer("num_steps", num_steps)
+    for name, count in zip(("rows", "columns"), grid or (), strict=False):
+        check_integer(f"{name} of grid", count)
     if grid is not None and feature_mask is not None:
         raise ValueError("grid and feature_mask both name the regions to remove; give one of them")
     if grid is None and feature_mask is None and inputs.dim() == 4:

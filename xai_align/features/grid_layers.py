@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
-from functools import partial
-from math import log
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from xai_align import plugins
 from xai_align._tools.logits import select_logits
@@ -18,30 +17,50 @@ from xai_align._tools.model_state import signature
 from xai_align._tools.replica import Replica
 from xai_align._tools.thread_state import hides_interrupt
 from xai_align.features.cell_exchanges import with_depths
+from xai_align.features.cell_places import Places, places_of
 from xai_align.features.dominating_nodes import dominating_nodes
+from xai_align.features.first_example import first_example
 from xai_align.features.grid_layer import GridLayer
-from xai_align.features.raster_order import floating_parts, in_raster_order
+from xai_align.features.spatial import proportional_grid
 from xai_align.hookspecs import FeatureSpace, Layout
 
-#: Largest ratio between the aspect ratios of a grid and of the image for which the grid is taken to cover the image.
-PROPORTIONS = 1.34
+#: Largest ratio between the aspect ratios of a grid and of the image: a network may resize the image to a square.
+PROPORTIONS = 4
+#: The same for a number of tokens that is the only thing known of a grid.
+PROPORTIONS_OF_GUESSES = 1.34
 #: Largest number of class, distillation and register tokens that may precede the patch tokens.
 MOST_PREFIX_TOKENS = 16
 
 
-def grid_layers(model: nn.Module, image: Tensor, output: str | int | None = None) -> list[GridLayer]:
+class Grids(NamedTuple):
+    """Layers of a network on grids over the image.
+
+    Attributes:
+        layers: the layers, in the order in which they end.
+        moved: whether a later layer's cells lie at other places in the image than in its grid, because the network
+            crops, flips or shifts the image, or orders cells anew. Layers from there on are left out.
+    """
+
+    layers: list[GridLayer]
+    moved: bool
+
+
+def grid_layers(
+    model: nn.Module, image: Tensor, output: str | int | None = None, extra: Sequence[Any] = ()
+) -> list[GridLayer]:
     """Return the layers that cut the network and whose output is a grid, in the order in which they end.
 
     A layer cuts the network if every path from the input to the output passes through its output. The paths are those
     of the graph that autograd records in one pass on fixed noise, so that the result depends on the network and on the
     size of the image and not on an image, and on operations and not on the names or the library of the modules.
     Evidence that a network takes out of that graph (``detach``) is not seen; :func:`~xai_align.pinet.cuts.is_cut`
-    sees it.
+    sees it. That the grid lies over the image is tested (:mod:`~xai_align.features.cell_places`).
 
     Args:
         model: the network; a copy in eval mode is run.
-        image: ``[1, C, H, W]``, for shape, dtype and device alone.
+        image: ``[N, C, H, W]``, for shape, dtype and device alone.
         output: which of the model's outputs are the logits.
+        extra: further arguments; of tensors with ``N`` examples the first one is used.
 
     Returns:
         The layers, each tensor once, by the name of the outermost module that returns it; empty for a network that
@@ -51,20 +70,32 @@ def grid_layers(model: nn.Module, image: Tensor, output: str | int | None = None
 
         [layer.name for layer in grid_layers(model, images[:1])]  # ["conv1", "pool", "conv2"]
     """
+    return list(grids(model, image, output, extra).layers)
+
+
+def grids(model: nn.Module, image: Tensor, output: str | int | None = None, extra: Sequence[Any] = ()) -> Grids:
+    """Return :func:`grid_layers`, and whether the network moves cells behind them.
+
+    Example::
+
+        grids(model, images[:1]).moved  # False
+    """
     known = _found.setdefault(model, {})
-    key = (signature(model), tuple(image.shape[1:]), image.dtype, image.device, output)
+    extra = first_example(extra, len(image))
+    of_extra = tuple((x.shape, x.dtype) if isinstance(x, Tensor) else repr(x) for x in tree_leaves(extra))
+    key = (signature(model), tuple(image.shape[1:]), image.dtype, image.device, output, of_extra)
     found = known.get(key)
     if found is None:
-        found = _in_one_pass(model, image, output)
+        found = _in_one_pass(model, image, output, extra)
         known.clear()  # of another state of the parameters
         known[key] = found  # another thread may clear it again
-    return list(found)
+    return found
 
 
-_found: WeakKeyDictionary[nn.Module, dict[Any, list[GridLayer]]] = WeakKeyDictionary()
+_found: WeakKeyDictionary[nn.Module, dict[Any, Grids]] = WeakKeyDictionary()
 
 
-def _in_one_pass(model: nn.Module, image: Tensor, output: str | int | None) -> list[GridLayer]:
+def _in_one_pass(model: nn.Module, image: Tensor, output: str | int | None, extra: Sequence[Any]) -> Grids:
     copy = Replica(model, evaluate=True).module
     ended = _record_outputs(copy)
     noise = torch.randn((1, *image.shape[1:]), generator=torch.Generator().manual_seed(0)).to(image)
@@ -72,18 +103,17 @@ def _in_one_pass(model: nn.Module, image: Tensor, output: str | int | None) -> l
         noise = noise.requires_grad_()
         try:
             # the network may write to its input
-            logits = select_logits(copy(noise.clone()), output)
+            logits = select_logits(copy(noise.clone(), *extra), output)
         except Exception as error:  # it takes no single example, or writes to views, which autograd refuses
             if hides_interrupt(error):
                 raise
-            return []
+            return Grids([], False)
         if logits.grad_fn is None:
-            return []
-        cuts = dominating_nodes(logits.grad_fn)
+            return Grids([], False)
+        cuts = dominating_nodes(logits.grad_fn) - {logits.grad_fn}  # a dense network's output is a grid, too
         by_node = {end.node: end for end in ended if end.node in cuts}  # the module that ends last is the outermost
-        found = _on_grids(model, by_node.values(), (image.shape[-2], image.shape[-1]))
-        layers = with_depths(logits, found)
-    return in_raster_order(model, layers, noise.detach())
+        found, moved = _on_grids(model, by_node.values(), noise)
+        return Grids(with_depths(logits, found), moved)
 
 
 class _End(NamedTuple):
@@ -116,50 +146,70 @@ def _record_outputs(copy: nn.Module) -> list[_End]:
     return ends
 
 
-def _on_grids(model: nn.Module, ends: Iterable[_End], size: tuple[int, int]) -> list[tuple[GridLayer, Tensor]]:
+def _on_grids(model: nn.Module, ends: Iterable[_End], image: Tensor) -> tuple[list[tuple[GridLayer, Tensor]], bool]:
+    """Return the layers on grids over the image, with their outputs, and whether one with other places ended the list.
+
+    Of layers of the same shape, the first one is tested, where a cell depends little on others; each one if its shape
+    could be read with rows and columns on other axes.
+    """
     found: list[tuple[GridLayer, Tensor]] = []
+    tested: dict[Any, Places] = {}
     for end in ends:
-        layer = _on_grid(model, end.name, end.tensor, size, [one for one, _ in found])
-        if layer is not None:
-            found.append((layer, end.tensor))
-    return found
+        seen: set[Places] = set()
+        candidates = list(_candidates(model, end, (image.shape[-2], image.shape[-1]), [one for one, _ in found]))
+        ambiguous = len({layer.space.layout for layer in candidates}) > 1
+        for layer in candidates:
+            key = (layer.space.layout, layer.space.prefix_tokens, layer.grid, end.tensor.shape, ambiguous and end.name)
+            if key not in tested:
+                tested[key] = places_of(layer, end.tensor, image)
+            seen.add(tested[key])
+            if tested[key] is Places.OWN:
+                found.append((layer, end.tensor))
+                break
+        else:
+            if Places.OTHER in seen:
+                return found, True
+    return found, False
 
 
-def _on_grid(
-    model: nn.Module, name: str, output: Tensor, size: tuple[int, int], before: Sequence[GridLayer]
-) -> GridLayer | None:
+def _candidates(model: nn.Module, end: _End, size: tuple[int, int], before: Sequence[GridLayer]) -> Iterator[GridLayer]:
+    """Yield the ways to see a module's output as a grid, the likeliest first."""
+    name, output = end.name, end.tensor
     if len(output) != 1 or output.dim() not in (3, 4):
-        return None
+        return
     known = known_space(model, name)
-    if output.dim() == 4:
-        layouts: dict[Layout, tuple[int, int]] = {
-            "NCHW": (output.shape[2], output.shape[3]),
-            "NHWC": (output.shape[1], output.shape[2]),
-        }
-        first: tuple[Layout, ...] = ("NHWC", "NCHW") if known and known.layout == "NHWC" else ("NCHW", "NHWC")
-        for layout in first:
-            if _covers(*layouts[layout], size):
-                return GridLayer(FeatureSpace(layer=name, layout=layout), *layouts[layout])
-        return None
-    return _tokens(name, output, size, before, known)
+    if output.dim() == 3:
+        yield from _tokens(name, output, size, before, known)
+        return
+    layouts: dict[Layout, tuple[int, int]] = {
+        "NCHW": (output.shape[2], output.shape[3]),
+        "NHWC": (output.shape[1], output.shape[2]),
+    }
+    first: tuple[Layout, ...] = ("NHWC", "NCHW") if known and known.layout == "NHWC" else ("NCHW", "NHWC")
+    for layout in first:
+        if _covers(*layouts[layout], size, PROPORTIONS):
+            yield GridLayer(FeatureSpace(layer=name, layout=layout), *layouts[layout])
 
 
 def _tokens(
     name: str, output: Tensor, size: tuple[int, int], before: Sequence[GridLayer], known: FeatureSpace | None
-) -> GridLayer | None:
-    """Return the layer if its tokens, without a prefix, form the grid of an earlier layer or one like the image."""
+) -> Iterator[GridLayer]:
+    """Yield grids of tokens without a prefix: those of earlier layers, and ones like the image."""
     earlier = list(dict.fromkeys(layer.grid for layer in reversed(before)))
     axes: tuple[tuple[Layout, int], ...] = (("NLC", output.shape[1]), ("NCL", output.shape[2]))
     # of a number of tokens that fits no earlier grid, the grid is a guess
     for guess in (False, True):
         for layout, count in axes:
             for prefix in _prefixes(layout, known):
-                grids = _grids_like(size, count - prefix) if guess else earlier
-                for rows, columns in grids:
-                    if rows * columns == count - prefix:
-                        space = known or FeatureSpace(layer=name)
-                        return GridLayer(replace(space, layout=layout, prefix_tokens=prefix), rows, columns)
-    return None
+                for grid in _grids_like(size, count - prefix) if guess else earlier:
+                    if grid[0] * grid[1] == count - prefix:
+                        space = replace(
+                            known or FeatureSpace(layer=name),
+                            layout=layout,
+                            prefix_tokens=prefix,
+                            grid=GivenGrid(*grid),
+                        )
+                        yield GridLayer(space, *grid)
 
 
 def _prefixes(layout: Layout, known: FeatureSpace | None) -> list[int]:
@@ -177,15 +227,22 @@ def token_spaces(layers: Sequence[GridLayer]) -> dict[int, FeatureSpace]:
     found = {layer.rows * layer.columns + layer.space.prefix_tokens: layer.space for layer in known}
     for rows, columns in dict.fromkeys(layer.grid for layer in layers):
         for prefix in range(MOST_PREFIX_TOKENS + 1):
-            space = FeatureSpace(
-                layer="tokens", layout="NLC", prefix_tokens=prefix, grid=partial(_given_grid, (rows, columns))
-            )
+            space = FeatureSpace(layer="tokens", layout="NLC", prefix_tokens=prefix, grid=GivenGrid(rows, columns))
             found.setdefault(rows * columns + prefix, space)
     return found
 
 
-def _given_grid(grid: tuple[int, int], image_size: tuple[int, int], tokens: int) -> tuple[int, int]:
-    return grid
+@dataclass(frozen=True)
+class GivenGrid:
+    """Grid of a number of tokens, as :class:`~xai_align.FeatureSpace` asks for it."""
+
+    rows: int
+    columns: int
+
+    def __call__(self, image_size: tuple[int, int], tokens: int) -> tuple[int, int]:
+        """Return rows and columns; for images of another size, whose tokens are more or fewer, those of a like grid."""
+        known = self.rows * self.columns == tokens
+        return (self.rows, self.columns) if known else proportional_grid(image_size, tokens)
 
 
 def known_space(model: nn.Module, name: str) -> FeatureSpace | None:
@@ -203,14 +260,22 @@ def known_space(model: nn.Module, name: str) -> FeatureSpace | None:
     return None
 
 
-def _covers(rows: int, columns: int, size: tuple[int, int]) -> bool:
+def _covers(rows: int, columns: int, size: tuple[int, int], proportions: float) -> bool:
     height, width = size
     fits = rows * columns > 1 and rows <= height and columns <= width
-    return fits and abs(log(rows * width / (columns * height))) < log(PROPORTIONS)
+    return fits and 1 / proportions < rows * width / (columns * height) < proportions
 
 
 def _grids_like(size: tuple[int, int], count: int) -> list[tuple[int, int]]:
     """Return the grid of so many cells whose proportions are the image's, if there is one."""
     height, width = size
     rows = round((count * height / width) ** 0.5) if count > 0 else 0
-    return [(rows, count // rows)] if rows and count % rows == 0 and _covers(rows, count // rows, size) else []
+    grid = (rows, count // rows) if rows and count % rows == 0 else (0, 0)
+    return [grid] if _covers(*grid, size, PROPORTIONS_OF_GUESSES) else []
+
+
+def floating_parts(output: Any) -> list[Tensor]:
+    """Return the floating-point tensors of a module's output: a tensor, or a list, tuple or dictionary of some."""
+    parts = list(output.values()) if isinstance(output, dict) else output
+    parts = parts if isinstance(parts, list | tuple) else [parts]
+    return [one for one in parts if isinstance(one, Tensor) and one.is_floating_point()]

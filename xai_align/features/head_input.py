@@ -7,7 +7,8 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from xai_align import plugins
-from xai_align.features.grid_layers import grid_layers
+from xai_align.features.grid_layer import GridLayer
+from xai_align.features.grid_layers import grids
 from xai_align.features.split_at_layer import split_at_layer
 from xai_align.hookspecs import FeatureSpace
 
@@ -15,7 +16,7 @@ from xai_align.hookspecs import FeatureSpace
 HEAD = "head"
 
 
-def head_input(model: nn.Module, image: Tensor | None = None) -> FeatureSpace:
+def head_input(model: nn.Module, image: Tensor | None = None, output: str | int | None = None) -> FeatureSpace:
     """Return the feature space of the head's input, with the network split there: a plugin's, or the last grid layer.
 
     If the head is affine, as global average pooling and a linear layer are, its readout is local.
@@ -23,6 +24,7 @@ def head_input(model: nn.Module, image: Tensor | None = None) -> FeatureSpace:
     Args:
         model: the network.
         image: ``[1, C, H, W]``, for shape, dtype and device alone; needed for networks that no plugin knows.
+        output: which of the model's outputs are the logits.
 
     Raises:
         TypeError: no image is given, and no plugin knows the network.
@@ -37,12 +39,20 @@ def head_input(model: nn.Module, image: Tensor | None = None) -> FeatureSpace:
         return known
     if image is None:
         raise TypeError(f"layer {HEAD!r} is found by a pass; give image=, of shape [1, C, H, W]")
-    layers = grid_layers(model, image)
-    if not layers or not layers[-1].reaches_output:
-        found = f"'{layers[-1].name}' is the last, and only its class tokens are used" if layers else "there is none"
+    layers, moved = grids(model, image, output)
+    if moved or not layers or not layers[-1].reaches_output:
+        found = _what_is_missing(layers, moved)
         raise ValueError(
             f"the head of {type(model).__name__} reads no grid of cells ({found}); name the layer to read out, or "
             "leave it out for the default"
         )
     last = layers[-1]
-    return replace(last.space, split=split_at_layer(model, last.name, image))
+    return replace(last.space, split=split_at_layer(model, last.name, image, output))
+
+
+def _what_is_missing(layers: list[GridLayer], moved: bool) -> str:
+    if moved:
+        return "it crops, pads, flips or shifts the image, or orders cells anew"
+    if not layers:
+        return "there is none"
+    return f"'{layers[-1].name}' is the last, and of it only class tokens, or nothing at all, reach the output"

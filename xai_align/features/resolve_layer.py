@@ -31,7 +31,12 @@ Purpose = Literal["readout", "gradient", "map"]
 
 @restores_thread_state
 def resolve_layer(
-    model: nn.Module, layer: Layer = None, *, purpose: Purpose = "readout", image: Tensor | None = None
+    model: nn.Module,
+    layer: Layer = None,
+    *,
+    purpose: Purpose = "readout",
+    image: Tensor | None = None,
+    output: str | int | None = None,
 ) -> FeatureSpace:
     """Return the feature space of ``layer``, or the default for a purpose.
 
@@ -48,6 +53,7 @@ def resolve_layer(
         purpose: selects the default.
         image: ``[1, C, H, W]``, for shape, dtype and device alone; needed for ``"head"`` and for defaults, which may
             run the network once on noise.
+        output: which of the model's outputs are the logits.
 
     Raises:
         ValueError: there is no such layer (the message lists those there are), or no default.
@@ -64,10 +70,10 @@ def resolve_layer(
     if isinstance(layer, FeatureSpace):
         return layer
     if layer is not None:
-        return _named(inner, layer, image)
+        return _named(inner, layer, image, output)
     known = plugins.feature_space(inner) or plugins.feature_space(inner, HEAD)
     if purpose == "readout":
-        return known or head_input(inner, image)
+        return known or head_input(inner, image, output)
     known = known or plugins.feature_space(inner, EMBEDDING)
     if known is not None and known.split is not None:
         return known
@@ -136,14 +142,14 @@ def _network(model: Any) -> tuple[Any, Any]:
     return inner, own
 
 
-def _named(model: nn.Module, layer: Any, image: Tensor | None) -> FeatureSpace:
+def _named(model: nn.Module, layer: Any, image: Tensor | None, output: str | int | None) -> FeatureSpace:
     name = layer_name(model, layer) if isinstance(layer, nn.Module) else layer
     if not isinstance(name, str):
         _no_layer(layer)
     if name == "input":
         return FeatureSpace(layer="input", layout="NCHW")
     if name == HEAD:
-        return head_input(model, image)
+        return head_input(model, image, output)
     head = plugins.feature_space(model, HEAD)
     if head is not None and head.layer == name:
         return head  # also if a plugin's name for it is not that of a module
@@ -154,7 +160,7 @@ def _named(model: nn.Module, layer: Any, image: Tensor | None) -> FeatureSpace:
         return known or FeatureSpace(layer=name)
     assert image is not None
     # the number of class tokens of a network that no plugin knows
-    return next((one.space for one in grid_layers(model, image) if one.name == name), FeatureSpace(layer=name))
+    return next((one.space for one in grid_layers(model, image, output) if one.name == name), FeatureSpace(layer=name))
 
 
 #: Modules whose output is ``[N, C, H, W]``, without tokens.

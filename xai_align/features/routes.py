@@ -114,7 +114,8 @@ def find_layer(model: nn.Module, name: str) -> nn.Module:
         if part not in children:
             parent = ".".join(path[:depth])
             where = f"'{parent}'" if parent else "this model"
-            raise ValueError(f"layer '{name}' not found; {where} has {_shown(list(children), parent)}")
+            others = "" if parent else " ('input' and 'head' are layers of every network of images)"
+            raise ValueError(f"layer '{name}' not found; {where} has {_shown(list(children), parent)}{others}")
         module = children[part]
     return module
 

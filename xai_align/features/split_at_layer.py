@@ -9,14 +9,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 
+from xai_align._tools.logits import select_logits
 from xai_align._tools.replica import Replica
 from xai_align.features.routes import find_layer
 from xai_align.hookspecs import Split
 
 
-def split_at_layer(model: nn.Module, layer: str, image: Tensor) -> Split:
+def split_at_layer(model: nn.Module, layer: str, image: Tensor, output: str | int | None = None) -> Split:
     """Return the network in two parts: images to the layer's output, and that output to the logits.
 
     Both run copies of the network. In the second one, modules that end before the layer return what they return for an
@@ -26,7 +27,8 @@ def split_at_layer(model: nn.Module, layer: str, image: Tensor) -> Split:
         model: the network.
         layer: dotted name of a layer that cuts it (:func:`~xai_align.features.grid_layers.grid_layers`) and returns
             one tensor.
-        image: ``[1, C, H, W]``, for shape, dtype and device alone.
+        image: ``[N, C, H, W]``, for shape, dtype and device alone.
+        output: which of the model's outputs are the logits.
 
     Raises:
         ValueError: there is no such layer.
@@ -37,7 +39,7 @@ def split_at_layer(model: nn.Module, layer: str, image: Tensor) -> Split:
         split.head(split.features(images))  # [2, 10], equals model(images)
     """
     find_layer(model, layer)
-    halves = _Halves(model, layer, tuple(image.shape[1:]), image.dtype, image.device)
+    halves = _Halves(model, layer, tuple(image.shape[1:]), image.dtype, image.device, output)
     return Split(halves.features, halves.head)
 
 
@@ -52,28 +54,38 @@ class _Halves:
     shape: tuple[int, ...]
     dtype: torch.dtype
     device: torch.device
+    output: str | int | None
 
     def features(self, *inputs: Any) -> Any:
-        """Return the layer's output."""
+        """Return the layer's output.
+
+        Raises:
+            ValueError: there are further arguments, which the head would need too.
+        """
+        if len(inputs) != 1:
+            raise ValueError(
+                f"the network was cut at '{self.layer}' for one batch of images, and got {len(inputs)} arguments; give "
+                "the layer's name instead"
+            )
         copy = Replica(self.model).module
         return self._run_to_layer(copy, inputs)
 
     def head(self, z: Any) -> Any:
-        """Return the model's output for the layer's output ``z``."""
-        image = torch.zeros(1, *self.shape, dtype=self._dtype_of(z), device=self.device)
+        """Return the model's logits for the layer's output ``z``."""
+        pair = torch.zeros(2, *self.shape, dtype=self._dtype_of(z), device=self.device)
         before = Replica(self.model).module
         ended: OrderedDict[str, Any] = OrderedDict()
         for name, module in before.named_modules():
             if name and not f"{self.layer}.".startswith(f"{name}."):
                 module.register_forward_hook(partial(_remember, ended, name))
-        self._run_to_layer(before, (image,))
+        self._run_to_layer(before, (pair,))
         copy = Replica(self.model).module
         count = len(tree_leaves(z)[0])
         for name, output in ended.items():
-            if _has_batch_of_one(output):
-                _return_instead(find_layer(copy, name), _expanded(output, count))
+            if _is_pair(output):
+                _return_instead(find_layer(copy, name), output[:1].expand(count, *output.shape[1:]).clone())
         _return_instead(find_layer(copy, self.layer), z)
-        return copy(image.expand(count, *self.shape).clone())
+        return select_logits(copy(pair[:1].expand(count, *self.shape).clone()), self.output)
 
     def _run_to_layer(self, copy: nn.Module, inputs: Any) -> Any:
         taken: list[Any] = []
@@ -104,9 +116,6 @@ def _return_instead(module: nn.Module, output: Any) -> None:
     module.forward = lambda *args, **kwargs: output
 
 
-def _has_batch_of_one(output: Any) -> bool:
-    return isinstance(output, Tensor) and output.dim() > 0 and len(output) == 1
-
-
-def _expanded(output: Tensor, count: int) -> Any:
-    return tree_map(lambda x: x.expand(count, *x.shape[1:]).clone(), output)
+def _is_pair(output: Any) -> bool:
+    """Return whether this is one tensor for two equal images, and not windows, or something without a batch."""
+    return isinstance(output, Tensor) and output.dim() > 0 and len(output) == 2 and torch.equal(output[0], output[1])

@@ -7,7 +7,7 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from xai_align.features.grid_layer import GridLayer
-from xai_align.features.grid_layers import MOST_PREFIX_TOKENS, grid_layers
+from xai_align.features.grid_layers import MOST_PREFIX_TOKENS, GivenGrid, grids
 from xai_align.hookspecs import FeatureSpace
 
 
@@ -15,7 +15,8 @@ def token_space(model: nn.Module, image: Tensor, tokens: int) -> FeatureSpace | 
     """Return a feature space ``[N, L, C]`` of ``L = tokens``: how many of them are a prefix, and the others' grid.
 
     It is that of the last layer of so many tokens through which all evidence passes, else the grid of the last layer
-    with at most so many cells, the rest of the tokens being a prefix. None: there is no such layer.
+    with at most so many cells, the rest of the tokens being a prefix. None: there is no such layer, or the network
+    moves cells to other places.
 
     Args:
         model: the network; a copy in eval mode is run once on noise.
@@ -26,18 +27,16 @@ def token_space(model: nn.Module, image: Tensor, tokens: int) -> FeatureSpace | 
 
         token_space(model, images[:1], 257).prefix_tokens  # 1: a class token, and 16 x 16 cells
     """
-    layers = grid_layers(model, image)
+    layers, moved = grids(model, image)
+    if moved:  # tokens behind the layers may have any order
+        return None
     exact = [one for one in layers if one.space.layout == "NLC" and _cells(one) + one.space.prefix_tokens == tokens]
     near = [one for one in layers if 0 <= tokens - _cells(one) <= MOST_PREFIX_TOKENS]
     if not exact and not near:
         return None
     found = (exact or near)[-1]
-
-    def grid(image_size: tuple[int, int], count: int) -> tuple[int, int]:
-        return found.grid
-
     prefix = tokens - _cells(found)
-    return replace(found.space, layout="NLC", prefix_tokens=prefix, grid=found.space.grid or grid)
+    return replace(found.space, layout="NLC", prefix_tokens=prefix, grid=GivenGrid(*found.grid))
 
 
 def _cells(layer: GridLayer) -> int:

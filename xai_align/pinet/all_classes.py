@@ -96,6 +96,11 @@ def read_out_all_classes(model: Any, inputs: Tensor, feature_space: Layer = None
         if not probe_head(model, copied, z, space).affine:
             raise _not_local(space)
         logits = check_logits(copied.split.head(z))  # type: ignore[union-attr]
+        if logits.dim() != 2:
+            raise ValueError(
+                f"the output has shape {list(logits.shape)}, and maps of all classes need logits [N, K]; use "
+                "xai_align.read_out, which takes one question for each example"
+            )
         _check_split(model, space, inputs, logits, plain)
         if probe_head(model, copied, z, space).averages_positions:
             cells, bias = decompose_by_position(copied, z)

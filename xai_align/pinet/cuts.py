@@ -14,6 +14,7 @@ from xai_align._tools.logits import select_logits
 from xai_align._tools.model_state import signature
 from xai_align._tools.replica import Replica
 from xai_align._tools.thread_state import hides_interrupt
+from xai_align.features.first_example import first_example
 from xai_align.features.routes import find_layer
 
 _known: WeakKeyDictionary[nn.Module, dict[tuple[Any, ...], bool]] = WeakKeyDictionary()
@@ -68,7 +69,7 @@ def _measured(
     output: str | int | None,
 ) -> bool:
     one = tuple(x[:1].detach().clone() if isinstance(x, Tensor) else x for x in inputs)
-    extra = tree_map(lambda x: x[:1] if isinstance(x, Tensor) and x.dim() and len(x) == len(inputs[0]) else x, extra)
+    extra = first_example(extra, len(inputs[0]))
     copy = Replica(model)
     kept: dict[str, list[Any]] = {name: [] for name in names}
     holding = False

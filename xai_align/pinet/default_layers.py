@@ -15,7 +15,7 @@ from xai_align import plugins
 from xai_align._tools.callers_level import callers_level
 from xai_align._tools.model_state import signature
 from xai_align.features.grid_layer import GridLayer
-from xai_align.features.grid_layers import grid_layers
+from xai_align.features.grid_layers import grids
 from xai_align.features.resolve_layer import EMBEDDING
 from xai_align.hookspecs import FeatureSpace
 from xai_align.pinet.cuts import is_cut
@@ -54,6 +54,9 @@ def default_layers(
        the gate rule, with placed biases;
     4. else the input, by frozen gates; for images, a warning says so.
 
+    A network that crops, flips or shifts the image itself is read at the last layer before that, with biases apart:
+    a grid behind it does not lie over the image.
+
     Args:
         model: the network, without wrappers that hide its operations.
         inputs: the model's inputs; the first example is run to check that the layers cut the network.
@@ -84,22 +87,28 @@ def default_layers(
 def _by_structure(
     model: nn.Module, inputs: Sequence[Any], extra: Sequence[Any], output: str | int | None
 ) -> list[ReadoutLayer]:
-    layers = [] if extra else grid_layers(model, inputs[0][:1], output)
+    layers, moved = grids(model, inputs[0], output, extra)
     rows, columns = inputs[0].shape[-2:]
     chosen = depths(layers) if has_one_grid(layers) else []
     rule: dict[str, Any] = {"attention": "flowing", "residual": RESIDUAL_OF_DEPTHS}
     if not chosen:
         chosen = [fine_layer([GridLayer(_INPUT, rows, columns), *layers])] if layers else []
-        rule = {"rule": "gamma", "gamma": GAMMA_OF_MAPS, "classifier": 0.0, "biases": "placed"}
+        rule = {"rule": "gamma", "gamma": GAMMA_OF_MAPS, "classifier": 0.0, "biases": "apart" if moved else "placed"}
     cuts = _cutting(chosen, partial(is_cut, model, inputs=inputs, extra=extra, output=output))
     if cuts:
         return [ReadoutLayer(feature_space=layer.space, **rule) for layer in cuts]
     embedding = plugins.feature_space(model, EMBEDDING)
     if embedding is not None:
         return [ReadoutLayer(feature_space=embedding)]
+    reason = (
+        "crops, pads, flips or shifts the image, so that its layers do not lie over it: do that before, and explain "
+        "the network on what it then gets, or name"
+        if moved
+        else "has no layer through which all evidence passes on a grid over the image: name"
+    )
     warnings.warn(
-        f"no layer of {type(model).__name__} was found through which all evidence passes on a grid over the image; it "
-        "is read at its input, where most of a map cancels. Name a layer with feature_space=... (layer=... of methods)",
+        f"{type(model).__name__} {reason} a layer with feature_space=... (layer=... of methods). It is read at its "
+        "input, where most of a map cancels",
         stacklevel=callers_level(),
     )
     return [ReadoutLayer(feature_space=_INPUT)]

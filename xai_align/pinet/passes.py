@@ -279,7 +279,7 @@ class Reading:
     def _tokens(self) -> dict[int, FeatureSpace]:
         """Return the network's spaces with tokens, by their number of tokens."""
         request = self.request
-        return token_spaces([] if request.extra else grid_layers(request.model, request.inputs[0][:1], request.output))
+        return token_spaces(grid_layers(request.model, request.inputs[0], request.output, request.extra))
 
     def _route(self, spaces: Sequence[FeatureSpace], z: Any = None) -> Route:
         return route_through(self._copy.module, spaces, self._inputs, self._extra, output=self.request.output, z=z)

@@ -109,7 +109,7 @@ def read_out(
         else:
             layers = as_readout_layers(feature_space, rule, gamma, biases)
         shares = as_weights(weights, len(layers))
-        spaces = [readout_space(model, layer.feature_space, parts[0][:1]) for layer in layers]
+        spaces = [readout_space(model, layer.feature_space, parts[0][:1], output) for layer in layers]
         check_inputs(model, parts, extra, at_input=any(space.layer == "input" for space in spaces))
         questions = (asked.questions_for if asked else as_questions)(question, len(parts[0]))
         found = read_layers(Request(model, layers, spaces, parts, extra, questions, output))

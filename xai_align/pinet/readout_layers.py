@@ -9,8 +9,11 @@ from typing import Any, Literal, TypeAlias, cast, get_args
 
 from torch import Tensor, nn
 
+from xai_align import plugins
+from xai_align.features.head_input import HEAD
 from xai_align.features.resolve_layer import Layer, resolve_layer
 from xai_align.hookspecs import FeatureSpace
+from xai_align.pinet.cuts import is_cut
 from xai_align.pinet.network.pseudo_linear import PseudoLinear, second_look_space
 
 #: "gate": coefficients are those of the frozen gates. "gamma": terms that agree in sign with a unit's value count more.
@@ -67,15 +70,26 @@ class ReadoutLayer:
 ReadoutLayers: TypeAlias = Layer | ReadoutLayer | Sequence[Layer | ReadoutLayer]
 
 
-def readout_space(model: nn.Module, asked: Layer = None, image: Tensor | None = None) -> FeatureSpace:
+def readout_space(
+    model: nn.Module, asked: Layer = None, image: Tensor | None = None, output: str | int | None = None
+) -> FeatureSpace:
     """Return the feature space that ``asked`` denotes; None: a PiNet's own, or the head's input.
 
     Raises:
-        ValueError, TypeError: see :func:`~xai_align.features.resolve_layer.resolve_layer`.
+        ValueError, TypeError: see :func:`~xai_align.features.resolve_layer.resolve_layer`; also where the image
+            reaches the output around the head's input.
     """
     if asked is None and isinstance(model, PseudoLinear):
         return second_look_space(model)
-    return resolve_layer(model, asked, image=image)
+    space = resolve_layer(model, asked, image=image, output=output)
+    by_structure = asked == HEAD and image is not None and plugins.feature_space(model, HEAD) is None
+    if by_structure and not is_cut(model, space.layer, (image,), output=output):
+        raise ValueError(
+            f"'{space.layer}' is the last layer on a grid of {type(model).__name__}, and the image reaches the output "
+            "around it, so there is no head that reads it alone; name the layer to read out, or leave it out for the "
+            "default"
+        )
+    return space
 
 
 def as_readout_layers(
@@ -91,6 +105,11 @@ def as_readout_layers(
     )
     if not several:
         raise ValueError("feature_space is an empty list; name at least one layer, or leave it out for the default")
+    if all(isinstance(one, ReadoutLayer) for one in several):
+        given = {"rule": rule, "gamma": gamma, "biases": biases}
+        names = [name for name, value in given.items() if value is not None]
+        if names:
+            raise ValueError(f"a ReadoutLayer has its own options, and {names[0]}= is given too; set it in the layer")
     return [
         one if isinstance(one, ReadoutLayer) else with_options(ReadoutLayer(feature_space=one), rule, gamma, biases)
         for one in several
@@ -100,9 +119,16 @@ def as_readout_layers(
 def with_options(
     layer: ReadoutLayer, rule: RuleName | None, gamma: float | None, biases: BiasName | None
 ) -> ReadoutLayer:
-    """Return the layer with those of the options that are given."""
+    """Return the layer with those of the options that are given.
+
+    Raises:
+        ValueError: a strength of the gamma rule is given for a layer that is read by another rule.
+    """
     options: dict[str, Any] = {"rule": rule, "gamma": gamma, "biases": biases}
-    return replace(layer, **{name: value for name, value in options.items() if value is not None})
+    changed = replace(layer, **{name: value for name, value in options.items() if value is not None})
+    if gamma is not None and changed.rule != "gamma":
+        raise ValueError(f"gamma={gamma} is a strength of rule='gamma', and the rule is {changed.rule!r}; give both")
+    return changed
 
 
 def as_weights(weights: Sequence[float] | None, count: int) -> list[float]:

@@ -1,0 +1,98 @@
+"""Test that the cells of a layer see their own places in the image.
+
+The shape of an output does not tell which of its axes are rows and columns, whether tokens lie row by row, or whether
+the network has cropped, padded, flipped or shifted the image before. The gradient of a cell in the image does: the
+centre of its squares is the middle of what the cell sees.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from enum import Enum
+
+import torch
+from torch import Tensor
+
+from xai_align._tools.thread_state import hides_interrupt
+from xai_align.features.grid_layer import GridLayer
+from xai_align.features.spatial import contribution_map
+
+#: Largest distance, as a share of the image, of what a cell sees from its place, where neither cells nor what they see
+#: is larger. The last cell of a grid that leaves out a remainder of the image is off by less.
+NEAR = 0.04
+#: The same, in cells.
+CELLS = 0.75
+#: The same, in standard deviations of what the cell sees: it is cut off at a border, and convolutions without padding
+#: see no border.
+DEVIATIONS = 2.5
+#: Standard deviation of places spread evenly over the image, and the largest distance in any case.
+EVEN = 12**-0.5
+#: The largest distance for tokens: a few tokens that see everything are close to the places of a small grid.
+OF_TOKENS = 0.2
+#: Number of cells from a corner on the diagonal that are tried.
+INWARDS = 4
+#: Standard deviation up to which what a cell sees is one place.
+LOCAL = 0.1
+
+
+class Places(Enum):
+    """Relation of a layer's cells to the image."""
+
+    #: They see their own places.
+    OWN = 0
+    #: They see other places: the image was moved, or the cells have another order.
+    OTHER = 1
+    #: They see no place in particular: the axes are not those of a grid over the image.
+    NONE = 2
+
+
+def places_of(layer: GridLayer, z: Tensor, image: Tensor) -> Places:
+    """Return what the cells in two opposite corners see.
+
+    Args:
+        layer: the layer, with the grid that is tested.
+        z: its output ``[1, ...]`` for the image, with its graph.
+        image: ``[1, C, H, W]`` that requires grad.
+    """
+    size = (image.shape[-2], image.shape[-1])
+    space = replace(layer.space, grid=lambda size, count: layer.grid)
+    signs = torch.randn(z.shape, generator=torch.Generator().manual_seed(0)).to(z)
+    cells = contribution_map(z * signs, space, size)
+    last = (layer.rows - 1, layer.columns - 1)
+    for corner in ((0, last[1]), (last[0], 0)):
+        weight = None
+        for step in range(max(1, min(INWARDS, *last))):  # until a cell depends on the image: units may be off
+            row, column = (place + step if place == 0 else place - step for place in corner)
+            weight = _what_is_seen(cells[0, row, column], image)
+            if weight is not None:
+                break
+        if weight is None:
+            return Places.NONE
+        seen = [_mean_and_deviation(weight.sum(1)), _mean_and_deviation(weight.sum(0))]
+        places = [((row + 0.5) / layer.rows, layer.rows), ((column + 0.5) / layer.columns, layer.columns)]
+        for (middle, deviation), (place, count) in zip(seen, places, strict=True):
+            allowed = max(NEAR, CELLS / count, min(DEVIATIONS * deviation, EVEN))
+            if abs(middle - place) > min(allowed, OF_TOKENS if layer.has_tokens else 1):
+                return Places.OTHER if max(deviation for _, deviation in seen) <= LOCAL else Places.NONE
+    return Places.OWN
+
+
+def _what_is_seen(cell: Tensor, image: Tensor) -> Tensor | None:
+    """Return squares of the cell's gradient in the image, ``[H, W]``, up to a factor; None if there is no gradient."""
+    try:
+        (gradient,) = torch.autograd.grad(cell, image, retain_graph=True, materialize_grads=True)
+    except Exception as error:  # operations of third parties may have no derivative
+        if hides_interrupt(error):
+            raise
+        return None
+    gradient = gradient[0].abs().double().sum(0)
+    largest = gradient.max()
+    return (gradient / largest).square() if bool(largest > 0) and bool(largest.isfinite()) else None
+
+
+def _mean_and_deviation(weight: Tensor) -> tuple[float, float]:
+    """Return mean and standard deviation of places along an axis, as shares of its length."""
+    weight = weight / weight.sum()
+    place = (torch.arange(len(weight), device=weight.device) + 0.5) / len(weight)
+    mean = (weight * place).sum()
+    return float(mean), float((weight * (place - mean).square()).sum().sqrt())
