@@ -471,3 +471,79 @@ def test_images_that_are_not_square():
     readout = read_out(model, images(1, 128)[..., :96], 1)
     assert readout.map().shape == (1, 128, 96)
     assert readout.relative_error.max() < 1e-5
+
+
+# ---------------------------------------------------------------- options, state, precision
+
+
+@pytest.mark.parametrize(
+    ("layer", "options", "said"),
+    [
+        ("0", {"gamma": 0.5}, "gamma=0.5 is a strength of rule='gamma', and the rule is 'gate'"),
+        (ReadoutLayer(feature_space="0"), {"rule": "gamma"}, "a ReadoutLayer has its own options, and rule= is given"),
+        ([ReadoutLayer(feature_space="0")], {"biases": "placed"}, "a ReadoutLayer has its own options"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(layer, options, said):
+    with pytest.raises(ValueError, match=said):
+        read_out(small(), images(1, 32), 1, layer, **options)
+
+
+class Switched(nn.Module):
+    """A network whose layers a plain attribute changes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = (
+            nn.Conv2d(3, 8, 3, padding=1),
+            nn.Conv2d(8, 8, 3, padding=1),
+            nn.Linear(8, 2),
+        )
+        self.skips = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.first(x).relu()
+        if self.skips:
+            return self.head(self.second(z).mean((2, 3)) + x.mean((1, 2, 3))[:, None])
+        return self.head(self.second(z).relu().mean((2, 3)))
+
+
+def test_a_changed_attribute_changes_the_default():
+    model, x = Switched().eval(), images(1, 32)
+    assert read_out(model, x, 1).feature_space.layer == "second"
+    model.skips = True
+    with pytest.warns(UserWarning, match="has no layer"):
+        assert read_out(model, x, 1).feature_space.layer == "input"
+
+
+class Detached(Switched):
+    """Evidence that autograd does not see goes around the last layer on a grid."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.first(x).relu()
+        return self.head(self.second(z).mean((2, 3)) + z.detach().mean((2, 3)))
+
+
+def test_a_head_that_is_gone_around_is_no_head():
+    with pytest.raises(ValueError, match=r"'second' is the last layer on a grid .* around it"):
+        read_out(Detached().eval(), images(1, 32), 1, "head")
+
+
+def test_a_map_is_as_exact_under_autocast():
+    readout = read_out(small(), images(1, 32), 1)
+    with torch.autocast("cpu", torch.bfloat16):
+        within = readout.map()
+    assert torch.equal(within, readout.map())
+
+
+def test_all_classes_of_one_number_are_refused():
+    model = nn.Sequential(small(), nn.Linear(4, 1), nn.Flatten(0)).eval()
+    with pytest.raises(ValueError, match=r"the output has shape \[2\], and maps of all classes need logits"):
+        read_out_all_classes(model, images(2, 32), "head")
+
+
+def test_attn_lrp_reads_patches_behind_a_normalisation_too():
+    network, x = woken(timm.create_model("test_vit", num_classes=5)), images(1, 160)
+    expected = explain(network, Normalise()(x), 3, "attn_lrp").map
+    found = explain(nn.Sequential(Normalise(), network).eval(), x, 3, "attn_lrp").map
+    assert torch.allclose(found, expected, atol=1e-5 * float(expected.abs().max()))
