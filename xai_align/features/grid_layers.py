@@ -28,6 +28,8 @@ from xai_align.hookspecs import FeatureSpace, Layout
 PROPORTIONS = 4
 #: The same for a number of tokens that is the only thing known of a grid.
 PROPORTIONS_OF_GUESSES = 1.34
+#: Modules whose output is ``[N, C, H, W]``.
+OF_MAPS = (nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, nn.AvgPool2d)
 #: Largest number of class, distillation and register tokens that may precede the patch tokens.
 MOST_PREFIX_TOKENS = 16
 
@@ -149,17 +151,17 @@ def _record_outputs(copy: nn.Module) -> list[_End]:
 def _on_grids(model: nn.Module, ends: Iterable[_End], image: Tensor) -> tuple[list[tuple[GridLayer, Tensor]], bool]:
     """Return the layers on grids over the image, with their outputs, and whether one with other places ended the list.
 
-    Of layers of the same shape, the first one is tested, where a cell depends little on others; each one if its shape
-    could be read with rows and columns on other axes.
+    Of layers of the same shape, the first one is tested, where a cell depends little on others; each one if maps
+    with channels first and last have the same shape.
     """
     found: list[tuple[GridLayer, Tensor]] = []
     tested: dict[Any, Places] = {}
     for end in ends:
         seen: set[Places] = set()
-        candidates = list(_candidates(model, end, (image.shape[-2], image.shape[-1]), [one for one, _ in found]))
-        ambiguous = len({layer.space.layout for layer in candidates}) > 1
-        for layer in candidates:
-            key = (layer.space.layout, layer.space.prefix_tokens, layer.grid, end.tensor.shape, ambiguous and end.name)
+        shape = end.tensor.shape
+        ambiguous = len(shape) == 4 and shape[1] == shape[2] == shape[3]
+        for layer in _candidates(model, end, (image.shape[-2], image.shape[-1]), [one for one, _ in found]):
+            key = (layer.space.layout, layer.space.prefix_tokens, layer.grid, shape, ambiguous and end.name)
             if key not in tested:
                 tested[key] = places_of(layer, end.tensor, image)
             seen.add(tested[key])
@@ -186,6 +188,7 @@ def _candidates(model: nn.Module, end: _End, size: tuple[int, int], before: Sequ
         "NHWC": (output.shape[1], output.shape[2]),
     }
     first: tuple[Layout, ...] = ("NHWC", "NCHW") if known and known.layout == "NHWC" else ("NCHW", "NHWC")
+    first = ("NCHW",) if isinstance(model.get_submodule(name), OF_MAPS) else first
     for layout in first:
         if _covers(*layouts[layout], size, PROPORTIONS):
             yield GridLayer(FeatureSpace(layer=name, layout=layout), *layouts[layout])

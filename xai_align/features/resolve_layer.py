@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from xai_align import plugins
 from xai_align._tools.thread_state import restores_thread_state
-from xai_align.features.grid_layers import grid_layers, known_space
+from xai_align.features.grid_layers import OF_MAPS, grid_layers, known_space
 from xai_align.features.head_input import HEAD, head_input
 from xai_align.features.last_map import last_map
 from xai_align.features.last_token_layer import last_token_layer
@@ -155,16 +155,12 @@ def _named(model: nn.Module, layer: Any, image: Tensor | None, output: str | int
         return head  # also if a plugin's name for it is not that of a module
     module = find_layer(model, name)
     known = known_space(model, name)
-    no_tokens = image is None or image.dim() != 4 or not image.is_floating_point() or isinstance(module, _OF_MAPS)
+    no_tokens = image is None or image.dim() != 4 or not image.is_floating_point() or isinstance(module, OF_MAPS)
     if known is not None or no_tokens:
         return known or FeatureSpace(layer=name)
     assert image is not None
     # the number of class tokens of a network that no plugin knows
     return next((one.space for one in grid_layers(model, image, output) if one.name == name), FeatureSpace(layer=name))
-
-
-#: Modules whose output is ``[N, C, H, W]``, without tokens.
-_OF_MAPS = (nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, nn.AvgPool2d)
 
 
 def _no_layer(given: Any) -> Any:
