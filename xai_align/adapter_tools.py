@@ -5,6 +5,7 @@ An adapter imports these and the public packages of the core, never :mod:`xai_al
 
 from xai_align._tools.batches import batches_of
 from xai_align._tools.callers_level import callers_level
+from xai_align._tools.did_you_mean import did_you_mean
 from xai_align._tools.files import fields
 from xai_align._tools.files.plain_json import in_one_clause
 from xai_align._tools.files.tensor_file import check_weights, read_tensor_file
@@ -23,6 +24,7 @@ __all__ = [
     "callers_level",
     "check_evaluation_mode",
     "check_weights",
+    "did_you_mean",
     "fields",
     "fixed_random_state",
     "in_one_clause",

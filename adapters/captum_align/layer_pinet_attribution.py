@@ -2,33 +2,41 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
+import torch
 from captum._utils.common import _format_tensor_into_tuples
 from captum.attr import LayerAttribution
 from captum.log import log_usage
 from torch import Tensor, nn
 
+from captum_align.call_shapes import captum_call, check_construction, delta_call, no_future
+from captum_align.module_of import ModuleOf, layers_in
 from xai_align.adapter_tools import restores_thread_state
+from xai_align.pinet import MixedReadout, Readout
 from xai_align.pinet.batches import read_out_in_batches
+from xai_align.pinet.readout_layers import ReadoutLayers, RuleName
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from xai_align.pinet.readout_layers import ReadoutLayers, RuleName
+#: Options of ``attribute`` that have an effect.
+OPTIONS = ("internal_batch_size", "show_progress", "return_convergence_delta", "return_bias")
 
 
 class LayerPiNetAttribution(LayerAttribution):
     """Contribution of every coordinate of a layer's output to the answer, without resizing.
 
     Args:
-        forward_func: the model, an ``nn.Module`` in eval mode that returns logits.
-        layer: the layer's module or name, or a ``FeatureSpace``; a list of them for a mixture. None: the plugins'
-            default.
+        forward_func: the model, an ``nn.Module`` in eval mode that returns logits, or a function that calls one.
+        layer: the layer's module or name, or a ``FeatureSpace``. A list of them: one result for each, as in Captum's
+            methods; with ``weights``, their mixture. None: the plugins' default.
         device_ids: accepted for compatibility with Captum; a readout runs on the device of model and inputs.
-        weights: the weights of the layers of a list; None: equal weights.
+        multiply_by_inputs: True; a readout gives contributions and not gradients.
+        weights: the weights of the layers of a list, for a mixture, whose contributions sum to one answer.
         rule: ``"gate"`` or ``"gamma"``, as in :func:`~xai_align.read_out`; None: the default's, or ``"gate"``.
         gamma: the strength of the gamma rule; None: 0.25.
+
+    Raises:
+        TypeError: contributions are to be without values.
 
     Source: Lobet & Chiaromonte 2026 (arXiv 2601.04378).
 
@@ -40,46 +48,89 @@ class LayerPiNetAttribution(LayerAttribution):
 
     def __init__(
         self,
-        forward_func: nn.Module,
+        forward_func: Any,
         layer: ReadoutLayers = None,
         device_ids: list[int] | None = None,
+        multiply_by_inputs: bool = True,
         *,
         weights: Sequence[float] | None = None,
         rule: RuleName | None = None,
         gamma: float | None = None,
     ) -> None:
+        check_construction(layer, multiply_by_inputs)
         LayerAttribution.__init__(self, forward_func, layer, device_ids)
-        self._account: dict[str, Any] = {"weights": weights, "rule": rule, "gamma": gamma}
+        self._module = ModuleOf()
+        self._decomposition: dict[str, Any] = {"weights": weights, "rule": rule, "gamma": gamma}
+
+    @property
+    def network(self) -> nn.Module:
+        """The network behind ``forward_func``."""
+        return self._module(self.forward_func)
 
     @log_usage()
     @restores_thread_state
-    def attribute(
-        self,
-        inputs: Tensor | tuple[Tensor, ...],
-        target: Any = None,
-        additional_forward_args: Any = None,
-        internal_batch_size: int | None = None,
-        return_convergence_delta: bool = False,
-        show_progress: bool = False,
-    ) -> Any:
-        """Return contributions in the shape of the layer's output; a tuple if that is one, and for a list of layers.
+    def attribute(self, inputs: Tensor | tuple[Tensor, ...], *args: Any, **named: Any) -> Any:
+        """Return contributions in the shape of the layer's output, a tuple if that is several tensors.
 
-        Arguments and errors are those of :meth:`PiNetAttribution.attribute`. Prefix
-        tokens keep their rows here.
+        Call shapes, arguments and errors are those of :meth:`PiNetAttribution.attribute`. Prefix tokens keep their rows
+        here. With ``layer="input"`` the result is like the inputs. With ``return_convergence_delta`` and ``return_bias``
+        the result is a tuple of contributions, delta and bias; for a list of layers each of these is a list. The bias is
+        the rest of the answer, ``[N]``: the contributions of a layer and its bias sum to the answer.
         """
-        readout = read_out_in_batches(
-            self.forward_func,
-            _format_tensor_into_tuples(inputs),
-            target,
-            self.layer,
-            additional_forward_args=additional_forward_args,
-            internal_batch_size=internal_batch_size,
-            show_progress=show_progress,
-            **self._account,
-        )
-        if return_convergence_delta:
-            return readout.contributions, readout.completeness_error
-        return readout.contributions
+        call = captum_call(self, inputs, args, named, OPTIONS)
+        options = call.options
+        delta, bias = (options.pop(name, False) for name in OPTIONS[2:])
+        readout = self._read_out(inputs, call.target, baselines=call.baselines, **options)
+        call.warn_of_guess(readout.logits)
+        layers = self._results(readout)
+        found = [[self._shown(one, inputs) for one in layers]]
+        found += [[one.completeness_error for one in layers]] * bool(delta) + [[_rest(one) for one in layers]] * bool(bias)
+        made = found if self._gives_list(readout) else [one[0] for one in found]
+        return tuple(made) if len(made) > 1 else made[0]
+
+    def _read_out(self, inputs: Tensor | tuple[Tensor, ...], target: Any, **options: Any) -> Readout:
+        given = _format_tensor_into_tuples(inputs)
+        layers = layers_in(self.network, self.layer)
+        return read_out_in_batches(self.network, given, target, layers, **options, **self._decomposition)
+
+    def _gives_list(self, readout: Readout) -> bool:
+        return isinstance(self.layer, list | tuple) and self._decomposition["weights"] is None
+
+    def _results(self, readout: Readout) -> list[Readout]:
+        """Return the readout of each layer, or the mixture."""
+        separate = isinstance(readout, MixedReadout) and self._gives_list(readout)
+        return list(readout.parts) if separate and isinstance(readout, MixedReadout) else [readout]
+
+    def _shown(self, readout: Readout, inputs: Any) -> Any:
+        contributions = readout.contributions
+        if isinstance(readout, MixedReadout) or not isinstance(contributions, tuple):
+            return contributions
+        several = isinstance(inputs, tuple) if readout.feature_space.layer == "input" else len(contributions) > 1
+        return contributions if several else contributions[0]
+
+    def attribute_future(self, *args: Any, **named: Any) -> Any:
+        """Raise an error, as Captum's gradient methods do.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        return no_future(self)
+
+    @restores_thread_state
+    def compute_convergence_delta(self, attributions: Any, *args: Any, **named: Any) -> Tensor:
+        """Return ``[N]``, the sum of one layer's attributions and of its bias minus the answer.
+
+        Called as :meth:`PiNetAttribution.compute_convergence_delta`.
+
+        Raises:
+            ValueError: there are several layers.
+        """
+        call = delta_call(attributions, args, named)
+        readout = self._read_out(call.pop("inputs"), call.pop("target", None), **call)
+        (one,) = self._results(readout) if len(self._results(readout)) == 1 else _no_single_sum()
+        parts = attributions if isinstance(attributions, tuple) else (attributions,)
+        total = torch.stack([part.double().reshape(len(part), -1).sum(1) for part in parts]).sum(0)
+        return total + _rest(one) - one.answer
 
     def has_convergence_delta(self) -> bool:
         """Return True: the delta is the completeness error."""
@@ -94,3 +145,13 @@ class LayerPiNetAttribution(LayerAttribution):
     def get_name(cls) -> str:
         """Return the method's name in tables."""
         return "Layer PiNet"
+
+
+def _rest(readout: Readout) -> Tensor:
+    """Return ``[N]``, the part of the answer that is not in the contributions."""
+    placed = [part.flatten(1).sum(1) for part in readout.placed]
+    return torch.stack([readout.bias, readout.around, *placed]).sum(0)
+
+
+def _no_single_sum() -> Any:
+    raise ValueError("each layer of a list has a sum of its own; take the deltas that attribute returns, one a layer")

@@ -2,26 +2,108 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from captum.attr import Attribution
 from captum.log import log_usage
+from torch import Tensor, nn
 
-from xai_align.pinet.method import PiNetMethod
+from captum_align.call_shapes import captum_call, check_construction, delta_call, no_future
+from captum_align.module_of import ModuleOf, layers_in
+from xai_align.adapter_tools import restores_thread_state
+from xai_align.pinet.method import PiNetMethod, check_kind
+from xai_align.pinet.readout_layers import ReadoutLayers
+
+#: Options of ``attribute`` that have an effect.
+OPTIONS = ("internal_batch_size", "show_progress", "kind", "return_convergence_delta", "return_bias")
+#: Those of them that concern the result and not the readout.
+OF_THE_RESULT = OPTIONS[2:]
 
 
 class PiNetAttribution(PiNetMethod, Attribution):
     """Contribution of every input pixel to the answer, by the exact readout of an unchanged network.
 
-    Arguments, options and errors are those of :class:`xai_align.pinet.PiNetMethod`; this class adds Captum's interface.
+    Options and errors are those of :class:`xai_align.pinet.PiNetMethod`; this class adds Captum's interface, in the call
+    shapes of its main methods. ``forward_func`` may also be a function of the inputs.
 
     Source: Lobet & Chiaromonte 2026 (arXiv 2601.04378).
 
     Example::
 
         pinet = PiNetAttribution(model)
-        attributions, delta = pinet.attribute(images, target=281, return_convergence_delta=True)
+        attributions, delta, bias = pinet.attribute(images, target=281, return_convergence_delta=True, return_bias=True)
+        attributions.flatten(1).sum(1) + bias  # [2], equals model(images)[:, 281]
+        pinet.attribute(images, 0 * images, 281)  # the difference to black images, as in IntegratedGradients
     """
 
-    attribute = log_usage()(PiNetMethod.attribute)
+    def __init__(
+        self, forward_func: Any, layer: ReadoutLayers = None, *, multiply_by_inputs: bool = True, **options: Any
+    ) -> None:
+        check_construction(layer, multiply_by_inputs)
+        PiNetMethod.__init__(self, forward_func, layer, **options)
+        self._module = ModuleOf()
+
+    @property
+    def network(self) -> nn.Module:
+        """The network behind ``forward_func``."""
+        return self._module(self.forward_func)
+
+    @property
+    def layers(self) -> ReadoutLayers:
+        """The layer or layers, as layers of :attr:`network`."""
+        found: ReadoutLayers = layers_in(self.network, self.layer)
+        return found
+
+    @log_usage()
+    @restores_thread_state
+    def attribute(self, inputs: Tensor | tuple[Tensor, ...], *args: Any, **named: Any) -> Any:
+        """Return contributions in the shape of ``inputs``; with the bias, they sum to the answer.
+
+        Called as Captum's methods are: ``attribute(inputs, baselines, target, additional_forward_args)``, as
+        IntegratedGradients, or ``attribute(inputs, target, additional_forward_args)``, as Saliency. Floating-point
+        values are baselines; class indices and questions are targets; of two numbers, the first is the baseline. Options
+        of approximations (``n_steps``, ``method`` ...) have no effect, of which one warning tells.
+
+        Args:
+            inputs: tensor ``[N, ...]`` or tuple of tensors.
+            *args: baselines, target and ``additional_forward_args`` by position.
+            **named: these by name, and ``internal_batch_size``, ``return_convergence_delta``, ``return_bias``,
+                ``show_progress`` and ``kind`` of :meth:`xai_align.pinet.PiNetMethod.attribute`.
+
+        Raises:
+            TypeError: an option would change the meaning of the result, or is unknown.
+            TargetError: (an AssertionError) the target does not fit the output.
+            ValueError: inputs, baselines, model or layer are not suitable for a readout; the message says why.
+        """
+        call = captum_call(self, inputs, args, named, OPTIONS)
+        options = call.options
+        wanted = {name: options.pop(name) for name in OF_THE_RESULT if name in options}
+        sums = any(wanted.get(name) for name in OF_THE_RESULT[1:]) or call.baselines is not None
+        check_kind(wanted.get("kind", "contribution"), adds_up=sums)
+        readout = self.read_out(inputs, call.target, baselines=call.baselines, **options)
+        call.warn_of_guess(readout.logits)
+        return self.attributions_of(readout, inputs, **wanted)
+
+    def attribute_future(self, *args: Any, **named: Any) -> Any:
+        """Raise an error, as Captum's gradient methods do.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        return no_future(self)
+
+    @restores_thread_state
+    def compute_convergence_delta(
+        self, attributions: Tensor | tuple[Tensor, ...], *args: Any, **named: Any
+    ) -> Tensor:
+        """Return ``[N]``, the sum of these attributions and of the bias minus the answer.
+
+        Called as Captum's, ``(attributions, start_point, end_point, target, additional_forward_args)``, with baselines
+        as the start; or ``(attributions, inputs, target, additional_forward_args)``, without. Captum's own delta has no
+        bias in its sum: for the difference to baselines it is this one minus the difference of the biases.
+        """
+        call = delta_call(attributions, args, named)
+        return PiNetMethod.compute_convergence_delta(self, attributions, **call)
 
     def has_convergence_delta(self) -> bool:
         """Return True: the delta is the completeness error."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from xai_align._tools.batches import batches_of
 from xai_align._tools.progress import progress_bar
+from xai_align.pinet.difference import as_baselines, difference
 from xai_align.pinet.input_checks import forward_arguments
 from xai_align.pinet.mixture import MixedReadout, mixed
 from xai_align.pinet.readout import read_out
@@ -29,15 +30,29 @@ def read_out_in_batches(
     internal_batch_size: int | None = None,
     show_progress: bool = False,
     output: str | int | None = None,
+    baselines: Any = None,
     **decomposition: Any,
 ) -> Readout:
     """Return one :class:`~xai_align.pinet.Readout` of all examples, running ``internal_batch_size`` at a time.
 
-    ``decomposition`` holds the options of :func:`~xai_align.read_out` that select the decomposition.
+    ``decomposition`` holds the options of :func:`~xai_align.read_out` that select the decomposition. With ``baselines``
+    it is the difference to their readout (:func:`~xai_align.pinet.difference.difference`).
 
     Raises:
-        ValueError: the batch size is not positive.
+        TypeError: a baseline is neither a number nor a tensor.
+        ValueError: the batch size is not positive, or baselines don't fit the inputs.
     """
+    if baselines is not None:
+        options = {
+            "additional_forward_args": additional_forward_args,
+            "internal_batch_size": internal_batch_size,
+            "show_progress": show_progress,
+            "output": output,
+            **decomposition,
+        }
+        compared = as_baselines(baselines, inputs)
+        here, there = (read_out_in_batches(model, parts, target, layer, **options) for parts in (inputs, compared))
+        return difference(here, there)
     # questions are passed on unchanged; Captum's targets become ints, tensors and lists that can be sliced
     keeps = isinstance(model, QuestionModel) and target is None
     if not keeps and not _are_questions(target):

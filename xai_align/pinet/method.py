@@ -65,6 +65,7 @@ class PiNetMethod:
         additional_forward_args: Any = None,
         internal_batch_size: int | None = None,
         show_progress: bool = False,
+        baselines: Any = None,
         **decomposition: Any,
     ) -> Readout:
         """Return the exact decomposition of the answer for all examples, as :func:`~xai_align.read_out`.
@@ -76,6 +77,7 @@ class PiNetMethod:
             additional_forward_args: further arguments of the model.
             internal_batch_size: read out this many examples at a time.
             show_progress: show a progress bar over the batches.
+            baselines: inputs to compare with, as in :meth:`attribute`.
             **decomposition: ``weights``, ``rule``, ``gamma``, ``biases`` for this call only.
 
         Raises:
@@ -86,16 +88,27 @@ class PiNetMethod:
         parts = inputs if isinstance(inputs, tuple) else (inputs,)
         decomposition = self._decomposition | _given(**_known(decomposition))
         return read_out_in_batches(
-            self.forward_func,
+            self.network,
             parts,
             question,
-            self.layer,
+            self.layers,
             additional_forward_args=additional_forward_args,
             internal_batch_size=internal_batch_size,
             show_progress=show_progress,
             output=output,
+            baselines=baselines,
             **decomposition,
         )
+
+    @property
+    def network(self) -> Any:
+        """The model that is read out."""
+        return self.forward_func
+
+    @property
+    def layers(self) -> ReadoutLayers:
+        """The layer or layers, as layers of :attr:`network`."""
+        return self.layer
 
     @restores_thread_state
     def attribute(
@@ -107,8 +120,11 @@ class PiNetMethod:
         return_convergence_delta: bool = False,
         show_progress: bool = False,
         kind: Kind = "contribution",
+        *,
+        baselines: Any = None,
+        return_bias: bool = False,
     ) -> Any:
-        """Return contributions in the shape of ``inputs``.
+        """Return contributions in the shape of ``inputs``; with the bias, they sum to the answer.
 
         Args:
             inputs: tensor ``[N, ...]`` or tuple of tensors.
@@ -116,29 +132,52 @@ class PiNetMethod:
             additional_forward_args: further arguments of the model.
             internal_batch_size: read out this many examples at a time.
             return_convergence_delta: also return the completeness error ``[N]``,
-                ``sum(contributions) + bias - answer``.
+                ``sum(contributions) + bias - answer``. The bias is part of that sum, so a delta of 0 does not mean that
+                the contributions alone sum to the answer.
             show_progress: show a progress bar over the batches.
             kind: ``"coefficient"``: a trained PiNet's coefficients ``pi`` for the target instead, which don't add
                 up to the answer; a coarser map is resized and not spread.
+            baselines: explain the difference to these inputs: a number, a tensor (one example, or as many as the
+                inputs), or a tuple of them. Attributions are then those of the inputs minus those of the baselines,
+                and so is the bias, and ``sum(attributions) + bias == F(inputs) - F(baselines)``. None: no comparison,
+                the whole answer.
+            return_bias: also return ``[N]``, the part of the answer that has no place in the inputs, so that
+                ``attributions.flatten(1).sum(1) + bias`` is the answer.
+
+        Returns:
+            The attributions; or a tuple of them, the delta and the bias, without those that were not requested.
 
         Raises:
+            TypeError: a baseline is neither a number nor a tensor.
             TargetError: (an AssertionError) the target does not fit the output.
             ValueError: there are no coefficients, or inputs, model or layer are not suitable for a readout; the message
                 names the remedy.
         """
-        placed = on_inputs(kind)
-        if kind == "coefficient" and return_convergence_delta:
-            raise ValueError("coefficients don't add up to the answer, so there is no convergence delta; leave it out")
+        check_kind(kind, adds_up=return_convergence_delta or return_bias or baselines is not None)
         readout = self.read_out(
             inputs,
             target,
             additional_forward_args=additional_forward_args,
             internal_batch_size=internal_batch_size,
             show_progress=show_progress,
+            baselines=baselines,
         )
-        attributions: Any = placed(readout, inputs if isinstance(inputs, tuple) else (inputs,))
+        return self.attributions_of(readout, inputs, kind, return_convergence_delta, return_bias)
+
+    def attributions_of(
+        self,
+        readout: Readout,
+        inputs: Tensor | tuple[Tensor, ...],
+        kind: Kind = "contribution",
+        return_convergence_delta: bool = False,
+        return_bias: bool = False,
+    ) -> Any:
+        """Return what :meth:`attribute` does, for a readout of these inputs."""
+        attributions: Any = on_inputs(kind)(readout, inputs if isinstance(inputs, tuple) else (inputs,))
         attributions = attributions if isinstance(inputs, tuple) else attributions[0]
-        return (attributions, readout.completeness_error) if return_convergence_delta else attributions
+        bias = readout.bias + readout.prefix + readout.around
+        further = [readout.completeness_error] * return_convergence_delta + [bias] * return_bias
+        return (attributions, *further) if further else attributions
 
     @restores_thread_state
     def compute_convergence_delta(
@@ -147,15 +186,34 @@ class PiNetMethod:
         inputs: Tensor | tuple[Tensor, ...],
         target: Any = None,
         additional_forward_args: Any = None,
+        *,
+        baselines: Any = None,
     ) -> Tensor:
         """Return ``[N]``, the sum of these attributions, prefix and bias minus the answer.
 
-        There is no baseline input; the constant is the network's bias at ``z = 0``.
+        Without ``baselines`` the constant is the network's bias at ``z = 0``; with them, the difference of the biases,
+        and the answer is ``F(inputs) - F(baselines)``.
         """
-        readout = self.read_out(inputs, target, additional_forward_args=additional_forward_args)
+        readout = self.read_out(
+            inputs, target, additional_forward_args=additional_forward_args, baselines=baselines
+        )
         given = attributions if isinstance(attributions, tuple) else (attributions,)
-        total = torch.stack([part.double().flatten(1).sum(1) for part in given]).sum(0)
+        total = torch.stack([part.double().reshape(len(part), -1).sum(1) for part in given]).sum(0)
         return total - (readout.answer - readout.bias - readout.prefix - readout.around)
+
+
+def check_kind(kind: Kind, *, adds_up: bool) -> None:
+    """Raise if attributions of this kind can't be given, or don't add up where that is asked for.
+
+    Raises:
+        ValueError: there is no such kind, or it has no sum.
+    """
+    on_inputs(kind)
+    if kind == "coefficient" and adds_up:
+        raise ValueError(
+            "coefficients don't add up to the answer, so there is no convergence delta; leave it out, and baselines and "
+            "return_bias too"
+        )
 
 
 def _known(options: dict[str, Any]) -> dict[str, Any]:
@@ -163,7 +221,7 @@ def _known(options: dict[str, Any]) -> dict[str, Any]:
     known = ["weights", "rule", "gamma", "biases"]
     for name in options:
         if name not in known:
-            takes = [*known, "additional_forward_args", "internal_batch_size", "show_progress", "output"]
+            takes = [*known, "additional_forward_args", "internal_batch_size", "show_progress", "output", "baselines"]
             near = did_you_mean(name, takes)
             raise TypeError(f"the exact readout has no option '{name}'{near} It has {', '.join(takes)}")
     return options
