@@ -104,9 +104,7 @@ def captum_call(
     )
 
 
-def _by_place(
-    method: Any, inputs: Any, args: tuple[Any, ...], named: dict[str, Any]
-) -> tuple[dict[str, Any], bool]:
+def _by_place(method: Any, inputs: Any, args: tuple[Any, ...], named: dict[str, Any]) -> tuple[dict[str, Any], bool]:
     if not args:
         return {}, False
     first, second = args[0], args[1] if len(args) > 1 else None
@@ -117,7 +115,9 @@ def _by_place(
     if takes_baseline and len(args) > 3 and isinstance(args[3], bool):  # as in Captum's DeepLift
         order = (*AFTER_BASELINES[:3], "return_convergence_delta")
     if len(args) > len(order):
-        raise TypeError(f"attribute() takes {len(order)} arguments after the inputs, got {len(args)}; give them by name")
+        raise TypeError(
+            f"attribute() takes {len(order)} arguments after the inputs, got {len(args)}; give them by name"
+        )
     found = dict(zip(order, args, strict=False))
     if isinstance(found.get("additional_forward_args"), bool):
         raise TypeError(
@@ -146,7 +146,7 @@ def _has_baseline(method: Any, inputs: Any, args: tuple[Any, ...], named: dict[s
         return False, False  # no class; the target's own check says so
     if not baseline and not target:
         # the target's own check says what is wrong with it, unless it can only be a baseline
-        return _holds_floats(first), False
+        return _holds_floats(first) or callable(first), False
     return baseline, False
 
 
@@ -154,8 +154,10 @@ def _may_be_target(value: Any, inputs: Any) -> bool:
     if isinstance(value, Question):
         return True
     if isinstance(value, Tensor | np.ndarray):
-        integers = not (value.is_floating_point() or value.is_complex()) if isinstance(value, Tensor) else (
-            np.issubdtype(value.dtype, np.integer)
+        integers = (
+            not (value.is_floating_point() or value.is_complex())
+            if isinstance(value, Tensor)
+            else (np.issubdtype(value.dtype, np.integer))
         )
         return bool(integers) and value.ndim <= 1 and not (value.ndim == 1 and _is_like(value, inputs))
     if isinstance(value, range):
@@ -171,7 +173,9 @@ def _may_be_baseline(value: Any, inputs: Any) -> bool:
     """Return whether this is a number, a tensor, or a tuple of them, one for each input."""
     parts = inputs if isinstance(inputs, tuple) else (inputs,)
     if isinstance(value, tuple):
-        return len(value) == len(parts) and all(_may_be_baseline(one, part) for one, part in zip(value, parts, strict=True))
+        return len(value) == len(parts) and all(
+            _may_be_baseline(one, part) for one, part in zip(value, parts, strict=True)
+        )
     if isinstance(value, Tensor):
         return value.is_floating_point() or (value.dim() > 0 and _is_like(value, inputs))
     return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)

@@ -84,7 +84,9 @@ class LayerPiNetAttribution(LayerAttribution):
         call.warn_of_guess(readout.logits)
         layers = self._results(readout)
         found = [[self._shown(one, inputs) for one in layers]]
-        found += [[one.completeness_error for one in layers]] * bool(delta) + [[_rest(one) for one in layers]] * bool(bias)
+        found += [[one.completeness_error for one in layers]] * bool(delta) + [[_rest(one) for one in layers]] * bool(
+            bias
+        )
         made = found if self._gives_list(readout) else [one[0] for one in found]
         return tuple(made) if len(made) > 1 else made[0]
 

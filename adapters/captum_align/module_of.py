@@ -31,7 +31,9 @@ class FunctionModel(nn.Module):
         for number, network in enumerate(_networks_in(function)):
             self.add_module(f"network{number or ''}", network)
         named = {name: id(one) for name, one in _global_networks(function).items()}
-        self._names = {name: key for key, one in self._modules.items() for name, same in named.items() if same == id(one)}
+        self._names = {
+            name: key for key, one in self._modules.items() for name, same in named.items() if same == id(one)
+        }
         self._function = (function,)
         self.training = False
 

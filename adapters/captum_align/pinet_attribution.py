@@ -82,7 +82,7 @@ class PiNetAttribution(PiNetMethod, Attribution):
         check_kind(wanted.get("kind", "contribution"), adds_up=sums)
         readout = self.read_out(inputs, call.target, baselines=call.baselines, **options)
         call.warn_of_guess(readout.logits)
-        return self.attributions_of(readout, inputs, **wanted)
+        return self.attributions_of(readout, inputs, options.get("additional_forward_args"), **wanted)
 
     def attribute_future(self, *args: Any, **named: Any) -> Any:
         """Raise an error, as Captum's gradient methods do.
@@ -93,9 +93,7 @@ class PiNetAttribution(PiNetMethod, Attribution):
         return no_future(self)
 
     @restores_thread_state
-    def compute_convergence_delta(
-        self, attributions: Tensor | tuple[Tensor, ...], *args: Any, **named: Any
-    ) -> Tensor:
+    def compute_convergence_delta(self, attributions: Tensor | tuple[Tensor, ...], *args: Any, **named: Any) -> Tensor:
         """Return ``[N]``, the sum of these attributions and of the bias minus the answer.
 
         Called as Captum's, ``(attributions, start_point, end_point, target, additional_forward_args)``, with baselines

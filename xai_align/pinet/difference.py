@@ -86,6 +86,10 @@ def _differences(found: tuple[Tensor, ...], baseline: tuple[Tensor, ...]) -> tup
     """Return the differences of placed biases on each grid; a readout has none on a grid that no gradient reached."""
     here, there = ({one.shape: one for one in maps} for maps in (found, baseline))
     return tuple(
-        here[shape] - there[shape] if shape in here and shape in there else here[shape] if shape in here else -there[shape]
+        here[shape] - there[shape]
+        if shape in here and shape in there
+        else here[shape]
+        if shape in here
+        else -there[shape]
         for shape in dict.fromkeys((*here, *there))
     )

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from xai_align._tools.did_you_mean import did_you_mean
 from xai_align._tools.thread_state import restores_thread_state
 from xai_align.pinet.batches import read_out_in_batches
-from xai_align.pinet.on_inputs import Kind, on_inputs
+from xai_align.pinet.on_inputs import Kind, contributions_on_sequences, on_inputs
 from xai_align.pinet.readout_layers import BiasName, ReadoutLayers, RuleName
 from xai_align.pinet.records import Readout
 
@@ -162,18 +162,27 @@ class PiNetMethod:
             show_progress=show_progress,
             baselines=baselines,
         )
-        return self.attributions_of(readout, inputs, kind, return_convergence_delta, return_bias)
+        return self.attributions_of(
+            readout, inputs, additional_forward_args, kind, return_convergence_delta, return_bias
+        )
 
     def attributions_of(
         self,
         readout: Readout,
         inputs: Tensor | tuple[Tensor, ...],
+        additional_forward_args: Any = None,
         kind: Kind = "contribution",
         return_convergence_delta: bool = False,
         return_bias: bool = False,
     ) -> Any:
         """Return what :meth:`attribute` does, for a readout of these inputs."""
-        attributions: Any = on_inputs(kind)(readout, inputs if isinstance(inputs, tuple) else (inputs,))
+        parts = inputs if isinstance(inputs, tuple) else (inputs,)
+        inside = readout.feature_space.layer != "input" and not readout.placed and kind == "contribution"
+        attributions: Any
+        if inside and len(parts) == 1 and parts[0].dim() in (3, 5):
+            attributions = (contributions_on_sequences(readout, self.network, parts[0], additional_forward_args),)
+        else:
+            attributions = on_inputs(kind)(readout, parts)
         attributions = attributions if isinstance(inputs, tuple) else attributions[0]
         bias = readout.bias + readout.prefix + readout.around
         further = [readout.completeness_error] * return_convergence_delta + [bias] * return_bias
@@ -194,9 +203,7 @@ class PiNetMethod:
         Without ``baselines`` the constant is the network's bias at ``z = 0``; with them, the difference of the biases,
         and the answer is ``F(inputs) - F(baselines)``.
         """
-        readout = self.read_out(
-            inputs, target, additional_forward_args=additional_forward_args, baselines=baselines
-        )
+        readout = self.read_out(inputs, target, additional_forward_args=additional_forward_args, baselines=baselines)
         given = attributions if isinstance(attributions, tuple) else (attributions,)
         total = torch.stack([part.double().reshape(len(part), -1).sum(1) for part in given]).sum(0)
         return total - (readout.answer - readout.bias - readout.prefix - readout.around)
