@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from xai_align._tools.batches import rows_of
 from xai_align._tools.images import check_images
+from xai_align._tools.memory_format import fastest_format
 from xai_align._tools.replica import Replica
 from xai_align.pinet.input_checks import check_inputs, check_logits, check_model, forward_arguments
 from xai_align.question import Question, answers, as_questions
@@ -53,6 +54,7 @@ class CompositeAnswers:
         inputs: the images ``[N, C, H, W]``, detached, in the dtype of masks: float32, or float64 for float64.
         clipped: the activations whose gradients are clipped, e.g. "features.1 (relu)".
         model: the copy of the network that runs; it may have hooks.
+        memory_format: the format in which it is given composites.
     """
 
     inputs: Tensor
@@ -61,13 +63,18 @@ class CompositeAnswers:
     questions: tuple[Question, ...]
     extra: tuple[Any, ...]
     dtype: torch.dtype
+    memory_format: torch.memory_format
 
     def __call__(self, composites: Tensor) -> Tensor:
         """Return answers ``[N, M]`` for composites ``[N, M, C, H, W]``, by each image's own question."""
         n, m = composites.shape[:2]
         # image-major, as the clipping expects: the copies of an image are adjacent
         rows = torch.arange(n, device=composites.device).repeat_interleave(m)
-        logits = self.model(_laid_out(composites.flatten(0, 1).to(self.dtype)), *rows_of(self.extra, rows, n))
+        # always a copy: ``contiguous`` would leave a batch of one with strides that convolutions take for another
+        # format; the same image would be rounded in two ways, and where a mask hides everything, rounding decides
+        # which of many equal pixels a max pooling selects
+        x = composites.flatten(0, 1).to(self.dtype).clone(memory_format=self.memory_format)
+        logits = self.model(x, *rows_of(self.extra, rows, n))
         logits = logits.to(self.inputs.dtype).unflatten(0, (n, m))
         # answers(questions, logits), all copies of an image at once
         each = [torch.vmap(question.answer)(row) for question, row in zip(self.questions, logits, strict=True)]
@@ -106,13 +113,14 @@ def composite_answers(
     asked = as_questions(list(questions), len(inputs))
     extra = forward_arguments(additional_forward_args)
     with torch.inference_mode(False), torch.enable_grad():
-        x = _laid_out(inputs.detach().clone())  # the copy is a normal tensor, also of one from inference mode
+        memory_format = fastest_format(model, inputs, extra)
+        x = inputs.detach().clone(memory_format=memory_format)  # a normal tensor, also of one from inference mode
         with torch.no_grad():  # fail early if something is wrong with the network or a question
             answers(asked, check_logits(model(x, *extra)))
         opened = nullcontext((Replica(model).module, ())) if intercept is None else intercept(model, x, extra)
         with opened as (copy, clipped):
             wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-            yield CompositeAnswers(x.to(wide), clipped, copy, tuple(asked), extra, x.dtype)
+            yield CompositeAnswers(x.to(wide), clipped, copy, tuple(asked), extra, x.dtype, memory_format)
 
 
 def check_image_model(model: nn.Module, inputs: Tensor) -> None:
@@ -127,12 +135,3 @@ def check_image_model(model: nn.Module, inputs: Tensor) -> None:
     check_inputs(model, [inputs])
     check_images("the inputs", inputs, finite=False)
 
-
-def _laid_out(x: Tensor) -> Tensor:
-    """Return a copy in the channels-last layout on a CPU, where convolutions are faster with it.
-
-    It is always a copy: ``contiguous`` would leave a batch of one with strides that convolutions take for the
-    other layout. The same image would then be rounded in two ways, and where a mask hides everything, rounding
-    decides which of many equal pixels a max pooling selects.
-    """
-    return x.clone(memory_format=torch.channels_last) if x.device.type == "cpu" else x.contiguous()

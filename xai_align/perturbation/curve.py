@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from xai_align._tools.checks import check_choice, check_finite, check_integer
+from xai_align._tools.memory_format import fastest_format
 from xai_align._tools.model_state import check_evaluation_mode
 from xai_align._tools.progress import progress_bar
 from xai_align._tools.replica import Replica
@@ -165,14 +166,18 @@ def iterate_curves(
         hooks = LayerHooks.on(forward_func, names)
     if activation is not None:
         check_choice("activation", activation, ("auto", "softmax", "sigmoid"))
+    extra = forward_arguments(additional_forward_args)
+    with torch.autocast(inputs.device.type, dtype=autocast, enabled=autocast is not None):
+        memory_format = fastest_format(forward_func, inputs, extra, context=autocast)
     network = Network(
         forward_func,
-        forward_arguments(additional_forward_args),
+        extra,
         len(inputs),
         activation,
         autocast,
         hooks,
         internal_batch_size or (BATCH_ON_CPU if inputs.device.type == "cpu" else BATCH_ON_GPU),
+        memory_format,
     )
     with progress_bar("perturbing", len(inputs), shown=show_progress, timed="example") as bar:
         for first in range(0, len(inputs), EXAMPLES_AT_ONCE):

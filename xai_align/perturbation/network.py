@@ -27,12 +27,12 @@ class Network:
     autocast: torch.dtype | None
     hooks: LayerHooks | None
     batch_size: int
+    memory_format: torch.memory_format = torch.contiguous_format
 
     def __call__(self, x: Tensor, rows: Tensor) -> Tensor:
         """Return outputs ``[M, K]`` for perturbed inputs of these rows of the caller's batch."""
         extra = rows_of(self.extra, rows, self.num_examples)
-        if x.dim() == 4:
-            x = x.contiguous(memory_format=torch.channels_last)  # faster convolutions
+        x = x.contiguous(memory_format=self.memory_format)
         with torch.autocast(x.device.type, dtype=self.autocast, enabled=self.autocast is not None):
             out = self.forward_func(x, *extra)
         if not isinstance(out, Tensor) or out.dim() not in (1, 2) or len(out) != len(x):

@@ -79,7 +79,7 @@ def _like(given: Any, x: Tensor) -> Tensor:
             f"the baseline has shape {list(given.shape)}, the inputs have {list(x.shape)}; give one example or as many, "
             "and for a distribution of baselines one call for each"
         )
-    return given.detach().to(x).expand_as(x).clone()
+    return torch.empty_like(x).copy_(given.detach())  # in the memory format of the inputs
 
 
 def _differences(found: tuple[Tensor, ...], baseline: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
