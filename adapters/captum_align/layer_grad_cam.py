@@ -14,6 +14,7 @@ from xai_align.adapter_tools import resize_keeping_sum, restores_thread_state
 from xai_align.features.cut_network import CutNetwork
 from xai_align.features.resolve_layer import Layer, resolve_layer
 from xai_align.features.unwrapping import unwrapped
+from xai_align.pinet.input_checks import named_checkpointing
 from xai_align.question import QuestionModel
 
 
@@ -65,7 +66,8 @@ class FeatureSpaceGradCam(Attribution):
         method = LayerGradCam(asked, cut.here)
         total = images[0].new_zeros((len(images[0]), *size))
         for cut.part in count():
-            cam = method.attribute(images, target, additional_forward_args, relu_attributions=relu_attributions)
+            with named_checkpointing():
+                cam = method.attribute(images, target, additional_forward_args, relu_attributions=relu_attributions)
             total = total + resize_keeping_sum(cam.detach().squeeze(1), size)
             if cut.part + 1 >= cut.parts:
                 break

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from gradcam_align.first_component import channel_sum, first_component
 from gradcam_align.target_question import predicted_class, questions_of
+from gradcam_align.transformed_space import transformed_space
 from xai_align import plugins
 from xai_align.adapter_tools import callers_level, check_evaluation_mode, restores_thread_state
 from xai_align.explanation import logits_of
@@ -43,7 +44,8 @@ class AttributionCAM(BaseCAM):
         model: the network, which may be compiled or data-parallel.
         target_layers: the method's layers: modules of the model, their names, or ``FeatureSpace`` records.
             None or ``[]``: the method's default. With several, their maps are averaged.
-        reshape_transform: not needed; tokens and channels-last maps are recognised.
+        reshape_transform: a function that rearranges a layer's output to ``[N, C, h, w]``; it is used for
+            ``target_layers``. It is not needed: tokens and channels-last maps are recognised.
         method: a name from ``xai-align methods``.
         **options: options of the method, as in
             ``xai_align.plugins.attribution_method(method).build(model, **options)``.
@@ -53,7 +55,8 @@ class AttributionCAM(BaseCAM):
 
     Raises:
         TypeError: the model is not an ``nn.Module``.
-        ValueError: there is no such method, or a target layer is not a module of the model.
+        ValueError: there is no such method, or a target layer is not a module of the model; or, in the call, the
+            ``reshape_transform`` computes with the values instead of rearranging them.
 
     Example::
 
@@ -182,6 +185,16 @@ class AttributionCAM(BaseCAM):
             self._places = [None]
         return [spec.build(self.model, **self._built_with(place)) for place in self._places]
 
+    def _resolved(self, images: Tensor) -> list[Place]:
+        """Return the layers, with the positions that ``reshape_transform`` gives them for images of this size."""
+        transform = self.reshape_transform
+        if transform is None or self._places == [None]:
+            return self._places
+        return [
+            place if place is None else transformed_space(self.model, place, images[:1], transform)
+            for place in self._places
+        ]
+
     def _built_with(self, place: Place) -> dict[str, Any]:
         return self._options if place is None else {**self._options, "layer": place}
 
@@ -190,17 +203,24 @@ class AttributionCAM(BaseCAM):
         check_evaluation_mode(self.model)
         images = self._images(input_tensor)
         with torch.inference_mode(False):
-            maps = self._explained(images, questions_of(targets, len(images)), combine)
-        for one, place in zip(maps, self._places, strict=True):
+            places = self._resolved(images)
+            maps = self._explained(images, questions_of(targets, len(images)), combine, places)
+        for one, place in zip(maps, places, strict=True):
             _warn_of_nothing(one, self._name, place)
         return maps
 
-    def _explained(self, images: Tensor, questions: list[Question], combine: Combine) -> list[Tensor]:
+    def _explained(
+        self, images: Tensor, questions: list[Question], combine: Combine, places: list[Place]
+    ) -> list[Tensor]:
         self.outputs = logits_of(self.model, images)
         questions = _fixed(questions, self.outputs)
+        methods = self._methods
+        if places is not self._places:
+            spec = plugins.attribution_method(self._name)
+            methods = [spec.build(self.model, **self._built_with(place)) for place in places]
         return [
             combine(self._attributed(method, place, images, questions))
-            for method, place in zip(self._methods, self._places, strict=True)
+            for method, place in zip(methods, places, strict=True)
         ]
 
     def _attributed(self, method: Any, place: Place, images: Tensor, questions: list[Question]) -> Tensor:
@@ -215,9 +235,11 @@ class AttributionCAM(BaseCAM):
 
     def _images(self, input_tensor: Tensor) -> Tensor:
         """Return an ordinary copy on the model's device, even of an inference tensor."""
-        if not isinstance(input_tensor, Tensor) or input_tensor.dim() != 4:
+        if not isinstance(input_tensor, Tensor) or input_tensor.dim() not in (4, 5):
             found = list(input_tensor.shape) if isinstance(input_tensor, Tensor) else type(input_tensor).__name__
-            raise ValueError(f"a CAM explains a batch of images [B, C, H, W], got {found}")
+            raise ValueError(
+                f"a CAM explains a batch of images [B, C, H, W] or of volumes [B, C, D, H, W], got {found}"
+            )
         with torch.inference_mode(False):
             return input_tensor.detach().to(self.device).clone()
 

@@ -26,11 +26,13 @@ from xai_align.features.cut_network import CutNetwork
 from xai_align.features.resolve_layer import Layer, resolve_layer
 from xai_align.features.unwrapping import unwrapped
 from xai_align.hookspecs import FeatureSpace
-from xai_align.pinet.input_checks import check_logits, forward_arguments
+from xai_align.pinet.input_checks import check_logits, forward_arguments, named_checkpointing
 from xai_align.question import Question, QuestionModel, TargetError, answers, as_questions
 
 #: Largest number of rows of a positions-by-positions matrix: 400 MB in float32.
 MOST_POSITIONS = 10_000
+#: Methods whose formula in the package is defined for volumes too.
+OF_VOLUMES = ("gradcam", "hirescam", "layercam", "gradcamelementwise", "finercam")
 #: Options of Finer-CAM's call in the package: alpha, and the number of classes to compare with.
 FINER_OPTIONS = {"alpha": 1.0, "comparisons": 3}
 
@@ -79,7 +81,8 @@ class BaselineMethod:
         """Return the map in the shape of ``inputs``, detached.
 
         Args:
-            inputs: images ``[N, C, H, W]``, or a tuple of one such tensor.
+            inputs: images ``[N, C, H, W]``, or a tuple of one such tensor; for :data:`OF_VOLUMES` also volumes
+                ``[N, C, D, H, W]``.
             target: any target of Captum's methods, numpy integers and arrays, or an ``xai_align.Question``.
             additional_forward_args: further arguments of the model.
 
@@ -95,6 +98,7 @@ class BaselineMethod:
         if self.spec.keeps_graph and images.dtype in (torch.bfloat16, torch.float16):
             raise ValueError(f"{self.name} is not computed in {images.dtype}; convert model and inputs with .float()")
         with ExitStack() as stack:
+            stack.enter_context(named_checkpointing())
             stack.enter_context(torch.inference_mode(False))
             if self.spec.draws:  # kernel PCA starts from a random vector
                 stack.enter_context(fixed_random_state())
@@ -117,8 +121,9 @@ class BaselineMethod:
         total = images.new_zeros((len(images), *images.shape[2:]), dtype=torch.float32)
         for network.part in count():
             cells = self._cells(network, images, questions).clamp(min=0)
-            size = (images.shape[-2], images.shape[-1])
-            total = total + nn.functional.interpolate(cells[:, None], size, mode="bilinear")[:, 0].to(total.device)
+            size = tuple(images.shape[2:])
+            mode = "trilinear" if len(size) == 3 else "bilinear"
+            total = total + nn.functional.interpolate(cells[:, None], size, mode=mode)[:, 0].to(total.device)
             if network.part + 1 >= network.parts:
                 break
         return total
@@ -182,9 +187,11 @@ class _Network(CutNetwork):
 
 def _one_batch_of_images(name: str, inputs: Any) -> Tensor:
     images = inputs if isinstance(inputs, tuple) else (inputs,)
-    if len(images) != 1 or not isinstance(images[0], Tensor) or images[0].dim() != 4:
+    dims = (4, 5) if name in OF_VOLUMES else (4,)
+    if len(images) != 1 or not isinstance(images[0], Tensor) or images[0].dim() not in dims:
         shapes = ", ".join(str(list(x.shape)) if isinstance(x, Tensor) else type(x).__name__ for x in images)
-        raise ValueError(f"{name} explains one batch of images [N, C, H, W], got {shapes}")
+        also = " or of volumes [N, C, D, H, W]" if name in OF_VOLUMES else ""
+        raise ValueError(f"{name} explains one batch of images [N, C, H, W]{also}, got {shapes}")
     return images[0]
 
 

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradcam_align.attribution_cam import AttributionCAM, Combine
+from gradcam_align.attribution_cam import AttributionCAM, Combine, Place
 from xai_align.adapter_tools import Spread, resize_keeping_sum
 from xai_align.builtin import PINET
 from xai_align.features.spatial import layout_of, on_grid
 from xai_align.hookspecs import FeatureSpace
 from xai_align.pinet import MixedReadout
+from xai_align.pinet.on_inputs import contributions_on_sequences
 from xai_align.pinet.readout import Readout, read_out
 from xai_align.question import Question
 
@@ -28,9 +29,10 @@ class PiNetCAM(AttributionCAM):
         model: the network, which may be compiled or data-parallel.
         target_layers: the layers to read out; None or ``[]``: the default of :func:`~xai_align.read_out`. With several,
             their maps are averaged.
-        reshape_transform: not needed.
+        reshape_transform: a function that rearranges a layer's output to ``[N, C, h, w]``, used for
+            ``target_layers``; not needed. What it leaves out has no place in the map, like class tokens.
         spread: ``"smooth"``: a coarse map is interpolated between cells, as in pytorch-grad-cam;
-            ``"area"``: each cell is spread evenly over the pixels it covers.
+            ``"area"``: each cell is spread evenly over the pixels it covers, as always for volumes ``[B, C, D, H, W]``.
 
     Raises:
         ValueError: a target layer is not a module of the model.
@@ -62,9 +64,13 @@ class PiNetCAM(AttributionCAM):
     def _build(self) -> list[Any]:
         return []  # a readout needs no method object and no other package
 
-    def _explained(self, images: Tensor, questions: list[Question], combine: Combine) -> list[Tensor]:
-        readouts = [read_out(self.model, images, questions, place) for place in self._places]
+    def _explained(
+        self, images: Tensor, questions: list[Question], combine: Combine, places: list[Place]
+    ) -> list[Tensor]:
+        readouts = [read_out(self.model, images, questions, place) for place in places]
         self.outputs = readouts[-1].logits.detach()
+        if images.dim() == 5:
+            return [contributions_on_sequences(readout, self.model, images).sum(1).detach() for readout in readouts]
         return [_map(readout, combine, self.spread) for readout in readouts]
 
 

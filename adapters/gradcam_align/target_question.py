@@ -25,6 +25,10 @@ class TargetQuestion(Question):
     the target itself and ``rest`` is its constant. Methods that differentiate or
     perturb the network use ``t`` unchanged.
 
+    A target that doesn't change with the output's scale, such as a cosine, has a first-order form whose sum is 0. Its
+    norm is held constant instead, as a readout does with one inside a network: ``t(z) = h(z) / |z|`` with
+    ``h(z) = |z| t(z)``, and ``w = (dh/dz) / |z| = dt/dz + t(z) z / |z|^2``, whose sum is ``t(z)``.
+
     Attributes:
         target: the function. Two questions are equal if it is the same object.
 
@@ -56,7 +60,7 @@ class TargetQuestion(Question):
         return value.reshape(())
 
     def linear_form(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the gradient ``w`` of the target at these logits, and ``r = t(z) - sum(w z)``.
+        """Return weights ``w`` and ``r = t(z) - sum(w z)``: the target's gradient, or with its norm held constant.
 
         Raises:
             TargetError: the target cannot be differentiated there.
@@ -70,7 +74,19 @@ class TargetQuestion(Question):
                     "differentiated; compute it with torch operations, without .detach() or .item()"
                 )
             (weights,) = torch.autograd.grad(value, z)
-        return weights, value.detach() - (weights * z.detach()).sum()
+        z, t = z.detach(), value.detach()
+        if self._is_of_degree_zero(z, t):
+            weights = weights + t * z / z.square().sum()  # w = dt/dz + t z / |z|^2
+        return weights, t - (weights * z).sum()
+
+    def _is_of_degree_zero(self, z: Tensor, t: Tensor) -> bool:
+        """Return whether the target is the same for multiples of these logits, and not a constant zero."""
+        if not bool(z.any()) or not bool(t):
+            return False
+        with torch.inference_mode(False), torch.no_grad():
+            others = [self.answer(factor * z) for factor in (0.5, 2.0, 3.0)]
+        tolerance = 20 * torch.finfo(t.dtype).eps * t.abs()
+        return all(bool((other - t).abs() <= tolerance) for other in others)
 
     @property
     def is_linear(self) -> bool:

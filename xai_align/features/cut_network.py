@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+from torch.utils.hooks import RemovableHandle
 
 from xai_align._tools.replica import Replica
-from xai_align.features.routes import route_through
+from xai_align.features.routes import find_layer, route_through
 from xai_align.features.spatial import layout_of, token_grid
 from xai_align.hookspecs import FeatureSpace
 
@@ -41,6 +43,7 @@ class CutNetwork(nn.Module):
         self.part, self.parts = 0, 0
         self.training = False
         self._model = (copy.module,)  # in a tuple, so that PyTorch does not register it as a submodule
+        self._again: list[RemovableHandle] = []
 
     def forward(self, images: Tensor, *extra: Any) -> Any:
         """Return the model's output for images ``[N, C, H, W]``.
@@ -50,17 +53,36 @@ class CutNetwork(nn.Module):
         """
         numbers = count()
         size = (images.shape[-2], images.shape[-1])
+        put: list[Tensor] = []
+        for handle in self._again:
+            handle.remove()
 
         def place(z: Tensor) -> Tensor:
             number = next(numbers)
             self.parts = number + 1
             if number != self.part:
+                put.append(z)
                 return z
             shown, back = as_raster(z.detach(), self.space, size)
             shown = self.here(shown.requires_grad_() if torch.is_grad_enabled() else shown)
-            return back(shown.clone())  # the network may write into it
+            put.append(back(shown.clone()))  # the network may write into it
+            return put[-1]
 
-        return route_through(self._model[0], [self.space], (images,), extra).run(lambda _, z: place(z))
+        answer = route_through(self._model[0], [self.space], (images,), extra).run(lambda _, z: place(z))
+        if self.space.split is None:
+            self._again = self._put_again(put)
+        return answer
+
+    def _put_again(self, put: Sequence[Tensor]) -> list[RemovableHandle]:
+        """Let the layer return the same tensors if it runs again, as in the backward pass of a checkpointed block."""
+        if not isinstance(self.space.layer, str) or self.space.layer == "input":
+            return []
+
+        def again(module: nn.Module, args: Any, output: Any) -> Any:
+            same = iter(put)
+            return tree_map(lambda x: next(same) if isinstance(x, Tensor) and x.is_floating_point() else x, output)
+
+        return [find_layer(self._model[0], self.space.layer).register_forward_hook(again)]
 
 
 def as_raster(z: Tensor, space: FeatureSpace, image_size: tuple[int, int]) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
@@ -69,6 +91,8 @@ def as_raster(z: Tensor, space: FeatureSpace, image_size: tuple[int, int]) -> tu
     Raises:
         ValueError: it has neither the axes of a map nor those of tokens, or the tokens form no grid.
     """
+    if z.dim() == 5:  # [N, C, d, h, w] of a volume
+        return z, lambda x: x
     layout, prefix = layout_of(z, space), space.prefix_tokens
     if layout == "NCHW":
         return z, lambda x: x

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal, TypeAlias, get_args
 
+import torch
 from torch import Tensor, nn
 
 from xai_align import plugins
-from xai_align._tools.thread_state import restores_thread_state
-from xai_align.features.grid_layers import OF_MAPS, grid_layers, known_space
+from xai_align._tools.replica import Replica
+from xai_align._tools.thread_state import hides_interrupt, restores_thread_state
+from xai_align.features.grid_layer import GridLayer
+from xai_align.features.grid_layers import OF_MAPS, floating_parts, grid_layers, known_space, token_spaces
 from xai_align.features.head_input import HEAD, head_input
 from xai_align.features.last_map import last_map
 from xai_align.features.last_token_layer import last_token_layer
@@ -160,7 +164,32 @@ def _named(model: nn.Module, layer: Any, image: Tensor | None, output: str | int
         return known or FeatureSpace(layer=name)
     assert image is not None
     # the number of class tokens of a network that no plugin knows
-    return next((one.space for one in grid_layers(model, image, output) if one.name == name), FeatureSpace(layer=name))
+    layers = grid_layers(model, image, output)
+    same = next((one.space for one in layers if one.name == name), None)
+    return same or _tokens_like(model, name, layers, image) or FeatureSpace(layer=name)
+
+
+def _tokens_like(model: nn.Module, name: str, layers: Sequence[GridLayer], image: Tensor) -> FeatureSpace | None:
+    """Return the space of a layer beside the path that all evidence takes, with as many tokens as a layer on it."""
+    shapes: list[Any] = []
+
+    def remember(module: nn.Module, args: Any, output: Any) -> None:
+        shapes.extend(part.shape for part in floating_parts(output))
+
+    copy = Replica(model, evaluate=True).module
+    find_layer(copy, name).register_forward_hook(remember)
+    noise = torch.randn((1, *image.shape[1:]), generator=torch.Generator().manual_seed(0)).to(image)
+    try:
+        with torch.no_grad():
+            copy(noise)
+    except Exception as error:  # the pass that reads the layer tells of it
+        if hides_interrupt(error):
+            raise
+        return None
+    if len(shapes) != 1 or len(shapes[0]) != 3:
+        return None
+    like = token_spaces([one for one in layers if one.space.layout == "NLC"]).get(shapes[0][1])
+    return None if like is None else replace(like, layer=name, split=None)
 
 
 def _no_layer(given: Any) -> Any:

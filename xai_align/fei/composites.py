@@ -19,7 +19,7 @@ from xai_align._tools.batches import rows_of
 from xai_align._tools.images import check_images
 from xai_align._tools.memory_format import fastest_format
 from xai_align._tools.replica import Replica
-from xai_align.pinet.input_checks import check_inputs, check_logits, check_model, forward_arguments
+from xai_align.pinet.input_checks import check_inputs, check_logits, check_model, forward_arguments, named_checkpointing
 from xai_align.question import Question, answers, as_questions
 
 
@@ -112,7 +112,7 @@ def composite_answers(
     check_image_model(model, inputs)
     asked = as_questions(list(questions), len(inputs))
     extra = forward_arguments(additional_forward_args)
-    with torch.inference_mode(False), torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad(), named_checkpointing():
         memory_format = fastest_format(model, inputs, extra)
         x = inputs.detach().clone(memory_format=memory_format)  # a normal tensor, also of one from inference mode
         with torch.no_grad():  # fail early if something is wrong with the network or a question

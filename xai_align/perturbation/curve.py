@@ -28,6 +28,7 @@ from xai_align.perturbation.ranking import position_scores
 from xai_align.perturbation.runner import PerturbationRunner
 from xai_align.perturbation.spec import TENTHS, Order, PerturbationSpec
 from xai_align.pinet.input_checks import forward_arguments
+from xai_align.question import QuestionModel
 
 #: Default batch sizes of the network: small enough for a CPU's cache, large enough to fill a GPU.
 BATCH_ON_CPU, BATCH_ON_GPU = 6, 128
@@ -157,7 +158,8 @@ def iterate_curves(
     """
     _check(forward_func, inputs, internal_batch_size)
     scores = position_scores(attributions, inputs).to(inputs.device)
-    hooks = None
+    hooks, extra = None, forward_arguments(additional_forward_args)
+    asked = forward_func.model if isinstance(forward_func, QuestionModel) else forward_func
     names = layer_names(forward_func, layers)
     if any(spec.layers for spec in specs):
         if not isinstance(forward_func, nn.Module):
@@ -166,9 +168,8 @@ def iterate_curves(
         hooks = LayerHooks.on(forward_func, names)
     if activation is not None:
         check_choice("activation", activation, ("auto", "softmax", "sigmoid"))
-    extra = forward_arguments(additional_forward_args)
     with torch.autocast(inputs.device.type, dtype=autocast, enabled=autocast is not None):
-        memory_format = fastest_format(forward_func, inputs, extra, context=autocast)
+        memory_format = fastest_format(asked, inputs, extra, context=autocast)
     network = Network(
         forward_func,
         extra,

@@ -123,18 +123,32 @@ def check_logits(output: Any) -> Tensor:
 def explained_failures(inputs: Sequence[Tensor]) -> Iterator[None]:
     """Add a note on the inputs to errors that the model raises, keeping their type."""
     try:
-        yield
-    except CheckpointError as error:
-        raise ValueError(
-            "the model calls torch.utils.checkpoint, which hides the operations inside from a readout; switch "
-            "activation checkpointing off"
-        ) from error
+        with named_checkpointing():
+            yield
     except Exception as error:
         if len(inputs) == 1 and inputs[0].dim() == 3 and isinstance(error, RuntimeError | ValueError | IndexError):
             error.add_note("(is this one image without a batch? give images [N, C, H, W]: x[None])")
         given = ", ".join(f"{list(x.shape)} {x.dtype}" for x in inputs)
         error.add_note(f"(while reading out the model on inputs {given})")
         raise
+
+
+@contextmanager
+def named_checkpointing() -> Iterator[None]:
+    """Say of errors of ``torch.utils.checkpoint`` what to do about them.
+
+    Raises:
+        ValueError: in place of such an error.
+    """
+    try:
+        yield
+    except (CheckpointError, RuntimeError) as error:
+        if not isinstance(error, CheckpointError) and "torch.utils.checkpoint" not in str(error):
+            raise
+        raise ValueError(
+            "the model calls torch.utils.checkpoint, which hides the operations inside from a readout and runs them "
+            "again; switch activation checkpointing off"
+        ) from error
 
 
 def _check_like_model(model: nn.Module, inputs: Sequence[Tensor], extra: Sequence[Any]) -> None:
