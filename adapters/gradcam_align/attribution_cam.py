@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import product
 from typing import Any, ClassVar, TypeAlias
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from gradcam_align.first_component import channel_sum, first_component
 from gradcam_align.target_question import predicted_class, questions_of
+from gradcam_align.target_scores import TargetScores, is_one_for_each
 from gradcam_align.transformed_space import transformed_space
 from xai_align import plugins
 from xai_align.adapter_tools import callers_level, check_evaluation_mode, restores_thread_state
@@ -23,7 +25,7 @@ from xai_align.explanation import logits_of
 from xai_align.features.routes import layer_name
 from xai_align.features.unwrapping import unwrapped
 from xai_align.hookspecs import FeatureSpace
-from xai_align.question import Question, ask
+from xai_align.question import Question, TargetError, ask
 
 #: Function from a map with channels ``[N, C, h, w]`` to one without, ``[N, h, w]``.
 Combine: TypeAlias = Callable[[Tensor], Tensor]
@@ -204,7 +206,14 @@ class AttributionCAM(BaseCAM):
         images = self._images(input_tensor)
         with torch.inference_mode(False):
             places = self._resolved(images)
-            maps = self._explained(images, questions_of(targets, len(images)), combine, places)
+            questions = questions_of(targets, len(images))
+            try:
+                maps = self._explained(images, questions, combine, places)
+            except TypeError:  # the output is no tensor
+                detected = self._detections(images)
+                if detected is None:
+                    raise
+                maps = self._of_detections(detected, images, targets, combine, places)
         for one, place in zip(maps, places, strict=True):
             _warn_of_nothing(one, self._name, place)
         return maps
@@ -222,6 +231,39 @@ class AttributionCAM(BaseCAM):
             combine(self._attributed(method, place, images, questions))
             for method, place in zip(methods, places, strict=True)
         ]
+
+    def _detections(self, images: Tensor) -> Any:
+        """Return the model's output if it is a list of records, one for each image, else None."""
+        with torch.no_grad():
+            output = self.model(images.clone())
+        return output if is_one_for_each(output, len(images)) else None
+
+    def _of_detections(
+        self, detected: Any, images: Tensor, targets: Any, combine: Combine, places: list[Place]
+    ) -> list[Tensor]:
+        """Return the maps of a detector's images, one by one, for targets that are functions of one image's detections."""
+        given = list(targets) if isinstance(targets, list | tuple) else [targets]
+        if len(given) != len(images) or not all(map(callable, given)):
+            raise TargetError(
+                "the model returns a list of records, one for each image; give as many functions of such a record as "
+                "targets, e.g. FasterRCNNBoxScoreTarget"
+            )
+        self.outputs = detected
+        spec = plugins.attribution_method(self._name)
+        if spec.account:
+            raise ValueError(
+                "a detector selects its boxes by non-maximum suppression, which no exact readout follows; take "
+                f"AttributionCAM(model, target_layers, method='eigencam') or another method in place of '{self._name}'"
+            )
+        maps = []
+        for place in places:
+            rows = []
+            for number, target in enumerate(given):
+                scores = TargetScores(self.model, [target])
+                method = spec.build(scores, **self._built_with(_inside(place)))
+                rows.append(combine(method.attribute(images[number : number + 1], target=None).detach()))
+            maps.append(torch.cat(rows))
+        return maps
 
     def _attributed(self, method: Any, place: Place, images: Tensor, questions: list[Question]) -> Tensor:
         spec = plugins.attribution_method(self._name)
@@ -242,6 +284,15 @@ class AttributionCAM(BaseCAM):
             )
         with torch.inference_mode(False):
             return input_tensor.detach().to(self.device).clone()
+
+
+def _inside(place: Place) -> Place:
+    """Return a layer of the model as a layer of its :class:`TargetScores`."""
+    if isinstance(place, FeatureSpace):
+        names = (place.layer,) if isinstance(place.layer, str) else place.layer
+        inner = tuple(f"model.{name}" for name in names)
+        return replace(place, layer=inner[0] if isinstance(place.layer, str) else inner, split=None)
+    return place if place is None or place == "input" else f"model.{place}"
 
 
 def _place(model: nn.Module, layer: Any) -> Place:

@@ -142,6 +142,8 @@ class BaselineMethod:
         with torch.set_grad_enabled(self.spec.gradients):
             answer = answers(questions, logits)  # even where it isn't needed: a wrong target is an error
             if self.spec.gradients:
+                if network.parts > 1 and not answer.requires_grad:  # another of the tensors is what it depends on
+                    return torch.zeros(len(z), *z.shape[2:])
                 gradients = _gradients(answer, z, network.space, keeps_graph=self.spec.keeps_graph)
         given = (z, gradients) if self.spec.keeps_graph else (_numbers(z), _numbers(gradients))
         return self._by_the_package(network, images, questions, *given)

@@ -61,10 +61,12 @@ def transformed_space(model: nn.Module, layer: str | FeatureSpace, image: Tensor
     leaves, structure = tree_flatten(output)
     places = [place for place, one in enumerate(leaves) if isinstance(one, Tensor) and one.is_floating_point()]
     if len(places) != 1:
-        raise NotARearrangement(
-            f"'{layer}' returns {len(places)} tensors; reshape_transform is used for layers that return one. Leave it "
-            "out: maps and tokens of several tensors are recognised"
+        warnings.warn(
+            f"'{layer}' returns {len(places)} tensors: reshape_transform is left out, each tensor is a map of its own, and "
+            "these are summed",
+            stacklevel=callers_level(),
         )
+        return resolve_layer(model, layer, image=image)
     z = leaves[places[0]]
     leaves[places[0]] = torch.arange(z.numel(), dtype=torch.float64, device=z.device).reshape(z.shape)
     try:
