@@ -250,7 +250,8 @@ FUNCTIONS = {
 def test_a_function_that_calls_a_network_is_explained_as_the_network(model, images, form, cls, layer):
     function = FUNCTIONS[form](model)
     close(cls(function, layer).attribute(images, target=1), cls(model, layer).attribute(images, target=1))
-    assert not model._forward_hooks and not model.second._forward_hooks
+    assert not model._forward_hooks
+    assert not model.second._forward_hooks
     assert cls(function, layer).forward_func is function
 
 
@@ -307,7 +308,8 @@ def test_one_layer_gives_a_tensor_and_a_list_one_result_each():
         close(sums(a, bias), model(*pair)[:, 1].detach())
     assert len(deltas) == 2
     one = LayerPiNetAttribution(model, ["second"]).attribute(pair, target=1)
-    assert isinstance(one, list) and len(one) == 1
+    assert isinstance(one, list)
+    assert len(one) == 1
     with pytest.raises(ValueError, match="a sum of its own"):
         LayerPiNetAttribution(model, ["norm", "second"]).compute_convergence_delta(several, x, target=1)
 

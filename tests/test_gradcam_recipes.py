@@ -153,14 +153,16 @@ def test_volumes():
     theirs = GradCAM(model, [model.last])(x, TARGETS)
     ours = AttributionCAM(model, [model.last], method="gradcam")(x, TARGETS)
     assert ours.shape == theirs.shape == (2, 4, 8, 12)
-    assert min(np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in zip(ours, theirs, strict=True)) > 0.95  # their upsampling is another
+    assert (
+        min(np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in zip(ours, theirs, strict=True)) > 0.95
+    )  # their upsampling is another
     for layers in (None, [model.conv], [model.last]):
         cam = PiNetCAM(model, layers)
         found = cam.attributions(x, TARGETS)
         readout = read_out(model, x, [3, 1], None if layers is None else layers[0])
         torch.testing.assert_close(found.sum((1, 2, 3)) + readout.bias, readout.answer, rtol=1e-4, atol=1e-5)
         assert cam(x, TARGETS).shape == cam(x, TARGETS, aug_smooth=True).shape == (2, 4, 8, 12)
-    with pytest.raises(ValueError, match="or of volumes"):
+    with pytest.raises(ValueError, match="volumes"):
         PiNetCAM(model)(x[0, 0], TARGETS)
 
 
@@ -246,9 +248,7 @@ def test_checkpointed_blocks_make_no_difference_to_methods_by_name(method):
     vit, layer = made(timm_vit)
     x = images(2, SIDE)
     plain = explain(vit, x, [3, 1], method).attribution
-    torch.testing.assert_close(
-        explain(Checkpointed(vit, reentrant=False).eval(), x, [3, 1], method).attribution, plain
-    )
+    torch.testing.assert_close(explain(Checkpointed(vit, reentrant=False).eval(), x, [3, 1], method).attribution, plain)
     vit.set_grad_checkpointing(True)
     torch.testing.assert_close(explain(vit, x, [3, 1], method).attribution, plain)
     torch.testing.assert_close(

@@ -95,7 +95,9 @@ def test_curves_are_those_of_the_same_function_in_any_format(cls):
 
 
 #: What a metric needs beyond network, inputs and maps, and what it asks of the question, is tested elsewhere.
-NAMED = "insertion deletion morf road srg comprehensiveness decision_flip rank_deletion average_drop pgs infidelity".split()
+NAMED = (
+    "insertion deletion morf road srg comprehensiveness decision_flip rank_deletion average_drop pgs infidelity".split()
+)
 
 
 @pytest.mark.parametrize("name", NAMED)

@@ -111,7 +111,7 @@ def _by_place(method: Any, inputs: Any, args: tuple[Any, ...], named: dict[str, 
     takes_baseline, guessed = _has_baseline(method, inputs, args, named)
     if takes_baseline and _may_be_target(first, inputs) and _is_index(first) and _may_be_target(second, inputs):
         _warn_of_order(method, inputs, first, second)
-    order = AFTER_BASELINES if takes_baseline else AFTER_TARGET
+    order: tuple[str, ...] = AFTER_BASELINES if takes_baseline else AFTER_TARGET
     if takes_baseline and len(args) > 3 and isinstance(args[3], bool):  # as in Captum's DeepLift
         order = (*AFTER_BASELINES[:3], "return_convergence_delta")
     if len(args) > len(order):
@@ -208,8 +208,8 @@ def _warn_of_order(method: Any, inputs: Any, first: Any, second: Any) -> None:
     """Warn where the model could take the second number as an argument of its own."""
     if _forward_takes(method.forward_func, len(inputs) if isinstance(inputs, tuple) else 1):
         warnings.warn(
-            f"in attribute(inputs, {first!r}, {second!r}) the baseline is {first!r} and the target is {second!r}, as in "
-            "Captum's IntegratedGradients; if these are a target and an argument of the model, write target=... and "
+            f"in attribute(inputs, {first!r}, {second!r}) the baseline is {first!r} and the target is {second!r}, as "
+            "in Captum's IntegratedGradients; if these are a target and an argument of the model, write target=... and "
             "additional_forward_args=...",
             stacklevel=callers_level(),
         )
@@ -275,8 +275,8 @@ def delta_call(attributions: Any, args: tuple[Any, ...], named: dict[str, Any]) 
     unknown = [name for name in given if name not in ("baselines", "inputs", "target", "additional_forward_args")]
     if twice or unknown or len(args) > len(order):
         raise TypeError(
-            "compute_convergence_delta takes (attributions, start_point, end_point, target, additional_forward_args) or "
-            "(attributions, inputs, target, additional_forward_args)"
+            "compute_convergence_delta takes (attributions, start_point, end_point, target, additional_forward_args) "
+            "or (attributions, inputs, target, additional_forward_args)"
         )
     found |= given
     if "inputs" not in found:

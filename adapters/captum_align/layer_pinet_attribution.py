@@ -72,10 +72,10 @@ class LayerPiNetAttribution(LayerAttribution):
     def attribute(self, inputs: Tensor | tuple[Tensor, ...], *args: Any, **named: Any) -> Any:
         """Return contributions in the shape of the layer's output, a tuple if that is several tensors.
 
-        Call shapes, arguments and errors are those of :meth:`PiNetAttribution.attribute`. Prefix tokens keep their rows
-        here. With ``layer="input"`` the result is like the inputs. With ``return_convergence_delta`` and ``return_bias``
-        the result is a tuple of contributions, delta and bias; for a list of layers each of these is a list. The bias is
-        the rest of the answer, ``[N]``: the contributions of a layer and its bias sum to the answer.
+        Call shapes, arguments and errors are those of :meth:`PiNetAttribution.attribute`. Prefix tokens keep their
+        rows here. With ``layer="input"`` the result is like the inputs. With ``return_convergence_delta`` and
+        ``return_bias`` the result is a tuple of contributions, delta and bias; for a list of layers each of these is a
+        list. The bias is the rest of the answer, ``[N]``: contributions and bias of a layer sum to the answer.
         """
         call = captum_call(self, inputs, args, named, OPTIONS)
         options = call.options

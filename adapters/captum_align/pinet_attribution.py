@@ -23,8 +23,8 @@ OF_THE_RESULT = OPTIONS[2:]
 class PiNetAttribution(PiNetMethod, Attribution):
     """Contribution of every input pixel to the answer, by the exact readout of an unchanged network.
 
-    Options and errors are those of :class:`xai_align.pinet.PiNetMethod`; this class adds Captum's interface, in the call
-    shapes of its main methods. ``forward_func`` may also be a function of the inputs.
+    Options and errors are those of :class:`xai_align.pinet.PiNetMethod`; this class adds Captum's interface, in the
+    call shapes of its main methods. ``forward_func`` may also be a function of the inputs.
 
     Source: Lobet & Chiaromonte 2026 (arXiv 2601.04378).
 
@@ -61,8 +61,8 @@ class PiNetAttribution(PiNetMethod, Attribution):
 
         Called as Captum's methods are: ``attribute(inputs, baselines, target, additional_forward_args)``, as
         IntegratedGradients, or ``attribute(inputs, target, additional_forward_args)``, as Saliency. Floating-point
-        values are baselines; class indices and questions are targets; of two numbers, the first is the baseline. Options
-        of approximations (``n_steps``, ``method`` ...) have no effect, of which one warning tells.
+        values are baselines; class indices and questions are targets; of two numbers, the first is the baseline.
+        Options of approximations (``n_steps``, ``method`` ...) have no effect, of which one warning tells.
 
         Args:
             inputs: tensor ``[N, ...]`` or tuple of tensors.

@@ -241,7 +241,7 @@ class AttributionCAM(BaseCAM):
     def _of_detections(
         self, detected: Any, images: Tensor, targets: Any, combine: Combine, places: list[Place]
     ) -> list[Tensor]:
-        """Return the maps of a detector's images, one by one, for targets that are functions of one image's detections."""
+        """Return the maps of a detector's images, one by one; targets are functions of one image's record."""
         given = list(targets) if isinstance(targets, list | tuple) else [targets]
         if len(given) != len(images) or not all(map(callable, given)):
             raise TargetError(
@@ -279,9 +279,7 @@ class AttributionCAM(BaseCAM):
         """Return an ordinary copy on the model's device, even of an inference tensor."""
         if not isinstance(input_tensor, Tensor) or input_tensor.dim() not in (4, 5):
             found = list(input_tensor.shape) if isinstance(input_tensor, Tensor) else type(input_tensor).__name__
-            raise ValueError(
-                f"a CAM explains a batch of images [B, C, H, W] or of volumes [B, C, D, H, W], got {found}"
-            )
+            raise ValueError(f"a CAM explains a batch of images [B, C, H, W], got {found}; volumes [B, C, D, H, W] too")
         with torch.inference_mode(False):
             return input_tensor.detach().to(self.device).clone()
 

@@ -192,8 +192,8 @@ def _one_batch_of_images(name: str, inputs: Any) -> Tensor:
     dims = (4, 5) if name in OF_VOLUMES else (4,)
     if len(images) != 1 or not isinstance(images[0], Tensor) or images[0].dim() not in dims:
         shapes = ", ".join(str(list(x.shape)) if isinstance(x, Tensor) else type(x).__name__ for x in images)
-        also = " or of volumes [N, C, D, H, W]" if name in OF_VOLUMES else ""
-        raise ValueError(f"{name} explains one batch of images [N, C, H, W]{also}, got {shapes}")
+        also = "; volumes [N, C, D, H, W] too" if name in OF_VOLUMES else ""
+        raise ValueError(f"{name} explains one batch of images [N, C, H, W], got {shapes}{also}")
     return images[0]
 
 

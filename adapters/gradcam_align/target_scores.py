@@ -1,4 +1,4 @@
-"""Networks whose output is no tensor, such as detectors, seen through pytorch-grad-cam's targets: one score an example."""
+"""Networks whose output is no tensor, such as detectors, through pytorch-grad-cam's targets: one score an example."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Feature spaces from pytorch-grad-cam's ``reshape_transform``.
 
 The package applies the transform to activations and gradients, ``[N, L, C]`` to ``[N, C, h, w]``. A readout needs to
-know where each contribution goes, and methods that run the head again need the way back. So the transform is asked where
-it puts what: it is applied to a tensor that holds the numbers of its own elements.
+know where each contribution goes, and methods that run the head again need the way back. So the transform is asked
+where it puts what: it is applied to a tensor that holds the numbers of its own elements.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ def transformed_space(model: nn.Module, layer: str | FeatureSpace, image: Tensor
     places = [place for place, one in enumerate(leaves) if isinstance(one, Tensor) and one.is_floating_point()]
     if len(places) != 1:
         warnings.warn(
-            f"'{layer}' returns {len(places)} tensors: reshape_transform is left out, each tensor is a map of its own, and "
-            "these are summed",
+            f"'{layer}' returns {len(places)} tensors: reshape_transform is left out, each tensor is a map of its own, "
+            "and these are summed",
             stacklevel=callers_level(),
         )
         return resolve_layer(model, layer, image=image)
@@ -102,8 +102,9 @@ def _space(layer: str, z: Tensor, numbers: Any) -> FeatureSpace:
     whole = flat.long()
     if not torch.equal(whole.to(flat), flat) or len(whole.unique()) != len(whole) or not _within(whole, z.numel()):
         raise NotARearrangement(
-            f"reshape_transform computes with the values at '{layer}': contributions would no longer sum to the answer. "
-            "Give one that only rearranges and leaves out, or none: tokens and channels-last maps are recognised"
+            f"reshape_transform computes with the values at '{layer}': contributions would no longer sum to the "
+            "answer. Give one "
+            "that only rearranges and leaves out, or none: tokens and channels-last maps are recognised"
         )
     source, size = whole.reshape(numbers.shape)[0], (numbers.shape[2], numbers.shape[3])
     for layout, positions in _layouts(z, source):

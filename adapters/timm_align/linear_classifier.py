@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -31,6 +33,30 @@ def linear_classifier(encoder: TimmEncoder) -> nn.Linear | None:
         classifier.weight.copy_(rows[:, :, 0].T)
         classifier.bias.copy_(bias)
     return classifier
+
+
+def has_classifier(model: nn.Module) -> bool:
+    """Return whether a model of timm ends in a classifier, also if it was put there by hand.
+
+    ``model.num_classes`` stays what it was if the classifier is replaced without ``reset_classifier``.
+    """
+    if getattr(model, "num_classes", None) != 0:
+        return True
+    get_classifier: Any = getattr(model, "get_classifier", None)
+    classifier = get_classifier() if get_classifier else None
+    return isinstance(classifier, nn.Module) and not isinstance(classifier, nn.Identity)
+
+
+def number_of_classes(encoder: TimmEncoder) -> int:
+    """Return the number of the backbone's logits, counted in a pass; 0 if it has no classifier."""
+    backbone = encoder.backbone
+    if not has_classifier(backbone):
+        return 0
+    with probing(backbone, tuple(encoder.options["image_size"])) as image:
+        logits = backbone(image)
+    if not isinstance(logits, Tensor) or logits.dim() != 2:
+        return int(getattr(backbone, "num_classes", 0))
+    return int(logits.shape[1])
 
 
 def _one_channel_each(like: Tensor, space: FeatureSpace, channels: int) -> Tensor:

@@ -10,7 +10,7 @@ from timm.data import resolve_data_config
 from torch import nn
 
 from timm_align.feature_space import is_timm_model
-from timm_align.linear_classifier import linear_classifier
+from timm_align.linear_classifier import has_classifier, linear_classifier, number_of_classes
 from timm_align.loading import create_model
 from timm_align.second_look import TimmEncoder, classifier_parameters, image_channels
 from xai_align.adapter_tools import callers_level
@@ -97,7 +97,7 @@ def _exact(
             f"{type(model).__name__} has no forward_features, forward_head and get_classifier as timm's models have; "
             "use xai_align.pinet.ExactPiNet(model, feature_space=...) for other networks"
         )
-    if getattr(model, "num_classes", None) == 0:
+    if not has_classifier(model):
         raise ValueError(
             f"{type(model).__name__} has no classifier (num_classes is 0); give num_classes=... with the name, "
             "or call reset_classifier(...) on the model, and train that head"
@@ -127,7 +127,8 @@ def _second_look(
         # created here, so requires_grad may be set: training then does not wait for gradients of unused parameters
         for parameter in backbone.parameters() if frozen else classifier_parameters(backbone):
             parameter.requires_grad_(False)
-    classes = num_classes or int(getattr(backbone, "num_classes", 0))
+    own = number_of_classes(encoder)
+    classes = num_classes or own
     if classes == 0:
         raise ValueError(
             f"{type(backbone).__name__} has no classes of its own (num_classes is 0); give num_classes=..."
@@ -138,7 +139,7 @@ def _second_look(
         encoder.channels,
         classes,
         size=size or (None if z == "pixels" else USUAL_SIZE),
-        classifier=_own_classifier(encoder, classes) if z == "evidence" else None,
+        classifier=_own_classifier(encoder) if z == "evidence" and classes == own else None,
         **of_head,
     )
     pinet = PiNet(FrozenEncoder(encoder) if frozen else encoder, head.eval())
@@ -159,10 +160,8 @@ def _pixels_of(backbone: nn.Module) -> dict[str, Any]:
     return {"image_channels": channels, **normalisation}
 
 
-def _own_classifier(encoder: TimmEncoder, classes: int) -> nn.Linear | None:
-    """Return the backbone's classifier, if it has this many classes and is linear in mean features."""
-    if getattr(encoder.backbone, "num_classes", None) != classes:
-        return None
+def _own_classifier(encoder: TimmEncoder) -> nn.Linear | None:
+    """Return the backbone's classifier, if it is linear in mean features."""
     classifier = linear_classifier(encoder)
     if classifier is None:
         warnings.warn(

@@ -40,8 +40,8 @@ def fastest_format(
     """Return the memory format in which a network is given its inputs.
 
     It is channels-last for images on a CPU if the network runs on it and gives the same output for the first example,
-    up to rounding, as in the format of ``inputs``; each network is tried once. It is the format of ``inputs`` otherwise,
-    and for functions, which are not called for a trial.
+    up to rounding, as in the format of ``inputs``; each network is tried once. It is the format of ``inputs``
+    otherwise, and for functions, which are not called for a trial.
 
     Args:
         function: the network, or a function of the inputs.

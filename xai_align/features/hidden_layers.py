@@ -14,7 +14,7 @@ one, over the layer's units:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
@@ -103,6 +103,20 @@ class CleanLayer:
     def _flat(self, output: Tensor) -> Tensor:
         half = output.dtype in (torch.float16, torch.bfloat16)
         return (output.float() if half else output).detach().permute(self._order).flatten(1)
+
+
+def check_batch_first(outputs: Mapping[str, Tensor], count: int) -> None:
+    """Raise unless each layer's output has one entry for each of so many examples.
+
+    Raises:
+        ValueError: one has not, such as that of a layer that works on windows of the images.
+    """
+    for name, output in outputs.items():
+        if output.dim() == 0 or len(output) != count:
+            raise ValueError(
+                f"the output of layer '{name}' has shape {list(output.shape)} for {count} examples: its first axis "
+                "is not the batch; choose layers whose outputs have one entry for each example"
+            )
 
 
 def deviations(clean: Tensor, now: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -46,9 +47,11 @@ def last_token_layer(model: nn.Module, image: Tensor) -> FeatureSpace | None:
 def _token_outputs(model: nn.Module, image: Tensor) -> list[tuple[str, Tensor, Tensor]]:
     """Return the modules that run once and give ``[1, L, C]``, in execution order: name, output, gradient."""
     seen: dict[str, list[Tensor]] = {}
+    runs: Counter[str] = Counter()
 
     def remember(name: str) -> Any:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
+            runs[name] += 1
             if isinstance(output, Tensor) and _is_tokens(output):
                 seen.setdefault(name, []).append(output)
 
@@ -66,7 +69,7 @@ def _token_outputs(model: nn.Module, image: Tensor) -> list[tuple[str, Tensor, T
             if hides_interrupt(error):
                 raise
             return []
-        once = {name: outputs[0] for name, outputs in seen.items() if len(outputs) == 1}
+        once = {name: outputs[0] for name, outputs in seen.items() if runs[name] == 1}
         if not once:
             return []
         # squared, so that classes cannot cancel out

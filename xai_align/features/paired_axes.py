@@ -52,9 +52,9 @@ def paired_axes(model: nn.Module, space: FeatureSpace, x: Tensor, extra: Sequenc
     for z, pairs in zip(seen, found, strict=True):
         if not pairs:
             raise ValueError(
-                f"no axis of the output {list(z.shape)} of '{space.layer}' runs along one of the input {list(x.shape)}, "
-                'so its contributions have no place there; read at layer="input", or take them as they are '
-                "(LayerPiNetAttribution, Readout.contributions)"
+                f"no axis of the output {list(z.shape)} of '{space.layer}' runs along one of the input "
+                f'{list(x.shape)}, so its contributions have no place there; read at layer="input", or take them as '
+                "they are (LayerPiNetAttribution, Readout.contributions)"
             )
     return found
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from xai_align import plugins
+from xai_align._tools.logits import select_logits
 from xai_align._tools.replica import Replica
 from xai_align._tools.thread_state import hides_interrupt, restores_thread_state
 from xai_align.features.grid_layer import GridLayer
@@ -86,18 +87,18 @@ def resolve_layer(
     if known is not None:
         return last_token_layer(inner, image) or known
     if purpose == "map":
-        return last_map(inner, image) or last_convolution(inner)
+        return last_map(inner, image) or last_convolution(inner, image)
     return _last_tokens_or_convolution(inner, image)
 
 
 def _last_tokens_or_convolution(model: nn.Module, image: Tensor) -> FeatureSpace:
     """Return the last tokens that affect the answer, if they come after all convolutions, else the last convolution."""
     names = list(dict(model.named_modules()))
-    convolutions = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
+    convolutions = _convolutions(model, image)
     tokens = last_token_layer(model, image)
     if tokens is not None and (not convolutions or names.index(str(tokens.layer)) > names.index(convolutions[-1])):
         return tokens
-    return last_convolution(model)
+    return last_convolution(model, image)
 
 
 def layer_names(model: Any, layers: Layers | None) -> list[str] | None:
@@ -124,18 +125,45 @@ def layer_names(model: Any, layers: Layers | None) -> list[str] | None:
     return found
 
 
-def last_convolution(model: nn.Module) -> FeatureSpace:
-    """Return the output of the last ``Conv2d``.
+def last_convolution(model: nn.Module, image: Tensor | None = None) -> FeatureSpace:
+    """Return the output of the last ``Conv2d``; with an image, the last that runs once and that the output depends on.
 
     Raises:
         ValueError: there is none.
     """
-    names = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
+    names = _convolutions(model, image)
     if not names:
         raise ValueError(
             f"{type(model).__name__} has no Conv2d and no plugin knows it; say where to look with layer=..."
         )
     return FeatureSpace(layer=names[-1], layout="NCHW")
+
+
+def _convolutions(model: nn.Module, image: Tensor | None) -> list[str]:
+    """Return the names of convolutions, without those of branches that do not run or reach the output, if it shows."""
+    names = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
+    if image is None or len(names) < 2:
+        return names
+    runs: dict[str, list[Tensor]] = {name: [] for name in names}
+
+    def remember(name: str) -> Any:
+        return lambda module, args, output: runs[name].append(output)
+
+    copy = Replica(model, evaluate=True, inplace=False).module
+    for name, module in copy.named_modules():
+        if name in runs:
+            module.register_forward_hook(remember(name))
+    noise = torch.randn((1, *image.shape[1:]), generator=torch.Generator().manual_seed(0)).to(image)
+    with torch.inference_mode(False), torch.enable_grad():
+        try:
+            logits = select_logits(copy(noise.requires_grad_().clone()))
+            once = {name: outputs[0] for name, outputs in runs.items() if len(outputs) == 1}
+            gradients = torch.autograd.grad(logits.sum(), list(once.values()), allow_unused=True)
+        except Exception as error:  # it takes no single example, or has no gradient
+            if hides_interrupt(error):
+                raise
+            return [name for name in names if len(runs[name]) == 1] or names
+    return [name for name, gradient in zip(once, gradients, strict=True) if gradient is not None] or names
 
 
 def _network(model: Any) -> tuple[Any, Any]:

@@ -7,9 +7,10 @@ for images ``x``, masks ``alpha`` of one channel and references ``r``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -34,7 +35,7 @@ def composite(x: Tensor, alpha: Tensor, r: Tensor) -> Tensor:
     Returns:
         ``[N, M, C, H, W]``.
     """
-    return torch.lerp(r[:, None], x[:, None], alpha[:, :, None])
+    return torch.lerp(r[:, None].to(x), x[:, None], alpha[:, :, None].to(x))
 
 
 class Interception(Protocol):
@@ -55,6 +56,7 @@ class CompositeAnswers:
         clipped: the activations whose gradients are clipped, e.g. "features.1 (relu)".
         model: the copy of the network that runs; it may have hooks.
         memory_format: the format in which it is given composites.
+        autocast: opens the caller's autocast, in which the network runs, and nothing else.
     """
 
     inputs: Tensor
@@ -64,6 +66,7 @@ class CompositeAnswers:
     extra: tuple[Any, ...]
     dtype: torch.dtype
     memory_format: torch.memory_format
+    autocast: Callable[[], AbstractContextManager[Any]]
 
     def __call__(self, composites: Tensor) -> Tensor:
         """Return answers ``[N, M]`` for composites ``[N, M, C, H, W]``, by each image's own question."""
@@ -74,7 +77,8 @@ class CompositeAnswers:
         # format; the same image would be rounded in two ways, and where a mask hides everything, rounding decides
         # which of many equal pixels a max pooling selects
         x = composites.flatten(0, 1).to(self.dtype).clone(memory_format=self.memory_format)
-        logits = self.model(x, *rows_of(self.extra, rows, n))
+        with self.autocast():
+            logits = self.model(x, *rows_of(self.extra, rows, n))
         logits = logits.to(self.inputs.dtype).unflatten(0, (n, m))
         # answers(questions, logits), all copies of an image at once
         each = [torch.vmap(question.answer)(row) for question, row in zip(self.questions, logits, strict=True)]
@@ -120,7 +124,15 @@ def composite_answers(
         opened = nullcontext((Replica(model).module, ())) if intercept is None else intercept(model, x, extra)
         with opened as (copy, clipped):
             wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-            yield CompositeAnswers(x.to(wide), clipped, copy, tuple(asked), extra, x.dtype, memory_format)
+            device = x.device.type
+            autocast = partial(
+                torch.autocast,
+                device,
+                dtype=torch.get_autocast_dtype(device),
+                enabled=torch.is_autocast_enabled(device),
+            )
+            with torch.autocast(device, enabled=False):  # masks, references and losses are in full precision
+                yield CompositeAnswers(x.to(wide), clipped, copy, tuple(asked), extra, x.dtype, memory_format, autocast)
 
 
 def check_image_model(model: nn.Module, inputs: Tensor) -> None:
@@ -134,4 +146,3 @@ def check_image_model(model: nn.Module, inputs: Tensor) -> None:
     check_model(model)
     check_inputs(model, [inputs])
     check_images("the inputs", inputs, finite=False)
-

@@ -142,7 +142,8 @@ def curve_masks(
         stages = None
         if search.deviation_weight:
             named = layer_names(model, chosen.deviation_layers)
-            layers = stage_layers(model, inputs, asked.extra) if named is None else tuple(named)
+            with asked.autocast():
+                layers = stage_layers(model, inputs, asked.extra) if named is None else tuple(named)
             if layers:
                 stages = StageDeviations.of(LayerHooks.on(asked.model, layers), asked)
         found = []

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
 from xai_align._tools.correlation import spearman
-from xai_align.features.hidden_layers import LayerHooks
+from xai_align.features.hidden_layers import LayerHooks, check_batch_first
 from xai_align.fei.composites import CompositeAnswers, composite
 from xai_align.fei.quantile_masks import quantile_masks, share_at, standardised
 from xai_align.fei.random_fills import Fills
@@ -74,6 +74,7 @@ class StageDeviations:
         """Record the layers for the unchanged images."""
         with torch.no_grad(), hooks.calling(lambda name, out: out.clone()) as seen:
             asked(torch.stack([asked.inputs, asked.inputs.flip(-1)], 1))
+        check_batch_first(seen, 2 * len(asked.inputs))
         return cls(hooks, {name: a.unflatten(0, (len(asked.inputs), 2)) for name, a in seen.items()})
 
     def deviations(self, seen: dict[str, Tensor], mirrored: list[bool]) -> Tensor:

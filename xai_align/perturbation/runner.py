@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xai_align.features.hidden_layers import CleanLayer
+from xai_align.features.hidden_layers import CleanLayer, check_batch_first
 from xai_align.perturbation.fills import Filler, by_name, filler
 from xai_align.perturbation.network import Network
 from xai_align.perturbation.ranking import over_channels, rank, warn_of_ties
@@ -94,6 +94,7 @@ class PerturbationRunner:
                 # copies: a later module may work in place on the same memory
                 with self.network.hooks.calling(lambda name, out: out.detach().clone()) as seen:
                     outputs.append(self.network(self.inputs[some], self.rows[some]))
+                check_batch_first(seen, len(self.inputs[some]))
                 parts.append(seen)
             else:
                 outputs.append(self.network(self.inputs[some], self.rows[some]))

@@ -76,8 +76,8 @@ def _like(given: Any, x: Tensor) -> Tensor:
         raise TypeError(f"a baseline is a number or a tensor like its input, got {type(given).__name__}{hint}")
     if given.dim() != x.dim() or given.shape[1:] != x.shape[1:] or len(given) not in (1, len(x)):
         raise ValueError(
-            f"the baseline has shape {list(given.shape)}, the inputs have {list(x.shape)}; give one example or as many, "
-            "and for a distribution of baselines one call for each"
+            f"the baseline has shape {list(given.shape)}, the inputs have {list(x.shape)}; give one example or as "
+            "many, and for a distribution of baselines one call for each"
         )
     return torch.empty_like(x).copy_(given.detach())  # in the memory format of the inputs
 

@@ -37,12 +37,19 @@ def check_model(model: Any) -> None:
             raise TypeError(
                 f"{kind.__name__} is a quantised module, its arithmetic is not linear; give the float model"
             )
-    if getattr(model, "num_classes", None) == 0:
+    if getattr(model, "num_classes", None) == 0 and not _has_own_head(model):
         raise ValueError(
             f"{type(model).__name__} has no classifier (num_classes is 0), so there are no logits to ask about; "
             "build it with num_classes=..., or call reset_classifier(...) and load or train a head"
         )
     check_evaluation_mode(model)
+
+
+def _has_own_head(model: nn.Module) -> bool:
+    """Return whether a model built without a classifier was given one by hand."""
+    get_classifier = getattr(model, "get_classifier", None)
+    head = get_classifier() if callable(get_classifier) else None
+    return isinstance(head, nn.Module) and not isinstance(head, nn.Identity)
 
 
 def check_inputs(model: nn.Module, inputs: Sequence[Any], extra: Sequence[Any] = (), *, at_input: bool = True) -> None:

@@ -218,8 +218,8 @@ def check_kind(kind: Kind, *, adds_up: bool) -> None:
     on_inputs(kind)
     if kind == "coefficient" and adds_up:
         raise ValueError(
-            "coefficients don't add up to the answer, so there is no convergence delta; leave it out, and baselines and "
-            "return_bias too"
+            "coefficients don't add up to the answer, so there is no convergence delta; leave it out, and baselines "
+            "and return_bias too"
         )
 
 

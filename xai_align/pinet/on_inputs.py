@@ -47,8 +47,8 @@ def contributions_on_inputs(readout: Readout, inputs: tuple[Tensor, ...]) -> tup
         return (parts[0].contiguous(),)  # a PiNet whose z is these pixels
     if readout.image_size is None:
         raise ValueError(
-            f"a readout at '{readout.feature_space.layer}' has no place in inputs of shape {list(inputs[0].shape)}; read "
-            'out at layer="input", or take the contributions as they are (LayerPiNetAttribution)'
+            f"a readout at '{readout.feature_space.layer}' has no place in inputs of shape {list(inputs[0].shape)}; "
+            'read out at layer="input", or take the contributions as they are (LayerPiNetAttribution)'
         )
     return (readout.on_images(inputs[0].shape[1]),)
 
