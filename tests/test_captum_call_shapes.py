@@ -10,6 +10,7 @@ import torch
 from captum.attr import DeepLift, FeatureAblation, InputXGradient, IntegratedGradients, NoiseTunnel, Saliency
 from torch import nn
 
+import captum_align
 from captum_align import LayerPiNetAttribution, PiNetAttribution
 from xai_align import Question, read_out
 from xai_align.testing import TinyNetwork, fixed_images
@@ -418,3 +419,10 @@ def test_one_answer_needs_no_target():
     a, bias = PiNetAttribution(model).attribute(images, 0.0 * images, return_bias=True)
     close(sums(a, bias), (model(images) - model(0 * images)).detach())
     close(read_out(model, images).answer, model(images).detach())
+
+
+@pytest.mark.parametrize("name", ["FEIAttribution", "ALIGNAttribution", "ClippedGradientAttribution"])
+def test_no_class_has_futures(name):
+    cls = getattr(captum_align, name)
+    with pytest.raises(NotImplementedError, match=f"attribute_future is not implemented for {name}"):
+        cls(None if name.startswith("ALIGN") else Simple()).attribute_future(fixed_images())

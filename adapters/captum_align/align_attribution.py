@@ -5,10 +5,11 @@ from __future__ import annotations
 from captum.attr import Attribution
 from captum.log import log_usage
 
+from captum_align.without_futures import WithoutFutures
 from xai_align.align.method import ALIGNMethod
 
 
-class ALIGNAttribution(ALIGNMethod, Attribution):
+class ALIGNAttribution(ALIGNMethod, WithoutFutures, Attribution):
     """Mask of an image's evidence by a trained masker: one forward pass, no gradients.
 
     Arguments, options and errors are those of :class:`xai_align.align.ALIGNMethod`; this class adds Captum's

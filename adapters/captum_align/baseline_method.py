@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from captum_align.default_options import nothing
 from captum_align.own_copies import gradients_on, own_leaf, own_model_and_layers
+from captum_align.without_futures import WithoutFutures
 from xai_align.adapter_tools import batches_of, check_evaluation_mode, fixed_random_state, restores_thread_state
 from xai_align.pinet.input_checks import named_checkpointing
 from xai_align.question import Question, QuestionModel, TargetError, ask, captum_target
@@ -46,7 +47,7 @@ class BaselineSpec:
     draws: bool = False
 
 
-class BaselineMethod(Attribution):
+class BaselineMethod(WithoutFutures, Attribution):
     """Captum method, with Captum's call.
 
     Args:

@@ -303,12 +303,3 @@ def check_construction(layer: Any, multiply_by_inputs: bool) -> None:
             "multiply_by_inputs=False is not supported: a readout gives contributions, coefficient times value, which "
             "sum to the answer; for gradients take Captum's Saliency or LayerGradientXActivation"
         )
-
-
-def no_future(method: Any) -> Any:
-    """Raise the error that Captum's methods without futures raise.
-
-    Raises:
-        NotImplementedError: always.
-    """
-    raise NotImplementedError(f"attribute_future is not implemented for {type(method).__name__}; call attribute")

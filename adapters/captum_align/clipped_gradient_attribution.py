@@ -5,10 +5,11 @@ from __future__ import annotations
 from captum.attr import Attribution
 from captum.log import log_usage
 
+from captum_align.without_futures import WithoutFutures
 from xai_align.fei import ClippedGradientMethod
 
 
-class ClippedGradientAttribution(ClippedGradientMethod, Attribution):
+class ClippedGradientAttribution(ClippedGradientMethod, WithoutFutures, Attribution):
     """Mean clipped gradient of the answer on the path from solid colours to the image.
 
     Arguments, options and errors are those of :class:`xai_align.fei.ClippedGradientMethod`; this class adds Captum's

@@ -5,10 +5,11 @@ from __future__ import annotations
 from captum.attr import Attribution
 from captum.log import log_usage
 
+from captum_align.without_futures import WithoutFutures
 from xai_align.fei.method import FEIMethod
 
 
-class FEIAttribution(FEIMethod, Attribution):
+class FEIAttribution(FEIMethod, WithoutFutures, Attribution):
     """Ranking of the pixels that support the answer, by masks optimised to preserve it and to remove it.
 
     Arguments, options and errors are those of :class:`xai_align.fei.FEIMethod`; this class adds Captum's interface.

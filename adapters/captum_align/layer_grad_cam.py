@@ -10,6 +10,7 @@ from captum.attr import Attribution, LayerGradCam
 from captum.log import log_usage
 from torch import Tensor, nn
 
+from captum_align.without_futures import WithoutFutures
 from xai_align.adapter_tools import resize_keeping_sum, restores_thread_state
 from xai_align.features.cut_network import CutNetwork
 from xai_align.features.resolve_layer import Layer, resolve_layer
@@ -18,7 +19,7 @@ from xai_align.pinet.input_checks import named_checkpointing
 from xai_align.question import QuestionModel
 
 
-class FeatureSpaceGradCam(Attribution):
+class FeatureSpaceGradCam(WithoutFutures, Attribution):
     """Grad-CAM at a feature space: mean gradient over positions times activation, summed over channels.
 
     Captum's ``LayerGradCam`` takes every layer as channels first, which is wrong

@@ -11,8 +11,9 @@ from captum.attr import LayerAttribution
 from captum.log import log_usage
 from torch import Tensor, nn
 
-from captum_align.call_shapes import captum_call, check_construction, delta_call, no_future
+from captum_align.call_shapes import captum_call, check_construction, delta_call
 from captum_align.module_of import ModuleOf, layers_in
+from captum_align.without_futures import WithoutFutures
 from xai_align.adapter_tools import restores_thread_state
 from xai_align.pinet import MixedReadout, Readout
 from xai_align.pinet.batches import read_out_in_batches
@@ -22,7 +23,7 @@ from xai_align.pinet.readout_layers import ReadoutLayers, RuleName
 OPTIONS = ("internal_batch_size", "show_progress", "return_convergence_delta", "return_bias")
 
 
-class LayerPiNetAttribution(LayerAttribution):
+class LayerPiNetAttribution(WithoutFutures, LayerAttribution):
     """Contribution of every coordinate of a layer's output to the answer, without resizing.
 
     Args:
@@ -109,14 +110,6 @@ class LayerPiNetAttribution(LayerAttribution):
             return contributions
         several = isinstance(inputs, tuple) if readout.feature_space.layer == "input" else len(contributions) > 1
         return contributions if several else contributions[0]
-
-    def attribute_future(self, *args: Any, **named: Any) -> Any:
-        """Raise an error, as Captum's gradient methods do.
-
-        Raises:
-            NotImplementedError: always.
-        """
-        return no_future(self)
 
     @restores_thread_state
     def compute_convergence_delta(self, attributions: Any, *args: Any, **named: Any) -> Tensor:

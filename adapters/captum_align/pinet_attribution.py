@@ -8,8 +8,9 @@ from captum.attr import Attribution
 from captum.log import log_usage
 from torch import Tensor, nn
 
-from captum_align.call_shapes import captum_call, check_construction, delta_call, no_future
+from captum_align.call_shapes import captum_call, check_construction, delta_call
 from captum_align.module_of import ModuleOf, layers_in
+from captum_align.without_futures import WithoutFutures
 from xai_align.adapter_tools import restores_thread_state
 from xai_align.pinet.method import PiNetMethod, check_kind
 from xai_align.pinet.readout_layers import ReadoutLayers
@@ -20,7 +21,7 @@ OPTIONS = ("internal_batch_size", "show_progress", "kind", "return_convergence_d
 OF_THE_RESULT = OPTIONS[2:]
 
 
-class PiNetAttribution(PiNetMethod, Attribution):
+class PiNetAttribution(PiNetMethod, WithoutFutures, Attribution):
     """Contribution of every input pixel to the answer, by the exact readout of an unchanged network.
 
     Options and errors are those of :class:`xai_align.pinet.PiNetMethod`; this class adds Captum's interface, in the
@@ -83,14 +84,6 @@ class PiNetAttribution(PiNetMethod, Attribution):
         readout = self.read_out(inputs, call.target, baselines=call.baselines, **options)
         call.warn_of_guess(readout.logits)
         return self.attributions_of(readout, inputs, options.get("additional_forward_args"), **wanted)
-
-    def attribute_future(self, *args: Any, **named: Any) -> Any:
-        """Raise an error, as Captum's gradient methods do.
-
-        Raises:
-            NotImplementedError: always.
-        """
-        return no_future(self)
 
     @restores_thread_state
     def compute_convergence_delta(self, attributions: Tensor | tuple[Tensor, ...], *args: Any, **named: Any) -> Tensor:
