@@ -13,7 +13,7 @@ from xai_align.comparison.result import Comparison, CurveBand, Picture, Summary
 METHODS = ("pinet", "gradcam@blocks.4", "lime", "random")
 FRACTIONS = (0.0, 0.5, 1.0)
 
-# question, method, metric: mean, difference to pinet and its interval
+# question, method, metric: mean, difference to pinet and its interval; where that leaves out 0, there is a verdict
 NUMBERS = {
     ("why", "pinet", "insertion"): (0.70, nan, nan, nan),
     ("why", "gradcam@blocks.4", "insertion"): (0.75, 0.05, 0.01, 0.09),
@@ -33,18 +33,24 @@ NUMBERS = {
 def summary(question, method, metric, **changes):
     mean, difference, low, high = NUMBERS[question, method, metric]
     known = mean == mean
+    clear = low * high > 0
+    better = (low > 0) == (metric != "deletion")
     values = {
         "question": question,
         "method": method,
         "metric": metric,
-        "n": 8 if known else 0,
-        "missing": 0 if known else 8,
+        "n": 12 if known else 0,
+        "missing": 0 if known else 12,
         "mean": mean,
         "low": mean - 0.04,
         "high": mean + 0.04,
         "difference": difference,
         "difference_low": low,
         "difference_high": high,
+        "pairs": 12 if difference == difference else 0,
+        "p": 0.001 if clear else nan,
+        "adjusted_p": 0.006 if clear else nan,
+        "verdict": ("better" if better else "worse") if clear else "",
     }
     return Summary(**(values | changes))
 

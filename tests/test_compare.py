@@ -393,6 +393,44 @@ def test_a_narrow_terminal_gets_more_tables(folder):
     assert best_methods(got, "why", "deletion_area") == {best}
 
 
+def many_pictures(folder, count):
+    folder.mkdir()
+    for number in range(count):
+        pixels = np.random.default_rng(number).integers(0, 255, (16, 16, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number:02d}.png")
+    return str(folder)
+
+
+def test_a_clear_difference_is_told_in_words_from_ten_images_on(folder):
+    from io import StringIO
+
+    from rich.console import Console
+
+    from xai_align.cli.comparison_table import print_comparison
+
+    many = many_pictures(folder / "many", 12)
+    seen = {}
+    for count in (9, 12):
+        got = run(many, methods=["saliency", "pinet"], metrics=["mass", "deletion_area"], limit=count)
+        stream = StringIO()
+        print_comparison(Console(file=stream, width=200), got)
+        shown = stream.getvalue()
+        assert not set("▲▼") & set(shown)
+        one = row(got, "pinet", "mass")
+        assert one.difference_high < 0  # saliency's slopes sum to 4, pinet's contributions to about 2
+        assert (one.pairs, one.p < 0.01) == (count, True)
+        seen[count] = (one.verdict, math.isnan(one.adjusted_p), shown)
+    assert seen[9][:2] == ("", True)
+    assert (
+        "than saliency: that takes 10 images on which both methods have a value, and here there are 9 at most"
+        in seen[9][2]
+    )
+    assert seen[12][:2] == ("worse", False)
+    assert "] worse" in seen[12][2]
+    assert "Holm's correction" in seen[12][2]
+    assert "all 2 comparisons of the table together" in seen[12][2]
+
+
 def test_importing_the_library_imports_neither_accelerate_nor_pyarrow():
     code = "import sys, xai_align.report.compare as c; print({'accelerate', 'pyarrow', 'timm'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

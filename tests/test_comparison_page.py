@@ -7,6 +7,7 @@ import dataclasses
 import re
 import shutil
 import subprocess
+from html import unescape
 from html.parser import HTMLParser
 from io import BytesIO
 from itertools import pairwise
@@ -80,7 +81,7 @@ def test_a_cell_holds_mean_interval_and_difference():
     one = cell("gradcam@blocks.4", "insertion")
     assert (one.mean, one.interval, one.difference) == ("0.750", "[0.710, 0.790]", "+0.050 [0.010, 0.090]")
     assert one.hint == (
-        "gradcam@blocks.4, insertion: 0.750; 95 % interval [0.710, 0.790]; n = 8; "
+        "gradcam@blocks.4, insertion: 0.750; 95 % interval [0.710, 0.790]; n = 12; "
         "difference to pinet +0.050 [0.010, 0.090]: better"
     )
 
@@ -132,7 +133,7 @@ def test_what_is_missing_is_counted_and_what_does_not_apply_is_a_dash():
     assert cell("lime", "insertion", summaries=(some,)).missing == "3 missing"
     none = cell("pinet", "ccs")
     assert (none.value, none.mean, none.missing) == (None, "–", "")
-    assert none.hint == "no value for any of 8 images"
+    assert none.hint == "no value for any of 12 images"
     assert cell("random", "ccs", question="why-not").mean == "–"  # no summary at all
 
 
@@ -305,11 +306,25 @@ def test_a_table_for_each_question_with_headers_that_say_their_scope(tmp_path):
     assert "area under the curve of what is kept" in shown.words
 
 
-def test_better_and_worse_are_told_by_sign_and_in_words(tmp_path):
+def test_better_and_worse_are_told_in_words(tmp_path):
     html = write_comparison_page(comparison(questions=("why",)), tmp_path).read_text("utf-8")
     table = html[html.index("<tbody>") : html.index("</tbody>")]
-    assert (table.count("▲"), table.count("▼")) == (2, 3)
-    assert (table.count(", better than pinet"), table.count(", worse than pinet")) == (2, 3)
+    shown = [re.sub(r"<[^>]+>", "", one) for one in re.findall(r'<span class="mark.*?</span></span>', table)]
+    assert sorted(shown) == ["better than pinet: "] * 2 + ["worse than pinet: "] * 3
+    assert not set("▲▼") & set(html)
+    assert "Holm's correction" in unescape(html)
+    assert "for all 6 comparisons of the table together" in html
+
+
+def test_with_few_images_the_page_says_why_nothing_is_judged(tmp_path):
+    few = tuple(
+        dataclasses.replace(one, n=min(one.n, 4), pairs=min(one.pairs, 4), verdict="", adjusted_p=nan)
+        for one in comparison().summaries
+    )
+    html = write_comparison_page(comparison(questions=("why",), summaries=few), tmp_path).read_text("utf-8")
+    assert 'class="mark' not in html
+    assert "that takes 10 images on which both methods have a value, and here there are 4 at most" in html
+    assert "not judged with fewer than 10 images" in html
 
 
 def test_the_reference_the_leader_and_the_controls_are_picked_out(tmp_path):

@@ -10,9 +10,8 @@ from statistics import fmean, median, stdev
 from typing import Any
 
 from benchmarks.shared.markdown import heading, row
+from xai_align.comparison.student_t import critical_value
 
-#: Half-width of the 95 % interval of a mean, in standard errors: Student's t for 1, 2, ... degrees of freedom.
-STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145)
 COLUMNS = {
     "ID acc.": "id_accuracy",
     "OOD acc.": "ood_accuracy",
@@ -141,7 +140,7 @@ def difference(values: Sequence[float]) -> str:
     up = f"{sum(v > 0 for v in values)}/{len(values)}"
     if len(values) < 2:
         return f"{fmean(values):+.3f} {up}"
-    half = STUDENT[min(len(values) - 2, len(STUDENT) - 1)] * stdev(values) / sqrt(len(values))
+    half = critical_value(0.95, len(values) - 1) * stdev(values) / sqrt(len(values))
     return f"{fmean(values):+.3f} [{fmean(values) - half:+.3f}, {fmean(values) + half:+.3f}] {up}"
 
 

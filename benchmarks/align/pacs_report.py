@@ -15,11 +15,11 @@ from typing import Any
 import matplotlib.pyplot as plt
 import torch
 from matplotlib.figure import Figure
-from scipy.stats import t as student
 from torch.nn.functional import interpolate
 
 from benchmarks.shared.markdown import heading, row
 from benchmarks.shared.pacs import Pacs
+from xai_align.comparison.student_t import critical_value
 
 Fit = dict[str, Any]
 Value = Callable[[Fit], float]
@@ -71,7 +71,7 @@ def paired(by_key: Mapping[tuple[str, str, int], Fit], one: str, other: str, val
     if any(len(found) < 2 for found in by_source.values()):
         return mean, float("nan"), count
     error = sqrt(sum(variance(found) / len(found) for found in by_source.values())) / sources
-    return mean, float(student.ppf(0.975, count - sources)) * error, count
+    return mean, critical_value(0.95, count - sources) * error, count
 
 
 def _of(by_key: Mapping[tuple[str, str, int], Fit], method: str, source: str | None = None) -> list[Fit]:

@@ -1,4 +1,4 @@
-"""Means with their 95 % bootstrap intervals, as text."""
+"""Means with their 95 % intervals, those of ``xai-align compare``, as text."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from xai_align.comparison.bootstrap import bootstrap_means
+from xai_align.comparison.intervals import mean_intervals
 
 
 def plus_minus(values: NDArray[np.float64], *, sign: str = "") -> list[str]:
     """Each column's mean and half the width of its interval: ``0.138 ± 0.032``; ``sign="+"`` shows the sign of each."""
-    found = bootstrap_means(values)
+    found = mean_intervals(values)
     halves = (found.high - found.low) / 2
     return [f"{mean:{sign}.3f} ± {half:.3f}" for mean, half in zip(found.mean, halves, strict=True)]
 
 
 def from_to(differences: Tensor) -> str:
     """The mean of differences ``[N]`` and the ends of its interval: ``+0.020; +0.010 to +0.032``."""
-    found = bootstrap_means(differences[:, None].double().numpy())
+    found = mean_intervals(differences[:, None].double().numpy())
     return f"{found.mean[0]:+.3f}; {found.low[0]:+.3f} to {found.high[0]:+.3f}"

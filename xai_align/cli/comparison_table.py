@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
+from xai_align.comparison.intervals import DESCRIPTION
+from xai_align.report.comparison_table import verdict_notes
 from xai_align.report.record_text import NO_VALUE
 
 if TYPE_CHECKING:
@@ -34,12 +36,10 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
 
 def footnotes(comparison: Comparison) -> list[str]:
     """Return the footnotes that explain the numbers."""
-    notes = ["mean [95 % bootstrap interval over images]; ↑ higher is better, ↓ lower is better; bold: best mean."]
-    if len(comparison.methods) > 1:
-        notes.append(
-            f"▲ better, ▼ worse than {comparison.reference} on the same images: "
-            "the 95 % interval of the paired difference excludes zero."
-        )
+    notes = [
+        f"mean [{DESCRIPTION}]; ↑: higher values are better, ↓: lower values are better; bold: best mean.",
+        *verdict_notes(comparison),
+    ]
     gaps = [row for row in comparison.summaries if row.missing and row.n]
     if gaps:
         notes.append("n=…: the number of images with a value, where some have none.")
@@ -70,16 +70,13 @@ def _table(comparison: Comparison, kind: str, metrics: Sequence[str], *, seconds
     rows = {(row.method, row.metric): row for row in comparison.summaries if row.question == kind}
     best = {metric: best_methods(comparison, kind, metric) for metric in metrics}
     for method in comparison.methods:
-        cells = [
-            _cell(rows[method, metric], best=method in best[metric], higher=comparison.higher_is_better[metric])
-            for metric in metrics
-        ]
+        cells = [_cell(rows[method, metric], best=method in best[metric]) for metric in metrics]
         taken = comparison.seconds[method]
         table.add_row(escape(method), *cells, *([f"{taken:.3g}" if math.isfinite(taken) else NO_VALUE] * seconds))
     return table
 
 
-def _cell(row: Summary, *, best: bool, higher: bool) -> str:
+def _cell(row: Summary, *, best: bool) -> str:
     if not row.n:
         return NO_VALUE
     text = _number(row.mean)
@@ -88,10 +85,7 @@ def _cell(row: Summary, *, best: bool, higher: bool) -> str:
     if row.missing:
         text += f" n={row.n}"
     text = escape(text)
-    mark = ""
-    if row.difference_low > 0 or row.difference_high < 0:
-        mark = " ▲" if (row.difference_low > 0) == higher else " ▼"
-    return (f"[bold]{text}[/bold]" if best else text) + mark
+    return (f"[bold]{text}[/bold]" if best else text) + (f" {row.verdict}" if row.verdict else "")
 
 
 def _number(value: float) -> str:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import nan
 from typing import Any
+
+from xai_align.comparison.verdicts import Verdict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,15 +20,20 @@ class Summary:
         n: number of images that have a value.
         missing: number of images that have none: the metric does not apply, or something failed.
         mean: over the images that have a value.
-        low, high: the ends of the mean's 95 % bootstrap interval; NaN where n < 2.
+        low, high: the ends of the mean's 95 % interval (:mod:`~xai_align.comparison.intervals`); NaN where n < 2.
         difference: mean of (this method - the reference) over images where both have a value; NaN for the reference.
-        difference_low, difference_high: the ends of its 95 % bootstrap interval.
+        difference_low, difference_high: the ends of its 95 % interval, for this comparison alone.
+        pairs: number of images where both have a value.
+        p: the p-value of the difference, for this comparison alone.
+        adjusted_p: after Holm's correction for all comparisons of the table; NaN where there are too few images.
+        verdict: ``"better"`` or ``"worse"`` than the reference, where ``adjusted_p`` is below 0.05; else ``""``.
 
     Example::
 
         row = Summary(question="why", method="fei", metric="deletion", n=90, missing=10, mean=0.21, low=0.18, high=0.24,
-                      difference=-0.05, difference_low=-0.08, difference_high=-0.02)
-        row.difference_high < 0  # lower than the reference: the interval of the difference excludes zero
+                      difference=-0.05, difference_low=-0.08, difference_high=-0.02, pairs=90, p=0.001,
+                      adjusted_p=0.004, verdict="better")
+        row.verdict  # "better": lower than the reference, where lower is better
     """
 
     question: str
@@ -39,11 +47,15 @@ class Summary:
     difference: float
     difference_low: float
     difference_high: float
+    pairs: int = 0
+    p: float = nan
+    adjusted_p: float = nan
+    verdict: Verdict = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CurveBand:
-    """A perturbation curve, averaged over the images, with its 95 % bootstrap interval at every fraction.
+    """A perturbation curve, averaged over the images, with its 95 % interval at every fraction.
 
     Attributes:
         question: the kind.

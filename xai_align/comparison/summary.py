@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xai_align.comparison.bootstrap import COVERAGE, RESAMPLES, Interval, bootstrap_means
+from xai_align.comparison.intervals import DESCRIPTION, Interval, mean_intervals
 from xai_align.comparison.provenance import command_line, device_name, now
 from xai_align.comparison.result import Comparison, CurveBand, Picture, Summary
+from xai_align.comparison.verdicts import ERROR_RATE, JUDGED_FROM, holm, judged_p, verdict_of
 from xai_align.plugins import attribution_method
 
 if TYPE_CHECKING:
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
     from xai_align.comparison.store import Part
 
 Array = NDArray[np.float64]
-#: Number of resamples for the bands of curves, which are drawn only, not reported as numbers.
-BAND_RESAMPLES = 2000
-_COLUMNS_AT_ONCE = 512
 
 
 class ScoreTable:
@@ -97,8 +95,10 @@ class ScoreTable:
 
     def _summaries(self, values: Array) -> tuple[Summary, ...]:
         reference = [self.columns[kind, self.plan.reference, metric] for kind, _, metric in self.columns]
-        means = _intervals(values, seed=self.plan.seed, resamples=RESAMPLES)
-        differences = _intervals(values - values[:, reference], seed=self.plan.seed, resamples=RESAMPLES)
+        means = mean_intervals(values)
+        differences = mean_intervals(values - values[:, reference])
+        adjusted = self._adjusted(differences)
+        higher_is_better = {one.name: one.higher_is_better for one in self.plan.metrics}
         found = []
         for (kind, method, metric), column in self.columns.items():
             itself = method == self.plan.reference
@@ -115,9 +115,31 @@ class ScoreTable:
                     difference=float("nan") if itself else float(differences.mean[column]),
                     difference_low=float("nan") if itself else float(differences.low[column]),
                     difference_high=float("nan") if itself else float(differences.high[column]),
+                    pairs=0 if itself else int(differences.n[column]),
+                    p=float("nan") if itself else float(differences.p[column]),
+                    adjusted_p=adjusted[column],
+                    verdict=verdict_of(
+                        float(differences.mean[column]),
+                        adjusted[column],
+                        higher_is_better=higher_is_better[metric],
+                    ),
                 )
             )
         return tuple(found)
+
+    def _adjusted(self, differences: Interval) -> list[float]:
+        """Return the p-value of each column, adjusted for the comparisons of its table; NaN where none is made."""
+        adjusted = [float("nan")] * len(self.columns)
+        for kind in self.plan.asking.kinds:
+            table = [
+                column
+                for (asked, method, _), column in self.columns.items()
+                if asked == kind and method != self.plan.reference
+            ]
+            found = holm([judged_p(float(differences.p[i]), int(differences.n[i])) for i in table])
+            for column, p in zip(table, found, strict=True):
+                adjusted[column] = p
+        return adjusted
 
     def _bands(self) -> tuple[CurveBand, ...]:
         bands = []
@@ -126,7 +148,7 @@ class ScoreTable:
             values = np.full((self.images, len(fractions)), np.nan)
             for column, fraction in enumerate(fractions):
                 values[list(points[fraction]), column] = list(points[fraction].values())
-            band = bootstrap_means(values, seed=self.plan.seed, resamples=BAND_RESAMPLES)
+            band = mean_intervals(values)
             bands.append(
                 CurveBand(
                     question=kind,
@@ -158,20 +180,12 @@ class ScoreTable:
             "device": device_name(plan.device),
             "seed": plan.seed,
             "images_counted": self.images,
-            "interval": f"{COVERAGE:.0%} percentile bootstrap over images, {RESAMPLES} resamples, paired",
+            "interval": f"{DESCRIPTION}; differences are paired",
+            "verdicts": f"from {JUDGED_FROM} images, at {ERROR_RATE:.0%} for all comparisons of a table (Holm 1979)",
             "versions": plan.settings["versions"],
             "settings": chosen | {"internal_batch_size": plan.internal_batch_size, "reference": plan.reference},
             "images": [{"file": str(path), "sha256": h} for path, h in zip(plan.paths, plan.hashes, strict=True)],
         }
-
-
-def _intervals(values: Array, *, seed: int, resamples: int) -> Interval:
-    """Compute :func:`bootstrap_means` some columns at a time; with one seed all use the same resamples."""
-    several = [
-        bootstrap_means(values[:, first : first + _COLUMNS_AT_ONCE], seed=seed, resamples=resamples)
-        for first in range(0, values.shape[1], _COLUMNS_AT_ONCE)
-    ]
-    return Interval(*(np.concatenate([getattr(one, name) for one in several]) for name in ("n", "mean", "low", "high")))
 
 
 def _gathered(notes: Mapping[str, int]) -> dict[str, int]:

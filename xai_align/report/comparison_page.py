@@ -17,7 +17,8 @@ from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from xai_align.report.comparison_table import NOTHING, Table, comparison_table
+from xai_align.comparison.intervals import DESCRIPTION
+from xai_align.report.comparison_table import NOTHING, Table, comparison_table, verdict_notes
 from xai_align.report.curve_figure import Panel, curve_panels
 from xai_align.report.method_style import method_styles
 from xai_align.report.thumbnail import Thumbnail, thumbnail
@@ -66,6 +67,7 @@ class Block:
 
     text: str
     table: Table
+    verdict_notes: Sequence[str]
     panels: Sequence[Panel]
     lit: frozenset[str]
 
@@ -101,6 +103,7 @@ def render_comparison(comparison: Comparison, folder: Path) -> str:
     return environment.get_template("comparison.html").render(
         comparison=comparison,
         facts=_facts(comparison),
+        interval=DESCRIPTION,
         styles=styles,
         style_of={style.method: style for style in styles},
         blocks=[_block(comparison, question) for question in comparison.questions],
@@ -130,6 +133,7 @@ def _block(comparison: Comparison, question: str) -> Block:
     return Block(
         text=QUESTIONS.get(question, question),
         table=table,
+        verdict_notes=verdict_notes(comparison, question),
         panels=curve_panels(curves, front=sorted(lit)),
         lit=lit,
     )

@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from xai_align.comparison.verdicts import ERROR_RATE, JUDGED_FROM
 from xai_align.report.method_style import MethodStyle, method_styles
 from xai_align.report.record_text import tiny
 
@@ -53,7 +54,7 @@ class Cell:
     Attributes:
         value: the mean, not rounded, to sort by; None where there is none.
         mean, interval, difference: formatted numbers; empty or :data:`NOTHING` where there is none.
-        mark: ``"better"`` or ``"worse"`` than the reference, if the interval of the difference excludes zero.
+        mark: ``"better"`` or ``"worse"`` than the reference, as in the summary's verdict.
         hint: the cell as a sentence.
         missing: text with the number of images without a value; empty if all have one.
         best: True if no other method of the column is better.
@@ -125,6 +126,38 @@ def comparison_table(comparison: Comparison, question: str) -> Table:
     return Table(question=question, columns=[*columns, time], rows=rows)
 
 
+def verdict_notes(comparison: Comparison, question: str | None = None) -> list[str]:
+    """Return what the words "better" and "worse" of a table mean, or why there are none; of one question or all."""
+    compared = [
+        one
+        for one in comparison.summaries
+        if one.method != comparison.reference and one.n and question in (None, one.question)
+    ]
+    if not compared:
+        return []
+    notes = []
+    tables = Counter(one.question for one in compared if one.pairs >= JUDGED_FROM)
+    if tables:
+        count = max(tables.values())
+        several = "this comparison" if count == 1 else f"all {count} comparisons of {_a_table(tables)} together"
+        notes.append(
+            f"better, worse: than {comparison.reference} on the same images. Holm's correction: if no method differed "
+            f"from it, any such word would appear with a probability of about {ERROR_RATE:.0%} for {several}."
+        )
+    few = [one for one in compared if one.pairs < JUDGED_FROM]
+    if few:
+        notes.append(
+            f"{'Some differences' if tables else 'Differences'} are not judged better or worse than "
+            f"{comparison.reference}: that takes {JUDGED_FROM} images on which both methods have a value, and "
+            f"{'for some' if tables else 'here'} there are {max(one.pairs for one in few)} at most."
+        )
+    return notes
+
+
+def _a_table(tables: Counter[str]) -> str:
+    return "the table" if len(tables) == 1 else "a table"
+
+
 def figure(value: float, digits: int | None) -> str:
     """Format a number with ``digits`` decimals and a typographic minus; :data:`NOTHING` if it is not finite."""
     if not math.isfinite(value):
@@ -163,13 +196,13 @@ def _cell(one: Summary | None, column: Column, best: float | None, reference: st
     if one is None or not math.isfinite(one.mean):
         asked = 0 if one is None else one.n + one.missing
         return Cell(value=None, mean=NOTHING, hint=f"no value{f' for any of {asked} images' if asked else ''}")
-    mean, mark = figure(one.mean, column.digits), _mark(one, column)
+    mean, mark = figure(one.mean, column.digits), one.verdict if column.higher_is_better is not None else ""
     interval, difference = _interval(one.low, one.high, column.digits), ""
     hints = [f"{one.method}, {column.name}: {mean}", f"95 % interval {interval}" if interval else "", f"n = {one.n}"]
     if math.isfinite(one.difference) and one.method != reference:
         between = _interval(one.difference_low, one.difference_high, column.digits)
         difference = f"{_signed(one.difference, column.digits)} {between}".strip()
-        verdict = mark or ("no clear difference" if between else "")
+        verdict = mark or (_unmarked(one) if between else "")
         hints.append(f"difference to {reference} {difference}{f': {verdict}' if verdict else ''}")
     return Cell(
         value=one.mean,
@@ -183,16 +216,15 @@ def _cell(one: Summary | None, column: Column, best: float | None, reference: st
     )
 
 
+def _unmarked(one: Summary) -> str:
+    """Return why a difference has no mark."""
+    return "no clear difference" if one.pairs >= JUDGED_FROM else f"not judged with fewer than {JUDGED_FROM} images"
+
+
 def _seconds_cell(took: float | None, column: Column, fastest: float | None) -> Cell:
     if took is None or not math.isfinite(took):
         return Cell(value=None, mean=NOTHING, hint="not timed")
     return Cell(value=took, mean=figure(took, column.digits), best=took == fastest)
-
-
-def _mark(one: Summary, column: Column) -> str:
-    if column.higher_is_better is None or not one.difference_low * one.difference_high > 0:  # contains zero, or NaN
-        return ""
-    return "better" if (one.difference_low > 0) == column.higher_is_better else "worse"
 
 
 def _interval(low: float, high: float, digits: int | None) -> str:
