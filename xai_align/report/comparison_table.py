@@ -131,7 +131,7 @@ def verdict_notes(comparison: Comparison, question: str | None = None) -> list[s
     compared = [
         one
         for one in comparison.summaries
-        if one.method != comparison.reference and one.n and question in (None, one.question)
+        if one.method != comparison.reference and one.pairs and question in (None, one.question)
     ]
     if not compared:
         return []
