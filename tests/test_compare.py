@@ -413,7 +413,7 @@ def test_a_clear_difference_is_told_in_words_from_ten_images_on(folder):
     for count in (9, 12):
         got = run(many, methods=["saliency", "pinet"], metrics=["mass", "brightness"], limit=count)
         stream = StringIO()
-        print_comparison(Console(file=stream, width=200), got)
+        print_comparison(Console(file=stream, width=400), got)
         shown = stream.getvalue()
         assert not set("▲▼") & set(shown)
         one = row(got, "pinet", "mass")
