@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from xai_align._tools.files.references import typed_on_the_command_line
-from xai_align.cli.shared_options import Device, ModelReference, Seed, TrustCode, split_names
+from xai_align.cli.shared_options import Device, ModelReference, Range, Recursive, Seed, TrustCode, split_names
 from xai_align.cli.terminal import output, print_error, print_lines, print_notes, progress_bar, report_errors
 
 if TYPE_CHECKING:
@@ -79,6 +79,8 @@ def compare_command(
     table_format: Annotated[
         str, typer.Option("--format", metavar="parquet|csv", help="File format of the values of all images.")
     ] = "parquet",
+    recursive: Recursive = False,
+    value_range: Range = None,
     trust_code: TrustCode = False,
 ) -> None:
     """Compare methods on images.
@@ -115,6 +117,8 @@ def compare_command(
             device=device,
             internal_batch_size=internal_batch_size,
             table_format=table_format,
+            recursive=recursive,
+            value_range=value_range,
             trust=trust_code,
             progress=show_progress,
         )

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from xai_align._tools.files.legible import legible
 from xai_align._tools.files.references import typed_on_the_command_line
-from xai_align.cli.shared_options import Device, ModelReference, TrustCode, split_names
+from xai_align.cli.shared_options import Device, ModelReference, Range, Recursive, TrustCode, split_names
 from xai_align.cli.terminal import output, print_error, progress_bar, report_errors
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ def explain_command(
         str | None,
         typer.Option(metavar="NAME|input", help="The layer to explain, for methods that take one. Default: automatic."),
     ] = None,
+    recursive: Recursive = False,
+    value_range: Range = None,
     device: Device = None,
     trust_code: TrustCode = False,
 ) -> None:
@@ -65,20 +68,24 @@ def explain_command(
             foils=foils or (),
             layer=layer,
             device=device,
+            recursive=recursive,
+            value_range=value_range,
             trust=trust_code,
         )
     records: list[Record] = []
     failures = 0
-    with report_errors(), progress_bar() as progress:
-        bar = progress.add_task("explaining", total=task.steps)
-        for result in explain_files(task, out):
-            progress.advance(bar, result.steps)
-            if result.problem:
-                failures += result.steps
-                print_error(progress.console, f"error: {result.problem}")
-            records.extend(result.records)
-    if records:
-        print_records(output(), records, f"Pictures, arrays and numbers: {out}")
+    try:
+        with report_errors(), progress_bar() as progress:
+            bar = progress.add_task("explaining", total=task.steps)
+            for result in explain_files(task, out):
+                progress.advance(bar, result.steps)
+                if result.problem:
+                    failures += result.steps
+                    print_error(progress.console, f"error: {result.problem}")
+                records.extend(result.records)
+    finally:  # what was done is shown, however the run ends
+        if records:
+            print_records(output(), records, f"Pictures, arrays and numbers: {legible(out)}")
     if failures:
         print_error(Console(stderr=True), f"{failures} of {task.steps} explanations failed; the errors are above")
         raise typer.Exit(1)

@@ -9,8 +9,12 @@ import torch
 from torch import Tensor
 
 from xai_align._tools.devices import usable_device
+from xai_align._tools.files.legible import legible
+from xai_align._tools.files.whole_file import write_whole
 from xai_align.data.class_names import check_class, parse_sides, question_about
-from xai_align.data.images import ImageError, distinct_stems, expand_paths, open_image, to_picture
+from xai_align.data.images import distinct_stems, expand_paths, to_picture
+from xai_align.data.prepared_image import prepared_image
+from xai_align.data.value_range import ValueRange, check_range
 from xai_align.explanation import explain, logits_of
 from xai_align.features.head_input import HEAD
 from xai_align.features.resolve_layer import resolve_layer
@@ -37,6 +41,7 @@ class Task:
     foils: Sequence[int] | None
     layer: str | None
     device: torch.device
+    value_range: ValueRange | None = None
 
     @classmethod
     def prepare(
@@ -49,17 +54,21 @@ class Task:
         foils: Sequence[str] = (),
         layer: str | None = None,
         device: str | None = None,
+        recursive: bool = False,
+        value_range: ValueRange | None = None,
         trust: bool = False,
     ) -> Task:
         """Build the task from command-line arguments.
 
-        Without ``methods``, the exact readout is used; ``trust``: see :func:`~xai_align.plugins.load_model`.
+        Without ``methods``, the exact readout is used; ``recursive``: search below folders; ``value_range``: the
+        numbers that are black and white; ``trust``: see :func:`~xai_align.plugins.load_model`.
 
         Raises:
             ValueError: images, methods, model, device, layer or classes do not exist; the message
                 names them and the alternatives.
         """
-        paths = expand_paths(images)
+        value_range = check_range(value_range)
+        paths = expand_paths(images, recursive=recursive)
         methods = [default_method()] if methods is None else methods
         if not methods:
             raise ValueError("no method was given; `xai-align methods` lists them")
@@ -83,6 +92,7 @@ class Task:
             foils=against,
             layer=layer,
             device=where,
+            value_range=value_range,
         )
 
     @property
@@ -110,37 +120,38 @@ def explain_files(task: Task, out: Path) -> Iterator[Result]:
     out.mkdir(parents=True, exist_ok=True)
     for path, stem in zip(task.paths, distinct_stems(task.paths), strict=True):
         try:
-            inputs = _inputs(task, path)
+            inputs = prepared_image(path, task.loaded, task.value_range)[0][None].to(task.device)
             logits = logits_of(task.loaded.model, inputs)
-        except (ImageError, RuntimeError) as error:
-            yield Result(steps=len(task.methods), problem=str(error))
+        except (
+            Exception
+        ) as error:  # files, the model's preprocessing and the model may raise anything; the others continue
+            said = _said(error)
+            name = legible(path)
+            yield Result(steps=len(task.methods), problem=said if said.startswith(name) else f"{name}: {said}")
             continue
         _check_classes(task, logits)
         try:
             question = question_about(task.targets, task.foils, int(logits[0].argmax()))
         except TargetError as error:  # the predicted class is one of the foils
-            yield Result(steps=len(task.methods), problem=f"{path}: {error}")
+            yield Result(steps=len(task.methods), problem=f"{legible(path)}: {error}")
             continue
         for method in task.methods:
             yield _explain_one(task, inputs, question, method, path, out / stem)
-
-
-def _inputs(task: Task, path: Path) -> Tensor:
-    image = open_image(path)
-    try:
-        return task.loaded.preprocess(image)[None].to(task.device)
-    except Exception as error:  # the model's own preprocessing may raise anything
-        raise ImageError(f"{path}: cannot be prepared for the model ({_said(error)})") from error
 
 
 def _explain_one(task: Task, inputs: Tensor, question: Question, method: str, path: Path, stem: Path) -> Result:
     try:
         layer = task.layer if attribution_method(method).takes_layer else None
         explanation = explain(task.loaded.model, inputs, question, method, layer=layer)
-        record = record_of(explanation, image=path.name, class_names=task.loaded.class_names)
+        record = record_of(explanation, image=legible(path.name), class_names=task.loaded.class_names)
     except Exception as error:  # methods come from third parties and may raise anything; the others continue
-        return Result(steps=1, problem=f"{path}: {method} failed: {_said(error)}")
-    _save(task, record, inputs, path, stem.with_name(f"{stem.name}.{file_name(method, layer)}"))
+        return Result(steps=1, problem=f"{legible(path)}: {method} failed: {_said(error)}")
+    try:
+        _save(task, record, inputs, path, stem.with_name(f"{stem.name}.{file_name(method, layer)}"))
+    except OSError:  # the folder cannot be written to: neither can the other images' files
+        raise
+    except Exception as error:
+        return Result(steps=1, problem=f"{legible(path)}: {method} cannot be drawn or written: {_said(error)}")
     return Result(steps=1, records=[record])
 
 
@@ -157,10 +168,10 @@ def _save(task: Task, record: Record, inputs: Tensor, path: Path, base: Path) ->
     picture = to_picture(inputs[0], task.loaded.mean, task.loaded.std)
     caption = f"{record.label}: {sum_text(record)}"
     figure = photograph_and_overlay(picture, record.map, title=record.question, caption=caption, unit=unit_of(record))
-    names["png"].write_bytes(png(figure))
+    write_whole(names["png"], png(figure))
     save_arrays(record, names["npz"])
     save_numbers(
-        replace(record, image=str(path)),
+        replace(record, image=legible(path)),
         names["json"],
         class_names=task.loaded.class_names,
         model=task.reference,

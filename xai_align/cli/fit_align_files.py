@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from xai_align._tools.files.whole_file import write_whole
 from xai_align._tools.model_state import evaluating
 from xai_align.comparison.domain_scores import DomainScores, maps_of
 
@@ -40,7 +41,7 @@ def write_results(
         "domains": {name: {"source": name in domains.sources, **asdict(one)} for name, one in scores.items()},
     }
     for name, content in {"classes.json": about, "results.json": results}.items():
-        (out / name).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        write_whole(out / name, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 def write_curves(out: Path, fit: AlignFit) -> None:
@@ -50,7 +51,7 @@ def write_curves(out: Path, fit: AlignFit) -> None:
 
     # not the loss, a sum to which some terms are added only later
     rows = [{**row, "loss": row.get("classification", row.get("loss"))} for row in fit.history]
-    (out / "curves.png").write_bytes(png(fit_figure(rows, "accuracy", fit.best)))
+    write_whole(out / "curves.png", png(fit_figure(rows, "accuracy", fit.best)))
 
 
 def draw_examples(
@@ -80,5 +81,5 @@ def draw_examples(
         normalization=(loaded.mean, loaded.std),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(png(figure))
+    write_whole(path, png(figure))
     return path

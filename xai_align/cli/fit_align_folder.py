@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +21,15 @@ from xai_align.align.trainer import AlignTrainer
 from xai_align.cli.fit_align_files import draw_examples, write_curves, write_results
 from xai_align.comparison.domain_scores import DomainScores, score_domain
 from xai_align.data.domain_folder import Domains, Split, read_domains, split_domains
-from xai_align.data.image_folder import LabelledImage, LabelledImages, class_by_class
+from xai_align.data.image_folder import (
+    LabelledImage,
+    LabelledImages,
+    class_by_class,
+    readable_images,
+    unreadable_note,
+)
 from xai_align.data.images import open_image
+from xai_align.data.value_range import ValueRange, check_range
 from xai_align.plugins import classifier as with_new_head
 from xai_align.plugins import load_model
 
@@ -78,6 +85,7 @@ def fit_align_folder(
     seed: int = 0,
     device: str | None = None,
     trust: bool = False,
+    value_range: ValueRange | None = None,
     writes: bool = True,
     **options: Any,
 ) -> FolderAlignment:
@@ -102,6 +110,7 @@ def fit_align_folder(
         seed: seed of the split, the head's initial weights, and the training.
         device: the device to train on; None: a GPU if there is one.
         trust: whether a backbone's folder may name code, which is then run; see :func:`~xai_align.plugins.load_model`.
+        value_range: the numbers of the image files that are black and white; None: by each file.
         writes: whether this process writes the files.
         options: for :class:`~xai_align.align.AlignTrainer`.
 
@@ -111,14 +120,16 @@ def fit_align_folder(
     where = usable_device(device)
     chosen = _recipe(recipe_name, weights or {}, masks)
     _check_turns(chosen, epochs, options.get("warmup_epochs", 0), options.get("masker_only_epochs", 0))
-    domains = read_domains(folder, sources, masks)
+    value_range = check_range(value_range)
+    domains = _readable(read_domains(folder, sources, masks), value_range)
     split = split_domains(domains, validation_share=validation_share, test_share=test_share, seed=seed)
     loaded, model = _classifier(backbone, len(domains.classes), seed, trust)
     model.to(where)
-    size = _input_size(loaded, split.train[0])
+    size = _input_size(loaded, split.train[0], value_range)
 
     def loader(images: Sequence[LabelledImage], *, training: bool = False) -> DataLoader[TrainingBatch]:
-        items = _Numbered(LabelledImages(images, loaded.preprocess, size if training and masks is not None else None))
+        map_size = size if training and masks is not None else None
+        items = _Numbered(LabelledImages(images, loaded.preprocess, map_size, value_range))
         own = torch.Generator().manual_seed(seed)  # leaves the caller's random state unchanged
         return DataLoader(items, batch_size, shuffle=training, num_workers=workers, collate_fn=_as_batch, generator=own)
 
@@ -148,6 +159,15 @@ def fit_align_folder(
             path = out / "examples" / f"{name}.png"
             pictures.append(draw_examples(path, fit, loader(images[:examples]), trainer.space, loaded, domains.classes))
     return FolderAlignment(fit=fit, domains=domains, split=split, scores=scores, pictures=pictures)
+
+
+def _readable(domains: Domains, value_range: ValueRange | None) -> Domains:
+    """Return the domains without the images that cannot be read, which are noted."""
+    images, notes = {}, [*domains.notes]
+    for name, of_domain in domains.images.items():
+        images[name], problems = readable_images(of_domain, value_range)
+        notes += unreadable_note(problems)
+    return replace(domains, images=images, notes=notes)
 
 
 class _Numbered(Dataset[Any]):
@@ -208,6 +228,6 @@ def _classifier(backbone: str, classes: int, seed: int, trust: bool) -> tuple[Lo
         return loaded, with_new_head(loaded.model, classes)
 
 
-def _input_size(loaded: LoadedModel, one: LabelledImage) -> tuple[int, int]:
-    rows, columns = loaded.preprocess(open_image(one.path)).shape[-2:]
+def _input_size(loaded: LoadedModel, one: LabelledImage, value_range: ValueRange | None) -> tuple[int, int]:
+    rows, columns = loaded.preprocess(open_image(one.path, value_range)).shape[-2:]
     return rows, columns

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from xai_align._tools.files.references import typed_on_the_command_line
-from xai_align.cli.shared_options import BackboneReference, Device, OptionsFile, Patience, Seed, TrustCode, Workers
+from xai_align.cli.shared_options import (
+    BackboneReference,
+    Device,
+    OptionsFile,
+    Patience,
+    Range,
+    Seed,
+    TrustCode,
+    Workers,
+)
 from xai_align.cli.terminal import output, print_lines, print_notes, report_errors
 
 if TYPE_CHECKING:
@@ -53,6 +62,7 @@ def fit_pinet_command(
     validation_share: Annotated[float, typer.Option(help="Share of each class that is used for validation.")] = 0.2,
     patience: Patience = None,
     examples: Annotated[int, typer.Option(min=0, help="Number of validation images to draw maps of.")] = 6,
+    value_range: Range = None,
     seed: Seed = 0,
     workers: Workers = 0,
     device: Device = None,
@@ -94,6 +104,7 @@ def fit_pinet_command(
             device=device,
             trust=trust_code,
             examples=examples,
+            value_range=value_range,
             writes=main,
             epochs=epochs,
             batch_size=batch_size,
@@ -121,5 +132,5 @@ def _print_result(done: FolderFit, out: Path) -> None:
         f"model: {out / 'model'}; explain an image with `xai-align explain IMAGE --model pinet:{out / 'model'}`",
     ]
     console = output()
-    print_notes(console, fit.notes)
+    print_notes(console, [*done.notes, *fit.notes])
     print_lines(console, lines)

@@ -12,9 +12,18 @@ import torch
 
 from xai_align._tools.devices import usable_device
 from xai_align._tools.did_you_mean import did_you_mean
+from xai_align._tools.files.whole_file import write_whole
 from xai_align._tools.random_state import fixed_random_state
-from xai_align.data.image_folder import LabelledImages, class_by_class, read_image_folder, stratified_split
-from xai_align.data.images import open_image, to_picture
+from xai_align.data.image_folder import (
+    LabelledImages,
+    class_by_class,
+    read_image_folder,
+    readable_images,
+    stratified_split,
+    unreadable_note,
+)
+from xai_align.data.images import open_image, plain_name, to_picture
+from xai_align.data.value_range import ValueRange, check_range
 from xai_align.pinet.network.losses import PiNetLoss
 from xai_align.plugins import load_model, second_look
 from xai_align.training.pinet.fit import Fit, fit_pinet
@@ -34,6 +43,7 @@ class FolderFit:
         train, validation: number of images in each; ``masks``: number of training images with a mask.
         error: the largest relative difference between a logit and the sum of its terms, over the example pictures.
         pictures: files of the maps.
+        notes: images that were left out.
     """
 
     fit: Fit
@@ -43,6 +53,7 @@ class FolderFit:
     masks: int
     error: float
     pictures: Sequence[Path]
+    notes: Sequence[str] = ()
 
 
 def fit_pinet_folder(
@@ -59,6 +70,7 @@ def fit_pinet_folder(
     device: str | None = None,
     trust: bool = False,
     examples: int = 6,
+    value_range: ValueRange | None = None,
     writes: bool = True,
     **options: Any,
 ) -> FolderFit:
@@ -77,6 +89,7 @@ def fit_pinet_folder(
         device: the device to train on; None: a GPU if there is one.
         trust: whether a backbone's folder may name code, which is then run; see :func:`~xai_align.plugins.load_model`.
         examples: number of validation images whose maps are drawn.
+        value_range: the numbers of the image files that are black and white; None: by each file.
         writes: whether this process writes the pictures.
         options: for :func:`~xai_align.training.fit_pinet`.
 
@@ -84,18 +97,20 @@ def fit_pinet_folder(
         ValueError: the folder, the backbone or an option can't be used; the message has the reason.
     """
     where = usable_device(device)
+    value_range = check_range(value_range)
     classes, images = read_image_folder(folder, masks)
+    images, unreadable = readable_images(images, value_range)
     train, validation = stratified_split(images, validation_share, seed)
     loaded, model = _second_look(backbone, len(classes), trust=trust, frozen=frozen, seed=seed, **head or {})
     model.to(where)
     model.class_names = tuple(classes)  # saved with it
     preprocess = loaded.preprocess
-    map_size = None if masks is None else _map_size(model, preprocess(open_image(images[0].path)), where)
+    map_size = None if masks is None else _map_size(model, preprocess(open_image(images[0].path, value_range)), where)
     loss = _loss(loaded, weights or {})
     fit = fit_pinet(
         model,
-        LabelledImages(train, preprocess, map_size),
-        LabelledImages(validation, preprocess),
+        LabelledImages(train, preprocess, map_size, value_range),
+        LabelledImages(validation, preprocess, value_range=value_range),
         loss=loss,
         out=out,
         seed=seed,
@@ -109,11 +124,12 @@ def fit_pinet_folder(
         from xai_align.report.fit_figure import fit_figure
 
         about = {"classes": classes, "backbone": backbone, "mean": list(loaded.mean), "std": list(loaded.std)}
-        (out / "classes.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", "utf-8")
-        (out / "curves.png").write_bytes(png(fit_figure(fit.history, fit.metric, fit.best)))
+        write_whole(out / "classes.json", json.dumps(about, indent=1, ensure_ascii=False) + "\n")
+        write_whole(out / "curves.png", png(fit_figure(fit.history, fit.metric, fit.best)))
         for number, one in enumerate(shown):
-            path = out / "examples" / f"{number:02d}-{classes[one.label]}-{one.path.stem}.png"
-            error = max(error, _draw(model, preprocess(open_image(one.path)), one.label, loaded, classes, path))
+            path = out / "examples" / f"{number:02d}-{plain_name(classes[one.label])}-{plain_name(one.path.stem)}.png"
+            image = preprocess(open_image(one.path, value_range))
+            error = max(error, _draw(model, image, one.label, loaded, classes, path))
             pictures.append(path)
     return FolderFit(
         fit=fit,
@@ -123,6 +139,7 @@ def fit_pinet_folder(
         masks=sum(one.mask is not None for one in train),
         error=error,
         pictures=pictures,
+        notes=unreadable_note(unreadable),
     )
 
 
@@ -175,5 +192,5 @@ def _draw(
         caption=f"logit {number(logit)} = {number(places)} (contributions) + {number(bias)} (bias)",
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(png(figure))
+    write_whole(path, png(figure))
     return abs(places + bias - logit) / max(abs(logit), 1.0)

@@ -43,6 +43,16 @@ Patience = Annotated[
     int | None,
     typer.Option("--patience", min=1, help="Stop after this many validations without improvement. Default: never."),
 ]
+Recursive = Annotated[bool, typer.Option("--recursive", help="Search the folders below a folder, too.")]
+Range = Annotated[
+    tuple[float, float] | None,
+    typer.Option(
+        "--range",
+        metavar="LOW HIGH",
+        help="The numbers of the image files that are black and white, such as 0 4095 for 12 bits or -1000 1000 for "
+        "Hounsfield units. Default: by each file's type and largest number.",
+    ),
+]
 OptionsFile = Annotated[
     Path | None,
     typer.Option("--options", metavar="FILE.toml", help="File of the options that --set sets; --set takes precedence."),

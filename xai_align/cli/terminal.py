@@ -36,7 +36,12 @@ def output() -> Console:
 def print_lines(console: Console, lines: Iterable[str], *, style: str | None = None) -> None:
     """Print lines as they are: without markup, highlighting or line breaks."""
     for line in lines:
-        console.print(escape(line), style=style, highlight=False, soft_wrap=True)
+        console.print(escape(printable(line)), style=style, highlight=False, soft_wrap=True)
+
+
+def printable(text: str) -> str:
+    """Return text with bytes of file names that are no text as ``\\udce9``, which a terminal takes."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def print_notes(console: Console, notes: Iterable[str]) -> None:

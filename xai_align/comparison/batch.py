@@ -15,9 +15,10 @@ from xai_align.comparison.image_labels import boxes_on_input
 from xai_align.comparison.judging import Judging
 from xai_align.comparison.one_by_one import one_by_one, said
 from xai_align.comparison.pictures import Pictures
-from xai_align.comparison.plan import Plan, prepared_input
+from xai_align.comparison.plan import Plan
 from xai_align.comparison.store import Part
 from xai_align.data.images import ImageError
+from xai_align.data.prepared_image import prepared_image
 from xai_align.explanation import logits_of
 from xai_align.question import TargetError
 
@@ -31,7 +32,7 @@ def run_part(
     """
     part = Part(number=number)
     examples = _seen_by_model(plan, _opened(plan, part), part)
-    part.images = [str(example.path) for example in examples]
+    part.images = [example.name for example in examples]
     for example in examples:
         if example.label is not None:
             part.labelled += 1
@@ -50,7 +51,7 @@ def run_part(
 def _opened(plan: Plan, part: Part) -> Iterator[Example]:
     for path in plan.part_paths(part.number):
         try:
-            x, size = prepared_input(path, plan.loaded)
+            x, size = prepared_image(path, plan.loaded, plan.value_range)
         except ImageError as error:
             part.problems.append(str(error))
             continue
@@ -71,7 +72,7 @@ def _seen_by_model(plan: Plan, examples: Iterator[Example], part: Part) -> list[
     """Return the examples on which the model does not fail, with its logits."""
 
     def failed(example: Example, error: Exception) -> None:
-        part.problems.append(f"{example.path}: the model failed: {said(error)}")
+        part.problems.append(f"{example.name}: the model failed: {said(error)}")
 
     seen: list[Example] = []
     for batch, logits in one_by_one(lambda some: logits_of(plan.loaded.model, inputs_of(some)), list(examples), failed):
@@ -91,7 +92,7 @@ def _asked(plan: Plan, kind: str, examples: Sequence[Example], part: Part) -> li
         except NoQuestion as reason:
             count_note(part, f"'{kind}' cannot be asked: {reason}")
         except TargetError as error:  # the predicted class is one of the foils
-            part.problems.append(f"{example.path}: '{kind}' cannot be asked: {error}")
+            part.problems.append(f"{example.name}: '{kind}' cannot be asked: {error}")
         else:
             asked.append(example)
     return asked

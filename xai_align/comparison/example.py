@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from xai_align._tools.files.legible import legible
 from xai_align.question import Question
 
 
@@ -23,6 +24,11 @@ class Example:
     label: int | None = None
     logits: Tensor = field(default_factory=lambda: torch.empty(0))
     question: Question | None = None
+
+    @property
+    def name(self) -> str:
+        """The path as text that can be printed and written."""
+        return legible(self.path)
 
 
 def inputs_of(examples: Sequence[Example]) -> Tensor:

@@ -10,8 +10,9 @@ from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
 from xai_align._tools.checks import check_choice
+from xai_align._tools.files.whole_file import whole_file, write_whole
 from xai_align.comparison.result import Comparison, Summary
-from xai_align.comparison.store import Part, Value, as_json, write_whole
+from xai_align.comparison.store import Part, Value, as_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,10 +70,11 @@ def _curve_rows(part: Part) -> Iterator[dict[str, Any]]:
 @contextmanager
 def _table(path: Path, columns: Mapping[str, type]) -> Iterator[_Writer]:
     """Yield a function that writes rows; the file appears when all are written."""
-    waiting = path.with_name(path.name + ".tmp")
-    with _csv(waiting, columns) if path.suffix == ".csv" else _parquet(waiting, columns) as write:
+    with (
+        whole_file(path) as waiting,
+        _csv(waiting, columns) if path.suffix == ".csv" else _parquet(waiting, columns) as write,
+    ):
         yield write
-    waiting.replace(path)
 
 
 @contextmanager

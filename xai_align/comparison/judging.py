@@ -58,7 +58,7 @@ class Judging:
 
     def _run(self, examples: Sequence[Example]) -> None:
         def failed(example: Example, error: Exception) -> None:
-            self.part.problems.append(f"{example.path}: {self.method} ('{self.kind}') failed: {said(error)}")
+            self.part.problems.append(f"{example.name}: {self.method} ('{self.kind}') failed: {said(error)}")
 
         by_curves = [one for one in self.plan.metrics if isinstance(one.evaluate, CurveMetric)]
         for batch, explanation in one_by_one(self._explained, examples, failed):
@@ -79,7 +79,7 @@ class Judging:
                 value, seconds = self._values.get((example.path, measure.name), _NOTHING)
                 self.part.values.append(
                     Value(
-                        image=str(example.path),
+                        image=example.name,
                         question=self.kind,
                         question_text="" if question is None else question_text(question, self.plan.loaded.class_names),
                         method=str(self.method),
@@ -155,7 +155,7 @@ class Judging:
                 points = dict(zip(before.fractions, before.probabilities, strict=True)) if before else {0.0: whole}
                 points = dict(sorted((points | dict(zip(one.fractions, values, strict=True))).items()))
                 self._curves[example.path, one.label] = ImageCurve(
-                    image=str(example.path),
+                    image=example.name,
                     question=self.kind,
                     method=str(self.method),
                     perturbation=one.label,
@@ -232,7 +232,7 @@ class Judging:
                 )
 
     def _failed(self, example: Example, measure: MetricSpec, error: Exception) -> None:
-        text = f"{example.path}: {measure.name} of {self.method} ('{self.kind}') failed: {said(error)}"
+        text = f"{example.name}: {measure.name} of {self.method} ('{self.kind}') failed: {said(error)}"
         self.part.problems.append(text)
 
     def _applies_to_none(self, batch: Sequence[Example], metrics: Sequence[MetricSpec], error: Exception) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from xai_align.data.groups import ClassGroups
+from xai_align.data.value_range import ValueRange
 from xai_align.hookspecs import LoadedModel
 
 #: Called after each step with the explanations done, their total number, and the failures since the last call.
@@ -30,6 +31,9 @@ class CompareOptions:
         device: e.g. ``"cuda:1"``; None: a GPU if there is one; for a loaded model, its device.
         internal_batch_size: perturbed inputs per forward pass.
         table_format: ``"parquet"`` or ``"csv"``.
+        recursive: whether the folders below a folder are searched for images, too.
+        value_range: the numbers of the image files that are black and white, the same for all; None: by the rule of
+            :mod:`xai_align.data.value_range`.
         trust: whether a model's folder may name code, which is then run; see :func:`~xai_align.plugins.load_model`.
         progress: called after each step, see :data:`Progress`.
 
@@ -52,5 +56,7 @@ class CompareOptions:
     device: str | None = None
     internal_batch_size: int | None = None
     table_format: str = "parquet"
+    recursive: bool = False
+    value_range: ValueRange | None = None
     trust: bool = False
     progress: Progress | None = None

@@ -8,9 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from xai_align._tools.files.whole_file import write_whole
 from xai_align.comparison.one_by_one import said
 from xai_align.comparison.result import Picture
-from xai_align.comparison.store import write_whole
 from xai_align.data.class_names import question_text
 from xai_align.data.images import to_picture
 
@@ -46,7 +46,11 @@ class Pictures:
         for position in wanted:
             example = batch[position]
             assert example.question is not None
-            picture = to_picture(example.input, self.plan.loaded.mean, self.plan.loaded.std)
+            try:
+                picture = to_picture(example.input, self.plan.loaded.mean, self.plan.loaded.std)
+            except ValueError as error:
+                self._not_drawn(example, said(error))
+                continue
             if example.path not in self._shown:
                 self._shown.add(example.path)
                 self._save(example, photograph_png(picture))
@@ -54,10 +58,15 @@ class Pictures:
                 shown = density(explanation.map[position], picture.shape[:2])
                 overlay = photograph_png(blend(picture, shown, limit_of(shown)))
             except Exception as error:  # a third party's map may have any shape
-                self.part.problems.append(f"{example.path}: no picture of {method} ('{kind}'): {said(error)}")
+                self.part.problems.append(f"{example.name}: no picture of {method} ('{kind}'): {said(error)}")
                 continue
             text = question_text(example.question, self.plan.loaded.class_names)
             self._save(example, overlay, kind, text, str(method))
+
+    def _not_drawn(self, example: Example, reason: str) -> None:
+        problem = f"{example.name}: no picture of it: {reason}"
+        if problem not in self.part.problems:
+            self.part.problems.append(problem)
 
     def _save(self, example: Example, content: bytes, kind: str = "", text: str = "", method: str = "") -> None:
         assert self.out is not None
@@ -66,7 +75,7 @@ class Pictures:
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / f"{name}.png", content)
         made = Picture(
-            image=str(example.path), question=kind, question_text=text, method=method, file=f"{FOLDER}/{name}.png"
+            image=example.name, question=kind, question_text=text, method=method, file=f"{FOLDER}/{name}.png"
         )
         self.part.pictures.append(asdict(made))
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from xai_align._tools.checks import check_integer
+from xai_align._tools.files.legible import legible
 from xai_align._tools.model_state import check_evaluation_mode
 from xai_align.comparison.asked_questions import CONFUSION, GROUPED, WORDNET, Asking, parse_asking, read_groups
 from xai_align.comparison.image_labels import ImageLabel, read_labels
@@ -20,7 +21,9 @@ from xai_align.comparison.method_reference import MethodReference, check_layers,
 from xai_align.comparison.provenance import file_sha256, versions, weights_sha256
 from xai_align.comparison.transferred_model import TransferredModel, check_same_classes
 from xai_align.data.groups import ClassGroups
-from xai_align.data.images import ImageError, expand_paths, open_image
+from xai_align.data.images import ImageError, expand_paths
+from xai_align.data.prepared_image import prepared_image
+from xai_align.data.value_range import ValueRange, check_range
 from xai_align.explanation import logits_of
 from xai_align.hookspecs import LoadedModel, MetricSpec
 from xai_align.plugins import load_model, metric
@@ -45,6 +48,7 @@ class Plan:
         model: the model's reference, or the type of the object that was given.
         loaded: the model that is explained; ``judge``: the one that metrics evaluate, the same unless transferred.
         labels: labels and boxes of the images.
+        value_range: the numbers of the files that are black and white; None: by each file.
         settings: everything that determines the values.
     """
 
@@ -59,6 +63,7 @@ class Plan:
     metrics: tuple[MetricSpec, ...]
     asking: Asking
     labels: Mapping[Path, ImageLabel]
+    value_range: ValueRange | None
     device: torch.device
     batch_size: int
     internal_batch_size: int | None
@@ -84,7 +89,7 @@ class Plan:
         kept: list[Tensor] = []
         for path in self.paths[:OTHER_IMAGES]:
             try:
-                x = prepared_input(path, self.loaded)[0]
+                x = prepared_image(path, self.loaded, self.value_range)[0]
             except ImageError:  # reported when it is processed
                 continue
             if not kept or x.shape == kept[0].shape:
@@ -113,6 +118,8 @@ def prepare(
     seed: int,
     pictures: int,
     internal_batch_size: int | None,
+    recursive: bool,
+    value_range: ValueRange | None,
     trust: bool,
     device: Callable[[], torch.device],
     device_given: bool,
@@ -125,6 +132,7 @@ def prepare(
     for name, number, least in (("batch_size", batch_size, 1), ("limit", limit, 1), ("pictures", pictures, 0)):
         if number is not None:
             check_integer(name, number, least=least)
+    value_range = check_range(value_range)
     compared = parse_methods(methods)
     measured = [metric(name) for name in dict.fromkeys(one.strip() for one in metrics)]
     if not measured:
@@ -134,14 +142,14 @@ def prepare(
         names = ", ".join(map(str, compared))
         raise ValueError(f"the reference '{main}' is not among the methods; give one of {names}")
     kinds = question.split(",") if isinstance(question, str) else question
-    paths, hashes, notes = _distinct_pictures(expand_paths(images), limit)
+    paths, hashes, notes = _distinct_pictures(expand_paths(images, recursive=recursive), limit)
     labels = read_labels(paths)
     where = device()
     loaded = _on_device(model, where, given=device_given, trust=trust)
     where = _device_of(loaded.model, where)
     check_layers(compared, loaded.model)
     asking = parse_asking(kinds, targets, foils, loaded.class_names)
-    probe = _first_readable(paths, loaded, where)
+    probe = _first_readable(paths, loaded, where, value_range)
     logits = logits_of(loaded.model, probe)
     if logits.dim() != 2:
         raise ValueError(f"the model gives an output of shape {list(logits.shape)}; logits [N, K] are needed")
@@ -149,12 +157,12 @@ def prepare(
         raise ValueError(
             f"groups were given, but the question '{', '.join(asking.kinds)}' has none; ask {' or '.join(GROUPED)}"
         )
-    asking = replace(asking, groups=_groups(groups, loaded, paths, where, batch_size))
+    asking = replace(asking, groups=_groups(groups, loaded, paths, where, value_range))
     asking.check(logits.shape[1])
     judge = loaded.model
     if transfer_to is not None:
         other = _on_device(transfer_to, where, given=True, trust=trust)
-        shape = _first_readable(paths, other, where).shape[2:]
+        shape = _first_readable(paths, other, where, value_range).shape[2:]
         judge = TransferredModel(loaded, other, shape)
         check_same_classes(loaded, other, logits, logits_of(judge, probe))
     return Plan(
@@ -169,6 +177,7 @@ def prepare(
         metrics=tuple(measured),
         asking=asking,
         labels=labels,
+        value_range=value_range,
         device=where,
         batch_size=batch_size,
         internal_batch_size=internal_batch_size,
@@ -185,8 +194,11 @@ def prepare(
             "classes": list(asking.targets),
             "foils": "others" if asking.foils is None else list(asking.foils),
             "groups": None if asking.groups is None else {name: list(group) for name, group in asking.groups.items()},
-            "images": [[str(path), digest] for path, digest in zip(paths, hashes, strict=True)],
-            "labels": [[path.name, label.label, list(map(list, label.boxes))] for path, label in labels.items()],
+            "images": [[legible(path), digest] for path, digest in zip(paths, hashes, strict=True)],
+            "labels": [
+                [legible(path.name), label.label, list(map(list, label.boxes))] for path, label in labels.items()
+            ],
+            "range": None if value_range is None else list(value_range),
             "batch_size": batch_size,
             "seed": seed,
             "pictures": pictures,
@@ -194,19 +206,6 @@ def prepare(
             "versions": versions([one.name for one in compared], [one.name for one in measured]),
         },
     )
-
-
-def prepared_input(path: Path, loaded: LoadedModel) -> tuple[Tensor, tuple[int, int]]:
-    """Return an image as the model takes it, ``[C, H, W]``, and the photograph's width and height.
-
-    Raises:
-        ImageError: it cannot be read or prepared.
-    """
-    image = open_image(path)
-    try:
-        return loaded.preprocess(image), image.size
-    except Exception as error:  # the model's own preprocessing may raise anything
-        raise ImageError(f"{path}: cannot be prepared for the model ({str(error) or type(error).__name__})") from error
 
 
 def _distinct_pictures(
@@ -225,7 +224,7 @@ def _distinct_pictures(
             kept.append((path, ""))
             continue
         if digest in first:
-            notes.append(f"{path} is the same picture as {first[digest]} and was counted once")
+            notes.append(f"{legible(path)} is the same picture as {legible(first[digest])} and was counted once")
             continue
         first[digest] = path
         kept.append((path, digest))
@@ -257,11 +256,13 @@ def _name_of(model: str | LoadedModel) -> str:
     return model if isinstance(model, str) else type(model.model).__name__
 
 
-def _first_readable(paths: Sequence[Path], loaded: LoadedModel, where: torch.device) -> Tensor:
+def _first_readable(
+    paths: Sequence[Path], loaded: LoadedModel, where: torch.device, value_range: ValueRange | None
+) -> Tensor:
     problem: ImageError | None = None
     for path in paths:
         try:
-            return prepared_input(path, loaded)[0][None].to(where)
+            return prepared_image(path, loaded, value_range)[0][None].to(where)
         except ImageError as error:
             problem = problem or error
     raise ValueError(f"none of the {len(paths)} images can be used; the first: {problem}")
@@ -272,7 +273,7 @@ def _groups(
     loaded: LoadedModel,
     paths: Sequence[Path],
     where: torch.device,
-    batch_size: int,
+    value_range: ValueRange | None,
 ) -> ClassGroups | None:
     if asked is None or asked == WORDNET:
         return None
@@ -283,7 +284,9 @@ def _groups(
     rows = []
     for path in islice(paths, CONFUSION_IMAGES):
         try:
-            rows.append(logits_of(loaded.model, prepared_input(path, loaded)[0][None].to(where)).softmax(1).cpu())
+            rows.append(
+                logits_of(loaded.model, prepared_image(path, loaded, value_range)[0][None].to(where)).softmax(1).cpu()
+            )
         except (ImageError, RuntimeError):  # reported when it is processed
             continue
     found = ClassGroups.from_confusion(torch.cat(rows))

@@ -10,13 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from xai_align._tools.files.fields import check_fields, either, listed, nothing, number, record, table_of, text, whole
 from xai_align._tools.files.inside_folder import file_inside
 from xai_align._tools.files.plain_json import read_json
+from xai_align._tools.files.whole_file import write_whole
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -189,17 +189,6 @@ class MemoryStore:
     def write(self, part: Part) -> None:
         """Store a part."""
         self._parts[part.number] = part
-
-
-def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file atomically: after a crash it is complete or as before."""
-    waiting = path.with_name(path.name + ".tmp")
-    waiting.unlink(missing_ok=True)  # it may be a link to elsewhere
-    with waiting.open("wb") as file:
-        file.write(content.encode("utf-8") if isinstance(content, str) else content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(waiting, path)
 
 
 def _part(content: dict[str, Any]) -> Part:

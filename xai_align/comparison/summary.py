@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from xai_align._tools.files.legible import legible
 from xai_align.comparison.intervals import DESCRIPTION, Interval, mean_intervals
 from xai_align.comparison.provenance import command_line, device_name, now
 from xai_align.comparison.result import Comparison, CurveBand, Picture, Summary
@@ -184,7 +185,7 @@ class ScoreTable:
             "verdicts": f"from {JUDGED_FROM} images, at {ERROR_RATE:.0%} for all comparisons of a table (Holm 1979)",
             "versions": plan.settings["versions"],
             "settings": chosen | {"internal_batch_size": plan.internal_batch_size, "reference": plan.reference},
-            "images": [{"file": str(path), "sha256": h} for path, h in zip(plan.paths, plan.hashes, strict=True)],
+            "images": [{"file": legible(path), "sha256": h} for path, h in zip(plan.paths, plan.hashes, strict=True)],
         }
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from xai_align._tools.did_you_mean import did_you_mean
 from xai_align.data.image_folder import LabelledImage, read_image_folder, stratified_split
-from xai_align.data.images import IMAGE_SUFFIXES
+from xai_align.data.images import images_in
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +113,7 @@ def _domains_in(folder: Path) -> list[str]:
 
 
 def _has_images(folder: Path) -> bool:
-    return folder.is_dir() and any(path.suffix.lower() in IMAGE_SUFFIXES for path in folder.iterdir())
+    return folder.is_dir() and bool(images_in(folder))
 
 
 def _refuse_domains(folder: Path) -> None:

@@ -16,8 +16,10 @@ from torch.utils.data import Dataset
 
 from xai_align._tools.callers_level import callers_level
 from xai_align._tools.checks import check_number
+from xai_align._tools.files.legible import legible
 from xai_align._tools.sum_keeping import collect_keeping_sum
-from xai_align.data.images import IMAGE_SUFFIXES, open_image
+from xai_align.data.images import ImageError, images_in, open_image
+from xai_align.data.value_range import ValueRange
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -44,11 +46,7 @@ def read_image_folder(folder: str | Path, masks: str | Path | None = None) -> tu
     """
     folder = _existing(folder, "image folder")
     masks = None if masks is None else _existing(masks, "folder of masks")
-    found = {
-        sub.name: sorted(path for path in sub.iterdir() if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES)
-        for sub in sorted(folder.iterdir())
-        if sub.is_dir() and sub != masks
-    }
+    found = {legible(sub.name): images_in(sub) for sub in sorted(folder.iterdir()) if sub.is_dir() and sub != masks}
     names = [name for name, paths in found.items() if paths]
     if len(names) < 2:
         there = f"the one sub-folder '{names[0]}'" if names else "no sub-folder with images"
@@ -63,6 +61,44 @@ def read_image_folder(folder: str | Path, masks: str | Path | None = None) -> tu
             f"'{masks / names[0] / images[0].path.stem}.png'"
         )
     return names, images
+
+
+def readable_images(
+    images: Sequence[LabelledImage], value_range: ValueRange | None = None
+) -> tuple[list[LabelledImage], list[str]]:
+    """Return the images whose files can be read, and what is wrong with the others.
+
+    Each is opened once, so that a damaged file is found before a long training, not in it.
+
+    Raises:
+        ValueError: none of the images of a class can be read; the message names the first.
+    """
+    kept, problems = [], []
+    for one in images:
+        try:
+            open_image(one.path, value_range)
+            if one.mask is not None:
+                open_image(one.mask)
+        except ImageError as error:
+            problems.append(str(error))
+        else:
+            kept.append(one)
+    lost = {one.label for one in images} - {one.label for one in kept}
+    if lost:
+        first = next(one for one in images if one.label in lost)
+        raise ValueError(
+            f"no image in '{legible(first.path.parent)}' can be read, so its class would have none; the first problem: "
+            f"{problems[0]}"
+        )
+    return kept, problems
+
+
+def unreadable_note(problems: Sequence[str]) -> list[str]:
+    """Return a note on the files that were left out, none if there are none."""
+    if not problems:
+        return []
+    which = problems[0] if len(problems) == 1 else f"for example {problems[0]}"
+    return [f"{len(problems)} image{'s' * (len(problems) > 1)} left out, as they cannot be read: {which}"]
 
 
 def stratified_split(
@@ -85,7 +121,8 @@ def stratified_split(
         train += own[count:]
         if not count:
             warnings.warn(
-                f"'{own[0].path.parent}' holds one image, so none of its class is validated", stacklevel=callers_level()
+                f"'{legible(own[0].path.parent)}' holds one image, so none of its class is validated",
+                stacklevel=callers_level(),
             )
     return train, validation
 
@@ -107,6 +144,7 @@ class LabelledImages(Dataset[Any]):
         images: the files.
         preprocess: a PIL image to ``[C, H, W]``.
         map_size: rows and columns of masks; None: items have none.
+        value_range: the numbers of the files that are black and white; None: by each file.
     """
 
     def __init__(
@@ -114,15 +152,17 @@ class LabelledImages(Dataset[Any]):
         images: Sequence[LabelledImage],
         preprocess: Callable[[Any], Tensor],
         map_size: tuple[int, int] | None = None,
+        value_range: ValueRange | None = None,
     ) -> None:
         self.images, self._preprocess, self._map_size = list(images), preprocess, map_size
+        self._value_range = value_range
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, number: int) -> tuple[Any, ...]:
         one = self.images[number]
-        picture = open_image(one.path)
+        picture = open_image(one.path, self._value_range)
         if self._map_size is None:
             return self._preprocess(picture), one.label
         return self._preprocess(picture), one.label, self._mask(one, picture)
@@ -134,8 +174,8 @@ class LabelledImages(Dataset[Any]):
         drawn = np.asarray(open_image(one.mask)).any(-1)
         if drawn.shape != (picture.height, picture.width):
             raise ValueError(
-                f"the mask '{one.mask}' has {drawn.shape[1]} x {drawn.shape[0]} pixels, its image '{one.path}' "
-                f"{picture.width} x {picture.height}; save it in the image's size"
+                f"the mask '{legible(one.mask)}' has {drawn.shape[1]} x {drawn.shape[0]} pixels, its image "
+                f"'{legible(one.path)}' {picture.width} x {picture.height}; save it in the image's size"
             )
         inside = mask_on_input(drawn, self._preprocess)
         return collect_keeping_sum(inside.double(), self._map_size)[None].float()

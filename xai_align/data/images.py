@@ -1,12 +1,17 @@
-"""Photographs from disk: paths, opening, and conversion of tensors back to pictures."""
+"""Images from disk: paths, opening, and conversion of tensors back to pictures."""
 
 from __future__ import annotations
 
-from glob import glob
+import re
+from glob import escape, glob
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+from xai_align._tools.files.legible import legible
+from xai_align.data.array_files import read_array
+from xai_align.data.value_range import ValueRange, to_unit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -15,90 +20,167 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
+    #: A PIL image in RGB, or an array ``[H, W, C]`` in [0, 1] of other channels.
+    Picture = Image.Image | NDArray[np.float32]
+
 #: Suffixes of images inside a folder or a pattern; a file given by name may have any.
-IMAGE_SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))
+IMAGE_SUFFIXES = frozenset(
+    (".bmp", ".gif", ".jpeg", ".jpg", ".npy", ".npz", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+)
 
 
 class ImageError(ValueError):
     """Error for a file that is no image, or is damaged; the message names it."""
 
 
-def expand_paths(given: Iterable[str | Path]) -> list[Path]:
-    """Return the image files for files, folders (their images, without subfolders) and patterns, each once.
+def expand_paths(given: Iterable[str | Path], *, recursive: bool = False) -> list[Path]:
+    """Return the image files for files, folders (their images) and patterns, each once.
 
     In the order given; inside a folder or a pattern sorted by name. ``**`` in
-    a pattern includes subfolders.
+    a pattern includes subfolders; a name that exists is that file or folder, whatever characters it has.
+
+    Args:
+        given: files, folders, patterns.
+        recursive: whether the folders below a folder are searched, too.
 
     Raises:
         ValueError: a path does not exist, or a folder or pattern holds no image.
     """
-    found = [path for one in given for path in _expand(str(one))]
+    found = [path for one in given for path in _expand(str(one), recursive=recursive)]
     if not found:
         raise ValueError("no image was given; name a file, a folder or a pattern such as 'photos/*.jpg'")
     return list(dict.fromkeys(found))
 
 
 def distinct_stems(paths: Sequence[Path]) -> list[str]:
-    """Return a name for the results of each file: its stem, with a number if that is already taken."""
+    """Return a name for the results of each file: its stem, with a number if that is already taken.
+
+    Bytes of a stem that are no text become ``%E9``.
+    """
     taken: set[str] = set()
     stems = []
     for path in paths:
-        stem, number = path.stem, 2
+        plain = plain_name(path.stem)
+        stem, number = plain, 2
         while stem.casefold() in taken:  # some file systems do not distinguish a.jpg from A.jpg
-            stem, number = f"{path.stem}-{number}", number + 1
+            stem, number = f"{plain}-{number}", number + 1
         taken.add(stem.casefold())
         stems.append(stem)
     return stems
 
 
-def open_image(path: str | Path) -> Image.Image:
-    """Open an image in RGB, rotated upright, transparent pixels in white.
+def plain_name(stem: str) -> str:
+    """Return a part of a file name as text for a file name: bytes that are no text become ``%E9``."""
+    return re.sub(r"\\x([0-9a-f]{2})", lambda match: f"%{match[1].upper()}", legible(stem))
+
+
+def open_image(path: str | Path, value_range: ValueRange | None = None) -> Image.Image:
+    """Open an image in RGB with eight bits, rotated upright, transparent pixels in white.
+
+    Args:
+        path: the file.
+        value_range: the numbers that are black and white; None: by the rule of :mod:`~xai_align.data.value_range`.
+
+    Raises:
+        ImageError: the file cannot be read as an image, or has other channels than grey or red, green and blue.
+    """
+    found = read_picture(path, value_range)
+    if isinstance(found, np.ndarray):
+        raise ImageError(f"{legible(Path(path))}: has {found.shape[2]} channels; a picture has one or three")
+    return found
+
+
+def read_picture(path: str | Path, value_range: ValueRange | None = None) -> Picture:
+    """Open an image as :func:`open_image` does; with other than one or three channels, as an array.
+
+    Returns:
+        A PIL image in RGB, or ``[H, W, C]``, float32 in [0, 1].
 
     Raises:
         ImageError: the file cannot be read as an image.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     try:
-        with Image.open(path) as file:
-            file.load()
-            upright = ImageOps.exif_transpose(file)
+        values = read_array(Path(path))
+        if values is None:
+            upright = _opened(path)
+            if upright.mode.startswith(("I", "F")):  # 16 bits and more: converting alone would clip to white
+                values = np.asarray(upright)[..., None]
+        if values is None:
+            solid = _solid(upright)
+            if value_range is None:
+                return solid
+            values = np.asarray(solid)
+        shares = to_unit(values, value_range)
     except Exception as error:  # decoders of damaged files raise almost anything
-        raise ImageError(f"{path}: cannot be read as an image ({error or type(error).__name__})") from error
-    if upright.mode.startswith(("I", "F")):  # 16 bits and more: converting alone would clip to white
-        return Image.fromarray(_to_bytes(np.asarray(upright))).convert("RGB")
-    if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
-        solid = Image.new("RGBA", upright.size, "white")
-        return Image.alpha_composite(solid, upright.convert("RGBA")).convert("RGB")
-    return upright.convert("RGB")
+        raise ImageError(f"{legible(Path(path))}: cannot be read as an image ({_reason(error, path)})") from error
+    if shares.shape[2] not in (1, 3):
+        return shares
+    levels = np.rint(255 * shares).astype(np.uint8)
+    return Image.fromarray(levels[..., 0] if levels.shape[2] == 1 else levels).convert("RGB")
 
 
 def to_picture(x: Tensor, mean: Sequence[float], std: Sequence[float]) -> NDArray[np.float64]:
     """Convert a preprocessed image ``[C, H, W]`` to a picture ``[H, W, 3]`` in [0, 1].
 
-    With more than three channels, the first three are used; with fewer, their mean.
+    With more than three channels, the first three are used; with two, their mean.
+
+    Raises:
+        ValueError: mean and std are of another number of channels.
     """
     pixels = x.detach().cpu().double().numpy()
+    for name, given in (("mean", mean), ("std", std)):
+        if len(given) not in (1, len(pixels)):
+            raise ValueError(
+                f"the input has {len(pixels)} channels and the model's {name} {len(given)}; give a {name} for each "
+                "channel, or a single one"
+            )
     pixels = pixels * np.reshape(std, (-1, 1, 1)) + np.reshape(mean, (-1, 1, 1))
     channels = pixels[:3] if len(pixels) >= 3 else np.repeat(pixels.mean(0, keepdims=True), 3, axis=0)
     return np.clip(np.nan_to_num(channels), 0, 1).transpose(1, 2, 0)
 
 
-def _expand(given: str) -> list[Path]:
+def images_in(folder: Path, *, recursive: bool = False) -> list[Path]:
+    """Return the image files of a folder, sorted; with ``recursive``, of the folders below it too."""
+    return sorted(path for path in (folder.rglob("*") if recursive else folder.iterdir()) if _is_image(path))
+
+
+def _expand(given: str, *, recursive: bool) -> list[Path]:
     path = Path(given).expanduser()
     if path.is_file():
         return [path]
     if path.is_dir():
-        images = sorted(file for file in path.iterdir() if _is_image(file))
+        images = images_in(path, recursive=recursive)
         if not images:
-            raise ValueError(f"the folder '{given}' holds no image ({_suffixes()}); its subfolders are not searched")
+            below = "" if recursive else "; --recursive searches its subfolders, too"
+            raise ValueError(f"the folder '{legible(given)}' holds no image ({_suffixes()}){below}")
         return images
     if not any(sign in given for sign in "*?["):
-        raise ValueError(f"'{given}' does not exist; give an image, a folder or a pattern")
-    images = sorted(file for file in map(Path, glob(str(path), recursive=True)) if _is_image(file))
+        raise ValueError(f"'{legible(given)}' does not exist; give an image, a folder or a pattern")
+    matches = map(Path, glob(_pattern(path), recursive=True))
+    images = sorted({image for match in matches for image in _matched(match, recursive=recursive)})
     if not images:
-        raise ValueError(f"the pattern '{given}' matches no image ({_suffixes()})")
+        raise ValueError(f"the pattern '{legible(given)}' matches no image ({_suffixes()})")
     return images
+
+
+def _matched(match: Path, *, recursive: bool) -> list[Path]:
+    """Return a matched image, or the images of a matched folder if folders are searched below."""
+    if match.is_dir():
+        return images_in(match, recursive=True) if recursive else []
+    return [match] if _is_image(match) else []
+
+
+def _pattern(path: Path) -> str:
+    """Return the pattern, in which those first parts that exist as they are written are no pattern."""
+    there = Path(path.anchor)
+    parts = path.parts[1:] if path.anchor else path.parts
+    for number, part in enumerate(parts):
+        if not (there / part).exists():
+            return str(Path(escape(str(there)), *parts[number:])) if number or path.anchor else str(path)
+        there /= part
+    return escape(str(path))
 
 
 def _is_image(path: Path) -> bool:
@@ -109,7 +191,28 @@ def _suffixes() -> str:
     return ", ".join(sorted(IMAGE_SUFFIXES))
 
 
-def _to_bytes(values: NDArray[Any]) -> NDArray[np.uint8]:
-    values = np.nan_to_num(values.astype(np.float64))
-    top = 65535 if values.max() > 255 else 255 if values.max() > 1 else 1
-    return np.clip(values * (255 / top), 0, 255).round().astype(np.uint8)
+def _opened(path: str | Path) -> Image.Image:
+    """Return the image with all of its pixels, rotated upright."""
+    from PIL import Image, ImageOps
+
+    with Image.open(path) as file:
+        file.load()
+        return ImageOps.exif_transpose(file)
+
+
+def _solid(image: Image.Image) -> Image.Image:
+    """Return an image of eight bits in RGB, transparent pixels in white."""
+    from PIL import Image
+
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        solid = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(solid, image.convert("RGBA")).convert("RGB")
+    return image.convert("RGB")
+
+
+def _reason(error: Exception, path: str | Path) -> str:
+    """Return what a reader said, without the file's name, which may hold any bytes."""
+    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    for name in (repr(str(path)), str(path)):
+        said = said.replace(name, "the file")
+    return legible(said) or type(error).__name__

@@ -106,6 +106,8 @@ def compare(
             seed=seed,
             pictures=chosen.pictures,
             internal_batch_size=chosen.internal_batch_size,
+            recursive=chosen.recursive,
+            value_range=chosen.value_range,
             trust=chosen.trust,
             device=lambda: process.device or usable_device(chosen.device),
             device_given=chosen.device is not None or process.device is not None,

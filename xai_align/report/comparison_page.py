@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from xai_align._tools.files.whole_file import write_whole
 from xai_align.comparison.intervals import DESCRIPTION
 from xai_align.report.comparison_table import NOTHING, Table, comparison_table, verdict_notes
 from xai_align.report.curve_figure import Panel, curve_panels
@@ -84,7 +85,7 @@ def write_comparison_page(comparison: Comparison, out: Path) -> Path:
     """
     path = Path(out) / "index.html"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(render_comparison(comparison, Path(out)), "utf-8")
+    write_whole(path, render_comparison(comparison, Path(out)))
     return path
 
 

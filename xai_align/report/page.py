@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from xai_align._tools.files.whole_file import write_whole
 from xai_align.report.record_text import (
     COLUMNS,
     NUMBER_COLUMNS,
@@ -83,8 +84,8 @@ def write_page(path: Path, sections: Sequence[Section], *, title: str, lead: Seq
     path.parent.mkdir(parents=True, exist_ok=True)
     for section in sections:
         for picture in (section.photograph, *(picture for _, picture in section.answers)):
-            (path.parent / picture.file).write_bytes(picture.png)
-    path.write_text(render_page(sections, title=title, lead=lead), "utf-8")
+            write_whole(path.parent / picture.file, picture.png)
+    write_whole(path, render_page(sections, title=title, lead=lead))
 
 
 def _for_template(section: Section) -> dict[str, object]:

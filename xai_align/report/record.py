@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from xai_align._tools.files.whole_file import whole_file, write_whole
 from xai_align.data.class_names import class_name, question_text
 
 if TYPE_CHECKING:
@@ -163,16 +164,13 @@ def save_arrays(record: Record, path: Path) -> None:
     arrays = {"map": _array(record.map), "logits": _array(record.logits)}
     for number, part in enumerate(record.raw):
         arrays["contributions" if number == 0 else f"contributions_{number}"] = _array(part)
-    with path.open("wb") as file:
+    with whole_file(path) as waiting, waiting.open("wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
 
 def save_numbers(record: Record, path: Path, *, class_names: Sequence[str] = (), **more: Any) -> None:
     """Write every number of a record, and ``more``, as JSON. Numbers that are not finite become null."""
-    path.write_text(
-        json.dumps(_finite(numbers_of(record, class_names) | more), indent=2, ensure_ascii=False) + "\n",
-        "utf-8",
-    )
+    write_whole(path, json.dumps(_finite(numbers_of(record, class_names) | more), indent=2, ensure_ascii=False) + "\n")
 
 
 def numbers_of(record: Record, class_names: Sequence[str] = ()) -> dict[str, Any]:

@@ -9,7 +9,6 @@ then is the last but one removed, so there is a valid one at any time.
 from __future__ import annotations
 
 import json
-import os
 import re
 import warnings
 from collections.abc import Mapping
@@ -23,6 +22,7 @@ from xai_align._tools.callers_level import callers_level
 from xai_align._tools.files.fields import shown
 from xai_align._tools.files.plain_json import parse_json
 from xai_align._tools.files.tensor_file import read_tensor_file
+from xai_align._tools.files.whole_file import whole_file
 from xai_align.training.digest import digest_of
 
 #: Version of the checkpoint format.
@@ -118,15 +118,8 @@ def write_checkpoint(path: Path, snapshot: Snapshot) -> None:
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in snapshot.tensors.items()}
     text = json.dumps(snapshot.numbers)
     header = {"format": str(FORMAT), "numbers": text, "sha256": digest_of(tensors, text)}
-    waiting = path.with_name(path.name + ".tmp")
-    waiting.unlink(missing_ok=True)  # it may be a symbolic link
-    try:
+    with whole_file(path) as waiting:
         save_file(tensors, waiting, metadata=header)
-        with waiting.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(waiting, path)
-    finally:
-        waiting.unlink(missing_ok=True)
 
 
 def read_checkpoint(path: Path) -> Snapshot:

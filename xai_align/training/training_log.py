@@ -16,6 +16,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from xai_align._tools.files.whole_file import write_whole, writing
+
 #: Values of a row of the log, by name.
 Row = dict[str, Any]
 
@@ -95,11 +97,11 @@ def _write(path: Path, text: str) -> None:
             f"'{path}' is a folder, and the rows of the fit belong there; choose another folder, or move it"
         )
     path.unlink(missing_ok=True)
-    path.write_text(text, "utf-8")
+    write_whole(path, text)
 
 
 def _append(path: Path, text: str) -> None:
-    with path.open("a", encoding="utf-8", newline="") as file:
+    with writing(path), path.open("a", encoding="utf-8", newline="") as file:
         file.write(text)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from xai_align._tools.files.whole_file import write_whole
 from xai_align._tools.model_state import evaluating
 from xai_align.align.captured_pass import capture
 from xai_align.align.forward_passes.training_batch import TrainingBatch
@@ -41,4 +42,4 @@ def draw_figure(trainer: TrainerState, examples: TrainingBatch, path: Path) -> N
         normalization=trainer.settings.normalization,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(png(figure))
+    write_whole(path, png(figure))

@@ -26,6 +26,7 @@ from xai_align._tools.files.plain_json import in_one_clause, parse_json, read_js
 from xai_align._tools.files.references import check_reference_in_file, reading
 from xai_align._tools.files.size_limit import no_larger_than
 from xai_align._tools.files.tensor_file import check_weights, read_tensor_file
+from xai_align._tools.files.whole_file import whole_file, write_whole
 from xai_align._tools.version import __version__
 from xai_align.pinet.network.saved_config import CONFIG, FORMAT
 from xai_align.pinet.network.second_look_head import SecondLookHead
@@ -33,6 +34,8 @@ from xai_align.pinet.network.second_look_head import SecondLookHead
 #: The class of the model, a PiNet or one of its subclasses.
 M = TypeVar("M", bound=nn.Module)
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+#: Folder of the saved PiNet in the folder that a fit writes to.
+MODEL_FOLDER = "model"
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -49,8 +52,9 @@ def save(model: Any, folder: str | os.PathLike[str]) -> Path:
     state = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
     text = json.dumps(config_of(model), indent=2)
     about = {"format": "pt", "xai_align_config": text, "xai_align_sha256": _digest(state)}
-    _replace(folder / WEIGHTS_FILE, lambda path: save_file(state, path, metadata=about))
-    _replace(folder / CONFIG_FILE, lambda path: path.write_text(text + "\n", encoding="utf-8"))
+    with whole_file(folder / WEIGHTS_FILE) as waiting:
+        save_file(state, waiting, metadata=about)
+    write_whole(folder / CONFIG_FILE, text + "\n")
     return folder
 
 
@@ -208,6 +212,8 @@ def _differences(weights: Any, config: Any, name: str = "") -> list[str]:
 def _files(source: str | os.PathLike[str]) -> tuple[Path, Path]:
     folder = Path(source)
     if folder.is_dir():
+        if not (folder / CONFIG_FILE).is_file() and (folder / MODEL_FOLDER / CONFIG_FILE).is_file():
+            folder /= MODEL_FOLDER  # the folder of a fit
         for name in (CONFIG_FILE, WEIGHTS_FILE):
             if not (folder / name).is_file():
                 raise FileNotFoundError(f"'{folder}' holds no saved PiNet: there is no {name} in it")
@@ -240,13 +246,3 @@ def _digest(state: Mapping[str, Tensor]) -> str:
         row = torch.empty(value.numel(), dtype=value.dtype).copy_(value.reshape(-1))
         digest.update(row.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def _replace(path: Path, write: Any) -> None:
-    """Write a new file and atomically replace the old one."""
-    new = path.with_name(f".{path.name}.{os.getpid()}.new")
-    try:
-        write(new)
-        os.replace(new, path)
-    finally:
-        new.unlink(missing_ok=True)

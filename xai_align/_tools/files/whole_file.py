@@ -1,0 +1,55 @@
+"""Files that are complete or not there: written under another name, then renamed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yield a path to write to; the file appears as ``path`` when the block is left, and not at all if it fails.
+
+    Raises:
+        OSError: it cannot be written, as on a full disk; the message names ``path``.
+    """
+    waiting = path.with_name(path.name + ".tmp")
+    try:
+        with writing(path):
+            waiting.unlink(missing_ok=True)  # it may be a link to elsewhere
+            yield waiting
+            with waiting.open("rb+") as file:
+                os.fsync(file.fileno())
+            waiting.replace(path)
+    finally:
+        with suppress(OSError):
+            waiting.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Name the file in errors of writing it: those of a full disk come without a name."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename == str(path):
+            raise
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+    except Exception as error:
+        if type(error).__name__ == "SafetensorError":  # the library's own, also for what the system refuses
+            raise OSError(f"'{path}' cannot be written: {error}") from error
+        raise
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file atomically: after a crash or on a full disk it is complete or as before.
+
+    Text is UTF-8; bytes of a file name that are no text (lone surrogates) are written as ``\\udcXX``.
+
+    Raises:
+        OSError: it cannot be written; the message names it.
+    """
+    with whole_file(path) as waiting:
+        waiting.write_bytes(content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
