@@ -68,8 +68,8 @@ METHODS = [
     AttributionSpec(
         name=FEI,
         build=_build_fei,
-        summary="a map optimised for its insertion and deletion curves (60 passes)",
-        note="The map of fei is centred on its mean: blue is less relevant than the mean, not evidence against.",
+        summary="a map optimised for its insertion and deletion curves (90 passes)",
+        note="The map of fei is centred on its mean: below zero is less relevant than the mean, not evidence against.",
     ),
     AttributionSpec(
         name=FEI_NESTED,

@@ -38,6 +38,7 @@ class Explanation:
         logits: ``[N, K]``, the model's output.
         seconds: time for building and running the method, for the batch.
         values: the meaning of the attribution's numbers.
+        signed: whether numbers below zero speak against the answer; see :class:`~xai_align.AttributionSpec`.
         note: the method author's remark for readers of the map.
         readout: the exact decomposition of the answer; None for methods that have none.
 
@@ -54,6 +55,7 @@ class Explanation:
     logits: Tensor
     seconds: float
     values: Values = "scores"
+    signed: bool = False
     note: str = ""
     readout: Readout | None = None
 
@@ -146,6 +148,7 @@ def explain(
         logits=logits,
         seconds=seconds,
         values=spec.values,
+        signed=bool(spec.signed),
         note=spec.note,
         readout=readout,
     )

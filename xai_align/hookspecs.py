@@ -46,6 +46,8 @@ class AttributionSpec:
             which returns a tensor of the shape of ``inputs``.
         summary: one line for lists of methods.
         values: the meaning of the map's numbers.
+        signed: whether numbers below zero speak against the answer (slopes: say that it falls with the pixel's value),
+            so that pictures have two colours. None: those of contributions and slopes do, those of scores do not.
         note: one or two sentences for the reader of a page, such as the sum that the map is known to have.
         control: whether the method uses neither model nor question, so that every other one has to beat it.
         takes_layer: whether ``build`` takes ``layer=``, the layer of the network to explain.
@@ -57,7 +59,7 @@ class AttributionSpec:
 
     Raises:
         ValueError: ``values`` is not one of :data:`Values`, or a method with ``account`` has other values than
-            contributions.
+            contributions, or no sign.
 
     Example::
 
@@ -75,6 +77,7 @@ class AttributionSpec:
     build: Callable[..., Any]
     summary: str
     values: Values = "scores"
+    signed: bool | None = None
     note: str = ""
     control: bool = False
     takes_layer: bool = False
@@ -86,10 +89,14 @@ class AttributionSpec:
         if self.values not in get_args(Values):
             known = ", ".join(map(repr, get_args(Values)))
             raise ValueError(f"values of method '{self.name}' is {self.values!r}; it is one of {known}")
+        if self.signed is None:
+            object.__setattr__(self, "signed", self.values != "scores")
         if self.account and self.values != "contributions":
             raise ValueError(
                 f"method '{self.name}' decomposes the answer, so its values are 'contributions', not {self.values!r}"
             )
+        if self.account and not self.signed:
+            raise ValueError(f"method '{self.name}' decomposes the answer, so its values have a sign; leave out signed")
 
 
 @dataclass(frozen=True, kw_only=True)

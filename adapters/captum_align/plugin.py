@@ -21,8 +21,8 @@ BASELINES: dict[str, tuple[Values, str]] = {
     ),
     "deep_lift": ("contributions", "Captum: differences from zeros, backpropagated through the layers"),
     "guided_backprop": ("slopes", "Captum: gradient, with negative parts set to zero at every nn.ReLU"),
-    "occlusion": ("contributions", "Captum: fall of the answer under a sliding window, an eighth of each side"),
-    "feature_ablation": ("contributions", "Captum: fall of the answer without each of 8 x 8 patches"),
+    "occlusion": ("scores", "Captum: fall of the answer under a sliding window, an eighth of each side"),
+    "feature_ablation": ("scores", "Captum: fall of the answer without each of 8 x 8 patches"),
 }
 #: Notes on the sum of a map, for reports.
 NOTES = {
@@ -31,10 +31,15 @@ NOTES = {
         "F(baseline) and that error."
     ),
     "layer_grad_cam": (
-        "The sum of layer_grad_cam has no meaning in general. If a network ends in a mean over positions and one "
-        "linear layer, its map equals the exact readout of the head's input, and the gap is the bias."
+        "The values of layer_grad_cam are no logits in general. If a network ends in a mean over positions and one "
+        "linear layer, its map equals the exact readout of the head's input, which states the bias too."
     ),
+    "occlusion": "Windows of occlusion overlap and every pixel has the mean of theirs, so the map has no sum.",
+    "feature_ablation": "Every pixel of feature_ablation has the fall of its whole patch, so the map has no sum.",
 }
+#: Baselines whose values below zero are evidence against the answer although they are no contributions; and the
+#: ones whose values have no sign.
+SIGNS = {"occlusion": True, "feature_ablation": True, "saliency": False}
 #: Baselines that a comparison runs by default.
 BY_DEFAULT = frozenset(("layer_grad_cam", "input_x_gradient"))
 
@@ -68,7 +73,7 @@ def xai_align_attributions() -> list[AttributionSpec]:
         name="layer_grad_cam",
         build=_build_layer_grad_cam,
         summary="Captum: mean gradient times activation at a layer, signed, spread over the pixels",
-        values="contributions",
+        signed=True,
         note=NOTES["layer_grad_cam"],
         takes_layer=True,
         by_default=True,
@@ -81,6 +86,7 @@ def xai_align_attributions() -> list[AttributionSpec]:
                 build=partial(_build_baseline, name),
                 summary=summary,
                 values=values,
+                signed=SIGNS.get(name),
                 note=NOTES.get(name, ""),
                 by_default=name in BY_DEFAULT,
             )

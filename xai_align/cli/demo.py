@@ -38,8 +38,8 @@ LEAD = (
     "EfficientNet-Lite0, trained on ImageNet and unchanged, is asked two questions about each photograph: "
     "why class A, and why class A and not class B?",
     "In the map of pinet, every position contributes a number of logits to the answer; the sum of the contributions "
-    "and a bias is the answer. Grad-CAM and integrated gradients, through Captum, are shown for comparison, with the "
-    "sums of their maps. Everything ran on one CPU thread.",
+    "and a bias is the answer. Grad-CAM and integrated gradients, through Captum, are shown for comparison, the latter "
+    "with the sum of its map. Everything ran on one CPU thread.",
 )
 
 
@@ -106,7 +106,7 @@ def _section(photograph: Photograph, loaded: LoadedModel, out: Path, done: Calla
             name = f"{stem}.{number}.{file_name(way.method, way.layer)}"
             save_arrays(record, out / f"{name}.npz")
             save_numbers(record, out / f"{name}.json", class_names=loaded.class_names)
-            figure = overlay_figure(picture, record.map, unit=unit_of(record))
+            figure = overlay_figure(picture, record.map, unit=unit_of(record), signed=record.signed)
             answers.append((record, Picture(png=png(figure), file=f"{name}.png")))
             done(record)
     return Section(

@@ -162,12 +162,19 @@ def _said(error: Exception) -> str:
 def _save(task: Task, record: Record, inputs: Tensor, path: Path, base: Path) -> None:
     from xai_align._tools.png import png
     from xai_align.report.overlay import photograph_and_overlay
-    from xai_align.report.record_text import sum_text, unit_of
+    from xai_align.report.record_text import legend_text, sum_text, unit_of
 
     names = {suffix: base.with_name(f"{base.name}.{suffix}") for suffix in ("png", "npz", "json")}
     picture = to_picture(inputs[0], task.loaded.mean, task.loaded.std)
     caption = f"{record.label}: {sum_text(record)}"
-    figure = photograph_and_overlay(picture, record.map, title=record.question, caption=caption, unit=unit_of(record))
+    figure = photograph_and_overlay(
+        picture,
+        record.map,
+        title=record.question,
+        caption=f"{caption}\n{legend_text(record)}",
+        unit=unit_of(record),
+        signed=record.signed,
+    )
     write_whole(names["png"], png(figure))
     save_arrays(record, names["npz"])
     save_numbers(

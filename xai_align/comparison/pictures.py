@@ -41,7 +41,7 @@ class Pictures:
         if not wanted:
             return
         from xai_align._tools.png import photograph_png
-        from xai_align.data.overlay import blend, density, limit_of
+        from xai_align.data.overlay import coloured, density
 
         for position in wanted:
             example = batch[position]
@@ -56,7 +56,7 @@ class Pictures:
                 self._save(example, photograph_png(picture))
             try:
                 shown = density(explanation.map[position], picture.shape[:2])
-                overlay = photograph_png(blend(picture, shown, limit_of(shown)))
+                overlay = photograph_png(coloured(picture, shown, signed=explanation.signed))
             except Exception as error:  # a third party's map may have any shape
                 self.part.problems.append(f"{example.name}: no picture of {method} ('{kind}'): {said(error)}")
                 continue

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import nan
 from typing import Any
 
 from xai_align.comparison.verdicts import Verdict
+from xai_align.data.colour_legend import Key
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +125,7 @@ class Comparison:
         notes: further remarks for the reader.
         values_file: the file with the values of the single images, relative to the folder; "" if there is none.
         provenance: versions, model, hashes, seed and settings.
+        colours: the meaning of the colours of each method's pictures.
 
     Example::
 
@@ -150,3 +152,4 @@ class Comparison:
     notes: tuple[str, ...]
     values_file: str
     provenance: dict[str, Any]
+    colours: dict[str, tuple[Key, ...]] = field(default_factory=dict)

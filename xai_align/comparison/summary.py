@@ -13,6 +13,7 @@ from xai_align.comparison.intervals import DESCRIPTION, Interval, mean_intervals
 from xai_align.comparison.provenance import command_line, device_name, now
 from xai_align.comparison.result import Comparison, CurveBand, Picture, Summary
 from xai_align.comparison.verdicts import ERROR_RATE, JUDGED_FROM, holm, judged_p, verdict_of
+from xai_align.data.colour_legend import Key, colour_legend
 from xai_align.plugins import attribution_method
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ class ScoreTable:
             notes=tuple(self._all_notes()),
             values_file=values_file,
             provenance=self._provenance(),
+            colours={str(one): _colours(one.name) for one in plan.methods},
         )
 
     def _summaries(self, values: Array) -> tuple[Summary, ...]:
@@ -187,6 +189,11 @@ class ScoreTable:
             "settings": chosen | {"internal_batch_size": plan.internal_batch_size, "reference": plan.reference},
             "images": [{"file": legible(path), "sha256": h} for path, h in zip(plan.paths, plan.hashes, strict=True)],
         }
+
+
+def _colours(method: str) -> tuple[Key, ...]:
+    spec = attribution_method(method)
+    return colour_legend(spec.values, signed=bool(spec.signed))
 
 
 def _gathered(notes: Mapping[str, int]) -> dict[str, int]:

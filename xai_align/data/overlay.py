@@ -1,4 +1,7 @@
-"""Overlay of a signed map on a grey photograph, as arrays: red for, blue against, the photograph where it is zero."""
+"""Overlay of a map on a grey photograph, as arrays.
+
+Signed: red for, blue against, the photograph where the map is zero. A map without a sign: violet, the more the higher.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ Array = NDArray[np.floating[Any]]
 # two hues that colour-blind readers can distinguish; light to dark, so that strength is visible in greyscale print
 _FOR = np.array([(1.0, 0.78, 0.55), (0.96, 0.38, 0.18), (0.75, 0.05, 0.10)])
 _AGAINST = np.array([(0.60, 0.83, 0.98), (0.20, 0.52, 0.90), (0.08, 0.24, 0.66)])
+_RANKED = np.array([(0.85, 0.75, 0.93), (0.58, 0.33, 0.76), (0.33, 0.08, 0.47)])
 _STRONGEST = 0.78  # opacity at the end of the scale: the photograph is always visible
 _BLUR = 0.015  # smallest blur of the picture (not of the numbers), as a share of its side
 
@@ -52,6 +56,29 @@ def blend(picture: Array, shown: Array, limit: float) -> Array:
     colour = np.where((shown > 0)[..., None], _ramp(_FOR, strength), _ramp(_AGAINST, strength))
     alpha = (_STRONGEST * strength**0.75)[..., None]
     return (1 - alpha) * grey(picture) + alpha * colour
+
+
+def range_without_sign(shown: Array) -> tuple[float, float]:
+    """Return the ends of the colour scale of a map without a sign: the 0.2 % and the 99.8 % quantile of its density."""
+    finite = shown[np.isfinite(shown)]
+    if not finite.size:
+        return 0.0, 1.0
+    low, high = (float(np.quantile(finite, share)) for share in (0.002, 0.998))
+    return (low, high) if high > low else (low, low + 1.0)
+
+
+def blend_without_sign(picture: Array, shown: Array, low: float, high: float) -> Array:
+    """Colour the grey photograph ``[H, W, 3]`` by the density ``[H, W]`` of a map without a sign, in one hue."""
+    strength = np.clip((np.nan_to_num(shown, nan=low) - low) / (high - low), 0, 1)
+    alpha = (_STRONGEST * strength**0.75)[..., None]
+    return (1 - alpha) * grey(picture) + alpha * _ramp(_RANKED, strength)
+
+
+def coloured(picture: Array, shown: Array, *, signed: bool) -> Array:
+    """Colour the grey photograph by a density, on that map's own scale."""
+    if signed:
+        return blend(picture, shown, limit_of(shown))
+    return blend_without_sign(picture, shown, *range_without_sign(shown))
 
 
 def _ramp(stops: Array, strength: Array) -> Array:

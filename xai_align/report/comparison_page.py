@@ -26,6 +26,7 @@ from xai_align.report.thumbnail import Thumbnail, thumbnail
 
 if TYPE_CHECKING:
     from xai_align.comparison.result import Comparison, Picture
+    from xai_align.data.colour_legend import Key
 
 #: Text for each kind of question.
 QUESTIONS = {
@@ -105,6 +106,7 @@ def render_comparison(comparison: Comparison, folder: Path) -> str:
         comparison=comparison,
         facts=_facts(comparison),
         interval=DESCRIPTION,
+        legends=_legends(comparison),
         styles=styles,
         style_of={style.method: style for style in styles},
         blocks=[_block(comparison, question) for question in comparison.questions],
@@ -124,6 +126,15 @@ def _facts(comparison: Comparison) -> list[tuple[str, str]]:
         ("Date", _date(_words(comparison.provenance.get("date")))),
     ]
     return [(name, value) for name, value in given if value]
+
+
+def _legends(comparison: Comparison) -> list[tuple[Sequence[Key], list[str]]]:
+    """Return the different colour legends, each with the methods whose pictures it is of."""
+    found: dict[tuple[Key, ...], list[str]] = {}
+    for method in comparison.methods:
+        if method in comparison.colours:
+            found.setdefault(comparison.colours[method], []).append(method)
+    return list(found.items())
 
 
 def _block(comparison: Comparison, question: str) -> Block:

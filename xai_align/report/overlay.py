@@ -1,7 +1,7 @@
-"""Figures of a signed map over a photograph: evidence for in red, evidence against in blue.
+"""Figures of a map over a photograph: evidence for in red, evidence against in blue; maps without a sign in violet.
 
 The photograph is grey, so that every colour in the figure is from the map.
-The colour scale is symmetric about zero: equal opacity means equal absolute
+The colour scale of a signed map is symmetric about zero: equal opacity means equal absolute
 value, and where the map is zero the photograph is unchanged.
 """
 
@@ -17,8 +17,8 @@ from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from xai_align.data.overlay import blend, density, limit_of
-from xai_align.report.record_text import LOGITS, SCORES, number
+from xai_align.data.overlay import blend, blend_without_sign, density, limit_of, range_without_sign
+from xai_align.report.record_text import LOGITS, SCORES, UNITLESS, number
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,6 +39,7 @@ def overlay_figure(
     caption: str = "",
     unit: str = LOGITS,
     limit: float | None = None,
+    signed: bool = True,
 ) -> Figure:
     """Draw the map over the photograph with a colour bar, and the totals for and against where there are any.
 
@@ -50,9 +51,10 @@ def overlay_figure(
         unit: the unit of the colour bar.
         limit: the end of the colour scale; None: from this map. Use the same one for
             figures that are compared (:func:`limit_of`).
+        signed: whether values below zero speak against the answer; else one hue from the lowest to the highest.
     """
     sheet = _Sheet(picture.shape, panels=1, title=title, caption=_with_totals(caption, values, unit))
-    _draw(sheet, 0, picture, values, unit=unit, limit=limit)
+    _draw(sheet, 0, picture, values, unit=unit, limit=limit, signed=signed)
     return sheet.figure
 
 
@@ -64,11 +66,12 @@ def photograph_and_overlay(
     caption: str = "",
     unit: str = LOGITS,
     limit: float | None = None,
+    signed: bool = True,
 ) -> Figure:
     """Draw the photograph in colour and, beside it, the picture of :func:`overlay_figure`."""
     sheet = _Sheet(picture.shape, panels=2, title=title, caption=_with_totals(caption, values, unit))
     sheet.panel(0).imshow(picture)
-    _draw(sheet, 1, picture, values, unit=unit, limit=limit)
+    _draw(sheet, 1, picture, values, unit=unit, limit=limit, signed=signed)
     return sheet.figure
 
 
@@ -116,11 +119,18 @@ class _Sheet:
         return self.figure.add_axes((left / self._width, bottom, width / self._width, height))
 
 
-def _draw(sheet: _Sheet, number: int, picture: Array, values: Tensor, *, unit: str, limit: float | None) -> None:
+def _draw(
+    sheet: _Sheet, number: int, picture: Array, values: Tensor, *, unit: str, limit: float | None, signed: bool
+) -> None:
     shown = density(values, picture.shape[:2])
-    limit = limit_of(shown) if limit is None else limit
-    sheet.panel(number).imshow(blend(picture, shown, limit))
-    scale = ScalarMappable(Normalize(-limit, limit), _colours_on_grey())
+    if signed:
+        limit = limit_of(shown) if limit is None else limit
+        sheet.panel(number).imshow(blend(picture, shown, limit))
+        scale = ScalarMappable(Normalize(-limit, limit), _colours_on_grey())
+    else:
+        low, high = range_without_sign(shown)
+        sheet.panel(number).imshow(blend_without_sign(picture, shown, low, high))
+        scale = ScalarMappable(Normalize(low, high), _colours_without_sign())
     bar = sheet.figure.colorbar(scale, cax=sheet.bar())
     bar.set_label(unit, fontsize=8)
     bar.ax.tick_params(labelsize=8)
@@ -128,8 +138,8 @@ def _draw(sheet: _Sheet, number: int, picture: Array, values: Tensor, *, unit: s
 
 
 def _with_totals(caption: str, values: Tensor, unit: str) -> str:
-    """Return the caption and, below, the totals; scores have none."""
-    if unit == SCORES:
+    """Return the caption and, below, the totals; scores and slopes have none."""
+    if unit in (SCORES, UNITLESS):
         return caption
     return f"{caption}\n{totals_text(values)}" if caption else totals_text(values)
 
@@ -143,3 +153,9 @@ def _colours_on_grey() -> ListedColormap:
     """Return the colour map of the bar: :func:`blend` over a medium grey."""
     values = np.linspace(-1, 1, 255)[None]
     return ListedColormap(blend(np.full((1, 255, 3), 0.55), values, 1.0)[0].tolist())
+
+
+def _colours_without_sign() -> ListedColormap:
+    """Return the colour map of the bar for a map without a sign."""
+    values = np.linspace(0, 1, 255)[None]
+    return ListedColormap(blend_without_sign(np.full((1, 255, 3), 0.55), values, 0.0, 1.0)[0].tolist())

@@ -12,6 +12,7 @@ from xai_align._tools.files.whole_file import write_whole
 from xai_align.report.record_text import (
     COLUMNS,
     NUMBER_COLUMNS,
+    colour_keys,
     exactness,
     footnotes,
     number,
@@ -76,6 +77,7 @@ def render_page(sections: Sequence[Section], *, title: str, lead: Sequence[str] 
         columns=[(name, name in NUMBER_COLUMNS) for name in COLUMNS],
         rows=[table_row(record) for record in records],
         footnotes=footnotes(records),
+        legends=colour_keys(records),
     )
 
 

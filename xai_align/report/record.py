@@ -48,7 +48,8 @@ class Record:
         logits: ``[K]``.
         map: ``[H, W]``, on the input's pixels.
         raw: a readout's contributions in the feature space's own shape, one array for each tensor of it.
-        values: the meaning of the map's numbers; note: the method author's remark for readers of the map.
+        values: the meaning of the map's numbers; signed: whether those below zero speak against the answer.
+        note: the method author's remark for readers of the map.
         remarks: what a reader has to know besides the numbers: evidence cut off from the gradient, or around the layer.
     """
 
@@ -75,6 +76,7 @@ class Record:
     map: Tensor
     raw: tuple[Tensor, ...]
     values: Values = "scores"
+    signed: bool = False
     note: str = ""
     remarks: tuple[str, ...] = ()
 
@@ -139,6 +141,7 @@ def record_of(explanation: Explanation, *, image: str, class_names: Sequence[str
         map=grid.float(),
         raw=raw,
         values=explanation.values,
+        signed=explanation.signed,
         note=explanation.note,
         **account,
     )
@@ -190,7 +193,9 @@ def numbers_of(record: Record, class_names: Sequence[str] = ()) -> dict[str, Any
     return kept | {
         "targets": [about(index) for index in record.targets],
         "foils": "all others" if record.foils is None else [about(index) for index in record.foils],
-        "gap": record.gap,
+        # a sum of slopes or of scores has no meaning beside the answer
+        "contributions": record.contributions if record.values == "contributions" else None,
+        "gap": record.gap if record.values == "contributions" else None,
         "image_size": list(record.map.shape),
         "likeliest": [about(index) for index in likeliest],
     }

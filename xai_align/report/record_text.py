@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from xai_align.data.colour_legend import NAMES, Key, colour_legend
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -53,10 +55,13 @@ def unit_of(record: Record) -> str:
 
 
 def totals(record: Record) -> str:
-    """Return the sums of positive and negative values; for scores, the text that they rank positions."""
+    """Return the sums of positive and negative values, or the text that they have no such meaning."""
     if record.values == "scores":
         return "a ranking of positions"
-    return f"{number(record.positive)} for, {number(record.negative)} against"
+    if not record.signed:
+        return "sizes without a sign"
+    of_slopes = " brighter pixels" if record.values == "slopes" else ""
+    return f"{number(record.positive)} for, {number(record.negative)} against{of_slopes}"
 
 
 def seconds(value: float) -> str:
@@ -100,7 +105,8 @@ def sum_text(record: Record) -> str:
     if record.bias is None:
         return (
             f"{number(record.answer)} is the answer, {number(record.contributions)} the sum of the map: "
-            f"{number(record.gap)} is not explained by the map"
+            f"{number(record.gap)} is not explained by the map: the network's constants, such as biases, and what the "
+            "method misses"
         )
     on_picture = record.contributions - (record.prefix or 0.0)
     terms = [f"{number(on_picture)} (picture)"]
@@ -143,7 +149,10 @@ def footnotes(records: Sequence[Record]) -> list[str]:
             "the completeness error is the difference of the two sides, from a second computation."
         )
     if gaps:
-        notes.append("Methods marked – do not decompose the answer; the gap is the answer minus the sum of their map.")
+        notes.append(
+            "Methods marked – do not decompose the answer; the gap is the answer minus the sum of their map: the "
+            "network's constants, which a decomposition states as its bias, and what the method misses."
+        )
     if rankings:
         notes.append(
             f"{_listed(rankings)} only rank{'s' * (len(rankings) == 1)} positions, the most relevant highest: "
@@ -158,3 +167,19 @@ def _methods(records: Iterable[Record]) -> list[str]:
 
 def _listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def colour_keys(records: Sequence[Record]) -> list[tuple[Sequence[Key], list[str]]]:
+    """Return the colour legends of these records' maps, each with the methods that it is of."""
+    found: dict[tuple[Key, ...], list[str]] = {}
+    for record in records:
+        methods = found.setdefault(colour_legend(record.values, signed=record.signed), [])
+        if record.method not in methods:
+            methods.append(record.method)
+    return list(found.items())
+
+
+def legend_text(record: Record) -> str:
+    """Return the meaning of the colours of a record's picture: ``red: supports the answer; blue: opposes it``."""
+    keys = colour_legend(record.values, signed=record.signed)
+    return "; ".join(f"{NAMES[key.colour]}: {key.text}" for key in keys)

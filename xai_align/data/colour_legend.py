@@ -1,0 +1,36 @@
+"""Meaning of the colours of a map, from what its method says of its values."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from xai_align.hookspecs import Values
+
+#: CSS colours for keys: the middle of each ramp of :mod:`~xai_align.data.overlay`.
+FOR, AGAINST, RANK = "#d8402a", "#3478d6", "#7b3fa0"
+
+#: The colours' names in captions.
+NAMES = {FOR: "red", AGAINST: "blue", RANK: "violet"}
+
+
+class Key(NamedTuple):
+    """Colour and its meaning."""
+
+    colour: str
+    text: str
+
+
+def colour_legend(values: Values, *, signed: bool) -> tuple[Key, ...]:
+    """Return what the colours of a map say, one key each.
+
+    Example::
+
+        colour_legend("contributions", signed=True)[1].text  # "opposes it"
+    """
+    if not signed:
+        what = "ranked higher" if values == "scores" else "larger values"
+        return (Key(RANK, f"{what}, the stronger the colour; no evidence for or against"),)
+    if values == "slopes":
+        return Key(FOR, "the answer rises with the pixel's value"), Key(AGAINST, "the answer falls with it")
+    return Key(FOR, "supports the answer"), Key(AGAINST, "opposes it")
