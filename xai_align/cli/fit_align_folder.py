@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +24,8 @@ from xai_align.data.domain_folder import Domains, Split, read_domains, split_dom
 from xai_align.data.image_folder import (
     LabelledImage,
     LabelledImages,
+    check_images,
     class_by_class,
-    readable_images,
-    unreadable_note,
 )
 from xai_align.data.images import open_image
 from xai_align.data.value_range import ValueRange, check_range
@@ -121,7 +120,8 @@ def fit_align_folder(
     chosen = _recipe(recipe_name, weights or {}, masks)
     _check_turns(chosen, epochs, options.get("warmup_epochs", 0), options.get("masker_only_epochs", 0))
     value_range = check_range(value_range)
-    domains = _readable(read_domains(folder, sources, masks), value_range)
+    domains = read_domains(folder, sources, masks)
+    check_images([one for images in domains.images.values() for one in images], value_range)
     split = split_domains(domains, validation_share=validation_share, test_share=test_share, seed=seed)
     loaded, model = _classifier(backbone, len(domains.classes), seed, trust)
     model.to(where)
@@ -159,15 +159,6 @@ def fit_align_folder(
             path = out / "examples" / f"{name}.png"
             pictures.append(draw_examples(path, fit, loader(images[:examples]), trainer.space, loaded, domains.classes))
     return FolderAlignment(fit=fit, domains=domains, split=split, scores=scores, pictures=pictures)
-
-
-def _readable(domains: Domains, value_range: ValueRange | None) -> Domains:
-    """Return the domains without the images that cannot be read, which are noted."""
-    images, notes = {}, [*domains.notes]
-    for name, of_domain in domains.images.items():
-        images[name], problems = readable_images(of_domain, value_range)
-        notes += unreadable_note(problems)
-    return replace(domains, images=images, notes=notes)
 
 
 class _Numbered(Dataset[Any]):

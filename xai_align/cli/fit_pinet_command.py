@@ -132,5 +132,5 @@ def _print_result(done: FolderFit, out: Path) -> None:
         f"model: {out / 'model'}; explain an image with `xai-align explain IMAGE --model pinet:{out / 'model'}`",
     ]
     console = output()
-    print_notes(console, [*done.notes, *fit.notes])
+    print_notes(console, fit.notes)
     print_lines(console, lines)

@@ -16,11 +16,10 @@ from xai_align._tools.files.whole_file import write_whole
 from xai_align._tools.random_state import fixed_random_state
 from xai_align.data.image_folder import (
     LabelledImages,
+    check_images,
     class_by_class,
     read_image_folder,
-    readable_images,
     stratified_split,
-    unreadable_note,
 )
 from xai_align.data.images import open_image, plain_name, to_picture
 from xai_align.data.value_range import ValueRange, check_range
@@ -43,7 +42,6 @@ class FolderFit:
         train, validation: number of images in each; ``masks``: number of training images with a mask.
         error: the largest relative difference between a logit and the sum of its terms, over the example pictures.
         pictures: files of the maps.
-        notes: images that were left out.
     """
 
     fit: Fit
@@ -53,7 +51,6 @@ class FolderFit:
     masks: int
     error: float
     pictures: Sequence[Path]
-    notes: Sequence[str] = ()
 
 
 def fit_pinet_folder(
@@ -99,7 +96,7 @@ def fit_pinet_folder(
     where = usable_device(device)
     value_range = check_range(value_range)
     classes, images = read_image_folder(folder, masks)
-    images, unreadable = readable_images(images, value_range)
+    check_images(images, value_range)
     train, validation = stratified_split(images, validation_share, seed)
     loaded, model = _second_look(backbone, len(classes), trust=trust, frozen=frozen, seed=seed, **head or {})
     model.to(where)
@@ -139,7 +136,6 @@ def fit_pinet_folder(
         masks=sum(one.mask is not None for one in train),
         error=error,
         pictures=pictures,
-        notes=unreadable_note(unreadable),
     )
 
 

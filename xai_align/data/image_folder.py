@@ -24,6 +24,9 @@ from xai_align.data.value_range import ValueRange
 if TYPE_CHECKING:
     from PIL import Image
 
+#: Number of damaged files that a message names.
+_NAMED = 5
+
 
 @dataclass(frozen=True)
 class LabelledImage:
@@ -63,17 +66,13 @@ def read_image_folder(folder: str | Path, masks: str | Path | None = None) -> tu
     return names, images
 
 
-def readable_images(
-    images: Sequence[LabelledImage], value_range: ValueRange | None = None
-) -> tuple[list[LabelledImage], list[str]]:
-    """Return the images whose files can be read, and what is wrong with the others.
-
-    Each is opened once, so that a damaged file is found before a long training, not in it.
+def check_images(images: Sequence[LabelledImage], value_range: ValueRange | None = None) -> None:
+    """Open each image and mask once, so that a damaged file is found before a long training, not in it.
 
     Raises:
-        ValueError: none of the images of a class can be read; the message names the first.
+        ImageError: some cannot be read; the message names the first few.
     """
-    kept, problems = [], []
+    problems = []
     for one in images:
         try:
             open_image(one.path, value_range)
@@ -81,24 +80,12 @@ def readable_images(
                 open_image(one.mask)
         except ImageError as error:
             problems.append(str(error))
-        else:
-            kept.append(one)
-    lost = {one.label for one in images} - {one.label for one in kept}
-    if lost:
-        first = next(one for one in images if one.label in lost)
-        raise ValueError(
-            f"no image in '{legible(first.path.parent)}' can be read, so its class would have none; the first problem: "
-            f"{problems[0]}"
+    if problems:
+        more = f"; and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
+        raise ImageError(
+            f"{'; '.join(problems[:_NAMED])}{more}. Nothing was trained; repair or remove "
+            f"{'it' if len(problems) == 1 else 'them'} and start again"
         )
-    return kept, problems
-
-
-def unreadable_note(problems: Sequence[str]) -> list[str]:
-    """Return a note on the files that were left out, none if there are none."""
-    if not problems:
-        return []
-    which = problems[0] if len(problems) == 1 else f"for example {problems[0]}"
-    return [f"{len(problems)} image{'s' * (len(problems) > 1)} left out, as they cannot be read: {which}"]
 
 
 def stratified_split(
