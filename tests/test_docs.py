@@ -27,6 +27,7 @@ def blocks(page: Path) -> list[pytest.ParameterSet]:
     return [pytest.param(page, "\n" * line + code, id=f"{page.stem}-line-{line + 1}") for line, code in starts]
 
 
+@pytest.mark.filterwarnings("error::xai_align.align.training.collapse.CollapseWarning")  # no first sight for a newcomer
 @pytest.mark.parametrize(("page", "code"), [block for page in PAGES for block in blocks(page)])
 def test_example_runs(page, code, monkeypatch):
     monkeypatch.setattr(rule_registry, "_rules", dict(rule_registry._rules))  # an example may teach a rule

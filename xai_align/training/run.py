@@ -11,6 +11,7 @@ from xai_align.training.checkpoints import Checkpoints, Snapshot
 from xai_align.training.choices import Resume
 from xai_align.training.engine import Program, run_epochs
 from xai_align.training.fit_state import FitState
+from xai_align.training.folder_lock import locked_folder
 from xai_align.training.options import TrainingOptions
 from xai_align.training.process_group import ProcessGroup
 from xai_align.training.progress import fit_progress
@@ -63,8 +64,9 @@ def run_fit(
                 checkpoints.write(state.epoch, state.snapshot())
             group.wait()
 
-    notes = _begin(state, checkpoints, resume=options.resume, epochs=epochs, group=group, save=save)
     with ExitStack() as stack:
+        stack.enter_context(locked_folder(folder if group.is_main else None))
+        notes = _begin(state, checkpoints, resume=options.resume, epochs=epochs, group=group, save=save)
         log = stack.enter_context(TrainingLog(folder if group.is_main else None, options.log))
         log.begin(state.history)
         if options.keep == "best":
