@@ -47,7 +47,12 @@ def main() -> int:
         f"import sys, xai_align; loaded = set({LOADED_LATER!r}) & set(sys.modules); assert not loaded, loaded",
         cwd=environment,
     )
-    run(context.env_exe, "-c", "import attention_align, captum_align, gradcam_align, timm_align", cwd=environment)
+    run(
+        context.env_exe,
+        "-c",
+        "import attention_align, captum_align, gradcam_align, hf_align, timm_align, torchvision_align",
+        cwd=environment,
+    )
     return 0
 
 

@@ -30,7 +30,13 @@ LAYERS = (
 )
 LAYER_OF = {package: len(LAYERS) - number for number, packages in enumerate(LAYERS) for package in packages}
 #: The packages that only their own adapter knows.
-ECOSYSTEMS = {"captum": "captum_align", "timm": "timm_align", "pytorch_grad_cam": "gradcam_align"}
+ECOSYSTEMS = {
+    "captum": "captum_align",
+    "timm": "timm_align",
+    "pytorch_grad_cam": "gradcam_align",
+    "torchvision": "torchvision_align",
+    "transformers": "hf_align",
+}
 #: ``attention_align`` knows PyTorch's own attention and no further package.
 ADAPTER_NAMES = {*ECOSYSTEMS.values(), "attention_align"}
 #: The public modules; nothing else lies at the root.
@@ -146,7 +152,7 @@ def test_only_the_command_line_prints(package):
     assert users <= {"cli"}
 
 
-@pytest.mark.parametrize("package", [*ECOSYSTEMS, "torchvision", "transformers"])
+@pytest.mark.parametrize("package", [*ECOSYSTEMS])
 def test_only_its_adapter_knows_an_ecosystem(package):
     users = {name.split(".")[0] for name in modules() if any(one.split(".")[0] == package for one in imported(name))}
     assert users <= {ECOSYSTEMS.get(package)}

@@ -14,7 +14,10 @@ ROOT = Path(__file__).parents[1]
 PLUGINS = ROOT / "docs" / "plugins.md"
 PAGES = (
     ROOT / "README.md",
-    *(ROOT / "docs" / f"{name}.md" for name in ("readout", "pinet", "align", "fei", "judging", "gradcam", "attention")),
+    *(
+        ROOT / "docs" / f"{name}.md"
+        for name in ("readout", "models", "pinet", "align", "fei", "judging", "gradcam", "attention")
+    ),
     PLUGINS,
 )
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)

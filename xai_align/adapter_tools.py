@@ -9,15 +9,20 @@ from xai_align._tools.did_you_mean import did_you_mean
 from xai_align._tools.files import fields
 from xai_align._tools.files.plain_json import in_one_clause
 from xai_align._tools.files.tensor_file import check_weights, read_tensor_file
+from xai_align._tools.files.weight_names import load_all_weights, named_as, tensor_called
+from xai_align._tools.files.weights_file import read_weights_file
 from xai_align._tools.logits import select_logits
 from xai_align._tools.model_state import check_evaluation_mode
 from xai_align._tools.other_globals import with_globals
 from xai_align._tools.random_state import fixed_random_state, kept_random_state
+from xai_align._tools.random_weights import RANDOM as RANDOM_WEIGHTS
+from xai_align._tools.random_weights import random_note
 from xai_align._tools.replica import Replica
 from xai_align._tools.sum_keeping import Spread, resize_keeping_sum
 from xai_align._tools.thread_state import restores_thread_state
 
 __all__ = [
+    "RANDOM_WEIGHTS",
     "Replica",
     "Spread",
     "batches_of",
@@ -29,9 +34,14 @@ __all__ = [
     "fixed_random_state",
     "in_one_clause",
     "kept_random_state",
+    "load_all_weights",
+    "named_as",
+    "random_note",
     "read_tensor_file",
+    "read_weights_file",
     "resize_keeping_sum",
     "restores_thread_state",
     "select_logits",
+    "tensor_called",
     "with_globals",
 ]

@@ -1,14 +1,17 @@
 """Built-in plugin of the core: methods, controls, metrics, training recipes, the convolutional encoder, factories.
 
-A reference ``package.module:factory`` is imported and called without
-arguments. The factory returns a :class:`~xai_align.LoadedModel`, or a bare
-module, which is then put in eval mode and fed plain RGB pictures in [0, 1].
+A reference ``package.module:factory`` is imported and called without arguments, or with the user's ``img_size`` and
+``in_chans`` if it has parameters of these names. The factory returns a :class:`~xai_align.LoadedModel`, or a bare
+module, which is then put in eval mode. A bare module gets the preprocessing that an adapter knows for it; if none does,
+plain RGB pictures in [0, 1]. Weights that are random when the factory returns are reported.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial, reduce
 from importlib import import_module
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,13 +21,29 @@ from torch import Tensor, nn
 from xai_align._tools.did_you_mean import did_you_mean
 from xai_align._tools.files.fields import check_fields
 from xai_align._tools.files.references import FACTORY, importing_a_reference
-from xai_align.hookspecs import AttributionSpec, LoadedModel, MetricSpec, TrainingRecipeSpec, hookimpl
+from xai_align._tools.random_weights import following_weights, random_note
+from xai_align.hookspecs import (
+    AttributionSpec,
+    InputOptions,
+    LoadedModel,
+    MetricSpec,
+    TrainingRecipeSpec,
+    hookimpl,
+)
+from xai_align.plugins.models import described_model
 from xai_align.plugins.plugin_problems import PLUGIN_ERRORS, describe_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+#: Note on a model of which nothing but the network is known.
+PLAIN_PICTURES = (
+    "nothing is known of the model's preprocessing, so pictures are neither resized nor normalised; return a "
+    "xai_align.LoadedModel from the function to say how"
+)
+#: Prefixes of references that other plugins know.
+_OTHERS = ("timm:", "torchvision:", "hf:")
 #: Names of the methods of this project.
 PINET, FEI, FEI_NESTED, ALIGN, CLIPPED_GRADIENT = "pinet", "fei", "fei-nested", "align", "clipped-gradient"
 
@@ -120,7 +139,7 @@ def xai_align_training_recipes() -> list[TrainingRecipeSpec]:
 
 
 @hookimpl
-def xai_align_load_model(reference: str, trust: bool) -> LoadedModel | None:
+def xai_align_load_model(reference: str, trust: bool, options: InputOptions | None = None) -> LoadedModel | None:
     """Load ``pinet:FOLDER``, ``align:FOLDER`` or the result of a factory ``package.module:factory``; None for others.
 
     Raises:
@@ -139,12 +158,17 @@ def xai_align_load_model(reference: str, trust: bool) -> LoadedModel | None:
 
         return load_fit(reference, trust=trust)
     match = FACTORY.fullmatch(reference)
-    if match is None or reference.startswith("timm:"):
+    if match is None or reference.startswith(_OTHERS):
         return None
     module_name, factory_name = match.groups()
-    with importing_a_reference():
-        made = _call(_find_factory(module_name, factory_name), reference)
-    return _as_loaded(made, reference)
+    with importing_a_reference(), following_weights() as origins:
+        factory = _find_factory(module_name, factory_name)
+        made = _call(factory, reference, _accepted(factory, options))
+    loaded = _as_loaded(made, reference)
+    random = origins.random_weights(loaded.model)
+    if not random or loaded.random_weights:
+        return loaded
+    return replace(loaded, random_weights=True, notes=(random_note(loaded.model, random), *loaded.notes))
 
 
 @hookimpl
@@ -159,7 +183,18 @@ def xai_align_encoder(reference: str, options: dict[str, Any]) -> nn.Module | No
     return ConvEncoder(**options)
 
 
-def _find_factory(module_name: str, factory_name: str) -> Callable[[], Any]:
+def _accepted(factory: Callable[..., Any], options: InputOptions | None) -> dict[str, Any]:
+    """Return the user's options that the factory has parameters for."""
+    if options is None or not options.left:
+        return {}
+    try:
+        known = set(signature(factory).parameters)
+    except (TypeError, ValueError):  # a builtin without a signature
+        known = set()
+    return options.take() if set(options.left) <= known else {}
+
+
+def _find_factory(module_name: str, factory_name: str) -> Callable[..., Any]:
     try:
         factory = reduce(getattr, factory_name.split("."), _import(module_name))
     except AttributeError as error:
@@ -192,9 +227,9 @@ def _is_missing(error: BaseException, module_name: str) -> bool:
     return isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}.")
 
 
-def _call(factory: Callable[[], Any], reference: str) -> Any:
+def _call(factory: Callable[..., Any], reference: str, options: dict[str, Any]) -> Any:
     try:
-        return factory()
+        return factory(**options)
     except PLUGIN_ERRORS as error:
         raise ValueError(
             f"calling '{reference}' without arguments raised {describe_error(error)}; it must make the model on its own"
@@ -205,7 +240,10 @@ def _as_loaded(made: Any, reference: str) -> LoadedModel:
     if isinstance(made, LoadedModel):
         return made  # the caller's record; its model is left in the mode it was given in
     if isinstance(made, nn.Module):
-        return LoadedModel(model=made.eval(), preprocess=_picture_to_tensor)
+        made = made.eval()
+        return described_model(made, reference) or LoadedModel(
+            model=made, preprocess=_picture_to_tensor, notes=(PLAIN_PICTURES,)
+        )
     raise ValueError(
         f"'{reference}' returned an object of type {type(made).__name__}; "
         "return a torch.nn.Module, or a xai_align.LoadedModel to bring preprocessing and class names"

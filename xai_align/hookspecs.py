@@ -1,4 +1,4 @@
-"""The plugin contract: ten hooks and the typed records they return.
+"""The plugin contract: eleven hooks and the typed records they return.
 
 A plugin is any module (or object) named in the entry-point group ``xai_align``
 that carries functions marked with :data:`hookimpl` and named like the hooks of
@@ -10,10 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, NamedTuple, get_args
 
 import pluggy
 from torch import Tensor, nn
+
+from xai_align._tools.listed_names import listed_names
+from xai_align._tools.model_input import Preprocessing, scale_of
 
 #: The project name for pluggy, and the name of the entry-point group.
 PROJECT = "xai_align"
@@ -32,6 +36,12 @@ Layout = Literal["NCHW", "NHWC", "NLC", "NCL", "auto"]
 #: The meaning of the numbers in an attribution. "contributions": parts of the answer, in logits. "slopes": derivatives
 #: of the answer, whose sum has no meaning. "scores": a ranking; only the order has a meaning.
 Values = Literal["contributions", "slopes", "scores"]
+
+
+#: The meaning of a model's outputs. "classes": one class is right, softmax. "one logit": two classes, of which positive
+#: values speak for the second, sigmoid. "multi-label": each output by itself, sigmoid. "regression": numbers in a unit
+#: of their own. "dense": logits for every position of the image.
+OutputKind = Literal["classes", "one logit", "multi-label", "regression", "dense"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +114,8 @@ class MetricSpec:
     """A metric of attributions that can be run by name.
 
     ``evaluate(forward_func, inputs, attributions, *, target=None, **options)``
-    returns one value per example, a tensor of shape ``[N]``.
+    returns one value per example, a tensor of shape ``[N]``. ``output_kinds`` are the meanings of a model's outputs for
+    which it is defined (:data:`OutputKind`); none: all.
 
     Example::
 
@@ -118,6 +129,7 @@ class MetricSpec:
     evaluate: Callable[..., Tensor]
     higher_is_better: bool
     summary: str
+    output_kinds: tuple[OutputKind, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,11 +156,28 @@ class TrainingRecipeSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedModel:
-    """A model in eval mode with its preprocessing and class names.
+    """A model in eval mode with its preprocessing, and what its outputs mean.
 
-    ``preprocess`` turns a PIL image into a tensor ``[C, H, W]``; with ``mean``
-    and ``std`` (per channel), ``x * std + mean`` is the picture in [0, 1].
-    ``class_names`` may be empty; classes are then referred to by number.
+    ``preprocess`` turns a PIL image into a tensor ``[C, H, W]``. Functions that return an array, a batch of one
+    ``[1, C, H, W]`` or a processor's dictionary with ``"pixel_values"`` are taken too.
+
+    Attributes:
+        model: the network.
+        preprocess: see above; its results are tensors ``[C, H, W]``.
+        class_names: in the order of the outputs, as a list or as a dictionary like ``id2label``. May be empty; classes
+            are then referred to by number. Of one logit: the names of its two sides, the negative one first.
+        mean: per channel; with ``std``, ``x * std + mean`` is the picture in [0, 1]. None: found from ``preprocess``.
+        std: see ``mean``.
+        output_kind: the meaning of the outputs; None: classes, and of a single output one logit if there are names for
+            its two sides, else a number (regression).
+        output_field: which of several outputs are the logits, by field or position; None: the field named "logits", or
+            the only floating tensor.
+        unit: the unit of a regression's outputs, e.g. ``"years"``.
+        random_weights: whether weights are random, so that explanations are of an untrained network.
+        notes: what a reader has to know of how the model was loaded, one sentence without a full stop each.
+
+    Raises:
+        ValueError: the class names or the output kind are not of these forms.
 
     Example::
 
@@ -163,8 +192,65 @@ class LoadedModel:
     model: nn.Module
     preprocess: Callable[[Any], Tensor]
     class_names: tuple[str, ...] = ()
-    mean: tuple[float, ...] = (0.0,)
-    std: tuple[float, ...] = (1.0,)
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    output_kind: OutputKind | None = None
+    output_field: str | int | None = None
+    unit: str = ""
+    random_weights: bool = False
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.preprocess, Preprocessing):
+            object.__setattr__(self, "preprocess", Preprocessing(self.preprocess))
+        object.__setattr__(self, "class_names", listed_names(self.class_names or ()))
+        if self.output_kind is not None and self.output_kind not in get_args(OutputKind):
+            known = ", ".join(map(repr, get_args(OutputKind)))
+            raise ValueError(f"output_kind is {self.output_kind!r}; it is one of {known}")
+
+    @cached_property
+    def scale(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        """Mean and std of the inputs, per channel; found from the preprocessing where they are not given.
+
+        None: they are not known, as for a preprocessing that scales each image by itself.
+        """
+        if self.mean is not None or self.std is not None:
+            return self.mean or (0.0,), self.std or (1.0,)
+        return scale_of(self.preprocess)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputOptions:
+    """Options of a model's input that the user gave; a plugin that loads a model applies and takes them.
+
+    Attributes:
+        in_chans: number of channels of the input; None: the model's own.
+        img_size: rows and columns of the input; None: the model's own.
+
+    Example::
+
+        options = InputOptions(img_size=(256, 256))
+        options.take()  # {"img_size": (256, 256)}
+        options.left  # {}
+    """
+
+    in_chans: int | None = None
+    img_size: tuple[int, int] | None = None
+    _taken: list[bool] = field(default_factory=list, repr=False, compare=False)
+
+    def take(self) -> dict[str, Any]:
+        """Return the options that are given, by name; a plugin that calls this applies them."""
+        self._taken.append(True)
+        return self._given()
+
+    @property
+    def left(self) -> dict[str, Any]:
+        """The options that are given and that no plugin has taken."""
+        return {} if self._taken else self._given()
+
+    def _given(self) -> dict[str, Any]:
+        given = {"in_chans": self.in_chans, "img_size": self.img_size}
+        return {name: value for name, value in given.items() if value is not None}
 
 
 class Split(NamedTuple):
@@ -217,7 +303,7 @@ class FeatureSpace:
 
 
 class HookSpecs:
-    """The ten hooks. Arguments may be added in later versions, never removed."""
+    """The eleven hooks. Arguments may be added in later versions, never removed."""
 
     @hookspec
     def xai_align_attributions(self) -> list[AttributionSpec]:  # type: ignore[empty-body]
@@ -239,10 +325,19 @@ class HookSpecs:
         """Return the training recipes that this plugin offers."""
 
     @hookspec(firstresult=True)
-    def xai_align_load_model(self, reference: str, trust: bool) -> LoadedModel | None:
+    def xai_align_load_model(self, reference: str, trust: bool, options: InputOptions) -> LoadedModel | None:
         """Return the model that ``reference`` names, or None if this plugin does not know this form of reference.
 
-        ``trust``: whether a file that the reference points to may name code that is then run.
+        ``trust``: whether a file that the reference points to may name code that is then run. ``options``: the user's
+        options of the model's input; a plugin that applies them calls ``options.take()``.
+        """
+
+    @hookspec(firstresult=True)
+    def xai_align_describe_model(self, model: nn.Module, reference: str) -> LoadedModel | None:
+        """Return a bare model with the preprocessing and class names of its ecosystem; None for those of others.
+
+        ``model`` was returned by the function that ``reference``, ``package.module:function``, names; the record has
+        this very model.
         """
 
     @hookspec(firstresult=True)

@@ -41,6 +41,8 @@ class Question:
         targets: entries of the output that are asked about (the fact): what raises them counts for the answer.
         foils: entries they are contrasted with: what raises these counts against it; None: all the others.
         score: reduction of several entries to one score.
+        independent: whether each entry has a meaning of its own (labels with a sigmoid each, numbers), so that the
+            others are no alternatives to it.
 
     Example::
 
@@ -51,6 +53,7 @@ class Question:
     targets: tuple[Index, ...]
     foils: tuple[Index, ...] | None = ()
     score: GroupScore = "logsumexp"
+    independent: bool = False
 
     @classmethod
     def why(cls, target: int) -> Question:
@@ -61,6 +64,11 @@ class Question:
     def why_not(cls, target: int, foil: int) -> Question:
         """Ask why A and not B: ``z_A - z_B``."""
         return cls((_index(target),), (_index(foil),))._distinct()
+
+    @classmethod
+    def why_the_opposite(cls, target: int) -> Question:
+        """Ask why the opposite of A: ``-z_A``, for a logit whose negative values speak for another class."""
+        return cls((), (_index(target),))
 
     @classmethod
     def why_not_rest(cls, target: int, group: Iterable[int], *, score: GroupScore = "logsumexp") -> Question:
@@ -95,6 +103,8 @@ class Question:
         """Return the scalar answer for one example's output (any shape), differentiable."""
         targets, foils = self.entries(logits)
         flat = logits.reshape(-1)
+        if not targets:
+            return -_score(flat[foils], self.score)
         value = _score(flat[targets], self.score)
         return value - _score(flat[foils], self.score) if foils else value
 
@@ -133,6 +143,8 @@ class Question:
 
         if self.foils is None:
             return f"why {several(self.targets)} and nothing else?"
+        if not self.targets:
+            return f"why not {several(self.foils)}?"
         if self.foils:
             return f"why {several(self.targets)} and not {several(self.foils)}?"
         return f"why {several(self.targets)}?"

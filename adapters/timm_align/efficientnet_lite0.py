@@ -6,7 +6,8 @@ from pathlib import Path
 
 from torch import nn
 
-from timm_align.loading import create_model, read_weights, ready
+from timm_align.checkpoints import read_weights
+from timm_align.loading import create_model, ready
 from xai_align.hookspecs import LoadedModel
 
 

@@ -1,17 +1,24 @@
-"""Loading timm models by reference: ``timm:NAME``, ``timm:NAME@weights`` and ``timm:NAME@random``."""
+"""Loading timm models by reference: ``timm:NAME``, ``timm:NAME@weights``, ``timm:NAME@random``, and timm's own sources.
+
+The sources are those of ``timm.create_model``: ``timm:hf-hub:OWNER/NAME`` and ``timm:local-dir:FOLDER``, a folder with
+``config.json`` and the weights, as timm saves them for the hub. They carry the names of the classes.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import timm
-import torch
-from timm.data import ImageNetInfo, create_transform, resolve_data_config
-from torch import Tensor, nn
+from timm.data import CustomDatasetInfo, ImageNetInfo, create_transform, infer_imagenet_subset, resolve_data_config
+from torch import nn
 
-from xai_align.adapter_tools import check_weights, in_one_clause, read_tensor_file
-from xai_align.hookspecs import LoadedModel
+from timm_align.checkpoints import Checkpoint, load_weights, read_checkpoint, read_weights
+from xai_align.adapter_tools import RANDOM_WEIGHTS, in_one_clause
+from xai_align.hookspecs import InputOptions, LoadedModel
+
+__all__ = ["create_model", "load_timm_model", "load_weights", "read_weights", "ready"]
 
 
 class WeightsUnavailable(RuntimeError, ValueError):
@@ -22,12 +29,20 @@ class WeightsUnavailable(RuntimeError, ValueError):
 RANDOM = "random"
 #: Prefix of a reference to a timm model.
 PREFIX = "timm:"
+#: timm's own sources of models with their configuration.
+SOURCES = ("hf-hub:", "hf_hub:", "local-dir:")
 
 
-def load_timm_model(reference: str) -> LoadedModel | None:
+def load_timm_model(reference: str, options: InputOptions | None = None) -> LoadedModel | None:
     """Return the model of a reference ``timm:NAME`` (pretrained) or ``timm:NAME@FILE``, None for other references.
 
-    FILE is a ``.safetensors`` file, a PyTorch file of plain tensors, or ``random`` for untrained weights.
+    FILE is a ``.safetensors`` file, a PyTorch file with weights in any layout that timm loads, a NumPy file of a JAX
+    model, or ``random`` for untrained weights. The number of classes and of input channels follow from it. NAME may be
+    ``hf-hub:OWNER/NAME`` or ``local-dir:FOLDER``.
+
+    Args:
+        reference: see above.
+        options: the user's options of the input: ``in_chans``, ``img_size``.
 
     Raises:
         ValueError: there is no such model or file, or the weights do not fit; the message names what was found.
@@ -39,26 +54,30 @@ def load_timm_model(reference: str) -> LoadedModel | None:
     """
     if not reference.startswith(PREFIX):
         return None
-    name, _, weights = reference.removeprefix(PREFIX).partition("@")
+    given = {} if options is None else options.take()
+    name = reference.removeprefix(PREFIX)
+    if name.lower().startswith(SOURCES):
+        return ready(_from_source(name, given), **given)
+    name, _, weights = name.partition("@")
     if weights == RANDOM:
-        model = create_model(name)
-    elif weights:
-        state = _weights_of(name, weights)
-        model = create_model(name, num_classes=_number_of_classes(name, state))
-        load_weights(model, state, source=weights)
-    else:
-        model = create_model(name, pretrained=True)
-    return ready(model)
+        return ready(create_model(name, **_of_model(name, given)), random=True, **given)
+    if not weights:
+        return ready(create_model(name, pretrained=True, **_of_model(name, given)), **given)
+    checkpoint = _checkpoint(name, weights)
+    model = create_model(name, **{**checkpoint.create_options(name), **_of_model(name, given)})
+    notes = checkpoint.load_into(model)
+    return ready(model, settings=checkpoint.data_settings, notes=notes, **given)
 
 
 def create_model(name: str, **options: Any) -> nn.Module:
     """Run ``timm.create_model``, with an error that suggests names.
 
     Raises:
-        ValueError: timm has no model of this name.
+        ValueError: timm has no model of this name, or it has no such option.
         WeightsUnavailable: the pretrained weights cannot be fetched.
     """
-    if not timm.is_model(name.partition(".")[0]):
+    source = name.lower().startswith(SOURCES)
+    if not source and not timm.is_model(name.partition(".")[0]):
         from difflib import get_close_matches
 
         close = get_close_matches(name, timm.list_models(), n=3)
@@ -70,84 +89,136 @@ def create_model(name: str, **options: Any) -> nn.Module:
         return timm.create_model(name, **options)
     except Exception as error:
         if not options.get("pretrained"):
-            raise
+            asked = {key: value for key, value in options.items() if key in ("img_size", "in_chans")}
+            if not asked:
+                raise
+            raise ValueError(
+                f"timm can't make '{name}' with {', '.join(f'{key}={value}' for key, value in asked.items())} "
+                f"({type(error).__name__}: {in_one_clause(error)})"
+            ) from error
+        what = f"the model '{name}'" if source else f"the pretrained weights of '{name}'"
+        advice = (
+            "local-dir: takes a folder with config.json and the weights, hf-hub: the name of a repository"
+            if source
+            else f"give a file you have: timm:{name}@weights.safetensors"
+        )
         raise WeightsUnavailable(
-            f"the pretrained weights of '{name}' could not be fetched ({type(error).__name__}: "
-            f"{in_one_clause(error)}); give a file you have: timm:{name}@weights.safetensors"
+            f"{what} could not be fetched ({type(error).__name__}: {in_one_clause(error)}); {advice}"
         ) from error
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Return a state dict from a file, without running code from it.
+def ready(
+    model: nn.Module,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    notes: tuple[str, ...] = (),
+    random: bool = False,
+    img_size: tuple[int, int] | None = None,
+    in_chans: int | None = None,
+) -> LoadedModel:
+    """Return the model in eval mode with the preprocessing and class names of its configuration.
 
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is not a file of tensors.
+    Args:
+        model: a timm model.
+        settings: the data settings of its training, which take precedence over its configuration.
+        notes: what a reader has to know of how it was loaded.
+        random: whether its weights are random.
+        img_size: rows and columns of the input, over both.
+        in_chans: number of channels of the input.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"no weights at '{path}'")
-    if path.suffix == ".safetensors":
-        return read_tensor_file(path)[1]
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # unpickling damaged files raises almost any exception
-        raise ValueError(
-            f"'{path}' is no file of plain tensors ({in_one_clause(error)}); save it as .safetensors"
-        ) from error
-    state = state.get("state_dict", state) if isinstance(state, dict) else state
-    if not isinstance(state, dict) or not all(isinstance(key, str) and _is_plain(one) for key, one in state.items()):
-        raise ValueError(f"'{path}' holds {type(state).__name__}, not a state dict of plain tensors")
-    return {key.removeprefix("module."): value for key, value in state.items()}
-
-
-def _is_plain(value: object) -> bool:
-    """Return whether this is a tensor whose storage holds all its elements; an expanded one may claim any size."""
-    if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_meta or value.is_quantized:
-        return False
-    return value.untyped_storage().nbytes() >= value.numel() * value.element_size()
-
-
-def load_weights(model: nn.Module, state: dict[str, Tensor], *, source: str) -> None:
-    """Load every tensor, or raise with those that do not fit.
-
-    Raises:
-        ValueError: keys are missing or unexpected, or tensors have another shape or dtype, or NaN or infinity.
-    """
-    check_weights(model, state, source)
-    model.load_state_dict(state)
-
-
-def ready(model: nn.Module) -> LoadedModel:
-    """Return the model in eval mode with the preprocessing and class names of its configuration."""
-    config = resolve_data_config({}, model=model)
+    channels = in_chans or getattr(model, "in_chans", None) or _channels(model)
+    config = resolve_data_config(_data_arguments(settings or {}, channels, img_size), model=model)
+    config["mean"], config["std"] = (_for_channels(config[name], channels) for name in ("mean", "std"))
+    transform = create_transform(**config)
     return LoadedModel(
         model=model.eval(),
-        preprocess=create_transform(**config),
-        class_names=class_names(getattr(model, "num_classes", 0)),
+        preprocess=_Grey(transform) if channels == 1 else transform,
+        class_names=class_names(model),
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
+        random_weights=random,
+        notes=((RANDOM_WEIGHTS,) if random else ()) + notes,
     )
 
 
-def class_names(num_classes: int) -> tuple[str, ...]:
-    """Return ImageNet's names (first synonym) for 1000 classes, no names for other numbers."""
-    if num_classes != 1000:
-        return ()
-    info = ImageNetInfo("imagenet-1k")
-    return tuple(info.index_to_description(index).split(",")[0] for index in range(num_classes))
+class _Grey:
+    """A transform of pictures in shades of grey, for models with one channel."""
+
+    def __init__(self, transform: Any) -> None:
+        self.transform = transform
+
+    def __call__(self, picture: Any) -> Any:
+        return self.transform(picture.convert("L"))
 
 
-def _weights_of(name: str, path: str) -> dict[str, Tensor]:
+def class_names(model: nn.Module | int) -> tuple[str, ...]:
+    """Return the names in the model's configuration, those of ImageNet where their number fits, or none.
+
+    Of several synonyms the first is taken. A number stands for a model with so many classes and no names.
+    """
+    count = model if isinstance(model, int) else getattr(model, "num_classes", 0)
+    config = getattr(model, "pretrained_cfg", None) or {}
+    labels = config.get("label_names")
+    if labels and len(labels) == count:
+        info: Any = CustomDatasetInfo(labels, config.get("label_descriptions"))
+    else:
+        subset = infer_imagenet_subset({"num_classes": count})
+        if subset is None:
+            return ()
+        info = ImageNetInfo(subset)
     try:
-        return read_weights(Path(path))
+        return tuple(info.index_to_description(index).split(",")[0] for index in range(count))
+    except (KeyError, AssertionError, IndexError):  # names of some classes only
+        return ()
+
+
+def _from_source(name: str, given: Mapping[str, Any]) -> nn.Module:
+    """Return a model with the configuration of its source; a size that it does not take is for images alone."""
+    options = _of_model(name, given)
+    if "img_size" not in given:
+        return create_model(name, pretrained=True, **options)
+    try:
+        return create_model(name, pretrained=True, img_size=given["img_size"], **options)
+    except WeightsUnavailable as error:
+        if not isinstance(error.__cause__, TypeError):
+            raise
+        return create_model(name, pretrained=True, **options)
+
+
+def _of_model(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of the input that shape the network itself; others change only the preprocessing."""
+    options = {"in_chans": given["in_chans"]} if "in_chans" in given else {}
+    config = None if name.lower().startswith(SOURCES) else timm.get_pretrained_cfg(name.partition("@")[0])
+    if "img_size" in given and getattr(config, "fixed_input_size", False):
+        options["img_size"] = given["img_size"]
+    return options
+
+
+def _data_arguments(settings: Mapping[str, Any], channels: int, size: tuple[int, int] | None) -> dict[str, Any]:
+    """Return the arguments of ``timm.data.resolve_data_config``."""
+    arguments = {**settings, "in_chans": channels}
+    for name in ("mean", "std"):
+        if len(arguments.get(name) or ()) not in (0, 1, channels):
+            del arguments[name]
+    if size is not None:
+        arguments |= {"input_size": (channels, *size), "crop_pct": arguments.get("crop_pct")}
+    return arguments
+
+
+def _channels(model: nn.Module) -> int:
+    """Return the channels of the model's first convolution."""
+    first = next((one for one in model.modules() if isinstance(one, nn.Conv2d)), None)
+    return 3 if first is None else first.in_channels
+
+
+def _for_channels(values: Any, channels: int) -> tuple[float, ...]:
+    """Return one value for each channel; timm's are for three."""
+    values = tuple(values)
+    return values if len(values) == channels else (sum(values) / len(values),) * channels
+
+
+def _checkpoint(name: str, path: str) -> Checkpoint:
+    try:
+        return read_checkpoint(Path(path).expanduser())
     except FileNotFoundError as error:
         raise ValueError(f"{error} for '{name}'; write timm:{name}@PATH with a file that is there") from error
-
-
-def _number_of_classes(name: str, state: dict[str, Tensor]) -> int:
-    """Return the number of classes of the classifier in the file."""
-    config = timm.get_pretrained_cfg(name)
-    classifier = getattr(config, "classifier", None)
-    key = classifier[0] if isinstance(classifier, tuple | list) else classifier
-    bias = state.get(f"{key}.bias", state.get(f"{key}.weight"))
-    return 1000 if bias is None or bias.dim() == 0 else len(bias)

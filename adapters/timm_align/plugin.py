@@ -6,17 +6,29 @@ from typing import Any
 
 from torch import nn
 
-from xai_align.hookspecs import FeatureSpace, LoadedModel, hookimpl
+from xai_align.hookspecs import FeatureSpace, InputOptions, LoadedModel, hookimpl
 
 
 @hookimpl
-def xai_align_load_model(reference: str) -> LoadedModel | None:
-    """Return the model of ``timm:NAME``, ``timm:NAME@weights.safetensors`` or ``timm:NAME@random``."""
+def xai_align_load_model(reference: str, options: InputOptions | None = None) -> LoadedModel | None:
+    """Return the model of ``timm:NAME``, ``timm:NAME@FILE``, ``timm:NAME@random`` or one of timm's sources."""
     if not reference.startswith("timm:"):
         return None  # before timm is imported
     from timm_align.loading import load_timm_model
 
-    return load_timm_model(reference)
+    return load_timm_model(reference, options)
+
+
+@hookimpl
+def xai_align_describe_model(model: nn.Module) -> LoadedModel | None:
+    """Return a timm model with the preprocessing and class names of its ``pretrained_cfg``."""
+    from timm_align.feature_space import is_timm_model
+
+    if not is_timm_model(model) or not getattr(model, "pretrained_cfg", None):
+        return None
+    from timm_align.loading import ready
+
+    return ready(model)
 
 
 @hookimpl

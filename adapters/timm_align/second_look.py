@@ -85,6 +85,7 @@ class TimmEncoder(nn.Module):
             "image_size": list(image_size),
             "create": {
                 "num_classes": getattr(backbone, "num_classes", 1000),
+                **_input_options(backbone),
                 **{name: value for name, value in (create_options or {}).items() if name not in WHERE_WEIGHTS_LIE},
             },
         }
@@ -192,6 +193,19 @@ def _checked(indices: Sequence[int], count: int) -> list[int]:
 def _image_size(backbone: nn.Module) -> tuple[int, int]:
     config = resolve_data_config({}, model=backbone)
     return (int(config["input_size"][-2]), int(config["input_size"][-1]))
+
+
+def _input_options(backbone: nn.Module) -> dict[str, Any]:
+    """Return the options of the input with which a backbone was made, where they are not its configuration's."""
+    config: Any = getattr(backbone, "pretrained_cfg", None) or {}
+    usual = tuple(config.get("input_size") or (3, 0, 0))
+    options: dict[str, Any] = {}
+    if image_channels(backbone) != usual[0]:
+        options["in_chans"] = image_channels(backbone)
+    size = getattr(getattr(backbone, "patch_embed", None), "img_size", None)
+    if config.get("fixed_input_size") and size is not None and tuple(size) != usual[1:]:
+        options["img_size"] = list(size)
+    return options
 
 
 def classifier_parameters(backbone: nn.Module) -> list[nn.Parameter]:

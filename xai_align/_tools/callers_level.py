@@ -7,7 +7,8 @@ from types import FrameType
 
 #: Packages whose frames are skipped: the library, its adapters, and packages that call between their functions.
 _BETWEEN = frozenset(
-    "xai_align attention_align captum_align gradcam_align timm_align captum pytorch_grad_cam contextlib torch".split()
+    "xai_align attention_align captum_align gradcam_align hf_align timm_align torchvision_align captum "
+    "pytorch_grad_cam contextlib torch".split()
 )
 
 

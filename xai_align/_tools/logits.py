@@ -8,6 +8,10 @@ from typing import Any
 from torch import Tensor, nn
 
 
+class NoLogits(TypeError, ValueError):
+    """Error for a model's output in which the logits cannot be found; the message lists its fields."""
+
+
 def select_logits(returned: Any, output: str | int | None = None) -> Tensor:
     """Return the logits in a model's output.
 
@@ -16,7 +20,7 @@ def select_logits(returned: Any, output: str | int | None = None) -> Tensor:
         output: a key, field or position. None: the field named "logits", or the only floating tensor.
 
     Raises:
-        TypeError: there is no such tensor, or it is ambiguous; the message lists the fields.
+        NoLogits: (a TypeError) there is no such tensor, or it is ambiguous; the message lists the fields.
 
     Example::
 
@@ -30,15 +34,15 @@ def select_logits(returned: Any, output: str | int | None = None) -> Tensor:
             return _tensor(fields[output], output)
         if isinstance(output, int) and -len(fields) <= output < len(fields):
             return _tensor(list(fields.values())[output], output)
-        raise TypeError(f"the model's output has no field {output!r}; it has {_shown(fields, returned)}")
+        raise NoLogits(f"the model's output has no field {output!r}; it is {_shown(fields, returned)}")
     if isinstance(fields.get("logits"), Tensor):
         return fields["logits"]
     floating = [value for value in fields.values() if isinstance(value, Tensor) and value.is_floating_point()]
     if len(floating) == 1:
         return floating[0]
-    raise TypeError(
+    raise NoLogits(
         f"the model returned {_shown(fields, returned)}, and a readout needs logits [N, ...]: "
-        "say which of them are the logits with output=..."
+        "say which of them are the logits with output=... (on the command line --output-field)"
         if floating
         else f"the model returned {_shown(fields, returned)}; a readout needs a floating tensor of logits [N, ...]"
     )
@@ -77,7 +81,7 @@ def _fields(returned: Any) -> dict[Any, Any]:
 
 def _tensor(value: Any, output: str | int) -> Tensor:
     if not isinstance(value, Tensor):
-        raise TypeError(f"the model's output {output!r} is {type(value).__name__}, not a tensor of logits")
+        raise NoLogits(f"the model's output {output!r} is {type(value).__name__}, not a tensor of logits")
     return value
 
 

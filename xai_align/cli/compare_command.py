@@ -10,7 +10,24 @@ import typer
 from rich.console import Console
 
 from xai_align._tools.files.references import typed_on_the_command_line
-from xai_align.cli.shared_options import Device, ModelReference, Range, Recursive, Seed, TrustCode, split_names
+from xai_align.cli.shared_options import (
+    ClassNames,
+    Device,
+    ImageSize,
+    InputChannels,
+    Mean,
+    ModelReference,
+    OutputField,
+    OutputKindName,
+    Range,
+    Recursive,
+    Seed,
+    Std,
+    TrustCode,
+    Unit,
+    model_options,
+    split_names,
+)
 from xai_align.cli.terminal import output, print_error, print_lines, print_notes, progress_bar, report_errors
 
 if TYPE_CHECKING:
@@ -81,6 +98,14 @@ def compare_command(
     ] = "parquet",
     recursive: Recursive = False,
     value_range: Range = None,
+    class_names: ClassNames = None,
+    output_kind: OutputKindName = None,
+    output_field: OutputField = None,
+    unit: Unit = None,
+    img_size: ImageSize = None,
+    in_chans: InputChannels = None,
+    mean: Mean = None,
+    std: Std = None,
     trust_code: TrustCode = False,
 ) -> None:
     """Compare methods on images.
@@ -120,6 +145,16 @@ def compare_command(
             recursive=recursive,
             value_range=value_range,
             trust=trust_code,
+            model_options=model_options(
+                class_names=class_names,
+                output_kind=output_kind,
+                output_field=output_field,
+                unit=unit,
+                img_size=img_size,
+                in_chans=in_chans,
+                mean=mean,
+                std=std,
+            ),
             progress=show_progress,
         )
     if is_main_process():  # in the others, an exit status other than 0 would make the launcher stop the rest
@@ -130,6 +165,7 @@ def _print_result(comparison: Comparison, out: Path) -> None:
     from xai_align.cli.comparison_table import print_comparison
 
     console = output()
+    print_lines(Console(stderr=True), (f"warning: {one}" for one in comparison.warnings), style="yellow")
     print_comparison(console, comparison)
     print_notes(console, comparison.notes)
     print_lines(console, ["", f"Page: {out / 'index.html'}"])

@@ -11,7 +11,8 @@ import torch
 
 from xai_align._tools.png import photograph_png, png
 from xai_align.data.class_names import class_name, find_class
-from xai_align.data.images import open_image, to_picture
+from xai_align.data.images import open_image
+from xai_align.data.model_picture import picture_of
 from xai_align.data.photographs import PHOTOGRAPHS, Photograph
 from xai_align.explanation import explain, logits_of
 from xai_align.plugins import load_model
@@ -94,7 +95,7 @@ def questions_about(logits: Tensor, foil: int) -> tuple[Question, Question]:
 
 def _section(photograph: Photograph, loaded: LoadedModel, out: Path, done: Callable[[Record], None]) -> Section:
     inputs = loaded.preprocess(open_image(photograph.path))[None]
-    picture = to_picture(inputs[0], loaded.mean, loaded.std)
+    picture = picture_of(inputs[0], loaded)
     stem = photograph.path.stem
     logits = logits_of(loaded.model, inputs)[0]
     questions = questions_about(logits, find_class(photograph.foil, loaded.class_names))

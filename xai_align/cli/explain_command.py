@@ -10,8 +10,24 @@ from rich.console import Console
 
 from xai_align._tools.files.legible import legible
 from xai_align._tools.files.references import typed_on_the_command_line
-from xai_align.cli.shared_options import Device, ModelReference, Range, Recursive, TrustCode, split_names
-from xai_align.cli.terminal import output, print_error, progress_bar, report_errors
+from xai_align.cli.shared_options import (
+    ClassNames,
+    Device,
+    ImageSize,
+    InputChannels,
+    Mean,
+    ModelReference,
+    OutputField,
+    OutputKindName,
+    Range,
+    Recursive,
+    Std,
+    TrustCode,
+    Unit,
+    model_options,
+    split_names,
+)
+from xai_align.cli.terminal import output, print_error, print_warnings, progress_bar, report_errors
 
 if TYPE_CHECKING:
     from xai_align.report.record import Record
@@ -50,6 +66,14 @@ def explain_command(
     recursive: Recursive = False,
     value_range: Range = None,
     device: Device = None,
+    class_names: ClassNames = None,
+    output_kind: OutputKindName = None,
+    output_field: OutputField = None,
+    unit: Unit = None,
+    img_size: ImageSize = None,
+    in_chans: InputChannels = None,
+    mean: Mean = None,
+    std: Std = None,
     trust_code: TrustCode = False,
 ) -> None:
     """Explain images.
@@ -71,7 +95,18 @@ def explain_command(
             recursive=recursive,
             value_range=value_range,
             trust=trust_code,
+            options=model_options(
+                class_names=class_names,
+                output_kind=output_kind,
+                output_field=output_field,
+                unit=unit,
+                img_size=img_size,
+                in_chans=in_chans,
+                mean=mean,
+                std=std,
+            ),
         )
+    print_warnings(task.loaded)
     records: list[Record] = []
     failures = 0
     try:

@@ -11,14 +11,22 @@ from torch import Tensor
 from xai_align._tools.devices import usable_device
 from xai_align._tools.files.legible import legible
 from xai_align._tools.files.whole_file import write_whole
+from xai_align._tools.random_weights import RANDOM
 from xai_align.data.class_names import check_class, parse_sides, question_about
-from xai_align.data.images import distinct_stems, expand_paths, to_picture
+from xai_align.data.images import distinct_stems, expand_paths
+from xai_align.data.model_picture import picture_of
+from xai_align.data.output_description import (
+    OutputDescription,
+    describe_output,
+    names_to_choose_from,
+    output_notes,
+)
 from xai_align.data.prepared_image import prepared_image
 from xai_align.data.value_range import ValueRange, check_range
 from xai_align.explanation import explain, logits_of
 from xai_align.features.head_input import HEAD
 from xai_align.features.resolve_layer import resolve_layer
-from xai_align.plugins import attribution_method, default_method, load_model
+from xai_align.plugins import ModelOptions, attribution_method, default_method, load_model
 from xai_align.question import Question, TargetError
 from xai_align.report.record import Record, file_name, record_of, save_arrays, save_numbers
 
@@ -57,11 +65,12 @@ class Task:
         recursive: bool = False,
         value_range: ValueRange | None = None,
         trust: bool = False,
+        options: ModelOptions | None = None,
     ) -> Task:
         """Build the task from command-line arguments.
 
         Without ``methods``, the exact readout is used; ``recursive``: search below folders; ``value_range``: the
-        numbers that are black and white; ``trust``: see :func:`~xai_align.plugins.load_model`.
+        numbers that are black and white; ``trust`` and ``options``: see :func:`~xai_align.plugins.load_model`.
 
         Raises:
             ValueError: images, methods, model, device, layer or classes do not exist; the message
@@ -76,10 +85,10 @@ class Task:
         if layer is not None and not any(spec.takes_layer for spec in specs):
             raise ValueError(f"none of {', '.join(methods)} takes a layer; leave out --layer")
         where = usable_device(device)
-        loaded = load_model(model, trust=trust)
+        loaded = load_model(model, trust=trust, options=options)
         if layer not in (None, HEAD):
             resolve_layer(loaded.model, layer)
-        asked, against = parse_sides(targets, foils, loaded.class_names)
+        asked, against = parse_sides(targets, foils, names_to_choose_from(loaded))
         if asked:
             question_about(asked, against, predicted=asked[0])  # are the sides distinct?
         loaded.model.to(where)
@@ -121,29 +130,32 @@ def explain_files(task: Task, out: Path) -> Iterator[Result]:
     for path, stem in zip(task.paths, distinct_stems(task.paths), strict=True):
         try:
             inputs = prepared_image(path, task.loaded, task.value_range)[0][None].to(task.device)
-            logits = logits_of(task.loaded.model, inputs)
-        except (
-            Exception
-        ) as error:  # files, the model's preprocessing and the model may raise anything; the others continue
+            logits = logits_of(task.loaded.model, inputs, task.loaded.output_field)
+        except Exception as error:  # preprocessing and model may raise anything; the other images continue
             said = _said(error)
             name = legible(path)
             yield Result(steps=len(task.methods), problem=said if said.startswith(name) else f"{name}: {said}")
             continue
-        _check_classes(task, logits)
+        output = _described(task, logits)
         try:
-            question = question_about(task.targets, task.foils, int(logits[0].argmax()))
+            asked = task.targets or (output.predicted(logits[0]),)
+            question = output.on_outputs(question_about(asked, task.foils, asked[0]))
         except TargetError as error:  # the predicted class is one of the foils
             yield Result(steps=len(task.methods), problem=f"{legible(path)}: {error}")
             continue
         for method in task.methods:
-            yield _explain_one(task, inputs, question, method, path, out / stem)
+            yield _explain_one(task, inputs, output, question, method, path, out / stem)
 
 
-def _explain_one(task: Task, inputs: Tensor, question: Question, method: str, path: Path, stem: Path) -> Result:
+def _explain_one(
+    task: Task, inputs: Tensor, output: OutputDescription, question: Question, method: str, path: Path, stem: Path
+) -> Result:
     try:
         layer = task.layer if attribution_method(method).takes_layer else None
-        explanation = explain(task.loaded.model, inputs, question, method, layer=layer)
-        record = record_of(explanation, image=legible(path.name), class_names=task.loaded.class_names)
+        field = task.loaded.output_field
+        explanation = explain(task.loaded.model, inputs, question, method, layer=layer, output=field)
+        notes = output_notes(task.loaded, output)
+        record = record_of(explanation, image=legible(path.name), output=output, warnings=notes)
     except Exception as error:  # methods come from third parties and may raise anything; the others continue
         return Result(steps=1, problem=f"{legible(path)}: {method} failed: {_said(error)}")
     try:
@@ -165,29 +177,32 @@ def _save(task: Task, record: Record, inputs: Tensor, path: Path, base: Path) ->
     from xai_align.report.record_text import legend_text, sum_text, unit_of
 
     names = {suffix: base.with_name(f"{base.name}.{suffix}") for suffix in ("png", "npz", "json")}
-    picture = to_picture(inputs[0], task.loaded.mean, task.loaded.std)
+    picture = picture_of(inputs[0], task.loaded)
     caption = f"{record.label}: {sum_text(record)}"
+    caption += f"\n{legend_text(record)}"
+    if task.loaded.random_weights:
+        caption += f"\nwarning: {next((note for note in record.warnings if RANDOM in note), RANDOM)}"
     figure = photograph_and_overlay(
-        picture,
-        record.map,
-        title=record.question,
-        caption=f"{caption}\n{legend_text(record)}",
-        unit=unit_of(record),
-        signed=record.signed,
+        picture, record.map, title=record.question, caption=caption, unit=unit_of(record), signed=record.signed
     )
     write_whole(names["png"], png(figure))
     save_arrays(record, names["npz"])
     save_numbers(
         replace(record, image=legible(path)),
         names["json"],
-        class_names=task.loaded.class_names,
         model=task.reference,
         files={suffix: name.name for suffix, name in names.items() if suffix != "json"},
     )
 
 
-def _check_classes(task: Task, logits: Tensor) -> None:
-    if logits.dim() != 2:
-        raise ValueError(f"the output of the model has shape {list(logits.shape)}; logits [N, K] are needed")
+def _described(task: Task, logits: Tensor) -> OutputDescription:
+    """Return the meaning of the outputs, of which the classes in question are some.
+
+    Raises:
+        ValueError: the outputs are not those of the stated kind, or of these class names.
+        TargetError: a class is out of range.
+    """
+    output = describe_output(task.loaded, logits)
     for index in (*task.targets, *(task.foils or ())):
-        check_class(index, logits.shape[1])
+        check_class(index, output.sides)
+    return output

@@ -78,7 +78,7 @@ def draw_examples(
         maps["cam"],
         maps.get("mask"),
         titles=[f"{classes[k]}" if k == y else f"{classes[k]}\n(label: {classes[y]})" for k, y in pairs],
-        normalization=(loaded.mean, loaded.std),
+        normalization=loaded.scale,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, png(figure))

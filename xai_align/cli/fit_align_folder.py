@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from xai_align._tools.devices import usable_device
+from xai_align._tools.files.references import check_reference_in_file
 from xai_align._tools.random_state import fixed_random_state
 from xai_align.align.forward_passes.training_batch import TrainingBatch
 from xai_align.align.masker_loss import keep_and_drop
@@ -19,6 +20,7 @@ from xai_align.align.recipe_record import Recipe
 from xai_align.align.saved_fit import save_fit
 from xai_align.align.trainer import AlignTrainer
 from xai_align.cli.fit_align_files import draw_examples, write_curves, write_results
+from xai_align.cli.terminal import print_warnings
 from xai_align.comparison.domain_scores import DomainScores, score_domain
 from xai_align.data.domain_folder import Domains, Split, read_domains, split_domains
 from xai_align.data.image_folder import (
@@ -28,6 +30,7 @@ from xai_align.data.image_folder import (
     class_by_class,
 )
 from xai_align.data.images import open_image
+from xai_align.data.model_picture import scale_fields
 from xai_align.data.value_range import ValueRange, check_range
 from xai_align.plugins import classifier as with_new_head
 from xai_align.plugins import load_model
@@ -124,6 +127,8 @@ def fit_align_folder(
     check_images([one for images in domains.images.values() for one in images], value_range)
     split = split_domains(domains, validation_share=validation_share, test_share=test_share, seed=seed)
     loaded, model = _classifier(backbone, len(domains.classes), seed, trust)
+    if writes:
+        print_warnings(loaded)
     model.to(where)
     size = _input_size(loaded, split.train[0], value_range)
 
@@ -140,7 +145,7 @@ def fit_align_folder(
         recipe=chosen,
         out=out,
         seed=seed,
-        normalization=(loaded.mean, loaded.std),
+        normalization=loaded.scale,
         **options,
     )
     fit = trainer.fit(loader(split.train, training=True), loader(split.validation), epochs=epochs)
@@ -152,7 +157,7 @@ def fit_align_folder(
     pictures: list[Path] = []
     if writes:
         save_fit(out, model, fit.masker, backbone=backbone, classes=domains.classes)
-        about = {"backbone": backbone, "recipe": recipe_name, "mean": list(loaded.mean), "std": list(loaded.std)}
+        about = {"backbone": backbone, "recipe": recipe_name, **scale_fields(loaded)}
         write_results(out, about, fit, domains, split, scores)
         write_curves(out, fit)
         for name, images in tested.items() if examples else ():
@@ -215,6 +220,8 @@ def _check_turns(chosen: Recipe, epochs: int, warmup: int, masker_only: int) -> 
 def _classifier(backbone: str, classes: int, seed: int, trust: bool) -> tuple[LoadedModel, nn.Module]:
     """Return the backbone, and a copy of it with a head for these classes."""
     with fixed_random_state(seed):
+        if backbone.startswith("timm:"):  # the folder names it, and is read again by the same rule
+            check_reference_in_file(backbone.partition("@")[0], "the folder of the results", trust=trust)
         loaded = load_model(backbone, trust=trust)
         return loaded, with_new_head(loaded.model, classes)
 

@@ -14,6 +14,7 @@ from xai_align._tools.devices import usable_device
 from xai_align._tools.did_you_mean import did_you_mean
 from xai_align._tools.files.whole_file import write_whole
 from xai_align._tools.random_state import fixed_random_state
+from xai_align.cli.terminal import print_warnings
 from xai_align.data.image_folder import (
     LabelledImages,
     check_images,
@@ -21,7 +22,8 @@ from xai_align.data.image_folder import (
     read_image_folder,
     stratified_split,
 )
-from xai_align.data.images import open_image, plain_name, to_picture
+from xai_align.data.images import open_image, plain_name
+from xai_align.data.model_picture import picture_of, scale_fields
 from xai_align.data.value_range import ValueRange, check_range
 from xai_align.pinet.network.losses import PiNetLoss
 from xai_align.plugins import load_model, second_look
@@ -99,6 +101,8 @@ def fit_pinet_folder(
     check_images(images, value_range)
     train, validation = stratified_split(images, validation_share, seed)
     loaded, model = _second_look(backbone, len(classes), trust=trust, frozen=frozen, seed=seed, **head or {})
+    if writes:
+        print_warnings(loaded)
     model.to(where)
     model.class_names = tuple(classes)  # saved with it
     preprocess = loaded.preprocess
@@ -120,7 +124,7 @@ def fit_pinet_folder(
         from xai_align._tools.png import png
         from xai_align.report.fit_figure import fit_figure
 
-        about = {"classes": classes, "backbone": backbone, "mean": list(loaded.mean), "std": list(loaded.std)}
+        about = {"classes": classes, "backbone": backbone, **scale_fields(loaded)}
         write_whole(out / "classes.json", json.dumps(about, indent=1, ensure_ascii=False) + "\n")
         write_whole(out / "curves.png", png(fit_figure(fit.history, fit.metric, fit.best)))
         for number, one in enumerate(shown):
@@ -146,8 +150,9 @@ def _loss(loaded: LoadedModel, weights: Mapping[str, Any]) -> PiNetLoss:
             raise ValueError(f"there is no loss term '{name}'{did_you_mean(name, known)} Known: {', '.join(known)}")
         if not isinstance(weight, int | float):
             raise ValueError(f"the weight of '{name}' is {weight!r}; give a number")
+    scale = scale_fields(loaded)
     numbers: dict[str, Any] = {name: float(weight) for name, weight in weights.items()}
-    return PiNetLoss("multiclass", mean=loaded.mean, std=loaded.std, **numbers)
+    return PiNetLoss("multiclass", mean=scale["mean"], std=scale["std"], **numbers)
 
 
 def _second_look(
@@ -182,7 +187,7 @@ def _draw(
     contributions = look.contributions_to(weights)[0].sum(0)
     places, bias, logit = (float(one) for one in (contributions.double().sum(), look.bias[k], look.logits[0, k]))
     figure = photograph_and_overlay(
-        to_picture(image, loaded.mean, loaded.std),
+        picture_of(image, loaded),
         contributions,
         title=f"{classes[k]}" if k == label else f"{classes[k]} (label: {classes[label]})",
         caption=f"logit {number(logit)} = {number(places)} (contributions) + {number(bias)} (bias)",

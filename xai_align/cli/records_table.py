@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from xai_align.cli.terminal import print_lines
-from xai_align.report.record_text import COLUMNS, NUMBER_COLUMNS, footnotes, remarks, table_row
+from xai_align.report.record_text import COLUMNS, NUMBER_COLUMNS, footnotes, remarks, table_row, unit_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,7 +34,7 @@ def print_table(console: Console, records: Sequence[Record]) -> None:
     tables = [wide_table(records)] if console.width >= _ROOM else narrow_tables(records)
     for table in tables:
         console.print(table)
-    console.print("numbers in logits", style="dim")
+    console.print(unit_text(records), style="dim", highlight=False)
 
 
 def wide_table(records: Sequence[Record]) -> Table:

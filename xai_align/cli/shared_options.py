@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-_REFERENCES = "timm:NAME, timm:NAME@weights.safetensors, timm:NAME@random"
+if TYPE_CHECKING:
+    from xai_align.plugins import ModelOptions
+
+_REFERENCES = (
+    "timm:NAME, timm:NAME@weights.safetensors, timm:NAME@random, timm:hf-hub:OWNER/NAME, timm:local-dir:FOLDER, "
+    "torchvision:NAME[@FILE], hf:NAME_OR_FOLDER"
+)
 
 ModelReference = Annotated[
     str,
@@ -57,6 +63,102 @@ OptionsFile = Annotated[
     Path | None,
     typer.Option("--options", metavar="FILE.toml", help="File of the options that --set sets; --set takes precedence."),
 ]
+
+
+ClassNames = Annotated[
+    str | None,
+    typer.Option(
+        "--class-names",
+        metavar="FILE",
+        help="Names of the classes, in the order of the outputs: a file of lines, CSV or JSON (a list, or a dictionary "
+        "like id2label), or a folder with a sub-folder for each class.",
+    ),
+]
+OutputKindName = Annotated[
+    str | None,
+    typer.Option(
+        "--output-kind",
+        metavar="KIND",
+        help="The meaning of the outputs: classes, one-logit (of two classes), multi-label, regression, dense. "
+        "Default: from the model's configuration.",
+    ),
+]
+OutputField = Annotated[
+    str | None,
+    typer.Option(
+        "--output-field",
+        metavar="NAME|POSITION",
+        help="Which of several outputs has the logits. Default: 'logits', or the only floating tensor.",
+    ),
+]
+Unit = Annotated[str | None, typer.Option("--unit", metavar="TEXT", help="The unit of a regression, such as years.")]
+ImageSize = Annotated[
+    str | None,
+    typer.Option("--img-size", metavar="N|ROWSxCOLUMNS", help="Size of the model's input. Default: the model's own."),
+]
+InputChannels = Annotated[
+    int | None,
+    typer.Option("--in-chans", min=1, help="Number of channels of the model's input. Default: the model's own."),
+]
+Mean = Annotated[
+    str | None,
+    typer.Option(
+        "--mean",
+        metavar="X[,X...]",
+        help="Mean of the input, per channel, for pixels from 0 to 1. Only pictures are drawn with it. Default: the "
+        "preprocessing's.",
+    ),
+]
+Std = Annotated[
+    str | None, typer.Option("--std", metavar="X[,X...]", help="Standard deviation of the input; see --mean.")
+]
+
+
+def model_options(
+    *,
+    class_names: str | None = None,
+    output_kind: str | None = None,
+    output_field: str | None = None,
+    unit: str | None = None,
+    img_size: str | None = None,
+    in_chans: int | None = None,
+    mean: str | None = None,
+    std: str | None = None,
+) -> ModelOptions:
+    """Return what the user states about the model, from the options of a command.
+
+    Raises:
+        ValueError: a number or a kind can't be read.
+    """
+    from xai_align.plugins import ModelOptions
+
+    position = output_field is not None and output_field.removeprefix("-").isdecimal()
+    return ModelOptions(
+        class_names=class_names,
+        output_kind=output_kind,
+        output_field=int(output_field) if position and output_field is not None else output_field,
+        unit=unit,
+        img_size=None if img_size is None else _size(img_size),
+        in_chans=in_chans,
+        mean=_numbers("--mean", mean),
+        std=_numbers("--std", std),
+    )
+
+
+def _size(written: str) -> tuple[int, int]:
+    sides = written.lower().replace("×", "x").replace(",", "x").split("x")
+    if not 1 <= len(sides) <= 2 or not all(side.strip().isdecimal() for side in sides):
+        raise ValueError(f"--img-size is '{written}'; write one number, or rows and columns like 224x320")
+    return int(sides[0]), int(sides[-1])
+
+
+def _numbers(option: str, written: str | None) -> tuple[float, ...] | None:
+    if written is None:
+        return None
+    try:
+        return tuple(float(one) for one in written.split(","))
+    except ValueError:
+        raise ValueError(f"{option} is '{written}'; write numbers like 0.485,0.456,0.406") from None
 
 
 def split_names(given: Iterable[str] | None) -> list[str]:

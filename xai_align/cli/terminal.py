@@ -9,10 +9,14 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from xai_align._tools.files.plain_json import printable
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from rich.progress import Progress
+
+    from xai_align.hookspecs import LoadedModel
 
 
 @contextmanager
@@ -39,14 +43,18 @@ def print_lines(console: Console, lines: Iterable[str], *, style: str | None = N
         console.print(escape(printable(line)), style=style, highlight=False, soft_wrap=True)
 
 
-def printable(text: str) -> str:
-    """Return text with bytes of file names that are no text as ``\\udce9``, which a terminal takes."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
 def print_notes(console: Console, notes: Iterable[str]) -> None:
     """Print notes, dimmed, one per line."""
     print_lines(console, (f"note: {note}" for note in notes), style="dim")
+
+
+def print_warnings(loaded: LoadedModel) -> None:
+    """Print what has to be known of a model before its explanations are read, on stderr: random weights first."""
+    from xai_align._tools.random_weights import RANDOM
+
+    random = RANDOM if loaded.random_weights and not any(RANDOM in note for note in loaded.notes) else None
+    notes = ([random] if random else []) + list(loaded.notes)
+    print_lines(Console(stderr=True), (f"warning: {note}" for note in notes), style="yellow")
 
 
 def print_error(console: Console, error: str) -> None:

@@ -34,9 +34,9 @@ def run_part(
     examples = _seen_by_model(plan, _opened(plan, part), part)
     part.images = [example.name for example in examples]
     for example in examples:
-        if example.label is not None:
+        if example.label is not None and plan.output.kind in ("classes", "one logit"):
             part.labelled += 1
-            part.right += int(example.logits.argmax()) == example.label
+            part.right += plan.output.predicted(example.logits) == example.label
     drawn = Pictures(plan, part, out)
     for kind in plan.asking.kinds:
         asked = _asked(plan, kind, examples, part)
@@ -75,7 +75,9 @@ def _seen_by_model(plan: Plan, examples: Iterator[Example], part: Part) -> list[
         part.problems.append(f"{example.name}: the model failed: {said(error)}")
 
     seen: list[Example] = []
-    for batch, logits in one_by_one(lambda some: logits_of(plan.loaded.model, inputs_of(some)), list(examples), failed):
+    for batch, logits in one_by_one(
+        lambda some: logits_of(plan.loaded.model, inputs_of(some), plan.loaded.output_field), list(examples), failed
+    ):
         for example, row in zip(batch, logits, strict=True):
             example.logits = row
             seen.append(example)
@@ -88,7 +90,8 @@ def _asked(plan: Plan, kind: str, examples: Sequence[Example], part: Part) -> li
     for example in examples:
         example.question = None
         try:
-            example.question = plan.asking.question(kind, example.logits)
+            asked_of_sides = plan.asking.question(kind, plan.output.scores(example.logits))
+            example.question = plan.output.on_outputs(asked_of_sides)
         except NoQuestion as reason:
             count_note(part, f"'{kind}' cannot be asked: {reason}")
         except TargetError as error:  # the predicted class is one of the foils

@@ -16,7 +16,6 @@ from xai_align._tools.random_state import fixed_random_state, mixed_seed
 from xai_align.comparison.example import Example, inputs_of
 from xai_align.comparison.one_by_one import one_by_one, said
 from xai_align.comparison.store import ImageCurve, Part, Value
-from xai_align.data.class_names import question_text
 from xai_align.evaluation.curve_metric import CurveMetric
 from xai_align.evaluation.does_not_apply import MetricDoesNotApply
 from xai_align.explanation import Explanation, explain
@@ -81,7 +80,7 @@ class Judging:
                     Value(
                         image=example.name,
                         question=self.kind,
-                        question_text="" if question is None else question_text(question, self.plan.loaded.class_names),
+                        question_text="" if question is None else self.plan.output.text(question),
                         method=str(self.method),
                         metric=measure.name,
                         value=value,
@@ -97,7 +96,12 @@ class Judging:
         questions = [example.question for example in batch]
         with fixed_random_state(mixed_seed(self.plan.seed, self.part.number)):
             return explain(
-                self.plan.loaded.model, inputs_of(batch), questions, self.method.name, layer=self.method.layer
+                self.plan.loaded.model,
+                inputs_of(batch),
+                questions,
+                self.method.name,
+                layer=self.method.layer,
+                output=self.plan.loaded.output_field,
             )
 
     # --- metrics of perturbation curves: all in one pass ------------------------------------------
@@ -139,7 +143,12 @@ class Judging:
         size = self.plan.internal_batch_size
         with fixed_random_state(mixed_seed(self.plan.seed, self.part.number)):
             curves = perturbation_curves(
-                self.plan.judge, inputs_of(batch), attributions, specs, internal_batch_size=size
+                self.plan.judge,
+                inputs_of(batch),
+                attributions,
+                specs,
+                internal_batch_size=size,
+                activation=self.plan.output.activation,
             )
         return dict(zip(specs, curves, strict=True))
 
@@ -201,8 +210,9 @@ class Judging:
         model, method = self.plan.loaded.model, self.method
 
         def explain_model(other: nn.Module, inputs: Tensor, target: Any) -> Tensor:
+            field = self.plan.loaded.output_field if other is model else None
             with fixed_random_state(mixed_seed(self.plan.seed, self.part.number)):
-                return explain(other, inputs, target, method.name, layer=method.layer).attribution
+                return explain(other, inputs, target, method.name, layer=method.layer, output=field).attribution
 
         offers: dict[str, Callable[[], Any]] = {
             "explain": lambda: partial(explain_model, model),
@@ -211,6 +221,7 @@ class Judging:
             "boxes": lambda: [example.boxes for example in batch],
             "masks": lambda: torch.stack([example.mask for example in batch if example.mask is not None]),
             "other_images": lambda: self.plan.other_images,
+            "activation": lambda: self.plan.output.activation,
         }
         if self.plan.internal_batch_size is not None:
             offers["internal_batch_size"] = lambda: self.plan.internal_batch_size

@@ -10,6 +10,7 @@ from typing import TypeAlias
 from xai_align.data.groups import ClassGroups
 from xai_align.data.value_range import ValueRange
 from xai_align.hookspecs import LoadedModel
+from xai_align.plugins import ModelOptions
 
 #: Called after each step with the explanations done, their total number, and the failures since the last call.
 Progress: TypeAlias = Callable[[int, int, Sequence[str]], None]
@@ -34,6 +35,8 @@ class CompareOptions:
         recursive: whether the folders below a folder are searched for images, too.
         value_range: the numbers of the image files that are black and white, the same for all; None: by the rule of
             :mod:`xai_align.data.value_range`.
+        model_options: what is stated about the model that is explained: class names, the meaning of its outputs, the
+            size of its input; None: nothing over its own configuration.
         trust: whether a model's folder may name code, which is then run; see :func:`~xai_align.plugins.load_model`.
         progress: called after each step, see :data:`Progress`.
 
@@ -58,5 +61,6 @@ class CompareOptions:
     table_format: str = "parquet"
     recursive: bool = False
     value_range: ValueRange | None = None
+    model_options: ModelOptions | None = None
     trust: bool = False
     progress: Progress | None = None

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 from xai_align._tools.files.whole_file import write_whole
 from xai_align.comparison.one_by_one import said
 from xai_align.comparison.result import Picture
-from xai_align.data.class_names import question_text
-from xai_align.data.images import to_picture
+from xai_align.data.model_picture import picture_of
 
 if TYPE_CHECKING:
     from xai_align.comparison.example import Example
@@ -47,7 +46,7 @@ class Pictures:
             example = batch[position]
             assert example.question is not None
             try:
-                picture = to_picture(example.input, self.plan.loaded.mean, self.plan.loaded.std)
+                picture = picture_of(example.input, self.plan.loaded)
             except ValueError as error:
                 self._not_drawn(example, said(error))
                 continue
@@ -60,7 +59,7 @@ class Pictures:
             except Exception as error:  # a third party's map may have any shape
                 self.part.problems.append(f"{example.name}: no picture of {method} ('{kind}'): {said(error)}")
                 continue
-            text = question_text(example.question, self.plan.loaded.class_names)
+            text = self.plan.output.text(example.question)
             self._save(example, overlay, kind, text, str(method))
 
     def _not_drawn(self, example: Example, reason: str) -> None:

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from xai_align._tools.checks import check_integer
 from xai_align._tools.files.legible import legible
+from xai_align._tools.logits import LogitsOf
 from xai_align._tools.model_state import check_evaluation_mode
+from xai_align._tools.random_weights import RANDOM
 from xai_align.comparison.asked_questions import CONFUSION, GROUPED, WORDNET, Asking, parse_asking, read_groups
 from xai_align.comparison.image_labels import ImageLabel, read_labels
 from xai_align.comparison.method_reference import MethodReference, check_layers, parse_methods
@@ -22,11 +24,17 @@ from xai_align.comparison.provenance import file_sha256, versions, weights_sha25
 from xai_align.comparison.transferred_model import TransferredModel, check_same_classes
 from xai_align.data.groups import ClassGroups
 from xai_align.data.images import ImageError, expand_paths
+from xai_align.data.output_description import (
+    OutputDescription,
+    describe_output,
+    names_to_choose_from,
+    output_notes,
+)
 from xai_align.data.prepared_image import prepared_image
 from xai_align.data.value_range import ValueRange, check_range
 from xai_align.explanation import logits_of
 from xai_align.hookspecs import LoadedModel, MetricSpec
-from xai_align.plugins import load_model, metric
+from xai_align.plugins import ModelOptions, load_model, metric
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -47,6 +55,7 @@ class Plan:
         notes: remarks for the reader so far.
         model: the model's reference, or the type of the object that was given.
         loaded: the model that is explained; ``judge``: the one that metrics evaluate, the same unless transferred.
+        output: the meaning of the model's outputs.
         labels: labels and boxes of the images.
         value_range: the numbers of the files that are black and white; None: by each file.
         settings: everything that determines the values.
@@ -57,6 +66,7 @@ class Plan:
     notes: tuple[str, ...]
     model: str
     loaded: LoadedModel
+    output: OutputDescription
     judge: nn.Module
     methods: tuple[MethodReference, ...]
     reference: str
@@ -70,6 +80,12 @@ class Plan:
     seed: int
     pictures: int
     settings: dict[str, Any]
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What has to be known before the numbers are read."""
+        random = [note for note in self.loaded.notes if RANDOM in note] or [RANDOM]
+        return tuple(random) if self.loaded.random_weights else ()
 
     @property
     def num_parts(self) -> int:
@@ -121,6 +137,7 @@ def prepare(
     recursive: bool,
     value_range: ValueRange | None,
     trust: bool,
+    options: ModelOptions | None,
     device: Callable[[], torch.device],
     device_given: bool,
 ) -> Plan:
@@ -145,32 +162,37 @@ def prepare(
     paths, hashes, notes = _distinct_pictures(expand_paths(images, recursive=recursive), limit)
     labels = read_labels(paths)
     where = device()
-    loaded = _on_device(model, where, given=device_given, trust=trust)
+    loaded = _on_device(model, where, given=device_given, trust=trust, options=options)
     where = _device_of(loaded.model, where)
     check_layers(compared, loaded.model)
-    asking = parse_asking(kinds, targets, foils, loaded.class_names)
+    asking = parse_asking(kinds, targets, foils, names_to_choose_from(loaded))
     probe = _first_readable(paths, loaded, where, value_range)
-    logits = logits_of(loaded.model, probe)
-    if logits.dim() != 2:
-        raise ValueError(f"the model gives an output of shape {list(logits.shape)}; logits [N, K] are needed")
+    logits = logits_of(loaded.model, probe, loaded.output_field)
+    output = describe_output(loaded, logits)
+    if not asking.targets:
+        output.predicted(logits[0])  # is there a predicted one?
+    measured, left_out = _defined(measured, output)
     if groups is not None and not any(kind in GROUPED for kind in asking.kinds):
         raise ValueError(
             f"groups were given, but the question '{', '.join(asking.kinds)}' has none; ask {' or '.join(GROUPED)}"
         )
     asking = replace(asking, groups=_groups(groups, loaded, paths, where, value_range))
-    asking.check(logits.shape[1])
-    judge = loaded.model
+    asking.check(output.sides)
+    judge = _of_logits(loaded, probe)
     if transfer_to is not None:
         other = _on_device(transfer_to, where, given=True, trust=trust)
-        shape = _first_readable(paths, other, where, value_range).shape[2:]
+        theirs = _first_readable(paths, other, where, value_range)
+        describe_output(other, logits_of(other.model, theirs, other.output_field))
+        shape = theirs.shape[2:]
         judge = TransferredModel(loaded, other, shape)
         check_same_classes(loaded, other, logits, logits_of(judge, probe))
     return Plan(
         paths=paths,
         hashes=hashes,
-        notes=notes,
+        notes=(*output_notes(loaded, output), *left_out, *notes),
         model=_name_of(model),
         loaded=loaded,
+        output=output,
         judge=judge,
         methods=tuple(compared),
         reference=main,
@@ -202,6 +224,12 @@ def prepare(
             "batch_size": batch_size,
             "seed": seed,
             "pictures": pictures,
+            "output": {
+                "kind": output.kind,
+                "field": loaded.output_field,
+                "unit": output.unit,
+                "names": list(output.names),
+            },
             "device": where.type,
             "versions": versions([one.name for one in compared], [one.name for one in measured]),
         },
@@ -231,20 +259,54 @@ def _distinct_pictures(
     return tuple(path for path, _ in kept), tuple(digest for _, digest in kept), tuple(notes)
 
 
-def _on_device(model: str | LoadedModel, where: torch.device, *, given: bool, trust: bool) -> LoadedModel:
+def _defined(measured: Sequence[MetricSpec], output: OutputDescription) -> tuple[list[MetricSpec], list[str]]:
+    """Return the metrics that are defined for these outputs, and a note on each of the others.
+
+    Raises:
+        ValueError: none is.
+    """
+    kept = [one for one in measured if not one.output_kinds or output.kind in one.output_kinds]
+    notes = [
+        f"{one.name} is left out: it is defined for {' and '.join(one.output_kinds)}, and the output of this model is "
+        f"{output.kind}"
+        for one in measured
+        if one not in kept
+    ]
+    if not kept:
+        raise ValueError(f"no metric is left: {'; '.join(notes)}")
+    return kept, notes
+
+
+def _of_logits(loaded: LoadedModel, probe: Tensor) -> nn.Module:
+    """Return the model for metrics, which take one that returns logits alone."""
+    with torch.no_grad():
+        alone = loaded.output_field is None and isinstance(loaded.model(probe), Tensor)
+    return loaded.model if alone else LogitsOf(loaded.model, loaded.output_field)
+
+
+def _on_device(
+    model: str | LoadedModel, where: torch.device, *, given: bool, trust: bool, options: ModelOptions | None = None
+) -> LoadedModel:
     """Return the model in evaluation mode on its device; the caller's own object is not moved."""
     if isinstance(model, str):
-        loaded = load_model(model, trust=trust)
+        loaded = load_model(model, trust=trust, options=options)
         loaded.model.to(where)
     elif isinstance(model, LoadedModel):
         elsewhere = given and _device_of(model.model, where) != where
         loaded = replace(model, model=copy.deepcopy(model.model).to(where)) if elsewhere else model
+        loaded = loaded if options is None else _stated(loaded, options)
     else:
         raise TypeError(
             f"the model is a {type(model).__name__}; give a reference such as 'timm:NAME', or a LoadedModel"
         )
     check_evaluation_mode(loaded.model)
     return loaded
+
+
+def _stated(loaded: LoadedModel, options: ModelOptions) -> LoadedModel:
+    if options.of_input.left:
+        raise ValueError(f"{' and '.join(options.of_input.left)} can't be changed in a model that is already loaded")
+    return options.stated(loaded)
 
 
 def _device_of(model: nn.Module, otherwise: torch.device) -> torch.device:
@@ -280,13 +342,12 @@ def _groups(
     if isinstance(asked, ClassGroups):
         return asked
     if asked != CONFUSION:
-        return read_groups(asked, loaded.class_names)
+        return read_groups(asked, names_to_choose_from(loaded))
     rows = []
     for path in islice(paths, CONFUSION_IMAGES):
         try:
-            rows.append(
-                logits_of(loaded.model, prepared_image(path, loaded, value_range)[0][None].to(where)).softmax(1).cpu()
-            )
+            x = prepared_image(path, loaded, value_range)[0][None].to(where)
+            rows.append(logits_of(loaded.model, x, loaded.output_field).softmax(1).cpu())
         except (ImageError, RuntimeError):  # reported when it is processed
             continue
     found = ClassGroups.from_confusion(torch.cat(rows))

@@ -63,7 +63,8 @@ class CurveBand:
         method: as given to :func:`~xai_align.compare`.
         perturbation: the order and the fill of the perturbation, as text.
         fractions: the perturbed fractions, in [0, 1].
-        mean, low, high: the probability that the question is about, at each of the fractions.
+        mean, low, high: the probability that the question is about, at each of the fractions; for a regression, the
+            change relative to the answers for the clean and the empty image.
 
     Example::
 
@@ -126,6 +127,8 @@ class Comparison:
         values_file: the file with the values of the single images, relative to the folder; "" if there is none.
         provenance: versions, model, hashes, seed and settings.
         colours: the meaning of the colours of each method's pictures.
+        warnings: what has to be known before the numbers are read, such as that the model's weights are random.
+        measured: what curves are of: "probability", or "relative change" for a regression.
 
     Example::
 
@@ -153,3 +156,5 @@ class Comparison:
     values_file: str
     provenance: dict[str, Any]
     colours: dict[str, tuple[Key, ...]] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    measured: str = "probability"

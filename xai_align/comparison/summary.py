@@ -94,6 +94,8 @@ class ScoreTable:
             values_file=values_file,
             provenance=self._provenance(),
             colours={str(one): _colours(one.name) for one in plan.methods},
+            warnings=plan.warnings,
+            measured="relative change" if plan.output.activation == "relative" else "probability",
         )
 
     def _summaries(self, values: Array) -> tuple[Summary, ...]:

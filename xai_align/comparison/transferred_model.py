@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from xai_align._tools.logits import select_logits
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -25,10 +27,12 @@ class TransferredModel(nn.Module):
     def __init__(self, prepared_for: LoadedModel, judge: LoadedModel, size: Sequence[int]) -> None:
         super().__init__()
         self.model = judge.model
+        self.output = judge.output_field
         self.size = tuple(size)
         self.training = judge.model.training  # not train(): that would change the mode of the model
-        scales = [torch.tensor(pair).reshape(-1, 1, 1) for pair in (prepared_for.std, judge.std)]
-        means = [torch.tensor(pair).reshape(-1, 1, 1) for pair in (prepared_for.mean, judge.mean)]
+        (mean, std), (judged_mean, judged_std) = _scale(prepared_for), _scale(judge)
+        scales = [torch.tensor(one).reshape(-1, 1, 1) for one in (std, judged_std)]
+        means = [torch.tensor(one).reshape(-1, 1, 1) for one in (mean, judged_mean)]
         # (x * s1 + m1 - m2) / s2
         self.register_buffer("scale", scales[0] / scales[1])
         self.register_buffer("shift", (means[0] - means[1]) / scales[1])
@@ -38,7 +42,16 @@ class TransferredModel(nn.Module):
         x = x * self.scale.to(x) + self.shift.to(x)  # type: ignore[operator]
         if tuple(x.shape[-2:]) != self.size:
             x = nn.functional.interpolate(x, self.size, mode="bilinear", antialias=True, align_corners=False)
-        return self.model(x)
+        return select_logits(self.model(x), self.output)
+
+
+def _scale(loaded: LoadedModel) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    if loaded.scale is None:
+        raise ValueError(
+            f"the mean and std that {type(loaded.model).__name__}'s inputs were normalised with are not known, so that "
+            "they can't be turned into another model's; give LoadedModel(mean=..., std=...)"
+        )
+    return loaded.scale
 
 
 def check_same_classes(explained: LoadedModel, judge: LoadedModel, logits: Tensor, judged: Tensor) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from xai_align.perturbation.curve import perturbation_curve
+from xai_align.perturbation.network import Activation
 from xai_align.perturbation.questioned import questioned, questions_of
 from xai_align.perturbation.ranking import over_channels, position_scores
 
@@ -39,12 +40,18 @@ def confidence_under_mask(
         forward_func, inputs, _any_order(scores), fractions=(0.0, 1.0), baselines=shown.detach(), **options
     )
     questions = questions_of(curve, target)
-    p = questioned(curve.masked, questions, probabilities=curve.activation is not None)
+    p = questioned(curve.masked, questions, probabilities=curve.has_probabilities)
     return p[:, 0], torch.where(top > 0, p[:, 1], torch.nan)
 
 
 def average_drop(
-    forward_func: Callable[..., Tensor], inputs: Tensor, attributions: Tensor, *, target: Any = None, **options: Any
+    forward_func: Callable[..., Tensor],
+    inputs: Tensor,
+    attributions: Tensor,
+    *,
+    target: Any = None,
+    activation: Activation = "auto",
+    **options: Any,
 ) -> Tensor:
     """Compute ``max(0, p(x) - p(M * x)) / p(x)``; ``[N]``, lower is better.
 
@@ -54,12 +61,19 @@ def average_drop(
 
         average_drop(model, images, images.abs(), target=281)  # [2], in [0, 1]
     """
+    options |= {"activation": activation}
     clean, masked = confidence_under_mask(forward_func, inputs, attributions, target=target, **options)
     return (clean - masked).clamp(min=0) / clean
 
 
 def average_increase(
-    forward_func: Callable[..., Tensor], inputs: Tensor, attributions: Tensor, *, target: Any = None, **options: Any
+    forward_func: Callable[..., Tensor],
+    inputs: Tensor,
+    attributions: Tensor,
+    *,
+    target: Any = None,
+    activation: Activation = "auto",
+    **options: Any,
 ) -> Tensor:
     """Return 1 where ``p(M * x) > p(x)``, else 0; ``[N]``, higher is better.
 
@@ -69,6 +83,7 @@ def average_increase(
 
         average_increase(model, images, images.abs(), target=281).mean()  # share of the images where p rises
     """
+    options |= {"activation": activation}
     clean, masked = confidence_under_mask(forward_func, inputs, attributions, target=target, **options)
     return torch.where(masked.isnan(), torch.nan, (masked > clean).double())
 

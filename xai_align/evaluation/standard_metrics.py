@@ -33,7 +33,7 @@ from xai_align.evaluation.randomisation import parameter_randomisation
 from xai_align.evaluation.rfxg import ccs, cgc, cgs, pgs
 from xai_align.evaluation.soft_masks import average_drop, average_increase
 from xai_align.evaluation.symmetric_relevance_gain import symmetric_relevance_gain
-from xai_align.hookspecs import MetricSpec
+from xai_align.hookspecs import MetricSpec, OutputKind
 from xai_align.perturbation.curve import Curve, perturbation_curve
 from xai_align.perturbation.questioned import questions_of
 from xai_align.perturbation.ranking import tie_rate
@@ -125,8 +125,18 @@ def _ties(forward_func: Any, inputs: Tensor, attributions: Tensor, *, target: An
     return tie_rate(attributions)
 
 
-def _metric(name: str, evaluate: Callable[..., Tensor], better: str, summary: str) -> MetricSpec:
-    return MetricSpec(name=name, evaluate=evaluate, higher_is_better=better == "higher", summary=summary)
+def _metric(
+    name: str, evaluate: Callable[..., Tensor], better: str, summary: str, kinds: tuple[OutputKind, ...] = ()
+) -> MetricSpec:
+    return MetricSpec(
+        name=name, evaluate=evaluate, higher_is_better=better == "higher", summary=summary, output_kinds=kinds
+    )
+
+
+#: Outputs one of which is the predicted class; outputs of which several can be contrasted; those with probabilities.
+_PREDICTED: tuple[OutputKind, ...] = ("classes",)
+_SEVERAL: tuple[OutputKind, ...] = ("classes", "multi-label")
+_PROBABILITIES: tuple[OutputKind, ...] = ("classes", "one logit", "multi-label")
 
 
 METRICS: list[MetricSpec] = [
@@ -143,14 +153,24 @@ METRICS: list[MetricSpec] = [
     _metric("comprehensiveness", comprehensiveness_metric(), "higher", "ERASER: fall of p without the top 1 … 50 %"),
     _metric("sufficiency", sufficiency_metric(), "lower", "ERASER: fall of p with only the top 1 … 50 %"),
     _metric("aopc", aopc_metric(), "higher", "comprehensiveness less sufficiency"),
-    _metric("decision_flip", decision_flip_metric(), "lower", "share of a 7 x 7 grid whose removal changes the class"),
     _metric(
-        "first_flip", most_informative_flip_metric(), "higher", "1 if removing the top cell of 7 x 7 changes the class"
+        "decision_flip",
+        decision_flip_metric(),
+        "lower",
+        "share of a 7 x 7 grid whose removal changes the class",
+        _PREDICTED,
+    ),
+    _metric(
+        "first_flip",
+        most_informative_flip_metric(),
+        "higher",
+        "1 if removing the top cell of 7 x 7 changes the class",
+        _PREDICTED,
     ),
     _metric("rank_deletion", rank_deletion_metric(), "higher", "rank correlation with removing each of 7 x 7 cells"),
     _metric("single_deletion", single_deletion, "higher", "rank correlation with the logit's fall by each of 4 x 4"),
-    _metric("average_drop", average_drop, "lower", "fall of p with the map as a soft mask, as a share"),
-    _metric("average_increase", average_increase, "higher", "1 if p rises with the map as a soft mask"),
+    _metric("average_drop", average_drop, "lower", "fall of p with the map as a soft mask, as a share", _PROBABILITIES),
+    _metric("average_increase", average_increase, "higher", "1 if p rises with the map as a soft mask", _PROBABILITIES),
     _metric("completeness_gap", completeness_gap, "lower", "difference of the answer and the map's sum plus bias"),
     _metric("completeness_error", completeness_error, "lower", "what map and stated constant leave of the answer"),
     _metric(
@@ -173,39 +193,53 @@ METRICS: list[MetricSpec] = [
     ),
     _metric("hidden_correlation", hidden_activation_metric("correlation"), "higher", "correlation of hidden layers"),
     _metric("hidden_cosine", hidden_activation_metric("cosine"), "higher", "cosine of hidden layers"),
-    _metric("ccs", _by_question(contrast_classes, ccs), "higher", "RFxG: A falls and B rises"),
-    _metric("cgc", _by_question(class_and_rest, cgc), "higher", "RFxG: A falls and the rest of its group rises"),
-    _metric("pgs", _by_question(_one_group, pgs), "higher", "RFxG: the group falls"),
-    _metric("cgs", _by_question(group_contrast, cgs), "higher", "RFxG: one group falls and another rises"),
+    _metric("ccs", _by_question(contrast_classes, ccs), "higher", "RFxG: A falls and B rises", _SEVERAL),
+    _metric(
+        "cgc", _by_question(class_and_rest, cgc), "higher", "RFxG: A falls and the rest of its group rises", _SEVERAL
+    ),
+    _metric("pgs", _by_question(_one_group, pgs), "higher", "RFxG: the group falls", _SEVERAL),
+    _metric("cgs", _by_question(group_contrast, cgs), "higher", "RFxG: one group falls and another rises", _SEVERAL),
     _metric(
         "ccs_published",
         _by_question(contrast_classes, ccs, variant="published"),
         "lower",
         "CCS as in the released code",
+        _SEVERAL,
     ),
     _metric(
         "cgc_published",
         _by_question(class_and_rest, cgc, **_PUBLISHED),
         "lower",
         "CGC as in the released code, no contrast",
+        _SEVERAL,
     ),
     _metric(
         "pgs_published",
         _by_question(_one_group, pgs, group_reduce="mean"),
         "higher",
         "PGS as in the released code, mean",
+        _SEVERAL,
     ),
     _metric(
         "cgs_published",
         _by_question(group_contrast, cgs, **_PUBLISHED),
         "lower",
         "CGS as in the released code, no contrast",
+        _SEVERAL,
     ),
-    _metric("cauc", contrastive_area, "lower", "CWOX: area under the contrast as the salient part is removed"),
-    _metric("cdrop", contrastive_drop, "higher", "CWOX: fall of the contrast with the salient part removed"),
+    _metric(
+        "cauc", contrastive_area, "lower", "CWOX: area under the contrast as the salient part is removed", _PREDICTED
+    ),
+    _metric(
+        "cdrop", contrastive_drop, "higher", "CWOX: fall of the contrast with the salient part removed", _PREDICTED
+    ),
     _metric("pointing_game", _pointing, "higher", "1 if the maximum lies on the object (15 pixels tolerance)"),
-    _metric("grid_pointing_game", grid_pointing_metric(2), "higher", "of 2 x 2 images: evidence in its own"),
-    _metric("grid_pointing_game_3x3", grid_pointing_metric(3), "higher", "of 3 x 3 images: evidence in its own"),
+    _metric(
+        "grid_pointing_game", grid_pointing_metric(2), "higher", "of 2 x 2 images: evidence in its own", _PREDICTED
+    ),
+    _metric(
+        "grid_pointing_game_3x3", grid_pointing_metric(3), "higher", "of 3 x 3 images: evidence in its own", _PREDICTED
+    ),
     _metric("positive_mass", _mass, "higher", "share of the positive evidence on the object"),
     _metric("energy_inside", _mass, "higher", "positive_mass under its older name"),
     _metric("iou", _iou, "higher", "overlap with the object at each map's own best threshold, an upper bound"),

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from xai_align._tools.batches import rows_of
 from xai_align._tools.images import check_images
+from xai_align._tools.logits import select_logits
 from xai_align._tools.memory_format import fastest_format
 from xai_align._tools.replica import Replica
 from xai_align.pinet.input_checks import check_inputs, check_logits, check_model, forward_arguments, named_checkpointing
@@ -78,7 +79,7 @@ class CompositeAnswers:
         # which of many equal pixels a max pooling selects
         x = composites.flatten(0, 1).to(self.dtype).clone(memory_format=self.memory_format)
         with self.autocast():
-            logits = self.model(x, *rows_of(self.extra, rows, n))
+            logits = select_logits(self.model(x, *rows_of(self.extra, rows, n)))
         logits = logits.to(self.inputs.dtype).unflatten(0, (n, m))
         # answers(questions, logits), all copies of an image at once
         each = [torch.vmap(question.answer)(row) for question, row in zip(self.questions, logits, strict=True)]
@@ -120,7 +121,7 @@ def composite_answers(
         memory_format = fastest_format(model, inputs, extra)
         x = inputs.detach().clone(memory_format=memory_format)  # a normal tensor, also of one from inference mode
         with torch.no_grad():  # fail early if something is wrong with the network or a question
-            answers(asked, check_logits(model(x, *extra)))
+            answers(asked, check_logits(select_logits(model(x, *extra))))
         opened = nullcontext((Replica(model).module, ())) if intercept is None else intercept(model, x, extra)
         with opened as (copy, clipped):
             wide = torch.float64 if x.dtype == torch.float64 else torch.float32

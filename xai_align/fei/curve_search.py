@@ -55,7 +55,8 @@ class LogOdds(Question):
 
 def log_odds(question: Question) -> Question:
     """Convert a question about classes to :class:`LogOdds`; leave other kinds, with their own formulas, unchanged."""
-    return LogOdds(question.targets, question.foils) if type(question) is Question else question
+    of_classes = type(question) is Question and not question.independent
+    return LogOdds(question.targets, question.foils) if of_classes else question
 
 
 @dataclass(frozen=True)

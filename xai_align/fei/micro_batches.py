@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from xai_align._tools.batches import rows_of
 from xai_align._tools.checks import check_integer
+from xai_align._tools.logits import select_logits
 from xai_align.features.unwrapping import unwrapped
 from xai_align.fei.composites import check_image_model
 from xai_align.pinet.input_checks import check_logits, forward_arguments
@@ -104,7 +105,7 @@ def micro_batches(
 def _predicted(network: nn.Module, inputs: Tensor, extra: tuple[Any, ...]) -> list[Question]:
     """Return the question about the class with the largest logit; a single output needs no class."""
     with torch.no_grad():
-        logits = check_logits(network(inputs, *extra))
+        logits = check_logits(select_logits(network(inputs, *extra)))
     if logits[0].numel() == 1:
         return [Question(((0,) * (logits.dim() - 1),))] * len(inputs)
     if logits.dim() != 2:

@@ -47,6 +47,7 @@ class Curve:
         activation: the function from logits to probabilities.
         scores: ``[N, P]``: the features' scores, most relevant first (order "single" only).
         deviations: deviations of hidden layers, if they were recorded.
+        empty: ``[N, K]``: outputs with everything removed (activation "relative" only).
 
     Example::
 
@@ -60,6 +61,12 @@ class Curve:
     activation: Activation = "softmax"
     scores: Tensor | None = field(default=None, repr=False)
     deviations: LayerDeviations | None = field(default=None, repr=False)
+    empty: Tensor | None = field(default=None, repr=False)
+
+    @property
+    def has_probabilities(self) -> bool:
+        """Whether the outputs are probabilities."""
+        return self.activation not in (None, "relative")
 
 
 def perturbation_curve(
@@ -141,7 +148,7 @@ def iterate_curves(
         feature_mask: integer labels of regions that are removed as a whole, e.g. superpixels, for specs without a grid.
         layers: names of the modules to record, for specs that record layers; None: the stages that a
             plugin names.
-        activation: the function from logits to probabilities.
+        activation: the function from logits to probabilities; "relative": raw outputs, and those for the empty input.
         additional_forward_args: further arguments; tensors of the batch's length are split with it.
         internal_batch_size: number of perturbed inputs in one forward pass.
         autocast: run the network, and nothing else, in this precision, e.g. ``torch.bfloat16``.
@@ -166,7 +173,7 @@ def iterate_curves(
             raise TypeError(f"hidden layers need the torch.nn.Module itself, got {type(forward_func).__name__}")
         forward_func = Replica(forward_func).module
         hooks = LayerHooks.on(forward_func, names)
-    if activation is not None:
+    if activation not in (None, "relative"):
         check_choice("activation", activation, ("auto", "softmax", "sigmoid"))
     with torch.autocast(inputs.device.type, dtype=autocast, enabled=autocast is not None):
         memory_format = fastest_format(asked, inputs, extra, context=autocast)
@@ -211,6 +218,7 @@ def _curves_of(
                 LayerDeviations(network.hooks.names, runner.deviations(spec))
                 if spec.layers and network.hooks is not None
                 else None,
+                runner.empty(spec),
             )
             for spec in specs
         ]
@@ -238,6 +246,7 @@ def _joined(several: Sequence[Curve]) -> Curve:
         first.activation,
         scores,
         deviations,
+        None if first.empty is None else torch.cat([part.empty for part in several if part.empty is not None]),
     )
 
 

@@ -13,7 +13,8 @@ from xai_align._tools.batches import rows_of
 from xai_align.features.hidden_layers import LayerHooks
 
 #: Function from logits to probabilities; "auto": softmax, or sigmoid for a single output; None: raw outputs.
-Activation = Literal["auto", "softmax", "sigmoid"] | None
+#: "relative": raw outputs too, whose changes are measured relative to those for the clean and the empty input.
+Activation = Literal["auto", "softmax", "sigmoid", "relative"] | None
 
 
 @dataclass
@@ -42,7 +43,7 @@ class Network:
         return self._activated(out.float() if out.dtype in (torch.float16, torch.bfloat16) else out)
 
     def _activated(self, logits: Tensor) -> Tensor:
-        if self.activation is None:
+        if self.activation in (None, "relative"):
             return logits
         if self.activation == "sigmoid" or (self.activation == "auto" and logits.shape[1] == 1):
             return logits.sigmoid()

@@ -3,8 +3,14 @@
 For probabilities it is a probability: of the class (why A), of the group, summed
 over its members (why G), or of one side given that it is either:
 ``p_A / (p_A + p_B)`` (why A and not B; Jacovi et al. 2021). All are the sigmoid
-of the question's answer with log-sum-exp as the score of a group. For raw logits
-it is the answer.
+of the question's answer with log-sum-exp as the score of a group. Of labels with
+a probability each (a sigmoid), a group's is the mean, and the opposite of one
+logit has ``1 - p``. For raw logits it is the answer.
+
+For numbers that are no logits (activation "relative") it is the answer's change
+relative to that for the clean and the empty input, ``(a(x') - a(empty)) / |a(x) -
+a(empty)|``: 0 for the empty input, and 1 for the clean one, or -1 where it has the
+lower answer.
 """
 
 from __future__ import annotations
@@ -47,18 +53,35 @@ def curve_values(curve: Curve, target: Any = None) -> tuple[Tensor, Tensor]:
         clean, masked = curve_values(curve, Question.why_not(281, 282))  # [2], [2, 9]: p_281 / (p_281 + p_282)
     """
     questions = questions_of(curve, target)
-    probabilities = curve.activation is not None
+    probabilities = curve.has_probabilities
+    if curve.empty is not None:
+        return _relative(
+            *(questioned(one, questions, probabilities=False) for one in (curve.clean, curve.masked, curve.empty))
+        )
     return (
         questioned(curve.clean, questions, probabilities=probabilities),
         questioned(curve.masked, questions, probabilities=probabilities),
     )
 
 
+#: Share of an answer below which its change is rounding.
+_ROUNDING = 1e-6
+
+
+def _relative(clean: Tensor, masked: Tensor, empty: Tensor) -> tuple[Tensor, Tensor]:
+    """Return changes from the empty answer as shares of the whole change; NaN where there is none."""
+    whole = (clean - empty).abs()
+    whole = torch.where(whole > _ROUNDING * torch.maximum(clean.abs(), empty.abs()), whole, torch.nan)
+    return (clean - empty) / whole, (masked - empty[:, None]) / whole[:, None]
+
+
 def _probability(p: Tensor, question: Question) -> Tensor:
     """Return the question's probability, ``[...]``, from probabilities ``[..., K]``."""
     # the entries of the question, checked against the size of the output
     targets, foils = question.entries(p.reshape(-1, p.shape[-1])[0])
-    mass = p[..., targets].sum(-1)
+    if not targets:
+        return 1 - p[..., foils].mean(-1)
+    mass = p[..., targets].mean(-1) if question.independent else p[..., targets].sum(-1)
     return mass / (mass + p[..., foils].sum(-1)) if foils and question.foils is not None else mass
 
 

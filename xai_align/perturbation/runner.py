@@ -59,6 +59,8 @@ class PerturbationRunner:
         self.clean = self._run_clean(recording=any(one.layers for one in specs))
         recorded = [(n, key) for one in specs if one.layers for n, keys in enumerate(self.keys(one)) for key in keys]
         others = [(n, key) for one in specs if not one.layers for n, keys in enumerate(self.keys(one)) for key in keys]
+        if network.activation == "relative":
+            others += [(n, _emptied(self._number(one))) for one in specs for n in range(len(inputs))]
         self._run_all(recorded, recording=True)
         self._run_all(others, recording=False)
 
@@ -70,14 +72,25 @@ class PerturbationRunner:
         """Return ``[W, F, L, M]`` for a spec that records layers; NaN for an example with a constant map."""
         return self._gathered(spec, self._hidden)
 
+    def empty(self, spec: PerturbationSpec) -> Tensor | None:
+        """Return outputs ``[W, K]`` with everything removed, for activation "relative"; None for others."""
+        if self.network.activation != "relative":
+            return None
+        key = _emptied(self._number(spec))
+        return torch.stack([self._values[n, key] for n in range(len(self.inputs))])
+
     def keys(self, spec: PerturbationSpec) -> list[list[Key]]:
         """Return, for each example, the perturbation at each of the spec's fractions."""
-        wanted = by_name(spec.fill)
-        number = next(i for i, fill in enumerate(self._fills) if _same(fill, wanted))
+        number = self._number(spec)
         return [
             [_key(number, spec, removed_count(fraction, features), features) for fraction in spec.fractions]
             for features in self.rankings[spec.grid].counts.tolist()
         ]
+
+    def _number(self, spec: PerturbationSpec) -> int:
+        """Return the index of a spec's fill."""
+        wanted = by_name(spec.fill)
+        return next(i for i, fill in enumerate(self._fills) if _same(fill, wanted))
 
     def _gathered(self, spec: PerturbationSpec, found: dict[tuple[int, Key], Tensor]) -> Tensor:
         rows = [torch.stack([found[n, key] for key in keys]) for n, keys in enumerate(self.keys(spec))]
@@ -150,12 +163,17 @@ class PerturbationRunner:
         return torch.ones_like(ranks, dtype=torch.bool)
 
 
+def _emptied(number: int) -> Key:
+    """Return the key of an input with everything removed."""
+    return (number, None, "everything", 0)
+
+
 def _key(number: int, spec: PerturbationSpec, count: int, features: int) -> Key:
     """Return the key of a perturbation; the end points (nothing or everything removed) are shared by all orders."""
     if count == 0:
         return NOTHING
     if count == features and spec.order != "single":
-        return (number, None, "everything", 0)
+        return _emptied(number)
     return (number, spec.grid, spec.order, count)
 
 

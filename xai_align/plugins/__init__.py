@@ -8,6 +8,7 @@ records, is named in a :class:`PluginWarning` and skipped. Two environment varia
 ``XAI_ALIGN_STRICT`` (``1`` raises :class:`PluginError` instead of warning).
 """
 
+from xai_align.plugins.model_options import ModelOptions
 from xai_align.plugins.models import (
     REFERENCE_FORMS,
     classifier,
@@ -34,6 +35,7 @@ from xai_align.plugins.specs_by_name import (
 
 __all__ = [
     "REFERENCE_FORMS",
+    "ModelOptions",
     "PluginError",
     "PluginRecord",
     "PluginWarning",

@@ -79,9 +79,10 @@ def _first_answer(
 
 
 def _call(implementation: pluggy.HookImpl, hook: str, **arguments: Any) -> Any:
-    """Call the hook of one plugin; a plugin may take fewer arguments than the hook passes."""
+    """Call the hook of one plugin; it may take fewer arguments than the hook passes, with defaults or without."""
+    optional = {name: arguments[name] for name in getattr(implementation, "kwargnames", ()) if name in arguments}
     try:
-        return implementation.function(*(arguments[name] for name in implementation.argnames))
+        return implementation.function(*(arguments[name] for name in implementation.argnames), **optional)
     except PLUGIN_ERRORS as error:
         raise Refusal(f"{hook} raised {describe_error(error)}; skipped") from error
 

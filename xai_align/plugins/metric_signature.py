@@ -8,8 +8,11 @@ from typing import Any
 
 #: Arguments that a metric gets if its ``evaluate`` names them: functions that explain the same or another model, the
 #: explanation that the attributions come from, boxes and masks of the object, inputs of other images, the number of
-#: perturbed inputs at once.
-OFFERS = ("explain", "explain_model", "explanation", "boxes", "masks", "other_images", "internal_batch_size")
+#: perturbed inputs at once, the function from logits to probabilities.
+OFFERS = (
+    *("explain", "explain_model", "explanation", "boxes", "masks", "other_images", "internal_batch_size"),
+    "activation",
+)
 
 
 def needs_of(evaluate: Callable[..., Any]) -> frozenset[str]:

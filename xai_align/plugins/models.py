@@ -8,27 +8,36 @@ from torch import nn
 
 from xai_align.hookspecs import FeatureSpace, LoadedModel
 from xai_align.plugins.hook_calls import first_answer, first_answer_or_raise
+from xai_align.plugins.model_options import ModelOptions
 
 #: Examples of the references that :func:`load_model` knows without third-party plugins.
 REFERENCE_FORMS = (
     "timm:resnet50",
     "timm:resnet50@weights.safetensors",
+    "timm:hf-hub:OWNER/NAME",
+    "timm:local-dir:FOLDER",
+    "torchvision:resnet50",
+    "torchvision:resnet50@weights.pth",
+    "hf:OWNER/NAME",
+    "hf:FOLDER",
     "pinet:FOLDER",
     "align:FOLDER",
     "package.module:factory",
 )
 
 
-def load_model(reference: str, *, trust: bool = False) -> LoadedModel:
+def load_model(reference: str, *, trust: bool = False, options: ModelOptions | None = None) -> LoadedModel:
     """Load the model that ``reference`` names, from the first plugin that knows it, third parties first.
 
     Args:
         reference: like one of :data:`REFERENCE_FORMS`. ``package.module:factory`` is imported and called.
         trust: whether a folder (``pinet:FOLDER``, ``align:FOLDER``) may itself name ``package.module:function``, which
             is then imported and called; without, it is data, and may name architectures of timm.
+        options: what the user states about the model: class names, what its outputs mean, the size of its input.
 
     Raises:
-        ValueError: no plugin knows this form of reference, or the one that does could not load the model.
+        ValueError: no plugin knows this form of reference, or the one that does could not load the model, or it has no
+            such option.
         PluginError: in strict mode, a plugin failed on a reference that another one could load.
 
     Example::
@@ -36,7 +45,9 @@ def load_model(reference: str, *, trust: bool = False) -> LoadedModel:
         loaded = load_model("timm:resnet18@random")  # without "@random": the pretrained weights
         loaded.model, loaded.preprocess, loaded.class_names
     """
-    return first_answer_or_raise(
+    stated = options or ModelOptions()
+    of_input = stated.of_input
+    loaded = first_answer_or_raise(
         "xai_align_load_model",
         LoadedModel,
         doing=f"cannot load the model '{reference}'",
@@ -44,7 +55,27 @@ def load_model(reference: str, *, trust: bool = False) -> LoadedModel:
         f"{', '.join(REFERENCE_FORMS)}, or as a plugin of yours documents.",
         reference=reference,
         trust=trust,
+        options=of_input,
     )
+    if of_input.left:
+        names = " and ".join(of_input.left)
+        raise ValueError(f"the model '{reference}' is loaded as it is and takes no {names}; leave that out")
+    return stated.stated(loaded)
+
+
+def described_model(model: nn.Module, reference: str) -> LoadedModel | None:
+    """Return a bare model with the preprocessing and names that a plugin knows for it; None: no plugin knows it.
+
+    Raises:
+        PluginError: in strict mode, a plugin failed on ``model``.
+
+    Example::
+
+        import timm
+
+        described_model(timm.create_model("test_resnet"), "my.module:factory").preprocess  # timm's own
+    """
+    return first_answer("xai_align_describe_model", LoadedModel, model=model, reference=reference)
 
 
 def encoder(reference: str, options: dict[str, Any]) -> nn.Module:

@@ -109,6 +109,7 @@ def compare(
             recursive=chosen.recursive,
             value_range=chosen.value_range,
             trust=chosen.trust,
+            options=chosen.model_options,
             device=lambda: process.device or usable_device(chosen.device),
             device_given=chosen.device is not None or process.device is not None,
         )

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from xai_align._tools.files.whole_file import whole_file, write_whole
-from xai_align.data.class_names import class_name, question_text
+from xai_align.data.output_description import OutputDescription
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,6 +51,8 @@ class Record:
         values: the meaning of the map's numbers; signed: whether those below zero speak against the answer.
         note: the method author's remark for readers of the map.
         remarks: what a reader has to know besides the numbers: evidence cut off from the gradient, or around the layer.
+        output: the meaning of the model's outputs; None: classes without names.
+        warnings: what a reader has to know of the model, such as that its weights are random.
     """
 
     image: str
@@ -79,6 +81,13 @@ class Record:
     signed: bool = False
     note: str = ""
     remarks: tuple[str, ...] = ()
+    output: OutputDescription | None = None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def meaning(self) -> OutputDescription:
+        """The meaning of the model's outputs."""
+        return self.output or OutputDescription(num_outputs=self.logits.numel())
 
     @property
     def is_decomposition(self) -> bool:
@@ -96,15 +105,32 @@ class Record:
         return f"{self.method} at {self.layer}" if self.layer else self.method
 
 
-def record_of(explanation: Explanation, *, image: str, class_names: Sequence[str] = ()) -> Record:
+def record_of(
+    explanation: Explanation,
+    *,
+    image: str,
+    class_names: Sequence[str] = (),
+    output: OutputDescription | None = None,
+    warnings: Sequence[str] = (),
+) -> Record:
     """Return the record of an explanation of one image.
+
+    Args:
+        explanation: of one image.
+        image: its name.
+        class_names: in the order of the outputs; only where ``output`` is not given.
+        output: the meaning of the model's outputs; None: classes with these names.
+        warnings: what a reader has to know of the model.
 
     Raises:
         ValueError: the batch size is not 1, or the input was no image.
     """
     if len(explanation.answer) != 1:
         raise ValueError(f"a record is of one image; this explanation is of {len(explanation.answer)}")
-    question, readout = explanation.questions[0], explanation.readout
+    asked, readout = explanation.questions[0], explanation.readout
+    count = explanation.logits[0].numel()
+    meaning = output or OutputDescription(num_outputs=count, class_names=tuple(class_names))
+    question = meaning.on_sides(asked)
     grid = explanation.map[0].detach().cpu().double()
     account: dict[str, Any] = dict.fromkeys(
         ("layer", "kind", "prefix", "bias", "around", "completeness_error", "relative_error", "amplification")
@@ -127,9 +153,9 @@ def record_of(explanation: Explanation, *, image: str, class_names: Sequence[str
         raw = tuple(part[0].detach().cpu() for part in (parts if isinstance(parts, tuple) else (parts,)))
     return Record(
         image=image,
-        question=question_text(question, class_names),
+        question=meaning.text(asked),
         method=explanation.method,
-        class_name=" or ".join(class_name(index, class_names) for index in _numbers(question.targets)),
+        class_name=" or ".join(meaning.name(index) for index in _numbers(question.targets)),
         targets=_numbers(question.targets),
         foils=None if question.foils is None else _numbers(question.foils),
         answer=float(explanation.answer[0]),
@@ -143,6 +169,8 @@ def record_of(explanation: Explanation, *, image: str, class_names: Sequence[str
         values=explanation.values,
         signed=explanation.signed,
         note=explanation.note,
+        output=output,
+        warnings=tuple(warnings),
         **account,
     )
 
@@ -178,18 +206,22 @@ def save_numbers(record: Record, path: Path, *, class_names: Sequence[str] = (),
 
 def numbers_of(record: Record, class_names: Sequence[str] = ()) -> dict[str, Any]:
     """Return a record without its arrays, with the classes in question and the five most probable ones."""
-    kept = {name: value for name, value in vars(record).items() if not isinstance(value, Tensor) and name != "raw"}
-    probabilities = record.logits.softmax(0)
+    output = record.meaning
+    names = class_names or output.names
+    left_out = ("raw", "output")
+    kept = {
+        name: value for name, value in vars(record).items() if not isinstance(value, Tensor) and name not in left_out
+    }
+    scores, probabilities = output.scores(record.logits), output.probabilities(record.logits)
 
-    def about(index: int) -> dict[str, Any]:
-        return {
-            "class": index,
-            "name": class_names[index] if 0 <= index < len(class_names) else None,
-            "logit": float(record.logits[index]),
-            "probability": float(probabilities[index]),
-        }
+    def about(side: int) -> dict[str, Any]:
+        found: dict[str, Any] = {"class": side, "name": names[side] if 0 <= side < len(names) else None}
+        if probabilities is None:
+            return found | {"value": float(scores[side])}
+        return found | {"logit": float(scores[side]), "probability": float(probabilities[side])}
 
-    likeliest = torch.argsort(record.logits, descending=True, stable=True)[:5].tolist()
+    likeliest = torch.argsort(scores, descending=True, stable=True)[:5].tolist()
+    described = {"kind": output.kind, "unit": output.answer_unit}
     return kept | {
         "targets": [about(index) for index in record.targets],
         "foils": "all others" if record.foils is None else [about(index) for index in record.foils],
@@ -197,7 +229,8 @@ def numbers_of(record: Record, class_names: Sequence[str] = ()) -> dict[str, Any
         "contributions": record.contributions if record.values == "contributions" else None,
         "gap": record.gap if record.values == "contributions" else None,
         "image_size": list(record.map.shape),
-        "likeliest": [about(index) for index in likeliest],
+        "output": described,
+        **({"likeliest": [about(index) for index in likeliest]} if output.has_probabilities else {}),
     }
 
 

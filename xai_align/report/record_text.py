@@ -51,7 +51,14 @@ def tiny(value: float) -> str:
 
 def unit_of(record: Record) -> str:
     """Return the unit of the colour bar of a record's picture."""
+    if record.values == "contributions" and not record.meaning.has_probabilities:
+        return LOGITS.replace("logits", record.meaning.answer_unit)
     return _UNITS[record.values]
+
+
+def unit_text(records: Sequence[Record]) -> str:
+    """Return the sentence on the unit of all numbers: ``"numbers in logits"``."""
+    return f"numbers in {' or '.join(dict.fromkeys(record.meaning.answer_unit for record in records))}"
 
 
 def totals(record: Record) -> str:

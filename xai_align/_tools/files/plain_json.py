@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 #: Largest JSON file that is read, in bytes.
 LARGEST = 256 * 2**20
+_ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-~])")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 #: Deepest nesting of lists and objects.
 DEEPEST = 64
 
@@ -78,11 +81,25 @@ def in_one_clause(error: BaseException, *, length: int = 160) -> str:
         >>> in_one_clause(ValueError("no such key. Look again\\nand again"))
         'no such key; Look again'
     """
-    lines = str(error).strip().splitlines() or [type(error).__name__]
+    lines = printable(str(error)).strip().splitlines() or [type(error).__name__]
     line = lines[0].strip().rstrip(".:")
     for end in (". ", "! ", "? "):
         line = line.replace(end, "; ")
     return line if len(line) <= length else line[:length].rstrip() + " …"
+
+
+def printable(text: str) -> str:
+    """Return a text without the escape sequences of terminals and other control characters, line breaks kept.
+
+    Bytes of file names that are no text become ``\\udce9``, which a terminal takes.
+
+    Example::
+
+        >>> printable("\\x1b[1mWeights only\\x1b[0m load failed\\x07")
+        'Weights only load failed'
+    """
+    text = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return _CONTROL.sub("", _ESCAPE.sub("", text))
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

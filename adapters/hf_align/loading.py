@@ -1,0 +1,149 @@
+"""Loading image classifiers of transformers, with their processor, labels and the meaning of their outputs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from xai_align.adapter_tools import in_one_clause, random_note
+from xai_align.hookspecs import LoadedModel, OutputKind
+
+#: Prefix of a reference to a model of transformers.
+PREFIX = "hf:"
+#: transformers' names for what a classifier was trained for.
+_KINDS: dict[str, OutputKind] = {
+    "single_label_classification": "classes",
+    "multi_label_classification": "multi-label",
+    "regression": "regression",
+}
+
+
+def load_hf_model(reference: str) -> LoadedModel | None:
+    """Return the image classifier of ``hf:OWNER/NAME`` or ``hf:FOLDER``, None for other references.
+
+    A folder holds what ``save_pretrained`` of the model and of its processor write. No code of the folder or the
+    repository is run.
+
+    Raises:
+        ModuleNotFoundError: transformers is not installed.
+        ValueError: there is no such model or processor, or they can't be loaded.
+
+    Example::
+
+        from hf_align import load_hf_model
+
+        assert load_hf_model("timm:resnet18") is None  # of another plugin
+    """
+    if not reference.startswith(PREFIX):
+        return None
+    name = reference.removeprefix(PREFIX)
+    place = str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
+    try:
+        from transformers import AutoImageProcessor, AutoModelForImageClassification
+    except ImportError as error:
+        raise ModuleNotFoundError(
+            f"models of Hugging Face need the package transformers ({error}); pip install transformers",
+            name="transformers",
+        ) from error
+    try:
+        model, info = AutoModelForImageClassification.from_pretrained(
+            place, trust_remote_code=False, output_loading_info=True
+        )
+    except Exception as error:  # of many kinds: no such repository, no connection, another kind of model
+        raise ValueError(
+            f"transformers can't load an image classifier from '{name}' ({type(error).__name__}: "
+            f"{in_one_clause(error)}); give the name of a repository, or a folder that save_pretrained wrote"
+        ) from error
+    try:
+        processor = AutoImageProcessor.from_pretrained(place, trust_remote_code=False)
+    except Exception as error:
+        raise ValueError(
+            f"the image processor of '{name}' can't be loaded ({type(error).__name__}: {in_one_clause(error)}); save "
+            "it beside the model: processor.save_pretrained(FOLDER)"
+        ) from error
+    random = _missing(model, info)
+    return _loaded(
+        model, Processed(processor), random_weights=bool(random), notes=(random_note(model, random),) if random else ()
+    )
+
+
+def described(model: Any) -> LoadedModel:
+    """Return a bare model with the processor that lies where it was loaded from, or pictures of its own size."""
+    from transformers import AutoImageProcessor
+
+    place = getattr(model.config, "_name_or_path", "") or getattr(model, "name_or_path", "")
+    if place:
+        try:
+            found = AutoImageProcessor.from_pretrained(place, trust_remote_code=False, local_files_only=True)
+        except Exception:  # none was saved there
+            pass
+        else:
+            return _loaded(model, Processed(found))
+    size = getattr(model.config, "image_size", None)
+    if isinstance(size, list | tuple):
+        size = size[0]
+    note = (
+        "the processor of the model is not known, so pictures are "
+        + (f"resized to {size} pixels and " if size else "not resized and ")
+        + "not normalised; return a xai_align.LoadedModel with preprocess=processor from the function"
+    )
+    return _loaded(model, _Plain(size), notes=(note,))
+
+
+class Processed:
+    """A processor of transformers as a preprocessing: a picture to ``[C, H, W]``."""
+
+    def __init__(self, processor: Any) -> None:
+        self.processor = processor
+
+    def __call__(self, picture: Any) -> Any:
+        """Return the processor's output, of which the image is taken."""
+        return self.processor(images=picture, return_tensors="pt")
+
+
+class _Plain:
+    def __init__(self, size: int | None) -> None:
+        self.size = size
+
+    def __call__(self, picture: Any) -> Tensor:
+        picture = picture.convert("RGB")
+        if self.size:
+            picture = picture.resize((self.size, self.size))
+        return torch.from_numpy(np.array(picture)).permute(2, 0, 1).to(torch.float32) / 255
+
+
+def _loaded(model: Any, preprocess: Any, **more: Any) -> LoadedModel:
+    config = model.config
+    return LoadedModel(
+        model=model.eval(),
+        preprocess=preprocess,
+        class_names=_names(config),
+        output_kind=_kind(config),
+        **more,
+    )
+
+
+def _names(config: Any) -> Any:
+    """Return the labels, but not the name that transformers gives a single output."""
+    labels = dict(config.id2label or {})
+    return {} if list(labels.values()) == ["LABEL_0"] else labels
+
+
+def _kind(config: Any) -> OutputKind | None:
+    """Return the meaning of the outputs that transformers' own losses would take them for."""
+    kind = _KINDS.get(getattr(config, "problem_type", None) or "")
+    count = getattr(config, "num_labels", None)
+    if count == 1:
+        return "one logit" if kind == "multi-label" else "regression"
+    return kind
+
+
+def _missing(model: nn.Module, info: Any) -> list[str]:
+    """Return the parameters that the files did not have, and that were initialised at random."""
+    given = set(info.get("missing_keys", ()))
+    given |= {one[0] if isinstance(one, tuple | list) else one for one in info.get("mismatched_keys", ())}
+    return [name for name, _ in model.named_parameters() if name in given]

@@ -1,0 +1,27 @@
+"""Plugin hooks of torchvision_align: models by name, and what torchvision knows of a bare one."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from xai_align.hookspecs import InputOptions, LoadedModel, hookimpl
+
+
+@hookimpl
+def xai_align_load_model(reference: str, options: InputOptions | None = None) -> LoadedModel | None:
+    """Return the model of ``torchvision:NAME``, ``torchvision:NAME@FILE``, ``@WEIGHTS`` or ``@random``."""
+    if not reference.startswith("torchvision:"):
+        return None  # before torchvision is imported
+    from torchvision_align.loading import load_torchvision_model
+
+    return load_torchvision_model(reference, options)
+
+
+@hookimpl
+def xai_align_describe_model(model: nn.Module, reference: str) -> LoadedModel | None:
+    """Return a torchvision model with the preprocessing of the weights that torchvision has for it."""
+    if not type(model).__module__.startswith("torchvision.models"):
+        return None
+    from torchvision_align.loading import described
+
+    return described(model, reference)

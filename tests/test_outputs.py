@@ -1,0 +1,353 @@
+"""Answers fit what a model's outputs mean: the two sides of one logit, labels, numbers, and outputs with fields."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from tests import output_factory
+from xai_align import Question, compare
+from xai_align.cli.app import app
+from xai_align.data.output_description import OutputDescription, describe_output
+from xai_align.perturbation.curve import perturbation_curve
+from xai_align.perturbation.questioned import curve_values
+from xai_align.plugins import ModelOptions
+from xai_align.question import TargetError
+
+FIELDS = ("in_dict", "in_only_dict", "in_tuple", "in_named_tuple", "in_record", "in_field")
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(one) for one in arguments])
+
+
+@pytest.fixture
+def explained(tmp_path):
+    """Explains a half red picture on the command line and returns the JSON of it."""
+
+    def explain(factory, *options, method="pinet"):
+        image = output_factory.half_red(tmp_path)
+        model = factory if ":" in factory else f"tests.output_factory:{factory}"
+        result = run("explain", image, "--model", model, "--method", method, "--out", tmp_path / "out", *options)
+        assert result.exit_code == 0, result.output
+        (file,) = (tmp_path / "out").glob("*.json")
+        found = json.loads(file.read_text())
+        file.unlink()
+        return found | {"printed": result.output}
+
+    return explain
+
+
+# ---------------------------------------------------------------- one logit: z = 4 * 0.5 - 1 = 1
+
+
+SIGMOID = 1 / (1 + math.exp(-1))
+
+
+@pytest.mark.parametrize(
+    ("options", "question", "answer", "probability"),
+    [
+        ((), "Why sick?", 1.0, SIGMOID),
+        (("--class", "sick"), "Why sick?", 1.0, SIGMOID),
+        (("--class", "healthy"), "Why healthy?", -1.0, 1 - SIGMOID),
+        (("--class", "1"), "Why sick?", 1.0, SIGMOID),
+        (("--class", "0"), "Why healthy?", -1.0, 1 - SIGMOID),
+        (("--class", "sick", "--not", "healthy"), "Why sick?", 1.0, SIGMOID),
+        (("--class", "healthy", "--not", "others"), "Why healthy?", -1.0, 1 - SIGMOID),
+    ],
+)
+def test_one_logit_has_two_sides(explained, options, question, answer, probability):
+    found = explained("sick", *options)
+    assert found["question"] == question
+    assert found["answer"] == pytest.approx(answer)
+    assert found["contributions"] + found["bias"] == pytest.approx(answer, abs=1e-5)
+    (target,) = found["targets"]
+    assert target["probability"] == pytest.approx(probability)
+    assert target["logit"] == pytest.approx(answer)
+    assert {one["name"]: one["probability"] for one in found["likeliest"]} == pytest.approx(
+        {"sick": SIGMOID, "healthy": 1 - SIGMOID}
+    )
+
+
+def test_the_sides_have_opposite_maps(tmp_path):
+    output_factory.half_red(tmp_path)
+    maps = []
+    for side in ("sick", "healthy"):
+        run(
+            "explain",
+            tmp_path / "half.png",
+            "--model",
+            "tests.output_factory:sick",
+            "--class",
+            side,
+            "--out",
+            tmp_path / side,
+        )
+        (file,) = (tmp_path / side).glob("*.npz")
+        maps.append(np.load(file)["map"])
+    assert np.allclose(maps[0], -maps[1])
+    assert np.abs(maps[0]).max() > 0
+
+
+@pytest.mark.parametrize("wrong", [("--class", "ill"), ("--class", "2"), ("--class", "sick", "--class", "healthy")])
+def test_sides_that_are_not_there_are_refused(tmp_path, wrong):
+    image = output_factory.half_red(tmp_path)
+    result = run("explain", image, "--model", "tests.output_factory:sick", "--out", tmp_path / "out", *wrong)
+    assert result.exit_code in (1, 2)
+    assert not list((tmp_path / "out").glob("*.png"))
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        (("--output-kind", "one-logit"), ("negative", "positive")),
+        (("--output-kind", "one logit", "--class-names", "NAMES"), ("healthy", "sick")),
+        (("--class-names", "NAMES"), ("healthy", "sick")),
+    ],
+)
+def test_a_logit_can_be_stated(explained, tmp_path, options, names):
+    (tmp_path / "names.txt").write_text("healthy\nsick\n")
+    options = [str(tmp_path / "names.txt") if one == "NAMES" else one for one in options]
+    found = explained("one_output", *options)
+    assert found["output"]["kind"] == "one logit"
+    assert found["question"] == f"Why {names[1]}?"
+    assert [one["name"] for one in found["likeliest"]] == [names[1], names[0]]
+
+
+# ---------------------------------------------------------------- labels, numbers
+
+
+def test_labels_have_a_probability_each(explained):
+    found = explained("labels", "--class", "green")
+    assert found["question"] == "Why green?"
+    probabilities = {one["name"]: one["probability"] for one in found["likeliest"]}
+    assert probabilities == pytest.approx({"red": SIGMOID, "green": 0.5, "blue": 0.5})
+
+
+def test_classes_share_one(explained):
+    found = explained("classes")
+    assert sum(one["probability"] for one in found["likeliest"]) == pytest.approx(1)
+
+
+def test_a_number_has_no_probability(explained):
+    found = explained("age")
+    assert found["answer"] == pytest.approx(32)
+    assert found["output"] == {"kind": "regression", "unit": "years"}
+    assert "probability" not in json.dumps({**found, "printed": ""})
+    assert found["targets"] == [{"class": 0, "name": None, "value": pytest.approx(32)}]
+    assert "numbers in years" in found["printed"]
+
+
+def test_one_output_without_a_meaning_is_a_number_and_that_is_said(explained):
+    found = explained("one_output")
+    assert found["output"]["kind"] == "regression"
+    assert any("--output-kind" in one for one in found["warnings"])
+
+
+def test_of_several_numbers_one_has_to_be_named(tmp_path, explained):
+    image = output_factory.half_red(tmp_path)
+    result = run("explain", image, "--model", "tests.output_factory:two_numbers", "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "name the one to explain" in " ".join(result.output.split())
+    found = explained("two_numbers", "--class", "weight")
+    assert found["question"] == "Why this value of weight?"
+
+
+# ---------------------------------------------------------------- fields
+
+
+@pytest.mark.parametrize("factory", FIELDS)
+@pytest.mark.parametrize("method", ["pinet", "integrated_gradients", "gradcam"])
+def test_outputs_with_fields_are_explained(explained, factory, method):
+    found, plain = explained(factory, method=method), explained("classes", method=method)
+    for name in ("answer", "contributions", "positive", "question"):
+        assert found[name] == plain[name]
+
+
+def test_a_field_can_be_named_and_has_to_be_where_there_are_several(explained, tmp_path):
+    image = output_factory.half_red(tmp_path)
+    result = run("explain", image, "--model", "tests.output_factory:ambiguous", "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "--output-field" in result.output
+    assert explained("ambiguous", "--output-field", "0")["answer"] == pytest.approx(1)
+    assert explained("ambiguous", "--output-field", "1")["answer"] == pytest.approx(2)
+    assert explained("in_dict", "--output-field", "features")["answer"] == pytest.approx(2)
+    result = run(
+        "explain",
+        image,
+        "--model",
+        "tests.output_factory:in_dict",
+        "--output-field",
+        "nothing",
+        "--out",
+        tmp_path / "out",
+    )
+    assert result.exit_code == 2
+    assert "no field 'nothing'" in result.output
+
+
+def test_dense_outputs_are_refused_with_what_to_do(tmp_path):
+    image = output_factory.half_red(tmp_path)
+    for command in (("explain", image), ("compare", "--images", image)):
+        result = run(*command, "--model", "tests.output_factory:dense", "--out", tmp_path / "out")
+        assert result.exit_code == 2
+        assert "wrap the model" in " ".join(result.output.split())
+
+
+# ---------------------------------------------------------------- comparisons
+
+
+def compared(factory, tmp_path, metrics, **options):
+    output_factory.half_red(tmp_path / "images")
+    methods = options.pop("methods", ["pinet", "random"])
+    return compare(
+        factory if not isinstance(factory, str) else f"tests.output_factory:{factory}",
+        tmp_path / "images",
+        methods=methods,
+        metrics=metrics,
+        pictures=0,
+        **options,
+    )
+
+
+def values(comparison, method="pinet"):
+    return {row.metric: row.mean for row in comparison.summaries if row.method == method}
+
+
+def test_a_regression_is_compared_by_relative_changes(tmp_path):
+    found = compared("age", tmp_path, ["insertion", "deletion", "comprehensiveness"], out=tmp_path / "out")
+    assert found.problems == ()
+    for curve in found.curves:
+        if curve.fractions[-1] == 1:
+            assert curve.mean[0] == pytest.approx(1)
+            assert curve.mean[-1] == pytest.approx(0, abs=1e-6)
+    exact, control = values(found), values(found, "random")
+    assert exact["insertion"] > control["insertion"]
+    assert exact["deletion"] < control["deletion"]
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert ">relative change<" in page
+    assert ">probability<" not in page
+
+
+def test_where_the_answer_falls_the_better_map_still_wins(tmp_path):
+    """The clean answer is the lower one: what keeps it up goes first, and the curve ends at 0 from -1."""
+    found = compared("falling", tmp_path, ["deletion"])
+    (curve,) = (one for one in found.curves if one.method == "pinet")
+    assert curve.mean[0] == pytest.approx(-1)
+    assert values(found)["deletion"] < values(found, "random")["deletion"]
+
+
+def test_the_values_of_a_relative_curve_by_hand():
+    """answer(x) = 4 mean(x) + 30 with a black fill: half of the map removed leaves half of the change."""
+    model = output_factory.age().model
+    x = torch.zeros(1, 3, 4, 4)
+    x[:, 0, :, :2] = 1
+    curve = perturbation_curve(model, x, x, fractions=(0.25, 0.5, 1.0), activation="relative")
+    clean, masked = curve_values(curve, (0,))
+    assert clean.tolist() == pytest.approx([1])
+    assert masked[0].tolist() == pytest.approx([0.5, 0, 0], abs=1e-5)
+    nothing = torch.zeros(1, 3, 4, 4)  # the empty input itself: there is no change to measure
+    clean, _ = curve_values(perturbation_curve(model, nothing, x, fractions=(0.5,), activation="relative"), (0,))
+    assert bool(clean.isnan())
+
+
+def test_metrics_without_a_meaning_say_so_and_do_not_appear(tmp_path):
+    found = compared("age", tmp_path, ["insertion", "average_drop", "ccs", "decision_flip"])
+    assert found.metrics == ("insertion",)
+    left_out = [note for note in found.notes if "left out" in note]
+    assert [note.split()[0] for note in left_out] == ["average_drop", "ccs", "decision_flip"]
+    assert all("regression" in note for note in left_out)
+    with pytest.raises(ValueError, match="no metric is left: average_drop"):
+        compared("age", tmp_path, ["average_drop"])
+
+
+def test_labels_are_compared_by_their_sigmoid(tmp_path):
+    """Deleting red leaves sigmoid(-1); a softmax over the labels would leave e^-1 / (e^-1 + 2)."""
+    found = compared("labels", tmp_path, ["deletion", "average_drop"], classes=["red"])
+    assert found.problems == ()
+    (curve,) = (one for one in found.curves if one.method == "pinet")
+    assert curve.mean[0] == pytest.approx(SIGMOID)
+    assert curve.mean[-1] == pytest.approx(1 - SIGMOID)
+
+
+@pytest.mark.parametrize(("side", "clean"), [("sick", SIGMOID), ("healthy", 1 - SIGMOID)])
+def test_both_sides_of_a_logit_are_compared(tmp_path, side, clean):
+    found = compared("sick", tmp_path, ["insertion", "deletion", "average_drop"], classes=[side])
+    assert found.problems == ()
+    assert [curve.mean[0] for curve in found.curves] == pytest.approx([clean] * len(found.curves))
+
+
+def test_the_predicted_side_is_compared_by_default(tmp_path):
+    found = compared("sick", tmp_path, ["deletion"], question="why", out=tmp_path / "out", methods=["pinet"])
+    assert found.curves[0].mean[0] == pytest.approx(SIGMOID)
+
+
+@pytest.mark.parametrize("factory", FIELDS)
+def test_outputs_with_fields_are_compared(tmp_path, factory):
+    metrics = ["insertion", "deletion", "road", "average_drop", "srg", "completeness_error", "parameter_randomisation"]
+    found = compared(factory, tmp_path, metrics, methods=["pinet", "gradcam", "random"])
+    plain = compared("classes", tmp_path, metrics, methods=["pinet", "gradcam", "random"])
+    assert found.problems == ()
+    for method in ("pinet", "gradcam", "random"):
+        assert values(found, method) == pytest.approx(values(plain, method), nan_ok=True)
+
+
+def test_the_kind_can_be_stated_for_a_loaded_model(tmp_path):
+    options = ModelOptions(output_kind="multi_label", class_names=["red", "green", "blue"])
+    found = compared(output_factory.classes(), tmp_path, ["deletion"], classes=["red"], model_options=options)
+    assert found.curves[0].mean[0] == pytest.approx(SIGMOID)
+    with pytest.raises(ValueError, match="img_size can't be changed"):
+        compared(output_factory.classes(), tmp_path, ["deletion"], model_options=ModelOptions(img_size=4))
+
+
+# ---------------------------------------------------------------- the description itself
+
+
+@pytest.mark.parametrize(
+    ("outputs", "names", "stated", "kind"),
+    [
+        (3, (), None, "classes"),
+        (3, ("a", "b", "c"), None, "classes"),
+        (1, ("a", "b"), None, "one logit"),
+        (1, (), None, "regression"),
+        (1, ("age",), None, "regression"),
+        (1, ("sick",), "one logit", "one logit"),
+        (2, ("a", "b"), "multi-label", "multi-label"),
+    ],
+)
+def test_what_is_found_and_what_is_stated(outputs, names, stated, kind):
+    loaded = output_factory.loaded(outputs, class_names=names, output_kind=stated)
+    assert describe_output(loaded, torch.zeros(1, outputs)).kind == kind
+
+
+@pytest.mark.parametrize(
+    ("outputs", "names", "stated", "message"),
+    [
+        (3, ("a", "b"), None, "2 class names .'a', 'b'., and the model has 3 outputs"),
+        (2, tuple("abcdefgh"), None, "8 class names"),
+        (1, ("a", "b", "c"), None, "3 class names"),
+        (1, ("a", "b"), "regression", "the model has 1 output;"),
+        (3, (), "one logit", "this model has 3 outputs"),
+        (1, (), "classes", "softmax is always 1"),
+    ],
+)
+def test_descriptions_that_do_not_fit_are_refused(outputs, names, stated, message):
+    loaded = output_factory.loaded(outputs, class_names=names, output_kind=stated)
+    with pytest.raises(ValueError, match=message):
+        describe_output(loaded, torch.zeros(1, outputs))
+
+
+def test_questions_about_sides_and_outputs_are_each_other_s_inverse():
+    sick = OutputDescription(kind="one logit", num_outputs=1, class_names=("healthy", "sick"))
+    logits = torch.tensor([0.7])
+    for side in (0, 1):
+        question = sick.on_outputs(Question.why(side))
+        assert question.answer(logits) == sick.scores(logits)[side]
+        assert sick.on_sides(question) == Question.why(side)
+    with pytest.raises(TargetError, match="the two sides of one logit"):
+        sick.on_outputs(Question.why_group([0, 1]))

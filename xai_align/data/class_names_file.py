@@ -1,0 +1,150 @@
+"""Class names from a file or folder: lines, CSV, JSON, or the sub-folders of an image folder."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from xai_align._tools.files.plain_json import parse_json
+from xai_align._tools.listed_names import listed_names
+
+#: Entries of JSON files that hold the names: ours, Hugging Face's and timm's ``config.json``.
+_JSON_ENTRIES = ("id2label", "label_names", "class_names", "classes", "labels", "names", "label2id", "class_to_idx")
+#: Headings of columns with names and with indices, in lower case.
+_NAMES = ("name", "names", "class_name", "class name", "classname", "label_name", "label", "class", "labels", "classes")
+_INDICES = ("index", "idx", "id", "class_id", "class_index", "label_id", "class_idx", "number")
+_LARGEST = 64 * 2**20
+_NUMBERED = re.compile(r"\s*(\d+)\s*[:,;\t ]\s*(\S.*)")
+
+
+def read_class_names(path: str | Path) -> tuple[str, ...]:
+    """Return class names in the order of a model's outputs.
+
+    - a folder: the names of its sub-folders, sorted, as torchvision's ``ImageFolder`` numbers them;
+    - ``.json``: a list of names, a dictionary of indices to names (``id2label``) or of names to indices
+      (``class_to_idx``), or an object with one of them, such as a model's ``config.json``;
+    - ``.csv`` and ``.tsv``: a column of names, with a column of indices if there is one, and headings if there are any;
+    - any other file: a name on each line, which may be numbered from 0.
+
+    Raises:
+        ValueError: the file can't be read as names; the message says what was found.
+
+    Example::
+
+        read_class_names("photos/")  # ("cat", "dog") for photos/cat/ and photos/dog/
+    """
+    place = Path(path).expanduser()
+    if place.is_dir():
+        return _of_folder(place)
+    if not place.is_file():
+        raise ValueError(f"there are no class names at '{path}'; give a file or a folder")
+    text = _text(place)
+    try:
+        if place.suffix.lower() == ".json":
+            return listed_names(_of_json(parse_json(text, str(place)), place))
+        if place.suffix.lower() in (".csv", ".tsv"):
+            return listed_names(_of_table(text, place))
+        return listed_names(_of_lines(text))
+    except ValueError as error:
+        raise ValueError(
+            str(error) if f"'{place}'" in str(error) else f"the class names in '{place}': {error}"
+        ) from error
+
+
+def _of_folder(folder: Path) -> tuple[str, ...]:
+    names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+    if not names:
+        raise ValueError(f"the folder '{folder}' has no sub-folders; the names of classes are those of sub-folders")
+    return tuple(names)
+
+
+def _text(path: Path) -> str:
+    try:
+        if path.stat().st_size > _LARGEST:
+            raise ValueError(f"'{path}' is too large for a file of class names")
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"the class names in '{path}' are not UTF-8 ({error}); save the file as UTF-8") from error
+    except OSError as error:
+        raise ValueError(f"'{path}' can't be read ({error.strerror or error})") from error
+    if not text.strip():
+        raise ValueError(f"the file of class names '{path}' is empty")
+    return text
+
+
+def _of_json(content: Any, path: Path) -> Any:
+    if isinstance(content, Mapping):
+        inner = next((content[name] for name in _JSON_ENTRIES if isinstance(content.get(name), Mapping | list)), None)
+        if inner is None and isinstance(content.get("pretrained_cfg"), Mapping):
+            return _of_json(content["pretrained_cfg"], path)
+        content = content if inner is None else inner
+        # {"0": ["n01440764", "tench"]}: the last text is the name
+        return (
+            {key: value[-1] if isinstance(value, list) and value else value for key, value in content.items()}
+            if (isinstance(content, Mapping))
+            else content
+        )
+    if isinstance(content, list):
+        return content
+    raise ValueError(f"'{path}' holds a {type(content).__name__}; it should be a list or an object of class names")
+
+
+def _of_lines(text: str) -> Any:
+    lines = [line.strip() for line in text.splitlines()]
+    while lines and not lines[-1]:
+        lines.pop()
+    numbered = [_NUMBERED.fullmatch(line) for line in lines]
+    indices = [int(one[1]) for one in numbered if one]
+    if len(lines) > 1 and sorted(indices) == list(range(len(lines))):
+        return {int(one[1]): one[2].strip() for one in numbered if one}
+    empty = next((number for number, line in enumerate(lines, 1) if not line), None)
+    if empty is not None:
+        raise ValueError(f"line {empty} is empty; write one name on each line, in the order of the outputs")
+    return lines
+
+
+def _of_table(text: str, path: Path) -> Any:
+    first = text.splitlines()[0]
+    delimiter = (
+        "\t" if path.suffix.lower() == ".tsv" or "\t" in first else ";" if ";" in first and "," not in first else ","
+    )
+    rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text), delimiter=delimiter) if any(row)]
+    width = len(rows[0])
+    odd = next((number for number, row in enumerate(rows, 1) if len(row) != width), None)
+    if odd is not None:
+        raise ValueError(f"row {odd} of '{path}' has {len(rows[odd - 1])} columns, the first has {width}")
+    heading = [cell.lower() for cell in rows[0]]
+    headed = any(cell in _NAMES + _INDICES for cell in heading) or _are_indices([row[0] for row in rows[1:]])
+    headed = headed and not _are_indices([row[0] for row in rows])
+    body = rows[1:] if headed else rows
+    columns = [[row[number] for row in body] for number in range(width)]
+    numbers = _named(heading, _INDICES) if headed else None
+    if numbers is None or not _are_indices(columns[numbers]):
+        numbers = next((number for number, column in enumerate(columns) if _are_indices(column)), None)
+    others = [number for number in range(width) if number != numbers]
+    names = next((number for name in _NAMES if headed for number in others if heading[number] == name), None)
+    if names is None and len(others) == 1:
+        names = others[0]
+    if names is None:
+        raise ValueError(
+            f"'{path}' has {width} columns, and none of them is headed 'name'; head the column of names so"
+        )
+    column = columns[names]
+    return (
+        column if numbers is None else {int(index): name for index, name in zip(columns[numbers], column, strict=True)}
+    )
+
+
+def _named(heading: list[str], known: tuple[str, ...]) -> int | None:
+    return next((number for name in known for number, cell in enumerate(heading) if cell == name), None)
+
+
+def _are_indices(column: list[str]) -> bool:
+    """Return whether these are 0, 1, ..., each once, in any order."""
+    numbers = [int(cell) for cell in column if cell.isdecimal()]
+    return bool(column) and sorted(numbers) == list(range(len(column)))
