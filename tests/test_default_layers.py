@@ -421,6 +421,28 @@ def test_a_class_token_behind_the_patches_is_not_taken_for_one_before_them():
     assert [one.name for one in grid_layers(woken(ClassTokenLast()), images(1, 64))] == ["patches"]
 
 
+class BlocksInOneModule(nn.Module):
+    """A transformer whose residual stream is inside one module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.norm, self.head = nn.Conv2d(3, 8, 8, 8), nn.LayerNorm(8), nn.Linear(8, 3)
+        self.blocks = nn.ModuleList(nn.Linear(64, 64) for _ in range(3))
+        self.tokens = nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.tokens(self.patches(x).flatten(2).transpose(1, 2))
+        for block in self.blocks:
+            tokens = tokens + block(tokens.transpose(1, 2)).transpose(1, 2).relu()
+        return self.head(self.norm(tokens).mean(1))
+
+
+def test_blocks_in_one_module_are_read_at_their_patches():
+    readout = read_out(woken(BlocksInOneModule()), images(1, 64), 1)
+    assert readout.feature_space.layer == "patches"
+    assert readout.relative_error.max() < 1e-5
+
+
 class Scaled(nn.Module):
     """A network with a further argument."""
 

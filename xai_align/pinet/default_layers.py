@@ -124,8 +124,11 @@ def _cutting(layers: list[GridLayer], cuts: Callable[[str], bool]) -> list[GridL
 
 
 def has_one_grid(layers: Sequence[GridLayer]) -> bool:
-    """Return whether the last grid is that of at least half of the exchanges between cells."""
-    if not layers or layers[-1].depth < 2:
+    """Return whether the last grid is that of at least half of the exchanges between cells.
+
+    Of tokens one exchange is enough: several blocks in a row may be one module.
+    """
+    if not layers or layers[-1].depth < (1 if layers[-1].has_tokens else 2):
         return False
     on_last = [layer.depth for layer in layers if layer.grid == layers[-1].grid]
     return max(on_last) - min(on_last) >= ISOTROPIC * layers[-1].depth
