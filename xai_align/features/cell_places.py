@@ -39,11 +39,13 @@ class Places(Enum):
     """Relation of a layer's cells to the image."""
 
     #: They see their own places.
-    OWN = 0
+    OWN = 1
+    #: They see their own places and so much around them that another place would not be noticed.
+    AROUND = 2
     #: They see other places: the image was moved, or the cells have another order.
-    OTHER = 1
+    OTHER = 3
     #: They see no place in particular: the axes are not those of a grid over the image.
-    NONE = 2
+    NONE = 4
 
 
 def places_of(layer: GridLayer, z: Tensor, image: Tensor) -> Places:
@@ -58,7 +60,7 @@ def places_of(layer: GridLayer, z: Tensor, image: Tensor) -> Places:
     space = replace(layer.space, grid=lambda size, count: layer.grid)
     signs = torch.randn(z.shape, generator=torch.Generator().manual_seed(0)).to(z)
     cells = contribution_map(z * signs, space, size)
-    last = (layer.rows - 1, layer.columns - 1)
+    last, local = (layer.rows - 1, layer.columns - 1), True
     for corner in ((0, last[1]), (last[0], 0)):
         weight = None
         for step in range(max(1, min(INWARDS, *last))):  # until a cell depends on the image: units may be off
@@ -74,7 +76,8 @@ def places_of(layer: GridLayer, z: Tensor, image: Tensor) -> Places:
             allowed = max(NEAR, CELLS / count, min(DEVIATIONS * deviation, EVEN))
             if abs(middle - place) > min(allowed, OF_TOKENS if layer.has_tokens else 1):
                 return Places.OTHER if max(deviation for _, deviation in seen) <= LOCAL else Places.NONE
-    return Places.OWN
+            local &= deviation <= LOCAL
+    return Places.OWN if local else Places.AROUND
 
 
 def _what_is_seen(cell: Tensor, image: Tensor) -> Tensor | None:

@@ -39,8 +39,8 @@ class Grids(NamedTuple):
 
     Attributes:
         layers: the layers, in the order in which they end.
-        moved: whether a later layer's cells lie at other places in the image than in its grid, because the network
-            crops, flips or shifts the image, or orders cells anew. Layers from there on are left out.
+        moved: whether, from some layer to the end, cells lie at other places in the image than in their grid, because
+            the network crops, flips or shifts the image, or orders cells anew. These layers are left out.
     """
 
     layers: list[GridLayer]
@@ -149,29 +149,32 @@ def _record_outputs(copy: nn.Module) -> list[_End]:
 
 
 def _on_grids(model: nn.Module, ends: Iterable[_End], image: Tensor) -> tuple[list[tuple[GridLayer, Tensor]], bool]:
-    """Return the layers on grids over the image, with their outputs, and whether one with other places ended the list.
+    """Return the layers on grids over the image, with their outputs, and whether those at the end are no such ones.
 
     Of layers of the same shape, the first one is tested, where a cell depends little on others; each one if maps
-    with channels first and last have the same shape.
+    with channels first and last have the same shape. Behind cells at other places, as in windows, tests start anew,
+    and cells must be seen to be back.
     """
     found: list[tuple[GridLayer, Tensor]] = []
     tested: dict[Any, Places] = {}
+    moved = False
     for end in ends:
         seen: set[Places] = set()
         shape = end.tensor.shape
         ambiguous = len(shape) == 4 and shape[1] == shape[2] == shape[3]
         for layer in _candidates(model, end, (image.shape[-2], image.shape[-1]), [one for one, _ in found]):
             key = (layer.space.layout, layer.space.prefix_tokens, layer.grid, shape, ambiguous and end.name)
-            if key not in tested:
-                tested[key] = places_of(layer, end.tensor, image)
-            seen.add(tested[key])
-            if tested[key] is Places.OWN:
+            places = tested.get(key) or places_of(layer, end.tensor, image)
+            seen.add(places)
+            if places is Places.OWN or (places is Places.AROUND and not moved):
                 found.append((layer, end.tensor))
+                tested[key], moved = places, False
                 break
         else:
             if Places.OTHER in seen:
-                return found, True
-    return found, False
+                tested.clear()
+                moved = True
+    return found, moved
 
 
 def _candidates(model: nn.Module, end: _End, size: tuple[int, int], before: Sequence[GridLayer]) -> Iterator[GridLayer]:
