@@ -119,11 +119,20 @@ def _by_place(method: Any, inputs: Any, args: tuple[Any, ...], named: dict[str, 
             f"attribute() takes {len(order)} arguments after the inputs, got {len(args)}; give them by name"
         )
     found = dict(zip(order, args, strict=False))
-    if isinstance(found.get("additional_forward_args"), bool):
+    if isinstance(found.get("additional_forward_args"), bool | float):
         raise TypeError(
             f"{found['additional_forward_args']} stands where additional_forward_args is; give options, such as those "
-            "of Captum's Saliency and DeepLift, by name"
+            "of Captum's Saliency, DeepLift and GradientShap, by name"
         )
+    steps = found.get("n_steps")
+    if steps is not None and not _is_index(steps):
+        raise TypeError(
+            f"a {type(steps).__name__} stands where IntegratedGradients has n_steps; give options of other methods, "
+            "such as feature_mask, by name"
+        )
+    size = found.get("internal_batch_size")
+    if isinstance(size, bool):
+        raise TypeError(f"{size} stands where internal_batch_size is; give options of other methods by name")
     return found, guessed
 
 
