@@ -1,6 +1,7 @@
 """Measure readouts as ratios to a plain forward pass in the same run.
 
     OMP_NUM_THREADS=2 python -m benchmarks.readout.speed
+    OMP_NUM_THREADS=1 python -m benchmarks.readout.speed --models resnet50 --ways "readout, default place"
 
 Every way is timed in turn, round after round, and the median ratio to the
 forward pass of the same round is printed, so that what else the machine does
@@ -36,17 +37,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--ways", nargs="+", default=None, help="these alone, and no peaks of memory")
     parser.add_argument("--peak", nargs=2, metavar=("MODEL", "WAY"), help="measure one peak, in this process")
     options = parser.parse_args()
     if options.peak:
         return print(peak_of(*options.peak))
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, batch {options.batch}, 224 px")
-    for name in MODELS:
+    for name in options.models:
         print(f"\n{name}")
-        ratios, forward = time_ratios(name, options.batch, options.rounds)
+        ratios, forward = time_ratios(name, options.batch, options.rounds, options.ways)
         print(f"  plain forward: {1e3 * forward:.0f} ms")
         for way, (to_forward, to_backward) in ratios.items():
             print(f"  {way}: {to_forward:.2f} x forward, {to_backward:.2f} x forward and backward")
+        if options.ways:
+            continue
         backward, readout = (peak(name, way) for way in ("forward and backward", "readout at the input"))
         print(
             f"  peak memory over the model: backward {backward:.0f} MiB,",
@@ -113,9 +118,12 @@ def grad_cam_layer(model: torch.nn.Module):
     return (layer[-1] if last != "bn2" else layer), None
 
 
-def time_ratios(name: str, batch: int, rounds: int) -> tuple[dict[str, tuple[float, float]], float]:
+def time_ratios(
+    name: str, batch: int, rounds: int, wanted: list[str] | None
+) -> tuple[dict[str, tuple[float, float]], float]:
     model, x = build(name), torch.randn(batch, 3, 224, 224)
-    chosen = ways(model, x)
+    always = ("plain forward", "forward and backward")
+    chosen = {way: run for way, run in ways(model, x).items() if wanted is None or way in (*always, *wanted)}
     rare = {"integrated gradients, 50 steps": 1}
     for way, run in chosen.items():
         if way not in rare:
