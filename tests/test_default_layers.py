@@ -569,3 +569,11 @@ def test_attn_lrp_reads_patches_behind_a_normalisation_too():
     expected = explain(network, Normalise()(x), 3, "attn_lrp").map
     found = explain(nn.Sequential(Normalise(), network).eval(), x, 3, "attn_lrp").map
     assert torch.allclose(found, expected, atol=1e-5 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize(("name", "layer"), [("regnet_x_400mf", "trunk_output.block2"), ("regnet_y_400mf", None)])
+def test_a_deep_last_stage_makes_no_transformer_of_a_convolutional_network(name, layer):
+    network = woken(torchvision.models.get_model(name, weights=None))
+    (found,) = default_layers(network, (images(1, 224),))
+    assert found.rule == "gamma"
+    assert layer is None or found.feature_space.layer.startswith(layer)

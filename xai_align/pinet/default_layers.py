@@ -31,7 +31,7 @@ GAMMA_OF_MAPS = 0.25
 #: Strength of the residual rule from the depths of a network with one grid on.
 RESIDUAL_OF_DEPTHS = 0.1
 #: Share of the exchanges between cells on one grid from which on a network is taken to have one grid.
-ISOTROPIC = 0.5
+ISOTROPIC = 0.6
 #: Share of that depth up to which it is read.
 DEEPEST = 1 / 3
 
@@ -124,7 +124,7 @@ def _cutting(layers: list[GridLayer], cuts: Callable[[str], bool]) -> list[GridL
 
 
 def has_one_grid(layers: Sequence[GridLayer]) -> bool:
-    """Return whether the last grid is that of at least half of the exchanges between cells.
+    """Return whether the last grid is that of at least three fifths of the exchanges between cells.
 
     Of tokens one exchange is enough: several blocks in a row may be one module.
     """
