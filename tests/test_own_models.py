@@ -58,6 +58,24 @@ def test_class_names_from_a_file(tmp_path, name):
     assert read_class_names(tmp_path / name) == NAMES
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", "name,count\ncat,1\ndog,0\nowl,2\n"),  # numbers of images, not of classes
+        ("a.csv", "name,n_train\ncat,2\ndog,1\nowl,0\n"),
+        ("a.csv", "count,name,id\n0,owl,2\n1,cat,0\n2,dog,1\n"),
+        ("a.csv", "class,label\n1,dog\n0,cat\n2,owl\n"),
+        ("a.csv", ",name\n2,owl\n1,dog\n0,cat\n"),  # as pandas writes its index
+        ("a.csv", "2,owl\n0,cat\n1,dog\n"),
+        ("a.json", '{"categories": [{"id": 1, "name": "dog"}, {"id": 0, "name": "cat"}, {"id": 2, "name": "owl"}]}'),
+        ("a.json", '[{"id": 1, "name": "dog"}, {"id": 0, "name": "cat"}, {"id": 2, "name": "owl"}]'),
+    ],
+)
+def test_only_a_column_that_is_called_so_has_the_numbers_of_classes(tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    assert read_class_names(tmp_path / name) == ("cat", "dog", "owl")
+
+
 def test_class_names_of_a_folder_are_in_the_order_of_torchvision(tmp_path):
     from torchvision.datasets import ImageFolder
 
@@ -80,6 +98,13 @@ def test_class_names_of_a_folder_are_in_the_order_of_torchvision(tmp_path):
         ("a.json", b'["cat", 3]', "name of class 1 is 3"),
         ("a.json", b'["cat", " "]', "name of class 1"),
         ("a.csv", b"wnid,place,kind\na,b,c\n", "none of them is headed 'name'"),
+        ("a.csv", b"id,name\n1,cat\n2,dog\n", "'id' of .* are 1, 2; those of 2 outputs are 0, 1.*counted from 0"),
+        ("a.csv", b"class_id,name\n0,cat\n2,dog\n", "are 0, 2"),
+        ("a.csv", b"idx,name\n1,cat\n1,dog\n", "are 1, 1"),
+        ("a.csv", b"1,cat\n2,dog\n", "are 1, 2"),
+        ("a.csv", b"id,name\n", "a heading and no names"),
+        ("a.json", b'{"categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]}', "are 1, 2"),
+        ("a.json", b'{"info": {"year": 2017}}', "a dictionary with a dict in it"),
         ("a.csv", b"0,cat\n1\n", "row 2 of .* has 1 columns"),
     ],
 )

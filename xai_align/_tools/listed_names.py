@@ -33,6 +33,12 @@ def listed_names(names: Mapping[Any, Any] | Iterable[Any]) -> tuple[str, ...]:
 def _by_index(names: Mapping[Any, Any]) -> list[Any]:
     indices = [_index(key) for key in names]
     if None in indices:
+        odd = next((name for name in names.values() if not isinstance(name, str | int)), None)
+        if odd is not None:
+            raise ValueError(
+                f"the class names are a dictionary with a {type(odd).__name__} in it; give indices and names, such as "
+                '{"0": "cat", "1": "dog"}'
+            )
         names = {index: name for name, index in names.items()}
         indices = [_index(key) for key in names]
     if sorted(one for one in indices if one is not None) != list(range(len(indices))):

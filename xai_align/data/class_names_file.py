@@ -17,7 +17,9 @@ from xai_align._tools.listed_names import listed_names
 _JSON_ENTRIES = ("id2label", "label_names", "class_names", "classes", "labels", "names", "label2id", "class_to_idx")
 #: Headings of columns with names and with indices, in lower case.
 _NAMES = ("name", "names", "class_name", "class name", "classname", "label_name", "label", "class", "labels", "classes")
-_INDICES = ("index", "idx", "id", "class_id", "class_index", "label_id", "class_idx", "number")
+#: The first that a table has is its index; pandas writes the row's index below an empty heading.
+_INDICES = ("class_index", "class_idx", "class_id", "label_id", "index", "idx", "number", "id", "", "unnamed: 0")
+_ENDS_AS_AN_INDEX = re.compile(r".*[_ ](index|idx|id)")
 _LARGEST = 64 * 2**20
 _NUMBERED = re.compile(r"\s*(\d+)\s*[:,;\t ]\s*(\S.*)")
 
@@ -26,9 +28,11 @@ def read_class_names(path: str | Path) -> tuple[str, ...]:
     """Return class names in the order of a model's outputs.
 
     - a folder: the names of its sub-folders, sorted, as torchvision's ``ImageFolder`` numbers them;
-    - ``.json``: a list of names, a dictionary of indices to names (``id2label``) or of names to indices
-      (``class_to_idx``), or an object with one of them, such as a model's ``config.json``;
-    - ``.csv`` and ``.tsv``: a column of names, with a column of indices if there is one, and headings if there are any;
+    - ``.json``: a list of names, or of objects with ``id`` and ``name`` such as COCO's ``categories``; a dictionary of
+      indices to names (``id2label``) or of names to indices (``class_to_idx``), or an object with one of them, such as
+      a model's ``config.json``;
+    - ``.csv`` and ``.tsv``: a column of names, and one of indices if it is headed so (``id``, ``class_id``,
+      ``index``, ...) or there are no headings;
     - any other file: a name on each line, which may be numbered from 0.
 
     Raises:
@@ -79,6 +83,9 @@ def _text(path: Path) -> str:
 
 def _of_json(content: Any, path: Path) -> Any:
     if isinstance(content, Mapping):
+        categories = content.get("categories")  # of COCO's annotations
+        if isinstance(categories, list):
+            return _of_categories(categories, path)
         inner = next((content[name] for name in _JSON_ENTRIES if isinstance(content.get(name), Mapping | list)), None)
         if inner is None and isinstance(content.get("pretrained_cfg"), Mapping):
             return _of_json(content["pretrained_cfg"], path)
@@ -90,8 +97,17 @@ def _of_json(content: Any, path: Path) -> Any:
             else content
         )
     if isinstance(content, list):
-        return content
+        return _of_categories(content, path) if content and isinstance(content[0], Mapping) else content
     raise ValueError(f"'{path}' holds a {type(content).__name__}; it should be a list or an object of class names")
+
+
+def _of_categories(categories: list[Any], path: Path) -> Any:
+    """Return the names of COCO's ``{"id": 0, "name": "cat"}`` by their numbers, which must be those of outputs."""
+    if not all(isinstance(one, Mapping) and isinstance(one.get("name"), str) and "id" in one for one in categories):
+        raise ValueError(f"the categories of '{path}' should each have an 'id' and a 'name'")
+    indices = [str(one["id"]) for one in categories]
+    _check_indices(indices, "id", path)
+    return {int(index): one["name"] for index, one in zip(indices, categories, strict=True)}
 
 
 def _of_lines(text: str) -> Any:
@@ -114,37 +130,73 @@ def _of_table(text: str, path: Path) -> Any:
         "\t" if path.suffix.lower() == ".tsv" or "\t" in first else ";" if ";" in first and "," not in first else ","
     )
     rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text), delimiter=delimiter) if any(row)]
+    if not rows:
+        raise ValueError(f"the table '{path}' has no names")
     width = len(rows[0])
     odd = next((number for number, row in enumerate(rows, 1) if len(row) != width), None)
     if odd is not None:
         raise ValueError(f"row {odd} of '{path}' has {len(rows[odd - 1])} columns, the first has {width}")
     heading = [cell.lower() for cell in rows[0]]
-    headed = any(cell in _NAMES + _INDICES for cell in heading) or _are_indices([row[0] for row in rows[1:]])
-    headed = headed and not _are_indices([row[0] for row in rows])
+    headed = not any(map(_is_number, heading)) and (
+        any(cell in _NAMES or (cell and _names_an_index(cell)) for cell in heading)
+        or (len(rows) > 1 and all(_is_number(row[0]) for row in rows[1:]))
+    )
     body = rows[1:] if headed else rows
+    if not body:
+        raise ValueError(f"'{path}' has a heading and no names below it")
     columns = [[row[number] for row in body] for number in range(width)]
-    numbers = _named(heading, _INDICES) if headed else None
-    if numbers is None or not _are_indices(columns[numbers]):
-        numbers = next((number for number, column in enumerate(columns) if _are_indices(column)), None)
+    numbers = _index_below(heading, columns) if headed else _index_without_heading(columns)
     others = [number for number in range(width) if number != numbers]
     names = next((number for name in _NAMES if headed for number in others if heading[number] == name), None)
     if names is None and len(others) == 1:
         names = others[0]
     if names is None:
         raise ValueError(
-            f"'{path}' has {width} columns, and none of them is headed 'name'; head the column of names so"
+            f"'{path}' has {width} columns, and none of them is headed 'name'; head the column of names so, and a "
+            "column of the outputs' numbers, if there is one, 'index'"
         )
-    column = columns[names]
-    return (
-        column if numbers is None else {int(index): name for index, name in zip(columns[numbers], column, strict=True)}
+    if numbers is None:
+        return columns[names]
+    _check_indices(columns[numbers], heading[numbers] if headed else "", path)
+    return {int(index): name for index, name in zip(columns[numbers], columns[names], strict=True)}
+
+
+def _index_below(heading: list[str], columns: list[list[str]]) -> int | None:
+    """Return the column of numbers that is headed as an index; "class" and "label" are one beside names."""
+    numeric = [number for number, column in enumerate(columns) if any(map(_is_number, column))]
+    for name in _INDICES:
+        for number in numeric:
+            if heading[number] == name:
+                return number
+    found = next((number for number in numeric if _ENDS_AS_AN_INDEX.fullmatch(heading[number])), None)
+    words = [number for number, cell in enumerate(heading) if cell in _NAMES and number not in numeric]
+    if found is None and words:
+        found = next((number for number in numeric if heading[number] in _NAMES), None)
+    return found
+
+
+def _index_without_heading(columns: list[list[str]]) -> int | None:
+    """Return the only column of numbers beside one of names."""
+    numeric = [number for number, column in enumerate(columns) if all(map(_is_number, column))]
+    return numeric[0] if len(columns) > 1 and len(numeric) == 1 else None
+
+
+def _check_indices(column: list[str], heading: str, path: Path) -> None:
+    """Raise unless these are 0, 1, ..., each once, in any order."""
+    count = len(column)
+    if all(cell.isdecimal() for cell in column) and sorted(map(int, column)) == list(range(count)):
+        return
+    shown = ", ".join(column[:4]) + (", ..." if count > 4 else "")
+    raise ValueError(
+        f"the numbers {f'{heading!r} ' if heading else ''}of '{path}' are {shown}; those of {count} outputs are "
+        f"0, 1, ..., {count - 1}, each once, and outputs are counted from 0: correct them, or leave them out and "
+        "write the names in the order of the outputs"
     )
 
 
-def _named(heading: list[str], known: tuple[str, ...]) -> int | None:
-    return next((number for name in known for number, cell in enumerate(heading) if cell == name), None)
+def _names_an_index(heading: str) -> bool:
+    return heading in _INDICES or _ENDS_AS_AN_INDEX.fullmatch(heading) is not None
 
 
-def _are_indices(column: list[str]) -> bool:
-    """Return whether these are 0, 1, ..., each once, in any order."""
-    numbers = [int(cell) for cell in column if cell.isdecimal()]
-    return bool(column) and sorted(numbers) == list(range(len(column)))
+def _is_number(cell: str) -> bool:
+    return re.fullmatch(r"[+-]?\d+(\.\d*)?", cell) is not None
