@@ -68,6 +68,34 @@ def same_answers(loaded, expected, name="test_resnet"):
         return torch.equal(loaded.model(x), expected(x))
 
 
+@pytest.mark.parametrize(
+    ("content", "taken", "other"),
+    [
+        (lambda raw, ema: {"model": raw, "ema": ema}, "model", "ema"),
+        (lambda raw, ema: {"model": raw, "ema": {"module": ema, "updates": 3}}, "model", "ema.module"),
+        (lambda raw, ema: {"model": raw, "ema_model": ema}, "model", "ema_model"),
+        (lambda raw, ema: {"model": raw, "model_state_dict_ema": ema}, "model", "model_state_dict_ema"),
+        (lambda raw, ema: {"model_state_dict": raw, "swa_model_state_dict": ema}, None, "swa_model_state_dict"),
+        (lambda raw, ema: {"model": raw, "averaged": prefixed(ema, "module.")}, "model", "averaged"),
+        (
+            lambda raw, ema: {"state_dict": raw, "callbacks": {"EMA": {"ema_state_dict": ema}}},
+            "state_dict",
+            "callbacks.EMA.ema_state_dict",
+        ),
+        (lambda raw, ema: {"state_dict": ema, "current_model_state": raw}, "state_dict", "current_model_state"),
+        (lambda raw, ema: {"model": raw, "ema": {"shadow_params": [*ema.values()]}}, "model", "ema.shadow_params"),
+        (lambda raw, ema: raw | {"ema": ema}, "ema", "those beside it"),
+    ],
+)
+def test_further_weights_in_a_file_are_never_left_out_in_silence(tmp_path, content, taken, other):
+    file = tmp_path / "last.pth"
+    torch.save(content(network(0).state_dict(), network(1).state_dict()) | {"optimizer": BESIDE["optimizer"]}, file)
+    (note,) = load_model(f"timm:test_resnet@{file}").notes
+    assert other in note
+    assert f"entry '{taken or 'model_state_dict'}'" in note
+    assert "in a file of its own" in note
+
+
 @pytest.mark.parametrize(("prefix", "entry"), list(product(PREFIXES, ENTRIES)))
 def test_every_prefix_in_every_entry(tmp_path, prefix, entry):
     model, file = network(), tmp_path / "last.pth.tar"

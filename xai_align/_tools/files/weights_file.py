@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import argparse
 import warnings
-from collections import OrderedDict
-from collections.abc import Mapping
+from collections import Counter, OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ class WeightsFile:
     Attributes:
         tensors: the weights by name, as they are in the file.
         entry: the entry of the file that they come from; "" for a file of nothing but weights.
-        others: further entries with weights, which were not taken.
+        others: further entries with tensors of the same shapes, which were not taken; "" for those beside entries.
         settings: plain values of the training script's settings, such as ``mean`` or ``img_size``.
     """
 
@@ -51,13 +51,21 @@ class WeightsFile:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def notes(self, path: str | Path) -> tuple[str, ...]:
-        """Return what a reader has to know of the choice: averaged weights are read in place of others."""
-        if not (self.others and is_averaged(self.entry)):
+        """Return what a reader has to know of the choice: which weights were read, where there are others."""
+        if not self.others:
             return ()
-        others = ", ".join(f"'{one}'" for one in self.others)
+        shown = ", ".join(f"'{one}'" if one else "those beside it" for one in self.others[:4])
+        shown += " …" if len(self.others) > 4 else ""
+        another = "to explain another set of weights, save it in a file of its own"
+        if is_averaged(self.entry):
+            like = "; timm chooses the same" if self.entry in TIMM_ENTRIES else ""
+            return (
+                f"the averaged weights (EMA) of '{path}' are explained: its entry '{self.entry}', not {shown}{like}; "
+                f"{another}",
+            )
         return (
-            f"the averaged weights (EMA) of '{path}' are explained: its entry '{self.entry}', not {others}; timm "
-            "chooses the same",
+            f"the entry '{self.entry}' of '{path}' is explained; the file holds further weights, {shown}, which may be "
+            f"averaged (EMA) or of another epoch: {another}",
         )
 
 
@@ -142,7 +150,6 @@ def _found_in(content: Any, path: Path) -> WeightsFile:
     """Return the weights in the content of a training script's file."""
     settings = _plain_settings(content)
     inner, names = content, []
-    others: tuple[str, ...] = ()
     for _ in range(_DEEPEST):
         if not isinstance(inner, Mapping) or _is_flat(inner):
             break
@@ -150,7 +157,6 @@ def _found_in(content: Any, path: Path) -> WeightsFile:
         if not entries:
             break
         name = _chosen(inner, entries, path)
-        others = others or tuple(one for one in entries if one != name)
         names.append(name)
         inner = inner[name]
     if not isinstance(inner, Mapping) or not _is_flat(inner):
@@ -161,7 +167,34 @@ def _found_in(content: Any, path: Path) -> WeightsFile:
         raise ValueError(
             f"'{path}' is no file of plain tensors: '{odd[:60]}' is sparse, quantised or larger than its data"
         )
-    return WeightsFile(tensors=tensors, entry=".".join(names), others=others, settings=settings)
+    taken = ".".join(names)
+    others = tuple(name for name, found in _sets_of_tensors(content) if name != taken and _are_alike(found, tensors))
+    return WeightsFile(tensors=tensors, entry=taken, others=others, settings=settings)
+
+
+def _sets_of_tensors(content: Any, name: str = "", depth: int = _DEEPEST + 1) -> Iterator[tuple[str, list[Tensor]]]:
+    """Yield the tensors of each dictionary or list in a file, with the names that lead to it; no optimizer's."""
+    if isinstance(content, argparse.Namespace):
+        content = vars(content)
+    if not isinstance(content, Mapping | list | tuple) or depth < 0:
+        return
+    parts = content.items() if isinstance(content, Mapping) else enumerate(content)
+    tensors = []
+    for key, value in parts:
+        if isinstance(value, Tensor):
+            tensors.append(value)
+        elif not name and "optim" in str(key).lower():
+            continue
+        else:
+            yield from _sets_of_tensors(value, f"{name}.{key}" if name else str(key), depth - 1)
+    if tensors:
+        yield name, tensors
+
+
+def _are_alike(found: Sequence[Tensor], taken: Mapping[str, Tensor]) -> bool:
+    """Return whether tensors may be weights of the same network: half of its shapes are among theirs."""
+    ours = Counter(one.shape for one in taken.values() if one.dim())
+    return 2 * (ours & Counter(one.shape for one in found if one.dim())).total() >= ours.total()
 
 
 def _chosen(content: Mapping[Any, Any], entries: list[str], path: Path) -> str:
