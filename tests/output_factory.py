@@ -65,6 +65,22 @@ def classes():
     return loaded(3)
 
 
+def sigmoid():
+    return loaded(1, lambda z: z.sigmoid(), class_names=("healthy", "sick"))
+
+
+def softmax():
+    return loaded(3, lambda z: {"logits": z[:, None].softmax(-1).squeeze(1)})
+
+
+def log_softmax():
+    return loaded(3, lambda z: z.log_softmax(1))
+
+
+def squeezed():
+    return loaded(1, lambda z: z.squeeze(1), class_names=("healthy", "sick"))
+
+
 def two_numbers():
     return loaded(2, output_kind="regression", class_names=("age", "weight"))
 

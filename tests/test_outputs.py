@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from tests import output_factory
 from xai_align import Question, compare
 from xai_align.cli.app import app
+from xai_align.data.final_activation import final_activation
 from xai_align.data.output_description import OutputDescription, describe_output
 from xai_align.perturbation.curve import perturbation_curve
 from xai_align.perturbation.questioned import curve_values
@@ -202,6 +203,62 @@ def test_dense_outputs_are_refused_with_what_to_do(tmp_path):
 # ---------------------------------------------------------------- comparisons
 
 
+@pytest.mark.parametrize("factory", ["sigmoid", "softmax"])
+def test_probabilities_are_no_logits(tmp_path, factory):
+    image = output_factory.half_red(tmp_path / "images")
+    for command in (
+        ("explain", image),
+        ("compare", "--images", image, "--methods", "random", "--metrics", "tie_rate"),
+    ):
+        result = run(*command, "--model", f"tests.output_factory:{factory}", "--out", tmp_path / "out")
+        assert result.exit_code == 2, result.output
+        said = " ".join(result.output.split())
+        assert f"ends in a {factory}: its outputs are probabilities" in said
+        assert "--output-kind regression" in said
+
+
+def test_a_probability_is_explained_as_a_number_if_that_is_stated(tmp_path):
+    image = output_factory.half_red(tmp_path / "images")
+    (tmp_path / "names.txt").write_text("risk")
+    stated = ("--output-kind", "regression", "--class-names", tmp_path / "names.txt", "--out", tmp_path / "out")
+    result = run("explain", image, "--model", "tests.output_factory:sigmoid", *stated)
+    assert result.exit_code == 0, result.output
+    (file,) = (tmp_path / "out").glob("*.json")
+    found = json.loads(file.read_text())
+    assert "probability" not in found
+    assert found["answer"] == pytest.approx(torch.tensor(1.0).sigmoid().item(), abs=1e-5)
+
+
+def test_a_log_softmax_gives_logits(explained):
+    first, second = (explained(name)["likeliest"] for name in ("log_softmax", "classes"))
+    assert [one["probability"] for one in first] == pytest.approx([one["probability"] for one in second])
+
+
+def test_outputs_without_an_axis_are_refused_with_what_to_do(tmp_path):
+    image = output_factory.half_red(tmp_path / "images")
+    result = run("explain", image, "--model", "tests.output_factory:squeezed", "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "has shape [1], without an axis of outputs" in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize(
+    ("ends", "found"),
+    [
+        (lambda z: z, ""),
+        (lambda z: z.log_softmax(1), ""),
+        (lambda z: z * z.sigmoid(), ""),
+        (lambda z: z.softmax(1)[:, 1:], "softmax"),
+        (lambda z: z.sigmoid().clamp(0.01, 0.99).half().float(), "sigmoid"),
+        (lambda z: torch.nn.functional.hardsigmoid(z).reshape(-1, 3, 1).mT[:, 0], "hard sigmoid"),
+        (lambda z: z.softmax(1).detach(), ""),
+    ],
+)
+def test_the_activation_at_the_end_is_found_and_the_model_unchanged(ends, found):
+    model = output_factory.Colours(3, ends)
+    assert final_activation(model, torch.rand(2, 3, 8, 8)) == found
+    assert all(one.grad is None and one.requires_grad for one in model.parameters())
+
+
 def compared(factory, tmp_path, metrics, **options):
     output_factory.half_red(tmp_path / "images")
     methods = options.pop("methods", ["pinet", "random"])
@@ -331,7 +388,7 @@ def test_what_is_found_and_what_is_stated(outputs, names, stated, kind):
         (3, ("a", "b"), None, "2 class names .'a', 'b'., and the model has 3 outputs"),
         (2, tuple("abcdefgh"), None, "8 class names"),
         (1, ("a", "b", "c"), None, "3 class names"),
-        (1, ("a", "b"), "regression", "the model has 1 output;"),
+        (1, ("a", "b"), "regression", "the model has 1 output;.*--output-kind one-logit"),
         (3, (), "one logit", "this model has 3 outputs"),
         (1, (), "classes", "softmax is always 1"),
     ],

@@ -124,3 +124,21 @@ def test_the_plugin_is_valid():
     manager.check_pending()
     if name:
         manager.unregister(name=name)
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "built"),
+    [("inception_v3", "AuxLogits.fc.weight", True), ("googlenet", "aux1.fc2.weight", True), ("googlenet", "x", False)],
+)
+def test_the_heads_for_training_are_built_if_the_file_has_them(tmp_path, monkeypatch, name, key, built):
+    class Seen(Exception):
+        pass
+
+    def made(name, **options):
+        raise Seen(options.get("aux_logits", True))
+
+    monkeypatch.setattr("torchvision_align.loading._made", made)
+    torch.save({key: torch.ones(2, 2)}, tmp_path / "w.pth")
+    with pytest.raises(Seen) as seen:
+        load_torchvision_model(f"torchvision:{name}@{tmp_path / 'w.pth'}")
+    assert seen.value.args == (built,)

@@ -153,7 +153,7 @@ def _from_file(name: str, path: Path, extra: dict[str, Any]) -> tuple[nn.Module,
     except FileNotFoundError as error:
         raise ValueError(f"{error} for '{name}'; write {PREFIX}{name}@PATH with a file that is there") from error
     options: dict[str, Any] = {"weights": None, **extra}
-    if not any("aux" in key for key in found.tensors) and name in ("googlenet", "inception_v3"):
+    if not any("aux" in key.lower() for key in found.tensors) and name in ("googlenet", "inception_v3"):
         options["aux_logits"] = False  # heads for training, which files of other scripts leave out
     model = _made(name, **options)
     own = model.state_dict()

@@ -11,8 +11,10 @@ from torch import Tensor
 from xai_align._tools.devices import usable_device
 from xai_align._tools.files.legible import legible
 from xai_align._tools.files.whole_file import write_whole
+from xai_align._tools.logits import NoLogits
 from xai_align._tools.random_weights import RANDOM
 from xai_align.data.class_names import check_class, parse_sides, question_about
+from xai_align.data.final_activation import check_outputs_are_logits
 from xai_align.data.images import distinct_stems, expand_paths
 from xai_align.data.model_picture import picture_of
 from xai_align.data.output_description import (
@@ -124,19 +126,26 @@ def explain_files(task: Task, out: Path) -> Iterator[Result]:
 
     Raises:
         TargetError: a class is out of the model's range: no image can be explained.
+        ValueError: the outputs are no logits, or not those of the stated kind or names.
         OSError: ``out`` cannot be written to.
     """
     out.mkdir(parents=True, exist_ok=True)
+    checked = False
     for path, stem in zip(task.paths, distinct_stems(task.paths), strict=True):
         try:
             inputs = prepared_image(path, task.loaded, task.value_range)[0][None].to(task.device)
             logits = logits_of(task.loaded.model, inputs, task.loaded.output_field)
+        except NoLogits:  # of every image
+            raise
         except Exception as error:  # preprocessing and model may raise anything; the other images continue
             said = _said(error)
             name = legible(path)
             yield Result(steps=len(task.methods), problem=said if said.startswith(name) else f"{name}: {said}")
             continue
         output = _described(task, logits)
+        if not checked:
+            check_outputs_are_logits(task.loaded, inputs)
+            checked = True
         try:
             asked = task.targets or (output.predicted(logits[0]),)
             question = output.on_outputs(question_about(asked, task.foils, asked[0]))

@@ -22,6 +22,7 @@ from xai_align.comparison.image_labels import ImageLabel, read_labels
 from xai_align.comparison.method_reference import MethodReference, check_layers, parse_methods
 from xai_align.comparison.provenance import file_sha256, versions, weights_sha256
 from xai_align.comparison.transferred_model import TransferredModel, check_same_classes
+from xai_align.data.final_activation import check_outputs_are_logits
 from xai_align.data.groups import ClassGroups
 from xai_align.data.images import ImageError, expand_paths
 from xai_align.data.output_description import (
@@ -169,6 +170,7 @@ def prepare(
     probe = _first_readable(paths, loaded, where, value_range)
     logits = logits_of(loaded.model, probe, loaded.output_field)
     output = describe_output(loaded, logits)
+    check_outputs_are_logits(loaded, probe)
     if not asking.targets:
         output.predicted(logits[0])  # is there a predicted one?
     measured, left_out = _defined(measured, output)
@@ -183,6 +185,7 @@ def prepare(
         other = _on_device(transfer_to, where, given=True, trust=trust)
         theirs = _first_readable(paths, other, where, value_range)
         describe_output(other, logits_of(other.model, theirs, other.output_field))
+        check_outputs_are_logits(other, theirs)
         shape = theirs.shape[2:]
         judge = TransferredModel(loaded, other, shape)
         check_same_classes(loaded, other, logits, logits_of(judge, probe))

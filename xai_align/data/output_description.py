@@ -194,13 +194,20 @@ def _wrong_count(names: Sequence[str], output: OutputDescription) -> str:
     sides = output.sides
     outputs = "2 sides of its one logit" if output.kind == "one logit" else f"{sides} output{'s' * (sides != 1)}"
     shown = ", ".join(f"'{name}'" for name in names[:3]) + (" …" if len(names) > 3 else "")
+    two = len(names) == 2 and output.num_outputs == 1
     return (
         f"there are {len(names)} class names ({shown}), and the model has {outputs}; give one name for each, in the "
-        "order of the outputs"
+        "order of the outputs" + (", or, if it is the logit of two classes, say --output-kind one-logit" if two else "")
     )
 
 
 def _not_one_row(logits: Tensor) -> str:
+    if logits.dim() < 2:
+        return (
+            f"the output of the model has shape {list(logits.shape)}, without an axis of outputs; logits [N, K] are "
+            "needed, [N, 1] for one logit or number: leave out the squeeze at the model's end, or wrap the model in a "
+            "module that returns logits.reshape(-1, 1)"
+        )
     return (
         f"the output of the model has shape {list(logits.shape)}; logits [N, K] are needed. Of a dense output, such as "
         "a segmentation, one number has to be chosen, for example the mean of a class's logits over some positions: "
