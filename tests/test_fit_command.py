@@ -101,6 +101,7 @@ def test_a_folder_becomes_a_saved_pinet_with_curves_and_maps(folder):
     assert look.maps.shape == (1, 2, 20, 20)
     asked = CliRunner().invoke(app, ["explain", "pictures/red/00.png", "--model", "pinet:out/model", "--out", "why"])
     assert asked.exit_code == 0, asked.output
+    assert "warning: these weights are random (untrained): those of the backbone" in " ".join(asked.stderr.split())
     assert (out / "metrics.csv").is_file()
     again = run(*words, "--masks", "masks", "--loss", "feedback=1", "--loss", "masks=10")
     assert again.exit_code == 0, again.output

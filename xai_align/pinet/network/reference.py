@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from xai_align._tools.files.plain_json import read_json
+from xai_align._tools.random_weights import RANDOM
 from xai_align.hookspecs import LoadedModel
+from xai_align.pinet.network.frozen_encoder import FrozenEncoder
 from xai_align.pinet.network.module import PiNet
+from xai_align.pinet.network.persistence import MODEL_FOLDER
 
 #: Prefix of a reference to a saved PiNet.
 PREFIX = "pinet:"
+#: What ``fit-pinet`` writes of the classes and the backbone.
+_ABOUT = "classes.json"
 
 
 class Preprocessing(NamedTuple):
@@ -43,11 +50,31 @@ def load_pinet(reference: str, *, trust: bool = False) -> LoadedModel | None:
     """
     if not reference.startswith(PREFIX):
         return None
-    model = PiNet.from_pretrained(reference.removeprefix(PREFIX), trust=trust)
+    source = reference.removeprefix(PREFIX)
+    model = PiNet.from_pretrained(source, trust=trust)
+    random = isinstance(model.encoder, FrozenEncoder) and _backbone(Path(source)).endswith("@random")
     how = getattr(model.encoder, "preprocessing", None) or Preprocessing(_plain(model))
     return LoadedModel(
-        model=model, preprocess=how.preprocess, class_names=model.class_names, mean=how.mean, std=how.std
+        model=model,
+        preprocess=how.preprocess,
+        class_names=model.class_names,
+        mean=how.mean,
+        std=how.std,
+        random_weights=random,
+        notes=(f"{RANDOM}: those of the backbone, which was frozen while the head was trained",) if random else (),
     )
+
+
+def _backbone(folder: Path) -> str:
+    """Return the reference of the backbone that a fit wrote down, beside the model or one folder up; "" if none."""
+    for place in (folder, folder.parent) if folder.name == MODEL_FOLDER else (folder,):
+        try:
+            found = read_json(place / _ABOUT)
+        except (OSError, ValueError):  # a saved PiNet has no such file unless a fit wrote it
+            continue
+        if isinstance(found, dict) and isinstance(found.get("backbone"), str):
+            return found["backbone"]
+    return ""
 
 
 def _plain(model: PiNet) -> Callable[[Any], Tensor]:
