@@ -304,6 +304,55 @@ def test_what_is_no_image_is_said(made, message, tmp_path):
         compare(loaded, tmp_path, methods=["random"], metrics=["tie_rate"])
 
 
+class Flat(nn.Module):
+    """A network that views its input, and takes pictures of 8 x 8 alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.judge = nn.Linear(3 * 8 * 8, 2)
+
+    def forward(self, x):
+        return self.judge(x.view(len(x), -1))
+
+
+def unsized(picture):
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1) / 255
+
+
+def flat():
+    return LoadedModel(model=Flat().eval(), preprocess=unsized)
+
+
+def square(path, side):
+    Image.new("RGB", (side, side), "red").save(path)
+    return path
+
+
+def test_prepared_images_are_contiguous_whatever_the_preprocessing_leaves(tmp_path):
+    picture = square(tmp_path / "a.png", 8)
+    assert not unsized(Image.open(picture)).is_contiguous()
+    assert flat().preprocess(Image.open(picture)).is_contiguous()
+    found = compare(flat(), tmp_path, methods=["random"], metrics=["deletion"])
+    assert not found.problems
+    done = run("explain", picture, "--model", "test_own_models:flat", "--method", "random", "--out", tmp_path / "o")
+    assert done.exit_code == 0, done.output
+
+
+def test_a_first_image_that_the_model_does_not_take_is_a_problem_like_any_other(tmp_path):
+    square(tmp_path / "a.png", 9)
+    square(tmp_path / "b.png", 8)
+    found = compare(flat(), tmp_path, methods=["random"], metrics=["deletion"])
+    assert [(one.n, one.missing) for one in found.summaries] == [(1, 0)]
+    assert len(found.problems) == 1
+    assert "a.png: the model failed" in found.problems[0]
+
+
+def test_images_none_of_which_the_model_takes_are_a_clear_error(tmp_path):
+    square(tmp_path / "a.png", 9)
+    with pytest.raises(ValueError, match=r"none of the 1 images .*a\.png: the model failed: "):
+        compare(flat(), tmp_path, methods=["random"], metrics=["deletion"])
+
+
 def test_a_processor_of_transformers_can_be_the_preprocessing():
     transformers = pytest.importorskip("transformers")
     processor = transformers.ViTImageProcessor(

@@ -40,7 +40,7 @@ class Preprocessing:
 
 
 def image_tensor(made: Any) -> Tensor:
-    """Return one image ``[C, H, W]`` as a floating tensor.
+    """Return one image ``[C, H, W]`` as a floating tensor, contiguous in memory.
 
     Raises:
         ValueError: it is not one image; the message says what was found.
@@ -65,7 +65,7 @@ def image_tensor(made: Any) -> Tensor:
         raise ValueError(
             f"the preprocessing returned whole numbers ({x.dtype}); return floating-point ones, such as x / 255"
         )
-    return x
+    return x.contiguous()  # `.permute(2, 0, 1)` leaves the channels last in memory, which `x.view(N, -1)` refuses
 
 
 def scale_of(preprocess: Callable[[Any], Tensor]) -> Scale | None:

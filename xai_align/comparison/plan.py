@@ -20,6 +20,7 @@ from xai_align._tools.random_weights import RANDOM
 from xai_align.comparison.asked_questions import CONFUSION, GROUPED, WORDNET, Asking, parse_asking, read_groups
 from xai_align.comparison.image_labels import ImageLabel, read_labels
 from xai_align.comparison.method_reference import MethodReference, check_layers, parse_methods
+from xai_align.comparison.one_by_one import said
 from xai_align.comparison.provenance import file_sha256, versions, weights_sha256
 from xai_align.comparison.transferred_model import TransferredModel, check_same_classes
 from xai_align.data.final_activation import check_outputs_are_logits
@@ -36,6 +37,7 @@ from xai_align.data.value_range import ValueRange, check_range
 from xai_align.explanation import logits_of
 from xai_align.hookspecs import LoadedModel, MetricSpec
 from xai_align.plugins import ModelOptions, load_model, metric
+from xai_align.question import TargetError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -44,6 +46,8 @@ if TYPE_CHECKING:
 OTHER_IMAGES = 64
 #: Number of images from whose predictions confused classes are found.
 CONFUSION_IMAGES = 2000
+#: Number of images on which the model may fail before the comparison is given up.
+PROBED_IMAGES = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,8 +171,7 @@ def prepare(
     where = _device_of(loaded.model, where)
     check_layers(compared, loaded.model)
     asking = parse_asking(kinds, targets, foils, names_to_choose_from(loaded))
-    probe = _first_readable(paths, loaded, where, value_range)
-    logits = logits_of(loaded.model, probe, loaded.output_field)
+    probe, logits = _first_usable(paths, loaded, where, value_range)
     output = describe_output(loaded, logits)
     check_outputs_are_logits(loaded, probe)
     if not asking.targets:
@@ -183,8 +186,8 @@ def prepare(
     judge = _of_logits(loaded, probe)
     if transfer_to is not None:
         other = _on_device(transfer_to, where, given=True, trust=trust)
-        theirs = _first_readable(paths, other, where, value_range)
-        describe_output(other, logits_of(other.model, theirs, other.output_field))
+        theirs, answers = _first_usable(paths, other, where, value_range)
+        describe_output(other, answers)
         check_outputs_are_logits(other, theirs)
         shape = theirs.shape[2:]
         judge = TransferredModel(loaded, other, shape)
@@ -321,16 +324,33 @@ def _name_of(model: str | LoadedModel) -> str:
     return model if isinstance(model, str) else type(model.model).__name__
 
 
-def _first_readable(
+def _first_usable(
     paths: Sequence[Path], loaded: LoadedModel, where: torch.device, value_range: ValueRange | None
-) -> Tensor:
-    problem: ImageError | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return the input ``[1, C, H, W]`` of the first image that the model takes, and its logits.
+
+    The images before it are reported when they are processed.
+
+    Raises:
+        ValueError: no image can be read, or the model fails on all of the first ones.
+    """
+    problem = ""
+    failed = 0
     for path in paths:
         try:
-            return prepared_image(path, loaded, value_range)[0][None].to(where)
+            x = prepared_image(path, loaded, value_range)[0][None].to(where)
+            return x, logits_of(loaded.model, x, loaded.output_field)
         except ImageError as error:
-            problem = problem or error
-    raise ValueError(f"none of the {len(paths)} images can be used; the first: {problem}")
+            problem = problem or str(error)
+        except TargetError:  # the outputs are no logits, whatever the image
+            raise
+        except Exception as error:  # models may raise anything, for an image of another size or number of channels
+            problem = problem or f"{legible(path)}: the model failed: {said(error)}"
+            failed += 1
+            if failed == PROBED_IMAGES:
+                break
+    tried = failed if failed == PROBED_IMAGES else len(paths)
+    raise ValueError(f"none of the {tried} images can be used; the first: {problem}")
 
 
 def _groups(
