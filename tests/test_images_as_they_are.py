@@ -13,7 +13,7 @@ from cli_factory import NAMES, Colours, preprocess
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import nn
 from typer.testing import CliRunner
 
@@ -116,6 +116,29 @@ def test_floats_are_never_nearly_black(tmp_path, largest, white):
     tifffile.imwrite(tmp_path / "x.tif", (RAMP * largest).astype(np.float32))
     expected = np.rint(255 * np.clip(RAMP.astype(np.float32) * largest / white, 0, 1))
     assert np.abs(levels(tmp_path / "x.tif").astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("values", [[0, 1000, 4095], [1000, 2000, 3000], [0, 0.25, 1], [0, 30, 3000.0], [-7, 0, 9]])
+def test_white_is_zero_inverts_within_the_range_of_the_numbers(tmp_path, values):
+    dtype = np.float32 if any(isinstance(one, float) for one in values) else np.int16 if values[0] < 0 else np.uint16
+    row = np.array([values] * 2, dtype)
+    tifffile.imwrite(tmp_path / "black.tif", row, photometric="minisblack")
+    tifffile.imwrite(tmp_path / "white.tif", row, photometric="miniswhite")
+    black, white = (np.asarray(open_image(tmp_path / f"{one}.tif")).astype(int) for one in ("black", "white"))
+    assert np.ptp(black) > 100
+    np.testing.assert_allclose(white, 255 - black, atol=1)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_tiff_of_any_depth_is_upright_as_pillow_turns_it(tmp_path, orientation):
+    values = np.arange(6, dtype=np.uint8).reshape(2, 3) * 50
+    lying = Image.fromarray(values)
+    lying.getexif()[274] = orientation
+    for saved in (values, values.astype(np.uint16) * 257):
+        tags = [(274, "H", 1, orientation, True)]
+        tifffile.imwrite(tmp_path / "x.tif", saved, photometric="minisblack", extratags=tags)
+        found = np.asarray(open_image(tmp_path / "x.tif"))[..., 0]
+        assert np.array_equal(found, np.asarray(ImageOps.exif_transpose(lying)))
 
 
 def test_hounsfield_units_below_zero_are_kept(tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +12,19 @@ _NUMPY, _ZIP, _PNG = b"\x93NUMPY", b"PK\x03\x04", b"\x89PNG\r\n\x1a\n"
 _TIFF = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 #: Name of the image among the arrays of an ``.npz`` file with several.
 IMAGE = "image"
+_WHITE_IS_ZERO = 0  # of TIFF's photometric interpretations
+_ORIENTATION = 274
 
 
-def read_array(path: Path) -> NDArray[Any] | None:
-    """Return an image as the numbers of its file, ``[H, W, C]``; None for files that Pillow reads without loss.
+class FileArray(NamedTuple):
+    """Numbers of an image file, ``[H, W, C]``, upright; ``white_is_low``: the smallest of their range is white."""
+
+    values: NDArray[Any]
+    white_is_low: bool = False
+
+
+def read_array(path: Path) -> FileArray | None:
+    """Return an image as the numbers of its file; None for files that Pillow reads without loss.
 
     These are NumPy's files, TIFF with more than eight bits or four channels, or with pages of one channel each, and
     colour PNG of sixteen bits.
@@ -26,13 +35,14 @@ def read_array(path: Path) -> NDArray[Any] | None:
     with path.open("rb") as file:
         start = file.read(33)
     if start.startswith(_NUMPY):
-        return channels_last(np.load(path, allow_pickle=False))
+        return FileArray(channels_last(np.load(path, allow_pickle=False)))
     if start.startswith(_ZIP):
-        return channels_last(_from_npz(path))
+        return FileArray(channels_last(_from_npz(path)))
     if start.startswith(_TIFF):
         return _from_tiff(path)
     if start.startswith(_PNG) and start[24] == 16 and start[25] & 2 | start[25] & 4:
-        return _from_png(path)
+        values = _from_png(path)
+        return None if values is None else FileArray(values)
     return None
 
 
@@ -61,28 +71,41 @@ def _from_npz(path: Path) -> NDArray[Any]:
         return np.asarray(arrays[names[0] if len(names) == 1 else IMAGE])
 
 
-def _from_tiff(path: Path) -> NDArray[Any] | None:
+def _from_tiff(path: Path) -> FileArray | None:
     """Return the first page, or the pages as channels if each has one channel and all have one size."""
     import tifffile
 
     with tifffile.TiffFile(path) as file:
         pages: Any = file.pages
         first = pages[0]
+        tag = first.tags.get(_ORIENTATION)
+        orientation = 1 if tag is None else int(tag.value)
+        # of these, Pillow takes the rows for columns
+        turned = orientation > 4 and first.compression == 1 and first.photometric <= 2 and first.samplesperpixel != 4
         alike = len(pages) > 1 and first.samplesperpixel == 1 and len({page.shape for page in pages}) == 1
         if alike:
-            return np.stack([_page(page) for page in pages], -1)
-        if first.samplesperpixel <= 4 and first.bitspersample <= 8 and first.sampleformat in (1, 4):
+            values = np.stack([np.asarray(page.asarray()) for page in pages], -1)
+        elif not turned and first.samplesperpixel <= 4 and first.bitspersample <= 8 and first.sampleformat in (1, 4):
             return None
-        values = _page(first)
-        if values.ndim == 3 and first.planarconfig == 2:
-            return np.moveaxis(values, 0, 2)
-        return values[..., None] if values.ndim == 2 else values
+        else:
+            values = np.asarray(first.asarray())
+            values = values[..., None] if values.ndim == 2 else values
+            values = np.moveaxis(values, 0, 2) if first.planarconfig == 2 and first.samplesperpixel > 1 else values
+        return FileArray(_upright(values, orientation), first.photometric == _WHITE_IS_ZERO)
 
 
-def _page(page: Any) -> NDArray[Any]:
-    values = np.asarray(page.asarray())
-    if page.photometric == 0 and values.dtype.kind in "ub":  # white is zero
-        return np.asarray(2**page.bitspersample - 1 - values, values.dtype) if values.dtype.kind == "u" else ~values
+def _upright(values: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """Return ``[H, W, C]`` as it is to be seen, from TIFF's (and Exif's) orientation, 1 to 8.
+
+    The tag says which sides of the picture the first row and the first column are: 1 top and left, 2 top and right,
+    3 bottom and right, 4 bottom and left, 5 left and top, 6 right and top, 7 right and bottom, 8 left and bottom.
+    """
+    if orientation in (5, 6, 7, 8):
+        values = values.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        values = values[::-1]
+    if orientation in (2, 3, 6, 7):
+        values = values[:, ::-1]
     return values
 
 

@@ -102,7 +102,8 @@ def read_picture(path: str | Path, value_range: ValueRange | None = None) -> Pic
     from PIL import Image
 
     try:
-        values = read_array(Path(path))
+        found = read_array(Path(path))
+        values, white_is_low = (None, False) if found is None else found
         if values is None:
             upright = _opened(path)
             if upright.mode.startswith(("I", "F")):  # 16 bits and more: converting alone would clip to white
@@ -112,7 +113,7 @@ def read_picture(path: str | Path, value_range: ValueRange | None = None) -> Pic
             if value_range is None:
                 return solid
             values = np.asarray(solid)
-        shares = to_unit(values, value_range)
+        shares = to_unit(values, value_range, white_is_low=white_is_low)
     except Exception as error:  # decoders of damaged files raise almost anything
         raise ImageError(f"{legible(Path(path))}: cannot be read as an image ({_reason(error, path)})") from error
     if shares.shape[2] not in (1, 3):

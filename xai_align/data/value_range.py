@@ -79,12 +79,15 @@ def range_of(values: NDArray[Any]) -> ValueRange:
     return 0.0, top if not floats or high > top / 2 else high
 
 
-def to_unit(values: NDArray[Any], given: ValueRange | None = None) -> NDArray[np.float32]:
+def to_unit(
+    values: NDArray[Any], given: ValueRange | None = None, *, white_is_low: bool = False
+) -> NDArray[np.float32]:
     """Map numbers from their range to [0, 1]. What lies outside is cut off; NaN becomes 0.
 
     Args:
         values: of one image, in any shape.
         given: the range; None: by the rule above.
+        white_is_low: the smallest number of the range becomes 1 and the largest 0, as TIFF files may say.
 
     Raises:
         ValueError: see :func:`range_of`.
@@ -96,4 +99,5 @@ def to_unit(values: NDArray[Any], given: ValueRange | None = None) -> NDArray[np
     low, high = range_of(values) if given is None else given
     x = values.astype(np.float64) / 2  # halves, so that no difference overflows
     shares = (x - low / 2) / (high / 2 - low / 2)
+    shares = 1 - shares if white_is_low else shares
     return np.clip(np.nan_to_num(shares, nan=0.0), 0, 1).astype(np.float32)
