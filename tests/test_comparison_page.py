@@ -153,6 +153,15 @@ def test_digits_are_those_of_the_largest_number_of_the_column():
     assert figure(float("inf"), 3) == figure(nan, None) == "–"
 
 
+def test_a_small_number_beside_a_large_one_has_digits_of_its_own():
+    large = summary("why", "lime", "insertion", mean=1519.0, low=1500.0, high=1538.0)
+    small = summary("why", "pinet", "insertion", mean=0.157, low=0.12, high=0.19)
+    beside = (large, small)
+    assert cell("lime", "insertion", summaries=beside).mean == "1519"
+    assert cell("pinet", "insertion", summaries=beside).mean == "0.157"
+    assert cell("pinet", "insertion", summaries=beside).interval == "[0.120, 0.190]"
+
+
 # --- the curves ----------------------------------------------------------------------------------
 
 

@@ -12,6 +12,7 @@ import torch
 from tests.networks import conv_net, filled, images, two_layers
 from xai_align import Question, explain, plugins
 from xai_align.evaluation import completeness_error, completeness_gap
+from xai_align.evaluation.does_not_apply import MetricDoesNotApply
 from xai_align.question import TargetError
 
 X = torch.tensor([[1.0, 2.0]])
@@ -77,6 +78,21 @@ def test_integrated_gradients_are_complete_from_their_baseline_alone():
     # an explanation without a readout states no constant
     stated = completeness_error(net, x, maps, target=1, explanation=SimpleNamespace(readout=None))
     assert torch.equal(stated, completeness_error(net, x, maps, target=1))
+
+
+@pytest.mark.parametrize("name", ["completeness_gap", "completeness_error", "completeness_error_from_zeros"])
+@pytest.mark.parametrize(
+    ("method", "applies"), [("random", False), ("saliency", False), ("integrated_gradients", True)]
+)
+def test_only_contributions_have_a_sum_to_compare(name, method, applies):
+    net, x = conv_net(), images(2)
+    found = explain(net, x, [0, 1], method)
+    evaluate = plugins.metric(name).evaluate
+    if applies:
+        assert evaluate(net, x, found.attribution, target=[0, 1], explanation=found).shape == (2,)
+    else:
+        with pytest.raises(MetricDoesNotApply, match=f"the values of {method} are "):
+            evaluate(net, x, found.attribution, target=[0, 1], explanation=found)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from xai_align._tools.checks import check_finite
+from xai_align.evaluation.does_not_apply import MetricDoesNotApply
 from xai_align.perturbation.fills import filler
 from xai_align.pinet.records import Readout
 from xai_align.pinet.rounding import wide
@@ -42,6 +43,7 @@ def completeness_gap(
             before contributions were spread over pixels. Without it the bias is 0.
 
     Raises:
+        MetricDoesNotApply: the explanation's values are no parts of the answer.
         TargetError: the target is not understood, or the output does not have it.
         ValueError: the attributions hold NaN or infinite values.
 
@@ -52,6 +54,7 @@ def completeness_gap(
         completeness_gap(model, images, gradients * images, target=281)  # [2], in logits
     """
     check_finite("the attributions", attributions)
+    _check_contributions(explanation)
     if explanation is not None and explanation.readout is not None:
         return explanation.readout.completeness_error.abs()
     return completeness_error(forward_func, inputs, attributions, target=target)
@@ -89,6 +92,7 @@ def completeness_error(
         explanation: source of the attributions.
 
     Raises:
+        MetricDoesNotApply: the explanation's values are no parts of the answer, as those of rankings and slopes.
         TargetError: the target is not understood, or the output does not have it.
         ValueError: the attributions or the constant are not finite or of another number of examples, or both
             ``constant`` and ``baselines`` are given.
@@ -100,6 +104,7 @@ def completeness_error(
         completeness_error(model, images, gradients * images, target=281, baselines=0.0)  # [2], in logits
     """
     check_finite("the attributions", attributions)
+    _check_contributions(explanation)
     if len(attributions) != len(inputs):
         raise ValueError(f"attributions of {len(attributions)} examples were given, and {len(inputs)} inputs")
     if constant is not None and baselines is not None:
@@ -119,10 +124,23 @@ def completeness_error(
 
 
 def completeness_error_from_zeros(
-    forward_func: Callable[..., Tensor], inputs: Tensor, attributions: Tensor, *, target: Any = None
+    forward_func: Callable[..., Tensor],
+    inputs: Tensor,
+    attributions: Tensor,
+    *,
+    target: Any = None,
+    explanation: Explained | None = None,
 ) -> Tensor:
     """Compute :func:`completeness_error` with a baseline of zeros; ``[N]``, lower is better."""
-    return completeness_error(forward_func, inputs, attributions, target=target, baselines=0.0)
+    return completeness_error(forward_func, inputs, attributions, target=target, baselines=0.0, explanation=explanation)
+
+
+def _check_contributions(explanation: Explained | None) -> None:
+    """Raise if the method says that its values are not in logits, so that their sum is nothing to compare."""
+    values = getattr(explanation, "values", "contributions")
+    if values != "contributions":
+        method = getattr(explanation, "method", "the method")
+        raise MetricDoesNotApply(f"the values of {method} are {values}, which do not add up to the answer")
 
 
 def _baseline(baselines: Any, inputs: Tensor) -> Tensor:

@@ -28,7 +28,8 @@ class Column:
     Attributes:
         higher_is_better: None where the comparison does not define it.
         summary: the metric in one line.
-        digits: digits after the decimal point, the same in the whole column; None: powers of ten.
+        digits: digits after the decimal point, but of numbers that would have fewer than two digits left; None: powers
+            of ten.
     """
 
     name: str
@@ -185,6 +186,14 @@ def _digits(values: Iterable[float]) -> int | None:
     return max(0, 3 - power) if power >= 0 else 2 - power
 
 
+def _enough(digits: int | None, value: float) -> int | None:
+    """Return the column's decimals, or the number's own where those leave fewer than two of its digits."""
+    if digits is None or value == 0:
+        return digits
+    own = _digits([value])
+    return own if own is None or own > digits + 1 else digits
+
+
 def _best(column: Column, summaries: Iterable[Summary]) -> float | None:
     means = _finite(one.mean for one in summaries if one.metric == column.name)
     if not means or column.higher_is_better is None:
@@ -196,12 +205,14 @@ def _cell(one: Summary | None, column: Column, best: float | None, reference: st
     if one is None or not math.isfinite(one.mean):
         asked = 0 if one is None else one.n + one.missing
         return Cell(value=None, mean=NOTHING, hint=f"no value{f' for any of {asked} images' if asked else ''}")
-    mean, mark = figure(one.mean, column.digits), one.verdict if column.higher_is_better is not None else ""
-    interval, difference = _interval(one.low, one.high, column.digits), ""
+    digits = _enough(column.digits, one.mean)
+    mean, mark = figure(one.mean, digits), one.verdict if column.higher_is_better is not None else ""
+    interval, difference = _interval(one.low, one.high, digits), ""
     hints = [f"{one.method}, {column.name}: {mean}", f"95 % interval {interval}" if interval else "", f"n = {one.n}"]
     if math.isfinite(one.difference) and one.method != reference:
-        between = _interval(one.difference_low, one.difference_high, column.digits)
-        difference = f"{_signed(one.difference, column.digits)} {between}".strip()
+        places = _enough(column.digits, one.difference)
+        between = _interval(one.difference_low, one.difference_high, places)
+        difference = f"{_signed(one.difference, places)} {between}".strip()
         verdict = mark or (_unmarked(one) if between else "")
         hints.append(f"difference to {reference} {difference}{f': {verdict}' if verdict else ''}")
     return Cell(
@@ -224,7 +235,7 @@ def _unmarked(one: Summary) -> str:
 def _seconds_cell(took: float | None, column: Column, fastest: float | None) -> Cell:
     if took is None or not math.isfinite(took):
         return Cell(value=None, mean=NOTHING, hint="not timed")
-    return Cell(value=took, mean=figure(took, column.digits), best=took == fastest)
+    return Cell(value=took, mean=figure(took, _enough(column.digits, took)), best=took == fastest)
 
 
 def _interval(low: float, high: float, digits: int | None) -> str:
