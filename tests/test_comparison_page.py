@@ -142,6 +142,14 @@ def test_an_interval_that_is_not_there_is_left_out():
     assert (one.mean, one.interval) == ("0.600", "")
 
 
+def test_equal_values_have_a_dash_for_an_interval_and_the_page_says_why(tmp_path):
+    one = summary("why", "lime", "insertion", n=4, mean=0.0, low=nan, high=nan)
+    assert cell("lime", "insertion", summaries=(one,)).interval == "[–]"
+    html = write_comparison_page(comparison(summaries=(one,)), tmp_path).read_text("utf-8")
+    assert html.count("equal for all images have no interval") >= 1
+    assert "equal for all images" not in write_comparison_page(comparison(), tmp_path).read_text("utf-8")
+
+
 def test_digits_are_those_of_the_largest_number_of_the_column():
     small = ("why-not", "pinet", "ccs"), ("why-not", "lime", "ccs")
     assert [cell(method, "ccs", question).mean for question, method, _ in small] == ["0.00123", "−0.00045"]

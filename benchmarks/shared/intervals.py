@@ -10,10 +10,14 @@ from xai_align.comparison.intervals import mean_intervals
 
 
 def plus_minus(values: NDArray[np.float64], *, sign: str = "") -> list[str]:
-    """Each column's mean and half the width of its interval: ``0.138 ± 0.032``; ``sign="+"`` shows the sign of each."""
+    """Each column's mean and half the width of its interval: ``0.138 ± 0.032``; ``sign="+"`` shows the sign of each.
+
+    Values that are all equal have no interval: ``1.000 ± –``.
+    """
     found = mean_intervals(values)
     halves = (found.high - found.low) / 2
-    return [f"{mean:{sign}.3f} ± {half:.3f}" for mean, half in zip(found.mean, halves, strict=True)]
+    widths = ["–" if np.isnan(half) else f"{half:.3f}" for half in halves]
+    return [f"{mean:{sign}.3f} ± {width}" for mean, width in zip(found.mean, widths, strict=True)]
 
 
 def from_to(differences: Tensor) -> str:

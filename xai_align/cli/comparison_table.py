@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
-from xai_align.comparison.intervals import DESCRIPTION
+from xai_align.comparison.intervals import DESCRIPTION, EQUAL
 from xai_align.report.comparison_table import verdict_notes
 from xai_align.report.record_text import NO_VALUE
 
@@ -43,6 +43,8 @@ def footnotes(comparison: Comparison) -> list[str]:
     gaps = [row for row in comparison.summaries if row.missing and row.n]
     if gaps:
         notes.append("n=…: the number of images with a value, where some have none.")
+    if any(row.n > 1 and not math.isfinite(row.low) for row in comparison.summaries):
+        notes.append(f"[{NO_VALUE}]: {EQUAL}.")
     if any(row.n == 0 for row in comparison.summaries):
         notes.append(f"{NO_VALUE}: the metric does not apply, or failed on every image.")
     return notes
@@ -82,6 +84,8 @@ def _cell(row: Summary, *, best: bool) -> str:
     text = _number(row.mean)
     if math.isfinite(row.low):
         text += f" [{_number(row.low)}, {_number(row.high)}]"
+    elif row.n > 1:
+        text += f" [{NO_VALUE}]"
     if row.missing:
         text += f" n={row.n}"
     text = escape(text)

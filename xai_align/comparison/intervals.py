@@ -1,4 +1,4 @@
-"""Means over images with intervals that hold from two images up.
+"""Means over images with intervals, from two images up.
 
 An interval is Student's t interval of the mean, widened where the values are skewed. Student's t is exact for normal
 values at every n, and misses too often for skewed ones; a correction for the skewness (P. Hall, *On the removal of
@@ -32,12 +32,17 @@ COVERAGE = 0.95
 DESCRIPTION = "95 % interval of the mean over images: Student's t, widened for skewed values (Hall 1992)"
 
 
+#: Why values that are all equal have no interval.
+EQUAL = "values that are equal for all images have no interval, as they do not say how far those of other images vary"
+
+
 @dataclass(frozen=True)
 class Interval:
     """Number of finite values, their mean and its interval for each of C columns.
 
     ``p`` is the two-sided p-value of a mean of 0: below 0.05 where the 95 % interval leaves out 0. ``low``, ``high``
-    and ``p`` are NaN where there are fewer than two values. If all values are equal, the interval has no width.
+    and ``p`` are NaN where there are fewer than two values. If all values are equal, there is no interval, as they do
+    not say how far others may lie from them, and ``p`` is 1 for zeros, otherwise 0.
     """
 
     n: NDArray[np.int64]
@@ -80,7 +85,7 @@ def _of_column(x: Array, coverage: float) -> tuple[int, float, float, float, flo
     centred = x - mean  # so that large offsets lose no precision
     s = sqrt(float(centred @ centred) / (n - 1))
     if s <= 1e-14 * float(np.abs(x).max()):  # all equal, but for rounding
-        return n, mean, mean, mean, float(mean == 0)
+        return n, mean, nan, nan, float(mean == 0)
     skew = _skewness(centred / s)
     reach = critical_value(coverage, n - 1) / sqrt(n)
     low = min(-reach, -_inverted(reach, skew, n))  # in units of s, from the mean

@@ -21,7 +21,8 @@ class Summary:
         n: number of images that have a value.
         missing: number of images that have none: the metric does not apply, or something failed.
         mean: over the images that have a value.
-        low, high: the ends of the mean's 95 % interval (:mod:`~xai_align.comparison.intervals`); NaN where n < 2.
+        low, high: the ends of the mean's 95 % interval (:mod:`~xai_align.comparison.intervals`); NaN where n < 2, or
+            all values are equal.
         difference: mean of (this method - the reference) over images where both have a value; NaN for the reference.
         difference_low, difference_high: the ends of its 95 % interval, for this comparison alone.
         pairs: number of images where both have a value.

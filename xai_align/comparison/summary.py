@@ -154,6 +154,8 @@ class ScoreTable:
             for column, fraction in enumerate(fractions):
                 values[list(points[fraction]), column] = list(points[fraction].values())
             band = mean_intervals(values)
+            fixed = (band.n > 1) & np.isnan(band.low)  # equal for all images, as the ends of a relative curve are
+            low, high = (np.where(fixed, band.mean, end) for end in (band.low, band.high))
             bands.append(
                 CurveBand(
                     question=kind,
@@ -161,8 +163,8 @@ class ScoreTable:
                     perturbation=perturbation,
                     fractions=tuple(fractions),
                     mean=tuple(band.mean.tolist()),
-                    low=tuple(band.low.tolist()),
-                    high=tuple(band.high.tolist()),
+                    low=tuple(low.tolist()),
+                    high=tuple(high.tolist()),
                 )
             )
         return tuple(bands)

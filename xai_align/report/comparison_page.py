@@ -18,7 +18,7 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from xai_align._tools.files.whole_file import write_whole
-from xai_align.comparison.intervals import DESCRIPTION
+from xai_align.comparison.intervals import DESCRIPTION, EQUAL
 from xai_align.report.comparison_table import NOTHING, Table, comparison_table, verdict_notes
 from xai_align.report.curve_figure import Panel, curve_panels
 from xai_align.report.method_style import method_styles
@@ -106,6 +106,7 @@ def render_comparison(comparison: Comparison, folder: Path) -> str:
         comparison=comparison,
         facts=_facts(comparison),
         interval=DESCRIPTION,
+        equal=EQUAL if any(one.n > 1 and not math.isfinite(one.low) for one in comparison.summaries) else "",
         legends=_legends(comparison),
         styles=styles,
         style_of={style.method: style for style in styles},

@@ -209,6 +209,8 @@ def _cell(one: Summary | None, column: Column, best: float | None, reference: st
     mean, mark = figure(one.mean, digits), one.verdict if column.higher_is_better is not None else ""
     interval, difference = _interval(one.low, one.high, digits), ""
     hints = [f"{one.method}, {column.name}: {mean}", f"95 % interval {interval}" if interval else "", f"n = {one.n}"]
+    if one.n > 1 and not interval:
+        interval = f"[{NOTHING}]"
     if math.isfinite(one.difference) and one.method != reference:
         places = _enough(column.digits, one.difference)
         between = _interval(one.difference_low, one.difference_high, places)
