@@ -142,6 +142,7 @@ def test_a_number_has_no_probability(explained):
     assert "probability" not in json.dumps({**found, "printed": ""})
     assert found["targets"] == [{"class": 0, "name": None, "value": pytest.approx(32)}]
     assert "numbers in years" in found["printed"]
+    assert "supports the answer" not in found["printed"]
 
 
 def test_one_output_without_a_meaning_is_a_number_and_that_is_said(explained):
@@ -289,6 +290,9 @@ def test_a_regression_is_compared_by_relative_changes(tmp_path):
     page = (tmp_path / "out" / "index.html").read_text()
     assert ">relative change<" in page
     assert ">probability<" not in page
+    assert "Why this output?" in page
+    assert "Why this class?" not in page
+    assert [key.text for key in found.colours["pinet"]] == ["raises the output", "lowers the output"]
 
 
 def test_where_the_answer_falls_the_better_map_still_wins(tmp_path):

@@ -93,7 +93,7 @@ class ScoreTable:
             notes=tuple(self._all_notes()),
             values_file=values_file,
             provenance=self._provenance(),
-            colours={str(one): _colours(one.name) for one in plan.methods},
+            colours={str(one): _colours(one.name, regression=plan.output.kind == "regression") for one in plan.methods},
             warnings=plan.warnings,
             measured="relative change" if plan.output.activation == "relative" else "probability",
         )
@@ -195,9 +195,9 @@ class ScoreTable:
         }
 
 
-def _colours(method: str) -> tuple[Key, ...]:
+def _colours(method: str, *, regression: bool) -> tuple[Key, ...]:
     spec = attribution_method(method)
-    return colour_legend(spec.values, signed=bool(spec.signed))
+    return colour_legend(spec.values, signed=bool(spec.signed), regression=regression)
 
 
 def _gathered(notes: Mapping[str, int]) -> dict[str, int]:

@@ -21,8 +21,8 @@ class Key(NamedTuple):
     text: str
 
 
-def colour_legend(values: Values, *, signed: bool) -> tuple[Key, ...]:
-    """Return what the colours of a map say, one key each.
+def colour_legend(values: Values, *, signed: bool, regression: bool = False) -> tuple[Key, ...]:
+    """Return what the colours of a map say, one key each; ``regression``: the answer is a number in its own unit.
 
     Example::
 
@@ -33,4 +33,6 @@ def colour_legend(values: Values, *, signed: bool) -> tuple[Key, ...]:
         return (Key(RANK, f"{what}, the stronger the colour; no evidence for or against"),)
     if values == "slopes":
         return Key(FOR, "the answer rises with the pixel's value"), Key(AGAINST, "the answer falls with it")
+    if regression:
+        return Key(FOR, "raises the output"), Key(AGAINST, "lowers the output")
     return Key(FOR, "supports the answer"), Key(AGAINST, "opposes it")

@@ -36,6 +36,8 @@ QUESTIONS = {
     "group": "Why this group of classes?",
     "group-not": "Why this group of classes and not that one?",
 }
+#: Text where the output is a number, of which "relative change" is measured.
+WHY_THIS_NUMBER = "Why this output?"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,9 +144,10 @@ def _block(comparison: Comparison, question: str) -> Block:
     table = comparison_table(comparison, question)
     controls = {row.style.method for row in table.rows if row.style.role == "control"}
     lit = frozenset({comparison.reference, table.leader} | controls)
+    regression = comparison.measured == "relative change"
     curves = [curve for curve in comparison.curves if curve.question == question]
     return Block(
-        text=QUESTIONS.get(question, question),
+        text=WHY_THIS_NUMBER if regression and question == "why" else QUESTIONS.get(question, question),
         table=table,
         verdict_notes=verdict_notes(comparison, question),
         panels=curve_panels(curves, front=sorted(lit)),

@@ -180,13 +180,17 @@ def colour_keys(records: Sequence[Record]) -> list[tuple[Sequence[Key], list[str
     """Return the colour legends of these records' maps, each with the methods that it is of."""
     found: dict[tuple[Key, ...], list[str]] = {}
     for record in records:
-        methods = found.setdefault(colour_legend(record.values, signed=record.signed), [])
+        methods = found.setdefault(_keys(record), [])
         if record.method not in methods:
             methods.append(record.method)
     return list(found.items())
 
 
+def _keys(record: Record) -> tuple[Key, ...]:
+    return colour_legend(record.values, signed=record.signed, regression=record.meaning.kind == "regression")
+
+
 def legend_text(record: Record) -> str:
     """Return the meaning of the colours of a record's picture: ``red: supports the answer; blue: opposes it``."""
-    keys = colour_legend(record.values, signed=record.signed)
+    keys = _keys(record)
     return "; ".join(f"{NAMES[key.colour]}: {key.text}" for key in keys)
