@@ -147,7 +147,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path, mon
             raise OSError("no space left")
         known(source, target)
 
-    monkeypatch.setattr(checkpoints.os, "replace", fails)
+    monkeypatch.setattr(os, "replace", fails)
     with pytest.raises(OSError, match="no space left"):
         fit(tmp_path)
     before = [f"epoch-{number:05d}.safetensors" for number in range(epoch)][-2:]
