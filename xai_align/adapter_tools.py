@@ -13,6 +13,7 @@ from xai_align._tools.files.weight_names import load_all_weights, named_as, tens
 from xai_align._tools.files.weights_file import read_weights_file
 from xai_align._tools.logits import select_logits
 from xai_align._tools.model_state import check_evaluation_mode
+from xai_align._tools.optional_package import optional_package
 from xai_align._tools.other_globals import with_globals
 from xai_align._tools.random_state import fixed_random_state, kept_random_state
 from xai_align._tools.random_weights import RANDOM as RANDOM_WEIGHTS
@@ -36,6 +37,7 @@ __all__ = [
     "kept_random_state",
     "load_all_weights",
     "named_as",
+    "optional_package",
     "random_note",
     "read_tensor_file",
     "read_weights_file",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from xai_align.adapter_tools import optional_package
+
 if TYPE_CHECKING:
     from gradcam_align.align_cam import ALIGNCAM
     from gradcam_align.attribution_cam import AttributionCAM
@@ -27,7 +29,8 @@ _HOME = {
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'gradcam_align' has no attribute '{name}'; it offers {', '.join(__all__)}")
-    return getattr(import_module(_HOME[name]), name)
+    with optional_package("gradcam", "grad-cam", "classes with pytorch-grad-cam's call"):
+        return getattr(import_module(_HOME[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
+from xai_align.adapter_tools import optional_package
 from xai_align.hookspecs import AttributionSpec, MetricSpec, hookimpl
 
 #: Summaries of the package's methods for lists; ``baseline_specs.py`` specifies how they are run.
@@ -27,36 +29,46 @@ SUMMARIES = {
 }
 
 
+_THE_PACKAGE = partial(optional_package, "gradcam", "grad-cam", "pytorch-grad-cam's methods")
+
+
 def _build(name: str, model: Any, layer: Any = None, **options: Any) -> Any:
-    from gradcam_align.baseline_method import BaselineMethod
+    with _THE_PACKAGE():
+        from gradcam_align.baseline_method import BaselineMethod
 
     return BaselineMethod(model, name, layer, **options)
 
 
 def _refine_cam(model: Any, layer: Any = None, **options: Any) -> Any:
-    from gradcam_align.refine_cam import RefineCAMMethod
+    with _THE_PACKAGE():
+        from gradcam_align.refine_cam import RefineCAMMethod
 
     return RefineCAMMethod(model, layer, **options)
+
+
+def _summary(text: str) -> str:
+    return text if find_spec("pytorch_grad_cam") else f"{text} (pip install 'xai-align[gradcam]')"
 
 
 @hookimpl
 def xai_align_attributions() -> list[AttributionSpec]:
     """Return the package's methods, without importing it until one is built."""
     return [
-        AttributionSpec(name=name, build=partial(_build, name), summary=summary, takes_layer=True)
+        AttributionSpec(name=name, build=partial(_build, name), summary=_summary(summary), takes_layer=True)
         for name, summary in SUMMARIES.items()
     ] + [
         AttributionSpec(
             name="refinecam",
             build=_refine_cam,
-            summary="grad-cam: product of the maps of Grad-CAM++ at several stages (RefineCAM)",
+            summary=_summary("grad-cam: product of the maps of Grad-CAM++ at several stages (RefineCAM)"),
             takes_layer=True,
         )
     ]
 
 
 def _arcc(forward_func: Any, inputs: Any, attributions: Any, *, explain: Any, target: Any = None) -> Any:
-    from gradcam_align.arcc import arcc
+    with _THE_PACKAGE():
+        from gradcam_align.arcc import arcc
 
     return arcc(forward_func, inputs, attributions, explain=explain, target=target)
 
@@ -69,6 +81,6 @@ def xai_align_metrics() -> list[MetricSpec]:
             name="arcc",
             evaluate=_arcc,
             higher_is_better=True,
-            summary="grad-cam: harmonic mean of ROAD, coherency and one minus complexity (ARCC)",
+            summary=_summary("grad-cam: harmonic mean of ROAD, coherency and one minus complexity (ARCC)"),
         )
     ]

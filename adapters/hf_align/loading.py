@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from xai_align.adapter_tools import in_one_clause, random_note
+from xai_align.adapter_tools import in_one_clause, optional_package, random_note
 from xai_align.hookspecs import LoadedModel, OutputKind
 
 #: Prefix of a reference to a model of transformers.
@@ -42,13 +42,8 @@ def load_hf_model(reference: str) -> LoadedModel | None:
         return None
     name = reference.removeprefix(PREFIX)
     place = str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
-    try:
+    with optional_package("hf", "transformers", "models of Hugging Face"):
         from transformers import AutoImageProcessor, AutoModelForImageClassification
-    except ImportError as error:
-        raise ModuleNotFoundError(
-            f"models of Hugging Face need the package transformers ({error}); pip install transformers",
-            name="transformers",
-        ) from error
     try:
         model, info = AutoModelForImageClassification.from_pretrained(
             place, trust_remote_code=False, output_loading_info=True

@@ -94,8 +94,13 @@ def compare_command(
         int | None, typer.Option(min=1, help="Number of perturbed images in a batch; smaller values use less memory.")
     ] = None,
     table_format: Annotated[
-        str, typer.Option("--format", metavar="parquet|csv", help="File format of the values of all images.")
-    ] = "parquet",
+        str | None,
+        typer.Option(
+            "--format",
+            metavar="parquet|csv",
+            help="File format of the values of all images. Default: parquet if pyarrow is installed.",
+        ),
+    ] = None,
     recursive: Recursive = False,
     value_range: Range = None,
     class_names: ClassNames = None,

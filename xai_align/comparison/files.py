@@ -7,10 +7,13 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, fields
+from functools import partial
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from xai_align._tools.checks import check_choice
 from xai_align._tools.files.whole_file import whole_file, write_whole
+from xai_align._tools.optional_package import optional_package
 from xai_align.comparison.result import Comparison, Summary
 from xai_align.comparison.store import Part, Value, as_json
 
@@ -19,23 +22,26 @@ if TYPE_CHECKING:
 
 #: File formats of the tables of values and curves.
 FORMATS = ("parquet", "csv")
+_IN_PARQUET = partial(optional_package, "compare", "pyarrow", "tables in Parquet")
 _VALUES = {field.name: float if field.type == "float" else str for field in fields(Value)}
 _CURVES = {"image": str, "question": str, "method": str, "perturbation": str, "fraction": float, "probability": float}
 _Writer = Callable[[Iterable[dict[str, Any]]], None]
 
 
-def check_format(name: str) -> None:
-    """Raise if tables cannot be written in this format.
+def available_format(name: str | None) -> str:
+    """Return the format in which tables are written: Parquet, or CSV without its library, if None is named.
 
     Raises:
-        ValueError: there is no such format, or its library is not installed.
+        ValueError: there is no such format.
+        ModuleNotFoundError: its library is not installed.
     """
+    if name is None:
+        return "parquet" if find_spec("pyarrow") else "csv"
     check_choice("the format of tables", name, FORMATS)
     if name == "parquet":
-        try:
+        with _IN_PARQUET():
             import pyarrow  # noqa: F401
-        except ImportError as error:
-            raise ValueError("the format 'parquet' needs pyarrow: install it, or choose 'csv'") from error
+    return name
 
 
 def write_tables(parts: Iterable[Part], out: Path, form: str) -> str:

@@ -31,7 +31,7 @@ class CompareOptions:
         pictures: number of images of which pictures are made.
         device: e.g. ``"cuda:1"``; None: a GPU if there is one; for a loaded model, its device.
         internal_batch_size: perturbed inputs per forward pass.
-        table_format: ``"parquet"`` or ``"csv"``.
+        table_format: ``"parquet"`` or ``"csv"``; None: Parquet if pyarrow is installed (the extra ``compare``).
         recursive: whether the folders below a folder are searched for images, too.
         value_range: the numbers of the image files that are black and white, the same for all; None: by the rule of
             :mod:`xai_align.data.value_range`.
@@ -58,7 +58,7 @@ class CompareOptions:
     pictures: int = 6
     device: str | None = None
     internal_batch_size: int | None = None
-    table_format: str = "parquet"
+    table_format: str | None = None
     recursive: bool = False
     value_range: ValueRange | None = None
     model_options: ModelOptions | None = None

@@ -9,6 +9,8 @@ from datetime import timedelta
 
 import torch
 
+from xai_align._tools.optional_package import optional_package
+
 #: Timeout of the first process to finish while it waits for the others: practically none.
 _PATIENCE = timedelta(days=30)
 
@@ -45,10 +47,12 @@ def this_process(device: str | None = None) -> Process:
 
     Raises:
         ValueError: several processes are to share one GPU.
+        ModuleNotFoundError: several processes were launched and ``accelerate`` is not installed.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return Process()
-    from accelerate import PartialState
+    with optional_package("compare", "accelerate", "comparisons over several processes"):
+        from accelerate import PartialState
 
     if device is not None and ":" in device:
         raise ValueError(f"several processes can't all use '{device}'; leave --device out, or give 'cuda' or 'cpu'")

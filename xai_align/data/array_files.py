@@ -27,7 +27,7 @@ def read_array(path: Path) -> FileArray | None:
     """Return an image as the numbers of its file; None for files that Pillow reads without loss.
 
     These are NumPy's files, TIFF with more than eight bits or four channels, or with pages of one channel each, and
-    colour PNG of sixteen bits.
+    PNG of sixteen bits with colour or transparency.
 
     Raises:
         Exception: of the file's reader; it is damaged, or not an image.
@@ -41,8 +41,7 @@ def read_array(path: Path) -> FileArray | None:
     if start.startswith(_TIFF):
         return _from_tiff(path)
     if start.startswith(_PNG) and start[24] == 16 and start[25] & 2 | start[25] & 4:
-        values = _from_png(path)
-        return None if values is None else FileArray(values)
+        return FileArray(_from_png(path))
     return None
 
 
@@ -109,16 +108,13 @@ def _upright(values: NDArray[Any], orientation: int) -> NDArray[Any]:
     return values
 
 
-def _from_png(path: Path) -> NDArray[Any] | None:
-    """Return colour and sixteen bits, of which Pillow keeps eight; transparent pixels in white."""
-    try:
-        import cv2
-    except ImportError:  # comes with pytorch-grad-cam; Pillow's upper eight bits are right for all sixteen
-        return None
-    values: Any = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
-    if values is None or values.ndim != 3 or values.dtype != np.uint16:
-        return None
-    if values.shape[2] == 3:
-        return np.asarray(values[..., ::-1])
-    solid, alpha = values[..., 2::-1], values[..., 3:] / 65535
+def _from_png(path: Path) -> NDArray[Any]:
+    """Return grey or colour of sixteen bits, of which Pillow keeps eight; transparent pixels in white."""
+    import png
+
+    width, height, rows, info = png.Reader(filename=path).asDirect()
+    values = np.vstack([np.asarray(row, np.uint16) for row in rows]).reshape(height, width, info["planes"])
+    if not info["alpha"]:
+        return values
+    solid, alpha = values[..., :-1], values[..., -1:] / 65535
     return np.asarray(np.rint(solid * alpha + 65535 * (1 - alpha)), np.uint16)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -83,9 +84,9 @@ class _Halves:
         count = len(tree_leaves(z)[0])
         for name, output in ended.items():
             if _is_pair(output):
-                _return_instead(find_layer(copy, name), output[:1].expand(count, *output.shape[1:]).clone())
-        _return_instead(find_layer(copy, self.layer), z)
-        return select_logits(copy(pair[:1].expand(count, *self.shape).clone()), self.output)
+                _return_instead(find_layer(copy, name), partial(_repeat, output[:1], count))
+        _return_instead(find_layer(copy, self.layer), lambda: z)
+        return select_logits(copy(_repeat(pair[:1], count)), self.output)
 
     def _run_to_layer(self, copy: nn.Module, inputs: Any) -> Any:
         taken: list[Any] = []
@@ -110,10 +111,15 @@ def _remember(ended: OrderedDict[str, Any], name: str, module: nn.Module, args: 
     ended[name] = output
 
 
-def _return_instead(module: nn.Module, output: Any) -> None:
-    """Let a module of a copy return this without running."""
+def _return_instead(module: nn.Module, output: Callable[[], Any]) -> None:
+    """Let a module of a copy return what ``output`` makes, each time it is called, without running."""
     module._forward_hooks, module._forward_pre_hooks = OrderedDict(), OrderedDict()
-    module.forward = lambda *args, **kwargs: output
+    module.forward = lambda *args, **kwargs: output()
+
+
+def _repeat(one: Tensor, count: int) -> Tensor:
+    """Return a batch of equal examples, which the network may write to."""
+    return one.expand(count, *one.shape[1:]).clone()
 
 
 def _is_pair(output: Any) -> bool:

@@ -16,7 +16,7 @@ from xai_align._tools.options import with_changes
 from xai_align._tools.progress import progress_bar
 from xai_align._tools.random_state import fixed_random_state, mixed_seed
 from xai_align.comparison.batch import run_part
-from xai_align.comparison.files import check_format, write_record, write_tables
+from xai_align.comparison.files import available_format, write_record, write_tables
 from xai_align.comparison.method_reference import default_methods
 from xai_align.comparison.options import CompareOptions, Progress
 from xai_align.comparison.plan import Plan, prepare
@@ -84,7 +84,7 @@ def compare(
         [(row.method, row.mean, row.low, row.high) for row in found.summaries]
     """
     chosen = with_changes(options, CompareOptions, changed, "compare")
-    check_format(chosen.table_format)
+    table_format = available_format(chosen.table_format)
     check_integer("seed", seed, least=0)
     process = this_process(chosen.device)
     if out is None and process.world > 1:
@@ -124,9 +124,9 @@ def compare(
     scores = ScoreTable(plan)
     for part in _finished(plan, store):
         scores.add(part)
-    comparison = scores.comparison(values_file="" if folder is None else f"values.{chosen.table_format}")
+    comparison = scores.comparison(values_file="" if folder is None else f"values.{table_format}")
     if folder is not None and process.is_main:
-        write_tables(_finished(plan, store), folder, chosen.table_format)
+        write_tables(_finished(plan, store), folder, table_format)
         write_record(comparison, folder)
         write_comparison_page(comparison, folder)
     process.wait()

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from xai_align._tools.optional_package import optional_package
+
 
 @dataclass(frozen=True)
 class ProcessGroup:
@@ -26,10 +28,15 @@ class ProcessGroup:
 
     @staticmethod
     def launched() -> ProcessGroup:
-        """Return the processes that were launched together; a single process needs no ``accelerate``."""
+        """Return the processes that were launched together; a single process needs no ``accelerate``.
+
+        Raises:
+            ModuleNotFoundError: several were launched and ``accelerate`` is not installed.
+        """
         if int(os.environ.get("WORLD_SIZE", "1")) < 2:
             return ProcessGroup()
-        from accelerate import PartialState
+        with optional_package("train", "accelerate", "fits over several processes"):
+            from accelerate import PartialState
 
         state = PartialState(cpu=not torch.cuda.is_available())
         return ProcessGroup(state.num_processes, state.process_index, state.device)

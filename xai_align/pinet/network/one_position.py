@@ -8,6 +8,9 @@ from torch import Tensor, nn
 from xai_align.features.spatial import layout_of
 from xai_align.hookspecs import FeatureSpace
 
+#: Largest number of positions in one pass through the head.
+AT_ONCE = 128
+
 
 def decompose_by_position(space: FeatureSpace, z: Tensor) -> tuple[Tensor, Tensor]:
     """Return cells ``[N, K, P]`` and bias ``[K]`` of a head that averages positions.
@@ -20,7 +23,9 @@ def decompose_by_position(space: FeatureSpace, z: Tensor) -> tuple[Tensor, Tenso
     positions = _one_at_a_time(space, z)
     bias = head(torch.zeros_like(positions[:1]))[0]
     count = positions.shape[0] // z.shape[0]
-    return (head(positions) - bias).unflatten(0, (z.shape[0], count)).transpose(1, 2) / count, bias
+    # a head that is a rerun of the whole network takes as many images as positions
+    logits = torch.cat([head(some) for some in positions.split(AT_ONCE)])
+    return (logits - bias).unflatten(0, (z.shape[0], count)).transpose(1, 2) / count, bias
 
 
 def positions_last(z: Tensor, space: FeatureSpace) -> Tensor:
