@@ -155,6 +155,13 @@ def of_the_model_or_not(name: str) -> tuple[Tensor, Tensor]:
     )
 
 
+def in_one_place_or_everywhere(name: str) -> tuple[Tensor, Tensor]:
+    """All evidence in a corner, or the same everywhere."""
+    peaked, flat = torch.zeros(2, 3, SIZE, SIZE), torch.ones(2, SIZE, SIZE)
+    peaked[..., : SIZE // 4, : SIZE // 4] = 1.0
+    return evaluated(name, peaked), evaluated(name, flat)
+
+
 def distinct_or_tied(name: str) -> tuple[Tensor, Tensor]:
     """Every pixel with a score of its own, or two scores for all."""
     scores = torch.arange(SIZE * SIZE, dtype=torch.float32).reshape(1, SIZE, SIZE).expand(2, -1, -1)
@@ -198,6 +205,7 @@ BETTER_AND_WORSE = {
     **dict.fromkeys(("grid_pointing_game", "grid_pointing_game_3x3"), own_cell_or_not),
     **dict.fromkeys(("completeness_gap", "completeness_error", "completeness_error_from_zeros"), whole_or_double),
     "parameter_randomisation": of_the_model_or_not,
+    "coverage": in_one_place_or_everywhere,
     "tie_rate": distinct_or_tied,
     "infidelity": slope_or_none,
     "sensitivity": steady_or_not,

@@ -63,6 +63,7 @@ def explain_command(
         str | None,
         typer.Option(metavar="NAME|input", help="The layer to explain, for methods that take one. Default: automatic."),
     ] = None,
+    words: Annotated[bool, typer.Option("--words", help="Print each explanation in sentences, too.")] = False,
     recursive: Recursive = False,
     value_range: Range = None,
     device: Device = None,
@@ -81,7 +82,7 @@ def explain_command(
     Writes a picture, the arrays (.npz) and all numbers (.json) for each image and method.
     """
     from xai_align.cli.explain_files import Task, explain_files
-    from xai_align.cli.records_table import print_records
+    from xai_align.cli.records_table import print_records, print_words
 
     with report_errors(), typed_on_the_command_line():
         task = Task.prepare(
@@ -121,6 +122,8 @@ def explain_command(
     finally:  # what was done is shown, however the run ends
         if records:
             print_records(output(), records, f"Pictures, arrays and numbers: {legible(out)}")
+        if words:
+            print_words(output(), records)
     if failures:
         print_error(Console(stderr=True), f"{failures} of {task.steps} explanations failed; the errors are above")
         raise typer.Exit(1)

@@ -184,6 +184,7 @@ def _save(task: Task, record: Record, inputs: Tensor, path: Path, base: Path) ->
     from xai_align._tools.png import png
     from xai_align.report.overlay import photograph_and_overlay
     from xai_align.report.record_text import legend_text, sum_text, unit_of
+    from xai_align.report.words import words_of
 
     names = {suffix: base.with_name(f"{base.name}.{suffix}") for suffix in ("png", "npz", "json")}
     picture = picture_of(inputs[0], task.loaded)
@@ -200,6 +201,7 @@ def _save(task: Task, record: Record, inputs: Tensor, path: Path, base: Path) ->
         replace(record, image=legible(path)),
         names["json"],
         model=task.reference,
+        words=words_of(record).text,
         files={suffix: name.name for suffix, name in names.items() if suffix != "json"},
     )
 

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from xai_align.cli.terminal import print_lines
 from xai_align.report.record_text import COLUMNS, NUMBER_COLUMNS, footnotes, remarks, table_row, unit_text
+from xai_align.report.words import words_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,6 +28,12 @@ def print_records(console: Console, records: Sequence[Record], files: str) -> No
     for note in [*footnotes(records), *remarks(records)]:
         console.print(note, style="dim", highlight=False)
     print_lines(console, ["", files])
+
+
+def print_words(console: Console, records: Sequence[Record]) -> None:
+    """Print the sentences on each record's map."""
+    for record in records:
+        print_lines(console, ["", f"{record.image}, {record.label}:", words_of(record).text])
 
 
 def print_table(console: Console, records: Sequence[Record]) -> None:

@@ -36,6 +36,13 @@ from xai_align.evaluation.localisation import (
 from xai_align.evaluation.quantus_explain_func import quantus_explain_func
 from xai_align.evaluation.randomisation import parameter_randomisation
 from xai_align.evaluation.rfxg import ccs, cgc, cgs, pgs
+from xai_align.evaluation.salient_regions import (
+    SalientRegion,
+    coverage_at_k,
+    grid_labels,
+    salient_regions,
+    verbal_coverage,
+)
 from xai_align.evaluation.soft_masks import average_drop, average_increase
 from xai_align.evaluation.symmetric_relevance_gain import symmetric_relevance_gain
 
@@ -44,6 +51,7 @@ __all__ = [
     "HiddenActivationReport",
     "MetricDoesNotApply",
     "PictureGrids",
+    "SalientRegion",
     "agreement",
     "area_share",
     "attention_agreement",
@@ -62,10 +70,12 @@ __all__ = [
     "completeness_gap",
     "comprehensiveness",
     "context_mixing_gap",
+    "coverage_at_k",
     "decision_flip",
     "deletion",
     "draw_grids",
     "energy_inside",
+    "grid_labels",
     "grid_pointing_game",
     "hidden_activations",
     "insertion",
@@ -81,10 +91,12 @@ __all__ = [
     "removal",
     "road",
     "salient_fraction",
+    "salient_regions",
     "single_deletion",
     "sufficiency",
     "symmetric_relevance_gain",
     "tile_pictures",
     "true_abstraction_rate",
     "true_detection_rate",
+    "verbal_coverage",
 ]

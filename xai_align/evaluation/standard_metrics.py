@@ -31,6 +31,7 @@ from xai_align.evaluation.localisation import iou_at_best_threshold, pointing_ga
 from xai_align.evaluation.question_forms import class_and_rest, contrast_classes, group_classes, group_contrast
 from xai_align.evaluation.randomisation import parameter_randomisation
 from xai_align.evaluation.rfxg import ccs, cgc, cgs, pgs
+from xai_align.evaluation.salient_regions import verbal_coverage
 from xai_align.evaluation.soft_masks import average_drop, average_increase
 from xai_align.evaluation.symmetric_relevance_gain import symmetric_relevance_gain
 from xai_align.hookspecs import MetricSpec, OutputKind
@@ -119,6 +120,10 @@ def _randomisation(
     """Compute parameter randomisation by stages from the top, or by layers where no plugin knows the stages."""
     layers = stages(forward_func)[::-1] or None
     return parameter_randomisation(forward_func, inputs, explain_model, target=target, layers=layers).mean()
+
+
+def _coverage(forward_func: Any, inputs: Tensor, attributions: Tensor, *, target: Any = None) -> Tensor:
+    return verbal_coverage(attributions)
 
 
 def _ties(forward_func: Any, inputs: Tensor, attributions: Tensor, *, target: Any = None) -> Tensor:
@@ -244,5 +249,6 @@ METRICS: list[MetricSpec] = [
     _metric("energy_inside", _mass, "higher", "positive_mass under its older name"),
     _metric("iou", _iou, "higher", "overlap with the object at each map's own best threshold, an upper bound"),
     _metric("parameter_randomisation", _randomisation, "lower", "rank correlation with maps of randomised networks"),
+    _metric("coverage", _coverage, "higher", "share of the positive evidence that a sentence on the map mentions"),
     _metric("tie_rate", _ties, "lower", "share of pixels with a tied score"),
 ]
