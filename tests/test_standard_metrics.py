@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from xai_align.evaluation import MetricDoesNotApply
+from xai_align.evaluation import MetricDoesNotApply, Scored, grid_labels
+from xai_align.evaluation.agreement import MEASURES
 from xai_align.evaluation.standard_metrics import METRICS
 from xai_align.features import hidden_layers
 from xai_align.plugins import metrics
@@ -155,6 +156,16 @@ def of_the_model_or_not(name: str) -> tuple[Tensor, Tensor]:
     )
 
 
+def like_a_person_or_not(name: str) -> tuple[Tensor, Tensor]:
+    """The scores of a person themselves, or the reverse of their order and signs."""
+    labels = grid_labels(SIZE, SIZE, cells=4)
+    values = torch.arange(1.0, 17.0) * torch.tensor([1.0, -1.0]).repeat(8)
+    human = [Scored(values=values, labels=labels)] * 2
+    other = -values.sign() * (17 - values.abs())
+    pixels = labels.flatten().bincount()  # the map's cells hold its sums
+    return tuple(evaluated(name, (one / pixels)[labels].expand(2, -1, -1), scores=human) for one in (values, other))
+
+
 def in_one_place_or_everywhere(name: str) -> tuple[Tensor, Tensor]:
     """All evidence in a corner, or the same everywhere."""
     peaked, flat = torch.zeros(2, 3, SIZE, SIZE), torch.ones(2, SIZE, SIZE)
@@ -205,6 +216,7 @@ BETTER_AND_WORSE = {
     **dict.fromkeys(("grid_pointing_game", "grid_pointing_game_3x3"), own_cell_or_not),
     **dict.fromkeys(("completeness_gap", "completeness_error", "completeness_error_from_zeros"), whole_or_double),
     "parameter_randomisation": of_the_model_or_not,
+    **dict.fromkeys((f"agreement_{name}" for name in MEASURES), like_a_person_or_not),
     "coverage": in_one_place_or_everywhere,
     "tie_rate": distinct_or_tied,
     "infidelity": slope_or_none,

@@ -78,6 +78,13 @@ def compare_command(
         str | None,
         typer.Option(metavar="METHOD", help="The method that the others are compared with. Default: the first."),
     ] = None,
+    scores: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME=]FILE",
+            help="Scores from outside (CSV, JSON, .npy, .npz), judged like a method; may be repeated.",
+        ),
+    ] = None,
     transfer_to: Annotated[
         str | None,
         typer.Option(metavar="REF", help="A second model, on which the explanations of the first are measured."),
@@ -138,6 +145,7 @@ def compare_command(
             foils=foils or (),
             groups=groups,
             reference=reference,
+            scores=scores or (),
             transfer_to=transfer_to,
             out=out,
             batch_size=batch_size,

@@ -18,6 +18,7 @@ from xai_align.comparison.pictures import Pictures
 from xai_align.comparison.plan import Plan
 from xai_align.comparison.store import Part
 from xai_align.data.images import ImageError
+from xai_align.data.outside_scores import photograph_positions
 from xai_align.data.prepared_image import prepared_image
 from xai_align.explanation import logits_of
 from xai_align.question import TargetError
@@ -56,6 +57,8 @@ def _opened(plan: Plan, part: Part) -> Iterator[Example]:
             part.problems.append(str(error))
             continue
         example = Example(path=path, input=x.to(plan.device))
+        if plan.scores:
+            example.positions = photograph_positions(size, plan.loaded.preprocess)
         known = plan.labels.get(path)
         if known is not None:
             example.label = known.label

@@ -15,7 +15,11 @@ from xai_align.question import Question
 
 @dataclass(kw_only=True)
 class Example:
-    """One image: the model's input, its logits, the question, the label and boxes."""
+    """One image: the model's input, its logits, the question, the label and boxes.
+
+    ``positions``: where in the photograph the input's pixels lie, see
+    :func:`~xai_align.data.outside_scores.photograph_positions`; None where no scores from outside need it.
+    """
 
     path: Path
     input: Tensor
@@ -24,6 +28,7 @@ class Example:
     label: int | None = None
     logits: Tensor = field(default_factory=lambda: torch.empty(0))
     question: Question | None = None
+    positions: Tensor | None = None
 
     @property
     def name(self) -> str:

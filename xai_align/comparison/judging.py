@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from xai_align._tools.random_state import fixed_random_state, mixed_seed
 from xai_align.comparison.example import Example, inputs_of
 from xai_align.comparison.one_by_one import one_by_one, said
+from xai_align.comparison.scored import has_scores, scored, scored_cells
 from xai_align.comparison.store import ImageCurve, Part, Value
 from xai_align.evaluation.curve_metric import CurveMetric
 from xai_align.evaluation.does_not_apply import MetricDoesNotApply
@@ -93,6 +94,8 @@ class Judging:
             self.part.notes[reason] = max(images, self.part.notes.get(reason, 0))
 
     def _explained(self, batch: Sequence[Example]) -> Explanation:
+        if self.method.scores is not None:
+            return scored(self.method, batch)
         questions = [example.question for example in batch]
         with fixed_random_state(mixed_seed(self.plan.seed, self.part.number)):
             return explain(
@@ -176,7 +179,14 @@ class Judging:
 
     def _judge(self, batch: Sequence[Example], explanation: Explanation, measure: MetricSpec) -> None:
         asks = needs_of(measure.evaluate)
+        if self.method.scores is not None and asks & {"explain", "explain_model"}:
+            self._reason(f"{measure.name} runs a method again, and '{self.method}' are scores from outside", len(batch))
+            return
         positions = list(range(len(batch)))
+        if "scores" in asks:
+            positions = [position for position in positions if has_scores(self.plan.scores[0], batch[position])]
+            if len(positions) < len(batch):
+                self._reason(f"{measure.name} does not apply without scores", len(batch) - len(positions))
         if asks & {"boxes", "masks"}:
             positions = [position for position in positions if batch[position].mask is not None]
             if len(positions) < len(batch):
@@ -220,6 +230,7 @@ class Judging:
             "explanation": lambda: explanation or self._explained(batch),
             "boxes": lambda: [example.boxes for example in batch],
             "masks": lambda: torch.stack([example.mask for example in batch if example.mask is not None]),
+            "scores": lambda: [scored_cells(self.plan.scores[0], example) for example in batch],
             "other_images": lambda: self.plan.other_images,
             "activation": lambda: self.plan.output.activation,
         }

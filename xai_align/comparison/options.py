@@ -25,6 +25,8 @@ class CompareOptions:
         foils: contrasted classes, or ``"others"``; none: the runner-up, or the sibling group.
         groups: a JSON file ``{"name": [class, ...]}``, ``"wordnet"``, ``"confusion"``, or groups; None: WordNet's.
         reference: the method that the others are compared with; None: the first.
+        scores: files of scores from outside, such as a person's or a language model's, judged like any method;
+            ``"NAME=FILE"`` names one; see :func:`xai_align.data.outside_scores.read_scores`.
         transfer_to: a second model, on which the metrics evaluate the explanations of the first. It gets the
             first model's inputs, in its own scale and size.
         batch_size: images per batch. Methods that draw at random draw once per batch.
@@ -53,6 +55,7 @@ class CompareOptions:
     foils: Sequence[str | int] = ()
     groups: str | Path | ClassGroups | None = None
     reference: str | None = None
+    scores: Sequence[str | Path] = ()
     transfer_to: str | LoadedModel | None = None
     batch_size: int = 8
     pictures: int = 6

@@ -19,7 +19,7 @@ from xai_align._tools.model_state import check_evaluation_mode
 from xai_align._tools.random_weights import RANDOM
 from xai_align.comparison.asked_questions import CONFUSION, GROUPED, WORDNET, Asking, parse_asking, read_groups
 from xai_align.comparison.image_labels import ImageLabel, read_labels
-from xai_align.comparison.method_reference import MethodReference, check_layers, parse_methods
+from xai_align.comparison.method_reference import MethodReference, check_layers, of_scores, parse_methods
 from xai_align.comparison.one_by_one import said
 from xai_align.comparison.provenance import file_sha256, versions, weights_sha256
 from xai_align.comparison.transferred_model import TransferredModel, check_same_classes
@@ -32,11 +32,13 @@ from xai_align.data.output_description import (
     names_to_choose_from,
     output_notes,
 )
+from xai_align.data.outside_scores import OutsideScores, read_scores
 from xai_align.data.prepared_image import prepared_image
 from xai_align.data.value_range import ValueRange, check_range
 from xai_align.explanation import logits_of
 from xai_align.hookspecs import LoadedModel, MetricSpec
 from xai_align.plugins import ModelOptions, load_model, metric
+from xai_align.plugins.metric_signature import needs_of
 from xai_align.question import TargetError
 
 if TYPE_CHECKING:
@@ -97,6 +99,11 @@ class Plan:
         """Number of batches."""
         return -(-len(self.paths) // self.batch_size)
 
+    @property
+    def scores(self) -> tuple[OutsideScores, ...]:
+        """Scores from outside among the methods."""
+        return tuple(one.scores for one in self.methods if one.scores is not None)
+
     def part_paths(self, number: int) -> tuple[Path, ...]:
         """Return the images of a batch."""
         return self.paths[number * self.batch_size : (number + 1) * self.batch_size]
@@ -133,6 +140,7 @@ def prepare(
     foils: Sequence[str],
     groups: str | Path | ClassGroups | None,
     reference: str | None,
+    scores: Sequence[str | Path],
     transfer_to: str | LoadedModel | None,
     batch_size: int,
     limit: int | None,
@@ -156,15 +164,21 @@ def prepare(
             check_integer(name, number, least=least)
     value_range = check_range(value_range)
     compared = parse_methods(methods)
+    named = [_named_file(one) for one in scores]
     measured = [metric(name) for name in dict.fromkeys(one.strip() for one in metrics)]
     if not measured:
         raise ValueError("no metric was given; `xai-align methods` shows them")
-    main = str(parse_methods([reference])[0]) if reference else str(compared[0])
+    kinds = question.split(",") if isinstance(question, str) else question
+    paths, hashes, notes = _distinct_pictures(expand_paths(images, recursive=recursive), limit)
+    outside = [read_scores(file, images=paths, name=name) for name, file in named]
+    compared += of_scores(outside, compared)
+    needing = [one.name for one in measured if "scores" in needs_of(one.evaluate)]
+    if needing and not outside:
+        raise ValueError(f"{' and '.join(needing)} compare with scores from outside; give a file of them (--scores)")
+    main = str(compared[0]) if reference is None else reference.strip()
     if main not in map(str, compared):
         names = ", ".join(map(str, compared))
         raise ValueError(f"the reference '{main}' is not among the methods; give one of {names}")
-    kinds = question.split(",") if isinstance(question, str) else question
-    paths, hashes, notes = _distinct_pictures(expand_paths(images, recursive=recursive), limit)
     labels = read_labels(paths)
     where = device()
     loaded = _on_device(model, where, given=device_given, trust=trust, options=options)
@@ -217,6 +231,7 @@ def prepare(
             "transfer_to": None if transfer_to is None else _name_of(transfer_to),
             "transfer_to_sha256": None if transfer_to is None else weights_sha256(judge),
             "methods": [str(one) for one in compared],
+            "scores": [[str(name), file_sha256(file)] for name, file in named],
             "metrics": [one.name for one in measured],
             "questions": list(asking.kinds),
             "classes": list(asking.targets),
@@ -237,9 +252,17 @@ def prepare(
                 "names": list(output.names),
             },
             "device": where.type,
-            "versions": versions([one.name for one in compared], [one.name for one in measured]),
+            "versions": versions([one.name for one in compared if one.scores is None], [one.name for one in measured]),
         },
     )
+
+
+def _named_file(given: str | Path) -> tuple[str | None, Path]:
+    """Return the name and the file of ``NAME=FILE``, or of a file alone."""
+    if isinstance(given, Path) or "=" not in given or Path(given).exists():
+        return None, Path(given)
+    name, _, file = given.partition("=")
+    return name.strip() or None, Path(file)
 
 
 def _distinct_pictures(

@@ -14,7 +14,7 @@ from xai_align.comparison.provenance import command_line, device_name, now
 from xai_align.comparison.result import Comparison, CurveBand, Picture, Summary
 from xai_align.comparison.verdicts import ERROR_RATE, JUDGED_FROM, holm, judged_p, verdict_of
 from xai_align.data.colour_legend import Key, colour_legend
-from xai_align.plugins import attribution_method
+from xai_align.hookspecs import AttributionSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -80,7 +80,7 @@ class ScoreTable:
             f"{_counted(self.images, 'image')}: {plan.model}",
             reference=plan.reference,
             methods=methods,
-            controls=tuple(str(one) for one in plan.methods if attribution_method(one.name).control),
+            controls=tuple(str(one) for one in plan.methods if one.spec.control),
             metrics=metrics,
             higher_is_better={one.name: one.higher_is_better for one in plan.metrics},
             summaries_of_metrics={one.name: one.summary for one in plan.metrics},
@@ -93,7 +93,7 @@ class ScoreTable:
             notes=tuple(self._all_notes()),
             values_file=values_file,
             provenance=self._provenance(),
-            colours={str(one): _colours(one.name, regression=plan.output.kind == "regression") for one in plan.methods},
+            colours={str(one): _colours(one.spec, regression=plan.output.kind == "regression") for one in plan.methods},
             warnings=plan.warnings,
             measured="relative change" if plan.output.activation == "relative" else "probability",
         )
@@ -195,8 +195,7 @@ class ScoreTable:
         }
 
 
-def _colours(method: str, *, regression: bool) -> tuple[Key, ...]:
-    spec = attribution_method(method)
+def _colours(spec: AttributionSpec, *, regression: bool) -> tuple[Key, ...]:
     return colour_legend(spec.values, signed=bool(spec.signed), regression=regression)
 
 

@@ -4,7 +4,7 @@ Metrics that remove or keep parts of the input are pure functions of a
 :class:`~xai_align.perturbation.Curve`; ``xai-align compare`` runs the same metrics on folders of images.
 """
 
-from xai_align.evaluation.agreement import agreement
+from xai_align.evaluation.agreement import Scored, agreement, agreement_with_scores
 from xai_align.evaluation.attention_agreement import attention_agreement, context_mixing_gap
 from xai_align.evaluation.boxes import boxes_to_masks, pixel_boxes_to_masks
 from xai_align.evaluation.completeness import completeness_error, completeness_gap
@@ -52,7 +52,9 @@ __all__ = [
     "MetricDoesNotApply",
     "PictureGrids",
     "SalientRegion",
+    "Scored",
     "agreement",
+    "agreement_with_scores",
     "area_share",
     "attention_agreement",
     "average_drop",

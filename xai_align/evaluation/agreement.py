@@ -56,6 +56,51 @@ def agreement(
     return {name: torch.tensor([MEASURES[name](one) for one in rankings], dtype=torch.float64) for name in metrics}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """Importance of cells of one image, from outside.
+
+    Attributes:
+        values: one number for each cell, by ascending label.
+        labels: the cell of each pixel, ``[H, W]``, integers.
+
+    Example::
+
+        Scored(values=torch.tensor([1.0, 0.0]), labels=torch.arange(8).expand(8, 8) // 4)
+    """
+
+    values: Tensor
+    labels: Tensor
+
+
+def agreement_with_scores(attributions: Tensor, scores: Sequence[Scored], *, measure: str, share: float) -> Tensor:
+    """Return one measure of agreement of each map with scores from outside, ``[N]``.
+
+    The maps are summed over the cells that the scores are of.
+
+    Args:
+        attributions: ``[N, C, H, W]`` or ``[N, H, W]``.
+        scores: of each image.
+        measure: a name from :data:`MEASURES`.
+        share: the top features are this share of an image's cells.
+
+    Raises:
+        ValueError: as for :func:`agreement`.
+
+    Example::
+
+        left = Scored(values=torch.tensor([1.0, 0.0]), labels=torch.arange(32).expand(32, 32) // 16)
+        agreement_with_scores(images, [left, left], measure="fa", share=0.5)  # [2]
+    """
+    found = [
+        agreement(
+            attributions[i : i + 1], one.values[None], k=share, metrics=(measure,), feature_mask=one.labels[None]
+        )[measure]
+        for i, one in enumerate(scores)
+    ]
+    return torch.cat(found)
+
+
 @dataclass(frozen=True)
 class _Rankings:
     """Two importance vectors ``[P]`` of one example, and the rank of each feature in both (0: the largest)."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from xai_align.evaluation.agreement import Scored, agreement_with_scores
 from xai_align.evaluation.completeness import completeness_error, completeness_error_from_zeros, completeness_gap
 from xai_align.evaluation.curve_metric import CurveMetric
 from xai_align.evaluation.cwox import cauc, cdrop, salient_fraction
@@ -124,6 +125,28 @@ def _randomisation(
 
 def _coverage(forward_func: Any, inputs: Tensor, attributions: Tensor, *, target: Any = None) -> Tensor:
     return verbal_coverage(attributions)
+
+
+#: Share of the cells that agreement with scores from outside counts as the most important.
+TOP_CELLS = 0.25
+_MEASURES = {
+    "fa": "share of the top quarter of cells that scores from outside have too",
+    "ra": "share of the top quarter of ranks with the same cell in scores from outside",
+    "sa": "agreement_fa that counts cells of equal sign only",
+    "sra": "agreement_ra that counts cells of equal sign only",
+    "pra": "share of the pairs of cells that scores from outside order alike",
+    "rc": "rank correlation of cells with scores from outside",
+    "iou": "overlap of the top quarters of cells",
+}
+
+
+def _agreement(measure: str) -> Callable[..., Tensor]:
+    def evaluate(
+        forward_func: Any, inputs: Tensor, attributions: Tensor, *, target: Any = None, scores: Sequence[Scored]
+    ) -> Tensor:
+        return agreement_with_scores(attributions, scores, measure=measure, share=TOP_CELLS)
+
+    return evaluate
 
 
 def _ties(forward_func: Any, inputs: Tensor, attributions: Tensor, *, target: Any = None) -> Tensor:
@@ -250,5 +273,6 @@ METRICS: list[MetricSpec] = [
     _metric("iou", _iou, "higher", "overlap with the object at each map's own best threshold, an upper bound"),
     _metric("parameter_randomisation", _randomisation, "lower", "rank correlation with maps of randomised networks"),
     _metric("coverage", _coverage, "higher", "share of the positive evidence that a sentence on the map mentions"),
+    *(_metric(f"agreement_{name}", _agreement(name), "higher", text) for name, text in _MEASURES.items()),
     _metric("tie_rate", _ties, "lower", "share of pixels with a tied score"),
 ]

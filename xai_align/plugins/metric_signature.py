@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 #: Arguments that a metric gets if its ``evaluate`` names them: functions that explain the same or another model, the
-#: explanation that the attributions come from, boxes and masks of the object, inputs of other images, the number of
-#: perturbed inputs at once, the function from logits to probabilities.
+#: explanation that the attributions come from, boxes and masks of the object, scores from outside, inputs of other
+#: images, the number of perturbed inputs at once, the function from logits to probabilities.
 OFFERS = (
-    *("explain", "explain_model", "explanation", "boxes", "masks", "other_images", "internal_batch_size"),
+    *("explain", "explain_model", "explanation", "boxes", "masks", "scores", "other_images", "internal_batch_size"),
     "activation",
 )
 

@@ -100,6 +100,7 @@ def compare(
             foils=[str(one) for one in chosen.foils],
             groups=chosen.groups,
             reference=chosen.reference,
+            scores=chosen.scores,
             transfer_to=chosen.transfer_to,
             batch_size=chosen.batch_size,
             limit=limit,
