@@ -169,7 +169,7 @@ def record_of(
         values=explanation.values,
         signed=explanation.signed,
         note=explanation.note,
-        output=output,
+        output=output or (meaning if class_names else None),
         warnings=tuple(warnings),
         **account,
     )

@@ -1,0 +1,115 @@
+"""Make the pictures of the README and of docs/gallery.md from the package's photographs, and write that page.
+
+    python scripts/make_gallery.py
+
+Needs the extra ``demo``. The photographs' licences are in xai_align/data/photographs/LICENCES.md.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+
+from timm_align import efficientnet_lite0
+from xai_align import Question, explain
+from xai_align.data.model_picture import picture_of
+from xai_align.data.overlay import coloured, density
+from xai_align.data.photographs import FOLDER
+from xai_align.data.prepared_image import prepared_image
+from xai_align.report.record import Record, record_of
+from xai_align.report.record_text import sum_text
+from xai_align.report.words import words_of
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+PICTURES = DOCS / "pictures"
+#: Method, layer, title and what the picture is, for each column.
+COLUMNS = (
+    ("pinet", None, "exact readout", "decomposes the logit: every pixel is a term of the sum"),
+    ("pinet", "head", "exact readout, local", "at the head: taking a cell out lowers the logit by its number"),
+    ("layer_grad_cam", None, "Grad-CAM", "ranks positions, the values have no unit"),
+    ("integrated_gradients", None, "integrated gradients", "sums to the change from a black image"),
+)
+WIDTH = 2.2  # inches of a panel
+
+
+def main() -> None:
+    """Explain every photograph, draw it, and write the page."""
+    warnings.simplefilter("ignore")
+    PICTURES.mkdir(exist_ok=True)
+    loaded = efficientnet_lite0.load()
+    parts = [HEAD]
+    for path in sorted(FOLDER.glob("*.jpg")):
+        inputs = prepared_image(path, loaded, None)[0][None]
+        order = loaded.model(inputs)[0].argsort(descending=True).tolist()
+        picture = picture_of(inputs[0], loaded)
+        why, why_not = Question.why(order[0]), Question.why_not(order[0], order[1])
+        records = [_record(loaded, inputs, why, method, layer, path) for method, layer, *_ in COLUMNS]
+        contrast = _record(loaded, inputs, why_not, "pinet", None, path)
+        titles = [title for *_, title, _ in COLUMNS]
+        name = _saved(path.stem, picture, [*records, contrast], [*titles, contrast.question])
+        parts.append(_section(records[0], contrast, name))
+        if path.stem == "chelsea":
+            _saved("readme", picture, [records[0], records[2]], ["exact readout", "Grad-CAM"])
+    (DOCS / "gallery.md").write_text("\n".join(parts), encoding="utf-8")
+
+
+def _record(loaded, inputs, question, method, layer, path) -> Record:
+    options = {"n_steps": 50, "internal_batch_size": 5} if method == "integrated_gradients" else {}
+    found = explain(loaded.model, inputs, question, method, layer=layer, **options)
+    return record_of(found, image=path.name, class_names=loaded.class_names)
+
+
+def _saved(stem: str, picture, records: list[Record], titles: list[str]) -> str:
+    figure = Figure(figsize=(WIDTH * (len(records) + 1), WIDTH + 0.3), facecolor="white")
+    FigureCanvasAgg(figure)
+    shown = [picture] + [
+        coloured(picture, density(one.map, picture.shape[:2]), signed=one.signed) for one in records
+    ]
+    for number, (pixels, title) in enumerate(zip(shown, ["photograph", *titles], strict=True)):
+        axes = figure.add_axes((number / len(shown), 0.0, 0.985 / len(shown), WIDTH / (WIDTH + 0.3)))
+        axes.imshow(pixels)
+        axes.set_axis_off()
+        axes.set_title(title, fontsize=8.5, pad=4)
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=110)
+    name = f"{stem}.jpg"
+    Image.open(content).convert("RGB").save(PICTURES / name, quality=88, optimize=True)
+    return name
+
+
+def _section(record: Record, contrast: Record, name: str) -> str:
+    return "\n".join(
+        [
+            f"## {record.image.partition('.')[0].capitalize()}",
+            "",
+            f"![{words_of(record).text}](pictures/{name})",
+            "",
+            f"- **{record.question}** `{sum_text(record).replace('−', '-')}`",
+            f"- {words_of(record).text.partition('? ')[2]}",
+            f"- **{contrast.question}** {words_of(contrast).text.partition('? ')[2]}",
+            "",
+        ]
+    )
+
+
+HEAD = f"""# Gallery
+
+EfficientNet-Lite0 with ImageNet weights on the photographs of the package, by `python scripts/make_gallery.py`. Red speaks for the answer, blue against it;
+the strength of a colour is relative to the strongest in the same picture. The sentences are made from the maps ([in words](words.md)).
+
+| column | method | the values |
+|---|---|---|
+{chr(10).join(f"| {title} | `{method}{'@' + layer if layer else ''}` | {text} |" for method, layer, title, text in COLUMNS)}
+
+The last column is the exact readout again, for the class against its runner-up. Licences and authors: [photographs](../xai_align/data/photographs/LICENCES.md).
+"""
+
+
+if __name__ == "__main__":
+    main()
