@@ -17,9 +17,10 @@ class GridLayer:
         space: the layer, with its layout and number of prefix tokens.
         rows: the number of rows of cells.
         columns: the number of columns of cells.
-        depth: how many times cells have exchanged evidence (convolution, attention, pooling) since the first layer.
-            Between two layers of one depth each cell depends on itself alone.
+        depth: how many times cells have exchanged evidence (convolution, attention, pooling) since the first layer
+            that is not ``of_pixels``. Between two layers of one depth each cell depends on itself alone.
         reaches_output: whether evidence in the cells reaches the output, and not only that in prefix tokens.
+        of_pixels: whether each cell depends on one pixel alone, as behind a normalisation of the image.
     """
 
     space: FeatureSpace
@@ -27,6 +28,7 @@ class GridLayer:
     columns: int
     depth: int = 0
     reaches_output: bool = True
+    of_pixels: bool = False
 
     @property
     def name(self) -> str:

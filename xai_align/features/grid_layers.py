@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from xai_align import plugins
+from xai_align._tools.batch_norm_gradients import ContiguousBatchNormGradients
 from xai_align._tools.logits import select_logits
 from xai_align._tools.model_state import signature
 from xai_align._tools.replica import Replica
@@ -30,6 +31,8 @@ PROPORTIONS = 4
 PROPORTIONS_OF_GUESSES = 1.34
 #: Modules whose output is ``[N, C, H, W]``.
 OF_MAPS = (nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, nn.AvgPool2d)
+#: Standard deviation of the noise in place of parameters that are 0.
+FILL = 0.1
 #: Largest number of class, distillation and register tokens that may precede the patch tokens.
 MOST_PREFIX_TOKENS = 16
 
@@ -99,13 +102,15 @@ _found: WeakKeyDictionary[nn.Module, dict[Any, Grids]] = WeakKeyDictionary()
 
 def _in_one_pass(model: nn.Module, image: Tensor, output: str | int | None, extra: Sequence[Any]) -> Grids:
     copy = Replica(model, evaluate=True).module
+    _fill_zeros(copy)
     ended = _record_outputs(copy)
     noise = torch.randn((1, *image.shape[1:]), generator=torch.Generator().manual_seed(0)).to(image)
     with torch.inference_mode(False), torch.enable_grad():
         noise = noise.requires_grad_()
         try:
             # the network may write to its input
-            logits = select_logits(copy(noise.clone(), *extra), output)
+            with ContiguousBatchNormGradients():
+                logits = select_logits(copy(noise.clone(), *extra), output)
         except Exception as error:  # it takes no single example, or writes to views, which autograd refuses
             if hides_interrupt(error):
                 raise
@@ -115,7 +120,23 @@ def _in_one_pass(model: nn.Module, image: Tensor, output: str | int | None, extr
         cuts = dominating_nodes(logits.grad_fn) - {logits.grad_fn}  # a dense network's output is a grid, too
         by_node = {end.node: end for end in ended if end.node in cuts}  # the module that ends last is the outermost
         found, moved = _on_grids(model, by_node.values(), noise)
-        return Grids(with_depths(logits, found), moved)
+        return Grids(with_depths(logits, noise, found), moved)
+
+
+def _fill_zeros(copy: nn.Module) -> None:
+    """Put noise into the parameters of a copy that are 0 throughout, behind which nothing would be seen.
+
+    Such are the scales of residual branches at the start of training.
+    """
+    generator = torch.Generator().manual_seed(0)
+    filled: dict[int, Tensor] = {}  # parameters that modules share
+    for module in copy.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None and parameter.is_floating_point() and not bool(parameter.any()):
+                if id(parameter) not in filled:
+                    noise = FILL * torch.randn(parameter.shape, generator=generator)
+                    filled[id(parameter)] = noise.to(parameter)
+                module._parameters[name] = filled[id(parameter)]  # type: ignore[assignment]
 
 
 class _End(NamedTuple):

@@ -87,14 +87,18 @@ def default_layers(
 def _by_structure(
     model: nn.Module, inputs: Sequence[Any], extra: Sequence[Any], output: str | int | None
 ) -> list[ReadoutLayer]:
-    layers, moved = grids(model, inputs[0], output, extra)
-    rows, columns = inputs[0].shape[-2:]
+    found, moved = grids(model, inputs[0], output, extra)
+    cut = partial(is_cut, model, inputs=inputs, extra=extra, output=output)
+    # what acts on each pixel alone, as a normalisation does, is no layer of the network, and its output is the image
+    pixels = [layer for layer in found if layer.of_pixels and cut(layer.name)]
+    image = pixels[-1] if pixels else GridLayer(_INPUT, *inputs[0].shape[-2:])
+    layers = [layer for layer in found if not layer.of_pixels]
     chosen = depths(layers) if has_one_grid(layers) else []
     rule: dict[str, Any] = {"attention": "flowing", "residual": RESIDUAL_OF_DEPTHS}
     if not chosen:
-        chosen = [fine_layer([GridLayer(_INPUT, rows, columns), *layers])] if layers else []
+        chosen = [fine_layer([image, *layers])] if layers else []
         rule = {"rule": "gamma", "gamma": GAMMA_OF_MAPS, "classifier": 0.0, "biases": "apart" if moved else "placed"}
-    cuts = _cutting(chosen, partial(is_cut, model, inputs=inputs, extra=extra, output=output))
+    cuts = _cutting(chosen, cut)
     if cuts:
         return [ReadoutLayer(feature_space=layer.space, **rule) for layer in cuts]
     embedding = plugins.feature_space(model, EMBEDDING)
@@ -107,11 +111,11 @@ def _by_structure(
         else "has no layer through which all evidence passes on a grid over the image: name"
     )
     warnings.warn(
-        f"{type(model).__name__} {reason} a layer with feature_space=... (layer=... of methods). It is read at its "
-        "input, where most of a map cancels",
+        f"{type(model).__name__} {reason} a layer with feature_space=... (layer=... of methods). It is read at "
+        f"{'its input' if image.space is _INPUT else repr(image.name)}, where most of a map cancels",
         stacklevel=callers_level(),
     )
-    return [ReadoutLayer(feature_space=_INPUT)]
+    return [ReadoutLayer(feature_space=image.space)]
 
 
 def _cutting(layers: list[GridLayer], cuts: Callable[[str], bool]) -> list[GridLayer]:
