@@ -63,7 +63,7 @@ class AttentionMethod(CaptumCall):
                 error.add_note(f"(while explaining {type(model).__name__} by {self.name})")
             raise
         size = (images.shape[-2], images.shape[-1])
-        cells = relevance[:, space.prefix_tokens :]
+        cells = relevance[:, space.patches(relevance.shape[1])]
         rows, columns = token_grid(space, cells.shape[1], size)
         cells = space.to_raster(cells) if space.to_raster else cells
         return resize_keeping_sum(cells.reshape(len(cells), rows, columns), size)
