@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from xai_align._tools.full_precision import full_precision
 from xai_align._tools.logits import select_logits
 from xai_align._tools.model_state import signature
 from xai_align._tools.replica import LOW_PRECISION, Replica
@@ -439,10 +440,8 @@ class Reading:
     @contextmanager
     def _full_precision(self) -> Iterator[None]:
         """Compute in float32 or better: without autocast, and with the forward pass's own casts replaced if needed."""
-        device = self.request.inputs[0].device.type
         with ExitStack() as stack:
-            if torch.is_autocast_enabled(device):
-                stack.enter_context(torch.autocast(device, enabled=False))
+            stack.enter_context(full_precision(self.request.inputs[0]))
             if self._dtype is not None and self.replaces_casts:
                 narrow = (*LOW_PRECISION, torch.float32) if self._every else LOW_PRECISION
                 stack.enter_context(OneDtype(self._dtype, narrow=narrow))
