@@ -91,8 +91,8 @@ def _by_structure(
     found, moved = grids(model, inputs[0], output, extra)
     cut = partial(is_cut, model, inputs=inputs, extra=extra, output=output)
     # what acts on each pixel alone, as a normalisation does, is no layer of the network, and its output is the image
-    pixels = [layer for layer in found if layer.of_pixels and cut(layer.name)]
-    image = pixels[-1] if pixels else GridLayer(_INPUT, *inputs[0].shape[-2:])
+    pixels = (layer for layer in reversed(found) if layer.of_pixels and cut(layer.name))
+    image = next(pixels, None) or GridLayer(_INPUT, *inputs[0].shape[-2:])
     layers = [layer for layer in found if not layer.of_pixels]
     chosen = depths(layers) if has_one_grid(layers) else []
     rule: dict[str, Any] = {"attention": "flowing", "residual": RESIDUAL_OF_DEPTHS}
