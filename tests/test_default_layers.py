@@ -397,7 +397,7 @@ class Latents(nn.Module):
         return self.head(latents.relu().mean(1))
 
 
-@pytest.mark.parametrize("count", [4, 9, 16, 64])
+@pytest.mark.parametrize("count", [4, 9, 16, 64, 67])
 @pytest.mark.parametrize("seed", range(4))
 def test_latents_are_no_grid(count, seed):
     torch.manual_seed(seed)
@@ -418,7 +418,9 @@ class ClassTokenLast(nn.Module):
 
 
 def test_a_class_token_behind_the_patches_is_not_taken_for_one_before_them():
-    assert [one.name for one in grid_layers(woken(ClassTokenLast()), images(1, 64))] == ["patches"]
+    found = [one.space for one in grid_layers(woken(ClassTokenLast()), images(1, 64))]
+    assert [space.layer for space in found] == ["patches", "joined", "block.norm1", "block"]
+    assert all((space.prefix_tokens, space.suffix_tokens) == (0, 1) for space in found[1:])
 
 
 class BlocksInOneModule(nn.Module):

@@ -11,6 +11,7 @@ from xai_align._tools.files.plain_json import in_one_clause
 from xai_align._tools.files.tensor_file import check_weights, read_tensor_file
 from xai_align._tools.files.weight_names import load_all_weights, named_as, tensor_called
 from xai_align._tools.files.weights_file import read_weights_file
+from xai_align._tools.full_precision import full_precision
 from xai_align._tools.logits import select_logits
 from xai_align._tools.model_state import check_evaluation_mode
 from xai_align._tools.optional_package import optional_package
@@ -33,6 +34,7 @@ __all__ = [
     "did_you_mean",
     "fields",
     "fixed_random_state",
+    "full_precision",
     "in_one_clause",
     "kept_random_state",
     "load_all_weights",

@@ -275,11 +275,12 @@ class FeatureSpace:
         layer: dotted name(s) of the module(s) whose output is ``z``, or ``"input"``.
         layout: order of the axes of ``z`` (of every tensor of ``z``).
         prefix_tokens: leading tokens of an ``NLC`` space that have no position in the image.
+        suffix_tokens: the same, at the end.
         split: the model cut in two at this space, where that is possible (``layer`` is then only
             a name for it); the head can be probed and replayed without the rest.
         grid: for token layouts, ``grid((H, W), L)`` returns the number of rows and columns of the
-            ``L`` tokens without prefix; None: proportional to the image.
-        to_raster: reorders cells ``[N, L]`` of tokens (prefix left out) into row-by-row
+            ``L`` tokens without prefix and suffix; None: proportional to the image.
+        to_raster: reorders cells ``[N, L]`` of tokens (prefix and suffix left out) into row-by-row
             order; None: they are in this order.
 
     Example::
@@ -290,6 +291,7 @@ class FeatureSpace:
     layer: str | tuple[str, ...]
     layout: Layout = "auto"
     prefix_tokens: int = 0
+    suffix_tokens: int = 0
     split: Split | None = field(default=None, repr=False)
     grid: Callable[[tuple[int, int], int], tuple[int, int]] | None = field(default=None, repr=False)
     to_raster: Callable[[Tensor], Tensor] | None = field(default=None, repr=False)
@@ -300,6 +302,10 @@ class FeatureSpace:
             raise TypeError(
                 f"layer of a FeatureSpace is {self.layer!r}; give a layer's dotted name, or a tuple of names"
             )
+
+    def patches(self, tokens: int) -> slice:
+        """Return which of so many tokens have a position in the image."""
+        return slice(self.prefix_tokens, tokens - self.suffix_tokens)
 
 
 class HookSpecs:

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from attention_align.attention_trace import AttentionTrace, trace_attention
 from attention_align.captum_call import CaptumCall
-from xai_align.adapter_tools import batches_of, check_evaluation_mode, resize_keeping_sum
+from xai_align.adapter_tools import batches_of, check_evaluation_mode, full_precision, resize_keeping_sum
 from xai_align.features.spatial import token_grid
 from xai_align.features.token_space import token_space
-from xai_align.features.unwrapping import unwrapped
+from xai_align.features.unwrapping import network_of, unwrapped
 from xai_align.hookspecs import FeatureSpace
 from xai_align.pinet.input_checks import forward_arguments, named_checkpointing
 from xai_align.question import Question, QuestionModel, TargetError, answers, as_questions
@@ -42,7 +42,7 @@ class AttentionMethod(CaptumCall):
             stack.enter_context(named_checkpointing())
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.enable_grad())
-            stack.enter_context(torch.autocast(images.device.type, enabled=False))
+            stack.enter_context(full_precision(images))
             own = images.detach().clone()  # the copy of an inference tensor is an ordinary tensor
             parts = [
                 self._maps(model, batch.inputs[0], batch.target, batch.extra or ())
@@ -63,7 +63,7 @@ class AttentionMethod(CaptumCall):
                 error.add_note(f"(while explaining {type(model).__name__} by {self.name})")
             raise
         size = (images.shape[-2], images.shape[-1])
-        cells = relevance[:, space.prefix_tokens :]
+        cells = relevance[:, space.patches(relevance.shape[1])]
         rows, columns = token_grid(space, cells.shape[1], size)
         cells = space.to_raster(cells) if space.to_raster else cells
         return resize_keeping_sum(cells.reshape(len(cells), rows, columns), size)
@@ -71,12 +71,12 @@ class AttentionMethod(CaptumCall):
 
 def _asked(model: nn.Module, target: Any, num_examples: int) -> tuple[nn.Module, list[Question]]:
     """Return the network itself and one question per example."""
-    model, _ = unwrapped(model)
-    if not isinstance(model, QuestionModel):
-        return model, as_questions(target, num_examples)
+    network, asked = network_of(model)[0], unwrapped(model)[0]
+    if not isinstance(asked, QuestionModel):
+        return network, as_questions(target, num_examples)
     if isinstance(target, Question) or (isinstance(target, list) and any(isinstance(t, Question) for t in target)):
         raise TargetError("this model answers questions already; give the target that ask() gave, or the plain model")
-    return unwrapped(model.model)[0], model.questions_for(target, num_examples)
+    return network, asked.questions_for(target, num_examples)
 
 
 def _space(model: nn.Module, images: Tensor, tokens: int) -> FeatureSpace:

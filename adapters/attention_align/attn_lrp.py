@@ -8,10 +8,9 @@ from torch import Tensor
 
 from attention_align.captum_call import CaptumCall
 from xai_align.features.grid_layers import grid_layers
-from xai_align.features.unwrapping import unwrapped
+from xai_align.features.unwrapping import network_of
 from xai_align.pinet import ReadoutLayer
 from xai_align.pinet.batches import read_out_in_batches
-from xai_align.question import QuestionModel
 
 #: Strength of the gamma rule in linear layers, of the order that its authors find for vision transformers.
 GAMMA = 0.05
@@ -63,9 +62,7 @@ class AttnLRP(CaptumCall):
         return readout.on_images(images.shape[1])
 
     def _first_grid(self, images: Tensor) -> Any:
-        model, _ = unwrapped(self.forward_func)
-        if isinstance(model, QuestionModel):
-            model, _ = unwrapped(model.model)
+        model, _ = network_of(self.forward_func)
         pixels = tuple(images.shape[-2:])  # a normalisation's output is no grid of patches
         layers = [layer for layer in grid_layers(model, images[:1]) if layer.grid != pixels]
         if not layers:

@@ -87,12 +87,12 @@ def _map(readout: Readout, combine: Combine, spread: Spread) -> Tensor:
 
 
 def _channels_on_grid(contributions: Tensor, space: FeatureSpace, image_size: tuple[int, int]) -> Tensor:
-    """Return contributions ``[N, C, h, w]``, without prefix tokens."""
-    layout, prefix = layout_of(contributions, space), space.prefix_tokens
+    """Return contributions ``[N, C, h, w]``, of patch tokens alone."""
+    layout = layout_of(contributions, space)
     cells = {
         "NCHW": lambda c: c.flatten(2),
         "NHWC": lambda c: c.flatten(1, 2).transpose(1, 2),
-        "NLC": lambda c: c[:, prefix:].transpose(1, 2),
-        "NCL": lambda c: c[:, :, prefix:],
+        "NLC": lambda c: c[:, space.patches(c.shape[1])].transpose(1, 2),
+        "NCL": lambda c: c[:, :, space.patches(c.shape[2])],
     }[layout](contributions)
     return on_grid(cells, contributions, space, image_size)

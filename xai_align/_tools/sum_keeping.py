@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
+
+from xai_align._tools.full_precision import full_precision
 
 #: "area": a cell is spread evenly over the pixels it covers. "smooth": with linear weights over its neighbours too.
 Spread = Literal["area", "smooth"]
@@ -21,7 +22,7 @@ def resize_keeping_sum(cells: Tensor, size: Sequence[int], spread: Spread = "are
     height, width = size
     rows = _spreading(cells.shape[-2], height, spread).to(cells)
     columns = _spreading(cells.shape[-1], width, spread).to(cells)
-    with _in_full_precision(cells):
+    with full_precision(cells):
         return rows @ cells @ columns.T
 
 
@@ -33,14 +34,8 @@ def collect_keeping_sum(pixels: Tensor, size: Sequence[int], spread: Spread = "a
     height, width = size
     rows = _spreading(height, pixels.shape[-2], spread).to(pixels)
     columns = _spreading(width, pixels.shape[-1], spread).to(pixels)
-    with _in_full_precision(pixels):
+    with full_precision(pixels):
         return rows.T @ pixels @ columns
-
-
-def _in_full_precision(x: Tensor) -> AbstractContextManager[Any]:
-    """Return a context without autocast, in which products would be rounded and sums lost."""
-    device = x.device.type
-    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
 def _spreading(cells: int, pixels: int, spread: Spread) -> Tensor:

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from xai_align._tools.checks import check_choice
+from xai_align._tools.full_precision import full_precision
 from xai_align.align.saliency import at_least_float32
-from xai_align.pinet.network.second_look import full_precision
 
 __all__ = ["AlignmentLoss", "Balance", "Meet", "alignment_loss"]
 

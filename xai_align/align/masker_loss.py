@@ -21,12 +21,12 @@ import torch
 from torch import Tensor, nn
 
 from xai_align._tools.did_you_mean import did_you_mean
+from xai_align._tools.full_precision import full_precision
 from xai_align._tools.model_state import check_evaluation_mode, frozen_parameters
 from xai_align.align.captured_pass import check_logits
 from xai_align.align.classes import check_classes
 from xai_align.align.saliency import at_least_float32
 from xai_align.perturbation.fills import FILLS, Imputer, by_name
-from xai_align.pinet.network.second_look import full_precision
 
 __all__ = [
     "Baseline",

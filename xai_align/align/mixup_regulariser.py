@@ -24,11 +24,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from xai_align._tools.full_precision import full_precision
 from xai_align.align.captured_pass import cam_space, capture
 from xai_align.align.forward_passes.training_batch import class_balance
 from xai_align.align.saliency import Normalise, Order, at_least_float32, saliency_at
 from xai_align.features.resolve_layer import Layer
-from xai_align.pinet.network.second_look import full_precision
 
 __all__ = [
     "MixupLoss",

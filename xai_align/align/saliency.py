@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from xai_align._tools.checks import check_choice
+from xai_align._tools.full_precision import full_precision
 from xai_align.align.captured_pass import CapturedPass, cam_space, capture
 from xai_align.align.classes import check_classes
 from xai_align.align.twice_differentiable import twice_differentiable
 from xai_align.features.resolve_layer import Layer
-from xai_align.pinet.network.second_look import full_precision
 
 __all__ = [
     "Normalise",

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from xai_align.features.grid_layer import GridLayer
+from xai_align.hookspecs import FeatureSpace
 
 
 class Step(Enum):
@@ -23,27 +24,31 @@ class Step(Enum):
     MOVE = 2
 
 
-def with_depths(logits: Tensor, found: Sequence[tuple[GridLayer, Tensor]]) -> list[GridLayer]:
-    """Return the layers with their depths and whether their cells reach the output.
+def with_depths(logits: Tensor, image: Tensor, found: Sequence[tuple[GridLayer, Tensor]]) -> list[GridLayer]:
+    """Return the layers with their depths, whether they are of pixels, and whether their cells reach the output.
 
     Layers behind one that moves cells to other places are left out, up to the next grid.
 
     Args:
         logits: the output, whose graph is alive.
+        image: ``[1, C, H, W]``, the leaf of that graph.
         found: the layers with their outputs, in the order in which they end.
     """
     gradients = _gradients(logits, [z for _, z in found])
     layers: list[GridLayer] = []
-    depth, moved = 0, False
+    before, seen = GridLayer(FeatureSpace(layer="input", layout="NCHW"), image.shape[-2], image.shape[-1]), image
+    depth, moved, of_pixels = 0, False, True
     for number, (layer, z) in enumerate(found):
-        if number:
-            step = _step(*found[number - 1], layer, z)
+        step, behind_pixels = _step(before, seen, layer, z), of_pixels
+        of_pixels = of_pixels and step is Step.ALONE
+        if not behind_pixels:
             depth += step is not Step.ALONE
-            moved = step is Step.MOVE or (moved and layer.grid == found[number - 1][0].grid)
+            moved = step is Step.MOVE or (moved and layer.grid == before.grid)
+        before, seen = layer, z
         gradient = gradients[number]
         reaches = gradient is not None and bool(layer.cells(gradient).any())
         if not moved:
-            layers.append(replace(layer, depth=depth, reaches_output=reaches))
+            layers.append(replace(layer, depth=depth, reaches_output=reaches, of_pixels=of_pixels))
     return layers
 
 

@@ -69,7 +69,9 @@ def places_of(layer: GridLayer, z: Tensor, image: Tensor) -> Places:
             if weight is not None:
                 break
         if weight is None:
-            return Places.NONE
+            # corners of a map that see nothing, where other cells do, lie in a border that the network adds
+            outside = not layer.has_tokens and _what_is_seen(cells.sum(), image) is not None
+            return Places.OTHER if outside else Places.NONE
         seen = [_mean_and_deviation(weight.sum(1)), _mean_and_deviation(weight.sum(0))]
         places = [((row + 0.5) / layer.rows, layer.rows), ((column + 0.5) / layer.columns, layer.columns)]
         for (middle, deviation), (place, count) in zip(seen, places, strict=True):

@@ -20,10 +20,10 @@ from xai_align.hookspecs import FeatureSpace
 class CutNetwork(nn.Module):
     """The model's own function with one tensor of a feature space passed through the module ``here``.
 
-    Methods hook or replace ``here``. It receives ``[N, C, h, w]`` in the image's order for any layout, without prefix
-    tokens. The tensor is a leaf, so gradients end there. A copy that shares the model's parameters is run, and it is
-    not a submodule: operations on all modules of the cut network (``eval()``, ``zero_grad()``, replacing a layer)
-    affect neither the copy nor the model.
+    Methods hook or replace ``here``. It receives ``[N, C, h, w]`` in the image's order for any layout, without tokens
+    that have no place. The tensor is a leaf, so gradients end there. A copy that shares the model's parameters is run,
+    and it is not a submodule: operations on all modules of the cut network (``eval()``, ``zero_grad()``, replacing a
+    layer) affect neither the copy nor the model.
 
     Args:
         model: the network.
@@ -86,23 +86,25 @@ class CutNetwork(nn.Module):
 
 
 def as_raster(z: Tensor, space: FeatureSpace, image_size: tuple[int, int]) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """Return ``z`` as ``[N, C, h, w]`` in the image's order, and the inverse, which restores prefix tokens.
+    """Return ``z`` as ``[N, C, h, w]`` in the image's order, and the inverse, which restores other tokens.
 
     Raises:
         ValueError: it has neither the axes of a map nor those of tokens, or the tokens form no grid.
     """
     if z.dim() == 5:  # [N, C, d, h, w] of a volume
         return z, lambda x: x
-    layout, prefix = layout_of(z, space), space.prefix_tokens
+    layout = layout_of(z, space)
     if layout == "NCHW":
         return z, lambda x: x
     if layout == "NHWC":
         return z.permute(0, 3, 1, 2), lambda x: x.permute(0, 2, 3, 1)
     if layout == "NCL":
-        shown, back = as_raster_of_tokens(z[:, :, prefix:], space, image_size)
-        return shown, lambda x: torch.cat([z[:, :, :prefix], back(x)], dim=2)
-    shown, back = as_raster_of_tokens(z[:, prefix:].transpose(1, 2), space, image_size)
-    return shown, lambda x: torch.cat([z[:, :prefix], back(x).transpose(1, 2)], dim=1)
+        own = space.patches(z.shape[2])
+        shown, back = as_raster_of_tokens(z[:, :, own], space, image_size)
+        return shown, lambda x: torch.cat([z[:, :, : own.start], back(x), z[:, :, own.stop :]], dim=2)
+    own = space.patches(z.shape[1])
+    shown, back = as_raster_of_tokens(z[:, own].transpose(1, 2), space, image_size)
+    return shown, lambda x: torch.cat([z[:, : own.start], back(x).transpose(1, 2), z[:, own.stop :]], dim=1)
 
 
 def as_raster_of_tokens(

@@ -14,12 +14,13 @@ class GridLayer:
     """Layer whose output is a grid of cells.
 
     Attributes:
-        space: the layer, with its layout and number of prefix tokens.
+        space: the layer, with its layout and numbers of prefix and suffix tokens.
         rows: the number of rows of cells.
         columns: the number of columns of cells.
-        depth: how many times cells have exchanged evidence (convolution, attention, pooling) since the first layer.
-            Between two layers of one depth each cell depends on itself alone.
-        reaches_output: whether evidence in the cells reaches the output, and not only that in prefix tokens.
+        depth: how many times cells have exchanged evidence (convolution, attention, pooling) since the first layer
+            that is not ``of_pixels``. Between two layers of one depth each cell depends on itself alone.
+        reaches_output: whether evidence in the cells reaches the output, and not only that in tokens without a place.
+        of_pixels: whether each cell depends on one pixel alone, as behind a normalisation of the image.
     """
 
     space: FeatureSpace
@@ -27,6 +28,7 @@ class GridLayer:
     columns: int
     depth: int = 0
     reaches_output: bool = True
+    of_pixels: bool = False
 
     @property
     def name(self) -> str:
@@ -45,7 +47,13 @@ class GridLayer:
         return self.space.layout in ("NLC", "NCL")
 
     def cells(self, z: Tensor) -> Tensor:
-        """Return the layer's output as ``[N, C, cells]`` in its own order, without prefix tokens."""
+        """Return the layer's output as ``[N, C, cells]`` in its own order, patch tokens alone."""
         if z.dim() == 4:
             return z.flatten(2) if self.space.layout == "NCHW" else z.flatten(1, 2).transpose(1, 2)
-        return (z.transpose(1, 2) if self.space.layout == "NLC" else z)[..., self.space.prefix_tokens :]
+        tokens = z.transpose(1, 2) if self.space.layout == "NLC" else z
+        return tokens[..., self.space.patches(tokens.shape[2])]
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens, with those that have no place in the image."""
+        return self.rows * self.columns + self.space.prefix_tokens + self.space.suffix_tokens

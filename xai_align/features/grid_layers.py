@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from xai_align import plugins
+from xai_align._tools.batch_norm_gradients import ContiguousBatchNormGradients
 from xai_align._tools.logits import select_logits
 from xai_align._tools.model_state import signature
 from xai_align._tools.replica import Replica
@@ -30,8 +31,12 @@ PROPORTIONS = 4
 PROPORTIONS_OF_GUESSES = 1.34
 #: Modules whose output is ``[N, C, H, W]``.
 OF_MAPS = (nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, nn.AvgPool2d)
-#: Largest number of class, distillation and register tokens that may precede the patch tokens.
+#: Standard deviation of the noise in place of parameters that are 0.
+FILL = 0.1
+#: Largest number of class, distillation and register tokens that may stand before or behind the patch tokens.
 MOST_PREFIX_TOKENS = 16
+#: Largest number of class tokens before the patch tokens if others follow them.
+MOST_BEFORE_A_SUFFIX = 2
 
 
 class Grids(NamedTuple):
@@ -99,13 +104,15 @@ _found: WeakKeyDictionary[nn.Module, dict[Any, Grids]] = WeakKeyDictionary()
 
 def _in_one_pass(model: nn.Module, image: Tensor, output: str | int | None, extra: Sequence[Any]) -> Grids:
     copy = Replica(model, evaluate=True).module
+    _fill_zeros(copy)
     ended = _record_outputs(copy)
     noise = torch.randn((1, *image.shape[1:]), generator=torch.Generator().manual_seed(0)).to(image)
     with torch.inference_mode(False), torch.enable_grad():
         noise = noise.requires_grad_()
         try:
             # the network may write to its input
-            logits = select_logits(copy(noise.clone(), *extra), output)
+            with ContiguousBatchNormGradients():
+                logits = select_logits(copy(noise.clone(), *extra), output)
         except Exception as error:  # it takes no single example, or writes to views, which autograd refuses
             if hides_interrupt(error):
                 raise
@@ -115,7 +122,23 @@ def _in_one_pass(model: nn.Module, image: Tensor, output: str | int | None, extr
         cuts = dominating_nodes(logits.grad_fn) - {logits.grad_fn}  # a dense network's output is a grid, too
         by_node = {end.node: end for end in ended if end.node in cuts}  # the module that ends last is the outermost
         found, moved = _on_grids(model, by_node.values(), noise)
-        return Grids(with_depths(logits, found), moved)
+        return Grids(with_depths(logits, noise, found), moved)
+
+
+def _fill_zeros(copy: nn.Module) -> None:
+    """Put noise into the parameters of a copy that are 0 throughout, behind which nothing would be seen.
+
+    Such are the scales of residual branches at the start of training.
+    """
+    generator = torch.Generator().manual_seed(0)
+    filled: dict[int, Tensor] = {}  # parameters that modules share
+    for module in copy.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None and parameter.is_floating_point() and not bool(parameter.any()):
+                if id(parameter) not in filled:
+                    noise = FILL * torch.randn(parameter.shape, generator=generator)
+                    filled[id(parameter)] = noise.to(parameter)
+                module._parameters[name] = filled[id(parameter)]  # type: ignore[assignment]
 
 
 class _End(NamedTuple):
@@ -163,11 +186,13 @@ def _on_grids(model: nn.Module, ends: Iterable[_End], image: Tensor) -> tuple[li
         shape = end.tensor.shape
         ambiguous = len(shape) == 4 and shape[1] == shape[2] == shape[3]
         for layer in _candidates(model, end, (image.shape[-2], image.shape[-1]), [one for one, _ in found]):
-            key = (layer.space.layout, layer.space.prefix_tokens, layer.grid, shape, ambiguous and end.name)
+            space = layer.space
+            key = (space.layout, space.prefix_tokens, space.suffix_tokens, layer.grid, shape, ambiguous and end.name)
             places = tested.get(key) or places_of(layer, end.tensor, image)
             seen.add(places)
             if places is Places.OWN or (places is Places.AROUND and not moved):
-                found.append((layer, end.tensor))
+                if layer.rows <= image.shape[-2] and layer.columns <= image.shape[-1]:
+                    found.append((layer, end.tensor))
                 tested[key], moved = places, False
                 break
         else:
@@ -191,46 +216,50 @@ def _candidates(model: nn.Module, end: _End, size: tuple[int, int], before: Sequ
         "NHWC": (output.shape[1], output.shape[2]),
     }
     first: tuple[Layout, ...] = ("NHWC", "NCHW") if known and known.layout == "NHWC" else ("NCHW", "NHWC")
-    first = ("NCHW",) if isinstance(model.get_submodule(name), OF_MAPS) else first
-    for layout in first:
-        if _covers(*layouts[layout], size, PROPORTIONS):
+    certain = isinstance(model.get_submodule(name), OF_MAPS)
+    for layout in ("NCHW",) if certain else first:
+        if _covers(*layouts[layout], size, PROPORTIONS, finer=certain):
             yield GridLayer(FeatureSpace(layer=name, layout=layout), *layouts[layout])
 
 
 def _tokens(
     name: str, output: Tensor, size: tuple[int, int], before: Sequence[GridLayer], known: FeatureSpace | None
 ) -> Iterator[GridLayer]:
-    """Yield grids of tokens without a prefix: those of earlier layers, and ones like the image."""
+    """Yield grids of tokens: those of earlier layers, with or without tokens beside them, and ones like the image."""
     earlier = list(dict.fromkeys(layer.grid for layer in reversed(before)))
     axes: tuple[tuple[Layout, int], ...] = (("NLC", output.shape[1]), ("NCL", output.shape[2]))
+    # a plugin knows the last layers; before, there may be no class token yet
+    axes = tuple((layout, count) for layout, count in axes if known is None or known.layout in ("auto", layout))
+    for layout, count in axes:
+        for grid in earlier:
+            others = count - grid[0] * grid[1]
+            if 0 <= others <= (MOST_PREFIX_TOKENS if layout == "NLC" else 0):
+                for prefix in dict.fromkeys((others, *range(min(others, MOST_BEFORE_A_SUFFIX + 1)))):
+                    yield _of_tokens(name, known, layout, grid, prefix, others - prefix)
     # of a number of tokens that fits no earlier grid, the grid is a guess
-    for guess in (False, True):
-        for layout, count in axes:
-            for prefix in _prefixes(layout, known):
-                for grid in _grids_like(size, count - prefix) if guess else earlier:
-                    if grid[0] * grid[1] == count - prefix:
-                        space = replace(
-                            known or FeatureSpace(layer=name),
-                            layout=layout,
-                            prefix_tokens=prefix,
-                            grid=GivenGrid(*grid),
-                        )
-                        yield GridLayer(space, *grid)
+    for layout, count in axes:
+        first = [] if known is None else [known.prefix_tokens]
+        for prefix in dict.fromkeys([*first, *(range(MOST_PREFIX_TOKENS + 1) if layout == "NLC" else (0,))]):
+            for grid in _grids_like(size, count - prefix):
+                yield _of_tokens(name, known, layout, grid, prefix, 0)
 
 
-def _prefixes(layout: Layout, known: FeatureSpace | None) -> list[int]:
-    """Return the numbers of prefix tokens to try; none if a plugin says that the layout is another one."""
-    if known is not None and known.layout not in ("auto", layout):
-        return []
-    # a plugin's number is that of the last layers; before, there may be no class token yet
-    first = [] if known is None else [known.prefix_tokens]
-    return list(dict.fromkeys([*first, *(range(MOST_PREFIX_TOKENS + 1) if layout == "NLC" else (0,))]))
+def _of_tokens(
+    name: str, known: FeatureSpace | None, layout: Layout, grid: tuple[int, int], prefix: int, suffix: int
+) -> GridLayer:
+    space = replace(
+        known or FeatureSpace(layer=name),
+        layout=layout,
+        prefix_tokens=prefix,
+        suffix_tokens=suffix,
+        grid=GivenGrid(*grid),
+    )
+    return GridLayer(space, *grid)
 
 
 def token_spaces(layers: Sequence[GridLayer]) -> dict[int, FeatureSpace]:
     """Return the spaces of tokens ``[N, L, C]`` on these layers' grids, by ``L``; prefix tokens come first."""
-    known = [layer for layer in layers if layer.space.layout == "NLC"]
-    found = {layer.rows * layer.columns + layer.space.prefix_tokens: layer.space for layer in known}
+    found = {layer.tokens: layer.space for layer in layers if layer.space.layout == "NLC"}
     for rows, columns in dict.fromkeys(layer.grid for layer in layers):
         for prefix in range(MOST_PREFIX_TOKENS + 1):
             space = FeatureSpace(layer="tokens", layout="NLC", prefix_tokens=prefix, grid=GivenGrid(rows, columns))
@@ -266,9 +295,9 @@ def known_space(model: nn.Module, name: str) -> FeatureSpace | None:
     return None
 
 
-def _covers(rows: int, columns: int, size: tuple[int, int], proportions: float) -> bool:
+def _covers(rows: int, columns: int, size: tuple[int, int], proportions: float, *, finer: bool = False) -> bool:
     height, width = size
-    fits = rows * columns > 1 and rows <= height and columns <= width
+    fits = rows * columns > 1 and (finer or (rows <= height and columns <= width))
     return fits and 1 / proportions < rows * width / (columns * height) < proportions
 
 

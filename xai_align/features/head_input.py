@@ -28,7 +28,7 @@ def head_input(model: nn.Module, image: Tensor | None = None, output: str | int 
 
     Raises:
         TypeError: no image is given, and no plugin knows the network.
-        ValueError: the network has no such layer.
+        ValueError: the network has no such layer, or its input is not an image.
 
     Example::
 
@@ -39,6 +39,11 @@ def head_input(model: nn.Module, image: Tensor | None = None, output: str | int 
         return known
     if image is None:
         raise TypeError(f"layer {HEAD!r} is found by a pass; give image=, of shape [1, C, H, W]")
+    if image.dim() != 4:
+        raise ValueError(
+            f"layer {HEAD!r} is found for images [N, C, H, W], and the input has {image.dim()} axes; name the layer to "
+            "read out, or leave it out for the default"
+        )
     layers, moved = grids(model, image, output)
     if moved or not layers or not layers[-1].reaches_output:
         found = _what_is_missing(layers, moved)

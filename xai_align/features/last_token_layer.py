@@ -87,7 +87,7 @@ def _is_tokens(output: Tensor) -> bool:
 def _counts(gradient: Tensor, space: FeatureSpace, image: Tensor) -> bool:
     """Return whether the patch tokens form a grid and have a nonzero gradient."""
     patches = gradient if layout_of(gradient, space) == "NLC" else gradient.transpose(1, 2)
-    patches = patches[:, space.prefix_tokens :]
+    patches = patches[:, space.patches(patches.shape[1])]
     try:
         token_grid(space, patches.shape[1], (image.shape[-2], image.shape[-1]))
     except ValueError:

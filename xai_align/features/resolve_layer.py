@@ -19,9 +19,8 @@ from xai_align.features.head_input import HEAD, head_input
 from xai_align.features.last_map import last_map
 from xai_align.features.last_token_layer import last_token_layer
 from xai_align.features.routes import find_layer, layer_name
-from xai_align.features.unwrapping import unwrapped
+from xai_align.features.unwrapping import network_of
 from xai_align.hookspecs import FeatureSpace
-from xai_align.question import QuestionModel
 
 #: One layer, as a caller may specify it. None: the default for the purpose.
 Layer: TypeAlias = str | nn.Module | FeatureSpace | None
@@ -70,7 +69,7 @@ def resolve_layer(
     """
     if purpose not in get_args(Purpose):
         raise ValueError(f"purpose is {purpose!r}; it is one of {', '.join(map(repr, get_args(Purpose)))}")
-    inner, own = _network(model)
+    inner, own = network_of(model)
     layer = own if layer is None else layer
     if isinstance(layer, FeatureSpace):
         return layer
@@ -116,7 +115,7 @@ def layer_names(model: Any, layers: Layers | None) -> list[str] | None:
         return None
     if isinstance(layers, str | nn.Module) or not isinstance(layers, list | tuple):
         raise TypeError(f"layers are {type(layers).__name__}; give a list of names, modules or feature spaces")
-    inner, _ = _network(model)
+    inner, _ = network_of(model)
     found: list[str] = []
     for one in layers:
         space = one if isinstance(one, FeatureSpace) else None
@@ -164,14 +163,6 @@ def _convolutions(model: nn.Module, image: Tensor | None) -> list[str]:
                 raise
             return [name for name in names if len(runs[name]) == 1] or names
     return [name for name, gradient in zip(once, gradients, strict=True) if gradient is not None] or names
-
-
-def _network(model: Any) -> tuple[Any, Any]:
-    """Return the unwrapped network, and the feature space of a retrofit, else None."""
-    inner, own = unwrapped(model)
-    while isinstance(inner, QuestionModel):
-        inner, own = unwrapped(inner.model)
-    return inner, own
 
 
 def _named(model: nn.Module, layer: Any, image: Tensor | None, output: str | int | None) -> FeatureSpace:

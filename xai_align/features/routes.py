@@ -154,7 +154,10 @@ def _through_layers(
         def hook(module: nn.Module, args: Any, output: Any) -> Any:
             runs[name] += 1
             if runs[name] > 1:
-                raise ValueError(f"layer '{name}' runs more than once in a forward pass; choose a layer that runs once")
+                raise ValueError(
+                    f"layer '{name}' runs more than once in a forward pass; choose a layer that runs once, "
+                    "or, if the network runs it for each example in turn, give one example at a time"
+                )
             return _placed(output, partial(put, number))
 
         return hook

@@ -10,18 +10,18 @@ from xai_align.hookspecs import FeatureSpace, Layout
 
 
 def contribution_map(contributions: Tensor, space: FeatureSpace, image_size: tuple[int, int]) -> Tensor:
-    """Return contributions in the feature space's shape as a grid ``[N, h, w]``: channels summed, no prefix tokens."""
+    """Return contributions in the feature space's shape as a grid ``[N, h, w]``: channels summed, patches alone."""
     layout = layout_of(contributions, space)
     if layout == "NCHW":
         return contributions.sum(1)
     if layout == "NHWC":
         return contributions.sum(-1)
     tokens = contributions if layout == "NLC" else contributions.transpose(1, 2)
-    return _tokens_on_grid(tokens[:, space.prefix_tokens :].sum(-1), space, image_size)
+    return _tokens_on_grid(tokens[:, space.patches(tokens.shape[1])].sum(-1), space, image_size)
 
 
 def on_grid(cells: Tensor, z: Tensor, space: FeatureSpace, image_size: tuple[int, int]) -> Tensor:
-    """Reshape cells ``[N, K, P]``, one for each position of ``z`` without prefix tokens, to maps ``[N, K, h, w]``."""
+    """Reshape cells ``[N, K, P]``, one for each position of ``z`` that has a place, to maps ``[N, K, h, w]``."""
     layout = layout_of(z, space)
     if layout in ("NCHW", "NHWC"):
         return cells.unflatten(-1, z.shape[2:] if layout == "NCHW" else z.shape[1:3])
@@ -51,11 +51,12 @@ def layout_of(z: Tensor, space: FeatureSpace) -> Layout:
 
 
 def prefix_part(contributions: Tensor, space: FeatureSpace) -> Tensor:
-    """Return the sum of the contributions of prefix tokens, ``[N]``."""
-    if not space.prefix_tokens or contributions.dim() != 3:
+    """Return the sum of the contributions of prefix and suffix tokens, ``[N]``."""
+    if not (space.prefix_tokens or space.suffix_tokens) or contributions.dim() != 3:
         return contributions.new_zeros(len(contributions))
     tokens = contributions if layout_of(contributions, space) == "NLC" else contributions.transpose(1, 2)
-    return tokens[:, : space.prefix_tokens].flatten(1).sum(1)
+    patches = space.patches(tokens.shape[1])
+    return tokens[:, : patches.start].flatten(1).sum(1) + tokens[:, patches.stop :].flatten(1).sum(1)
 
 
 def token_grid(space: FeatureSpace, tokens: int, image_size: tuple[int, int]) -> tuple[int, int]:

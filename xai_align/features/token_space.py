@@ -6,13 +6,12 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
-from xai_align.features.grid_layer import GridLayer
 from xai_align.features.grid_layers import MOST_PREFIX_TOKENS, GivenGrid, grids
 from xai_align.hookspecs import FeatureSpace
 
 
 def token_space(model: nn.Module, image: Tensor, tokens: int) -> FeatureSpace | None:
-    """Return a feature space ``[N, L, C]`` of ``L = tokens``: how many of them are a prefix, and the others' grid.
+    """Return a feature space ``[N, L, C]`` of ``L = tokens``: how many of them have no place, and the others' grid.
 
     It is that of the last layer of so many tokens through which all evidence passes, else the grid of the last layer
     with at most so many cells, the rest of the tokens being a prefix. None: there is no such layer, or the network
@@ -30,14 +29,11 @@ def token_space(model: nn.Module, image: Tensor, tokens: int) -> FeatureSpace | 
     layers, moved = grids(model, image)
     if moved:  # tokens behind the layers may have any order
         return None
-    exact = [one for one in layers if one.space.layout == "NLC" and _cells(one) + one.space.prefix_tokens == tokens]
-    near = [one for one in layers if 0 <= tokens - _cells(one) <= MOST_PREFIX_TOKENS]
-    if not exact and not near:
+    exact = [one for one in layers if one.space.layout == "NLC" and one.tokens == tokens]
+    if exact:
+        return replace(exact[-1].space, grid=GivenGrid(*exact[-1].grid))
+    near = [one for one in layers if 0 <= tokens - one.rows * one.columns <= MOST_PREFIX_TOKENS]
+    if not near:
         return None
-    found = (exact or near)[-1]
-    prefix = tokens - _cells(found)
-    return replace(found.space, layout="NLC", prefix_tokens=prefix, grid=GivenGrid(*found.grid))
-
-
-def _cells(layer: GridLayer) -> int:
-    return layer.rows * layer.columns
+    prefix, grid = tokens - near[-1].rows * near[-1].columns, GivenGrid(*near[-1].grid)
+    return replace(near[-1].space, layout="NLC", prefix_tokens=prefix, suffix_tokens=0, grid=grid)

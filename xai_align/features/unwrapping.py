@@ -6,6 +6,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import nn
 
+from xai_align.question import QuestionModel
+
 
 @runtime_checkable
 class Retrofitted(Protocol):
@@ -28,3 +30,19 @@ def unwrapped(model: Any) -> tuple[Any, Any]:
         else:
             break
     return model, where
+
+
+def network_of(model: Any) -> tuple[Any, Any]:
+    """Return :func:`unwrapped`, also from within models that answer questions.
+
+    Example::
+
+        from xai_align.question import Question, ask
+
+        asked, target = ask(model, Question.why(1), 2)
+        network_of(asked)[0] is model  # True
+    """
+    inner, where = unwrapped(model)
+    while isinstance(inner, QuestionModel):
+        inner, where = unwrapped(inner.model)
+    return inner, where

@@ -198,8 +198,10 @@ def _decompose_by_class(space: FeatureSpace, z: Any) -> tuple[list[Tensor], Tens
     cells = [torch.cat(part, dim=1) for part in parts]
     with torch.no_grad():
         bias = space.split.head(_at_zero(z)[0])[0]
-    prefix = torch.stack([part[..., : space.prefix_tokens].sum(-1) for part in cells]).sum(0)
-    return [part[..., space.prefix_tokens :] for part in cells], prefix, bias
+    patches = [part[..., space.patches(part.shape[-1])] for part in cells]
+    pairs = zip(cells, patches, strict=True)
+    prefix = torch.stack([part.sum(-1) - of_patches.sum(-1) for part, of_patches in pairs]).sum(0)
+    return patches, prefix, bias
 
 
 def _jacobian_rows(space: FeatureSpace, z: Any) -> Iterator[list[Tensor]]:

@@ -54,8 +54,9 @@ def default_layers(
        the gate rule, with placed biases;
     4. else the input, by frozen gates; for images, a warning says so.
 
-    A network that crops, flips or shifts the image itself is read at the last layer before that, with biases apart:
-    a grid behind it does not lie over the image.
+    What acts on each pixel alone, as a normalisation does, counts as the input: a network behind one is read as it is
+    without. A network that crops, flips or shifts the image itself is read at the last layer before that, with biases
+    apart: a grid behind it does not lie over the image. If that is the input, a warning says so.
 
     Args:
         model: the network, without wrappers that hide its operations.
@@ -87,31 +88,43 @@ def default_layers(
 def _by_structure(
     model: nn.Module, inputs: Sequence[Any], extra: Sequence[Any], output: str | int | None
 ) -> list[ReadoutLayer]:
-    layers, moved = grids(model, inputs[0], output, extra)
-    rows, columns = inputs[0].shape[-2:]
+    found, moved = grids(model, inputs[0], output, extra)
+    cut = partial(is_cut, model, inputs=inputs, extra=extra, output=output)
+    # what acts on each pixel alone, as a normalisation does, is no layer of the network, and its output is the image
+    pixels = (layer for layer in reversed(found) if layer.of_pixels and cut(layer.name))
+    image = next(pixels, None) or GridLayer(_INPUT, *inputs[0].shape[-2:])
+    layers = [layer for layer in found if not layer.of_pixels]
     chosen = depths(layers) if has_one_grid(layers) else []
     rule: dict[str, Any] = {"attention": "flowing", "residual": RESIDUAL_OF_DEPTHS}
     if not chosen:
-        chosen = [fine_layer([GridLayer(_INPUT, rows, columns), *layers])] if layers else []
+        chosen = [fine_layer([image, *layers])] if layers else []
         rule = {"rule": "gamma", "gamma": GAMMA_OF_MAPS, "classifier": 0.0, "biases": "apart" if moved else "placed"}
-    cuts = _cutting(chosen, partial(is_cut, model, inputs=inputs, extra=extra, output=output))
-    if cuts:
-        return [ReadoutLayer(feature_space=layer.space, **rule) for layer in cuts]
-    embedding = plugins.feature_space(model, EMBEDDING)
+    cuts = _cutting(chosen, cut)
+    embedding = None if cuts else plugins.feature_space(model, EMBEDDING)
     if embedding is not None:
         return [ReadoutLayer(feature_space=embedding)]
-    reason = (
-        "crops, pads, flips or shifts the image, so that its layers do not lie over it: do that before, and explain "
-        "the network on what it then gets, or name"
-        if moved
-        else "has no layer through which all evidence passes on a grid over the image: name"
-    )
+    if not cuts or (moved and cuts == [image]):
+        _warn(model, image, bool(found) and not layers, moved)
+    if cuts:
+        return [ReadoutLayer(feature_space=layer.space, **rule) for layer in cuts]
+    return [ReadoutLayer(feature_space=image.space)]
+
+
+def _warn(model: nn.Module, image: GridLayer, of_pixels: bool, moved: bool) -> None:
+    if moved:
+        reason = (
+            "crops, pads, flips or shifts the image, or orders cells anew, so that its layers do not lie over it: do "
+            "that before, and explain the network on what it then gets, or name"
+        )
+    else:
+        beside = " but those of single pixels" if of_pixels else ""
+        reason = f"has no layer through which all evidence passes on a grid over the image{beside}: name"
+    where = "its input" if image.space is _INPUT else repr(image.name)
     warnings.warn(
-        f"{type(model).__name__} {reason} a layer with feature_space=... (layer=... of methods). It is read at its "
-        "input, where most of a map cancels",
+        f"{type(model).__name__} {reason} a layer with feature_space=... (layer=... of methods). It is read at "
+        f"{where}, where most of a map may cancel",
         stacklevel=callers_level(),
     )
-    return [ReadoutLayer(feature_space=_INPUT)]
 
 
 def _cutting(layers: list[GridLayer], cuts: Callable[[str], bool]) -> list[GridLayer]:

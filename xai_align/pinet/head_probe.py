@@ -81,6 +81,8 @@ def _averages_positions(space: FeatureSpace, z: Tensor) -> bool:
     random = _noise_like(z[:1], 0)
     try:
         logits = space.split.head(random)
+        if logits.dim() != 2:  # an output for each position
+            return False
         cells, bias = decompose_by_position(space, random)
     except (RuntimeError, ValueError, AssertionError, IndexError) as error:
         if hides_interrupt(error):

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from xai_align._tools.full_precision import full_precision
 from xai_align._tools.logits import select_logits
 from xai_align._tools.model_state import signature
 from xai_align._tools.replica import LOW_PRECISION, Replica
 from xai_align._tools.thread_state import hides_interrupt
-from xai_align.features.grid_layers import grid_layers, token_spaces
+from xai_align.features.grid_layers import Grids, grids, token_spaces
 from xai_align.features.routes import Route, route_through
 from xai_align.features.run_with_features import clone, cloned, run_and_take_features
 from xai_align.hookspecs import FeatureSpace
@@ -227,7 +228,7 @@ class Reading:
         route = self._route(here, z=self._features.get(numbers[0]))
         if len(here) == 1 and probe_head(request.model, here[0], route.z, request.spaces[numbers[0]]).affine:
             return [(decompose_locally(route, request.questions), all(one.is_linear for one in request.questions))]
-        rules, new_biases = _rules_of(layer), partial(_biases_of, layer, self._inputs, self._tokens)
+        rules, new_biases = _rules_of(layer), partial(_biases_of, layer, self._inputs, self._grids)
         decompositions = frozen_decompositions(model, route, here, request.questions, rules, new_biases)
         if len(here) > 1:
             # evidence from other layers bypasses a layer that is not a cut, so it is read separately
@@ -276,10 +277,10 @@ class Reading:
         )
         return beside if bool(is_complete(beside).all()) else decomposition
 
-    def _tokens(self) -> dict[int, FeatureSpace]:
-        """Return the network's spaces with tokens, by their number of tokens."""
+    def _grids(self) -> Grids:
+        """Return the network's layers on grids."""
         request = self.request
-        return token_spaces(grid_layers(request.model, request.inputs[0], request.output, request.extra))
+        return grids(request.model, request.inputs[0], request.output, request.extra)
 
     def _route(self, spaces: Sequence[FeatureSpace], z: Any = None) -> Route:
         return route_through(self._copy.module, spaces, self._inputs, self._extra, output=self.request.output, z=z)
@@ -439,10 +440,8 @@ class Reading:
     @contextmanager
     def _full_precision(self) -> Iterator[None]:
         """Compute in float32 or better: without autocast, and with the forward pass's own casts replaced if needed."""
-        device = self.request.inputs[0].device.type
         with ExitStack() as stack:
-            if torch.is_autocast_enabled(device):
-                stack.enter_context(torch.autocast(device, enabled=False))
+            stack.enter_context(full_precision(self.request.inputs[0]))
             if self._dtype is not None and self.replaces_casts:
                 narrow = (*LOW_PRECISION, torch.float32) if self._every else LOW_PRECISION
                 stack.enter_context(OneDtype(self._dtype, narrow=narrow))
@@ -477,16 +476,20 @@ def _rules_of(layer: ReadoutLayer) -> Mapping[Any, Rule]:
     return {**of_units, **residual_rules(layer.residual), **of_attention}
 
 
-def _biases_of(
-    layer: ReadoutLayer, inputs: Sequence[Tensor], tokens: Callable[[], Mapping[int, FeatureSpace]]
-) -> BiasesApart:
+def _biases_of(layer: ReadoutLayer, inputs: Sequence[Tensor], find: Callable[[], Grids]) -> BiasesApart:
     if layer.biases == "apart":
         return BiasesApart()
     size = image_size(inputs)
     if size is None:
         shapes = ", ".join(str(list(x.shape)) for x in inputs)
         raise ValueError(f"biases have no place in inputs that are no images [N, C, H, W] ({shapes}); keep them apart")
-    return PlacedBiases(len(inputs[0]), size, tokens)
+    found = find()
+    if found.moved:
+        raise ValueError(
+            "the network crops, pads, flips or shifts the image, or orders cells anew, so that biases behind that have "
+            "no known place in it; keep them apart, or do that before and explain the network on what it then gets"
+        )
+    return PlacedBiases(len(inputs[0]), size, partial(token_spaces, found.layers))
 
 
 def _rounded_to(decomposition: Decomposition, dtype: torch.dtype) -> Decomposition:

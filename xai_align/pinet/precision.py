@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
+from xai_align._tools.full_precision import full_precision
+
 _CASTS = {
     Tensor.half: torch.float16,
     Tensor.bfloat16: torch.bfloat16,
@@ -39,10 +41,9 @@ class OneDtype(TorchFunctionMode):
         if _CASTS.get(func) in self._narrow:
             return args[0].to(self._dtype)
         args, kwargs = tree_map(self._widened, (args, kwargs or {}))
-        devices = [device for device in ("cpu", "cuda", "mps", "xpu") if torch.is_autocast_enabled(device)]
         with ExitStack() as stack:
-            for device in devices:  # a region of the forward pass
-                stack.enter_context(torch.autocast(device, enabled=False))
+            for device in ("cpu", "cuda", "mps", "xpu"):  # a region of the forward pass
+                stack.enter_context(full_precision(device))
             return func(*args, **kwargs)
 
     def _widened(self, value: Any) -> Any:

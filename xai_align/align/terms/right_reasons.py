@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from xai_align._tools.checks import check_choice, check_number
+from xai_align._tools.full_precision import full_precision
 from xai_align.align.forward_passes.classifier_pass import ClassifierPass
 from xai_align.align.saliency import at_least_float32
-from xai_align.pinet.network.second_look import full_precision
 
 #: Differentiated score: the sum of all log probabilities, as published, or the label's only.
 Score = Literal["all", "label"]

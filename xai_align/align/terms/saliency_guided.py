@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xai_align._tools.checks import check_choice, check_number
+from xai_align._tools.full_precision import full_precision
 from xai_align.align.captured_pass import check_logits
 from xai_align.align.forward_passes.classifier_pass import ClassifierPass
 from xai_align.align.forward_passes.side_pass import batch_statistics_preserved, evaluation_pass
 from xai_align.align.saliency import at_least_float32
-from xai_align.pinet.network.second_look import full_precision
 
 #: Values of replaced pixels: uniform noise between the image's darkest and brightest value, or the mean.
 Fill = Literal["noise", "mean"]

@@ -225,9 +225,9 @@ def _fits(constant: Tensor, value: Any) -> bool:
 
 
 def _with_prefix(value: Tensor, bias: Tensor, space: FeatureSpace) -> Tensor:
-    """Return the value with the bias on prefix tokens alone, which have no position in the image."""
-    if not space.prefix_tokens or value.dim() != 3:
+    """Return the value with the bias on prefix and suffix tokens alone, which have no position in the image."""
+    if not (space.prefix_tokens or space.suffix_tokens) or value.dim() != 3:
         return value
     bias = bias.expand(value.shape).clone()
-    bias[:, space.prefix_tokens :] = 0
+    bias[:, space.patches(value.shape[1])] = 0
     return value + bias

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from xai_align._tools.full_precision import full_precision
 from xai_align._tools.model_state import modules_of
 from xai_align.pinet.network.loss_formulas import (
     TASKS,
@@ -218,7 +219,7 @@ class PiNetLoss:
 
     def term(self, name: str, seen: Seen, batch: Batch) -> Tensor:
         """Return a term of the first pass, a scalar. A subclass adding one puts its weight in :attr:`weights`."""
-        with torch.autocast(batch.images.device.type, enabled=False):  # sums over thousands of cells: full precision
+        with full_precision(batch.images):  # sums over thousands of cells
             match name:
                 case "prediction":
                     return prediction_loss(self.task, seen.logits, seen.coefficient_maps, batch.targets)

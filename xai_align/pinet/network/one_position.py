@@ -39,7 +39,7 @@ def positions_last(z: Tensor, space: FeatureSpace) -> Tensor:
 
 
 def _one_at_a_time(space: FeatureSpace, z: Tensor) -> Tensor:
-    """Return ``[N, …]`` features as ``[N * P, …]`` features of one position each, prefix tokens zero."""
+    """Return ``[N, …]`` features as ``[N * P, …]`` features of one position each, prefix and suffix tokens zero."""
     layout = layout_of(z, space)
     if layout == "NCHW":
         return z.flatten(2).transpose(1, 2).reshape(-1, z.shape[1], 1, 1)
@@ -47,5 +47,5 @@ def _one_at_a_time(space: FeatureSpace, z: Tensor) -> Tensor:
         return z.reshape(-1, 1, 1, z.shape[-1])
     if layout == "NCL":
         return z.transpose(1, 2).reshape(-1, z.shape[1], 1)
-    patches = z[:, space.prefix_tokens :].reshape(-1, 1, z.shape[-1])
-    return nn.functional.pad(patches, (0, 0, space.prefix_tokens, 0))
+    patches = z[:, space.patches(z.shape[1])].reshape(-1, 1, z.shape[-1])
+    return nn.functional.pad(patches, (0, 0, space.prefix_tokens, space.suffix_tokens))

@@ -8,6 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from xai_align._tools.full_precision import full_precision
 from xai_align._tools.sum_keeping import collect_keeping_sum, resize_keeping_sum
 
 
@@ -98,11 +99,6 @@ class EvidenceLook(SecondLook):
     def _z_over_classes(self, weights: Tensor) -> Tensor:
         summed = torch.einsum("nk,nkhw->nhw", weights, self.evidence)
         return spread(summed, self.coefficients.shape[-2:]).unsqueeze(1)
-
-
-def full_precision(like: Tensor) -> torch.autocast:
-    """Return a context with autocast off on a tensor's device, so that logits are exactly the sum of their terms."""
-    return torch.autocast(like.device.type, enabled=False)
 
 
 def over_classes(weights: Tensor, x: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from xai_align._tools.full_precision import full_precision
 from xai_align._tools.options import with_changes
 from xai_align.pinet.network.aggregator import Aggregator
 from xai_align.pinet.network.coefficient_decoder import FeaturePyramid, PooledDecoder, resized
@@ -16,7 +17,7 @@ from xai_align.pinet.network.conv_detector import ConvDecoder
 from xai_align.pinet.network.head_options import HeadOptions, Size
 from xai_align.pinet.network.initialisation import Activation, Start, chosen_start, start_layer
 from xai_align.pinet.network.readable_features import ReadableKind, readable_features
-from xai_align.pinet.network.second_look import SecondLook, full_precision
+from xai_align.pinet.network.second_look import SecondLook
 
 #: "hard": the sum of ``pi * z``. "soft": the sum of ``pi`` alone.
 Look = Literal["hard", "soft"]
