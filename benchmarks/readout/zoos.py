@@ -141,18 +141,12 @@ def of_vit_pytorch() -> Iterator[tuple[str, Entry]]:
         "CCT": ("vit_pytorch.cct", {**narrow, "img_size": 64, "embedding_dim": 32, "num_heads": 2, "num_layers": 2}),
         "CrossFormer": (
             "vit_pytorch.crossformer",
-            {**narrow, "dim": (8, 16, 32, 64), "depth": (1, 1, 1, 1), "global_window_size": (8, 4, 2, 1),
+            {**narrow, "dim": (32, 64, 128, 256), "depth": (1, 1, 1, 1), "global_window_size": (8, 4, 2, 1),
              "local_window_size": 2},
         ),
         "MaxViT": (
             "vit_pytorch.max_vit",
             {**narrow, "dim": 16, "depth": (1, 1), "dim_head": 8, "dim_conv_stem": 16, "window_size": 8},
-        ),
-        "TwinsSVT": ("vit_pytorch.twins_svt", {**narrow, "s1_local_patch_size": 4, "s2_local_patch_size": 4,
-                                               "s3_local_patch_size": 4, "s3_depth": 1}),
-        "RegionViT": (
-            "vit_pytorch.regionvit",
-            {**narrow, "dim": (8, 16, 32, 64), "depth": (1, 1, 1, 1), "window_size": 4},
         ),
         "XCiT": ("vit_pytorch.xcit", {**size, "cls_depth": 1, "local_patch_kernel_size": 3}),
         "ParallelViT": ("vit_pytorch.parallel_vit", size),
@@ -161,7 +155,7 @@ def of_vit_pytorch() -> Iterator[tuple[str, Entry]]:
 
     def build(name: str, place: str, given: dict[str, Any]) -> tuple[nn.Module, Tensor]:
         kind = {"ParallelViT": "ViT"}.get(name, name.split(" ")[0])
-        side = 256 if name in ("CrossFormer", "MaxViT", "TwinsSVT", "RegionViT") else 64
+        side = 128 if name in ("CrossFormer", "MaxViT") else 64
         return getattr(importlib.import_module(place), kind)(**given), torch.randn(1, 3, side, side)
 
     for name, (place, given) in options.items():
