@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from captum.attr import DeepLift, FeatureAblation, InputXGradient, IntegratedGradients, NoiseTunnel, Saliency
@@ -109,7 +110,16 @@ def test_every_way_of_giving_a_baseline_is_the_same(model, images, black, make, 
 
 @pytest.mark.parametrize("make", BOTH)
 @pytest.mark.parametrize(
-    ("form", "value"), [(0, 0.0), (0.5, 0.5), (torch.zeros(1, 3, 8, 10), 0.0), ((0.5,), 0.5)], ids=str
+    ("form", "value"),
+    [
+        (0, 0.0),
+        (0.5, 0.5),
+        (np.float32(0.5), 0.5),
+        (torch.zeros(1, 3, 8, 10), 0.0),
+        (np.full((3, 3, 8, 10), 0.5, dtype=np.float32), 0.5),
+        ((0.5,), 0.5),
+    ],
+    ids=str,
 )
 def test_every_form_of_a_baseline(model, images, make, form, value):
     expected = make(model).attribute(images, target=1) - make(model).attribute(torch.full_like(images, value), target=1)
@@ -191,8 +201,9 @@ def test_what_would_have_another_meaning_is_refused_in_words(model, images, make
 @pytest.mark.parametrize(
     ("given", "error", "said"),
     [
-        ((lambda x: x, 1), TypeError, "one call for each"),
-        ((torch.zeros(2, 3, 8, 10), 1), ValueError, r"the baseline has shape \[2, 3, 8, 10\]"),
+        ((lambda: "black", 1), TypeError, "a number, or a tensor or array"),
+        ((lambda: torch.zeros(0, 3, 8, 10), 1), ValueError, "without an example"),
+        ((torch.zeros(3, 3, 8, 9), 1), ValueError, r"the baseline has shape \[3, 3, 8, 9\]"),
         (((torch.zeros(3, 3, 8, 10), 0.0), 1), ValueError, "2 baselines for 1 inputs"),
         ((1, True), TypeError, "give options, such as those of Captum's Saliency"),
         ((0, 1, None, torch.ones(1)), TypeError, "a Tensor stands where IntegratedGradients has n_steps"),
@@ -408,13 +419,142 @@ def test_the_same_script_runs_with_each_of_captums_classes(model, images):
         assert cls(model).attribute(images.clone().requires_grad_(), 1).shape == images.shape
 
 
-def test_multiply_by_inputs_is_refused_in_words(model):
+@pytest.mark.parametrize("make", BOTH)
+@pytest.mark.parametrize("as_function", [False, True])
+def test_a_distribution_of_baselines_is_compared_with_its_mean(model, images, make, as_function):
+    drawn = fixed_images(seed=4)[:2]
+    if as_function:  # then as many as inputs are a distribution too
+        drawn = fixed_images(seed=5)
+    targets = [1, 3, 0]
+    a, delta, bias = make(model).attribute(
+        images, (lambda: drawn) if as_function else drawn, targets, return_convergence_delta=True, return_bias=True
+    )
+    with torch.no_grad():
+        mean = model(drawn)[:, targets].mean(0)
+    close(sums(a, bias), answers(model, images, targets) - mean)
+    assert float(delta.abs().max()) < 1e-5
+    one_by_one = [make(model).attribute(images, one[None], targets) for one in drawn]
+    close(a, torch.stack(one_by_one).mean(0))
+
+
+def test_a_distribution_as_an_array_and_a_function_of_the_inputs(model, images):
+    drawn = fixed_images(seed=4)[:2]
+    expected = PiNetAttribution(model).attribute(images, drawn, 1)
+    for form in (drawn.numpy(), (drawn,), lambda x: drawn + 0 * x[:1]):
+        close(PiNetAttribution(model).attribute(images, baselines=form, target=1), expected)
+
+
+def test_of_a_distribution_for_two_inputs_each_draw_is_a_pair():
+    model, x, second = TinyNetwork(), fixed_images(), fixed_images(seed=1)
+    one, two = fixed_images(seed=4)[:2], fixed_images(seed=6)[:2]
+    found = PiNetAttribution(model).attribute((x, second), (one, two), 1)
+    pairs = [PiNetAttribution(model).attribute((x, second), (one[[i]], two[[i]]), 1) for i in range(2)]
+    for number, part in enumerate(found):
+        close(part, (pairs[0][number] + pairs[1][number]) / 2)
+    with pytest.raises(ValueError, match=r"as many examples for each input.*got \[2, 4\]"):
+        PiNetAttribution(model).attribute((x, second), (one, two.repeat(2, 1, 1, 1)), 1)
+
+
+@pytest.mark.parametrize("shape", [(3,), ()])
+def test_without_multiplication_by_inputs_attributions_are_coefficients(shape):
+    """A network of ReLUs is linear around an input, where its coefficients are the gradient."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(240, 12), nn.ReLU(), nn.Linear(12, 5)).eval()
+    images = fixed_images()
+    images[:, :, :2] = 0  # a coefficient is there where the input is zero
+    target = [1, 3, 0] if shape else 2
+    gradient = Saliency(model).attribute(images.clone().requires_grad_(), target, abs=False)
+    method = PiNetAttribution(model, multiply_by_inputs=False)
+    assert not method.multiplies_by_inputs
+    found, delta, bias = method.attribute(images, target=target, return_convergence_delta=True, return_bias=True)
+    close(found, gradient)
+    assert float(found[:, :, :2].abs().min()) > 0
+    close(sums(found * images, bias), answers(model, images, target))
+    assert float(delta.abs().max()) < 1e-5
+    close(method.attribute(images, target=target, internal_batch_size=2), gradient)
+    (alone,) = method.attribute((images,), target=target)
+    close(alone, gradient)
+
+
+def test_coefficients_of_a_layer_times_its_output_are_its_contributions(model, images):
+    kept = []
+    handle = model.second.register_forward_hook(lambda module, args, z: kept.append(z.detach()))
+    model(images)
+    handle.remove()
+    coefficients = LayerPiNetAttribution(model, "second", multiply_by_inputs=False)
+    contributions = LayerPiNetAttribution(model, "second")
+    close(coefficients.attribute(images, target=1) * kept[0], contributions.attribute(images, target=1))
+    first, second = LayerPiNetAttribution(model, ["first", "second"], multiply_by_inputs=False).attribute(images, 1)
+    close(second, coefficients.attribute(images, target=1))
+    close(first * 0, LayerPiNetAttribution(model, "first").attribute(images, target=1) * 0)
+
+
+def test_coefficients_without_a_meaning_are_refused_in_words(model, images):
+    with pytest.raises(TypeError, match="take LayerPiNetAttribution"):
+        PiNetAttribution(model, "second", multiply_by_inputs=False)
+    with pytest.raises(TypeError, match="no common z"):
+        LayerPiNetAttribution(model, ["first", "second"], multiply_by_inputs=False, weights=[0.5, 0.5])
+    for method in (
+        PiNetAttribution(model, multiply_by_inputs=False),
+        LayerPiNetAttribution(model, "second", multiply_by_inputs=False),
+    ):
+        with pytest.raises(TypeError, match="those of a baseline have other gates"):
+            method.attribute(images, 0, 1)
+        with pytest.raises(ValueError, match="before they are multiplied by the inputs"):
+            method.compute_convergence_delta(images, images, target=1)
     for cls in (PiNetAttribution, LayerPiNetAttribution):
         assert cls(model, "second", multiply_by_inputs=True).multiplies_by_inputs
-        with pytest.raises(TypeError, match="multiply_by_inputs=False is not supported"):
-            cls(model, "second", multiply_by_inputs=False)
         with pytest.raises(TypeError, match="the second argument is the layer"):
             cls(model, True)
+
+
+class TwoArguments(nn.Module):
+    def forward(self, a, b):
+        return 2 * a + b
+
+
+class WithJoin(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.left, self.right, self.join = nn.Linear(4, 6), nn.Linear(4, 6), TwoArguments()
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.head(self.join(self.left(x).relu(), self.right(x)).relu())
+
+
+def test_the_input_of_a_layer_is_the_output_of_the_one_before():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(96, 5)).eval()
+    images = fixed_images()
+    for layer in ("2", model[2]):
+        method = LayerPiNetAttribution(model, layer)
+        a, bias = method.attribute(images, target=1, attribute_to_layer_input=True, return_bias=True)
+        close(a, LayerPiNetAttribution(model, "1").attribute(images, target=1))
+        close(sums(a, bias), answers(model, images, 1))
+    found = LayerPiNetAttribution(model, ["2", "4"]).attribute(images, target=1, attribute_to_layer_input=True)
+    assert [list(one.shape) for one in found] == [[3, 4, 6, 8], [3, 96]]
+    assert not any(module._forward_pre_hooks for module in model.modules())
+    close(
+        LayerPiNetAttribution(lambda x: model(x), "2").attribute(images, 0, 1, attribute_to_layer_input=True),
+        LayerPiNetAttribution(model, "1").attribute(images, 0, 1),
+    )
+
+
+def test_the_input_of_a_layer_may_be_several_tensors():
+    model, x = WithJoin().eval(), torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    method = LayerPiNetAttribution(model, model.join)
+    (left, right), bias = method.attribute(x, target=1, attribute_to_layer_input=True, return_bias=True)
+    close(left.sum(1) + right.sum(1) + bias, answers(model, x, 1))
+    close(left + right, method.attribute(x, target=1))
+
+
+def test_what_has_no_input_of_a_layer_is_refused_in_words(model, images):
+    for layer in ("input", None):
+        with pytest.raises(TypeError, match="attribute_to_layer_input needs a layer"):
+            LayerPiNetAttribution(model, layer).attribute(images, target=1, attribute_to_layer_input=True)
+    with pytest.raises(ValueError, match="not a module of this model"):
+        LayerPiNetAttribution(model, nn.ReLU()).attribute(images, target=1, attribute_to_layer_input=True)
+    with pytest.raises(TypeError, match="LayerPiNetAttribution has it"):
+        PiNetAttribution(model).attribute(images, target=1, attribute_to_layer_input=True)
 
 
 def test_one_answer_needs_no_target():

@@ -362,8 +362,10 @@ def _position(index: Index, shape: torch.Size) -> int:
     if len(index) != len(shape):
         raise TargetError(
             f"the target {index} has {len(index)} parts, an example's output {list(shape)} has {len(shape)}"
+            + "; it is one number: leave the target out" * (not shape)
         )
     for part, size in zip(index, shape, strict=True):
         if not -size <= part < size:
-            raise TargetError(f"class {part} is out of range; this output has {size}, numbered 0 … {size - 1}")
+            only = "; it is one number: leave the target out" * (len(shape) == size == 1)
+            raise TargetError(f"class {part} is out of range; this output has {size}, numbered 0 … {size - 1}{only}")
     return int(np.ravel_multi_index([part % size for part, size in zip(index, shape, strict=True)], tuple(shape)))

@@ -45,7 +45,7 @@ REFUSED = {
     "strides": "nothing is occluded; sum the attributions over each window",
     "stdevs": "no noise is added; wrap the method in NoiseTunnel",
     "custom_attribution_func": "contributions are coefficient times value; change them after the call",
-    "attribute_to_layer_input": "the layer's output is read; name the layer before it, or layer='input'",
+    "attribute_to_layer_input": "there is no layer whose input could be meant; LayerPiNetAttribution has it",
 }
 
 
@@ -187,6 +187,8 @@ def _may_be_baseline(value: Any, inputs: Any) -> bool:
         )
     if isinstance(value, Tensor):
         return value.is_floating_point() or (value.dim() > 0 and _is_like(value, inputs))
+    if isinstance(value, np.ndarray):
+        return np.issubdtype(value.dtype, np.floating) or _is_like(value, inputs)
     return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
 
 
@@ -200,7 +202,12 @@ def _is_like(value: Any, inputs: Any) -> bool:
 
 def _holds_floats(value: Any) -> bool:
     parts = value if isinstance(value, tuple) else (value,)
-    return any(isinstance(one, float) or (isinstance(one, Tensor) and one.is_floating_point()) for one in parts)
+    return any(
+        isinstance(one, float | np.floating)
+        or (isinstance(one, Tensor) and one.is_floating_point())
+        or (isinstance(one, np.ndarray) and np.issubdtype(one.dtype, np.floating))
+        for one in parts
+    )
 
 
 def _is_float(value: Any) -> bool:
@@ -299,16 +306,36 @@ def _looks_like_inputs(value: Any, attributions: Any) -> bool:
     return bool(parts) and all(isinstance(part, Tensor) and part.dim() > 0 for part in parts)
 
 
-def check_construction(layer: Any, multiply_by_inputs: bool) -> None:
-    """Raise if a method is built with options of Captum's methods that have no meaning here.
+def check_construction(layer: Any) -> None:
+    """Raise if ``multiply_by_inputs`` of Captum's methods stands where the layer is.
+
+    Raises:
+        TypeError: it does.
+    """
+    if isinstance(layer, bool):
+        raise TypeError(f"the second argument is the layer, got {layer}; give multiply_by_inputs by name")
+
+
+def check_coefficients(baselines: Any) -> None:
+    """Raise if a difference of coefficients is asked for.
 
     Raises:
         TypeError: it is.
     """
-    if isinstance(layer, bool):
-        raise TypeError(f"the second argument is the layer, got {layer}; give multiply_by_inputs by name")
-    if not multiply_by_inputs:
+    if baselines is not None:
         raise TypeError(
-            "multiply_by_inputs=False is not supported: a readout gives contributions, coefficient times value, which "
-            "sum to the answer; for gradients take Captum's Saliency or LayerGradientXActivation"
+            "multiply_by_inputs=False gives the coefficients of one input, whose gates are held; those of a baseline "
+            "have other gates, and their difference means nothing: leave out baselines, or multiply_by_inputs=False"
         )
+
+
+def no_sum() -> Any:
+    """Raise, since coefficients alone have no sum.
+
+    Raises:
+        ValueError: always.
+    """
+    raise ValueError(
+        "coefficients (multiply_by_inputs=False) don't sum to the answer before they are multiplied by the inputs; "
+        "attribute(..., return_convergence_delta=True) gives the delta of the products"
+    )

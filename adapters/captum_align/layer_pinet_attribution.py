@@ -11,7 +11,8 @@ from captum.attr import LayerAttribution
 from captum.log import log_usage
 from torch import Tensor, nn
 
-from captum_align.call_shapes import captum_call, check_construction, delta_call
+from captum_align.call_shapes import captum_call, check_coefficients, check_construction, delta_call, no_sum
+from captum_align.layer_inputs import with_layer_inputs
 from captum_align.module_of import ModuleOf, layers_in
 from captum_align.without_futures import WithoutFutures
 from xai_align.adapter_tools import restores_thread_state
@@ -20,7 +21,15 @@ from xai_align.pinet.batches import read_out_in_batches
 from xai_align.pinet.readout_layers import ReadoutLayers, RuleName
 
 #: Options of ``attribute`` that have an effect.
-OPTIONS = ("internal_batch_size", "show_progress", "return_convergence_delta", "return_bias")
+OPTIONS = (
+    "internal_batch_size",
+    "show_progress",
+    "return_convergence_delta",
+    "return_bias",
+    "attribute_to_layer_input",
+)
+#: Those of them that concern the result and not the readout.
+OF_THE_RESULT = OPTIONS[2:4]
 
 
 class LayerPiNetAttribution(WithoutFutures, LayerAttribution):
@@ -31,13 +40,14 @@ class LayerPiNetAttribution(WithoutFutures, LayerAttribution):
         layer: the layer's module or name, or a ``FeatureSpace``. A list of them: one result for each, as in Captum's
             methods; with ``weights``, their mixture. None: the plugins' default.
         device_ids: accepted for compatibility with Captum; a readout runs on the device of model and inputs.
-        multiply_by_inputs: True; a readout gives contributions and not gradients.
+        multiply_by_inputs: False: the coefficients ``d answer / dz`` with the network's gates held, instead of
+            coefficients times the layer's output ``z``.
         weights: the weights of the layers of a list, for a mixture, whose contributions sum to one answer.
         rule: ``"gate"`` or ``"gamma"``, as in :func:`~xai_align.read_out`; None: the default's, or ``"gate"``.
         gamma: the strength of the gamma rule; None: 0.25.
 
     Raises:
-        TypeError: contributions are to be without values.
+        TypeError: coefficients of a mixture of layers are asked for.
 
     Source: Lobet & Chiaromonte 2026 (arXiv 2601.04378).
 
@@ -58,7 +68,10 @@ class LayerPiNetAttribution(WithoutFutures, LayerAttribution):
         rule: RuleName | None = None,
         gamma: float | None = None,
     ) -> None:
-        check_construction(layer, multiply_by_inputs)
+        check_construction(layer)
+        if weights is not None and not multiply_by_inputs:
+            raise TypeError("the coefficients of a mixture of layers have no common z; leave out weights")
+        self._multiplies = bool(multiply_by_inputs)
         LayerAttribution.__init__(self, forward_func, layer, device_ids)
         self._module = ModuleOf()
         self._decomposition: dict[str, Any] = {"weights": weights, "rule": rule, "gamma": gamma}
@@ -76,11 +89,14 @@ class LayerPiNetAttribution(WithoutFutures, LayerAttribution):
         Call shapes, arguments and errors are those of :meth:`PiNetAttribution.attribute`. Prefix tokens keep their
         rows here. With ``layer="input"`` the result is like the inputs. With ``return_convergence_delta`` and
         ``return_bias`` the result is a tuple of contributions, delta and bias; for a list of layers each of these is a
-        list. The bias is the rest of the answer, ``[N]``: contributions and bias of a layer sum to the answer.
+        list. The bias is the rest of the answer, ``[N]``: contributions and bias of a layer sum to the answer. With
+        ``attribute_to_layer_input`` they are those of the layer's input, a tuple if the layer takes several tensors.
         """
         call = captum_call(self, inputs, args, named, OPTIONS)
         options = call.options
-        delta, bias = (options.pop(name, False) for name in OPTIONS[2:])
+        delta, bias = (options.pop(name, False) for name in OF_THE_RESULT)
+        if not self._multiplies:
+            check_coefficients(call.baselines)
         readout = self._read_out(inputs, call.target, baselines=call.baselines, **options)
         call.warn_of_guess(readout.logits)
         layers = self._results(readout)
@@ -91,10 +107,19 @@ class LayerPiNetAttribution(WithoutFutures, LayerAttribution):
         made = found if self._gives_list(readout) else [one[0] for one in found]
         return tuple(made) if len(made) > 1 else made[0]
 
-    def _read_out(self, inputs: Tensor | tuple[Tensor, ...], target: Any, **options: Any) -> Readout:
+    def _read_out(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        target: Any,
+        *,
+        attribute_to_layer_input: bool = False,
+        **options: Any,
+    ) -> Readout:
         given = _format_tensor_into_tuples(inputs)
-        layers = layers_in(self.network, self.layer)
-        return read_out_in_batches(self.network, given, target, layers, **options, **self._decomposition)
+        network, layers = self.network, layers_in(self.network, self.layer)
+        if attribute_to_layer_input:
+            network, layers = with_layer_inputs(network, layers)
+        return read_out_in_batches(network, given, target, layers, **options, **self._decomposition)
 
     def _gives_list(self, readout: Readout) -> bool:
         return isinstance(self.layer, list | tuple) and self._decomposition["weights"] is None
@@ -105,7 +130,7 @@ class LayerPiNetAttribution(WithoutFutures, LayerAttribution):
         return list(readout.parts) if separate and isinstance(readout, MixedReadout) else [readout]
 
     def _shown(self, readout: Readout, inputs: Any) -> Any:
-        contributions = readout.contributions
+        contributions = readout.contributions if self._multiplies else readout.slopes
         if isinstance(readout, MixedReadout) or not isinstance(contributions, tuple):
             return contributions
         several = isinstance(inputs, tuple) if readout.feature_space.layer == "input" else len(contributions) > 1
@@ -115,11 +140,13 @@ class LayerPiNetAttribution(WithoutFutures, LayerAttribution):
     def compute_convergence_delta(self, attributions: Any, *args: Any, **named: Any) -> Tensor:
         """Return ``[N]``, the sum of one layer's attributions and of its bias minus the answer.
 
-        Called as :meth:`PiNetAttribution.compute_convergence_delta`.
+        Called as :meth:`PiNetAttribution.compute_convergence_delta`. The attributions are those of the layer's output.
 
         Raises:
-            ValueError: there are several layers.
+            ValueError: there are several layers, or the attributions are coefficients.
         """
+        if not self._multiplies:
+            no_sum()
         call = delta_call(attributions, args, named)
         readout = self._read_out(call.pop("inputs"), call.pop("target", None), **call)
         (one,) = self._results(readout) if len(self._results(readout)) == 1 else _no_single_sum()
@@ -133,8 +160,8 @@ class LayerPiNetAttribution(WithoutFutures, LayerAttribution):
 
     @property
     def multiplies_by_inputs(self) -> bool:
-        """True: a contribution is coefficient times value."""
-        return True
+        """Whether attributions are coefficients times the layer's output."""
+        return self._multiplies
 
     @classmethod
     def get_name(cls) -> str:

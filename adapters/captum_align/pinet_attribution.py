@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from captum.attr import Attribution
 from captum.log import log_usage
 from torch import Tensor, nn
 
-from captum_align.call_shapes import captum_call, check_construction, delta_call
+from captum_align.call_shapes import captum_call, check_coefficients, check_construction, delta_call, no_sum
 from captum_align.module_of import ModuleOf, layers_in
 from captum_align.without_futures import WithoutFutures
 from xai_align.adapter_tools import restores_thread_state
@@ -27,6 +28,16 @@ class PiNetAttribution(PiNetMethod, WithoutFutures, Attribution):
     Options and errors are those of :class:`xai_align.pinet.PiNetMethod`; this class adds Captum's interface, in the
     call shapes of its main methods. ``forward_func`` may also be a function of the inputs.
 
+    Args:
+        forward_func: the model, or a function of the inputs that calls one.
+        layer: as in :class:`xai_align.pinet.PiNetMethod`.
+        multiply_by_inputs: False: the coefficients ``d answer / d input`` with the network's gates held, instead of
+            coefficients times inputs. They are read at the input.
+        **options: as in :class:`xai_align.pinet.PiNetMethod`.
+
+    Raises:
+        TypeError: coefficients of another layer than the input are to be in the shape of the inputs.
+
     Source: Lobet & Chiaromonte 2026 (arXiv 2601.04378).
 
     Example::
@@ -40,7 +51,14 @@ class PiNetAttribution(PiNetMethod, WithoutFutures, Attribution):
     def __init__(
         self, forward_func: Any, layer: ReadoutLayers = None, *, multiply_by_inputs: bool = True, **options: Any
     ) -> None:
-        check_construction(layer, multiply_by_inputs)
+        check_construction(layer)
+        if not multiply_by_inputs and layer not in (None, "input"):
+            raise TypeError(
+                f"with multiply_by_inputs=False coefficients are those of the inputs; for those of {layer!r} take "
+                "LayerPiNetAttribution"
+            )
+        layer = layer if multiply_by_inputs else "input"
+        self._multiplies = bool(multiply_by_inputs)
         PiNetMethod.__init__(self, forward_func, layer, **options)
         self._module = ModuleOf()
 
@@ -78,11 +96,15 @@ class PiNetAttribution(PiNetMethod, WithoutFutures, Attribution):
         """
         call = captum_call(self, inputs, args, named, OPTIONS)
         options = call.options
+        if not self._multiplies:
+            check_coefficients(call.baselines)
         wanted = {name: options.pop(name) for name in OF_THE_RESULT if name in options}
         sums = any(wanted.get(name) for name in OF_THE_RESULT[1:]) or call.baselines is not None
         check_kind(wanted.get("kind", "contribution"), adds_up=sums)
         readout = self.read_out(inputs, call.target, baselines=call.baselines, **options)
         call.warn_of_guess(readout.logits)
+        if not self._multiplies and readout.slopes is not None:
+            readout = replace(readout, contributions=readout.slopes)
         return self.attributions_of(readout, inputs, options.get("additional_forward_args"), **wanted)
 
     @restores_thread_state
@@ -92,7 +114,12 @@ class PiNetAttribution(PiNetMethod, WithoutFutures, Attribution):
         Called as Captum's, ``(attributions, start_point, end_point, target, additional_forward_args)``, with baselines
         as the start; or ``(attributions, inputs, target, additional_forward_args)``, without. Captum's own delta has no
         bias in its sum: for the difference to baselines it is this one minus the difference of the biases.
+
+        Raises:
+            ValueError: the attributions are coefficients.
         """
+        if not self._multiplies:
+            no_sum()
         call = delta_call(attributions, args, named)
         return PiNetMethod.compute_convergence_delta(self, attributions, **call)
 
@@ -102,8 +129,8 @@ class PiNetAttribution(PiNetMethod, WithoutFutures, Attribution):
 
     @property
     def multiplies_by_inputs(self) -> bool:
-        """True: a contribution is coefficient times value."""
-        return True
+        """Whether attributions are coefficients times inputs."""
+        return self._multiplies
 
     @classmethod
     def get_name(cls) -> str:

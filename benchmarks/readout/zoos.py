@@ -99,10 +99,22 @@ def of_monai() -> Iterator[tuple[str, Entry]]:
         ),
         "Regressor": ({"in_shape": (1, 64, 64), "out_shape": (1,), "channels": (4, 8), "strides": (2, 2)}, flat),
         "DenseNet121 on volumes": ({"spatial_dims": 3, "in_channels": 1, "out_channels": 3}, volume),
+        "resnet18": ({"spatial_dims": 2, "n_input_channels": 1, "num_classes": 3}, flat),
+        "Discriminator": (
+            {"in_shape": (1, 64, 64), "channels": (4, 8), "strides": (2, 2), "last_act": None},
+            flat,
+        ),
+        "UNet": (
+            {"spatial_dims": 2, "in_channels": 1, "out_channels": 3, "channels": (4, 8, 16), "strides": (2, 2)},
+            flat,
+        ),
+        "SegResNet": ({"spatial_dims": 2, "in_channels": 1, "out_channels": 3}, flat),
+        "SwinUNETR": ({"spatial_dims": 2, "in_channels": 1, "out_channels": 3, "feature_size": 12}, flat),
     }  # fmt: skip
 
     def build(name: str, given: dict[str, Any], x: Tensor) -> tuple[nn.Module, Tensor]:
-        return getattr(nets, name.split(" ")[0])(**given), x
+        network = getattr(nets, name.split(" ")[0])(**given)
+        return _Pooled(network) if name in ("UNet", "SegResNet", "SwinUNETR") else network, x
 
     for name, (given, x) in options.items():
         yield name, partial(build, name, given, x)
@@ -111,6 +123,7 @@ def of_monai() -> Iterator[tuple[str, Entry]]:
 def of_vit_pytorch() -> Iterator[tuple[str, Entry]]:
     size = {"image_size": 64, "patch_size": 8, "num_classes": 3, "dim": 32, "depth": 3, "heads": 2, "mlp_dim": 64}
     several = {"image_size": 64, "num_classes": 3, "dim": (16, 24, 32), "depth": 1, "heads": (2, 2, 2), "mlp_mult": 2}
+    narrow = {"num_classes": 3}
     nested = {"image_size": 64, "patch_size": 4, "dim": 16, "heads": 2, "num_hierarchies": 2, "block_repeats": (1, 1)}
     options: dict[str, tuple[str, dict[str, Any]]] = {
         "ViT": ("vit_pytorch", size),
@@ -125,10 +138,25 @@ def of_vit_pytorch() -> Iterator[tuple[str, Entry]]:
             "vit_pytorch.cross_vit",
             {"image_size": 64, "num_classes": 3, "sm_dim": 16, "lg_dim": 16, "lg_patch_size": 16, "sm_patch_size": 8},
         ),
-    }
+        "CCT": ("vit_pytorch.cct", {**narrow, "img_size": 64, "embedding_dim": 32, "num_heads": 2, "num_layers": 2}),
+        "CrossFormer": (
+            "vit_pytorch.crossformer",
+            {**narrow, "dim": (32, 64, 128, 256), "depth": (1, 1, 1, 1), "global_window_size": (8, 4, 2, 1),
+             "local_window_size": 2},
+        ),
+        "MaxViT": (
+            "vit_pytorch.max_vit",
+            {**narrow, "dim": 16, "depth": (1, 1), "dim_head": 8, "dim_conv_stem": 16, "window_size": 8},
+        ),
+        "XCiT": ("vit_pytorch.xcit", {**size, "cls_depth": 1, "local_patch_kernel_size": 3}),
+        "ParallelViT": ("vit_pytorch.parallel_vit", size),
+        "SimpleViT of registers": ("vit_pytorch.simple_vit_with_register_tokens", size),
+    }  # fmt: skip
 
     def build(name: str, place: str, given: dict[str, Any]) -> tuple[nn.Module, Tensor]:
-        return getattr(importlib.import_module(place), name)(**given), torch.randn(1, 3, 64, 64)
+        kind = {"ParallelViT": "ViT"}.get(name, name.split(" ")[0])
+        side = 128 if name in ("CrossFormer", "MaxViT") else 64
+        return getattr(importlib.import_module(place), kind)(**given), torch.randn(1, 3, side, side)
 
     for name, (place, given) in options.items():
         yield name, partial(build, name, place, given)

@@ -42,7 +42,8 @@ def select_logits(returned: Any, output: str | int | None = None) -> Tensor:
         return floating[0]
     raise NoLogits(
         f"the model returned {_shown(fields, returned)}, and a readout needs logits [N, ...]: "
-        "say which of them are the logits with output=... (on the command line --output-field)"
+        "say which of them are the logits with output=... (on the command line --output-field), "
+        "or wrap the model so that it returns them alone"
         if floating
         else f"the model returned {_shown(fields, returned)}; a readout needs a floating tensor of logits [N, ...]"
     )

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from xai_align._tools.batches import batches_of
 from xai_align._tools.progress import progress_bar
-from xai_align.pinet.difference import as_baselines, difference
+from xai_align.pinet.difference import as_baselines, difference_to_mean
 from xai_align.pinet.input_checks import forward_arguments
 from xai_align.pinet.mixture import MixedReadout, mixed
 from xai_align.pinet.readout import read_out
@@ -36,7 +36,8 @@ def read_out_in_batches(
     """Return one :class:`~xai_align.pinet.Readout` of all examples, running ``internal_batch_size`` at a time.
 
     ``decomposition`` holds the options of :func:`~xai_align.read_out` that select the decomposition. With ``baselines``
-    it is the difference to their readout (:func:`~xai_align.pinet.difference.difference`).
+    it is the difference to their readout, or to the mean over a distribution of them
+    (:func:`~xai_align.pinet.difference.difference_to_mean`).
 
     Raises:
         TypeError: a baseline is neither a number nor a tensor.
@@ -50,9 +51,10 @@ def read_out_in_batches(
             "output": output,
             **decomposition,
         }
+        here = read_out_in_batches(model, inputs, target, layer, **options)
         compared = as_baselines(baselines, inputs)
-        here, there = (read_out_in_batches(model, parts, target, layer, **options) for parts in (inputs, compared))
-        return difference(here, there)
+        there = (read_out_in_batches(model, parts, target, layer, **options) for parts in compared)
+        return difference_to_mean(here, there, len(compared))
     # questions are passed on unchanged; Captum's targets become ints, tensors and lists that can be sliced
     keeps = isinstance(model, QuestionModel) and target is None
     if not keeps and not _are_questions(target):
@@ -77,6 +79,8 @@ def joined(readouts: Sequence[Readout]) -> Readout:
         parts = zip(*(one.parts for one in readouts if isinstance(one, MixedReadout)), strict=True)
         return mixed([joined(part) for part in parts], first.weights)
     contributions = tuple(map(torch.cat, zip(*(as_tuple(one.contributions) for one in readouts), strict=True)))
+    slopes = [as_tuple(one.slopes) for one in readouts if one.slopes is not None]
+    slope = tuple(map(torch.cat, zip(*slopes, strict=True))) if len(slopes) == len(readouts) else None
     coefficients = [one.coefficients for one in readouts if one.coefficients is not None]
     return replace(
         first,
@@ -92,6 +96,7 @@ def joined(readouts: Sequence[Readout]) -> Readout:
         around=torch.cat([one.around for one in readouts]),
         cut_off=tuple(dict.fromkeys(cut for one in readouts for cut in one.cut_off)),
         gates_flow=any(one.gates_flow for one in readouts),
+        slopes=slope if slope is None or isinstance(first.slopes, tuple) else slope[0],
     )
 
 

@@ -61,7 +61,7 @@ def decompose(
     contributions = contributions_of(found, 0)
     bias = answer_of(found.weights, logits_at_zero)
     decomposition = decomposition_of(found.logits, found.weights, found.rest, contributions, bias, biases.of(0))
-    return replace(decomposition, blind=blind, coarsest=gates.coarsest, **noted)
+    return replace(decomposition, slopes=slopes_of(found, 0), blind=blind, coarsest=gates.coarsest, **noted)
 
 
 def contributions_of(found: Recording, number: int) -> tuple[Tensor, ...]:
@@ -72,6 +72,12 @@ def contributions_of(found: Recording, number: int) -> tuple[Tensor, ...]:
 def contribution(z: Tensor, beta: Tensor | None) -> Tensor:
     """Return ``beta * z`` of one tensor."""
     return torch.zeros_like(z) if beta is None else z * beta
+
+
+def slopes_of(found: Recording, number: int) -> tuple[Tensor, ...]:
+    """Return ``beta`` at one of the layers, zeros where no gradient arrives."""
+    pairs = zip(found.z[number], found.beta[number], strict=True)
+    return tuple(torch.zeros_like(z) if beta is None else beta for z, beta in pairs)
 
 
 def notes_of(gates: FrozenGates, mode: RecordingMode) -> dict[str, Any]:
@@ -93,6 +99,7 @@ class Decomposition:
         mode: how the pass was recorded.
         operations: the number of recorded operations; the rounding error grows with it.
         blind: whether the replay could not detect evidence that bypasses the space.
+        slopes: ``beta``, in the shapes of ``z``; None for a PiNet's own sum.
         coarsest: the half precision in which the network itself computes part of the pass, which limits the checks.
     """
 
@@ -109,6 +116,7 @@ class Decomposition:
     operations: int = 1
     coarsest: torch.dtype | None = None
     blind: bool = False
+    slopes: tuple[Tensor, ...] | None = None
 
 
 def decomposition_of(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -26,7 +27,7 @@ def decompose_locally(route: Route, questions: Sequence[Question], logits: Tenso
         at_zero = answer_of(weights.clone(), check_logits(route.run(lambda number, z: next(places))))
         beta = torch.autograd.grad(at_zero.sum(), origin, materialize_grads=True)
     contributions = tuple(z * b for z, b in zip(tree_leaves(route.z), beta, strict=True))
-    return decomposition_of(found, weights, rest, contributions, at_zero.detach())
+    return replace(decomposition_of(found, weights, rest, contributions, at_zero.detach()), slopes=beta)
 
 
 def _as_it_is(number: int, z: Tensor) -> Tensor:

@@ -137,10 +137,11 @@ class PiNetMethod:
             show_progress: show a progress bar over the batches.
             kind: ``"coefficient"``: a trained PiNet's coefficients ``pi`` for the target instead, which don't add
                 up to the answer; a coarser map is resized and not spread.
-            baselines: explain the difference to these inputs: a number, a tensor (one example, or as many as the
-                inputs), or a tuple of them. Attributions are then those of the inputs minus those of the baselines,
-                and so is the bias, and ``sum(attributions) + bias == F(inputs) - F(baselines)``. None: no comparison,
-                the whole answer.
+            baselines: explain the difference to these inputs: a number, a tensor or array (one example, or as many as
+                the inputs), or a tuple of them. Attributions are then those of the inputs minus those of the baselines,
+                and so is the bias, and ``sum(attributions) + bias == F(inputs) - F(baselines)``. Another number of
+                examples, or a function that returns baselines, is a distribution: the difference to the mean over it.
+                None: no comparison, the whole answer.
             return_bias: also return ``[N]``, the part of the answer that has no place in the inputs, so that
                 ``attributions.flatten(1).sum(1) + bias`` is the answer.
 

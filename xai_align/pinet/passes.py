@@ -507,6 +507,7 @@ def _rounded_to(decomposition: Decomposition, dtype: torch.dtype) -> Decompositi
         around=to(decomposition.around),
         placed=tuple(map(to, decomposition.placed)),
         coefficients=None if decomposition.coefficients is None else to(decomposition.coefficients),
+        slopes=None if decomposition.slopes is None else tuple(map(to, decomposition.slopes)),
     )
     error = total_of((*rounded.contributions, *rounded.placed))
     return replace(rounded, error=error + wide(rounded.around) + wide(rounded.bias) - wide(rounded.answer))

@@ -48,6 +48,9 @@ class Readout:
         coefficients: a trained PiNet's detection map ``pi``, ``[N, C or 1, h, w]``: of the class asked about, or
             ``sum_k w_k pi_k`` with the question's class weights; a map shared by all classes is unchanged. None
             for other networks.
+        slopes: in the shape of ``contributions``: the coefficients ``beta = d answer / dz`` with the gates held, and
+            ``contributions == slopes * z``. None where there is no one ``z``: for differences and mixtures, and for a
+            PiNet's own sum.
 
     Example::
 
@@ -72,6 +75,7 @@ class Readout:
     around: Tensor = field(kw_only=True)
     cut_off: tuple[CutOff, ...] = ()
     gates_flow: bool = False
+    slopes: Tensor | tuple[Tensor, ...] | None = field(default=None, repr=False)
 
     @property
     def total(self) -> Tensor:
@@ -164,6 +168,7 @@ def as_readout(
 ) -> Readout:
     """Return the record of a decomposition at a feature space; ``several``: contributions are always a tuple."""
     several = several or len(decomposition.contributions) > 1
+    slopes = decomposition.slopes
     return Readout(
         answer=decomposition.answer,
         contributions=decomposition.contributions if several else decomposition.contributions[0],
@@ -179,4 +184,5 @@ def as_readout(
         around=decomposition.around,
         cut_off=decomposition.cut_off,
         gates_flow=decomposition.mode.gates_flow,
+        slopes=slopes if several or slopes is None else slopes[0],
     )

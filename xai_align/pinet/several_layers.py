@@ -18,6 +18,7 @@ from xai_align.pinet.decomposition import (
     decompose,
     decomposition_of,
     notes_of,
+    slopes_of,
 )
 from xai_align.pinet.gates.dependence import latest_node
 from xai_align.pinet.gates.frozen_gates import FrozenGates
@@ -95,7 +96,8 @@ def _decompositions_by(
         decomposition = decomposition_of(
             found.logits, found.weights, found.rest, contributions, bias, biases.of(number)
         )
-        decompositions.append(replace(decomposition, blind=blind, coarsest=gates.coarsest, **noted))
+        slopes = slopes_of(found, number)
+        decompositions.append(replace(decomposition, slopes=slopes, blind=blind, coarsest=gates.coarsest, **noted))
     return decompositions
 
 
@@ -137,7 +139,7 @@ def decompose_with_bypass(
         biases.of(last),
         around=around,
     )
-    return replace(decomposition, coarsest=gates.coarsest, **noted)
+    return replace(decomposition, slopes=slopes_of(found, last), coarsest=gates.coarsest, **noted)
 
 
 def _dead_end(
