@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import collections
+import dataclasses
 import json
 import math
+import types
 import warnings
 
 import numpy as np
@@ -288,6 +291,33 @@ def test_what_is_not_there_is_said_with_what_is(tmp_path):
         result = run("explain", image, "--model", "tests.output_factory:nested", "--out", tmp_path / "out", *options)
         assert result.exit_code == 2
         assert said in " ".join(result.output.split())
+
+
+@dataclasses.dataclass(slots=True)
+class InSlots:
+    loss: float
+    logits: torch.Tensor
+
+
+class Computed:
+    @property
+    def logits(self):
+        return torch.ones(2, 3)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        InSlots(0.0, torch.ones(2, 3)),
+        Computed(),
+        types.SimpleNamespace(logits=torch.ones(2, 3), features=torch.zeros(2, 9)),
+        collections.UserDict(logits=torch.ones(2, 3), features=torch.zeros(2, 9)),
+        types.MappingProxyType({"scores": torch.ones(2, 3), "step": torch.tensor(3)}),
+        (None, torch.ones(2, 3)),
+    ],
+)
+def test_the_logits_of_records_of_any_type_are_found(record):
+    assert select_logits(record).tolist() == [[1.0] * 3] * 2
 
 
 class Interrupted(nn.Module):

@@ -101,9 +101,9 @@ class OfChannels:
         if isinstance(picture, np.ndarray):
             if picture.ndim == 3 and picture.shape[2] == self.channels:
                 array = np.ascontiguousarray(picture.transpose(2, 0, 1), dtype=np.float32)
-                return self.transform(torch.from_numpy(array))  # type: ignore[no-any-return]
+                return self.transform(torch.from_numpy(array))
         elif self.channels in (1, 3):
-            return self.transform(picture.convert("L") if self.channels == 1 else picture)  # type: ignore[no-any-return]
+            return self.transform(picture.convert("L") if self.channels == 1 else picture)
         found = picture.shape[-1] if isinstance(picture, np.ndarray) else len(picture.getbands())
         raise ValueError(
             f"the picture has {found} channels and the model takes {self.channels}: load the model with --in-chans "

@@ -121,9 +121,15 @@ def _fields(returned: Any) -> dict[Any, Any]:
         return dict(zip(returned._fields, returned, strict=True))
     if isinstance(returned, list | tuple):
         return dict(enumerate(returned))
-    if hasattr(returned, "__dict__") and not isinstance(returned, Tensor):
-        return {name: value for name, value in vars(returned).items() if not name.startswith("_")}
-    return {}
+    if isinstance(returned, Tensor | str | int | float | None):
+        return {}
+    slots = [name for cls in type(returned).__mro__ for name in _names(getattr(cls, "__slots__", ()))]
+    names = dict.fromkeys([*getattr(returned, "__dict__", ()), *slots, "logits"])  # which may be a property
+    return {name: getattr(returned, name) for name in names if not name.startswith("_") and hasattr(returned, name)}
+
+
+def _names(slots: Any) -> list[str]:
+    return [slots] if isinstance(slots, str) else list(slots)
 
 
 def _tensor(value: Any, output: str | int) -> Tensor:
