@@ -108,7 +108,7 @@ def test_a_question_model_is_watched_inside():
     [
         (conv_net(), ["conv3"], ValueError, "layer 'conv3' not found; did you mean"),
         (
-            nn.Sequential(nn.Flatten(), nn.Linear(3072, 4)),
+            nn.Sequential(nn.Flatten(), nn.Linear(192, 4)),
             None,
             ValueError,
             "has no layers that are known as its stages",

@@ -48,6 +48,10 @@ class OfChannels:
     def _of_array(self, picture: Any) -> Tensor:
         x = torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1), dtype=np.float32))
         for step in self.transform.transforms:
+            if isinstance(getattr(step, "fill", None), tuple | list):  # a border in a colour of 8 bits
+                colour = torch.tensor(step.fill, dtype=x.dtype).reshape(-1, 1, 1) / 255
+                x = type(step)(step.size, fill=0)(x - colour) + colour
+                continue
             normalises = hasattr(step, "mean")
             x = step(x.clamp(0, 1) if normalises else x)  # cubic interpolation leaves the range, unlike for pictures
         return x
