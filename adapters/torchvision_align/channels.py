@@ -26,7 +26,7 @@ def with_channels(model: nn.Module, channels: int) -> nn.Module:
     """Return the model for images of so many channels; its first convolution is replaced if it takes others.
 
     As in timm (``adapt_input_conv``), the weights for one channel are the sum over red, green and blue; for others they
-    are repeated, and scaled so that a picture whose channels are all the same has the answer that it had.
+    are repeated, and scaled by 3 to their number.
 
     Raises:
         ValueError: the first convolution takes its channels in groups.
