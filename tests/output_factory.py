@@ -81,6 +81,12 @@ def squeezed():
     return loaded(1, lambda z: z.squeeze(1), class_names=("healthy", "sick"))
 
 
+def squeezed_age():
+    return loaded(
+        1, lambda z: {"out": [z.squeeze(1)]}, bias=30.0, output_field="out.0", output_kind="regression", unit="years"
+    )
+
+
 def two_numbers():
     return loaded(2, output_kind="regression", class_names=("age", "weight"))
 
@@ -118,6 +124,10 @@ def in_record():
 
 def in_field():
     return loaded(3, lambda z: {"scores": z, "features": z * 2}, output_field="scores")
+
+
+def nested():
+    return loaded(3, lambda z: {"out": (Output(None, z), {"logits": z * 2}), "state": {"a.b": z * 3}})
 
 
 def ambiguous():

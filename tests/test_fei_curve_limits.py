@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from tests.networks import conv_net, images, untouched
+from xai_align.features.stage_layers import stage_layers
 from xai_align.fei.optimised import AreaMissed
 from xai_align.fei.optimize import find_solver
 from xai_align.fei.quantile_masks import standardised
-from xai_align.fei.stage_layers import stage_layers
 from xai_align.perturbation.ranking import TieWarning
 from xai_align.question import Question
 

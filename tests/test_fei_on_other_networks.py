@@ -12,7 +12,7 @@ from transformers import MobileViTConfig, MobileViTForImageClassification, SwinC
 from captum_align import ClippedGradientAttribution, FEIAttribution
 from xai_align.evaluation import hidden_activations
 from xai_align.features.resolve_layer import resolve_layer
-from xai_align.fei.stage_layers import last_at_each_resolution
+from xai_align.features.stage_layers import last_at_each_resolution
 
 
 class Logits(nn.Module):

@@ -107,7 +107,12 @@ def test_a_question_model_is_watched_inside():
     ("model", "layers", "error", "message"),
     [
         (conv_net(), ["conv3"], ValueError, "layer 'conv3' not found; did you mean"),
-        (conv_net(), None, ValueError, "no plugin knows the stages of ConvNet; name the layers"),
+        (
+            nn.Sequential(nn.Flatten(), nn.Linear(192, 4)),
+            None,
+            ValueError,
+            "has no layers that are known as its stages",
+        ),
         (conv_net(), ["unused"], ValueError, "layer 'unused' did not run"),
         (conv_net(), ["act"], ValueError, "layer 'act' runs more than once"),
         (lambda x: x.flatten(1), ["conv1"], TypeError, "need the torch.nn.Module itself"),

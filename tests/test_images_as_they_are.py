@@ -414,3 +414,34 @@ def test_brackets_in_names_that_exist_are_no_pattern(folder):
     assert [path.name for path in expand_paths(["run[1]/*.png"])] == ["a[2].png", "b.png"]
     assert [path.name for path in expand_paths([folder / "run[1]/[ab]*.png"])] == ["a[2].png", "b.png"]
     assert [path.name for path in expand_paths(["run[12]/*.png"])] == ["other.png"]  # does not exist: a pattern
+
+
+def test_links_that_form_loops_end_and_each_file_is_found_once(tmp_path, monkeypatch):
+    deep = tmp_path / "photos" / "a" / "b"
+    deep.mkdir(parents=True)
+    for number, place in enumerate((tmp_path / "photos", deep)):
+        Image.new("RGB", (4, 4), (number, 0, 0)).save(place / f"{number}.png")
+    (tmp_path / "photos" / "a" / "up").symlink_to("..")
+    (deep / "itself").symlink_to(".")
+    (deep / "again.png").symlink_to(deep / "1.png")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "photos").symlink_to(tmp_path / "photos")
+    monkeypatch.chdir(tmp_path)
+    both = ["0.png", "1.png"]
+    for written, recursive in (
+        (["photos"], True),
+        (["photos/**/*.png"], False),
+        (["**/*.png"], False),
+        ([f"{tmp_path}/**"], False),
+        (["*"], True),
+        (["other"], True),
+        (["photos", "other/**/*.png", "photos/a/../0.png", "photos/0.png", str(deep / "again.png")], True),
+    ):
+        found = expand_paths(written, recursive=recursive)
+        assert sorted(path.resolve().name for path in found) == both, written
+    (tmp_path / "photos" / ".cache").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "photos" / ".cache" / "2.png")
+    assert len(expand_paths(["photos/**/*.png"])) == 2  # as glob does, hidden folders are left out
+    result = CliRunner().invoke(app, ["explain", "photos/**/*.png", "--model", MODEL, "--out", "out"])
+    assert result.exit_code == 0, result.output
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.png")) == ["0.pinet.png", "1.pinet.png"]

@@ -59,6 +59,17 @@ def test_a_table_of_comparisons_has_a_false_mark_as_rarely_as_one_comparison():
     assert alone / tables > 0.4  # without the correction
 
 
+@pytest.mark.parametrize("n", range(2, 13))
+def test_equal_differences_of_either_sign_are_significant_as_rarely_as_they_say(n):
+    # each image is better or worse by the same amount, with probability 1/2: of all 2^n cases, counted exactly
+    cases = np.array(np.meshgrid(*[[-0.1, 0.1]] * n)).reshape(n, -1)
+    found = mean_intervals(cases)
+    assert np.mean(found.p < 0.05) <= 0.05
+    assert np.mean([judged_p(float(p), n) < 0.05 for p in found.p]) <= 0.05
+    alike = np.ptp(cases, axis=0) == 0
+    assert found.p[alike] == pytest.approx(2.0 ** (1 - n))  # how often all have one sign
+
+
 def test_a_true_difference_is_marked():
     values = np.random.default_rng(2).normal(1.0, 1.0, (20, 200))
     assert np.mean(mean_intervals(values).p < 0.05) > 0.95
@@ -134,7 +145,7 @@ def test_equal_values_have_no_interval(n):
     found, zero = mean_intervals(np.full((n, 1), 0.1)), mean_intervals(np.zeros((n, 1)))
     assert found.mean[0] == pytest.approx(0.1)
     assert np.isnan([found.low[0], found.high[0], zero.low[0], zero.high[0]]).all()
-    assert (found.p[0], zero.p[0]) == (0, 1)
+    assert (found.p[0], zero.p[0]) == (2 ** (1 - n), 1)
 
 
 def test_a_large_offset_costs_no_digits():

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import collections
+import dataclasses
 import json
 import math
+import types
+import warnings
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torch import nn
 from typer.testing import CliRunner
 
 from tests import output_factory
-from xai_align import Question, compare
+from xai_align import Question, compare, read_out
+from xai_align._tools.logits import NoLogits, select_logits
 from xai_align.cli.app import app
 from xai_align.data.final_activation import final_activation
 from xai_align.data.output_description import OutputDescription, describe_output
-from xai_align.perturbation.curve import perturbation_curve
-from xai_align.perturbation.questioned import curve_values
-from xai_align.plugins import ModelOptions
+from xai_align.perturbation.curve import Curve, perturbation_curve
+from xai_align.perturbation.questioned import NoChangeWarning, curve_values
+from xai_align.plugins import ModelOptions, metric
 from xai_align.question import TargetError
 
 FIELDS = ("in_dict", "in_only_dict", "in_tuple", "in_named_tuple", "in_record", "in_field")
@@ -235,11 +242,97 @@ def test_a_log_softmax_gives_logits(explained):
     assert [one["probability"] for one in first] == pytest.approx([one["probability"] for one in second])
 
 
-def test_outputs_without_an_axis_are_refused_with_what_to_do(tmp_path):
-    image = output_factory.half_red(tmp_path / "images")
-    result = run("explain", image, "--model", "tests.output_factory:squeezed", "--out", tmp_path / "out")
-    assert result.exit_code == 2
-    assert "has shape [1], without an axis of outputs" in " ".join(result.output.split())
+@pytest.mark.parametrize(("squeezed", "plain"), [("squeezed", "sick"), ("squeezed_age", "age")])
+@pytest.mark.parametrize("method", ["pinet", "pinet@look", "integrated_gradients", "gradcam"])
+def test_one_number_for_each_image_is_one_output(explained, squeezed, plain, method):
+    method, _, layer = method.partition("@")
+    options = ("--layer", layer) if layer else ()
+    found, expected = (explained(name, *options, method=method) for name in (squeezed, plain))
+    for name in ("answer", "question", "output", "targets", "contributions", "positive"):
+        assert found[name] == expected[name]
+
+
+def test_one_number_for_each_image_is_compared_and_asked_about(tmp_path):
+    metrics = ["insertion", "completeness_error", "hidden_deviation"]
+    for squeezed, plain in (("squeezed", "sick"), ("squeezed_age", "age")):
+        assert values(compared(squeezed, tmp_path, metrics)) == values(compared(plain, tmp_path, metrics))
+    models = [getattr(output_factory, name)().model for name in ("squeezed", "sick")]
+    x = torch.rand(3, 3, 8, 8)
+    for question in (None, 0, Question.why(0), Question.why_the_opposite(0), [0, 0, 0]):
+        readouts = [read_out(model, x, question) for model in models]
+        assert torch.equal(readouts[0].contributions, readouts[1].contributions)
+    for name in ("deletion", "completeness_gap"):
+        first, second = (metric(name).evaluate(model, x, x, target=0) for model in models)
+        assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize(
+    ("field", "answer"),
+    [("out.0.logits", 1), ("out.0", 1), ("out.1.logits", 2), ("out.-1", 2), ("state.a.b", 3), ("1.0", 3)],
+)
+def test_fields_of_fields_are_named_by_a_path(explained, field, answer):
+    if field == "out.0":  # a record, not a tensor
+        returned = output_factory.nested().model(torch.rand(1, 3, 8, 8))
+        with pytest.raises(NoLogits, match=r"'out\.0' is Output"):
+            select_logits(returned, field)
+        return
+    if field == "out.-1":
+        field = "out.-1.logits"
+    assert explained("nested", "--output-field", field)["answer"] == pytest.approx(answer)
+
+
+def test_what_is_not_there_is_said_with_what_is(tmp_path):
+    image = output_factory.half_red(tmp_path)
+    for options, said in (
+        ((), "e.g. out.0.logits"),
+        (("--output-field", "out.0.scores"), "in 'out.0', the model's output has no field 'scores'"),
+        (("--output-field", "out.7"), "in 'out', the model's output has no field '7'"),
+    ):
+        result = run("explain", image, "--model", "tests.output_factory:nested", "--out", tmp_path / "out", *options)
+        assert result.exit_code == 2
+        assert said in " ".join(result.output.split())
+
+
+@dataclasses.dataclass(slots=True)
+class InSlots:
+    loss: float
+    logits: torch.Tensor
+
+
+class Computed:
+    @property
+    def logits(self):
+        return torch.ones(2, 3)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        InSlots(0.0, torch.ones(2, 3)),
+        Computed(),
+        types.SimpleNamespace(logits=torch.ones(2, 3), features=torch.zeros(2, 9)),
+        collections.UserDict(logits=torch.ones(2, 3), features=torch.zeros(2, 9)),
+        types.MappingProxyType({"scores": torch.ones(2, 3), "step": torch.tensor(3)}),
+        (None, torch.ones(2, 3)),
+    ],
+)
+def test_the_logits_of_records_of_any_type_are_found(record):
+    assert select_logits(record).tolist() == [[1.0] * 3] * 2
+
+
+class Interrupted(nn.Module):
+    """An interrupt is turned into an error, as by a mode that was not left."""
+
+    def forward(self, x):
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            raise RuntimeError("a mode was not left")  # noqa: B904
+
+
+def test_an_interrupt_is_not_taken_for_a_network_without_gradients():
+    with pytest.raises(RuntimeError, match="a mode was not left"):
+        final_activation(Interrupted(), torch.rand(1, 3, 8, 8))
 
 
 @pytest.mark.parametrize(
@@ -315,6 +408,44 @@ def test_the_values_of_a_relative_curve_by_hand():
     nothing = torch.zeros(1, 3, 4, 4)  # the empty input itself: there is no change to measure
     clean, _ = curve_values(perturbation_curve(model, nothing, x, fractions=(0.5,), activation="relative"), (0,))
     assert bool(clean.isnan())
+
+
+@pytest.mark.parametrize(
+    ("clean", "empty", "masked", "applies"),
+    [
+        (2.0, 1.0, [2.0, 1.5, 1.0], True),
+        (50.0, 49.99, [50.0, 30.0, 49.99], False),  # nearly equal, and the curve goes far beyond
+        (1.0, 1.0, [1.0, 1.0, 1.0], False),
+        (1000.0, 999.5, [1000.0, 999.8, 999.5], False),  # of an answer of 1000, that may be anything
+        (0.01, 0.002, [0.01, 0.005, 0.002], True),  # small numbers are numbers
+        (1.0, 0.9, [1.0, 3.0, 0.9], False),
+        (1.0, 0.5, [1.0, 3.0, 0.5], True),
+    ],
+)
+def test_a_change_of_nearly_nothing_is_no_unit(clean, empty, masked, applies):
+    one = Curve(
+        torch.tensor([0.0, 0.5, 1.0]),
+        torch.tensor([[clean], [2.0]]),
+        torch.tensor([masked, [2.0, 1.5, 1.0]])[..., None],
+        "relative",
+        empty=torch.tensor([[empty], [1.0]]),
+    )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        first, along = curve_values(one, 0)
+    assert bool(first.isfinite()[0]) == bool(along.isfinite().all(1)[0]) == applies
+    assert along[1].tolist() == [1.0, 0.5, 0.0]  # the other image's is as it was
+    assert [warning.category for warning in caught] == ([] if applies else [NoChangeWarning])
+
+
+def test_images_without_a_change_are_left_out_and_that_is_said(tmp_path):
+    output_factory.half_red(tmp_path / "images")
+    Image.new("RGB", (16, 16)).save(tmp_path / "images" / "black.png")  # the empty image of a deletion
+    found = compared("age", tmp_path, ["deletion"], out=tmp_path / "out")
+    (row,) = (row for row in found.summaries if row.method == "random")
+    assert (row.n, row.missing) == (1, 1)
+    assert any("does not apply: relative curves" in note and "1 image" in note for note in found.notes)
+    assert found.problems == ()
 
 
 def test_metrics_without_a_meaning_say_so_and_do_not_appear(tmp_path):

@@ -48,6 +48,13 @@ FILES = {
     "no_heading.csv": '2,"owl, barn owl"\n0,cat\n1,guard dog\n',
     "pandas.csv": ',label,count\n0,cat,7\n1,guard dog,7\n2,"owl, barn owl",9\n',
     "semicolons.csv": "index;label\n0;cat\n1;guard dog\n2;owl, barn owl\n",
+    "bars.csv": "id|name\n2|owl, barn owl\n0|cat\n1|guard dog\n".replace("owl, barn owl", '"owl, barn owl"'),
+    "data.yaml": "path: photos\nnc: 3\nnames: [cat, guard dog, 'owl, barn owl']\n",
+    "numbered.yml": "names:\n  2: owl, barn owl\n  0: cat\n  1: guard dog\n",
+    "list.yaml": "- cat\n- guard dog\n- owl, barn owl\n",
+    "names.toml": 'names = ["cat", "guard dog", "owl, barn owl"]\n',
+    "objects.jsonl": "".join(json.dumps({"id": i, "name": name}) + "\n" for i, name in enumerate(NAMES)),
+    "names.jsonl": "".join(json.dumps(name) + "\n" for name in NAMES),
     "tabs.tsv": "0\tcat\n1\tguard dog\n2\towl, barn owl\n",
 }
 
@@ -94,6 +101,9 @@ def test_class_names_of_a_folder_are_in_the_order_of_torchvision(tmp_path):
         ("a.txt", "käfer".encode("latin-1"), "not UTF-8"),
         ("a.json", b"{", "not JSON"),
         ("a.json", b"3", "holds a int"),
+        ("a.yaml", b"names: [cat", "is not YAML"),
+        ("a.toml", b"names = [", "is not TOML"),
+        ("a.jsonl", b'"cat"\n{', "not JSON"),
         ("a.json", b'{"0": "cat", "2": "dog"}', "indices 0, 1"),
         ("a.json", b'["cat", 3]', "name of class 1 is 3"),
         ("a.json", b'["cat", " "]', "name of class 1"),

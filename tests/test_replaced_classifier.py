@@ -67,3 +67,14 @@ def test_a_classifier_on_a_model_that_was_built_without_one(kind):
 def test_another_number_of_classes_is_a_new_head():
     pinet = timm_align.retrofit(replaced(HEADS["linear"], "test_resnet", "fc"), "second_look", num_classes=4)
     assert pinet(X).shape == (2, 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "part"), [("test_resnet", "fc"), ("test_efficientnet", "classifier"), ("convnext_atto", "head")]
+)
+@pytest.mark.parametrize("head", ["exact", "second_look"])
+def test_a_classifier_replaced_by_nothing_is_an_error_with_advice(name, part, head):
+    model = timm.create_model(name).eval()
+    setattr(model, part, nn.Identity())
+    with pytest.raises(ValueError, match=r"has no classifier .*(reset_classifier|num_classes=)"):
+        timm_align.retrofit(model, head)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from xai_align.plugins import get_plugin_manager
 torchvision = pytest.importorskip("torchvision")
 
 from torchvision_align import load_torchvision_model, plugin  # noqa: E402
+from torchvision_align.channels import stem_of, with_channels  # noqa: E402
 
 NAMES = ["squeezenet1_1", "resnet18", "mobilenet_v3_small", "shufflenet_v2_x0_5", "mnasnet0_5", "densenet121"]
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (300, 260, 3), np.uint8))
@@ -65,9 +67,48 @@ def test_a_size_can_be_stated():
     loaded = load_torchvision_model("torchvision:resnet18@random", options)
     assert loaded.preprocess(PICTURE).shape == (3, 64, 96)
     assert options.left == {}
-    options = InputOptions(in_chans=1)
-    load_torchvision_model("torchvision:resnet18@random", options)
-    assert options.left == {"in_chans": 1}
+
+
+@pytest.mark.parametrize("name", ["squeezenet1_1", "googlenet"])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 12])
+def test_first_layers_are_adapted_as_timm_does(name, channels):
+    from timm.models._manipulate import adapt_input_conv
+
+    made = network(name)
+    found = with_channels(copy.deepcopy(made), channels)
+    theirs = adapt_input_conv(channels, stem_of(made)[1].weight.detach())
+    assert torch.allclose(stem_of(found)[1].weight, theirs)
+    if channels in (1, 3, 12):  # a grey picture has the answer that it had
+        made.transform_input = found.transform_input = False  # numbers for red, green and blue, which are left out
+        grey = torch.rand(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            first, second = (net(grey.expand(-1, n, -1, -1)) for net, n in ((made, 3), (found, channels)))
+        assert second == pytest.approx(first, abs=1e-4)
+
+
+@pytest.mark.parametrize("channels", [1, 12])
+def test_channels_can_be_stated_and_follow_from_a_file(tmp_path, channels):
+    options = InputOptions(in_chans=channels, img_size=(64, 64))
+    loaded = load_torchvision_model("torchvision:squeezenet1_1@random", options)
+    assert options.left == {}
+    torch.save(loaded.model.state_dict(), tmp_path / "weights.pth")
+    picture = PICTURE if channels == 1 else np.random.default_rng(0).random((80, 90, 12), dtype=np.float32)
+    x = loaded.preprocess(picture)
+    assert x.shape == (channels, 64, 64)
+    again = load_torchvision_model(f"torchvision:squeezenet1_1@{tmp_path / 'weights.pth'}")
+    with torch.no_grad():
+        assert torch.equal(again.model(x[None]), loaded.model(x[None]))
+    with pytest.raises(ValueError, match=f"for {channels} channels, and --in-chans is 5"):
+        load_torchvision_model(f"torchvision:squeezenet1_1@{tmp_path / 'weights.pth'}", InputOptions(in_chans=5))
+
+
+def test_a_scale_can_be_stated():
+    stated = InputOptions(mean=(0.0,), std=(0.5, 1.0, 2.0))
+    x = load_torchvision_model("torchvision:squeezenet1_1@random", stated).preprocess(PICTURE)
+    plain = load_torchvision_model("torchvision:squeezenet1_1@random", InputOptions(mean=(0,), std=(1,)))
+    assert x == pytest.approx(plain.preprocess(PICTURE) / torch.tensor([0.5, 1.0, 2.0])[:, None, None])
+    with pytest.raises(ValueError, match="mean has 2 values, and the model takes 3 channels"):
+        load_torchvision_model("torchvision:squeezenet1_1@random", InputOptions(mean=(0.0, 0.1)))
 
 
 @pytest.mark.parametrize(

@@ -191,7 +191,9 @@ def _accepted(factory: Callable[..., Any], options: InputOptions | None) -> dict
         known = set(signature(factory).parameters)
     except (TypeError, ValueError):  # a builtin without a signature
         known = set()
-    return options.take() if set(options.left) <= known else {}
+    return (
+        {name: value for name, value in options.take().items() if name in known} if set(options.left) <= known else {}
+    )
 
 
 def _find_factory(module_name: str, factory_name: str) -> Callable[..., Any]:

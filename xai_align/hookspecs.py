@@ -226,6 +226,9 @@ class InputOptions:
     Attributes:
         in_chans: number of channels of the input; None: the model's own.
         img_size: rows and columns of the input; None: the model's own.
+        mean: with which the input is normalised, per channel; None: the model's own. A plugin may leave it: pictures
+            are drawn with it in any case.
+        std: see ``mean``.
 
     Example::
 
@@ -236,6 +239,8 @@ class InputOptions:
 
     in_chans: int | None = None
     img_size: tuple[int, int] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
     _taken: list[bool] = field(default_factory=list, repr=False, compare=False)
 
     def take(self) -> dict[str, Any]:
@@ -246,10 +251,11 @@ class InputOptions:
     @property
     def left(self) -> dict[str, Any]:
         """The options that are given and that no plugin has taken."""
-        return {} if self._taken else self._given()
+        given = {} if self._taken else self._given()
+        return {name: value for name, value in given.items() if name not in ("mean", "std")}
 
     def _given(self) -> dict[str, Any]:
-        given = {"in_chans": self.in_chans, "img_size": self.img_size}
+        given = {"in_chans": self.in_chans, "img_size": self.img_size, "mean": self.mean, "std": self.std}
         return {name: value for name, value in given.items() if value is not None}
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gradcam_align.attribution_cam import scaled_positive
 from gradcam_align.baseline_specs import package_class
-from xai_align.adapter_tools import check_evaluation_mode, fixed_random_state
+from xai_align.adapter_tools import check_evaluation_mode, fixed_random_state, select_logits
 from xai_align.question import Question, as_questions
 
 #: Percentiles of the package's ARCC.
@@ -57,7 +57,7 @@ def arcc(
     maps = _maps(attributions, inputs)
     if target is None:
         with torch.no_grad():
-            target = forward_func(inputs).argmax(1)
+            target = select_logits(forward_func(inputs)).argmax(1)
     values = []
     for number, question in enumerate(as_questions(target, len(inputs))):
         image, one = inputs[number : number + 1].detach(), maps[number : number + 1]

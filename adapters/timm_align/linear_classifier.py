@@ -36,15 +36,24 @@ def linear_classifier(encoder: TimmEncoder) -> nn.Linear | None:
 
 
 def has_classifier(model: nn.Module) -> bool:
-    """Return whether a model of timm ends in a classifier, also if it was put there by hand.
+    """Return whether a model of timm ends in a classifier, also if it was put there or taken away by hand.
 
     ``model.num_classes`` stays what it was if the classifier is replaced without ``reset_classifier``.
     """
-    if getattr(model, "num_classes", None) != 0:
-        return True
     get_classifier: Any = getattr(model, "get_classifier", None)
-    classifier = get_classifier() if get_classifier else None
-    return isinstance(classifier, nn.Module) and not isinstance(classifier, nn.Identity)
+    if get_classifier is None:
+        return getattr(model, "num_classes", None) != 0
+    try:
+        classifier = get_classifier()
+    except AttributeError:  # the whole head, in which it was, has been replaced
+        classifier = getattr(model, "head", None)
+    if isinstance(classifier, nn.Identity):
+        return False
+    return isinstance(classifier, nn.Module) or getattr(model, "num_classes", None) != 0
+
+
+#: What to say of a model without a classifier.
+NO_CLASSIFIER = "has no classifier (num_classes is 0, or the classifier or its head was replaced by another module)"
 
 
 def number_of_classes(encoder: TimmEncoder) -> int:

@@ -14,6 +14,7 @@ import timm
 from timm.data import CustomDatasetInfo, ImageNetInfo, create_transform, infer_imagenet_subset, resolve_data_config
 from torch import nn
 
+from timm_align.channels import OfChannels
 from timm_align.checkpoints import Checkpoint, load_weights, read_checkpoint, read_weights
 from xai_align.adapter_tools import RANDOM_WEIGHTS, in_one_clause
 from xai_align.hookspecs import InputOptions, LoadedModel
@@ -42,7 +43,7 @@ def load_timm_model(reference: str, options: InputOptions | None = None) -> Load
 
     Args:
         reference: see above.
-        options: the user's options of the input: ``in_chans``, ``img_size``.
+        options: the user's options of the input: ``in_chans``, ``img_size``, ``mean``, ``std``.
 
     Raises:
         ValueError: there is no such model or file, or the weights do not fit; the message names what was found.
@@ -115,6 +116,8 @@ def ready(
     random: bool = False,
     img_size: tuple[int, int] | None = None,
     in_chans: int | None = None,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
 ) -> LoadedModel:
     """Return the model in eval mode with the preprocessing and class names of its configuration.
 
@@ -125,30 +128,32 @@ def ready(
         random: whether its weights are random.
         img_size: rows and columns of the input, over both.
         in_chans: number of channels of the input.
+        mean: of each channel, or one for all, in place of the configuration's.
+        std: see ``mean``.
+
+    Raises:
+        ValueError: mean or std are of another number of channels.
     """
     channels = in_chans or getattr(model, "in_chans", None) or _channels(model)
     config = resolve_data_config(_data_arguments(settings or {}, channels, img_size), model=model)
-    config["mean"], config["std"] = (_for_channels(config[name], channels) for name in ("mean", "std"))
+    stated = {"mean": mean, "std": std}
+    for name, values in stated.items():
+        if values is not None and len(values) not in (1, channels):
+            raise ValueError(
+                f"the {name} has {len(values)} values, and the model takes {channels} channels; give one, or one for "
+                "each"
+            )
+    config |= {name: _for_channels(stated[name] or config[name], channels) for name in ("mean", "std")}
     transform = create_transform(**config)
     return LoadedModel(
         model=model.eval(),
-        preprocess=_Grey(transform) if channels == 1 else transform,
+        preprocess=OfChannels(transform, channels),
         class_names=class_names(model),
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
         random_weights=random,
         notes=((RANDOM_WEIGHTS,) if random else ()) + notes,
     )
-
-
-class _Grey:
-    """A transform of pictures in shades of grey, for models with one channel."""
-
-    def __init__(self, transform: Any) -> None:
-        self.transform = transform
-
-    def __call__(self, picture: Any) -> Any:
-        return self.transform(picture.convert("L"))
 
 
 def class_names(model: nn.Module | int) -> tuple[str, ...]:
@@ -212,7 +217,7 @@ def _channels(model: nn.Module) -> int:
 
 
 def _for_channels(values: Any, channels: int) -> tuple[float, ...]:
-    """Return one value for each channel; timm's are for three."""
+    """Return one value for each channel; where the configuration's are for three, their mean."""
     values = tuple(values)
     return values if len(values) == channels else (sum(values) / len(values),) * channels
 

@@ -10,7 +10,7 @@ from timm.data import resolve_data_config
 from torch import nn
 
 from timm_align.feature_space import is_timm_model
-from timm_align.linear_classifier import has_classifier, linear_classifier, number_of_classes
+from timm_align.linear_classifier import NO_CLASSIFIER, has_classifier, linear_classifier, number_of_classes
 from timm_align.loading import create_model
 from timm_align.second_look import TimmEncoder, classifier_parameters, image_channels
 from xai_align.adapter_tools import callers_level
@@ -99,8 +99,8 @@ def _exact(
         )
     if not has_classifier(model):
         raise ValueError(
-            f"{type(model).__name__} has no classifier (num_classes is 0); give num_classes=... with the name, "
-            "or call reset_classifier(...) on the model, and train that head"
+            f"{type(model).__name__} {NO_CLASSIFIER}; give num_classes=... with the name, or call "
+            " reset_classifier(...) on the model, and train that head"
         )
     return ExactPiNet(model, feature_space)
 
@@ -131,7 +131,8 @@ def _second_look(
     classes = num_classes or own
     if classes == 0:
         raise ValueError(
-            f"{type(backbone).__name__} has no classes of its own (num_classes is 0); give num_classes=..."
+            f"{type(backbone).__name__} {NO_CLASSIFIER}; give num_classes=... for a new head, to be trained "
+            "(fit_pinet), or call reset_classifier(...) on the model and load weights for it first"
         )
     z = of_head.setdefault("z", "evidence")
     of_head = {**_pixels_of(backbone), **of_head}

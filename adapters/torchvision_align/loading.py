@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchvision import models
 from torchvision.transforms._presets import ImageClassification
 
+from torchvision_align.channels import OfChannels, for_channels, stem_of, with_channels
 from xai_align.adapter_tools import (
     RANDOM_WEIGHTS,
     in_one_clause,
@@ -26,6 +27,8 @@ PREFIX = "torchvision:"
 RANDOM = "random"
 #: Rows and columns that torchvision's classifiers usually get.
 _USUAL_SIZE = 224
+#: Channels that they take.
+_USUAL_CHANNELS = 3
 _SEGMENTATION, _DETECTION = "torchvision.models.segmentation", "torchvision.models.detection"
 
 
@@ -38,7 +41,8 @@ def load_torchvision_model(reference: str, options: InputOptions | None = None) 
 
     Args:
         reference: see above.
-        options: the user's options of the input: ``img_size``.
+        options: the user's options of the input: ``img_size``, ``in_chans``, ``mean``, ``std``. torchvision's weights
+            are adapted to other numbers of channels than three; those of a file say how many there are.
 
     Raises:
         ValueError: there is no such model, file or weights, or they do not fit.
@@ -54,17 +58,20 @@ def load_torchvision_model(reference: str, options: InputOptions | None = None) 
         return None
     name, _, weights = reference.removeprefix(PREFIX).partition("@")
     known = _weights_of(name)
-    size = _image_size(options)
+    given = {} if options is None else options.take()
+    channels, size = given.pop("in_chans", None), given.get("img_size")
     extra = {"image_size": size[0]} if size and "image_size" in _parameters(name) else {}
     if weights == RANDOM:
-        return _loaded(_made(name, weights=None, **extra), _default(known), size, random=True)
+        model = with_channels(_made(name, weights=None, **extra), channels or _USUAL_CHANNELS)
+        return _loaded(model, _default(known), random=True, **given)
     if not weights or weights in known.__members__:
         chosen = known[weights] if weights else _default(known)
         if chosen is None:
             raise ValueError(f"torchvision has no weights of '{name}'; give a file: {PREFIX}{name}@weights.pth")
-        return _loaded(_made(name, weights=chosen, **extra), chosen, size)
-    model, notes = _from_file(name, Path(weights).expanduser(), extra)
-    return _loaded(model, _default(known), size, notes=notes)
+        model = with_channels(_made(name, weights=chosen, **extra), channels or _USUAL_CHANNELS)
+        return _loaded(model, chosen, notes=_adapted(channels), **given)
+    model, notes = _from_file(name, Path(weights).expanduser(), extra, channels)
+    return _loaded(model, _default(known), notes=notes, **given)
 
 
 def described(model: nn.Module, reference: str) -> LoadedModel:
@@ -73,26 +80,33 @@ def described(model: nn.Module, reference: str) -> LoadedModel:
     weights = _default(models.get_model_weights(name)) if name in models.list_models() else None
     how = "of its weights" if weights is not None else "usual for its classifiers"
     note = f"pictures are prepared as torchvision says: the transforms {how}"
-    return _loaded(model, weights, None, notes=(note,))
+    return _loaded(model, weights, notes=(note,))
 
 
 def _loaded(
     model: nn.Module,
     weights: Any,
-    size: tuple[int, int] | None,
     *,
     notes: tuple[str, ...] = (),
     random: bool = False,
+    img_size: tuple[int, int] | None = None,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
 ) -> LoadedModel:
     transform = ImageClassification(crop_size=_USUAL_SIZE) if weights is None else weights.transforms()
-    if size is not None:
-        transform.resize_size = transform.crop_size = list(size)
+    if img_size is not None:
+        transform.resize_size = transform.crop_size = list(img_size)
+    channels = stem_of(model)[1].in_channels
+    for name, stated in (("mean", mean), ("std", std)):
+        setattr(transform, name, for_channels(name, stated, getattr(transform, name), channels))
     count = _outputs(model)
     names = tuple((weights.meta.get("categories") or ()) if weights is not None else ())
     dense: OutputKind | None = "dense" if type(model).__module__.startswith(_SEGMENTATION) else None
     return LoadedModel(
         model=model.eval(),
-        preprocess=transform,
+        preprocess=OfChannels(transform, channels),
+        mean=tuple(transform.mean),
+        std=tuple(transform.std),
         class_names=names if len(names) == count else (),
         output_kind=dense,
         random_weights=random,
@@ -146,7 +160,15 @@ def _made(name: str, **options: Any) -> nn.Module:
         ) from error
 
 
-def _from_file(name: str, path: Path, extra: dict[str, Any]) -> tuple[nn.Module, tuple[str, ...]]:
+def _adapted(channels: int | None) -> tuple[str, ...]:
+    """Return a note on weights for three channels that were adapted to others."""
+    if channels in (None, _USUAL_CHANNELS):
+        return ()
+    how = "summed to one" if channels == 1 else f"repeated for {channels}"
+    return (f"the weights are for pictures of {_USUAL_CHANNELS} channels; those of the first layer were {how}",)
+
+
+def _from_file(name: str, path: Path, extra: dict[str, Any], channels: int | None) -> tuple[nn.Module, tuple[str, ...]]:
     """Return a model with the weights of a file and as many classes, and notes on the choice of weights."""
     try:
         found = read_weights_file(path)
@@ -161,6 +183,13 @@ def _from_file(name: str, path: Path, extra: dict[str, Any]) -> tuple[nn.Module,
     classes = _classes(own, renamed.tensors)
     if classes is not None:
         model = _made(name, **options, num_classes=classes)
+    stem = f"{stem_of(model)[0]}.weight"
+    theirs = renamed.tensors[stem].shape[1] if stem in renamed.tensors else _USUAL_CHANNELS
+    if channels not in (None, theirs):
+        raise ValueError(
+            f"the weights in '{path}' are for {theirs} channels, and --in-chans is {channels}; leave it out"
+        )
+    model = with_channels(model, theirs)
     load_all_weights(model, renamed.tensors, str(path))
     return model, (*found.notes(path), *renamed.notes)
 
@@ -185,11 +214,3 @@ def _outputs(model: nn.Module) -> int | None:
         return None
     last = layers[-1]
     return last.out_features if isinstance(last, nn.Linear) else last.out_channels
-
-
-def _image_size(options: InputOptions | None) -> tuple[int, int] | None:
-    """Return the size that the user gave; the channels of torchvision's models can't be changed."""
-    if options is None or options.in_chans is not None:
-        return None
-    size: tuple[int, int] | None = options.take().get("img_size")
-    return size

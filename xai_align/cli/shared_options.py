@@ -105,8 +105,8 @@ Mean = Annotated[
     typer.Option(
         "--mean",
         metavar="X[,X...]",
-        help="Mean of the input, per channel, for pixels from 0 to 1. Only pictures are drawn with it. Default: the "
-        "preprocessing's.",
+        help="Mean of the input, per channel, for pixels from 0 to 1. Inputs of timm's and torchvision's models are "
+        "normalised with it; of others, only pictures are drawn with it. Default: the preprocessing's.",
     ),
 ]
 Std = Annotated[

@@ -41,8 +41,9 @@ class Interval:
     """Number of finite values, their mean and its interval for each of C columns.
 
     ``p`` is the two-sided p-value of a mean of 0: below 0.05 where the 95 % interval leaves out 0. ``low``, ``high``
-    and ``p`` are NaN where there are fewer than two values. If all values are equal, there is no interval, as they do
-    not say how far others may lie from them, and ``p`` is 1 for zeros, otherwise 0.
+    and ``p`` are NaN where there are fewer than two values. If all n values are equal, there is no interval, as they do
+    not say how far others may lie from them, and ``p`` is 1 for zeros, otherwise 2^(1 - n), that of a sign test: all
+    have one sign.
     """
 
     n: NDArray[np.int64]
@@ -85,7 +86,7 @@ def _of_column(x: Array, coverage: float) -> tuple[int, float, float, float, flo
     centred = x - mean  # so that large offsets lose no precision
     s = sqrt(float(centred @ centred) / (n - 1))
     if s <= 1e-14 * float(np.abs(x).max()):  # all equal, but for rounding
-        return n, mean, nan, nan, float(mean == 0)
+        return n, mean, nan, nan, 1.0 if mean == 0 else 2.0 ** (1 - n)
     skew = _skewness(centred / s)
     reach = critical_value(coverage, n - 1) / sqrt(n)
     low = min(-reach, -_inverted(reach, skew, n))  # in units of s, from the mean

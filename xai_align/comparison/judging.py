@@ -21,7 +21,7 @@ from xai_align.evaluation.curve_metric import CurveMetric
 from xai_align.evaluation.does_not_apply import MetricDoesNotApply
 from xai_align.explanation import Explanation, explain
 from xai_align.perturbation.curve import Curve, perturbation_curves
-from xai_align.perturbation.questioned import curve_values
+from xai_align.perturbation.questioned import NO_CHANGE, NoChangeWarning, curve_values
 from xai_align.perturbation.ranking import TieWarning
 from xai_align.perturbation.spec import PerturbationSpec
 from xai_align.plugins.metric_signature import needs_of
@@ -47,11 +47,13 @@ class Judging:
         self._seconds: dict[Path, float] = {}
         self._curves: dict[tuple[Path, str], ImageCurve] = {}
         self._reasons: dict[str, int] = {}
+        self._unchanged: set[tuple[Path, str]] = set()  # by image and perturbation
 
     def run(self, examples: Sequence[Example]) -> None:
         """Explain and measure. Warnings become notes."""
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UserWarning)
+            warnings.simplefilter("ignore", NoChangeWarning)  # noted for each image
             self._run(examples)
         for text in {self._warning_text(warning) for warning in caught}:
             self._reason(text, len(examples))
@@ -161,6 +163,8 @@ class Judging:
                 continue
             clean, masked = curve_values(curve, _questions(batch))
             for example, whole, values in zip(batch, clean.tolist(), masked.tolist(), strict=True):
+                if math.isnan(whole) and curve.activation == "relative":
+                    self._unchanged.add((example.path, one.label))
                 before = self._curves.get(
                     (example.path, one.label)
                 )  # the same perturbation may be wanted at other fractions
@@ -246,12 +250,18 @@ class Judging:
             raise ValueError(f"it gave {found} for {len(batch)} images; one value for each is needed, shape [N]")
         for example, score in zip(batch, scores.detach().cpu().double().tolist(), strict=True):
             self._values[example.path, measure.name] = (score, seconds)
-            if not math.isfinite(score):
+            if not math.isfinite(score) and self._is_unchanged(example, measure):
+                self._reason(f"{measure.name} ('{self.kind}') does not apply: {NO_CHANGE}", 1)
+            elif not math.isfinite(score):
                 self._reason(
                     f"{measure.name} of {self.method} ('{self.kind}') is undefined, as for a constant map or an output "
                     "that is not finite",
                     1,
                 )
+
+    def _is_unchanged(self, example: Example, measure: MetricSpec) -> bool:
+        specs = measure.evaluate.specs if isinstance(measure.evaluate, CurveMetric) else ()
+        return any((example.path, one.label) in self._unchanged for one in specs)
 
     def _failed(self, example: Example, measure: MetricSpec, error: Exception) -> None:
         text = f"{example.name}: {measure.name} of {self.method} ('{self.kind}') failed: {said(error)}"

@@ -309,7 +309,8 @@ def _defined(measured: Sequence[MetricSpec], output: OutputDescription) -> tuple
 def _of_logits(loaded: LoadedModel, probe: Tensor) -> nn.Module:
     """Return the model for metrics, which take one that returns logits alone."""
     with torch.no_grad():
-        alone = loaded.output_field is None and isinstance(loaded.model(probe), Tensor)
+        found = loaded.model(probe)
+        alone = loaded.output_field is None and isinstance(found, Tensor) and found.dim() > 1
     return loaded.model if alone else LogitsOf(loaded.model, loaded.output_field)
 
 

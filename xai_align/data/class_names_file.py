@@ -1,11 +1,13 @@
-"""Class names from a file or folder: lines, CSV, JSON, or the sub-folders of an image folder."""
+"""Class names from a file or folder: lines, CSV, JSON, YAML, TOML, or the sub-folders of an image folder."""
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import os
 import re
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,8 @@ def read_class_names(path: str | Path) -> tuple[str, ...]:
     - ``.json``: a list of names, or of objects with ``id`` and ``name`` such as COCO's ``categories``; a dictionary of
       indices to names (``id2label``) or of names to indices (``class_to_idx``), or an object with one of them, such as
       a model's ``config.json``;
+    - ``.yaml``, ``.yml`` (PyYAML has to be installed) and ``.toml``: as JSON, such as the ``names`` of a ``data.yaml``;
+    - ``.jsonl``: on each line an object with ``id`` and ``name``, or a name in quotes;
     - ``.csv`` and ``.tsv``: a column of names, and one of indices if it is headed so (``id``, ``class_id``,
       ``index``, ...) or there are no headings;
     - any other file: a name on each line, which may be numbered from 0.
@@ -49,15 +53,41 @@ def read_class_names(path: str | Path) -> tuple[str, ...]:
         raise ValueError(f"there are no class names at '{path}'; give a file or a folder")
     text = _text(place)
     try:
-        if place.suffix.lower() == ".json":
-            return listed_names(_of_json(parse_json(text, str(place)), place))
-        if place.suffix.lower() in (".csv", ".tsv"):
+        suffix = place.suffix.lower()
+        if suffix in (".json", ".jsonl", ".yaml", ".yml", ".toml"):
+            return listed_names(_of_json(_parsed(text, suffix, place), place))
+        if suffix in (".csv", ".tsv"):
             return listed_names(_of_table(text, place))
         return listed_names(_of_lines(text))
     except ValueError as error:
         raise ValueError(
             str(error) if f"'{place}'" in str(error) else f"the class names in '{place}': {error}"
         ) from error
+
+
+def _parsed(text: str, suffix: str, path: Path) -> Any:
+    """Return the content of a file of data.
+
+    Raises:
+        ValueError: it can't be read as such.
+    """
+    if suffix == ".json":
+        return parse_json(text, str(path))
+    if suffix == ".jsonl":
+        return [parse_json(line, str(path)) for line in text.splitlines() if line.strip()]
+    if suffix == ".toml":
+        try:
+            return tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise ValueError(f"'{path}' is not TOML ({error})") from error
+    try:
+        import yaml
+    except ImportError as error:
+        raise ValueError(f"'{path}' is YAML, which PyYAML reads: pip install pyyaml, or write JSON") from error
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"'{path}' is not YAML ({' '.join(str(error).split())})") from error
 
 
 def _of_folder(folder: Path) -> tuple[str, ...]:
@@ -71,7 +101,9 @@ def _text(path: Path) -> str:
     try:
         if path.stat().st_size > _LARGEST:
             raise ValueError(f"'{path}' is too large for a file of class names")
-        text = path.read_bytes().decode("utf-8-sig")
+        read = path.read_bytes()
+        wide = read.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        text = read.decode("utf-16" if wide else "utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"the class names in '{path}' are not UTF-8 ({error}); save the file as UTF-8") from error
     except OSError as error:
@@ -126,9 +158,8 @@ def _of_lines(text: str) -> Any:
 
 def _of_table(text: str, path: Path) -> Any:
     first = text.splitlines()[0]
-    delimiter = (
-        "\t" if path.suffix.lower() == ".tsv" or "\t" in first else ";" if ";" in first and "," not in first else ","
-    )
+    tabs = path.suffix.lower() == ".tsv" or "\t" in first
+    delimiter = "\t" if tabs else next((sign for sign in ",;|" if sign in first), ",")
     rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text), delimiter=delimiter) if any(row)]
     if not rows:
         raise ValueError(f"the table '{path}' has no names")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from xai_align._tools.logits import select_logits
 from xai_align._tools.random_state import kept_random_state
 from xai_align._tools.replica import Replica
+from xai_align._tools.thread_state import hides_interrupt
 
 if TYPE_CHECKING:
     from xai_align.hookspecs import LoadedModel
@@ -42,7 +43,9 @@ def final_activation(model: nn.Module, inputs: Tensor, output: str | int | None 
         with torch.inference_mode(False), torch.enable_grad(), kept_random_state():
             x = inputs[:1].detach().clone().requires_grad_().clone()  # no leaf, so that it may be changed in place
             node: Any = select_logits(Replica(model).module(x), output).grad_fn
-    except Exception:  # third parties' networks may refuse gradients in any way: then nothing is known
+    except Exception as error:  # third parties' networks may refuse gradients in any way: then nothing is known
+        if hides_interrupt(error):
+            raise
         return ""
     while node is not None:
         name = type(node).__name__.partition("Backward")[0].lstrip("_")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from contextlib import suppress
 from glob import escape, glob
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +16,7 @@ from xai_align.data.array_files import read_array
 from xai_align.data.value_range import ValueRange, to_unit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
     from PIL import Image
@@ -37,7 +39,8 @@ def expand_paths(given: Iterable[str | Path], *, recursive: bool = False) -> lis
     """Return the image files for files, folders (their images) and patterns, each once.
 
     In the order given; inside a folder or a pattern sorted by name. ``**`` in
-    a pattern includes subfolders; a name that exists is that file or folder, whatever characters it has.
+    a pattern includes subfolders; a name that exists is that file or folder, whatever characters it has. A file that
+    is reached by several names, such as symbolic links or ``a/../a/1.png``, is returned by the first of them.
 
     Args:
         given: files, folders, patterns.
@@ -49,7 +52,7 @@ def expand_paths(given: Iterable[str | Path], *, recursive: bool = False) -> lis
     found = [path for one in given for path in _expand(str(one), recursive=recursive)]
     if not found:
         raise ValueError("no image was given; name a file, a folder or a pattern such as 'photos/*.jpg'")
-    return list(dict.fromkeys(found))
+    return _each_once(found)
 
 
 def distinct_stems(paths: Sequence[Path]) -> list[str]:
@@ -144,7 +147,68 @@ def to_picture(x: Tensor, mean: Sequence[float], std: Sequence[float]) -> NDArra
 
 def images_in(folder: Path, *, recursive: bool = False) -> list[Path]:
     """Return the image files of a folder, sorted; with ``recursive``, of the folders below it too."""
-    return sorted(path for path in (folder.rglob("*") if recursive else folder.iterdir()) if _is_image(path))
+    return _each_once(sorted(path for path in (_below(folder) if recursive else folder.iterdir()) if _is_image(path)))
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """Yield the files below a folder."""
+    for here in _folders_from(folder):
+        with suppress(OSError):
+            yield from (entry for entry in here.iterdir() if not entry.is_dir())
+
+
+def _folders_from(folder: Path) -> Iterator[Path]:
+    """Yield a folder and those below it, also links, each once by its place on the disk, as links may form loops.
+
+    Folders that are no links come first, so that a folder's own name is found. Those that can't be read are left out.
+    """
+    seen: set[tuple[int, int]] = set()
+    waiting, links = [folder], list[Path]()
+    while waiting or links:
+        here = waiting.pop() if waiting else links.pop()
+        try:
+            place = here.stat()
+            entries = sorted((entry for entry in here.iterdir() if entry.is_dir()), reverse=True)
+        except OSError:
+            continue
+        if (place.st_dev, place.st_ino) not in seen:
+            seen.add((place.st_dev, place.st_ino))
+            waiting += [entry for entry in entries if not entry.is_symlink()]
+            links += [entry for entry in entries if entry.is_symlink()]
+            yield here
+
+
+def _matching(pattern: str) -> Iterator[Path]:
+    """Yield what matches a pattern; ``**`` stands for the folders of :func:`_folders_from`, as glob's follow loops."""
+    before, deep, after = _at_double_star(pattern)
+    if not deep:
+        yield from map(Path, glob(pattern))
+        return
+    for start in glob(before) if before else ["."]:
+        for folder in _folders_from(Path(start)):
+            if not any(part.startswith(".") for part in folder.relative_to(start).parts):  # as glob does
+                yield from _matching(os.path.join("" if folder == Path() else escape(str(folder)), after))
+
+
+def _at_double_star(pattern: str) -> tuple[str, bool, str]:
+    """Return the parts before and after the first ``**``, and whether there is one."""
+    parts = pattern.split(os.sep)
+    if "**" not in parts:
+        return pattern, False, ""
+    place = parts.index("**")
+    return (
+        os.sep.join(parts[:place]) or (os.sep if pattern.startswith(os.sep) else ""),
+        True,
+        os.sep.join(parts[place + 1 :]) or "*",
+    )
+
+
+def _each_once(paths: Iterable[Path]) -> list[Path]:
+    """Return the files, each by the first of its names; hard links are files of their own."""
+    first: dict[str, Path] = {}
+    for path in paths:
+        first.setdefault(os.path.realpath(path), path)
+    return list(first.values())
 
 
 def _expand(given: str, *, recursive: bool) -> list[Path]:
@@ -159,8 +223,8 @@ def _expand(given: str, *, recursive: bool) -> list[Path]:
         return images
     if not any(sign in given for sign in "*?["):
         raise ValueError(f"'{legible(given)}' does not exist; give an image, a folder or a pattern")
-    matches = map(Path, glob(_pattern(path), recursive=True))
-    images = sorted({image for match in matches for image in _matched(match, recursive=recursive)})
+    matches = _matching(_pattern(path))
+    images = _each_once(sorted({image for match in matches for image in _matched(match, recursive=recursive)}))
     if not images:
         raise ValueError(f"the pattern '{legible(given)}' matches no image ({_suffixes()})")
     return images

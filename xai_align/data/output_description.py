@@ -144,11 +144,12 @@ def describe_output(loaded: LoadedModel, logits: Tensor) -> OutputDescription:
 
     Args:
         loaded: the model, with what is known of it.
-        logits: its outputs ``[N, K]`` for any inputs.
+        logits: its outputs ``[N, K]`` for any inputs, or ``[N]`` if it has a single one.
 
     Raises:
         ValueError: the outputs are not of the stated kind, or the names are not as many as the outputs.
     """
+    logits = logits[:, None] if logits.dim() == 1 else logits
     if logits.dim() != 2 or loaded.output_kind == "dense":
         raise ValueError(_not_one_row(logits))
     count, names = logits.shape[1], loaded.class_names
@@ -202,14 +203,8 @@ def _wrong_count(names: Sequence[str], output: OutputDescription) -> str:
 
 
 def _not_one_row(logits: Tensor) -> str:
-    if logits.dim() < 2:
-        return (
-            f"the output of the model has shape {list(logits.shape)}, without an axis of outputs; logits [N, K] are "
-            "needed, [N, 1] for one logit or number: leave out the squeeze at the model's end, or wrap the model in a "
-            "module that returns logits.reshape(-1, 1)"
-        )
     return (
-        f"the output of the model has shape {list(logits.shape)}; logits [N, K] are needed. Of a dense output, such as "
-        "a segmentation, one number has to be chosen, for example the mean of a class's logits over some positions: "
-        "wrap the model in a module that returns that as [N, K]"
+        f"the output of the model has shape {list(logits.shape)}; logits [N, K] are needed, or [N] for one logit or "
+        "number. Of a dense output, such as a segmentation, one number has to be chosen, for example the mean of a "
+        "class's logits over some positions: wrap the model in a module that returns that as [N, K]"
     )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from xai_align._tools.checks import check_finite
+from xai_align._tools.logits import select_logits
 from xai_align.evaluation.does_not_apply import MetricDoesNotApply
 from xai_align.perturbation.fills import filler
 from xai_align.pinet.records import Readout
@@ -110,12 +111,12 @@ def completeness_error(
     if constant is not None and baselines is not None:
         raise ValueError("constant and baselines both say what the sum starts from; give one of them")
     with torch.no_grad():
-        logits = forward_func(inputs)
+        logits = select_logits(forward_func(inputs))
         questions = as_questions(logits.flatten(1).argmax(1) if target is None else target, len(inputs))
         answer = wide(answers(questions, logits))
         start: Tensor | float = 0.0
         if baselines is not None:
-            start = wide(answers(questions, forward_func(_baseline(baselines, inputs))))
+            start = wide(answers(questions, select_logits(forward_func(_baseline(baselines, inputs)))))
         elif constant is not None:
             start = _constant(constant, answer)
         elif explanation is not None and explanation.readout is not None:

@@ -80,7 +80,8 @@ def hidden_activations(
         attributions: in the inputs' shape, or one score for each position.
         target: a class, a :class:`~xai_align.Question`, one for each example, or None for the
             predicted class.
-        layers: names of the modules to record; None: the stages that a plugin names.
+        layers: names of the modules to record; None: the stages that a plugin names, or that follow from the network
+            (:func:`~xai_align.features.stage_layers.layers_to_record`).
         num_steps: number of steps from nothing removed to everything removed.
         **options: options of :func:`~xai_align.perturbation.iterate_curves`.
 

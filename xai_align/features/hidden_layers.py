@@ -169,7 +169,7 @@ class LayerHooks:
         chosen = tuple(names) if names is not None else stages(inner)
         if not chosen:
             raise ValueError(
-                f"no plugin knows the stages of {type(inner).__name__}; name the layers, "
+                f"{type(inner).__name__} has no layers that are known as its stages; name the layers, "
                 f"e.g. layers={[name for name, _ in inner.named_children()][:3]}"
             )
         modules = dict(inner.named_modules())

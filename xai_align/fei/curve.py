@@ -38,6 +38,7 @@ from xai_align._tools.options import with_changes
 from xai_align._tools.thread_state import restores_thread_state
 from xai_align.features.hidden_layers import LayerHooks
 from xai_align.features.resolve_layer import layer_names
+from xai_align.features.stage_layers import stage_layers
 from xai_align.fei.composites import Interception, check_image_model, composite_answers
 from xai_align.fei.curve_options import CurveOptions
 from xai_align.fei.curve_search import Search, StageDeviations, log_odds
@@ -46,7 +47,6 @@ from xai_align.fei.quantile_masks import level_sets, standardised
 from xai_align.fei.random_fills import fixed_fill, random_fills
 from xai_align.fei.scales import check_scales
 from xai_align.fei.solid_colours import Normalization
-from xai_align.fei.stage_layers import stage_layers
 from xai_align.fei.starting_map import starting_map
 from xai_align.question import Question
 

@@ -29,7 +29,7 @@ class CurveOptions:
         mirror: "random": half of the composites are flipped left to right; none if gradients are changed.
         deviation_weight: ``w``; 0 turns the deviation of hidden layers off.
         deviation_layers: the layers whose deviation counts; None: the stages that a plugin names, else the
-            last module at each resolution (see :mod:`~xai_align.fei.stage_layers`).
+            last module at each resolution (see :mod:`~xai_align.features.stage_layers`).
         stable_at: an image is done when the rank correlation of its map with the one five steps before is at least
             this; its map is then kept, and the search ends when all are done. None: all steps are made.
 

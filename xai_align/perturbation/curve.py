@@ -23,6 +23,7 @@ from xai_align._tools.replica import Replica
 from xai_align._tools.thread_state import restores_thread_state
 from xai_align.features.hidden_layers import LayerDeviations, LayerHooks
 from xai_align.features.resolve_layer import Layers, layer_names
+from xai_align.features.stage_layers import layers_to_record
 from xai_align.perturbation.network import Activation, Network
 from xai_align.perturbation.ranking import position_scores
 from xai_align.perturbation.runner import PerturbationRunner
@@ -146,8 +147,8 @@ def iterate_curves(
         attributions: in the inputs' shape, or one score for each position.
         specs: the perturbations to measure.
         feature_mask: integer labels of regions that are removed as a whole, e.g. superpixels, for specs without a grid.
-        layers: names of the modules to record, for specs that record layers; None: the stages that a
-            plugin names.
+        layers: names of the modules to record, for specs that record layers; None:
+            :func:`~xai_align.features.stage_layers.layers_to_record`.
         activation: the function from logits to probabilities; "relative": raw outputs, and those for the empty input.
         additional_forward_args: further arguments; tensors of the batch's length are split with it.
         internal_batch_size: number of perturbed inputs in one forward pass.
@@ -171,6 +172,7 @@ def iterate_curves(
     if any(spec.layers for spec in specs):
         if not isinstance(forward_func, nn.Module):
             raise TypeError(f"hidden layers need the torch.nn.Module itself, got {type(forward_func).__name__}")
+        names = names or list(layers_to_record(forward_func, inputs, extra)) or None
         forward_func = Replica(forward_func).module
         hooks = LayerHooks.on(forward_func, names)
     if activation not in (None, "relative"):

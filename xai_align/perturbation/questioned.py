@@ -10,16 +10,19 @@ logit has ``1 - p``. For raw logits it is the answer.
 For numbers that are no logits (activation "relative") it is the answer's change
 relative to that for the clean and the empty input, ``(a(x') - a(empty)) / |a(x) -
 a(empty)|``: 0 for the empty input, and 1 for the clean one, or -1 where it has the
-lower answer.
+lower answer. Where these two are nearly equal, the quotient says nothing about the
+map: it is NaN, with a warning.
 """
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from xai_align._tools.callers_level import callers_level
 from xai_align.perturbation.curve import Curve
 from xai_align.question import Question, as_questions
 
@@ -64,15 +67,35 @@ def curve_values(curve: Curve, target: Any = None) -> tuple[Tensor, Tensor]:
     )
 
 
-#: Share of an answer below which its change is rounding.
-_ROUNDING = 1e-6
+#: Share of the answers below which the change from the empty to the clean one is taken as none.
+SMALLEST_CHANGE = 1e-3
+#: The same change as a share of the largest one along the curve.
+SMALLEST_OF_CURVE = 0.1
+
+
+class NoChangeWarning(UserWarning):
+    """Warning that relative curves do not apply: the answers for the clean and the empty input are nearly equal."""
 
 
 def _relative(clean: Tensor, masked: Tensor, empty: Tensor) -> tuple[Tensor, Tensor]:
-    """Return changes from the empty answer as shares of the whole change; NaN where there is none."""
-    whole = (clean - empty).abs()
-    whole = torch.where(whole > _ROUNDING * torch.maximum(clean.abs(), empty.abs()), whole, torch.nan)
-    return (clean - empty) / whole, (masked - empty[:, None]) / whole[:, None]
+    """Return changes from the empty answer as shares of the whole change; NaN where that is nearly none."""
+    whole, changes = clean - empty, masked - empty[:, None]
+    least = torch.maximum(
+        SMALLEST_CHANGE * torch.maximum(clean.abs(), empty.abs()),
+        SMALLEST_OF_CURVE * changes.abs().nan_to_num().amax(1),
+    )
+    none = whole.abs() <= least
+    if none.any():
+        warnings.warn(NO_CHANGE, NoChangeWarning, stacklevel=callers_level())
+    unit = torch.where(none, torch.nan, whole.abs())
+    return whole / unit, changes / unit[:, None]
+
+
+#: What is said where relative curves do not apply.
+NO_CHANGE = (
+    "relative curves do not apply to images whose answer is nearly that of the empty image: the change between the two "
+    f"is at most {SMALLEST_CHANGE:.1%} of the answers, or {SMALLEST_OF_CURVE:.0%} of the largest change along the curve"
+)
 
 
 def _probability(p: Tensor, question: Question) -> Tensor:

@@ -22,7 +22,8 @@ class ModelOptions:
         unit: the unit of a regression's outputs.
         img_size: rows and columns of the input, or one number for both.
         in_chans: number of channels of the input.
-        mean: per channel, with ``std``: for the pictures that are drawn.
+        mean: per channel, with ``std``: for the pictures that are drawn; models of timm and torchvision are given
+            inputs normalised with them.
         std: see ``mean``.
 
     Raises:
@@ -58,7 +59,8 @@ class ModelOptions:
     @property
     def of_input(self) -> InputOptions:
         """The options that whoever loads the model has to apply."""
-        return InputOptions(in_chans=self.in_chans, img_size=self.img_size)  # type: ignore[arg-type]
+        mean, std = (None if one is None else tuple(one) for one in (self.mean, self.std))
+        return InputOptions(in_chans=self.in_chans, img_size=self.img_size, mean=mean, std=std)  # type: ignore[arg-type]
 
     def stated(self, loaded: LoadedModel) -> LoadedModel:
         """Return the model with what was stated.

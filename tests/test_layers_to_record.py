@@ -1,0 +1,91 @@
+"""Hidden-layer metrics on networks whose stages no plugin knows."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+from transformers import SwinConfig, SwinForImageClassification, ViTConfig, ViTForImageClassification
+
+from xai_align import Question
+from xai_align.features.stage_layers import layers_to_record
+from xai_align.plugins import metric
+from xai_align.question import ask
+
+
+class Logits(nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        return self.model(x).logits
+
+
+class OneSize(nn.Module):
+    """All maps have the image's size."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.head(self.second(self.first(x).relu()).relu().mean((2, 3)))
+
+
+def vit():
+    sizes = {"image_size": 32, "patch_size": 8, "hidden_size": 16, "num_hidden_layers": 6, "num_attention_heads": 2}
+    return Logits(ViTForImageClassification(ViTConfig(**sizes, intermediate_size=32, num_labels=4)))
+
+
+def swin():
+    sizes = {"image_size": 32, "embed_dim": 12, "depths": [1, 1], "num_heads": [1, 2], "window_size": 2}
+    return Logits(SwinForImageClassification(SwinConfig(**sizes, num_labels=4)))
+
+
+def torchvisions_vit():
+    return torchvision.models.VisionTransformer(32, 8, 4, 2, 16, 32, num_classes=4)
+
+
+def perceptron():
+    return nn.Sequential(nn.Flatten(), nn.Linear(3072, 8), nn.ReLU(), nn.Linear(8, 4))
+
+
+MODELS = [
+    (vit, 4),
+    (swin, 3),
+    (torchvisions_vit, 4),
+    (lambda: torchvision.models.mobilenet_v3_small(num_classes=4), 4),
+    (OneSize, 2),
+    (perceptron, 2),
+]
+
+
+@pytest.mark.parametrize(("make", "least"), MODELS)
+def test_the_deviation_of_every_network_is_measured_inside_it(make, least):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model, x, scores = make().eval(), torch.randn(2, 3, 32, 32), torch.randn(2, 32, 32)
+    names = layers_to_record(model, x)
+    assert len(set(names)) == len(names) >= least
+    # not the logits, whose deviation is another metric
+    last, out = model.get_submodule(names[-1]), []
+    handle = last.register_forward_hook(lambda module, given, found: out.append(found))
+    logits = model(x)
+    handle.remove()
+    assert out[0].shape != logits.shape
+    found = metric("hidden_deviation").evaluate(model, x, scores, target=1)
+    assert bool((found > 0).all())
+    alone = metric("hidden_deviation").evaluate(model, x[:1], scores[:1], target=1)
+    assert alone == pytest.approx(found[:1], rel=1e-4)
+    asked, target = ask(model, Question.why(1), 2)
+    assert layers_to_record(asked, x) == names
+    assert metric("hidden_deviation").evaluate(asked, x, scores, target=target) == pytest.approx(found, rel=1e-4)
+
+
+def test_the_layers_of_a_perceptron_by_hand():
+    assert layers_to_record(perceptron(), torch.randn(2, 3, 32, 32)) == ("1", "2")
+    wrapped = nn.Sequential(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)))
+    assert layers_to_record(wrapped, torch.randn(2, 4)) == ("0.0", "0.1")
