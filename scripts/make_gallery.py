@@ -11,7 +11,6 @@ import io
 import warnings
 from pathlib import Path
 
-import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
@@ -68,9 +67,7 @@ def _record(loaded, inputs, question, method, layer, path) -> Record:
 def _saved(stem: str, picture, records: list[Record], titles: list[str]) -> str:
     figure = Figure(figsize=(WIDTH * (len(records) + 1), WIDTH + 0.3), facecolor="white")
     FigureCanvasAgg(figure)
-    shown = [picture] + [
-        coloured(picture, density(one.map, picture.shape[:2]), signed=one.signed) for one in records
-    ]
+    shown = [picture] + [coloured(picture, density(one.map, picture.shape[:2]), signed=one.signed) for one in records]
     for number, (pixels, title) in enumerate(zip(shown, ["photograph", *titles], strict=True)):
         axes = figure.add_axes((number / len(shown), 0.0, 0.985 / len(shown), WIDTH / (WIDTH + 0.3)))
         axes.imshow(pixels)
@@ -98,16 +95,21 @@ def _section(record: Record, contrast: Record, name: str) -> str:
     )
 
 
+_TABLE = "\n".join(
+    f"| {title} | `{method}{'@' + layer if layer else ''}` | {text} |" for method, layer, title, text in COLUMNS
+)
 HEAD = f"""# Gallery
 
-EfficientNet-Lite0 with ImageNet weights on the photographs of the package, by `python scripts/make_gallery.py`. Red speaks for the answer, blue against it;
-the strength of a colour is relative to the strongest in the same picture. The sentences are made from the maps ([in words](words.md)).
+EfficientNet-Lite0 with ImageNet weights on the photographs of the package, by `python scripts/make_gallery.py`. Red
+speaks for the answer, blue against it; the strength of a colour is relative to the strongest in the same picture. The
+sentences are made from the maps ([in words](words.md)).
 
 | column | method | the values |
 |---|---|---|
-{chr(10).join(f"| {title} | `{method}{'@' + layer if layer else ''}` | {text} |" for method, layer, title, text in COLUMNS)}
+{_TABLE}
 
-The last column is the exact readout again, for the class against its runner-up. Licences and authors: [photographs](../xai_align/data/photographs/LICENCES.md).
+The last column is the exact readout again, for the class against its runner-up. Licences and authors:
+[photographs](../xai_align/data/photographs/LICENCES.md).
 """
 
 
