@@ -109,11 +109,18 @@ def test_every_page_is_in_the_navigation_once():
     assert sorted(entries(parse(ROOT / "mkdocs.yml")["nav"])) == pages
 
 
-def test_the_overview_links_to_every_page():
-    overview = (DOCS / "index.md").read_text("utf-8")
-    assert {f"]({page.name})" for page in DOCS.glob("*.md") if page.name != "index.md"} <= set(
+@pytest.mark.parametrize("folder", [DOCS, DOCS / "api", DOCS / "start"], ids=lambda folder: folder.name)
+def test_the_overview_links_to_every_page(folder):
+    overview = (folder / "index.md").read_text("utf-8")
+    assert {f"]({page.name})" for page in folder.glob("*.md") if page.name != "index.md"} <= set(
         re.findall(r"\]\([^)]*\)", overview)
     )
+
+
+def test_the_site_is_built_with_what_its_extra_names():
+    tox = configparser.ConfigParser(interpolation=None)
+    tox.read(ROOT / "tox.ini")
+    assert tox["testenv:docs"]["deps"].split() == PYPROJECT["project"]["optional-dependencies"]["docs"]
 
 
 # ---------------------------------------------------------------- what the descriptions of the code name

@@ -88,7 +88,8 @@ def decision_flip(
             the smallest share of features that changes it, 1 if none does, lower is better.
         grid: rows and columns of a grid whose cells are the features.
         feature_mask: integer labels of the regions that are the features. With neither, each position is one.
-        (others as in :func:`~xai_align.evaluation.insertion`)
+
+    The other arguments are those of :func:`~xai_align.evaluation.insertion`.
 
     Example::
 

@@ -82,8 +82,8 @@ def check_attribution(
         require: names of optional checks that must hold too.
         skip: names of checks that are not run.
         device: device of the networks and images.
-        rtol, atol: tolerances within which attributions are equal; ``atol`` is relative to
-            the largest one where that is above 1.
+        rtol: relative tolerance within which attributions are equal.
+        atol: absolute tolerance; relative to the largest attribution where that is above 1.
 
     Returns:
         The outcome of every check, for a report.

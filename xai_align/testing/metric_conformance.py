@@ -44,7 +44,8 @@ def check_metric(
     Args:
         metric: a record, or its ``evaluate``.
         options: passed to every call, e.g. ``{"n_steps": 4}``.
-        rtol, atol: tolerances within which values are equal.
+        rtol: relative tolerance within which values are equal.
+        atol: absolute tolerance.
 
     Raises:
         ConformanceError: (an AssertionError) names the check, what was found, what to do.

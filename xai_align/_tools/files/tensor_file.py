@@ -42,8 +42,8 @@ def check_weights(module: nn.Module, found: Mapping[str, Tensor], source: str) -
         found: the tensors by name.
         source: the file, for the message.
 
-        Raises:
-            ValueError: they are not; one sentence with the file and up to three names of each kind of problem.
+    Raises:
+        ValueError: they are not; one sentence with the file and up to three names of each kind of problem.
     """
     check_tensors(module.state_dict(), found, f"the weights in '{source}' do not fit {type(module).__name__}")
 

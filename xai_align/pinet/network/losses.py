@@ -107,7 +107,8 @@ class PiNetLoss:
         edges: weight of the maps' edges where the image has none (ours).
         second_pass_statistics: whether batch norms update their running statistics in the second pass too:
             "updated" (the paper's code) or "kept" (its images do not occur at test time).
-        mean, std: the images' normalisation, per channel.
+        mean: subtracted from the images, per channel.
+        std: what they were divided by, per channel.
 
     Raises:
         ValueError: there is no such task, a weight is negative, all weights are zero, or a term is not defined
