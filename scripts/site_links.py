@@ -56,4 +56,5 @@ def _target(page: File, link: str) -> str | None:
 
 
 def _on_site(path: str) -> str:
-    return path.removeprefix("docs/")
+    # MkDocs takes README.md for the first page, which is docs/index.md
+    return "project.md" if path == "README.md" else path.removeprefix("docs/")

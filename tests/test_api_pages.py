@@ -59,6 +59,12 @@ def test_nothing_is_shown_twice():
     assert len(values) == len(set(values))
 
 
+@pytest.mark.parametrize("path", shown())
+def test_a_function_is_not_taken_for_the_module_of_its_name(path):
+    # the pages are made from files: there, xai_align.pinet.default_layers is the module
+    assert not (ROOT / f"{path.replace('.', '/')}.py").is_file()
+
+
 def test_the_first_page_names_all_of_the_package():
     text = (API / "index.md").read_text("utf-8")
     assert [name for name in xai_align.__all__ if f"[`{name}`](" not in text] == []
