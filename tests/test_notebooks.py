@@ -30,7 +30,7 @@ def test_they_are_all_there():
 @pytest.mark.parametrize("path", RUNS)
 def test_notebook_runs(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PHOTOGRAPHS", "2")
+    monkeypatch.setenv("PHOTOGRAPHS", "1")
     names = {"__name__": "__main__"}
     with plt.rc_context():
         for number, cell in enumerate(code_cells(path), start=1):
