@@ -16,7 +16,7 @@ PAGES = (
     ROOT / "README.md",
     *(
         ROOT / "docs" / f"{name}.md"
-        for name in ("readout", "models", "pinet", "align", "fei", "judging", "gradcam", "attention")
+        for name in ("readout", "models", "pinet", "align", "fei", "judging", "gradcam", "attention", "training")
     ),
     PLUGINS,
 )
@@ -32,7 +32,8 @@ def blocks(page: Path) -> list[pytest.ParameterSet]:
 
 @pytest.mark.filterwarnings("error::xai_align.align.training.collapse.CollapseWarning")  # no first sight for a newcomer
 @pytest.mark.parametrize(("page", "code"), [block for page in PAGES for block in blocks(page)])
-def test_example_runs(page, code, monkeypatch):
+def test_example_runs(page, code, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)  # an example may write files
     monkeypatch.setattr(rule_registry, "_rules", dict(rule_registry._rules))  # an example may teach a rule
     monkeypatch.setattr(rule_registry, "_found", {})
     exec(compile(code, str(page), "exec"), {"__name__": "example"})

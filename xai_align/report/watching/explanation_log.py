@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,27 @@ if TYPE_CHECKING:
 
 #: Longest side of an overlay, in pixels.
 _SIDE = 256
+
+
+@dataclass
+class _State:
+    """State of one training.
+
+    Attributes:
+        calls: of :meth:`ExplanationLog.step`.
+        step: the number of the last call.
+        written: the step of the last observations.
+        before: question and map of each picture there.
+        open: the writer, from the first write on.
+        skipping: whether it was said that calls are skipped.
+    """
+
+    calls: int = 0
+    step: int = 0
+    written: int | None = None
+    before: list[tuple[Question, Tensor]] = field(default_factory=list)
+    open: Writer | None = None
+    skipping: bool = False
 
 
 class ExplanationLog:
@@ -103,11 +125,11 @@ class ExplanationLog:
         self._method, self._options, self._scale = method, options, scale
         self._every, self._batch_size = check_integer("every", every), check_integer("batch_size", batch_size)
         self._budget = TimeBudget(share, clock)
-        self._begin()
+        self._state = _State()
 
     def start(self) -> None:
         """Begin to count time, at the start of the training. What an earlier training left is forgotten."""
-        self._begin()
+        self._state = _State()
         self._budget.start()
 
     def step(self, model: nn.Module, step: int | None = None) -> tuple[Observation, ...] | None:
@@ -126,12 +148,12 @@ class ExplanationLog:
             TypeError, ValueError: at the first call: the model is no network, or pictures, question and method do not
                 fit it.
         """
-        number = self._calls if step is None else check_integer("step", step, least=0)
-        due = self._calls % self._every == 0
-        self._calls, self._step = self._calls + 1, number
+        number = self._state.calls if step is None else check_integer("step", step, least=0)
+        due = self._state.calls % self._every == 0
+        self._state.calls, self._state.step = self._state.calls + 1, number
         if not due:
             return None
-        if self._written is not None and not self._budget.allows:
+        if self._state.written is not None and not self._budget.allows:
             self._say_once_that_calls_are_skipped()
             return None
         return self._observe_and_write(model, number)
@@ -146,46 +168,37 @@ class ExplanationLog:
         Returns:
             As :meth:`step`.
         """
-        number = self._step if step is None else check_integer("step", step, least=0)
+        number = self._state.step if step is None else check_integer("step", step, least=0)
         try:
-            return None if self._written == number else self._observe_and_write(model, number)
+            return None if self._state.written == number else self._observe_and_write(model, number)
         finally:
-            if self._open is not None:
-                self._open.close()
-                self._open = None
+            if self._state.open is not None:
+                self._state.open.close()
+                self._state.open = None
 
     @property
     def share_of_time(self) -> float:
         """Share of the time since the start that was spent here; 0 before the first call."""
         return self._budget.spent / self._budget.elapsed if self._budget.spent else 0.0
 
-    def _begin(self) -> None:
-        self._calls = self._step = 0
-        #: Step of the last observations.
-        self._written: int | None = None
-        #: Question and map of each picture at the call before.
-        self._before: list[tuple[Question, Tensor]] = []
-        self._open: Writer | None = None
-        self._skipping = False
-
     def _observe_and_write(self, model: nn.Module, step: int) -> tuple[Observation, ...] | None:
         try:
             with self._budget.spending():
                 observations = self._observed(model)
                 self._write(observations, step)
+            assert self._state.open is not None
+            self._state.open.number("seconds", self._budget.last, step)
+            self._state.open.number("share_of_time", self.share_of_time, step)
         except Exception as error:
-            if self._written is None or hides_interrupt(error):
+            if self._state.written is None or hides_interrupt(error):
                 raise
             text = (
                 f"the explanations at step {step} are missing ({type(error).__name__}: {error}); the training goes on"
             )
             warnings.warn(text, RuntimeWarning, stacklevel=callers_level())
             return None
-        self._before = [(one.question, one.map) for one in observations]
-        self._written = step
-        assert self._open is not None
-        self._open.number("seconds", self._budget.last, step)
-        self._open.number("share_of_time", self.share_of_time, step)
+        self._state.before = [(one.question, one.map) for one in observations]
+        self._state.written = step
         return observations
 
     def _observed(self, model: nn.Module) -> tuple[Observation, ...]:
@@ -206,7 +219,7 @@ class ExplanationLog:
     def _observation(self, explained: Explanation, first: int, index: int) -> Observation:
         question, values = explained.questions[index], explained.map[index].detach().cpu().float()
         check_finite(f"the map of the picture '{self._names[first + index]}'", values)
-        before = self._before[first + index] if self._before else None
+        before = self._state.before[first + index] if self._state.before else None
         shown = _small(self._picture(first + index))
         return Observation(
             name=self._names[first + index],
@@ -218,24 +231,24 @@ class ExplanationLog:
         )
 
     def _write(self, observations: tuple[Observation, ...], step: int) -> None:
-        if self._open is None:
-            self._open = writer_for(self.writer, self.folder)
+        if self._state.open is None:
+            self._state.open = writer_for(self.writer, self.folder)
         for number, one in enumerate(observations):
-            if self._written is None:
-                self._open.image(f"picture/{one.name}", _bytes(_small(self._picture(number))), step)
-            self._open.image(f"map/{one.name}", one.overlay, step)
+            if self._state.written is None:
+                self._state.open.image(f"picture/{one.name}", _bytes(_small(self._picture(number))), step)
+            self._state.open.image(f"map/{one.name}", one.overlay, step)
             for what, value in one.numbers.items():
-                self._open.number(f"{what}/{one.name}", value, step)
+                self._state.open.number(f"{what}/{one.name}", value, step)
         for what, value in mean_numbers(observations).items():
-            self._open.number(f"{what}/mean", value, step)
+            self._state.open.number(f"{what}/mean", value, step)
 
     def _picture(self, number: int) -> NDArray[np.float64]:
         return scaled_picture(self._images[number], self._scale)
 
     def _say_once_that_calls_are_skipped(self) -> None:
-        if self._skipping:
+        if self._state.skipping:
             return
-        self._skipping = True
+        self._state.skipping = True
         budget = self._budget
         warnings.warn(
             f"explaining {len(self._images)} picture(s) takes {budget.last:.2g} s, and {100 * budget.share:.3g} % of "

@@ -42,7 +42,7 @@ class ExplanationCallback(Callback):
             AttributeError: the module has no network of this name.
         """
         self._explained(pl_module)
-        if self.explanation_log.writer is None:
+        if self.explanation_log.writer is None and trainer.is_global_zero:
             self.explanation_log.writer = writer_of(trainer.loggers)
             if self.explanation_log.folder == Path("explanations"):
                 self.explanation_log.folder = Path(trainer.default_root_dir) / self.explanation_log.folder

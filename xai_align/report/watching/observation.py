@@ -78,7 +78,7 @@ def account_of(explanation: Explanation, index: int) -> dict[str, Any]:
     }
 
 
-def agreement_with(before: Tensor | None, values: Tensor) -> dict[str, float | None]:
+def agreement_with(before: Tensor | None, values: Tensor) -> dict[str, Any]:
     """Return the measures of agreement of a map ``[H, W]`` with the one before, as fields."""
     if before is None:
         return dict.fromkeys(MEASURES)
