@@ -49,7 +49,7 @@ def lightning_run(tmp_path, log=None, epochs=3, network=None, **options):
     class Classifier(lightning.LightningModule):
         def __init__(self):
             super().__init__()
-            self.backbone = nn.Sequential(conv_net(), nn.Dropout(0.3))
+            self.backbone = nn.Sequential(conv_net(), nn.Dropout(0.3)).train()
 
         def forward(self, x):
             return self.backbone(x)

@@ -30,8 +30,8 @@ def fill_samples(
     """Set a heatmap, the question and the numbers of each record on the sample of its file.
 
     The fields are ``FIELD`` (a ``fiftyone.Heatmap``), ``FIELD_question``, ``FIELD_answer``, ``FIELD_bias``, ... and
-    ``FIELD_METRIC``. The range of a signed map is symmetric, so that 0 is the middle of the colours. Numbers that are
-    not finite become None, so that a value of an earlier call does not stay.
+    ``FIELD_METRIC``. The range of a signed map is symmetric, so that 0 is the middle of the colours. Where
+    there is no finite number, the field of an earlier call becomes None.
 
     Args:
         samples: a dataset or view of FiftyOne.
@@ -70,15 +70,14 @@ def fill_samples(
         sample[f"{name}_question"] = record.question
         numbers = {what: getattr(record, what) for what in NUMBERS} | measured.get(sample.filepath, {})
         for what, number in numbers.items():
-            if number is not None:
-                sample[f"{name}_{field_name(what)}"] = float(number) if math.isfinite(number) else None
+            _set_number(sample, f"{name}_{field_name(what)}", number)
         count += 1
     return count
 
 
 def field_name(text: str) -> str:
     """Return a name that FiftyOne takes for a field: letters, digits and underscores, with a letter first."""
-    plain = re.sub(r"\W+", "_", text, flags=re.ASCII).strip("_")
+    plain = re.sub(r"\W+", "_", text.replace("+", "_plus"), flags=re.ASCII).strip("_")
     return plain if plain[:1].isalpha() else f"field_{plain}"
 
 
@@ -89,6 +88,14 @@ def range_of(values: Any, *, signed: bool) -> list[float]:
         high = max(abs(low), abs(high))
         low = -high
     return [low, high] if high > low else [low, low + 1.0]
+
+
+def _set_number(sample: Any, field: str, number: float | None) -> None:
+    """Set a field. FiftyOne finds the type of a new one from its value, so that None is for fields that are there."""
+    if number is not None and math.isfinite(number):
+        sample[field] = float(number)
+    elif sample.has_field(field):
+        sample[field] = None
 
 
 def _absolute(path: str | Path) -> str:
