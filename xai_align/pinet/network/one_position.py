@@ -17,7 +17,7 @@ def decompose_by_position(space: FeatureSpace, z: Tensor) -> tuple[Tensor, Tenso
     """
     assert space.split is not None
     head = space.split.head
-    positions = _one_at_a_time(space, z)
+    positions = one_position_each(space, z)
     bias = head(torch.zeros_like(positions[:1]))[0]
     count = positions.shape[0] // z.shape[0]
     return (head(positions) - bias).unflatten(0, (z.shape[0], count)).transpose(1, 2) / count, bias
@@ -33,7 +33,7 @@ def positions_last(z: Tensor, space: FeatureSpace) -> Tensor:
     return z if layout == "NCL" else z.transpose(1, 2)
 
 
-def _one_at_a_time(space: FeatureSpace, z: Tensor) -> Tensor:
+def one_position_each(space: FeatureSpace, z: Tensor) -> Tensor:
     """Return ``[N, …]`` features as ``[N * P, …]`` features of one position each, prefix tokens zero."""
     layout = layout_of(z, space)
     if layout == "NCHW":
