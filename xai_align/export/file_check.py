@@ -12,6 +12,7 @@ from xai_align._tools.logits import select_logits
 from xai_align.hookspecs import FeatureSpace
 from xai_align.pinet.all_classes import read_out_all_classes
 from xai_align.pinet.network.pseudo_linear import PseudoLinear
+from xai_align.pinet.passes import CompletenessError
 
 
 class ExportError(ValueError):
@@ -71,7 +72,10 @@ def check_outputs(
                 f"the exported program fails on a batch of {len(images)} ({runs_on}): {first_line(error)}; nothing was "
                 "written"
             ) from error
-        difference = differences(outputs, network, space, images, output)
+        try:
+            difference = differences(outputs, network, space, images, output)
+        except CompletenessError as error:  # there are no maps to compare with
+            raise ExportError(f"the network itself cannot be read out: {error}; nothing was written") from error
         found.append(difference)
         if not difference.largest <= tolerance:
             raise ExportError(
