@@ -16,7 +16,7 @@ PAGES = (
     ROOT / "README.md",
     *(
         ROOT / "docs" / f"{name}.md"
-        for name in ("readout", "models", "pinet", "align", "fei", "judging", "gradcam", "attention")
+        for name in ("readout", "models", "pinet", "align", "fei", "judging", "gradcam", "attention", "export")
     ),
     PLUGINS,
 )
