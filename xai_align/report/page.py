@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from importlib.resources import files
@@ -30,6 +30,7 @@ from xai_align.report.record_text import (
     remarks,
     table_row,
 )
+from xai_align.report.sum_terms import Term
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -107,6 +108,7 @@ class Bar:
     left: float
     width: float
     box: str = ""
+    share: str = ""
 
 
 def render_page(
@@ -120,12 +122,10 @@ def render_page(
         title: the heading.
         lead: paragraphs below it.
     """
-    units = {one.meaning.answer_unit for one in records if one.is_decomposition}
     return render(
         "page.html",
         sections,
         title=title,
-        how_to_read=HOW_TO_READ.format(unit=" or ".join(sorted(units))) if units else "",
         lead=lead,
         legends=legends(sections),
         columns=[(name, name in NUMBER_COLUMNS) for name in COLUMNS],
@@ -174,11 +174,13 @@ def render(template: str, sections: Sequence[Section], *, scripts: Sequence[str]
     environment.filters["predicted"] = _predicted
     environment.filters["about"] = _rounded_up
     answers = [one.answer for section in sections for asked in section.questions for one in asked.shown if one.answer]
+    units = {answer.unit for answer in answers if answer.is_decomposition}
     numbers = {id(answer): position for position, answer in enumerate(answers)}
     environment.filters["number_of"] = lambda answer: numbers[id(answer)]
     at_once, later = _script("begin.js"), [_script(name) for name in ("page.js", *scripts)]
     return environment.get_template(template).render(
         sections=sections,
+        how_to_read=HOW_TO_READ.format(unit=" or ".join(sorted(units))) if units else "",
         maps=_safe_json(_page_data(answers)),
         at_once=at_once,
         scripts=later,
@@ -207,18 +209,20 @@ def bars(answer: Answer) -> list[Bar]:
     low, high = min(0.0, *sums, answer.answer), max(0.0, *sums, answer.answer)
     scale = 100 / ((high - low) or 1.0)
 
-    def bar(kind: str, text: str, start: float, value: float, box: Iterable[float] = ()) -> Bar:
-        left = (min(start, start + value) - low) * scale
-        shares = " ".join(f"{share:.4f}" for share in box)
-        shown = ("+" if value > 0 and kind != "total" else "") + number(value)
-        return Bar(kind=kind, text=text, number=shown, left=left, width=abs(value) * scale, box=shares)
+    def bar(term: Term, start: float, sign: str) -> Bar:
+        left = (min(start, start + term.value) - low) * scale
+        return Bar(
+            kind=term.kind,
+            text=term.text,
+            number=(sign if term.value > 0 else "") + number(term.value),
+            left=left,
+            width=abs(term.value) * scale,
+            box=" ".join(f"{share:.4f}" for share in term.box),
+            share="" if term.share is None else f"{100 * term.share:.0f} %",
+        )
 
-    found = [
-        bar(term.kind, term.text, start, term.value, term.box)
-        for term, start in zip(answer.terms, sums, strict=False)
-        if term.value or term.kind == "bias"
-    ]
-    return [*found, bar("total", "the answer", 0.0, answer.answer)]
+    found = [bar(term, start, "+") for term, start in zip(answer.terms, sums, strict=False)]
+    return [*found, bar(Term("total", "the answer", answer.answer), 0.0, "")]
 
 
 def _page_data(answers: Sequence[Answer]) -> dict[str, Any]:

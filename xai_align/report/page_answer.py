@@ -45,7 +45,9 @@ _MAP = {
     **dict.fromkeys(("scale", "low", "high"), number()),
     "data": text(r"[A-Za-z0-9+/]*={0,2}", longest=8 * MOST_CELLS**2, expected="base64"),
 }
-_TERM = record({"kind": _TEXT, "text": _TEXT, "value": number(), "box": listed(_SIZE, 0, 4)})
+_TERM = record(
+    {"kind": _TEXT, "text": _TEXT, "value": number(), "box": listed(_SIZE, 0, 4), "share": either(nothing, _SIZE)}
+)
 #: Schema of the file of an answer.
 STORED = record(
     {
@@ -146,7 +148,7 @@ def read_answer(path: Path) -> Answer | None:
     stored = found["map"]
     if stored is not None and len(stored["data"]) != 4 * ((stored["rows"] * stored["columns"] + 2) // 3):
         return None
-    terms = tuple(Term(one["kind"], one["text"], one["value"], tuple(one["box"])) for one in found["terms"])
+    terms = tuple(Term(**(one | {"box": tuple(one["box"])})) for one in found["terms"])
     return Answer(
         **(
             found

@@ -7,36 +7,39 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from xai_align._tools.sum_keeping import resize_keeping_sum
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from xai_align.report.record import Record
 
 #: Number of regions that have a term of their own.
 TOP = 3
-#: Most regions along one side of the picture.
-REGIONS = 7
+#: Regions along each side of the picture.
+REGIONS = 3
 
-Kind = Literal["region", "rest", "against", "apart", "bias", "gap"]
+#: Their names.
+PLACES = (("top left", "top", "top right"), ("left", "middle", "right"), ("bottom left", "bottom", "bottom right"))
+
+Kind = Literal["region", "rest", "against", "apart", "bias", "gap", "total"]
 
 
 class Term(NamedTuple):
     """One term of the sum.
 
-    ``box``: left, top, width and height of its region as shares of the picture; empty: it has none.
+    ``box``: left, top, width and height of its region as shares of the picture; empty: it has none. ``share``: of the
+    evidence for the answer, the sum of all regions with a positive one; None: it speaks against, or is no region.
     """
 
     kind: Kind
     text: str
     value: float
     box: tuple[float, ...] = ()
+    share: float | None = None
 
 
 def sum_terms(record: Record) -> tuple[Term, ...]:
     """Return the terms of a record's answer; they sum to it. Empty for maps that don't add up to anything.
 
-    The picture is divided into at most 7 x 7 regions. A region's term is the sum of the map over it: the three
-    largest stand alone, the others are added up by sign. For a method without a decomposition, the last term is what
-    its map leaves unexplained.
+    The picture is divided into 3 x 3 regions; a cell of the map that lies in several is divided by area. A region's
+    term is the sum of the map over it: the three largest stand alone, the others are added up by sign. For a method
+    without a decomposition, the last term is what its map leaves unexplained.
 
     Example::
 
@@ -44,20 +47,23 @@ def sum_terms(record: Record) -> tuple[Term, ...]:
         # [("middle", 4.1), ("left", 2.0), ("top left", 1.2), ("all other regions for", 3.1),
         #  ("all regions against", -1.3), ("bias", 0.3)]
     """
-    regions = _regions(record.map if record.cells is None else record.cells)
+    regions = resize_keeping_sum((record.map if record.cells is None else record.cells).double(), (REGIONS, REGIONS))
     if record.values != "contributions" or not bool(regions.isfinite().all()):
         return ()
-    rows, columns = regions.shape
     ranked = sorted(enumerate(regions.flatten().tolist()), key=lambda pair: -pair[1])
     first = [(index, value) for index, value in ranked[:TOP] if value > 0]
     others = [value for _, value in ranked[len(first) :]]
+    evidence = sum(value for _, value in ranked if value > 0)
     terms = []
     for index, value in first:
-        row, column = divmod(index, columns)
-        box = (column / columns, row / rows, 1 / columns, 1 / rows)
-        terms.append(Term("region", _place(box), value, box))
+        row, column = divmod(index, REGIONS)
+        box = (column / REGIONS, row / REGIONS, 1 / REGIONS, 1 / REGIONS)
+        terms.append(Term("region", PLACES[row][column], value, box, min(value / evidence, 1.0)))
     rest, against = sum(value for value in others if value > 0), sum(value for value in others if value < 0)
-    terms += [Term("rest", "all other regions for", rest), Term("against", "all regions against", against)]
+    if rest:
+        terms.append(Term("rest", "all other regions for", rest, share=min(rest / evidence, 1.0)))
+    if against:
+        terms.append(Term("against", "all regions against", against))
     if record.prefix:
         terms.append(Term("apart", "tokens without a position", record.prefix))
     if record.around:
@@ -67,16 +73,3 @@ def sum_terms(record: Record) -> tuple[Term, ...]:
     else:
         terms.append(Term("bias", "bias", record.bias))
     return tuple(terms)
-
-
-def _regions(values: Tensor) -> Tensor:
-    rows, columns = (min(length, REGIONS) for length in values.shape)
-    return resize_keeping_sum(values.double(), (rows, columns))
-
-
-def _place(box: tuple[float, ...]) -> str:
-    """Return where the middle of a box lies in the picture, in words."""
-    left, top, width, height = box
-    across = ("left", "", "right")[min(int(3 * (left + width / 2)), 2)]
-    down = ("top", "", "bottom")[min(int(3 * (top + height / 2)), 2)]
-    return " ".join(part for part in (down, across) if part) or "middle"
