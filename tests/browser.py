@@ -127,9 +127,12 @@ class Tab:
 
     def point(self, selector, x, y):
         """Move the pointer to a place on an element, given as shares of its size."""
+        element = f"document.querySelector({json.dumps(selector)})"
+        for _ in range(2):  # what comes into view may grow
+            self.run(f"{element}.scrollIntoView({{ block: 'center', behavior: 'instant' }})")
+            self.frames()
         left, top, width, height = self.run(
-            f"const one = document.querySelector({json.dumps(selector)}); one.scrollIntoView({{ block: 'center' }});"
-            "const box = one.getBoundingClientRect(); return [box.left, box.top, box.width, box.height]"
+            f"const box = {element}.getBoundingClientRect(); return [box.left, box.top, box.width, box.height]"
         )
         self.call("Input.dispatchMouseEvent", type="mouseMoved", x=left + x * width, y=top + y * height)
         self.frames(1)

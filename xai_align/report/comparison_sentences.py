@@ -52,7 +52,8 @@ def _sentence(column: Column, number: int, rows: Sequence[Row], reference: str) 
     ]
     if not groups["better"] and not groups["worse"]:
         clauses = [f"no method is clearly better or worse (judged from {JUDGED_FROM} images on)"]
-    return f"{text} Compared with {reference} ({mean(own)}), {'; '.join(clauses)}."
+    with_it = "it" if best == [own] else f"{reference} ({mean(own)})"
+    return f"{text} Compared with {with_it}, {'; '.join(clauses)}."
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -20,6 +20,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from xai_align._tools.files.legible import legible
+from xai_align._tools.files.plain_json import printable
 from xai_align._tools.files.whole_file import write_whole
 from xai_align.data.overlay import AGAINST, FOR, RANKED, STRONGEST
 from xai_align.report.record_text import (
@@ -164,6 +165,7 @@ def render(template: str, sections: Sequence[Section], *, scripts: Sequence[str]
     environment = Environment(
         loader=PackageLoader("xai_align.report"),
         autoescape=True,  # file and class names are the user's
+        finalize=lambda value: printable(value) if type(value) is str else value,  # they may hold control characters
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -70,12 +70,15 @@ const drawScale = (canvas, map) => {
   canvas.getContext("2d").putImageData(image, 0, 0);
 };
 
-/** Format a number with the digits that its tolerance leaves and one more, and a true minus. */
+/** Format a number so that its rounding is small beside its tolerance, with a true minus. */
 const format = (value, tolerance) => {
-  const digits = Math.min(Math.max(Math.ceil(-Math.log10(tolerance)) + 1, 0), 20);
   const size = Math.abs(value);
-  const text = tolerance < 1e-4 || size >= 1e6 ? size.toExponential(2) : size.toFixed(digits);
-  return (value < 0 && Number(text) !== 0 ? "−" : "") + text.replace("e-", "e−");
+  const finest = Math.floor(Math.log10(tolerance)) - 1; // the power of ten of the last digit
+  const power = size > 0 ? Math.floor(Math.log10(size)) : finest;
+  const within = (digits) => Math.min(Math.max(digits, 0), 20);
+  const plain = finest > -8 && size < 1e6;
+  const text = plain ? size.toFixed(within(-finest)) : size.toExponential(within(power - finest));
+  return (value < 0 && Number(text) !== 0 ? "−" : "") + text.replace("e-", "e−").replace("e+", "e");
 };
 
 const element = (name, className, parent) => {
