@@ -79,8 +79,8 @@ def test_a_second_run_into_a_folder_is_refused(folder):
     with locked_folder(Path("o")):
         for done in (
             explain("half.png"),
-            run("compare", "--images", "half.png", "--model", MODEL, "--device", "cpu", "--out", "o", "--methods", "pinet",
-                "--metrics", "tie_rate", "--format", "csv"),
+            run("compare", "--images", "half.png", "--model", MODEL, "--device", "cpu", "--out", "o",
+                "--methods", "pinet", "--metrics", "tie_rate", "--format", "csv"),
         ):  # fmt: skip
             assert done.exit_code == 2
             assert f"another run (process {os.getpid()}) is writing to 'o'" in done.stderr
