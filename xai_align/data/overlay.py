@@ -6,6 +6,7 @@ Signed: red for, blue against, the photograph where the map is zero. A map witho
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -94,10 +95,13 @@ def _softness(pixels: Array) -> float:
     return len(pixels) * max(_BLUR, min(0.5 / runs, 0.25))
 
 
+@lru_cache(maxsize=4)  # the maps of a run have few sizes
 def _blur(pixels: int, width: float) -> Array:
     """Return a Gaussian blur along one axis, reflected at the ends: it preserves sums and constant maps."""
     place = np.arange(pixels)
     here, there = place[:, None], place[None]
     images = [shift + turn for shift in (-2 * pixels, 0, 2 * pixels) for turn in (there, -1 - there)]
     weights = np.exp(-0.5 * ((here - np.stack(images)) / width) ** 2).sum(axis=0)
-    return np.asarray(weights / weights.sum(axis=0))
+    weights = np.asarray(weights / weights.sum(axis=0))
+    weights.setflags(write=False)
+    return weights
