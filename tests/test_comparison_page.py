@@ -18,6 +18,7 @@ from comparison_factory import METHODS, NUMBERS, comparison, curve, pictures, su
 from PIL import Image
 
 from xai_align.report.comparison_page import write_comparison_page
+from xai_align.report.comparison_sentences import metric_sentences
 from xai_align.report.comparison_table import comparison_table, figure
 from xai_align.report.curve_figure import curve_panels, perturbation_text, ticks
 from xai_align.report.method_style import method_styles
@@ -233,6 +234,33 @@ def test_methods_differ_by_hue_or_dash_and_controls_by_their_name():
     assert len({(style.colour, style.dash) for style in styles}) == 32
     assert [style.method for style in styles if style.role == "reference"] == ["m3"]
     assert [style.method for style in styles if style.role == "control"] == ["random", "centre_gaussian@x"]
+
+
+def test_the_table_is_told_in_sentences():
+    shown = comparison()
+    sentences = metric_sentences(comparison_table(shown, "why"), "pinet")
+    assert sentences == [
+        "insertion (higher is better): gradcam@blocks.4 has the best mean, 0.750 [0.710, 0.790]. Compared with pinet "
+        "(0.700 [0.660, 0.740]), gradcam@blocks.4 is better; random is worse; lime is not clearly different.",
+        "deletion (lower is better): lime has the best mean, 0.100 [0.060, 0.140]. Compared with pinet "
+        "(0.200 [0.160, 0.240]), lime is better; gradcam@blocks.4 and random are worse.",
+    ]
+    (insertion, ccs) = metric_sentences(comparison_table(shown, "why-not"), "pinet")
+    assert insertion == "insertion (higher is better): pinet has the best mean, 0.900 [0.860, 0.940]."
+    assert "Compared with it, no method is clearly better or worse (judged from 10 images on)." in ccs
+
+
+def test_a_wide_band_stays_inside_its_panel(tmp_path):
+    """Bands are drawn in an inner picture of the panel's size, which cuts off what lies outside."""
+    wide = (curve("pinet", half=50.0),)
+    html = write_comparison_page(comparison(questions=("why",), curves=wide), tmp_path).read_text("utf-8")
+    inner = re.search(
+        r'<svg x="(.*?)" y="(.*?)" width="(.*?)" height="(.*?)" viewBox="(.*?)">(.*?)</svg>', html, re.DOTALL
+    )
+    assert inner[5] == " ".join(inner.group(1, 2, 3, 4))
+    assert 'class="band"' in inner[6]
+    assert html.count('class="band"') == 1
+    assert "figure > svg {" in html
 
 
 # --- the pictures --------------------------------------------------------------------------------

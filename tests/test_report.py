@@ -15,6 +15,7 @@ from rich.console import Console
 
 from xai_align._tools.png import png
 from xai_align.cli.records_table import narrow_tables, print_table, wide_table
+from xai_align.data.output_description import OutputDescription
 from xai_align.data.overlay import blend, density, grey, limit_of
 from xai_align.explanation import explain
 from xai_align.plugins import attribution_method
@@ -148,6 +149,45 @@ def test_a_record_is_of_one_image():
     explanation = explain(Colours().eval(), half_red_half_blue().repeat(2, 1, 1, 1), 0)
     with pytest.raises(ValueError, match="this explanation is of 2"):
         record_of(explanation, image="two")
+
+
+def test_a_record_of_one_image_of_a_batch_is_that_of_the_image_alone():
+    images = torch.cat([half_red_half_blue(), half_red_half_blue().flip(3) * 0.5])
+    model = Colours().eval()
+    batch = explain(model, images, Question.why(0), "pinet")
+    for position in (0, 1):
+        alone = explain(model, images[position : position + 1], Question.why(0), "pinet")
+        one, other = record_of(batch, image="a", position=position), record_of(alone, image="a")
+        assert (one.answer, one.bias) == pytest.approx((other.answer, other.bias))
+        torch.testing.assert_close(one.map, other.map)
+        torch.testing.assert_close(one.cells, other.cells)
+        assert one.cells.sum() + one.bias == pytest.approx(one.answer)
+        assert one.cells.shape == (4, 4)
+
+
+def test_a_record_without_its_arrays_has_the_same_numbers():
+    one = record(layer="input")
+    few = one.without_arrays()
+    assert (few.map.numel(), few.raw, few.cells) == (0, (), None)
+    assert table_row(few) == table_row(one)
+    assert (sum_text(few), exactness(few)) == (sum_text(one), exactness(one))
+
+
+def test_the_likeliest_outputs_are_told_with_their_probabilities():
+    logits = torch.tensor([2.5, 0.0, 1.75, -1.0])
+    classes = OutputDescription(num_outputs=4, class_names=NAMES)
+    shares = logits.softmax(0)
+    assert classes.predictions(logits, 2) == [
+        ("red", pytest.approx(float(shares[0])), 2.5),
+        ("blue", pytest.approx(float(shares[2])), 1.75),
+    ]
+    two = OutputDescription(kind="one logit", num_outputs=1, class_names=("healthy", "sick"))
+    assert two.predictions(torch.tensor([2.0])) == [
+        ("sick", pytest.approx(0.8808, abs=1e-4), 2.0),
+        ("healthy", pytest.approx(0.1192, abs=1e-4), -2.0),
+    ]
+    years = OutputDescription(kind="regression", num_outputs=1, unit="years")
+    assert years.predictions(torch.tensor([41.0])) == [("the output", None, 41.0)]
 
 
 def test_the_arithmetic_is_written_out():
