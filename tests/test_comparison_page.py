@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import dataclasses
 import re
-import shutil
-import subprocess
 from html import unescape
 from html.parser import HTMLParser
 from io import BytesIO
@@ -14,6 +12,7 @@ from itertools import pairwise
 from math import nan
 
 import pytest
+from browser import CHROMIUM, Browser
 from comparison_factory import METHODS, NUMBERS, comparison, curve, pictures, summary
 from PIL import Image
 
@@ -24,7 +23,6 @@ from xai_align.report.curve_figure import curve_panels, perturbation_text, ticks
 from xai_align.report.method_style import method_styles
 from xai_align.report.thumbnail import SIDE, photograph, thumbnail
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 HOSTILE = """<script>alert(1)</script>"'&{{ 1 + 1 }}"""
 
 
@@ -447,8 +445,8 @@ def test_a_bare_comparison_has_a_page(tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="sorting runs in a browser; there is no Chromium here")
 def test_a_click_sorts_best_first_then_reversed_with_missing_values_last(tmp_path):
-    html = write_comparison_page(comparison(), tmp_path).read_text("utf-8")
-    script = """<script>
+    path = write_comparison_page(comparison(), tmp_path)
+    script = """
       const table = document.querySelectorAll("table")[%d];
       const names = () => [...table.tBodies[0].rows].map((row) => row.cells[0].dataset.value).join(" ");
       const head = table.tHead.rows[0].cells[%d];
@@ -457,19 +455,15 @@ def test_a_click_sorts_best_first_then_reversed_with_missing_values_last(tmp_pat
         head.querySelector("button").click();
         told.push(`${head.getAttribute("aria-sort")}: ${names()}`);
       }
-      document.title = told.join("; ") + "; " + document.querySelectorAll("[aria-sort]").length;
-    </script>"""
-
-    def title(table, column):
-        (tmp_path / "click.html").write_text(html.replace("</body>", script % (table, column) + "</body>"), "utf-8")
-        options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-        command = [CHROMIUM, *options, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]
-        url = (tmp_path / "click.html").as_uri()
-        dom = subprocess.run([*command, url], capture_output=True, text=True, timeout=120, check=True).stdout
-        return re.search("<title>(.*)</title>", dom)[1]
-
+      return told.join("; ") + "; " + document.querySelectorAll("[aria-sort]").length;
+    """
     cam = "gradcam@blocks.4"
-    assert title(0, 1) == f"descending: {cam} pinet lime random; ascending: random lime pinet {cam}; 1"
-    assert title(0, 2) == f"ascending: lime pinet {cam} random; descending: random {cam} pinet lime; 1"
-    assert title(1, 3) == f"descending: pinet lime {cam} random; ascending: lime pinet {cam} random; 1"
-    assert title(0, 0) == f"ascending: {cam} lime pinet random; descending: random pinet lime {cam}; 1"
+    with Browser(tmp_path) as browser:
+
+        def sorted_by(table, column):
+            return browser.open(path.as_uri()).run(script % (table, column))
+
+        assert sorted_by(0, 1) == f"descending: {cam} pinet lime random; ascending: random lime pinet {cam}; 1"
+        assert sorted_by(0, 2) == f"ascending: lime pinet {cam} random; descending: random {cam} pinet lime; 1"
+        assert sorted_by(1, 3) == f"descending: pinet lime {cam} random; ascending: lime pinet {cam} random; 1"
+        assert sorted_by(0, 0) == f"ascending: {cam} lime pinet random; descending: random pinet lime {cam}; 1"
