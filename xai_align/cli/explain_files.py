@@ -144,6 +144,7 @@ def explain_files(task: Task, out: Path) -> Iterator[Result]:
 
     sections: list[Section] = []
     records: list[Record] = []
+    out.mkdir(parents=True, exist_ok=True)
     with locked_folder(out):
         checked = explained = 0
         for path, stem in zip(task.paths, distinct_stems(task.paths), strict=True):
