@@ -232,7 +232,12 @@ def _page_data(answers: Sequence[Answer]) -> dict[str, Any]:
     maps = []
     for answer in answers:
         texts = [key.text for key in answer.keys]
-        about = {"signed": answer.signed, "unit": answer.unit, "positive": texts[0], "negative": texts[-1]}
+        about: dict[str, Any] = {
+            "signed": answer.signed,
+            "unit": answer.unit,
+            "positive": texts[0],
+            "negative": texts[-1],
+        }
         maps.append(about | ({} if answer.map is None else asdict(answer.map)))
     ramps = {"positive": FOR.tolist(), "negative": AGAINST.tolist(), "ranked": RANKED.tolist()}
     return {"ramps": ramps, "strongest": STRONGEST, "maps": maps}

@@ -54,7 +54,7 @@ def sum_terms(record: Record) -> tuple[Term, ...]:
     first = [(index, value) for index, value in ranked[:TOP] if value > 0]
     others = [value for _, value in ranked[len(first) :]]
     evidence = sum(value for _, value in ranked if value > 0)
-    terms = []
+    terms: list[Term] = []
     for index, value in first:
         row, column = divmod(index, REGIONS)
         box = (column / REGIONS, row / REGIONS, 1 / REGIONS, 1 / REGIONS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from xai_align._tools.jpeg import SmallPicture, jpeg
 from xai_align.data.images import ImageError, open_image
@@ -29,12 +29,12 @@ def photograph(path: Path) -> SmallPicture | None:
     return _read(path, PHOTOGRAPH_SIDE, _PHOTOGRAPH_QUALITY)
 
 
-def thumbnail_of(picture: NDArray) -> SmallPicture:
+def thumbnail_of(picture: NDArray[Any]) -> SmallPicture:
     """Return a picture ``[H, W, 3]`` in [0, 1] with its longer side at most :data:`SIDE`."""
     return jpeg(picture, side=SIDE, quality=_QUALITY)
 
 
-def photograph_of(picture: NDArray) -> SmallPicture:
+def photograph_of(picture: NDArray[Any]) -> SmallPicture:
     """Return a picture ``[H, W, 3]`` in [0, 1] as a page shows photographs."""
     return jpeg(picture, side=PHOTOGRAPH_SIDE, quality=_PHOTOGRAPH_QUALITY)
 
