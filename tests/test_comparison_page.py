@@ -16,6 +16,7 @@ from browser import CHROMIUM, Browser
 from comparison_factory import METHODS, NUMBERS, comparison, curve, pictures, summary
 from PIL import Image
 
+from xai_align.report import comparison_page
 from xai_align.report.comparison_page import write_comparison_page
 from xai_align.report.comparison_sentences import metric_sentences
 from xai_align.report.comparison_table import comparison_table, figure
@@ -290,6 +291,15 @@ def test_every_image_shows_every_method_under_every_question(tmp_path):
     for image, picture in zip(images[1:], made[1:], strict=True):
         assert image["src"] == thumbnail(tmp_path / picture.file).uri
     assert images[0]["src"] == photograph(tmp_path / made[0].file).uri
+
+
+def test_more_pictures_than_a_page_can_hold_are_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr(comparison_page, "MOST_PHOTOGRAPHS", 2)
+    made = pictures(tmp_path, methods=("pinet",), questions=("why",))
+    many = tuple(dataclasses.replace(one, image=f"{number}.jpg") for number in range(3) for one in made)
+    shown = page(tmp_path, pictures=many)
+    assert "The first 2 of 3 images that were drawn" in shown.words
+    assert "2.jpg" not in shown.words
 
 
 def test_a_method_without_a_picture_keeps_its_place(tmp_path):

@@ -77,6 +77,7 @@ def render_comparison(comparison: Comparison, folder: Path) -> str:
         _sections(comparison, folder, roles),
         scripts=["comparison.js"],
         legends=_legends(comparison),
+        drawn=len({picture.image for picture in comparison.pictures}),
         comparison=comparison,
         facts=_facts(comparison),
         interval=DESCRIPTION,
