@@ -70,7 +70,7 @@ def demo_command(
     with report_errors(), progress_bar() as progress:
         task = progress.add_task("explaining", total=demo.steps())
         records = demo.run_demo(out, done=lambda record: progress.advance(task))
-    print_records(output(), records, f"Page: {out / 'index.html'}")
+    print_records(output(), records, [f"Page: {out / 'index.html'}"])
 
 
 def plugins_command() -> None:
