@@ -24,10 +24,11 @@ from xai_align._tools.files.fields import (
 from xai_align._tools.files.plain_json import read_json
 from xai_align.data.colour_legend import NAMES, Key, colour_legend
 from xai_align.data.overlay import coloured, density
-from xai_align.report.record_text import exactness, sum_text, totals
+from xai_align.report.record_text import exactness, sum_text
 from xai_align.report.stored_map import MOST_CELLS, StoredMap, stored_map
 from xai_align.report.sum_terms import Term, sum_terms
 from xai_align.report.thumbnail import thumbnail_of
+from xai_align.report.words import words_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,7 +52,7 @@ _TERM = record(
 #: Schema of the file of an answer.
 STORED = record(
     {
-        **dict.fromkeys(("method", "layer", "question", "unit", "sum_text", "exactness", "totals", "note"), _TEXT),
+        **dict.fromkeys(("method", "layer", "question", "unit", "sum_text", "exactness", "words", "note"), _TEXT),
         **dict.fromkeys(("is_decomposition", "signed"), flag()),
         "answer": number(),
         "keys": listed(record({"colour": one_of(*NAMES), "text": _TEXT}), 1, 2),
@@ -71,7 +72,8 @@ class Answer:
         answer: the question's answer from the logits.
         is_decomposition: whether the terms are the answer's exact decomposition.
         signed: whether values below zero speak against the answer.
-        sum_text, exactness, totals, note: see :mod:`~xai_align.report.record_text`.
+        sum_text, exactness, note: see :mod:`~xai_align.report.record_text`.
+        words: the map in sentences, see :mod:`~xai_align.report.words`.
         keys: meaning of the colours.
         terms: the sum; empty where the map doesn't add up to anything.
         map: the values; None: only a picture is left.
@@ -86,7 +88,7 @@ class Answer:
     signed: bool
     sum_text: str
     exactness: str
-    totals: str
+    words: str
     note: str
     keys: tuple[Key, ...]
     terms: tuple[Term, ...]
@@ -114,7 +116,7 @@ def answer_of(record: Record) -> Answer:
         signed=record.signed,
         sum_text=sum_text(record),
         exactness=exactness(record),
-        totals=totals(record),
+        words=words_of(record).text.removeprefix(record.question).strip(),
         note=record.note,
         keys=colour_legend(record.values, signed=record.signed, regression=record.meaning.kind == "regression"),
         terms=sum_terms(record),
