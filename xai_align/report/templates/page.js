@@ -350,6 +350,8 @@ if (every) {
   });
   every.addEventListener("submit", (event) => event.preventDefault());
 }
+// the first one at once: in a frame of another page, observers may wait
+if (sections.length > 0) follow(prepared(sections[0]));
 for (const section of sections) coming.observe(section);
 
 const theme = document.querySelector(".theme");
