@@ -16,7 +16,18 @@ PAGES = (
     ROOT / "README.md",
     *(
         ROOT / "docs" / f"{name}.md"
-        for name in ("readout", "models", "pinet", "align", "fei", "judging", "gradcam", "attention", "training")
+        for name in (
+            "readout",
+            "models",
+            "pinet",
+            "align",
+            "fei",
+            "judging",
+            "gradcam",
+            "attention",
+            "export",
+            "training",
+        )
     ),
     PLUGINS,
 )
