@@ -149,7 +149,9 @@ def test_onnx_gives_the_same_masks(tmp_path):
 
 
 def test_another_ending_is_refused_and_nothing_is_left_when_writing_fails(tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match=r"ends in '\.pth'; write \.pt2 for torch\.export, or \.onnx"):
+    with pytest.raises(
+        ValueError, match=r"ends in '\.pth'; write \.pt2 for torch\.export, or \.onnx for ONNX runtimes"
+    ):
         export_masker(masker(), tmp_path / "masker.pth")
 
     class Broken(nn.Module):

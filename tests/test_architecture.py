@@ -22,7 +22,7 @@ LAYERS = (
     {"testing"},
     {"explanation", "builtin"},
     {"align", "fei"},
-    {"training", "evaluation"},
+    {"training", "evaluation", "export"},
     {"perturbation", "pinet"},
     {"features"},
     {"data", "plugins", "question", "hookspecs", "adapter_tools"},

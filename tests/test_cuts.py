@@ -7,8 +7,9 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from tests.networks import conv_net, images
+from tests.networks import conv_net, images, untouched
 from xai_align import read_out
+from xai_align.features.head_input import head_input
 from xai_align.pinet import default_layers
 from xai_align.pinet.cuts import is_cut
 
@@ -83,3 +84,14 @@ def test_a_map_of_one_cell_warns():
     model, x = timm.create_model("resnet18", num_classes=7).eval(), images(1, 32)
     with pytest.warns(UserWarning, match=r"one cell.*layer="):
         read_out(model, x, 3, "head").map()
+
+
+def test_a_module_that_runs_on_both_sides_of_a_split_runs_behind_it():
+    """``ConvNet`` applies one activation before its last convolution and again after it."""
+    model, x = conv_net(), images(3, 16)
+    space = head_input(model, x[:1])
+    assert space.layer == "conv2"
+    assert space.split is not None
+    with untouched(model), torch.no_grad():
+        assert torch.equal(space.split.head(space.split.features(x)), model(x))
+    assert read_out(model, x, 3, "head").kind == "frozen"  # the activation is behind it

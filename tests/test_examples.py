@@ -22,6 +22,7 @@ from tests.networks import conv_net, images
 PACKAGES = [
     "xai_align",
     *(one.name for one in pkgutil.iter_modules(xai_align.__path__, "xai_align.") if one.ispkg),
+    "xai_align.report.watching",
     "attention_align",
     "captum_align",
     "gradcam_align",

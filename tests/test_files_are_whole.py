@@ -14,9 +14,9 @@ import pytest
 import torch
 from torch import nn
 
+from xai_align._tools.files.folder_lock import LOCK, locked_folder
 from xai_align._tools.files.whole_file import whole_file, write_whole, writing
 from xai_align.training.checkpoints import Snapshot, read_checkpoint, write_checkpoint
-from xai_align.training.folder_lock import LOCK, locked_folder
 from xai_align.training.training_log import TrainingLog
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -89,10 +89,10 @@ def test_no_result_is_written_but_as_a_whole():
 
 def test_a_folder_has_one_fit_at_a_time(tmp_path):
     with locked_folder(tmp_path):
-        code = "import sys, pathlib; from xai_align.training.folder_lock import locked_folder as lock\n"
+        code = "import sys, pathlib; from xai_align._tools.files.folder_lock import locked_folder as lock\n"
         code += "with lock(pathlib.Path(sys.argv[1])): pass"
         other = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True)
-        assert f"another fit (process {os.getpid()}) is writing to" in other.stderr
+        assert f"another run (process {os.getpid()}) is writing to" in other.stderr
         with pytest.raises(ValueError, match="choose another folder"), locked_folder(tmp_path):
             pass
         with locked_folder(tmp_path / "other"), locked_folder(None):

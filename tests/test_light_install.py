@@ -55,6 +55,8 @@ NEEDING = {
     "from xai_align.plugins import attribution_method as m; m('gradcam').build(None)": "gradcam",
     "from xai_align.plugins import attribution_method as m; m('refinecam').build(None)": "gradcam",
     "from hf_align import load_hf_model; load_hf_model('hf:a/b')": "hf",
+    "from hf_align import ExplanationCallback": "hf",
+    "from xai_align.report.watching.lightning import ExplanationCallback": "lightning",
     "from timm_align import efficientnet_lite0 as e; e.load()": "demo",
     "from xai_align.training.process_group import ProcessGroup; ProcessGroup.launched()": "train",
     "from xai_align.comparison.processes import this_process; this_process()": "compare",
@@ -115,4 +117,4 @@ def test_the_extra_for_all_holds_every_extra_for_users():
     extras = PROJECT["optional-dependencies"]
     (everything,) = extras["all"]
     named = set(everything.split("[")[1].split("]")[0].split(","))
-    assert named == set(extras) - {"all", "test", "mutation", "coverage", "docs"}
+    assert named == set(extras) - {"all", "test", "mutation", "coverage", "docs", "onnx"}

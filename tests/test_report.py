@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import json
-import re
 from io import BytesIO, StringIO
 
 import numpy as np
@@ -15,14 +13,14 @@ from cli_factory import NAMES, Colours, half_red_half_blue
 from PIL import Image
 from rich.console import Console
 
-from xai_align._tools.png import photograph_png, png
+from xai_align._tools.png import png
 from xai_align.cli.records_table import narrow_tables, print_table, wide_table
+from xai_align.data.output_description import OutputDescription
 from xai_align.data.overlay import blend, density, grey, limit_of
 from xai_align.explanation import explain
 from xai_align.plugins import attribution_method
 from xai_align.question import Question
 from xai_align.report.overlay import overlay_figure, photograph_and_overlay, totals_text
-from xai_align.report.page import Picture, Section, render_page, write_page
 from xai_align.report.record import file_name, numbers_of, record_of, save_arrays, save_numbers
 from xai_align.report.record_text import (
     LOGITS,
@@ -153,6 +151,45 @@ def test_a_record_is_of_one_image():
         record_of(explanation, image="two")
 
 
+def test_a_record_of_one_image_of_a_batch_is_that_of_the_image_alone():
+    images = torch.cat([half_red_half_blue(), half_red_half_blue().flip(3) * 0.5])
+    model = Colours().eval()
+    batch = explain(model, images, Question.why(0), "pinet")
+    for position in (0, 1):
+        alone = explain(model, images[position : position + 1], Question.why(0), "pinet")
+        one, other = record_of(batch, image="a", position=position), record_of(alone, image="a")
+        assert (one.answer, one.bias) == pytest.approx((other.answer, other.bias))
+        torch.testing.assert_close(one.map, other.map)
+        torch.testing.assert_close(one.cells, other.cells)
+        assert one.cells.sum() + one.bias == pytest.approx(one.answer)
+        assert one.cells.shape == (4, 4)
+
+
+def test_a_record_without_its_arrays_has_the_same_numbers():
+    one = record(layer="input")
+    few = one.without_arrays()
+    assert (few.map.numel(), few.raw, few.cells) == (0, (), None)
+    assert table_row(few) == table_row(one)
+    assert (sum_text(few), exactness(few)) == (sum_text(one), exactness(one))
+
+
+def test_the_likeliest_outputs_are_told_with_their_probabilities():
+    logits = torch.tensor([2.5, 0.0, 1.75, -1.0])
+    classes = OutputDescription(num_outputs=4, class_names=NAMES)
+    shares = logits.softmax(0)
+    assert classes.predictions(logits, 2) == [
+        ("red", pytest.approx(float(shares[0])), 2.5),
+        ("blue", pytest.approx(float(shares[2])), 1.75),
+    ]
+    two = OutputDescription(kind="one logit", num_outputs=1, class_names=("healthy", "sick"))
+    assert two.predictions(torch.tensor([2.0])) == [
+        ("sick", pytest.approx(0.8808, abs=1e-4), 2.0),
+        ("healthy", pytest.approx(0.1192, abs=1e-4), -2.0),
+    ]
+    years = OutputDescription(kind="regression", num_outputs=1, unit="years")
+    assert years.predictions(torch.tensor([41.0])) == [("the output", None, 41.0)]
+
+
 def test_the_arithmetic_is_written_out():
     one = record(question=Question.why(2), layer="input")
     assert sum_text(one) == "1.750 = 2.000 (picture) + −0.250 (bias)"
@@ -259,55 +296,3 @@ def test_names_with_brackets_are_shown_as_they_are():
     console = Console(width=200, file=(out := StringIO()))
     print_table(console, [dataclasses.replace(record(), image="[red]a[/red].png")])
     assert "[red]a[/red].png" in out.getvalue()
-
-
-def section(**changes):
-    one = record(layer="input")
-    picture = Picture(png=png(overlay_figure(GREY, one.map)), file="half.pinet.png")
-    return Section(
-        **{
-            "title": "Half & half",
-            "photograph": Picture(png=photograph_png(GREY), file="half.png"),
-            "predictions": [("red", 0.618, 2.5)],
-            "answers": [(one, picture)],
-            "credit": "me, CC0",
-            **changes,
-        }
-    )
-
-
-def test_the_page_holds_its_pictures_and_nothing_from_elsewhere(tmp_path):
-    write_page(tmp_path / "out" / "index.html", [section()], title="Why?", lead=["Because."])
-    html = (tmp_path / "out" / "index.html").read_text("utf-8")
-    for name in ("half.png", "half.pinet.png"):
-        file = (tmp_path / "out" / name).read_bytes()
-        assert f'src="data:image/png;base64,{base64.b64encode(file).decode()}"' in html
-        assert f'href="{name}"' in html
-    assert all(source.startswith("data:") for source in re.findall(r'src="([^"]*)"', html))
-    assert not re.search(r"https?://|url\(|<script|<link|@import", html)
-    assert 'name="viewport"' in html
-    assert "prefers-color-scheme: dark" in html
-
-
-def test_the_page_says_the_sum_and_the_question_in_words():
-    html = render_page([section()], title="Why?", lead=["Because."])
-    for words in (
-        "Why red and not blue?",
-        "pinet at input",
-        "0.750 = ",
-        "61.8 %",
-        "me, CC0",
-        "Half &amp; half",
-    ):
-        assert words in html
-    cells = re.findall(r"<td[^>]*>([^<]*)</td>", html)
-    assert cells == list(table_row(record(layer="input")))[:8] + cells[8:]
-    assert len(cells) == 9
-
-
-def test_names_cannot_put_markup_on_the_page():
-    hostile = dataclasses.replace(record(), image="<img src=x>", question="<script>alert(1)</script>")
-    picture = Picture(png=b"", file='"><b>.png')
-    html = render_page([section(title="<i>", answers=[(hostile, picture)])], title="<u>")
-    assert not re.search(r"<script|<img src=x|<i>|<u>|<b>\.png", html)
-    assert "&lt;script&gt;" in html

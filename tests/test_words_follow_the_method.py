@@ -22,7 +22,8 @@ from xai_align.plugins import attribution_methods
 from xai_align.question import Question
 from xai_align.report.comparison_page import write_comparison_page
 from xai_align.report.overlay import photograph_and_overlay
-from xai_align.report.page import Picture, Section, render_page
+from xai_align.report.page import Asked, Section, Shown, render_page
+from xai_align.report.page_answer import answer_of
 from xai_align.report.record import numbers_of, record_of
 from xai_align.report.record_text import footnotes, legend_text, sum_text, table_row, totals, unit_of
 
@@ -53,8 +54,10 @@ def record_by(name):
 
 
 def page_of(record):
-    picture = Picture(png=b"", file="a.png")
-    return render_page([Section(title="t", photograph=picture, predictions=[], answers=[(record, picture)])], title="t")
+    shown = Shown(label=record.label, overlay=None, answer=answer_of(record))
+    asked = [Asked(text=record.question, shown=[shown])]
+    html = render_page([Section(title="t", photograph=None, questions=asked)], [record], title="t")
+    return html[html.index("<body>") : html.rindex("<script>")]
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))
@@ -120,7 +123,7 @@ def test_the_page_of_a_comparison_has_a_legend_for_each_kind_of_map(tmp_path):
     colours = {name: colour_legend(values, signed=signed) for name, (values, signed) in kinds.items()}
     shown = comparison(pictures=pictures(tmp_path), colours=colours)
     html = write_comparison_page(shown, tmp_path).read_text("utf-8")
-    legends = [re.sub(r"<[^>]+>|&nbsp;", "", one) for one in re.findall(r'<p class="soft">.*?</p>', html)]
+    legends = [re.sub(r"<[^>]+>|&nbsp;", "", one) for one in re.findall(r'<p class="soft legend">.*?</p>', html)]
     assert any(one.startswith("pinet, lime: ") and "supports the answer" in one for one in legends)
     (ranked,) = [one for one in legends if "gradcam@blocks.4, random: " in one]
     assert "no evidence for or against" in ranked

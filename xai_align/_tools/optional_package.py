@@ -1,4 +1,4 @@
-"""Errors that say how to install a package of an extra."""
+"""Errors that say how to install an optional package."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def optional_package(extra: str, package: str, purpose: str) -> Iterator[None]:
-    """Within it, imports of a missing package raise an error that names the extra to install.
+def optional_package(extra: str | None, package: str, purpose: str) -> Iterator[None]:
+    """Within it, imports of a missing package raise an error that names what to install.
 
     Args:
-        extra: the extra of xai-align that has the package.
+        extra: the extra of xai-align that has the package; None: no extra has it, and it is installed by itself.
         package: its name on the package index.
         purpose: plural noun phrase that starts the message, "tables in Parquet".
 
@@ -21,5 +21,6 @@ def optional_package(extra: str, package: str, purpose: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        text = f"{purpose} need the package {package} ({error}): pip install 'xai-align[{extra}]'"
+        wanted = package if extra is None else f"'xai-align[{extra}]'"
+        text = f"{purpose} need the package {package} ({error}): pip install {wanted}"
         raise ModuleNotFoundError(text, name=error.name) from error

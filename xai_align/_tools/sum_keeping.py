@@ -51,6 +51,5 @@ def _spreading(cells: int, pixels: int, spread: Spread) -> Tensor:
         centres = centres.clamp(0, cells - 1)[:, None]
         overlap = (1 - (centres - torch.arange(cells, dtype=torch.float64)[None]).abs()).clamp(min=0)
         # with fewer pixels than cells, a hat can fall between pixels
-        missed = overlap.sum(0) == 0
-        overlap[:, missed] = _spreading(cells, pixels, "area")[:, missed]
+        overlap = torch.where(overlap.sum(0) == 0, _spreading(cells, pixels, "area"), overlap)
     return overlap / overlap.sum(0)

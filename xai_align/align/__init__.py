@@ -12,7 +12,7 @@ from xai_align.align.forward_passes.side_pass import evaluation_pass
 from xai_align.align.forward_passes.training_batch import TrainingBatch
 from xai_align.align.masker import Masker
 from xai_align.align.masker_export import export_masker
-from xai_align.align.masker_file import load_masker, save_masker
+from xai_align.align.masker_file import load_masker, push_masker, save_masker
 from xai_align.align.masker_loss import masker_loss
 from xai_align.align.method import ALIGNMethod, ClassAgnosticWarning
 from xai_align.align.mixup_regulariser import mixup_regulariser
@@ -55,6 +55,7 @@ __all__ = [
     "masker_loss",
     "mixup_regulariser",
     "normalised",
+    "push_masker",
     "recipe",
     "save_masker",
 ]

@@ -11,6 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from xai_align.align.masker_file import HoldsMasker, find_masker
+from xai_align.export.exported_program import trace, write_program
+from xai_align.export.onnx_file import check_onnx_is_installed, write_onnx
+from xai_align.export.to_file import checked_path
 from xai_align.features.unwrapping import unwrapped
 
 
@@ -37,7 +40,7 @@ def export_masker(
         The file.
 
     Raises:
-        ImportError: ``.onnx`` needs the packages onnx and onnxscript.
+        ImportError: ``.onnx`` needs the packages onnx and onnxscript (the extra ``export``).
         ValueError: the path has another suffix.
 
     Example::
@@ -45,9 +48,7 @@ def export_masker(
         export_masker(Masker(width=8, depth=1), "masker.pt2", size=(32, 32))
         masks = torch.export.load("masker.pt2").module()(images)  # [N, 1, H, W]
     """
-    path = Path(path)
-    if path.suffix not in (".pt2", ".onnx"):
-        raise ValueError(f"'{path}' ends in '{path.suffix}'; write .pt2 for torch.export, or .onnx")
+    path = checked_path(path, ".pt2", ".onnx")
     module = deepcopy(unwrapped(find_masker(masker))[0]).eval()  # the masker keeps its own mode
     images = _example(module, size)
     axes: dict[int, Any] = {0: torch.export.Dim.DYNAMIC}
@@ -73,22 +74,9 @@ def _example(module: nn.Module, size: tuple[int, int]) -> Tensor:
 
 
 def _write_program(module: nn.Module, images: Tensor, axes: dict[int, Any], path: Path) -> None:
-    torch.export.save(torch.export.export(module, (images,), dynamic_shapes=(axes,)), path)
+    write_program(trace(module, images, axes), path)
 
 
 def _write_onnx(module: nn.Module, images: Tensor, axes: dict[int, Any], path: Path) -> None:
-    try:
-        import onnxscript  # noqa: F401 - torch's exporter needs it
-    except ImportError as error:
-        raise ImportError("writing .onnx needs two more packages: pip install onnx onnxscript") from error
-    torch.onnx.export(
-        module,
-        (images,),
-        path,
-        input_names=["images"],
-        output_names=["masks"],
-        dynamic_shapes=(axes,),
-        external_data=False,
-        verbose=False,
-        dynamo=True,
-    )
+    check_onnx_is_installed()
+    write_onnx(trace(module, images, axes), path, inputs=["images"], outputs=["masks"])

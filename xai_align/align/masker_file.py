@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from xai_align._tools.files.fields import check_fields, number, one_of, record, text, whole
+from xai_align._tools.files.hub import push
 from xai_align._tools.files.size_limit import no_larger_than
 from xai_align._tools.files.tensor_file import check_weights
 from xai_align._tools.version import __version__
@@ -69,6 +70,45 @@ def save_masker(masker: HoldsMasker, path: str | os.PathLike[str]) -> Path:
     about = {"kind": KIND, "options": module.options, "version": __version__}
     write_checkpoint(path, Snapshot(module.state_dict(), about))
     return path
+
+
+_CARD = """# A masker of ALIGN
+
+It marks the evidence that a classifier uses, in one forward pass. Fetch `masker.safetensors`, then:
+
+```python
+from xai_align.align import load_masker
+
+masks = load_masker("masker.safetensors")(images)  # [N, 1, H, W]
+```"""
+
+
+def push_masker(masker: HoldsMasker, name: str, *, private: bool = False, token: str | None = None) -> str:
+    """Upload what :func:`save_masker` writes to the Hugging Face hub; return the repository's address.
+
+    Args:
+        masker: as for :func:`save_masker`.
+        name: ``owner/model``; the repository is made if it is not there.
+        private: whether a new repository is.
+        token: the hub's access token; None: the one that ``hf auth login`` saved.
+
+    Raises:
+        TypeError: it is another kind of module.
+        ValueError: the name has not this form.
+        OSError: the hub refuses, or cannot be reached.
+
+    Example::
+
+        try:
+            push_masker(Masker(), "no-owner")
+        except ValueError as error:
+            print(error)  # 'no-owner' is no name on the hub; give OWNER/MODEL
+    """
+
+    def write(folder: Path) -> None:
+        save_masker(masker, folder / "masker.safetensors")
+
+    return push(write, name, card=_CARD, tags=("masker",), private=private, token=token)
 
 
 def load_masker(path: str | os.PathLike[str]) -> Masker:

@@ -15,8 +15,10 @@ from rich.table import Table
 from xai_align._tools.version import __version__
 from xai_align.cli.compare_command import compare_command
 from xai_align.cli.explain_command import explain_command
+from xai_align.cli.export_command import export_command
 from xai_align.cli.fit_align_command import fit_align_command
 from xai_align.cli.fit_pinet_command import fit_pinet_command
+from xai_align.cli.serve_command import serve_command
 from xai_align.cli.terminal import output, progress_bar, report_errors
 
 if TYPE_CHECKING:
@@ -69,7 +71,7 @@ def demo_command(
     with report_errors(), progress_bar() as progress:
         task = progress.add_task("explaining", total=demo.steps())
         records = demo.run_demo(out, done=lambda record: progress.advance(task))
-    print_records(output(), records, f"Page: {out / 'index.html'}")
+    print_records(output(), records, [f"Page: {out / 'index.html'}"])
 
 
 def plugins_command() -> None:
@@ -127,6 +129,8 @@ def _print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 app.command("demo")(demo_command)
 app.command("explain")(explain_command)
 app.command("compare")(compare_command)
+app.command("export")(export_command)
+app.command("serve")(serve_command)
 app.command("fit-pinet")(fit_pinet_command)
 app.command("fit-align")(fit_align_command)
 app.command("methods")(methods_command)

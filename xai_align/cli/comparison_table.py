@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from rich.markup import escape
 from rich.table import Table
 
+from xai_align.cli.terminal import as_text
 from xai_align.comparison.intervals import DESCRIPTION, EQUAL
 from xai_align.report.comparison_table import verdict_notes
 from xai_align.report.record_text import NO_VALUE
@@ -31,7 +31,7 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
             metrics = comparison.metrics[first : first + at_once]
             console.print(_table(comparison, kind, metrics, seconds=first + at_once >= len(comparison.metrics)))
     for text in footnotes(comparison):
-        console.print(text, style="dim", highlight=False)
+        console.print(as_text(text), style="dim", highlight=False)
 
 
 def footnotes(comparison: Comparison) -> list[str]:
@@ -62,11 +62,11 @@ def best_methods(comparison: Comparison, kind: str, metric: str) -> set[str]:
 
 
 def _table(comparison: Comparison, kind: str, metrics: Sequence[str], *, seconds: bool) -> Table:
-    table = Table(title=f"{kind}: {escape(comparison.title)}")
+    table = Table(title=f"{kind}: {as_text(comparison.title)}")
     table.add_column("method", overflow="fold")
     for metric in metrics:
         arrow = "↑" if comparison.higher_is_better[metric] else "↓"
-        table.add_column(f"{escape(metric)} {arrow}", justify="right")
+        table.add_column(f"{as_text(metric)} {arrow}", justify="right")
     if seconds:
         table.add_column("s / image", justify="right")
     rows = {(row.method, row.metric): row for row in comparison.summaries if row.question == kind}
@@ -74,7 +74,7 @@ def _table(comparison: Comparison, kind: str, metrics: Sequence[str], *, seconds
     for method in comparison.methods:
         cells = [_cell(rows[method, metric], best=method in best[metric]) for metric in metrics]
         taken = comparison.seconds[method]
-        table.add_row(escape(method), *cells, *([f"{taken:.3g}" if math.isfinite(taken) else NO_VALUE] * seconds))
+        table.add_row(as_text(method), *cells, *([f"{taken:.3g}" if math.isfinite(taken) else NO_VALUE] * seconds))
     return table
 
 
@@ -88,7 +88,7 @@ def _cell(row: Summary, *, best: bool) -> str:
         text += f" [{NO_VALUE}]"
     if row.missing:
         text += f" n={row.n}"
-    text = escape(text)
+    text = as_text(text)
     return (f"[bold]{text}[/bold]" if best else text) + (f" {row.verdict}" if row.verdict else "")
 
 

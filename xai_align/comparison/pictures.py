@@ -1,12 +1,12 @@
-"""Pictures for the page: the first images, and every method's map over them."""
+"""Pictures for the page: the first images, every method's map over them, and what the page shows of the map."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from xai_align._tools.files.whole_file import write_whole
 from xai_align.comparison.one_by_one import said
@@ -23,12 +23,23 @@ if TYPE_CHECKING:
 #: Their folder, in the folder of the comparison.
 FOLDER = "pictures"
 
+#: Returns what the page shows of an explanation of an image, by its number in the batch, as JSON.
+Describe: TypeAlias = "Callable[[Explanation, int, str], str]"
+
+
+def answer_file(picture: Path) -> Path:
+    """Return the file with the values and the numbers of the map in a picture's file."""
+    return picture.with_suffix(".json")
+
 
 class Pictures:
-    """Writer of pictures to ``out/pictures``; without ``out`` it writes nothing."""
+    """Writer of pictures to ``out/pictures``; without ``out`` it writes nothing.
 
-    def __init__(self, plan: Plan, part: Part, out: Path | None) -> None:
-        self.plan, self.part, self.out = plan, part, out
+    ``describe``: what the page shows of a map besides its picture; None: nothing.
+    """
+
+    def __init__(self, plan: Plan, part: Part, out: Path | None, describe: Describe | None = None) -> None:
+        self.plan, self.part, self.out, self.describe = plan, part, out, describe
         first = part.number * plan.batch_size
         paths = plan.part_paths(part.number)[: max(plan.pictures - first, 0)] if out is not None else ()
         self._stems = {path: f"{first + i:03d}-{_plain(path.stem)}" for i, path in enumerate(paths)}
@@ -60,14 +71,25 @@ class Pictures:
                 self.part.problems.append(f"{example.name}: no picture of {method} ('{kind}'): {said(error)}")
                 continue
             text = self.plan.output.text(example.question)
-            self._save(example, overlay, kind, text, str(method))
+            file = self._save(example, overlay, kind, text, str(method))
+            self._save_answer(example, explanation, position, file, f"{method} ('{kind}')")
+
+    def _save_answer(self, example: Example, explanation: Explanation, position: int, file: Path, what: str) -> None:
+        if self.describe is None:
+            return
+        try:
+            answer = self.describe(explanation, position, example.path.name)
+        except Exception as error:  # as above
+            self.part.problems.append(f"{example.name}: the page has no values of {what}: {said(error)}")
+            return
+        write_whole(answer_file(file), answer)
 
     def _not_drawn(self, example: Example, reason: str) -> None:
         problem = f"{example.name}: no picture of it: {reason}"
         if problem not in self.part.problems:
             self.part.problems.append(problem)
 
-    def _save(self, example: Example, content: bytes, kind: str = "", text: str = "", method: str = "") -> None:
+    def _save(self, example: Example, content: bytes, kind: str = "", text: str = "", method: str = "") -> Path:
         assert self.out is not None
         name = "-".join(part for part in (self._stems[example.path], kind, _plain(method)) if part)
         folder = self.out / FOLDER
@@ -77,6 +99,7 @@ class Pictures:
             image=example.name, question=kind, question_text=text, method=method, file=f"{FOLDER}/{name}.png"
         )
         self.part.pictures.append(asdict(made))
+        return folder / f"{name}.png"
 
 
 def _plain(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +22,17 @@ def picture_of(x: Tensor, loaded: LoadedModel) -> NDArray[np.float64]:
     The normalisation of the preprocessing is undone. Where it is not known, as for one that scales each image by
     itself, the values are stretched to [0, 1], all channels alike.
     """
-    scale = loaded.scale
+    return scaled_picture(x, loaded.scale)
+
+
+def scaled_picture(x: Tensor, scale: tuple[Sequence[float], Sequence[float]] | None) -> NDArray[np.float64]:
+    """Return a prepared image ``[C, H, W]`` as a picture ``[H, W, 3]`` in [0, 1].
+
+    Args:
+        x: the image.
+        scale: the mean and the standard deviation of the normalisation, which is undone; None, or those of another
+            number of channels: the values are stretched to [0, 1], all channels alike, unless they lie there.
+    """
     if scale is not None and all(len(values) in (1, len(x)) for values in scale):
         return to_picture(x, *scale)
     values: Any = x.detach().double()

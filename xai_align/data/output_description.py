@@ -124,6 +124,17 @@ class OutputDescription:
             return question
         return Question.why(1 if question.targets else 0)
 
+    def predictions(self, logits: Tensor, most: int = 3) -> list[tuple[str, float | None, float]]:
+        """Return name, probability and score of an example's likeliest sides, of outputs ``[K]``.
+
+        Outputs that are numbers have no probability (None), and keep their order.
+        """
+        scores, shares = self.scores(logits), self.probabilities(logits)
+        if shares is None:
+            return [(self.name(side), None, float(scores[side])) for side in range(min(most, self.sides))]
+        order = torch.argsort(scores, descending=True, stable=True)[:most].tolist()
+        return [(self.name(side), float(shares[side]), float(scores[side])) for side in order]
+
     def name(self, side: int) -> str:
         """Return the short name of a side, or its number if it has none."""
         if not self.names and not self.has_probabilities:

@@ -6,6 +6,7 @@ Signed: red for, blue against, the photograph where the map is zero. A map witho
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,13 @@ from xai_align._tools.sum_keeping import resize_keeping_sum
 
 Array = NDArray[np.floating[Any]]
 
-# two hues that colour-blind readers can distinguish; light to dark, so that strength is visible in greyscale print
-_FOR = np.array([(1.0, 0.78, 0.55), (0.96, 0.38, 0.18), (0.75, 0.05, 0.10)])
-_AGAINST = np.array([(0.60, 0.83, 0.98), (0.20, 0.52, 0.90), (0.08, 0.24, 0.66)])
-_RANKED = np.array([(0.85, 0.75, 0.93), (0.58, 0.33, 0.76), (0.33, 0.08, 0.47)])
-_STRONGEST = 0.78  # opacity at the end of the scale: the photograph is always visible
+#: Ramps of red, green and blue for evidence for, evidence against, and maps without a sign. Two hues that colour-blind
+#: readers can distinguish; light to dark, so that strength is visible in greyscale print.
+FOR = np.array([(1.0, 0.78, 0.55), (0.96, 0.38, 0.18), (0.75, 0.05, 0.10)])
+AGAINST = np.array([(0.60, 0.83, 0.98), (0.20, 0.52, 0.90), (0.08, 0.24, 0.66)])
+RANKED = np.array([(0.85, 0.75, 0.93), (0.58, 0.33, 0.76), (0.33, 0.08, 0.47)])
+#: Opacity at the end of the scale: the photograph is always visible.
+STRONGEST = 0.78
 _BLUR = 0.015  # smallest blur of the picture (not of the numbers), as a share of its side
 
 
@@ -53,8 +56,8 @@ def limit_of(*shown: Array) -> float:
 def blend(picture: Array, shown: Array, limit: float) -> Array:
     """Colour the grey photograph ``[H, W, 3]`` by the density ``[H, W]``."""
     strength = np.clip(np.abs(np.nan_to_num(shown)) / limit, 0, 1)
-    colour = np.where((shown > 0)[..., None], _ramp(_FOR, strength), _ramp(_AGAINST, strength))
-    alpha = (_STRONGEST * strength**0.75)[..., None]
+    colour = np.where((shown > 0)[..., None], _ramp(FOR, strength), _ramp(AGAINST, strength))
+    alpha = (STRONGEST * strength**0.75)[..., None]
     return (1 - alpha) * grey(picture) + alpha * colour
 
 
@@ -70,8 +73,8 @@ def range_without_sign(shown: Array) -> tuple[float, float]:
 def blend_without_sign(picture: Array, shown: Array, low: float, high: float) -> Array:
     """Colour the grey photograph ``[H, W, 3]`` by the density ``[H, W]`` of a map without a sign, in one hue."""
     strength = np.clip((np.nan_to_num(shown, nan=low) - low) / (high - low), 0, 1)
-    alpha = (_STRONGEST * strength**0.75)[..., None]
-    return (1 - alpha) * grey(picture) + alpha * _ramp(_RANKED, strength)
+    alpha = (STRONGEST * strength**0.75)[..., None]
+    return (1 - alpha) * grey(picture) + alpha * _ramp(RANKED, strength)
 
 
 def coloured(picture: Array, shown: Array, *, signed: bool) -> Array:
@@ -92,10 +95,13 @@ def _softness(pixels: Array) -> float:
     return len(pixels) * max(_BLUR, min(0.5 / runs, 0.25))
 
 
+@lru_cache(maxsize=4)  # the maps of a run have few sizes
 def _blur(pixels: int, width: float) -> Array:
     """Return a Gaussian blur along one axis, reflected at the ends: it preserves sums and constant maps."""
     place = np.arange(pixels)
     here, there = place[:, None], place[None]
     images = [shift + turn for shift in (-2 * pixels, 0, 2 * pixels) for turn in (there, -1 - there)]
     weights = np.exp(-0.5 * ((here - np.stack(images)) / width) ** 2).sum(axis=0)
-    return np.asarray(weights / weights.sum(axis=0))
+    weights = np.asarray(weights / weights.sum(axis=0))
+    weights.setflags(write=False)
+    return weights

@@ -21,8 +21,8 @@ from xai_align.hookspecs import Split
 def split_at_layer(model: nn.Module, layer: str, image: Tensor, output: str | int | None = None) -> Split:
     """Return the network in two parts: images to the layer's output, and that output to the logits.
 
-    Both run copies of the network. In the second one, modules that end before the layer return what they return for an
-    image of zeros instead of running, so it costs little more than the rest of the network.
+    Both run copies of the network. In the second one, modules that run once, before the layer, return what they return
+    for an image of zeros instead of running, so it costs little more than the rest of the network.
 
     Args:
         model: the network.
@@ -75,11 +75,15 @@ class _Halves:
         """Return the model's logits for the layer's output ``z``."""
         pair = torch.zeros(2, *self.shape, dtype=self._dtype_of(z), device=self.device)
         before = Replica(self.model).module
-        ended: OrderedDict[str, Any] = OrderedDict()
+        ran: OrderedDict[str, list[Any]] = OrderedDict()
+        reached: list[int] = []
         for name, module in before.named_modules():
             if name and not f"{self.layer}.".startswith(f"{name}."):
-                module.register_forward_hook(partial(_remember, ended, name))
-        self._run_to_layer(before, (pair,))
+                module.register_forward_hook(partial(_remember, ran, name, reached))
+        find_layer(before, self.layer).register_forward_hook(lambda *_: reached.append(1))
+        before(pair)
+        # a module that runs again behind the layer, as a shared activation does, has to run there
+        ended = {name: outputs[0] for name, outputs in ran.items() if len(outputs) == 1 and outputs[0] is not None}
         copy = Replica(self.model).module
         count = len(tree_leaves(z)[0])
         for name, output in ended.items():
@@ -107,8 +111,10 @@ class _Halves:
         return torch.promote_types(self.dtype, tree_leaves(z)[0].dtype)
 
 
-def _remember(ended: OrderedDict[str, Any], name: str, module: nn.Module, args: Any, output: Any) -> None:
-    ended[name] = output
+def _remember(
+    ran: OrderedDict[str, list[Any]], name: str, reached: list[int], module: nn.Module, args: Any, output: Any
+) -> None:
+    ran.setdefault(name, []).append(None if reached else output)
 
 
 def _return_instead(module: nn.Module, output: Callable[[], Any]) -> None:

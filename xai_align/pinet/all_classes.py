@@ -58,7 +58,9 @@ class ClassReadout:
 
 
 @restores_thread_state
-def read_out_all_classes(model: Any, inputs: Tensor, feature_space: Layer = None) -> ClassReadout:
+def read_out_all_classes(
+    model: Any, inputs: Tensor, feature_space: Layer = None, *, output: str | int | None = None
+) -> ClassReadout:
     """Return, for all classes at once, the contribution of each cell of the feature map to the class's logit.
 
     Takes one forward pass of the backbone and one of the head on single positions, and
@@ -69,6 +71,7 @@ def read_out_all_classes(model: Any, inputs: Tensor, feature_space: Layer = None
         model: as for :func:`~xai_align.read_out`.
         inputs: images ``[N, C, H, W]``.
         feature_space: as for :func:`~xai_align.read_out`; its head must be affine. None: the head's input.
+        output: which of the model's outputs are the logits, as for :func:`~xai_align.read_out`.
 
     Raises:
         CompletenessError: the space's features and head do not reproduce the model's logits.
@@ -88,11 +91,11 @@ def read_out_all_classes(model: Any, inputs: Tensor, feature_space: Layer = None
     check_inputs(model, (inputs,))
     if isinstance(model, PseudoLinear) and feature_space is None:
         return _own_maps(model, inputs)
-    space = readout_space(model, own_layer if feature_space is None else feature_space, inputs[:1])
+    space = readout_space(model, own_layer if feature_space is None else feature_space, inputs[:1], output)
     if space.split is None:
         raise _not_local(space)
     with torch.inference_mode(False), torch.no_grad(), explained_failures((inputs,)):
-        copied, z, plain = _features_and_logits(model, space, inputs)
+        copied, z, plain = _features_and_logits(model, space, inputs, output)
         if not probe_head(model, copied, z, space).affine:
             raise _not_local(space)
         logits = check_logits(copied.split.head(z))  # type: ignore[union-attr]
@@ -101,7 +104,7 @@ def read_out_all_classes(model: Any, inputs: Tensor, feature_space: Layer = None
                 f"the output has shape {list(logits.shape)}, and maps of all classes need logits [N, K]; use "
                 "xai_align.read_out, which takes one question for each example"
             )
-        _check_split(model, space, inputs, logits, plain)
+        _check_split(model, space, inputs, logits, plain, output)
         if probe_head(model, copied, z, space).averages_positions:
             cells, bias = decompose_by_position(copied, z)
             parts, prefix = [cells], torch.zeros_like(logits)
@@ -122,7 +125,11 @@ def read_out_all_classes(model: Any, inputs: Tensor, feature_space: Layer = None
 
 
 def _features_and_logits(
-    model: nn.Module, space: FeatureSpace, inputs: Tensor, dtype: torch.dtype | None = None
+    model: nn.Module,
+    space: FeatureSpace,
+    inputs: Tensor,
+    output: str | int | None,
+    dtype: torch.dtype | None = None,
 ) -> tuple[FeatureSpace, Any, Tensor]:
     """Return the space on a replica, in float32 or better, its features, and the replica's own logits."""
     low = any(x.dtype in LOW_PRECISION for x in (inputs, *model.parameters()))
@@ -130,10 +137,12 @@ def _features_and_logits(
     copy = Replica(model, dtype=dtype, every=every)
     copied = copy.rebind(space)
     returned, z = run_and_take_features(copy.module, copied, [inputs.detach().to(dtype or inputs.dtype)], ())
-    return copied, z, check_logits(select_logits(returned))
+    return copied, z, check_logits(select_logits(returned, output))
 
 
-def _check_split(model: nn.Module, space: FeatureSpace, inputs: Tensor, logits: Tensor, plain: Tensor) -> None:
+def _check_split(
+    model: nn.Module, space: FeatureSpace, inputs: Tensor, logits: Tensor, plain: Tensor, output: str | int | None
+) -> None:
     """Raise if head and features together differ from the model by more than rounding, as checked in float64.
 
     Raises:
@@ -141,7 +150,7 @@ def _check_split(model: nn.Module, space: FeatureSpace, inputs: Tensor, logits: 
     """
     if _agree(logits, plain):
         return
-    copied, z, finer = _features_and_logits(model, space, inputs, torch.float64)
+    copied, z, finer = _features_and_logits(model, space, inputs, output, torch.float64)
     assert copied.split is not None
     if not _agree(check_logits(copied.split.head(z)), finer):
         raise CompletenessError(
@@ -191,24 +200,24 @@ def _decompose_by_class(space: FeatureSpace, z: Any) -> tuple[list[Tensor], Tens
     assert space.split is not None
     leaves = [positions_last(leaf, space) for leaf in tree_leaves(z)]
     parts: list[list[Tensor]] = [[] for _ in leaves]
-    for betas in _jacobian_rows(space, z):
+    for betas in jacobian_rows(space, z):
         for part, leaf, beta in zip(parts, leaves, betas, strict=True):
             # c_kp = sum_c beta_kcp z_cp
             part.append(torch.einsum("ncp,kcp->nkp", leaf, positions_last(beta, space)))
     cells = [torch.cat(part, dim=1) for part in parts]
     with torch.no_grad():
-        bias = space.split.head(_at_zero(z)[0])[0]
+        bias = space.split.head(at_zero(z)[0])[0]
     patches = [part[..., space.patches(part.shape[-1])] for part in cells]
     pairs = zip(cells, patches, strict=True)
     prefix = torch.stack([part.sum(-1) - of_patches.sum(-1) for part, of_patches in pairs]).sum(0)
     return patches, prefix, bias
 
 
-def _jacobian_rows(space: FeatureSpace, z: Any) -> Iterator[list[Tensor]]:
+def jacobian_rows(space: FeatureSpace, z: Any) -> Iterator[list[Tensor]]:
     """Yield ``d logit_k / d z`` of one example for a few classes at a time, ``[k, ...]`` per tensor of ``z``."""
     assert space.split is not None
     with torch.inference_mode(False), torch.enable_grad():
-        origin, leaves = _at_zero(z)
+        origin, leaves = at_zero(z)
         logits = space.split.head(origin)[0]
         for start in range(0, len(logits), CLASSES_AT_A_TIME):
             rows = [
@@ -218,7 +227,7 @@ def _jacobian_rows(space: FeatureSpace, z: Any) -> Iterator[list[Tensor]]:
             yield [torch.cat(beta) for beta in zip(*rows, strict=True)]
 
 
-def _at_zero(z: Any) -> tuple[Any, list[Tensor]]:
+def at_zero(z: Any) -> tuple[Any, list[Tensor]]:
     """Return all-zero features of one example in the form of ``z``, and their tensors, which require grad."""
     origin = tree_map(lambda leaf: torch.zeros_like(leaf[:1]).requires_grad_(torch.is_grad_enabled()), z)
     return origin, tree_leaves(origin)

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from xai_align._tools.checks import check_integer
 from xai_align._tools.devices import usable_device
+from xai_align._tools.files.folder_lock import locked_folder
+from xai_align._tools.files.legible import legible
 from xai_align._tools.options import with_changes
 from xai_align._tools.progress import progress_bar
 from xai_align._tools.random_state import fixed_random_state, mixed_seed
@@ -26,6 +28,7 @@ from xai_align.comparison.store import FolderStore, MemoryStore, Part
 from xai_align.comparison.summary import ScoreTable
 
 if TYPE_CHECKING:
+    from xai_align.explanation import Explanation
     from xai_align.hookspecs import LoadedModel
 
 #: The default metrics.
@@ -72,7 +75,7 @@ def compare(
 
     Raises:
         ValueError: something named is not there or does not fit, before anything is run; or ``out``
-            holds a comparison with other settings.
+            holds a comparison with other settings, or another run is writing to it.
         OSError: ``out`` cannot be written to.
 
     Example::
@@ -116,21 +119,22 @@ def compare(
         )
     folder = None if out is None else Path(out)
     store = MemoryStore() if folder is None else FolderStore(folder, plan.settings)
-    with progress_bar("comparing", None, shown=show_progress and process.is_main) as bar:
-        listeners = [
-            lambda done, total, problems: bar.move_to(done, total),
-            *([] if chosen.progress is None else [chosen.progress]),
-        ]
-        _run_parts(plan, store, process, folder, listeners)
-    scores = ScoreTable(plan)
-    for part in _finished(plan, store):
-        scores.add(part)
-    comparison = scores.comparison(values_file="" if folder is None else f"values.{table_format}")
-    if folder is not None and process.is_main:
-        write_tables(_finished(plan, store), folder, table_format)
-        write_record(comparison, folder)
-        write_comparison_page(comparison, folder)
-    process.wait()
+    with locked_folder(folder if process.is_main else None):
+        with progress_bar("comparing", None, shown=show_progress and process.is_main) as bar:
+            listeners = [
+                lambda done, total, problems: bar.move_to(done, total),
+                *([] if chosen.progress is None else [chosen.progress]),
+            ]
+            _run_parts(plan, store, process, folder, listeners)
+        scores = ScoreTable(plan)
+        for part in _finished(plan, store):
+            scores.add(part)
+        comparison = scores.comparison(values_file="" if folder is None else f"values.{table_format}")
+        if folder is not None and process.is_main:
+            write_tables(_finished(plan, store), folder, table_format)
+            write_record(comparison, folder)
+            write_comparison_page(comparison, folder)
+        process.wait()
     return comparison
 
 
@@ -149,6 +153,14 @@ def _run_parts(
     if process.is_main:
         store.begin()
     process.wait()
+
+    def describe(explanation: Explanation, position: int, image: str) -> str:
+        from xai_align.report.page_answer import answer_json, answer_of
+        from xai_align.report.record import record_of
+
+        record = record_of(explanation, image=legible(image), output=plan.output, position=position)
+        return answer_json(answer_of(record))
+
     shard = waiting[process.rank :: process.world]
     total, done = sum(map(plan.steps, shard)), 0
 
@@ -159,7 +171,7 @@ def _run_parts(
             listener(done, total, problems)
 
     for number in shard:
-        part = run_part(plan, number, out=folder, advance=report)
+        part = run_part(plan, number, out=folder, advance=report, describe=describe)
         if number in damaged:
             part.notes["was computed again, as the part of an earlier run was damaged"] = len(part.images)
         store.write(part)

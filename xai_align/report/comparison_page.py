@@ -1,28 +1,28 @@
-"""HTML page of a comparison of methods: tables, curves, pictures, and the settings to reproduce it.
+"""HTML page of a comparison of methods: tables, sentences, curves, maps to explore, and the settings to reproduce it.
 
-The page is a single file. It fetches nothing, and everything but sorting the
-tables works without scripts.
+It extends the page of :mod:`~xai_align.report.page`. Everything but sorting the tables and exploring the maps works
+without scripts.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from xai_align._tools.files.whole_file import write_whole
 from xai_align.comparison.intervals import DESCRIPTION, EQUAL
+from xai_align.comparison.pictures import answer_file
+from xai_align.report.comparison_sentences import metric_sentences
 from xai_align.report.comparison_table import NOTHING, Table, comparison_table, verdict_notes
 from xai_align.report.curve_figure import Panel, curve_panels
 from xai_align.report.method_style import method_styles
-from xai_align.report.thumbnail import Thumbnail, thumbnail
+from xai_align.report.page import MOST_PHOTOGRAPHS, Asked, Section, Shown, render
+from xai_align.report.page_answer import read_answer
+from xai_align.report.thumbnail import photograph, thumbnail
 
 if TYPE_CHECKING:
     from xai_align.comparison.result import Comparison, Picture
@@ -41,36 +41,12 @@ WHY_THIS_NUMBER = "Why this output?"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shown:
-    """Picture on the page, without a thumbnail if the file is missing or damaged."""
-
-    file: str
-    small: Thumbnail | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Strip:
-    """One question about one image: every method's picture in the order of the comparison, None if there is none."""
-
-    text: str
-    pictures: Sequence[tuple[str, Shown | None]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageRow:
-    """Image with the methods' explanations for each question about it."""
-
-    name: str
-    photograph: Shown | None
-    strips: Sequence[Strip]
-
-
-@dataclass(frozen=True, kw_only=True)
 class Block:
-    """Numbers for one kind of question: the table, the curves, the methods highlighted in the curves."""
+    """Numbers for one kind of question: the table, also in sentences, the curves, the methods highlighted in them."""
 
     text: str
     table: Table
+    sentences: Sequence[str]
     verdict_notes: Sequence[str]
     panels: Sequence[Panel]
     lit: frozenset[str]
@@ -94,26 +70,21 @@ def write_comparison_page(comparison: Comparison, out: Path) -> Path:
 
 def render_comparison(comparison: Comparison, folder: Path) -> str:
     """Return the page as HTML, with pictures from ``folder``."""
-    environment = Environment(
-        loader=PackageLoader("xai_align.report"),
-        autoescape=True,  # file and class names are the user's
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["address"] = lambda file: quote(PurePath(file).as_posix())
-    environment.filters["parts"] = lambda name: re.findall(r"[^_@.]*[_@.]|[^_@.]+", name)  # a line may end after each
     styles = method_styles(comparison.methods, comparison.reference, comparison.controls)
-    return environment.get_template("comparison.html").render(
+    roles = {style.method: style.role for style in styles}
+    return render(
+        "comparison.html",
+        _sections(comparison, folder, roles),
+        scripts=["comparison.js"],
+        legends=_legends(comparison),
+        drawn=len({picture.image for picture in comparison.pictures}),
         comparison=comparison,
         facts=_facts(comparison),
         interval=DESCRIPTION,
         equal=EQUAL if any(one.n > 1 and not math.isfinite(one.low) for one in comparison.summaries) else "",
-        legends=_legends(comparison),
         styles=styles,
         style_of={style.method: style for style in styles},
         blocks=[_block(comparison, question) for question in comparison.questions],
-        rows=_image_rows(comparison, folder),
         provenance=_plain(comparison.provenance),
     )
 
@@ -149,40 +120,53 @@ def _block(comparison: Comparison, question: str) -> Block:
     return Block(
         text=WHY_THIS_NUMBER if regression and question == "why" else QUESTIONS.get(question, question),
         table=table,
+        sentences=metric_sentences(table, comparison.reference),
         verdict_notes=verdict_notes(comparison, question),
         panels=curve_panels(curves, front=sorted(lit)),
         lit=lit,
     )
 
 
-def _image_rows(comparison: Comparison, folder: Path) -> list[ImageRow]:
+def _sections(comparison: Comparison, folder: Path, roles: Mapping[str, str]) -> list[Section]:
     by_image: dict[str, list[Picture]] = {}
     for picture in comparison.pictures:
         by_image.setdefault(picture.image, []).append(picture)
-    return [_image_row(comparison, image, pictures, folder) for image, pictures in by_image.items()]
+    first = list(by_image.items())[:MOST_PHOTOGRAPHS]
+    return [_section(comparison, image, pictures, folder, roles) for image, pictures in first]
 
 
-def _image_row(comparison: Comparison, image: str, pictures: Sequence[Picture], folder: Path) -> ImageRow:
-    photograph = next((_shown(picture, folder) for picture in pictures if not picture.method), None)
-    strips: dict[tuple[str, str], dict[str, Shown]] = {}
+def _section(
+    comparison: Comparison, image: str, pictures: Sequence[Picture], folder: Path, roles: Mapping[str, str]
+) -> Section:
+    """Return an image with, for each question about it, every method in the order of the comparison."""
+    files: dict[tuple[str, str], dict[str, str]] = {}
     for picture in pictures:
         if picture.method:
-            strips.setdefault((picture.question, picture.question_text), {})[picture.method] = _shown(picture, folder)
-    return ImageRow(
-        name=PurePath(image).name,
-        photograph=photograph,
-        strips=[
-            Strip(
-                text=text or QUESTIONS.get(question, question),
-                pictures=[(method, made.get(method)) for method in comparison.methods],
+            files.setdefault((picture.question, picture.question_text), {})[picture.method] = picture.file
+    itself = next((picture.file for picture in pictures if not picture.method), "")
+    return Section(
+        title=PurePath(image).name,
+        photograph=photograph(folder / itself) if itself else None,
+        file=itself,
+        questions=[
+            Asked(
+                text=text or QUESTIONS.get(kind, kind),
+                kind=QUESTIONS.get(kind, kind),
+                shown=[
+                    _shown(method, made.get(method), folder, roles.get(method, "")) for method in comparison.methods
+                ],
             )
-            for (question, text), made in strips.items()
+            for (kind, text), made in files.items()
         ],
     )
 
 
-def _shown(picture: Picture, folder: Path) -> Shown:
-    return Shown(file=picture.file, small=thumbnail(folder / picture.file))
+def _shown(method: str, file: str | None, folder: Path, role: str) -> Shown:
+    """Return a method's picture, without a thumbnail if the file is missing or damaged."""
+    if file is None:
+        return Shown(label=method, overlay=None, role=role)
+    path = folder / file
+    return Shown(label=method, overlay=thumbnail(path), file=file, answer=read_answer(answer_file(path)), role=role)
 
 
 def _plain(value: Any) -> Any:

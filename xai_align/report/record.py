@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from xai_align._tools.files.whole_file import whole_file, write_whole
 from xai_align.data.output_description import OutputDescription
+from xai_align.features.spatial import contribution_map
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,6 +49,7 @@ class Record:
         logits: ``[K]``.
         map: ``[H, W]``, on the input's pixels.
         raw: a readout's contributions in the feature space's own shape, one array for each tensor of it.
+        cells: ``[h, w]``, a readout's map on the layer's own grid; None where there is no such grid, or several.
         values: the meaning of the map's numbers; signed: whether those below zero speak against the answer.
         note: the method author's remark for readers of the map.
         remarks: what a reader has to know besides the numbers: evidence cut off from the gradient, or around the layer.
@@ -77,6 +79,7 @@ class Record:
     logits: Tensor
     map: Tensor
     raw: tuple[Tensor, ...]
+    cells: Tensor | None = None
     values: Values = "scores"
     signed: bool = False
     note: str = ""
@@ -104,6 +107,10 @@ class Record:
         """Method and layer: ``"pinet at input"``."""
         return f"{self.method} at {self.layer}" if self.layer else self.method
 
+    def without_arrays(self) -> Record:
+        """Return the record with its numbers and logits only, which are small enough to be kept for many images."""
+        return replace(self, map=torch.empty(0, 0), raw=(), cells=None)
+
 
 def record_of(
     explanation: Explanation,
@@ -112,26 +119,29 @@ def record_of(
     class_names: Sequence[str] = (),
     output: OutputDescription | None = None,
     warnings: Sequence[str] = (),
+    position: int | None = None,
 ) -> Record:
     """Return the record of an explanation of one image.
 
     Args:
-        explanation: of one image.
+        explanation: of one image, or of a batch of which ``position`` names one.
         image: its name.
         class_names: in the order of the outputs; only where ``output`` is not given.
         output: the meaning of the model's outputs; None: classes with these names.
         warnings: what a reader has to know of the model.
+        position: the image's number in the batch; None: it is the only one.
 
     Raises:
         ValueError: the batch size is not 1, or the input was no image.
     """
-    if len(explanation.answer) != 1:
+    if position is None and len(explanation.answer) != 1:
         raise ValueError(f"a record is of one image; this explanation is of {len(explanation.answer)}")
-    asked, readout = explanation.questions[0], explanation.readout
-    count = explanation.logits[0].numel()
+    i = position or 0
+    asked, readout = explanation.questions[i], explanation.readout
+    count = explanation.logits[i].numel()
     meaning = output or OutputDescription(num_outputs=count, class_names=tuple(class_names))
     question = meaning.on_sides(asked)
-    grid = explanation.map[0].detach().cpu().double()
+    grid = explanation.map[i].detach().cpu().double()
     account: dict[str, Any] = dict.fromkeys(
         ("layer", "kind", "prefix", "bias", "around", "completeness_error", "relative_error", "amplification")
     )
@@ -141,16 +151,16 @@ def record_of(
         account = {
             "layer": layer if isinstance(layer, str) else ", ".join(layer),
             "kind": readout.kind,
-            "prefix": float(readout.prefix[0]),
-            "bias": float(readout.bias[0]),
-            "around": float(readout.around[0]),
+            "prefix": float(readout.prefix[i]),
+            "bias": float(readout.bias[i]),
+            "around": float(readout.around[i]),
             "remarks": remarks(readout),
-            "completeness_error": float(readout.completeness_error[0]),
-            "relative_error": float(readout.relative_error[0]),
-            "amplification": float(readout.amplification[0]),
+            "completeness_error": float(readout.completeness_error[i]),
+            "relative_error": float(readout.relative_error[i]),
+            "amplification": float(readout.amplification[i]),
         }
         parts = readout.contributions
-        raw = tuple(part[0].detach().cpu() for part in (parts if isinstance(parts, tuple) else (parts,)))
+        raw = tuple(part[i].detach().cpu() for part in (parts if isinstance(parts, tuple) else (parts,)))
     return Record(
         image=image,
         question=meaning.text(asked),
@@ -158,14 +168,15 @@ def record_of(
         class_name=" or ".join(meaning.name(index) for index in _numbers(question.targets)),
         targets=_numbers(question.targets),
         foils=None if question.foils is None else _numbers(question.foils),
-        answer=float(explanation.answer[0]),
-        contributions=float(explanation.total[0]),
+        answer=float(explanation.answer[i]),
+        contributions=float(explanation.total[i]),
         positive=float(grid.clamp(min=0).sum()),
         negative=float(grid.clamp(max=0).sum()),
-        seconds=explanation.seconds,
-        logits=explanation.logits[0].detach().float().flatten().cpu(),
+        seconds=explanation.seconds / len(explanation.answer),
+        logits=explanation.logits[i].detach().float().flatten().cpu(),
         map=grid.float(),
         raw=raw,
+        cells=None if readout is None else _cells(readout, i),
         values=explanation.values,
         signed=explanation.signed,
         note=explanation.note,
@@ -183,6 +194,14 @@ def remarks(readout: Readout) -> tuple[str, ...]:
     if readout.gates_flow:
         found.append("nothing but gates leads to the answer, so sigmoids and the like were read as activations")
     return tuple(found)
+
+
+def _cells(readout: Readout, i: int) -> Tensor | None:
+    """Return an image's contributions on the layer's own grid, if that is all there is on the picture."""
+    parts = readout.contributions
+    if isinstance(parts, tuple) or readout.placed or readout.image_size is None:
+        return None
+    return contribution_map(parts, readout.feature_space, readout.image_size)[i].detach().cpu()
 
 
 def file_name(method: str, layer: str | None) -> str:
@@ -208,7 +227,7 @@ def numbers_of(record: Record, class_names: Sequence[str] = ()) -> dict[str, Any
     """Return a record without its arrays, with the classes in question and the five most probable ones."""
     output = record.meaning
     names = class_names or output.names
-    left_out = ("raw", "output")
+    left_out = ("raw", "cells", "output")
     kept = {
         name: value for name, value in vars(record).items() if not isinstance(value, Tensor) and name not in left_out
     }

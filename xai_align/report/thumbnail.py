@@ -2,38 +2,45 @@
 
 from __future__ import annotations
 
-from base64 import b64encode
-from dataclasses import dataclass
-from io import BytesIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from xai_align._tools.jpeg import SmallPicture, jpeg
 from xai_align.data.images import ImageError, open_image
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
 #: The longer side of a thumbnail, in pixels.
-SIDE = 224
-_QUALITY = 80  # of JPEG: preserves the detail of fine maps at about ten thousand bytes per picture
+SIDE = 144
+#: The longest side of a photograph on a page, in pixels; that of a model's input is often shorter.
+PHOTOGRAPH_SIDE = 448
+_QUALITY, _PHOTOGRAPH_QUALITY = 75, 85
 
 
-@dataclass(frozen=True, kw_only=True)
-class Thumbnail:
-    """Picture as a data URI, and its size in pixels."""
-
-    uri: str
-    width: int
-    height: int
+def thumbnail(path: Path) -> SmallPicture | None:
+    """Return the picture in a file with its longer side at most :data:`SIDE`; None if it cannot be read."""
+    return _read(path, SIDE, _QUALITY)
 
 
-def thumbnail(path: Path) -> Thumbnail | None:
-    """Return the picture with its longer side at most :data:`SIDE`; None if it cannot be read."""
+def photograph(path: Path) -> SmallPicture | None:
+    """Return the picture in a file as a page shows photographs; None if it cannot be read."""
+    return _read(path, PHOTOGRAPH_SIDE, _PHOTOGRAPH_QUALITY)
+
+
+def thumbnail_of(picture: NDArray[Any]) -> SmallPicture:
+    """Return a picture ``[H, W, 3]`` in [0, 1] with its longer side at most :data:`SIDE`."""
+    return jpeg(picture, side=SIDE, quality=_QUALITY)
+
+
+def photograph_of(picture: NDArray[Any]) -> SmallPicture:
+    """Return a picture ``[H, W, 3]`` in [0, 1] as a page shows photographs."""
+    return jpeg(picture, side=PHOTOGRAPH_SIDE, quality=_PHOTOGRAPH_QUALITY)
+
+
+def _read(path: Path, side: int, quality: int) -> SmallPicture | None:
     try:
-        image = open_image(path)
+        return jpeg(open_image(path), side=side, quality=quality)
     except ImageError:
         return None
-    image.thumbnail((SIDE, SIDE))
-    buffer = BytesIO()
-    image.save(buffer, format="JPEG", quality=_QUALITY, optimize=True)
-    data = b64encode(buffer.getvalue()).decode("ascii")
-    return Thumbnail(uri=f"data:image/jpeg;base64,{data}", width=image.width, height=image.height)

@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
+from xai_align._tools.files.folder_lock import locked_folder
 from xai_align.training.checkpoints import Checkpoints, Snapshot
 from xai_align.training.choices import Resume
 from xai_align.training.engine import Program, run_epochs
 from xai_align.training.fit_state import FitState
-from xai_align.training.folder_lock import locked_folder
 from xai_align.training.options import TrainingOptions
 from xai_align.training.process_group import ProcessGroup
 from xai_align.training.progress import fit_progress
@@ -65,7 +65,7 @@ def run_fit(
             group.wait()
 
     with ExitStack() as stack:
-        stack.enter_context(locked_folder(folder if group.is_main else None))
+        stack.enter_context(locked_folder(folder if group.is_main else None, "fit"))
         notes = _begin(state, checkpoints, resume=options.resume, epochs=epochs, group=group, save=save)
         log = stack.enter_context(TrainingLog(folder if group.is_main else None, options.log))
         log.begin(state.history)

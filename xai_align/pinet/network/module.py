@@ -87,6 +87,22 @@ class PiNet(SelfReadout):
         """
         return persistence.save(self, folder)
 
+    def push_to_hub(self, name: str, *, private: bool = False, token: str | None = None) -> str:
+        """Upload what :meth:`save_pretrained` writes to the Hugging Face hub; return the repository's address.
+
+        ``PiNet.from_pretrained(name)`` and the reference ``pinet:NAME`` read it.
+
+        Args:
+            name: ``owner/model``; the repository is made if it is not there.
+            private: whether a new repository is.
+            token: the hub's access token; None: the one that ``hf auth login`` saved.
+
+        Raises:
+            ValueError: the name has not this form.
+            OSError: the hub refuses, or cannot be reached.
+        """
+        return persistence.push_to_hub(self, name, private=private, token=token)
+
     @classmethod
     def from_pretrained(
         cls,

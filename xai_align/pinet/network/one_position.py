@@ -20,7 +20,7 @@ def decompose_by_position(space: FeatureSpace, z: Tensor) -> tuple[Tensor, Tenso
     """
     assert space.split is not None
     head = space.split.head
-    positions = _one_at_a_time(space, z)
+    positions = one_position_each(space, z)
     bias = head(torch.zeros_like(positions[:1]))[0]
     count = positions.shape[0] // z.shape[0]
     # a head that is a rerun of the whole network takes as many images as positions
@@ -38,7 +38,7 @@ def positions_last(z: Tensor, space: FeatureSpace) -> Tensor:
     return z if layout == "NCL" else z.transpose(1, 2)
 
 
-def _one_at_a_time(space: FeatureSpace, z: Tensor) -> Tensor:
+def one_position_each(space: FeatureSpace, z: Tensor) -> Tensor:
     """Return ``[N, …]`` features as ``[N * P, …]`` features of one position each, prefix and suffix tokens zero."""
     layout = layout_of(z, space)
     if layout == "NCHW":

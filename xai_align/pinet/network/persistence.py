@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from xai_align import plugins
 from xai_align._tools.files.fields import check_fields, shown
+from xai_align._tools.files.hub import push
 from xai_align._tools.files.inside_folder import file_inside
 from xai_align._tools.files.plain_json import in_one_clause, parse_json, read_json
 from xai_align._tools.files.references import check_reference_in_file, reading
@@ -56,6 +57,24 @@ def save(model: Any, folder: str | os.PathLike[str]) -> Path:
         save_file(state, waiting, metadata=about)
     write_whole(folder / CONFIG_FILE, text + "\n")
     return folder
+
+
+_CARD = """# A pseudo-linear network (PiNet)
+
+The logits are sums of the contributions of image positions and a bias, by construction.
+
+```python
+from xai_align import PiNet
+
+pinet = PiNet.from_pretrained("{name}")
+look = pinet.explain(images)  # look.maps.sum((2, 3)) + look.bias equals look.logits
+```"""
+
+
+def push_to_hub(model: Any, name: str, *, private: bool, token: str | None) -> str:
+    """Upload a saved PiNet to the hub; return the repository's address."""
+    card = _CARD.format(name=name)
+    return push(lambda folder: save(model, folder), name, card=card, tags=("pinet",), private=private, token=token)
 
 
 def config_of(model: Any) -> dict[str, Any]:

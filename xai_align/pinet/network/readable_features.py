@@ -79,7 +79,7 @@ class Ones(Readable):
 
     def forward(self, images: Tensor, features: Sequence[Tensor], size: tuple[int, int]) -> Seen:
         """Return ones, ``[N, 1, 1, h, w]``."""
-        return Values(images.new_ones(()).expand(len(images), 1, 1, *size))
+        return Values(images.new_ones(()).expand(images.shape[0], 1, 1, *size))
 
 
 class Area(Readable):
@@ -88,7 +88,7 @@ class Area(Readable):
     def forward(self, images: Tensor, features: Sequence[Tensor], size: tuple[int, int]) -> Seen:
         """Return areas, ``[N, 1, 1, h, w]``."""
         pixels = images.shape[-2] * images.shape[-1] / (size[0] * size[1])
-        return Values(images.new_full((), pixels).expand(len(images), 1, 1, *size))
+        return Values(images.new_full((), pixels).expand(images.shape[0], 1, 1, *size))
 
 
 class Pixels(Readable):

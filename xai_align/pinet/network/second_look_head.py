@@ -164,7 +164,7 @@ class SecondLookHead(nn.Module):
         float64 for float64 features.
         """
         size = self.map_size(features, images)
-        raw = self._checked(self.decoder(features, size), len(images))
+        raw = self._checked(self.decoder(features, size), images.shape[0])
         with full_precision(raw):
             precise = torch.promote_types(raw.dtype, torch.float32)
             maps = resized(raw.to(precise), size).unflatten(1, self.coefficient_shape)

@@ -1,4 +1,4 @@
-"""Lock of a run's folder, so that two fits do not write into one at the same time."""
+"""Lock of a run's folder, so that two runs do not write into one at the same time."""
 
 from __future__ import annotations
 
@@ -12,13 +12,18 @@ LOCK = ".running"
 
 
 @contextmanager
-def locked_folder(folder: Path | None) -> Iterator[None]:
+def locked_folder(folder: Path | None, what: str = "run") -> Iterator[None]:
     """Hold the lock of a folder. The system releases it if the process ends, so that a killed run leaves none.
 
     Without effect where the system has no such locks, and for None.
 
+    Args:
+        folder: it is created if it does not exist.
+        what: the kind of run that holds such locks, for the message.
+
     Raises:
-        ValueError: another fit holds it; the message names the folder and the process.
+        ValueError: another run holds it; the message names the folder and the process.
+        OSError: the folder cannot be written to.
     """
     try:
         import fcntl
@@ -34,7 +39,7 @@ def locked_folder(folder: Path | None) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             process = file.read(20).strip()
-            who = f"another fit (process {process})" if process.isdigit() else "another fit"
+            who = f"another {what} (process {process})" if process.isdigit() else f"another {what}"
             raise ValueError(
                 f"{who} is writing to '{folder}'; wait until it has ended, or choose another folder"
             ) from error

@@ -1,0 +1,318 @@
+"""Explanations of fixed pictures at every epoch of a training, within a share of its time."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from xai_align._tools.callers_level import callers_level
+from xai_align._tools.checks import check_finite, check_integer
+from xai_align._tools.random_state import fixed_random_state
+from xai_align._tools.replica import Replica
+from xai_align._tools.thread_state import hides_interrupt
+from xai_align.data.model_picture import scaled_picture
+from xai_align.data.overlay import coloured, density
+from xai_align.explanation import Explanation, explain
+from xai_align.features.unwrapping import unwrapped
+from xai_align.question import Question, as_questions
+from xai_align.report.watching.observation import Observation, account_of, agreement_with, mean_numbers
+from xai_align.report.watching.time_budget import TimeBudget
+from xai_align.report.watching.writers import Writer, check_writer, writer_for
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+#: Longest side of an overlay, in pixels.
+_SIDE = 256
+
+
+@dataclass
+class _State:
+    """State of one training.
+
+    Attributes:
+        calls: of :meth:`ExplanationLog.step`.
+        step: the number of the last call.
+        written: the step of the last observations.
+        before: question and map of each picture there.
+        open: the writer, from the first write on.
+        skipping: whether it was said that calls are skipped.
+    """
+
+    calls: int = 0
+    step: int = 0
+    written: int | None = None
+    before: list[tuple[Question, Tensor]] = field(default_factory=list)
+    open: Writer | None = None
+    skipping: bool = False
+
+
+class ExplanationLog:
+    """Log of the explanations of fixed pictures while a network trains.
+
+    Call :meth:`step` at each epoch, or as often as wanted, and :meth:`finish` at the end. The network is only read:
+    a structural copy of it, in eval mode, is explained. Training with and without the log gives the same weights.
+    Random state is restored.
+
+    The log measures its own time. The first call and :meth:`finish` are always made; a call between them only if all
+    calls together stay within ``share`` of the time since :meth:`start` (or, without that, since the first call).
+
+    Written are, for each picture, the overlay and the numbers of :class:`Observation`, their means, the seconds
+    of the call and the share of time so far; and the pictures themselves, once.
+
+    Args:
+        images: ``[N, C, H, W]``, prepared for the network. They are moved to its device and dtype.
+        question: as in :func:`~xai_align.explain`: the classes of the pictures, ``[N]``, or questions. None: why the
+            predicted class? Then a map is compared with the one before only where the prediction is the same.
+        method: a name from ``xai-align methods``; None: the exact readout.
+        writer: ``"tensorboard"``, ``"wandb"``, ``"mlflow"``, ``"folder"``, or a :class:`Writer`. None: the active run
+            of Weights & Biases, else that of MLflow, else TensorBoard if it is installed, else files.
+        folder: of TensorBoard's events, or of the files.
+        names: of the pictures; None: "1", "2", ...
+        scale: mean and standard deviation of the images' normalisation, to show the pictures; None: the values are
+            stretched to [0, 1].
+        every: only every so many calls of :meth:`step` do something.
+        share: largest share of time, in (0, 1]; 1: every call is made.
+        batch_size: how many pictures are explained at once.
+        clock: returns seconds.
+        **options: passed to :func:`~xai_align.explain`, such as ``layer`` and ``output``.
+
+    Raises:
+        TargetError: there is not one question, or one for each picture.
+        TypeError, ValueError: an argument is not of the kind described.
+
+    Example::
+
+        from xai_align.report.watching import ExplanationLog
+
+        log = ExplanationLog(images, labels, folder=folder)
+        for epoch in range(2):
+            ...  # train
+            log.step(model, epoch)
+        log.finish(model)
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        question: Any = None,
+        *,
+        method: str | None = None,
+        writer: Writer | str | None = None,
+        folder: str | Path = "explanations",
+        names: Sequence[str] | None = None,
+        scale: tuple[Sequence[float], Sequence[float]] | None = None,
+        every: int = 1,
+        share: float = 0.02,
+        batch_size: int = 8,
+        clock: Callable[[], float] = perf_counter,
+        **options: Any,
+    ) -> None:
+        self._images = _checked_images(images)
+        self._questions = None if question is None else as_questions(question, len(images))
+        self._names = _checked_names(names, len(images))
+        check_writer(writer)
+        self.writer, self.folder = writer, Path(folder)
+        self._method, self._options, self._scale = method, options, scale
+        self._every, self._batch_size = check_integer("every", every), check_integer("batch_size", batch_size)
+        self._budget = TimeBudget(share, clock)
+        self._state = _State()
+
+    def start(self) -> None:
+        """Begin to count time, at the start of the training. What an earlier training left is forgotten."""
+        self._state = _State()
+        self._budget.start()
+
+    def step(self, model: nn.Module, step: int | None = None) -> tuple[Observation, ...] | None:
+        """Explain the pictures and write what is found, if it is time to.
+
+        Args:
+            model: the network that is trained, in any mode.
+            step: number of the epoch or step, for the writer; None: of the call, from 0.
+
+        Returns:
+            One observation for each picture; None if the call was skipped, or failed after an earlier one succeeded.
+            A failure then is a warning, because it should not end a training.
+
+        Raises:
+            ModuleNotFoundError: the package of the writer is not installed.
+            TypeError, ValueError: at the first call: the model is no network, or pictures, question and method do not
+                fit it.
+        """
+        number = self._state.calls if step is None else check_integer("step", step, least=0)
+        due = self._state.calls % self._every == 0
+        self._state.calls, self._state.step = self._state.calls + 1, number
+        if not due:
+            return None
+        if self._state.written is not None and not self._budget.allows:
+            self._say_once_that_calls_are_skipped()
+            return None
+        return self._observe_and_write(model, number)
+
+    def finish(self, model: nn.Module, step: int | None = None) -> tuple[Observation, ...] | None:
+        """Explain the pictures at the end of the training, whatever it takes, and close the writer.
+
+        Args:
+            model: the network.
+            step: as for :meth:`step`; None: that of the last call. What was written at this step is not written again.
+
+        Returns:
+            As :meth:`step`.
+        """
+        number = self._state.step if step is None else check_integer("step", step, least=0)
+        try:
+            return None if self._state.written == number else self._observe_and_write(model, number)
+        finally:
+            if self._state.open is not None:
+                self._state.open.close()
+                self._state.open = None
+
+    @property
+    def share_of_time(self) -> float:
+        """Share of the time since the start that was spent here; 0 before the first call."""
+        return self._budget.spent / self._budget.elapsed if self._budget.spent else 0.0
+
+    def _observe_and_write(self, model: nn.Module, step: int) -> tuple[Observation, ...] | None:
+        try:
+            with self._budget.spending():
+                observations = self._observed(model)
+                self._write(observations, step)
+            assert self._state.open is not None
+            self._state.open.number("seconds", self._budget.last, step)
+            self._state.open.number("share_of_time", self.share_of_time, step)
+        except Exception as error:
+            if self._state.written is None or hides_interrupt(error):
+                raise
+            text = (
+                f"the explanations at step {step} are missing ({type(error).__name__}: {error}); the training goes on"
+            )
+            warnings.warn(text, RuntimeWarning, stacklevel=callers_level())
+            return None
+        self._state.before = [(one.question, one.map) for one in observations]
+        self._state.written = step
+        return observations
+
+    def _observed(self, model: nn.Module) -> tuple[Observation, ...]:
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model is a {type(model).__name__}; give the network that is trained, an nn.Module")
+        found: list[Observation] = []
+        # Lightning validates in inference mode, and its tensors have no gradients
+        with torch.inference_mode(False), torch.enable_grad(), fixed_random_state(0):
+            network = _in_eval_mode(model)
+            images = _on_model(self._images, network)
+            for first in range(0, len(images), self._batch_size):
+                part = slice(first, first + self._batch_size)
+                asked = None if self._questions is None else self._questions[part]
+                explained = explain(network, images[part], asked, self._method, **self._options)
+                found += [self._observation(explained, first, index) for index in range(len(explained.answer))]
+        return tuple(found)
+
+    def _observation(self, explained: Explanation, first: int, index: int) -> Observation:
+        question, values = explained.questions[index], explained.map[index].detach().cpu().float()
+        check_finite(f"the map of the picture '{self._names[first + index]}'", values)
+        before = self._state.before[first + index] if self._state.before else None
+        shown = _small(self._picture(first + index))
+        return Observation(
+            name=self._names[first + index],
+            question=question,
+            map=values,
+            overlay=_bytes(coloured(shown, density(values, shown.shape[:2]), signed=explained.signed)),
+            **account_of(explained, index),
+            **agreement_with(before[1] if before and before[0] == question else None, values),
+        )
+
+    def _write(self, observations: tuple[Observation, ...], step: int) -> None:
+        if self._state.open is None:
+            self._state.open = writer_for(self.writer, self.folder)
+        for number, one in enumerate(observations):
+            if self._state.written is None:
+                self._state.open.image(f"picture/{one.name}", _bytes(_small(self._picture(number))), step)
+            self._state.open.image(f"map/{one.name}", one.overlay, step)
+            for what, value in one.numbers.items():
+                self._state.open.number(f"{what}/{one.name}", value, step)
+        for what, value in mean_numbers(observations).items():
+            self._state.open.number(f"{what}/mean", value, step)
+
+    def _picture(self, number: int) -> NDArray[np.float64]:
+        return scaled_picture(self._images[number], self._scale)
+
+    def _say_once_that_calls_are_skipped(self) -> None:
+        if self._state.skipping:
+            return
+        self._state.skipping = True
+        budget = self._budget
+        warnings.warn(
+            f"explaining {len(self._images)} picture(s) takes {budget.last:.2g} s, and {100 * budget.share:.3g} % of "
+            f"the time allows that every {budget.last / budget.share:.2g} s; calls in between are skipped. For more of "
+            "them, give fewer pictures or a larger share.",
+            UserWarning,
+            stacklevel=callers_level(),
+        )
+
+
+def _in_eval_mode(model: nn.Module) -> nn.Module:
+    """Return a structural copy of the network in eval mode, without wrappers for several devices."""
+    network, feature_space = unwrapped(model)
+    if feature_space is not None:  # it says where to read
+        network = model
+    copy: nn.Module = Replica(network, evaluate=True).module
+    return copy
+
+
+def _on_model(images: Tensor, network: nn.Module) -> Tensor:
+    """Return the images on the device and in the dtype of the network's first parameter."""
+    first = next((one for one in network.state_dict().values() if one.is_floating_point()), None)
+    return images if first is None else images.to(first.device, first.dtype)
+
+
+def _small(picture: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return a picture ``[H, W, 3]`` with sides of at most 256 pixels."""
+    shrink = _SIDE / max(picture.shape[:2])
+    if shrink >= 1:
+        return picture
+    size = [max(1, round(shrink * side)) for side in picture.shape[:2]]
+    channels = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None]
+    return np.asarray(nn.functional.interpolate(channels, size, mode="area")[0].permute(1, 2, 0).numpy())
+
+
+def _bytes(picture: NDArray[Any]) -> NDArray[np.uint8]:
+    return np.asarray((255 * picture).round(), np.uint8)
+
+
+def _checked_images(images: Any) -> Tensor:
+    """Return the images on the CPU, as a copy that later changes of the batch do not reach."""
+    if not isinstance(images, Tensor) or images.dim() != 4 or not images.is_floating_point() or not len(images):
+        found = (
+            f"{list(images.shape)} of {images.dtype}" if isinstance(images, Tensor) else f"a {type(images).__name__}"
+        )
+        raise ValueError(f"images must be a floating tensor [N, C, H, W] with at least one picture, got {found}")
+    check_finite("images", images)
+    with torch.inference_mode(False):
+        return images.detach().to("cpu", copy=True)
+
+
+def _checked_names(names: Sequence[str] | None, count: int) -> list[str]:
+    """Return a name for each picture, of characters that every writer takes.
+
+    Raises:
+        ValueError: there are more or fewer names than pictures, two are the same, or one is "mean".
+    """
+    if names is None:
+        return [str(number) for number in range(1, count + 1)]
+    if isinstance(names, str) or len(names) != count:
+        raise ValueError(f"names are {names!r}; give one for each of the {count} picture(s)")
+    plain = [re.sub(r"[^\w\-. ]", "-", str(name), flags=re.ASCII).strip(" .") or "picture" for name in names]
+    twice = {name for name in plain if plain.count(name) > 1}
+    if twice or "mean" in plain:
+        wrong = f"'{sorted(twice)[0]}' stands for two pictures" if twice else "'mean' is the name of the means"
+        raise ValueError(f"names must be different, in letters, digits, '-', '_' and '.': {wrong}; choose another name")
+    return plain
