@@ -62,6 +62,15 @@ def test_explain_writes_a_page_beside_the_files(folder):
     assert [one["unit"] for one in maps()] == ["logits", "logits"]
 
 
+def test_the_sentences_that_are_printed_are_those_of_the_files(folder):
+    done = explain("half.png", "--method", "pinet,input_x_gradient", "--class", "red", "--words")
+    assert done.exit_code == 0, done.output
+    for method in ("pinet", "input_x_gradient"):
+        words = json.loads(Path(f"o/half.{method}.json").read_text("utf-8"))["words"]
+        assert "Of the evidence for red, " in words
+        assert words in done.stdout
+
+
 def test_the_page_holds_a_number_of_images_and_says_so(folder, monkeypatch):
     monkeypatch.setattr(page_module, "MOST_PHOTOGRAPHS", 2)
     for number in range(4):

@@ -266,3 +266,8 @@ def test_all_words_are_in_one_place():
     for values in (hot_corner(), torch.zeros(8, 8), torch.ones(8, 8), -torch.ones(8, 8)):
         text = words_of(record(values, question=""), phrases=silent).text
         assert set(re.findall(r"[A-Za-z]+", text)) <= {"cat", "logits"}
+
+
+def test_a_record_without_its_map_has_no_sentences():
+    with pytest.raises(ValueError, match="without its map"):
+        words_of(record(hot_corner()).without_arrays())

@@ -60,7 +60,7 @@ def words_of(
         phrases: the language.
 
     Raises:
-        ValueError: ``regions`` are no integers of the map's size, or one has no name.
+        ValueError: the record is without its map, or ``regions`` are no integers of the map's size, or one has no name.
 
     Example::
 
@@ -70,6 +70,8 @@ def words_of(
         explanation = explain(model, images[:1], 3)
         words_of(record_of(explanation, image="photo")).text  # "Why class 3? Of the evidence for class 3, 41 % ..."
     """
+    if not record.map.numel():
+        raise ValueError("the record is without its map, and has no sentences; make them before the map is left out")
     labels = grid_labels(*record.map.shape) if regions is None else regions
     unnamed = set(labels[labels >= 0].unique().tolist()) - set(names or ()) if names is not None else set()
     if unnamed:
