@@ -125,14 +125,25 @@ def test_a_full_disk_leaves_the_page_of_the_run_before(folder, monkeypatch):
     assert not list(Path("o").glob("*.tmp"))
 
 
+def test_a_disk_that_is_full_at_the_start_is_named_and_no_lock_is_left(folder, monkeypatch):
+    def full(number, content):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("xai_align._tools.files.folder_lock.os.write", full)
+    done = explain("half.png")
+    assert done.exit_code == 2
+    assert "No space left on device: 'o/.running'" in done.stderr
+    assert list(Path("o").iterdir()) == []
+
+
 @pytest.mark.filterwarnings("ignore:Glyph")  # the figure has no sign for them
 def test_names_of_classes_reach_neither_the_terminal_nor_the_page_as_they_are(folder):
-    evil = "\x1b[31mred\x1b]0;owned\x07<script>alert(1)</script>"
+    evil = "\u202e\u2067\x1b[31mred\x1b]0;owned\x07<script>alert(1)</script>"
     Path("evil.json").write_text(json.dumps([evil, "green", "blue", "sky"]), "utf-8")
     done = explain("half.png", "--class-names", "evil.json", model="cli_factory:unnamed")
     assert done.exit_code == 0, done.output
     html = Path("o/index.html").read_text("utf-8")
-    assert not {"\x1b", "\x07"} & {*done.output, *html}
+    assert not {"\x1b", "\x07", "\u202e", "\u2067"} & {*done.output, *html}
     assert len(re.findall("<script", html)) == 3
     assert "red<script>alert(1)" in unescape(html)
 

@@ -279,5 +279,5 @@ def _reason(error: Exception, path: str | Path) -> str:
     """Return what a reader said, without the file's name, which may hold any bytes."""
     said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     for name in (repr(str(path)), str(path)):
-        said = said.replace(name, "the file")
+        said = said.replace(f"image file {name}", "its format").replace(name, "the file")
     return legible(said) or type(error).__name__
