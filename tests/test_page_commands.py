@@ -158,6 +158,16 @@ def test_an_image_with_a_hostile_name_is_explained(folder):
     assert r"<img src=x onerror=alert(1)>\x1b[31m.png" in body()
 
 
+def test_images_whose_names_are_as_long_as_can_be_are_explained(folder):
+    names = ["ä" * 120 + end for end in ("1.png", "2.png")]
+    for name in names:
+        Image.new("RGB", (8, 8), "red").save(name)
+    done = explain(*names, "--method", "input_x_gradient")
+    assert done.exit_code == 0, done.output
+    assert names[1] in body()
+    assert len(list(Path("o").glob("*.json"))) == 2
+
+
 @pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "I;16", "CMYK", "1"])
 @pytest.mark.parametrize("size", [(1, 1), (3, 40)])
 def test_images_of_every_kind_have_a_page(folder, mode, size):
