@@ -175,10 +175,10 @@ def test_every_number_is_the_maps(values, decomposition):
         inside = float(grid[region.mask].sum())
         mass = cells.clamp(min=0).sum() if inside > 0 else -cells.clamp(max=0).sum()
         shares = (abs(inside) / float(mass), inside, float(region.mask.double().mean()))
-        expected += [percent(shares[0]), f"{shares[1]:.3f}", percent(shares[2])]
+        expected += [percent(shares[0]), f"{shares[1]:z.3f}", percent(shares[2])]
     total = float(grid.sum())
-    expected += [f"{total:.3f}", "0.250", f"{one.answer:.3f}"] if decomposition else []
-    expected += [] if decomposition else [f"{total:.3f}", f"{one.answer:.3f}", f"{one.gap:.3f}"]
+    expected += [f"{total:z.3f}", "0.250", f"{one.answer:z.3f}"] if decomposition else []
+    expected += [] if decomposition else [f"{total:z.3f}", f"{one.answer:z.3f}", f"{one.gap:z.3f}"]
     found = re.findall(r"less than 1 %|−?\d+\.\d+|\d+ %", said.text)
     assert [one.replace("−", "-") for one in found] == expected
     assert words_of(one).text == said.text
