@@ -161,10 +161,12 @@ def read_scores(file: str | Path, *, images: Sequence[str | Path] = (), name: st
 
     Example::
 
-        import json, tempfile
+        import tempfile
 
-        file = Path(tempfile.mkdtemp()) / "human.json"
-        file.write_text(json.dumps({"cat.jpg": [[0, 1], [0, 0]]}))
+        import numpy as np
+
+        file = Path(tempfile.mkdtemp()) / "human.npz"
+        np.savez(file, **{"cat.jpg": [[0, 1], [0, 0]]})
         read_scores(file).of("cat.jpg")
     """
     path = Path(file)
