@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
 import os
@@ -420,6 +421,21 @@ def test_a_folder_that_cannot_be_written(tmp_path):
         return  # root may write anywhere
     with pytest.raises(OSError, match=r"a\.pt2"):
         to_exported_program(with_head(), images(2, 16), closed / "a.pt2")
+
+
+def test_a_disk_that_is_full_is_named(tmp_path, monkeypatch):
+    def full(path, content):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*a\.pt2'"):
+        to_exported_program(with_head(), images(2, 16), tmp_path / "a.pt2")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_layer_that_is_not_there_is_no_fault_of_the_network(tmp_path):
+    with pytest.raises(ValueError, match=r"^layer 'none' not found; this model has"):
+        to_exported_program(with_head(), images(2, 16), tmp_path / "a.pt2", feature_space="none")
 
 
 def mirrored(outputs):

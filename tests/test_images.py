@@ -100,3 +100,9 @@ def test_the_shipped_photographs_are_small_and_their_licences_are_stated():
     for file in files:
         assert min(open_image(file).size) <= 320
         assert f"`{file.name}`" in stated
+
+
+def test_a_file_of_no_format_is_named_once(tmp_path):
+    (tmp_path / "a.jpg").write_text("no image")
+    with pytest.raises(ImageError, match=r"a\.jpg: cannot be read as an image \(cannot identify its format\)$"):
+        open_image(tmp_path / "a.jpg")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -62,21 +63,81 @@ def test_scores_of_tokens(tmp_path):
         ("a.csv", "image,row,column,score\na,0,0,high\n", "line 2: could not convert"),
         ("a.csv", "image,row,column,score\na,0,-1,1\n", "count from 0"),
         ("a.csv", "image,row,column,score\na,0,0,nan\n", "NaN"),
-        ("a.csv", "image,row,column,score\na,0\n", "line 2"),
+        ("a.csv", "image,row,column,score\na,0\n", "line 2: 2 entries for 4 columns"),
+        (
+            "a.csv",
+            "image,row,column,score\na,0,0,1,5\n",
+            "line 2: 5 entries for 4 columns; write decimals",
+        ),
+        ("a.csv", "image,row,column,score,score\na,0,0,1,2\n", "column score twice"),
+        ("a.csv", "image;row;column;score\na;0;0;1\n", "separated by commas"),
+        ("a.csv", f"image,row,column,score\n{'a' * 200_000},0,0,1\n", "no CSV file .field larger"),
+        ("a.json", f'{{"a": [[1{"0" * 400}]]}}', "'a': not a list of numbers"),
         ("a.json", "[1]", "holds a list"),
         ("a.json", '{"a": [[1, 2], [3]]}', "rows of one length"),
         ("a.json", '{"a": [["x"]]}', "not a list of numbers"),
         ("a.json", '{"a": []}', r"shape \[0\]"),
         ("a.json", '{"a": 1}', r"shape \[\]"),
         ("a.json", "{", "a.json"),
-        ("a.npy", "x", "is no array"),
-        ("a.npz", "x", "a.npz"),
+        ("a.npy", "x", "is no .npy file"),
+        ("a.npz", "x", "is no .npz file"),
     ],
 )
 def test_bad_files_are_named(tmp_path, name, content, said):
     (tmp_path / name).write_text(content)
     with pytest.raises(ValueError, match=said):
         read_scores(tmp_path / name, images=["a.png"])
+
+
+class Pickled:
+    """Object that leaves a file behind when it is unpickled."""
+
+    def __reduce__(self):
+        return (open, ("unpickled", "w"))
+
+
+@pytest.mark.parametrize(
+    ("array", "said"),
+    [
+        (np.array([[Pickled()]], dtype=object), "allow_pickle=False"),
+        (np.array([[1 + 2j]]), "an array of complex128; give real numbers"),
+        (np.array([["1"]]), "an array of <U1; give real numbers"),
+        (np.zeros((1, 1), "M8[D]"), "give real numbers"),
+        (np.zeros((1, 1), [("a", "f4")]), "give real numbers"),
+    ],
+    ids=["objects", "complex", "texts", "dates", "records"],
+)
+@pytest.mark.parametrize("suffix", ["npy", "npz"])
+def test_arrays_of_other_than_numbers_are_refused_and_not_unpickled(tmp_path, monkeypatch, array, said, suffix):
+    monkeypatch.chdir(tmp_path)
+    np.save("a.npy", array, allow_pickle=True)
+    np.savez("a.npz", **{"a.png": array})
+    with pytest.raises(ValueError, match=said):
+        read_scores(f"a.{suffix}", images=["a.png"])
+    assert not (tmp_path / "unpickled").exists()
+
+
+def test_damaged_and_misnamed_arrays_are_named(tmp_path):
+    npz, npy = written(tmp_path, "npz"), written(tmp_path, "npy")
+    content = bytearray(npz.read_bytes())
+    for name, data, said in (
+        ("swapped.npy", bytes(content), r"swapped\.npy' is no \.npy file; it is a \.npz file"),
+        ("swapped.npz", npy.read_bytes(), r"swapped\.npz' is no \.npz file"),
+        ("flipped.npz", bytes(content[:100]) + b"\xff" + bytes(content[101:]), r"flipped\.npz"),
+        ("huge.npy", npy.read_bytes().replace(b"(2, 2), }" + b" " * 12, b"(2000000, 2000000), }"), r"huge\.npy"),
+    ):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(ValueError, match=said):
+            read_scores(tmp_path / name, images=["a.png"])
+
+
+def test_scores_of_other_images_or_of_two_are_refused():
+    scores = OutsideScores("human", {"a.png": np.eye(2), "y/b.png": np.eye(2)})
+    scores.check_images([Path("x/a.png"), Path("x/b.png"), Path("y/b.png")])
+    with pytest.raises(ValueError, match=r"'a.png' in 'human' fit two images, 'x/a.png' and 'y/a.png'"):
+        scores.check_images([Path("x/a.png"), Path("y/a.png")])
+    with pytest.raises(ValueError, match=r"scores of none of the images: its first are of 'a.png'.* 'c.png'"):
+        scores.check_images([Path("c.png")])
 
 
 def test_a_missing_file_and_a_wrong_number_of_images(tmp_path):

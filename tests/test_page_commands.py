@@ -62,6 +62,15 @@ def test_explain_writes_a_page_beside_the_files(folder):
     assert [one["unit"] for one in maps()] == ["logits", "logits"]
 
 
+def test_the_sentences_that_are_printed_are_those_of_the_files(folder):
+    done = explain("half.png", "--method", "pinet,input_x_gradient", "--class", "red", "--words")
+    assert done.exit_code == 0, done.output
+    for method in ("pinet", "input_x_gradient"):
+        words = json.loads(Path(f"o/half.{method}.json").read_text("utf-8"))["words"]
+        assert "Of the evidence for red, " in words
+        assert words in done.stdout
+
+
 def test_the_page_holds_a_number_of_images_and_says_so(folder, monkeypatch):
     monkeypatch.setattr(page_module, "MOST_PHOTOGRAPHS", 2)
     for number in range(4):
@@ -116,14 +125,25 @@ def test_a_full_disk_leaves_the_page_of_the_run_before(folder, monkeypatch):
     assert not list(Path("o").glob("*.tmp"))
 
 
+def test_a_disk_that_is_full_at_the_start_is_named_and_no_lock_is_left(folder, monkeypatch):
+    def full(number, content):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("xai_align._tools.files.folder_lock.os.write", full)
+    done = explain("half.png")
+    assert done.exit_code == 2
+    assert "No space left on device: 'o/.running'" in done.stderr
+    assert list(Path("o").iterdir()) == []
+
+
 @pytest.mark.filterwarnings("ignore:Glyph")  # the figure has no sign for them
 def test_names_of_classes_reach_neither_the_terminal_nor_the_page_as_they_are(folder):
-    evil = "\x1b[31mred\x1b]0;owned\x07<script>alert(1)</script>"
+    evil = "\u202e\u2067\x1b[31mred\x1b]0;owned\x07<script>alert(1)</script>"
     Path("evil.json").write_text(json.dumps([evil, "green", "blue", "sky"]), "utf-8")
     done = explain("half.png", "--class-names", "evil.json", model="cli_factory:unnamed")
     assert done.exit_code == 0, done.output
     html = Path("o/index.html").read_text("utf-8")
-    assert not {"\x1b", "\x07"} & {*done.output, *html}
+    assert not {"\x1b", "\x07", "\u202e", "\u2067"} & {*done.output, *html}
     assert len(re.findall("<script", html)) == 3
     assert "red<script>alert(1)" in unescape(html)
 
@@ -136,6 +156,16 @@ def test_an_image_with_a_hostile_name_is_explained(folder):
     assert "\x1b" not in done.output
     assert "<img src=x" not in Path("o/index.html").read_text("utf-8")
     assert r"<img src=x onerror=alert(1)>\x1b[31m.png" in body()
+
+
+def test_images_whose_names_are_as_long_as_can_be_are_explained(folder):
+    names = ["ä" * 120 + end for end in ("1.png", "2.png")]
+    for name in names:
+        Image.new("RGB", (8, 8), "red").save(name)
+    done = explain(*names, "--method", "input_x_gradient")
+    assert done.exit_code == 0, done.output
+    assert names[1] in body()
+    assert len(list(Path("o").glob("*.json"))) == 2
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "I;16", "CMYK", "1"])

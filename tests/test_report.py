@@ -270,7 +270,7 @@ def test_all_others_and_what_is_not_finite_are_written_as_json(tmp_path):
     numbers = json.loads((tmp_path / "a.json").read_text("utf-8"), parse_constant=pytest.fail)
     assert numbers["positive"] is None
     assert numbers["foils"] == "all others"
-    assert numbers_of(one)["targets"][0]["name"] is None
+    assert numbers_of(one)["targets"][0]["name"] == NAMES[0]
 
 
 def test_files_are_named_after_method_and_layer():
@@ -296,3 +296,7 @@ def test_names_with_brackets_are_shown_as_they_are():
     console = Console(width=200, file=(out := StringIO()))
     print_table(console, [dataclasses.replace(record(), image="[red]a[/red].png")])
     assert "[red]a[/red].png" in out.getvalue()
+
+
+def test_what_rounds_to_zero_has_no_minus():
+    assert [number(value) for value in (-0.0004, -0.0, 0.0004, -0.0006)] == ["0.000", "0.000", "0.000", "−0.001"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import runpy
 from pathlib import Path
 
@@ -48,6 +49,32 @@ def test_every_question_has_its_page_and_words(task, question, targets, foils, s
 def test_what_does_not_fit_is_said(task, question, targets, methods, said):
     with pytest.raises(ValueError, match=said):
         explained(task, PICTURE, question, targets, [], methods)
+
+
+@pytest.mark.parametrize(
+    ("model", "question", "targets", "said"),
+    [
+        ("classes", WHY_NOT, [0, 1, 2], "every class is asked about"),
+        ("age", WHY_NOT, [], "every class is asked about"),
+        ("age", ALONE, [], "every class is asked about"),
+        ("two_numbers", WHY, [], "choose what the question is about; of these"),
+    ],
+)
+def test_questions_without_another_class_are_refused(monkeypatch, model, question, targets, said):
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    task = Task.prepare(images=[str(PICTURE)], model=f"output_factory:{model}", methods=["pinet"])
+    with pytest.raises(ValueError, match=said):
+        explained(task, PICTURE, question, targets, [], ["pinet"])
+
+
+def test_names_are_no_markdown(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    task = Task.prepare(images=[str(PICTURE)], model="output_factory:classes", methods=["pinet"])
+    named = dataclasses.replace(
+        task, loaded=dataclasses.replace(task.loaded, class_names=("![x](http://a)", "<b>*c*</b>", "$d$"))
+    )
+    _, words = explained(named, PICTURE, WHY_NOT, [0], [1], ["pinet"])
+    assert r"\!\[x\](http://a) rather than \<b\>\*c\*\</b\>" in words
 
 
 def test_a_file_that_is_no_picture(task, tmp_path):

@@ -126,6 +126,10 @@ def test_a_ranking_is_told_without_sums():
     assert "against" not in text
 
 
+#: Evidence everywhere, a little more in cells that do not touch: none of them holds a twentieth.
+NEARLY_FLAT = 1 + (torch.eye(2).repeat(4, 4) * 0.5).repeat_interleave(4, 0).repeat_interleave(4, 1)
+
+
 @pytest.mark.parametrize(
     ("values", "said"),
     [
@@ -133,11 +137,17 @@ def test_a_ranking_is_told_without_sums():
         (torch.ones(32, 32), "is spread out and nothing stands out: at most"),
         (-torch.ones(32, 32), "Nothing in the picture speaks for cat."),
         (torch.eye(32).flip(0), "Nothing speaks against it."),
+        (1 + torch.arange(1024).reshape(32, 32) % 5 / 100, "The evidence for cat is spread out and nothing stands out"),
+        (NEARLY_FLAT, "The evidence for cat is spread out and nothing stands out."),
+        (-NEARLY_FLAT, "The evidence against it is spread out and nothing stands out."),
+        (2 * torch.eye(2).repeat(16, 16) - 1.5, "the evidence against cat outweighs the evidence for it."),
         (torch.randn(32, 32, generator=torch.Generator().manual_seed(0)).abs(), "is spread out"),
     ],
 )
 def test_maps_with_nothing_to_point_at(values, said):
-    assert said in words_of(record(values)).text
+    text = words_of(record(values)).text
+    assert said in text
+    assert ("Nothing in the picture speaks for" in text) == (not bool((values > 0).any()) and bool(values.any()))
 
 
 MAPS = st.builds(
@@ -165,10 +175,10 @@ def test_every_number_is_the_maps(values, decomposition):
         inside = float(grid[region.mask].sum())
         mass = cells.clamp(min=0).sum() if inside > 0 else -cells.clamp(max=0).sum()
         shares = (abs(inside) / float(mass), inside, float(region.mask.double().mean()))
-        expected += [percent(shares[0]), f"{shares[1]:.3f}", percent(shares[2])]
+        expected += [percent(shares[0]), f"{shares[1]:z.3f}", percent(shares[2])]
     total = float(grid.sum())
-    expected += [f"{total:.3f}", "0.250", f"{one.answer:.3f}"] if decomposition else []
-    expected += [] if decomposition else [f"{total:.3f}", f"{one.answer:.3f}", f"{one.gap:.3f}"]
+    expected += [f"{total:z.3f}", "0.250", f"{one.answer:z.3f}"] if decomposition else []
+    expected += [] if decomposition else [f"{total:z.3f}", f"{one.answer:z.3f}", f"{one.gap:z.3f}"]
     found = re.findall(r"less than 1 %|−?\d+\.\d+|\d+ %", said.text)
     assert [one.replace("−", "-") for one in found] == expected
     assert words_of(one).text == said.text
@@ -263,6 +273,11 @@ def test_all_words_are_in_one_place():
         if isinstance(getattr(ENGLISH, field.name), str)
     }
     silent = replace(ENGLISH, **blank, places=("",) * 9, rows=("",) * 3, columns=("",) * 3)
-    for values in (hot_corner(), torch.zeros(8, 8), torch.ones(8, 8), -torch.ones(8, 8)):
+    for values in (hot_corner(), torch.zeros(8, 8), torch.ones(8, 8), -torch.ones(8, 8), NEARLY_FLAT, -NEARLY_FLAT):
         text = words_of(record(values, question=""), phrases=silent).text
         assert set(re.findall(r"[A-Za-z]+", text)) <= {"cat", "logits"}
+
+
+def test_a_record_without_its_map_has_no_sentences():
+    with pytest.raises(ValueError, match="without its map"):
+        words_of(record(hot_corner()).without_arrays())

@@ -111,6 +111,7 @@ def explain_command(
         )
     print_warnings(task.loaded)
     records: list[Record] = []
+    told: list[str] = []
     failures = 0
     complete = False
     try:
@@ -122,13 +123,14 @@ def explain_command(
                     failures += result.steps
                     print_error(progress.console, f"error: {result.problem}")
                 records.extend(result.records)
+                told.extend(one.answer.words for one in result.shown if one.answer)
             complete = True
     finally:  # what was done is shown, however the run ends
         if records:
             files = [f"Pictures, arrays and numbers: {legible(out)}"]
             print_records(output(), records, [*files, f"Page: {legible(out / PAGE)}"] if complete else files)
         if words:
-            print_words(output(), records)
+            print_words(output(), records, told)
     if failures:
         print_error(Console(stderr=True), f"{failures} of {task.steps} explanations failed; the errors are above")
         raise typer.Exit(1)

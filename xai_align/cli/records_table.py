@@ -9,7 +9,6 @@ from rich.table import Table
 
 from xai_align.cli.terminal import as_text, print_lines
 from xai_align.report.record_text import COLUMNS, NUMBER_COLUMNS, footnotes, remarks, table_row, unit_text
-from xai_align.report.words import words_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,10 +28,10 @@ def print_records(console: Console, records: Sequence[Record], files: Sequence[s
     print_lines(console, ["", *files])
 
 
-def print_words(console: Console, records: Sequence[Record]) -> None:
-    """Print the sentences on each record's map."""
-    for record in records:
-        print_lines(console, ["", f"{record.image}, {record.label}:", words_of(record).text])
+def print_words(console: Console, records: Sequence[Record], words: Sequence[str]) -> None:
+    """Print the sentences on each record's map, which were written while there was the map."""
+    for record, text in zip(records, words, strict=True):
+        print_lines(console, ["", f"{record.image}, {record.label}:", f"{record.question} {text}"])
 
 
 def print_table(console: Console, records: Sequence[Record]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from html import escape
@@ -16,6 +17,7 @@ from xai_align.data.photographs import FOLDER
 from xai_align.data.prepared_image import prepared_image
 from xai_align.explanation import logits_of
 from xai_align.plugins import ModelOptions, attribution_methods
+from xai_align.question import TargetError
 
 #: Questions by their text in the app.
 WHY, WHY_NOT, WHY_GROUP, ALONE = "Why this class?", "Why this and not that?", "Why this group?", "Why nothing else?"
@@ -116,20 +118,32 @@ def explained(
     logits = _logits(task, picture)
     output = describe_output(task.loaded, logits)
     order = output.scores(logits[0]).argsort(descending=True, stable=True).tolist()
-    asked = list(targets) or [output.predicted(logits[0])]
+    try:
+        asked = list(targets) or [output.predicted(logits[0])]
+    except TargetError as error:  # its message names an option of the command line
+        raise ValueError("choose what the question is about; of these outputs, none is the predicted one") from error
+    others = [index for index in order if index not in asked]
+    if question in (WHY_NOT, ALONE) and not others:
+        raise ValueError("every class is asked about, and none is left to compare with; choose fewer, or ask why")
     against: list[int] | None = []
     if question == WHY_NOT:
-        against = list(foils) or [next(index for index in order if index not in asked)]
+        against = list(foils) or others[:1]
     elif question == ALONE:
         against = None
     one = replace(task, paths=[picture], methods=list(methods), targets=asked, foils=against)
     with TemporaryDirectory() as folder:
         results = list(explain_files(one, Path(folder)))
         problems = [result.problem for result in results if result.problem]
-        told = [f"**{map_.label}**: {map_.answer.words}" for result in results for map_ in result.shown if map_.answer]
+        shown = [one for result in results for one in result.shown]
+        told = [f"**{_plain(one.label)}**: {_plain(one.answer.words)}" for one in shown if one.answer]
         if not told:
             raise ValueError("; ".join(problems))
-        return (Path(folder) / PAGE).read_text("utf-8"), "\n\n".join([*told, *problems])
+        return (Path(folder) / PAGE).read_text("utf-8"), "\n\n".join([*told, *map(_plain, problems)])
+
+
+def _plain(text: str) -> str:
+    """Return a text as Markdown that shows it as it is: names of classes and files may hold any signs."""
+    return re.sub(r"([\\`*_\[\]<>&$#!|~])", r"\\\1", text)
 
 
 def _described(task: Task, picture: Path) -> OutputDescription:

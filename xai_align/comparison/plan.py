@@ -172,6 +172,8 @@ def prepare(
     paths, hashes, notes = _distinct_pictures(expand_paths(images, recursive=recursive), limit)
     outside = [read_scores(file, images=paths, name=name) for name, file in named]
     compared += of_scores(outside, compared)
+    for one in outside:
+        one.check_images(paths)
     needing = [one.name for one in measured if "scores" in needs_of(one.evaluate)]
     if needing and not outside:
         raise ValueError(f"{' and '.join(needing)} compare with scores from outside; give a file of them (--scores)")

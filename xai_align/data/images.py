@@ -30,6 +30,9 @@ IMAGE_SUFFIXES = frozenset(
     (".bmp", ".gif", ".jpeg", ".jpg", ".npy", ".npz", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 )
 
+#: Most bytes of a stem; file systems take names of 255.
+_LONGEST_STEM = 150
+
 
 class ImageError(ValueError):
     """Error for a file that is no image, or is damaged; the message names it."""
@@ -58,12 +61,12 @@ def expand_paths(given: Iterable[str | Path], *, recursive: bool = False) -> lis
 def distinct_stems(paths: Sequence[Path]) -> list[str]:
     """Return a name for the results of each file: its stem, with a number if that is already taken.
 
-    Bytes of a stem that are no text become ``%E9``.
+    Bytes of a stem that are no text become ``%E9``. A long stem is cut, so that a method and a suffix fit behind it.
     """
     taken: set[str] = set()
     stems = []
     for path in paths:
-        plain = plain_name(path.stem)
+        plain = plain_name(path.stem).encode()[:_LONGEST_STEM].decode("utf-8", "ignore")
         stem, number = plain, 2
         while stem.casefold() in taken:  # some file systems do not distinguish a.jpg from A.jpg
             stem, number = f"{plain}-{number}", number + 1
@@ -279,5 +282,5 @@ def _reason(error: Exception, path: str | Path) -> str:
     """Return what a reader said, without the file's name, which may hold any bytes."""
     said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     for name in (repr(str(path)), str(path)):
-        said = said.replace(name, "the file")
+        said = said.replace(f"image file {name}", "its format").replace(name, "the file")
     return legible(said) or type(error).__name__

@@ -7,11 +7,13 @@ list of numbers, one for each token. Positive numbers speak for the answer.
 from __future__ import annotations
 
 import csv
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile, is_zipfile
 
 import numpy as np
 import torch
@@ -24,6 +26,10 @@ from xai_align._tools.files.plain_json import read_json
 
 #: Columns of a CSV file: of a grid over an image, and of a text's tokens.
 GRID, TOKENS = ("image", "row", "column", "score"), ("image", "token", "score")
+#: Kinds of arrays that hold real numbers: floats, integers, truth values.
+_REAL = "fiub"
+#: First bytes of an .npy file.
+_NPY = b"\x93NUMPY"
 _ALLOWED = "write .csv, .json, .npy or .npz"
 
 
@@ -52,11 +58,37 @@ class OutsideScores:
         Raises:
             ValueError: there are none.
         """
+        name = self._name_of(image)
+        if name is None:
+            raise ValueError(f"'{self.name}' has no scores of '{legible(Path(image).name)}'")
+        return self.values[name]
+
+    def check_images(self, images: Sequence[Path]) -> None:
+        """Raise unless there are scores of one of the images, and none are of several.
+
+        Raises:
+            ValueError: not so; the message names them.
+        """
+        owner: dict[str, Path] = {}
+        for path in images:
+            name = self._name_of(path)
+            if name is None:
+                continue
+            if name in owner:
+                raise ValueError(
+                    f"the scores of '{legible(name)}' in '{self.name}' fit two images, '{legible(owner[name])}' and "
+                    f"'{legible(path)}'; name them by these paths"
+                )
+            owner[name] = path
+        if not owner:
+            raise ValueError(
+                f"'{self.name}' has scores of none of the images: its first are of '{legible(next(iter(self.values)))}'"
+                f", and the first image is '{legible(images[0])}'"
+            )
+
+    def _name_of(self, image: str | Path) -> str | None:
         path = Path(image)
-        for name in (str(path), path.name, path.stem):
-            if name in self.values:
-                return self.values[name]
-        raise ValueError(f"'{self.name}' has no scores of '{legible(path.name)}'")
+        return next((name for name in (str(path), path.name, path.stem) if name in self.values), None)
 
     def on_input(self, image: str | Path, positions: Tensor) -> Tensor:
         """Return an image's scores at the pixels of a model's input, ``[H, W]``; 0 beside the photograph.
@@ -72,7 +104,9 @@ class OutsideScores:
         """
         values = self.of(image)
         if values.ndim != 2:
-            raise ValueError(f"'{self.name}' has {values.ndim} axes for '{Path(image).name}'; give rows of cells")
+            raise ValueError(
+                f"'{self.name}' has {values.ndim} axes for '{legible(Path(image).name)}'; give rows of cells"
+            )
         cells = torch.from_numpy(values)[None, None]
         at = positions.double()[None]
         found = grid_sample(cells, (2 * at - 1).nan_to_num(), padding_mode="border", align_corners=False)[0, 0]
@@ -127,10 +161,12 @@ def read_scores(file: str | Path, *, images: Sequence[str | Path] = (), name: st
 
     Example::
 
-        import json, tempfile
+        import tempfile
 
-        file = Path(tempfile.mkdtemp()) / "human.json"
-        file.write_text(json.dumps({"cat.jpg": [[0, 1], [0, 0]]}))
+        import numpy as np
+
+        file = Path(tempfile.mkdtemp()) / "human.npz"
+        np.savez(file, **{"cat.jpg": [[0, 1], [0, 0]]})
         read_scores(file).of("cat.jpg")
     """
     path = Path(file)
@@ -146,6 +182,8 @@ def read_scores(file: str | Path, *, images: Sequence[str | Path] = (), name: st
         entries = list(readers[path.suffix.lower()](path))
     except OSError as error:
         raise ValueError(f"'{legible(path)}' cannot be read ({error.strerror or error})") from error
+    except MemoryError as error:
+        raise ValueError(f"'{legible(path)}' states an array that is larger than the memory") from error
     if not entries:
         raise ValueError(f"'{legible(path)}' holds no scores")
     return OutsideScores(name or path.stem, {key: _checked(path, key, value) for key, value in entries})
@@ -153,9 +191,12 @@ def read_scores(file: str | Path, *, images: Sequence[str | Path] = (), name: st
 
 def _checked(path: Path, key: str, value: Any) -> NDArray[np.float64]:
     where = f"'{legible(path)}', '{legible(key)}'"
+    if isinstance(value, bytes) or (isinstance(value, np.ndarray) and value.dtype.kind not in _REAL):
+        found = "no array" if isinstance(value, bytes) else f"an array of {value.dtype}"
+        raise ValueError(f"{where}: {found}; give real numbers")
     try:
         array = np.asarray(value, np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{where}: not a list of numbers, or of rows of one length ({error})") from error
     if array.ndim not in (1, 2) or not array.size:
         raise ValueError(f"{where}: an array of shape {list(array.shape)}; give [rows, columns], or [tokens]")
@@ -172,18 +213,25 @@ def _from_json(path: Path) -> Iterable[tuple[str, Any]]:
 
 
 def _from_npz(path: Path) -> Iterable[tuple[str, Any]]:
+    if not is_zipfile(path):
+        raise ValueError(f"'{legible(path)}' is no .npz file; an array alone is written as .npy")
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return list(arrays.items())
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"'{legible(path)}' is no file of arrays ({error})") from error
+    except (ValueError, EOFError, BadZipFile, zlib.error, NotImplementedError) as error:
+        raise ValueError(f"'{legible(path)}' is damaged, or holds other than arrays of numbers ({error})") from error
 
 
 def _from_npy(path: Path, images: Sequence[str | Path]) -> Iterable[tuple[str, Any]]:
+    with path.open("rb") as file:
+        start = file.read(len(_NPY))
+    if start != _NPY:
+        is_npz = "; it is a .npz file, so name it so" if is_zipfile(path) else ""
+        raise ValueError(f"'{legible(path)}' is no .npy file{is_npz}")
     try:
         array = np.load(path, allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise ValueError(f"'{legible(path)}' is no array ({error})") from error
+        raise ValueError(f"'{legible(path)}' is no array of numbers ({error})") from error
     array = array[None] if array.ndim == 2 else array
     if array.ndim != 3 or len(array) != len(images):
         raise ValueError(
@@ -199,19 +247,31 @@ def _from_csv(path: Path) -> Iterable[tuple[str, Any]]:
     except UnicodeDecodeError as error:
         raise ValueError(f"'{legible(path)}' is no text in UTF-8 ({error})") from error
     lines = csv.DictReader(StringIO(text))
-    columns = tuple(lines.fieldnames or ())
+    try:
+        columns, entries = tuple(lines.fieldnames or ()), list(lines)
+    except csv.Error as error:
+        raise ValueError(f"'{legible(path)}' is no CSV file ({error})") from error
     form = next((form for form in (GRID, TOKENS) if set(form) <= set(columns)), None)
     if form is None:
         raise ValueError(
             f"'{legible(path)}' has the columns {', '.join(map(legible, columns)) or 'none'}; give {', '.join(GRID)}, "
-            f"or {', '.join(TOKENS)}"
+            f"or {', '.join(TOKENS)}, separated by commas"
         )
+    twice = [name for name in form if columns.count(name) > 1]
+    if twice:
+        raise ValueError(f"'{legible(path)}' has the column {twice[0]} twice")
     cells: dict[str, dict[tuple[int, ...], float]] = {}
-    for number, line in enumerate(lines, start=2):
+    for number, line in enumerate(entries, start=2):
+        if None in line or None in line.values():
+            given = len(columns) + len(line.get(None, ())) - list(line.values()).count(None)
+            raise ValueError(
+                f"'{legible(path)}', line {number}: {given} entries for {len(columns)} columns; write decimals with a "
+                "point, and names with commas in quotes"
+            )
         try:
             place = tuple(int(line[name]) for name in form[1:-1])
             score = float(line["score"])
-        except (TypeError, ValueError) as error:
+        except ValueError as error:
             raise ValueError(f"'{legible(path)}', line {number}: {error}") from error
         if min(place) < 0:
             raise ValueError(f"'{legible(path)}', line {number}: rows, columns and tokens count from 0")

@@ -11,7 +11,7 @@ from xai_align._tools.replica import LOW_PRECISION, Replica
 from xai_align.export.local_terms import LocalTerms, with_parameters
 from xai_align.export.pinet_terms import PiNetTerms
 from xai_align.features.head_input import HEAD
-from xai_align.features.resolve_layer import Layer
+from xai_align.features.resolve_layer import Layer, resolve_layer
 from xai_align.features.unwrapping import unwrapped
 from xai_align.hookspecs import FeatureSpace
 from xai_align.pinet.head_probe import probe_head
@@ -70,6 +70,8 @@ def prepared(
         if feature_space is not None:
             raise ValueError("a PiNet has maps of its own; leave out feature_space")
         return PiNetTerms(network), network, second_look_space(network)
+    if isinstance(feature_space, str) and feature_space != HEAD:
+        resolve_layer(model, feature_space)  # a name that is not there is not a network that cannot be exported
     layer = copy.rebind(next((one for one in (feature_space, own_layer) if one is not None), HEAD))
     try:
         space = readout_space(network, layer, images[:1], output)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,12 @@ def trace(module: nn.Module, images: Tensor, axes: dict[int, Any]) -> ExportedPr
         return torch.export.export(module, (images,), dynamic_shapes=(axes,), strict=False)
 
 
-def write_program(program: ExportedProgram, path: Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Write a program to a file, with metadata beside it."""
+def write_program(program: ExportedProgram, waiting: Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Write a program to a file that waits for its check, with metadata beside it."""
     extra = {METADATA: json.dumps(dict(metadata))} if metadata else None
-    with path.open("wb") as file:
-        torch.export.save(program, file, extra_files=extra)
+    content = BytesIO()  # of a file that cannot be written, such as on a full disk, torch tells no more than a stack
+    torch.export.save(program, content, extra_files=extra)
+    waiting.write_bytes(content.getbuffer())
 
 
 def program_in(path: Path) -> Callable[[Tensor], dict[str, Tensor]]:

@@ -17,8 +17,10 @@ class Phrases:
         region, named: a find: its share, its place or name, its part of the picture, and ``amount`` if there is one.
         evidence, weight: what a map holds: contributions, or values whose sum has no meaning.
         most, more: sentence of the largest find, and how the others follow it.
-        spread: sentence where nothing stands out.
+        spread, thin: sentence where nothing stands out, with the largest find, and without one.
         against, nothing_against, nothing_for: sentences on the evidence against the answer, or its absence.
+        thin_against: sentence on evidence against without a find.
+        outweighed: sentence where there is evidence for, and more against in every region.
         rather, others, either: the answer of a contrastive question, the foil of all other classes, one of a group.
         opposite, higher: the answer of the question why not a class, and of one about a number.
         total, decomposition: the sum, of a map that leaves a gap, and of one whose terms make the answer.
@@ -40,9 +42,12 @@ class Phrases:
     most: str
     more: str
     spread: str
+    thin: str
     against: str
     nothing_against: str
     nothing_for: str
+    thin_against: str
+    outweighed: str
     rather: str
     others: str
     either: str
@@ -80,9 +85,12 @@ ENGLISH = Phrases(
     most="Of the {what}, {region}{more}.",
     more=", {region}",
     spread="The {what} is spread out and nothing stands out: at most {region}.",
+    thin="The {what} is spread out and nothing stands out.",
     against="Of the evidence against it, {region}.",
     nothing_against="Nothing speaks against it.",
     nothing_for="Nothing in the picture speaks for {side}.",
+    thin_against="The evidence against it is spread out and nothing stands out.",
+    outweighed="Everywhere in the picture, the evidence against {side} outweighs the evidence for it.",
     rather="{side} rather than {foil}",
     others="any other",
     either=" or ",

@@ -41,7 +41,7 @@ _UNITS: dict[Values, str] = {"contributions": LOGITS, "slopes": UNITLESS, "score
 
 def number(value: float) -> str:
     """Format with three decimals and a typographic minus: ``−1.234``."""
-    return f"{value:.3f}".replace("-", "−")
+    return f"{value:z.3f}".replace("-", "−")  # z: no minus before what rounds to zero
 
 
 def tiny(value: float) -> str:

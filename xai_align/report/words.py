@@ -60,7 +60,7 @@ def words_of(
         phrases: the language.
 
     Raises:
-        ValueError: ``regions`` are no integers of the map's size, or one has no name.
+        ValueError: the record is without its map, or ``regions`` are no integers of the map's size, or one has no name.
 
     Example::
 
@@ -70,6 +70,8 @@ def words_of(
         explanation = explain(model, images[:1], 3)
         words_of(record_of(explanation, image="photo")).text  # "Why class 3? Of the evidence for class 3, 41 % ..."
     """
+    if not record.map.numel():
+        raise ValueError("the record is without its map, and has no sentences; make them before the map is left out")
     labels = grid_labels(*record.map.shape) if regions is None else regions
     unnamed = set(labels[labels >= 0].unique().tolist()) - set(names or ()) if names is not None else set()
     if unnamed:
@@ -81,13 +83,16 @@ def words_of(
     against = [replace(region, total=-region.total) for region in against]
     told = found if names is not None or (found and found[0].stands_out) else found[:1]
     say = _Sentences(record, names, phrases)
+    for_somewhere, against_somewhere = (
+        bool(salient_regions(one, labels, joined=False, max_regions=1, min_coverage=0)) for one in (values, -values)
+    )
     sentences = [record.question]
     if not bool((values != 0).any()):
         sentences.append(phrases.empty)
     else:
-        sentences.append(say.on_evidence(told))
+        sentences.append(say.on_evidence(told, for_somewhere))
         if record.signed:
-            sentences.append(say.on_evidence_against(against, bool((values < 0).any())))
+            sentences.append(say.on_evidence_against(against, against_somewhere))
     sentences.append(say.on_sum())
     return Words(
         text=" ".join(filter(None, sentences)),
@@ -102,20 +107,31 @@ class _Sentences:
     names: Mapping[int, str] | None
     phrases: Phrases
 
-    def on_evidence(self, found: Sequence[SalientRegion]) -> str:
+    def on_evidence(self, found: Sequence[SalientRegion], somewhere: bool) -> str:
+        """Return the sentence on the evidence for the answer; ``somewhere``: whether it prevails in any region."""
         p = self.phrases
         has_evidence = self.record.values == "contributions" or self.record.signed
         what = p.evidence.format(side=self.side) if has_evidence else p.weight
         if not found:
-            return p.nothing_for.format(side=self.side)
+            return self.without_find(what, somewhere)
         if self.names is None and not found[0].stands_out:
             return p.spread.format(what=what, region=self.region(found[0]))
         first, *others = map(self.region, found)
         return p.most.format(what=what, region=first, more="".join(p.more.format(region=one) for one in others))
 
-    def on_evidence_against(self, found: Sequence[SalientRegion], there_is: bool) -> str:
+    def without_find(self, what: str, somewhere: bool) -> str:
+        """Return the sentence on evidence of which no region holds enough to be told."""
+        p = self.phrases
+        if not bool((self.record.map > 0).any()):
+            return p.nothing_for.format(side=self.side)
+        covered = self.names is None and self.record.signed  # named regions may leave out a part of the picture
+        return p.thin.format(what=what) if somewhere or not covered else p.outweighed.format(side=self.side)
+
+    def on_evidence_against(self, found: Sequence[SalientRegion], somewhere: bool) -> str:
+        if not found and somewhere:
+            return self.phrases.thin_against
         if not found:
-            return "" if there_is else self.phrases.nothing_against
+            return "" if bool((self.record.map < 0).any()) else self.phrases.nothing_against
         return self.phrases.against.format(region=self.region(found[0]))
 
     def on_sum(self) -> str:

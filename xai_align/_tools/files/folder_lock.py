@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from xai_align._tools.files.whole_file import writing
+
 #: Name of the file that is locked; it holds the number of the process, and is removed at the end.
 LOCK = ".running"
 
@@ -46,10 +48,10 @@ def locked_folder(folder: Path | None, what: str = "run") -> Iterator[None]:
         except OSError:  # a file system without locks
             yield
             return
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
         try:
+            with writing(path):
+                os.ftruncate(file.fileno(), 0)
+                os.write(file.fileno(), str(os.getpid()).encode())  # closing writes nothing more, which would fail too
             yield
         finally:
             path.unlink(missing_ok=True)  # while it is still locked

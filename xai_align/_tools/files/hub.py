@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from xai_align._tools.files.plain_json import in_one_clause
+from xai_align._tools.files.whole_file import write_whole
 from xai_align._tools.optional_package import optional_package
 
 #: Front matter of a model's page on the hub; the text follows.
@@ -53,7 +54,7 @@ def push(
             api = HfApi(token=token)
             address = str(api.create_repo(name, private=private, exist_ok=True))
             if not api.file_exists(name, "README.md"):
-                (folder / "README.md").write_text(_CARD.format(more=more, text=card), encoding="utf-8")
+                write_whole(folder / "README.md", _CARD.format(more=more, text=card))
             api.upload_folder(repo_id=name, folder_path=folder, commit_message=message)
         except Exception as error:  # the client has many errors: no network, no access, a name in use
             raise OSError(

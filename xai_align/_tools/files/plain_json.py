@@ -10,7 +10,8 @@ from typing import Any
 #: Largest JSON file that is read, in bytes.
 LARGEST = 256 * 2**20
 _ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-~])")
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+#: Control characters, and those that turn the direction of all text that follows.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 #: Deepest nesting of lists and objects.
 DEEPEST = 64
 
