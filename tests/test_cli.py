@@ -86,6 +86,7 @@ def test_one_image_leaves_a_picture_arrays_and_numbers_that_agree(folder):
         "half.pinet.json",
         "half.pinet.npz",
         "half.pinet.png",
+        "index.html",
     ]
     said, arrays = numbers("half.pinet", "new/folder"), np.load("new/folder/half.pinet.npz")
     assert said["question"] == "Why red?"

@@ -560,10 +560,11 @@ def test_a_map_is_as_exact_under_autocast():
     assert torch.equal(within, readout.map())
 
 
-def test_all_classes_of_one_number_are_refused():
-    model = nn.Sequential(small(), nn.Linear(4, 1), nn.Flatten(0)).eval()
-    with pytest.raises(ValueError, match=r"the output has shape \[2\], and maps of all classes need logits"):
-        read_out_all_classes(model, images(2, 32), "head")
+def test_all_classes_of_one_number_are_one_map():
+    model, x = nn.Sequential(small(), nn.Linear(4, 1), nn.Flatten(0)).eval(), images(2, 32)
+    found = read_out_all_classes(model, x, "head")
+    assert found.maps.shape[:2] == (2, 1)
+    torch.testing.assert_close((found.maps.sum((2, 3)) + found.bias)[:, 0], model(x), atol=1e-5, rtol=1e-5)
 
 
 def test_attn_lrp_reads_patches_behind_a_normalisation_too():

@@ -90,7 +90,7 @@ def test_without_transformers_the_advice_is_to_install_it(monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(ModuleNotFoundError, match="pip install transformers"):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'xai-align\[hf\]'"):
         load_hf_model("hf:owner/name")
 
 

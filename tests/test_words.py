@@ -150,6 +150,12 @@ def test_maps_with_nothing_to_point_at(values, said):
     assert ("Nothing in the picture speaks for" in text) == (not bool((values > 0).any()) and bool(values.any()))
 
 
+def test_a_map_that_is_not_finite_says_nothing():
+    said = words_of(record(torch.full((8, 8), torch.nan)))
+    assert said.text == "Why cat? The map holds values that are not finite, and says nothing."
+    assert said.regions == ()
+
+
 MAPS = st.builds(
     lambda seed, size, power: (
         torch.randn(*size, generator=torch.Generator().manual_seed(seed)).sign()

@@ -24,7 +24,7 @@ class Phrases:
         rather, others, either: the answer of a contrastive question, the foil of all other classes, one of a group.
         opposite, higher: the answer of the question why not a class, and of one about a number.
         total, decomposition: the sum, of a map that leaves a gap, and of one whose terms make the answer.
-        empty: sentence of a map of zeros.
+        empty, not_finite: sentences of a map of zeros, and of one that holds NaN or infinity.
         between, last: what stands between the parts of a list, and before its last one.
     """
 
@@ -56,6 +56,7 @@ class Phrases:
     total: str
     decomposition: str
     empty: str
+    not_finite: str
     between: str
     last: str
 
@@ -99,6 +100,7 @@ ENGLISH = Phrases(
     total="The map sums to {contributions}, the answer is {answer} {unit}: {gap} is not explained by the map.",
     decomposition="The picture adds {contributions} and what has no position in it {rest}: {answer} {unit}.",
     empty="The map is zero everywhere.",
+    not_finite="The map holds values that are not finite, and says nothing.",
     between=", ",
     last=" and ",
 )

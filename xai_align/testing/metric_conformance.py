@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from xai_align.evaluation.agreement import Scored
 from xai_align.evaluation.does_not_apply import MetricDoesNotApply
 from xai_align.hookspecs import MetricSpec
 from xai_align.plugins.metric_signature import call_problem, needs_of
@@ -113,6 +114,7 @@ class _Subject:
             "explanation": None,
             "boxes": [torch.tensor([[0.0, 0.0, float(size[1]), size[0] / 2]])] * len(images),
             "masks": mask,
+            "scores": [Scored(values=torch.tensor([1.0, -2.0]), labels=(~one).long()) for one in mask.cpu()],
             "other_images": fixed_images(12, seed=5),
             "internal_batch_size": 2,
         }
