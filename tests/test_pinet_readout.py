@@ -11,7 +11,7 @@ import timm_align
 from captum_align import PiNetAttribution
 from gradcam_align import PiNetCAM
 from xai_align import Question, ask, explain
-from xai_align.pinet import ExactPiNet, conv_pinet, read_out, read_out_all_classes
+from xai_align.pinet import CompletenessError, ExactPiNet, conv_pinet, read_out, read_out_all_classes
 from xai_align.question import TargetError
 
 KINDS = {
@@ -187,3 +187,22 @@ def test_a_network_with_a_pooled_linear_head_is_a_pinet_already():
     assert look.coefficients.unique().tolist() == [1.0]
     with pytest.raises(ValueError, match="not local"):
         ExactPiNet(conv_net(), "input").explain(images())
+
+
+def test_rounding_of_all_classes_is_told_from_a_wrong_head_in_float64(monkeypatch):
+    from xai_align.pinet import all_classes
+
+    misses, dtypes = all_classes._misses_sums, []
+
+    def strict(parts, error, logits):
+        dtypes.append(logits.dtype)
+        return logits.dtype == torch.float32 or misses(parts, error, logits)
+
+    monkeypatch.setattr(all_classes, "_misses_sums", strict)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)).eval()
+    found = all_classes.read_out_all_classes(model, torch.randn(2, 3, 16, 16))
+    assert dtypes == [torch.float32, torch.float64]
+    torch.testing.assert_close(found.maps.sum((2, 3)) + found.bias, found.logits)
+    monkeypatch.setattr(all_classes, "_misses_sums", lambda *_: True)
+    with pytest.raises(CompletenessError, match="more than rounding"):
+        all_classes.read_out_all_classes(model, torch.randn(2, 3, 16, 16))

@@ -105,13 +105,18 @@ def read_out_all_classes(
                 "xai_align.read_out, which takes one question for each example"
             )
         _check_split(model, space, inputs, logits, plain, output)
-        if probe_head(model, copied, z, space).averages_positions:
-            cells, bias = decompose_by_position(copied, z)
-            parts, prefix = [cells], torch.zeros_like(logits)
-        else:
-            parts, prefix, bias = _decompose_by_class(copied, z)
-    total = torch.stack([wide(part).sum(-1) for part in parts]).sum(0)
-    _check_sums(parts, total + wide(prefix) + wide(bias) - wide(logits), logits)
+        decompose = _by_position if probe_head(model, copied, z, space).averages_positions else _decompose_by_class
+        parts, prefix, bias = decompose(copied, z)
+        error = _error(parts, prefix, bias, logits)
+        if _misses_sums(parts, error, logits):  # by rounding, or by more: float64 decides
+            finer, wide_z, _ = _features_and_logits(model, space, inputs, output, torch.float64)
+            again = check_logits(finer.split.head(wide_z))  # type: ignore[union-attr]
+            parts_again, prefix_again, bias_again = decompose(finer, wide_z)
+            if _misses_sums(parts_again, _error(parts_again, prefix_again, bias_again, again), again):
+                raise CompletenessError(
+                    f"contributions and bias miss the logits by up to {float(error.abs().max()):.3g}, more than "
+                    "rounding: the head does more than a mean over positions and a linear map; use xai_align.read_out"
+                )
     image_size = (inputs.shape[-2], inputs.shape[-1])
     maps = tuple(on_grid(part, leaf, space, image_size) for part, leaf in zip(parts, tree_leaves(z), strict=True))
     return ClassReadout(
@@ -119,7 +124,7 @@ def read_out_all_classes(
         maps=maps if len(maps) > 1 else maps[0],
         prefix=prefix,
         bias=bias,
-        completeness_error=total + wide(prefix) + wide(bias) - wide(logits),
+        completeness_error=error,
         feature_space=space,
     )
 
@@ -159,18 +164,22 @@ def _check_split(
         )
 
 
-def _check_sums(parts: Sequence[Tensor], error: Tensor, logits: Tensor) -> None:
-    """Raise if contributions and bias miss a logit by more than rounding.
+def _error(parts: Sequence[Tensor], prefix: Tensor, bias: Tensor, logits: Tensor) -> Tensor:
+    """Return contributions and bias minus the logits, ``[N, K]``."""
+    total = torch.stack([wide(part).sum(-1) for part in parts]).sum(0)
+    return total + wide(prefix) + wide(bias) - wide(logits)
 
-    Raises:
-        CompletenessError: they do.
-    """
+
+def _misses_sums(parts: Sequence[Tensor], error: Tensor, logits: Tensor) -> bool:
+    """Return whether contributions and bias miss a logit by more than rounding."""
     squares = torch.stack([wide(part).square().sum(-1) for part in parts]).sum(0) + wide(logits).square()
-    if bool(misses(error, squares.sqrt(), 4096, logits.dtype).any()):
-        raise CompletenessError(
-            f"contributions and bias miss the logits by up to {float(error.abs().max()):.3g}, more than rounding: the "
-            "head does more than a mean over positions and a linear map; use xai_align.read_out"
-        )
+    return bool(misses(error, squares.sqrt(), 4096, logits.dtype).any())
+
+
+def _by_position(space: FeatureSpace, z: Any) -> tuple[list[Tensor], Tensor, Tensor]:
+    """Return cells ``[N, K, P]``, prefix ``[N, K]`` of zeros and bias ``[K]`` of a head that averages positions."""
+    cells, bias = decompose_by_position(space, z)
+    return [cells], torch.zeros_like(cells[..., 0]), bias
 
 
 def _agree(logits: Tensor, plain: Tensor) -> bool:
