@@ -237,7 +237,6 @@ def _save(task: Task, record: Record, inputs: Tensor, path: Path, base: Path) ->
     from xai_align.report.page import Shown
     from xai_align.report.page_answer import answer_of, overlay_of
     from xai_align.report.record_text import legend_text, sum_text, unit_of
-    from xai_align.report.words import words_of
 
     names = {suffix: base.with_name(f"{base.name}.{suffix}") for suffix in ("png", "npz", "json")}
     picture = picture_of(inputs[0], task.loaded)
@@ -250,15 +249,16 @@ def _save(task: Task, record: Record, inputs: Tensor, path: Path, base: Path) ->
     )
     write_whole(names["png"], png(figure))
     save_arrays(record, names["npz"])
+    answer = answer_of(record)
     save_numbers(
         replace(record, image=legible(path)),
         names["json"],
         model=task.reference,
-        words=words_of(record).text,
+        words=f"{record.question} {answer.words}",
         files={suffix: name.name for suffix, name in names.items() if suffix != "json"},
     )
     overlay = overlay_of(record, picture)
-    return Shown(label=record.label, overlay=overlay, file=names["png"].name, answer=answer_of(record))
+    return Shown(label=record.label, overlay=overlay, file=names["png"].name, answer=answer)
 
 
 def _described(task: Task, logits: Tensor) -> OutputDescription:

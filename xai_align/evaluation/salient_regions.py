@@ -96,10 +96,10 @@ def salient_regions(
             f"a map [H, W] needs an integer label for each pixel; got {list(values.shape)} and {list(labels.shape)} "
             f"of {labels.dtype}"
         )
-    values, labels = values.detach().cpu().double(), labels.cpu().long()
+    labels = labels.cpu().long()
     inside = labels >= 0
     known, number = labels[inside].unique(return_inverse=True)
-    a = torch.zeros(len(known), dtype=torch.float64).index_add_(0, number, values[inside])
+    a = region_sums(values, labels)
     size = torch.bincount(number, minlength=len(known))
     mass = float(a.clamp(min=0).sum())
     if mass <= 0:
@@ -107,9 +107,10 @@ def salient_regions(
     place = torch.full_like(labels, -1)
     place[inside] = number
     groups = _connected(place, a / size) if joined else [[index] for index in range(len(known)) if a[index] > 0]
+    totals = sorted(((float(a[group].sum()), group) for group in groups), key=lambda pair: -pair[0])
     found = []
-    for group in groups:
-        total, mask = float(a[group].sum()), torch.isin(place, torch.tensor(group))
+    for total, group in [(total, group) for total, group in totals if total / mass >= min_coverage][:max_regions]:
+        mask = torch.isin(place, torch.tensor(group))
         region = SalientRegion(
             labels=tuple(known[group].tolist()),
             mask=mask,
@@ -118,8 +119,20 @@ def salient_regions(
             area=float(mask.double().mean()),
         )
         found.append(region)
-    found.sort(key=lambda region: -region.total)
-    return [region for region in found if region.coverage >= min_coverage][:max_regions]
+    return found
+
+
+def region_sums(values: Tensor, labels: Tensor) -> Tensor:
+    """Return the sum of a map ``[H, W]`` over each region, by ascending label, in float64.
+
+    Example::
+
+        region_sums(torch.ones(4, 4), grid_labels(4, 4, cells=2))  # [4, 4, 4, 4]
+    """
+    inside = labels >= 0
+    known, number = labels[inside].unique(return_inverse=True)
+    sums = torch.zeros(len(known), dtype=torch.float64)
+    return sums.index_add_(0, number.cpu(), values.detach().cpu().double()[inside.cpu()])
 
 
 def _connected(place: Tensor, density: Tensor) -> Iterator[list[int]]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from xai_align.evaluation.salient_regions import SalientRegion, grid_labels, salient_regions
+from xai_align.evaluation.salient_regions import SalientRegion, grid_labels, region_sums, salient_regions
 from xai_align.report.phrases import ENGLISH, Phrases
 from xai_align.report.record_text import number
 
@@ -85,9 +85,8 @@ def words_of(
     against = [replace(region, total=-region.total) for region in against]
     told = found if names is not None or (found and found[0].stands_out) else found[:1]
     say = _Sentences(record, names, phrases)
-    for_somewhere, against_somewhere = (
-        bool(salient_regions(one, labels, joined=False, max_regions=1, min_coverage=0)) for one in (values, -values)
-    )
+    sums = region_sums(values, labels)
+    for_somewhere, against_somewhere = bool((sums > 0).any()), bool((sums < 0).any())
     sentences = [record.question]
     if not bool((values != 0).any()):
         sentences.append(phrases.empty)
