@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from xai_align.data import picture_channels
 
-class OfChannels:
+
+class OfChannels(picture_channels.OfChannels):
     """A transform of timm for a model with so many channels.
 
     timm's transforms resize and crop PIL images, which have one or three channels; their steps take tensors, too, and
@@ -25,28 +26,8 @@ class OfChannels:
         OfChannels(transform, 12)(np.random.rand(80, 80, 12)).shape  # [12, 64, 64]
     """
 
-    def __init__(self, transform: Any, channels: int) -> None:
-        self.transform, self.channels = transform, channels
-
-    def __call__(self, picture: Any) -> Any:
-        """Return a PIL image, or an array ``[H, W, C]`` in [0, 1], as the model takes it, ``[C, H, W]``.
-
-        Raises:
-            ValueError: it has other channels than the model.
-        """
-        if isinstance(picture, np.ndarray):
-            if picture.ndim == 3 and picture.shape[2] == self.channels:
-                return self._of_array(picture)
-        elif self.channels in (1, 3):
-            return self.transform(picture.convert("L") if self.channels == 1 else picture)
-        found = picture.shape[-1] if isinstance(picture, np.ndarray) else len(picture.getbands())
-        raise ValueError(
-            f"the picture has {found} channels and the model takes {self.channels}: load the model with --in-chans "
-            f"{found}, and weights for so many, or give pictures with {self.channels}"
-        )
-
-    def _of_array(self, picture: Any) -> Tensor:
-        x = torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1), dtype=np.float32))
+    def of_array(self, x: Tensor) -> Any:
+        """Return the values of an array ``[C, H, W]``, float32, as the model takes them."""
         for step in self.transform.transforms:
             if isinstance(getattr(step, "fill", None), tuple | list):  # a border in a colour of 8 bits
                 colour = torch.tensor(step.fill, dtype=x.dtype).reshape(-1, 1, 1) / 255

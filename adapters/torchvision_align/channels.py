@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 
 def stem_of(model: nn.Module) -> tuple[str, nn.Conv2d]:
@@ -79,33 +77,3 @@ def for_channels(name: str, stated: Sequence[float] | None, usual: Sequence[floa
             f"the {name} has {len(stated)} values, and the model takes {channels} channels; give one, or one for each"
         )
     return [sum(values) / len(values)] * channels
-
-
-class OfChannels:
-    """A transform of torchvision's weights for a model with so many channels.
-
-    Args:
-        transform: the weights' own; it takes PIL images and tensors.
-        channels: the channels of the model's input.
-    """
-
-    def __init__(self, transform: Any, channels: int) -> None:
-        self.transform, self.channels = transform, channels
-
-    def __call__(self, picture: Any) -> Tensor:
-        """Return a PIL image, or an array ``[H, W, C]`` in [0, 1], as the model takes it, ``[C, H, W]``.
-
-        Raises:
-            ValueError: it has other channels than the model.
-        """
-        if isinstance(picture, np.ndarray):
-            if picture.ndim == 3 and picture.shape[2] == self.channels:
-                array = np.ascontiguousarray(picture.transpose(2, 0, 1), dtype=np.float32)
-                return self.transform(torch.from_numpy(array))
-        elif self.channels in (1, 3):
-            return self.transform(picture.convert("L") if self.channels == 1 else picture)
-        found = picture.shape[-1] if isinstance(picture, np.ndarray) else len(picture.getbands())
-        raise ValueError(
-            f"the picture has {found} channels and the model takes {self.channels}: load the model with --in-chans "
-            f"{found}, and weights for so many, or give pictures with {self.channels}"
-        )

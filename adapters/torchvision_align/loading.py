@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchvision import models
 from torchvision.transforms._presets import ImageClassification
 
-from torchvision_align.channels import OfChannels, for_channels, stem_of, with_channels
+from torchvision_align.channels import for_channels, stem_of, with_channels
 from xai_align.adapter_tools import (
     RANDOM_WEIGHTS,
     in_one_clause,
@@ -19,6 +19,7 @@ from xai_align.adapter_tools import (
     named_as,
     read_weights_file,
 )
+from xai_align.data.picture_channels import OfChannels
 from xai_align.hookspecs import InputOptions, LoadedModel, OutputKind
 
 #: Prefix of a reference to a torchvision model.

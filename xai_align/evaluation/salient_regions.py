@@ -213,7 +213,7 @@ def verbal_coverage(attributions: Tensor, *, cells: int = GRID, k: int = 10) -> 
     maps = attributions.sum(1) if attributions.dim() == 4 else attributions
     for values in maps.detach().cpu().double():
         labels = grid_labels(values.shape[0], values.shape[1], cells)
-        a = torch.zeros(int(labels.max()) + 1, dtype=torch.float64).index_add_(0, labels.flatten(), values.flatten())
+        a = region_sums(values, labels)
         told = [label for region in salient_regions(values, labels) for label in region.labels]
         found.append(coverage_at_k(a[None], torch.isin(torch.arange(len(a)), torch.tensor(told)).unsqueeze(0), k=k))
     return torch.cat(found)
