@@ -1,4 +1,6 @@
-"""Measure the exactness of readouts on every architecture of timm, at the default feature space and at the input.
+"""Measure the exactness of readouts on every architecture of timm, at the head's input and at the input.
+
+:mod:`benchmarks.readout.default_census` does the same for the default readout.
 
 Random weights, the zero-initialised ones woken, one random image. The census
 is resumable: rows are appended to the table, and architectures that are in it
@@ -22,12 +24,14 @@ import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 TABLE = Path(__file__).with_name("census.tsv")
 COLUMNS = (
-    "architecture module mparams size space kind error_default error_input dtype forward_difference "
-    "seconds_plain seconds_default seconds_input note"
+    "architecture module mparams size space kind error_head error_input dtype forward_difference "
+    "seconds_plain seconds_head seconds_input note"
 ).split()
 #: GiB that the parameters may take; larger ones are represented by a sibling.
 MEMORY = 18.5
@@ -41,24 +45,51 @@ SIBLINGS = {
 BATCH = 20
 
 
+@dataclass(frozen=True, kw_only=True)
+class Census:
+    """Measurement of one network, and the table that it fills.
+
+    Attributes:
+        module: the benchmark, as ``python -m`` runs it.
+        table: the table's file.
+        columns: the table's columns.
+        measure: the row of an architecture.
+        summarise: prints the table's counts.
+    """
+
+    module: str
+    table: Path
+    columns: Sequence[str]
+    measure: Callable[[str], dict[str, object]]
+    summarise: Callable[[Path], None]
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    run(Census(module="benchmarks.readout.census", table=TABLE, columns=COLUMNS, measure=measure, summarise=summarise))
+
+
+def run(census: Census) -> None:
+    """Measure what the command line names, all that is missing in the table, or print the table's counts."""
+    description = sys.modules["__main__"].__doc__
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", help="comma-separated architectures, measured in this process")
-    parser.add_argument("--table", type=Path, default=TABLE)
+    parser.add_argument("--table", type=Path, default=census.table)
     parser.add_argument(
         "--largest", type=float, default=float("inf"), help="leave out what has more million parameters"
     )
     parser.add_argument("--summary", action="store_true")
     options = parser.parse_args()
+    census = replace(census, table=options.table)
     if options.summary:
-        return summarise(options.table)
+        return census.summarise(options.table)
     if options.only:
-        return measure_all(options.only.split(","), options.table)
-    drive(options.table, options.largest)
+        return measure_all(census, options.only.split(","))
+    drive(census, options.largest)
 
 
-def drive(table: Path, largest: float) -> None:
+def drive(census: Census, largest: float) -> None:
     """Run what is missing, smallest first, in batches of a process each."""
+    table = census.table
     sizes = architecture_sizes()
     names = [name for name in sorted(sizes, key=sizes.__getitem__) if sizes[name] <= largest]
     while True:
@@ -69,26 +100,26 @@ def drive(table: Path, largest: float) -> None:
         batch = missing[: BATCH if sizes[missing[0]] < 200 else 3]
         print(f"{len(done)} of {len(names)} done; next {batch[0]} … {batch[-1]}", flush=True)
         code = subprocess.run(
-            [sys.executable, "-m", "benchmarks.readout.census", "--table", str(table), "--only", ",".join(batch)],
+            [sys.executable, "-m", census.module, "--table", str(table), "--only", ",".join(batch)],
             check=False,
         ).returncode
         done = {row["architecture"] for row in rows(table)}
         stopped = [name for name in batch if name not in done]
         if code and stopped:
-            append(table, {"architecture": stopped[0], "note": f"the process ended with {code}"})
+            append(census, {"architecture": stopped[0], "note": f"the process ended with {code}"})
 
 
-def measure_all(names: list[str], table: Path) -> None:
+def measure_all(census: Census, names: list[str]) -> None:
     warnings.filterwarnings("ignore")
     for name in names:
         sibling = SIBLINGS.get(name)
         try:
-            row = measure(sibling or name)
+            row = census.measure(sibling or name)
         except Exception as error:
             row = {"note": f"{type(error).__name__}: {str(error)[:160]}"}
         if sibling:
             row["note"] = f"through its sibling {sibling}; {row['note']}".rstrip("; ")
-        append(table, {**row, "architecture": name})
+        append(census, {**row, "architecture": name})
         gc.collect()
 
 
@@ -105,7 +136,7 @@ def measure(name: str) -> dict[str, object]:
         "size": "x".join(map(str, x.shape[-2:])),
         "note": note,
     }
-    space = resolve_layer(model)
+    space = resolve_layer(model, image=x)
     row["space"] = space.layer if isinstance(space.layer, str) else "+".join(space.layer)
     torch.manual_seed(0)
     for dtype in (torch.float32, torch.float64):
@@ -116,7 +147,7 @@ def measure(name: str) -> dict[str, object]:
             model, x = model.double(), x.double()
         row |= readout_errors(model, x, space)
         row["dtype"] = str(dtype).removeprefix("torch.")
-        if max(float(row["error_default"]), float(row["error_input"])) <= GOAL[row["dtype"]]:
+        if max(float(row["error_head"]), float(row["error_input"])) <= GOAL[row["dtype"]]:
             break
     return row
 
@@ -130,18 +161,18 @@ def readout_errors(model, x, space) -> dict[str, object]:
     with torch.no_grad():
         plain = model(x)
     ends = [time.perf_counter()]
-    default = read_out(model, x, 3, space)
+    at_head = read_out(model, x, 3, space)
     ends.append(time.perf_counter())
     at_input = read_out(model, x, 3, "input")
     ends.append(time.perf_counter())
-    difference = max(float((r.logits - plain).abs().max()) for r in (default, at_input)) / float(plain.abs().max())
+    difference = max(float((r.logits - plain).abs().max()) for r in (at_head, at_input)) / float(plain.abs().max())
     return {
-        "kind": default.kind,
-        "error_default": f"{float(default.relative_error.max()):.1e}",
+        "kind": at_head.kind,
+        "error_head": f"{float(at_head.relative_error.max()):.1e}",
         "error_input": f"{float(at_input.relative_error.max()):.1e}",
         "forward_difference": f"{difference:.1e}",
         "seconds_plain": f"{ends[0] - start:.3f}",
-        "seconds_default": f"{ends[1] - ends[0]:.3f}",
+        "seconds_head": f"{ends[1] - ends[0]:.3f}",
         "seconds_input": f"{ends[2] - ends[1]:.3f}",
     }
 
@@ -149,15 +180,15 @@ def readout_errors(model, x, space) -> dict[str, object]:
 # ---------------------------------------------------------------- building at the smallest size
 
 
-def build(name: str):
-    """The model with woken random weights, an image of the smallest size it takes, and a remark."""
+def build(name: str, smallest: int = 64):
+    """The model with woken random weights, an image of the smallest size from ``smallest`` on, and a remark."""
     import timm
     import torch
 
     config = timm.get_pretrained_cfg(name)
     channels, *default = config.input_size if config else (3, 224, 224)
     failures = []
-    for options, size in ways_to_build(default[0]):
+    for options, size in ways_to_build(default[0], smallest):
         try:
             with QuickInitialisation():
                 model = timm.create_model(name, num_classes=1000, **options).eval()
@@ -173,8 +204,8 @@ def build(name: str):
     raise RuntimeError("; ".join(failures))
 
 
-def ways_to_build(default: int) -> list[tuple[dict[str, int], int]]:
-    small = [size for size in (64, 96, 128, 112, 160, 192) if size < default]
+def ways_to_build(default: int, smallest: int) -> list[tuple[dict[str, int], int]]:
+    small = [size for size in (64, 96, 128, 112, 160, 192, 224, 256) if smallest <= size < default]
     return [way for size in small for way in (({"img_size": size}, size), ({}, size))] + [({}, default)]
 
 
@@ -287,10 +318,10 @@ def rows(table: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file, delimiter="\t"))
 
 
-def append(table: Path, row: dict[str, object]) -> None:
-    new = not table.exists()
-    with table.open("a", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, delimiter="\t", restval="")
+def append(census: Census, row: dict[str, object]) -> None:
+    new = not census.table.exists()
+    with census.table.open("a", newline="") as file:
+        writer = csv.DictWriter(file, census.columns, delimiter="\t", restval="")
         if new:
             writer.writeheader()
         writer.writerow(row)
@@ -299,20 +330,18 @@ def append(table: Path, row: dict[str, object]) -> None:
 def summarise(table: Path) -> None:
     everything = rows(table)
     measured = [row for row in everything if row["dtype"]]
-    within = [
-        row for row in measured if max(map(float, (row["error_default"], row["error_input"]))) <= GOAL[row["dtype"]]
-    ]
+    within = [row for row in measured if max(map(float, (row["error_head"], row["error_input"]))) <= GOAL[row["dtype"]]]
     print(f"{len(everything)} architectures, {len(measured)} measured, {len(within)} within the goal")
     for dtype in GOAL:
         print(f"  in {dtype}: {sum(row['dtype'] == dtype for row in within)}")
-    print(f"  local at the default space: {sum(row['kind'] == 'local' for row in measured)}")
+    print(f"  local at the head's input: {sum(row['kind'] == 'local' for row in measured)}")
     differences = [float(row["forward_difference"]) for row in measured]
     print(f"  largest relative difference of the logits to the plain model's: {max(differences, default=0):.1e}")
     for row in everything:
         if row not in within:
             print(
                 f"  above: {row['architecture']}:",
-                f"{row['error_default']} / {row['error_input']} {row['dtype']} {row['note']}",
+                f"{row['error_head']} / {row['error_input']} {row['dtype']} {row['note']}",
             )
 
 

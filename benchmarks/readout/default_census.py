@@ -1,0 +1,104 @@
+"""Measure the exactness of the default readout on the architectures of timm, at the layers and with the rules it takes.
+
+Random weights, the zero-initialised ones woken, one random image of the smallest size from 192 pixels on that the
+architecture takes, as the default's layers follow from sizes. Resumable as :mod:`benchmarks.readout.census`.
+
+    python -m benchmarks.readout.default_census --largest 60     # all up to 60 million parameters that are missing
+    python -m benchmarks.readout.default_census --only resnet50
+    python -m benchmarks.readout.default_census --summary
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from pathlib import Path
+
+from benchmarks.readout.census import GOAL, MEMORY, Census, build, rows, run
+
+TABLE = Path(__file__).with_name("default_census.tsv")
+COLUMNS = (
+    "architecture module mparams size layers rule error amplification dtype forward_difference "
+    "seconds_plain seconds_first seconds note"
+).split()
+SMALLEST = 192
+
+
+def measure(name: str) -> dict[str, object]:
+    import timm
+    import torch
+
+    model, x, note = build(name, SMALLEST)
+    row: dict[str, object] = {
+        "module": timm.model_entrypoint(name).__module__.rpartition(".")[2],
+        "mparams": f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f}",
+        "size": "x".join(map(str, x.shape[-2:])),
+        "note": note,
+    }
+    torch.manual_seed(0)
+    for dtype in (torch.float32, torch.float64):
+        if dtype == torch.float64:
+            if float(row["mparams"]) * 8e6 > MEMORY * 2**30:
+                row["note"] = f"{row['note']}; float64 does not fit".lstrip("; ")
+                break
+            model, x = model.double(), x.double()
+        row |= errors(model, x)
+        row["dtype"] = str(dtype).removeprefix("torch.")
+        if float(row["error"]) <= GOAL[row["dtype"]]:
+            break
+    return row
+
+
+def errors(model, x) -> dict[str, object]:
+    import torch
+
+    from xai_align.pinet import default_layers, read_out
+
+    start = time.perf_counter()
+    with torch.no_grad():
+        plain = model(x)
+    ends = [time.perf_counter()]
+    for _ in range(2):  # the first one finds the layers
+        readout = read_out(model, x, 3)
+        ends.append(time.perf_counter())
+    difference = float((readout.logits - plain).abs().max()) / float(plain.abs().max())
+    names = readout.feature_space.layer
+    first = default_layers(model, (x,))[0]
+    return {
+        "layers": names if isinstance(names, str) else "+".join(names),
+        "rule": f"gamma {first.gamma}" if first.rule == "gamma" else f"residual {first.residual}",
+        "error": f"{float(readout.relative_error.max()):.1e}",
+        "amplification": f"{float(readout.amplification.max()):.1f}",
+        "forward_difference": f"{difference:.1e}",
+        "seconds_plain": f"{ends[0] - start:.3f}",
+        "seconds_first": f"{ends[1] - ends[0]:.3f}",
+        "seconds": f"{ends[2] - ends[1]:.3f}",
+    }
+
+
+def summarise(table: Path) -> None:
+    everything = rows(table)
+    measured = [row for row in everything if row["dtype"]]
+    within = [row for row in measured if float(row["error"]) <= GOAL[row["dtype"]]]
+    print(f"{len(everything)} architectures, {len(measured)} measured, {len(within)} within the goal")
+    for dtype in GOAL:
+        print(f"  in {dtype}: {sum(row['dtype'] == dtype for row in within)}")
+    at_input = sum(row["layers"] == "input" for row in measured)
+    print(f"  rules: {dict(Counter(row['rule'] for row in measured))}; at the input: {at_input}")
+    differences = [float(row["forward_difference"]) for row in measured]
+    print(f"  largest relative difference of the logits to the plain model's: {max(differences, default=0):.1e}")
+    for row in everything:
+        if row not in within:
+            print(f"  above: {row['architecture']}: {row['error']} {row['dtype']} {row['note']}")
+
+
+if __name__ == "__main__":
+    run(
+        Census(
+            module="benchmarks.readout.default_census",
+            table=TABLE,
+            columns=COLUMNS,
+            measure=measure,
+            summarise=summarise,
+        )
+    )
