@@ -2,6 +2,8 @@
 
 python -m benchmarks.fei.maps --images DIR --out DIR --network lite0 --methods rise,gradcam [--limit 48]
 
+`benchmarks.peers.by_name` says how many passes each peer takes; `rise-100`, `lima-100` and so on take 100.
+
 Takes 7 seconds a map for `fei` and 47 for `rise` on EfficientNet-Lite0.
 """
 
@@ -17,8 +19,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from benchmarks.fei.extremal_perturbation import extremal_perturbation
-from benchmarks.fei.rise import rise
+from benchmarks.peers.by_name import PEERS, PUBLISHED
 from benchmarks.shared.coarse_maps import LAYERS, by_name, readout
 from benchmarks.shared.measuring import timed
 from benchmarks.shared.photographs import JUDGES, photographs
@@ -34,11 +35,20 @@ def optimised(**options: Any) -> Method:
     return lambda model, x, label, network: optimize_masks(model, x, [label], **options).attribution[0]
 
 
-#: Methods that are not registered, and variants of FEI.
+def searched(name: str, passes: int) -> Method:
+    """A peer with so many passes; RISE, which needs no gradients, in bfloat16."""
+    options: dict[str, Any] = {"autocast": torch.bfloat16} if name == "rise" else {}
+    return lambda model, x, label, network: PEERS[name](model, x, label, passes=passes, **options)
+
+
+#: What every peer is given for equal passes.
+PASSES = 100
+
+#: Methods that are not registered: peers as published and with equal passes (`rise-100`), and variants of FEI.
 OWN: dict[str, Method] = {
     "readout": readout,
-    "rise": lambda model, x, label, network: rise(model, x, label, autocast=torch.bfloat16),
-    "extremal": lambda model, x, label, network: extremal_perturbation(model, x, label),
+    **{name: searched(name, passes) for name, passes in PUBLISHED.items()},
+    **{f"{name}-{PASSES}": searched(name, PASSES) for name in PEERS},
     "fei": optimised(),
     "fei-nested": optimised(solver="nested"),
     "fei-nested-unclipped": optimised(solver="nested", clip="none"),

@@ -6,7 +6,9 @@ Perturbations and Smooth Masks, ICCV 2019, arXiv 1910.08485, sections 3.1 to
 max-convolution with a kernel of sigma 21 pixels, an area constraint on its sorted
 values that grows by 0.35 % a step, a pyramid of blurs up to sigma 20 behind it,
 SGD with learning rate 0.01 and momentum 0.9, 800 steps, mirrored every
-second step. All areas of an image go through the network together.
+second step. All areas of an image go through the network together, a pass for
+each. With fewer steps, the weight of the area grows as much in all of them as
+in 800.
 """
 
 from __future__ import annotations
@@ -16,33 +18,45 @@ from math import ceil
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, interpolate, pad, unfold
+from torch.nn.functional import interpolate, pad, unfold
+
+from benchmarks.peers.blurring import blurred
 
 #: Shares of the picture; their masks are averaged to one map.
 AREAS = (0.05, 0.1, 0.2, 0.4)
 STEP, SIGMA, LEVELS, MAX_BLUR = 7, 21.0, 8, 20.0
+STEPS, RATE = 800, 0.01
+PUBLISHED = STEPS * len(AREAS)
 #: Temperature of the smooth maximum.
 TEMPERATURE = 20.0
 
 
 def extremal_perturbation(
-    model: nn.Module, x: Tensor, target: int, *, areas: Sequence[float] = AREAS, steps: int = 800
+    model: nn.Module, x: Tensor, label: int, *, passes: int = PUBLISHED, areas: Sequence[float] = AREAS
 ) -> Tensor:
-    """The mean of the masks for these areas, ``[H, W]``, for one image ``[1, C, H, W]``."""
+    """The mean of the masks for these areas, ``[H, W]``, for one image ``[1, C, H, W]``.
+
+    Raises:
+        ValueError: the passes are not enough for one step.
+    """
+    steps = passes // len(areas)
+    if not steps:
+        raise ValueError(f"passes is {passes}; one step of {len(areas)} areas takes as many as there are areas")
     count, (height, width) = len(areas), x.shape[-2:]
     rows, columns = ceil(height / STEP), ceil(width / STEP)
-    pyramid = torch.cat([_blurred(x, MAX_BLUR * (1 - level / (LEVELS - 1))) for level in range(LEVELS)])
+    sigmas = [MAX_BLUR * (1 - level / (LEVELS - 1)) for level in range(LEVELS)]
+    pyramid = torch.cat([blurred(x, sigma, ceil(3 * sigma)) for sigma in sigmas])
     # the area constraint (eq. 5): the sorted mask should be a step of ones of the wanted length
     template = torch.stack([(torch.arange(height * width) >= (1 - a) * height * width).float() for a in areas])
     cells = torch.ones(count, 1, rows, columns, requires_grad=True)
-    optimiser = torch.optim.SGD([cells], lr=0.01, momentum=0.9, dampening=0.9)
+    optimiser = torch.optim.SGD([cells], lr=RATE, momentum=0.9, dampening=0.9)
     weight = 300.0
     for step in range(steps):
         mask = _smooth(cells, height, width)
         seen = _perturbed(pyramid, mask)
         if step % 2:
             seen = seen.flip(-1)
-        reward = model(seen.contiguous(memory_format=torch.channels_last))[:, target]
+        reward = model(seen.contiguous(memory_format=torch.channels_last))[:, label]
         sorted_mask = mask.flatten(1).sort(1).values
         loss = (weight * (sorted_mask - template).square().mean(1) - reward).sum()
         optimiser.zero_grad()
@@ -50,7 +64,7 @@ def extremal_perturbation(
         optimiser.step()
         with torch.no_grad():
             cells.clamp_(0, 1)
-        weight *= 1.0035
+        weight *= 1.0035 ** (STEPS / steps)
     return _smooth(cells, height, width).detach().mean(0)[0]
 
 
@@ -80,16 +94,3 @@ def _perturbed(pyramid: Tensor, mask: Tensor) -> Tensor:
     low = levels.gather(1, index[:, None]).squeeze(1)
     high = levels.gather(1, index[:, None] + 1).squeeze(1)
     return (1 - share) * low + share * high
-
-
-def _blurred(x: Tensor, sigma: float) -> Tensor:
-    if sigma == 0:
-        return x
-    radius = min(ceil(3 * sigma), min(x.shape[-2:]) - 1)
-    u = torch.arange(-radius, radius + 1, dtype=x.dtype)
-    g = torch.exp(-u.square() / (2 * sigma**2))
-    g = g / g.sum()
-    channels = x.shape[1]
-    x = pad(x, (radius,) * 4, mode="reflect")
-    x = conv2d(x, g.view(1, 1, -1, 1).expand(channels, 1, -1, 1), groups=channels)
-    return conv2d(x, g.view(1, 1, 1, -1).expand(channels, 1, 1, -1), groups=channels)

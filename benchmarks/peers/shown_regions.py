@@ -1,0 +1,68 @@
+"""What a network says of an image of which only some regions are shown, and of which they are hidden."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+Regions: TypeAlias = frozenset[int]
+BATCH = 16
+
+
+class PassesSpent(Exception):
+    """Raised before more passes are taken than were given."""
+
+
+class ShownRegions:
+    """The set function of region search, with every image run once.
+
+    The value of a set of regions is its consistency and its collaboration score (Chen et al., arXiv 2402.09164,
+    2504.00470), those of their four terms that the network's own answer gives:
+
+        F(S) = p(c | S shown) + 1 - p(c | S hidden)
+
+    What is hidden is zero. The other two need an encoder and an estimate of uncertainty, and are left out.
+
+    Args:
+        model: gives logits ``[N, K]``.
+        x: one image, ``[1, C, H, W]``.
+        label: the class ``c``.
+        regions: numbers of the regions from 0 on, ``[H, W]``.
+        passes: how many may be taken.
+    """
+
+    def __init__(self, model: nn.Module, x: Tensor, label: int, regions: Tensor, passes: int) -> None:
+        self.model, self.x, self.label, self.regions, self.passes = model, x, label, regions, passes
+        self.everything: Regions = frozenset(range(int(regions.max()) + 1))
+        self._known: dict[Regions, float] = {}
+
+    def values(self, sets: Sequence[Regions]) -> list[float]:
+        """``F`` of each set.
+
+        Raises:
+            PassesSpent: there are not enough passes left for all of them.
+        """
+        wanted = [one for s in sets for one in (s, self.everything - s) if one not in self._known]
+        wanted = list(dict.fromkeys(wanted))
+        if len(wanted) + len(self._known) > self.passes:
+            raise PassesSpent
+        for first in range(0, len(wanted), BATCH):
+            some = wanted[first : first + BATCH]
+            self._known |= zip(some, self._probabilities(some), strict=True)
+        return [self._known[s] + 1 - self._known[self.everything - s] for s in sets]
+
+    @torch.no_grad()
+    def _probabilities(self, sets: Sequence[Regions]) -> list[float]:
+        shown = torch.stack([torch.isin(self.regions, torch.tensor(sorted(s), dtype=torch.long)) for s in sets])
+        seen = (self.x * shown[:, None]).contiguous(memory_format=torch.channels_last)
+        return self.model(seen).float().softmax(1)[:, self.label].tolist()
+
+
+def as_map(order: Sequence[int], regions: Tensor) -> Tensor:
+    """``[H, W]``: 1 for the region that comes first, falling by equal steps to above 0 for the last."""
+    score = torch.zeros(len(order))
+    score[torch.tensor(order)] = 1 - torch.arange(len(order)) / len(order)
+    return score[regions]
