@@ -14,7 +14,7 @@ from xai_align.evaluation.hidden_activations import hidden_activation_metric, hi
 from xai_align.features.hidden_layers import MEASURES, deviations
 from xai_align.perturbation.curve import perturbation_curves
 from xai_align.perturbation.spec import PerturbationSpec
-from xai_align.plugins import stages
+from xai_align.plugins import metrics, stages
 from xai_align.question import ask
 
 
@@ -80,6 +80,42 @@ def test_measures_are_those_of_a_loop():
         assert report.measures["active"][i, series, 0].item() == pytest.approx(
             np.trapezoid(overlap, dx=1 / 28), rel=1e-5
         )
+
+
+def pixels_as_units():
+    """A picture of two pixels, 3 and 4, a layer that passes them on, and a map that ranks 4 first."""
+    model = nn.Sequential(nn.Identity(), nn.Flatten()).eval()
+    return model, torch.tensor([[[[3.0, 4.0]]]]), torch.tensor([[[1.0, 2.0]]])
+
+
+@pytest.mark.parametrize(
+    ("measure", "deletion", "insertion"),
+    [
+        # cosine of (3, 4) with itself, with (3, 0): 9 / (5 * 3), with (0, 4): 16 / (5 * 4), with (0, 0): 0
+        ("cosine", (1 + 0.6 + 0) / 3, (1 + 0.8 + 0) / 3),
+        # half of what is missing, squared: 16, 9, and 25 without both
+        ("mse", (0 + 8 + 12.5) / 3, (0 + 4.5 + 12.5) / 3),
+        ("relative", (0 + 16 / 25 + 1) / 3, (0 + 9 / 25 + 1) / 3),
+    ],
+)
+def test_two_pixels_by_hand(measure, deletion, insertion):
+    model, x, a = pixels_as_units()
+    report = hidden_activations(model, x, a, layers=["0"], target=0, num_steps=2)
+    found = dict(zip(report.perturbations, report.measures[measure][0, :, 0].tolist(), strict=True))
+    assert found["deletion zero"] == pytest.approx(deletion)
+    assert found["insertion zero"] == pytest.approx(insertion)
+
+
+@pytest.mark.parametrize(
+    ("name", "measure"),
+    [("hidden_deviation", "relative"), *((f"hidden_{one}", one) for one in MEASURES if one != "relative")],
+)
+def test_every_measure_is_a_metric_by_name(name, measure):
+    """The mean over stages and six perturbations of 7 steps."""
+    model, x, a = timm.create_model("test_resnet").eval(), images(2, 32), maps(2, 32)
+    report = hidden_activations(model, x, a, target=3, num_steps=7)
+    found = metrics()[name].evaluate(model, x, a, target=3)
+    torch.testing.assert_close(found, report.measures[measure].nanmean(2).mean(1), rtol=1e-4, atol=1e-6)
 
 
 def test_few_steps_are_some_of_the_many():

@@ -210,7 +210,7 @@ def own_or_opposite_corner(name: str) -> tuple[Tensor, Tensor]:
 #: How a better and a worse map are made, where they are not opposites.
 BETTER_AND_WORSE = {
     **dict.fromkeys(("hidden_deviation", "hidden_active", "hidden_inactive"), pathway),
-    **dict.fromkeys(("hidden_correlation", "hidden_cosine"), pathway),
+    **dict.fromkeys(("hidden_mse", "hidden_correlation", "hidden_cosine"), pathway),
     "first_flip": one_cell,
     **dict.fromkeys(("pointing_game", "positive_mass", "energy_inside", "iou"), place),
     **dict.fromkeys(("grid_pointing_game", "grid_pointing_game_3x3"), own_cell_or_not),
@@ -240,8 +240,8 @@ def test_a_better_map_scores_better_in_the_direction_that_is_registered(name):
 LOWER = """
     average_drop cauc ccs_published cgc_published cgs_published completeness_error
     completeness_error_from_zeros completeness_gap decision_flip deletion
-    deletion_blur deletion_noise infidelity morf parameter_randomisation hidden_deviation sensitivity sufficiency
-    tie_rate
+    deletion_blur deletion_noise infidelity morf parameter_randomisation hidden_deviation hidden_mse sensitivity
+    sufficiency tie_rate
 """
 
 

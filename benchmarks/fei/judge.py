@@ -139,6 +139,7 @@ def all_columns(network: str) -> dict[str, Column]:
         **differences(network),
         "deviation": lambda verdict: verdict.deviation,
         "deviation at half": lambda verdict: verdict.deviation_at_half,
+        "cosine": lambda verdict: verdict.cosine,
     }
 
 

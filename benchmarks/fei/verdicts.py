@@ -8,6 +8,7 @@ All are areas under the curves of :mod:`benchmarks.shared.curves`, and what hidd
   of another photograph. Noise and each channel's mean too, which `fei` does see, noise as one of its fills.
 * other networks, 10 steps: the same map, at their size, judged by a network that no method has seen.
 * deviation of hidden layers: ``||a - b||^2 / ||a||^2``, a mean over the layers and six series of 7 steps.
+* cosine of hidden layers with their clean outputs, a mean over the same.
 * deviation at half: the same, from blur, where the network first gives the class half its clean probability.
 """
 
@@ -56,6 +57,7 @@ class Verdict:
         deviation: of the hidden layers, over six series.
         clean: the class's probability for the whole photograph.
         probabilities, deviations: along insertion from blur, from everything removed to nothing removed.
+        cosine: of the hidden layers with their clean outputs, over six series; NaN in verdicts of before it was measured.
     """
 
     seconds: float
@@ -66,6 +68,7 @@ class Verdict:
     clean: float
     probabilities: list[float]
     deviations: list[float]
+    cosine: float = math.nan
 
     @property
     def deviation_at_half(self) -> float:
@@ -129,10 +132,12 @@ def on_own_network(
     clean, probabilities = curve_values(walked, labels)
     deviations = walked.deviations.of("relative").mean(2)
     mean_deviation = relative.score(watched, labels)
+    mean_cosine = hidden_activation_metric("cosine", num_steps=FEW_STEPS).score(watched, labels)
     return [
         {
             "areas": areas[n],
             "deviation": float(mean_deviation[n]),
+            "cosine": float(mean_cosine[n]),
             "clean": float(clean[n]),
             "probabilities": probabilities[n].flip(0).tolist(),
             "deviations": deviations[n].flip(0).tolist(),

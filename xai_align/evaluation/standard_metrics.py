@@ -219,6 +219,7 @@ METRICS: list[MetricSpec] = [
         "higher",
         "share of inactive hidden units that stay inactive",
     ),
+    _metric("hidden_mse", hidden_activation_metric("mse"), "lower", "mean squared change of hidden units, unscaled"),
     _metric("hidden_correlation", hidden_activation_metric("correlation"), "higher", "correlation of hidden layers"),
     _metric("hidden_cosine", hidden_activation_metric("cosine"), "higher", "cosine of hidden layers"),
     _metric("ccs", _by_question(contrast_classes, ccs), "higher", "RFxG: A falls and B rises", _SEVERAL),

@@ -21,7 +21,8 @@ class NestedOptions:
         area_weight: ``beta``, on the sum over pixels and not on the mean, so its effect depends on the resolution.
         area_schedule: "constant", or "linear": ``beta_t = t * beta`` with ``t`` from 0 for each quantile.
         objective: "preserve" shows the marked pixels; "delete" hides them and lowers the answer,
-            ``L = + f(Phi(1 - alpha; r))``; "both" adds the two, at twice the cost.
+            ``L = + f(Phi(1 - alpha; r))``; "both" adds the two, at twice the cost, and clips
+            each in its own forward pass (the released code does not: :mod:`~xai_align.fei.published.nested`).
         clip_layers: the modules inside which gradients are clipped; None: all.
         order: "sequential" as published; "parallel" (ours): all quantiles in one batch with independent masks,
             made nested at the end by a running maximum. ``n_iter`` steps in all.
