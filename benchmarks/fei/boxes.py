@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.shared.boxes import PLACES, inside, with_boxes
-from benchmarks.shared.coarse_maps import LAYERS, by_name, readout
+from benchmarks.shared.coarse_maps import by_name, readout
 from benchmarks.shared.intervals import from_to
 from benchmarks.shared.markdown import heading, row
 from benchmarks.shared.photographs import JUDGES
@@ -28,7 +28,7 @@ METHODS = ("readout", "fei", "layercam", "input_x_gradient", "random")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--boxes", required=True, type=Path, help="photographs with a labels.json that holds boxes")
-    parser.add_argument("--network", choices=LAYERS, required=True)
+    parser.add_argument("--network", choices=("lite0", "squeezenet"), required=True)
     parser.add_argument("--limit", type=int, default=None)
     options = parser.parse_args()
     network = JUDGES[options.network]

@@ -29,7 +29,7 @@ from benchmarks.fei.verdicts import Verdict, judge
 from benchmarks.shared.curves import OTHERS
 from benchmarks.shared.intervals import plus_minus
 from benchmarks.shared.markdown import heading, row
-from benchmarks.shared.photographs import JUDGED, Photograph, photographs
+from benchmarks.shared.photographs import JUDGED, Photograph, photographs_of
 from xai_align.cli.terminal import progress_bar
 from xai_align.comparison.store import write_whole
 
@@ -46,17 +46,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", required=True, type=Path, help="photographs with a labels.json")
     parser.add_argument("--out", required=True, type=Path, help="where the maps are, and the verdicts will be")
-    parser.add_argument("--network", nargs="+", choices=OTHERS, default=list(OTHERS))
+    parser.add_argument("--network", nargs="+", choices=OTHERS, default=["lite0", "squeezenet"])
     parser.add_argument("--methods", help="names with commas; default: all that have maps")
     parser.add_argument("--method", default="fei", help="the one that the others are compared with")
     parser.add_argument("--limit", type=int, default=JUDGED, help="judge maps of so many photographs")
     parser.add_argument("--table-only", action="store_true", help="judge nothing")
     options = parser.parse_args()
-    judged = [] if options.table_only else photographs(options.images)[0]
     for network in options.network:
         found = options.methods.split(",") if options.methods else with_maps(options.out / network)
         methods = sorted(found, key=lambda name: place(name, options.method))
         if not options.table_only:
+            judged = photographs_of(network, options.images)[0]
             judge_all(options.out, network, methods, judged, options.limit)
         verdicts = {method: kept(options.out / "judged" / network / method) for method in methods}
         print(tables(network, {method: those for method, those in verdicts.items() if those}, options.method))

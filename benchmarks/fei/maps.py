@@ -2,6 +2,7 @@
 
 python -m benchmarks.fei.maps --images DIR --out DIR --network lite0 --methods rise,gradcam [--limit 48]
 
+With `--network resnet20`, DIR holds PACS and RESNET20 names the file that `benchmarks.fei.relu_network` wrote.
 `benchmarks.peers.by_name` says how many passes each peer takes; `rise-100`, `lima-100` and so on take 100.
 
 Takes 7 seconds a map for `fei` and 47 for `rise` on EfficientNet-Lite0.
@@ -22,11 +23,11 @@ from torch import Tensor, nn
 from benchmarks.peers.by_name import PEERS, PUBLISHED
 from benchmarks.shared.coarse_maps import LAYERS, by_name, readout
 from benchmarks.shared.measuring import timed
-from benchmarks.shared.photographs import JUDGES, photographs
+from benchmarks.shared.photographs import JUDGES, photographs_of
 from xai_align.fei import optimize_masks
 from xai_align.perturbation import TieWarning
 
-#: A model, an image ``[1, 3, 224, 224]``, its class and the network's name to a map ``[224, 224]``.
+#: A model, an image ``[1, 3, H, W]``, its class and the network's name to a map ``[H, W]``.
 Method: TypeAlias = Callable[[nn.Module, Tensor, int, str], Tensor]
 
 
@@ -74,7 +75,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=48)
     options = parser.parse_args()
     warnings.simplefilter("ignore", TieWarning)  # the share of ties is part of the verdict
-    judged, _ = photographs(options.images)
+    judged, _ = photographs_of(options.network, options.images)
     network = JUDGES[options.network]
     for method in options.methods.split(","):
         folder = options.out / network.name / method

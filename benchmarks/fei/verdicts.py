@@ -42,7 +42,11 @@ from xai_align.perturbation.spec import steps
 #: Of the own curves.
 OWN_STEPS = 28
 #: Layers whose deviation is measured; None: the stages that the plugin names.
-LAYERS = {"lite0": None, "squeezenet": ("features.2", "features.5", "features.8", "features.12")}
+LAYERS = {
+    "lite0": None,
+    "squeezenet": ("features.2", "features.5", "features.8", "features.12"),
+    "resnet20": ("stem", "stage1", "stage2", "stage3"),
+}
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ class Verdict:
         deviation: of the hidden layers, over six series.
         clean: the class's probability for the whole photograph.
         probabilities, deviations: along insertion from blur, from everything removed to nothing removed.
-        cosine: of the hidden layers with their clean outputs, over six series; NaN in verdicts of before it was measured.
+        cosine: of the hidden layers with their clean outputs, over six series; NaN in older verdicts.
     """
 
     seconds: float
@@ -83,7 +87,7 @@ class Verdict:
 def judge(
     network: str, judged: Sequence[Photograph], which: Sequence[int], maps: Tensor, seconds: Sequence[float]
 ) -> list[Verdict]:
-    """Verdicts on maps ``[M, 224, 224]`` of the judged photographs with these numbers."""
+    """Verdicts on maps ``[M, H, W]`` of the judged photographs with these numbers."""
     own = JUDGES[network]
     labels = [judged[i].label for i in which]
     pixels = torch.stack([judged[i].pixels for i in which])

@@ -231,7 +231,7 @@ def main() -> None:
     parser.add_argument("job", choices=JOBS)
     parser.add_argument("--images", type=Path)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--network", choices=LAYERS, required=True)
+    parser.add_argument("--network", choices=("lite0", "squeezenet"), required=True)
     parser.add_argument("--on", choices=("judged", "others"), default="judged")
     parser.add_argument("--limit", type=int, default=None)
     parser.add_argument("--methods", type=lambda text: text.split(";"), default=[CONTROL, *VARIANTS])

@@ -9,10 +9,10 @@ from xai_align import explain
 from xai_align.pinet.readout import read_out
 from xai_align.plugins import attribution_method
 
-#: Where SqueezeNet is read out and cut for Grad-CAM: its last feature map, 13 x 13. (A network of timm is known.)
-LAYERS = {"lite0": None, "squeezenet": "features"}
+#: Where networks are read out and cut for Grad-CAM: SqueezeNet at its last feature map, 13 x 13. (timm's are known.)
+LAYERS = {"lite0": None, "squeezenet": "features", "resnet20": "stage3"}
 #: Cells of the last feature map.
-CELLS = {"lite0": 7, "squeezenet": 13}
+CELLS = {"lite0": 7, "squeezenet": 13, "resnet20": 12}
 
 
 def smoothed(coarse: Tensor, cells: int) -> Tensor:

@@ -26,7 +26,11 @@ BATCH = 16
 #: The precision of the judging networks. Areas are within 0.01 of float32's, 0.001 off in the mean (24 measured).
 PRECISION = torch.bfloat16
 #: The networks that judge the maps of a network, besides itself.
-OTHERS = {"lite0": ("lite1", "squeezenet"), "squeezenet": ("lite0", "lite1")}
+OTHERS: dict[str, tuple[str, ...]] = {
+    "lite0": ("lite1", "squeezenet"),
+    "squeezenet": ("lite0", "lite1"),
+    "resnet20": (),
+}
 #: Another photograph is the one so many places on, around the end.
 PLACES_ON = 17
 #: "lerf" removes the least relevant first: insertion, read backwards.

@@ -2,6 +2,8 @@
 
 Photographs that EfficientNet-Lite0 and SqueezeNet both get right, in a random order of fixed seed: the first 48 are
 judged, settings were chosen on the others. Every network sees the same pixels, in its own size and units.
+
+`resnet20` knows other classes: its photographs are the held-out pictures of PACS that it gets right, at its own size.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from benchmarks.shared import relu_network
+from benchmarks.shared.pacs import load_pacs
 from benchmarks.shared.real_networks import lite0, lite1, squeezenet
 from xai_align.data.images import open_image
 from xai_align.hookspecs import LoadedModel
@@ -26,7 +30,10 @@ JUDGED = 48
 
 @dataclass(frozen=True)
 class Photograph:
-    """One photograph: its name, its class, and the pixels ``[3, 224, 224]`` in [0, 1] that every network is shown."""
+    """One photograph: its name, its class, and the pixels ``[3, 224, 224]`` in [0, 1] that every network is shown.
+
+    Of pictures of PACS, ``[3, 96, 96]``.
+    """
 
     name: str
     label: int
@@ -58,6 +65,7 @@ JUDGES = {
     "lite0": Judge("lite0", lite0, 224),
     "lite1": Judge("lite1", lite1, 240),
     "squeezenet": Judge("squeezenet", squeezenet, 224),
+    "resnet20": Judge("resnet20", relu_network.load, relu_network.SIZE),
 }
 
 
@@ -81,6 +89,25 @@ def photographs(folder: Path) -> tuple[list[Photograph], list[Photograph]]:
     order = torch.randperm(len(right), generator=torch.Generator().manual_seed(0)).tolist()
     shuffled = [right[i] for i in order]
     return shuffled[:JUDGED], shuffled[JUDGED:]
+
+
+def photographs_of(network: str, folder: Path) -> tuple[list[Photograph], list[Photograph]]:
+    """``(judged, others)`` for a network: of a folder with a labels.json, or for `resnet20` of PACS."""
+    return pictures_of_pacs(folder) if network == "resnet20" else photographs(folder)
+
+
+def pictures_of_pacs(folder: Path) -> tuple[list[Photograph], list[Photograph]]:
+    """``(judged, others)`` of the pictures that `resnet20` was not trained on and gets right."""
+    pacs, judge = load_pacs(folder), JUDGES["resnet20"]
+    parts = relu_network.parts_of(pacs)
+    held_out = torch.cat([parts.validation, parts.test])
+    pixels, labels = relu_network.small(pacs.pixels[held_out]), pacs.labels[held_out]
+    with torch.no_grad():
+        right = torch.cat([judge.model(judge.view(some)).argmax(1) for some in pixels.split(64)]) == labels
+    numbers = right.nonzero()[:, 0]
+    numbers = numbers[torch.randperm(len(numbers), generator=torch.Generator().manual_seed(0))].tolist()
+    found = [Photograph(f"{int(held_out[i]):04d}", int(labels[i]), pixels[i]) for i in numbers]
+    return found[:JUDGED], found[JUDGED:]
 
 
 def pixels_of(file: Path) -> Tensor:
