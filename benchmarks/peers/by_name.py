@@ -6,7 +6,7 @@
 | `extremal` | 800 steps of 4 areas, 3,200 | 25 steps |
 | `lima` | 49 regions, at most 1,594 | 9 regions |
 | `phasewin` | 49 regions, at most 2,450 | 49 regions, by their single gains |
-| `igos` | 15 steps of 4 x 20 points, 1,200 | 4 steps of 4 x 6 points |
+| `igos` | 15 steps of 4 x 20 points, 1,200 without the line search | 4 steps of 4 x 6 points |
 | `mda` | 16 x 16 patches, at most 6,791 | 3 x 3 patches |
 """
 
