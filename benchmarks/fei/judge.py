@@ -3,6 +3,7 @@
     export OMP_NUM_THREADS=1
     export MALLOC_MMAP_THRESHOLD_=8589934592 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=268435456
     python -m benchmarks.fei.judge --images DIR --out DIR [--network lite0 squeezenet] [--methods a,b] [--table-only]
+    python -m benchmarks.fei.judge --images DIR --out DIR --network vit --weights FILE [--on others]
 
 Judges the maps that `python -m benchmarks.fei.maps` wrote to OUT, each once, and prints tables as Markdown;
 `benchmarks.fei.verdicts` says what is judged and how. A run that was stopped goes on where it was: a verdict is a
@@ -25,6 +26,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from benchmarks.fei import transformer
 from benchmarks.fei.verdicts import Verdict, judge
 from benchmarks.shared.curves import OTHERS
 from benchmarks.shared.intervals import plus_minus
@@ -46,18 +48,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", required=True, type=Path, help="photographs with a labels.json")
     parser.add_argument("--out", required=True, type=Path, help="where the maps are, and the verdicts will be")
-    parser.add_argument("--network", nargs="+", choices=OTHERS, default=list(OTHERS))
+    parser.add_argument("--network", nargs="+", choices=[*OTHERS, transformer.NAME], default=list(OTHERS))
+    parser.add_argument("--weights", type=Path, help="of the transformer")
+    parser.add_argument(
+        "--on", choices=("judged", "others"), default="judged", help="settings are chosen on the others"
+    )
     parser.add_argument("--methods", help="names with commas; default: all that have maps")
     parser.add_argument("--method", default="fei", help="the one that the others are compared with")
     parser.add_argument("--limit", type=int, default=JUDGED, help="judge maps of so many photographs")
     parser.add_argument("--table-only", action="store_true", help="judge nothing")
     options = parser.parse_args()
-    judged = [] if options.table_only else photographs(options.images)[0]
     for network in options.network:
+        of_tokens = network == transformer.NAME
+        read = transformer.photographs if of_tokens else photographs
+        judged = [] if options.table_only else read(options.images)[options.on == "others"]
         found = options.methods.split(",") if options.methods else with_maps(options.out / network)
         methods = sorted(found, key=lambda name: place(name, options.method))
         if not options.table_only:
-            judge_all(options.out, network, methods, judged, options.limit)
+            own = transformer.transformer(options.weights) if of_tokens else None
+            judge_all(options.out, network, methods, judged, options.limit, own)
         verdicts = {method: kept(options.out / "judged" / network / method) for method in methods}
         print(tables(network, {method: those for method, those in verdicts.items() if those}, options.method))
 
@@ -72,7 +81,14 @@ def place(method: str, subject: str) -> tuple[int, str]:
     return (order.index(method) if method in order else len(order), method)
 
 
-def judge_all(out: Path, network: str, methods: Sequence[str], judged: Sequence[Photograph], limit: int) -> None:
+def judge_all(
+    out: Path,
+    network: str,
+    methods: Sequence[str],
+    judged: Sequence[Photograph],
+    limit: int,
+    own: transformer.Transformer | None = None,
+) -> None:
     """Judge what is not judged yet, a few maps of a method at a time."""
     waiting = {method: without_verdict(out, network, method, judged[:limit]) for method in methods}
     with progress_bar() as bar:
@@ -80,7 +96,7 @@ def judge_all(out: Path, network: str, methods: Sequence[str], judged: Sequence[
         for method, numbers in waiting.items():
             for some in (numbers[first : first + AT_ONCE] for first in range(0, len(numbers), AT_ONCE)):
                 bar.update(task, description=f"{network} {method}")
-                judge_some(out, network, method, judged, some)
+                judge_some(out, network, method, judged, some, own)
                 bar.update(task, advance=len(some))
 
 
@@ -95,14 +111,21 @@ def without_verdict(out: Path, network: str, method: str, judged: Sequence[Photo
     return [i for i, photograph in enumerate(judged) if waits(photograph)]
 
 
-def judge_some(out: Path, network: str, method: str, judged: Sequence[Photograph], which: Sequence[int]) -> None:
+def judge_some(
+    out: Path,
+    network: str,
+    method: str,
+    judged: Sequence[Photograph],
+    which: Sequence[int],
+    own: transformer.Transformer | None = None,
+) -> None:
     started = time()
     names = [judged[i].name for i in which]
     drawn = [torch.load(out / network / method / f"{name}.pt", weights_only=True) for name in names]
     maps, seconds = torch.stack([one["map"] for one in drawn]), [one["seconds"] for one in drawn]
     folder = out / "judged" / network / method
     folder.mkdir(parents=True, exist_ok=True)
-    for name, verdict in zip(names, judge(network, judged, which, maps, seconds), strict=True):
+    for name, verdict in zip(names, judge(network, judged, which, maps, seconds, own), strict=True):
         file = folder / f"{name}.json"
         write_whole(file, json.dumps(asdict(verdict)) + "\n")
         os.utime(file, (started, started))  # a map that was written meanwhile is newer
@@ -128,7 +151,8 @@ def differences(network: str) -> dict[str, Column]:
         "photograph": into("photograph"),
         "noise": into("noise"),
         "mean": into("mean"),
-        **{other: at(other) for other in OTHERS[network]},
+        **{other: at(other) for other in OTHERS.get(network, ())},
+        **({"drop": into("drop"), "SRG": lambda verdict: verdict.areas["SRG"]} if network == transformer.NAME else {}),
     }
 
 

@@ -1,6 +1,7 @@
 """Make the maps of every method for the FEI benchmarks, and keep them in files, so that a stopped run goes on.
 
-python -m benchmarks.fei.maps --images DIR --out DIR --network lite0 --methods rise,gradcam [--limit 48]
+python -m benchmarks.fei.maps --images DIR --out DIR --network lite0 --methods rise,gradcam [--limit 48] [--on others]
+python -m benchmarks.fei.maps --images DIR --out DIR --network vit --weights FILE --methods readout,fei,fei-drop
 
 Takes 7 seconds a map for `fei` and 47 for `rise` on EfficientNet-Lite0.
 """
@@ -17,6 +18,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from benchmarks.fei import transformer
 from benchmarks.fei.extremal_perturbation import extremal_perturbation
 from benchmarks.fei.rise import rise
 from benchmarks.shared.coarse_maps import LAYERS, by_name, readout
@@ -59,13 +61,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", required=True, type=Path)
     parser.add_argument("--out", required=True, type=Path)
-    parser.add_argument("--network", choices=LAYERS, required=True)
+    parser.add_argument("--network", choices=[*LAYERS, transformer.NAME], required=True)
+    parser.add_argument("--weights", type=Path, help="of the transformer")
     parser.add_argument("--methods", required=True)
     parser.add_argument("--limit", type=int, default=48)
+    parser.add_argument(
+        "--on", choices=("judged", "others"), default="judged", help="settings are chosen on the others"
+    )
     options = parser.parse_args()
     warnings.simplefilter("ignore", TieWarning)  # the share of ties is part of the verdict
-    judged, _ = photographs(options.images)
-    network = JUDGES[options.network]
+    of_tokens = options.network == transformer.NAME
+    found = (transformer.photographs if of_tokens else photographs)(options.images)
+    judged = found[options.on == "others"]
+    network = transformer.transformer(options.weights) if of_tokens else JUDGES[options.network]
+    known, other = (transformer.METHODS, transformer.by_name) if of_tokens else (OWN, by_name)
     for method in options.methods.split(","):
         folder = options.out / network.name / method
         folder.mkdir(parents=True, exist_ok=True)
@@ -75,7 +84,7 @@ def main() -> None:
             if file.exists():
                 continue
             x = network.view(photograph.pixels[None])
-            make = OWN.get(method) or partial(by_name, method)
+            make = known.get(method) or partial(other, method)
             seconds, found = timed(partial(make, network.model, x, photograph.label, network.name))
             torch.save({"map": found.float(), "seconds": seconds}, file)
             spent += seconds

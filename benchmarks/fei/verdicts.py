@@ -7,6 +7,7 @@ All are areas under the curves of :mod:`benchmarks.shared.curves`, and what hidd
 * unseen fills, 10 steps: what no method was made for. Imputation from the pixels that are left (ROAD), and the pixels
   of another photograph. Noise and each channel's mean too, which `fei` does see, noise as one of its fills.
 * other networks, 10 steps: the same map, at their size, judged by a network that no method has seen.
+* of the transformer, patches left out of its tokens, and the symmetric relevance gain (logit, mean fill, 8 steps).
 * deviation of hidden layers: ``||a - b||^2 / ||a||^2``, a mean over the layers and six series of 7 steps.
 * deviation at half: the same, from blur, where the network first gives the class half its clean probability.
 """
@@ -22,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.fei.transformer import GRID, SRG_STEPS, Transformer
 from benchmarks.shared.curves import (
     BATCH,
     OTHER_STEPS,
@@ -34,6 +36,7 @@ from benchmarks.shared.curves import (
     own_games,
 )
 from benchmarks.shared.photographs import JUDGES, Judge, Photograph
+from xai_align.evaluation import symmetric_relevance_gain
 from xai_align.evaluation.hidden_activations import FEW_STEPS, hidden_activation_metric
 from xai_align.perturbation import PerturbationSpec, TieWarning, curve_values, perturbation_curves, tie_rate
 from xai_align.perturbation.spec import steps
@@ -78,17 +81,25 @@ class Verdict:
 
 
 def judge(
-    network: str, judged: Sequence[Photograph], which: Sequence[int], maps: Tensor, seconds: Sequence[float]
+    network: str,
+    judged: Sequence[Photograph],
+    which: Sequence[int],
+    maps: Tensor,
+    seconds: Sequence[float],
+    own: Judge | Transformer | None = None,
 ) -> list[Verdict]:
-    """Verdicts on maps ``[M, 224, 224]`` of the judged photographs with these numbers."""
-    own = JUDGES[network]
+    """Verdicts on maps ``[M, 224, 224]`` of the judged photographs with these numbers.
+
+    ``own`` is the network itself where it is none of the judges.
+    """
+    own = own or JUDGES[network]
     labels = [judged[i].label for i in which]
     pixels = torch.stack([judged[i].pixels for i in which])
     donors = torch.stack([judged[(i + PLACES_ON) % len(judged)].pixels for i in which])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TieWarning)  # the share of ties is part of the verdict
-        here = on_own_network(own, pixels, donors, labels, maps, LAYERS[network])
-        there = {other: on_another_network(JUDGES[other], pixels, labels, maps) for other in OTHERS[network]}
+        here = on_own_network(own, pixels, donors, labels, maps, LAYERS.get(network))
+        there = {other: on_another_network(JUDGES[other], pixels, labels, maps) for other in OTHERS.get(network, ())}
     return [
         Verdict(
             seconds=seconds[n],
@@ -101,7 +112,12 @@ def judge(
 
 
 def on_own_network(
-    network: Judge, pixels: Tensor, donors: Tensor, labels: list[int], maps: Tensor, layers: Sequence[str] | None
+    network: Judge | Transformer,
+    pixels: Tensor,
+    donors: Tensor,
+    labels: list[int],
+    maps: Tensor,
+    layers: Sequence[str] | None,
 ) -> list[dict[str, Any]]:
     """All fields of a verdict that one pass of the map's own network gives: what series share runs once."""
     x, photograph = network.view(pixels), network.view(donors)
@@ -111,6 +127,7 @@ def on_own_network(
         **both_games("photograph", photograph),
         **both_games("noise", "noise"),
         **both_games("mean", "mean"),
+        **(both_games("drop", "drop", grid=GRID) if isinstance(network, Transformer) else {}),
     }
     walk = PerturbationSpec("blur", "lerf", steps(OTHER_STEPS), layers=True)
     relative = hidden_activation_metric("relative", num_steps=FEW_STEPS)
@@ -124,6 +141,11 @@ def on_own_network(
         autocast=PRECISION,
     )
     areas = areas_of(dict(zip(curved, curves, strict=False)), labels)
+    if isinstance(network, Transformer):
+        answers = torch.tensor(labels)
+        gains = symmetric_relevance_gain(network.model, x, maps, target=answers, grid=GRID, num_steps=SRG_STEPS)
+        for found, gain in zip(areas, gains.tolist(), strict=True):
+            found["SRG"] = gain
     walked, watched = curves[len(curved)], curves[len(curved) + 1 :]
     assert walked.deviations is not None
     clean, probabilities = curve_values(walked, labels)

@@ -41,9 +41,11 @@ def own_games(count: int) -> dict[str, PerturbationSpec]:
     }
 
 
-def both_games(name: str, fill: Any, count: int = OTHER_STEPS) -> dict[str, PerturbationSpec]:
+def both_games(
+    name: str, fill: Any, count: int = OTHER_STEPS, grid: tuple[int, int] | None = None
+) -> dict[str, PerturbationSpec]:
     """Insertion and deletion with the same fill."""
-    return {f"{game} {name}": PerturbationSpec(fill, order, steps(count)) for game, order in GAMES.items()}
+    return {f"{game} {name}": PerturbationSpec(fill, order, steps(count), grid) for game, order in GAMES.items()}
 
 
 def on_another_network(network: Judge, pixels: Tensor, labels: list[int], maps: Tensor) -> list[dict[str, float]]:

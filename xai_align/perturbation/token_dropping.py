@@ -84,7 +84,12 @@ class LeftOut(TorchFunctionMode):
         if rows != len(self.visible):
             return None
         if count not in self._tokens:
-            self._tokens[count] = self.grid.of_tokens(self.visible, count)
+            m = self._tokens[count] = self.grid.of_tokens(self.visible, count)
+            if m is not None and not bool((m > 0).any(1).all()):
+                raise ValueError(
+                    "every patch of an image is left out, and the network has no class token to answer with, or means "
+                    "over patches; leave some in (fractions below 1), or use a fill"
+                )
         return self._tokens[count]
 
     def _log(self, rows: int, count: int) -> Tensor | None:
