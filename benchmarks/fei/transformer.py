@@ -81,6 +81,8 @@ METHODS = {
     "fei": fei,
     "fei-drop": partial(fei, removal="drop"),
     "fei-either": partial(fei, removal="either"),
+    "fei-22": partial(fei, n_iter=22),
+    "fei-drop-22": partial(fei, removal="drop", n_iter=22),
     "fei-28-cells": partial(fei, mask_size=28, shift=8),
     "fei-last-map": partial(fei, start_layer="blocks.11.norm1"),
     "fei-flat": partial(fei, start="flat"),

@@ -138,7 +138,7 @@ def on_own_network(
         [*curved.values(), walk, *relative.specs],
         layers=layers,
         internal_batch_size=BATCH,
-        autocast=PRECISION,
+        autocast=None if isinstance(network, Transformer) else PRECISION,  # bfloat16 is slower for it on a CPU
     )
     areas = areas_of(dict(zip(curved, curves, strict=False)), labels)
     if isinstance(network, Transformer):

@@ -4,7 +4,7 @@ A fill is a number, a name of :data:`FILLS`, a tensor, a function of the
 inputs, or an imputer: an object whose ``impute(inputs, removed)`` computes the
 fill from the features that are kept, as noisy linear imputation does. With the
 name "drop" nothing is filled: patches are left out of a transformer's tokens
-(:mod:`~xai_align.perturbation.dropped_patches`).
+(:mod:`~xai_align.perturbation.dropping_network`).
 """
 
 from __future__ import annotations
