@@ -174,3 +174,24 @@ def test_a_network_without_a_spatial_layer_is_refused_in_words_at_its_readout():
     model = filled(nn.Sequential(nn.Flatten(), nn.Linear(192, 5)))
     with pytest.raises(ValueError, match="layer"):
         optimize_masks(model, pictures(2, 3, (8, 8)), [1, 3], **FEW)
+
+
+class Scaled(nn.Module):
+    """Multiplies every image's logits by a number of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = timm_vit()
+
+    def forward(self, x, by, *, power=2):
+        return self.inner(x) * by[:, None] ** power
+
+
+@pytest.mark.parametrize("removal", ["fill", "drop"])
+def test_further_arguments_go_along(removal):
+    model, x, by = Scaled().eval().double(), pictures().double(), torch.tensor([1.0, 3.0]).double()
+    whole = optimize_masks(model, x, [1, 3], removal=removal, additional_forward_args=by, **FEW)
+    last = optimize_masks(model, x[1:], [3], removal=removal, additional_forward_args=by[1:], **FEW)
+    same(whole.attribution[1:], last.attribution, 1e-8)
+    bare = optimize_masks(model.inner, x[1:], [3], removal=removal, **FEW)
+    assert (last.attribution - bare.attribution).abs().max() > 1e-6

@@ -75,6 +75,8 @@ class Pooled(nn.Module):
             z = nn.functional.adaptive_avg_pool1d(z.transpose(1, 2), 1).squeeze(-1)
         elif self.pool == "grid":
             z = z.transpose(1, 2).unflatten(2, (4, 4)).mean((-2, -1))
+        elif self.pool == "kept axis":
+            z = z.mean(1, True).squeeze(1)
         elif self.pool == "max":
             z = z.amax(1)
         else:
@@ -202,7 +204,7 @@ def test_a_shorter_sequence_is_run():
     assert seen == [1 + 2, 1 + PLACES, 1 + PLACES]
 
 
-@pytest.mark.parametrize("pool", ["adaptive", "grid"])
+@pytest.mark.parametrize("pool", ["adaptive", "grid", "kept axis"])
 def test_means_over_tokens_in_other_words(pool):
     model, x, keep = Pooled(pool).eval(), images(1, SIDE), [0, 2, 9]
     filled(model)

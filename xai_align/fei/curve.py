@@ -117,7 +117,7 @@ def curve_masks(
     shares = check_quantiles(quantiles)
     extra = forward_arguments(additional_forward_args)
     removal = check_choice("removal", chosen.removal, REMOVALS)
-    patches = token_grid(model, inputs[:1], extra)
+    patches = token_grid(model, inputs, extra)
     dropping = None if removal == "fill" else token_dropping(model, inputs, extra)
     size = (inputs.shape[2], inputs.shape[3])
     cells = _cells(chosen.mask_size, size, patches)

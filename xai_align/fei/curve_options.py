@@ -30,7 +30,8 @@ class CurveOptions:
         scales: pairs of a width in cells and a weight, see :mod:`~xai_align.fei.scales`.
         fills: kinds of :func:`~xai_align.fei.random_fills.random_fills`.
         removal: what hides the rest of the image: "fill"; "drop", by which patches are left out of the tokens of a
-            transformer; or "either", at random.
+            transformer; or "either", at random. Deviations of hidden layers then count all tokens, hidden ones too,
+            which still look at those shown.
         shift: maximum shift of masks in pixels; None: a 28th of the shorter side, none where cells are patches.
         mirror: "random": half of the composites are flipped left to right; none if gradients are changed.
         deviation_weight: ``w``; 0 turns the deviation of hidden layers off.

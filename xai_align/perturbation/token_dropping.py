@@ -144,13 +144,14 @@ class LeftOut(TorchFunctionMode):
     def _mean(self, func: Callable[..., Tensor], args: Any, kwargs: Any) -> Tensor:
         x = args[0] if args else kwargs.get("input")
         axes = kwargs.get("dim", kwargs.get("axis", args[1] if len(args) > 1 else None))
-        further = args[2:], set(kwargs) - {"input", "dim", "axis", "keepdim"}
+        keep = kwargs.get("keepdim", args[2] if len(args) > 2 else False)
+        further = args[3:], set(kwargs) - {"input", "dim", "axis", "keepdim"}
         if axes is None or not isinstance(x, Tensor) or any(map(len, further)):
             return func(*args, **kwargs)
         found = self._weighted(x, tuple(axes) if isinstance(axes, tuple | list) else (axes,))
         if found is None:
             return func(*args, **kwargs)
-        return found if kwargs.get("keepdim") else found.flatten(1)
+        return found if keep else found.flatten(1)
 
     def _pooled(self, func: Callable[..., Tensor], name: str, args: Any, kwargs: Any) -> Tensor:
         x = args[0]
@@ -254,7 +255,7 @@ def token_dropping(model: nn.Module, images: Tensor, extra: Sequence[Any] = ()) 
         dropping = token_dropping(network, images)  # 2 x 2 patches
     """
     check_evaluation_mode(model)
-    grid = token_grid(model, images[:1], extra)
+    grid = token_grid(model, images, extra)
     name = type(model).__name__
     if grid is None:
         raise ValueError(
