@@ -54,7 +54,7 @@ def test_starts_that_do_not_fit_are_refused(maps):
         ({"mask_size": 4.0}, "mask_size must be an integer of at least 2, got 4.0"),
         ({"shift": -1}, "shift must be a non-negative integer, got -1"),
         ({"mirror": "always"}, "mirror must be 'never' or 'random', got 'always'"),
-        ({"start": "warm"}, "start must be 'readout', 'flat', or maps"),
+        ({"start": "warm"}, "start must be 'readout', 'default readout', 'flat', or maps"),
         ({"start_layer": "conv9"}, "conv9"),
         ({"fills": ("grey",)}, "the fill must be .* got 'grey'"),
         ({"scales": ()}, "scales are"),

@@ -68,7 +68,7 @@ def test_tensors_and_functions():
 @pytest.mark.parametrize(
     ("fill", "error", "message"),
     [
-        ("black", ValueError, r"'zero', .* or 'noisy_linear', got 'black'"),
+        ("black", ValueError, r"'zero', .* 'noisy_linear' or 'drop', got 'black'"),
         (torch.zeros(2, 3, 4, 4), ValueError, r"the fill has shape \[2, 3, 4, 4\]"),
         (lambda x: x[:, :1], ValueError, "the fill has shape"),
         (lambda x: 3, ValueError, "returned int"),

@@ -3,6 +3,7 @@
     export OMP_NUM_THREADS=1
     export MALLOC_MMAP_THRESHOLD_=8589934592 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=268435456
     python -m benchmarks.fei.judge --images DIR --out DIR [--network lite0 squeezenet] [--methods a,b] [--table-only]
+    python -m benchmarks.fei.judge --images DIR --out DIR --network vit --weights FILE [--on others]
 
 Judges the maps that `python -m benchmarks.fei.maps` wrote to OUT, each once, and prints tables as Markdown;
 `benchmarks.fei.verdicts` says what is judged and how. A run that was stopped goes on where it was: a verdict is a
@@ -25,11 +26,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from benchmarks.fei import transformer
+from benchmarks.fei.networks import NAMES, Network, network_of, photographs_for
 from benchmarks.fei.verdicts import Verdict, judge
 from benchmarks.shared.curves import OTHERS
 from benchmarks.shared.intervals import plus_minus
 from benchmarks.shared.markdown import heading, row
-from benchmarks.shared.photographs import JUDGED, Photograph, photographs_of
+from benchmarks.shared.photographs import JUDGED, Photograph
 from xai_align.cli.terminal import progress_bar
 from xai_align.comparison.store import write_whole
 
@@ -46,7 +49,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", required=True, type=Path, help="photographs with a labels.json")
     parser.add_argument("--out", required=True, type=Path, help="where the maps are, and the verdicts will be")
-    parser.add_argument("--network", nargs="+", choices=OTHERS, default=["lite0", "squeezenet"])
+    parser.add_argument("--network", nargs="+", choices=NAMES, default=["lite0", "squeezenet"])
+    parser.add_argument("--weights", type=Path, help="of the transformer")
+    parser.add_argument(
+        "--on", choices=("judged", "others"), default="judged", help="settings are chosen on the others"
+    )
     parser.add_argument("--methods", help="names with commas; default: all that have maps")
     parser.add_argument("--method", default="fei", help="the one that the others are compared with")
     parser.add_argument("--limit", type=int, default=JUDGED, help="judge maps of so many photographs")
@@ -56,8 +63,8 @@ def main() -> None:
         found = options.methods.split(",") if options.methods else with_maps(options.out / network)
         methods = sorted(found, key=lambda name: place(name, options.method))
         if not options.table_only:
-            judged = photographs_of(network, options.images)[0]
-            judge_all(options.out, network, methods, judged, options.limit)
+            judged = photographs_for(network, options.images, options.on)
+            judge_all(options.out, network_of(network, options.weights), methods, judged, options.limit)
         verdicts = {method: kept(options.out / "judged" / network / method) for method in methods}
         print(tables(network, {method: those for method, those in verdicts.items() if those}, options.method))
 
@@ -72,14 +79,14 @@ def place(method: str, subject: str) -> tuple[int, str]:
     return (order.index(method) if method in order else len(order), method)
 
 
-def judge_all(out: Path, network: str, methods: Sequence[str], judged: Sequence[Photograph], limit: int) -> None:
+def judge_all(out: Path, network: Network, methods: Sequence[str], judged: Sequence[Photograph], limit: int) -> None:
     """Judge what is not judged yet, a few maps of a method at a time."""
-    waiting = {method: without_verdict(out, network, method, judged[:limit]) for method in methods}
+    waiting = {method: without_verdict(out, network.name, method, judged[:limit]) for method in methods}
     with progress_bar() as bar:
-        task = bar.add_task(network, total=sum(map(len, waiting.values())))
+        task = bar.add_task(network.name, total=sum(map(len, waiting.values())))
         for method, numbers in waiting.items():
             for some in (numbers[first : first + AT_ONCE] for first in range(0, len(numbers), AT_ONCE)):
-                bar.update(task, description=f"{network} {method}")
+                bar.update(task, description=f"{network.name} {method}")
                 judge_some(out, network, method, judged, some)
                 bar.update(task, advance=len(some))
 
@@ -95,12 +102,12 @@ def without_verdict(out: Path, network: str, method: str, judged: Sequence[Photo
     return [i for i, photograph in enumerate(judged) if waits(photograph)]
 
 
-def judge_some(out: Path, network: str, method: str, judged: Sequence[Photograph], which: Sequence[int]) -> None:
+def judge_some(out: Path, network: Network, method: str, judged: Sequence[Photograph], which: Sequence[int]) -> None:
     started = time()
     names = [judged[i].name for i in which]
-    drawn = [torch.load(out / network / method / f"{name}.pt", weights_only=True) for name in names]
+    drawn = [torch.load(out / network.name / method / f"{name}.pt", weights_only=True) for name in names]
     maps, seconds = torch.stack([one["map"] for one in drawn]), [one["seconds"] for one in drawn]
-    folder = out / "judged" / network / method
+    folder = out / "judged" / network.name / method
     folder.mkdir(parents=True, exist_ok=True)
     for name, verdict in zip(names, judge(network, judged, which, maps, seconds), strict=True):
         file = folder / f"{name}.json"
@@ -128,7 +135,8 @@ def differences(network: str) -> dict[str, Column]:
         "photograph": into("photograph"),
         "noise": into("noise"),
         "mean": into("mean"),
-        **{other: at(other) for other in OTHERS[network]},
+        **{other: at(other) for other in OTHERS.get(network, ())},
+        **({"drop": into("drop"), "SRG": lambda verdict: verdict.areas["SRG"]} if network == transformer.NAME else {}),
     }
 
 

@@ -1,6 +1,7 @@
 """Make the maps of every method for the FEI benchmarks, and keep them in files, so that a stopped run goes on.
 
-python -m benchmarks.fei.maps --images DIR --out DIR --network lite0 --methods rise,gradcam [--limit 48]
+python -m benchmarks.fei.maps --images DIR --out DIR --network lite0 --methods rise,gradcam [--limit 48] [--on others]
+python -m benchmarks.fei.maps --images DIR --out DIR --network vit --weights FILE --methods readout,fei,fei-drop
 
 With `--network resnet20`, DIR holds PACS and RESNET20 names the file that `benchmarks.fei.relu_network` wrote.
 `benchmarks.peers.by_name` says how many passes each peer takes; `rise-100`, `lima-100` and so on take 100.
@@ -20,10 +21,11 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from benchmarks.fei import transformer
+from benchmarks.fei.networks import NAMES, network_of, photographs_for
 from benchmarks.peers.by_name import PEERS, PUBLISHED
-from benchmarks.shared.coarse_maps import LAYERS, by_name, readout
+from benchmarks.shared.coarse_maps import by_name, readout
 from benchmarks.shared.measuring import timed
-from benchmarks.shared.photographs import JUDGES, photographs_of
 from xai_align.fei import optimize_masks
 from xai_align.perturbation import TieWarning
 
@@ -37,9 +39,8 @@ def optimised(**options: Any) -> Method:
 
 
 def searched(name: str, passes: int) -> Method:
-    """A peer with so many passes; RISE, which needs no gradients, in bfloat16."""
-    options: dict[str, Any] = {"autocast": torch.bfloat16} if name == "rise" else {}
-    return lambda model, x, label, network: PEERS[name](model, x, label, passes=passes, **options)
+    """A peer with so many passes."""
+    return lambda model, x, label, network: PEERS[name](model, x, label, passes=passes)
 
 
 #: What every peer is given for equal passes.
@@ -70,13 +71,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", required=True, type=Path)
     parser.add_argument("--out", required=True, type=Path)
-    parser.add_argument("--network", choices=LAYERS, required=True)
+    parser.add_argument("--network", choices=NAMES, required=True)
+    parser.add_argument("--weights", type=Path, help="of the transformer")
     parser.add_argument("--methods", required=True)
     parser.add_argument("--limit", type=int, default=48)
+    parser.add_argument(
+        "--on", choices=("judged", "others"), default="judged", help="settings are chosen on the others"
+    )
     options = parser.parse_args()
     warnings.simplefilter("ignore", TieWarning)  # the share of ties is part of the verdict
-    judged, _ = photographs_of(options.network, options.images)
-    network = JUDGES[options.network]
+    of_tokens = options.network == transformer.NAME
+    judged = photographs_for(options.network, options.images, options.on)
+    network = network_of(options.network, options.weights)
+    known, other = (transformer.METHODS, transformer.by_name) if of_tokens else (OWN, by_name)
     for method in options.methods.split(","):
         folder = options.out / network.name / method
         folder.mkdir(parents=True, exist_ok=True)
@@ -86,7 +93,7 @@ def main() -> None:
             if file.exists():
                 continue
             x = network.view(photograph.pixels[None])
-            make = OWN.get(method) or partial(by_name, method)
+            make = known.get(method) or partial(other, method)
             seconds, found = timed(partial(make, network.model, x, photograph.label, network.name))
             torch.save({"map": found.float(), "seconds": seconds}, file)
             spent += seconds

@@ -7,6 +7,7 @@ All are areas under the curves of :mod:`benchmarks.shared.curves`, and what hidd
 * unseen fills, 10 steps: what no method was made for. Imputation from the pixels that are left (ROAD), and the pixels
   of another photograph. Noise and each channel's mean too, which `fei` does see, noise as one of its fills.
 * other networks, 10 steps: the same map, at their size, judged by a network that no method has seen.
+* of the transformer, patches left out of its tokens, and the symmetric relevance gain (logit, mean fill, 8 steps).
 * deviation of hidden layers: ``||a - b||^2 / ||a||^2``, a mean over the layers and six series of 7 steps.
 * cosine of hidden layers with their clean outputs, a mean over the same.
 * deviation at half: the same, from blur, where the network first gives the class half its clean probability.
@@ -23,6 +24,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.fei.networks import Network
+from benchmarks.fei.transformer import GRID, SRG_STEPS, Transformer
 from benchmarks.shared.curves import (
     BATCH,
     OTHER_STEPS,
@@ -34,7 +37,8 @@ from benchmarks.shared.curves import (
     on_another_network,
     own_games,
 )
-from benchmarks.shared.photographs import JUDGES, Judge, Photograph
+from benchmarks.shared.photographs import JUDGES, Photograph
+from xai_align.evaluation import symmetric_relevance_gain
 from xai_align.evaluation.hidden_activations import FEW_STEPS, hidden_activation_metric
 from xai_align.perturbation import PerturbationSpec, TieWarning, curve_values, perturbation_curves, tie_rate
 from xai_align.perturbation.spec import steps
@@ -85,17 +89,17 @@ class Verdict:
 
 
 def judge(
-    network: str, judged: Sequence[Photograph], which: Sequence[int], maps: Tensor, seconds: Sequence[float]
+    network: Network, judged: Sequence[Photograph], which: Sequence[int], maps: Tensor, seconds: Sequence[float]
 ) -> list[Verdict]:
     """Verdicts on maps ``[M, H, W]`` of the judged photographs with these numbers."""
-    own = JUDGES[network]
+    others = OTHERS.get(network.name, ())
     labels = [judged[i].label for i in which]
     pixels = torch.stack([judged[i].pixels for i in which])
     donors = torch.stack([judged[(i + PLACES_ON) % len(judged)].pixels for i in which])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TieWarning)  # the share of ties is part of the verdict
-        here = on_own_network(own, pixels, donors, labels, maps, LAYERS[network])
-        there = {other: on_another_network(JUDGES[other], pixels, labels, maps) for other in OTHERS[network]}
+        here = on_own_network(network, pixels, donors, labels, maps, LAYERS.get(network.name))
+        there = {other: on_another_network(JUDGES[other], pixels, labels, maps) for other in others}
     return [
         Verdict(
             seconds=seconds[n],
@@ -108,7 +112,12 @@ def judge(
 
 
 def on_own_network(
-    network: Judge, pixels: Tensor, donors: Tensor, labels: list[int], maps: Tensor, layers: Sequence[str] | None
+    network: Network,
+    pixels: Tensor,
+    donors: Tensor,
+    labels: list[int],
+    maps: Tensor,
+    layers: Sequence[str] | None,
 ) -> list[dict[str, Any]]:
     """All fields of a verdict that one pass of the map's own network gives: what series share runs once."""
     x, photograph = network.view(pixels), network.view(donors)
@@ -118,6 +127,7 @@ def on_own_network(
         **both_games("photograph", photograph),
         **both_games("noise", "noise"),
         **both_games("mean", "mean"),
+        **(both_games("drop", "drop", grid=GRID) if isinstance(network, Transformer) else {}),
     }
     walk = PerturbationSpec("blur", "lerf", steps(OTHER_STEPS), layers=True)
     relative = hidden_activation_metric("relative", num_steps=FEW_STEPS)
@@ -131,6 +141,11 @@ def on_own_network(
         autocast=PRECISION,
     )
     areas = areas_of(dict(zip(curved, curves, strict=False)), labels)
+    if isinstance(network, Transformer):
+        answers = torch.tensor(labels)
+        gains = symmetric_relevance_gain(network.model, x, maps, target=answers, grid=GRID, num_steps=SRG_STEPS)
+        for found, gain in zip(areas, gains.tolist(), strict=True):
+            found["SRG"] = gain
     walked, watched = curves[len(curved)], curves[len(curved) + 1 :]
     assert walked.deviations is not None
     clean, probabilities = curve_values(walked, labels)

@@ -30,13 +30,11 @@ def rise(
     p: float = 0.5,
     batch: int = 16,
     seed: int = 0,
-    autocast: torch.dtype | None = None,
 ) -> Tensor:
     """``S = 1 / (E[M] N) sum_i f(x * M_i) M_i`` (eq. 6) of ``N = passes`` masks, ``[H, W]``."""
     total = torch.zeros(x.shape[-2:])
     for m in random_masks(passes, x.shape[-2:], grid=grid, p=p, batch=batch, seed=seed):
-        with torch.autocast("cpu", dtype=autocast, enabled=autocast is not None):
-            logits = model((x * m).contiguous(memory_format=torch.channels_last))
+        logits = model((x * m).contiguous(memory_format=torch.channels_last))
         weight = logits.float().softmax(1)[:, label]
         total += torch.einsum("n,nhw->hw", weight, m[:, 0])
     return total / (p * passes)

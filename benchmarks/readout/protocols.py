@@ -75,7 +75,7 @@ def random(model: nn.Module, x: Tensor, labels: list[int]) -> Tensor:
 
 
 def by_rise(model: nn.Module, x: Tensor, labels: list[int]) -> Tensor:
-    return torch.stack([rise(model, x[[i]], k, passes=PASSES, autocast=torch.bfloat16) for i, k in enumerate(labels)])
+    return torch.stack([rise(model, x[[i]], k, passes=PASSES) for i, k in enumerate(labels)])
 
 
 def by_mda(model: nn.Module, x: Tensor, labels: list[int]) -> Tensor:

@@ -28,7 +28,7 @@ def smoothed(coarse: Tensor, cells: int) -> Tensor:
 
 def readout(model: nn.Module, x: Tensor, label: int, network: str) -> Tensor:
     """The exact readout at the last feature map."""
-    return read_out(model, x, label, LAYERS[network]).map("smooth")[0].detach()
+    return read_out(model, x, label, LAYERS[network] or "head").map("smooth")[0].detach()
 
 
 def by_name(method: str, model: nn.Module, x: Tensor, label: int, network: str) -> Tensor:

@@ -9,6 +9,10 @@ area. For a share ``p`` of the image, fills ``r, r'`` and composites
     x_del = (1 - m_p) x + m_p r'
     L     = P(x_del) - P(x_ins)  [ + w * mean_l D_l ]
 
+On a network that keeps one grid of tokens cells are its patches, and instead of
+filling them they can be left out of the tokens
+(:mod:`~xai_align.perturbation.token_dropping`).
+
 ``P`` is the probability that insertion and deletion measure, so the mean of
 ``L`` over ``p`` is deletion minus insertion of the map (if ``P(x)`` is a half
 or more; for less probable classes ``P`` is relative to the unchanged image).
@@ -45,9 +49,13 @@ from xai_align.fei.curve_search import Search, StageDeviations, log_odds
 from xai_align.fei.optimised import OptimisedMasks, check_quantiles, optimised_masks
 from xai_align.fei.quantile_masks import level_sets, standardised
 from xai_align.fei.random_fills import fixed_fill, random_fills
+from xai_align.fei.removal import REMOVALS
 from xai_align.fei.scales import check_scales
 from xai_align.fei.solid_colours import Normalization
 from xai_align.fei.starting_map import starting_map
+from xai_align.perturbation.token_dropping import token_dropping
+from xai_align.perturbation.token_grid import TokenGrid, token_grid
+from xai_align.pinet.input_checks import forward_arguments
 from xai_align.question import Question
 
 #: Steps, of two passes each.
@@ -107,12 +115,22 @@ def curve_masks(
     chosen = with_changes(options, CurveOptions, changed, "curve_masks")
     check_image_model(model, inputs)
     shares = check_quantiles(quantiles)
+    extra = forward_arguments(additional_forward_args)
+    removal = check_choice("removal", chosen.removal, REMOVALS)
+    patches = token_grid(model, inputs, extra)
+    dropping = None if removal == "fill" else token_dropping(model, inputs, extra)
+    size = (inputs.shape[2], inputs.shape[3])
+    cells = _cells(chosen.mask_size, size, patches)
+    of_patches = patches is not None and cells == (patches.rows, patches.columns)
     search = Search(
         n_iter=check_integer("n_iter", n_iter),
         lr=check_number("lr", chosen.lr, above=0),
         temperatures=_check_temperatures(chosen.temperatures),
         scales=check_scales(chosen.scales),
-        shift=_one_cell(inputs) if chosen.shift is None else check_integer("shift", chosen.shift, least=0),
+        shift=_shift(chosen.shift, size, of_patches),
+        removal=chosen.removal,
+        upsampling="nearest" if of_patches else "bilinear",
+        unit=_patch(size, patches) if of_patches and patches is not None else 1,
         # activations of a mirrored composite have no counterpart in the reference of a clipping
         mirrors=check_choice("mirror", chosen.mirror, ("never", "random")) == "random" and intercept is None,
         deviation_weight=check_number("deviation_weight", chosen.deviation_weight),
@@ -124,9 +142,9 @@ def curve_masks(
             model,
             inputs,
             questions,
-            chosen.start,
+            "default readout" if patches is not None and _is(chosen.start, "readout") else chosen.start,
             layer=chosen.start_layer,
-            cells=_cells(chosen.mask_size, (inputs.shape[2], inputs.shape[3])),
+            cells=cells,
             additional_forward_args=additional_forward_args,
         )
         asked = stack.enter_context(
@@ -138,6 +156,8 @@ def curve_masks(
                 intercept=intercept,
             )
         )
+        if dropping is not None:
+            dropping.on(asked.model)
         x = asked.inputs
         stages = None
         if search.deviation_weight:
@@ -165,19 +185,30 @@ def curve_masks(
         quantiles=shares,
         clipped=asked.clipped,
         passes=2 * losses.shape[1],
-        notes=[fill.note] if stages or not search.deviation_weight else [fill.note, _NO_STAGES],
+        notes=[
+            *([] if search.removal == "drop" else [fill.note]),
+            *_LEFT_OUT[search.removal],
+            *([] if stages or not search.deviation_weight else [_NO_STAGES]),
+        ],
         warn=warn,
     )
 
 
+_LEFT_OUT = {
+    "fill": [],
+    "drop": ["hidden patches were left out of the tokens, and no fill was used"],
+    "either": ["half of the composites, drawn at random, had hidden patches left out of the tokens and no fill"],
+}
 _NO_STAGES = (
     "no hidden layer with feature maps was found, so hidden deviations were not penalised; name layers with "
     "deviation_layers"
 )
 
 
-def _cells(mask_size: int | None, image: tuple[int, int]) -> tuple[int, int]:
-    """Return the rows and columns of nearly square cells, ``mask_size`` along the shorter side."""
+def _cells(mask_size: int | None, image: tuple[int, int], patches: TokenGrid | None) -> tuple[int, int]:
+    """Return the rows and columns of cells: a network's patches, or nearly square ones along the shorter side."""
+    if mask_size is None and patches is not None:
+        return patches.rows, patches.columns
     shorter = min(image)
     count = min(CELLS, shorter) if mask_size is None else check_integer("mask_size", mask_size, least=2)
     if count > shorter:
@@ -187,8 +218,20 @@ def _cells(mask_size: int | None, image: tuple[int, int]) -> tuple[int, int]:
     return round(image[0] * count / shorter), round(image[1] * count / shorter)
 
 
-def _one_cell(inputs: Tensor) -> int:
-    return min(inputs.shape[2:]) // CELLS
+def _shift(shift: int | None, image: tuple[int, int], of_patches: bool) -> int:
+    """Return the maximum shift of masks; masks of patches stay on them unless a shift is given."""
+    if shift is not None:
+        return check_integer("shift", shift, least=0)
+    return 0 if of_patches else min(image) // CELLS
+
+
+def _patch(image: tuple[int, int], patches: TokenGrid) -> int:
+    """Return the shorter side of a patch, in pixels."""
+    return max(1, min(image[0] // patches.rows, image[1] // patches.columns))
+
+
+def _is(start: Any, name: str) -> bool:
+    return isinstance(start, str) and start == name
 
 
 def _check_temperatures(temperatures: Sequence[float]) -> tuple[float, float]:

@@ -8,6 +8,7 @@ from typing import Literal
 
 from xai_align.features.resolve_layer import Layer, Layers
 from xai_align.fei.random_fills import KINDS
+from xai_align.fei.removal import Removal
 from xai_align.fei.scales import SCALES
 from xai_align.fei.starting_map import Start
 
@@ -18,14 +19,20 @@ class CurveOptions:
 
     Attributes:
         restarts: number of searches, each with its own random numbers, whose maps are averaged.
-        mask_size: cells along the shorter side of the image; None: 28, or one per pixel if there are fewer.
-        start: "readout", "flat", or maps ``[N, h, w]``.
-        start_layer: layer of the readout, as in :func:`~xai_align.read_out`. None: the last feature map.
+        mask_size: cells along the shorter side of the image. None: the patches of a network that keeps one grid of
+            tokens; for others 28, or one per pixel if there are fewer.
+        start: "readout", "default readout", "flat", or maps ``[N, h, w]``.
+        start_layer: layer of the readout, as in :func:`~xai_align.read_out`. None: with "readout" the last feature
+            map, or the default layers of a network that keeps one grid of tokens; with "default readout" these of any
+            network.
         lr: size of the first step, in standard deviations of the map; it falls to a twentieth along a cosine.
         temperatures: ``tau`` at the first and the last step, in standard deviations of the map.
         scales: pairs of a width in cells and a weight, see :mod:`~xai_align.fei.scales`.
         fills: kinds of :func:`~xai_align.fei.random_fills.random_fills`.
-        shift: maximum shift of masks in pixels; None: a 28th of the shorter side.
+        removal: what hides the rest of the image: "fill"; "drop", by which patches are left out of the tokens of a
+            transformer; or "either", at random. Deviations of hidden layers then count all tokens, hidden ones too,
+            which still look at those shown.
+        shift: maximum shift of masks in pixels; None: a 28th of the shorter side, none where cells are patches.
         mirror: "random": half of the composites are flipped left to right; none if gradients are changed.
         deviation_weight: ``w``; 0 turns the deviation of hidden layers off.
         deviation_layers: the layers whose deviation counts; None: the stages that a plugin names, else the
@@ -46,6 +53,7 @@ class CurveOptions:
     temperatures: tuple[float, float] = (0.5, 0.15)
     scales: Sequence[tuple[float, float]] = SCALES
     fills: Sequence[str] = KINDS
+    removal: Removal = "fill"
     shift: int | None = None
     mirror: Literal["never", "random"] = "random"
     deviation_weight: float = 1.0

@@ -12,9 +12,10 @@ from torch.nn.functional import interpolate, pad
 
 from xai_align._tools.correlation import spearman
 from xai_align.features.hidden_layers import LayerHooks, check_batch_first
-from xai_align.fei.composites import CompositeAnswers, composite
+from xai_align.fei.composites import CompositeAnswers
 from xai_align.fei.quantile_masks import quantile_masks, share_at, standardised
 from xai_align.fei.random_fills import Fills
+from xai_align.fei.removal import Removal, with_hidden
 from xai_align.fei.scales import at_scales
 from xai_align.question import Index, Question, TargetError
 
@@ -91,7 +92,11 @@ class StageDeviations:
 
 @dataclass(frozen=True)
 class Search:
-    """Search for a map; see :func:`~xai_align.fei.curve.curve_masks` for the meaning of the numbers."""
+    """Search for a map; see :func:`~xai_align.fei.curve.curve_masks` for the meaning of the numbers.
+
+    ``upsampling`` spreads cells over the image as :func:`torch.nn.functional.interpolate` does; masks are shifted by
+    whole ``unit`` pixels.
+    """
 
     n_iter: int
     lr: float
@@ -101,6 +106,9 @@ class Search:
     mirrors: bool
     deviation_weight: float
     stable_at: float | None
+    removal: Removal = "fill"
+    upsampling: str = "bilinear"
+    unit: int = 1
 
     def run(
         self,
@@ -145,9 +153,9 @@ class Search:
         """Return ``L = P(x_del) - P(x_ins) + w D`` at one share ``p``, ``[N]``."""
         x = asked.inputs
         p = min(max(share_at(t), NARROWEST), 1 - NARROWEST)
-        on_image = interpolate(s[:, None], x.shape[2:], mode="bilinear")[:, 0]
+        on_image = interpolate(s[:, None], x.shape[2:], mode=self.upsampling)[:, 0]
         m = self._shifted(quantile_masks(on_image, (p,), self._temperature(t)), generator)
-        x_ins, x_del = composite(x, m, fills.draw()), composite(x, 1 - m, fills.draw())
+        x_ins, x_del = (with_hidden(x, shown, fills, self.removal, generator) for shown in (m, 1 - m))
         mirrored = [self._tossed(generator), self._tossed(generator)]
         shown = [one.flip(-1) if flipped else one for one, flipped in zip((x_ins, x_del), mirrored, strict=True)]
         both = torch.cat(shown, 1)
@@ -170,9 +178,10 @@ class Search:
         return t / max(self.n_iter - 1, 1)
 
     def _shifted(self, m: Tensor, generator: torch.Generator) -> Tensor:
-        """Shift masks by up to ``shift`` pixels each way, with replicated borders."""
-        reach = self.shift
-        down, right = torch.randint(-reach, reach + 1, (2,), generator=generator).tolist()
+        """Shift masks by up to ``shift`` pixels each way, a multiple of ``unit``, with replicated borders."""
+        most = self.shift // self.unit
+        reach = most * self.unit
+        down, right = (self.unit * torch.randint(-most, most + 1, (2,), generator=generator)).tolist()
         wide = pad(m, (reach,) * 4, mode="replicate")
         return wide[..., reach + down : reach + down + m.shape[-2], reach + right : reach + right + m.shape[-1]]
 

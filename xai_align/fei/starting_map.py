@@ -14,8 +14,9 @@ from xai_align.fei.quantile_masks import standardised
 from xai_align.pinet.readout import read_out
 from xai_align.question import Question
 
-#: "readout": the exact readout at the last feature map. "flat": the same everywhere. Or maps ``[N, h, w]``.
-Start: TypeAlias = Literal["readout", "flat"] | Tensor
+#: "readout": the exact readout at the last feature map. "default readout": the one that
+#: :func:`~xai_align.read_out` takes by default. "flat": the same everywhere. Or maps ``[N, h, w]``.
+Start: TypeAlias = Literal["readout", "default readout", "flat"] | Tensor
 
 
 def starting_map(
@@ -35,7 +36,7 @@ def starting_map(
         inputs: images ``[N, C, H, W]``.
         questions: one for each image.
         start: see :data:`Start`.
-        layer: layer of the readout; None: the plugin's choice, else the last convolution.
+        layer: layer of the readout; None: with "readout" the plugin's choice, else the last convolution.
         cells: rows and columns.
         additional_forward_args: further arguments of the model.
 
@@ -46,13 +47,15 @@ def starting_map(
         given = start
     elif start == "flat":
         given = inputs.new_zeros(len(inputs), *cells)
-    elif start == "readout":
-        with torch.no_grad():  # the readout enables gradients where it needs them
-            where = resolve_layer(model, purpose="gradient", image=inputs[:1]) if layer is None else layer
+    elif start in ("readout", "default readout"):
+        where = layer
+        if layer is None and start == "readout":
+            with torch.no_grad():  # the readout enables gradients where it needs them
+                where = resolve_layer(model, purpose="gradient", image=inputs[:1])
         readout = read_out(model, inputs, list(questions), where, additional_forward_args=additional_forward_args)
         given = readout.map("smooth").detach()
     else:
-        raise ValueError(f"start must be 'readout', 'flat', or maps [N, h, w], got {start!r}")
+        raise ValueError(f"start must be 'readout', 'default readout', 'flat', or maps [N, h, w], got {start!r}")
     if given.dim() != 3 or len(given) != len(inputs) or not given.isfinite().all():
         raise ValueError(f"the starting maps have shape {list(given.shape)}; give finite maps [{len(inputs)}, h, w]")
     wide = torch.float64 if inputs.dtype == torch.float64 else torch.float32

@@ -24,6 +24,7 @@ from xai_align._tools.thread_state import restores_thread_state
 from xai_align.features.hidden_layers import LayerDeviations, LayerHooks
 from xai_align.features.resolve_layer import Layers, layer_names
 from xai_align.features.stage_layers import layers_to_record
+from xai_align.perturbation.dropping_network import drops, with_patches_dropped
 from xai_align.perturbation.network import Activation, Network
 from xai_align.perturbation.ranking import position_scores
 from xai_align.perturbation.runner import PerturbationRunner
@@ -169,6 +170,8 @@ def iterate_curves(
     hooks, extra = None, forward_arguments(additional_forward_args)
     asked = forward_func.model if isinstance(forward_func, QuestionModel) else forward_func
     names = layer_names(forward_func, layers)
+    if any(drops(spec) for spec in specs):
+        forward_func = with_patches_dropped(forward_func, inputs, specs, extra)
     if any(spec.layers for spec in specs):
         if not isinstance(forward_func, nn.Module):
             raise TypeError(f"hidden layers need the torch.nn.Module itself, got {type(forward_func).__name__}")

@@ -2,7 +2,9 @@
 
 A fill is a number, a name of :data:`FILLS`, a tensor, a function of the
 inputs, or an imputer: an object whose ``impute(inputs, removed)`` computes the
-fill from the features that are kept, as noisy linear imputation does.
+fill from the features that are kept, as noisy linear imputation does. With the
+name "drop" nothing is filled: patches are left out of a transformer's tokens
+(:mod:`~xai_align.perturbation.dropping_network`).
 """
 
 from __future__ import annotations
@@ -146,14 +148,14 @@ def filler(fill: Any, inputs: Tensor, *, rows: Tensor | None = None) -> Filler:
 
 
 def by_name(fill: Any) -> Any:
-    """Return the fill of this name in :data:`FILLS`; other fills are returned as they are.
+    """Return the fill of this name in :data:`FILLS`, or that of "drop"; other fills are returned as they are.
 
     Raises:
         ValueError: the name is not known.
     """
     if not isinstance(fill, str):
         return fill
-    return FILLS[check_choice("a fill by name", fill, FILLS)]()
+    return _by_name()[check_choice("a fill by name", fill, _by_name())]()
 
 
 def label_of(fill: Any) -> str:
@@ -196,6 +198,17 @@ def _reflected(index: int, size: int) -> int:
     """Return the index in the window after reflection at its borders: d c b a | a b c d | d c b a."""
     index %= 2 * size
     return index if index < size else 2 * size - 1 - index
+
+
+def _by_name() -> dict[str, Callable[[], Any]]:
+    """Return :data:`FILLS`, and "drop", which is for networks alone that go without some of their tokens."""
+    return {**FILLS, "drop": _dropped}
+
+
+def _dropped() -> Any:
+    from xai_align.perturbation.dropped_patches import DroppedPatches
+
+    return DroppedPatches()
 
 
 def _noisy_linear() -> Any:

@@ -27,7 +27,8 @@ class PerturbationSpec:
     """Perturbation: which features are removed in which order, and their fill.
 
     Attributes:
-        fill: replacement of removed features; see :mod:`xai_align.perturbation.fills`.
+        fill: replacement of removed features; see :mod:`xai_align.perturbation.fills`. "drop": patches are left out of
+            a transformer's tokens; ``grid`` is then that of its patches.
         order: "morf": most relevant first; "lerf": least relevant first; "single": each feature alone.
         fractions: shares of the features that are removed, in [0, 1].
         grid: rows and columns of a grid whose cells are the features; None: positions.

@@ -1,0 +1,95 @@
+"""The vision transformer of :mod:`benchmarks.shared.small_vit`, and its photographs, for the FEI benchmarks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.peers.rise import rise
+from benchmarks.shared import small_vit
+from benchmarks.shared.coarse_maps import smoothed
+from benchmarks.shared.photographs import Photograph
+from xai_align import explain, read_out
+from xai_align.fei import optimize_masks
+
+NAME = "vit"
+#: Rows and columns of its patches.
+GRID = (16, 16)
+#: Of the symmetric relevance gain.
+SRG_STEPS = 8
+_MEAN, _STD = (torch.tensor(values).view(3, 1, 1) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+
+
+@dataclass(frozen=True)
+class Transformer:
+    """The network as :class:`~benchmarks.shared.photographs.Judge` has others."""
+
+    model: nn.Module
+    name: str = NAME
+    size: int = 224
+
+    def view(self, pixels: Tensor) -> Tensor:
+        """Pixels ``[N, 3, 224, 224]`` in [0, 1] in the network's units."""
+        return (pixels - _MEAN) / _STD
+
+
+def transformer(weights: Path) -> Transformer:
+    return Transformer(small_vit.small_vit(weights))
+
+
+def photographs(folder: Path) -> tuple[list[Photograph], list[Photograph]]:
+    """``(judged, others)``, with classes that this network knows."""
+    judged, others = small_vit.photographs(folder)
+    return _as_pixels(judged), _as_pixels(others)
+
+
+def _as_pixels(found: small_vit.Photographs) -> list[Photograph]:
+    each = zip(found.names, found.labels, found.images, strict=True)
+    return [Photograph(Path(name).stem, label, x * _STD + _MEAN) for name, label, x in each]
+
+
+def readout(model: nn.Module, x: Tensor, label: int, network: str) -> Tensor:
+    """The exact readout at its default layers."""
+    return read_out(model, x, label).map("smooth")[0].detach()
+
+
+def fei(model: nn.Module, x: Tensor, label: int, network: str, **options: object) -> Tensor:
+    return optimize_masks(model, x, [label], **options).attribution[0]
+
+
+def of_rise(model: nn.Module, x: Tensor, label: int, network: str) -> Tensor:
+    return rise(model, x, label)
+
+
+def by_name(method: str, model: nn.Module, x: Tensor, label: int, network: str) -> Tensor:
+    """A registered method, spread smoothly where its map is one of patches."""
+    return smoothed(explain(model, x, label, method).map[0].detach(), GRID[0])
+
+
+def random(model: nn.Module, x: Tensor, label: int, network: str) -> Tensor:
+    return torch.rand(x.shape[-2:], generator=torch.Generator().manual_seed(label))
+
+
+METHODS = {
+    "readout": readout,
+    "random": random,
+    "rise": of_rise,
+    "fei": fei,
+    "fei-drop": partial(fei, removal="drop"),
+    "fei-either": partial(fei, removal="either"),
+    "fei-22": partial(fei, n_iter=22),
+    "fei-drop-22": partial(fei, removal="drop", n_iter=22),
+    "fei-28-cells": partial(fei, mask_size=28, shift=8),
+    "fei-last-map": partial(fei, start_layer="blocks.11.norm1"),
+    "fei-flat": partial(fei, start="flat"),
+    "fei-unpenalised": partial(fei, deviation_weight=0.0),
+    "fei-drop-unpenalised": partial(fei, removal="drop", deviation_weight=0.0),
+    "fei-shifted": partial(fei, shift=14),
+    "attn_lrp": partial(by_name, "attn_lrp"),
+    "legrad": partial(by_name, "legrad"),
+    "gradcam": partial(by_name, "gradcam"),
+}
