@@ -57,7 +57,7 @@ UNSEEN_STEPS = 7
 #: Of timing; the first is not counted.
 ROUNDS = 8
 #: The other network that judges a map.
-OTHER = {network: others[0] for network, others in OTHERS.items()}
+OTHER = {network: OTHERS[network][0] for network in STAGES}
 
 
 def cam(network: str) -> ReadoutLayer:
