@@ -14,7 +14,8 @@ from scipy.ndimage import gaussian_filter
 
 from tests.networks import conv_net, images
 from xai_align.fei import curve, curve_search
-from xai_align.fei.curve_search import LogOdds, Search, StageDeviations
+from xai_align.fei.curve_loss import CurveLoss, StageDeviations
+from xai_align.fei.curve_search import LogOdds, Search
 from xai_align.fei.optimize import find_solver
 from xai_align.fei.published import nested as nested_module
 from xai_align.fei.published.nested import _Optimisation as Nested
@@ -26,6 +27,8 @@ from xai_align.question import Question
 curve_masks = find_solver("curve").run
 
 DOUBLE = torch.float64
+#: The share of the first step.
+P = 0.5 * 0.6180339887498949
 #: A few steps reach no area, and a network of zeros leaves all tied.
 pytestmark = [
     pytest.mark.filterwarnings("ignore::xai_align.fei.optimised.AreaMissed"),
@@ -50,12 +53,15 @@ def search(**changed):
         "lr": 0.1,
         "temperatures": (0.5, 0.125),
         "scales": ((0.0, 1.0),),
-        "shift": 0,
-        "mirrors": False,
-        "deviation_weight": 0.0,
         "stable_at": None,
+        "loss": loss(),
     }
     return Search(**settings | changed)
+
+
+def loss(**changed):
+    """Still, and without deviations."""
+    return CurveLoss(**{"shift": 0, "mirrors": False, "deviation_weight": 0.0} | changed)
 
 
 def fills(*values):
@@ -84,21 +90,22 @@ def test_the_loss_of_the_curve_solver_by_hand():
     deleted = sum((1 - a) * v + a * -0.75 for a, v in zip(m, (1, 2, 3, 4), strict=True))
     offset = 5.0
     expected = sigmoid(deleted - offset) - sigmoid(inserted - offset)
-    found = search()._loss(Asked(x), s, 0, fills(0.25, -0.75), None, torch.tensor([offset], dtype=DOUBLE), generator())
+    found = loss()(Asked(x), s, P, 0.5, fills(0.25, -0.75), None, torch.tensor([offset], dtype=DOUBLE), generator())
     assert found.tolist() == [pytest.approx(expected, abs=1e-12)]
 
 
-@pytest.mark.parametrize(("share", "rank"), [(0.999, 98), (0.97, 97), (0.001, 2), (0.03, 3)])
-def test_the_share_stays_two_hundredths_from_nothing_and_from_everything(monkeypatch, share, rank):
-    """Of 100 pixels with scores 0 to 99, the threshold is the one with the rank round(100 p), so 99 - rank."""
+@pytest.mark.parametrize(("share", "p"), [(0.999, 0.98), (0.97, 0.97), (0.001, 0.02), (0.03, 0.03)])
+def test_the_share_stays_two_hundredths_from_nothing_and_from_everything(monkeypatch, share, p):
     monkeypatch.setattr(curve_search, "share_at", lambda t: share)
-    s = torch.arange(100, dtype=DOUBLE).reshape(1, 10, 10)
-    x = s[:, None] / 100
-    m = torch.sigmoid((s - (99 - rank)) / 0.5)
-    expected = torch.sigmoid(((1 - m) * x[0]).sum()) - torch.sigmoid((m * x[0]).sum())
-    nothing = torch.zeros(1, dtype=DOUBLE)
-    found = search()._loss(Asked(x), s, 0, fills(0.0, 0.0), None, nothing, generator())
-    assert found.tolist() == [pytest.approx(expected.item(), abs=1e-14, rel=1e-9)]
+    asked, s, told = Asked(torch.ones(1, 1, 2, 2, dtype=DOUBLE)), torch.randn(1, 2, 2, dtype=DOUBLE), []
+    asked.questions = [Question.why(0)]
+
+    def recorded(asked, s, p, *further):
+        told.append(p)
+        return s.flatten(1).sum(1)
+
+    search(n_iter=2, loss=recorded).run(asked, s, fills(), None, generator(), lambda done: None)
+    assert told == [p, p]
 
 
 def test_scores_of_cells_are_interpolated_linearly_between_their_centres():
@@ -108,7 +115,7 @@ def test_scores_of_cells_are_interpolated_linearly_between_their_centres():
     m = [sigmoid(2 * (value - 6)) for value in (0, 2, 6, 8)]
     inserted = sum(a * v for a, v in zip(m, (1, 2, 3, 4), strict=True))
     expected = sigmoid(10 - inserted) - sigmoid(inserted)
-    found = search()._loss(Asked(x), s, 0, fills(0.0, 0.0), None, torch.zeros(1, dtype=DOUBLE), generator())
+    found = loss()(Asked(x), s, P, 0.5, fills(0.0, 0.0), None, torch.zeros(1, dtype=DOUBLE), generator())
     assert found.tolist() == [pytest.approx(expected, abs=1e-12)]
 
 
@@ -126,8 +133,8 @@ def test_the_deviation_is_added_with_its_weight():
             return torch.tensor([[0.5, 0.25]], dtype=DOUBLE)
 
     nothing = torch.zeros(1, dtype=DOUBLE)
-    args = (Asked(x), s, 0, fills(0.0, 0.0), Stages(), nothing, generator())
-    found = search(deviation_weight=4.0)._loss(*args)
+    args = (Asked(x), s, P, 0.5, fills(0.0, 0.0), Stages(), nothing, generator())
+    found = loss(deviation_weight=4.0)(*args)
     # the composites are equal, as the mask is a half everywhere: what is left is 4 (0.5 + 0.25) / 2
     assert found.tolist() == [pytest.approx(1.5, abs=1e-12)]
     assert told == [[False, False]]
@@ -249,7 +256,7 @@ def test_masks_are_shifted_by_all_distances_up_to_the_reach(reach):
             by_hand[tuple(m[0, 0][rows][:, columns].flatten().tolist())] = (down, right)
     assert len(by_hand) == (2 * reach + 1) ** 2
     one, draws = generator(), 60 * len(by_hand)
-    seen = Counter(by_hand[tuple(search(shift=reach)._shifted(m, one)[0, 0].flatten().tolist())] for _ in range(draws))
+    seen = Counter(by_hand[tuple(loss(shift=reach)._shifted(m, one)[0, 0].flatten().tolist())] for _ in range(draws))
     assert set(seen) == set(by_hand.values())
     assert max(seen.values()) < 2 * 60
     assert min(seen.values()) > 60 / 2
@@ -261,25 +268,25 @@ def test_the_shift_reaches_the_composites():
     s = x[0] - 4
     nothing, one = torch.zeros(1, dtype=DOUBLE), generator()
 
-    def loss(shift):
-        return search(shift=shift)._loss(Asked(x, 0.1), s, 0, fills(0.0, 0.0), None, nothing, one).item()
+    def of_shift(shift):
+        return loss(shift=shift)(Asked(x, 0.1), s, P, 0.5, fills(0.0, 0.0), None, nothing, one).item()
 
-    still = loss(0)
-    moved = [loss(1) for _ in range(60)]
+    still = of_shift(0)
+    moved = [of_shift(1) for _ in range(60)]
     assert len({round(value, 9) for value in moved}) == 9
     assert any(value == pytest.approx(still, abs=1e-12) for value in moved)
 
 
 def test_half_of_the_composites_are_mirrored():
     one = generator()
-    tossed = [search(mirrors=True)._tossed(one) for _ in range(400)]
+    tossed = [loss(mirrors=True)._tossed(one) for _ in range(400)]
     assert 160 < sum(tossed) < 240
-    assert not any(search(mirrors=False)._tossed(one) for _ in range(50))
+    assert not any(loss(mirrors=False)._tossed(one) for _ in range(50))
 
 
-@pytest.mark.parametrize(("size", "shift"), [((27, 40), 0), ((28, 40), 1), ((60, 56), 2), ((224, 300), 8)])
-def test_masks_are_shifted_by_a_28th_of_the_shorter_side_by_default(size, shift):
-    assert curve._one_cell(torch.zeros(1, 3, *size)) == shift
+@pytest.mark.parametrize(("size", "shift"), [((55, 80), 0), ((56, 80), 1), ((120, 112), 2), ((224, 300), 4)])
+def test_masks_are_shifted_by_a_56th_of_the_shorter_side_by_default(size, shift):
+    assert curve._shift(None, size, of_patches=False) == shift
 
 
 @pytest.mark.parametrize(
@@ -287,7 +294,7 @@ def test_masks_are_shifted_by_a_28th_of_the_shorter_side_by_default(size, shift)
     [(None, (224, 224), (28, 28)), (None, (20, 30), (20, 30)), (None, (56, 84), (28, 42)), (4, (8, 10), (4, 5))],
 )
 def test_cells_are_about_square(mask_size, image, cells):
-    assert curve._cells(mask_size, image) == cells
+    assert curve._cells(mask_size, image, None) == cells
 
 
 @pytest.mark.parametrize(
@@ -358,7 +365,7 @@ def test_composites_are_mirrored_where_no_gradients_are_clipped(monkeypatch, mir
     made, run = [], Search.run
 
     def recorded(self, *args):
-        made.append(self.mirrors)
+        made.append(self.loss.mirrors)
         return run(self, *args)
 
     monkeypatch.setattr(curve_search.Search, "run", recorded)
@@ -397,7 +404,7 @@ def test_grey_may_cost_from_the_first_step_to_the_last():
 
 
 def test_the_defaults_of_the_curve_solver(monkeypatch):
-    """What stands in its documentation: 45 steps, tau from 0.5 to 0.15, one cell of shift, deviations with weight 1."""
+    """As documented: 50 steps, tau from 0.5 to 0.15, half a cell of shift, deviations with weight 1."""
     made, run = [], Search.run
 
     def recorded(self, *args):
@@ -407,12 +414,12 @@ def test_the_defaults_of_the_curve_solver(monkeypatch):
     monkeypatch.setattr(curve_search.Search, "run", recorded)
     found = curve_masks(conv_net(), images(1, 56), [Question.why(1)])
     (settings,) = made
-    assert (settings.n_iter, settings.lr, settings.temperatures) == (45, 0.1, (0.5, 0.15))
-    assert (settings.shift, settings.mirrors) == (2, True)
-    assert (settings.deviation_weight, settings.stable_at) == (1.0, None)
+    assert (settings.n_iter, settings.lr, settings.temperatures) == (50, 0.1, (0.5, 0.15))
+    assert (settings.loss.shift, settings.loss.mirrors) == (1, False)
+    assert (settings.loss.deviation_weight, settings.stable_at) == (1.0, None)
     assert settings.scales == ((0.0, 0.7), (1.0, 0.5), (2.5, 0.5))
-    assert found.losses.shape == (1, 45)
-    assert found.passes == 90
+    assert found.losses.shape == (1, 50)
+    assert found.passes == 100
     assert found.quantiles == (0.1, 0.3, 0.5, 0.7, 0.9)
     assert found.notes[0].startswith("fills were drawn from blur, zero, noise, colour, texture at every step")
 

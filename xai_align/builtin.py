@@ -87,7 +87,7 @@ METHODS = [
     AttributionSpec(
         name=FEI,
         build=_build_fei,
-        summary="a map optimised for its insertion and deletion curves (90 passes)",
+        summary="a map optimised for its insertion and deletion curves (100 passes)",
         note="The map of fei is centred on its mean: below zero is less relevant than the mean, not evidence against.",
     ),
     AttributionSpec(

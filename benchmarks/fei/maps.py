@@ -52,6 +52,7 @@ OWN: dict[str, Method] = {
     **{name: searched(name, passes) for name, passes in PUBLISHED.items()},
     **{f"{name}-{PASSES}": searched(name, PASSES) for name in PEERS},
     "fei": optimised(),
+    "fei-before": optimised(n_iter=45, shift=8, mirror="random"),
     "fei-nested": optimised(solver="nested"),
     "fei-nested-unclipped": optimised(solver="nested", clip="none"),
     "fei-nested-20": optimised(solver="nested", n_iter=20),

@@ -22,7 +22,7 @@ or more; for less probable classes ``P`` is relative to the unchanged image).
 Measures that keep ``s`` from being an adversarial attack instead of an explanation:
 
 * ``s`` starts from the exact readout's map and takes a few steps only;
-* every step has another share, other fills, a shifted mask, perhaps a mirrored image;
+* every step has another share, other fills and a shifted mask;
 * a step follows the gradient at several scales at once, so that the map moves
   where neighbouring cells agree, and barely where they do not.
 """
@@ -44,8 +44,9 @@ from xai_align.features.hidden_layers import LayerHooks
 from xai_align.features.resolve_layer import layer_names
 from xai_align.features.stage_layers import stage_layers
 from xai_align.fei.composites import Interception, check_image_model, composite_answers
+from xai_align.fei.curve_loss import CurveLoss, StageDeviations
 from xai_align.fei.curve_options import CurveOptions
-from xai_align.fei.curve_search import Search, StageDeviations, log_odds
+from xai_align.fei.curve_search import Search, log_odds
 from xai_align.fei.optimised import OptimisedMasks, check_quantiles, optimised_masks
 from xai_align.fei.quantile_masks import level_sets, standardised
 from xai_align.fei.random_fills import fixed_fill, random_fills
@@ -59,8 +60,8 @@ from xai_align.pinet.input_checks import forward_arguments
 from xai_align.question import Question
 
 #: Steps, of two passes each.
-STEPS = 45
-#: Cells along the shorter side of the image; masks are shifted by up to one cell.
+STEPS = 50
+#: Cells along the shorter side of the image; masks are shifted by up to half a cell.
 CELLS = 28
 
 
@@ -122,19 +123,22 @@ def curve_masks(
     size = (inputs.shape[2], inputs.shape[3])
     cells = _cells(chosen.mask_size, size, patches)
     of_patches = patches is not None and cells == (patches.rows, patches.columns)
+    loss = CurveLoss(
+        shift=_shift(chosen.shift, size, of_patches=of_patches),
+        # activations of a mirrored composite have no counterpart in the reference of a clipping
+        mirrors=check_choice("mirror", chosen.mirror, ("never", "random")) == "random" and intercept is None,
+        deviation_weight=check_number("deviation_weight", chosen.deviation_weight),
+        removal=chosen.removal,
+        upsampling="nearest" if of_patches else "bilinear",
+        unit=_patch(size, patches) if of_patches and patches is not None else 1,
+    )
     search = Search(
         n_iter=check_integer("n_iter", n_iter),
         lr=check_number("lr", chosen.lr, above=0),
         temperatures=_check_temperatures(chosen.temperatures),
         scales=check_scales(chosen.scales),
-        shift=_shift(chosen.shift, size, of_patches),
-        removal=chosen.removal,
-        upsampling="nearest" if of_patches else "bilinear",
-        unit=_patch(size, patches) if of_patches and patches is not None else 1,
-        # activations of a mirrored composite have no counterpart in the reference of a clipping
-        mirrors=check_choice("mirror", chosen.mirror, ("never", "random")) == "random" and intercept is None,
-        deviation_weight=check_number("deviation_weight", chosen.deviation_weight),
         stable_at=None if chosen.stable_at is None else check_number("stable_at", chosen.stable_at, above=0, most=1),
+        loss=loss,
     )
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
@@ -160,7 +164,7 @@ def curve_masks(
             dropping.on(asked.model)
         x = asked.inputs
         stages = None
-        if search.deviation_weight:
+        if loss.deviation_weight:
             named = layer_names(model, chosen.deviation_layers)
             with asked.autocast():
                 layers = stage_layers(model, inputs, asked.extra) if named is None else tuple(named)
@@ -186,9 +190,9 @@ def curve_masks(
         clipped=asked.clipped,
         passes=2 * losses.shape[1],
         notes=[
-            *([] if search.removal == "drop" else [fill.note]),
-            *_LEFT_OUT[search.removal],
-            *([] if stages or not search.deviation_weight else [_NO_STAGES]),
+            *([] if removal == "drop" else [fill.note]),
+            *_LEFT_OUT[removal],
+            *([] if stages or not loss.deviation_weight else [_NO_STAGES]),
         ],
         warn=warn,
     )
@@ -218,11 +222,11 @@ def _cells(mask_size: int | None, image: tuple[int, int], patches: TokenGrid | N
     return round(image[0] * count / shorter), round(image[1] * count / shorter)
 
 
-def _shift(shift: int | None, image: tuple[int, int], of_patches: bool) -> int:
+def _shift(shift: int | None, image: tuple[int, int], *, of_patches: bool) -> int:
     """Return the maximum shift of masks; masks of patches stay on them unless a shift is given."""
     if shift is not None:
         return check_integer("shift", shift, least=0)
-    return 0 if of_patches else min(image) // CELLS
+    return 0 if of_patches else min(image) // (2 * CELLS)
 
 
 def _patch(image: tuple[int, int], patches: TokenGrid) -> int:

@@ -32,8 +32,10 @@ class CurveOptions:
         removal: what hides the rest of the image: "fill"; "drop", by which patches are left out of the tokens of a
             transformer; or "either", at random. Deviations of hidden layers then count all tokens, hidden ones too,
             which still look at those shown.
-        shift: maximum shift of masks in pixels; None: a 28th of the shorter side, none where cells are patches.
-        mirror: "random": half of the composites are flipped left to right; none if gradients are changed.
+        shift: maximum shift of masks in pixels; None: a 56th of the shorter side, none where cells are
+            patches.
+        mirror: "random": half of the composites are flipped left to right; none if gradients are changed. On
+            photographs this costs more than it gives: each step tells less, so more of them are needed.
         deviation_weight: ``w``; 0 turns the deviation of hidden layers off.
         deviation_layers: the layers whose deviation counts; None: the stages that a plugin names, else the
             last module at each resolution (see :mod:`~xai_align.features.stage_layers`).
@@ -55,7 +57,7 @@ class CurveOptions:
     fills: Sequence[str] = KINDS
     removal: Removal = "fill"
     shift: int | None = None
-    mirror: Literal["never", "random"] = "random"
+    mirror: Literal["never", "random"] = "never"
     deviation_weight: float = 1.0
     deviation_layers: Layers | None = None
     stable_at: float | None = None

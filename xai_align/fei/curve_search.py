@@ -8,14 +8,12 @@ from math import cos, pi
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate, pad
 
 from xai_align._tools.correlation import spearman
-from xai_align.features.hidden_layers import LayerHooks, check_batch_first
 from xai_align.fei.composites import CompositeAnswers
-from xai_align.fei.quantile_masks import quantile_masks, share_at, standardised
+from xai_align.fei.curve_loss import CurveLoss, StageDeviations
+from xai_align.fei.quantile_masks import share_at, standardised
 from xai_align.fei.random_fills import Fills
-from xai_align.fei.removal import Removal, with_hidden
 from xai_align.fei.scales import at_scales
 from xai_align.question import Index, Question, TargetError
 
@@ -61,54 +59,15 @@ def log_odds(question: Question) -> Question:
 
 
 @dataclass(frozen=True)
-class StageDeviations:
-    """Deviation ``D`` of hidden layers from their activations for the unchanged images.
-
-    ``clean`` has each layer's activations ``[N, 2, ...]`` for the images and for the mirrored ones, which mirrored
-    composites are compared with.
-    """
-
-    hooks: LayerHooks
-    clean: dict[str, Tensor]
-
-    @classmethod
-    def of(cls, hooks: LayerHooks, asked: CompositeAnswers) -> StageDeviations:
-        """Record the layers for the unchanged images."""
-        with torch.no_grad(), hooks.calling(lambda name, out: out.clone()) as seen:
-            asked(torch.stack([asked.inputs, asked.inputs.flip(-1)], 1))
-        check_batch_first(seen, 2 * len(asked.inputs))
-        return cls(hooks, {name: a.unflatten(0, (len(asked.inputs), 2)) for name, a in seen.items()})
-
-    def deviations(self, seen: dict[str, Tensor], mirrored: list[bool]) -> Tensor:
-        """Return ``mean_l |a_l(x) - a_l(x')|^2 / |a_l(x)|^2``, ``[N, M]``, of ``M`` composites of each image."""
-        each = []
-        for name, clean in self.clean.items():
-            a = clean[:, [int(flipped) for flipped in mirrored]]
-            now = seen[name].unflatten(0, (len(a), -1))
-            energy = a.flatten(2).square().sum(2)
-            each.append((now - a).flatten(2).square().sum(2) / torch.where(energy > 0, energy, 1))
-        return torch.stack(each).mean(0)
-
-
-@dataclass(frozen=True)
 class Search:
-    """Search for a map; see :func:`~xai_align.fei.curve.curve_masks` for the meaning of the numbers.
-
-    ``upsampling`` spreads cells over the image as :func:`torch.nn.functional.interpolate` does; masks are shifted by
-    whole ``unit`` pixels.
-    """
+    """Search for a map; see :func:`~xai_align.fei.curve.curve_masks` for the meaning of the numbers."""
 
     n_iter: int
     lr: float
     temperatures: tuple[float, float]
     scales: tuple[tuple[float, float], ...]
-    shift: int
-    mirrors: bool
-    deviation_weight: float
     stable_at: float | None
-    removal: Removal = "fill"
-    upsampling: str = "bilinear"
-    unit: int = 1
+    loss: CurveLoss
 
     def run(
         self,
@@ -126,7 +85,8 @@ class Search:
         done = s.new_zeros(len(s), dtype=torch.bool)
         for t in range(self.n_iter):
             s = s.detach().requires_grad_()
-            loss = self._loss(asked, standardised(s), t, fills, stages, offset, generator)
+            p = min(max(share_at(t), NARROWEST), 1 - NARROWEST)
+            loss = self.loss(asked, standardised(s), p, self._temperature(t), fills, stages, offset, generator)
             # summed over images, so that each is independent of the rest of the batch
             (g,) = torch.autograd.grad(loss.sum(), s)
             velocity = MOMENTUM * velocity + at_scales(g, self.scales)
@@ -140,33 +100,6 @@ class Search:
                     break
         return standardised(s), torch.stack(losses, 1)
 
-    def _loss(
-        self,
-        asked: CompositeAnswers,
-        s: Tensor,
-        t: int,
-        fills: Fills,
-        stages: StageDeviations | None,
-        offset: Tensor,
-        generator: torch.Generator,
-    ) -> Tensor:
-        """Return ``L = P(x_del) - P(x_ins) + w D`` at one share ``p``, ``[N]``."""
-        x = asked.inputs
-        p = min(max(share_at(t), NARROWEST), 1 - NARROWEST)
-        on_image = interpolate(s[:, None], x.shape[2:], mode=self.upsampling)[:, 0]
-        m = self._shifted(quantile_masks(on_image, (p,), self._temperature(t)), generator)
-        x_ins, x_del = (with_hidden(x, shown, fills, self.removal, generator) for shown in (m, 1 - m))
-        mirrored = [self._tossed(generator), self._tossed(generator)]
-        shown = [one.flip(-1) if flipped else one for one, flipped in zip((x_ins, x_del), mirrored, strict=True)]
-        both = torch.cat(shown, 1)
-        if stages is None:
-            probability = torch.sigmoid(asked(both) - offset[:, None])
-            return probability[:, 1] - probability[:, 0]
-        # cloned, as later layers may work in place
-        with stages.hooks.calling(lambda name, out: out.clone()) as seen:
-            probability = torch.sigmoid(asked(both) - offset[:, None])
-        return probability[:, 1] - probability[:, 0] + self.deviation_weight * stages.deviations(seen, mirrored).mean(1)
-
     def _temperature(self, t: int) -> float:
         first, last = self.temperatures
         return first * (last / first) ** self._progress(t)
@@ -176,19 +109,6 @@ class Search:
 
     def _progress(self, t: int) -> float:
         return t / max(self.n_iter - 1, 1)
-
-    def _shifted(self, m: Tensor, generator: torch.Generator) -> Tensor:
-        """Shift masks by up to ``shift`` pixels each way, a multiple of ``unit``, with replicated borders."""
-        most = self.shift // self.unit
-        reach = most * self.unit
-        down, right = (self.unit * torch.randint(-most, most + 1, (2,), generator=generator)).tolist()
-        wide = pad(m, (reach,) * 4, mode="replicate")
-        return wide[..., reach + down : reach + down + m.shape[-2], reach + right : reach + right + m.shape[-1]]
-
-    def _tossed(self, generator: torch.Generator) -> bool:
-        """Draw whether a composite is mirrored."""
-        heads = float(torch.rand(1, generator=generator)) < 0.5
-        return self.mirrors and heads
 
 
 def _offsets(asked: CompositeAnswers) -> Tensor:
