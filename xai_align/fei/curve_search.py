@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import cos, pi
 
@@ -142,22 +142,21 @@ class Search:
         offset: Tensor,
         generator: torch.Generator,
     ) -> Tensor:
-        """Return ``L = P(x_del) - P(x_ins) + w D`` at one share ``p``, ``[N]``."""
-        x = asked.inputs
+        """Return the loss of step ``t``, ``[N]``."""
         p = min(max(share_at(t), NARROWEST), 1 - NARROWEST)
-        on_image = interpolate(s[:, None], x.shape[2:], mode="bilinear")[:, 0]
-        m = self._shifted(quantile_masks(on_image, (p,), self._temperature(t)), generator)
-        x_ins, x_del = composite(x, m, fills.draw()), composite(x, 1 - m, fills.draw())
-        mirrored = [self._tossed(generator), self._tossed(generator)]
-        shown = [one.flip(-1) if flipped else one for one, flipped in zip((x_ins, x_del), mirrored, strict=True)]
-        both = torch.cat(shown, 1)
-        if stages is None:
-            probability = torch.sigmoid(asked(both) - offset[:, None])
-            return probability[:, 1] - probability[:, 0]
-        # cloned, as later layers may work in place
-        with stages.hooks.calling(lambda name, out: out.clone()) as seen:
-            probability = torch.sigmoid(asked(both) - offset[:, None])
-        return probability[:, 1] - probability[:, 0] + self.deviation_weight * stages.deviations(seen, mirrored).mean(1)
+        return curve_loss(
+            asked,
+            s,
+            p,
+            self._temperature(t),
+            fills,
+            stages,
+            offset,
+            generator,
+            shift=self.shift,
+            mirrors=self.mirrors,
+            deviation_weight=self.deviation_weight,
+        )
 
     def _temperature(self, t: int) -> float:
         first, last = self.temperatures
@@ -169,17 +168,63 @@ class Search:
     def _progress(self, t: int) -> float:
         return t / max(self.n_iter - 1, 1)
 
-    def _shifted(self, m: Tensor, generator: torch.Generator) -> Tensor:
-        """Shift masks by up to ``shift`` pixels each way, with replicated borders."""
-        reach = self.shift
-        down, right = torch.randint(-reach, reach + 1, (2,), generator=generator).tolist()
-        wide = pad(m, (reach,) * 4, mode="replicate")
-        return wide[..., reach + down : reach + down + m.shape[-2], reach + right : reach + right + m.shape[-1]]
 
-    def _tossed(self, generator: torch.Generator) -> bool:
-        """Draw whether a composite is mirrored."""
-        heads = float(torch.rand(1, generator=generator)) < 0.5
-        return self.mirrors and heads
+def curve_loss(
+    asked: CompositeAnswers,
+    s: Tensor,
+    p: float,
+    tau: float,
+    fills: Fills,
+    stages: StageDeviations | None,
+    offset: Tensor,
+    generator: torch.Generator,
+    *,
+    shift: int,
+    mirrors: bool,
+    deviation_weight: float,
+) -> Tensor:
+    """Return ``L = P(x_del) - P(x_ins) + w D`` of maps at one share ``p``, ``[N]``.
+
+    Args:
+        asked: the network's answers for composites of the images.
+        s: standardised scores ``[N, h, w]``.
+        p: the share of the image.
+        tau: temperature of the masks.
+        fills: source of the fills, one for each composite.
+        stages: the hidden layers whose deviation counts; None: none.
+        offset: subtracted from the log-odds, ``[N]``.
+        generator: of the mask's shift and the flips.
+        shift: maximum shift of the mask in pixels.
+        mirrors: whether composites are flipped at random.
+        deviation_weight: ``w``.
+    """
+    x = asked.inputs
+    on_image = interpolate(s[:, None], x.shape[2:], mode="bilinear")[:, 0]
+    m = _shifted(quantile_masks(on_image, (p,), tau), shift, generator)
+    x_ins, x_del = composite(x, m, fills.draw()), composite(x, 1 - m, fills.draw())
+    mirrored = [_tossed(mirrors, generator), _tossed(mirrors, generator)]
+    shown = [one.flip(-1) if flipped else one for one, flipped in zip((x_ins, x_del), mirrored, strict=True)]
+    both = torch.cat(shown, 1)
+    if stages is None:
+        probability = torch.sigmoid(asked(both) - offset[:, None])
+        return probability[:, 1] - probability[:, 0]
+    # cloned, as later layers may work in place
+    with stages.hooks.calling(lambda name, out: out.clone()) as seen:
+        probability = torch.sigmoid(asked(both) - offset[:, None])
+    return probability[:, 1] - probability[:, 0] + deviation_weight * stages.deviations(seen, mirrored).mean(1)
+
+
+def _shifted(m: Tensor, reach: int, generator: torch.Generator) -> Tensor:
+    """Shift masks by up to ``reach`` pixels each way, with replicated borders."""
+    down, right = torch.randint(-reach, reach + 1, (2,), generator=generator).tolist()
+    wide = pad(m, (reach,) * 4, mode="replicate")
+    return wide[..., reach + down : reach + down + m.shape[-2], reach + right : reach + right + m.shape[-1]]
+
+
+def _tossed(mirrors: bool, generator: torch.Generator) -> bool:
+    """Draw whether a composite is mirrored."""
+    heads = float(torch.rand(1, generator=generator)) < 0.5
+    return mirrors and heads
 
 
 def _offsets(asked: CompositeAnswers) -> Tensor:
@@ -189,6 +234,10 @@ def _offsets(asked: CompositeAnswers) -> Tensor:
     to the unchanged image. So are questions whose answers are not log-odds.
     """
     with torch.no_grad():
-        clean = asked(asked.inputs[:, None])[:, 0]
-    odds = clean.new_tensor([isinstance(question, LogOdds) for question in asked.questions], dtype=torch.bool)
+        return offsets(asked.questions, asked(asked.inputs[:, None])[:, 0])
+
+
+def offsets(questions: Sequence[Question], clean: Tensor) -> Tensor:
+    """Return the offsets for the answers ``[N]`` about the unchanged images, see :func:`_offsets`."""
+    odds = clean.new_tensor([isinstance(question, LogOdds) for question in questions], dtype=torch.bool)
     return torch.where(odds, clean.clamp(max=0), clean)
