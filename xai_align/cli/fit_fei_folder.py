@@ -98,15 +98,15 @@ def fit_fei_folder(
         Photographs(paths, loaded.preprocess, value_range),
         normalization=loaded.scale,
         out=run,
-        loaded_by={
-            "reference": model,
-            "in_chans": stated.in_chans,
-            **{
-                name: None if value is None else list(value)
-                for name, value in {"img_size": stated.img_size, "mean": stated.mean, "std": stated.std}.items()
-            },
-        },
+        loaded_by={"reference": model, **_stated(stated)},
         **options,
     )
     save_explainer(fit, out)
     return fit
+
+
+def _stated(options: ModelOptions) -> dict[str, Any]:
+    """Return what was stated about the model's input, in JSON types."""
+    of_input = options.of_input
+    found = {"img_size": of_input.img_size, "mean": of_input.mean, "std": of_input.std}
+    return {"in_chans": of_input.in_chans, **{name: None if one is None else list(one) for name, one in found.items()}}

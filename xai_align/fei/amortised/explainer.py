@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from xai_align.fei.amortised.fingerprint import Fingerprint
 from xai_align.fei.amortised.score_network import ScoreNetwork
@@ -32,29 +30,3 @@ class AmortisedExplainer:
     fingerprint: Fingerprint = field(repr=False)
     model: dict[str, Any] | None = None
     numbers: dict[str, Any] = field(default_factory=dict)
-
-
-#: An explainer, a fit that has one, or the path of a saved one.
-HoldsExplainer: TypeAlias = "AmortisedExplainer | str | os.PathLike[str] | Any"
-
-
-def find_explainer(given: HoldsExplainer) -> AmortisedExplainer:
-    """Return the explainer: itself, that of a fit, or that of a file.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        TypeError: it is none of these.
-        ValueError: the file can't be used.
-    """
-    if isinstance(given, AmortisedExplainer):
-        return given
-    if isinstance(given, str | os.PathLike):
-        from xai_align.fei.amortised.explainer_file import load_explainer
-
-        return load_explainer(Path(given))
-    found = getattr(given, "explainer", None)
-    if isinstance(found, AmortisedExplainer):
-        return found
-    raise TypeError(
-        f"an amortised explainer is what fit_fei returns, or the path of a saved one; got {type(given).__name__}"
-    )

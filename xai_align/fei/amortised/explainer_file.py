@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import torch
 
@@ -26,11 +27,13 @@ from xai_align._tools.files.fields import (
 from xai_align._tools.files.size_limit import no_larger_than
 from xai_align._tools.files.tensor_file import check_weights
 from xai_align._tools.version import __version__
-from xai_align.fei.amortised.explainer import AmortisedExplainer, HoldsExplainer, find_explainer
+from xai_align.fei.amortised.explainer import AmortisedExplainer
 from xai_align.fei.amortised.fingerprint import Fingerprint
 from xai_align.fei.amortised.score_network import ScoreNetwork
 from xai_align.training.checkpoints import DamagedCheckpoint, Snapshot, read_checkpoint, write_checkpoint
 
+#: An explainer, a fit that has one, or the path of a saved one.
+HoldsExplainer: TypeAlias = "AmortisedExplainer | str | os.PathLike[str] | Any"
 #: Kind of the file, in its header.
 KIND = "amortised explainer"
 _COUNT = whole(1, 65536)
@@ -149,4 +152,24 @@ def load_explainer(path: str | os.PathLike[str]) -> AmortisedExplainer:
         fingerprint=Fingerprint.from_values(saved.numbers["fingerprint"]),
         model=saved.numbers["model"],
         numbers=dict(saved.numbers["numbers"]),
+    )
+
+
+def find_explainer(given: HoldsExplainer) -> AmortisedExplainer:
+    """Return the explainer: itself, that of a fit, or that of a file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        TypeError: it is none of these.
+        ValueError: the file can't be used.
+    """
+    if isinstance(given, AmortisedExplainer):
+        return given
+    if isinstance(given, str | os.PathLike):
+        return load_explainer(Path(given))
+    found = getattr(given, "explainer", None)
+    if isinstance(found, AmortisedExplainer):
+        return found
+    raise TypeError(
+        f"an amortised explainer is what fit_fei returns, or the path of a saved one; got {type(given).__name__}"
     )

@@ -15,7 +15,8 @@ from xai_align._tools.replica import Replica
 from xai_align._tools.single_tensor import like_given, only_one, share_over_channels
 from xai_align._tools.thread_state import restores_thread_state
 from xai_align.fei.amortised.explained_network import ExplainedNetwork
-from xai_align.fei.amortised.explainer import AmortisedExplainer, HoldsExplainer, find_explainer
+from xai_align.fei.amortised.explainer import AmortisedExplainer
+from xai_align.fei.amortised.explainer_file import HoldsExplainer, find_explainer
 from xai_align.fei.micro_batches import micro_batches
 from xai_align.fei.quantile_masks import standardised
 from xai_align.fei.solid_colours import Normalization
