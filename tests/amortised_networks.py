@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from benchmarks.shared.planted_squares import COLOURS, MEAN, STD, pictures
+from xai_align.hookspecs import LoadedModel
 
 #: Classes, and pixels along a cell of the last feature map: 2 x 2 cells for 32 pixels.
 CLASSES, CELL = len(COLOURS), 16
@@ -45,3 +48,13 @@ def planted_square(label: int, count: int) -> Tensor:
     """Return squares of a class's colour, ``[count, 3, 8, 8]``."""
     colour = (torch.tensor(list(COLOURS.values())[label]) - MEAN) / STD
     return colour[None, :, None, None].expand(count, 3, 8, 8)
+
+
+def planted_loaded() -> LoadedModel:
+    """Return the network with its preprocessing, as a reference of the command line names it."""
+
+    def preprocess(picture: Image.Image) -> Tensor:
+        pixels = torch.from_numpy(np.array(picture.convert("RGB").resize((32, 32)))).permute(2, 0, 1) / 255
+        return (pixels - MEAN) / STD
+
+    return LoadedModel(model=planted_network(), preprocess=preprocess, mean=(MEAN,) * 3, std=(STD,) * 3)
