@@ -39,7 +39,7 @@ TrustCode = Annotated[
     typer.Option(
         "--trust-code",
         help="Run the code that a model's folder or file (pinet:FOLDER, align:FOLDER, fei:FILE) names as "
-        "package.module:function. Without this option, those that name code are refused.",
+        "package.module:function. Without this option, files and folders that name code are refused.",
     ),
 ]
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, ... Default: a GPU if there is one.")]
