@@ -45,8 +45,9 @@ class Seen:
 class ExplainedNetwork:
     """Copy of the explained network from which everything is read in the passes of one readout.
 
-    That is one forward pass where the head behind the readout's layer is affine, and one forward pass, one backward
-    pass and a forward pass for the check elsewhere.
+    That is one forward pass where the head behind the readout's layer is affine. Elsewhere, as in a transformer with a
+    class token, the readout through frozen gates takes up to five forward passes, its checks among them, and a backward
+    pass through what follows the layer.
 
     Args:
         model: gives logits ``[N, K]``; in eval mode. It is not changed.

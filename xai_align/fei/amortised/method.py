@@ -42,9 +42,10 @@ class AmortisedFEI:
     the exact readout's map of the question. The values are scores with mean 0 and standard deviation 1; they are not
     contributions and do not sum to the answer.
 
-    The cost is one forward pass of the model, where its head is affine, and the score network's. Elsewhere the readout
-    needs a forward, a backward and another forward pass. A first call also runs the model a few times to find its
-    layers and to see that it is the one that the explainer was fitted to.
+    The cost is one forward pass of the model, where its head is affine, and the score network's. Elsewhere, as in a
+    transformer with a class token, the readout needs up to five forward passes, its checks among them, and a backward
+    pass. A first call also runs the model a few times to find its layers and to see that it is the one that the
+    explainer was fitted to, and ``target=None`` takes another pass for the predicted class.
 
     Args:
         forward_func: the model, an ``nn.Module`` in eval mode that returns logits.
