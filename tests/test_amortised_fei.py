@@ -43,7 +43,7 @@ def planted():
 @pytest.fixture(scope="module")
 def fitted(planted):
     """The fit whose maps are judged: 180 pictures without their labels."""
-    return fit_fei(planted, planted_images(200, seed=0), epochs=8, batch_size=16, learning_rate=1e-2, width=8, depth=1)
+    return fit_fei(planted, planted_images(200, seed=0), epochs=10, batch_size=16, learning_rate=1e-2, width=8, depth=1)
 
 
 @pytest.fixture(scope="module")
