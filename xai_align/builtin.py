@@ -46,6 +46,7 @@ PLAIN_PICTURES = (
 _OTHERS = ("timm:", "torchvision:", "hf:")
 #: Names of the methods of this project.
 PINET, FEI, FEI_NESTED, ALIGN, CLIPPED_GRADIENT = "pinet", "fei", "fei-nested", "align", "clipped-gradient"
+FEI_AMORTISED = "fei-amortised"
 
 
 def _build_pinet(model: Any, layer: Any = None, **options: Any) -> Any:
@@ -58,6 +59,13 @@ def _build_fei(model: Any, **options: Any) -> Any:
     from xai_align.fei import FEIMethod
 
     return FEIMethod(model, **options)
+
+
+def _build_amortised_fei(model: Any, explainer: Any = None, **options: Any) -> Any:
+    from xai_align.fei import AmortisedFEI
+    from xai_align.fei.amortised.reference import explainer_of
+
+    return AmortisedFEI(model, explainer_of(model) if explainer is None else explainer, **options)
 
 
 def _build_align(model: Any, masker: Any = None, **options: Any) -> Any:
@@ -94,6 +102,15 @@ METHODS = [
         name=FEI_NESTED,
         build=partial(_build_fei, solver="nested"),
         summary="nested masks, optimised one after another, as published (500 passes)",
+    ),
+    AttributionSpec(
+        name=FEI_AMORTISED,
+        build=_build_amortised_fei,
+        summary="the map of fei from a network fitted to this model; one pass (explainer=FILE, or fei:FILE)",
+        note=(
+            "The map of fei-amortised is centred on its mean: below zero is less relevant than the mean, not evidence "
+            "against."
+        ),
     ),
     AttributionSpec(
         name=ALIGN,
@@ -140,10 +157,10 @@ def xai_align_training_recipes() -> list[TrainingRecipeSpec]:
 
 @hookimpl
 def xai_align_load_model(reference: str, trust: bool, options: InputOptions | None = None) -> LoadedModel | None:
-    """Load ``pinet:FOLDER``, ``align:FOLDER`` or the result of a factory ``package.module:factory``; None for others.
+    """Load ``pinet:FOLDER``, ``align:FOLDER``, ``fei:FILE`` or the result of a factory; None for others.
 
     Raises:
-        ValueError: the folder can't be used, the module cannot be imported, or the factory is missing, fails or
+        ValueError: the folder or file can't be used, the module cannot be imported, or the factory is missing, fails or
             returns no model.
     """
     if reference.startswith("pinet:"):
@@ -157,6 +174,10 @@ def xai_align_load_model(reference: str, trust: bool, options: InputOptions | No
         from xai_align.align.saved_fit import load_fit
 
         return load_fit(reference, trust=trust)
+    if reference.startswith("fei:"):
+        from xai_align.fei.amortised.reference import load_explained
+
+        return load_explained(reference, trust=trust)
     match = FACTORY.fullmatch(reference)
     if match is None or reference.startswith(_OTHERS):
         return None

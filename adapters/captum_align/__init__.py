@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from captum_align.align_attribution import ALIGNAttribution
+    from captum_align.amortised_fei_attribution import AmortisedFEIAttribution
     from captum_align.clipped_gradient_attribution import ClippedGradientAttribution
     from captum_align.fei_attribution import FEIAttribution
     from captum_align.layer_pinet_attribution import LayerPiNetAttribution
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ALIGNAttribution",
+    "AmortisedFEIAttribution",
     "ClassAgnosticWarning",
     "ClippedGradientAttribution",
     "FEIAttribution",
@@ -25,6 +27,7 @@ __all__ = [
 #: Module of each public class. Captum is imported on first access, so that listing plugins stays fast.
 _HOME = {
     "ALIGNAttribution": "captum_align.align_attribution",
+    "AmortisedFEIAttribution": "captum_align.amortised_fei_attribution",
     "ClassAgnosticWarning": "xai_align.align.method",
     "ClippedGradientAttribution": "captum_align.clipped_gradient_attribution",
     "FEIAttribution": "captum_align.fei_attribution",

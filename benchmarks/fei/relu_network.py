@@ -28,8 +28,8 @@ from xai_align.training.checkpoints import Checkpoints
 from xai_align.training.diverged import DivergedError
 from xai_align.training.engine import Program, StepContext
 from xai_align.training.epoch_plan import derived_seed, epoch_plan, steps_in_epoch
+from xai_align.training.network_fit_state import NetworkFitState
 from xai_align.training.options import TrainingOptions
-from xai_align.training.pinet.fit_state import PiNetFitState
 from xai_align.training.process_group import ProcessGroup
 from xai_align.training.run import run_fit
 from xai_align.training.step_means import StepMeans
@@ -48,7 +48,7 @@ class ReluProgram(Program):
     """Steps of the network on crops of pictures ``[N, 3, 96, 96]`` from -1 to 1; the last weights are kept."""
 
     network: nn.Module
-    state: PiNetFitState
+    state: NetworkFitState
     images: Tensor
     labels: Tensor
     group: ProcessGroup
@@ -106,7 +106,7 @@ def train(images: Tensor, labels: Tensor, *, epochs: int, folder: Path | None = 
     sgd = torch.optim.SGD(network.parameters(), RATE, MOMENTUM, weight_decay=WEIGHT_DECAY, nesterov=True)
     steps = epochs * steps_in_epoch(len(labels), BATCH)
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(sgd, steps)
-    state = PiNetFitState(network, dict(network.named_parameters()), sgd, cosine)
+    state = NetworkFitState(network, dict(network.named_parameters()), sgd, cosine)
     program = ReluProgram(network, state, images, labels, ProcessGroup())
     checkpoints = None if folder is None else Checkpoints(folder / "checkpoints", {"epochs": epochs, "seed": SEED})
     options = TrainingOptions(keep="last")

@@ -23,7 +23,9 @@ from captum_align import (
 from gradcam_align import ALIGNCAM, FEICAM, AttributionCAM, PiNetCAM
 from xai_align import Question, explain, read_out
 from xai_align.align.masker import Masker
-from xai_align.fei import clip_gradients, optimize_masks
+from xai_align.fei import AmortisedExplainer, ScoreNetwork, clip_gradients, optimize_masks
+from xai_align.fei.amortised.explained_network import ExplainedNetwork
+from xai_align.fei.amortised.fingerprint import Fingerprint
 from xai_align.perturbation.curve import perturbation_curve, perturbation_curves
 from xai_align.perturbation.spec import PerturbationSpec
 from xai_align.plugins import attribution_method, attribution_methods, metric
@@ -38,6 +40,16 @@ def tiny_masker() -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return Masker(width=2, depth=1)
+
+
+def untrained_explainer(model: nn.Module, images: Tensor) -> AmortisedExplainer:
+    """An explainer of this model, with fixed weights."""
+    explained = ExplainedNetwork(model, images[:1])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = ScoreNetwork(explained.channels(images[:1]), images.shape[1], width=4, depth=1)
+    fingerprint = Fingerprint.of(model, explained, images[:1], None)
+    return AmortisedExplainer(network=network.eval(), fingerprint=fingerprint)
 
 
 #: Options that methods can't do without, or that keep them quick.
@@ -61,7 +73,8 @@ def by_name(name: str) -> Call:
 
     def call(model: nn.Module, images: Tensor) -> Any:
         network = BehindAttention(model) if name in OF_ATTENTION else model
-        return attribution_method(name).build(network, **OPTIONS.get(name, {})).attribute(images, target=TARGETS)
+        own = {"explainer": untrained_explainer(model, images)} if name == "fei-amortised" else {}
+        return attribution_method(name).build(network, **OPTIONS.get(name, own)).attribute(images, target=TARGETS)
 
     return call
 

@@ -44,7 +44,7 @@ from xai_align.pinet import PiNet, conv_pinet
 from xai_align.pinet.network import persistence
 from xai_align.plugins import classifier, load_model
 from xai_align.training.checkpoints import Checkpoints, Snapshot, read_checkpoint, write_checkpoint
-from xai_align.training.pinet.fit_state import PiNetFitState
+from xai_align.training.network_fit_state import NetworkFitState
 
 #: ``(what is said, tensors)``: all of what was loaded.
 Loaded = tuple[Any, dict[str, Tensor]]
@@ -161,14 +161,14 @@ def _load_masker(folder: Path) -> Loaded:
 _CONFIG = {"seed": 0}
 
 
-def _training(seed: int) -> tuple[nn.Module, PiNetFitState]:
+def _training(seed: int) -> tuple[nn.Module, NetworkFitState]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 2))
         optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
         model(torch.rand(3, 1, 4, 4)).square().sum().backward()
         optimizer.step()
-    return model, PiNetFitState(model, dict(model.named_parameters()), optimizer)
+    return model, NetworkFitState(model, dict(model.named_parameters()), optimizer)
 
 
 def _save_training(folder: Path) -> None:

@@ -21,8 +21,8 @@ ModelReference = Annotated[
     typer.Option(
         "--model",
         metavar="REF",
-        help=f"The model: {_REFERENCES}, pinet:FOLDER, align:FOLDER, or package.module:factory, a function that is "
-        "imported and called.",
+        help=f"The model: {_REFERENCES}, pinet:FOLDER, align:FOLDER, fei:FILE, or package.module:factory, a "
+        "function that is imported and called.",
     ),
 ]
 BackboneReference = Annotated[
@@ -38,8 +38,8 @@ TrustCode = Annotated[
     bool,
     typer.Option(
         "--trust-code",
-        help="Run the code that a model folder (pinet:FOLDER, align:FOLDER) names as package.module:function. Without "
-        "this option, folders that name code are refused.",
+        help="Run the code that a model's folder or file (pinet:FOLDER, align:FOLDER, fei:FILE) names as "
+        "package.module:function. Without this option, files and folders that name code are refused.",
     ),
 ]
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, ... Default: a GPU if there is one.")]

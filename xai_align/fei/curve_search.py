@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import cos, pi
 
@@ -118,6 +118,10 @@ def _offsets(asked: CompositeAnswers) -> Tensor:
     to the unchanged image. So are questions whose answers are not log-odds.
     """
     with torch.no_grad():
-        clean = asked(asked.inputs[:, None])[:, 0]
-    odds = clean.new_tensor([isinstance(question, LogOdds) for question in asked.questions], dtype=torch.bool)
+        return offsets(asked.questions, asked(asked.inputs[:, None])[:, 0])
+
+
+def offsets(questions: Sequence[Question], clean: Tensor) -> Tensor:
+    """Return the offsets for the answers ``[N]`` about the unchanged images, see :func:`_offsets`."""
+    odds = clean.new_tensor([isinstance(question, LogOdds) for question in questions], dtype=torch.bool)
     return torch.where(odds, clean.clamp(max=0), clean)

@@ -22,6 +22,7 @@ REFERENCE_FORMS = (
     "hf:FOLDER",
     "pinet:FOLDER",
     "align:FOLDER",
+    "fei:FILE",
     "package.module:factory",
 )
 
@@ -31,8 +32,9 @@ def load_model(reference: str, *, trust: bool = False, options: ModelOptions | N
 
     Args:
         reference: like one of :data:`REFERENCE_FORMS`. ``package.module:factory`` is imported and called.
-        trust: whether a folder (``pinet:FOLDER``, ``align:FOLDER``) may itself name ``package.module:function``, which
-            is then imported and called; without, it is data, and may name architectures of timm.
+        trust: whether a folder or file (``pinet:FOLDER``, ``align:FOLDER``, ``fei:FILE``) may itself name
+            ``package.module:function``, which is then imported and called; without, it is data, and may name
+            architectures of timm.
         options: what the user states about the model: class names, what its outputs mean, the size of its input.
 
     Raises:

@@ -19,8 +19,8 @@ from xai_align._tools.files.fields import shown
 
 #: A function that makes a model: ``package.module:function``.
 FACTORY = re.compile(r"([^\W\d]\w*(?:\.[^\W\d]\w*)*):([^\W\d]\w*(?:\.[^\W\d]\w*)*)")
-#: Prefixes of references to folders, which contain references themselves.
-FOLDERS = ("pinet:", "align:")
+#: Prefixes of references to saved folders and files, which contain references themselves.
+FOLDERS = ("pinet:", "align:", "fei:")
 #: Instruction for trusting a file, for messages.
 TRUST = "say trust=True (on the command line --trust-code)"
 

@@ -15,9 +15,9 @@ from xai_align._tools.random_state import seed_all
 from xai_align.pinet.network.losses import PiNetLoss
 from xai_align.training.checkpoints import Checkpoints
 from xai_align.training.epoch_plan import derived_seed, steps_in_epoch
+from xai_align.training.network_fit_state import NetworkFitState
 from xai_align.training.pinet.batches import BatchSource
 from xai_align.training.pinet.dataset_validation import validate_dataset
-from xai_align.training.pinet.fit_state import PiNetFitState
 from xai_align.training.pinet.metric import metric_of
 from xai_align.training.pinet.options import FitOptions
 from xai_align.training.pinet.program import PiNetProgram
@@ -161,7 +161,7 @@ def fit_pinet(
             settings, optimizer, model, trained, data, processes=group.count, teacher=teacher is not None
         )
         steps = epochs * steps_in_epoch(len(train), settings.step_size(group.count))  # type: ignore[arg-type]
-        state = PiNetFitState(
+        state = NetworkFitState(
             model,
             trained,
             optimizer,

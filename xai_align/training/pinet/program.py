@@ -17,8 +17,8 @@ from xai_align.pinet.network.losses import Batch
 from xai_align.training.diverged import DivergedError
 from xai_align.training.engine import Program, StepContext
 from xai_align.training.epoch_plan import Shard, derived_seed, epoch_plan, steps_in_epoch
+from xai_align.training.network_fit_state import NetworkFitState
 from xai_align.training.pinet.batches import BatchSource
-from xai_align.training.pinet.fit_state import PiNetFitState
 from xai_align.training.pinet.metric import FittingMetric
 from xai_align.training.pinet.settings import LEAST_RATE, FitSettings
 from xai_align.training.pinet.validation import validate
@@ -43,7 +43,7 @@ class PiNetProgram(Program):
     """
 
     settings: FitSettings
-    state: PiNetFitState
+    state: NetworkFitState
     network: nn.Module
     source: BatchSource
     train: Dataset[Any]

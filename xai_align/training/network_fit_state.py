@@ -1,4 +1,4 @@
-"""State of a PiNet's fit: one network, one optimiser, one schedule."""
+"""State of the fit of one network: one optimiser, one schedule."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from xai_align.training.optimizer_state import optimizer_state, plain_value, res
 from xai_align.training.restoring import below, check_optimizer
 
 
-class PiNetFitState(FitState):
+class NetworkFitState(FitState):
     """State of a fit.
 
     Args:

@@ -1,0 +1,122 @@
+"""``xai-align fit-fei``: a network that gives a model's optimised maps in one pass, from photographs without labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from xai_align._tools.files.legible import legible
+from xai_align._tools.files.references import typed_on_the_command_line
+from xai_align.cli.shared_options import (
+    Device,
+    ImageSize,
+    InputChannels,
+    Mean,
+    ModelReference,
+    OptionsFile,
+    Patience,
+    Range,
+    Seed,
+    Std,
+    TrustCode,
+    model_options,
+)
+from xai_align.cli.terminal import output, print_lines, print_notes, report_errors
+
+if TYPE_CHECKING:
+    from xai_align.fei import FEIFit
+
+
+def fit_fei_command(
+    model: ModelReference,
+    images: Annotated[
+        list[Path],
+        typer.Option(
+            "--images",
+            metavar="FOLDER",
+            help="Folder of photographs, searched with all folders below it; may be repeated. No labels are used. A "
+            "few thousand photographs like those to be explained.",
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE.safetensors",
+            help="The explainer. Checkpoints and metrics go to the folder FILE-fit; an interrupted run is resumed.",
+        ),
+    ] = Path("fei.safetensors"),
+    epochs: Annotated[int, typer.Option(min=1, help="Number of epochs.")] = 20,
+    batch_size: Annotated[int, typer.Option(min=1, help="Number of images in a batch.")] = 16,
+    learning_rate: Annotated[float, typer.Option(help="Initial learning rate.")] = 2e-3,
+    patience: Patience = None,
+    value_range: Range = None,
+    seed: Seed = 0,
+    device: Device = None,
+    img_size: ImageSize = None,
+    in_chans: InputChannels = None,
+    mean: Mean = None,
+    std: Std = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="Any option of FitFEIOptions, such as width=48, validation_share=0.2 or mixed_precision=bf16; may be "
+            "repeated.",
+        ),
+    ] = None,
+    options_file: OptionsFile = None,
+    trust_code: TrustCode = False,
+) -> None:
+    """Fit a network that gives a model's FEI maps in one pass.
+
+    The explainer is for this very model, with images of this size: it refuses any other. Explain with it by
+    `--model fei:FILE --method fei-amortised`.
+    """
+    from xai_align.cli.fit_fei_folder import fit_fei_folder
+    from xai_align.cli.option_settings import option_settings
+    from xai_align.fei import FitFEIOptions
+
+    with report_errors(), typed_on_the_command_line():
+        flags = {"patience": patience}
+        fit = fit_fei_folder(
+            model,
+            images,
+            out=out,
+            device=device,
+            trust=trust_code,
+            value_range=value_range,
+            model_options=model_options(img_size=img_size, in_chans=in_chans, mean=mean, std=std),
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            seed=seed,
+            show_progress=True,
+            **flags | option_settings(FitFEIOptions, settings, options_file, "fit-fei"),
+        )
+    _print_result(fit, out)
+
+
+def _print_result(fit: FEIFit, out: Path) -> None:
+    numbers = fit.explainer.numbers
+    lines = [
+        f"{numbers['images']} images to train on, {numbers['held_out']} held out",
+        f"{fit.epochs} epochs, {fit.steps} steps, {fit.seconds:.1f} s (stopped by: {fit.stopped})",
+    ]
+    if numbers["held_out"]:
+        reached, start = numbers["validation_loss"], numbers["validation_start"]
+        lines.append(
+            f"loss on held-out images (deletion less insertion, plus deviation; lower is better): {reached:.4f}; "
+            f"of the readout's maps: {start:.4f}"
+        )
+        if reached >= start:
+            lines.append("no epoch was better than the readout, whose maps this explainer gives: train for longer")
+    lines.append(
+        f"explainer: {legible(out)}; explain an image with "
+        f"`xai-align explain IMAGE --model fei:{legible(out)} --method fei-amortised`"
+    )
+    console = output()
+    print_notes(console, fit.notes)
+    print_lines(console, lines)
