@@ -177,8 +177,8 @@ def _draw(
 ) -> float:
     """Draw the contributions to the predicted class over the photograph; return the relative error of the sum."""
     from xai_align._tools.png import png
+    from xai_align.report.number_format import number_format
     from xai_align.report.overlay import photograph_and_overlay
-    from xai_align.report.record_text import number
 
     where = next(model.parameters()).device
     look = model.explain(image[None].to(where))
@@ -186,6 +186,7 @@ def _draw(
     weights = torch.nn.functional.one_hot(torch.tensor([k], device=where), len(classes)).to(look.logits)
     contributions = look.contributions_to(weights)[0].sum(0)
     places, bias, logit = (float(one) for one in (contributions.double().sum(), look.bias[k], look.logits[0, k]))
+    number = number_format([logit, places, bias])
     figure = photograph_and_overlay(
         picture_of(image, loaded),
         contributions,
