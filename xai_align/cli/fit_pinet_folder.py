@@ -12,6 +12,7 @@ import torch
 
 from xai_align._tools.devices import usable_device
 from xai_align._tools.did_you_mean import did_you_mean
+from xai_align._tools.files.name_part import name_part
 from xai_align._tools.files.whole_file import write_whole
 from xai_align._tools.random_state import fixed_random_state
 from xai_align.cli.terminal import print_warnings
@@ -128,7 +129,8 @@ def fit_pinet_folder(
         write_whole(out / "classes.json", json.dumps(about, indent=1, ensure_ascii=False) + "\n")
         write_whole(out / "curves.png", png(fit_figure(fit.history, fit.metric, fit.best)))
         for number, one in enumerate(shown):
-            path = out / "examples" / f"{number:02d}-{plain_name(classes[one.label])}-{plain_name(one.path.stem)}.png"
+            parts = (f"{number:02d}", *map(name_part, (plain_name(classes[one.label]), plain_name(one.path.stem))))
+            path = out / "examples" / f"{'-'.join(parts)}.png"
             image = preprocess(open_image(one.path, value_range))
             error = max(error, _draw(model, image, one.label, loaded, classes, path))
             pictures.append(path)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from xai_align._tools.files.name_part import name_part
 from xai_align._tools.files.whole_file import whole_file, write_whole
 from xai_align.data.output_description import OutputDescription
 from xai_align.features.spatial import contribution_map
@@ -206,7 +207,7 @@ def _cells(readout: Readout, i: int) -> Tensor | None:
 
 def file_name(method: str, layer: str | None) -> str:
     """Return the method, and the layer if one was given, as part of a file name: ``"pinet-input"``."""
-    return re.sub(r"[^\w.-]+", "-", f"{method}-{layer}" if layer else method)
+    return name_part(re.sub(r"[^\w.-]+", "-", f"{method}-{layer}" if layer else method))
 
 
 def save_arrays(record: Record, path: Path) -> None:

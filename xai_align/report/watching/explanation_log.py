@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from xai_align._tools.callers_level import callers_level
 from xai_align._tools.checks import check_finite, check_integer
+from xai_align._tools.files.name_part import name_part
 from xai_align._tools.random_state import fixed_random_state
 from xai_align._tools.replica import Replica
 from xai_align._tools.thread_state import hides_interrupt
@@ -310,7 +311,8 @@ def _checked_names(names: Sequence[str] | None, count: int) -> list[str]:
         return [str(number) for number in range(1, count + 1)]
     if isinstance(names, str) or len(names) != count:
         raise ValueError(f"names are {names!r}; give one for each of the {count} picture(s)")
-    plain = [re.sub(r"[^\w\-. ]", "-", str(name), flags=re.ASCII).strip(" .") or "picture" for name in names]
+    ascii_names = (re.sub(r"[^\w\-. ]", "-", str(name), flags=re.ASCII).strip(" .") or "picture" for name in names)
+    plain = [name_part(name) for name in ascii_names]
     twice = {name for name in plain if plain.count(name) > 1}
     if twice or "mean" in plain:
         wrong = f"'{sorted(twice)[0]}' stands for two pictures" if twice else "'mean' is the name of the means"
