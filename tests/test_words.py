@@ -205,7 +205,7 @@ def check_told(texts, numbers):
     assert len(texts) == len(numbers)
     for text, value in zip(texts, numbers, strict=True):
         assert abs(float(text) - value) <= (0.5 + 1e-6) * digit
-    assert max(map(abs, numbers)) >= 99 * digit
+    assert max(map(abs, numbers)) >= 99 * digit or not any(numbers)
 
 
 def test_a_tiny_answer_is_told_with_its_digits():

@@ -48,7 +48,7 @@ class Record:
             :class:`~xai_align.pinet.readout.Readout`.
         seconds: time of the method.
         logits: ``[K]``.
-        map: ``[H, W]``, on the input's pixels.
+        map: ``[H, W]``, on the input's pixels; float32, or float64 if the values are too large or too small for it.
         raw: a readout's contributions in the feature space's own shape, one array for each tensor of it.
         cells: ``[h, w]``, a readout's map on the layer's own grid; None where there is no such grid, or several.
         values: the meaning of the map's numbers; signed: whether those below zero speak against the answer.
@@ -175,7 +175,7 @@ def record_of(
         negative=float(grid.clamp(max=0).sum()),
         seconds=explanation.seconds / len(explanation.answer),
         logits=explanation.logits[i].detach().float().flatten().cpu(),
-        map=grid.float(),
+        map=_compact(grid),
         raw=raw,
         cells=None if readout is None else _cells(readout, i),
         values=explanation.values,
@@ -195,6 +195,13 @@ def remarks(readout: Readout) -> tuple[str, ...]:
     if readout.gates_flow:
         found.append("nothing but gates leads to the answer, so sigmoids and the like were read as activations")
     return tuple(found)
+
+
+def _compact(grid: Tensor) -> Tensor:
+    """Return a map in float32, or as it is if that would make values infinite, or all of them zero."""
+    largest = float(grid.abs()[grid.isfinite()].max()) if bool(grid.isfinite().any()) else 0.0
+    limits = torch.finfo(torch.float32)
+    return grid.float() if largest == 0 or 1e6 * limits.tiny < largest <= limits.max else grid
 
 
 def _cells(readout: Readout, i: int) -> Tensor | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from xai_align.data.colour_legend import NAMES, Key, colour_legend
@@ -120,6 +121,8 @@ def sum_text(record: Record) -> str:
         return f"{number(record.answer)} is the answer; the map holds slopes, which don't add up to it"
     if record.values == "scores":
         return f"{number(record.answer)} is the answer; the map ranks positions, and its sum has no meaning"
+    if not math.isfinite(record.contributions):
+        return f"{number(record.answer)} is the answer; the map's values have no finite sum"
     if record.bias is None:
         number = number_format([record.answer, record.contributions, record.gap])
         return (

@@ -74,6 +74,8 @@ def words_of(
         raise ValueError("the record is without its map, and has no sentences; make them before the map is left out")
     if not bool(record.map.isfinite().all()):
         return Words(text=f"{record.question} {phrases.not_finite}", regions=(), coverage=0.0)
+    if not bool(record.map.double().abs().sum().isfinite()):
+        return Words(text=f"{record.question} {phrases.too_large}", regions=(), coverage=0.0)
     labels = grid_labels(*record.map.shape) if regions is None else regions
     unnamed = set(labels[labels >= 0].unique().tolist()) - set(names or ()) if names is not None else set()
     if unnamed:
