@@ -83,7 +83,7 @@ def row_of_pictures(shown: Sequence[NDArray[Any]], titles: Sequence[str]) -> Fig
     """Draw pictures side by side with titles within their own panel: in lines, and smaller if a word is long."""
     panel = 0.985 * WIDTH
     fitted = [_fitted(title, panel) for title in titles]
-    above = 0.1 + LINE * max(text.count("\n") + 1 for text, _ in fitted)
+    above = 0.15 + LINE * max(text.count("\n") + 1 for text, _ in fitted)
     figure = Figure(figsize=(WIDTH * len(shown), WIDTH + above), facecolor="white")
     FigureCanvasAgg(figure)
     for number, (pixels, (text, size)) in enumerate(zip(shown, fitted, strict=True)):
