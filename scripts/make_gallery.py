@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.textpath import TextPath
+from numpy.typing import NDArray
 from PIL import Image
 
 from timm_align import efficientnet_lite0
@@ -35,6 +39,8 @@ COLUMNS = (
     ("integrated_gradients", None, "integrated gradients", "sums to the change from a black image"),
 )
 WIDTH = 2.2  # inches of a panel
+LINE = 0.15  # inches of a line of a title
+FONT_SIZE = 8.5
 
 
 def main() -> None:
@@ -65,19 +71,44 @@ def _record(loaded, inputs, question, method, layer, path) -> Record:
 
 
 def _saved(stem: str, picture, records: list[Record], titles: list[str]) -> str:
-    figure = Figure(figsize=(WIDTH * (len(records) + 1), WIDTH + 0.3), facecolor="white")
-    FigureCanvasAgg(figure)
     shown = [picture] + [coloured(picture, density(one.map, picture.shape[:2]), signed=one.signed) for one in records]
-    for number, (pixels, title) in enumerate(zip(shown, ["photograph", *titles], strict=True)):
-        axes = figure.add_axes((number / len(shown), 0.0, 0.985 / len(shown), WIDTH / (WIDTH + 0.3)))
-        axes.imshow(pixels)
-        axes.set_axis_off()
-        axes.set_title(title, fontsize=8.5, pad=4)
     content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=110)
+    row_of_pictures(shown, ["photograph", *titles]).savefig(content, format="png", dpi=110)
     name = f"{stem}.jpg"
     Image.open(content).convert("RGB").save(PICTURES / name, quality=88, optimize=True)
     return name
+
+
+def row_of_pictures(shown: Sequence[NDArray[Any]], titles: Sequence[str]) -> Figure:
+    """Draw pictures side by side with titles within their own panel: in lines, and smaller if a word is long."""
+    panel = 0.985 * WIDTH
+    fitted = [_fitted(title, panel) for title in titles]
+    above = 0.15 + LINE * max(text.count("\n") + 1 for text, _ in fitted)
+    figure = Figure(figsize=(WIDTH * len(shown), WIDTH + above), facecolor="white")
+    FigureCanvasAgg(figure)
+    for number, (pixels, (text, size)) in enumerate(zip(shown, fitted, strict=True)):
+        axes = figure.add_axes((number / len(shown), 0.0, 0.985 / len(shown), WIDTH / (WIDTH + above)))
+        axes.imshow(pixels)
+        axes.set_axis_off()
+        axes.set_title(text, fontsize=size, pad=4, parse_math=False)
+    return figure
+
+
+def _fitted(title: str, width: float) -> tuple[str, float]:
+    """Return the title in lines of at most this many inches, and the font size at which its longest word fits, too."""
+    words = title.split()
+    size = FONT_SIZE * min(1.0, width / max(_inches(word, FONT_SIZE) for word in words))
+    lines = words[:1]
+    for word in words[1:]:
+        longer = f"{lines[-1]} {word}"
+        lines = [*lines[:-1], longer] if _inches(longer, size) <= width else [*lines, word]
+    return "\n".join(lines), size
+
+
+def _inches(text: str, size: float) -> float:
+    """Return the width of a text in inches, with two points to spare for the rounding of its letters to pixels."""
+    extent = TextPath((0, 0), text.replace("$", r"\$"), size=size).get_extents()
+    return (max(extent.x1, 0.0) + 2) / 72
 
 
 def _section(record: Record, contrast: Record, name: str) -> str:

@@ -140,6 +140,8 @@ def test_onnx_gives_the_same_masks(tmp_path):
         path = export_masker(module, tmp_path / "masker.onnx", size=(16, 24))
     session = reference.ReferenceEvaluator(str(path))
     assert [*session.input_names, *session.output_names] == ["images", "masks"]
+    sizes = session.input_types[0].tensor_type.shape.dim
+    assert [one.dim_param or one.dim_value for one in sizes] == ["batch", 3, "height", "width"]
     for shape in ((2, 16, 24), (1, 9, 12)):
         x = several(*shape)
         (masks,) = session.run(None, {"images": x.numpy()})

@@ -179,6 +179,24 @@ def test_a_method_that_fails_on_one_image_is_named_and_the_rest_have_values(fold
     assert row(got, "pinet", "mass").n == 7
 
 
+def test_a_mean_over_fewer_images_is_not_the_best(folder):
+    """Fussy has no value for the white image. Images on which no method has one don't count."""
+    from xai_align.cli.comparison_table import footnotes
+    from xai_align.comparison.best_methods import best_methods
+
+    got = run(methods=["pinet", "saliency", "fussy"], metrics=["mass", "brightness"])
+    whole, part = (row(got, one, "mass") for one in ("saliency", "fussy"))
+    assert part.mean > max(whole.mean, row(got, "pinet", "mass").mean)
+    assert (whole.complete, part.complete, part.missing > 0) == (True, False, True)
+    assert best_methods(got, "why", "mass") <= {"pinet", "saliency"}
+    dark = row(got, "pinet", "brightness")
+    assert (dark.complete, dark.missing) == (True, 2)  # no method has a value on the two
+    assert best_methods(got, "why", "brightness") == {"pinet", "saliency"}
+    notes = "\n".join(footnotes(got))
+    assert "means over fewer images cannot be compared: fussy in mass" in notes
+    assert "for every image on which any method has one" in notes
+
+
 def test_a_metric_that_does_not_apply_is_no_problem(folder):
     got = run(metrics=["contrast", "deletion_area"], question=["why", "why-not"], out="out", table_format="csv")
     assert not got.problems
@@ -383,7 +401,8 @@ def test_a_narrow_terminal_gets_more_tables(folder):
 
     from rich.console import Console
 
-    from xai_align.cli.comparison_table import best_methods, print_comparison
+    from xai_align.cli.comparison_table import print_comparison
+    from xai_align.comparison.best_methods import best_methods
 
     got = run(metrics=["mass", "deletion_area", "insertion_area"])
     shown = []
@@ -392,7 +411,8 @@ def test_a_narrow_terminal_gets_more_tables(folder):
         print_comparison(Console(file=stream, width=width), got)
         shown.append(stream.getvalue())
         assert all(len(line) <= width for line in shown[-1].splitlines())
-    assert (shown[0].count("method "), shown[1].count("method ")) == (2, 1)
+    heads = [sum("method " in line and "↑" in line for line in one.splitlines()) for one in shown]
+    assert heads == [2, 1]
     best = min(("pinet", "saliency"), key=lambda method: row(got, method, "deletion_area").mean)
     assert best_methods(got, "why", "deletion_area") == {best}
 

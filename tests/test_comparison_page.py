@@ -122,6 +122,37 @@ def test_the_best_of_each_column():
     }
 
 
+def with_lime(**changes):
+    """The comparison with other numbers for lime's deletion, which is the lowest."""
+    return tuple(summary(*key, **changes) if key == ("why", "lime", "deletion") else summary(*key) for key in NUMBERS)
+
+
+def test_a_mean_over_fewer_images_is_not_marked_as_best(tmp_path):
+    partial = with_lime(n=9, missing=3, complete=False)
+    table = comparison_table(comparison(summaries=partial), "why")
+    (column,) = (number for number, one in enumerate(table.columns) if one.name == "deletion")
+    assert [row.style.method for row in table.rows if row.cells[column].best] == ["pinet"]
+    lime = next(row.cells[column] for row in table.rows if row.style.method == "lime")
+    assert "not compared for the best mean" in lime.hint
+    told = metric_sentences(table, "pinet")[1]
+    assert told.startswith(
+        "deletion (lower is better): pinet has the best mean, 0.200 [0.160, 0.240]. lime has values for fewer images "
+        "and is left out of this. Compared with it, lime is better;"
+    )
+    words = page(tmp_path, summaries=partial).words
+    assert "best of its column, among the methods with a value for every image on which any method has one." in words
+    assert "means over fewer images cannot be compared: lime in deletion." in words
+
+
+def test_where_every_method_misses_an_image_none_is_best():
+    numbers = [summary(*key, n=11, missing=1, complete=False) for key in NUMBERS if key[2] == "deletion"]
+    table = comparison_table(comparison(summaries=tuple(numbers)), "why")
+    assert not any(cell.best for row in table.rows for cell in row.cells[:-1])
+    assert metric_sentences(table, "pinet")[0].startswith(
+        "deletion (lower is better): no method has a value for every image, so none is said to have the best mean. "
+    )
+
+
 def test_the_leader_wins_most_metrics_and_is_no_control():
     assert comparison_table(comparison(), "why").leader == "gradcam@blocks.4"  # the first of two with one win each
     numbers = [summary("why", "random", "insertion", mean=0.99), summary("why", "random", "deletion", mean=0.0)]

@@ -21,7 +21,7 @@ from xai_align.plugins.registry import registry
 from xai_align.plugins.specs_by_name import Offer
 from xai_align.question import Question
 from xai_align.report.record import record_of
-from xai_align.report.record_text import exactness, footnotes, number, sum_text, table_row, totals, unit_of
+from xai_align.report.record_text import exactness, footnotes, sum_text, table_rows, totals, unit_of
 
 
 class Twin(PiNetMethod):
@@ -103,7 +103,8 @@ def test_a_plugins_map_is_told_as_what_its_record_says(monkeypatch, values, unit
     assert sum_told in totals(one)
     assert said in sum_text(one)
     has_sum = values == "contributions"
-    assert table_row(one)[5:8] == (("–", "–", "–") if not has_sum else (*table_row(one)[5:7], f"gap {number(one.gap)}"))
+    (row,) = table_rows([one])
+    assert row[5:8] == (("–", "–", "–") if not has_sum else (*row[5:7], "gap " + f"{one.gap:z.3f}".replace("-", "−")))
     notes = footnotes([one])
     assert notes[-1] == "bright sees light."
     assert any("gap" in note for note in notes) == has_sum

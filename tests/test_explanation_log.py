@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import math
 import warnings
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -258,39 +260,119 @@ def test_pictures_follow_the_dtype_of_the_network():
 # ---------------------------------------------------------------- time
 
 
-@pytest.mark.parametrize(("cost", "share"), [(0.5, 0.02), (1.0, 0.02), (3.0, 0.1), (0.001, 0.02), (30.0, 0.05)])
-def test_the_share_of_time_is_kept(cost, share):
-    """Epochs of ten seconds; each call costs a fixed time for its two pictures."""
-    clock = Clock(cost / 2)
-    log, model, made = watching(Costly(clock), share=share, clock=clock), conv_net(), []
+CLOCK = Clock()
+
+
+class Slow(nn.Module):
+    """A network that takes ``CLOCK.cost`` seconds of the clock for a forward pass of a picture, in 100 parts."""
+
+    def __init__(self):
+        super().__init__()
+        self.network = conv_net()
+
+    def forward(self, x):
+        for _ in range(100):
+            CLOCK.now += CLOCK.cost * len(x) / 100
+            x = x + 0.0
+        return self.network(x)
+
+
+@pytest.mark.parametrize(("cost", "share"), [(0.05, 0.02), (0.3, 0.02), (3.0, 0.1), (0.0001, 0.02), (3000.0, 0.05)])
+@pytest.mark.parametrize("epochs", [1, 2, 7, 60])
+def test_the_share_of_time_is_kept_after_every_call_however_short_the_training(cost, share, epochs):
+    """Epochs of ten seconds. Nothing is overdrawn, but by the one operation after which a trial is given up."""
+    CLOCK.now, CLOCK.cost = 100.0, cost
+    writer = Kept()
+    log, model, seen = watching(writer, share=share, clock=CLOCK), Slow(), []
     log.start()
+    assert log.step(model, 0) is None  # no time has passed, of which there could be a share
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for epoch in range(1, epochs + 1):
+            CLOCK.now += 10
+            seen.append(log.step(model, epoch))
+            assert log.share_of_time <= share + cost / 100 / (CLOCK.now - 100)
+        seen.append(log.finish(model, epochs + 1))
+        assert log.share_of_time <= share + cost / 100 / (CLOCK.now - 100)
+    made = [one for one in seen if one is not None]
+    assert bool(made) == bool(writer.images)
+    assert all(len(one) == 2 for one in made[1:-1])
+    if cost == 0.0001:
+        assert len(made) == epochs + 1
+    if cost == 3000:
+        assert not made
+        assert f"no explanation was written: {100 * share:.3g} % of the training's" in str(told[-1].message)
+    if (cost, epochs) == (0.05, 60):  # it does take what it may
+        assert log.share_of_time > 0.75 * share
+
+
+def test_without_a_start_time_begins_with_the_first_call_which_is_made():
+    CLOCK.now, CLOCK.cost = 5.0, 1.0
+    log, model = watching(clock=CLOCK), Slow()
+    assert len(log.step(model, 0)) == 2
+    CLOCK.now += 10
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for epoch in range(40):
-            clock.now += 10
-            made.append(log.step(model, epoch) is not None)
-            if sum(made) > 1:
-                assert log.share_of_time <= share
-    assert made[0]
-    # as often as it can be: one more call would be too much
-    assert sum(made) == 40 or (sum(made) + 1) * cost > share * (clock.now - 10)
-    before = sum(made)
-    assert log.finish(model, 40) is not None
-    assert log.share_of_time == pytest.approx((before + 1) * cost / clock.now)
+        assert log.step(model, 1) is None
+        assert log.finish(model, 2) is None
+    CLOCK.now += 10_000
+    log = watching(clock=CLOCK)
+    log.step(model, 0)
+    CLOCK.now += 10_000
+    assert len(log.finish(model, 1)) == 2
+
+
+def test_a_trial_that_is_given_up_leaves_nothing_and_is_repeated_with_twice_the_time():
+    CLOCK.now, CLOCK.cost = 0.0, 1.0
+    writer, model = Kept(), Slow()
+    log, tried = watching(writer, clock=CLOCK), []
+    log.start()
+    for epoch in range(1, 101):
+        CLOCK.now += 10
+        before = log.share_of_time * CLOCK.now
+        found = log.step(model, epoch)
+        spent = log.share_of_time * CLOCK.now - before
+        if found is not None:
+            break
+        assert not writer.images
+        tried += [spent] if spent > 1e-9 else []
+    assert len(found) == 1  # of the two, there is time for one
+    torch.testing.assert_close(found[0].map, watching().step(conv_net())[0].map)
+    assert all(later > 1.9 * earlier for earlier, later in pairwise(tried))
+
+
+@pytest.mark.parametrize(
+    ("spent", "pictures", "seconds"),
+    [
+        ({}, 1, math.inf),
+        ({1: 0.5}, 8, 4.0),
+        ({8: 2.0}, 1, 2.0),
+        ({1: 0.5, 8: 2.0}, 1, 0.5),
+        ({1: 0.5, 8: 2.0}, 16, 4.0),
+    ],
+)
+def test_what_pictures_take_is_foreseen_and_not_too_little(spent, pictures, seconds):
+    clock = Clock()
+    budget = TimeBudget(0.5, clock)
+    budget.start()
+    for count, took in spent.items():
+        with budget.spending(count):
+            clock.now += took
+    assert budget.seconds_of(pictures) == seconds
 
 
 def test_skipping_is_said_once():
-    clock = Clock(0.5)
+    clock = Clock(0.1)
     log, model = watching(Costly(clock), clock=clock), conv_net()
     log.start()
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         for _ in range(20):
-            clock.now += 10
+            clock.now += 6
             log.step(model)
     assert [str(one.message) for one in told] == [
-        "explaining 2 picture(s) takes 1 s, and 2 % of the time allows that every 50 s; calls in between are skipped. "
-        "For more of them, give fewer pictures or a larger share."
+        "explaining 2 picture(s) takes 0.2 s, and 2 % of the time allows that every 10 s; calls in between are "
+        "skipped. For more of them, give fewer pictures or a larger share."
     ]
     assert told[0].filename == __file__
 
@@ -328,9 +410,10 @@ def test_a_budget_counts_blocks_that_fail():
     with pytest.raises(KeyError):
         fail()
     assert (budget.spent, budget.last) == (2, 2)
-    assert not budget.allows
+    assert not budget.is_known
+    assert budget.left == -1
     clock.now = 8
-    assert budget.allows
+    assert budget.left == 2
 
 
 # ---------------------------------------------------------------- failures

@@ -335,6 +335,13 @@ def test_a_file_describes_itself(tmp_path, onnxruntime):
     torch.export.load(tmp_path / "a.pt2", extra_files=extra)
     of_onnx = {one.key: one.value for one in onnx.load(tmp_path / "a.onnx").metadata_props}
     of_program = json.loads(extra["xai_align.json"])
+    graph = onnx.load(tmp_path / "a.onnx").graph
+    shapes = {
+        one.name: [size.dim_param or size.dim_value for size in one.type.tensor_type.shape.dim]
+        for one in (*graph.input, *graph.output)
+    }
+    assert shapes["images"] == ["batch", *x.shape[1:]]
+    assert all(shape[0] == "batch" for name, shape in shapes.items() if name != "bias")
     assert of_program.items() < of_onnx.items()
     assert of_onnx["licence"] == "ours"
     assert json.loads(of_program["xai_align.class_names"]) == list(cli_factory.NAMES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from pathlib import Path
 
@@ -41,6 +42,17 @@ def test_every_form_of_file_gives_the_same(tmp_path, suffix):
     scores = read_scores(written(tmp_path, suffix), images=["folder/a.png"])
     assert scores.name == "human"
     np.testing.assert_array_equal(scores.of("folder/a.png"), GRID)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "json"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le with mark"])
+def test_text_files_of_editors_and_spreadsheets_are_read(tmp_path, suffix, encoding):
+    """They put a byte order mark first, which is no part of the text."""
+    file = written(tmp_path, suffix)
+    text = file.read_text("utf-8").replace("a.png", "é.png")
+    data = codecs.BOM_UTF16_LE + text.encode("utf-16-le") if "mark" in encoding else text.encode(encoding)
+    file.write_bytes(data)
+    np.testing.assert_array_equal(read_scores(file).of("é.png"), GRID)
 
 
 def test_scores_of_tokens(tmp_path):
@@ -243,6 +255,29 @@ def test_outside_scores_are_judged_like_a_method(study):
         reference="knows",
     )
     assert {row.method for row in again.summaries} == {"input_x_gradient", "knows"}
+
+
+def test_names_of_any_length_and_alike_have_files_of_their_own(study):
+    """File systems take 255 bytes; "h h" and "h-h" are the same as parts of file names."""
+    folder, loaded = study
+    picture = folder / f"{'p' * 250}.png"
+    (folder / "a.png").rename(picture)
+    file = folder / "scores.json"
+    file.write_text(json.dumps({picture.name: [[0, 1], [0, 0]]}))
+    names = ["n" * 300, "n" * 299 + "m", "é" * 200, "h h", "h_h", "H H"]
+    found = compare(
+        loaded,
+        [picture],
+        methods=["input_x_gradient"],
+        metrics=["tie_rate"],
+        scores=[f"{name}={file}" for name in names],
+        out=folder / "out",
+    )
+    assert found.problems == ()
+    files = {one.method: one.file for one in found.pictures}
+    assert set(files) == {"", "input_x_gradient", *names}
+    assert len({one.casefold() for one in files.values()}) == len(files)
+    assert all((folder / "out" / one).is_file() for one in files.values())
 
 
 def test_settings_hold_the_scores_so_that_others_are_not_taken_for_them(study):

@@ -164,7 +164,7 @@ def test_an_answer_is_read_as_it_was_written(tmp_path):
         {"map": {"scale": "1"}},
         {"keys": [{"colour": "red;background:url(x)", "text": "a"}]},
         {"terms": [1]},
-        {"answer": None},
+        {"answer": "1.0"},
         {"more": 1},
     ],
 )

@@ -25,7 +25,7 @@ from xai_align.report.overlay import photograph_and_overlay
 from xai_align.report.page import Asked, Section, Shown, render_page
 from xai_align.report.page_answer import answer_of
 from xai_align.report.record import numbers_of, record_of
-from xai_align.report.record_text import footnotes, legend_text, sum_text, table_row, totals, unit_of
+from xai_align.report.record_text import footnotes, legend_text, sum_text, table_rows, totals, unit_of
 
 ROOT = Path(__file__).resolve().parents[1]
 METHODS = attribution_methods()
@@ -74,12 +74,12 @@ def test_only_maps_with_a_sign_speak_for_and_against(name):
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_only_logits_are_added_up(name):
     one = record_by(name)
-    said = " ".join([sum_text(one), totals(one), unit_of(one), *footnotes([one]), *table_row(one)[5:8]])
+    said = " ".join([sum_text(one), totals(one), unit_of(one), *footnotes([one]), *table_rows([one])[0][5:8]])
     numbers = numbers_of(one)
     adds = name in IN_LOGITS
     assert ("logit" in unit_of(one)) == adds
     assert (numbers["gap"] is not None, numbers["contributions"] is not None) == (adds, adds)
-    assert (table_row(one)[5] != "–") == adds
+    assert (table_rows([one])[0][5] != "–") == adds
     if not adds:
         assert not re.search(r"\bgap\b|is not explained|sum of the map", said)
 

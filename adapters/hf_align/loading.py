@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def load_hf_model(reference: str) -> LoadedModel | None:
     if not reference.startswith(PREFIX):
         return None
     name = reference.removeprefix(PREFIX)
-    place = str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
+    place = str(Path(name).expanduser()) if os.path.isdir(Path(name).expanduser()) else name
     with optional_package("hf", "transformers", "models of Hugging Face"):
         from transformers import AutoImageProcessor, AutoModelForImageClassification
     try:

@@ -7,6 +7,7 @@ NumPy files of JAX models. What timm's loader chooses among the entries of a fil
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,7 +99,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         ValueError: it holds no weights.
     """
     if path.suffix.lower() in JAX:
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise FileNotFoundError(f"no weights at '{path}'")
         return Checkpoint(path=path)
     found = read_weights_file(path)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from xai_align._tools.did_you_mean import did_you_mean
+from xai_align._tools.files.plain_text import decode_text
 
 #: A dataclass of options, each with a default.
 O = TypeVar("O")  # noqa: E741
@@ -63,7 +64,7 @@ def read_options(path: Path) -> dict[str, Any]:
         ValueError: there is no such file, or it is not TOML.
     """
     try:
-        return tomllib.loads(path.read_text("utf-8"))
+        return tomllib.loads(decode_text(path.read_bytes()))
     except OSError as error:
         raise ValueError(f"the options '{path}' cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -126,8 +126,8 @@ def load_masker(path: str | os.PathLike[str]) -> Masker:
     from xai_align.align.masker import Masker
 
     path = Path(path)
-    if not path.is_file():
-        inside = "; give the file in this folder, such as masker.safetensors" if path.is_dir() else ""
+    if not os.path.isfile(path):
+        inside = "; give the file in this folder, such as masker.safetensors" if os.path.isdir(path) else ""
         raise FileNotFoundError(f"there is no masker's file '{path}'{inside}")
     try:
         saved = read_checkpoint(path)

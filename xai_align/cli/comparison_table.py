@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from xai_align.cli.terminal import as_text
+from xai_align.comparison.best_methods import RULE, best_methods, left_out_notes
 from xai_align.comparison.intervals import DESCRIPTION, EQUAL
 from xai_align.report.comparison_table import verdict_notes
 from xai_align.report.record_text import NO_VALUE
@@ -37,28 +38,18 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
 def footnotes(comparison: Comparison) -> list[str]:
     """Return the footnotes that explain the numbers."""
     notes = [
-        f"mean [{DESCRIPTION}]; ↑: higher values are better, ↓: lower values are better; bold: best mean.",
+        f"mean [{DESCRIPTION}]; ↑: higher values are better, ↓: lower values are better; bold: best mean {RULE}.",
         *verdict_notes(comparison),
     ]
     gaps = [row for row in comparison.summaries if row.missing and row.n]
     if gaps:
         notes.append("n=…: the number of images with a value, where some have none.")
+        notes.extend(left_out_notes(comparison))
     if any(row.n > 1 and not math.isfinite(row.low) for row in comparison.summaries):
         notes.append(f"[{NO_VALUE}]: {EQUAL}.")
     if any(row.n == 0 for row in comparison.summaries):
         notes.append(f"{NO_VALUE}: the metric does not apply, or failed on every image.")
     return notes
-
-
-def best_methods(comparison: Comparison, kind: str, metric: str) -> set[str]:
-    """Return the methods with the best mean; several if they are equal."""
-    rows = [
-        row for row in comparison.summaries if (row.question, row.metric) == (kind, metric) and math.isfinite(row.mean)
-    ]
-    if not rows:
-        return set()
-    best = (max if comparison.higher_is_better[metric] else min)(row.mean for row in rows)
-    return {row.method for row in rows if row.mean == best}
 
 
 def _table(comparison: Comparison, kind: str, metrics: Sequence[str], *, seconds: bool) -> Table:

@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from xai_align._tools.devices import usable_device
+from xai_align._tools.files.name_part import name_part
 from xai_align._tools.files.references import check_reference_in_file
 from xai_align._tools.random_state import fixed_random_state
 from xai_align.align.forward_passes.training_batch import TrainingBatch
@@ -161,7 +162,7 @@ def fit_align_folder(
         write_results(out, about, fit, domains, split, scores)
         write_curves(out, fit)
         for name, images in tested.items() if examples else ():
-            path = out / "examples" / f"{name}.png"
+            path = out / "examples" / f"{name_part(name)}.png"
             pictures.append(draw_examples(path, fit, loader(images[:examples]), trainer.space, loaded, domains.classes))
     return FolderAlignment(fit=fit, domains=domains, split=split, scores=scores, pictures=pictures)
 

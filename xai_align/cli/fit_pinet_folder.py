@@ -12,6 +12,7 @@ import torch
 
 from xai_align._tools.devices import usable_device
 from xai_align._tools.did_you_mean import did_you_mean
+from xai_align._tools.files.name_part import name_part
 from xai_align._tools.files.whole_file import write_whole
 from xai_align._tools.random_state import fixed_random_state
 from xai_align.cli.terminal import print_warnings
@@ -128,7 +129,8 @@ def fit_pinet_folder(
         write_whole(out / "classes.json", json.dumps(about, indent=1, ensure_ascii=False) + "\n")
         write_whole(out / "curves.png", png(fit_figure(fit.history, fit.metric, fit.best)))
         for number, one in enumerate(shown):
-            path = out / "examples" / f"{number:02d}-{plain_name(classes[one.label])}-{plain_name(one.path.stem)}.png"
+            parts = (f"{number:02d}", *map(name_part, (plain_name(classes[one.label]), plain_name(one.path.stem))))
+            path = out / "examples" / f"{'-'.join(parts)}.png"
             image = preprocess(open_image(one.path, value_range))
             error = max(error, _draw(model, image, one.label, loaded, classes, path))
             pictures.append(path)
@@ -177,8 +179,8 @@ def _draw(
 ) -> float:
     """Draw the contributions to the predicted class over the photograph; return the relative error of the sum."""
     from xai_align._tools.png import png
+    from xai_align.report.number_format import number_format
     from xai_align.report.overlay import photograph_and_overlay
-    from xai_align.report.record_text import number
 
     where = next(model.parameters()).device
     look = model.explain(image[None].to(where))
@@ -186,6 +188,7 @@ def _draw(
     weights = torch.nn.functional.one_hot(torch.tensor([k], device=where), len(classes)).to(look.logits)
     contributions = look.contributions_to(weights)[0].sum(0)
     places, bias, logit = (float(one) for one in (contributions.double().sum(), look.bias[k], look.logits[0, k]))
+    number = number_format([logit, places, bias])
     figure = photograph_and_overlay(
         picture_of(image, loaded),
         contributions,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from xai_align.cli.terminal import as_text, print_lines
-from xai_align.report.record_text import COLUMNS, NUMBER_COLUMNS, footnotes, remarks, table_row, unit_text
+from xai_align.report.record_text import COLUMNS, NUMBER_COLUMNS, footnotes, remarks, table_rows, unit_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,10 +46,9 @@ def wide_table(records: Sequence[Record]) -> Table:
     """Return one table with a row per record; each image and question is named once."""
     table = Table()
     _add_columns(table, COLUMNS)
-    for question, several in groupby(records, key=lambda record: (record.image, record.question)):
-        for number, record in enumerate(several):
-            row = (*(question if number == 0 else ("", "")), *table_row(record)[2:])
-            table.add_row(*map(as_text, row))
+    for question, several in groupby(table_rows(records), key=lambda row: row[:2]):
+        for number, row in enumerate(several):
+            table.add_row(*map(as_text, (*(question if number == 0 else ("", "")), *row[2:])))
         table.add_section()
     return table
 
@@ -57,11 +56,11 @@ def wide_table(records: Sequence[Record]) -> Table:
 def narrow_tables(records: Sequence[Record]) -> list[Table]:
     """Return one table for each image and question, with these as its title."""
     tables = []
-    for (image, question), several in groupby(records, key=lambda record: (record.image, record.question)):
+    for (image, question), several in groupby(table_rows(records), key=lambda row: row[:2]):
         table = Table(title=as_text(f"{image}: {question}"), title_justify="left", padding=(0, 1, 0, 0), box=None)
         _add_columns(table, COLUMNS[2:])
-        for record in several:
-            table.add_row(*map(as_text, table_row(record)[2:]))
+        for row in several:
+            table.add_row(*map(as_text, row[2:]))
         tables.append(table)
     return tables
 

@@ -5,6 +5,7 @@ No label is needed: questions are about the predicted class, unless a class is n
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -179,7 +180,7 @@ def read_groups(path: str | Path, class_names: Sequence[str]) -> ClassGroups:
     Raises:
         ValueError: the file does not exist, has another form, or names a class that the model lacks.
     """
-    if not Path(path).is_file():
+    if not os.path.isfile(Path(path)):
         raise ValueError(f"the groups '{path}' cannot be read: give a file, '{WORDNET}' or '{CONFUSION}'")
     content = read_json(Path(path))
     if not isinstance(content, dict) or not all(isinstance(members, list) for members in content.values()):

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from xai_align._tools.files.name_part import distinct, name_part
 from xai_align._tools.files.whole_file import write_whole
 from xai_align.comparison.one_by_one import said
 from xai_align.comparison.result import Picture
@@ -42,7 +43,9 @@ class Pictures:
         self.plan, self.part, self.out, self.describe = plan, part, out, describe
         first = part.number * plan.batch_size
         paths = plan.part_paths(part.number)[: max(plan.pictures - first, 0)] if out is not None else ()
-        self._stems = {path: f"{first + i:03d}-{_plain(path.stem)}" for i, path in enumerate(paths)}
+        self._stems = {path: f"{first + i:03d}-{name_part(_plain(path.stem))}" for i, path in enumerate(paths)}
+        methods = [str(one) for one in plan.methods]
+        self._methods = dict(zip(methods, distinct(name_part(_plain(one)) for one in methods), strict=True)) | {"": ""}
         self._shown: set[Path] = set()
 
     def draw(self, batch: Sequence[Example], explanation: Explanation, kind: str, method: MethodReference) -> None:
@@ -91,7 +94,7 @@ class Pictures:
 
     def _save(self, example: Example, content: bytes, kind: str = "", text: str = "", method: str = "") -> Path:
         assert self.out is not None
-        name = "-".join(part for part in (self._stems[example.path], kind, _plain(method)) if part)
+        name = "-".join(part for part in (self._stems[example.path], kind, self._methods[method]) if part)
         folder = self.out / FOLDER
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / f"{name}.png", content)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
@@ -261,7 +262,7 @@ def prepare(
 
 def _named_file(given: str | Path) -> tuple[str | None, Path]:
     """Return the name and the file of ``NAME=FILE``, or of a file alone."""
-    if isinstance(given, Path) or "=" not in given or Path(given).exists():
+    if isinstance(given, Path) or "=" not in given or os.path.exists(Path(given)):
         return None, Path(given)
     name, _, file = given.partition("=")
     return name.strip() or None, Path(file)

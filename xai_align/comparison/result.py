@@ -20,6 +20,7 @@ class Summary:
         metric: its name.
         n: number of images that have a value.
         missing: number of images that have none: the metric does not apply, or something failed.
+        complete: whether it has a value for every image on which any method has one; else its mean is over fewer.
         mean: over the images that have a value.
         low, high: the ends of the mean's 95 % interval (:mod:`~xai_align.comparison.intervals`); NaN where n < 2, or
             all values are equal.
@@ -53,6 +54,7 @@ class Summary:
     p: float = nan
     adjusted_p: float = nan
     verdict: Verdict = ""
+    complete: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -104,6 +104,10 @@ class ScoreTable:
         differences = mean_intervals(values - values[:, reference])
         adjusted = self._adjusted(differences)
         higher_is_better = {one.name: one.higher_is_better for one in self.plan.metrics}
+        known = np.isfinite(values)
+        by_any: dict[tuple[str, str], NDArray[np.bool_]] = {}  # the images on which any method has a value
+        for (kind, _, metric), column in self.columns.items():
+            by_any[kind, metric] = known[:, column] | by_any.get((kind, metric), np.zeros(len(values), bool))
         found = []
         for (kind, method, metric), column in self.columns.items():
             itself = method == self.plan.reference
@@ -128,6 +132,7 @@ class ScoreTable:
                         adjusted[column],
                         higher_is_better=higher_is_better[metric],
                     ),
+                    complete=bool(np.array_equal(known[:, column], by_any[kind, metric])),
                 )
             )
         return tuple(found)

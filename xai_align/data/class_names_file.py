@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
 import io
 import os
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from xai_align._tools.files.plain_json import parse_json
+from xai_align._tools.files.plain_text import decode_text
 from xai_align._tools.listed_names import listed_names
 
 #: Entries of JSON files that hold the names: ours, Hugging Face's and timm's ``config.json``.
@@ -47,9 +47,9 @@ def read_class_names(path: str | Path) -> tuple[str, ...]:
         read_class_names("photos/")  # ("cat", "dog") for photos/cat/ and photos/dog/
     """
     place = Path(path).expanduser()
-    if place.is_dir():
+    if os.path.isdir(place):
         return _of_folder(place)
-    if not place.is_file():
+    if not os.path.isfile(place):
         raise ValueError(f"there are no class names at '{path}'; give a file or a folder")
     text = _text(place)
     try:
@@ -101,9 +101,7 @@ def _text(path: Path) -> str:
     try:
         if path.stat().st_size > _LARGEST:
             raise ValueError(f"'{path}' is too large for a file of class names")
-        read = path.read_bytes()
-        wide = read.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-        text = read.decode("utf-16" if wide else "utf-8-sig")
+        text = decode_text(path.read_bytes())
     except UnicodeDecodeError as error:
         raise ValueError(f"the class names in '{path}' are not UTF-8 ({error}); save the file as UTF-8") from error
     except OSError as error:

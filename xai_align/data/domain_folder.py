@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -107,18 +108,18 @@ def split_domains(domains: Domains, *, validation_share: float, test_share: floa
 
 def _domains_in(folder: Path) -> list[str]:
     """Return the names of sub-folders that contain folders of images."""
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise ValueError(f"the image folder '{folder}' does not exist, or is not a folder")
     return [sub.name for sub in sorted(folder.iterdir()) if sub.is_dir() and any(map(_has_images, sub.iterdir()))]
 
 
 def _has_images(folder: Path) -> bool:
-    return folder.is_dir() and bool(images_in(folder))
+    return os.path.isdir(folder) and bool(images_in(folder))
 
 
 def _refuse_domains(folder: Path) -> None:
     """Raise if the images are a level deeper, in a folder for each domain."""
-    if not folder.is_dir() or any(map(_has_images, folder.iterdir())):
+    if not os.path.isdir(folder) or any(map(_has_images, folder.iterdir())):
         return
     domains = _domains_in(folder)
     if domains:
@@ -131,7 +132,7 @@ def _refuse_domains(folder: Path) -> None:
 def _masks_of(masks: Path | None, domain: str, sources: Sequence[str]) -> Path | None:
     if masks is None or domain not in sources:
         return None
-    return masks / domain if (masks / domain).is_dir() else masks
+    return masks / domain if os.path.isdir(masks / domain) else masks
 
 
 def _renumbered(names: Sequence[str], images: Sequence[LabelledImage], classes: Sequence[str]) -> list[LabelledImage]:

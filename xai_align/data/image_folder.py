@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import warnings
 from collections.abc import Callable, Sequence
@@ -192,6 +193,6 @@ def _mask_of(image: Path, masks: Path) -> Path | None:
 
 def _existing(folder: str | Path, what: str) -> Path:
     path = Path(folder).expanduser()
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise ValueError(f"the {what} '{folder}' does not exist, or is not a folder")
     return path

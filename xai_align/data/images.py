@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from xai_align._tools.files.legible import legible
+from xai_align._tools.files.name_part import distinct, name_part
 from xai_align.data.array_files import read_array
 from xai_align.data.value_range import ValueRange, to_unit
 
@@ -63,16 +64,7 @@ def distinct_stems(paths: Sequence[Path]) -> list[str]:
 
     Bytes of a stem that are no text become ``%E9``. A long stem is cut, so that a method and a suffix fit behind it.
     """
-    taken: set[str] = set()
-    stems = []
-    for path in paths:
-        plain = plain_name(path.stem).encode()[:_LONGEST_STEM].decode("utf-8", "ignore")
-        stem, number = plain, 2
-        while stem.casefold() in taken:  # some file systems do not distinguish a.jpg from A.jpg
-            stem, number = f"{plain}-{number}", number + 1
-        taken.add(stem.casefold())
-        stems.append(stem)
-    return stems
+    return distinct(name_part(plain_name(path.stem), longest=_LONGEST_STEM) for path in paths)
 
 
 def plain_name(stem: str) -> str:
@@ -216,15 +208,15 @@ def _each_once(paths: Iterable[Path]) -> list[Path]:
 
 def _expand(given: str, *, recursive: bool) -> list[Path]:
     path = Path(given).expanduser()
-    if path.is_file():
+    if os.path.isfile(path):
         return [path]
-    if path.is_dir():
+    if os.path.isdir(path):
         images = images_in(path, recursive=recursive)
         if not images:
             below = "" if recursive else "; --recursive searches its subfolders, too"
             raise ValueError(f"the folder '{legible(given)}' holds no image ({_suffixes()}){below}")
         return images
-    if not any(sign in given for sign in "*?["):
+    if "\0" in given or not any(sign in given for sign in "*?["):
         raise ValueError(f"'{legible(given)}' does not exist; give an image, a folder or a pattern")
     matches = _matching(_pattern(path))
     images = _each_once(sorted({image for match in matches for image in _matched(match, recursive=recursive)}))
@@ -235,7 +227,7 @@ def _expand(given: str, *, recursive: bool) -> list[Path]:
 
 def _matched(match: Path, *, recursive: bool) -> list[Path]:
     """Return a matched image, or the images of a matched folder if folders are searched below."""
-    if match.is_dir():
+    if os.path.isdir(match):
         return images_in(match, recursive=True) if recursive else []
     return [match] if _is_image(match) else []
 
@@ -245,14 +237,14 @@ def _pattern(path: Path) -> str:
     there = Path(path.anchor)
     parts = path.parts[1:] if path.anchor else path.parts
     for number, part in enumerate(parts):
-        if not (there / part).exists():
+        if not os.path.exists(there / part):
             return str(Path(escape(str(there)), *parts[number:])) if number or path.anchor else str(path)
         there /= part
     return escape(str(path))
 
 
 def _is_image(path: Path) -> bool:
-    return path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES
+    return os.path.isfile(path) and path.suffix.lower() in IMAGE_SUFFIXES
 
 
 def _suffixes() -> str:

@@ -23,6 +23,7 @@ from torch.nn.functional import grid_sample
 
 from xai_align._tools.files.legible import legible
 from xai_align._tools.files.plain_json import read_json
+from xai_align._tools.files.plain_text import decode_text
 
 #: Columns of a CSV file: of a grid over an image, and of a text's tokens.
 GRID, TOKENS = ("image", "row", "column", "score"), ("image", "token", "score")
@@ -178,6 +179,8 @@ def read_scores(file: str | Path, *, images: Sequence[str | Path] = (), name: st
     }
     if path.suffix.lower() not in readers:
         raise ValueError(f"scores in '{legible(path)}' cannot be read by their suffix; {_ALLOWED}")
+    if "\0" in str(file):
+        raise ValueError(f"'{legible(path)}' cannot be read (it is no name of a file)")
     try:
         entries = list(readers[path.suffix.lower()](path))
     except OSError as error:
@@ -243,7 +246,7 @@ def _from_npy(path: Path, images: Sequence[str | Path]) -> Iterable[tuple[str, A
 
 def _from_csv(path: Path) -> Iterable[tuple[str, Any]]:
     try:
-        text = path.read_text("utf-8-sig")
+        text = decode_text(path.read_bytes())
     except UnicodeDecodeError as error:
         raise ValueError(f"'{legible(path)}' is no text in UTF-8 ({error})") from error
     lines = csv.DictReader(StringIO(text))

@@ -40,8 +40,9 @@ def density(values: Tensor, size: Sequence[int]) -> Array:
     result, times a hundred, is still the sum of ``values``.
     """
     pixels = resize_keeping_sum(values.detach().cpu().double(), size).numpy()
-    rows, columns = (_blur(len(axis), _softness(axis)) for axis in (pixels, pixels.T))
-    return np.asarray(rows @ pixels @ columns.T * (pixels.size / 100))
+    with np.errstate(over="ignore", invalid="ignore"):  # of maps near the end of float64, only the scale is lost
+        rows, columns = (_blur(len(axis), _softness(axis)) for axis in (pixels, pixels.T))
+        return np.asarray(rows @ pixels @ columns.T * (pixels.size / 100))
 
 
 def limit_of(*shown: Array) -> float:
@@ -49,7 +50,8 @@ def limit_of(*shown: Array) -> float:
 
     1 if all are zero. With the maximum, single pixels of noisy maps would leave all others pale.
     """
-    largest = max(float(np.quantile(np.abs(values), 0.998)) for values in shown)
+    with np.errstate(over="ignore", invalid="ignore"):
+        largest = max(float(np.quantile(np.abs(values), 0.998)) for values in shown)
     return largest if largest > 0 and np.isfinite(largest) else 1.0
 
 
@@ -66,7 +68,10 @@ def range_without_sign(shown: Array) -> tuple[float, float]:
     finite = shown[np.isfinite(shown)]
     if not finite.size:
         return 0.0, 1.0
-    low, high = (float(np.quantile(finite, share)) for share in (0.002, 0.998))
+    with np.errstate(over="ignore", invalid="ignore"):
+        low, high = (float(np.quantile(finite, share)) for share in (0.002, 0.998))
+    if not np.isfinite([low, high]).all():
+        return 0.0, 1.0
     return (low, high) if high > low else (low, low + 1.0)
 
 

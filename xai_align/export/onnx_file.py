@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +17,8 @@ from torch.export import ExportedProgram
 
 #: A protobuf message, and so an ONNX file, has at most this many bytes.
 LIMIT = 2**31
+#: Names of the axes of images ``[N, C, H, W]`` whose size a file leaves open.
+AXES = {0: "batch", 2: "height", 3: "width"}
 NEEDED = ("onnx", "onnxscript")
 
 
@@ -40,7 +43,7 @@ def write_onnx(
     outputs: Sequence[str],
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Write a program to one ONNX file; nothing is printed.
+    """Write a program to one ONNX file; nothing is printed. Free axes of the images have the names of :data:`AXES`.
 
     Raises:
         ImportError: packages are missing.
@@ -56,8 +59,37 @@ def write_onnx(
         found: Any = torch.onnx.export(
             program, (), input_names=list(inputs), output_names=list(outputs), verbose=False, dynamo=True
         )
+    _name_free_axes(found.model)
     found.model.metadata_props.update(metadata or {})
     found.save(path, external_data=False)
+
+
+def _name_free_axes(model: Any) -> None:
+    """Give the images' free axes the names of :data:`AXES`, in all shapes of an ONNX model, also in ``2*batch``.
+
+    ``torch.export`` numbers them (``s34``), and the numbers change from run to run.
+    """
+    import onnx_ir
+
+    sizes = model.graph.inputs[0].shape
+    names = {
+        size.value: AXES[axis]
+        for axis, size in enumerate(sizes)
+        if axis in AXES and isinstance(size, onnx_ir.SymbolicDim) and size.value is not None
+    }
+    if not names:
+        return
+    symbol = re.compile("|".join(rf"\b{re.escape(one)}\b" for one in names))
+
+    def named(size: Any) -> Any:
+        if isinstance(size, onnx_ir.SymbolicDim) and size.value is not None:
+            return onnx_ir.SymbolicDim(symbol.sub(lambda found: names[found[0]], size.value))
+        return size
+
+    made = [value for node in model.graph.all_nodes() for value in node.outputs]
+    for value in {id(one): one for one in (*model.graph.inputs, *model.graph.outputs, *made)}.values():
+        if value.shape is not None:
+            value.shape = onnx_ir.Shape(map(named, value.shape))
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from xai_align._tools.files.whole_file import write_whole
+from xai_align.comparison.best_methods import RULE, left_out_notes
 from xai_align.comparison.intervals import DESCRIPTION, EQUAL
 from xai_align.comparison.pictures import answer_file
 from xai_align.report.comparison_sentences import metric_sentences
@@ -47,7 +48,7 @@ class Block:
     text: str
     table: Table
     sentences: Sequence[str]
-    verdict_notes: Sequence[str]
+    notes: Sequence[str]
     panels: Sequence[Panel]
     lit: frozenset[str]
 
@@ -80,6 +81,7 @@ def render_comparison(comparison: Comparison, folder: Path) -> str:
         drawn=len({picture.image for picture in comparison.pictures}),
         comparison=comparison,
         facts=_facts(comparison),
+        best_rule=RULE,
         interval=DESCRIPTION,
         equal=EQUAL if any(one.n > 1 and not math.isfinite(one.low) for one in comparison.summaries) else "",
         styles=styles,
@@ -121,7 +123,7 @@ def _block(comparison: Comparison, question: str) -> Block:
         text=WHY_THIS_NUMBER if regression and question == "why" else QUESTIONS.get(question, question),
         table=table,
         sentences=metric_sentences(table, comparison.reference),
-        verdict_notes=verdict_notes(comparison, question),
+        notes=[*left_out_notes(comparison, question), *verdict_notes(comparison, question)],
         panels=curve_panels(curves, front=sorted(lit)),
         lit=lit,
     )

@@ -35,9 +35,12 @@ def _sentence(column: Column, number: int, rows: Sequence[Row], reference: str) 
         return f"{cell.mean} {cell.interval}".strip()
 
     best = [row for row in rows if row.cells[number].best]
-    names = _listed([row.style.method for row in best])
-    have = "has the best mean" if len(best) == 1 else "share the best mean"
-    text = f"{column.name} ({column.direction}): {names} {have}, {mean(best[0])}."
+    text = f"{column.name} ({column.direction}): {_on_best([row.style.method for row in best])}"
+    text += f", {mean(best[0])}." if best else "."
+    partial = [row.style.method for row in rows if not row.cells[number].comparable]
+    if best and partial:
+        text += f" {_listed(partial)} {'has' if len(partial) == 1 else 'have'} values for fewer images and "
+        text += f"{'is' if len(partial) == 1 else 'are'} left out of this."
     own = next((row for row in rows if row.style.method == reference), None)
     others = [row for row in rows if row.style.method != reference]
     if own is None or not others:
@@ -54,6 +57,12 @@ def _sentence(column: Column, number: int, rows: Sequence[Row], reference: str) 
         clauses = [f"no method is clearly better or worse (judged from {JUDGED_FROM} images on)"]
     with_it = "it" if best == [own] else f"{reference} ({mean(own)})"
     return f"{text} Compared with {with_it}, {'; '.join(clauses)}."
+
+
+def _on_best(names: Sequence[str]) -> str:
+    if not names:
+        return "no method has a value for every image, so none is said to have the best mean"
+    return f"{_listed(names)} {'has' if len(names) == 1 else 'share'} the best mean"
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from xai_align.comparison.best_methods import best_methods
 from xai_align.comparison.verdicts import ERROR_RATE, JUDGED_FROM
 from xai_align.report.method_style import MethodStyle, method_styles
 from xai_align.report.record_text import tiny
@@ -58,7 +59,9 @@ class Cell:
         mark: ``"better"`` or ``"worse"`` than the reference, as in the summary's verdict.
         hint: the cell as a sentence.
         missing: text with the number of images without a value; empty if all have one.
-        best: True if no other method of the column is better.
+        best: whether it is a best mean of the column, of those over the same images
+            (:func:`~xai_align.comparison.best_methods.best_methods`).
+        comparable: whether its mean is over all of these images.
     """
 
     value: float | None
@@ -69,6 +72,7 @@ class Cell:
     hint: str = ""
     missing: str = ""
     best: bool = False
+    comparable: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +109,7 @@ def comparison_table(comparison: Comparison, question: str) -> Table:
     """Return the table of one kind of question, methods and metrics in the order of the comparison."""
     found = {(one.method, one.metric): one for one in comparison.summaries if one.question == question}
     columns = [_metric_column(comparison, metric, found.values()) for metric in comparison.metrics]
-    best = [_best(column, found.values()) for column in columns]
+    best = [best_methods(comparison, question, metric) for metric in comparison.metrics]
     time = Column(
         name=SECONDS,
         higher_is_better=False,
@@ -194,14 +198,7 @@ def _enough(digits: int | None, value: float) -> int | None:
     return own if own is None or own > digits + 1 else digits
 
 
-def _best(column: Column, summaries: Iterable[Summary]) -> float | None:
-    means = _finite(one.mean for one in summaries if one.metric == column.name)
-    if not means or column.higher_is_better is None:
-        return None
-    return max(means) if column.higher_is_better else min(means)
-
-
-def _cell(one: Summary | None, column: Column, best: float | None, reference: str) -> Cell:
+def _cell(one: Summary | None, column: Column, best: set[str], reference: str) -> Cell:
     if one is None or not math.isfinite(one.mean):
         asked = 0 if one is None else one.n + one.missing
         return Cell(value=None, mean=NOTHING, hint=f"no value{f' for any of {asked} images' if asked else ''}")
@@ -209,6 +206,8 @@ def _cell(one: Summary | None, column: Column, best: float | None, reference: st
     mean, mark = figure(one.mean, digits), one.verdict if column.higher_is_better is not None else ""
     interval, difference = _interval(one.low, one.high, digits), ""
     hints = [f"{one.method}, {column.name}: {mean}", f"95 % interval {interval}" if interval else "", f"n = {one.n}"]
+    if not one.complete:
+        hints.append("not compared for the best mean, since other methods have values for more images")
     if one.n > 1 and not interval:
         interval = f"[{NOTHING}]"
     if math.isfinite(one.difference) and one.method != reference:
@@ -225,7 +224,8 @@ def _cell(one: Summary | None, column: Column, best: float | None, reference: st
         mark=mark,
         hint="; ".join(hint for hint in hints if hint),
         missing=f"{one.missing} missing" if one.missing else "",
-        best=one.mean == best,
+        best=one.method in best,
+        comparable=one.complete,
     )
 
 

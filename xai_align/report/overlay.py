@@ -18,7 +18,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from xai_align.data.overlay import blend, blend_without_sign, density, limit_of, range_without_sign
-from xai_align.report.record_text import LOGITS, SCORES, UNITLESS, number
+from xai_align.report.number_format import number_format
+from xai_align.report.record_text import LOGITS, SCORES, UNITLESS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,6 +80,7 @@ def totals_text(values: Tensor) -> str:
     """Format the positive, negative and total sum of a map: ``12.300 for, −4.100 against, 8.200 in total``."""
     values = values.detach().cpu().double()
     positive, negative = float(values.clamp(min=0).sum()), float(values.clamp(max=0).sum())
+    number = number_format([positive, negative])
     return f"{number(positive)} for, {number(negative)} against, {number(positive + negative)} in total"
 
 

@@ -23,13 +23,13 @@ from xai_align._tools.files.legible import legible
 from xai_align._tools.files.plain_json import printable
 from xai_align._tools.files.whole_file import write_whole
 from xai_align.data.overlay import AGAINST, FOR, RANKED, STRONGEST
+from xai_align.report.number_format import number_format
 from xai_align.report.record_text import (
     COLUMNS,
     NUMBER_COLUMNS,
     footnotes,
-    number,
     remarks,
-    table_row,
+    table_rows,
 )
 from xai_align.report.sum_terms import Term
 
@@ -130,7 +130,7 @@ def render_page(
         lead=lead,
         legends=legends(sections),
         columns=[(name, name in NUMBER_COLUMNS) for name in COLUMNS],
-        rows=[table_row(record) for record in records],
+        rows=table_rows(records),
         footnotes=[*footnotes(records), *remarks(records)],
         warnings=list(dict.fromkeys(warning for record in records for warning in record.warnings)),
     )
@@ -210,6 +210,7 @@ def bars(answer: Answer) -> list[Bar]:
         sums.append(sums[-1] + term.value)
     low, high = min(0.0, *sums, answer.answer), max(0.0, *sums, answer.answer)
     scale = 100 / ((high - low) or 1.0)
+    number = number_format([answer.answer, *(term.value for term in answer.terms)])
 
     def bar(term: Term, start: float, sign: str) -> Bar:
         left = (min(start, start + term.value) - low) * scale
@@ -276,7 +277,10 @@ def _rounded_up(tolerance: float) -> str:
     return f"{1.1 * tolerance:.2g}".replace("-", "−")
 
 
-def _predicted(prediction: tuple[str, float | None, float]) -> str:
-    """Format a prediction: ``61.8 %, logit 9.384``; the value alone if it has no probability."""
-    _, share, score = prediction
-    return number(score) if share is None else f"{100 * share:.1f} %, logit {number(score)}"
+def _predicted(predictions: Sequence[tuple[str, float | None, float]]) -> list[tuple[str, str]]:
+    """Format predictions: a name with ``61.8 %, logit 9.384``, or with the value alone if it has no probability."""
+    number = number_format(score for _, _, score in predictions)
+    return [
+        (name, number(score) if share is None else f"{100 * share:.1f} %, logit {number(score)}")
+        for name, share, score in predictions
+    ]

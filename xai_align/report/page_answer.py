@@ -6,6 +6,7 @@ A comparison writes answers beside its pictures as JSON and reads them back when
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +55,7 @@ STORED = record(
     {
         **dict.fromkeys(("method", "layer", "question", "unit", "sum_text", "exactness", "words", "note"), _TEXT),
         **dict.fromkeys(("is_decomposition", "signed"), flag()),
-        "answer": number(),
+        "answer": either(nothing, number()),
         "keys": listed(record({"colour": one_of(*NAMES), "text": _TEXT}), 1, 2),
         "terms": listed(_TERM),
         "map": either(nothing, record(_MAP)),
@@ -69,7 +70,7 @@ class Answer:
     Attributes:
         method, layer, question: as in :class:`~xai_align.report.record.Record`; layer "": none.
         unit: the unit of a cell's value; "": it has none.
-        answer: the question's answer from the logits.
+        answer: the question's answer from the logits; a file has null for one that is not finite.
         is_decomposition: whether the terms are the answer's exact decomposition.
         signed: whether values below zero speak against the answer.
         sum_text, exactness, note: see :mod:`~xai_align.report.record_text`.
@@ -130,13 +131,10 @@ def overlay_of(record: Record, picture: NDArray[Any]) -> SmallPicture:
 
 
 def answer_json(answer: Answer) -> str:
-    """Return an answer as JSON.
-
-    Raises:
-        ValueError: one of its numbers is not finite.
-    """
+    """Return an answer as JSON."""
     pairs = {"keys": [key._asdict() for key in answer.keys], "terms": [term._asdict() for term in answer.terms]}
-    content = asdict(answer) | pairs
+    shown = {"answer": answer.answer if math.isfinite(answer.answer) else None}
+    content = asdict(answer) | pairs | shown
     return json.dumps(content, ensure_ascii=False, allow_nan=False)
 
 
@@ -154,6 +152,7 @@ def read_answer(path: Path) -> Answer | None:
     return Answer(
         **(
             found
+            | {"answer": math.nan if found["answer"] is None else found["answer"]}
             | {"keys": tuple(Key(**key) for key in found["keys"]), "terms": terms}
             | {"map": None if stored is None else StoredMap(**stored)}
         )

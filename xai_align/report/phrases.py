@@ -24,7 +24,8 @@ class Phrases:
         rather, others, either: the answer of a contrastive question, the foil of all other classes, one of a group.
         opposite, higher: the answer of the question why not a class, and of one about a number.
         total, decomposition: the sum, of a map that leaves a gap, and of one whose terms make the answer.
-        empty, not_finite: sentences of a map of zeros, and of one that holds NaN or infinity.
+        empty, not_finite, too_large: sentences of a map of zeros, of one that holds NaN or infinity, and of one without
+            a finite sum.
         between, last: what stands between the parts of a list, and before its last one.
     """
 
@@ -57,6 +58,7 @@ class Phrases:
     decomposition: str
     empty: str
     not_finite: str
+    too_large: str
     between: str
     last: str
 
@@ -101,6 +103,7 @@ ENGLISH = Phrases(
     decomposition="The picture adds {contributions} and what has no position in it {rest}: {answer} {unit}.",
     empty="The map is zero everywhere.",
     not_finite="The map holds values that are not finite, and says nothing.",
+    too_large="The map's values are too large to be added up, and say nothing.",
     between=", ",
     last=" and ",
 )

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from xai_align._tools.files.name_part import name_part
 from xai_align._tools.files.whole_file import whole_file, write_whole
 from xai_align.data.output_description import OutputDescription
 from xai_align.features.spatial import contribution_map
@@ -47,7 +48,7 @@ class Record:
             :class:`~xai_align.pinet.readout.Readout`.
         seconds: time of the method.
         logits: ``[K]``.
-        map: ``[H, W]``, on the input's pixels.
+        map: ``[H, W]``, on the input's pixels; float32, or float64 if the values are too large or too small for it.
         raw: a readout's contributions in the feature space's own shape, one array for each tensor of it.
         cells: ``[h, w]``, a readout's map on the layer's own grid; None where there is no such grid, or several.
         values: the meaning of the map's numbers; signed: whether those below zero speak against the answer.
@@ -174,7 +175,7 @@ def record_of(
         negative=float(grid.clamp(max=0).sum()),
         seconds=explanation.seconds / len(explanation.answer),
         logits=explanation.logits[i].detach().float().flatten().cpu(),
-        map=grid.float(),
+        map=_compact(grid),
         raw=raw,
         cells=None if readout is None else _cells(readout, i),
         values=explanation.values,
@@ -196,6 +197,13 @@ def remarks(readout: Readout) -> tuple[str, ...]:
     return tuple(found)
 
 
+def _compact(grid: Tensor) -> Tensor:
+    """Return a map in float32, or as it is if that would make values infinite, or all of them zero."""
+    largest = float(grid.abs()[grid.isfinite()].max()) if bool(grid.isfinite().any()) else 0.0
+    limits = torch.finfo(torch.float32)
+    return grid.float() if largest == 0 or 1e6 * limits.tiny < largest <= limits.max else grid
+
+
 def _cells(readout: Readout, i: int) -> Tensor | None:
     """Return an image's contributions on the layer's own grid, if that is all there is on the picture."""
     parts = readout.contributions
@@ -206,7 +214,7 @@ def _cells(readout: Readout, i: int) -> Tensor | None:
 
 def file_name(method: str, layer: str | None) -> str:
     """Return the method, and the layer if one was given, as part of a file name: ``"pinet-input"``."""
-    return re.sub(r"[^\w.-]+", "-", f"{method}-{layer}" if layer else method)
+    return name_part(re.sub(r"[^\w.-]+", "-", f"{method}-{layer}" if layer else method))
 
 
 def save_arrays(record: Record, path: Path) -> None:

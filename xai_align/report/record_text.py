@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from xai_align.data.colour_legend import NAMES, Key, colour_legend
+from xai_align.report.number_format import number_format
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from xai_align.hookspecs import Values
     from xai_align.report.record import Record
@@ -39,11 +41,6 @@ NO_VALUE = "–"
 _UNITS: dict[Values, str] = {"contributions": LOGITS, "slopes": UNITLESS, "scores": SCORES}
 
 
-def number(value: float) -> str:
-    """Format with three decimals and a typographic minus: ``−1.234``."""
-    return f"{value:z.3f}".replace("-", "−")  # z: no minus before what rounds to zero
-
-
 def tiny(value: float) -> str:
     """Format a small error in scientific notation: ``2.1e−07``."""
     return f"{value:.1e}".replace("-", "−")
@@ -68,6 +65,7 @@ def totals(record: Record) -> str:
     if not record.signed:
         return "sizes without a sign"
     of_slopes = " brighter pixels" if record.values == "slopes" else ""
+    number = number_format([record.positive, record.negative])
     return f"{number(record.positive)} for, {number(record.negative)} against{of_slopes}"
 
 
@@ -76,13 +74,26 @@ def seconds(value: float) -> str:
     return f"{value:.2f}"
 
 
-def table_row(record: Record) -> tuple[str, ...]:
-    """Return a record's cells in the order of :data:`COLUMNS`.
+def table_rows(records: Sequence[Record]) -> list[tuple[str, ...]]:
+    """Return the cells of each record in the order of :data:`COLUMNS`, their numbers in one format.
 
     For a method without a decomposition, the last but one column is the answer
     minus the sum of its map: a gap, not a rounding error. Slopes and scores
     have no sum that could be compared with the answer.
     """
+    number = number_format(value for record in records for value in _in_table(record))
+    return [_table_row(record, number) for record in records]
+
+
+def _in_table(record: Record) -> Iterator[float]:
+    """Yield the numbers of a record in the table that are in the answer's unit."""
+    yield record.answer
+    if record.values == "contributions":
+        yield record.contributions
+        yield record.gap if record.bias is None else record.bias
+
+
+def _table_row(record: Record, number: Callable[[float], str]) -> tuple[str, ...]:
     bias, error = NO_VALUE, NO_VALUE
     adds_up = record.values == "contributions"
     total = number(record.contributions) if adds_up else NO_VALUE
@@ -105,22 +116,28 @@ def table_row(record: Record) -> tuple[str, ...]:
 
 def sum_text(record: Record) -> str:
     """Format the answer as a sum: ``9.384 = 9.120 (picture) + 0.264 (bias)``; or the gap that a map leaves."""
+    number = number_format([record.answer])
     if record.values == "slopes":
         return f"{number(record.answer)} is the answer; the map holds slopes, which don't add up to it"
     if record.values == "scores":
         return f"{number(record.answer)} is the answer; the map ranks positions, and its sum has no meaning"
+    if not math.isfinite(record.contributions):
+        return f"{number(record.answer)} is the answer; the map's values have no finite sum"
     if record.bias is None:
+        number = number_format([record.answer, record.contributions, record.gap])
         return (
             f"{number(record.answer)} is the answer, {number(record.contributions)} the sum of the map: "
             f"{number(record.gap)} is not explained by the map: the network's constants, such as biases, and what the "
             "method misses"
         )
     on_picture = record.contributions - (record.prefix or 0.0)
+    around = record.around or 0.0
+    number = number_format([record.answer, on_picture, record.prefix or 0.0, around, record.bias])
     terms = [f"{number(on_picture)} (picture)"]
     if record.prefix:
         terms.append(f"{number(record.prefix)} (tokens without a position in the picture)")
-    if record.around:
-        terms.append(f"{number(record.around)} (evidence that bypasses the layer)")
+    if around:
+        terms.append(f"{number(around)} (evidence that bypasses the layer)")
     terms.append(f"{number(record.bias)} (bias)")
     return f"{number(record.answer)} = {' + '.join(terms)}"
 

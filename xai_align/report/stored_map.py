@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 #: Most cells along one side of a stored map; in finer maps, squares of pixels are added up.
 MOST_CELLS = 112
+_LARGEST = float(np.finfo(np.float64).max)
 #: The byte of a cell without a value (NaN or infinite); the others are 128 plus a whole number from -127 to 127.
 NO_VALUE = 0
 
@@ -86,8 +87,8 @@ def stored_map(values: Tensor, *, signed: bool, cells: Tensor | None = None) -> 
         height=height,
         width=width,
         scale=scale,
-        low=low * area,
-        high=high * area,
+        low=max(low * area, -_LARGEST),
+        high=min(high * area, _LARGEST),
         data=b64encode(np.where(known, steps, NO_VALUE).astype(np.uint8).tobytes()).decode("ascii"),
     )
 

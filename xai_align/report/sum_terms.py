@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from xai_align._tools.sum_keeping import resize_keeping_sum
@@ -35,7 +36,8 @@ class Term(NamedTuple):
 
 
 def sum_terms(record: Record) -> tuple[Term, ...]:
-    """Return the terms of a record's answer; they sum to it. Empty for maps that don't add up to anything.
+    """Return the terms of a record's answer; they sum to it. Empty for maps that don't add up to anything, or to no
+    finite number.
 
     The picture is divided into 3 x 3 regions; a cell of the map that lies in several is divided by area. A region's
     term is the sum of the map over it: the three largest stand alone, the others are added up by sign. For a method
@@ -72,4 +74,4 @@ def sum_terms(record: Record) -> tuple[Term, ...]:
         terms.append(Term("gap", "not explained by the map", record.gap))
     else:
         terms.append(Term("bias", "bias", record.bias))
-    return tuple(terms)
+    return tuple(terms) if all(math.isfinite(term.value) for term in terms) and math.isfinite(evidence) else ()

@@ -6,7 +6,7 @@ Every number in a text is one of its :class:`Words`, computed from the map.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from xai_align.evaluation.salient_regions import SalientRegion, grid_labels, region_sums, salient_regions
+from xai_align.report.number_format import number_format
 from xai_align.report.phrases import ENGLISH, Phrases
-from xai_align.report.record_text import number
 
 if TYPE_CHECKING:
     from xai_align.report.record import Record
@@ -74,6 +74,8 @@ def words_of(
         raise ValueError("the record is without its map, and has no sentences; make them before the map is left out")
     if not bool(record.map.isfinite().all()):
         return Words(text=f"{record.question} {phrases.not_finite}", regions=(), coverage=0.0)
+    if not bool(record.map.double().abs().sum().isfinite()):
+        return Words(text=f"{record.question} {phrases.too_large}", regions=(), coverage=0.0)
     labels = grid_labels(*record.map.shape) if regions is None else regions
     unnamed = set(labels[labels >= 0].unique().tolist()) - set(names or ()) if names is not None else set()
     if unnamed:
@@ -84,9 +86,13 @@ def words_of(
     against = search(-values, max_regions=1) if record.signed else []
     against = [replace(region, total=-region.total) for region in against]
     told = found if names is not None or (found and found[0].stands_out) else found[:1]
-    say = _Sentences(record, names, phrases)
-    sums = region_sums(values, labels)
-    for_somewhere, against_somewhere = bool((sums > 0).any()), bool((sums < 0).any())
+    total = float(values.sum())
+    rest = record.answer - total if record.is_decomposition else record.gap
+    sums = (total, record.answer, rest) if record.values == "contributions" else ()
+    number = number_format([*sums, *(region.total for region in (*told, *against))])
+    say = _Sentences(record, names, phrases, number)
+    by_region = region_sums(values, labels)
+    for_somewhere, against_somewhere = bool((by_region > 0).any()), bool((by_region < 0).any())
     sentences = [record.question]
     if not bool((values != 0).any()):
         sentences.append(phrases.empty)
@@ -107,6 +113,7 @@ class _Sentences:
     record: Record
     names: Mapping[int, str] | None
     phrases: Phrases
+    number: Callable[[float], str]
 
     def on_evidence(self, found: Sequence[SalientRegion], somewhere: bool) -> str:
         """Return the sentence on the evidence for the answer; ``somewhere``: whether it prevails in any region."""
@@ -136,7 +143,7 @@ class _Sentences:
         return self.phrases.against.format(region=self.region(found[0]))
 
     def on_sum(self) -> str:
-        record, p = self.record, self.phrases
+        record, p, number = self.record, self.phrases, self.number
         if record.values != "contributions":
             return ""
         on_picture = float(record.map.double().sum())
@@ -151,7 +158,7 @@ class _Sentences:
         words = {
             "share": self.percent(one.coverage),
             "area": self.percent(one.area),
-            "amount": p.amount.format(sum=number(one.total), unit=self.unit) if counts else "",
+            "amount": p.amount.format(sum=self.number(one.total), unit=self.unit) if counts else "",
         }
         if self.names is None:
             return p.region.format(place=self.place(one.mask), **words)

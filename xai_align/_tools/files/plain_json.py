@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from xai_align._tools.files.plain_text import decode_text
+
 #: Largest JSON file that is read, in bytes.
 LARGEST = 256 * 2**20
 _ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-~])")
@@ -50,7 +52,7 @@ def parse_json(text: str | bytes, source: str) -> Any:
     """Return the value of a JSON text.
 
     Args:
-        text: a string, or UTF-8.
+        text: a string, or bytes in UTF-8 or UTF-16 (:mod:`~xai_align._tools.files.plain_text`).
         source: its file, for messages.
 
     Raises:
@@ -64,7 +66,7 @@ def parse_json(text: str | bytes, source: str) -> Any:
         ValueError: 'config.json' is damaged or not JSON (the key 'a' occurs twice)
     """
     try:
-        decoded = text.decode("utf-8") if isinstance(text, bytes) else text
+        decoded = decode_text(text) if isinstance(text, bytes) else text
         value = json.loads(decoded, object_pairs_hook=_object)
     except RecursionError:
         raise ValueError(_too_deep(source)) from None

@@ -7,6 +7,7 @@ its settings or callbacks, are replaced by empty placeholders; ``argparse.Namesp
 from __future__ import annotations
 
 import argparse
+import os
 import warnings
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
@@ -76,7 +77,7 @@ def read_weights_file(path: Path) -> WeightsFile:
         FileNotFoundError: there is no such file.
         ValueError: it is damaged, or holds no weights, or several and none of a known name.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise FileNotFoundError(f"no weights at '{path}'")
     if path.suffix == ".safetensors":
         return WeightsFile(tensors=read_tensor_file(path)[1])

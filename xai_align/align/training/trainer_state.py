@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -193,11 +194,11 @@ class TrainerState:
 
     def resume(self, path: Path) -> None:
         """Load a checkpoint, or the newest complete one in a folder."""
-        if path.is_dir():
+        if os.path.isdir(path):
             inside = path / "checkpoints"
             found = sorted(Checkpoints(inside if inside.is_dir() else path, {}).paths(), reverse=True)
         else:
-            found = [path] if path.is_file() else []
+            found = [path] if os.path.isfile(path) else []
         if not found:
             raise FileNotFoundError(f"'{path}' holds no checkpoint to go on from")
         problems = []

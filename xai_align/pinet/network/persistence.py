@@ -230,7 +230,7 @@ def _differences(weights: Any, config: Any, name: str = "") -> list[str]:
 
 def _files(source: str | os.PathLike[str]) -> tuple[Path, Path]:
     folder = Path(source)
-    if folder.is_dir():
+    if os.path.isdir(folder):
         if not (folder / CONFIG_FILE).is_file() and (folder / MODEL_FOLDER / CONFIG_FILE).is_file():
             folder /= MODEL_FOLDER  # the folder of a fit
         for name in (CONFIG_FILE, WEIGHTS_FILE):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from xai_align._tools.callers_level import callers_level
 from xai_align._tools.checks import check_finite, check_integer
+from xai_align._tools.files.name_part import name_part
 from xai_align._tools.random_state import fixed_random_state
 from xai_align._tools.replica import Replica
 from xai_align._tools.thread_state import hides_interrupt
@@ -25,7 +27,7 @@ from xai_align.explanation import Explanation, explain
 from xai_align.features.unwrapping import unwrapped
 from xai_align.question import Question, as_questions
 from xai_align.report.watching.observation import Observation, account_of, agreement_with, mean_numbers
-from xai_align.report.watching.time_budget import TimeBudget
+from xai_align.report.watching.time_budget import OutOfTime, TimeBudget
 from xai_align.report.watching.writers import Writer, check_writer, writer_for
 
 if TYPE_CHECKING:
@@ -43,7 +45,8 @@ class _State:
         calls: of :meth:`ExplanationLog.step`.
         step: the number of the last call.
         written: the step of the last observations.
-        before: question and map of each picture there.
+        before: question and map of each picture when it was last written.
+        shown: numbers of the pictures that were written themselves.
         open: the writer, from the first write on.
         skipping: whether it was said that calls are skipped.
     """
@@ -51,7 +54,8 @@ class _State:
     calls: int = 0
     step: int = 0
     written: int | None = None
-    before: list[tuple[Question, Tensor]] = field(default_factory=list)
+    before: dict[int, tuple[Question, Tensor]] = field(default_factory=dict)
+    shown: set[int] = field(default_factory=set)
     open: Writer | None = None
     skipping: bool = False
 
@@ -63,8 +67,11 @@ class ExplanationLog:
     a structural copy of it, in eval mode, is explained. Training with and without the log gives the same weights.
     Random state is restored.
 
-    The log measures its own time. The first call and :meth:`finish` are always made; a call between them only if all
-    calls together stay within ``share`` of the time since :meth:`start` (or, without that, since the first call).
+    The log measures its own time, and all calls together stay within ``share`` of the time since :meth:`start`, after
+    each of them. What a call takes is foreseen from those before. The first one begins with one picture, which is given
+    up if it takes too long, and goes on with the others if there is time for all of them; later ones are made for all
+    pictures or not at all; and :meth:`finish` takes as many as there is time for, from the first on. Without a call of
+    :meth:`start`, time begins with the first call, which is made. Not counted is what opening the writer takes.
 
     Written are, for each picture, the overlay and the numbers of :class:`Observation`, their means, the seconds
     of the call and the share of time so far; and the pictures themselves, once.
@@ -81,7 +88,7 @@ class ExplanationLog:
         scale: mean and standard deviation of the images' normalisation, to show the pictures; None: the values are
             stretched to [0, 1].
         every: only every so many calls of :meth:`step` do something.
-        share: largest share of time, in (0, 1]; 1: every call is made.
+        share: largest share of time, in (0, 1]; 1: every call is made, for all pictures.
         batch_size: how many pictures are explained at once.
         clock: returns seconds.
         **options: passed to :func:`~xai_align.explain`, such as ``layer`` and ``output``.
@@ -140,8 +147,9 @@ class ExplanationLog:
             step: number of the epoch or step, for the writer; None: of the call, from 0.
 
         Returns:
-            One observation for each picture; None if the call was skipped, or failed after an earlier one succeeded.
-            A failure then is a warning, because it should not end a training.
+            One observation for each picture, or for the first one alone if there was no time for others; None if the
+            call was skipped, or failed after an earlier one succeeded. A failure then is a warning, because it should
+            not end a training.
 
         Raises:
             ModuleNotFoundError: the package of the writer is not installed.
@@ -153,13 +161,17 @@ class ExplanationLog:
         self._state.calls, self._state.step = self._state.calls + 1, number
         if not due:
             return None
-        if self._state.written is not None and not self._budget.allows:
+        if not self._budget.is_limited:
+            return self._observe_and_write(model, number, len(self._images))
+        if not self._budget.is_known:
+            return self._first_look(model, number)
+        if self._budget.affordable(len(self._images)) < len(self._images):
             self._say_once_that_calls_are_skipped()
             return None
-        return self._observe_and_write(model, number)
+        return self._observe_and_write(model, number, len(self._images))
 
     def finish(self, model: nn.Module, step: int | None = None) -> tuple[Observation, ...] | None:
-        """Explain the pictures at the end of the training, whatever it takes, and close the writer.
+        """Explain as many pictures as there is time for at the end of the training, and close the writer.
 
         Args:
             model: the network.
@@ -170,7 +182,17 @@ class ExplanationLog:
         """
         number = self._state.step if step is None else check_integer("step", step, least=0)
         try:
-            return None if self._state.written == number else self._observe_and_write(model, number)
+            if self._state.written == number:
+                return None
+            if not self._budget.is_limited:
+                return self._observe_and_write(model, number, len(self._images))
+            if self._budget.is_known:
+                count = self._budget.affordable(len(self._images))
+                return self._observe_and_write(model, number, count) if count else None
+            found = self._first_look(model, number)
+            if found is None:
+                self._say_that_nothing_was_written()
+            return found
         finally:
             if self._state.open is not None:
                 self._state.open.close()
@@ -181,14 +203,34 @@ class ExplanationLog:
         """Share of the time since the start that was spent here; 0 before the first call."""
         return self._budget.spent / self._budget.elapsed if self._budget.spent else 0.0
 
-    def _observe_and_write(self, model: nn.Module, step: int) -> tuple[Observation, ...] | None:
+    def _first_look(self, model: nn.Module, step: int) -> tuple[Observation, ...] | None:
+        """Explain one picture within the time there is, and then the others if there is time for all of them."""
+        return self._observe_and_write(model, step, 1, first=True) if self._budget.may_try else None
+
+    def _observe_and_write(
+        self, model: nn.Module, step: int, count: int, *, first: bool = False
+    ) -> tuple[Observation, ...] | None:
+        """Explain the first ``count`` pictures and write what is found; ``first``: see :meth:`_first_look`."""
         try:
-            with self._budget.spending():
-                observations = self._observed(model)
+            if self._state.open is None:
+                self._state.open = writer_for(self.writer, self.folder)
+            before = self._budget.spent
+            with self._budget.spending(count):
+                with self._budget.within() if first else nullcontext():
+                    observations = self._observed(model, range(count))
                 self._write(observations, step)
-            assert self._state.open is not None
-            self._state.open.number("seconds", self._budget.last, step)
+            others = range(count, len(self._images))
+            if first and others and self._budget.affordable(len(others)) == len(others):
+                with self._budget.spending(len(others)):
+                    more = self._observed(model, others)
+                    self._write(more, step)
+                observations += more
+            for what, value in mean_numbers(observations).items():
+                self._state.open.number(f"{what}/mean", value, step)
+            self._state.open.number("seconds", self._budget.spent - before, step)
             self._state.open.number("share_of_time", self.share_of_time, step)
+        except OutOfTime:
+            return None
         except Exception as error:
             if self._state.written is None or hides_interrupt(error):
                 raise
@@ -197,11 +239,11 @@ class ExplanationLog:
             )
             warnings.warn(text, RuntimeWarning, stacklevel=callers_level())
             return None
-        self._state.before = [(one.question, one.map) for one in observations]
+        self._state.before.update((index, (one.question, one.map)) for index, one in enumerate(observations))
         self._state.written = step
         return observations
 
-    def _observed(self, model: nn.Module) -> tuple[Observation, ...]:
+    def _observed(self, model: nn.Module, pictures: range) -> tuple[Observation, ...]:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model is a {type(model).__name__}; give the network that is trained, an nn.Module")
         found: list[Observation] = []
@@ -209,8 +251,8 @@ class ExplanationLog:
         with torch.inference_mode(False), torch.enable_grad(), fixed_random_state(0):
             network = _in_eval_mode(model)
             images = _on_model(self._images, network)
-            for first in range(0, len(images), self._batch_size):
-                part = slice(first, first + self._batch_size)
+            for first in range(pictures.start, pictures.stop, self._batch_size):
+                part = slice(first, min(first + self._batch_size, pictures.stop))
                 asked = None if self._questions is None else self._questions[part]
                 explained = explain(network, images[part], asked, self._method, **self._options)
                 found += [self._observation(explained, first, index) for index in range(len(explained.answer))]
@@ -219,7 +261,7 @@ class ExplanationLog:
     def _observation(self, explained: Explanation, first: int, index: int) -> Observation:
         question, values = explained.questions[index], explained.map[index].detach().cpu().float()
         check_finite(f"the map of the picture '{self._names[first + index]}'", values)
-        before = self._state.before[first + index] if self._state.before else None
+        before = self._state.before.get(first + index)
         shown = _small(self._picture(first + index))
         return Observation(
             name=self._names[first + index],
@@ -231,16 +273,15 @@ class ExplanationLog:
         )
 
     def _write(self, observations: tuple[Observation, ...], step: int) -> None:
-        if self._state.open is None:
-            self._state.open = writer_for(self.writer, self.folder)
-        for number, one in enumerate(observations):
-            if self._state.written is None:
+        assert self._state.open is not None
+        for one in observations:
+            number = self._names.index(one.name)
+            if number not in self._state.shown:
                 self._state.open.image(f"picture/{one.name}", _bytes(_small(self._picture(number))), step)
+                self._state.shown.add(number)
             self._state.open.image(f"map/{one.name}", one.overlay, step)
             for what, value in one.numbers.items():
                 self._state.open.number(f"{what}/{one.name}", value, step)
-        for what, value in mean_numbers(observations).items():
-            self._state.open.number(f"{what}/mean", value, step)
 
     def _picture(self, number: int) -> NDArray[np.float64]:
         return scaled_picture(self._images[number], self._scale)
@@ -249,11 +290,20 @@ class ExplanationLog:
         if self._state.skipping:
             return
         self._state.skipping = True
+        share, takes = self._budget.share, self._budget.seconds_of(len(self._images))
+        warnings.warn(
+            f"explaining {len(self._images)} picture(s) takes {takes:.2g} s, and {100 * share:.3g} % of the time "
+            f"allows that every {takes / share:.2g} s; calls in between are skipped. For more of them, give fewer "
+            "pictures or a larger share.",
+            UserWarning,
+            stacklevel=callers_level(),
+        )
+
+    def _say_that_nothing_was_written(self) -> None:
         budget = self._budget
         warnings.warn(
-            f"explaining {len(self._images)} picture(s) takes {budget.last:.2g} s, and {100 * budget.share:.3g} % of "
-            f"the time allows that every {budget.last / budget.share:.2g} s; calls in between are skipped. For more of "
-            "them, give fewer pictures or a larger share.",
+            f"no explanation was written: {100 * budget.share:.3g} % of the training's {budget.elapsed:.2g} s are "
+            f"{budget.share * budget.elapsed:.2g} s, less than one picture takes. With share=1 every call is made.",
             UserWarning,
             stacklevel=callers_level(),
         )
@@ -310,7 +360,8 @@ def _checked_names(names: Sequence[str] | None, count: int) -> list[str]:
         return [str(number) for number in range(1, count + 1)]
     if isinstance(names, str) or len(names) != count:
         raise ValueError(f"names are {names!r}; give one for each of the {count} picture(s)")
-    plain = [re.sub(r"[^\w\-. ]", "-", str(name), flags=re.ASCII).strip(" .") or "picture" for name in names]
+    ascii_names = (re.sub(r"[^\w\-. ]", "-", str(name), flags=re.ASCII).strip(" .") or "picture" for name in names)
+    plain = [name_part(name) for name in ascii_names]
     twice = {name for name in plain if plain.count(name) > 1}
     if twice or "mean" in plain:
         wrong = f"'{sorted(twice)[0]}' stands for two pictures" if twice else "'mean' is the name of the means"
