@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from captum_align.align_attribution import ALIGNAttribution
     from captum_align.clipped_gradient_attribution import ClippedGradientAttribution
+    from captum_align.epic_attribution import EPICAttribution
     from captum_align.fei_attribution import FEIAttribution
     from captum_align.layer_pinet_attribution import LayerPiNetAttribution
     from captum_align.pinet_attribution import PiNetAttribution
@@ -17,6 +18,7 @@ __all__ = [
     "ALIGNAttribution",
     "ClassAgnosticWarning",
     "ClippedGradientAttribution",
+    "EPICAttribution",
     "FEIAttribution",
     "LayerPiNetAttribution",
     "PiNetAttribution",
@@ -27,6 +29,7 @@ _HOME = {
     "ALIGNAttribution": "captum_align.align_attribution",
     "ClassAgnosticWarning": "xai_align.align.method",
     "ClippedGradientAttribution": "captum_align.clipped_gradient_attribution",
+    "EPICAttribution": "captum_align.epic_attribution",
     "FEIAttribution": "captum_align.fei_attribution",
     "LayerPiNetAttribution": "captum_align.layer_pinet_attribution",
     "PiNetAttribution": "captum_align.pinet_attribution",
