@@ -297,6 +297,8 @@ def test_a_fit_that_was_stopped_goes_on_with_the_same_result(solver, tmp_path, m
     assert torch.equal(found.images, wanted.images)
     assert found.history == wanted.history
     assert not (tmp_path / "features").exists()
+    nothing = StopsAt(whole, 1)  # a fit that has ended is read again, without its images
+    assert torch.equal(fit_prototypes(model, nothing, "look", out=tmp_path, **options).matrix, wanted.matrix)
     again = load_prototypes(tmp_path / "prototypes.safetensors")
     assert torch.equal(again.matrix, wanted.matrix)
     assert again.of(3) == wanted.of(3)

@@ -33,12 +33,14 @@ from xai_align.prototypes.fingerprint import fingerprint_of
 from xai_align.prototypes.layer_maps import LayerMaps, mixing_space
 from xai_align.prototypes.mixing import AdamOnMatrices, nearest_rotation
 from xai_align.prototypes.options import PrototypeOptions
-from xai_align.prototypes.prototype_file import save_prototypes
+from xai_align.prototypes.prototype_file import load_prototypes, save_prototypes
 from xai_align.prototypes.purity import channel_purity, prototype_images, purity_at, strongest_positions
 from xai_align.prototypes.record import Prototypes
 from xai_align.training.checkpoints import Checkpoints, Snapshot
 from xai_align.training.digest import digest_of
 
+#: Name of the file in the folder of a fit.
+FILE = "prototypes.safetensors"
 #: Condition number of an invertible matrix from which on it is noted.
 ILL_CONDITIONED = 1e4
 
@@ -67,8 +69,9 @@ def fit_prototypes(
         layer: the layer's name, or ``"head"``. None: the head's input; where the head reads class tokens alone, the
             last patch tokens that affect the answer.
         names: of the images; None: their numbers.
-        out: folder of the checkpoints. A fit that was stopped goes on there, with the same result as one that was not;
-            cached features are removed at the end. None: nothing is written.
+        out: folder for ``prototypes.safetensors`` and the checkpoints. A fit that was stopped goes on there, with the
+            same result as one that was not; one that has ended is read again. Cached features are removed at the end.
+            None: nothing is written.
         output: which of the model's outputs are the logits.
         options: see :class:`PrototypeOptions`.
         show_progress: show a progress bar.
@@ -108,7 +111,12 @@ def fit_prototypes(
     settings = {**asdict(chosen), "solver": chosen.chosen_solver}
     about = {"fingerprint": fingerprint, "images": count, "names": digest_of({}, "\n".join(named)), "options": settings}
     folder = None if out is None else Path(out)
+    checkpoints = None if folder is None else Checkpoints(folder / "checkpoints", about)
     with locked_folder(folder, "fit"), progress_bar("features", count, shown=show_progress) as bar:
+        if folder is not None and checkpoints is not None:
+            done = _finished(folder / FILE, checkpoints, chosen.rounds)
+            if done is not None:
+                return done
         features = gather_features(
             maps_of,
             images,
@@ -123,17 +131,15 @@ def fit_prototypes(
         )
         bar.describe("rounds")
         bar.move_to(0, chosen.rounds)
-        state = _fit_rounds(
-            features, chosen, None if folder is None else Checkpoints(folder / "checkpoints", about), bar
-        )
-        found = _with_prototypes(features, state.matrix, chosen, maps_of, images, device)
+        state = _fit_rounds(features, chosen, checkpoints, bar)
+        found = _with_prototypes(features, state, chosen, maps_of, images, device)
         before = _purity(features, torch.eye(len(state.matrix)), chosen)
         record = Prototypes(
             matrix=state.matrix,
             kind=chosen.matrix,
             layer=layer,
             **found,
-            purity=torch.stack([before, _purity(features, state.matrix, chosen)]),
+            purity=torch.stack([before, _purity(features, state.matrix, chosen, state.positions)]),
             names=tuple(named),
             fingerprint=fingerprint,
             output=output,
@@ -141,18 +147,35 @@ def fit_prototypes(
             history=tuple(state.history),
         )
         if folder is not None:
-            save_prototypes(record, folder / "prototypes.safetensors")
+            save_prototypes(record, folder / FILE)
             shutil.rmtree(folder / "features", ignore_errors=True)
     return record
 
 
+def _finished(path: Path, checkpoints: Checkpoints, rounds: int) -> Prototypes | None:
+    """Return what a fit with this configuration that has ended wrote; None if there is none.
+
+    Raises:
+        ValueError: the folder has a fit with another configuration.
+    """
+    saved = checkpoints.newest()
+    if saved is None or len(saved[1].numbers["history"]) < rounds or not path.is_file():
+        return None
+    try:
+        found = load_prototypes(path)
+    except ValueError:  # damaged: made again from the checkpoint
+        return None
+    return found if torch.equal(found.matrix, saved[1].tensors["matrix"]) else None
+
+
 @dataclass
 class _State:
-    """State after some rounds."""
+    """State after some rounds; ``positions [M, D]`` are where each channel is strongest with this matrix."""
 
     matrix: Tensor
     adam: AdamOnMatrices
     history: list[float]
+    positions: Tensor
 
 
 def _fit_rounds(
@@ -161,10 +184,12 @@ def _fit_rounds(
     channels = features.sums.shape[1]
     orthogonal = options.matrix == "orthogonal"
     zeros = torch.zeros(channels, channels)
-    state = _State(torch.eye(channels), AdamOnMatrices(zeros, zeros.clone(), 0, orthogonal, options.learning_rate), [])
+    adam = AdamOnMatrices(zeros, zeros.clone(), 0, orthogonal, options.learning_rate)
+    state = _State(torch.eye(channels), adam, [], torch.empty(0))
     saved = None if checkpoints is None else checkpoints.newest()
     if saved is not None:
         _restore(state, saved[1])
+    state.positions = strongest_positions(features.maps, state.matrix)
     for number in range(len(state.history), options.rounds):
         bar.move_to(number)
         _one_round(features, options, state, number)
@@ -177,16 +202,16 @@ def _one_round(features: CachedFeatures, options: PrototypeOptions, state: _Stat
     """Choose prototypes and positions, and change the matrix."""
     maps, sums = features.maps, features.sums[features.sample]
     images, _ = prototype_images(sums, state.matrix, options.pool(number, len(maps)))
-    positions = strongest_positions(maps, state.matrix)
     channels = torch.arange(len(state.matrix))[:, None].expand_as(images)
-    cells = positions[images, channels]
+    cells = state.positions[images, channels]
     if options.chosen_solver == "procrustes":
         state.matrix = nearest_rotation(_directions(maps, images, cells))
     else:
         _descend(maps, (images.flatten(), cells.flatten(), channels.flatten()), options, state, number)
         if options.matrix == "orthogonal":
             state.matrix = nearest_rotation(state.matrix)
-    state.history.append(float(_purity(features, state.matrix, options).mean()))
+    state.positions = strongest_positions(maps, state.matrix)
+    state.history.append(float(_purity(features, state.matrix, options, state.positions).mean()))
 
 
 def _directions(maps: Tensor, images: Tensor, cells: Tensor) -> Tensor:
@@ -213,27 +238,30 @@ def _descend(
         state.matrix = state.adam.move(state.matrix, gradient)
 
 
-def _purity(features: CachedFeatures, matrix: Tensor, options: PrototypeOptions) -> Tensor:
+def _purity(
+    features: CachedFeatures, matrix: Tensor, options: PrototypeOptions, positions: Tensor | None = None
+) -> Tensor:
     count = min(options.prototypes, len(features.maps))
-    return channel_purity(features.maps, matrix, count, features.sums[features.sample])
+    return channel_purity(features.maps, matrix, count, features.sums[features.sample], positions)
 
 
 def _with_prototypes(
     features: CachedFeatures,
-    matrix: Tensor,
+    state: _State,
     options: PrototypeOptions,
     maps_of: LayerMaps,
     images: Any,
     device: torch.device,
 ) -> Mapping[str, Tensor]:
     """Return images, positions and activations of both signs; images without a cached map pass the network again."""
+    matrix = state.matrix
     chosen, activations = zip(
         *(prototype_images(features.sums, matrix, options.prototypes, sign) for sign in (1, -1)), strict=True
     )
     found = torch.stack(chosen)
     table = torch.zeros(2, len(features.sums), len(matrix), dtype=torch.int32)
-    for side, sign in enumerate((1, -1)):
-        table[side, features.sample] = strongest_positions(features.maps, matrix, sign).int()
+    table[0, features.sample] = state.positions.int()
+    table[1, features.sample] = strongest_positions(features.maps, matrix, -1).int()
     left = sorted(set(found.flatten().tolist()) - set(features.sample.tolist()))
     for start in range(0, len(left), options.internal_batch_size):
         which = left[start : start + options.internal_batch_size]

@@ -49,8 +49,17 @@ def purity_at(vectors: Tensor, matrix: Tensor, channels: Tensor) -> Tensor:
     return mixed.gather(1, channels[:, None])[:, 0] / norm.clamp_min(torch.finfo(norm.dtype).tiny)
 
 
-def channel_purity(maps: Tensor, matrix: Tensor, count: int, sums: Tensor | None = None) -> Tensor:
+def channel_purity(
+    maps: Tensor, matrix: Tensor, count: int, sums: Tensor | None = None, positions: Tensor | None = None
+) -> Tensor:
     """Return ``[D]``, each channel's mean purity over its ``count`` prototypes among images with maps ``[N, P, D]``.
+
+    Args:
+        maps: features of the images.
+        matrix: ``U``, ``[D, D]``.
+        count: number of prototypes.
+        sums: ``maps.sum(1)``, if it is known.
+        positions: ``[N, D]``, where each channel is strongest, if it is known.
 
     Raises:
         ValueError: there are fewer images.
@@ -64,7 +73,7 @@ def channel_purity(maps: Tensor, matrix: Tensor, count: int, sums: Tensor | None
         raise ValueError(f"{len(maps)} images have no {count} prototypes; give more images or a smaller count")
     sums = maps.sum(1) if sums is None else sums
     images, _ = prototype_images(sums.to(matrix), matrix, count)
-    positions = strongest_positions(maps, matrix)
+    positions = strongest_positions(maps, matrix) if positions is None else positions
     channels = torch.arange(len(matrix), device=images.device)[:, None].expand_as(images)
     pairs = (images.flatten().to(maps.device), channels.flatten().to(maps.device))
     parts = []
