@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from xai_align._tools.checks import check_integer
 from xai_align._tools.single_tensor import only_one
 from xai_align._tools.thread_state import restores_thread_state
-from xai_align.prototypes.channel_shares import ChannelShares, channel_shares
 from xai_align.prototypes.mixed_network import MixedNetwork
 from xai_align.prototypes.prototype_file import load_prototypes
 from xai_align.prototypes.record import Prototype, Prototypes
+from xai_align.prototypes.shares import ChannelShares, channel_shares
 
 
 class EPICMethod:
