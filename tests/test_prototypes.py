@@ -78,6 +78,8 @@ def test_steps_are_matrix_exponentials_and_the_polar_factor_is_the_best_rotation
     wanted = torch.randn(6, 6, dtype=torch.float64)
     best = nearest_rotation(wanted)
     torch.testing.assert_close(best @ best.T, torch.eye(6, dtype=torch.float64))
+    singular = torch.diag(torch.tensor([2.0, 1.0, 0.0], dtype=torch.float64))
+    torch.testing.assert_close(nearest_rotation(singular).abs(), torch.eye(3, dtype=torch.float64))
     others = [nearest_rotation(torch.randn(6, 6, dtype=torch.float64)) for _ in range(50)]
     others += [torch.matrix_exp(0.05 * skew) @ best]
     assert all((best * wanted).sum() > (one * wanted).sum() for one in others)

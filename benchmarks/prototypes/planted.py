@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--channels", type=int, nargs="+", default=[16, 64, 128])
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     print(heading("D", "solver", "seed", "mean", "smallest", "sources found", "purity before", "after", "seconds"))
     for channels in options.channels:
         for seed in range(options.seeds):

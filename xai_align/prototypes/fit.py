@@ -41,6 +41,8 @@ from xai_align.training.digest import digest_of
 
 #: Name of the file in the folder of a fit.
 FILE = "prototypes.safetensors"
+#: Weight of the last round's matrix beside a channel's directions, whose length is up to 1.
+_STAYS = 1e-6
 #: Condition number of an invertible matrix from which on it is noted.
 ILL_CONDITIONED = 1e4
 
@@ -205,7 +207,9 @@ def _one_round(features: CachedFeatures, options: PrototypeOptions, state: _Stat
     channels = torch.arange(len(state.matrix))[:, None].expand_as(images)
     cells = state.positions[images, channels]
     if options.chosen_solver == "procrustes":
-        state.matrix = nearest_rotation(_directions(maps, images, cells))
+        directions = _directions(maps, images, cells)
+        # a channel that is 0 everywhere has no direction, and stays as it is
+        state.matrix = nearest_rotation(directions + _STAYS * state.matrix)
     else:
         _descend(maps, (images.flatten(), cells.flatten(), channels.flatten()), options, state, number)
         if options.matrix == "orthogonal":
@@ -259,17 +263,20 @@ def _with_prototypes(
         *(prototype_images(features.sums, matrix, options.prototypes, sign) for sign in (1, -1)), strict=True
     )
     found = torch.stack(chosen)
-    table = torch.zeros(2, len(features.sums), len(matrix), dtype=torch.int32)
-    table[0, features.sample] = state.positions.int()
-    table[1, features.sample] = strongest_positions(features.maps, matrix, -1).int()
-    left = sorted(set(found.flatten().tolist()) - set(features.sample.tolist()))
-    for start in range(0, len(left), options.internal_batch_size):
-        which = left[start : start + options.internal_batch_size]
-        maps = maps_of(stacked(images, which).to(device)).float().cpu().flatten(2).transpose(1, 2)
+    used = found.unique()
+    table = torch.empty(2, len(used), len(matrix), dtype=torch.int32)
+    cached = torch.isin(used, features.sample)
+    for rows in cached.nonzero()[:, 0].split(options.internal_batch_size):
+        maps = features.maps[torch.searchsorted(features.sample, used[rows])]
         for side, sign in enumerate((1, -1)):
-            table[side, which] = strongest_positions(maps, matrix, sign).int()
+            table[side, rows] = strongest_positions(maps, matrix, sign).int()
+    for rows in (~cached).nonzero()[:, 0].split(options.internal_batch_size):
+        if len(rows):
+            maps = maps_of(stacked(images, used[rows].tolist()).to(device)).float().cpu().flatten(2).transpose(1, 2)
+            for side, sign in enumerate((1, -1)):
+                table[side, rows] = strongest_positions(maps, matrix, sign).int()
     channels = torch.arange(len(matrix))[None, :, None]
-    positions = table[torch.arange(2)[:, None, None], found, channels].long()
+    positions = table[torch.arange(2)[:, None, None], torch.searchsorted(used, found), channels].long()
     return {"images": found, "positions": positions, "activations": torch.stack(activations)}
 
 

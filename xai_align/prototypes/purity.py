@@ -30,9 +30,13 @@ def prototype_images(sums: Tensor, matrix: Tensor, count: int, sign: int = 1) ->
         count: number of images, at most ``N``.
         sign: -1: the images with the lowest activation.
     """
-    activations = sums @ matrix.T
-    order = (sign * activations).sort(dim=0, descending=True, stable=True).indices[:count]
-    return order.T.contiguous(), activations.gather(0, order).T.contiguous()
+    found = []
+    for rows in matrix.split(max(1, _AT_A_TIME // len(sums))):
+        activations = sums @ rows.T
+        order = (sign * activations).sort(dim=0, descending=True, stable=True).indices[:count]
+        found.append((order.T, activations.gather(0, order).T))
+    images, values = zip(*found, strict=True)
+    return torch.cat(images), torch.cat(values)
 
 
 def strongest_positions(maps: Tensor, matrix: Tensor, sign: int = 1) -> Tensor:

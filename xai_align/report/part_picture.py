@@ -25,20 +25,20 @@ _CELLS, _SHARE = 3, 0.25
 _FRAME, _QUALITY = (255, 214, 10), 85
 
 
-def part_picture(picture: NDArray[Any], box: Sequence[float]) -> Image.Image:
+def part_picture(picture: NDArray[Any] | Image.Image, box: Sequence[float]) -> Image.Image:
     """Return the surroundings of a cell, ``SIDE`` pixels wide and high, with a yellow frame around the cell.
 
     Args:
-        picture: ``[H, W, 3]`` in [0, 1].
+        picture: ``[H, W, 3]`` in [0, 1], or an image of Pillow in RGB.
         box: left, top, right, bottom of the cell, in pixels.
     """
     from PIL import Image, ImageDraw
 
-    height, width = picture.shape[:2]
+    image = picture if isinstance(picture, Image.Image) else _as_image(picture)
+    width, height = image.size
     side = min(max(_CELLS * max(box[2] - box[0], box[3] - box[1]), _SHARE * min(height, width)), height, width)
     left = min(max((box[0] + box[2] - side) / 2, 0), width - side)
     top = min(max((box[1] + box[3] - side) / 2, 0), height - side)
-    image = Image.fromarray((np.nan_to_num(picture).clip(0, 1) * 255).round().astype(np.uint8))
     part = image.resize((SIDE, SIDE), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))
     scale = SIDE / side
     x0, y0, x1, y1 = ((value - start) * scale for value, start in zip(box, (left, top) * 2, strict=True))
@@ -81,7 +81,7 @@ def write_sheets(
                 wanted.setdefault(image, []).append((side, channel, rank))
     parts: dict[tuple[int, int, int], bytes] = {}  # as JPEG, which is 2 KB each
     for image, places in sorted(wanted.items()):
-        shown = picture(image)
+        shown = _as_image(picture(image))
         for place in places:
             box = prototypes.box(int(prototypes.positions[place]))
             parts[place] = _encoded(part_picture(shown, box))
@@ -113,6 +113,12 @@ def parts_on_sheet(folder: Path, channel: int, sign: int) -> list[SmallPicture]:
 def small_part(part: Image.Image) -> SmallPicture:
     """Return a part for a page."""
     return jpeg(part, side=SIDE, quality=_QUALITY)
+
+
+def _as_image(picture: NDArray[Any]) -> Image.Image:
+    from PIL import Image
+
+    return Image.fromarray((np.nan_to_num(picture).clip(0, 1) * 255).round().astype(np.uint8))
 
 
 def _encoded(image: Image.Image) -> bytes:
