@@ -21,7 +21,7 @@ LAYERS = (
     {"comparison"},
     {"testing"},
     {"explanation", "builtin"},
-    {"align", "fei"},
+    {"align", "fei", "prototypes"},
     {"training", "evaluation", "export"},
     {"perturbation", "pinet"},
     {"features"},
@@ -99,7 +99,7 @@ def test_imports_point_downwards(package):
     assert not wrong
 
 
-@pytest.mark.parametrize("method", ["align", "fei"])
+@pytest.mark.parametrize("method", ["align", "fei", "prototypes"])
 def test_methods_do_not_import_evaluation_or_reports(method):
     wrong = [
         f"{name} imports {other}"

@@ -62,7 +62,7 @@ _HOME = {
 #: Public modules and packages, for ``import xai_align; xai_align.plugins``.
 _ROOMS = frozenset(
     "adapter_tools align comparison data evaluation explanation features fei hookspecs perturbation pinet plugins "
-    "question report testing training".split()
+    "prototypes question report testing training".split()
 )
 
 

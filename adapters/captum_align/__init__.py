@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from captum_align.align_attribution import ALIGNAttribution
     from captum_align.amortised_fei_attribution import AmortisedFEIAttribution
     from captum_align.clipped_gradient_attribution import ClippedGradientAttribution
+    from captum_align.epic_attribution import EPICAttribution
     from captum_align.fei_attribution import FEIAttribution
     from captum_align.layer_pinet_attribution import LayerPiNetAttribution
     from captum_align.pinet_attribution import PiNetAttribution
@@ -19,6 +20,7 @@ __all__ = [
     "AmortisedFEIAttribution",
     "ClassAgnosticWarning",
     "ClippedGradientAttribution",
+    "EPICAttribution",
     "FEIAttribution",
     "LayerPiNetAttribution",
     "PiNetAttribution",
@@ -30,6 +32,7 @@ _HOME = {
     "AmortisedFEIAttribution": "captum_align.amortised_fei_attribution",
     "ClassAgnosticWarning": "xai_align.align.method",
     "ClippedGradientAttribution": "captum_align.clipped_gradient_attribution",
+    "EPICAttribution": "captum_align.epic_attribution",
     "FEIAttribution": "captum_align.fei_attribution",
     "LayerPiNetAttribution": "captum_align.layer_pinet_attribution",
     "PiNetAttribution": "captum_align.pinet_attribution",

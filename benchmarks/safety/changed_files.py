@@ -43,6 +43,7 @@ from xai_align.comparison.store import FolderStore, ImageCurve, Part, Value, _di
 from xai_align.pinet import PiNet, conv_pinet
 from xai_align.pinet.network import persistence
 from xai_align.plugins import classifier, load_model
+from xai_align.prototypes import Prototypes, load_prototypes, save_prototypes
 from xai_align.training.checkpoints import Checkpoints, Snapshot, read_checkpoint, write_checkpoint
 from xai_align.training.network_fit_state import NetworkFitState
 
@@ -149,6 +150,41 @@ def _load_fit(folder: Path) -> Loaded:
     if file := masker_of(loaded.model):  # as the method does
         tensors |= {f"masker.{key}": one for key, one in load_masker(file).state_dict().items()}
     return {**said, "masker": file is not None}, tensors
+
+
+def _save_prototypes(folder: Path) -> None:
+    whole = torch.zeros(2, 2, 1, dtype=torch.int64)
+    fingerprint = {"network": "Net", "weights": "0" * 64, "layer": "conv", "channels": 2, "grid": [2, 3]}
+    prototypes = Prototypes(
+        matrix=torch.eye(2),
+        kind="orthogonal",
+        layer="conv",
+        images=whole,
+        positions=whole + 5,
+        activations=torch.ones(2, 2, 1),
+        purity=torch.ones(2, 2) / 2,
+        names=("a.jpg", "b.jpg"),
+        fingerprint={**fingerprint, "image_size": [20, 30]},
+        notes=("a note",),
+        history=(0.5,),
+    )
+    save_prototypes(prototypes, folder / "prototypes.safetensors")
+
+
+def _load_prototypes(folder: Path) -> Loaded:
+    found = load_prototypes(folder / "prototypes.safetensors")
+    tensors = ("matrix", "images", "positions", "activations", "purity")
+    said = {
+        "kind": "prototypes",
+        "matrix_kind": found.kind,
+        "layer": found.layer,
+        "names": list(found.names),
+        "fingerprint": found.fingerprint,
+        "output": found.output,
+        "notes": list(found.notes),
+        "history": list(found.history),
+    }
+    return said, {name: getattr(found, name) for name in tensors}
 
 
 def _load_masker(folder: Path) -> Loaded:
@@ -335,6 +371,7 @@ KINDS: dict[str, Kind] = {
         lambda folder: save_masker(Masker(1, width=2, depth=1), folder / "masker.safetensors"),
         _load_masker,
     ),
+    "prototypes": _with_header("prototypes.safetensors", _save_prototypes, _load_prototypes),
     "checkpoint of fit_pinet": _with_header(CHECKPOINT, _save_training, _load_training),
     "checkpoint of AlignTrainer": _with_header(CHECKPOINT, _save_trainer, _load_trainer),
     "parts of a comparison": Kind(

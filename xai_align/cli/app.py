@@ -17,6 +17,7 @@ from xai_align.cli.compare_command import compare_command
 from xai_align.cli.explain_command import explain_command
 from xai_align.cli.export_command import export_command
 from xai_align.cli.fit_align_command import fit_align_command
+from xai_align.cli.fit_epic_command import fit_epic_command
 from xai_align.cli.fit_fei_command import fit_fei_command
 from xai_align.cli.fit_pinet_command import fit_pinet_command
 from xai_align.cli.serve_command import serve_command
@@ -134,6 +135,7 @@ app.command("export")(export_command)
 app.command("serve")(serve_command)
 app.command("fit-pinet")(fit_pinet_command)
 app.command("fit-align")(fit_align_command)
+app.command("fit-epic")(fit_epic_command)
 app.command("fit-fei")(fit_fei_command)
 app.command("methods")(methods_command)
 app.command("plugins")(plugins_command)

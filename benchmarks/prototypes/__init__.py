@@ -1,0 +1,1 @@
+"""EPIC: purity of mixed channels, equal logits, and shares in logits."""

@@ -1,0 +1,93 @@
+"""Feature maps of a layer, with channels and the image's grid apart, for tokens as for convolutions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from xai_align._tools.replica import LOW_PRECISION, Replica
+from xai_align.features.cut_network import as_raster
+from xai_align.features.resolve_layer import Layer, resolve_layer
+from xai_align.features.routes import Route, route_through
+from xai_align.hookspecs import FeatureSpace
+from xai_align.pinet.readout_layers import readout_space
+
+
+def mixing_space(
+    model: nn.Module, layer: Layer = None, image: Tensor | None = None, output: str | int | None = None
+) -> FeatureSpace:
+    """Return the feature space whose channels are mixed.
+
+    Args:
+        model: the network.
+        layer: as for :func:`~xai_align.read_out`. None: the head's input; where the head reads class tokens alone, the
+            last patch tokens that affect the answer.
+        image: ``[1, C, H, W]``, for shape, dtype and device alone.
+        output: which of the model's outputs are the logits.
+
+    Raises:
+        ValueError: there is no such layer.
+    """
+    if layer is not None:
+        return readout_space(model, layer, image, output)
+    try:
+        return readout_space(model, "head", image, output)
+    except ValueError:
+        return resolve_layer(model, None, purpose="map", image=image, output=output)
+
+
+class LayerMaps:
+    """Function from images ``[N, C, H, W]`` to the layer's maps ``[N, D, h, w]``; tokens without a place are left out.
+
+    A copy of the network runs, and no further than the layer.
+
+    Args:
+        model: the network, in eval mode.
+        space: the layer.
+    """
+
+    def __init__(self, model: nn.Module, space: FeatureSpace) -> None:
+        low = any(parameter.dtype in LOW_PRECISION for parameter in model.parameters())
+        copy = Replica(model, dtype=torch.float32 if low else None)
+        self._dtype = torch.float32 if low else None
+        self._model, self.space = copy.module, copy.rebind(space)
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return the maps.
+
+        Raises:
+            ValueError: the layer gives several tensors, or has no grid.
+        """
+        images = images if self._dtype is None else images.to(self._dtype)
+        route = route_through(self._model, [self.space], (images,), ())
+        z = route.z if self.space.split is not None else self._until_the_layer(route)
+        if not isinstance(z, Tensor):
+            raise ValueError(
+                f"layer '{self.space.layer}' gives several tensors; channels are mixed in one: name a layer"
+            )
+        raster = as_raster(z, self.space, (images.shape[-2], images.shape[-1]))[0]
+        if raster.dim() != 4:
+            raise ValueError(f"layer '{self.space.layer}' gives maps {list(raster.shape)}; expected [N, D, h, w]")
+        return raster.detach().contiguous()
+
+    def _until_the_layer(self, route: Route) -> Any:
+        try:
+            route.run(_stop_here)
+        except _Reached as reached:
+            return reached.z
+        raise ValueError(f"layer '{self.space.layer}' did not run in the forward pass")
+
+
+class _Reached(Exception):
+    """End of a pass at the layer, with its output."""
+
+    def __init__(self, z: Tensor) -> None:
+        super().__init__()
+        self.z = z
+
+
+def _stop_here(number: int, z: Tensor) -> Tensor:
+    raise _Reached(z)
