@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from xai_align._tools.files.whole_file import write_whole
 from xai_align._tools.jpeg import SmallPicture
+from xai_align.report.number_format import number_format
 from xai_align.report.page import render
 from xai_align.report.part_picture import part_picture, parts_on_sheet, small_part
-from xai_align.report.record_text import number
 from xai_align.report.sum_terms import Term
 from xai_align.report.thumbnail import photograph_of
 
@@ -87,6 +87,7 @@ def parts_of_photograph(
     against = [
         channel for channel in order[::-1][: max(1, count // 2)] if values[channel] < 0 and channel not in for_it
     ]
+    number = number_format([float(shares.answer[example]), *(float(values[one]) for one in (*for_it, *against))])
     height, width = prototypes.image_size
     shown = []
     for channel in (*for_it, *against):
