@@ -17,6 +17,7 @@ from xai_align.align.masker_loss import masker_loss
 from xai_align.align.method import ALIGNMethod, ClassAgnosticWarning
 from xai_align.align.mixup_regulariser import mixup_regulariser
 from xai_align.align.options import AlignOptions
+from xai_align.align.readout_saliency import readout_evidence, readout_saliency
 from xai_align.align.recipe_by_name import recipe
 from xai_align.align.recipe_record import Recipe
 from xai_align.align.saliency import grad_cam, normalised
@@ -56,6 +57,8 @@ __all__ = [
     "mixup_regulariser",
     "normalised",
     "push_masker",
+    "readout_evidence",
+    "readout_saliency",
     "recipe",
     "save_masker",
 ]
