@@ -137,6 +137,14 @@ def test_one_domain_and_a_recipe_without_a_masker(folder):
     assert not (folder / "out/examples").exists()
 
 
+def test_the_readout_is_aligned_and_scored(folder):
+    words = ("fit-align", "pictures/dark", *SHORT, "--saliency", "readout", "--examples", 1, "--out", "out")
+    done = run(*words)
+    assert done.exit_code == 0, done.output
+    assert list(json.loads((folder / "out/results.json").read_text())["domains"]["dark"]["maps"]) == ["cam", "mask"]
+    assert "another configuration" in refused("pictures/dark", *SHORT, "--examples", 1, "--out", "out")
+
+
 def test_a_recipe_of_a_plugin_goes_by_its_name(folder, tmp_path_factory, monkeypatch):
     with site_in(tmp_path_factory.mktemp("site"), monkeypatch, keep=("builtin", "timm_align")) as site:
         code = """
@@ -223,6 +231,7 @@ def test_training_images_are_shuffled_and_come_with_their_numbers(folder, monkey
         (("pictures/dark", "--test-share", "0.9"), "validation (0.15) and test (0.9) take all the images"),
         (("pictures/dark", "--test-share", "-0.1"), "share must be a number in"),
         (("pictures/dark", "--set", "alternation=sometimes"), "alternation must be 'batch' or 'epoch'"),
+        (("pictures/dark", "--saliency", "attention"), "saliency must be 'gradcam' or 'readout'"),
         (("pictures/dark", "--layer", "nowhere"), "nowhere"),
         (("pictures/dark", "--warmup-epochs", "1"), "of 2 epochs, 1 are warm-up and 1 train the masker only"),
         (("pictures/dark", "--device", "nowhere"), "cannot be used"),

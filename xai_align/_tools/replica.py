@@ -2,7 +2,7 @@
 
 A readout hooks layers, changes flags and differentiates. It does so on a replica:
 every module is a new object, every parameter a plain tensor that shares the
-original's memory and requires no gradient. The original is only read, so other
+original's memory and requires no gradient (or, for training, the parameter itself). The original is only read, so other
 threads may run it at the same time, and an interrupt leaves it unchanged.
 """
 
@@ -56,6 +56,7 @@ class Replica:
         every: see ``dtype``.
         evaluate: whether all modules of the copy are in eval mode; otherwise each is in its original's mode.
         inplace: False: modules with a flag ``inplace`` run out of place.
+        live: whether the copy has the parameters themselves, so that gradients reach the model's; not with ``dtype``.
 
     Raises:
         ValueError: a lazy module has no parameters yet.
@@ -75,7 +76,9 @@ class Replica:
         every: bool = False,
         evaluate: bool = False,
         inplace: bool = True,
+        live: bool = False,
     ) -> None:
+        self._live = live
         self._dtype, self._every, self._evaluate, self._inplace = dtype, every, evaluate, inplace
         #: Copies by the ``id`` of their originals, which live as long as the model does, or are kept alive.
         self._copies: dict[int, Any] = {}
@@ -216,6 +219,8 @@ class Replica:
     def _copied_tensor(self, tensor: Tensor, *, clone: bool = False) -> Tensor:
         known = self._copies.get(id(tensor))
         if known is None:
+            if self._live and isinstance(tensor, nn.Parameter):
+                return tensor
             known = self._alias(tensor)
             if clone and known.dtype == tensor.dtype:
                 known = known.clone()

@@ -20,6 +20,7 @@ from xai_align.align.options import AlignOptions
 from xai_align.align.recipe_by_name import recipe
 from xai_align.align.recipe_record import Recipe
 from xai_align.align.saliency import grad_cam, normalised
+from xai_align.align.saliency_of_readouts import readout_evidence, readout_saliency
 from xai_align.align.shortcut import ShortcutWarning, find_shortcuts
 from xai_align.align.terms.classifier_terms import Classification
 from xai_align.align.terms.masker_terms import Distinction, MaskerTerm, Smoothness
@@ -56,6 +57,8 @@ __all__ = [
     "mixup_regulariser",
     "normalised",
     "push_masker",
+    "readout_evidence",
+    "readout_saliency",
     "recipe",
     "save_masker",
 ]

@@ -21,6 +21,7 @@ from xai_align._tools.thread_state import restores_thread_state
 from xai_align.features.cut_network import as_raster
 from xai_align.features.resolve_layer import Layer, resolve_layer
 from xai_align.features.routes import route_through
+from xai_align.features.split_at_layer import at_a_module
 from xai_align.features.unwrapping import unwrapped
 from xai_align.hookspecs import FeatureSpace
 
@@ -53,7 +54,7 @@ def cam_space(model: nn.Module, images: Tensor, layer: Layer = None) -> FeatureS
     """
     if layer is None:
         check_images("images", images, finite=False)
-    return resolve_layer(model, layer, purpose="map", image=images[:1])
+    return at_a_module(resolve_layer(model, layer, purpose="map", image=images[:1]))
 
 
 @restores_thread_state

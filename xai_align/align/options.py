@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 from xai_align._tools.checks import check_choice, check_integer, check_number
 from xai_align.align.saliency import Normalise, Order
+from xai_align.align.saliency_of_readouts import Saliency
 from xai_align.align.training.batch_validation import ReadBatch
 from xai_align.align.training.phases import Alternation
 from xai_align.training.choices import MakeOptimizer
@@ -16,6 +17,7 @@ from xai_align.training.options import TrainingOptions
 Schedule = Literal["none", "cosine"]
 OnCollapse = Literal["area", "sparsity", "warn"]
 _CHOICES = {
+    "saliency": Saliency,
     "order": Order,
     "normalise": Normalise,
     "schedule": Schedule,
@@ -29,7 +31,10 @@ class AlignOptions(TrainingOptions):
     """Options of :class:`~xai_align.align.AlignTrainer`; each can also be given to it by keyword.
 
     Attributes:
-        order: "first": the CAM's channel weights are constants for the gradient; "second": it goes through them.
+        saliency: the map that is aligned with the mask. "gradcam": the label's Grad-CAM. "readout": the exact readout
+            of its logit, signed, with its whole gradient; see :mod:`~xai_align.align.readout_saliency`.
+        order: (Grad-CAM only) "first": the CAM's channel weights are constants for the gradient; "second": it goes
+            through them.
         normalise: how a CAM is scaled to [0, 1], see :func:`~xai_align.align.saliency.normalised`: "max", "minmax", or
             "signed", with which no CAM can become permanently zero.
         warmup_steps: steps of the classifier alone, in addition to the trainer's ``warmup_epochs``.
@@ -65,6 +70,7 @@ class AlignOptions(TrainingOptions):
         AlignTrainer(model, options=AlignOptions(schedule="cosine", gradient_clip=None))
     """
 
+    saliency: Saliency = "gradcam"
     order: Order = "first"
     normalise: Normalise = "max"
     warmup_steps: int = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -63,8 +63,16 @@ def fit_align_command(
         Path | None,
         typer.Option(metavar="FOLDER", help="PNG masks of training images, for recipes that need them."),
     ] = None,
+    saliency: Annotated[
+        str | None,
+        typer.Option(
+            metavar="gradcam|readout",
+            help="The map that is aligned with the masks: Grad-CAM, or the exact readout of the label's logit, also of "
+            "transformers with a class token. Default: gradcam.",
+        ),
+    ] = None,
     layer: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The layer of the CAMs. Default: automatic.")
+        str | None, typer.Option(metavar="NAME", help="The layer of the maps. Default: automatic.")
     ] = None,
     epochs: Annotated[int, typer.Option(min=1, help="Total number of epochs.")] = 10,
     warmup_epochs: Annotated[
@@ -112,7 +120,9 @@ def fit_align_command(
     from xai_align.comparison.processes import is_main_process
 
     main = is_main_process()
-    flags = {"schedule": "cosine", "patience": patience}
+    flags: dict[str, Any] = {"schedule": "cosine", "patience": patience}
+    if saliency is not None:
+        flags.update(saliency=saliency)
     with report_errors(), typed_on_the_command_line():
         done = fit_align_folder(
             images,

@@ -15,10 +15,11 @@ from xai_align._tools.model_state import evaluating
 from xai_align.comparison.domain_scores import DomainScores, maps_of
 
 if TYPE_CHECKING:
+    from xai_align.align import AlignTrainer
     from xai_align.align.align_fit import AlignFit
     from xai_align.align.forward_passes.training_batch import TrainingBatch
     from xai_align.data.domain_folder import Domains, Split
-    from xai_align.hookspecs import FeatureSpace, LoadedModel
+    from xai_align.hookspecs import LoadedModel
 
 
 def write_results(
@@ -58,7 +59,7 @@ def draw_examples(
     path: Path,
     fit: AlignFit,
     batches: Iterable[TrainingBatch],
-    space: FeatureSpace | None,
+    trainer: AlignTrainer,
     loaded: LoadedModel,
     classes: Sequence[str],
 ) -> Path:
@@ -71,7 +72,7 @@ def draw_examples(
     images, labels = torch.cat([one.images for one in whole]), torch.cat([one.labels for one in whole])
     with evaluating(fit.classifier), torch.no_grad():
         predicted = torch.cat([fit.classifier(one.images.to(where)).argmax(1) for one in whole])
-    maps = maps_of(fit.classifier, fit.masker, images.to(where), predicted, space)
+    maps = maps_of(fit.classifier, fit.masker, images.to(where), predicted, trainer.space, trainer.settings.saliency)
     pairs = zip(predicted.tolist(), labels.tolist(), strict=True)
     figure = align_figure(
         images,

@@ -152,7 +152,14 @@ def fit_align_folder(
     fit = trainer.fit(loader(split.train, training=True), loader(split.validation), epochs=epochs)
     tested = {name: class_by_class(images) for name, images in split.test.items()}
     scores = {
-        name: score_domain(model, loader(images), masker=fit.masker, space=trainer.space, judged=judged)
+        name: score_domain(
+            model,
+            loader(images),
+            masker=fit.masker,
+            space=trainer.space,
+            judged=judged,
+            saliency=trainer.settings.saliency,
+        )
         for name, images in tested.items()
     }
     pictures: list[Path] = []
@@ -163,7 +170,7 @@ def fit_align_folder(
         write_curves(out, fit)
         for name, images in tested.items() if examples else ():
             path = out / "examples" / f"{name_part(name)}.png"
-            pictures.append(draw_examples(path, fit, loader(images[:examples]), trainer.space, loaded, domains.classes))
+            pictures.append(draw_examples(path, fit, loader(images[:examples]), trainer, loaded, domains.classes))
     return FolderAlignment(fit=fit, domains=domains, split=split, scores=scores, pictures=pictures)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from xai_align._tools.replica import Replica
 from xai_align.align.forward_passes.training_batch import TrainingBatch
 from xai_align.align.saliency import grad_cam, normalised
+from xai_align.align.saliency_of_readouts import Saliency, readout_saliency
 from xai_align.evaluation import comprehensiveness, sufficiency
 from xai_align.hookspecs import FeatureSpace
 from xai_align.perturbation.ranking import TieWarning
@@ -63,6 +64,7 @@ def score_domain(
     space: str | FeatureSpace | None = None,
     judged: int = 64,
     fill: float = 0.0,
+    saliency: Saliency | None = None,
 ) -> DomainScores:
     """Compute the accuracy over all batches, and the faithfulness of the maps of the first images.
 
@@ -76,6 +78,7 @@ def score_domain(
         space: feature space of the CAM; None: found automatically.
         judged: number of images whose maps are evaluated.
         fill: value of removed pixels, in the units of the images.
+        saliency: the map that is scored as "cam", as an ALIGN trainer has it; None: Grad-CAM.
 
     Raises:
         ValueError: there are no images.
@@ -92,7 +95,8 @@ def score_domain(
         right.append(predicted.cpu() == batch.labels.cpu())
         labels.append(batch.labels.cpu())
         if left > 0:
-            for name, maps in maps_of(classifier, masker, images[:left], predicted[:left], space).items():
+            found = maps_of(classifier, masker, images[:left], predicted[:left], space, saliency)
+            for name, maps in found.items():
                 values.setdefault(name, []).append(_judged(classifier, images[:left], maps, fill))
             left -= len(images)
     if not labels:
@@ -106,14 +110,19 @@ def maps_of(
     images: Tensor,
     classes: Tensor,
     space: str | FeatureSpace | None = None,
+    saliency: Saliency | None = None,
 ) -> dict[str, Tensor]:
-    """Return ``cam``, the Grad-CAM of ``classes [N]``, and, with a masker, ``mask``, ``[N, 1, H, W]`` in [0, 1].
+    """Return ``cam``, the Grad-CAM or readout of ``classes [N]``, and, with a masker, ``mask``.
 
-    Both are detached. CAMs are interpolated bilinearly to the images' size. Copies of the networks run, in eval mode.
+    Both are ``[N, 1, H, W]`` in [0, 1] and detached. CAMs are interpolated bilinearly to the images' size.
+    Copies of the networks run, in eval mode.
     """
-    copy = Replica(classifier, evaluate=True)
-    with torch.enable_grad():
-        cam = normalised(grad_cam(copy.module, images, classes, layer=copy.rebind(space)).detach())
+    if saliency == "readout":
+        cam = readout_saliency(classifier, images, classes, layer=space).detach()
+    else:
+        copy = Replica(classifier, evaluate=True)
+        with torch.enable_grad():
+            cam = normalised(grad_cam(copy.module, images, classes, layer=copy.rebind(space)).detach())
     size = images.shape[-2:]
     maps = {"cam": nn.functional.interpolate(cam, size, mode="bilinear", align_corners=False)}
     if masker is not None:

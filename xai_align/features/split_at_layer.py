@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from xai_align._tools.logits import select_logits
 from xai_align._tools.replica import Replica
 from xai_align.features.routes import find_layer
-from xai_align.hookspecs import Split
+from xai_align.hookspecs import FeatureSpace, Split
 
 
 def split_at_layer(model: nn.Module, layer: str, image: Tensor, output: str | int | None = None) -> Split:
@@ -42,6 +42,15 @@ def split_at_layer(model: nn.Module, layer: str, image: Tensor, output: str | in
     find_layer(model, layer)
     halves = _Halves(model, layer, tuple(image.shape[1:]), image.dtype, image.device, output)
     return Split(halves.features, halves.head)
+
+
+def at_a_module(space: FeatureSpace) -> FeatureSpace:
+    """Return the space without a split that :func:`split_at_layer` made.
+
+    Its parts run copies, so that parameters would get no gradient; the space's layer is a module, which stands for it.
+    """
+    own = space.split is not None and isinstance(getattr(space.split.features, "__self__", None), _Halves)
+    return replace(space, split=None) if own else space
 
 
 class _LayerEnded(Exception):

@@ -14,6 +14,7 @@ from xai_align.align.forward_passes.side_pass import SidePass
 from xai_align.align.forward_passes.step_random import StepRandom
 from xai_align.align.forward_passes.training_batch import GlobalBatch, TrainingBatch, class_balance
 from xai_align.align.saliency import Normalise, Order, at_least_float32, dead, saliency_at
+from xai_align.align.saliency_of_readouts import Saliency, readout_saliency
 from xai_align.hookspecs import FeatureSpace
 
 
@@ -31,6 +32,7 @@ class ClassifierPass:
         space: feature space of the CAMs.
         order: "first": a CAM's channel weights are constants. "second": gradients go through them.
         normalise: scaling of a CAM to [0, 1].
+        saliency: "gradcam", or "readout": the exact readout in place of the CAM.
         masker: the masker, for mask sources that use it; it isn't trained here.
         mask_source: gives the masks that CAMs are compared with, see
             :class:`~xai_align.align.mask_sources.MaskSource`.
@@ -67,6 +69,7 @@ class ClassifierPass:
         space: FeatureSpace,
         order: Order = "first",
         normalise: Normalise = "max",
+        saliency: Saliency = "gradcam",
         masker: nn.Module | None = None,
         mask_source: Callable[..., Tensor | None] | None = None,
         generator: torch.Generator,
@@ -74,7 +77,7 @@ class ClassifierPass:
         global_batch: GlobalBatch | None = None,
     ) -> None:
         self.batch, self.classifier, self.space = batch, classifier, space
-        self.order, self.normalise = order, normalise
+        self.order, self.normalise, self.kind = order, normalise, saliency
         self.masker, self.mask_source = masker, mask_source
         self.generator, self.progress = generator, progress
         self.global_batch = global_batch or GlobalBatch.just(batch)
@@ -109,6 +112,10 @@ class ClassifierPass:
     @cached_property
     def saliency(self) -> Tensor:
         """Normalised CAMs of the labels, ``[N, 1, h, w]`` in [0, 1]."""
+        if self.kind == "readout":
+            return readout_saliency(
+                self.classifier, self.batch.images, self.batch.labels, layer=self.space, how=self.normalise
+            )
         return saliency_at(self.seen, self.batch.labels, order=self.order, how=self.normalise)
 
     @cached_property
@@ -149,6 +156,7 @@ class ClassifierPass:
             self.batch.labels,
             order=order or self.order,
             normalise=self.normalise,
+            saliency=self.kind,
         )
 
     def mixed(self, *, alpha: float = 0.2, share: float = 1.0) -> MixupPass:
@@ -167,6 +175,7 @@ class ClassifierPass:
                 space=self.space,
                 order=self.order,
                 normalise=self.normalise,
+                saliency=self.kind,
                 alpha=alpha,
                 share=share,
             )

@@ -14,6 +14,7 @@ from xai_align.align.forward_passes.step_random import StepRandom
 from xai_align.align.forward_passes.training_batch import GlobalBatch
 from xai_align.align.mixup_regulariser import mixed, mixing_shares, same_class_partners
 from xai_align.align.saliency import Normalise, Order, saliency_at
+from xai_align.align.saliency_of_readouts import Saliency, readout_saliency
 from xai_align.hookspecs import FeatureSpace
 
 
@@ -42,11 +43,13 @@ class MixupPass:
         space: FeatureSpace,
         order: Order,
         normalise: Normalise,
+        saliency: Saliency = "gradcam",
         alpha: float,
         share: float,
     ) -> None:
         self._global_batch, self._local = global_batch, local
         self._classifier, self._space, self._order, self._normalise = classifier, space, order, normalise
+        self._kind = saliency
         total, device = len(global_batch.labels), global_batch.images.device
         draw = draws.generator("mixup")
         partners = same_class_partners(global_batch.labels, draw).to(device)
@@ -70,6 +73,8 @@ class MixupPass:
     @cached_property
     def saliency(self) -> Tensor:
         """Normalised CAMs of the mixed images, ``[n, 1, h, w]`` in [0, 1]."""
+        if self._kind == "readout":
+            return self._readout(self.images, self.labels)
         return saliency_at(self.seen, self.labels, order=self._order, how=self._normalise)
 
     def partners_saliency(self, saliency: Tensor) -> Tensor:
@@ -85,9 +90,15 @@ class MixupPass:
         if not elsewhere.any():
             return found
         away = self.partners[elsewhere]
-        seen = self._capture(self._global_batch.images[away])
-        theirs = saliency_at(seen, self._global_batch.labels[away], order=self._order, how=self._normalise)
+        images, labels = self._global_batch.images[away], self._global_batch.labels[away]
+        if self._kind == "readout":
+            theirs = self._readout(images, labels)
+        else:
+            theirs = saliency_at(self._capture(images), labels, order=self._order, how=self._normalise)
         return found.index_put((elsewhere.nonzero().squeeze(1),), theirs)
+
+    def _readout(self, images: Tensor, labels: Tensor) -> Tensor:
+        return readout_saliency(self._classifier, images, labels, layer=self._space, how=self._normalise)
 
     def _capture(self, images: Tensor) -> CapturedPass:
         with batch_statistics_preserved(self._classifier):

@@ -20,6 +20,7 @@ from xai_align._tools.model_state import evaluating, modules_of
 from xai_align._tools.random_state import kept_random_state
 from xai_align.align.captured_pass import capture
 from xai_align.align.saliency import Normalise, Order, at_least_float32, cam_at, saliency_at
+from xai_align.align.saliency_of_readouts import Saliency, readout_evidence, readout_saliency
 from xai_align.hookspecs import FeatureSpace
 
 __all__ = ["SidePass", "batch_statistics_preserved", "evaluation_pass"]
@@ -37,6 +38,7 @@ class SidePass:
         labels: ``[N]``, int64: the classes of the CAMs.
         order: "first": a CAM's channel weights are constants. "second": gradients go through them.
         normalise: scaling of a CAM to [0, 1].
+        saliency: "gradcam", or "readout": the exact readout in place of the CAM.
     """
 
     def __init__(
@@ -48,7 +50,10 @@ class SidePass:
         *,
         order: Order,
         normalise: Normalise,
+        saliency: Saliency = "gradcam",
     ) -> None:
+        self._of = classifier, space, images
+        self.kind = saliency
         with batch_statistics_preserved(classifier):
             self.seen = capture(classifier, images, space)
         self.labels, self.order, self.normalise = labels, order, normalise
@@ -61,11 +66,17 @@ class SidePass:
     @cached_property
     def cam(self) -> Tensor:
         """CAMs of the labels, ``[N, 1, h, w]``, not below 0, in the units of the logits."""
+        if self.kind == "readout":
+            classifier, space, images = self._of
+            return readout_evidence(classifier, images, self.labels, layer=space).relu()
         return cam_at(self.seen, self.labels, order=self.order)
 
     @cached_property
     def saliency(self) -> Tensor:
         """Normalised CAMs of the labels, ``[N, 1, h, w]`` in [0, 1]."""
+        if self.kind == "readout":
+            classifier, space, images = self._of
+            return readout_saliency(classifier, images, self.labels, layer=space, how=self.normalise)
         return saliency_at(self.seen, self.labels, order=self.order, how=self.normalise)
 
 

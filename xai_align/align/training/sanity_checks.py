@@ -9,11 +9,13 @@ from torch import Tensor, nn
 
 from xai_align._tools.model_state import evaluating, parameters_of
 from xai_align._tools.random_state import fixed_random_state
-from xai_align.align.captured_pass import cam_space, capture
+from xai_align.align.captured_pass import capture
 from xai_align.align.forward_passes.training_batch import TrainingBatch
 from xai_align.align.masker import Masker
+from xai_align.align.options import AlignOptions
 from xai_align.align.recipe_record import Recipe
-from xai_align.align.saliency import Order, cam_at
+from xai_align.align.saliency import cam_at
+from xai_align.align.saliency_of_readouts import check_readout, saliency_space
 from xai_align.features.resolve_layer import Layer
 from xai_align.features.unwrapping import unwrapped
 from xai_align.hookspecs import FeatureSpace
@@ -45,20 +47,23 @@ def fresh_masker(images: Tensor, seed: int) -> Masker:
 
 
 def cam_space_and_classes(
-    classifier: nn.Module, batch: TrainingBatch, layer: Layer, order: Order
+    classifier: nn.Module, batch: TrainingBatch, layer: Layer, options: AlignOptions
 ) -> tuple[FeatureSpace, int]:
-    """Return the feature space of the classifier's CAM, and the number of classes.
+    """Return the feature space of the classifier's maps, and the number of classes.
 
     Raises:
         ValueError: its output is not ``[N, K]``, the layer isn't reached, or the logits don't depend on it.
     """
     images = batch.images[:TRIED]
     with evaluating(classifier):
-        space = cam_space(classifier, images, layer)
+        space = saliency_space(classifier, images, layer, saliency=options.saliency)
         seen = capture(classifier, images, space)
-        cam_at(seen, seen.logits.argmax(1), order=order)
+        if options.saliency == "gradcam":
+            cam_at(seen, seen.logits.argmax(1), order=options.order)
     if not seen.logits.isfinite().all():
         raise ValueError("the classifier gives NaN or infinite logits before any training; are its weights all right?")
+    if options.saliency == "readout":
+        check_readout(classifier, images, seen.logits.argmax(1), space)
     return space, seen.logits.shape[1]
 
 

@@ -116,5 +116,7 @@ def configuration(
         "optimizers": kinds,
         "trained": described_parameters(trained),
         **{name: getattr(settings, name) for name in _IDENTIFYING},
+        # a checkpoint without it is of Grad-CAM
+        **({} if settings.saliency == "gradcam" else {"saliency": settings.saliency}),
         **of_the_fit,
     }

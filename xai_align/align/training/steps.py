@@ -99,7 +99,7 @@ class Steps:
         """
         terms = [(term, term.weight) for term in self.recipe.terms if with_masks or not needs_mask_source(term)]
         differentiated = any(getattr(term, "differentiates_twice", False) for term, _ in terms)
-        twice = self.settings.order == "second" or differentiated
+        twice = self.settings.order == "second" or self.settings.saliency == "readout" or differentiated
         with self._learning("classifier", context) as gradients, twice_differentiable() if twice else nullcontext():
             for micro_batch in micro_batches:
                 forward = ClassifierPass(
@@ -108,6 +108,7 @@ class Steps:
                     space=self.space,
                     order=self.settings.order,
                     normalise=self.settings.normalise,
+                    saliency=self.settings.saliency,
                     masker=None if self.masker is None else MaskerWithSavedMasks(self.masker, micro_batch),
                     mask_source=self.recipe.mask_source,
                     generator=self._generator(context),

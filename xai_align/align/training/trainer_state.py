@@ -115,7 +115,7 @@ class TrainerState:
             return
         batch = on_device(self.validator(name)(raw), self.device)
         check_recipe(self.recipe, batch)
-        space, classes = cam_space_and_classes(self.network, batch, self.target_layer, self.settings.order)
+        space, classes = cam_space_and_classes(self.network, batch, self.target_layer, self.settings)
         if self.recipe.trains_masker:
             if self.masker is None:
                 self.masker = fresh_masker(batch.images, self.settings.seed)

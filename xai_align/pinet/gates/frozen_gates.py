@@ -70,6 +70,9 @@ class FrozenGates(TorchFunctionMode):
         separate_views: whether ``chunk``, ``unbind`` and ``split`` give views that may be written into.
     """
 
+    #: Whether rules write value and gate as operations that autograd can differentiate, instead of fused functions.
+    written_out = False
+
     def __init__(
         self,
         model: nn.Module | None = None,
@@ -196,6 +199,10 @@ class FrozenGates(TorchFunctionMode):
         value = detached(value) if isinstance(value, Tensor) else tree_map(detached, value)
         self._tape.save(value)
         return value
+
+    def held(self, values: T) -> T:
+        """Return (nested) arguments as a gate is computed from them: without gradient."""
+        return tree_map(detached, values)
 
     def save_for_backward(self, value: T) -> Callable[[], T]:
         """Save a value like :meth:`save`, and return a function that gives its current state to the backward pass."""

@@ -54,7 +54,7 @@ def scale(gates: FrozenGates, func: Function, *args: Any, **kwargs: Any) -> Any:
 @register_rule(*HELD_GATES.split())
 def stop(gates: FrozenGates, func: Function, *args: Any, **kwargs: Any) -> Any:
     """Return ``stop(f(x))``: gates, scales and attention weights are constants of this input."""
-    args, kwargs = tree_map(detached, (args, kwargs))
+    args, kwargs = gates.held((args, kwargs))
     value = gates.save(lambda: func(*args, **kwargs))
     gates.stops(find_operation(func).name)
     return value
@@ -117,6 +117,11 @@ def offset_activation(gates: FrozenGates, func: Function, x: Tensor, *args: Any,
 
 
 def _activation(gates: FrozenGates, func: Function, x: Tensor, offset: Any, *args: Any, **kwargs: Any) -> Tensor:
+    if gates.written_out:
+        held_args, held_kwargs = gates.held((args, kwargs))
+        quotient = gates.save(lambda: _differentiable_quotient(func, x, offset, held_args, held_kwargs))
+        result = x * quotient
+        return result if offset is None else result + offset
     if not gates.recording:
         result = (x * gates.save(never)).to(x.dtype)
         return result if offset is None else result + offset
@@ -136,6 +141,8 @@ def _offset_activation_into(gates: FrozenGates, func: Function, x: Tensor, *args
 
 
 def _written(gates: FrozenGates, func: Function, x: Tensor, offset: Any, *args: Any, **kwargs: Any) -> Tensor:
+    if gates.written_out:
+        return x.copy_(_activation(gates, func, x.clone(), offset, *args, **kwargs))
     if not gates.recording:
         x.mul_(gates.save(never))
         return x if offset is None else x.add_(offset)
@@ -203,6 +210,25 @@ def _quotient(value: Tensor, x: Tensor) -> Tensor:
     return (value / x).nan_to_num_()
 
 
+def _differentiable_quotient(
+    func: Function, x: Tensor, offset: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Tensor:
+    """Return ``(f(x) - f(0)) / x`` with a derivative in ``x``; quotient and derivative are 0 at ``x = 0``.
+
+    In closed form for GELU and SiLU. Others are computed in float64 where there is one, since the derivative of the
+    quotient loses digits near 0.
+    """
+    name = find_operation(func).name
+    if name == "silu":
+        return x.sigmoid()
+    if name == "gelu" and (*args, *kwargs.values()) in ((), ("none",)):
+        return (1 + torch.erf(x / 2**0.5)) / 2
+    wide = x if x.device.type == "mps" or x.is_complex() else x.double()
+    safe = torch.where(wide == 0, 1, wide)
+    value = func(safe, *args, **kwargs)
+    return torch.where(wide == 0, 0, (value if offset is None else value - offset) / safe).to(x.dtype)
+
+
 def _value_at_zero(func: Function, x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Return ``f(0)``: a number, None if it is 0, or a tensor if the bounds are tensors."""
     if not any(isinstance(argument, Tensor) for argument in (*args, *kwargs.values())):
@@ -219,6 +245,8 @@ def _number_at_zero(func: Function, args: tuple[Any, ...], kwargs: tuple[tuple[s
 @register_rule("relu")
 def relu(gates: FrozenGates, func: Function, x: Tensor) -> Tensor:
     """Return ``relu(x) = x * stop(1 where x > 0)``, whose gradient is autograd's."""
+    if gates.written_out:
+        return x * gates.save(lambda: (x > 0).to(x.dtype))
     if not gates.recording:
         return torch.ops.aten.threshold_backward(x, gates.save(never), 0)
     value = func(x)
@@ -228,6 +256,8 @@ def relu(gates: FrozenGates, func: Function, x: Tensor) -> Tensor:
 
 def _relu_into(gates: FrozenGates, func: Function, x: Tensor) -> Tensor:
     """Apply :func:`relu` in place."""
+    if gates.written_out:
+        return x.copy_(relu(gates, func, x.clone()))
     if not gates.recording:
         return torch.ops.aten.threshold_backward.grad_input(x, gates.save(never), 0, grad_input=x)
     value = x.relu_()

@@ -49,7 +49,7 @@ def layer_norm(
 ) -> Tensor:
     """Return ``(x - mean x) * stop(1 / sigma) * weight + bias``."""
     dims = tuple(range(-len(normalized_shape), 0))
-    if gates.recall(lambda: look_at((weight, bias), {})[0] or x.dtype in LOW_PRECISION):
+    if gates.recall(lambda: look_at((weight, bias), {})[0] or x.dtype in LOW_PRECISION or gates.written_out):
         return _affine(gates, _standardised(gates, x, dims, eps), weight, bias)
     if not gates.recording:
         value = (x - x.mean(dims, keepdim=True)) * gates.save(never)
