@@ -287,3 +287,18 @@ def test_images_of_other_sizes(size):
     model, x = timm_vit(img_size=size), torch.randn(1, 3, *size)
     assert token_grid(model, x).patches == (size[0] // PATCH) * (size[1] // PATCH)
     assert token_dropping(model, x).shortens
+
+
+@pytest.mark.parametrize(
+    ("x", "words"),
+    [
+        (torch.zeros(2, 3, 40, 40), r"does not run on an image \[1, 3, 40, 40\]: .*\(40\).*\(32\)"),
+        (torch.zeros(2, 1, SIDE, SIDE), r"does not run on an image \[1, 1, 32, 32\]: .*channels"),
+    ],
+    ids=["size", "channels"],
+)
+def test_images_that_the_network_does_not_take(x, words):
+    """They are named as the reason, not the network's structure."""
+    model = timm_vit()
+    with untouched(model), pytest.raises(ValueError, match=words):
+        token_dropping(model, x)

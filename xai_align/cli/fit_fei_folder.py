@@ -11,13 +11,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from xai_align._tools.devices import usable_device
+from xai_align._tools.random_state import fixed_random_state
 from xai_align.cli.terminal import print_warnings
 from xai_align.data.image_folder import LabelledImage, check_images
 from xai_align.data.images import expand_paths, open_image
 from xai_align.data.value_range import ValueRange, check_range
 from xai_align.fei.amortised.explainer_file import save_explainer
 from xai_align.fei.amortised.fit import FEIFit, fit_fei
-from xai_align.fei.amortised.reference import PREFIX
+from xai_align.fei.amortised.reference import PREFIX, SEED
 from xai_align.plugins import ModelOptions, load_model
 
 #: Suffix of an explainer's file.
@@ -90,7 +91,8 @@ def fit_fei_folder(
     paths = expand_paths([str(one) for one in folders], recursive=recursive)
     check_images([LabelledImage(path, 0) for path in paths], value_range)
     stated = model_options or ModelOptions()
-    loaded = load_model(model, trust=trust, options=stated)
+    with fixed_random_state(SEED):  # a resumed run and fei:FILE get the same random weights
+        loaded = load_model(model, trust=trust, options=stated)
     print_warnings(loaded)
     loaded.model.to(where)
     fit = fit_fei(

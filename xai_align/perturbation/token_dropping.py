@@ -244,8 +244,9 @@ def token_dropping(model: nn.Module, images: Tensor, extra: Sequence[Any] = ()) 
         extra: further arguments of the model.
 
     Raises:
-        ValueError: the network keeps no grid of tokens (convolutions, windows, several resolutions), or hidden patches
-            are seen: tokens are mixed elsewhere than in softmax attention over all of them and in means.
+        ValueError: the network does not take the images, or keeps no grid of tokens (convolutions, windows, several
+            resolutions), or hidden patches are seen: tokens are mixed elsewhere than in softmax attention over all of
+            them and in means.
 
     Example::
 
@@ -258,6 +259,7 @@ def token_dropping(model: nn.Module, images: Tensor, extra: Sequence[Any] = ()) 
     grid = token_grid(model, images, extra)
     name = type(model).__name__
     if grid is None:
+        _check_that_it_runs(model, images, extra)
         raise ValueError(
             f"{name} keeps no grid of tokens through its depth, so no patches can be left out (it has convolutions, "
             "windows or several resolutions); hide them by a fill: removal='fill'"
@@ -267,6 +269,24 @@ def token_dropping(model: nn.Module, images: Tensor, extra: Sequence[Any] = ()) 
     with torch.inference_mode(False), torch.no_grad():
         extra = rows_of(tuple(extra), slice(0, 1), len(images))
         return _tested(model, grid, images[:1].detach().clone(), tuple(extra))
+
+
+def _check_that_it_runs(model: nn.Module, images: Tensor, extra: Sequence[Any]) -> None:
+    """Raise if the network has no grid of tokens because it doesn't take these images at all.
+
+    Raises:
+        ValueError: it raises on the first one, e.g. because of its size or number of channels.
+    """
+    with torch.inference_mode(False), torch.no_grad():
+        try:
+            Replica(model).module(images[:1].detach().clone(), *rows_of(tuple(extra), slice(0, 1), len(images)))
+        except Exception as error:
+            if hides_interrupt(error):
+                raise
+            raise ValueError(
+                f"{type(model).__name__} does not run on an image {[1, *images.shape[1:]]}: {error}; give images of "
+                "the size and the number of channels that it takes"
+            ) from error
 
 
 def with_visibility(x: Tensor, visible: Tensor) -> Tensor:

@@ -16,13 +16,15 @@ from xai_align import plugins
 from xai_align._tools.files.fields import shown
 from xai_align._tools.files.plain_json import in_one_clause
 from xai_align._tools.files.references import TRUST, reading
-from xai_align._tools.random_state import kept_random_state
+from xai_align._tools.random_state import fixed_random_state
 from xai_align.features.unwrapping import network_of
 from xai_align.fei.amortised.explainer_file import load_explainer
 from xai_align.hookspecs import LoadedModel
 
 #: Prefix of the reference.
 PREFIX = "fei:"
+#: Seed under which a network is loaded, to be fitted to and again: random weights (``timm:NAME@random``) are the same.
+SEED = 0
 _PLAIN = re.compile(r"(timm|torchvision):[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?(@random)?")
 
 
@@ -56,7 +58,7 @@ def load_explained(reference: str, *, trust: bool = False) -> LoadedModel | None
     _check_reference(wanted, path, trust=trust)
     given = {name: value for name, value in named.items() if value is not None}
     try:
-        with reading(path), kept_random_state():
+        with reading(path), fixed_random_state(SEED):
             loaded = plugins.load_model(wanted, trust=trust, options=plugins.ModelOptions(**given))
     except (ValueError, RuntimeError) as error:
         raise ValueError(f"'{path}' names a network that can't be had: {in_one_clause(error, length=600)}") from error
