@@ -1,9 +1,10 @@
-"""Seed every test, and count the tests that did not run, with the reason."""
+"""Seed every test, count the tests that did not run, with the reason, and make what several files use."""
 
 from __future__ import annotations
 
 import random
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,17 @@ def pytest_runtest_setup(item):
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The working directory, with one picture, where the network of ``cli_factory`` can be imported from."""
+    from cli_factory import save_half_red_half_blue  # not needed where other tests use this file
+
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    monkeypatch.chdir(tmp_path)
+    save_half_red_half_blue(tmp_path / "half.png")
+    return tmp_path
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)  # outermost: after pytest's own summary

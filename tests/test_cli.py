@@ -11,31 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cli_factory import save_half_red_half_blue
-from typer.testing import CliRunner
+from command_line import MODEL, explain, run
 
 from xai_align import explanation, plugins
 from xai_align.cli import demo
-from xai_align.cli.app import app
 from xai_align.hookspecs import AttributionSpec
-
-MODEL = "cli_factory:load"
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """The working directory, where the tiny network can be imported from."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    monkeypatch.chdir(tmp_path)
-    save_half_red_half_blue(tmp_path / "half.png")
-    return tmp_path
-
-
-def run(*words):
-    return CliRunner().invoke(app, [str(word) for word in words])
-
-
-def explain(*words, model=MODEL):
-    return run("explain", *words, "--model", model, "--device", "cpu")
 
 
 def numbers(name, out="xai-align-out"):

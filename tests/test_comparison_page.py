@@ -12,10 +12,10 @@ from itertools import pairwise
 from math import nan
 
 import pytest
-from browser import CHROMIUM, Browser
 from comparison_factory import METHODS, NUMBERS, comparison, curve, pictures, summary
 from PIL import Image
 
+from benchmarks.shared.browser import CHROMIUM, Browser
 from xai_align.report import comparison_page
 from xai_align.report.comparison_page import write_comparison_page
 from xai_align.report.comparison_sentences import metric_sentences

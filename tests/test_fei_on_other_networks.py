@@ -5,23 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 import torchvision
+from hf_networks import Logits, swin
 from networks import filled, images
 from torch import nn
-from transformers import MobileViTConfig, MobileViTForImageClassification, SwinConfig, SwinForImageClassification
+from transformers import MobileViTConfig, MobileViTForImageClassification
 
 from captum_align import ClippedGradientAttribution, FEIAttribution
 from xai_align.evaluation import hidden_activations
 from xai_align.features.resolve_layer import resolve_layer
 from xai_align.features.stage_layers import last_at_each_resolution
-
-
-class Logits(nn.Module):
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
-
-    def forward(self, x):
-        return self.model(x).logits
 
 
 def made(make):
@@ -32,11 +24,6 @@ def made(make):
 
 def googlenet():
     return torchvision.models.googlenet(weights=None, init_weights=False, num_classes=5, aux_logits=True)
-
-
-def swin():
-    sizes = {"image_size": 32, "embed_dim": 12, "depths": [1, 1], "num_heads": [1, 2], "window_size": 2}
-    return Logits(SwinForImageClassification(SwinConfig(**sizes, num_labels=5)))
 
 
 def mobilevit():

@@ -14,17 +14,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from command_line import run
 from PIL import Image
 from plugin_site import site_in
 from safetensors.torch import load_file
 from torch import nn
-from typer.testing import CliRunner
 
 from tests.networks import conv_net, untouched
 from xai_align.align.forward_passes.training_batch import TrainingBatch
 from xai_align.align.saved_fit import load_fit, masker_of
 from xai_align.cli import fit_align_folder
-from xai_align.cli.app import app
 from xai_align.comparison.domain_scores import score_domain
 from xai_align.data.domain_folder import read_domains, split_domains
 from xai_align.plugins import classifier, load_model
@@ -52,10 +51,6 @@ def folder(tmp_path, monkeypatch):
             for i in range(count):
                 save_picture(tmp_path / f"pictures/{domain}/{name}/{i:02d}.png", colour, level)
     return tmp_path
-
-
-def run(*words):
-    return CliRunner().invoke(app, [*map(str, words)])
 
 
 def refused(*words):

@@ -7,10 +7,10 @@ import re
 
 import numpy as np
 import pytest
-from browser import CHROMIUM, Browser
 from PIL import Image
 from typer.testing import CliRunner
 
+from benchmarks.shared.browser import CHROMIUM, Browser
 from xai_align.cli.app import app
 from xai_align.prototypes import load_prototypes
 from xai_align.report.part_picture import SIDE, part_picture, parts_on_sheet

@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from command_line import run
 from PIL import Image
-from typer.testing import CliRunner
 
-from xai_align.cli.app import app
 from xai_align.fei import AmortisedFEI, fit_fei, load_explainer, save_explainer
 from xai_align.fei.amortised.reference import explainer_of
 from xai_align.plugins import load_model
@@ -27,10 +26,6 @@ def folder(tmp_path, monkeypatch):
         pixels = np.random.default_rng(i).integers(0, 255, (40, 40, 3)).astype(np.uint8)
         Image.fromarray(pixels).save(path)
     return tmp_path
-
-
-def run(*words):
-    return CliRunner().invoke(app, [str(word) for word in words])
 
 
 def refused(*words):

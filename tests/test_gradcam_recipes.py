@@ -10,6 +10,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from hf_networks import Logits
 from networks import conv_net, filled, images
 from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
@@ -23,15 +24,6 @@ from xai_align import explain, read_out
 
 SIDE = 32
 TARGETS = [ClassifierOutputTarget(3), ClassifierOutputTarget(1)]
-
-
-class Logits(nn.Module):
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
-
-    def forward(self, x):
-        return self.model(x).logits
 
 
 def timm_vit():

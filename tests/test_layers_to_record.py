@@ -5,22 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 import torchvision
+from hf_networks import Logits, swin
 from torch import nn
-from transformers import SwinConfig, SwinForImageClassification, ViTConfig, ViTForImageClassification
+from transformers import ViTConfig, ViTForImageClassification
 
 from xai_align import Question
 from xai_align.features.stage_layers import layers_to_record
 from xai_align.plugins import metric
 from xai_align.question import ask
-
-
-class Logits(nn.Module):
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
-
-    def forward(self, x):
-        return self.model(x).logits
 
 
 class OneSize(nn.Module):
@@ -40,11 +32,6 @@ def vit():
     return Logits(ViTForImageClassification(ViTConfig(**sizes, intermediate_size=32, num_labels=4)))
 
 
-def swin():
-    sizes = {"image_size": 32, "embed_dim": 12, "depths": [1, 1], "num_heads": [1, 2], "window_size": 2}
-    return Logits(SwinForImageClassification(SwinConfig(**sizes, num_labels=4)))
-
-
 def torchvisions_vit():
     return torchvision.models.VisionTransformer(32, 8, 4, 2, 16, 32, num_classes=4)
 
@@ -55,7 +42,7 @@ def perceptron():
 
 MODELS = [
     (vit, 4),
-    (swin, 3),
+    (lambda: swin(4), 3),
     (torchvisions_vit, 4),
     (lambda: torchvision.models.mobilenet_v3_small(num_classes=4), 4),
     (OneSize, 2),

@@ -12,14 +12,13 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from command_line import run
 from PIL import Image
 from torch import nn
-from typer.testing import CliRunner
 
 from tests import output_factory
 from xai_align import Question, compare, read_out
 from xai_align._tools.logits import NoLogits, select_logits
-from xai_align.cli.app import app
 from xai_align.data.final_activation import final_activation
 from xai_align.data.output_description import OutputDescription, describe_output
 from xai_align.perturbation.curve import Curve, perturbation_curve
@@ -28,10 +27,6 @@ from xai_align.plugins import ModelOptions, metric
 from xai_align.question import TargetError
 
 FIELDS = ("in_dict", "in_only_dict", "in_tuple", "in_named_tuple", "in_record", "in_field")
-
-
-def run(*arguments):
-    return CliRunner().invoke(app, [str(one) for one in arguments])
 
 
 @pytest.fixture

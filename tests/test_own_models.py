@@ -7,24 +7,19 @@ import json
 import numpy as np
 import pytest
 import torch
+from command_line import run
 from PIL import Image
 from torch import nn
-from typer.testing import CliRunner
 
 from tests import output_factory
 from xai_align import compare
 from xai_align._tools.random_weights import RANDOM, following_weights, random_note
-from xai_align.cli.app import app
 from xai_align.data.class_names_file import read_class_names
 from xai_align.data.model_picture import picture_of
 from xai_align.hookspecs import LoadedModel
 from xai_align.plugins import ModelOptions, load_model
 
 NAMES = ("cat", "guard dog", "owl, barn owl")
-
-
-def run(*arguments):
-    return CliRunner().invoke(app, [str(one) for one in arguments])
 
 
 # ---------------------------------------------------------------- class names

@@ -15,8 +15,8 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 import torch
-from page_factory import QUESTIONS, coarse_record, noise, picture, record, section
 
+from benchmarks.shared.made_pages import QUESTIONS, coarse_record, many, noise, picture, record, section
 from xai_align.report.page import bars, render_page, write_page
 from xai_align.report.page_answer import answer_json, answer_of, read_answer
 from xai_align.report.stored_map import MOST_CELLS, stored_map
@@ -263,13 +263,6 @@ def test_the_demos_page_weighs_a_megabyte_at_most():
     made = [section(number, records, f"Photograph {number}") for number in range(4)]
     html = render_page(made, records * 4, title="Why?")
     assert len(html.encode()) < 1e6
-
-
-def many(photographs=64):
-    """Photographs with six maps that are all as hard to store as they can be."""
-    records = [record(noise(number), method=f"method_{number}", bias=0.5) for number in range(6)]
-    one = section(0, records)
-    return [dataclasses.replace(one, title=f"Photograph {number}") for number in range(photographs)], records
 
 
 def test_sixty_four_photographs_by_six_methods_weigh_fifteen_megabytes_at_most():

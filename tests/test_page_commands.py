@@ -9,33 +9,17 @@ import re
 from html import unescape
 from pathlib import Path
 
+import command_line
 import pytest
-from cli_factory import save_half_red_half_blue
+from command_line import MODEL, run
 from PIL import Image
-from typer.testing import CliRunner
 
 from xai_align._tools.files.folder_lock import locked_folder
-from xai_align.cli.app import app
 from xai_align.report import page as page_module
-
-MODEL = "cli_factory:load"
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """The working directory, where the tiny network can be imported from."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    monkeypatch.chdir(tmp_path)
-    save_half_red_half_blue(tmp_path / "half.png")
-    return tmp_path
-
-
-def run(*words):
-    return CliRunner().invoke(app, [str(word) for word in words])
 
 
 def explain(*words, model=MODEL):
-    return run("explain", *words, "--model", model, "--device", "cpu", "--out", "o")
+    return command_line.explain(*words, "--out", "o", model=model)
 
 
 def body(path="o/index.html"):

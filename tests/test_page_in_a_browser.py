@@ -8,11 +8,11 @@ import re
 import numpy as np
 import pytest
 import torch
-from browser import CHROMIUM, Browser
 from comparison_factory import comparison, pictures
-from page_factory import coarse_record, noise, record, section
-from test_page import HOSTILE, many
+from test_page import HOSTILE
 
+from benchmarks.shared.browser import CHROMIUM, Browser
+from benchmarks.shared.made_pages import coarse_record, many, noise, record, section
 from xai_align.data.overlay import FOR, STRONGEST
 from xai_align.report.comparison_page import write_comparison_page
 from xai_align.report.page import render_page

@@ -7,6 +7,7 @@ import timm
 import torch
 import torchvision
 import transformers
+from hf_networks import Logits, swin
 from torch import Tensor, nn
 
 from tests.networks import conv_net, filled, images, untouched
@@ -24,15 +25,6 @@ def timm_vit(**options):
 
 def torchvision_vit():
     return filled(torchvision.models.VisionTransformer(SIDE, PATCH, 3, 2, 24, 48, num_classes=5))
-
-
-class Logits(nn.Module):
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
-
-    def forward(self, x):
-        return self.model(x).logits
 
 
 def hf_vit(attention="sdpa"):
@@ -229,13 +221,6 @@ def test_a_bias_for_each_pair_of_places_keeps_the_sequence():
     with torch.no_grad():
         first, second = (copy(torch.cat([one, masks([[1, 5]])], 1)) for one in (x, other))
     torch.testing.assert_close(first, second, rtol=0, atol=1e-6)
-
-
-def swin():
-    config = transformers.SwinConfig(
-        image_size=SIDE, embed_dim=12, depths=[1, 1], num_heads=[1, 2], window_size=2, num_labels=5
-    )
-    return Logits(transformers.SwinForImageClassification(config))
 
 
 class Mixed(Pooled):

@@ -32,7 +32,7 @@ class AlignOptions(TrainingOptions):
 
     Attributes:
         saliency: the map that is aligned with the mask. "gradcam": the label's Grad-CAM. "readout": the exact readout
-            of its logit, signed, with its whole gradient; see :mod:`~xai_align.align.readout_saliency`.
+            of its logit, signed, with its whole gradient; see :mod:`~xai_align.align.saliency_of_readouts`.
         order: (Grad-CAM only) "first": the CAM's channel weights are constants for the gradient; "second": it goes
             through them.
         normalise: how a CAM is scaled to [0, 1], see :func:`~xai_align.align.saliency.normalised`: "max", "minmax", or

@@ -11,22 +11,16 @@ from rich.console import Console
 
 from xai_align._tools.files.references import typed_on_the_command_line
 from xai_align.cli.shared_options import (
-    ClassNames,
+    BatchSize,
     Device,
-    ImageSize,
-    InputChannels,
-    Mean,
+    ModelFlags,
     ModelReference,
-    OutputField,
-    OutputKindName,
     Range,
     Recursive,
     Seed,
-    Std,
     TrustCode,
-    Unit,
-    model_options,
     split_names,
+    with_model_flags,
 )
 from xai_align.cli.terminal import output, print_error, print_lines, print_notes, progress_bar, report_errors
 
@@ -36,6 +30,7 @@ if TYPE_CHECKING:
 _NAMES = "NAME[,NAME...]"
 
 
+@with_model_flags
 def compare_command(
     model: ModelReference,
     images: Annotated[
@@ -92,7 +87,7 @@ def compare_command(
     out: Annotated[
         Path, typer.Option(help="Folder for values, tables, pictures and the page. An interrupted run is resumed.")
     ] = Path("xai-align-compare"),
-    batch_size: Annotated[int, typer.Option(min=1, help="Number of images in a batch.")] = 8,
+    batch_size: BatchSize = 8,
     limit: Annotated[int | None, typer.Option(min=1, help="Use only this many images.")] = None,
     seed: Seed = 0,
     pictures: Annotated[int, typer.Option(min=0, help="Number of images to draw explanations of.")] = 6,
@@ -110,14 +105,8 @@ def compare_command(
     ] = None,
     recursive: Recursive = False,
     value_range: Range = None,
-    class_names: ClassNames = None,
-    output_kind: OutputKindName = None,
-    output_field: OutputField = None,
-    unit: Unit = None,
-    img_size: ImageSize = None,
-    in_chans: InputChannels = None,
-    mean: Mean = None,
-    std: Std = None,
+    *,
+    model_flags: ModelFlags,
     trust_code: TrustCode = False,
 ) -> None:
     """Compare methods on images.
@@ -158,16 +147,7 @@ def compare_command(
             recursive=recursive,
             value_range=value_range,
             trust=trust_code,
-            model_options=model_options(
-                class_names=class_names,
-                output_kind=output_kind,
-                output_field=output_field,
-                unit=unit,
-                img_size=img_size,
-                in_chans=in_chans,
-                mean=mean,
-                std=std,
-            ),
+            model_options=model_flags.options(),
             progress=show_progress,
         )
     if is_main_process():  # in the others, an exit status other than 0 would make the launcher stop the rest

@@ -11,21 +11,14 @@ from rich.console import Console
 from xai_align._tools.files.legible import legible
 from xai_align._tools.files.references import typed_on_the_command_line
 from xai_align.cli.shared_options import (
-    ClassNames,
     Device,
-    ImageSize,
-    InputChannels,
-    Mean,
+    ModelFlags,
     ModelReference,
-    OutputField,
-    OutputKindName,
     Range,
     Recursive,
-    Std,
     TrustCode,
-    Unit,
-    model_options,
     split_names,
+    with_model_flags,
 )
 from xai_align.cli.terminal import output, print_error, print_warnings, progress_bar, report_errors
 
@@ -33,6 +26,7 @@ if TYPE_CHECKING:
     from xai_align.report.record import Record
 
 
+@with_model_flags
 def explain_command(
     images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Images, folders, patterns like 'a/*.jpg'.")],
     model: ModelReference,
@@ -69,14 +63,8 @@ def explain_command(
     recursive: Recursive = False,
     value_range: Range = None,
     device: Device = None,
-    class_names: ClassNames = None,
-    output_kind: OutputKindName = None,
-    output_field: OutputField = None,
-    unit: Unit = None,
-    img_size: ImageSize = None,
-    in_chans: InputChannels = None,
-    mean: Mean = None,
-    std: Std = None,
+    *,
+    model_flags: ModelFlags,
     trust_code: TrustCode = False,
 ) -> None:
     """Explain images.
@@ -98,16 +86,7 @@ def explain_command(
             recursive=recursive,
             value_range=value_range,
             trust=trust_code,
-            options=model_options(
-                class_names=class_names,
-                output_kind=output_kind,
-                output_field=output_field,
-                unit=unit,
-                img_size=img_size,
-                in_chans=in_chans,
-                mean=mean,
-                std=std,
-            ),
+            options=model_flags.options(),
         )
     print_warnings(task.loaded)
     records: list[Record] = []

@@ -14,6 +14,7 @@ from rich.table import Table
 from xai_align._tools.files.references import typed_on_the_command_line
 from xai_align.cli.shared_options import (
     BackboneReference,
+    BatchSize,
     Device,
     OptionsFile,
     Patience,
@@ -81,7 +82,7 @@ def fit_align_command(
     masker_only_epochs: Annotated[
         int, typer.Option(min=0, help="Epochs after that in which only the masker is trained.")
     ] = 1,
-    batch_size: Annotated[int, typer.Option(min=1, help="Number of images in a batch.")] = 32,
+    batch_size: BatchSize = 32,
     learning_rate: Annotated[float, typer.Option(help="Initial learning rate of the classifier.")] = 3e-4,
     masker_learning_rate: Annotated[float, typer.Option(help="Initial learning rate of the masker.")] = 3e-3,
     validation_share: Annotated[

@@ -10,9 +10,11 @@ import typer
 from xai_align._tools.files.legible import legible
 from xai_align._tools.files.references import typed_on_the_command_line
 from xai_align.cli.shared_options import (
+    BatchSize,
     Device,
     ImageSize,
     InputChannels,
+    LearningRate,
     Mean,
     ModelReference,
     OptionsFile,
@@ -48,8 +50,8 @@ def fit_fei_command(
         ),
     ] = Path("fei.safetensors"),
     epochs: Annotated[int, typer.Option(min=1, help="Number of epochs.")] = 20,
-    batch_size: Annotated[int, typer.Option(min=1, help="Number of images in a batch.")] = 16,
-    learning_rate: Annotated[float, typer.Option(help="Initial learning rate.")] = 2e-3,
+    batch_size: BatchSize = 16,
+    learning_rate: LearningRate = 2e-3,
     patience: Patience = None,
     value_range: Range = None,
     seed: Seed = 0,

@@ -10,7 +10,9 @@ import typer
 from xai_align._tools.files.references import typed_on_the_command_line
 from xai_align.cli.shared_options import (
     BackboneReference,
+    BatchSize,
     Device,
+    LearningRate,
     OptionsFile,
     Patience,
     Range,
@@ -57,8 +59,8 @@ def fit_pinet_command(
         ),
     ] = None,
     epochs: Annotated[int, typer.Option(min=1, help="Maximum number of epochs.")] = 20,
-    batch_size: Annotated[int, typer.Option(min=1, help="Number of images in a batch.")] = 32,
-    learning_rate: Annotated[float, typer.Option(help="Initial learning rate.")] = 1e-3,
+    batch_size: BatchSize = 32,
+    learning_rate: LearningRate = 1e-3,
     validation_share: Annotated[float, typer.Option(help="Share of each class that is used for validation.")] = 0.2,
     patience: Patience = None,
     examples: Annotated[int, typer.Option(min=0, help="Number of validation images to draw maps of.")] = 6,

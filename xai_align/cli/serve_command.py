@@ -8,23 +8,17 @@ import typer
 
 from xai_align._tools.files.references import typed_on_the_command_line
 from xai_align.cli.shared_options import (
-    ClassNames,
     Device,
-    ImageSize,
-    InputChannels,
-    Mean,
+    ModelFlags,
     ModelReference,
-    OutputField,
-    OutputKindName,
-    Std,
     TrustCode,
-    Unit,
-    model_options,
     split_names,
+    with_model_flags,
 )
 from xai_align.cli.terminal import report_errors
 
 
+@with_model_flags
 def serve_command(
     model: ModelReference,
     method: Annotated[
@@ -34,14 +28,8 @@ def serve_command(
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0: every network.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port.")] = 7860,
     device: Device = None,
-    class_names: ClassNames = None,
-    output_kind: OutputKindName = None,
-    output_field: OutputField = None,
-    unit: Unit = None,
-    img_size: ImageSize = None,
-    in_chans: InputChannels = None,
-    mean: Mean = None,
-    std: Std = None,
+    *,
+    model_flags: ModelFlags,
     trust_code: TrustCode = False,
 ) -> None:
     """Serve explanations in the browser.
@@ -51,16 +39,7 @@ def serve_command(
     from xai_align.cli.space import space
 
     with report_errors(), typed_on_the_command_line():
-        options = model_options(
-            class_names=class_names,
-            output_kind=output_kind,
-            output_field=output_field,
-            unit=unit,
-            img_size=img_size,
-            in_chans=in_chans,
-            mean=mean,
-            std=std,
-        )
+        options = model_flags.options()
         methods = split_names(method) if method else None
         app = space(model, methods=methods, device=device, trust=trust_code, options=options)
         app.launch(server_name=host, server_port=port)

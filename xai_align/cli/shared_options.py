@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, fields
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
@@ -45,6 +48,8 @@ TrustCode = Annotated[
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, ... Default: a GPU if there is one.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of all random numbers.")]
 Workers = Annotated[int, typer.Option("--workers", min=0, help="Number of processes that load images.")]
+BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Number of images in a batch.")]
+LearningRate = Annotated[float, typer.Option("--learning-rate", help="Initial learning rate.")]
 Patience = Annotated[
     int | None,
     typer.Option("--patience", min=1, help="Stop after this many validations without improvement. Default: never."),
@@ -112,6 +117,54 @@ Mean = Annotated[
 Std = Annotated[
     str | None, typer.Option("--std", metavar="X[,X...]", help="Standard deviation of the input; see --mean.")
 ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFlags:
+    """What the user states about the model, as it was typed; see ``with_model_flags``."""
+
+    class_names: ClassNames = None
+    output_kind: OutputKindName = None
+    output_field: OutputField = None
+    unit: Unit = None
+    img_size: ImageSize = None
+    in_chans: InputChannels = None
+    mean: Mean = None
+    std: Std = None
+
+    def options(self) -> ModelOptions:
+        """Return what was stated.
+
+        Raises:
+            ValueError: a number or a kind can't be read.
+        """
+        return model_options(**asdict(self))
+
+
+def with_model_flags(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of ``ModelFlags``, at the place of its parameter ``model_flags``.
+
+    Typer reads the options of a command from its signature and has no groups of options.
+    """
+    hints = get_type_hints(ModelFlags, include_extras=True)
+    keyword_only = inspect.Parameter.KEYWORD_ONLY
+    flags = [
+        inspect.Parameter(one.name, keyword_only, default=one.default, annotation=hints[one.name])
+        for one in fields(ModelFlags)
+    ]
+    signature = inspect.signature(command, eval_str=True)
+    parameters: list[inspect.Parameter] = []
+    for parameter in signature.parameters.values():
+        parameters += flags if parameter.name == "model_flags" else [parameter]
+
+    @wraps(command)
+    def with_flags(**given: Any) -> None:
+        stated = ModelFlags(**{one.name: given.pop(one.name) for one in flags})
+        command(model_flags=stated, **given)
+
+    with_flags.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    with_flags.__annotations__ = {one.name: one.annotation for one in parameters}
+    return with_flags
 
 
 def model_options(

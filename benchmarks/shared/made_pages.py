@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import torch
 
@@ -108,3 +110,10 @@ def section(number=0, records=None, title="A cat", side=224):
         predictions=[("tabby", 0.665, 2.0), ("lynx", 0.245, 1.0), ("teapot", 0.09, 0.0)],
         questions=asked,
     )
+
+
+def many(photographs=64):
+    """Photographs with six maps that are all as hard to store as they can be."""
+    records = [record(noise(number), method=f"method_{number}", bias=0.5) for number in range(6)]
+    one = section(0, records)
+    return [dataclasses.replace(one, title=f"Photograph {number}") for number in range(photographs)], records
