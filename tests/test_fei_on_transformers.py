@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import timm
 import torch
@@ -13,11 +15,9 @@ from tests.test_token_dropping import PLACES, SIDE, Pooled, dinov2, hf_vit, on_t
 from xai_align import read_out
 from xai_align.fei import optimize_masks
 from xai_align.fei.quantile_masks import standardised
+from xai_align.perturbation import TieWarning
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::xai_align.perturbation.ranking.TieWarning"),
-    pytest.mark.filterwarnings("ignore::xai_align.fei.optimised.AreaMissed"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore::xai_align.fei.optimised.AreaMissed")
 HELD = {"n_iter": 1, "lr": 1e-12}
 FEW = {"n_iter": 3, "lr": 0.2}
 
@@ -95,6 +95,15 @@ def test_a_fill_is_of_no_account_where_patches_are_left_out():
         for fill in (0.0, 5.0)
     )
     assert torch.equal(a, b)
+
+
+def test_the_border_of_an_upsampled_map_is_no_tie():
+    """Beyond the centres of 4 x 4 cells 7/16 of the pixels have a neighbour's value; the scores of cells all differ."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", TieWarning)
+        found = optimize_masks(timm_vit(), pictures(3), [1, 3, 0], internal_batch_size=2, **FEW)
+    assert found.tie_fraction.tolist() == [0, 0, 0]
+    assert found.cells.shape == (3, 4, 4)
 
 
 def test_masks_of_patches_are_shifted_by_whole_patches():

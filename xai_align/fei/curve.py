@@ -195,6 +195,7 @@ def curve_masks(
             *([] if stages or not loss.deviation_weight else [_NO_STAGES]),
         ],
         warn=warn,
+        cells=scores,
     )
 
 

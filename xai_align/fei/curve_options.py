@@ -35,7 +35,7 @@ class CurveOptions:
         shift: maximum shift of masks in pixels; None: a 56th of the shorter side, none where cells are
             patches.
         mirror: "random": half of the composites are flipped left to right; none if gradients are changed. On
-            photographs this costs more than it gives: each step tells less, so more of them are needed.
+            photographs this costs more than it gives: each step carries less information, so more of them are needed.
         deviation_weight: ``w``; 0 turns the deviation of hidden layers off.
         deviation_layers: the layers whose deviation counts; None: the stages that a plugin names, else the
             last module at each resolution (see :mod:`~xai_align.features.stage_layers`).

@@ -50,10 +50,11 @@ class OptimisedMasks:
         quantiles: the ``K`` shares of the image that the masks should mark.
         areas: ``[N, K]``: the shares that they mark.
         losses: ``[N, steps]``: the objective before each step, see the solver.
-        tie_fraction: ``[N]``: the share of pixels of the map whose value is not unique.
+        tie_fraction: ``[N]``: the share of the cells, or of the pixels without cells, whose score is not unique.
         clipped: the activations whose gradients were clipped, e.g. "features.1 (relu)".
         passes: forward and backward passes through the network for each image.
         notes: further remarks, e.g. the source of random colours.
+        cells: ``[N, h, w]``: the scores that the map was upsampled from; None: each pixel has its own.
 
     Example::
 
@@ -71,6 +72,7 @@ class OptimisedMasks:
     clipped: tuple[str, ...]
     passes: int
     notes: tuple[str, ...] = ()
+    cells: Tensor | None = field(default=None, repr=False)
 
 
 def optimised_masks(
@@ -83,8 +85,12 @@ def optimised_masks(
     passes: int,
     notes: Iterable[str] = (),
     warn: bool = True,
+    cells: Tensor | None = None,
 ) -> OptimisedMasks:
     """Make the record of maps ``[N, H, W]`` and masks ``[N, K, H, W]``; warn of missed areas and many ties.
+
+    Ties are counted on ``cells`` if there are any: beyond the centres of the outermost cells, pixels are equal by
+    construction.
 
     Raises:
         ValueError: maps, masks or losses hold NaN or infinity.
@@ -92,19 +98,21 @@ def optimised_masks(
     # level sets of NaN are zeros, so the maps are checked, too
     _check_finite(attribution, masks, losses)
     areas = masks.flatten(2).mean(2)
+    ranked = attribution if cells is None else cells
     if warn:
         _warn_of_missed_areas(areas, quantiles)
-        warn_of_ties(rank(attribution))
+        warn_of_ties(rank(ranked))
     return OptimisedMasks(
         attribution=attribution,
         masks=masks,
         quantiles=quantiles,
         areas=areas,
         losses=losses,
-        tie_fraction=tie_rate(attribution),
+        tie_fraction=tie_rate(ranked),
         clipped=tuple(clipped),
         passes=passes,
         notes=tuple(notes),
+        cells=cells,
     )
 
 

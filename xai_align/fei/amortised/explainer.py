@@ -1,4 +1,4 @@
-"""Fitted explainer: a score network, and the fingerprint of the only network that it speaks of."""
+"""Fitted explainer: a score network, and the fingerprint of the only network that it explains."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Fingerprint of an explained network: what an amortised explainer must find again before it speaks.
+"""Fingerprint of an explained network: what must match before an amortised explainer is used.
 
-A map of another network would look as plausible as one of its own. So a fitted explainer knows the digests of its
+A map of another network would look as plausible as one of its own. So a fitted explainer stores the digests of its
 network's parameters and buffers, the size and channels of its images, their normalisation, the layers that it reads,
 and the answer to one fixed noise image, which depends on the code of the forward pass too.
 """
@@ -159,7 +159,7 @@ class Fingerprint:
             OtherNetwork: it has; the message says which.
         """
         weights = weights_of(model)
-        remedy = "an explainer speaks of its own network alone: give that one, or fit another explainer"
+        remedy = "an explainer is valid for its own network alone: give that one, or fit another explainer"
         if _structure(weights) != self.structure:
             raise OtherNetwork(
                 f"this explainer was fitted to a {self.network} whose parameters have other names, shapes or dtypes "
