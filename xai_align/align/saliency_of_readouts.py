@@ -105,7 +105,17 @@ def readout_evidence(model: nn.Module, images: Tensor, target: Tensor, *, layer:
 def readout_saliency(
     model: nn.Module, images: Tensor, target: Tensor, *, layer: Layer = None, how: Normalise = "max"
 ) -> Tensor:
-    """Return :func:`readout_evidence` scaled to [0, 1], ``[N, 1, h, w]``; see the module's formulas."""
+    """Return :func:`readout_evidence` scaled to [0, 1], ``[N, 1, h, w]``; see the module's formulas.
+
+    Args:
+        model, images, target, layer: as for :func:`readout_evidence`.
+        how: "max" or another scaling of :func:`~xai_align.align.normalised`; all but "signed" leave negative evidence
+            out.
+
+    Example::
+
+        saliency = readout_saliency(model, images, labels)  # [N, 1, h, w], 1 at each map's strongest evidence
+    """
     evidence = readout_evidence(model, images, target, layer=layer)
     return normalised(evidence if how == "signed" else evidence.relu(), how=how)
 
