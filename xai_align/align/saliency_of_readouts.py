@@ -108,7 +108,10 @@ def readout_saliency(
     """Return :func:`readout_evidence` scaled to [0, 1], ``[N, 1, h, w]``; see the module's formulas.
 
     Args:
-        model, images, target, layer: as for :func:`readout_evidence`.
+        model: as for :func:`readout_evidence`.
+        images: as for :func:`readout_evidence`.
+        target: as for :func:`readout_evidence`.
+        layer: as for :func:`readout_evidence`.
         how: "max" or another scaling of :func:`~xai_align.align.normalised`; all but "signed" leave negative evidence
             out.
 
