@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from benchmarks.readout.census import GOAL, MEMORY, Census, build, rows, run
+from benchmarks.readout.census import GOAL, Census, build, described, in_precision, rows, run
 
 TABLE = Path(__file__).with_name("default_census.tsv")
 COLUMNS = (
@@ -25,28 +25,9 @@ SMALLEST = 192
 
 
 def measure(name: str) -> dict[str, object]:
-    import timm
-    import torch
-
     model, x, note = build(name, SMALLEST)
-    row: dict[str, object] = {
-        "module": timm.model_entrypoint(name).__module__.rpartition(".")[2],
-        "mparams": f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f}",
-        "size": "x".join(map(str, x.shape[-2:])),
-        "note": note,
-    }
-    torch.manual_seed(0)
-    for dtype in (torch.float32, torch.float64):
-        if dtype == torch.float64:
-            if float(row["mparams"]) * 8e6 > MEMORY * 2**30:
-                row["note"] = f"{row['note']}; float64 does not fit".lstrip("; ")
-                break
-            model, x = model.double(), x.double()
-        row |= errors(model, x)
-        row["dtype"] = str(dtype).removeprefix("torch.")
-        if float(row["error"]) <= GOAL[row["dtype"]]:
-            break
-    return row
+    row = described(name, model, x, note)
+    return row | in_precision(model, x, row, errors, ("error",))
 
 
 def errors(model, x) -> dict[str, object]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from dataclasses import fields
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from xai_align._tools.batches import batches_of
 from xai_align._tools.checks import check_integer
 from xai_align._tools.single_tensor import only_one
 from xai_align._tools.thread_state import restores_thread_state
@@ -100,24 +102,12 @@ class EPICMethod:
         size = self.internal_batch_size
         if not isinstance(images, Tensor) or size is None or len(images) <= size:
             return channel_shares(self.forward_func, images, target, self.prototypes)
-        from xai_align._tools.batches import batches_of
-
         parts = [
             channel_shares(self.forward_func, batch.inputs[0], batch.target, self.prototypes)
             for batch in batches_of((images,), target, None, size)
         ]
-        whole = (
-            "answer",
-            "shares",
-            "contributions",
-            "maps",
-            "prefix",
-            "around",
-            "bias",
-            "completeness_error",
-            "logits",
-        )
-        joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in whole}
+        tensors = [one.name for one in fields(ChannelShares) if one.name != "kind"]
+        joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in tensors}
         return ChannelShares(**joined, kind=parts[0].kind)
 
     def channels(
