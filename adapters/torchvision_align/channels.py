@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from xai_align._tools.thread_state import restores_thread_state
+
 
 def stem_of(model: nn.Module) -> tuple[str, nn.Conv2d]:
     """Return the convolution that takes the image, and its name: the first one.
@@ -20,6 +22,7 @@ def stem_of(model: nn.Module) -> tuple[str, nn.Conv2d]:
     raise ValueError(f"{type(model).__name__} has no convolution that takes images")
 
 
+@restores_thread_state
 def with_channels(model: nn.Module, channels: int) -> nn.Module:
     """Return the model for images of so many channels; its first convolution is replaced if it takes others.
 

@@ -22,6 +22,7 @@ from captum_align import (
 )
 from gradcam_align import ALIGNCAM, FEICAM, AttributionCAM, PiNetCAM
 from xai_align import Question, explain, read_out
+from xai_align._tools.thread_state import restores_thread_state
 from xai_align.align.masker import Masker
 from xai_align.fei import AmortisedExplainer, ScoreNetwork, clip_gradients, optimize_masks
 from xai_align.fei.amortised.explained_network import ExplainedNetwork
@@ -42,6 +43,7 @@ def tiny_masker() -> nn.Module:
         return Masker(width=2, depth=1)
 
 
+@restores_thread_state
 def untrained_explainer(model: nn.Module, images: Tensor) -> AmortisedExplainer:
     """An explainer of this model, with fixed weights."""
     explained = ExplainedNetwork(model, images[:1])

@@ -72,10 +72,14 @@ def interrupted(call: Callable[[], Any], seconds: float) -> BaseException | None
 _FRESH = ThreadState.now()
 
 
+def differing(now: ThreadState, before: ThreadState) -> list[str]:
+    """Return the names of the parts of the thread's state that differ."""
+    return [name for name, value, earlier in zip(now._fields, now, before, strict=True) if value != earlier]
+
+
 def leftovers() -> list[str]:
     """Describe the state that an interrupt left in this thread."""
-    now = ThreadState.now()
-    found = [name for name, value, fresh in zip(now._fields, now, _FRESH, strict=True) if value != fresh]
+    found = differing(ThreadState.now(), _FRESH)
     if torch.is_inference_mode_enabled():
         found.append("inference mode")
     x = torch.ones(2, requires_grad=True)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from xai_align._tools.thread_state import restores_thread_state
 from xai_align.align.masker_file import HoldsMasker, find_masker
 from xai_align.export.exported_program import trace, write_program
 from xai_align.export.onnx_file import check_onnx_is_installed, write_onnx
@@ -17,6 +18,7 @@ from xai_align.export.to_file import checked_path
 from xai_align.features.unwrapping import unwrapped
 
 
+@restores_thread_state
 def export_masker(
     masker: HoldsMasker,
     path: str | os.PathLike[str],

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from xai_align._tools.model_state import evaluating
 from xai_align._tools.random_state import kept_random_state
+from xai_align._tools.thread_state import restores_thread_state
 from xai_align.align.training.batch_validation import BatchValidator
 
 __all__ = ["Limits", "ShortcutWarning", "Shortcuts", "find_shortcuts"]
@@ -89,6 +90,7 @@ class Shortcuts:
         return "\n".join(self.signs) or "no sign of a shortcut"
 
 
+@restores_thread_state
 def find_shortcuts(
     classifier: nn.Module,
     masker: nn.Module | None,

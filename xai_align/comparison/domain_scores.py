@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from xai_align._tools.replica import Replica
+from xai_align._tools.thread_state import restores_thread_state
 from xai_align.align.forward_passes.training_batch import TrainingBatch
 from xai_align.align.saliency import grad_cam, normalised
 from xai_align.align.saliency_of_readouts import Saliency, readout_saliency
@@ -56,6 +57,7 @@ class DomainScores:
     maps: dict[str, MapScores] = field(default_factory=dict)
 
 
+@restores_thread_state
 def score_domain(
     classifier: nn.Module,
     batches: Iterable[TrainingBatch],
@@ -104,6 +106,7 @@ def score_domain(
     return _scores(torch.cat(right), torch.cat(labels), {name: torch.cat(found) for name, found in values.items()})
 
 
+@restores_thread_state
 def maps_of(
     classifier: nn.Module,
     masker: nn.Module | None,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from xai_align._tools.logits import select_logits
 from xai_align._tools.random_state import kept_random_state
 from xai_align._tools.replica import Replica
-from xai_align._tools.thread_state import hides_interrupt
+from xai_align._tools.thread_state import hides_interrupt, restores_thread_state
 
 if TYPE_CHECKING:
     from xai_align.hookspecs import LoadedModel
@@ -24,6 +24,7 @@ _VALUES_KEPT = frozenset(
 )
 
 
+@restores_thread_state
 def final_activation(model: nn.Module, inputs: Tensor, output: str | int | None = None) -> str:
     """Return the name of the sigmoid or softmax whose values are the model's outputs; "" if none is found.
 

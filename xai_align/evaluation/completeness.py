@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from xai_align._tools.checks import check_finite
 from xai_align._tools.logits import select_logits
+from xai_align._tools.thread_state import restores_thread_state
 from xai_align.evaluation.does_not_apply import MetricDoesNotApply
 from xai_align.perturbation.fills import filler
 from xai_align.pinet.records import Readout
@@ -61,6 +62,7 @@ def completeness_gap(
     return completeness_error(forward_func, inputs, attributions, target=target)
 
 
+@restores_thread_state
 def completeness_error(
     forward_func: Callable[..., Tensor],
     inputs: Tensor,

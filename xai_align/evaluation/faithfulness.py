@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from xai_align._tools.checks import check_choice
+from xai_align._tools.thread_state import restores_thread_state
 from xai_align.evaluation.curve_metric import CurveMetric
 from xai_align.perturbation.curve import Curve
 from xai_align.perturbation.questioned import curve_values
@@ -278,6 +279,7 @@ def _game(name: str, preset: str, baselines: Any, num_steps: int) -> Perturbatio
     return PerturbationSpec(fill, "lerf" if name == "insertion" else "morf", steps(num_steps))
 
 
+@restores_thread_state
 def _judged(
     metric: CurveMetric,
     forward_func: Callable[..., Tensor],

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from xai_align._tools.checks import check_finite, check_integer, check_number
 from xai_align._tools.model_state import check_evaluation_mode
 from xai_align._tools.progress import progress_bar
+from xai_align._tools.thread_state import restores_thread_state
 from xai_align.evaluation.localisation import pixel_maps, positive_mass
 from xai_align.perturbation.spec import grid_mask
 
@@ -290,6 +291,7 @@ def class_probabilities(
     return p.gather(1, labels[:, None])[:, 0] * (p.argmax(1) == labels)
 
 
+@restores_thread_state
 def _probabilities(model: nn.Module | Callable[..., Tensor], images: Tensor, batch_size: int | None) -> Tensor:
     """Return probabilities ``[N, K]`` on the CPU."""
     if isinstance(model, nn.Module):

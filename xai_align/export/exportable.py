@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from xai_align._tools.replica import LOW_PRECISION, Replica
+from xai_align._tools.thread_state import restores_thread_state
 from xai_align.export.local_terms import LocalTerms, with_parameters
 from xai_align.export.pinet_terms import PiNetTerms
 from xai_align.features.head_input import HEAD
@@ -26,6 +27,7 @@ INSTEAD = (
 )
 
 
+@restores_thread_state
 def exportable(
     model: Any, example: Tensor, feature_space: Layer = None, *, output: str | int | None = None
 ) -> LocalTerms | PiNetTerms:

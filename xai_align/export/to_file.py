@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from xai_align._tools.files.whole_file import whole_file
+from xai_align._tools.thread_state import restores_thread_state
 from xai_align._tools.version import __version__
 from xai_align.export.exportable import as_input, prepared
 from xai_align.export.exported_program import program_in, trace, write_program
@@ -61,6 +62,7 @@ class Exported:
     checked_with: str
 
 
+@restores_thread_state
 def to_onnx(
     model: Any,
     example: Tensor,
@@ -120,6 +122,7 @@ def to_onnx(
     return job.run(path, write, tolerance)
 
 
+@restores_thread_state
 def to_exported_program(
     model: Any,
     example: Tensor,

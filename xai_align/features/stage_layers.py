@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from xai_align._tools.batches import rows_of
 from xai_align._tools.replica import Replica
+from xai_align._tools.thread_state import restores_thread_state
 from xai_align.features.grid_layers import grid_layers
 from xai_align.plugins import stages
 from xai_align.question import QuestionModel
@@ -106,6 +107,7 @@ def last_at_each_resolution(
     return tuple(names[-1] for names in once if names)
 
 
+@restores_thread_state
 def _shapes(
     model: nn.Module, inputs: Tensor, additional_forward_args: Sequence[Any]
 ) -> tuple[dict[str, tuple[int, ...]], Counter[str]]:

@@ -180,8 +180,6 @@ def iterate_curves(
         hooks = LayerHooks.on(forward_func, names)
     if activation not in (None, "relative"):
         check_choice("activation", activation, ("auto", "softmax", "sigmoid"))
-    with torch.autocast(inputs.device.type, dtype=autocast, enabled=autocast is not None):
-        memory_format = fastest_format(asked, inputs, extra, context=autocast)
     network = Network(
         forward_func,
         extra,
@@ -190,7 +188,7 @@ def iterate_curves(
         autocast,
         hooks,
         internal_batch_size or (BATCH_ON_CPU if inputs.device.type == "cpu" else BATCH_ON_GPU),
-        memory_format,
+        _memory_format(asked, inputs, extra, autocast),
     )
     with progress_bar("perturbing", len(inputs), shown=show_progress, timed="example") as bar:
         for first in range(0, len(inputs), EXAMPLES_AT_ONCE):
@@ -199,6 +197,15 @@ def iterate_curves(
             numbers = torch.arange(rows.start, rows.stop, device=inputs.device)
             yield rows, _curves_of(network, inputs[rows], scores[rows], specs, mask, numbers)
             bar.advance(rows.stop - rows.start)
+
+
+@restores_thread_state
+def _memory_format(
+    forward_func: Callable[..., Tensor], inputs: Tensor, extra: tuple[Any, ...], autocast: torch.dtype | None
+) -> torch.memory_format:
+    """Return the memory format in which the network is fastest in this precision."""
+    with torch.autocast(inputs.device.type, dtype=autocast, enabled=autocast is not None):
+        return fastest_format(forward_func, inputs, extra, context=autocast)
 
 
 @restores_thread_state

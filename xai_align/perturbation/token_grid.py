@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
 from xai_align._tools.replica import Replica
-from xai_align._tools.thread_state import hides_interrupt
+from xai_align._tools.thread_state import hides_interrupt, restores_thread_state
 from xai_align.features.first_example import first_example
 from xai_align.features.grid_layers import floating_parts, grids, token_spaces
 from xai_align.hookspecs import FeatureSpace
@@ -71,6 +71,7 @@ class TokenGrid:
         return torch.cat([before, patches, after], 1)
 
 
+@restores_thread_state
 def _has_sequences(model: nn.Module, image: Tensor, extra: Sequence[Any]) -> bool:
     """Return whether a module of the network returns ``[1, L, C]``."""
     found: list[bool] = []

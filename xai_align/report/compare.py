@@ -17,6 +17,7 @@ from xai_align._tools.files.legible import legible
 from xai_align._tools.options import with_changes
 from xai_align._tools.progress import progress_bar
 from xai_align._tools.random_state import fixed_random_state, mixed_seed
+from xai_align._tools.thread_state import restores_thread_state
 from xai_align.comparison.batch import run_part
 from xai_align.comparison.files import available_format, write_record, write_tables
 from xai_align.comparison.method_reference import default_methods
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 METRICS = ("insertion", "deletion")
 
 
+@restores_thread_state
 def compare(
     model: str | LoadedModel,
     images: Sequence[str | Path] | str | Path,

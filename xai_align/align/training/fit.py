@@ -11,6 +11,7 @@ from torch import Tensor
 from xai_align._tools.callers_level import callers_level
 from xai_align._tools.checks import check_integer
 from xai_align._tools.random_state import kept_random_state
+from xai_align._tools.thread_state import restores_thread_state
 from xai_align.align.align_fit import AlignFit
 from xai_align.align.shortcut import FEWEST, ShortcutWarning, find_shortcuts
 from xai_align.align.training.collapse import CollapseWarning, idle_message
@@ -30,6 +31,7 @@ SHORTCUT_EXAMPLES = 512
 SHOWN = {"loss": "loss", "accuracy": "accuracy", "mask_mean": "mask", "distinction": "dist"}
 
 
+@restores_thread_state
 def fit(trainer: TrainerState, train: Any, validation: Any, epochs: int) -> AlignFit:
     """Run a fit; see :meth:`~xai_align.align.trainer.AlignTrainer.fit`."""
     settings = trainer.settings

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from xai_align._tools.replica import Replica
+from xai_align._tools.thread_state import restores_thread_state
 from xai_align.features.cut_network import as_raster
 from xai_align.features.resolve_layer import resolve_layer
 from xai_align.features.stage_layers import layers_to_record
@@ -103,11 +104,13 @@ class ExplainedNetwork:
         outputs = self._run(image)
         return [as_raster(outputs[name], space, self.size)[0].shape[1] for name, space in self._spaces.items()]
 
+    @restores_thread_state
     @torch.no_grad()
     def logits(self, images: Tensor) -> Any:
         """Return what the network returns for images."""
         return self._replica.module(images.clone())
 
+    @restores_thread_state
     def _run(self, image: Tensor) -> dict[str, Tensor]:
         """Return the layers' outputs for an image."""
         with self._taking(len(image)) as taken:

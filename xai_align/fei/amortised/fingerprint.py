@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from xai_align._tools.logits import select_logits
 from xai_align._tools.replica import Replica
+from xai_align._tools.thread_state import restores_thread_state
 from xai_align.fei.amortised.explained_network import ExplainedNetwork
 from xai_align.fei.solid_colours import Normalization
 from xai_align.training.digest import digest_of
@@ -215,6 +216,7 @@ def plain_normalization(normalization: Normalization | None, channels: int) -> A
     return tuple(both)
 
 
+@restores_thread_state
 def _answer(model: nn.Module, image: Tensor) -> tuple[float, ...]:
     """Return the logits for a fixed noise image of this shape."""
     noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(0)).to(image)

@@ -15,6 +15,7 @@ from xai_align._tools.checks import check_integer, check_number
 from xai_align._tools.logits import select_logits
 from xai_align._tools.options import with_changes
 from xai_align._tools.random_state import fixed_random_state
+from xai_align._tools.thread_state import restores_thread_state
 from xai_align.features.unwrapping import unwrapped
 from xai_align.fei.amortised.curve_objective import CurveObjective
 from xai_align.fei.amortised.explained_network import ExplainedNetwork
@@ -84,6 +85,7 @@ class FEIFit:
     out: Path | None = None
 
 
+@restores_thread_state
 def fit_fei(
     model: nn.Module,
     images: Any,

@@ -9,6 +9,8 @@ from typing import Literal
 import torch
 from torch import nn
 
+from xai_align._tools.thread_state import restores_thread_state
+
 #: Map from raw maps to coefficients. "sigmoid" and "softmax" are non-negative, the others are signed.
 Activation = Literal["sigmoid", "tanh", "identity", "softmax"]
 
@@ -89,6 +91,7 @@ def chosen_start(
     )
 
 
+@restores_thread_state
 def start_layer(layer: nn.Module, chosen: Chosen) -> None:
     """Multiply weights by the contrast and set biases to the raw value, in the layer that outputs the maps."""
     with torch.no_grad():

@@ -20,7 +20,7 @@ from xai_align._tools.checks import check_finite, check_integer
 from xai_align._tools.files.name_part import name_part
 from xai_align._tools.random_state import fixed_random_state
 from xai_align._tools.replica import Replica
-from xai_align._tools.thread_state import hides_interrupt
+from xai_align._tools.thread_state import hides_interrupt, restores_thread_state
 from xai_align.data.model_picture import scaled_picture
 from xai_align.data.overlay import coloured, density
 from xai_align.explanation import Explanation, explain
@@ -243,6 +243,7 @@ class ExplanationLog:
         self._state.written = step
         return observations
 
+    @restores_thread_state
     def _observed(self, model: nn.Module, pictures: range) -> tuple[Observation, ...]:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model is a {type(model).__name__}; give the network that is trained, an nn.Module")

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from xai_align._tools.model_state import parameters_of
 from xai_align._tools.options import with_changes
 from xai_align._tools.random_state import seed_all
+from xai_align._tools.thread_state import restores_thread_state
 from xai_align.pinet.network.losses import PiNetLoss
 from xai_align.training.checkpoints import Checkpoints
 from xai_align.training.epoch_plan import derived_seed, steps_in_epoch
@@ -66,6 +67,7 @@ class Fit:
     out: Path | None = None
 
 
+@restores_thread_state
 def fit_pinet(
     model: nn.Module,
     train: Dataset[Any],
