@@ -6,12 +6,21 @@ import math
 import warnings
 
 import pytest
+import scipy.stats
 import torch
 from networks import conv_net, untouched
 from torch import nn
 
+from xai_align.align.binomial_tail import binomial_tail
 from xai_align.align.masker import Masker
-from xai_align.align.shortcut import Limits, ShortcutWarning, find_shortcuts, shuffled, without
+from xai_align.align.shortcut import (
+    Limits,
+    ShortcutWarning,
+    find_shortcuts,
+    shuffled,
+    without,
+    without_the_rest,
+)
 
 SIDE = 16
 
@@ -28,7 +37,7 @@ class Layout(nn.Module):
     """Is the upper left quarter brighter than the lower right one?"""
 
     def forward(self, x):
-        half = SIDE // 2
+        half = x.shape[-1] // 2
         return torch.stack([x[..., :half, :half].mean((1, 2, 3)), x[..., half:, half:].mean((1, 2, 3))], 1)
 
 
@@ -52,10 +61,10 @@ class Frame(nn.Module):
         return mask
 
 
-def pictures(classifier, count=200, seed=0):
+def pictures(classifier, count=200, seed=0, side=SIDE):
     """Noise with the labels that the classifier gives, in batches of 50: accuracy 1."""
     generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(count, 3, SIDE, SIDE, generator=generator)
+    x = torch.randn(count, 3, side, side, generator=generator)
     labels = classifier(x).argmax(1)
     return list(zip(x.split(50), labels.split(50), strict=True))
 
@@ -129,16 +138,93 @@ def test_shuffled_pixels_stay_whole_and_every_image_has_its_own_order():
         assert torch.equal(image[1] - image[0], torch.full((5, 4), 20.0))
 
 
+def removed(masks, change):
+    left = change(torch.ones(len(masks), 2, *masks.shape[2:]), masks, -1.0, torch.Generator().manual_seed(0))
+    return (left == -1).all(1, keepdim=True)
+
+
 def test_as_much_is_removed_as_the_mask_marks_but_not_too_little_or_too_much():
     masks = torch.rand(3, 1, 6, 6, generator=torch.Generator().manual_seed(0))
     masks[0] *= 0.4  # marks nothing: a quarter goes
-    masks[1] = 0.5 + masks[1] / 2  # marks everything: three quarters go
-    left = without(torch.ones(3, 2, 6, 6), masks, fill=-1.0)
-    gone = (left == -1).all(1, keepdim=True)
-    assert gone.sum((1, 2, 3)).tolist() == [9, 27, int((masks[2] > 0.5).sum())]
-    assert 9 < int((masks[2] > 0.5).sum()) < 27
-    for mask, taken in zip(masks, gone, strict=True):
+    masks[1] = 0.5 + masks[1] / 2  # marks everything: half goes
+    masks[2] = masks[2].argsort(-1) / 7.5  # marks the two highest of six in each row: 12
+    gone, rest = removed(masks, without), removed(masks, without_the_rest)
+    assert gone.sum((1, 2, 3)).tolist() == rest.sum((1, 2, 3)).tolist() == [9, 18, 12]
+    for mask, taken, others in zip(masks, gone, rest, strict=True):
         assert mask[taken].min() > mask[~taken].max()
+        assert mask[others].max() < mask[~others].min() or mask[others].max() == mask[~others].min()
+        assert not (taken & others).any()
+
+
+def test_equal_mask_values_go_in_random_order():
+    masks = torch.zeros(400, 1, 4, 4)
+    often = removed(masks, without).double().mean(0)
+    assert (often - 0.25).abs().max() < 5 * (0.25 * 0.75 / 400) ** 0.5
+
+
+class MarksAtRandom(nn.Module):
+    """A masker that knows nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.generator = torch.Generator().manual_seed(0)
+
+    def forward(self, x):
+        return torch.rand(len(x), 1, *x.shape[2:], generator=self.generator)
+
+
+class ColourOrLayout(nn.Module):
+    """By colour where blue prevails, else by layout."""
+
+    def forward(self, x):
+        return torch.where((x[:, 2].mean((1, 2)) > 0)[:, None], Colour()(x), Layout()(x))
+
+
+SEARCHES = 200
+#: Three standard deviations of a rate of 5 % over so many searches.
+NOISE = 3 * (0.05 * 0.95 / SEARCHES) ** 0.5
+
+
+def test_one_search_in_twenty_at_most_gives_a_false_alarm():
+    """Masks at random are no worse than the rest, and are on the frame half of the time."""
+    masker = MarksAtRandom()
+    searches = [find_shortcuts(Layout(), masker, pictures(Layout(), 50, seed, side=6)) for seed in range(SEARCHES)]
+    assert sum(bool(found.signs) for found in searches) / SEARCHES <= 0.05 + NOISE
+    for name in ("removed", "on_frame"):
+        below = [sum(found.p_values[name] <= level for found in searches) / SEARCHES for level in (0.05, 0.5)]
+        assert below[0] <= 0.05 + NOISE
+        assert 0.2 < below[1] <= 0.61  # a test that never fires would be calibrated too
+
+
+def test_a_share_at_its_limit_is_a_false_alarm_as_rarely():
+    """Two in five images are answered by colour, and of the others half by chance: two fifths are left."""
+    fired = 0
+    for seed in range(SEARCHES):
+        generator = torch.Generator().manual_seed(seed)
+        x = torch.randn(50, 3, 6, 6, generator=generator)
+        x[:, 2] += torch.where(torch.rand(50, generator=generator) < 0.4, 3.0, -3.0)[:, None, None]
+        found = find_shortcuts(ColourOrLayout(), None, [(x, ColourOrLayout()(x).argmax(1))])
+        fired += found.p_values["shuffled"] <= 0.05
+    assert fired / SEARCHES <= 0.05 + NOISE
+
+
+def test_a_large_thing_of_which_much_remains_is_no_sign():
+    """Evidence is in twelve of sixteen rows, and the mask marks eight of them."""
+    batches = pictures(Colour(), 500)
+    for x, _ in batches:
+        x[..., :2, :], x[..., 14:, :] = 0, 0
+    labelled = [(x, Colour()(x).argmax(1)) for x, _ in batches]
+    found = find_shortcuts(Colour(), Shows(slice(4, 12), slice(None)), labelled)
+    assert 0.2 < found.measures["removed"] < found.measures["rest_removed"]
+    assert found.p_values["removed"] > 0.99
+
+
+def test_tails_worked_by_hand():
+    assert binomial_tail(9, 10, 0.5) == pytest.approx(11 / 1024)
+    assert binomial_tail(2, 3, 0.1) == pytest.approx(3 * 0.01 * 0.9 + 0.001)
+    assert binomial_tail(0, 0, 0.5) == 1
+    assert binomial_tail(1, 1, 0.0) == 0
+    assert binomial_tail(2000, 3000, 0.5) == pytest.approx(scipy.stats.binom.sf(1999, 3000, 0.5))
 
 
 def test_only_so_many_images_are_asked_for():

@@ -5,29 +5,34 @@ the classifier uses. If that is a background correlated with the label, both agr
 score on data with the same correlation stays good. Detectable signs are predictions that survive the removal of
 the object, and masks in regions where objects rarely are. A sign is a reason to check, not a proof: the colour of
 a lemon is not a shortcut. The absence of signs is not a proof either.
+
+Every measure with a sampling error is tested: at most one search in twenty reports such a sign where, over all
+images of which these are a sample, none of them is there.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from xai_align._tools.checks import check_number
 from xai_align._tools.model_state import evaluating
 from xai_align._tools.random_state import kept_random_state
 from xai_align._tools.thread_state import restores_thread_state
+from xai_align.align.binomial_tail import binomial_tail
 from xai_align.align.training.batch_validation import BatchValidator
 
 __all__ = ["Limits", "ShortcutWarning", "Shortcuts", "find_shortcuts"]
 
-#: Smallest and largest share of the positions that is removed: removing little is uninformative for large objects,
-#: and removing nearly everything for all objects.
-REMOVED = (0.25, 0.75)
+#: Smallest and largest share of the positions that is removed: removing little is uninformative for large objects, and
+#: what the mask marks and as many of the other positions must not overlap.
+REMOVED = (0.25, 0.5)
 #: Width of an image's frame, as a share of its shorter side.
 FRAME = 1 / 8
 #: Masks with a smaller standard deviation are treated as constant.
@@ -56,22 +61,26 @@ class ShortcutWarning(UserWarning):
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Limits above which a measure is a sign; see :func:`find_shortcuts` for the measures.
+    """Limits of the measures; see :func:`find_shortcuts`.
 
     Measured on digits on textures (``benchmarks/align/digits.py``): ``shuffled`` was at least 0.8 in every fit where
     the hue of the background predicts the label, and at most 0.05 where the background is uninformative.
 
     Attributes:
         without_layout: limit of ``shuffled`` and ``plain_colour``.
-        without_mask: limit of ``removed``.
         on_frame: limit of ``on_frame``.
-        same_place: limit of ``same_place``.
+        same_place: limit of ``same_place``, which describes these masks and is not tested.
+        false_alarms: largest probability that any of the tested signs is reported where none is there. Each of the
+            tests gets an equal part of it (Bonferroni).
     """
 
     without_layout: float = 0.4
-    without_mask: float = 0.5
     on_frame: float = 1.0
     same_place: float = 0.9
+    false_alarms: float = 0.05
+
+    def __post_init__(self) -> None:
+        check_number("false_alarms", self.false_alarms, above=0, below=1)
 
 
 @dataclass(frozen=True)
@@ -79,12 +88,15 @@ class Shortcuts:
     """Result of :func:`find_shortcuts`.
 
     Attributes:
-        signs: the signs as sentences; empty if no measure exceeds its limit.
+        signs: the signs as sentences; empty if there are none.
         measures: all measures by name; NaN where one is undefined.
+        p_values: of each measure that is tested, the probability of so strong a sign, or a stronger one, where none
+            is there.
     """
 
     signs: tuple[str, ...]
     measures: dict[str, float]
+    p_values: dict[str, float]
 
     def __str__(self) -> str:
         return "\n".join(self.signs) or "no sign of a shortcut"
@@ -113,11 +125,23 @@ def find_shortcuts(
         the share that is left if each image is replaced by its mean colour.
     ``removed``
         the share that is left after the positions with the highest mask values are replaced by ``fill``: as many
-        as the mask marks (above one half), at least a quarter and at most three quarters.
+        as the mask marks (above one half), at least a quarter and at most half.
+    ``rest_removed``
+        the share that is left after as many positions with the lowest values are.
     ``on_frame``
         the mask's mean in the outer eighth of the image over its mean everywhere.
     ``same_place``
         the share of the masks' variance that their mean over the images explains; 1: all masks are the same.
+
+    Signs, with exact tests:
+
+    - ``shuffled`` and ``plain_colour`` are above their limit: a binomial test of the number of right answers.
+    - More images lose their right answer with the rest than with what the mask marks: a sign test on the images that
+      are answered rightly without the one and wrongly without the other (McNemar). How much is left without what
+      the mask marks is no sign by itself: of a large object much remains.
+    - More than half of the masks are higher on the frame than ``limits.on_frame`` times their mean: a sign test.
+
+    ``same_place`` describes the masks, and is a sign above its limit.
 
     Neither the networks nor the random state are changed.
 
@@ -129,7 +153,7 @@ def find_shortcuts(
         fill: value of removed pixels, in the scale of the images: 0 is the data set's mean colour if images are
             normalised.
         seed: of the shuffling.
-        limits: limits above which measures are signs.
+        limits: limits of the measures, and of false alarms.
         read_batch: converts an element of ``batches`` to ``(images, labels)``.
 
     Raises:
@@ -148,21 +172,37 @@ def find_shortcuts(
         images, labels = _collect(classifier, batches, examples, read_batch)
         generator = torch.Generator().manual_seed(seed)
         guess = float(labels.bincount().max()) / len(labels)
-        clean = _accuracy(classifier, images, labels)
+        clean = float(_is_right(classifier, images, labels).double().mean())
         measures = {"examples": float(len(labels)), "accuracy": clean, "guessing": guess}
-
-        def left(changed: Callable[[Tensor], Tensor]) -> float:
-            return _share(_accuracy(classifier, [changed(x) for x in images], labels), clean, guess)
-
-        measures["shuffled"] = left(lambda x: shuffled(x, generator))
-        measures["plain_colour"] = left(lambda x: x.mean((2, 3), keepdim=True).expand_as(x))
+        p_values: dict[str, float] = {}
+        changes: dict[str, Callable[[Tensor], Tensor]] = {
+            "shuffled": lambda x: shuffled(x, generator),
+            "plain_colour": lambda x: x.mean((2, 3), keepdim=True).expand_as(x),
+        }
+        for name, change in changes.items():
+            right = _is_right(classifier, map(change, images), labels)
+            measures[name] = _share(float(right.double().mean()), clean, guess)
+            if not math.isnan(measures[name]):
+                at_limit = guess + limits.without_layout * (clean - guess)
+                p_values[name] = binomial_tail(int(right.sum()), len(right), at_limit)
         if masker is not None:
             masks = [_masks(masker, x) for x in images]
             measures |= _of_masks(masks)
-            flat = measures["mask_spread"] < FLAT
-            of = iter(masks)
-            measures["removed"] = math.nan if flat else left(lambda x: without(x, next(of), fill))
-    return Shortcuts(_signs(measures, limits), measures)
+            if measures["mask_spread"] >= FLAT:
+                left, without_rest = (
+                    _is_right(classifier, itertools.starmap(change, zip(images, masks, strict=True)), labels)
+                    for change in (
+                        lambda x, m: without(x, m, fill, generator),
+                        lambda x, m: without_the_rest(x, m, fill, generator),
+                    )
+                )
+                measures["removed"] = _share(float(left.double().mean()), clean, guess)
+                measures["rest_removed"] = _share(float(without_rest.double().mean()), clean, guess)
+                only_without_mask = int((left & ~without_rest).sum())
+                p_values["removed"] = binomial_tail(only_without_mask, int((left != without_rest).sum()), 0.5)
+                higher = _are_higher_on_frame(masks, limits.on_frame)
+                p_values["on_frame"] = binomial_tail(int(higher.sum()), len(higher), 0.5)
+    return Shortcuts(_signs(measures, p_values, limits), measures, p_values)
 
 
 def shuffled(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -172,14 +212,33 @@ def shuffled(images: Tensor, generator: torch.Generator) -> Tensor:
     return images.flatten(2).gather(2, order.expand(n, c, h * w)).view_as(images)
 
 
-def without(images: Tensor, masks: Tensor, fill: float) -> Tensor:
-    """Replace the positions with the highest mask values by ``fill``, as many as it marks, within ``REMOVED``."""
+def without(images: Tensor, masks: Tensor, fill: float, generator: torch.Generator) -> Tensor:
+    """Replace the positions with the highest mask values by ``fill``, as many as it marks, within ``REMOVED``.
+
+    Equal values are in random order.
+    """
+    return images.masked_fill((_ranks(masks, generator) < _counts(masks)).view_as(masks), fill)
+
+
+def without_the_rest(images: Tensor, masks: Tensor, fill: float, generator: torch.Generator) -> Tensor:
+    """Replace the positions with the lowest mask values by ``fill``, as many as :func:`without` replaces."""
+    least = masks[0].numel() - _counts(masks)
+    return images.masked_fill((_ranks(masks, generator) >= least).view_as(masks), fill)
+
+
+def _counts(masks: Tensor) -> Tensor:
+    """Return how many positions of each mask are removed, ``[N, 1]``."""
     flat = masks.flatten(1)
-    positions = flat.shape[1]
-    least, most = (max(1, round(share * positions)) for share in REMOVED)
-    counts = (flat > 0.5).sum(1).clamp(least, most)
-    ranks = flat.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-    return images.masked_fill((ranks < counts[:, None]).view_as(masks), fill)
+    least, most = (max(1, round(share * flat.shape[1])) for share in REMOVED)
+    return (flat > 0.5).sum(1, keepdim=True).clamp(least, most)
+
+
+def _ranks(masks: Tensor, generator: torch.Generator) -> Tensor:
+    """Return the rank of each position by its mask value, the highest first, ``[N, H * W]``."""
+    flat = masks.flatten(1)
+    drawn = torch.rand(flat.shape, generator=generator).argsort(1).to(flat.device)
+    order = flat.gather(1, drawn).argsort(dim=1, descending=True, stable=True)
+    return drawn.gather(1, order).argsort(dim=1)
 
 
 def _collect(
@@ -201,9 +260,9 @@ def _collect(
     return images, torch.cat(labels)
 
 
-def _accuracy(classifier: nn.Module, images: Iterable[Tensor], labels: Tensor) -> float:
-    answers = torch.cat([classifier(x).argmax(1).cpu() for x in images])
-    return float((answers == labels).double().mean())
+def _is_right(classifier: nn.Module, images: Iterable[Tensor], labels: Tensor) -> Tensor:
+    """Return which answers are right, ``[M]``, on the CPU."""
+    return torch.cat([classifier(x).argmax(1).cpu() for x in images]) == labels
 
 
 def _share(accuracy: float, clean: float, guess: float) -> float:
@@ -224,7 +283,7 @@ def _of_masks(masks: list[Tensor]) -> dict[str, float]:
     values = torch.cat([m.flatten() for m in masks]).double()
     found = {"mask_mean": float(values.mean()), "mask_spread": float(values.std(correction=0))}
     if found["mask_spread"] < FLAT:
-        return found | {"on_frame": math.nan, "same_place": math.nan}
+        return found | dict.fromkeys(("removed", "rest_removed", "on_frame", "same_place"), math.nan)
     frames = torch.cat([m[:, 0, _frame(m)].mean(1) for m in masks]).double()
     everywhere = torch.cat([m.mean((1, 2, 3)) for m in masks]).double()
     found["on_frame"] = float(frames.mean() / everywhere.mean())
@@ -233,6 +292,11 @@ def _of_masks(masks: list[Tensor]) -> dict[str, float]:
     together = torch.cat(masks).double()
     found["same_place"] = float(together.mean(0).var(correction=0) / together.var(correction=0))
     return found
+
+
+def _are_higher_on_frame(masks: list[Tensor], times: float) -> Tensor:
+    """Return which masks are higher on the frame than so many times their mean, ``[M]``."""
+    return torch.cat([m[:, 0, _frame(m)].mean(1) > times * m.mean((1, 2, 3)) for m in masks])
 
 
 def _frame(masks: Tensor) -> Tensor:
@@ -244,35 +308,37 @@ def _frame(masks: Tensor) -> Tensor:
     return ~inside
 
 
-def _signs(measures: dict[str, float], limits: Limits) -> tuple[str, ...]:
-    return tuple(chain(_signs_without_layout(measures, limits), _signs_of_masks(measures, limits)))
-
-
-def _signs_without_layout(measures: dict[str, float], limits: Limits) -> Iterator[str]:
-    kinds = {"shuffled": "whose pixels were shuffled", "plain_colour": "that show nothing but their mean colour"}
-    for name, images in kinds.items():
-        if measures[name] > limits.without_layout:
-            yield (
-                f"on images {images}, {measures[name]:.0%} of the classifier's accuracy above guessing is left: it "
-                "may answer by colours instead of things. Neither masks nor alignment can tell a colour that goes "
-                "with the label from its cause; vary the colours in training, or test where they don't go together"
-            )
-
-
-def _signs_of_masks(measures: dict[str, float], limits: Limits) -> Iterator[str]:
-    if measures.get("removed", 0.0) > limits.without_mask:
-        yield (
-            f"with what the mask marks taken away, {measures['removed']:.0%} of the classifier's accuracy above "
-            "guessing is left: what the mask shows isn't what the answers need. "
-            "Evidence may be everywhere, as in a background; look at the masks before you trust them"
-        )
-    if measures.get("on_frame", 0.0) > limits.on_frame:
-        yield (
-            f"the mask is {measures['on_frame']:.1f} times as high along the image's frame as on average: it may mark "
-            "the surroundings, not the thing. Look at some masks, and crop or vary what surrounds things"
-        )
+def _signs(measures: dict[str, float], p_values: dict[str, float], limits: Limits) -> tuple[str, ...]:
+    found = [name for name, p in p_values.items() if p <= limits.false_alarms / len(p_values)]
     if measures.get("same_place", 0.0) > limits.same_place:
-        yield (
-            f"{measures['same_place']:.0%} of where the mask lies is the same in all images: the classifier may read "
-            "a fixed place, such as a stamp or a caption. Shift or crop the images in training"
-        )
+        found.append("same_place")
+    return tuple(_SENTENCES[name](measures) for name in found)
+
+
+def _of_layout(name: str, images: str) -> Callable[[dict[str, float]], str]:
+    return lambda measures: (
+        f"on images {images}, {measures[name]:.0%} of the classifier's accuracy above guessing is left: it "
+        "may answer by colours instead of things. Neither masks nor alignment can tell a colour that goes "
+        "with the label from its cause; vary the colours in training, or test where they don't go together"
+    )
+
+
+_SENTENCES: dict[str, Callable[[dict[str, float]], str]] = {
+    "shuffled": _of_layout("shuffled", "whose pixels were shuffled"),
+    "plain_colour": _of_layout("plain_colour", "that show nothing but their mean colour"),
+    "removed": lambda measures: (
+        f"with what the mask marks taken away, {measures['removed']:.0%} of the classifier's accuracy above "
+        f"guessing is left, and {measures['rest_removed']:.0%} with as much of the rest taken away: what the mask "
+        "shows isn't what the answers need. Evidence may be everywhere, as in a background; look at the masks before "
+        "you trust them"
+    ),
+    "on_frame": lambda measures: (
+        "in most images the mask is higher along the frame than elsewhere "
+        f"({measures['on_frame']:.1f} times its mean): it may mark the surroundings, not the thing. Look at some "
+        "masks, and crop or vary what surrounds things"
+    ),
+    "same_place": lambda measures: (
+        f"{measures['same_place']:.0%} of where the mask lies is the same in all images: the classifier may read "
+        "a fixed place, such as a stamp or a caption. Shift or crop the images in training"
+    ),
+}
