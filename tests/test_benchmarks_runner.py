@@ -94,12 +94,56 @@ def test_names_of_scripts_that_are_gone_are_found():
     assert problems(text) == gone
 
 
-def test_every_claim_names_its_script():
-    text = (ROOT / "benchmarks" / "RESULTS.md").read_text("utf-8")
+@pytest.mark.parametrize(("page", "least"), [("RESULTS.md", 20), ("CLAIMS.md", 12)])
+def test_every_claim_names_its_script(page, least):
+    text = (ROOT / "benchmarks" / page).read_text("utf-8")
     folders = "|".join({name.partition(".")[0] for name in NAMES})
     quoted = set(re.findall(rf"`((?:{folders})\.[a-z_]+)`", text))
-    assert len(quoted) > 20
+    assert len(quoted) > least
     assert quoted <= set(NAMES)
+
+
+def faults_of_claims(text: str) -> list[str]:
+    """Rows on claims of papers without a verdict, or whose command is no benchmark and no test."""
+    found = []
+    for line in text.splitlines():
+        if not line.startswith("| ") or line.startswith("| theirs "):
+            continue
+        cells = line.strip("| ").split(" | ")
+        commands = cells[-1].split(", ")
+        is_tried = not cells[-2].startswith("**not tried**")
+        if len(cells) != 4 or not re.match(r"\*\*(confirmed|not confirmed|the opposite|not tried)\*\*", cells[-2]):
+            found.append(line)
+        elif is_tried or commands != ["–"]:
+            found += [one for one in commands if not is_command(one)]
+    return found
+
+
+def is_command(quoted: str) -> bool:
+    """Whether a name in backticks is a benchmark, a file of tests or a test in one."""
+    file, _, test = quoted.strip("`").partition("::")
+    if not re.fullmatch(r"`[^`]+`", quoted) or not file.startswith("tests/"):
+        return quoted.strip("`") in NAMES
+    return (ROOT / file).is_file() and (not test or f"\ndef {test}(" in (ROOT / file).read_text("utf-8"))
+
+
+def test_every_claim_of_a_paper_has_a_verdict_and_a_command():
+    text = (ROOT / "benchmarks" / "CLAIMS.md").read_text("utf-8")
+    assert text.count("\n| theirs | ours | | command |\n") == text.count("\n## ") > 5
+    assert faults_of_claims(text) == []
+
+
+def test_claims_without_a_verdict_or_with_a_command_that_is_gone_are_found():
+    rows = [
+        "| a | b | **confirmed** | `readout.speed`, `tests/test_readout.py` |",
+        "| a | b | **not tried**: no data | – |",
+        "| a | b | **confirmed** | – |",
+        "| a | b | confirmed | `readout.speed` |",
+        "| a | **confirmed** | `readout.speed` |",
+        "| a | b | **the opposite** | `readout.sped`, `tests/test_gone.py`, `tests/test_readout.py::test_` |",
+    ]
+    gone = ["`readout.sped`", "`tests/test_gone.py`", "`tests/test_readout.py::test_`"]
+    assert faults_of_claims("\n".join(rows)) == ["–", rows[3], rows[4], *gone]
 
 
 @pytest.mark.parametrize(
