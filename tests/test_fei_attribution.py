@@ -183,6 +183,8 @@ def test_what_is_not_fit_is_refused():
     for error, message, options in refused:
         with untouched(model), pytest.raises(error, match=message):
             fei(model).attribute(x, target=1, **options)
+    with pytest.raises(TypeError, match="solver='nested' has no option 'removal'; solver='curve' has it"):
+        fei(model).attribute(x, target=1, removal="drop")
     with pytest.raises(TypeError, match="nested_masks has no option 'layer'"):
         fei(model, layer="conv2")
     with pytest.raises(TypeError, match="clipped_gradient has no option 'n_iter'"):

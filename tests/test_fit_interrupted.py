@@ -224,10 +224,10 @@ def test_other_labels_or_another_loss_are_another_configuration(tmp_path):
     fit_pinet(Plain(), Squares(8), loss=PiNetLoss("binary"), **given)
     with pytest.raises(ValueError, match=r"loss \(parsimony was 0.0, is 1.0\)"):
         fit_pinet(Plain(), Squares(8), loss=PiNetLoss("binary", parsimony=1.0), **given)
-    with pytest.raises(ValueError, match=r"the_training_data|train.*\(examples was 8, is 12; targets was"):
+    with pytest.raises(ValueError, match=r"the_training_data|train.*\(examples was 8, is 12; targets changed"):
         fit_pinet(Plain(), Squares(12), loss=PiNetLoss("binary"), **given)
     swapped = Squares(8, label=lambda i: 1 - i)
-    with pytest.raises(ValueError, match=r"train.*\(targets was"):
+    with pytest.raises(ValueError, match=r"train.*\(targets changed"):
         fit_pinet(Plain(), swapped, loss=PiNetLoss("binary"), **given)
 
 
@@ -237,7 +237,7 @@ def test_another_frozen_backbone_is_another_configuration(tmp_path):
         return PiNet(FrozenEncoder(encoder), SecondLookHead(encoder.channels, 1, width=4))
 
     fit(tmp_path, model=on_backbone(0))
-    with pytest.raises(ValueError, match="frozen was"):
+    with pytest.raises(ValueError, match="frozen changed"):
         fit(tmp_path, model=on_backbone(1))
     (newest,) = (tmp_path / "checkpoints").glob("*3.safetensors")
     assert not [name for name in read_checkpoint(newest).tensors if "encoder" in name]  # it is large, and known

@@ -41,6 +41,8 @@ CONTROLS = ("random", "centre_gaussian")
 SLOW = ("scorecam", "ablationcam")
 #: They need a transformer.
 OF_ATTENTION = ("attention_rollout", "chefer", "legrad")
+#: They need a file that a fit wrote.
+OF_A_FIT = ("align", "fei-amortised")
 #: Images of the runs that cost more.
 LIMITS = {"pathways": 16, "slow": 4}
 #: Seconds an image: asked one question, not four.
@@ -90,7 +92,7 @@ def methods(name: str) -> list[str]:
     if name == "slow":
         return [*PINET, "gradcam", *SLOW, *CONTROLS]
     other_question = (*COSTLY, "finercam") if name in ("contrast", "groups") else ()  # Finer-CAM has its own foils
-    left_out = ("pinet", *CONTROLS, *SLOW, *OF_ATTENTION, *TWINS, *other_question)
+    left_out = ("pinet", *CONTROLS, *SLOW, *OF_ATTENTION, *OF_A_FIT, *TWINS, *other_question)
     return [*PINET, *(one for one in attribution_methods() if one not in left_out), *CONTROLS]
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from xai_align._tools.single_tensor import like_given, only_one, share_over_channels
 from xai_align._tools.thread_state import restores_thread_state
-from xai_align.fei.optimize import find_solver, optimize_masks
+from xai_align.fei.optimize import optimize_masks, solver_options
 from xai_align.fei.solid_colours import Normalization
 from xai_align.pinet.input_checks import forward_arguments
 from xai_align.question import target_or_only_output
@@ -43,7 +43,7 @@ class FEIMethod:
     def __init__(
         self, forward_func: nn.Module, *, solver: str = "curve", internal_batch_size: int | None = None, **options: Any
     ) -> None:
-        self.options = find_solver(solver).single_options(options)
+        self.options = solver_options(solver, options)
         self.forward_func = forward_func
         self.solver, self.internal_batch_size = solver, internal_batch_size
 

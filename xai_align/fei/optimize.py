@@ -92,8 +92,7 @@ def optimize_masks(
         found = optimize_masks(model, images, Question.why_not(281, 282), normalization=(mean, std))
         found.attribution  # [N, H, W]
     """
-    chosen = find_solver(solver)
-    options = chosen.single_options(options)
+    chosen, options = find_solver(solver), solver_options(solver, options)
     network, batches = micro_batches(
         model,
         inputs,
@@ -128,6 +127,21 @@ def find_solver(name: str) -> Solver:
         ValueError: there is none.
     """
     return _SOLVERS[check_choice("solver", name, _SOLVERS)]
+
+
+def solver_options(solver: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of the solver of this name as single values, those of a record ``options=`` among them.
+
+    Raises:
+        TypeError: the solver has no such option, or the record is another solver's.
+        ValueError: there is no such solver.
+    """
+    chosen = find_solver(solver)
+    for option in options:
+        of = [name for name, other in _SOLVERS.items() if option in other.defaults]
+        if of and solver not in of:
+            raise TypeError(f"solver='{solver}' has no option '{option}'; solver='{of[0]}' has it")
+    return chosen.single_options(options)
 
 
 def _joined(records: Sequence[OptimisedMasks]) -> OptimisedMasks:

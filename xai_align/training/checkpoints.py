@@ -157,6 +157,8 @@ def differences(before: Any, now: Mapping[str, Any], *, at_most: int = 6) -> str
         old, new = before.get(name), now.get(name)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             parts.append(f"{name} ({differences(old, new, at_most=2)})")
+        elif _is_digest(old) and _is_digest(new):
+            parts.append(f"{name} changed")
         else:
             parts.append(f"{name} was {_shown(old)}, is {_shown(new)}")
     more = [f"and {len(names) - at_most} more"] if len(names) > at_most else []
@@ -170,6 +172,11 @@ def same(a: Any, b: Any) -> bool:
     if isinstance(a, list | tuple) and isinstance(b, list | tuple):
         return len(a) == len(b) and all(map(same, a, b))
     return isinstance(a, bool) == isinstance(b, bool) and bool(a == b)
+
+
+def _is_digest(value: Any) -> bool:
+    """Return whether a value stands for content, and says nothing to a reader."""
+    return isinstance(value, str) and len(value) >= 16 and set(value) <= set("0123456789abcdef")
 
 
 def _shown(value: Any) -> str:
