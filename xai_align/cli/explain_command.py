@@ -71,10 +71,12 @@ def explain_command(
 
     Writes a picture, the arrays (.npz) and all numbers (.json) for each image and method, and an HTML page.
     """
+    from xai_align._tools.files.writable_folder import check_folder_is_writable
     from xai_align.cli.explain_files import PAGE, Task, explain_files
     from xai_align.cli.records_table import print_records, print_words
 
     with report_errors(), typed_on_the_command_line():
+        check_folder_is_writable(out)
         task = Task.prepare(
             images=images,
             model=model,

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from xai_align._tools.devices import usable_device
 from xai_align._tools.files.name_part import name_part
 from xai_align._tools.files.references import check_reference_in_file
+from xai_align._tools.files.writable_folder import check_folder_is_writable
 from xai_align._tools.random_state import fixed_random_state
 from xai_align.align.forward_passes.training_batch import TrainingBatch
 from xai_align.align.masker_loss import keep_and_drop
@@ -119,7 +120,9 @@ def fit_align_folder(
 
     Raises:
         ValueError: the folder, the backbone or an option can't be used; the message has the reason.
+        OSError: ``out`` cannot be written to.
     """
+    check_folder_is_writable(out)
     where = usable_device(device)
     chosen = _recipe(recipe_name, weights or {}, masks)
     _check_turns(chosen, epochs, options.get("warmup_epochs", 0), options.get("masker_only_epochs", 0))
