@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from xai_align._tools.counted import counted
 from xai_align._tools.files.legible import legible
 from xai_align._tools.files.references import typed_on_the_command_line
 from xai_align.cli.shared_options import (
@@ -113,5 +114,9 @@ def explain_command(
         if words:
             print_words(output(), records, told)
     if failures:
-        print_error(Console(stderr=True), f"{failures} of {task.steps} explanations failed; the errors are above")
+        print_error(
+            Console(stderr=True),
+            f"{failures} of {counted(task.steps, 'explanation')} failed; the "
+            f"{'error is' if failures == 1 else 'errors are'} above",
+        )
         raise typer.Exit(1)

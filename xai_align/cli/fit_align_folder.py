@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from xai_align._tools.counted import counted
 from xai_align._tools.devices import usable_device
 from xai_align._tools.files.name_part import name_part
 from xai_align._tools.files.references import check_reference_in_file
@@ -223,8 +224,8 @@ def _check_turns(chosen: Recipe, epochs: int, warmup: int, masker_only: int) -> 
     alone = masker_only if chosen.trains_masker else 0
     if warmup + alone >= epochs:
         raise ValueError(
-            f"of {epochs} epochs, {warmup} are warm-up and {alone} train the masker only, so the classifier never "
-            f"learns from masks; give more than {warmup + alone} epochs, or fewer of those"
+            f"of {counted(epochs, 'epoch')}, {warmup} for warm-up and {alone} for the masker only leave none in which "
+            f"the classifier learns from masks; give more than {counted(warmup + alone, 'epoch')}, or fewer of those"
         )
 
 
