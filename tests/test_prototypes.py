@@ -64,7 +64,7 @@ def test_purity_by_hand():
     assert found.tolist() == [[1], [1]]
     assert activations.tolist() == [[2.0], [0.0]]
     assert strongest_positions(maps, torch.eye(2)).tolist() == [[0, 0], [0, 0]]
-    with pytest.raises(ValueError, match="2 images, and 3 prototypes need 3 of them"):
+    with pytest.raises(ValueError, match="2 images, and 3 prototypes need 3;"):
         channel_purity(maps, torch.eye(2), 3)
 
 
