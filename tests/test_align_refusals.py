@@ -34,7 +34,7 @@ LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
         ([{"image": images(), "label": LABELS}], TypeError, r"are dictionaries \(with 'image', 'label'\).*read_batch="),
         ([images()], TypeError, r"are tensors \[6, 1, 12, 12\] without labels"),
         ([(images(), None)], TypeError, "there are no labels"),
-        ([(images(),)], TypeError, r"are tuples of 1 parts; yield \(images, labels\)"),
+        ([(images(),)], TypeError, r"are tuples of 1 part; yield \(images, labels\)"),
         ([1, 2, 3], TypeError, "are ints; yield"),
         ([(images(), LABELS + 1)], ValueError, "label 3 is out of range: the classifier has 3 classes, 0 to 2"),
         ([(images(), LABELS - 1)], ValueError, "label -1 is out of range"),
@@ -107,7 +107,7 @@ def test_one_class_is_nothing_to_tell_apart(tmp_path):
 
 def test_a_class_without_examples_is_told_of():
     done = trainer().fit([(images(), LABELS % 2)], epochs=1)
-    assert "1 of 3 classes have no training example (class 2)" in done.notes
+    assert "1 of 3 classes has no training example (class 2)" in done.notes
 
 
 def test_batches_of_one_train():

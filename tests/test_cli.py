@@ -209,7 +209,7 @@ def test_a_wrong_model_or_device_is_told(folder):
 def test_a_model_without_names_is_asked_by_number(folder):
     result = explain("half.png", "--class", "2", model="cli_factory:unnamed")
     assert result.exit_code == 0, result.output
-    assert numbers("half.pinet")["question"] == "Why 2?"
+    assert numbers("half.pinet")["question"] == "Why class 2?"
     assert "no class names" in refused(explain("half.png", "--class", "red", model="cli_factory:unnamed"))
     assert "class 9 is out of range" in refused(explain("half.png", "--class", "9", model="cli_factory:unnamed"))
 

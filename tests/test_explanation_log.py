@@ -371,7 +371,7 @@ def test_skipping_is_said_once():
             clock.now += 6
             log.step(model)
     assert [str(one.message) for one in told] == [
-        "explaining 2 picture(s) takes 0.2 s, and 2 % of the time allows that every 10 s; calls in between are "
+        "explaining 2 pictures takes 0.2 s, and 2 % of the time allows that every 10 s; calls in between are "
         "skipped. For more of them, give fewer pictures or a larger share."
     ]
     assert told[0].filename == __file__

@@ -78,7 +78,7 @@ def test_maps_and_numbers(tmp_path, monkeypatch):
     assert of_a["pinet_answer"] == a.answer
     assert of_a["pinet_completeness_error"] == a.completeness_error
     assert of_a["pinet_amplification"] == a.amplification
-    assert of_a["pinet_question"] == "Why 1?"
+    assert of_a["pinet_question"] == "Why class 1?"
     assert of_a["pinet_insertion_auc"] == 0.25
     assert "pinet_lost" not in of_a
     assert "pinet_insertion_auc" not in of_b

@@ -228,7 +228,7 @@ def test_training_images_are_shuffled_and_come_with_their_numbers(folder, monkey
         (("pictures/dark", "--set", "alternation=sometimes"), "alternation must be 'batch' or 'epoch'"),
         (("pictures/dark", "--saliency", "attention"), "saliency must be 'gradcam' or 'readout'"),
         (("pictures/dark", "--layer", "nowhere"), "nowhere"),
-        (("pictures/dark", "--warmup-epochs", "1"), "of 2 epochs, 1 are warm-up and 1 train the masker only"),
+        (("pictures/dark", "--warmup-epochs", "1"), "of 2 epochs, 1 for warm-up and 1 for the masker only leave none"),
         (("pictures/dark", "--device", "nowhere"), "cannot be used"),
         (("pictures/dark", "--backbone", "timm:resnet5000@random"), "timm has no model 'resnet5000'"),
     ],
@@ -247,7 +247,7 @@ def test_domains_share_one_numbering_and_what_the_sources_lack_is_left_out(folde
     assert list(domains.images) == ["dark", "light"]
     labels = {(one.path.parent.name, one.label) for images in domains.images.values() for one in images}
     assert labels == {("blue", 0), ("green", 1), ("red", 2)}
-    assert domains.notes == ["1 images of 'light' are of classes that no source has; they are left out"]
+    assert domains.notes == ["1 image of 'light' is of no class that a source has, and left out"]
     both = read_domains("pictures", ["light", "dark"])
     assert both.classes == ["amber", "blue", "green", "red"]
     assert list(both.images) == ["light", "dark"]

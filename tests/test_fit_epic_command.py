@@ -81,9 +81,9 @@ def test_a_folder_becomes_prototypes_with_pictures_and_a_page(folder):
         (("nowhere",), "the image folder 'nowhere' does not exist"),
         (
             ("one",),
-            "'one' holds 1 image(s); 5 prototypes for each channel need 5 images to fit and 5 that are held out",
+            "'one' holds 1 image; 5 prototypes for each channel need 5 images to fit and 5 that are held out",
         ),
-        (("pictures", "--prototypes", 9), "'pictures' holds 12 image(s)"),
+        (("pictures", "--prototypes", 9), "'pictures' holds 12 images"),
         (("pictures", "--matrix", "any"), "matrix must be 'orthogonal' or 'invertible'"),
         (("pictures", "--set", "epochs=3"), "fit-epic has no option 'epochs'"),
         (("pictures", "--layer", "layer9"), "layer 'layer9' not found"),
@@ -139,3 +139,42 @@ def test_the_page_in_a_browser(folder, tmp_path_factory):
                 " && b.top >= s.top - 1 && b.bottom <= s.bottom + 1; })"
             )
             assert inside
+
+
+def test_the_input_of_the_model_is_stated_like_for_the_other_commands(folder):
+    stated = ("--img-size", "48x32", "--in-chans", 1, "--mean", 0.4, "--std", 0.3)
+    done = run(*WORDS, *stated)
+    assert done.exit_code == 0, done.output
+    found = load_prototypes(folder / "out/prototypes.safetensors")
+    assert found.fingerprint["image_size"] == [48, 32]
+    assert "--img-size is 'wide'" in refused(*WORDS, "--img-size", "wide")
+    assert "--mean is 'x'" in refused(*WORDS, "--mean", "x")
+
+
+@pytest.mark.parametrize(
+    ("model", "stated", "asked"),
+    [
+        ("one_output", ("--class-names", "names.txt"), {"Why well?", "Why ill?"}),
+        ("squeezed", (), {"Why healthy?", "Why sick?"}),
+        ("two_numbers", (), {"Why this value of age?"}),
+        ("squeezed_age", (), {"Why this value of the output?"}),
+        ("in_field", (), {"Why class 0?", "Why class 1?", "Why class 2?"}),
+        ("classes", ("--class-names", "three.txt"), {"Why a?", "Why b?", "Why c?"}),
+    ],
+)
+def test_the_page_asks_about_what_the_outputs_mean(folder, model, stated, asked):
+    (folder / "names.txt").write_text("well\nill\n")
+    (folder / "three.txt").write_text("a\nb\nc\n")
+    words = ("pictures", "--model", f"output_factory:{model}", *WORDS[5:], *stated)
+    done = run(*words)
+    assert done.exit_code == 0, done.output
+    page = (folder / "out/index.html").read_text("utf-8")
+    found = set(re.findall(r"Why [^<>?]+\?", page))
+    assert found
+    assert found <= asked
+
+
+def test_names_that_do_not_fit_the_outputs_are_told_before_the_fit(folder):
+    (folder / "names.txt").write_text("well\nill\n")
+    assert "2 class names" in refused(*WORDS, "--class-names", "names.txt")
+    assert not (folder / "out/prototypes.safetensors").exists()

@@ -144,16 +144,16 @@ def test_images_of_several_sizes_are_named():
 
 
 def test_classes_without_example_are_named():
-    with pytest.warns(FittingDataWarning, match=r"the training data: 1 of 3 classes have no example \(class 1\)"):
+    with pytest.warns(FittingDataWarning, match=r"the training data: 1 of 3 classes has no example \(class 1\)"):
         quick(three_classes(), labelled(0, 2, 0, 2), loss=MULTICLASS)
-    with pytest.warns(FittingDataWarning, match=r"the validation data: 1 of 2 classes have no example \(class 0\)"):
+    with pytest.warns(FittingDataWarning, match=r"the validation data: 1 of 2 classes has no example \(class 0\)"):
         quick(validation=labelled(1, 1))
 
 
 def test_constant_images_are_counted_and_nothing_but_them_is_refused():
     items = labelled(0, 1, 0, 1)
     items[2] = (torch.full((1, 8, 8), 0.3), 0)
-    with pytest.warns(FittingDataWarning, match=r"1 of 4 images are constant \(item\(s\) 2\)"):
+    with pytest.warns(FittingDataWarning, match=r"1 of 4 images is constant \(item\(s\) 2\)"):
         quick(train=items)
     with pytest.raises(ValueError, match="every image is constant"):
         quick(train=[(torch.zeros(1, 8, 8), i % 2) for i in range(4)])

@@ -201,7 +201,7 @@ def test_no_foil_stands_beside_everything():
 
 def test_overlap_is_named():
     overlapping = ClassGroups.from_hypernyms(["truck", "automobile"])
-    with pytest.raises(ValueError, match=r"1 classes .* 656 in 'n04490091', 'n02958343'"):
+    with pytest.raises(ValueError, match=r"1 class is .* 656 in 'n04490091', 'n02958343'"):
         overlapping.disjoint()
     assert overlapping.groups_of(656) == ("n04490091", "n02958343")  # eight classes, ten classes
     with pytest.raises(ValueError, match=r"2 in 'a', 'b'"):

@@ -106,3 +106,13 @@ def test_a_file_of_no_format_is_named_once(tmp_path):
     (tmp_path / "a.jpg").write_text("no image")
     with pytest.raises(ImageError, match=r"a\.jpg: cannot be read as an image \(cannot identify its format\)$"):
         open_image(tmp_path / "a.jpg")
+
+
+def test_large_scans_are_read_in_silence_and_larger_ones_are_refused_in_plain_words(tmp_path, monkeypatch, recwarn):
+    Image.new("L", (10, 10)).save(tmp_path / "scan.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 60)  # Pillow warns above it, and refuses above twice as much
+    assert open_image(tmp_path / "scan.png").size == (10, 10)
+    assert not recwarn.list
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40)
+    with pytest.raises(ImageError, match=r"scan\.png: .*\(it has more than 80 pixels; make it smaller\)$"):
+        open_image(tmp_path / "scan.png")

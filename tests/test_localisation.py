@@ -266,7 +266,7 @@ def test_bad_options_are_said(by_hand):
     for options in ({}, {"masks": by_hand[1], "boxes": [[[0.5, 0.5, 1, 1]]]}):
         with pytest.raises(ValueError, match="give either masks or boxes"):
             positive_mass(by_hand[0], **options)
-    with pytest.raises(ValueError, match="boxes for 2 images were given, and 1 maps"):
+    with pytest.raises(ValueError, match="boxes for 2 images were given, and 1 map"):
         positive_mass(by_hand[0], boxes=[[], []])
     with pytest.raises(ValueError, match="has no area"):
         positive_mass(by_hand[0], boxes=[[[0.5, 0.5, 0, 1]]])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,7 @@ def test_scores_of_tokens(tmp_path):
     file = tmp_path / "words.csv"
     file.write_text("image,token,score\nreview,1,0.5\nreview,0,-1\n")
     np.testing.assert_array_equal(read_scores(file).of("review"), [-1, 0.5])
-    with pytest.raises(ValueError, match="1 axes"):
+    with pytest.raises(ValueError, match="has a list for 'review', like a text's tokens; give rows of cells"):
         read_scores(file).on_input("review", torch.zeros(4, 4, 2))
 
 
@@ -72,9 +73,17 @@ def test_scores_of_tokens(tmp_path):
         ("a.csv", "image,row,column,score\n", "holds no scores"),
         ("a.csv", "image,row,column,score\na,0,0,1\na,0,0,2\n", "line 3: a second score"),
         ("a.csv", "image,row,column,score\na,0,0,1\na,1,1,2\n", "2 scores for 2 x 2 cells"),
-        ("a.csv", "image,row,column,score\na,0,0,high\n", "line 2: could not convert"),
+        ("a.csv", "image,row,column,score\na,0,0,high\n", "line 2: the score is 'high'; give a number"),
         ("a.csv", "image,row,column,score\na,0,-1,1\n", "count from 0"),
         ("a.csv", "image,row,column,score\na,0,0,nan\n", "NaN"),
+        ("a.csv", "image,row,column,score\na,0,0,1_0\n", "line 2: the score is '1_0'; give a number"),
+        ("a.csv", "image,row,column,score\na,0,0,\n", "line 2: the score is missing; give a number"),
+        ("a.csv", "image,row,column,score\na,0,0,\x1b[31m\n", r"the score is '\\x1b\[31m'; give a number"),
+        ("a.csv", "image,row,column,score\na,0.0,0,1\n", "line 2: the row is '0.0'; give a whole number"),
+        ("a.csv", "image,row,column,score\na,1_0,0,1\n", "line 2: the row is '1_0'; give a whole number"),
+        ("a.csv", f"image,row,column,score\na,0,{'9' * 5000},1\n", "line 2: the column is '9999"),
+        ("a.csv", "image,row,column,score\na,1,0,1\n", "'a': 1 score for 2 x 1 cells"),
+        ("a.csv", 'image,row,column,score\n"a\n', "line 2: 1 entry for 4 columns"),
         ("a.csv", "image,row,column,score\na,0\n", "line 2: 2 entries for 4 columns"),
         (
             "a.csv",
@@ -87,7 +96,10 @@ def test_scores_of_tokens(tmp_path):
         ("a.json", f'{{"a": [[1{"0" * 400}]]}}', "'a': not a list of numbers"),
         ("a.json", "[1]", "holds a list"),
         ("a.json", '{"a": [[1, 2], [3]]}', "rows of one length"),
-        ("a.json", '{"a": [["x"]]}', "not a list of numbers"),
+        ("a.json", '{"a": [["x"]]}', "'a': holds a text; give numbers without quotes"),
+        ("a.json", '{"a": ["0.5", "1_000"]}', "'a': holds a text; give numbers without quotes"),
+        ("a.json", '{"a": "12"}', "'a': holds a text; give numbers without quotes"),
+        ("a.json", '{"a": {"b": 1}}', "not a list of numbers"),
         ("a.json", '{"a": []}', r"shape \[0\]"),
         ("a.json", '{"a": 1}', r"shape \[\]"),
         ("a.json", "{", "a.json"),
@@ -99,6 +111,26 @@ def test_bad_files_are_named(tmp_path, name, content, said):
     (tmp_path / name).write_text(content)
     with pytest.raises(ValueError, match=said):
         read_scores(tmp_path / name, images=["a.png"])
+
+
+@pytest.mark.parametrize("written", ["1", "-1.5", "+2", ".5", "3.", "1e-3", "2E5", " 7 "])
+def test_numbers_of_every_spelling_are_read(tmp_path, written):
+    (tmp_path / "a.csv").write_text(f"image,row,column,score\na, 0,0 ,{written}\n")
+    assert read_scores(tmp_path / "a.csv").of("a")[0, 0] == float(written)
+
+
+@pytest.mark.parametrize("suffix", ["npy", "npz"])
+def test_an_array_whose_header_breaks_numpys_reader_is_named(tmp_path, suffix):
+    header = b"{'descr': '<f8', 'fortran_order': False, 'shape': (1, 2, 2), ".ljust(117) + b"\n"  # no closing brace
+    broken = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(32)
+    file = tmp_path / f"a.{suffix}"
+    if suffix == "npy":
+        file.write_bytes(broken)
+    else:
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("a.png.npy", broken)
+    with pytest.raises(ValueError, match=rf"a\.{suffix}' is "):
+        read_scores(file, images=["a.png"])
 
 
 class Pickled:

@@ -64,7 +64,7 @@ def test_purity_by_hand():
     assert found.tolist() == [[1], [1]]
     assert activations.tolist() == [[2.0], [0.0]]
     assert strongest_positions(maps, torch.eye(2)).tolist() == [[0, 0], [0, 0]]
-    with pytest.raises(ValueError, match="2 images have no 3 prototypes"):
+    with pytest.raises(ValueError, match="2 images, and 3 prototypes need 3;"):
         channel_purity(maps, torch.eye(2), 3)
 
 
@@ -342,7 +342,7 @@ class Wide(nn.Module):
 @pytest.mark.parametrize(
     ("given", "options", "told"),
     [
-        (1, {}, r"there are 1 image\(s\), and each channel gets 5 prototypes; give more images, or prototypes=1"),
+        (1, {}, "there is 1 image, and each channel gets 5 prototypes; give more images, or prototypes=1"),
         (4, {}, "there are 4 image"),
         (0, {"prototypes": 1}, "there are 0 image"),
         (6, {"matrix": "unitary"}, "matrix must be 'orthogonal' or 'invertible'"),
@@ -351,7 +351,7 @@ class Wide(nn.Module):
         (6, {"memory": 0}, "memory must be a positive number"),
         (6, {"layer": "conv7"}, "layer 'conv7' not found"),
         (6, {"layer": "fc"}, "has no place in an image"),
-        (6, {"names": ["a"]}, "1 names for 6 images"),
+        (6, {"names": ["a"]}, "1 name for 6 images"),
     ],
     ids=str,
 )

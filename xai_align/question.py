@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from xai_align._tools.counted import counted
 from xai_align._tools.logits import select_logits
 
 #: One entry of an example's output: a class, or a position of a dense output.
@@ -282,7 +283,9 @@ class QuestionModel(nn.Module):
         """Return the question of each example for a target that :func:`ask` returned."""
         chosen = captum_target(target)
         if chosen is None and len(self.questions) > 1:
-            raise TargetError(f"this model answers {len(self.questions)} questions; give the target that ask() gave")
+            raise TargetError(
+                f"this model answers {counted(len(self.questions), 'question')}; give the target that ask() gave"
+            )
         columns = chosen.tolist() if isinstance(chosen, Tensor) else chosen
         columns = columns if isinstance(columns, list) else [columns or 0] * num_examples
         return [self.questions[column] for column in columns]

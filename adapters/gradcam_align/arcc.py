@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from gradcam_align.attribution_cam import scaled_positive
 from gradcam_align.baseline_specs import package_class
-from xai_align._tools.thread_state import restores_thread_state
-from xai_align.adapter_tools import check_evaluation_mode, fixed_random_state, select_logits
+from xai_align.adapter_tools import check_evaluation_mode, fixed_random_state, restores_thread_state, select_logits
 from xai_align.question import Question, as_questions
 
 #: Percentiles of the package's ARCC.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from xai_align._tools.thread_state import restores_thread_state
+from xai_align.adapter_tools import restores_thread_state
 
 
 def stem_of(model: nn.Module) -> tuple[str, nn.Conv2d]:

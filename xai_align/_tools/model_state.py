@@ -14,6 +14,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from xai_align._tools.counted import counted
+
 
 def modules_of(model: nn.Module) -> list[nn.Module]:
     """Return ``model`` and all submodules, shared ones repeatedly; much faster than ``modules()``."""
@@ -105,7 +107,7 @@ def check_evaluation_mode(model: nn.Module) -> None:
         wrong = [name or type(model).__name__ for name, module in model.named_modules() if _is_restless(module)]
         shown = ", ".join(f"'{name}'" for name in wrong[:3]) + (" …" if len(wrong) > 3 else "")
         raise ValueError(
-            f"the model is in train mode: {len(wrong)} layer(s) with batch statistics or dropout ({shown}) "
+            f"the model is in train mode: {counted(len(wrong), 'layer')} with batch statistics or dropout ({shown}) "
             "would change the answer; call model.eval() first"
         )
     if unnormed := [

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from xai_align._tools.counted import counted
 from xai_align._tools.images import check_images
 from xai_align._tools.model_state import without_checkpointing
 from xai_align._tools.replica import Replica
@@ -138,11 +139,14 @@ def check_logits(logits: Any, count: int) -> None:
     if not isinstance(logits, Tensor):
         keys = f" with {', '.join(map(str, list(logits)[:4]))}" if isinstance(logits, dict) else ""
         raise ValueError(
-            f"the classifier gave a {type(logits).__name__}{keys} for {count} images; logits [N, K] are needed. "
+            f"the classifier gave a {type(logits).__name__}{keys} for {counted(count, 'image')}; logits [N, K] are "
+            "needed. "
             "Wrap it in a module that returns them alone"
         )
     if logits.dim() != 2 or len(logits) != count:
         also = "; these look like features, so it may lack its head" if logits.dim() in (3, 4) else ""
-        raise ValueError(f"the classifier gave {list(logits.shape)} for {count} images; logits [N, K] are needed{also}")
+        raise ValueError(
+            f"the classifier gave {list(logits.shape)} for {counted(count, 'image')}; logits [N, K] are needed{also}"
+        )
     if logits.shape[1] < 2:
         raise ValueError("the classifier has one output; a class against others needs two or more, [N, K >= 2]")

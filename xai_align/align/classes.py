@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from xai_align._tools.counted import counted
+
 
 def check_classes(labels: Any, logits: Tensor) -> None:
     """Raise if ``labels`` are not one class for each row of ``logits`` ``[N, K]``.
@@ -22,7 +24,7 @@ def check_classes(labels: Any, logits: Tensor) -> None:
     if labels.dtype != torch.int64 or labels.shape != logits.shape[:1]:
         also = "; take labels.argmax(1) of one-hot rows" if labels.dim() == 2 else ""
         raise ValueError(
-            f"the labels have shape {list(labels.shape)} and type {labels.dtype} for {len(logits)} images; "
+            f"the labels have shape {list(labels.shape)} and type {labels.dtype} for {counted(len(logits), 'image')}; "
             f"give one class each, int64 [{len(logits)}]{also}"
         )
     classes = logits.shape[1]

@@ -11,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from xai_align._tools.counted import counted
 from xai_align.data.images import to_picture
 from xai_align.data.overlay import blend
 
@@ -51,7 +52,9 @@ def align_figure(
     wrong = {name: len(given) for name, given in rows.items() if given is not None and len(given) != count}
     if not count or wrong or len(titles) not in (0, count):
         counts = ", ".join(f"{number} for '{name}'" for name, number in (wrong | {"titles": len(titles)}).items())
-        raise ValueError(f"a figure shows one or more images, and one of everything for each; {count} images, {counts}")
+        raise ValueError(
+            f"a figure shows one or more images, and one of everything for each; {counted(count, 'image')}, {counts}"
+        )
     shown = [name for name, given in rows.items() if given is not None]
     tall = min(max(images.shape[-2] / images.shape[-1], 0.3), 3.0)
     size = (_LABEL + count * _INCHES, _TITLE * bool(titles) + len(shown) * _INCHES * tall)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from xai_align._tools.counted import counted
 from xai_align._tools.files.references import typed_on_the_command_line
 from xai_align.cli.shared_options import (
     BatchSize,
@@ -164,5 +165,8 @@ def _print_result(comparison: Comparison, out: Path) -> None:
     print_lines(console, ["", f"Page: {out / 'index.html'}"])
     if comparison.problems:
         count = len(comparison.problems)
-        print_error(Console(stderr=True), f"{count} problems; {out / 'results.json'} lists all of them")
+        print_error(
+            Console(stderr=True),
+            f"{counted(count, 'problem')}; {out / 'results.json'} lists {'it' if count == 1 else 'all of them'}",
+        )
         raise typer.Exit(1)

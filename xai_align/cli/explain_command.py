@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from xai_align._tools.counted import counted
 from xai_align._tools.files.legible import legible
 from xai_align._tools.files.references import typed_on_the_command_line
 from xai_align.cli.shared_options import (
@@ -71,10 +72,12 @@ def explain_command(
 
     Writes a picture, the arrays (.npz) and all numbers (.json) for each image and method, and an HTML page.
     """
+    from xai_align._tools.files.writable_folder import check_folder_is_writable
     from xai_align.cli.explain_files import PAGE, Task, explain_files
     from xai_align.cli.records_table import print_records, print_words
 
     with report_errors(), typed_on_the_command_line():
+        check_folder_is_writable(out)
         task = Task.prepare(
             images=images,
             model=model,
@@ -111,5 +114,9 @@ def explain_command(
         if words:
             print_words(output(), records, told)
     if failures:
-        print_error(Console(stderr=True), f"{failures} of {task.steps} explanations failed; the errors are above")
+        print_error(
+            Console(stderr=True),
+            f"{failures} of {counted(task.steps, 'explanation')} failed; the "
+            f"{'error is' if failures == 1 else 'errors are'} above",
+        )
         raise typer.Exit(1)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
+from xai_align._tools.files.writable_folder import check_folder_is_writable
 from xai_align.data import photographs
 from xai_align.data.prepared_image import prepared_image
 from xai_align.export import Exported, to_exported_program, to_onnx
@@ -39,6 +40,7 @@ def export_file(
         OSError: the file cannot be written.
     """
     path = checked_path(out, ".onnx", ".pt2")
+    check_folder_is_writable(path.parent)
     if path.suffix == ".onnx":
         check_onnx_is_installed()
     options = options or ModelOptions()

@@ -11,6 +11,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from xai_align._tools.counted import counted
 from xai_align._tools.files.references import typed_on_the_command_line
 from xai_align.cli.shared_options import (
     BackboneReference,
@@ -161,9 +162,10 @@ def _print_result(done: FolderAlignment, out: Path) -> None:
     console, fit, split = output(), done.fit, done.split
     print_notes(console, [*done.domains.notes, *fit.notes])
     lines = [
-        f"{len(done.domains.classes)} classes; {len(split.train)} training images, "
-        f"{len(split.validation)} validation images",
-        f"{fit.epochs} epochs, {fit.steps} steps, {fit.seconds:.1f} s (stopped by: {fit.stopped})",
+        f"{counted(len(done.domains.classes), 'class')}; {counted(len(split.train), 'training image')}, "
+        f"{counted(len(split.validation), 'validation image')}",
+        f"{counted(fit.epochs, 'epoch')}, {counted(fit.steps, 'step')}, {fit.seconds:.1f} s (stopped by: "
+        f"{fit.stopped})",
     ]
     if fit.best is not None:
         lines.append(f"best validation accuracy: {fit.best['accuracy']:.4f}, in epoch {fit.best['epoch']}")

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from xai_align._tools.counted import counted
 from xai_align._tools.devices import usable_device
 from xai_align._tools.files.name_part import name_part
 from xai_align._tools.files.references import check_reference_in_file
+from xai_align._tools.files.writable_folder import check_folder_is_writable
 from xai_align._tools.random_state import fixed_random_state
 from xai_align.align.forward_passes.training_batch import TrainingBatch
 from xai_align.align.masker_loss import keep_and_drop
@@ -119,7 +121,9 @@ def fit_align_folder(
 
     Raises:
         ValueError: the folder, the backbone or an option can't be used; the message has the reason.
+        OSError: ``out`` cannot be written to.
     """
+    check_folder_is_writable(out)
     where = usable_device(device)
     chosen = _recipe(recipe_name, weights or {}, masks)
     _check_turns(chosen, epochs, options.get("warmup_epochs", 0), options.get("masker_only_epochs", 0))
@@ -220,8 +224,8 @@ def _check_turns(chosen: Recipe, epochs: int, warmup: int, masker_only: int) -> 
     alone = masker_only if chosen.trains_masker else 0
     if warmup + alone >= epochs:
         raise ValueError(
-            f"of {epochs} epochs, {warmup} are warm-up and {alone} train the masker only, so the classifier never "
-            f"learns from masks; give more than {warmup + alone} epochs, or fewer of those"
+            f"of {counted(epochs, 'epoch')}, {warmup} for warm-up and {alone} for the masker only leave none in which "
+            f"the classifier learns from masks; give more than {counted(warmup + alone, 'epoch')}, or fewer of those"
         )
 
 

@@ -7,14 +7,25 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from xai_align._tools.counted import counted
 from xai_align._tools.files.references import typed_on_the_command_line
-from xai_align.cli.shared_options import Device, ModelReference, OptionsFile, Range, Seed, TrustCode
+from xai_align.cli.shared_options import (
+    Device,
+    ModelFlags,
+    ModelReference,
+    OptionsFile,
+    Range,
+    Seed,
+    TrustCode,
+    with_model_flags,
+)
 from xai_align.cli.terminal import output, print_lines, print_notes, report_errors
 
 if TYPE_CHECKING:
     from xai_align.cli.fit_epic_folder import FolderPrototypes
 
 
+@with_model_flags
 def fit_epic_command(
     images: Annotated[
         Path, typer.Argument(metavar="IMAGE_FOLDER", help="Folder of images, also in sub-folders; labels are not used.")
@@ -51,6 +62,8 @@ def fit_epic_command(
         ),
     ] = None,
     options_file: OptionsFile = None,
+    *,
+    model_flags: ModelFlags,
     trust_code: TrustCode = False,
 ) -> None:
     """Fit prototypes: channels that each stand for one kind of part.
@@ -74,6 +87,7 @@ def fit_epic_command(
             explained=explain or (),
             device=device,
             trust=trust_code,
+            model_options=model_flags.options(),
             value_range=value_range,
             show_progress=True,
             **flags | option_settings(PrototypeOptions, settings, options_file, "fit-epic"),
@@ -88,7 +102,8 @@ def _print_result(done: FolderPrototypes, out: Path) -> None:
     print_lines(
         console,
         [
-            f"{found.channels} channels at {layer}, {done.fitted} images, {done.held_out} held out",
+            f"{counted(found.channels, 'channel')} at {layer}, {counted(done.fitted, 'image')}, {done.held_out} held "
+            "out",
             f"mean purity on held-out images: {done.purity[0]:.3f} before, {done.purity[1]:.3f} after "
             f"(on the images of the fit {float(found.purity[0].mean()):.3f}, {float(found.purity[1].mean()):.3f})",
             f"logits of the network with mixed channels: largest relative difference {done.logits:.1e}",

@@ -12,17 +12,21 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from xai_align._tools.checks import check_number
+from xai_align._tools.counted import counted
 from xai_align._tools.devices import usable_device
 from xai_align._tools.files.legible import legible
 from xai_align._tools.files.whole_file import write_whole
+from xai_align._tools.files.writable_folder import check_folder_is_writable
 from xai_align._tools.logits import select_logits
 from xai_align._tools.random_state import fixed_random_state
 from xai_align.cli.terminal import print_warnings
 from xai_align.data.image_folder import LabelledImage, LabelledImages, check_images
 from xai_align.data.images import images_in
 from xai_align.data.model_picture import picture_of
+from xai_align.data.output_description import describe_output
 from xai_align.data.value_range import ValueRange, check_range
-from xai_align.plugins import load_model
+from xai_align.explanation import logits_of
+from xai_align.plugins import ModelOptions, load_model
 from xai_align.prototypes import (
     MixedNetwork,
     PrototypeOptions,
@@ -33,6 +37,7 @@ from xai_align.prototypes import (
 )
 from xai_align.prototypes.feature_cache import gather_features, stacked
 from xai_align.prototypes.layer_maps import LayerMaps, mixing_space
+from xai_align.question import Question
 from xai_align.report.part_picture import write_sheets
 from xai_align.report.prototype_page import PartsOfPhotograph, parts_of_photograph, write_prototype_page
 
@@ -75,6 +80,7 @@ def fit_epic_folder(
     device: str | None = None,
     trust: bool = False,
     value_range: ValueRange | None = None,
+    model_options: ModelOptions | None = None,
     show_progress: bool = False,
     **changed: Any,
 ) -> FolderPrototypes:
@@ -91,12 +97,15 @@ def fit_epic_folder(
         device: the device of the model; None: a GPU if there is one.
         trust: whether a model's folder may name code, which is then run.
         value_range: the numbers of the image files that are black and white; None: by each file.
+        model_options: what is stated about the model: its input, its outputs, their names.
         show_progress: show progress bars.
         **changed: options of :class:`~xai_align.prototypes.PrototypeOptions`.
 
     Raises:
         ValueError: folder, model or options can't be used; the message has the reason.
+        OSError: ``out`` cannot be written to.
     """
+    check_folder_is_writable(out)
     where = usable_device(device)
     value_range = check_range(value_range)
     check_number("held_out", held_out_share, above=0, below=1)
@@ -107,12 +116,13 @@ def fit_epic_folder(
             raise ValueError(f"there is no image '{path}' to explain")
     check_images([*fit_files, *other_files, *(LabelledImage(path, 0) for path in explained)], value_range)
     with fixed_random_state(options.seed):  # of models without weights
-        loaded = load_model(reference, trust=trust)
+        loaded = load_model(reference, trust=trust, options=model_options)
     print_warnings(loaded)
     model = loaded.model.to(where)
     data, others = (
         LabelledImages(files, loaded.preprocess, value_range=value_range) for files in (fit_files, other_files)
     )
+    describe_output(loaded, logits_of(model, data[0][0][None].to(where), loaded.output_field))  # do the names fit?
     prototypes = fit_prototypes(
         model,
         data,
@@ -134,9 +144,10 @@ def fit_epic_folder(
     )
     purities = f"{purity[0]:.3f} before, {purity[1]:.3f} after"
     lead = [
-        f"{reference}, layer {prototypes.fingerprint['layer']}: {prototypes.channels} channels, fitted to "
-        f"{len(fit_files)} pictures. Mean purity on {held_out} held-out pictures: {purities}. Purity: at the channel’s "
-        "strongest position, the channel’s share of the length of the feature vector; 1: nothing else is there.",
+        f"{reference}, layer {prototypes.fingerprint['layer']}: {counted(prototypes.channels, 'channel')}, fitted to "
+        f"{counted(len(fit_files), 'picture')}. Mean purity on {counted(held_out, 'held-out picture')}: {purities}. "
+        "Purity: at the channel’s strongest position, the channel’s share of the length of the feature vector; 1: "
+        "nothing else is there.",
         *(f"Note: {note}." for note in prototypes.notes),
     ]
     page = out / "index.html"
@@ -177,8 +188,9 @@ def _parts(folder: Path, share: float, options: PrototypeOptions) -> tuple[list[
     count = max(needed, round(share * len(images)))
     if len(images) - count < needed:
         raise ValueError(
-            f"'{folder}' holds {len(images)} image(s); {needed} prototypes for each channel need {needed} images to "
-            f"fit and {needed} that are held out: give {2 * needed} images or more, or fewer prototypes"
+            f"'{folder}' holds {counted(len(images), 'image')}; {counted(needed, 'prototype')} for each channel "
+            f"need{'s' * (needed == 1)} {counted(needed, 'image')} to fit and {needed} that "
+            f"{'is' if needed == 1 else 'are'} held out: give {2 * needed} images or more, or fewer prototypes"
         )
     held_out = images[:count]
     return sorted(images[count:], key=lambda one: one.path), held_out
@@ -209,22 +221,18 @@ def _held_out_purity(
 def _photograph(
     model: Any, image: torch.Tensor, name: str, prototypes: Prototypes, loaded: LoadedModel, out: Path
 ) -> PartsOfPhotograph:
-    with torch.no_grad():
-        logits = select_logits(model(image[None]), prototypes.output)
-    # a network with one output is asked about that
-    asked = int(logits[0].argmax()) if logits.dim() == 2 else None
-    shares = channel_shares(model, image[None], asked, prototypes)
-    if asked is None:
-        question = "Why this answer?"
-    else:
-        question = f"Why {loaded.class_names[asked] if asked < len(loaded.class_names) else f'class {asked}'}?"
+    logits = logits_of(model, image[None], prototypes.output)
+    output = describe_output(loaded, logits)
+    side = 0 if output.kind == "regression" else output.predicted(logits[0])
+    question = output.on_outputs(Question.why(side))
+    shares = channel_shares(model, image[None], question, prototypes)
     return parts_of_photograph(
         shares,
         prototypes,
         picture_of(image.cpu(), loaded),
         out / "parts",
         title=name,
-        question=question,
+        question=output.text(question),
     )
 
 

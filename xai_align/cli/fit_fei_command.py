@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from xai_align._tools.counted import counted
 from xai_align._tools.files.legible import legible
 from xai_align._tools.files.references import typed_on_the_command_line
 from xai_align.cli.shared_options import (
@@ -104,8 +105,9 @@ def fit_fei_command(
 def _print_result(fit: FEIFit, out: Path) -> None:
     numbers = fit.explainer.numbers
     lines = [
-        f"{numbers['images']} images to train on, {numbers['held_out']} held out",
-        f"{fit.epochs} epochs, {fit.steps} steps, {fit.seconds:.1f} s (stopped by: {fit.stopped})",
+        f"{counted(numbers['images'], 'image')} to train on, {numbers['held_out']} held out",
+        f"{counted(fit.epochs, 'epoch')}, {counted(fit.steps, 'step')}, {fit.seconds:.1f} s (stopped by: "
+        f"{fit.stopped})",
     ]
     if numbers["held_out"]:
         reached, start = numbers["validation_loss"], numbers["validation_start"]

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from xai_align._tools.devices import usable_device
+from xai_align._tools.files.writable_folder import check_folder_is_writable
 from xai_align._tools.random_state import fixed_random_state
 from xai_align.cli.terminal import print_warnings
 from xai_align.data.image_folder import LabelledImage, check_images
@@ -80,8 +81,10 @@ def fit_fei_folder(
 
     Raises:
         ValueError: the images, the model or an option can't be used; the message has the reason.
+        OSError: the folder of ``out`` cannot be written to.
     """
     run = run_folder_of(out)
+    check_folder_is_writable(run)
     if model.startswith(PREFIX):
         raise ValueError(
             f"--model is '{model}', an explainer that was fitted already; give the network's own reference"

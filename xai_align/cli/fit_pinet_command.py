@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from xai_align._tools.counted import counted
 from xai_align._tools.files.references import typed_on_the_command_line
 from xai_align.cli.shared_options import (
     BackboneReference,
@@ -122,8 +123,10 @@ def _print_result(done: FolderFit, out: Path) -> None:
     fit = done.fit
     masked = f" ({done.masks} with a mask)" if done.masks else ""
     lines = [
-        f"{len(done.classes)} classes; {done.train} training images{masked}, {done.validation} validation images",
-        f"{fit.epochs} epochs, {fit.steps} steps, {fit.seconds:.1f} s (stopped by: {fit.stopped})",
+        f"{counted(len(done.classes), 'class')}; {counted(done.train, 'training image')}{masked}, "
+        f"{counted(done.validation, 'validation image')}",
+        f"{counted(fit.epochs, 'epoch')}, {counted(fit.steps, 'step')}, {fit.seconds:.1f} s (stopped by: "
+        f"{fit.stopped})",
     ]
     if fit.best is not None:
         lines.append(f"best validation {fit.metric}: {fit.best[fit.metric]:.4f}, in epoch {fit.best['epoch']}")

@@ -14,6 +14,7 @@ from xai_align._tools.devices import usable_device
 from xai_align._tools.did_you_mean import did_you_mean
 from xai_align._tools.files.name_part import name_part
 from xai_align._tools.files.whole_file import write_whole
+from xai_align._tools.files.writable_folder import check_folder_is_writable
 from xai_align._tools.random_state import fixed_random_state
 from xai_align.cli.terminal import print_warnings
 from xai_align.data.image_folder import (
@@ -95,7 +96,9 @@ def fit_pinet_folder(
 
     Raises:
         ValueError: the folder, the backbone or an option can't be used; the message has the reason.
+        OSError: ``out`` cannot be written to.
     """
+    check_folder_is_writable(out)
     where = usable_device(device)
     value_range = check_range(value_range)
     classes, images = read_image_folder(folder, masks)

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from xai_align._tools.files.legible import legible
 from xai_align._tools.files.plain_json import printable
 
 if TYPE_CHECKING:
@@ -27,8 +28,15 @@ def report_errors() -> Iterator[None]:
     try:
         yield
     except (ValueError, ImportError, PluginError, OSError) as error:
-        print_error(Console(stderr=True), f"error: {error}")
+        print_error(Console(stderr=True), f"error: {_said(error)}")
         raise typer.Exit(2) from None
+
+
+def _said(error: Exception) -> str:
+    """Return an error's message; of one of the system, its reason and the file, without the number."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror if error.filename is None else f"{error.strerror}: '{legible(str(error.filename))}'"
+    return str(error)
 
 
 def output() -> Console:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from xai_align._tools.counted import counted
 from xai_align._tools.random_state import fixed_random_state, mixed_seed
 from xai_align.comparison.example import Example, inputs_of
 from xai_align.comparison.one_by_one import one_by_one, said
@@ -247,7 +248,9 @@ class Judging:
     def _keep(self, batch: Sequence[Example], measure: MetricSpec, scores: Tensor, seconds: float) -> None:
         if not isinstance(scores, Tensor) or scores.shape != (len(batch),):
             found = list(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
-            raise ValueError(f"it gave {found} for {len(batch)} images; one value for each is needed, shape [N]")
+            raise ValueError(
+                f"it gave {found} for {counted(len(batch), 'image')}; one value for each is needed, shape [N]"
+            )
         for example, score in zip(batch, scores.detach().cpu().double().tolist(), strict=True):
             self._values[example.path, measure.name] = (score, seconds)
             if not math.isfinite(score) and self._is_unchanged(example, measure):

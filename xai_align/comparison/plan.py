@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from xai_align._tools.checks import check_integer
+from xai_align._tools.counted import counted
 from xai_align._tools.files.legible import legible
 from xai_align._tools.logits import LogitsOf
 from xai_align._tools.model_state import check_evaluation_mode
@@ -377,7 +378,8 @@ def _first_usable(
             if failed == PROBED_IMAGES:
                 break
     tried = failed if failed == PROBED_IMAGES else len(paths)
-    raise ValueError(f"none of the {tried} images can be used; the first: {problem}")
+    none = "the image can't be used" if tried == 1 else f"none of the {tried} images can be used; the first"
+    raise ValueError(f"{none}: {problem}")
 
 
 def _groups(
@@ -402,5 +404,5 @@ def _groups(
             continue
     found = ClassGroups.from_confusion(torch.cat(rows))
     if not found:
-        raise ValueError(f"the model confuses no classes on these {len(rows)} images; name a file of groups")
+        raise ValueError(f"the model confuses no classes on {counted(len(rows), 'image')}; name a file of groups")
     return found

@@ -13,6 +13,7 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from xai_align._tools.counted import counted
 from xai_align._tools.files.fields import check_fields, either, listed, nothing, number, record, table_of, text, whole
 from xai_align._tools.files.inside_folder import file_inside
 from xai_align._tools.files.plain_json import read_json
@@ -230,7 +231,7 @@ def _change(before: Any, now: Any) -> str:
     if isinstance(before, list) and isinstance(now, list) and max(len(before), len(now)) > 12:
         common = sum(one in now for one in before) if len(before) < 2000 else None
         also = f", {common} in common" if common is not None else ""
-        return f"were {len(before)} entries, are {len(now)}{also}"
+        return f"had {counted(len(before), 'entry', 'entries')}, now {len(now)}{also}"
     return f"was {_shown(before)}, is {_shown(now)}"
 
 

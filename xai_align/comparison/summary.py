@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from xai_align._tools.counted import counted
 from xai_align._tools.files.legible import legible
 from xai_align.comparison.intervals import DESCRIPTION, Interval, mean_intervals
 from xai_align.comparison.provenance import command_line, device_name, now
@@ -76,8 +77,8 @@ class ScoreTable:
         values = np.concatenate([*self._values, np.empty((0, len(self.columns)))])
         methods, metrics = tuple(map(str, plan.methods)), tuple(one.name for one in plan.metrics)
         return Comparison(
-            title=f"{_counted(len(methods), 'method')}, {_counted(len(metrics), 'metric')}, "
-            f"{_counted(self.images, 'image')}: {plan.model}",
+            title=f"{counted(len(methods), 'method')}, {counted(len(metrics), 'metric')}, "
+            f"{counted(self.images, 'image')}: {plan.model}",
             reference=plan.reference,
             methods=methods,
             controls=tuple(str(one) for one in plan.methods if one.spec.control),
@@ -177,9 +178,9 @@ class ScoreTable:
     def _all_notes(self) -> Iterable[str]:
         yield from self.plan.notes
         for note, images in _gathered(self._notes).items():
-            yield f"{note} ({_counted(images, 'image')})"
+            yield f"{note} ({counted(images, 'image')})"
         if self._labelled:
-            yield f"the model predicts the label of {self._right} of {_counted(self._labelled, 'labelled image')}"
+            yield f"the model predicts the label of {self._right} of {counted(self._labelled, 'labelled image')}"
 
     def _provenance(self) -> dict[str, Any]:
         plan = self.plan
@@ -221,7 +222,3 @@ def _gathered(notes: Mapping[str, int]) -> dict[str, int]:
 def _mean(taken: list[float]) -> float:
     finite = [seconds for seconds in taken if np.isfinite(seconds)]
     return float(np.mean(finite)) if finite else float("nan")
-
-
-def _counted(number: int, thing: str) -> str:
-    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from xai_align._tools.counted import counted
 from xai_align._tools.logits import select_logits
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def check_same_classes(explained: LoadedModel, judge: LoadedModel, logits: Tenso
     """
     if math.prod(judged.shape[1:]) != math.prod(logits.shape[1:]):
         raise ValueError(
-            f"the model to transfer to has {judged.shape[1]} classes, the explained one {logits.shape[1]}; "
+            f"the model to transfer to has {counted(judged.shape[1], 'class')}, the explained one {logits.shape[1]}; "
             "only models for the same classes can judge each other's explanations"
         )
     names = (explained.class_names, judge.class_names)

@@ -120,6 +120,8 @@ def _suggestion(sought: str, synonyms: Sequence[Sequence[str]], class_names: Seq
 
 
 def question_text(question: Question, class_names: Sequence[str]) -> str:
-    """Return the question as a sentence: ``"Why tabby and not lynx?"``."""
-    text = question.text([short_name(name) for name in class_names])
+    """Return the question as a sentence: ``"Why tabby and not lynx?"``; classes without a name are ``"class 3"``."""
+    asked = [index[0] for index in (*question.targets, *(question.foils or ())) if len(index) == 1]
+    unnamed = [index + 1 for index in asked] if min(asked, default=0) >= 0 else []  # negative ones count from the end
+    text = question.text([class_name(index, class_names) for index in range(max([len(class_names), *unnamed]))])
     return text[:1].upper() + text[1:]

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from xai_align._tools.counted import counted
 from xai_align._tools.files.plain_json import parse_json
 from xai_align._tools.files.plain_text import decode_text
 from xai_align._tools.listed_names import listed_names
@@ -164,7 +165,7 @@ def _of_table(text: str, path: Path) -> Any:
     width = len(rows[0])
     odd = next((number for number, row in enumerate(rows, 1) if len(row) != width), None)
     if odd is not None:
-        raise ValueError(f"row {odd} of '{path}' has {len(rows[odd - 1])} columns, the first has {width}")
+        raise ValueError(f"row {odd} of '{path}' has {counted(len(rows[odd - 1]), 'column')}, the first has {width}")
     heading = [cell.lower() for cell in rows[0]]
     headed = not any(map(_is_number, heading)) and (
         any(cell in _NAMES or (cell and _names_an_index(cell)) for cell in heading)

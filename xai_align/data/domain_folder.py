@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from xai_align._tools.counted import counted
 from xai_align._tools.did_you_mean import did_you_mean
 from xai_align.data.image_folder import LabelledImage, read_image_folder, stratified_split
 from xai_align.data.images import images_in
@@ -67,7 +68,8 @@ def read_domains(folder: str | Path, sources: Sequence[str] = (), masks: Path | 
     kept = {name: _renumbered(*found[name], classes) for name in order}
     strange = {name: len(found[name][1]) - len(kept[name]) for name in order}
     notes = [
-        f"{count} images of '{name}' are of classes that no source has; they are left out"
+        f"{counted(count, 'image')} of '{name}' {'is' if count == 1 else 'are'} of no class that a source has, and "
+        "left out"
         for name, count in strange.items()
         if count
     ]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from xai_align._tools.checks import check_finite, check_integer, check_number
+from xai_align._tools.counted import counted
 
 
 class ClassGroups(Mapping[str, tuple[int, ...]]):
@@ -151,7 +152,8 @@ class ClassGroups(Mapping[str, tuple[int, ...]]):
             where = "; ".join(f"{index} in {', '.join(map(repr, self.groups_of(index)))}" for index in shared[:5])
             more = f" and {len(shared) - 5} more" if len(shared) > 5 else ""
             raise ValueError(
-                f"{len(shared)} classes are in more than one group: {where}{more}; "
+                f"{counted(len(shared), 'class')} {'is' if len(shared) == 1 else 'are'} in more than one group: "
+                f"{where}{more}; "
                 "leave them in one, or use from_overlapping_dict"
             )
         return self
@@ -163,7 +165,9 @@ class ClassGroups(Mapping[str, tuple[int, ...]]):
             ValueError: they were built for another number of classes, or name one out of range.
         """
         if self.num_classes is not None and num_classes != self.num_classes:
-            raise ValueError(f"these groups are for {self.num_classes} classes, this output has {num_classes}")
+            raise ValueError(
+                f"these groups are for {counted(self.num_classes, 'class')}, this output has {num_classes}"
+            )
         for name, group in self.items():
             class_indices(group, f"group '{name}'", num_classes)
         return self

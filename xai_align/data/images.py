@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from contextlib import suppress
 from glob import escape, glob
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from xai_align._tools.counted import counted
 from xai_align._tools.files.legible import legible
 from xai_align._tools.files.name_part import distinct, name_part
 from xai_align.data.array_files import read_array
@@ -84,7 +86,7 @@ def open_image(path: str | Path, value_range: ValueRange | None = None) -> Image
     """
     found = read_picture(path, value_range)
     if isinstance(found, np.ndarray):
-        raise ImageError(f"{legible(Path(path))}: has {found.shape[2]} channels; a picture has one or three")
+        raise ImageError(f"{legible(Path(path))}: has {counted(found.shape[2], 'channel')}; a picture has one or three")
     return found
 
 
@@ -132,7 +134,8 @@ def to_picture(x: Tensor, mean: Sequence[float], std: Sequence[float]) -> NDArra
     for name, given in (("mean", mean), ("std", std)):
         if len(given) not in (1, len(pixels)):
             raise ValueError(
-                f"the input has {len(pixels)} channels and the model's {name} {len(given)}; give a {name} for each "
+                f"the input has {counted(len(pixels), 'channel')} and the model's {name} {len(given)}; give a {name} "
+                "for each "
                 "channel, or a single one"
             )
     pixels = pixels * np.reshape(std, (-1, 1, 1)) + np.reshape(mean, (-1, 1, 1))
@@ -255,7 +258,10 @@ def _opened(path: str | Path) -> Image.Image:
     """Return the image with all of its pixels, rotated upright."""
     from PIL import Image, ImageOps
 
-    with Image.open(path) as file:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # scans are large; twice as much is refused
+        file = Image.open(path)
+    with file:
         file.load()
         return ImageOps.exif_transpose(file)
 
@@ -272,6 +278,10 @@ def _solid(image: Image.Image) -> Image.Image:
 
 def _reason(error: Exception, path: str | Path) -> str:
     """Return what a reader said, without the file's name, which may hold any bytes."""
+    from PIL import Image
+
+    if isinstance(error, Image.DecompressionBombError):
+        return f"it has more than {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels; make it smaller"
     said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     for name in (repr(str(path)), str(path)):
         said = said.replace(f"image file {name}", "its format").replace(name, "the file")

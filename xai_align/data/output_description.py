@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
+from xai_align._tools.counted import counted
 from xai_align.data.class_names import class_name, question_text
 from xai_align.hookspecs import OutputKind
 from xai_align.question import Question, TargetError
@@ -204,11 +205,12 @@ def output_notes(loaded: LoadedModel, output: OutputDescription) -> list[str]:
 
 def _wrong_count(names: Sequence[str], output: OutputDescription) -> str:
     sides = output.sides
-    outputs = "2 sides of its one logit" if output.kind == "one logit" else f"{sides} output{'s' * (sides != 1)}"
+    outputs = "2 sides of its one logit" if output.kind == "one logit" else counted(sides, "output")
     shown = ", ".join(f"'{name}'" for name in names[:3]) + (" …" if len(names) > 3 else "")
     two = len(names) == 2 and output.num_outputs == 1
     return (
-        f"there are {len(names)} class names ({shown}), and the model has {outputs}; give one name for each, in the "
+        f"there {'is' if len(names) == 1 else 'are'} {counted(len(names), 'class name')} ({shown}), and the model "
+        f"has {outputs}; give one name for each, in the "
         "order of the outputs" + (", or, if it is the logit of two classes, say --output-kind one-logit" if two else "")
     )
 

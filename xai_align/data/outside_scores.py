@@ -7,13 +7,13 @@ list of numbers, one for each token. Positive numbers speak for the answer.
 from __future__ import annotations
 
 import csv
-import zlib
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile, is_zipfile
+from zipfile import is_zipfile
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
+from xai_align._tools.counted import counted
 from xai_align._tools.files.legible import legible
 from xai_align._tools.files.plain_json import read_json
 from xai_align._tools.files.plain_text import decode_text
@@ -29,6 +30,9 @@ from xai_align._tools.files.plain_text import decode_text
 GRID, TOKENS = ("image", "row", "column", "score"), ("image", "token", "score")
 #: Kinds of arrays that hold real numbers: floats, integers, truth values.
 _REAL = "fiub"
+#: Numbers as they are written in CSV. Python's own ``int`` and ``float`` also take ``1_0`` and digits of other scripts.
+_WHOLE = re.compile(r"[+]?[0-9]{1,18}")
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|[+-]?(nan|inf|infinity)", re.IGNORECASE)
 #: First bytes of an .npy file.
 _NPY = b"\x93NUMPY"
 _ALLOWED = "write .csv, .json, .npy or .npz"
@@ -106,7 +110,7 @@ class OutsideScores:
         values = self.of(image)
         if values.ndim != 2:
             raise ValueError(
-                f"'{self.name}' has {values.ndim} axes for '{legible(Path(image).name)}'; give rows of cells"
+                f"'{self.name}' has a list for '{legible(Path(image).name)}', like a text's tokens; give rows of cells"
             )
         cells = torch.from_numpy(values)[None, None]
         at = positions.double()[None]
@@ -197,6 +201,8 @@ def _checked(path: Path, key: str, value: Any) -> NDArray[np.float64]:
     if isinstance(value, bytes) or (isinstance(value, np.ndarray) and value.dtype.kind not in _REAL):
         found = "no array" if isinstance(value, bytes) else f"an array of {value.dtype}"
         raise ValueError(f"{where}: {found}; give real numbers")
+    if isinstance(value, str) or (isinstance(value, list) and _holds_text(value)):
+        raise ValueError(f"{where}: holds a text; give numbers without quotes")
     try:
         array = np.asarray(value, np.float64)
     except (TypeError, ValueError, OverflowError) as error:
@@ -206,6 +212,11 @@ def _checked(path: Path, key: str, value: Any) -> NDArray[np.float64]:
     if not np.isfinite(array).all():
         raise ValueError(f"{where}: holds NaN or infinity")
     return array
+
+
+def _holds_text(values: list[Any]) -> bool:
+    """Return whether a list, or one in it, holds a text, which numpy would read as a number."""
+    return any(isinstance(one, str) or (isinstance(one, list) and _holds_text(one)) for one in values)
 
 
 def _from_json(path: Path) -> Iterable[tuple[str, Any]]:
@@ -221,7 +232,9 @@ def _from_npz(path: Path) -> Iterable[tuple[str, Any]]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return list(arrays.items())
-    except (ValueError, EOFError, BadZipFile, zlib.error, NotImplementedError) as error:
+    except (MemoryError, OSError):
+        raise
+    except Exception as error:  # readers of damaged files raise almost anything
         raise ValueError(f"'{legible(path)}' is damaged, or holds other than arrays of numbers ({error})") from error
 
 
@@ -233,12 +246,14 @@ def _from_npy(path: Path, images: Sequence[str | Path]) -> Iterable[tuple[str, A
         raise ValueError(f"'{legible(path)}' is no .npy file{is_npz}")
     try:
         array = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
+    except (MemoryError, OSError):
+        raise
+    except Exception as error:
         raise ValueError(f"'{legible(path)}' is no array of numbers ({error})") from error
     array = array[None] if array.ndim == 2 else array
     if array.ndim != 3 or len(array) != len(images):
         raise ValueError(
-            f"'{legible(path)}' holds an array of shape {list(array.shape)} for {len(images)} image(s); give "
+            f"'{legible(path)}' holds an array of shape {list(array.shape)} for {counted(len(images), 'image')}; give "
             "[images, rows, columns] in their order, or a .npz file with an array by each image's name"
         )
     return [(str(image), one) for image, one in zip(images, array, strict=True)]
@@ -268,16 +283,15 @@ def _from_csv(path: Path) -> Iterable[tuple[str, Any]]:
         if None in line or None in line.values():
             given = len(columns) + len(line.get(None, ())) - list(line.values()).count(None)
             raise ValueError(
-                f"'{legible(path)}', line {number}: {given} entries for {len(columns)} columns; write decimals with a "
+                f"'{legible(path)}', line {number}: {counted(given, 'entry', 'entries')} for "
+                f"{counted(len(columns), 'column')}; write decimals with a "
                 "point, and names with commas in quotes"
             )
         try:
-            place = tuple(int(line[name]) for name in form[1:-1])
-            score = float(line["score"])
+            place = tuple(_counted_from_0(name, line[name]) for name in form[1:-1])
+            score = _decimal(line["score"])
         except ValueError as error:
             raise ValueError(f"'{legible(path)}', line {number}: {error}") from error
-        if min(place) < 0:
-            raise ValueError(f"'{legible(path)}', line {number}: rows, columns and tokens count from 0")
         known = cells.setdefault(line["image"], {})
         if place in known:
             raise ValueError(
@@ -287,11 +301,28 @@ def _from_csv(path: Path) -> Iterable[tuple[str, Any]]:
     return [(image, _array(path, image, known)) for image, known in cells.items()]
 
 
+def _counted_from_0(name: str, written: str) -> int:
+    if not _WHOLE.fullmatch(written.strip()):
+        raise ValueError(f"the {name} is {_shown(written)}; give a whole number: rows, columns and tokens count from 0")
+    return int(written)
+
+
+def _decimal(written: str) -> float:
+    if not _NUMBER.fullmatch(written.strip()):
+        raise ValueError(f"the score is {_shown(written)}; give a number, with a decimal point")
+    return float(written)
+
+
+def _shown(written: str) -> str:
+    return f"'{legible(written[:40])}'" if written.strip() else "missing"
+
+
 def _array(path: Path, image: str, cells: dict[tuple[int, ...], float]) -> NDArray[np.float64]:
     shape = tuple(max(axis) + 1 for axis in zip(*cells, strict=True))
     if len(cells) != np.prod(shape):
         raise ValueError(
-            f"'{legible(path)}', '{legible(image)}': {len(cells)} scores for {' x '.join(map(str, shape))} cells; give "
+            f"'{legible(path)}', '{legible(image)}': {counted(len(cells), 'score')} for "
+            f"{' x '.join(map(str, shape))} cells; give "
             "one for each"
         )
     array = np.zeros(shape)

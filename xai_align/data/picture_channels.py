@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from xai_align._tools.counted import counted
+
 
 class OfChannels:
     """A transform of pictures for a model with so many channels.
@@ -37,7 +39,8 @@ class OfChannels:
             return self.transform(picture.convert("L") if self.channels == 1 else picture)
         found = picture.shape[-1] if isinstance(picture, np.ndarray) else len(picture.getbands())
         raise ValueError(
-            f"the picture has {found} channels and the model takes {self.channels}: load the model with --in-chans "
+            f"the picture has {counted(found, 'channel')} and the model takes {self.channels}: load the model with "
+            "--in-chans "
             f"{found}, and weights for so many, or give pictures with {self.channels}"
         )
 

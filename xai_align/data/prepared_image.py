@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
+from xai_align._tools.counted import counted
 from xai_align._tools.files.legible import legible
 from xai_align.data.images import ImageError, read_picture
 
@@ -39,4 +40,5 @@ def prepared_image(
 def _channels(picture: object) -> str:
     if not isinstance(picture, np.ndarray):
         return ""
-    return f"has {picture.shape[2]} channels, which the model's preprocessing gets as an array [H, W, C] in [0, 1]; it "
+    has = f"has {counted(picture.shape[2], 'channel')}"
+    return f"{has}, which the model's preprocessing gets as an array [H, W, C] in [0, 1]; it "

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from xai_align._tools.checks import check_choice, check_finite
 from xai_align._tools.correlation import kendall, pearson, spearman
+from xai_align._tools.counted import counted
 
 Pool = Literal["max", "mean"]
 Aggregate = Literal["all", "layer", "head"]
@@ -158,7 +159,7 @@ def _prepared(attention: Tensor, attributions: Tensor, pool: str, aggregate: str
     pooled = pooled_to(attributions.detach().double(), maps.shape[-1], pool=pool)  # type: ignore[arg-type]
     if (len(maps), maps.shape[-2]) != pooled.shape[:2]:
         raise ValueError(
-            f"attention is of {len(maps)} examples with {maps.shape[-2]} tokens, "
+            f"attention is of {counted(len(maps), 'example')} with {maps.shape[-2]} tokens, "
             f"attributions of {len(pooled)} with {pooled.shape[1]}; give both for the same examples and tokens"
         )
     pooled = pooled.view(len(pooled), *[1] * (maps.dim() - 3), *pooled.shape[1:]).expand(maps.shape)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from xai_align._tools.checks import check_finite, check_integer, check_number
+from xai_align._tools.counted import counted
 from xai_align._tools.model_state import check_evaluation_mode
 from xai_align._tools.progress import progress_bar
 from xai_align._tools.thread_state import restores_thread_state
@@ -174,14 +175,15 @@ def draw_grids(
     classes = len(labels.unique())
     if len(images) < n * n or classes < n * n:
         raise ValueError(
-            f"a grid of {n} x {n} needs {n * n} pictures of different classes; {len(images)} pictures of {classes} "
-            "class(es) were given"
+            f"a grid of {n} x {n} needs {n * n} pictures of different classes; {counted(len(images), 'picture')} of "
+            f"{counted(classes, 'class')} {'was' if len(images) == 1 else 'were'} given"
         )
     right = class_probabilities(model, images, labels, batch_size=batch_size)
     by_class = _most_confident_first(labels, right, confidence)
     if len(by_class) < n * n:
         raise ValueError(
-            f"a grid of {n} x {n} needs {n * n} classes; of the {classes} given, only {len(by_class)} have a picture "
+            f"a grid of {n} x {n} needs {n * n} classes; of the {classes} given, only {len(by_class)} "
+            f"{'has' if len(by_class) == 1 else 'have'} a picture "
             f"that the network classifies rightly with a probability above {confidence:g}; give more pictures, a "
             "smaller n or a lower confidence"
         )
@@ -303,7 +305,9 @@ def _probabilities(model: nn.Module | Callable[..., Tensor], images: Tensor, bat
             logits = model(some)
         if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(some) or logits.shape[1] < 2:
             found = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise ValueError(f"the network gave {found} for {len(some)} pictures; logits [N, K] of K > 1 are needed")
+            raise ValueError(
+                f"the network gave {found} for {counted(len(some), 'picture')}; logits [N, K] of K > 1 are needed"
+            )
         parts.append(logits.float().softmax(1).cpu())
     return torch.cat(parts)
 
@@ -346,7 +350,7 @@ def _check_labelled(images: Any, labels: Any) -> None:
     if labels.shape != images.shape[:1] or bool((labels < 0).any()):
         raise ValueError(
             f"the labels have shape {list(labels.shape)} and start at {int(labels.min()) if labels.numel() else 'none'}"
-            f"; give one class, 0 or more, for each of the {len(images)} pictures"
+            f"; give one class, 0 or more, for each picture, [{len(images)}]"
         )
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from xai_align._tools.checks import check_finite, check_number
+from xai_align._tools.counted import counted
 from xai_align.evaluation.boxes import boxes_to_masks
 from xai_align.evaluation.controls import CentreGaussianAttribution
 
@@ -83,7 +84,9 @@ def positive_mass(attributions: Tensor, masks: Tensor | None = None, *, boxes: S
     if boxes is not None:
         height, width = pixel_maps(attributions).shape[1:]
         if len(boxes) != len(attributions):
-            raise ValueError(f"boxes for {len(boxes)} images were given, and {len(attributions)} maps")
+            raise ValueError(
+                f"boxes for {counted(len(boxes), 'image')} were given, and {counted(len(attributions), 'map')}"
+            )
         masks = boxes_to_masks(boxes, (height, width))
     assert masks is not None
     maps, masks = _maps(attributions, masks)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
+from xai_align._tools.counted import counted
 from xai_align._tools.files.whole_file import whole_file
 from xai_align._tools.thread_state import restores_thread_state
 from xai_align._tools.version import __version__
@@ -202,7 +203,10 @@ class _Job:
             raise ValueError(f"the output has shape {['N', *classes]}; maps of all classes need logits [N, K]")
         expected = (1, 2) if classes[0] == 1 else classes  # one logit may have a name for each of its two sides
         if class_names and len(class_names) not in expected:
-            raise ValueError(f"there are {len(class_names)} class names for {classes[0]} logits; give one for each")
+            raise ValueError(
+                f"there are {counted(len(class_names), 'class name')} for {counted(classes[0], 'logit')}; give one "
+                "for each"
+            )
         self.kind = "pinet" if isinstance(self.module, PiNetTerms) else "local"
         layer = self.space.layer
         self.layer = layer if isinstance(layer, str) else ", ".join(layer)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from xai_align._tools.checks import check_finite
+from xai_align._tools.counted import counted
 
 #: Mean and standard deviation of each channel, or one number for all.
 Normalization: TypeAlias = tuple[Sequence[float] | Tensor | float, Sequence[float] | Tensor | float]
@@ -114,7 +115,8 @@ def _per_channel(normalization: Any, inputs: Tensor) -> tuple[Tensor, Tensor]:
         values = torch.as_tensor(given).to(inputs).flatten()
         if len(values) not in (1, channels):
             raise ValueError(
-                f"the {name} of the normalization has {len(values)} values for {channels} channels; give {channels}"
+                f"the {name} of the normalization has {counted(len(values), 'value')} for "
+                f"{counted(channels, 'channel')}; give {channels}"
             )
         if not values.isfinite().all() or (name == "std" and not (values > 0).all()):
             wanted = "finite and above 0" if name == "std" else "finite"

@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from xai_align._tools.counted import counted
+
 #: Large holes in photographs take five to ten steps.
 MOST_STEPS = 100
 
@@ -59,7 +61,7 @@ def fill_holes(values: Tensor, removed: Tensor, *, tolerance: float) -> Tensor:
         alpha = _ratio(_dot(p, r), _dot(p, q))
         x, r, before = torch.addcmul(x, alpha, p), torch.addcmul(r, alpha, q, value=-1), r
     raise RuntimeError(
-        f"the holes of {len(unsolved)} images were not filled to {tolerance:g} after {MOST_STEPS} steps; "
+        f"the holes of {counted(len(unsolved), 'image')} were not filled to {tolerance:g} after {MOST_STEPS} steps; "
         "give a larger tolerance, or float64 inputs"
     )
 

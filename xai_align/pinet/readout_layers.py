@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias, cast, get_args
 from torch import Tensor, nn
 
 from xai_align import plugins
+from xai_align._tools.counted import counted
 from xai_align.features.head_input import HEAD
 from xai_align.features.resolve_layer import Layer, resolve_layer
 from xai_align.hookspecs import FeatureSpace
@@ -141,7 +142,9 @@ def as_weights(weights: Sequence[float] | None, count: int) -> list[float]:
         return [1 / count] * count
     found = [float(weight) for weight in weights]
     if len(found) != count:
-        raise ValueError(f"{len(found)} weights for {count} layer(s); give one for each, or None for equal ones")
+        raise ValueError(
+            f"{counted(len(found), 'weight')} for {counted(count, 'layer')}; give one for each, or None for equal ones"
+        )
     # a mixture is exact because each part sums to the whole answer and the weights sum to one
     if not all(weight >= 0 for weight in found) or not math.isclose(sum(found), 1, abs_tol=1e-6):
         raise ValueError(

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from xai_align._tools.counted import counted
 from xai_align.pinet.decomposition import Decomposition, decomposition_of
 from xai_align.pinet.input_checks import check_logits
 from xai_align.pinet.network.pseudo_linear import PseudoLinear
@@ -45,6 +46,6 @@ def check_one_batch(model: PseudoLinear, inputs: Sequence[Any], extra: Sequence[
     """
     if len(inputs) != 1 or extra:
         raise ValueError(
-            f"a {type(model).__name__} takes one batch of images, got {len(inputs)} inputs and {len(extra)} further "
-            "argument(s)"
+            f"a {type(model).__name__} takes one batch of images, got {counted(len(inputs), 'input')} and "
+            f"{counted(len(extra), 'further argument')}"
         )

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from xai_align._tools.counted import counted
 from xai_align.hookspecs import FeatureSpace, LoadedModel
 from xai_align.plugins.hook_calls import first_answer, first_answer_or_raise
 from xai_align.plugins.model_options import ModelOptions
@@ -143,7 +144,7 @@ def classifier(model: nn.Module, num_classes: int) -> nn.Module:
         backbone = load_model("timm:resnet18@random").model
         classifier(backbone, 10)(torch.rand(2, 3, 64, 64))  # [2, 10]
     """
-    doing = f"cannot give {type(model).__name__} a head for {num_classes} classes"
+    doing = f"cannot give {type(model).__name__} a head for {counted(num_classes, 'class')}"
     return first_answer_or_raise(
         "xai_align_classifier",
         nn.Module,

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from xai_align._tools.counted import counted
 from xai_align.training.checkpoints import DamagedCheckpoint, Snapshot, read_checkpoint, same, write_checkpoint
 
 _GIB = 2**30
@@ -161,7 +162,8 @@ def _sample(count: int, channels: int, positions: int, memory: float, least: int
     if fitting < least:
         needed = (sums + least * one) / _GIB
         raise ValueError(
-            f"memory={memory:g} GiB holds the maps of {max(0, fitting)} of {count} images, and at least {least} are "
+            f"memory={memory:g} GiB holds the maps of {max(0, fitting)} of {counted(count, 'image')}, and at least "
+            f"{least} are "
             f"needed; give memory={1.05 * needed:.3g} or more"
         )
     return torch.tensor(sorted(random.Random(seed).sample(range(count), fitting)))

@@ -7,6 +7,7 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
+from xai_align._tools.counted import counted
 from xai_align._tools.model_state import signature
 from xai_align.features.unwrapping import network_of
 from xai_align.hookspecs import FeatureSpace
@@ -39,7 +40,7 @@ def check_fingerprint(own: dict[str, Any], found: dict[str, Any]) -> None:
     elif own["layer"] != found["layer"]:
         what = f"are of layer '{own['layer']}', and the layer is '{found['layer']}'"
     elif own["channels"] != found["channels"]:
-        what = f"are of {own['channels']} channels, and the layer has {found['channels']}"
+        what = f"are of {counted(own['channels'], 'channel')}, and the layer has {found['channels']}"
     elif own["image_size"] != found["image_size"] or own["grid"] != found["grid"]:
         sizes = [f"{rows} x {columns}" for rows, columns in (own["image_size"], found["image_size"])]
         what = f"were fitted to images of {sizes[0]} pixels, and these have {sizes[1]}"

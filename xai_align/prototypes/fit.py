@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from xai_align._tools.counted import counted
 from xai_align._tools.files.folder_lock import locked_folder
 from xai_align._tools.options import with_changes
 from xai_align._tools.progress import progress_bar
@@ -95,12 +96,12 @@ def fit_prototypes(
     count = len(images)
     if count < chosen.prototypes:
         raise ValueError(
-            f"there are {count} image(s), and each channel gets {chosen.prototypes} prototypes; give more images, or "
-            f"prototypes={max(1, count)}"
+            f"there {'is' if count == 1 else 'are'} {counted(count, 'image')}, and each channel gets "
+            f"{counted(chosen.prototypes, 'prototype')}; give more images, or prototypes={max(1, count)}"
         )
     named = [str(name) for name in (range(count) if names is None else names)]
     if len(named) != count:
-        raise ValueError(f"{len(named)} names for {count} images; give one for each")
+        raise ValueError(f"{counted(len(named), 'name')} for {counted(count, 'image')}; give one for each")
     model, own_layer = unwrapped(model)
     check_model(model)
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
@@ -291,7 +292,9 @@ def _notes(features: CachedFeatures, matrix: Tensor, options: PrototypeOptions) 
         notes.append(f"the matrix is ill-conditioned (condition number {condition:.3g}); an orthogonal one is not")
     silent = int((features.maps.abs().amax((0, 1)) == 0).sum())
     if silent:
-        notes.append(f"{silent} of {len(matrix)} channels are 0 in all images of the fit")
+        notes.append(
+            f"{silent} of {counted(len(matrix), 'channel')} {'is' if silent == 1 else 'are'} 0 in all images of the fit"
+        )
     return tuple(notes)
 
 

@@ -11,6 +11,7 @@ from typing import get_args
 
 import torch
 
+from xai_align._tools.counted import counted
 from xai_align._tools.files.fields import check_fields, either, listed, nothing, number, one_of, record, text, whole
 from xai_align._tools.files.tensor_file import check_tensors
 from xai_align._tools.version import __version__
@@ -107,7 +108,7 @@ def load_prototypes(path: str | os.PathLike[str]) -> Prototypes:
         "activations": numbers,
         "purity": torch.empty(2, channels),
     }
-    check_tensors(expected, saved.tensors, f"'{path}' holds no prototypes of {channels} channels")
+    check_tensors(expected, saved.tensors, f"'{path}' holds no prototypes of {counted(channels, 'channel')}")
     for name, limit in (("images", len(about["names"])), ("positions", cells)):
         if count == 0 or not bool(((saved.tensors[name] >= 0) & (saved.tensors[name] < limit)).all()):
             raise ValueError(f"'{path}' is invalid: {name} are not numbers from 0 to {limit - 1}; fit again")

@@ -15,6 +15,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from xai_align._tools.counted import counted
+
 #: Elements of mixed maps that are in memory at a time.
 _AT_A_TIME = 2**23
 
@@ -74,7 +76,11 @@ def channel_purity(
         channel_purity(maps, torch.eye(8), 5)  # [8]
     """
     if len(maps) < count:
-        raise ValueError(f"{len(maps)} images have no {count} prototypes; give more images or a smaller count")
+        raise ValueError(
+            f"{counted(len(maps), 'image')}, and {counted(count, 'prototype')} need{'s' * (count == 1)} {count}; "
+            "give more images or a "
+            "smaller count"
+        )
     sums = maps.sum(1) if sums is None else sums
     images, _ = prototype_images(sums.to(matrix), matrix, count)
     positions = strongest_positions(maps, matrix) if positions is None else positions

@@ -14,6 +14,7 @@ from xai_align._tools.checks import check_integer
 from xai_align._tools.devices import usable_device
 from xai_align._tools.files.folder_lock import locked_folder
 from xai_align._tools.files.legible import legible
+from xai_align._tools.files.writable_folder import check_folder_is_writable
 from xai_align._tools.options import with_changes
 from xai_align._tools.progress import progress_bar
 from xai_align._tools.random_state import fixed_random_state, mixed_seed
@@ -91,6 +92,9 @@ def compare(
     chosen = with_changes(options, CompareOptions, changed, "compare")
     table_format = available_format(chosen.table_format)
     check_integer("seed", seed, least=0)
+    folder = None if out is None else Path(out)
+    if folder is not None:
+        check_folder_is_writable(folder)
     process = this_process(chosen.device)
     if out is None and process.world > 1:
         raise ValueError("several processes share their results through a folder; name one")
@@ -119,7 +123,6 @@ def compare(
             device=lambda: process.device or usable_device(chosen.device),
             device_given=chosen.device is not None or process.device is not None,
         )
-    folder = None if out is None else Path(out)
     store = MemoryStore() if folder is None else FolderStore(folder, plan.settings)
     with locked_folder(folder if process.is_main else None):
         with progress_bar("comparing", None, shown=show_progress and process.is_main) as bar:

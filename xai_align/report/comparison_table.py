@@ -201,7 +201,8 @@ def _enough(digits: int | None, value: float) -> int | None:
 def _cell(one: Summary | None, column: Column, best: set[str], reference: str) -> Cell:
     if one is None or not math.isfinite(one.mean):
         asked = 0 if one is None else one.n + one.missing
-        return Cell(value=None, mean=NOTHING, hint=f"no value{f' for any of {asked} images' if asked else ''}")
+        hint = "no value" + ("" if not asked else " for the image" if asked == 1 else f" for any of {asked} images")
+        return Cell(value=None, mean=NOTHING, hint=hint)
     digits = _enough(column.digits, one.mean)
     mean, mark = figure(one.mean, digits), one.verdict if column.higher_is_better is not None else ""
     interval, difference = _interval(one.low, one.high, digits), ""

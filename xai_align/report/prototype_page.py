@@ -113,7 +113,7 @@ def parts_of_photograph(
     others = float(values.sum()) - sum(term.value for term in terms)
     left_over = prototypes.channels - len(terms)
     if left_over:
-        terms.append(Term("rest", f"the other {left_over} channels", others))
+        terms.append(Term("rest", "the other channel" if left_over == 1 else f"the other {left_over} channels", others))
     for text, value in (("class tokens", shares.prefix), ("around the layer", shares.around)):
         if float(value[example]):
             terms.append(Term("apart", text, float(value[example])))

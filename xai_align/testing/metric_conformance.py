@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from xai_align._tools.counted import counted
 from xai_align.evaluation.agreement import Scored
 from xai_align.evaluation.does_not_apply import MetricDoesNotApply
 from xai_align.hookspecs import MetricSpec
@@ -131,7 +132,9 @@ def _maps(count: int = 3) -> Tensor:
 def _check_values(values: Any, count: int) -> None:
     found = f"{values.dtype} {list(values.shape)}" if isinstance(values, Tensor) else f"a {type(values).__name__}"
     fits = isinstance(values, Tensor) and values.is_floating_point() and values.shape == (count,)
-    _demand(fits, "values", f"it gave {found} for {count} images", f"return a floating tensor of shape [{count}]")
+    _demand(
+        fits, "values", f"it gave {found} for {counted(count, 'image')}", f"return a floating tensor of shape [{count}]"
+    )
     missing = all(math.isnan(value) for value in values.tolist())
     _demand(not missing, "values", "every value is NaN", "give the values that there are")
     infinite = [value for value in values.tolist() if math.isinf(value)]

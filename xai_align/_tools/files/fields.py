@@ -11,6 +11,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
+from xai_align._tools.counted import counted
+
 #: ``(value, name) -> error message or None``.
 Rule: TypeAlias = Callable[[Any, str], str | None]
 
@@ -192,7 +194,7 @@ def like(example: Any) -> Rule:
 def shown(value: Any) -> str:
     """Return a value as shown in messages: on one line, and short."""
     if isinstance(value, dict):
-        return f"an object with {len(value)} names"
+        return f"an object with {counted(len(value), 'name')}"
     if isinstance(value, list):
         return f"a list of {len(value)} items"
     if type(value) is int and abs(value) > 10**18:

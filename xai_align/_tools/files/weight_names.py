@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from xai_align._tools.counted import counted
 from xai_align._tools.files.tensor_file import check_weights
 from xai_align._tools.files.weights_file import is_averaged
 
@@ -91,7 +92,8 @@ def _notes(found: Collection[str], chosen: str, prefixes: Sequence[str], path: s
     beside = [name for name in found if not name.startswith((chosen, *others))]
     if beside:
         more = " …" if len(beside) > 3 else ""
-        yield f"{len(beside)} tensors of '{path}' are not part of the network and were left out: " + (
+        were = "is not part of the network and was" if len(beside) == 1 else "are not part of the network and were"
+        yield f"{counted(len(beside), 'tensor')} of '{path}' {were} left out: " + (
             ", ".join(one[:60] for one in beside[:3]) + more
         )
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from xai_align._tools.counted import counted
 from xai_align._tools.images import check_images
 
 
@@ -107,7 +108,7 @@ def _check_integers(what: str, values: Tensor, count: int) -> None:
     if values.dtype != torch.int64:
         raise TypeError(f"the {what} are {values.dtype}; give int64, one number for each image")
     if tuple(values.shape) != (count,):
-        raise ValueError(f"the {what} have shape {list(values.shape)} beside {count} image(s); give [{count}]")
+        raise ValueError(f"the {what} have shape {list(values.shape)} beside {counted(count, 'image')}; give [{count}]")
 
 
 def _check_masks(masks: Tensor, images: Tensor) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from xai_align._tools.checks import check_choice, check_number
+from xai_align._tools.counted import counted
 from xai_align.align.alignment_loss import Balance, Meet, alignment_loss
 from xai_align.align.forward_passes.classifier_pass import ClassifierPass
 from xai_align.align.terms.running_means import RunningMeans
@@ -102,7 +103,8 @@ def classification_loss(options: Classification, logits: Tensor, labels: Tensor,
         losses = options.criterion(logits, labels)
         if tuple(losses.shape) != (len(labels),):
             raise ValueError(
-                f"the criterion gave {list(losses.shape)} for {len(labels)} images; it has to give one loss for each: "
+                f"the criterion gave {list(losses.shape)} for {counted(len(labels), 'image')}; it has to give one "
+                "loss for each: "
                 "with PyTorch's losses say reduction='none'"
             )
         return losses

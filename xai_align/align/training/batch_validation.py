@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from xai_align._tools.counted import counted
 from xai_align._tools.images import check_images
 from xai_align.align.forward_passes.training_batch import TrainingBatch
 
@@ -66,7 +67,9 @@ class BatchValidator:
                 "or give read_batch=..., a function from what is yielded to (images, labels)"
             )
         if not isinstance(raw, tuple | list) or len(raw) not in (2, 3):
-            found = f"{type(raw).__name__}s of {len(raw)} parts" if isinstance(raw, tuple | list) else _kind(raw)
+            found = (
+                f"{type(raw).__name__}s of {counted(len(raw), 'part')}" if isinstance(raw, tuple | list) else _kind(raw)
+            )
             raise TypeError(
                 f"{self.name} are {found}; yield (images, labels) or (images, labels, masks), "
                 "or give read_batch=..., a function from what is yielded to one of these"
@@ -90,7 +93,7 @@ class BatchValidator:
         if found.dtype == torch.bool or found.dim() != 1 or len(found) != count:
             raise ValueError(
                 f"{self.name}: the labels are {str(found.dtype).removeprefix('torch.')} of shape {list(found.shape)} "
-                f"for {count} images; give one whole number for each image"
+                f"for {counted(count, 'image')}; give one whole number for each image"
             )
         least, most = int(found.min()), int(found.max())
         if least < 0 or (self.classes is not None and most >= self.classes):
@@ -126,7 +129,7 @@ class BatchValidator:
         found = torch.as_tensor(indices)
         if found.is_floating_point() or found.shape != labels.shape:
             raise ValueError(
-                f"{self.name}: the indices have shape {list(found.shape)} for {len(labels)} images; "
+                f"{self.name}: the indices have shape {list(found.shape)} for {counted(len(labels), 'image')}; "
                 "give the number of each example in the data set"
             )
         return found.to(torch.int64)

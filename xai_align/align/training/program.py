@@ -160,7 +160,10 @@ class AlignProgram(Program):
         absent = [number for number in range(self.classes) if number not in there]
         if absent and self.state.epoch == 0:
             some = ", ".join(map(str, absent[:5])) + (" …" if len(absent) > 5 else "")
-            self.state.notes.append(f"{len(absent)} of {self.classes} classes have no training example (class {some})")
+            self.state.notes.append(
+                f"{len(absent)} of {self.classes} classes {'has' if len(absent) == 1 else 'have'} no training "
+                f"example (class {some})"
+            )
 
     def _respond_to_collapse(self, row: Row) -> None:
         """Warn and start the response if masks have collapsed. Flat masks with a growing spread are still learning."""

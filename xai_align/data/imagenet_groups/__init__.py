@@ -14,6 +14,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from xai_align._tools.counted import counted
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -40,7 +42,7 @@ class Hypernym:
 
     def __str__(self) -> str:
         """Return the usual name, the wnid and the size."""
-        return f"{self.names[0]} ({self.wnid}, {len(self.classes)} classes)"
+        return f"{self.names[0]} ({self.wnid}, {counted(len(self.classes), 'class')})"
 
 
 @cache
@@ -64,7 +66,9 @@ def find_hypernym(wanted: str) -> Hypernym:
     if len(meant) == 1:
         return meant[0]
     if meant:
-        listed = ", ".join(f"{group.wnid} ({', '.join(group.names)}; {len(group.classes)} classes)" for group in meant)
+        listed = ", ".join(
+            f"{group.wnid} ({', '.join(group.names)}; {counted(len(group.classes), 'class')})" for group in meant
+        )
         raise ValueError(f"'{wanted}' means {len(meant)} groups: {listed}; ask by wnid")
     raise ValueError(f"no group of ImageNet classes is called '{wanted}'{_suggestion(sought)}")
 

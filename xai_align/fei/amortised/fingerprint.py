@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from xai_align._tools.counted import counted
 from xai_align._tools.logits import select_logits
 from xai_align._tools.replica import Replica
 from xai_align._tools.thread_state import restores_thread_state
@@ -124,7 +125,8 @@ class Fingerprint:
         rows, columns = self.size
         if images.shape[1] != self.channels:
             raise OtherNetwork(
-                f"this explainer was fitted to images of {self.channels} channels and got {list(images.shape)}; "
+                f"this explainer was fitted to images of {counted(self.channels, 'channel')} and got "
+                f"{list(images.shape)}; "
                 "give such images, or fit one to these"
             )
         if tuple(images.shape[2:]) != self.size:
@@ -211,7 +213,9 @@ def plain_normalization(normalization: Normalization | None, channels: int) -> A
     for one in normalization:
         values = torch.as_tensor(one).double().flatten()
         if len(values) not in (1, channels):
-            raise ValueError(f"normalization has {len(values)} values for {channels} channels; give {channels}")
+            raise ValueError(
+                f"normalization has {counted(len(values), 'value')} for {counted(channels, 'channel')}; give {channels}"
+            )
         both.append(tuple(round(value, 8) for value in values.expand(channels).tolist()))
     return tuple(both)
 

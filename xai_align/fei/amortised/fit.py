@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from xai_align._tools.checks import check_integer, check_number
+from xai_align._tools.counted import counted
 from xai_align._tools.logits import select_logits
 from xai_align._tools.options import with_changes
 from xai_align._tools.random_state import fixed_random_state
@@ -314,7 +315,7 @@ def _divided(images: UnlabelledImages, classes: Tensor, share: float, seed: int)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(derived_seed(seed, "held out"))).tolist()
     train, others = sorted(order[held:]), sorted(order[:held])
     if not train:
-        raise ValueError(f"of {count} images all would be held out; give a smaller validation_share")
+        raise ValueError(f"of {counted(count, 'image')} all would be held out; give a smaller validation_share")
     return Asked(images, train, classes), Asked(images, others, classes) if held else None
 
 
@@ -349,7 +350,7 @@ def most_probable(explained: ExplainedNetwork, images: UnlabelledImages, batch_s
         logits = select_logits(explained.logits(x))
         if logits.dim() != 2 or len(logits) != len(x):
             raise ValueError(
-                f"the network gave {list(logits.shape)} for {len(x)} images; fit_fei needs logits [N, K], "
+                f"the network gave {list(logits.shape)} for {counted(len(x), 'image')}; fit_fei needs logits [N, K], "
                 "and dense outputs are explained by the method 'fei'"
             )
         if not bool(logits.isfinite().all()):

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xai_align._tools.checks import check_integer
+from xai_align._tools.counted import counted
 
 #: Groups of the group normalisation.
 GROUPS = 4
@@ -90,7 +91,8 @@ class ScoreNetwork(nn.Module):
         found = [layer.shape[1] for layer in layers]
         if found != self.options["channels"] or images.shape[1] != self.options["in_channels"]:
             raise ValueError(
-                f"the score network was made for images of {self.options['in_channels']} channels and layers of "
+                f"the score network was made for images of {counted(self.options['in_channels'], 'channel')} and "
+                "layers of "
                 f"{self.options['channels']}, and got {images.shape[1]} and {found}"
             )
         r = start[:, None]

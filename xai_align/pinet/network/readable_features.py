@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from xai_align._tools.counted import counted
 from xai_align.pinet.network.second_look import EvidenceLook, SecondLook, spread_transposed
 
 #: Choices of ``z``: see :func:`readable_features`.
@@ -112,7 +113,8 @@ class Pixels(Readable):
         super().__init__()
         if {len(mean), len(std)} - {1, channels} or min(std) <= 0:
             raise ValueError(
-                f"mean {tuple(mean)} and std {tuple(std)} undo the normalisation of images with {channels} channel(s): "
+                f"mean {tuple(mean)} and std {tuple(std)} undo the normalisation of images with "
+                f"{counted(channels, 'channel')}: "
                 "give one number or one for each channel, with std > 0"
             )
         self.channels = channels
@@ -189,8 +191,8 @@ class ClassEvidence(Readable):
         start = torch.zeros(num_classes, in_channels) if classifier is None else classifier.weight.detach().clone()
         if start.shape != (num_classes, in_channels):
             raise ValueError(
-                f"the classifier has weights {list(start.shape)}; {num_classes} classes on a feature map of "
-                f"{in_channels} channels need [{num_classes}, {in_channels}]"
+                f"the classifier has weights {list(start.shape)}; {counted(num_classes, 'class')} on a feature map of "
+                f"{counted(in_channels, 'channel')} need [{num_classes}, {in_channels}]"
             )
         self.weight = nn.Parameter(start)
 

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from xai_align._tools.counted import counted
 from xai_align._tools.full_precision import full_precision
 from xai_align._tools.options import with_changes
 from xai_align.pinet.network.aggregator import Aggregator
@@ -183,9 +184,9 @@ class SecondLookHead(nn.Module):
         maps = self.coefficient_shape[0] * self.coefficient_shape[1]
         if raw.dim() != 4 or raw.shape[:2] != (examples, maps):
             raise ValueError(
-                f"the decoder gave {list(raw.shape)} for {examples} images; this head needs raw maps "
-                f"[{examples}, {maps}, h, w], as {self.coefficient_shape[0]} class(es) x {self.coefficient_shape[1]} "
-                "channel(s) have coefficients of their own"
+                f"the decoder gave {list(raw.shape)} for {counted(examples, 'image')}; this head needs raw maps "
+                f"[{examples}, {maps}, h, w], as {counted(self.coefficient_shape[0], 'class')} x "
+                f"{counted(self.coefficient_shape[1], 'channel')} have coefficients of their own"
             )
         return raw
 

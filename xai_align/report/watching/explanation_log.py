@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from xai_align._tools.callers_level import callers_level
 from xai_align._tools.checks import check_finite, check_integer
+from xai_align._tools.counted import counted
 from xai_align._tools.files.name_part import name_part
 from xai_align._tools.random_state import fixed_random_state
 from xai_align._tools.replica import Replica
@@ -293,7 +294,8 @@ class ExplanationLog:
         self._state.skipping = True
         share, takes = self._budget.share, self._budget.seconds_of(len(self._images))
         warnings.warn(
-            f"explaining {len(self._images)} picture(s) takes {takes:.2g} s, and {100 * share:.3g} % of the time "
+            f"explaining {counted(len(self._images), 'picture')} takes {takes:.2g} s, and {100 * share:.3g} % of the "
+            "time "
             f"allows that every {takes / share:.2g} s; calls in between are skipped. For more of them, give fewer "
             "pictures or a larger share.",
             UserWarning,

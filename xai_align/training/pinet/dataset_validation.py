@@ -59,14 +59,16 @@ def validate_dataset(data: Any, collate: Collate, *, name: str) -> dict[str, Any
         raise ValueError(f"{name}: every image is constant, so there is nothing to localise")
     if constant:
         _warn(
-            f"{name}: {len(constant)} of {len(numbers)} images are constant (item(s) "
+            f"{name}: {len(constant)} of {len(numbers)} images {'is' if len(constant) == 1 else 'are'} constant "
+            "(item(s) "
             f"{_some(constant)}); nothing can be localised in them"
         )
     if collate.labelled and collate.task != "regression":
         expected = range(2 if collate.classes == 1 else collate.classes)
         if absent := [number for number in expected if number not in classes]:
             _warn(
-                f"{name}: {len(absent)} of {len(expected)} classes have no example (class {_some(absent)}) among the "
+                f"{name}: {len(absent)} of {len(expected)} classes {'has' if len(absent) == 1 else 'have'} no "
+                f"example (class {_some(absent)}) among the "
                 f"{len(numbers)} that were checked; results for them are meaningless"
             )
     return {"examples": count, "targets": digest.hexdigest()[:16]}

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from xai_align._tools.counted import counted
 from xai_align.pinet.network.loss_formulas import Task
 from xai_align.pinet.network.losses import Batch
 
@@ -52,7 +53,7 @@ class Collate:
             ValueError: a shape or a value is invalid.
         """
         if not isinstance(item, tuple | list) or len(item) not in (2, 3):
-            found = f"{len(item)} parts" if isinstance(item, tuple | list) else type(item).__name__
+            found = f"{counted(len(item), 'part')}" if isinstance(item, tuple | list) else type(item).__name__
             raise TypeError(f"an item of the data set is {found}; give (image, target) or (image, target, mask)")
         image = checked_image(item[0]).to(self.dtype)
         target = self.target(item[1]) if self.labelled else torch.zeros(())
