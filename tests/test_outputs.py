@@ -326,7 +326,7 @@ class Interrupted(nn.Module):
 
 
 def test_an_interrupt_is_not_taken_for_a_network_without_gradients():
-    with pytest.raises(RuntimeError, match="a mode was not left"):
+    with pytest.raises(KeyboardInterrupt):
         final_activation(Interrupted(), torch.rand(1, 3, 8, 8))
 
 
