@@ -104,7 +104,7 @@ def test_the_terms_are_the_sums_of_the_map_over_the_regions():
         ("region", "top left", 5),
         ("region", "middle", 4),
         ("region", "right", 2),
-        ("rest", "all other regions for", 1),
+        ("rest", "other regions in favour", 1),
         ("against", "all regions against", -4),
         ("apart", "tokens without a position", 0.25),
         ("apart", "evidence that bypasses the layer", -0.125),

@@ -46,7 +46,7 @@ def sum_terms(record: Record) -> tuple[Term, ...]:
     Example::
 
         [(term.text, term.value) for term in sum_terms(record)]
-        # [("middle", 4.1), ("left", 2.0), ("top left", 1.2), ("all other regions for", 3.1),
+        # [("middle", 4.1), ("left", 2.0), ("top left", 1.2), ("other regions in favour", 3.1),
         #  ("all regions against", -1.3), ("bias", 0.3)]
     """
     regions = resize_keeping_sum((record.map if record.cells is None else record.cells).double(), (REGIONS, REGIONS))
@@ -63,7 +63,7 @@ def sum_terms(record: Record) -> tuple[Term, ...]:
         terms.append(Term("region", PLACES[row][column], value, box, min(value / evidence, 1.0)))
     rest, against = sum(value for value in others if value > 0), sum(value for value in others if value < 0)
     if rest:
-        terms.append(Term("rest", "all other regions for", rest, share=min(rest / evidence, 1.0)))
+        terms.append(Term("rest", "other regions in favour", rest, share=min(rest / evidence, 1.0)))
     if against:
         terms.append(Term("against", "all regions against", against))
     if record.prefix:
