@@ -6,10 +6,11 @@ from captum.attr import Attribution
 from captum.log import log_usage
 
 from captum_align.without_futures import WithoutFutures
+from captum_align.without_sum import WithoutSum
 from xai_align.align.method import ALIGNMethod
 
 
-class ALIGNAttribution(ALIGNMethod, WithoutFutures, Attribution):
+class ALIGNAttribution(ALIGNMethod, WithoutFutures, WithoutSum, Attribution):
     """Mask of an image's evidence by a trained masker: one forward pass, no gradients.
 
     Arguments, options and errors are those of :class:`xai_align.align.ALIGNMethod`; this class adds Captum's
@@ -24,15 +25,6 @@ class ALIGNAttribution(ALIGNMethod, WithoutFutures, Attribution):
     """
 
     attribute = log_usage()(ALIGNMethod.attribute)
-
-    def has_convergence_delta(self) -> bool:
-        """Return False: a mask has no sum to converge to."""
-        return False
-
-    @property
-    def multiplies_by_inputs(self) -> bool:
-        """False: a mask is not a product with the image."""
-        return False
 
     @classmethod
     def get_name(cls) -> str:

@@ -6,10 +6,11 @@ from captum.attr import Attribution
 from captum.log import log_usage
 
 from captum_align.without_futures import WithoutFutures
+from captum_align.without_sum import WithoutSum
 from xai_align.fei import AmortisedFEI
 
 
-class AmortisedFEIAttribution(AmortisedFEI, WithoutFutures, Attribution):
+class AmortisedFEIAttribution(AmortisedFEI, WithoutFutures, WithoutSum, Attribution):
     """Ranking of the pixels that support the answer, in one pass, by a network that was fitted to this model.
 
     Arguments, options and errors are those of :class:`xai_align.fei.AmortisedFEI`; this class adds Captum's interface.
@@ -23,15 +24,6 @@ class AmortisedFEIAttribution(AmortisedFEI, WithoutFutures, Attribution):
     """
 
     attribute = log_usage()(AmortisedFEI.attribute)
-
-    def has_convergence_delta(self) -> bool:
-        """Return False: a ranking has no sum to converge to."""
-        return False
-
-    @property
-    def multiplies_by_inputs(self) -> bool:
-        """False: scores are no product with the image."""
-        return False
 
     @classmethod
     def get_name(cls) -> str:

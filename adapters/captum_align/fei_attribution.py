@@ -6,10 +6,11 @@ from captum.attr import Attribution
 from captum.log import log_usage
 
 from captum_align.without_futures import WithoutFutures
+from captum_align.without_sum import WithoutSum
 from xai_align.fei.method import FEIMethod
 
 
-class FEIAttribution(FEIMethod, WithoutFutures, Attribution):
+class FEIAttribution(FEIMethod, WithoutFutures, WithoutSum, Attribution):
     """Ranking of the pixels that support the answer, by masks optimised to preserve it and to remove it.
 
     Arguments, options and errors are those of :class:`xai_align.fei.FEIMethod`; this class adds Captum's interface.
@@ -23,15 +24,6 @@ class FEIAttribution(FEIMethod, WithoutFutures, Attribution):
     """
 
     attribute = log_usage()(FEIMethod.attribute)
-
-    def has_convergence_delta(self) -> bool:
-        """Return False: a ranking has no sum to converge to."""
-        return False
-
-    @property
-    def multiplies_by_inputs(self) -> bool:
-        """False: a mask is not a product with the image."""
-        return False
 
     @classmethod
     def get_name(cls) -> str:
