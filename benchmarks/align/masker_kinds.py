@@ -5,7 +5,7 @@
 EfficientNet-Lite0 with its ImageNet weights at 96 px, the command's defaults, one seed. ``--pacs`` holds
 ``photo/CLASS/*.jpg``; ``OUT`` gets the two fits and ``masks.png``, held-out photographs with both masks.
 
-Takes some four minutes on one core.
+A fit took ten minutes on a core that was shared by several processes.
 """
 
 from __future__ import annotations
