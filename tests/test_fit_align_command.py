@@ -21,8 +21,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from tests.networks import conv_net, untouched
+from xai_align.align import StageMasker
 from xai_align.align.forward_passes.training_batch import TrainingBatch
 from xai_align.align.saved_fit import load_fit, masker_of
+from xai_align.builtin import METHODS
 from xai_align.cli import fit_align_folder
 from xai_align.comparison.domain_scores import score_domain
 from xai_align.data.domain_folder import read_domains, split_domains
@@ -199,9 +201,153 @@ def test_training_images_are_shuffled_and_come_with_their_numbers(folder, monkey
     assert batch.labels.tolist() == labels
 
 
+PRETRAINED = """
+import torch
+from torch import nn
+from xai_align.hookspecs import LoadedModel
+from torchvision.transforms.functional import to_tensor
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 12, 3, 2, 1)
+        self.three, self.head = nn.Conv2d(12, 12, 3, 2, 1), nn.Linear(12, 2)
+    def forward(self, x):
+        x = self.three(self.two(self.one(x).relu()).relu()).relu()
+        return self.head(x.mean((2, 3)))
+
+class Wide(Net):
+    def __init__(self):
+        super().__init__()
+        self.one = nn.Conv2d(3, 12, 8, 8)
+    def forward(self, x):
+        return self.head(self.one(x).relu().mean((2, 3)))
+
+def loaded(kind):
+    model = kind().eval()
+    with torch.no_grad():
+        for p in model.parameters():  # weights that no random generator made
+            p.copy_(torch.arange(p.numel()).view_as(p).mul(1.7).sin() * 0.3)
+    return LoadedModel(model=model, preprocess=to_tensor)
+
+def net():
+    return loaded(Net)
+
+def wide():
+    return loaded(Wide)
+
+@hookimpl
+def xai_align_classifier(model, num_classes):
+    import copy
+    return copy.deepcopy(model) if type(model).__name__ in ("Net", "Wide") else None
+"""
+
+
+def test_a_pretrained_backbone_gives_its_stages_and_the_folder_brings_them_back(folder, tmp_path_factory, monkeypatch):
+    site = tmp_path_factory.mktemp("site")
+    with site_in(site, monkeypatch, keep=("builtin", "timm_align")) as plugins:
+        module = plugins.add("pretrained", PRETRAINED)
+        short = (*SHORT[4:], "--device", "cpu", "--examples", 0)
+        words = ("fit-align", "pictures/dark", "--backbone", f"{module}:net", *short)
+        done = run(*words, "--out", "out")
+        assert done.exit_code == 0, done.output
+        assert "begins from nothing" not in done.stderr
+        start = load_model(f"{module}:net", trust=True).model
+        saved = load_file(folder / "out/masker.safetensors")
+        frozen = {key: value for key, value in saved.items() if key.startswith("frozen.")}
+        assert {key.split(".")[1] for key in frozen} == {"one", "two"}
+        assert all(torch.equal(value, start.state_dict()[key.removeprefix("frozen.")]) for key, value in frozen.items())
+        assert not torch.equal(start.one.weight, load_file(folder / "out/classifier.safetensors")["one.weight"])
+        aligned = load_model("align:out", trust=True).model
+        method = next(one for one in METHODS if one.name == "align").build(aligned)
+        assert isinstance(method.masker, StageMasker)
+        assert "another configuration" in refused(*words[1:], "--masker", "plain", "--out", "out")
+
+        wide = ("pictures/dark", "--backbone", f"{module}:wide", *short)
+        done = run("fit-align", *wide, "--out", "wide")
+        assert done.exit_code == 0, done.output
+        assert "the masker begins from nothing and not on the backbone's stages: Wide has" in done.stderr
+        assert done.stderr.count("begins from nothing") == 1
+        assert "a masker on its stages reads at least two" in refused(*wide, "--masker", "stages", "--out", "no")
+
+
+def test_untrained_stages_are_read_only_if_that_is_asked_for(folder, monkeypatch):
+    given = []
+
+    class Captures:
+        def __init__(self, model, masker, layer, **options):
+            given.append(masker)
+            raise ValueError("seen")
+
+    monkeypatch.setattr(fit_align_folder, "AlignTrainer", Captures)
+    assert "the masker begins from nothing: the backbone's stages are untrained" in refused(
+        "pictures/dark", *SHORT, "--out", "out"
+    )
+    for more in (("--masker", "stages"), ("--masker", "plain"), ("--recipe", "erm", "--masker", "stages")):
+        assert "begins from nothing" not in refused("pictures/dark", *SHORT, *more, "--out", "out")
+    plain, stages, *others = given
+    assert plain is None
+    assert isinstance(stages, StageMasker)
+    assert others == [None, None]
+
+
+def pictures_of(folder, name, counts):
+    for sub, count in counts.items():
+        for i in range(count):
+            save_picture(folder / name / sub / f"{i:02d}.png", (9, 90, 200), 20)
+
+
+@pytest.mark.parametrize(
+    ("counts", "more", "told"),
+    [
+        ({"red": 3}, (), "holds the one sub-folder 'red'; give a folder with one sub-folder of images for each class"),
+        ({"red": 1, "blue": 1}, (), "no image is left for validation: no class of a source has more than 1 image, and"),
+        ({"red": 2, "blue": 2}, (), "has more than 2 images, and three are needed"),
+    ],
+)
+def test_folders_that_cannot_be_trained_on_are_refused_before_training(folder, counts, more, told):
+    pictures_of(folder, "some", counts)
+    assert told in refused("some", *SHORT, *more, "--out", "out")
+    assert not (folder / "out").exists()
+
+
+def test_what_a_folder_does_not_allow_is_said_before_training(folder, monkeypatch):
+    class Stops:
+        def __init__(self, *networks, **options):
+            raise ValueError("training would begin here")
+
+    monkeypatch.setattr(fit_align_folder, "AlignTrainer", Stops)
+    pictures_of(folder, "many", {"a/red": 20, "a/blue": 20, "a/lone": 1, "a/two": 2})
+    pictures_of(folder, "many", {"b/red": 20, "b/blue": 3, "c/blue": 1, "c/two": 1})
+    told = refused("many", "--source", "a,b", *SHORT, "--out", "out")
+    told, _, last = told.partition("error: ")
+    assert last.startswith("training would begin here")
+    assert "training images; from fewer" not in told
+    assert "one image alone is there to train with of 'lone', 'two'" in told
+    assert "no image is left to validate with of 'lone', 'two'" in told
+    assert "the domain 'b' has no images of 'lone', 'two'; what pictures of this domain have in common" in told
+    assert "the domain 'c' has no images of 'lone', 'red'; its scores are over other classes" in told
+    assert "the domain 'a'" not in told
+    assert "there are only 10 training images; from fewer than 30" in refused("pictures/dark", *SHORT, "--out", "out")
+    pictures_of(folder, "enough", {"red": 30, "blue": 30})
+    assert "training images; from fewer" not in refused("enough", *SHORT, "--out", "out")
+
+
+def test_a_mask_of_another_size_is_found_before_training(folder):
+    (folder / "masks/red").mkdir(parents=True)
+    for i in range(7):
+        Image.fromarray(np.ones((24, 24 - (i == 5)), np.uint8)).save(folder / f"masks/red/{i:02d}.png")
+    words = ("pictures/dark", *SHORT, "--recipe", "oracle", "--masks", "masks", "--out", "out")
+    told = refused(*words)
+    assert "05.png' has 23 x 24 pixels, its image" in told
+    assert "save it in the image's size. Nothing was trained" in told
+    assert not (folder / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
+        (("pictures/dark", "--masker", "stage"), "masker must be 'stages' or 'plain', got 'stage'; did you mean"),
         (("nowhere",), "the image folder 'nowhere' does not exist"),
         (("nowhere", "--source", "dark"), "the image folder 'nowhere' does not exist"),
         (("pictures",), "say which of these domains are trained on: --source dark"),
@@ -253,7 +399,6 @@ def test_domains_share_one_numbering_and_what_the_sources_lack_is_left_out(folde
     assert list(both.images) == ["light", "dark"]
 
 
-@pytest.mark.filterwarnings("ignore:.*holds one image")
 def test_no_image_is_in_two_parts_and_every_class_in_each(folder):
     domains = read_domains("pictures", ["dark"])
     split = split_domains(domains, validation_share=0.4, test_share=0.3, seed=1)

@@ -69,10 +69,12 @@ def _build_amortised_fei(model: Any, explainer: Any = None, **options: Any) -> A
 
 
 def _build_align(model: Any, masker: Any = None, **options: Any) -> Any:
+    from xai_align.align.masker_file import find_masker
     from xai_align.align.method import ALIGNMethod
     from xai_align.align.saved_fit import masker_of
 
-    return ALIGNMethod(masker_of(model) if masker is None else masker, **options)
+    given = masker_of(model) if masker is None else masker
+    return ALIGNMethod(None if given is None else find_masker(given, network=model), **options)
 
 
 def _build_clipped_gradient(model: Any, **options: Any) -> Any:

@@ -36,7 +36,7 @@ from torch import Tensor, nn
 import timm_align
 from benchmarks.shared.markdown import heading, row
 from timm_align.loading import load_timm_model
-from xai_align.align import AlignTrainer, Masker
+from xai_align.align import AlignTrainer, Masker, StageMasker
 from xai_align.align.masker_file import load_masker, save_masker
 from xai_align.align.saved_fit import masker_of, save_fit
 from xai_align.comparison.store import FolderStore, ImageCurve, Part, Value, _digest
@@ -148,7 +148,7 @@ def _load_fit(folder: Path) -> Loaded:
     said = {"kind": "classifier", "backbone": loaded.model.align_backbone, "classes": list(loaded.class_names)}
     tensors = dict(loaded.model.state_dict())
     if file := masker_of(loaded.model):  # as the method does
-        tensors |= {f"masker.{key}": one for key, one in load_masker(file).state_dict().items()}
+        tensors |= {f"masker.{key}": one for key, one in load_masker(file, loaded.model).state_dict().items()}
     return {**said, "masker": file is not None}, tensors
 
 
@@ -190,6 +190,23 @@ def _load_prototypes(folder: Path) -> Loaded:
 def _load_masker(folder: Path) -> Loaded:
     masker = load_masker(folder / "masker.safetensors")
     return {"kind": "masker", "options": masker.options}, dict(masker.state_dict())
+
+
+def _stages() -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Conv2d(1, 2, 3, 2), nn.ReLU(), nn.Conv2d(2, 3, 3, 2), nn.ReLU(), nn.Conv2d(3, 3, 3, 2))
+
+
+def _save_stage_masker(folder: Path) -> None:
+    save_masker(StageMasker(_stages(), 1, size=(16, 16), width=2), folder / "masker.safetensors")
+
+
+def _load_stage_masker(folder: Path) -> Loaded:
+    file = folder / "masker.safetensors"
+    masker = load_masker(file, _stages())
+    answers = read_checkpoint(file).numbers["answers"]  # compared with the stages' own when it is loaded
+    return {"kind": "stage masker", "options": masker.options, "answers": answers}, dict(masker.state_dict())
 
 
 # ------------------------------------------------------------------------------------------- training checkpoints
@@ -371,6 +388,7 @@ KINDS: dict[str, Kind] = {
         lambda folder: save_masker(Masker(1, width=2, depth=1), folder / "masker.safetensors"),
         _load_masker,
     ),
+    "masker on stages": _with_header("masker.safetensors", _save_stage_masker, _load_stage_masker),
     "prototypes": _with_header("prototypes.safetensors", _save_prototypes, _load_prototypes),
     "checkpoint of fit_pinet": _with_header(CHECKPOINT, _save_training, _load_training),
     "checkpoint of AlignTrainer": _with_header(CHECKPOINT, _save_trainer, _load_trainer),

@@ -22,6 +22,7 @@ from xai_align.align.recipe_record import Recipe
 from xai_align.align.saliency import grad_cam, normalised
 from xai_align.align.saliency_of_readouts import readout_evidence, readout_saliency
 from xai_align.align.shortcut import ShortcutWarning, find_shortcuts
+from xai_align.align.stage_masker import NoStagesError, StageMasker
 from xai_align.align.terms.classifier_terms import Classification
 from xai_align.align.terms.masker_terms import Distinction, MaskerTerm, Smoothness
 from xai_align.align.terms.running_means import RunningMeans
@@ -41,10 +42,12 @@ __all__ = [
     "Masker",
     "MaskerPass",
     "MaskerTerm",
+    "NoStagesError",
     "Recipe",
     "RunningMeans",
     "ShortcutWarning",
     "Smoothness",
+    "StageMasker",
     "TrainingBatch",
     "alignment_loss",
     "check_number",

@@ -25,6 +25,7 @@ def export_masker(
     *,
     size: tuple[int, int] = (224, 224),
     fixed_size: bool = False,
+    network: nn.Module | None = None,
 ) -> Path:
     """Export the masker to a file that runs without this library: ``.pt2`` for PyTorch, ``.onnx`` for ONNX runtimes.
 
@@ -36,7 +37,9 @@ def export_masker(
         masker: a :class:`~xai_align.align.Masker` or a module like it, a trainer or fit that has one, or a file.
         path: ends in ``.pt2`` or ``.onnx``.
         size: rows and columns of the images for tracing.
-        fixed_size: accept images of this size only, which some compilers optimise better.
+        fixed_size: accept images of this size only, which some compilers optimise better, and which a masker on the
+            stages of a transformer needs.
+        network: for the file of a :class:`~xai_align.align.StageMasker`, a network of its architecture.
 
     Returns:
         The file.
@@ -51,7 +54,7 @@ def export_masker(
         masks = torch.export.load("masker.pt2").module()(images)  # [N, 1, H, W]
     """
     path = checked_path(path, ".pt2", ".onnx")
-    module = deepcopy(unwrapped(find_masker(masker))[0]).eval()  # the masker keeps its own mode
+    module = deepcopy(unwrapped(find_masker(masker, network))[0]).eval()  # the masker keeps its own mode
     images = _example(module, size)
     axes: dict[int, Any] = {0: torch.export.Dim.DYNAMIC}
     if not fixed_size:

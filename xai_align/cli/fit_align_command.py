@@ -65,6 +65,14 @@ def fit_align_command(
         Path | None,
         typer.Option(metavar="FOLDER", help="PNG masks of training images, for recipes that need them."),
     ] = None,
+    masker: Annotated[
+        str | None,
+        typer.Option(
+            metavar="stages|plain",
+            help="The masker: on the backbone's first stages, frozen as they are before training, or one that begins "
+            "from nothing. Default: stages, if the backbone is pretrained and has such.",
+        ),
+    ] = None,
     saliency: Annotated[
         str | None,
         typer.Option(
@@ -134,6 +142,7 @@ def fit_align_command(
             recipe_name=recipe,
             weights=parse_options(recipe_options or ()),
             masks=masks,
+            masker=masker,
             layer=layer,
             validation_share=validation_share,
             test_share=test_share,

@@ -22,8 +22,10 @@ from xai_align.align.recipe_by_name import recipe, recipe_options
 from xai_align.align.recipe_record import Recipe
 from xai_align.align.saved_fit import save_fit
 from xai_align.align.trainer import AlignTrainer
+from xai_align.cli.fit_align_data import check_data
 from xai_align.cli.fit_align_files import draw_examples, write_curves, write_results
-from xai_align.cli.terminal import print_warnings
+from xai_align.cli.fit_align_masker import check_kind, masker_for
+from xai_align.cli.terminal import print_remarks, print_warnings
 from xai_align.comparison.domain_scores import DomainScores, score_domain
 from xai_align.data.domain_folder import Domains, Split, read_domains, split_domains
 from xai_align.data.image_folder import (
@@ -79,6 +81,7 @@ def fit_align_folder(
     recipe_name: str = "align",
     weights: Mapping[str, Any] | None = None,
     masks: Path | None = None,
+    masker: str | None = None,
     layer: str | None = None,
     validation_share: float = 0.15,
     test_share: float = 0.15,
@@ -105,6 +108,8 @@ def fit_align_folder(
         recipe_name: name of a training recipe; ``xai-align methods`` lists them.
         weights: options of the recipe; :data:`USUAL` has the defaults of some.
         masks: folder of PNG masks of training images, for recipes that need them.
+        masker: "stages": on frozen stages of the backbone as it was loaded; "plain": one that begins from nothing;
+            None: on stages if the backbone is pretrained and has such.
         layer: the layer of the CAMs; None: found automatically.
         validation_share, test_share: shares of every class of every source.
         batch_size: images per step.
@@ -125,27 +130,31 @@ def fit_align_folder(
     """
     check_folder_is_writable(out)
     where = usable_device(device)
+    check_kind(masker)
     chosen = _recipe(recipe_name, weights or {}, masks)
     _check_turns(chosen, epochs, options.get("warmup_epochs", 0), options.get("masker_only_epochs", 0))
     value_range = check_range(value_range)
     domains = read_domains(folder, sources, masks)
     check_images([one for images in domains.images.values() for one in images], value_range)
     split = split_domains(domains, validation_share=validation_share, test_share=test_share, seed=seed)
+    remarks = check_data(domains, split)
     loaded, model = _classifier(backbone, len(domains.classes), seed, trust)
+    model.to(where)
+    shape = _input_shape(loaded, split.train[0], value_range)
+    own_masker, more = masker_for(masker, chosen, model, loaded, shape=shape, seed=seed)
     if writes:
         print_warnings(loaded)
-    model.to(where)
-    size = _input_size(loaded, split.train[0], value_range)
+        print_remarks([*remarks, *more])
 
     def loader(images: Sequence[LabelledImage], *, training: bool = False) -> DataLoader[TrainingBatch]:
-        map_size = size if training and masks is not None else None
+        map_size = shape[1:] if training and masks is not None else None
         items = _Numbered(LabelledImages(images, loaded.preprocess, map_size, value_range))
         own = torch.Generator().manual_seed(seed)  # leaves the caller's random state unchanged
         return DataLoader(items, batch_size, shuffle=training, num_workers=workers, collate_fn=_as_batch, generator=own)
 
     trainer = AlignTrainer(
         model,
-        None,
+        own_masker,
         layer,
         recipe=chosen,
         out=out,
@@ -238,6 +247,6 @@ def _classifier(backbone: str, classes: int, seed: int, trust: bool) -> tuple[Lo
         return loaded, with_new_head(loaded.model, classes)
 
 
-def _input_size(loaded: LoadedModel, one: LabelledImage, value_range: ValueRange | None) -> tuple[int, int]:
-    rows, columns = loaded.preprocess(open_image(one.path, value_range)).shape[-2:]
-    return rows, columns
+def _input_shape(loaded: LoadedModel, one: LabelledImage, value_range: ValueRange | None) -> tuple[int, int, int]:
+    channels, rows, columns = loaded.preprocess(open_image(one.path, value_range)).shape[-3:]
+    return channels, rows, columns

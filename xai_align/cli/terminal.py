@@ -70,6 +70,11 @@ def print_warnings(loaded: LoadedModel) -> None:
     print_lines(Console(stderr=True), (f"warning: {note}" for note in notes), style="yellow")
 
 
+def print_remarks(remarks: Iterable[str]) -> None:
+    """Print what has to be known before a long work begins, one per line, on stderr."""
+    print_lines(Console(stderr=True), (f"warning: {remark}" for remark in remarks), style="yellow")
+
+
 def print_error(console: Console, error: str) -> None:
     """Print one line in red."""
     print_lines(console, [error], style="red")

@@ -100,8 +100,8 @@ def split_domains(domains: Domains, *, validation_share: float, test_share: floa
         )
     train, validation, test = [], [], {}
     for name in domains.sources:
-        rest, test[name] = stratified_split(domains.images[name], test_share, seed)
-        ours, theirs = stratified_split(rest, validation_share / (1 - test_share), seed)
+        rest, test[name] = stratified_split(domains.images[name], test_share, seed, warn=False)
+        ours, theirs = stratified_split(rest, validation_share / (1 - test_share), seed, warn=False)
         train += ours
         validation += theirs
     others = {name: images for name, images in domains.images.items() if name not in domains.sources}

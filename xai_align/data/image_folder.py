@@ -71,14 +71,15 @@ def check_images(images: Sequence[LabelledImage], value_range: ValueRange | None
     """Open each image and mask once, so that a damaged file is found before a long training, not in it.
 
     Raises:
-        ImageError: some cannot be read; the message names the first few.
+        ImageError: some cannot be read, or a mask has another size than its image; the message names the first few.
     """
     problems = []
     for one in images:
         try:
-            open_image(one.path, value_range)
+            picture = open_image(one.path, value_range)
             if one.mask is not None:
-                open_image(one.mask)
+                mask = open_image(one.mask)
+                _check_size(one, (mask.height, mask.width), picture)
         except ImageError as error:
             problems.append(str(error))
     if problems:
@@ -90,11 +91,17 @@ def check_images(images: Sequence[LabelledImage], value_range: ValueRange | None
 
 
 def stratified_split(
-    images: Sequence[LabelledImage], share: float, seed: int
+    images: Sequence[LabelledImage], share: float, seed: int, *, warn: bool = True
 ) -> tuple[list[LabelledImage], list[LabelledImage]]:
     """Split into training and validation images; of every class the same share is for validation, at least one.
 
     A class with a single image is used for training only.
+
+    Args:
+        images: to split.
+        share: of validation.
+        seed: of the shuffling.
+        warn: whether to warn of classes with a single image.
 
     Raises:
         ValueError: the share is not between 0 and 1.
@@ -107,7 +114,7 @@ def stratified_split(
         count = min(max(1, round(share * len(own))), len(own) - 1)
         validation += own[:count]
         train += own[count:]
-        if not count:
+        if warn and not count:
             warnings.warn(
                 f"'{legible(own[0].path.parent)}' holds one image, so none of its class is validated",
                 stacklevel=callers_level(),
@@ -160,11 +167,7 @@ class LabelledImages(Dataset[Any]):
         if one.mask is None or self._map_size is None:
             return None
         drawn = np.asarray(open_image(one.mask)).any(-1)
-        if drawn.shape != (picture.height, picture.width):
-            raise ValueError(
-                f"the mask '{legible(one.mask)}' has {drawn.shape[1]} x {drawn.shape[0]} pixels, its image "
-                f"'{legible(one.path)}' {picture.width} x {picture.height}; save it in the image's size"
-            )
+        _check_size(one, drawn.shape, picture)
         inside = mask_on_input(drawn, self._preprocess)
         return collect_keeping_sum(inside.double(), self._map_size)[None].float()
 
@@ -184,6 +187,15 @@ def mask_on_input(inside: Any, preprocess: Callable[[Any], Tensor]) -> Tensor:
     pictures = (np.zeros_like(inside), inside, np.ones_like(inside))
     black, shape, white = (preprocess(Image.fromarray(np.uint8(255) * one).convert("RGB")) for one in pictures)
     return torch.as_tensor((shape - black).abs().sum(0) > (white - shape).abs().sum(0))
+
+
+def _check_size(one: LabelledImage, size: tuple[int, ...], picture: Image.Image) -> None:
+    """Raise unless a mask of ``size`` rows and columns has its image's size."""
+    if one.mask is not None and size != (picture.height, picture.width):
+        raise ImageError(
+            f"the mask '{legible(one.mask)}' has {size[1]} x {size[0]} pixels, its image "
+            f"'{legible(one.path)}' {picture.width} x {picture.height}; save it in the image's size"
+        )
 
 
 def _mask_of(image: Path, masks: Path) -> Path | None:
