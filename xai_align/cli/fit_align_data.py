@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from xai_align._tools.counted import counted
 from xai_align._tools.files.legible import legible
 from xai_align.data.domain_folder import Domains, Split
 from xai_align.data.image_folder import LabelledImage
@@ -47,8 +48,8 @@ def _few_images(split: Split) -> list[str]:
     if count >= FEWEST:
         return []
     return [
-        f"there are only {count} training images; from fewer than {FEWEST} a masker learns single pictures and not "
-        "where evidence lies, so don't expect anything of the masks, and don't compare accuracies"
+        f"the training set has only {counted(count, 'image')}; from fewer than {FEWEST} a masker learns single "
+        "pictures and not where evidence lies, so expect nothing of the masks, and don't compare accuracies"
     ]
 
 
