@@ -53,7 +53,10 @@ def test_keywords_go_before_the_record():
         (lambda: AlignTrainer(conv_net(), taget_layer="conv2"), "did you mean 'target_layer'"),
         (lambda: AlignTrainer(conv_net(), options={"schedule": "cosine"}), r"are dict; give AlignOptions\(\.\.\.\)"),
         (lambda: optimize_masks(conv_net(), images(), options=NestedOptions()), r"give CurveOptions\(\.\.\.\)"),
-        (lambda: optimize_masks(conv_net(), images(), area_weight=1), "curve_masks has no option 'area_weight'"),
+        (
+            lambda: optimize_masks(conv_net(), images(), area_weight=1),
+            "solver='curve' has no option 'area_weight'; solver='nested' has it",
+        ),
         (lambda: fit_pinet(conv_net(), [], loss=PiNetLoss("binary"), pacience=3), "did you mean 'patience'"),
         (lambda: fit_pinet(conv_net(), [], loss=PiNetLoss("binary"), options=AlignOptions()), r"give FitOptions"),
     ],

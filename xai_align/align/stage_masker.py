@@ -90,7 +90,7 @@ class StageMasker(nn.Module):
 
     Example::
 
-        masker = StageMasker(network, width=16, size=(32, 32))  # a pretrained network
+        masker = StageMasker(model, width=16, size=(32, 32))  # a pretrained network
         masks = masker(images)  # [N, 1, H, W], in [0, 1]
     """
 
