@@ -17,9 +17,8 @@ from xai_align.align.shortcut import (
     Limits,
     ShortcutWarning,
     find_shortcuts,
+    marked_and_rest,
     shuffled,
-    without,
-    without_the_rest,
 )
 
 SIDE = 16
@@ -138,9 +137,8 @@ def test_shuffled_pixels_stay_whole_and_every_image_has_its_own_order():
         assert torch.equal(image[1] - image[0], torch.full((5, 4), 20.0))
 
 
-def removed(masks, change):
-    left = change(torch.ones(len(masks), 2, *masks.shape[2:]), masks, -1.0, torch.Generator().manual_seed(0))
-    return (left == -1).all(1, keepdim=True)
+def removed(masks):
+    return marked_and_rest(masks, torch.Generator().manual_seed(0))
 
 
 def test_as_much_is_removed_as_the_mask_marks_but_not_too_little_or_too_much():
@@ -148,7 +146,7 @@ def test_as_much_is_removed_as_the_mask_marks_but_not_too_little_or_too_much():
     masks[0] *= 0.4  # marks nothing: a quarter goes
     masks[1] = 0.5 + masks[1] / 2  # marks everything: half goes
     masks[2] = masks[2].argsort(-1) / 7.5  # marks the two highest of six in each row: 12
-    gone, rest = removed(masks, without), removed(masks, without_the_rest)
+    gone, rest = removed(masks)
     assert gone.sum((1, 2, 3)).tolist() == rest.sum((1, 2, 3)).tolist() == [9, 18, 12]
     for mask, taken, others in zip(masks, gone, rest, strict=True):
         assert mask[taken].min() > mask[~taken].max()
@@ -158,7 +156,9 @@ def test_as_much_is_removed_as_the_mask_marks_but_not_too_little_or_too_much():
 
 def test_equal_mask_values_go_in_random_order():
     masks = torch.zeros(400, 1, 4, 4)
-    often = removed(masks, without).double().mean(0)
+    marked, rest = removed(masks)
+    assert not (marked & rest).any()
+    often = marked.double().mean(0)
     assert (often - 0.25).abs().max() < 5 * (0.25 * 0.75 / 400) ** 0.5
 
 

@@ -10,20 +10,14 @@ choice. It uses group normalisation, so that an image's mask does not depend on 
 
 from __future__ import annotations
 
-from math import gcd, log
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from xai_align._tools.checks import check_integer, check_number
+from xai_align.align.masker_layers import convolution, enlarged, last_layer
 
 __all__ = ["Masker"]
-
-#: Maximum number of groups in group normalisation.
-GROUPS = 4
-#: Standard deviation of the last layer's initial weights: masks start close to ``start``, and gradients still flow.
-LAST_SPREAD = 0.02
 
 
 class Masker(nn.Module):
@@ -62,14 +56,12 @@ class Masker(nn.Module):
         }  # fmt: skip
         self.in_channels = in_channels
         self.stem = nn.Sequential(*_stem(in_channels, width, stride))
-        self.halved = _convolution(width, 2 * width, stride=2)
-        self.halved_again = _convolution(2 * width, 2 * width, stride=2)
-        self.blocks = nn.ModuleList(_convolution(2 * width, 2 * width, dilation=2**i) for i in range(depth))
+        self.halved = convolution(width, 2 * width, stride=2)
+        self.halved_again = convolution(2 * width, 2 * width, stride=2)
+        self.blocks = nn.ModuleList(convolution(2 * width, 2 * width, dilation=2**i) for i in range(depth))
         self.lateral = nn.Conv2d(2 * width, width, 1)
-        self.smooth = _convolution(width, width)
-        self.last = nn.Conv2d(width, 1, 1)
-        nn.init.normal_(self.last.weight, std=LAST_SPREAD)
-        nn.init.constant_(self.last.bias, log(start / (1 - start)))  # type: ignore[arg-type]
+        self.smooth = convolution(width, width)
+        self.last = last_layer(width, start)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return masks ``[N, 1, H, W]`` in [0, 1] for images ``[N, C, H, W]``, in the images' dtype.
@@ -91,29 +83,17 @@ class Masker(nn.Module):
         coarse = self.halved_again(middle)
         for block in self.blocks:
             coarse = coarse + block(coarse)
-        coarse = self.lateral(middle + _up(coarse, middle))
-        cells = self.last(self.smooth(fine + _up(coarse, fine)))
+        coarse = self.lateral(middle + enlarged(coarse, middle))
+        cells = self.last(self.smooth(fine + enlarged(coarse, fine)))
         # upsampled before the sigmoid, for edges between cells; not in half precision, which is coarse near 1
-        return _up(cells.to(images.dtype), images)
+        return enlarged(cells.to(images.dtype), images)
 
 
 def _stem(channels: int, width: int, stride: int) -> list[nn.Module]:
     """Build the stem, from the image to the finest resolution."""
     if stride < 4:
-        return [_convolution(channels, width, stride=stride)]
-    return [_convolution(channels, width, stride=2), _convolution(width, width, stride=2)]
-
-
-def _convolution(channels: int, to: int, *, stride: int = 1, dilation: int = 1) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(channels, to, 3, stride=stride, padding=dilation, dilation=dilation, bias=False),
-        nn.GroupNorm(gcd(GROUPS, to), to),
-        nn.ReLU(inplace=True),
-    )
-
-
-def _up(maps: Tensor, like: Tensor) -> Tensor:
-    return F.interpolate(maps, like.shape[-2:], mode="bilinear", align_corners=False)
+        return [convolution(channels, width, stride=stride)]
+    return [convolution(channels, width, stride=2), convolution(width, width, stride=2)]
 
 
 def _check_options(in_channels: int, width: int, depth: int, stride: int, start: float) -> None:

@@ -12,10 +12,10 @@ images of which these are a sample, none of them is there.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -175,6 +175,7 @@ def find_shortcuts(
         clean = float(_is_right(classifier, images, labels).double().mean())
         measures = {"examples": float(len(labels)), "accuracy": clean, "guessing": guess}
         p_values: dict[str, float] = {}
+        filled = partial(torch.Tensor.masked_fill, value=fill)
         changes: dict[str, Callable[[Tensor], Tensor]] = {
             "shuffled": lambda x: shuffled(x, generator),
             "plain_colour": lambda x: x.mean((2, 3), keepdim=True).expand_as(x),
@@ -189,12 +190,9 @@ def find_shortcuts(
             masks = [_masks(masker, x) for x in images]
             measures |= _of_masks(masks)
             if measures["mask_spread"] >= FLAT:
+                marked, rest = zip(*(marked_and_rest(mask, generator) for mask in masks), strict=True)
                 left, without_rest = (
-                    _is_right(classifier, itertools.starmap(change, zip(images, masks, strict=True)), labels)
-                    for change in (
-                        lambda x, m: without(x, m, fill, generator),
-                        lambda x, m: without_the_rest(x, m, fill, generator),
-                    )
+                    _is_right(classifier, map(filled, images, positions), labels) for positions in (marked, rest)
                 )
                 measures["removed"] = _share(float(left.double().mean()), clean, guess)
                 measures["rest_removed"] = _share(float(without_rest.double().mean()), clean, guess)
@@ -212,18 +210,13 @@ def shuffled(images: Tensor, generator: torch.Generator) -> Tensor:
     return images.flatten(2).gather(2, order.expand(n, c, h * w)).view_as(images)
 
 
-def without(images: Tensor, masks: Tensor, fill: float, generator: torch.Generator) -> Tensor:
-    """Replace the positions with the highest mask values by ``fill``, as many as it marks, within ``REMOVED``.
+def marked_and_rest(masks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Return which positions have the highest mask values, as many as it marks within ``REMOVED``, and the lowest.
 
-    Equal values are in random order.
+    Both are as many and have none in common. Equal values are in random order.
     """
-    return images.masked_fill((_ranks(masks, generator) < _counts(masks)).view_as(masks), fill)
-
-
-def without_the_rest(images: Tensor, masks: Tensor, fill: float, generator: torch.Generator) -> Tensor:
-    """Replace the positions with the lowest mask values by ``fill``, as many as :func:`without` replaces."""
-    least = masks[0].numel() - _counts(masks)
-    return images.masked_fill((_ranks(masks, generator) >= least).view_as(masks), fill)
+    counts, ranks = _counts(masks), _ranks(masks, generator)
+    return (ranks < counts).view_as(masks), (ranks >= masks[0].numel() - counts).view_as(masks)
 
 
 def _counts(masks: Tensor) -> Tensor:

@@ -15,18 +15,18 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from math import gcd, log
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from xai_align._tools.checks import check_integer, check_number
+from xai_align._tools.counted import counted
 from xai_align._tools.files.plain_json import in_one_clause
 from xai_align._tools.model_state import parameters_of
 from xai_align._tools.replica import Replica
 from xai_align._tools.thread_state import hides_interrupt, restores_thread_state
+from xai_align.align.masker_layers import convolution, enlarged, last_layer
 from xai_align.features.cut_network import as_raster
 from xai_align.features.resolve_layer import resolve_layer
 from xai_align.features.routes import find_layer
@@ -36,10 +36,6 @@ from xai_align.hookspecs import FeatureSpace
 
 __all__ = ["NoStagesError", "StageMasker"]
 
-#: Maximum number of groups in group normalisation.
-GROUPS = 4
-#: Standard deviation of the last layer's initial weights: masks start close to ``start``, and gradients still flow.
-LAST_SPREAD = 0.02
 #: Number of layers that are read if none are named: those before the deepest one, which tells classes apart and not
 #: edges.
 READ = 3
@@ -118,11 +114,9 @@ class StageMasker(nn.Module):
         self.options: dict[str, Any] = {
             "in_channels": in_channels, "size": list(size), "layers": list(self.layers), "width": width, "start": start,
         }  # fmt: skip
-        self.projected = nn.ModuleList(_convolution(count, width, 1) for count in channels)
-        self.smooth = nn.ModuleList(_convolution(width, width, 3) for _ in channels[1:])
-        self.last = nn.Conv2d(width, 1, 1)
-        nn.init.normal_(self.last.weight, std=LAST_SPREAD)
-        nn.init.constant_(self.last.bias, log(start / (1 - start)))  # type: ignore[arg-type]
+        self.projected = nn.ModuleList(convolution(count, width, size=1) for count in channels)
+        self.smooth = nn.ModuleList(convolution(width, width) for _ in channels[1:])
+        self.last = last_layer(width, start)
         like = parameters_of(copy)
         if like and not self.last.weight.is_meta:
             trained = nn.ModuleList([self.projected, self.smooth, self.last])
@@ -148,9 +142,9 @@ class StageMasker(nn.Module):
         joined: Tensor | None = None
         for number in reversed(range(len(maps))):  # from the coarsest grid to the finest
             here = self.projected[number](maps[number])
-            joined = here if joined is None else self.smooth[number](here + _up(joined, here))
+            joined = here if joined is None else self.smooth[number](here + enlarged(joined, here))
         # upsampled before the sigmoid, for edges between cells; not in half precision, which is coarse near 1
-        return _up(self.last(joined).to(images.dtype), images)
+        return enlarged(self.last(joined).to(images.dtype), images)
 
     @torch.no_grad()
     def features(self, images: Tensor) -> list[Tensor]:
@@ -316,7 +310,7 @@ def _spaces_on_grids(
     if len(found) < 2 or (layers is not None and len(found) < len(named)):
         lacking = [name for name in named if name not in found]
         raise NoStagesError(
-            f"{type(network).__name__} has {len(found)} hidden layer{'s' * (len(found) != 1)} on a grid over the image "
+            f"{type(network).__name__} has {counted(len(found), 'hidden layer')} on a grid over the image "
             f"({', '.join(found) or 'none'}{'; not ' + ', '.join(lacking) if lacking else ''}), and a masker on its "
             "stages reads at least two; name others with layers=..., or use Masker(), which reads the image itself"
         )
@@ -378,18 +372,6 @@ def _without_what_follows(network: nn.Module, image: Tensor, taken: _Taken) -> n
         for parent, name, child in removed:
             parent._modules[name] = child
     return network
-
-
-def _convolution(channels: int, to: int, size: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(channels, to, size, padding=size // 2, bias=False),
-        nn.GroupNorm(gcd(GROUPS, to), to),
-        nn.ReLU(inplace=True),
-    )
-
-
-def _up(maps: Tensor, like: Tensor) -> Tensor:
-    return F.interpolate(maps, like.shape[-2:], mode="bilinear", align_corners=False)
 
 
 def _check_options(in_channels: int, size: Any, width: int, start: float) -> tuple[int, int]:

@@ -38,7 +38,7 @@ def _check_parts(domains: Domains, split: Split) -> None:
         if not images:
             most = max(_counts(domains.images[name]).most_common(1)[0][1] for name in domains.sources)
             raise ValueError(
-                f"no image is left for {part}: no class of a source has more than {most} image{'s' * (most > 1)}, and "
+                f"no image is left for {part}: no class of a source has more than {counted(most, 'image')}, and "
                 "three are needed, one each to train, to validate and to test with. Nothing was trained; add images"
             )
 
