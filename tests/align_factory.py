@@ -133,7 +133,7 @@ def fit_without_batch_norm(out=None, *, recipe: str = "align"):
     """For comparisons between numbers of processes: 21 examples in steps of 8, 8 and 5."""
     classifier = bends(batch_norm=False, dropout=0.0)
     made = trainer(classifier, out=out, recipe=recipe, learning_rate=2e-3, **PLAN)
-    given = recipe in ("oracle", "random", "inverse", "rrr")
+    given = recipe in ("oracle", "random", "inverse", "rrr", "gradia", "care")
     return made.fit(loader(21, masks=given), loader(7, seed=1, masks=given), epochs=4)
 
 

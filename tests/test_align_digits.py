@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.align import digits_data
 from benchmarks.align.digits_data import MEAN, SIDE, STD, Digits, domains, hue, noise, patch, pictures, unseen_textures
-from benchmarks.align.digits_scores import iou
+from benchmarks.align.digits_scores import hard_auc, iou
 from benchmarks.align.digits_table import difference, fits_of, paired, table
 
 
@@ -117,3 +117,9 @@ def test_tables_come_from_files(tmp_path):
     fits = {name: fits_of(tmp_path / name) for name in ("erm", "align")}
     assert "0.755 (0.750–0.760)" in table(fits)
     assert "+0.250 [+0.250, +0.250] 2/2" in paired(fits, "erm")
+
+
+def test_the_hard_auc_by_hand():
+    """Class 0: recall 1/2, specificity 1; class 1: recall 1, specificity 1/2."""
+    assert hard_auc(torch.tensor([0, 1, 1]), torch.tensor([0, 0, 1])) == pytest.approx(0.75)
+    assert hard_auc(torch.tensor([0, 1, 2]), torch.tensor([0, 1, 2])) == 1

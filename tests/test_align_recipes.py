@@ -31,12 +31,17 @@ from xai_align.align.masker import Masker
 from xai_align.align.recipe_record import Recipe
 from xai_align.align.recipes import RECIPES
 from xai_align.align.terms.classifier_terms import Alignment, Classification, Mixup
+from xai_align.align.terms.evidence_sums import EvidenceSums
+from xai_align.align.terms.map_distance import MapDistance
 from xai_align.align.terms.masker_terms import Distinction
+from xai_align.align.terms.other_backgrounds import OtherBackgrounds
 from xai_align.align.terms.right_reasons import RightReasons
 from xai_align.align.terms.saliency_guided import SaliencyGuided, least_salient
 from xai_align.hookspecs import FeatureSpace
 
 NAMES = tuple(spec.name for spec in RECIPES)
+#: Recipes that need masks with the examples.
+GIVEN = ("rrr", "gradia", "care", "oracle", "random", "inverse")
 
 # what there is
 
@@ -48,6 +53,8 @@ NAMES = tuple(spec.name for spec in RECIPES)
         ("sgt", "classification saliency_guidance", ""),
         ("dre", "classification mixup", ""),
         ("rrr", "right_reasons classification", ""),
+        ("gradia", "classification map_distance", ""),
+        ("care", "classification evidence_sums", ""),
         ("align", "classification alignment mixup", "distinction sparsity smoothness"),
         ("oracle", "classification alignment mixup", ""),
         ("random", "classification alignment mixup", ""),
@@ -61,12 +68,12 @@ def test_each_recipe_has_its_terms(name, terms, masker_terms):
     assert [term.name for term in method.terms] == terms.split()
     assert [term.name for term in method.masker_terms] == masker_terms.split()
     assert method.trains_masker == bool(masker_terms)
-    assert method.needs_masks == (name in ("rrr", "oracle", "random", "inverse"))
+    assert method.needs_masks == (name in GIVEN)
     assert not method.needs_indices
 
 
 def test_all_recipes_are_listed_above():
-    assert len(RECIPES) == 9
+    assert len(RECIPES) == 11
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -184,6 +191,8 @@ def test_the_warm_up_is_what_needs_no_mask_source():
         ("oracle", [6, 3]),
         ("inverse", [6, 3]),
         ("rrr", [6]),
+        ("gradia", [6]),
+        ("care", [6]),
         ("sgt", [6, 6, 6]),  # for the gradient in eval mode, as it is, with pixels replaced
     ],
 )
@@ -314,6 +323,49 @@ def test_right_reasons_by_hand(score):
         torch.testing.assert_close(RightReasons(score=score)(forward)[0], wanted)
 
 
+class OfMaps:
+    """Maps and masks in place of a forward pass."""
+
+    def __init__(self, saliency, mask):
+        self.saliency, self.mask = saliency, mask
+
+
+MAPS = torch.tensor([[[[0.0, 1.0], [0.5, 0.25]]]])
+MASK = torch.tensor([[[[0.0, 1.0], [1.0, 0.0]]]])
+NAN = float("nan")
+
+
+def test_distance_of_maps_by_hand():
+    # |0 - 0|, |1 - 1|, |.5 - 1|, |.25 - 0|
+    assert MapDistance()(OfMaps(MAPS, MASK)).tolist() == [0.75 / 4]
+    # a mask of 4 x 4 is averaged to the map's 2 x 2 cells
+    assert MapDistance()(OfMaps(MAPS, MASK.repeat_interleave(2, 2).repeat_interleave(2, 3))).tolist() == [0.75 / 4]
+    partly = torch.tensor([[[[0.0, NAN], [1.0, NAN]]]])
+    assert MapDistance()(OfMaps(MAPS, partly)).tolist() == [0.5 / 2]
+    assert MapDistance()(OfMaps(MAPS, torch.full_like(MASK, NAN))).tolist() == [0.0]
+
+
+def test_sums_of_evidence_by_hand():
+    # inside 1 + .5, outside .25
+    assert EvidenceSums(threshold=2)(OfMaps(MAPS, MASK)).tolist() == [0.25 - 1.5]
+    assert EvidenceSums(threshold=0.5)(OfMaps(MAPS, MASK)).tolist() == [0.25 - 0.5]
+    partly = torch.tensor([[[[0.0, NAN], [1.0, NAN]]]])
+    assert EvidenceSums(threshold=2)(OfMaps(MAPS, partly)).tolist() == [-0.5]
+    assert EvidenceSums()(OfMaps(MAPS, torch.full_like(MASK, NAN))).tolist() == [0.0]
+    # the map is brought up to the mask's pixels: a constant map of .5 on 4 x 4 pixels, one quarter inside
+    quarter = torch.zeros(1, 1, 4, 4)
+    quarter[..., :2, :2] = 1
+    assert EvidenceSums(threshold=1)(OfMaps(torch.full((1, 1, 2, 2), 0.5), quarter)).tolist() == [6.0 - 1.0]
+
+
+def test_enough_evidence_inside_has_no_gradient():
+    maps = MAPS.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(EvidenceSums(threshold=0.5)(OfMaps(maps, MASK)).sum(), maps)
+    assert torch.equal(gradient, 1 - MASK)
+    (gradient,) = torch.autograd.grad(EvidenceSums(threshold=2)(OfMaps(maps, MASK)).sum(), maps)
+    assert torch.equal(gradient, 1 - 2 * MASK)
+
+
 def test_right_reasons_teach_by_a_second_derivative():
     """The gradient of the penalty is that of finite differences."""
     model, batch = conv_net().double(), full_batch(2)
@@ -339,15 +391,16 @@ def test_right_reasons_teach_by_a_second_derivative():
 def test_baselines_without_what_they_need_say_so():
     model, batch = conv_net(), full_batch()
     bare = TrainingBatch(images=batch.images, labels=batch.labels)
-    for name in ("rrr", "oracle", "random", "inverse"):
+    for name in GIVEN:
         method = recipe(name)
         with pytest.raises(ValueError, match="the batch has none; let the loader yield"):
             loss_of(method.terms, classifier_view(method, model, bare))
-    with pytest.raises(ValueError, match="need a mask source's mask"):
-        RightReasons()(ClassifierPass(batch, classifier=model, space=SPACE, generator=seeded()))
+    for term in (RightReasons(), Alignment(), MapDistance(), EvidenceSums(), OtherBackgrounds()):
+        with pytest.raises(ValueError, match=f"the term '{term.name}' needs a mask source's mask"):
+            term(ClassifierPass(batch, classifier=model, space=SPACE, generator=seeded()))
 
 
-@pytest.mark.parametrize("name", ["erm", "sgt", "dre", "rrr", "align", "oracle", "random", "grey"])
+@pytest.mark.parametrize("name", ["erm", "sgt", "dre", "rrr", "gradia", "care", "align", "oracle", "random", "grey"])
 def test_two_processes_get_the_gradient_of_one(name):
     checks.check_two_processes(name)
 

@@ -170,7 +170,7 @@ def test_a_layer_that_is_not_reached_or_not_there():
 
 
 def test_masks_and_indices_where_a_recipe_needs_them():
-    for name in ("oracle", "random", "inverse", "rrr"):
+    for name in ("oracle", "random", "inverse", "rrr", "gradia", "care"):
         with pytest.raises(ValueError, match=rf"the recipe '{name}' needs masks, and the batches have none"):
             trainer(recipe=name).fit(loader(), epochs=1)
     counting = Classification()

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.align.digits_data import KINDS, domains, load_digits
-from benchmarks.align.digits_fits import keep_fit, methods
+from benchmarks.align.digits_fits import SCALES, keep_fit, methods
 from benchmarks.align.digits_sheet import sheet
 from benchmarks.align.digits_table import report
 
@@ -54,7 +54,7 @@ def fit_all(options: argparse.Namespace) -> None:
         for group in options.groups:
             data = cache(partial(domains, group, digits, seed))
             for name in options.methods:
-                if keep_fit(options.out / group / name, methods()[name], data, seed):
+                if keep_fit(options.out / group / name, methods()[name], data, seed, **SCALES.get(name, {})):
                     print(f"{group}, {name}, seed {seed}: done", flush=True)
 
 

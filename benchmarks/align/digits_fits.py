@@ -37,6 +37,10 @@ SPARSITY, ALIGNMENT, MIXUP = 2.25, 2.0, 0.3
 WIDE = 0.05
 
 
+#: Options of the trainer for single methods: the scale of the CAMs that their authors' code has.
+SCALES: dict[str, dict[str, Any]] = {"gradia": {"normalise": "minmax"}, "care": {"normalise": "signed"}}
+
+
 @dataclass(frozen=True)
 class Everywhere:
     """A mask source that marks the whole image: what the size of the inverse mask does, without its place."""
@@ -58,7 +62,7 @@ def methods() -> dict[str, Recipe]:
     on nine tenths of a picture would otherwise ask for evidence there. "align, soft" is without this.
     """
     common: dict[str, Any] = {"alignment": ALIGNMENT, "mixup": MIXUP, "mixup_share": 0.5}
-    found = {"erm": recipe("erm"), "dre": recipe("dre"), "align": _align(**common)}
+    found = {name: recipe(name) for name in ("erm", "sgt", "dre", "gradia", "care")} | {"align": _align(**common)}
     found |= {name: recipe(name, **common) for name in ("oracle", "random", "inverse", "grey")}
     found["everywhere"] = aligned_to("everywhere", Everywhere(), **common)
     found["align, soft"] = recipe("align", sparsity=SPARSITY, **common)

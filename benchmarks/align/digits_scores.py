@@ -14,16 +14,19 @@ from torch.nn import functional as F
 
 from benchmarks.align.digits_data import Domains, Pictures
 from xai_align.align.saliency import grad_cam
-from xai_align.evaluation.faithfulness import comprehensiveness_of, sufficiency_of
+from xai_align.evaluation.faithfulness import area, comprehensiveness_of, sufficiency_of
 from xai_align.evaluation.localisation import energy_inside
 from xai_align.perturbation.curve import perturbation_curves
+from xai_align.perturbation.questioned import curve_values
 from xai_align.perturbation.ranking import TieWarning
-from xai_align.perturbation.spec import PerturbationSpec
+from xai_align.perturbation.spec import PerturbationSpec, steps
 
 #: Sufficiency and comprehensiveness are means over these shares of the picture.
 SHARES = (0.05, 0.1, 0.2, 0.5)
 #: What stands in for pixels that are taken away: 0 is the data set's mean colour.
 FILLS: Mapping[str, object] = {"mean": 0.0, "blur": "blur"}
+#: Steps from the blurred picture to the picture, of the insertion curve.
+INSERTION_STEPS = 16
 #: Pictures of which sufficiency and comprehensiveness are measured.
 JUDGED = 500
 #: A mask is on where it is above this.
@@ -37,6 +40,7 @@ def scores(classifier: nn.Module, masker: nn.Module | None, domains: Domains) ->
     for name, pictures in (("id", domains.in_domain), ("ood", domains.out_of_domain)):
         predicted = answers(classifier, pictures.images)
         found[f"{name}_accuracy"] = float((predicted == pictures.labels).double().mean())
+        found[f"{name}_hard_auc"] = hard_auc(predicted, pictures.labels)
         cams = cams_of(classifier, pictures.images, predicted)
         inside = energy_inside(cams, pictures.masks[:, 0] > 0)
         found[f"{name}_energy"] = float(inside.nanmean())
@@ -45,13 +49,23 @@ def scores(classifier: nn.Module, masker: nn.Module | None, domains: Domains) ->
             found |= {f"{name}_{what}": value for what, value in of_masks(masker, pictures).items()}
     judged = domains.in_domain.images[:JUDGED]
     predicted = answers(classifier, judged)
-    return found | faithfulness(classifier, judged, cams_of(classifier, judged, predicted))
+    return found | faithfulness(classifier, judged, predicted, cams_of(classifier, judged, predicted))
 
 
 @torch.no_grad()
 def answers(classifier: nn.Module, images: Tensor) -> Tensor:
     """The predicted classes ``[N]``."""
     return torch.cat([classifier(x).argmax(1) for x in images.split(AT_ONCE)])
+
+
+def hard_auc(predicted: Tensor, labels: Tensor) -> float:
+    """The area under the ROC curve of answers that are yes or no, ``(recall + specificity) / 2``, mean over classes."""
+    areas = []
+    for k in labels.unique():
+        own = labels == k
+        recall, specificity = (predicted[own] == k).double().mean(), (predicted[~own] != k).double().mean()
+        areas.append((recall + specificity) / 2)
+    return float(torch.stack(areas).mean())
 
 
 def cams_of(classifier: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
@@ -81,17 +95,21 @@ def iou(found: Tensor, true: Tensor) -> Tensor:
     return both / either.clamp(min=1)
 
 
-def faithfulness(classifier: nn.Module, images: Tensor, cams: Tensor) -> dict[str, float]:
-    """Sufficiency (low is good) and comprehensiveness (high is good) of CAMs, for each fill; dead CAMs are left out."""
+def faithfulness(classifier: nn.Module, images: Tensor, labels: Tensor, cams: Tensor) -> dict[str, float]:
+    """Sufficiency (low is good) and comprehensiveness (high is good) of CAMs, for each fill; dead CAMs are left out.
+
+    And the area under the insertion curve from a blurred picture, of the probability of the class ``labels``.
+    """
     series = [PerturbationSpec(fill, "lerf", tuple(1 - k for k in SHARES)) for fill in FILLS.values()]
     series += [PerturbationSpec(fill, "morf", SHARES) for fill in FILLS.values()]
+    series.append(PerturbationSpec("blur", "lerf", steps(INSERTION_STEPS)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TieWarning)  # where a CAM is zero the order is that of the pixels
         curves = perturbation_curves(
             classifier, images, cams, series, internal_batch_size=AT_ONCE, autocast=torch.bfloat16
         )
-    kept, gone = curves[: len(FILLS)], curves[len(FILLS) :]
-    found = {}
+    kept, gone, inserted = curves[: len(FILLS)], curves[len(FILLS) : -1], curves[-1]
+    found = {"insertion_auc": float(area(inserted.fractions, curve_values(inserted, labels.tolist())[1]).nanmean())}
     for fill, keep, drop in zip(FILLS, kept, gone, strict=True):
         found[f"sufficiency_{fill}"] = float(sufficiency_of(keep).nanmean())
         found[f"comprehensiveness_{fill}"] = float(comprehensiveness_of(drop).nanmean())

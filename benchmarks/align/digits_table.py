@@ -21,6 +21,8 @@ COLUMNS = {
     "comp. ↑": "comprehensiveness_mean",
     "suff. blur ↓": "sufficiency_blur",
     "comp. blur ↑": "comprehensiveness_blur",
+    "insertion ↑": "insertion_auc",
+    "hard AUC": "id_hard_auc",
     "mask IoU": "id_iou",
     "mask mean": "id_mask_mean",
 }
@@ -30,12 +32,16 @@ PAIRED = {
     "ID acc.": "id_accuracy",
     "suff. ↓": "sufficiency_mean",
     "comp. ↑": "comprehensiveness_mean",
+    "insertion ↑": "insertion_auc",
 }
 
 #: The rows, from top to bottom.
 ORDER = (
     "erm",
+    "sgt",
     "dre",
+    "gradia",
+    "care",
     "align",
     "align, no mixup",
     "align, soft",
@@ -115,9 +121,15 @@ def paired(fits: dict[str, Fits], other: str) -> str:
     for method, found in fits.items():
         seeds = sorted(set(found) & set(fits[other]))
         if method != other and seeds:
-            cells = [difference([found[s][c] - fits[other][s][c] for s in seeds]) for c in PAIRED.values()]
+            cells = [_difference_in(c, found, fits[other], seeds) for c in PAIRED.values()]
             lines.append(row(method, len(seeds), *cells))
     return "\n".join(lines)
+
+
+def _difference_in(column: str, found: Fits, other: Fits, seeds: Sequence[int]) -> str:
+    """The paired difference; nothing for a column that older fits have not."""
+    both = [s for s in seeds if column in found[s] and column in other[s]]
+    return difference([found[s][column] - other[s][column] for s in both]) if both else ""
 
 
 def signs(fits: dict[str, Fits]) -> str:

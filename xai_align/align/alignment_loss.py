@@ -20,7 +20,7 @@ from xai_align._tools.checks import check_choice
 from xai_align._tools.full_precision import full_precision
 from xai_align.align.saliency import at_least_float32
 
-__all__ = ["AlignmentLoss", "Balance", "Meet", "alignment_loss"]
+__all__ = ["AlignmentLoss", "Balance", "Meet", "alignment_loss", "at_one_resolution", "weighted_mean"]
 
 #: "mask_down": average the mask down to the CAM's cells. "cam_up": upsample the CAM bilinearly to the mask's pixels.
 Meet = Literal["mask_down", "cam_up"]
@@ -78,18 +78,18 @@ def alignment_loss(
     check_choice("balance", balance, ("area", "even"))
     _check(cam, mask, eps)
     with full_precision(cam):
-        phi, m, known = _met(at_least_float32(cam), at_least_float32(mask.detach()).to(cam.device), meet)
+        phi, m, known = at_one_resolution(at_least_float32(cam), at_least_float32(mask.detach()).to(cam.device), meet)
         phi = phi.clamp(eps, 1 - eps)
-        inside = _average(-phi.log(), m * known)
-        outside = _average(-torch.log1p(-phi), (1 - m) * known)
-        area = _average(m, known)
+        inside = weighted_mean(-phi.log(), m * known)
+        outside = weighted_mean(-torch.log1p(-phi), (1 - m) * known)
+        area = weighted_mean(m, known)
         bce = area * inside + (1 - area) * outside
-        entropy = _average(-torch.xlogy(m, m) - torch.xlogy(1 - m, 1 - m), known)
+        entropy = weighted_mean(-torch.xlogy(m, m) - torch.xlogy(1 - m, 1 - m), known)
     total = bce if balance == "area" else (inside + outside) / 2
     return AlignmentLoss(total, inside, outside, bce - entropy)
 
 
-def _met(cam: Tensor, mask: Tensor, meet: Meet) -> tuple[Tensor, Tensor, Tensor]:
+def at_one_resolution(cam: Tensor, mask: Tensor, meet: Meet) -> tuple[Tensor, Tensor, Tensor]:
     """Return saliency, mask and the known share of each cell, at one resolution."""
     known = (~mask.isnan()).to(mask)
     mask = mask.nan_to_num(0.0)
@@ -100,7 +100,7 @@ def _met(cam: Tensor, mask: Tensor, meet: Meet) -> tuple[Tensor, Tensor, Tensor]
     return cam, (marked / known.where(known > 0, 1)).clamp(0, 1), known
 
 
-def _average(values: Tensor, weights: Tensor) -> Tensor:
+def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
     """Return the weighted mean over each image's cells, ``[N]``; zero if all weights are zero."""
     total = weights.sum((1, 2, 3))
     return (values * weights).sum((1, 2, 3)) / total.where(total > 0, 1)

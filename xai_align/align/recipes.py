@@ -5,6 +5,8 @@
 ``sgt``     saliency guided training (Ismail et al. 2021)
 ``dre``     ``erm`` and DRE's regulariser (Li et al. 2023)
 ``rrr``     right for the right reasons (Ross et al. 2017): needs given masks
+``gradia``  distance of CAMs from given masks (Gao et al. 2022)
+``care``    little evidence outside given masks, and some inside (Zhuang et al. 2019)
 ``align``   ``dre`` and alignment with a masker that is trained alongside (Hong et al. 2025)
 ``oracle``  ``align`` with given masks in place of the masker
 ``random``  ... with the given mask of another image
@@ -34,6 +36,8 @@ from xai_align.align.mask_sources import (
 from xai_align.align.masker_loss import Baseline
 from xai_align.align.recipe_record import Recipe
 from xai_align.align.terms.classifier_terms import Alignment, Classification, Mixup, Term
+from xai_align.align.terms.evidence_sums import EvidenceSums
+from xai_align.align.terms.map_distance import MapDistance
 from xai_align.align.terms.masker_terms import Distinction, Smoothness, Sparsity
 from xai_align.align.terms.other_backgrounds import OtherBackgrounds
 from xai_align.align.terms.right_reasons import RightReasons, Score
@@ -73,6 +77,18 @@ def rrr(*, right_reasons: float = 1.0, score: Score = "all", **classification: A
     """Build RRR with given masks; see :class:`~xai_align.align.terms.right_reasons.RightReasons`."""
     reasons = RightReasons(weight=right_reasons, score=score)
     return Recipe(name="rrr", terms=(reasons, Classification(**classification)), mask_source=GivenMask())
+
+
+def gradia(*, distance: float = 1.0, **classification: Any) -> Recipe:
+    """Build GRADIA with given masks; see :class:`~xai_align.align.terms.map_distance.MapDistance`."""
+    terms = (Classification(**classification), MapDistance(weight=distance))
+    return Recipe(name="gradia", terms=terms, mask_source=GivenMask())
+
+
+def care(*, evidence: float = 0.01, threshold: float = 0.5, **classification: Any) -> Recipe:
+    """Build CARE with given masks; see :class:`~xai_align.align.terms.evidence_sums.EvidenceSums`."""
+    terms = (Classification(**classification), EvidenceSums(weight=evidence, threshold=threshold))
+    return Recipe(name="care", terms=terms, mask_source=GivenMask())
 
 
 def align(
@@ -197,6 +213,8 @@ RECIPES: list[TrainingRecipeSpec] = [
     TrainingRecipeSpec(name="sgt", build=sgt, summary="the prediction is unchanged without the least salient pixels"),
     TrainingRecipeSpec(name="dre", build=dre, summary="consistent and sparse CAMs under mixup: ALIGN without masks"),
     TrainingRecipeSpec(name="rrr", build=rrr, summary="no input gradient outside given masks"),
+    TrainingRecipeSpec(name="gradia", build=gradia, summary="CAMs differ little from given masks"),
+    TrainingRecipeSpec(name="care", build=care, summary="little evidence outside given masks, and some inside"),
     TrainingRecipeSpec(name="align", build=align, summary="CAMs lie where a masker, trained alongside, finds evidence"),
     TrainingRecipeSpec(
         name="oracle",

@@ -22,6 +22,7 @@ from xai_align._tools.checks import check_choice, check_number
 from xai_align._tools.counted import counted
 from xai_align.align.alignment_loss import Balance, Meet, alignment_loss
 from xai_align.align.forward_passes.classifier_pass import ClassifierPass
+from xai_align.align.terms.needed_mask import needed_mask
 from xai_align.align.terms.running_means import RunningMeans
 from xai_align.align.terms.term_options import AVERAGES, Average
 
@@ -159,9 +160,7 @@ class Alignment:
         Raises:
             ValueError: there is no mask source.
         """
-        mask = forward.mask
-        if mask is None:
-            raise ValueError(_NO_MASK_SOURCE.format(self.name))
+        mask = needed_mask(forward, self.name)
         loss = alignment_loss(forward.saliency, mask, meet=self.meet, eps=self.eps, balance=self.balance)
         counts = ~mask.isnan().flatten(1).all(1) & ~forward.dead
         for part in ("inside", "outside", "excess"):
@@ -239,9 +238,3 @@ class Mixup:
     def report(self) -> dict[str, float]:
         """Return means of the three parts since the last report."""
         return self._means.report()
-
-
-_NO_MASK_SOURCE = (
-    "the term '{}' compares with a mask source's mask, but there is no mask source; "
-    "give the recipe one, e.g. mask_source=LearnedMask(), or leave the term out"
-)

@@ -25,6 +25,7 @@ from xai_align._tools.checks import check_number
 from xai_align.align.forward_passes.classifier_pass import ClassifierPass
 from xai_align.align.forward_passes.side_pass import batch_statistics_preserved
 from xai_align.align.saliency import at_least_float32
+from xai_align.align.terms.needed_mask import needed_mask
 
 
 @dataclass(kw_only=True)
@@ -64,12 +65,7 @@ class OtherBackgrounds:
         Raises:
             ValueError: there is no mask source.
         """
-        if forward.mask is None:
-            raise ValueError(
-                "other backgrounds need a mask source's mask, but there is no mask source; "
-                "give the recipe one, e.g. mask_source=LearnedMask()"
-            )
-        images = self.exchanged(forward, forward.mask)
+        images = self.exchanged(forward, needed_mask(forward, self.name))
         with batch_statistics_preserved(forward.classifier):
             logits = at_least_float32(forward.classifier(images))
         return F.cross_entropy(logits, forward.batch.labels, reduction="none")

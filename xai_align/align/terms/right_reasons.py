@@ -18,6 +18,7 @@ from xai_align._tools.checks import check_choice, check_number
 from xai_align._tools.full_precision import full_precision
 from xai_align.align.forward_passes.classifier_pass import ClassifierPass
 from xai_align.align.saliency import at_least_float32
+from xai_align.align.terms.needed_mask import needed_mask
 
 #: Differentiated score: the sum of all log probabilities, as published, or the label's only.
 Score = Literal["all", "label"]
@@ -57,15 +58,11 @@ class RightReasons:
         Raises:
             ValueError: there is no mask source.
         """
-        if forward.mask is None:
-            raise ValueError(
-                "right reasons need a mask source's mask, but there is no mask source; "
-                "give the recipe one, e.g. mask_source=GivenMask()"
-            )
+        mask = needed_mask(forward, self.name)
         pixels, seen = forward.from_pixels
         with full_precision(pixels):
             log_p = F.log_softmax(at_least_float32(seen.logits), -1)
             asked = log_p if self.score == "all" else log_p.gather(1, forward.batch.labels[:, None])
             (gradient,) = torch.autograd.grad(asked.sum(), pixels, create_graph=True)
-            irrelevant = (1 - forward.mask).nan_to_num(nan=0.0)
+            irrelevant = (1 - mask).nan_to_num(nan=0.0)
             return (irrelevant * at_least_float32(gradient)).square().sum((1, 2, 3))
