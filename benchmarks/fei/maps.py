@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -27,6 +27,7 @@ from benchmarks.peers.by_name import PEERS, PUBLISHED
 from benchmarks.shared.coarse_maps import by_name, readout
 from benchmarks.shared.measuring import timed
 from xai_align.fei import optimize_masks
+from xai_align.fei.curve import STEPS
 from xai_align.perturbation import TieWarning
 
 #: A model, an image ``[1, 3, H, W]``, its class and the network's name to a map ``[H, W]``.
@@ -41,6 +42,17 @@ def optimised(**options: Any) -> Method:
 def searched(name: str, passes: int) -> Method:
     """A peer with so many passes."""
     return lambda model, x, label, network: PEERS[name](model, x, label, passes=passes)
+
+
+def refined(cells: int, steps: int, scales: Sequence[tuple[float, float]], **options: Any) -> Method:
+    """FEI from coarse to fine: the first of its 50 steps on its own cells, so many more on finer ones."""
+
+    def make(model: nn.Module, x: Tensor, label: int, network: str) -> Tensor:
+        coarse = optimize_masks(model, x, [label], n_iter=STEPS - steps).attribution
+        finer = {"mask_size": cells, "start": coarse, "scales": scales, "seed": 1}
+        return optimize_masks(model, x, [label], n_iter=steps, **finer, **options).attribution[0]
+
+    return make
 
 
 #: What every peer is given for equal passes.
@@ -63,6 +75,12 @@ OWN: dict[str, Method] = {
     "fei-silent": optimised(clip="silent"),
     "fei-two-fills": optimised(fills=("blur", "zero")),
     "fei-flat": optimised(start="flat"),
+    "fei-default-start": optimised(start="default readout"),
+    "fei-faster": optimised(lr=0.2),
+    "fei-refined-112": refined(
+        112, 20, ((0.0, 0.7), (1.0, 0.5), (4.0, 0.5), (10.0, 0.5)), lr=0.05, temperatures=(0.3, 0.12)
+    ),
+    "fei-refined-224": refined(224, 25, ((0.0, 0.7), (2.0, 0.5), (8.0, 0.5)), temperatures=(0.4, 0.12)),
     "fei-15": optimised(n_iter=15),
     "fei-30": optimised(n_iter=30),
 }
