@@ -61,8 +61,8 @@ def fei(model: nn.Module, x: Tensor, label: int, network: str, **options: object
     return optimize_masks(model, x, [label], **options).attribution[0]
 
 
-def of_rise(model: nn.Module, x: Tensor, label: int, network: str) -> Tensor:
-    return rise(model, x, label)
+def of_rise(model: nn.Module, x: Tensor, label: int, network: str, **options: int) -> Tensor:
+    return rise(model, x, label, **options)
 
 
 def by_name(method: str, model: nn.Module, x: Tensor, label: int, network: str) -> Tensor:
@@ -78,6 +78,7 @@ METHODS = {
     "readout": readout,
     "random": random,
     "rise": of_rise,
+    "rise-100": partial(of_rise, passes=100),
     "fei": fei,
     "fei-drop": partial(fei, removal="drop"),
     "fei-either": partial(fei, removal="either"),
