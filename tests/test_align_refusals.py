@@ -255,7 +255,7 @@ def test_half_precision_on_a_cpu():
         ({"alternation": "step"}, "alternation must be 'batch' or 'epoch', got 'step'"),
         ({"on_collapse": "pray"}, "on_collapse must be 'area', 'sparsity' or 'warn'"),
         ({"keep": "all"}, "keep must be 'best' or 'last'"),
-        ({"schedule": "plateau"}, "schedule must be 'none' or 'cosine'"),
+        ({"schedule": "plateau"}, "schedule must be 'none', 'cosine' or 'cosine_each'"),
         ({"masker_every": 0}, "masker_every must be a positive integer, got 0"),
         ({"warmup_epochs": -1}, "warmup_epochs must be a non-negative integer, got -1"),
         ({"warmup_steps": 1.5}, "warmup_steps must be a non-negative integer, got 1.5"),

@@ -14,7 +14,7 @@ from xai_align.align.training.phases import Alternation
 from xai_align.training.choices import MakeOptimizer
 from xai_align.training.options import TrainingOptions
 
-Schedule = Literal["none", "cosine"]
+Schedule = Literal["none", "cosine", "cosine_each"]
 OnCollapse = Literal["area", "sparsity", "warn"]
 _CHOICES = {
     "saliency": Saliency,
@@ -44,7 +44,8 @@ class AlignOptions(TrainingOptions):
             ``classifier_epochs`` of the classifier.
         masker_every, masker_epochs, classifier_epochs: see ``alternation``.
         weight_decay: of the classifier's AdamW.
-        schedule: of both learning rates. "cosine": to zero over all epochs.
+        schedule: of both learning rates. "cosine": to zero over all epochs. "cosine_each": each to zero over its own
+            network's steps, so that epochs of the masker alone take nothing from the classifier.
         classifier_optimizer, masker_optimizer: functions from a list of parameters to another optimiser.
         gradient_clip: maximum norm of a network's gradient; None: no clipping.
         freeze_batch_norm: keep BatchNorm's statistics, as DRE does.

@@ -51,7 +51,7 @@ def fit(trainer: TrainerState, train: Any, validation: Any, epochs: int) -> Alig
         examples = [trainer.validator(one.name)(first) for one, first in zip(loaders, firsts, strict=True)][-1]
         state = trainer.assemble()
         notes = run_fit(
-            AlignProgram(trainer, training, validating, group, examples),
+            AlignProgram(trainer, training, validating, group, examples, epochs),
             state,
             settings,
             epochs=epochs,

@@ -104,6 +104,28 @@ def after_epoch(plan: Plan, position: PlanPosition) -> PlanPosition:
     return _settled(plan, replace(position, epochs=position.epochs + 1))
 
 
+def own_progress(plan: Plan, steps_in_epoch: int, epochs: int) -> dict[str, list[float]]:
+    """Return for each network, at each step of a fit, the share of the network's own steps that is done, 0 to 1.
+
+    Example::
+
+        >>> own_progress(Plan(warmup_epochs=1, masker_only_epochs=1), 2, 3)["classifier"]
+        [0.0, 0.25, 0.5, 0.5, 0.5, 0.75]
+        >>> own_progress(Plan(warmup_epochs=1, masker_only_epochs=1), 2, 3)["masker"]
+        [0.0, 0.0, 0.0, 0.25, 0.5, 0.75]
+    """
+    done: dict[str, list[int]] = {"masker": [0], "classifier": [0]}
+    position = first_position(plan)
+    for _ in range(epochs):
+        for _ in range(steps_in_epoch):
+            turn = turn_at(plan, position)
+            for name, steps in (("masker", turn.masker), ("classifier", turn.classifier)):
+                done[name].append(done[name][-1] + steps)
+            position = after_step(plan, position)
+        position = after_epoch(plan, position)
+    return {name: [made / max(counts[-1], 1) for made in counts[:-1]] for name, counts in done.items()}
+
+
 def _settled(plan: Plan, position: PlanPosition) -> PlanPosition:
     """Return the position itself, or the beginning of the next phase that is not empty."""
     while position.phase != "together" and _is_over(plan, position):

@@ -14,7 +14,7 @@ from xai_align.align.forward_passes.training_batch import TrainingBatch
 from xai_align.align.training.collapse import CollapseWarning, collapse_message, collapsed, dead_message
 from xai_align.align.training.figures import draw_figure
 from xai_align.align.training.micro_batches import joined
-from xai_align.align.training.phases import after_epoch, after_step, turn_at
+from xai_align.align.training.phases import after_epoch, after_step, own_progress, turn_at
 from xai_align.align.training.seeded_loader import SeededLoader
 from xai_align.align.training.steps import Steps
 from xai_align.align.training.trainer_state import TrainerState
@@ -40,6 +40,7 @@ class AlignProgram(Program):
         validation: the validation data, or None.
         group: the processes.
         examples: examples for figures.
+        epochs: number of epochs of the whole fit.
     """
 
     def __init__(
@@ -49,12 +50,15 @@ class AlignProgram(Program):
         validation: SeededLoader | None,
         group: ProcessGroup,
         examples: TrainingBatch,
+        epochs: int,
     ) -> None:
         self.trainer, self.network, self.group = trainer, trainer.network, group
         self.train, self.validation, self.examples = train, validation, examples
         self.state, self.steps, self.classes = trainer.assemble(), Steps(trainer, group), trainer.classes or 0
         #: Phase of the last step, and whether both networks trained in this epoch.
         self._phase, self._alternated = self.state.position.phase, False
+        self._epochs = epochs
+        self._progress: dict[int, dict[str, list[float]]] = {}  # by the steps of an epoch
         self._labels = torch.zeros(self.classes, dtype=torch.int64)  # number of labels of each class so far
 
     def steps_in_epoch(self) -> int:
@@ -78,12 +82,24 @@ class AlignProgram(Program):
         self._phase = state.position.phase
         self._alternated |= self._phase == "together"
         turn = turn_at(plan, state.position)
+        if self.trainer.settings.schedule == "cosine_each":
+            self.steps.own_progress = self._own_progress(context.number)
         micro_batches = self.steps.micro_batches(batch)
         if turn.masker:
             self.steps.masker_step(micro_batches, context, means=means)
         if turn.classifier:
             self.steps.classifier_step(micro_batches, context, with_masks=turn.with_masks, means=means)
         state.position = after_step(plan, state.position)
+
+    def _own_progress(self, step: int) -> dict[str, float]:
+        """Return the share of each network's own steps that is done; none where the length of an epoch is unknown."""
+        expected = self.steps_in_epoch()
+        if not expected:
+            return {}
+        if expected not in self._progress:
+            self._progress = {expected: own_progress(self.trainer.plan, expected, self._epochs)}
+        known = self._progress[expected]
+        return {name: shares[step] if step < len(shares) else 1.0 for name, shares in known.items()}
 
     def measure(self, means: StepMeans) -> Row:
         """Return the means of losses, terms and statistics, and respond to collapsed masks.

@@ -49,6 +49,8 @@ class Steps:
         self.settings, self.recipe, self.response = trainer.settings, trainer.recipe, trainer.response
         self.updaters, self.modes = trainer.updaters, trainer.modes
         self.device, self.group = trainer.device, group
+        #: Share of each network's own steps that is done, where its rate falls by these.
+        self.own_progress: dict[str, float] = {}
         networks = {"classifier": self.classifier, "masker": self.masker}
         self._buffers = {name: SavedBuffers(network) for name, network in networks.items() if network is not None}
 
@@ -127,7 +129,7 @@ class Steps:
         """Set up this network for training and freeze the other one inside the block."""
         other = {"classifier": self.masker, "masker": self.classifier}[name]
         updater = self.updaters[name]
-        updater.set_rate(self.settings.learning_rate_factor(context.progress))
+        updater.set_rate(self.settings.learning_rate_factor(self.own_progress.get(name, context.progress)))
         self._buffers[name].save()
         # seeds dropout etc., so that a repeated step is the same
         seed_all(derived_seed(self.settings.seed, name, context.number, self.group.rank))
