@@ -194,6 +194,16 @@ def xai_align_load_model(reference: str, trust: bool, options: InputOptions | No
     return replace(loaded, random_weights=True, notes=(random_note(loaded.model, random), *loaded.notes))
 
 
+@hookimpl(trylast=True)
+def xai_align_classifier(model: nn.Module, num_classes: int, image: Tensor | None = None) -> nn.Module | None:
+    """Replace the linear layer that makes the logits, found by running the model; None without an image."""
+    if image is None:
+        return None
+    from xai_align.features.new_head import with_new_head
+
+    return with_new_head(model, num_classes, image)
+
+
 @hookimpl
 def xai_align_encoder(reference: str, options: dict[str, Any]) -> nn.Module | None:
     """Build the :class:`~xai_align.pinet.ConvEncoder` for ``conv``; None for other references."""

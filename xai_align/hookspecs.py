@@ -8,7 +8,7 @@ entry points; see ``docs/plugins.md`` for one runnable example per hook.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, get_args
@@ -174,6 +174,9 @@ class LoadedModel:
             the only floating tensor.
         unit: the unit of a regression's outputs, e.g. ``"years"``.
         random_weights: whether weights are random, so that explanations are of an untrained network.
+        configuration: texts of files by name, from which the same plugin makes the architecture and its preprocessing
+            again: without weights, for the reference ``PREFIX:FOLDER@random`` to a folder of these files. None where
+            the reference itself names the architecture.
         notes: what a reader has to know of how the model was loaded, one sentence without a full stop each.
 
     Raises:
@@ -198,6 +201,7 @@ class LoadedModel:
     output_field: str | int | None = None
     unit: str = ""
     random_weights: bool = False
+    configuration: Mapping[str, str] | None = field(default=None, repr=False)
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -388,9 +392,9 @@ class HookSpecs:
         """
 
     @hookspec(firstresult=True)
-    def xai_align_classifier(self, model: nn.Module, num_classes: int) -> nn.Module | None:
+    def xai_align_classifier(self, model: nn.Module, num_classes: int, image: Tensor | None) -> nn.Module | None:
         """Return a copy of ``model`` with a new head of ``num_classes`` logits, to be trained.
 
-        ``model`` itself is not changed. The head's initial weights are drawn from PyTorch's random state. None if this
-        plugin does not know the model.
+        ``model`` itself is not changed. The head's initial weights are drawn from PyTorch's random state. ``image`` is
+        one that the model takes, ``[1, C, H, W]``, or None. None if this plugin does not know the model.
         """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,10 @@ from xai_align.hookspecs import LoadedModel, OutputKind
 
 #: Prefix of a reference to a model of transformers.
 PREFIX = "hf:"
+#: Ends a reference to an untrained model.
+RANDOM = "@random"
+#: Fields of a configuration that say where a model came from or how it is computed, and not what it is.
+_OF_THIS_MACHINE = ("_name_or_path", "_attn_implementation", "attn_implementation", "auto_map")
 #: transformers' names for what a classifier was trained for.
 _KINDS: dict[str, OutputKind] = {
     "single_label_classification": "classes",
@@ -27,7 +32,7 @@ def load_hf_model(reference: str) -> LoadedModel | None:
     """Return the image classifier of ``hf:OWNER/NAME`` or ``hf:FOLDER``, None for other references.
 
     A folder holds what ``save_pretrained`` of the model and of its processor write. No code of the folder or the
-    repository is run.
+    repository is run. ``hf:FOLDER@random`` makes the architecture of the folder's configuration with untrained weights.
 
     Raises:
         ModuleNotFoundError: transformers is not installed.
@@ -42,18 +47,12 @@ def load_hf_model(reference: str) -> LoadedModel | None:
     if not reference.startswith(PREFIX):
         return None
     name = reference.removeprefix(PREFIX)
+    untrained = name.endswith(RANDOM)
+    name = name.removesuffix(RANDOM)
     place = str(Path(name).expanduser()) if os.path.isdir(Path(name).expanduser()) else name
     with optional_package("hf", "transformers", "models of Hugging Face"):
-        from transformers import AutoImageProcessor, AutoModelForImageClassification
-    try:
-        model, info = AutoModelForImageClassification.from_pretrained(
-            place, trust_remote_code=False, output_loading_info=True
-        )
-    except Exception as error:  # of many kinds: no such repository, no connection, another kind of model
-        raise ValueError(
-            f"transformers can't load an image classifier from '{name}' ({type(error).__name__}: "
-            f"{in_one_clause(error)}); give the name of a repository, or a folder that save_pretrained wrote"
-        ) from error
+        from transformers import AutoImageProcessor
+    model, info = _untrained(name, place) if untrained else _pretrained(name, place)
     try:
         processor = AutoImageProcessor.from_pretrained(place, trust_remote_code=False)
     except Exception as error:
@@ -61,10 +60,48 @@ def load_hf_model(reference: str) -> LoadedModel | None:
             f"the image processor of '{name}' can't be loaded ({type(error).__name__}: {in_one_clause(error)}); save "
             "it beside the model: processor.save_pretrained(FOLDER)"
         ) from error
-    random = _missing(model, info)
+    random = list(dict(model.named_parameters())) if untrained else _missing(model, info)
     return _loaded(
-        model, Processed(processor), random_weights=bool(random), notes=(random_note(model, random),) if random else ()
+        model,
+        Processed(processor),
+        random_weights=bool(random),
+        configuration=_configuration(model, processor),
+        notes=(random_note(model, random),) if random else (),
     )
+
+
+def _pretrained(name: str, place: str) -> tuple[Any, Any]:
+    from transformers import AutoModelForImageClassification
+
+    try:
+        return AutoModelForImageClassification.from_pretrained(place, trust_remote_code=False, output_loading_info=True)
+    except Exception as error:  # of many kinds: no such repository, no connection, another kind of model
+        raise ValueError(
+            f"transformers can't load an image classifier from '{name}' ({type(error).__name__}: "
+            f"{in_one_clause(error)}); give the name of a repository, or a folder that save_pretrained wrote"
+        ) from error
+
+
+def _untrained(name: str, place: str) -> tuple[Any, Any]:
+    from transformers import AutoConfig, AutoModelForImageClassification
+
+    try:
+        config = AutoConfig.from_pretrained(place, trust_remote_code=False)
+        return AutoModelForImageClassification.from_config(config, trust_remote_code=False), {}
+    except Exception as error:
+        raise ValueError(
+            f"transformers can't make an image classifier from the configuration of '{name}' ({type(error).__name__}: "
+            f"{in_one_clause(error)}); give a folder with the config.json of one"
+        ) from error
+
+
+def _configuration(model: Any, processor: Any) -> dict[str, str]:
+    """Return the texts of the files from which the architecture and its processor are made again."""
+    config = {name: value for name, value in model.config.to_dict().items() if name not in _OF_THIS_MACHINE}
+    return {
+        "config.json": json.dumps(config, indent=1, sort_keys=True, default=str) + "\n",
+        "preprocessor_config.json": processor.to_json_string(),
+    }
 
 
 def described(model: Any) -> LoadedModel:

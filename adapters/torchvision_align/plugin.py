@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 
 from xai_align.hookspecs import InputOptions, LoadedModel, hookimpl
 
@@ -25,3 +25,13 @@ def xai_align_describe_model(model: nn.Module, reference: str) -> LoadedModel | 
     from torchvision_align.loading import described
 
     return described(model, reference)
+
+
+@hookimpl
+def xai_align_classifier(model: nn.Module, num_classes: int, image: Tensor | None = None) -> nn.Module | None:
+    """Return a copy of a torchvision model with a new classifier, and without heads that only training uses."""
+    if not type(model).__module__.startswith("torchvision.models"):
+        return None
+    from torchvision_align.new_head import with_new_classifier
+
+    return with_new_classifier(model, num_classes, image)

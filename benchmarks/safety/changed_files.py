@@ -145,7 +145,11 @@ def _save_fit(folder: Path) -> None:
 
 def _load_fit(folder: Path) -> Loaded:
     loaded = load_model(f"align:{folder}")
-    said = {"kind": "classifier", "backbone": loaded.model.align_backbone, "classes": list(loaded.class_names)}
+    said = {
+        "kind": "classifier",
+        "backbone": loaded.model.align_backbone.reference,
+        "classes": list(loaded.class_names),
+    }
     tensors = dict(loaded.model.state_dict())
     if file := masker_of(loaded.model):  # as the method does
         tensors |= {f"masker.{key}": one for key, one in load_masker(file, loaded.model).state_dict().items()}

@@ -1,30 +1,25 @@
 """Saved classifier and masker in a folder, referred to by name as ``align:FOLDER``.
 
 Besides the weights, the classifier's file has the model's backbone and class names in its header, so it needs no
-other file. It is data: an architecture of timm is built, and code that it names runs only if the reader trusts the
-folder.
+other file, except for the configuration of a model of transformers, which lies beside it. It is data: an architecture
+of timm, torchvision or transformers is built, and code that it names runs only if the reader trusts the folder.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from xai_align import plugins
 from xai_align._tools.files.fields import check_fields, flag, listed, one_of, record, text
 from xai_align._tools.files.inside_folder import file_inside
-from xai_align._tools.files.plain_json import in_one_clause
-from xai_align._tools.files.references import check_reference_in_file, reading
-from xai_align._tools.files.size_limit import no_larger_than
 from xai_align._tools.files.tensor_file import check_weights
-from xai_align._tools.random_state import kept_random_state
 from xai_align._tools.version import __version__
 from xai_align.align.masker_file import save_masker
+from xai_align.align.saved_backbone import IMAGE, INPUT, SavedBackbone, read_backbone, rebuilt
 from xai_align.features.unwrapping import unwrapped
 from xai_align.hookspecs import LoadedModel
 from xai_align.question import QuestionModel
@@ -43,20 +38,26 @@ _HEADER = record(
         "classes": listed(text(r"[\s\S]*", longest=10_000, expected="a text"), 2, 1_000_000),
         "version": text(longest=100),
     },
-    {"masker": flag()},  # whether there is one; missing in the oldest files
+    # whether there is one; missing in the oldest files, as is what is said of the images
+    {"masker": flag(), "image": IMAGE, "input": INPUT},
 )
 
 
 def save_fit(
-    folder: str | Path, classifier: nn.Module, masker: nn.Module | None, *, backbone: str, classes: Sequence[str]
+    folder: str | Path,
+    classifier: nn.Module,
+    masker: nn.Module | None,
+    *,
+    backbone: str | SavedBackbone,
+    classes: Sequence[str],
 ) -> Path:
-    """Write ``classifier.safetensors`` and, if there is one, ``masker.safetensors``.
+    """Write ``classifier.safetensors``, the backbone's configuration and, if there is one, ``masker.safetensors``.
 
     Args:
         folder: the target folder; it is created if necessary.
-        classifier: the trained module that :func:`~xai_align.plugins.classifier` built on the backbone.
+        classifier: the trained module that :func:`~xai_align.align.saved_backbone.with_classes` built on the backbone.
         masker: the masker that was trained with it.
-        backbone: the reference that the model was loaded by; for ``align:FOLDER`` that folder's backbone is written.
+        backbone: what is saved of it, or the reference alone; for ``align:FOLDER`` that folder's backbone is written.
         classes: names of the classes.
 
     Returns:
@@ -64,14 +65,16 @@ def save_fit(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    backbone = getattr(classifier, "align_backbone", backbone)
+    given = SavedBackbone(reference=backbone) if isinstance(backbone, str) else backbone
+    saved = getattr(classifier, "align_backbone", given)
     about = {
         "kind": KIND,
-        "backbone": backbone,
+        **saved.header(),
         "classes": list(classes),
         "version": __version__,
         "masker": masker is not None,
     }
+    saved.write_files(folder)
     write_checkpoint(folder / CLASSIFIER_FILE, Snapshot(classifier.state_dict(), about))
     if masker is not None:
         save_masker(masker, folder / MASKER_FILE)
@@ -86,7 +89,7 @@ def load_fit(reference: str, *, trust: bool = False) -> LoadedModel | None:
     Args:
         reference: the user's reference.
         trust: whether the file may name a backbone ``package.module:factory``, which is then imported and called;
-            otherwise only an architecture of timm.
+            otherwise only an architecture of timm or torchvision, or one by a configuration beside it.
 
     Raises:
         ValueError: there is no such folder, or its files can't be used; the message says why.
@@ -107,14 +110,16 @@ def load_fit(reference: str, *, trust: bool = False) -> LoadedModel | None:
         raise ValueError(f"'{file}' holds no classifier that fit-align wrote")
     check_fields(saved.numbers, _HEADER, str(file))
     masker = _masker_file(folder, saved.numbers.get("masker"))
-    backbone = without_weights(saved.numbers["backbone"])
-    loaded, model = _built(backbone, file, saved, trust)
+    backbone = read_backbone(saved.numbers, folder)
+    loaded, model = rebuilt(backbone, file, len(saved.numbers["classes"]), saved.tensors, trust=trust)
     check_weights(model, saved.tensors, str(file))
     model.load_state_dict(dict(saved.tensors))
-    model.align_backbone = saved.numbers["backbone"]
+    model.align_backbone = backbone
     if masker is not None:
         model.align_masker = str(masker.resolve())
-    return replace(loaded, model=model.eval(), class_names=tuple(saved.numbers["classes"]))
+    # the new head's outputs are logits of classes, whatever the backbone's own were
+    of_classes: dict[str, Any] = {"output_kind": None, "output_field": None, "unit": ""}
+    return replace(loaded, model=model.eval(), class_names=tuple(saved.numbers["classes"]), **of_classes)
 
 
 def _masker_file(folder: Path, wanted: bool | None) -> Path | None:
@@ -127,22 +132,6 @@ def _masker_file(folder: Path, wanted: bool | None) -> Path | None:
         raise ValueError(f"{error}, and this classifier was saved with a masker; copy the whole folder") from None
 
 
-def _built(backbone: str, file: Path, saved: Snapshot, trust: bool) -> tuple[LoadedModel, Any]:
-    """Build the backbone that a file names, and a copy of it with a head for the file's classes."""
-    ours = backbone.startswith("timm:")
-    check_reference_in_file(backbone.removesuffix("@random") if ours else backbone, file, trust=trust)
-    try:
-        with ExitStack() as stack:
-            stack.enter_context(reading(file.parent))
-            stack.enter_context(kept_random_state())  # initial weights of layers are random
-            if ours:
-                stack.enter_context(no_larger_than(saved.tensors, str(file)))
-            loaded = plugins.load_model(backbone)
-            return loaded, plugins.classifier(loaded.model, len(saved.numbers["classes"]))
-    except (ValueError, RuntimeError) as error:
-        raise ValueError(f"'{file}' names a backbone that can't be had: {in_one_clause(error, length=600)}") from error
-
-
 def masker_of(model: nn.Module) -> str | None:
     """Return the masker's file of a model from ``align:FOLDER``, also inside a ``QuestionModel``."""
     inner = unwrapped(model)[0]
@@ -150,8 +139,3 @@ def masker_of(model: nn.Module) -> str | None:
         inner = unwrapped(inner.model)[0]
     found = getattr(inner, "align_masker", None)
     return found if isinstance(found, str) else None
-
-
-def without_weights(backbone: str) -> str:
-    """Return a reference to the same architecture without pretrained weights, which would be replaced anyway."""
-    return f"{backbone.partition('@')[0]}@random" if backbone.startswith("timm:") else backbone

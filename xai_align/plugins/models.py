@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from xai_align._tools.counted import counted
 from xai_align.hookspecs import FeatureSpace, LoadedModel
@@ -128,12 +128,14 @@ def second_look(model: nn.Module, num_classes: int, options: dict[str, Any]) -> 
     )
 
 
-def classifier(model: nn.Module, num_classes: int) -> nn.Module:
+def classifier(model: nn.Module, num_classes: int, image: Tensor | None = None) -> nn.Module:
     """Return a copy of ``model`` with a new head, from the first plugin that knows it, third parties first.
 
     Args:
         model: it is not changed.
         num_classes: the number of logits.
+        image: ``[1, C, H, W]``, an image that the model takes. With it, networks that no plugin knows get a new head
+            too, where a linear layer makes their logits.
 
     Raises:
         ValueError: no plugin knows it, or the one that does could not build the copy.
@@ -152,6 +154,7 @@ def classifier(model: nn.Module, num_classes: int) -> nn.Module:
         unknown=f"{doing}: no plugin knows such models; write the hook xai_align_classifier for it (docs/plugins.md).",
         model=model,
         num_classes=num_classes,
+        image=image,
     )
 
 
