@@ -15,7 +15,6 @@ from xai_align._tools.counted import counted
 from xai_align._tools.files.references import typed_on_the_command_line
 from xai_align.cli.shared_options import (
     BackboneReference,
-    BatchSize,
     Device,
     OptionsFile,
     Patience,
@@ -84,15 +83,37 @@ def fit_align_command(
     layer: Annotated[
         str | None, typer.Option(metavar="NAME", help="The layer of the maps. Default: automatic.")
     ] = None,
-    epochs: Annotated[int, typer.Option(min=1, help="Total number of epochs.")] = 10,
+    fine_tune: Annotated[
+        bool, typer.Option("--fine-tune/--frozen", help="Train the backbone too, or its new head alone.")
+    ] = True,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Total number of epochs. Default: those of the next two options, and at least 7 more and 100 steps.",
+        ),
+    ] = None,
     warmup_epochs: Annotated[
-        int, typer.Option(min=0, help="Epochs at the start in which only the classifier is trained.")
-    ] = 2,
+        int | None,
+        typer.Option(
+            min=0,
+            help="Epochs at the start in which only the classifier is trained. Default: at least 2, and 100 steps.",
+        ),
+    ] = None,
     masker_only_epochs: Annotated[
-        int, typer.Option(min=0, help="Epochs after that in which only the masker is trained.")
-    ] = 1,
-    batch_size: BatchSize = 32,
-    learning_rate: Annotated[float, typer.Option(help="Initial learning rate of the classifier.")] = 3e-4,
+        int | None,
+        typer.Option(
+            min=0, help="Epochs after that in which only the masker is trained. Default: at least 1, and 75 steps."
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Number of images in a batch. Default: 16, and 32 from 1000 training images on."),
+    ] = None,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(help="Initial learning rate of the classifier. Default: 0.0003, for a head alone 0.003."),
+    ] = None,
     masker_learning_rate: Annotated[float, typer.Option(help="Initial learning rate of the masker.")] = 3e-3,
     validation_share: Annotated[
         float, typer.Option(help="Share of each class of a source domain that is used for validation.")
@@ -113,7 +134,7 @@ def fit_align_command(
             "--set",
             metavar="NAME=VALUE",
             help="Any option of AlignOptions, such as weight_decay=0.01, alternation=epoch or figure_every=5; may be "
-            "repeated. Default: schedule=cosine.",
+            "repeated. Default: schedule=cosine_each.",
         ),
     ] = None,
     options_file: OptionsFile = None,
@@ -130,7 +151,7 @@ def fit_align_command(
     from xai_align.comparison.processes import is_main_process
 
     main = is_main_process()
-    flags: dict[str, Any] = {"schedule": "cosine", "patience": patience}
+    flags: dict[str, Any] = {"schedule": "cosine_each", "patience": patience}
     if saliency is not None:
         flags.update(saliency=saliency)
     with report_errors(), typed_on_the_command_line():
@@ -144,6 +165,7 @@ def fit_align_command(
             masks=masks,
             masker=masker,
             layer=layer,
+            frozen=not fine_tune,
             validation_share=validation_share,
             test_share=test_share,
             batch_size=batch_size,

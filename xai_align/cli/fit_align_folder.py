@@ -10,20 +10,21 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from xai_align._tools.counted import counted
 from xai_align._tools.devices import usable_device
 from xai_align._tools.files.name_part import name_part
-from xai_align._tools.files.references import check_reference_in_file
+from xai_align._tools.files.references import FOLDERS
 from xai_align._tools.files.writable_folder import check_folder_is_writable
 from xai_align._tools.random_state import fixed_random_state
 from xai_align.align.forward_passes.training_batch import TrainingBatch
 from xai_align.align.masker_loss import keep_and_drop
 from xai_align.align.recipe_by_name import recipe, recipe_options
 from xai_align.align.recipe_record import Recipe
-from xai_align.align.saved_fit import save_fit
+from xai_align.align.saved_backbone import saved_backbone, with_classes
+from xai_align.align.saved_fit import PREFIX, save_fit
 from xai_align.align.trainer import AlignTrainer
 from xai_align.cli.fit_align_data import check_data
 from xai_align.cli.fit_align_files import draw_examples, write_curves, write_results
+from xai_align.cli.fit_align_lengths import check_lengths, lengths
 from xai_align.cli.fit_align_masker import check_kind, masker_for
 from xai_align.cli.terminal import print_remarks, print_warnings
 from xai_align.comparison.domain_scores import DomainScores, score_domain
@@ -37,7 +38,7 @@ from xai_align.data.image_folder import (
 from xai_align.data.images import open_image
 from xai_align.data.model_picture import scale_fields
 from xai_align.data.value_range import ValueRange, check_range
-from xai_align.plugins import classifier as with_new_head
+from xai_align.features.trained_head import freeze_all_but_head
 from xai_align.plugins import load_model
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ if TYPE_CHECKING:
 #: that a constant mask has made pale, so removed pixels are filled from another image; and with weights of 1 most of
 #: their CAMs collapse within a few epochs, since a CAM of zeros is consistent and sparse.
 USUAL: Mapping[str, Any] = {"baseline": "another_image", "alignment": 0.1, "mixup": 0.1}
+#: Learning rates of a whole classifier, and of a new head alone.
+RATE, RATE_OF_HEAD = 3e-4, 3e-3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,10 +86,14 @@ def fit_align_folder(
     masks: Path | None = None,
     masker: str | None = None,
     layer: str | None = None,
+    frozen: bool = False,
     validation_share: float = 0.15,
     test_share: float = 0.15,
-    batch_size: int = 32,
-    epochs: int = 10,
+    batch_size: int | None = None,
+    epochs: int | None = None,
+    warmup_epochs: int | None = None,
+    masker_only_epochs: int | None = None,
+    learning_rate: float | None = None,
     judged: int = 64,
     examples: int = 6,
     workers: int = 0,
@@ -101,7 +108,7 @@ def fit_align_folder(
 
     Args:
         folder: ``DOMAIN/CLASS/*.jpg``, or ``CLASS/*.jpg``; see :func:`~xai_align.data.domain_folder.read_domains`.
-        backbone: a reference to a model that a plugin can give a new head, such as ``timm:NAME``.
+        backbone: a reference to a model, such as ``timm:NAME``, which gets a new head.
         out: gets ``classifier.safetensors``, ``masker.safetensors``, ``classes.json``, ``results.json``,
             ``metrics.csv``, ``curves.png``, ``examples/`` and checkpoints; called again, it resumes from these.
         sources: the domains that are trained on; none: there are no domains.
@@ -111,9 +118,11 @@ def fit_align_folder(
         masker: "stages": on frozen stages of the backbone as it was loaded; "plain": one that begins from nothing;
             None: on stages if the backbone is pretrained and has such.
         layer: the layer of the CAMs; None: found automatically.
+        frozen: whether only the new head is trained; the rest then stays in eval mode.
         validation_share, test_share: shares of every class of every source.
-        batch_size: images per step.
-        epochs: total number of epochs.
+        batch_size, epochs, warmup_epochs, masker_only_epochs: lengths of the fit; None: by the number of training
+            images, see :func:`~xai_align.cli.fit_align_lengths.lengths`.
+        learning_rate: of the classifier; None: :data:`RATE`, for a head alone :data:`RATE_OF_HEAD`.
         judged: number of images of each domain on which the maps are evaluated.
         examples: number of images of each domain that are drawn.
         workers: number of processes that load images.
@@ -132,25 +141,40 @@ def fit_align_folder(
     where = usable_device(device)
     check_kind(masker)
     chosen = _recipe(recipe_name, weights or {}, masks)
-    _check_turns(chosen, epochs, options.get("warmup_epochs", 0), options.get("masker_only_epochs", 0))
     value_range = check_range(value_range)
     domains = read_domains(folder, sources, masks)
     check_images([one for images in domains.images.values() for one in images], value_range)
     split = split_domains(domains, validation_share=validation_share, test_share=test_share, seed=seed)
     remarks = check_data(domains, split)
-    loaded, model = _classifier(backbone, len(domains.classes), seed, trust)
+    planned = lengths(
+        len(split.train),
+        chosen,
+        epochs=epochs,
+        warmup_epochs=warmup_epochs,
+        masker_only_epochs=masker_only_epochs,
+        batch_size=batch_size,
+    )
+    remarks += check_lengths(planned, len(split.train), chosen)
+    loaded, model, shape = _classifier(backbone, len(domains.classes), split.train[0], value_range, seed, trust)
+    saved, of_backbone = saved_backbone(
+        backbone, loaded, model, len(domains.classes), open_image(split.train[0].path, value_range)
+    )
+    if frozen:
+        freeze_all_but_head(model, loaded.model)
+        of_backbone += _untrained(loaded)
     model.to(where)
-    shape = _input_shape(loaded, split.train[0], value_range)
     own_masker, more = masker_for(masker, chosen, model, loaded, shape=shape, seed=seed)
     if writes:
         print_warnings(loaded)
-        print_remarks([*remarks, *more])
+        print_remarks([*remarks, *of_backbone, *more])
 
     def loader(images: Sequence[LabelledImage], *, training: bool = False) -> DataLoader[TrainingBatch]:
         map_size = shape[1:] if training and masks is not None else None
         items = _Numbered(LabelledImages(images, loaded.preprocess, map_size, value_range))
         own = torch.Generator().manual_seed(seed)  # leaves the caller's random state unchanged
-        return DataLoader(items, batch_size, shuffle=training, num_workers=workers, collate_fn=_as_batch, generator=own)
+        return DataLoader(
+            items, planned.batch_size, shuffle=training, num_workers=workers, collate_fn=_as_batch, generator=own
+        )
 
     trainer = AlignTrainer(
         model,
@@ -159,10 +183,13 @@ def fit_align_folder(
         recipe=chosen,
         out=out,
         seed=seed,
+        warmup_epochs=planned.warmup_epochs,
+        masker_only_epochs=planned.masker_only_epochs,
+        learning_rate=learning_rate if learning_rate is not None else RATE_OF_HEAD if frozen else RATE,
         normalization=loaded.scale,
         **options,
     )
-    fit = trainer.fit(loader(split.train, training=True), loader(split.validation), epochs=epochs)
+    fit = trainer.fit(loader(split.train, training=True), loader(split.validation), epochs=planned.epochs)
     tested = {name: class_by_class(images) for name, images in split.test.items()}
     scores = {
         name: score_domain(
@@ -177,7 +204,7 @@ def fit_align_folder(
     }
     pictures: list[Path] = []
     if writes:
-        save_fit(out, model, fit.masker, backbone=backbone, classes=domains.classes)
+        save_fit(out, model, fit.masker, backbone=saved, classes=domains.classes)
         about = {"backbone": backbone, "recipe": recipe_name, **scale_fields(loaded)}
         write_results(out, about, fit, domains, split, scores)
         write_curves(out, fit)
@@ -227,26 +254,26 @@ def _recipe(name: str, weights: Mapping[str, Any], masks: Path | None) -> Recipe
     return chosen
 
 
-def _check_turns(chosen: Recipe, epochs: int, warmup: int, masker_only: int) -> None:
-    if chosen.mask_source is None:
-        return
-    alone = masker_only if chosen.trains_masker else 0
-    if warmup + alone >= epochs:
+def _classifier(
+    backbone: str, classes: int, one: LabelledImage, value_range: ValueRange | None, seed: int, trust: bool
+) -> tuple[LoadedModel, nn.Module, tuple[int, int, int]]:
+    """Return the backbone, a copy of it with a head for these classes, and channels, rows and columns of its images."""
+    if backbone.startswith(FOLDERS) and not backbone.startswith(PREFIX):
         raise ValueError(
-            f"of {counted(epochs, 'epoch')}, {warmup} for warm-up and {alone} for the masker only leave none in which "
-            f"the classifier learns from masks; give more than {counted(warmup + alone, 'epoch')}, or fewer of those"
+            f"--backbone is '{backbone}', which was trained or fitted already, and the folder of the results can't "
+            "refer to another one; give the reference of the network that it was made from"
         )
-
-
-def _classifier(backbone: str, classes: int, seed: int, trust: bool) -> tuple[LoadedModel, nn.Module]:
-    """Return the backbone, and a copy of it with a head for these classes."""
     with fixed_random_state(seed):
-        if backbone.startswith("timm:"):  # the folder names it, and is read again by the same rule
-            check_reference_in_file(backbone.partition("@")[0], "the folder of the results", trust=trust)
         loaded = load_model(backbone, trust=trust)
-        return loaded, with_new_head(loaded.model, classes)
+        channels, rows, columns = loaded.preprocess(open_image(one.path, value_range)).shape[-3:]
+        shape = (channels, rows, columns)
+        return loaded, with_classes(loaded, classes, shape), shape
 
 
-def _input_shape(loaded: LoadedModel, one: LabelledImage, value_range: ValueRange | None) -> tuple[int, int, int]:
-    channels, rows, columns = loaded.preprocess(open_image(one.path, value_range)).shape[-3:]
-    return channels, rows, columns
+def _untrained(loaded: LoadedModel) -> list[str]:
+    if not loaded.random_weights:
+        return []
+    return [
+        "--frozen leaves the backbone's weights as they are, and these are random, so a head on them learns little; "
+        "give a pretrained backbone, or leave --frozen out"
+    ]
