@@ -107,7 +107,8 @@ def check_seed(seed: Any) -> int:
     Raises:
         ValueError: it is something else.
     """
-    if isinstance(seed, bool) or not isinstance(seed, Integral) or not -(2**63) <= seed < 2**64:
+    whole = isinstance(seed, Integral) and not isinstance(seed, bool)
+    if not whole or not -(2**63) <= int(seed) < 2**64:
         raise ValueError(f"seed must be an integer of at most 64 bits, got {seed!r}")
     return int(seed)
 
