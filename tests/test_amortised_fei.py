@@ -6,6 +6,7 @@ import os
 import signal
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -249,6 +250,45 @@ def test_parameters_that_change_later_are_refused(tiny):
         model[7].bias[0] += 1
     with pytest.raises(OtherNetwork, match="other values"):
         method.attribute(x, target=0)
+
+
+def numpy_of(tensor):
+    return tensor.detach().numpy()
+
+
+#: Changes of ``planted_network`` that PyTorch does not count, each without a trace in another way.
+UNCOUNTED = {
+    "data": lambda net: net[7].bias.data.add_(1),
+    "a sign through data": lambda net: net[7].weight.data.neg_(),
+    "two classes exchanged": lambda net: net[7].weight.data.copy_(net[7].weight.data.roll(1, 0)),
+    "numpy": lambda net: np.copyto(numpy_of(net[0].bias), 0.1),
+    "a detached view": lambda net: net[0].weight.detach().view(-1)[3:4].mul_(1.01),
+    "the state's tensors": lambda net: net.state_dict()["3.weight"].mul_(2),
+    "a forward method": lambda net: setattr(net[4], "forward", nn.functional.softplus),
+    "the network's forward method": lambda net: setattr(net, "forward", lambda x: nn.Sequential.forward(net, -x)),
+}
+
+
+@pytest.mark.parametrize("change", UNCOUNTED.values(), ids=UNCOUNTED)
+def test_changes_that_pytorch_does_not_count_are_refused_later_too(tiny, change):
+    model, x = planted_network(), planted_images(1, seed=7)
+    method = AmortisedFEI(model, tiny)
+    method.attribute(x, target=0)
+    change(model)
+    with pytest.raises(OtherNetwork):
+        method.attribute(x, target=0)
+
+
+def test_what_a_file_cannot_hold_is_refused_before_training(planted):
+    for loaded_by in ({"reference": "timm:x"}, {"a": 1}, 5, {"reference": nn.ReLU()}):
+        with pytest.raises(ValueError, match="the explainer"):
+            fit_fei(planted, planted_images(12, seed=3), loaded_by=loaded_by, log=pytest.fail, **TINY)
+
+
+@pytest.mark.parametrize("scale", [(0.5, float("nan")), ("a", 1), (None, None), (0.5, 0.0), 5, (0.5,)])
+def test_a_normalisation_that_is_none_is_refused(planted, tiny, scale):
+    with pytest.raises(ValueError, match="normalization"):
+        AmortisedFEI(planted, tiny, normalization=scale)
 
 
 def test_another_architecture_is_refused(tiny):

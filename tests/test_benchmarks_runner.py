@@ -177,3 +177,14 @@ def test_without_a_name_it_lists(monkeypatch, capsys, arguments):
     monkeypatch.setattr(sys, "argv", ["benchmarks", *arguments])
     main()
     assert capsys.readouterr().out == listing() + "\n"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_file_that_is_not_made_again_is_written_as_a_whole(path):
+    """Of ``file.exists()``: a program that is stopped while it writes would go on with half a file."""
+    calls = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call)]
+    called = [(call, ast.unparse(call.func)) for call in calls]
+    kept = {name.removesuffix(".exists") for _, name in called if name.endswith(".exists")}
+    written = {name.removesuffix(".write_text") for _, name in called if name.endswith(".write_text")}
+    written |= {ast.unparse(call.args[1]) for call, name in called if name == "torch.save" and len(call.args) > 1}
+    assert not kept & written

@@ -7,6 +7,7 @@ import pytest
 import torch
 from command_line import run
 from PIL import Image
+from safetensors.torch import save_file
 
 from xai_align.fei import AmortisedFEI, fit_fei, load_explainer, save_explainer
 from xai_align.fei.amortised.reference import explainer_of
@@ -81,6 +82,22 @@ def test_what_cannot_be_done_is_refused(folder):
     (folder / "photographs" / "some" / "broken.png").write_bytes(b"no picture")
     assert "broken.png" in refused(*start, "--images", "photographs")
     assert "fitted already" in refused("fit-fei", "--model", "fei:own.safetensors", "--images", "photographs")
+
+
+def test_a_file_that_is_no_explainer_is_not_replaced(folder):
+    save_file({"weight": torch.ones(3)}, "own.safetensors")  # it may be the weights of the model
+    before = (folder / "own.safetensors").read_bytes()
+    message = refused("fit-fei", *MODEL, *QUICK, "--images", "photographs", "--out", "own.safetensors")
+    assert "'own.safetensors', an existing file that is no amortised explainer" in message
+    assert (folder / "own.safetensors").read_bytes() == before
+    assert not (folder / "own-fit").exists()
+
+
+@pytest.mark.parametrize("setting", ["temperatures=0.5", "temperatures=[1, 2, 3]", "fills=5", "width=wide"])
+def test_settings_of_another_type_are_refused_in_one_line(folder, setting):
+    name = setting.partition("=")[0]
+    message = refused("fit-fei", *MODEL, *QUICK[:4], "--images", "photographs", "--set", setting)
+    assert message.startswith(f"error: {name}")
 
 
 def test_references_that_cannot_be_used(folder):

@@ -318,6 +318,9 @@ def test_prototypes_of_another_network_layer_or_size_are_refused(tmp_path):
         epic.attribute(images(2, 32), 1)
     with pytest.raises(ValueError, match="fitted to a ConvNet with other weights"):
         EPICMethod(conv_net(seed=1), found).attribute(x, 1)
+    model.conv1.weight.data.neg_()  # not counted by PyTorch
+    with pytest.raises(ValueError, match="fitted to a ConvNet with other weights"):
+        EPICMethod(model, found).attribute(x, 1)
     with pytest.raises(ValueError, match="these prototypes are of layer 'conv2' of a ConvNet"):
         EPICMethod(resnet(), found).attribute(images(2, 64), 1)
     with pytest.raises(ValueError, match="fitted to a ConvNet, and the model is a Wide"):

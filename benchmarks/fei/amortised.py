@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torch.utils.data import Dataset
 
+from benchmarks.shared.kept import keep
 from benchmarks.shared.measuring import timed
 from benchmarks.shared.photographs import JUDGES, photographs, pixels_of
 from xai_align.data.images import images_in
@@ -113,7 +114,7 @@ def draw(images: Path, out: Path, side: int) -> None:
         x = normalised(resized(photograph.pixels[None], side))
         seconds, found = timed(lambda x=x, label=photograph.label: method.attribute(x, target=label).sum(1))
         whole = interpolate(found[:, None], photograph.pixels.shape[1:], mode="bilinear")[0, 0]
-        torch.save({"map": whole.float(), "seconds": seconds}, folder / f"{photograph.name}.pt")
+        keep({"map": whole.float(), "seconds": seconds}, folder / f"{photograph.name}.pt")
         spent += [seconds] * (number > 0)
     print(f"lite0 {METHOD}: {sorted(spent)[len(spent) // 2]:.3f} s a map (median)")
 

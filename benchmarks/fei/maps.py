@@ -18,13 +18,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import torch
 from torch import Tensor, nn
 
 from benchmarks.fei import transformer
 from benchmarks.fei.networks import NAMES, network_of, photographs_for
 from benchmarks.peers.by_name import PEERS, PUBLISHED
 from benchmarks.shared.coarse_maps import by_name, readout
+from benchmarks.shared.kept import keep
 from benchmarks.shared.measuring import timed
 from xai_align.fei import optimize_masks
 from xai_align.fei.curve import STEPS
@@ -114,7 +114,7 @@ def main() -> None:
             x = network.view(photograph.pixels[None])
             make = known.get(method) or partial(other, method)
             seconds, found = timed(partial(make, network.model, x, photograph.label, network.name))
-            torch.save({"map": found.float(), "seconds": seconds}, file)
+            keep({"map": found.float(), "seconds": seconds}, file)
             spent += seconds
         print(f"{network.name} {method}: {spent:.1f} s", flush=True)
 

@@ -29,7 +29,13 @@ Values = Callable[[Sequence[Regions]], Sequence[float]]
 
 
 def phasewin(model: nn.Module, x: Tensor, label: int, *, passes: int = PUBLISHED) -> Tensor:
-    """Scores by the order of the regions, ``[H, W]``, for one image ``[1, C, H, W]``."""
+    """Scores by the order of the regions, ``[H, W]``, for one image ``[1, C, H, W]``.
+
+    Raises:
+        ValueError: the passes are not enough for the first gains of one region.
+    """
+    if passes < 2:
+        raise ValueError(f"passes is {passes}; the gain of one region takes 2")
     regions = slico(x, min(REGIONS, max(1, (passes - 2) // 2)))  # enough for the first gains
     search = ShownRegions(model, x, label, regions, passes)
     return as_map(in_phases(search.values, len(search.everything)), regions)

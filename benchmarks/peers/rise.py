@@ -31,7 +31,13 @@ def rise(
     batch: int = 16,
     seed: int = 0,
 ) -> Tensor:
-    """``S = 1 / (E[M] N) sum_i f(x * M_i) M_i`` (eq. 6) of ``N = passes`` masks, ``[H, W]``."""
+    """``S = 1 / (E[M] N) sum_i f(x * M_i) M_i`` (eq. 6) of ``N = passes`` masks, ``[H, W]``.
+
+    Raises:
+        ValueError: there is no pass.
+    """
+    if passes < 1:
+        raise ValueError(f"passes is {passes}; one mask takes 1")
     total = torch.zeros(x.shape[-2:])
     for m in random_masks(passes, x.shape[-2:], grid=grid, p=p, batch=batch, seed=seed):
         logits = model((x * m).contiguous(memory_format=torch.channels_last))

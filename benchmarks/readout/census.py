@@ -311,6 +311,8 @@ def architecture_sizes() -> dict[str, float]:
     import timm
     import torch
 
+    from xai_align.comparison.store import write_whole
+
     warnings.filterwarnings("ignore")
     sizes = {}
     for name in timm.list_models():
@@ -319,7 +321,7 @@ def architecture_sizes() -> dict[str, float]:
                 sizes[name] = sum(p.numel() for p in timm.create_model(name).parameters()) / 1e6
         except Exception:  # some compute with values while they are built
             sizes[name] = sum(p.numel() for p in timm.create_model(name).parameters()) / 1e6
-    cache.write_text("".join(f"{name}\t{size:.2f}\n" for name, size in sizes.items()))
+    write_whole(cache, "".join(f"{name}\t{size:.2f}\n" for name, size in sizes.items()))
     return sizes
 
 

@@ -36,6 +36,7 @@ from benchmarks.shared.intervals import plus_minus
 from benchmarks.shared.markdown import heading, row
 from benchmarks.shared.measuring import timed
 from xai_align import explain, read_out
+from xai_align.comparison.store import write_whole
 from xai_align.evaluation import (
     draw_grids,
     grid_pointing_game,
@@ -140,7 +141,7 @@ def measure(options: argparse.Namespace) -> None:
         if file.exists():
             continue
         seconds, numbers = timed(partial(_numbers, options, model, found, grids, METHODS[options.network][name]))
-        file.write_text(json.dumps(numbers))
+        write_whole(file, json.dumps(numbers))
         print(f"{options.network} {name}: {seconds:.0f} s", flush=True)
 
 

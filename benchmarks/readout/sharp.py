@@ -41,10 +41,12 @@ from benchmarks.shared.curves import (
     own_games,
 )
 from benchmarks.shared.intervals import plus_minus
+from benchmarks.shared.kept import keep
 from benchmarks.shared.markdown import heading, row
 from benchmarks.shared.measuring import timed
 from benchmarks.shared.photographs import JUDGES, Photograph, photographs
 from xai_align import read_out
+from xai_align.comparison.store import write_whole
 from xai_align.perturbation import TieWarning, perturbation_curves
 from xai_align.pinet import ReadoutLayer
 
@@ -117,7 +119,7 @@ def make_maps(options: argparse.Namespace) -> None:
         for some in (found[i : i + 8] for i in range(0, len(found), 8)):
             x = JUDGES[options.network].view(torch.stack([photograph.pixels for photograph in some]))
             made.append(maps_of(method, options.network, x, [photograph.label for photograph in some]))
-        torch.save(torch.cat(made), file)
+        keep(torch.cat(made), file)
         print(f"{options.network} {method}: {sum(map(len, made))} maps", flush=True)
 
 
@@ -128,7 +130,7 @@ def judge_maps(options: argparse.Namespace) -> None:
         if not file.exists():
             maps = torch.load(_file(options, "maps", method, "pt"))
             seconds, areas = timed(lambda maps=maps: areas_on(options.network, found, maps))
-            file.write_text(json.dumps(areas))
+            write_whole(file, json.dumps(areas))
             print(f"{options.network} {method}: {seconds:.0f} s", flush=True)
 
 

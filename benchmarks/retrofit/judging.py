@@ -34,6 +34,7 @@ from benchmarks.shared.curves import (
     own_games,
 )
 from benchmarks.shared.intervals import from_to
+from benchmarks.shared.kept import keep
 from benchmarks.shared.markdown import heading, row
 from benchmarks.shared.photographs import JUDGES, Photograph
 from xai_align._tools.sum_keeping import resize_keeping_sum
@@ -102,7 +103,7 @@ def judged(asked: Asked, make: Maps, file: Path) -> dict[str, Tensor]:
         for question, values in answers.items():
             found.setdefault(question, []).append(values)
     numbers = {question: torch.cat(rows) for question, rows in found.items()}
-    torch.save(numbers, file)
+    keep(numbers, file)
     return numbers
 
 

@@ -25,6 +25,7 @@ from benchmarks.toyshapes.fits import data_of, unseen_pictures
 from benchmarks.toyshapes.groups import BATCH
 from benchmarks.toyshapes.scores import CHUNK, intersection_over_union
 from examples.toyshapes.generator import ToyShapes
+from xai_align.comparison.store import write_whole
 from xai_align.pinet import PiNetLoss, conv_pinet
 from xai_align.training import fit_pinet
 
@@ -63,7 +64,7 @@ def main() -> None:
             file = options.out / "areas" / f"{label}-{number}.json"
             if not file.exists():
                 file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_text(json.dumps(run(label, number, options.epochs, options.precision)))
+                write_whole(file, json.dumps(run(label, number, options.epochs, options.precision)))
             found[label].append(json.loads(file.read_text()))
     print(heading("learnt from", *COLUMNS))
     for label, fits in found.items():

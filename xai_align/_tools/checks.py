@@ -83,10 +83,34 @@ def check_fractions(name: str, values: Iterable[float]) -> tuple[float, ...]:
     Raises:
         ValueError: there are none, or some lie outside.
     """
-    given = tuple(map(float, values))
+    given = numbers_in(name, values)
     if not given or not all(0 <= value <= 1 for value in given):
         raise ValueError(f"{name} must be one or more numbers in [0, 1], got {list(given)}")
     return given
+
+
+def numbers_in(name: str, values: Any) -> tuple[float, ...]:
+    """Return a sequence of numbers as floats; the range is for the caller to check.
+
+    Raises:
+        ValueError: it is no sequence, or holds something else.
+    """
+    try:
+        return tuple(float(value) for value in values)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} must be several numbers, such as (0.1, 0.5), got {values!r}") from None
+
+
+def check_seed(seed: Any) -> int:
+    """Return a seed of PyTorch's generators: an integer of 64 bits, with or without a sign.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    whole = isinstance(seed, Integral) and not isinstance(seed, bool)
+    if not whole or not -(2**63) <= int(seed) < 2**64:
+        raise ValueError(f"seed must be an integer of at most 64 bits, got {seed!r}")
+    return int(seed)
 
 
 def check_finite(name: str, values: Tensor) -> None:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
 
 from torch import nn
@@ -14,7 +16,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from xai_align._tools.checksum import checksum_of
 from xai_align._tools.counted import counted
+
+#: Types of attributes that :func:`signature` goes by.
+_PLAIN = frozenset((bool, int, float, str, FunctionType, BuiltinFunctionType, MethodType, partial))
 
 
 def modules_of(model: nn.Module) -> list[nn.Module]:
@@ -31,7 +37,10 @@ def parameters_of(model: nn.Module) -> list[nn.Parameter]:
 
 
 def signature(model: nn.Module) -> int:
-    """Return a number that changes with the model's modules, their hooks and plain attributes, and its parameters."""
+    """Return a number that changes with the model's modules, their hooks and attributes, and its parameters.
+
+    Attributes are numbers, switches, words and functions, such as a ``forward`` that was replaced.
+    """
     parameters = parameters_of(model)
     modules = tuple(
         (id(module), *module._forward_hooks, *module._forward_pre_hooks, *_plain_attributes(module))
@@ -44,9 +53,18 @@ def signature(model: nn.Module) -> int:
     return hash((tuple(map(id, parameters)), tuple(versions), modules))
 
 
+def state_of(model: nn.Module) -> int:
+    """Return a number that changes with :func:`signature`, and with the values of parameters and buffers.
+
+    The values themselves are read, as PyTorch does not count what is written through ``.data`` or NumPy.
+    """
+    tensors = [*model.parameters(), *model.buffers()]
+    return hash((signature(model), *((id(one), one.data_ptr()) for one in tensors), checksum_of(tensors)))
+
+
 def _plain_attributes(module: nn.Module) -> Iterator[Any]:
-    """Yield numbers, switches and words, which ``forward`` may go by."""
-    return (value for value in module.__dict__.values() if type(value) in (bool, int, float, str))
+    """Yield numbers, switches, words and functions, which ``forward`` may go by."""
+    return (value for value in module.__dict__.values() if type(value) in _PLAIN)
 
 
 @contextmanager

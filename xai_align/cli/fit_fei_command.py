@@ -47,7 +47,8 @@ def fit_fei_command(
         Path,
         typer.Option(
             metavar="FILE.safetensors",
-            help="The explainer. Checkpoints and metrics go to the folder FILE-fit; an interrupted run is resumed.",
+            help="The explainer; another file of this name is not replaced. Checkpoints and metrics go to the folder "
+            "FILE-fit; an interrupted run is resumed.",
         ),
     ] = Path("fei.safetensors"),
     epochs: Annotated[int, typer.Option(min=1, help="Number of epochs.")] = 20,
@@ -75,8 +76,8 @@ def fit_fei_command(
 ) -> None:
     """Fit a network that gives a model's FEI maps in one pass.
 
-    The explainer is for this very model, with images of this size: it refuses any other. Explain with it by
-    `--model fei:FILE --method fei-amortised`.
+    The explainer is valid for this model only, with images of this size; for others an error is raised. Explain an
+    image with `--model fei:FILE --method fei-amortised`.
     """
     from xai_align.cli.fit_fei_folder import fit_fei_folder
     from xai_align.cli.option_settings import option_settings

@@ -17,7 +17,7 @@ from xai_align.cli.terminal import print_warnings
 from xai_align.data.image_folder import LabelledImage, check_images
 from xai_align.data.images import expand_paths, open_image
 from xai_align.data.value_range import ValueRange, check_range
-from xai_align.fei.amortised.explainer_file import save_explainer
+from xai_align.fei.amortised.explainer_file import load_explainer, save_explainer
 from xai_align.fei.amortised.fit import FEIFit, fit_fei
 from xai_align.fei.amortised.reference import PREFIX, SEED
 from xai_align.plugins import ModelOptions, load_model
@@ -80,11 +80,13 @@ def fit_fei_folder(
         options: for :func:`~xai_align.fei.fit_fei`.
 
     Raises:
-        ValueError: the images, the model or an option can't be used; the message has the reason.
+        ValueError: the images, the model or an option can't be used, or ``out`` is another file; the message has the
+            reason.
         OSError: the folder of ``out`` cannot be written to.
     """
     run = run_folder_of(out)
     check_folder_is_writable(run)
+    _check_that_nothing_else_is_there(out)
     if model.startswith(PREFIX):
         raise ValueError(
             f"--model is '{model}', an explainer that was fitted already; give the network's own reference"
@@ -108,6 +110,23 @@ def fit_fei_folder(
     )
     save_explainer(fit, out)
     return fit
+
+
+def _check_that_nothing_else_is_there(out: Path) -> None:
+    """Raise if the file ``out`` exists and is no explainer, such as the model's own weights.
+
+    Raises:
+        ValueError: it does.
+    """
+    if not out.exists():
+        return
+    try:
+        load_explainer(out)
+    except (OSError, ValueError):
+        raise ValueError(
+            f"--out is '{out}', an existing file that is no amortised explainer and would be replaced; give another "
+            "name, or remove it"
+        ) from None
 
 
 def _stated(options: ModelOptions) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from xai_align._tools.batches import rows_of
+from xai_align._tools.counted import counted
 from xai_align._tools.images import check_images
 from xai_align._tools.logits import select_logits
 from xai_align._tools.memory_format import fastest_format
@@ -121,7 +122,13 @@ def composite_answers(
         memory_format = fastest_format(model, inputs, extra)
         x = inputs.detach().clone(memory_format=memory_format)  # a normal tensor, also of one from inference mode
         with torch.no_grad():  # fail early if something is wrong with the network or a question
-            answers(asked, check_logits(select_logits(model(x, *extra))))
+            logits = check_logits(select_logits(model(x, *extra)))
+            if len(logits) != len(x):
+                raise ValueError(
+                    f"the model returned {list(logits.shape)} for {counted(len(x), 'image')}; it must return logits "
+                    "[N, ...], one row for each image"
+                )
+            answers(asked, logits)
         opened = nullcontext((Replica(model).module, ())) if intercept is None else intercept(model, x, extra)
         with opened as (copy, clipped):
             wide = torch.float64 if x.dtype == torch.float64 else torch.float32

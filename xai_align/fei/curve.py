@@ -37,7 +37,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from xai_align._tools.checks import check_choice, check_integer, check_number
+from xai_align._tools.checks import check_choice, check_integer, check_number, check_seed
 from xai_align._tools.options import with_changes
 from xai_align._tools.thread_state import restores_thread_state
 from xai_align.features.hidden_layers import LayerHooks
@@ -46,7 +46,7 @@ from xai_align.features.stage_layers import stage_layers
 from xai_align.fei.composites import Interception, check_image_model, composite_answers
 from xai_align.fei.curve_loss import CurveLoss, StageDeviations
 from xai_align.fei.curve_options import CurveOptions
-from xai_align.fei.curve_search import Search, log_odds
+from xai_align.fei.curve_search import Search, check_temperatures, log_odds
 from xai_align.fei.optimised import OptimisedMasks, check_quantiles, optimised_masks
 from xai_align.fei.quantile_masks import level_sets, standardised
 from xai_align.fei.random_fills import fixed_fill, random_fills
@@ -116,6 +116,7 @@ def curve_masks(
     chosen = with_changes(options, CurveOptions, changed, "curve_masks")
     check_image_model(model, inputs)
     shares = check_quantiles(quantiles)
+    check_seed(seed)
     extra = forward_arguments(additional_forward_args)
     removal = check_choice("removal", chosen.removal, REMOVALS)
     patches = token_grid(model, inputs, extra)
@@ -135,7 +136,7 @@ def curve_masks(
     search = Search(
         n_iter=check_integer("n_iter", n_iter),
         lr=check_number("lr", chosen.lr, above=0),
-        temperatures=_check_temperatures(chosen.temperatures),
+        temperatures=check_temperatures(chosen.temperatures),
         scales=check_scales(chosen.scales),
         stable_at=None if chosen.stable_at is None else check_number("stable_at", chosen.stable_at, above=0, most=1),
         loss=loss,
@@ -215,6 +216,8 @@ def _cells(mask_size: int | None, image: tuple[int, int], patches: TokenGrid | N
     if mask_size is None and patches is not None:
         return patches.rows, patches.columns
     shorter = min(image)
+    if image[0] * image[1] == 1:
+        raise ValueError("the images have one pixel, and there is nothing to rank; give larger images")
     count = min(CELLS, shorter) if mask_size is None else check_integer("mask_size", mask_size, least=2)
     if count > shorter:
         raise ValueError(
@@ -237,10 +240,3 @@ def _patch(image: tuple[int, int], patches: TokenGrid) -> int:
 
 def _is(start: Any, name: str) -> bool:
     return isinstance(start, str) and start == name
-
-
-def _check_temperatures(temperatures: Sequence[float]) -> tuple[float, float]:
-    given = tuple(temperatures)
-    if len(given) != 2:
-        raise ValueError(f"temperatures must be two, of the first and of the last step, got {given}")
-    return check_number("temperatures[0]", given[0], above=0), check_number("temperatures[1]", given[1], above=0)

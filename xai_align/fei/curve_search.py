@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import cos, pi
 
 import torch
 from torch import Tensor
 
+from xai_align._tools.checks import check_number
 from xai_align._tools.correlation import spearman
 from xai_align.fei.composites import CompositeAnswers
 from xai_align.fei.curve_loss import CurveLoss, StageDeviations
@@ -56,6 +57,18 @@ def log_odds(question: Question) -> Question:
     """Convert a question about classes to :class:`LogOdds`; leave other kinds, with their own formulas, unchanged."""
     of_classes = type(question) is Question and not question.independent
     return LogOdds(question.targets, question.foils) if of_classes else question
+
+
+def check_temperatures(temperatures: Sequence[float]) -> tuple[float, float]:
+    """Return the temperatures of the first and of the last step.
+
+    Raises:
+        ValueError: they are not two positive numbers.
+    """
+    given = tuple(temperatures) if isinstance(temperatures, Iterable) else (temperatures,)
+    if len(given) != 2:
+        raise ValueError(f"temperatures must be two, of the first and of the last step, got {given}")
+    return check_number("temperatures[0]", given[0], above=0), check_number("temperatures[1]", given[1], above=0)
 
 
 @dataclass(frozen=True)

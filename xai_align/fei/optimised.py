@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from xai_align._tools.callers_level import callers_level
+from xai_align._tools.checks import numbers_in
 from xai_align.perturbation.ranking import rank, tie_rate, warn_of_ties
 
 #: Largest difference of a mask's area from its quantile without a warning, as a share of the image.
@@ -122,7 +123,7 @@ def check_quantiles(quantiles: Sequence[float]) -> tuple[float, ...]:
     Raises:
         ValueError: there are none, or they don't increase strictly from above 0 to below 1.
     """
-    given = tuple(float(p) for p in quantiles)
+    given = numbers_in("the quantiles", quantiles)
     inside = all(0 < p < 1 for p in given)
     if not given or not inside or any(a >= b for a, b in pairwise(given)):
         raise ValueError(

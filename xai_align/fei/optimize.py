@@ -11,24 +11,33 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from xai_align._tools.checks import check_choice
+from xai_align._tools.checks import check_choice, check_integer
 from xai_align._tools.progress import progress_bar
 from xai_align._tools.thread_state import restores_thread_state
 from xai_align.features.resolve_layer import Layers
 from xai_align.fei.curve import curve_masks
 from xai_align.fei.micro_batches import micro_batches
-from xai_align.fei.optimised import OptimisedMasks, optimised_masks
-from xai_align.fei.published.gradient_clipping import ClippingMode, clipped_copy
+from xai_align.fei.optimised import OptimisedMasks, check_quantiles, optimised_masks
+from xai_align.fei.published.gradient_clipping import ClippingMode, clipped_copy, found_layers
 from xai_align.fei.published.nested import nested_masks
 from xai_align.fei.solver import Solver, seeded
 
 
 def _curve_masks(
-    *arguments: Any, clip: ClippingMode = "none", clip_layers: Layers | None = None, **options: Any
+    model: nn.Module,
+    *arguments: Any,
+    clip: ClippingMode = "none",
+    clip_layers: Layers | None = None,
+    **options: Any,
 ) -> OptimisedMasks:
     """Run the curve solver, with gradients clipped if a rule is given."""
-    intercept = None if clip == "none" else partial(clipped_copy, mode=clip, layers=clip_layers)
-    return curve_masks(*arguments, intercept=intercept, **options)
+    if clip != "none":
+        return curve_masks(model, *arguments, intercept=partial(clipped_copy, mode=clip, layers=clip_layers), **options)
+    if clip_layers is None:
+        return curve_masks(model, *arguments, **options)
+    found_layers(model, model, clip_layers)  # is there such a layer?
+    found = curve_masks(model, *arguments, **options)
+    return replace(found, notes=(*found.notes, "clip is 'none', so nothing was clipped in clip_layers"))
 
 
 _SOLVERS = {
@@ -164,5 +173,6 @@ def _joined(records: Sequence[OptimisedMasks]) -> OptimisedMasks:
 
 def _steps(options: Mapping[str, Any]) -> int:
     """Return the number of steps of a solver with these options: ``n_iter`` for each sequential search or quantile."""
-    several = len(options["quantiles"]) if options.get("order") == "sequential" else options.get("restarts", 1)
-    return int(options["n_iter"] * several)
+    sequential = options.get("order") == "sequential"
+    several = len(check_quantiles(options["quantiles"])) if sequential else options.get("restarts", 1)
+    return check_integer("n_iter", options["n_iter"]) * check_integer("restarts", several)

@@ -8,7 +8,7 @@ depend on the rest of the batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -71,6 +71,8 @@ def random_fills(
         "colour": lambda: colours.draw(0) + GRAIN * noise(),
         "texture": lambda: scrambled(inputs, generator),
     }
+    if not isinstance(kinds, Iterable):
+        raise ValueError(f"fills are {kinds!r}; give one or more of {', '.join(makers)}")
     kinds = (kinds,) if isinstance(kinds, str) else tuple(kinds)
     if not kinds:
         raise ValueError(f"no fill was given; give one or more of {', '.join(makers)}")

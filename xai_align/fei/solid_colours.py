@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from xai_align._tools.checks import check_finite
+from xai_align._tools.checks import check_finite, check_seed
 from xai_align._tools.counted import counted
 
 #: Mean and standard deviation of each channel, or one number for all.
@@ -55,7 +55,7 @@ def references(
         TypeError: the baselines are none of these.
         ValueError: shapes don't match, or values are not finite.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(check_seed(seed))
     if baselines is None:
         if normalization is None:
             return References(_from_own_range(inputs, generator), True, _OWN_RANGE.format(seed))
@@ -73,7 +73,8 @@ def references(
             "a number, a tensor, or a function (inputs, step, generator) -> Tensor"
         )
     return References(
-        lambda step: _fitting(baselines(inputs, step, generator), inputs),
+        # of a copy: a function may work in place
+        lambda step: _from_function(baselines(inputs.clone(), step, generator), inputs),
         True,
         f"references came from the function that was given; its generator started from seed {seed}",
     )
@@ -107,12 +108,24 @@ def _from_own_range(inputs: Tensor, generator: torch.Generator) -> Callable[[int
 
 def _per_channel(normalization: Any, inputs: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and standard deviation as ``[1, C, 1, 1]``."""
+    mean, std = mean_and_std(normalization, inputs.shape[1])
+    return mean.to(inputs).reshape(1, -1, 1, 1), std.to(inputs).reshape(1, -1, 1, 1)
+
+
+def mean_and_std(normalization: Any, channels: int) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation of each channel, ``[C]`` in float64.
+
+    Raises:
+        ValueError: they are not finite numbers for each channel, or a standard deviation is not above 0.
+    """
     if not isinstance(normalization, tuple | list) or len(normalization) != 2:
         raise ValueError(f"normalization is {normalization!r}; give (mean, std), each with one number for each channel")
-    channels = inputs.shape[1]
     both = []
     for name, given in zip(("mean", "std"), normalization, strict=True):
-        values = torch.as_tensor(given).to(inputs).flatten()
+        try:
+            values = torch.as_tensor(given).detach().double().flatten()
+        except (TypeError, ValueError, RuntimeError):
+            raise ValueError(f"the {name} of the normalization must be numbers, got {given!r}") from None
         if len(values) not in (1, channels):
             raise ValueError(
                 f"the {name} of the normalization has {counted(len(values), 'value')} for "
@@ -121,14 +134,21 @@ def _per_channel(normalization: Any, inputs: Tensor) -> tuple[Tensor, Tensor]:
         if not values.isfinite().all() or (name == "std" and not (values > 0).all()):
             wanted = "finite and above 0" if name == "std" else "finite"
             raise ValueError(f"the {name} of the normalization must be {wanted}, got {values.tolist()}")
-        both.append(values.expand(channels).reshape(1, channels, 1, 1))
+        both.append(values.expand(channels))
     return both[0], both[1]
 
 
-def _fitting(baselines: Any, inputs: Tensor) -> Tensor:
+def _from_function(returned: Any, inputs: Tensor) -> Tensor:
+    """Return what the caller's function returned as a reference."""
+    if not isinstance(returned, Tensor):
+        raise ValueError(f"the baselines' function returned {type(returned).__name__}; it must give a tensor")
+    fitting = _fitting(returned.detach(), inputs)
+    check_finite("what the baselines' function returned", fitting)
+    return fitting
+
+
+def _fitting(baselines: Tensor, inputs: Tensor) -> Tensor:
     """Return a reference with four axes, broadcastable to the images."""
-    if not isinstance(baselines, Tensor):
-        raise ValueError(f"the baselines' function returned {type(baselines).__name__}; it must give a tensor")
     r = baselines.reshape(1, 1, 1, 1) if baselines.dim() == 0 else baselines
     if r.dim() != 4 or any(a not in (1, b) for a, b in zip(r.shape, inputs.shape, strict=True)):
         raise ValueError(

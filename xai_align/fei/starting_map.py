@@ -48,16 +48,23 @@ def starting_map(
     elif start == "flat":
         given = inputs.new_zeros(len(inputs), *cells)
     elif start in ("readout", "default readout"):
-        where = layer
-        if layer is None and start == "readout":
-            with torch.no_grad():  # the readout enables gradients where it needs them
-                where = resolve_layer(model, purpose="gradient", image=inputs[:1])
-        readout = read_out(model, inputs, list(questions), where, additional_forward_args=additional_forward_args)
+        try:
+            where = layer
+            if layer is None and start == "readout":
+                with torch.no_grad():  # the readout enables gradients where it needs them
+                    where = resolve_layer(model, purpose="gradient", image=inputs[:1])
+            readout = read_out(model, inputs, list(questions), where, additional_forward_args=additional_forward_args)
+        except ValueError as error:  # it names the readout's own options
+            error.add_note("(the search starts at a readout: start_layer=... is its layer, start='flat' goes without)")
+            raise
         given = readout.map("smooth").detach()
     else:
         raise ValueError(f"start must be 'readout', 'default readout', 'flat', or maps [N, h, w], got {start!r}")
-    if given.dim() != 3 or len(given) != len(inputs) or not given.isfinite().all():
-        raise ValueError(f"the starting maps have shape {list(given.shape)}; give finite maps [{len(inputs)}, h, w]")
+    fits = given.dim() == 3 and len(given) == len(inputs) and given.numel() and not given.is_complex()
+    if not fits or not given.isfinite().all():
+        raise ValueError(
+            f"the starting maps have shape {list(given.shape)} in {given.dtype}; give finite maps [{len(inputs)}, h, w]"
+        )
     wide = torch.float64 if inputs.dtype == torch.float64 else torch.float32
     resized = interpolate(given[:, None].to(inputs.device, wide), cells, mode="bilinear", antialias=True)
     return standardised(resized[:, 0])

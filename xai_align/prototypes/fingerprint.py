@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 from torch import Tensor, nn
 
 from xai_align._tools.counted import counted
-from xai_align._tools.model_state import signature
+from xai_align._tools.model_state import state_of
 from xai_align.features.unwrapping import network_of
 from xai_align.hookspecs import FeatureSpace
 from xai_align.training.digest import digest_of
@@ -52,7 +52,7 @@ def check_fingerprint(own: dict[str, Any], found: dict[str, Any]) -> None:
 
 
 def _digest(network: nn.Module) -> str:
-    state = signature(network)
+    state = state_of(network)
     known = _digests.get(network)
     if known is None or known[0] != state:
         known = _digests[network] = (state, digest_of(network.state_dict()))

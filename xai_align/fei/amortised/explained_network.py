@@ -66,7 +66,11 @@ class ExplainedNetwork:
     def __init__(self, model: nn.Module, image: Tensor) -> None:
         self.size = (image.shape[2], image.shape[3])
         self.cells = cells_of(self.size)
-        self._start = resolve_layer(model, purpose="gradient", image=image[:1])
+        try:
+            self._start = resolve_layer(model, purpose="gradient", image=image[:1])
+        except ValueError as error:
+            error.add_note("(no layer can be named here; use the method 'fei', with start_layer=... or start='flat')")
+            raise
         names = self._start.layer
         self.start_name = names if isinstance(names, str) else "+".join(names)
         #: Of each thread: the outputs that are taken, and the number of images they are of.

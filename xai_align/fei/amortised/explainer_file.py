@@ -5,6 +5,7 @@ The header also has a digest, which detects damage, and nothing is unpickled on 
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -92,6 +93,9 @@ def save_explainer(explainer: HoldsExplainer, path: str | os.PathLike[str]) -> P
     Returns:
         The file.
 
+    Raises:
+        ValueError: a field, such as ``loaded_by`` of the fit, has a value that a file cannot hold.
+
     Example::
 
         save_explainer(fit_fei(model, torch.rand(4, 3, 32, 32), epochs=1, batch_size=2), "fei.safetensors")
@@ -99,16 +103,30 @@ def save_explainer(explainer: HoldsExplainer, path: str | os.PathLike[str]) -> P
     given = find_explainer(explainer)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    write_checkpoint(path, Snapshot(given.network.state_dict(), header_of(given)))
+    return path
+
+
+def header_of(explainer: AmortisedExplainer) -> dict[str, Any]:
+    """Return the header of an explainer's file.
+
+    Raises:
+        ValueError: a field has a value that :func:`load_explainer` would refuse.
+    """
     about = {
         "kind": KIND,
-        "options": given.network.options,
-        "fingerprint": given.fingerprint.values(),
-        "model": given.model,
-        "numbers": given.numbers,
+        "options": explainer.network.options,
+        "fingerprint": explainer.fingerprint.values(),
+        "model": explainer.model,
+        "numbers": explainer.numbers,
         "version": __version__,
     }
-    write_checkpoint(path, Snapshot(given.network.state_dict(), about))
-    return path
+    try:
+        as_read: dict[str, Any] = json.loads(json.dumps(about))
+    except TypeError as error:
+        raise ValueError(f"the explainer cannot be saved: {error}") from None
+    check_fields(as_read, _HEADER, "the explainer's header")
+    return as_read
 
 
 def load_explainer(path: str | os.PathLike[str]) -> AmortisedExplainer:

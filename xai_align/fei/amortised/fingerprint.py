@@ -19,7 +19,7 @@ from xai_align._tools.logits import select_logits
 from xai_align._tools.replica import Replica
 from xai_align._tools.thread_state import restores_thread_state
 from xai_align.fei.amortised.explained_network import ExplainedNetwork
-from xai_align.fei.solid_colours import Normalization
+from xai_align.fei.solid_colours import Normalization, mean_and_std
 from xai_align.training.digest import digest_of
 from xai_align.training.fit_state import weights_of
 
@@ -207,17 +207,7 @@ def plain_normalization(normalization: Normalization | None, channels: int) -> A
     """
     if normalization is None:
         return None
-    if not isinstance(normalization, tuple | list) or len(normalization) != 2:
-        raise ValueError(f"normalization is {normalization!r}; give (mean, std), each with one number for each channel")
-    both = []
-    for one in normalization:
-        values = torch.as_tensor(one).double().flatten()
-        if len(values) not in (1, channels):
-            raise ValueError(
-                f"normalization has {counted(len(values), 'value')} for {counted(channels, 'channel')}; give {channels}"
-            )
-        both.append(tuple(round(value, 8) for value in values.expand(channels).tolist()))
-    return tuple(both)
+    return tuple(tuple(round(value, 8) for value in one.tolist()) for one in mean_and_std(normalization, channels))
 
 
 @restores_thread_state

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xai_align._tools.checks import check_integer, check_number
+from xai_align._tools.checks import check_integer, check_number, check_seed
 from xai_align._tools.counted import counted
 from xai_align._tools.logits import select_logits
 from xai_align._tools.options import with_changes
@@ -21,7 +21,7 @@ from xai_align.features.unwrapping import unwrapped
 from xai_align.fei.amortised.curve_objective import CurveObjective
 from xai_align.fei.amortised.explained_network import ExplainedNetwork
 from xai_align.fei.amortised.explainer import AmortisedExplainer
-from xai_align.fei.amortised.explainer_file import save_explainer
+from xai_align.fei.amortised.explainer_file import header_of, save_explainer
 from xai_align.fei.amortised.fingerprint import Fingerprint
 from xai_align.fei.amortised.options import FitFEIOptions
 from xai_align.fei.amortised.program import Asked, FEIProgram
@@ -150,6 +150,7 @@ def fit_fei(
     check_integer("epochs", epochs)
     check_integer("batch_size", batch_size)
     check_number("learning_rate", learning_rate, above=0)
+    check_seed(seed)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError("fit_fei runs in one process, and several were launched; start it without a launcher")
     folder = run_folder(out, chosen.resume)
@@ -164,6 +165,7 @@ def fit_fei(
             scores = ScoreNetwork(channels, ready.example.shape[1], width=chosen.width, depth=chosen.depth)
         scores.to(ready.example.device, torch.float64 if ready.example.dtype == torch.float64 else torch.float32)
         explainer = AmortisedExplainer(network=scores, fingerprint=ready.fingerprint, model=loaded_by)
+        header_of(explainer)  # can it be saved?
         with preserved_state(scores):
             trained = trained_parameters(scores)
             optimizer = torch.optim.AdamW(list(trained.values()), learning_rate, weight_decay=chosen.weight_decay)

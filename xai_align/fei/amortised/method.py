@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from xai_align._tools.images import check_images
-from xai_align._tools.model_state import signature
+from xai_align._tools.model_state import state_of
 from xai_align._tools.replica import Replica
 from xai_align._tools.single_tensor import like_given, only_one, share_over_channels
 from xai_align._tools.thread_state import restores_thread_state
@@ -22,7 +22,6 @@ from xai_align.fei.quantile_masks import standardised
 from xai_align.fei.solid_colours import Normalization
 from xai_align.pinet.input_checks import forward_arguments
 from xai_align.question import Question, target_or_only_output
-from xai_align.training.fit_state import weights_of
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class AmortisedFEI:
     The cost is one forward pass of the model, where its head is affine, and the score network's. Elsewhere, as in a
     transformer with a class token, the readout needs up to five forward passes, its checks among them, and a backward
     pass. A first call also runs the model a few times to find its layers and to see that it is the one that the
-    explainer was fitted to, and ``target=None`` takes another pass for the predicted class.
+    explainer was fitted to; later calls read its parameters to see that they are the same.
 
     Args:
         forward_func: the model, an ``nn.Module`` in eval mode that returns logits.
@@ -97,7 +96,8 @@ class AmortisedFEI:
 
         Args:
             inputs: images ``[N, C, H, W]`` of the fit's size, or a tuple of one such tensor.
-            target: a target as in Captum's methods, numpy integers and arrays, or a ``xai_align.Question``.
+            target: a target as in Captum's methods, numpy integers and arrays, or a ``xai_align.Question``; None: the
+                only output of a model that has one.
             additional_forward_args: none; an explainer is fitted to a model of images alone.
             explainer: replaces the constructor's for this call.
             internal_batch_size: as at construction, for this call.
@@ -171,12 +171,3 @@ def scores(
         if not bool(found.isfinite().all()):
             raise ValueError("the score network gave NaN or infinity; the explainer's file can't be used")
         return interpolate(found[:, None], x.shape[2:], mode="bilinear")[:, 0]
-
-
-def state_of(model: nn.Module) -> int:
-    """Return a number that changes with a network's modules, parameters and buffers, and with their values."""
-    tensors = []
-    for tensor in weights_of(model).values():
-        version = -1 if tensor.is_inference() else tensor._version
-        tensors.append((id(tensor), tensor.data_ptr(), version))
-    return hash((signature(model), *tensors))

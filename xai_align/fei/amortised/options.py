@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from xai_align._tools.checks import check_integer, check_number
+from xai_align.fei.curve_search import check_temperatures
 from xai_align.fei.random_fills import KINDS
 from xai_align.training.options import TrainingOptions
 
@@ -58,7 +59,6 @@ class FitFEIOptions(TrainingOptions):
         check_number("validation_share", self.validation_share, below=1)
         check_number("runner_up", self.runner_up, most=1)
         check_number("deviation_weight", self.deviation_weight)
-        for place in (0, 1):
-            check_number(f"temperatures[{place}]", self.temperatures[place], above=0)
+        check_temperatures(self.temperatures)
         if self.mixed_precision == "fp16":
             raise ValueError("mixed_precision of fit_fei is 'no' or 'bf16', got 'fp16'")

@@ -109,7 +109,7 @@ def clip_gradients(
     rule = find_clipping_rule(mode)
     check_evaluation_mode(model)
     inner = model.model if isinstance(model, QuestionModel) else model
-    inside = None if layers is None else _found_layers(model, inner, layers)
+    inside = None if layers is None else found_layers(model, inner, layers)
     if rule is None:
         yield Clipping("none", Replica(model).module)
         return
@@ -152,7 +152,7 @@ def clipped_copy(
         yield clipping.model, tuple(f"{call.layer or 'the model itself'} ({call.kind})" for call in clipping.calls)
 
 
-def _found_layers(model: nn.Module, inner: nn.Module, layers: Layers | str) -> frozenset[str]:
+def found_layers(model: nn.Module, inner: nn.Module, layers: Layers | str) -> frozenset[str]:
     """Return the layers' names in ``inner``; names relative to ``model`` are accepted too."""
     ours = dict(inner.named_modules(remove_duplicate=False))
     everything = {**dict(model.named_modules(remove_duplicate=False)), **ours}

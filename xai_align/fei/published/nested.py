@@ -25,15 +25,16 @@ each forward pass they are equal to 2e-16; under ibm they are equal as they are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from xai_align._tools.checks import check_choice, check_integer, check_number
+from xai_align._tools.checks import check_choice, check_integer, check_number, check_seed
 from xai_align._tools.options import with_changes
 from xai_align._tools.thread_state import restores_thread_state
 from xai_align.fei.composites import CompositeAnswers, composite, composite_answers
@@ -106,6 +107,7 @@ def nested_masks(
     """
     chosen = with_changes(options, NestedOptions, changed, "nested_masks")
     p = check_quantiles(quantiles)
+    check_seed(seed)
     check_choice("order", chosen.order, _ORDERS)
     signs = _SIGNS[check_choice("objective", chosen.objective, _SIGNS)]
     beta = check_number("area_weight", chosen.area_weight)
@@ -224,13 +226,14 @@ def _cells(mask_size: int | tuple[int, int] | None, image: tuple[int, int]) -> t
     """Return the rows and columns of a mask."""
     if mask_size is None:
         return image
-    rows, columns = (mask_size, mask_size) if isinstance(mask_size, int) else mask_size
-    if not (1 <= rows <= image[0] and 1 <= columns <= image[1]):
+    sides = tuple(mask_size) if isinstance(mask_size, Iterable) else (mask_size, mask_size)
+    whole = len(sides) == 2 and all(isinstance(side, Integral) and not isinstance(side, bool) for side in sides)
+    if not whole or not all(1 <= side <= most for side, most in zip(sides, image, strict=True)):
         raise ValueError(
             f"mask_size is {mask_size!r}, the images have {image[0]} x {image[1]} pixels; "
             "give rows and columns from 1 up to the image's own"
         )
-    return rows, columns
+    return int(sides[0]), int(sides[1])
 
 
 def _check_binarise(binarise_from: int | None, n_iter: int) -> None:
