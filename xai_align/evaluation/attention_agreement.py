@@ -101,6 +101,10 @@ def context_mixing_gap(
 ) -> Tensor:
     """Compute ``r_encoder - r_input``, the disagreement of attention that is due to context mixing in the encoder.
 
+    An encoder that works position by position has gap 0 only if both attributions remove a position in the same way: if
+    the input's is set to a value, the encoder's output gets what the encoder makes of that value. Set to zero, it loses
+    its position embedding too.
+
     Args:
         attention: as for :func:`attention_agreement`.
         attr_input: attributions to the input.
