@@ -9,7 +9,7 @@ from xai_align.fei.amortised.options import FitFEIOptions
 from xai_align.fei.amortised.score_network import ScoreNetwork
 from xai_align.fei.curve_options import CurveOptions
 from xai_align.fei.method import FEIMethod
-from xai_align.fei.optimised import AreaMissed, OptimisedMasks
+from xai_align.fei.optimised import AreaMissed, OptimisedMasks, UnchangedAnswer
 from xai_align.fei.optimize import optimize_masks
 from xai_align.fei.published.clipped_gradient import clipped_gradient
 from xai_align.fei.published.clipped_gradient_method import ClippedGradientMethod
@@ -31,6 +31,7 @@ __all__ = [
     "OptimisedMasks",
     "OtherNetwork",
     "ScoreNetwork",
+    "UnchangedAnswer",
     "clip_gradients",
     "clipped_gradient",
     "fit_fei",

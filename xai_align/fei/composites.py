@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
@@ -49,6 +49,27 @@ class Interception(Protocol):
         """Return a context manager that yields the copy, and the names of the layers whose gradients it changes."""
 
 
+@dataclass
+class AnswerRange:
+    """Smallest and largest answer about each image and its composites so far, ``[N]``; None before the first."""
+
+    lowest: Tensor | None = None
+    highest: Tensor | None = None
+
+    def include(self, found: Tensor) -> None:
+        """Take in answers ``[N, M]``."""
+        low, high = found.detach().aminmax(dim=1)
+        self.lowest = low if self.lowest is None else torch.minimum(self.lowest, low)
+        self.highest = high if self.highest is None else torch.maximum(self.highest, high)
+
+    @property
+    def width(self) -> Tensor:
+        """Largest answer less the smallest, ``[N]``."""
+        assert self.lowest is not None
+        assert self.highest is not None
+        return self.highest - self.lowest
+
+
 @dataclass(frozen=True)
 class CompositeAnswers:
     """Network that computes answers for composites of some images.
@@ -59,6 +80,7 @@ class CompositeAnswers:
         model: the copy of the network that runs; it may have hooks.
         memory_format: the format in which it is given composites.
         autocast: opens the caller's autocast, in which the network runs, and nothing else.
+        span: range of the answers so far, that about the unchanged image included.
     """
 
     inputs: Tensor
@@ -69,6 +91,7 @@ class CompositeAnswers:
     dtype: torch.dtype
     memory_format: torch.memory_format
     autocast: Callable[[], AbstractContextManager[Any]]
+    span: AnswerRange = field(default_factory=AnswerRange)
 
     def __call__(self, composites: Tensor) -> Tensor:
         """Return answers ``[N, M]`` for composites ``[N, M, C, H, W]``, by each image's own question."""
@@ -90,6 +113,7 @@ class CompositeAnswers:
                 "the answers have no gradient: the model detaches its inputs, or works under no_grad; "
                 "masks are found by gradients"
             )
+        self.span.include(found)
         return found
 
 
@@ -128,10 +152,11 @@ def composite_answers(
                     f"the model returned {list(logits.shape)} for {counted(len(x), 'image')}; it must return logits "
                     "[N, ...], one row for each image"
                 )
-            answers(asked, logits)
+            wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+            span = AnswerRange()
+            span.include(answers(asked, logits.to(wide))[:, None])
         opened = nullcontext((Replica(model).module, ())) if intercept is None else intercept(model, x, extra)
         with opened as (copy, clipped):
-            wide = torch.float64 if x.dtype == torch.float64 else torch.float32
             device = x.device.type
             autocast = partial(
                 torch.autocast,
@@ -140,7 +165,9 @@ def composite_answers(
                 enabled=torch.is_autocast_enabled(device),
             )
             with torch.autocast(device, enabled=False):  # masks, references and losses are in full precision
-                yield CompositeAnswers(x.to(wide), clipped, copy, tuple(asked), extra, x.dtype, memory_format, autocast)
+                yield CompositeAnswers(
+                    x.to(wide), clipped, copy, tuple(asked), extra, x.dtype, memory_format, autocast, span
+                )
 
 
 def check_image_model(model: nn.Module, inputs: Tensor) -> None:

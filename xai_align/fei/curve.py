@@ -112,6 +112,7 @@ def curve_masks(
 
     Warns:
         TieWarning: many pixels share their score.
+        UnchangedAnswer: no composite changed the answer about an image.
     """
     chosen = with_changes(options, CurveOptions, changed, "curve_masks")
     check_image_model(model, inputs)
@@ -137,7 +138,7 @@ def curve_masks(
         n_iter=check_integer("n_iter", n_iter),
         lr=check_number("lr", chosen.lr, above=0),
         temperatures=check_temperatures(chosen.temperatures),
-        scales=check_scales(chosen.scales),
+        scales=check_scales(chosen.scales, max(cells)),
         stable_at=None if chosen.stable_at is None else check_number("stable_at", chosen.stable_at, above=0, most=1),
         loss=loss,
     )
@@ -190,6 +191,7 @@ def curve_masks(
         quantiles=shares,
         clipped=asked.clipped,
         passes=2 * losses.shape[1],
+        answer_ranges=asked.span.width,
         notes=[
             *([] if removal == "drop" else [fill.note]),
             *_LEFT_OUT[removal],

@@ -39,6 +39,19 @@ class AreaMissed(UserWarning):
     """
 
 
+class UnchangedAnswer(UserWarning):
+    """Warning that no composite changed the answer about an image, so that its map says nothing about the answer.
+
+    Example::
+
+        import warnings
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UnchangedAnswer)
+            optimize_masks(model, images, n_iter=1)  # raises where the answer does not depend on the image
+    """
+
+
 @dataclass(frozen=True, kw_only=True)
 class OptimisedMasks:
     """Optimised masks of some images, one for each quantile, and the map that combines them.
@@ -54,6 +67,8 @@ class OptimisedMasks:
         tie_fraction: ``[N]``: the share of the cells, or of the pixels without cells, whose score is not unique.
         clipped: the activations whose gradients were clipped, e.g. "features.1 (relu)".
         passes: forward and backward passes through the network for each image.
+        answer_ranges: ``[N]``: the largest answer about a composite less the smallest, e.g. in logits. 0: the answer
+            does not depend on what is hidden, and the map says nothing about it.
         notes: further remarks, e.g. the source of random colours.
         cells: ``[N, h, w]``: the scores that the map was upsampled from; None: each pixel has its own.
 
@@ -72,6 +87,7 @@ class OptimisedMasks:
     tie_fraction: Tensor
     clipped: tuple[str, ...]
     passes: int
+    answer_ranges: Tensor
     notes: tuple[str, ...] = ()
     cells: Tensor | None = field(default=None, repr=False)
 
@@ -84,11 +100,12 @@ def optimised_masks(
     quantiles: tuple[float, ...],
     clipped: Iterable[str],
     passes: int,
+    answer_ranges: Tensor,
     notes: Iterable[str] = (),
     warn: bool = True,
     cells: Tensor | None = None,
 ) -> OptimisedMasks:
-    """Make the record of maps ``[N, H, W]`` and masks ``[N, K, H, W]``; warn of missed areas and many ties.
+    """Make the record of maps ``[N, H, W]`` and masks ``[N, K, H, W]``; warn of what is wrong with them.
 
     Ties are counted on ``cells`` if there are any: beyond the centres of the outermost cells, pixels are equal by
     construction.
@@ -102,6 +119,7 @@ def optimised_masks(
     ranked = attribution if cells is None else cells
     if warn:
         _warn_of_missed_areas(areas, quantiles)
+        _warn_of_unchanged_answers(answer_ranges)
         warn_of_ties(rank(ranked))
     return OptimisedMasks(
         attribution=attribution,
@@ -112,6 +130,7 @@ def optimised_masks(
         tie_fraction=tie_rate(ranked),
         clipped=tuple(clipped),
         passes=passes,
+        answer_ranges=answer_ranges,
         notes=tuple(notes),
         cells=cells,
     )
@@ -152,5 +171,17 @@ def _warn_of_missed_areas(areas: Tensor, quantiles: tuple[float, ...]) -> None:
             f"the mask of example {i} for quantile {quantiles[k]:g} marks {float(areas[i, k]):.3f} of the image{more}; "
             "where many scores tie no mask has its area; the nested solver wants more steps (n_iter) or area_weight",
             AreaMissed,
+            stacklevel=callers_level(),
+        )
+
+
+def _warn_of_unchanged_answers(answer_ranges: Tensor) -> None:
+    unchanged = (answer_ranges == 0).nonzero().flatten().tolist()
+    if unchanged:
+        warnings.warn(
+            f"the answer about example(s) {unchanged} was the same for every composite, whatever was hidden, so the "
+            "map says nothing about it; the network ignores its input, the question has a constant answer, or the fill "
+            "is the image itself",
+            UnchangedAnswer,
             stacklevel=callers_level(),
         )

@@ -92,6 +92,7 @@ def optimize_masks(
 
     Warns:
         AreaMissed: a mask's area differs from its quantile by more than 0.05.
+        UnchangedAnswer: no composite changed the answer about an image.
         TieWarning: many pixels of the map have equal values.
 
     Source: FEI, Zhang & McMillan (arXiv 2509.04588).
@@ -164,6 +165,7 @@ def _joined(records: Sequence[OptimisedMasks]) -> OptimisedMasks:
         quantiles=first.quantiles,
         clipped=first.clipped,
         passes=max(record.passes for record in records),
+        answer_ranges=torch.cat([record.answer_ranges for record in records]),
         notes=first.notes,
         cells=torch.cat(cells) if cells else None,
     )

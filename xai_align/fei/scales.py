@@ -43,11 +43,15 @@ def smoothed(cells: Tensor, sigma: float) -> Tensor:
     return conv2d(conv2d(wide, kernel.view(1, 1, -1, 1)), kernel.view(1, 1, 1, -1))[:, 0]
 
 
-def check_scales(scales: Sequence[tuple[float, float]]) -> tuple[tuple[float, float], ...]:
+def check_scales(scales: Sequence[tuple[float, float]], largest: int) -> tuple[tuple[float, float], ...]:
     """Return the scales as pairs of floats.
 
+    Args:
+        scales: pairs ``(sigma_j, w_j)``.
+        largest: cells along the longer side of the grid; a Gaussian that is wider than it is a mean over all cells.
+
     Raises:
-        ValueError: there are none, or a width or a weight is negative or not finite.
+        ValueError: there are none, a width is larger than the grid, or a width or a weight is negative or not finite.
     """
     try:
         given = tuple((float(sigma), float(weight)) for sigma, weight in scales)
@@ -57,6 +61,11 @@ def check_scales(scales: Sequence[tuple[float, float]]) -> tuple[tuple[float, fl
     if not fine or not any(weight for _, weight in given):
         raise ValueError(
             f"scales are {scales!r}; give pairs (sigma in cells, weight), zero or more, one weight above zero"
+        )
+    if any(sigma > largest for sigma, _ in given):
+        raise ValueError(
+            f"scales are {scales!r}, of which one is wider than the grid of {largest} cells; give sigma in cells, "
+            f"at most {largest}"
         )
     return given
 

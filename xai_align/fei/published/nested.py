@@ -104,6 +104,7 @@ def nested_masks(
     Warns:
         AreaMissed: a mask's area differs from its quantile by more than 0.05.
         TieWarning: many pixels of the map have equal values.
+        UnchangedAnswer: no composite changed the answer about an image.
     """
     chosen = with_changes(options, NestedOptions, changed, "nested_masks")
     p = check_quantiles(quantiles)
@@ -137,6 +138,7 @@ def nested_masks(
         quantiles=p,
         clipped=asked.clipped,
         passes=len(p) * n_iter * len(signs),
+        answer_ranges=asked.span.width,
         notes=[r.note],
         warn=warn,
     )
