@@ -102,6 +102,6 @@ def check_lengths(chosen: Lengths, images: int, recipe: Recipe) -> list[str]:
         return []
     return [
         f"the classifier makes only {counted(warm, 'step')} before the masker begins; a masker learns from a "
-        f"classifier that knows its labels, and in fewer than some {counted(WARMUP, 'step')} few do, so masks may come out empty: "
-        "leave --warmup-epochs and --epochs out, or give more"
+        f"classifier that knows its labels, and in fewer than some {counted(WARMUP, 'step')} few do, so masks may come "
+        "out empty: leave --warmup-epochs and --epochs out, or give more"
     ]
