@@ -232,7 +232,7 @@ def random_network(kinds: list[str], seed: int) -> nn.Sequential:
     place=st.sampled_from(["input", "0", "1"]),
 )
 def test_sum_is_exact_for_any_network(kinds, seed, gamma, biases, place):
-    model, x = random_network(kinds, seed), images(2, 8, seed=seed, dtype=torch.float64)
+    model, x = random_network(kinds, seed), images(2, 16, seed=seed, dtype=torch.float64)
     readout = read_out(model, x, [0, 2], place, rule="gamma", gamma=gamma, biases=biases)
     assert readout.relative_error.max() < 1e-10
     assert torch.allclose(readout.answer, model(x)[[0, 1], [0, 2]], rtol=1e-10)

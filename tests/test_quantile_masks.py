@@ -202,8 +202,8 @@ def test_neighbours_that_differ_move_the_map_less_than_those_that_agree():
 )
 def test_scales_that_do_not_fit_are_refused(scales):
     with pytest.raises(ValueError, match=r"scales are .*give pairs \(sigma in cells, weight\)"):
-        check_scales(scales)
+        check_scales(scales, 28)
 
 
 def test_scales_become_pairs_of_floats():
-    assert check_scales([[0, 1], (2, 0)]) == ((0.0, 1.0), (2.0, 0.0))
+    assert check_scales([[0, 1], (2, 0)], 28) == ((0.0, 1.0), (2.0, 0.0))
