@@ -40,7 +40,7 @@ def check_two_processes_train_to_what_one_does(folder, recipe, path=()):
     for one, two in zip(rows(alone.history), both["rows"], strict=True):
         assert one.keys() == two.keys()
         numbers = [name for name in one if isinstance(one[name], float) and name not in REPORTED]
-        # rounding differs from run to run: gradient norms by up to 1.6e-4 in four epochs; a wrong mean differs by percents
+        # rounding differs from run to run, gradient norms by up to 1.6e-4 in four epochs; a wrong mean by percents
         assert {name: two[name] for name in numbers} == pytest.approx({n: one[n] for n in numbers}, rel=1e-3, abs=1e-6)
     networks = [network for network in (alone.classifier, alone.masker) if network is not None]
     own = [value for network in networks for p in network.parameters() for value in p.flatten().tolist()]
