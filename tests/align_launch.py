@@ -40,8 +40,10 @@ def check_two_processes_train_to_what_one_does(folder, recipe, path=()):
     for one, two in zip(rows(alone.history), both["rows"], strict=True):
         assert one.keys() == two.keys()
         numbers = [name for name in one if isinstance(one[name], float) and name not in REPORTED]
-        # rounding differs from run to run, gradient norms by up to 1.6e-4 in four epochs; a wrong mean by percents
-        assert {name: two[name] for name in numbers} == pytest.approx({n: one[n] for n in numbers}, rel=1e-3, abs=1e-6)
+        for name in numbers:
+            # the norm sums all gradients: rounding alone makes up to 1.6e-4 of it in four epochs
+            rel = 1e-3 if name == "gradient_norm" else 1e-4
+            assert two[name] == pytest.approx(one[name], rel=rel, abs=1e-6), name
     networks = [network for network in (alone.classifier, alone.masker) if network is not None]
     own = [value for network in networks for p in network.parameters() for value in p.flatten().tolist()]
     assert both["weights"] == pytest.approx(own, rel=1e-3, abs=1e-5)
