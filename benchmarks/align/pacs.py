@@ -3,6 +3,7 @@
     export OMP_NUM_THREADS=1
     export MALLOC_MMAP_THRESHOLD_=8589934592 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=268435456
     python -m benchmarks.align.pacs --pacs DIR --out OUT --first-seed 1 --seeds 3
+    python -m benchmarks.align.pacs --pacs DIR --out LAST --trained last --first-seed 10 --seeds 6 --methods erm backgrounds
     python -m benchmarks.align.pacs --pacs DIR --out OUT --report
     python -m benchmarks.align.pacs --pacs DIR --out OUT --first-seed 1 --sources photo --picture FILE
 
@@ -17,11 +18,11 @@ import argparse
 import json
 from pathlib import Path
 from time import process_time
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
-from benchmarks.align.pacs_fits import METHODS, fit, prepared, split_of
+from benchmarks.align.pacs_fits import METHODS, Trained, fit, prepared, split_of
 from benchmarks.align.pacs_report import picture, report
 from benchmarks.align.pacs_scores import Asked, scores, shown
 from benchmarks.shared.pacs import Pacs, load_pacs
@@ -41,6 +42,7 @@ def main() -> None:
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--methods", nargs="*", choices=METHODS, default=list(GOAL))
     parser.add_argument("--sources", nargs="*", default=None, help="domains to train on; all")
+    parser.add_argument("--trained", choices=get_args(Trained), default="all", help="the last blocks only, or all")
     parser.add_argument("--report", action="store_true", help="print tables of what is there, and train nothing")
     parser.add_argument("--picture", type=Path, default=None, help="draw CAMs and masks of one source's fits")
     options = parser.parse_args()
@@ -59,20 +61,19 @@ def main() -> None:
             for method in options.methods:
                 file = options.out / f"{source}-{seed}-{method}.json"
                 if not file.exists():
-                    found = one(pacs, source, seed, method, options.out)
+                    found = one(pacs, source, seed, method, options.out, options.trained)
                     write_whole(file, json.dumps(found, indent=1))
                     summary = {name: round(part["accuracy"], 3) for name, part in found["domains"].items()}
                     print(f"{file.stem}: {summary}, {found['seconds']:.0f} s", flush=True)
 
 
-def one(pacs: Pacs, source: str, seed: int, method: str, out: Path) -> dict[str, Any]:
+def one(pacs: Pacs, source: str, seed: int, method: str, out: Path, trained: Trained) -> dict[str, Any]:
     """Train and measure; what some pictures look like is kept in a file of its own."""
     images, number = prepared(pacs.pixels), pacs.domain_names.index(source)
     split = split_of(pacs, number, seed)
     start = process_time()
-    fitted, warned = fit(
-        METHODS[method], images[split.train], pacs.labels[split.train], classes=len(pacs.class_names), seed=seed
-    )
+    taught = images[split.train], pacs.labels[split.train]
+    fitted, warned = fit(METHODS[method], *taught, classes=len(pacs.class_names), seed=seed, trained=trained)
     seconds = process_time() - start
     classifier, masker = fitted.classifier.eval(), None if fitted.masker is None else fitted.masker.eval()
     asked = {
@@ -87,6 +88,7 @@ def one(pacs: Pacs, source: str, seed: int, method: str, out: Path) -> dict[str,
         "source": source,
         "seed": seed,
         "method": method,
+        "trained": trained,
         "seconds": seconds,
         "warnings": warned,
         "notes": list(fitted.notes),
