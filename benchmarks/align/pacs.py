@@ -3,7 +3,7 @@
     export OMP_NUM_THREADS=1
     export MALLOC_MMAP_THRESHOLD_=8589934592 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=268435456
     python -m benchmarks.align.pacs --pacs DIR --out OUT --first-seed 1 --seeds 3
-    python -m benchmarks.align.pacs --pacs DIR --out LAST --trained last --first-seed 10 --seeds 6 --methods erm backgrounds
+    python -m benchmarks.align.pacs --pacs DIR --out LAST --trained last --first-seed 10 --seeds 6
     python -m benchmarks.align.pacs --pacs DIR --out OUT --report
     python -m benchmarks.align.pacs --pacs DIR --out OUT --first-seed 1 --sources photo --picture FILE
 
@@ -55,6 +55,9 @@ def main() -> None:
         return
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
+    others = [file for file in options.out.glob("*.json") if trained_in(file) != options.trained]
+    if others:
+        raise SystemExit(f"{others[0]} is of a fit with --trained {trained_in(others[0])}: give another --out")
     pacs = load_pacs(options.pacs)
     for seed in range(options.first_seed, options.first_seed + options.seeds):
         for source in options.sources or pacs.domain_names:
@@ -65,6 +68,11 @@ def main() -> None:
                     write_whole(file, json.dumps(found, indent=1))
                     summary = {name: round(part["accuracy"], 3) for name, part in found["domains"].items()}
                     print(f"{file.stem}: {summary}, {found['seconds']:.0f} s", flush=True)
+
+
+def trained_in(file: Path) -> str:
+    """Weights that the fit of a file trained; files of before have no word of it."""
+    return str(json.loads(file.read_text("utf-8")).get("trained", "all"))
 
 
 def one(pacs: Pacs, source: str, seed: int, method: str, out: Path, trained: Trained) -> dict[str, Any]:
