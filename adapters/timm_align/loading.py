@@ -16,6 +16,7 @@ from torch import nn
 
 from timm_align.channels import OfChannels
 from timm_align.checkpoints import Checkpoint, load_weights, read_checkpoint, read_weights
+from timm_align.input_size import input_size
 from xai_align.adapter_tools import RANDOM_WEIGHTS, in_one_clause
 from xai_align.hookspecs import InputOptions, LoadedModel
 
@@ -126,7 +127,7 @@ def ready(
         settings: the data settings of its training, which take precedence over its configuration.
         notes: what a reader has to know of how it was loaded.
         random: whether its weights are random.
-        img_size: rows and columns of the input, over both.
+        img_size: rows and columns of the input, over both; None: those that the network was built for.
         in_chans: number of channels of the input.
         mean: of each channel, or one for all, in place of the configuration's.
         std: see ``mean``.
@@ -135,7 +136,9 @@ def ready(
         ValueError: mean or std are of another number of channels.
     """
     channels = in_chans or getattr(model, "in_chans", None) or _channels(model)
-    config = resolve_data_config(_data_arguments(settings or {}, channels, img_size), model=model)
+    given = settings or {}
+    size = img_size or (None if {"img_size", "input_size"} & given.keys() else input_size(model))
+    config = resolve_data_config(_data_arguments(given, channels, size), model=model)
     stated = {"mean": mean, "std": std}
     for name, values in stated.items():
         if values is not None and len(values) not in (1, channels):

@@ -11,6 +11,7 @@ from timm.data import create_transform, resolve_data_config
 from torch import Tensor, nn
 
 from timm_align.feature_space import head_input, is_timm_model
+from timm_align.input_size import input_size
 from timm_align.loading import PREFIX, create_model
 from timm_align.saved_options import check_saved_options
 from xai_align.adapter_tools import kept_random_state
@@ -71,7 +72,7 @@ class TimmEncoder(nn.Module):
             )
         self.backbone = backbone
         self.training = backbone.training
-        image_size = image_size or _image_size(backbone)
+        image_size = image_size or input_size(backbone)
         final, grids = self._tried(image_size)
         self.indices = tuple(_usual_indices(grids, image_size) if indices is None else _checked(indices, len(grids)))
         #: Whether the deepest map is the classifier's input.
@@ -98,7 +99,8 @@ class TimmEncoder(nn.Module):
     @property
     def preprocessing(self) -> Preprocessing:
         """Preprocessing of the backbone's training."""
-        config = resolve_data_config({}, model=self.backbone)
+        size = (image_channels(self.backbone), *input_size(self.backbone))
+        config = resolve_data_config({"input_size": size}, model=self.backbone)
         return Preprocessing(create_transform(**config), tuple(config["mean"]), tuple(config["std"]))
 
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -188,11 +190,6 @@ def _checked(indices: Sequence[int], count: int) -> list[int]:
     if wrong or not indices:
         raise ValueError(f"indices are {list(indices)}; this backbone gives {count} maps, numbered 0 … {count - 1}")
     return sorted({index % count for index in indices})
-
-
-def _image_size(backbone: nn.Module) -> tuple[int, int]:
-    config = resolve_data_config({}, model=backbone)
-    return (int(config["input_size"][-2]), int(config["input_size"][-1]))
 
 
 def _input_options(backbone: nn.Module) -> dict[str, Any]:
