@@ -19,14 +19,23 @@ SMALLEST = 0.35
 
 
 class Crops(Dataset[tuple[Tensor, int]]):
-    """A random part of each photograph at 224 x 224, mirrored half of the time, in EfficientNet-Lite0's units.
+    """A random part of each photograph at 224 x 224, mirrored half of the time, in the network's units.
 
     Args:
         files: the photographs.
         labels: their classes.
+        mean, std: of the units, one for each channel; EfficientNet-Lite0's by default.
     """
 
-    def __init__(self, files: Sequence[Path], labels: Sequence[int]) -> None:
+    def __init__(
+        self,
+        files: Sequence[Path],
+        labels: Sequence[int],
+        *,
+        mean: Sequence[float] = (0.5,) * 3,
+        std: Sequence[float] = (0.5,) * 3,
+    ) -> None:
+        self.mean, self.std = (torch.tensor(values).view(3, 1, 1) for values in (mean, std))
         self.pixels = [torch.from_numpy(np.array(open_image(f).convert("RGB"))).permute(2, 0, 1) for f in files]
         self.labels = list(labels)
 
@@ -36,8 +45,8 @@ class Crops(Dataset[tuple[Tensor, int]]):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         whole = self.pixels[index]
         top, left, height, width = random_part(whole.shape[1], whole.shape[2])
-        part = whole[None, :, top : top + height, left : left + width].float() / 127.5 - 1
-        crop = interpolate(part, (224, 224), mode="bilinear", antialias=True)[0]
+        part = whole[None, :, top : top + height, left : left + width].float() / 255
+        crop = (interpolate(part, (224, 224), mode="bilinear", antialias=True)[0] - self.mean) / self.std
         return (crop.flip(2) if torch.rand(()) < 0.5 else crop), self.labels[index]
 
 

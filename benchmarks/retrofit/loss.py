@@ -20,8 +20,6 @@ from xai_align.pinet.network.losses import Batch, Explains, PiNetLoss, Seen, dis
 
 #: How soft the edge of a mask is, in units of the logarithm of the contributions.
 EDGE = 0.5
-#: Rows and columns of what the frozen network judges in training: half the work of 224.
-JUDGED_AT = 160
 #: Blurs as strong as an image of that many times fewer pixels a side.
 COARSE = (7, 14, 28)
 
@@ -36,6 +34,7 @@ class CurveLoss(PiNetLoss):
         concentration: weight of the entropy of what speaks for the class, 1 if it is everywhere alike: parsimony.
         smoothness: weight of the total variation of the coefficients' logarithm.
         judge: the frozen network.
+        judged_at: rows and columns of what it judges; 160 is half the work of 224.
     """
 
     _: KW_ONLY
@@ -45,6 +44,7 @@ class CurveLoss(PiNetLoss):
     concentration: float = 4.0
     smoothness: float = 0.05
     judge: nn.Module = field(repr=False)
+    judged_at: int = 160
 
     @property
     def weights(self) -> dict[str, float]:
@@ -79,7 +79,7 @@ class CurveLoss(PiNetLoss):
         left = keep * images + (1 - keep) * random_fills(images)
         rest = (1 - lose) * images + lose * random_fills(images)
         pair = torch.cat([left, rest])
-        small = interpolate(pair, (JUDGED_AT, JUDGED_AT), mode="bilinear", antialias=True)
+        small = interpolate(pair, (self.judged_at, self.judged_at), mode="bilinear", antialias=True)
         with torch.autocast(images.device.type, torch.bfloat16):
             logits = self.judge(small.contiguous(memory_format=torch.channels_last))
         return tuple(logits.float().log_softmax(1).gather(1, label.repeat(2)[:, None])[:, 0].chunk(2))  # type: ignore[return-value]
