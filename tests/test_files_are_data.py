@@ -51,13 +51,16 @@ THOROUGH = {
 #: Of this many changes one is tried, where there are many and each takes long.
 EVERY = {
     "PiNet": 2,
-    "PiNet on a timm backbone": 7,
-    "aligned classifier and masker": 4,
-    "masker on stages": 3,
-    "timm weights, safetensors": 3,
-    "timm weights, PyTorch": 3,
+    "PiNet on a timm backbone": 11,
+    "aligned classifier and masker": 7,
+    "masker on stages": 5,
+    "timm weights, safetensors": 5,
+    "timm weights, PyTorch": 5,
     "checkpoint of fit_pinet": 3,
-    "checkpoint of AlignTrainer": 7,
+    "checkpoint of AlignTrainer": 11,
+    "parts of a comparison": 2,
+    "prototypes": 4,
+    "settings of a comparison": 3,
 }
 
 

@@ -32,7 +32,8 @@ from xai_align.testing.traces import differences, snapshot
 
 METHODS = all_methods()
 IMAGES = fixed_images(2)
-TIMES = 30
+#: The benchmark `safety.interrupts` tries 2,000.
+TIMES = 12
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore"),

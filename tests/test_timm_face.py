@@ -54,7 +54,7 @@ SMALLER = {
     "xcit_nano_12_p16_224": {"depth": 2},
 }
 #: Networks without such an option; the first block of each stage is kept.
-SHORTENED = ("caformer_s18", "pit_ti_224", "volo_d1_224")
+SHORTENED = ("caformer_s18", "mvitv2_tiny", "pit_ti_224", "volo_d1_224")
 
 
 def create(name: str, **options) -> nn.Module:
@@ -75,7 +75,7 @@ def create(name: str, **options) -> nn.Module:
 
 def keep_first_blocks(model: nn.Module) -> None:
     for stage in list(model.modules()):
-        if isinstance(getattr(stage, "blocks", None), nn.Sequential):
+        if isinstance(getattr(stage, "blocks", None), nn.Sequential | nn.ModuleList):
             stage.blocks = stage.blocks[:1]
         for i, blocks in enumerate(getattr(stage, "network", ())):  # volo's stages
             if isinstance(blocks, nn.Sequential):
