@@ -2,13 +2,14 @@
 
     export OMP_NUM_THREADS=1
     export MALLOC_MMAP_THRESHOLD_=8589934592 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=268435456
-    python -m benchmarks.retrofit.transformer distil --images DIR --weights FILE --out OUT    # resumable
+    python -m benchmarks.retrofit.transformer distil --images DIR --weights FILE --more DIR DIR --out OUT    # resumable
     python -m benchmarks.retrofit.transformer judge --images DIR --weights FILE --out OUT
 
-The network's head reads the class token, so it has no evidence at patch tokens. Here each token's evidence begins as
-that of a linear probe of the mean token, and a gate is computed from the tokens of four depths, 16 x 16. Evidence and
-gate are trained on crops of the 32 photographs that are not judged, with EfficientNet-Lite0's settings: distillation of
-the network's logits, insertion and deletion judged by it, concentration.
+The network's head reads the class token, so it has no evidence at patch tokens. Here each token's evidence is that of a
+linear probe which finds the network's logits from the mean token (ridge regression), and a gate is computed from the
+tokens of four depths, 16 x 16. Probe and gate learn from the network alone, on crops of photographs without labels:
+those of `--more`, and the 32 of `--images` that are not judged. The gate has EfficientNet-Lite0's settings: distillation
+of the network's logits, insertion and deletion judged by it, concentration.
 
 Takes about ten minutes to distil, and five to judge.
 """
@@ -29,61 +30,87 @@ from benchmarks.readout.protocols import BATCH, GRIDS, STEPS, Method, readout
 from benchmarks.retrofit.crops import Crops
 from benchmarks.retrofit.judging import second_look_maps
 from benchmarks.retrofit.loss import CurveLoss
-from benchmarks.retrofit.recipes import START, logits_of
+from benchmarks.retrofit.recipes import START, logits_of, only_the_gate
 from benchmarks.shared.intervals import plus_minus
 from benchmarks.shared.markdown import heading, row
 from benchmarks.shared.measuring import timed
-from benchmarks.shared.pacs import Split, linear_probe
 from benchmarks.shared.small_vit import CLASSES, photographs, small_vit
 from timm_align import TimmEncoder
 from xai_align.evaluation import draw_grids, grid_pointing_game, symmetric_relevance_gain
 from xai_align.pinet import FrozenEncoder, PiNet, SecondLookHead
 from xai_align.training.pinet.fit import fit_pinet
 
-EPOCHS = 40
+EPOCHS = 4
 CONCENTRATION = 4.0
-#: Crops of each photograph for the probe; those of every fourth photograph choose its penalty.
-PROBED, HELD_OUT = 16, 4
+#: Photographs without labels.
+UNLABELLED = 368
+#: Crops of each photograph for the probe; those of every fourth of the 32 choose its penalty.
+PROBED, HELD_OUT = 2, 4
+PENALTIES = (1.0, 10.0, 100.0, 1000.0)
 #: Rows and columns of what the network judges in training: 11 x 11 patches.
 JUDGED_AT = 154
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def crops_of(images: Path) -> Crops:
-    """Crops of the photographs that are not judged."""
+def crops_of(images: Path, more: list[Path]) -> Crops:
+    """Crops of the photographs that are not judged, and of others without labels."""
     _, others = photographs(images)
-    return Crops([images / name for name in others.names], others.labels, mean=MEAN, std=STD)
+    found = sorted(file for folder in more for file in folder.rglob("*") if file.suffix.lower() in (".jpg", ".jpeg"))
+    order = torch.randperm(len(found), generator=torch.Generator().manual_seed(0))[:UNLABELLED].tolist()
+    files = [images / name for name in others.names] + [found[i] for i in order]
+    return Crops(files, [0] * len(files), mean=MEAN, std=STD)
 
 
 @torch.no_grad()
-def mean_tokens(model: nn.Module, x: Tensor) -> Tensor:
-    """Mean patch token ``[N, C]`` of the last norm."""
-    tokens = torch.cat([model.forward_features(part) for part in x.split(16)])  # type: ignore[operator]
-    return tokens[:, model.num_prefix_tokens :].mean(1)  # type: ignore[misc]
+def mean_tokens(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean patch token ``[N, C]`` of the last norm, and the logits ``[N, K]``."""
+    with torch.autocast("cpu", torch.bfloat16):
+        tokens = torch.cat([model.forward_features(part) for part in x.split(16)])  # type: ignore[operator]
+        logits = model.forward_head(tokens)  # type: ignore[operator]
+    return tokens[:, model.num_prefix_tokens :].float().mean(1), logits.float()  # type: ignore[misc]
 
 
 def probe_of(model: nn.Module, crops: Crops, seed: int) -> nn.Linear:
-    """Linear probe of the mean patch token, fitted to crops."""
+    """Ridge regression of the network's logits on its mean patch token; the penalty is chosen on crops left out."""
     torch.manual_seed(seed)
-    taken = [crops[i] for _ in range(PROBED) for i in range(len(crops))]
-    which = torch.arange(len(taken)) % len(crops) % HELD_OUT == 0
-    train, validation = (torch.nonzero(part)[:, 0] for part in (~which, which))
-    features = mean_tokens(model, torch.stack([image for image, _ in taken]))
-    return linear_probe(features, torch.tensor([label for _, label in taken]), Split(train, validation, validation))
+    labelled = len(crops) - UNLABELLED
+    numbers = [i for _ in range(PROBED) for i in range(len(crops))] + [i for _ in range(8) for i in range(labelled)]
+    features, logits = mean_tokens(model, torch.stack([crops[i][0] for i in numbers]))
+    held_out = torch.tensor([i < labelled and i % HELD_OUT == 0 for i in numbers])
+
+    def error(penalty: float) -> float:
+        probe = ridge(features[~held_out], logits[~held_out], penalty)
+        return float((probe(features[held_out]) - logits[held_out]).square().mean())
+
+    with torch.no_grad():
+        return ridge(features, logits, min(PENALTIES, key=error))
+
+
+def ridge(features: Tensor, logits: Tensor, penalty: float) -> nn.Linear:
+    """``W = (Z^T Z + penalty I)^-1 Z^T (y - mean y)`` with standardised features ``Z``; takes features as they are."""
+    mean, std = features.double().mean(0), features.double().std(0) + 1e-6
+    z, centre = (features.double() - mean) / std, logits.double().mean(0)
+    eye = torch.eye(z.shape[1], dtype=z.dtype)
+    weight = torch.linalg.solve(z.T @ z + penalty * eye, z.T @ (logits.double() - centre)).T / std
+    probe = nn.Linear(*weight.shape[::-1])
+    with torch.no_grad():
+        probe.weight.copy_(weight)
+        probe.bias.copy_(centre - weight @ mean)
+    return probe
 
 
 def with_second_look(model: nn.Module, probe: nn.Linear) -> PiNet:
-    """The frozen network with a second look at its patch tokens."""
+    """The frozen network with a second look at its patch tokens, of which the gate is trained."""
     encoder = TimmEncoder(model)
     head = SecondLookHead(
         encoder.channels, probe.out_features, classifier=probe, z="evidence", size=16, start=START, mean=MEAN, std=STD
     )
-    return PiNet(FrozenEncoder(encoder), head.eval())
+    return only_the_gate(PiNet(FrozenEncoder(encoder), head.eval()))
 
 
 def run_distil(options: argparse.Namespace) -> None:
-    """Fit the probe, then evidence and gate."""
-    model, crops = small_vit(options.weights), crops_of(options.images)
+    """Fit the probe, then the gate."""
+    model, crops = small_vit(options.weights), crops_of(options.images, options.more)
     probe = probe_of(model, crops, options.seed)
     judge = deepcopy(model)
     judge.set_input_size((JUDGED_AT, JUDGED_AT))  # type: ignore[operator]
@@ -123,7 +150,7 @@ def run_judge(options: argparse.Namespace) -> None:
     pinet.head.load_state_dict(kept["head"])
     answers = {
         "network": logits_of(model, x),
-        "linear probe": probe(mean_tokens(model, x)),
+        "linear probe of the mean token": probe(mean_tokens(model, x)[0]),
         "second look": logits_of(pinet.eval(), x),
     }
     print(heading("", *answers))
@@ -164,6 +191,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("distil", "judge"))
     parser.add_argument("--images", type=Path, required=True, help="photographs whose names begin with a WordNet id")
+    parser.add_argument("--more", type=Path, nargs="*", default=[], help="photographs without labels")
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
