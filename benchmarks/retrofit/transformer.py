@@ -8,8 +8,8 @@
 The network's head reads the class token, so it has no evidence at patch tokens. Here each token's evidence is that of a
 linear probe which finds the network's logits from the mean token (ridge regression), and a gate is computed from the
 tokens of four depths, 16 x 16. Probe and gate learn from the network alone, on crops of photographs without labels:
-those of `--more`, and the 32 of `--images` that are not judged. The gate has EfficientNet-Lite0's settings: distillation
-of the network's logits, insertion and deletion judged by it, concentration.
+those of `--more`, and the 32 of `--images` that are not judged. The gate's loss has EfficientNet-Lite0's terms and
+weights: distillation of the network's logits, insertion and deletion judged by it, concentration.
 
 Takes about ten minutes to distil, and five to judge.
 """
