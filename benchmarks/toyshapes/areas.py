@@ -64,13 +64,14 @@ def main() -> None:
     parser.add_argument("--out", required=True, type=Path)
     parser.add_argument("--fits", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--from", dest="labels", nargs="*", choices=LABELS, default=LABELS, help="what to learn from")
     parser.add_argument("--precision", choices=["no", "bf16"], default="bf16")
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)  # coefficients far from anything become tiny, and denormal numbers are slow
-    found: dict[Label, list[dict[str, float]]] = {label: [] for label in LABELS}
+    found: dict[Label, list[dict[str, float]]] = {label: [] for label in options.labels}
     for number in range(options.fits):
-        for label in LABELS:
+        for label in options.labels:
             file = options.out / "areas" / f"{label}-{number}.json"
             if not file.exists():
                 file.parent.mkdir(parents=True, exist_ok=True)
