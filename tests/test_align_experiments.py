@@ -278,7 +278,7 @@ def test_a_fit_of_consistency_that_was_stopped_goes_on_to_the_last_bit(tmp_path)
 
 
 def test_consistency_needs_indices():
-    with pytest.raises(ValueError, match="remembers examples, and the batches do not say which they are"):
+    with pytest.raises(ValueError, match="has a state per example, and the batches have no indices"):
         trainer(recipe="consistency").fit(loader(), epochs=1)
 
 

@@ -61,7 +61,7 @@ LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
         ),
         ([(images(), LABELS, torch.full((6, 12, 12), 2.0))], ValueError, "masks hold values between 2 and 2"),
         ([], ValueError, "the training data are empty"),
-        (iter([(images(), LABELS)]), TypeError, "can be gone through only once"),
+        (iter([(images(), LABELS)]), TypeError, "can be iterated over only once"),
         (7, TypeError, "the training data are a int; give a DataLoader"),
     ],
 )
@@ -175,7 +175,7 @@ def test_masks_and_indices_where_a_recipe_needs_them():
             trainer(recipe=name).fit(loader(), epochs=1)
     counting = Classification()
     counting.needs_indices = True
-    with pytest.raises(ValueError, match="remembers examples, and the batches do not say which they are"):
+    with pytest.raises(ValueError, match="has a state per example, and the batches have no indices"):
         trainer(recipe=Recipe(name="counting", terms=(counting,))).fit(loader(), epochs=1)
 
 

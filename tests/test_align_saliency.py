@@ -373,7 +373,7 @@ def gives(change):
         (gives(lambda z: z.detach().mean((2, 3)) + 1), "conv", "do not depend on the layer's output"),
         (gives(lambda z: z.mean((2, 3))), FeatureSpace(layer=("conv", "spare")), "'spare' did not run"),
         (nn.Sequential(nn.Flatten(), nn.Linear(192, 3)), None, "no Conv2d and no plugin knows it"),
-        (nn.Sequential(nn.Conv2d(3, 4, 8), nn.Flatten()), "0", r"single place \(1 x 1\)"),
+        (nn.Sequential(nn.Conv2d(3, 4, 8), nn.Flatten()), "0", r"single position \(1 x 1\)"),
     ],
 )
 def test_what_cannot_be_looked_at_is_refused(model, layer, message):

@@ -352,7 +352,7 @@ def test_workers_load_the_same(tmp_path):
     loaded = trainer().fit(loader(num_workers=1), epochs=1)
     assert rows(plain.history) == rows(loaded.history)
     kept = trainer(out=tmp_path).fit(loader(num_workers=1, persistent_workers=True), epochs=1)
-    assert "persistent workers, whose random states go on" in kept.notes[0]
+    assert "persistent workers, whose random states continue" in kept.notes[0]
 
 
 # what is kept

@@ -251,7 +251,7 @@ def test_a_pretrained_backbone_gives_its_stages_and_the_folder_brings_them_back(
         words = ("fit-align", "pictures/dark", "--backbone", f"{module}:net", *short)
         done = run(*words, "--out", "out")
         assert done.exit_code == 0, done.output
-        assert "begins from nothing" not in done.stderr
+        assert "from scratch" not in done.stderr
         start = load_model(f"{module}:net", trust=True).model
         saved = load_file(folder / "out/masker.safetensors")
         frozen = {key: value for key, value in saved.items() if key.startswith("frozen.")}
@@ -266,8 +266,8 @@ def test_a_pretrained_backbone_gives_its_stages_and_the_folder_brings_them_back(
         wide = ("pictures/dark", "--backbone", f"{module}:wide", *short)
         done = run("fit-align", *wide, "--out", "wide")
         assert done.exit_code == 0, done.output
-        assert "the masker begins from nothing and not on the backbone's stages: Wide has" in done.stderr
-        assert done.stderr.count("begins from nothing") == 1
+        assert "the masker is trained from scratch and not on the backbone's stages: Wide has" in done.stderr
+        assert done.stderr.count("from scratch") == 1
         assert "a masker on its stages reads at least two" in refused(*wide, "--masker", "stages", "--out", "no")
 
 
@@ -280,11 +280,11 @@ def test_untrained_stages_are_read_only_if_that_is_asked_for(folder, monkeypatch
             raise ValueError("seen")
 
     monkeypatch.setattr(fit_align_folder, "AlignTrainer", Captures)
-    assert "the masker begins from nothing: the backbone's stages are untrained" in refused(
+    assert "the masker is trained from scratch: the backbone's stages are untrained" in refused(
         "pictures/dark", *SHORT, "--out", "out"
     )
     for more in (("--masker", "stages"), ("--masker", "plain"), ("--recipe", "erm", "--masker", "stages")):
-        assert "begins from nothing" not in refused("pictures/dark", *SHORT, *more, "--out", "out")
+        assert "from scratch" not in refused("pictures/dark", *SHORT, *more, "--out", "out")
     plain, stages, *others = given
     assert plain is None
     assert isinstance(stages, StageMasker)
@@ -323,8 +323,8 @@ def test_what_a_folder_does_not_allow_is_said_before_training(folder, monkeypatc
     told, _, last = told.partition("error: ")
     assert last.startswith("training would begin here")
     assert "; from fewer than" not in told
-    assert "one image alone is there to train with of 'lone', 'two'" in told
-    assert "no image is left to validate with of 'lone', 'two'" in told
+    assert "only one training image is left of 'lone', 'two'" in told
+    assert "no validation image is left of 'lone', 'two'" in told
     assert "the domain 'b' has no images of 'lone', 'two'; what pictures of this domain have in common" in told
     assert "the domain 'c' has no images of 'lone', 'red'; its scores are over other classes" in told
     assert "the domain 'a'" not in told

@@ -1,8 +1,8 @@
 """Masker: a small network that predicts a mask of the evidence in one forward pass.
 
-    images ─ stem ─ halved ─ halved ─ dilated blocks ─┐       what is around
+    images ─ stem ─ halved ─ halved ─ dilated blocks ─┐       context
                │       └──────────────── + ──── up ───┘
-               └──────────────────────── + ─ up ─ smooth ─ logits ─ up ─ sigmoid      where exactly
+               └──────────────────────── + ─ up ─ smooth ─ logits ─ up ─ sigmoid      exact position
 
 The published description only calls for "a light convolutional network", so the architecture is our
 choice. It uses group normalisation, so that an image's mask does not depend on the rest of the batch.

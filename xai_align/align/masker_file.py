@@ -2,7 +2,7 @@
 
 The header also holds a digest, which detects damage, and nothing is unpickled on reading. A stage masker's file has the
 weights of its frozen stages too. It doesn't have their structure, which is code: that comes from a network of the same
-architecture, and what the stages answer to a fixed image tells whether it is one.
+architecture, which is verified by the stages' outputs for a fixed image.
 """
 
 from __future__ import annotations
@@ -173,7 +173,7 @@ def load_masker(path: str | os.PathLike[str], network: nn.Module | None = None) 
     kind = saved.numbers.get("kind")
     if kind not in (KIND, STAGE_KIND):
         raise ValueError(
-            f"'{path}' is a checkpoint, not a masker alone; let the trainer go on from it, "
+            f"'{path}' is a checkpoint, not a masker alone; resume the trainer from it, "
             "and save its masker: save_masker(trainer, FILE)"
         )
     check_fields(saved.numbers, _HEADER if kind == KIND else _STAGE_HEADER, str(path))
@@ -192,7 +192,7 @@ def _plain_masker(saved: Snapshot, path: Path) -> Masker:
 
 
 def _stage_masker(saved: Snapshot, path: Path, network: nn.Module | None) -> StageMasker:
-    """Build a masker on a network's stages, with the weights of the file, and check that its stages answer alike."""
+    """Build a masker on a network's stages, with the weights of the file, and check the outputs of its stages."""
     from xai_align.align.stage_masker import StageMasker
 
     options = saved.numbers["options"]

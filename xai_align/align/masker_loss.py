@@ -203,7 +203,7 @@ def _values(baseline: Any, images: Tensor) -> Tensor | float | None:
         return None if baseline == 0 else float(baseline)
     if isinstance(baseline, Imputer) or not (isinstance(baseline, Tensor) or callable(baseline)):
         raise TypeError(
-            f"a baseline of type {type(baseline).__name__} can't stand behind a soft mask; "
+            f"a baseline of type {type(baseline).__name__} can't be blended by a soft mask; "
             "give a number, a tensor, 'blur', 'mean', or a function of the images"
         )
     if isinstance(baseline, Tensor):

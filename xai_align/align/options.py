@@ -45,7 +45,7 @@ class AlignOptions(TrainingOptions):
         masker_every, masker_epochs, classifier_epochs: see ``alternation``.
         weight_decay: of the classifier's AdamW.
         schedule: of both learning rates. "cosine": to zero over all epochs. "cosine_each": each to zero over its own
-            network's steps, so that epochs of the masker alone take nothing from the classifier.
+            network's steps, so that epochs of the masker alone do not shorten the classifier's schedule.
         classifier_optimizer, masker_optimizer: functions from a list of parameters to another optimiser.
         gradient_clip: maximum norm of a network's gradient; None: no clipping.
         freeze_batch_norm: keep BatchNorm's statistics, as DRE does.

@@ -114,7 +114,7 @@ def evidence_at(captured: CapturedPass, target: Tensor, *, order: Order = "first
     activations, logits = captured.activations, captured.logits
     if activations.shape[2] * activations.shape[3] == 1:
         raise ValueError(
-            "the layer's output has a single place (1 x 1), so a CAM there says nothing; "
+            "the layer's output has a single position (1 x 1), so a CAM there ranks nothing; "
             "give larger images, or an earlier layer"
         )
     if not logits.requires_grad:

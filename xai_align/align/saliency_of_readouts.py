@@ -96,8 +96,8 @@ def readout_evidence(model: nn.Module, images: Tensor, target: Tensor, *, layer:
         found = differentiable_readout(model, images, target, space)
     if found.map[0].numel() == 1:
         raise ValueError(
-            f"the layer '{space.layer}' has a single place (1 x 1), so a map there says nothing; give larger images, "
-            "or an earlier layer"
+            f"the layer '{space.layer}' has a single position (1 x 1), so a map there ranks nothing; give larger "
+            "images, or an earlier layer"
         )
     return at_least_float32(found.map)[:, None]
 

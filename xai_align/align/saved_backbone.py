@@ -1,7 +1,7 @@
-"""The backbone of a saved classifier: what its file says of it, so that the architecture can be made again without it.
+"""The backbone of a saved classifier, described in its file so that the architecture can be rebuilt.
 
-A plain name of timm or torchvision is an architecture, and weights that the user named beside it are replaced anyway. A
-model of another source brings its configuration, which is written into the folder. Code that a reference names runs
+A plain name of timm or torchvision is an architecture, and weights that the user named with it are replaced anyway. A
+model of another source has a configuration, which is written into the folder. Code that a reference names runs
 again only if the reader trusts the folder.
 """
 
@@ -129,12 +129,12 @@ def saved_backbone(
     if same_network is None:
         raise ValueError(
             f"the backbone '{backbone}' is another network than {reference} without further options, so it could not "
-            f"be made again from the folder of the results{failed}; write a function that returns it, and give that: "
+            f"be rebuilt from the folder of results{failed}; write a function that returns it, and give that: "
             "package.module:function"
         )
     return same_network, [
-        f"'{backbone}' prepares pictures in another way than {reference} does, and align:FOLDER will prepare them as "
-        "the latter; give it inputs that you prepared yourself"
+        f"'{backbone}' preprocesses pictures differently than {reference} does, and align:FOLDER will preprocess them "
+        "like the latter; give it inputs that you preprocessed yourself"
     ]
 
 
@@ -202,7 +202,9 @@ def rebuilt(
             loaded = _loaded(backbone, reference)
             return loaded, with_classes(loaded, classes, backbone.image)
     except (ValueError, RuntimeError) as error:
-        raise ValueError(f"'{file}' names a backbone that can't be had: {in_one_clause(error, length=600)}") from error
+        raise ValueError(
+            f"'{file}' names a backbone that can't be loaded: {in_one_clause(error, length=600)}"
+        ) from error
 
 
 def without_weights(backbone: str) -> str:
@@ -226,8 +228,8 @@ def _architecture(backbone: str, model: Any) -> str:
     name = (getattr(model, "pretrained_cfg", None) or {}).get("architecture")
     if not name:
         raise ValueError(
-            f"the architecture of '{backbone}' has no name in timm, so it could not be made again from the folder of "
-            "the results; write a function that returns it, and give that: package.module:function"
+            f"the architecture of '{backbone}' has no name in timm, so it could not be rebuilt from the folder of "
+            "results; write a function that returns it, and give that: package.module:function"
         )
     return f"timm:{name}"
 

@@ -116,8 +116,8 @@ def find_shortcuts(
 ) -> Shortcuts:
     """Look for signs of a shortcut.
 
-    Shares are of the accuracy above guessing: ``(a - g) / (a_0 - g)``, with ``a_0`` the accuracy on the unchanged
-    images and ``g`` the share of the most frequent class. 1: nothing is lost. 0: no better than guessing.
+    Shares are of the accuracy above chance: ``(a - g) / (a_0 - g)``, with ``a_0`` the accuracy on the unchanged
+    images and ``g`` the share of the most frequent class. 1: nothing is lost. 0: no better than chance.
 
     ``shuffled``
         the share that is left after each image's pixels are permuted at random: colours remain, objects don't.
@@ -135,10 +135,10 @@ def find_shortcuts(
 
     Signs, with exact tests:
 
-    - ``shuffled`` and ``plain_colour`` are above their limit: a binomial test of the number of right answers.
-    - More images lose their right answer with the rest than with what the mask marks: a sign test on the images that
-      are answered rightly without the one and wrongly without the other (McNemar). How much is left without what
-      the mask marks is no sign by itself: of a large object much remains.
+    - ``shuffled`` and ``plain_colour`` are above their limit: a binomial test of the number of correct answers.
+    - Removing the rest changes more correct answers than removing what the mask marks: a sign test on the images that
+      are classified correctly without the one and wrongly without the other (McNemar). The accuracy without what the
+      mask marks is no sign by itself: much of a large object remains.
     - More than half of the masks are higher on the frame than ``limits.on_frame`` times their mean: a sign test.
 
     ``same_place`` describes the masks, and is a sign above its limit.
@@ -310,9 +310,9 @@ def _signs(measures: dict[str, float], p_values: dict[str, float], limits: Limit
 
 def _of_layout(name: str, images: str) -> Callable[[dict[str, float]], str]:
     return lambda measures: (
-        f"on images {images}, {measures[name]:.0%} of the classifier's accuracy above guessing is left: it "
-        "may answer by colours instead of things. Neither masks nor alignment can tell a colour that goes "
-        "with the label from its cause; vary the colours in training, or test where they don't go together"
+        f"on images {images}, {measures[name]:.0%} of the classifier's accuracy above chance is left: it "
+        "may use colours instead of objects. Neither masks nor alignment can distinguish a colour that is correlated "
+        "with the label from its cause; vary the colours in training, or test on data without this correlation"
     )
 
 
@@ -320,18 +320,18 @@ _SENTENCES: dict[str, Callable[[dict[str, float]], str]] = {
     "shuffled": _of_layout("shuffled", "whose pixels were shuffled"),
     "plain_colour": _of_layout("plain_colour", "that show nothing but their mean colour"),
     "removed": lambda measures: (
-        f"with what the mask marks taken away, {measures['removed']:.0%} of the classifier's accuracy above "
-        f"guessing is left, and {measures['rest_removed']:.0%} with as much of the rest taken away: what the mask "
-        "shows isn't what the answers need. Evidence may be everywhere, as in a background; look at the masks before "
+        f"with what the mask marks removed, {measures['removed']:.0%} of the classifier's accuracy above "
+        f"chance is left, and {measures['rest_removed']:.0%} with as much of the rest removed: the classifier does not "
+        "depend on what the mask marks. Evidence may be everywhere, as in a background; look at the masks before "
         "you trust them"
     ),
     "on_frame": lambda measures: (
         "in most images the mask is higher along the frame than elsewhere "
-        f"({measures['on_frame']:.1f} times its mean): it may mark the surroundings, not the thing. Look at some "
-        "masks, and crop or vary what surrounds things"
+        f"({measures['on_frame']:.1f} times its mean): it may mark the surroundings, not the object. Look at some "
+        "masks, and crop the images or vary the surroundings"
     ),
     "same_place": lambda measures: (
-        f"{measures['same_place']:.0%} of where the mask lies is the same in all images: the classifier may read "
-        "a fixed place, such as a stamp or a caption. Shift or crop the images in training"
+        f"the mean of all masks explains {measures['same_place']:.0%} of their variance: the classifier may use a "
+        "fixed position, such as a stamp or a caption. Shift or crop the images in training"
     ),
 }

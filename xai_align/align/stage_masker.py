@@ -1,12 +1,12 @@
-"""Masker on the frozen first stages of a pretrained network, for photographs of which there are few.
+"""Masker on the frozen first stages of a pretrained network, for small sets of photographs.
 
     images ─ frozen stages ─ finest grid ───────────────── 1x1 + ─ smooth ─ logits ─ up ─ sigmoid
                            └ next grid ─── 1x1 + ─ smooth ─ up ┘
                            └ coarsest ─ 1x1 ─ up ┘
 
-From a few hundred photographs a masker from nothing learns little more than that things are in the middle. What the
-first stages of a pretrained network tell apart has outlines already, and only some ten thousand weights have to be
-learned from it. Which layers are read, and how they are joined, is our choice.
+From a few hundred photographs a masker trained from scratch learns little more than that objects are near the centre.
+The features of a pretrained network's first stages already have outlines, and only some ten thousand weights have to be
+trained on them. Which layers are read, and how they are combined, is our choice.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from xai_align.hookspecs import FeatureSpace
 
 __all__ = ["NoStagesError", "StageMasker"]
 
-#: Number of layers that are read if none are named: those before the deepest one, which tells classes apart and not
-#: edges.
+#: Number of layers that are read if none are named: those before the deepest one, whose features separate classes and
+#: not edges.
 READ = 3
 
 
@@ -57,9 +57,9 @@ class StageMasker(nn.Module):
     """Network from images to soft masks in [0, 1], near 1 where the evidence is, on frozen stages of a network.
 
     It reads the maps of some of the network's first stages, or of a transformer's first blocks, and trains a few layers
-    on them. The stages are a copy: the network is not changed, and training it later changes no mask. They stay as
-    they are too: in eval mode, with their statistics, without gradients, also in ``train()``; so no gradient
-    reaches the images through the masks. Only what comes after them requires gradients.
+    on them. The stages are a copy: the network is not changed, and training it later changes no mask. They are frozen:
+    in eval mode, with their running statistics, without gradients, also in ``train()``; so no gradient
+    reaches the images through the masks. Only the layers after them require gradients.
 
     It takes the image and no label. Images may have any size that the network takes: any at all for most convolutional
     networks, ``size`` alone for many transformers. With the defaults it trains about 50,000 parameters.

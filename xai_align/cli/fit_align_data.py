@@ -48,8 +48,8 @@ def _few_images(split: Split) -> list[str]:
     if count >= FEWEST:
         return []
     return [
-        f"the training set has only {counted(count, 'image')}; from fewer than {FEWEST} a masker learns single "
-        "pictures and not where evidence lies, so expect nothing of the masks, and don't compare accuracies"
+        f"the training set has only {counted(count, 'image')}; with fewer than {FEWEST} a masker memorises single "
+        "pictures and does not learn where evidence lies, so don't rely on the masks, and don't compare accuracies"
     ]
 
 
@@ -58,8 +58,8 @@ def _single_images(domains: Domains, counts: Counter[int]) -> list[str]:
     if not names:
         return []
     return [
-        f"one image alone is there to train with of {_listed(names)}; ALIGN mixes images of one class, which needs two "
-        "of each, and one image says nothing of where a class's evidence lies: add images, or leave the class out"
+        f"only one training image is left of {_listed(names)}; ALIGN mixes images of one class, which needs two of "
+        "each, and one image does not show where a class's evidence lies: add images, or leave the class out"
     ]
 
 
@@ -67,7 +67,7 @@ def _unvalidated(domains: Domains, trained: Counter[int], validated: Counter[int
     names = [legible(name) for label, name in enumerate(domains.classes) if trained[label] and not validated[label]]
     if not names:
         return []
-    return [f"no image is left to validate with of {_listed(names)}; three of a class are the fewest"]
+    return [f"no validation image is left of {_listed(names)}; a class needs at least three images"]
 
 
 def _lacking(domains: Domains) -> list[str]:
@@ -79,9 +79,9 @@ def _lacking(domains: Domains) -> list[str]:
         if not names:
             continue
         told = (
-            "what pictures of this domain have in common then tells their class, a shortcut that no mask removes"
+            "features common to this domain then predict the class, a shortcut that no mask removes"
             if domain in domains.sources
-            else "its scores are over other classes than those of the sources, so don't compare them"
+            else "its scores are over other classes than those of the sources, so they are not comparable"
         )
         remarks.append(f"the domain '{legible(domain)}' has no images of {_listed(names)}; {told}")
     return remarks

@@ -49,8 +49,8 @@ if TYPE_CHECKING:
 
 
 #: Defaults for options of recipes that have them. Networks that were trained on photographs recognise a picture
-#: that a constant mask has made pale, so removed pixels are filled from another image; and with weights of 1 most of
-#: their CAMs collapse within a few epochs, since a CAM of zeros is consistent and sparse.
+#: whose contrast a constant mask has lowered, so removed pixels are filled from another image; and with weights of 1
+#: most of their CAMs collapse within a few epochs, since a CAM of zeros is consistent and sparse.
 USUAL: Mapping[str, Any] = {"baseline": "another_image", "alignment": 0.1, "mixup": 0.1}
 #: Learning rates of a whole classifier, and of a new head alone.
 RATE, RATE_OF_HEAD = 3e-4, 3e-3
@@ -260,7 +260,7 @@ def _classifier(
     """Return the backbone, a copy of it with a head for these classes, and channels, rows and columns of its images."""
     if backbone.startswith(FOLDERS) and not backbone.startswith(PREFIX):
         raise ValueError(
-            f"--backbone is '{backbone}', which was trained or fitted already, and the folder of the results can't "
+            f"--backbone is '{backbone}', which was trained or fitted already, and the folder of results can't "
             "refer to another one; give the reference of the network that it was made from"
         )
     with fixed_random_state(seed):
@@ -274,6 +274,6 @@ def _untrained(loaded: LoadedModel) -> list[str]:
     if not loaded.random_weights:
         return []
     return [
-        "--frozen leaves the backbone's weights as they are, and these are random, so a head on them learns little; "
+        "--frozen does not train the backbone's weights, which are random, so a head on them learns little; "
         "give a pretrained backbone, or leave --frozen out"
     ]

@@ -1,9 +1,10 @@
-"""How long ``xai-align fit-align`` trains what, by the number of training images: in steps, as that is what teaches.
+"""Lengths of a training by ``xai-align fit-align``, in steps rather than epochs, from the number of training images.
 
-At first a mask that keeps everything has to be better for the masker's loss than one that keeps nothing, else its
-sparsity empties it: by ``(p_keep - p_drop - 1)^2 + 2 mean(M)`` that is ``(1 - g)^2 + 2 < (1 + g)^2``, where ``g`` is
-the label's probability on the image less that on another image, so ``g > 1/2``. So the classifier has to be nearly done
-before the masker begins, in a small folder too, and the masker's own steps are none of the classifier's.
+At first a mask that keeps everything must have a lower loss than one that keeps nothing, or else the sparsity term
+empties the masks: with ``(p_keep - p_drop - 1)^2 + 2 mean(M)`` that is ``(1 - g)^2 + 2 < (1 + g)^2``, where ``g`` is
+the label's probability on the image less that on another image, so ``g > 1/2``. So the classifier has to be nearly
+trained before the masker begins, in a small folder too, and steps of the masker alone must not count as steps of the
+classifier.
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ def check_lengths(chosen: Lengths, images: int, recipe: Recipe) -> list[str]:
     if not recipe.trains_masker or 2 * warm >= WARMUP:
         return []
     return [
-        f"the classifier makes only {counted(warm, 'step')} before the masker begins; a masker learns from a "
-        f"classifier that knows its labels, and in fewer than some {counted(WARMUP, 'step')} few do, so masks may come "
-        "out empty: leave --warmup-epochs and --epochs out, or give more"
+        f"the classifier makes only {counted(warm, 'step')} before the masker begins; a masker needs a classifier "
+        f"that predicts the labels well, which usually takes about {counted(WARMUP, 'step')}, so masks may become "
+        "empty: leave --warmup-epochs and --epochs out, or give more"
     ]

@@ -11,7 +11,7 @@ from xai_align.align.stage_masker import StageMasker
 from xai_align.hookspecs import LoadedModel
 from xai_align.training.epoch_plan import derived_seed
 
-#: On frozen stages of the backbone as it was loaded, or one that reads the image and begins from nothing.
+#: On frozen stages of the backbone as it was loaded, or one that takes the image and is trained from scratch.
 KINDS = ("stages", "plain")
 
 
@@ -28,13 +28,13 @@ def check_kind(kind: str | None) -> None:
 def masker_for(
     kind: str | None, recipe: Recipe, model: nn.Module, loaded: LoadedModel, *, shape: tuple[int, int, int], seed: int
 ) -> tuple[nn.Module | None, list[str]]:
-    """Return a masker, or None for one from nothing, which the trainer makes; and what has to be said before training.
+    """Return a masker, or None for one from scratch, which the trainer makes; and remarks to show before training.
 
     Args:
         kind: the user's choice; None: on stages where these are trained and can be found.
         recipe: one that trains no masker gets none.
         model: the classifier as it is before training.
-        loaded: what the backbone is known by.
+        loaded: the loaded backbone.
         shape: channels, rows and columns of the images.
         seed: of the masker's initial weights.
 
@@ -44,12 +44,12 @@ def masker_for(
     if not recipe.trains_masker or kind == "plain":
         return None, []
     if kind is None and loaded.random_weights:
-        why = "the backbone's stages are untrained, so a masker on them would have nothing to see by"
-        return None, [f"the masker begins from nothing: {why}"]
+        why = "the backbone's stages are untrained, so a masker on them would have no useful features"
+        return None, [f"the masker is trained from scratch: {why}"]
     try:
         with fixed_random_state(derived_seed(seed, "masker")):
             return StageMasker(model, shape[0], size=shape[1:]), []
     except ValueError as error:
         if kind == "stages":
             raise
-        return None, [f"the masker begins from nothing and not on the backbone's stages: {error}"]
+        return None, [f"the masker is trained from scratch and not on the backbone's stages: {error}"]

@@ -66,7 +66,7 @@ def fit_epic_command(
     model_flags: ModelFlags,
     trust_code: TrustCode = False,
 ) -> None:
-    """Fit prototypes: channels that each stand for one kind of part.
+    """Fit prototypes: channels that each respond to one kind of part.
 
     The network is not changed. Writes the prototypes, pictures of them, and a page of held-out images with the parts
     that make the answer, each beside the parts that it looks like.

@@ -97,7 +97,7 @@ class FEIMethod:
             TypeError: the solver has no such option.
             TargetError: (an AssertionError) the target does not fit the output.
             NothingToClip: (a ValueError) gradients are to be clipped (with "nested" they are by default) and the model
-                has no activation for it; ``clip="none"`` goes without.
+                has no activation for it; use ``clip="none"``.
             ValueError: inputs, model or an option are invalid; the message says what to do.
         """
         images = only_one("inputs", inputs)

@@ -169,7 +169,7 @@ def _warn_of_missed_areas(areas: Tensor, quantiles: tuple[float, ...]) -> None:
         more = f" ({len(missed) - 1} more missed theirs)" if len(missed) > 1 else ""
         warnings.warn(
             f"the mask of example {i} for quantile {quantiles[k]:g} marks {float(areas[i, k]):.3f} of the image{more}; "
-            "where many scores tie no mask has its area; the nested solver wants more steps (n_iter) or area_weight",
+            "where many scores tie no mask has its area; the nested solver needs more steps (n_iter) or area_weight",
             AreaMissed,
             stacklevel=callers_level(),
         )

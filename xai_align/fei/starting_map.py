@@ -55,7 +55,7 @@ def starting_map(
                     where = resolve_layer(model, purpose="gradient", image=inputs[:1])
             readout = read_out(model, inputs, list(questions), where, additional_forward_args=additional_forward_args)
         except ValueError as error:  # it names the readout's own options
-            error.add_note("(the search starts at a readout: start_layer=... is its layer, start='flat' goes without)")
+            error.add_note("(the search starts at a readout: start_layer=... is its layer, start='flat' needs none)")
             raise
         given = readout.map("smooth").detach()
     else:

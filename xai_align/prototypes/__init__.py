@@ -1,4 +1,4 @@
-"""EPIC: channels of a layer, mixed so that each stands for one kind of part, and their shares in the answer."""
+"""EPIC: channels of a layer, mixed so that each responds to one kind of part, and their shares in the answer."""
 
 from xai_align.prototypes.fit import fit_prototypes
 from xai_align.prototypes.method import EPICMethod

@@ -72,8 +72,8 @@ def fit_prototypes(
         layer: the layer's name, or ``"head"``. None: the head's input; where the head reads class tokens alone, the
             last patch tokens that affect the answer.
         names: of the images; None: their numbers.
-        out: folder for ``prototypes.safetensors`` and the checkpoints. A fit that was stopped goes on there, with the
-            same result as one that was not; one that has ended is read again. Cached features are removed at the end.
+        out: folder for ``prototypes.safetensors`` and the checkpoints. A fit that was stopped resumes from it, with
+            the same result as an uninterrupted one; a finished fit is loaded. Cached features are removed at the end.
             None: nothing is written.
         output: which of the model's outputs are the logits.
         options: see :class:`PrototypeOptions`.

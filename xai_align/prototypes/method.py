@@ -20,7 +20,7 @@ from xai_align.prototypes.shares import ChannelShares, channel_shares
 
 
 class EPICMethod:
-    """Contributions of mixed channels, each with parts of images that stand for it.
+    """Contributions of mixed channels, each with parts of images that illustrate it.
 
     Args:
         forward_func: the network, in eval mode, that the prototypes were fitted to.
@@ -38,7 +38,7 @@ class EPICMethod:
         epic = EPICMethod(model, found)
         epic.attribute(images, target=281)  # [2, 8, 16, 16], sums to the logit without its bias
         channels, scores = epic.channels(images, target=281, count=3)
-        epic.prototypes.of(int(channels[0, 0]))  # the parts that the first channel stands for
+        epic.prototypes.of(int(channels[0, 0]))  # the parts that illustrate the first channel
     """
 
     def __init__(

@@ -18,12 +18,12 @@ class PrototypeOptions:
     """Options of :func:`~xai_align.prototypes.fit_prototypes`; each can also be given to it by keyword.
 
     Attributes:
-        matrix: "orthogonal" or "invertible". With an invertible one, two channels can stand for the same thing, and it
-            can become ill-conditioned, which is noted.
-        solver: "procrustes" (orthogonal matrices only): with prototypes and positions held, the purity's mean is linear
+        matrix: "orthogonal" or "invertible". With an invertible one, two channels can represent the same kind of part,
+            and it can become ill-conditioned, which a note reports.
+        solver: "procrustes" (orthogonal matrices only): with prototypes and positions fixed, the mean purity is linear
             in a rotation, and its maximum is a polar factor. "gradient": Adam steps on the matrix exponential, as
             published. None: "procrustes" for orthogonal matrices, "gradient" for others.
-        rounds: how often prototypes and positions are chosen anew.
+        rounds: how often prototypes and positions are chosen again.
         steps: Adam steps in a round ("gradient").
         learning_rate: of Adam.
         batch_size: prototypes in a step.

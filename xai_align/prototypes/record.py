@@ -1,4 +1,4 @@
-"""Record of fitted prototypes: the matrix that mixes channels, and the parts of images that stand for each channel."""
+"""Record of fitted prototypes: the matrix that mixes channels, and the parts of images that illustrate each channel."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SIDES = {1: 0, -1: 1}
 
 @dataclass(frozen=True, kw_only=True)
 class Prototype:
-    """Part of an image that stands for a channel.
+    """Part of an image that illustrates a channel.
 
     Attributes:
         image: index of the image among those of the fit.

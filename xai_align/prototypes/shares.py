@@ -151,8 +151,8 @@ def channel_shares(
     scale = wide(plain).abs().sum((1, 2, 3)) + torch.stack([one.abs() for one in (*parts, wide(readout.answer))]).sum(0)
     if bool((error.abs() > TOLERANCE * scale).any()):
         raise CompletenessError(
-            f"shares and bias miss the answer by up to {float(error.abs().max()):.3g}: the layer's output differs "
-            "between two passes on the same images; use a network without randomness in eval mode"
+            f"shares and bias differ from the answer by up to {float(error.abs().max()):.3g}: the layer's output "
+            "differs between two passes on the same images; use a network without randomness in eval mode"
         )
     return ChannelShares(
         answer=readout.answer,

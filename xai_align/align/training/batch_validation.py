@@ -58,7 +58,7 @@ class BatchValidator:
         if isinstance(raw, Mapping):
             keys = ", ".join(repr(key) for key in list(raw)[:6])
             raise TypeError(
-                f"{self.name} are dictionaries (with {keys}); say what is what: "
+                f"{self.name} are dictionaries (with {keys}); name the entries: "
                 'read_batch=lambda b: (b["image"], b["label"])'
             )
         if isinstance(raw, Tensor):
@@ -121,7 +121,7 @@ class BatchValidator:
         if known.numel() and not (known.min() >= 0 and known.max() <= 1):
             raise ValueError(
                 f"{self.name}: the masks hold values between {known.min():.3g} and {known.max():.3g}; "
-                "give 1 where the evidence is, 0 where it isn't, NaN where nothing is known"
+                "give 1 where the evidence is, 0 where it isn't, NaN where it is unknown"
             )
         return found
 

@@ -91,8 +91,8 @@ def idle_message(p_keep: float | None, p_drop: float | None, *, baseline: object
         return None
     message = (
         f"the kept part predicts the label barely better than the dropped part (probability {p_keep:.2f} and "
-        f"{p_drop:.2f}), so the masks explain nothing. A masker learns from a classifier that is sure of its "
-        "labels: train that longer before it (warmup_epochs), and then the masker alone (masker_only_epochs)"
+        f"{p_drop:.2f}), so the masks explain nothing. A masker needs a classifier that predicts the labels well: "
+        "train that longer first (warmup_epochs), and then the masker alone (masker_only_epochs)"
     )
     if baseline == "another_image":
         return message

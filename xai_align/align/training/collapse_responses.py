@@ -155,7 +155,7 @@ class AdjustedSparsity(CollapseResponse):
     @property
     def description(self) -> str:
         """Sentence for the warning that describes the response."""
-        return f"From now on sparsity weighs {self._share:.3g} times what it did (on_collapse='sparsity')"
+        return f"From now on the sparsity weight is {self._share:.3g} times the given one (on_collapse='sparsity')"
 
     @property
     def _share(self) -> float:

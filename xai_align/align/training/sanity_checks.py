@@ -61,7 +61,7 @@ def cam_space_and_classes(
         if options.saliency == "gradcam":
             cam_at(seen, seen.logits.argmax(1), order=options.order)
     if not seen.logits.isfinite().all():
-        raise ValueError("the classifier gives NaN or infinite logits before any training; are its weights all right?")
+        raise ValueError("the classifier gives NaN or infinite logits before any training; check its weights")
     if options.saliency == "readout":
         check_readout(classifier, images, seen.logits.argmax(1), space)
     return space, seen.logits.shape[1]
@@ -78,14 +78,14 @@ def check_masker(masker: nn.Module, classifier: nn.Module, batch: TrainingBatch)
     shared = [name for name, p in masker.named_parameters() if id(p) in ours]
     if shared:
         raise ValueError(
-            f"the masker and the classifier share parameters ('{shared[0]}' of the masker); while one of them learns "
-            "the other must stay as it is, so give the masker a copy: copy.deepcopy(...)"
+            f"the masker and the classifier share parameters ('{shared[0]}' of the masker); while one of them is "
+            "trained the other must not change, so give the masker a copy: copy.deepcopy(...)"
         )
     images = batch.images[:TRIED]
     odd = [name for name, p in masker.named_parameters() if p.dtype != images.dtype]
     if odd:
         raise ValueError(
-            f"the masker's '{odd[0]}' is not {images.dtype} as the classifier is; bring it there: .to(dtype)"
+            f"the masker's '{odd[0]}' is not {images.dtype} as the classifier is; convert it with .to(dtype)"
         )
     with evaluating(masker), torch.no_grad():
         masks = masker(images)
@@ -109,10 +109,10 @@ def check_recipe(recipe: Recipe, batch: TrainingBatch) -> None:
     if recipe.needs_masks and batch.masks is None:
         raise ValueError(
             f"the recipe '{recipe.name}' needs masks, and the batches have none; yield (images, labels, masks) with "
-            "masks [N, 1, H, W] in [0, 1], NaN where nothing is known"
+            "masks [N, 1, H, W] in [0, 1], NaN where unknown"
         )
     if recipe.needs_indices and batch.indices is None:
         raise ValueError(
-            f"the recipe '{recipe.name}' remembers examples, and the batches do not say which they are; give "
-            "read_batch=..., a function that gives TrainingBatch(images=, labels=, indices=)"
+            f"the recipe '{recipe.name}' has a state per example, and the batches have no indices; give "
+            "read_batch=..., a function that returns TrainingBatch(images=, labels=, indices=)"
         )

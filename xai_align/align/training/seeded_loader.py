@@ -36,8 +36,8 @@ class SeededLoader:
             raise TypeError(f"{name} are a {type(loader).__name__}; give a DataLoader, or a list of (images, labels)")
         if isinstance(loader, Iterator):
             raise TypeError(
-                f"{name} are a {type(loader).__name__}, which can be gone through only once; a fit needs them in "
-                "every epoch. Give a DataLoader or a list, or an object whose __iter__ begins anew"
+                f"{name} are a {type(loader).__name__}, which can be iterated over only once; a fit needs them in "
+                "every epoch. Give a DataLoader or a list, or an object whose __iter__ starts over"
             )
 
     def epoch(self, number: int) -> Iterator[Any]:
@@ -80,8 +80,8 @@ class SeededLoader:
         """Sentence on what is not reproducible in the loader; None if nothing is known."""
         if getattr(self.loader, "persistent_workers", False):
             return (
-                f"{self.name} are loaded by persistent workers, whose random states go on from epoch to epoch: random "
-                "augmentations are other ones after a resumption (persistent_workers=False makes them repeatable)"
+                f"{self.name} are loaded by persistent workers, whose random states continue from epoch to epoch: "
+                "random augmentations differ after a resumption (persistent_workers=False makes them repeatable)"
             )
         return None
 

@@ -87,7 +87,7 @@ class TrainerState:
                 "the wrapper would hide where CAMs are taken"
             )
         if masker is not None and not recipe.trains_masker:
-            self.own_notes.append(f"the recipe '{recipe.name}' trains no masker; the one that was given was left alone")
+            self.own_notes.append(f"the recipe '{recipe.name}' trains no masker; the one that was given is not used")
         self.response: CollapseResponse = response_to(settings.on_collapse)
         self.updaters: dict[str, Updater] = {}
         self.modes: dict[str, TrainingModes] = {}
@@ -179,7 +179,7 @@ class TrainerState:
             ValueError: nothing has been trained yet.
         """
         if self.fit_state is None:
-            raise ValueError("nothing was trained yet, so there is nothing to keep; call fit, or make a step")
+            raise ValueError("nothing was trained yet, so there is nothing to save; call fit, or make a step")
         found = self.fit_state.snapshot()
         return Snapshot(found.tensors, {**found.numbers, "config": self.configuration()})
 
@@ -200,7 +200,7 @@ class TrainerState:
         else:
             found = [path] if os.path.isfile(path) else []
         if not found:
-            raise FileNotFoundError(f"'{path}' holds no checkpoint to go on from")
+            raise FileNotFoundError(f"'{path}' holds no checkpoint to resume from")
         problems = []
         for file in found:
             try:
@@ -243,6 +243,6 @@ class TrainerState:
 
     def _saved_masker(self, tensors: Mapping[str, Tensor], options: Mapping[str, Any] | None, name: str) -> Masker:
         if options is None:
-            raise ValueError(f"{name} is of a fit with a masker of its own kind; give the trainer one like it")
+            raise ValueError(f"{name} is of a fit with a custom masker; give the trainer one of the same architecture")
         with no_larger_than(tensors, name):
             return Masker(**options).to(self.device, self.dtype)

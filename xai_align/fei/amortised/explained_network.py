@@ -1,4 +1,4 @@
-"""Explained network as a score network sees it: its layers, the readout's map of a question, and its logits."""
+"""Inputs of a score network from the explained network: its layers, the readout's map of a question, and its logits."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CELLS = 28
 
 @dataclass(frozen=True)
 class Seen:
-    """What a score network is given about some images.
+    """Inputs of a score network for some images.
 
     Attributes:
         layers: the explained network's layers on their grids, ``[N, C_l, h_l, w_l]`` each, the finest first.
@@ -44,7 +44,7 @@ class Seen:
 
 
 class ExplainedNetwork:
-    """Copy of the explained network from which everything is read in the passes of one readout.
+    """Copy of the explained network, from which all inputs of a score network are read in the passes of one readout.
 
     That is one forward pass where the head behind the readout's layer is affine. Elsewhere, as in a transformer with a
     class token, the readout through frozen gates takes up to five forward passes, its checks among them, and a backward
@@ -83,8 +83,8 @@ class ExplainedNetwork:
         self._spaces = self._on_grids(model, candidates, image[:1])
         if not self._spaces:
             raise ValueError(
-                f"{type(model).__name__} has no hidden layer on a grid over the image (it was asked about "
-                f"{', '.join(candidates) or 'none'}), so there is nothing to see outlines by; use the method 'fei'"
+                f"{type(model).__name__} has no hidden layer on a grid over the image (candidates: "
+                f"{', '.join(candidates) or 'none'}), so a score network has no input; use the method 'fei'"
             )
         self.names = tuple(self._spaces)
 

@@ -28,7 +28,7 @@ ROUNDING = 1e-2
 
 
 class OtherNetwork(ValueError):
-    """Error of an amortised explainer that is asked about another network or other images than it was fitted to.
+    """Error of an amortised explainer that is used with another network or other images than it was fitted to.
 
     Example::
 
@@ -179,7 +179,7 @@ class Fingerprint:
         if wanted.shape != found.shape or float((wanted - found).abs().max()) > ROUNDING * float(wanted.abs().max()):
             raise OtherNetwork(
                 f"this explainer was fitted to a {self.network} with the same parameters and another answer for a "
-                f"fixed image: the code of its forward pass is another; {remedy}"
+                f"fixed image: the code of its forward pass differs; {remedy}"
             )
 
     def check_layers(self, explained: ExplainedNetwork) -> None:
@@ -195,7 +195,7 @@ class Fingerprint:
             if wanted != found:
                 raise OtherNetwork(
                     f"this explainer was fitted with the {what} {wanted}, and here they are {found}; the plugin that "
-                    "names them is missing or another one: install it, or fit another explainer"
+                    "names them is missing or a different one: install it, or fit another explainer"
                 )
 
 

@@ -159,7 +159,7 @@ def fit_fei(
         notes = []
         if ready.held is None:
             chosen = replace(chosen, keep="last")
-            notes = ["no images were held out, so the last weights are kept, and no loss says whether they help"]
+            notes = ["no images were held out, so the last weights are kept and there is no held-out loss"]
         with fixed_random_state(derived_seed(seed, "initial weights")):
             channels = ready.explained.channels(ready.example)
             scores = ScoreNetwork(channels, ready.example.shape[1], width=chosen.width, depth=chosen.depth)

@@ -26,7 +26,7 @@ from xai_align.question import Question, target_or_only_output
 
 @dataclass(frozen=True)
 class _Known:
-    """A network that an explainer was found to be of, and a number that changes with its parameters."""
+    """A network that was verified to be an explainer's own, and a number that changes with its parameters."""
 
     model: nn.Module
     explainer: AmortisedExplainer
@@ -43,8 +43,8 @@ class AmortisedFEI:
 
     The cost is one forward pass of the model, where its head is affine, and the score network's. Elsewhere, as in a
     transformer with a class token, the readout needs up to five forward passes, its checks among them, and a backward
-    pass. A first call also runs the model a few times to find its layers and to see that it is the one that the
-    explainer was fitted to; later calls read its parameters to see that they are the same.
+    pass. The first call also runs the model a few times to find its layers and to check that it is the one that the
+    explainer was fitted to; later calls read its parameters to check that they have not changed.
 
     Args:
         forward_func: the model, an ``nn.Module`` in eval mode that returns logits.

@@ -19,8 +19,8 @@ class FitFEIOptions(TrainingOptions):
         width, depth: of the :class:`~xai_align.fei.ScoreNetwork`.
         validation_share: the share of the images that is held out, if no validation images are given and there are ten
             or more.
-        runner_up: the share of the steps' images that are asked about the second most probable class, so that its
-            maps depend on the question.
+        runner_up: the share of the steps' images whose question is about the second most probable class, so that the
+            network's maps depend on the question.
         fills: kinds of :func:`~xai_align.fei.random_fills.random_fills`.
         temperatures: ``tau`` at the first and the last step, in standard deviations of the map.
         deviation_weight: ``w``; 0 turns the deviation of hidden layers off.

@@ -61,7 +61,9 @@ def load_explained(reference: str, *, trust: bool = False) -> LoadedModel | None
         with reading(path), fixed_random_state(SEED):
             loaded = plugins.load_model(wanted, trust=trust, options=plugins.ModelOptions(**given))
     except (ValueError, RuntimeError) as error:
-        raise ValueError(f"'{path}' names a network that can't be had: {in_one_clause(error, length=600)}") from error
+        raise ValueError(
+            f"'{path}' names a network that can't be loaded: {in_one_clause(error, length=600)}"
+        ) from error
     explainer.fingerprint.check_normalization(loaded.scale)
     loaded.model.fei_explainer = str(path.resolve())  # type: ignore[assignment]
     return loaded

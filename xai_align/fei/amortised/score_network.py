@@ -1,14 +1,15 @@
 """Score network: a feature pyramid over the explained network's own layers that gives the map of a question.
 
     r = readout's map of the question          a_l = layer l of the explained network, normalised
-    p_l = sum_i max(r_i, 0) a_l,i / sum_i max(r_i, 0)               what the answer rests on, seen by layer l
+    p_l = sum_i max(r_i, 0) a_l,i / sum_i max(r_i, 0)               mean features of layer l where r is positive
     u_l = W_l [a_l ; a_l * p_l] , cos(a_l, p_l) , r                 one level of the pyramid
     s   = r + top-down pyramid(u_1 ... u_L, colours)
 
-The explained network stays as it is, and only this network is trained: what outlines are is known to the former's
-layers already, and a few thousand photographs are enough to learn which of them matter. It is told the question by
-the readout's map alone, in three ways: as a channel, by the mean features ``p_l`` where the map is positive, and by the
-similarity of every place to them. So it answers about any class or question, also one that training never had.
+The explained network is frozen, and only this network is trained: the layers of the explained network already encode
+outlines, and a few thousand photographs are enough to learn which of them matter. The question enters through the
+readout's map alone, in three ways: as a channel, by the mean features ``p_l`` where the map is positive, and by the
+similarity of every position to them. So the network works for any class or question, also one that did not occur in
+training.
 
 The last layer starts at zero: an untrained network gives the readout's map, from which ``fei`` starts its search.
 """

@@ -69,7 +69,7 @@ class ClippedGradientMethod:
         Raises:
             TypeError: there is no such option.
             TargetError: (an AssertionError) the target does not fit the output.
-            NothingToClip: (a ValueError) the model has no activation to clip; ``clip="none"`` goes without.
+            NothingToClip: (a ValueError) the model has no activation to clip; use ``clip="none"``.
             ValueError: inputs, model or an option are invalid; the message says what to do.
         """
         images = only_one("inputs", inputs)

@@ -134,9 +134,7 @@ class ReferencePass(ActivationWatch):
         if not all(bool(one.isfinite().all()) for one in numbers):
             raise ValueError("the model's output for the reference holds NaN or infinite values; check the inputs")
         if all(call.remembered is None for call in self.calls):
-            raise NothingToClip(
-                f"there is no activation to clip: {self._found()}. The rule 'none' goes without clipping"
-            )
+            raise NothingToClip(f"there is no activation to clip: {self._found()}. The rule 'none' turns clipping off")
 
     def records(self) -> tuple[ClippedCall, ...]:
         """Return the calls that will be clipped."""
@@ -166,7 +164,7 @@ class ReferencePass(ActivationWatch):
         if self.calls:
             calls = ", ".join(dict.fromkeys(map(str, self.calls)))
             if self._layers is None:
-                return f"outputs without positions, [N, C], are left alone unless layers=[...] names one: {calls}"
+                return f"outputs without positions, [N, C], are not clipped unless layers=[...] names one: {calls}"
             return f"none runs inside the given layers; the model calls {calls}"
         others = ", ".join(f"{kind} (called {count} times)" for kind, count in self._others.items())
         return f"the model calls none of {', '.join(CLIPPABLE)}; it calls {others or 'no other activation'}"
