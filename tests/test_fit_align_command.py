@@ -322,15 +322,15 @@ def test_what_a_folder_does_not_allow_is_said_before_training(folder, monkeypatc
     told = refused("many", "--source", "a,b", *SHORT, "--out", "out")
     told, _, last = told.partition("error: ")
     assert last.startswith("training would begin here")
-    assert "; from fewer than" not in told
+    assert "; with fewer than" not in told
     assert "only one training image is left of 'lone', 'two'" in told
     assert "no validation image is left of 'lone', 'two'" in told
-    assert "the domain 'b' has no images of 'lone', 'two'; what pictures of this domain have in common" in told
+    assert "the domain 'b' has no images of 'lone', 'two'; features common to this domain" in told
     assert "the domain 'c' has no images of 'lone', 'red'; its scores are over other classes" in told
     assert "the domain 'a'" not in told
-    assert "the training set has only 10 images; from fewer than 30" in refused("pictures/dark", *SHORT, "--out", "out")
+    assert "the training set has only 10 images; with fewer than 30" in refused("pictures/dark", *SHORT, "--out", "out")
     pictures_of(folder, "enough", {"red": 30, "blue": 30})
-    assert "; from fewer than" not in refused("enough", *SHORT, "--out", "out")
+    assert "; with fewer than" not in refused("enough", *SHORT, "--out", "out")
 
 
 def test_a_mask_of_another_size_is_found_before_training(folder):
