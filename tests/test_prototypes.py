@@ -7,6 +7,7 @@ import timm
 import torch
 from torch import nn
 
+from tests import hf_networks
 from tests.networks import conv_net, images, untouched
 from xai_align import Question, read_out
 from xai_align.prototypes import (
@@ -130,6 +131,10 @@ NETWORKS = {
     "norm after pooling": (convnext, None, 64, "frozen", False),
     "class token": (vit, None, 64, "frozen", False),
     "in the middle": (conv_net, "conv1", 16, "frozen", False),
+    # of transformers: modules that return objects, and classes that no plugin knows
+    "map in an object": (lambda: hf_networks.resnet().eval(), None, 32, "frozen", False),
+    "map in an object, norm after pooling": (lambda: hf_networks.convnext().eval(), None, 32, "frozen", False),
+    "class token of transformers": (lambda: hf_networks.vit().eval(), None, 32, "frozen", False),
 }
 
 
@@ -154,6 +159,7 @@ def test_logits_stay_shares_sum_to_the_answer_and_the_map_stays(name, matrix):
     torch.testing.assert_close(shares.contributions.sum((2, 3)), shares.shares, atol=1e-5, rtol=1e-5)
     # the readout's own map, without any mixing
     layer = "head" if name in ("affine head", "norm after pooling") else found.fingerprint["layer"]
+    assert name != "class token of transformers" or layer.endswith("layers.1.layernorm_before")
     plain = read_out(model, x[:2], Question.why_not(1, 2), layer)
     contributions = plain.contributions
     if contributions.dim() == 3:
@@ -279,7 +285,7 @@ def test_a_fit_that_was_stopped_goes_on_with_the_same_result(solver, tmp_path, m
     options = {"rounds": 5, "steps": 5, "solver": solver, "internal_batch_size": 10}
     wanted = fit_prototypes(model, whole, "look", **options)
     with pytest.raises(Stopped):  # while features are computed
-        fit_prototypes(model, StopsAt(whole, 35), "look", out=tmp_path, **options)
+        fit_prototypes(model, StopsAt(whole, 36), "look", out=tmp_path, **options)
     assert len(list((tmp_path / "features").iterdir())) == 3
     one_round = fit._one_round
 
@@ -292,20 +298,40 @@ def test_a_fit_that_was_stopped_goes_on_with_the_same_result(solver, tmp_path, m
     rest = StopsAt(whole, None)
     with pytest.raises(Stopped):  # between two rounds
         fit_prototypes(model, rest, "look", out=tmp_path, **options)
-    assert rest.asked == 31  # the first, and the three batches that were missing
+    assert rest.asked == 1 + 16 + 30  # the first, those that are compared, and the three batches that were missing
     monkeypatch.setattr(fit, "_one_round", one_round)
     found = fit_prototypes(model, whole, "look", out=tmp_path, **options)
     assert torch.equal(found.matrix, wanted.matrix)
     assert torch.equal(found.images, wanted.images)
     assert found.history == wanted.history
     assert not (tmp_path / "features").exists()
-    nothing = StopsAt(whole, 1)  # a fit that has ended is read again, without its images
+    nothing = StopsAt(whole, 1)  # a fit that has ended is read again, without most of its images
     assert torch.equal(fit_prototypes(model, nothing, "look", out=tmp_path, **options).matrix, wanted.matrix)
     again = load_prototypes(tmp_path / "prototypes.safetensors")
     assert torch.equal(again.matrix, wanted.matrix)
     assert again.of(3) == wanted.of(3)
     with pytest.raises(ValueError, match=r"another configuration: options \(rounds was 5, is 6"):
         fit_prototypes(model, whole, "look", out=tmp_path, **options | {"rounds": 6})
+
+
+def test_a_fit_does_not_go_on_with_other_images_of_the_same_names(tmp_path):
+    """Another folder, or other values of the same pixels: neither cached features nor an ended fit belong to them."""
+    model, first, other = conv_net(), images(30, 16), images(30, 16) * 1.5
+    options = {"prototypes": 2, "rounds": 1, "internal_batch_size": 10}
+    with pytest.raises(Stopped):
+        fit_prototypes(model, StopsAt(first, 21), "conv2", out=tmp_path / "stopped", **options)
+    found = fit_prototypes(model, list(other), "conv2", out=tmp_path / "stopped", **options)
+    assert torch.equal(found.activations, fit_prototypes(model, list(other), "conv2", **options).activations)
+    fit_prototypes(model, list(first), "conv2", out=tmp_path / "ended", **options)
+    with pytest.raises(ValueError, match="another configuration: content changed"):
+        fit_prototypes(model, list(other), "conv2", out=tmp_path / "ended", **options)
+
+
+def test_a_layer_with_one_position_is_noted():
+    found = fit_prototypes(resnet(), list(images(4, 32)), prototypes=2, rounds=1)
+    assert found.grid == (1, 1)
+    assert "a single position (1 x 1), so the parts are whole images" in found.notes[0]
+    assert found.of(0)[0].box == (0, 0, 32, 32)
 
 
 def test_prototypes_of_another_network_layer_or_size_are_refused(tmp_path):

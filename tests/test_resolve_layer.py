@@ -9,6 +9,7 @@ from torch import nn
 
 from captum_align import LayerPiNetAttribution, PiNetAttribution
 from gradcam_align import PiNetCAM
+from tests import hf_networks
 from tests.networks import conv_net, images, untouched
 from xai_align import FeatureSpace, explain, plugins, read_out
 from xai_align.align import AlignTrainer, grad_cam
@@ -127,6 +128,17 @@ def test_defaults_by_purpose():
     patches = resolve_layer(vit, purpose="gradient", image=images(1, 160))
     assert patches.layer.startswith("blocks.")
     assert patches.prefix_tokens == 1
+
+
+def test_maps_of_transformers_are_of_their_last_tokens_and_not_of_the_patches():
+    """No plugin knows the network, and its only map with rows and columns is that of the patch embedding."""
+    for purpose in ("gradient", "map"):
+        found = resolve_layer(hf_networks.vit().eval(), purpose=purpose, image=images(1, 32))
+        assert found.layer.endswith("layers.1.layernorm_before")
+        assert found.prefix_tokens == 1
+    # nothing comes after the last map of a convolutional network
+    found = resolve_layer(hf_networks.resnet().eval(), purpose="map", image=images(1, 32))
+    assert found.layer.endswith("encoder.stages.1")
 
 
 def test_what_a_default_needs_is_told():

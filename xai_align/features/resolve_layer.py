@@ -46,8 +46,8 @@ def resolve_layer(
 
     Defaults: "readout" is the layer that a plugin names, else the head's input. "gradient" and "map" are the head's
     input where a plugin knows the network, or, for one with a class token, the last tokens that still affect the
-    answer; in other networks "gradient" is the last such tokens of a transformer, or the output of the last
-    ``Conv2d``, and "map" the last feature map (``layer4`` of a ResNet), or else the output of the last ``Conv2d``.
+    answer; in other networks the last such tokens of a transformer, or else, for "gradient", the output of the last
+    ``Conv2d``, and for "map" the last feature map (``layer4`` of a ResNet).
 
     Args:
         model: the network; compiled, data-parallel, retrofitted and question models are unwrapped. For a
@@ -85,19 +85,18 @@ def resolve_layer(
         raise TypeError(f"the default layer for {purpose!r} is found by a pass; give image=, of shape [1, C, H, W]")
     if known is not None:
         return last_token_layer(inner, image) or known
-    if purpose == "map":
-        return last_map(inner, image) or last_convolution(inner, image)
-    return _last_tokens_or_convolution(inner, image)
+    found = last_map(inner, image) if purpose == "map" else None
+    maps = _convolutions(inner, image) if found is None else [str(found.layer)]
+    return _last_tokens_after(maps, inner, image) or found or last_convolution(inner, image)
 
 
-def _last_tokens_or_convolution(model: nn.Module, image: Tensor) -> FeatureSpace:
-    """Return the last tokens that affect the answer, if they come after all convolutions, else the last convolution."""
-    names = list(dict(model.named_modules()))
-    convolutions = _convolutions(model, image)
+def _last_tokens_after(maps: Sequence[str], model: nn.Module, image: Tensor) -> FeatureSpace | None:
+    """Return the last tokens that affect the answer, if they come after the last of these layers, else None."""
     tokens = last_token_layer(model, image)
-    if tokens is not None and (not convolutions or names.index(str(tokens.layer)) > names.index(convolutions[-1])):
-        return tokens
-    return last_convolution(model, image)
+    if tokens is None:
+        return None
+    names = list(dict(model.named_modules()))
+    return tokens if not maps or names.index(str(tokens.layer)) > names.index(maps[-1]) else None
 
 
 def layer_names(model: Any, layers: Layers | None) -> list[str] | None:

@@ -44,6 +44,8 @@ from xai_align.training.digest import digest_of
 FILE = "prototypes.safetensors"
 #: Weight of the last round's matrix beside a channel's directions, whose length is up to 1.
 _STAYS = 1e-6
+#: Number of images, evenly spaced, by whose content a resumed fit knows its images again.
+_COMPARED = 16
 #: Condition number of an invertible matrix from which on it is noted.
 ILL_CONDITIONED = 1e4
 
@@ -112,9 +114,11 @@ def fit_prototypes(
     maps_of = LayerMaps(model, space)
     fingerprint = fingerprint_of(model, space, maps_of(first), (first.shape[-2], first.shape[-1]))
     settings = {**asdict(chosen), "solver": chosen.chosen_solver}
-    about = {"fingerprint": fingerprint, "images": count, "names": digest_of({}, "\n".join(named)), "options": settings}
     folder = None if out is None else Path(out)
-    checkpoints = None if folder is None else Checkpoints(folder / "checkpoints", about)
+    fitted_to = {"fingerprint": fingerprint, "images": count, "names": digest_of({}, "\n".join(named))}
+    if folder is not None:
+        fitted_to["content"] = _content(images)
+    checkpoints = None if folder is None else Checkpoints(folder / "checkpoints", {**fitted_to, "options": settings})
     with locked_folder(folder, "fit"), progress_bar("features", count, shown=show_progress) as bar:
         if folder is not None and checkpoints is not None:
             done = _finished(folder / FILE, checkpoints, chosen.rounds)
@@ -129,7 +133,7 @@ def fit_prototypes(
             seed=chosen.seed,
             device=device,
             folder=None if folder is None else folder / "features",
-            config={"fingerprint": fingerprint, "images": count, "names": about["names"]},
+            config=fitted_to,
             advance=bar.advance,
         )
         bar.describe("rounds")
@@ -153,6 +157,13 @@ def fit_prototypes(
             save_prototypes(record, folder / FILE)
             shutil.rmtree(folder / "features", ignore_errors=True)
     return record
+
+
+def _content(images: Any) -> str:
+    """Return a digest of some of the images, which may have the names of others."""
+    last = len(images) - 1
+    numbers = sorted({round(place * last / (_COMPARED - 1)) for place in range(_COMPARED)})
+    return digest_of({str(number): stacked(images, [number]) for number in numbers})
 
 
 def _finished(path: Path, checkpoints: Checkpoints, rounds: int) -> Prototypes | None:
@@ -290,6 +301,11 @@ def _notes(features: CachedFeatures, matrix: Tensor, options: PrototypeOptions) 
         )
     if options.matrix == "invertible" and (condition := float(torch.linalg.cond(matrix.double()))) > ILL_CONDITIONED:
         notes.append(f"the matrix is ill-conditioned (condition number {condition:.3g}); an orthogonal one is not")
+    if features.grid == (1, 1):
+        notes.append(
+            "the layer has a single position (1 x 1), so the parts are whole images; larger images, or an earlier "
+            "layer, have more"
+        )
     silent = int((features.maps.abs().amax((0, 1)) == 0).sum())
     if silent:
         notes.append(

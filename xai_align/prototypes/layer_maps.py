@@ -11,6 +11,7 @@ from xai_align._tools.replica import LOW_PRECISION, Replica
 from xai_align.features.cut_network import as_raster
 from xai_align.features.resolve_layer import Layer, resolve_layer
 from xai_align.features.routes import Route, route_through
+from xai_align.features.split_at_layer import at_a_module
 from xai_align.hookspecs import FeatureSpace
 from xai_align.pinet.readout_layers import readout_space
 
@@ -31,11 +32,16 @@ def mixing_space(
         ValueError: there is no such layer.
     """
     if layer is not None:
-        return readout_space(model, layer, image, output)
-    try:
-        return readout_space(model, "head", image, output)
-    except ValueError:
-        return resolve_layer(model, None, purpose="map", image=image, output=output)
+        space = readout_space(model, layer, image, output)
+    else:
+        try:
+            space = readout_space(model, "head", image, output)
+        except ValueError:
+            space = resolve_layer(model, None, purpose="map", image=image, output=output)
+    if space.split is None or image is None or isinstance(space.split.features(image), Tensor):
+        return space
+    # modules of transformers return their map inside an object, which only a pass through the module opens
+    return at_a_module(space)
 
 
 class LayerMaps:
