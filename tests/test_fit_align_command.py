@@ -344,6 +344,70 @@ def test_a_mask_of_another_size_is_found_before_training(folder):
     assert not (folder / "out").exists()
 
 
+def plain_net():
+    """A network from a function, with nothing said of what it takes, so that no picture is resized."""
+    torch.manual_seed(int(os.environ.get("PLAIN_NET", 0)))
+    body = (nn.Conv2d(3, 4, 5, 4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return nn.Sequential(*body, nn.Linear(4, 3))
+
+
+PLAIN = "tests.test_fit_align_command:plain_net"
+
+
+def test_a_fit_of_other_pictures_or_another_backbone_is_not_resumed(folder, monkeypatch):
+    """Counts, names and shapes are the same; only the content says that the folder's fit is another one."""
+
+    def ends(*args, **options):
+        raise ValueError("the test would begin here")
+
+    monkeypatch.setattr(fit_align_folder, "score_domain", ends)
+    words = ("pictures/dark", *SHORT, "--backbone", PLAIN, "--recipe", "erm", "--out", "out")
+    assert "the test would begin here" in refused(*words)
+    before = {path: path.read_bytes() for path in (folder / "out/checkpoints").iterdir()}
+    # 7 of each class: 5, 1 and 1; then 3, 2 and 2, of which two would be tested on that the network was trained on
+    shares = ("--validation-share", 0.3, "--test-share", 0.3, "--batch-size", 2)
+    both = "training_images changed; validation_images changed"
+    assert both in refused(*words, *shares)
+    assert "range was null, is [0.0, 99.0]" in refused(*words, "--range", 0, 99)
+    monkeypatch.setenv("PLAIN_NET", "1")
+    assert "backbone changed" in refused(*words)
+    monkeypatch.delenv("PLAIN_NET")
+    invert(folder / "pictures/dark")
+    assert both in refused(*words)
+    assert before == {path: path.read_bytes() for path in (folder / "out/checkpoints").iterdir()}
+    invert(folder / "pictures/dark")
+    (folder / "pictures/dark").rename(folder / "pictures/moved")
+    assert "the test would begin here" in refused("pictures/moved", *words[1:])
+
+
+def invert(pictures):
+    for path in pictures.rglob("*.png"):
+        Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
+
+
+@pytest.mark.parametrize("command", ["fit-align", "fit-epic"])
+def test_pictures_that_the_model_takes_in_several_sizes_are_found_before_the_work(folder, command):
+    """Nothing resizes them; the odd one is of a domain that only the test, or the page, would have come to."""
+    Image.fromarray(np.zeros((30, 24, 3), np.uint8)).save(folder / "pictures/light/red/odd.png")
+    model = (*SHORT, "--source", "dark", "--backbone") if command == "fit-align" else ("--prototypes", 2, "--model")
+    done = run(command, "pictures", *model, PLAIN, "--out", "out")
+    assert done.exit_code == 2, done.output
+    told = done.stderr.replace("\n", " ")
+    assert ".png' to [3, 24, 24] and " in told
+    assert "pictures/light/red/odd.png' to [3, 30, 24], and a batch needs one size" in told
+    assert not (folder / "out").exists()
+
+
+def test_options_that_the_recipe_has_no_use_for_are_told(folder):
+    (folder / "masks/red").mkdir(parents=True)
+    Image.fromarray(np.ones((24, 24), np.uint8)).save(folder / "masks/red/00.png")
+    words = ("pictures/dark", *SHORT, "--layer", "nowhere", "--masks", "masks", "--out", "out")
+    assert "the recipe 'align' reads no masks, so those of --masks are not used" in refused(*words)
+    told = refused(*words, "--recipe", "erm", "--masker", "stages")
+    assert "the recipe 'erm' trains no masker, so --masker stages is not used" in told
+    assert "not used" not in refused(*words, "--recipe", "oracle")
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [

@@ -33,13 +33,16 @@ from xai_align.data.image_folder import (
     LabelledImage,
     LabelledImages,
     check_images,
+    check_input_size,
     class_by_class,
+    digest_of_files,
 )
 from xai_align.data.images import open_image
 from xai_align.data.model_picture import scale_fields
 from xai_align.data.value_range import ValueRange, check_range
 from xai_align.features.trained_head import freeze_all_but_head
 from xai_align.plugins import load_model
+from xai_align.training.digest import digest_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -143,7 +146,7 @@ def fit_align_folder(
     chosen = _recipe(recipe_name, weights or {}, masks)
     value_range = check_range(value_range)
     domains = read_domains(folder, sources, masks)
-    check_images([one for images in domains.images.values() for one in images], value_range)
+    of_each_size = check_images([one for images in domains.images.values() for one in images], value_range)
     split = split_domains(domains, validation_share=validation_share, test_share=test_share, seed=seed)
     remarks = check_data(domains, split)
     planned = lengths(
@@ -155,7 +158,10 @@ def fit_align_folder(
         batch_size=batch_size,
     )
     remarks += check_lengths(planned, len(split.train), chosen)
+    remarks += _unused(chosen, masks, masker)
     loaded, model, shape = _classifier(backbone, len(domains.classes), split.train[0], value_range, seed, trust)
+    check_input_size(of_each_size, loaded.preprocess, value_range)
+    fitted_to = _fitted_to(loaded, domains, split, shape, value_range)
     saved, of_backbone = saved_backbone(
         backbone, loaded, model, len(domains.classes), open_image(split.train[0].path, value_range)
     )
@@ -189,6 +195,7 @@ def fit_align_folder(
         normalization=loaded.scale,
         **options,
     )
+    trainer.state.fitted_to = fitted_to
     fit = trainer.fit(loader(split.train, training=True), loader(split.validation), epochs=planned.epochs)
     tested = {name: class_by_class(images) for name, images in split.test.items()}
     scores = {
@@ -268,6 +275,36 @@ def _classifier(
         channels, rows, columns = loaded.preprocess(open_image(one.path, value_range)).shape[-3:]
         shape = (channels, rows, columns)
         return loaded, with_classes(loaded, classes, shape), shape
+
+
+def _fitted_to(
+    loaded: LoadedModel,
+    domains: Domains,
+    split: Split,
+    shape: tuple[int, int, int],
+    value_range: ValueRange | None,
+) -> dict[str, Any]:
+    """Return what a fit in the folder of the results must share with this one to be resumed by it."""
+    return {
+        "backbone": digest_of(loaded.model.state_dict()),
+        "input": {"shape": list(shape), "scale": [list(one) for one in loaded.scale or ()], "range": value_range},
+        "classes": list(domains.classes),
+        "training_images": digest_of_files(split.train),
+        "validation_images": digest_of_files(split.validation),
+    }
+
+
+def _unused(chosen: Recipe, masks: Path | None, masker: str | None) -> list[str]:
+    """Return remarks on options that the recipe has no use for."""
+    remarks = []
+    if masks is not None and not chosen.needs_masks:
+        remarks.append(
+            f"the recipe '{chosen.name}' reads no masks, so those of --masks are not used; --recipe oracle aligns with "
+            "given masks"
+        )
+    if masker is not None and not chosen.trains_masker:
+        remarks.append(f"the recipe '{chosen.name}' trains no masker, so --masker {masker} is not used")
+    return remarks
 
 
 def _untrained(loaded: LoadedModel) -> list[str]:

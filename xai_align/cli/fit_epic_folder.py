@@ -20,7 +20,7 @@ from xai_align._tools.files.writable_folder import check_folder_is_writable
 from xai_align._tools.logits import select_logits
 from xai_align._tools.random_state import fixed_random_state
 from xai_align.cli.terminal import print_warnings
-from xai_align.data.image_folder import LabelledImage, LabelledImages, check_images
+from xai_align.data.image_folder import LabelledImage, LabelledImages, check_images, check_input_size
 from xai_align.data.images import images_in
 from xai_align.data.model_picture import picture_of
 from xai_align.data.output_description import describe_output
@@ -114,10 +114,13 @@ def fit_epic_folder(
     for path in explained:
         if not path.is_file():
             raise ValueError(f"there is no image '{path}' to explain")
-    check_images([*fit_files, *other_files, *(LabelledImage(path, 0) for path in explained)], value_range)
+    of_each_size = check_images(
+        [*fit_files, *other_files, *(LabelledImage(path, 0) for path in explained)], value_range
+    )
     with fixed_random_state(options.seed):  # of models without weights
         loaded = load_model(reference, trust=trust, options=model_options)
     print_warnings(loaded)
+    check_input_size(of_each_size, loaded.preprocess, value_range)
     model = loaded.model.to(where)
     data, others = (
         LabelledImages(files, loaded.preprocess, value_range=value_range) for files in (fit_files, other_files)

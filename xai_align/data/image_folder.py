@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 import warnings
@@ -67,16 +68,21 @@ def read_image_folder(folder: str | Path, masks: str | Path | None = None) -> tu
     return names, images
 
 
-def check_images(images: Sequence[LabelledImage], value_range: ValueRange | None = None) -> None:
+def check_images(images: Sequence[LabelledImage], value_range: ValueRange | None = None) -> list[LabelledImage]:
     """Open each image and mask once, so that a damaged file is found before a long training, not in it.
+
+    Returns:
+        The first image of each size.
 
     Raises:
         ImageError: some cannot be read, or a mask has another size than its image; the message names the first few.
     """
     problems = []
+    of_size: dict[tuple[int, int], LabelledImage] = {}
     for one in images:
         try:
             picture = open_image(one.path, value_range)
+            of_size.setdefault(picture.size, one)
             if one.mask is not None:
                 mask = open_image(one.mask)
                 _check_size(one, (mask.height, mask.width), picture)
@@ -88,6 +94,42 @@ def check_images(images: Sequence[LabelledImage], value_range: ValueRange | None
             f"{'; '.join(problems[:_NAMED])}{more}. Nothing was trained; repair or remove "
             f"{'it' if len(problems) == 1 else 'them'} and start again"
         )
+    return list(of_size.values())
+
+
+def check_input_size(
+    images: Sequence[LabelledImage], preprocess: Callable[[Any], Tensor], value_range: ValueRange | None = None
+) -> None:
+    """Check that the model's preprocessing brings images to one size, which a batch needs.
+
+    Args:
+        images: one of each size, from :func:`check_images`.
+        preprocess: a PIL image to ``[C, H, W]``.
+        value_range: the numbers of the files that are black and white; None: by each file.
+
+    Raises:
+        ValueError: it does not; the message names two images.
+    """
+    first: torch.Size | None = None
+    for one in images:
+        shape = preprocess(open_image(one.path, value_range)).shape
+        first = first or shape
+        if shape != first:
+            raise ValueError(
+                f"the model's preprocessing brings '{legible(images[0].path)}' to {list(first)} and "
+                f"'{legible(one.path)}' to {list(shape)}, and a batch needs one size; give images of one size, or a "
+                "model with a preprocessing that resizes them. Nothing was trained"
+            )
+
+
+def digest_of_files(images: Sequence[LabelledImage]) -> str:
+    """Return the SHA-256 of the content, the classes and the masks of images, in their order, whatever their names."""
+    digest = hashlib.sha256()
+    for one in images:
+        for path in (one.path, one.mask):
+            digest.update(b"" if path is None else hashlib.sha256(path.read_bytes()).digest())
+        digest.update(f":{one.label};".encode())
+    return digest.hexdigest()
 
 
 def stratified_split(

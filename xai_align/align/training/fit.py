@@ -90,6 +90,7 @@ def _checkpoints(
         batches=len(loaders[0]) or None,
         validated=len(loaders) > 1,
         processes=group.count,
+        **trainer.fitted_to,
     )
     return Checkpoints(settings.out / "checkpoints", config)
 

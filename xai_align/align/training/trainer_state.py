@@ -70,6 +70,8 @@ class TrainerState:
     ) -> None:
         self.classifier = classifier
         self.recipe, self.settings, self.plan = recipe, settings, plan_of(settings, recipe)
+        #: What else two runs must share for one to resume the other, in JSON types: what a caller knows of the data.
+        self.fitted_to: dict[str, Any] = {}
         self.network = network_inside(classifier)
         # a module is stored by its name, which is also valid for copies and checkpoints
         if isinstance(target_layer, nn.Module):
