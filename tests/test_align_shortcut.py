@@ -266,6 +266,8 @@ def test_what_can_t_be_checked():
         find_shortcuts(Colour(), None, pictures(Colour()), examples=5)
     with pytest.raises(ValueError, match="masks of shape"):
         find_shortcuts(Colour(), nn.Identity(), pictures(Colour()))
+    with pytest.raises(ValueError, match="but the classifier has classes 0 … "):
+        find_shortcuts(Colour(), None, [(x, y + 100) for x, y in pictures(Colour())])
 
 
 def test_the_warning_is_a_category_of_its_own():

@@ -348,7 +348,7 @@ def plain_net():
     """A network from a function, with nothing said of what it takes, so that no picture is resized."""
     torch.manual_seed(int(os.environ.get("PLAIN_NET", 0)))
     body = (nn.Conv2d(3, 4, 5, 4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    return nn.Sequential(*body, nn.Linear(4, 3))
+    return nn.Sequential(*body, nn.BatchNorm1d(4), nn.Linear(4, 3))
 
 
 PLAIN = "tests.test_fit_align_command:plain_net"
@@ -378,6 +378,28 @@ def test_a_fit_of_other_pictures_or_another_backbone_is_not_resumed(folder, monk
     invert(folder / "pictures/dark")
     (folder / "pictures/dark").rename(folder / "pictures/moved")
     assert "the test would begin here" in refused("pictures/moved", *words[1:])
+
+
+def test_a_last_batch_of_one_image_stops_no_training(folder, monkeypatch):
+    """10 training images in batches of 3: a batch norm over one position can't take the tenth alone."""
+
+    def ends(*args, **options):
+        raise ValueError("the test would begin here")
+
+    monkeypatch.setattr(fit_align_folder, "score_domain", ends)
+    words = ("--backbone", PLAIN, "--recipe", "erm", "--batch-size", 3, "--out", "out")
+    assert "the test would begin here" in refused("pictures/dark", *SHORT, *words)
+
+
+def test_images_below_the_folder_of_a_class_are_told_before_training(folder):
+    save_picture(folder / "pictures/dark/red/more/00.png", (255, 0, 0), 0)
+    save_picture(folder / "pictures/dark/green/deep/00.png", (0, 255, 0), 0)
+    save_picture(folder / "pictures/dark/green/deep/01.png", (0, 255, 0), 0)
+    told = refused("pictures/dark", *SHORT, "--layer", "nowhere", "--out", "out")
+    assert "2 images in folders below 'pictures/dark/green' are not read; move them up into that folder" in told
+    assert "1 image in folders below 'pictures/dark/red' is not read" in told
+    assert "'pictures/dark/blue'" not in told
+    assert len(read_domains("pictures", ["dark"]).notes) == 2
 
 
 def invert(pictures):

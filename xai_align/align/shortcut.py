@@ -26,6 +26,7 @@ from xai_align._tools.model_state import evaluating
 from xai_align._tools.random_state import kept_random_state
 from xai_align._tools.thread_state import restores_thread_state
 from xai_align.align.binomial_tail import binomial_tail
+from xai_align.align.classes import check_classes
 from xai_align.align.training.batch_validation import BatchValidator
 
 __all__ = ["Limits", "ShortcutWarning", "Shortcuts", "find_shortcuts"]
@@ -255,7 +256,9 @@ def _collect(
 
 def _is_right(classifier: nn.Module, images: Iterable[Tensor], labels: Tensor) -> Tensor:
     """Return which answers are right, ``[M]``, on the CPU."""
-    return torch.cat([classifier(x).argmax(1).cpu() for x in images]) == labels
+    logits = torch.cat([classifier(x).cpu() for x in images])
+    check_classes(labels, logits)
+    return logits.argmax(1) == labels
 
 
 def _share(accuracy: float, clean: float, guess: float) -> float:

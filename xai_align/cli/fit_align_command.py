@@ -191,7 +191,7 @@ def fit_align_command(
 
 def _print_result(done: FolderAlignment, out: Path) -> None:
     console, fit, split = output(), done.fit, done.split
-    print_notes(console, [*done.domains.notes, *fit.notes])
+    print_notes(console, fit.notes)
     lines = [
         f"{counted(len(done.domains.classes), 'class')}; {counted(len(split.train), 'training image')}, "
         f"{counted(len(split.validation), 'validation image')}",

@@ -172,14 +172,22 @@ def fit_align_folder(
     own_masker, more = masker_for(masker, chosen, model, loaded, shape=shape, seed=seed)
     if writes:
         print_warnings(loaded)
-        print_remarks([*remarks, *of_backbone, *more])
+        print_remarks([*domains.notes, *remarks, *of_backbone, *more])
 
     def loader(images: Sequence[LabelledImage], *, training: bool = False) -> DataLoader[TrainingBatch]:
         map_size = shape[1:] if training and masks is not None else None
         items = _Numbered(LabelledImages(images, loaded.preprocess, map_size, value_range))
         own = torch.Generator().manual_seed(seed)  # leaves the caller's random state unchanged
+        # a last batch of a single image has no variance for batch norms over one position, and no partner to mix with
+        single = training and 1 < planned.batch_size < len(images) and len(images) % planned.batch_size == 1
         return DataLoader(
-            items, planned.batch_size, shuffle=training, num_workers=workers, collate_fn=_as_batch, generator=own
+            items,
+            planned.batch_size,
+            shuffle=training,
+            drop_last=single,
+            num_workers=workers,
+            collate_fn=_as_batch,
+            generator=own,
         )
 
     trainer = AlignTrainer(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from xai_align._tools.counted import counted
 from xai_align._tools.did_you_mean import did_you_mean
+from xai_align._tools.files.legible import legible
 from xai_align.data.image_folder import LabelledImage, read_image_folder, stratified_split
 from xai_align.data.images import images_in
 
@@ -56,7 +57,8 @@ def read_domains(folder: str | Path, sources: Sequence[str] = (), masks: Path | 
     if not sources:
         _refuse_domains(folder)
         names, images = read_image_folder(folder, masks)
-        return Domains(classes=names, images={folder.name or "images": images}, sources=[folder.name or "images"])
+        own = folder.name or "images"
+        return Domains(classes=names, images={own: images}, sources=[own], notes=_not_read(folder, masks))
     there = _domains_in(folder)
     for name in sources:
         if name not in there:
@@ -73,6 +75,7 @@ def read_domains(folder: str | Path, sources: Sequence[str] = (), masks: Path | 
         for name, count in strange.items()
         if count
     ]
+    notes += [note for name in order for note in _not_read(folder / name, masks)]
     return Domains(
         classes=classes,
         images={name: images for name, images in kept.items() if images},
@@ -129,6 +132,21 @@ def _refuse_domains(folder: Path) -> None:
             f"'{folder}' holds folders of folders of images ({', '.join(domains)}); "
             f"say which of these domains are trained on: --source {domains[0]}"
         )
+
+
+def _not_read(folder: Path, masks: Path | None) -> list[str]:
+    """Return a remark on each folder of a class with images in folders below it, which are not read."""
+    below = {
+        sub: len(images_in(sub, recursive=True)) - len(images_in(sub))
+        for sub in sorted(folder.iterdir())
+        if sub.is_dir() and sub != masks
+    }
+    return [
+        f"{counted(count, 'image')} in folders below '{legible(sub)}' {'is' if count == 1 else 'are'} not read; move "
+        f"{'it' if count == 1 else 'them'} up into that folder"
+        for sub, count in below.items()
+        if count > 0
+    ]
 
 
 def _masks_of(masks: Path | None, domain: str, sources: Sequence[str]) -> Path | None:
