@@ -182,6 +182,7 @@ def test_training_images_are_shuffled_and_come_with_their_numbers(folder, monkey
     class Captures:
         def __init__(self, *networks, **options):
             given.append(options["normalization"])
+            self.state = SimpleNamespace()
 
         def fit(self, train, validation, *, epochs):
             given.extend([train, validation])
