@@ -155,7 +155,7 @@ def test_a_pale_picture_says_less_behind_another():
         (lambda: masker_loss(conv_net(), images(3), masks(size=4), LABELS), ValueError, r"masks have shape"),
         (lambda: masker_loss(nn.Flatten(), images(3), masks(), LABELS + 200), ValueError, "classes 0 … 191"),
         (lambda: masker_loss(nn.Conv2d(3, 5, 1), images(3), masks(), LABELS), ValueError, "lack its head"),
-        (lambda: keep_and_drop(images(3), masks(), "noisy_linear"), TypeError, "behind a soft mask"),
+        (lambda: keep_and_drop(images(3), masks(), "noisy_linear"), TypeError, "blended by a soft mask"),
         (lambda: keep_and_drop(images(3), masks(), True), TypeError, "type bool"),
         (lambda: keep_and_drop(images(3), masks(), "grey"), ValueError, "no baseline 'grey'.*another_image"),
         (lambda: keep_and_drop(images(3), masks(), torch.zeros(2)), ValueError, "can be expanded to"),

@@ -26,7 +26,7 @@ def site(tmp_path_factory):
 
 @pytest.mark.slow
 def test_the_first_page_is_the_overview_and_not_the_readme(site):
-    assert "Begin here" in (site / "index.html").read_text("utf-8")
+    assert "Start here" in (site / "index.html").read_text("utf-8")
     assert "See it" in (site / "project" / "index.html").read_text("utf-8")
 
 
