@@ -76,8 +76,8 @@ def fit_align_command(
         str | None,
         typer.Option(
             metavar="gradcam|readout",
-            help="The map that is aligned with the masks: Grad-CAM, or the exact readout of the label's logit, which is "
-            "signed and complete. Default: gradcam.",
+            help="The map that is aligned with the masks: Grad-CAM, or the exact readout of the label's logit, which "
+            "is signed and complete. Default: gradcam.",
         ),
     ] = None,
     layer: Annotated[
