@@ -199,8 +199,8 @@ def _input_options(backbone: nn.Module) -> dict[str, Any]:
     options: dict[str, Any] = {}
     if image_channels(backbone) != usual[0]:
         options["in_chans"] = image_channels(backbone)
-    size = getattr(getattr(backbone, "patch_embed", None), "img_size", None)
-    if config.get("fixed_input_size") and size is not None and tuple(size) != usual[1:]:
+    size = input_size(backbone)
+    if config.get("fixed_input_size") and size != usual[1:]:
         options["img_size"] = list(size)
     return options
 
