@@ -150,7 +150,7 @@ def _numbers(
 ) -> dict[str, list[float]]:
     """Each protocol's values, one for each photograph or grid."""
     transformer = options.network == "vit"
-    maps = _in_batches(method, model, found.images, found.labels)
+    maps = in_batches(method, model, found.images, found.labels)
     x, labels = found.images, torch.tensor(found.labels)
     patches = (16, 16) if transformer else (14, 14)
     numbers = {
@@ -161,13 +161,11 @@ def _numbers(
     if transformer:
         with_boxes, boxes = small_vit.with_boxes(options.images)
         masks = pixel_boxes_to_masks([[box] for box in boxes], (224, 224))
-        numbers["positive mass"] = positive_mass(
-            _in_batches(method, model, with_boxes.images, with_boxes.labels), masks
-        )
+        numbers["positive mass"] = positive_mass(in_batches(method, model, with_boxes.images, with_boxes.labels), masks)
     return {protocol: values.double().tolist() for protocol, values in numbers.items()}
 
 
-def _in_batches(method: Method, model: nn.Module, x: Tensor, labels: list[int]) -> Tensor:
+def in_batches(method: Method, model: nn.Module, x: Tensor, labels: list[int]) -> Tensor:
     parts = [method(model, x[i : i + BATCH], labels[i : i + BATCH]) for i in range(0, len(x), BATCH)]
     return torch.cat(parts).detach()
 

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.readout.protocols import BATCH, GRIDS, STEPS, Method, readout
+from benchmarks.readout.protocols import BATCH, GRIDS, STEPS, Method, in_batches, readout
 from benchmarks.retrofit.crops import Crops
 from benchmarks.retrofit.judging import second_look_maps
 from benchmarks.retrofit.loss import CurveLoss
@@ -42,23 +42,24 @@ from xai_align.training.pinet.fit import fit_pinet
 
 EPOCHS = 4
 CONCENTRATION = 4.0
-#: Photographs without labels.
-UNLABELLED = 368
-#: Crops of each photograph for the probe; those of every fourth of the 32 choose its penalty.
-PROBED, HELD_OUT = 2, 4
+#: Photographs of other sources.
+OTHERS = 368
+#: Crops of each photograph for the probe, and further ones of the network's own; every fourth of these chooses the
+#: penalty.
+PROBED, OWN_PROBED, HELD_OUT = 2, 8, 4
 PENALTIES = (1.0, 10.0, 100.0, 1000.0)
 #: Rows and columns of what the network judges in training: 11 x 11 patches.
 JUDGED_AT = 154
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def crops_of(images: Path, more: list[Path]) -> Crops:
-    """Crops of the photographs that are not judged, and of others without labels."""
+def crops_of(images: Path, more: list[Path]) -> tuple[Crops, int]:
+    """Crops of the network's own photographs that are not judged, then of others; and how many are its own."""
     _, others = photographs(images)
     found = sorted(file for folder in more for file in folder.rglob("*") if file.suffix.lower() in (".jpg", ".jpeg"))
-    order = torch.randperm(len(found), generator=torch.Generator().manual_seed(0))[:UNLABELLED].tolist()
+    order = torch.randperm(len(found), generator=torch.Generator().manual_seed(0))[:OTHERS].tolist()
     files = [images / name for name in others.names] + [found[i] for i in order]
-    return Crops(files, [0] * len(files), mean=MEAN, std=STD)
+    return Crops(files, [0] * len(files), mean=MEAN, std=STD), len(others.names)
 
 
 @torch.no_grad()
@@ -70,13 +71,12 @@ def mean_tokens(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     return tokens[:, model.num_prefix_tokens :].float().mean(1), logits.float()  # type: ignore[misc]
 
 
-def probe_of(model: nn.Module, crops: Crops, seed: int) -> nn.Linear:
+def probe_of(model: nn.Module, crops: Crops, own: int, seed: int) -> nn.Linear:
     """Ridge regression of the network's logits on its mean patch token; the penalty is chosen on crops left out."""
     torch.manual_seed(seed)
-    labelled = len(crops) - UNLABELLED
-    numbers = [i for _ in range(PROBED) for i in range(len(crops))] + [i for _ in range(8) for i in range(labelled)]
+    numbers = [*range(len(crops))] * PROBED + [*range(own)] * OWN_PROBED
     features, logits = mean_tokens(model, torch.stack([crops[i][0] for i in numbers]))
-    held_out = torch.tensor([i < labelled and i % HELD_OUT == 0 for i in numbers])
+    held_out = torch.tensor([i < own and i % HELD_OUT == 0 for i in numbers])
 
     def error(penalty: float) -> float:
         probe = ridge(features[~held_out], logits[~held_out], penalty)
@@ -110,8 +110,9 @@ def with_second_look(model: nn.Module, probe: nn.Linear) -> PiNet:
 
 def run_distil(options: argparse.Namespace) -> None:
     """Fit the probe, then the gate."""
-    model, crops = small_vit(options.weights), crops_of(options.images, options.more)
-    probe = probe_of(model, crops, options.seed)
+    model = small_vit(options.weights)
+    crops, own = crops_of(options.images, options.more)
+    probe = probe_of(model, crops, own, options.seed)
     judge = deepcopy(model)
     judge.set_input_size((JUDGED_AT, JUDGED_AT))  # type: ignore[operator]
     loss = CurveLoss("multiclass", judge=judge, judged_at=JUDGED_AT, distillation=1.0, concentration=CONCENTRATION)
@@ -137,7 +138,6 @@ def run_distil(options: argparse.Namespace) -> None:
     print(f"{len(crops)} photographs, {fit.seconds / fit.epochs:.1f} s an epoch, {fit.epochs} epochs")
 
 
-@torch.no_grad()
 def run_judge(options: argparse.Namespace) -> None:
     """Accuracy, symmetric relevance gain and grid pointing game on the judged photographs."""
     model = small_vit(options.weights)
@@ -179,12 +179,11 @@ def looked(pinet: PiNet, model: nn.Module, x: Tensor, labels: list[int]) -> Tens
 
 def _numbers(model: nn.Module, x: Tensor, labels: Tensor, grids: Any, method: Method) -> dict[str, Tensor]:
     """Each protocol's values; in both, the network itself is the judge."""
-    parts = [slice(start, start + BATCH) for start in range(0, len(x), BATCH)]
-    with torch.enable_grad():
-        maps = torch.cat([method(model, x[part], labels[part].tolist()).detach() for part in parts])
-        pointed = grid_pointing_game(model, x, labels, method, grids=grids, scaled=True, internal_batch_size=BATCH)
-    gain = symmetric_relevance_gain(model, x, maps, target=labels, grid=(16, 16), num_steps=STEPS)
-    return {"SRG": gain, "GridPG": pointed}
+    maps = in_batches(method, model, x, labels.tolist())
+    return {
+        "SRG": symmetric_relevance_gain(model, x, maps, target=labels, grid=(16, 16), num_steps=STEPS),
+        "GridPG": grid_pointing_game(model, x, labels, method, grids=grids, scaled=True, internal_batch_size=BATCH),
+    }
 
 
 def main() -> None:
