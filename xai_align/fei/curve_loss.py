@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.linalg import vector_norm
 from torch.nn.functional import interpolate, pad
 
 from xai_align.features.hidden_layers import LayerHooks, check_batch_first
@@ -106,12 +108,29 @@ class StageDeviations:
         check_batch_first(seen, 2 * len(asked.inputs))
         return cls(hooks, {name: a.unflatten(0, (len(asked.inputs), 2)) for name, a in seen.items()})
 
+    @cached_property
+    def energies(self) -> dict[str, Tensor]:
+        """Each layer's ``|a_l(x)|^2``, ``[N, 2]``."""
+        return {name: _energy(a) for name, a in self.clean.items()}
+
     def deviations(self, seen: dict[str, Tensor], mirrored: list[bool]) -> Tensor:
         """Return ``mean_l |a_l(x) - a_l(x')|^2 / |a_l(x)|^2``, ``[N, M]``, of ``M`` composites of each image."""
+        sides = [int(flipped) for flipped in mirrored]
         each = []
         for name, clean in self.clean.items():
-            a = clean[:, [int(flipped) for flipped in mirrored]]
-            now = seen[name].unflatten(0, (len(a), -1))
-            energy = a.flatten(2).square().sum(2)
-            each.append((now - a).flatten(2).square().sum(2) / torch.where(energy > 0, energy, 1))
+            now = seen[name].unflatten(0, (len(clean), -1))
+            change = _energy(now - _of_sides(clean, sides))
+            energy = self.energies[name][:, sides]
+            each.append(change / torch.where(energy > 0, energy, 1))
         return torch.stack(each).mean(0)
+
+
+def _energy(a: Tensor) -> Tensor:
+    """Return ``|a|^2``, ``[N, M]``, without the copies that flattening or squaring large layers in any format takes."""
+    return vector_norm(a, dim=tuple(range(2, a.ndim))).square()
+
+
+def _of_sides(clean: Tensor, sides: list[int]) -> Tensor:
+    """Return the activations that composites are compared with, as a view if all are on the same side."""
+    first = sides[0]
+    return clean[:, first : first + 1] if set(sides) == {first} else torch.stack([clean[:, k] for k in sides], 1)
