@@ -22,7 +22,11 @@ from xai_align.testing import check_attribution, conformance_checks
 
 FEW = {"quantiles": (0.3, 0.7), "n_iter": 4}
 #: From a mask of nothing, four steps say more with a light area term.
-SOLVERS = {"curve": FEW, "nested": FEW | {"area_weight": 0.01, "solver": "nested"}}
+SOLVERS = {
+    "curve": FEW,
+    "nested": FEW | {"area_weight": 0.01, "solver": "nested"},
+    "both": FEW | {"nested_iter": 2, "solver": "both"},
+}
 # so few steps reach no area, and tie
 pytestmark = pytest.mark.filterwarnings(
     "ignore::xai_align.fei.AreaMissed", "ignore::xai_align.perturbation.ranking.TieWarning"
@@ -55,9 +59,10 @@ def fei(model, solver="nested", **options):
     [
         (partial(FEIAttribution, quantiles=(0.5,), n_iter=2), {"several_inputs"}),
         (partial(FEIAttribution, solver="nested", quantiles=(0.5,), n_iter=2), {"several_inputs"}),
+        (partial(FEIAttribution, solver="both", quantiles=(0.5,), n_iter=2, nested_iter=1), {"several_inputs"}),
         (partial(ClippedGradientAttribution, points=(0.6,), colours=1), {"several_inputs"}),
     ],
-    ids=["curve", "nested", "clipped-gradient"],
+    ids=["curve", "nested", "both", "clipped-gradient"],
 )
 def test_conventions(build, not_kept):
     require = ["numpy_targets", "detached", "inputs_after_error"]
@@ -174,7 +179,7 @@ def test_what_is_not_fit_is_refused():
     unknown = r"nested_masks has no option 'n_itre'; did you mean 'n_iter'\? It has quantiles, n_iter"
     refused = [
         (TypeError, unknown, {"n_itre": 3}),
-        (ValueError, "solver must be 'curve' or 'nested', got 'greedy'", {"solver": "greedy"}),
+        (ValueError, "solver must be 'curve', 'nested' or 'both', got 'greedy'", {"solver": "greedy"}),
         (ValueError, "internal_batch_size must be a positive integer, got 0", {"internal_batch_size": 0}),
         (ValueError, "n_iter must be a positive integer, got 0", {"n_iter": 0}),
         (ValueError, "the quantiles are", {"quantiles": (0.5, 0.2)}),
@@ -245,7 +250,7 @@ def test_the_progress_bar_counts_every_step(solver, monkeypatch):
     bars, leave = [], tqdm.__exit__
     monkeypatch.setattr(tqdm, "__exit__", lambda bar, *error: (bars.append((bar.n, bar.total)), leave(bar, *error))[1])
     fei(net(), solver).attribute(pictures(3), target=1, internal_batch_size=2, show_progress=True)
-    assert bars == [(8, 8) if solver == "curve" else (16, 16)]
+    assert bars == [{"curve": (8, 8), "nested": (16, 16), "both": (28, 28)}[solver]]
 
 
 def test_a_cam_is_the_positive_part_of_the_map_scaled():

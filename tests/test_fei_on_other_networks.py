@@ -105,7 +105,7 @@ def test_a_layer_of_windows_that_is_named_is_refused_in_words():
         hidden_activations(model, x, x.abs(), layers=["window"])
 
 
-@pytest.mark.parametrize("solver", ["curve", "nested"])
+@pytest.mark.parametrize("solver", ["curve", "nested", "both"])
 def test_under_autocast_and_in_bfloat16_the_map_is_about_that_in_float32(solver):
     model, x = filled(Branched()), images()
     plain = FEIAttribution(model, solver=solver, n_iter=3).attribute(x, target=1)

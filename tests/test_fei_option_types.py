@@ -30,7 +30,7 @@ CALLED = {
     "quantiles": "quantiles must be",
     "fills": "fills are",
 }
-SOLVERS = {name: find_solver(name) for name in ("curve", "nested")}
+SOLVERS = {name: find_solver(name) for name in ("curve", "nested", "both")}
 ALL = [(solver, option) for solver, found in SOLVERS.items() for option in found.defaults]
 
 

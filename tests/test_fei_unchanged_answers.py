@@ -12,7 +12,11 @@ from tests.networks import conv_net, images
 from xai_align.fei import UnchangedAnswer, optimize_masks
 
 #: Few steps, whose areas and ties are not the point.
-QUICK = {"curve": {"n_iter": 3, "start": "flat"}, "nested": {"n_iter": 2, "clip": "none"}}
+QUICK = {
+    "curve": {"n_iter": 3, "start": "flat"},
+    "nested": {"n_iter": 2, "clip": "none"},
+    "both": {"n_iter": 2, "nested_iter": 1, "start": "flat"},
+}
 pytestmark = pytest.mark.filterwarnings("ignore::xai_align.fei.AreaMissed", "ignore::xai_align.perturbation.TieWarning")
 
 

@@ -15,7 +15,11 @@ from xai_align.question import ask
 
 FEW = {"quantiles": (0.3, 0.7), "n_iter": 4}
 #: From a mask of nothing, four steps say more with a light area term.
-SOLVERS = {"curve": FEW, "nested": FEW | {"area_weight": 0.01, "solver": "nested"}}
+SOLVERS = {
+    "curve": FEW,
+    "nested": FEW | {"area_weight": 0.01, "solver": "nested"},
+    "both": FEW | {"nested_iter": 2, "solver": "both"},
+}
 NESTED = SOLVERS["nested"]
 # so few steps reach no area, and tie
 pytestmark = pytest.mark.filterwarnings(
@@ -55,7 +59,7 @@ def test_no_question_is_the_predicted_class_or_the_only_entry():
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_pieces_make_one_record(solver):
     model, x = net(), pictures(3)
-    start = {"start": images(3, seed=4, dtype=torch.float64)[:, 0]} if solver == "curve" else {}
+    start = {"start": images(3, seed=4, dtype=torch.float64)[:, 0]} if solver != "nested" else {}
     whole, pieces = (
         optimize_masks(model, x, 1, internal_batch_size=size, **SOLVERS[solver], **start) for size in (None, 1)
     )

@@ -144,7 +144,7 @@ def test_the_cost_of_fei_is_the_same_wherever_it_is_told():
         torch.nn.Linear(4, 3),
     ).eval()
     x = torch.rand(1, 3, 16, 16)
-    for name, solver in (("fei", "curve"), ("fei-nested", "nested")):
+    for name, solver in (("fei", "curve"), ("fei-nested", "nested"), ("fei-both", "both")):
         info = optimize_masks(model, x, 0, solver=solver)
         assert re.findall(r"\((\d+) passes\)", METHODS[name].summary) == [str(info.passes)]
         if name == "fei":

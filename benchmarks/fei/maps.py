@@ -66,6 +66,7 @@ OWN: dict[str, Method] = {
     "fei": optimised(),
     "fei-before": optimised(n_iter=45, shift=8, mirror="random"),
     "fei-nested": optimised(solver="nested"),
+    "fei-both": optimised(solver="both"),
     "fei-nested-unclipped": optimised(solver="nested", clip="none"),
     "fei-nested-20": optimised(solver="nested", n_iter=20),
     "fei-nested-silent": optimised(solver="nested", clip="silent"),

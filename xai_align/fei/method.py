@@ -21,11 +21,11 @@ class FEIMethod:
 
     The values are not contributions and do not sum to the answer. With the solver "curve"
     they are scores with mean 0 and standard deviation 1; with "nested", the mean of nested masks of increasing area,
-    from 0 to 1.
+    from 0 to 1; with "both", means of both, with mean 0.
 
     Args:
         forward_func: the model, an ``nn.Module`` in eval mode that returns logits.
-        solver: "curve" or "nested", see :func:`~xai_align.fei.optimize_masks`.
+        solver: "curve", "nested" or "both", see :func:`~xai_align.fei.optimize_masks`.
         internal_batch_size: number of images processed at a time; None: 8.
         **options: options of the solver. All of these are defaults that a call can override.
 
@@ -77,7 +77,7 @@ class FEIMethod:
                 ``(inputs, step, generator) -> Tensor``.
             target: a target as in Captum's methods, numpy integers and arrays, or a ``xai_align.Question``.
             additional_forward_args: further arguments of the model.
-            solver: "curve" or "nested".
+            solver: "curve", "nested" or "both".
             quantiles: the shares of the image that masks mark, increasing in (0, 1).
             n_iter: number of steps of the solver.
             normalization: ``(mean, std)`` of the images: random colours are then drawn from the full colour range,

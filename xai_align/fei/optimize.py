@@ -15,6 +15,7 @@ from xai_align._tools.checks import check_choice, check_integer
 from xai_align._tools.progress import progress_bar
 from xai_align._tools.thread_state import restores_thread_state
 from xai_align.features.resolve_layer import Layers
+from xai_align.fei.both import NESTED_QUANTILES, both_masks
 from xai_align.fei.curve import curve_masks
 from xai_align.fei.micro_batches import micro_batches
 from xai_align.fei.optimised import OptimisedMasks, check_quantiles, optimised_masks
@@ -43,6 +44,7 @@ def _curve_masks(
 _SOLVERS = {
     "curve": Solver.of(curve_masks, run=_curve_masks, clip="none", clip_layers=None),
     "nested": Solver.of(nested_masks),
+    "both": Solver.of(both_masks),
 }
 
 
@@ -71,7 +73,8 @@ def optimize_masks(
             why the predicted class?
         solver: "curve": one map, optimised for its own insertion and deletion curves, see
             :func:`~xai_align.fei.curve.curve_masks` (ours, fast); "nested": a mask for each share, one after
-            another, as published, see :func:`~xai_align.fei.published.nested.nested_masks`.
+            another, as published, see :func:`~xai_align.fei.published.nested.nested_masks`; "both": the mean of their
+            maps, see :func:`~xai_align.fei.both.both_masks`.
         internal_batch_size: number of images processed at a time; None: 8. It bounds the memory.
         generator: one number is drawn from it, the seed of all random numbers. None: ``seed``, or 0.
         show_progress: show a progress bar over all steps.
@@ -175,6 +178,9 @@ def _joined(records: Sequence[OptimisedMasks]) -> OptimisedMasks:
 
 def _steps(options: Mapping[str, Any]) -> int:
     """Return the number of steps of a solver with these options: ``n_iter`` for each sequential search or quantile."""
+    beside = 0
+    if "nested_iter" in options:  # those of the nested masks in the solver "both"
+        beside = len(NESTED_QUANTILES) * check_integer("nested_iter", options["nested_iter"])
     sequential = options.get("order") == "sequential"
     several = len(check_quantiles(options["quantiles"])) if sequential else options.get("restarts", 1)
-    return check_integer("n_iter", options["n_iter"]) * check_integer("restarts", several)
+    return check_integer("n_iter", options["n_iter"]) * check_integer("restarts", several) + beside
