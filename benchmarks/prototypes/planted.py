@@ -7,7 +7,7 @@ noise of up to 0.02. A perfect result is `U R` equal to a permutation, up to sig
 channels of the largest |entry| of `U R` in a row, how many sources are found, and purity before and after on 200
 pictures that were not fitted.
 
-Takes about 5 minutes.
+Takes half a minute.
 """
 
 from __future__ import annotations
