@@ -75,6 +75,19 @@ def test_a_folder_becomes_prototypes_with_pictures_and_a_page(folder):
     assert page.count('<section class="photo"') == 3
 
 
+@pytest.mark.parametrize(("after", "told"), [(0.2, True), (0.3, True), (0.31, False)])
+def test_a_fit_that_holds_for_its_own_images_only_says_so(folder, monkeypatch, after, told):
+    monkeypatch.setattr("xai_align.cli.fit_epic_folder._held_out_purity", lambda *given: ((0.3, after), 2))
+    done = run(*WORDS)
+    assert done.exit_code == 0, done.output
+    note = f"channels are not purer on held-out images than before (0.300 before, {after:.3f} after)"
+    advice = "give more of them than 10 for 96 channels"
+    page = (folder / "out/index.html").read_text("utf-8")
+    notes = " ".join(json.loads((folder / "out/results.json").read_text())["notes"])
+    for text in (" ".join(done.output.split()), notes, page):
+        assert (note in text) == (advice in text) == told
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [

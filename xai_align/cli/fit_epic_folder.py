@@ -138,6 +138,7 @@ def fit_epic_folder(
     )
     write_sheets(out / "parts", prototypes, lambda number: picture_of(data[number][0], loaded))
     purity, held_out = _held_out_purity(model, others, prototypes, options, where)
+    notes = (*prototypes.notes, *_overfitted(purity, len(fit_files), prototypes.channels))
     shown = [(_name(one.path, folder), others[number][0]) for number, one in enumerate(other_files[:examples])]
     extra = LabelledImages([LabelledImage(path, 0) for path in explained], loaded.preprocess, value_range=value_range)
     shown += [(legible(path), extra[number][0]) for number, path in enumerate(explained)]
@@ -151,7 +152,7 @@ def fit_epic_folder(
         f"{counted(len(fit_files), 'picture')}. Mean purity on {counted(held_out, 'held-out picture')}: {purities}. "
         "Purity: at the channel’s strongest position, the channel’s share of the length of the feature vector; 1: "
         "nothing else is there.",
-        *(f"Note: {note}." for note in prototypes.notes),
+        *(f"Note: {note}." for note in notes),
     ]
     page = out / "index.html"
     write_prototype_page(page, photographs, title="This part looks like these", lead=lead)
@@ -163,7 +164,7 @@ def fit_epic_folder(
         "history": list(prototypes.history),
         "condition": prototypes.condition,
         "logits": logits,
-        "notes": list(prototypes.notes),
+        "notes": list(notes),
     }
     write_whole(out / "results.json", json.dumps(results, indent=1, ensure_ascii=False) + "\n")
     return FolderPrototypes(
@@ -173,8 +174,19 @@ def fit_epic_folder(
         purity=purity,
         logits=logits,
         page=page,
-        notes=prototypes.notes,
+        notes=notes,
     )
+
+
+def _overfitted(purity: tuple[float, float], fitted: int, channels: int) -> list[str]:
+    """Return a note if channels are purer on the images of the fit only."""
+    if purity[1] > purity[0]:
+        return []
+    return [
+        f"channels are not purer on held-out images than before ({purity[0]:.3f} before, {purity[1]:.3f} after), so "
+        f"what was found holds for the images of the fit only; give more of them than {fitted} for "
+        f"{counted(channels, 'channel')}, or --layer a layer with fewer channels"
+    ]
 
 
 def _parts(folder: Path, share: float, options: PrototypeOptions) -> tuple[list[LabelledImage], list[LabelledImage]]:
