@@ -34,7 +34,7 @@ PICTURES = DOCS / "pictures"
 #: Method, layer, title and what the picture is, for each column.
 COLUMNS = (
     ("pinet", None, "exact readout", "decomposes the logit: every pixel is a term of the sum"),
-    ("pinet", "head", "exact readout, local", "at the head: taking a cell out lowers the logit by its number"),
+    ("pinet", "head", "exact readout, local", "at the head: removing a cell lowers the logit by its contribution"),
     ("layer_grad_cam", None, "Grad-CAM", "ranks positions, the values have no unit"),
     ("integrated_gradients", None, "integrated gradients", "sums to the change from a black image"),
 )
@@ -131,9 +131,9 @@ _TABLE = "\n".join(
 )
 HEAD = f"""# Gallery
 
-EfficientNet-Lite0 with ImageNet weights on the photographs of the package, by `python scripts/make_gallery.py`. Red
-speaks for the answer, blue against it; the strength of a colour is relative to the strongest in the same picture. The
-sentences are made from the maps ([in words](words.md)).
+EfficientNet-Lite0 with ImageNet weights on the photographs of the package, made by `python scripts/make_gallery.py`. Red
+is evidence for the answer, blue against it; the strength of a colour is relative to the strongest in the same picture. The
+sentences are generated from the maps ([in words](words.md)).
 
 | column | method | the values |
 |---|---|---|
