@@ -131,9 +131,9 @@ _TABLE = "\n".join(
 )
 HEAD = f"""# Gallery
 
-EfficientNet-Lite0 with ImageNet weights on the photographs of the package, made by `python scripts/make_gallery.py`. Red
-is evidence for the answer, blue against it; the strength of a colour is relative to the strongest in the same picture. The
-sentences are generated from the maps ([in words](words.md)).
+EfficientNet-Lite0 with ImageNet weights on the photographs of the package, made by `python scripts/make_gallery.py`.
+Red is evidence for the answer, blue against it; the strength of a colour is relative to the strongest in the same
+picture. The sentences are generated from the maps ([in words](words.md)).
 
 | column | method | the values |
 |---|---|---|

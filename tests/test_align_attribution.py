@@ -220,7 +220,7 @@ def test_by_name(tmp_path):
     assert torch.equal(built.attribute(x, target=1), expected)
     with pytest.raises(ValueError, match=r"explain\(\.\.\., method='align', masker=FILE\)"):
         explain(model, x, 1, "align")
-    with pytest.raises(ValueError, match="looks at no layer of its own"):
+    with pytest.raises(ValueError, match="takes no layer"):
         explain(model, x, 1, "align", layer="conv2", masker=file)
 
 

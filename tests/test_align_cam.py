@@ -54,7 +54,7 @@ def test_what_cannot_be():
     model, x = conv_net(), images()
     with pytest.raises(ValueError, match=r"no masker was given: ALIGNCAM\(model, masker=\.\.\.\)"):
         ALIGNCAM(model)
-    with pytest.warns(UserWarning, match="looks at no layer of its own"):
+    with pytest.warns(UserWarning, match="takes no layer"):
         ALIGNCAM(model, [model.conv2], masker=masker())
     with pytest.raises(ValueError, match="train mode"):
         ALIGNCAM(conv_net().train(), masker=masker())(x)

@@ -212,7 +212,7 @@ def test_any_function_of_the_inputs_will_do_where_no_hooks_are_needed():
     for name in ("deep_lift", "guided_backprop"):
         with pytest.raises(TypeError, match=r"needs the torch\.nn\.Module itself, got function"):
             build(name, lambda x: model(x))
-    with pytest.raises(TypeError, match=r"Grad-CAM looks into a torch\.nn\.Module, got function"):
+    with pytest.raises(TypeError, match=r"Grad-CAM needs a torch\.nn\.Module, got function"):
         build("layer_grad_cam", lambda x: model(x))
 
 

@@ -255,7 +255,7 @@ def test_the_same_picture_twice_counts_once(folder):
     [
         ({"methods": ["pinett"]}, "did you mean 'pinet'"),
         ({"methods": []}, "no method was given"),
-        ({"methods": ["saliency@look"]}, "looks at no layer"),
+        ({"methods": ["saliency@look"]}, "takes no layer"),
         ({"methods": ["pinet@lok"]}, "pinet@lok: layer 'lok' not found; this model has look, judge"),
         ({"methods": ["pinet@"]}, "names no layer"),
         ({"metrics": ["mas"]}, "did you mean 'mass'"),

@@ -94,7 +94,7 @@ def test_only_methods_that_look_at_a_layer_take_one(model):
         True,
         False,
     ]
-    with pytest.raises(ValueError, match=r"'saliency' looks at no layer.*'look'"):
+    with pytest.raises(ValueError, match=r"'saliency' takes no layer.*'look'"):
         explain(model, half_red_half_blue(), RED, "saliency", layer="look")
 
 

@@ -268,5 +268,5 @@ def test_a_cam_is_the_positive_part_of_the_map_scaled():
     assert smooth.min() == 0
     assert smooth.max() == pytest.approx(1)
     assert not np.allclose(smooth, cam(x, 1), atol=1e-2)
-    with pytest.warns(UserWarning, match="looks at no layer of its own"):
+    with pytest.warns(UserWarning, match="takes no layer"):
         FEICAM(model, [model.conv2], **options)

@@ -222,7 +222,7 @@ def test_what_cannot_be_a_backbone_is_said_before_training(folder):
     for reference in ("pinet:somewhere", "fei:some.safetensors"):
         assert "give the reference of the network that it was made from" in refused("--backbone", reference)
     told = refused("--backbone", "torchvision:lraspp_mobilenet_v3_large@random")
-    assert "is no classifier of images, so it can't be given other classes; choose" in told
+    assert "is not a classifier of images, so it can't be given other classes; choose" in told
     Path("own_networks.py").write_text(
         "import torch\nfrom torch import nn\n"
         "def maps():\n    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())\n"

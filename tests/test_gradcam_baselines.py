@@ -272,7 +272,7 @@ def test_in_front_of_a_class_token_it_looks_where_patches_still_count(vit, pair)
     last = len(vit.blocks) - 1
     default = build("gradcam", vit).attribute(pair, target=1)
     assert torch.equal(default, build("gradcam", vit, layer=f"blocks.{last}.norm1").attribute(pair, target=1))
-    with pytest.warns(UserWarning, match=f"nothing that lies in the image at 'blocks.{last}' reaches the answer"):
+    with pytest.warns(UserWarning, match=f"nothing that lies in the image at 'blocks.{last}' affects the answer"):
         assert not build("gradcam", vit, layer=vit.blocks[-1]).attribute(pair, target=1).any()
 
 
@@ -337,7 +337,7 @@ def test_where_it_cannot_look_is_said(options, inputs, error, said):
 
 def test_what_the_package_cannot_compute_is_said():
     model, x = conv_net(), images(2, 16)
-    with pytest.raises(TypeError, match=r"gradcam looks into a torch\.nn\.Module, got function"):
+    with pytest.raises(TypeError, match=r"gradcam needs a torch\.nn\.Module, got function"):
         build("gradcam", lambda x: model(x))
     with pytest.raises(ValueError, match=r"the model is in train mode.*call model\.eval\(\) first"):
         build("gradcam", conv_net().train()).attribute(x, target=1)

@@ -305,7 +305,7 @@ def test_what_is_wrong_with_a_construction_is_said(model, pair):
         AttributionCAM(model, method="salency")
     with pytest.raises(ValueError, match="is not a module of this model"):
         PiNetCAM(model, [nn.Linear(1, 1)])
-    with pytest.warns(UserWarning, match="'saliency' looks at no layer of its own: target_layers make no difference"):
+    with pytest.warns(UserWarning, match="'saliency' takes no layer: target_layers make no difference"):
         cam = AttributionCAM(model, [model.conv2], method="saliency")
     close(cam.attributions(pair, 1), AttributionCAM(model, method="saliency").attributions(pair, 1))
     with pytest.raises(ValueError, match=r"explains a batch of images \[B, C, H, W\], got \[3, 16, 16\]"):

@@ -84,7 +84,7 @@ def test_4_an_index_error_in_the_block_comes_out(resnet):
 def test_5_a_constructor_that_fails_says_one_thing_only(monkeypatch):
     heard = []
     monkeypatch.setattr(sys, "unraisablehook", heard.append)
-    with pytest.raises(TypeError, match=r"a CAM looks into a torch\.nn\.Module, got str"):
+    with pytest.raises(TypeError, match=r"a CAM needs a torch\.nn\.Module, got str"):
         PiNetCAM("no model")
     PiNetCAM.__new__(PiNetCAM).__del__()  # as if nothing had been set yet
     assert heard == []

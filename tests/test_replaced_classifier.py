@@ -48,7 +48,7 @@ def test_the_second_look_starts_with_the_models_own_logits(name, attribute, head
 
 def test_a_classifier_that_is_not_linear_is_told_of():
     model = replaced(lambda c: nn.Sequential(nn.Linear(c, 9), nn.ReLU(), nn.Linear(9, 7)), "test_resnet", "fc")
-    with pytest.warns(UserWarning, match="it starts at zero, and all logits with it"):
+    with pytest.warns(UserWarning, match="it starts at zero, and so do the logits"):
         pinet = timm_align.retrofit(model, "second_look", image_size=(64, 64))
     assert pinet(X).shape == (2, 7)
 

@@ -121,7 +121,7 @@ def explain(
     method = default_method() if method is None else method
     spec = attribution_method(method)
     if layer is not None and not spec.takes_layer:
-        raise ValueError(f"the method '{method}' looks at no layer of its own; leave out layer='{layer}'")
+        raise ValueError(f"the method '{method}' takes no layer; leave out layer='{layer}'")
     _check_batch(inputs)
     questions = _questions(model, inputs, question, output)
     where = {} if layer is None else {"layer": layer}

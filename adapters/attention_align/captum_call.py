@@ -27,7 +27,7 @@ class CaptumCall(ABC):
 
     def __init__(self, forward_func: Any) -> None:
         if not isinstance(forward_func, nn.Module):
-            raise TypeError(f"{self.name} looks into a torch.nn.Module, got {type(forward_func).__name__}")
+            raise TypeError(f"{self.name} needs a torch.nn.Module, got {type(forward_func).__name__}")
         self.forward_func = forward_func
 
     @abstractmethod

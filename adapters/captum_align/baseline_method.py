@@ -142,7 +142,7 @@ class BaselineMethod(WithoutFutures, Attribution):
 
     @property
     def multiplies_by_inputs(self) -> bool:
-        """The method's own value."""
+        """Return the method's own value."""
         return bool(self._method.multiplies_by_inputs)
 
     def get_name(self) -> str:

@@ -76,7 +76,7 @@ def build_baseline(name: str, model: Any, **options: Any) -> BaselineMethod:
 
 
 def _warn_of_plain_gradient(name: str, model: Any) -> None:
-    """Warn of a network without layers that the method changes; Captum does not warn."""
+    """Warn about a network without layers that the method changes; Captum does not warn."""
     layers = CHANGED_LAYERS.get(name)
     if layers and not any(type(module) in layers for module in model.modules()):
         plain = "the plain gradient" if name == "guided_backprop" else "gradient times (input - baseline)"

@@ -1,4 +1,4 @@
-"""The call shapes of Captum's methods, brought to one: which argument is the baseline, which the target."""
+"""Call shapes of Captum's methods, reduced to one: which argument is the baseline and which the target."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ REFUSED = {
     "strides": "nothing is occluded; sum the attributions over each window",
     "stdevs": "no noise is added; wrap the method in NoiseTunnel",
     "custom_attribution_func": "contributions are coefficient times value; change them after the call",
-    "attribute_to_layer_input": "there is no layer whose input could be meant; LayerPiNetAttribution has it",
+    "attribute_to_layer_input": "this class has no layer whose input could be used; use LayerPiNetAttribution",
 }
 
 
@@ -54,7 +54,7 @@ class CaptumCall:
     """Arguments of a call of ``attribute``, by name.
 
     Attributes:
-        baselines: the inputs that are compared with; None: no comparison.
+        baselines: the inputs to compare with; None: no comparison.
         target: any target of Captum's methods, or a question.
         options: the other arguments that were given.
         guessed: the lone argument after the inputs is a number that was taken for the target.
@@ -85,14 +85,14 @@ def captum_call(
     that of IntegratedGradients. A lone class index is the target.
 
     Args:
-        method: the attribution method, with ``forward_func``; it warns once of options that have no effect.
+        method: the attribution method, with ``forward_func``; it warns once about options that have no effect.
         inputs: the inputs.
         args: positional arguments after the inputs.
         named: keyword arguments.
         accepted: names of the options that the method has.
 
     Raises:
-        TypeError: an argument is given twice, cannot be told apart, or has no meaning for this method.
+        TypeError: an argument is given twice, is ambiguous, or has no meaning for this method.
     """
     by_place, guessed = _by_place(method, inputs, args, named)
     twice = [name for name in by_place if name in named]
@@ -121,23 +121,23 @@ def _by_place(method: Any, inputs: Any, args: tuple[Any, ...], named: dict[str, 
     found = dict(zip(order, args, strict=False))
     if isinstance(found.get("additional_forward_args"), bool | float):
         raise TypeError(
-            f"{found['additional_forward_args']} stands where additional_forward_args is; give options, such as those "
-            "of Captum's Saliency, DeepLift and GradientShap, by name"
+            f"{found['additional_forward_args']} is in the position of additional_forward_args; give options, such as "
+            "those of Captum's Saliency, DeepLift and GradientShap, by name"
         )
     steps = found.get("n_steps")
     if steps is not None and not _is_index(steps):
         raise TypeError(
-            f"a {type(steps).__name__} stands where IntegratedGradients has n_steps; give options of other methods, "
-            "such as feature_mask, by name"
+            f"a {type(steps).__name__} is in the position of IntegratedGradients' n_steps; give options of other "
+            "methods, such as feature_mask, by name"
         )
     size = found.get("internal_batch_size")
     if isinstance(size, bool):
-        raise TypeError(f"{size} stands where internal_batch_size is; give options of other methods by name")
+        raise TypeError(f"{size} is in the position of internal_batch_size; give options of other methods by name")
     return found, guessed
 
 
 def _has_baseline(method: Any, inputs: Any, args: tuple[Any, ...], named: dict[str, Any]) -> tuple[bool, bool]:
-    """Return whether the first argument is the baseline, and whether that it is not was a guess."""
+    """Return whether the first argument is the baseline, and whether the opposite was a guess."""
     first = args[0]
     baseline, target = _may_be_baseline(first, inputs), _may_be_target(first, inputs)
     if "baselines" in named:
@@ -221,7 +221,7 @@ def _is_index(value: Any) -> bool:
 
 
 def _warn_of_order(method: Any, inputs: Any, first: Any, second: Any) -> None:
-    """Warn where the model could take the second number as an argument of its own."""
+    """Warn if the model could take the second number as one of its own arguments."""
     if _forward_takes(method.forward_func, len(inputs) if isinstance(inputs, tuple) else 1):
         warnings.warn(
             f"in attribute(inputs, {first!r}, {second!r}) the baseline is {first!r} and the target is {second!r}, as "
@@ -244,7 +244,7 @@ def _forward_takes(model: Any, given: int) -> bool:
 
 
 def _with_effect(method: Any, options: dict[str, Any], accepted: tuple[str, ...]) -> dict[str, Any]:
-    """Return the options without those that have no effect, of which one warning tells.
+    """Return the options without those that have no effect, about which one warning is issued.
 
     Raises:
         TypeError: an option would change the meaning of the result, or is unknown.
@@ -268,14 +268,14 @@ def _with_effect(method: Any, options: dict[str, Any], accepted: tuple[str, ...]
     if idle and not getattr(method, "_has_warned", False):
         method._has_warned = True
         warnings.warn(
-            f"{', '.join(idle)}: no effect, since a readout is exact and takes no steps or samples (said once)",
+            f"{', '.join(idle)}: no effect, since a readout is exact and takes no steps or samples (shown once)",
             stacklevel=callers_level(),
         )
     return left
 
 
 def delta_call(attributions: Any, args: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments of a call of ``compute_convergence_delta(attributions, *args, **named)`` by our names.
+    """Return the arguments of ``compute_convergence_delta(attributions, *args, **named)`` by our argument names.
 
     Raises:
         TypeError: an argument is unknown or given twice, or there are no inputs.
@@ -307,7 +307,7 @@ def _looks_like_inputs(value: Any, attributions: Any) -> bool:
 
 
 def check_construction(layer: Any) -> None:
-    """Raise if ``multiply_by_inputs`` of Captum's methods stands where the layer is.
+    """Raise if ``multiply_by_inputs`` of Captum's methods is in the position of the layer.
 
     Raises:
         TypeError: it does.

@@ -30,7 +30,7 @@ class ClippedGradientAttribution(ClippedGradientMethod, WithoutFutures, Attribut
 
     @property
     def multiplies_by_inputs(self) -> bool:
-        """True: the derivative along the mask is gradient times (image - colour)."""
+        """Return True: the derivative along the mask is gradient times (image - colour)."""
         return True
 
     @classmethod

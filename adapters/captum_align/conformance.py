@@ -23,7 +23,7 @@ def captum_face(subject: Subject) -> None:
         raise AssertionError("`attribute` has no `__wrapped__`, which NoiseTunnel calls")
     for name in ("has_convergence_delta", "get_name"):
         if not callable(getattr(method, name)):
-            raise AssertionError(f"`{name}` is no method")
+            raise AssertionError(f"`{name}` is not a method")
 
 
 def convergence_delta(subject: Subject) -> None:
@@ -84,7 +84,7 @@ CAPTUM_CHECKS: tuple[Check, ...] = (
     ),
     Check(
         run=convergence_delta,
-        advice="accept return_convergence_delta=False and answer (attributions, delta), delta of shape [N]",
+        advice="accept return_convergence_delta=False and return (attributions, delta), delta of shape [N]",
     ),
     Check(
         run=noise_tunnel,
@@ -97,7 +97,7 @@ CAPTUM_CHECKS: tuple[Check, ...] = (
     ),
     Check(
         run=infidelity,
-        advice="answer in the shape of the inputs",
+        advice="return attributions in the shape of the inputs",
     ),
 )
 

@@ -10,7 +10,7 @@ from xai_align.prototypes import EPICMethod
 
 
 class EPICAttribution(EPICMethod, WithoutFutures, Attribution):
-    """Contributions of mixed channels, each with parts of images that stand for it.
+    """Contributions of mixed channels, each illustrated by parts of images.
 
     Arguments, options and errors are those of :class:`xai_align.prototypes.EPICMethod`; this class adds Captum's
     interface. Attributions have the shape of the mixed map, ``[N, D, h, w]``, as those of Captum's layer methods have
@@ -32,7 +32,7 @@ class EPICAttribution(EPICMethod, WithoutFutures, Attribution):
 
     @property
     def multiplies_by_inputs(self) -> bool:
-        """True: contributions are coefficients times the mixed map."""
+        """Return True: contributions are coefficients times the mixed map."""
         return True
 
     @classmethod

@@ -31,7 +31,7 @@ class FeatureSpaceGradCam(WithoutFutures, Attribution):
     Args:
         forward_func: an ``nn.Module`` on one batch of images, or a ``QuestionModel`` of one.
         layer: a layer's name or module, or a ``FeatureSpace``. None: the head's input where it has positions; else the
-            last tokens that reach the answer (in a ViT with a class token, the last block's first norm), or the output
+            last tokens that affect the answer (in a ViT with a class token, the last block's first norm), or the output
             of the last ``Conv2d``.
 
     Raises:
@@ -40,7 +40,7 @@ class FeatureSpaceGradCam(WithoutFutures, Attribution):
 
     def __init__(self, forward_func: nn.Module, layer: Layer = None) -> None:
         if not isinstance(forward_func, nn.Module):
-            raise TypeError(f"Grad-CAM looks into a torch.nn.Module, got {type(forward_func).__name__}")
+            raise TypeError(f"Grad-CAM needs a torch.nn.Module, got {type(forward_func).__name__}")
         Attribution.__init__(self, forward_func)
         self.layer = layer
 
@@ -78,7 +78,7 @@ class FeatureSpaceGradCam(WithoutFutures, Attribution):
 
     @property
     def multiplies_by_inputs(self) -> bool:
-        """True: the map is coefficient times activation."""
+        """Return True: the map is coefficient times activation."""
         return True
 
     @classmethod

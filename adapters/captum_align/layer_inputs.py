@@ -1,4 +1,4 @@
-"""Inputs of a network's layers as places that can be read out, for Captum's ``attribute_to_layer_input``."""
+"""Inputs of a network's layers as layers that can be read out, for Captum's ``attribute_to_layer_input``."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def with_layer_inputs(network: nn.Module, layers: Any) -> tuple[nn.Module, Any]:
         layers: a layer's module or name, or a list of them.
 
     Raises:
-        TypeError: something else than a module or a name stands for a layer.
+        TypeError: a layer is neither a module nor a name.
         ValueError: there is no such layer.
     """
     network = unwrapped(network)[0]

@@ -78,7 +78,7 @@ class LayerPiNetAttribution(WithoutFutures, LayerAttribution):
 
     @property
     def network(self) -> nn.Module:
-        """The network behind ``forward_func``."""
+        """Return the network behind ``forward_func``."""
         return self._module(self.forward_func)
 
     @log_usage()
@@ -160,7 +160,7 @@ class LayerPiNetAttribution(WithoutFutures, LayerAttribution):
 
     @property
     def multiplies_by_inputs(self) -> bool:
-        """Whether attributions are coefficients times the layer's output."""
+        """Return whether attributions are coefficients times the layer's output."""
         return self._multiplies
 
     @classmethod
@@ -176,4 +176,4 @@ def _rest(readout: Readout) -> Tensor:
 
 
 def _no_single_sum() -> Any:
-    raise ValueError("each layer of a list has a sum of its own; take the deltas that attribute returns, one a layer")
+    raise ValueError("each layer of a list has its own sum; use the deltas that attribute returns, one for each layer")

@@ -15,8 +15,8 @@ class FunctionModel(nn.Module):
     """Function of the inputs as a module, whose layers are those of the networks that the function names.
 
     Networks are found in the function's closure, its globals, among arguments bound to it, and as its owner. A copy of
-    this module runs copies of them, so a layer of theirs can be read. Networks that only a function called by this one
-    knows are run as they are.
+    this module runs copies of them, so their layers can be read. Networks that only a function called by this one
+    can access are run unchanged.
 
     Args:
         function: function of the inputs that returns logits.

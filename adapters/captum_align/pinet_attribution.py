@@ -36,7 +36,7 @@ class PiNetAttribution(PiNetMethod, WithoutFutures, Attribution):
         **options: as in :class:`xai_align.pinet.PiNetMethod`.
 
     Raises:
-        TypeError: coefficients of another layer than the input are to be in the shape of the inputs.
+        TypeError: coefficients of another layer than the input are requested in the shape of the inputs.
 
     Source: Lobet & Chiaromonte 2026 (arXiv 2601.04378).
 
@@ -64,12 +64,12 @@ class PiNetAttribution(PiNetMethod, WithoutFutures, Attribution):
 
     @property
     def network(self) -> nn.Module:
-        """The network behind ``forward_func``."""
+        """Return the network behind ``forward_func``."""
         return self._module(self.forward_func)
 
     @property
     def layers(self) -> ReadoutLayers:
-        """The layer or layers, as layers of :attr:`network`."""
+        """Return the layer or layers, as layers of :attr:`network`."""
         found: ReadoutLayers = layers_in(self.network, self.layer)
         return found
 
@@ -81,7 +81,7 @@ class PiNetAttribution(PiNetMethod, WithoutFutures, Attribution):
         Called as Captum's methods are: ``attribute(inputs, baselines, target, additional_forward_args)``, as
         IntegratedGradients, or ``attribute(inputs, target, additional_forward_args)``, as Saliency. Floating-point
         values are baselines; class indices and questions are targets; of two numbers, the first is the baseline.
-        Options of approximations (``n_steps``, ``method`` ...) have no effect, of which one warning tells.
+        Options of approximations (``n_steps``, ``method`` ...) have no effect; one warning says so.
 
         Args:
             inputs: tensor ``[N, ...]`` or tuple of tensors.
@@ -129,7 +129,7 @@ class PiNetAttribution(PiNetMethod, WithoutFutures, Attribution):
 
     @property
     def multiplies_by_inputs(self) -> bool:
-        """Whether attributions are coefficients times inputs."""
+        """Return whether attributions are coefficients times inputs."""
         return self._multiplies
 
     @classmethod

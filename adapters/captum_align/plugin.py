@@ -21,8 +21,8 @@ BASELINES: dict[str, tuple[Values, str]] = {
     ),
     "deep_lift": ("contributions", "Captum: differences from zeros, backpropagated through the layers"),
     "guided_backprop": ("slopes", "Captum: gradient, with negative parts set to zero at every nn.ReLU"),
-    "occlusion": ("scores", "Captum: fall of the answer under a sliding window, an eighth of each side"),
-    "feature_ablation": ("scores", "Captum: fall of the answer without each of 8 x 8 patches"),
+    "occlusion": ("scores", "Captum: drop of the answer under a sliding window, an eighth of each side"),
+    "feature_ablation": ("scores", "Captum: drop of the answer without each of 8 x 8 patches"),
 }
 #: Notes on the sum of a map, for reports.
 NOTES = {
@@ -31,11 +31,11 @@ NOTES = {
         "F(baseline) and that error."
     ),
     "layer_grad_cam": (
-        "The values of layer_grad_cam are no logits in general. If a network ends in a mean over positions and one "
+        "The values of layer_grad_cam are not logits in general. If a network ends in a mean over positions and one "
         "linear layer, its map equals the exact readout of the head's input, which states the bias too."
     ),
-    "occlusion": "Windows of occlusion overlap and every pixel has the mean of theirs, so the map has no sum.",
-    "feature_ablation": "Every pixel of feature_ablation has the fall of its whole patch, so the map has no sum.",
+    "occlusion": "Windows of occlusion overlap and every pixel gets the mean of its windows, so the map has no sum.",
+    "feature_ablation": "Every pixel of feature_ablation gets the drop of its whole patch, so the map has no sum.",
 }
 #: Baselines whose values below zero are evidence against the answer although they are no contributions; and the
 #: ones whose values have no sign.

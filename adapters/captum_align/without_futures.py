@@ -1,4 +1,4 @@
-"""Methods without futures, as most of Captum's."""
+"""Methods without futures, like most of Captum's."""
 
 from __future__ import annotations
 

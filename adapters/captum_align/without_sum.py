@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class WithoutSum:
-    """Attribution method whose values don't sum to the answer, and are no product with the input."""
+    """Attribution method whose values don't sum to the answer, and are not products with the input."""
 
     def has_convergence_delta(self) -> bool:
         """Return False: a ranking or a mask has no sum to converge to."""
@@ -12,5 +12,5 @@ class WithoutSum:
 
     @property
     def multiplies_by_inputs(self) -> bool:
-        """False: scores and masks are no product with the image."""
+        """Return False: scores and masks are not products with the image."""
         return False

@@ -78,7 +78,7 @@ class AttributionCAM(BaseCAM):
         **options: Any,
     ) -> None:
         if not isinstance(model, nn.Module):
-            raise TypeError(f"a CAM looks into a torch.nn.Module, got {type(model).__name__}")
+            raise TypeError(f"a CAM needs a torch.nn.Module, got {type(model).__name__}")
         # BaseCAM.__init__ is not run: it switches the model to eval mode and puts hooks on its layers
         self.model = model
         if isinstance(target_layers, str | nn.Module | FeatureSpace):
@@ -95,7 +95,7 @@ class AttributionCAM(BaseCAM):
 
     @property
     def device(self) -> torch.device:
-        """The model's device."""
+        """Return the model's device."""
         return next((p.device for p in self.model.parameters()), torch.device("cpu"))
 
     @restores_thread_state
@@ -111,7 +111,7 @@ class AttributionCAM(BaseCAM):
 
         Raises:
             TargetError: the targets do not fit the batch or the output.
-            ValueError: inputs or model are not fit for the method, or the model is in train mode.
+            ValueError: inputs or model are not suitable for the method, or the model is in train mode.
         """
         maps = self._maps(input_tensor, targets, channel_sum)
         return torch.stack(maps).mean(0).to(input_tensor.device)
@@ -134,7 +134,7 @@ class AttributionCAM(BaseCAM):
 
         Raises:
             TargetError: the targets do not fit the batch or the output.
-            ValueError: inputs or model are not fit for the method, or the model is in train mode.
+            ValueError: inputs or model are not suitable for the method, or the model is in train mode.
         """
         smooth = self.forward_augmentation_smoothing if aug_smooth else self.forward
         return smooth(input_tensor, targets, eigen_smooth)
@@ -181,7 +181,7 @@ class AttributionCAM(BaseCAM):
         spec = plugins.attribution_method(self._name)
         if self._places != [None] and not spec.takes_layer:
             warnings.warn(
-                f"the method '{self._name}' looks at no layer of its own: target_layers make no difference",
+                f"the method '{self._name}' takes no layer: target_layers make no difference",
                 stacklevel=callers_level(),
             )
             self._places = [None]
@@ -252,7 +252,7 @@ class AttributionCAM(BaseCAM):
         spec = plugins.attribution_method(self._name)
         if spec.account:
             raise ValueError(
-                "a detector selects its boxes by non-maximum suppression, which no exact readout follows; take "
+                "a detector selects its boxes by non-maximum suppression, which has no exact readout; use "
                 f"AttributionCAM(model, target_layers, method='eigencam') or another method in place of '{self._name}'"
             )
         maps = []
@@ -328,7 +328,7 @@ def _warn_of_nothing(maps: Tensor, method: str, place: Place) -> None:
     if empty:
         where = f" at '{place.layer if isinstance(place, FeatureSpace) else place}'" if place else ""
         warnings.warn(
-            f"'{method}' finds nothing in image(s) {empty}{where}: the map is zero everywhere. If the layer lies so "
-            "late that only a class token goes on to the head, leave target_layers out or choose an earlier layer",
+            f"'{method}' gives a map of zeros for image(s) {empty}{where}. If only a class token goes on from there to "
+            "the head, leave target_layers out or choose an earlier layer",
             stacklevel=callers_level(),
         )

@@ -48,7 +48,7 @@ class BaselineMethod:
         forward_func: an ``nn.Module`` on one batch of images, or a ``QuestionModel`` of one.
         name: the method's name.
         layer: a layer's name or module, or a ``FeatureSpace``. None: the head's input; before a class token the
-            last layer whose patch tokens reach the answer (in a ViT, the last block's first norm); else the last
+            last layer whose patch tokens affect the answer (in a ViT, the last block's first norm); else the last
             ``Conv2d``.
         **options: options of the package's class, e.g. ``kernel="rbf"`` for ``kpcacam``.
 
@@ -61,7 +61,7 @@ class BaselineMethod:
 
     def __init__(self, forward_func: Any, name: str, layer: Layer = None, **options: Any) -> None:
         if not isinstance(forward_func, nn.Module):
-            raise TypeError(f"{name} looks into a torch.nn.Module, got {type(forward_func).__name__}")
+            raise TypeError(f"{name} needs a torch.nn.Module, got {type(forward_func).__name__}")
         self.forward_func = forward_func
         self.name = name
         self.layer = layer
@@ -230,8 +230,8 @@ def _gradients(answer: Tensor, z: Tensor, space: FeatureSpace, *, keeps_graph: b
     (gradient,) = torch.autograd.grad(answer.sum(), z, create_graph=keeps_graph, materialize_grads=True)
     if not bool(gradient.any()):
         warnings.warn(
-            f"nothing that lies in the image at '{space.layer}' reaches the answer: the gradient is zero everywhere. "
-            "If only a class token goes on from there to the head, choose an earlier layer, or none",
+            f"nothing that lies in the image at '{space.layer}' affects the answer: the gradient is zero everywhere. "
+            "If only a class token goes on from there to the head, choose an earlier layer, or give none",
             stacklevel=callers_level(),
         )
     if keeps_graph and not gradient.requires_grad:

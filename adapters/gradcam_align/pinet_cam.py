@@ -30,7 +30,7 @@ class PiNetCAM(AttributionCAM):
         target_layers: the layers to read out; None or ``[]``: the default of :func:`~xai_align.read_out`. With several,
             their maps are averaged.
         reshape_transform: a function that rearranges a layer's output to ``[N, C, h, w]``, used for
-            ``target_layers``; not needed. What it leaves out has no place in the map, like class tokens.
+            ``target_layers``; not needed. What it leaves out has no position in the map, like class tokens.
         spread: ``"smooth"``: a coarse map is interpolated between cells, as in pytorch-grad-cam;
             ``"area"``: each cell is spread evenly over the pixels it covers, as always for volumes ``[B, C, D, H, W]``.
 

@@ -29,12 +29,12 @@ class RefineCAMMethod:
     """RefineCAM of pytorch-grad-cam (Domeniconi et al., arXiv 2605.14641), with Captum's call.
 
     The map of another of the package's methods at each layer, scaled to 0..1, and the product of them, scaled to
-    0..1 by the package: its order means something, its size nothing. Where a layer's map is zero, so is the product;
+    0..1 by the package: only its order is meaningful, not its size. Where a layer's map is zero, so is the product;
     a map that is zero everywhere gives a warning. The channels of a pixel get equal parts.
 
     Args:
         forward_func: an ``nn.Module`` on one batch of images, or a ``QuestionModel`` of one.
-        layer: the finest layer, a stage of the network by name or module; the stages behind it follow.
+        layer: the finest layer, a stage of the network by name or module; the stages after it are added.
         layers: all layers: names, modules or ``FeatureSpace`` records. None: from ``layer`` on, or else the last four
             stages that a plugin names, as in the paper, or the last layers of the last four grids of cells; before a
             class token the first norm of each block.
@@ -42,7 +42,8 @@ class RefineCAMMethod:
 
     Raises:
         TypeError: the model is not an ``nn.Module``.
-        ValueError: there is no such method, both or no layers are known, or ``layer`` is no stage.
+        ValueError: there is no such method, both ``layer`` and ``layers`` are given, no layers are known, or ``layer``
+            is not a stage.
         ImportError: the installed version of the package has no RefineCAM.
     """
 
@@ -54,7 +55,7 @@ class RefineCAMMethod:
     ) -> None:
         self.refine = package_class("RefineCAM")
         if not isinstance(forward_func, nn.Module):
-            raise TypeError(f"refinecam looks into a torch.nn.Module, got {type(forward_func).__name__}")
+            raise TypeError(f"refinecam needs a torch.nn.Module, got {type(forward_func).__name__}")
         if method not in SPECS:
             raise ValueError(f"refinecam has no method {method!r} to refine; give one of {', '.join(SPECS)}")
         if layer is not None and layers is not None:
@@ -137,7 +138,7 @@ def _warn_of_nothing(product: np.ndarray) -> None:
 
 
 def _inside(model: nn.Module, last: str, inputs: Any) -> str:
-    """Return where in the last stage patches still reach the answer, e.g. ".norm1"; "": in all of it."""
+    """Return where in the last stage patches still affect the answer, e.g. ".norm1"; "": in all of it."""
     images = inputs[0] if isinstance(inputs, tuple) and inputs else inputs
     if not isinstance(images, Tensor) or images.dim() != 4:
         return ""  # an error of the method that is refined

@@ -1,4 +1,4 @@
-"""Networks whose output is no tensor, such as detectors, through pytorch-grad-cam's targets: one score an example."""
+"""Networks whose output is not a tensor, such as detectors, through pytorch-grad-cam's targets: a score per example."""
 
 from __future__ import annotations
 
@@ -39,5 +39,5 @@ class TargetScores(nn.Module):
 
 
 def is_one_for_each(output: Any, count: int) -> bool:
-    """Return whether an output is a list of records, one for each of so many examples."""
+    """Return whether an output is a list of records, one for each example."""
     return isinstance(output, list | tuple) and len(output) == count and all(isinstance(one, dict) for one in output)

@@ -1,8 +1,8 @@
 """Feature spaces from pytorch-grad-cam's ``reshape_transform``.
 
 The package applies the transform to activations and gradients, ``[N, L, C]`` to ``[N, C, h, w]``. A readout needs to
-know where each contribution goes, and methods that run the head again need the way back. So the transform is asked
-where it puts what: it is applied to a tensor that holds the numbers of its own elements.
+know where each contribution goes, and methods that run the head again need the way back. To find out where
+the transform moves each element, it is applied to a tensor that contains the indices of its own elements.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Transform = Callable[[Any], Tensor]
 
 
 class NotARearrangement(ValueError):
-    """Error of a transform that computes with the values of a layer, or puts them on no grid.
+    """Error of a transform that computes with the values of a layer, or does not put them on a grid.
 
     Example::
 
@@ -48,12 +48,12 @@ def transformed_space(model: nn.Module, layer: str | FeatureSpace, image: Tensor
 
     Args:
         model: the network.
-        layer: the layer; a ``FeatureSpace`` says its positions itself.
-        image: ``[1, C, H, W]``, for shape, dtype and device alone.
+        layer: the layer; a ``FeatureSpace`` states its own positions.
+        image: ``[1, C, H, W]``, used only for shape, dtype and device.
         transform: the ``reshape_transform``.
 
     Raises:
-        NotARearrangement: the transform computes with the values, or puts them on no grid.
+        NotARearrangement: the transform computes with the values, or does not put them on a grid.
     """
     if isinstance(layer, FeatureSpace) or layer in ("input", "head"):
         return resolve_layer(model, layer, image=image)
@@ -62,8 +62,8 @@ def transformed_space(model: nn.Module, layer: str | FeatureSpace, image: Tensor
     places = [place for place, one in enumerate(leaves) if isinstance(one, Tensor) and one.is_floating_point()]
     if len(places) != 1:
         warnings.warn(
-            f"'{layer}' returns {len(places)} tensors: reshape_transform is left out, each tensor is a map of its own, "
-            "and these are summed",
+            f"'{layer}' returns {len(places)} tensors: reshape_transform is left out, and the maps of "
+            "these tensors are summed",
             stacklevel=callers_level(),
         )
         return resolve_layer(model, layer, image=image)
@@ -122,7 +122,7 @@ def _space(layer: str, z: Tensor, numbers: Any) -> FeatureSpace:
             return space if in_order else replace(space, to_raster=partial(_reordered, shifted))
     raise NotARearrangement(
         f"reshape_transform puts the output {list(z.shape)} of '{layer}' on a grid {list(size)} in a way that is not "
-        "understood: it is to move whole positions, with all channels, and to leave out leading tokens alone"
+        "supported: it must move whole positions, with all channels, and may leave out leading tokens only"
     )
 
 

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 class ExplanationCallback(TrainerCallback):
     """Callback that makes a step of an :class:`~xai_align.report.watching.ExplanationLog` at the end of each epoch.
 
-    Only the first process explains. Parameters that are divided over processes (FSDP, DeepSpeed's stage 3) can't be
+    Only the first process explains. Parameters that are sharded over processes (FSDP, DeepSpeed's stage 3) can't be
     explained. Files go to ``explanations`` in the trainer's output folder, unless the log names another folder.
 
     Args:
-        log: the pictures, what is asked of them, and the share of time.
+        log: the log, with its pictures, questions and share of time.
 
     Example::
 
@@ -40,7 +40,7 @@ class ExplanationCallback(TrainerCallback):
         self.explanation_log.start()
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, *, model: Any, **others: Any) -> None:
-        """Explain, if it is time to."""
+        """Explain, if an explanation is due."""
         if state.is_world_process_zero:
             self.explanation_log.step(model, state.global_step)
 

@@ -32,7 +32,7 @@ def load_hf_model(reference: str) -> LoadedModel | None:
     """Return the image classifier of ``hf:OWNER/NAME`` or ``hf:FOLDER``, None for other references.
 
     A folder holds what ``save_pretrained`` of the model and of its processor write. No code of the folder or the
-    repository is run. ``hf:FOLDER@random`` makes the architecture of the folder's configuration with untrained weights.
+    repository is run. ``hf:FOLDER@random`` creates the architecture of the folder's configuration, untrained.
 
     Raises:
         ModuleNotFoundError: transformers is not installed.
@@ -96,7 +96,7 @@ def _untrained(name: str, place: str) -> tuple[Any, Any]:
 
 
 def _configuration(model: Any, processor: Any) -> dict[str, str]:
-    """Return the texts of the files from which the architecture and its processor are made again."""
+    """Return the texts of the files from which the architecture and its processor can be rebuilt."""
     config = {name: value for name, value in model.config.to_dict().items() if name not in _OF_THIS_MACHINE}
     return {
         "config.json": json.dumps(config, indent=1, sort_keys=True, default=str) + "\n",
@@ -105,7 +105,7 @@ def _configuration(model: Any, processor: Any) -> dict[str, str]:
 
 
 def described(model: Any) -> LoadedModel:
-    """Return a bare model with the processor that lies where it was loaded from, or pictures of its own size."""
+    """Return a bare model with the processor saved next to it, or a preprocessing to its own size."""
     from transformers import AutoImageProcessor
 
     place = getattr(model.config, "_name_or_path", "") or getattr(model, "name_or_path", "")
@@ -128,13 +128,13 @@ def described(model: Any) -> LoadedModel:
 
 
 class Processed:
-    """A processor of transformers as a preprocessing: a picture to ``[C, H, W]``."""
+    """Processor of transformers as a preprocessing: a picture to ``[C, H, W]``."""
 
     def __init__(self, processor: Any) -> None:
         self.processor = processor
 
     def __call__(self, picture: Any) -> Any:
-        """Return the processor's output, of which the image is taken."""
+        """Return the image in the processor's output."""
         return self.processor(images=picture, return_tensors="pt")
 
 
@@ -167,7 +167,7 @@ def _names(config: Any) -> Any:
 
 
 def _kind(config: Any) -> OutputKind | None:
-    """Return the meaning of the outputs that transformers' own losses would take them for."""
+    """Return the meaning that transformers' own losses assume for the outputs."""
     kind = _KINDS.get(getattr(config, "problem_type", None) or "")
     count = getattr(config, "num_labels", None)
     if count == 1:
@@ -176,7 +176,7 @@ def _kind(config: Any) -> OutputKind | None:
 
 
 def _missing(model: nn.Module, info: Any) -> list[str]:
-    """Return the parameters that the files did not have, and that were initialised at random."""
+    """Return the parameters that are not in the files and were initialised at random."""
     given = set(info.get("missing_keys", ()))
     given |= {one[0] if isinstance(one, tuple | list) else one for one in info.get("mismatched_keys", ())}
     return [name for name, _ in model.named_parameters() if name in given]

@@ -1,4 +1,4 @@
-"""Plugin hooks of hf_align: image classifiers by name or folder, and what the configuration of a bare one says."""
+"""Plugin hooks of hf_align: image classifiers by name or folder, and the configuration of a bare one."""
 
 from __future__ import annotations
 

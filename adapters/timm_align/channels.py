@@ -11,10 +11,10 @@ from xai_align.data import picture_channels
 
 
 class OfChannels(picture_channels.OfChannels):
-    """A transform of timm for a model with so many channels.
+    """Transform of timm for a model with any number of channels.
 
-    timm's transforms resize and crop PIL images, which have one or three channels; their steps take tensors, too, and
-    so resize, crop and normalise arrays with any number of channels alike.
+    timm's transforms resize and crop PIL images, which have one or three channels; their steps also accept tensors, and
+    so resize, crop and normalise arrays with any number of channels in the same way.
 
     Args:
         transform: what ``timm.data.create_transform`` makes for evaluation.
@@ -27,7 +27,7 @@ class OfChannels(picture_channels.OfChannels):
     """
 
     def of_array(self, x: Tensor) -> Any:
-        """Return the values of an array ``[C, H, W]``, float32, as the model takes them."""
+        """Return the values of an array ``[C, H, W]``, float32, as the model expects them."""
         for step in self.transform.transforms:
             if isinstance(getattr(step, "fill", None), tuple | list):  # a border in a colour of 8 bits
                 colour = torch.tensor(step.fill, dtype=x.dtype).reshape(-1, 1, 1) / 255

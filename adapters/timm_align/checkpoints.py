@@ -1,7 +1,7 @@
 """Weights of timm models from a file: the layouts of timm's own training script, of Lightning and of others.
 
 timm's ``clean_state_dict`` removes the prefixes of data-parallel and compiled models, and its ``load_checkpoint`` reads
-NumPy files of JAX models. What timm's loader chooses among the entries of a file is chosen here too: averaged weights
+NumPy files of JAX models. The choice among the entries of a file is that of timm's loader: averaged weights
 (EMA) first.
 """
 
@@ -34,13 +34,13 @@ _DATA_SETTINGS = ("input_size", "img_size", "mean", "std", "interpolation", "cro
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """Weights from a file, and what the training script wrote beside them.
+    """Weights from a file, and what the training script saved with them.
 
     Attributes:
         path: the file.
         tensors: the weights by name, without the prefixes of wrappers; empty for :data:`JAX`.
         data_settings: how images are prepared, as ``timm.data.resolve_data_config`` takes it.
-        notes: what a reader has to know of the choice.
+        notes: remarks for the user on the choice.
     """
 
     path: Path
@@ -92,7 +92,7 @@ class Checkpoint:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Return the weights of a file and what lies beside them, without running code from it.
+    """Return the weights of a file and what was saved with them, without running code from it.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -119,7 +119,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def load_weights(model: nn.Module, state: dict[str, Tensor], *, source: str) -> None:
-    """Load every tensor, or raise with those that do not fit.
+    """Load every tensor, or raise an error that names those that do not fit.
 
     Raises:
         ValueError: keys are missing or unexpected, or tensors have another shape or dtype, or NaN or infinity.

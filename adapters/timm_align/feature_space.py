@@ -64,7 +64,7 @@ def head_input(model: nn.Module) -> FeatureSpace:
 
 
 def stages(model: nn.Module) -> tuple[str, ...] | None:
-    """Return the modules that timm names as a model's stages, None for other models and where it names none."""
+    """Return the modules that timm names as a model's stages, None for other models and if it names none."""
     if not is_timm_model(model):
         return None
     modules = dict(model.named_modules())
@@ -106,7 +106,7 @@ def _prefix_tokens(model: nn.Module) -> int:
 
 
 def _grid(model: nn.Module) -> Callable[[tuple[int, int], int], tuple[int, int]] | None:
-    """Return timm's own function where it has one, which handles padding and non-square patches."""
+    """Return timm's own function, if it has one, which handles padding and non-square patches."""
     ask: Any = getattr(getattr(model, "patch_embed", None), "dynamic_feat_size", None)
     if ask is None:
         return None

@@ -1,4 +1,4 @@
-"""Size of the images that a timm model takes."""
+"""Size of a timm model's input images."""
 
 from __future__ import annotations
 

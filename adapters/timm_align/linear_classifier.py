@@ -1,4 +1,4 @@
-"""Backbone's own classifier as a linear map of its deepest feature map, where possible."""
+"""Classifier of a backbone as a linear map of its deepest feature map, where possible."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def linear_classifier(encoder: TimmEncoder) -> nn.Linear | None:
 
 
 def has_classifier(model: nn.Module) -> bool:
-    """Return whether a model of timm ends in a classifier, also if it was put there or taken away by hand.
+    """Return whether a model of timm ends in a classifier, including one that was added or removed by hand.
 
-    ``model.num_classes`` stays what it was if the classifier is replaced without ``reset_classifier``.
+    ``model.num_classes`` does not change if the classifier is replaced without ``reset_classifier``.
     """
     get_classifier: Any = getattr(model, "get_classifier", None)
     if get_classifier is None:

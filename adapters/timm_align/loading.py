@@ -1,7 +1,7 @@
 """Loading timm models by reference: ``timm:NAME``, ``timm:NAME@weights``, ``timm:NAME@random``, and timm's own sources.
 
 The sources are those of ``timm.create_model``: ``timm:hf-hub:OWNER/NAME`` and ``timm:local-dir:FOLDER``, a folder with
-``config.json`` and the weights, as timm saves them for the hub. They carry the names of the classes.
+``config.json`` and the weights, as timm saves them for the hub. They include the names of the classes.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def create_model(name: str, **options: Any) -> nn.Module:
             if not asked:
                 raise
             raise ValueError(
-                f"timm can't make '{name}' with {', '.join(f'{key}={value}' for key, value in asked.items())} "
+                f"timm can't create '{name}' with {', '.join(f'{key}={value}' for key, value in asked.items())} "
                 f"({type(error).__name__}: {in_one_clause(error)})"
             ) from error
         what = f"the model '{name}'" if source else f"the pretrained weights of '{name}'"
@@ -125,7 +125,7 @@ def ready(
     Args:
         model: a timm model.
         settings: the data settings of its training, which take precedence over its configuration.
-        notes: what a reader has to know of how it was loaded.
+        notes: remarks for the user on how it was loaded.
         random: whether its weights are random.
         img_size: rows and columns of the input, over both; None: those that the network was built for.
         in_chans: number of channels of the input.
@@ -133,7 +133,7 @@ def ready(
         std: see ``mean``.
 
     Raises:
-        ValueError: mean or std are of another number of channels.
+        ValueError: mean or std have another number of channels.
     """
     channels = in_chans or getattr(model, "in_chans", None) or _channels(model)
     given = settings or {}
@@ -160,9 +160,9 @@ def ready(
 
 
 def class_names(model: nn.Module | int) -> tuple[str, ...]:
-    """Return the names in the model's configuration, those of ImageNet where their number fits, or none.
+    """Return the class names of the model's configuration, or those of ImageNet if their number fits, or none.
 
-    Of several synonyms the first is taken. A number stands for a model with so many classes and no names.
+    Of several synonyms the first is used. An integer stands for a model with that many classes and no names.
     """
     count = model if isinstance(model, int) else getattr(model, "num_classes", 0)
     config = getattr(model, "pretrained_cfg", None) or {}
@@ -181,7 +181,7 @@ def class_names(model: nn.Module | int) -> tuple[str, ...]:
 
 
 def _from_source(name: str, given: Mapping[str, Any]) -> nn.Module:
-    """Return a model with the configuration of its source; a size that it does not take is for images alone."""
+    """Return a model as its source configures it; a size that the network does not accept is only that of the images."""
     options = _of_model(name, given)
     if "img_size" not in given:
         return create_model(name, pretrained=True, **options)
@@ -220,7 +220,7 @@ def _channels(model: nn.Module) -> int:
 
 
 def _for_channels(values: Any, channels: int) -> tuple[float, ...]:
-    """Return one value for each channel; where the configuration's are for three, their mean."""
+    """Return one value for each channel; if the configuration's are for three, their mean."""
     values = tuple(values)
     return values if len(values) == channels else (sum(values) / len(values),) * channels
 
@@ -229,4 +229,4 @@ def _checkpoint(name: str, path: str) -> Checkpoint:
     try:
         return read_checkpoint(Path(path).expanduser())
     except FileNotFoundError as error:
-        raise ValueError(f"{error} for '{name}'; write timm:{name}@PATH with a file that is there") from error
+        raise ValueError(f"{error} for '{name}'; write timm:{name}@PATH with a file that exists") from error

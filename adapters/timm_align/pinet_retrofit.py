@@ -166,8 +166,9 @@ def _own_classifier(encoder: TimmEncoder) -> nn.Linear | None:
     classifier = linear_classifier(encoder)
     if classifier is None:
         warnings.warn(
-            f"the head of {type(encoder.backbone).__name__} is no linear classifier of mean features, so the evidence "
-            "can't start as its own: it starts at zero, and all logits with it; train it (fit_pinet) before use",
+            f"the head of {type(encoder.backbone).__name__} is not a linear classifier of mean features, so the "
+            "evidence can't start as the network's own: it starts at zero, and so do the logits; train it (fit_pinet) "
+            "before use",
             stacklevel=callers_level(),
         )
     return classifier
@@ -177,6 +178,6 @@ def _refuse_options_of_names(options: dict[str, Any]) -> None:
     given = [name for name, value in options.items() if value not in (None, False)]
     if given:
         raise ValueError(
-            f"{', '.join(given)} go with a model's name; this is a model already, and it is not changed. "
+            f"{', '.join(given)} require a model's name; this is a model, and it is not changed. "
             "Call reset_classifier(...) or load weights on it first"
         )

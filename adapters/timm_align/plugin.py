@@ -33,7 +33,7 @@ def xai_align_describe_model(model: nn.Module) -> LoadedModel | None:
 
 @hookimpl
 def xai_align_feature_space(model: nn.Module, layer: str | None) -> FeatureSpace | None:
-    """Return the space of a layer, of the head's input or of the patch embedding; no default of its own."""
+    """Return the space of a layer, of the head's input or of the patch embedding, but no default."""
     from timm_align.feature_space import feature_space
 
     return None if layer is None else feature_space(model, layer)

@@ -63,12 +63,12 @@ class TimmEncoder(nn.Module):
         if not is_timm_model(backbone):
             raise TypeError(
                 f"{type(backbone).__name__} has no forward_features, forward_head and get_classifier as timm's models "
-                "have; write an encoder of your own, images -> list of maps, finest first, and give that to PiNet"
+                "have; write your own encoder, images -> list of maps, finest first, and give that to PiNet"
             )
         if not callable(getattr(backbone, "forward_intermediates", None)):
             raise ValueError(
-                f"the intermediate maps of {type(backbone).__name__} can't be had: it has no forward_intermediates; "
-                'choose another backbone, or read this one out as it is with head="exact"'
+                f"the intermediate maps of {type(backbone).__name__} are not available: it has no "
+                'forward_intermediates; choose another backbone, or read this one out as it is with head="exact"'
             )
         self.backbone = backbone
         self.training = backbone.training
@@ -134,7 +134,7 @@ class TimmEncoder(nn.Module):
                 final, maps = self._run(image, None)
             except Exception as error:
                 raise ValueError(
-                    f"the intermediate maps of {type(self.backbone).__name__} can't be had for an image of "
+                    f"the intermediate maps of {type(self.backbone).__name__} are not available for an image of "
                     f"{image_size[0]} x {image_size[1]} ({type(error).__name__}: {str(error)[:160]}); choose another "
                     'backbone or image_size, or read this one out as it is with head="exact"'
                 ) from error

@@ -24,13 +24,13 @@ def stem_of(model: nn.Module) -> tuple[str, nn.Conv2d]:
 
 @restores_thread_state
 def with_channels(model: nn.Module, channels: int) -> nn.Module:
-    """Return the model for images of so many channels; its first convolution is replaced if it takes others.
+    """Return the model for images with this many channels; its first convolution is replaced if necessary.
 
     As in timm (``adapt_input_conv``), the weights for one channel are the sum over red, green and blue; for others they
-    are repeated, and scaled by 3 to their number.
+    are repeated, and scaled by 3 / channels.
 
     Raises:
-        ValueError: the first convolution takes its channels in groups.
+        ValueError: the first convolution has groups.
 
     Example::
 
@@ -67,10 +67,10 @@ def with_channels(model: nn.Module, channels: int) -> nn.Module:
 
 
 def for_channels(name: str, stated: Sequence[float] | None, usual: Sequence[float], channels: int) -> list[float]:
-    """Return the mean or std of each channel: the one stated, or the weights', their mean for other channels.
+    """Return the mean or std of each channel: the one given, or the weights' (averaged for other numbers of channels).
 
     Raises:
-        ValueError: the stated one is for another number of channels.
+        ValueError: the given one has another number of channels.
     """
     values = usual if stated is None else stated
     if len(values) == channels:

@@ -43,7 +43,7 @@ def load_torchvision_model(reference: str, options: InputOptions | None = None) 
     Args:
         reference: see above.
         options: the user's options of the input: ``img_size``, ``in_chans``, ``mean``, ``std``. torchvision's weights
-            are adapted to other numbers of channels than three; those of a file say how many there are.
+            are adapted to other numbers of channels than three; for a file, the number is that of its weights.
 
     Raises:
         ValueError: there is no such model, file or weights, or they do not fit.
@@ -119,7 +119,7 @@ def _weights_of(name: str) -> Any:
     """Return torchvision's weights of a model, an enumeration.
 
     Raises:
-        ValueError: there is no such model, or its answers are boxes.
+        ValueError: there is no such model, or its outputs are boxes.
     """
     known = models.list_models()
     if name not in known:
@@ -130,7 +130,7 @@ def _weights_of(name: str) -> Any:
         raise ValueError(f"torchvision has no model '{name}'; {advice}")
     if models.get_model_builder(name).__module__.startswith(_DETECTION):
         raise ValueError(
-            f"'{name}' detects objects: its answers are lists of boxes, not logits [N, K]; wrap it in a module that "
+            f"'{name}' detects objects: its outputs are lists of boxes, not logits [N, K]; wrap it in a module that "
             "returns the scores to explain"
         )
     return models.get_model_weights(name)
@@ -153,7 +153,7 @@ def _made(name: str, **options: Any) -> nn.Module:
     except Exception as error:
         if options.get("weights") is None:
             raise ValueError(
-                f"torchvision can't make '{name}' ({type(error).__name__}: {in_one_clause(error)})"
+                f"torchvision can't create '{name}' ({type(error).__name__}: {in_one_clause(error)})"
             ) from error
         raise ValueError(
             f"torchvision's weights of '{name}' could not be fetched ({type(error).__name__}: {in_one_clause(error)}); "
@@ -174,7 +174,7 @@ def _from_file(name: str, path: Path, extra: dict[str, Any], channels: int | Non
     try:
         found = read_weights_file(path)
     except FileNotFoundError as error:
-        raise ValueError(f"{error} for '{name}'; write {PREFIX}{name}@PATH with a file that is there") from error
+        raise ValueError(f"{error} for '{name}'; write {PREFIX}{name}@PATH with a file that exists") from error
     options: dict[str, Any] = {"weights": None, **extra}
     if not any("aux" in key.lower() for key in found.tensors) and name in ("googlenet", "inception_v3"):
         options["aux_logits"] = False  # heads for training, which files of other scripts leave out
@@ -196,7 +196,7 @@ def _from_file(name: str, path: Path, extra: dict[str, Any], channels: int | Non
 
 
 def _classes(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> int | None:
-    """Return the number of classes of a file's head: the rows of the tensors that differ in nothing but rows."""
+    """Return the number of classes of a file's head: the rows of the tensors that differ only in their rows."""
     rows = {
         found[name].shape[0]
         for name, one in own.items()

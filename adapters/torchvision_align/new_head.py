@@ -20,15 +20,15 @@ _SIDE = 224
 def with_new_classifier(model: nn.Module, num_classes: int, image: Tensor | None = None) -> nn.Module:
     """Return a copy of a torchvision classifier with a new last layer, with PyTorch's initial weights.
 
-    Auxiliary heads are left out, as in training they would answer beside the classifier.
+    Auxiliary heads are left out, because in training they would add outputs to the classifier's.
 
     Args:
-        model: it is not changed.
+        model: a classifier of torchvision; it is not changed.
         num_classes: the number of logits.
-        image: ``[1, C, H, W]``, an image that the model takes; None: one of zeros.
+        image: ``[1, C, H, W]``, an image that the model accepts; None: one of zeros.
 
     Raises:
-        ValueError: there are fewer than two classes, or the model is no classifier of whole images.
+        ValueError: there are fewer than two classes, or the model is not a classifier of whole images.
 
     Example::
 
@@ -40,7 +40,7 @@ def with_new_classifier(model: nn.Module, num_classes: int, image: Tensor | None
         part in type(model).__module__ for part in (".segmentation", ".detection", ".video", ".optical_flow")
     ):
         raise ValueError(
-            f"{type(model).__name__} is no classifier of images, so it can't be given other classes; choose one of "
+            f"{type(model).__name__} is not a classifier of images, so it can't be given other classes; choose one of "
             "torchvision.models.list_models(module=torchvision.models)"
         )
     fresh: Any = copy.deepcopy(model)

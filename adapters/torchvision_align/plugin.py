@@ -1,4 +1,4 @@
-"""Plugin hooks of torchvision_align: models by name, and what torchvision knows of a bare one."""
+"""Plugin hooks of torchvision_align: models by name, and the preprocessing and classifier of bare ones."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def xai_align_describe_model(model: nn.Module, reference: str) -> LoadedModel | 
 
 @hookimpl
 def xai_align_classifier(model: nn.Module, num_classes: int, image: Tensor | None = None) -> nn.Module | None:
-    """Return a copy of a torchvision model with a new classifier, and without heads that only training uses."""
+    """Return a copy of a torchvision model with a new classifier, and without heads that are only used in training."""
     if not type(model).__module__.startswith("torchvision.models"):
         return None
     from torchvision_align.new_head import with_new_classifier

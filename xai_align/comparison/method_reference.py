@@ -57,7 +57,7 @@ def parse_methods(written: Iterable[str]) -> list[MethodReference]:
         if at and not layer:
             raise ValueError(f"'{one}' names no layer after the '@'; write '{name}' or '{name}@LAYER'")
         if at and not spec.takes_layer:
-            raise ValueError(f"the method '{name}' looks at no layer of its own; write '{name}', not '{one}'")
+            raise ValueError(f"the method '{name}' takes no layer; write '{name}', not '{one}'")
         found.append(MethodReference(name, layer or None))
     if not found:
         raise ValueError("no method was given; `xai-align methods` shows them")

@@ -45,5 +45,5 @@ class OfChannels:
         )
 
     def of_array(self, x: Tensor) -> Any:
-        """Return the values of an array ``[C, H, W]``, float32, as the model takes them."""
+        """Return the values of an array ``[C, H, W]``, float32, as the model expects them."""
         return self.transform(x)

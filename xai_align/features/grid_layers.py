@@ -65,7 +65,7 @@ def grid_layers(
 
     Args:
         model: the network; a copy in eval mode is run.
-        image: ``[N, C, H, W]``, for shape, dtype and device alone.
+        image: ``[N, C, H, W]``, used only for shape, dtype and device.
         output: which of the model's outputs are the logits.
         extra: further arguments; of tensors with ``N`` examples the first one is used.
 

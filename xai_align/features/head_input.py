@@ -23,7 +23,7 @@ def head_input(model: nn.Module, image: Tensor | None = None, output: str | int 
 
     Args:
         model: the network.
-        image: ``[1, C, H, W]``, for shape, dtype and device alone; needed for networks that no plugin knows.
+        image: ``[1, C, H, W]``, used only for shape, dtype and device; needed for networks that no plugin knows.
         output: which of the model's outputs are the logits.
 
     Raises:

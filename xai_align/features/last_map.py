@@ -20,7 +20,7 @@ def last_map(model: nn.Module, image: Tensor) -> FeatureSpace | None:
 
     Args:
         model: the network; a copy in eval mode is run.
-        image: ``[1, C, H, W]``, for shape, dtype and device alone.
+        image: ``[1, C, H, W]``, used only for shape, dtype and device.
 
         Returns:
             The feature space; None if there is no such map.

@@ -28,7 +28,7 @@ def last_token_layer(model: nn.Module, image: Tensor) -> FeatureSpace | None:
 
     Args:
         model: the network; a copy in eval mode is run.
-        image: ``[1, C, H, W]``, for shape, dtype and device alone.
+        image: ``[1, C, H, W]``, used only for shape, dtype and device.
     """
     outputs = _token_outputs(model, image)
     if not outputs:

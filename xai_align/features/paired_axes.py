@@ -31,7 +31,7 @@ def paired_axes(model: nn.Module, space: FeatureSpace, x: Tensor, extra: Sequenc
     Args:
         model: the network; a copy in eval mode is run on fixed noise.
         space: the feature space.
-        x: input ``[1, ...]``, for shape, dtype and device alone.
+        x: input ``[1, ...]``, used only for shape, dtype and device.
         extra: further arguments of the model.
 
     Raises:

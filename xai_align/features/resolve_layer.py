@@ -55,8 +55,8 @@ def resolve_layer(
         layer: a dotted name, ``"input"``, ``"head"`` (:func:`~xai_align.features.head_input.head_input`), a module
             of the model, a :class:`~xai_align.FeatureSpace`, or None.
         purpose: selects the default.
-        image: ``[1, C, H, W]``, for shape, dtype and device alone; needed for ``"head"`` and for defaults, which may
-            run the network once on noise.
+        image: ``[1, C, H, W]``, used only for shape, dtype and device; needed for ``"head"`` and for defaults,
+            which may run the network once on noise.
         output: which of the model's outputs are the logits.
 
     Raises:

@@ -28,7 +28,7 @@ def split_at_layer(model: nn.Module, layer: str, image: Tensor, output: str | in
         model: the network.
         layer: dotted name of a layer that cuts it (:func:`~xai_align.features.grid_layers.grid_layers`) and returns
             one tensor.
-        image: ``[N, C, H, W]``, for shape, dtype and device alone.
+        image: ``[N, C, H, W]``, used only for shape, dtype and device.
         output: which of the model's outputs are the logits.
 
     Raises:

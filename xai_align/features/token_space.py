@@ -19,7 +19,7 @@ def token_space(model: nn.Module, image: Tensor, tokens: int) -> FeatureSpace | 
 
     Args:
         model: the network; a copy in eval mode is run once on noise.
-        image: ``[1, C, H, W]``, for shape, dtype and device alone.
+        image: ``[1, C, H, W]``, used only for shape, dtype and device.
         tokens: the number of tokens.
 
     Example::

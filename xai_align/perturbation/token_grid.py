@@ -103,7 +103,7 @@ def token_grid(model: nn.Module, image: Tensor, extra: Sequence[Any] = ()) -> To
 
     Args:
         model: the network; copies in eval mode are run on one image.
-        image: ``[N, C, H, W]``, for shape, dtype and device alone.
+        image: ``[N, C, H, W]``, used only for shape, dtype and device.
         extra: further arguments of the model.
 
     Example::

@@ -132,7 +132,7 @@ def classifier(model: nn.Module, num_classes: int, image: Tensor | None = None) 
     """Return a copy of ``model`` with a new head, from the first plugin that knows it, third parties first.
 
     Args:
-        model: it is not changed.
+        model: a model; it is not changed.
         num_classes: the number of logits.
         image: ``[1, C, H, W]``, an image that the model takes. With it, networks that no plugin knows get a new head
             too, where a linear layer makes their logits.

@@ -25,7 +25,7 @@ def mixing_space(
         model: the network.
         layer: as for :func:`~xai_align.read_out`. None: the head's input; where the head reads class tokens alone, the
             last patch tokens that affect the answer.
-        image: ``[1, C, H, W]``, for shape, dtype and device alone.
+        image: ``[1, C, H, W]``, used only for shape, dtype and device.
         output: which of the model's outputs are the logits.
 
     Raises:

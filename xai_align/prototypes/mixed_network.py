@@ -30,7 +30,7 @@ class MixedNetwork(nn.Module):
     Args:
         model: the network that the prototypes were fitted to.
         prototypes: the fitted prototypes.
-        images: ``[N, C, H, W]``, for shape, dtype and device alone.
+        images: ``[N, C, H, W]``, used only for shape, dtype and device.
 
     Attributes:
         channels: module that receives the mixed map.

@@ -23,7 +23,7 @@ _DEEPEST_PREFIX = 4
 
 
 class Renamed(NamedTuple):
-    """Weights under the network's names, and what a reader has to know of the choice."""
+    """Weights under the network's names, and remarks for the user on the choice."""
 
     tensors: dict[str, Tensor]
     notes: tuple[str, ...] = ()

@@ -52,7 +52,7 @@ class ExplainedNetwork:
 
     Args:
         model: gives logits ``[N, K]``; in eval mode. It is not changed.
-        image: ``[1, C, H, W]``, for shape, dtype and device alone.
+        image: ``[1, C, H, W]``, used only for shape, dtype and device.
 
     Attributes:
         names: the names of the layers, the finest first.

@@ -73,7 +73,7 @@ class Fingerprint:
         Args:
             model: the network.
             explained: the same, as it is read.
-            image: ``[1, C, H, W]``, for shape, dtype and device alone.
+            image: ``[1, C, H, W]``, used only for shape, dtype and device.
             normalization: ``(mean, std)`` of the images, or None.
         """
         weights = weights_of(model)

@@ -174,7 +174,9 @@ def _encoder(
         with no_larger_than(state, str(file)):
             return plugins.encoder(reference, options)
     except (ValueError, RuntimeError) as error:
-        raise ValueError(f"'{file}' names an encoder that can't be had: {in_one_clause(error, length=600)}") from error
+        raise ValueError(
+            f"'{file}' names an encoder that is not available: {in_one_clause(error, length=600)}"
+        ) from error
 
 
 def _head(config: Mapping[str, Any], decoder: nn.Module | None) -> SecondLookHead:

@@ -17,10 +17,10 @@ class ExplanationCallback(Callback):
     """Callback that makes a step of an :class:`ExplanationLog` at the end of each epoch of training.
 
     If the log has no writer, the first logger of the trainer that is TensorBoard's, Weights & Biases' or MLflow's is
-    used. Only the first process explains. Parameters that are divided over processes (FSDP) can't be explained.
+    used. Only the first process explains. Parameters that are sharded over processes (FSDP) can't be explained.
 
     Args:
-        log: the pictures, what is asked of them, and the share of time.
+        log: the log, with its pictures, questions and share of time.
         network: the dotted name of the network in the Lightning module, such as ``"backbone"``; None: the module
             itself, whose ``forward`` then gives logits.
 
@@ -49,7 +49,7 @@ class ExplanationCallback(Callback):
         self.explanation_log.start()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Explain, if it is time to."""
+        """Explain, if an explanation is due."""
         if trainer.is_global_zero:
             self.explanation_log.step(self._explained(pl_module), trainer.global_step)
 
