@@ -1,8 +1,8 @@
-"""A Grad-CAM script that draws the exact readout instead: one line of it has changed.
+"""A Grad-CAM script that draws the exact readout instead, with one changed line.
 
     python examples/gradcam_to_pinet.py cat.jpg cat_explained.png
 
-With the line in the comment it is Grad-CAM again.
+With the commented line it draws Grad-CAM again.
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ def test_files_that_hold_no_masker_are_refused(tmp_path):
     with pytest.raises(ValueError, match="does not have the digest it was written with"):
         load_masker(path)
     save_file(masker().state_dict(), path)
-    with pytest.raises(ValueError, match=r"no checkpoint of a fit; a masker's file is what save_masker wrote"):
+    with pytest.raises(ValueError, match=r"not a checkpoint of a fit; a masker's file is what save_masker wrote"):
         load_masker(path)
     path.write_bytes(whole)
     with pytest.raises(ValueError, match=r"is a checkpoint, not a masker alone.*save_masker\(trainer, FILE\)"):
@@ -93,7 +93,7 @@ def test_files_that_hold_no_masker_are_refused(tmp_path):
     path.write_bytes(whole)
     with pytest.raises(ValueError, match=r"do not fit Masker: \d+ of another shape"):
         load_masker(with_header(path, options=masker(width=16).options))
-    with pytest.raises(TypeError, match=r"ConvNet is no xai_align\.align\.Masker"):
+    with pytest.raises(TypeError, match=r"ConvNet is not an xai_align\.align\.Masker"):
         save_masker(conv_net(), path)
 
 

@@ -256,7 +256,7 @@ class Payload:
 def test_what_holds_no_plain_weights_is_refused_in_one_printable_sentence(tmp_path, content):
     file = tmp_path / "weights.pth"
     torch.save(content, file)
-    with pytest.raises(ValueError, match="no file of plain tensors") as caught:
+    with pytest.raises(ValueError, match="not a file of plain tensors") as caught:
         load_model(f"timm:test_resnet@{file}")
     assert str(caught.value).isprintable()
 
@@ -275,7 +275,7 @@ def test_messages_of_damaged_files_hold_no_escape(tmp_path):
     for number, data in enumerate((b"", b"\x1b[1mnonsense", buffer.getvalue(), buffer.getvalue()[:40])):
         file = tmp_path / f"{number}.pth"
         file.write_bytes(data)
-        with pytest.raises(ValueError, match="no file of plain tensors") as caught:
+        with pytest.raises(ValueError, match="not a file of plain tensors") as caught:
             load_model(f"timm:test_resnet@{file}")
         assert str(caught.value).isprintable()
 

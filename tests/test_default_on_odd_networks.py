@@ -207,7 +207,7 @@ def test_biases_are_placed_beside_a_class_token_at_the_end():
 
 
 def test_a_class_token_between_the_patches_is_told_of():
-    with pytest.warns(UserWarning, match="orders cells anew"):
+    with pytest.warns(UserWarning, match="reorders cells"):
         default_layers(seeded(lambda: Tokens(1, middle=True)), (images(1, 16),))
 
 
@@ -277,6 +277,6 @@ def test_biases_are_not_placed_in_an_image_that_the_network_moves(move, layer):
     assert grids(model, x).moved
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with pytest.raises(ValueError, match=r"crops, pads, flips or shifts .* keep them apart"):
+        with pytest.raises(ValueError, match=r"crops, pads, flips or shifts .* use biases=.apart."):
             read_out(model, x, 1, layer, biases="placed")
         assert read_out(model, x, 1, layer, rule="gamma").placed == ()

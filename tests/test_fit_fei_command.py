@@ -88,7 +88,7 @@ def test_a_file_that_is_no_explainer_is_not_replaced(folder):
     save_file({"weight": torch.ones(3)}, "own.safetensors")  # it may be the weights of the model
     before = (folder / "own.safetensors").read_bytes()
     message = refused("fit-fei", *MODEL, *QUICK, "--images", "photographs", "--out", "own.safetensors")
-    assert "'own.safetensors', an existing file that is no amortised explainer" in message
+    assert "'own.safetensors', an existing file that is not an amortised explainer" in message
     assert (folder / "own.safetensors").read_bytes() == before
     assert not (folder / "own-fit").exists()
 

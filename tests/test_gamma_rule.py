@@ -376,5 +376,5 @@ def test_words_that_name_no_rule_are_refused():
 
 
 def test_biases_have_no_place_where_there_is_no_image():
-    with pytest.raises(ValueError, match=r"no images .*\[1, 2\].*; keep them apart"):
+    with pytest.raises(ValueError, match=r"not images .*\[1, 2\].*; use biases=.apart."):
         read_out(two_layers(), torch.ones(1, 2), 0, "input", biases="placed")

@@ -139,7 +139,7 @@ def test_without_stages_it_takes_the_last_layer_of_each_grid():
 
 
 def test_a_layer_that_is_no_stage_and_what_is_no_model(resnet):
-    with pytest.raises(ValueError, match=r"'layer2\.0' is no stage of ResNet; give one of act1, layer1"):
+    with pytest.raises(ValueError, match=r"'layer2\.0' is not a stage of ResNet; give one of act1, layer1"):
         build(resnet, layer="layer2.0").attribute(images(1, SIDE), target=1)
     with pytest.raises(TypeError, match=r"needs a torch\.nn\.Module, got function"):
         build(lambda x: x)

@@ -48,7 +48,7 @@ def test_every_form_of_file_gives_the_same(tmp_path, suffix):
 @pytest.mark.parametrize("suffix", ["csv", "json"])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le with mark"])
 def test_text_files_of_editors_and_spreadsheets_are_read(tmp_path, suffix, encoding):
-    """They put a byte order mark first, which is no part of the text."""
+    """They put a byte order mark first, which is not part of the text."""
     file = written(tmp_path, suffix)
     text = file.read_text("utf-8").replace("a.png", "é.png")
     data = codecs.BOM_UTF16_LE + text.encode("utf-16-le") if "mark" in encoding else text.encode(encoding)
@@ -92,7 +92,7 @@ def test_scores_of_tokens(tmp_path):
         ),
         ("a.csv", "image,row,column,score,score\na,0,0,1,2\n", "column score twice"),
         ("a.csv", "image;row;column;score\na;0;0;1\n", "separated by commas"),
-        ("a.csv", f"image,row,column,score\n{'a' * 200_000},0,0,1\n", "no CSV file .field larger"),
+        ("a.csv", f"image,row,column,score\n{'a' * 200_000},0,0,1\n", "not a CSV file .field larger"),
         ("a.json", f'{{"a": [[1{"0" * 400}]]}}', "'a': not a list of numbers"),
         ("a.json", "[1]", "holds a list"),
         ("a.json", '{"a": [[1, 2], [3]]}', "rows of one length"),
@@ -103,8 +103,8 @@ def test_scores_of_tokens(tmp_path):
         ("a.json", '{"a": []}', r"shape \[0\]"),
         ("a.json", '{"a": 1}', r"shape \[\]"),
         ("a.json", "{", "a.json"),
-        ("a.npy", "x", "is no .npy file"),
-        ("a.npz", "x", "is no .npz file"),
+        ("a.npy", "x", "is not an .npy file"),
+        ("a.npz", "x", "is not an .npz file"),
     ],
 )
 def test_bad_files_are_named(tmp_path, name, content, said):

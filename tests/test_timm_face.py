@@ -372,7 +372,7 @@ def test_pickled_code_in_weights_is_not_run(tmp_path):
             return (pytest.fail, ("code from a weights file was run",))
 
     torch.save({"state_dict": Payload()}, tmp_path / "weights.pth")
-    with pytest.raises(ValueError, match="no file of plain tensors"):
+    with pytest.raises(ValueError, match="not a file of plain tensors"):
         load_model(f"timm:test_resnet@{tmp_path / 'weights.pth'}")
 
 

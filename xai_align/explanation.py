@@ -32,7 +32,7 @@ class Explanation:
     Attributes:
         method: the method's name.
         questions: one for each example.
-        attribution: in the shape of the inputs (of a readout inside the network on inputs that are no images: in
+        attribution: in the shape of the inputs (of a readout inside the network on inputs that are not images: in
             the shape of the feature space).
         answer: ``[N]``, the questions' answers from the logits; unit: logits.
         logits: ``[N, K]``, the model's output.
@@ -69,7 +69,7 @@ class Explanation:
         """``[N, H, W]``: the attribution of each pixel, its channels summed.
 
         Raises:
-            ValueError: the inputs were no images.
+            ValueError: the inputs were not images.
         """
         if self.readout is not None:
             return self.readout.map()
@@ -226,7 +226,7 @@ def _on_inputs(readout: Readout, inputs: Tensor) -> Tensor:
         return readout.on_images(inputs.shape[1])
     if isinstance(contributions, Tensor):
         return contributions
-    raise ValueError("the readout is in several tensors and the inputs are no images; use read_out instead")
+    raise ValueError("the readout is in several tensors and the inputs are not images; use read_out instead")
 
 
 def _sum_of_each(values: Tensor) -> Tensor:

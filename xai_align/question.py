@@ -43,7 +43,7 @@ class Question:
         foils: entries they are contrasted with: what raises these counts against it; None: all the others.
         score: reduction of several entries to one score.
         independent: whether each entry has a meaning of its own (labels with a sigmoid each, numbers), so that the
-            others are no alternatives to it.
+            others are not alternatives to it.
 
     Example::
 

@@ -122,7 +122,7 @@ class RefineCAMMethod:
             if name in names:
                 return known[position:]
         raise ValueError(
-            f"{name!r} is no stage of {type(model).__name__}; give one of {', '.join(stages)}, or all layers with "
+            f"{name!r} is not a stage of {type(model).__name__}; give one of {', '.join(stages)}, or all layers with "
             "layers=[...]"
         )
 

@@ -90,7 +90,7 @@ class TargetQuestion(Question):
 
     @property
     def is_linear(self) -> bool:
-        """False, because the linearity of a function cannot be known."""
+        """Return False, because the linearity of a function cannot be known."""
         return False
 
     def text(self, class_names: Sequence[str]) -> str:

@@ -181,7 +181,7 @@ def class_names(model: nn.Module | int) -> tuple[str, ...]:
 
 
 def _from_source(name: str, given: Mapping[str, Any]) -> nn.Module:
-    """Return a model as its source configures it; a size that the network does not accept is only that of the images."""
+    """Return a model as its source configures it; a size that the network rejects is used for the images only."""
     options = _of_model(name, given)
     if "img_size" not in given:
         return create_model(name, pretrained=True, **options)

@@ -70,6 +70,6 @@ def check_saved_options(options: dict[str, Any]) -> None:
         >>> check_saved_options(saved)
         Traceback (most recent call last):
         ...
-        ValueError: 'encoder.options' is not what it should be: create.cache_dir is no name that is allowed in a file
+        ValueError: 'encoder.options' is not what it should be: create.cache_dir is not a name that is allowed in a file
     """
     fields.check_fields(options, ENCODER, "encoder.options")

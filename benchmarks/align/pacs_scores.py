@@ -45,7 +45,7 @@ def scores(classifier: nn.Module, masker: nn.Module | None, asked: Asked) -> dic
 
 @torch.no_grad()
 def shown(classifier: nn.Module, masker: nn.Module | None, images: Tensor) -> dict[str, Tensor]:
-    """For pictures of some examples: predicted classes, CAMs, and masks if there are any."""
+    """Data for pictures of some examples: predicted classes, CAMs, and masks if there are any."""
     predicted = probabilities(classifier, images).argmax(1)
     found = {"predicted": predicted, "cams": cams_of(classifier, images, predicted)}
     return found if masker is None else found | {"masks": masker(images).half()}

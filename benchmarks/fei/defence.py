@@ -66,7 +66,7 @@ def _maps(model: nn.Module, x: Tensor, classes: list[int], **options: Any) -> Te
 
 
 def fooled(model: nn.Module, x: Tensor, classes: list[int], maps: Tensor) -> list[tuple[bool, float]]:
-    """Of each map times the image: whether it is predicted as its class, and the class's probability."""
+    """Return for each map times the image whether it is predicted as its class, and the class's probability."""
     low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
     shown = x * ((maps - low) / (high - low).clamp_min(1e-12))[:, None]
     with torch.no_grad():

@@ -181,7 +181,7 @@ def compared(network: str, verdicts: dict[str, Verdicts], subject: str) -> list[
 
 
 def best_peers(network: str, verdicts: dict[str, Verdicts], subject: str) -> list[str]:
-    """For each column, the method that the subject beats by least on the photographs that both have.
+    """Return, for each column, the method that the subject beats by least on the photographs that both have.
 
     Methods whose names begin with the subject's are forms of it and no peers.
     """

@@ -25,7 +25,7 @@ PENDING = 8
 
 
 def most_passes(count: int, pending: int = PENDING) -> int:
-    """How many images the search over so many regions runs at most: two for each set."""
+    """Return the largest number of images that the search over so many regions runs: two for each set."""
     sets, rest, first = 0, count, True
     while rest:
         back = rest > pending

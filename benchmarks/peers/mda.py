@@ -32,7 +32,7 @@ Probabilities = Callable[[Sequence[Sequence[int]]], Sequence[float]]
 
 
 def most_passes(side: int) -> int:
-    """How many images a search over ``side x side`` patches runs at most."""
+    """Return the largest number of images that a search over ``side x side`` patches runs."""
     patches, short = side**2, shortlist(side**2)
     return 2 + sum(min(short, left) for left in range(2, patches + 1))
 

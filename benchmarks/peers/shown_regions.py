@@ -1,4 +1,4 @@
-"""What a network says of an image of which only some regions are shown, and of which they are hidden."""
+"""Outputs of a network for an image with only some regions shown, and with these regions hidden."""
 
 from __future__ import annotations
 

@@ -148,7 +148,7 @@ def described(name: str, model, x, note: str) -> dict[str, object]:
 
 
 def in_precision(model, x, row: dict[str, object], measure: Callable, errors: Sequence[str]) -> dict[str, object]:
-    """What ``measure(model, x)`` finds in float32, or in float64 where an error in float32 is above the goal."""
+    """Return the result of ``measure(model, x)`` in float32, or in float64 if an error in float32 is above the goal."""
     import torch
 
     torch.manual_seed(0)

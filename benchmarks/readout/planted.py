@@ -71,7 +71,7 @@ CLASSES = len(NAMES)
 
 
 class Recipe(NamedTuple):
-    """How a network is made."""
+    """Recipe of a network."""
 
     build: Callable[[], nn.Module]
     steps: int

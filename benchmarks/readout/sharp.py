@@ -73,7 +73,7 @@ def stage(network: str, pixels: int, **rule: Any) -> ReadoutLayer:
 
 
 def gamma(network: str, pixels: int, **options: Any) -> ReadoutLayer:
-    """By the gamma rule, biases placed."""
+    """Layer read by the gamma rule, with biases placed."""
     return stage(network, pixels, rule="gamma", biases="placed", **options)
 
 
@@ -135,7 +135,7 @@ def judge_maps(options: argparse.Namespace) -> None:
 
 
 def areas_on(network: str, found: list[Photograph], maps: Tensor) -> list[dict[str, float]]:
-    """For each map the area under each curve; ``"other ..."`` by the other network."""
+    """Return the area under each curve for each map; ``"other ..."`` by the other network."""
     warnings.simplefilter("ignore", TieWarning)
     pixels = torch.stack([photograph.pixels for photograph in found])
     labels = [photograph.label for photograph in found]

@@ -87,7 +87,7 @@ def second_look_maps(pinet: PiNet, x: Tensor, labels: Sequence[int]) -> Tensor:
 
 
 def judged(asked: Asked, make: Maps, file: Path) -> dict[str, Tensor]:
-    """For each question, a number for each photograph; from the file, if it was judged before."""
+    """Return, for each question, a number for each photograph; from the file, if it was judged before."""
     if file.exists():
         return torch.load(file, weights_only=True)  # type: ignore[no-any-return]
     found: dict[str, list[Tensor]] = {}

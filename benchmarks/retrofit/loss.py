@@ -112,7 +112,7 @@ def total_variation(maps: Tensor) -> Tensor:
 
 
 def random_fills(images: Tensor) -> Tensor:
-    """For each image (normalised with mean and std 0.5) one of: blur, strong blur, grey, its mean, a colour, noise."""
+    """Return for each (normalised with mean and std 0.5) one of: blur, strong blur, grey, its mean, a colour, noise."""
     return torch.stack([_random_fill(image) for image in images])
 
 

@@ -116,7 +116,7 @@ class Tab:
         return found["result"].get("value")
 
     def processor_seconds(self):
-        """What the page's main thread has computed so far; other programs on the machine don't add to it."""
+        """Return the processor time of the page's main thread so far; other programs on the machine don't add to it."""
         metrics = self.call("Performance.getMetrics")["metrics"]
         return next(one["value"] for one in metrics if one["name"] == "TaskDuration")
 
@@ -153,7 +153,7 @@ class Tab:
 
     @property
     def errors(self):
-        """What the page's scripts threw, what was refused by its policy, and errors on its console."""
+        """Return errors thrown by the page's scripts, refusals by its policy, and errors on its console."""
         found = []
         for event in self.browser.events(self.session):
             said = event["params"]

@@ -65,6 +65,6 @@ def on_another_network(network: Judge, pixels: Tensor, labels: list[int], maps: 
 
 
 def areas_of(curves: dict[str, Curve], labels: list[int]) -> list[dict[str, float]]:
-    """For each map, the area under each curve."""
+    """Return the area under each curve for each map."""
     found = {name: area(curve.fractions, curve_values(curve, labels)[1]) for name, curve in curves.items()}
     return [{name: float(areas[n]) for name, areas in found.items()} for n in range(len(labels))]

@@ -2,8 +2,8 @@
 
 A picture is a grid of 4 x 4 blocks of 20 x 20 pixels. Each block holds a triangle (1 in 16), a square, a
 circle or nothing (5 in 16 each). The label asks whether there is any triangle; the mask shows where.
-The background has one grey, each shape another that differs from it by more than 50 of 255, lighter or darker.
-So neither brightness nor the amount of drawing tells the label: only the form of a shape does.
+The background has one shade of grey, each shape another that differs from it by more than 50 of 255, lighter or darker.
+So neither brightness nor the drawn area determines the label: only the form of a shape does.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class ToyShapes:
 
     Attributes:
         images: ``[N, 1, 80, 80]``, float32, in [0, 1].
-        labels: ``[N]``, float32: 1 where a triangle is in the picture.
+        labels: ``[N]``, float32: 1 if a triangle is in the picture.
         masks: ``[N, 80, 80]``, bool: True on the drawn pixels of triangles; a hollow one's inside is False.
         triangles: ``[N]``, int64: how many there are.
     """
@@ -58,12 +58,12 @@ class ToyShapes:
 
 
 def toy_shapes(count: int, *, seed: int) -> ToyShapes:
-    """``count`` pictures; picture ``i`` has a random generator of its own, seeded with ``seed + i``.
+    """Return ``count`` pictures; picture ``i`` has its own random generator, seeded with ``seed + i``.
 
     Seeds that are less than ``count`` apart share pictures.
 
     Raises:
-        ValueError: fewer than one picture is asked for, or the seed is negative.
+        ValueError: fewer than one picture is requested, or the seed is negative.
     """
     if count < 1 or seed < 0:
         raise ValueError(f"count is {count} and seed {seed}; give at least one picture and a seed of 0 or more")

@@ -1,8 +1,8 @@
-"""Train a PiNet to find out whether there is a triangle, and draw where it saw one.
+"""Train a PiNet to decide whether there is a triangle, and draw where it detects one.
 
     python examples/toyshapes/train.py triangles.png
 
-It takes one to three minutes on one core: the paper's network, with a start that works at once.
+It takes one to three minutes on one core: the paper's network, with an initialisation that works at once.
 """
 
 from __future__ import annotations

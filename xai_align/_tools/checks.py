@@ -93,7 +93,7 @@ def numbers_in(name: str, values: Any) -> tuple[float, ...]:
     """Return a sequence of numbers as floats; the range is for the caller to check.
 
     Raises:
-        ValueError: it is no sequence, or holds something else.
+        ValueError: it is not a sequence, or holds something else.
     """
     try:
         return tuple(float(value) for value in values)

@@ -14,7 +14,7 @@ def listed_names(names: Mapping[Any, Any] | Iterable[Any]) -> tuple[str, ...]:
             names, like Hugging Face's ``id2label``, or of names to indices, like torchvision's ``class_to_idx``.
 
     Raises:
-        ValueError: the indices are not 0, 1, ..., each once; or a name is no text, or empty.
+        ValueError: the indices are not 0, 1, ..., each once; or a name is not text, or is empty.
 
     Example::
 

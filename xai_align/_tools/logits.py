@@ -150,6 +150,6 @@ def _shown(fields: dict[Any, Any], returned: Any) -> str:
 
 
 def _kind(value: Any) -> str:
-    """Return what a field holds that is no tensor: its type, and the names of its own fields."""
+    """Return what a field that is not a tensor holds: its type, and the names of its own fields."""
     inner = [] if isinstance(value, str) else list(_fields(value))[:4]
     return type(value).__name__ + (f" with {', '.join(map(repr, inner))}" if inner else "")

@@ -1,4 +1,4 @@
-"""What a preprocessing returns, as the tensor ``[C, H, W]`` that a network gets; and the scale that it applies."""
+"""Conversion of a preprocessing's result to the tensor ``[C, H, W]`` of a network, and its scale."""
 
 from __future__ import annotations
 

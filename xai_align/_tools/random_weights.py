@@ -1,4 +1,4 @@
-"""Which weights of a model are random: drawn when it was built, and neither loaded nor trained since.
+"""Detection of a model's random weights: drawn when it was built, and neither loaded nor trained since.
 
 A model that a function returns does not say whether it was trained. So while the function runs, every operation of
 PyTorch is followed: a tensor is random if a random generator filled it, or if it was computed from random ones. Copying

@@ -89,7 +89,7 @@ def save_masker(masker: HoldsMasker, path: str | os.PathLike[str]) -> Path:
     module = unwrapped(find_masker(masker))[0]
     if not isinstance(module, Masker | StageMasker):
         raise TypeError(
-            f"{type(module).__name__} is no xai_align.align.Masker, so it could not be built again from a file; "
+            f"{type(module).__name__} is not an xai_align.align.Masker, so it could not be built again from a file; "
             "save its state_dict() with safetensors, and give the module itself where a masker is wanted"
         )
     path = Path(path)
@@ -133,7 +133,7 @@ def push_masker(masker: HoldsMasker, name: str, *, private: bool = False, token:
         try:
             push_masker(Masker(), "no-owner")
         except ValueError as error:
-            print(error)  # 'no-owner' is no name on the hub; give OWNER/MODEL
+            print(error)  # 'no-owner' is not a name on the hub; give OWNER/MODEL
     """
 
     def write(folder: Path) -> None:

@@ -51,7 +51,7 @@ _TIMM_SOURCES = ("timm:hf-hub:", "timm:local-dir:", "timm:hf_hub:")
 
 @dataclass(frozen=True, kw_only=True)
 class SavedBackbone:
-    """What is saved of a backbone.
+    """Saved data of a backbone.
 
     Attributes:
         reference: of the architecture.

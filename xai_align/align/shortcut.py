@@ -139,7 +139,7 @@ def find_shortcuts(
     - ``shuffled`` and ``plain_colour`` are above their limit: a binomial test of the number of correct answers.
     - Removing the rest changes more correct answers than removing what the mask marks: a sign test on the images that
       are classified correctly without the one and wrongly without the other (McNemar). The accuracy without what the
-      mask marks is no sign by itself: much of a large object remains.
+      mask marks is not a sign by itself: much of a large object remains.
     - More than half of the masks are higher on the frame than ``limits.on_frame`` times their mean: a sign test.
 
     ``same_place`` describes the masks, and is a sign above its limit.

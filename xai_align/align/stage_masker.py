@@ -191,7 +191,7 @@ class _Taken:
 
     @property
     def now(self) -> dict[str, Tensor] | None:
-        """What is collected in this thread; None outside of :meth:`collecting`."""
+        """Collection of this thread; None outside of :meth:`collecting`."""
         return getattr(self._local, "now", None)
 
     def __reduce__(self) -> Any:

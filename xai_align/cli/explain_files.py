@@ -136,7 +136,7 @@ def explain_files(task: Task, out: Path) -> Iterator[Result]:
 
     Raises:
         TargetError: a class is out of the model's range: no image can be explained.
-        ValueError: the outputs are no logits, or not those of the stated kind or names. Or another run is writing to
+        ValueError: the outputs are not logits, or not those of the stated kind or names. Or another run is writing to
             ``out``.
         OSError: ``out`` cannot be written to.
     """

@@ -1,4 +1,4 @@
-"""What can be said of a folder's images before ``xai-align fit-align`` trains on them."""
+"""Checks of a folder's images before ``xai-align fit-align`` trains on them."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ def fit_fei_folder(
 
 
 def _check_that_nothing_else_is_there(out: Path) -> None:
-    """Raise if the file ``out`` exists and is no explainer, such as the model's own weights.
+    """Raise if the file ``out`` exists and is not an explainer, such as the model's own weights.
 
     Raises:
         ValueError: it does.
@@ -124,8 +124,8 @@ def _check_that_nothing_else_is_there(out: Path) -> None:
         load_explainer(out)
     except (OSError, ValueError):
         raise ValueError(
-            f"--out is '{out}', an existing file that is no amortised explainer and would be replaced; give another "
-            "name, or remove it"
+            f"--out is '{out}', an existing file that is not an amortised explainer and would be replaced; give "
+            "another name, or remove it"
         ) from None
 
 

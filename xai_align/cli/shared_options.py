@@ -121,7 +121,7 @@ Std = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFlags:
-    """What the user states about the model, as it was typed; see ``with_model_flags``."""
+    """Statements of the user about the model, as they were typed; see ``with_model_flags``."""
 
     class_names: ClassNames = None
     output_kind: OutputKindName = None

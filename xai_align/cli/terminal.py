@@ -81,7 +81,7 @@ def print_error(console: Console, error: str) -> None:
 
 
 def progress_bar() -> Progress:
-    """Return a progress bar on stderr, removed when done; nothing is shown if stderr is no terminal."""
+    """Return a progress bar on stderr, removed when done; nothing is shown if stderr is not a terminal."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)

@@ -1,4 +1,4 @@
-"""Which methods have the best mean of a metric: only means over the same images are compared."""
+"""Methods with the best mean of a metric: only means over the same images are compared."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ class Plan:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What has to be known before the numbers are read."""
+        """Remarks that are needed to read the numbers."""
         random = [note for note in self.loaded.notes if RANDOM in note] or [RANDOM]
         return tuple(random) if self.loaded.random_weights else ()
 
@@ -370,7 +370,7 @@ def _first_usable(
             return x, logits_of(loaded.model, x, loaded.output_field)
         except ImageError as error:
             problem = problem or str(error)
-        except TargetError:  # the outputs are no logits, whatever the image
+        except TargetError:  # the outputs are not logits, whatever the image
             raise
         except Exception as error:  # models may raise anything, for an image of another size or number of channels
             problem = problem or f"{legible(path)}: the model failed: {said(error)}"

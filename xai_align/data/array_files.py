@@ -49,7 +49,7 @@ def channels_last(array: NDArray[Any]) -> NDArray[Any]:
     """Return an image array as ``[H, W, C]``; the shorter of the first and the last axis is the channels.
 
     Raises:
-        ValueError: it has not two or three axes, or a size of 0.
+        ValueError: it does not have two or three axes, or it has a size of 0.
 
     Example::
 
@@ -94,7 +94,7 @@ def _from_tiff(path: Path) -> FileArray | None:
 
 
 def _upright(values: NDArray[Any], orientation: int) -> NDArray[Any]:
-    """Return ``[H, W, C]`` as it is to be seen, from TIFF's (and Exif's) orientation, 1 to 8.
+    """Return ``[H, W, C]`` in its upright orientation, from TIFF's (and Exif's) orientation, 1 to 8.
 
     The tag says which sides of the picture the first row and the first column are: 1 top and left, 2 top and right,
     3 bottom and right, 4 bottom and left, 5 left and top, 6 right and top, 7 right and bottom, 8 left and bottom.

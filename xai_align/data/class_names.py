@@ -79,7 +79,7 @@ def parse_sides(
     """Parse target and foil classes from user input; foils are None for :data:`OTHERS`.
 
     Raises:
-        TargetError: a class is not found, or others are named beside :data:`OTHERS`.
+        TargetError: a class is not found, or others are named in addition to :data:`OTHERS`.
     """
     asked = [find_class(one, class_names) for one in targets]
     if OTHERS not in [one.casefold() for one in foils]:

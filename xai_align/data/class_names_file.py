@@ -36,7 +36,7 @@ def read_class_names(path: str | Path) -> tuple[str, ...]:
       a model's ``config.json``;
     - ``.yaml``, ``.yml`` (PyYAML has to be installed) and ``.toml``: as JSON, such as the ``names`` of a ``data.yaml``;
     - ``.jsonl``: on each line an object with ``id`` and ``name``, or a name in quotes;
-    - ``.csv`` and ``.tsv``: a column of names, and one of indices if it is headed so (``id``, ``class_id``,
+    - ``.csv`` and ``.tsv``: a column of names, and one of indices if its heading says so (``id``, ``class_id``,
       ``index``, ...) or there are no headings;
     - any other file: a name on each line, which may be numbered from 0.
 
@@ -192,7 +192,7 @@ def _of_table(text: str, path: Path) -> Any:
 
 
 def _index_below(heading: list[str], columns: list[list[str]]) -> int | None:
-    """Return the column of numbers that is headed as an index; "class" and "label" are one beside names."""
+    """Return the column of numbers headed as an index; "class" and "label" count if there is a column of names."""
     numeric = [number for number, column in enumerate(columns) if any(map(_is_number, column))]
     for name in _INDICES:
         for number in numeric:
@@ -206,7 +206,7 @@ def _index_below(heading: list[str], columns: list[list[str]]) -> int | None:
 
 
 def _index_without_heading(columns: list[list[str]]) -> int | None:
-    """Return the only column of numbers beside one of names."""
+    """Return the column of numbers, if it is the only one next to one of names."""
     numeric = [number for number, column in enumerate(columns) if all(map(_is_number, column))]
     return numeric[0] if len(columns) > 1 and len(numeric) == 1 else None
 

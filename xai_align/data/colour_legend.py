@@ -1,4 +1,4 @@
-"""Meaning of the colours of a map, from what its method says of its values."""
+"""Meaning of the colours of a map, from its method's statements about its values."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Key(NamedTuple):
 
 
 def colour_legend(values: Values, *, signed: bool, regression: bool = False) -> tuple[Key, ...]:
-    """Return what the colours of a map say, one key each; ``regression``: the answer is a number in its own unit.
+    """Return the meanings of a map's colours, one key each; ``regression``: the answer is a number in its own unit.
 
     Example::
 

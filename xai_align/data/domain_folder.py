@@ -44,8 +44,8 @@ def read_domains(folder: str | Path, sources: Sequence[str] = (), masks: Path | 
     """Read the images of a folder.
 
     Args:
-        folder: holds a sub-folder for each domain, and this one for each class; or, with no sources, one for each
-            class.
+        folder: contains a sub-folder for each domain, which contains one for each class; or, with no sources, one
+            for each class.
         sources: names of domains to train on. The others are for testing; images of classes that no source has are
             left out.
         masks: holds PNG masks of some of the sources' images, in the same sub-folders or by the images' names.
@@ -94,7 +94,7 @@ def split_domains(domains: Domains, *, validation_share: float, test_share: floa
         seed: seed of the shuffling.
 
     Raises:
-        ValueError: the shares are not between 0 and 1, or leave nothing to train with.
+        ValueError: the shares are not between 0 and 1, or leave no images to train on.
     """
     if validation_share + test_share >= 1:
         raise ValueError(
@@ -135,7 +135,7 @@ def _refuse_domains(folder: Path) -> None:
 
 
 def _not_read(folder: Path, masks: Path | None) -> list[str]:
-    """Return a remark on each folder of a class with images in folders below it, which are not read."""
+    """Return a remark on each folder of a class with images in its sub-folders, which are not read."""
     below = {
         sub: len(images_in(sub, recursive=True)) - len(images_in(sub))
         for sub in sorted(folder.iterdir())

@@ -1,4 +1,4 @@
-"""The activation at the end of a network: behind a sigmoid or a softmax, its outputs are probabilities, not logits."""
+"""Activation at the end of a network: after a sigmoid or a softmax, outputs are probabilities, not logits."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ _VALUES_KEPT = frozenset(
 def final_activation(model: nn.Module, inputs: Tensor, output: str | int | None = None) -> str:
     """Return the name of the sigmoid or softmax whose values are the model's outputs; "" if none is found.
 
-    A structural copy of the model is run with gradients, and the last node of the autograd graph is read; a network
-    that cannot be run so, or detaches its outputs, has "". A log-softmax gives logits and is none of them.
+    A structural copy of the model is run with gradients, and the last node of the autograd graph is read; for a network
+    that cannot be run like this, or detaches its outputs, "" is returned. A log-softmax is ignored: it gives logits.
 
     Args:
         model: any network.

@@ -125,7 +125,7 @@ class ClassGroups(Mapping[str, tuple[int, ...]]):
         return tuple(sorted(holding, key=lambda name: len(self[name])))
 
     def group_of(self, index: int) -> str:
-        """Return the name of the smallest group with a class; of equally small ones the first given.
+        """Return the name of the smallest group with a class; of equally small ones, the first in the given order.
 
         Raises:
             TypeError: the index is not an integer.

@@ -69,7 +69,7 @@ def read_image_folder(folder: str | Path, masks: str | Path | None = None) -> tu
 
 
 def check_images(images: Sequence[LabelledImage], value_range: ValueRange | None = None) -> list[LabelledImage]:
-    """Open each image and mask once, so that a damaged file is found before a long training, not in it.
+    """Open each image and mask once, so that a damaged file is found before a long training and not during it.
 
     Returns:
         The first image of each size.
@@ -105,7 +105,7 @@ def check_input_size(
     Args:
         images: one of each size, from :func:`check_images`.
         preprocess: a PIL image to ``[C, H, W]``.
-        value_range: the numbers of the files that are black and white; None: by each file.
+        value_range: the pixel values that are black and white; None: by each file.
 
     Raises:
         ValueError: it does not; the message names two images.
@@ -135,7 +135,7 @@ def digest_of_files(images: Sequence[LabelledImage]) -> str:
 def stratified_split(
     images: Sequence[LabelledImage], share: float, seed: int, *, warn: bool = True
 ) -> tuple[list[LabelledImage], list[LabelledImage]]:
-    """Split into training and validation images; of every class the same share is for validation, at least one.
+    """Split into training and validation images; the same share of every class, at least one, is for validation.
 
     A class with a single image is used for training only.
 
@@ -143,7 +143,7 @@ def stratified_split(
         images: to split.
         share: of validation.
         seed: of the shuffling.
-        warn: whether to warn of classes with a single image.
+        warn: whether to warn about classes with a single image.
 
     Raises:
         ValueError: the share is not between 0 and 1.
@@ -181,7 +181,7 @@ class LabelledImages(Dataset[Any]):
         images: the files.
         preprocess: a PIL image to ``[C, H, W]``.
         map_size: rows and columns of masks; None: items have none.
-        value_range: the numbers of the files that are black and white; None: by each file.
+        value_range: the pixel values that are black and white; None: by each file.
     """
 
     def __init__(

@@ -38,19 +38,19 @@ _LONGEST_STEM = 150
 
 
 class ImageError(ValueError):
-    """Error for a file that is no image, or is damaged; the message names it."""
+    """Error for a file that is not an image, or is damaged; the message names it."""
 
 
 def expand_paths(given: Iterable[str | Path], *, recursive: bool = False) -> list[Path]:
     """Return the image files for files, folders (their images) and patterns, each once.
 
-    In the order given; inside a folder or a pattern sorted by name. ``**`` in
-    a pattern includes subfolders; a name that exists is that file or folder, whatever characters it has. A file that
+    Files are in the given order, and sorted by name within a folder or a pattern. ``**`` in
+    a pattern includes subfolders; an existing name is that file or folder, whatever characters it contains. A file that
     is reached by several names, such as symbolic links or ``a/../a/1.png``, is returned by the first of them.
 
     Args:
         given: files, folders, patterns.
-        recursive: whether the folders below a folder are searched, too.
+        recursive: whether sub-folders are searched, too.
 
     Raises:
         ValueError: a path does not exist, or a folder or pattern holds no image.
@@ -64,13 +64,13 @@ def expand_paths(given: Iterable[str | Path], *, recursive: bool = False) -> lis
 def distinct_stems(paths: Sequence[Path]) -> list[str]:
     """Return a name for the results of each file: its stem, with a number if that is already taken.
 
-    Bytes of a stem that are no text become ``%E9``. A long stem is cut, so that a method and a suffix fit behind it.
+    Bytes of a stem that are not text become ``%E9``. A long stem is truncated to leave room for a method and a suffix.
     """
     return distinct(name_part(plain_name(path.stem), longest=_LONGEST_STEM) for path in paths)
 
 
 def plain_name(stem: str) -> str:
-    """Return a part of a file name as text for a file name: bytes that are no text become ``%E9``."""
+    """Return a part of a file name as text for a file name: bytes that are not text become ``%E9``."""
     return re.sub(r"\\x([0-9a-f]{2})", lambda match: f"%{match[1].upper()}", legible(stem))
 
 
@@ -82,7 +82,7 @@ def open_image(path: str | Path, value_range: ValueRange | None = None) -> Image
         value_range: the numbers that are black and white; None: by the rule of :mod:`~xai_align.data.value_range`.
 
     Raises:
-        ImageError: the file cannot be read as an image, or has other channels than grey or red, green and blue.
+        ImageError: the file cannot be read as an image, or its channels are neither grey nor red, green and blue.
     """
     found = read_picture(path, value_range)
     if isinstance(found, np.ndarray):
@@ -128,7 +128,7 @@ def to_picture(x: Tensor, mean: Sequence[float], std: Sequence[float]) -> NDArra
     With more than three channels, the first three are used; with two, their mean.
 
     Raises:
-        ValueError: mean and std are of another number of channels.
+        ValueError: mean and std have another number of channels.
     """
     pixels = x.detach().cpu().double().numpy()
     for name, given in (("mean", mean), ("std", std)):
@@ -144,7 +144,7 @@ def to_picture(x: Tensor, mean: Sequence[float], std: Sequence[float]) -> NDArra
 
 
 def images_in(folder: Path, *, recursive: bool = False) -> list[Path]:
-    """Return the image files of a folder, sorted; with ``recursive``, of the folders below it too."""
+    """Return the image files of a folder, sorted; with ``recursive``, of its sub-folders, too."""
     return _each_once(sorted(path for path in (_below(folder) if recursive else folder.iterdir()) if _is_image(path)))
 
 
@@ -156,9 +156,9 @@ def _below(folder: Path) -> Iterator[Path]:
 
 
 def _folders_from(folder: Path) -> Iterator[Path]:
-    """Yield a folder and those below it, also links, each once by its place on the disk, as links may form loops.
+    """Yield a folder and its sub-folders, also through links, each real folder once, as links may form loops.
 
-    Folders that are no links come first, so that a folder's own name is found. Those that can't be read are left out.
+    Folders that are not links come first, so that a folder's own name is found. Those that can't be read are left out.
     """
     seen: set[tuple[int, int]] = set()
     waiting, links = [folder], list[Path]()
@@ -202,7 +202,7 @@ def _at_double_star(pattern: str) -> tuple[str, bool, str]:
 
 
 def _each_once(paths: Iterable[Path]) -> list[Path]:
-    """Return the files, each by the first of its names; hard links are files of their own."""
+    """Return the files, each by the first of its names; hard links are separate files."""
     first: dict[str, Path] = {}
     for path in paths:
         first.setdefault(os.path.realpath(path), path)
@@ -236,7 +236,7 @@ def _matched(match: Path, *, recursive: bool) -> list[Path]:
 
 
 def _pattern(path: Path) -> str:
-    """Return the pattern, in which those first parts that exist as they are written are no pattern."""
+    """Return the pattern, with its first parts taken literally as far as they exist."""
     there = Path(path.anchor)
     parts = path.parts[1:] if path.anchor else path.parts
     for number, part in enumerate(parts):
@@ -277,7 +277,7 @@ def _solid(image: Image.Image) -> Image.Image:
 
 
 def _reason(error: Exception, path: str | Path) -> str:
-    """Return what a reader said, without the file's name, which may hold any bytes."""
+    """Return a reader's message, without the file's name, which may hold any bytes."""
     from PIL import Image
 
     if isinstance(error, Image.DecompressionBombError):

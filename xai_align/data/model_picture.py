@@ -1,4 +1,4 @@
-"""The picture that a model was shown, from its prepared input."""
+"""Picture for a model's prepared input."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What the outputs of a model mean: classes, the two sides of one logit, labels, numbers. One description for all.
+"""Meaning of a model's outputs: classes, the two sides of one logit, labels, numbers.
 
-Everything that is said about an output is asked here: the classes that can be named, the predicted one, the question
-about it, its text, and its probability, if it has one. A *side* is what a person can name: an output, or one of the two
-classes of a single logit ``z``, of which the second has the probability ``sigmoid(z)``.
+Everything that is reported about an output is determined here: the classes that can be named, the predicted one, the
+question about it, its text, and its probability, if it has one. A *side* can be named by the user: an output, or one of
+the two classes of a single logit ``z``, of which the second has the probability ``sigmoid(z)``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _INDEPENDENT = ("multi-label", "regression")
 
 @dataclass(frozen=True, kw_only=True)
 class OutputDescription:
-    """The meaning of the outputs ``[N, K]`` of a model.
+    """Meaning of the outputs ``[N, K]`` of a model.
 
     Attributes:
         kind: one of :data:`~xai_align.hookspecs.OutputKind`.
@@ -54,7 +54,7 @@ class OutputDescription:
 
     @property
     def sides(self) -> int:
-        """Number of classes, labels or numbers that a person can name."""
+        """Number of classes, labels or numbers that the user can name."""
         return 2 if self.kind == "one logit" else self.num_outputs
 
     @property
@@ -69,7 +69,7 @@ class OutputDescription:
 
     @property
     def activation(self) -> Literal["softmax", "sigmoid", "relative"]:
-        """What metrics measure along a curve; "relative": changes relative to the clean and the empty answer."""
+        """Quantity measured along a curve; "relative": changes relative to the clean and the empty answer."""
         if self.kind == "classes":
             return "softmax"
         return "relative" if self.kind == "regression" else "sigmoid"
@@ -155,7 +155,7 @@ def describe_output(loaded: LoadedModel, logits: Tensor) -> OutputDescription:
     """Return the description of a model's outputs.
 
     Args:
-        loaded: the model, with what is known of it.
+        loaded: the model, with what is known about it.
         logits: its outputs ``[N, K]`` for any inputs, or ``[N]`` if it has a single one.
 
     Raises:
@@ -193,7 +193,7 @@ def names_to_choose_from(loaded: LoadedModel) -> tuple[str, ...]:
 
 
 def output_notes(loaded: LoadedModel, output: OutputDescription) -> list[str]:
-    """Return what a reader has to know of the model: how it was loaded, and what was assumed of its output."""
+    """Return remarks for the user: how the model was loaded, and what was assumed about its output."""
     notes = list(loaded.notes)
     if output.assumed:
         notes.append(

@@ -1,7 +1,7 @@
-"""Importance that comes from outside: from a person, a language model, an attention map, another program.
+"""Importance scores from outside: from a person, a language model, an attention map, another program.
 
 A file of scores has, for each image by its file's name, a grid of numbers over the whole photograph, or for each text a
-list of numbers, one for each token. Positive numbers speak for the answer.
+list of numbers, one for each token. Positive numbers are evidence for the answer.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class OutsideScores:
     """Scores of images or texts, by name.
 
     Attributes:
-        name: name of the method that they are of.
+        name: name of the method that they come from.
         values: ``[h, w]`` for an image, ``[T]`` for a text, float64, by the image file's name or its stem.
 
     Example::
@@ -72,7 +72,7 @@ class OutsideScores:
         """Raise unless there are scores of one of the images, and none are of several.
 
         Raises:
-            ValueError: not so; the message names them.
+            ValueError: there are none, or an image's are ambiguous; the message names them.
         """
         owner: dict[str, Path] = {}
         for path in images:
@@ -96,7 +96,7 @@ class OutsideScores:
         return next((name for name in (str(path), path.name, path.stem) if name in self.values), None)
 
     def on_input(self, image: str | Path, positions: Tensor) -> Tensor:
-        """Return an image's scores at the pixels of a model's input, ``[H, W]``; 0 beside the photograph.
+        """Return an image's scores at the pixels of a model's input, ``[H, W]``; 0 outside the photograph.
 
         Cells are spread smoothly, so that the pixels of one are not tied.
 
@@ -105,7 +105,7 @@ class OutsideScores:
             positions: from :func:`photograph_positions`.
 
         Raises:
-            ValueError: there are no scores of this image, or they are no grid.
+            ValueError: there are no scores of this image, or they are not a grid.
         """
         values = self.of(image)
         if values.ndim != 2:
@@ -121,8 +121,8 @@ class OutsideScores:
 def photograph_positions(size: tuple[int, int], preprocess: Callable[[Any], Tensor]) -> Tensor:
     """Return where in the photograph each pixel of the model's input lies, ``[H, W, 2]``: x and y in 0..1.
 
-    The geometry of the preprocessing, whatever it is, is seen by two ramps that are passed through it as pictures, to
-    1/255 of each side. NaN where the input shows nothing of the photograph, such as padding.
+    The geometry of the preprocessing is determined by passing two ramps through it as pictures, to
+    1/255 of each side. NaN where the input contains nothing of the photograph, such as padding.
 
     Args:
         size: width and height of the photograph.
@@ -162,7 +162,7 @@ def read_scores(file: str | Path, *, images: Sequence[str | Path] = (), name: st
         name: name of the method; None: the file's name without its suffix.
 
     Raises:
-        ValueError: it cannot be read, or is not of this form; the message names the file and the place.
+        ValueError: it cannot be read, or is not of this form; the message names the file and the position in it.
 
     Example::
 
@@ -184,7 +184,7 @@ def read_scores(file: str | Path, *, images: Sequence[str | Path] = (), name: st
     if path.suffix.lower() not in readers:
         raise ValueError(f"scores in '{legible(path)}' cannot be read by their suffix; {_ALLOWED}")
     if "\0" in str(file):
-        raise ValueError(f"'{legible(path)}' cannot be read (it is no name of a file)")
+        raise ValueError(f"'{legible(path)}' cannot be read (it is not a valid file name)")
     try:
         entries = list(readers[path.suffix.lower()](path))
     except OSError as error:
@@ -228,7 +228,7 @@ def _from_json(path: Path) -> Iterable[tuple[str, Any]]:
 
 def _from_npz(path: Path) -> Iterable[tuple[str, Any]]:
     if not is_zipfile(path):
-        raise ValueError(f"'{legible(path)}' is no .npz file; an array alone is written as .npy")
+        raise ValueError(f"'{legible(path)}' is not an .npz file; an array alone is written as .npy")
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return list(arrays.items())
@@ -243,13 +243,13 @@ def _from_npy(path: Path, images: Sequence[str | Path]) -> Iterable[tuple[str, A
         start = file.read(len(_NPY))
     if start != _NPY:
         is_npz = "; it is a .npz file, so name it so" if is_zipfile(path) else ""
-        raise ValueError(f"'{legible(path)}' is no .npy file{is_npz}")
+        raise ValueError(f"'{legible(path)}' is not an .npy file{is_npz}")
     try:
         array = np.load(path, allow_pickle=False)
     except (MemoryError, OSError):
         raise
     except Exception as error:
-        raise ValueError(f"'{legible(path)}' is no array of numbers ({error})") from error
+        raise ValueError(f"'{legible(path)}' is not an array of numbers ({error})") from error
     array = array[None] if array.ndim == 2 else array
     if array.ndim != 3 or len(array) != len(images):
         raise ValueError(
@@ -263,12 +263,12 @@ def _from_csv(path: Path) -> Iterable[tuple[str, Any]]:
     try:
         text = decode_text(path.read_bytes())
     except UnicodeDecodeError as error:
-        raise ValueError(f"'{legible(path)}' is no text in UTF-8 ({error})") from error
+        raise ValueError(f"'{legible(path)}' is not text in UTF-8 ({error})") from error
     lines = csv.DictReader(StringIO(text))
     try:
         columns, entries = tuple(lines.fieldnames or ()), list(lines)
     except csv.Error as error:
-        raise ValueError(f"'{legible(path)}' is no CSV file ({error})") from error
+        raise ValueError(f"'{legible(path)}' is not a CSV file ({error})") from error
     form = next((form for form in (GRID, TOKENS) if set(form) <= set(columns)), None)
     if form is None:
         raise ValueError(

@@ -1,6 +1,7 @@
 """Overlay of a map on a grey photograph, as arrays.
 
-Signed: red for, blue against, the photograph where the map is zero. A map without a sign: violet, the more the higher.
+Signed maps: red for, blue against, the photograph where the map is zero. Maps without a sign: violet, stronger for
+higher values.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Pictures for models with so many channels: PIL images where they have one or three, arrays otherwise."""
+"""Pictures for models with any number of channels: PIL images for one or three, arrays otherwise."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from xai_align._tools.counted import counted
 
 
 class OfChannels:
-    """A transform of pictures for a model with so many channels.
+    """Transform of pictures for a model with any number of channels.
 
     Args:
         transform: from a PIL image, or a tensor ``[C, H, W]`` in [0, 1], to the model's input.
@@ -27,7 +27,7 @@ class OfChannels:
         self.transform, self.channels = transform, channels
 
     def __call__(self, picture: Any) -> Any:
-        """Return a PIL image, or an array ``[H, W, C]`` in [0, 1], as the model takes it, ``[C, H, W]``.
+        """Return a PIL image, or an array ``[H, W, C]`` in [0, 1], as the model expects it, ``[C, H, W]``.
 
         Raises:
             ValueError: it has other channels than the model.

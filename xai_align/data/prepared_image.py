@@ -1,4 +1,4 @@
-"""Image file as the model takes it."""
+"""Preprocessing of an image file for a model."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 def prepared_image(
     path: Path, loaded: LoadedModel, value_range: ValueRange | None = None
 ) -> tuple[Tensor, tuple[int, int]]:
-    """Return an image as the model takes it, ``[C, H, W]``, and the file's width and height.
+    """Return an image as the model expects it, ``[C, H, W]``, and the file's width and height.
 
-    The model's preprocessing gets a PIL image, or an array ``[H, W, C]`` in [0, 1] where the file has other channels
-    than grey or red, green and blue.
+    The model's preprocessing gets a PIL image, or an array ``[H, W, C]`` in [0, 1] if the file's channels are neither
+    grey nor red, green and blue.
 
     Raises:
         ImageError: it cannot be read or prepared; the message names the file.

@@ -1,4 +1,4 @@
-"""Which numbers of an image file are black and white.
+"""Range of an image file's numbers, from black to white.
 
 ==================================  =======================================================================
 values                              black to white
@@ -7,14 +7,14 @@ values                              black to white
 true and false                      false to true
 integers of more bits, none < 0     0 to 255, 1023, 4095, 16383, 65535, ...: the smallest of 8, 10, 12, ... bits
                                     that holds the image's largest number; numbers that are 0 or 1 only: 0 to 1
-floats within -0.05 to 1.05         0 to 1; what is beyond is cut off, as resampling overshoots a little
+floats within -0.05 to 1.05         0 to 1; values beyond are clipped, as resampling overshoots slightly
 other floats, none < 0              0 to 255, 1023, ...: the smallest of 8, 10, ... bits that holds the largest
                                     number, if that is above half of it; else 0 to the largest number
 numbers below zero                  floats within -1.05 to 1.05: -1 to 1; others, such as Hounsfield units: the
                                     image's smallest to its largest number
 ==================================  =======================================================================
 
-The rule looks at one image. A fixed range is the same for all: ``--range LOW HIGH``.
+The rule is applied to each image separately. ``--range LOW HIGH`` sets one range for all.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def check_range(given: ValueRange | None) -> ValueRange | None:
     """Return the range if it has two finite numbers in ascending order.
 
     Raises:
-        ValueError: it has not.
+        ValueError: it does not.
     """
     if given is None:
         return None
@@ -50,7 +50,7 @@ def range_of(values: NDArray[Any]) -> ValueRange:
     """Return the range of an image's numbers by the rule above; numbers that are not finite are ignored.
 
     Raises:
-        ValueError: no number is finite, or they are no real numbers.
+        ValueError: no number is finite, or they are not real numbers.
 
     Example::
 
@@ -82,7 +82,7 @@ def range_of(values: NDArray[Any]) -> ValueRange:
 def to_unit(
     values: NDArray[Any], given: ValueRange | None = None, *, white_is_low: bool = False
 ) -> NDArray[np.float32]:
-    """Map numbers from their range to [0, 1]. What lies outside is cut off; NaN becomes 0.
+    """Map numbers from their range to [0, 1]. Values outside are clipped; NaN becomes 0.
 
     Args:
         values: of one image, in any shape.

@@ -45,7 +45,7 @@ def completeness_gap(
             before contributions were spread over pixels. Without it the bias is 0.
 
     Raises:
-        MetricDoesNotApply: the explanation's values are no parts of the answer.
+        MetricDoesNotApply: the explanation's values are not parts of the answer.
         TargetError: the target is not understood, or the output does not have it.
         ValueError: the attributions hold NaN or infinite values.
 
@@ -95,7 +95,7 @@ def completeness_error(
         explanation: source of the attributions.
 
     Raises:
-        MetricDoesNotApply: the explanation's values are no parts of the answer, as those of rankings and slopes.
+        MetricDoesNotApply: the explanation's values are not parts of the answer, as those of rankings and slopes.
         TargetError: the target is not understood, or the output does not have it.
         ValueError: the attributions or the constant are not finite or of another number of examples, or both
             ``constant`` and ``baselines`` are given.

@@ -45,7 +45,7 @@ def exportable(
 
     Raises:
         ValueError: the head is not affine, or model or images are not fit for a readout.
-        TypeError: ``model`` is no module, or ``example`` no tensor.
+        TypeError: ``model`` is not a module, or ``example`` is not a tensor.
 
     Example::
 

@@ -57,7 +57,7 @@ def head_input(model: nn.Module, image: Tensor | None = None, output: str | int 
 
 def _what_is_missing(layers: list[GridLayer], moved: bool) -> str:
     if moved:
-        return "it crops, pads, flips or shifts the image, or orders cells anew"
+        return "it crops, pads, flips or shifts the image, or reorders cells"
     if not layers:
         return "there is none"
     return f"'{layers[-1].name}' is the last, and of it only class tokens, or nothing at all, reach the output"

@@ -34,7 +34,7 @@ def with_new_head(model: nn.Module, num_classes: int, image: Tensor) -> nn.Modul
         image: ``[1, C, H, W]``, an image that the network takes.
 
     Raises:
-        ValueError: there are fewer than two classes, the outputs are no logits ``[N, K]``, or no layer makes them.
+        ValueError: there are fewer than two classes, the outputs are not logits ``[N, K]``, or no layer makes them.
 
     Example::
 

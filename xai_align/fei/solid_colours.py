@@ -1,6 +1,6 @@
 """References for hidden pixels: by default a new random solid colour at every step.
 
-A solid colour has no edges and no texture, so it is no evidence for a particular
+A solid colour has no edges and no texture, so it is not evidence for a particular
 class; a new one at every step keeps a mask from exploiting any one of them. All
 random numbers come from a separate generator on the CPU: the same seed gives the
 same colours on every device, and all images of a batch share them, so that an

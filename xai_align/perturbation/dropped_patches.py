@@ -16,5 +16,5 @@ class DroppedPatches:
     """
 
     def impute(self, inputs: Tensor, removed: Tensor) -> Tensor:
-        """Return inputs ``[M, C, H, W]`` with what is left as one more channel."""
+        """Return inputs ``[M, C, H, W]`` with the visibility as an additional channel."""
         return torch.cat([inputs, (~removed).to(inputs)], 1)

@@ -16,7 +16,7 @@ from xai_align.question import QuestionModel
 
 
 def drops(spec: PerturbationSpec) -> bool:
-    """Return whether a perturbation leaves patches out."""
+    """Return whether a perturbation drops patches."""
     return isinstance(by_name(spec.fill), DroppedPatches)
 
 
@@ -32,7 +32,7 @@ def with_patches_dropped(
         extra: further arguments of the model.
 
     Raises:
-        TypeError: the model is no ``nn.Module``.
+        TypeError: the model is not an ``nn.Module``.
         ValueError: the network keeps no grid of tokens, mixes them elsewhere, or has another grid than a spec, or a
             spec records hidden layers, whose tokens would have no counterpart.
 

@@ -135,7 +135,7 @@ def filler(fill: Any, inputs: Tensor, *, rows: Tensor | None = None) -> Filler:
         rows: indices of the inputs in the caller's batch, if ``fill`` is a tensor for all of it.
 
     Raises:
-        ValueError: a name that is not known, or a fill that does not fit the inputs.
+        ValueError: an unknown name, or a fill that does not fit the inputs.
         TypeError: ``fill`` is of another type.
     """
     fill = by_name(fill)
@@ -201,7 +201,7 @@ def _reflected(index: int, size: int) -> int:
 
 
 def _by_name() -> dict[str, Callable[[], Any]]:
-    """Return :data:`FILLS`, and "drop", which is for networks alone that go without some of their tokens."""
+    """Return :data:`FILLS`, and "drop", which is only for networks that can omit some of their tokens."""
     return {**FILLS, "drop": _dropped}
 
 

@@ -19,7 +19,7 @@ Activation = Literal["auto", "softmax", "sigmoid", "relative"] | None
 
 @dataclass
 class Network:
-    """The network with the settings shared by all passes; calling it returns outputs ``[M, K]``."""
+    """Network with the settings shared by all passes; calling it returns outputs ``[M, K]``."""
 
     forward_func: Callable[..., Tensor]
     extra: tuple[Any, ...]

@@ -7,10 +7,10 @@ of the question's answer with log-sum-exp as the score of a group. Of labels wit
 a probability each (a sigmoid), a group's is the mean, and the opposite of one
 logit has ``1 - p``. For raw logits it is the answer.
 
-For numbers that are no logits (activation "relative") it is the answer's change
+For numbers that are not logits (activation "relative") it is the answer's change
 relative to that for the clean and the empty input, ``(a(x') - a(empty)) / |a(x) -
-a(empty)|``: 0 for the empty input, and 1 for the clean one, or -1 where it has the
-lower answer. Where these two are nearly equal, the quotient says nothing about the
+a(empty)|``: 0 for the empty input, and 1 for the clean one, or -1 if it has the
+lower answer. If these two are nearly equal, the quotient says nothing about the
 map: it is NaN, with a warning.
 """
 
@@ -28,7 +28,7 @@ from xai_align.question import Question, as_questions
 
 
 def questions_of(curve: Curve, target: Any) -> list[Question]:
-    """Return one question for each example; ``target`` None: why the predicted class?
+    """Return one question for each example; None asks about the predicted class.
 
     Raises:
         TargetError: the target is not understood or names a class that the output does not have.
@@ -78,7 +78,7 @@ class NoChangeWarning(UserWarning):
 
 
 def _relative(clean: Tensor, masked: Tensor, empty: Tensor) -> tuple[Tensor, Tensor]:
-    """Return changes from the empty answer as shares of the whole change; NaN where that is nearly none."""
+    """Return changes from the empty answer as shares of the whole change; NaN if that is almost zero."""
     whole, changes = clean - empty, masked - empty[:, None]
     least = torch.maximum(
         SMALLEST_CHANGE * torch.maximum(clean.abs(), empty.abs()),

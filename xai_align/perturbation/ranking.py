@@ -52,7 +52,7 @@ class Ranking:
 
     @property
     def says_nothing(self) -> Tensor:
-        """Examples without a ranking, as all their scores are equal: ``[N]``, bool."""
+        """Examples without a ranking, because all their scores are equal: ``[N]``, bool."""
         last = self.scores.gather(1, (self.counts - 1)[:, None]).squeeze(1)
         return (self.counts > 1) & (self.scores[:, 0] == last)
 
@@ -148,7 +148,7 @@ def descending_ranks(scores: Tensor) -> Tensor:
 
 
 def tie_rate(attributions: Tensor, feature_mask: Tensor | None = None) -> Tensor:
-    """Return the share of features whose score another feature has too, ``[N]``.
+    """Return the share of features whose score is shared with another feature, ``[N]``.
 
     Args:
         attributions: ``[N, *positions]``; for images with channels, ``[N, C, H, W]``, the channels are summed.
@@ -163,7 +163,7 @@ def tie_rate(attributions: Tensor, feature_mask: Tensor | None = None) -> Tensor
 
 
 def warn_of_ties(ranking: Ranking) -> None:
-    """Warn where more than :data:`MANY_TIES` of an example's features are tied."""
+    """Warn if more than :data:`MANY_TIES` of an example's features are tied."""
     tied = _tied(ranking)
     many = (tied > MANY_TIES).nonzero().flatten().tolist()
     if many:

@@ -1,13 +1,13 @@
 r"""Removal of patches from a transformer's sequence of tokens, which needs no fill.
 
-A patch that is filled with something else is still seen. A transformer can go without it: its token is left out, and
+A patch that is filled with something else is still an input. A transformer can omit it: its token is dropped, and
 the others keep their position embeddings. With a visibility ``m_j`` in [0, 1] of each token ``j`` there is a soft form,
 
     A_ij = m_j exp(s_ij) / sum_k m_k exp(s_ik)         pooled = sum_j m_j x_j / sum_j m_j
 
 for attention scores ``s`` (``log m_j`` is added to them) and means over tokens. It is the unchanged network for ``m``
 of 1, equals leaving out the tokens with ``m_j = 0``, and has a gradient in between. Class, distillation and register
-tokens have no place in the image and stay.
+tokens have no position in the image and are kept.
 
 A network takes the visibility as one more channel of its images, like an alpha channel; ``m_j`` is its mean over a
 patch.
@@ -45,17 +45,17 @@ _MULTI_HEAD = inspect.signature(F.multi_head_attention_forward)
 
 
 class LeftOut(TorchFunctionMode):
-    """Mode in which attention and means over tokens weigh each token by its visibility.
+    """Mode in which attention and means over tokens weight each token by its visibility.
 
-    It sees ``scaled_dot_product_attention``, ``nn.MultiheadAttention``, softmax over a last axis of tokens, and means
-    over tokens or over a grid of them.
+    It intercepts ``scaled_dot_product_attention``, ``nn.MultiheadAttention``, softmax over a last axis of tokens, and
+    means over tokens or over a grid of them.
 
     Args:
         grid: the network's tokens.
         visible: ``m``, ``[N, patches]``, row by row.
 
     Attributes:
-        attentions: number of attention operations that were weighed.
+        attentions: number of attention operations that were weighted.
     """
 
     def __init__(self, grid: TokenGrid, visible: Tensor) -> None:
@@ -80,7 +80,7 @@ class LeftOut(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def _of_tokens(self, rows: int, count: int) -> Tensor | None:
-        """Return ``m`` of all tokens ``[N, count]``, if this is a batch ``N`` of sequences of so many tokens."""
+        """Return ``m`` of all tokens ``[N, count]``, if this is a batch ``N`` of sequences of that many tokens."""
         if rows != len(self.visible):
             return None
         if count not in self._tokens:
@@ -180,7 +180,7 @@ class LeftOut(TorchFunctionMode):
 
 
 def _with_bias(mask: Tensor | None, bias: Tensor) -> Tensor:
-    """Return a mask of attention scores with a bias; of a boolean mask, True is what is seen."""
+    """Return a mask of attention scores with a bias; in a boolean mask, True marks visible positions."""
     if mask is None:
         return bias
     return torch.where(mask, bias, float("-inf")) if mask.dtype == torch.bool else mask + bias
@@ -193,7 +193,7 @@ class TokenDropping:
     Attributes:
         grid: the network's tokens.
         channels: number of channels of its images.
-        shortens: whether the network runs on a shorter sequence without change, behind :attr:`TokenGrid.entry`.
+        shortens: whether the network runs on a shorter sequence without change, after :attr:`TokenGrid.entry`.
     """
 
     grid: TokenGrid
@@ -203,7 +203,7 @@ class TokenDropping:
     def on(self, copy: nn.Module) -> None:
         """Let a copy of the network take images with a channel of visibility: ``[N, C + 1, H, W]``.
 
-        Images ``[N, C, H, W]`` are seen whole. Where visibility is 0 or 1 throughout, needs no gradient, and all images
+        Images ``[N, C, H, W]`` are fully visible. If visibility is 0 or 1 throughout, needs no gradient, and all images
         show the same number of patches, hidden tokens are cut out of the sequence if the network allows.
         """
         plain = copy.forward
@@ -234,9 +234,10 @@ class TokenDropping:
 
 
 def token_dropping(model: nn.Module, images: Tensor, extra: Sequence[Any] = ()) -> TokenDropping:
-    """Return how to leave patches out of a network's tokens, after a test that hidden ones are not seen.
+    """Return the removal of patches from a network's tokens, after testing that hidden ones have no effect.
 
-    Four passes on the first image tell: with half of the patches hidden, the answer must not depend on what they hold.
+    The test takes four passes on the first image: with half of the patches hidden, the answer must not depend on their
+    content.
 
     Args:
         model: a network in eval mode that keeps one grid of tokens; copies of it are run.
@@ -245,8 +246,8 @@ def token_dropping(model: nn.Module, images: Tensor, extra: Sequence[Any] = ()) 
 
     Raises:
         ValueError: the network does not take the images, or keeps no grid of tokens (convolutions, windows, several
-            resolutions), or hidden patches are seen: tokens are mixed elsewhere than in softmax attention over all of
-            them and in means.
+            resolutions), or hidden patches have an effect: tokens are mixed elsewhere than in softmax attention over
+            all of them and in means.
 
     Example::
 
@@ -362,7 +363,7 @@ def _inside(grid: TokenGrid, x: Tensor) -> Tensor:
 
 
 def _can_be_cut(visible: Tensor) -> bool:
-    """Return whether all is shown or hidden, and of each image as many patches, some but not all."""
+    """Return whether pixels are either shown or hidden, and equally many patches of each image are shown, not all."""
     shown = visible > 0.5
     counts = shown.sum(1)
     whole = bool(((visible == 0) | (visible == 1)).all())

@@ -1,4 +1,4 @@
-"""The one grid of tokens that a network keeps, and which token lies where in the image."""
+"""Grid of tokens that a network keeps, and the positions of the tokens in the image."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class TokenGrid:
         rows: the number of rows of patches.
         columns: the number of columns of patches.
         spaces: for each number of tokens that a sequence may have, where the patches are in it.
-        entry: the last layer before tokens exchange anything, whose output is the sequence ``[N, L, C]``; None: there
+        entry: the last layer before tokens are mixed, whose output is the sequence ``[N, L, C]``; None: there
             is no such layer.
     """
 
@@ -51,14 +51,14 @@ class TokenGrid:
         return (total / (row.sum(1)[:, None] * column.sum(1))).to(values.dtype).flatten(1)
 
     def of_tokens(self, patches: Tensor, count: int) -> Tensor | None:
-        """Return values of ``count`` tokens in the network's order, 1 for those without a place.
+        """Return values of ``count`` tokens in the network's order, 1 for those without a position.
 
         Args:
             patches: values of the patches ``[N, patches]``, row by row.
             count: number of tokens of the sequence.
 
         Returns:
-            ``[N, count]``; None: a sequence of so many tokens is not on this grid.
+            ``[N, count]``; None: a sequence of that many tokens is not on this grid.
         """
         space = self.spaces.get(count)
         if space is None:

@@ -113,7 +113,7 @@ def _by_structure(
 def _warn(model: nn.Module, image: GridLayer, of_pixels: bool, moved: bool) -> None:
     if moved:
         reason = (
-            "crops, pads, flips or shifts the image, or orders cells anew, so that its layers do not lie over it: do "
+            "crops, pads, flips or shifts the image, or reorders cells, so that its layers do not lie over it: do "
             "that before, and explain the network on what it then gets, or name"
         )
     else:

@@ -482,12 +482,14 @@ def _biases_of(layer: ReadoutLayer, inputs: Sequence[Tensor], find: Callable[[],
     size = image_size(inputs)
     if size is None:
         shapes = ", ".join(str(list(x.shape)) for x in inputs)
-        raise ValueError(f"biases have no place in inputs that are no images [N, C, H, W] ({shapes}); keep them apart")
+        raise ValueError(
+            f"biases have no position in inputs that are not images [N, C, H, W] ({shapes}); use biases='apart'"
+        )
     found = find()
     if found.moved:
         raise ValueError(
-            "the network crops, pads, flips or shifts the image, or orders cells anew, so that biases behind that have "
-            "no known place in it; keep them apart, or do that before and explain the network on what it then gets"
+            "the network crops, pads, flips or shifts the image, or reorders cells, so that biases after that have no "
+            "known position in it; use biases='apart', or do that before the network and explain the changed image"
         )
     return PlacedBiases(len(inputs[0]), size, partial(token_spaces, found.layers))
 

@@ -1,4 +1,4 @@
-"""What a user states about a model: class names, the meaning of its outputs, and the size and scale of its input."""
+"""Statements of the user about a model: class names, meaning of the outputs, size and scale of the input."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from xai_align.hookspecs import InputOptions, LoadedModel, OutputKind
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions:
-    """What a user states about a model, over what its own configuration says.
+    """Statements of the user about a model, which take precedence over its configuration.
 
     Attributes:
         class_names: names in the order of the outputs: a list, a dictionary like ``id2label``, or a file or folder, see

@@ -98,7 +98,7 @@ def stacked(images: Any, which: range | list[int]) -> Tensor:
 
     Raises:
         ValueError: they have different sizes.
-        TypeError: an item is no image.
+        TypeError: an item is not an image.
     """
     found = []
     for number in which:

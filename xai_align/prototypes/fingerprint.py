@@ -1,4 +1,4 @@
-"""What prototypes belong to: a network's weights, a layer, its channels and grid, and the size of the images."""
+"""Identification of prototypes by a network's weights, a layer, its channels and grid, and the size of the images."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ def fit_prototypes(
     Raises:
         ValueError: there are fewer images than prototypes, or model, layer, images or options are not suitable; or
             ``out`` has a fit of another model, of other images or with other options.
-        TypeError: there is no such option, or an item is no image.
+        TypeError: there is no such option, or an item is not an image.
 
     Source: EPIC, Borycki et al. (AAAI 2026, arXiv 2505.12897).
 

@@ -65,7 +65,7 @@ STORED = record(
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What a page shows of a record.
+    """Part of a record that a page shows.
 
     Attributes:
         method, layer, question: as in :class:`~xai_align.report.record.Record`; layer "": none.

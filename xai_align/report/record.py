@@ -133,7 +133,7 @@ def record_of(
         position: the image's number in the batch; None: it is the only one.
 
     Raises:
-        ValueError: the batch size is not 1, or the input was no image.
+        ValueError: the batch size is not 1, or the input was not an image.
     """
     if position is None and len(explanation.answer) != 1:
         raise ValueError(f"a record is of one image; this explanation is of {len(explanation.answer)}")

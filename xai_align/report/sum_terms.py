@@ -25,7 +25,7 @@ class Term(NamedTuple):
     """One term of the sum.
 
     ``box``: left, top, width and height of its region as shares of the picture; empty: it has none. ``share``: of the
-    evidence for the answer, the sum of all regions with a positive one; None: it speaks against, or is no region.
+    evidence for the answer, the sum of all regions with a positive one; None: it speaks against, or is not a region.
     """
 
     kind: Kind

@@ -60,7 +60,7 @@ def words_of(
         phrases: the language.
 
     Raises:
-        ValueError: the record is without its map, or ``regions`` are no integers of the map's size, or one has no name.
+        ValueError: the record has no map, ``regions`` are not integers of the map's size, or a region has no name.
 
     Example::
 

@@ -133,7 +133,7 @@ def read_checkpoint(path: Path) -> Snapshot:
     except ValueError as error:
         raise DamagedCheckpoint(str(error)) from error
     if "numbers" not in header:
-        raise DamagedCheckpoint(f"'{path}' holds tensors but is no checkpoint of a fit")
+        raise DamagedCheckpoint(f"'{path}' holds tensors but is not a checkpoint of a fit")
     if header.get("format") != str(FORMAT):
         raise DamagedCheckpoint(f"'{path}' has format {shown(header.get('format'))}; this version reads {FORMAT}")
     if header.get("sha256") != digest_of(tensors, header["numbers"]):

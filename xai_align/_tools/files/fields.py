@@ -144,7 +144,7 @@ def _record(required: Mapping[str, Rule], optional: Mapping[str, Rule], *, more:
             if key not in known:
                 if more:
                     continue
-                return f"{_joined(name, key[:60])} is no name that is allowed in a file"
+                return f"{_joined(name, key[:60])} is not a name that is allowed in a file"
             if complaint := known[key](one, _joined(name, key)):
                 return complaint
         return None

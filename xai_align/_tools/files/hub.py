@@ -43,7 +43,7 @@ def push(
         OSError: the hub refuses, or cannot be reached.
     """
     if name.count("/") != 1 or not all(name.split("/")):
-        raise ValueError(f"'{name}' is no name on the hub; give OWNER/MODEL")
+        raise ValueError(f"'{name}' is not a name on the hub; give OWNER/MODEL")
     with optional_package("hf", "huggingface-hub", "uploads to the hub"):
         from huggingface_hub import HfApi
     with TemporaryDirectory() as made:

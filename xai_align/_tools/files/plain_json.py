@@ -94,7 +94,7 @@ def in_one_clause(error: BaseException, *, length: int = 160) -> str:
 def printable(text: str) -> str:
     """Return a text without the escape sequences of terminals and other control characters, line breaks kept.
 
-    Bytes of file names that are no text become ``\\udce9``, which a terminal takes.
+    Bytes of file names that are not text become ``\\udce9``, which a terminal takes.
 
     Example::
 

@@ -6,7 +6,7 @@ import codecs
 
 
 def decode_text(data: bytes) -> str:
-    """Return the text of a file. Editors and spreadsheets put a byte order mark first, which is no part of the text.
+    """Return the text of a file. Editors and spreadsheets put a byte order mark first, which is not part of the text.
 
     Raises:
         UnicodeDecodeError: it is not UTF-8, or begins with UTF-16's mark and is not UTF-16.

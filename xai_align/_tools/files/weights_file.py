@@ -118,7 +118,9 @@ def _read_plain(path: Path) -> Any:
                 return _load(path, stand_ins | dict.fromkeys(dictionaries, OrderedDict))
             except Exception as again:
                 error = again
-        raise ValueError(f"'{path}' is no file of plain tensors ({_reason(error)}); save it as .safetensors") from error
+        raise ValueError(
+            f"'{path}' is not a file of plain tensors ({_reason(error)}); save it as .safetensors"
+        ) from error
 
 
 def _reason(error: Exception) -> str:
@@ -166,7 +168,7 @@ def _found_in(content: Any, path: Path) -> WeightsFile:
     odd = next((key for key, value in tensors.items() if not _is_plain(value)), None)
     if odd is not None:
         raise ValueError(
-            f"'{path}' is no file of plain tensors: '{odd[:60]}' is sparse, quantised or larger than its data"
+            f"'{path}' is not a file of plain tensors: '{odd[:60]}' is sparse, quantised or larger than its data"
         )
     taken = ".".join(names)
     others = tuple(name for name, found in _sets_of_tensors(content) if name != taken and _are_alike(found, tensors))
@@ -252,13 +254,13 @@ def _plain_settings(content: Any) -> dict[str, Any]:
 def _no_weights(content: Any, path: Path) -> str:
     if isinstance(content, _Placeholder):
         return (
-            f"'{path}' is no file of plain tensors: it holds a whole object of {type(content).__name__}, whose code is "
-            "not run; save its weights, torch.save(model.state_dict(), FILE)"
+            f"'{path}' is not a file of plain tensors: it holds a whole object of {type(content).__name__}, whose code "
+            "is not run; save its weights, torch.save(model.state_dict(), FILE)"
         )
     if isinstance(content, Mapping):
         objects = [f"'{key}' ({type(value).__name__})" for key, value in list(content.items())[:6]]
         return (
-            f"'{path}' is no file of plain tensors: it has the entries {', '.join(objects) or 'none'}, and none is a "
-            "state dict; save the weights, torch.save(model.state_dict(), FILE)"
+            f"'{path}' is not a file of plain tensors: it has the entries {', '.join(objects) or 'none'}, and none is "
+            "a state dict; save the weights, torch.save(model.state_dict(), FILE)"
         )
-    return f"'{path}' is no file of plain tensors: it holds a {type(content).__name__}, not a state dict"
+    return f"'{path}' is not a file of plain tensors: it holds a {type(content).__name__}, not a state dict"

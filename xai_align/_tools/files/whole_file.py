@@ -46,7 +46,7 @@ def writing(path: Path) -> Iterator[None]:
 def write_whole(path: Path, content: str | bytes) -> None:
     """Write a file atomically: after a crash or on a full disk it is complete or as before.
 
-    Text is UTF-8; bytes of a file name that are no text (lone surrogates) are written as ``\\udcXX``.
+    Text is UTF-8; bytes of a file name that are not text (lone surrogates) are written as ``\\udcXX``.
 
     Raises:
         OSError: it cannot be written; the message names it.

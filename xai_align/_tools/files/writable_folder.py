@@ -1,4 +1,4 @@
-"""Whether files can be written to a folder, found out before any work is done for them."""
+"""Check that files can be written to a folder, before any work is done for them."""
 
 from __future__ import annotations
 

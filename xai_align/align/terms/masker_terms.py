@@ -29,7 +29,7 @@ class MaskerTerm:
     Attributes:
         weight: of the term.
         confidence: only images that are classified correctly, with at least this probability, train the masker: other
-            predictions are no evidence for the label (as in CASM, Zolna et al. 2020). Costs one more forward pass.
+            predictions are not evidence for the label (as in CASM, Zolna et al. 2020). Costs one more forward pass.
             None: all images do.
         average: over images, or over classes.
 

@@ -42,7 +42,7 @@ class OtherNetwork(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Fingerprint:
-    """What identifies an explained network and its images; plain values.
+    """Identification of an explained network and its images, as plain values.
 
     Attributes:
         network: the name of its class.

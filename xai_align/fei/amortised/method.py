@@ -55,7 +55,7 @@ class AmortisedFEI:
     Raises:
         FileNotFoundError: there is no such file.
         OtherNetwork: (a ValueError) the normalisation is another than the fit's.
-        TypeError: it is no explainer.
+        TypeError: it is not an explainer.
         ValueError: the file can't be used.
 
     Source: ours. The masks that it is trained for are those of the solver "curve", after FEI, Zhang & McMillan

@@ -73,7 +73,7 @@ def _check_reference(wanted: str, path: Path, *, trust: bool) -> None:
     """Raise if a file may not name this reference.
 
     Raises:
-        ValueError: it is no plain name of timm or torchvision and the file is not trusted, or another ``fei:`` file.
+        ValueError: it is not a plain name of timm or torchvision and the file is not trusted, or another ``fei:`` file.
     """
     if wanted.strip().lower().startswith(PREFIX):
         raise ValueError(f"'{path}' names {shown(wanted)}, and an explainer's file cannot refer to another one")

@@ -50,7 +50,7 @@ class UnlabelledImages:
         """Return the images of these numbers, ``[n, C, H, W]``.
 
         Raises:
-            TypeError, ValueError: an item is no image, is of another shape than the first, or has NaN or infinity.
+            TypeError, ValueError: an item is not an image, is of another shape than the first, or has NaN or infinity.
         """
         if isinstance(self.data, Tensor):
             return self.data[torch.as_tensor(numbers, device=self.data.device)]

@@ -1,6 +1,6 @@
 """Attention half and half: evidence flows through the values and, to first order, through the attention weights.
 
-With held attention, a change of what a token looks at is no evidence. Here, for scores ``s`` and ``p = softmax(s)``
+With held attention, a change of what a token looks at is not evidence. Here, for scores ``s`` and ``p = softmax(s)``
 with its derivative ``J = diag(p) - p p^T``,
 
     softmax(s) = stop(J) s + stop(p - J s),

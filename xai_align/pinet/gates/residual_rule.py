@@ -8,7 +8,7 @@ and nearly cancel; a linear rule passes both on in full. With ``w(v) = 1 + gamma
 
 is the same value, unit by unit. The summand that agrees has the larger size, so ``|m| >= |out|``: nothing is divided by
 a small number, and an addition amplifies by at most ``1 + 2 / gamma``. It is the gamma rule for a sum of two terms. A
-constant that is added (a bias, a position embedding) is no branch.
+constant that is added (a bias, a position embedding) is not a branch.
 
 Source: Berend et al. 2026 (ResLRP).
 """

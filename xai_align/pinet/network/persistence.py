@@ -250,10 +250,12 @@ def _from_hub(name: str) -> tuple[Path, Path]:
 
         return Path(hf_hub_download(name, CONFIG_FILE)), Path(hf_hub_download(name, WEIGHTS_FILE))
     except ImportError as error:
-        raise ValueError(f"'{name}' is no folder, and the hub needs a package: pip install huggingface_hub") from error
+        raise ValueError(
+            f"'{name}' is not a folder, and the hub needs a package: pip install huggingface_hub"
+        ) from error
     except Exception as error:  # the client has many errors: no network, no such model, no access
         raise ValueError(
-            f"'{name}' is no folder here, and it could not be fetched from the hub ({type(error).__name__}: "
+            f"'{name}' is not a folder here, and it could not be fetched from the hub ({type(error).__name__}: "
             f"{in_one_clause(error)}); give the path of a folder that save_pretrained wrote"
         ) from error
 

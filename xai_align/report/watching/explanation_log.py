@@ -154,8 +154,8 @@ class ExplanationLog:
 
         Raises:
             ModuleNotFoundError: the package of the writer is not installed.
-            TypeError, ValueError: at the first call: the model is no network, or pictures, question and method do not
-                fit it.
+            TypeError, ValueError: at the first call: the model is not a network, or pictures, question and method do
+                not fit it.
         """
         number = self._state.calls if step is None else check_integer("step", step, least=0)
         due = self._state.calls % self._every == 0

@@ -1,4 +1,4 @@
-"""What one picture's explanation says at one moment of a training, and how it agrees with the one before."""
+"""One picture's explanation at one step of a training, and its agreement with the previous one."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ class TimeBudget:
 
     @property
     def is_known(self) -> bool:
-        """Whether it is known what pictures take."""
+        """Whether the time for pictures is known."""
         return bool(self._seconds)
 
     def seconds_of(self, pictures: int) -> float:

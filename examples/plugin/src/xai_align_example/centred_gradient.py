@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 class CentredGradient(GradientAttribution):
-    """First-order contribution of each position, compared with an even picture of the same mean.
+    """First-order contribution of each position, compared with an evenly coloured picture of the same mean.
 
     ``forward_func`` is the model, or any function of the inputs; ``build`` of
     the plugin's record is this class, so it is called as ``CentredGradient(model)``.
@@ -25,11 +25,11 @@ class CentredGradient(GradientAttribution):
         target: Any = None,
         additional_forward_args: Any = None,
     ) -> Tensor | tuple[Tensor, ...]:
-        """Attributions in the shape of ``inputs``: a tensor for a tensor, a tuple for a tuple.
+        """Return attributions in the shape of ``inputs``: a tensor for a tensor, a tuple for a tuple.
 
         Raises:
             TypeError: an input is not of a floating-point type and has no gradient.
-            ValueError: an input has no axis beside the batch to take a mean over.
+            ValueError: an input has no axis other than the batch to take a mean over.
         """
         given = _format_tensor_into_tuples(inputs)
         for position, tensor in enumerate(given):
@@ -48,7 +48,7 @@ class CentredGradient(GradientAttribution):
 
     @property
     def multiplies_by_inputs(self) -> bool:
-        """Tells Captum's metrics that these are contributions and not sensitivities."""
+        """Return True: these are contributions and not sensitivities, for Captum's metrics."""
         return True
 
 
@@ -56,10 +56,10 @@ def _check_input(tensor: Tensor, position: int) -> None:
     if not tensor.is_floating_point():
         raise TypeError(f"input {position} is of type {tensor.dtype}, which has no gradient; pass floats")
     if tensor.dim() < 2:
-        raise ValueError(f"input {position} has shape {tuple(tensor.shape)}; it needs an axis beside the batch")
+        raise ValueError(f"input {position} has shape {tuple(tensor.shape)}; it needs an axis other than the batch")
 
 
 def _centred(tensor: Tensor) -> Tensor:
-    """``tensor`` minus its mean over space, per channel; over the features where there is no space."""
+    """``tensor`` minus its mean over space, per channel; over the features if there are no positions."""
     axes = tuple(range(2, tensor.dim())) or (1,)
     return tensor - tensor.mean(dim=axes, keepdim=True)

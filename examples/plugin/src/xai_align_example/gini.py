@@ -15,11 +15,11 @@ def gini(
     *,
     target: Any = None,
 ) -> Tensor:
-    """The Gini index of the absolute attributions, one value per example.
+    """Return the Gini index of the absolute attributions, one value per example.
 
-    All tensors of an example are taken together. A map of zeros prefers
-    nothing: its index is 0. The model and the inputs are not looked at; all
-    metrics are called alike.
+    All tensors of an example are taken together. The index of a map
+    of zeros is 0. The model and the inputs are not used; all metrics are
+    called in the same way.
     """
     maps = attributions if isinstance(attributions, tuple) else (attributions,)
     shares = torch.cat([one.detach().flatten(1).abs().float() for one in maps], dim=1).sort(dim=1).values

@@ -2,8 +2,8 @@
 
     (mean M - tau)^2,  tau from 1.0 down to 0.35, linearly
 
-A device of AIM (Alshami et al., ICCV 2025, arXiv 2508.11502), which masks a network's own features, here on ALIGN's
-masker: what it is worth there need not show here. The weight 6 and the last areas .35 and .25 are published; taking
+A device of AIM (Alshami et al., ICCV 2025, arXiv 2508.11502), which masks a network's own features, here applied to
+ALIGN's masker, where its effect may differ. The weight 6 and the last areas .35 and .25 are published; taking
 the area image by image is our reading.
 """
 
@@ -24,7 +24,7 @@ class AnnealedArea(MaskerTerm):
     Attributes:
         first: tau at the beginning.
         last: tau at the end.
-        until: the share of the fit after which tau is at its end.
+        until: the share of the fit after which tau has its last value.
 
     Raises:
         ValueError: an option is out of range.

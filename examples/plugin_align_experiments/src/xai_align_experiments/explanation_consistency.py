@@ -72,12 +72,12 @@ class ConsistencyWeighted:
 
         Raises:
             ValueError: the batch has no indices.
-            RuntimeError: there are several processes, each of which would save a part.
+            RuntimeError: there are several processes, each of which would keep a part of the values.
         """
         if forward.batch.indices is None:
             raise ValueError(
-                "explanation consistency remembers each example, but the batch has no indices; let the loader yield "
-                "TrainingBatch(images=..., labels=..., indices=...) with each example's place in the data set"
+                "explanation consistency keeps a value for each example, but the batch has no indices; let the loader "
+                "yield TrainingBatch(images=..., labels=..., indices=...) with each example's index in the data set"
             )
         _check_one_process()
         indices = forward.batch.indices.cpu()
@@ -92,7 +92,7 @@ class ConsistencyWeighted:
         """Return the weights of examples, ``[N]``, from the consistency measured when they were last seen.
 
         Args:
-            indices: ``[N]``, int64: their places in the data set.
+            indices: ``[N]``, int64: their indices in the data set.
         """
         self._make_room(indices)
         found = self._found[indices]
@@ -121,11 +121,11 @@ class ConsistencyWeighted:
         return torch.where((cam == 0).flatten(1).all(1), torch.nan, found)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the memory: ``inconsistency``, ``[examples]``, float32, NaN where nothing is known."""
+        """Return the state: ``inconsistency``, ``[examples]``, float32, NaN where nothing is known."""
         return {"inconsistency": self._found.clone()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Restore the memory."""
+        """Restore the state."""
         self._found = state["inconsistency"].detach().cpu().float().clone()
 
     def report(self) -> dict[str, float]:
@@ -155,6 +155,6 @@ def _check_one_process() -> None:
     distributed = torch.distributed
     if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
         raise RuntimeError(
-            f"explanation consistency was started in {distributed.get_world_size()} processes, and each would remember "
-            "only the examples that it sees; run it in one"
+            f"explanation consistency was started in {distributed.get_world_size()} processes, and each would keep "
+            "values for its own examples only; run it in one"
         )

@@ -15,7 +15,7 @@ def xai_align_training_recipes() -> list[TrainingRecipeSpec]:
         TrainingRecipeSpec(
             name="egat",
             build=egat,
-            summary="experimental: adversarial training, with CAMs that an attack does not move",
+            summary="experimental: adversarial training, with CAMs that an attack does not change",
         ),
         TrainingRecipeSpec(
             name="aim",

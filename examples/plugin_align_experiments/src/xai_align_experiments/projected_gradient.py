@@ -18,7 +18,7 @@ class ProjectedGradient:
     One step from a random start is "fast" adversarial training (Wong et al. 2020).
 
     Attributes:
-        epsilon: the largest change of a value, in the units of the images as the classifier takes them: for images
+        epsilon: the largest change of a value, in the units of the classifier's input images: for images
             normalised with a spread of .225, 8/255 is about .14.
         steps: their number.
         step_size: of each; None: 1.25 epsilon for one step, 2.5 epsilon / steps for several.

@@ -55,7 +55,7 @@ def aim(
     baseline: Any = 0.0,
     **classification: Any,
 ) -> Recipe:
-    """Build the experimental recipe ``aim``: ALIGN with two devices of AIM's mask, which take the place of sparsity.
+    """Build the experimental recipe ``aim``: ALIGN with two devices of AIM's mask, which replace sparsity.
 
     Args:
         area: weight of :class:`~xai_align_experiments.annealed_area.AnnealedArea`.
@@ -66,7 +66,7 @@ def aim(
         mixup: weight of DRE's regulariser.
         mixup_share: the share of the images that are mixed.
         smoothness: weight of the masks' total variation.
-        baseline: stands where a mask removes.
+        baseline: replaces what a mask removes.
         **classification: options of :class:`xai_align.align.Classification`.
     """
     base = recipe(
