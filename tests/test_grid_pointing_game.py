@@ -202,7 +202,7 @@ FOUR = torch.arange(4)
         ({"n": 1}, "n must be an integer of at least 2, got 1"),
         ({"count": 0}, "count must be a positive integer, got 0"),
         ({"labels": FOUR + 7}, "class 10 is not among the network's 10 classes"),
-        ({"labels": FOUR.flip(0)}, "of the 4 given, only 0 have a picture that the network classifies rightly"),
+        ({"labels": FOUR.flip(0)}, "of the 4 given, only 0 have a picture that the network classifies correctly"),
         ({"model": conv_net().train()}, "mode"),
         ({"model": lambda x: x.mean((1, 2, 3))}, r"gave \[4\] for 4 pictures; logits"),
         ({"model": nn.Sequential(nn.Flatten(), nn.Linear(240, 1)).eval()}, r"gave \[4, 1\] for 4 pictures"),

@@ -25,7 +25,7 @@ SUMMARIES = {
     "kpcacam": "grad-cam: first kernel principal component of the activations, the same for every question",
     "fem": "grad-cam: channels weighted by how often they are unusually high, the same for every question",
     "scorecam": "grad-cam: channels weighted by the answer for the image masked with each (one pass per channel)",
-    "ablationcam": "grad-cam: channels weighted by the fall of the answer without each (one pass per channel)",
+    "ablationcam": "grad-cam: channels weighted by the drop of the answer without each (one pass per channel)",
 }
 
 

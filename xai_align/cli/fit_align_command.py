@@ -204,7 +204,7 @@ def _print_result(done: FolderAlignment, out: Path) -> None:
     console.print(_table(done.scores, done.domains.sources))
     method = " --method align" if fit.masker is not None else ""
     lines = [
-        "Sufficiency (lower is better) and comprehensiveness (higher is better): fall of the predicted class's",
+        "Sufficiency (lower is better) and comprehensiveness (higher is better): drop of the predicted class's",
         "probability when only the top 1, 5, 10, 20, 50 % of a map are kept, and when they are removed.",
         f"curves: {out / 'curves.png'}, maps: {out / 'examples'}, log: {out / 'metrics.csv'}, "
         f"all numbers: {out / 'results.json'}",

@@ -34,8 +34,8 @@ def run_part(
 ) -> Part:
     """Run batch ``number`` of the plan. With ``out``, pictures of the first images are written to ``out/pictures``.
 
-    ``advance`` is called with the number of explanations that were made or have failed; ``describe`` gives what the
-    page shows of a map besides its picture.
+    ``advance`` is called with the number of explanations that were made or have failed; ``describe`` returns what
+    the page shows of a map in addition to its picture.
     """
     part = Part(number=number)
     examples = _seen_by_model(plan, _opened(plan, part), part)
@@ -73,7 +73,7 @@ def _opened(plan: Plan, part: Part) -> Iterator[Example]:
                 if len(boxes):
                     example.boxes, example.mask = boxes, mask.to(plan.device)
                 else:
-                    count_note(part, "boxes lie outside what the model is shown of the image")
+                    count_note(part, "boxes lie outside the part of the image that the model gets")
         yield example
 
 

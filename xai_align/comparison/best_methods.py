@@ -15,8 +15,8 @@ RULE = "among the methods with a value for every image on which any method has o
 def best_methods(comparison: Comparison, question: str, metric: str) -> set[str]:
     """Return the methods with the best mean; several if they are equal, none if no method has a value for every image.
 
-    A mean over fewer images may be better because the hard ones are left out. So it takes part only if the method has
-    a value for every image on which any method has one. Images on which no method has a value count for none.
+    A mean over fewer images may be better because the hard ones are left out. So a method is only compared if it has
+    a value for every image on which any method has one. Images on which no method has a value are ignored.
 
     Example::
 
@@ -31,7 +31,7 @@ def best_methods(comparison: Comparison, question: str, metric: str) -> set[str]
 
 
 def left_out_notes(comparison: Comparison, question: str | None = None) -> list[str]:
-    """Return which methods are not compared for the best mean, and why; of one question, or None: of all."""
+    """Return a note on the methods that are not compared for the best mean; for one question, or None: for all."""
     found: dict[str, list[str]] = {}
     for row in comparison.summaries:
         if question in (None, row.question) and row.n and not row.complete:

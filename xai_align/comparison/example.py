@@ -18,7 +18,7 @@ class Example:
     """One image: the model's input, its logits, the question, the label and boxes.
 
     ``positions``: where in the photograph the input's pixels lie, see
-    :func:`~xai_align.data.outside_scores.photograph_positions`; None where no scores from outside need it.
+    :func:`~xai_align.data.outside_scores.photograph_positions`; None if no scores from outside need it.
     """
 
     path: Path

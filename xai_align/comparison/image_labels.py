@@ -1,4 +1,4 @@
-"""Labels and boxes beside the images: ``labels.json``, and boxes after the model's preprocessing.
+"""Labels and boxes stored with the images: ``labels.json``, and boxes after the model's preprocessing.
 
 A box is given in shares of the whole photograph. Preprocessing crops, resizes or
 pads, so a box is passed through it as a picture: white inside, black outside.
@@ -69,7 +69,7 @@ def boxes_on_input(
     Args:
         boxes: in shares of the photograph.
         size: width and height of the photograph.
-        preprocess: the model's: a PIL image to ``[C, H, W]``; only its geometry counts. A pixel is inside where
+        preprocess: the model's: a PIL image to ``[C, H, W]``; only its geometry matters. A pixel is inside where
             the picture of the box is nearer to a white picture than to a black one.
 
     Returns:

@@ -1,9 +1,9 @@
 """Means over images with intervals, from two images up.
 
 An interval is Student's t interval of the mean, widened where the values are skewed. Student's t is exact for normal
-values at every n, and misses too often for skewed ones; a correction for the skewness (P. Hall, *On the removal of
-skewness by transformation*, JRSS B 54, 1992; the transformation is monotone, so that it can be inverted) errs where
-values are even. The wider end of the two is taken on either side. It is computed, not drawn: no seed changes it. The
+values at every n, and has too low coverage for skewed ones; a correction for the skewness (P. Hall, *On the removal of
+skewness by transformation*, JRSS B 54, 1992; the transformation is monotone, so that it can be inverted) has errors for
+symmetric values. On either side, the wider end of the two is used. The interval does not depend on random numbers. The
 interval of a difference of two methods is that of the differences, image by image.
 
 With mean m, standard deviation s, skewness γ of n values and U = (m - μ) / s::
@@ -33,7 +33,7 @@ DESCRIPTION = "95 % interval of the mean over images: Student's t, widened for s
 
 
 #: Why values that are all equal have no interval.
-EQUAL = "values that are equal for all images have no interval, as they do not say how far those of other images vary"
+EQUAL = "values that are equal for all images have no interval, as they do not show how much others vary"
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Interval:
 
     ``p`` is the two-sided p-value of a mean of 0: below 0.05 where the 95 % interval leaves out 0. ``low``, ``high``
     and ``p`` are NaN where there are fewer than two values. If all n values are equal, there is no interval, as they do
-    not say how far others may lie from them, and ``p`` is 1 for zeros, otherwise 2^(1 - n), that of a sign test: all
+    not show how much others vary, and ``p`` is 1 for zeros, otherwise 2^(1 - n), that of a sign test: all
     have one sign.
     """
 

@@ -271,7 +271,7 @@ class Judging:
         self.part.problems.append(text)
 
     def _applies_to_none(self, batch: Sequence[Example], metrics: Sequence[MetricSpec], error: Exception) -> bool:
-        """Return True, and note it, if a metric does not apply to any of these, as their questions have one form."""
+        """Return True, and note it, if a metric does not apply to any of these, whose questions have one form."""
         alike = len({_form(example.question) for example in batch}) == 1
         if not (isinstance(error, MetricDoesNotApply) and len(metrics) == 1 and alike):
             return False
@@ -292,7 +292,7 @@ def _questions(batch: Sequence[Example]) -> list[Question | None]:
 
 
 def _form(question: Question | None) -> tuple[bool, int] | None:
-    """Return the form of a question, on which it depends whether a metric applies: numbers of classes on both sides."""
+    """Return the form of a question, which determines whether a metric applies: numbers of classes on both sides."""
     if question is None:
         return None
     against = -1 if question.foils is None else min(len(question.foils), 2)

@@ -24,7 +24,7 @@ class MethodReference:
     Attributes:
         name: the method's name.
         layer: the layer that it explains; None: its default.
-        scores: scores from outside, which are the method then; None: it is run by name.
+        scores: scores from outside, used in place of a method; None: the method is run by name.
     """
 
     name: str
@@ -65,7 +65,7 @@ def parse_methods(written: Iterable[str]) -> list[MethodReference]:
 
 
 def _not_run(model: Any) -> Any:
-    raise TypeError("scores from outside are read from a file, and no method makes them for another model")
+    raise TypeError("scores from outside are read from a file and cannot be computed for another model")
 
 
 def of_scores(files: Iterable[OutsideScores], methods: Iterable[MethodReference]) -> list[MethodReference]:

@@ -1,4 +1,4 @@
-"""Pictures for the page: the first images, every method's map over them, and what the page shows of the map."""
+"""Pictures for the page: the first images, every method's map over them, and the map's data for the page."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def answer_file(picture: Path) -> Path:
 class Pictures:
     """Writer of pictures to ``out/pictures``; without ``out`` it writes nothing.
 
-    ``describe``: what the page shows of a map besides its picture; None: nothing.
+    ``describe``: the data of a map that the page shows in addition to its picture; None: nothing.
     """
 
     def __init__(self, plan: Plan, part: Part, out: Path | None, describe: Describe | None = None) -> None:

@@ -66,7 +66,7 @@ class Plan:
         loaded: the model that is explained; ``judge``: the one that metrics evaluate, the same unless transferred.
         output: the meaning of the model's outputs.
         labels: labels and boxes of the images.
-        value_range: the numbers of the files that are black and white; None: by each file.
+        value_range: the pixel values that are black and white; None: by each file.
         settings: everything that determines the values.
     """
 

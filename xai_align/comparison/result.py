@@ -130,7 +130,7 @@ class Comparison:
         values_file: the file with the values of the single images, relative to the folder; "" if there is none.
         provenance: versions, model, hashes, seed and settings.
         colours: the meaning of the colours of each method's pictures.
-        warnings: what has to be known before the numbers are read, such as that the model's weights are random.
+        warnings: remarks that are needed to read the numbers, such as that the model's weights are random.
         measured: what curves are of: "probability", or "relative change" for a regression.
 
     Example::

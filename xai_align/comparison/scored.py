@@ -52,7 +52,7 @@ def has_scores(scores: OutsideScores, example: Example) -> bool:
 def scored_cells(scores: OutsideScores, example: Example) -> Scored:
     """Return the scores of the cells that the model's input shows, and the cell of each of its pixels.
 
-    What lies beside the photograph is a cell of its own, of score 0.
+    Pixels outside the photograph are a separate cell with score 0.
     """
     values = torch.from_numpy(scores.of(example.path))
     rows, columns = values.shape

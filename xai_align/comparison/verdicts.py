@@ -1,6 +1,6 @@
 """Verdicts of a table: which methods are better or worse than the reference, with one error rate for the whole table.
 
-A table of many comparisons marks something by chance. S. Holm, *A simple sequentially rejective multiple test
+In a table of many comparisons, something is marked by chance. S. Holm, *A simple sequentially rejective multiple test
 procedure*, 1979: the k-th smallest of m p-values is multiplied by m - k + 1, and what is then below 5 % is
 marked. If no method differs from the reference, a table has any mark with a probability of about 5 %.
 """
@@ -40,7 +40,7 @@ def judged_p(p: float, n: int) -> float:
     """Return the p-value of a difference over ``n`` images for a table; NaN if ``n`` is below :data:`JUDGED_FROM`.
 
     It is at least 2^(1 - n), the smallest that a test without assumptions on the distribution can reach: all
-    differences have one sign. Far out, the t distribution promises more than so few values can hold.
+    differences have one sign. In the far tails, the t distribution gives smaller values than so few images justify.
 
     Example::
 

@@ -76,7 +76,7 @@ class Scored:
 def agreement_with_scores(attributions: Tensor, scores: Sequence[Scored], *, measure: str, share: float) -> Tensor:
     """Return one measure of agreement of each map with scores from outside, ``[N]``.
 
-    The maps are summed over the cells that the scores are of.
+    The maps are summed over the cells of the scores.
 
     Args:
         attributions: ``[N, C, H, W]`` or ``[N, H, W]``.

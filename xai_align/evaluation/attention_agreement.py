@@ -102,8 +102,8 @@ def context_mixing_gap(
     """Compute ``r_encoder - r_input``, the disagreement of attention that is due to context mixing in the encoder.
 
     An encoder that works position by position has gap 0 only if both attributions remove a position in the same way: if
-    the input's is set to a value, the encoder's output gets what the encoder makes of that value. Set to zero, it loses
-    its position embedding too.
+    the input's is set to a value, the encoder's output must be set to the encoder's output for that value. A zero there
+    also removes the position embedding.
 
     Args:
         attention: as for :func:`attention_agreement`.

@@ -80,7 +80,7 @@ def _drawn(
 
 
 def _between(start: float, end: float, count: int) -> Tensor:
-    """Return which of ``count`` pixels have their centre in [start, end); if none, the one in the middle."""
+    """Return the pixels of ``count`` with their centre in [start, end); if there is none, the one in the middle."""
     centres = torch.arange(count, dtype=torch.float64) + 0.5
     inside = (centres >= start) & (centres < end)
     if not bool(inside.any()):

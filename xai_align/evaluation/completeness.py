@@ -19,7 +19,7 @@ from xai_align.question import answers, as_questions
 
 
 class Explained(Protocol):
-    """The part of :class:`~xai_align.explanation.Explanation` that is read here."""
+    """Part of :class:`~xai_align.explanation.Explanation` that is used here."""
 
     @property
     def readout(self) -> Readout | None:
@@ -73,13 +73,13 @@ def completeness_error(
     baselines: Any = None,
     explanation: Explained | None = None,
 ) -> Tensor:
-    """Compute what the map and the constant that its method states leave of the answer, in logits; ``[N]``.
+    """Compute the difference of the answer and the map's sum with its method's constant, in logits; ``[N]``.
 
     ``|answer - (sum of the map + constant)|``, lower is better. The answer is that of ``forward_func``, run here, and
-    the sum is of the map that is given: unlike :func:`completeness_gap`, nothing is taken from the method's own check.
+    the sum is of the map that is given: unlike :func:`completeness_gap`, the method's own check is not used.
 
-    - A method that states a constant: ``constant=``, or its ``explanation``, whose readout has it (the bias, with
-      what lies on prefix tokens or bypasses the layer and so is not in the map).
+    - A method that states a constant: ``constant=``, or its ``explanation``, whose readout has it (the bias, and
+      the evidence on prefix tokens or around the layer, which is not in the map).
     - A method whose sum is the answer's difference to a baseline, as of integrated gradients: ``baselines=``, for
       ``|answer - answer(baseline) - sum|``.
     - None of these: ``|answer - sum|``.
@@ -90,7 +90,7 @@ def completeness_error(
         attributions: ``[N, ...]``.
         target: a class, a question, one for each example, or None for the predicted class.
         constant: a number, or ``[N]``.
-        baselines: what the method starts from: a number, a name such as "mean", a tensor, or a function of the inputs,
+        baselines: the method's baseline: a number, a name such as "mean", a tensor, or a function of the inputs,
             as in :func:`~xai_align.perturbation.perturbation_curve`.
         explanation: source of the attributions.
 
@@ -111,7 +111,7 @@ def completeness_error(
     if len(attributions) != len(inputs):
         raise ValueError(f"attributions of {len(attributions)} examples were given, and {len(inputs)} inputs")
     if constant is not None and baselines is not None:
-        raise ValueError("constant and baselines both say what the sum starts from; give one of them")
+        raise ValueError("constant and baselines both set the start of the sum; give one of them")
     with torch.no_grad():
         logits = select_logits(forward_func(inputs))
         questions = as_questions(logits.flatten(1).argmax(1) if target is None else target, len(inputs))
@@ -139,7 +139,7 @@ def completeness_error_from_zeros(
 
 
 def _check_contributions(explanation: Explained | None) -> None:
-    """Raise if the method says that its values are not in logits, so that their sum is nothing to compare."""
+    """Raise if the method says that its values are not in logits, so that their sum cannot be compared."""
     values = getattr(explanation, "values", "contributions")
     if values != "contributions":
         method = getattr(explanation, "method", "the method")

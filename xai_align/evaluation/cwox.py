@@ -1,4 +1,4 @@
-"""CAUC and CDROP: the fall of a contrast while a map's salient part is deleted (CWOX; Xie et al., UAI 2023).
+"""CAUC and CDROP: the drop of a contrast while a map's salient part is deleted (CWOX; Xie et al., UAI 2023).
 
 Both are pure functions of a curve of probabilities with the most relevant
 features removed first, and of the share of the features that is salient. An

@@ -193,7 +193,7 @@ def comprehensiveness(
     baselines: Any = 0.0,
     **options: Any,
 ) -> Tensor:
-    """Compute the mean fall of ``p`` when the top ``bins`` are removed; ``[N]``, higher is better.
+    """Compute the mean drop of ``p`` when the top ``bins`` are removed; ``[N]``, higher is better.
 
     With ``bins=L``, a number, the top ``0/L, 1/L, ..., L/L`` are removed. Other arguments as in :func:`insertion`.
 
@@ -215,7 +215,7 @@ def sufficiency(
     baselines: Any = 0.0,
     **options: Any,
 ) -> Tensor:
-    """Compute the mean fall of ``p`` when only the top ``bins`` are kept; ``[N]``, lower is better.
+    """Compute the mean drop of ``p`` when only the top ``bins`` are kept; ``[N]``, lower is better.
 
     Arguments as in :func:`comprehensiveness`.
 

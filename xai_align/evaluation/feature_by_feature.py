@@ -43,9 +43,9 @@ def flip_at_first_of(curve: Curve) -> Tensor:
 def rank_deletion_of(
     curve: Curve, target: Any = None, *, method: Literal["spearman", "kendall"] = "spearman"
 ) -> Tensor:
-    """Return RankDel: rank correlation of scores with the fall of ``p`` when each feature is removed alone; ``[N]``.
+    """Return RankDel: rank correlation of scores with the drop of ``p`` when each feature is removed alone; ``[N]``.
 
-    The curve is of order "single". NaN where the scores or the falls are constant.
+    The curve is of order "single". NaN where the scores or the drops are constant.
     """
     assert curve.scores is not None
     clean, masked = curve_values(curve, target)
@@ -137,15 +137,15 @@ def single_deletion(
     internal_batch_size: int | None = None,
     **options: Any,
 ) -> Tensor:
-    """Compute the rank correlation of a map's sums over patches with the fall of the logit without each patch; ``[N]``.
+    """Compute the rank correlation of a map's sums over patches with the drop of the logit without each patch; ``[N]``.
 
     :func:`rank_deletion` of the answer in logits, on a 4 x 4 grid, each patch replaced by the image's mean of each
     channel. In [-1, 1], higher is better; NaN where the map has the same sum in all patches, or their removal
     changes the answer by the same amount.
 
     Hesse et al. (NeurIPS 2024, "Benchmarking the Attribution Quality of Vision Models") measure it on networks that
-    were trained on images with patches deleted, and call it IDSDS. This is the same measure for the network as it
-    is, to which an image without a patch may be unfamiliar: values are not comparable with theirs.
+    were trained on images with patches deleted, and call it IDSDS. This is the same measure for the unchanged
+    network, for which an image without a patch may be out of distribution: values are not comparable with theirs.
 
     Args:
         forward_func: gives logits ``[N, K]``; an ``nn.Module`` must be in eval mode.
@@ -221,7 +221,7 @@ def _feature_by_feature(
 
 
 def _flipped(curve: Curve) -> Tensor:
-    """Return ``[N, F]``: whether another class is the most likely; with one output, whether ``p`` crosses 0.5."""
+    """Return ``[N, F]``: whether another class is the most probable; with one output, whether ``p`` crosses 0.5."""
     if curve.clean.shape[1] == 1:
         return (curve.masked[..., 0] > 0.5) != (curve.clean > 0.5)
     return curve.masked.argmax(2) != curve.clean.argmax(1)[:, None]

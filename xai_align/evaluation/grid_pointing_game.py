@@ -2,8 +2,8 @@
 
 Boehle, Fritz & Schiele, "Convolutional Dynamic Alignment Networks for Interpretable Classifications", CVPR 2021, and
 "B-cos Networks", CVPR 2022. A grid has ``n x n`` cells, each with one picture, all of different classes; by chance a
-map has ``1 / n^2`` of its positive attribution in the cell of its class. Every picture is one that the network, shown
-it alone, classifies rightly with a probability over one half.
+map has ``1 / n^2`` of its positive attribution in the cell of its class. Every picture, by itself, is classified
+correctly by the network with a probability over one half.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ def grid_pointing_game(
     """Compute the share of positive attribution in a class's own cell, mean over the classes of a grid; ``[G]``.
 
     Higher is better, ``1 / n^2`` is chance. Each grid is explained once for each of its classes; the model itself is
-    run on single pictures only, to choose them. The authors first average their maps over 15 x 15 pixels; here the
-    maps are taken as they are.
+    run on single pictures only, to choose them. The authors first average their maps over 15 x 15 pixels; here
+    maps are not averaged.
 
     Args:
         model: gives logits ``[N, K]``; an ``nn.Module`` must be in eval mode.
@@ -88,7 +88,7 @@ def grid_pointing_game(
         n: rows and columns of the grids.
         count: the largest number of grids.
         seed: seed of the choice; see :func:`draw_grids`.
-        grids: a choice that was made before, in place of ``n``, ``count`` and ``seed``: the same for several methods.
+        grids: an earlier choice, in place of ``n``, ``count`` and ``seed``: the same for several methods.
         scaled: False: pictures keep their size, and a grid is ``n`` times as large (networks that take any size).
             True: pictures are scaled down, and a grid is as large as one picture (networks with a fixed size).
         internal_batch_size: number of grids that are explained at once; None: ``n * n``.
@@ -141,10 +141,10 @@ def draw_grids(
     reuse: bool = False,
     batch_size: int | None = None,
 ) -> PictureGrids:
-    """Draw grids of pictures of different classes, each classified rightly alone.
+    """Draw grids of pictures of different classes, each classified correctly by itself.
 
     The classes of a grid are drawn with equal probability, without replacement, from those that have a picture left;
-    of each class the picture with the highest probability that is left is taken. No picture comes twice, and drawing
+    of each class the remaining picture with the highest probability is used. No picture is used twice, and drawing
     ends when fewer than ``n * n`` classes have one left, or after ``count`` grids.
 
     Args:
@@ -155,12 +155,12 @@ def draw_grids(
         count: the largest number of grids.
         seed: seed of the classes.
         confidence: a picture is used if its class is predicted with a probability (softmax) above this.
-        reuse: a class whose pictures have all come starts again with the first, so that there are ``count`` grids.
+        reuse: a class whose pictures have all been used starts again with the first, so that there are ``count`` grids.
         batch_size: number of pictures in one forward pass.
 
     Raises:
         ValueError: shapes or labels don't fit, values are not finite, or fewer than ``n * n`` classes have a picture
-            that is classified rightly.
+            that is classified correctly.
 
     Example::
 
@@ -184,7 +184,7 @@ def draw_grids(
         raise ValueError(
             f"a grid of {n} x {n} needs {n * n} classes; of the {classes} given, only {len(by_class)} "
             f"{'has' if len(by_class) == 1 else 'have'} a picture "
-            f"that the network classifies rightly with a probability above {confidence:g}; give more pictures, a "
+            f"that the network classifies correctly with a probability above {confidence:g}; give more pictures, a "
             "smaller n or a lower confidence"
         )
     generator = torch.Generator().manual_seed(seed)

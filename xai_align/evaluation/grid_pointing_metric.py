@@ -1,4 +1,4 @@
-"""The grid pointing game as a metric by name: a grid around each image, filled up with images of a pool.
+"""The grid pointing game as a metric by name: a grid around each image, filled with images of a pool.
 
 In a comparison the pool is its first 64 images. An image's value is the share of the positive attribution for its own
 class in its own cell; it depends on the image and the pool, and not on the images that are judged with it.
@@ -30,10 +30,10 @@ from xai_align.question import Question, as_questions
 def grid_pointing_metric(n: int) -> Callable[..., Tensor]:
     """Return the metric for grids of ``n x n`` images, scaled down to the size of one.
 
-    The class that is asked about takes the place of a label: an image has a value if the network, shown it alone,
-    predicts that class with a probability over one half, and the other cells get images of the pool for which the
-    same is true of other classes, one each. They and the cells are drawn with a seed made from the image's content.
-    NaN for other images, and where the pool has too few classes beside the image's own.
+    The explained class replaces a label: an image has a value if the network, given only this image, predicts that
+    class with a probability over one half, and the other cells get images of the pool for which the same is true of
+    other classes, one each. They and the cells are drawn with a seed computed from the image's content. NaN for other
+    images, and where the pool has too few classes other than the image's own.
     """
     check_integer("n", n, least=2)
 
@@ -46,7 +46,7 @@ def grid_pointing_metric(n: int) -> Callable[..., Tensor]:
         explain: Callable[[Tensor, Any], Tensor],
         other_images: Tensor,
     ) -> Tensor:
-        """Compute each image's share ``[N]``; ``attributions`` are not used, as grids are explained anew.
+        """Compute each image's share ``[N]``; ``attributions`` are not used, as grids are explained separately.
 
         Raises:
             MetricDoesNotApply: a question is about more than one class, or the pool has too few classes.

@@ -71,8 +71,8 @@ def positive_mass(attributions: Tensor, masks: Tensor | None = None, *, boxes: S
             ``masks=pixel_boxes_to_masks(...)``.
 
     Raises:
-        ValueError: shapes don't match, maps are not finite, a box makes no sense, or not one of masks and boxes is
-            given.
+        ValueError: shapes don't match, maps are not finite, a box is invalid, or not exactly one of masks and boxes
+            is given.
         TypeError: masks are not boolean.
 
     Example::

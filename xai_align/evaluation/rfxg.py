@@ -185,8 +185,8 @@ def _warn_if_all(one: Tensor, other: Tensor, clean: Tensor) -> None:
     apart_and_all = (one ^ other).all(1)
     if (apart_and_all & ((clean.sum(1) - 1).abs() < 1e-4)).any():
         warnings.warn(
-            "the two sides of the contrast are all classes together, so what one loses the other gains: "
-            "the score tells no more than the drop of one side (PGS); leave some classes on neither side",
+            "the two sides of the contrast are all classes together, so one gains what the other "
+            "loses: the score contains no more than the drop of one side (PGS); leave some classes on neither side",
             ExhaustiveGroupsWarning,
             stacklevel=callers_level(),
         )

@@ -1,4 +1,4 @@
-"""Search for the regions of a map that are worth a sentence, as in saliency map verbalization.
+"""Search for the regions of a map to be described in a sentence, as in saliency map verbalization.
 
 Feldhus et al., Saliency Map Verbalization, NLRSE at ACL 2023, arXiv 2210.07222, section 3, with regions of a picture in
 place of words: the regions are cells, superpixels or named parts, with ``a_i`` the sum of the map over region i; the
@@ -26,7 +26,7 @@ STANDS_OUT, DENSITY = 0.2, 1.5
 
 @dataclass(frozen=True, kw_only=True)
 class SalientRegion:
-    """Connected regions that speak for the answer, or against it.
+    """Connected regions with evidence for the answer, or against it.
 
     Attributes:
         labels: the regions.
@@ -76,7 +76,7 @@ def salient_regions(
     Args:
         values: map ``[H, W]``.
         labels: label of each pixel's region, ``[H, W]``, integers; pixels below 0 belong to none.
-        joined: join neighbours above the threshold; otherwise each label is a find of its own, without a threshold.
+        joined: join neighbours above the threshold; otherwise each label is a separate find, without a threshold.
         max_regions: largest number of finds.
         min_coverage: finds that cover less are left out.
 
@@ -164,7 +164,7 @@ def _neighbours(place: Tensor) -> dict[int, set[int]]:
 
 
 def coverage_at_k(attributions: Tensor, mentioned: Tensor | Sequence[Tensor], *, k: int) -> Tensor:
-    """Return how much of the positive evidence the mentioned ones of the ``k`` most positive features hold, ``[N]``.
+    """Return the share of the positive evidence in the mentioned ones of the ``k`` most positive features, ``[N]``.
 
     ``sum_{i in top k, i mentioned, a_i > 0} a_i / sum_i max(a_i, 0)``: a text that mentions the top features is
     faithful to the map. NaN without positive evidence.
@@ -196,7 +196,7 @@ def coverage_at_k(attributions: Tensor, mentioned: Tensor | Sequence[Tensor], *,
 def verbal_coverage(attributions: Tensor, *, cells: int = GRID, k: int = 10) -> Tensor:
     """Return the :func:`coverage_at_k` of the regions that a sentence on each map mentions, ``[N]``.
 
-    Low values: the map is too spread out to be put into words.
+    Low values: the map is too spread out to be described in a sentence.
 
     Args:
         attributions: ``[N, C, H, W]``, whose channels are summed, or ``[N, H, W]``.

@@ -118,7 +118,7 @@ def _randomisation(
     target: Any = None,
     explain_model: Callable[[nn.Module, Tensor, Any], Tensor],
 ) -> Tensor:
-    """Compute parameter randomisation by stages from the top, or by layers where no plugin knows the stages."""
+    """Compute parameter randomisation by stages from the top, or by layers if no plugin knows the stages."""
     layers = stages(forward_func)[::-1] or None
     return parameter_randomisation(forward_func, inputs, explain_model, target=target, layers=layers).mean()
 
@@ -130,11 +130,11 @@ def _coverage(forward_func: Any, inputs: Tensor, attributions: Tensor, *, target
 #: Share of the cells that agreement with scores from outside counts as the most important.
 TOP_CELLS = 0.25
 _MEASURES = {
-    "fa": "share of the top quarter of cells that scores from outside have too",
+    "fa": "share of the top quarter of cells that scores from outside have, too",
     "ra": "share of the top quarter of ranks with the same cell in scores from outside",
     "sa": "agreement_fa that counts cells of equal sign only",
     "sra": "agreement_ra that counts cells of equal sign only",
-    "pra": "share of the pairs of cells that scores from outside order alike",
+    "pra": "share of the pairs of cells in the same order in scores from outside",
     "rc": "rank correlation of cells with scores from outside",
     "iou": "overlap of the top quarters of cells",
 }
@@ -178,8 +178,8 @@ METRICS: list[MetricSpec] = [
     _metric("lerf", removal_metric(order="lerf", baselines="mean"), "higher", "least relevant first, to the mean"),
     _metric("road", road_metric(), "higher", "ROAD: (least - most relevant first) / 2, noisy linear imputation"),
     _metric("srg", symmetric_relevance_gain, "higher", "SRG: area in logits, least less most relevant patches first"),
-    _metric("comprehensiveness", comprehensiveness_metric(), "higher", "ERASER: fall of p without the top 1 … 50 %"),
-    _metric("sufficiency", sufficiency_metric(), "lower", "ERASER: fall of p with only the top 1 … 50 %"),
+    _metric("comprehensiveness", comprehensiveness_metric(), "higher", "ERASER: drop of p without the top 1 … 50 %"),
+    _metric("sufficiency", sufficiency_metric(), "lower", "ERASER: drop of p with only the top 1 … 50 %"),
     _metric("aopc", aopc_metric(), "higher", "comprehensiveness less sufficiency"),
     _metric(
         "decision_flip",
@@ -196,16 +196,18 @@ METRICS: list[MetricSpec] = [
         _PREDICTED,
     ),
     _metric("rank_deletion", rank_deletion_metric(), "higher", "rank correlation with removing each of 7 x 7 cells"),
-    _metric("single_deletion", single_deletion, "higher", "rank correlation with the logit's fall by each of 4 x 4"),
-    _metric("average_drop", average_drop, "lower", "fall of p with the map as a soft mask, as a share", _PROBABILITIES),
+    _metric("single_deletion", single_deletion, "higher", "rank correlation with the logit's drop by each of 4 x 4"),
+    _metric("average_drop", average_drop, "lower", "drop of p with the map as a soft mask, as a share", _PROBABILITIES),
     _metric("average_increase", average_increase, "higher", "1 if p rises with the map as a soft mask", _PROBABILITIES),
     _metric("completeness_gap", completeness_gap, "lower", "difference of the answer and the map's sum plus bias"),
-    _metric("completeness_error", completeness_error, "lower", "what map and stated constant leave of the answer"),
+    _metric(
+        "completeness_error", completeness_error, "lower", "difference of the answer and the map's sum plus constant"
+    ),
     _metric(
         "completeness_error_from_zeros",
         completeness_error_from_zeros,
         "lower",
-        "what the map leaves of the answer's difference to that for zeros",
+        "difference of answer(x) - answer(zeros) and the map's sum",
     ),
     _metric(
         "hidden_deviation", hidden_activation_metric("relative"), "lower", "relative squared change of hidden layers"
@@ -260,7 +262,7 @@ METRICS: list[MetricSpec] = [
         "cauc", contrastive_area, "lower", "CWOX: area under the contrast as the salient part is removed", _PREDICTED
     ),
     _metric(
-        "cdrop", contrastive_drop, "higher", "CWOX: fall of the contrast with the salient part removed", _PREDICTED
+        "cdrop", contrastive_drop, "higher", "CWOX: drop of the contrast with the salient part removed", _PREDICTED
     ),
     _metric("pointing_game", _pointing, "higher", "1 if the maximum lies on the object (15 pixels tolerance)"),
     _metric(

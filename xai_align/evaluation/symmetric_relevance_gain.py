@@ -1,8 +1,8 @@
 """Symmetric relevance gain: least relevant first against most relevant first, each to the end.
 
 Bluecher, Vielhaben & Strodthoff, "Decoupling Pixel Flipping and Occlusion Strategy for Consistent XAI Benchmarks",
-TMLR 2024. A fill that disturbs the network does so in both directions, so it cancels in the difference; orders of
-methods depend less on the fill than with one direction alone.
+TMLR 2024. A fill that disturbs the network does so in both directions, so it cancels in the difference; rankings
+of methods depend less on the fill than with one direction only.
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ def compare(
         **changed: single fields of the options, e.g. ``reference="pinet"``.
 
     Raises:
-        ValueError: something named is not there or does not fit, before anything is run; or ``out``
+        ValueError: something that was named does not exist or does not fit, found before anything is run; or ``out``
             holds a comparison with other settings, or another run is writing to it.
         OSError: ``out`` cannot be written to.
 
@@ -144,7 +144,7 @@ def compare(
 
 
 def _listed(names: Sequence[str] | str) -> Sequence[str]:
-    """Return names as a list; a single one may be given without."""
+    """Return names as a list; a single name may be given as a string."""
     return [names] if isinstance(names, str) else names
 
 
@@ -178,7 +178,7 @@ def _run_parts(
     for number in shard:
         part = run_part(plan, number, out=folder, advance=report, describe=describe)
         if number in damaged:
-            part.notes["was computed again, as the part of an earlier run was damaged"] = len(part.images)
+            part.notes["was computed again, because that part of an earlier run was damaged"] = len(part.images)
         store.write(part)
         report(0, part.problems)
     process.wait()
@@ -188,7 +188,7 @@ def _finished(plan: Plan, store: FolderStore | MemoryStore) -> Iterator[Part]:
     for number in range(plan.num_parts):
         part = store.read(number)
         if part is None:
-            raise OSError(f"part {number} is no longer there; run the same again to compute it")
+            raise OSError(f"part {number} no longer exists; run the same command again to compute it")
         yield part
 
 

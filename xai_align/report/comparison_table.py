@@ -29,8 +29,8 @@ class Column:
     Attributes:
         higher_is_better: None where the comparison does not define it.
         summary: the metric in one line.
-        digits: digits after the decimal point, but of numbers that would have fewer than two digits left; None: powers
-            of ten.
+        digits: digits after the decimal point, except for numbers that would have fewer than two digits left; None:
+            powers of ten.
     """
 
     name: str
@@ -113,7 +113,7 @@ def comparison_table(comparison: Comparison, question: str) -> Table:
     time = Column(
         name=SECONDS,
         higher_is_better=False,
-        summary="what the method took for one image, without the metrics",
+        summary="time of the method for one image, without the metrics",
         digits=_digits(comparison.seconds.values()),
     )
     # a control computes nothing, so its speed is not compared
@@ -132,7 +132,7 @@ def comparison_table(comparison: Comparison, question: str) -> Table:
 
 
 def verdict_notes(comparison: Comparison, question: str | None = None) -> list[str]:
-    """Return what the words "better" and "worse" of a table mean, or why there are none; of one question or all."""
+    """Return the meaning of "better" and "worse" in a table, or why there are none; for one question or all."""
     compared = [
         one
         for one in comparison.summaries

@@ -40,7 +40,7 @@ def fill_samples(
         field: the name; None: that of each record's method.
 
     Returns:
-        How many samples were filled.
+        The number of samples that were filled.
 
     Raises:
         ModuleNotFoundError: FiftyOne is not installed.
@@ -76,7 +76,7 @@ def fill_samples(
 
 
 def field_name(text: str) -> str:
-    """Return a name that FiftyOne takes for a field: letters, digits and underscores, with a letter first."""
+    """Return a name that FiftyOne accepts for a field: letters, digits and underscores, with a letter first."""
     plain = re.sub(r"\W+", "_", text.replace("+", "_plus"), flags=re.ASCII).strip("_")
     return plain if plain[:1].isalpha() else f"field_{plain}"
 
@@ -91,7 +91,7 @@ def range_of(values: Any, *, signed: bool) -> list[float]:
 
 
 def _set_number(sample: Any, field: str, number: float | None) -> None:
-    """Set a field. FiftyOne finds the type of a new one from its value, so that None is for fields that are there."""
+    """Set a field. FiftyOne finds the type of a new one from its value, so None is only set on existing fields."""
     if number is not None and math.isfinite(number):
         sample[field] = float(number)
     elif sample.has_field(field):
@@ -99,7 +99,7 @@ def _set_number(sample: Any, field: str, number: float | None) -> None:
 
 
 def _absolute(path: str | Path) -> str:
-    """Return a path as FiftyOne keeps it."""
+    """Return a path as FiftyOne stores it."""
     return os.path.abspath(os.path.expanduser(path))
 
 

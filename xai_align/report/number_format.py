@@ -1,4 +1,4 @@
-"""One format for numbers that are shown together, by the largest of them."""
+"""One format for numbers that are shown together, determined by the largest of them."""
 
 from __future__ import annotations
 

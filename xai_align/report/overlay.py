@@ -42,7 +42,7 @@ def overlay_figure(
     limit: float | None = None,
     signed: bool = True,
 ) -> Figure:
-    """Draw the map over the photograph with a colour bar, and the totals for and against where there are any.
+    """Draw the map over the photograph with a colour bar, and the totals for and against, if there are any.
 
     Args:
         picture: ``[H, W, 3]`` in [0, 1].
@@ -52,7 +52,7 @@ def overlay_figure(
         unit: the unit of the colour bar.
         limit: the end of the colour scale; None: from this map. Use the same one for
             figures that are compared (:func:`limit_of`).
-        signed: whether values below zero speak against the answer; else one hue from the lowest to the highest.
+        signed: whether values below zero are evidence against the answer; else one hue from the lowest to the highest.
     """
     sheet = _Sheet(picture.shape, panels=1, title=title, caption=_with_totals(caption, values, unit))
     _draw(sheet, 0, picture, values, unit=unit, limit=limit, signed=signed)

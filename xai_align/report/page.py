@@ -1,7 +1,7 @@
 """Self-contained HTML page for many explanations: pictures, maps that can be explored, sums, all numbers.
 
-The page is a single file that fetches nothing. Pictures and numbers are there without scripts; with them, the maps are
-drawn by the page, faded over the photograph, switched, and read cell by cell.
+The page is a single file that fetches nothing. Pictures and numbers are shown without scripts; with scripts, the maps
+are drawn by the page, overlaid on the photograph, switched, and read cell by cell.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def write_page(
     title: str,
     lead: Sequence[str] = (),
 ) -> None:
-    """Write :func:`render_page`'s page; the one that was there before stays until the new one is complete.
+    """Write :func:`render_page`'s page; an existing page is replaced when the new one is complete.
 
     Raises:
         OSError: it cannot be written; the message names the file.
@@ -229,7 +229,7 @@ def bars(answer: Answer) -> list[Bar]:
 
 
 def _page_data(answers: Sequence[Answer]) -> dict[str, Any]:
-    """Return what the page's script needs: the maps, and the colours of :mod:`~xai_align.data.overlay`."""
+    """Return the data of the page's script: the maps, and the colours of :mod:`~xai_align.data.overlay`."""
     maps = []
     for answer in answers:
         texts = [key.text for key in answer.keys]

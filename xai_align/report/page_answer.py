@@ -1,6 +1,6 @@
 """One answer on a page: a method's map for one question about one image, with its sum in words and in terms.
 
-A comparison writes answers beside its pictures as JSON and reads them back when the page is made.
+A comparison writes answers next to its pictures as JSON and reads them back when the page is made.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Answer:
         unit: the unit of a cell's value; "": it has none.
         answer: the question's answer from the logits; a file has null for one that is not finite.
         is_decomposition: whether the terms are the answer's exact decomposition.
-        signed: whether values below zero speak against the answer.
+        signed: whether values below zero are evidence against the answer.
         sum_text, exactness, note: see :mod:`~xai_align.report.record_text`.
         words: the map in sentences, see :mod:`~xai_align.report.words`.
         keys: meaning of the colours.
@@ -102,7 +102,7 @@ class Answer:
 
 
 def answer_of(record: Record) -> Answer:
-    """Return what a page shows of a record.
+    """Return the part of a record that a page shows.
 
     Raises:
         ValueError: the map has no positions.

@@ -26,7 +26,7 @@ class Phrases:
         total, decomposition: the sum, of a map that leaves a gap, and of one whose terms make the answer.
         empty, not_finite, too_large: sentences of a map of zeros, of one that holds NaN or infinity, and of one without
             a finite sum.
-        between, last: what stands between the parts of a list, and before its last one.
+        between, last: separators between the parts of a list, and before its last one.
     """
 
     places: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""HTML page of prototypes: the parts of a photograph that make its answer, beside the parts that they look like.
+"""HTML page of prototypes: the parts of a photograph that make its answer, next to the parts that they look like.
 
 A single file that fetches nothing and is complete without scripts.
 """
@@ -29,7 +29,7 @@ SHOWN = 4
 
 @dataclass(frozen=True, kw_only=True)
 class ShownPart:
-    """A channel's part of a photograph, and the parts that stand for the channel.
+    """A channel's part of a photograph, and the prototypes of the channel.
 
     ``box``: left, top, width and height as shares of the photograph.
     """
@@ -68,12 +68,12 @@ def parts_of_photograph(
     example: int = 0,
     count: int = SHOWN,
 ) -> PartsOfPhotograph:
-    """Return what the page shows of one photograph.
+    """Return the section of the page about one photograph.
 
     Args:
         shares: the channels' shares in the answer.
         prototypes: the fitted prototypes.
-        picture: the photograph as the model sees it, ``[H, W, 3]`` in [0, 1].
+        picture: the photograph as the model's input, ``[H, W, 3]`` in [0, 1].
         sheets: the folder that :func:`~xai_align.report.part_picture.write_sheets` wrote.
         title: the photograph's name.
         question: the question in words.
@@ -139,7 +139,7 @@ def parts_of_photograph(
 def write_prototype_page(
     path: Path, photographs: Sequence[PartsOfPhotograph], *, title: str, lead: Sequence[str] = ()
 ) -> None:
-    """Write the page; the one that was there before stays until the new one is complete.
+    """Write the page; an existing page is replaced when the new one is complete.
 
     Raises:
         OSError: it cannot be written; the message names the file.

@@ -51,11 +51,11 @@ class Record:
         map: ``[H, W]``, on the input's pixels; float32, or float64 if the values are too large or too small for it.
         raw: a readout's contributions in the feature space's own shape, one array for each tensor of it.
         cells: ``[h, w]``, a readout's map on the layer's own grid; None where there is no such grid, or several.
-        values: the meaning of the map's numbers; signed: whether those below zero speak against the answer.
+        values: the meaning of the map's numbers; signed: whether those below zero are evidence against it.
         note: the method author's remark for readers of the map.
-        remarks: what a reader has to know besides the numbers: evidence cut off from the gradient, or around the layer.
+        remarks: remarks that are needed to read the numbers: evidence cut off from the gradient, or around the layer.
         output: the meaning of the model's outputs; None: classes without names.
-        warnings: what a reader has to know of the model, such as that its weights are random.
+        warnings: remarks on the model, such as that its weights are random.
     """
 
     image: str
@@ -90,7 +90,7 @@ class Record:
 
     @property
     def meaning(self) -> OutputDescription:
-        """The meaning of the model's outputs."""
+        """Return the meaning of the model's outputs."""
         return self.output or OutputDescription(num_outputs=self.logits.numel())
 
     @property
@@ -129,7 +129,7 @@ def record_of(
         image: its name.
         class_names: in the order of the outputs; only where ``output`` is not given.
         output: the meaning of the model's outputs; None: classes with these names.
-        warnings: what a reader has to know of the model.
+        warnings: remarks on the model.
         position: the image's number in the batch; None: it is the only one.
 
     Raises:
@@ -188,12 +188,14 @@ def record_of(
 
 
 def remarks(readout: Readout) -> tuple[str, ...]:
-    """Return what a reader of a readout has to know besides its numbers, one clause each."""
+    """Return the remarks that are needed to read a readout's numbers, one clause each."""
     found = [f"evidence cut off from the gradient lies in the bias: {cut}" for cut in readout.cut_off]
     if bool((readout.around != 0).any()):
         found.append(f"some evidence bypasses '{readout.feature_space.layer}'; it is one number without a position")
     if readout.gates_flow:
-        found.append("nothing but gates leads to the answer, so sigmoids and the like were read as activations")
+        found.append(
+            "all paths to the answer lead through gates, so sigmoids and similar gates were read as activations"
+        )
     return tuple(found)
 
 

@@ -115,7 +115,7 @@ def _table_row(record: Record, number: Callable[[float], str]) -> tuple[str, ...
 
 
 def sum_text(record: Record) -> str:
-    """Format the answer as a sum: ``9.384 = 9.120 (picture) + 0.264 (bias)``; or the gap that a map leaves."""
+    """Format the answer as a sum: ``9.384 = 9.120 (picture) + 0.264 (bias)``; or the gap of a map."""
     number = number_format([record.answer])
     if record.values == "slopes":
         return f"{number(record.answer)} is the answer; the map holds slopes, which don't add up to it"
@@ -127,8 +127,8 @@ def sum_text(record: Record) -> str:
         number = number_format([record.answer, record.contributions, record.gap])
         return (
             f"{number(record.answer)} is the answer, {number(record.contributions)} the sum of the map: "
-            f"{number(record.gap)} is not explained by the map: the network's constants, such as biases, and what the "
-            "method misses"
+            f"{number(record.gap)} is not explained by the map: the network's constants, such as biases, and the "
+            "method's own error"
         )
     on_picture = record.contributions - (record.prefix or 0.0)
     around = record.around or 0.0
@@ -148,7 +148,7 @@ def exactness(record: Record) -> str:
         return ""
     meaning = {
         "local": "local: removing a position lowers the answer by its contribution",
-        "frozen": "gates held at this image: the sum is exact, but removing positions also moves the gates",
+        "frozen": "gates held at this image: the sum is exact, but removing positions also changes the gates",
     }
     cancels = f"terms for and against are {record.amplification:.3g} times the answer in size"
     clauses = (f"sum off by {tiny(record.completeness_error)}", cancels, meaning.get(record.kind or "", ""))
@@ -175,7 +175,7 @@ def footnotes(records: Sequence[Record]) -> list[str]:
     if gaps:
         notes.append(
             "Methods marked – do not decompose the answer; the gap is the answer minus the sum of their map: the "
-            "network's constants, which a decomposition states as its bias, and what the method misses."
+            "network's constants, which a decomposition states as its bias, and the method's own error."
         )
     if rankings:
         notes.append(

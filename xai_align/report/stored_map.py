@@ -1,4 +1,4 @@
-"""Maps as a page stores them: one byte for each cell and one scale, coarse maps in their own size.
+"""Maps as a page stores them: one byte for each cell and one scale, coarse maps at their own resolution.
 
 A cell's value is the sum of the map over the cell, so it is in the unit of the answer. The value that a page
 shows differs from it by at most ``scale / 254``.
@@ -58,7 +58,7 @@ def stored_map(values: Tensor, *, signed: bool, cells: Tensor | None = None) -> 
 
     Args:
         values: the map ``[H, W]`` on the pixels of the picture.
-        signed: whether values below zero speak against the answer; decides the ends of the colour scale.
+        signed: whether values below zero are evidence against the answer; determines the ends of the colour scale.
         cells: the same map on the layer's own grid ``[h, w]``, if it has one.
 
     Example::

@@ -1,4 +1,4 @@
-"""The sum that makes an answer, as a few terms: the strongest regions, the rest, what speaks against, the bias."""
+"""Sum of an answer, as a few terms: the strongest regions, the rest, the evidence against, the bias."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Term(NamedTuple):
     """One term of the sum.
 
     ``box``: left, top, width and height of its region as shares of the picture; empty: it has none. ``share``: of the
-    evidence for the answer, the sum of all regions with a positive one; None: it speaks against, or is not a region.
+    evidence for the answer, the sum of all regions with a positive one; None: it is evidence against, or not a region.
     """
 
     kind: Kind
@@ -41,7 +41,7 @@ def sum_terms(record: Record) -> tuple[Term, ...]:
 
     The picture is divided into 3 x 3 regions; a cell of the map that lies in several is divided by area. A region's
     term is the sum of the map over it: the three largest stand alone, the others are added up by sign. For a method
-    without a decomposition, the last term is what its map leaves unexplained.
+    without a decomposition, the last term is the gap between the map's sum and the answer.
 
     Example::
 

@@ -1,4 +1,4 @@
-"""Sentences on a map: where the evidence lies, how much of it, and what speaks against the answer.
+"""Sentences on a map: where the evidence lies, how much of it, and the evidence against the answer.
 
 The regions are those of :mod:`xai_align.evaluation.salient_regions`; the words are in :mod:`xai_align.report.phrases`.
 Every number in a text is one of its :class:`Words`, computed from the map.
@@ -54,8 +54,8 @@ def words_of(
         record: the explanation of one image, from :func:`~xai_align.report.record.record_of`.
         regions: label of each pixel's region ``[H, W]``, such as superpixels or parts; None: an 8 x 8 grid. Pixels
             below 0 belong to none.
-        names: name of each region, for masks of things: "the head". They are told as they are, without joining.
-        max_regions: largest number of finds for the answer; of those against it, the largest is told.
+        names: name of each region, for masks of things: "the head". They are described without joining.
+        max_regions: largest number of finds for the answer; of those against it, the largest is described.
         min_coverage: finds that cover less of the evidence are left out.
         phrases: the language.
 
@@ -71,7 +71,7 @@ def words_of(
         words_of(record_of(explanation, image="photo")).text  # "Why class 3? Of the evidence for class 3, 41 % ..."
     """
     if not record.map.numel():
-        raise ValueError("the record is without its map, and has no sentences; make them before the map is left out")
+        raise ValueError("the record has no map, so it has no sentences; make them before the map is dropped")
     if not bool(record.map.isfinite().all()):
         return Words(text=f"{record.question} {phrases.not_finite}", regions=(), coverage=0.0)
     if not bool(record.map.double().abs().sum().isfinite()):
@@ -128,7 +128,7 @@ class _Sentences:
         return p.most.format(what=what, region=first, more="".join(p.more.format(region=one) for one in others))
 
     def without_find(self, what: str, somewhere: bool) -> str:
-        """Return the sentence on evidence of which no region holds enough to be told."""
+        """Return the sentence on evidence of which no region holds enough to be described."""
         p = self.phrases
         if not bool((self.record.map > 0).any()):
             return p.nothing_for.format(side=self.side)
@@ -190,7 +190,7 @@ class _Sentences:
 
     @property
     def side(self) -> str:
-        """The classes asked about, against the foils if there are any."""
+        """Return the classes asked about, against the foils if there are any."""
         record, p = self.record, self.phrases
         side = p.either.join(map(record.meaning.name, record.targets))
         if record.meaning.kind == "regression":

@@ -69,18 +69,18 @@ class ExplanationLog:
     Random state is restored.
 
     The log measures its own time, and all calls together stay within ``share`` of the time since :meth:`start`, after
-    each of them. What a call takes is foreseen from those before. The first one begins with one picture, which is given
-    up if it takes too long, and goes on with the others if there is time for all of them; later ones are made for all
-    pictures or not at all; and :meth:`finish` takes as many as there is time for, from the first on. Without a call of
-    :meth:`start`, time begins with the first call, which is made. Not counted is what opening the writer takes.
+    each of them. The time of a call is predicted from earlier ones. The first one begins with one picture, which is
+    stopped if it takes too long, and continues with the others if there is time for them; later ones are made for all
+    pictures or not at all; and :meth:`finish` explains as many as there is time for, from the first on. Without a call
+    of :meth:`start`, time begins with the first call, which is made. The time for opening the writer is not counted.
 
-    Written are, for each picture, the overlay and the numbers of :class:`Observation`, their means, the seconds
+    For each picture, the log writes the overlay and the numbers of :class:`Observation`, their means, the seconds
     of the call and the share of time so far; and the pictures themselves, once.
 
     Args:
         images: ``[N, C, H, W]``, prepared for the network. They are moved to its device and dtype.
         question: as in :func:`~xai_align.explain`: the classes of the pictures, ``[N]``, or questions. None: why the
-            predicted class? Then a map is compared with the one before only where the prediction is the same.
+            predicted class? Then a map is compared with the previous one only if the prediction is the same.
         method: a name from ``xai-align methods``; None: the exact readout.
         writer: ``"tensorboard"``, ``"wandb"``, ``"mlflow"``, ``"folder"``, or a :class:`Writer`. None: the active run
             of Weights & Biases, else that of MLflow, else TensorBoard if it is installed, else files.
@@ -88,9 +88,9 @@ class ExplanationLog:
         names: of the pictures; None: "1", "2", ...
         scale: mean and standard deviation of the images' normalisation, to show the pictures; None: the values are
             stretched to [0, 1].
-        every: only every so many calls of :meth:`step` do something.
+        every: only every so many calls of :meth:`step` are made.
         share: largest share of time, in (0, 1]; 1: every call is made, for all pictures.
-        batch_size: how many pictures are explained at once.
+        batch_size: number of pictures that are explained at once.
         clock: returns seconds.
         **options: passed to :func:`~xai_align.explain`, such as ``layer`` and ``output``.
 
@@ -136,12 +136,12 @@ class ExplanationLog:
         self._state = _State()
 
     def start(self) -> None:
-        """Begin to count time, at the start of the training. What an earlier training left is forgotten."""
+        """Begin to count time, at the start of the training. State of an earlier training is discarded."""
         self._state = _State()
         self._budget.start()
 
     def step(self, model: nn.Module, step: int | None = None) -> tuple[Observation, ...] | None:
-        """Explain the pictures and write what is found, if it is time to.
+        """Explain the pictures and write the results, if an explanation is due.
 
         Args:
             model: the network that is trained, in any mode.
@@ -176,7 +176,7 @@ class ExplanationLog:
 
         Args:
             model: the network.
-            step: as for :meth:`step`; None: that of the last call. What was written at this step is not written again.
+            step: as for :meth:`step`; None: that of the last call. Results of this step are not written twice.
 
         Returns:
             As :meth:`step`.
@@ -205,13 +205,13 @@ class ExplanationLog:
         return self._budget.spent / self._budget.elapsed if self._budget.spent else 0.0
 
     def _first_look(self, model: nn.Module, step: int) -> tuple[Observation, ...] | None:
-        """Explain one picture within the time there is, and then the others if there is time for all of them."""
+        """Explain one picture within the available time, and then the others if there is time for all of them."""
         return self._observe_and_write(model, step, 1, first=True) if self._budget.may_try else None
 
     def _observe_and_write(
         self, model: nn.Module, step: int, count: int, *, first: bool = False
     ) -> tuple[Observation, ...] | None:
-        """Explain the first ``count`` pictures and write what is found; ``first``: see :meth:`_first_look`."""
+        """Explain the first ``count`` pictures and write the results; ``first``: see :meth:`_first_look`."""
         try:
             if self._state.open is None:
                 self._state.open = writer_for(self.writer, self.folder)
@@ -342,7 +342,7 @@ def _bytes(picture: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def _checked_images(images: Any) -> Tensor:
-    """Return the images on the CPU, as a copy that later changes of the batch do not reach."""
+    """Return the images on the CPU, as a copy that later changes of the batch do not affect."""
     if not isinstance(images, Tensor) or images.dim() != 4 or not images.is_floating_point() or not len(images):
         found = (
             f"{list(images.shape)} of {images.dtype}" if isinstance(images, Tensor) else f"a {type(images).__name__}"
@@ -354,7 +354,7 @@ def _checked_images(images: Any) -> Tensor:
 
 
 def _checked_names(names: Sequence[str] | None, count: int) -> list[str]:
-    """Return a name for each picture, of characters that every writer takes.
+    """Return a name for each picture, of characters that every writer accepts.
 
     Raises:
         ValueError: there are more or fewer names than pictures, two are the same, or one is "mean".

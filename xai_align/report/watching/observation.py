@@ -38,7 +38,7 @@ class Observation:
         rank_correlation: Pearson's r of the ranks of the pixels by magnitude, with the map at the call before.
         top_overlap: intersection over union of the 10 % of pixels with the largest magnitude, with the map before.
         top_sign_agreement: share of those 10 % that both maps have, with the same sign. These three are None at the
-            first call, and where the question is another one than at the call before; the first is also None where
+            first call, and where the question differs from that of the previous call; the first is also None where
             all pixels of a map have the same magnitude.
 
     Example::
@@ -63,7 +63,7 @@ class Observation:
 
     @property
     def numbers(self) -> dict[str, float]:
-        """All numbers that there are, by name."""
+        """All available numbers, by name."""
         names = ("answer", "completeness_error", "amplification", *MEASURES)
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 

@@ -14,15 +14,15 @@ from xai_align._tools.checks import check_number
 
 
 class OutOfTime(BaseException):
-    """End of a block that takes longer than it may; no ``Exception``, so that nobody takes it for a failure."""
+    """End of a block that takes longer than it may; not an ``Exception``, so that it is not handled as a failure."""
 
 
 class TimeBudget:
     """Share of the time since :meth:`start` that may be spent in :meth:`spending`.
 
-    What a number of pictures takes is foreseen from what was spent on them before. The first time nothing is known, so
-    that one picture is tried, and given up as soon as it takes more than there is (:meth:`within`). A failed trial is
-    repeated when there is twice as much.
+    The time for a number of pictures is predicted from earlier ones. The first time nothing is known, so one picture is
+    tried, and stopped as soon as it takes more than the available time (:meth:`within`). A failed trial is repeated
+    when twice as much time is available.
 
     Args:
         share: in (0, 1]; 1: without limit.
@@ -74,7 +74,7 @@ class TimeBudget:
         return bool(self._seconds)
 
     def seconds_of(self, pictures: int) -> float:
-        """Return what so many pictures take at most, from what was spent before; infinite if nothing is known.
+        """Return the longest time that this many pictures may take, from earlier ones; infinite if nothing is known.
 
         More pictures take longer, and twice as many at most twice as long.
         """
@@ -87,9 +87,9 @@ class TimeBudget:
 
     @contextmanager
     def spending(self, pictures: int = 0) -> Iterator[None]:
-        """Count the seconds of the block as spent, and as what these pictures take if it ends without an error.
+        """Count the seconds of the block as spent, and as the time of these pictures if it ends without an error.
 
-        Without a start before, time begins with it.
+        Without an earlier start, time begins with it.
         """
         if self._began is None:
             self.start()

@@ -1,6 +1,6 @@
 """Writers of pictures and numbers: TensorBoard, Weights & Biases, MLflow, or files in a folder.
 
-The three packages are optional, and each is imported when its writer is made.
+The three packages are optional, and each is imported when its writer is created.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PREFIX = "explanations/"
 
 @runtime_checkable
 class Writer(Protocol):
-    """Destination of pictures and numbers. A class of one's own needs these three methods.
+    """Destination of pictures and numbers. A custom class needs these three methods.
 
     Example::
 
@@ -54,14 +54,14 @@ class Writer(Protocol):
         """Write a finite number."""
 
     def close(self) -> None:
-        """Write what is still waiting."""
+        """Write pending data."""
 
 
 class FolderWriter:
     """Writer of files: ``NAME/000012.png`` for each picture, and a row ``step,name,value`` in ``numbers.csv``.
 
     Args:
-        folder: made at the first write; rows are appended to a table that is there.
+        folder: created at the first write; rows are appended to an existing table.
 
     Example::
 
@@ -141,9 +141,9 @@ class TensorBoardWriter:
 
 
 class WandbWriter:
-    """Writer into a run of Weights & Biases, on an axis of its own, ``explanations/step``.
+    """Writer into a run of Weights & Biases, with a separate axis, ``explanations/step``.
 
-    The run's own step is not advanced: rows wait, and join the next row that the training logs.
+    The run's own step is not advanced: rows are kept and added to the next row that the training logs.
 
     Args:
         run: a run; None: the active one.
@@ -174,7 +174,7 @@ class WandbWriter:
         self._log(name, value, step)
 
     def close(self) -> None:
-        """Send the row that waits."""
+        """Send the pending row."""
         if self._last is not None and self._last[1] == self._run.step:
             self._run.log({}, commit=True)
         self._last = None
