@@ -364,7 +364,7 @@ def gives(change):
         (gives(lambda z: z.mean((2, 3))), "spare", "'spare' did not run"),
         (gives(lambda z: z.mean((2, 3))), "conv3", "layer 'conv3' not found; this model has conv, spare"),
         (conv_net(), "act", "'act' runs more than once"),
-        (conv_net(), "fc", "has no place in an image"),
+        (conv_net(), "fc", "has no position in an image"),
         (gives(lambda z: z), "conv", r"gave \[3, 4, 8, 8\] for 3 images; logits \[N, K\] are needed.*lack its head"),
         (gives(lambda z: (z.mean((2, 3)), z)), "conv", "gave a tuple for 3 images"),
         (gives(lambda z: {"logits": z.mean((2, 3))}), "conv", "gave a dict with logits for 3 images"),

@@ -375,7 +375,7 @@ def test_grad_cam_through_a_split_never_differentiates_the_first_half():
 @pytest.mark.parametrize(
     ("layer", "inputs", "error", "said"),
     [
-        (FeatureSpace(layer="head"), fixed_images(), ValueError, "has no place in an image"),
+        (FeatureSpace(layer="head"), fixed_images(), ValueError, "has no position in an image"),
         ("nowhere", fixed_images(), ValueError, "layer 'nowhere' not found; this model has first, norm"),
         (nn.Linear(1, 1), fixed_images(), ValueError, "is not a module of this model"),
         (None, torch.zeros(2, 6), ValueError, r"explains one batch of images \[N, C, H, W\], got \[2, 6\]"),

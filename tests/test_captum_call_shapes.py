@@ -397,7 +397,7 @@ def test_layers_of_networks_on_signals_and_volumes(make, shape, layer, axes):
 
 def test_features_without_positions_are_refused_at_a_layer():
     model, x = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)).eval(), torch.ones(3, 4)
-    with pytest.raises(ValueError, match="has no place in inputs of shape"):
+    with pytest.raises(ValueError, match="has no position in inputs of shape"):
         PiNetAttribution(model, "1").attribute(x, target=0)
     assert LayerPiNetAttribution(model, "1").attribute(x, target=0).shape == (3, 6)
 

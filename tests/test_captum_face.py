@@ -156,7 +156,7 @@ def test_tuples_come_back_as_tuples(model, images):
     close(single[0], PiNetAttribution(model).attribute(images, 1))
     pair = PiNetAttribution(model).attribute((images, fixed_images(seed=9)), 1)
     assert [one.shape for one in pair] == [images.shape, images.shape]
-    with pytest.raises(ValueError, match="has no place in 2 inputs"):
+    with pytest.raises(ValueError, match="has no position in 2 inputs"):
         PiNetAttribution(model, "second").attribute((images, fixed_images(seed=9)), 1)
 
 

@@ -322,7 +322,7 @@ def test_kernel_pca_of_many_positions_keeps_random_numbers(pair):
 @pytest.mark.parametrize(
     ("options", "inputs", "error", "said"),
     [
-        ({"layer": "fc"}, images(2, 16), ValueError, "has no place in an image"),
+        ({"layer": "fc"}, images(2, 16), ValueError, "has no position in an image"),
         ({"layer": "nowhere"}, images(2, 16), ValueError, "layer 'nowhere' not found; this model has conv1"),
         ({"layer": nn.Linear(1, 1)}, images(2, 16), ValueError, "is not a module of this model"),
         ({}, torch.zeros(2, 6), ValueError, r"gradcam explains one batch of images \[N, C, H, W\], got \[2, 6\]"),

@@ -379,7 +379,7 @@ class Wide(nn.Module):
         (6, {"first": 3, "last": 5}, "the pool of prototypes shrinks"),
         (6, {"memory": 0}, "memory must be a positive number"),
         (6, {"layer": "conv7"}, "layer 'conv7' not found"),
-        (6, {"layer": "fc"}, "has no place in an image"),
+        (6, {"layer": "fc"}, "has no position in an image"),
         (6, {"names": ["a"]}, "1 name for 6 images"),
     ],
     ids=str,

@@ -190,7 +190,7 @@ def test_under_autocast_the_sum_is_still_the_logit(z):
     [
         ({"z": "pixles"}, "z='pixles'; it is one of 'ones'"),
         ({"activation": "relu"}, "one of 'sigmoid'"),
-        ({"z": "pixels_and_inverse", "coefficients": "per_class"}, "would see nothing of the pixels"),
+        ({"z": "pixels_and_inverse", "coefficients": "per_class"}, "would not depend on the pixels"),
         ({"z": "pixels", "coefficients": "per_position"}, "the same for all 4 classes"),
         ({"z": "area"}, 'use scale="one"'),
         ({"num_classes": 1, "activation": "softmax"}, "two classes or more"),

@@ -1,6 +1,6 @@
 """Checksum of tensors: whether values changed, in less time than by a digest.
 
-PyTorch's version counters miss what is written past autograd: through ``.data``, NumPy or other shared memory. Here the
+PyTorch's version counters miss writes that bypass autograd: through ``.data``, NumPy or other shared memory. Here the
 values themselves are read: all tensors in one row, multiplied by a pattern of random numbers and summed in pieces, so
 that changed, exchanged and negated values count. Only a change that is smaller than the rounding of its piece is lost.
 """

@@ -12,7 +12,7 @@ from torch import Tensor
 def full_precision(like: Tensor | str) -> AbstractContextManager[Any]:
     """Return a context without autocast on the device of a tensor, or of this type.
 
-    Under autocast products are rounded, so that sums of terms miss what they add up to.
+    Under autocast products are rounded, so that sums of terms differ from their total.
 
     Example::
 

@@ -22,7 +22,7 @@ def listed_names(names: Mapping[Any, Any] | Iterable[Any]) -> tuple[str, ...]:
         ('cat', 'dog')
     """
     if isinstance(names, str):
-        raise ValueError(f"the class names are one text, {names[:60]!r}; give a list of names")
+        raise ValueError(f"the class names are one string, {names[:60]!r}; give a list of names")
     found = _by_index(names) if isinstance(names, Mapping) else list(names)
     for index, name in enumerate(found):
         if not isinstance(name, str) or not name.strip():

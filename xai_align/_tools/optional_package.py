@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def optional_package(extra: str | None, package: str, purpose: str) -> Iterator[None]:
-    """Within it, imports of a missing package raise an error that names what to install.
+    """Make imports of a missing package in the block raise an error that names what to install.
 
     Args:
         extra: the extra of xai-align that has the package; None: no extra has it, and it is installed by itself.

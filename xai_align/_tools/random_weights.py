@@ -118,7 +118,7 @@ def _is_written(argument: Any) -> bool:
 
 
 def _overwrites(func: Any) -> bool:
-    """Return whether an operation in place ignores what was there: copying and filling."""
+    """Return whether an operation in place ignores the old values: copying and filling."""
     return str(func.overloadpacket).removeprefix("aten.") in ("copy_", "fill_", "zero_", "set_", "_foreach_copy_")
 
 

@@ -119,13 +119,13 @@ def push_masker(masker: HoldsMasker, name: str, *, private: bool = False, token:
 
     Args:
         masker: as for :func:`save_masker`.
-        name: ``owner/model``; the repository is made if it is not there.
+        name: ``owner/model``; the repository is created if it does not exist.
         private: whether a new repository is.
         token: the hub's access token; None: the one that ``hf auth login`` saved.
 
     Raises:
         TypeError: it is another kind of module.
-        ValueError: the name has not this form.
+        ValueError: the name does not have this form.
         OSError: the hub refuses, or cannot be reached.
 
     Example::

@@ -182,4 +182,4 @@ def at_least_float32(values: Tensor) -> Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
-_UNREACHED = "the logits do not depend on the layer's output; choose a layer they are made from"
+_UNREACHED = "the logits do not depend on the layer's output; choose a layer that they depend on"

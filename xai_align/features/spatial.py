@@ -42,7 +42,7 @@ def layout_of(z: Tensor, space: FeatureSpace) -> Layout:
     """
     if z.dim() not in (3, 4):
         raise ValueError(
-            f"a feature space of shape {list(z.shape)} at '{space.layer}' has no place in an image; "
+            f"a feature space of shape {list(z.shape)} at '{space.layer}' has no position in an image; "
             "read its contributions as they are, or choose a layer with [N, C, H, W] or [N, L, C]"
         )
     if space.layout == "auto" or (len(space.layout) != z.dim()):

@@ -1,4 +1,4 @@
-"""The maps of all classes at once, where the head is local."""
+"""Maps of all classes at once, if the head is local."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def read_out_all_classes(
 
     Raises:
         CompletenessError: the space's features and head do not reproduce the model's logits.
-        ValueError: the head is not local, or inputs or model are not fit for a readout.
+        ValueError: the head is not local, or inputs or model are not suitable for a readout.
 
     Example::
 

@@ -4,7 +4,7 @@ With its gates held, what follows a layer is affine in the layer's output ``z``,
 
     answer = sum(beta * z) + bias,     beta = d answer / dz.
 
-(Where biases are placed they are terms of the sum, and where evidence goes around the layer that is one more term.)
+(Placed biases are terms of the sum, and evidence that bypasses the layer is one more term.)
 
 Four steps. The network runs once, with every operation behind ``z`` rewritten as one that is linear in ``z`` and has
 the same value, its coefficient saved (:mod:`~xai_align.pinet.gates`). One backward pass gives ``beta``. The bias is the

@@ -54,8 +54,8 @@ def default_layers(
        the gate rule, with placed biases;
     4. else the input, by frozen gates; for images, a warning says so.
 
-    What acts on each pixel alone, as a normalisation does, counts as the input: a network behind one is read as it is
-    without. A network that crops, flips or shifts the image itself is read at the last layer before that, with biases
+    Operations on single pixels, such as a normalisation, count as the input: a network after one is read
+    as without it. A network that crops, flips or shifts the image itself is read at the last layer before that, with biases
     apart: a grid behind it does not lie over the image. If that is the input, a warning says so.
 
     Args:
@@ -114,7 +114,7 @@ def _warn(model: nn.Module, image: GridLayer, of_pixels: bool, moved: bool) -> N
     if moved:
         reason = (
             "crops, pads, flips or shifts the image, or reorders cells, so that its layers do not lie over it: do "
-            "that before, and explain the network on what it then gets, or name"
+            "that before the network, and explain it on the changed image, or name"
         )
     else:
         beside = " but those of single pixels" if of_pixels else ""
@@ -150,7 +150,7 @@ def has_one_grid(layers: Sequence[GridLayer]) -> bool:
 def depths(layers: Sequence[GridLayer]) -> list[GridLayer]:
     """Return the first layer of each depth on the last grid, up to a third of the depth.
 
-    Deeper, cells hold what other cells have sent them, and evidence lies in class tokens.
+    Deeper, cells contain information from other cells, and evidence lies in class tokens.
     """
     last = layers[-1]
     first_of = {layer.depth: layer for layer in reversed(layers) if layer.grid == last.grid}

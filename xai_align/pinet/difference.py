@@ -1,4 +1,4 @@
-"""Difference of two readouts: why the answer to an input is not that to another input, its baseline, or to several.
+"""Difference of two readouts: why an input's answer differs from that for a baseline, or for several.
 
 ``answer = F(x) - F(b)``, and with ``F(x) = sum(c(x)) + bias(x)``, and so for ``b``,
 

@@ -1,4 +1,4 @@
-"""Readout of a class's logit that a loss can be put on: its map has gradients in the network's parameters.
+"""Readout of a class's logit that can be used in a loss: its map has gradients in the network's parameters.
 
     logit_y = sum_p c_p + rest,     c_p = sum_c beta_cp z_cp,     beta = d logit_y / d z with the gates held
 
@@ -48,7 +48,7 @@ class DifferentiableReadout:
         logits: ``[N, K]``, of the network in eval mode.
         answer: ``[N]``, the logit of each image's class.
         map: ``[N, h, w]``, contributions in logits, signed.
-        rest: ``[N]``: bias, prefix tokens, and what goes around the layer.
+        rest: ``[N]``: bias, prefix tokens, and evidence that bypasses the layer.
     """
 
     logits: Tensor
@@ -178,7 +178,7 @@ class _Run:
         return held[0], logits
 
     def _logits(self, put: Callable[[Tensor], Tensor], around: AbstractContextManager[Any]) -> Tensor:
-        """Return the logits ``[N, K]``, with the layer's tensor replaced by what ``put`` makes of it."""
+        """Return the logits ``[N, K]``, with the layer's tensor replaced by the result of ``put``."""
         count = 0
 
         def once(number: int, z: Tensor) -> Tensor:
@@ -201,4 +201,4 @@ class _Run:
         return logits
 
 
-_UNREACHED = "the logits do not depend on the layer '{}'; choose a layer they are made from"
+_UNREACHED = "the logits do not depend on the layer '{}'; choose a layer that they depend on"

@@ -55,7 +55,7 @@ def _has_own_head(model: nn.Module) -> bool:
 def check_inputs(model: nn.Module, inputs: Sequence[Any], extra: Sequence[Any] = (), *, at_input: bool = True) -> None:
     """Raise unless ``inputs`` are batches of finite floating-point tensors of the model's dtype on its device.
 
-    A model that converts its inputs itself takes another dtype too.
+    A model that converts its inputs itself also accepts another dtype.
 
     Args:
         model: the network.
@@ -71,7 +71,7 @@ def check_inputs(model: nn.Module, inputs: Sequence[Any], extra: Sequence[Any] =
         if not isinstance(x, Tensor):
             raise TypeError(
                 f"inputs are a tensor or a tuple of tensors, got {type(x).__name__}"
-                + ("; give what the model takes by name as additional_forward_args" if isinstance(x, dict) else "")
+                + ("; give the model's named arguments as additional_forward_args" if isinstance(x, dict) else "")
             )
         if x.is_complex():
             raise TypeError(
@@ -142,7 +142,7 @@ def explained_failures(inputs: Sequence[Tensor]) -> Iterator[None]:
 
 @contextmanager
 def named_checkpointing() -> Iterator[None]:
-    """Say of errors of ``torch.utils.checkpoint`` what to do about them.
+    """Add advice to errors of ``torch.utils.checkpoint``.
 
     Raises:
         ValueError: in place of such an error.

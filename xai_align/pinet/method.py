@@ -1,4 +1,4 @@
-"""The exact readout as an attribution method, with Captum's call."""
+"""The exact readout as an attribution method, with Captum's interface."""
 
 from __future__ import annotations
 
@@ -102,12 +102,12 @@ class PiNetMethod:
 
     @property
     def network(self) -> Any:
-        """The model that is read out."""
+        """Return the model that is read out."""
         return self.forward_func
 
     @property
     def layers(self) -> ReadoutLayers:
-        """The layer or layers, as layers of :attr:`network`."""
+        """Return the layer or layers, as layers of :attr:`network`."""
         return self.layer
 
     @restores_thread_state
@@ -142,7 +142,7 @@ class PiNetMethod:
                 and so is the bias, and ``sum(attributions) + bias == F(inputs) - F(baselines)``. Another number of
                 examples, or a function that returns baselines, is a distribution: the difference to the mean over it.
                 None: no comparison, the whole answer.
-            return_bias: also return ``[N]``, the part of the answer that has no place in the inputs, so that
+            return_bias: also return ``[N]``, the part of the answer that has no position in the inputs, so that
                 ``attributions.flatten(1).sum(1) + bias`` is the answer.
 
         Returns:
@@ -211,7 +211,7 @@ class PiNetMethod:
 
 
 def check_kind(kind: Kind, *, adds_up: bool) -> None:
-    """Raise if attributions of this kind can't be given, or don't add up where that is asked for.
+    """Raise if attributions of this kind can't be given, or don't add up although their sum is requested.
 
     Raises:
         ValueError: there is no such kind, or it has no sum.

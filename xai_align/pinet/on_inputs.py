@@ -40,14 +40,14 @@ def contributions_on_inputs(readout: Readout, inputs: tuple[Tensor, ...]) -> tup
         return tuple(part.contiguous() for part in parts)
     if len(inputs) > 1:
         raise ValueError(
-            f"a readout at '{readout.feature_space.layer}' has no place in {len(inputs)} inputs; "
+            f"a readout at '{readout.feature_space.layer}' has no position in {len(inputs)} inputs; "
             'read out at layer="input", or use LayerPiNetAttribution'
         )
     if readout.coefficients is not None and parts[0].shape[1:] == inputs[0].shape[1:]:
         return (parts[0].contiguous(),)  # a PiNet whose z is these pixels
     if readout.image_size is None:
         raise ValueError(
-            f"a readout at '{readout.feature_space.layer}' has no place in inputs of shape {list(inputs[0].shape)}; "
+            f"a readout at '{readout.feature_space.layer}' has no position in inputs of shape {list(inputs[0].shape)}; "
             'read out at layer="input", or take the contributions as they are (LayerPiNetAttribution)'
         )
     return (readout.on_images(inputs[0].shape[1]),)

@@ -305,7 +305,7 @@ class Reading:
         if own.shape != copied.shape or bool(misses((own - copied).abs().max(), own.abs().max(), 64, torch.float32)):
             raise CompletenessError(
                 "a structural copy of the model, on which readouts work, gives other logits than the model itself: its "
-                "forward pass looks modules or parameters up by identity or type, or keeps state between calls; make "
+                "forward pass looks up modules or parameters by identity or type, or keeps state between calls; make "
                 "it depend on its attributes alone"
             )
 
@@ -397,7 +397,7 @@ class Reading:
         return (
             f"the logits that the rules compute for example {example} differ from the plain model's by "
             f"{difference:.3g}, more than rounding{where}. A rule does not compute its operation's value, or the model "
-            "gives other logits at every call: read out behind that module, with feature_space=..."
+            "gives other logits at every call: read out after that module, with feature_space=..."
         )
 
     def _first_difference(self) -> str:
@@ -421,9 +421,9 @@ class Reading:
         return (
             f"the contributions at '{layer}' and the bias of example {example} miss the answer "
             f"{float(decomposition.answer[example]):.6g} by {float(decomposition.error[example]):.3g}, more than "
-            "rounding; the network has an operation that the interception does not see and that is not linear (a "
+            "rounding; the network has an operation that is not intercepted and is not linear (a "
             "custom autograd function, activation checkpointing, scripted or compiled code), or gives something else "
-            "at every call: read out behind it, with feature_space=..."
+            "at every call: read out after it, with feature_space=..."
         )
 
     # ---------------------------------------------------------------- precision

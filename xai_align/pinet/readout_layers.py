@@ -1,4 +1,4 @@
-"""Layers to read out, each with its rule: the caller's arguments brought to one form."""
+"""Layers to read out, each with its rule, from the caller's arguments."""
 
 from __future__ import annotations
 
@@ -149,6 +149,6 @@ def as_weights(weights: Sequence[float] | None, count: int) -> list[float]:
     if not all(weight >= 0 for weight in found) or not math.isclose(sum(found), 1, abs_tol=1e-6):
         raise ValueError(
             f"the weights {found} sum to {sum(found):.6g}; they must be 0 or more and sum to 1, "
-            "so that what they share out is the answer"
+            "so that the answer is distributed completely"
         )
     return found

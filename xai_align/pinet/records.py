@@ -125,7 +125,7 @@ class Readout:
         cells = [contribution_map(part, self.feature_space, self.image_size) for part in parts]
         if all(one.shape[-2:] == (1, 1) for one in (*cells, *self.placed)):
             warnings.warn(
-                f"the map at '{self.feature_space.layer}' has one cell, which says nothing of where: give a larger "
+                f"the map at '{self.feature_space.layer}' has one cell, so it has no positions: give a larger "
                 "input or a layer further from the output (feature_space=, layer=)",
                 stacklevel=callers_level(),
             )
@@ -144,8 +144,8 @@ class Readout:
             where = layer if isinstance(layer, str) else ", ".join(layer)
             warnings.warn(
                 f"the map at '{where}' is mostly cancellation: {evidence:.4g} for, {against:.4g} against an answer of "
-                f"{float(self.answer[one]):.4g} (example {one}). It is exact and hardly readable; read a later layer, "
-                'or use rule="gamma"',
+                f"{float(self.answer[one]):.4g} (example {one}). It is exact, but hard to interpret; read a later "
+                'layer, or use rule="gamma"',
                 stacklevel=callers_level(),
             )
 

@@ -168,13 +168,13 @@ def _dead_end(
     gates.clear()
     if stopped is None:
         return (
-            f"the output does not depend on the feature space '{layer}': it does not lie upstream of the output; "
-            "choose a layer that does"
+            f"the output does not depend on the feature space '{layer}': the output is not computed from it; "
+            "choose a layer that it depends on"
         )
     name, by = stopped
     if cut and name in {one.how for one in cut} | {"no_grad"}:
         return (
-            f"no evidence of '{layer}' reaches the output: {'; '.join(map(str, cut))}. Read out at a layer behind it "
+            f"no evidence of '{layer}' reaches the output: {'; '.join(map(str, cut))}. Read out at a layer after it "
             "(feature_space=...), or take the gradient barrier out of the forward pass"
         )
     if "softmax" in name:
@@ -184,5 +184,5 @@ def _dead_end(
         )
     return (
         f"no evidence of '{layer}' reaches the output: the last operation that depends on it is '{name}' in {by}, "
-        "which is held as a constant; read out behind it, or teach the operation with xai_align.pinet.register_rule"
+        "which is held as a constant; read out after it, or register a rule with xai_align.pinet.register_rule"
     )

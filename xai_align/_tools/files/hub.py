@@ -31,7 +31,7 @@ def push(
 
     Args:
         write: gets the folder.
-        name: ``owner/model``; the repository is made if it is not there.
+        name: ``owner/model``; the repository is created if it does not exist.
         card: text of the model's page.
         tags: further tags of the page.
         private: whether a new repository is.
@@ -39,7 +39,7 @@ def push(
         message: of the commit.
 
     Raises:
-        ValueError: the name has not this form.
+        ValueError: the name does not have this form.
         OSError: the hub refuses, or cannot be reached.
     """
     if name.count("/") != 1 or not all(name.split("/")):

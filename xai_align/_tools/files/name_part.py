@@ -1,4 +1,4 @@
-"""Names that people give as parts of file names: of a length that file systems take, and different ones stay so."""
+"""Names given by users as parts of file names: short enough for file systems, and distinct if the names are."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ LONGEST_PART = 80
 
 
 def name_part(name: str, *, longest: int = LONGEST_PART) -> str:
-    """Return a name of at most so many bytes of UTF-8. A longer one is cut, and ends with digits of the whole name.
+    """Return a name of at most this many bytes of UTF-8. A longer one is truncated, with a digest at its end.
 
     Example::
 

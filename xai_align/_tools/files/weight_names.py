@@ -30,7 +30,7 @@ class Renamed(NamedTuple):
 
 
 def without_wrappers(name: str) -> str:
-    """Return a name without what data-parallel and compiling wrappers put before it, in any order.
+    """Return a name without the prefixes of data-parallel and compiling wrappers, in any order.
 
     Example::
 
@@ -51,8 +51,8 @@ def tensor_called(found: Mapping[str, Tensor], name: str) -> Tensor | None:
 def named_as(found: Mapping[str, Tensor], own: Collection[str], path: str | Path) -> Renamed:
     """Return the tensors of a file under a network's own names.
 
-    A prefix is removed if what stands behind it are all the network's names: ``model.`` of Lightning's modules,
-    ``module.``, ``backbone.`` and any other. Tensors beside the network are left out.
+    A prefix is removed if the remaining names are all the network's names: ``model.`` of Lightning's modules,
+    ``module.``, ``backbone.`` and any other. Tensors that do not belong to the network are left out.
 
     Args:
         found: the tensors by their names in the file.
@@ -99,7 +99,7 @@ def _notes(found: Collection[str], chosen: str, prefixes: Sequence[str], path: s
 
 
 def load_all_weights(model: nn.Module, found: Mapping[str, Tensor], source: str) -> None:
-    """Load every tensor into a network that no one else uses, or raise with those that do not fit.
+    """Load every tensor into a network that no one else uses, or raise an error that names those that do not fit.
 
     Counters of batch norm may be missing, as for PyTorch. The tensors are of this version of the network's classes, as
     they have its names and shapes.
@@ -121,7 +121,7 @@ def _are(inner: Collection[str], own: Collection[str]) -> bool:
 
 
 def _prefixes(found: Collection[str]) -> list[str]:
-    """Return what may stand before the network's names, the shortest first."""
+    """Return possible prefixes of the network's names, the shortest first."""
     parts = [name.split(".") for name in found]
     several = {".".join(one[:depth]) + "." for one in parts for depth in range(1, min(len(one), _DEEPEST_PREFIX + 1))}
     return sorted(several, key=lambda prefix: (prefix.count("."), prefix))

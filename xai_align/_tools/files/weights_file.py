@@ -1,6 +1,6 @@
 """Reading of weights that any training script saved: the tensors are found, and nothing in the file is run.
 
-A PyTorch file is read by ``torch.load(weights_only=True)``. Objects of a training script beside the weights, such as
+A PyTorch file is read by ``torch.load(weights_only=True)``. Other objects that a training script saved, such as
 its settings or callbacks, are replaced by empty placeholders; ``argparse.Namespace`` is read as it is.
 """
 
@@ -52,7 +52,7 @@ class WeightsFile:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def notes(self, path: str | Path) -> tuple[str, ...]:
-        """Return what a reader has to know of the choice: which weights were read, where there are others."""
+        """Return remarks on the choice: which weights were read, if there are others."""
         if not self.others:
             return ()
         shown = ", ".join(f"'{one}'" if one else "those beside it" for one in self.others[:4])
@@ -124,7 +124,7 @@ def _read_plain(path: Path) -> Any:
 
 
 def _reason(error: Exception) -> str:
-    """Return what PyTorch found wrong, without its advice to run the file's code."""
+    """Return PyTorch's error, without its advice to run the file's code."""
     found = str(error).partition("WeightsUnpickler error: ")[2]
     return in_one_clause(ValueError(found.partition("Please use")[0])) if found.strip() else in_one_clause(error)
 

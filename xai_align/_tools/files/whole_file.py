@@ -1,4 +1,4 @@
-"""Files that are complete or not there: written under another name, then renamed."""
+"""Files that are complete or absent: written under another name, then renamed."""
 
 from __future__ import annotations
 

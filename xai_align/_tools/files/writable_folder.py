@@ -10,7 +10,7 @@ from xai_align._tools.files.legible import legible
 
 
 def check_folder_is_writable(folder: str | Path) -> None:
-    """Check that files can be made in a folder, which need not exist yet; nothing is left there.
+    """Check that files can be created in a folder, which need not exist yet; nothing is left there.
 
     Raises:
         OSError: they cannot; the message names the folder and has the system's reason.
@@ -33,7 +33,7 @@ def check_folder_is_writable(folder: str | Path) -> None:
 
 
 def _nearest(folder: Path) -> Path:
-    """Return the folder, or that which it would be made in."""
+    """Return the folder, or the one in which it would be created."""
     for here in (folder, *folder.parents):
         with suppress(FileNotFoundError, NotADirectoryError):  # other errors are the system's reason
             here.lstat()

@@ -1,12 +1,12 @@
 """Attention half and half: evidence flows through the values and, to first order, through the attention weights.
 
-With held attention, a change of what a token looks at is not evidence. Here, for scores ``s`` and ``p = softmax(s)``
+With held attention, a change of the attention weights is not evidence. Here, for scores ``s`` and ``p = softmax(s)``
 with its derivative ``J = diag(p) - p p^T``,
 
     softmax(s) = stop(J) s + stop(p - J s),
 
-so the weights are linear in the scores, and the products ``q k^T`` and ``p v`` are half and half as all products of
-two things that depend on ``z``. The constant ``p - J s`` belongs to the bias; without it the sum is not the answer.
+so the weights are linear in the scores, and the products ``q k^T`` and ``p v`` are split in half, like all products of
+two factors that depend on ``z``. The constant ``p - J s`` belongs to the bias; without it the sum is not the answer.
 
 Source: Achtibat et al. 2024 (AttnLRP, which leaves out the constant).
 """
@@ -115,5 +115,5 @@ def _derivative(p: Tensor, v: Tensor, dim: int) -> Tensor:
 
 
 def _finite(scores: Tensor) -> Tensor:
-    """Return scores with zeros for those masked out by -inf, whose weight is zero whatever they are."""
+    """Return scores with zeros for those masked out by -inf, whose weight is zero in any case."""
     return scores.masked_fill(scores == float("-inf"), 0)

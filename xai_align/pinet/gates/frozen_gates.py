@@ -65,8 +65,8 @@ class FrozenGates(TorchFunctionMode):
     Args:
         model: used only for the names of its modules, in error messages.
         rules: rules that override the registered ones, by function or by the operation's name.
-        flowing: whether sigmoids, scales other than softmax and the like pass evidence on, as activations, instead of
-            being held as gates.
+        flowing: whether sigmoids, scales other than softmax and similar operations pass evidence on, as activations,
+            instead of being held as gates.
         separate_views: whether ``chunk``, ``unbind`` and ``split`` give views that may be written into.
     """
 
@@ -316,7 +316,7 @@ class FrozenGates(TorchFunctionMode):
             if constant and self._aliased and isinstance(tensor, Tensor) and storage(tensor) in self._aliased:
                 raise ValueError(
                     f"{_by(*self._running_module())} writes through .detach(), .data or a view made under no_grad into "
-                    "a tensor that depends on the feature space, which no gradient sees; write into the tensor itself"
+                    "a tensor that depends on the feature space, hidden from gradients; write into the tensor itself"
                 )
 
     def _memory_of_parameters(self) -> set[int]:
@@ -378,7 +378,7 @@ class FrozenGates(TorchFunctionMode):
     def _complaint(self, name: str) -> str:
         return (
             f"no rule makes the operation '{name}' linear; it ran in {_by(*self._running_module())}. "
-            "Read out at a later layer (feature_space=...), or teach the operation with xai_align.pinet.register_rule"
+            "Read out at a later layer (feature_space=...), or register a rule with xai_align.pinet.register_rule"
         )
 
     def _running_module(self) -> tuple[str, str]:

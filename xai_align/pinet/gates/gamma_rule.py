@@ -16,8 +16,8 @@ so ``z / z_gamma`` lies in ``[0, 1 / (1 + gamma)]``: there is no division by a s
 sign is that of ``z`` without the bias, as this bound requires. It also makes the rule the same for a batch norm after
 the layer and for the same batch norm folded into it: both scale ``z`` and ``A`` alike.
 
-The classifier may have a strength of its own. What tells classes apart is in its terms, those against the class
-included, and a rule that favours one sign there makes the maps of all classes alike.
+The classifier may have a separate strength. The difference between classes is in its terms, including those against
+the class, and a rule that favours one sign there makes the maps of all classes similar.
 
 Sources: Montavon et al. 2019 (the gamma rule), Andeol et al. 2021 (both signs of ``z``).
 """

@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 class LiveGates(FrozenGates):
-    """Gates that are recorded, measured with their gradients, and held at what was measured.
+    """Gates that are recorded, measured with their gradients, and held at the measured values.
 
     Args:
         model: as for :class:`FrozenGates`.
@@ -55,7 +55,7 @@ class LiveGates(FrozenGates):
         return len(self._tape) > 0
 
     def held(self, values: T) -> T:
-        """Return the arguments of a gate as they are, with their gradients."""
+        """Return the arguments of a gate unchanged, with their gradients."""
         return values
 
     def save(self, compute: Callable[[], T]) -> T:

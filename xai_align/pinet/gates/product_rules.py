@@ -183,7 +183,7 @@ def rows_of_a_table(gates: FrozenGates, func: Function, a: Tensor, b: Tensor, *a
     """
     ids, table = (a, b) if b.is_floating_point() else (b, a)
     if kwargs.get("max_norm") is not None:
-        raise NotImplementedError("an embedding with max_norm changes its table; read out behind it")
+        raise NotImplementedError("an embedding with max_norm changes its table; read out at a layer after it")
     return table[ids]
 
 

@@ -21,7 +21,7 @@ class OutOfStep(RuntimeError):
 
 
 class Tape:
-    """Values and marks in the order of recording; :meth:`rewind` starts to hand them out again."""
+    """Values and marks in the order of recording; :meth:`rewind` starts to return them again."""
 
     def __init__(self) -> None:
         #: Saved values, each with the versions of its tensors.

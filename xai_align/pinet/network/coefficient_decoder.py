@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 
 class Decoder(Protocol):
-    """Interface of a decoder for raw coefficient maps: any module with this call.
+    """Interface of a decoder for raw coefficient maps: any module with this signature.
 
     If it has an attribute ``last``, the layer that outputs the maps, the head
     initialises that layer.

@@ -98,7 +98,7 @@ class ExactPiNet(PiNet):
         Raises:
             TypeError: always.
         """
-        raise TypeError("an unchanged network is saved as it always was: its state_dict() has the backbone's own keys")
+        raise TypeError("an unchanged network is saved as usual: its state_dict() has the backbone's own keys")
 
     @classmethod
     def from_pretrained(cls, *args: Any, **options: Any) -> NoReturn:
@@ -107,7 +107,7 @@ class ExactPiNet(PiNet):
         Raises:
             TypeError: always.
         """
-        raise TypeError(f"{cls.__name__} is built around a network: load that as always, then {cls.__name__}(network)")
+        raise TypeError(f"{cls.__name__} is built around a network: load that as usual, then {cls.__name__}(network)")
 
     def read_out(self, inputs: Tensor, question: Any = None, feature_space: Layer = None) -> Readout:
         """Return the contribution of every coordinate of the feature space: :func:`~xai_align.read_out`."""

@@ -27,7 +27,7 @@ class HeadOptions:
         mean: the mean of the images' normalisation.
         std: the standard deviation of the images' normalisation.
         z_channels: number of learned features for ``z="features"``.
-        start: the initial values of everything but the classifier; None: those of :class:`~xai_align.pinet.Start`.
+        start: the initial values of everything except the classifier; None: those of :class:`~xai_align.pinet.Start`.
 
     Example::
 

@@ -2,7 +2,7 @@
 
 The formulas are in :mod:`~xai_align.pinet.network.loss_formulas`; here they are applied to a
 model. One forward pass gives all terms except feedback and erasing, which run a second
-pass, on an image made from the first.
+pass, on an image computed from the first.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class PiNetLoss:
         second_pass_statistics: whether batch norms update their running statistics in the second pass too:
             "updated" (the paper's code) or "kept" (its images do not occur at test time).
         mean: subtracted from the images, per channel.
-        std: what they were divided by, per channel.
+        std: the divisor of their normalisation, per channel.
 
     Raises:
         ValueError: there is no such task, a weight is negative, all weights are zero, or a term is not defined
@@ -152,7 +152,9 @@ class PiNetLoss:
         if self.second_pass_statistics not in ("updated", "kept"):
             raise ValueError(f"second_pass_statistics is '{self.second_pass_statistics}'; choose 'updated' or 'kept'")
         if not all(value > 0 for value in self.std):
-            raise ValueError(f"std is {tuple(self.std)}; give what the images were divided by, above zero")
+            raise ValueError(
+                f"std is {tuple(self.std)}; give the standard deviation of the images' normalisation, above zero"
+            )
         if self.task in ("regression", "segmentation"):
             for name in ("feedback", "erasing", "distillation"):
                 if self.weights[name]:
@@ -255,7 +257,7 @@ class PiNetLoss:
 
 @contextmanager
 def _statistics(model: object, wanted: Literal["updated", "kept"]) -> Iterator[None]:
-    """Keep batch norms' running statistics unchanged inside, if wanted; they still normalise by the batch's."""
+    """Keep batch norms' running statistics unchanged inside, if requested; they still normalise by the batch's."""
     found = modules_of(model) if wanted == "kept" and isinstance(model, nn.Module) else []
     switched = [one for one in found if isinstance(one, _BatchNorm) and one.training and one.track_running_stats]
     try:

@@ -93,12 +93,12 @@ class PiNet(SelfReadout):
         ``PiNet.from_pretrained(name)`` and the reference ``pinet:NAME`` read it.
 
         Args:
-            name: ``owner/model``; the repository is made if it is not there.
+            name: ``owner/model``; the repository is created if it does not exist.
             private: whether a new repository is.
             token: the hub's access token; None: the one that ``hf auth login`` saved.
 
         Raises:
-            ValueError: the name has not this form.
+            ValueError: the name does not have this form.
             OSError: the hub refuses, or cannot be reached.
         """
         return persistence.push_to_hub(self, name, private=private, token=token)

@@ -199,7 +199,7 @@ def _read_config(path: Path) -> dict[str, Any]:
         found, version = shown(config.get("format")), shown(config.get("version"))
         raise ValueError(
             f"'{path}' has format {found} (of xai-align {version}), and this version reads format {FORMAT}; "
-            "install a version of xai-align that is as new"
+            "install that version of xai-align or a newer one"
         )
     check_fields(config, CONFIG, str(path))
     return config

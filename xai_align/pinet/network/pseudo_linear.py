@@ -1,4 +1,4 @@
-"""Networks whose forward pass is the sum that explains it."""
+"""Networks whose forward pass is a sum of contributions."""
 
 from __future__ import annotations
 

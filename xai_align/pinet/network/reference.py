@@ -66,7 +66,7 @@ def load_pinet(reference: str, *, trust: bool = False) -> LoadedModel | None:
 
 
 def _backbone(folder: Path) -> str:
-    """Return the reference of the backbone that a fit wrote down, beside the model or one folder up; "" if none."""
+    """Return the reference of the backbone that a fit saved, next to the model or one folder up; "" if none."""
     for place in (folder, folder.parent) if folder.name == MODEL_FOLDER else (folder,):
         try:
             found = read_json(place / _ABOUT)
@@ -78,7 +78,7 @@ def _backbone(folder: Path) -> str:
 
 
 def _plain(model: PiNet) -> Callable[[Any], Tensor]:
-    """Return a preprocessing to pixels in [0, 1], grey or RGB as the model takes them, without resizing."""
+    """Return a preprocessing to pixels in [0, 1], grey or RGB as the model expects, without resizing."""
     grey = model.head.options["image_channels"] == 1
 
     def preprocess(picture: Any) -> Tensor:

@@ -58,7 +58,7 @@ class SecondLookHead(nn.Module):
             deepest map, with which a retrofit starts as the given classifier.
         coefficients: the sharing of coefficients; None: the default for ``z``.
         classifier: for ``z="evidence"``: gives the initial weights of ``z`` and the initial ``a``.
-        options: what is rarely changed.
+        options: options that are rarely changed.
         **changed: single fields of the options, e.g. ``size=28``.
 
     Raises:
@@ -220,7 +220,7 @@ def _check_choices(activation: str, second_look: str, z: str, sharing: str, scal
     if z == "pixels_and_inverse" and sharing != "per_channel":
         raise ValueError(
             f'z="pixels_and_inverse" with coefficients="{sharing}": x and 1 - x add up to 1, so a coefficient that '
-            'they share would see nothing of the pixels; use coefficients="per_channel"'
+            'they share would not depend on the pixels; use coefficients="per_channel"'
         )
     if z == "area" and scale != "one":
         raise ValueError(f'z="area" is in pixels, and scale="{scale}" takes a mean; use scale="one", or z="ones"')
