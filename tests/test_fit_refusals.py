@@ -124,7 +124,7 @@ class Detached(Plain):
         ({"loss": MULTICLASS}, "the task is multiclass and the model has one logit"),
         (
             {"model": conv_pinet(2, width=2, depth=2)},
-            "the task is binary, so one logit says yes or no; the model has 2",
+            "the task is binary, so the model needs one logit; it has 2",
         ),
         ({"model": Plain().requires_grad_(False)}, "nothing to train"),
         ({"model": nn.Linear(2, 2)}, r"a Linear has no explain\(x\)"),

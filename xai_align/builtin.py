@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 #: Note on a model of which nothing but the network is known.
 PLAIN_PICTURES = (
-    "nothing is known of the model's preprocessing, so pictures are neither resized nor normalised; return a "
+    "the model's preprocessing is not known, so pictures are neither resized nor normalised; return a "
     "xai_align.LoadedModel from the function to say how"
 )
 #: Prefixes of references that other plugins know.
@@ -128,7 +128,7 @@ METHODS = [
         name=ALIGN,
         build=_build_align,
         summary="the mask of a trained masker, the same for every class; one pass (masker=FILE, or align:FOLDER)",
-        note="The mask of align is the same for every question: the masker sees the image, not the class.",
+        note="The mask of align is the same for every question: the masker's only input is the image, not the class.",
     ),
     AttributionSpec(
         name=CLIPPED_GRADIENT,
@@ -145,7 +145,7 @@ METHODS = [
 
 @hookimpl
 def xai_align_attributions() -> list[AttributionSpec]:
-    """Return the methods of this project, and the controls that every method has to beat."""
+    """Return the methods of this project, and the controls for comparison."""
     from xai_align.evaluation.controls import CONTROLS
 
     return [*METHODS, *CONTROLS]
@@ -206,7 +206,7 @@ def xai_align_load_model(reference: str, trust: bool, options: InputOptions | No
 
 @hookimpl(trylast=True)
 def xai_align_classifier(model: nn.Module, num_classes: int, image: Tensor | None = None) -> nn.Module | None:
-    """Replace the linear layer that makes the logits, found by running the model; None without an image."""
+    """Replace the linear layer that computes the logits, found by running the model; None without an image."""
     if image is None:
         return None
     from xai_align.features.new_head import with_new_head

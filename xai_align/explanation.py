@@ -1,7 +1,7 @@
 """Explanation of a batch by one method: the attribution, the answer, and the readout if there is one.
 
 Methods with ``account=True`` decompose the answer: contributions and a bias sum to it. The others return
-a map, whose sum, if it has a meaning, is shown beside the answer.
+a map, whose sum, if it has a meaning, is shown next to the answer.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Explanation:
         logits: ``[N, K]``, the model's output.
         seconds: time for building and running the method, for the batch.
         values: the meaning of the attribution's numbers.
-        signed: whether numbers below zero speak against the answer; see :class:`~xai_align.AttributionSpec`.
+        signed: whether numbers below zero are evidence against the answer; see :class:`~xai_align.AttributionSpec`.
         note: the method author's remark for readers of the map.
         readout: the exact decomposition of the answer; None for methods that have none.
 
@@ -100,7 +100,7 @@ def explain(
         model: a network in eval mode that gives logits ``[N, K]``.
         inputs: ``[N, C, H, W]``, or any floating tensor whose first axis is the batch.
         question: a :class:`~xai_align.Question`, one for each example, or any target
-            that Captum takes; None: why the predicted class?
+            that Captum accepts; None: why the predicted class?
         method: a name from ``xai-align methods``; None: the exact readout.
         layer: the layer to explain, for methods that take one: a layer's name, its module, a
             :class:`~xai_align.FeatureSpace`, or ``"input"``. None: the method's default.

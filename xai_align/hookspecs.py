@@ -48,24 +48,25 @@ OutputKind = Literal["classes", "one logit", "multi-label", "regression", "dense
 class AttributionSpec:
     """An attribution method that can be run by name.
 
-    Everything that tables, pages and the command line show about a method is stated here; they know no method by name.
+    Everything that tables, pages and the command line show about a method is stated here; they have no special cases
+    for methods.
 
     Attributes:
         name: the method's name in ``explain``, ``compare`` and on the command line.
-        build: ``build(model, **options)`` returns an object with Captum's call, ``attribute(inputs, target=...)``,
+        build: ``build(model, **options)`` returns an object with Captum's interface, ``attribute(inputs, target=...)``,
             which returns a tensor of the shape of ``inputs``.
         summary: one line for lists of methods.
         values: the meaning of the map's numbers.
-        signed: whether numbers below zero speak against the answer (slopes: say that it falls with the pixel's value),
-            so that pictures have two colours. None: those of contributions and slopes do, those of scores do not.
-        note: one or two sentences for the reader of a page, such as the sum that the map is known to have.
-        control: whether the method uses neither model nor question, so that every other one has to beat it.
+        signed: whether numbers below zero are evidence against the answer (slopes: it falls with the pixel's value),
+            so that pictures have two colours. None: those of contributions and slopes are, those of scores are not.
+        note: one or two sentences for the reader of a page, such as what the map sums to.
+        control: whether the method uses neither model nor question, so that it serves as a control for the others.
         takes_layer: whether ``build`` takes ``layer=``, the layer of the network to explain.
         account: whether the object that is built also has ``read_out(inputs, question, output=None, **options)``,
             which returns a :class:`~xai_align.pinet.Readout`, the exact decomposition of the answer. Its options are
             those of ``attribute``.
         trains: whether building it trains something first.
-        by_default: whether a comparison runs it where no methods are named.
+        by_default: whether a comparison runs it if no methods are named.
 
     Raises:
         ValueError: ``values`` is not one of :data:`Values`, or a method with ``account`` has other values than
@@ -174,10 +175,10 @@ class LoadedModel:
             the only floating tensor.
         unit: the unit of a regression's outputs, e.g. ``"years"``.
         random_weights: whether weights are random, so that explanations are of an untrained network.
-        configuration: texts of files by name, from which the same plugin makes the architecture and its preprocessing
-            again: without weights, for the reference ``PREFIX:FOLDER@random`` to a folder of these files. None where
-            the reference itself names the architecture.
-        notes: what a reader has to know of how the model was loaded, one sentence without a full stop each.
+        configuration: texts of files by name, from which the same plugin rebuilds the architecture and its
+            preprocessing: without weights, for the reference ``PREFIX:FOLDER@random`` to a folder of these files. None
+            where the reference itself names the architecture.
+        notes: remarks for the user on how the model was loaded, one sentence without a full stop each.
 
     Raises:
         ValueError: the class names or the output kind are not of these forms.
@@ -230,8 +231,8 @@ class InputOptions:
     Attributes:
         in_chans: number of channels of the input; None: the model's own.
         img_size: rows and columns of the input; None: the model's own.
-        mean: with which the input is normalised, per channel; None: the model's own. A plugin may leave it: pictures
-            are drawn with it in any case.
+        mean: mean with which the input is normalised, per channel; None: the model's own. A plugin may ignore it:
+            pictures are drawn with it in any case.
         std: see ``mean``.
 
     Example::
@@ -314,7 +315,7 @@ class FeatureSpace:
             )
 
     def patches(self, tokens: int) -> slice:
-        """Return which of so many tokens have a position in the image."""
+        """Return the indices of the tokens with a position in the image."""
         return slice(self.prefix_tokens, tokens - self.suffix_tokens)
 
 
@@ -331,7 +332,7 @@ class HookSpecs:
 
     @hookspec
     def xai_align_conformance_checks(self) -> list[Any]:  # type: ignore[empty-body]
-        """Return checks that :func:`~xai_align.testing.check_attribution` runs besides its own.
+        """Return checks that :func:`~xai_align.testing.check_attribution` runs in addition to its own.
 
         Each is a :class:`~xai_align.testing.Check`, for conventions of an ecosystem.
         """
@@ -360,10 +361,10 @@ class HookSpecs:
     def xai_align_feature_space(self, model: nn.Module, layer: str | None) -> FeatureSpace | None:
         """Return the feature space of ``model`` at ``layer``, a module's name.
 
-        Further values of ``layer``: None: the default layer of a readout, for networks that are not to be read where
-        their structure suggests (:func:`~xai_align.pinet.default_layers`); ``"head"``: the head's input; ``"patch
-        embedding"``: where evidence enters a network of tokens. None if this plugin does not know the model, or leaves
-        it to the structure.
+        Further values of ``layer``: None: the default layer of a readout, for networks that should not be read at the
+        layer that follows from their structure (:func:`~xai_align.pinet.default_layers`); ``"head"``: the head's input;
+        ``"patch embedding"``: where evidence enters a network of tokens. None if this plugin does not know the model,
+        or leaves the choice to the structure.
         """
 
     @hookspec(firstresult=True)
@@ -396,5 +397,5 @@ class HookSpecs:
         """Return a copy of ``model`` with a new head of ``num_classes`` logits, to be trained.
 
         ``model`` itself is not changed. The head's initial weights are drawn from PyTorch's random state. ``image`` is
-        one that the model takes, ``[1, C, H, W]``, or None. None if this plugin does not know the model.
+        one that the model accepts, ``[1, C, H, W]``, or None. None if this plugin does not know the model.
         """

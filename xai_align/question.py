@@ -39,10 +39,10 @@ class Question:
     """A question about one example. Build it with the class methods.
 
     Attributes:
-        targets: entries of the output that are asked about (the fact): what raises them counts for the answer.
-        foils: entries they are contrasted with: what raises these counts against it; None: all the others.
+        targets: entries of the output that are asked about (the fact): evidence that raises them counts for the answer.
+        foils: entries they are contrasted with: evidence that raises these counts against it; None: all the others.
         score: reduction of several entries to one score.
-        independent: whether each entry has a meaning of its own (labels with a sigmoid each, numbers), so that the
+        independent: whether each entry has a separate meaning (labels with a sigmoid each, numbers), so that the
             others are not alternatives to it.
 
     Example::
@@ -196,7 +196,7 @@ def linear_forms(questions: Sequence[Question], logits: Tensor) -> tuple[Tensor,
 
 
 def as_questions(asked: Any, num_examples: int) -> list[Question]:
-    """Return one question per example, from a question, a list of them, or any target that Captum takes.
+    """Return one question per example, from a question, a list of them, or any target that Captum accepts.
 
     Accepted are Captum's forms (int, 0-d and 1-d integer tensors, list of ints,
     tuple, list of tuples, None for an output with one entry), numpy integers
@@ -220,7 +220,7 @@ def as_questions(asked: Any, num_examples: int) -> list[Question]:
 
 
 def captum_target(target: Any) -> Any:
-    """Convert ``target`` to a form that Captum takes; questions and None are returned unchanged.
+    """Convert ``target`` to a form that Captum accepts; questions and None are returned unchanged.
 
     Raises:
         TargetError: the target is a float, a boolean, or has a wrong shape.
@@ -294,7 +294,7 @@ class QuestionModel(nn.Module):
 def ask(model: nn.Module, asked: Any, num_examples: int) -> tuple[QuestionModel, int | Tensor]:
     """Return ``(question_model, target)``, with which any attribution method explains the question.
 
-    ``asked`` is anything that :func:`as_questions` takes. The model itself is not changed.
+    ``asked`` is anything that :func:`as_questions` accepts. The model itself is not changed.
 
     Example::
 

@@ -1,4 +1,4 @@
-"""Attribution methods for vision transformers, with Captum's call."""
+"""Attribution methods for vision transformers, with Captum's interface."""
 
 from attention_align.attention_rollout import AttentionRollout
 from attention_align.attn_lrp import AttnLRP

@@ -1,4 +1,4 @@
-"""The tokens that the network's head reads: rows of the attention matrices that an answer is made from."""
+"""Tokens that the network's head reads: rows of the attention matrices from which an answer is computed."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ class AttentionMethod(CaptumCall):
     """Method on the attention matrices of a vision transformer; subclasses compute the relevance of its tokens.
 
     A token's relevance is spread evenly over the pixels of its patch and their channels, which keeps the sum. Tokens
-    without a place (class, distillation, register) are left out.
+    without a position (class, distillation, register) are left out.
     """
 
     @abstractmethod

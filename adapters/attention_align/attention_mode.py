@@ -19,13 +19,13 @@ _PARAMETERS = inspect.signature(F.multi_head_attention_forward)
 
 
 class AttentionMode(TorchFunctionMode):
-    """Mode that computes attention as ``softmax(scale q k^T + mask) v`` and hands out the weights.
+    """Mode that computes attention as ``softmax(scale q k^T + mask) v`` and passes on the weights.
 
-    It sees ``scaled_dot_product_attention``, ``multi_head_attention_forward`` (``nn.MultiheadAttention``, whose fused
-    kernel for eval mode PyTorch does not take under a mode), and every softmax over the last of four axes.
+    It intercepts ``scaled_dot_product_attention``, ``multi_head_attention_forward`` (``nn.MultiheadAttention``, whose
+    fused kernel for eval mode PyTorch does not take under a mode), and every softmax over the last of four axes.
 
     Args:
-        replace: called with the weights ``[N, heads, queries, keys]``; the network goes on with what it returns.
+        replace: called with the weights ``[N, heads, queries, keys]``; the network continues with its result.
 
     Example::
 

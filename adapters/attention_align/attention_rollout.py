@@ -28,7 +28,7 @@ class AttentionRollout(AttentionMethod):
     name = "attention_rollout"
 
     def relevance(self, trace: AttentionTrace, questions: list[Question]) -> Tensor:
-        """Return ``r = e A'_L ... A'_1`` with the rows ``e`` that the answer is made from, ``[N, L]``."""
+        """Return ``r = e A'_L ... A'_1`` with the rows ``e`` from which the answer is computed, ``[N, L]``."""
         r = answer_rows(trace).unsqueeze(1)
         for A in reversed(trace.weights):
             A_bar = A.detach().mean(1)

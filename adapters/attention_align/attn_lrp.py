@@ -20,8 +20,8 @@ class AttnLRP(CaptumCall):
     """Relevance of patches by AttnLRP.
 
     Identity rules for norms and activations, half of the relevance of a product to either factor, the derivative of
-    softmax, and the gamma rule in linear layers: the exact readout with flowing attention where patches enter the
-    network, without its constants.
+    softmax, and the gamma rule in linear layers: the exact readout with flowing attention at the patch embedding of
+    the network, without its constants.
 
     Args:
         forward_func: an ``nn.Module`` on one batch of images, or a ``QuestionModel`` of one.

@@ -1,4 +1,4 @@
-"""Captum's call for methods that look into a vision transformer."""
+"""Captum's interface for methods that read a vision transformer's layers."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ class Chefer(AttentionMethod):
     """Attention weighted by its gradient: ``A_bar = mean_h relu(dy/dA * A)``, ``R <- R + A_bar R`` from ``R = I``.
 
     The map is the row of the class token, the mean of the rows of class and distillation token, or, for a pooled
-    network, the mean of the rows of the patch tokens. The identity that ``R`` starts from is left out: it is nothing
+    network, the mean of the rows of the patch tokens. The identity that ``R`` starts from is left out: it is zero
     at the patches of a class token's row, and a constant in a mean over all patches.
 
     Example::
@@ -30,7 +30,7 @@ class Chefer(AttentionMethod):
     name = "chefer"
 
     def relevance(self, trace: AttentionTrace, questions: list[Question]) -> Tensor:
-        """Return ``e R - e`` with the rows ``e`` that the answer is made from, ``[N, L]``."""
+        """Return ``e R - e`` with the rows ``e`` from which the answer is computed, ``[N, L]``."""
         e = answer_rows(trace).unsqueeze(1)
         r = torch.zeros_like(e)  # e R - e, which is often far below 1
         y = answers(questions, trace.logits).sum()  # an image's answer depends on its own attention alone

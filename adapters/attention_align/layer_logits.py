@@ -15,10 +15,10 @@ from xai_align.adapter_tools import select_logits
 
 
 def layer_logits(trace: AttentionTrace) -> Iterator[Tensor]:
-    """Yield, for each layer, the logits ``[N, ...]`` of the network without the layers behind it.
+    """Yield, for each layer, the logits ``[N, ...]`` of the network without the layers after it.
 
-    What follows the last layer (final norm, pooling, head) is the network's own; it runs on the output of each layer in
-    turn. A layer is the outermost module around one attention that turns tokens into tokens of the same shape.
+    The part after the last layer (final norm, pooling, head) is the network's own; it runs on the output of each layer
+    in turn. A layer is the outermost module around one attention that turns tokens into tokens of the same shape.
 
     Raises:
         ValueError: the network has no such modules, something happens between them, or its output depends on more than

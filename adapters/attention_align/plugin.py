@@ -26,13 +26,13 @@ METHODS: dict[str, _Method] = {
         "attention_align.attention_rollout",
         "AttentionRollout",
         "vision transformers: product of the layers' attention, the same for every question",
-        "attention_rollout looks at attention weights alone, so its map is the same for every class and question.",
+        "attention_rollout uses attention weights only, so its map is the same for every class and question.",
     ),
     "chefer": _Method(
         "attention_align.chefer",
         "Chefer",
         "vision transformers: attention weighted by its positive gradient, accumulated over layers",
-        "Only attention with a positive gradient counts, so nothing in a map of chefer speaks against an answer.",
+        "Only attention with a positive gradient counts, so a map of chefer has no evidence against an answer.",
     ),
     "attn_lrp": _Method(
         "attention_align.attn_lrp",
@@ -45,7 +45,7 @@ METHODS: dict[str, _Method] = {
         "attention_align.legrad",
         "LeGrad",
         "vision transformers: positive gradient of each layer's own answer with respect to its attention",
-        "Only positive gradients count, so nothing in a map of legrad speaks against an answer.",
+        "Only positive gradients count, so a map of legrad has no evidence against an answer.",
     ),
 }
 

@@ -44,7 +44,7 @@ def exportable(
         output: which of the model's outputs are the logits; None: the one named "logits", or the only one.
 
     Raises:
-        ValueError: the head is not affine, or model or images are not fit for a readout.
+        ValueError: the head is not affine, or model or images are not suitable for a readout.
         TypeError: ``model`` is not a module, or ``example`` is not a tensor.
 
     Example::
@@ -93,10 +93,10 @@ def prepared(
 
 
 def as_input(images: Tensor) -> Tensor:
-    """Return images as the network of :func:`prepared` takes them: on the CPU, in float32 or better."""
+    """Return images as the network of :func:`prepared` expects them: on the CPU, in float32 or better."""
     return (images.float() if images.dtype in LOW_PRECISION else images).detach().cpu()
 
 
 def _reason(error: Exception) -> str:
-    """Return what an error says, without its advice, which is for readouts with a gradient."""
+    """Return an error's message without its advice, which is for readouts with a gradient."""
     return str(error).partition("; ")[0]

@@ -95,7 +95,7 @@ def differences(
     images: Tensor,
     output: str | int | None = None,
 ) -> Differences:
-    """Return how far a program's outputs are from the plain network's logits and the maps of a readout."""
+    """Return the differences of a program's outputs from the plain network's logits and the maps of a readout."""
     with torch.inference_mode(False), torch.no_grad():
         plain = select_logits(network(images.clone()), output).double()
         own = isinstance(network, PseudoLinear)
@@ -128,7 +128,7 @@ def batches(example: Tensor) -> Iterator[Tensor]:
 
 
 def first_line(error: Exception) -> str:
-    """Return what an error says first."""
+    """Return the first line of an error."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 

@@ -31,7 +31,7 @@ class LocalTerms(nn.Module):
         network: the network on a CPU; a structural copy that shares its parameters is run.
         space: its feature space, with a split.
         z: features of some images of the size to be used later.
-        verdict: what the head probe found.
+        verdict: the result of the head probe.
         image_size: rows and columns of the images.
         output: which of the network's outputs are the logits.
 

@@ -23,7 +23,7 @@ NEEDED = ("onnx", "onnxscript")
 
 
 def check_onnx_is_installed() -> None:
-    """Raise unless the packages that write ONNX files are there.
+    """Raise unless the packages that write ONNX files are installed.
 
     Raises:
         ImportError: one is missing; the message says what to install.
@@ -94,7 +94,7 @@ def _name_free_axes(model: Any) -> None:
 
 @contextlib.contextmanager
 def _errors_only(name: str) -> Iterator[None]:
-    """Leave out what a library's logger says below an error."""
+    """Suppress a library's log messages below errors."""
     logger = logging.getLogger(name)
     before = logger.level
     logger.setLevel(logging.ERROR)

@@ -35,7 +35,7 @@ _Runner = tuple[Callable[[Tensor], dict[str, Tensor]], str]
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """An exported file: what is in it, and how it compared with the network.
+    """An exported file: its content, and its differences from the network.
 
     Attributes:
         path: the file.
@@ -172,7 +172,7 @@ def checked_path(file: str | os.PathLike[str], *suffixes: str) -> Path:
 
 @contextmanager
 def writable(path: Path) -> Iterator[Path]:
-    """Yield a path to write to, made at once, so that a folder that cannot be written to is noticed before the work."""
+    """Yield a path to write to, created at once, to detect a folder that cannot be written to before the work."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as waiting:
         waiting.touch()
@@ -180,7 +180,7 @@ def writable(path: Path) -> Iterator[Path]:
 
 
 class _Job:
-    """The module to be exported, and all that belongs to it."""
+    """The module to be exported, with everything that belongs to it."""
 
     def __init__(
         self,
@@ -246,7 +246,7 @@ class _Job:
 def described(
     kind: str, layer: str, shapes: Mapping[str, tuple[int, ...]], example: Tensor, class_names: Sequence[str]
 ) -> dict[str, str]:
-    """Return what a file says about itself, as text by name."""
+    """Return a file's metadata, as text by name."""
     maps = [name for name in shapes if name.startswith("maps")]
     summed = [f"sum of {name} over rows and columns" for name in maps]
     total = " + ".join([*summed, *(name for name in ("prefix", "bias") if name in shapes)])

@@ -27,7 +27,7 @@ class Step(Enum):
 def with_depths(logits: Tensor, image: Tensor, found: Sequence[tuple[GridLayer, Tensor]]) -> list[GridLayer]:
     """Return the layers with their depths, whether they are of pixels, and whether their cells reach the output.
 
-    Layers behind one that moves cells to other places are left out, up to the next grid.
+    Layers after one that moves cells to other positions are left out, up to the next grid.
 
     Args:
         logits: the output, whose graph is alive.

@@ -1,8 +1,8 @@
-"""Test that the cells of a layer see their own places in the image.
+"""Test that the receptive fields of a layer's cells are at the cells' own positions in the image.
 
 The shape of an output does not tell which of its axes are rows and columns, whether tokens lie row by row, or whether
 the network has cropped, padded, flipped or shifted the image before. The gradient of a cell in the image does: the
-centre of its squares is the middle of what the cell sees.
+centre of its squares is the centre of the receptive field.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Places(Enum):
 
 
 def places_of(layer: GridLayer, z: Tensor, image: Tensor) -> Places:
-    """Return what the cells in two opposite corners see.
+    """Return the receptive fields of the cells in two opposite corners.
 
     Args:
         layer: the layer, with the grid that is tested.
@@ -96,7 +96,7 @@ def _what_is_seen(cell: Tensor, image: Tensor) -> Tensor | None:
 
 
 def _mean_and_deviation(weight: Tensor) -> tuple[float, float]:
-    """Return mean and standard deviation of places along an axis, as shares of its length."""
+    """Return mean and standard deviation of positions along an axis, as shares of its length."""
     weight = weight / weight.sum()
     place = (torch.arange(len(weight), device=weight.device) + 0.5) / len(weight)
     mean = (weight * place).sum()

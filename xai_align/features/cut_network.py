@@ -1,4 +1,4 @@
-"""A network with a feature space exposed at a module as ``[N, C, h, w]``, for methods made for convolutions."""
+"""A network with a feature space exposed at a module as ``[N, C, h, w]``, for methods designed for convolutions."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class CutNetwork(nn.Module):
     """The model's own function with one tensor of a feature space passed through the module ``here``.
 
     Methods hook or replace ``here``. It receives ``[N, C, h, w]`` in the image's order for any layout, without tokens
-    that have no place. The tensor is a leaf, so gradients end there. A copy that shares the model's parameters is run,
-    and it is not a submodule: operations on all modules of the cut network (``eval()``, ``zero_grad()``, replacing a
-    layer) affect neither the copy nor the model.
+    that have no position. The tensor is a leaf, so gradients end there. A copy that shares the model's parameters is
+    run, and it is not a submodule: operations on all modules of the cut network (``eval()``, ``zero_grad()``, replacing
+    a layer) affect neither the copy nor the model.
 
     Args:
         model: the network.

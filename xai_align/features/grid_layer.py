@@ -17,10 +17,11 @@ class GridLayer:
         space: the layer, with its layout and numbers of prefix and suffix tokens.
         rows: the number of rows of cells.
         columns: the number of columns of cells.
-        depth: how many times cells have exchanged evidence (convolution, attention, pooling) since the first layer
-            that is not ``of_pixels``. Between two layers of one depth each cell depends on itself alone.
-        reaches_output: whether evidence in the cells reaches the output, and not only that in tokens without a place.
-        of_pixels: whether each cell depends on one pixel alone, as behind a normalisation of the image.
+        depth: number of times that cells have exchanged evidence (convolution, attention, pooling) since the first
+            layer that is not ``of_pixels``. Between two layers of one depth each cell depends on itself alone.
+        reaches_output: whether evidence in the cells reaches the output, and not only that in tokens without a
+            position.
+        of_pixels: whether each cell depends on one pixel alone, as after a normalisation of the image.
     """
 
     space: FeatureSpace
@@ -55,5 +56,5 @@ class GridLayer:
 
     @property
     def tokens(self) -> int:
-        """Number of tokens, with those that have no place in the image."""
+        """Number of tokens, with those that have no position in the image."""
         return self.rows * self.columns + self.space.prefix_tokens + self.space.suffix_tokens

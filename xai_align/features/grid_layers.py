@@ -44,8 +44,8 @@ class Grids(NamedTuple):
 
     Attributes:
         layers: the layers, in the order in which they end.
-        moved: whether, from some layer to the end, cells lie at other places in the image than in their grid, because
-            the network crops, flips or shifts the image, or orders cells anew. These layers are left out.
+        moved: whether, from some layer to the end, cells lie at other positions in the image than in their grid,
+            because the network crops, flips or shifts the image, or reorders cells. These layers are left out.
     """
 
     layers: list[GridLayer]
@@ -60,8 +60,9 @@ def grid_layers(
     A layer cuts the network if every path from the input to the output passes through its output. The paths are those
     of the graph that autograd records in one pass on fixed noise, so that the result depends on the network and on the
     size of the image and not on an image, and on operations and not on the names or the library of the modules.
-    Evidence that a network takes out of that graph (``detach``) is not seen; :func:`~xai_align.pinet.cuts.is_cut`
-    sees it. That the grid lies over the image is tested (:mod:`~xai_align.features.cell_places`).
+    Evidence that a network takes out of that graph (``detach``) is not detected here, but by
+    :func:`~xai_align.pinet.cuts.is_cut`. That the grid lies over the image is tested
+    (:mod:`~xai_align.features.cell_places`).
 
     Args:
         model: the network; a copy in eval mode is run.
@@ -81,7 +82,7 @@ def grid_layers(
 
 
 def grids(model: nn.Module, image: Tensor, output: str | int | None = None, extra: Sequence[Any] = ()) -> Grids:
-    """Return :func:`grid_layers`, and whether the network moves cells behind them.
+    """Return :func:`grid_layers`, and whether the network moves cells after them.
 
     Example::
 
@@ -126,7 +127,7 @@ def _in_one_pass(model: nn.Module, image: Tensor, output: str | int | None, extr
 
 
 def _fill_zeros(copy: nn.Module) -> None:
-    """Put noise into the parameters of a copy that are 0 throughout, behind which nothing would be seen.
+    """Put noise into the parameters of a copy that are 0 throughout, which would hide everything before them.
 
     Such are the scales of residual branches at the start of training.
     """
@@ -172,11 +173,11 @@ def _record_outputs(copy: nn.Module) -> list[_End]:
 
 
 def _on_grids(model: nn.Module, ends: Iterable[_End], image: Tensor) -> tuple[list[tuple[GridLayer, Tensor]], bool]:
-    """Return the layers on grids over the image, with their outputs, and whether those at the end are no such ones.
+    """Return the layers on grids over the image, with their outputs, and whether those at the end are not.
 
     Of layers of the same shape, the first one is tested, where a cell depends little on others; each one if maps
-    with channels first and last have the same shape. Behind cells at other places, as in windows, tests start anew,
-    and cells must be seen to be back.
+    with channels first and last have the same shape. After cells at other positions, as in windows, layers are tested
+    again, until cells are back at their own positions.
     """
     found: list[tuple[GridLayer, Tensor]] = []
     tested: dict[Any, Places] = {}
@@ -203,7 +204,7 @@ def _on_grids(model: nn.Module, ends: Iterable[_End], image: Tensor) -> tuple[li
 
 
 def _candidates(model: nn.Module, end: _End, size: tuple[int, int], before: Sequence[GridLayer]) -> Iterator[GridLayer]:
-    """Yield the ways to see a module's output as a grid, the likeliest first."""
+    """Yield the ways to interpret a module's output as a grid, the most probable first."""
     name, output = end.name, end.tensor
     if len(output) != 1 or output.dim() not in (3, 4):
         return
@@ -225,7 +226,7 @@ def _candidates(model: nn.Module, end: _End, size: tuple[int, int], before: Sequ
 def _tokens(
     name: str, output: Tensor, size: tuple[int, int], before: Sequence[GridLayer], known: FeatureSpace | None
 ) -> Iterator[GridLayer]:
-    """Yield grids of tokens: those of earlier layers, with or without tokens beside them, and ones like the image."""
+    """Yield grids of tokens: those of earlier layers, with or without additional tokens, and ones like the image."""
     earlier = list(dict.fromkeys(layer.grid for layer in reversed(before)))
     axes: tuple[tuple[Layout, int], ...] = (("NLC", output.shape[1]), ("NCL", output.shape[2]))
     # a plugin knows the last layers; before, there may be no class token yet
@@ -269,19 +270,19 @@ def token_spaces(layers: Sequence[GridLayer]) -> dict[int, FeatureSpace]:
 
 @dataclass(frozen=True)
 class GivenGrid:
-    """Grid of a number of tokens, as :class:`~xai_align.FeatureSpace` asks for it."""
+    """Grid of a number of tokens, in the form that :class:`~xai_align.FeatureSpace` needs."""
 
     rows: int
     columns: int
 
     def __call__(self, image_size: tuple[int, int], tokens: int) -> tuple[int, int]:
-        """Return rows and columns; for images of another size, whose tokens are more or fewer, those of a like grid."""
+        """Return rows and columns; for images of another size, with more or fewer tokens, those of a similar grid."""
         known = self.rows * self.columns == tokens
         return (self.rows, self.columns) if known else proportional_grid(image_size, tokens)
 
 
 def known_space(model: nn.Module, name: str) -> FeatureSpace | None:
-    """Return what a plugin says of a layer, as a layer of the model or of the part of it that the plugin knows.
+    """Return a plugin's feature space for a layer, as a layer of the model or of the part of it that the plugin knows.
 
     A wrapper around a network hides it from plugins; the layer's enclosing modules are asked in turn.
     """
@@ -302,7 +303,7 @@ def _covers(rows: int, columns: int, size: tuple[int, int], proportions: float, 
 
 
 def _grids_like(size: tuple[int, int], count: int) -> list[tuple[int, int]]:
-    """Return the grid of so many cells whose proportions are the image's, if there is one."""
+    """Return the grid of this many cells whose proportions are the image's, if there is one."""
     height, width = size
     rows = round((count * height / width) ** 0.5) if count > 0 else 0
     grid = (rows, count // rows) if rows and count % rows == 0 else (0, 0)

@@ -106,10 +106,10 @@ class CleanLayer:
 
 
 def check_batch_first(outputs: Mapping[str, Tensor], count: int) -> None:
-    """Raise unless each layer's output has one entry for each of so many examples.
+    """Raise unless each layer's output has one entry for each of ``count`` examples.
 
     Raises:
-        ValueError: one has not, such as that of a layer that works on windows of the images.
+        ValueError: one does not, such as that of a layer that works on windows of the images.
     """
     for name, output in outputs.items():
         if output.dim() == 0 or len(output) != count:

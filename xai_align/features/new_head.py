@@ -25,13 +25,13 @@ def with_new_head(model: nn.Module, num_classes: int, image: Tensor) -> nn.Modul
     """Return a copy of a network whose logits are those of ``num_classes`` other classes.
 
     The last layer to run that is linear (or a convolution) and has as many outputs as there are logits is replaced by a
-    new one with PyTorch's initial weights; if logits are made by several such layers together, all of them are. A
+    new one with PyTorch's initial weights; if logits are computed by several such layers together, all of them are. A
     network that returns a record is wrapped, so that the logits alone are returned.
 
     Args:
         model: images ``[N, C, H, W]`` to logits ``[N, K]``; it is not changed. Modes of modules are kept.
         num_classes: the new number of logits.
-        image: ``[1, C, H, W]``, an image that the network takes.
+        image: ``[1, C, H, W]``, an image that the network accepts.
 
     Raises:
         ValueError: there are fewer than two classes, the outputs are not logits ``[N, K]``, or no layer makes them.

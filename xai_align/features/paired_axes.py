@@ -69,7 +69,7 @@ def spread_over(contributions: Tensor, pairs: Pairs, shape: Sequence[int], prefi
         contributions: ``[N, ...]``.
         pairs: axes of the contributions, and the input's axes that they run along.
         shape: the shape of the input.
-        prefix: leading positions of the first paired axis that have no place in the input.
+        prefix: leading positions of the first paired axis that have no position in the input.
     """
     first = min(pairs)
     cells = contributions.narrow(first, prefix, contributions.shape[first] - prefix)

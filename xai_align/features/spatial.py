@@ -21,7 +21,7 @@ def contribution_map(contributions: Tensor, space: FeatureSpace, image_size: tup
 
 
 def on_grid(cells: Tensor, z: Tensor, space: FeatureSpace, image_size: tuple[int, int]) -> Tensor:
-    """Reshape cells ``[N, K, P]``, one for each position of ``z`` that has a place, to maps ``[N, K, h, w]``."""
+    """Reshape cells ``[N, K, P]``, one for each token or cell of ``z`` with a position, to maps ``[N, K, h, w]``."""
     layout = layout_of(z, space)
     if layout in ("NCHW", "NHWC"):
         return cells.unflatten(-1, z.shape[2:] if layout == "NCHW" else z.shape[1:3])
@@ -85,6 +85,6 @@ def proportional_grid(image_size: tuple[int, int], tokens: int) -> tuple[int, in
     if not 0.75 < rows * width / (columns * height) < 1.33:
         raise ValueError(
             f"{tokens} tokens form no grid like an image of {height} x {width}; "
-            "give FeatureSpace(grid=...), which tells rows and columns"
+            "give FeatureSpace(grid=...), which returns rows and columns"
         )
     return rows, columns

@@ -1,4 +1,4 @@
-"""Layers that stand for a network's inside: its stages, also of networks that no plugin supports."""
+"""Layers that represent a network's hidden layers: its stages, also for networks that no plugin supports."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SEVERAL = 5
 
 
 def layers_to_record(model: nn.Module, inputs: Tensor, additional_forward_args: Sequence[Any] = ()) -> tuple[str, ...]:
-    """Return names of layers for measures of hidden layers: :func:`stage_layers`, or what a network without such has.
+    """Return names of layers for measures of hidden layers: :func:`stage_layers`, or others if there are none.
 
     Of a network whose maps all have one size, or whose features are tokens, these are some of the layers on a grid over
     the image through which all evidence passes (:func:`~xai_align.features.grid_layers.grid_layers`), evenly spaced up

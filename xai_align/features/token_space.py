@@ -1,4 +1,4 @@
-"""The places of a transformer's tokens in the image, from their number."""
+"""Positions of a transformer's tokens in the image, from their number."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from xai_align.hookspecs import FeatureSpace
 
 
 def token_space(model: nn.Module, image: Tensor, tokens: int) -> FeatureSpace | None:
-    """Return a feature space ``[N, L, C]`` of ``L = tokens``: how many of them have no place, and the others' grid.
+    """Return a feature space ``[N, L, C]`` of ``L = tokens``: the number without a position, and the others' grid.
 
-    It is that of the last layer of so many tokens through which all evidence passes, else the grid of the last layer
-    with at most so many cells, the rest of the tokens being a prefix. None: there is no such layer, or the network
-    moves cells to other places.
+    It is that of the last layer of this many tokens through which all evidence passes, else the grid of the last layer
+    with at most this many cells, the rest of the tokens being a prefix. None: there is no such layer, or the network
+    moves cells to other positions.
 
     Args:
         model: the network; a copy in eval mode is run once on noise.

@@ -1,4 +1,4 @@
-"""Training of a network's new head alone: what differs from the network that the head was put on."""
+"""Training of a network's new head alone: the parameters that differ from those of the original network."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def freeze_all_but_head(model: nn.Module, backbone: nn.Module) -> list[str]:
     """Freeze every parameter that the backbone has with the same values, and put the rest alone in train mode.
 
     Modules of which no parameter is left to train are put in eval mode, so that statistics and dropout of the backbone
-    are those of the network as it was.
+    are those of the original network.
 
     Args:
         model: the backbone with a new head; changed in place.

@@ -54,9 +54,9 @@ def default_layers(
        the gate rule, with placed biases;
     4. else the input, by frozen gates; for images, a warning says so.
 
-    Operations on single pixels, such as a normalisation, count as the input: a network after one is read
-    as without it. A network that crops, flips or shifts the image itself is read at the last layer before that, with biases
-    apart: a grid behind it does not lie over the image. If that is the input, a warning says so.
+    Operations on single pixels, such as a normalisation, count as the input: they do not change the default. A network
+    that crops, flips or shifts the image itself is read at the last layer before that, with biases apart: a grid after
+    it does not lie over the image. If that is the input, a warning says so.
 
     Args:
         model: the network, without wrappers that hide its operations.

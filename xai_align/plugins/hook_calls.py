@@ -1,4 +1,4 @@
-"""Call the plugins one by one: an error in one is a :class:`Refusal`, and the others are still asked."""
+"""Call the plugins one by one: an error in one is a :class:`Refusal`, and the others are still called."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def listed(implementation: pluggy.HookImpl, hook: str, kind: type) -> list[Any]:
 
 
 def first_answer(hook: str, kind: type[_Answer], **arguments: Any) -> _Answer | None:
-    """Return the first answer that is a ``kind``, third parties asked first; warn about those that failed before it.
+    """Return the first answer that is a ``kind``, third parties first; warn about those that failed before it.
 
     Raises:
         PluginError: in strict mode, a plugin failed.

@@ -16,7 +16,7 @@ OFFERS = (
 
 
 def needs_of(evaluate: Callable[..., Any]) -> frozenset[str]:
-    """Return which of :data:`OFFERS` a metric names."""
+    """Return those of :data:`OFFERS` that a metric names."""
     try:
         return frozenset(inspect.signature(evaluate).parameters) & frozenset(OFFERS)
     except (TypeError, ValueError):  # a callable without a signature

@@ -58,7 +58,7 @@ class ModelOptions:
 
     @property
     def of_input(self) -> InputOptions:
-        """The options that whoever loads the model has to apply."""
+        """Return the options that have to be applied when the model is loaded."""
         mean, std = (None if one is None else tuple(one) for one in (self.mean, self.std))
         return InputOptions(in_chans=self.in_chans, img_size=self.img_size, mean=mean, std=std)  # type: ignore[arg-type]
 

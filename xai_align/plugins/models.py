@@ -1,4 +1,4 @@
-"""Models by reference, and what plugins know about a model: its feature space, stages, new heads."""
+"""Models by reference, and plugins' knowledge about a model: its feature space, stages, new heads."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def load_model(reference: str, *, trust: bool = False, options: ModelOptions | N
         trust: whether a folder or file (``pinet:FOLDER``, ``align:FOLDER``, ``fei:FILE``) may itself name
             ``package.module:function``, which is then imported and called; without, it is data, and may name
             architectures of timm.
-        options: what the user states about the model: class names, what its outputs mean, the size of its input.
+        options: statements of the user about the model: class names, the meaning of its outputs, the size of its input.
 
     Raises:
         ValueError: no plugin knows this form of reference, or the one that does could not load the model, or it has no
@@ -134,7 +134,7 @@ def classifier(model: nn.Module, num_classes: int, image: Tensor | None = None) 
     Args:
         model: a model; it is not changed.
         num_classes: the number of logits.
-        image: ``[1, C, H, W]``, an image that the model takes. With it, networks that no plugin knows get a new head
+        image: ``[1, C, H, W]``, an image that the model accepts. With it, networks that no plugin knows get a new head
             too, where a linear layer makes their logits.
 
     Raises:

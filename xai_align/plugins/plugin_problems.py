@@ -72,5 +72,5 @@ def describe_error(error: BaseException) -> str:
 
 
 def describe_type(answer: Any) -> str:
-    """Return what a plugin gave back, for messages."""
+    """Return a plugin's result as text, for messages."""
     return "None" if answer is None else f"an object of type {type(answer).__name__}"

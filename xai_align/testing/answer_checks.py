@@ -23,7 +23,7 @@ def shape(subject: Subject) -> None:
     demand(bool(torch.isfinite(answer).all()), "the attributions hold NaN or infinity")
     demand(
         bool(answer.detach().abs().sum() > 0),
-        "the attributions are all zero on a network that looks everywhere",
+        "the attributions are all zero on a network that depends on every pixel",
     )
 
 
@@ -95,7 +95,7 @@ def determinism(subject: Subject) -> None:
         second = subject.attribute(network, images, target=1)
     demand(
         subject.close(first, second),
-        f"two calls alike gave attributions that differ by {difference(first, second):.3g}",
+        f"two identical calls gave attributions that differ by {difference(first, second):.3g}",
     )
 
 
@@ -105,7 +105,7 @@ def without_grad(subject: Subject) -> None:
     usual = subject.attribute(network, images, target=1)
     with torch.no_grad():
         answer = subject.attribute(network, images, target=1)
-    demand(subject.close(usual, answer), "the attributions are others under torch.no_grad()")
+    demand(subject.close(usual, answer), "the attributions are different under torch.no_grad()")
 
 
 def dtype(subject: Subject) -> None:

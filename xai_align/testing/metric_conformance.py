@@ -70,7 +70,7 @@ def check_metric(
     values = subject(model, images, maps, list(TARGETS))
     left = [*differences(before[0], snapshot(model)), *differences(before[1], snapshot_of_inputs((images, maps)))]
     _check_values(values, len(images))
-    _demand(not left, "no trace", "; ".join(left), "work on copies, and put back what you change")
+    _demand(not left, "no trace", "; ".join(left), "work on copies, and restore what you change")
     _demand(not values.requires_grad, "values", "the values still require grad", "return values.detach()")
 
     def same(name: str, advice: str, target: list[Any], *, single: bool = False) -> None:
@@ -90,7 +90,7 @@ def check_metric(
 
     labels = list(TARGETS)
     same("questions", "read targets with xai_align.question.as_questions", [Question.why(one) for one in labels])
-    same("repeatable", "draw from a generator with a seed of its own", labels)
+    same("repeatable", "draw from a separate generator with a fixed seed", labels)
     same("batch mates", "normalise within each example, not over the batch", labels, single=True)
     with torch.no_grad():
         same("no gradient", "switch gradients on where you need them (torch.enable_grad)", labels)
@@ -136,7 +136,7 @@ def _check_values(values: Any, count: int) -> None:
         fits, "values", f"it gave {found} for {counted(count, 'image')}", f"return a floating tensor of shape [{count}]"
     )
     missing = all(math.isnan(value) for value in values.tolist())
-    _demand(not missing, "values", "every value is NaN", "give the values that there are")
+    _demand(not missing, "values", "every value is NaN", "return the values that are defined")
     infinite = [value for value in values.tolist() if math.isinf(value)]
     _demand(not infinite, "values", f"it gave {values.tolist()}", "return NaN where there is no value")
 

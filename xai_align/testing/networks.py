@@ -1,4 +1,4 @@
-"""Tiny networks and images with fixed weights: the same on every machine, drawn from no random state."""
+"""Tiny networks and images with fixed weights: the same on every machine, without random state."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ CORE_CHECKS: tuple[Check, ...] = (
     ),
     Check(
         run=answer_checks.tuples,
-        advice="remember whether the inputs were a tuple, work on tuples, and hand back what came in",
+        advice="remember whether the inputs were a tuple, work on tuples, and return the form that was given",
     ),
     Check(
         run=answer_checks.several_inputs,
@@ -24,7 +24,7 @@ CORE_CHECKS: tuple[Check, ...] = (
     ),
     Check(
         run=target_checks.targets,
-        advice="select with captum._utils.common._run_forward, or bring targets to one form with "
+        advice="select with captum._utils.common._run_forward, or convert targets to one form with "
         "xai_align.question.as_questions",
     ),
     Check(
@@ -68,7 +68,7 @@ CORE_CHECKS: tuple[Check, ...] = (
     ),
     Check(
         run=trace_checks.no_trace_after_error,
-        advice="put things back in a `finally` or a context manager",
+        advice="restore things in a `finally` or a context manager",
     ),
     Check(
         run=trace_checks.inputs_after_error,

@@ -31,7 +31,7 @@ _NAME = re.compile(r"epoch-(\d+)\.safetensors")
 
 
 class CheckpointWarning(UserWarning):
-    """Warning of a checkpoint that can't be used."""
+    """Warning about a checkpoint that can't be used."""
 
 
 class DamagedCheckpoint(ValueError):
@@ -88,7 +88,7 @@ class Checkpoints:
         if problems:
             raise ValueError(
                 f"no checkpoint in '{self.folder}' can be used: {'; '.join(problems)}; "
-                "nothing was changed: choose another folder to start again, or bring a copy of one back"
+                "nothing was changed: choose another folder to start again, or restore a copy of one"
             )
         return None
 
@@ -175,7 +175,7 @@ def same(a: Any, b: Any) -> bool:
 
 
 def _is_digest(value: Any) -> bool:
-    """Return whether a value stands for content, and says nothing to a reader."""
+    """Return whether a value is a digest, which is not shown."""
     return isinstance(value, str) and len(value) >= 16 and set(value) <= set("0123456789abcdef")
 
 

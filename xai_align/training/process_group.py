@@ -47,7 +47,7 @@ class ProcessGroup:
         return self.rank == 0
 
     def wait(self) -> None:
-        """Wait until all processes are here."""
+        """Wait for all processes."""
         if self.count > 1:
             from accelerate import PartialState
 

@@ -147,7 +147,7 @@ def atomically(undo: Callable[[], None], source: str) -> Iterator[None]:
         yield
     except Exception as error:  # optimisers, schedules and terms may be the user's, and raise anything
         undo()
-        raise ValueError(f"{source} can't be gone back to ({in_one_clause(error)}); nothing was changed") from error
+        raise ValueError(f"{source} can't be restored ({in_one_clause(error)}); nothing was changed") from error
 
 
 def below(prefix: str, snapshot: Snapshot) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Validation of a data set before training, so that mistakes show at once.
+"""Validation of a data set before training, so that mistakes are found at once.
 
 Of a larger data set :data:`CHECKED_ITEMS` items, evenly spread, are checked; the others
 are checked when they are put into a batch.
@@ -21,11 +21,11 @@ CHECKED_ITEMS = 2000
 
 
 class FittingDataWarning(UserWarning):
-    """Warning of usable data that are probably not as intended."""
+    """Warning about usable data that are probably not as intended."""
 
 
 def validate_dataset(data: Any, collate: Collate, *, name: str) -> dict[str, Any]:
-    """Check a data set: raise on invalid items, warn of suspicious ones.
+    """Check a data set: raise on invalid items, warn about suspicious ones.
 
     Args:
         data: a map-style data set.

@@ -164,7 +164,7 @@ def checked_image(image: Any) -> Tensor:
     """
     if not isinstance(image, Tensor) or not image.is_floating_point():
         found = str(image.dtype) if isinstance(image, Tensor) else type(image).__name__
-        raise TypeError(f"an image is {found}; give a float tensor [C, H, W], preprocessed as the model wants it")
+        raise TypeError(f"an image is {found}; give a float tensor [C, H, W], preprocessed as the model expects it")
     if image.dim() != 3 or not image.numel():
         raise ValueError(f"an image has shape {list(image.shape)}; give [C, H, W]")
     if not image.isfinite().all():

@@ -39,7 +39,7 @@ def teacher_for(
     ours = {id(p) for p in trained.values()}
     if any(id(p) in ours for p in parameters_of(teacher)):
         raise ValueError(
-            "the teacher shares parameters with what is trained, so it would change as it teaches; "
+            "the teacher shares parameters with what is trained, so it would change during training; "
             "give a copy: teacher=copy.deepcopy(...)"
         )
     return teacher
@@ -57,7 +57,7 @@ def check_model(
 ) -> tuple[Collate, dict[str, nn.Parameter]]:
     """Return the checks of items for this model, and the parameters that its output depends on, from one image.
 
-    With unused parameters, several processes would wait for each other's gradients for ever.
+    With unused parameters, several processes would wait for each other's gradients forever.
 
     Raises:
         TypeError: the model, the data set or its first item has a wrong type.
@@ -65,7 +65,7 @@ def check_model(
     """
     if not callable(getattr(model, "explain", None)):
         raise TypeError(
-            f"a {type(model).__name__} has no explain(x) that says how its logits come about; put a SecondLookHead on "
+            f"a {type(model).__name__} has no explain(x) that returns the terms of its logits; put a SecondLookHead on "
             "its features: PiNet(encoder, head), or timm_align.retrofit(..., head='second_look')"
         )
     length_of(train, "the training data")
@@ -96,6 +96,6 @@ def _taking_part(answer: Tensor, trained: Mapping[str, nn.Parameter]) -> dict[st
 
 def _check_classes(task: Task, classes: int) -> None:
     if task == "binary" and classes != 1:
-        raise ValueError(f"the task is binary, so one logit says yes or no; the model has {classes} (try 'multiclass')")
+        raise ValueError(f"the task is binary, so the model needs one logit; it has {classes} (try 'multiclass')")
     if task == "multiclass" and classes < 2:
         raise ValueError("the task is multiclass and the model has one logit; make it with two classes or more")
