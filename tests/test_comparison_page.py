@@ -315,7 +315,7 @@ def test_every_image_shows_every_method_under_every_question(tmp_path):
     shown = page(tmp_path, pictures=made)
     images = shown.all("img")
     assert [image["alt"] for image in images] == [
-        "chelsea.jpg, as the model sees it",
+        "chelsea.jpg, as the model's input",
         *(f"{method}, chelsea.jpg: Why tabby?" for method in METHODS),
         *(f"{method}, chelsea.jpg: Why tabby and not lynx?" for method in METHODS),
     ]

@@ -244,7 +244,7 @@ def test_pictures_and_numbers_are_there_without_scripts():
 
 def test_the_first_sentence_says_what_the_colours_and_numbers_are():
     exact = render_page([section(records=[record(noise(0), bias=1.0)])], title="Why?")
-    assert "Red speaks for the answer, blue against it. The numbers are logits" in exact
+    assert "Red is evidence for the answer, blue against it. The numbers are logits" in exact
     assert "add up to the prediction" not in render_page([section(records=[record(noise(0))])], title="Why?")
 
 

@@ -132,7 +132,7 @@ def fit_align_folder(
         seed: seed of the split, the head's initial weights, and the training.
         device: the device to train on; None: a GPU if there is one.
         trust: whether a backbone's folder may name code, which is then run; see :func:`~xai_align.plugins.load_model`.
-        value_range: the numbers of the image files that are black and white; None: by each file.
+        value_range: the pixel values that are black and white; None: by each file.
         writes: whether this process writes the files.
         options: for :class:`~xai_align.align.AlignTrainer`.
 

@@ -96,7 +96,7 @@ def fit_epic_folder(
         explained: further images for the page.
         device: the device of the model; None: a GPU if there is one.
         trust: whether a model's folder may name code, which is then run.
-        value_range: the numbers of the image files that are black and white; None: by each file.
+        value_range: the pixel values that are black and white; None: by each file.
         model_options: what is stated about the model: its input, its outputs, their names.
         show_progress: show progress bars.
         **changed: options of :class:`~xai_align.prototypes.PrototypeOptions`.

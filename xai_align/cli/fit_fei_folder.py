@@ -72,10 +72,10 @@ def fit_fei_folder(
         model: the reference of the model.
         folders: folders of images, or image files.
         out: the file; checkpoints and metrics go to :func:`run_folder_of` it, and a repeated call resumes from these.
-        recursive: whether the folders below a folder are searched, too.
+        recursive: whether sub-folders are searched, too.
         device: the device; None: a GPU if there is one.
         trust: whether a model's folder may name code, which is then run; see :func:`~xai_align.plugins.load_model`.
-        value_range: the numbers of the image files that are black and white; None: by each file.
+        value_range: the pixel values that are black and white; None: by each file.
         model_options: size, channels and scale of the model's input.
         options: for :func:`~xai_align.fei.fit_fei`.
 

@@ -90,7 +90,7 @@ def fit_pinet_folder(
         device: the device to train on; None: a GPU if there is one.
         trust: whether a backbone's folder may name code, which is then run; see :func:`~xai_align.plugins.load_model`.
         examples: number of validation images whose maps are drawn.
-        value_range: the numbers of the image files that are black and white; None: by each file.
+        value_range: the pixel values that are black and white; None: by each file.
         writes: whether this process writes the pictures.
         options: for :func:`~xai_align.training.fit_pinet`.
 

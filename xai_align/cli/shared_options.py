@@ -54,13 +54,13 @@ Patience = Annotated[
     int | None,
     typer.Option("--patience", min=1, help="Stop after this many validations without improvement. Default: never."),
 ]
-Recursive = Annotated[bool, typer.Option("--recursive", help="Search the folders below a folder, too.")]
+Recursive = Annotated[bool, typer.Option("--recursive", help="Search sub-folders, too.")]
 Range = Annotated[
     tuple[float, float] | None,
     typer.Option(
         "--range",
         metavar="LOW HIGH",
-        help="The numbers of the image files that are black and white, such as 0 4095 for 12 bits or -1000 1000 for "
+        help="The pixel values that are black and white, such as 0 4095 for 12 bits or -1000 1000 for "
         "Hounsfield units. Default: by each file's type and largest number.",
     ),
 ]
@@ -111,7 +111,7 @@ Mean = Annotated[
         "--mean",
         metavar="X[,X...]",
         help="Mean of the input, per channel, for pixels from 0 to 1. Inputs of timm's and torchvision's models are "
-        "normalised with it; of others, only pictures are drawn with it. Default: the preprocessing's.",
+        "normalised with it; for other models, it is only used to draw pictures. Default: the preprocessing's.",
     ),
 ]
 Std = Annotated[

@@ -34,8 +34,8 @@ class CompareOptions:
         device: e.g. ``"cuda:1"``; None: a GPU if there is one; for a loaded model, its device.
         internal_batch_size: perturbed inputs per forward pass.
         table_format: ``"parquet"`` or ``"csv"``; None: Parquet if pyarrow is installed (the extra ``compare``).
-        recursive: whether the folders below a folder are searched for images, too.
-        value_range: the numbers of the image files that are black and white, the same for all; None: by the rule of
+        recursive: whether sub-folders are searched for images, too.
+        value_range: the pixel values that are black and white, the same for all; None: by the rule of
             :mod:`xai_align.data.value_range`.
         model_options: what is stated about the model that is explained: class names, the meaning of its outputs, the
             size of its input; None: nothing over its own configuration.

@@ -45,8 +45,8 @@ if TYPE_CHECKING:
 MOST_PHOTOGRAPHS = 64
 #: First sentences of a page with exact decompositions.
 HOW_TO_READ = (
-    "Red speaks for the answer, blue against it. The numbers are {unit}: what the regions contribute and the bias add "
-    "up to the prediction."
+    "Red is evidence for the answer, blue against it. The numbers are {unit}: the contributions of the "
+    "regions and the bias add up to the prediction."
 )
 
 
