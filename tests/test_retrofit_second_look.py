@@ -74,7 +74,7 @@ def test_it_starts_with_the_backbones_own_logits(name):
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_heads_start_at_zero_and_say_so(name):
     backbone = create(name)
-    with pytest.warns(UserWarning, match="no linear classifier of mean features"):
+    with pytest.warns(UserWarning, match="not a linear classifier of mean features"):
         pinet = timm_align.retrofit(backbone, "second_look")
     with torch.no_grad():
         assert not pinet(image_for(backbone)).any()
@@ -222,7 +222,7 @@ def test_heads_and_their_options():
         ("test_resnet", {"indices": [7]}, ValueError, "gives 5 maps, numbered 0 … 4"),
         ("test_resnet", {"z": "colours"}, ValueError, "one of 'ones'"),
         ("test_vit", {"image_size": (50, 50)}, ValueError, "are not available for an image of 50 x 50"),
-        (nn.Linear(2, 2), {}, TypeError, "write an encoder of your own"),
+        (nn.Linear(2, 2), {}, TypeError, "write your own encoder"),
         (create("test_resnet"), {"drop_rate": 0.5}, ValueError, "require a model's name"),
         (create("test_resnet", num_classes=0), {}, ValueError, r"give num_classes=\.\.\."),
         ("resnet51", {}, ValueError, "did you mean"),

@@ -59,7 +59,7 @@ def test_layouts_put_the_same_numbers_in_the_same_places():
 
 
 def test_a_space_without_a_place_is_refused():
-    with pytest.raises(ValueError, match="no place in an image"):
+    with pytest.raises(ValueError, match="no position in an image"):
         contribution_map(torch.randn(2, 8), FeatureSpace(layer="fc"), (8, 8))
 
 
