@@ -121,7 +121,7 @@ def test_a_transform_of_channels_last_maps_and_one_that_changes_nothing():
         (lambda z: torch.cat([z, z], 1), "computes with the values"),
         (lambda z: z.flatten(1), "a map is"),
         (lambda z: z[:, :, 2:, :], "in a way that is not supported"),
-        (lambda z: z.flip(2), "in a way that is not understood"),
+        (lambda z: z.flip(2), "in a way that is not supported"),
     ],
 )
 def test_a_transform_that_does_not_rearrange_is_refused(transform, said):

@@ -165,8 +165,8 @@ def test_damaged_and_misnamed_arrays_are_named(tmp_path):
     npz, npy = written(tmp_path, "npz"), written(tmp_path, "npy")
     content = bytearray(npz.read_bytes())
     for name, data, said in (
-        ("swapped.npy", bytes(content), r"swapped\.npy' is no \.npy file; it is a \.npz file"),
-        ("swapped.npz", npy.read_bytes(), r"swapped\.npz' is no \.npz file"),
+        ("swapped.npy", bytes(content), r"swapped\.npy' is not an \.npy file; it is a \.npz file"),
+        ("swapped.npz", npy.read_bytes(), r"swapped\.npz' is not an \.npz file"),
         ("flipped.npz", bytes(content[:100]) + b"\xff" + bytes(content[101:]), r"flipped\.npz"),
         ("huge.npy", npy.read_bytes().replace(b"(2, 2), }" + b" " * 12, b"(2000000, 2000000), }"), r"huge\.npy"),
     ):

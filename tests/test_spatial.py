@@ -169,7 +169,7 @@ def test_a_layout_of_another_number_of_axes_is_not_taken():
     assert layout_of(torch.zeros(1, 2, 3, 4), FeatureSpace(layer="z", layout="NCL")) == "NCHW"
     assert layout_of(torch.zeros(1, 2, 3, 4), FeatureSpace(layer="z", layout="NHWC")) == "NHWC"
     for shape in ((2, 3), (1, 2, 3, 4, 5)):
-        with pytest.raises(ValueError, match="no place in an image"):
+        with pytest.raises(ValueError, match="no position in an image"):
             layout_of(torch.zeros(shape), FeatureSpace(layer="z"))
 
 
