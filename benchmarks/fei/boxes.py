@@ -1,6 +1,6 @@
 """Table of the share of FEI's and its peers' maps inside the box, on photographs with boxes.
 
-    python -m benchmarks.fei.boxes --boxes DIR --network lite0 [--limit 63]
+    python -m benchmarks.fei.boxes --boxes DIR --network lite0 [--limit 63] [--methods readout,fei,fei-both]
 
 For maps whose zero means nothing, energy favours whoever cuts highest, so the share of the map's top fifth of the
 pixels that lies in the box, and the pointing game, stand beside it. Differences to the exact readout are paired.
@@ -23,21 +23,25 @@ from xai_align.cli.terminal import progress_bar
 from xai_align.fei import optimize_masks
 
 METHODS = ("readout", "fei", "layercam", "input_x_gradient", "random")
+SOLVERS = {"fei": "curve", "fei-both": "both", "fei-nested": "nested"}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--boxes", required=True, type=Path, help="photographs with a labels.json that holds boxes")
     parser.add_argument("--network", choices=("lite0", "squeezenet"), required=True)
+    parser.add_argument("--methods", default=",".join(METHODS), help="names with commas")
     parser.add_argument("--limit", type=int, default=None)
     options = parser.parse_args()
     network = JUDGES[options.network]
     photographs, masks = with_boxes(options.boxes, options.limit)
-    found: dict[str, list[list[float]]] = {method: [] for method in METHODS}
+    found: dict[str, list[list[float]]] = {
+        method: [] for method in dict.fromkeys(["readout", *options.methods.split(",")])
+    }
     with progress_bar() as bar:
         for photograph, mask in zip(bar.track(photographs), masks, strict=True):
             x = network.view(photograph.pixels[None])
-            for method in METHODS:
+            for method in found:
                 made = explained(method, network.name, x, photograph.label)[None]
                 found[method].append([float(number) for number in inside(made, mask[None])])
     print(f"{network.name}, {len(photographs)} photographs\n\n{heading('method', *PLACES)}")
@@ -56,8 +60,8 @@ def explained(method: str, network: str, x: Tensor, label: int) -> Tensor:
     model = JUDGES[network].model
     if method == "readout":
         return readout(model, x, label, network)
-    if method == "fei":
-        return optimize_masks(model, x, [label]).attribution[0]
+    if method in SOLVERS:
+        return optimize_masks(model, x, [label], solver=SOLVERS[method]).attribution[0]
     return by_name(method, model, x, label, network)
 
 
