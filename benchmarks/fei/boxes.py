@@ -22,7 +22,9 @@ from benchmarks.shared.photographs import JUDGES
 from xai_align.cli.terminal import progress_bar
 from xai_align.fei import optimize_masks
 
+#: Methods of the table.
 METHODS = ("readout", "fei", "layercam", "input_x_gradient", "random")
+#: Those that are optimised, and their solvers.
 SOLVERS = {"fei": "curve", "fei-both": "both", "fei-nested": "nested"}
 
 
@@ -35,9 +37,8 @@ def main() -> None:
     options = parser.parse_args()
     network = JUDGES[options.network]
     photographs, masks = with_boxes(options.boxes, options.limit)
-    found: dict[str, list[list[float]]] = {
-        method: [] for method in dict.fromkeys(["readout", *options.methods.split(",")])
-    }
+    methods = dict.fromkeys(["readout", *options.methods.split(",")])  # differences are to the readout
+    found: dict[str, list[list[float]]] = {method: [] for method in methods}
     with progress_bar() as bar:
         for photograph, mask in zip(bar.track(photographs), masks, strict=True):
             x = network.view(photograph.pixels[None])
