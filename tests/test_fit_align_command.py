@@ -8,6 +8,7 @@ import math
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,11 +22,12 @@ from safetensors.torch import load_file
 from torch import nn
 
 from tests.networks import conv_net, untouched
-from xai_align.align import StageMasker
+from xai_align.align import CollapseWarning, ShortcutWarning, StageMasker
 from xai_align.align.forward_passes.training_batch import TrainingBatch
 from xai_align.align.saved_fit import load_fit, masker_of
 from xai_align.builtin import METHODS
 from xai_align.cli import fit_align_folder
+from xai_align.cli.fit_align_data import check_data
 from xai_align.comparison.domain_scores import score_domain
 from xai_align.data.domain_folder import read_domains, split_domains
 from xai_align.plugins import classifier, load_model
@@ -484,6 +486,45 @@ def test_domains_share_one_numbering_and_what_the_sources_lack_is_left_out(folde
     both = read_domains("pictures", ["light", "dark"])
     assert both.classes == ["amber", "blue", "green", "red"]
     assert list(both.images) == ["light", "dark"]
+
+
+def test_a_warning_that_is_a_note_as_well_is_printed_once(folder, monkeypatch):
+    """As a line at the time of the warning; what only the notes say, and warnings of others, remain."""
+
+    def fitted(images, **options):
+        warnings.warn("epoch 2: collapsed", CollapseWarning, stacklevel=1)
+        warnings.warn("a sign\nanother sign", ShortcutWarning, stacklevel=1)
+        warnings.warn("of another library", FutureWarning, stacklevel=1)
+        notes = ("epoch 1: of the run before", "epoch 2: collapsed", "a sign", "another sign")
+        fit = SimpleNamespace(notes=notes, epochs=2, steps=4, seconds=1.0, stopped="epochs", best=None, masker=None)
+        return SimpleNamespace(
+            fit=fit,
+            split=SimpleNamespace(train=[], validation=[]),
+            domains=SimpleNamespace(classes=["blue", "red"], sources=[]),
+            scores={},
+        )
+
+    monkeypatch.setattr(fit_align_folder, "fit_align_folder", fitted)
+    with pytest.warns(FutureWarning, match="of another library") as others:
+        done = run("fit-align", "pictures/dark", *BACKBONE)
+    assert done.exit_code == 0, done.output
+    assert len(others) == 1
+    assert done.stderr.splitlines() == ["warning: epoch 2: collapsed", "warning: a sign", "warning: another sign"]
+    assert [line for line in done.stdout.splitlines() if "note" in line] == ["note: epoch 1: of the run before"]
+
+
+def test_a_domain_of_one_class_is_read_and_told_and_the_sources_together_need_two(folder):
+    pictures_of(folder, "pictures", {"grey/red": 3})
+    domains = read_domains("pictures", ["dark"])
+    assert [one.label for one in domains.images["grey"]] == [1, 1, 1]
+    told = check_data(domains, split_domains(domains, validation_share=0.2, test_share=0.2, seed=0))
+    assert "the domain 'grey' has no images of 'blue'; its scores are over other classes" in " ".join(told)
+    both = read_domains("pictures", ["grey", "dark"])
+    assert both.classes == ["blue", "red"]
+    told = check_data(both, split_domains(both, validation_share=0.2, test_share=0.2, seed=0))
+    assert "the domain 'grey' has no images of 'blue'; features common to this domain" in " ".join(told)
+    with pytest.raises(ValueError, match="the images of 'grey' are all of the class 'red', and a classifier needs two"):
+        read_domains("pictures", ["grey"])
 
 
 def test_no_image_is_in_two_parts_and_every_class_in_each(folder):

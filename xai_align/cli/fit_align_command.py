@@ -24,7 +24,7 @@ from xai_align.cli.shared_options import (
     Workers,
     split_names,
 )
-from xai_align.cli.terminal import output, print_lines, print_notes, report_errors
+from xai_align.cli.terminal import output, print_lines, print_notes, report_errors, warnings_in_lines
 
 if TYPE_CHECKING:
     from xai_align.cli.fit_align_folder import FolderAlignment
@@ -145,7 +145,7 @@ def fit_align_command(
     Evaluates both on every domain. Writes both networks, curves, pictures and all numbers.
     """
     from xai_align._tools.options import parse_options
-    from xai_align.align.options import AlignOptions
+    from xai_align.align import AlignOptions, CollapseWarning, ShortcutWarning
     from xai_align.cli.fit_align_folder import fit_align_folder
     from xai_align.cli.option_settings import option_settings
     from xai_align.comparison.processes import is_main_process
@@ -154,7 +154,11 @@ def fit_align_command(
     flags: dict[str, Any] = {"schedule": "cosine_each", "patience": patience}
     if saliency is not None:
         flags.update(saliency=saliency)
-    with report_errors(), typed_on_the_command_line():
+    with (
+        report_errors(),
+        typed_on_the_command_line(),
+        warnings_in_lines(CollapseWarning, ShortcutWarning) as told,
+    ):
         done = fit_align_folder(
             images,
             backbone=backbone,
@@ -186,12 +190,12 @@ def fit_align_command(
             **flags | option_settings(AlignOptions, settings, options_file, "fit-align"),
         )
     if main:
+        print_notes(output(), [note for note in done.fit.notes if note not in told])
         _print_result(done, out)
 
 
 def _print_result(done: FolderAlignment, out: Path) -> None:
     console, fit, split = output(), done.fit, done.split
-    print_notes(console, fit.notes)
     lines = [
         f"{counted(len(done.domains.classes), 'class')}; {counted(len(split.train), 'training image')}, "
         f"{counted(len(split.validation), 'validation image')}",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
@@ -73,6 +74,28 @@ def print_warnings(loaded: LoadedModel) -> None:
 def print_remarks(remarks: Iterable[str]) -> None:
     """Print what has to be known before a long work begins, one per line, on stderr."""
     print_lines(Console(stderr=True), (f"warning: {remark}" for remark in remarks), style="yellow")
+
+
+@contextmanager
+def warnings_in_lines(*categories: type[Warning]) -> Iterator[set[str]]:
+    """Print Python warnings of these categories as lines on stderr, at once; yield the lines, which grow in the block.
+
+    Without it they name a line of this program, and what a result's notes say as well is printed twice.
+    """
+    told: set[str] = set()
+    with warnings.catch_warnings():
+        usual = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if not issubclass(category, categories):
+                usual(message, category, *where, **more)
+                return
+            lines = str(message).splitlines()
+            told.update(lines)
+            print_remarks(lines)
+
+        warnings.showwarning = show
+        yield told
 
 
 def print_error(console: Console, error: str) -> None:

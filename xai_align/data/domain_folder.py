@@ -47,11 +47,12 @@ def read_domains(folder: str | Path, sources: Sequence[str] = (), masks: Path | 
         folder: contains a sub-folder for each domain, which contains one for each class; or, with no sources, one
             for each class.
         sources: names of domains to train on. The others are for testing; images of classes that no source has are
-            left out.
+            left out. A domain may lack classes, if the sources together have two.
         masks: holds PNG masks of some of the sources' images, in the same sub-folders or by the images' names.
 
     Raises:
-        ValueError: there is no such folder or domain, or it holds no images in sub-folders for classes.
+        ValueError: there is no such folder or domain, it holds no images in sub-folders for classes, or the sources
+            have fewer than two classes.
     """
     folder = Path(folder).expanduser()
     if not sources:
@@ -65,8 +66,14 @@ def read_domains(folder: str | Path, sources: Sequence[str] = (), masks: Path | 
             known = ", ".join(there) or "none: no sub-folder of it holds folders of images"
             raise ValueError(f"'{folder}' has no domain '{name}'{did_you_mean(name, there)} Its domains: {known}")
     order = [*dict.fromkeys(sources), *(name for name in there if name not in sources)]
-    found = {name: read_image_folder(folder / name, _masks_of(masks, name, sources)) for name in order}
+    found = {name: read_image_folder(folder / name, _masks_of(masks, name, sources), fewest=1) for name in order}
     classes = sorted({one for name in sources for one in found[name][0]})
+    if len(classes) < 2:
+        named = " and ".join(f"'{legible(name)}'" for name in dict.fromkeys(sources))
+        raise ValueError(
+            f"the images of {named} are all of the class '{classes[0]}', and a classifier needs two; train on more "
+            "domains, or add folders of other classes"
+        )
     kept = {name: _renumbered(*found[name], classes) for name in order}
     strange = {name: len(found[name][1]) - len(kept[name]) for name in order}
     notes = [

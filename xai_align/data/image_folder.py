@@ -39,21 +39,24 @@ class LabelledImage:
     mask: Path | None = None
 
 
-def read_image_folder(folder: str | Path, masks: str | Path | None = None) -> tuple[list[str], list[LabelledImage]]:
+def read_image_folder(
+    folder: str | Path, masks: str | Path | None = None, *, fewest: int = 2
+) -> tuple[list[str], list[LabelledImage]]:
     """Return the classes (the sub-folders with images, sorted by name) and the images of all of them.
 
     Args:
         folder: holds a sub-folder for each class.
         masks: contains PNG files with the images' names, in the same sub-folders or in one.
+        fewest: the smallest number of classes that is taken.
 
     Raises:
-        ValueError: there is no such folder, fewer than two classes, or no mask belongs to an image.
+        ValueError: there is no such folder, fewer classes than that, or no mask belongs to an image.
     """
     folder = _existing(folder, "image folder")
     masks = None if masks is None else _existing(masks, "folder of masks")
     found = {legible(sub.name): images_in(sub) for sub in sorted(folder.iterdir()) if sub.is_dir() and sub != masks}
     names = [name for name, paths in found.items() if paths]
-    if len(names) < 2:
+    if len(names) < fewest:
         there = f"the one sub-folder '{names[0]}'" if names else "no sub-folder with images"
         raise ValueError(f"'{folder}' holds {there}; give a folder with one sub-folder of images for each class")
     images = [LabelledImage(path, label) for label, name in enumerate(names) for path in found[name]]
