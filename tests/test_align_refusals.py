@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -10,7 +11,11 @@ from align_factory import Bars, bends, loader, rows, small_masker, trainer
 from networks import untouched
 from torch import nn
 
-from xai_align.align import AlignTrainer, Classification, Masker, Recipe, TrainingBatch
+from xai_align.align import AlignTrainer, Classification, ClassifierPass, Masker, Recipe, TrainingBatch
+from xai_align.align.captured_pass import cam_space
+from xai_align.align.mask_sources import GivenMask
+from xai_align.align.recipe_record import needs_mask_source
+from xai_align.align.recipes import care, gradia, rrr
 from xai_align.align.training.steps import Steps
 from xai_align.training.diverged import DivergedError
 
@@ -77,6 +82,79 @@ def test_the_same_is_asked_of_validation_data(tmp_path):
     with untouched(made.classifier), pytest.raises(ValueError, match="the validation data: label 5 is out of range"):
         made.fit(loader(), [(images(), LABELS + 3)], epochs=1)
     assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def three_channels():
+    classifier = bends()
+    classifier.one = nn.Conv2d(3, 8, 3, padding=1)
+    return classifier
+
+
+@pytest.mark.parametrize(
+    ("make", "shape", "told"),
+    [
+        (bends, (6, 3, 12, 12), r"images are \[2, 3, 12, 12\].*convolution 'one' takes 1 channel, and they have 3"),
+        (bends, (6, 12, 12, 1), r"have 1 channel as the last dimension: give images.permute\(0, 3, 1, 2\)"),
+        (three_channels, (6, 12, 12, 3), r"have 3 channels as the last dimension: give images.permute"),
+        (three_channels, (6, 3, 1, 1), r"Bends does not run on them .*channels and size that it takes"),
+    ],
+)
+def test_images_of_another_shape_than_the_classifiers_are_refused_before_training(tmp_path, make, shape, told):
+    classifier = make()
+    data = [(torch.rand(shape), LABELS)]
+    with untouched(classifier), pytest.raises(ValueError, match=f"the training data: the .*{told}"):
+        AlignTrainer(classifier, out=tmp_path).fit(data, epochs=1)
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_batches_made_in_inference_mode_train_as_others_do():
+    masks = (images() > 0.3).float()
+    with torch.inference_mode():
+        data = [(images() * 1, LABELS * 1, masks * 1)]
+    done = trainer(recipe="oracle").fit(data, epochs=1)
+    plain = trainer(recipe="oracle").fit([(images(), LABELS, masks)], epochs=1)
+    assert rows(done.history) == rows(plain.history)
+
+
+def test_networks_made_in_inference_mode_are_refused_and_their_copies_are_not():
+    with torch.inference_mode():
+        classifier, masker = bends(), small_masker()
+    with pytest.raises(
+        ValueError, match=r"'one.weight' of the Bends was made inside torch.inference_mode\(\).*deepcopy"
+    ):
+        AlignTrainer(classifier)
+    with pytest.raises(ValueError, match=r"of the Masker was made inside torch.inference_mode\(\)"):
+        AlignTrainer(bends(), masker).fit(loader(), epochs=1)
+    assert trainer(copy.deepcopy(classifier)).fit(loader(), epochs=1).steps == 3
+
+
+@pytest.mark.parametrize("recipe", ["oracle", "rrr"])
+def test_masks_that_are_unknown_everywhere_are_refused_after_the_first_epoch(tmp_path, recipe):
+    unknown = torch.full_like(images(), math.nan)
+    made = trainer(recipe=recipe, out=tmp_path)
+    with pytest.raises(ValueError, match=f"'{recipe}' needs masks, and all values .* are NaN, which means unknown"):
+        made.fit([(images(), LABELS, unknown)], epochs=2)
+    assert [path.name for path in tmp_path.rglob("*.safetensors")] == ["epoch-00000.safetensors"]
+    one = unknown.clone()
+    one[0, 0, 0, 0] = 1.0
+    assert trainer(recipe=recipe).fit([(images(), LABELS, unknown), (images(), LABELS, one)], epochs=1).steps == 2
+
+
+@pytest.mark.parametrize("recipe", [rrr, gradia, care])
+def test_masks_outside_0_to_1_are_refused_in_loops_of_ones_own(recipe):
+    term = next(term for term in recipe().terms if needs_mask_source(term))
+    classifier, x = bends().eval(), images()
+    masks = torch.full_like(x, 2.0)
+    masks[0] = math.nan
+    forward = ClassifierPass(
+        TrainingBatch(images=x, labels=LABELS, masks=masks),
+        classifier=classifier,
+        space=cam_space(classifier, x),
+        mask_source=GivenMask(),
+        generator=torch.Generator(),
+    )
+    with pytest.raises(ValueError, match=f"the masks for the term '{term.name}' hold values between 2 and 2; give 1"):
+        term(forward)
 
 
 def test_a_bad_batch_in_the_middle_is_named_and_nothing_is_lost(tmp_path):
@@ -228,6 +306,22 @@ def test_networks_that_share_parameters():
 def test_networks_in_different_precision():
     with pytest.raises(ValueError, match=r"is not torch.float64 .*\(dtype\)"):
         AlignTrainer(bends().double(), small_masker()).fit(loader(), epochs=1)
+
+
+@pytest.mark.parametrize("recipe", ["align", "erm"])
+def test_float16_weights_are_refused_and_bfloat16_is_noted(recipe):
+    with pytest.raises(ValueError, match=r"'one.weight' is float16, in which training diverges.*model.float\(\)"):
+        AlignTrainer(bends().half(), recipe=recipe)
+    done = AlignTrainer(bends().bfloat16(), recipe=recipe).fit(loader(), epochs=1)
+    assert "parameter 'one.weight' is bfloat16: steps smaller than 1/512 of a weight are lost" in done.notes[0]
+    assert math.isfinite(done.history[0]["loss"])
+
+
+def test_a_step_of_less_than_the_512th_part_is_lost_in_bfloat16():
+    """The note's number, for every weight that bfloat16 holds in one binade."""
+    weights = 1 + torch.arange(128) / 128
+    for part, lost in ((1 / 513, True), (1 / 250, False)):
+        assert bool((weights.bfloat16() - (weights * part).bfloat16() == weights.bfloat16()).all()) is lost
 
 
 def test_a_frozen_classifier():

@@ -138,6 +138,48 @@ def test_what_cannot_be_done_is_said_before_training(options, told):
         fit_pinet(**{"model": Plain(), "train": Squares(8), "loss": BINARY, "batch_size": 4, "epochs": 1} | options)
 
 
+@pytest.mark.parametrize(
+    ("shape", "told"),
+    [
+        ((3, 8, 8), r"are \[1, 3, 8, 8\], and PiNet does not run on them.*takes 1 channel, and they have 3"),
+        ((8, 8, 1), r"have 1 channel as the last dimension: give images.permute\(0, 3, 1, 2\)"),
+    ],
+)
+def test_images_of_another_shape_than_the_models_are_named(shape, told):
+    items = [(torch.rand(shape), label) for label in (0, 1, 2)]
+    with untouched(model := three_classes()), pytest.raises(ValueError, match=told):
+        quick(model, items, loss=MULTICLASS)
+
+
+def test_images_made_in_inference_mode_are_taken_and_such_weights_are_not():
+    with torch.inference_mode():
+        items, model = [(image * 1, label) for image, label in labelled(0, 1, 2, 1)], three_classes()
+    assert quick(three_classes(), items, loss=MULTICLASS).steps == 1
+    with pytest.raises(ValueError, match=r"of the PiNet was made inside torch.inference_mode\(\)"):
+        quick(model, items, loss=MULTICLASS)
+
+
+def test_float16_is_refused_and_bfloat16_noted():
+    with pytest.raises(ValueError, match=r"is float16, in which training diverges.*model.float\(\)"):
+        quick(three_classes().half(), labelled(0, 1, 2), loss=MULTICLASS)
+    done = quick(three_classes().bfloat16(), labelled(0, 1, 2, 1), loss=MULTICLASS)
+    assert "is bfloat16: steps smaller than 1/512 of a weight are lost" in done.notes[0]
+
+
+def test_a_term_for_masks_without_one_that_is_known(monkeypatch):
+    """Of a few items all are checked; of many, some, so that others may have masks."""
+    loss = PiNetLoss("binary", masks=1.0)
+    items = Squares(8, masks=True)
+    unknown = [(image, label, torch.full_like(mask, NAN)) for image, label, mask in items]
+    for data in (Squares(8), unknown):
+        with pytest.raises(ValueError, match=r"none of the 8 items that were checked has a mask that is known"):
+            quick(train=data, loss=loss)
+    assert quick(train=[*unknown[:7], items[7]], loss=loss).steps == 2
+    monkeypatch.setattr("xai_align.training.pinet.dataset_validation.CHECKED_ITEMS", 2)
+    with pytest.warns(FittingDataWarning, match=r"none of the 2 items"):
+        quick(train=[unknown[0], *list(items)[1:7], unknown[7]], loss=loss)
+
+
 def test_images_of_several_sizes_are_named():
     with pytest.raises(ValueError, match="several shapes"):
         quick(train=[*labelled(0, 1), *labelled(0, 1, size=6)], batch_size=4)

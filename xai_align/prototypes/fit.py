@@ -25,6 +25,8 @@ from xai_align._tools.counted import counted
 from xai_align._tools.files.folder_lock import locked_folder
 from xai_align._tools.options import with_changes
 from xai_align._tools.progress import progress_bar
+from xai_align._tools.refused_images import refused_images
+from xai_align._tools.replica import Replica
 from xai_align._tools.thread_state import restores_thread_state
 from xai_align.features.resolve_layer import Layer
 from xai_align.features.unwrapping import unwrapped
@@ -109,6 +111,8 @@ def fit_prototypes(
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     first = stacked(images, [0]).to(device)
     check_inputs(model, (first,))
+    with refused_images(model, first), torch.no_grad():
+        Replica(model).module(first.clone())
     asked: Layer = own_layer if layer is None else layer
     space = mixing_space(model, asked, first, output)
     maps_of = LayerMaps(model, space)

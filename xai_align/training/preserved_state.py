@@ -10,6 +10,7 @@ from torch import nn
 
 from xai_align._tools.model_state import modules_of, parameters_of
 from xai_align._tools.random_state import kept_random_state
+from xai_align.training.precision import check_precision
 
 
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -18,13 +19,20 @@ def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     Those from ``model.trainable_parameters()`` if the model has it; otherwise those that require grad.
 
     Raises:
-        ValueError: there are none.
+        ValueError: there are none, or they can't be trained: float16, or made in inference mode.
     """
+    frozen = [name for name, one in (*model.named_parameters(), *model.named_buffers()) if one.is_inference()]
+    if frozen:
+        raise ValueError(
+            f"'{frozen[0]}' of the {type(model).__name__} was made inside torch.inference_mode(), and PyTorch can't "
+            "train such tensors; make or load the network outside of it, or give copy.deepcopy(model)"
+        )
     chosen = getattr(model, "trainable_parameters", None)
     wanted = {id(p) for p in (chosen() if callable(chosen) else model.parameters()) if p.requires_grad}
     found = {name: p for name, p in model.named_parameters() if id(p) in wanted}
     if not found:
         raise ValueError("no parameter of the model requires grad, so there is nothing to train")
+    check_precision(found)
     return found
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from xai_align._tools.counted import counted
 from xai_align._tools.images import check_images
+from xai_align._tools.refused_images import ordinary
 from xai_align.align.forward_passes.training_batch import TrainingBatch
 
 ReadBatch = Callable[[Any], Any]
@@ -42,7 +43,8 @@ class BatchValidator:
             TypeError: the batch or a part of it has an unsupported type.
             ValueError: shapes or values are invalid.
         """
-        images, labels, masks, indices = self._parts(raw if self.read_batch is None else self.read_batch(raw))
+        parts = self._parts(raw if self.read_batch is None else self.read_batch(raw))
+        images, labels, masks, indices = map(ordinary, parts)
         images = check_images(f"{self.name}: the images", images).to(self.dtype)
         labels = self._labels(labels, len(images))
         return TrainingBatch(

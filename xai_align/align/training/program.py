@@ -60,6 +60,7 @@ class AlignProgram(Program):
         self._epochs = epochs
         self._progress: dict[int, dict[str, list[float]]] = {}  # by the steps of an epoch
         self._labels = torch.zeros(self.classes, dtype=torch.int64)  # number of labels of each class so far
+        self._any_mask = not trainer.recipe.needs_masks  # whether any pixel of a mask was known so far
 
     def steps_in_epoch(self) -> int:
         """Return the expected number of steps in an epoch; 0 if unknown."""
@@ -74,6 +75,8 @@ class AlignProgram(Program):
         while some := list(islice(batches, self.trainer.settings.gradient_accumulation_steps)):
             for batch in some:
                 self._labels += torch.bincount(batch.labels.cpu(), minlength=self.classes)
+                if not self._any_mask and batch.masks is not None:
+                    self._any_mask = not bool(batch.masks.isnan().all())
             yield joined(some)
 
     def step(self, batch: TrainingBatch, context: StepContext, means: StepMeans) -> None:
@@ -105,9 +108,10 @@ class AlignProgram(Program):
         """Return the means of losses, terms and statistics, and respond to collapsed masks.
 
         Raises:
-            ValueError: all labels are the same class.
+            ValueError: all labels are the same class, or no given mask is known anywhere.
         """
         self._check_labels()
+        self._check_masks()
         trainer, recipe = self.trainer, self.trainer.recipe
         terms = [term.name for term in recipe.terms]
         masker_terms = [term.name for term, _ in trainer.response.weighted_terms(recipe.masker_terms)]
@@ -179,6 +183,14 @@ class AlignProgram(Program):
             self.state.notes.append(
                 f"{len(absent)} of {self.classes} classes {'has' if len(absent) == 1 else 'have'} no training "
                 f"example (class {some})"
+            )
+
+    def _check_masks(self) -> None:
+        """Raise if the recipe needs given masks, and none of the epoch was known; the epoch is then not counted."""
+        if not self._any_mask:
+            raise ValueError(
+                f"the recipe '{self.trainer.recipe.name}' needs masks, and all values of those of the training data "
+                "are NaN, which means unknown; give masks with 1 where the evidence is and 0 where it isn't"
             )
 
     def _respond_to_collapse(self, row: Row) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from xai_align._tools.model_state import evaluating, parameters_of
 from xai_align._tools.random_state import fixed_random_state
+from xai_align._tools.refused_images import refused_images
 from xai_align.align.captured_pass import capture
 from xai_align.align.forward_passes.training_batch import TrainingBatch
 from xai_align.align.masker import Masker
@@ -47,15 +48,18 @@ def fresh_masker(images: Tensor, seed: int) -> Masker:
 
 
 def cam_space_and_classes(
-    classifier: nn.Module, batch: TrainingBatch, layer: Layer, options: AlignOptions
+    classifier: nn.Module, batch: TrainingBatch, layer: Layer, options: AlignOptions, name: str = "the batch"
 ) -> tuple[FeatureSpace, int]:
     """Return the feature space of the classifier's maps, and the number of classes.
 
     Raises:
-        ValueError: its output is not ``[N, K]``, the layer isn't reached, or the logits don't depend on it.
+        ValueError: it does not take the images, its output is not ``[N, K]``, the layer isn't reached, or the logits
+            don't depend on it.
     """
     images = batch.images[:TRIED]
     with evaluating(classifier):
+        with refused_images(classifier, images, f"{name}: the images"), torch.no_grad():
+            classifier(images.clone())
         space = saliency_space(classifier, images, layer, saliency=options.saliency)
         seen = capture(classifier, images, space)
         if options.saliency == "gradcam":

@@ -45,7 +45,7 @@ from xai_align.training.checkpoints import (
     same,
     write_checkpoint,
 )
-from xai_align.training.precision import gradient_scaler
+from xai_align.training.precision import gradient_scaler, rounding_notes
 from xai_align.training.preserved_state import trained_parameters
 
 
@@ -77,7 +77,7 @@ class TrainerState:
         if isinstance(target_layer, nn.Module):
             target_layer = layer_name(self.network, target_layer)
         self.target_layer: str | FeatureSpace | None = target_layer
-        trained_parameters(self.network)  # raises if there are none
+        trained = trained_parameters(self.network)  # raises if there are none
         if masker is not None and not isinstance(masker, nn.Module):
             raise TypeError(f"the masker is a {type(masker).__name__}; give a torch.nn.Module, e.g. Masker()")
         self.masker = masker if recipe.trains_masker else None
@@ -88,6 +88,7 @@ class TrainerState:
                 f"the network inside the {type(classifier).__name__} was trained; it shares its weights, and "
                 "the wrapper would hide where CAMs are taken"
             )
+        self.own_notes += rounding_notes(trained)
         if masker is not None and not recipe.trains_masker:
             self.own_notes.append(f"the recipe '{recipe.name}' trains no masker; the one that was given is not used")
         self.response: CollapseResponse = response_to(settings.on_collapse)
@@ -117,7 +118,7 @@ class TrainerState:
             return
         batch = on_device(self.validator(name)(raw), self.device)
         check_recipe(self.recipe, batch)
-        space, classes = cam_space_and_classes(self.network, batch, self.target_layer, self.settings)
+        space, classes = cam_space_and_classes(self.network, batch, self.target_layer, self.settings, name)
         if self.recipe.trains_masker:
             if self.masker is None:
                 self.masker = fresh_masker(batch.images, self.settings.seed)

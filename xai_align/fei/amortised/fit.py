@@ -16,6 +16,8 @@ from xai_align._tools.counted import counted
 from xai_align._tools.logits import select_logits
 from xai_align._tools.options import with_changes
 from xai_align._tools.random_state import fixed_random_state
+from xai_align._tools.refused_images import refused_images
+from xai_align._tools.replica import Replica
 from xai_align._tools.thread_state import restores_thread_state
 from xai_align.features.unwrapping import unwrapped
 from xai_align.fei.amortised.curve_objective import CurveObjective
@@ -263,6 +265,8 @@ class _Prepared:
         device = next((p.device for p in network.parameters()), torch.device("cpu"))
         example = every.take([0]).to(device)
         check_image_model(network, example)
+        with refused_images(network, example), torch.no_grad():
+            Replica(network).module(example.clone())
         random_fills(example, options.fills, torch.Generator(), normalization=normalization)  # are they known?
         explained = ExplainedNetwork(network, example)
         classes = most_probable(explained, every, batch_size, device)

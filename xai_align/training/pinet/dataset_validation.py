@@ -24,36 +24,39 @@ class FittingDataWarning(UserWarning):
     """Warning about usable data that are probably not as intended."""
 
 
-def validate_dataset(data: Any, collate: Collate, *, name: str) -> dict[str, Any]:
+def validate_dataset(data: Any, collate: Collate, *, name: str, with_masks: bool = False) -> dict[str, Any]:
     """Check a data set: raise on invalid items, warn about suspicious ones.
 
     Args:
         data: a map-style data set.
         collate: checks the items.
         name: name of the data set in messages, e.g. "the training data".
+        with_masks: whether the loss has a term for masks, so that some must be known.
 
     Returns:
         What identifies the data set: the number of "examples", and a digest of the checked "targets".
 
     Raises:
         TypeError: it is not a map-style data set, or an item has a wrong type.
-        ValueError: it is empty, an item is invalid (the message says which), or all images are constant.
+        ValueError: it is empty, an item is invalid (the message says which), all images are constant, or no
+            mask is known in a data set of which all items were checked.
 
     Warns:
-        FittingDataWarning: classes without examples, constant images.
+        FittingDataWarning: classes without examples, constant images, no mask among those that were checked.
     """
     count = length_of(data, name)
     numbers: Sequence[int] = range(count)
     if count > CHECKED_ITEMS:
         numbers = [round(i * (count - 1) / (CHECKED_ITEMS - 1)) for i in range(CHECKED_ITEMS)]
-    digest, classes, constant = hashlib.sha256(), set[int](), []
+    digest, classes, constant, any_mask = hashlib.sha256(), set[int](), [], False
     for number in numbers:
         try:
-            image, target, _ = collate.item(data[number])
+            image, target, mask = collate.item(data[number])
         except (TypeError, ValueError) as error:
             raise type(error)(f"{name}, item {number}: {error}") from error
         digest.update(target.numpy().tobytes())
         classes.update(_classes_of(target, collate))
+        any_mask = any_mask or (mask is not None and not bool(mask.isnan().all()))
         constant += [number] if _is_constant(image) else []
     if len(constant) == len(numbers):
         raise ValueError(f"{name}: every image is constant, so there is nothing to localise")
@@ -63,6 +66,15 @@ def validate_dataset(data: Any, collate: Collate, *, name: str) -> dict[str, Any
             "(item(s) "
             f"{_some(constant)}); nothing can be localised in them"
         )
+    if with_masks and not any_mask:
+        message = (
+            f"{name}: the loss has a term for masks, and none of the {len(numbers)} items that were checked has a mask "
+            "that is known anywhere; give (image, target, mask) with 1 where the class is, 0 where it isn't and NaN "
+            "where nothing is known, or masks=0"
+        )
+        if count == len(numbers):
+            raise ValueError(message)
+        _warn(message)
     if collate.labelled and collate.task != "regression":
         expected = range(2 if collate.classes == 1 else collate.classes)
         if absent := [number for number in expected if number not in classes]:

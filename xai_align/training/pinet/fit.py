@@ -24,7 +24,7 @@ from xai_align.training.pinet.options import FitOptions
 from xai_align.training.pinet.program import PiNetProgram
 from xai_align.training.pinet.sanity_checks import check_model, teacher_for
 from xai_align.training.pinet.settings import FitSettings, configuration
-from xai_align.training.precision import gradient_scaler
+from xai_align.training.precision import gradient_scaler, rounding_notes
 from xai_align.training.preserved_state import preserved_state, trained_parameters
 from xai_align.training.process_group import ProcessGroup
 from xai_align.training.run import run_fit, run_folder
@@ -151,7 +151,7 @@ def fit_pinet(
         seed_all(derived_seed(seed, "examination"))  # targets may be random, and are compared when a run resumes
         collate, trained = check_model(model, train, loss, trained_parameters(model))
         data = {
-            "train": validate_dataset(train, collate, name="the training data"),
+            "train": validate_dataset(train, collate, name="the training data", with_masks=loss.masks > 0),
             "validation": None
             if validation is None
             else validate_dataset(validation, collate, name="the validation data"),
@@ -198,7 +198,7 @@ def fit_pinet(
         )
     if folder is not None and group.is_main:
         _save(model, folder / "model")
-    return Fit(model=model, metric=metric.name, notes=tuple(notes), out=folder, **state.result())
+    return Fit(model=model, metric=metric.name, notes=(*rounding_notes(trained), *notes), out=folder, **state.result())
 
 
 def _save(model: nn.Module, folder: Path) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from xai_align._tools.model_state import check_evaluation_mode, parameters_of
+from xai_align._tools.refused_images import ordinary, refused_images
 from xai_align.pinet.network.frozen_encoder import FrozenEncoder
 from xai_align.pinet.network.losses import PiNetLoss, Task
 from xai_align.training.pinet.batches import Teacher
@@ -70,10 +71,11 @@ def check_model(
         )
     length_of(train, "the training data")
     first = train[0]
-    image = checked_image(first[0] if isinstance(first, tuple | list) and first else first)
+    image = ordinary(checked_image(first[0] if isinstance(first, tuple | list) and first else first))
     parameter = parameters_of(model)[0]
     model.eval()
-    seen = model.explain(image[None].to(parameter.device, parameter.dtype))  # type: ignore[operator]
+    with refused_images(model, image[None], "as a batch, the images of the training data"):
+        seen = model.explain(image[None].to(parameter.device, parameter.dtype))  # type: ignore[operator]
     if not isinstance(seen.logits, Tensor) or seen.logits.dim() != 2 or not seen.logits.isfinite().all():
         raise ValueError(f"the model gives logits {list(seen.logits.shape)} with NaN or infinity, or not [N, K]")
     classes = seen.logits.shape[1]
