@@ -174,6 +174,16 @@ def test_another_run_is_not_resumed(planted, tmp_path):
         fit_fei(planted_network(gain=100.0), planted_images(12, seed=3), out=tmp_path, **TINY)
 
 
+def test_images_with_the_same_predictions_are_not_taken_for_those_of_the_fit(planted, tmp_path):
+    x = planted_images(12, seed=3)
+    fit_fei(planted, x, out=tmp_path, **TINY)
+    other = x.clone()
+    other[7, 0, 0, 0] += 1e-4
+    assert torch.equal(planted(x).topk(2).indices, planted(other).topk(2).indices)
+    with pytest.raises(ValueError, match="another configuration: images"):
+        fit_fei(planted, other, out=tmp_path, **TINY)
+
+
 def test_the_model_is_not_changed(tmp_path):
     model = conv_net()
     with untouched(model):

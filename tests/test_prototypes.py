@@ -261,18 +261,19 @@ class Stopped(Exception):
 
 
 class StopsAt:
-    """Images that end the fit when one is asked for, the first time."""
+    """Images that end the fit when one is asked for the second time: the first time, they are compared."""
 
     def __init__(self, whole, at):
-        self.whole, self.at, self.asked = whole, at, 0
+        self.whole, self.at, self.asked, self.seen = whole, at, 0, False
 
     def __len__(self):
         return len(self.whole)
 
     def __getitem__(self, number):
         self.asked += 1
-        if number == self.at:
+        if number == self.at and self.seen:
             raise Stopped
+        self.seen |= number == self.at
         return self.whole[number]
 
 
@@ -298,14 +299,14 @@ def test_a_fit_that_was_stopped_goes_on_with_the_same_result(solver, tmp_path, m
     rest = StopsAt(whole, None)
     with pytest.raises(Stopped):  # between two rounds
         fit_prototypes(model, rest, "look", out=tmp_path, **options)
-    assert rest.asked == 1 + 16 + 30  # the first, those that are compared, and the three batches that were missing
+    assert rest.asked == 1 + 60 + 30  # the first, those that are compared, and the three batches that were missing
     monkeypatch.setattr(fit, "_one_round", one_round)
     found = fit_prototypes(model, whole, "look", out=tmp_path, **options)
     assert torch.equal(found.matrix, wanted.matrix)
     assert torch.equal(found.images, wanted.images)
     assert found.history == wanted.history
     assert not (tmp_path / "features").exists()
-    nothing = StopsAt(whole, 1)  # a fit that has ended is read again, without most of its images
+    nothing = StopsAt(whole, 1)  # a fit that has ended is read again; its images are compared and no more
     assert torch.equal(fit_prototypes(model, nothing, "look", out=tmp_path, **options).matrix, wanted.matrix)
     again = load_prototypes(tmp_path / "prototypes.safetensors")
     assert torch.equal(again.matrix, wanted.matrix)
@@ -325,6 +326,19 @@ def test_a_fit_does_not_go_on_with_other_images_of_the_same_names(tmp_path):
     fit_prototypes(model, list(first), "conv2", out=tmp_path / "ended", **options)
     with pytest.raises(ValueError, match="another configuration: content changed"):
         fit_prototypes(model, list(other), "conv2", out=tmp_path / "ended", **options)
+
+
+def test_every_image_is_compared(tmp_path):
+    model, first = conv_net(), images(30, 16)
+    options = {"prototypes": 2, "rounds": 1}
+    fit_prototypes(model, list(first), "conv2", out=tmp_path, **options)
+    for number in range(30):
+        other = first.clone()
+        other[number, 0, 0, 0] += 1e-3
+        with pytest.raises(ValueError, match="another configuration: content changed"):
+            fit_prototypes(model, list(other), "conv2", out=tmp_path, **options)
+    with pytest.raises(ValueError, match="another configuration: content changed"):
+        fit_prototypes(model, list(first.flip(0)), "conv2", out=tmp_path, **options)
 
 
 def test_a_layer_with_one_position_is_noted():

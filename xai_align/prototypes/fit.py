@@ -12,8 +12,9 @@ Source: EPIC, Borycki et al. (AAAI 2026, arXiv 2505.12897); the closed form, and
 
 from __future__ import annotations
 
+import hashlib
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -46,8 +47,6 @@ from xai_align.training.digest import digest_of
 FILE = "prototypes.safetensors"
 #: Weight of the last round's matrix beside a channel's directions, whose length is up to 1.
 _STAYS = 1e-6
-#: Number of images, evenly spaced, by whose content a resumed fit knows its images again.
-_COMPARED = 16
 #: Condition number of an invertible matrix from which on it is noted.
 ILL_CONDITIONED = 1e4
 
@@ -67,7 +66,8 @@ def fit_prototypes(
 ) -> Prototypes:
     """Fit a matrix that makes the channels of a layer pure, and return it with each channel's prototypes.
 
-    The model is not changed. Each image passes through it once, and its features are kept.
+    The model is not changed. Each image passes through it once, and its features are kept. With ``out``, all images are
+    read once before that, one at a time, to know them again.
 
     Args:
         model: the network, in eval mode.
@@ -121,7 +121,8 @@ def fit_prototypes(
     folder = None if out is None else Path(out)
     fitted_to = {"fingerprint": fingerprint, "images": count, "names": digest_of({}, "\n".join(named))}
     if folder is not None:
-        fitted_to["content"] = _content(images)
+        with progress_bar("reading", count, shown=show_progress) as bar:
+            fitted_to["content"] = _content(images, bar.advance)
     checkpoints = None if folder is None else Checkpoints(folder / "checkpoints", {**fitted_to, "options": settings})
     with locked_folder(folder, "fit"), progress_bar("features", count, shown=show_progress) as bar:
         if folder is not None and checkpoints is not None:
@@ -163,11 +164,13 @@ def fit_prototypes(
     return record
 
 
-def _content(images: Any) -> str:
-    """Return a digest of some of the images, which may have the names of others."""
-    last = len(images) - 1
-    numbers = sorted({round(place * last / (_COMPARED - 1)) for place in range(_COMPARED)})
-    return digest_of({str(number): stacked(images, [number]) for number in numbers})
+def _content(images: Any, advance: Callable[[int], None]) -> str:
+    """Return a digest of all images, in their order, holding one at a time; others may have their names."""
+    digest = hashlib.sha256()
+    for number in range(len(images)):
+        digest.update(digest_of({"": stacked(images, [number])}).encode())
+        advance(1)
+    return digest.hexdigest()
 
 
 def _finished(path: Path, checkpoints: Checkpoints, rounds: int) -> Prototypes | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 from dataclasses import dataclass, field, replace
@@ -232,6 +233,7 @@ class _Prepared:
         example: the first image, ``[1, C, H, W]``.
         fingerprint: of the network.
         train, held: the images; None: none are held out.
+        content: digest of all images.
     """
 
     network: nn.Module
@@ -240,6 +242,7 @@ class _Prepared:
     fingerprint: Fingerprint
     train: Asked
     held: Asked | None
+    content: str
 
     @classmethod
     def of(
@@ -269,7 +272,7 @@ class _Prepared:
             Replica(network).module(example.clone())
         random_fills(example, options.fills, torch.Generator(), normalization=normalization)  # are they known?
         explained = ExplainedNetwork(network, example)
-        classes = most_probable(explained, every, batch_size, device)
+        classes, content = most_probable(explained, every, batch_size, device)
         held: Asked | None
         if validation is None:
             train, held = _divided(every, classes, options.validation_share, seed)
@@ -281,12 +284,20 @@ class _Prepared:
                     "prepare both alike"
                 )
             train = Asked(every, range(len(every)), classes)
-            held = Asked(others, range(len(others)), most_probable(explained, others, batch_size, device))
+            of_others, more = most_probable(explained, others, batch_size, device)
+            held = Asked(others, range(len(others)), of_others)
+            content += more
         if held is None and options.patience is not None:
             raise ValueError("patience needs held-out images; give validation=..., or more images")
         fingerprint = Fingerprint.of(network, explained, example, normalization)
         return cls(
-            network=network, explained=explained, example=example, fingerprint=fingerprint, train=train, held=held
+            network=network,
+            explained=explained,
+            example=example,
+            fingerprint=fingerprint,
+            train=train,
+            held=held,
+            content=content,
         )
 
     def objective(self, options: FitFEIOptions, normalization: Normalization | None) -> CurveObjective:
@@ -302,9 +313,9 @@ class _Prepared:
         )
 
     def described(self) -> dict[str, Any]:
-        """Return what two runs must share of their images: number, size, and what the network takes them for."""
+        """Return what two runs must share of their images: their content, number, size, and the network's classes."""
         parts = {"train": self.train} | ({} if self.held is None else {"held out": self.held})
-        return {
+        return {"content": self.content} | {
             name: {
                 "count": len(one.numbers),
                 "shape": list(one.images.shape),
@@ -344,15 +355,21 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple | list) else value
 
 
-def most_probable(explained: ExplainedNetwork, images: UnlabelledImages, batch_size: int, device: Any) -> Tensor:
-    """Return the two most probable classes of each image, ``[N, 2]``; zeros for a network with one output.
+def most_probable(
+    explained: ExplainedNetwork, images: UnlabelledImages, batch_size: int, device: Any
+) -> tuple[Tensor, str]:
+    """Return the two most probable classes of each image, ``[N, 2]``, and a digest of the images.
+
+    The classes are zeros for a network with one output.
 
     Raises:
         ValueError: the network's outputs are not logits ``[N, K]``, or not finite.
     """
-    found = []
+    found, digest = [], hashlib.sha256()
     for first in range(0, len(images), batch_size):
-        x = images.take(range(first, min(first + batch_size, len(images)))).to(device)
+        some = images.take(range(first, min(first + batch_size, len(images))))
+        digest.update(digest_of({"": some}).encode())
+        x = some.to(device)
         logits = select_logits(explained.logits(x))
         if logits.dim() != 2 or len(logits) != len(x):
             raise ValueError(
@@ -363,4 +380,4 @@ def most_probable(explained: ExplainedNetwork, images: UnlabelledImages, batch_s
             raise ValueError(f"the network gave NaN or infinity for images {first} to {first + len(x) - 1}")
         found.append(logits.topk(min(2, logits.shape[1]), dim=1).indices.cpu())
     classes = torch.cat(found)
-    return classes if classes.shape[1] == 2 else classes.repeat(1, 2)
+    return (classes if classes.shape[1] == 2 else classes.repeat(1, 2)), digest.hexdigest()
