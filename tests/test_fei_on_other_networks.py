@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 import torchvision
 from hf_networks import Logits, swin
-from networks import filled, images
+from networks import conv_net, filled, images
 from torch import nn
 from transformers import MobileViTConfig, MobileViTForImageClassification
 
 from captum_align import ClippedGradientAttribution, FEIAttribution
-from xai_align.evaluation import hidden_activations
+from xai_align import Question
+from xai_align.evaluation import completeness_error, hidden_activations, sufficiency
 from xai_align.features.resolve_layer import resolve_layer
 from xai_align.features.stage_layers import last_at_each_resolution
+from xai_align.fei import fit_fei, optimize_masks
 
 
 def made(make):
@@ -113,3 +117,65 @@ def test_under_autocast_and_in_bfloat16_the_map_is_about_that_in_float32(solver)
         half = FEIAttribution(model, solver=solver, n_iter=3).attribute(x, target=1)
     assert half.dtype == plain.dtype
     assert float(torch.corrcoef(torch.stack([half.flatten(), plain.flatten()]))[0, 1]) > 0.9
+
+
+class DropsOut(nn.Module):
+    """Dropout that eval mode does not switch off, before the network or behind it."""
+
+    def __init__(self, where):
+        super().__init__()
+        self.inner, self.where = conv_net(), where
+
+    def forward(self, x):
+        if self.where == "before":
+            return self.inner(nn.functional.dropout(x, 0.3))
+        return nn.functional.dropout(self.inner(x), 0.3)
+
+
+@pytest.mark.parametrize("where", ["before", "behind"])
+@pytest.mark.parametrize("options", [{"solver": "nested"}, {"solver": "curve", "start": "flat"}])
+def test_a_network_that_draws_random_numbers_is_refused(where, options):
+    with pytest.raises(ValueError, match=r"other logits at a second pass on the same inputs.*F.dropout\(x\)"):
+        optimize_masks(DropsOut(where).eval(), images(2), Question.why(1), n_iter=1, **options)
+
+
+@pytest.mark.parametrize("where", ["before", "behind"])
+def test_no_explainer_is_fitted_to_a_network_that_draws_random_numbers(where):
+    with pytest.raises(ValueError, match="other logits at a second pass on the same inputs"):
+        fit_fei(DropsOut(where).eval(), images(4), epochs=1, batch_size=2)
+
+
+class Shifted(nn.Module):
+    """The network of images less one half, which are written into the input or not."""
+
+    def __init__(self, inner, in_place):
+        super().__init__()
+        self.inner, self.in_place = inner, in_place
+
+    def forward(self, x):
+        return self.inner(x.sub_(0.5) if self.in_place else x - 0.5)
+
+
+@pytest.mark.filterwarnings("ignore::xai_align.fei.AreaMissed")
+@pytest.mark.parametrize("target", [None, 1])
+@pytest.mark.parametrize("options", [{"solver": "nested"}, {"solver": "nested", "clip": "none"}, {"solver": "curve"}])
+def test_a_network_that_writes_into_its_input_has_the_map_of_one_that_does_not(options, target):
+    inner, x = conv_net(), images(2)
+    given = x.clone()
+    question = None if target is None else Question.why(target)
+    writes, plain = (
+        optimize_masks(Shifted(inner, in_place).eval(), given, question, n_iter=2, **options)
+        for in_place in (True, False)
+    )
+    assert torch.equal(given, x)
+    assert torch.equal(writes.attribution, plain.attribution)
+    assert torch.equal(writes.answer_ranges, plain.answer_ranges)
+
+
+@pytest.mark.parametrize("measure", [sufficiency, partial(completeness_error, baselines=0.0)])
+def test_metrics_of_a_network_that_writes_into_its_input(measure):
+    inner, x = conv_net(), images(2)
+    given = x.clone()
+    writes, plain = (measure(Shifted(inner, in_place).eval(), given, images(2)) for in_place in (True, False))
+    assert torch.equal(given, x)
+    assert torch.equal(writes, plain)

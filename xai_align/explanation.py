@@ -157,7 +157,7 @@ def explain(
 def logits_of(model: nn.Module, inputs: Tensor, output: str | int | None = None) -> Tensor:
     """Return the model's logits, without gradients."""
     with torch.no_grad():
-        return select_logits(model(inputs), output)
+        return select_logits(model(inputs.clone()), output)
 
 
 def _method(spec: AttributionSpec, model: nn.Module, where: dict[str, Any], call: str) -> Any:

@@ -141,7 +141,7 @@ def masks_of(masker: nn.Module, images: Tensor) -> Tensor:
     """
     like = next(masker.parameters(), images)
     with torch.no_grad():
-        masks = Replica(masker, evaluate=True).module(images.detach().to(device=like.device, dtype=like.dtype))
+        masks = Replica(masker, evaluate=True).module(images.detach().clone().to(device=like.device, dtype=like.dtype))
     wanted = (len(images), 1, *images.shape[-2:])
     if not isinstance(masks, Tensor) or masks.shape != wanted:
         found = list(masks.shape) if isinstance(masks, Tensor) else type(masks).__name__

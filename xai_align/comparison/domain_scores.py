@@ -93,7 +93,7 @@ def score_domain(
     for batch in batches:
         images = batch.images.to(where)
         with torch.no_grad():
-            predicted = Replica(classifier, evaluate=True).module(images).argmax(1)
+            predicted = Replica(classifier, evaluate=True).module(images.clone()).argmax(1)
         right.append(predicted.cpu() == batch.labels.cpu())
         labels.append(batch.labels.cpu())
         if left > 0:
@@ -130,7 +130,7 @@ def maps_of(
     maps = {"cam": nn.functional.interpolate(cam, size, mode="bilinear", align_corners=False)}
     if masker is not None:
         with torch.no_grad():
-            maps["mask"] = Replica(masker, evaluate=True).module(images)
+            maps["mask"] = Replica(masker, evaluate=True).module(images.clone())
     return maps
 
 

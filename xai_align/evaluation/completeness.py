@@ -113,7 +113,7 @@ def completeness_error(
     if constant is not None and baselines is not None:
         raise ValueError("constant and baselines both set the start of the sum; give one of them")
     with torch.no_grad():
-        logits = select_logits(forward_func(inputs))
+        logits = select_logits(forward_func(inputs.clone()))
         questions = as_questions(logits.flatten(1).argmax(1) if target is None else target, len(inputs))
         answer = wide(answers(questions, logits))
         start: Tensor | float = 0.0

@@ -292,7 +292,7 @@ def _judged(
     if transfer_to is not None and target is None:
         extra = forward_arguments(options.get("additional_forward_args"))
         with torch.no_grad():  # the explained class is the one that the first network predicts
-            target = forward_func(inputs, *extra).reshape(len(inputs), -1).argmax(1)
+            target = forward_func(inputs.clone(), *extra).reshape(len(inputs), -1).argmax(1)
     judge = forward_func if transfer_to is None else transfer_to
     return metric(judge, inputs, attributions, target=target, **options)
 

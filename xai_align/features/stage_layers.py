@@ -125,7 +125,7 @@ def _shapes(
         if name:
             module.register_forward_hook(lambda module, args, out, name=name: note(name, out))
     with torch.no_grad():
-        copy(inputs, *additional_forward_args)
+        copy(inputs.clone(), *additional_forward_args)  # the network may write into its input
     return shapes, runs
 
 

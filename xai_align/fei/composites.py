@@ -22,7 +22,14 @@ from xai_align._tools.images import check_images
 from xai_align._tools.logits import select_logits
 from xai_align._tools.memory_format import fastest_format
 from xai_align._tools.replica import Replica
-from xai_align.pinet.input_checks import check_inputs, check_logits, check_model, forward_arguments, named_checkpointing
+from xai_align.pinet.input_checks import (
+    check_inputs,
+    check_logits,
+    check_model,
+    check_repeats,
+    forward_arguments,
+    named_checkpointing,
+)
 from xai_align.question import Question, answers, as_questions
 
 
@@ -137,7 +144,8 @@ def composite_answers(
         intercept: change of the gradients inside the copy; None: they are the network's.
 
     Raises:
-        TypeError, ValueError: the model or the inputs are invalid, or the logits of the images are not finite.
+        TypeError, ValueError: the model or the inputs are invalid, or the logits of the images are not finite, or
+            others at a second pass.
     """
     check_image_model(model, inputs)
     asked = as_questions(list(questions), len(inputs))
@@ -146,7 +154,9 @@ def composite_answers(
         memory_format = fastest_format(model, inputs, extra)
         x = inputs.detach().clone(memory_format=memory_format)  # a normal tensor, also of one from inference mode
         with torch.no_grad():  # fail early if something is wrong with the network or a question
-            logits = check_logits(select_logits(model(x, *extra)))
+            # of clones, as the network may write into its input
+            logits = check_logits(select_logits(model(x.clone(), *extra)))
+            check_repeats(logits, check_logits(select_logits(model(x.clone(), *extra))))
             if len(logits) != len(x):
                 raise ValueError(
                     f"the model returned {list(logits.shape)} for {counted(len(x), 'image')}; it must return logits "

@@ -105,7 +105,7 @@ def micro_batches(
 def _predicted(network: nn.Module, inputs: Tensor, extra: tuple[Any, ...]) -> list[Question]:
     """Return the question about the class with the largest logit; a single output needs no class."""
     with torch.no_grad():
-        logits = check_logits(select_logits(network(inputs, *extra)))
+        logits = check_logits(select_logits(network(inputs.clone(), *extra)))
     if logits[0].numel() == 1:
         return [Question(((0,) * (logits.dim() - 1),))] * len(inputs)
     if logits.dim() != 2:

@@ -82,7 +82,7 @@ def _has_sequences(model: nn.Module, image: Tensor, extra: Sequence[Any]) -> boo
         )
     with torch.no_grad():
         try:
-            copy(image[:1].detach(), *first_example(extra, len(image)))
+            copy(image[:1].detach().clone(), *first_example(extra, len(image)))
         except Exception as error:  # it takes no single example
             if hides_interrupt(error):
                 raise

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointError
 
 from xai_align._tools.model_state import check_evaluation_mode, modules_of
+from xai_align.pinet.rounding import misses, wide
 
 #: Packages of PyTorch's quantised modules (torch.ao.nn.quantized, torch.ao.nn.intrinsic.quantized …).
 _QUANTISED = re.compile(r"torch\..*\bquantized\b")
@@ -124,6 +125,23 @@ def check_logits(output: Any) -> Tensor:
         wrong = (~torch.isfinite(output.detach())).reshape(len(output), -1).any(1).nonzero().flatten().tolist()
         raise ValueError(f"the logits of example(s) {wrong} hold NaN or infinity; there is nothing to decompose")
     return output
+
+
+def check_repeats(logits: Tensor, again: Tensor) -> None:
+    """Raise if a model's logits differ between two passes on the same inputs by more than rounding.
+
+    A method that compares passes would explain the random numbers, and not the inputs.
+
+    Raises:
+        ValueError: they do.
+    """
+    own, other = wide(logits.detach()), wide(again.detach())
+    if own.shape != other.shape or bool(misses((own - other).abs().max(), own.abs().max(), 64, logits.dtype)):
+        raise ValueError(
+            "the model gives other logits at a second pass on the same inputs, so its passes can't be compared: it "
+            "draws random numbers in eval mode, as F.dropout(x) does without training=self.training, or keeps state "
+            "between calls; switch that off"
+        )
 
 
 @contextmanager

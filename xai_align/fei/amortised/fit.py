@@ -33,6 +33,7 @@ from xai_align.fei.amortised.unlabelled_images import UnlabelledImages
 from xai_align.fei.composites import check_image_model
 from xai_align.fei.random_fills import random_fills
 from xai_align.fei.solid_colours import Normalization
+from xai_align.pinet.input_checks import check_repeats
 from xai_align.question import QuestionModel
 from xai_align.training.checkpoints import Checkpoints
 from xai_align.training.description import described_optimizer, described_parameters
@@ -269,7 +270,9 @@ class _Prepared:
         example = every.take([0]).to(device)
         check_image_model(network, example)
         with refused_images(network, example), torch.no_grad():
-            Replica(network).module(example.clone())
+            first, second = (select_logits(Replica(network).module(example.clone())) for _ in range(2))
+        if isinstance(first, Tensor) and isinstance(second, Tensor):  # another output is refused below
+            check_repeats(first, second)
         random_fills(example, options.fills, torch.Generator(), normalization=normalization)  # are they known?
         explained = ExplainedNetwork(network, example)
         classes, content = most_probable(explained, every, batch_size, device)

@@ -129,7 +129,8 @@ class ReferencePass(ActivationWatch):
         """
         self.watch(self._model)
         with torch.no_grad():
-            output = model(*inputs)
+            # of clones, as the network may write into its input
+            output = model(*(one.clone() if isinstance(one, Tensor) else one for one in inputs))
         numbers = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
         if not all(bool(one.isfinite().all()) for one in numbers):
             raise ValueError("the model's output for the reference holds NaN or infinite values; check the inputs")
