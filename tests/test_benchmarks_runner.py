@@ -7,11 +7,13 @@ import json
 import re
 import subprocess
 import sys
+from argparse import ArgumentTypeError
 from pathlib import Path
 
 import pytest
 
 from benchmarks.__main__ import benchmarks, listing, main
+from benchmarks.shared.positive_integer import positive_integer
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "benchmarks").rglob("*.py"))
@@ -188,3 +190,18 @@ def test_a_file_that_is_not_made_again_is_written_as_a_whole(path):
     written = {name.removesuffix(".write_text") for _, name in called if name.endswith(".write_text")}
     written |= {ast.unparse(call.args[1]) for call, name in called if name == "torch.save" and len(call.args) > 1}
     assert not kept & written
+
+
+@pytest.mark.parametrize("text", ["-3", "0", "1.5", "", "ten", "1_000", "²"])
+def test_a_count_is_a_positive_integer(text):
+    assert positive_integer("12") == 12
+    with pytest.raises(ArgumentTypeError, match="is no positive integer; give 1 or more"):
+        positive_integer(text)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_whole_numbers_that_are_no_seeds_are_counts(file):
+    for call in ast.walk(ast.parse(file.read_text("utf-8"))):
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == "add_argument":
+            types = [ast.unparse(one.value) for one in call.keywords if one.arg == "type"]
+            assert types != ["int"] or "seed" in ast.unparse(call.args[0]), ast.unparse(call)

@@ -24,6 +24,7 @@ from benchmarks.align.digits_fits import toy_masker, toy_network
 from benchmarks.align.pretrained_masker import PretrainedMasker
 from benchmarks.shared.markdown import heading, row
 from benchmarks.shared.measuring import timed
+from benchmarks.shared.positive_integer import positive_integer
 from benchmarks.shared.real_networks import lite0
 from xai_align.align import AlignTrainer, Masker, recipe
 from xai_align.align.captured_pass import cam_space, capture
@@ -47,7 +48,7 @@ class Case:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--repeats", type=positive_integer, default=9)
     parser.add_argument("--networks", nargs="*", choices=CASES, default=list(CASES))
     options = parser.parse_args()
     torch.set_num_threads(1)

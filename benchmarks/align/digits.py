@@ -24,13 +24,14 @@ from benchmarks.align.digits_data import KINDS, domains, load_digits
 from benchmarks.align.digits_fits import SCALES, keep_fit, methods
 from benchmarks.align.digits_sheet import sheet
 from benchmarks.align.digits_table import report
+from benchmarks.shared.positive_integer import positive_integer
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--digits", type=Path, help="an npz with train_images, train_labels, test_images, test_labels")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, default=5, help="how many")
+    parser.add_argument("--seeds", type=positive_integer, default=5, help="how many")
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--groups", nargs="*", default=["shift"], choices=KINDS, help="kinds of data")
     parser.add_argument("--methods", nargs="*", default=list(methods()), choices=list(methods()))

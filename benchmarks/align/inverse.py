@@ -19,6 +19,7 @@ import torch
 from benchmarks.align.digits_data import domains, load_digits
 from benchmarks.align.digits_fits import Everywhere, keep_fit
 from benchmarks.align.digits_table import fits_of, paired, table
+from benchmarks.shared.positive_integer import positive_integer
 from xai_align.align import Recipe, recipe
 from xai_align.align.recipes import aligned_to
 
@@ -39,7 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--digits", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=positive_integer, default=3)
     options = parser.parse_args()
     torch.set_num_threads(1)
     digits = load_digits(options.digits)

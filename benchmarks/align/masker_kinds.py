@@ -28,6 +28,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
+from benchmarks.shared.positive_integer import positive_integer
 from benchmarks.shared.real_networks import lite0
 from xai_align._tools.files.references import typed_on_the_command_line
 from xai_align.align import StageMasker
@@ -184,7 +185,7 @@ def main() -> None:
     parser.add_argument("--pacs", type=Path, required=True, help="holds DOMAIN/CLASS/*.jpg")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--domain", default="photo")
-    parser.add_argument("--each", type=int, default=80, help="photographs of each class")
+    parser.add_argument("--each", type=positive_integer, default=80, help="photographs of each class")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--fits", nargs="+", choices=FITS, default=list(FITS))
     parser.add_argument("--frozen", action="store_true", help="train the new head alone")

@@ -26,6 +26,7 @@ from benchmarks.align.pacs_fits import METHODS, Trained, fit, prepared, split_of
 from benchmarks.align.pacs_report import picture, report
 from benchmarks.align.pacs_scores import Asked, scores, shown
 from benchmarks.shared.pacs import Pacs, load_pacs
+from benchmarks.shared.positive_integer import positive_integer
 from xai_align.comparison.store import write_whole
 
 #: Of each class of a domain that wasn't trained on, CAMs of so many pictures are judged.
@@ -38,7 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pacs", type=Path, required=True, help="DOMAIN/CLASS/*.jpg")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, default=3, help="how many, from --first-seed on")
+    parser.add_argument("--seeds", type=positive_integer, default=3, help="how many, from --first-seed on")
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--methods", nargs="*", choices=METHODS, default=list(GOAL))
     parser.add_argument("--sources", nargs="*", default=None, help="domains to train on; all")

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.shared.markdown import heading, row
+from benchmarks.shared.positive_integer import positive_integer
 from benchmarks.shared.processes import ends, in_processes, largest_difference, print_once
 from xai_align.align import AlignTrainer, Masker, Recipe
 
@@ -99,8 +100,8 @@ def distance(one: list[float], two: list[float]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=203)
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--pictures", type=positive_integer, default=203)
+    parser.add_argument("--epochs", type=positive_integer, default=4)
     parser.add_argument("--one", choices=KINDS, help="fit this, in this process")
     options = parser.parse_args()
     if options.one:

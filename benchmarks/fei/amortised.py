@@ -28,6 +28,7 @@ from torch.utils.data import Dataset
 from benchmarks.shared.kept import keep
 from benchmarks.shared.measuring import timed
 from benchmarks.shared.photographs import JUDGES, photographs, pixels_of
+from benchmarks.shared.positive_integer import positive_integer
 from xai_align.data.images import images_in
 from xai_align.fei import AmortisedFEI, fit_fei
 
@@ -60,14 +61,14 @@ def main() -> None:
     for command in (fitting, drawing):
         command.add_argument("--images", required=True, type=Path, help="photographs with a labels.json")
         command.add_argument("--out", required=True, type=Path)
-        command.add_argument("--side", type=int, default=SIDE)
+        command.add_argument("--side", type=positive_integer, default=SIDE)
     fitting.add_argument("--pacs", type=Path, help="pictures of PACS, DOMAIN/CLASS/*.jpg")
     fitting.add_argument("--domains", default=DOMAINS)
     fitting.add_argument("--more", type=Path, nargs="*", default=(), help="further folders of photographs")
-    fitting.add_argument("--epochs", type=int, default=EPOCHS)
-    fitting.add_argument("--batch-size", type=int, default=16)
+    fitting.add_argument("--epochs", type=positive_integer, default=EPOCHS)
+    fitting.add_argument("--batch-size", type=positive_integer, default=16)
     fitting.add_argument("--learning-rate", type=float, default=2e-3)
-    fitting.add_argument("--limit", type=int, help="train on so many images only")
+    fitting.add_argument("--limit", type=positive_integer, help="train on so many images only")
     options = parser.parse_args()
     if options.command == "fit":
         fit(options)

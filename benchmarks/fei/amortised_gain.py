@@ -27,6 +27,7 @@ from benchmarks.shared.curves import BATCH, PLACES_ON, areas_of, both_games, own
 from benchmarks.shared.intervals import plus_minus
 from benchmarks.shared.markdown import heading, row
 from benchmarks.shared.photographs import JUDGES, photographs
+from benchmarks.shared.positive_integer import positive_integer
 from xai_align.cli.terminal import progress_bar
 from xai_align.comparison.store import write_whole
 from xai_align.fei import AmortisedFEI, optimize_masks
@@ -46,8 +47,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", required=True, type=Path, help="photographs with a labels.json")
     parser.add_argument("--out", required=True, type=Path)
-    parser.add_argument("--side", type=int, default=SIDE)
-    parser.add_argument("--limit", type=int, default=48, help="so many of the judged photographs")
+    parser.add_argument("--side", type=positive_integer, default=SIDE)
+    parser.add_argument("--limit", type=positive_integer, default=48, help="so many of the judged photographs")
     options = parser.parse_args()
     everyone = photographs(options.images)[0]
     judged = everyone[: options.limit]

@@ -19,6 +19,7 @@ from benchmarks.shared.coarse_maps import by_name, readout
 from benchmarks.shared.intervals import from_to
 from benchmarks.shared.markdown import heading, row
 from benchmarks.shared.photographs import JUDGES
+from benchmarks.shared.positive_integer import positive_integer
 from xai_align.cli.terminal import progress_bar
 from xai_align.fei import optimize_masks
 
@@ -33,7 +34,7 @@ def main() -> None:
     parser.add_argument("--boxes", required=True, type=Path, help="photographs with a labels.json that holds boxes")
     parser.add_argument("--network", choices=("lite0", "squeezenet"), required=True)
     parser.add_argument("--methods", default=",".join(METHODS), help="names with commas")
-    parser.add_argument("--limit", type=int, default=None)
+    parser.add_argument("--limit", type=positive_integer, default=None)
     options = parser.parse_args()
     network = JUDGES[options.network]
     photographs, masks = with_boxes(options.boxes, options.limit)

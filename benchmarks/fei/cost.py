@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from benchmarks.shared.measuring import memory_mib, printed_by, timed
 from benchmarks.shared.photographs import JUDGES, photographs
+from benchmarks.shared.positive_integer import positive_integer
 from xai_align.fei import optimize_masks
 
 NESTED: dict[str, Any] = {"solver": "nested"}
@@ -37,7 +38,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", required=True, type=Path)
     parser.add_argument("--network", default="lite0", choices=("lite0", "squeezenet"))
-    parser.add_argument("--peak", nargs=2, type=int, help="images and images at a time: print peak memory in MiB only")
+    parser.add_argument(
+        "--peak", nargs=2, type=positive_integer, help="images and images at a time: print peak memory in MiB only"
+    )
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     network = JUDGES[options.network]

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from benchmarks.shared.markdown import heading, row
 from benchmarks.shared.measuring import timed
 from benchmarks.shared.photographs import JUDGES
+from benchmarks.shared.positive_integer import positive_integer
 from xai_align.comparison.store import write_whole
 from xai_align.fei import optimize_masks
 from xai_align.fei.published.clipping_rules import RULES
@@ -106,8 +107,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", choices=("lite0", "squeezenet"), required=True)
     parser.add_argument("--out", type=Path, required=True, help="where files are left")
-    parser.add_argument("--classes", type=int, default=50, help="how many")
-    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--classes", type=positive_integer, default=50, help="how many")
+    parser.add_argument("--steps", type=positive_integer, default=100)
     parser.add_argument("--rules", nargs="+", choices=("none", *RULES), default=["none", *RULES])
     parser.add_argument("--only", help="solvers whose names hold this")
     parser.add_argument("--table-only", action="store_true", help="print what is there, and optimise nothing")

@@ -33,6 +33,7 @@ from benchmarks.shared.curves import OTHERS
 from benchmarks.shared.intervals import plus_minus
 from benchmarks.shared.markdown import heading, row
 from benchmarks.shared.photographs import JUDGED, Photograph
+from benchmarks.shared.positive_integer import positive_integer
 from xai_align.cli.terminal import progress_bar
 from xai_align.comparison.store import write_whole
 
@@ -56,7 +57,7 @@ def main() -> None:
     )
     parser.add_argument("--methods", help="names with commas; default: all that have maps")
     parser.add_argument("--method", default="fei", help="the one that the others are compared with")
-    parser.add_argument("--limit", type=int, default=JUDGED, help="judge maps of so many photographs")
+    parser.add_argument("--limit", type=positive_integer, default=JUDGED, help="judge maps of so many photographs")
     parser.add_argument("--table-only", action="store_true", help="judge nothing")
     options = parser.parse_args()
     for network in options.network:

@@ -26,6 +26,7 @@ from benchmarks.peers.by_name import PEERS, PUBLISHED
 from benchmarks.shared.coarse_maps import by_name, readout
 from benchmarks.shared.kept import keep
 from benchmarks.shared.measuring import timed
+from benchmarks.shared.positive_integer import positive_integer
 from xai_align.fei import optimize_masks
 from xai_align.fei.curve import STEPS
 from xai_align.perturbation import TieWarning
@@ -94,7 +95,7 @@ def main() -> None:
     parser.add_argument("--network", choices=NAMES, required=True)
     parser.add_argument("--weights", type=Path, help="of the transformer")
     parser.add_argument("--methods", required=True)
-    parser.add_argument("--limit", type=int, default=48)
+    parser.add_argument("--limit", type=positive_integer, default=48)
     parser.add_argument(
         "--on", choices=("judged", "others"), default="judged", help="settings are chosen on the others"
     )

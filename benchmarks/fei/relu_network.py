@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.functional import affine_grid, cross_entropy, grid_sample
 
 from benchmarks.shared.pacs import load_pacs
+from benchmarks.shared.positive_integer import positive_integer
 from benchmarks.shared.relu_network import CLASSES, MEAN, STD, parts_of, resnet20, small
 from xai_align._tools.random_state import seed_all
 from xai_align.training.checkpoints import Checkpoints
@@ -125,7 +126,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, required=True, help="PACS: DOMAIN/CLASS/*.jpg")
     parser.add_argument("--out", type=Path, required=True, help="the file of weights (safetensors)")
-    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--epochs", type=positive_integer, default=30)
     options = parser.parse_args()
     pacs = load_pacs(options.images)
     parts = parts_of(pacs)

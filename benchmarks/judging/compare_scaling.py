@@ -18,13 +18,14 @@ from pathlib import Path
 
 from benchmarks.shared.markdown import heading, row
 from benchmarks.shared.measuring import printed_by, timed
+from benchmarks.shared.positive_integer import positive_integer
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", required=True, nargs="+")
-    parser.add_argument("--counts", type=int, nargs="+", default=[16, 64, 256])
-    parser.add_argument("--one", type=int, help="measure one count, in this process")
+    parser.add_argument("--counts", type=positive_integer, nargs="+", default=[16, 64, 256])
+    parser.add_argument("--one", type=positive_integer, help="measure one count, in this process")
     options = parser.parse_args()
     if options.one:
         return print(json.dumps(measured(options.images, options.one)))

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from benchmarks.shared.encoder_decoder import LENGTH, Encoder, EncoderDecoder, reversing, sequences
 from benchmarks.shared.intervals import plus_minus
 from benchmarks.shared.markdown import heading, row
+from benchmarks.shared.positive_integer import positive_integer
 from xai_align.evaluation import attention_agreement, context_mixing_gap
 from xai_align.pinet import read_out
 
@@ -44,10 +45,10 @@ UNSEEN = 999
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--fits", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=500, help="of a fit")
-    parser.add_argument("--sequences", type=int, default=32)
-    parser.add_argument("--masks", type=int, default=500)
+    parser.add_argument("--fits", type=positive_integer, default=3)
+    parser.add_argument("--steps", type=positive_integer, default=500, help="of a fit")
+    parser.add_argument("--sequences", type=positive_integer, default=32)
+    parser.add_argument("--masks", type=positive_integer, default=500)
     options = parser.parse_args()
     print(heading("encoder", "fit", *COLUMNS))
     for encoder in get_args(Encoder):

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.judging.images import lite0_and_images
+from benchmarks.shared.positive_integer import positive_integer
 from xai_align import explain
 from xai_align.evaluation import deletion, hidden_activations, insertion
 
@@ -27,7 +28,7 @@ STEPS = 28
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", nargs="*", type=Path, help="images or folders; default: the package's own")
-    parser.add_argument("--limit", type=int, default=4)
+    parser.add_argument("--limit", type=positive_integer, default=4)
     options = parser.parse_args()
     lite0, x, _ = lite0_and_images(options.images, options.limit)
     print("| | images | map | largest difference |\n|---|---|---|---|")

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from benchmarks.judging.images import lite0_and_images
 from benchmarks.shared.markdown import row
 from benchmarks.shared.measuring import timed
+from benchmarks.shared.positive_integer import positive_integer
 from xai_align import explain
 from xai_align.evaluation import hidden_activations
 from xai_align.features.hidden_layers import MEASURES, deviations
@@ -39,8 +40,8 @@ STEPS = 28
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", required=True, nargs="+", type=Path)
-    parser.add_argument("--limit", type=int, default=32)
-    parser.add_argument("--loop-batch", type=int, default=STEPS + 1)
+    parser.add_argument("--limit", type=positive_integer, default=32)
+    parser.add_argument("--loop-batch", type=positive_integer, default=STEPS + 1)
     options = parser.parse_args()
     model, x, _ = lite0_and_images(options.images, options.limit)
     target = model(x[:1]).argmax(1)  # warm

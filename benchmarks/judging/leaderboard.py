@@ -29,6 +29,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.shared.markdown import heading, row
+from benchmarks.shared.positive_integer import positive_integer
 from xai_align import explain
 from xai_align.data.images import expand_paths, open_image
 from xai_align.plugins import attribution_methods, load_model
@@ -75,9 +76,9 @@ def main() -> None:
     parser.add_argument("--images", required=True, type=Path, help="photographs")
     parser.add_argument("--boxes", required=True, type=Path, help="photographs with a labels.json that holds boxes")
     parser.add_argument("--out", required=True, type=Path)
-    parser.add_argument("--limit", type=int, default=64)
+    parser.add_argument("--limit", type=positive_integer, default=64)
     parser.add_argument("--runs", nargs="+", choices=RUNS, default=list(RUNS))
-    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--processes", type=positive_integer, default=1)
     options = parser.parse_args()
     print(twins(options.images), flush=True)
     for name in options.runs:

@@ -19,6 +19,7 @@ import torch
 
 from benchmarks.judging.images import lite0_and_images
 from benchmarks.shared.measuring import timed
+from benchmarks.shared.positive_integer import positive_integer
 from xai_align import explain
 from xai_align.evaluation import deletion
 
@@ -29,8 +30,10 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", nargs="*", type=Path, help="images or folders; default: the package's own")
-    parser.add_argument("--limit", type=int, default=16)
-    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8, 16], help="Quantus's batch sizes to try")
+    parser.add_argument("--limit", type=positive_integer, default=16)
+    parser.add_argument(
+        "--batch", type=positive_integer, nargs="+", default=[1, 8, 16], help="Quantus's batch sizes to try"
+    )
     options = parser.parse_args()
     model, x, _ = lite0_and_images(options.images, options.limit)
     with torch.no_grad():

@@ -35,6 +35,7 @@ from torch import Tensor, nn
 from benchmarks.judging.images import lite0_and_images
 from benchmarks.shared.markdown import heading
 from benchmarks.shared.measuring import timed
+from benchmarks.shared.positive_integer import positive_integer
 from xai_align.data.photographs import PHOTOGRAPHS
 from xai_align.evaluation.faithfulness import road_metric
 from xai_align.perturbation.curve import perturbation_curves
@@ -48,8 +49,8 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", nargs="+", type=Path, default=[PHOTOGRAPHS[0].path.parent])
-    parser.add_argument("--limit", type=int, default=None, help="only the first so many images")
-    parser.add_argument("--repetitions", type=int, default=2, help="timings are the best of so many")
+    parser.add_argument("--limit", type=positive_integer, default=None, help="only the first so many images")
+    parser.add_argument("--repetitions", type=positive_integer, default=2, help="timings are the best of so many")
     parser.add_argument("--noise", type=float, default=0.0, help="standard deviation, on both sides")
     options = parser.parse_args()
     model, inputs, paths = lite0_and_images(options.images, options.limit)

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.shared.markdown import heading, row
+from benchmarks.shared.positive_integer import positive_integer
 from xai_align.comparison.intervals import mean_intervals
 from xai_align.comparison.student_t import critical_value
 from xai_align.comparison.verdicts import ERROR_RATE, judged_p
@@ -47,7 +48,7 @@ class Rates:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samples", type=int, default=20_000)
+    parser.add_argument("--samples", type=positive_integer, default=20_000)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     rates = error_rates(samples=options.samples, seed=options.seed)

@@ -23,6 +23,7 @@ from PIL import Image
 from timm.data import create_transform, resolve_data_config
 
 from benchmarks.shared.markdown import heading, row
+from benchmarks.shared.positive_integer import positive_integer
 from xai_align.data.photographs import FOLDER
 
 #: The network that was trained.
@@ -31,7 +32,7 @@ NETWORK = "resnet18"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--steps", type=positive_integer, default=3)
     options = parser.parse_args()
     print(heading("command", "seconds", "of a processor", "result"), flush=True)
     with tempfile.TemporaryDirectory() as folder:

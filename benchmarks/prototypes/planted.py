@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.shared.markdown import heading, row
+from benchmarks.shared.positive_integer import positive_integer
 from xai_align.prototypes import channel_purity, fit_prototypes
 from xai_align.prototypes.mixing import nearest_rotation
 
@@ -48,8 +49,8 @@ def planted(channels: int, count: int, generator: torch.Generator, rotation: Ten
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--channels", type=int, nargs="+", default=[16, 64, 128])
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--channels", type=positive_integer, nargs="+", default=[16, 64, 128])
+    parser.add_argument("--seeds", type=positive_integer, default=3)
     options = parser.parse_args()
     torch.set_num_threads(1)
     print(heading("D", "solver", "seed", "mean", "smallest", "sources found", "purity before", "after", "seconds"))

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from benchmarks.shared.intervals import from_to
 from benchmarks.shared.pacs import Pacs, Pictures, load_pacs, stratified
+from benchmarks.shared.positive_integer import positive_integer
 from benchmarks.shared.small_vit import photographs, small_vit
 from xai_align import read_out
 from xai_align.prototypes import MixedNetwork, channel_purity, channel_shares, fit_prototypes
@@ -103,11 +104,13 @@ def main() -> None:
     parser.add_argument("--pictures", type=Path, required=True)
     parser.add_argument("--weights", type=Path, help="of the ViT")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--of-each", type=int, default=80, help="pictures of PACS for each class and domain")
+    parser.add_argument(
+        "--of-each", type=positive_integer, default=80, help="pictures of PACS for each class and domain"
+    )
     parser.add_argument("--layer")
     parser.add_argument("--matrix", default="orthogonal")
     parser.add_argument("--solver")
-    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--rounds", type=positive_integer, default=20)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -35,6 +35,7 @@ from benchmarks.shared.coarse_maps import smoothed
 from benchmarks.shared.intervals import plus_minus
 from benchmarks.shared.markdown import heading, row
 from benchmarks.shared.measuring import timed
+from benchmarks.shared.positive_integer import positive_integer
 from xai_align import explain, read_out
 from xai_align.comparison.store import write_whole
 from xai_align.evaluation import (
@@ -203,7 +204,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, help="of the transformer")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--on", choices=("judged", "others"), default="judged")
-    parser.add_argument("--limit", type=int, default=None)
+    parser.add_argument("--limit", type=positive_integer, default=None)
     parser.add_argument("--methods", type=lambda text: text.split(";"), default=None)
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -45,6 +45,7 @@ from benchmarks.shared.kept import keep
 from benchmarks.shared.markdown import heading, row
 from benchmarks.shared.measuring import timed
 from benchmarks.shared.photographs import JUDGES, Photograph, photographs
+from benchmarks.shared.positive_integer import positive_integer
 from xai_align import read_out
 from xai_align.comparison.store import write_whole
 from xai_align.perturbation import TieWarning, perturbation_curves
@@ -235,7 +236,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--network", choices=("lite0", "squeezenet"), required=True)
     parser.add_argument("--on", choices=("judged", "others"), default="judged")
-    parser.add_argument("--limit", type=int, default=None)
+    parser.add_argument("--limit", type=positive_integer, default=None)
     parser.add_argument("--methods", type=lambda text: text.split(";"), default=[CONTROL, *VARIANTS])
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -20,6 +20,7 @@ import timm
 import torch
 
 from benchmarks.shared.measuring import memory_mib, printed_by, timed
+from benchmarks.shared.positive_integer import positive_integer
 from xai_align import read_out, read_out_all_classes
 from xai_align._tools.replica import Replica
 
@@ -35,8 +36,8 @@ MODELS = {
 def main() -> None:
     warnings.filterwarnings("ignore")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--rounds", type=positive_integer, default=7)
+    parser.add_argument("--batch", type=positive_integer, default=1)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--ways", nargs="+", default=None, help="these alone, and no peaks of memory")
     parser.add_argument("--peak", nargs=2, metavar=("MODEL", "WAY"), help="measure one peak, in this process")

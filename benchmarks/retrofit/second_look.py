@@ -39,6 +39,7 @@ from benchmarks.shared.markdown import heading, row
 from benchmarks.shared.measuring import timed
 from benchmarks.shared.pacs import Pacs, Pictures, Split, linear_probe, load_pacs, stratified
 from benchmarks.shared.photographs import JUDGES, photographs
+from benchmarks.shared.positive_integer import positive_integer
 from xai_align.pinet import PiNet
 
 EPOCHS = 40
@@ -59,7 +60,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="*", default=[0], help="of the distilled gate, or of the split")
     parser.add_argument("--concentration", type=float, default=CONCENTRATION, help="weight of this term in training")
     parser.add_argument("--concentrations", type=float, nargs="*", default=[CONCENTRATION], help="which to judge")
-    parser.add_argument("--limit", type=int, default=None, help="of photographs, to try")
+    parser.add_argument("--limit", type=positive_integer, default=None, help="of photographs, to try")
     options = parser.parse_args()
     {"distil": run_distil, "judge": run_judge, "pacs": run_pacs, "cost": run_cost}[options.what](options)
 

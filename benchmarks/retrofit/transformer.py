@@ -34,6 +34,7 @@ from benchmarks.retrofit.recipes import START, logits_of, only_the_gate
 from benchmarks.shared.intervals import plus_minus
 from benchmarks.shared.markdown import heading, row
 from benchmarks.shared.measuring import timed
+from benchmarks.shared.positive_integer import positive_integer
 from benchmarks.shared.small_vit import CLASSES, photographs, small_vit
 from timm_align import TimmEncoder
 from xai_align.evaluation import draw_grids, grid_pointing_game, symmetric_relevance_gain
@@ -194,7 +195,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--epochs", type=int, default=EPOCHS)
+    parser.add_argument("--epochs", type=positive_integer, default=EPOCHS)
     options = parser.parse_args()
     torch.set_num_threads(1)
     with warnings.catch_warnings():

@@ -18,6 +18,7 @@ from time import perf_counter
 from PIL import Image
 
 from benchmarks.shared.markdown import heading, row
+from benchmarks.shared.positive_integer import positive_integer
 from xai_align.cli.explain_files import PAGE, Task, explain_files
 from xai_align.data.photographs import FOLDER
 
@@ -41,7 +42,7 @@ def resident() -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=256)
+    parser.add_argument("--images", type=positive_integer, default=256)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as made:

@@ -21,6 +21,7 @@ import torch
 from benchmarks.safety.all_methods import all_methods, is_same, quiet
 from benchmarks.shared.markdown import heading, row
 from benchmarks.shared.measuring import timed
+from benchmarks.shared.positive_integer import positive_integer
 from xai_align._tools.thread_state import ThreadState
 from xai_align.testing.networks import TinyNetwork, fixed_images
 from xai_align.testing.traces import differences, snapshot
@@ -91,7 +92,7 @@ def leftovers() -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=2000)
+    parser.add_argument("--count", type=positive_integer, default=2000)
     parser.add_argument("--methods", nargs="+")
     options = parser.parse_args()
     quiet()

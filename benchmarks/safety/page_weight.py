@@ -22,6 +22,7 @@ from statistics import median
 from benchmarks.shared.browser import CHROMIUM, Browser
 from benchmarks.shared.made_pages import many
 from benchmarks.shared.markdown import heading, row
+from benchmarks.shared.positive_integer import positive_integer
 from xai_align.cli.demo import run_demo
 from xai_align.report.page import render_page
 
@@ -68,7 +69,7 @@ def usable_after(browser: Browser, page: Path) -> tuple[float, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=positive_integer, default=5)
     parser.add_argument("--demo", type=Path, help="Folder that `xai-align demo` has written. Default: run the demo.")
     options = parser.parse_args()
     if CHROMIUM is None:

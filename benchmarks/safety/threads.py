@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from benchmarks.safety.all_methods import Call, all_methods, is_same, quiet
 from benchmarks.shared.markdown import heading, row
+from benchmarks.shared.positive_integer import positive_integer
 from xai_align.testing.networks import TinyNetwork, fixed_images
 
 THREADS, ROUNDS = 8, 3
@@ -76,7 +77,7 @@ def beside(method: Call, model: nn.Module, images: Tensor, others: Tensor, calls
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--calls", type=int, default=5000)
+    parser.add_argument("--calls", type=positive_integer, default=5000)
     parser.add_argument("--methods", nargs="+")
     options = parser.parse_args()
     quiet()

@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from benchmarks.shared.markdown import heading, row
+from benchmarks.shared.positive_integer import positive_integer
 from xai_align.report.watching import ExplanationLog
 
 SIZE, BATCH, CLASSES = 32, 16, 10
@@ -67,9 +68,9 @@ def seconds_of_a_call(log: ExplanationLog, model: nn.Module) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--pictures", type=int, default=8)
+    parser.add_argument("--epochs", type=positive_integer, default=4)
+    parser.add_argument("--steps", type=positive_integer, default=60)
+    parser.add_argument("--pictures", type=positive_integer, default=8)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)

@@ -29,6 +29,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from benchmarks.shared.markdown import heading, row
+from benchmarks.shared.positive_integer import positive_integer
 from benchmarks.toyshapes.fits import channels_last, data_of, first_stage, unseen_pictures
 from benchmarks.toyshapes.groups import BATCH, FIRST_STAGES, START
 from benchmarks.toyshapes.recipe import ShortcutDecoder, sharp_pinet
@@ -63,8 +64,8 @@ class Labelled(Dataset[tuple[Tensor, Tensor]]):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", required=True, type=Path)
-    parser.add_argument("--fits", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--fits", type=positive_integer, default=3)
+    parser.add_argument("--epochs", type=positive_integer, default=15)
     parser.add_argument("--from", dest="labels", nargs="*", choices=LABELS, default=LABELS, help="what to learn from")
     parser.add_argument("--precision", choices=["no", "bf16"], default="bf16")
     options = parser.parse_args()

@@ -19,6 +19,7 @@ from statistics import median
 
 import torch
 
+from benchmarks.shared.positive_integer import positive_integer
 from benchmarks.toyshapes.fits import Workshop, unseen_pictures
 from benchmarks.toyshapes.paper import coefficients_of
 from benchmarks.toyshapes.scores import Look, accuracy, answers, per_image
@@ -32,7 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", required=True, type=Path)
     parser.add_argument("--groups", default="default,feedback,sharp")
-    parser.add_argument("--fits", type=int, default=10)
+    parser.add_argument("--fits", type=positive_integer, default=10)
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.shared.positive_integer import positive_integer
 from benchmarks.toyshapes.cam import cam_maps, grad_cam_maps
 from benchmarks.toyshapes.fits import Fitted, Workshop, data_of, unseen_pictures
 from benchmarks.toyshapes.groups import ENSEMBLE, GROUPS, PAPER_GROUPS
@@ -33,8 +34,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", required=True, type=Path)
     parser.add_argument("--groups", default=",".join([*PAPER_GROUPS, "sharp"]))
-    parser.add_argument("--fits", type=int, default=10)
-    parser.add_argument("--members", type=int, default=10, help="of an ensemble")
+    parser.add_argument("--fits", type=positive_integer, default=10)
+    parser.add_argument("--members", type=positive_integer, default=10, help="of an ensemble")
     parser.add_argument("--precision", choices=["no", "bf16"], default="bf16")
     parser.add_argument("--report", action="store_true", help="no fits, only the table of those that are there")
     options = parser.parse_args()

@@ -19,6 +19,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from benchmarks.shared.markdown import heading, row
+from benchmarks.shared.positive_integer import positive_integer
 from benchmarks.shared.processes import ends, in_processes, largest_difference, print_once
 from examples.toyshapes.generator import toy_shapes
 from xai_align.pinet import FrozenEncoder, PiNet, SecondLookHead, conv_pinet
@@ -67,10 +68,10 @@ def fit(kind: str, batch_size: int, pictures: int, epochs: int) -> dict[str, obj
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=96)
-    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--pictures", type=positive_integer, default=96)
+    parser.add_argument("--epochs", type=positive_integer, default=3)
     parser.add_argument("--one", choices=NETWORKS, help="fit this network, in this process")
-    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--batch-size", type=positive_integer, default=32)
     options = parser.parse_args()
     if options.one:
         print_once(fit(options.one, options.batch_size, options.pictures, options.epochs))
