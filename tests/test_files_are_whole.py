@@ -39,6 +39,34 @@ def test_a_file_that_cannot_be_finished_is_as_before_and_named(tmp_path):
     assert path.read_bytes() == b"before"
 
 
+def test_two_writers_of_one_file_each_write_a_whole_one(tmp_path):
+    path = tmp_path / "a.onnx"
+    with whole_file(path) as first:
+        first.write_bytes(b"first, half")
+        with whole_file(path) as second:
+            second.write_bytes(b"second")
+        assert path.read_bytes() == b"second"
+        assert first.read_bytes() == b"first, half"
+    assert path.read_bytes() == b"first, half"
+
+    def fails():
+        with whole_file(path) as first:
+            first.write_bytes(b"third")
+            with whole_file(path) as second:
+                second.write_bytes(b"fourth")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):  # it takes nothing from the other
+        fails()
+    assert path.read_bytes() == b"fourth"
+    assert [one.name for one in tmp_path.iterdir()] == ["a.onnx"]
+
+
+def test_a_name_that_the_system_just_takes_is_written(tmp_path):
+    write_whole(tmp_path / ("n" * 255), "text")
+    assert (tmp_path / ("n" * 255)).read_text() == "text"
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no full disk to write to")
 def test_a_full_disk_is_told_with_the_files_name(tmp_path):
     path = tmp_path / "log.csv"

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.align.digits_data import CLASSES, Domains, Pictures
 from benchmarks.align.digits_scores import scores
+from xai_align._tools.files.whole_file import whole_file
 from xai_align.align import AlignTrainer, CollapseWarning, Masker, Recipe, ShortcutWarning, find_shortcuts, recipe
 from xai_align.align.forward_passes.training_batch import GlobalBatch, TrainingBatch
 from xai_align.align.recipes import aligned_to
@@ -156,7 +157,8 @@ def keep_fit(folder: Path, method: Recipe, domains: Callable[[], Domains], seed:
     found, classifier, masker = one_fit(method, domains(), seed, **options)
     file.parent.mkdir(parents=True, exist_ok=True)
     tensors = _named("classifier", classifier) | ({} if masker is None else _named("masker", masker))
-    save_file(tensors, file.with_suffix(".safetensors"))
+    with whole_file(file.with_suffix(".safetensors")) as waiting:
+        save_file(tensors, waiting)
     write_whole(file, json.dumps(found, indent=1))
     return True
 

@@ -25,6 +25,7 @@ from benchmarks.toyshapes.groups import (
 )
 from benchmarks.toyshapes.scores import accuracy, answers
 from examples.toyshapes.generator import TEST_SEED, ToyShapes, toy_shapes
+from xai_align._tools.files.whole_file import whole_file
 from xai_align.training import Fit, fit_pinet
 from xai_align.training.choices import Precision
 
@@ -105,9 +106,8 @@ def save(file: Path, made: Fitted) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     facts = {"accuracy": made.accuracy, "epochs": made.epochs, "seconds": made.seconds}
     weights = {name: value.contiguous() for name, value in made.model.state_dict().items()}
-    fresh = file.with_suffix(".new")
-    save_file(weights, fresh, {"facts": json.dumps(facts)})
-    fresh.replace(file)
+    with whole_file(file) as waiting:
+        save_file(weights, waiting, {"facts": json.dumps(facts)})
 
 
 def restored(file: Path, model: nn.Module) -> Fitted:

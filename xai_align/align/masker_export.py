@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from xai_align._tools.files.whole_file import whole_file
 from xai_align._tools.thread_state import restores_thread_state
 from xai_align.align.masker_file import HoldsMasker, find_masker
 from xai_align.export.exported_program import trace, write_program
@@ -61,13 +62,8 @@ def export_masker(
         axes |= {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
     path.parent.mkdir(parents=True, exist_ok=True)
     write = {".pt2": _write_program, ".onnx": _write_onnx}[path.suffix]
-    waiting = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        with torch.no_grad():
-            write(module, images, axes, waiting)
-        os.replace(waiting, path)
-    finally:
-        waiting.unlink(missing_ok=True)
+    with whole_file(path) as waiting, torch.no_grad():
+        write(module, images, axes, waiting)
     return path
 
 

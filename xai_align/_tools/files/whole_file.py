@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,13 +13,15 @@ from pathlib import Path
 def whole_file(path: Path) -> Iterator[Path]:
     """Yield a path to write to; the file appears as ``path`` when the block is left, and not at all if it fails.
 
+    The path is another one at every call, in the same folder, so that of several writers of one file each writes a
+    whole one, and the last to end stays. A process that is killed leaves it behind.
+
     Raises:
         OSError: it cannot be written, as on a full disk; the message names ``path``.
     """
-    waiting = path.with_name(path.name + ".tmp")
+    waiting = path.with_name(f".{secrets.token_hex(8)}.tmp")  # as short for long names
     try:
         with writing(path):
-            waiting.unlink(missing_ok=True)  # it may be a link to elsewhere
             yield waiting
             with waiting.open("rb+") as file:
                 os.fsync(file.fileno())
