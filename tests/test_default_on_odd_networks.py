@@ -280,3 +280,41 @@ def test_biases_are_not_placed_in_an_image_that_the_network_moves(move, layer):
         with pytest.raises(ValueError, match=r"crops, pads, flips or shifts .* use biases=.apart."):
             read_out(model, x, 1, layer, biases="placed")
         assert read_out(model, x, 1, layer, rule="gamma").placed == ()
+
+
+def beside_its_middle():
+    """A network whose first kernels take the pixel above on the left."""
+    conv = nn.Conv2d(3, 4, 3, padding=1)
+    nn.init.zeros_(conv.weight)
+    conv.weight.data[..., 0, 0] = 1 + torch.rand(4, 3)
+    return nn.Sequential(conv, nn.Softplus(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+
+
+@pytest.mark.parametrize("size", [6, 8, 12, 20, 40])
+def test_a_pixel_beside_is_no_other_place_in_a_small_image(size):
+    model, x = seeded(beside_its_middle).eval(), images(2, size)
+    assert not grids(model, x).moved
+    readout = read_out(model, x, 1, "input", biases="placed")
+    assert [one.shape for one in readout.placed] == [(2, size, size)]
+    assert grids(Flipped(*model).eval(), x).moved
+
+
+class Switched(nn.Conv2d):
+    """A convolution whose cells are on or off."""
+
+    def __init__(self, off: list[tuple[int, int]]) -> None:
+        super().__init__(3, 4, 3, stride=3)
+        self.register_buffer("on", torch.ones(3, 3))
+        for cell in off:
+            self.on[cell] = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * self.on
+
+
+def test_corners_whose_units_are_off_are_no_border():
+    """Of 3 x 3 cells, those in a corner and in the middle are off; a border would be off in a whole row or column."""
+    x, head = images(1, 9), (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    corner, column = [(0, 2), (1, 1)], [(0, 2), (1, 1), (1, 2), (2, 2)]
+    assert not grids(seeded(lambda: nn.Sequential(Switched(corner), *head)), x).moved
+    assert grids(seeded(lambda: nn.Sequential(Switched(column), *head)), x).moved

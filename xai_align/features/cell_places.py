@@ -22,6 +22,8 @@ from xai_align.features.spatial import contribution_map
 NEAR = 0.04
 #: The same, in cells.
 CELLS = 0.75
+#: The same, in pixels: the largest weight of a kernel may lie beside its middle, which is far in a small image.
+PIXELS = 1.25
 #: The same, in standard deviations of what the cell sees: it is cut off at a border, and convolutions without padding
 #: see no border.
 DEVIATIONS = 2.5
@@ -69,17 +71,25 @@ def places_of(layer: GridLayer, z: Tensor, image: Tensor) -> Places:
             if weight is not None:
                 break
         if weight is None:
-            # corners of a map that see nothing, where other cells do, lie in a border that the network adds
-            outside = not layer.has_tokens and _what_is_seen(cells.sum(), image) is not None
-            return Places.OTHER if outside else Places.NONE
+            return Places.OTHER if not layer.has_tokens and _in_a_border(cells[0], *corner, image) else Places.NONE
         seen = [_mean_and_deviation(weight.sum(1)), _mean_and_deviation(weight.sum(0))]
         places = [((row + 0.5) / layer.rows, layer.rows), ((column + 0.5) / layer.columns, layer.columns)]
-        for (middle, deviation), (place, count) in zip(seen, places, strict=True):
-            allowed = max(NEAR, CELLS / count, min(DEVIATIONS * deviation, EVEN))
+        for (middle, deviation), (place, count), pixels in zip(seen, places, size, strict=True):
+            allowed = max(NEAR, PIXELS / pixels, CELLS / count, min(DEVIATIONS * deviation, EVEN))
             if abs(middle - place) > min(allowed, OF_TOKENS if layer.has_tokens else 1):
                 return Places.OTHER if max(deviation for _, deviation in seen) <= LOCAL else Places.NONE
             local &= deviation <= LOCAL
     return Places.OWN if local else Places.AROUND
+
+
+def _in_a_border(cells: Tensor, row: int, column: int, image: Tensor) -> bool:
+    """Return whether a corner of cells ``[h, w]`` that sees nothing lies in a border that the network adds.
+
+    Then its whole row or column sees nothing; otherwise its units are off.
+    """
+    borders = (cells[row], cells[:, column])
+    blank = any(_what_is_seen(border.sum(), image) is None for border in borders)
+    return blank and _what_is_seen(cells.sum(), image) is not None
 
 
 def _what_is_seen(cell: Tensor, image: Tensor) -> Tensor | None:
