@@ -260,27 +260,38 @@ def token_dropping(model: nn.Module, images: Tensor, extra: Sequence[Any] = ()) 
     grid = token_grid(model, images, extra)
     name = type(model).__name__
     if grid is None:
-        _check_that_it_runs(model, images, extra)
+        if _sees_one_patch(model, images, extra):
+            raise ValueError(
+                f"{name} sees the image as one patch, and none can be left out; give larger images, or hide pixels by "
+                "a fill: removal='fill'"
+            )
         raise ValueError(
             f"{name} keeps no grid of tokens through its depth, so no patches can be left out (it has convolutions, "
             "windows or several resolutions); hide them by a fill: removal='fill'"
         )
-    if grid.patches < 2:
-        raise ValueError(f"{name} sees the image as one patch, and none can be left out; give larger images")
     with torch.inference_mode(False), torch.no_grad():
         extra = rows_of(tuple(extra), slice(0, 1), len(images))
         return _tested(model, grid, images[:1].detach().clone(), tuple(extra))
 
 
-def _check_that_it_runs(model: nn.Module, images: Tensor, extra: Sequence[Any]) -> None:
-    """Raise if the network has no grid of tokens because it doesn't take these images at all.
+def _sees_one_patch(model: nn.Module, images: Tensor, extra: Sequence[Any]) -> bool:
+    """Return whether a convolution makes one cell of the whole image, so that there is no grid of tokens.
 
     Raises:
-        ValueError: it raises on the first one, e.g. because of its size or number of channels.
+        ValueError: the network raises on the first image, e.g. because of its size or number of channels.
     """
+    found: list[bool] = []
+
+    def note(module: nn.Module, args: Any, output: Tensor) -> None:
+        found.append(args[0].shape[2:] == images.shape[2:] and output.shape[2:] == (1, 1))
+
+    copy = Replica(model).module
+    for module in copy.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(note)
     with torch.inference_mode(False), torch.no_grad():
         try:
-            Replica(model).module(images[:1].detach().clone(), *rows_of(tuple(extra), slice(0, 1), len(images)))
+            copy(images[:1].detach().clone(), *rows_of(tuple(extra), slice(0, 1), len(images)))
         except Exception as error:
             if hides_interrupt(error):
                 raise
@@ -288,6 +299,7 @@ def _check_that_it_runs(model: nn.Module, images: Tensor, extra: Sequence[Any]) 
                 f"{type(model).__name__} does not run on an image {[1, *images.shape[1:]]}: {error}; give images of "
                 "the size and the number of channels that it takes"
             ) from error
+    return any(found)
 
 
 def with_visibility(x: Tensor, visible: Tensor) -> Tensor:
