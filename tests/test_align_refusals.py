@@ -446,6 +446,31 @@ def test_a_step_of_ones_own_is_refused_alike():
         made.classifier_step({"image": images()})
 
 
+class OneLogit(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = bends(classes=1)
+
+    def forward(self, x):
+        return self.inner(x)
+
+
+def test_what_is_refused_comes_with_what_to_do(tmp_path):
+    with pytest.raises(ValueError, match=r"trains no masker.*; make classifier_step alone"):
+        trainer(recipe="erm").masker_step((images(), LABELS))
+    with pytest.raises(ValueError, match=r"are empty.*; give examples, or drop_last=False"):
+        trainer().fit(loader(4, batch_size=8, drop_last=True), epochs=1)
+    with pytest.raises(TypeError, match=r"there are no labels.*; yield \(images, labels\)"):
+        trainer().fit([(images(), None)], epochs=1)
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint to resume from; give one, or the folder of a fit"):
+        trainer().resume(tmp_path)
+    with pytest.raises(ValueError, match=r"has one output.*Of a logit z of two classes return torch.cat"):
+        trainer(OneLogit()).fit(loader(), epochs=1)
+    z = torch.tensor([[-2.0], [0.5]])
+    both = torch.cat([-z / 2, z / 2], 1).softmax(1)[:, 1]
+    assert torch.allclose(both, z[:, 0].sigmoid())
+
+
 def test_a_compiled_classifier_is_looked_into():
     """Nothing is compiled: the network inside is trained."""
     plain, inside = bends(), bends()

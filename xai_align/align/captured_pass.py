@@ -149,4 +149,7 @@ def check_logits(logits: Any, count: int) -> None:
             f"the classifier gave {list(logits.shape)} for {counted(count, 'image')}; logits [N, K] are needed{also}"
         )
     if logits.shape[1] < 2:
-        raise ValueError("the classifier has one output; a class against others needs two or more, [N, K >= 2]")
+        raise ValueError(
+            "the classifier has one output; a class against others needs two or more, [N, K >= 2]. Of a logit z of two "
+            "classes return torch.cat([-z / 2, z / 2], 1)"
+        )

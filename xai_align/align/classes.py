@@ -30,4 +30,6 @@ def check_classes(labels: Any, logits: Tensor) -> None:
     classes = logits.shape[1]
     if labels.device.type == "cpu" and len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
         wrong = labels[(labels < 0) | (labels >= classes)][0]
-        raise ValueError(f"a label is {int(wrong)}, but the classifier has classes 0 … {classes - 1}")
+        raise ValueError(
+            f"a label is {int(wrong)}, but the classifier has classes 0 … {classes - 1}; number the classes from 0"
+        )

@@ -37,7 +37,10 @@ class AlignModule(LightningModule):
     def on_fit_start(self) -> None:
         """Check that there is one process only: gradients are not reduced over several."""
         if self.trainer.world_size > 1:
-            raise ValueError("AlignModule runs in one process; AlignTrainer.fit shares batches between several")
+            raise ValueError(
+                "AlignModule runs in one process; give Lightning's Trainer devices=1, or use AlignTrainer.fit, which "
+                "shares batches between several"
+            )
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         """Make the masker's step, if there is one, and the classifier's, on the same batch; log their losses."""

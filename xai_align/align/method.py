@@ -147,5 +147,8 @@ def masks_of(masker: nn.Module, images: Tensor) -> Tensor:
         found = list(masks.shape) if isinstance(masks, Tensor) else type(masks).__name__
         raise ValueError(f"{type(masker).__name__} gave {found} for images {list(images.shape)}; masks are {wanted}")
     if not bool(((masks >= 0) & (masks <= 1)).all()):
-        raise ValueError(f"{type(masker).__name__} gave values outside [0, 1], or NaN: these are not masks")
+        raise ValueError(
+            f"{type(masker).__name__} gave values outside [0, 1], or NaN; "
+            "masks lie in [0, 1], so let it end in a sigmoid"
+        )
     return masks.to(images.device)

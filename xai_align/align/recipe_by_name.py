@@ -37,7 +37,9 @@ def recipe(name: str, **options: Any) -> Recipe:
         listed = f"it takes {', '.join(known)}" if known else "it takes none"
         raise TypeError(f"the training recipe '{name}' has no option '{unknown[0]}'; {listed}")
     if missing := [option for option in _required(spec.build) if option not in options]:
-        raise TypeError(f"the training recipe '{name}' needs the option '{missing[0]}'")
+        raise TypeError(
+            f"the training recipe '{name}' needs the option '{missing[0]}'; give recipe('{name}', {missing[0]}=...)"
+        )
     built = spec.build(**options)
     if not isinstance(built, Recipe):
         owner = origin(name, kind="training_recipe")

@@ -107,7 +107,7 @@ def load_fit(reference: str, *, trust: bool = False) -> LoadedModel | None:
     except DamagedCheckpoint as error:
         raise ValueError(f"{error}; copy it again, or train again") from None
     if saved.numbers.get("kind") != KIND:
-        raise ValueError(f"'{file}' holds no classifier that fit-align wrote")
+        raise ValueError(f"'{file}' holds no classifier that fit-align wrote; give the folder that it wrote into")
     check_fields(saved.numbers, _HEADER, str(file))
     masker = _masker_file(folder, saved.numbers.get("masker"))
     backbone = read_backbone(saved.numbers, folder)

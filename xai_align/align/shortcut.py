@@ -270,7 +270,7 @@ def _masks(masker: nn.Module, images: Tensor) -> Tensor:
     masks: Tensor = masker(images)
     wanted = (len(images), 1, *images.shape[2:])
     if tuple(masks.shape) != wanted:
-        raise ValueError(f"the masker gave masks of shape {list(masks.shape)}; {list(wanted)} are needed")
+        raise ValueError(f"the masker gave masks of shape {list(masks.shape)}; it must give {list(wanted)}")
     return masks.float()
 
 

@@ -64,7 +64,7 @@ class MaskerTerm:
 
     def values(self, forward: MaskerPass) -> Tensor:
         """Return the value of each image before it is weighted, ``[N]``."""
-        raise NotImplementedError(f"{type(self).__name__} has no values(forward)")
+        raise NotImplementedError(f"{type(self).__name__} has no values(forward); write it in the subclass, [N]")
 
     def __call__(self, forward: MaskerPass) -> Tensor:
         """Return the value of each image, ``[N]``, float32; zero for images below the confidence."""

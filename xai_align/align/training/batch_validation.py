@@ -80,7 +80,10 @@ class BatchValidator:
 
     def _labels(self, labels: Any, count: int) -> Tensor:
         if labels is None:
-            raise TypeError(f"{self.name}: there are no labels; a classifier and its CAM of the true class need them")
+            raise TypeError(
+                f"{self.name}: there are no labels, which a classifier and its CAM of the true class need; yield "
+                "(images, labels)"
+            )
         found = _tensor_of(labels)
         if isinstance(found, Tensor) and found.dim() == 2 and found.shape[0] == count and found.shape[1] > 1:
             raise TypeError(

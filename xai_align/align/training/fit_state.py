@@ -91,7 +91,7 @@ class AlignFitState(FitState):
     def check_own(self, snapshot: Snapshot, source: str) -> None:
         """Check the states of optimisers and terms."""
         if snapshot.numbers["terms"].keys() != self._terms.keys():
-            raise ValueError(f"{source} is of a fit with other loss terms")
+            raise ValueError(f"{source} is of a fit with other loss terms; resume with its recipe, or start anew")
         for name, updater in self._updaters.items():
             own, numbers = below(f"optimizer/{name}/", snapshot), snapshot.numbers["optimizers"][name]
             check_optimizer(updater.optimizer, own, numbers, f"optimizers.{name}", source)

@@ -66,7 +66,10 @@ class SeededLoader:
             empty = False
             yield raw
         if empty:
-            raise ValueError(f"{self.name} are empty: the loader yields no batch. Is drop_last=True with few examples?")
+            raise ValueError(
+                f"{self.name} are empty: the loader yields no batch; "
+                "give examples, or drop_last=False where they are fewer than a batch"
+            )
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch; 0 if unknown."""

@@ -207,7 +207,10 @@ def single_step(trainer: TrainerState, raw: Any, *, name: Literal["classifier", 
     with preserved_state():
         trainer.check_first_batch(raw, "the batches")
         if name == "masker" and trainer.masker is None:
-            raise ValueError(f"the recipe '{trainer.recipe.name}' trains no masker, so there is no step of it to make")
+            raise ValueError(
+                f"the recipe '{trainer.recipe.name}' trains no masker, so there is no step of it to make; "
+                "make classifier_step alone"
+            )
         state, means, group = trainer.assemble(), StepMeans(trainer.device), ProcessGroup()
         steps = Steps(trainer, group)
         micro_batches = steps.micro_batches(trainer.validator("the batches")(raw))

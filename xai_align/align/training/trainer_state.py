@@ -203,7 +203,7 @@ class TrainerState:
         else:
             found = [path] if os.path.isfile(path) else []
         if not found:
-            raise FileNotFoundError(f"'{path}' holds no checkpoint to resume from")
+            raise FileNotFoundError(f"'{path}' holds no checkpoint to resume from; give one, or the folder of a fit")
         problems = []
         for file in found:
             try:
@@ -214,7 +214,7 @@ class TrainerState:
             self.load(snapshot.tensors, snapshot.numbers, f"'{file}'")
             self.own_notes += [f"{problem}; the older '{file}' was used" for problem in problems]
             return
-        raise ValueError(f"no checkpoint can be used: {'; '.join(problems)}")
+        raise ValueError(f"no checkpoint can be used: {'; '.join(problems)}; give another, or start anew")
 
     def load(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any], name: str) -> None:
         """Restore a snapshot; the masker is built if there is none yet.
@@ -225,16 +225,18 @@ class TrainerState:
         before = self.masker, self.fit_state, dict(self.updaters), dict(self.modes)
         options = numbers.get("masker_options")
         if complaint := either(nothing, MASKER_OPTIONS)(options, "masker_options"):
-            raise ValueError(f"{name} is invalid: {complaint}")
+            raise ValueError(f"{name} is invalid: {complaint}; give another checkpoint")
         try:
             if self.recipe.trains_masker and self.masker is None:
                 self.masker = self._saved_masker(tensors, options, name)
             if options != masker_options(self.masker):
-                raise ValueError(f"{name} is of a trainer with another masker: its options differ")
+                raise ValueError(
+                    f"{name} is of a trainer with another masker: its options differ; give this trainer that masker"
+                )
             state = self.assemble()
             config = numbers.get("config")
             if not isinstance(config, dict):
-                raise ValueError(f"{name} is invalid: config is not an object")
+                raise ValueError(f"{name} is invalid: config is not an object; give another checkpoint")
             own_config = Checkpoints(Path(), self.configuration()).config
             saved = {key: value for key, value in config.items() if key in own_config}
             if not same(saved, own_config):
