@@ -3,12 +3,13 @@
     python -m benchmarks.fei.defence --network squeezenet --out OUT --classes 50 [--steps 100] [--only nested]
     python -m benchmarks.fei.defence --network squeezenet --out OUT --classes 50 --table-only
 
-The image is black, the reference zero in the network's units: the test of FEI's authors (arXiv 2509.04588; their
-released code). For each of some classes that the network does not give for the image, masks are optimised; the map,
-from 0 to 1, times the image is taken for that class if the computation was rerouted. Counted for each solver and
-rule (none, ibm, ivm, avm, vm, fgvis, silent), with the mean probability of the class. `--steps` are those of each of
-the nested solver's five quantiles. A file for each solver, rule and class is left in OUT, and what is there isn't
-repeated; the curve solver's steps are its own.
+The image is black, the reference of the nested solver zero in the network's units (the mean colour): the test of FEI's
+authors (arXiv 2509.04588; their released code). The range of a black image is one colour, so the curve solver's
+colours are drawn from the whole range (`normalization`). For each of some classes that the network does not give for
+the image, masks are optimised; the map, from 0 to 1, times the image is taken for that class if the computation was
+rerouted. Counted for each solver and rule (none, ibm, ivm, avm, vm, fgvis, silent), with the mean probability of the
+class. `--steps` are those of each of the nested solver's five quantiles. A file for each solver, rule and class is
+left in OUT, and what is there isn't repeated; the curve solver's steps are its own.
 
 Takes about 25 seconds a class and nested rule with 100 steps on SqueezeNet, twice that on EfficientNet-Lite0.
 """
@@ -32,22 +33,25 @@ from benchmarks.shared.positive_integer import positive_integer
 from xai_align.comparison.store import write_whole
 from xai_align.fei import optimize_masks
 from xai_align.fei.published.clipping_rules import RULES
+from xai_align.fei.solid_colours import Normalization
 
 #: Classes that are explained at once.
 AT_ONCE = 10
 Maps = Callable[[nn.Module, Tensor, list[int]], Tensor]
 
 
-def solvers(steps: int, rules: list[str]) -> dict[str, Maps]:
+def solvers(steps: int, rules: list[str], normalization: Normalization) -> dict[str, Maps]:
     """Maps ``[N, H, W]`` by name."""
-    curve = partial(_maps, solver="curve")
+    curve = partial(_maps, solver="curve", normalization=normalization)
     found: dict[str, Maps] = {
         "fei (default)": curve,
         "curve, unpenalised": partial(curve, deviation_weight=0.0),
         "curve, pixels, no safeguards": partial(curve, **UNGUARDED),
     }
     found |= {f"curve, {rule}": partial(curve, clip=rule) for rule in rules if rule != "none"}
-    return found | {f"nested, {rule}": partial(_maps, solver="nested", clip=rule, n_iter=steps) for rule in rules}
+    return found | {
+        f"nested, {rule}": partial(_maps, solver="nested", baselines=0.0, clip=rule, n_iter=steps) for rule in rules
+    }
 
 
 #: The curve solver as an attack: every pixel by itself, the plain gradient, one fill, nothing moved.
@@ -121,7 +125,7 @@ def main() -> None:
     classes = [c for c in order if c != predicted][: options.classes]
     chosen = {
         name: make
-        for name, make in solvers(options.steps, options.rules).items()
+        for name, make in solvers(options.steps, options.rules, judge.normalization).items()
         if not options.only or options.only in name
     }
     folders = {name: options.out / options.network / _folder_name(name, options.steps) for name in chosen}

@@ -52,6 +52,12 @@ class Judge:
     def model(self) -> nn.Module:
         return _loaded(self.name).model
 
+    @property
+    def normalization(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation of its pixels."""
+        loaded = _loaded(self.name)
+        return tuple(loaded.mean), tuple(loaded.std)
+
     def view(self, pixels: Tensor) -> Tensor:
         """Pixels ``[N, 3, 224, 224]`` in [0, 1] in the network's size and units."""
         loaded = _loaded(self.name)
