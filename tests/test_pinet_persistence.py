@@ -125,7 +125,7 @@ def test_a_plugin_that_is_not_there(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda config: config.update(format=2), r"format 2 .*reads format 1; install that version of xai-align or a newer one"),
+        (lambda config: config.update(format=2), r"format 2 .*reads format 1; install that version"),
         (lambda config: config.update(format=None), "format null"),
         (lambda config: config.update(model="bert"), "config of something else"),
         (lambda config: config.pop("head"), "head is missing"),
