@@ -277,8 +277,8 @@ def test_images_of_other_sizes(size):
 @pytest.mark.parametrize(
     ("x", "words"),
     [
-        (torch.zeros(2, 3, 40, 40), r"does not run on an image \[1, 3, 40, 40\]: .*\(40\).*\(32\)"),
-        (torch.zeros(2, 1, SIDE, SIDE), r"does not run on an image \[1, 1, 32, 32\]: .*channels"),
+        (torch.zeros(2, 3, 40, 40), r"are \[1, 3, 40, 40\], and .* does not run on them \(.*\(40\).*\(32\)"),
+        (torch.zeros(2, 1, SIDE, SIDE), r"are \[1, 1, 32, 32\], and .* does not run on them \(.*channels"),
     ],
     ids=["size", "channels"],
 )

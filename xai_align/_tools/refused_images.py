@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,11 +38,6 @@ def refused_images(network: nn.Module, images: Tensor, name: str = "the images")
             f"{name} are {list(images.shape)}, and {type(network).__name__} does not run on them "
             f"({in_one_clause(error, length=300)}); {_advice(network, images)}"
         ) from error
-
-
-def ordinary(values: Any) -> Any:
-    """Return a tensor that autograd can save: a copy of one made in inference mode, anything else as it is."""
-    return values.clone() if isinstance(values, Tensor) and values.is_inference() else values
 
 
 def _advice(network: nn.Module, images: Tensor) -> str:

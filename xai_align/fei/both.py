@@ -13,7 +13,7 @@ Ours; the nested masks are FEI's (arXiv 2509.04588).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from xai_align._tools.checks import check_integer, check_number
 from xai_align.features.resolve_layer import Layers
-from xai_align.fei.curve import curve_masks
+from xai_align.fei.curve import curve_masks, curve_steps
 from xai_align.fei.curve_options import CurveOptions
 from xai_align.fei.optimised import OptimisedMasks, check_quantiles, optimised_masks
 from xai_align.fei.published.gradient_clipping import ClippingMode, NothingToClip
@@ -123,3 +123,8 @@ def both_masks(
         notes=dict.fromkeys([*curve.notes, *nested.notes, *notes]),
         warn=warn,
     )
+
+
+def both_steps(options: Mapping[str, Any]) -> int:
+    """Return the number of steps with these options, of the curve solver and of the nested one."""
+    return curve_steps(options) + len(NESTED_QUANTILES) * check_integer("nested_iter", options["nested_iter"])

@@ -29,7 +29,7 @@ Measures that keep ``s`` from being an adversarial attack instead of an explanat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -200,6 +200,11 @@ def curve_masks(
         warn=warn,
         cells=scores,
     )
+
+
+def curve_steps(options: Mapping[str, Any]) -> int:
+    """Return the number of steps with these options: ``n_iter`` for each search."""
+    return check_integer("n_iter", options["n_iter"]) * check_integer("restarts", options["restarts"])
 
 
 _LEFT_OUT = {

@@ -11,16 +11,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from xai_align._tools.checks import check_choice, check_integer
+from xai_align._tools.checks import check_choice
 from xai_align._tools.progress import progress_bar
 from xai_align._tools.thread_state import restores_thread_state
 from xai_align.features.resolve_layer import Layers
-from xai_align.fei.both import NESTED_QUANTILES, both_masks
-from xai_align.fei.curve import curve_masks
+from xai_align.fei.both import both_masks, both_steps
+from xai_align.fei.curve import curve_masks, curve_steps
 from xai_align.fei.micro_batches import micro_batches
-from xai_align.fei.optimised import OptimisedMasks, check_quantiles, optimised_masks
+from xai_align.fei.optimised import OptimisedMasks, optimised_masks
 from xai_align.fei.published.gradient_clipping import ClippingMode, clipped_copy, found_layers
-from xai_align.fei.published.nested import nested_masks
+from xai_align.fei.published.nested import nested_masks, nested_steps
 from xai_align.fei.solver import Solver, seeded
 
 
@@ -42,9 +42,9 @@ def _curve_masks(
 
 
 _SOLVERS = {
-    "curve": Solver.of(curve_masks, run=_curve_masks, clip="none", clip_layers=None),
-    "nested": Solver.of(nested_masks),
-    "both": Solver.of(both_masks),
+    "curve": Solver.of(curve_masks, curve_steps, run=_curve_masks, clip="none", clip_layers=None),
+    "nested": Solver.of(nested_masks, nested_steps),
+    "both": Solver.of(both_masks, both_steps),
 }
 
 
@@ -115,7 +115,7 @@ def optimize_masks(
         options=seeded(options, generator),
     )
     records = []
-    steps = len(batches) * _steps({**chosen.defaults, **options})
+    steps = len(batches) * chosen.steps({**chosen.defaults, **options})
     with progress_bar("optimising masks", steps, shown=show_progress, timed="step") as bar:
         for batch in batches:
             with batch.noted_in_errors():
@@ -174,13 +174,3 @@ def _joined(records: Sequence[OptimisedMasks]) -> OptimisedMasks:
     )
     losses = [pad(record.losses, (0, max(steps) - record.losses.shape[1]), value=torch.nan) for record in records]
     return replace(whole, losses=torch.cat(losses))
-
-
-def _steps(options: Mapping[str, Any]) -> int:
-    """Return the number of steps of a solver with these options: ``n_iter`` for each sequential search or quantile."""
-    beside = 0
-    if "nested_iter" in options:  # those of the nested masks in the solver "both"
-        beside = len(NESTED_QUANTILES) * check_integer("nested_iter", options["nested_iter"])
-    sequential = options.get("order") == "sequential"
-    several = len(check_quantiles(options["quantiles"])) if sequential else options.get("restarts", 1)
-    return check_integer("n_iter", options["n_iter"]) * check_integer("restarts", several) + beside

@@ -24,21 +24,31 @@ class Solver:
     Attributes:
         name: name of the function, for messages.
         run: ``run(model, inputs, questions, *, additional_forward_args, **options)``.
+        steps: returns the number of steps of a run with these options, all of them given, for its progress bar.
         defaults: the options with their defaults: keywords, and the fields of the dataclass of options.
         record: the dataclass of further options; None: there is none.
     """
 
     name: str
     run: Callable[..., Any]
+    steps: Callable[[Mapping[str, Any]], int]
     defaults: Mapping[str, Any]
     record: Any
 
     @classmethod
-    def of(cls, solve: Callable[..., Any], *, run: Callable[..., Any] | None = None, **further: Any) -> Solver:
+    def of(
+        cls,
+        solve: Callable[..., Any],
+        steps: Callable[[Mapping[str, Any]], int] = lambda options: 1,
+        *,
+        run: Callable[..., Any] | None = None,
+        **further: Any,
+    ) -> Solver:
         """Read the options of a function from its signature.
 
         Args:
             solve: the function.
+            steps: returns the number of its steps, see the attribute.
             run: a function to run instead, which takes further options.
             **further: these options, with their defaults.
         """
@@ -50,7 +60,7 @@ class Solver:
                 defaults |= {field.name: field.default for field in fields(record)}
             elif name not in _GIVEN:
                 defaults[name] = parameter.default
-        return cls(solve.__name__, run or solve, defaults | further, record)
+        return cls(solve.__name__, run or solve, steps, defaults | further, record)
 
     def single_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return the options as single values, those of a record ``options=`` among them.

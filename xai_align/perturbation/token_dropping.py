@@ -30,6 +30,7 @@ from torch.overrides import TorchFunctionMode
 from xai_align._tools.batches import rows_of
 from xai_align._tools.logits import select_logits
 from xai_align._tools.model_state import check_evaluation_mode
+from xai_align._tools.refused_images import refused_images
 from xai_align._tools.replica import Replica
 from xai_align._tools.thread_state import hides_interrupt, restores_thread_state
 from xai_align.perturbation.token_grid import TokenGrid, token_grid
@@ -278,27 +279,19 @@ def _sees_one_patch(model: nn.Module, images: Tensor, extra: Sequence[Any]) -> b
     """Return whether a convolution makes one cell of the whole image, so that there is no grid of tokens.
 
     Raises:
-        ValueError: the network raises on the first image, e.g. because of its size or number of channels.
+        ValueError: the network does not run on the first image, e.g. because of its size or number of channels.
     """
     found: list[bool] = []
 
     def note(module: nn.Module, args: Any, output: Tensor) -> None:
         found.append(args[0].shape[2:] == images.shape[2:] and output.shape[2:] == (1, 1))
 
-    copy = Replica(model).module
+    copy, image = Replica(model).module, images[:1].detach().clone()
     for module in copy.modules():
         if isinstance(module, nn.Conv2d):
             module.register_forward_hook(note)
-    with torch.inference_mode(False), torch.no_grad():
-        try:
-            copy(images[:1].detach().clone(), *rows_of(tuple(extra), slice(0, 1), len(images)))
-        except Exception as error:
-            if hides_interrupt(error):
-                raise
-            raise ValueError(
-                f"{type(model).__name__} does not run on an image {[1, *images.shape[1:]]}: {error}; give images of "
-                "the size and the number of channels that it takes"
-            ) from error
+    with torch.inference_mode(False), torch.no_grad(), refused_images(model, image):
+        copy(image, *rows_of(tuple(extra), slice(0, 1), len(images)))
     return any(found)
 
 

@@ -12,7 +12,6 @@ Source: EPIC, Borycki et al. (AAAI 2026, arXiv 2505.12897); the closed form, and
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -41,7 +40,7 @@ from xai_align.prototypes.prototype_file import load_prototypes, save_prototypes
 from xai_align.prototypes.purity import channel_purity, prototype_images, purity_at, strongest_positions
 from xai_align.prototypes.record import Prototypes
 from xai_align.training.checkpoints import Checkpoints, Snapshot
-from xai_align.training.digest import digest_of
+from xai_align.training.digest import DigestOfRows, digest_of
 
 #: Name of the file in the folder of a fit.
 FILE = "prototypes.safetensors"
@@ -166,11 +165,11 @@ def fit_prototypes(
 
 def _content(images: Any, advance: Callable[[int], None]) -> str:
     """Return a digest of all images, in their order, holding one at a time; others may have their names."""
-    digest = hashlib.sha256()
+    digest = DigestOfRows()
     for number in range(len(images)):
-        digest.update(digest_of({"": stacked(images, [number])}).encode())
+        digest.add(stacked(images, [number]))
         advance(1)
-    return digest.hexdigest()
+    return digest.value()
 
 
 def _finished(path: Path, checkpoints: Checkpoints, rounds: int) -> Prototypes | None:

@@ -1,4 +1,4 @@
-"""Digest of named tensors: two sets with the same digest are bitwise equal."""
+"""Digests of tensors: two sets, or two series of images, with the same digest are bitwise equal."""
 
 from __future__ import annotations
 
@@ -18,3 +18,27 @@ def digest_of(tensors: Mapping[str, Tensor], text: str = "") -> str:
         if flat.numel():
             digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+class DigestOfRows:
+    """Digest of rows that are read a batch at a time, in their order. The sizes of the batches don't change it.
+
+    Example::
+
+        digest = DigestOfRows()
+        for images in batches:
+            digest.add(images)
+        digest.value()  # SHA-256, in hexadecimal
+    """
+
+    def __init__(self) -> None:
+        self._sha256 = hashlib.sha256()
+
+    def add(self, rows: Tensor) -> None:
+        """Add the rows of a tensor ``[N, ...]``."""
+        for row in rows.split(1):
+            self._sha256.update(digest_of({"": row}).encode())
+
+    def value(self) -> str:
+        """Return the digest of all rows so far."""
+        return self._sha256.hexdigest()

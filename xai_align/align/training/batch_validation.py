@@ -14,7 +14,7 @@ from torch import Tensor
 
 from xai_align._tools.counted import counted
 from xai_align._tools.images import check_images
-from xai_align._tools.refused_images import ordinary
+from xai_align._tools.inference_tensors import ordinary
 from xai_align.align.forward_passes.training_batch import TrainingBatch
 
 ReadBatch = Callable[[Any], Any]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 from dataclasses import dataclass, field, replace
@@ -37,7 +36,7 @@ from xai_align.pinet.input_checks import check_repeats
 from xai_align.question import QuestionModel
 from xai_align.training.checkpoints import Checkpoints
 from xai_align.training.description import described_optimizer, described_parameters
-from xai_align.training.digest import digest_of
+from xai_align.training.digest import DigestOfRows, digest_of
 from xai_align.training.epoch_plan import derived_seed, steps_in_epoch
 from xai_align.training.network_fit_state import NetworkFitState
 from xai_align.training.preserved_state import preserved_state, trained_parameters
@@ -368,10 +367,10 @@ def most_probable(
     Raises:
         ValueError: the network's outputs are not logits ``[N, K]``, or not finite.
     """
-    found, digest = [], hashlib.sha256()
+    found, digest = [], DigestOfRows()
     for first in range(0, len(images), batch_size):
         some = images.take(range(first, min(first + batch_size, len(images))))
-        digest.update(digest_of({"": some}).encode())
+        digest.add(some)
         x = some.to(device)
         logits = select_logits(explained.logits(x))
         if logits.dim() != 2 or len(logits) != len(x):
@@ -383,4 +382,4 @@ def most_probable(
             raise ValueError(f"the network gave NaN or infinity for images {first} to {first + len(x) - 1}")
         found.append(logits.topk(min(2, logits.shape[1]), dim=1).indices.cpu())
     classes = torch.cat(found)
-    return (classes if classes.shape[1] == 2 else classes.repeat(1, 2)), digest.hexdigest()
+    return (classes if classes.shape[1] == 2 else classes.repeat(1, 2)), digest.value()

@@ -25,7 +25,7 @@ each forward pass they are equal to 2e-16; under ibm they are equal as they are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from numbers import Integral
@@ -142,6 +142,12 @@ def nested_masks(
         notes=[r.note],
         warn=warn,
     )
+
+
+def nested_steps(options: Mapping[str, Any]) -> int:
+    """Return the number of steps with these options: ``n_iter``, once for each mask or for all in parallel."""
+    masks = len(check_quantiles(options["quantiles"])) if options["order"] == "sequential" else 1
+    return masks * check_integer("n_iter", options["n_iter"])
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from xai_align._tools.inference_tensors import ordinary
 from xai_align._tools.model_state import check_evaluation_mode, parameters_of
-from xai_align._tools.refused_images import ordinary, refused_images
+from xai_align._tools.refused_images import refused_images
 from xai_align.pinet.network.frozen_encoder import FrozenEncoder
 from xai_align.pinet.network.losses import PiNetLoss, Task
 from xai_align.training.pinet.batches import Teacher
