@@ -35,7 +35,7 @@ def test_the_map_is_the_weighted_mean_of_the_maps_of_each(weight):
     model, x = net(), pictures()
     found = optimize_masks(model, x, 1, solver="both", weight=weight, seed=4, **FEW)
     curve = optimize_masks(model, x, 1, n_iter=3, seed=4)
-    nested = optimize_masks(model, x, 1, solver="nested", n_iter=2, seed=4)
+    nested = optimize_masks(model, x, 1, solver="nested", n_iter=2, seed=4, fills=CurveOptions().fills)
     expected = weight * scaled(curve.attribution) + (1 - weight) * scaled(nested.attribution)
     torch.testing.assert_close(found.attribution, expected, rtol=0, atol=1e-12)
     assert found.passes == curve.passes + nested.passes == 2 * 3 + 5 * 2

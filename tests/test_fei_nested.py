@@ -13,6 +13,7 @@ from tests.networks import conv_net, images, untouched
 from xai_align.fei.optimised import AreaMissed
 from xai_align.fei.published.clipped_gradient import clipped_gradient
 from xai_align.fei.published.nested import nested_masks
+from xai_align.fei.random_fills import random_fills
 from xai_align.fei.solid_colours import references
 from xai_align.perturbation.ranking import TieWarning
 from xai_align.question import Question, answers
@@ -290,6 +291,17 @@ def test_references_of_all_kinds():
     assert torch.equal(numbers[0].masks, numbers[1].masks)
 
 
+def test_random_fills_instead_of_solid_colours():
+    x = images(2)
+    fills = random_fills(x, ("noise", "texture"), torch.Generator().manual_seed(3))
+    drawn = quiet(nested_masks, conv_net(), x, why(1, 1), baselines=lambda *given: fills.draw().expand_as(x), **FEW)
+    found = quiet(nested_masks, conv_net(), x, why(1, 1), fills=("noise", "texture"), seed=3, **FEW)
+    assert torch.equal(found.masks, drawn.masks)
+    assert "drawn from noise, texture" in found.notes[0]
+    one = quiet(nested_masks, conv_net(), x, why(1, 1), fills=("noise", "texture"), baselines=0.5, **FEW)
+    assert torch.equal(one.masks, quiet(nested_masks, conv_net(), x, why(1, 1), baselines=0.5, **FEW).masks)
+
+
 def test_an_image_of_one_colour():
     x = torch.full((1, 3, 8, 8), 0.5)
     own = {"n_iter": 4, "clip": "none"}
@@ -455,6 +467,8 @@ def test_the_clipped_gradient_has_no_batch_mates(clip):
         ({"mask_size": (0, 4)}, r"mask_size is \(0, 4\)"),
         ({"binarise_from": 8}, r"binarise_from is 8.*0 … 7"),
         ({"binarise_from": -1}, "binarise_from must be a non-negative integer, got -1"),
+        ({"fills": ()}, "no fill was given"),
+        ({"fills": ("blurred",)}, "the fill must be .* got 'blurred'"),
         ({"normalization": 0.5}, r"give \(mean, std\)"),
         ({"normalization": ((0.1, 0.2), 1.0)}, "mean of the normalization has 2 values for 3 channels"),
         ({"normalization": (0.0, 0.0)}, "std .* above 0"),

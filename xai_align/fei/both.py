@@ -1,14 +1,15 @@
 """Both solvers: the weighted mean of the maps of a curve search and of nested masks.
 
 Maps of the curve solver hold under fills that it never saw. Nested masks have a
-cell for each pixel, so their own curves are better on some networks, but they fit
-their solid colours and do worse under other fills. The two err in different places,
-so with both maps at mean 0 and standard deviation 1
+cell for each pixel, so their own curves are better on some networks. The two err in
+different places, so with both maps at mean 0 and standard deviation 1
 
     a = w a_curve + (1 - w) a_nested
 
 is ahead of either, and of the mean of several searches of one kind with more passes.
-Ours; the nested masks are FEI's (arXiv 2509.04588).
+Ours; the nested masks are FEI's (arXiv 2509.04588), with the random fills of the curve
+solver instead of solid colours: masks that see only solid colours fit these, and do
+worse under other fills.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from xai_align._tools.checks import check_integer, check_number
+from xai_align._tools.options import with_changes
 from xai_align.features.resolve_layer import Layers
 from xai_align.fei.curve import curve_masks, curve_steps
 from xai_align.fei.curve_options import CurveOptions
@@ -101,8 +103,14 @@ def both_masks(
         "progress": progress,
         "warn": False,
     }
-    curve = curve_masks(model, inputs, questions, quantiles=shares, n_iter=n_iter, options=options, **given, **changed)
-    of_nested = given | {"quantiles": NESTED_QUANTILES, "n_iter": nested_iter, "clip_layers": clip_layers}
+    chosen = with_changes(options, CurveOptions, changed, "both_masks")
+    curve = curve_masks(model, inputs, questions, quantiles=shares, n_iter=n_iter, options=chosen, **given)
+    of_nested = given | {
+        "quantiles": NESTED_QUANTILES,
+        "n_iter": nested_iter,
+        "clip_layers": clip_layers,
+        "fills": chosen.fills,
+    }
     notes: list[str] = []
     try:
         nested = nested_masks(model, inputs, questions, clip=clip or "ibm", **of_nested)

@@ -2,7 +2,7 @@
 
 FEI (arXiv 2509.04588). Only its abstract and the authors' released code were
 available, so this follows the code; additions (the "parallel" order,
-``mask_size``, fixed references) are marked as ours.
+``mask_size``, ``fills``, fixed references) are marked as ours.
 
 For quantiles ``p_1 < ... < p_K``, an image ``x`` of ``P`` pixels, and a new
 reference ``r_t`` at every step:
@@ -41,6 +41,7 @@ from xai_align.fei.composites import CompositeAnswers, composite, composite_answ
 from xai_align.fei.optimised import OptimisedMasks, check_quantiles, optimised_masks
 from xai_align.fei.published.gradient_clipping import ClippingMode, clipped_copy
 from xai_align.fei.published.nested_options import NestedOptions
+from xai_align.fei.random_fills import random_fills
 from xai_align.fei.solid_colours import Normalization, References, references
 from xai_align.perturbation.spec import removed_count
 from xai_align.question import Question
@@ -85,8 +86,9 @@ def nested_masks(
         n_iter: steps for each quantile.
         clip: rule of gradient clipping, see :func:`~xai_align.fei.published.gradient_clipping.clip_gradients`.
         normalization: ``(mean, std)`` of the images, for random colours.
-        baselines: the reference: None for a random solid colour at every step, a number, a tensor, or a
-            function ``(inputs, step, generator) -> Tensor``; see :func:`~xai_align.fei.solid_colours.references`.
+        baselines: the reference: None for a random solid colour, or one of ``fills``, at every step; a number, a
+            tensor, or a function ``(inputs, step, generator) -> Tensor``; see
+            :func:`~xai_align.fei.solid_colours.references`.
         seed: seed of the references.
         additional_forward_args: further arguments of the model; tensors of the batch's length are repeated for
             the composites.
@@ -123,7 +125,11 @@ def nested_masks(
         intercept=partial(clipped_copy, mode=clip, layers=chosen.clip_layers),
     ) as asked:
         x = asked.inputs
-        r = references(x, baselines, normalization=normalization, seed=seed)
+        r = (
+            references(x, baselines, normalization=normalization, seed=seed)
+            if chosen.fills is None or baselines is not None
+            else _any_fill(x, chosen.fills, normalization, seed)
+        )
         cells = _cells(chosen.mask_size, (x.shape[2], x.shape[3]))
         optimisation = _Optimisation(
             asked, r, signs, beta, beta_at, n_iter, chosen.lr, chosen.binarise_from, progress or (lambda done: None)
@@ -228,6 +234,12 @@ def _on_image(alpha: Tensor, x: Tensor) -> Tensor:
     if alpha.shape[2:] == x.shape[2:]:
         return alpha
     return nn.functional.interpolate(alpha, x.shape[2:], mode="bilinear")
+
+
+def _any_fill(x: Tensor, kinds: Sequence[str], normalization: Normalization | None, seed: int) -> References:
+    """Return references of random kinds (ours): masks of solid colours alone do worse under other fills."""
+    fills = random_fills(x, kinds, torch.Generator().manual_seed(seed), normalization=normalization)
+    return References(lambda step: fills.draw(), True, fills.note)
 
 
 def _cells(mask_size: int | tuple[int, int] | None, image: tuple[int, int]) -> tuple[int, int]:

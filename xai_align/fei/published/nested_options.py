@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,6 +30,8 @@ class NestedOptions:
         mask_size: ours: rows and columns of cells (or one number for both) at which masks are optimised; they are
             then upsampled bilinearly, and ``P`` is the number of cells. A cell has the evidence of many pixels, so
             ``area_weight`` has to grow with their number. None: the image's size.
+        fills: ours: kinds of :func:`~xai_align.fei.random_fills.random_fills`, which are the reference instead of
+            solid colours; not used if ``baselines`` are given. None: solid colours.
         binarise_from: from this step of each quantile on, ``t * beta * sum_i alpha_i (1 - alpha_i)`` is added.
 
     Example::
@@ -43,4 +46,5 @@ class NestedOptions:
     clip_layers: Layers | None = None
     order: Order = "sequential"
     mask_size: int | tuple[int, int] | None = None
+    fills: Sequence[str] | None = None
     binarise_from: int | None = None
