@@ -10,8 +10,9 @@ import torch
 
 from benchmarks.align import digits_data
 from benchmarks.align.digits_data import MEAN, SIDE, STD, Digits, domains, hue, noise, patch, pictures, unseen_textures
-from benchmarks.align.digits_scores import hard_auc, iou
+from benchmarks.align.digits_scores import iou
 from benchmarks.align.digits_table import difference, fits_of, paired, table
+from benchmarks.align.hard_auc import hard_auc
 
 
 @pytest.fixture(scope="module")

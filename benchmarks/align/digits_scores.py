@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.align.digits_data import Domains, Pictures
+from benchmarks.align.hard_auc import hard_auc
 from xai_align.align.saliency import grad_cam
 from xai_align.evaluation.faithfulness import area, comprehensiveness_of, sufficiency_of
 from xai_align.evaluation.localisation import energy_inside
@@ -56,16 +57,6 @@ def scores(classifier: nn.Module, masker: nn.Module | None, domains: Domains) ->
 def answers(classifier: nn.Module, images: Tensor) -> Tensor:
     """The predicted classes ``[N]``."""
     return torch.cat([classifier(x).argmax(1) for x in images.split(AT_ONCE)])
-
-
-def hard_auc(predicted: Tensor, labels: Tensor) -> float:
-    """The area under the ROC curve of answers that are yes or no, ``(recall + specificity) / 2``, mean over classes."""
-    areas = []
-    for k in labels.unique():
-        own = labels == k
-        recall, specificity = (predicted[own] == k).double().mean(), (predicted[~own] != k).double().mean()
-        areas.append((recall + specificity) / 2)
-    return float(torch.stack(areas).mean())
 
 
 def cams_of(classifier: nn.Module, images: Tensor, classes: Tensor) -> Tensor:

@@ -4,6 +4,8 @@
     export MALLOC_MMAP_THRESHOLD_=8589934592 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=268435456
     python -m benchmarks.align.pacs --pacs DIR --out OUT --first-seed 1 --seeds 3
     python -m benchmarks.align.pacs --pacs DIR --out LAST --trained last --first-seed 10 --seeds 6
+    python -m benchmarks.align.pacs --pacs DIR --out PEERS --trained last --first-seed 10 --seeds 6 \
+        --methods erm sgt dre gradia care grey align
     python -m benchmarks.align.pacs --pacs DIR --out OUT --report
     python -m benchmarks.align.pacs --pacs DIR --out OUT --first-seed 1 --sources photo --picture FILE
 
@@ -25,6 +27,7 @@ import torch
 from benchmarks.align.pacs_fits import METHODS, Trained, fit, prepared, split_of
 from benchmarks.align.pacs_report import picture, report
 from benchmarks.align.pacs_scores import Asked, scores, shown
+from benchmarks.align.pseudo_masks import pseudo_masks
 from benchmarks.shared.pacs import Pacs, load_pacs
 from benchmarks.shared.positive_integer import positive_integer
 from xai_align.comparison.store import write_whole
@@ -60,12 +63,13 @@ def main() -> None:
     if others:
         raise SystemExit(f"{others[0]} is of a fit with --trained {trained_in(others[0])}: give another --out")
     pacs = load_pacs(options.pacs)
+    masks = pseudo_masks(pacs.pixels) if any(METHODS[name].recipe().needs_masks for name in options.methods) else None
     for seed in range(options.first_seed, options.first_seed + options.seeds):
         for source in options.sources or pacs.domain_names:
             for method in options.methods:
                 file = options.out / f"{source}-{seed}-{method}.json"
                 if not file.exists():
-                    found = one(pacs, source, seed, method, options.out, options.trained)
+                    found = one(pacs, masks, source, seed, method, options.out, options.trained)
                     write_whole(file, json.dumps(found, indent=1))
                     summary = {name: round(part["accuracy"], 3) for name, part in found["domains"].items()}
                     print(f"{file.stem}: {summary}, {found['seconds']:.0f} s", flush=True)
@@ -76,12 +80,14 @@ def trained_in(file: Path) -> str:
     return str(json.loads(file.read_text("utf-8")).get("trained", "all"))
 
 
-def one(pacs: Pacs, source: str, seed: int, method: str, out: Path, trained: Trained) -> dict[str, Any]:
+def one(
+    pacs: Pacs, masks: torch.Tensor | None, source: str, seed: int, method: str, out: Path, trained: Trained
+) -> dict[str, Any]:
     """Train and measure; what some pictures look like is kept in a file of its own."""
     images, number = prepared(pacs.pixels), pacs.domain_names.index(source)
     split = split_of(pacs, number, seed)
     start = process_time()
-    taught = images[split.train], pacs.labels[split.train]
+    taught = images[split.train], pacs.labels[split.train], None if masks is None else masks[split.train]
     fitted, warned = fit(METHODS[method], *taught, classes=len(pacs.class_names), seed=seed, trained=trained)
     seconds = process_time() - start
     classifier, masker = fitted.classifier.eval(), None if fitted.masker is None else fitted.masker.eval()

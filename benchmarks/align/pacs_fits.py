@@ -36,7 +36,6 @@ SMALLEST_CROP = 0.75
 #: The share of a domain that is trained on.
 TRAINED = 0.8
 
-Pairs = tuple[Tensor, Tensor]
 #: Weights that are trained: all, or those from block 5 on (2.7 of 3.4 million), which is quicker.
 Trained = Literal["all", "last"]
 FIRST_OF_LAST = 5
@@ -72,17 +71,24 @@ def prepared(pixels: Tensor) -> Tensor:
 
 
 class Crops:
-    """Batches of random crops, another choice in every epoch; they draw from PyTorch's generator."""
+    """Batches of random crops, another choice in every epoch; they draw from PyTorch's generator.
 
-    def __init__(self, images: Tensor, labels: Tensor) -> None:
-        self.images, self.labels = images, labels
+    Masks ``[N, 1, H, W]``, if there are any, are cropped with their images.
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor, masks: Tensor | None = None) -> None:
+        self.images, self.labels, self.masks = images, labels, masks
 
     def __len__(self) -> int:
         return math.ceil(len(self.labels) / BATCH)
 
-    def __iter__(self) -> Iterator[Pairs]:
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         for some in torch.randperm(len(self.labels)).tensor_split(len(self)):
-            yield cropped(self.images[some]), self.labels[some]
+            if self.masks is None:
+                yield cropped(self.images[some]), self.labels[some]
+            else:
+                both = cropped(torch.cat([self.images[some], self.masks[some]], 1))
+                yield both[:, :3].contiguous(memory_format=torch.channels_last), self.labels[some], both[:, 3:]
 
 
 def cropped(images: Tensor) -> Tensor:
@@ -111,14 +117,18 @@ class Method:
     normalise: Normalise = "max"
 
 
-#: How the classifier is trained. "1": with the weights that are usual elsewhere. "backgrounds": the same answers are
-#: asked for where masks leave pieces of other pictures. "signed": CAMs are not rectified, so that they can't die.
-#: "inverse": aligned with one minus the mask that is learnt.
+#: Training of the classifier. "gradia" and "care", which need masks from people, have pseudo-masks, and CAMs scaled as
+#: in their authors' code; "grey": aligned with the grey image. "1": with the weights that are usual elsewhere.
+#: "backgrounds": the same answers are asked for where masks leave pieces of other pictures. "signed": CAMs are not
+#: rectified, so that they can't die. "inverse": aligned with one minus the mask that is learnt.
 METHODS = {
     "erm": Method(partial(recipe, "erm")),
     "dre": Method(partial(recipe, "dre", mixup=WEIGHT, mixup_share=0.5)),
     "align": Method(aligned),
     "sgt": Method(partial(recipe, "sgt")),
+    "gradia": Method(partial(recipe, "gradia"), "minmax"),
+    "care": Method(partial(recipe, "care"), "signed"),
+    "grey": Method(partial(recipe, "grey", alignment=WEIGHT, mixup=WEIGHT, mixup_share=0.5)),
     "dre 1": Method(partial(recipe, "dre", mixup_share=0.5)),
     "align 1": Method(partial(aligned, 1.0)),
     "signed": Method(aligned, "signed"),
@@ -152,16 +162,24 @@ def last_alone(model: nn.Module) -> None:
 
 
 def fit(
-    method: Method, images: Tensor, labels: Tensor, *, classes: int, seed: int, trained: Trained = "all"
+    method: Method,
+    images: Tensor,
+    labels: Tensor,
+    masks: Tensor | None = None,
+    *,
+    classes: int,
+    seed: int,
+    trained: Trained = "all",
 ) -> tuple[AlignFit, list[str]]:
-    """Train on these pictures; the fit, and what the trainer warned of."""
+    """Train on these pictures, with masks if the method needs them; the fit, and the classes of the warnings."""
     torch.manual_seed(seed)  # of the new head
     model = lite0().model
     model.reset_classifier(classes)  # type: ignore[operator]
     if trained == "last":
         last_alone(model)
     torch.manual_seed(seed)  # of the masker
-    crops, recipe = Crops(images, labels), method.recipe()
+    recipe = method.recipe()
+    crops = Crops(images, labels, masks if recipe.needs_masks else None)
     alone = MASKER_ALONE if recipe.trains_masker else 0
     trainer = AlignTrainer(
         model.to(memory_format=torch.channels_last),

@@ -8,14 +8,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from benchmarks.align.hard_auc import hard_auc
 from xai_align.align.saliency import dead, grad_cam
-from xai_align.evaluation.faithfulness import comprehensiveness_of, sufficiency_of
+from xai_align.evaluation.faithfulness import area, comprehensiveness_of, sufficiency_of
 from xai_align.perturbation import PerturbationSpec, perturbation_curves
+from xai_align.perturbation.questioned import curve_values
+from xai_align.perturbation.spec import steps
 
 #: Shares of a picture's pixels that are kept, or taken away.
 SHARES = (0.05, 0.1, 0.2, 0.5)
 #: What stands where something was taken away: 0 is the mean colour in the network's units.
 FILLS: dict[str, float | str] = {"mean": 0.0, "blur": "blur"}
+#: Steps of the insertion curve.
+INSERTION_STEPS = 16
 AT_ONCE = 32
 
 
@@ -37,6 +42,7 @@ def scores(classifier: nn.Module, masker: nn.Module | None, asked: Asked) -> dic
         "accuracy": float(right.mean()),
         "macro accuracy": sum(by_class) / len(by_class),
         "worst class": min(by_class),
+        "hard-label AUC": hard_auc(predicted, asked.labels),
     }
     images, classes = asked.images[asked.judged], predicted[asked.judged]
     found |= of_cams(classifier, images, classes)
@@ -52,17 +58,24 @@ def shown(classifier: nn.Module, masker: nn.Module | None, images: Tensor) -> di
 
 
 def of_cams(classifier: nn.Module, images: Tensor, classes: Tensor) -> dict[str, float]:
-    """Sufficiency (low is good) and comprehensiveness (high is good): means over :data:`SHARES`."""
+    """Sufficiency (low is good) and comprehensiveness (high is good), means over :data:`SHARES`; insertion AUC.
+
+    The insertion curve goes from a blurred picture to the picture.
+    """
     cams = cams_of(classifier, images, classes)
     maps = interpolate(cams, images.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
     series = [PerturbationSpec(fill, "morf", SHARES) for fill in FILLS.values()]
     series += [PerturbationSpec(fill, "lerf", tuple(1 - share for share in SHARES)) for fill in FILLS.values()]
+    series.append(PerturbationSpec("blur", "lerf", steps(INSERTION_STEPS)))
     # places where a CAM is the same, as where it is zero, are ranked by chance, and alike for all networks
     ties = torch.rand(maps.shape, generator=torch.Generator().manual_seed(0)) * 1e-4
     ranked = maps / maps.amax((1, 2), keepdim=True).clamp(min=1e-12) + ties
     curves = perturbation_curves(classifier, images, ranked, series, internal_batch_size=AT_ONCE)
-    without, alone = curves[: len(FILLS)], curves[len(FILLS) :]
-    found = {"dead CAMs": float(dead(cams).double().mean())}
+    without, alone, inserted = curves[: len(FILLS)], curves[len(FILLS) : -1], curves[-1]
+    found = {
+        "dead CAMs": float(dead(cams).double().mean()),
+        "insertion AUC": float(area(inserted.fractions, curve_values(inserted, classes.tolist())[1]).nanmean()),
+    }
     for fill, gone, kept in zip(FILLS, without, alone, strict=True):
         found[f"sufficiency, {fill}"] = float(sufficiency_of(kept).nanmean())
         found[f"comprehensiveness, {fill}"] = float(comprehensiveness_of(gone).nanmean())
