@@ -46,7 +46,7 @@ def both_masks(
     quantiles: Sequence[float] = NESTED_QUANTILES,
     n_iter: int = STEPS,
     nested_iter: int = NESTED_STEPS,
-    weight: float = 0.7,
+    weight: float = 0.8,
     clip: ClippingMode | None = None,
     clip_layers: Layers | None = None,
     normalization: Normalization | None = None,
