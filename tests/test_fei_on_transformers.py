@@ -141,6 +141,7 @@ ODD = {
     "not square": (lambda: timm_vit(img_size=(32, 48)), (32, 48), 3, True),
     "no whole patches": (lambda: timm_vit(img_size=(35, 35)), (35, 35), 3, True),
     "one patch": (lambda: timm_vit(img_size=8), (8, 8), 3, False),
+    "four patches": (lambda: timm_vit(img_size=16), (16, 16), 3, True),
     "registers": (lambda: timm_vit(reg_tokens=4), (SIDE, SIDE), 3, True),
     "pooled": (lambda: timm_vit(class_token=False, global_pool="avg"), (SIDE, SIDE), 3, True),
     "pooled by attention": (lambda: timm_vit(class_token=False, global_pool="map"), (SIDE, SIDE), 3, True),

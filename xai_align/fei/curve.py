@@ -138,7 +138,7 @@ def curve_masks(
         n_iter=check_integer("n_iter", n_iter),
         lr=check_number("lr", chosen.lr, above=0),
         temperatures=check_temperatures(chosen.temperatures),
-        scales=check_scales(chosen.scales, max(cells)),
+        scales=check_scales(chosen.scales),
         stable_at=None if chosen.stable_at is None else check_number("stable_at", chosen.stable_at, above=0, most=1),
         loss=loss,
     )

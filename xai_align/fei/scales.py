@@ -32,9 +32,14 @@ def at_scales(gradient: Tensor, scales: Sequence[tuple[float, float]]) -> Tensor
 
 
 def smoothed(cells: Tensor, sigma: float) -> Tensor:
-    """Smooth cells ``[N, h, w]`` by a Gaussian of ``sigma`` cells, truncated at three sigma; borders are replicated."""
+    """Smooth cells ``[N, h, w]`` by a Gaussian of ``sigma`` cells, truncated at three sigma; borders are replicated.
+
+    A Gaussian that is wider than the grid becomes the mean over all cells.
+    """
     if sigma == 0:
         return cells
+    if sigma > max(cells.shape[1:]):
+        return cells.mean((1, 2), keepdim=True).expand_as(cells)
     radius = ceil(3 * sigma)
     offset = torch.arange(-radius, radius + 1, dtype=cells.dtype, device=cells.device)
     kernel = torch.exp(-offset.square() / (2 * sigma**2))
@@ -43,15 +48,11 @@ def smoothed(cells: Tensor, sigma: float) -> Tensor:
     return conv2d(conv2d(wide, kernel.view(1, 1, -1, 1)), kernel.view(1, 1, 1, -1))[:, 0]
 
 
-def check_scales(scales: Sequence[tuple[float, float]], largest: int) -> tuple[tuple[float, float], ...]:
-    """Return the scales as pairs of floats.
-
-    Args:
-        scales: pairs ``(sigma_j, w_j)``.
-        largest: cells along the longer side of the grid; a Gaussian that is wider than it is a mean over all cells.
+def check_scales(scales: Sequence[tuple[float, float]]) -> tuple[tuple[float, float], ...]:
+    """Return the scales, pairs ``(sigma_j, w_j)``, as pairs of floats.
 
     Raises:
-        ValueError: there are none, a width is larger than the grid, or a width or a weight is negative or not finite.
+        ValueError: there are none, or a width or a weight is negative or not finite.
     """
     try:
         given = tuple((float(sigma), float(weight)) for sigma, weight in scales)
@@ -61,11 +62,6 @@ def check_scales(scales: Sequence[tuple[float, float]], largest: int) -> tuple[t
     if not fine or not any(weight for _, weight in given):
         raise ValueError(
             f"scales are {scales!r}; give pairs (sigma in cells, weight), zero or more, one weight above zero"
-        )
-    if any(sigma > largest for sigma, _ in given):
-        raise ValueError(
-            f"scales are {scales!r}, of which one is wider than the grid of {largest} cells; give sigma in cells, "
-            f"at most {largest}"
         )
     return given
 
