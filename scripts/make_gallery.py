@@ -36,7 +36,7 @@ COLUMNS = (
     ("pinet", None, "exact readout", "decomposes the logit: every pixel is a term of the sum"),
     ("pinet", "head", "exact readout, local", "at the head: removing a cell lowers the logit by its contribution"),
     ("layer_grad_cam", None, "Grad-CAM", "ranks positions, the values have no unit"),
-    ("integrated_gradients", None, "integrated gradients", "sums to the change from a black image"),
+    ("integrated_gradients", None, "integrated gradients", "sums to the change from an image of zeros"),
 )
 WIDTH = 2.2  # inches of a panel
 LINE = 0.15  # inches of a line of a title

@@ -187,9 +187,9 @@ def test_the_likeliest_outputs_are_told_with_their_probabilities():
 
 def test_the_arithmetic_is_written_out():
     one = record(question=Question.why(2), layer="input")
-    assert sum_text(one) == "1.750 = 2.000 (picture) + −0.250 (bias)"
+    assert sum_text(one) == "1.750 = 2.000 (picture) − 0.250 (bias)"
     tokens = dataclasses.replace(one, contributions=2.5, prefix=0.5, answer=2.25)
-    parts = "2.000 (picture) + 0.500 (tokens without a position in the picture) + −0.250 (bias)"
+    parts = "2.000 (picture) + 0.500 (tokens without a position in the picture) − 0.250 (bias)"
     assert sum_text(tokens) == f"2.250 = {parts}"
     assert "local" in exactness(dataclasses.replace(one, kind="local", completeness_error=1e-7))
 

@@ -67,9 +67,10 @@ def hot_corner():
 def test_a_hot_corner_by_hand():
     said = words_of(record(hot_corner()))
     assert said.text == (
-        "Why cat? Of the evidence for cat, 80 % lies in the upper left (3.000 logits, 6 % of the picture), 20 % lies "
-        "at the bottom (0.750 logits, 6 % of the picture). Of the evidence against it, 100 % lies on the right (−1.000 "
-        "logits, 6 % of the picture). The picture adds 2.750 and what has no position in it 0.500: 3.250 logits."
+        "Why cat? Of the evidence for cat, 80 % lies in the upper left (3.000 logits, 6 % of the picture) and 20 % "
+        "lies at the bottom (0.750 logits, 6 % of the picture). Of the evidence against it, 100 % lies on the right "
+        "(−1.000 logits, 6 % of the picture). The picture contributes 2.750 and the terms without a position 0.500: "
+        "3.250 logits."
     )
     assert said.coverage == pytest.approx(1.0)
 
@@ -78,7 +79,7 @@ def test_two_regions_that_stand_out_are_told_largest_first():
     values = hot_corner()
     values[48:, 24:40] *= 4  # 3 logits, the same as in the corner, and later
     text = words_of(record(values)).text
-    assert "for cat, 50 % lies in the upper left (3.000 logits, 6 % of the picture), 50 % lies at the bottom" in text
+    assert "for cat, 50 % lies in the upper left (3.000 logits, 6 % of the picture) and 50 % lies at the bottom" in text
 
 
 @pytest.mark.parametrize(
@@ -107,9 +108,9 @@ def test_places(rows, columns, place):
         ({"targets": (), "foils": (1,)}, "Of the evidence for anything but dog, "),
         (
             {"kind": "scores"},
-            "Of the weight of the map, 80 % lies in the upper left (6 % of the picture), 20 % lies at the bottom",
+            "Of the weight of the map, 80 % lies in the upper left (6 % of the picture) and 20 % lies at the bottom",
         ),
-        ({"bias": None, "answer": 4.0}, "The map sums to 2.750, the answer is 4.000 logits: 1.250 is not explained"),
+        ({"bias": None, "answer": 4.0}, "The map sums to 2.750 and the answer is 4.000 logits: 1.250 is not explained"),
         (
             {"output": OutputDescription(kind="regression", num_outputs=1, class_names=("age",), unit="years")},
             "Of the evidence for a higher value of age, 80 % lies in the upper left (3.000 years, ",
@@ -134,12 +135,12 @@ NEARLY_FLAT = 1 + (torch.eye(2).repeat(4, 4) * 0.5).repeat_interleave(4, 0).repe
     ("values", "said"),
     [
         (torch.zeros(32, 32), "The map is zero everywhere."),
-        (torch.ones(32, 32), "is spread out and nothing stands out: at most"),
-        (-torch.ones(32, 32), "Nothing in the picture speaks for cat."),
-        (torch.eye(32).flip(0), "Nothing speaks against it."),
-        (1 + torch.arange(1024).reshape(32, 32) % 5 / 100, "The evidence for cat is spread out and nothing stands out"),
-        (NEARLY_FLAT, "The evidence for cat is spread out and nothing stands out."),
-        (-NEARLY_FLAT, "The evidence against it is spread out and nothing stands out."),
+        (torch.ones(32, 32), "is spread out, and no region stands out: at most"),
+        (-torch.ones(32, 32), "There is no evidence for cat in the picture."),
+        (torch.eye(32).flip(0), "There is no evidence against it."),
+        (1 + torch.arange(1024).reshape(32, 32) % 5 / 100, "The evidence for cat is spread out, and no region stands"),
+        (NEARLY_FLAT, "The evidence for cat is spread out, and no region stands out."),
+        (-NEARLY_FLAT, "The evidence against it is spread out, and no region stands out."),
         (2 * torch.eye(2).repeat(16, 16) - 1.5, "the evidence against cat outweighs the evidence for it."),
         (torch.randn(32, 32, generator=torch.Generator().manual_seed(0)).abs(), "is spread out"),
     ],
@@ -147,12 +148,12 @@ NEARLY_FLAT = 1 + (torch.eye(2).repeat(4, 4) * 0.5).repeat_interleave(4, 0).repe
 def test_maps_with_nothing_to_point_at(values, said):
     text = words_of(record(values)).text
     assert said in text
-    assert ("Nothing in the picture speaks for" in text) == (not bool((values > 0).any()) and bool(values.any()))
+    assert ("There is no evidence for" in text) == (not bool((values > 0).any()) and bool(values.any()))
 
 
 def test_a_map_that_is_not_finite_says_nothing():
     said = words_of(record(torch.full((8, 8), torch.nan)))
-    assert said.text == "Why cat? The map holds values that are not finite, and says nothing."
+    assert said.text == "Why cat? The map contains values that are not finite, and cannot be described."
     assert said.regions == ()
 
 
@@ -211,8 +212,8 @@ def check_told(texts, numbers):
 def test_a_tiny_answer_is_told_with_its_digits():
     years = OutputDescription(kind="regression", num_outputs=1, class_names=("age",), unit="m")
     text = words_of(record(1e-7 * hot_corner(), bias=5e-8, output=years)).text
-    assert "(3.000e−07 m, 6 % of the picture), 20 % lies at the bottom (0.750e−07 m" in text
-    assert text.endswith("The picture adds 2.750e−07 and what has no position in it 0.500e−07: 3.250e−07 m.")
+    assert "(3.000e−07 m, 6 % of the picture) and 20 % lies at the bottom (0.750e−07 m" in text
+    assert text.endswith("The picture contributes 2.750e−07 and the terms without a position 0.500e−07: 3.250e−07 m.")
 
 
 def percent(share):
@@ -241,7 +242,7 @@ def test_named_parts_are_told_as_they_are():
     parts[:32, :32], parts[40:, :] = 0, 1
     said = words_of(record(hot_corner()), regions=parts, names={0: "the head", 1: "the body"})
     assert (
-        "80 % lies on the head (3.000 logits, 25 % of the picture), 20 % lies on the body (0.750 logits, 38 %"
+        "80 % lies on the head (3.000 logits, 25 % of the picture) and 20 % lies on the body (0.750 logits, 38 %"
         in said.text
     )
     assert said.coverage == pytest.approx(1.0)

@@ -1,4 +1,4 @@
-"""Phrases of the sentences on a map: the one place to translate."""
+"""Phrases of the sentences about a map, for translation in one place."""
 
 from __future__ import annotations
 
@@ -10,22 +10,26 @@ class Phrases:
     """Format strings of a language.
 
     Attributes:
-        places: where a region lies: nine, row by row from the upper left.
-        rows, columns: where a region lies that is wide, from the top, or tall, from the left; everywhere: both.
-        percent, little: a share, and one that rounds to nothing.
+        places: the nine positions of a region, row by row from the upper left.
+        rows, columns: positions of a wide region, from the top, and of a tall one, from the left.
+        everywhere: position of a region that is both wide and tall.
+        percent, little: a share, and one that rounds to zero.
         amount: a sum in a unit.
-        region, named: a find: its share, its place or name, its part of the picture, and ``amount`` if there is one.
-        evidence, weight: what a map holds: contributions, or values whose sum has no meaning.
-        most, more: sentence of the largest find, and how the others follow it.
-        spread, thin: sentence where nothing stands out, with the largest find, and without one.
-        against, nothing_against, nothing_for: sentences on the evidence against the answer, or its absence.
-        thin_against: sentence on evidence against without a find.
-        outweighed: sentence where there is evidence for, and more against in every region.
-        rather, others, either: the answer of a contrastive question, the foil of all other classes, one of a group.
-        opposite, higher: the answer of the question why not a class, and of one about a number.
-        total, decomposition: the sum, of a map that leaves a gap, and of one whose terms make the answer.
-        empty, not_finite, too_large: sentences of a map of zeros, of one that holds NaN or infinity, and of one without
-            a finite sum.
+        region, named: a region: its share, its position or name, its part of the picture, and ``amount`` if there is
+            one.
+        evidence, weight: the content of a map: contributions, or values whose sum has no meaning.
+        most: sentence on the regions that stand out, largest first.
+        spread, thin: sentence for a map in which no region stands out, with and without the largest region.
+        against, nothing_against, nothing_for: sentences on the evidence against the answer, and on the absence of
+            evidence against or for it.
+        thin_against: sentence on evidence against of which no region holds enough to be described.
+        outweighed: sentence for a map with evidence for the answer, but more evidence against it in every region.
+        rather, others, either: the answer of a contrastive question, the foil of all other classes, and the separator
+            of the classes of a group.
+        opposite, higher: the answer of the question why not a class, and of a question about a regression.
+        total, decomposition: the sum of a map that leaves a gap, and of one that decomposes the answer.
+        empty, not_finite, too_large: sentences for a map of zeros, for one that contains NaN or infinity, and for one
+            without a finite sum.
         between, last: separators between the parts of a list, and before its last one.
     """
 
@@ -41,7 +45,6 @@ class Phrases:
     evidence: str
     weight: str
     most: str
-    more: str
     spread: str
     thin: str
     against: str
@@ -85,25 +88,24 @@ ENGLISH = Phrases(
     named="{share} lies on {place} ({amount}{area} of the picture)",
     evidence="evidence for {side}",
     weight="weight of the map",
-    most="Of the {what}, {region}{more}.",
-    more=", {region}",
-    spread="The {what} is spread out and nothing stands out: at most {region}.",
-    thin="The {what} is spread out and nothing stands out.",
+    most="Of the {what}, {regions}.",
+    spread="The {what} is spread out, and no region stands out: at most {region}.",
+    thin="The {what} is spread out, and no region stands out.",
     against="Of the evidence against it, {region}.",
-    nothing_against="Nothing speaks against it.",
-    nothing_for="Nothing in the picture speaks for {side}.",
-    thin_against="The evidence against it is spread out and nothing stands out.",
-    outweighed="Everywhere in the picture, the evidence against {side} outweighs the evidence for it.",
+    nothing_against="There is no evidence against it.",
+    nothing_for="There is no evidence for {side} in the picture.",
+    thin_against="The evidence against it is spread out, and no region stands out.",
+    outweighed="In every region of the picture, the evidence against {side} outweighs the evidence for it.",
     rather="{side} rather than {foil}",
     others="any other",
     either=" or ",
     opposite="anything but {foil}",
     higher="a higher value of {side}",
-    total="The map sums to {contributions}, the answer is {answer} {unit}: {gap} is not explained by the map.",
-    decomposition="The picture adds {contributions} and what has no position in it {rest}: {answer} {unit}.",
+    total="The map sums to {contributions} and the answer is {answer} {unit}: {gap} is not explained by the map.",
+    decomposition="The picture contributes {contributions} and the terms without a position {rest}: {answer} {unit}.",
     empty="The map is zero everywhere.",
-    not_finite="The map holds values that are not finite, and says nothing.",
-    too_large="The map's values are too large to be added up, and say nothing.",
+    not_finite="The map contains values that are not finite, and cannot be described.",
+    too_large="The map's values are too large to be summed, and cannot be described.",
     between=", ",
     last=" and ",
 )

@@ -139,7 +139,7 @@ def sum_text(record: Record) -> str:
     if around:
         terms.append(f"{number(around)} (evidence that bypasses the layer)")
     terms.append(f"{number(record.bias)} (bias)")
-    return f"{number(record.answer)} = {' + '.join(terms)}"
+    return f"{number(record.answer)} = {' + '.join(terms).replace('+ −', '− ')}"
 
 
 def exactness(record: Record) -> str:

@@ -1,4 +1,4 @@
-"""Sentences on a map: where the evidence lies, how much of it, and the evidence against the answer.
+"""Sentences about a map: the positions and shares of the evidence for the answer and against it.
 
 The regions are those of :mod:`xai_align.evaluation.salient_regions`; the words are in :mod:`xai_align.report.phrases`.
 Every number in a text is one of its :class:`Words`, computed from the map.
@@ -20,17 +20,17 @@ from xai_align.report.phrases import ENGLISH, Phrases
 if TYPE_CHECKING:
     from xai_align.report.record import Record
 
-#: A find that spans this share of the picture's width, or height, is said to go across it.
+#: A region that spans this share of the picture's width, or height, is described as going across it.
 SPANS = 2 / 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Words:
-    """Sentences on one map.
+    """Sentences about one map.
 
     Attributes:
         text: the sentences, beginning with the question.
-        regions: the finds that are mentioned, those for the answer first, each largest first.
+        regions: the regions that are mentioned, those for the answer first, each largest first.
         coverage: share of the evidence for the answer that they cover.
     """
 
@@ -48,15 +48,15 @@ def words_of(
     min_coverage: float = 0.05,
     phrases: Phrases = ENGLISH,
 ) -> Words:
-    """Return the sentences on a record's map. The same map always has the same ones.
+    """Return sentences about a record's map. The same map always gives the same sentences.
 
     Args:
         record: the explanation of one image, from :func:`~xai_align.report.record.record_of`.
         regions: label of each pixel's region ``[H, W]``, such as superpixels or parts; None: an 8 x 8 grid. Pixels
             below 0 belong to none.
-        names: name of each region, for masks of things: "the head". They are described without joining.
-        max_regions: largest number of finds for the answer; of those against it, the largest is described.
-        min_coverage: finds that cover less of the evidence are left out.
+        names: name of each region, for masks of objects: "the head". Named regions are not merged.
+        max_regions: largest number of regions for the answer; of those against it, the largest is described.
+        min_coverage: regions with a smaller share of the evidence are left out.
         phrases: the language.
 
     Raises:
@@ -116,7 +116,7 @@ class _Sentences:
     number: Callable[[float], str]
 
     def on_evidence(self, found: Sequence[SalientRegion], somewhere: bool) -> str:
-        """Return the sentence on the evidence for the answer; ``somewhere``: whether it prevails in any region."""
+        """Return the sentence on the evidence for the answer; ``somewhere``: some region has a positive sum."""
         p = self.phrases
         has_evidence = self.record.values == "contributions" or self.record.signed
         what = p.evidence.format(side=self.side) if has_evidence else p.weight
@@ -124,8 +124,9 @@ class _Sentences:
             return self.without_find(what, somewhere)
         if self.names is None and not found[0].stands_out:
             return p.spread.format(what=what, region=self.region(found[0]))
-        first, *others = map(self.region, found)
-        return p.most.format(what=what, region=first, more="".join(p.more.format(region=one) for one in others))
+        *before, last = map(self.region, found)
+        regions = p.last.join([p.between.join(before), last]) if before else last
+        return p.most.format(what=what, regions=regions)
 
     def without_find(self, what: str, somewhere: bool) -> str:
         """Return the sentence on evidence of which no region holds enough to be described."""
@@ -165,7 +166,7 @@ class _Sentences:
         return p.named.format(place=p.last.join(self.names[label] for label in one.labels), **words)
 
     def place(self, mask: Tensor) -> str:
-        """Return where a region lies: in one of nine parts by its centre, or across the picture."""
+        """Return the position of a region: one of nine parts, by its centre, or across the picture."""
         p = self.phrases
         thirds, wide = [], []
         for axis in (0, 1):
