@@ -44,6 +44,14 @@ def unnamed():
     return LoadedModel(model=Colours().eval(), preprocess=preprocess)
 
 
+def cancelling():
+    """Red counts 100 for red and blue 100 against it: 50 for and 50 against, with a logit of 0.5."""
+    model = Colours().eval()
+    with torch.no_grad():
+        model.judge.weight[0] = torch.tensor([100.0, 0.0, -100.0])
+    return LoadedModel(model=model, preprocess=preprocess, class_names=NAMES)
+
+
 def picky():
     """Its preprocessing refuses what is not square."""
 

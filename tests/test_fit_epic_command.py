@@ -81,7 +81,7 @@ def test_a_fit_that_holds_for_its_own_images_only_says_so(folder, monkeypatch, a
     done = run(*WORDS)
     assert done.exit_code == 0, done.output
     note = f"channels are not purer on held-out images than before (0.300 before, {after:.3f} after)"
-    advice = "give more of them than 10 for 96 channels"
+    advice = "give more than 10 images for 96 channels"
     page = (folder / "out/index.html").read_text("utf-8")
     notes = " ".join(json.loads((folder / "out/results.json").read_text())["notes"])
     for text in (" ".join(done.output.split()), notes, page):

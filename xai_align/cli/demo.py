@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -46,8 +47,9 @@ LEAD = (
     "The network is EfficientNet-Lite0, trained on ImageNet and unchanged. For each photograph, two questions are "
     "answered: why class A, and why class A and not class B?",
     "In the map of pinet, every position contributes a number of logits to the answer; the sum of the contributions "
-    "and a bias is the answer. Grad-CAM and integrated gradients, through Captum, are shown for comparison, the latter "
-    "with the sum of its map. Everything ran on one CPU thread.",
+    "and a bias is the answer. Read at the input, its terms add up too, but most of them cancel, so that map is hard "
+    "to interpret. Grad-CAM and integrated gradients, through Captum, are shown for comparison, the latter with the "
+    "sum of its map. Everything ran on one CPU thread.",
 )
 
 
@@ -92,7 +94,8 @@ def run_demo(out: Path, *, done: Callable[[Record], None] = lambda record: None)
     loaded = load_model(REFERENCE)
     out.mkdir(parents=True, exist_ok=True)
     records: list[Record] = []
-    with locked_folder(out), _one_thread():
+    with locked_folder(out), _one_thread(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "the map at 'input' is mostly cancellation")  # the page says so
         sections = [_section(photograph, loaded, out, records, done) for photograph in PHOTOGRAPHS]
         write_page(out / "index.html", sections, records, title=TITLE, lead=LEAD)
     return records

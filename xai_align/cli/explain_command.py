@@ -21,7 +21,14 @@ from xai_align.cli.shared_options import (
     split_names,
     with_model_flags,
 )
-from xai_align.cli.terminal import output, print_error, print_warnings, progress_bar, report_errors
+from xai_align.cli.terminal import (
+    output,
+    print_error,
+    print_warnings,
+    progress_bar,
+    report_errors,
+    warnings_in_lines,
+)
 
 if TYPE_CHECKING:
     from xai_align.report.record import Record
@@ -34,7 +41,8 @@ def explain_command(
     method: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME[,NAME...]", help="Methods; `xai-align methods` lists them. Default: the exact readout."
+            metavar="NAME[,NAME...]",
+            help="Methods; `xai-align methods` lists them. NAME@LAYER explains that layer. Default: the exact readout.",
         ),
     ] = None,
     classes: Annotated[
@@ -97,7 +105,7 @@ def explain_command(
     failures = 0
     complete = False
     try:
-        with report_errors(), progress_bar() as progress:
+        with report_errors(), warnings_in_lines(UserWarning), progress_bar() as progress:
             bar = progress.add_task("explaining", total=task.steps)
             for result in explain_files(task, out):
                 progress.advance(bar, result.steps)

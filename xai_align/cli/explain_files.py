@@ -14,6 +14,7 @@ from xai_align._tools.files.legible import legible
 from xai_align._tools.files.whole_file import write_whole
 from xai_align._tools.logits import NoLogits
 from xai_align._tools.random_weights import RANDOM
+from xai_align.comparison.method_reference import check_layers, parse_methods
 from xai_align.data.class_names import check_class, parse_sides, question_about
 from xai_align.data.final_activation import check_outputs_are_logits
 from xai_align.data.images import distinct_stems, expand_paths
@@ -29,7 +30,7 @@ from xai_align.data.value_range import ValueRange, check_range
 from xai_align.explanation import explain, logits_of
 from xai_align.features.head_input import HEAD
 from xai_align.features.resolve_layer import resolve_layer
-from xai_align.plugins import ModelOptions, attribution_method, default_method, load_model
+from xai_align.plugins import ModelOptions, default_method, load_model
 from xai_align.question import Question, TargetError
 from xai_align.report.record import Record, file_name, record_of, save_arrays, save_numbers
 
@@ -47,7 +48,10 @@ TITLE = "Why does the network answer this?"
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """Images, model, methods and question of a run, checked as far as possible before the first image."""
+    """Images, model, methods and question of a run, checked as far as possible before the first image.
+
+    Methods are written as in a comparison: ``NAME`` or ``NAME@LAYER``; ``layer`` is that of the methods without one.
+    """
 
     paths: Sequence[Path]
     reference: str
@@ -87,15 +91,14 @@ class Task:
         value_range = check_range(value_range)
         paths = expand_paths(images, recursive=recursive)
         methods = [default_method()] if methods is None else methods
-        if not methods:
-            raise ValueError("no method was given; `xai-align methods` lists them")
-        specs = [attribution_method(method) for method in methods]
-        if layer is not None and not any(spec.takes_layer for spec in specs):
-            raise ValueError(f"none of {', '.join(methods)} takes a layer; leave out --layer")
+        references = parse_methods(methods)
+        if layer is not None and not any(one.spec.takes_layer and one.layer is None for one in references):
+            raise ValueError(f"none of {', '.join(map(str, references))} takes a layer; leave out --layer")
         where = usable_device(device)
         loaded = load_model(model, trust=trust, options=options)
         if layer not in (None, HEAD):
             resolve_layer(loaded.model, layer)
+        check_layers(references, loaded.model)
         asked, against = parse_sides(targets, foils, names_to_choose_from(loaded))
         if asked:
             question_about(asked, against, predicted=asked[0])  # are the sides distinct?
@@ -104,7 +107,7 @@ class Task:
             paths=paths,
             reference=model,
             loaded=loaded,
-            methods=list(dict.fromkeys(methods)),
+            methods=list(map(str, references)),
             targets=asked,
             foils=against,
             layer=layer,
@@ -186,15 +189,16 @@ def _explain_one(
     task: Task, inputs: Tensor, output: OutputDescription, question: Question, method: str, path: Path, stem: Path
 ) -> Result:
     try:
-        layer = task.layer if attribution_method(method).takes_layer else None
+        (reference,) = parse_methods([method])
+        layer = reference.layer or (task.layer if reference.spec.takes_layer else None)
         field = task.loaded.output_field
-        explanation = explain(task.loaded.model, inputs, question, method, layer=layer, output=field)
+        explanation = explain(task.loaded.model, inputs, question, reference.name, layer=layer, output=field)
         notes = output_notes(task.loaded, output)
         record = record_of(explanation, image=legible(path.name), output=output, warnings=notes)
     except Exception as error:  # methods come from third parties and may raise anything; the others continue
         return Result(steps=1, problem=f"{legible(path)}: {method} failed: {_said(error)}")
     try:
-        shown = _save(task, record, inputs, path, stem.with_name(f"{stem.name}.{file_name(method, layer)}"))
+        shown = _save(task, record, inputs, path, stem.with_name(f"{stem.name}.{file_name(reference.name, layer)}"))
     except OSError:  # the folder cannot be written to: neither can the other images' files
         raise
     except Exception as error:

@@ -184,8 +184,8 @@ def _overfitted(purity: tuple[float, float], fitted: int, channels: int) -> list
         return []
     return [
         f"channels are not purer on held-out images than before ({purity[0]:.3f} before, {purity[1]:.3f} after), so "
-        f"what was found holds for the images of the fit only; give more of them than {fitted} for "
-        f"{counted(channels, 'channel')}, or --layer a layer with fewer channels"
+        f"the result holds for the images of the fit only; give more than {fitted} images for "
+        f"{counted(channels, 'channel')}, or choose a layer with fewer channels (--layer)"
     ]
 
 

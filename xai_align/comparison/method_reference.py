@@ -60,7 +60,7 @@ def parse_methods(written: Iterable[str]) -> list[MethodReference]:
             raise ValueError(f"the method '{name}' takes no layer; write '{name}', not '{one}'")
         found.append(MethodReference(name, layer or None))
     if not found:
-        raise ValueError("no method was given; `xai-align methods` shows them")
+        raise ValueError("no method was given; `xai-align methods` lists them")
     return list(dict.fromkeys(found))
 
 

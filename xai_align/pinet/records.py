@@ -143,9 +143,9 @@ class Readout:
             layer = self.feature_space.layer
             where = layer if isinstance(layer, str) else ", ".join(layer)
             warnings.warn(
-                f"the map at '{where}' is mostly cancellation: {evidence:.4g} for, {against:.4g} against an answer of "
-                f"{float(self.answer[one]):.4g} (example {one}). It is exact, but hard to interpret; read a later "
-                'layer, or use rule="gamma"',
+                f"the map at '{where}' is mostly cancellation: {evidence:.4g} for and {against:.4g} against, with an "
+                f"answer of {float(self.answer[one]):.4g} (example {one}). It is exact, but hard to interpret; read a "
+                'later layer, or use rule="gamma"',
                 stacklevel=callers_level(),
             )
 
