@@ -126,7 +126,7 @@ def test_the_page_of_a_comparison_has_a_legend_for_each_kind_of_map(tmp_path):
     legends = [re.sub(r"<[^>]+>|&nbsp;", "", one) for one in re.findall(r'<p class="soft legend">.*?</p>', html)]
     assert any(one.startswith("pinet, lime: ") and "supports the answer" in one for one in legends)
     (ranked,) = [one for one in legends if "gradcam@blocks.4, random: " in one]
-    assert "no evidence for or against" in ranked
+    assert "not evidence for or against" in ranked
     assert "supports" not in ranked
 
 

@@ -1,4 +1,4 @@
-"""Meaning of the colours of a map, from its method's statements about its values."""
+"""Meaning of the colours of a map, from the kind of its values that its method states."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def colour_legend(values: Values, *, signed: bool, regression: bool = False) -> 
         colour_legend("contributions", signed=True)[1].text  # "opposes it"
     """
     if not signed:
-        what = "ranked higher" if values == "scores" else "larger values"
-        return (Key(RANK, f"{what}, the stronger the colour; no evidence for or against"),)
+        what = "the higher the rank" if values == "scores" else "the larger the value"
+        return (Key(RANK, f"the stronger the colour, {what}; not evidence for or against"),)
     if values == "slopes":
         return Key(FOR, "the answer rises with the pixel's value"), Key(AGAINST, "the answer falls with it")
     if regression:

@@ -18,9 +18,9 @@ from xai_align._tools.checks import check_finite
 
 #: Cells on a side of the grid.
 GRID = 8
-#: Share of the positive regions whose mean is the threshold.
+#: Share of all regions, those with the largest values, whose mean is the threshold; negative values count as zero.
 TOP = 0.4
-#: What is found stands out if it covers this share of the evidence, and so many times its share of the picture.
+#: A region stands out if it has this share of the evidence, and so many times its share of the picture.
 STANDS_OUT, DENSITY = 0.2, 1.5
 
 
@@ -76,9 +76,9 @@ def salient_regions(
     Args:
         values: map ``[H, W]``.
         labels: label of each pixel's region, ``[H, W]``, integers; pixels below 0 belong to none.
-        joined: join neighbours above the threshold; otherwise each label is a separate find, without a threshold.
-        max_regions: largest number of finds.
-        min_coverage: finds that cover less are left out.
+        joined: merge neighbours above the threshold; otherwise each label is a region of its own, without a threshold.
+        max_regions: largest number of regions returned.
+        min_coverage: regions that cover less are left out.
 
     Raises:
         ValueError: shapes differ, labels are not integers, or the map is not finite.

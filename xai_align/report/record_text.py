@@ -35,7 +35,7 @@ LOGITS = "logits per 1 % of the picture"
 #: Unit for slopes.
 UNITLESS = "value per 1 % of the picture"
 #: Unit for scores; about the longest text that fits a colour bar.
-SCORES = "score per 1 % of the picture; its order counts"
+SCORES = "score per 1 % of the picture; only order counts"
 
 NO_VALUE = "–"
 _UNITS: dict[Values, str] = {"contributions": LOGITS, "slopes": UNITLESS, "scores": SCORES}
@@ -59,7 +59,7 @@ def unit_text(records: Sequence[Record]) -> str:
 
 
 def totals(record: Record) -> str:
-    """Return the sums of positive and negative values, or the text that they have no such meaning."""
+    """Return the sums of positive and negative values, or a text for maps whose sums have no meaning."""
     if record.values == "scores":
         return "a ranking of positions"
     if not record.signed:
