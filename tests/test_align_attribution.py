@@ -188,7 +188,7 @@ def test_what_is_not_fit_is_refused():
         ("got torch.uint8", torch.zeros(1, 3, 8, 8, dtype=torch.uint8)),
         ("got list", [1, 2]),
         ("NaN", torch.full((1, 3, 8, 8), torch.nan)),
-        ("2 inputs were given; a mask lies over one tensor", (x, x)),
+        ("2 inputs were given; a mask covers one tensor", (x, x)),
     ]
     for message, given in refused:
         with pytest.raises((TypeError, ValueError), match=message):

@@ -212,7 +212,7 @@ def test_a_file_refuses_another_network_and_says_what_it_needs(tmp_path):
         load_masker(path, network(channels=1))
     saved = read_checkpoint(path)
     for change, told in (
-        ({"width": 2**14}, "asks for a model with more than"),
+        ({"width": 2**14}, "describes a model of more than"),
         ({"size": [24]}, "options.size"),
         ({"layers": ["first", "third"]}, "do not fit StageMasker"),
     ):

@@ -93,7 +93,7 @@ def test_further_weights_in_a_file_are_never_left_out_in_silence(tmp_path, conte
     (note,) = load_model(f"timm:test_resnet@{file}").notes
     assert other in note
     assert f"entry '{taken or 'model_state_dict'}'" in note
-    assert "in a file of its own" in note
+    assert "in a separate file" in note
 
 
 @pytest.mark.parametrize(("prefix", "entry"), list(product(PREFIXES, ENTRIES)))
@@ -173,7 +173,7 @@ def test_the_average_of_pytorch_itself(tmp_path):
 def test_several_networks_in_a_file_are_not_chosen_from(tmp_path):
     one, other, file = network(1), network(2), tmp_path / "dino.pth"
     torch.save(prefixed(one.state_dict(), "student.") | prefixed(other.state_dict(), "teacher."), file)
-    with pytest.raises(ValueError, match=r"several.*'student\.', 'teacher\.'.*a file of its own"):
+    with pytest.raises(ValueError, match=r"several.*'student\.', 'teacher\.'.*a separate file"):
         load_model(f"timm:test_resnet@{file}")
     torch.save({"first": one.state_dict(), "second": other.state_dict()}, file)
     with pytest.raises(ValueError, match=r"several sets of weights, 'first', 'second'"):

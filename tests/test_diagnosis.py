@@ -183,7 +183,7 @@ class Rounded(nn.Module):
 
 def test_batch_norm_without_statistics_is_told_to_keep_some():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False), nn.Flatten()).eval()
-    with pytest.raises(ValueError, match=r"'1' keeps no running statistics.*batch mates"):
+    with pytest.raises(ValueError, match=r"'1' keeps no running statistics.*others in its batch"):
         read_out(model, images(), 0)
 
 

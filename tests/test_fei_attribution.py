@@ -196,7 +196,7 @@ def test_what_is_not_fit_is_refused():
         ClippedGradientAttribution(model, n_iter=3)
     with pytest.raises(TypeError, match="clipped_gradient has no option 'point'; did you mean 'points'"):
         ClippedGradientAttribution(model).attribute(x, target=1, point=0.5)
-    with pytest.raises(ValueError, match="2 inputs were given; a mask lies over one tensor"):
+    with pytest.raises(ValueError, match="2 inputs were given; a mask covers one tensor"):
         fei(model).attribute((x, x), target=1)
     with pytest.raises(ValueError, match="train mode"):
         fei(net().train()).attribute(x, target=1)

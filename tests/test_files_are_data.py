@@ -283,7 +283,7 @@ def test_every_command_that_takes_a_reference_can_be_told_to_trust(command, tmp_
     out = ["--out", "result", "--device", "cpu"]
     asked = CliRunner().invoke(app, [*words, f"align:{folder}", *out])
     assert asked.exit_code == 2, asked.output
-    assert "which is run only if you trust the file: say trust=True (on the command line --trust-code)" in asked.stderr
+    assert "which is run only if you trust the file: pass trust=True (on the command line --trust-code)" in asked.stderr
     trusted = CliRunner().invoke(app, [*words, f"align:{folder}", *out, "--trust-code"])
     assert trusted.exit_code == 2
     assert "importing 'not_there_at_all' raised ModuleNotFoundError" in trusted.stderr
@@ -408,7 +408,7 @@ def test_a_config_that_asks_for_more_than_its_weights(change, tmp_path):
 
 def test_a_large_architecture_with_small_weights(tmp_path):
     fit = write_fit(tmp_path, "timm:vit_giant_patch14_224")
-    with pytest.raises(ValueError, match=r"asks for a model with more than \d+ numbers, and its weights are only"):
+    with pytest.raises(ValueError, match=r"describes a model of more than \d+ numbers, but its weights have only"):
         load_model(f"align:{fit}")
 
 

@@ -246,7 +246,7 @@ def test_configurations_are_data(folder):
     known = json.loads(config.read_text())
     assert "_name_or_path" not in known
     config.write_text(json.dumps(known | {"hidden_size": 2**16, "intermediate_size": 2**16}))
-    with pytest.raises(ValueError, match="asks for a model with more than"):
+    with pytest.raises(ValueError, match="describes a model of more than"):
         load_model("align:out")
     config.rename("outside.json")
     config.symlink_to(Path("outside.json").resolve())

@@ -1,8 +1,8 @@
-"""Checksum of tensors: whether values changed, in less time than by a digest.
+"""Checksum of tensors, which detects changed values in less time than a digest.
 
 PyTorch's version counters miss writes that bypass autograd: through ``.data``, NumPy or other shared memory. Here the
 values themselves are read: all tensors in one row, multiplied by a pattern of random numbers and summed in pieces, so
-that changed, exchanged and negated values count. Only a change that is smaller than the rounding of its piece is lost.
+that changed, exchanged and negated values are detected. Only a change smaller than the rounding of its piece is missed.
 """
 
 from __future__ import annotations

@@ -19,14 +19,14 @@ from xai_align._tools.batches import rows_of
 from xai_align._tools.model_state import signature
 from xai_align._tools.thread_state import hides_interrupt
 
-#: Largest difference between the outputs in two formats that is taken for rounding, in the largest output.
+#: Largest difference between the outputs in two formats that counts as rounding, relative to the largest output.
 ROUNDING = {torch.float64: 1e-7, torch.float32: 1e-3}
 
 _known: WeakKeyDictionary[nn.Module, dict[Any, bool]] = WeakKeyDictionary()
 
 
 def memory_format_of(x: Tensor) -> torch.memory_format:
-    """Return the memory format of a tensor, contiguous if it is none that has a name."""
+    """Return the memory format of a tensor, contiguous if it has no named format."""
     if not x.is_contiguous():
         for dims, named in ((4, torch.channels_last), (5, torch.channels_last_3d)):
             if x.dim() == dims and x.is_contiguous(memory_format=named):
@@ -47,7 +47,7 @@ def fastest_format(
         function: the network, or a function of the inputs.
         inputs: the caller's inputs, ``[N, ...]``.
         extra: further arguments; those with one entry for each example are cut to the first.
-        context: what else the output depends on, such as the precision.
+        context: anything else that the output depends on, such as the precision.
     """
     own = memory_format_of(inputs)
     if inputs.dim() != 4 or inputs.device.type != "cpu" or own is torch.channels_last:

@@ -19,7 +19,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from xai_align._tools.checksum import checksum_of
 from xai_align._tools.counted import counted
 
-#: Types of attributes that :func:`signature` goes by.
+#: Types of attributes that :func:`signature` includes.
 _PLAIN = frozenset((bool, int, float, str, FunctionType, BuiltinFunctionType, MethodType, partial))
 
 
@@ -39,7 +39,7 @@ def parameters_of(model: nn.Module) -> list[nn.Parameter]:
 def signature(model: nn.Module) -> int:
     """Return a number that changes with the model's modules, their hooks and attributes, and its parameters.
 
-    Attributes are numbers, switches, words and functions, such as a ``forward`` that was replaced.
+    The attributes included are numbers, flags, strings and functions, such as a ``forward`` that was replaced.
     """
     parameters = parameters_of(model)
     modules = tuple(
@@ -56,14 +56,14 @@ def signature(model: nn.Module) -> int:
 def state_of(model: nn.Module) -> int:
     """Return a number that changes with :func:`signature`, and with the values of parameters and buffers.
 
-    The values themselves are read, as PyTorch does not count what is written through ``.data`` or NumPy.
+    The values themselves are read, because PyTorch does not count writes through ``.data`` or NumPy.
     """
     tensors = [*model.parameters(), *model.buffers()]
     return hash((signature(model), *((id(one), one.data_ptr()) for one in tensors), checksum_of(tensors)))
 
 
 def _plain_attributes(module: nn.Module) -> Iterator[Any]:
-    """Yield numbers, switches, words and functions, which ``forward`` may go by."""
+    """Yield numbers, flags, strings and functions, on which ``forward`` may depend."""
     return (value for value in module.__dict__.values() if type(value) in _PLAIN)
 
 
@@ -133,8 +133,8 @@ def check_evaluation_mode(model: nn.Module) -> None:
     ]:
         raise ValueError(
             f"the BatchNorm '{unnormed[0]}' keeps no running statistics (track_running_stats=False), so it uses those "
-            "of the batch in eval mode too, and an example's answer depends on its batch mates: there is no "
-            "explanation of one example; rebuild the layer with running statistics, or use InstanceNorm or GroupNorm"
+            "of the batch in eval mode too: the answer for one example depends on the others in its batch, so it "
+            "cannot be explained by itself; rebuild the layer with running statistics, or use InstanceNorm or GroupNorm"
         )
 
 

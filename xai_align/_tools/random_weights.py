@@ -1,6 +1,6 @@
 """Detection of a model's random weights: drawn when it was built, and neither loaded nor trained since.
 
-A model that a function returns does not say whether it was trained. So while the function runs, every operation of
+A model that a function returns does not record whether it was trained. So while the function runs, every operation of
 PyTorch is followed: a tensor is random if a random generator filled it, or if it was computed from random ones. Copying
 loaded values into it, or a step of an optimizer, ends that.
 """
@@ -17,7 +17,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-#: Share of the weights from which on a model is called random as a whole.
+#: Smallest share of random weights for which a model as a whole is called random.
 _MOST = 0.5
 
 
@@ -46,7 +46,7 @@ class WeightOrigins(TorchDispatchMode):
         return made
 
     def trained(self, tensors: Iterable[Tensor]) -> None:
-        """Note that an optimizer changed these tensors."""
+        """Record that an optimizer changed these tensors."""
         self._unmark(list(tensors))
 
     def random_weights(self, model: nn.Module) -> list[str]:
@@ -91,7 +91,7 @@ def following_weights() -> Iterator[WeightOrigins]:
 
 
 def random_note(model: nn.Module, names: list[str]) -> str:
-    """Return the sentence on random weights: all of them, or those that are named.
+    """Return the sentence about random weights: all weights, or those named.
 
     Example::
 
@@ -105,7 +105,7 @@ def random_note(model: nn.Module, names: list[str]) -> str:
     return f"{RANDOM}: {shown}, {len(names)} of the model's {len(numbers)} tensors of weights"
 
 
-#: The sentence on a model whose weights are random.
+#: The sentence about a model whose weights are random.
 RANDOM = "these weights are random (untrained)"
 
 

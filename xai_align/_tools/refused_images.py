@@ -1,4 +1,4 @@
-"""Errors of PyTorch for images that a network does not take, in words that say what was found and what to do."""
+"""Errors of PyTorch for images that a network does not take, with what was found and what to do."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from xai_align._tools.thread_state import hides_interrupt
 def refused_images(network: nn.Module, images: Tensor, name: str = "the images") -> Iterator[None]:
     """Replace an error of the network's first pass on ``images [N, C, H, W]`` inside the block.
 
-    Other errors, and those that say themselves what to do, such as a ``ValueError``, pass as they are.
+    Other errors, and those that already say what to do, such as a ``ValueError``, are not changed.
 
     Args:
-        network: the network, whose first convolution tells the number of channels.
-        images: those that it is given.
+        network: the network; its first convolution gives the number of channels.
+        images: its input.
         name: what the images are, for the message.
 
     Raises:
@@ -52,4 +52,4 @@ def _advice(network: nn.Module, images: Tensor) -> str:
             f"its first convolution '{name}' takes {counted(wanted, 'channel')}, and they have {images.shape[1]}: give "
             "such images, or a network for these"
         )
-    return "give images [N, C, H, W] of the channels and size that it takes"
+    return "give images [N, C, H, W] with the number of channels and the size that it takes"

@@ -17,8 +17,8 @@ def only_one(name: str, given: Any) -> Any:
         return given
     if len(given) != 1:
         raise ValueError(
-            f"{len(given)} {name} were given; a mask lies over one tensor of images. Give the tensor that is to be "
-            "explained, and further inputs of the model as additional_forward_args"
+            f"{len(given)} {name} were given; a mask covers one tensor of images. Give the tensor to explain, "
+            "and further inputs of the model as additional_forward_args"
         )
     return given[0]
 

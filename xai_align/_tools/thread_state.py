@@ -58,7 +58,7 @@ class ThreadState(NamedTuple):
         )
 
     def restore(self) -> None:
-        """Pop what was entered since and never exited, push what was popped, and reset the switches."""
+        """Pop modes that were entered since and never exited, push those that were popped, and reset the switches."""
         if _C._functorch.get_dynamic_layer_stack_depth() > self.transforms:
             _C._functorch.pop_dynamic_layer_stack_and_undo_to_depth(self.transforms)
         kept = [mode for mode, before in zip(_function_modes(), self.function_modes, strict=False) if mode is before]

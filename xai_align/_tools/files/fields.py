@@ -26,14 +26,15 @@ def check_fields(value: Any, rule: Rule, source: str) -> None:
         source: the file, for the message.
 
     Raises:
-        ValueError: it is not; one sentence with the file, the name inside it, what was found and what is allowed.
+        ValueError: the rule does not allow it; one sentence with the file, the name inside it, what was found and what
+            was expected.
 
     Example::
 
         >>> check_fields({"width": "wide"}, record({"width": whole(1, 64)}), "config.json")
         Traceback (most recent call last):
         ...
-        ValueError: 'config.json' is invalid: width is 'wide', allowed is a whole number from 1 to 64
+        ValueError: 'config.json' is invalid: width is 'wide', expected a whole number from 1 to 64
     """
     if complaint := rule(value, ""):
         raise ValueError(f"'{source}' is invalid: {complaint}")
@@ -207,7 +208,7 @@ def shown(value: Any) -> str:
 
 
 def _start(value: Any, name: str) -> str:
-    return f"{name or 'the whole'} is {shown(value)}, allowed is "
+    return f"{name or 'the whole'} is {shown(value)}, expected "
 
 
 def _wrong(value: Any, name: str, expected: str) -> str:

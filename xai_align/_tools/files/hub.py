@@ -27,7 +27,7 @@ def push(
 ) -> str:
     """Upload what ``write`` writes to an empty folder, with a page; return the address of the repository.
 
-    The page of a repository that has one already is kept.
+    An existing page of the repository is kept.
 
     Args:
         write: gets the folder.

@@ -1,4 +1,4 @@
-"""Names of files as text that can be printed and written: a name may hold any bytes, a terminal and JSON only text."""
+"""Names of files as text that can be printed and written: names may contain any bytes, terminals and JSON only text."""
 
 from __future__ import annotations
 

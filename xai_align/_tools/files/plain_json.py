@@ -12,7 +12,7 @@ from xai_align._tools.files.plain_text import decode_text
 #: Largest JSON file that is read, in bytes.
 LARGEST = 256 * 2**20
 _ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-~])")
-#: Control characters, and those that turn the direction of all text that follows.
+#: Control characters, and those that change the direction of the text after them.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 #: Deepest nesting of lists and objects.
 DEEPEST = 64
@@ -94,7 +94,7 @@ def in_one_clause(error: BaseException, *, length: int = 160) -> str:
 def printable(text: str) -> str:
     """Return a text without the escape sequences of terminals and other control characters, line breaks kept.
 
-    Bytes of file names that are not text become ``\\udce9``, which a terminal takes.
+    Bytes of file names that are not text become ``\\udce9``, which a terminal accepts.
 
     Example::
 

@@ -22,7 +22,7 @@ FACTORY = re.compile(r"([^\W\d]\w*(?:\.[^\W\d]\w*)*):([^\W\d]\w*(?:\.[^\W\d]\w*)
 #: Prefixes of references to saved folders and files, which contain references themselves.
 FOLDERS = ("pinet:", "align:", "fei:")
 #: Instruction for trusting a file, for messages.
-TRUST = "say trust=True (on the command line --trust-code)"
+TRUST = "pass trust=True (on the command line --trust-code)"
 
 _TIMM = re.compile(r"timm:[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?")
 _typed_here: ContextVar[bool] = ContextVar("typed_here", default=False)
@@ -40,7 +40,7 @@ def check_reference_in_file(reference: str, source: str | os.PathLike[str], *, t
         known: another name of the library that is allowed.
 
     Raises:
-        ValueError: it is not; one sentence with the reference and, if that helps, how to trust the file.
+        ValueError: it is not allowed; one sentence with the reference and, if that helps, how to trust the file.
 
     Example::
 
@@ -48,7 +48,7 @@ def check_reference_in_file(reference: str, source: str | os.PathLike[str], *, t
         >>> check_reference_in_file("os:abort", "config.json", trust=False)
         Traceback (most recent call last):
         ...
-        ValueError: 'config.json' names the code 'os:abort', which is run only if you trust the file: say trust=True \
+        ValueError: 'config.json' names the code 'os:abort', which is run only if you trust the file: pass trust=True \
 (on the command line --trust-code)
     """
     if _TIMM.fullmatch(reference) or (known and reference == known):

@@ -36,7 +36,7 @@ def no_larger_than(tensors: Mapping[str, Tensor] | Iterable[Tensor], source: str
         ...     torch.empty(10**6, 10**6)
         Traceback (most recent call last):
         ...
-        ValueError: 'config.json' asks for a model with more than 1000000000000 numbers, and its weights are only 3
+        ValueError: 'config.json' describes a model of more than 1000000000000 numbers, but its weights have only 3
     """
     values = tensors.values() if isinstance(tensors, Mapping) else tensors
     with _Counting(sum(one.numel() for one in values), source):
@@ -55,7 +55,7 @@ class _Counting(TorchDispatchMode):
             self.asked += math.prod(args[0])
             if self.asked > TIMES * self.given + BESIDE:
                 raise ValueError(
-                    f"'{self.source}' asks for a model with more than {self.asked} numbers, "
-                    f"and its weights are only {self.given}"
+                    f"'{self.source}' describes a model of more than {self.asked} numbers, "
+                    f"but its weights have only {self.given}"
                 )
         return func(*args, **(kwargs or {}))

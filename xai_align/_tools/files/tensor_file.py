@@ -23,7 +23,7 @@ def read_tensor_file(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     try:
         size, memory = path.stat().st_size, _memory()
         if size > memory:
-            raise ValueError(f"'{path}' has {size} bytes, and this machine has {memory} bytes of memory")
+            raise ValueError(f"'{path}' has {size} bytes, but this machine has only {memory} bytes of memory")
         with safe_open(path, framework="pt") as file:
             header = dict(file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict

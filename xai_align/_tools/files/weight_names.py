@@ -1,4 +1,4 @@
-"""Names of weights as a network has them: without the prefixes that wrappers and training scripts put before them."""
+"""Names of weights as in the network's state dict, without the prefixes that wrappers and training scripts add."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from xai_align._tools.counted import counted
 from xai_align._tools.files.tensor_file import check_weights
 from xai_align._tools.files.weights_file import is_averaged
 
-#: What ``torch.compile`` puts into names, anywhere; what data-parallel wrappers put before them.
+#: Part that ``torch.compile`` inserts anywhere in a name; prefix that data-parallel wrappers add.
 COMPILED, PARALLEL = "_orig_mod.", "module."
 #: Counters of batch norm, which files of other libraries leave out and PyTorch fills in.
 _COUNTER = "num_batches_tracked"
@@ -75,8 +75,8 @@ def named_as(found: Mapping[str, Tensor], own: Collection[str], path: str | Path
     averaged = [prefix for prefix in prefixes if is_averaged(prefix)]
     if len(prefixes) > 1 and len(averaged) != 1:
         raise ValueError(
-            f"'{path}' holds the weights of several such networks, under {', '.join(map(repr, prefixes[:6]))}; save "
-            "those of the one to explain in a file of its own"
+            f"'{path}' contains the weights of several such networks, under {', '.join(map(repr, prefixes[:6]))}; save "
+            "those of the network to explain in a separate file"
         )
     chosen = (averaged or prefixes)[0]
     return Renamed(fitting[chosen], tuple(_notes(found, chosen, prefixes, path)))

@@ -1,4 +1,4 @@
-"""Reading of weights that any training script saved: the tensors are found, and nothing in the file is run.
+"""Reading of weights saved by any training script: the tensors are found, and no code in the file is run.
 
 A PyTorch file is read by ``torch.load(weights_only=True)``. Other objects that a training script saved, such as
 its settings or callbacks, are replaced by empty placeholders; ``argparse.Namespace`` is read as it is.
@@ -28,7 +28,7 @@ OTHER_ENTRIES = (
     *("ema_state_dict", "model_state_dict_ema", "params_ema", "ema_model", "ema"),
     *("model_state_dict", "model_state", "net", "network", "module", "params", "weights"),
 )
-#: Entries that hold tensors and are no weights.
+#: Entries with tensors that are not weights.
 _STATE_OF_TRAINING = ("optim", "sched", "scaler", "callback", "loop", "hyper", "rng", "args", "config")
 _DEEPEST = 4
 #: Entry of timm's and torchvision's training scripts with their settings.
@@ -42,7 +42,7 @@ class WeightsFile:
     Attributes:
         tensors: the weights by name, as they are in the file.
         entry: the entry of the file that they come from; "" for a file of nothing but weights.
-        others: further entries with tensors of the same shapes, which were not taken; "" for those beside entries.
+        others: further entries with tensors of the same shapes, which were not used; "" for those outside entries.
         settings: plain values of the training script's settings, such as ``mean`` or ``img_size``.
     """
 
@@ -57,7 +57,7 @@ class WeightsFile:
             return ()
         shown = ", ".join(f"'{one}'" if one else "those beside it" for one in self.others[:4])
         shown += " …" if len(self.others) > 4 else ""
-        another = "to explain another set of weights, save it in a file of its own"
+        another = "to explain another set of weights, save it in a separate file"
         if is_averaged(self.entry):
             like = "; timm chooses the same" if self.entry in TIMM_ENTRIES else ""
             return (
@@ -75,7 +75,7 @@ def read_weights_file(path: Path) -> WeightsFile:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is damaged, or holds no weights, or several and none of a known name.
+        ValueError: it is damaged, contains no weights, or contains several sets and none has a known name.
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(f"no weights at '{path}'")
@@ -208,8 +208,8 @@ def _chosen(content: Mapping[Any, Any], entries: list[str], path: Path) -> str:
     if likely:
         return likely[0]
     raise ValueError(
-        f"'{path}' holds several sets of weights, {', '.join(map(repr, entries[:6]))}; save the one to explain in a "
-        "file of its own"
+        f"'{path}' contains several sets of weights, {', '.join(map(repr, entries[:6]))}; save the one to explain in a "
+        "separate file"
     )
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 def whole_file(path: Path) -> Iterator[Path]:
     """Yield a path to write to; the file appears as ``path`` when the block is left, and not at all if it fails.
 
-    The path is another one at every call, in the same folder, so that of several writers of one file each writes a
-    whole one, and the last to end stays. A process that is killed leaves it behind.
+    The path is another one at every call, in the same folder, so that several writers of one file each write
+    a complete one, and the last to finish replaces the others. A killed process leaves its temporary file behind.
 
     Raises:
         OSError: it cannot be written, as on a full disk; the message names ``path``.
@@ -33,7 +33,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Name the file in errors of writing it: those of a full disk come without a name."""
+    """Name the file in errors of writing it: those of a full disk do not."""
     try:
         yield
     except OSError as error:

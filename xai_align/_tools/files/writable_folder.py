@@ -1,4 +1,4 @@
-"""Check that files can be written to a folder, before any work is done for them."""
+"""Check that files can be written to a folder, before the work whose results they hold."""
 
 from __future__ import annotations
 
