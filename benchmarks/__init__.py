@@ -1,1 +1,1 @@
-"""Scripts that measure what this project claims. `python -m benchmarks` lists them."""
+"""Scripts behind this project's claims. `python -m benchmarks` lists them."""

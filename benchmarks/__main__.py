@@ -4,7 +4,7 @@
     python -m benchmarks readout.speed --help     # one of them, with its options
 
 A benchmark is a script in a folder here. Its docstring's first line says what it measures, and a line that begins
-with "Takes" how long that takes. `python -m benchmarks.readout.speed` runs it, too.
+with "Takes" the time it takes. `python -m benchmarks.readout.speed` runs it, too.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FOLDER = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A script: its name (``readout.speed``), what it measures, and how long it takes, if it says so."""
+    """A script: its name (``readout.speed``), the quantity it measures, and the time it takes, if stated."""
 
     name: str
     summary: str
@@ -30,7 +30,7 @@ class Benchmark:
 
 
 def benchmarks() -> list[Benchmark]:
-    """All scripts, in the order of their names. None is imported."""
+    """Return all scripts, in the order of their names. None is imported."""
     found = []
     for file in sorted(FOLDER.glob("*/*.py")):
         tree = ast.parse(source := file.read_text("utf-8"))
@@ -44,7 +44,7 @@ def benchmarks() -> list[Benchmark]:
 
 
 def listing() -> str:
-    """The benchmarks by folder, below what the folder is about."""
+    """Return the list of benchmarks by folder, each folder under its description."""
     everything = benchmarks()
     width = max(len(one.name) for one in everything)
     lines = []
@@ -58,7 +58,7 @@ def listing() -> str:
 
 
 def main() -> None:
-    """Do what the command line asks for."""
+    """Run the command line."""
     name, *options = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help"):
         return print(listing())

@@ -1,9 +1,9 @@
-"""Measure a step of ALIGN beside an ordinary step of training on the same batch, and the parts of it.
+"""Measure a step of ALIGN and its parts, compared with an ordinary training step on the same batch.
 
     OMP_NUM_THREADS=1 python -m benchmarks.align.cost [--repeats 9]
 
-Times are CPU seconds of one thread; kinds of steps take turns, and the quickest of each stands, since other work on
-the machine only adds. In units of forward passes an ordinary step is about 3, one of the classifier
+Times are CPU seconds of one thread; kinds of steps alternate, and the fastest of each is reported, since other work on
+the machine only adds time. In units of forward passes an ordinary step is about 3, one of the classifier
 with all images mixed 6 and with half of them 4.5, and one of the masker 4, since its two passes need gradients of
 the images alone.
 """
@@ -31,13 +31,13 @@ from xai_align.align.captured_pass import cam_space, capture
 from xai_align.align.saliency import cam_at
 
 OF_STRIDES: dict[str, Callable[[], nn.Module]] = {"Masker()": Masker, "Masker(stride=4)": partial(Masker, stride=4)}
-#: Shares of the images that are mixed, and on which batches the masker steps, in the second table.
+#: Shares of mixed images, and the batches on which the masker steps, in the second table.
 SHARES, EVERY = (1.0, 0.5), (1, 2, 4)
 
 
 @dataclass(frozen=True)
 class Case:
-    """A network and the batches that it learns from."""
+    """A network and the batches that it is trained on."""
 
     make: Callable[[], nn.Module]
     size: int
@@ -59,14 +59,14 @@ def main() -> None:
 
 
 def efficientnet_lite0() -> nn.Module:
-    """With its ImageNet weights and a new head; its batch norms are frozen, as in the benchmark on PACS."""
+    """EfficientNet-Lite0 with ImageNet weights, a new head and frozen batch norms, as in the benchmark on PACS."""
     model = lite0().model
     model.reset_classifier(7)  # type: ignore[operator]
     return model.to(memory_format=torch.channels_last)
 
 
 def resnet18() -> nn.Module:
-    """Untrained: times don't depend on weights."""
+    """Untrained ResNet-18; times do not depend on weights."""
     return timm.create_model("resnet18", num_classes=7).to(memory_format=torch.channels_last)
 
 
@@ -121,7 +121,7 @@ def _trainer(case: Case, name: str, *, masker: nn.Module | None = None, **option
 
 
 def quickest(steps: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """CPU seconds of each at its quickest; they take turns, and the first turn is not counted."""
+    """Return the least CPU seconds of each function; they alternate, and the first round is not counted."""
     times: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(repeats + 1):
         for name, step in steps.items():
@@ -130,7 +130,7 @@ def quickest(steps: Mapping[str, Callable[[], object]], repeats: int) -> dict[st
 
 
 def tables(seconds: Mapping[str, float], case: Case) -> str:
-    """Parts, and whole steps beside ordinary ones."""
+    """Tables of the parts, and of whole steps beside ordinary ones."""
     ordinary = seconds["ordinary step"]
     lines = [heading("part", "ms", "ordinary steps")]
     lines += [row(name, f"{value * 1e3:.0f}", f"{value / ordinary:.2f}") for name, value in seconds.items()]

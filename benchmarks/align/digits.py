@@ -7,7 +7,7 @@
     python -m benchmarks.align.digits --out OUT --report
     python -m benchmarks.align.digits --digits mnist_12k.npz --out OUT --sheet shift 0
 
-Digits on textures (:mod:`benchmarks.align.digits_data`). What is there isn't repeated.
+Digits on textures (:mod:`benchmarks.align.digits_data`). Fits whose files exist are not repeated.
 
 Takes 15 to 75 seconds a fit on one core.
 """
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--groups", nargs="*", default=["shift"], choices=KINDS, help="kinds of data")
     parser.add_argument("--methods", nargs="*", default=list(methods()), choices=list(methods()))
-    parser.add_argument("--report", action="store_true", help="print the tables of the fits that there are")
+    parser.add_argument("--report", action="store_true", help="print the tables of the existing fits")
     parser.add_argument("--sheet", nargs=2, metavar=("GROUP", "SEED"), help="draw images, CAMs and masks instead")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def fit_all(options: argparse.Namespace) -> None:
-    """Seed by seed, so that what is cut off is still paired."""
+    """Fit seed by seed, so that an interrupted run still has pairs."""
     digits = load_digits(options.digits)
     for seed in range(options.first_seed, options.first_seed + options.seeds):
         for group in options.groups:

@@ -1,13 +1,13 @@
-"""Digits on textures: pictures whose evidence is known to the pixel, and backgrounds that change or tell the label.
+"""Digits on textures: pictures whose evidence is known to the pixel, with backgrounds that shift or predict the label.
 
 A digit, black or white, lies somewhere on a coloured texture of 32 x 32 pixels. Digits are MNIST's (LeCun et al. 1998).
 Three kinds of data:
 
-* ``shift``: the background says nothing of the label. Training, validation and in-domain test have a texture of
+* ``shift``: the background is independent of the label. Training, validation and in-domain test have a texture of
   per-pixel noise; the other domain has stripes, checks and blocks.
-* ``hue``: noise whose hue goes with the label in 90 % of the pictures, and in the other domain in none.
-* ``decoy``: as ``shift``'s noise, with a 4 x 4 patch in a random corner whose grey goes with the label, in the other
-  domain with nothing (Decoy-MNIST of Ross, Hughes & Doshi-Velez 2017).
+* ``hue``: noise whose hue is tied to the label in 90 % of the pictures, and to nothing in the other domain.
+* ``decoy``: the noise of ``shift``, with a 4 x 4 patch in a random corner whose grey is tied to the label, and to
+  nothing in the other domain (Decoy-MNIST of Ross, Hughes & Doshi-Velez 2017).
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from torch import Tensor
 SIDE = 32
 CLASSES = 10
 TRAINING, VALIDATION, IN_DOMAIN = 3000, 500, 1000
-#: The share of training pictures whose background goes with the label, where it does.
+#: Share of training pictures whose background is tied to the label, for the kinds that tie it.
 TOLD = 0.9
-#: Of a digit's pixels, those that it covers by more than half are the truth.
+#: Coverage above which a pixel belongs to the digit in the ground truth.
 COVERED = 0.5
-#: Images are brought to mean and spread of about 0 and 1, so that a fill of 0 is a middle grey.
+#: Normalisation to a mean of about 0 and a spread of about 1, so that a fill of 0 is a middle grey.
 MEAN, STD = 0.5, 0.25
 PATCH = 4
 
 Numbers = NDArray[np.float64]
-#: Makes ``[N, 32, 32, 3]`` in [0, 1] for labels ``[N]``.
+#: Function of labels ``[N]`` that returns backgrounds ``[N, 32, 32, 3]`` in [0, 1].
 Background = Callable[[NDArray[np.int64], np.random.Generator], Numbers]
 
 
@@ -70,7 +70,7 @@ class Digits:
 
 
 def load_digits(file: Path) -> Digits:
-    """An npz with train_images, train_labels, test_images, test_labels."""
+    """Load an npz with train_images, train_labels, test_images, test_labels."""
     with np.load(file) as found:
         return Digits(
             found["train_images"],
@@ -81,7 +81,7 @@ def load_digits(file: Path) -> Digits:
 
 
 def domains(kind: str, digits: Digits, seed: int) -> Domains:
-    """Pictures of a kind: the seed draws digits, places, colours and textures; test digits are never trained on."""
+    """Pictures of a kind; the seed sets digits, positions, colours and textures. Test digits are never trained on."""
     seen, unseen = _BACKGROUNDS[kind]
     rng = np.random.default_rng([seed, 6])
     order = rng.permutation(len(digits.training_labels))
@@ -104,7 +104,7 @@ def domains(kind: str, digits: Digits, seed: int) -> Domains:
 def pictures(
     digits: NDArray[np.uint8], labels: NDArray[np.int64], background: Background, rng: np.random.Generator
 ) -> Pictures:
-    """Each digit, black or white, somewhere on its background: ``t (1 - a) + c a`` with the digit's ink ``a``."""
+    """Return each digit, black or white, on its background: ``t (1 - a) + c a`` with the digit's ink ``a``."""
     ink = placed(digits, rng)
     white = rng.integers(0, 2, len(labels)).astype(float)
     a = ink[..., None]
@@ -118,7 +118,7 @@ def pictures(
 
 
 def placed(digits: NDArray[np.uint8], rng: np.random.Generator) -> Numbers:
-    """``[N, 32, 32]`` in [0, 1]: the digits shifted by up to the margin."""
+    """Return the digits shifted by up to the margin, ``[N, 32, 32]`` in [0, 1]."""
     margin = SIDE - digits.shape[1]
     down, right = rng.integers(0, margin + 1, (2, len(digits)))
     ink = np.zeros((len(digits), SIDE, SIDE))
@@ -133,7 +133,7 @@ def noise(labels: NDArray[np.int64], rng: np.random.Generator) -> Numbers:
 
 
 def unseen_textures(labels: NDArray[np.int64], rng: np.random.Generator) -> Numbers:
-    """A third each of stripes, checks and blocks."""
+    """Stripes, checks and blocks, a third each."""
     found = np.empty((len(labels), SIDE, SIDE, 3))
     for part, texture in zip(np.array_split(np.arange(len(labels)), 3), (stripes, checks, blocks), strict=True):
         found[part] = texture(len(part), rng)
@@ -156,7 +156,7 @@ def checks(count: int, rng: np.random.Generator) -> Numbers:
 
 
 def blocks(count: int, rng: np.random.Generator) -> Numbers:
-    """Squares of 4 to 8 pixels, each of a colour of its own."""
+    """Squares of 4 to 8 pixels, each of its own colour."""
     y, x = np.mgrid[:SIDE, :SIDE]
     found = np.empty((count, SIDE, SIDE, 3))
     for one in found:
@@ -168,7 +168,7 @@ def blocks(count: int, rng: np.random.Generator) -> Numbers:
 
 
 def hue(told: float) -> Background:
-    """Noise on a colour whose hue is the label's tenth of the circle in a share ``told`` of the pictures, else any."""
+    """Noise on a colour whose hue is the label's tenth of the circle in a share ``told`` of the pictures."""
 
     def background(labels: NDArray[np.int64], rng: np.random.Generator) -> Numbers:
         tenth = _told(labels, told, rng) + rng.uniform(-0.3, 0.3, len(labels))
@@ -179,7 +179,7 @@ def hue(told: float) -> Background:
 
 
 def patch(told: float) -> Background:
-    """Noise with a patch in a corner whose grey says the label in a share ``told`` of the pictures."""
+    """Noise with a patch in a corner whose grey is the label's in a share ``told`` of the pictures."""
 
     def background(labels: NDArray[np.int64], rng: np.random.Generator) -> Numbers:
         x = noise(labels, rng)
@@ -203,7 +203,7 @@ KINDS = tuple(_BACKGROUNDS)
 
 
 def _told(labels: NDArray[np.int64], share: float, rng: np.random.Generator) -> NDArray[np.int64]:
-    """The labels in a share of the places, any class in the others."""
+    """Return the labels in a share of the entries, random classes in the others."""
     return np.where(rng.random(len(labels)) < share, labels, rng.integers(0, CLASSES, len(labels)))
 
 
@@ -212,12 +212,12 @@ def _noisy(colours: Numbers, rng: np.random.Generator) -> Numbers:
 
 
 def _of_two_colours(turns: Numbers, rng: np.random.Generator) -> Numbers:
-    """The first colour in the first half of each turn."""
+    """Return the first colour in the first half of each period, the second in the other half."""
     first, second = rng.uniform(0.15, 0.85, (2, len(turns), 1, 1, 3))
     return np.where((turns % 1 < 0.5)[..., None], first, second)
 
 
 def _rgb(hue: Numbers, saturation: Numbers, value: Numbers) -> Numbers:
-    """``[N, 3]`` of hue, saturation and value, each ``[N]`` in [0, 1]."""
+    """Return RGB ``[N, 3]`` of hue, saturation and value, each ``[N]`` in [0, 1]."""
     k = (np.array([5.0, 3.0, 1.0]) + hue[:, None] * 6) % 6
     return value[:, None] * (1 - saturation[:, None] * np.clip(np.minimum(k, 4 - k), 0, 1))

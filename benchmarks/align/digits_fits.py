@@ -1,7 +1,7 @@
 """Fits of the ALIGN benchmark on digits: one classifier, one schedule, and a recipe for each row of the table.
 
 Every method makes the same number of classifier steps on the same pictures in the same order, from the same first
-weights. A fit leaves a JSON with its scores and a file with its networks; what is there isn't repeated.
+weights. A fit leaves a JSON with its scores and a file with its networks; existing fits are not repeated.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from xai_align.align.recipes import aligned_to
 from xai_align.comparison.store import write_whole
 
 BATCH = 64
-#: Epochs of the classifier; the first ones are without masks. Then the masker learns alone, which takes more epochs.
+#: Epochs of the classifier; the first ones are without masks. Then the masker is trained alone, in additional epochs.
 EPOCHS, WARMUP, MASKER_ONLY = 12, 3, 2
 RATE = 3e-3
 WIDTHS = (16, 32, 32, 64, 64)
 STRIDES = (1, 2, 1, 2, 1)
 #: lambda1, lambda3, lambda4 of all methods that have them, but DRE's, which is as published; lambda2 is the library's.
 SPARSITY, ALIGNMENT, MIXUP = 2.25, 2.0, 0.3
-#: A lambda1 at which hardly any mask is too large.
+#: Value of lambda1 at which hardly any mask is too large.
 WIDE = 0.05
 
 
@@ -44,7 +44,7 @@ SCALES: dict[str, dict[str, Any]] = {"gradia": {"normalise": "minmax"}, "care": 
 
 @dataclass(frozen=True)
 class Everywhere:
-    """A mask source that marks the whole image: what the size of the inverse mask does, without its place."""
+    """A mask source that marks the whole image: a control for the size of the inverse mask, without its position."""
 
     needs_masks: bool = field(default=False, init=False)
     needs_masker: bool = field(default=False, init=False)
@@ -52,15 +52,15 @@ class Everywhere:
     def __call__(
         self, batch: TrainingBatch, masker: nn.Module | None, generator: torch.Generator, global_batch: GlobalBatch
     ) -> Tensor:
-        """Ones ``[N, 1, H, W]``."""
+        """Return ones ``[N, 1, H, W]``."""
         return torch.ones_like(batch.images[:, :1])
 
 
 def methods() -> dict[str, Recipe]:
-    """The rows of the table.
+    """Methods: the rows of the table.
 
     CAMs are aligned with masks of zeros and ones, above and below one half: the faint values that the masker leaves
-    on nine tenths of a picture would otherwise ask for evidence there. "align, soft" is without this.
+    on nine tenths of a picture would otherwise pull evidence there. "align, soft" is without this.
     """
     common: dict[str, Any] = {"alignment": ALIGNMENT, "mixup": MIXUP, "mixup_share": 0.5}
     found = {name: recipe(name) for name in ("erm", "sgt", "dre", "gradia", "care")} | {"align": _align(**common)}
@@ -88,12 +88,12 @@ def toy_network() -> nn.Sequential:
 
 
 def toy_masker() -> Masker:
-    """The library's, a little narrower."""
+    """The library's masker, a little narrower."""
     return Masker(width=16)
 
 
 def loader(pictures: Pictures, *, shuffle: bool) -> DataLoader[tuple[Tensor, ...]]:
-    """Batches of images, labels and masks; only the oracle and its likes look at masks."""
+    """Batches of images, labels and masks; only the oracle and related methods use masks."""
     images = pictures.images.to(memory_format=torch.channels_last)
     return DataLoader(TensorDataset(images, pictures.labels, pictures.masks), BATCH, shuffle=shuffle)
 
@@ -104,11 +104,11 @@ def one_fit(
     """Train, measure and check for shortcuts: the scores, the classifier and the masker.
 
     Args:
-        method: what is learnt.
+        method: the row of the table.
         domains: the pictures.
-        seed: of weights, order and draws.
-        epochs: of the classifier.
-        **options: of the trainer, in place of the benchmark's.
+        seed: seed of weights, order and random draws.
+        epochs: epochs of the classifier.
+        **options: options of the trainer, in place of the benchmark's.
     """
     torch.manual_seed(seed)
     classifier = toy_network().to(memory_format=torch.channels_last)
@@ -150,7 +150,7 @@ def one_fit(
 
 
 def keep_fit(folder: Path, method: Recipe, domains: Callable[[], Domains], seed: int, **options: Any) -> bool:
-    """Make a fit in a method's folder if its file isn't there; whether it was made."""
+    """Make a fit in a method's folder unless its file exists; return whether it was made."""
     file = folder / f"{seed}.json"
     if file.exists():
         return False

@@ -1,6 +1,6 @@
 """Scores of a classifier and its masker: accuracy, positions of CAMs and masks, and faithfulness of CAMs.
 
-CAMs are Grad-CAMs of the predicted class at the last feature map, brought to the picture's size bilinearly.
+CAMs are Grad-CAMs of the predicted class at the last feature map, resized bilinearly to the picture.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from xai_align.perturbation.spec import PerturbationSpec, steps
 
 #: Sufficiency and comprehensiveness are means over these shares of the picture.
 SHARES = (0.05, 0.1, 0.2, 0.5)
-#: What stands in for pixels that are taken away: 0 is the data set's mean colour.
+#: Fills of removed pixels: 0 is the data set's mean colour.
 FILLS: Mapping[str, object] = {"mean": 0.0, "blur": "blur"}
 #: Steps from the blurred picture to the picture, of the insertion curve.
 INSERTION_STEPS = 16
-#: Pictures of which sufficiency and comprehensiveness are measured.
+#: Number of pictures on which sufficiency and comprehensiveness are measured.
 JUDGED = 500
-#: A mask is on where it is above this.
+#: Threshold above which a mask is on.
 ON = 0.5
 AT_ONCE = 250
 
 
 def scores(classifier: nn.Module, masker: nn.Module | None, domains: Domains) -> dict[str, float]:
-    """All numbers of a fit, by name; both networks in eval mode."""
+    """Return all numbers of a fit by name; both networks are in eval mode."""
     found: dict[str, float] = {}
     for name, pictures in (("id", domains.in_domain), ("ood", domains.out_of_domain)):
         predicted = answers(classifier, pictures.images)
@@ -55,12 +55,12 @@ def scores(classifier: nn.Module, masker: nn.Module | None, domains: Domains) ->
 
 @torch.no_grad()
 def answers(classifier: nn.Module, images: Tensor) -> Tensor:
-    """The predicted classes ``[N]``."""
+    """Return the predicted classes ``[N]``."""
     return torch.cat([classifier(x).argmax(1) for x in images.split(AT_ONCE)])
 
 
 def cams_of(classifier: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
-    """``[N, 1, H, W]``, not negative."""
+    """Return CAMs ``[N, 1, H, W]``, not negative."""
     parts = zip(images.split(AT_ONCE), classes.split(AT_ONCE), strict=True)
     with torch.no_grad():
         cams = torch.cat([grad_cam(classifier, x, y) for x, y in parts])
@@ -69,7 +69,7 @@ def cams_of(classifier: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
 
 @torch.no_grad()
 def of_masks(masker: nn.Module, pictures: Pictures) -> dict[str, float]:
-    """The median IoU with the digits, the share of pictures below .5, and the masks' mean."""
+    """Return the median IoU with the digits, the share of pictures below .5, and the masks' mean."""
     masks = torch.cat([masker(x) for x in pictures.images.split(AT_ONCE)])
     ious = iou(masks > ON, pictures.masks > 0)
     return {
@@ -81,15 +81,15 @@ def of_masks(masker: nn.Module, pictures: Pictures) -> dict[str, float]:
 
 
 def iou(found: Tensor, true: Tensor) -> Tensor:
-    """Intersection over union of ``[N, 1, H, W]`` bool; 0 where both are empty."""
+    """Return the intersection over union of bool masks ``[N, 1, H, W]``; 0 where both are empty."""
     both, either = (found & true).sum((1, 2, 3)), (found | true).sum((1, 2, 3))
     return both / either.clamp(min=1)
 
 
 def faithfulness(classifier: nn.Module, images: Tensor, labels: Tensor, cams: Tensor) -> dict[str, float]:
-    """Sufficiency (low is good) and comprehensiveness (high is good) of CAMs, for each fill; dead CAMs are left out.
+    """Return sufficiency (low is good) and comprehensiveness (high is good) of CAMs for each fill, without dead CAMs.
 
-    And the area under the insertion curve from a blurred picture, of the probability of the class ``labels``.
+    Also the area under the insertion curve from a blurred picture, of the probability of the class ``labels``.
     """
     series = [PerturbationSpec(fill, "lerf", tuple(1 - k for k in SHARES)) for fill in FILLS.values()]
     series += [PerturbationSpec(fill, "morf", SHARES) for fill in FILLS.values()]

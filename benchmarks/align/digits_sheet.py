@@ -1,4 +1,4 @@
-"""A sheet of pictures to look at: images, and of each method's fit its CAMs and masks."""
+"""Sheet of pictures: images, and the CAMs and masks of each method's fit."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ COLUMNS = {
     "mask IoU": "id_iou",
     "mask mean": "id_mask_mean",
 }
-#: What is compared with a method seed by seed.
+#: Comparisons with another method, seed by seed.
 PAIRED = {
     "OOD acc.": "ood_accuracy",
     "ID acc.": "id_accuracy",
@@ -61,7 +61,7 @@ Fits = dict[int, dict[str, Any]]
 
 
 def report(out: Path) -> str:
-    """All tables of the kinds of data that there are fits of."""
+    """Return all tables of the kinds of data that have fits."""
     parts = []
     for kind in sorted(path for path in out.iterdir() if path.is_dir()):
         fits = {name: found for name in ORDER if (found := fits_of(kind / name))}
@@ -73,7 +73,7 @@ def report(out: Path) -> str:
 
 
 def goals(fits: dict[str, Fits]) -> str:
-    """Targets set in advance, for each method with a masker."""
+    """Return the targets that were set in advance, for each method with a masker."""
     lines = []
     for method, found in fits.items():
         seeds = sorted(set(found).intersection(*(fits[other] for other in ("erm", "dre") if other in fits)))
@@ -100,13 +100,13 @@ def goals(fits: dict[str, Fits]) -> str:
 
 
 def fits_of(folder: Path) -> Fits:
-    """Scores by seed."""
+    """Return scores by seed."""
     files = sorted(folder.glob("*.json"), key=lambda file: int(file.stem))
     return {int(file.stem): json.loads(file.read_text()) for file in files}
 
 
 def table(fits: dict[str, Fits]) -> str:
-    """Means (least to most) over the seeds of each method; of the IoU the median."""
+    """Return means (smallest to largest) over the seeds of each method; for the IoU the median."""
     lines = [heading("", "seeds", *COLUMNS, "s")]
     for method, found in fits.items():
         cells = [_spread([one[c] for one in found.values() if c in one], c) for c in COLUMNS.values()]
@@ -116,7 +116,7 @@ def table(fits: dict[str, Fits]) -> str:
 
 
 def paired(fits: dict[str, Fits], other: str) -> str:
-    """Mean differences to another method on the same seeds, 95 % t intervals, and how many seeds went up."""
+    """Return mean differences to another method on the same seeds, 95 % t intervals, and how many are positive."""
     lines = [heading(f"less {other}", "seeds", *PAIRED)]
     for method, found in fits.items():
         seeds = sorted(set(found) & set(fits[other]))
@@ -127,13 +127,13 @@ def paired(fits: dict[str, Fits], other: str) -> str:
 
 
 def _difference_in(column: str, found: Fits, other: Fits, seeds: Sequence[int]) -> str:
-    """The paired difference; nothing for a column that older fits have not."""
+    """Return the paired difference; nothing for a column that older fits lack."""
     both = [s for s in seeds if column in found[s] and column in other[s]]
     return difference([found[s][column] - other[s][column] for s in both]) if both else ""
 
 
 def signs(fits: dict[str, Fits]) -> str:
-    """The measures of the shortcut check, least to most over the seeds, and in how many fits there was a sign."""
+    """Return the measures of the shortcut check, smallest to largest over the seeds, and how many fits have a sign."""
     names = ("shuffled", "plain_colour", "removed", "on_frame", "same_place")
     lines = [heading("", "signs in", *names, "collapse warnings")]
     for method, found in fits.items():
@@ -148,7 +148,7 @@ def signs(fits: dict[str, Fits]) -> str:
 
 
 def difference(values: Sequence[float]) -> str:
-    """``+.021 [+.010, +.032] 5/5``: mean, interval, and how many are above zero."""
+    """``+.021 [+.010, +.032] 5/5``: mean, interval, and the number above zero."""
     up = f"{sum(v > 0 for v in values)}/{len(values)}"
     if len(values) < 2:
         return f"{fmean(values):+.3f} {up}"

@@ -1,8 +1,8 @@
-"""Compare fills for what a mask removes, by how well a masker learns from a pretrained network.
+"""Compare fills for removed pixels, by how well a masker learns from a pretrained network.
 
     python -m benchmarks.align.fills --pacs DIR [--source photo] [--seed 100] [--picture FILE]
 
-EfficientNet-Lite0 is fine-tuned on one domain of PACS and then left as it is, while maskers learn alone for a hundred
+EfficientNet-Lite0 is fine-tuned on one domain of PACS and then frozen, while maskers are trained alone for a hundred
 steps of 16 pictures. In the network's units 0 is grey, so that a mask of .2 everywhere leaves a dim picture.
 """
 
@@ -26,7 +26,7 @@ from xai_align.align import AlignTrainer, Masker, recipe
 from xai_align.align.masker_loss import Baseline
 
 STEPS = 100
-#: What is left of a picture's contrast.
+#: Remaining share of a picture's contrast.
 DIMMED = (1.0, 0.5, 0.2, 0.1)
 FILLS: dict[str, Baseline] = {
     "0": 0.0,
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--pacs", type=Path, required=True, help="DOMAIN/CLASS/*.jpg")
     parser.add_argument("--source", default="photo")
     parser.add_argument("--seed", type=int, default=100)
-    parser.add_argument("--picture", type=Path, default=None, help="where to draw masks of some test pictures")
+    parser.add_argument("--picture", type=Path, default=None, help="file for the masks of some test pictures")
     options = parser.parse_args()
     torch.set_num_threads(1)
     pacs = load_pacs(options.pacs)
@@ -70,7 +70,7 @@ def main() -> None:
 def learnt(
     classifier: nn.Module, make: Callable[[], nn.Module], baseline: Baseline, crops: Crops, seed: int
 ) -> nn.Module:
-    """A masker after :data:`STEPS` steps."""
+    """Return a masker after :data:`STEPS` steps."""
     torch.manual_seed(seed)
     masker = make().to(memory_format=torch.channels_last)
     trainer = AlignTrainer(
@@ -83,7 +83,7 @@ def learnt(
 
 
 def draw(images: Tensor, masks: dict[str, Tensor], file: Path) -> None:
-    """Pictures in the first row, a row of masks for each masker."""
+    """Draw pictures in the first row, and a row of masks for each masker."""
     figure, axes = plt.subplots(1 + len(masks), len(images), figsize=(0.9 * len(images), 0.95 * (1 + len(masks))))
     for axis, image in zip(axes[0], images.permute(0, 2, 3, 1) / 2 + 0.5, strict=True):
         axis.imshow(image.clamp(0, 1))

@@ -1,4 +1,4 @@
-"""The area under the ROC curve of answers that are yes or no."""
+"""Area under the ROC curve of yes-or-no answers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def hard_auc(predicted: Tensor, labels: Tensor) -> float:
-    """The area under the ROC curve of answers that are yes or no, ``(recall + specificity) / 2``, mean over classes."""
+    """Return the area under the ROC curve of yes-or-no answers, ``(recall + specificity) / 2``, mean over classes."""
     areas = []
     for k in labels.unique():
         own = labels == k

@@ -3,8 +3,8 @@
     python -m benchmarks.align.inverse --digits mnist_12k.npz --out OUT --seeds 3
 
 ``constant``: a constant learning rate for 8 epochs and the last weights. ``decaying``: a cosine for 12 epochs and the
-best validation. In both the CAM is brought to the mask's size, gradients go through its channel weights, and there
-is no other regulariser. If a mask of ones does what the inverse mask does, the place of the mask isn't what matters.
+best validation. In both, the CAM is resized to the mask, gradients go through its channel weights, and there is no
+other regulariser. If a mask of ones has the same effect as the inverse mask, the position of the mask does not matter.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ TRAINING: dict[str, dict[str, Any]] = {
 
 
 def methods() -> dict[str, Recipe]:
-    """Guides; everything but the classification and the alignment is left out."""
+    """Methods that differ in the mask; everything but classification and alignment is left out."""
     common: dict[str, Any] = {"mixup": 0.0, "alignment_options": {"meet": "cam_up"}}
     found = {name: recipe(name, **common) for name in ("oracle", "inverse")}
     return {"erm": recipe("erm")} | found | {"everywhere": aligned_to("everywhere", Everywhere(), **common)}

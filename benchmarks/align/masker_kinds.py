@@ -1,16 +1,16 @@
-"""``fit-align`` with its defaults on photographs in a folder, with both maskers and without any, beside ERM.
+"""Run ``fit-align`` with its defaults on a folder of photographs, with both maskers and without one, beside ERM.
 
     OMP_NUM_THREADS=1 python -m benchmarks.align.masker_kinds --pacs DIR --out OUT
 
 EfficientNet-Lite0 with its ImageNet weights, the command's defaults, for each seed. ``--pacs`` holds
 ``DOMAIN/CLASS/*.jpg``; ``OUT`` gets the fits and, for each seed, ``masks-SEED.png``: held-out photographs with the
-masks of each masker. ``--frozen`` trains the new head alone. ``--each 20`` takes as many photographs of a class.
+masks of each masker. ``--frozen`` trains the new head alone. ``--each 20`` uses 20 photographs of each class.
 
-``--alone`` is quicker: a head on the frozen network's features, kept for all steps, and then the masker on stages
-alone, each for the steps of the command's phases, with its losses and rates, but at steady rates. It shows what the
-masker learns before the two take turns.
+``--alone`` is quicker: a head on the frozen network's cached features, and then the masker on stages alone, each for
+the steps of the command's phases, with its losses and learning rates, but at constant rates. It shows what the masker
+learns before the two alternate.
 
-How long a fit takes is in the table; on a core that was shared by several processes it was some ten times as much.
+The table has the time of each fit; on a core shared by several processes, fits took about ten times as long.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ from xai_align.hookspecs import LoadedModel
 SIDE = 96
 #: Number of photographs on the sheet.
 SHOWN = 14
-#: Steps of a row in the log of the masker alone.
+#: Steps between rows in the log of the masker alone.
 LOGGED = 15
-#: What is trained: the recipe and the masker.
+#: Fits: the recipe and the masker of each.
 FITS = {"stages": ("align", "stages"), "plain": ("align", "plain"), "erm": ("erm", None)}
 
 
@@ -73,7 +73,7 @@ def few(pacs: Path, domain: str, out: Path, *, each: int) -> Path:
 
 @torch.no_grad()
 def measures(done: FolderAlignment, images: Tensor, labels: Tensor) -> dict[str, float]:
-    """Return the accuracy on held-out pictures, and what their masks are like if there are any."""
+    """Return the accuracy on held-out pictures, and statistics of their masks if there are any."""
     classifier = done.fit.classifier.eval()
     (scores,) = done.scores.values()
     found = {"accuracy": scores.accuracy, "steps": done.fit.steps, "seconds": done.fit.seconds}
@@ -82,7 +82,7 @@ def measures(done: FolderAlignment, images: Tensor, labels: Tensor) -> dict[str,
     masks = done.fit.masker.eval()(images)
     parts = (images, *keep_and_drop(images, masks, "another_image"))
     p, keep, drop = (classifier(x).softmax(-1).gather(1, labels[:, None]).mean().item() for x in parts)
-    # of the variance over pictures and pixels, what is left when the pixel's mean over pictures is taken away
+    # share of the variance over pictures and pixels that remains without each pixel's mean over pictures
     between = (masks - masks.mean(0)).square().mean() / (masks - masks.mean()).square().mean()
     return found | {
         "p": p,
@@ -95,7 +95,7 @@ def measures(done: FolderAlignment, images: Tensor, labels: Tensor) -> dict[str,
 
 
 def masker_alone(folder: Path, out: Path, *, seed: int) -> None:
-    """Train a head, then the masker alone; print what its masks are like on the way and on held-out pictures."""
+    """Train a head, then the masker alone; print statistics of its masks during training and on held-out pictures."""
     loaded, rate, domains = lite0_small(), 3e-3, read_domains(folder, [])
     split = split_domains(domains, validation_share=0.15, test_share=0.15, seed=seed)
     parts = (split.train, split.test[next(iter(split.test))])
@@ -163,7 +163,7 @@ def masker_alone(folder: Path, out: Path, *, seed: int) -> None:
 
 
 class _Headed(nn.Module):
-    """The network with the head."""
+    """Network with the head."""
 
     def __init__(self, features: Callable[[Tensor], Tensor], head: nn.Module) -> None:
         super().__init__()
@@ -174,7 +174,7 @@ class _Headed(nn.Module):
 
 
 def sheet(rows: list[Tensor], file: Path) -> None:
-    """Write a picture of rows of pictures, from 0 to 1."""
+    """Write an image of rows of pictures, from 0 to 1."""
     whole = torch.cat([torch.cat(list(row), 2) for row in rows], 1).clamp(0, 1)
     pixels = (whole.permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
     Image.fromarray(pixels).save(file)
@@ -189,7 +189,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--fits", nargs="+", choices=FITS, default=list(FITS))
     parser.add_argument("--frozen", action="store_true", help="train the new head alone")
-    parser.add_argument("--alone", action="store_true", help="a head, and then the masker alone, and no more")
+    parser.add_argument("--alone", action="store_true", help="train a head and then the masker alone, and nothing else")
     options = parser.parse_args()
     torch.set_num_threads(1)
     folder, loaded = few(options.pacs, options.domain, options.out, each=options.each), lite0_small()

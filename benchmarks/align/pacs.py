@@ -4,12 +4,12 @@
     export MALLOC_MMAP_THRESHOLD_=8589934592 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=268435456
     python -m benchmarks.align.pacs --pacs DIR --out OUT --first-seed 1 --seeds 3
     python -m benchmarks.align.pacs --pacs DIR --out LAST --trained last --first-seed 10 --seeds 6
-    python -m benchmarks.align.pacs --pacs DIR --out PEERS --trained last --first-seed 10 --seeds 6 \
+    python -m benchmarks.align.pacs --pacs DIR --out PEERS --trained last --first-seed 10 --seeds 6 \\
         --methods erm sgt dre gradia care grey align
     python -m benchmarks.align.pacs --pacs DIR --out OUT --report
     python -m benchmarks.align.pacs --pacs DIR --out OUT --first-seed 1 --sources photo --picture FILE
 
-A fit leaves a file with its numbers and one with some CAMs and masks; what is there isn't repeated.
+A fit leaves a file with its numbers and one with some CAMs and masks; existing fits are not repeated.
 
 Takes 23 to 83 seconds a fit on one core.
 """
@@ -32,7 +32,7 @@ from benchmarks.shared.pacs import Pacs, load_pacs
 from benchmarks.shared.positive_integer import positive_integer
 from xai_align.comparison.store import write_whole
 
-#: Of each class of a domain that wasn't trained on, CAMs of so many pictures are judged.
+#: Number of pictures of each class whose CAMs are judged, in a domain that was not trained on.
 JUDGED = 4
 #: The methods of the goal.
 GOAL = ("erm", "dre", "align")
@@ -42,12 +42,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pacs", type=Path, required=True, help="DOMAIN/CLASS/*.jpg")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seeds", type=positive_integer, default=3, help="how many, from --first-seed on")
+    parser.add_argument("--seeds", type=positive_integer, default=3, help="number of seeds, from --first-seed on")
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--methods", nargs="*", choices=METHODS, default=list(GOAL))
-    parser.add_argument("--sources", nargs="*", default=None, help="domains to train on; all")
+    parser.add_argument("--sources", nargs="*", default=None, help="domains to train on; default: all")
     parser.add_argument("--trained", choices=get_args(Trained), default="all", help="the last blocks only, or all")
-    parser.add_argument("--report", action="store_true", help="print tables of what is there, and train nothing")
+    parser.add_argument("--report", action="store_true", help="print tables of the existing fits, and train nothing")
     parser.add_argument("--picture", type=Path, default=None, help="draw CAMs and masks of one source's fits")
     options = parser.parse_args()
     if options.picture is not None:
@@ -76,14 +76,14 @@ def main() -> None:
 
 
 def trained_in(file: Path) -> str:
-    """Weights that the fit of a file trained; files of before have no word of it."""
+    """Return which weights the fit of a file trained; older files do not record it."""
     return str(json.loads(file.read_text("utf-8")).get("trained", "all"))
 
 
 def one(
     pacs: Pacs, masks: torch.Tensor | None, source: str, seed: int, method: str, out: Path, trained: Trained
 ) -> dict[str, Any]:
-    """Train and measure; what some pictures look like is kept in a file of its own."""
+    """Train and measure; CAMs and masks of some pictures are saved to a separate file."""
     images, number = prepared(pacs.pixels), pacs.domain_names.index(source)
     split = split_of(pacs, number, seed)
     start = process_time()

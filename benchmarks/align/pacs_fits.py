@@ -1,6 +1,7 @@
-"""EfficientNet-Lite0 fine-tuned on one domain of PACS, by ALIGN and by what it is compared with.
+"""EfficientNet-Lite0 fine-tuned on one domain of PACS, by ALIGN and by the methods it is compared with.
 
-All methods make the same number of updates of the classifier, on the same kind of pictures and with the same rates.
+All methods make the same number of updates of the classifier, on the same kind of pictures and with the same learning
+rates.
 """
 
 from __future__ import annotations
@@ -23,17 +24,17 @@ from xai_align.align import AlignFit, AlignTrainer, Recipe, recipe
 from xai_align.align.mask_sources import Inverted, LearnedMask
 from xai_align.align.saliency import Normalise
 
-#: Pixels of a side.
+#: Side of the pictures in pixels.
 SIZE = 96
 BATCH = 16
-#: Epochs of the classifier, how many of them before there are masks, and of the masker alone.
+#: Epochs of the classifier, those of them without masks, and epochs of the masker alone.
 EPOCHS, WARM_UP, MASKER_ALONE = 5, 1, 2
 LEARNING_RATE, MASKER_LEARNING_RATE = 3e-4, 3e-3
 #: lambda3 and lambda4: of the alignment and of DRE's regulariser.
 WEIGHT = 0.1
-#: A picture is a random crop of at least this side, in shares, and mirrored every other time.
+#: Smallest side of a random crop as a share of the picture's.
 SMALLEST_CROP = 0.75
-#: The share of a domain that is trained on.
+#: Share of a domain that is trained on.
 TRAINED = 0.8
 
 #: Weights that are trained: all, or those from block 5 on (2.7 of 3.4 million), which is quicker.
@@ -43,14 +44,14 @@ FIRST_OF_LAST = 5
 
 @dataclass(frozen=True)
 class Split:
-    """Numbers of pictures of one domain; classes have equal shares."""
+    """Indices of pictures of one domain; classes have equal shares."""
 
     train: Tensor
     test: Tensor
 
 
 def split_of(pacs: Pacs, source: int, seed: int) -> Split:
-    """80 % of every class to train, the rest to test."""
+    """Split every class: 80 % to train, the rest to test."""
     generator = torch.Generator().manual_seed(seed)
     parts: list[tuple[Tensor, Tensor]] = []
     for label in range(len(pacs.class_names)):
@@ -62,7 +63,7 @@ def split_of(pacs: Pacs, source: int, seed: int) -> Split:
 
 
 def prepared(pixels: Tensor) -> Tensor:
-    """``[N, 3, 96, 96]`` in EfficientNet-Lite0's units from uint8."""
+    """Return uint8 pictures as ``[N, 3, 96, 96]`` in EfficientNet-Lite0's units."""
     small = [
         interpolate(some.float() / 127.5 - 1, (SIZE, SIZE), mode="bilinear", antialias=True)
         for some in pixels.split(128)
@@ -71,7 +72,7 @@ def prepared(pixels: Tensor) -> Tensor:
 
 
 class Crops:
-    """Batches of random crops, another choice in every epoch; they draw from PyTorch's generator.
+    """Batches of random crops, drawn anew in every epoch from PyTorch's generator.
 
     Masks ``[N, 1, H, W]``, if there are any, are cropped with their images.
     """
@@ -92,7 +93,7 @@ class Crops:
 
 
 def cropped(images: Tensor) -> Tensor:
-    """A random crop of each, at the same size again, mirrored every other time."""
+    """Return a random crop of each, resized to the same size, mirrored with probability one half."""
     count = len(images)
     side = SMALLEST_CROP + (1 - SMALLEST_CROP) * torch.rand(count)
     theta = torch.zeros(count, 2, 3)
@@ -105,7 +106,7 @@ def cropped(images: Tensor) -> Tensor:
 
 
 def aligned(weight: float = WEIGHT, **options: Any) -> Recipe:
-    """ALIGN. Where a mask takes away there is another picture: a dimmed one this network still recognises."""
+    """ALIGN with another picture as the fill of removed parts: this network still recognises a dimmed picture."""
     return recipe("align", alignment=weight, mixup=weight, mixup_share=0.5, baseline="another_image", **options)
 
 
@@ -119,8 +120,8 @@ class Method:
 
 #: Training of the classifier. "gradia" and "care", which need masks from people, have pseudo-masks, and CAMs scaled as
 #: in their authors' code; "grey": aligned with the grey image. "1": with the weights that are usual elsewhere.
-#: "backgrounds": the same answers are asked for where masks leave pieces of other pictures. "signed": CAMs are not
-#: rectified, so that they can't die. "inverse": aligned with one minus the mask that is learnt.
+#: "backgrounds": the same answers are required with pieces of other pictures outside the masks. "signed": CAMs are not
+#: rectified, so that they cannot vanish. "inverse": aligned with one minus the learnt mask.
 METHODS = {
     "erm": Method(partial(recipe, "erm")),
     "dre": Method(partial(recipe, "dre", mixup=WEIGHT, mixup_share=0.5)),
@@ -139,14 +140,14 @@ METHODS = {
 
 
 class OwnPace(torch.optim.AdamW):
-    """AdamW whose rate falls from full to none by a cosine over its own steps, whatever else is trained meanwhile."""
+    """AdamW with a cosine schedule from the full rate to zero over its own steps, whatever else is trained."""
 
     def __init__(self, parameters: list[nn.Parameter], rate: float, *, steps: int) -> None:
         super().__init__(parameters, rate)
         self._steps, self._made = steps, 0
 
     def step(self, closure: Any = None) -> Any:
-        """One step; the trainer sets the full rate before each."""
+        """Make one step; the trainer sets the full rate before each."""
         for group in self.param_groups:
             group["lr"] *= (1 + math.cos(math.pi * self._made / self._steps)) / 2
         self._made += 1
@@ -171,7 +172,7 @@ def fit(
     seed: int,
     trained: Trained = "all",
 ) -> tuple[AlignFit, list[str]]:
-    """Train on these pictures, with masks if the method needs them; the fit, and the classes of the warnings."""
+    """Train on these pictures, with masks if the method needs them; return the fit and the classes of its warnings."""
     torch.manual_seed(seed)  # of the new head
     model = lite0().model
     model.reset_classifier(classes)  # type: ignore[operator]

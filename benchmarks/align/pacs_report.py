@@ -1,7 +1,7 @@
-"""Tables of the fits on single domains of PACS, and a picture of what some of them look at.
+"""Tables of the fits on single domains of PACS, and a picture of the CAMs and masks of some of them.
 
-Differences are paired: the same source, split and seed. Intervals (95 %, Student's t) take the four sources as given
-and the seeds as drawn: variances are those within a source.
+Differences are paired: the same source, split and seed. Intervals (95 %, Student's t) treat the four sources as fixed
+and the seeds as random: variances are those within a source.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from xai_align.comparison.student_t import critical_value
 
 Fit = dict[str, Any]
 Value = Callable[[Fit], float]
-#: What explanations are asked, and whether high (↑) is good.
+#: Scores of explanations, and whether high (↑) is good.
 FAITHFULNESS = {
     "sufficiency, mean": False,
     "sufficiency, blur": False,
@@ -35,7 +35,7 @@ ORDER = ("erm", "dre", "sgt", "align", "backgrounds", "inverse", "signed", "sign
 
 
 def report(fits: Sequence[Fit]) -> str:
-    """Markdown; methods that were not fitted everywhere are compared where they were."""
+    """Return Markdown; methods that were not fitted on all sources are compared on those where they were."""
     methods = [method for method in ORDER if any(fit["method"] == method for fit in fits)]
     by_key = {(fit["method"], fit["source"], fit["seed"]): fit for fit in fits}
     parts = [
@@ -49,17 +49,17 @@ def report(fits: Sequence[Fit]) -> str:
 
 
 def inside(name: str) -> Value:
-    """A number of the domain that was trained on."""
+    """Return a number of the domain that was trained on."""
     return lambda fit: float(fit["domains"][fit["source"]][name])
 
 
 def outside(name: str) -> Value:
-    """Its mean over the other domains."""
+    """Return its mean over the other domains."""
     return lambda fit: fmean(found[name] for domain, found in fit["domains"].items() if domain != fit["source"])
 
 
 def paired(by_key: Mapping[tuple[str, str, int], Fit], one: str, other: str, value: Value) -> tuple[float, float, int]:
-    """The mean difference over sources, half its interval, and the number of pairs."""
+    """Return the mean difference over sources, half its interval, and the number of pairs."""
     by_source: dict[str, list[float]] = {}
     for (method, source, seed), fit in by_key.items():
         if method == one and (other, source, seed) in by_key:
@@ -141,7 +141,7 @@ def _masks(by_key: Mapping[tuple[str, str, int], Fit], methods: Sequence[str]) -
 
 
 def picture(pacs: Pacs, out: Path, source: str, seed: int, methods: Sequence[str]) -> Figure:
-    """A column for each of some pictures: it, each method's CAM and mask. Names of methods that err are in brackets."""
+    """Draw a column for each of some pictures: it, and each method's CAM and mask; wrong methods are in brackets."""
     kept = {method: torch.load(out / f"{source}-{seed}-{method}.pt", weights_only=True) for method in methods}
     numbers = next(iter(kept.values()))["numbers"]
     images, labels = pacs.pixels[numbers].permute(0, 2, 3, 1), pacs.labels[numbers]

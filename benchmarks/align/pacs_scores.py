@@ -15,9 +15,9 @@ from xai_align.perturbation import PerturbationSpec, perturbation_curves
 from xai_align.perturbation.questioned import curve_values
 from xai_align.perturbation.spec import steps
 
-#: Shares of a picture's pixels that are kept, or taken away.
+#: Shares of a picture's pixels that are kept, or removed.
 SHARES = (0.05, 0.1, 0.2, 0.5)
-#: What stands where something was taken away: 0 is the mean colour in the network's units.
+#: Fill of removed pixels: 0 is the mean colour in the network's units.
 FILLS: dict[str, float | str] = {"mean": 0.0, "blur": "blur"}
 #: Steps of the insertion curve.
 INSERTION_STEPS = 16
@@ -26,7 +26,7 @@ AT_ONCE = 32
 
 @dataclass(frozen=True)
 class Asked:
-    """Pictures of one domain, and the numbers of those that CAMs are judged on."""
+    """Pictures of one domain, and the indices of those whose CAMs are judged."""
 
     images: Tensor
     labels: Tensor
@@ -34,7 +34,7 @@ class Asked:
 
 
 def scores(classifier: nn.Module, masker: nn.Module | None, asked: Asked) -> dict[str, float]:
-    """Accuracy, what CAMs of the predicted class are worth, and what masks are like; both networks in eval mode."""
+    """Return accuracy, scores of CAMs of the predicted class, and statistics of masks; both networks in eval mode."""
     predicted = torch.cat([probabilities(classifier, x) for x in asked.images.split(AT_ONCE)]).argmax(1)
     right = (predicted == asked.labels).double()
     by_class = [float(right[asked.labels == label].mean()) for label in asked.labels.unique()]
@@ -51,14 +51,14 @@ def scores(classifier: nn.Module, masker: nn.Module | None, asked: Asked) -> dic
 
 @torch.no_grad()
 def shown(classifier: nn.Module, masker: nn.Module | None, images: Tensor) -> dict[str, Tensor]:
-    """Data for pictures of some examples: predicted classes, CAMs, and masks if there are any."""
+    """Return data for pictures of some examples: predicted classes, CAMs, and masks if there are any."""
     predicted = probabilities(classifier, images).argmax(1)
     found = {"predicted": predicted, "cams": cams_of(classifier, images, predicted)}
     return found if masker is None else found | {"masks": masker(images).half()}
 
 
 def of_cams(classifier: nn.Module, images: Tensor, classes: Tensor) -> dict[str, float]:
-    """Sufficiency (low is good) and comprehensiveness (high is good), means over :data:`SHARES`; insertion AUC.
+    """Return sufficiency (low is good), comprehensiveness (high is good), means over :data:`SHARES`, and insertion AUC.
 
     The insertion curve goes from a blurred picture to the picture.
     """
@@ -67,7 +67,7 @@ def of_cams(classifier: nn.Module, images: Tensor, classes: Tensor) -> dict[str,
     series = [PerturbationSpec(fill, "morf", SHARES) for fill in FILLS.values()]
     series += [PerturbationSpec(fill, "lerf", tuple(1 - share for share in SHARES)) for fill in FILLS.values()]
     series.append(PerturbationSpec("blur", "lerf", steps(INSERTION_STEPS)))
-    # places where a CAM is the same, as where it is zero, are ranked by chance, and alike for all networks
+    # positions with equal CAM values, such as zero, are ranked at random, in the same order for all networks
     ties = torch.rand(maps.shape, generator=torch.Generator().manual_seed(0)) * 1e-4
     ranked = maps / maps.amax((1, 2), keepdim=True).clamp(min=1e-12) + ties
     curves = perturbation_curves(classifier, images, ranked, series, internal_batch_size=AT_ONCE)
@@ -84,14 +84,14 @@ def of_cams(classifier: nn.Module, images: Tensor, classes: Tensor) -> dict[str,
 
 @torch.no_grad()
 def cams_of(classifier: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
-    """``[N, 1, 3, 3]``: at the head's input."""
+    """Return CAMs ``[N, 1, 3, 3]`` at the head's input."""
     parts = zip(images.split(AT_ONCE), classes.split(AT_ONCE), strict=True)
     return torch.cat([grad_cam(classifier, x, y) for x, y in parts])
 
 
 @torch.no_grad()
 def of_masks(classifier: nn.Module, masker: nn.Module, images: Tensor, classes: Tensor) -> dict[str, float]:
-    """Statistics of masks, and the predicted class's probability with the kept and with the dropped part."""
+    """Return statistics of masks, and the predicted class's probability with the kept and with the dropped part."""
     masks = torch.cat([masker(x) for x in images.split(AT_ONCE)])
     others = images.roll(len(images) // 2, 0)
     kept, dropped = images * masks + others * (1 - masks), images * (1 - masks) + others * masks
@@ -103,7 +103,7 @@ def of_masks(classifier: nn.Module, masker: nn.Module, images: Tensor, classes: 
     return {
         "mask mean": float(masks.mean()),
         "mask spread": float(masks.flatten(1).std(1).mean()),
-        # 0: the same mask for all pictures; how much of the variance is between pictures
+        # share of the variance that is between pictures; 0: the same mask for all
         "mask own": float((masks - mean).square().mean() / (masks - masks.mean()).square().mean().clamp(min=1e-12)),
         "mask above .9": float((masks > 0.9).double().mean()),
         "mask below .1": float((masks < 0.1).double().mean()),
@@ -114,6 +114,6 @@ def of_masks(classifier: nn.Module, masker: nn.Module, images: Tensor, classes: 
 
 @torch.no_grad()
 def probabilities(classifier: nn.Module, images: Tensor) -> Tensor:
-    """``[N, K]``."""
+    """Return probabilities ``[N, K]``."""
     found: Tensor = classifier(images)
     return found.softmax(1)

@@ -1,12 +1,12 @@
-"""A masker on the frozen first stages of a pretrained network, for natural images of which there are few.
+"""Masker on the frozen first stages of a pretrained network, for small sets of natural images.
 
     images ─ frozen stages ─ stride 4 ─────────────── + ─ smooth ─ logits ─ up ─ sigmoid
                           └─ stride 8 ────── + ─ up ──┘
                           └─ stride 16 ─ up ─┘
 
-From a few hundred photographs a masker from nothing learns little more than that objects are in the middle.
-Three stages of EfficientNet-Lite0 with its ImageNet weights, which are not trained, and some 50,000 weights that
-are, find outlines in a hundred steps of 16 photographs.
+From a few hundred photographs, a masker trained from scratch learns little more than that objects are in the middle.
+Three frozen stages of EfficientNet-Lite0 with ImageNet weights, and some 50,000 trained weights, find outlines in a
+hundred steps of 16 photographs.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from torch.nn.functional import interpolate
 
 from benchmarks.shared.real_networks import lite0
 
-#: The stages that are looked at, fine to coarse, and their channels.
+#: Stages that are used, fine to coarse, and their channels.
 STAGES = {"1": 24, "2": 40, "4": 112}
 
 
 class PretrainedMasker(nn.Module):
-    """Images ``[N, 3, H, W]`` in EfficientNet-Lite0's units to masks ``[N, 1, H, W]`` in [0, 1].
+    """Masker of images ``[N, 3, H, W]`` in EfficientNet-Lite0's units, with masks ``[N, 1, H, W]`` in [0, 1].
 
     Args:
-        width: channels of what is trained.
-        start: about the value of untrained masks.
+        width: channels of the trained layers.
+        start: approximate value of untrained masks.
     """
 
     def __init__(self, *, width: int = 48, start: float = 0.6) -> None:
@@ -47,24 +47,24 @@ class PretrainedMasker(nn.Module):
         nn.init.constant_(self.last.bias, log(start / (1 - start)))  # type: ignore[arg-type]
 
     def train(self, mode: bool = True) -> PretrainedMasker:
-        """The frozen stages keep their statistics."""
+        """Set the mode; the frozen stages keep their statistics."""
         super().train(mode)
         self.frozen.eval()
         return self
 
     def forward(self, images: Tensor) -> Tensor:
-        """The masks."""
+        """Return the masks."""
         return self.logits(images).sigmoid()
 
     def logits(self, images: Tensor) -> Tensor:
-        """Logits of the mask."""
+        """Return the logits of the masks."""
         fine, middle, coarse = self.features(images)
         around = self.around(self.from_middle(middle) + _up(self.from_coarse(coarse), middle))
         return _up(self.last(self.smooth(self.from_fine(fine) + _up(around, fine))), images)
 
     @torch.no_grad()
     def features(self, images: Tensor) -> list[Tensor]:
-        """Feature maps of :data:`STAGES`."""
+        """Return the feature maps of :data:`STAGES`."""
         z, found = self.stem(images), []
         for name, stage in self.stages.named_children():
             z = stage(z)

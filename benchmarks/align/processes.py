@@ -2,13 +2,13 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.align.processes [--pictures 203] [--epochs 4]
 
-A bar lies, stands, or is a square, in noise; the classifier has two convolutions, the masker is the library's own.
-An epoch of warm-up, one of the masker alone, then both in turn, on the CPU (gloo). Three recipes, with group norms,
-which know no batch; ALIGN in double precision, to see that what differs is rounding; and ALIGN with batch norms, whose
-statistics are those of each process's own half of a batch. The same loader in all processes, batches of 32; the last
-step of an epoch is smaller, and its halves unequal. What is shown is the largest relative difference between the
-epochs' losses (of classifier, masker and validation) and means of masks, and between the weights at the end (as a share
-of their norm).
+The classes are a horizontal bar, a vertical bar and a square, in noise; the classifier has two convolutions, the
+masker is the library's own. An epoch of warm-up, one of the masker alone, then both alternately, on the CPU (gloo).
+Three recipes with group norms, which do not depend on the batch; ALIGN in double precision, which shows that
+differences are rounding; and ALIGN with batch norms, whose statistics are those of each process's half of a batch. The
+same loader in all processes, batches of 32; the last step of an epoch is smaller, and its halves unequal. The table
+has the largest relative difference between the epochs' losses (of classifier, masker and validation) and means of
+masks, and between the weights at the end (as a share of their norm).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ EXPERIMENTS = Path(__file__).parents[2] / "examples" / "plugin_align_experiments
 
 
 def bars(count: int, seed: int) -> TensorDataset:
-    """Pictures ``[N, 1, 24, 24]`` and which way the bar lies."""
+    """Return pictures ``[N, 1, 24, 24]`` and their classes."""
     dice = torch.Generator().manual_seed(seed)
     images, labels = torch.rand(count, 1, SIZE, SIZE, generator=dice) * 0.6, torch.arange(count) % 3
     for i, (top, left) in enumerate(torch.randint(0, SIZE - 12, (count, 2), generator=dice).tolist()):
@@ -60,11 +60,11 @@ class Small(nn.Module):
 
 
 def training_recipe(name: str) -> str | Recipe:
-    """The recipe of this name; ``aim`` is an example's, which need not be installed."""
+    """Return the recipe of this name; ``aim`` is in an example package, which need not be installed."""
     if name != "aim":
         return name
     if not EXPERIMENTS.is_dir():
-        raise SystemExit(f"the recipe 'aim' is in {EXPERIMENTS}, which is missing; run this in a whole checkout")
+        raise SystemExit(f"the recipe 'aim' is in {EXPERIMENTS}, which is missing; run this in a complete checkout")
     sys.path.insert(0, str(EXPERIMENTS))
     from xai_align_experiments.recipes import aim
 
@@ -93,7 +93,7 @@ def fit(kind: str, pictures: int, epochs: int) -> dict[str, object]:
 
 
 def distance(one: list[float], two: list[float]) -> float:
-    """Difference of weights as a share of their norm."""
+    """Return the difference of weights as a share of their norm."""
     a, b = (torch.tensor(values, dtype=torch.float64) for values in (one, two))
     return float((a - b).norm() / a.norm())
 
@@ -102,7 +102,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=positive_integer, default=203)
     parser.add_argument("--epochs", type=positive_integer, default=4)
-    parser.add_argument("--one", choices=KINDS, help="fit this, in this process")
+    parser.add_argument("--one", choices=KINDS, help="fit this kind in this process")
     options = parser.parse_args()
     if options.one:
         warnings.simplefilter("ignore")

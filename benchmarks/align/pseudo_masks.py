@@ -1,8 +1,8 @@
-"""Pseudo-masks for methods that need masks from people, of pictures that have none.
+"""Pseudo-masks for methods that need human masks, for pictures without them.
 
 Selective convolutional descriptor aggregation (SCDA; Wei, Luo, Wu & Zhou, IEEE TIP 26(6), 2017): at each position of
-the last convolution of a network trained on other classes, the sum of the activations over channels; marked is the
-largest connected part of what is above the mean over positions. It needs no label.
+the last convolution of a network trained on other classes, the sum of the activations over channels; the mask is
+the largest connected part above the mean over positions. It needs no label.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch.nn.functional import interpolate
 from benchmarks.align.pacs_fits import SIZE
 from benchmarks.shared.real_networks import lite0
 
-#: Pixels of a side that the network sees, as in its training: 7 x 7 positions.
+#: Side of the network's input in pixels, as in its training: 7 x 7 positions.
 SEEN = 224
 AT_ONCE = 32
 
