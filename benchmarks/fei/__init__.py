@@ -1,1 +1,1 @@
-"""FEI: optimised maps on real photographs, beside the methods they compete with."""
+"""FEI: optimised maps on real photographs, compared with other methods."""

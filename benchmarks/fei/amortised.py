@@ -1,4 +1,4 @@
-"""Fit an amortised explainer to EfficientNet-Lite0 on photographs without labels, and make its maps for the judge.
+"""Fit an amortised explainer to EfficientNet-Lite0 on unlabelled photographs, and make its maps for the judge.
 
     export OMP_NUM_THREADS=2
     export MALLOC_MMAP_THRESHOLD_=8589934592 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=268435456
@@ -6,12 +6,12 @@
     python -m benchmarks.fei.amortised maps --images DEV150 --out OUT
     python -m benchmarks.fei.judge --images DEV150 --out OUT --network lite0
 
-The judged photographs are never seen. Of the others of their folder, those that both judging networks get right are
-held out, and the rest, the pictures of PACS and those of further folders are trained on. A fit that was stopped goes on
-at its last epoch; `maps` takes the explainer as it is, at any time.
+The judged photographs are never used. Of the others in their folder, those that both judging networks classify
+correctly are held out; the rest, the pictures of PACS and those of further folders are the training data. A stopped fit
+resumes at its last epoch; `maps` uses the explainer in its current state.
 
-The explainer sees images of 160 pixels a side (`--side`), and its maps are enlarged to the 224 pixels at which networks
-are judged.
+The explainer takes images of 160 pixels a side (`--side`), and its maps are enlarged to the 224 pixels of the judging
+networks.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from benchmarks.shared.positive_integer import positive_integer
 from xai_align.data.images import images_in
 from xai_align.fei import AmortisedFEI, fit_fei
 
-#: The folder of the fit within OUT, and the method's name among the maps.
+#: Folder of the fit within OUT, and the method's name among the maps.
 FIT, METHOD = "amortised-fit", "fei-amortised"
 SIDE = 160
-#: An image and epoch takes 0.1 s of one core, so that these take less than an hour on two free ones for 1,800 images.
+#: An image takes 0.1 s of one core per epoch, so these take less than an hour on two free cores for 1,800 images.
 EPOCHS = 28
-#: Domains of PACS; its sketches are no photographs.
+#: Domains of PACS, without its sketches, which are not photographs.
 DOMAINS = "photo,art_painting,cartoon"
 
 
 @dataclass(frozen=True)
 class Views(Dataset[Tensor]):
-    """Pixels ``[N, 3, side, side]`` of 8 bits as the network's inputs."""
+    """Dataset of the network's inputs from 8-bit pixels ``[N, 3, side, side]``."""
 
     pixels: Tensor
 
@@ -68,7 +68,7 @@ def main() -> None:
     fitting.add_argument("--epochs", type=positive_integer, default=EPOCHS)
     fitting.add_argument("--batch-size", type=positive_integer, default=16)
     fitting.add_argument("--learning-rate", type=float, default=2e-3)
-    fitting.add_argument("--limit", type=positive_integer, help="train on so many images only")
+    fitting.add_argument("--limit", type=positive_integer, help="train on only this many images")
     options = parser.parse_args()
     if options.command == "fit":
         fit(options)
@@ -125,12 +125,12 @@ def eight_bits(pixels: Tensor, side: int) -> Tensor:
 
 
 def resized(pixels: Tensor, side: int) -> Tensor:
-    """Pixels ``[N, 3, H, W]`` with ``side`` rows and columns."""
+    """Resize pixels ``[N, 3, H, W]`` to ``side`` rows and columns."""
     return interpolate(pixels, (side, side), mode="bilinear", antialias=True)
 
 
 def normalised(pixels: Tensor) -> Tensor:
-    """Pixels ``[..., 3, H, W]`` in [0, 1] in the network's units, mean and standard deviation 0.5."""
+    """Return pixels ``[..., 3, H, W]`` in [0, 1] in the network's units: mean and standard deviation 0.5."""
     return (pixels - 0.5) / 0.5
 
 

@@ -1,10 +1,10 @@
-"""Judge an amortised explainer at the size of its own images: its share of what `fei` gains over the readout there.
+"""Judge an amortised explainer at the size of its own images: its share of the gain of `fei` over the readout.
 
     python -m benchmarks.fei.amortised_gain --images DEV150 --out OUT [--side 160] [--limit 24]
 
-Needs the explainer that `python -m benchmarks.fei.amortised fit` left in OUT. Readout, `fei` and explainer see the
-photographs at this size, and there the network judges their maps: insertion less deletion, own curves (28 steps), and
-ROAD, another photograph and noise (10 steps). A photograph that is judged isn't judged again.
+Needs the explainer that `python -m benchmarks.fei.amortised fit` left in OUT. Readout, `fei` and explainer take the
+photographs at this size, at which the network also judges their maps: insertion less deletion, own curves (28 steps),
+and ROAD, another photograph and noise (10 steps). A judged photograph is not judged again.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--images", required=True, type=Path, help="photographs with a labels.json")
     parser.add_argument("--out", required=True, type=Path)
     parser.add_argument("--side", type=positive_integer, default=SIDE)
-    parser.add_argument("--limit", type=positive_integer, default=48, help="so many of the judged photographs")
+    parser.add_argument("--limit", type=positive_integer, default=48, help="number of the judged photographs")
     options = parser.parse_args()
     everyone = photographs(options.images)[0]
     judged = everyone[: options.limit]
@@ -78,7 +78,7 @@ def main() -> None:
 
 
 def judge(x: Tensor, other: Tensor, maps: Tensor, label: int) -> list[list[float]]:
-    """Insertion less deletion of each map ``[M, side, side]`` of one image, in the order of the columns."""
+    """Return insertion less deletion of each map ``[M, side, side]`` of one image, in the order of the columns."""
     copies = x.expand(len(maps), -1, -1, -1).contiguous()
     series = own_games(OWN_STEPS) | both_games("noisy_linear", "noisy_linear") | both_games("noise", "noise")
     series |= both_games("photograph", other.expand_as(copies))
@@ -92,7 +92,7 @@ def judge(x: Tensor, other: Tensor, maps: Tensor, label: int) -> list[list[float
 
 
 def table(found: NDArray[np.float64]) -> str:
-    """Tables of verdicts ``[photographs, methods, columns]``."""
+    """Return tables of verdicts ``[photographs, methods, columns]``."""
     start, search, once = (found[:, METHODS.index(name)] for name in METHODS)
     lines = [f"{len(found)} photographs\n", heading("", *COLUMNS)]
     lines += [row(name, *plus_minus(found[:, k])) for k, name in enumerate(METHODS)]

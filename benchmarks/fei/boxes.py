@@ -2,8 +2,9 @@
 
     python -m benchmarks.fei.boxes --boxes DIR --network lite0 [--limit 63] [--methods readout,fei,fei-both]
 
-For maps whose zero means nothing, energy favours whoever cuts highest, so the share of the map's top fifth of the
-pixels that lies in the box, and the pointing game, stand beside it. Differences to the exact readout are paired.
+For maps whose zero has no meaning, the energy in the box depends on the threshold and favours the highest one. So the
+table also has the share of the top fifth of the pixels that lies in the box, and the pointing game. Differences to the
+exact readout are paired.
 """
 
 from __future__ import annotations
@@ -25,15 +26,15 @@ from xai_align.fei import optimize_masks
 
 #: Methods of the table.
 METHODS = ("readout", "fei", "layercam", "input_x_gradient", "random")
-#: Those that are optimised, and their solvers.
+#: Optimised methods, and their solvers.
 SOLVERS = {"fei": "curve", "fei-both": "both", "fei-nested": "nested"}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--boxes", required=True, type=Path, help="photographs with a labels.json that holds boxes")
+    parser.add_argument("--boxes", required=True, type=Path, help="photographs with a labels.json with boxes")
     parser.add_argument("--network", choices=("lite0", "squeezenet"), required=True)
-    parser.add_argument("--methods", default=",".join(METHODS), help="names with commas")
+    parser.add_argument("--methods", default=",".join(METHODS), help="names, separated by commas")
     parser.add_argument("--limit", type=positive_integer, default=None)
     options = parser.parse_args()
     network = JUDGES[options.network]
@@ -58,7 +59,7 @@ def main() -> None:
 
 
 def explained(method: str, network: str, x: Tensor, label: int) -> Tensor:
-    """One map ``[224, 224]``."""
+    """Return one map ``[224, 224]``."""
     model = JUDGES[network].model
     if method == "readout":
         return readout(model, x, label, network)

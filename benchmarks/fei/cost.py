@@ -1,11 +1,11 @@
-"""Measure the cost of the default `fei` beside the published solver, by batch size, and the gain of compiling.
+"""Measure the cost of the default `fei` and of the published solver, by batch size, and the gain of compiling.
 
     OMP_NUM_THREADS=2 python -m benchmarks.fei.cost --images DIR [--network lite0]
 
-Both solvers explain the same photographs in one process, one after the other. Peak memory is what a process gains
-over the moment before in three steps, measured in a process of its own for each row. The solvers unwrap a compiled
-network, since hidden layers cannot be watched and gradients not clipped inside a compiled graph; so what compiling
-would give is measured on a forward and backward pass alone.
+Both solvers explain the same photographs in one process, one after the other. Peak memory is the increase of a
+process's memory in three steps, measured in a separate process for each row. The solvers unwrap a compiled
+network, since hidden layers cannot be watched and gradients not clipped inside a compiled graph; so the gain of
+compiling is measured on a forward and backward pass alone.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from benchmarks.shared.positive_integer import positive_integer
 from xai_align.fei import optimize_masks
 
 NESTED: dict[str, Any] = {"solver": "nested"}
-#: ``(images, images at a time)`` of the rows that measure memory.
+#: ``(images, images at a time)`` of the rows of peak memory.
 MEMORY = ((16, 1), (16, 4), (16, 16), (4, 4))
 
 
@@ -74,7 +74,7 @@ def main() -> None:
 
 
 def a_pass(model: Any, x: Tensor, rounds: int = 5) -> float:
-    """The median of some forward and backward passes, after one that is not counted."""
+    """Return the median time of some forward and backward passes, after one that is not counted."""
     x = x.clone(memory_format=torch.channels_last).requires_grad_()
     times = [timed(lambda: torch.autograd.grad(model(x).sum(), x))[0] for _ in range(rounds + 1)]
     return median(times[1:])

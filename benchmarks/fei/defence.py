@@ -1,15 +1,15 @@
-"""Count the wrong classes that masks can draw on a blank image, for each solver and clipping rule.
+"""Count the wrong classes that masks can make a network predict on a blank image, for each solver and clipping rule.
 
     python -m benchmarks.fei.defence --network squeezenet --out OUT --classes 50 [--steps 100] [--only nested]
     python -m benchmarks.fei.defence --network squeezenet --out OUT --classes 50 --table-only
 
 The image is black, the reference of the nested solver zero in the network's units (the mean colour): the test of FEI's
 authors (arXiv 2509.04588; their released code). The range of a black image is one colour, so the curve solver's
-colours are drawn from the whole range (`normalization`). For each of some classes that the network does not give for
-the image, masks are optimised; the map, from 0 to 1, times the image is taken for that class if the computation was
-rerouted. Counted for each solver and rule (none, ibm, ivm, avm, vm, fgvis, silent), with the mean probability of the
-class. `--steps` are those of each of the nested solver's five quantiles. A file for each solver, rule and class is
-left in OUT, and what is there isn't repeated; the curve solver's steps are its own.
+colours are drawn from the whole range (`normalization`). Masks are optimised for each of some classes that the network
+does not predict for the image; if the computation was rerouted, the map, from 0 to 1, times the image is predicted as
+that class. These are counted for each solver and rule (none, ibm, ivm, avm, vm, fgvis, silent), with the mean
+probability of the class. `--steps` are those of each of the nested solver's five quantiles. A file for each solver,
+rule and class is written to OUT, and existing ones are not repeated; the curve solver has its own number of steps.
 
 Takes about 25 seconds a class and nested rule with 100 steps on SqueezeNet, twice that on EfficientNet-Lite0.
 """
@@ -35,13 +35,13 @@ from xai_align.fei import optimize_masks
 from xai_align.fei.published.clipping_rules import RULES
 from xai_align.fei.solid_colours import Normalization
 
-#: Classes that are explained at once.
+#: Number of classes that are explained at once.
 AT_ONCE = 10
 Maps = Callable[[nn.Module, Tensor, list[int]], Tensor]
 
 
 def solvers(steps: int, rules: list[str], normalization: Normalization) -> dict[str, Maps]:
-    """Maps ``[N, H, W]`` by name."""
+    """Return functions that give maps ``[N, H, W]``, by name."""
     curve = partial(_maps, solver="curve", normalization=normalization)
     found: dict[str, Maps] = {
         "fei (default)": curve,
@@ -54,7 +54,7 @@ def solvers(steps: int, rules: list[str], normalization: Normalization) -> dict[
     }
 
 
-#: The curve solver as an attack: every pixel by itself, the plain gradient, one fill, nothing moved.
+#: The curve solver as an attack: every pixel by itself, the plain gradient, one fill, no shifts.
 UNGUARDED: dict[str, Any] = {
     "mask_size": 224,
     "scales": ((0.0, 1.0),),
@@ -71,7 +71,7 @@ def _maps(model: nn.Module, x: Tensor, classes: list[int], **options: Any) -> Te
 
 
 def fooled(model: nn.Module, x: Tensor, classes: list[int], maps: Tensor) -> list[tuple[bool, float]]:
-    """Return for each map times the image whether it is predicted as its class, and the class's probability."""
+    """Return, for each map times the image, whether it is predicted as its class, and the class's probability."""
     low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
     shown = x * ((maps - low) / (high - low).clamp_min(1e-12))[:, None]
     with torch.no_grad():
@@ -82,7 +82,7 @@ def fooled(model: nn.Module, x: Tensor, classes: list[int], maps: Tensor) -> lis
 
 
 def try_some(model: nn.Module, black: Tensor, classes: list[int], make: Maps, folder: Path) -> None:
-    """Optimise for what has no file yet, a few classes at a time, and write a file for each."""
+    """Optimise masks for classes without a file, a few at a time, and write a file for each."""
     folder.mkdir(parents=True, exist_ok=True)
     waiting = [c for c in classes if not (folder / f"{c}.json").exists()]
     for first in range(0, len(waiting), AT_ONCE):
@@ -95,7 +95,7 @@ def try_some(model: nn.Module, black: Tensor, classes: list[int], make: Maps, fo
 
 
 def table(folders: dict[str, Path], classes: list[int]) -> str:
-    """A row for each solver and rule that was tried, over those of the classes that have files."""
+    """Return a row for each solver and rule that was tried, over the classes that have files."""
     lines = [heading("solver, rule", "taken for the class", "mean probability", "seconds a class")]
     for name, folder in folders.items():
         files = [file for c in classes if (file := folder / f"{c}.json").exists()]
@@ -110,12 +110,12 @@ def table(folders: dict[str, Path], classes: list[int]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", choices=("lite0", "squeezenet"), required=True)
-    parser.add_argument("--out", type=Path, required=True, help="where files are left")
-    parser.add_argument("--classes", type=positive_integer, default=50, help="how many")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the files")
+    parser.add_argument("--classes", type=positive_integer, default=50, help="number of classes")
     parser.add_argument("--steps", type=positive_integer, default=100)
     parser.add_argument("--rules", nargs="+", choices=("none", *RULES), default=["none", *RULES])
-    parser.add_argument("--only", help="solvers whose names hold this")
-    parser.add_argument("--table-only", action="store_true", help="print what is there, and optimise nothing")
+    parser.add_argument("--only", help="solvers whose names contain this")
+    parser.add_argument("--table-only", action="store_true", help="print the existing results, and optimise nothing")
     options = parser.parse_args()
     judge = JUDGES[options.network]
     model, black = judge.model, judge.view(torch.zeros(1, 3, 224, 224))

@@ -1,14 +1,14 @@
-"""Table of networks in which compounding gradient clipping inverts a map, and of what prevents it.
+"""Table of networks in which compounding gradient clipping inverts a map, and of rules that prevent it.
 
     python -m benchmarks.fei.inversion
 
-FEI's rule ibm is one-sided: a unit that is silent on the original image may be
-pushed down and never up. Every layer adds what this leaves over to the gradient.
+FEI's rule ibm is one-sided: a unit that is inactive on the original image may be
+pushed down but never up. Every layer adds the resulting bias to the gradient.
 
 The first table can be worked by hand (``identity_blocks``). Every block is
 expand, ReLU, project, and computes the identity, because its two units
 ``v = v' = relu(x1 - 2 x2)`` are projected with opposite weights. They are
-silent on the original image (1, 1) and active on the masked one (1, 1/4). The
+inactive on the original image (1, 1) and active on the masked one (1, 1/4). The
 logit is ``x1 + x2``, and descent on ``L = -logit`` should push both pixels up,
 each by 1. Going back through a block, ibm drops the push up on ``v`` and keeps
 the one down on ``v'``:
@@ -16,9 +16,9 @@ the one down on ``v'``:
     g1 <- g1 + c |g2|,    g2 <- g2 - 2 c |g2|
 
 so that ``|g2|`` grows by ``1 + 2c`` a block, and the push on pixel 1 is
-``1 - ((1 + 2c)^D - 1) / 2`` after ``D`` of them. With ``c = 1/8`` it is down from the fifth on.
+``1 - ((1 + 2c)^D - 1) / 2`` after ``D`` of them. With ``c = 1/8`` it points down from the fifth block on.
 
-The second table is the same for residual bottlenecks with random weights.
+The second table has the same for residual bottlenecks with random weights.
 
 Takes seconds.
 """
@@ -31,14 +31,14 @@ from torch import Tensor, nn
 from xai_align.fei.published.gradient_clipping import clip_gradients
 
 DEPTHS = range(1, 7)
-#: How many networks and images with random numbers.
+#: Numbers of random networks and of random images.
 NETWORKS = 20
-#: How many of the last layers are clipped when only late ones are.
+#: Number of the last layers that are clipped when only late ones are.
 LATE = 2
 
 
 class RenormalisedReLU(nn.Module):
-    """ReLU whose gradient, clipped or not, has the norm that it had before, for each image."""
+    """ReLU whose gradient is rescaled after clipping to its norm before it, for each image."""
 
     def forward(self, x: Tensor) -> Tensor:
         a = torch.relu(x)
@@ -67,7 +67,7 @@ class Residual(nn.Sequential):
 
 
 def identity_blocks(depth: int, *, c: float = 1 / 8, act: type[nn.Module] = nn.ReLU) -> nn.Sequential:
-    """``[N, 2, 1, 1]`` to ``[N, 1]``, float64: ``depth`` bottlenecks that compute nothing but ``x1 + x2``."""
+    """Network of ``depth`` bottlenecks that computes only ``x1 + x2``: ``[N, 2, 1, 1]`` to ``[N, 1]``, float64."""
     expand = torch.tensor([[1.0, 0], [0, 1], [1, -2], [1, -2]])  # x1, x2, v, v'
     project = torch.tensor([[1.0, 0, 0, 0], [0, 1, c, -c]])
     blocks = [nn.Sequential(pointwise(expand), act(), pointwise(project)) for _ in range(depth)]
@@ -81,7 +81,7 @@ def pointwise(weight: Tensor) -> nn.Conv2d:
 
 
 def random_blocks(depth: int, seed: int, *, act: type[nn.Module] = nn.ReLU) -> nn.Sequential:
-    """``[N, 3, H, W]`` to ``[N, 1]``, float64: residual bottlenecks 8 -> 32 -> 8 with random weights."""
+    """Network of residual bottlenecks 8 -> 32 -> 8 with random weights: ``[N, 3, H, W]`` to ``[N, 1]``, float64."""
     blocks = [
         Residual(nn.Conv2d(8, 32, 3, padding=1, bias=False), act(), nn.Conv2d(32, 8, 1, bias=False))
         for _ in range(depth)
@@ -104,7 +104,7 @@ def push(
     sign: int = 1,
     layers: list[str] | None = None,
 ) -> Tensor:
-    """Direction of descent at the masked input, ``-dL/dx`` with ``L = -logit``; with ``sign=-1``, of ``L = logit``."""
+    """Return the descent direction at the masked input, ``-dL/dx``, of ``L = -logit``; with ``sign=-1``, of ``L = logit``."""
     masked = masked.clone().requires_grad_()
     with clip_gradients(model, original, mode=mode, layers=layers) as clipping:
         (gradient,) = torch.autograd.grad(-sign * clipping.model(masked).sum(), masked)
@@ -112,7 +112,7 @@ def push(
 
 
 def blocks_of(model: nn.Sequential, last: int) -> list[str]:
-    """Names of the last blocks."""
+    """Return the names of the last blocks."""
     names = [name for name, child in model.named_children() if isinstance(child, nn.Sequential)]
     return names[-last:]
 
@@ -156,7 +156,7 @@ def agreements(depth: int, seed: int) -> list[float]:
     masked = original * (torch.rand(1, 1, 8, 8, generator=generator) > 0.5)
 
     def of(model: nn.Module, mode: str, sign: int = 1, layers: list[str] | None = None) -> Tensor:
-        """Pixel by pixel, ``-dL/d(alpha)`` for ``x = alpha * original``."""
+        """Return ``-dL/d(alpha)`` of each pixel, for ``x = alpha * original``."""
         return (push(model, original, masked, mode, sign=sign, layers=layers) * original).sum(1).flatten()
 
     plain, ibm, silent = of(model, "none"), of(model, "ibm"), of(model, "silent")

@@ -1,4 +1,4 @@
-"""Judge the maps of FEI and its peers on real photographs, with fills their methods know and fills they don't.
+"""Judge the maps of FEI and its peers on real photographs, with fills that the methods use and fills that they do not.
 
     export OMP_NUM_THREADS=1
     export MALLOC_MMAP_THRESHOLD_=8589934592 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=268435456
@@ -6,10 +6,10 @@
     python -m benchmarks.fei.judge --images DIR --out DIR --network vit --weights FILE [--on others]
 
 Judges the maps that `python -m benchmarks.fei.maps` wrote to OUT, each once, and prints tables as Markdown;
-`benchmarks.fei.verdicts` says what is judged and how. A run that was stopped goes on where it was: a verdict is a
-file, OUT/judged/NETWORK/METHOD/PHOTOGRAPH.json, and counts until its map is written anew.
+`benchmarks.fei.verdicts` describes the measures. A stopped run resumes: a verdict is a file,
+OUT/judged/NETWORK/METHOD/PHOTOGRAPH.json, and is valid until its map is rewritten.
 
-With the three variables glibc keeps memory that was freed, which is two to four times quicker on a CPU.
+With the last three variables glibc keeps freed memory, which is two to four times faster on a CPU.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ from benchmarks.shared.positive_integer import positive_integer
 from xai_align.cli.terminal import progress_bar
 from xai_align.comparison.store import write_whole
 
-#: Judged before the others, which go by name.
+#: Methods that are judged before the others, which follow by name.
 FIRST = ("readout", "gradcam", "rise", "layercam", "integrated_gradients", "occlusion", "random")
-#: Maps of one method that are judged together.
+#: Number of maps of one method that are judged together.
 AT_ONCE = 4
 
 Verdicts = dict[str, Verdict]
@@ -49,15 +49,17 @@ Column = Callable[[Verdict], float]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", required=True, type=Path, help="photographs with a labels.json")
-    parser.add_argument("--out", required=True, type=Path, help="where the maps are, and the verdicts will be")
+    parser.add_argument("--out", required=True, type=Path, help="folder of the maps and the verdicts")
     parser.add_argument("--network", nargs="+", choices=NAMES, default=["lite0", "squeezenet"])
-    parser.add_argument("--weights", type=Path, help="of the transformer")
+    parser.add_argument("--weights", type=Path, help="file of the transformer's weights")
     parser.add_argument(
         "--on", choices=("judged", "others"), default="judged", help="settings are chosen on the others"
     )
-    parser.add_argument("--methods", help="names with commas; default: all that have maps")
-    parser.add_argument("--method", default="fei", help="the one that the others are compared with")
-    parser.add_argument("--limit", type=positive_integer, default=JUDGED, help="judge maps of so many photographs")
+    parser.add_argument("--methods", help="names, separated by commas; default: all that have maps")
+    parser.add_argument("--method", default="fei", help="the method that the others are compared with")
+    parser.add_argument(
+        "--limit", type=positive_integer, default=JUDGED, help="number of photographs whose maps are judged"
+    )
     parser.add_argument("--table-only", action="store_true", help="judge nothing")
     options = parser.parse_args()
     for network in options.network:
@@ -75,7 +77,7 @@ def with_maps(folder: Path) -> list[str]:
 
 
 def place(method: str, subject: str) -> tuple[int, str]:
-    """Position of a method in the queue."""
+    """Return the position of a method in the queue."""
     order = (subject, *FIRST)
     return (order.index(method) if method in order else len(order), method)
 
@@ -93,7 +95,7 @@ def judge_all(out: Path, network: Network, methods: Sequence[str], judged: Seque
 
 
 def without_verdict(out: Path, network: str, method: str, judged: Sequence[Photograph]) -> list[int]:
-    """Numbers of the photographs that have a map and no verdict as new as it is."""
+    """Return the indices of photographs that have a map and no verdict that is as recent."""
 
     def waits(photograph: Photograph) -> bool:
         drawn = out / network / method / f"{photograph.name}.pt"
@@ -113,16 +115,16 @@ def judge_some(out: Path, network: Network, method: str, judged: Sequence[Photog
     for name, verdict in zip(names, judge(network, judged, which, maps, seconds), strict=True):
         file = folder / f"{name}.json"
         write_whole(file, json.dumps(asdict(verdict)) + "\n")
-        os.utime(file, (started, started))  # a map that was written meanwhile is newer
+        os.utime(file, (started, started))  # a map that was written in the meantime is newer
 
 
 def kept(folder: Path) -> Verdicts:
-    """The verdicts on a method's maps, by photograph."""
+    """Return the verdicts on a method's maps, by photograph."""
     return {path.stem: Verdict(**json.loads(path.read_text("utf-8"))) for path in sorted(folder.glob("*.json"))}
 
 
 def differences(network: str) -> dict[str, Column]:
-    """Columns in which more is better: insertion less deletion."""
+    """Return the columns in which more is better: insertion less deletion."""
 
     def into(fill: str) -> Column:
         return lambda verdict: verdict.difference(insertion=fill, deletion=fill)
@@ -160,7 +162,7 @@ def tables(network: str, verdicts: dict[str, Verdicts], subject: str) -> str:
 
 
 def overview(network: str, verdicts: dict[str, Verdicts]) -> list[str]:
-    """Methods, best own score first; mean and half the width of its 95 % interval over photographs."""
+    """Return methods, best own score first, with mean and half the width of its 95 % interval over photographs."""
     columns = all_columns(network)
     rows = {method: numbers(those.values(), columns.values()) for method, those in verdicts.items()}
     own = list(columns).index("own")
@@ -172,7 +174,7 @@ def overview(network: str, verdicts: dict[str, Verdicts]) -> list[str]:
 
 
 def compared(network: str, verdicts: dict[str, Verdicts], subject: str) -> list[str]:
-    """The subject less each other method, on the photographs that both have."""
+    """Return the subject less each other method, on the photographs that both have."""
     lines = [f"\n{subject} less the others, paired\n", heading("less", "n", *differences(network))]
     for method in verdicts:
         if method != subject:
@@ -184,7 +186,7 @@ def compared(network: str, verdicts: dict[str, Verdicts], subject: str) -> list[
 def best_peers(network: str, verdicts: dict[str, Verdicts], subject: str) -> list[str]:
     """Return, for each column, the method that the subject beats by least on the photographs that both have.
 
-    Methods whose names begin with the subject's are forms of it and no peers.
+    Methods whose names begin with the subject's are variants of it and not peers.
     """
     peers = [method for method in verdicts if not method.startswith(subject)]
     gaps = {method: paired(network, verdicts[subject], verdicts[method]) for method in peers}
@@ -197,13 +199,13 @@ def best_peers(network: str, verdicts: dict[str, Verdicts], subject: str) -> lis
 
 
 def paired(network: str, ours: Verdicts, theirs: Verdicts) -> NDArray[np.float64]:
-    """``[photographs, columns]``: differences on the photographs that both have."""
+    """Return differences ``[photographs, columns]`` on the photographs that both have."""
     both, columns = sorted(ours.keys() & theirs.keys()), differences(network).values()
     return numbers([ours[name] for name in both], columns) - numbers([theirs[name] for name in both], columns)
 
 
 def numbers(verdicts: Iterable[Verdict], columns: Collection[Column]) -> NDArray[np.float64]:
-    """``[photographs, columns]``."""
+    """Return scores ``[photographs, columns]``."""
     found = [[column(verdict) for column in columns] for verdict in verdicts]
     return np.array(found, dtype=np.float64).reshape(-1, len(columns))
 

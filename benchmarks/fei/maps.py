@@ -1,10 +1,10 @@
-"""Make the maps of every method for the FEI benchmarks, and keep them in files, so that a stopped run goes on.
+"""Make the maps of every method for the FEI benchmarks, and save them to files, so that a stopped run resumes.
 
 python -m benchmarks.fei.maps --images DIR --out DIR --network lite0 --methods rise,gradcam [--limit 48] [--on others]
 python -m benchmarks.fei.maps --images DIR --out DIR --network vit --weights FILE --methods readout,fei,fei-drop
 
 With `--network resnet20`, DIR holds PACS and RESNET20 names the file that `benchmarks.fei.relu_network` wrote.
-`benchmarks.peers.by_name` says how many passes each peer takes; `rise-100`, `lima-100` and so on take 100.
+`benchmarks.peers.by_name` has the number of passes of each peer; `rise-100`, `lima-100` and so on take 100.
 
 Takes 7 seconds a map for `fei` and 47 for `rise` on EfficientNet-Lite0.
 """
@@ -31,22 +31,22 @@ from xai_align.fei import optimize_masks
 from xai_align.fei.curve import STEPS
 from xai_align.perturbation import TieWarning
 
-#: A model, an image ``[1, 3, H, W]``, its class and the network's name to a map ``[H, W]``.
+#: Function of a model, an image ``[1, 3, H, W]``, its class and the network's name that returns a map ``[H, W]``.
 Method: TypeAlias = Callable[[nn.Module, Tensor, int, str], Tensor]
 
 
 def optimised(**options: Any) -> Method:
-    """FEI with these options."""
+    """Return FEI with these options as a method."""
     return lambda model, x, label, network: optimize_masks(model, x, [label], **options).attribution[0]
 
 
 def searched(name: str, passes: int) -> Method:
-    """A peer with so many passes."""
+    """Return a peer with this number of passes as a method."""
     return lambda model, x, label, network: PEERS[name](model, x, label, passes=passes)
 
 
 def refined(cells: int, steps: int, scales: Sequence[tuple[float, float]], **options: Any) -> Method:
-    """FEI from coarse to fine: the first of its 50 steps on its own cells, so many more on finer ones."""
+    """Return FEI from coarse to fine: the first of its 50 steps on its own cells, the given number on finer ones."""
 
     def make(model: nn.Module, x: Tensor, label: int, network: str) -> Tensor:
         coarse = optimize_masks(model, x, [label], n_iter=STEPS - steps).attribution
@@ -56,7 +56,7 @@ def refined(cells: int, steps: int, scales: Sequence[tuple[float, float]], **opt
     return make
 
 
-#: What every peer is given for equal passes.
+#: Number of passes of every peer in the comparison with equal passes.
 PASSES = 100
 
 #: Methods that are not registered: peers as published and with equal passes (`rise-100`), and variants of FEI.
@@ -93,7 +93,7 @@ def main() -> None:
     parser.add_argument("--images", required=True, type=Path)
     parser.add_argument("--out", required=True, type=Path)
     parser.add_argument("--network", choices=NAMES, required=True)
-    parser.add_argument("--weights", type=Path, help="of the transformer")
+    parser.add_argument("--weights", type=Path, help="file of the transformer's weights")
     parser.add_argument("--methods", required=True)
     parser.add_argument("--limit", type=positive_integer, default=48)
     parser.add_argument(

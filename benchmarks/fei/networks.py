@@ -1,4 +1,4 @@
-"""Networks of the FEI benchmarks by name, with the photographs that each is judged on."""
+"""Networks of the FEI benchmarks by name, with the photographs on which each is judged."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NAMES = (*LAYERS, transformer.NAME)
 
 
 def network_of(name: str, weights: Path | None = None) -> Network:
-    """The network; the transformer's weights are in a file."""
+    """Return the network; the transformer's weights are read from a file."""
     if name != transformer.NAME:
         return JUDGES[name]
     if weights is None:

@@ -1,11 +1,11 @@
-"""Train a ResNet-20 with plain ReLU and batch norm on PACS, and print its accuracy on pictures it never saw.
+"""Train a ResNet-20 with plain ReLU and batch norm on PACS, and print its accuracy on held-out pictures.
 
     python -m benchmarks.fei.relu_network --images DIR --out FILE [--epochs 30]
     RESNET20=FILE python -m benchmarks.fei.maps --images DIR --out OUT --network resnet20 --methods fei,readout
 
-DIR holds DOMAIN/CLASS/*.jpg. 70 % of every class in every domain are trained on, in random crops that are mirrored
-every other time, with SGD and a rate that falls by a cosine; nothing is chosen on the rest. A run that was stopped
-goes on from the last epoch, whose file is in a folder beside FILE.
+DIR holds DOMAIN/CLASS/*.jpg. 70 % of every class in every domain are used for training, in random crops, half of them
+mirrored, with SGD and a cosine schedule; nothing is chosen on the rest. A stopped run resumes from the last epoch,
+whose file is in a folder beside FILE.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ SEED = 0
 BATCH = 32
 RATE, MOMENTUM, WEIGHT_DECAY = 0.1, 0.9, 5e-4
 LABEL_SMOOTHING = 0.1
-#: A picture is a random crop of at least this side, in shares.
+#: Smallest side of a random crop as a share of the picture's.
 SMALLEST_CROP = 0.6
 
 
 @dataclass
 class ReluProgram(Program):
-    """Steps of the network on crops of pictures ``[N, 3, 96, 96]`` from -1 to 1; the last weights are kept."""
+    """Training program on crops of pictures ``[N, 3, 96, 96]`` from -1 to 1; the last weights are kept."""
 
     network: nn.Module
     state: NetworkFitState
@@ -89,7 +89,7 @@ class ReluProgram(Program):
 
 
 def cropped(images: Tensor) -> Tensor:
-    """A random crop of each picture at its size, mirrored every other time; drawn from PyTorch's generator."""
+    """Return a random crop of each picture at its size, half of them mirrored; drawn from PyTorch's generator."""
     count = len(images)
     side = SMALLEST_CROP + (1 - SMALLEST_CROP) * torch.rand(count)
     theta = torch.zeros(count, 2, 3)
@@ -101,7 +101,7 @@ def cropped(images: Tensor) -> Tensor:
 
 
 def train(images: Tensor, labels: Tensor, *, epochs: int, folder: Path | None = None) -> nn.Module:
-    """The network in eval mode after so many epochs on pictures ``[N, 3, H, W]`` from -1 to 1."""
+    """Return the network in eval mode after this number of epochs on pictures ``[N, 3, H, W]`` from -1 to 1."""
     torch.manual_seed(SEED)
     network = resnet20(len(CLASSES)).to(memory_format=torch.channels_last)
     sgd = torch.optim.SGD(network.parameters(), RATE, MOMENTUM, weight_decay=WEIGHT_DECAY, nesterov=True)
@@ -117,7 +117,7 @@ def train(images: Tensor, labels: Tensor, *, epochs: int, folder: Path | None = 
 
 @torch.no_grad()
 def accuracy(network: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """The share of pictures that the network gets right."""
+    """Return the share of pictures that the network classifies correctly."""
     found = [network(some).argmax(1) for some in images.split(64)]
     return float((torch.cat(found) == labels).float().mean())
 

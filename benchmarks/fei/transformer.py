@@ -19,21 +19,21 @@ from xai_align.fei import optimize_masks
 NAME = "vit"
 #: Rows and columns of its patches.
 GRID = (16, 16)
-#: Of the symmetric relevance gain.
+#: Number of steps of the symmetric relevance gain.
 SRG_STEPS = 8
 _MEAN, _STD = (torch.tensor(values).view(3, 1, 1) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
 
 
 @dataclass(frozen=True)
 class Transformer:
-    """The network as :class:`~benchmarks.shared.photographs.Judge` has others."""
+    """Network with the interface of :class:`~benchmarks.shared.photographs.Judge`."""
 
     model: nn.Module
     name: str = NAME
     size: int = 224
 
     def view(self, pixels: Tensor) -> Tensor:
-        """Pixels ``[N, 3, 224, 224]`` in [0, 1] in the network's units."""
+        """Return pixels ``[N, 3, 224, 224]`` in [0, 1] in the network's units."""
         return (pixels - _MEAN) / _STD
 
 
@@ -42,7 +42,7 @@ def transformer(weights: Path) -> Transformer:
 
 
 def photographs(folder: Path) -> tuple[list[Photograph], list[Photograph]]:
-    """``(judged, others)``, with classes that this network knows."""
+    """Return ``(judged, others)`` with the classes of this network."""
     judged, others = small_vit.photographs(folder)
     return _as_pixels(judged), _as_pixels(others)
 
@@ -53,7 +53,7 @@ def _as_pixels(found: small_vit.Photographs) -> list[Photograph]:
 
 
 def readout(model: nn.Module, x: Tensor, label: int, network: str) -> Tensor:
-    """The exact readout at its default layers."""
+    """Return the exact readout at its default layers."""
     return read_out(model, x, label).map("smooth")[0].detach()
 
 
@@ -66,7 +66,7 @@ def of_rise(model: nn.Module, x: Tensor, label: int, network: str, **options: in
 
 
 def by_name(method: str, model: nn.Module, x: Tensor, label: int, network: str) -> Tensor:
-    """A registered method, spread smoothly where its map is one of patches."""
+    """Return the map of a registered method, spread smoothly if it is one of patches."""
     return smoothed(explain(model, x, label, method).map[0].detach(), GRID[0])
 
 

@@ -1,13 +1,13 @@
-"""Verdicts of the FEI benchmark on a map: how the network that it explains and other networks answer to it.
+"""Verdicts of the FEI benchmark on a map: measures on the network that it explains and on other networks.
 
-All are areas under the curves of :mod:`benchmarks.shared.curves`, and what hidden layers do along them.
+All are areas under the curves of :mod:`benchmarks.shared.curves`, and changes of hidden layers along them.
 
-* own curves: RISE's, insertion from blur and deletion to zeros, 28 steps. Methods that optimise a mask know these
-  fills, or ones like them, so their own curves flatter them.
-* unseen fills, 10 steps: what no method was made for. Imputation from the pixels that are left (ROAD), and the pixels
+* own curves: RISE's, insertion from blur and deletion to zeros, 28 steps. Methods that optimise a mask use these
+  fills or similar ones, so their own curves favour them.
+* unseen fills, 10 steps: fills that no method was made for. Imputation from the remaining pixels (ROAD), and the pixels
   of another photograph. Noise and each channel's mean too, which `fei` does see, noise as one of its fills.
-* other networks, 10 steps: the same map, at their size, judged by a network that no method has seen.
-* of the transformer, patches left out of its tokens, and the symmetric relevance gain (logit, mean fill, 8 steps).
+* other networks, 10 steps: the same map, at their size, judged by a network that no method has used.
+* for the transformer, patches left out of its tokens, and the symmetric relevance gain (logit, mean fill, 8 steps).
 * deviation of hidden layers: ``||a - b||^2 / ||a||^2``, a mean over the layers and six series of 7 steps.
 * cosine of hidden layers with their clean outputs, a mean over the same.
 * deviation at half: the same, from blur, where the network first gives the class half its clean probability.
@@ -43,7 +43,7 @@ from xai_align.evaluation.hidden_activations import FEW_STEPS, hidden_activation
 from xai_align.perturbation import PerturbationSpec, TieWarning, curve_values, perturbation_curves, tie_rate
 from xai_align.perturbation.spec import steps
 
-#: Of the own curves.
+#: Number of steps of the own curves.
 OWN_STEPS = 28
 #: Layers whose deviation is measured; None: the stages that the plugin names.
 LAYERS = {
@@ -55,10 +55,10 @@ LAYERS = {
 
 @dataclass(frozen=True)
 class Verdict:
-    """Everything that was found about one map.
+    """Measures of one map.
 
     Attributes:
-        seconds: the map took.
+        seconds: time that the map took.
         tie_rate: share of the pixels whose score another pixel has too.
         areas: under the curves on its own network, e.g. ``"insertion blur"``.
         elsewhere: for each other network, the areas there.
@@ -83,7 +83,7 @@ class Verdict:
         return deviation_at(0.5 * self.clean, self.probabilities, self.deviations)
 
     def difference(self, *, insertion: str, deletion: str, network: str | None = None) -> float:
-        """Insertion into one fill less deletion into another; of another network where one is named."""
+        """Return insertion into one fill less deletion into another; of another network if one is named."""
         areas = self.areas if network is None else self.elsewhere[network]
         return areas[f"insertion {insertion}"] - areas[f"deletion {deletion}"]
 
@@ -91,7 +91,7 @@ class Verdict:
 def judge(
     network: Network, judged: Sequence[Photograph], which: Sequence[int], maps: Tensor, seconds: Sequence[float]
 ) -> list[Verdict]:
-    """Verdicts on maps ``[M, H, W]`` of the judged photographs with these numbers."""
+    """Return verdicts on maps ``[M, H, W]`` of the judged photographs with these indices."""
     others = OTHERS.get(network.name, ())
     labels = [judged[i].label for i in which]
     pixels = torch.stack([judged[i].pixels for i in which])
@@ -119,7 +119,7 @@ def on_own_network(
     maps: Tensor,
     layers: Sequence[str] | None,
 ) -> list[dict[str, Any]]:
-    """All fields of a verdict that one pass of the map's own network gives: what series share runs once."""
+    """Return the fields of a verdict from the map's own network; passes that series share are run once."""
     x, photograph = network.view(pixels), network.view(donors)
     curved = {
         **own_games(OWN_STEPS),
@@ -166,10 +166,10 @@ def on_own_network(
 
 
 def deviation_at(level: float, probabilities: Sequence[float], deviations: Sequence[float]) -> float:
-    """The deviation where the probability first reaches a level, linear between the steps.
+    """Return the deviation where the probability first reaches a level, linear between the steps.
 
-    The lists go from everything removed to nothing removed. Where the first probability is that high already, the
-    first deviation; NaN where the level is never reached.
+    The lists go from everything removed to nothing removed. If the first probability is already that high, the
+    first deviation is returned; if the level is never reached, NaN.
     """
     for k, probability in enumerate(probabilities):
         if probability >= level:

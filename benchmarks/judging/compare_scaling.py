@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=2 python -m benchmarks.judging.compare_scaling --images DIR [--counts 16 64 256]
 
-EfficientNet-Lite0, Grad-CAM by Captum, deletion. Each count runs in a process of its own; memory is the
-most it ever held.
+EfficientNet-Lite0, Grad-CAM by Captum, deletion. Each count runs in a separate process; memory is its
+peak.
 
 Takes about three minutes on two cores.
 """

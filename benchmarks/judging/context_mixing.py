@@ -1,13 +1,13 @@
-"""Compare cross-attention with saliency for the source and for the encoder's output, by how the encoder mixes.
+"""Compare cross-attention with saliency for the source and for the encoder's output, by the encoder's mixing.
 
     OMP_NUM_THREADS=1 python -m benchmarks.judging.context_mixing
 
 Takes two minutes on one core. Small encoder-decoders reverse sequences of 12 symbols. Saliency as in Papi et al. 2025
 (arXiv 2509.18010): positions are set to zero at random, in the source or in the encoder's output, and weighted by the
 divergence from the answer without masks. Attention is averaged over layers and heads; its correlations with the two
-saliencies, and their difference (context mixing), are those of `attention_agreement` and `context_mixing_gap`. Beside
-them: the same where positions of the encoder's output get what it is for an empty source, in place of zero; the readout
-at the encoder's output (exact, attention held); and how often each map is largest at the source of the token.
+saliencies, and their difference (context mixing), are those of `attention_agreement` and `context_mixing_gap`. Also
+measured: the same with positions of the encoder's output set to its value for an empty source instead of zero; the
+readout at the encoder's output (exact, with attention held); and how often each map is largest at the token's source.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ UNSEEN = 999
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fits", type=positive_integer, default=3)
-    parser.add_argument("--steps", type=positive_integer, default=500, help="of a fit")
+    parser.add_argument("--steps", type=positive_integer, default=500, help="steps of a fit")
     parser.add_argument("--sequences", type=positive_integer, default=32)
     parser.add_argument("--masks", type=positive_integer, default=500)
     options = parser.parse_args()
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def measured(model: EncoderDecoder, source: Tensor, wanted: Tensor, *, masks: int) -> Tensor:
-    """The columns, ``[N, columns]``."""
+    """Return the columns, ``[N, columns]``."""
     masked = torch.rand(masks, LENGTH, generator=torch.Generator().manual_seed(0)) < 0.5
     encoded = model.encode(source)
     logits, attention = model.decode(encoded)
@@ -93,7 +93,7 @@ def _decoded(model: EncoderDecoder) -> Callable[[Tensor], Tensor]:
 def masked_divergence(
     answer: Callable[[Tensor], Tensor], x: Tensor, masked: Tensor, *, empty: Tensor | float = 0.0
 ) -> Tensor:
-    """Saliency ``[N, I, T]`` of the positions of ``x``, ``[N, T, C]``, for logits ``answer(x)``, ``[N, I, K]``.
+    """Return the saliency ``[N, I, T]`` of the positions of ``x``, ``[N, T, C]``, for logits ``answer(x)``, ``[N, I, K]``.
 
     The mean of ``KL(answer || answer with masked positions empty)`` over the masks that hide a position; ``masked``
     is bool, ``[masks, T]``.
@@ -108,19 +108,19 @@ def masked_divergence(
 
 
 class OneStep(nn.Module):
-    """Logits ``[N * I, K]`` of sources that are repeated for each output token."""
+    """Network with logits ``[N * I, K]`` for sources that are repeated for each output token."""
 
     def __init__(self, model: EncoderDecoder) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, sources: Tensor, chosen: Tensor) -> Tensor:
-        """``chosen`` is one-hot over the output tokens, ``[N * I, I]``."""
+        """Return the logits; ``chosen`` is one-hot over the output tokens, ``[N * I, I]``."""
         return (self.model(sources) * chosen[..., None]).sum(1)  # type: ignore[no-any-return]
 
 
 def contributions(model: EncoderDecoder, source: Tensor, wanted: Tensor) -> Tensor:
-    """Exact contributions ``[N, I, T]`` of the encoder's output to the logit of each token's symbol."""
+    """Return the exact contributions ``[N, I, T]`` of the encoder's output to the logit of each token's symbol."""
     count = len(source)
     chosen = torch.eye(LENGTH).repeat(count, 1)
     repeated = source.repeat_interleave(LENGTH, 0)

@@ -2,10 +2,10 @@
 
     OMP_NUM_THREADS=2 python -m benchmarks.judging.curve_agreement
 
-Real photographs, EfficientNet-Lite0. The loop builds every image by itself
-from a list of pixels, as RISE's and FEI's evaluations do, and knows nothing of
-the engine. In float64 what is left is rounding; in float32 it is the
-network's own, which differs with batch and memory layout.
+Real photographs, EfficientNet-Lite0. The loop builds every image separately
+from a list of pixels, as RISE's and FEI's evaluations do, and is independent of
+the engine. In float64 the difference is rounding; in float32 it is the
+network's rounding, which depends on batch and memory layout.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def by_loop(model: nn.Module, inputs: Tensor, maps: Tensor, target: Tensor, game: str) -> Tensor:
-    """RISE: Petsiuk et al. 2018, section 4.2 and the authors' evaluation."""
+    """Return RISE's curves by a loop: Petsiuk et al. 2018, section 4.2 and the authors' evaluation."""
     areas = []
     for image, scores, index in zip(inputs, maps, target, strict=True):
         best_first = np.argsort(-scores.numpy().ravel(), kind="stable")
@@ -66,7 +66,7 @@ def by_loop(model: nn.Module, inputs: Tensor, maps: Tensor, target: Tensor, game
 
 
 def deviation_by_loop(model: nn.Module, image: Tensor, scores: Tensor) -> float:
-    """FEI's evaluation: 29 images, one layer; relative to the layer's own size."""
+    """Return the deviation of FEI's evaluation: 29 images, one layer; relative to the layer's own size."""
     best_first = np.argsort(-scores.numpy().ravel(), kind="stable")
     kept: list[Tensor] = []
     handle = model.get_submodule("blocks.4").register_forward_hook(lambda module, args, out: kept.append(out.clone()))
@@ -81,7 +81,7 @@ def deviation_by_loop(model: nn.Module, image: Tensor, scores: Tensor) -> float:
 
 
 def blurred(image: Tensor) -> Tensor:
-    """An 11 x 11 kernel: a unit impulse filtered with sigma 5; zeros beyond the border."""
+    """Blur by an 11 x 11 kernel: a unit impulse filtered with sigma 5; zeros beyond the border."""
     from scipy.ndimage import gaussian_filter
 
     impulse = np.zeros((11, 11))

@@ -1,4 +1,4 @@
-"""Measure one fused pass of judging beside the loops one would write, with the same numbers.
+"""Measure one fused pass of judging and straightforward loops that give the same numbers.
 
     OMP_NUM_THREADS=2 python -m benchmarks.judging.curve_speed --images DIR
 
@@ -8,9 +8,9 @@ measures of five stages, for 32 images and EfficientNet-Lite0.
 * fused: ``hidden_activations``, every perturbed image once
 * loop, all layers: for each image and each series one batch of its 29 images
   for the probabilities; then again for the hidden layers, all five hooked
-* loop, layer by layer: as FEI's published evaluation does: the layers one by one
+* loop, layer by layer: the layers one by one, as in FEI's published evaluation
 
-The loops' batches are of one image's 29 steps. ``--loop-batch`` tries others.
+The loops' batches are of one image's 29 steps. ``--loop-batch`` sets other sizes.
 
 Takes about six minutes on two cores.
 """
@@ -80,7 +80,7 @@ def main() -> None:
 
 
 def series_of(image: Tensor, scores: Tensor) -> list[Tensor]:
-    """Six batches of 29 images: deletion, then insertion read backwards, into zero, blur and noise."""
+    """Return six batches of 29 images: deletion, then insertion read backwards, into zero, blur and noise."""
     order = torch.argsort(scores.flatten(), descending=True, stable=True)
     batches = []
     for best_first in (True, False):
@@ -107,7 +107,7 @@ def areas_by_loop(model: nn.Module, image: Tensor, attribution: Tensor, index: T
 
 @torch.no_grad()
 def layers_by_loop(model: nn.Module, image: Tensor, attribution: Tensor, names: tuple[str, ...], batch: int) -> Tensor:
-    """``[6 series, layers, 6 measures]``, means over the steps."""
+    """Return measures ``[6 series, layers, 6 measures]``, means over the steps."""
     rows = []
     for shown in series_of(image, attribution.sum(0)):
         kept: dict[str, list[Tensor]] = {name: [] for name in names}

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 and the images that metrics are tried on."""
+"""EfficientNet-Lite0 and images for benchmarks of metrics."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from xai_align.data.photographs import PHOTOGRAPHS
 
 
 def lite0_and_images(paths: Sequence[Path] | None, limit: int | None) -> tuple[nn.Module, Tensor, list[Path]]:
-    """The network, the first images of some files and folders ``[N, 3, 224, 224]``, and their files.
+    """Return the network, the first images of some files and folders ``[N, 3, 224, 224]``, and their files.
 
     Args:
         paths: images or folders; without any, the package's own photographs.
-        limit: at most so many.
+        limit: largest number of images.
     """
     loaded = load()
     files = (expand_paths(paths) if paths else [one.path for one in PHOTOGRAPHS])[:limit]

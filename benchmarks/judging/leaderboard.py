@@ -2,17 +2,17 @@
 
     python -m benchmarks.judging.leaderboard --images DIR --boxes DIR --out DIR [--processes 2]
 
-EfficientNet-Lite0; PiNet in three feature spaces; the methods of Captum and pytorch-grad-cam that are
-registered; the two controls. It is `xai-align compare`, six times:
+EfficientNet-Lite0; PiNet in three feature spaces; the registered methods of Captum and pytorch-grad-cam;
+the two controls. It runs `xai-align compare` six times:
 
 * faithful: why the predicted class? insertion, deletion, AOPC
 * pathways: the same, ROAD and hidden layers, on fewer images
 * slow: both for the methods that take a forward pass for each of 1280 channels, on fewer images
-* contrast: why it and not the runner-up?
+* contrast: why the predicted class and not the runner-up?
 * groups: why its group, and why not its foil group?
-* places: where is the object? on photographs with boxes
+* places: localisation of the object, on photographs with boxes
 
-A run that was stopped goes on where it was. Prints the tables as Markdown.
+A stopped run resumes. Prints the tables as Markdown.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ MODEL = "timm_align.efficientnet_lite0:load"
 #: PiNet at the head's input, in the middle of the network, and at the pixels.
 PINET = ("pinet@head input", "pinet@blocks.2", "pinet@input")
 CONTROLS = ("random", "centre_gaussian")
-#: A forward pass for each channel: ten seconds an image and more.
+#: Methods with a forward pass for each channel: ten seconds per image or more.
 SLOW = ("scorecam", "ablationcam")
-#: They need a transformer.
+#: Methods that need a transformer.
 OF_ATTENTION = ("attention_rollout", "chefer", "legrad")
-#: They need a file that a fit wrote.
+#: Methods that need a file that a fit wrote.
 OF_A_FIT = ("align", "fei-amortised")
-#: Images of the runs that cost more.
+#: Number of images of the more expensive runs.
 LIMITS = {"pathways": 16, "slow": 4}
-#: Seconds an image: asked one question, not four.
+#: Methods that take seconds per image: one question instead of four.
 COSTLY = ("integrated_gradients", "gradient_shap", "occlusion", "feature_ablation")
 
-#: With a mean over places and one linear layer at the end these give the map of the other: checked, not repeated.
+#: Methods with the same map as another if the network ends in a mean and one linear layer: checked, not repeated.
 TWINS = {
     "hirescam": "gradcam",
     "xgradcam": "gradcam",
@@ -74,7 +74,7 @@ RUNS: dict[str, dict[str, str]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", required=True, type=Path, help="photographs")
-    parser.add_argument("--boxes", required=True, type=Path, help="photographs with a labels.json that holds boxes")
+    parser.add_argument("--boxes", required=True, type=Path, help="photographs with a labels.json with boxes")
     parser.add_argument("--out", required=True, type=Path)
     parser.add_argument("--limit", type=positive_integer, default=64)
     parser.add_argument("--runs", nargs="+", choices=RUNS, default=list(RUNS))
@@ -89,7 +89,7 @@ def main() -> None:
 
 
 def methods(name: str) -> list[str]:
-    """Ours, the others, the controls; the slow run has a quick one to be compared with."""
+    """Return our methods, the others and the controls; the slow run includes a quick method for comparison."""
     if name == "slow":
         return [*PINET, "gradcam", *SLOW, *CONTROLS]
     other_question = (*COSTLY, "finercam") if name in ("contrast", "groups") else ()  # Finer-CAM has its own foils
@@ -98,7 +98,7 @@ def methods(name: str) -> list[str]:
 
 
 def twins(images: Path) -> str:
-    """Difference of twins on four images, as a share of the largest value."""
+    """Return the difference of twins on four images, as a share of the largest value."""
     loaded = load_model(MODEL)
     x = torch.stack([loaded.preprocess(open_image(path)) for path in expand_paths([images])[:4]])
     lines = [heading("method", "gives the map of", "largest difference")]
@@ -130,13 +130,13 @@ def run(name: str, images: Path, out: Path, limit: int, processes: int) -> None:
         "compare",
         *(part for key, value in options.items() for part in (f"--{key}", value)),
     ]
-    # 0: all done; 1: some method failed on some image, which the page tells
+    # 0: all done; 1: some method failed on some image, which the page lists
     if subprocess.run(command, env={"OMP_NUM_THREADS": "1", **os.environ}).returncode not in (0, 1):
         raise SystemExit(f"the run '{name}' stopped; see above")
 
 
 def markdown(out: Path) -> str:
-    """One table for each question: methods in rows, mean and half the width of its 95 % interval."""
+    """Return one table for each question: methods in rows, mean and half the width of its 95 % interval."""
     with (out / "table.csv").open(newline="") as file:
         found = list(csv.DictReader(file))
     seconds = json.loads((out / "results.json").read_text("utf-8"))["seconds"]

@@ -1,10 +1,10 @@
-"""Measure deletion beside Quantus's nearest metric, PixelFlipping, on the same maps.
+"""Measure deletion and Quantus's most similar metric, PixelFlipping, on the same maps.
 
     pip install quantus
     OMP_NUM_THREADS=2 python -m benchmarks.judging.quantus_speed
 
-Both take the most relevant pixels first, to zero, 1792 at a time. Quantus starts its curve after the first
-step, so the areas are close and not the same.
+Both set the most relevant pixels to zero first, 1792 at a time. Quantus starts its curve after the first
+step, so the areas are close but not equal.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def main() -> None:
         options_of_theirs = {"device": "cpu", "softmax": True, "batch_size": batch}
         theirs, curves = timed(partial(metric, **arrays, **options_of_theirs))
         theirs /= len(x)
-        # theirs start after the first step
+        # Quantus's curves start after the first step
         area = np.mean([np.trapezoid(curve, dx=1 / len(curve)) for curve in curves])
         print(f"| PixelFlipping, batches of {batch} | {theirs:.3f} | {theirs / seconds:.1f} | {area:.4f} |", flush=True)
 

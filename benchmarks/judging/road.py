@@ -1,4 +1,4 @@
-"""Compare ROAD with pytorch-grad-cam's: the scores, and the seconds that each takes.
+"""Compare ROAD with pytorch-grad-cam's: scores and seconds.
 
     OMP_NUM_THREADS=2 python -m benchmarks.judging.road
     OMP_NUM_THREADS=2 python -m benchmarks.judging.road --images folder --limit 20
@@ -6,11 +6,11 @@
 EfficientNet-Lite0 at 224 px, the probability of the predicted class, one image
 at a time, for a smooth map (Grad-CAM) and a pixel-fine one without ties.
 
-Two things differ by design and are left as they are: pytorch-grad-cam cuts at
+Two differences are by design and are kept: pytorch-grad-cam cuts at
 ``np.percentile`` with a strict ``<``, xai-align removes exactly
-``floor(fraction * P)`` pixels by stable ranks. The noise of both is switched
-off for the figures, because theirs is drawn from the global random numbers and
-so differs from call to call; ``--noise`` switches it on.
+``floor(fraction * P)`` pixels by stable ranks. The noise of both is disabled
+for the figures, because pytorch-grad-cam draws it from the global random numbers,
+so that it differs between calls; ``--noise`` enables it.
 """
 
 from __future__ import annotations
@@ -49,8 +49,10 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", nargs="+", type=Path, default=[PHOTOGRAPHS[0].path.parent])
-    parser.add_argument("--limit", type=positive_integer, default=None, help="only the first so many images")
-    parser.add_argument("--repetitions", type=positive_integer, default=2, help="timings are the best of so many")
+    parser.add_argument("--limit", type=positive_integer, default=None, help="number of images")
+    parser.add_argument(
+        "--repetitions", type=positive_integer, default=2, help="number of timings, of which the best is reported"
+    )
     parser.add_argument("--noise", type=float, default=0.0, help="standard deviation, on both sides")
     options = parser.parse_args()
     model, inputs, paths = lite0_and_images(options.images, options.limit)
@@ -83,7 +85,7 @@ def main() -> None:
 
 
 def maps(model: nn.Module, x: Tensor, target: int) -> dict[str, Tensor]:
-    """A smooth map and a pixel-fine one, ``[1, H, W]`` in [0, 1]."""
+    """Return a smooth map and a pixel-fine one, ``[1, H, W]`` in [0, 1]."""
     with GradCAM(model, [model.bn2]) as cam:
         smooth = torch.from_numpy(cam(input_tensor=x, targets=[ClassifierOutputTarget(target)]))
     rough = torch.randn(1, *x.shape[2:], generator=torch.Generator().manual_seed(0))
@@ -91,7 +93,7 @@ def maps(model: nn.Module, x: Tensor, target: int) -> dict[str, Tensor]:
 
 
 def without_ties(scores: Tensor) -> Tensor:
-    """The ranks of the scores, the first of equal ones highest; ROAD looks at nothing but ranks."""
+    """Return the ranks of the scores, the first of equal ones highest; ROAD depends on the ranks only."""
     order = scores.flatten().argsort(descending=True, stable=True)
     ranks = torch.empty(len(order), dtype=torch.float64)
     ranks[order] = torch.linspace(1, 0, len(order), dtype=torch.float64)
@@ -101,14 +103,14 @@ def without_ties(scores: Tensor) -> Tensor:
 def best_of(
     repetitions: int, run: Callable[..., dict[str, float]], *arguments: object
 ) -> tuple[float, dict[str, float]]:
-    """The shortest of some runs in seconds, and what the last gave."""
+    """Return the shortest time of some runs in seconds, and the result of the last."""
     runs = [timed(partial(run, *arguments)) for _ in range(repetitions)]
     return min(seconds for seconds, _ in runs), runs[-1][1]
 
 
 @contextmanager
 def their_noise(noise: float) -> Iterator[None]:
-    """Their metrics build the imputer themselves and leave no way to choose its noise."""
+    """Set the noise of pytorch-grad-cam's imputer, which its metrics build without an option for it."""
     usual = theirs.NoisyLinearImputer.__init__
     theirs.NoisyLinearImputer.__init__ = lambda self: usual(self, noise=noise)
     try:
@@ -118,7 +120,7 @@ def their_noise(noise: float) -> Iterator[None]:
 
 
 def road_theirs(model: nn.Module, x: Tensor, scores: Tensor, target: int, noise: float) -> dict[str, float]:
-    """``ROADCombined`` by its two halves, which are all that calling it computes; changes of the probability."""
+    """Return the changes of the probability by the two halves of ``ROADCombined``, which are all that it computes."""
     targets = [ClassifierOutputSoftmaxTarget(target)]
     with their_noise(noise):
         metric = theirs.ROADCombined(PERCENTILES)

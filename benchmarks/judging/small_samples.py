@@ -3,9 +3,8 @@
     python -m benchmarks.judging.small_samples
 
 Takes a minute. Differences of a metric, image by image, are drawn from distributions with mean 0; an interval is wrong
-if it leaves out 0, and a mark (one comparison) if there is one. Beside them: the percentile bootstrap, which
-``compare`` used before, whose marks were the intervals that leave out 0; and Student's t without the correction for
-skewness.
+if it excludes 0, and any mark (one comparison) is wrong. For comparison: the percentile bootstrap, which ``compare``
+used before, and whose marks were the intervals that exclude 0; and Student's t without the correction for skewness.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ DIFFERENCES: dict[str, Callable[[np.random.Generator, tuple[int, int]], Array]] 
 
 @dataclass(frozen=True, kw_only=True)
 class Rates:
-    """Shares of samples in which something is wrong, each nominally 5 %."""
+    """Shares of samples with an error, each nominally 5 %."""
 
     intervals: float
     marks: float
@@ -65,7 +64,7 @@ def main() -> None:
 
 
 def error_rates(*, samples: int, seed: int) -> dict[tuple[str, int], Rates]:
-    """The rates for each distribution and number of images."""
+    """Return the rates for each distribution and number of images."""
     generator = np.random.default_rng(seed)
     found = {}
     for name, draw in DIFFERENCES.items():
@@ -83,7 +82,7 @@ def error_rates(*, samples: int, seed: int) -> dict[tuple[str, int], Rates]:
 
 
 def _percentile_bootstrap(values: Array, generator: np.random.Generator) -> float:
-    """Share of the samples whose 95 % percentile bootstrap interval leaves out 0."""
+    """Return the share of samples whose 95 % percentile bootstrap interval excludes 0."""
     n = len(values)
     counts = generator.multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
     low, high = np.quantile(counts @ values / n, [0.025, 0.975], axis=0)

@@ -1,10 +1,10 @@
-"""Time the way of a user from a fine-tuned checkpoint with class names to a page, on the command line.
+"""Time the commands of a user from a fine-tuned checkpoint with class names to a page.
 
     python -m benchmarks.judging.users_walk
 
 Takes a minute. A timm ResNet-18 is trained on four photographs for a few steps (this is not counted) and saved as
 timm's training script saves it; the folder of photographs, one sub-folder for each class, has the class names. Then
-each command is run as a process of its own, and its seconds are printed.
+each command is run as a separate process, and its seconds are printed.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ def main() -> None:
 
 
 def _processor_seconds() -> float:
-    """Processor time of the processes that have ended, which another program's load does not lengthen."""
+    """Return the processor time of the processes that have ended, which other programs' load does not affect."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
 
 def commands() -> list[tuple[str, str]]:
-    """The commands of the walk, each with a pattern of what it leaves."""
+    """Return the commands, each with a pattern of the files that it writes."""
     model = f"--model timm:{NETWORK}@last.pth.tar --class-names photos"
     return [
         (f"xai-align explain photos --recursive {model} --out explained", "explained/*.png"),
