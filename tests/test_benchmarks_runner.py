@@ -195,7 +195,7 @@ def test_a_file_that_is_not_made_again_is_written_as_a_whole(path):
 @pytest.mark.parametrize("text", ["-3", "0", "1.5", "", "ten", "1_000", "²"])
 def test_a_count_is_a_positive_integer(text):
     assert positive_integer("12") == 12
-    with pytest.raises(ArgumentTypeError, match="is no positive integer; give 1 or more"):
+    with pytest.raises(ArgumentTypeError, match="is not a positive integer; give 1 or more"):
         positive_integer(text)
 
 

@@ -104,7 +104,7 @@ def push(
     sign: int = 1,
     layers: list[str] | None = None,
 ) -> Tensor:
-    """Return the descent direction at the masked input, ``-dL/dx``, of ``L = -logit``; with ``sign=-1``, of ``L = logit``."""
+    """Return the descent direction ``-dL/dx`` at the masked input, of ``L = -logit``; with ``sign=-1`` of ``logit``."""
     masked = masked.clone().requires_grad_()
     with clip_gradients(model, original, mode=mode, layers=layers) as clipping:
         (gradient,) = torch.autograd.grad(-sign * clipping.model(masked).sum(), masked)

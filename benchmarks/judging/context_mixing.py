@@ -93,7 +93,7 @@ def _decoded(model: EncoderDecoder) -> Callable[[Tensor], Tensor]:
 def masked_divergence(
     answer: Callable[[Tensor], Tensor], x: Tensor, masked: Tensor, *, empty: Tensor | float = 0.0
 ) -> Tensor:
-    """Return the saliency ``[N, I, T]`` of the positions of ``x``, ``[N, T, C]``, for logits ``answer(x)``, ``[N, I, K]``.
+    """Return saliency ``[N, I, T]`` of the positions of ``x``, ``[N, T, C]``, for logits ``answer(x)``, ``[N, I, K]``.
 
     The mean of ``KL(answer || answer with masked positions empty)`` over the masks that hide a position; ``masked``
     is bool, ``[masks, T]``.

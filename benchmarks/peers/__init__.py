@@ -1,6 +1,6 @@
-"""Peers: other methods that search for what a network looks at, small and plain, from their published definitions.
+"""Peers: other methods that search for the regions a network uses, written plainly from their published definitions.
 
-Each takes ``(model, x [1, C, H, W], label, *, passes=...)`` and gives a map ``[H, W]``, more important is higher. A
-pass is one input that goes forward, or forward and back, as `fei` counts them. No method takes more passes than it is
-given.
+Each takes ``(model, x [1, C, H, W], label, *, passes=...)`` and returns a map ``[H, W]``, higher for more important. A
+pass is a forward pass, or a forward and a backward pass, of one input, as `fei` counts them. No method takes more
+passes than ``passes``.
 """

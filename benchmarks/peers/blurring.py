@@ -8,7 +8,7 @@ from torch.nn.functional import conv2d, pad
 
 
 def blurred(x: Tensor, sigma: float, radius: int) -> Tensor:
-    """Images ``[N, C, H, W]`` blurred by a Gaussian of this sigma, cut off at this radius (both in pixels)."""
+    """Blur images ``[N, C, H, W]`` by a Gaussian of this sigma, cut off at this radius (both in pixels)."""
     if sigma == 0:
         return x
     radius = min(radius, min(x.shape[-2:]) - 1)  # the edges are mirrored

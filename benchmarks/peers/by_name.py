@@ -1,4 +1,4 @@
-"""The peers by name, and how many passes each takes as it was published.
+"""Peers by name, and the number of passes of each as published.
 
 | | published | with 100 passes |
 |---|---|---|
@@ -19,10 +19,10 @@ from torch import Tensor
 
 from benchmarks.peers import extremal_perturbation, igos, lima, phasewin, rise
 
-#: ``(model, x [1, C, H, W], label, *, passes)`` to a map ``[H, W]``.
+#: Function of ``(model, x [1, C, H, W], label, *, passes)`` that returns a map ``[H, W]``.
 Peer: TypeAlias = Callable[..., Tensor]
 
-#: MDA, which needs a prior map, isn't among them.
+#: All peers but MDA, which needs a prior map.
 PEERS: dict[str, Peer] = {
     "rise": rise.rise,
     "extremal": extremal_perturbation.extremal_perturbation,
@@ -30,7 +30,7 @@ PEERS: dict[str, Peer] = {
     "phasewin": phasewin.phasewin,
     "igos": igos.igos,
 }
-#: The passes of each, as published.
+#: Passes of each, as published.
 PUBLISHED = {
     "rise": rise.PUBLISHED,
     "extremal": extremal_perturbation.PUBLISHED,

@@ -2,7 +2,7 @@
 
 Fong, Patrick & Vedaldi, Understanding Deep Networks via Extremal
 Perturbations and Smooth Masks, ICCV 2019, arXiv 1910.08485, sections 3.1 to
-3.3: a mask on a coarse grid (one cell for 7 pixels), made smooth by a
+3.3: a mask on a coarse grid (one cell for 7 pixels), smoothed by a
 max-convolution with a kernel of sigma 21 pixels, an area constraint on its sorted
 values that grows by 0.35 % a step, a pyramid of blurs up to sigma 20 behind it,
 SGD with learning rate 0.01 and momentum 0.9, 800 steps, mirrored every
@@ -22,7 +22,7 @@ from torch.nn.functional import interpolate, pad, unfold
 
 from benchmarks.peers.blurring import blurred
 
-#: Shares of the picture; their masks are averaged to one map.
+#: Shares of the picture whose masks are averaged to one map.
 AREAS = (0.05, 0.1, 0.2, 0.4)
 STEP, SIGMA, LEVELS, MAX_BLUR = 7, 21.0, 8, 20.0
 STEPS, RATE = 800, 0.01
@@ -34,7 +34,7 @@ TEMPERATURE = 20.0
 def extremal_perturbation(
     model: nn.Module, x: Tensor, label: int, *, passes: int = PUBLISHED, areas: Sequence[float] = AREAS
 ) -> Tensor:
-    """The mean of the masks for these areas, ``[H, W]``, for one image ``[1, C, H, W]``.
+    """Return the mean of the masks for these areas, ``[H, W]``, for one image ``[1, C, H, W]``.
 
     Raises:
         ValueError: the passes are not enough for one step.
@@ -69,9 +69,9 @@ def extremal_perturbation(
 
 
 def _smooth(cells: Tensor, height: int, width: int) -> Tensor:
-    """``m(u) = smax_v k(u - v) m_v`` (eq. 9 and section 3.3), ``[K, 1, H, W]``.
+    """Return ``m(u) = smax_v k(u - v) m_v`` (eq. 9 and section 3.3), ``[K, 1, H, W]``.
 
-    The kernel reaches ``2 sigma`` far, which is six cells. It varies slowly over a cell of 7 pixels, so the maximum
+    The kernel has a radius of ``2 sigma``, which is six cells. It varies slowly over a cell of 7 pixels, so the maximum
     is taken at the cells' centres and interpolated between them.
     """
     reach = ceil(2 * SIGMA / STEP)
@@ -85,7 +85,7 @@ def _smooth(cells: Tensor, height: int, width: int) -> Tensor:
 
 
 def _perturbed(pyramid: Tensor, mask: Tensor) -> Tensor:
-    """Each pixel from between the two levels of the pyramid that its mask value lies between."""
+    """Interpolate each pixel between the two levels of the pyramid that enclose its mask value."""
     level = mask * (len(pyramid) - 1)
     lower = level.detach().floor().clamp(max=len(pyramid) - 2)
     share = level - lower

@@ -12,8 +12,8 @@ authors' code. A mask hides where it is 0. For an image ``x`` and its blur ``b``
 
 ``BTV`` is half the mean squared difference of neighbouring cells, and of neighbouring
 pixels where it counts ``exp(-(difference of the image)^2 / 0.01)``. Masks of 28 x 28
-cells start at 1 and are moved by Nesterov's method; noise of 0.2 is added to what
-the network sees. The map is ``1 - M_d M_i``. Published: 15 steps with ``T`` = 20,
+cells start at 1 and are moved by Nesterov's method; noise of 0.2 is added to the
+network's input. The map is ``1 - M_d M_i``. Published: 15 steps with ``T`` = 20,
 which is 1,200 passes, and a line search that begins at a rate of 1000 in every
 step and takes forward passes of its own. Here the rate is 8, one of those that
 it tries; 1000 throughout is too much for ``BTV``, and its maps are poor.
@@ -40,13 +40,13 @@ BATCH = 8
 def igos(
     model: nn.Module, x: Tensor, label: int, *, passes: int = PUBLISHED, rate: float = RATE, seed: int = 0
 ) -> Tensor:
-    """``1 - M_d M_i`` as pixels, ``[H, W]``, for one image ``[1, C, H, W]``."""
+    """Return ``1 - M_d M_i`` as pixels, ``[H, W]``, for one image ``[1, C, H, W]``."""
     steps, points = steps_and_points(passes)
     size, b = x.shape[-2:], blurred(x, 50.0, 25)
     generator = torch.Generator().manual_seed(seed)
 
     def slope(m: Tensor, shown: Tensor, behind: Tensor) -> Tensor:
-        """``d/dm`` of the mean probability along the path ``i/T m``, ``[1, 1, H, W]``."""
+        """Return ``d/dm`` of the mean probability along the path ``i/T m``, ``[1, 1, H, W]``."""
         total = torch.zeros_like(m)
         for share in ((torch.arange(points) + 1) / points).split(BATCH):
             part = share.view(-1, 1, 1, 1)
@@ -74,10 +74,10 @@ def igos(
 
 
 def steps_and_points(passes: int) -> tuple[int, int]:
-    """Steps and points of a path in about the published proportion.
+    """Return numbers of steps and of points of a path, in about the published proportion.
 
     Raises:
-        ValueError: they are not enough for one of each.
+        ValueError: the passes are not enough for one of each.
     """
     if passes < 4:
         raise ValueError(f"passes is {passes}; one step takes at least 4")
@@ -86,7 +86,7 @@ def steps_and_points(passes: int) -> tuple[int, int]:
 
 
 def regularisation(m: Tensor, x: Tensor) -> Tensor:
-    """``R`` of a mask of cells ``[1, 1, h, w]`` over the image ``[1, C, H, W]``."""
+    """Return ``R`` of a mask of cells ``[1, 1, h, w]`` over the image ``[1, C, H, W]``."""
     up = interpolate(m, x.shape[-2:], mode="bilinear", align_corners=True)
     btv = m.new_zeros(())
     for axis in (2, 3):

@@ -1,4 +1,4 @@
-"""LiMA: regions in the order that a greedy search from both ends puts them in.
+"""LiMA: regions in the order of a greedy search from both ends.
 
 Chen et al., Less is More: Efficient Black-box Attribution via Minimal
 Interpretable Subset Selection, arXiv 2504.00470, and the code that it names
@@ -25,7 +25,7 @@ PENDING = 8
 
 
 def most_passes(count: int, pending: int = PENDING) -> int:
-    """Return the largest number of images that the search over so many regions runs: two for each set."""
+    """Return the largest number of images that the search over this number of regions runs: two for each set."""
     sets, rest, first = 0, count, True
     while rest:
         back = rest > pending
@@ -39,17 +39,17 @@ PUBLISHED = most_passes(REGIONS)
 
 
 def lima(model: nn.Module, x: Tensor, label: int, *, passes: int = PUBLISHED) -> Tensor:
-    """Scores by the order of the regions, ``[H, W]``, for one image ``[1, C, H, W]``."""
+    """Return scores by the order of the regions, ``[H, W]``, for one image ``[1, C, H, W]``."""
     regions = slico(x, regions_for(passes))
     search = ShownRegions(model, x, label, regions, passes)
     return as_map(bidirectional_greedy(search.values, len(search.everything)), regions)
 
 
 def regions_for(passes: int) -> int:
-    """The largest number of regions, up to the published one, that so many passes are enough for.
+    """Return the largest number of regions, up to the published one, for which this number of passes is enough.
 
     Raises:
-        ValueError: they are not enough for one.
+        ValueError: it is not enough for one.
     """
     enough = [count for count in range(1, REGIONS + 1) if most_passes(count) <= passes]
     if not enough:
@@ -60,7 +60,7 @@ def regions_for(passes: int) -> int:
 def bidirectional_greedy(
     values: Callable[[Sequence[Regions]], Sequence[float]], count: int, pending: int = PENDING
 ) -> list[int]:
-    """The order of ``count`` regions, most important first; ``values`` gives ``F`` of some sets."""
+    """Return the order of ``count`` regions, most important first; ``values`` returns ``F`` of some sets."""
     front: list[int] = []
     back: list[int] = []
     rest = list(range(count))

@@ -38,7 +38,7 @@ def most_passes(side: int) -> int:
 
 
 def shortlist(patches: int) -> int:
-    """Length of the short list."""
+    """Return the length of the short list."""
     return min(2 * isqrt(patches), LONGEST)
 
 
@@ -49,15 +49,15 @@ PUBLISHED = most_passes(16)
 def mda(
     model: nn.Module, x: Tensor, label: int, *, prior: Tensor, passes: int = PUBLISHED, largest: int = 16
 ) -> Tensor:
-    """Scores by the order of the patches, ``[H, W]``, for one image ``[1, C, H, W]``.
+    """Return scores by the order of the patches, ``[H, W]``, for one image ``[1, C, H, W]``.
 
     Args:
-        model: gives logits ``[N, K]``.
+        model: returns logits ``[N, K]``.
         x: the image.
         label: the class.
         prior: a map ``[H, W]`` whose high values are searched first.
-        passes: how many may be taken; with fewer, patches are larger.
-        largest: patches along a side, at most; those of the transformer.
+        passes: largest number of passes; with fewer, patches are larger.
+        largest: largest number of patches along a side; that of the transformer.
     """
     side = side_for(passes, largest)
     rows, columns = (torch.arange(length) * side // length for length in x.shape[-2:])
@@ -78,10 +78,10 @@ def mda(
 
 
 def side_for(passes: int, largest: int = 16) -> int:
-    """The most patches along a side that so many passes are enough for.
+    """Return the largest number of patches along a side for which this number of passes is enough.
 
     Raises:
-        ValueError: they are not enough for 2 x 2.
+        ValueError: it is not enough for 2 x 2.
     """
     enough = [side for side in range(2, largest + 1) if most_passes(side) <= passes]
     if not enough:
@@ -90,10 +90,10 @@ def side_for(passes: int, largest: int = 16) -> int:
 
 
 def patch_order(on_blur: Probabilities, on_black: Probabilities, from_best: Sequence[int]) -> list[int]:
-    """The order of the patches, most important first.
+    """Return the order of the patches, most important first.
 
     Args:
-        on_blur, on_black: what the class gets where these patches lie on the blurred image, and on black.
+        on_blur, on_black: probability of the class with these patches on the blurred image, and on black.
         from_best: the patches in the prior's order.
     """
     short = shortlist(len(from_best))
@@ -115,7 +115,7 @@ def patch_order(on_blur: Probabilities, on_black: Probabilities, from_best: Sequ
 def _one_more(
     probabilities: Probabilities, taken: Sequence[int], candidates: Sequence[int], choose: Callable[..., float]
 ) -> tuple[int, float]:
-    """The candidate that is best together with those taken, and what the class gets then; alone, it isn't measured."""
+    """Return the best candidate to add to those taken, and the class's probability; an only candidate is not run."""
     if len(candidates) == 1:
         return candidates[0], float("inf")
     found = list(probabilities([[*taken, one] for one in candidates]))

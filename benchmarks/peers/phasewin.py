@@ -3,7 +3,7 @@
 arXiv 2606.18008; the definition is that of the authors' code (Qihuai27/phasewin-va), without its two random or rarely
 used parts, the deferring of candidates by chance and the end of a phase by second differences. A phase:
 
-1. the region of the largest gain is taken, and all gains are measured anew; the largest now is ``G``
+1. the region of the largest gain is taken, and all gains are measured again; the largest is now ``G``
 2. regions below ``0.3 G`` are put aside until the end
 3. of those at ``0.8 G`` and above, 16 form a window; while its largest gain ``g`` is at least ``0.8 G``, all
    regions of the window at ``max(0.8 G, 0.9 g)`` and above are taken, and others move up
@@ -29,7 +29,7 @@ Values = Callable[[Sequence[Regions]], Sequence[float]]
 
 
 def phasewin(model: nn.Module, x: Tensor, label: int, *, passes: int = PUBLISHED) -> Tensor:
-    """Scores by the order of the regions, ``[H, W]``, for one image ``[1, C, H, W]``.
+    """Return scores by the order of the regions, ``[H, W]``, for one image ``[1, C, H, W]``.
 
     Raises:
         ValueError: the passes are not enough for the first gains of one region.
@@ -42,7 +42,7 @@ def phasewin(model: nn.Module, x: Tensor, label: int, *, passes: int = PUBLISHED
 
 
 def in_phases(values: Values, count: int) -> list[int]:
-    """The order of ``count`` regions, most important first; ``values`` gives ``F`` of some sets."""
+    """Return the order of ``count`` regions, most important first; ``values`` returns ``F`` of some sets."""
     search = _Phases(values, count)
     try:
         search.run()
@@ -67,7 +67,7 @@ class _Phases:
             self.take([best])
             if self.rest:
                 self.window()
-        for some in (self.rest, self.aside):  # what no phase took
+        for some in (self.rest, self.aside):  # regions that no phase took
             if some:
                 self.gains(some)
                 self.finish(some)
@@ -91,7 +91,7 @@ class _Phases:
             queue = [a for a in queue if a not in found]
 
     def gains(self, some: Sequence[int]) -> dict[int, float]:
-        """``F(S + a) - F(S)`` of each region."""
+        """Return ``F(S + a) - F(S)`` of each region."""
         before, *after = self.values([frozenset(self.taken), *(frozenset((*self.taken, a)) for a in some)])
         found = {a: value - before for a, value in zip(some, after, strict=True)}
         self.last |= found

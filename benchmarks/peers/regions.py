@@ -2,7 +2,7 @@
 
 Achanta et al., SLIC Superpixels Compared to State-of-the-art Superpixel
 Methods, PAMI 2012: k-means of the pixels by colour and place, from centres on a
-grid of step ``S``, each centre looking no further than ``S`` to each side.
+grid of step ``S``, each centre limited to a distance of ``S`` to each side.
 SLICO is its form without a weight for compactness: a centre ``k`` measures
 
     D^2 = (d_colour / m_k)^2 + (d_place / S)^2
@@ -22,10 +22,10 @@ ITERATIONS = 10
 
 
 def slico(x: Tensor, count: int) -> Tensor:
-    """Numbers of at most ``count`` regions from 0 on, ``[H, W]``, for one image ``[1, C, H, W]``."""
+    """Return the labels of at most ``count`` regions, from 0 on, ``[H, W]``, for one image ``[1, C, H, W]``."""
     height, width = x.shape[-2:]
     if not 1 <= count <= height * width:
-        raise ValueError(f"count is {count}, the image has {height * width} pixels; ask for 1 to as many regions")
+        raise ValueError(f"count is {count}, the image has {height * width} pixels; give a count from 1 to that number")
     rows = min(isqrt(count), height)
     columns = min(count // rows, width)
     place = torch.cartesian_prod(torch.arange(height) + 0.5, torch.arange(width) + 0.5)  # [P, 2]

@@ -1,10 +1,10 @@
-"""RISE: the mean of random masks, each weighted by what the network says of the image behind it.
+"""RISE: the mean of random masks, each weighted by the network's answer for the masked image.
 
 Petsiuk, Das & Saenko, RISE: Randomized Input Sampling for Explanation of
 Black-box Models, BMVC 2018, arXiv 1806.07421, section 3: binary grids of
 7 x 7 cells, each on with probability 0.5, upsampled bilinearly to one cell
-more than the image and cut out at a random shift; what is masked is black in
-normalised space, i.e. zero. The paper takes 4,000 masks for VGG-16 and 8,000
+more than the image and cropped at a random shift; masked pixels are black in
+normalised space, i.e. zero. The paper uses 4,000 masks for VGG-16 and 8,000
 for ResNet-50.
 """
 
@@ -31,7 +31,7 @@ def rise(
     batch: int = 16,
     seed: int = 0,
 ) -> Tensor:
-    """``S = 1 / (E[M] N) sum_i f(x * M_i) M_i`` (eq. 6) of ``N = passes`` masks, ``[H, W]``.
+    """Return ``S = 1 / (E[M] N) sum_i f(x * M_i) M_i`` (eq. 6) of ``N = passes`` masks, ``[H, W]``.
 
     Raises:
         ValueError: there is no pass.

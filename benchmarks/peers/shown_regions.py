@@ -13,25 +13,25 @@ BATCH = 16
 
 
 class PassesSpent(Exception):
-    """Raised before more passes are taken than were given."""
+    """Error raised before more passes are taken than allowed."""
 
 
 class ShownRegions:
     """The set function of region search, with every image run once.
 
     The value of a set of regions is its consistency and its collaboration score (Chen et al., arXiv 2402.09164,
-    2504.00470), those of their four terms that the network's own answer gives:
+    2504.00470), in those two of their four terms that follow from the network's answer:
 
         F(S) = p(c | S shown) + 1 - p(c | S hidden)
 
-    What is hidden is zero. The other two need an encoder and an estimate of uncertainty, and are left out.
+    Hidden pixels are zero. The other two need an encoder and an estimate of uncertainty, and are left out.
 
     Args:
-        model: gives logits ``[N, K]``.
+        model: returns logits ``[N, K]``.
         x: one image, ``[1, C, H, W]``.
         label: the class ``c``.
-        regions: numbers of the regions from 0 on, ``[H, W]``.
-        passes: how many may be taken.
+        regions: labels of the regions, from 0 on, ``[H, W]``.
+        passes: largest number of passes.
     """
 
     def __init__(self, model: nn.Module, x: Tensor, label: int, regions: Tensor, passes: int) -> None:
@@ -40,7 +40,7 @@ class ShownRegions:
         self._known: dict[Regions, float] = {}
 
     def values(self, sets: Sequence[Regions]) -> list[float]:
-        """``F`` of each set.
+        """Return ``F`` of each set.
 
         Raises:
             PassesSpent: there are not enough passes left for all of them.
@@ -62,7 +62,7 @@ class ShownRegions:
 
 
 def as_map(order: Sequence[int], regions: Tensor) -> Tensor:
-    """``[H, W]``: 1 for the region that comes first, falling by equal steps to above 0 for the last."""
+    """Return a map ``[H, W]``: 1 for the first region, falling by equal steps to above 0 for the last."""
     score = torch.zeros(len(order))
     score[torch.tensor(order)] = 1 - torch.arange(len(order)) / len(order)
     return score[regions]

@@ -4,7 +4,7 @@
 
 Features are `R s[p]`: at each of 16 positions of 400 pictures one of `D` sources is between 0.5 and 1.5, all others are
 noise of up to 0.02. A perfect result is `U R` equal to a permutation, up to signs. Figures: mean and smallest over the
-channels of the largest |entry| of `U R` in a row, how many sources are found, and purity before and after on 200
+channels of the largest |entry| of `U R` in a row, the number of sources found, and purity before and after on 200
 pictures that were not fitted.
 
 Takes half a minute.
@@ -25,7 +25,7 @@ from xai_align.prototypes.mixing import nearest_rotation
 
 
 class Pooled(nn.Module):
-    """The pictures are the features; mean and linear."""
+    """Network whose input is the features: mean and linear."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -35,12 +35,12 @@ class Pooled(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits."""
+        """Return the logits."""
         return self.head(self.look(x).mean((2, 3)))
 
 
 def planted(channels: int, count: int, generator: torch.Generator, rotation: Tensor) -> Tensor:
-    """Features ``[N, D, 4, 4]``."""
+    """Return features ``[N, D, 4, 4]``."""
     sources = 0.02 * torch.rand(count, 16, channels, generator=generator)
     which = torch.randint(channels, (count, 16, 1), generator=generator)
     sources.scatter_(2, which, torch.rand(count, 16, 1, generator=generator) + 0.5)

@@ -1,4 +1,4 @@
-"""Purity of channels before and after mixing on held-out pictures, and what stays the same: logits and readout.
+"""Purity of channels before and after mixing on held-out pictures, and changes of logits and readout.
 
     python -m benchmarks.prototypes.purity --network lite0 --pictures pacs128 --out OUT
     python -m benchmarks.prototypes.purity --network vit --pictures photographs --weights vit_s14.safetensors --out OUT
@@ -6,7 +6,7 @@
 lite0: EfficientNet-Lite0 with its 1000 classes at the head's input (1280 channels, 7 x 7), PACS at 224 px, 70 % of
 every class in every domain to fit. vit: the ViT-S/14 of `benchmarks.shared.small_vit` at its last patch tokens (384
 channels, 16 x 16), 70 % of its photographs to fit. The rest is held out: a channel's purity is the mean over its five
-strongest held-out pictures. A run that is stopped goes on from where it was.
+strongest held-out pictures. A stopped run resumes.
 
 Takes about 2 minutes for vit; lite0 is several times that.
 """
@@ -37,7 +37,7 @@ COMPARED = 16
 
 
 def pacs_on_lite0(options: argparse.Namespace) -> tuple[nn.Module, Any, Any]:
-    """The network, the pictures of the fit, and those that are held out."""
+    """Return the network, the pictures of the fit, and those that are held out."""
     from timm_align.efficientnet_lite0 import load
 
     pacs = first_of_each(load_pacs(options.pictures), options.of_each)
@@ -47,14 +47,14 @@ def pacs_on_lite0(options: argparse.Namespace) -> tuple[nn.Module, Any, Any]:
 
 
 def first_of_each(pacs: Pacs, count: int) -> Pacs:
-    """The first pictures of every class in every domain."""
+    """Return the first pictures of every class in every domain."""
     groups = pacs.domains * len(pacs.class_names) + pacs.labels
     kept = torch.cat([(groups == group).nonzero()[:count, 0] for group in groups.unique()])
     return replace(pacs, pixels=pacs.pixels[kept], labels=pacs.labels[kept], domains=pacs.domains[kept])
 
 
 def photographs_on_vit(options: argparse.Namespace) -> tuple[nn.Module, Any, Any]:
-    """The same for the ViT."""
+    """Return the same for the ViT."""
     some, others = photographs(options.pictures)
     images = torch.cat([some.images, others.images])
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(options.seed))
@@ -63,7 +63,7 @@ def photographs_on_vit(options: argparse.Namespace) -> tuple[nn.Module, Any, Any
 
 
 def held_out_purity(model: nn.Module, pictures: Any, matrix: Tensor, layer: str | None) -> tuple[Tensor, Tensor]:
-    """``[D]`` each, without and with the matrix."""
+    """Return the purity ``[D]`` without and with the matrix."""
     space = mixing_space(model, layer, stacked(pictures, [0]))
     features = gather_features(LayerMaps(model, space), pictures, memory=4, least=5)
     before, after = (channel_purity(features.maps, one, 5) for one in (torch.eye(len(matrix)), matrix))
@@ -71,7 +71,7 @@ def held_out_purity(model: nn.Module, pictures: Any, matrix: Tensor, layer: str 
 
 
 def unchanged(model: nn.Module, images: Tensor, found: Any) -> dict[str, float]:
-    """Largest differences of logits, of the shares' sum to the answer, and of the map, each over the largest value."""
+    """Return the relative differences of logits, of the shares' sum to the answer, and of the map, each the largest."""
     with torch.no_grad():
         logits, mixed = model(images), MixedNetwork(model, found, images)(images)
     asked = logits.argmax(1)
@@ -102,7 +102,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", choices=["lite0", "vit"], required=True)
     parser.add_argument("--pictures", type=Path, required=True)
-    parser.add_argument("--weights", type=Path, help="of the ViT")
+    parser.add_argument("--weights", type=Path, help="file of the ViT's weights")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument(
         "--of-each", type=positive_integer, default=80, help="pictures of PACS for each class and domain"

@@ -71,7 +71,7 @@ def against_captum(name: str, layer: str, dtype: torch.dtype) -> dict[str, float
 
 
 def against_closed_form(name: str) -> float:
-    """``c_p = sum_k W_k gamma_k (F_pk - mean_k F_p) / (P sigma)`` for mean, LayerNorm, linear."""
+    """Compare with ``c_p = sum_k W_k gamma_k (F_pk - mean_k F_p) / (P sigma)`` for mean, LayerNorm, linear."""
     model, x = build(name, torch.float64)
     ours = read_out(model, x, 3)
     with torch.no_grad():
@@ -86,7 +86,7 @@ def against_closed_form(name: str) -> float:
 
 
 def deletion(name: str) -> float:
-    """Largest gap, over ten positions, relative to the logit."""
+    """Return the largest gap, over ten positions, relative to the logit."""
     model, x = build(name, torch.float32)
     readout = read_out(model, x[:1], 3)
     with torch.no_grad():

@@ -2,17 +2,17 @@
 
 :mod:`benchmarks.readout.default_census` does the same for the default readout.
 
-Random weights, the zero-initialised ones woken, one random image. The census
-is resumable: rows are appended to the table, and architectures that are in it
-already are left alone. Each batch of architectures runs in a process of its
-own, so that one that is killed does not end the census.
+Random weights, with random values for the zero-initialised ones; one random image.
+The census is resumable: rows are appended to the table, and architectures that
+are already in it are skipped. Each batch of architectures runs in a separate
+process, so that a killed one does not end the census.
 
-    python -m benchmarks.readout.census               # all that is missing
+    python -m benchmarks.readout.census               # all that are missing
     python -m benchmarks.readout.census --only resnet50,vit_small_patch16_224
-    python -m benchmarks.readout.census --summary     # counts, and whatever is above the goal
+    python -m benchmarks.readout.census --summary     # counts, and the rows above the goal
 
 Inputs are the smallest that the architecture takes (the column ``size``):
-the operations are the same, only there are fewer positions.
+the operations are the same, with fewer positions.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ COLUMNS = (
     "architecture module mparams size space kind error_head error_input dtype forward_difference "
     "seconds_plain seconds_head seconds_input note"
 ).split()
-#: GiB that the parameters may take; larger ones are represented by a sibling.
+#: Limit of the parameters in GiB; larger networks are represented by a sibling.
 MEMORY = 18.5
 #: Where one float32 readout is above the goal of 1e-5, float64 must be below 1e-9.
 GOAL = {"float32": 1e-5, "float64": 1e-9}
-#: Too large for the memory, and the sibling (same module, same head) that stands for each.
+#: Networks too large for the memory, and the sibling (same module, same head) that represents each.
 SIBLINGS = {
     "vit_5b_patch16_sapiens2": "vit_giant_patch16_sapiens2",
     "vit_7b_patch16_dinov3": "vit_huge_plus_patch16_dinov3",
@@ -70,13 +70,13 @@ def main() -> None:
 
 
 def run(census: Census) -> None:
-    """Measure what the command line names, all that is missing in the table, or print the table's counts."""
+    """Measure the architectures on the command line or all that the table lacks, or print the table's counts."""
     description = sys.modules["__main__"].__doc__
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", help="comma-separated architectures, measured in this process")
     parser.add_argument("--table", type=Path, default=census.table)
     parser.add_argument(
-        "--largest", type=float, default=float("inf"), help="leave out what has more million parameters"
+        "--largest", type=float, default=float("inf"), help="leave out architectures with more million parameters"
     )
     parser.add_argument("--summary", action="store_true")
     options = parser.parse_args()
@@ -89,7 +89,7 @@ def run(census: Census) -> None:
 
 
 def drive(census: Census, largest: float) -> None:
-    """Run what is missing, smallest first, in batches of a process each."""
+    """Run the missing architectures, smallest first, in batches of one process each."""
     table = census.table
     sizes = architecture_sizes()
     names = [name for name in sorted(sizes, key=sizes.__getitem__) if sizes[name] <= largest]
@@ -136,7 +136,7 @@ def measure(name: str) -> dict[str, object]:
 
 
 def described(name: str, model, x, note: str) -> dict[str, object]:
-    """The columns of a row that say what is measured."""
+    """Return the columns of a row that describe the network."""
     import timm
 
     return {
@@ -193,7 +193,7 @@ def readout_errors(model, x, space) -> dict[str, object]:
 
 
 def build(name: str, smallest: int = 64):
-    """The model with woken random weights, an image of the smallest size from ``smallest`` on, and a remark."""
+    """Return the model with random weights, an image of the smallest size from ``smallest`` on, and a remark."""
     import timm
     import torch
 
@@ -222,7 +222,7 @@ def ways_to_build(default: int, smallest: int) -> list[tuple[dict[str, int], int
 
 
 def with_head(model, name: str):
-    """Encoders without a classifier get a mean and a linear map behind them."""
+    """Return the model; an encoder without a classifier gets a mean and a linear layer behind it."""
     import torch
 
     if getattr(model, "num_classes", 1000) != 0:
@@ -245,7 +245,7 @@ def with_head(model, name: str):
 
 
 class QuickInitialisation:
-    """Random initialisers leave zeros behind, which :func:`wake` fills cheaply."""
+    """Mode in which random initialisers leave zeros, which :func:`wake` fills quickly."""
 
     def __enter__(self):
         import torch
@@ -268,7 +268,7 @@ class QuickInitialisation:
 
 
 def wake(model) -> None:
-    """Random numbers for all that is zero, layer scales that count, statistics that are not trivial."""
+    """Set zero weights to random numbers, layer scales to values that matter, and statistics to nontrivial ones."""
     import torch
 
     generator = torch.Generator().manual_seed(0)
@@ -304,7 +304,7 @@ def wake(model) -> None:
 
 
 def architecture_sizes() -> dict[str, float]:
-    """Million parameters of every architecture, from its definition alone."""
+    """Return the millions of parameters of every architecture, from its definition alone."""
     cache = TABLE.with_name("architecture_sizes.tsv")
     if cache.exists():
         return {name: float(size) for name, size in (line.split("\t") for line in cache.read_text().splitlines())}

@@ -1,9 +1,9 @@
-"""Measure the exactness of the default readout on the architectures of timm, at the layers and with the rules it takes.
+"""Measure the exactness of the default readout on the architectures of timm, at its layers and with its rules.
 
-Random weights, the zero-initialised ones woken, one random image of the smallest size from 192 pixels on that the
-architecture takes, as the default's layers follow from sizes. Logits are compared with the plain network's, and in
-float64 where the plain ones are off by more than the goal: `rounding_of_plain` says by how much these are. Resumable
-as :mod:`benchmarks.readout.census`.
+Random weights, with random values for the zero-initialised ones; one random image of the smallest size from 192 pixels
+on that the architecture takes, as the default's layers depend on sizes. Logits are compared with the plain network's,
+and in float64 where the plain ones are off by more than the goal: `rounding_of_plain` has their error. Resumable as
+:mod:`benchmarks.readout.census`.
 
     python -m benchmarks.readout.default_census --largest 60     # all up to 60 million parameters that are missing
     python -m benchmarks.readout.default_census --only resnet50

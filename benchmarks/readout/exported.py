@@ -5,7 +5,7 @@
 Takes several minutes on one core.
 
 The representatives of timm's architectures whose head is local, at their own depth and size (`samvit_base_patch16_224`
-at 64 px), with random weights, the zero-initialised ones woken, on random images, in batches of two, one and three. The
+at 64 px), with random weights (zero-initialised ones too), on random images, in batches of two, one and three. The
 largest difference of an ONNX file, run by onnxruntime, from the plain network's logits, from the maps of a readout, and
 of the sum of the file's own outputs; `--programs`: of a file of `torch.export` too. Needs the extra `export`.
 """
@@ -35,7 +35,7 @@ OPTIONS = {"samvit_base_patch16_224": {"img_size": 64}}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--networks", nargs="+", default=LOCAL, help="names of timm")
+    parser.add_argument("--networks", nargs="+", default=LOCAL, help="names of timm's models")
     parser.add_argument("--programs", action="store_true", help="files of torch.export too")
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def network(name: str) -> tuple[nn.Module, Tensor]:
-    """A network and two images, both random."""
+    """Return a network and two images, both random."""
     torch.manual_seed(0)
     model = timm.create_model(name, **OPTIONS.get(name, {})).eval()
     with torch.no_grad():

@@ -1,10 +1,11 @@
-"""Table of how a readout treats everything that PyTorch lets a mode override.
+"""Table of the treatment by a readout of every operation that PyTorch lets a mode override.
 
     python -m benchmarks.readout.operation_table
 
-Functions, methods, in-place forms, operators and properties of ``torch.overrides.get_overridable_functions()``. That
-none of the constants has a derivative, that every linear one has its own derivative as its coefficient, and that every
-ruled one keeps its value and its sum, is what ``tests/test_operation_table.py`` tries on PyTorch's own sample inputs.
+Functions, methods, in-place forms, operators and properties of ``torch.overrides.get_overridable_functions()``.
+``tests/test_operation_table.py`` checks on PyTorch's own sample inputs that no constant has a derivative, that every
+linear operation has its derivative as its coefficient, and that every operation with a rule keeps its value and its
+sum.
 
 Takes seconds.
 """

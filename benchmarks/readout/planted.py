@@ -1,4 +1,4 @@
-"""Measure how much of a map lies on planted evidence, and how far a map depends on how the network is written.
+"""Measure how much of a map lies on planted evidence, and the dependence of a map on the way the network is written.
 
     python -m benchmarks.readout.planted                  # both parts
     python -m benchmarks.readout.planted evidence
@@ -8,11 +8,11 @@ Takes about 6 minutes on one core.
 
 Evidence. Small networks learn pictures whose class is the colour of an 8 x 8 square
 (``benchmarks.shared.planted_squares``). 64 test pictures are explained, each for its own class; the network
-classifies them rightly, and wrongly when the square is covered. (Without this condition one class may be what a
-network says when it sees no square, and the evidence for that class is not in the square.) *positive mass*: the share
-of the positive attribution inside the square; *top 64 inside*: of the 64 pixels with the largest attribution, as many
-as the square has, the share inside. Each readout is spread smoothly over the pixels. No map of a coarse grid can be
-perfect: the rows *the square on 4 x 4* and so on are the square itself, brought to that grid and back.
+classifies them correctly, and wrongly when the square is covered. (Without this condition, the network may predict one
+class whenever there is no square, and the evidence for that class is not in the square.) *positive mass*: the share
+of the positive attribution inside the square; *top 64 inside*: the share inside of the 64 pixels with the largest
+attribution, as many as the square has. Each readout is spread smoothly over the pixels. No map of a coarse grid can be
+perfect: the rows *the square on 4 x 4* and so on are the square itself, resized to that grid and back.
 
 Spellings. The same function is written in different ways (``benchmarks.readout.rewritings``), in float64, the logits
 equal to 1e-9. The change of a map is the sum of the absolute differences over the sum of its absolute values, mean
@@ -23,16 +23,16 @@ over 16 pictures; 1e-15 is rounding. Zero by construction:
 * the gamma rule, under an identity in front of a layer (the one term of such a unit has weight 1), a folded batch
   norm (it scales all terms of a unit alike), a bias added apart (signs are those of the value without the bias);
 * each rule, for ReLU6 as a clamp and SiLU as ``x * sigmoid(x)``, as the sigmoid is held like the ratio ``f(x) / x``;
-  for attention written out, whose weights are held in both; in another container, as layers are found by the
-  operations;
-* the head's input, where the head is affine: it has one decomposition, the network before it written in whatever way.
+  for attention written out, whose weights are held in both; in another container, as layers are found by
+  their operations;
+* the head's input, where the head is affine: it has one decomposition, however the network before it is written.
 
 Not zero:
 
-* the gamma rule under a rotation: it weighs the terms of every unit by their signs, and the split makes units that
-  were not there. No rule that looks at the terms of single units is free of this;
+* the gamma rule under a rotation: it weights the terms of every unit by their signs, and the split adds units. No rule
+  that uses the terms of single units is free of this;
 * ReLU6 as ``relu(x) - relu(x - 6)``: above 6 the two parts cancel, so that the coefficient is 0 and the 6 is bias,
-  where the ratio ``6 / x`` of the single activation passes evidence on. It is the same below 6;
+  where the ratio ``6 / x`` of the single activation passes evidence on. Below 6 there is no difference;
 * GELU as ``x * 0.5 * (1 + erf(x / sqrt(2)))``: unlike a sigmoid, ``erf`` is an activation, not a gate, so that the
   product is one of two factors with evidence, half each way, and the ``1`` is a bias of the second.
 """
@@ -63,7 +63,7 @@ from xai_align.features.grid_layers import GridLayer, grid_layers
 from xai_align.pinet import ReadoutLayer
 from xai_align.pinet.default_layers import default_layers, has_one_grid
 
-#: Test pictures, those of them that are explained, and those that are explained twice for each spelling.
+#: Numbers of test pictures, of explained ones, and of those explained twice for each spelling.
 TESTED, EXPLAINED, COMPARED = 1024, 64, 16
 TEST_SEED = 1_000_000
 BATCH = 64
@@ -110,7 +110,7 @@ def _batches(seed: int) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def print_evidence(seed: int) -> None:
-    """A table for each network."""
+    """Print a table for each network."""
     test = pictures(TESTED, TEST_SEED)
     for name in NETWORKS:
         model = network(name, seed)
@@ -129,13 +129,13 @@ def print_evidence(seed: int) -> None:
 
 
 def scores(maps: Tensor, masks: Tensor) -> list[str]:
-    """Both shares, with their intervals. A map without a positive value has no share inside."""
+    """Return both shares, with their intervals. A map without a positive value has no share inside."""
     mass = energy_inside(maps, masks).nan_to_num(0)
     return plus_minus(torch.stack([mass, top_inside(maps, masks)], 1).numpy())
 
 
 def top_inside(maps: Tensor, masks: Tensor) -> Tensor:
-    """``[N]``: of as many pixels as the square has, those with the largest attribution, the share inside."""
+    """Return the share inside of the pixels with the largest attribution, as many as the square has, ``[N]``."""
     top = maps.flatten(1).argsort(dim=1, descending=True, stable=True)[:, : SQUARE**2]
     return masks.flatten(1).double().gather(1, top).mean(1)
 
@@ -258,7 +258,7 @@ def _share(values: Tensor) -> str:
 
 
 def print_spellings(seed: int) -> None:
-    """A table of all rewritings that apply to each network."""
+    """Print a table of all rewritings that apply to each network."""
     test = pictures(COMPARED, TEST_SEED)
     x, labels = test.images.double(), test.labels
     print("\n" + heading("network", "rewriting", "default", "gates at the same layers", "head's input"))
@@ -297,8 +297,8 @@ PARTS = {"evidence": print_evidence, "spellings": print_spellings}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", nargs="?", choices=PARTS, help="both if left out")
-    parser.add_argument("--seed", type=int, default=0, help="of the networks' training")
+    parser.add_argument("part", nargs="?", choices=PARTS, help="default: both")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the networks' training")
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # that maps cancel is a part of the result

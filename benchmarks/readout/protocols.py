@@ -9,9 +9,9 @@ coarse ones too. SRG: logit, fill with the image's mean, 8 steps, 16 x 16 patche
 14 x 14 patches for the others. GridPG: grids of 2 x 2 judged photographs, scaled down for the transformer, at twice the
 size for the others. Single deletion: 4 x 4 patches. Positive mass: inside boxes drawn by hand (transformer alone).
 
-RISE has 1,000 masks, a quarter of what it was published with, as it explains 112 pictures and grids of a network and
-more of the transformer's: about an hour on EfficientNet-Lite0, where 4,000 would take four. MDA, a search over the
-transformer's patches in LeGrad's order, has as many passes, which is 8 x 8 patches.
+RISE has 1,000 masks, a quarter of the published number, as it explains 112 pictures and grids for a network and more
+for the transformer: about an hour on EfficientNet-Lite0, where 4,000 would take four. MDA, a search over the
+transformer's patches in LeGrad's order, has the same number of passes, which allows 8 x 8 patches.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ from xai_align.pinet import ReadoutLayer
 BATCH = 4
 STEPS = 8
 GRIDS = 16
-#: Of RISE and MDA, for a map.
+#: Passes of RISE and MDA for a map.
 PASSES = 1000
-#: Maps ``[N, H, W]`` of a network for images and labels.
+#: Function of a network, images and labels that returns maps ``[N, H, W]``.
 Method = Callable[[nn.Module, Tensor, list[int]], Tensor]
 
 
@@ -66,7 +66,7 @@ def by_name(name: str, model: nn.Module, x: Tensor, labels: list[int], **options
 
 
 def grad_cam(model: nn.Module, x: Tensor, labels: list[int]) -> Tensor:
-    """Spread smoothly, as its 32-pixel cells (16 of SqueezeNet) are flat squares otherwise."""
+    """Return Grad-CAM spread smoothly, as its 32-pixel cells (16 of SqueezeNet) are flat squares otherwise."""
     maps = by_name("gradcam", model, x, labels)
     cells = read_out(model, x[:1], labels[:1], "head").contributions.shape[-1]
     return torch.stack([smoothed(one, cells) for one in maps])
@@ -122,7 +122,7 @@ METHODS: dict[str, dict[str, Method]] = {
 
 
 def load(options: argparse.Namespace) -> tuple[nn.Module, small_vit.Photographs]:
-    """The network, and the photographs in its size and units."""
+    """Return the network, and the photographs in its size and units."""
     if options.network == "vit":
         judged, others = small_vit.photographs(options.images)
         return small_vit.small_vit(options.weights), judged if options.on == "judged" else others
@@ -149,7 +149,7 @@ def measure(options: argparse.Namespace) -> None:
 def _numbers(
     options: argparse.Namespace, model: nn.Module, found: small_vit.Photographs, grids: Any, method: Method
 ) -> dict[str, list[float]]:
-    """Each protocol's values, one for each photograph or grid."""
+    """Return each protocol's values, one for each photograph or grid."""
     transformer = options.network == "vit"
     maps = in_batches(method, model, found.images, found.labels)
     x, labels = found.images, torch.tensor(found.labels)
@@ -172,7 +172,7 @@ def in_batches(method: Method, model: nn.Module, x: Tensor, labels: list[int]) -
 
 
 def print_table(options: argparse.Namespace) -> None:
-    """Each protocol's mean; in brackets the paired difference to the default and half of its 95 % interval."""
+    """Print each protocol's mean; in brackets the paired difference to the default and half of its 95 % interval."""
     default = json.loads(_file(options, "default").read_text())
     print(heading(f"{options.network}, {options.on}", *default))
     for name in METHODS[options.network]:
@@ -201,7 +201,7 @@ def main() -> None:
     parser.add_argument("job", choices=JOBS)
     parser.add_argument("--network", choices=METHODS, required=True)
     parser.add_argument("--images", type=Path)
-    parser.add_argument("--weights", type=Path, help="of the transformer")
+    parser.add_argument("--weights", type=Path, help="file of the transformer's weights")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--on", choices=("judged", "others"), default="judged")
     parser.add_argument("--limit", type=positive_integer, default=None)

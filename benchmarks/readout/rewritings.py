@@ -1,4 +1,4 @@
-"""Rewritings of a network that leave its function as it is.
+"""Rewritings of a network that do not change its function.
 
 Each returns a changed copy, or None where it does not apply.
 """
@@ -14,7 +14,7 @@ from torch.nn.utils import fuse_conv_bn_eval
 
 from benchmarks.shared.small_networks import Attention, ResidualBlock
 
-#: Changes a layer; None if it is not of the kind.
+#: Function that changes a layer; it returns None if the layer is of another kind.
 Replace = Callable[[nn.Module], nn.Module | None]
 
 
@@ -32,7 +32,7 @@ def everywhere(replace: Replace) -> Callable[[nn.Module], nn.Module | None]:
 
 
 def split_linear(layer: nn.Module, orthogonal: bool) -> nn.Module | None:
-    """A linear layer or 1 x 1 convolution behind a rotation ``q``: ``w q^T (q x)``; or behind an identity layer."""
+    """Put a linear layer or 1 x 1 convolution behind a rotation ``q``, ``w q^T (q x)``, or behind an identity layer."""
     is_linear = isinstance(layer, nn.Linear)
     if not is_linear and not (isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1)):
         return None
@@ -50,7 +50,7 @@ def split_linear(layer: nn.Module, orthogonal: bool) -> nn.Module | None:
 
 
 def after_identity(layer: nn.Module) -> nn.Module | None:
-    """A k x k convolution behind a 1 x 1 convolution that is the identity."""
+    """Return a k x k convolution behind a 1 x 1 convolution that is the identity."""
     if not isinstance(layer, nn.Conv2d) or layer.kernel_size == (1, 1):
         return None
     size = layer.in_channels
@@ -60,7 +60,7 @@ def after_identity(layer: nn.Module) -> nn.Module | None:
 
 
 class BiasApart(nn.Module):
-    """A layer whose bias is added by an operation of its own."""
+    """Layer whose bias is added by a separate operation."""
 
     def __init__(self, layer: nn.Linear | nn.Conv2d) -> None:
         super().__init__()
@@ -75,14 +75,14 @@ class BiasApart(nn.Module):
 
 
 def bias_apart(layer: nn.Module) -> nn.Module | None:
-    """A linear layer or convolution with a bias, and the bias added apart."""
+    """Return a linear layer or convolution whose bias is added separately."""
     if not isinstance(layer, nn.Linear | nn.Conv2d) or layer.bias is None:
         return None
     return BiasApart(layer)
 
 
 class Written(nn.Module):
-    """An activation as an expression."""
+    """Activation written as an expression."""
 
     def __init__(self, expression: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
@@ -93,12 +93,12 @@ class Written(nn.Module):
 
 
 def written(kind: type[nn.Module], expression: Callable[[Tensor], Tensor]) -> Replace:
-    """An activation of this kind as an expression."""
+    """Return an activation of this kind as an expression."""
     return lambda layer: Written(expression) if isinstance(layer, kind) else None
 
 
 def attention_written_out(model: nn.Module) -> nn.Module | None:
-    """Attention as products and a softmax in place of the fused function."""
+    """Write attention as products and a softmax in place of the fused function."""
     copy = deepcopy(model)
     found = [layer for layer in copy.modules() if isinstance(layer, Attention)]
     for layer in found:
@@ -107,7 +107,7 @@ def attention_written_out(model: nn.Module) -> nn.Module | None:
 
 
 def folded(model: nn.Module) -> nn.Module | None:
-    """Every batch norm in the convolution before it."""
+    """Fold every batch norm into the convolution before it."""
     copy = deepcopy(model)
     pairs = [pair for block in copy.modules() for pair in _norms(block)]
     for owner, *names in pairs:
@@ -128,7 +128,7 @@ def _norms(block: nn.Module) -> list[tuple[nn.Module, str, str]]:
 
 
 def contained(model: nn.Module) -> nn.Module:
-    """The network behind an identity, in a container."""
+    """Return the network behind an identity, in a container."""
     return nn.Sequential(nn.Identity(), deepcopy(model)).eval()
 
 

@@ -7,10 +7,10 @@
     python -m benchmarks.readout.sharp table --out OUT --network lite0 [--on others]
 
 Settings were chosen on the photographs that are not judged (`--on others`). Every map is spread smoothly over the
-pixels. Judged by its own network: insertion from blur and deletion to zeros, what maps are usually judged by, and
-insertion and deletion with fills that nothing was chosen for: noise, imputation from what is left (ROAD), another
-photograph. Judged by another network: insertion from blur and deletion to zeros. 10 steps each, 7 with such fills,
-bfloat16 in the tables of RESULTS.md, and now in float32.
+pixels. Judged by its own network: insertion from blur and deletion to zeros, the usual measure of maps, and insertion
+and deletion with fills that nothing was tuned for: noise, imputation from the remaining pixels (ROAD), another
+photograph. Judged by another network: insertion from blur and deletion to zeros. 10 steps each, 7 with such fills; the
+tables of RESULTS.md are in bfloat16, and runs are now in float32.
 """
 
 from __future__ import annotations
@@ -51,34 +51,34 @@ from xai_align.comparison.store import write_whole
 from xai_align.perturbation import TieWarning, perturbation_curves
 from xai_align.pinet import ReadoutLayer
 
-#: The stages whose cells are 4, 8 and 16 pixels wide.
+#: Stages whose cells are 4, 8 and 16 pixels wide.
 STAGES = {
     "lite0": {4: "blocks.1", 8: "blocks.2", 16: "blocks.4"},
     "squeezenet": {4: "features.2", 8: "features.5", 16: "features.8"},
 }
 UNSEEN_STEPS = 7
-#: Of timing; the first is not counted.
+#: Number of timings; the first is not counted.
 ROUNDS = 8
-#: The other network that judges a map.
+#: Other network that judges a map.
 OTHER = {network: OTHERS[network][0] for network in STAGES}
 
 
 def cam(network: str) -> ReadoutLayer:
-    """The last map, as it is."""
+    """Return the readout at the last map, unchanged."""
     return ReadoutLayer(feature_space=LAYERS[network])
 
 
 def stage(network: str, pixels: int, **rule: Any) -> ReadoutLayer:
-    """A readout at the stage whose cells are so many pixels wide."""
+    """Return a readout at the stage whose cells have this width in pixels."""
     return ReadoutLayer(feature_space=STAGES[network][pixels], **rule)
 
 
 def gamma(network: str, pixels: int, **options: Any) -> ReadoutLayer:
-    """Layer read by the gamma rule, with biases placed."""
+    """Return a layer read by the gamma rule, with biases placed."""
     return stage(network, pixels, rule="gamma", biases="placed", **options)
 
 
-#: A network's name to the places of a readout, and their weights; None: the network's default.
+#: Function of a network's name that returns the layers of a readout and their weights; None: the network's default.
 Variant = Callable[[str], tuple[list[ReadoutLayer] | None, list[float] | None]]
 VARIANTS: dict[str, Variant] = {
     "default": lambda n: (None, None),
@@ -93,12 +93,12 @@ VARIANTS: dict[str, Variant] = {
     "gamma 0.25 8, placed, classifier by gates + last": lambda n: ([gamma(n, 8, classifier=0.0), cam(n)], [0.5, 0.5]),
     "gamma 0.25 8 and 16, placed + last": lambda n: ([gamma(n, 8), gamma(n, 16), cam(n)], [1 / 3] * 3),
 }
-#: Ways that are no readout.
+#: Methods that are not readouts.
 CONTROL = "random"
 
 
 def maps_of(method: str, network: str, x: Tensor, labels: list[int]) -> Tensor:
-    """``[N, 224, 224]``."""
+    """Return maps ``[N, 224, 224]``."""
     if method == CONTROL:
         return torch.rand(len(x), *x.shape[-2:], generator=torch.Generator().manual_seed(labels[0]))
     places, weights = VARIANTS[method](network)
@@ -198,7 +198,7 @@ def print_boxes(options: argparse.Namespace) -> None:
 
 
 def print_cost(options: argparse.Namespace) -> None:
-    """Median ratio to a plain forward pass of the same round, for one image and for four."""
+    """Print the median ratio to a plain forward pass of the same round, for one image and for four."""
     model: nn.Module = JUDGES[options.network].model
     pixels = torch.randn(4, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     methods = [method for method in options.methods if method != CONTROL]
@@ -216,7 +216,7 @@ def print_cost(options: argparse.Namespace) -> None:
 
 
 def _seconds(work: Callable[[], Any]) -> float:
-    """Measure the CPU time of this process alone; others may run beside it."""
+    """Return the CPU time of this process alone; others may run at the same time."""
     return timed(work, clock=process_time)[0]
 
 

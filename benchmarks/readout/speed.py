@@ -3,10 +3,10 @@
     OMP_NUM_THREADS=2 python -m benchmarks.readout.speed
     OMP_NUM_THREADS=1 python -m benchmarks.readout.speed --models resnet50 --ways "readout, default place"
 
-Every way is timed in turn, round after round, and the median ratio to the
-forward pass of the same round is printed, so that what else the machine does
-falls on all alike. Peak memory is what a process gains over the moment before
-the call, each in a process of its own, at a batch of 8.
+All variants are timed in turn, round after round, and the median ratio to the
+forward pass of the same round is printed, so that other load on the machine
+affects all alike. Peak memory is the increase of a process's memory during the
+call, each in a separate process, at a batch of 8.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=positive_integer, default=7)
     parser.add_argument("--batch", type=positive_integer, default=1)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
-    parser.add_argument("--ways", nargs="+", default=None, help="these alone, and no peaks of memory")
+    parser.add_argument("--ways", nargs="+", default=None, help="variants to time, without peaks of memory")
     parser.add_argument("--peak", nargs=2, metavar=("MODEL", "WAY"), help="measure one peak, in this process")
     options = parser.parse_args()
     if options.peak:
@@ -149,12 +149,12 @@ def peak(name: str, way: str) -> float:
 
 
 def peak_of(name: str, way: str) -> float:
-    """MiB that the process gains by one call at a batch of 8, at its highest (Linux)."""
+    """Return the peak increase of the process's memory by one call at a batch of 8, in MiB (Linux)."""
     model = build(name)
-    ways(model, torch.randn(1, 3, 224, 224))[way]()  # whatever is allocated once
+    ways(model, torch.randn(1, 3, 224, 224))[way]()  # memory that is allocated once
     run = ways(model, torch.randn(8, 3, 224, 224))[way]
     with open("/proc/self/clear_refs", "w") as file:
-        file.write("5")  # the high-water mark starts anew
+        file.write("5")  # reset the high-water mark
     before = memory_mib("VmRSS")
     run()
     return memory_mib("VmHWM") - before

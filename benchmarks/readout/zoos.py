@@ -1,4 +1,4 @@
-"""Read out networks of other libraries by default: the place, the kind, the error, or the refusal.
+"""Read out networks of other libraries by default: the layer, the kind, the error, or the refusal.
 
     OMP_NUM_THREADS=1 python -m benchmarks.readout.zoos [--zoos torchvision transformers sequences ...]
 
@@ -33,7 +33,7 @@ TRANSFORMERS = (
     "SwiftFormer Segformer"
 )
 MOST_HIDDEN_LAYERS = 4
-#: A function that builds a network, and its inputs with one example.
+#: Function that builds a network and its inputs with one example.
 Entry = Callable[[], tuple[nn.Module, Any]]
 
 
@@ -203,7 +203,7 @@ def of_sequences() -> Iterator[tuple[str, Entry]]:
 
 
 class _Pooled(nn.Module):
-    """The mean over the positions of a dense network's output, ``[N, K]``."""
+    """Network with the mean over the positions of a dense network's output, ``[N, K]``."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -214,7 +214,7 @@ class _Pooled(nn.Module):
 
 
 class _Recurrent(nn.Module):
-    """A linear layer on the last output of a recurrent one."""
+    """Linear layer on the last output of a recurrent one."""
 
     def __init__(self, layer: nn.RNNBase) -> None:
         super().__init__()
@@ -235,7 +235,7 @@ ZOOS: dict[str, Callable[[], Iterator[tuple[str, Entry]]]] = {
 
 
 def woken(model: nn.Module) -> nn.Module:
-    """The network in eval mode with random numbers where it starts with zeros or ones."""
+    """Return the network in eval mode with random numbers in place of initial zeros and ones."""
     generator = torch.Generator().manual_seed(0)
     for parameter in model.parameters():
         if parameter.dim() == 1 or not bool(parameter.any()):
@@ -244,7 +244,7 @@ def woken(model: nn.Module) -> nn.Module:
 
 
 def result_of(entry: Entry) -> tuple[str, str, str]:
-    """Return where the default reads the network, the largest relative error, and what was said."""
+    """Return the layer of the default readout, the largest relative error, and the messages."""
     try:
         model, x = entry()
     except Exception as error:

@@ -14,17 +14,17 @@ from torch.utils.data import Dataset
 
 from xai_align.data.images import open_image
 
-#: The smallest share of a photograph that a crop shows.
+#: Smallest share of a photograph that a crop shows.
 SMALLEST = 0.35
 
 
 class Crops(Dataset[tuple[Tensor, int]]):
-    """A random part of each photograph at 224 x 224, mirrored half of the time, in the network's units.
+    """Random crops of photographs at 224 x 224, mirrored half of the time, in the network's units.
 
     Args:
         files: the photographs.
         labels: their classes.
-        mean, std: of the units, one for each channel; EfficientNet-Lite0's by default.
+        mean, std: mean and standard deviation of the units, one for each channel; EfficientNet-Lite0's by default.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Crops(Dataset[tuple[Tensor, int]]):
 
 
 def random_part(height: int, width: int) -> tuple[int, int, int, int]:
-    """Top, left, height and width of a part between :data:`SMALLEST` and all, of proportions 3:4 to 4:3."""
+    """Return top, left, height and width of a part from :data:`SMALLEST` to all, with aspect ratio 3:4 to 4:3."""
     for _ in range(10):
         area = (SMALLEST + (1 - SMALLEST) * float(torch.rand(()))) * height * width
         proportion = math.exp((2 * float(torch.rand(())) - 1) * math.log(4 / 3))

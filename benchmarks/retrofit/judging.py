@@ -1,11 +1,11 @@
-"""Judgement of a retrofit beside the unchanged network's exact readout and Grad-CAM: curves and boxes.
+"""Evaluation of a retrofit and of the unchanged network's exact readout and Grad-CAM: curves and boxes.
 
 Curves of the probability of the photograph's class, areas by trapezoid, insertion less deletion:
 
-* own: insertion from blur and deletion to zeros, 14 steps, EfficientNet-Lite0, which the retrofit was made of. Such
-  fills were seen in training.
-* ROAD and another photograph: 10 steps, fills that were never seen.
-* Lite1: the own game, 10 steps, judged by a network that had no part in training.
+* own: insertion from blur and deletion to zeros, 14 steps, on EfficientNet-Lite0, from which the retrofit was made.
+  These fills were used in training.
+* ROAD and another photograph: 10 steps, fills that were not used in training.
+* Lite1: own curves, 10 steps, judged by a network that was not used in training.
 
 On photographs with boxes: the share of the positive energy inside, of the top fifth of the pixels, the pointing game.
 """
@@ -41,32 +41,32 @@ from xai_align._tools.sum_keeping import resize_keeping_sum
 from xai_align.perturbation import TieWarning, perturbation_curves
 from xai_align.pinet import PiNet
 
-#: What is asked by curves, and the two areas that each is the difference of.
+#: Measures by curves, and the two areas whose difference each is.
 CURVES = {
     "own": ("insertion blur", "deletion zero"),
     "ROAD": ("insertion noisy_linear", "deletion noisy_linear"),
     "photograph": ("insertion photograph", "deletion photograph"),
     "Lite1": ("lite1 insertion blur", "lite1 deletion zero"),
 }
-#: Of the own curves.
+#: Number of steps of the own curves.
 OWN_STEPS = 14
-#: Photographs whose maps are judged at once.
+#: Number of photographs whose maps are judged at once.
 AT_ONCE = 8
 
-#: Images ``[N, 3, 224, 224]`` in EfficientNet-Lite0's units and their classes to maps ``[N, 224, 224]``.
+#: Function of images ``[N, 3, 224, 224]`` in EfficientNet-Lite0's units and classes that returns ``[N, 224, 224]``.
 Maps = Callable[[Tensor, Sequence[int]], Tensor]
 
 
 @dataclass(frozen=True)
 class Asked:
-    """Photographs that all methods are judged on; boxes as masks ``[N, 224, 224]`` where there are any."""
+    """Photographs on which all methods are judged; boxes as masks ``[N, 224, 224]`` where there are any."""
 
     photographs: list[Photograph]
     masks: Tensor | None = None
 
 
 def peers() -> dict[str, Maps]:
-    """The unchanged network's exact readout, faded from cell to cell, and Grad-CAM, faded likewise."""
+    """Return the unchanged network's exact readout and Grad-CAM, both interpolated smoothly between cells."""
     model = JUDGES["lite0"].model
 
     def one_by_one(method: Callable[[Tensor, int], Tensor], x: Tensor, labels: Sequence[int]) -> Tensor:
@@ -80,14 +80,14 @@ def peers() -> dict[str, Maps]:
 
 @torch.no_grad()
 def second_look_maps(pinet: PiNet, x: Tensor, labels: Sequence[int]) -> Tensor:
-    """Contributions to the class's logit, spread from 56 x 56 to the pixels with their sum kept."""
+    """Return contributions to the class's logit, spread from 56 x 56 cells to the pixels with the same sum."""
     look = pinet.explain(x)
     asked = one_hot(torch.tensor(list(labels)), look.logits.shape[1]).to(look.logits)
     return resize_keeping_sum(look.contributions_to(asked).sum(1), x.shape[-2:], "smooth")
 
 
 def judged(asked: Asked, make: Maps, file: Path) -> dict[str, Tensor]:
-    """Return, for each question, a number for each photograph; from the file, if it was judged before."""
+    """Return a number of each measure for each photograph; from the file, if it was judged before."""
     if file.exists():
         return torch.load(file, weights_only=True)  # type: ignore[no-any-return]
     found: dict[str, list[Tensor]] = {}
@@ -108,7 +108,7 @@ def judged(asked: Asked, make: Maps, file: Path) -> dict[str, Tensor]:
 
 
 def by_curves(maps: Tensor, pixels: Tensor, donors: Tensor, labels: list[int]) -> dict[str, Tensor]:
-    """Areas, and the differences of :data:`CURVES`, for each photograph."""
+    """Return areas, and the differences of :data:`CURVES`, for each photograph."""
     own = JUDGES["lite0"]
     series = {
         **own_games(OWN_STEPS),
@@ -135,7 +135,7 @@ def by_curves(maps: Tensor, pixels: Tensor, donors: Tensor, labels: list[int]) -
 
 
 def table(found: dict[str, dict[str, Tensor]], questions: Sequence[str]) -> str:
-    """Means in Markdown; under them the first method less each other one, paired, with 95 % intervals."""
+    """Return means in Markdown, and below them the first method less each other one, paired, with 95 % intervals."""
     lines = [heading("method", *questions)]
     for name, values in found.items():
         lines.append(row(name, *(f"{float(values[q].nanmean()):.3f}" for q in questions)))

@@ -1,9 +1,9 @@
-"""Loss of a retrofit's gate: the frozen network must answer to its maps as it does to the photograph.
+"""Loss of a retrofit's gate: insertion and deletion curves of its maps, judged by the frozen network.
 
-The teacher is the network itself, and so is the judge. A map is good if the photograph with nothing but its upper part
-left still shows the class (insertion), and without it no longer does (deletion), for any share that is left or
-taken, whatever stands in the other pixels. Optimised for one image that gives one map, in a hundred passes; here
-a decoder learns it from many crops of a few photographs, and gives a map of a photograph it never saw in one pass.
+The network itself is both teacher and judge. A map is good if the network still predicts the class with only the top
+part of the map visible (insertion), and no longer does without it (deletion), for any share and any fill of the other
+pixels. Optimised for one image, this objective gives one map in a hundred passes; here a decoder is trained with it on
+many crops of a few photographs, and gives a map of an unseen photograph in one pass.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from torch.nn.functional import interpolate, one_hot, softplus
 from xai_align.perturbation.fills import GaussianBlur
 from xai_align.pinet.network.losses import Batch, Explains, PiNetLoss, Seen, distillation_loss
 
-#: How soft the edge of a mask is, in units of the logarithm of the contributions.
+#: Softness of a mask's edge, in units of the logarithm of the contributions.
 EDGE = 0.5
-#: Blurs as strong as an image of that many times fewer pixels a side.
+#: Strengths of blurs, as factors by which the image's sides are reduced.
 COARSE = (7, 14, 28)
 
 
 @dataclass(frozen=True)
 class CurveLoss(PiNetLoss):
-    """Distillation, and with it the insertion and deletion curves of the frozen network.
+    """Distillation, with the insertion and deletion curves of the frozen network.
 
     Args:
-        insertion: weight of ``-log p`` of the class where only the map's upper part is left.
-        deletion: weight of ``-log(1 - p)`` where that part is missing.
-        concentration: weight of the entropy of what speaks for the class, 1 if it is everywhere alike: parsimony.
+        insertion: weight of ``-log p`` of the class with only the map's top part visible.
+        deletion: weight of ``-log(1 - p)`` with that part removed.
+        concentration: weight of the entropy of the evidence for the class, 1 if it is uniform: parsimony.
         smoothness: weight of the total variation of the coefficients' logarithm.
         judge: the frozen network.
-        judged_at: rows and columns of what it judges; 160 is half the work of 224.
+        judged_at: rows and columns of its input; 160 takes half the work of 224.
     """
 
     _: KW_ONLY
@@ -48,12 +48,12 @@ class CurveLoss(PiNetLoss):
 
     @property
     def weights(self) -> dict[str, float]:
-        """The weight of each term."""
+        """Return the weight of each term."""
         names = ("prediction", "distillation", "insertion", "deletion", "concentration", "smoothness")
         return {name: float(getattr(self, name)) for name in names}
 
     def terms(self, model: Explains, seen: Seen, batch: Batch) -> dict[str, Tensor]:
-        """Every term, unweighted."""
+        """Return every term, unweighted."""
         assert batch.teacher is not None
         teacher = batch.teacher.float()
         sure, label = teacher.softmax(1).max(1)
@@ -65,14 +65,14 @@ class CurveLoss(PiNetLoss):
         }
         if self.insertion or self.deletion:
             left, taken = self._played(batch.images, ranked(contributions), label)
-            terms["insertion"] = (sure * -left).mean()  # a crop that the network is not sure of tells less
+            terms["insertion"] = (sure * -left).mean()  # a crop with an uncertain prediction is less informative
             terms["deletion"] = (sure * -torch.log1p(1e-4 - taken.exp())).mean()
         if self.prediction:
             terms["prediction"] = nn.functional.cross_entropy(seen.logits, batch.targets)
         return {name: terms[name] for name in self.names}
 
     def _played(self, images: Tensor, rank: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-        """Log probabilities of the class with a random share of the map left, and with another taken away."""
+        """Return log probabilities of the class with a random share of the map kept, and with another removed."""
         shares = torch.rand(2, len(images), device=images.device) ** 1.5  # the first pixels matter most
         keep, lose = (upper_part(rank, share) for share in shares)
         keep, lose = (interpolate(mask[:, None], images.shape[-2:], mode="bilinear") for mask in (keep, lose))
@@ -86,13 +86,13 @@ class CurveLoss(PiNetLoss):
 
 
 def ranked(contributions: Tensor) -> Tensor:
-    """Logarithm of contributions ``[N, h, w]`` in units of the mean of the positive ones; soft below zero."""
+    """Return the log of contributions ``[N, h, w]`` in units of the mean of the positive ones; soft below zero."""
     unit = contributions.clamp(min=0).mean((1, 2), keepdim=True).detach() + 1e-8
     return torch.log(softplus(4 * contributions / unit) / 4 + 1e-3)
 
 
 def upper_part(rank: Tensor, share: Tensor) -> Tensor:
-    """A soft mask ``[N, h, w]`` of the highest ranks: one half where ``share`` of the places rank higher."""
+    """Return a soft mask ``[N, h, w]`` of the highest ranks: one half where ``share`` of the positions rank higher."""
     flat = rank.flatten(1)
     place = (share * (flat.shape[1] - 1)).long()[:, None]
     cut = flat.sort(1, descending=True).values.gather(1, place)
@@ -100,14 +100,14 @@ def upper_part(rank: Tensor, share: Tensor) -> Tensor:
 
 
 def concentration(contributions: Tensor) -> Tensor:
-    """Entropy of the positive part of contributions ``[N, h, w]``, over the largest that there could be."""
+    """Return the entropy of the positive part of contributions ``[N, h, w]``, relative to its maximum."""
     positive = contributions.clamp(min=0).flatten(1)
     shares = positive / (positive.sum(1, keepdim=True) + 1e-8)
     return -(shares * (shares + 1e-9).log()).sum(1).mean() / math.log(shares.shape[1])
 
 
 def total_variation(maps: Tensor) -> Tensor:
-    """Mean absolute difference of neighbours of maps ``[N, h, w]``."""
+    """Return the mean absolute difference of neighbours of maps ``[N, h, w]``."""
     return maps.diff(dim=1).abs().mean() + maps.diff(dim=2).abs().mean()
 
 

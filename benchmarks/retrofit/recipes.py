@@ -1,7 +1,7 @@
 """Networks and fits of the retrofits of EfficientNet-Lite0.
 
-Evidence, scales and biases stay the network's own (or its linear probe's): only the gate is learnt, 48,000 numbers
-that say of every place of a 56 x 56 grid how much the evidence there counts.
+Evidence, scales and biases remain the network's own (or its linear probe's): only the gate is learnt, 48,000 weights
+that determine the weight of the evidence at every position of a 56 x 56 grid.
 """
 
 from __future__ import annotations
@@ -28,32 +28,32 @@ from xai_align.training.pinet.fit import Fit, fit_pinet
 DISTILLATION = 1.0
 #: Rows and columns of the maps.
 SIZE = 56
-#: A gate of 0.1 everywhere at first, ten times its evidence: the network's own logits, and room to grow tenfold.
+#: Initial gate of 0.1 everywhere, with ten times the evidence: the network's own logits, and room to grow tenfold.
 START = Start(coefficient=0.1)
 
 
 def untrained() -> PiNet:
-    """EfficientNet-Lite0 with a second look that gives the network's own logits."""
+    """Return EfficientNet-Lite0 with a second look that gives the network's own logits."""
     pinet = retrofit(lite0().model, "second_look", size=SIZE, start=START)
     return only_the_gate(pinet)
 
 
 def only_the_gate(pinet: PiNet) -> PiNet:
-    """The same, of whose head only the decoder is trained."""
+    """Return the same with only the head's decoder trainable."""
     pinet.head.requires_grad_(False)
     pinet.head.decoder.requires_grad_(True)
     return pinet
 
 
 def backbone_of(pinet: PiNet) -> nn.Module:
-    """The frozen network inside."""
+    """Return the frozen network inside."""
     found = pinet.encoder.inner.backbone  # type: ignore[union-attr]
     assert isinstance(found, nn.Module)
     return found
 
 
 def training_photographs(images: Path, *, but: int = 0) -> Crops:
-    """Crops of the photographs of a folder that are not judged, nor among the ``but`` first others (to choose on)."""
+    """Return crops of photographs that are neither judged nor among the first ``but`` others (for tuning)."""
     judged, others = photographs(images)
     assert len(judged) == JUDGED
     held_out = {one.name for one in judged + others[:but]}
@@ -86,7 +86,7 @@ def distil(pinet: PiNet, crops: Crops, *, epochs: int, seed: int, out: Path | No
 
 
 def on_pacs(probe: nn.Linear, gate: nn.Module | None, **options: Any) -> PiNet:
-    """EfficientNet-Lite0 with a second look at a probe's evidence, and a gate that was learnt elsewhere."""
+    """Return EfficientNet-Lite0 with a second look at a probe's evidence, and a gate that was learnt elsewhere."""
     encoder = TimmEncoder(lite0().model)
     head = SecondLookHead(
         encoder.channels,
@@ -120,7 +120,7 @@ def fit_on_pacs(pinet: PiNet, pacs: Pacs, split: Split, *, epochs: int, seed: in
 
 @torch.no_grad()
 def mean_features(pacs: Pacs) -> Tensor:
-    """Mean features ``[N, 1280]`` of all pictures: what the network's own classifier reads."""
+    """Return the mean features ``[N, 1280]`` of all pictures: the input of the network's own classifier."""
     network = lite0().model.to(memory_format=torch.channels_last)
     pictures = Pictures(pacs, torch.arange(len(pacs.labels)))
     batches = [range(start, min(start + 16, len(pictures))) for start in range(0, len(pictures), 16)]
@@ -131,5 +131,5 @@ def mean_features(pacs: Pacs) -> Tensor:
 
 @torch.no_grad()
 def logits_of(network: nn.Module, images: Tensor) -> Tensor:
-    """Logits ``[N, K]``, a few images at a time."""
+    """Return logits ``[N, K]``, computed for a few images at a time."""
     return torch.cat([network(part) for part in images.split(16)])

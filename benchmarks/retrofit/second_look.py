@@ -43,9 +43,9 @@ from benchmarks.shared.positive_integer import positive_integer
 from xai_align.pinet import PiNet
 
 EPOCHS = 40
-#: Weight of the parsimony: more makes maps sharper and predictions less the network's own.
+#: Weight of the parsimony: more makes maps sharper and predictions less like the network's.
 CONCENTRATION = 4.0
-#: Settings were chosen on so many photographs, which are neither trained on nor judged.
+#: Number of photographs for tuning, which are neither trained on nor judged.
 CHOSEN_ON = 24
 PACS_EPOCHS = 2
 
@@ -54,13 +54,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("distil", "judge", "pacs", "cost"))
     parser.add_argument("--images", type=Path, help="photographs with a labels.json")
-    parser.add_argument("--boxes", type=Path, help="photographs with a labels.json that holds boxes")
+    parser.add_argument("--boxes", type=Path, help="photographs with a labels.json with boxes")
     parser.add_argument("--pacs", type=Path, help="DOMAIN/CLASS/*.jpg")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, nargs="*", default=[0], help="of the distilled gate, or of the split")
+    parser.add_argument(
+        "--seeds", type=int, nargs="*", default=[0], help="seeds of the distilled gate, or of the split"
+    )
     parser.add_argument("--concentration", type=float, default=CONCENTRATION, help="weight of this term in training")
-    parser.add_argument("--concentrations", type=float, nargs="*", default=[CONCENTRATION], help="which to judge")
-    parser.add_argument("--limit", type=positive_integer, default=None, help="of photographs, to try")
+    parser.add_argument("--concentrations", type=float, nargs="*", default=[CONCENTRATION], help="values to judge")
+    parser.add_argument("--limit", type=positive_integer, default=None, help="number of photographs, for a trial")
     options = parser.parse_args()
     {"distil": run_distil, "judge": run_judge, "pacs": run_pacs, "cost": run_cost}[options.what](options)
 
@@ -76,7 +78,7 @@ def run_distil(options: argparse.Namespace) -> None:
 
 
 def run_judge(options: argparse.Namespace) -> None:
-    """Curves and places on the judged photographs and on those with boxes."""
+    """Print curves on the judged photographs, and localisation on those with boxes."""
     torch.set_num_threads(1)
     students = {
         f"second look {weight:g}" + (f", seed {seed}" if len(options.seeds) > 1 else ""): distilled(
@@ -104,7 +106,7 @@ def run_judge(options: argparse.Namespace) -> None:
 
 
 def run_pacs(options: argparse.Namespace) -> None:
-    """Accuracy beside the linear probe's, for every seed of the split; what else could be fitted, on the first."""
+    """Print the accuracy and the linear probe's for every seed of the split, and other variants on the first."""
     pacs = load_pacs(options.pacs)
     features = mean_features(pacs)
     gate = distilled(options.out, options.concentration, 0).head.decoder
@@ -125,14 +127,14 @@ def run_pacs(options: argparse.Namespace) -> None:
 
 
 def pacs_variants(probe: nn.Linear, gate: nn.Module) -> dict[str, PiNet]:
-    """Module that is fitted to the labels. Signed maps see no evidence: a decoder's K maps, summed (``z = 1``)."""
+    """Return the modules fitted to the labels. Signed maps use no evidence: a decoder's K maps, summed (``z = 1``)."""
     signed = on_pacs(probe, None, z="ones", activation="tanh", start=None)
     return {"gate": only_the_gate(on_pacs(probe, gate)), "fresh": only_the_gate(on_pacs(probe, None)), "signed": signed}
 
 
 @torch.no_grad()
 def run_cost(options: argparse.Namespace) -> None:
-    """Time and multiplications of a forward pass beside the backbone's, and how exact the sums are."""
+    """Print time and multiplications of a forward pass and of the backbone's, and the error of the sums."""
     pinet = distilled(options.out, options.concentration, options.seeds[0])
     backbone = backbone_of(pinet)
     print("| images | backbone, ms | second look, ms | ratio | with a map, ms | ratio |\n|---|---|---|---|---|---|")
@@ -151,13 +153,13 @@ def run_cost(options: argparse.Namespace) -> None:
 
 
 def one_map(pinet: PiNet, x: Tensor) -> Tensor:
-    """The map of the predicted class."""
+    """Return the map of the predicted class."""
     look = pinet.explain(x)
     return look.contributions_to(nn.functional.one_hot(look.logits.argmax(1), pinet.num_classes).to(x))
 
 
 def multiplications(network: nn.Module, x: Tensor) -> int:
-    """Count of one forward pass: half of the floating point operations of convolutions and matrix products."""
+    """Return the multiplications of a forward pass: half the floating-point operations of convolutions and products."""
     with FlopCounterMode(display=False) as counter:
         network(x)
     return int(counter.get_total_flops()) // 2
@@ -165,14 +167,14 @@ def multiplications(network: nn.Module, x: Tensor) -> int:
 
 @torch.no_grad()
 def sum_error(pinet: PiNet, x: Tensor) -> float:
-    """Difference of the sums over the maps and the logits, over the largest logit."""
+    """Return the difference of the sums over the maps and the logits, over the largest logit."""
     look = pinet.explain(x)
     sums = look.maps.double().sum((2, 3)) + look.bias
     return float((sums - look.logits).abs().max() / look.logits.abs().max())
 
 
 def fidelity(pinet: PiNet, asked: Asked) -> str:
-    """Agreement of the logits with the teacher's."""
+    """Return a text on the agreement of the logits with the teacher's."""
     x = JUDGES["lite0"].view(torch.stack([one.pixels for one in asked.photographs]))
     ours, teachers = logits_of(pinet, x), logits_of(JUDGES["lite0"].model, x)
     agreement = float((ours.argmax(1) == teachers.argmax(1)).float().mean())
@@ -186,19 +188,19 @@ def fidelity(pinet: PiNet, asked: Asked) -> str:
 
 
 def accuracy(pinet: PiNet, pacs: Pacs, split: Split) -> float:
-    """On the test part."""
+    """Return the accuracy on the test part."""
     pictures = Pictures(pacs, split.test)
     x = torch.stack([pictures[i][0] for i in range(len(pictures))])
     return float((logits_of(pinet, x).argmax(1) == pacs.labels[split.test]).float().mean())
 
 
 def folder_of(out: Path, concentration: float, seed: int) -> Path:
-    """Path of a stored gate."""
+    """Return the path of a stored gate."""
     return out / f"distilled-{concentration:g}-{seed}"
 
 
 def distilled(out: Path, concentration: float, seed: int) -> PiNet:
-    """The network that ``distil`` left."""
+    """Return the network that ``distil`` saved."""
     folder = folder_of(out, concentration, seed) / "model"
     if not folder.exists():
         raise SystemExit(f"there is no {folder}; run distil first")

@@ -5,10 +5,11 @@
     python -m benchmarks.retrofit.transformer distil --images DIR --weights FILE --more DIR DIR --out OUT    # resumable
     python -m benchmarks.retrofit.transformer judge --images DIR --weights FILE --out OUT
 
-The network's head reads the class token, so it has no evidence at patch tokens. Here each token's evidence is that of a
-linear probe which finds the network's logits from the mean token (ridge regression), and a gate is computed from the
-tokens of four depths, 16 x 16. Probe and gate learn from the network alone, on crops of photographs without labels:
-those of `--more`, and the 32 of `--images` that are not judged. The gate's loss has EfficientNet-Lite0's terms and
+The network's head reads the class token, so it has no evidence at patch tokens. Here each token's evidence is that of
+a linear probe that predicts the network's logits from the mean token (ridge regression), and a gate is computed from
+the tokens of four depths, 16 x 16. Probe and gate are trained on the network's outputs alone, on crops of photographs
+without labels: those of `--more`, and the 32 of `--images` that are not judged. The gate's loss has
+EfficientNet-Lite0's terms and
 weights: distillation of the network's logits, insertion and deletion judged by it, concentration.
 
 Takes about ten minutes to distil, and five to judge.
@@ -45,17 +46,17 @@ EPOCHS = 4
 CONCENTRATION = 4.0
 #: Photographs of other sources.
 OTHERS = 368
-#: Crops of each photograph for the probe, and further ones of the network's own; every fourth of these chooses the
-#: penalty.
+#: Crops of each photograph for the probe, and further crops of the network's own; the penalty is chosen on every
+#: fourth of these.
 PROBED, OWN_PROBED, HELD_OUT = 2, 8, 4
 PENALTIES = (1.0, 10.0, 100.0, 1000.0)
-#: Rows and columns of what the network judges in training: 11 x 11 patches.
+#: Rows and columns of the network's input in training: 11 x 11 patches.
 JUDGED_AT = 154
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def crops_of(images: Path, more: list[Path]) -> tuple[Crops, int]:
-    """Crops of the network's own photographs that are not judged, then of others; and how many are its own."""
+    """Return crops of the network's own unjudged photographs, then of others, and the number of its own."""
     _, others = photographs(images)
     found = sorted(file for folder in more for file in folder.rglob("*") if file.suffix.lower() in (".jpg", ".jpeg"))
     order = torch.randperm(len(found), generator=torch.Generator().manual_seed(0))[:OTHERS].tolist()
@@ -65,7 +66,7 @@ def crops_of(images: Path, more: list[Path]) -> tuple[Crops, int]:
 
 @torch.no_grad()
 def mean_tokens(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean patch token ``[N, C]`` of the last norm, and the logits ``[N, K]``."""
+    """Return the mean patch token ``[N, C]`` of the last norm, and the logits ``[N, K]``."""
     with torch.autocast("cpu", torch.bfloat16):
         tokens = torch.cat([model.forward_features(part) for part in x.split(16)])  # type: ignore[operator]
         logits = model.forward_head(tokens)  # type: ignore[operator]
@@ -73,7 +74,7 @@ def mean_tokens(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def probe_of(model: nn.Module, crops: Crops, own: int, seed: int) -> nn.Linear:
-    """Ridge regression of the network's logits on its mean patch token; the penalty is chosen on crops left out."""
+    """Fit a ridge regression of the network's logits on its mean patch token; held-out crops choose the penalty."""
     torch.manual_seed(seed)
     numbers = [*range(len(crops))] * PROBED + [*range(own)] * OWN_PROBED
     features, logits = mean_tokens(model, torch.stack([crops[i][0] for i in numbers]))
@@ -88,7 +89,7 @@ def probe_of(model: nn.Module, crops: Crops, own: int, seed: int) -> nn.Linear:
 
 
 def ridge(features: Tensor, logits: Tensor, penalty: float) -> nn.Linear:
-    """``W = (Z^T Z + penalty I)^-1 Z^T (y - mean y)`` with standardised features ``Z``; takes features as they are."""
+    """Return ``W = (Z^T Z + penalty I)^-1 Z^T (y - mean y)`` with standardised features ``Z``; takes raw features."""
     mean, std = features.double().mean(0), features.double().std(0) + 1e-6
     z, centre = (features.double() - mean) / std, logits.double().mean(0)
     eye = torch.eye(z.shape[1], dtype=z.dtype)
@@ -101,7 +102,7 @@ def ridge(features: Tensor, logits: Tensor, penalty: float) -> nn.Linear:
 
 
 def with_second_look(model: nn.Module, probe: nn.Linear) -> PiNet:
-    """The frozen network with a second look at its patch tokens, of which the gate is trained."""
+    """Return the frozen network with a second look at its patch tokens, whose gate is trained."""
     encoder = TimmEncoder(model)
     head = SecondLookHead(
         encoder.channels, probe.out_features, classifier=probe, z="evidence", size=16, start=START, mean=MEAN, std=STD
@@ -140,7 +141,7 @@ def run_distil(options: argparse.Namespace) -> None:
 
 
 def run_judge(options: argparse.Namespace) -> None:
-    """Accuracy, symmetric relevance gain and grid pointing game on the judged photographs."""
+    """Print accuracy, symmetric relevance gain and grid pointing game on the judged photographs."""
     model = small_vit(options.weights)
     found, _ = photographs(options.images)
     x, labels = found.images, torch.tensor(found.labels)
@@ -174,12 +175,12 @@ def run_judge(options: argparse.Namespace) -> None:
 
 
 def looked(pinet: PiNet, model: nn.Module, x: Tensor, labels: list[int]) -> Tensor:
-    """Maps ``[N, H, W]`` of the second look for classes; the network itself is not used."""
+    """Return maps ``[N, H, W]`` of the second look for classes; the network itself is not used."""
     return second_look_maps(pinet, x, labels)
 
 
 def _numbers(model: nn.Module, x: Tensor, labels: Tensor, grids: Any, method: Method) -> dict[str, Tensor]:
-    """Each protocol's values; in both, the network itself is the judge."""
+    """Return each protocol's values; in both, the network itself is the judge."""
     maps = in_batches(method, model, x, labels.tolist())
     return {
         "SRG": symmetric_relevance_gain(model, x, maps, target=labels, grid=(16, 16), num_steps=STEPS),

@@ -1,4 +1,4 @@
-"""Functions that call every registered method, every attribution and CAM class, and what else looks into a model.
+"""Functions that call every registered method, every attribution and CAM class, and other code that inspects a model.
 
 Shared by the tests and benchmarks of threads and of interrupts.
 """
@@ -31,13 +31,13 @@ from xai_align.perturbation.curve import perturbation_curve, perturbation_curves
 from xai_align.perturbation.spec import PerturbationSpec
 from xai_align.plugins import attribution_method, attribution_methods, metric
 
-#: A call: model and images to what it found.
+#: Function of a model and images that returns the result.
 Call = Callable[[nn.Module, Tensor], Any]
 TARGETS = [1, 2]
 
 
 def tiny_masker() -> nn.Module:
-    """A masker with fixed weights."""
+    """Return a masker with fixed weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return Masker(width=2, depth=1)
@@ -45,7 +45,7 @@ def tiny_masker() -> nn.Module:
 
 @restores_thread_state
 def untrained_explainer(model: nn.Module, images: Tensor) -> AmortisedExplainer:
-    """An explainer of this model, with fixed weights."""
+    """Return an explainer of this model, with fixed weights."""
     explained = ExplainedNetwork(model, images[:1])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -54,7 +54,7 @@ def untrained_explainer(model: nn.Module, images: Tensor) -> AmortisedExplainer:
     return AmortisedExplainer(network=network.eval(), fingerprint=fingerprint)
 
 
-#: Options that methods can't do without, or that keep them quick.
+#: Options that methods require, or that keep them quick.
 OPTIONS: dict[str, dict[str, Any]] = {
     "fei": {"n_iter": 1},
     "fei-nested": {"n_iter": 1},
@@ -71,7 +71,7 @@ OF_ATTENTION = ("attention_rollout", "attn_lrp", "chefer", "legrad")
 
 
 def by_name(name: str) -> Call:
-    """The registered method of this name, built anew at each call."""
+    """Return a call of the registered method of this name, built anew each time."""
 
     def call(model: nn.Module, images: Tensor) -> Any:
         network = BehindAttention(model) if name in OF_ATTENTION else model
@@ -95,7 +95,7 @@ def _hidden_layers(model: nn.Module, images: Tensor) -> Tensor:
     return curve.deviations.values
 
 
-#: The classes and functions; questions about two classes go their own way through some of them.
+#: Classes and functions; questions about two classes take a separate path through some of them.
 OTHERS: dict[str, Call] = {
     "PiNetAttribution": lambda m, x: PiNetAttribution(m, "first").attribute(x, target=TARGETS),
     "LayerPiNetAttribution": lambda m, x: LayerPiNetAttribution(m, m.second).attribute(x, target=TARGETS),
@@ -121,22 +121,22 @@ OTHERS: dict[str, Call] = {
 
 
 def all_methods() -> dict[str, Call]:
-    """Every call by its name: the registered methods first, classes and functions after them."""
+    """Return every call by its name: the registered methods first, classes and functions after them."""
     return {name: by_name(name) for name in attribution_methods()} | OTHERS
 
 
 def quiet() -> None:
-    """Ties and the like are no news on tiny images; for the whole process."""
+    """Ignore warnings that are expected on tiny images, such as ties, in the whole process."""
     warnings.simplefilter("ignore")
 
 
 def tensors_of(found: Any) -> list[Tensor]:
-    """Result of a call, as tensors that can be compared."""
+    """Return the result of a call as tensors that can be compared."""
     parts = found if isinstance(found, tuple | list) else (found,)
     return [torch.as_tensor(part) for part in parts]
 
 
 def is_same(found: Any, expected: Any) -> bool:
-    """Return True if two calls found the same, bit for bit."""
+    """Return whether the results of two calls are the same, bit for bit."""
     pairs = zip(tensors_of(found), tensors_of(expected), strict=True)
     return all(a.shape == b.shape and bool(((a == b) | (a.isnan() & b.isnan())).all()) for a, b in pairs)

@@ -1,9 +1,9 @@
-"""Change every kind of file that is written and read in many ways, and count what comes of it.
+"""Change every kind of file that is written and read, in many ways, and count the outcomes.
 
     python -m benchmarks.safety.changed_files [KIND ...]
 
-A changed file is refused in one sentence that names it, or loads to exactly what it says. Keys are deleted and replaced
-and weights changed as somebody would who also makes the digests anew; bytes are changed and cut without that.
+A changed file is refused in one sentence that names it, or loads to exactly its content. Keys are deleted and replaced
+and weights changed with matching digests, as an attacker would; bytes are changed and truncated without them.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ from xai_align.prototypes import Prototypes, load_prototypes, save_prototypes
 from xai_align.training.checkpoints import Checkpoints, Snapshot, read_checkpoint, write_checkpoint
 from xai_align.training.network_fit_state import NetworkFitState
 
-#: ``(what is said, tensors)``: all of what was loaded.
+#: ``(plain values, tensors)``: everything that was loaded.
 Loaded = tuple[Any, dict[str, Tensor]]
 OUTCOMES = ("refused", "unchanged", "other finite weights", "anything else")
 
-#: What stands in the place of every value in turn; NaN and infinity as JSON of Python writes them.
+#: Values that replace every value in turn; NaN and infinity as JSON of Python writes them.
 WRONG: tuple[Any, ...] = (
     None, True, -1, 3, 10**12, 10**30, 0.5, float("nan"), float("inf"), "", "x", "../../x", "/etc/passwd", "os:abort",
     "evil_module:run", "align:.", "pinet:.", "timm:hf_hub:evil/model", "timm:hf-hub:evil/model", "timm:local-dir:.",
@@ -60,7 +60,7 @@ WRONG: tuple[Any, ...] = (
 
 
 class Attempted(BaseException):
-    """Something was run, fetched or ended that no file may run, fetch or end."""
+    """Error raised when a file makes something run, be fetched or end."""
 
 
 @dataclass(frozen=True)
@@ -68,13 +68,13 @@ class Kind:
     """A kind of file, or folder.
 
     Attributes:
-        make: writes it into a folder.
-        load: reads it: all that was loaded.
+        make: function that writes it to a folder.
+        load: function that reads it and returns everything loaded.
         files: the names of its files.
-        read: what its JSON says.
-        write: writes other JSON in its place, with digests that fit.
-        tensors: the files of tensors, and how each is written with others, with digests that fit.
-        recomputed: whether a file that can't be used may be passed over, so that what was in it is computed anew.
+        read: function that returns its JSON.
+        write: function that replaces its JSON, with matching digests.
+        tensors: the files of tensors, and a function for each that replaces its tensors, with matching digests.
+        recomputed: whether an unusable file may be skipped, so that its content is computed again.
     """
 
     make: Callable[[Path], None]
@@ -431,7 +431,7 @@ KINDS: dict[str, Kind] = {
 
 @dataclass(frozen=True)
 class Change:
-    """One change of a folder: its name, what does it, and what the JSON says then, if that is known."""
+    """One change of a folder: its name, the function that makes it, and the resulting JSON, if known."""
 
     name: str
     apply: Callable[[Path], None]
@@ -439,14 +439,14 @@ class Change:
 
 
 def changes(kind: Kind, folder: Path, *, flips: int = 24, wrong: int | None = None, seed: int = 0) -> Iterator[Change]:
-    """All changes of the table, for a folder as it was made.
+    """Return all changes of the table, for a folder as it was made.
 
     Args:
-        kind: of the folder.
-        folder: it is read, not changed.
-        flips: bytes that are changed, one at a time, in every file.
-        wrong: how many of the wrong values stand in the place of each value, drawn by ``seed``; None: all.
-        seed: of what is drawn.
+        kind: kind of the folder.
+        folder: the folder, which is read and not changed.
+        flips: number of bytes that are changed, one at a time, in every file.
+        wrong: number of wrong values that replace each value in turn, drawn by ``seed``; None: all.
+        seed: seed of the draws.
     """
     dice = random.Random(seed)
     for file in kind.files:
@@ -485,7 +485,7 @@ def _changed_bytes(file: str, data: bytes, flips: int, dice: random.Random) -> I
 
 
 class Payload:
-    """A pickle that says that it was run."""
+    """Pickle that reports that it was run."""
 
     def __reduce__(self) -> Any:
         return (Path.touch, (Path("was_run"),))
@@ -530,7 +530,7 @@ def _changed_words(kind: Kind, said: Any, wrong: int | None, dice: random.Random
                 yield change(f"{name} renamed", _renamed(said, where))
         for value in WRONG if wrong is None else dice.sample(WRONG, wrong):
             yield change(f"{name} = {value!r}"[:80], _with(said, where, value))
-    # a checkpoint's config is compared as a whole by the fit that goes on from it, and not looked into
+    # a checkpoint's config is compared as a whole by the fit that resumes from it, and its fields are not checked
     for where in [one for one in _places(said) if isinstance(_at(said, one), dict) and "config" not in one]:
         for key, value in EXTRA.items():
             name = ".".join(map(str, (*where, key)))
@@ -621,7 +621,7 @@ def _tensors(path: Path) -> dict[str, Tensor]:
 
 @contextmanager
 def nothing_is_run(inside: Path) -> Iterator[None]:
-    """The current directory is one with a module and files that tell when they are run; nothing is fetched or ended.
+    """Change to a directory with a module and files that report when they are run; nothing may be fetched or ended.
 
     Raises:
         Attempted: something was.
@@ -671,13 +671,13 @@ def _trap(name: str) -> Callable[..., Any]:
 
 
 def outcome(kind: Kind, folder: Path, change: Change, original: Loaded) -> tuple[str, str]:
-    """One of :data:`OUTCOMES`, and what to know about it.
+    """Return one of :data:`OUTCOMES`, and a remark on it.
 
     Args:
-        kind: of the folder.
-        folder: as it was changed.
-        change: how.
-        original: what the folder loaded to before.
+        kind: kind of the folder.
+        folder: the changed folder.
+        change: the change.
+        original: the result of loading the folder before.
     """
     try:
         with warnings.catch_warnings():
@@ -704,7 +704,7 @@ def outcome(kind: Kind, folder: Path, change: Change, original: Loaded) -> tuple
 
 
 def sentence_problem(message: str, folder: Path) -> str:
-    """Complaint about a message that should be one sentence with the name of a file in it; "" for none."""
+    """Return a complaint about a message that should be one sentence with the name of a file in it; "" for none."""
     if "\n" in message:
         return "several lines"
     if len(message) > 900:
@@ -715,7 +715,7 @@ def sentence_problem(message: str, folder: Path) -> str:
 
 
 def _says(said: Any, expected: Any) -> bool:
-    """Compare two values, 1 and 1.0 as equal, apart from the version and what the expected value leaves out."""
+    """Compare two values, 1 and 1.0 as equal, except for the version and keys that the expected value leaves out."""
     if isinstance(said, dict) and isinstance(expected, dict):
         return all(key in said and _equal(said[key], one) for key, one in expected.items() if key != "version")
     return _equal(said, expected)
@@ -734,13 +734,13 @@ def _same(one: Tensor, other: Tensor) -> bool:
 
 
 def tried(kind: Kind, base: Path, *, every: int = 1, **options: Any) -> Iterator[tuple[Change, str, str]]:
-    """Every change of a kind, with its outcome and what to know about it.
+    """Yield every change of a kind, with its outcome and a remark.
 
     Args:
-        kind: which.
+        kind: the kind.
         base: an empty folder to work in.
-        every: of so many changes one is made.
-        options: of :func:`changes`.
+        every: make only every so many-th change.
+        options: options of :func:`changes`.
     """
     whole, changed = base / "whole", base / "somewhere" / "changed"
     whole.mkdir(parents=True)
@@ -756,7 +756,7 @@ def tried(kind: Kind, base: Path, *, every: int = 1, **options: Any) -> Iterator
 
 
 def main() -> None:
-    """Print the table; of some kinds only, if any are named."""
+    """Print the table, for the named kinds only if there are any."""
     print(heading("kind of file", "changed files", *OUTCOMES))
     total: Counter[str] = Counter()
     for name, kind in KINDS.items():

@@ -1,8 +1,8 @@
-"""Time of ``xai-align explain`` for many images, and the memory that it holds meanwhile.
+"""Time and memory of ``xai-align explain`` for many images.
 
     python -m benchmarks.safety.explain_throughput --images 256
 
-Cuts of the package's photographs, EfficientNet-Lite0 (the extra ``demo``), the exact readout by default; pictures,
+Crops of the package's photographs, EfficientNet-Lite0 (the extra ``demo``), the exact readout by default; pictures,
 arrays, numbers and the page are written to a temporary folder.
 """
 
@@ -26,7 +26,7 @@ EVERY = 32
 
 
 def cuts(folder: Path, count: int) -> None:
-    """Write different cuts of the photographs."""
+    """Write different crops of the photographs."""
     photographs = [Image.open(file).convert("RGB") for file in sorted(FOLDER.glob("*.jpg"))]
     for number in range(count):
         one = photographs[number % len(photographs)]

@@ -1,4 +1,4 @@
-"""Table of thirteen faults that users of pytorch-grad-cam have met, tried on GradCAM and on PiNetCAM.
+"""Table of thirteen faults that users of pytorch-grad-cam have met, tested on GradCAM and on PiNetCAM.
 
 python -m benchmarks.safety.gradcam_faults
 
@@ -36,7 +36,7 @@ class Finding(NamedTuple):
 
 
 def network(name: str, **options: Any) -> nn.Module:
-    """A small timm network whose weights are random, none of them zero; in eval mode."""
+    """Return a small timm network in eval mode, with random weights, none of them zero."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = timm.create_model(name, num_classes=7, **options)
@@ -59,7 +59,7 @@ def images(number: int = 2) -> Tensor:
 
 
 def classes(model: nn.Module, number: int = 2) -> list[ClassifierOutputTarget]:
-    """The predicted classes, so that something speaks for them."""
+    """Return the predicted classes, for which there is evidence."""
     with torch.no_grad():
         return [ClassifierOutputTarget(int(row.argmax())) for row in model(images(number).to(dtype_of(model)))]
 
@@ -82,7 +82,7 @@ def in_words(error: Exception) -> str:
 
 
 def runs(call: Callable[[], Any]) -> Finding:
-    """Well if there is a map with something on it."""
+    """Return a good finding if the call gives a map that is not flat."""
     found: list[Any] = []
     error = raised(lambda: found.append(call()))
     if error is not None:

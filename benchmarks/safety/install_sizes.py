@@ -1,8 +1,8 @@
-"""Print how many packages and megabytes an installation brings, by extra, from the packages of this environment.
+"""Print the number of packages and megabytes of an installation, by extra, from the packages of this environment.
 
     python -m benchmarks.safety.install_sizes
 
-PyTorch with what it brings (on Linux the CUDA libraries, unless its CPU wheels were installed first) stands by itself.
+PyTorch with its dependencies (on Linux the CUDA libraries, unless its CPU wheels were installed first) is separate.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Interrupt methods at random moments, and count what leaves the thread, the process or the model changed.
+"""Interrupt methods at random moments, and count those that leave the thread, the process or the model changed.
 
     OMP_NUM_THREADS=1 python -m benchmarks.safety.interrupts [--count 2000] [--methods NAME ...]
 
 A tiny convolutional network, two images. ``KeyboardInterrupt`` is raised by a timer at a random moment of a call;
-then the thread's modes and hooks, gradient mode, autocast, an unrelated backward pass and the model are looked at.
-Calls that ended before are not counted. An interrupt is hidden where another error came out of the call in its place.
-Without names, the attribution classes, and one registered method of each way of running those of others.
+then the thread's modes and hooks, gradient mode, autocast, an unrelated backward pass and the model are checked.
+Calls that ended before it are not counted. An interrupt is hidden if the call raised another error in its place.
+Without names, the attribution classes are run, and one registered method for each way of calling other packages.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ METHODS = (
     "shapleycam",
     "kpcacam",
 )
-#: Every so many interrupts the whole model and the random state are compared.
+#: Number of interrupts between comparisons of the whole model and the random state.
 WHOLE = 50
 
 
 def interrupted(call: Callable[[], Any], seconds: float) -> BaseException | None:
-    """Run a call, interrupt it after so many seconds, and return the interrupt; None: it came too late."""
+    """Run a call, interrupt it after this number of seconds, and return the interrupt; None: it came too late."""
 
     def interrupt(number: int, frame: Any) -> None:
         raise KeyboardInterrupt

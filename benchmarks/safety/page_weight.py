@@ -2,11 +2,11 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.safety.page_weight [--repeats 5] [--demo FOLDER]
 
-Two pages: the demo's, with 4 photographs (the extra ``demo``), and a made one of 64 photographs with 6 methods, whose
-maps are noise with a value for each pixel: nothing is harder to store. The time is the page's own clock, from the
+Two pages: the demo's, with 4 photographs (the extra ``demo``), and a synthetic one of 64 photographs with 6 methods,
+whose maps are noise with a value for each pixel, the hardest to store. The time is the page's own clock, from the
 start of the navigation until the page is loaded, the first map has been drawn and two more frames have been shown.
-After that the pointer is moved onto the first map, and the value under it must be told. Each load is in a new tab.
-On a busy machine the time grows; the processor time of the page's main thread hardly does.
+Then the pointer is moved onto the first map, and the page must show the value under it. Each load is in a new tab.
+On a busy machine the time grows, but the processor time of the page's main thread hardly does.
 Takes about two minutes on one core.
 """
 
@@ -53,10 +53,10 @@ def made_page(folder: Path) -> Path:
 
 
 def usable_after(browser: Browser, page: Path) -> tuple[float, float]:
-    """Seconds until a page in a new tab can be used, and those that its main thread computes until then.
+    """Return the seconds until a page in a new tab can be used, and the processor seconds of its main thread.
 
     Raises:
-        RuntimeError: the value under the pointer is not told, or the page has errors.
+        RuntimeError: the value under the pointer is not shown, or the page has errors.
     """
     tab = browser.open(page.as_uri())
     seconds, computed = tab.run(USABLE) / 1000, tab.processor_seconds()

@@ -1,9 +1,9 @@
-"""Public bug reports and questions of users of other libraries, each tried here: it works, or a sentence says why not.
+"""Public bug reports and questions of users of other libraries, each tested here: it works, or an error says why not.
 
     OMP_NUM_THREADS=1 python -m benchmarks.safety.public_reports
 
-Each case is the report in small: a tiny network of the same kind with random weights, and the call that failed. It
-checks the answer, not only that there is one. Takes about a minute.
+Each case is a small version of the report: a tiny network of the same kind with random weights, and the call that
+failed. It checks the answer, not only that there is one. Takes about a minute.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ REPOSITORIES = {
 
 @dataclass(frozen=True)
 class Report:
-    """A thread, what its author wanted, and the case that tries it.
+    """Report: a thread, its author's aim, and the case that tests it.
 
     Attributes:
         thread: library and number.
-        wanted: half a line.
-        case: raises what the library raises; an ``AssertionError`` is a wrong answer.
-        refused: words of the error that the case is to end in; empty if it is to work.
+        wanted: the author's aim, in half a line.
+        case: function that raises the library's errors; an ``AssertionError`` is a wrong answer.
+        refused: words of the expected error; empty if the case should work.
     """
 
     thread: str
@@ -90,7 +90,7 @@ def images(number: int = 2, channels: int = 3, side: int = 32) -> Tensor:
 
 
 class Then(nn.Module):
-    """A network, and a function of what it returns."""
+    """A network, followed by a function of its output."""
 
     def __init__(self, network: nn.Module, function: Callable[[Any], Any]) -> None:
         super().__init__()
@@ -130,7 +130,7 @@ def vit(**options: Any) -> nn.Module:
 
 
 def tokens_to_grid(height: int, width: int) -> Callable[[Tensor], Tensor]:
-    """The package's transform for vision transformers, with a grid of this size."""
+    """Return the package's transform for vision transformers, with a grid of this size."""
     return lambda z: z[:, 1:].reshape(len(z), height, width, z.shape[2]).permute(0, 3, 1, 2)
 
 
@@ -371,7 +371,7 @@ def which_output() -> None:
     is_map(PiNetCAM(Then(model, lambda z: z[0]))(images(), [1, 2]), images())
 
 
-@report("grad-cam#325", "one logit: what speaks for and what against")
+@report("grad-cam#325", "one logit: evidence for and against")
 def both_sides() -> None:
     model, x = small(1), images()
     cam = PiNetCAM(model)
@@ -384,7 +384,7 @@ def not_binary() -> None:
     PiNetCAM(small(34))(images(), [BinaryClassifierOutputTarget(1)] * 2)
 
 
-@report("grad-cam#293", "what speaks for a larger number, of a regression")
+@report("grad-cam#293", "evidence for a larger number, of a regression")
 def larger_number() -> None:
     model, x = small(1), images()
     found = PiNetCAM(model).attributions(x, [RawScoresOutputTarget()] * 2)
@@ -533,7 +533,7 @@ def averaged_weights() -> None:
 
 
 def outcome(one: Report) -> tuple[bool, str]:
-    """Return whether a case ends as it is to end, and how it ends, in words."""
+    """Return whether a case ends as expected, and its result in words."""
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")
         torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""Count wrong calls beside an explanation that shares the model, and differences between eight threads and one.
+"""Count wrong calls during an explanation that shares the model, and differences between eight threads and one.
 
     OMP_NUM_THREADS=1 python -m benchmarks.safety.threads [--calls 5000] [--methods NAME ...]
 
@@ -27,7 +27,7 @@ THREADS, ROUNDS = 8, 3
 
 
 def together(jobs: Sequence[Callable[[], Any]]) -> list[Any]:
-    """Run functions in a thread each, from one moment on; their answers, or the first error."""
+    """Run functions in one thread each, started at the same moment; return their results, or raise the first error."""
     found: list[Any] = [None] * len(jobs)
     errors: list[BaseException] = []
     barrier = threading.Barrier(len(jobs))
@@ -50,7 +50,7 @@ def together(jobs: Sequence[Callable[[], Any]]) -> list[Any]:
 
 
 def beside(method: Call, model: nn.Module, images: Tensor, others: Tensor, calls: int) -> tuple[int, int, int]:
-    """Plain calls, wrong ones among them, and explanations meanwhile: at least one, and so many calls."""
+    """Count plain calls, wrong ones, and explanations meanwhile: at least one explanation, and this many calls."""
     with torch.no_grad():
         expected = model(others)
     count, wrong, explained = [0], [0], [0]

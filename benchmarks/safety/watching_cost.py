@@ -1,11 +1,11 @@
-"""Share of a training's time that explanations of fixed pictures take, for methods of different cost.
+"""Share of training time taken by explanations of fixed pictures, for methods of different cost.
 
     OMP_NUM_THREADS=1 python -m benchmarks.safety.watching_cost [--epochs 4] [--steps 60] [--pictures 8]
 
 timm's resnet18 with random weights is trained on noise of 32 pixels, in batches of 16: without a log, and with one of
 each method, called after every epoch and at the end. Files are written to a folder. The weights at the end are
-compared, bit for bit. A call is timed apart, for all pictures; "every epoch" is the share of time if each were made.
-Takes about two minutes on one core.
+compared, bit for bit. A call is timed separately, for all pictures; "every epoch" is the share of time if every call
+were made. Takes about two minutes on one core.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ METHODS: dict[str, dict[str, Any]] = {
 
 
 def train(epochs: int, steps: int, log: ExplanationLog | None) -> tuple[nn.Module, float, int]:
-    """The network, the seconds, and how many pictures were explained."""
+    """Return the network, the seconds, and the number of explained pictures."""
     torch.manual_seed(0)
     model = timm.create_model("resnet18", num_classes=CLASSES)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
@@ -56,7 +56,7 @@ def train(epochs: int, steps: int, log: ExplanationLog | None) -> tuple[nn.Modul
 
 
 def seconds_of_a_call(log: ExplanationLog, model: nn.Module) -> float:
-    """The shortest of three, the first of which opens the writer and finds the layers."""
+    """Return the shortest time of three calls, the first of which opens the writer and finds the layers."""
     log.start()
     found = []
     for number in range(3):

@@ -1,1 +1,1 @@
-"""Material and measures that several benchmarks share; nothing here is a benchmark."""
+"""Data and measures shared by several benchmarks; nothing here is a benchmark."""

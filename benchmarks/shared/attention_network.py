@@ -1,4 +1,4 @@
-"""A network for methods that need attention, from any network on images."""
+"""Network for methods that need attention, built from any network on images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 
 class BehindAttention(nn.Module):
-    """A network behind two layers of attention over the pixels, each of which is a token of its channels.
+    """Network behind two layers of attention over the pixels, which are tokens of their channels.
 
     Further arguments go to the network. One that is a tensor is added to the images, as the conformance checks' network
     does, so that the attention depends on it too.

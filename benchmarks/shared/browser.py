@@ -1,4 +1,4 @@
-"""A headless Chromium, driven through its pipe (the DevTools protocol): real pointer, keys, screens and colours."""
+"""Headless Chromium, driven through its pipe (the DevTools protocol): real pointer, keys, screens and colours."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ class Tab:
 
 
 def _pipe():
-    """A pipe whose ends have numbers above those that the browser uses."""
+    """Return a pipe whose ends have numbers above those that the browser uses."""
     ends = os.pipe()
     moved = tuple(fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in ends)
     for end in ends:

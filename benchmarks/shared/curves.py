@@ -1,8 +1,8 @@
-"""Insertion and deletion curves that several benchmarks judge maps by.
+"""Insertion and deletion curves by which several benchmarks judge maps.
 
-Every curve is of the probability of the photograph's class, and its area is a trapezoid one over [0, 1]. Of
-insertion more is better, of deletion less; their difference is one number for each way of taking pixels away.
-Networks judge in float32: bfloat16 is twice as quick on some CPUs and ten times slower on others.
+Every curve is of the probability of the photograph's class, and its area over [0, 1] is computed by the trapezoidal
+rule. More is better for insertion, less for deletion; their difference is one number for each fill.
+Networks judge in float32: bfloat16 is twice as fast on some CPUs and ten times slower on others.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from xai_align.perturbation import PerturbationSpec, curve_values, perturbation_
 from xai_align.perturbation.curve import Curve
 from xai_align.perturbation.spec import Order, steps
 
-#: Steps of curves with fills that methods don't know, and on other networks.
+#: Steps of curves with fills that methods do not use, and on other networks.
 OTHER_STEPS = 10
-#: Perturbed inputs that go through a network at once.
+#: Number of perturbed inputs in a batch.
 BATCH = 16
-#: The precision of the judging networks; None: float32. Areas in bfloat16 are within 0.01 of it, 0.001 off in the mean
+#: Precision of the judging networks; None: float32. Areas in bfloat16 are within 0.01 of it, 0.001 off in the mean
 #: (24 measured).
 PRECISION: torch.dtype | None = None
-#: The networks that judge the maps of a network, besides itself.
+#: Networks that judge the maps of a network, besides itself.
 OTHERS: dict[str, tuple[str, ...]] = {
     "lite0": ("lite1", "squeezenet"),
     "squeezenet": ("lite0", "lite1"),
     "resnet20": (),
 }
-#: Another photograph is the one so many places on, around the end.
+#: Distance to the other photograph in the list, cyclically.
 PLACES_ON = 17
 #: "lerf" removes the least relevant first: insertion, read backwards.
 GAMES: dict[str, Order] = {"insertion": "lerf", "deletion": "morf"}
 
 
 def own_games(count: int) -> dict[str, PerturbationSpec]:
-    """RISE's pair, insertion from blur and deletion to zeros, in so many steps."""
+    """Return RISE's pair, insertion from blur and deletion to zeros, in this number of steps."""
     return {
         "insertion blur": PerturbationSpec("blur", "lerf", steps(count)),
         "deletion zero": PerturbationSpec("zero", "morf", steps(count)),
@@ -49,12 +49,12 @@ def own_games(count: int) -> dict[str, PerturbationSpec]:
 def both_games(
     name: str, fill: Any, count: int = OTHER_STEPS, grid: tuple[int, int] | None = None
 ) -> dict[str, PerturbationSpec]:
-    """Insertion and deletion with the same fill."""
+    """Return insertion and deletion with the same fill."""
     return {f"{game} {name}": PerturbationSpec(fill, order, steps(count), grid) for game, order in GAMES.items()}
 
 
 def on_another_network(network: Judge, pixels: Tensor, labels: list[int], maps: Tensor) -> list[dict[str, float]]:
-    """Areas of insertion from blur and deletion to zeros, for the same pixels and maps at this network's size."""
+    """Return the areas of :func:`own_games` for the same pixels and maps at this network's size."""
     x = network.view(pixels)
     resized = interpolate(maps[:, None], x.shape[-2:], mode="bilinear")[:, 0]
     series = own_games(OTHER_STEPS)

@@ -1,4 +1,4 @@
-"""A small encoder-decoder that reverses sequences, so that the source of every output token is known."""
+"""Small encoder-decoder that reverses sequences, so that the source of every output token is known."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-#: "single": every position for itself. "convolution": two layers over three neighbours. "self-attention": two layers
+#: "single": every position by itself. "convolution": two layers over three neighbours. "self-attention": two layers
 #: over all positions.
 Encoder = Literal["single", "convolution", "self-attention"]
 
@@ -17,9 +17,9 @@ WIDTH, HEADS, LAYERS = 32, 2, 2
 
 
 class EncoderDecoder(nn.Module):
-    """Logits of all output tokens at once, each from the source alone.
+    """Encoder-decoder that gives the logits of all output tokens at once, each from the source alone.
 
-    A symbol of a random sequence says nothing about the next one, so the decoder isn't shown the tokens before.
+    The symbols of a random sequence are independent, so the decoder does not get the previous tokens.
     """
 
     def __init__(self, encoder: Encoder) -> None:
@@ -32,11 +32,11 @@ class EncoderDecoder(nn.Module):
         self.last = nn.Linear(WIDTH, SYMBOLS)
 
     def encode(self, source: Tensor) -> Tensor:
-        """``[N, T, WIDTH]`` of a source ``[N, T, SYMBOLS]``, one-hot."""
+        """Return ``[N, T, WIDTH]`` of a source ``[N, T, SYMBOLS]``, one-hot."""
         return self.encoder(self.embed(source) + self.places)  # type: ignore[no-any-return]
 
     def decode(self, encoded: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits ``[N, I, SYMBOLS]`` and attention ``[N, layers, heads, I, T]``."""
+        """Return logits ``[N, I, SYMBOLS]`` and attention ``[N, layers, heads, I, T]``."""
         x, seen = self.steps.expand(len(encoded), -1, -1), []
         for layer in self.decoder:
             x, weights = layer(x, encoded)
@@ -44,7 +44,7 @@ class EncoderDecoder(nn.Module):
         return self.last(x), torch.stack(seen, 1)
 
     def forward(self, source: Tensor) -> Tensor:
-        """Logits ``[N, I, SYMBOLS]``."""
+        """Return logits ``[N, I, SYMBOLS]``."""
         return self.decode(self.encode(source))[0]
 
 
@@ -68,12 +68,12 @@ class DecoderLayer(nn.Module):
 
 
 def by_head(x: Tensor) -> Tensor:
-    """``[N, positions, WIDTH]`` to ``[N, heads, positions, WIDTH / heads]``."""
+    """Reshape ``[N, positions, WIDTH]`` to ``[N, heads, positions, WIDTH / heads]``."""
     return x.unflatten(2, (HEADS, -1)).transpose(1, 2)
 
 
 class Neighbours(nn.Module):
-    """A convolution over three neighbouring positions, and ReLU."""
+    """Convolution over three neighbouring positions, and ReLU."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -97,13 +97,13 @@ def _encoder(name: Encoder) -> nn.Module:
 
 
 def sequences(count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """One-hot sources ``[N, T, SYMBOLS]``, and the symbols of their reversals ``[N, I]``."""
+    """Return one-hot sources ``[N, T, SYMBOLS]``, and the symbols of their reversals ``[N, I]``."""
     symbols = torch.randint(SYMBOLS, (count, LENGTH), generator=torch.Generator().manual_seed(seed))
     return F.one_hot(symbols, SYMBOLS).float(), symbols.flip(1)
 
 
 def reversing(encoder: Encoder, *, seed: int, steps: int) -> EncoderDecoder:
-    """A network trained on new sequences in every step."""
+    """Return a network trained on new sequences in every step."""
     torch.manual_seed(seed)
     model = EncoderDecoder(encoder)
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)

@@ -10,7 +10,7 @@ from xai_align.comparison.intervals import mean_intervals
 
 
 def plus_minus(values: NDArray[np.float64], *, sign: str = "") -> list[str]:
-    """Each column's mean and half the width of its interval: ``0.138 ± 0.032``; ``sign="+"`` shows the sign of each.
+    """Format each column's mean and half the width of its interval: ``0.138 ± 0.032``; ``sign="+"`` shows signs.
 
     Values that are all equal have no interval: ``1.000 ± –``.
     """
@@ -21,6 +21,6 @@ def plus_minus(values: NDArray[np.float64], *, sign: str = "") -> list[str]:
 
 
 def from_to(differences: Tensor) -> str:
-    """The mean of differences ``[N]`` and the ends of its interval: ``+0.020; +0.010 to +0.032``."""
+    """Return the mean of differences ``[N]`` and the ends of its interval: ``+0.020; +0.010 to +0.032``."""
     found = mean_intervals(differences[:, None].double().numpy())
     return f"{found.mean[0]:+.3f}; {found.low[0]:+.3f} to {found.high[0]:+.3f}"

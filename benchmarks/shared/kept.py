@@ -1,4 +1,4 @@
-"""Results that a stopped benchmark finds again: whole files, as a file that is there isn't made again."""
+"""Saved results of a benchmark, from which a stopped run resumes: complete files, as existing ones are not repeated."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ from xai_align._tools.files.whole_file import whole_file
 
 
 def keep(found: Any, file: Path) -> None:
-    """Save tensors to a file that appears when all is written, and not at all if the program is stopped before."""
+    """Save tensors to a file that appears only when it is complete."""
     with whole_file(file) as waiting:
         torch.save(found, waiting)

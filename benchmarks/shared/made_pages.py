@@ -1,4 +1,4 @@
-"""Pages made by hand: records whose every number is known."""
+"""Pages of synthetic records whose every number is known."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ KINDS = ("Why this class?", "Why this class and not that one?")
 
 
 def record(grid, *, cells=None, bias=None, method="pinet", question=QUESTIONS[0], **changes):
-    """A record of a map ``[H, W]``; with a bias it is a decomposition, at layer "conv" if it has cells."""
+    """Return a record of a map ``[H, W]``; with a bias it is a decomposition, at layer "conv" if it has cells."""
     total = float(grid.double().nan_to_num().sum())
     exact = bias is not None
     given = {
@@ -54,14 +54,14 @@ def record(grid, *, cells=None, bias=None, method="pinet", question=QUESTIONS[0]
 
 
 def coarse_record(cells, side=224, **options):
-    """A record whose map has large cells; each is spread evenly over its pixels."""
+    """Return a record whose map has large cells; each is spread evenly over its pixels."""
     each = side // len(cells)
     values = cells.repeat_interleave(each, 0).repeat_interleave(each, 1) / each**2
     return record(values, cells=cells, **options)
 
 
 def picture(seed=0, side=224):
-    """A photograph with edges, gradients and grain, ``[side, side, 3]``: about as hard to compress as a real one."""
+    """Return a photograph with edges, gradients and grain, ``[side, side, 3]``, as hard to compress as a real one."""
     draw = np.random.default_rng(seed)
     y, x = np.mgrid[0:side, 0:side] / side
     waves = [np.sin(20 * draw.random() * x + 20 * draw.random() * y + 6 * draw.random()) for _ in range(3)]
@@ -71,12 +71,12 @@ def picture(seed=0, side=224):
 
 
 def noise(seed, side=224):
-    """A fine map, as integrated gradients gives it: the hardest to store."""
+    """Return a fine map like that of integrated gradients: the hardest to store."""
     return torch.randn(side, side, generator=torch.Generator().manual_seed(seed)) / 500
 
 
 def section(number=0, records=None, title="A cat", side=224):
-    """A photograph with these records, grouped by question."""
+    """Return a section with a photograph and these records, grouped by question."""
     shown_picture = picture(number, side)
     if records is None:
         cells = torch.randn(7, 7, generator=torch.Generator().manual_seed(number))
@@ -113,7 +113,7 @@ def section(number=0, records=None, title="A cat", side=224):
 
 
 def many(photographs=64):
-    """Photographs with six maps that are all as hard to store as they can be."""
+    """Return photographs with six maps that are all as hard to store as possible."""
     records = [record(noise(number), method=f"method_{number}", bias=0.5) for number in range(6)]
     one = section(0, records)
     return [dataclasses.replace(one, title=f"Photograph {number}") for number in range(photographs)], records

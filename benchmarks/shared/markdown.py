@@ -4,10 +4,10 @@ from __future__ import annotations
 
 
 def row(*cells: object) -> str:
-    """``| a | b |``."""
+    """Return a row ``| a | b |``."""
     return "| " + " | ".join(map(str, cells)) + " |"
 
 
 def heading(*columns: object) -> str:
-    """The first row of a table and the line below it."""
+    """Return the first row of a table and the line below it."""
     return row(*columns) + "\n" + "|---" * len(columns) + "|"

@@ -13,14 +13,14 @@ Answer = TypeVar("Answer")
 
 
 def timed(call: Callable[[], Answer], *, clock: Callable[[], float] = perf_counter) -> tuple[float, Answer]:
-    """Seconds that a call takes, and its answer. ``clock=process_time`` counts this process's own time alone."""
+    """Return the seconds of a call and its result. ``clock=process_time`` counts this process's own time alone."""
     start = clock()
     answer = call()
     return clock() - start, answer
 
 
 def memory_mib(entry: str) -> float:
-    """MiB of this process (Linux): ``VmRSS`` now, ``VmHWM`` at its highest.
+    """Return the memory of this process in MiB (Linux): ``VmRSS`` now, ``VmHWM`` at its peak.
 
     The ``ru_maxrss`` of a child process would begin at its parent's.
     """
@@ -29,6 +29,6 @@ def memory_mib(entry: str) -> float:
 
 
 def printed_by(module: str, *arguments: object) -> str:
-    """Run a benchmark in a process of its own and return what it prints."""
+    """Run a benchmark in a separate process and return its output."""
     command = [sys.executable, "-m", module, *map(str, arguments)]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout

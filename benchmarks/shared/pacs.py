@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from xai_align.data.images import open_image
 
-#: Weights of the squared norm that a probe chooses from.
+#: Weights of the squared norm among which the probe's is chosen.
 PENALTIES = (1e-2, 3e-2, 1e-1, 3e-1)
 
 
@@ -34,7 +34,7 @@ class Pacs:
 
 @dataclass(frozen=True)
 class Split:
-    """Numbers of pictures; every domain and class has the same share of each part."""
+    """Indices of pictures; every domain and class has the same share of each part."""
 
     train: Tensor
     validation: Tensor
@@ -42,7 +42,7 @@ class Split:
 
 
 def load_pacs(folder: Path) -> Pacs:
-    """The pictures of a folder."""
+    """Return the pictures of a folder."""
     domains = sorted(path.name for path in folder.iterdir() if path.is_dir())
     classes = sorted(path.name for path in (folder / domains[0]).iterdir())
     files = [
@@ -56,7 +56,7 @@ def load_pacs(folder: Path) -> Pacs:
 
 
 def stratified(pacs: Pacs, seed: int) -> Split:
-    """70 % to train, 15 % to validate, 15 % to test, of every class in every domain."""
+    """Split the pictures: 70 % to train, 15 % to validate, 15 % to test, of every class in every domain."""
     generator = torch.Generator().manual_seed(seed)
     parts: list[list[Tensor]] = [[], [], []]
     for domain in range(len(pacs.domain_names)):
@@ -85,10 +85,10 @@ class Pictures(Dataset[tuple[Tensor, int]]):
 
 
 def linear_probe(features: Tensor, labels: Tensor, split: Split) -> nn.Linear:
-    """L2-regularised logistic regression on mean features ``[N, C]``, by L-BFGS in float64.
+    """Fit an L2-regularised logistic regression on mean features ``[N, C]``, by L-BFGS in float64.
 
     Features are standardised on the training part, and the penalty is the one of :data:`PENALTIES` with the lowest
-    loss on the validation part. What comes back takes features as they are.
+    loss on the validation part. The result takes features that are not standardised.
     """
     mean, std = features[split.train].mean(0), features[split.train].std(0) + 1e-6
     z = ((features - mean) / std).double()

@@ -1,9 +1,9 @@
-"""Photographs of the FEI benchmarks, those judged and those settings were chosen on, as every network sees them.
+"""Photographs of the FEI benchmarks for judging and for tuning, in every network's size and units.
 
-Photographs that EfficientNet-Lite0 and SqueezeNet both get right, in a random order of fixed seed: the first 48 are
-judged, settings were chosen on the others. Every network sees the same pixels, in its own size and units.
+Photographs that EfficientNet-Lite0 and SqueezeNet both classify correctly, in a random order of fixed seed: the first
+48 are judged, settings were chosen on the others. Every network gets the same pixels, in its own size and units.
 
-`resnet20` knows other classes: its photographs are the held-out pictures of PACS that it gets right, at its own size.
+`resnet20` has other classes: its photographs are the held-out pictures of PACS that it classifies correctly.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from benchmarks.shared.real_networks import lite0, lite1, squeezenet
 from xai_align.data.images import open_image
 from xai_align.hookspecs import LoadedModel
 
-#: How many are judged.
+#: Number of judged photographs.
 JUDGED = 48
 
 
 @dataclass(frozen=True)
 class Photograph:
-    """One photograph: its name, its class, and the pixels ``[3, 224, 224]`` in [0, 1] that every network is shown.
+    """One photograph: its name, its class, and its pixels ``[3, 224, 224]`` in [0, 1], the same for every network.
 
-    Of pictures of PACS, ``[3, 96, 96]``.
+    Pictures of PACS are ``[3, 96, 96]``.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Photograph:
 
 @dataclass(frozen=True)
 class Judge:
-    """A network as the benchmarks use it."""
+    """Network with its size and units."""
 
     name: str
     load: Callable[[], LoadedModel]
@@ -54,12 +54,12 @@ class Judge:
 
     @property
     def normalization(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and standard deviation of its pixels."""
+        """Return the mean and standard deviation of its pixels."""
         loaded = _loaded(self.name)
         return tuple(loaded.mean), tuple(loaded.std)
 
     def view(self, pixels: Tensor) -> Tensor:
-        """Pixels ``[N, 3, 224, 224]`` in [0, 1] in the network's size and units."""
+        """Return pixels ``[N, 3, 224, 224]`` in [0, 1] in the network's size and units."""
         loaded = _loaded(self.name)
         if pixels.shape[-1] != self.size:
             pixels = interpolate(pixels, (self.size, self.size), mode="bilinear", antialias=True)
@@ -84,7 +84,7 @@ def _loaded(name: str) -> LoadedModel:
 
 
 def photographs(folder: Path) -> tuple[list[Photograph], list[Photograph]]:
-    """``(judged, others)`` of a folder with a labels.json."""
+    """Return ``(judged, others)`` of a folder with a labels.json."""
     right = []
     for entry in json.loads((folder / "labels.json").read_text("utf-8")):
         pixels = pixels_of(folder / entry["file"])
@@ -98,12 +98,12 @@ def photographs(folder: Path) -> tuple[list[Photograph], list[Photograph]]:
 
 
 def photographs_of(network: str, folder: Path) -> tuple[list[Photograph], list[Photograph]]:
-    """``(judged, others)`` for a network: of a folder with a labels.json, or for `resnet20` of PACS."""
+    """Return ``(judged, others)`` for a network: of a folder with a labels.json, or for `resnet20` of PACS."""
     return pictures_of_pacs(folder) if network == "resnet20" else photographs(folder)
 
 
 def pictures_of_pacs(folder: Path) -> tuple[list[Photograph], list[Photograph]]:
-    """``(judged, others)`` of the pictures that `resnet20` was not trained on and gets right."""
+    """Return ``(judged, others)`` of the pictures that `resnet20` was not trained on and classifies correctly."""
     pacs, judge = load_pacs(folder), JUDGES["resnet20"]
     parts = relu_network.parts_of(pacs)
     held_out = torch.cat([parts.validation, parts.test])
@@ -117,7 +117,7 @@ def pictures_of_pacs(folder: Path) -> tuple[list[Photograph], list[Photograph]]:
 
 
 def pixels_of(file: Path) -> Tensor:
-    """The middle of a photograph as EfficientNet-Lite0 crops it, ``[3, 224, 224]`` in [0, 1]."""
+    """Return the centre of a photograph as EfficientNet-Lite0 crops it, ``[3, 224, 224]`` in [0, 1]."""
     loaded = _loaded("lite0")
     mean, std = (torch.tensor(value).view(3, 1, 1) for value in (loaded.mean, loaded.std))
     return loaded.preprocess(open_image(file)) * std + mean

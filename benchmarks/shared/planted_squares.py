@@ -1,4 +1,4 @@
-"""Pictures whose class is the colour of a square: evidence whose place is known to the pixel.
+"""Pictures whose class is the colour of a square: evidence whose position is known to the pixel.
 
 A picture has 32 x 32 pixels: coloured noise, coarse and fine, and small rectangles of random colours. A square of 8 x 8
 pixels lies on them, somewhere, in one of six colours, with the same fine noise. The class is the square's colour; all
@@ -28,7 +28,7 @@ NAMES = tuple(COLOURS)
 RECTANGLES, SIDES = 16, (1, 2, 3, 4)
 #: Standard deviations of the noise, coarse (cells of 4 pixels) and fine (pixels).
 COARSE, FINE = 0.15, 0.08
-#: Pictures are brought to about 0 and 1.
+#: Normalisation to a mean of about 0 and a spread of about 1.
 MEAN, STD = 0.5, 0.25
 
 
@@ -47,7 +47,7 @@ class Pictures:
 
 
 def pictures(count: int, seed: int) -> Pictures:
-    """Draw so many pictures."""
+    """Draw this number of pictures."""
     random = torch.Generator().manual_seed(seed)
     coarse = torch.randn(count, 3, SIDE // 4, SIDE // 4, generator=random) * COARSE
     canvas = 0.5 + functional.interpolate(coarse, (SIDE, SIDE), mode="bilinear")

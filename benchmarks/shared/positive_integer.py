@@ -9,8 +9,8 @@ def positive_integer(text: str) -> int:
     """Return the number, for ``add_argument(type=)``: with ``int``, -5 would be a slice that leaves out the last 5.
 
     Raises:
-        ArgumentTypeError: it is no positive integer.
+        ArgumentTypeError: it is not a positive integer.
     """
     if not (text.isascii() and text.isdigit() and int(text)):
-        raise ArgumentTypeError(f"'{text}' is no positive integer; give 1 or more")
+        raise ArgumentTypeError(f"'{text}' is not a positive integer; give 1 or more")
     return int(text)

@@ -1,4 +1,4 @@
-"""Training in one process and in two, and how far apart they end."""
+"""Training in one process and in two, and the difference of their results."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Log = list[dict[str, Any]]
 
 
 def in_processes(count: int, module: str, *arguments: object) -> dict[str, Any]:
-    """Run a benchmark in so many processes on the CPU; what the first prints last, a JSON."""
+    """Run a benchmark in this number of processes on the CPU; return the JSON that the first prints last."""
     launch = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(count), "-m"] if count > 1 else []
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, "-m", *launch, module, *map(str, arguments)]
@@ -31,7 +31,7 @@ def print_once(result: dict[str, Any]) -> None:
 
 
 def largest_difference(one: Log, two: Log, compared: Iterable[str]) -> float:
-    """Relative, over all rows and everything that is compared and there."""
+    """Return the largest relative difference over all rows and all compared columns that exist."""
     assert len(one) == len(two)
     rows = list(zip(one, two, strict=True))
     pairs = [(a[name], b[name]) for name in compared for a, b in rows if a.get(name) is not None]
@@ -39,7 +39,7 @@ def largest_difference(one: Log, two: Log, compared: Iterable[str]) -> float:
 
 
 def ends(runs: Iterable[dict[str, Any]]) -> tuple[str, str]:
-    """The last losses of runs, and the seconds that they took, with a stroke between them."""
+    """Return the last losses of runs, and their seconds, each separated by a slash."""
     runs = list(runs)
     losses = " / ".join(f"{run['rows'][-1]['loss']:.5f}" for run in runs)
     return losses, " / ".join(f"{run['seconds']:.0f}" for run in runs)

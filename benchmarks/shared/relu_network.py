@@ -1,4 +1,4 @@
-"""ResNet-20 with plain ReLU and batch norm for pictures of PACS: its file, and the pictures it gets right.
+"""ResNet-20 with plain ReLU and batch norm for pictures of PACS: its file, and the split of the pictures.
 
 He et al. 2016 (arXiv 1512.03385, section 4.2): three stages of three residual blocks with 16, 32 and 64 channels. For
 pictures of 96 px the first convolution has stride 2, so the stages have 48, 24 and 12 cells along a side.
@@ -22,17 +22,17 @@ from benchmarks.shared.small_networks import ResidualBlock
 from xai_align.hookspecs import LoadedModel
 
 SIZE = 96
-#: Of each channel, in [0, 1]: pictures become -1 to 1.
+#: Mean and standard deviation of each channel in [0, 1], so that pictures become -1 to 1.
 MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 CLASSES = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
-#: The variable that names the file of weights.
+#: Environment variable that names the file of weights.
 VARIABLE = "RESNET20"
-#: Of the parts for training, validation and test.
+#: Shares of the parts for training, validation and test.
 SPLIT_SEED = 0
 
 
 def resnet20(classes: int) -> nn.Sequential:
-    """The network with random weights, for ``[N, 3, 96, 96]``."""
+    """Return the network with random weights, for ``[N, 3, 96, 96]``."""
 
     def stage(before: int, after: int) -> nn.Sequential:
         first = ResidualBlock(before, after, 1 if before == after else 2, nn.ReLU)
@@ -45,10 +45,10 @@ def resnet20(classes: int) -> nn.Sequential:
 
 
 def load() -> LoadedModel:
-    """The trained network.
+    """Return the trained network.
 
     Raises:
-        ValueError: the environment names no file.
+        ValueError: the environment variable names no file.
     """
     file = os.environ.get(VARIABLE)
     if not file:
@@ -70,7 +70,7 @@ def load() -> LoadedModel:
 
 
 def small(pixels: Tensor) -> Tensor:
-    """Pictures ``[N, 3, H, W]`` in [0, 255] as ``[N, 3, 96, 96]`` in [0, 1]."""
+    """Return pictures ``[N, 3, H, W]`` in [0, 255] as ``[N, 3, 96, 96]`` in [0, 1]."""
     parts = [
         interpolate(some.float() / 255, (SIZE, SIZE), mode="bilinear", antialias=True) for some in pixels.split(128)
     ]
@@ -78,7 +78,7 @@ def small(pixels: Tensor) -> Tensor:
 
 
 def parts_of(pacs: Pacs) -> Split:
-    """The pictures for training, validation and test.
+    """Return the pictures for training, validation and test.
 
     Raises:
         ValueError: the pictures are of other classes.

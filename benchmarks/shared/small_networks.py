@@ -1,4 +1,4 @@
-"""Small networks for pictures of 32 x 32 pixels in plain PyTorch, and a training that takes about a minute."""
+"""Small networks for pictures of 32 x 32 pixels in plain PyTorch, and their training, which takes about a minute."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WIDTH, HEADS, BLOCKS, PATCH, HIDDEN = 64, 4, 6, 4, 128
 
 
 class ResidualBlock(nn.Module):
-    """``act(bn(conv(act(bn(conv(x))))) + shortcut(x))``."""
+    """Residual block ``act(bn(conv(act(bn(conv(x))))) + shortcut(x))``."""
 
     def __init__(self, before: int, after: int, stride: int, activation: Callable[[], nn.Module]) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ def plain(classes: int) -> nn.Sequential:
 
 
 class Embedding(nn.Module):
-    """Patches of 4 x 4 pixels as tokens, behind a class token if asked for, with position embeddings."""
+    """Patches of 4 x 4 pixels as tokens, behind a class token if requested, with position embeddings."""
 
     def __init__(self, class_token: bool) -> None:
         super().__init__()
@@ -134,7 +134,7 @@ class VisionTransformer(nn.Module):
 def trained(
     build: Callable[[], nn.Module], batches: Iterator[tuple[Tensor, Tensor]], *, steps: int, rate: float, seed: int
 ) -> nn.Module:
-    """Build a network and train it with AdamW on batches of pictures and labels, the rate rising and falling."""
+    """Build a network and train it with AdamW on batches of pictures and labels; the rate rises, then falls."""
     torch.manual_seed(seed)
     model = build().train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.05)

@@ -1,4 +1,4 @@
-"""A vision transformer with real weights, and photographs of its ten classes.
+"""Vision transformer with real weights, and photographs of its ten classes.
 
 ViT-S/14 in DINOv2's shape with a linear head for Imagenette's ten classes, from a safetensors file with timm's names of
 `vit_small_patch14_dinov2` at 224 px, and photographs of 224 x 224 whose names begin with a WordNet id.
@@ -23,14 +23,14 @@ CLASSES = (
     "n01440764", "n02102040", "n02979186", "n03000684", "n03028079",
     "n03394916", "n03417042", "n03425413", "n03445777", "n03888257",
 )  # fmt: skip
-#: Photographs that are judged; settings were chosen on the others.
+#: Number of judged photographs; settings were chosen on the others.
 JUDGED = 48
 BOXES = Path(__file__).parents[1] / "readout" / "imagenette_boxes.json"
 _MEAN, _STD = (torch.tensor(values).view(3, 1, 1) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
 
 
 class Photographs(NamedTuple):
-    """Names, images ``[N, 3, 224, 224]`` as the network takes them, and labels."""
+    """Names, images ``[N, 3, 224, 224]`` in the network's units, and labels."""
 
     names: list[str]
     images: Tensor
@@ -38,14 +38,14 @@ class Photographs(NamedTuple):
 
 
 def small_vit(weights: Path) -> nn.Module:
-    """The network in eval mode, without gradients of parameters."""
+    """Return the network in eval mode, without gradients of parameters."""
     model = timm.create_model("vit_small_patch14_dinov2", img_size=224, num_classes=len(CLASSES)).eval()
     model.load_state_dict(load_file(weights))
     return model.requires_grad_(False)
 
 
 def photographs(folder: Path) -> tuple[Photographs, Photographs]:
-    """``(judged, others)``, in a random order of fixed seed."""
+    """Return ``(judged, others)``, in a random order of fixed seed."""
     files = sorted(folder.glob("*.JPEG"))
     order = torch.randperm(len(files), generator=torch.Generator().manual_seed(0)).tolist()
     judged, others = ([files[i] for i in some] for some in (order[:JUDGED], order[JUDGED:]))
@@ -53,7 +53,7 @@ def photographs(folder: Path) -> tuple[Photographs, Photographs]:
 
 
 def with_boxes(folder: Path) -> tuple[Photographs, list[tuple[int, int, int, int]]]:
-    """The photographs with a box drawn by hand, and the boxes: left, top, right, bottom in pixels."""
+    """Return the photographs with a box drawn by hand, and the boxes: left, top, right, bottom in pixels."""
     boxes = json.loads(BOXES.read_text("utf-8"))["boxes"]
     return _read([folder / name for name in boxes]), [tuple(entry["box"]) for entry in boxes.values()]
 

@@ -1,1 +1,1 @@
-"""PiNets trained on ToyShapes, which see at input resolution."""
+"""PiNets at input resolution, trained on ToyShapes."""

@@ -2,14 +2,14 @@
 
     python -m benchmarks.toyshapes.areas --out OUT --fits 3
 
-It stands in for the flood segmentation of PiNet's paper: softmax maps over {triangle, rest}, each cell counts its
+It replaces the flood segmentation of PiNet's paper: softmax maps over {triangle, rest}, each cell counts its
 area (z = 1, a = 0, s = 1), and the loss is the mean absolute error of the areas. Networks, pictures, seeds and
-optimisation are the same; only what is learnt from differs. AdamW at 5e-3 with cosine decay, the best weights on
+optimisation are the same; only the labels differ. AdamW at 5e-3 with cosine decay, the best weights on
 validation (areas: by MAE; masks: by IoU). Two answers without a network are shown too, spread evenly over the picture:
 no area, and the median of the training areas.
 
 In two stages, a PiNet whose decoder has shortcuts first learns which pictures have an area above zero, as the recipe of
-ToyShapes begins (`benchmarks.toyshapes.recipe`), and then, with z = 1, how large the areas are. Both stages see areas
+ToyShapes begins (`benchmarks.toyshapes.recipe`), and then, with z = 1, how large the areas are. Both stages use areas
 alone.
 
 Takes about five seconds an epoch on one core.
@@ -66,11 +66,11 @@ def main() -> None:
     parser.add_argument("--out", required=True, type=Path)
     parser.add_argument("--fits", type=positive_integer, default=3)
     parser.add_argument("--epochs", type=positive_integer, default=15)
-    parser.add_argument("--from", dest="labels", nargs="*", choices=LABELS, default=LABELS, help="what to learn from")
+    parser.add_argument("--from", dest="labels", nargs="*", choices=LABELS, default=LABELS, help="labels to train on")
     parser.add_argument("--precision", choices=["no", "bf16"], default="bf16")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    torch.set_flush_denormal(True)  # coefficients far from anything become tiny, and denormal numbers are slow
+    torch.set_flush_denormal(True)  # coefficients far from all shapes become tiny, and denormal numbers are slow
     found: dict[Label, list[dict[str, float]]] = {label: [] for label in options.labels}
     for number in range(options.fits):
         for label in options.labels:
@@ -122,7 +122,7 @@ def run(label: Label, number: int, epochs: int, precision: Precision) -> dict[st
 
 
 def that_tells_any(train: ToyShapes, validation: ToyShapes, number: int, precision: Precision) -> PiNet:
-    """The first stage: which pictures have an area above zero."""
+    """Return the first stage, which learns which pictures have an area above zero."""
     model = sharp_pinet(START)
     group = FIRST_STAGES["first-stage"]
     first_stage(group, channels_last(model), with_any(train), with_any(validation), number, precision)
@@ -130,12 +130,12 @@ def that_tells_any(train: ToyShapes, validation: ToyShapes, number: int, precisi
 
 
 def with_any(shapes: ToyShapes) -> ToyShapes:
-    """The pictures labelled by whether their area is above zero."""
+    """Return the pictures, labelled 1 if their area is above zero, else 0."""
     return replace(shapes, labels=(shapes.masks.sum((1, 2)) > 0).to(shapes.labels.dtype))
 
 
 def that_counts(first: PiNet) -> PiNet:
-    """The second stage's network: the maps of the first, and every pixel counts its area (z = 1, a = 0, s = 1)."""
+    """Return the second stage's network: the maps of the first, with the area of every pixel (z = 1, a = 0, s = 1)."""
     channels = first.encoder.channels
     head = SecondLookHead(
         channels, 1, decoder=ShortcutDecoder(channels, 1), second_look="soft", scale="one", bias="zero"
@@ -145,13 +145,13 @@ def that_counts(first: PiNet) -> PiNet:
 
 
 def of_one_area(area: float, test: ToyShapes) -> dict[str, float]:
-    """The scores of the same area for every picture, spread evenly over it."""
+    """Return the scores of the same area for every picture, spread evenly over it."""
     maps = torch.full(test.masks.shape, area / SIZE**2)
     return measured(maps.sum((1, 2)), maps, test)
 
 
 def measured(areas: Tensor, maps: Tensor, test: ToyShapes) -> dict[str, float]:
-    """The error of the areas, and where they are: TDR and TAR of soft maps, the IoU of pixels above one half."""
+    """Return the error of the areas, TDR and TAR of soft maps, and the IoU of pixels above one half."""
     true = test.masks.sum((1, 2))
     error = float((areas - true).abs().double().mean())
     inside = (maps * test.masks).sum((1, 2)) / true

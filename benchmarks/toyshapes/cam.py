@@ -13,7 +13,7 @@ from xai_align.pinet import ConvClassifier, SecondLook
 
 
 class Cam(nn.Module):
-    """A classifier with mean pooling is pseudo-linear as it is: ``pi = W``, ``z`` its last feature map."""
+    """Classifier with mean pooling, which is already pseudo-linear: ``pi = W``, ``z`` its last feature map."""
 
     def __init__(self, classifier: ConvClassifier) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class Cam(nn.Module):
 
 
 def cam_maps(model: nn.Module) -> Look:
-    """The signed contributions of the last feature map, 20 x 20, spread over the picture; their sum is exact."""
+    """Return the signed contributions of the last feature map, 20 x 20, spread over the picture; their sum is exact."""
 
     def look(x: Tensor) -> tuple[Tensor, Tensor]:
         seen = model.explain(x)
@@ -43,7 +43,7 @@ def cam_maps(model: nn.Module) -> Look:
 
 
 def grad_cam_maps(model: nn.Module) -> Look:
-    """Captum's ``LayerGradCam`` (ReLU, bilinear) on the encoder, as in the paper."""
+    """Return the maps of Captum's ``LayerGradCam`` (ReLU, bilinear) on the encoder, as in the paper."""
 
     def look(x: Tensor) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():

@@ -1,14 +1,14 @@
-"""Test whether a map shows enough, and everything, on the picture's own background instead of black.
+"""Test whether maps show enough of the evidence, and all of it, on the picture's own background instead of black.
 
     python -m benchmarks.toyshapes.erasing --out OUT --groups default,feedback,sharp --fits 10
 
-The paper's recursion multiplies a picture with its map, so what is not shown is black, and a dark triangle is lost
-however well it was found. Here the map m (of the picture's maximum) chooses between the picture and its background:
+The paper's recursion multiplies a picture with its map, so hidden parts are black, and a dark triangle is lost
+however well it was detected. Here the map m (of the picture's maximum) chooses between the picture and its background:
 
-    shown   m x + (1 - m) background      accuracy: is what the map shows enough?
-    erased  (1 - m) x + m background      share of pictures with a triangle that still have one for the network
+    shown   m x + (1 - m) background      accuracy: is the visible part enough?
+    erased  (1 - m) x + m background      share of pictures with a triangle in which the network still detects one
 
-It takes the networks that `python -m benchmarks.toyshapes.paper --out OUT` has kept.
+It uses the networks that `python -m benchmarks.toyshapes.paper --out OUT` saved.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def measured(look: Look, test: ToyShapes) -> tuple[float, float, float, float]:
-    """The columns of the table."""
+    """Return the columns of the table."""
     yes = test.labels > 0
     m = per_image(answers(look, test.images)[1])[:, None]
     background = test.images.flatten(1).mode().values[:, None, None, None]

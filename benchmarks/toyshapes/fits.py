@@ -1,4 +1,4 @@
-"""Fits of the ToyShapes benchmark, each kept as a file, so that a stopped run goes on."""
+"""Fits of the ToyShapes benchmark, each saved to a file, so that a stopped run resumes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from xai_align.training import Fit, fit_pinet
 from xai_align.training.choices import Precision
 
 TEST_PICTURES = 1000
-#: Every fit has pictures of its own, as in the paper.
+#: Every fit has its own pictures, as in the paper.
 SEEDS_APART = 10_000
 
 
@@ -39,9 +39,9 @@ class Fitted:
     """A network after its fit.
 
     Attributes:
-        model: in eval mode.
-        accuracy: on validation pictures.
-        epochs, seconds: what it took, earlier stages included.
+        model: the network in eval mode.
+        accuracy: accuracy on validation pictures.
+        epochs, seconds: length of the fit, including earlier stages.
     """
 
     model: nn.Module
@@ -52,12 +52,12 @@ class Fitted:
 
 @dataclass(frozen=True)
 class Workshop:
-    """Makes the networks of fit ``number``, each once.
+    """Factory of the networks of fit ``number``, each made once.
 
     Attributes:
-        out: where networks are kept.
-        number: of the fit; all its networks have the same training and validation pictures.
-        precision: of the passes in training.
+        out: folder of the networks.
+        number: number of the fit; all its networks have the same training and validation pictures.
+        precision: precision of the passes in training.
     """
 
     out: Path
@@ -65,7 +65,7 @@ class Workshop:
     precision: Precision
 
     def fitted(self, name: str, member: int = 0) -> Fitted:
-        """The network of a group; ``member`` counts those with other weights at the start."""
+        """Return the network of a group; ``member`` numbers those with other initial weights."""
         seed = 100 * self.number + member
         file = self.out / name / f"{self.number}-{member}.safetensors"
         if file.exists():
@@ -90,7 +90,7 @@ class Workshop:
         return made
 
     def untrained(self, name: str) -> nn.Module:
-        """A network of the group with random weights."""
+        """Return a network of the group with random weights."""
         group = GROUPS[name]
         if isinstance(group, Sharpened):
             return group.prepare(self.untrained(group.first))  # type: ignore[arg-type]
@@ -98,7 +98,7 @@ class Workshop:
 
 
 def channels_last(model: nn.Module) -> nn.Module:
-    """Quicker on processors."""
+    """Return the network in channels-last format, which is faster on CPUs."""
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
@@ -118,7 +118,7 @@ def restored(file: Path, model: nn.Module) -> Fitted:
 
 
 class Pictures(Dataset[tuple[Tensor, ...]]):
-    """Samples for ``fit_pinet``: a picture, its label, and its mask if masks are given."""
+    """Dataset for ``fit_pinet``: a picture, its label, and its mask if masks are given."""
 
     def __init__(self, shapes: ToyShapes, masks: Tensor | None = None) -> None:
         self.shapes, self.masks = shapes, masks
@@ -132,20 +132,20 @@ class Pictures(Dataset[tuple[Tensor, ...]]):
 
 
 def data_of(number: int) -> tuple[ToyShapes, ToyShapes]:
-    """Training and validation pictures of fit ``number``."""
+    """Return the training and validation pictures of fit ``number``."""
     shapes = toy_shapes(TRAINING_PICTURES + VALIDATION_PICTURES, seed=SEEDS_APART * (number + 1))
     return shapes[:TRAINING_PICTURES], shapes[TRAINING_PICTURES:]
 
 
 def unseen_pictures() -> ToyShapes:
-    """The paper's test set (its seed, our drawing)."""
+    """Return the paper's test set (its seed, our drawing)."""
     return toy_shapes(TEST_PICTURES, seed=TEST_SEED)
 
 
 def first_stage(
     group: Group, model: nn.Module, train: ToyShapes, validation: ToyShapes, seed: int, precision: Precision
 ) -> Fit:
-    """The paper's recipe: the best weights on validation pictures, the end where all of these are right."""
+    """Fit by the paper's recipe: stop when all validation pictures are right, and keep the best weights on them."""
     return fit_pinet(
         model,
         Pictures(train, shown_masks(train, group.masks) if group.masks else None),
@@ -165,7 +165,7 @@ def first_stage(
 def second_stage(
     group: Sharpened, model: nn.Module, train: ToyShapes, validation: ToyShapes, seed: int, precision: Precision
 ) -> Fit:
-    """A fixed number of epochs with a falling rate; the last weights."""
+    """Fit for a fixed number of epochs with a falling rate, and keep the last weights."""
     return fit_pinet(
         model,
         Pictures(train),

@@ -1,8 +1,8 @@
 """Groups of PiNet's ToyShapes experiment: networks, losses and training.
 
 Recipe of the paper (arXiv 2601.04378): Adam, batches of 32, at most 50 epochs, validation every 8 steps, the best
-weights on validation pictures, the end where all of these are right. What is ours is where PiNets start: published
-ones begin with logits of about 1430, and of 34 seeds of the default 30 came to an accuracy of 98 %.
+weights on validation pictures, stopping when all of these are right. The initialisation of PiNets is ours: published
+ones start with logits of about 1430, and of 34 seeds of the default 30 reached an accuracy of 98 %.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ TRAINING_PICTURES, VALIDATION_PICTURES = 800, 200
 BATCH = 32
 EPOCHS = 50
 VALIDATE_EVERY = 8
-#: A fit counts if so many validation pictures are right.
+#: Least validation accuracy of a fit that counts.
 LEAST_ACCURACY = 0.98
 #: Masks of group "strong": one picture of each batch of the training set.
 MASKS = TRAINING_PICTURES // BATCH
 #: Few detections, logits of order one; a triangle that is detected as a whole then decides (s = 1/16).
 START = Start(coefficient=0.005, contrast=0.3)
-#: Of the recipe: a triangle has about 60 pixels of contrast 0.4, so it can add about 3 to the logit.
+#: Scale of the recipe: a triangle has about 60 pixels of contrast 0.4, so it can add about 3 to the logit.
 SCALE = 1 / 8
 
 
@@ -37,10 +37,10 @@ class Group:
     """One row of the table.
 
     Attributes:
-        build: a network with fresh weights.
-        loss: what it learns.
-        masks: how many training pictures have their mask shown.
-        learning_rate, betas: of Adam.
+        build: function that returns a network with new weights.
+        loss: its loss.
+        masks: number of training pictures whose mask is given.
+        learning_rate, betas: options of Adam.
     """
 
     build: Callable[[], nn.Module]
@@ -52,13 +52,13 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True)
 class Sharpened:
-    """A group whose networks go on from those of another: the second stage of :mod:`benchmarks.toyshapes.recipe`.
+    """Group whose networks continue from those of another: the second stage of :mod:`benchmarks.toyshapes.recipe`.
 
     Attributes:
         first: the other group.
-        prepare: its network to the one that goes on.
-        loss: what that learns.
-        epochs: how many; the rate goes to zero, and the last weights are taken.
+        prepare: function of its network that returns the one to continue with.
+        loss: the loss of the second stage.
+        epochs: number of epochs; the rate falls to zero, and the last weights are kept.
     """
 
     first: str
@@ -86,13 +86,13 @@ def hold_scale(scale: float) -> Callable[[PiNet], PiNet]:
 
 
 def free_scale(model: PiNet) -> PiNet:
-    """Starts as the recipe's, and is learned on."""
+    """Return the network with a scale that starts as the recipe's and is trained further."""
     hold_scale(SCALE)(model).head.aggregator.requires_grad_(True)
     return model
 
 
 def one_vote_each(model: PiNet) -> PiNet:
-    """z = 1 from here on; a usual contrast is a half."""
+    """Return the network with z = 1 from here on; a usual contrast is a half."""
     return with_held_scale(looking_at(model, "ones"), SCALE / 2, positions=SIZE * SIZE)
 
 
@@ -103,7 +103,7 @@ FIRST_STAGES: dict[str, Group] = {
 }
 SHARP_LOSS = PiNetLoss("binary", edges=0.004, parsimony=0.0003)
 SHARP = Sharpened(first="first-stage", prepare=hold_scale(SCALE), loss=SHARP_LOSS)
-#: One ingredient taken out, or changed, at a time; "first-stage" is what there is without the second.
+#: One ingredient removed or changed at a time; "first-stage" is without the second stage.
 ABLATION: dict[str, Sharpened] = {
     "sharp-no-shortcuts": replace(SHARP, first="first-stage-no-shortcuts"),
     "sharp-no-edges": replace(SHARP, loss=replace(SHARP_LOSS, edges=0.0)),
@@ -114,12 +114,12 @@ ABLATION: dict[str, Sharpened] = {
     "sharp-large-scale": replace(SHARP, prepare=hold_scale(4 * SCALE)),
 }
 GROUPS: dict[str, Group | Sharpened] = {**PAPER_GROUPS, **FIRST_STAGES, "sharp": SHARP, **ABLATION}
-#: Members of the paper's ensembles are of this group.
+#: Group of the members of the paper's ensembles.
 ENSEMBLE = "default"
 
 
 def shown_masks(shapes: ToyShapes, count: int) -> Tensor:
-    """``[N, 1, H, W]``: masks of the first picture with a triangle in each of ``count`` parts, NaN elsewhere."""
+    """Return masks ``[N, 1, H, W]`` of the first picture with a triangle in each of ``count`` parts, NaN elsewhere."""
     masks = torch.full((len(shapes), 1, SIZE, SIZE), torch.nan)
     for part in torch.arange(len(shapes)).chunk(count):
         shown = int(part[int(shapes.labels[part].argmax())])

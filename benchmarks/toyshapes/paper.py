@@ -5,8 +5,8 @@
     python -m benchmarks.toyshapes.paper --out OUT --fits 3 --groups ensemble --members 5
     python -m benchmarks.toyshapes.paper --out OUT --report
 
-Every fit has its own pictures and seed; its network and its scores are files in OUT, and what is there isn't repeated.
-Takes about a minute a fit on one core (--precision bf16, where the processor has it).
+Every fit has its own pictures and seed; its network and its scores are files in OUT, and existing fits are not
+repeated. Takes about a minute a fit on one core (--precision bf16, where the processor has it).
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ def main() -> None:
     parser.add_argument("--out", required=True, type=Path)
     parser.add_argument("--groups", default=",".join([*PAPER_GROUPS, "sharp"]))
     parser.add_argument("--fits", type=positive_integer, default=10)
-    parser.add_argument("--members", type=positive_integer, default=10, help="of an ensemble")
+    parser.add_argument("--members", type=positive_integer, default=10, help="number of members of an ensemble")
     parser.add_argument("--precision", choices=["no", "bf16"], default="bf16")
-    parser.add_argument("--report", action="store_true", help="no fits, only the table of those that are there")
+    parser.add_argument("--report", action="store_true", help="print the table of the existing fits, and fit nothing")
     options = parser.parse_args()
     names = options.groups.split(",")
     if unknown := set(names) - {*GROUPS, "ensemble"}:
         parser.error(f"there is no group {', '.join(sorted(unknown))}; there are {', '.join(GROUPS)}, ensemble")
     torch.set_num_threads(1)
-    torch.set_flush_denormal(True)  # coefficients far from anything become tiny, and denormal numbers are slow
+    torch.set_flush_denormal(True)  # coefficients far from all shapes become tiny, and denormal numbers are slow
     if not options.report:
         for number in range(options.fits):
             for name in names:
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def run(name: str, number: int, options: argparse.Namespace) -> None:
-    """One fit with its scores, unless it is there already."""
+    """Make one fit with its scores, unless it exists."""
     file = options.out / name / f"{number}.json"
     if file.exists():
         return
@@ -69,7 +69,7 @@ def run(name: str, number: int, options: argparse.Namespace) -> None:
 
 
 def looks_of(name: str, fitted: list[Fitted]) -> dict[str, Look]:
-    """The maps that are scored."""
+    """Return the maps that are scored."""
     model = fitted[0].model
     if name == "cnn":
         return {"grad-cam": grad_cam_maps(model), "cam": cam_maps(model)}
@@ -79,7 +79,7 @@ def looks_of(name: str, fitted: list[Fitted]) -> dict[str, Look]:
 
 
 def coefficients_of(model: Any) -> Look:
-    """pi, which the paper scores."""
+    """Return pi, which the paper scores."""
 
     def look(x: Tensor) -> tuple[Tensor, Tensor]:
         seen = model.explain(x)

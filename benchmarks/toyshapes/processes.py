@@ -3,9 +3,9 @@
     OMP_NUM_THREADS=1 python -m benchmarks.toyshapes.processes [--pictures 96] [--epochs 3]
 
 ToyShapes, the paper's network and its recursive feedback, on the CPU (gloo). Three networks: with the paper's batch
-norms, whose statistics are those of each process's own half of a batch; with group norms in their place, which know
-no batch; and a head on a frozen backbone's maps, as a retrofit trains it. For each, one process with batches of 32
-and two with batches of 16, and the largest relative difference between their losses, in training and
+norms, whose statistics are those of each process's own half of a batch; with group norms in their place, which do not
+depend on the batch; and a head on a frozen backbone's maps, as a retrofit trains it. For each, one process with
+batches of 32 and two with batches of 16, and the largest relative difference between their losses, in training and
 validation, after each step.
 """
 
@@ -70,7 +70,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=positive_integer, default=96)
     parser.add_argument("--epochs", type=positive_integer, default=3)
-    parser.add_argument("--one", choices=NETWORKS, help="fit this network, in this process")
+    parser.add_argument("--one", choices=NETWORKS, help="fit this network in this process")
     parser.add_argument("--batch-size", type=positive_integer, default=32)
     options = parser.parse_args()
     if options.one:

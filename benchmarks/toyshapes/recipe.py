@@ -1,12 +1,13 @@
-"""A PiNet of ToyShapes with sharp maps, from labels alone: the additions to the paper's.
+"""PiNet for ToyShapes with sharp maps, trained on labels alone: the additions to the paper's.
 
-1. z is the contrast, how far a pixel is from the picture's median colour: black pixels count, empty ones can't.
-2. A decoder with shortcuts: at each of its levels the encoder's map of that level is added, so that a coefficient
-   can know its own pixel.
-3. A second stage, once all validation pictures are right, in which a map pays for its edges where the picture has
-   none, and a little for its area (the library's ``edges`` and ``parsimony``).
-4. In that stage the scale s is small and held: only a triangle that is detected as a whole decides, so pi goes up to
-   1; a free s would grow, pi would shrink, and the map would pay nothing.
+1. z is the contrast, how far a pixel is from the picture's median colour: black pixels can contribute, empty ones
+cannot. 2. A decoder with shortcuts: at each of its levels the encoder's map of that level is added, so that a
+coefficient
+   can depend on its own pixel.
+3. A second stage, once all validation pictures are right, with a penalty on edges of the map where the picture has
+   none, and a small one on its area (the library's ``edges`` and ``parsimony``).
+4. In that stage the scale s is small and constant: only a triangle that is detected as a whole decides, so pi rises to
+   1; a free s would grow, pi would shrink, and the penalties would vanish.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ class Contrast(Pixels):
         return Values((x - x.flatten(2).median(2).values[..., None, None]).abs().unsqueeze(1))
 
 
-#: The choices of z, by name.
+#: Choices of z, by name.
 READABLE: dict[str, type[Readable]] = {"contrast": Contrast, "pixels": Pixels, "ones": Ones}
 
 
 class ShortcutDecoder(ConvDecoder):
-    """The paper's decoder; what the encoder saw at each level is added there."""
+    """The paper's decoder with the encoder's map of each level added there."""
 
     def __init__(self, channels: Sequence[int], maps: int) -> None:
         super().__init__(channels, maps)
@@ -49,7 +50,7 @@ class ShortcutDecoder(ConvDecoder):
 
 
 def sharp_pinet(start: Start, *, z: str = "contrast", decoder: type[ConvDecoder] = ShortcutDecoder) -> PiNet:
-    """The network of the first stage."""
+    """Return the network of the first stage."""
     encoder = ConvEncoder(1)
     maps = decoder(encoder.channels, 1)
     head = SecondLookHead(encoder.channels, 1, decoder=maps, z="pixels", image_channels=1, start=start)
@@ -57,14 +58,14 @@ def sharp_pinet(start: Start, *, z: str = "contrast", decoder: type[ConvDecoder]
 
 
 def looking_at(model: PiNet, z: str) -> PiNet:
-    """The model with another z."""
+    """Return the model with another z."""
     model.head.readable = Ones() if z == "ones" else READABLE[z](1)  # type: ignore[call-arg]
     return model
 
 
 @torch.no_grad()
 def with_held_scale(model: PiNet, scale: float, *, positions: int) -> PiNet:
-    """The model with the scale ``s' = scale``, which is not learned any more.
+    """Return the model with the constant scale ``s' = scale``.
 
     ``pi' = pi s / s'`` where pi is small, so logits stay about the same; where it is near 1 it stays there.
     """

@@ -1,7 +1,7 @@
 """Scores of PiNet's paper for a trained network on ToyShapes, from its maps and answers.
 
-The paper takes the coefficients pi, divides by their maximum over the whole test set (pi~), and chooses the
-threshold on the test set too. Beside these stand the honest ones: threshold and maximum from validation pictures.
+The paper takes the coefficients pi, divides by their maximum over the whole test set (pi~), and chooses the threshold
+on the test set too. In addition to these there are honest scores, with threshold and maximum from validation pictures.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from xai_align.evaluation.localisation import (
     true_detection_rate,
 )
 
-#: Pictures at once.
+#: Number of pictures in a batch.
 CHUNK = 100
-#: A network's answer: logits ``[N]`` and maps ``[N, H, W]`` of pictures ``[N, 1, H, W]``.
+#: Function of pictures ``[N, 1, H, W]`` that returns logits ``[N]`` and maps ``[N, H, W]``.
 Look = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
@@ -32,12 +32,12 @@ class Scores:
     """One network's scores on the test set.
 
     Attributes:
-        accuracy: of the sign of the logit.
+        accuracy: accuracy of the sign of the logit.
         naive: TDR x TAR of soft values, relu(pi~).
         optimal: TDR x TAR of 1[pi~ > t], t chosen on the test set, as published.
         tdr, tar: its two factors.
         threshold: t.
-        width: of the thresholds whose score is above 0.9, in decades; 0 if there is none.
+        width: range of the thresholds whose score is above 0.9, in decades; 0 if there is none.
         honest: TDR x TAR of 1[pi > t], t chosen on validation pictures.
         iou: mean intersection over union in pictures with a triangle, of 1[pi~ > 0.5].
         recursive_image: accuracy on pictures times |pi| / max of the picture.
@@ -60,7 +60,7 @@ class Scores:
 
 
 def scores(look: Look, test: ToyShapes, validation: ToyShapes) -> Scores:
-    """Everything at once; the network is asked three times for each test picture."""
+    """Return all scores; the network runs three times on each test picture."""
     logits, maps = answers(look, test.images)
     scale = detection_scale(maps)
     curve = score_at_thresholds(maps / scale, test.masks)
@@ -88,7 +88,7 @@ def scores(look: Look, test: ToyShapes, validation: ToyShapes) -> Scores:
 
 @torch.no_grad()
 def answers(look: Look, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits ``[N]`` and maps ``[N, H, W]``."""
+    """Return logits ``[N]`` and maps ``[N, H, W]``."""
     logits, maps = zip(*(look(chunk) for chunk in images.split(CHUNK)), strict=True)
     return torch.cat(logits), torch.cat(maps)
 
@@ -98,12 +98,12 @@ def accuracy(logits: Tensor, shapes: ToyShapes) -> float:
 
 
 def per_image(maps: Tensor) -> Tensor:
-    """``|pi|`` over its maximum in the picture: no other picture is needed to know it."""
+    """Return ``|pi|`` over its maximum in the picture, which depends on no other picture."""
     return maps.abs() / maps.abs().amax((1, 2), keepdim=True).clamp(min=torch.finfo(maps.dtype).tiny)
 
 
 def honest_score(maps: Tensor, test: ToyShapes, validation_maps: Tensor, validation: ToyShapes) -> float:
-    """Threshold and scale from validation pictures; only the threshold's product with the scale matters."""
+    """Return the score with the threshold from validation pictures; only its product with the scale matters."""
     scale = detection_scale(validation_maps)
     curve = score_at_thresholds(validation_maps / scale, validation.masks)
     t = DETECTION_THRESHOLDS[curve.index(max(curve))]
@@ -111,31 +111,31 @@ def honest_score(maps: Tensor, test: ToyShapes, validation_maps: Tensor, validat
 
 
 def score_at_thresholds(relative: Tensor, masks: Tensor) -> list[float]:
-    """``detection_score`` of maps ``pi~`` at each of ``DETECTION_THRESHOLDS``, with one pass over the pixels."""
+    """Return ``detection_score`` of maps ``pi~`` at each of ``DETECTION_THRESHOLDS``, with one pass over the pixels."""
     t = torch.tensor(DETECTION_THRESHOLDS, dtype=torch.float64)
-    exceeded = torch.bucketize(relative.double(), t)  # how many thresholds a pixel is above
+    exceeded = torch.bucketize(relative.double(), t)  # number of thresholds below a pixel's value
     tdr = share_above(exceeded, masks)
     tar = 1 - share_above(exceeded, ~masks)
     return (tdr.nanmean(0) * tar.nanmean(0)).tolist()
 
 
 def share_above(exceeded: Tensor, where: Tensor) -> Tensor:
-    """``[N, T]``: of the pixels ``where``, the share that is above each threshold; NaN where there are none."""
+    """Return the share of the pixels ``where`` above each threshold, ``[N, T]``; NaN where there are none."""
     steps = len(DETECTION_THRESHOLDS) + 1
     picture = torch.arange(len(exceeded))[:, None, None].expand_as(exceeded)
     counts = torch.bincount((picture * steps + exceeded)[where], minlength=len(exceeded) * steps)
-    at_least = counts.reshape(-1, steps).flip(1).cumsum(1).flip(1)  # above at least so many thresholds
+    at_least = counts.reshape(-1, steps).flip(1).cumsum(1).flip(1)  # above at least this number of thresholds
     return at_least[:, 1:].double() / where.sum((1, 2))[:, None]
 
 
 def intersection_over_union(found: Tensor, masks: Tensor) -> float:
-    """The mean over the pictures that have a mask; both are bool ``[N, H, W]``."""
+    """Return the mean over the pictures that have a mask; both are bool ``[N, H, W]``."""
     some = masks.any(2).any(1)
     shared, either = (found & masks)[some].sum((1, 2)), (found | masks)[some].sum((1, 2))
     return float((shared / either).double().mean())
 
 
 def width_above(least: float, curve: list[float]) -> float:
-    """The paper's ease of fine-tuning: decades between the first and the last threshold that score more."""
+    """Return the paper's ease of fine-tuning: decades between the first and the last threshold that score more."""
     above = [i for i, value in enumerate(curve) if value > least]
     return 4 / (len(curve) - 1) * (above[-1] - above[0]) if above else 0.0

@@ -20,7 +20,7 @@ PAPER: dict[str, tuple[float, float, float, float]] = {
     "ensemble": (1.000, 0.634, 0.940, 0.996),
     "strong": (0.996, 0.891, 0.986, 0.945),
 }
-#: Name in the table, name in the scores.
+#: Names in the table and in the scores.
 SPREAD = {"accuracy": "accuracy", "naive": "naive", "optimal": "optimal"}
 MEDIAN = {
     "honest": "honest",
@@ -34,7 +34,7 @@ MEDIAN = {
 
 
 def report(out: Path) -> str:
-    """Medians (least to most), one row for a kind of map; fits below the least accuracy don't count."""
+    """Return medians (smallest to largest), one row for a kind of map; fits below the least accuracy do not count."""
     lines = [heading("", "fits that count", "epochs", *SPREAD, *MEDIAN)]
     for name in [*GROUPS, "ensemble"]:
         fits = [json.loads(file.read_text()) for file in sorted((out / name).glob("*.json"))]

@@ -1,9 +1,9 @@
 """Pictures of ToyShapes, drawn from the description of PiNet's data (arXiv 2601.04378).
 
-A picture is a grid of 4 x 4 blocks of 20 x 20 pixels. Each block holds a triangle (1 in 16), a square, a
+A picture is a grid of 4 x 4 blocks of 20 x 20 pixels. Each block contains a triangle (1 in 16), a square, a
 circle or nothing (5 in 16 each). The label asks whether there is any triangle; the mask shows where.
 The background has one shade of grey, each shape another that differs from it by more than 50 of 255, lighter or darker.
-So neither brightness nor the drawn area determines the label: only the form of a shape does.
+So neither brightness nor the drawn area determines the label: only its form does.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class ToyShapes:
         images: ``[N, 1, 80, 80]``, float32, in [0, 1].
         labels: ``[N]``, float32: 1 if a triangle is in the picture.
         masks: ``[N, 80, 80]``, bool: True on the drawn pixels of triangles; a hollow one's inside is False.
-        triangles: ``[N]``, int64: how many there are.
+        triangles: ``[N]``, int64: their number.
     """
 
     images: Tensor
@@ -75,7 +75,7 @@ def toy_shapes(count: int, *, seed: int) -> ToyShapes:
 
 
 def _picture(random: np.random.Generator) -> tuple[npt.NDArray[np.uint8], Mask, int]:
-    """One picture, where its triangles are, and how many."""
+    """Return one picture, the mask of its triangles, and their number."""
     background = int(random.integers(DARKEST_BACKGROUND, LIGHTEST_BACKGROUND + 1))
     greys = GREYS[np.abs(np.linspace(0, 256, 50) - background) > LEAST_CONTRAST]
     image = np.full((SIZE, SIZE), background, dtype=np.uint8)
@@ -96,7 +96,7 @@ def _picture(random: np.random.Generator) -> tuple[npt.NDArray[np.uint8], Mask, 
 
 
 def _shape(kind: str, random: np.random.Generator) -> Mask:
-    """The drawn pixels of one block."""
+    """Return the drawn pixels of one block."""
     scale = float(random.uniform(SMALLEST, LARGEST))
     size = int(scale * BLOCK)
     if kind == "triangle":
@@ -109,7 +109,7 @@ def _shape(kind: str, random: np.random.Generator) -> Mask:
 
 
 def triangle(size: int, *, slope: float) -> Mask:
-    """Apex on top; each row's half-width is ``slope`` larger than that of the row above."""
+    """Return a triangle with its apex on top; each row's half-width is ``slope`` larger than that of the row above."""
     rows, columns = _block()
     down = rows - (BLOCK - size) // 2
     return (down >= 0) & (down < size) & (np.abs(columns - BLOCK // 2) <= down * slope)
@@ -127,7 +127,7 @@ def circle(size: int) -> Mask:
 
 
 def inside(drawn: Mask, *, thickness: int) -> Mask:
-    """The pixels that are at least ``thickness`` steps (up, down, left, right) away from the outside."""
+    """Return the pixels that are at least ``thickness`` steps (up, down, left, right) away from the outside."""
     for _ in range(thickness):
         framed = np.pad(drawn, 1)
         drawn = drawn & framed[:-2, 1:-1] & framed[2:, 1:-1] & framed[1:-1, :-2] & framed[1:-1, 2:]

@@ -1,4 +1,4 @@
-"""Train a PiNet to decide whether there is a triangle, and draw where it detects one.
+"""Train a PiNet to decide whether there is a triangle, and draw its contributions.
 
     python examples/toyshapes/train.py triangles.png
 
@@ -44,7 +44,7 @@ def pairs(shapes: ToyShapes) -> TensorDataset:
 
 @torch.no_grad()
 def draw(pinet: PiNet, shapes: ToyShapes, drawing: str) -> None:
-    """Pictures above, contributions below; each column's title is the logit, which is their sum and a constant."""
+    """Draw pictures above, contributions below; each column's title is the logit, which is their sum and a constant."""
     seen = pinet.explain(shapes.images)
     maps, top = seen.maps[:, 0], float(seen.maps.max())
     figure, axes = plt.subplots(2, len(shapes), figsize=(2 * len(shapes), 4.4), layout="constrained")

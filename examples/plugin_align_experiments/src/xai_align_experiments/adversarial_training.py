@@ -29,12 +29,12 @@ class Adversarial:
     """Experimental: cross entropy of attacked images, and the change of their CAMs.
 
     Attributes:
-        weight: of the term.
+        weight: weight of the term.
         classification: weight of ``CE(f(x'), y)``.
         consistency: weight of ``mean |a(x') - a(x)|``; 0: no CAM is computed.
         epsilon: the largest change of a value; see
             :class:`~xai_align_experiments.projected_gradient.ProjectedGradient` for this and the next two.
-        steps: of the attack.
+        steps: number of steps of the attack.
         limits: the smallest and the largest value an image may have.
         attack: another attack, in place of the three options above.
 

@@ -2,7 +2,7 @@
 
     (mean M - tau)^2,  tau from 1.0 down to 0.35, linearly
 
-A device of AIM (Alshami et al., ICCV 2025, arXiv 2508.11502), which masks a network's own features, here applied to
+A technique of AIM (Alshami et al., ICCV 2025, arXiv 2508.11502), which masks a network's own features, here applied to
 ALIGN's masker, where its effect may differ. The weight 6 and the last areas .35 and .25 are published; taking
 the area image by image is our reading.
 """

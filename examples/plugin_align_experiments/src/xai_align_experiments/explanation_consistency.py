@@ -1,4 +1,4 @@
-"""Experimental: examples whose explanation changes when their background is attacked weigh more.
+"""Experimental: examples whose explanation changes when their background is attacked get a larger weight.
 
     x' = x attacked where the heat map is low
     E  = similarity of the heat maps of x and x', times that of the predictions
@@ -35,10 +35,10 @@ class ConsistencyWeighted:
     forward passes in eval mode.
 
     Attributes:
-        weight: of the term.
+        weight: weight of the term.
         classification: the loss that is weighted.
         epsilon: the largest change of a background pixel, in the units of the images.
-        steps: of the attack.
+        steps: number of steps of the attack.
         background: the value of the heat map, in [0, 1], below which a pixel belongs to the background.
         normalise: "mean": weights are ``v / mean v``; "none": they are ``v``.
 

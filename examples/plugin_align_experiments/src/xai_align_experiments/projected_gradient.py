@@ -20,8 +20,8 @@ class ProjectedGradient:
     Attributes:
         epsilon: the largest change of a value, in the units of the classifier's input images: for images
             normalised with a spread of .225, 8/255 is about .14.
-        steps: their number.
-        step_size: of each; None: 1.25 epsilon for one step, 2.5 epsilon / steps for several.
+        steps: number of steps.
+        step_size: size of a step; None: 1.25 epsilon for one step, 2.5 epsilon / steps for several.
         limits: the smallest and the largest value an image may have; None: any.
 
     Raises:
@@ -52,7 +52,7 @@ class ProjectedGradient:
         Args:
             images: ``[N, C, H, W]``.
             labels: ``[N]``, int64.
-            classifier: gives logits ``[N, K]``.
+            classifier: returns logits ``[N, K]``.
             noise: ``[N, C, H, W]`` on [0, 1): the start within the box; 0.5 is the image itself.
             where: ``[N, 1, H, W]``, bool: the pixels that may change; None: all.
         """

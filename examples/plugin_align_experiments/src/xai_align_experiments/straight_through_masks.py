@@ -2,8 +2,8 @@
 
     M = 1[ logit + g > 0 ],  g logistic noise;  backward as sigmoid((logit + g) / T)     straight-through Gumbel
 
-A device of AIM (Alshami et al., ICCV 2025, arXiv 2508.11502), which masks a network's own features. On ALIGN's masker
-it is our reading.
+A technique of AIM (Alshami et al., ICCV 2025, arXiv 2508.11502), which masks a network's own features. On ALIGN's
+masker it is our reading.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class StraightThroughMasks:
     """Experimental: masks of zeros and ones, with the gradient of soft ones.
 
     Attributes:
-        temperature: T; the lower, the closer to zeros and ones are the soft masks whose gradient is taken.
+        temperature: T; the lower it is, the closer the soft masks whose gradient is used are to zeros and ones.
 
     Raises:
         ValueError: the temperature is not above zero.
