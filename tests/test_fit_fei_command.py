@@ -39,7 +39,7 @@ def test_a_folder_becomes_an_explainer_that_explains(folder):
     result = run("fit-fei", *MODEL, "--images", "photographs", "--out", "own.safetensors", *QUICK)
     assert result.exit_code == 0, result.output
     assert "11 images to train on, 1 held out" in result.output
-    assert "--model fei:own.safetensors --method fei-amortised" in result.output
+    assert "--model fei:own.safetensors --method fei-amortised --trust-code`" in result.output
     assert (folder / "own-fit" / "metrics.csv").is_file()
     explainer = load_explainer("own.safetensors")
     assert explainer.fingerprint.size == (32, 32)
@@ -67,6 +67,7 @@ def test_the_size_that_was_stated_is_loaded_again(folder):
     model = ("--model", "timm:test_resnet@random", "--img-size", "48", "--device", "cpu")
     result = run("fit-fei", *model, "--images", "photographs", "--out", "own.safetensors", *QUICK)
     assert result.exit_code == 0, result.output
+    assert "--method fei-amortised`" in result.output  # a plain name needs no trust
     assert load_explainer("own.safetensors").fingerprint.size == (48, 48)
     loaded = load_model("fei:own.safetensors")
     x = loaded.preprocess(Image.open("photographs/some/01.png"))[None]

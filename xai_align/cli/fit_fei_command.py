@@ -100,10 +100,12 @@ def fit_fei_command(
             show_progress=True,
             **flags | option_settings(FitFEIOptions, settings, options_file, "fit-fei"),
         )
-    _print_result(fit, out)
+    _print_result(fit, out, model)
 
 
-def _print_result(fit: FEIFit, out: Path) -> None:
+def _print_result(fit: FEIFit, out: Path, model: str) -> None:
+    from xai_align.fei.amortised.reference import needs_trust
+
     numbers = fit.explainer.numbers
     lines = [
         f"{counted(numbers['images'], 'image')} to train on, {numbers['held_out']} held out",
@@ -118,9 +120,10 @@ def _print_result(fit: FEIFit, out: Path) -> None:
         )
         if reached >= start:
             lines.append("no epoch was better than the readout, whose maps this explainer gives: train for longer")
+    trusted = " --trust-code" if needs_trust(model) else ""
     lines.append(
         f"explainer: {legible(out)}; explain an image with "
-        f"`xai-align explain IMAGE --model fei:{legible(out)} --method fei-amortised`"
+        f"`xai-align explain IMAGE --model fei:{legible(out)} --method fei-amortised{trusted}`"
     )
     console = output()
     print_notes(console, fit.notes)

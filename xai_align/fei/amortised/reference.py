@@ -77,11 +77,22 @@ def _check_reference(wanted: str, path: Path, *, trust: bool) -> None:
     """
     if wanted.strip().lower().startswith(PREFIX):
         raise ValueError(f"'{path}' names {shown(wanted)}, and an explainer's file cannot refer to another one")
-    if not trust and not _PLAIN.fullmatch(wanted):
+    if not trust and needs_trust(wanted):
         raise ValueError(
             f"'{path}' names {shown(wanted)}, and only plain names of timm and torchvision are loaded from a file "
             f"unless you trust it, as other references read further files or run code: {TRUST}"
         )
+
+
+def needs_trust(reference: str) -> bool:
+    """Return whether a file with this reference is loaded only if the user trusts it.
+
+    Example::
+
+        >>> needs_trust("timm:resnet18"), needs_trust("timm:resnet18@weights.safetensors")
+        (False, True)
+    """
+    return not _PLAIN.fullmatch(reference)
 
 
 def explainer_of(model: nn.Module) -> str | None:
