@@ -91,7 +91,7 @@ def test_an_account_under_another_name_is_an_account(monkeypatch):
 @pytest.mark.parametrize(
     ("values", "unit", "sum_told", "said"),
     [
-        ("scores", "only order counts", "a ranking of positions", "the map ranks positions"),
+        ("scores", "only its order counts", "a ranking of positions", "the map ranks positions"),
         ("slopes", "value per", " for, ", "holds slopes"),
         ("contributions", "logits per", " for, ", "not explained by the map"),
     ],

@@ -19,10 +19,11 @@ class ProgressBar:
             self._bar.update(steps)
 
     def move_to(self, done: float, total: float | None = None) -> None:
-        """Set the number of steps done and, if given, the total."""
+        """Set the number of steps done, which is shown with at most two decimals, and, if given, the total."""
         if self._bar is not None:
             self._bar.total = self._bar.total if total is None else total
-            self._bar.update(done - self._bar.n)
+            self._bar.n = round(done, 2)
+            self._bar.update(0)
 
     def describe(self, text: str) -> None:
         """Replace the text before the bar."""

@@ -11,7 +11,6 @@ from xai_align._tools.counted import counted
 from xai_align._tools.files.references import typed_on_the_command_line
 from xai_align.cli.shared_options import (
     BackboneReference,
-    BatchSize,
     Device,
     LearningRate,
     OptionsFile,
@@ -60,7 +59,10 @@ def fit_pinet_command(
         ),
     ] = None,
     epochs: Annotated[int, typer.Option(min=1, help="Maximum number of epochs.")] = 20,
-    batch_size: BatchSize = 32,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Number of images in a batch. Default: 32, or all training images if they are fewer."),
+    ] = None,
     learning_rate: LearningRate = 1e-3,
     validation_share: Annotated[float, typer.Option(help="Share of each class that is used for validation.")] = 0.2,
     patience: Patience = None,

@@ -31,6 +31,9 @@ from xai_align.pinet.network.losses import PiNetLoss
 from xai_align.plugins import load_model, second_look
 from xai_align.training.pinet.fit import Fit, fit_pinet
 
+#: Images in a batch, if there are as many.
+BATCH = 32
+
 if TYPE_CHECKING:
     from xai_align.hookspecs import LoadedModel
     from xai_align.pinet.network.module import PiNet
@@ -73,6 +76,7 @@ def fit_pinet_folder(
     examples: int = 6,
     value_range: ValueRange | None = None,
     writes: bool = True,
+    batch_size: int | None = None,
     **options: Any,
 ) -> FolderFit:
     """Train a second look on a backbone with the images of a folder, and write the results to ``out``.
@@ -92,6 +96,7 @@ def fit_pinet_folder(
         examples: number of validation images whose maps are drawn.
         value_range: the pixel values that are black and white; None: by each file.
         writes: whether this process writes the pictures.
+        batch_size: images in a batch; None: 32, or all training images if they are fewer.
         options: for :func:`~xai_align.training.fit_pinet`.
 
     Raises:
@@ -119,6 +124,7 @@ def fit_pinet_folder(
         loss=loss,
         out=out,
         seed=seed,
+        batch_size=min(BATCH, len(train)) if batch_size is None else batch_size,
         **options,
     )
     model.eval()

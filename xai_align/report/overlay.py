@@ -136,6 +136,8 @@ def _draw(
     bar = sheet.figure.colorbar(scale, cax=sheet.bar())
     bar.set_label(unit, fontsize=8)
     bar.ax.tick_params(labelsize=8)
+    if unit == SCORES:
+        bar.set_ticks([])
     bar.outline.set_linewidth(0.4)
 
 

@@ -34,8 +34,8 @@ NUMBER_COLUMNS = frozenset(COLUMNS[4:])
 LOGITS = "logits per 1 % of the picture"
 #: Unit for slopes.
 UNITLESS = "value per 1 % of the picture"
-#: Unit for scores; about the longest text that fits a colour bar.
-SCORES = "score per 1 % of the picture; only order counts"
+#: Label of the bar for scores, which has no numbers.
+SCORES = "score; only its order counts"
 
 NO_VALUE = "–"
 _UNITS: dict[Values, str] = {"contributions": LOGITS, "slopes": UNITLESS, "scores": SCORES}
