@@ -28,6 +28,7 @@ from torch.nn.functional import interpolate
 from torch.overrides import TorchFunctionMode
 
 from xai_align._tools.batches import rows_of
+from xai_align._tools.drawn import normal, permutation
 from xai_align._tools.logits import select_logits
 from xai_align._tools.model_state import check_evaluation_mode
 from xai_align._tools.refused_images import refused_images
@@ -309,12 +310,12 @@ def with_visibility(x: Tensor, visible: Tensor) -> Tensor:
 def _tested(model: nn.Module, grid: TokenGrid, x: Tensor, extra: tuple[Any, ...]) -> TokenDropping:
     channels = x.shape[1]
     generator = torch.Generator().manual_seed(0)
-    order = torch.randperm(grid.patches, generator=generator)
+    order = permutation(grid.patches, generator)
     cells = torch.ones(grid.patches)
     cells[order[: max(1, grid.patches // 2)]] = 0
     shown = interpolate(cells.reshape(1, 1, grid.rows, grid.columns), x.shape[2:], mode="nearest").to(x)
     changed = (1 - shown) * _inside(grid, x)
-    noise = x + x.std().clamp_min(1) * torch.randn(x.shape, generator=generator).to(x)
+    noise = x + x.std().clamp_min(1) * normal(x.shape, generator).to(x)
     other = torch.where(changed > 0, noise, x)
 
     soft = TokenDropping(grid, channels)

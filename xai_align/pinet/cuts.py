@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from xai_align._tools.drawn import noise_like
 from xai_align._tools.logits import select_logits
 from xai_align._tools.model_state import signature
 from xai_align._tools.replica import Replica
@@ -106,4 +107,4 @@ def _other(x: Any) -> Any:
         return x
     if not x.is_floating_point():
         return torch.zeros_like(x)
-    return torch.randn(x.shape, generator=torch.Generator().manual_seed(104_729)).to(x)
+    return noise_like(x, 104_729)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from xai_align._tools.counted import counted
 from xai_align._tools.files.folder_lock import locked_folder
+from xai_align._tools.full_precision import full_precision
 from xai_align._tools.options import with_changes
 from xai_align._tools.progress import progress_bar
 from xai_align._tools.refused_images import refused_images
@@ -123,7 +124,12 @@ def fit_prototypes(
         with progress_bar("reading", count, shown=show_progress) as bar:
             fitted_to["content"] = _content(images, bar.advance)
     checkpoints = None if folder is None else Checkpoints(folder / "checkpoints", {**fitted_to, "options": settings})
-    with locked_folder(folder, "fit"), progress_bar("features", count, shown=show_progress) as bar:
+    with (
+        torch.inference_mode(False),
+        full_precision(device.type),
+        locked_folder(folder, "fit"),
+        progress_bar("features", count, shown=show_progress) as bar,
+    ):
         if folder is not None and checkpoints is not None:
             done = _finished(folder / FILE, checkpoints, chosen.rounds)
             if done is not None:
@@ -144,7 +150,7 @@ def fit_prototypes(
         bar.move_to(0, chosen.rounds)
         state = _fit_rounds(features, chosen, checkpoints, bar)
         found = _with_prototypes(features, state, chosen, maps_of, images, device)
-        before = _purity(features, torch.eye(len(state.matrix)), chosen)
+        before = _purity(features, _unmixed(len(state.matrix)), chosen)
         record = Prototypes(
             matrix=state.matrix,
             kind=chosen.matrix,
@@ -198,14 +204,18 @@ class _State:
     positions: Tensor
 
 
+def _unmixed(channels: int) -> Tensor:
+    return torch.eye(channels, dtype=torch.float32, device="cpu")
+
+
 def _fit_rounds(
     features: CachedFeatures, options: PrototypeOptions, checkpoints: Checkpoints | None, bar: Any
 ) -> _State:
     channels = features.sums.shape[1]
     orthogonal = options.matrix == "orthogonal"
-    zeros = torch.zeros(channels, channels)
+    zeros = torch.zeros(channels, channels, dtype=torch.float32, device="cpu")
     adam = AdamOnMatrices(zeros, zeros.clone(), 0, orthogonal, options.learning_rate)
-    state = _State(torch.eye(channels), adam, [], torch.empty(0))
+    state = _State(_unmixed(channels), adam, [], zeros)
     saved = None if checkpoints is None else checkpoints.newest()
     if saved is not None:
         _restore(state, saved[1])
@@ -222,7 +232,7 @@ def _one_round(features: CachedFeatures, options: PrototypeOptions, state: _Stat
     """Choose prototypes and positions, and change the matrix."""
     maps, sums = features.maps, features.sums[features.sample]
     images, _ = prototype_images(sums, state.matrix, options.pool(number, len(maps)))
-    channels = torch.arange(len(state.matrix))[:, None].expand_as(images)
+    channels = torch.arange(len(state.matrix), device="cpu")[:, None].expand_as(images)
     cells = state.positions[images, channels]
     if options.chosen_solver == "procrustes":
         directions = _directions(maps, images, cells)
@@ -252,7 +262,7 @@ def _descend(
     images, cells, channels = pairs
     generator = torch.Generator().manual_seed(options.seed * options.rounds + number)
     for _ in range(options.steps):
-        some = torch.randint(len(images), (options.batch_size,), generator=generator)
+        some = torch.randint(len(images), (options.batch_size,), generator=generator, device="cpu")
         with torch.enable_grad():
             matrix = state.matrix.clone().requires_grad_()
             loss = -purity_at(maps[images[some], cells[some]], matrix, channels[some]).mean()
@@ -282,7 +292,7 @@ def _with_prototypes(
     )
     found = torch.stack(chosen)
     used = found.unique()
-    table = torch.empty(2, len(used), len(matrix), dtype=torch.int32)
+    table = torch.empty(2, len(used), len(matrix), dtype=torch.int32, device="cpu")
     cached = torch.isin(used, features.sample)
     for rows in cached.nonzero()[:, 0].split(options.internal_batch_size):
         maps = features.maps[torch.searchsorted(features.sample, used[rows])]
@@ -293,8 +303,8 @@ def _with_prototypes(
             maps = maps_of(stacked(images, used[rows].tolist()).to(device)).float().cpu().flatten(2).transpose(1, 2)
             for side, sign in enumerate((1, -1)):
                 table[side, rows] = strongest_positions(maps, matrix, sign).int()
-    channels = torch.arange(len(matrix))[None, :, None]
-    positions = table[torch.arange(2)[:, None, None], torch.searchsorted(used, found), channels].long()
+    channels = torch.arange(len(matrix), device="cpu")[None, :, None]
+    positions = table[torch.arange(2, device="cpu")[:, None, None], torch.searchsorted(used, found), channels].long()
     return {"images": found, "positions": positions, "activations": torch.stack(activations)}
 
 
