@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.nn.parameter import is_lazy
 
 from xai_align._tools.checksum import checksum_of
 from xai_align._tools.counted import counted
@@ -111,6 +112,22 @@ def _switched_off(model: nn.Module, name: str) -> Iterator[None]:
     finally:
         for module in switched:
             setattr(module, name, True)
+
+
+def check_has_values(model: nn.Module) -> None:
+    """Raise if parameters or buffers of the model have no values yet.
+
+    Raises:
+        ValueError: they belong to lazy modules that never ran, or are on the device "meta".
+    """
+    for one in (*model.parameters(), *model.buffers()):
+        if is_lazy(one):
+            raise ValueError("the model has lazy modules without parameters; run it once on an input, then call again")
+        if one.is_meta:
+            raise ValueError(
+                "the model is on the device 'meta', where parameters have no values; build it on another one, and load "
+                "its weights"
+            )
 
 
 def check_evaluation_mode(model: nn.Module) -> None:

@@ -23,6 +23,7 @@ from xai_align.features.cell_places import Places, places_of
 from xai_align.features.dominating_nodes import dominating_nodes
 from xai_align.features.first_example import first_example
 from xai_align.features.grid_layer import GridLayer
+from xai_align.features.run_with_features import cloned
 from xai_align.features.spatial import proportional_grid
 from xai_align.hookspecs import FeatureSpace, Layout
 
@@ -112,9 +113,8 @@ def _in_one_pass(model: nn.Module, image: Tensor, output: str | int | None, extr
     with torch.inference_mode(False), torch.enable_grad():
         noise = noise.requires_grad_()
         try:
-            # the network may write to its input
             with ContiguousBatchNormGradients():
-                logits = select_logits(copy(noise.clone(), *extra), output)
+                logits = select_logits(copy(*cloned([noise, *extra])), output)
         except Exception as error:  # it takes no single example, or writes to views, which autograd refuses
             if hides_interrupt(error):
                 raise

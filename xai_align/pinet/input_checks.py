@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointError
 
-from xai_align._tools.model_state import check_evaluation_mode, modules_of
+from xai_align._tools.model_state import check_evaluation_mode, check_has_values, modules_of
+from xai_align.features.run_with_features import cloned
 from xai_align.pinet.rounding import misses, wide
 
 #: Packages of PyTorch's quantised modules (torch.ao.nn.quantized, torch.ao.nn.intrinsic.quantized …).
@@ -23,7 +24,7 @@ def check_model(model: Any) -> None:
 
     Raises:
         TypeError: it is not an ``nn.Module``, or is scripted or quantised.
-        ValueError: it is in train mode where that matters, or has no classifier.
+        ValueError: it is in train mode where that matters, or has no classifier, or parameters without values.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(
@@ -43,6 +44,7 @@ def check_model(model: Any) -> None:
             f"{type(model).__name__} has no classifier (num_classes is 0), so there are no logits to ask about; "
             "build it with num_classes=..., or call reset_classifier(...) and load or train a head"
         )
+    check_has_values(model)
     check_evaluation_mode(model)
 
 
@@ -128,9 +130,9 @@ def check_logits(output: Any) -> Tensor:
 
 
 def check_repeats(logits: Tensor, again: Tensor) -> None:
-    """Raise if a model's logits differ between two passes on the same inputs by more than rounding.
+    """Raise if a model's logits differ between a pass of it and one of its copy by more than rounding.
 
-    A method that compares passes would explain the random numbers, and not the inputs.
+    A method that compares passes would explain the random numbers, or another function, and not the inputs.
 
     Raises:
         ValueError: they do.
@@ -139,8 +141,9 @@ def check_repeats(logits: Tensor, again: Tensor) -> None:
     if own.shape != other.shape or bool(misses((own - other).abs().max(), own.abs().max(), 64, logits.dtype)):
         raise ValueError(
             "the model gives other logits at a second pass on the same inputs, so its passes can't be compared: it "
-            "draws random numbers in eval mode, as F.dropout(x) does without training=self.training, or keeps state "
-            "between calls; switch that off"
+            "draws random numbers in eval mode, as F.dropout(x) does without training=self.training, keeps state "
+            "between calls, or looks up modules by their identity, which a structural copy does not have; switch that "
+            "off"
         )
 
 
@@ -191,7 +194,7 @@ def _check_like_model(model: nn.Module, inputs: Sequence[Tensor], extra: Sequenc
             continue
         try:
             with torch.no_grad():
-                model(*(part.clone() for part in inputs), *extra)
+                model(*cloned([*inputs, *extra]))
         except RuntimeError as error:
             raise ValueError(
                 f"the inputs are {x.dtype}, the model is {parameter.dtype}; convert one with .to(...), or use autocast"

@@ -39,7 +39,7 @@ def mixing_space(
             space = readout_space(model, "head", image, output)
         except ValueError:
             space = resolve_layer(model, None, purpose="map", image=image, output=output)
-    if space.split is None or image is None or isinstance(space.split.features(image), Tensor):
+    if space.split is None or image is None or isinstance(space.split.features(image.clone()), Tensor):
         return space
     # modules of transformers return their map inside an object, which only a pass through the module opens
     return at_a_module(space)

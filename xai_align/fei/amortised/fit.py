@@ -33,7 +33,7 @@ from xai_align.fei.amortised.unlabelled_images import UnlabelledImages
 from xai_align.fei.composites import check_image_model
 from xai_align.fei.random_fills import random_fills
 from xai_align.fei.solid_colours import Normalization
-from xai_align.pinet.input_checks import check_repeats
+from xai_align.pinet.input_checks import check_logits, check_model, check_repeats
 from xai_align.question import QuestionModel
 from xai_align.training.checkpoints import Checkpoints
 from xai_align.training.description import described_optimizer, described_parameters
@@ -267,13 +267,13 @@ class _Prepared:
         if isinstance(network, QuestionModel):
             raise TypeError("fit_fei fits an explainer to a network for all questions; give the network itself")
         every = UnlabelledImages(images, "the images")
+        check_model(network)
         device = next((p.device for p in network.parameters()), torch.device("cpu"))
         example = every.take([0]).to(device)
         check_image_model(network, example)
         with refused_images(network, example), torch.no_grad():
-            first, second = (select_logits(Replica(network).module(example.clone())) for _ in range(2))
-        if isinstance(first, Tensor) and isinstance(second, Tensor):  # another output is refused below
-            check_repeats(first, second)
+            logits = check_logits(select_logits(network(example.clone())))
+            check_repeats(logits, check_logits(select_logits(Replica(network).module(example.clone()))))
         random_fills(example, options.fills, torch.Generator(), normalization=normalization)  # are they known?
         explained = ExplainedNetwork(network, example)
         classes, content = most_probable(explained, every, batch_size, device)
