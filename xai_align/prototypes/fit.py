@@ -33,7 +33,7 @@ from xai_align.features.resolve_layer import Layer
 from xai_align.features.unwrapping import unwrapped
 from xai_align.pinet.input_checks import check_inputs, check_model
 from xai_align.prototypes.feature_cache import CachedFeatures, gather_features, stacked
-from xai_align.prototypes.fingerprint import fingerprint_of
+from xai_align.prototypes.fingerprint import fingerprint_of, fixed_image
 from xai_align.prototypes.layer_maps import LayerMaps, mixing_space
 from xai_align.prototypes.mixing import AdamOnMatrices, nearest_rotation
 from xai_align.prototypes.options import PrototypeOptions
@@ -116,10 +116,11 @@ def fit_prototypes(
     asked: Layer = own_layer if layer is None else layer
     space = mixing_space(model, asked, first, output)
     maps_of = LayerMaps(model, space)
-    fingerprint = fingerprint_of(model, space, maps_of(first), (first.shape[-2], first.shape[-1]))
+    fingerprint = fingerprint_of(model, space, maps_of(fixed_image(first)), (first.shape[-2], first.shape[-1]))
     settings = {**asdict(chosen), "solver": chosen.chosen_solver}
     folder = None if out is None else Path(out)
-    fitted_to = {"fingerprint": fingerprint, "images": count, "names": digest_of({}, "\n".join(named))}
+    known = {name: value for name, value in fingerprint.items() if name != "features"}  # these are rounded
+    fitted_to = {"fingerprint": known, "images": count, "names": digest_of({}, "\n".join(named))}
     if folder is not None:
         with progress_bar("reading", count, shown=show_progress) as bar:
             fitted_to["content"] = _content(images, bar.advance)

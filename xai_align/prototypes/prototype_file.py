@@ -33,7 +33,8 @@ _FINGERPRINT = record(
         "channels": whole(1, 2**20),
         "grid": _SIZE,
         "image_size": _SIZE,
-    }
+    },
+    {"features": either(nothing, listed(number(), 2, 2))},  # missing in the oldest files
 )
 _HEADER = record(
     {
