@@ -20,10 +20,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from xai_align._tools.counted import counted
 from xai_align._tools.files.folder_lock import locked_folder
 from xai_align._tools.full_precision import full_precision
+from xai_align._tools.logits import select_logits
 from xai_align._tools.options import with_changes
 from xai_align._tools.progress import progress_bar
 from xai_align._tools.refused_images import refused_images
@@ -72,7 +74,7 @@ def fit_prototypes(
     Args:
         model: the network, in eval mode.
         images: a sequence or a map-style dataset of tensors ``[C, H, W]`` in one size, as the model takes them, or of
-            tuples that begin with one. Labels are not used.
+            tuples that begin with one; or a ``DataLoader``, of which the data set is taken. Labels are not used.
         layer: the layer's name, or ``"head"``. None: the head's input; where the head reads class tokens alone, the
             last patch tokens that affect the answer.
         names: of the images; None: their numbers.
@@ -97,6 +99,12 @@ def fit_prototypes(
         found.purity.mean(1)  # before and after
     """
     chosen = with_changes(options, PrototypeOptions, changed, "fit_prototypes", ("names", "out", "output", "layer"))
+    images = images.dataset if isinstance(images, DataLoader) else images
+    if not (hasattr(images, "__len__") and hasattr(images, "__getitem__")):
+        raise TypeError(
+            f"the images are {type(images).__name__}; give a sequence or a data set of known length, whose items are "
+            "images [C, H, W] or begin with one"
+        )
     count = len(images)
     if count < chosen.prototypes:
         raise ValueError(
@@ -112,7 +120,7 @@ def fit_prototypes(
     first = stacked(images, [0]).to(device)
     check_inputs(model, (first,))
     with refused_images(model, first), torch.no_grad():
-        Replica(model).module(first.clone())
+        select_logits(Replica(model).module(first.clone()), output)  # are there such?
     asked: Layer = own_layer if layer is None else layer
     space = mixing_space(model, asked, first, output)
     maps_of = LayerMaps(model, space)
@@ -261,7 +269,7 @@ def _descend(
 ) -> None:
     """Take the Adam steps of a round; ``pairs`` are images, positions and channels of all prototypes."""
     images, cells, channels = pairs
-    generator = torch.Generator().manual_seed(options.seed * options.rounds + number)
+    generator = torch.Generator().manual_seed((options.seed * options.rounds + number) % 2**63)
     for _ in range(options.steps):
         some = torch.randint(len(images), (options.batch_size,), generator=generator, device="cpu")
         with torch.enable_grad():
