@@ -165,3 +165,22 @@ def test_images_are_named_as_what_they_are():
 def fitted():
     net = conv_net()
     return net, fit_prototypes(net, list(images(2)), prototypes=1, rounds=1)
+
+
+@pytest.mark.parametrize(
+    ("network", "reason"),
+    [
+        (lambda: torch.jit.script(conv_net()), "scripted module"),
+        (lambda: torch.ao.quantization.quantize_dynamic(conv_net(), {nn.Linear}), "quantised module"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_no_classifier_is_aligned_that_cannot_be_trained(network, reason):
+    with pytest.raises(TypeError, match=reason):
+        AlignTrainer(network())
+
+
+@pytest.mark.parametrize("state", [{}, None, {"tensors": {}}])
+def test_what_is_no_state_of_a_trainer_is_refused(state):
+    with pytest.raises(TypeError, match=r"what state_dict\(\) of a trainer returned"):
+        AlignTrainer(conv_net()).load_state_dict(state)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -11,12 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointError
 
-from xai_align._tools.model_state import check_evaluation_mode, check_has_values, modules_of
+from xai_align._tools.model_state import check_eager, check_evaluation_mode, check_has_values
 from xai_align.features.run_with_features import cloned
 from xai_align.pinet.rounding import misses, wide
-
-#: Packages of PyTorch's quantised modules (torch.ao.nn.quantized, torch.ao.nn.intrinsic.quantized …).
-_QUANTISED = re.compile(r"torch\..*\bquantized\b")
 
 
 def check_model(model: Any) -> None:
@@ -30,15 +26,7 @@ def check_model(model: Any) -> None:
         raise TypeError(
             f"a readout needs the torch.nn.Module itself, got {type(model).__name__}; wrap functions in a module"
         )
-    for kind in {type(module) for module in modules_of(model)}:
-        if issubclass(kind, torch.jit.ScriptModule):
-            raise TypeError(
-                f"{kind.__name__} is a scripted module, its operations cannot be seen; give the eager model"
-            )
-        if _QUANTISED.match(kind.__module__):
-            raise TypeError(
-                f"{kind.__name__} is a quantised module, its arithmetic is not linear; give the float model"
-            )
+    check_eager(model)
     if getattr(model, "num_classes", None) == 0 and not _has_own_head(model):
         raise ValueError(
             f"{type(model).__name__} has no classifier (num_classes is 0), so there are no logits to ask about; "
