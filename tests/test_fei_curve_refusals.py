@@ -63,7 +63,10 @@ def test_starts_that_do_not_fit_are_refused(maps):
         ({"stable_at": math.nan}, "stable_at must be .* got nan"),
         ({"clip": "most"}, "most"),
         ({"deviation_weight": -1.0}, "deviation_weight must be a non-negative number, got -1.0"),
-        ({"deviation_weight": 1.0, "deviation_layers": ["conv3"]}, "layer 'conv3' not found"),
+        (
+            {"deviation_weight": 1.0, "deviation_layers": ["conv3"]},
+            "layer 'conv3' not found.*outermost layers are conv1",
+        ),
         ({"deviation_weight": 1.0, "deviation_layers": ["act"]}, "layer 'act' runs more than once"),
         ({"deviation_weight": 1.0, "deviation_layers": ["unused"]}, "layer 'unused' did not run"),
     ],

@@ -508,7 +508,7 @@ class Detached(nn.Module):
         (lambda f: f(conv_net(), images(), why(1, 9)), ValueError, "class 9 is out of range"),
         (lambda f: f(conv_net(), images() * torch.inf, why(1, 1)), ValueError, "NaN or infinity"),
         (lambda f: f(conv_net(), images()[0], why(1, 1, 1)), ValueError, r"must have the shape \[N, C, H, W\]"),
-        (lambda f: f(conv_net(), images(0), []), ValueError, "positive number of examples"),
+        (lambda f: f(conv_net(), images(0), []), ValueError, "at least one pixel"),
         (lambda f: f(conv_net(), images().double(), why(1, 1)), ValueError, "float64, the model is torch.float32"),
         (lambda f: f(lambda x: x, images(), why(1, 1)), TypeError, "Module"),
         (lambda f: f(Broken(lambda x: x[:, 0, 0, 0] == images()[1, 0, 0, 0]), images(), why(1, 1)), ValueError, "[1]"),

@@ -9,6 +9,7 @@ from command_line import run
 from PIL import Image
 from safetensors.torch import save_file
 
+from tests.networks import conv_net
 from xai_align.fei import AmortisedFEI, fit_fei, load_explainer, save_explainer
 from xai_align.fei.amortised.reference import explainer_of
 from xai_align.plugins import load_model
@@ -135,3 +136,25 @@ def test_random_weights_are_the_same_when_loaded_again(folder):
         "explain", image, "--model", "fei:own.safetensors", "--method", "fei-amortised", "--out", "why",
     )  # fmt: skip
     assert explained.exit_code == 0, explained.output
+
+
+def test_the_explainer_of_another_network_is_not_replaced(folder):
+    other = fit_fei(conv_net(), torch.rand(2, 3, 32, 32), epochs=1, batch_size=2, width=4, depth=1)
+    before = save_explainer(other, "own.safetensors").read_bytes()
+    said = refused("fit-fei", *MODEL, "--images", "photographs", "--out", "own.safetensors", *QUICK)
+    assert "an explainer of another network (ConvNet)" in said
+    assert (folder / "own.safetensors").read_bytes() == before
+
+
+def test_the_command_that_is_named_can_be_run(folder):
+    result = run("fit-fei", *MODEL, "--images", "photographs", "--out", "my own.safetensors", *QUICK)
+    assert "--model 'fei:my own.safetensors' --method" in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize("command", ["fit-align", "fit-epic", "fit-pinet"])
+@pytest.mark.parametrize("out", ["photographs", "photographs/out", "./some/../photographs/out"])
+def test_results_are_not_written_among_the_images(folder, command, out):
+    model = "--model" if command == "fit-epic" else "--backbone"
+    said = refused(command, "photographs", model, "timm:test_resnet@random", "--out", out)
+    assert "which is in the image folder 'photographs'" in said
+    assert not (folder / "photographs/out").exists()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import timm
 import torch
@@ -433,3 +435,42 @@ def test_the_pool_shrinks_to_a_quarter_of_the_images_at_most():
     assert [options.pool(number, 10_000) for number in range(5)] == [100, 76, 52, 29, 5]
     assert [options.pool(number, 120) for number in range(5)] == [30, 30, 30, 29, 5]
     assert options.pool(0, 8) == 5
+
+
+@pytest.mark.parametrize("layer", [None, "conv2"])
+def test_the_same_weights_with_another_forward_pass_are_another_network(layer, tmp_path):
+    net, x = conv_net(), images(4)
+    path = save_prototypes(fit_prototypes(net, list(x), layer, prototypes=2, rounds=1), tmp_path / "found.safetensors")
+    EPICMethod(net, path).attribute(x, 1)
+    net.norm.eps = 10.0  # no parameter, and no buffer
+    with pytest.raises(ValueError, match="same weights and other features for a fixed image"):
+        EPICMethod(net, path).attribute(x, 1)
+
+
+def test_prototypes_of_a_file_without_features_are_used(tmp_path):
+    net, x = conv_net(), images(4)
+    found = fit_prototypes(net, list(x), prototypes=2, rounds=1)
+    older = replace(found, fingerprint={name: one for name, one in found.fingerprint.items() if name != "features"})
+    path = save_prototypes(older, tmp_path / "older.safetensors")
+    assert torch.equal(EPICMethod(net, path).attribute(x, 1), EPICMethod(net, found).attribute(x, 1))
+
+
+def test_what_is_no_set_of_images_or_prototypes_is_named_as_what_it_is():
+    net, x = conv_net(), images(4)
+    for given in (iter(x), (one for one in x), None):
+        with pytest.raises(TypeError, match=f"the images are {type(given).__name__}; give a sequence"):
+            fit_prototypes(net, given, prototypes=2)
+    with pytest.raises(TypeError, match="got NoneType"):
+        EPICMethod(net, None)
+    with pytest.raises(ValueError, match=r"no channel 1\.5"):
+        fit_prototypes(net, list(x), prototypes=2, rounds=1).of(1.5)
+    with pytest.raises(ValueError, match="has no field 'other'"):
+        fit_prototypes(net, list(x), prototypes=2, output="other")
+
+
+def test_a_loader_s_data_set_and_a_seed_of_any_size_are_taken():
+    net, x = conv_net(), images(4)
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x), batch_size=2, shuffle=True)
+    wanted = fit_prototypes(net, list(x), prototypes=2, rounds=1)
+    assert torch.equal(fit_prototypes(net, loader, prototypes=2, rounds=1).matrix, wanted.matrix)
+    fit_prototypes(net, list(x), prototypes=2, rounds=2, steps=1, solver="gradient", seed=2**64)

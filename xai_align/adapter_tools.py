@@ -6,6 +6,7 @@ An adapter imports these and the public packages of the core, never :mod:`xai_al
 from xai_align._tools.batches import batches_of
 from xai_align._tools.callers_level import callers_level
 from xai_align._tools.did_you_mean import did_you_mean
+from xai_align._tools.drawn import noise_like
 from xai_align._tools.files import fields
 from xai_align._tools.files.plain_json import in_one_clause
 from xai_align._tools.files.tensor_file import check_weights, read_tensor_file
@@ -39,6 +40,7 @@ __all__ = [
     "kept_random_state",
     "load_all_weights",
     "named_as",
+    "noise_like",
     "optional_package",
     "random_note",
     "read_tensor_file",

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from xai_align.adapter_tools import Replica, callers_level
+from xai_align.adapter_tools import Replica, callers_level, noise_like
 from xai_align.features.resolve_layer import resolve_layer
 from xai_align.features.routes import find_layer
 from xai_align.features.unwrapping import unwrapped
@@ -86,7 +86,7 @@ def _output(model: nn.Module, layer: str, image: Tensor) -> Any:
     kept: list[Any] = []
     copy = Replica(model, evaluate=True).module
     find_layer(copy, layer).register_forward_hook(lambda module, args, output: kept.append(output))
-    noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(0)).to(image)
+    noise = noise_like(image)
     with torch.no_grad():
         copy(noise)
     if not kept:

@@ -12,6 +12,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from xai_align._tools.drawn import normal
+
 #: Length of the pattern, and of the pieces.
 PERIOD = 1 << 14
 
@@ -32,7 +34,7 @@ def checksum_of(tensors: Iterable[Tensor]) -> tuple[float, ...]:
 
 def _sums(values: Tensor) -> Tensor:
     values = values if values.dtype == torch.float64 else values.float()
-    pattern = torch.randn(PERIOD, generator=torch.Generator().manual_seed(0)).to(values)
+    pattern = normal((PERIOD,), torch.Generator().manual_seed(0)).to(values)
     whole = len(values) - len(values) % PERIOD
     of_pieces = torch.mv(values[:whole].reshape(-1, PERIOD), pattern)
     of_rest = torch.dot(values[whole:], pattern[: len(values) - whole])

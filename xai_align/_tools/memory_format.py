@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from xai_align._tools.batches import rows_of
 from xai_align._tools.model_state import signature
+from xai_align._tools.replica import Replica
 from xai_align._tools.thread_state import hides_interrupt
 
 #: Largest difference between the outputs in two formats that counts as rounding, relative to the largest output.
@@ -73,7 +74,7 @@ def _runs_channels_last(network: nn.Module, inputs: Tensor, extra: Sequence[Any]
     rest = rows_of(extra, slice(0, 1), len(inputs))
 
     def outputs(x: Tensor) -> list[Tensor]:
-        found = network(x, *(one.clone() if isinstance(one, Tensor) else one for one in rest))
+        found = Replica(network).module(x, *(one.clone() if isinstance(one, Tensor) else one for one in rest))
         return [leaf for leaf in tree_leaves(found) if isinstance(leaf, Tensor)]
 
     with torch.no_grad():

@@ -5,20 +5,25 @@ Explanations change nothing: they run on a :class:`~xai_align._tools.replica.Rep
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
 
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.nn.parameter import is_lazy
 
 from xai_align._tools.checksum import checksum_of
 from xai_align._tools.counted import counted
 
+#: Packages of PyTorch's quantised modules (torch.ao.nn.quantized, torch.ao.nn.intrinsic.quantized …).
+_QUANTISED = re.compile(r"torch\..*\bquantized\b")
 #: Types of attributes that :func:`signature` includes.
 _PLAIN = frozenset((bool, int, float, str, FunctionType, BuiltinFunctionType, MethodType, partial))
 
@@ -111,6 +116,39 @@ def _switched_off(model: nn.Module, name: str) -> Iterator[None]:
     finally:
         for module in switched:
             setattr(module, name, True)
+
+
+def check_eager(model: nn.Module) -> None:
+    """Raise if a module of the model is scripted or quantised.
+
+    Raises:
+        TypeError: one is.
+    """
+    for kind in {type(module) for module in modules_of(model)}:
+        if issubclass(kind, torch.jit.ScriptModule):
+            raise TypeError(
+                f"{kind.__name__} is a scripted module, its operations cannot be seen; give the eager model"
+            )
+        if _QUANTISED.match(kind.__module__):
+            raise TypeError(
+                f"{kind.__name__} is a quantised module, its arithmetic is not linear; give the float model"
+            )
+
+
+def check_has_values(model: nn.Module) -> None:
+    """Raise if parameters or buffers of the model have no values yet.
+
+    Raises:
+        ValueError: they belong to lazy modules that never ran, or are on the device "meta".
+    """
+    for one in (*model.parameters(), *model.buffers()):
+        if is_lazy(one):
+            raise ValueError("the model has lazy modules without parameters; run it once on an input, then call again")
+        if one.is_meta:
+            raise ValueError(
+                "the model is on the device 'meta', where parameters have no values; build it on another one, and load "
+                "its weights"
+            )
 
 
 def check_evaluation_mode(model: nn.Module) -> None:

@@ -42,14 +42,14 @@ def _spreading(cells: int, pixels: int, spread: Spread) -> Tensor:
     """Return ``R[pixel, cell]``, the share of a cell that a pixel receives."""
     if spread == "area":
         # the overlap of pixel [i, i+1) with the cell's interval [j, j+1) * pixels / cells, over its length
-        edges = torch.arange(cells + 1, dtype=torch.float64) * pixels / cells
-        i = torch.arange(pixels, dtype=torch.float64)[:, None]
+        edges = torch.arange(cells + 1, dtype=torch.float64, device="cpu") * pixels / cells
+        i = torch.arange(pixels, dtype=torch.float64, device="cpu")[:, None]
         overlap = (torch.minimum(i + 1, edges[None, 1:]) - torch.maximum(i, edges[None, :-1])).clamp(min=0)
     else:
         # a hat function around the cell's centre, two cells wide
-        centres = (torch.arange(pixels, dtype=torch.float64) + 0.5) * cells / pixels - 0.5
+        centres = (torch.arange(pixels, dtype=torch.float64, device="cpu") + 0.5) * cells / pixels - 0.5
         centres = centres.clamp(0, cells - 1)[:, None]
-        overlap = (1 - (centres - torch.arange(cells, dtype=torch.float64)[None]).abs()).clamp(min=0)
+        overlap = (1 - (centres - torch.arange(cells, dtype=torch.float64, device="cpu")[None]).abs()).clamp(min=0)
         # with fewer pixels than cells, a hat can fall between pixels
         overlap = torch.where(overlap.sum(0) == 0, _spreading(cells, pixels, "area"), overlap)
     return overlap / overlap.sum(0)

@@ -12,6 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from xai_align._tools.drawn import permutation
 from xai_align._tools.model_state import evaluating
 from xai_align.align.forward_passes.training_batch import GlobalBatch, TrainingBatch
 
@@ -125,7 +126,7 @@ class MaskOfAnotherImage(DerivedMask):
         if total == 1:
             return torch.full_like(masks, float("nan"))
         # one cycle through all images: none gets its own mask
-        round_trip = torch.randperm(total, generator=generator)
+        round_trip = permutation(total, generator)
         giver = torch.empty_like(round_trip)
         giver[round_trip] = round_trip.roll(-1)
         return masks[giver[global_batch.slice_of(batch)].to(masks.device)]

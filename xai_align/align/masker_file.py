@@ -222,7 +222,7 @@ def _answers(masker: StageMasker) -> list[list[float]]:
     """Return mean and standard deviation of each of the stages' maps of one fixed image."""
     rows, columns = masker.options["size"]
     like = masker.last.weight
-    waves = torch.arange(masker.in_channels * rows * columns, dtype=torch.float64).mul(0.37).sin()
+    waves = torch.arange(masker.in_channels * rows * columns, dtype=torch.float64, device="cpu").mul(0.37).sin()
     image = waves.view(1, masker.in_channels, rows, columns).to(like.device, like.dtype)
     return [[float(one.double().mean()), float(one.double().std(correction=0))] for one in masker.features(image)]
 

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from xai_align._tools.checks import check_number
+from xai_align._tools.drawn import uniform
 from xai_align._tools.model_state import evaluating
 from xai_align._tools.random_state import kept_random_state
 from xai_align._tools.thread_state import restores_thread_state
@@ -207,7 +208,7 @@ def find_shortcuts(
 def shuffled(images: Tensor, generator: torch.Generator) -> Tensor:
     """Permute the pixels of every image at random, each in its own order; ``[N, C, H, W]``."""
     n, c, h, w = images.shape
-    order = torch.rand(n, 1, h * w, generator=generator).argsort(dim=2).to(images.device)
+    order = uniform((n, 1, h * w), generator).argsort(dim=2).to(images.device)
     return images.flatten(2).gather(2, order.expand(n, c, h * w)).view_as(images)
 
 
@@ -230,7 +231,7 @@ def _counts(masks: Tensor) -> Tensor:
 def _ranks(masks: Tensor, generator: torch.Generator) -> Tensor:
     """Return the rank of each position by its mask value, the highest first, ``[N, H * W]``."""
     flat = masks.flatten(1)
-    drawn = torch.rand(flat.shape, generator=generator).argsort(1).to(flat.device)
+    drawn = uniform(flat.shape, generator).argsort(1).to(flat.device)
     order = flat.gather(1, drawn).argsort(dim=1, descending=True, stable=True)
     return drawn.gather(1, order).argsort(dim=1)
 

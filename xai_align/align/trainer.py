@@ -189,8 +189,11 @@ class AlignTrainer:
         """Restore a state from :meth:`state_dict`.
 
         Raises:
+            TypeError: it is none.
             ValueError: it is from a trainer with other networks or options; the message says which.
         """
+        if not isinstance(state, Mapping) or not {"tensors", "numbers"} <= state.keys():
+            raise TypeError("the state has no 'tensors' and 'numbers'; give what state_dict() of a trainer returned")
         self.state.load(state["tensors"], state["numbers"], "the state")
 
     def save(self, path: str | Path) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -212,7 +213,7 @@ def _print_result(done: FolderAlignment, out: Path) -> None:
         "probability when only the top 1, 5, 10, 20, 50 % of a map are kept, and when they are removed.",
         f"curves: {out / 'curves.png'}, maps: {out / 'examples'}, log: {out / 'metrics.csv'}, "
         f"all numbers: {out / 'results.json'}",
-        f"model: {out}; explain an image with `xai-align explain IMAGE --model align:{out}{method}`",
+        f"model: {out}; explain an image with `xai-align explain IMAGE --model {quote(f'align:{out}')}{method}`",
     ]
     print_lines(console, lines)
 

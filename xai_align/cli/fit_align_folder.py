@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from xai_align._tools.devices import usable_device
 from xai_align._tools.files.name_part import name_part
+from xai_align._tools.files.outside_folder import check_folder_is_outside
 from xai_align._tools.files.references import FOLDERS
 from xai_align._tools.files.writable_folder import check_folder_is_writable
 from xai_align._tools.random_state import fixed_random_state
@@ -140,6 +141,7 @@ def fit_align_folder(
         ValueError: the folder, the backbone or an option can't be used; the message has the reason.
         OSError: ``out`` cannot be written to.
     """
+    check_folder_is_outside(out, folder)
     check_folder_is_writable(out)
     where = usable_device(device)
     check_kind(masker)

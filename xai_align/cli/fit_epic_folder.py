@@ -15,6 +15,7 @@ from xai_align._tools.checks import check_number
 from xai_align._tools.counted import counted
 from xai_align._tools.devices import usable_device
 from xai_align._tools.files.legible import legible
+from xai_align._tools.files.outside_folder import check_folder_is_outside
 from xai_align._tools.files.whole_file import write_whole
 from xai_align._tools.files.writable_folder import check_folder_is_writable
 from xai_align._tools.logits import select_logits
@@ -105,6 +106,7 @@ def fit_epic_folder(
         ValueError: folder, model or options can't be used; the message has the reason.
         OSError: ``out`` cannot be written to.
     """
+    check_folder_is_outside(out, folder)
     check_folder_is_writable(out)
     where = usable_device(device)
     value_range = check_range(value_range)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -123,7 +124,7 @@ def _print_result(fit: FEIFit, out: Path, model: str) -> None:
     trusted = " --trust-code" if needs_trust(model) else ""
     lines.append(
         f"explainer: {legible(out)}; explain an image with "
-        f"`xai-align explain IMAGE --model fei:{legible(out)} --method fei-amortised{trusted}`"
+        f"`xai-align explain IMAGE --model {quote(f'fei:{legible(out)}')} --method fei-amortised{trusted}`"
     )
     console = output()
     print_notes(console, fit.notes)

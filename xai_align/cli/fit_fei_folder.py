@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from xai_align._tools.devices import usable_device
@@ -17,7 +17,9 @@ from xai_align.cli.terminal import print_warnings
 from xai_align.data.image_folder import LabelledImage, check_images
 from xai_align.data.images import expand_paths, open_image
 from xai_align.data.value_range import ValueRange, check_range
+from xai_align.fei.amortised.explainer import AmortisedExplainer
 from xai_align.fei.amortised.explainer_file import load_explainer, save_explainer
+from xai_align.fei.amortised.fingerprint import OtherNetwork
 from xai_align.fei.amortised.fit import FEIFit, fit_fei
 from xai_align.fei.amortised.reference import PREFIX, SEED
 from xai_align.plugins import ModelOptions, load_model
@@ -50,7 +52,8 @@ def run_folder_of(out: Path) -> Path:
         ValueError: it is a folder, or has another suffix.
     """
     if out.suffix != SUFFIX or out.is_dir():
-        raise ValueError(f"--out is '{out}'; give the file of the explainer, such as {out.stem or 'explainer'}{SUFFIX}")
+        example = out.stem.removeprefix(SUFFIX) or "explainer"
+        raise ValueError(f"--out is '{out}'; give the file of the explainer, such as {example}{SUFFIX}")
     return out.with_name(f"{out.stem}-fit")
 
 
@@ -86,7 +89,7 @@ def fit_fei_folder(
     """
     run = run_folder_of(out)
     check_folder_is_writable(run)
-    _check_that_nothing_else_is_there(out)
+    there = _explainer_at(out)
     if model.startswith(PREFIX):
         raise ValueError(
             f"--model is '{model}', an explainer that was fitted already; give the network's own reference"
@@ -100,6 +103,8 @@ def fit_fei_folder(
         loaded = load_model(model, trust=trust, options=stated)
     print_warnings(loaded)
     loaded.model.to(where)
+    if there is not None:
+        _check_same_network(there, loaded.model, out)
     fit = fit_fei(
         loaded.model,
         Photographs(paths, loaded.preprocess, value_range),
@@ -112,20 +117,35 @@ def fit_fei_folder(
     return fit
 
 
-def _check_that_nothing_else_is_there(out: Path) -> None:
-    """Raise if the file ``out`` exists and is not an explainer, such as the model's own weights.
+def _explainer_at(out: Path) -> AmortisedExplainer | None:
+    """Return the explainer in the file ``out``; None if there is no such file.
 
     Raises:
-        ValueError: it does.
+        ValueError: the file is something else, such as the model's own weights.
     """
     if not out.exists():
-        return
+        return None
     try:
-        load_explainer(out)
+        return load_explainer(out)
     except (OSError, ValueError):
         raise ValueError(
             f"--out is '{out}', an existing file that is not an amortised explainer and would be replaced; give "
             "another name, or remove it"
+        ) from None
+
+
+def _check_same_network(there: AmortisedExplainer, model: nn.Module, out: Path) -> None:
+    """Raise if the explainer in the file ``out`` is another network's.
+
+    Raises:
+        ValueError: it is.
+    """
+    try:
+        there.fingerprint.check_model(model)
+    except OtherNetwork:
+        raise ValueError(
+            f"--out is '{out}', an explainer of another network ({there.fingerprint.network}), which would be "
+            "replaced; give another name, or remove it"
         ) from None
 
 

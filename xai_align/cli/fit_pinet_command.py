@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -136,7 +137,8 @@ def _print_result(done: FolderFit, out: Path) -> None:
         lines.append(f"logit minus the sum of its terms, in the examples: relative error at most {done.error:.1e}")
     lines += [
         f"curves: {out / 'curves.png'}, maps: {out / 'examples'}, log: {out / 'metrics.csv'}",
-        f"model: {out / 'model'}; explain an image with `xai-align explain IMAGE --model pinet:{out / 'model'}`",
+        f"model: {out / 'model'}; explain an image with `xai-align explain IMAGE --model "
+        f"{quote(f'pinet:{out}/model')}`",
     ]
     console = output()
     print_notes(console, fit.notes)

@@ -13,6 +13,7 @@ import torch
 from xai_align._tools.devices import usable_device
 from xai_align._tools.did_you_mean import did_you_mean
 from xai_align._tools.files.name_part import name_part
+from xai_align._tools.files.outside_folder import check_folder_is_outside
 from xai_align._tools.files.whole_file import write_whole
 from xai_align._tools.files.writable_folder import check_folder_is_writable
 from xai_align._tools.random_state import fixed_random_state
@@ -103,6 +104,7 @@ def fit_pinet_folder(
         ValueError: the folder, the backbone or an option can't be used; the message has the reason.
         OSError: ``out`` cannot be written to.
     """
+    check_folder_is_outside(out, folder)
     check_folder_is_writable(out)
     where = usable_device(device)
     value_range = check_range(value_range)

@@ -50,7 +50,7 @@ class RandomAttribution:
         content = crc32(row.detach().float().cpu().numpy().tobytes())
         mixed = np.random.SeedSequence((self.seed, position, content)).generate_state(1)
         generator = torch.Generator().manual_seed(int(mixed[0]))
-        return torch.rand(shape, generator=generator, dtype=torch.float64)
+        return torch.rand(shape, generator=generator, dtype=torch.float64, device="cpu")
 
 
 class CentreGaussianAttribution:

@@ -19,6 +19,7 @@ from torch import Tensor
 from xai_align._tools.checks import check_choice
 from xai_align._tools.thread_state import restores_thread_state
 from xai_align.evaluation.curve_metric import CurveMetric
+from xai_align.features.run_with_features import cloned
 from xai_align.perturbation.curve import Curve
 from xai_align.perturbation.questioned import curve_values
 from xai_align.perturbation.spec import TENTHS, Order, PerturbationSpec, steps
@@ -292,7 +293,7 @@ def _judged(
     if transfer_to is not None and target is None:
         extra = forward_arguments(options.get("additional_forward_args"))
         with torch.no_grad():  # the explained class is the one that the first network predicts
-            target = forward_func(inputs.clone(), *extra).reshape(len(inputs), -1).argmax(1)
+            target = forward_func(*cloned([inputs, *extra])).reshape(len(inputs), -1).argmax(1)
     judge = forward_func if transfer_to is None else transfer_to
     return metric(judge, inputs, attributions, target=target, **options)
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from xai_align._tools.checks import check_finite, check_integer, check_number
 from xai_align._tools.counted import counted
+from xai_align._tools.drawn import permutation
 from xai_align._tools.model_state import check_evaluation_mode
 from xai_align._tools.progress import progress_bar
 from xai_align._tools.thread_state import restores_thread_state
@@ -195,7 +196,7 @@ def draw_grids(
         left = [label for label, rows in by_class.items() if reuse or used[label] < len(rows)]
         if len(left) < n * n:
             break
-        drawn = [left[i] for i in torch.randperm(len(left), generator=generator)[: n * n].tolist()]
+        drawn = [left[i] for i in permutation(len(left), generator)[: n * n].tolist()]
         members.append([by_class[label][used[label] % len(by_class[label])] for label in drawn])
         chosen.append(drawn)
         for label in drawn:

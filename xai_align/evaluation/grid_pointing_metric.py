@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from xai_align._tools.checks import check_integer
+from xai_align._tools.drawn import integer_below, permutation
 from xai_align.evaluation.does_not_apply import MetricDoesNotApply
 from xai_align.evaluation.grid_pointing_game import (
     CONFIDENCE,
@@ -100,7 +101,7 @@ def _drawn(image: Tensor, own: int, of_pool: Tensor, p_pool: Tensor, n: int) -> 
     """Return ``n * n - 1`` of the pool, of different classes, and the image's cell; None if there are too few."""
     content = crc32(image.detach().float().cpu().contiguous().numpy().tobytes())
     generator = torch.Generator().manual_seed(content)
-    order: Sequence[int] = torch.randperm(len(of_pool), generator=generator).tolist()
+    order: Sequence[int] = permutation(len(of_pool), generator).tolist()
     chosen: dict[int, int] = {}
     for index in order:
         label = int(of_pool[index])
@@ -108,5 +109,5 @@ def _drawn(image: Tensor, own: int, of_pool: Tensor, p_pool: Tensor, n: int) -> 
             chosen.setdefault(label, index)
     if len(chosen) < n * n - 1:
         return None
-    cell = int(torch.randint(n * n, (1,), generator=generator))
+    cell = integer_below(n * n, generator)
     return list(chosen.values())[: n * n - 1], cell

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from xai_align._tools.checks import check_choice, check_finite
 from xai_align._tools.correlation import pearson, spearman
+from xai_align._tools.drawn import permutation
 from xai_align._tools.random_state import fixed_random_state
 from xai_align._tools.thread_state import restores_thread_state
 from xai_align.features.resolve_layer import Layers, layer_names
@@ -175,7 +176,7 @@ def _randomise(modules: Sequence[nn.Module], seed: int) -> bool:
 
 
 def _shuffle(parameter: nn.Parameter, seed: int) -> None:
-    order = torch.randperm(parameter.numel(), generator=torch.Generator().manual_seed(seed))
+    order = permutation(parameter.numel(), torch.Generator().manual_seed(seed))
     parameter.copy_(parameter.flatten()[order.to(parameter.device)].view_as(parameter))
 
 

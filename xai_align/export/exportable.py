@@ -80,7 +80,7 @@ def prepared(
     except ValueError as error:
         raise ValueError(f"{type(model).__name__} cannot be exported with maps: {_reason(error)}. {INSTEAD}") from error
     with torch.inference_mode(False), torch.no_grad(), explained_failures((images,)):
-        z = None if space.split is None else space.split.features(images)
+        z = None if space.split is None else space.split.features(images.clone())
         verdict = probe_head(network, space, z)
     if not verdict.affine:
         raise ValueError(

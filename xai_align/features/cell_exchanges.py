@@ -9,6 +9,7 @@ from enum import Enum
 import torch
 from torch import Tensor
 
+from xai_align._tools.drawn import noise_like
 from xai_align.features.grid_layer import GridLayer
 from xai_align.hookspecs import FeatureSpace
 
@@ -64,7 +65,7 @@ def _step(before: GridLayer, z: Tensor, after: GridLayer, later: Tensor) -> Step
         return Step.EXCHANGE
     cell = before.rows * before.columns // 2
     seen = after.cells(later)[0, :, cell]
-    weights = torch.randn(seen.shape, generator=torch.Generator().manual_seed(1)).to(seen)
+    weights = noise_like(seen, 1)
     (gradient,) = torch.autograd.grad((seen * weights).sum(), z, retain_graph=True, materialize_grads=True)
     depends = before.cells(gradient)[0].abs().sum(0) > 0
     itself = bool(depends[cell])

@@ -13,6 +13,7 @@ from enum import Enum
 import torch
 from torch import Tensor
 
+from xai_align._tools.drawn import noise_like
 from xai_align._tools.thread_state import hides_interrupt
 from xai_align.features.grid_layer import GridLayer
 from xai_align.features.spatial import contribution_map
@@ -60,7 +61,7 @@ def places_of(layer: GridLayer, z: Tensor, image: Tensor) -> Places:
     """
     size = (image.shape[-2], image.shape[-1])
     space = replace(layer.space, grid=lambda size, count: layer.grid)
-    signs = torch.randn(z.shape, generator=torch.Generator().manual_seed(0)).to(z)
+    signs = noise_like(z)
     cells = contribution_map(z * signs, space, size)
     last, local = (layer.rows - 1, layer.columns - 1), True
     for corner in ((0, last[1]), (last[0], 0)):

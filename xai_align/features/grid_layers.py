@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from xai_align import plugins
 from xai_align._tools.batch_norm_gradients import ContiguousBatchNormGradients
+from xai_align._tools.drawn import noise_like, normal
 from xai_align._tools.logits import select_logits
 from xai_align._tools.model_state import signature
 from xai_align._tools.replica import Replica
@@ -22,6 +23,7 @@ from xai_align.features.cell_places import Places, places_of
 from xai_align.features.dominating_nodes import dominating_nodes
 from xai_align.features.first_example import first_example
 from xai_align.features.grid_layer import GridLayer
+from xai_align.features.run_with_features import cloned
 from xai_align.features.spatial import proportional_grid
 from xai_align.hookspecs import FeatureSpace, Layout
 
@@ -107,13 +109,12 @@ def _in_one_pass(model: nn.Module, image: Tensor, output: str | int | None, extr
     copy = Replica(model, evaluate=True).module
     _fill_zeros(copy)
     ended = _record_outputs(copy)
-    noise = torch.randn((1, *image.shape[1:]), generator=torch.Generator().manual_seed(0)).to(image)
+    noise = noise_like(image[:1])
     with torch.inference_mode(False), torch.enable_grad():
         noise = noise.requires_grad_()
         try:
-            # the network may write to its input
             with ContiguousBatchNormGradients():
-                logits = select_logits(copy(noise.clone(), *extra), output)
+                logits = select_logits(copy(*cloned([noise, *extra])), output)
         except Exception as error:  # it takes no single example, or writes to views, which autograd refuses
             if hides_interrupt(error):
                 raise
@@ -137,7 +138,7 @@ def _fill_zeros(copy: nn.Module) -> None:
         for name, parameter in module._parameters.items():
             if parameter is not None and parameter.is_floating_point() and not bool(parameter.any()):
                 if id(parameter) not in filled:
-                    noise = FILL * torch.randn(parameter.shape, generator=generator)
+                    noise = FILL * normal(parameter.shape, generator)
                     filled[id(parameter)] = noise.to(parameter)
                 module._parameters[name] = filled[id(parameter)]  # type: ignore[assignment]
 

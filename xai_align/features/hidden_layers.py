@@ -175,7 +175,10 @@ class LayerHooks:
         modules = dict(inner.named_modules())
         for name in chosen:
             if name not in modules or not name:
-                raise ValueError(f"layer '{name}' not found{did_you_mean(name, modules)}")
+                outermost = ", ".join(one for one, _ in inner.named_children())
+                raise ValueError(
+                    f"layer '{name}' not found{did_you_mean(name, modules)} The outermost layers are {outermost}"
+                )
         hooks = cls(chosen)
         for name in chosen:
             modules[name].register_forward_hook(hooks._hook(name))

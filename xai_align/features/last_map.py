@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from xai_align._tools.drawn import noise_like
 from xai_align._tools.replica import Replica
 from xai_align.hookspecs import FeatureSpace
 
@@ -41,6 +42,6 @@ def last_map(model: nn.Module, image: Tensor) -> FeatureSpace | None:
         if name:
             module.register_forward_hook(remember(name))
     with torch.no_grad():
-        copy(torch.randn(image.shape, generator=torch.Generator().manual_seed(0)).to(image))
+        copy(noise_like(image))
     once = [name for name in maps if runs[name] == 1]
     return FeatureSpace(layer=once[-1], layout="NCHW") if once else None

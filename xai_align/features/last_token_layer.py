@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from xai_align._tools.drawn import noise_like
 from xai_align._tools.logits import select_logits
 from xai_align._tools.replica import Replica
 from xai_align._tools.thread_state import hides_interrupt
@@ -62,9 +63,8 @@ def _token_outputs(model: nn.Module, image: Tensor) -> list[tuple[str, Tensor, T
         if not isinstance(module, nn.Linear):
             module.register_forward_hook(remember(name))
     with torch.inference_mode(False), torch.enable_grad():
-        noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(0))
         try:
-            logits = select_logits(copy(noise.to(image).requires_grad_()))
+            logits = select_logits(copy(noise_like(image).requires_grad_()))
         except Exception as error:  # it takes no single image alone
             if hides_interrupt(error):
                 raise

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from xai_align._tools.drawn import noise_like
 from xai_align._tools.replica import Replica
 from xai_align._tools.sum_keeping import resize_keeping_sum
 from xai_align.features.routes import route_through
@@ -44,7 +45,7 @@ def paired_axes(model: nn.Module, space: FeatureSpace, x: Tensor, extra: Sequenc
         return z
 
     copy = Replica(model, evaluate=True, inplace=False)
-    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(x)
+    noise = noise_like(x)
     with torch.inference_mode(False), torch.enable_grad():
         leaf = noise.requires_grad_()
         route_through(copy.module, [copy.rebind(space)], (leaf,), tuple(extra)).run(put, [leaf.clone()])
@@ -118,7 +119,7 @@ def _distances(z: Tensor, axis: int, x: Tensor) -> dict[int, float]:
 
 
 def _gradient(values: Tensor, x: Tensor) -> Tensor:
-    weights = torch.randn(values.shape, generator=torch.Generator().manual_seed(1)).to(values)
+    weights = noise_like(values, 1)
     (gradient,) = torch.autograd.grad((values * weights).sum(), x, retain_graph=True, allow_unused=True)
     return torch.zeros_like(x) if gradient is None else gradient
 

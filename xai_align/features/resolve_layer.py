@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from xai_align import plugins
+from xai_align._tools.drawn import noise_like
 from xai_align._tools.logits import select_logits
 from xai_align._tools.replica import Replica
 from xai_align._tools.thread_state import hides_interrupt, restores_thread_state
@@ -151,7 +152,7 @@ def _convolutions(model: nn.Module, image: Tensor | None) -> list[str]:
     for name, module in copy.named_modules():
         if name in runs:
             module.register_forward_hook(remember(name))
-    noise = torch.randn((1, *image.shape[1:]), generator=torch.Generator().manual_seed(0)).to(image)
+    noise = noise_like(image[:1])
     with torch.inference_mode(False), torch.enable_grad():
         try:
             logits = select_logits(copy(noise.requires_grad_().clone()))
@@ -196,7 +197,7 @@ def _tokens_like(model: nn.Module, name: str, layers: Sequence[GridLayer], image
 
     copy = Replica(model, evaluate=True).module
     find_layer(copy, name).register_forward_hook(remember)
-    noise = torch.randn((1, *image.shape[1:]), generator=torch.Generator().manual_seed(0)).to(image)
+    noise = noise_like(image[:1])
     try:
         with torch.no_grad():
             copy(noise)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from xai_align._tools.logits import select_logits
+from xai_align.features.run_with_features import cloned
 from xai_align.hookspecs import FeatureSpace
 
 #: Function called with the index of a feature space in the route and each of its tensors as the model computes it;
@@ -137,7 +138,7 @@ def _through_split(space: FeatureSpace, inputs: Sequence[Any], extra: Sequence[A
     features, head = space.split
     if z is None:
         with torch.no_grad():
-            z = features(*inputs, *extra)
+            z = features(*cloned(inputs), *cloned(extra))
     return Route(lambda given, put: head(_placed(z, partial(put, 0))), inputs, z=z)
 
 

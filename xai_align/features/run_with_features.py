@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from xai_align.hookspecs import FeatureSpace
 
@@ -18,7 +19,7 @@ def run_and_take_features(
     features = space.split.features
     owner, name = getattr(features, "__self__", None), getattr(features, "__name__", "")
     if not isinstance(owner, nn.Module) or getattr(owner, name, None) != features:
-        return model(*cloned(inputs), *extra), features(*inputs, *extra)
+        return model(*cloned(inputs), *cloned(extra)), features(*cloned(inputs), *cloned(extra))
     taken: list[Any] = []
 
     def taking(*args: Any, **kwargs: Any) -> Any:
@@ -27,17 +28,16 @@ def run_and_take_features(
 
     object.__setattr__(owner, name, taking)
     try:
-        returned = model(*cloned(inputs), *extra)
+        returned = model(*cloned(inputs), *cloned(extra))
     finally:
         object.__delattr__(owner, name)
-    return returned, taken[0] if len(taken) == 1 else features(*inputs, *extra)
+    return returned, taken[0] if len(taken) == 1 else features(*cloned(inputs), *cloned(extra))
 
 
-def cloned(inputs: Sequence[Any]) -> list[Any]:
-    """Return copies, because a forward pass may write to its inputs."""
-    return [clone(x) for x in inputs]
+def cloned(arguments: Sequence[Any]) -> list[Any]:
+    """Return arguments with copies of all tensors in them, because a forward pass may write to its arguments."""
+    return [tree_map(_clone, one) for one in arguments]
 
 
-def clone(x: Any) -> Any:
-    """Return a copy of a tensor, anything else unchanged."""
+def _clone(x: Any) -> Any:
     return x.clone() if isinstance(x, Tensor) else x

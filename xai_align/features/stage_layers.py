@@ -13,6 +13,7 @@ from xai_align._tools.batches import rows_of
 from xai_align._tools.replica import Replica
 from xai_align._tools.thread_state import restores_thread_state
 from xai_align.features.grid_layers import grid_layers
+from xai_align.features.run_with_features import cloned
 from xai_align.plugins import stages
 from xai_align.question import QuestionModel
 
@@ -125,7 +126,7 @@ def _shapes(
         if name:
             module.register_forward_hook(lambda module, args, out, name=name: note(name, out))
     with torch.no_grad():
-        copy(inputs.clone(), *additional_forward_args)  # the network may write into its input
+        copy(*cloned([inputs, *additional_forward_args]))
     return shapes, runs
 
 

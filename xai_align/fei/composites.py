@@ -22,6 +22,7 @@ from xai_align._tools.images import check_images
 from xai_align._tools.logits import select_logits
 from xai_align._tools.memory_format import fastest_format
 from xai_align._tools.replica import Replica
+from xai_align.features.run_with_features import cloned
 from xai_align.pinet.input_checks import (
     check_inputs,
     check_logits,
@@ -110,7 +111,7 @@ class CompositeAnswers:
         # which of many equal pixels a max pooling selects
         x = composites.flatten(0, 1).to(self.dtype).clone(memory_format=self.memory_format)
         with self.autocast():
-            logits = select_logits(self.model(x, *rows_of(self.extra, rows, n)))
+            logits = select_logits(self.model(x, *rows_of(cloned(self.extra), rows, n)))
         logits = logits.to(self.inputs.dtype).unflatten(0, (n, m))
         # answers(questions, logits), all copies of an image at once
         each = [torch.vmap(question.answer)(row) for question, row in zip(self.questions, logits, strict=True)]
@@ -154,9 +155,9 @@ def composite_answers(
         memory_format = fastest_format(model, inputs, extra)
         x = inputs.detach().clone(memory_format=memory_format)  # a normal tensor, also of one from inference mode
         with torch.no_grad():  # fail early if something is wrong with the network or a question
-            # of clones, as the network may write into its input
-            logits = check_logits(select_logits(model(x.clone(), *extra)))
-            check_repeats(logits, check_logits(select_logits(model(x.clone(), *extra))))
+            logits = check_logits(select_logits(model(*cloned([x, *extra]))))
+            plain = Replica(model).module  # after the pass, with the state that a model may keep
+            check_repeats(logits, check_logits(select_logits(plain(*cloned([x, *extra])))))
             if len(logits) != len(x):
                 raise ValueError(
                     f"the model returned {list(logits.shape)} for {counted(len(x), 'image')}; it must return logits "
@@ -165,7 +166,7 @@ def composite_answers(
             wide = torch.float64 if x.dtype == torch.float64 else torch.float32
             span = AnswerRange()
             span.include(answers(asked, logits.to(wide))[:, None])
-        opened = nullcontext((Replica(model).module, ())) if intercept is None else intercept(model, x, extra)
+        opened = nullcontext((plain, ())) if intercept is None else intercept(model, x, extra)
         with opened as (copy, clipped):
             device = x.device.type
             autocast = partial(
@@ -189,5 +190,5 @@ def check_image_model(model: nn.Module, inputs: Tensor) -> None:
             or device than the model.
     """
     check_model(model)
-    check_inputs(model, [inputs])
     check_images("the inputs", inputs, finite=False)
+    check_inputs(model, [inputs])

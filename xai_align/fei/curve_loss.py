@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.linalg import vector_norm
 from torch.nn.functional import interpolate, pad
 
+from xai_align._tools.drawn import integer_below, uniform
 from xai_align.features.hidden_layers import LayerHooks, check_batch_first
 from xai_align.fei.composites import CompositeAnswers
 from xai_align.fei.quantile_masks import quantile_masks
@@ -79,13 +80,13 @@ class CurveLoss:
         """Shift masks by up to ``shift`` pixels each way, with replicated borders."""
         most = self.shift // self.unit
         reach = most * self.unit
-        down, right = (self.unit * torch.randint(-most, most + 1, (2,), generator=generator)).tolist()
+        down, right = (self.unit * (integer_below(2 * most + 1, generator) - most) for _ in range(2))
         wide = pad(m, (reach,) * 4, mode="replicate")
         return wide[..., reach + down : reach + down + m.shape[-2], reach + right : reach + right + m.shape[-1]]
 
     def _tossed(self, generator: torch.Generator) -> bool:
         """Draw whether a composite is mirrored."""
-        heads = float(torch.rand(1, generator=generator)) < 0.5
+        heads = float(uniform((), generator)) < 0.5
         return self.mirrors and heads
 
 

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from xai_align._tools.batches import rows_of
 from xai_align._tools.checks import check_integer
 from xai_align._tools.logits import select_logits
+from xai_align._tools.replica import Replica
+from xai_align.features.run_with_features import cloned
 from xai_align.features.unwrapping import unwrapped
 from xai_align.fei.composites import check_image_model
 from xai_align.pinet.input_checks import check_logits, forward_arguments
@@ -85,7 +87,8 @@ def micro_batches(
     if isinstance(asker, QuestionModel):
         questions = asker.questions_for(question, count)
     elif question is None:
-        questions = [one for here in parts for one in _predicted(network, inputs[here], rows_of(extra, here, count))]
+        copy = Replica(network).module
+        questions = [one for here in parts for one in _predicted(copy, inputs[here], rows_of(extra, here, count))]
     else:
         questions = as_questions(question, count)
     return network, [
@@ -105,7 +108,7 @@ def micro_batches(
 def _predicted(network: nn.Module, inputs: Tensor, extra: tuple[Any, ...]) -> list[Question]:
     """Return the question about the class with the largest logit; a single output needs no class."""
     with torch.no_grad():
-        logits = check_logits(select_logits(network(inputs.clone(), *extra)))
+        logits = check_logits(select_logits(network(*cloned([inputs, *extra]))))
     if logits[0].numel() == 1:
         return [Question(((0,) * (logits.dim() - 1),))] * len(inputs)
     if logits.dim() != 2:

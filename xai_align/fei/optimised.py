@@ -162,7 +162,7 @@ def _check_finite(*found: Tensor) -> None:
 
 
 def _warn_of_missed_areas(areas: Tensor, quantiles: tuple[float, ...]) -> None:
-    wanted = torch.tensor(quantiles).to(areas)
+    wanted = areas.new_tensor(quantiles)
     missed = ((areas - wanted).abs() > AREA_TOLERANCE).nonzero().tolist()
     if missed:
         i, k = missed[0]

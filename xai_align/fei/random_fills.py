@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from xai_align._tools.checks import check_choice
+from xai_align._tools.drawn import integer_below, normal
 from xai_align.fei.solid_colours import Normalization, references
 from xai_align.perturbation.fills import GaussianBlur
 
@@ -58,10 +59,10 @@ def random_fills(
     """
     deviation, mean = torch.std_mean(inputs, dim=(2, 3), keepdim=True)
     blurred = GaussianBlur()(inputs)
-    colours = references(inputs, normalization=normalization, seed=int(torch.randint(2**31, (1,), generator=generator)))
+    colours = references(inputs, normalization=normalization, seed=integer_below(2**31, generator))
 
     def noise() -> Tensor:
-        return deviation * torch.randn(inputs.shape[1:], generator=generator).to(inputs)
+        return deviation * normal(inputs.shape[1:], generator).to(inputs)
 
     makers: dict[str, Callable[[], Tensor]] = {
         "blur": lambda: blurred,
@@ -80,7 +81,7 @@ def random_fills(
         check_choice("the fill", kind, makers)
 
     def draw() -> Tensor:
-        return makers[kinds[int(torch.randint(len(kinds), (1,), generator=generator))]]()
+        return makers[kinds[integer_below(len(kinds), generator)]]()
 
     note = f"; {colours.note}" if "colour" in kinds else ""
     return Fills(draw, f"fills were drawn from {', '.join(kinds)} at every step{note}")
@@ -91,7 +92,7 @@ def scrambled(inputs: Tensor, generator: torch.Generator) -> Tensor:
 
     The phases are those of white noise, the same for all channels, so colours stay together.
     """
-    noise = torch.randn(inputs.shape[2:], generator=generator).to(inputs)
+    noise = normal(inputs.shape[2:], generator).to(inputs)
     phase = torch.fft.rfft2(noise)
     phase = phase / phase.abs().clamp_min(torch.finfo(inputs.dtype).tiny)
     phase[..., 0, 0] = 1  # the mean colour stays

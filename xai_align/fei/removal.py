@@ -7,6 +7,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from xai_align._tools.drawn import uniform
 from xai_align.fei.composites import composite
 from xai_align.fei.random_fills import Fills
 from xai_align.perturbation.token_dropping import with_visibility
@@ -32,7 +33,7 @@ def with_hidden(x: Tensor, shown: Tensor, fills: Fills, removal: Removal, genera
     """
     if removal == "fill":
         return composite(x, shown, fills.draw())
-    if removal == "drop" or float(torch.rand(1, generator=generator)) < 0.5:
+    if removal == "drop" or float(uniform((), generator)) < 0.5:
         return with_visibility(x, shown)
     filled = composite(x, shown, fills.draw())
     return torch.cat([filled, torch.ones_like(filled[:, :, :1])], 2)

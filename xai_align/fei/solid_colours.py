@@ -18,6 +18,7 @@ from torch import Tensor
 
 from xai_align._tools.checks import check_finite, check_seed
 from xai_align._tools.counted import counted
+from xai_align._tools.drawn import uniform
 
 #: Mean and standard deviation of each channel, or one number for all.
 Normalization: TypeAlias = tuple[Sequence[float] | Tensor | float, Sequence[float] | Tensor | float]
@@ -62,7 +63,7 @@ def references(
         mean, std = _per_channel(normalization, inputs)
         return References(lambda step: solid_colour(mean, std, generator), True, _ALL_COLOURS.format(seed))
     if isinstance(baselines, int | float) and not isinstance(baselines, bool):
-        baselines = torch.tensor(float(baselines))
+        baselines = inputs.new_tensor(float(baselines))
     if isinstance(baselines, Tensor):
         fixed = _fitting(baselines.detach(), inputs)
         check_finite("the baselines", fixed)
@@ -91,7 +92,7 @@ def solid_colour(mean: Tensor, std: Tensor, generator: torch.Generator) -> Tenso
     Returns:
         ``[1, C, 1, 1]``, of the dtype and on the device of ``mean``.
     """
-    levels = torch.randint(256, (mean.shape[1],), generator=generator)
+    levels = torch.randint(256, (mean.shape[1],), generator=generator, device=generator.device)
     return (levels.to(mean).reshape(mean.shape) / 255 - mean) / std
 
 
@@ -100,7 +101,7 @@ def _from_own_range(inputs: Tensor, generator: torch.Generator) -> Callable[[int
     low, high = inputs.amin((2, 3), keepdim=True), inputs.amax((2, 3), keepdim=True)
 
     def draw(step: int) -> Tensor:
-        u = torch.rand(inputs.shape[1], generator=generator).to(inputs)
+        u = uniform(inputs.shape[1:2], generator).to(inputs)
         return low + u[None, :, None, None] * (high - low)
 
     return draw
@@ -123,7 +124,7 @@ def mean_and_std(normalization: Any, channels: int) -> tuple[Tensor, Tensor]:
     both = []
     for name, given in zip(("mean", "std"), normalization, strict=True):
         try:
-            values = torch.as_tensor(given).detach().double().flatten()
+            values = torch.as_tensor(given, dtype=torch.float64, device="cpu").detach().flatten()
         except (TypeError, ValueError, RuntimeError):
             raise ValueError(f"the {name} of the normalization must be numbers, got {given!r}") from None
         if len(values) not in (1, channels):

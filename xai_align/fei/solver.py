@@ -10,6 +10,7 @@ from typing import Any, get_args, get_type_hints
 import torch
 
 from xai_align._tools.did_you_mean import did_you_mean
+from xai_align._tools.drawn import integer_below
 
 #: Arguments of a solver that are not options.
 _GIVEN = frozenset(
@@ -94,4 +95,4 @@ def seeded(options: Mapping[str, Any], generator: torch.Generator | None) -> dic
         raise TypeError(f"generator must be a torch.Generator, got {type(generator).__name__}; or give seed=...")
     if "seed" in options:
         raise TypeError("there is a generator and a seed; give one of them")
-    return {**options, "seed": int(torch.randint(2**31, (), generator=generator, device=generator.device))}
+    return {**options, "seed": integer_below(2**31, generator)}

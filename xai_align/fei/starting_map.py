@@ -11,6 +11,7 @@ from torch.nn.functional import interpolate
 
 from xai_align.features.resolve_layer import resolve_layer
 from xai_align.fei.quantile_masks import standardised
+from xai_align.pinet.passes import CompletenessError
 from xai_align.pinet.readout import read_out
 from xai_align.question import Question
 
@@ -54,7 +55,7 @@ def starting_map(
                 with torch.no_grad():  # the readout enables gradients where it needs them
                     where = resolve_layer(model, purpose="gradient", image=inputs[:1])
             readout = read_out(model, inputs, list(questions), where, additional_forward_args=additional_forward_args)
-        except ValueError as error:  # it names the readout's own options
+        except (ValueError, CompletenessError) as error:  # it names the readout's own options
             error.add_note("(the search starts at a readout: start_layer=... is its layer, start='flat' needs none)")
             raise
         given = readout.map("smooth").detach()

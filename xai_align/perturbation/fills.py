@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from xai_align._tools.checks import check_choice, check_finite
+from xai_align._tools.drawn import integer_below, normal, uniform
 
 
 @runtime_checkable
@@ -79,6 +80,7 @@ class GaussianBlur:
                 for i in range(self.size)
             ],
             dtype=torch.float64,
+            device="cpu",
         )
 
 
@@ -99,8 +101,8 @@ class Noise:
     def __call__(self, inputs: Tensor) -> Tensor:
         """Return noise in the shape of the inputs."""
         generator = torch.Generator().manual_seed(self.seed)
-        draw = torch.randn if self.distribution == "normal" else torch.rand
-        return draw(inputs.shape[1:], generator=generator).to(inputs).expand_as(inputs)
+        draw = normal if self.distribution == "normal" else uniform
+        return draw(inputs.shape[1:], generator).to(inputs).expand_as(inputs)
 
 
 def noise_from(generator: torch.Generator, distribution: str = "normal") -> Noise:
@@ -111,7 +113,7 @@ def noise_from(generator: torch.Generator, distribution: str = "normal") -> Nois
         generator = torch.Generator().manual_seed(0)
         first, second = noise_from(generator), noise_from(generator)  # with different seeds
     """
-    return Noise(distribution, int(torch.randint(2**31, (1,), generator=generator, device=generator.device)))
+    return Noise(distribution, integer_below(2**31, generator))
 
 
 #: Fills by name. Numbers are in the units of the inputs: 0 is black only where inputs are not normalised.

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from xai_align._tools.batches import rows_of
 from xai_align.features.hidden_layers import LayerHooks
+from xai_align.features.run_with_features import cloned
 
 #: Function from logits to probabilities; "auto": softmax, or sigmoid for a single output; None: raw outputs.
 #: "relative": raw outputs too, whose changes are measured relative to those for the clean and the empty input.
@@ -35,7 +36,7 @@ class Network:
         extra = rows_of(self.extra, rows, self.num_examples)
         x = x.contiguous(memory_format=self.memory_format)
         with torch.autocast(x.device.type, dtype=self.autocast, enabled=self.autocast is not None):
-            out = self.forward_func(x, *extra)
+            out = self.forward_func(x, *cloned(extra))
         if not isinstance(out, Tensor) or out.dim() not in (1, 2) or len(out) != len(x):
             found = list(out.shape) if isinstance(out, Tensor) else type(out).__name__
             raise ValueError(f"the network gave {found} for {len(x)} inputs; logits [N, K] are needed")

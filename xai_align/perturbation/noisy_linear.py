@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from xai_align._tools.checks import check_number
+from xai_align._tools.drawn import normal
 from xai_align.perturbation.masked_diffusion import fill_holes
 
 #: Unknowns solved for at once. On a CPU the arrays of the solver should fit in its cache.
@@ -99,7 +100,7 @@ class NoisyLinear:
     def _noise_field(self, inputs: Tensor) -> Tensor:
         """Return standard normal noise ``[C, H, W]``, drawn on the CPU so that it is the same on every device."""
         generator = torch.Generator().manual_seed(self.seed)
-        field = torch.randn(inputs.shape[1:], generator=generator, dtype=torch.float32, device="cpu")
+        field = normal(inputs.shape[1:], generator)
         return field.to(inputs.device, _solved_in(inputs))
 
 

@@ -28,11 +28,13 @@ from torch.nn.functional import interpolate
 from torch.overrides import TorchFunctionMode
 
 from xai_align._tools.batches import rows_of
+from xai_align._tools.drawn import normal, permutation
 from xai_align._tools.logits import select_logits
 from xai_align._tools.model_state import check_evaluation_mode
 from xai_align._tools.refused_images import refused_images
 from xai_align._tools.replica import Replica
 from xai_align._tools.thread_state import hides_interrupt, restores_thread_state
+from xai_align.features.run_with_features import cloned
 from xai_align.perturbation.token_grid import TokenGrid, token_grid
 from xai_align.pinet.gates.rule_registry import operation_name
 
@@ -286,12 +288,12 @@ def _sees_one_patch(model: nn.Module, images: Tensor, extra: Sequence[Any]) -> b
     def note(module: nn.Module, args: Any, output: Tensor) -> None:
         found.append(args[0].shape[2:] == images.shape[2:] and output.shape[2:] == (1, 1))
 
-    copy, image = Replica(model).module, images[:1].detach().clone()
+    copy, image = Replica(model).module, images[:1].detach()
     for module in copy.modules():
         if isinstance(module, nn.Conv2d):
             module.register_forward_hook(note)
     with torch.inference_mode(False), torch.no_grad(), refused_images(model, image):
-        copy(image, *rows_of(tuple(extra), slice(0, 1), len(images)))
+        copy(*cloned([image, *rows_of(tuple(extra), slice(0, 1), len(images))]))
     return any(found)
 
 
@@ -309,12 +311,12 @@ def with_visibility(x: Tensor, visible: Tensor) -> Tensor:
 def _tested(model: nn.Module, grid: TokenGrid, x: Tensor, extra: tuple[Any, ...]) -> TokenDropping:
     channels = x.shape[1]
     generator = torch.Generator().manual_seed(0)
-    order = torch.randperm(grid.patches, generator=generator)
+    order = permutation(grid.patches, generator)
     cells = torch.ones(grid.patches)
     cells[order[: max(1, grid.patches // 2)]] = 0
     shown = interpolate(cells.reshape(1, 1, grid.rows, grid.columns), x.shape[2:], mode="nearest").to(x)
     changed = (1 - shown) * _inside(grid, x)
-    noise = x + x.std().clamp_min(1) * torch.randn(x.shape, generator=generator).to(x)
+    noise = x + x.std().clamp_min(1) * normal(x.shape, generator).to(x)
     other = torch.where(changed > 0, noise, x)
 
     soft = TokenDropping(grid, channels)
@@ -323,7 +325,7 @@ def _tested(model: nn.Module, grid: TokenGrid, x: Tensor, extra: tuple[Any, ...]
     soft.on(copy)
 
     def answers(run: Callable[..., Any], images: Tensor) -> Tensor:
-        return select_logits(run(images, *extra)).double()
+        return select_logits(run(*cloned([images, *extra]))).double()
 
     masked = answers(copy, torch.cat([x, shown], 1))
     leak = (answers(copy, torch.cat([other, shown], 1)) - masked).abs().amax()
@@ -332,7 +334,7 @@ def _tested(model: nn.Module, grid: TokenGrid, x: Tensor, extra: tuple[Any, ...]
     if not bool(leak <= UNSEEN * change):
         seen = LeftOut(grid, shown.new_ones(1, grid.patches))
         with seen:
-            plain(x, *extra)
+            plain(*cloned([x, *extra]))
         where = (
             f"its answer changes by {float(leak):.2g} with what hidden patches hold ({float(change):.2g} where nothing "
             "is hidden): tokens are mixed elsewhere than in attention over all of them, e.g. by convolutions, windows, "

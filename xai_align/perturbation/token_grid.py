@@ -14,6 +14,7 @@ from xai_align._tools.replica import Replica
 from xai_align._tools.thread_state import hides_interrupt, restores_thread_state
 from xai_align.features.first_example import first_example
 from xai_align.features.grid_layers import floating_parts, grids, token_spaces
+from xai_align.features.run_with_features import cloned
 from xai_align.hookspecs import FeatureSpace
 from xai_align.pinet.default_layers import has_one_grid
 
@@ -82,7 +83,7 @@ def _has_sequences(model: nn.Module, image: Tensor, extra: Sequence[Any]) -> boo
         )
     with torch.no_grad():
         try:
-            copy(image[:1].detach().clone(), *first_example(extra, len(image)))
+            copy(*cloned([image[:1].detach(), *first_example(extra, len(image))]))
         except Exception as error:  # it takes no single example
             if hides_interrupt(error):
                 raise

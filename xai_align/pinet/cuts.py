@@ -10,12 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from xai_align._tools.drawn import noise_like
 from xai_align._tools.logits import select_logits
 from xai_align._tools.model_state import signature
 from xai_align._tools.replica import Replica
 from xai_align._tools.thread_state import hides_interrupt
 from xai_align.features.first_example import first_example
 from xai_align.features.routes import find_layer
+from xai_align.features.run_with_features import cloned
 
 _known: WeakKeyDictionary[nn.Module, dict[tuple[Any, ...], bool]] = WeakKeyDictionary()
 
@@ -86,12 +88,12 @@ def _measured(
     for name in names:
         find_layer(copy.module, name).register_forward_hook(put_in_place(name))
     with torch.inference_mode(False), torch.no_grad():
-        plain = select_logits(copy.module(*(x.clone() if isinstance(x, Tensor) else x for x in one), *extra), output)
+        plain = select_logits(copy.module(*cloned([*one, *extra])), output)
         if any(len(values) != 1 for values in kept.values()):
             return False
         holding = True
         try:
-            held = select_logits(copy.module(*map(_other, one), *extra), output)
+            held = select_logits(copy.module(*map(_other, one), *cloned(extra)), output)
         except Exception as error:  # the network does not accept noise
             if hides_interrupt(error):
                 raise
@@ -106,4 +108,4 @@ def _other(x: Any) -> Any:
         return x
     if not x.is_floating_point():
         return torch.zeros_like(x)
-    return torch.randn(x.shape, generator=torch.Generator().manual_seed(104_729)).to(x)
+    return noise_like(x, 104_729)

@@ -114,7 +114,7 @@ class _Run:
     def __init__(self, module: nn.Module, space: FeatureSpace, images: Tensor) -> None:
         self.module, self.space, self.images = module, space, images
         self.size = (images.shape[-2], images.shape[-1])
-        self.features = None if space.split is None else space.split.features(images)
+        self.features = None if space.split is None else space.split.features(images.clone())
 
     def record(self, gates: LiveGates) -> None:
         """Record the pass behind the layer."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
+from xai_align._tools.drawn import noise_like
 from xai_align._tools.model_state import signature
 from xai_align._tools.thread_state import hides_interrupt
 from xai_align.hookspecs import FeatureSpace
@@ -78,7 +79,7 @@ def _affinity_error(space: FeatureSpace, z: Any, scale: float) -> float:
 
 def _averages_positions(space: FeatureSpace, z: Tensor) -> bool:
     assert space.split is not None
-    random = _noise_like(z[:1], 0)
+    random = noise_like(z[:1], 0)
     try:
         logits = space.split.head(random)
         if logits.dim() != 2:  # an output for each position
@@ -93,12 +94,7 @@ def _averages_positions(space: FeatureSpace, z: Tensor) -> bool:
 
 
 def _scaled_noise(scale: float, seed: int, leaf: Tensor) -> Tensor:
-    return scale * _noise_like(leaf[:1], seed)
-
-
-def _noise_like(x: Tensor, seed: int) -> Tensor:
-    """Return normal noise from a separate generator, because other threads share the global random state."""
-    return torch.randn(x.shape, generator=torch.Generator().manual_seed(seed)).to(x)
+    return scale * noise_like(leaf[:1], seed)
 
 
 def _tolerance(z: Any) -> float:

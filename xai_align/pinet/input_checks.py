@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -11,11 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointError
 
-from xai_align._tools.model_state import check_evaluation_mode, modules_of
+from xai_align._tools.model_state import check_eager, check_evaluation_mode, check_has_values
+from xai_align.features.run_with_features import cloned
 from xai_align.pinet.rounding import misses, wide
-
-#: Packages of PyTorch's quantised modules (torch.ao.nn.quantized, torch.ao.nn.intrinsic.quantized …).
-_QUANTISED = re.compile(r"torch\..*\bquantized\b")
 
 
 def check_model(model: Any) -> None:
@@ -23,26 +20,19 @@ def check_model(model: Any) -> None:
 
     Raises:
         TypeError: it is not an ``nn.Module``, or is scripted or quantised.
-        ValueError: it is in train mode where that matters, or has no classifier.
+        ValueError: it is in train mode where that matters, or has no classifier, or parameters without values.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(
             f"a readout needs the torch.nn.Module itself, got {type(model).__name__}; wrap functions in a module"
         )
-    for kind in {type(module) for module in modules_of(model)}:
-        if issubclass(kind, torch.jit.ScriptModule):
-            raise TypeError(
-                f"{kind.__name__} is a scripted module, its operations cannot be seen; give the eager model"
-            )
-        if _QUANTISED.match(kind.__module__):
-            raise TypeError(
-                f"{kind.__name__} is a quantised module, its arithmetic is not linear; give the float model"
-            )
+    check_eager(model)
     if getattr(model, "num_classes", None) == 0 and not _has_own_head(model):
         raise ValueError(
             f"{type(model).__name__} has no classifier (num_classes is 0), so there are no logits to ask about; "
             "build it with num_classes=..., or call reset_classifier(...) and load or train a head"
         )
+    check_has_values(model)
     check_evaluation_mode(model)
 
 
@@ -128,9 +118,9 @@ def check_logits(output: Any) -> Tensor:
 
 
 def check_repeats(logits: Tensor, again: Tensor) -> None:
-    """Raise if a model's logits differ between two passes on the same inputs by more than rounding.
+    """Raise if a model's logits differ between a pass of it and one of its copy by more than rounding.
 
-    A method that compares passes would explain the random numbers, and not the inputs.
+    A method that compares passes would explain the random numbers, or another function, and not the inputs.
 
     Raises:
         ValueError: they do.
@@ -139,8 +129,9 @@ def check_repeats(logits: Tensor, again: Tensor) -> None:
     if own.shape != other.shape or bool(misses((own - other).abs().max(), own.abs().max(), 64, logits.dtype)):
         raise ValueError(
             "the model gives other logits at a second pass on the same inputs, so its passes can't be compared: it "
-            "draws random numbers in eval mode, as F.dropout(x) does without training=self.training, or keeps state "
-            "between calls; switch that off"
+            "draws random numbers in eval mode, as F.dropout(x) does without training=self.training, keeps state "
+            "between calls, or looks up modules by their identity, which a structural copy does not have; switch that "
+            "off"
         )
 
 
@@ -191,7 +182,7 @@ def _check_like_model(model: nn.Module, inputs: Sequence[Tensor], extra: Sequenc
             continue
         try:
             with torch.no_grad():
-                model(*(part.clone() for part in inputs), *extra)
+                model(*cloned([*inputs, *extra]))
         except RuntimeError as error:
             raise ValueError(
                 f"the inputs are {x.dtype}, the model is {parameter.dtype}; convert one with .to(...), or use autocast"

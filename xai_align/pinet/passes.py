@@ -21,7 +21,7 @@ from xai_align._tools.replica import LOW_PRECISION, Replica
 from xai_align._tools.thread_state import hides_interrupt
 from xai_align.features.grid_layers import Grids, grids, token_spaces
 from xai_align.features.routes import Route, route_through
-from xai_align.features.run_with_features import clone, cloned, run_and_take_features
+from xai_align.features.run_with_features import cloned, run_and_take_features
 from xai_align.hookspecs import FeatureSpace
 from xai_align.pinet.cuts import is_cut
 from xai_align.pinet.decomposition import Decomposition, is_complete, size_of
@@ -149,7 +149,7 @@ def _with_own_logits(request: Request, found: list[tuple[Decomposition, bool]]) 
         CompletenessError: they are not close.
     """
     with torch.no_grad():
-        returned = request.model(*cloned(request.inputs), *tree_map(clone, tuple(request.extra)))
+        returned = request.model(*cloned(request.inputs), *cloned(request.extra))
     own = check_logits(select_logits(returned, request.output)).detach()
     precision = own.dtype if own.dtype in LOW_PRECISION else torch.bfloat16
     for decomposition, _ in found:
@@ -294,10 +294,11 @@ class Reading:
             CompletenessError: its logits differ on the same inputs in the same precision.
         """
         request = self.request
-        extra = tree_map(clone, tuple(request.extra))
         with torch.no_grad():
             own, again, copied = (
-                wide(check_logits(select_logits(model(*cloned(request.inputs), *extra), request.output)))
+                wide(
+                    check_logits(select_logits(model(*cloned(request.inputs), *cloned(request.extra)), request.output))
+                )
                 for model in (request.model, request.model, Replica(request.model).module)
             )
         if not torch.equal(own, again):
@@ -338,11 +339,11 @@ class Reading:
                     )
                 self._check_copy_once()
             elif self.own:
-                returned = self.request.model(*cloned(self._inputs), *tree_map(clone, self._extra))
+                returned = self.request.model(*cloned(self._inputs), *cloned(self._extra))
             else:
                 with self._full_precision():
                     copy = Replica(self.request.model, dtype=self._dtype, every=self._every)
-                    returned = copy.module(*cloned(self._inputs), *tree_map(clone, self._extra))
+                    returned = copy.module(*cloned(self._inputs), *cloned(self._extra))
         logits = select_logits(returned, self.request.output)
         if isinstance(logits, Tensor) and not self._with_gradients and not bool(torch.isfinite(logits).all()):
             self._with_gradients = True  # PyTorch's fast paths without gradients may give NaN where others do not

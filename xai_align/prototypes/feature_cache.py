@@ -72,8 +72,8 @@ def gather_features(
     grid = (first.shape[2], first.shape[3])
     sample = _sample(len(images), first.shape[1], grid[0] * grid[1], memory, least, seed)
     place = {image: row for row, image in enumerate(sample.tolist())}
-    sums = torch.empty(len(images), first.shape[1])
-    maps = torch.empty(len(sample), grid[0] * grid[1], first.shape[1])
+    sums = first.new_empty(len(images), first.shape[1])
+    maps = first.new_empty(len(sample), grid[0] * grid[1], first.shape[1])
     start, found = 0, first
     while True:
         sums[start : start + len(found)] = found.sum((2, 3))
@@ -158,7 +158,7 @@ def _sample(count: int, channels: int, positions: int, memory: float, least: int
     budget, sums, one = memory * _GIB, 4 * count * channels, 4 * positions * channels
     fitting = int((budget - sums) // one)
     if fitting >= count:
-        return torch.arange(count)
+        return torch.arange(count, device="cpu")
     if fitting < least:
         needed = (sums + least * one) / _GIB
         raise ValueError(
@@ -166,4 +166,4 @@ def _sample(count: int, channels: int, positions: int, memory: float, least: int
             f"{least} are "
             f"needed; give memory={1.05 * needed:.3g} or more"
         )
-    return torch.tensor(sorted(random.Random(seed).sample(range(count), fitting)))
+    return torch.tensor(sorted(random.Random(seed).sample(range(count), fitting)), device="cpu")

@@ -20,9 +20,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from xai_align._tools.counted import counted
 from xai_align._tools.files.folder_lock import locked_folder
+from xai_align._tools.full_precision import full_precision
+from xai_align._tools.logits import select_logits
 from xai_align._tools.options import with_changes
 from xai_align._tools.progress import progress_bar
 from xai_align._tools.refused_images import refused_images
@@ -32,7 +35,7 @@ from xai_align.features.resolve_layer import Layer
 from xai_align.features.unwrapping import unwrapped
 from xai_align.pinet.input_checks import check_inputs, check_model
 from xai_align.prototypes.feature_cache import CachedFeatures, gather_features, stacked
-from xai_align.prototypes.fingerprint import fingerprint_of
+from xai_align.prototypes.fingerprint import fingerprint_of, fixed_image
 from xai_align.prototypes.layer_maps import LayerMaps, mixing_space
 from xai_align.prototypes.mixing import AdamOnMatrices, nearest_rotation
 from xai_align.prototypes.options import PrototypeOptions
@@ -71,7 +74,7 @@ def fit_prototypes(
     Args:
         model: the network, in eval mode.
         images: a sequence or a map-style dataset of tensors ``[C, H, W]`` in one size, as the model takes them, or of
-            tuples that begin with one. Labels are not used.
+            tuples that begin with one; or a ``DataLoader``, of which the data set is taken. Labels are not used.
         layer: the layer's name, or ``"head"``. None: the head's input; where the head reads class tokens alone, the
             last patch tokens that affect the answer.
         names: of the images; None: their numbers.
@@ -96,6 +99,12 @@ def fit_prototypes(
         found.purity.mean(1)  # before and after
     """
     chosen = with_changes(options, PrototypeOptions, changed, "fit_prototypes", ("names", "out", "output", "layer"))
+    images = images.dataset if isinstance(images, DataLoader) else images
+    if not (hasattr(images, "__len__") and hasattr(images, "__getitem__")):
+        raise TypeError(
+            f"the images are {type(images).__name__}; give a sequence or a data set of known length, whose items are "
+            "images [C, H, W] or begin with one"
+        )
     count = len(images)
     if count < chosen.prototypes:
         raise ValueError(
@@ -111,19 +120,25 @@ def fit_prototypes(
     first = stacked(images, [0]).to(device)
     check_inputs(model, (first,))
     with refused_images(model, first), torch.no_grad():
-        Replica(model).module(first.clone())
+        select_logits(Replica(model).module(first.clone()), output)  # are there such?
     asked: Layer = own_layer if layer is None else layer
     space = mixing_space(model, asked, first, output)
     maps_of = LayerMaps(model, space)
-    fingerprint = fingerprint_of(model, space, maps_of(first), (first.shape[-2], first.shape[-1]))
+    fingerprint = fingerprint_of(model, space, maps_of(fixed_image(first)), (first.shape[-2], first.shape[-1]))
     settings = {**asdict(chosen), "solver": chosen.chosen_solver}
     folder = None if out is None else Path(out)
-    fitted_to = {"fingerprint": fingerprint, "images": count, "names": digest_of({}, "\n".join(named))}
+    known = {name: value for name, value in fingerprint.items() if name != "features"}  # these are rounded
+    fitted_to = {"fingerprint": known, "images": count, "names": digest_of({}, "\n".join(named))}
     if folder is not None:
         with progress_bar("reading", count, shown=show_progress) as bar:
             fitted_to["content"] = _content(images, bar.advance)
     checkpoints = None if folder is None else Checkpoints(folder / "checkpoints", {**fitted_to, "options": settings})
-    with locked_folder(folder, "fit"), progress_bar("features", count, shown=show_progress) as bar:
+    with (
+        torch.inference_mode(False),
+        full_precision(device.type),
+        locked_folder(folder, "fit"),
+        progress_bar("features", count, shown=show_progress) as bar,
+    ):
         if folder is not None and checkpoints is not None:
             done = _finished(folder / FILE, checkpoints, chosen.rounds)
             if done is not None:
@@ -144,7 +159,7 @@ def fit_prototypes(
         bar.move_to(0, chosen.rounds)
         state = _fit_rounds(features, chosen, checkpoints, bar)
         found = _with_prototypes(features, state, chosen, maps_of, images, device)
-        before = _purity(features, torch.eye(len(state.matrix)), chosen)
+        before = _purity(features, _unmixed(len(state.matrix)), chosen)
         record = Prototypes(
             matrix=state.matrix,
             kind=chosen.matrix,
@@ -198,14 +213,18 @@ class _State:
     positions: Tensor
 
 
+def _unmixed(channels: int) -> Tensor:
+    return torch.eye(channels, dtype=torch.float32, device="cpu")
+
+
 def _fit_rounds(
     features: CachedFeatures, options: PrototypeOptions, checkpoints: Checkpoints | None, bar: Any
 ) -> _State:
     channels = features.sums.shape[1]
     orthogonal = options.matrix == "orthogonal"
-    zeros = torch.zeros(channels, channels)
+    zeros = torch.zeros(channels, channels, dtype=torch.float32, device="cpu")
     adam = AdamOnMatrices(zeros, zeros.clone(), 0, orthogonal, options.learning_rate)
-    state = _State(torch.eye(channels), adam, [], torch.empty(0))
+    state = _State(_unmixed(channels), adam, [], zeros)
     saved = None if checkpoints is None else checkpoints.newest()
     if saved is not None:
         _restore(state, saved[1])
@@ -222,7 +241,7 @@ def _one_round(features: CachedFeatures, options: PrototypeOptions, state: _Stat
     """Choose prototypes and positions, and change the matrix."""
     maps, sums = features.maps, features.sums[features.sample]
     images, _ = prototype_images(sums, state.matrix, options.pool(number, len(maps)))
-    channels = torch.arange(len(state.matrix))[:, None].expand_as(images)
+    channels = torch.arange(len(state.matrix), device="cpu")[:, None].expand_as(images)
     cells = state.positions[images, channels]
     if options.chosen_solver == "procrustes":
         directions = _directions(maps, images, cells)
@@ -250,9 +269,9 @@ def _descend(
 ) -> None:
     """Take the Adam steps of a round; ``pairs`` are images, positions and channels of all prototypes."""
     images, cells, channels = pairs
-    generator = torch.Generator().manual_seed(options.seed * options.rounds + number)
+    generator = torch.Generator().manual_seed((options.seed * options.rounds + number) % 2**63)
     for _ in range(options.steps):
-        some = torch.randint(len(images), (options.batch_size,), generator=generator)
+        some = torch.randint(len(images), (options.batch_size,), generator=generator, device="cpu")
         with torch.enable_grad():
             matrix = state.matrix.clone().requires_grad_()
             loss = -purity_at(maps[images[some], cells[some]], matrix, channels[some]).mean()
@@ -282,7 +301,7 @@ def _with_prototypes(
     )
     found = torch.stack(chosen)
     used = found.unique()
-    table = torch.empty(2, len(used), len(matrix), dtype=torch.int32)
+    table = torch.empty(2, len(used), len(matrix), dtype=torch.int32, device="cpu")
     cached = torch.isin(used, features.sample)
     for rows in cached.nonzero()[:, 0].split(options.internal_batch_size):
         maps = features.maps[torch.searchsorted(features.sample, used[rows])]
@@ -293,8 +312,8 @@ def _with_prototypes(
             maps = maps_of(stacked(images, used[rows].tolist()).to(device)).float().cpu().flatten(2).transpose(1, 2)
             for side, sign in enumerate((1, -1)):
                 table[side, rows] = strongest_positions(maps, matrix, sign).int()
-    channels = torch.arange(len(matrix))[None, :, None]
-    positions = table[torch.arange(2)[:, None, None], torch.searchsorted(used, found), channels].long()
+    channels = torch.arange(len(matrix), device="cpu")[None, :, None]
+    positions = table[torch.arange(2, device="cpu")[:, None, None], torch.searchsorted(used, found), channels].long()
     return {"images": found, "positions": positions, "activations": torch.stack(activations)}
 
 

@@ -7,13 +7,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from xai_align.hookspecs import FeatureSpace
-from xai_align.prototypes.fingerprint import check_fingerprint, fingerprint_of
+from xai_align.prototypes.fingerprint import check_fingerprint, fingerprint_of, fixed_image
 from xai_align.prototypes.layer_maps import LayerMaps, mixing_space
 from xai_align.prototypes.record import Prototypes
 
 
 def space_of(model: nn.Module, prototypes: Prototypes, images: Tensor, own: Any = None) -> tuple[FeatureSpace, Tensor]:
-    """Return the prototypes' layer in this model, and the maps ``[1, D, h, w]`` of the first image.
+    """Return the prototypes' layer in this model, and the maps ``[1, D, h, w]`` of a fixed image.
 
     Args:
         model: the network, unwrapped.
@@ -28,7 +28,7 @@ def space_of(model: nn.Module, prototypes: Prototypes, images: Tensor, own: Any 
         space = mixing_space(
             model, own if prototypes.layer is None else prototypes.layer, images[:1], prototypes.output
         )
-        maps = LayerMaps(model, space)(images[:1])
+        maps = LayerMaps(model, space)(fixed_image(images))
     except ValueError as error:
         layer, network = prototypes.fingerprint["layer"], prototypes.fingerprint["network"]
         raise ValueError(

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from xai_align._tools.full_precision import full_precision
 from xai_align._tools.replica import LOW_PRECISION, Replica
 from xai_align.features.cut_network import as_raster
 from xai_align.features.resolve_layer import Layer, resolve_layer
@@ -38,7 +39,7 @@ def mixing_space(
             space = readout_space(model, "head", image, output)
         except ValueError:
             space = resolve_layer(model, None, purpose="map", image=image, output=output)
-    if space.split is None or image is None or isinstance(space.split.features(image), Tensor):
+    if space.split is None or image is None or isinstance(space.split.features(image.clone()), Tensor):
         return space
     # modules of transformers return their map inside an object, which only a pass through the module opens
     return at_a_module(space)
@@ -68,8 +69,9 @@ class LayerMaps:
             ValueError: the layer gives several tensors, or has no grid.
         """
         images = images if self._dtype is None else images.to(self._dtype)
-        route = route_through(self._model, [self.space], (images,), ())
-        z = route.z if self.space.split is not None else self._until_the_layer(route)
+        with full_precision(images):  # as the readout, also if the caller's autocast is on
+            route = route_through(self._model, [self.space], (images,), ())
+            z = route.z if self.space.split is not None else self._until_the_layer(route)
         if not isinstance(z, Tensor):
             raise ValueError(
                 f"layer '{self.space.layer}' gives several tensors; channels are mixed in one: name a layer"

@@ -29,6 +29,7 @@ class EPICMethod:
 
     Raises:
         FileNotFoundError, ValueError: the file can't be used.
+        TypeError: these are no prototypes.
 
     Source: EPIC, Borycki et al. (AAAI 2026, arXiv 2505.12897); shares in units of the answer are ours.
 
@@ -49,6 +50,11 @@ class EPICMethod:
         internal_batch_size: int | None = None,
     ) -> None:
         self.forward_func = forward_func
+        if not isinstance(prototypes, Prototypes | str | os.PathLike):
+            raise TypeError(
+                "prototypes are what fit_prototypes returns, or the path of a saved file; got "
+                f"{type(prototypes).__name__}"
+            )
         self.prototypes = prototypes if isinstance(prototypes, Prototypes) else load_prototypes(prototypes)
         self.internal_batch_size = internal_batch_size
         if internal_batch_size is not None:

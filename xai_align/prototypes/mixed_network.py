@@ -68,7 +68,7 @@ class MixedNetwork(nn.Module):
         self.register_buffer("bias", None)
         plain = not (space.prefix_tokens or space.suffix_tokens)
         split = self._space.split
-        z = split.features(images[:1]).detach() if split is not None and plain else None
+        z = split.features(images[:1].clone()).detach() if split is not None and plain else None
         if z is not None and probe_head(model, self._space, z, space).averages_positions:
             self.weight, self.bias = self._fold(z, prototypes, images)
 
@@ -81,7 +81,7 @@ class MixedNetwork(nn.Module):
         """Return the logits for images ``[N, C, H, W]``."""
         size = (images.shape[-2], images.shape[-1])
         if self.weight is not None:
-            z = as_raster(self._space.split.features(images), self._space, size)[0]  # type: ignore[union-attr]
+            z = as_raster(self._space.split.features(images.clone()), self._space, size)[0]  # type: ignore[union-attr]
             mixed = self.channels(_mixed(z, self.mixing))
             return (mixed.mean((2, 3)) @ self.weight.T + self.bias).to(z.dtype)
 

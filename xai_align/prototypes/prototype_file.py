@@ -6,6 +6,7 @@ The header also holds a digest, which detects damage, and nothing is unpickled o
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -32,7 +33,8 @@ _FINGERPRINT = record(
         "channels": whole(1, 2**20),
         "grid": _SIZE,
         "image_size": _SIZE,
-    }
+    },
+    {"features": either(nothing, listed(number(), 2, 2))},  # missing in the oldest files
 )
 _HEADER = record(
     {
@@ -100,13 +102,13 @@ def load_prototypes(path: str | os.PathLike[str]) -> Prototypes:
     fingerprint = about["fingerprint"]
     channels, cells = fingerprint["channels"], fingerprint["grid"][0] * fingerprint["grid"][1]
     count = saved.tensors["images"].shape[-1] if "images" in saved.tensors and saved.tensors["images"].dim() else 0
-    whole_numbers, numbers = torch.empty(2, channels, count, dtype=torch.int64), torch.empty(2, channels, count)
+    integers, floats = (partial(torch.empty, dtype=dtype, device="meta") for dtype in (torch.int64, torch.float32))
     expected = {
-        "matrix": torch.empty(channels, channels, device="meta"),
-        "images": whole_numbers,
-        "positions": whole_numbers,
-        "activations": numbers,
-        "purity": torch.empty(2, channels),
+        "matrix": floats(channels, channels),
+        "images": integers(2, channels, count),
+        "positions": integers(2, channels, count),
+        "activations": floats(2, channels, count),
+        "purity": floats(2, channels),
     }
     check_tensors(expected, saved.tensors, f"'{path}' holds no prototypes of {counted(channels, 'channel')}")
     for name, limit in (("images", len(about["names"])), ("positions", cells)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -114,7 +115,7 @@ class Prototypes:
         Raises:
             ValueError: there is no such channel or sign.
         """
-        if isinstance(channel, bool) or not 0 <= channel < self.channels:
+        if isinstance(channel, bool) or not isinstance(channel, Integral) or not 0 <= channel < self.channels:
             raise ValueError(f"there is no channel {channel}; the layer has {self.channels}, counted from 0")
         if sign not in _SIDES:
             raise ValueError(f"sign is {sign!r}; it is 1 (largest activations) or -1 (lowest)")

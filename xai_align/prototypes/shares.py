@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from xai_align._tools.checks import check_integer
+from xai_align._tools.images import check_images
 from xai_align._tools.thread_state import restores_thread_state
 from xai_align.features.cut_network import as_raster
 from xai_align.features.unwrapping import network_of, unwrapped
@@ -128,9 +129,8 @@ def channel_shares(
     """
     network, own = network_of(model)
     check_model(network)
+    check_images("the inputs", images, finite=False)
     check_inputs(network, (images,))
-    if images.dim() != 4:
-        raise ValueError(f"images are [N, C, H, W], got {list(images.shape)}")
     space, _ = space_of(network, prototypes, images, own)
     readout = read_out(
         unwrapped(model)[0], images, question, space, output=prototypes.output if output is None else output

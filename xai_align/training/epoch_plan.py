@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import torch
 
+from xai_align._tools.drawn import permutation
+
 
 @dataclass(frozen=True)
 class Shard:
@@ -49,7 +51,7 @@ def epoch_plan(
         seed: seed of the shuffling.
         epoch: number of the epoch.
     """
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(derived_seed(seed, "shuffle", epoch)))
+    order = permutation(count, torch.Generator().manual_seed(derived_seed(seed, "shuffle", epoch)))
     steps = order.tensor_split(steps_in_epoch(count, batch_size * passes * processes))
     return [[_shard(step, part.tensor_split(processes)[rank]) for part in step.tensor_split(passes)] for step in steps]
 

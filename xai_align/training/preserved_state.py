@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import nn
 
-from xai_align._tools.model_state import modules_of, parameters_of
+from xai_align._tools.model_state import check_has_values, modules_of, parameters_of
 from xai_align._tools.random_state import kept_random_state
 from xai_align.training.precision import check_precision
 
@@ -19,8 +19,9 @@ def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     Those from ``model.trainable_parameters()`` if the model has it; otherwise those that require grad.
 
     Raises:
-        ValueError: there are none, or they can't be trained: float16, or made in inference mode.
+        ValueError: there are none, or they can't be trained: float16, made in inference mode, or without values.
     """
+    check_has_values(model)
     frozen = [name for name, one in (*model.named_parameters(), *model.named_buffers()) if one.is_inference()]
     if frozen:
         raise ValueError(

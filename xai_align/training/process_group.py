@@ -72,7 +72,7 @@ class ProcessGroup:
         if self.count == 1:
             return list(values)
         dtype = torch.float64 if any(one.dtype == torch.float64 for one in like) else torch.float32
-        given = torch.tensor([float(value is not None) for value in values]).to(like[0].device, dtype)
+        given = like[0].new_tensor([float(value is not None) for value in values], dtype=dtype)
         parts = [torch.zeros_like(one) if value is None else value for one, value in zip(like, values, strict=True)]
         flat = self.sum(torch.cat([given, *(part.reshape(-1).to(dtype) for part in parts)]))
         sums = flat[len(parts) :].split([part.numel() for part in parts])

@@ -36,6 +36,6 @@ class StepMeans:
     def values(self, names: Sequence[str], group: ProcessGroup) -> dict[str, float | None]:
         """Return the means over all processes; None for names that were never added."""
         sums = torch.stack([self._sums.get(name, self._zero) for name in names])
-        weights = torch.tensor([self._weights.get(name, 0.0) for name in names]).to(self._zero)
+        weights = self._zero.new_tensor([self._weights.get(name, 0.0) for name in names])
         table = group.sum(torch.stack([sums, weights])).tolist()
         return {name: total / weight if weight else None for name, total, weight in zip(names, *table, strict=True)}

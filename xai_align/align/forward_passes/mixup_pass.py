@@ -8,6 +8,7 @@ from math import floor
 import torch
 from torch import Tensor, nn
 
+from xai_align._tools.drawn import uniform
 from xai_align.align.captured_pass import CapturedPass, capture
 from xai_align.align.forward_passes.side_pass import batch_statistics_preserved
 from xai_align.align.forward_passes.step_random import StepRandom
@@ -54,7 +55,7 @@ class MixupPass:
         draw = draws.generator("mixup")
         partners = same_class_partners(global_batch.labels, draw).to(device)
         lam = mixing_shares(total, alpha, draw).to(global_batch.images)
-        chosen = _every_so_often(total, share, torch.rand((), generator=draw).item())
+        chosen = _every_so_often(total, share, uniform((), draw).item())
         places = torch.tensor([i for i in chosen if local.start <= i < local.stop], dtype=torch.int64, device=device)
         self.rows = places - local.start
         self.partners, self.lam = partners[places], lam[places]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from xai_align._tools.drawn import integer_below, uniform
 from xai_align.training.epoch_plan import derived_seed
 
 
@@ -22,7 +23,7 @@ class StepRandom:
     """
 
     def __init__(self, generator: torch.Generator, *, total: int, local: slice, device: torch.device) -> None:
-        self._seed = int(torch.randint(2**62, (), generator=generator))
+        self._seed = integer_below(2**62, generator)
         self.total, self.local, self.device = total, local, device
 
     def generator(self, what: str) -> torch.Generator:
@@ -31,4 +32,4 @@ class StepRandom:
 
     def uniform(self, what: str, *shape: int) -> Tensor:
         """Return this process's part of the step's uniform numbers on [0, 1), ``[N, *shape]``, float32."""
-        return torch.rand(self.total, *shape, generator=self.generator(what))[self.local].to(self.device)
+        return uniform((self.total, *shape), self.generator(what))[self.local].to(self.device)

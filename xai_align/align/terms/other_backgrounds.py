@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from xai_align._tools.checks import check_number
+from xai_align._tools.drawn import permutation
 from xai_align.align.forward_passes.classifier_pass import ClassifierPass
 from xai_align.align.forward_passes.side_pass import batch_statistics_preserved
 from xai_align.align.saliency import at_least_float32
@@ -73,7 +74,7 @@ class OtherBackgrounds:
     @torch.no_grad()
     def exchanged(self, forward: ClassifierPass, mask: Tensor) -> Tensor:
         """Return the batch's images, replaced by crops of others where ``mask [N, 1, H, W]`` is 0; ``[N, C, H, W]``."""
-        order = torch.randperm(len(forward.global_batch.labels), generator=forward.draws.generator("whose background"))
+        order = permutation(len(forward.global_batch.labels), forward.draws.generator("whose background"))
         others = forward.global_batch.images[order[forward.local].to(forward.global_batch.images.device)]
         u = forward.draws.uniform("which piece", 3)
         crops = magnified(others, u[:, 0], u[:, 1:], smallest=self.smallest, largest=self.largest)

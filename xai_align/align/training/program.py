@@ -59,7 +59,8 @@ class AlignProgram(Program):
         self._phase, self._alternated = self.state.position.phase, False
         self._epochs = epochs
         self._progress: dict[int, dict[str, list[float]]] = {}  # by the steps of an epoch
-        self._labels = torch.zeros(self.classes, dtype=torch.int64)  # number of labels of each class so far
+        #: Number of labels of each class so far.
+        self._labels = torch.zeros(self.classes, dtype=torch.int64, device="cpu")
         self._any_mask = not trainer.recipe.needs_masks  # whether any pixel of a mask was known so far
 
     def steps_in_epoch(self) -> int:

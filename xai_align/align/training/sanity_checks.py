@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xai_align._tools.model_state import evaluating, parameters_of
+from xai_align._tools.model_state import check_eager, evaluating, parameters_of
 from xai_align._tools.random_state import fixed_random_state
 from xai_align._tools.refused_images import refused_images
 from xai_align.align.captured_pass import capture
@@ -30,7 +30,7 @@ def network_inside(classifier: Any) -> nn.Module:
     """Return the network to train: the one inside compiled and data-parallel wrappers, which share its weights.
 
     Raises:
-        TypeError: it is not a module.
+        TypeError: it is not a module, or scripted or quantised.
     """
     inner = unwrapped(classifier)[0]
     if not isinstance(inner, nn.Module):
@@ -38,6 +38,7 @@ def network_inside(classifier: Any) -> nn.Module:
             f"the classifier is a {type(inner).__name__}; give a torch.nn.Module from images [N, C, H, W] to logits "
             "[N, K]. A function can be put into the forward of one"
         )
+    check_eager(inner)
     return inner
 
 

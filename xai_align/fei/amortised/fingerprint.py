@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from xai_align._tools.counted import counted
+from xai_align._tools.drawn import noise_like
 from xai_align._tools.logits import select_logits
 from xai_align._tools.replica import Replica
 from xai_align._tools.thread_state import restores_thread_state
@@ -173,9 +174,11 @@ class Fingerprint:
                 f"this explainer was fitted to a {self.network} of the same architecture with other values of its "
                 f"parameters; {remedy}"
             )
-        some = next(iter(weights.values()), torch.zeros(()))
-        image = torch.zeros(1, self.channels, *self.size, device=some.device, dtype=_floating(weights))
-        wanted, found = torch.tensor(self.answer), torch.tensor(_answer(model, image))
+        device = next((one.device for one in weights.values()), "cpu")
+        image = torch.zeros(1, self.channels, *self.size, device=device, dtype=_floating(weights))
+        wanted, found = (
+            torch.tensor(answer, dtype=torch.float64, device="cpu") for answer in (self.answer, _answer(model, image))
+        )
         if wanted.shape != found.shape or float((wanted - found).abs().max()) > ROUNDING * float(wanted.abs().max()):
             raise OtherNetwork(
                 f"this explainer was fitted to a {self.network} with the same parameters and another answer for a "
@@ -213,7 +216,7 @@ def plain_normalization(normalization: Normalization | None, channels: int) -> A
 @restores_thread_state
 def _answer(model: nn.Module, image: Tensor) -> tuple[float, ...]:
     """Return the logits for a fixed noise image of this shape."""
-    noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(0)).to(image)
+    noise = noise_like(image)
     with torch.no_grad():
         logits = select_logits(Replica(model).module(noise))
     return tuple(logits.flatten().double().tolist())

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from xai_align._tools.checks import check_integer, check_number, check_seed
 from xai_align._tools.counted import counted
+from xai_align._tools.drawn import permutation
 from xai_align._tools.logits import select_logits
 from xai_align._tools.options import with_changes
 from xai_align._tools.random_state import fixed_random_state
@@ -32,7 +33,7 @@ from xai_align.fei.amortised.unlabelled_images import UnlabelledImages
 from xai_align.fei.composites import check_image_model
 from xai_align.fei.random_fills import random_fills
 from xai_align.fei.solid_colours import Normalization
-from xai_align.pinet.input_checks import check_repeats
+from xai_align.pinet.input_checks import check_logits, check_model, check_repeats
 from xai_align.question import QuestionModel
 from xai_align.training.checkpoints import Checkpoints
 from xai_align.training.description import described_optimizer, described_parameters
@@ -165,7 +166,8 @@ def fit_fei(
             notes = ["no images were held out, so the last weights are kept and there is no held-out loss"]
         with fixed_random_state(derived_seed(seed, "initial weights")):
             channels = ready.explained.channels(ready.example)
-            scores = ScoreNetwork(channels, ready.example.shape[1], width=chosen.width, depth=chosen.depth)
+            with torch.device("cpu"):
+                scores = ScoreNetwork(channels, ready.example.shape[1], width=chosen.width, depth=chosen.depth)
         scores.to(ready.example.device, torch.float64 if ready.example.dtype == torch.float64 else torch.float32)
         explainer = AmortisedExplainer(network=scores, fingerprint=ready.fingerprint, model=loaded_by)
         header_of(explainer)  # can it be saved?
@@ -265,13 +267,13 @@ class _Prepared:
         if isinstance(network, QuestionModel):
             raise TypeError("fit_fei fits an explainer to a network for all questions; give the network itself")
         every = UnlabelledImages(images, "the images")
+        check_model(network)
         device = next((p.device for p in network.parameters()), torch.device("cpu"))
         example = every.take([0]).to(device)
         check_image_model(network, example)
         with refused_images(network, example), torch.no_grad():
-            first, second = (select_logits(Replica(network).module(example.clone())) for _ in range(2))
-        if isinstance(first, Tensor) and isinstance(second, Tensor):  # another output is refused below
-            check_repeats(first, second)
+            logits = check_logits(select_logits(network(example.clone())))
+            check_repeats(logits, check_logits(select_logits(Replica(network).module(example.clone()))))
         random_fills(example, options.fills, torch.Generator(), normalization=normalization)  # are they known?
         explained = ExplainedNetwork(network, example)
         classes, content = most_probable(explained, every, batch_size, device)
@@ -331,7 +333,7 @@ def _divided(images: UnlabelledImages, classes: Tensor, share: float, seed: int)
     """Return the images to train on, and those that are held out."""
     count = len(images)
     held = 0 if count < LEAST_TO_DIVIDE or not share else max(round(count * share), 1)
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(derived_seed(seed, "held out"))).tolist()
+    order = permutation(count, torch.Generator().manual_seed(derived_seed(seed, "held out"))).tolist()
     train, others = sorted(order[held:]), sorted(order[:held])
     if not train:
         raise ValueError(f"of {counted(count, 'image')} all would be held out; give a smaller validation_share")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from xai_align._tools.drawn import uniform
 from xai_align.fei.amortised.curve_objective import CurveObjective
 from xai_align.fei.amortised.options import FitFEIOptions
 from xai_align.fei.amortised.score_network import ScoreNetwork
@@ -94,7 +95,7 @@ class FEIProgram(Program):
         """Return images, half of them mirrored, and a question about each."""
         numbers = [self.train.numbers[i] for i in indices]
         images = self.train.images.take(numbers).to(self.device)
-        flipped, second = torch.rand(2, len(numbers), generator=draws)
+        flipped, second = uniform((2, len(numbers)), draws)
         images = torch.where((flipped < 0.5).to(self.device)[:, None, None, None], images.flip(-1), images)
         column = (second < self.options.runner_up).long()
         classes = self.train.classes[numbers, column]
