@@ -1,6 +1,6 @@
 """Identification of prototypes by a network's weights, a layer, its channels and grid, and the size of the images.
 
-The weights don't tell the code of the forward pass, so the features of a fixed image are compared, too.
+Networks with equal weights can have different forward passes, so the features of a fixed image are compared as well.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from xai_align.features.unwrapping import network_of
 from xai_align.hookspecs import FeatureSpace
 from xai_align.training.digest import digest_of
 
-#: Largest difference of the features of the fixed image that is taken for rounding, in their size.
+#: Relative differences of the features of the fixed image up to this are attributed to rounding.
 ROUNDING = 1e-2
 
 _digests: WeakKeyDictionary[nn.Module, tuple[int, str]] = WeakKeyDictionary()
@@ -74,7 +74,7 @@ def check_fingerprint(own: dict[str, Any], found: dict[str, Any]) -> None:
 
 
 def _differ(own: Sequence[float] | None, found: Sequence[float] | None) -> bool:
-    """Return whether means or spreads differ by more than rounding; those that are not known don't."""
+    """Return whether means or spreads are known and differ by more than rounding."""
     if own is None or found is None:
         return False
     return any(abs(a - b) > ROUNDING * max(own[1], abs(own[0])) for a, b in zip(own, found, strict=True))
