@@ -166,6 +166,7 @@ def test_every_source_is_trained_saved_read_again_and_resumed(folder, monkeypatc
         later.unlink()
     again = done(*words, "--out", "out")  # as after a stop in the second epoch: the same fit to the last bit
     assert "2 epochs, 2 steps" in again.stdout
+    assert ("--model align:out --method align --trust-code`" in again.stdout) == ("own" in reference)
     other = load_file(folder / "out/classifier.safetensors")
     assert all(torch.equal(value, other[key]) for key, value in saved.items())
 

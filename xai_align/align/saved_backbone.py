@@ -22,7 +22,7 @@ from xai_align._tools.files.fields import listed, number, record, whole
 from xai_align._tools.files.inside_folder import file_inside
 from xai_align._tools.files.name_part import name_part
 from xai_align._tools.files.plain_json import in_one_clause
-from xai_align._tools.files.references import check_reference_in_file, reading
+from xai_align._tools.files.references import check_reference_in_file, is_code, reading
 from xai_align._tools.files.size_limit import no_larger_than
 from xai_align._tools.files.whole_file import write_whole
 from xai_align._tools.logits import LogitsOf
@@ -64,6 +64,16 @@ class SavedBackbone:
     image: tuple[int, int, int] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def is_data(self) -> bool:
+        """Whether it is an architecture of transformers or torchvision, by names and numbers alone."""
+        return self.reference == _CONFIGURED or bool(_PLAIN.fullmatch(self.reference))
+
+    @property
+    def needs_trust(self) -> bool:
+        """Whether a file with this backbone is loaded only if the user trusts it."""
+        return not self.is_data and is_code(self.reference)
 
     def header(self) -> dict[str, Any]:
         """Return the fields of a file's header, in JSON types."""
@@ -187,7 +197,7 @@ def rebuilt(
     reference = without_weights(backbone.reference)
     if backbone.reference == _CONFIGURED and not backbone.files:
         raise ValueError(f"'{file.parent / FOLDER}' lacks the configuration of the backbone; copy the whole folder")
-    data = backbone.reference == _CONFIGURED or bool(_PLAIN.fullmatch(backbone.reference))
+    data = backbone.is_data
     if not data:
         check_reference_in_file(reference.removesuffix("@random"), file, trust=trust)
         data = reference.startswith("timm:")

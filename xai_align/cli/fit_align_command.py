@@ -207,13 +207,14 @@ def _print_result(done: FolderAlignment, out: Path) -> None:
         lines.append(f"best validation accuracy: {fit.best['accuracy']:.4f}, in epoch {fit.best['epoch']}")
     print_lines(console, lines)
     console.print(_table(done.scores, done.domains.sources))
-    method = " --method align" if fit.masker is not None else ""
+    further = " --method align" if fit.masker is not None else ""
+    further += " --trust-code" if done.needs_trust else ""
     lines = [
         "Sufficiency (lower is better) and comprehensiveness (higher is better): drop of the predicted class's",
         "probability when only the top 1, 5, 10, 20, 50 % of a map are kept, and when they are removed.",
         f"curves: {out / 'curves.png'}, maps: {out / 'examples'}, log: {out / 'metrics.csv'}, "
         f"all numbers: {out / 'results.json'}",
-        f"model: {out}; explain an image with `xai-align explain IMAGE --model {quote(f'align:{out}')}{method}`",
+        f"model: {out}; explain an image with `xai-align explain IMAGE --model {quote(f'align:{out}')}{further}`",
     ]
     print_lines(console, lines)
 

@@ -70,6 +70,7 @@ class FolderAlignment:
         split: the images for training, validation and test.
         scores: for each domain; for a source, over the held-out images.
         pictures: files of the examples.
+        needs_trust: whether the saved classifier is loaded only with ``--trust-code``.
     """
 
     fit: AlignFit
@@ -77,6 +78,7 @@ class FolderAlignment:
     split: Split
     scores: Mapping[str, DomainScores]
     pictures: Sequence[Path]
+    needs_trust: bool = False
 
 
 def fit_align_folder(
@@ -228,7 +230,9 @@ def fit_align_folder(
         for name, images in tested.items() if examples else ():
             path = out / "examples" / f"{name_part(name)}.png"
             pictures.append(draw_examples(path, fit, loader(images[:examples]), trainer, loaded, domains.classes))
-    return FolderAlignment(fit=fit, domains=domains, split=split, scores=scores, pictures=pictures)
+    return FolderAlignment(
+        fit=fit, domains=domains, split=split, scores=scores, pictures=pictures, needs_trust=saved.needs_trust
+    )
 
 
 class _Numbered(Dataset[Any]):

@@ -138,7 +138,7 @@ def _print_result(done: FolderFit, out: Path) -> None:
     lines += [
         f"curves: {out / 'curves.png'}, maps: {out / 'examples'}, log: {out / 'metrics.csv'}",
         f"model: {out / 'model'}; explain an image with `xai-align explain IMAGE --model "
-        f"{quote(f'pinet:{out}/model')}`",
+        f"{quote(f'pinet:{out}/model')}{' --trust-code' if done.needs_trust else ''}`",
     ]
     console = output()
     print_notes(console, fit.notes)

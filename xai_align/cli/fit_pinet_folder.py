@@ -14,6 +14,7 @@ from xai_align._tools.devices import usable_device
 from xai_align._tools.did_you_mean import did_you_mean
 from xai_align._tools.files.name_part import name_part
 from xai_align._tools.files.outside_folder import check_folder_is_outside
+from xai_align._tools.files.references import is_code
 from xai_align._tools.files.whole_file import write_whole
 from xai_align._tools.files.writable_folder import check_folder_is_writable
 from xai_align._tools.random_state import fixed_random_state
@@ -50,6 +51,7 @@ class FolderFit:
         train, validation: number of images in each; ``masks``: number of training images with a mask.
         error: the largest relative difference between a logit and the sum of its terms, over the example pictures.
         pictures: files of the maps.
+        needs_trust: whether the saved PiNet is loaded only with ``--trust-code``.
     """
 
     fit: Fit
@@ -59,6 +61,7 @@ class FolderFit:
     masks: int
     error: float
     pictures: Sequence[Path]
+    needs_trust: bool = False
 
 
 def fit_pinet_folder(
@@ -153,6 +156,7 @@ def fit_pinet_folder(
         masks=sum(one.mask is not None for one in train),
         error=error,
         pictures=pictures,
+        needs_trust=is_code(getattr(model.encoder, "reference", None) or ""),
     )
 
 

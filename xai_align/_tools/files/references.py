@@ -66,6 +66,17 @@ def check_reference_in_file(reference: str, source: str | os.PathLike[str], *, t
         )
 
 
+def is_code(reference: str) -> bool:
+    """Return whether a reference is ``package.module:function``, which a file may name only if the user trusts it.
+
+    Example::
+
+        >>> is_code("my_package.networks:load"), is_code("timm:resnet18")
+        (True, False)
+    """
+    return bool(FACTORY.fullmatch(reference)) and not _TIMM.fullmatch(reference)
+
+
 @contextmanager
 def reading(folder: Path) -> Iterator[None]:
     """Mark a saved folder as being read, which detects cycles, and references in the block as read from a file.
