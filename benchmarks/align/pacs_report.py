@@ -31,7 +31,12 @@ FAITHFULNESS = {
     "comprehensiveness, blur": True,
 }
 MASKS = ("mask mean", "mask spread", "mask own", "p with what is kept", "p with what is dropped")
-ORDER = ("erm", "dre", "sgt", "align", "backgrounds", "inverse", "signed", "signed 1", "dre 1", "align 1")
+#: What the paper may have meant by AUC; fits of the first runs do not have them.
+AREAS = ("hard-label AUC", "insertion AUC")
+ORDER = (
+    *("erm", "dre", "sgt", "gradia", "care", "grey", "align", "backgrounds", "inverse"),
+    *("signed", "signed 1", "dre 1", "align 1"),
+)
 
 
 def report(fits: Sequence[Fit]) -> str:
@@ -43,6 +48,7 @@ def report(fits: Sequence[Fit]) -> str:
         _differences(by_key, methods, {"in domain": inside("accuracy"), "out of domain": outside("accuracy")}, 100),
         _faithfulness(by_key, methods, "in domain", inside),
         _faithfulness(by_key, methods, "out of domain", outside),
+        _areas(by_key, methods),
         _masks(by_key, methods),
     ]
     return "\n\n".join(part for part in parts if part)
@@ -123,6 +129,22 @@ def _faithfulness(
         cells = [f"{fmean(map(value, fits)):.3f}" for value in (*names.values(), of("dead CAMs"))]
         lines.append(row(method, *cells))
     return "\n".join(lines) + "\n\n" + _differences(by_key, methods, names)
+
+
+def _areas(by_key: Mapping[tuple[str, str, int], Fit], methods: Sequence[str]) -> str:
+    with_areas = {key: fit for key, fit in by_key.items() if AREAS[0] in fit["domains"][fit["source"]]}
+    if not with_areas:
+        return ""
+    values = {
+        f"{name} {where}": of(name)
+        for where, of in (("in domain", inside), ("out of domain", outside))
+        for name in AREAS
+    }
+    lines = [heading("areas, higher is better", *values)]
+    for method in methods:
+        if fits := _of(with_areas, method):
+            lines.append(row(method, *(f"{fmean(map(value, fits)):.3f}" for value in values.values())))
+    return "\n".join(lines) + "\n\n" + _differences(with_areas, methods, values)
 
 
 def _masks(by_key: Mapping[tuple[str, str, int], Fit], methods: Sequence[str]) -> str:
