@@ -5,8 +5,11 @@ from __future__ import annotations
 import warnings
 
 import pytest
+import timm.layers
 import torch
+import torchvision
 from torch import nn
+from transformers.models.swin.modeling_swin import SwinDropPath
 
 from tests.networks import conv_net, images, untouched
 from xai_align import Question, read_out
@@ -75,17 +78,50 @@ def test_layers_are_named_where_the_path_breaks():
         read_out(model, torch.randn(1, 4), 0, "blocks")
 
 
-@pytest.mark.parametrize("layer", [nn.BatchNorm2d(3), nn.Dropout(0.5)])
+class CallsDropout(nn.Module):
+    def __init__(self, share):
+        super().__init__()
+        self.drop_rate = share
+
+    def forward(self, x):
+        return nn.functional.dropout(x, self.drop_rate, self.training)
+
+
+class Attends(nn.Module):
+    """Attention of PyTorch's over the rows of one channel."""
+
+    def __init__(self, share):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, dropout=share, batch_first=True)
+
+    def forward(self, x):
+        return self.attention(x[:, 0], x[:, 0], x[:, 0])[0][:, None]
+
+
+#: A module that drops a share of something in train mode, of several libraries.
+DROPPING = [
+    timm.layers.DropPath,
+    timm.layers.DropBlock2d,
+    lambda share: torchvision.ops.StochasticDepth(share, "row"),
+    lambda share: torchvision.ops.DropBlock2d(share, 3),
+    SwinDropPath,
+    CallsDropout,
+    Attends,
+]
+
+
+@pytest.mark.parametrize("layer", [nn.BatchNorm2d(3), nn.Dropout(0.5), *(make(0.5) for make in DROPPING)])
 def test_train_mode_is_refused_where_it_matters(layer):
     model = nn.Sequential(layer, nn.Flatten(), nn.LazyLinear(3))
     model(images())
     model.train()
-    with untouched(model), pytest.raises(ValueError, match=r"train mode.*'0'.*model\.eval\(\)"):
+    with untouched(model), pytest.raises(ValueError, match=r"train mode.*'0.*model\.eval\(\)"):
         read_out(model, images(), 0)
 
 
-def test_train_mode_is_allowed_where_it_does_not_matter():
-    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 3), nn.ReLU()).train()
+@pytest.mark.parametrize("layer", [nn.Identity(), *(make(0.0) for make in DROPPING[:-1])])
+def test_train_mode_is_allowed_where_it_does_not_matter(layer):
+    model = nn.Sequential(layer, nn.Flatten(), nn.Linear(192, 3), nn.ReLU()).train()
     assert read_out(model, images(), 0).relative_error.max() < 1e-5
     assert model.training
 

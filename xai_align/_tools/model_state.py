@@ -24,6 +24,8 @@ from xai_align._tools.counted import counted
 
 #: Packages of PyTorch's quantised modules (torch.ao.nn.quantized, torch.ao.nn.intrinsic.quantized …).
 _QUANTISED = re.compile(r"torch\..*\bquantized\b")
+#: In the names of modules that drop values or paths at random, and of the shares that they drop.
+_DROPS = re.compile("drop|stochastic_?depth", re.IGNORECASE)
 #: Types of attributes that :func:`signature` includes.
 _PLAIN = frozenset((bool, int, float, str, FunctionType, BuiltinFunctionType, MethodType, partial))
 
@@ -189,4 +191,17 @@ def _is_restless(module: nn.Module) -> bool:
         return bool(module.track_running_stats)
     if isinstance(module, _DropoutNd):
         return module.p > 0
-    return type(module).__name__ == "DropPath" and getattr(module, "drop_prob", 0) not in (0, None)
+    return _drops(module)
+
+
+def _drops(module: nn.Module) -> bool:
+    """Return whether a module has a share that it drops in train mode, as those of many libraries name it.
+
+    E.g. ``SwinDropPath.drop_prob``, ``StochasticDepth.p``, ``PatchDropout.prob``, ``MultiheadAttention.dropout``, and
+    ``drop_rate`` of networks that call ``F.dropout`` themselves.
+    """
+    by_type = _DROPS.search(type(module).__name__) is not None
+    return any(
+        isinstance(value, float) and 0 < value <= 1 and (_DROPS.search(name) or (by_type and name in ("p", "prob")))
+        for name, value in vars(module).items()
+    )
