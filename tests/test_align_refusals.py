@@ -96,7 +96,7 @@ def three_channels():
         (bends, (6, 3, 12, 12), r"images are \[2, 3, 12, 12\].*convolution 'one' takes 1 channel, and they have 3"),
         (bends, (6, 12, 12, 1), r"have 1 channel as the last dimension: give images.permute\(0, 3, 1, 2\)"),
         (three_channels, (6, 12, 12, 3), r"have 3 channels as the last dimension: give images.permute"),
-        (three_channels, (6, 3, 1, 1), r"Bends does not run on them .*channels and size that it takes"),
+        (three_channels, (6, 3, 1, 1), r"Bends does not run on them .*number of channels and the size that it takes"),
     ],
 )
 def test_images_of_another_shape_than_the_classifiers_are_refused_before_training(tmp_path, make, shape, told):

@@ -157,7 +157,7 @@ ODD = {
         3,
         False,
     ),
-    "windows": (swin, (SIDE, SIDE), 3, False),
+    "windows": (lambda: swin().eval(), (SIDE, SIDE), 3, False),
     "pyramid": (small("pit_ti_224", 64), (64, 64), 3, False),
     "convolutions": (conv_net, (SIDE, SIDE), 3, False),
     "no spatial layer": (lambda: filled(nn.Sequential(nn.Flatten(), nn.Linear(192, 5))), (8, 8), 3, False),

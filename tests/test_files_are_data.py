@@ -413,7 +413,7 @@ def test_a_large_architecture_with_small_weights(tmp_path):
 
 
 def test_the_limit_counts_what_is_made(tmp_path):
-    with no_larger_than([torch.zeros(1000)], "x"), pytest.raises(ValueError, match="weights are only 1000"):
+    with no_larger_than([torch.zeros(1000)], "x"), pytest.raises(ValueError, match="weights have only 1000"):
         nn.Sequential(*(nn.Linear(2**10, 2**10) for _ in range(40)))
     with no_larger_than([torch.zeros(1000)], "x"):
         assert nn.Linear(100, 100).weight.shape == (100, 100)

@@ -502,6 +502,7 @@ def test_a_warning_that_is_a_note_as_well_is_printed_once(folder, monkeypatch):
             split=SimpleNamespace(train=[], validation=[]),
             domains=SimpleNamespace(classes=["blue", "red"], sources=[]),
             scores={},
+            needs_trust=False,
         )
 
     monkeypatch.setattr(fit_align_folder, "fit_align_folder", fitted)

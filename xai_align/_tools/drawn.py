@@ -32,5 +32,9 @@ def noise_like(x: Tensor, seed: int = 0) -> Tensor:
     """Return standard normal noise of the shape, dtype and device of ``x``, the same numbers on every device.
 
     It comes from a generator of its own, because other threads share the global random state.
+
+    Example::
+
+        noise_like(images, seed=1)
     """
     return normal(x.shape, torch.Generator().manual_seed(seed)).to(x)

@@ -186,7 +186,7 @@ def _overfitted(purity: tuple[float, float], fitted: int, channels: int) -> list
         return []
     return [
         f"channels are not purer on held-out images than before ({purity[0]:.3f} before, {purity[1]:.3f} after), so "
-        f"the result holds for the images of the fit only; give more than {fitted} images for "
+        f"the result holds for the images of the fit only; give more than {counted(fitted, 'image')} for "
         f"{counted(channels, 'channel')}, or choose a layer with fewer channels (--layer)"
     ]
 
