@@ -224,7 +224,7 @@ def _fit_rounds(
     orthogonal = options.matrix == "orthogonal"
     zeros = torch.zeros(channels, channels, dtype=torch.float32, device="cpu")
     adam = AdamOnMatrices(zeros, zeros.clone(), 0, orthogonal, options.learning_rate)
-    state = _State(_unmixed(channels), adam, [], zeros)
+    state = _State(_unmixed(channels), adam, [], torch.empty(0, dtype=torch.int64, device="cpu"))
     saved = None if checkpoints is None else checkpoints.newest()
     if saved is not None:
         _restore(state, saved[1])
