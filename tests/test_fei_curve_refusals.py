@@ -50,6 +50,7 @@ def test_starts_that_do_not_fit_are_refused(maps):
         ({"temperatures": (0.5,)}, r"temperatures must be two, of the first and of the last step, got \(0.5,\)"),
         ({"temperatures": (0.5, 0.3, 0.1)}, "must be two, of the first and of the last step"),
         ({"mask_size": 9}, "mask_size is 9, the images have 8 x 8 pixels; give 8 or less"),
+        ({"shift": 8}, "shift is 8 pixels, and the images have 8 x 8; give 7 or less"),
         ({"mask_size": 1}, "mask_size must be an integer of at least 2, got 1"),
         ({"mask_size": 4.0}, "mask_size must be an integer of at least 2, got 4.0"),
         ({"shift": -1}, "shift must be a non-negative integer, got -1"),

@@ -286,6 +286,11 @@ def test_resume_says_what_should_be_there(tmp_path):
     assert fit(tmp_path, epochs=1, resume="must").epochs == 1
 
 
+def test_a_folder_that_is_no_path_is_refused_before_the_fit():
+    with pytest.raises(TypeError, match="out is the path of a folder or None, got int 3"):
+        fit(3)
+
+
 def test_nothing_is_unpickled(tmp_path, monkeypatch):
     fit(tmp_path, epochs=1)
     monkeypatch.setattr(torch, "load", None)

@@ -14,7 +14,7 @@ from xai_align._tools.files.legible import legible
 from xai_align._tools.files.whole_file import write_whole
 from xai_align._tools.logits import NoLogits
 from xai_align._tools.random_weights import RANDOM
-from xai_align.comparison.method_reference import check_layers, parse_methods
+from xai_align.comparison.method_reference import MethodReference, check_layers, parse_methods
 from xai_align.data.class_names import check_class, parse_sides, question_about
 from xai_align.data.final_activation import check_outputs_are_logits
 from xai_align.data.images import distinct_stems, expand_paths
@@ -50,13 +50,13 @@ TITLE = "Why does the network answer this?"
 class Task:
     """Images, model, methods and question of a run, checked as far as possible before the first image.
 
-    Methods are written as in a comparison: ``NAME`` or ``NAME@LAYER``; ``layer`` is that of the methods without one.
+    ``layer`` is that of the methods that take one and name none.
     """
 
     paths: Sequence[Path]
     reference: str
     loaded: LoadedModel
-    methods: Sequence[str]
+    methods: Sequence[MethodReference]
     targets: Sequence[int]
     foils: Sequence[int] | None
     layer: str | None
@@ -81,7 +81,8 @@ class Task:
     ) -> Task:
         """Build the task from command-line arguments.
 
-        Without ``methods``, the exact readout is used; ``recursive``: search below folders; ``value_range``: the
+        Methods are written as in a comparison, ``NAME`` or ``NAME@LAYER``; without ``methods``, the exact readout is
+        used; ``recursive``: search below folders; ``value_range``: the
         numbers that are black and white; ``trust`` and ``options``: see :func:`~xai_align.plugins.load_model`.
 
         Raises:
@@ -90,8 +91,7 @@ class Task:
         """
         value_range = check_range(value_range)
         paths = expand_paths(images, recursive=recursive)
-        methods = [default_method()] if methods is None else methods
-        references = parse_methods(methods)
+        references = parse_methods([default_method()] if methods is None else methods)
         if layer is not None and not any(one.spec.takes_layer and one.layer is None for one in references):
             raise ValueError(f"none of {', '.join(map(str, references))} takes a layer; leave out --layer")
         where = usable_device(device)
@@ -107,7 +107,7 @@ class Task:
             paths=paths,
             reference=model,
             loaded=loaded,
-            methods=list(map(str, references)),
+            methods=references,
             targets=asked,
             foils=against,
             layer=layer,
@@ -186,19 +186,24 @@ def explain_files(task: Task, out: Path) -> Iterator[Result]:
 
 
 def _explain_one(
-    task: Task, inputs: Tensor, output: OutputDescription, question: Question, method: str, path: Path, stem: Path
+    task: Task,
+    inputs: Tensor,
+    output: OutputDescription,
+    question: Question,
+    method: MethodReference,
+    path: Path,
+    stem: Path,
 ) -> Result:
     try:
-        (reference,) = parse_methods([method])
-        layer = reference.layer or (task.layer if reference.spec.takes_layer else None)
+        layer = method.layer or (task.layer if method.spec.takes_layer else None)
         field = task.loaded.output_field
-        explanation = explain(task.loaded.model, inputs, question, reference.name, layer=layer, output=field)
+        explanation = explain(task.loaded.model, inputs, question, method.name, layer=layer, output=field)
         notes = output_notes(task.loaded, output)
         record = record_of(explanation, image=legible(path.name), output=output, warnings=notes)
     except Exception as error:  # methods come from third parties and may raise anything; the others continue
         return Result(steps=1, problem=f"{legible(path)}: {method} failed: {_said(error)}")
     try:
-        shown = _save(task, record, inputs, path, stem.with_name(f"{stem.name}.{file_name(reference.name, layer)}"))
+        shown = _save(task, record, inputs, path, stem.with_name(f"{stem.name}.{file_name(method.name, layer)}"))
     except OSError:  # the folder cannot be written to: neither can the other images' files
         raise
     except Exception as error:

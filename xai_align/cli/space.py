@@ -12,6 +12,7 @@ from typing import Any
 
 from xai_align._tools.optional_package import optional_package
 from xai_align.cli.explain_files import PAGE, Task, explain_files
+from xai_align.comparison.method_reference import parse_methods
 from xai_align.data.output_description import OutputDescription, describe_output
 from xai_align.data.photographs import FOLDER
 from xai_align.data.prepared_image import prepared_image
@@ -61,6 +62,7 @@ def space(
     task = Task.prepare(
         images=[str(photographs[0])], model=model, methods=methods, device=device, trust=trust, options=options
     )
+    methods = list(map(str, task.methods))
     sides = _described(task, photographs[0]).sides
     names = task.loaded.class_names
     classes = [(names[index] if names else f"class {index}", index) for index in range(sides)]
@@ -87,7 +89,7 @@ def space(
                 question = gradio.Radio([WHY, WHY_NOT, WHY_GROUP, ALONE], value=WHY, label="Question")
                 targets = gradio.Dropdown(classes, multiselect=True, label="This (empty: what is predicted)")
                 foils = gradio.Dropdown(classes, multiselect=True, label="Not that (empty: the runner-up)")
-                chosen = gradio.CheckboxGroup(list(task.methods), value=list(task.methods[:1]), label="Methods")
+                chosen = gradio.CheckboxGroup(methods, value=methods[:1], label="Methods")
                 button = gradio.Button("Explain", variant="primary")
         words, page = gradio.Markdown(), gradio.HTML()
         gradio.Examples([[str(one)] for one in photographs], [picture])
@@ -106,7 +108,7 @@ def explained(
         question: one of the texts above.
         targets: classes that are asked about; none: the predicted one.
         foils: classes that the question contrasts with; none: the most probable other one.
-        methods: names.
+        methods: references, written as in the task.
 
     Raises:
         ValueError: the picture cannot be read, or the question does not fit; the message says why.
@@ -130,7 +132,7 @@ def explained(
         against = list(foils) or others[:1]
     elif question == ALONE:
         against = None
-    one = replace(task, paths=[picture], methods=list(methods), targets=asked, foils=against)
+    one = replace(task, paths=[picture], methods=parse_methods(methods), targets=asked, foils=against)
     with TemporaryDirectory() as folder:
         results = list(explain_files(one, Path(folder)))
         problems = [result.problem for result in results if result.problem]

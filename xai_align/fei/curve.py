@@ -236,7 +236,12 @@ def _cells(mask_size: int | None, image: tuple[int, int], patches: TokenGrid | N
 def _shift(shift: int | None, image: tuple[int, int], *, of_patches: bool) -> int:
     """Return the maximum shift of masks; masks of patches stay on them unless a shift is given."""
     if shift is not None:
-        return check_integer("shift", shift, least=0)
+        if check_integer("shift", shift, least=0) >= min(image):
+            raise ValueError(
+                f"shift is {shift} pixels, and the images have {image[0]} x {image[1]}; give {min(image) - 1} or less, "
+                "as masks that are shifted out of the image rank nothing"
+            )
+        return shift
     return 0 if of_patches else min(image) // (2 * CELLS)
 
 

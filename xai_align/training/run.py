@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -24,8 +25,11 @@ def run_folder(out: str | Path | None, resume: Resume) -> Path | None:
     """Return the folder of a run; None: nothing is written.
 
     Raises:
+        TypeError: it is not a path.
         ValueError: there is none to resume from.
     """
+    if not isinstance(out, str | os.PathLike | None):
+        raise TypeError(f"out is the path of a folder or None, got {type(out).__name__} {out!r}")
     if out is None and resume == "must":
         raise ValueError("there is no folder to resume from; give out=...")
     return None if out is None else Path(out)
