@@ -145,6 +145,29 @@ def test_no_explainer_is_fitted_to_a_network_that_draws_random_numbers(where):
         fit_fei(DropsOut(where).eval(), images(4), epochs=1, batch_size=2)
 
 
+class CentresItsBatch(nn.Module):
+    """The network of images less the mean image of the batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = conv_net()
+
+    def forward(self, x):
+        return self.inner(x - x.mean(0, keepdim=True))
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("solver", ["nested", "curve", "both"])
+def test_a_network_that_mixes_the_images_of_a_batch_is_refused(solver, count):
+    with pytest.raises(ValueError, match="mixes the images of a batch"):
+        optimize_masks(CentresItsBatch().eval(), images(count), Question.why(1), n_iter=1, solver=solver)
+
+
+def test_no_explainer_is_fitted_to_a_network_that_mixes_the_images_of_a_batch():
+    with pytest.raises(ValueError, match="mixes the images of a batch"):
+        fit_fei(CentresItsBatch().eval(), images(4), epochs=1, batch_size=2)
+
+
 class Shifted(nn.Module):
     """The network of images less one half, which are written into the input or not."""
 

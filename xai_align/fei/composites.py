@@ -24,6 +24,7 @@ from xai_align._tools.memory_format import fastest_format
 from xai_align._tools.replica import Replica
 from xai_align.features.run_with_features import cloned
 from xai_align.pinet.input_checks import (
+    check_independent,
     check_inputs,
     check_logits,
     check_model,
@@ -146,7 +147,7 @@ def composite_answers(
 
     Raises:
         TypeError, ValueError: the model or the inputs are invalid, or the logits of the images are not finite, or
-            others at a second pass.
+            others at a second pass or in a larger batch.
     """
     check_image_model(model, inputs)
     asked = as_questions(list(questions), len(inputs))
@@ -163,6 +164,9 @@ def composite_answers(
                     f"the model returned {list(logits.shape)} for {counted(len(x), 'image')}; it must return logits "
                     "[N, ...], one row for each image"
                 )
+            rows = torch.tensor([*range(len(x)), 0], device=x.device)
+            more = torch.cat([x, 1 - x[:1]])  # another image at the end
+            check_independent(logits, select_logits(plain(more, *rows_of(cloned(extra), rows, len(x))))[:-1])
             wide = torch.float64 if x.dtype == torch.float64 else torch.float32
             span = AnswerRange()
             span.include(answers(asked, logits.to(wide))[:, None])

@@ -135,6 +135,23 @@ def check_repeats(logits: Tensor, again: Tensor) -> None:
         )
 
 
+def check_independent(logits: Tensor, in_a_larger_batch: Tensor) -> None:
+    """Raise if images have other logits in a larger batch, by more than kernels for another batch size round.
+
+    A method that runs many versions of an image in one batch would explain its neighbours in the batch.
+
+    Raises:
+        ValueError: they have.
+    """
+    own, other = wide(logits.detach()), wide(in_a_larger_batch.detach())
+    if own.shape != other.shape or bool(misses((own - other).abs().max(), own.abs().max(), 1 << 18, logits.dtype)):
+        raise ValueError(
+            "the model gives other logits for the same images in a larger batch, so it mixes the images of a batch, as "
+            "a mean over the first axis does, and an answer about one image depends on the others; explain a model "
+            "that answers about each image alone"
+        )
+
+
 @contextmanager
 def explained_failures(inputs: Sequence[Tensor]) -> Iterator[None]:
     """Add a note on the inputs to errors that the model raises, keeping their type."""
