@@ -183,7 +183,7 @@ def curve_masks(
             found.append(search.run(asked, first, fill, stages, generator, progress or (lambda done: None)))
     scores = standardised(torch.stack([scores for scores, _ in found]).mean(0))
     losses = torch.cat([losses for _, losses in found], 1)
-    on_image = interpolate(scores[:, None], x.shape[2:], mode="bilinear")[:, 0]
+    on_image, start = (interpolate(one[:, None], x.shape[2:], mode="bilinear")[:, 0] for one in (scores, first))
     return optimised_masks(
         on_image,
         level_sets(on_image, shares),
@@ -199,6 +199,7 @@ def curve_masks(
         ],
         warn=warn,
         cells=scores,
+        start=start,
     )
 
 

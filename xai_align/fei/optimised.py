@@ -71,6 +71,7 @@ class OptimisedMasks:
             does not depend on what is hidden, and the map says nothing about it.
         notes: further remarks, e.g. the source of random colours.
         cells: ``[N, h, w]``: the scores that the map was upsampled from; None: each pixel has its own.
+        start: ``[N, H, W]``: the map that the search started from; None: it started from no map.
 
     Example::
 
@@ -90,6 +91,7 @@ class OptimisedMasks:
     answer_ranges: Tensor
     notes: tuple[str, ...] = ()
     cells: Tensor | None = field(default=None, repr=False)
+    start: Tensor | None = field(default=None, repr=False)
 
 
 def optimised_masks(
@@ -104,6 +106,7 @@ def optimised_masks(
     notes: Iterable[str] = (),
     warn: bool = True,
     cells: Tensor | None = None,
+    start: Tensor | None = None,
 ) -> OptimisedMasks:
     """Make the record of maps ``[N, H, W]`` and masks ``[N, K, H, W]``; warn of what is wrong with them.
 
@@ -133,6 +136,7 @@ def optimised_masks(
         answer_ranges=answer_ranges,
         notes=tuple(notes),
         cells=cells,
+        start=start,
     )
 
 

@@ -161,6 +161,7 @@ def _joined(records: Sequence[OptimisedMasks]) -> OptimisedMasks:
     """Join the records of all images; warnings use the caller's numbering of examples."""
     first, steps = records[0], [record.losses.shape[1] for record in records]
     cells = [record.cells for record in records if record.cells is not None]
+    starts = [record.start for record in records if record.start is not None]
     whole = optimised_masks(
         torch.cat([record.attribution for record in records]),
         torch.cat([record.masks for record in records]),
@@ -171,6 +172,7 @@ def _joined(records: Sequence[OptimisedMasks]) -> OptimisedMasks:
         answer_ranges=torch.cat([record.answer_ranges for record in records]),
         notes=first.notes,
         cells=torch.cat(cells) if cells else None,
+        start=torch.cat(starts) if starts else None,
     )
     losses = [pad(record.losses, (0, max(steps) - record.losses.shape[1]), value=torch.nan) for record in records]
     return replace(whole, losses=torch.cat(losses))

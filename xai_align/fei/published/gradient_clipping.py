@@ -26,7 +26,7 @@ from xai_align._tools.replica import Replica
 from xai_align.features.resolve_layer import Layers, layer_names
 from xai_align.fei.published.activation_calls import batch_size, check_visible
 from xai_align.fei.published.clipped_passes import ClippedCall, ClippedPasses, Clipping, NothingToClip, ReferencePass
-from xai_align.fei.published.clipping_rules import ClippingMode, find_clipping_rule
+from xai_align.fei.published.clipping_rules import RULES, ClippingMode, ClippingRule, find_clipping_rule
 from xai_align.pinet.input_checks import forward_arguments
 from xai_align.question import QuestionModel
 
@@ -117,9 +117,7 @@ def clip_gradients(
     inputs = forward_arguments(reference_inputs)
     if not batch_size(inputs):
         raise ValueError("the reference holds no inputs; give a tensor [B, ...] with B of at least 1")
-    copy = Replica(model)
-    reference = ReferencePass(copy.of(inner), rule, inside)
-    reference.run(copy.module, (*inputs, *forward_arguments(additional_forward_args)))
+    reference = _reference(model, inner, rule, inside, (*inputs, *forward_arguments(additional_forward_args)))
     copy = Replica(model)
     clipping = Clipping(mode, copy.module, reference.records())
     ClippedPasses(reference, clipping).watch(copy.of(inner))
@@ -150,6 +148,31 @@ def clipped_copy(
         model, images, mode=mode, layers=layers, additional_forward_args=additional_forward_args
     ) as clipping:
         yield clipping.model, tuple(f"{call.layer or 'the model itself'} ({call.kind})" for call in clipping.calls)
+
+
+def clippable_calls(
+    model: nn.Module, images: Tensor, additional_forward_args: Any = None, *, layers: Layers | None = None
+) -> tuple[ClippedCall, ...]:
+    """Return the activations that :func:`clip_gradients` would clip, found by a pass on images ``[N, C, H, W]``.
+
+    Raises:
+        NothingToClip, TypeError, ValueError: as there.
+    """
+    inner = model.model if isinstance(model, QuestionModel) else model
+    check_visible(inner)
+    inside = None if layers is None else found_layers(model, inner, layers)
+    return _reference(
+        model, inner, RULES["ibm"], inside, (images, *forward_arguments(additional_forward_args))
+    ).records()
+
+
+def _reference(
+    model: nn.Module, inner: nn.Module, rule: ClippingRule, inside: frozenset[str] | None, arguments: tuple[Any, ...]
+) -> ReferencePass:
+    copy = Replica(model)
+    reference = ReferencePass(copy.of(inner), rule, inside)
+    reference.run(copy.module, arguments)
+    return reference
 
 
 def found_layers(model: nn.Module, inner: nn.Module, layers: Layers | str) -> frozenset[str]:
