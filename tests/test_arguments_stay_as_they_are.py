@@ -11,7 +11,8 @@ from torch import nn
 
 from tests.networks import conv_net, images
 from xai_align import read_out
-from xai_align.align import AlignTrainer
+from xai_align.align import AlignTrainer, Masker
+from xai_align.align.masker_loss import masker_loss
 from xai_align.fei import ClippedGradientMethod, fit_fei, optimize_masks
 from xai_align.perturbation import perturbation_curve
 from xai_align.pinet import CompletenessError
@@ -59,6 +60,54 @@ def test_images_of_prototypes_stay_as_they_are(layer):
     EPICMethod(net, prototypes).attribute(x, 1)
     EPICMethod(net, prototypes).mixed_network(x)(x)
     assert torch.equal(x, images(4))
+
+
+def emptied(x):
+    return x.zero_()
+
+
+HALF = torch.full((2, 1, 8, 8), 0.5)
+FILLING = {
+    "curve": lambda x: perturbation_curve(conv_net(), x, x.abs(), baselines=emptied),
+    "masker loss": lambda x: masker_loss(conv_net(), x, HALF, torch.tensor([0, 1]), baseline=emptied),
+    "nested": lambda x: optimize_masks(conv_net(), x, 1, solver="nested", n_iter=1, baselines=lambda x, *_: emptied(x)),
+}
+
+
+@pytest.mark.parametrize("name", FILLING)
+def test_images_that_a_fill_writes_to_stay_as_they_are(name):
+    x = images(2)
+    FILLING[name](x)
+    assert torch.equal(x, images(2))
+
+
+def test_a_fill_that_writes_to_its_images_is_the_fill_that_it_returns():
+    x, net = images(2), conv_net()
+    found, expected = (perturbation_curve(net, x, x.abs(), baselines=fill) for fill in (emptied, 0.0))
+    torch.testing.assert_close(found.masked, expected.masked)
+
+
+class CentresInPlace(nn.Module):
+    """The network of images less one half, which are written into the input."""
+
+    def __init__(self, classes=3):
+        super().__init__()
+        self.inner = conv_net(classes=classes)
+
+    def forward(self, x):
+        x -= 0.5
+        return self.inner(x)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # signs of shortcuts, and of masks that collapse
+@pytest.mark.parametrize("recipe", ["erm", "align"])
+def test_a_list_of_batches_stays_as_it_is_in_a_fit(recipe):
+    batches = [(images(8, seed=seed), torch.arange(8) % 3) for seed in range(8)]
+    with torch.random.fork_rng():
+        trainer = AlignTrainer(CentresInPlace().eval(), Masker(width=4, depth=1), recipe=recipe, seed=0)
+        trainer.fit(batches, batches, epochs=2)
+    for seed, (x, _) in enumerate(batches):
+        assert torch.equal(x, images(8, seed=seed))
 
 
 class ByIdentity(nn.Module):
@@ -147,7 +196,7 @@ def test_a_search_that_has_no_readout_to_start_from_says_what_needs_none():
     torch.manual_seed(0)
     with pytest.raises(CompletenessError) as caught:
         optimize_masks(OfOnesOwn().eval(), images(2), 1, n_iter=1)
-    assert "start='flat' needs none" in caught.value.__notes__[-1]
+    assert "or none with start='flat'" in caught.value.__notes__[-1]
 
 
 class _Argmax(nn.Module):

@@ -127,7 +127,7 @@ def test_a_box_that_is_cropped_away_is_none_and_one_at_the_edge_is_cut():
 def test_labels_are_read_and_wrong_ones_are_told(tmp_path):
     entries = [
         {"file": "a.png", "label": 1},
-        {"file": "b.png", "imagenet_class": 2, "boxes_xywh_centre_norm": [[0.5, 0.5, 1, 1]]},
+        {"file": "b.png", "label": None, "imagenet_class": 2, "boxes_xywh_centre_norm": [[0.5, 0.5, 1, 1]]},
     ]
     (tmp_path / "labels.json").write_text(json.dumps(entries))
     paths = [tmp_path / name for name in ("a.png", "b.png", "c.png")]

@@ -9,6 +9,7 @@ from itertools import pairwise
 import pytest
 import torch
 
+from tests.networks import conv_net, images
 from xai_align.evaluation.curve_metric import CurveMetric
 from xai_align.evaluation.faithfulness import (
     ERASER_BINS,
@@ -145,6 +146,8 @@ def test_ties_are_warned_of_from_just_above_three_in_ten_and_five_examples_are_n
         warn_of_ties(rank(score_of(3)))
     with pytest.warns(TieWarning, match=r"in example\(s\) 0 up to 40% of"):
         warn_of_ties(rank(score_of(4)))
+    with pytest.warns(TieWarning, match=r"in example\(s\) 17 up to 40% of"):
+        warn_of_ties(rank(torch.cat([score_of(0), score_of(4)])), torch.tensor([16, 17]))
     for count, named in ((5, "0, 1, 2, 3, 4 up"), (6, "0, 1, 2, 3, 4 … up")):
         with pytest.warns(TieWarning, match=rf"in example\(s\) {named} to 100% of"):
             warn_of_ties(rank(torch.zeros(count, 3)))
@@ -159,12 +162,12 @@ def test_a_map_of_another_shape_is_told_what_fits():
 
 
 def test_maps_that_say_nothing():
-    assert rank(torch.tensor([[1.0, 1.0], [1.0, 2.0]])).says_nothing.tolist() == [True, False]
-    assert rank(torch.tensor([[1.0]])).says_nothing.tolist() == [False]  # one feature has its order
+    assert rank(torch.tensor([[1.0, 1.0], [1.0, 2.0]])).is_constant.tolist() == [True, False]
+    assert rank(torch.tensor([[1.0]])).is_constant.tolist() == [False]  # one feature has its order
     one_region = rank(torch.tensor([[1.0, 5.0]]), torch.tensor([[2, 2]]))
-    assert one_region.says_nothing.tolist() == [False]
+    assert one_region.is_constant.tolist() == [False]
     padded = Ranking(torch.zeros(1, 3), torch.tensor([2]), torch.tensor([[1.0, 1.0, math.nan]]))
-    assert padded.says_nothing.tolist() == [True]
+    assert padded.is_constant.tolist() == [True]
 
 
 def test_positions_and_channels():
@@ -356,3 +359,11 @@ def test_labels_of_series_and_grids():
     with pytest.raises(ValueError, match=r"a grid of cells needs images, the inputs have positions \[4\]"):
         grid_mask((4,), (1, 1))
     assert PerturbationSpec(fractions=(0.0, 1.0)).fractions == (0.0, 1.0)
+
+
+def test_examples_with_ties_are_numbered_as_the_caller_numbers_them():
+    """Curves are computed for a few examples at a time."""
+    maps = torch.rand(19, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    maps[17] = 0.5
+    with pytest.warns(TieWarning, match=r"in example\(s\) 17 up to 100% of"):
+        perturbation_curve(conv_net(), images(19), maps)

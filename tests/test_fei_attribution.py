@@ -15,7 +15,7 @@ from captum_align import ClippedGradientAttribution, FEIAttribution
 from gradcam_align import FEICAM
 from tests.networks import conv_net, images, two_layers, untouched
 from xai_align import Question, explain, plugins
-from xai_align.fei import NothingToClip, OptimisedMasks, clipped_gradient
+from xai_align.fei import CurveOptions, NothingToClip, OptimisedMasks, clipped_gradient
 from xai_align.fei.published.nested import nested_masks
 from xai_align.question import TargetError, ask
 from xai_align.testing import check_attribution, conformance_checks
@@ -153,6 +153,20 @@ class Shifted(nn.Module):
 
     def forward(self, x, pattern, scale):
         return scale * self.net(x + pattern)
+
+
+def test_a_call_overrides_each_option_of_the_constructor():
+    x, quick = pictures(1), {"start": "flat", "n_iter": 2, "return_info": True}
+    three = FEIAttribution(net(), options=CurveOptions(restarts=3), seed=1, removal="fill")
+    for given, passes in (({}, 12), ({"restarts": 1}, 4), ({"options": CurveOptions(restarts=2)}, 8)):
+        assert three.attribute(x, target=1, **quick | given)[1].passes == passes
+    drawn = three.attribute(x, target=1, **quick, generator=torch.Generator().manual_seed(4))[0]
+    again = three.attribute(x, target=1, **quick, generator=torch.Generator().manual_seed(4))[0]
+    seeded = three.attribute(x, target=1, **quick)[0]
+    assert torch.equal(drawn, again)
+    assert not torch.equal(drawn, seeded)
+    nested = three.attribute(x, target=1, solver="nested", n_iter=2)
+    same(nested, FEIAttribution(net(), solver="nested", seed=1).attribute(x, target=1, n_iter=2))
 
 
 @pytest.mark.parametrize(

@@ -135,7 +135,7 @@ def test_a_network_without_convolutions_is_told_which_option_names_a_layer():
     network = nn.Sequential(nn.Flatten(), nn.Linear(192, 5)).eval()
     with pytest.raises(ValueError, match="no Conv2d") as raised:
         FEIMethod(network, n_iter=1).attribute(images(2), target=Question.why(1))
-    assert "start_layer=... is its layer, start='flat' needs none" in " ".join(raised.value.__notes__)
+    assert "choose its layer with start_layer=..., or none with start='flat'" in " ".join(raised.value.__notes__)
     with pytest.raises(ValueError, match="no Conv2d") as raised:
         fit_fei(network, images(2), epochs=1)
     assert "use the method 'fei'" in " ".join(raised.value.__notes__)

@@ -33,6 +33,21 @@ def test_noise_is_the_same_for_every_example_and_call():
     assert 0 <= Noise("uniform")(x).min() < Noise("uniform")(x).max() <= 1
 
 
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: Noise("gaussian"), "distribution must be 'normal' or 'uniform', got 'gaussian'"),
+        (lambda: Noise(seed=0.5), "seed"),
+        (lambda: GaussianBlur(size=4), "the size of a blur is 4; give an odd number"),
+        (lambda: GaussianBlur(size=0), "size"),
+        (lambda: GaussianBlur(sigma=0), "sigma"),
+    ],
+)
+def test_a_fill_that_cannot_be_is_refused_when_it_is_made(make, said):
+    with pytest.raises((TypeError, ValueError), match=said):
+        make()
+
+
 def test_a_generator_decides_the_noise():
     x = images(1)
     first, again = (noise_from(torch.Generator().manual_seed(7))(x) for _ in range(2))

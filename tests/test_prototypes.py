@@ -12,6 +12,7 @@ from torch import nn
 from tests import hf_networks
 from tests.networks import conv_net, images, untouched
 from xai_align import Question, read_out
+from xai_align.pinet import ExactPiNet
 from xai_align.prototypes import (
     EPICMethod,
     MixedNetwork,
@@ -363,7 +364,7 @@ def test_prototypes_of_another_network_layer_or_size_are_refused(tmp_path):
     model.conv1.weight.data.neg_()  # not counted by PyTorch
     with pytest.raises(ValueError, match="fitted to a ConvNet with other weights"):
         EPICMethod(model, found).attribute(x, 1)
-    with pytest.raises(ValueError, match="these prototypes are of layer 'conv2' of a ConvNet"):
+    with pytest.raises(ValueError, match="these prototypes were fitted to layer 'conv2' of a ConvNet"):
         EPICMethod(resnet(), found).attribute(images(2, 64), 1)
     with pytest.raises(ValueError, match="fitted to a ConvNet, and the model is a Wide"):
         EPICMethod(Wide(), found).attribute(x, 1)
@@ -474,3 +475,12 @@ def test_a_loader_s_data_set_and_a_seed_of_any_size_are_taken():
     wanted = fit_prototypes(net, list(x), prototypes=2, rounds=1)
     assert torch.equal(fit_prototypes(net, loader, prototypes=2, rounds=1).matrix, wanted.matrix)
     fit_prototypes(net, list(x), prototypes=2, rounds=2, steps=1, solver="gradient", seed=2**64)
+
+
+def test_a_retrofitted_network_is_mixed_at_its_own_layer():
+    net, x = conv_net(), images(4)
+    retrofitted = ExactPiNet(net, feature_space="conv1")
+    found = fit_prototypes(retrofitted, list(x), prototypes=2, rounds=1)
+    assert found.fingerprint["layer"] == "conv1"
+    torch.testing.assert_close(EPICMethod(retrofitted, found).mixed_network(x)(x), net(x))
+    torch.testing.assert_close(MixedNetwork(retrofitted, found, x)(x), net(x))

@@ -90,6 +90,8 @@ METHODS = {
     "fei-unpenalised": partial(fei, deviation_weight=0.0),
     "fei-drop-unpenalised": partial(fei, removal="drop", deviation_weight=0.0),
     "fei-shifted": partial(fei, shift=14),
+    "fei-both": partial(fei, solver="both"),
+    "fei-both-clipped": partial(fei, solver="both", clip="ibm"),
     "fei-ibm": partial(fei, clip="ibm"),
     "fei-silent": partial(fei, clip="silent"),
     "fei-nested-20": partial(fei, solver="nested", n_iter=20),

@@ -82,10 +82,10 @@ def capture(model: nn.Module, images: Tensor, space: FeatureSpace) -> CapturedPa
         raise TypeError(f"the classifier is a torch.nn.Module, got {type(inner).__name__}; wrap functions in a module")
     check_images("images", images, finite=False)
     if torch.is_grad_enabled():
-        return _capture(inner, images, space)
+        return _capture(inner, images.clone(), space)  # the network may write into its input
     copy = Replica(inner)
     with torch.inference_mode(False), torch.enable_grad():
-        return _capture(copy.module, images.clone() if images.is_inference() else images.detach(), copy.rebind(space))
+        return _capture(copy.module, images.detach().clone(), copy.rebind(space))
 
 
 def _capture(model: nn.Module, images: Tensor, space: FeatureSpace) -> CapturedPass:
@@ -140,8 +140,7 @@ def check_logits(logits: Any, count: int) -> None:
         keys = f" with {', '.join(map(str, list(logits)[:4]))}" if isinstance(logits, dict) else ""
         raise ValueError(
             f"the classifier gave a {type(logits).__name__}{keys} for {counted(count, 'image')}; logits [N, K] are "
-            "needed. "
-            "Wrap it in a module that returns them alone"
+            "needed. Wrap it in a module that returns them alone"
         )
     if logits.dim() != 2 or len(logits) != count:
         also = "; these look like features, so it may lack its head" if logits.dim() in (3, 4) else ""

@@ -13,8 +13,9 @@ class AlignModule(LightningModule):
     """Lightning module that trains masker and classifier in turn on every batch, with the trainer's optimisers.
 
     Optimisation is manual. Lightning provides loaders, device, callbacks, logging and checkpoints. Left to
-    :meth:`AlignTrainer.fit` are warm-up, the masker-only phase, the response to collapse, the choice of the best
-    weights, and several processes. For a warm-up, run a module of ``AlignTrainer(classifier, recipe="dre")`` first.
+    :meth:`AlignTrainer.fit` are warm-up, the masker-only phase, schedules of the learning rate, the response to
+    collapse, the choice of the best weights, and several processes.
+    For a warm-up, run a module of ``AlignTrainer(classifier, recipe="dre")`` first.
 
     Args:
         aligned: the trainer, with a masker if its recipe trains one.

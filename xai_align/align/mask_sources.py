@@ -126,10 +126,10 @@ class MaskOfAnotherImage(DerivedMask):
         if total == 1:
             return torch.full_like(masks, float("nan"))
         # one cycle through all images: none gets its own mask
-        round_trip = permutation(total, generator)
-        giver = torch.empty_like(round_trip)
-        giver[round_trip] = round_trip.roll(-1)
-        return masks[giver[global_batch.slice_of(batch)].to(masks.device)]
+        cycle = permutation(total, generator)
+        source = torch.empty_like(cycle)
+        source[cycle] = cycle.roll(-1)
+        return masks[source[global_batch.slice_of(batch)].to(masks.device)]
 
 
 @dataclass(frozen=True)

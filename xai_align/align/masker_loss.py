@@ -210,7 +210,7 @@ def _values(baseline: Any, images: Tensor) -> Tensor | float | None:
         values: Any = baseline
     else:
         with torch.no_grad():
-            values = baseline(images)
+            values = baseline(images.clone())  # it may write into them
     if not isinstance(values, Tensor):
         raise ValueError(f"the baseline gave a {type(values).__name__}; a function of the images gives a tensor")
     try:

@@ -61,7 +61,9 @@ class ALIGNMethod:
     def __init__(self, masker: HoldsMasker | None, *, internal_batch_size: int | None = None) -> None:
         self.forward_func = None if masker is None else find_masker(masker)
         self.internal_batch_size = internal_batch_size
-        self._has_said = False
+        #: True for a masker of our own, read from a file: it is moved to the images' device.
+        self._from_file = isinstance(masker, str | os.PathLike)
+        self._warned = False
 
     @property
     def masker(self) -> nn.Module | None:
@@ -79,7 +81,7 @@ class ALIGNMethod:
         internal_batch_size: int | None = None,
         return_masks: bool = False,
     ) -> Any:
-        """Return the mask in the shape and dtype of ``inputs``, spread evenly over the channels: ``.sum(1)`` is it.
+        """Return the mask in the shape and dtype of ``inputs``, spread evenly over the channels.
 
         Args:
             inputs: images ``[N, C, H, W]``, normalised as the masker's training images were, or a tuple of one such
@@ -103,7 +105,7 @@ class ALIGNMethod:
         images = check_images("the images", only_one("inputs", inputs))
         if target is not None:
             as_questions(target, len(images))
-            self._say_once()
+            self._warn_once()
         module = self._module(masker, images)
         size = self.internal_batch_size if internal_batch_size is None else internal_batch_size
         masks = torch.cat([masks_of(module, batch.inputs[0]) for batch in batches_of((images,), None, None, size)])
@@ -118,13 +120,13 @@ class ALIGNMethod:
                     f"no masker was given: {type(self).__name__}(masker), attribute(..., masker=FILE), "
                     "explain(..., method='align', masker=FILE), or a model that brings its own, 'align:FOLDER'"
                 )
-            return self.masker
+            return self.masker.to(images.device) if self._from_file else self.masker
         module = find_masker(given)
         return module.to(images.device) if isinstance(given, str | os.PathLike) else module
 
-    def _say_once(self) -> None:
-        if not self._has_said:
-            self._has_said = True
+    def _warn_once(self) -> None:
+        if not self._warned:
+            self._warned = True
             warnings.warn(
                 "the mask is the same for every class: the masker's only input is the image, and the target is "
                 "ignored. For a map of one class use Grad-CAM of the trained classifier",

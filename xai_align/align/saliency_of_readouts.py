@@ -84,7 +84,7 @@ def readout_evidence(model: nn.Module, images: Tensor, target: Tensor, *, layer:
     Raises:
         TypeError, ValueError, NotImplementedError: as
             :func:`~xai_align.pinet.differentiable_readout.differentiable_readout`; the target is not a class of the
-            model, or the layer has a single place.
+            model, or the layer is a grid of 1 x 1.
 
     Example::
 

@@ -94,7 +94,7 @@ class SavedBackbone:
 def saved_backbone(
     backbone: str, loaded: LoadedModel, classifier: nn.Module, classes: int, picture: Any
 ) -> tuple[SavedBackbone, list[str]]:
-    """Return what is to be saved of a backbone, tried before anything is trained, and what has to be said of it.
+    """Return the record of a backbone to save, tried before anything is trained, and notes for the user.
 
     Args:
         backbone: the reference that the model was loaded by.

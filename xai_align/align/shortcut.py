@@ -199,7 +199,8 @@ def find_shortcuts(
                 measures["removed"] = _share(float(left.double().mean()), clean, guess)
                 measures["rest_removed"] = _share(float(without_rest.double().mean()), clean, guess)
                 only_without_mask = int((left & ~without_rest).sum())
-                p_values["removed"] = binomial_tail(only_without_mask, int((left != without_rest).sum()), 0.5)
+                if not math.isnan(measures["removed"]):
+                    p_values["removed"] = binomial_tail(only_without_mask, int((left != without_rest).sum()), 0.5)
                 higher = _are_higher_on_frame(masks, limits.on_frame)
                 p_values["on_frame"] = binomial_tail(int(higher.sum()), len(higher), 0.5)
     return Shortcuts(_signs(measures, p_values, limits), measures, p_values)
@@ -257,7 +258,7 @@ def _collect(
 
 def _is_right(classifier: nn.Module, images: Iterable[Tensor], labels: Tensor) -> Tensor:
     """Return which answers are right, ``[M]``, on the CPU."""
-    logits = torch.cat([classifier(x).cpu() for x in images])
+    logits = torch.cat([classifier(x.clone()).cpu() for x in images])
     check_classes(labels, logits)
     return logits.argmax(1) == labels
 
@@ -268,7 +269,7 @@ def _share(accuracy: float, clean: float, guess: float) -> float:
 
 
 def _masks(masker: nn.Module, images: Tensor) -> Tensor:
-    masks: Tensor = masker(images)
+    masks: Tensor = masker(images.clone())
     wanted = (len(images), 1, *images.shape[2:])
     if tuple(masks.shape) != wanted:
         raise ValueError(f"the masker gave masks of shape {list(masks.shape)}; it must give {list(wanted)}")

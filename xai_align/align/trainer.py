@@ -24,7 +24,7 @@ from xai_align.training.run import run_folder
 
 
 class AlignTrainer:
-    """Trainer of a classifier and a masker together, in position: ALIGN, from its published description.
+    """Trainer that fits a classifier and a masker together, in place: ALIGN, from its published description.
 
     The masker learns to keep the pixels that the classifier needs and to drop the rest; the classifier learns the
     labels, and to align its Grad-CAM with the mask. The classifier can first train alone (warm-up), then the masker

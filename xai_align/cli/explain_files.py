@@ -101,7 +101,7 @@ class Task:
         check_layers(references, loaded.model)
         asked, against = parse_sides(targets, foils, names_to_choose_from(loaded))
         if asked:
-            question_about(asked, against, predicted=asked[0])  # are the sides distinct?
+            question_about(asked, against, predicted=asked[0])  # raises if the sides overlap
         loaded.model.to(where)
         return cls(
             paths=paths,

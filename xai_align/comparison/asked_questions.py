@@ -165,7 +165,7 @@ def parse_asking(
             f"foils were given, but the question '{', '.join(known)}' has none; ask 'why-not' or 'group-not'"
         )
     if asked and against:
-        question_about(asked, against, asked[0])  # are the sides distinct?
+        question_about(asked, against, asked[0])  # raises if the sides overlap
     return Asking(
         kinds=known,
         targets=tuple(dict.fromkeys(asked)),

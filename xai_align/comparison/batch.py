@@ -13,7 +13,7 @@ from xai_align.comparison.asked_questions import NoQuestion
 from xai_align.comparison.example import Example, inputs_of
 from xai_align.comparison.image_labels import boxes_on_input
 from xai_align.comparison.judging import Judging
-from xai_align.comparison.one_by_one import one_by_one, said
+from xai_align.comparison.one_by_one import message_of, one_by_one
 from xai_align.comparison.pictures import Describe, Pictures
 from xai_align.comparison.plan import Plan
 from xai_align.comparison.store import Part
@@ -50,7 +50,7 @@ def run_part(
         for method in plan.methods:
             judged = Judging(plan, part, kind, method, drawn)
             judged.run(asked)
-            judged.tell(examples)
+            judged.add_to_part(examples)
             advance(len(plan.part_paths(number)))
     return part
 
@@ -81,7 +81,7 @@ def _seen_by_model(plan: Plan, examples: Iterator[Example], part: Part) -> list[
     """Return the examples on which the model does not fail, with its logits."""
 
     def failed(example: Example, error: Exception) -> None:
-        part.problems.append(f"{example.name}: the model failed: {said(error)}")
+        part.problems.append(f"{example.name}: the model failed: {message_of(error)}")
 
     seen: list[Example] = []
     for batch, logits in one_by_one(

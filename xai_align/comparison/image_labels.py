@@ -124,7 +124,8 @@ def _read(file: Path) -> dict[str, ImageLabel]:
             boxes = tuple(_box(box) for box in entry.get("boxes_xywh_centre_norm") or ())
         except ValueError as error:
             raise ValueError(f"{file}: entry {number} is not understood ({error})") from error
-        found[entry["file"]] = ImageLabel(entry.get("label", entry.get("imagenet_class")), boxes)
+        label = entry.get("label")
+        found[entry["file"]] = ImageLabel(entry.get("imagenet_class") if label is None else label, boxes)
     return found
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from xai_align._tools.counted import counted
 from xai_align._tools.random_state import fixed_random_state, mixed_seed
 from xai_align.comparison.example import Example, inputs_of
-from xai_align.comparison.one_by_one import one_by_one, said
+from xai_align.comparison.one_by_one import message_of, one_by_one
 from xai_align.comparison.scored import has_scores, scored, scored_cells
 from xai_align.comparison.store import ImageCurve, Part, Value
 from xai_align.evaluation.curve_metric import CurveMetric
@@ -56,12 +56,12 @@ class Judging:
             warnings.simplefilter("always", UserWarning)
             warnings.simplefilter("ignore", NoChangeWarning)  # noted for each image
             self._run(examples)
-        for text in {self._warning_text(warning) for warning in caught}:
+        for text in dict.fromkeys(self._warning_text(warning) for warning in caught):
             self._reason(text, len(examples))
 
     def _run(self, examples: Sequence[Example]) -> None:
         def failed(example: Example, error: Exception) -> None:
-            self.part.problems.append(f"{example.name}: {self.method} ('{self.kind}') failed: {said(error)}")
+            self.part.problems.append(f"{example.name}: {self.method} ('{self.kind}') failed: {message_of(error)}")
 
         by_curves = [one for one in self.plan.metrics if isinstance(one.evaluate, CurveMetric)]
         for batch, explanation in one_by_one(self._explained, examples, failed):
@@ -74,7 +74,7 @@ class Judging:
                 if measure not in by_curves:
                     self._judge(batch, explanation, measure)
 
-    def tell(self, examples: Sequence[Example]) -> None:
+    def add_to_part(self, examples: Sequence[Example]) -> None:
         """Add the values of all images to the part, NaN where there is none."""
         for example in examples:
             question = example.question
@@ -267,7 +267,7 @@ class Judging:
         return any((example.path, one.label) in self._unchanged for one in specs)
 
     def _failed(self, example: Example, measure: MetricSpec, error: Exception) -> None:
-        text = f"{example.name}: {measure.name} of {self.method} ('{self.kind}') failed: {said(error)}"
+        text = f"{example.name}: {measure.name} of {self.method} ('{self.kind}') failed: {message_of(error)}"
         self.part.problems.append(text)
 
     def _applies_to_none(self, batch: Sequence[Example], metrics: Sequence[MetricSpec], error: Exception) -> bool:

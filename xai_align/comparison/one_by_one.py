@@ -30,6 +30,6 @@ def one_by_one(
         yield from one_by_one(run, [item], failed)
 
 
-def said(error: Exception) -> str:
+def message_of(error: Exception) -> str:
     """Return the message of an error, or its type if there is none."""
     return str(error) or type(error).__name__

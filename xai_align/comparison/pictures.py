@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from xai_align._tools.files.name_part import distinct, name_part
 from xai_align._tools.files.whole_file import write_whole
-from xai_align.comparison.one_by_one import said
+from xai_align.comparison.one_by_one import message_of
 from xai_align.comparison.result import Picture
 from xai_align.data.model_picture import picture_of
 
@@ -62,7 +62,7 @@ class Pictures:
             try:
                 picture = picture_of(example.input, self.plan.loaded)
             except ValueError as error:
-                self._not_drawn(example, said(error))
+                self._not_drawn(example, message_of(error))
                 continue
             if example.path not in self._shown:
                 self._shown.add(example.path)
@@ -71,7 +71,7 @@ class Pictures:
                 shown = density(explanation.map[position], picture.shape[:2])
                 overlay = photograph_png(coloured(picture, shown, signed=explanation.signed))
             except Exception as error:  # a third party's map may have any shape
-                self.part.problems.append(f"{example.name}: no picture of {method} ('{kind}'): {said(error)}")
+                self.part.problems.append(f"{example.name}: no picture of {method} ('{kind}'): {message_of(error)}")
                 continue
             text = self.plan.output.text(example.question)
             file = self._save(example, overlay, kind, text, str(method))
@@ -83,7 +83,7 @@ class Pictures:
         try:
             answer = self.describe(explanation, position, example.path.name)
         except Exception as error:  # as above
-            self.part.problems.append(f"{example.name}: the page has no values of {what}: {said(error)}")
+            self.part.problems.append(f"{example.name}: the page has no values of {what}: {message_of(error)}")
             return
         write_whole(answer_file(file), answer)
 

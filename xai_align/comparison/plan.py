@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from xai_align._tools.checks import check_integer
 from xai_align._tools.counted import counted
+from xai_align._tools.devices import usable_device
 from xai_align._tools.files.legible import legible
 from xai_align._tools.logits import LogitsOf
 from xai_align._tools.model_state import check_evaluation_mode
@@ -22,7 +23,8 @@ from xai_align._tools.random_weights import RANDOM
 from xai_align.comparison.asked_questions import CONFUSION, GROUPED, WORDNET, Asking, parse_asking, read_groups
 from xai_align.comparison.image_labels import ImageLabel, read_labels
 from xai_align.comparison.method_reference import MethodReference, check_layers, of_scores, parse_methods
-from xai_align.comparison.one_by_one import said
+from xai_align.comparison.one_by_one import message_of
+from xai_align.comparison.options import CompareOptions
 from xai_align.comparison.provenance import file_sha256, versions, weights_sha256
 from xai_align.comparison.transferred_model import TransferredModel, check_same_classes
 from xai_align.data.final_activation import check_outputs_are_logits
@@ -44,7 +46,7 @@ from xai_align.plugins.metric_signature import needs_of
 from xai_align.question import TargetError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
 #: Number of images that metrics get as other images.
 OTHER_IMAGES = 64
@@ -138,40 +140,30 @@ def prepare(
     methods: Sequence[str],
     metrics: Sequence[str],
     question: str | Sequence[str],
-    targets: Sequence[str],
-    foils: Sequence[str],
-    groups: str | Path | ClassGroups | None,
-    reference: str | None,
-    scores: Sequence[str | Path],
-    transfer_to: str | LoadedModel | None,
-    batch_size: int,
     limit: int | None,
     seed: int,
-    pictures: int,
-    internal_batch_size: int | None,
-    recursive: bool,
-    value_range: ValueRange | None,
-    trust: bool,
-    options: ModelOptions | None,
-    device: Callable[[], torch.device],
-    device_given: bool,
+    options: CompareOptions,
+    device: torch.device | None,
 ) -> Plan:
     """Build the plan from the arguments of :func:`~xai_align.report.compare.compare`.
+
+    ``device``: that of this process of several; None: the one in the options.
 
     Raises:
         ValueError: something named does not exist or does not fit; the message names it and the alternatives.
     """
+    batch_size, pictures, transfer_to = options.batch_size, options.pictures, options.transfer_to
     for name, number, least in (("batch_size", batch_size, 1), ("limit", limit, 1), ("pictures", pictures, 0)):
         if number is not None:
             check_integer(name, number, least=least)
-    value_range = check_range(value_range)
+    value_range = check_range(options.value_range)
     compared = parse_methods(methods)
-    named = [_named_file(one) for one in scores]
+    named = [_named_file(one) for one in options.scores]
     measured = [metric(name) for name in dict.fromkeys(one.strip() for one in metrics)]
     if not measured:
         raise ValueError("no metric was given; `xai-align methods` shows them")
     kinds = question.split(",") if isinstance(question, str) else question
-    paths, hashes, notes = _distinct_pictures(expand_paths(images, recursive=recursive), limit)
+    paths, hashes, notes = _distinct_pictures(expand_paths(images, recursive=options.recursive), limit)
     outside = [read_scores(file, images=paths, name=name) for name, file in named]
     compared += of_scores(outside, compared)
     for one in outside:
@@ -179,31 +171,31 @@ def prepare(
     needing = [one.name for one in measured if "scores" in needs_of(one.evaluate)]
     if needing and not outside:
         raise ValueError(f"{' and '.join(needing)} compare with scores from outside; give a file of them (--scores)")
-    main = str(compared[0]) if reference is None else reference.strip()
-    if main not in map(str, compared):
-        names = ", ".join(map(str, compared))
-        raise ValueError(f"the reference '{main}' is not among the methods; give one of {names}")
+    main = _reference(options.reference, compared)
     labels = read_labels(paths)
-    where = device()
-    loaded = _on_device(model, where, given=device_given, trust=trust, options=options)
+    where = device or usable_device(options.device)
+    given = options.device is not None or device is not None
+    loaded = _on_device(model, where, given=given, trust=options.trust, options=options.model_options)
     where = _device_of(loaded.model, where)
     check_layers(compared, loaded.model)
-    asking = parse_asking(kinds, targets, foils, names_to_choose_from(loaded))
+    asking = parse_asking(
+        kinds, list(map(str, options.classes)), list(map(str, options.foils)), names_to_choose_from(loaded)
+    )
     probe, logits = _first_usable(paths, loaded, where, value_range)
     output = describe_output(loaded, logits)
     check_outputs_are_logits(loaded, probe)
     if not asking.targets:
-        output.predicted(logits[0])  # is there a predicted one?
+        output.predicted(logits[0])  # raises if none is predicted
     measured, left_out = _defined(measured, output)
-    if groups is not None and not any(kind in GROUPED for kind in asking.kinds):
+    if options.groups is not None and not any(kind in GROUPED for kind in asking.kinds):
         raise ValueError(
             f"groups were given, but the question '{', '.join(asking.kinds)}' has none; ask {' or '.join(GROUPED)}"
         )
-    asking = replace(asking, groups=_groups(groups, loaded, paths, where, value_range))
+    asking = replace(asking, groups=_groups(options.groups, loaded, paths, where, value_range))
     asking.check(output.sides)
     judge = _of_logits(loaded, probe)
     if transfer_to is not None:
-        other = _on_device(transfer_to, where, given=True, trust=trust)
+        other = _on_device(transfer_to, where, given=True, trust=options.trust)
         theirs, answers = _first_usable(paths, other, where, value_range)
         describe_output(other, answers)
         check_outputs_are_logits(other, theirs)
@@ -226,7 +218,7 @@ def prepare(
         value_range=value_range,
         device=where,
         batch_size=batch_size,
-        internal_batch_size=internal_batch_size,
+        internal_batch_size=options.internal_batch_size,
         seed=seed,
         pictures=pictures,
         settings={
@@ -259,6 +251,15 @@ def prepare(
             "versions": versions([one.name for one in compared if one.scores is None], [one.name for one in measured]),
         },
     )
+
+
+def _reference(named: str | None, compared: Sequence[MethodReference]) -> str:
+    """Return the name of the method that the others are compared with; None names the first."""
+    main = str(compared[0]) if named is None else named.strip()
+    if main not in map(str, compared):
+        names = ", ".join(map(str, compared))
+        raise ValueError(f"the reference '{main}' is not among the methods; give one of {names}")
+    return main
 
 
 def _named_file(given: str | Path) -> tuple[str | None, Path]:
@@ -373,7 +374,7 @@ def _first_usable(
         except TargetError:  # the outputs are not logits, whatever the image
             raise
         except Exception as error:  # models may raise anything, for an image of another size or number of channels
-            problem = problem or f"{legible(path)}: the model failed: {said(error)}"
+            problem = problem or f"{legible(path)}: the model failed: {message_of(error)}"
             failed += 1
             if failed == PROBED_IMAGES:
                 break
@@ -400,8 +401,12 @@ def _groups(
         try:
             x = prepared_image(path, loaded, value_range)[0][None].to(where)
             rows.append(logits_of(loaded.model, x, loaded.output_field).softmax(1).cpu())
-        except (ImageError, RuntimeError):  # reported when it is processed
+        except TargetError:  # the outputs are not logits, whatever the image
+            raise
+        except Exception:  # models may raise anything; it is reported when the image is processed
             continue
+    if not rows:
+        raise ValueError("the classes that the model confuses are found on the images, and none can be used")
     found = ClassGroups.from_confusion(torch.cat(rows))
     if not found:
         raise ValueError(f"the model confuses no classes on {counted(len(rows), 'image')}; name a file of groups")

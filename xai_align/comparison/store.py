@@ -147,8 +147,8 @@ class FolderStore:
             return None
         return part if part.number == number else None
 
-    def is_damaged(self, number: int) -> bool:
-        """Return True if there are files of a part that :meth:`read` does not return."""
+    def has_file(self, number: int) -> bool:
+        """Return True if there is a file of this part; it is damaged if :meth:`read` returns None."""
         return self._path(number).exists()
 
     def write(self, part: Part) -> None:
@@ -183,8 +183,8 @@ class MemoryStore:
         """Return the part if it was written, else None."""
         return self._parts.get(number)
 
-    def is_damaged(self, number: int) -> bool:
-        """Return False: parts in memory are never damaged."""
+    def has_file(self, number: int) -> bool:
+        """Return False: parts in memory have no files."""
         return False
 
     def write(self, part: Part) -> None:

@@ -1,8 +1,8 @@
 """Verdicts of a table: which methods are better or worse than the reference, with one error rate for the whole table.
 
-In a table of many comparisons, something is marked by chance. S. Holm, *A simple sequentially rejective multiple test
-procedure*, 1979: the k-th smallest of m p-values is multiplied by m - k + 1, and what is then below 5 % is
-marked. If no method differs from the reference, a table has any mark with a probability of about 5 %.
+In a table of many comparisons some differences are significant by chance. S. Holm, *A simple sequentially rejective
+multiple test procedure*, 1979: the k-th smallest of m p-values is multiplied by m - k + 1, and what is then below 5 %
+is marked. If no method differs from the reference, a table has any mark with a probability of about 5 %.
 """
 
 from __future__ import annotations

@@ -125,14 +125,15 @@ def curve_masks(
     size = (inputs.shape[2], inputs.shape[3])
     cells = _cells(chosen.mask_size, size, patches)
     of_patches = patches is not None and cells == (patches.rows, patches.columns)
+    unit = _patch(size, patches) if of_patches and patches is not None else None
     loss = CurveLoss(
-        shift=_shift(chosen.shift, size, of_patches=of_patches),
+        shift=_shift(chosen.shift, size, unit),
         # activations of a mirrored composite have no counterpart in the reference of a clipping
         mirrors=check_choice("mirror", chosen.mirror, ("never", "random")) == "random" and intercept is None,
         deviation_weight=check_number("deviation_weight", chosen.deviation_weight),
         removal=chosen.removal,
         upsampling="nearest" if of_patches else "bilinear",
-        unit=_patch(size, patches) if of_patches and patches is not None else 1,
+        unit=unit or 1,
     )
     search = Search(
         n_iter=check_integer("n_iter", n_iter),
@@ -234,16 +235,21 @@ def _cells(mask_size: int | None, image: tuple[int, int], patches: TokenGrid | N
     return round(image[0] * count / shorter), round(image[1] * count / shorter)
 
 
-def _shift(shift: int | None, image: tuple[int, int], *, of_patches: bool) -> int:
-    """Return the maximum shift of masks; masks of patches stay on them unless a shift is given."""
+def _shift(shift: int | None, image: tuple[int, int], patch: int | None) -> int:
+    """Return the maximum shift of masks; masks of patches stay on them unless a shift of whole ones is given."""
     if shift is not None:
+        if patch is not None and check_integer("shift", shift, least=0) % patch:
+            raise ValueError(
+                f"shift is {shift} pixels, and the masks are of patches of {patch}; give a multiple of {patch}, or "
+                "other cells with mask_size"
+            )
         if check_integer("shift", shift, least=0) >= min(image):
             raise ValueError(
                 f"shift is {shift} pixels, and the images have {image[0]} x {image[1]}; give {min(image) - 1} or less, "
                 "as masks that are shifted out of the image rank nothing"
             )
         return shift
-    return 0 if of_patches else min(image) // (2 * CELLS)
+    return min(image) // (2 * CELLS) if patch is None else 0
 
 
 def _patch(image: tuple[int, int], patches: TokenGrid) -> int:

@@ -15,6 +15,9 @@ from xai_align.fei.solid_colours import Normalization
 from xai_align.pinet.input_checks import forward_arguments
 from xai_align.question import target_or_only_output
 
+#: Options that mean the same for every solver.
+OF_EVERY_SOLVER = ("quantiles", "normalization", "baselines", "seed")
+
 
 class FEIMethod:
     """Attribution method that ranks pixels by masks optimised for insertion and deletion.
@@ -27,7 +30,8 @@ class FEIMethod:
         forward_func: the model, an ``nn.Module`` in eval mode that returns logits.
         solver: "curve", "nested" or "both", see :func:`~xai_align.fei.optimize_masks`.
         internal_batch_size: number of images processed at a time; None: 8.
-        **options: options of the solver. All of these are defaults that a call can override.
+        **options: options of the solver. All of these are defaults that a call can override; a call with another
+            solver takes quantiles, normalization, baselines and seed over, and not the options of the search.
 
     Raises:
         TypeError: the solver has no such option.
@@ -64,9 +68,9 @@ class FEIMethod:
         show_progress: bool = False,
         return_masks: bool = False,
         return_info: bool = False,
-        **solver_options: Any,
+        **options: Any,
     ) -> Any:
-        """Return the map in the shape and dtype of ``inputs``, spread evenly over the channels: ``.sum(1)`` is it.
+        """Return the map in the shape and dtype of ``inputs``, spread evenly over the channels.
 
         Options that are None take the constructor's value, or the solver's default.
 
@@ -87,7 +91,7 @@ class FEIMethod:
             show_progress: show a progress bar over all steps.
             return_masks: also return the masks, ``[N, K, 1, H, W]``.
             return_info: also return the :class:`~xai_align.fei.OptimisedMasks`.
-            **solver_options: further options of the solver, e.g. ``clip="none"``, ``mask_size=28``, ``seed=1``.
+            **options: further options of the solver, e.g. ``clip="none"``, ``mask_size=28``, ``seed=1``.
 
         Returns:
             The attributions, a tuple if a tuple was given; or with masks and info ``(attributions, masks, info)``,
@@ -101,6 +105,7 @@ class FEIMethod:
             ValueError: inputs, model or an option are invalid; the message says what to do.
         """
         images = only_one("inputs", inputs)
+        name = self.solver if solver is None else solver
         chosen = {
             "baselines": only_one("baselines", baselines),
             "quantiles": quantiles,
@@ -111,13 +116,21 @@ class FEIMethod:
             self.forward_func,
             images,
             target_or_only_output(self.forward_func, target),
-            solver=self.solver if solver is None else solver,
+            solver=name,
             internal_batch_size=self.internal_batch_size if internal_batch_size is None else internal_batch_size,
             generator=generator,
             show_progress=show_progress,
             additional_forward_args=forward_arguments(additional_forward_args) or None,
-            **self.options | {name: value for name, value in chosen.items() if value is not None} | solver_options,
+            **self._defaults(name, generator)
+            | solver_options(name, {key: value for key, value in chosen.items() if value is not None} | options),
         )
         attributions = like_given(inputs, share_over_channels(found.attribution, images))
         further = [found.masks.unsqueeze(2)] * return_masks + [found] * return_info
         return (attributions, *further) if further else attributions
+
+    def _defaults(self, solver: str, generator: torch.Generator | None) -> dict[str, Any]:
+        """Return the constructor's options for this solver, without the seed if a generator replaces it."""
+        kept = set(self.options if solver == self.solver else OF_EVERY_SOLVER)
+        if generator is not None:
+            kept.discard("seed")
+        return {name: value for name, value in self.options.items() if name in kept}

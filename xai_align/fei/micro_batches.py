@@ -48,8 +48,7 @@ class MicroBatch:
             yield
         except Exception as error:
             if self.first:
-                last = self.first + len(self.inputs) - 1
-                error.add_note(f"(these were images {self.first} … {last} of the batch; examples count from there)")
+                error.add_note(f"(example 0 of this message is image {self.first} of the batch)")
             raise
 
 

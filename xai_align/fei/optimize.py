@@ -36,7 +36,7 @@ def _curve_masks(
         return curve_masks(model, *arguments, intercept=partial(clipped_copy, mode=clip, layers=clip_layers), **options)
     if clip_layers is None:
         return curve_masks(model, *arguments, **options)
-    found_layers(model, model, clip_layers)  # is there such a layer?
+    found_layers(model, model, clip_layers)  # raises if a layer is missing
     found = curve_masks(model, *arguments, **options)
     return replace(found, notes=(*found.notes, "clip is 'none', so nothing was clipped in clip_layers"))
 

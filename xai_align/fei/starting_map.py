@@ -56,7 +56,9 @@ def starting_map(
                     where = resolve_layer(model, purpose="gradient", image=inputs[:1])
             readout = read_out(model, inputs, list(questions), where, additional_forward_args=additional_forward_args)
         except (ValueError, CompletenessError) as error:  # it names the readout's own options
-            error.add_note("(the search starts at a readout: start_layer=... is its layer, start='flat' needs none)")
+            error.add_note(
+                "(the search starts from a readout: choose its layer with start_layer=..., or none with start='flat')"
+            )
             raise
         given = readout.map("smooth").detach()
     else:

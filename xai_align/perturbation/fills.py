@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from xai_align._tools.checks import check_choice, check_finite
+from xai_align._tools.checks import check_choice, check_finite, check_integer, check_number, check_seed
 from xai_align._tools.drawn import integer_below, normal, uniform
 
 
@@ -54,6 +54,11 @@ class GaussianBlur:
 
     size: int = 11
     sigma: float = 5.0
+
+    def __post_init__(self) -> None:
+        if check_integer("size", self.size) % 2 == 0:
+            raise ValueError(f"the size of a blur is {self.size}; give an odd number, so that the kernel has a middle")
+        check_number("sigma", self.sigma, above=0)
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Return blurred images ``[N, C, H, W]``.
@@ -97,6 +102,10 @@ class Noise:
 
     distribution: str = "normal"
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_choice("distribution", self.distribution, ("normal", "uniform"))
+        check_seed(self.seed)
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Return noise in the shape of the inputs."""
@@ -179,7 +188,7 @@ def _values(fill: Any, inputs: Tensor, rows: Tensor | None) -> Tensor:
         if rows is not None and len(fill) > 1:
             values = values[rows]
     elif callable(fill):
-        values = fill(inputs)
+        values = fill(inputs.clone())  # it may write into them
         if not isinstance(values, Tensor):
             raise ValueError(f"the fill returned {type(values).__name__}; a function of the inputs gives a tensor")
     else:

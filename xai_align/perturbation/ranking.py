@@ -51,7 +51,7 @@ class Ranking:
     scores: Tensor
 
     @property
-    def says_nothing(self) -> Tensor:
+    def is_constant(self) -> Tensor:
         """Examples without a ranking, because all their scores are equal: ``[N]``, bool."""
         last = self.scores.gather(1, (self.counts - 1)[:, None]).squeeze(1)
         return (self.counts > 1) & (self.scores[:, 0] == last)
@@ -162,14 +162,19 @@ def tie_rate(attributions: Tensor, feature_mask: Tensor | None = None) -> Tensor
     return _tied(rank(scores, feature_mask))
 
 
-def warn_of_ties(ranking: Ranking) -> None:
-    """Warn if more than :data:`MANY_TIES` of an example's features are tied."""
+def warn_of_ties(ranking: Ranking, rows: Tensor | None = None) -> None:
+    """Warn if more than :data:`MANY_TIES` of an example's features are tied.
+
+    ``rows``: ``[N]``: indices of the examples in the caller's batch; None: they are all of it.
+    """
     tied = _tied(ranking)
-    many = (tied > MANY_TIES).nonzero().flatten().tolist()
-    if many:
+    many = (tied > MANY_TIES).nonzero().flatten()
+    if len(many):
+        named = many if rows is None else rows[many.to(rows.device)]
         warnings.warn(
-            f"in example(s) {listed(many)} up to {float(tied.max()):.0%} of the features share their score with "
-            "another; their order is that of the input. Rank regions (feature_mask=..., grid=...) or use a finer map",
+            f"in example(s) {listed(named.tolist())} up to {float(tied.max()):.0%} of the features share their score "
+            "with another; their order is that of the input. Rank regions (feature_mask=..., grid=...), or use a finer "
+            "map",
             TieWarning,
             stacklevel=callers_level(),
         )

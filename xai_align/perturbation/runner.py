@@ -51,7 +51,7 @@ class PerturbationRunner:
             for grid in dict.fromkeys(one.grid for one in specs)
         }
         for ranking in self.rankings.values():
-            warn_of_ties(ranking)
+            warn_of_ties(ranking, rows)
         self._fills = _distinct(by_name(one.fill) for one in specs)
         self._values: dict[tuple[int, Key], Tensor] = {}
         self._hidden: dict[tuple[int, Key], Tensor] = {}
@@ -95,7 +95,7 @@ class PerturbationRunner:
     def _gathered(self, spec: PerturbationSpec, found: dict[tuple[int, Key], Tensor]) -> Tensor:
         rows = [torch.stack([found[n, key] for key in keys]) for n, keys in enumerate(self.keys(spec))]
         gathered = torch.stack(rows)
-        gathered[self.rankings[spec.grid].says_nothing] = torch.nan
+        gathered[self.rankings[spec.grid].is_constant] = torch.nan
         return gathered
 
     def _run_clean(self, *, recording: bool) -> Tensor:

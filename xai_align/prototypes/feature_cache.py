@@ -163,7 +163,6 @@ def _sample(count: int, channels: int, positions: int, memory: float, least: int
         needed = (sums + least * one) / _GIB
         raise ValueError(
             f"memory={memory:g} GiB holds the maps of {max(0, fitting)} of {counted(count, 'image')}, and at least "
-            f"{least} are "
-            f"needed; give memory={1.05 * needed:.3g} or more"
+            f"{least} are needed; give memory={1.05 * needed:.3g} or more"
         )
     return torch.tensor(sorted(random.Random(seed).sample(range(count), fitting)), device="cpu")

@@ -120,7 +120,7 @@ def fit_prototypes(
     first = stacked(images, [0]).to(device)
     check_inputs(model, (first,))
     with refused_images(model, first), torch.no_grad():
-        select_logits(Replica(model).module(first.clone()), output)  # are there such?
+        select_logits(Replica(model).module(first.clone()), output)  # raises if the output is missing
     asked: Layer = own_layer if layer is None else layer
     space = mixing_space(model, asked, first, output)
     maps_of = LayerMaps(model, space)
@@ -142,6 +142,7 @@ def fit_prototypes(
         if folder is not None and checkpoints is not None:
             done = _finished(folder / FILE, checkpoints, chosen.rounds)
             if done is not None:
+                shutil.rmtree(folder / "features", ignore_errors=True)  # of a run that stopped after its file
                 return done
         features = gather_features(
             maps_of,

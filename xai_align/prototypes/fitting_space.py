@@ -32,8 +32,8 @@ def space_of(model: nn.Module, prototypes: Prototypes, images: Tensor, own: Any 
     except ValueError as error:
         layer, network = prototypes.fingerprint["layer"], prototypes.fingerprint["network"]
         raise ValueError(
-            f"these prototypes are of layer '{layer}' of a {network}, which this {type(model).__name__} can't be read "
-            f"at: {error}"
+            f"these prototypes were fitted to layer '{layer}' of a {network}, and this {type(model).__name__} can't be "
+            f"read at that layer: {error}"
         ) from error
     check_fingerprint(prototypes.fingerprint, fingerprint_of(model, space, maps, (images.shape[-2], images.shape[-1])))
     return space, maps

@@ -53,8 +53,8 @@ class MixedNetwork(nn.Module):
 
     def __init__(self, model: nn.Module, prototypes: Prototypes, images: Tensor) -> None:
         super().__init__()
-        model, _ = unwrapped(model)
-        space, maps = space_of(model, prototypes, images)
+        model, own = unwrapped(model)
+        space, maps = space_of(model, prototypes, images, own)
         copy = Replica(model)
         self.channels = nn.Identity()
         self.training = False

@@ -31,7 +31,8 @@ class PrototypeOptions:
             more than a quarter of the images, or ``prototypes`` if that is more.
         prototypes: prototypes of a channel that are kept, of each sign.
         memory: GiB for cached feature maps. If those of all images take more, the matrix is fitted to a random sample
-            of the images that fits; prototypes are chosen among all.
+            of the images that fits; prototypes are chosen among all. With ``out``, files hold the maps of all images
+            until the fit has ended.
         internal_batch_size: images per forward pass.
         seed: seed of the sample and of the batches.
 

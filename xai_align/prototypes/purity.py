@@ -78,8 +78,7 @@ def channel_purity(
     if len(maps) < count:
         raise ValueError(
             f"{counted(len(maps), 'image')}, and {counted(count, 'prototype')} need{'s' * (count == 1)} {count}; "
-            "give more images or a "
-            "smaller count"
+            "give more images or a smaller count"
         )
     sums = maps.sum(1) if sums is None else sums
     images, _ = prototype_images(sums.to(matrix), matrix, count)

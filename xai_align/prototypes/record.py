@@ -55,7 +55,7 @@ class Prototypes:
         names: names of all images.
         fingerprint: network, layer, channels, grid and size of the images that these prototypes belong to.
         output: which of the model's outputs are the logits.
-        notes: what a reader has to know of the fit, one sentence without a full stop each.
+        notes: remarks on the fit, one sentence without a full stop each.
         history: mean purity after each round.
 
     Example::

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xai_align._tools.checks import check_integer
-from xai_align._tools.devices import usable_device
 from xai_align._tools.files.folder_lock import locked_folder
 from xai_align._tools.files.legible import legible
 from xai_align._tools.files.writable_folder import check_folder_is_writable
@@ -105,23 +104,10 @@ def compare(
             methods=default_methods() if methods is None else _listed(methods),
             metrics=_listed(metrics),
             question=question,
-            targets=[str(one) for one in chosen.classes],
-            foils=[str(one) for one in chosen.foils],
-            groups=chosen.groups,
-            reference=chosen.reference,
-            scores=chosen.scores,
-            transfer_to=chosen.transfer_to,
-            batch_size=chosen.batch_size,
             limit=limit,
             seed=seed,
-            pictures=chosen.pictures,
-            internal_batch_size=chosen.internal_batch_size,
-            recursive=chosen.recursive,
-            value_range=chosen.value_range,
-            trust=chosen.trust,
-            options=chosen.model_options,
-            device=lambda: process.device or usable_device(chosen.device),
-            device_given=chosen.device is not None or process.device is not None,
+            options=chosen,
+            device=process.device,
         )
     store = MemoryStore() if folder is None else FolderStore(folder, plan.settings)
     with locked_folder(folder if process.is_main else None):
@@ -153,7 +139,7 @@ def _run_parts(
 ) -> None:
     """Run this process's share of the batches that are not done yet."""
     waiting = [number for number in range(plan.num_parts) if store.read(number) is None]
-    damaged = {number for number in waiting if store.is_damaged(number)}
+    damaged = {number for number in waiting if store.has_file(number)}
     process.wait()  # every process has checked before the first one writes
     if process.is_main:
         store.begin()

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
-from xai_align.align.captured_pass import CapturedPass, capture
+from xai_align.align.captured_pass import CapturedPass
+from xai_align.align.forward_passes.label_saliency import LabelSaliency
 from xai_align.align.forward_passes.mixup_pass import MixupPass
 from xai_align.align.forward_passes.side_pass import SidePass
 from xai_align.align.forward_passes.step_random import StepRandom
 from xai_align.align.forward_passes.training_batch import GlobalBatch, TrainingBatch, class_balance
-from xai_align.align.saliency import Normalise, Order, at_least_float32, dead, saliency_at
-from xai_align.align.saliency_of_readouts import Saliency, readout_saliency
+from xai_align.align.saliency import Normalise, Order, at_least_float32, dead
+from xai_align.align.saliency_of_readouts import Saliency
 from xai_align.hookspecs import FeatureSpace
 
 
@@ -76,8 +78,10 @@ class ClassifierPass:
         progress: float = 0.0,
         global_batch: GlobalBatch | None = None,
     ) -> None:
-        self.batch, self.classifier, self.space = batch, classifier, space
-        self.order, self.normalise, self.kind = order, normalise, saliency
+        self.batch, self.classifier = batch, classifier
+        self.of_labels = LabelSaliency(
+            classifier=classifier, space=space, kind=saliency, order=order, normalise=normalise
+        )
         self.masker, self.mask_source = masker, mask_source
         self.generator, self.progress = generator, progress
         self.global_batch = global_batch or GlobalBatch.just(batch)
@@ -95,14 +99,14 @@ class ClassifierPass:
         :attr:`seen` is the same pass if this one is used first, so put terms that need input gradients first.
         """
         pixels = self.batch.images.detach().requires_grad_()
-        return pixels, capture(self.classifier, pixels, self.space)
+        return pixels, self.of_labels.capture(pixels)
 
     @cached_property
     def seen(self) -> CapturedPass:
         """Forward pass of the unchanged images."""
         if "from_pixels" in self.__dict__:
             return self.from_pixels[1]
-        return capture(self.classifier, self.batch.images, self.space)
+        return self.of_labels.capture(self.batch.images)
 
     @cached_property
     def logits(self) -> Tensor:
@@ -112,11 +116,7 @@ class ClassifierPass:
     @cached_property
     def saliency(self) -> Tensor:
         """Normalised CAMs of the labels, ``[N, 1, h, w]`` in [0, 1]."""
-        if self.kind == "readout":
-            return readout_saliency(
-                self.classifier, self.batch.images, self.batch.labels, layer=self.space, how=self.normalise
-            )
-        return saliency_at(self.seen, self.batch.labels, order=self.order, how=self.normalise)
+        return self.of_labels.normalised(self.batch.images, self.batch.labels, lambda: self.seen)
 
     @cached_property
     def dead(self) -> Tensor:
@@ -149,15 +149,7 @@ class ClassifierPass:
         Returns:
             Its logits ``[N, K]``, CAMs and normalised CAMs ``[N, 1, h, w]``.
         """
-        return SidePass(
-            self.classifier,
-            self.space,
-            images,
-            self.batch.labels,
-            order=order or self.order,
-            normalise=self.normalise,
-            saliency=self.kind,
-        )
+        return SidePass(replace(self.of_labels, order=order or self.of_labels.order), images, self.batch.labels)
 
     def mixed(self, *, alpha: float = 0.2, share: float = 1.0) -> MixupPass:
         """Return images mixed with others of their class; one more forward pass, shared by all callers.
@@ -168,15 +160,6 @@ class ClassifierPass:
         """
         if (alpha, share) not in self._mixed:
             self._mixed[alpha, share] = MixupPass(
-                self.global_batch,
-                self.local,
-                self.draws,
-                classifier=self.classifier,
-                space=self.space,
-                order=self.order,
-                normalise=self.normalise,
-                saliency=self.kind,
-                alpha=alpha,
-                share=share,
+                self.global_batch, self.local, self.draws, self.of_labels, alpha=alpha, share=share
             )
         return self._mixed[alpha, share]

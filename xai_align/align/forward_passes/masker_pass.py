@@ -72,7 +72,7 @@ class MaskerPass:
         """Output of the masker, ``[N, 1, H, W]`` in [0, 1]."""
         if "soft_logits" in self.__dict__:
             return self.soft_logits.sigmoid()
-        return at_least_float32(self.masker(self.batch.images))
+        return at_least_float32(self.masker(self.batch.images.clone()))
 
     @cached_property
     def soft_logits(self) -> Tensor:
@@ -107,7 +107,7 @@ class MaskerPass:
     def p_whole(self) -> Tensor:
         """Probabilities for the whole images, ``[N, K]``, detached; one more forward pass, if used."""
         with torch.no_grad():
-            return self._probabilities(self.batch.images)
+            return self._probabilities(self.batch.images.clone())
 
     @cached_property
     def correct(self) -> Tensor:
@@ -130,7 +130,7 @@ class MaskerPass:
         if len(self.batch) == len(self.global_batch.labels) or isinstance(function, Tensor) or not callable(function):
             return self.baseline
         with torch.no_grad():
-            values: Tensor = function(self.global_batch.images)
+            values: Tensor = function(self.global_batch.images.clone())  # it may write into them
         return values.expand_as(self.global_batch.images)[self.local]
 
     def _probabilities(self, images: Tensor) -> Tensor:

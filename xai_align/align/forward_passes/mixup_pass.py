@@ -6,17 +6,15 @@ from functools import cached_property
 from math import floor
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from xai_align._tools.drawn import uniform
-from xai_align.align.captured_pass import CapturedPass, capture
+from xai_align.align.captured_pass import CapturedPass
+from xai_align.align.forward_passes.label_saliency import LabelSaliency
 from xai_align.align.forward_passes.side_pass import batch_statistics_preserved
 from xai_align.align.forward_passes.step_random import StepRandom
 from xai_align.align.forward_passes.training_batch import GlobalBatch
 from xai_align.align.mixup_regulariser import mixed, mixing_shares, same_class_partners
-from xai_align.align.saliency import Normalise, Order, saliency_at
-from xai_align.align.saliency_of_readouts import Saliency, readout_saliency
-from xai_align.hookspecs import FeatureSpace
 
 
 class MixupPass:
@@ -39,18 +37,12 @@ class MixupPass:
         global_batch: GlobalBatch,
         local: slice,
         draws: StepRandom,
+        of_labels: LabelSaliency,
         *,
-        classifier: nn.Module,
-        space: FeatureSpace,
-        order: Order,
-        normalise: Normalise,
-        saliency: Saliency = "gradcam",
         alpha: float,
         share: float,
     ) -> None:
-        self._global_batch, self._local = global_batch, local
-        self._classifier, self._space, self._order, self._normalise = classifier, space, order, normalise
-        self._kind = saliency
+        self._global_batch, self._local, self._of_labels = global_batch, local, of_labels
         total, device = len(global_batch.labels), global_batch.images.device
         draw = draws.generator("mixup")
         partners = same_class_partners(global_batch.labels, draw).to(device)
@@ -74,9 +66,7 @@ class MixupPass:
     @cached_property
     def saliency(self) -> Tensor:
         """Normalised CAMs of the mixed images, ``[n, 1, h, w]`` in [0, 1]."""
-        if self._kind == "readout":
-            return self._readout(self.images, self.labels)
-        return saliency_at(self.seen, self.labels, order=self._order, how=self._normalise)
+        return self._of_labels.normalised(self.images, self.labels, lambda: self.seen)
 
     def partners_saliency(self, saliency: Tensor) -> Tensor:
         """Return the normalised CAMs of the unmixed partners, ``[n, 1, h, w]``.
@@ -92,18 +82,12 @@ class MixupPass:
             return found
         away = self.partners[elsewhere]
         images, labels = self._global_batch.images[away], self._global_batch.labels[away]
-        if self._kind == "readout":
-            theirs = self._readout(images, labels)
-        else:
-            theirs = saliency_at(self._capture(images), labels, order=self._order, how=self._normalise)
+        theirs = self._of_labels.normalised(images, labels, lambda: self._capture(images))
         return found.index_put((elsewhere.nonzero().squeeze(1),), theirs)
 
-    def _readout(self, images: Tensor, labels: Tensor) -> Tensor:
-        return readout_saliency(self._classifier, images, labels, layer=self._space, how=self._normalise)
-
     def _capture(self, images: Tensor) -> CapturedPass:
-        with batch_statistics_preserved(self._classifier):
-            return capture(self._classifier, images, self._space)
+        with batch_statistics_preserved(self._of_labels.classifier):
+            return self._of_labels.capture(images)
 
 
 def _every_so_often(count: int, share: float, start: float) -> list[int]:

@@ -18,10 +18,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from xai_align._tools.model_state import evaluating, modules_of
 from xai_align._tools.random_state import kept_random_state
-from xai_align.align.captured_pass import capture
-from xai_align.align.saliency import Normalise, Order, at_least_float32, cam_at, saliency_at
-from xai_align.align.saliency_of_readouts import Saliency, readout_evidence, readout_saliency
-from xai_align.hookspecs import FeatureSpace
+from xai_align.align.forward_passes.label_saliency import LabelSaliency
+from xai_align.align.saliency import at_least_float32
 
 __all__ = ["SidePass", "batch_statistics_preserved", "evaluation_pass"]
 
@@ -32,31 +30,16 @@ class SidePass:
     :meth:`ClassifierPass.side_pass` makes one for the current step.
 
     Args:
-        classifier: gives logits ``[N, K]``.
-        space: feature space of the CAMs.
+        of_labels: the classifier, and how the evidence for a label is measured.
         images: ``[N, C, H, W]``.
         labels: ``[N]``, int64: the classes of the CAMs.
-        order: "first": a CAM's channel weights are constants. "second": gradients go through them.
-        normalise: scaling of a CAM to [0, 1].
-        saliency: "gradcam", or "readout": the exact readout in place of the CAM.
     """
 
-    def __init__(
-        self,
-        classifier: nn.Module,
-        space: FeatureSpace,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        order: Order,
-        normalise: Normalise,
-        saliency: Saliency = "gradcam",
-    ) -> None:
-        self._of = classifier, space, images
-        self.kind = saliency
-        with batch_statistics_preserved(classifier):
-            self.seen = capture(classifier, images, space)
-        self.labels, self.order, self.normalise = labels, order, normalise
+    def __init__(self, of_labels: LabelSaliency, images: Tensor, labels: Tensor) -> None:
+        self.labels = labels
+        self._of_labels, self._images = of_labels, images
+        with batch_statistics_preserved(of_labels.classifier):
+            self.seen = of_labels.capture(images)
 
     @cached_property
     def logits(self) -> Tensor:
@@ -66,18 +49,12 @@ class SidePass:
     @cached_property
     def cam(self) -> Tensor:
         """CAMs of the labels, ``[N, 1, h, w]``, not below 0, in the units of the logits."""
-        if self.kind == "readout":
-            classifier, space, images = self._of
-            return readout_evidence(classifier, images, self.labels, layer=space).relu()
-        return cam_at(self.seen, self.labels, order=self.order)
+        return self._of_labels.evidence(self._images, self.labels, lambda: self.seen)
 
     @cached_property
     def saliency(self) -> Tensor:
         """Normalised CAMs of the labels, ``[N, 1, h, w]`` in [0, 1]."""
-        if self.kind == "readout":
-            classifier, space, images = self._of
-            return readout_saliency(classifier, images, self.labels, layer=space, how=self.normalise)
-        return saliency_at(self.seen, self.labels, order=self.order, how=self.normalise)
+        return self._of_labels.normalised(self._images, self.labels, lambda: self.seen)
 
 
 @contextmanager

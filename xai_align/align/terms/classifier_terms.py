@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, get_args
 
 import torch
 from torch import Tensor
@@ -94,7 +94,7 @@ class Classification:
         return classification_loss(self, forward.logits, forward.batch.labels, forward.global_batch.labels)
 
 
-def classification_loss(options: Classification, logits: Tensor, labels: Tensor, everyones_labels: Tensor) -> Tensor:
+def classification_loss(options: Classification, logits: Tensor, labels: Tensor, global_labels: Tensor) -> Tensor:
     """Return the loss of :class:`Classification` for any logits of the batch, e.g. of changed images, ``[N]``.
 
     Raises:
@@ -105,8 +105,7 @@ def classification_loss(options: Classification, logits: Tensor, labels: Tensor,
         if tuple(losses.shape) != (len(labels),):
             raise ValueError(
                 f"the criterion gave {list(losses.shape)} for {counted(len(labels), 'image')}; it has to give one "
-                "loss for each: "
-                "with PyTorch's losses say reduction='none'"
+                "loss for each: with PyTorch's losses say reduction='none'"
             )
         return losses
     weights = options.class_weights
@@ -118,7 +117,7 @@ def classification_loss(options: Classification, logits: Tensor, labels: Tensor,
     weights = weights.to(logits)
     losses = F.cross_entropy(logits, labels, weight=weights, label_smoothing=options.label_smoothing, reduction="none")
     # so that the mean over the step is sum(w_i * loss_i) / sum(w_i)
-    return losses / weights[everyones_labels].mean().clamp(min=1e-12)
+    return losses / weights[global_labels].mean().clamp(min=1e-12)
 
 
 @dataclass(kw_only=True)
@@ -152,6 +151,9 @@ class Alignment:
 
     def __post_init__(self) -> None:
         check_number("the alignment's weight", self.weight)
+        check_choice("meet", self.meet, get_args(Meet))
+        check_number("eps", self.eps, above=0, below=0.5)
+        check_choice("balance", self.balance, get_args(Balance))
         check_choice("average", self.average, AVERAGES)
 
     def __call__(self, forward: ClassifierPass) -> Tensor:

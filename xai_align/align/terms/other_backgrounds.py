@@ -2,9 +2,9 @@
 
     L_bg = CE(f(x M + b (1 - M)), y)
 
-``M`` is the mask source's mask, ``b`` a magnified crop of another image. A CAM locates evidence in the last layer,
-whose cells have large receptive fields. This term works on the input: pixels outside the mask can't determine the
-prediction, because they are replaced. With a wrong mask the object itself is removed, and accuracy falls; so
+``M`` is the mask source's mask, ``b`` a magnified crop of an image of the batch. A CAM locates evidence in the last
+layer, whose cells have large receptive fields. This term works on the input: pixels outside the mask can't determine
+the prediction, because they are replaced. With a wrong mask the object itself is removed, and accuracy falls; so
 accuracy and explanation favour the same mask.
 
 Ours, not part of the published description of ALIGN. Earlier work: training on replaced backgrounds in Xiao et al.
@@ -31,10 +31,11 @@ from xai_align.align.terms.needed_mask import needed_mask
 
 @dataclass(kw_only=True)
 class OtherBackgrounds:
-    """Term that is the cross entropy of the labels with the background replaced by a crop of another image.
+    """Term that is the cross entropy of the labels with the background replaced by a crop of an image of the batch.
 
     A crop has the image's aspect ratio and a random position, and is magnified bilinearly to the image's size: so
-    backgrounds come at all scales, and rarely contain a whole object. Pixels with an unknown mask are not changed.
+    backgrounds come at all scales, and rarely contain a whole object. The images are paired by a random permutation of
+    the batch, so one image in a batch, on average, gets a crop of its own. Pixels with an unknown mask are not changed.
 
     Attributes:
         weight: of the term.
@@ -73,7 +74,7 @@ class OtherBackgrounds:
 
     @torch.no_grad()
     def exchanged(self, forward: ClassifierPass, mask: Tensor) -> Tensor:
-        """Return the batch's images, replaced by crops of others where ``mask [N, 1, H, W]`` is 0; ``[N, C, H, W]``."""
+        """Return the images ``[N, C, H, W]``, replaced by crops of the batch where ``mask [N, 1, H, W]`` is 0."""
         order = permutation(len(forward.global_batch.labels), forward.draws.generator("whose background"))
         others = forward.global_batch.images[order[forward.local].to(forward.global_batch.images.device)]
         u = forward.draws.uniform("which piece", 3)

@@ -8,10 +8,8 @@ import torch
 
 from xai_align._tools.files.whole_file import write_whole
 from xai_align._tools.model_state import evaluating
-from xai_align.align.captured_pass import capture
+from xai_align.align.forward_passes.label_saliency import LabelSaliency
 from xai_align.align.forward_passes.training_batch import TrainingBatch
-from xai_align.align.saliency import saliency_at
-from xai_align.align.saliency_of_readouts import readout_saliency
 from xai_align.align.training.micro_batches import on_device
 from xai_align.align.training.trainer_state import TrainerState
 
@@ -29,16 +27,15 @@ def draw_figure(trainer: TrainerState, examples: TrainingBatch, path: Path) -> N
     first = TrainingBatch(images=examples.images[:SHOWN], labels=examples.labels[:SHOWN])
     batch = on_device(first, trainer.device)
     with evaluating(network):
-        how = trainer.settings.normalise
-        if trainer.settings.saliency == "readout":
-            cams = readout_saliency(network, batch.images, batch.labels, layer=trainer.space, how=how).detach()
-        else:
-            seen = capture(network, batch.images, trainer.space)
-            cams = saliency_at(seen, batch.labels, how=how).detach()
+        settings = trainer.settings
+        of_labels = LabelSaliency(
+            classifier=network, space=trainer.space, kind=settings.saliency, normalise=settings.normalise
+        )
+        cams = of_labels.normalised(batch.images, batch.labels, lambda: of_labels.capture(batch.images)).detach()
     masks = None
     if masker is not None:
         with torch.no_grad(), evaluating(masker):
-            masks = masker(batch.images).float().cpu()
+            masks = masker(batch.images.clone()).float().cpu()
     figure = align_figure(
         batch.images.detach().float().cpu(),
         cams.cpu(),

@@ -129,7 +129,8 @@ class Steps:
         """Set up this network for training and freeze the other one inside the block."""
         other = {"classifier": self.masker, "masker": self.classifier}[name]
         updater = self.updaters[name]
-        updater.set_rate(self.settings.learning_rate_factor(self.own_progress.get(name, context.progress)))
+        if self.settings.schedule != "none":
+            updater.set_rate(self.settings.learning_rate_factor(self.own_progress.get(name, context.progress)))
         self._buffers[name].save()
         # seeds dropout etc., so that a repeated step is the same
         seed_all(derived_seed(self.settings.seed, name, context.number, self.group.rank))
@@ -185,7 +186,7 @@ class MaskerWithSavedMasks(nn.Module):
         """Return the masks of these images."""
         if self._micro_batch.masks is not None and images is self._micro_batch.batch.images:
             return self._micro_batch.masks
-        masks: Tensor = self.masker(images)
+        masks: Tensor = self.masker(images.clone())
         return masks
 
 
@@ -210,6 +211,11 @@ def single_step(trainer: TrainerState, raw: Any, *, name: Literal["classifier", 
             raise ValueError(
                 f"the recipe '{trainer.recipe.name}' trains no masker, so there is no step of it to make; "
                 "make classifier_step alone"
+            )
+        if trainer.settings.schedule != "none":
+            raise ValueError(
+                f"schedule='{trainer.settings.schedule}' needs the number of steps, which a loop of single steps does "
+                "not state; give schedule='none' and set the optimisers' learning rates in your loop"
             )
         state, means, group = trainer.assemble(), StepMeans(trainer.device), ProcessGroup()
         steps = Steps(trainer, group)

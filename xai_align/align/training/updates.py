@@ -67,8 +67,8 @@ class Updater:
                 self.scaler.unscale_(self.optimizer)
             norm = torch.nn.utils.clip_grad_norm_(self.parameters, self._most)
             # in float16 an infinite gradient is normal: the scaler skips the step and reduces the scale
-            cam_space_and_classes = loss.detach() if self.scaler is not None else loss.detach() + norm
-            if not math.isfinite(cam_space_and_classes.item()):
+            checked = loss.detach() if self.scaler is not None else loss.detach() + norm
+            if not math.isfinite(checked.item()):
                 found = (
                     f"the loss of the {self.name} was {loss.item()}"
                     if not math.isfinite(loss.item())

@@ -42,7 +42,8 @@ def validate(
             for micro_batch in micro_batches_of(on_device(step, device), processes=group.count, rank=group.rank):
                 batch = micro_batch.batch
                 with autocast(device, precision):
-                    logits = classifier(batch.images)
+                    # cloned: a network may write into its input, and the loader may give the same tensor again
+                    logits = classifier(batch.images.clone())
                 logits = logits.float()
                 loss += F.cross_entropy(logits, batch.labels, reduction="sum")
                 hits = (logits.argmax(1) == batch.labels).to(wide)

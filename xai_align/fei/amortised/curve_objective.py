@@ -34,7 +34,7 @@ from xai_align.fei.solid_colours import Normalization
 from xai_align.question import Question, answers
 from xai_align.training.choices import Precision
 
-#: Largest shift of masks, as a share of the shorter side of the image: half a cell, as in the search.
+#: Largest shift of masks, as a share of the shorter side of the image: about half a cell, as in the search.
 SHIFT = 1 / 56
 
 

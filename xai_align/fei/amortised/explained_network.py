@@ -17,13 +17,11 @@ from xai_align._tools.thread_state import restores_thread_state
 from xai_align.features.cut_network import as_raster
 from xai_align.features.resolve_layer import resolve_layer
 from xai_align.features.stage_layers import layers_to_record
+from xai_align.fei.curve import CELLS
 from xai_align.fei.quantile_masks import standardised
 from xai_align.hookspecs import FeatureSpace
 from xai_align.pinet.readout import read_out
 from xai_align.question import Question
-
-#: Cells of the map along the shorter side of the image, as many as ``fei`` searches on.
-CELLS = 28
 
 
 @dataclass(frozen=True)

@@ -127,8 +127,7 @@ class Fingerprint:
         if images.shape[1] != self.channels:
             raise OtherNetwork(
                 f"this explainer was fitted to images of {counted(self.channels, 'channel')} and got "
-                f"{list(images.shape)}; "
-                "give such images, or fit one to these"
+                f"{list(images.shape)}; give such images, or fit one to these"
             )
         if tuple(images.shape[2:]) != self.size:
             raise OtherNetwork(

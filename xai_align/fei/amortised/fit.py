@@ -170,7 +170,7 @@ def fit_fei(
                 scores = ScoreNetwork(channels, ready.example.shape[1], width=chosen.width, depth=chosen.depth)
         scores.to(ready.example.device, torch.float64 if ready.example.dtype == torch.float64 else torch.float32)
         explainer = AmortisedExplainer(network=scores, fingerprint=ready.fingerprint, model=loaded_by)
-        header_of(explainer)  # can it be saved?
+        header_of(explainer)  # raises if it can't be saved
         with preserved_state(scores):
             trained = trained_parameters(scores)
             optimizer = torch.optim.AdamW(list(trained.values()), learning_rate, weight_decay=chosen.weight_decay)
@@ -276,7 +276,9 @@ class _Prepared:
             copy = Replica(network).module
             check_repeats(logits, check_logits(select_logits(copy(example.clone()))))
             check_independent(logits, select_logits(copy(torch.cat([example, 1 - example])))[:1])
-        random_fills(example, options.fills, torch.Generator(), normalization=normalization)  # are they known?
+        random_fills(
+            example, options.fills, torch.Generator(), normalization=normalization
+        )  # raises if a fill is unknown
         explained = ExplainedNetwork(network, example)
         classes, content = most_probable(explained, every, batch_size, device)
         held: Asked | None
@@ -338,7 +340,9 @@ def _divided(images: UnlabelledImages, classes: Tensor, share: float, seed: int)
     order = permutation(count, torch.Generator().manual_seed(derived_seed(seed, "held out"))).tolist()
     train, others = sorted(order[held:]), sorted(order[:held])
     if not train:
-        raise ValueError(f"of {counted(count, 'image')} all would be held out; give a smaller validation_share")
+        raise ValueError(
+            f"validation_share={share:g} would hold out all {counted(count, 'image')}; give a smaller share"
+        )
     return Asked(images, train, classes), Asked(images, others, classes) if held else None
 
 

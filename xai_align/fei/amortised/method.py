@@ -92,7 +92,7 @@ class AmortisedFEI:
         explainer: HoldsExplainer | None = None,
         internal_batch_size: int | None = None,
     ) -> Any:
-        """Return the map in the shape and dtype of ``inputs``, spread evenly over the channels: ``.sum(1)`` is it.
+        """Return the map in the shape and dtype of ``inputs``, spread evenly over the channels.
 
         Args:
             inputs: images ``[N, C, H, W]`` of the fit's size, or a tuple of one such tensor.

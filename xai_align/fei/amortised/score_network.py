@@ -93,8 +93,7 @@ class ScoreNetwork(nn.Module):
         if found != self.options["channels"] or images.shape[1] != self.options["in_channels"]:
             raise ValueError(
                 f"the score network was made for images of {counted(self.options['in_channels'], 'channel')} and "
-                "layers of "
-                f"{self.options['channels']}, and got {images.shape[1]} and {found}"
+                f"layers of {self.options['channels']}, and got {images.shape[1]} and {found}"
             )
         r = start[:, None]
         top: Tensor | None = None

@@ -58,7 +58,7 @@ class ClippedGradientMethod:
         generator: torch.Generator | None = None,
         **options: Any,
     ) -> Any:
-        """Return the map in the shape and dtype of ``inputs``, spread evenly over the channels: ``.sum(1)`` is it.
+        """Return the map in the shape and dtype of ``inputs``, spread evenly over the channels.
 
         Args:
             inputs: images ``[N, C, H, W]``, or a tuple of one such tensor.

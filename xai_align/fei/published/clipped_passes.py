@@ -263,6 +263,6 @@ def _written_view(func: Callable[..., Any], args: Any, kwargs: Mapping[str, Any]
 
 
 _OUT_OF_STEP = (
-    "the model does not take the steps that it took for the reference (control flow that depends on values "
-    "or sizes?), so its units cannot be compared: "
+    "the model called other activations than in the reference pass (control flow that depends on values or sizes?), "
+    "so its units cannot be compared: "
 )
