@@ -13,6 +13,9 @@ from transformers.models.swin.modeling_swin import SwinDropPath
 
 from tests.networks import conv_net, images, untouched
 from xai_align import Question, read_out
+from xai_align.evaluation import deletion, insertion, parameter_randomisation
+from xai_align.evaluation.completeness import completeness_error, completeness_error_from_zeros, completeness_gap
+from xai_align.evaluation.grid_pointing_game import PictureGrids, grid_pointing_game
 from xai_align.question import TargetError
 
 
@@ -117,6 +120,31 @@ def test_train_mode_is_refused_where_it_matters(layer):
     model.train()
     with untouched(model), pytest.raises(ValueError, match=r"train mode.*'0.*model\.eval\(\)"):
         read_out(model, images(), 0)
+
+
+MEASURED = {
+    "completeness_error": lambda net, x: completeness_error(net, x, x, target=1),
+    "completeness_gap": lambda net, x: completeness_gap(net, x, x, target=1),
+    "completeness_error_from_zeros": lambda net, x: completeness_error_from_zeros(net, x, x, target=1),
+    "insertion of a transferred map": lambda net, x: insertion(net, x, x, transfer_to=conv_net()),
+    "deletion": lambda net, x: deletion(net, x, x, target=1),
+    "parameter_randomisation": lambda net, x: parameter_randomisation(net, x, lambda net, x, y: x, target=1),
+    "grid_pointing_game": lambda net, x: grid_pointing_game(
+        net,
+        x,
+        torch.arange(4),
+        lambda net, x, y: x,
+        grids=PictureGrids(members=torch.arange(4)[None], labels=torch.arange(4)[None]),
+    ),
+}
+
+
+@pytest.mark.parametrize("layer", [nn.BatchNorm2d(3), nn.Dropout(0.5)])
+@pytest.mark.parametrize("name", MEASURED)
+def test_no_metric_runs_a_network_in_train_mode(name, layer):
+    net = nn.Sequential(layer, conv_net(classes=4)).train()
+    with untouched(net), pytest.raises(ValueError, match=r"train mode"):
+        MEASURED[name](net, images(4))
 
 
 @pytest.mark.parametrize("layer", [nn.Identity(), *(make(0.0) for make in DROPPING[:-1])])

@@ -72,8 +72,8 @@ def test_the_network_sees_each_input_once():
         return model(x)
 
     perturbation_curves(counting, x, a, [PerturbationSpec(0.0, order, (0.0, 0.5, 1.0)) for order in ("morf", "lerf")])
-    # as it is, everything removed, half removed in two orders
-    assert sum(seen) == 2 * 4
+    # as it is, everything removed, half removed in two orders; and the first one again, beside another
+    assert sum(seen) == 2 * 4 + 2
 
 
 @pytest.mark.parametrize("size", [1, 2, 100])
@@ -326,3 +326,45 @@ def test_a_fill_is_finite(fill):
 def test_the_activation_is_known():
     with pytest.raises(ValueError, match="activation must be 'auto', 'softmax' or 'sigmoid', got 'x'"):
         perturbation_curves(conv_net(), images(), images(), [PerturbationSpec()], activation="x")
+
+
+class CentresItsBatch(nn.Module):
+    """The network of inputs less their mean over the batch, or of inputs and noise."""
+
+    def __init__(self, noise):
+        super().__init__()
+        self.inner, self.noise = conv_net(), noise
+
+    def forward(self, x):
+        return self.inner(x + torch.randn_like(x) if self.noise else x - x.mean(0, keepdim=True))
+
+
+@pytest.mark.parametrize("count", [1, 3, 20])
+@pytest.mark.parametrize("noise", [False, True])
+def test_a_network_whose_answers_are_not_of_one_example_is_refused(noise, count):
+    with pytest.raises(ValueError, match=r"mixes the examples of a batch.*or draws random numbers"):
+        perturbation_curve(CentresItsBatch(noise).eval(), images(count), maps(count))
+
+
+class DoublesInPlace(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = conv_net()
+
+    def forward(self, x):
+        return self.inner(x.mul_(2))
+
+
+@pytest.mark.parametrize("form", ["module", "function", "channels_last"])
+def test_inputs_that_a_network_writes_to_stay_as_they_are(form):
+    net, apart, x, a = DoublesInPlace().eval(), conv_net(), images(2), maps(2)
+    given = x.contiguous(memory_format=torch.channels_last) if form == "channels_last" else x.clone()
+    found = perturbation_curve((lambda z: net(z)) if form == "function" else net, given, a)
+    assert torch.equal(given, x)
+    torch.testing.assert_close(found.masked, perturbation_curve(lambda z: apart(2 * z), x, a).masked)
+
+
+def test_logits_in_a_dictionary():
+    net, x, a = conv_net(), images(2), maps(2)
+    found = perturbation_curve(lambda z: {"logits": net(z)}, x, a)
+    torch.testing.assert_close(found.masked, perturbation_curve(net, x, a).masked)

@@ -159,12 +159,12 @@ class CentresItsBatch(nn.Module):
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("solver", ["nested", "curve", "both"])
 def test_a_network_that_mixes_the_images_of_a_batch_is_refused(solver, count):
-    with pytest.raises(ValueError, match="mixes the images of a batch"):
+    with pytest.raises(ValueError, match="mixes the examples of a batch"):
         optimize_masks(CentresItsBatch().eval(), images(count), Question.why(1), n_iter=1, solver=solver)
 
 
 def test_no_explainer_is_fitted_to_a_network_that_mixes_the_images_of_a_batch():
-    with pytest.raises(ValueError, match="mixes the images of a batch"):
+    with pytest.raises(ValueError, match="mixes the examples of a batch"):
         fit_fei(CentresItsBatch().eval(), images(4), epochs=1, batch_size=2)
 
 

@@ -357,6 +357,19 @@ def plain_net():
 PLAIN = "tests.test_fit_align_command:plain_net"
 
 
+@pytest.mark.parametrize(("name", "share"), [("test", 0), ("test", 1.5), ("validation", -0.1), ("validation", 0)])
+def test_a_share_is_refused_under_its_own_name(folder, name, share):
+    said = refused("pictures/dark", *SHORT, f"--{name}-share", share, "--out", "out")
+    assert f"the {name} share must be a number in (0, 1), got {float(share)}" in said
+
+
+def test_a_fit_with_another_batch_size_is_not_resumed(folder):
+    """Ten images are three steps of four and, without the last one, of three."""
+    words = ("pictures/dark", *SHORT, "--recipe", "erm", "--examples", 0, "--out", "out")
+    assert run("fit-align", *words).exit_code == 0
+    assert "batch_size was 4, is 3" in refused(*words, "--batch-size", 3)
+
+
 def test_a_fit_of_other_pictures_or_another_backbone_is_not_resumed(folder, monkeypatch):
     """Counts, names and shapes are the same; only the content says that the folder's fit is another one."""
 

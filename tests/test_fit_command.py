@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -194,6 +195,14 @@ def test_masks_of_a_folder_are_shares_of_places(folder):
         ValueError, match=r"no file in 'empty' has the name of an image; expected for example 'empty/blue"
     ):
         read_image_folder("pictures", "empty")
+
+
+def test_folders_of_tools_are_no_classes(folder):
+    for name in (".ipynb_checkpoints", "__pycache__"):
+        shutil.copytree("pictures/red", f"pictures/{name}")
+    names, images = read_image_folder("pictures")
+    assert names == ["blue", "red"]
+    assert not any(path.path.parent.name.startswith((".", "_")) for path in images)
 
 
 @pytest.mark.slow

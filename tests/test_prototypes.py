@@ -484,3 +484,29 @@ def test_a_retrofitted_network_is_mixed_at_its_own_layer():
     assert found.fingerprint["layer"] == "conv1"
     torch.testing.assert_close(EPICMethod(retrofitted, found).mixed_network(x)(x), net(x))
     torch.testing.assert_close(MixedNetwork(retrofitted, found, x)(x), net(x))
+
+
+class CentresItsBatch(nn.Module):
+    """The network of images less the mean image of the batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = conv_net()
+
+    def forward(self, x):
+        return self.inner(x - x.mean(0, keepdim=True))
+
+
+class Noisy(CentresItsBatch):
+    """The network of images and noise."""
+
+    def forward(self, x):
+        return self.inner(x + 0.5 * torch.randn_like(x))
+
+
+@pytest.mark.parametrize(
+    ("network", "said"), [(CentresItsBatch, "mixes the examples of a batch"), (Noisy, "other logits at a second pass")]
+)
+def test_no_prototypes_of_a_network_that_mixes_its_batch_or_draws_random_numbers(network, said):
+    with pytest.raises(ValueError, match=said):
+        fit_prototypes(network().eval(), list(images(4)), prototypes=2, rounds=1)

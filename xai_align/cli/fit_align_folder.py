@@ -165,7 +165,7 @@ def fit_align_folder(
     remarks += _unused(chosen, masks, masker)
     loaded, model, shape = _classifier(backbone, len(domains.classes), split.train[0], value_range, seed, trust)
     check_input_size(of_each_size, loaded.preprocess, value_range)
-    fitted_to = _fitted_to(loaded, domains, split, shape, value_range)
+    fitted_to = _fitted_to(loaded, domains, split, shape, value_range, planned.batch_size)
     saved, of_backbone = saved_backbone(
         backbone, loaded, model, len(domains.classes), open_image(split.train[0].path, value_range)
     )
@@ -297,12 +297,14 @@ def _fitted_to(
     split: Split,
     shape: tuple[int, int, int],
     value_range: ValueRange | None,
+    batch_size: int,
 ) -> dict[str, Any]:
     """Return what a fit in the folder of the results must share with this one to be resumed by it."""
     return {
         "backbone": digest_of(loaded.model.state_dict()),
         "input": {"shape": list(shape), "scale": [list(one) for one in loaded.scale or ()], "range": value_range},
         "classes": list(domains.classes),
+        "batch_size": batch_size,
         "training_images": digest_of_files(split.train),
         "validation_images": digest_of_files(split.validation),
     }

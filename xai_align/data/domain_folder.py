@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from xai_align._tools.checks import check_number
 from xai_align._tools.counted import counted
 from xai_align._tools.did_you_mean import did_you_mean
 from xai_align._tools.files.legible import legible
-from xai_align.data.image_folder import LabelledImage, read_image_folder, stratified_split
+from xai_align.data.image_folder import LabelledImage, class_folders, read_image_folder, stratified_split
 from xai_align.data.images import images_in
 
 
@@ -103,6 +104,8 @@ def split_domains(domains: Domains, *, validation_share: float, test_share: floa
     Raises:
         ValueError: the shares are not between 0 and 1, or leave no images to train on.
     """
+    check_number("the validation share", validation_share, above=0, below=1)
+    check_number("the test share", test_share, above=0, below=1)
     if validation_share + test_share >= 1:
         raise ValueError(
             f"validation ({validation_share}) and test ({test_share}) take all the images; "
@@ -122,7 +125,7 @@ def _domains_in(folder: Path) -> list[str]:
     """Return the names of sub-folders that contain folders of images."""
     if not os.path.isdir(folder):
         raise ValueError(f"the image folder '{folder}' does not exist, or is not a folder")
-    return [sub.name for sub in sorted(folder.iterdir()) if sub.is_dir() and any(map(_has_images, sub.iterdir()))]
+    return [sub.name for sub in class_folders(folder) if any(map(_has_images, class_folders(sub)))]
 
 
 def _has_images(folder: Path) -> bool:
@@ -131,7 +134,7 @@ def _has_images(folder: Path) -> bool:
 
 def _refuse_domains(folder: Path) -> None:
     """Raise if the images are a level deeper, in a folder for each domain."""
-    if not os.path.isdir(folder) or any(map(_has_images, folder.iterdir())):
+    if not os.path.isdir(folder) or any(map(_has_images, class_folders(folder))):
         return
     domains = _domains_in(folder)
     if domains:

@@ -54,7 +54,7 @@ def read_image_folder(
     """
     folder = _existing(folder, "image folder")
     masks = None if masks is None else _existing(masks, "folder of masks")
-    found = {legible(sub.name): images_in(sub) for sub in sorted(folder.iterdir()) if sub.is_dir() and sub != masks}
+    found = {legible(sub.name): images_in(sub) for sub in class_folders(folder) if sub != masks}
     names = [name for name, paths in found.items() if paths]
     if len(names) < fewest:
         there = f"the one sub-folder '{names[0]}'" if names else "no sub-folder with images"
@@ -69,6 +69,11 @@ def read_image_folder(
             f"'{masks / names[0] / images[0].path.stem}.png'"
         )
     return names, images
+
+
+def class_folders(folder: Path) -> list[Path]:
+    """Return the sub-folders that may be classes or domains, sorted: not those that tools make, such as .cache."""
+    return [sub for sub in sorted(folder.iterdir()) if sub.is_dir() and not sub.name.startswith((".", "__"))]
 
 
 def check_images(images: Sequence[LabelledImage], value_range: ValueRange | None = None) -> list[LabelledImage]:

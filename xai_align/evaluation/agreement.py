@@ -92,6 +92,10 @@ def agreement_with_scores(attributions: Tensor, scores: Sequence[Scored], *, mea
         left = Scored(values=torch.tensor([1.0, 0.0]), labels=torch.arange(32).expand(32, 32) // 16)
         agreement_with_scores(images, [left, left], measure="fa", share=0.5)  # [2]
     """
+    if len(scores) != len(attributions):
+        raise ValueError(
+            f"there are {len(attributions)} maps and scores of {len(scores)} images; give one for each map"
+        )
     found = [
         agreement(
             attributions[i : i + 1], one.values[None], k=share, metrics=(measure,), feature_mask=one.labels[None]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from xai_align._tools.checks import check_finite
 from xai_align._tools.logits import select_logits
+from xai_align._tools.model_state import check_evaluation_mode
 from xai_align._tools.thread_state import restores_thread_state
 from xai_align.evaluation.does_not_apply import MetricDoesNotApply
 from xai_align.perturbation.fills import filler
@@ -108,6 +109,8 @@ def completeness_error(
     """
     check_finite("the attributions", attributions)
     _check_contributions(explanation)
+    if isinstance(forward_func, nn.Module):
+        check_evaluation_mode(forward_func)
     if len(attributions) != len(inputs):
         raise ValueError(f"attributions of {len(attributions)} examples were given, and {len(inputs)} inputs")
     if constant is not None and baselines is not None:

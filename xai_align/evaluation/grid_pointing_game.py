@@ -111,8 +111,10 @@ def grid_pointing_game(
     if grids is None:
         grids = draw_grids(model, images, labels, n=n, count=count, seed=seed, batch_size=internal_batch_size)
     else:
+        if isinstance(model, nn.Module):
+            check_evaluation_mode(model)
         _check_labelled(images, labels)
-        _check_grids(grids, len(images))
+        _check_grids(grids, labels)
     cells = grids.members.shape[1]
     size = check_integer("internal_batch_size", cells if internal_batch_size is None else internal_batch_size)
     shares = []
@@ -355,8 +357,8 @@ def _check_labelled(images: Any, labels: Any) -> None:
         )
 
 
-def _check_grids(grids: PictureGrids, pictures: int) -> None:
-    members, labels = grids.members, grids.labels
+def _check_grids(grids: PictureGrids, of_pictures: Tensor) -> None:
+    members, labels, pictures = grids.members, grids.labels, len(of_pictures)
     square = members.dim() == 2 and members.shape[1] > 1 and grids.n**2 == members.shape[1]
     if not square or not len(members) or members.shape != labels.shape:
         raise ValueError(
@@ -366,6 +368,10 @@ def _check_grids(grids: PictureGrids, pictures: int) -> None:
         raise ValueError(f"the grids name pictures {int(members.min())} to {int(members.max())}; there are {pictures}")
     if any(len(set(row)) < len(row) for row in labels.tolist()):
         raise ValueError("a grid names a class twice; all classes of a grid must be different")
+    if not torch.equal(of_pictures.cpu()[members.cpu()], labels.cpu().to(of_pictures.dtype)):
+        raise ValueError(
+            "the grids' labels are not those of their members; give PictureGrids(members, labels[members])"
+        )
 
 
 def check_maps(maps: Any, grids: Tensor) -> None:

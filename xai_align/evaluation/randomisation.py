@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from xai_align._tools.checks import check_choice, check_finite
 from xai_align._tools.correlation import pearson, spearman
 from xai_align._tools.drawn import permutation
+from xai_align._tools.model_state import check_evaluation_mode
 from xai_align._tools.random_state import fixed_random_state
 from xai_align._tools.thread_state import restores_thread_state
 from xai_align.features.resolve_layer import Layers, layer_names
@@ -105,6 +106,7 @@ def parameter_randomisation(
         result.similarity  # [3, 2]: fc random; fc and conv2 random; all three random
     """
     check_choice("order", order, get_args(Order))
+    check_evaluation_mode(model)
     measure = _similarity(similarity)
     original = _maps(attribute, deepcopy(model), inputs, target)
     stages, values = [], []

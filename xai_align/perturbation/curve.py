@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from xai_align._tools.batches import check_rows
 from xai_align._tools.checks import check_choice, check_finite, check_integer
 from xai_align._tools.memory_format import fastest_format
 from xai_align._tools.model_state import check_evaluation_mode
@@ -25,11 +26,12 @@ from xai_align.features.hidden_layers import LayerDeviations, LayerHooks
 from xai_align.features.resolve_layer import Layers, layer_names
 from xai_align.features.stage_layers import layers_to_record
 from xai_align.perturbation.dropping_network import drops, with_patches_dropped
+from xai_align.perturbation.fills import check_fill
 from xai_align.perturbation.network import Activation, Network
-from xai_align.perturbation.ranking import position_scores
+from xai_align.perturbation.ranking import check_feature_mask, position_scores
 from xai_align.perturbation.runner import PerturbationRunner
 from xai_align.perturbation.spec import TENTHS, Order, PerturbationSpec
-from xai_align.pinet.input_checks import forward_arguments
+from xai_align.pinet.input_checks import check_independent, forward_arguments
 from xai_align.question import QuestionModel
 
 #: Default batch sizes of the network: small enough for a CPU's cache, large enough to fill a GPU.
@@ -190,13 +192,29 @@ def iterate_curves(
         internal_batch_size or (BATCH_ON_CPU if inputs.device.type == "cpu" else BATCH_ON_GPU),
         _memory_format(asked, inputs, extra, autocast),
     )
+    if feature_mask is not None:
+        check_feature_mask(feature_mask, scores)
+    for spec in specs:
+        check_fill(spec.fill, inputs)
+    check_rows(extra, network.batch_size, len(inputs))
     with progress_bar("perturbing", len(inputs), shown=show_progress, timed="example") as bar:
         for first in range(0, len(inputs), EXAMPLES_AT_ONCE):
             rows = slice(first, min(first + EXAMPLES_AT_ONCE, len(inputs)))
             mask = feature_mask[rows] if feature_mask is not None and _is_batch(feature_mask, scores) else feature_mask
             numbers = torch.arange(rows.start, rows.stop, device=inputs.device)
-            yield rows, _curves_of(network, inputs[rows], scores[rows], specs, mask, numbers)
+            curves = _curves_of(network, inputs[rows], scores[rows], specs, mask, numbers)
+            if not first and curves:
+                _check_repeats(network, inputs[:1], curves[0].clean[:1])
+            yield rows, curves
             bar.advance(rows.stop - rows.start)
+
+
+@torch.no_grad()
+def _check_repeats(network: Network, first: Tensor, clean: Tensor) -> None:
+    """Raise if the network answers differently about the first example beside another one: itself, reversed."""
+    if network.autocast is None:  # whose rounding is larger than what is compared
+        again = network(torch.cat([first, first.flip(-1)]), torch.zeros(2, dtype=torch.long, device=first.device))
+        check_independent(clean, again[:1])
 
 
 @restores_thread_state

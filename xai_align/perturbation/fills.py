@@ -169,6 +169,16 @@ def by_name(fill: Any) -> Any:
     return _by_name()[check_choice("a fill by name", fill, _by_name())]()
 
 
+def check_fill(fill: Any, inputs: Tensor) -> None:
+    """Raise if a tensor among the fills is for another number of inputs ``[N, ...]``, or of another shape.
+
+    Raises:
+        ValueError: it is.
+    """
+    if isinstance(fill, Tensor):
+        _check_shape(fill, inputs)
+
+
 def label_of(fill: Any) -> str:
     """Return a short name for tables and file names."""
     if isinstance(fill, str):
@@ -185,7 +195,7 @@ def _values(fill: Any, inputs: Tensor, rows: Tensor | None) -> Tensor:
         raise TypeError("the fill is a boolean; give a number, a name, a tensor, a function or an imputer")
     if isinstance(fill, Tensor):
         values = fill.to(inputs)
-        if rows is not None and len(fill) > 1:
+        if rows is not None and fill.dim() and len(fill) > 1:
             values = values[rows]
     elif callable(fill):
         values = fill(inputs.clone())  # it may write into them
@@ -196,13 +206,17 @@ def _values(fill: Any, inputs: Tensor, rows: Tensor | None) -> Tensor:
             f"a fill of type {type(fill).__name__} is not understood; "
             f"give a number, one of {', '.join(FILLS)}, a tensor, a function of the inputs, or an imputer"
         )
+    _check_shape(values, inputs)
+    check_finite("the fill", values)
+    return values.to(inputs.dtype).expand_as(inputs)
+
+
+def _check_shape(values: Tensor, inputs: Tensor) -> None:
     if tuple(values.shape) not in ((), tuple(inputs.shape), (1, *inputs.shape[1:])):
         raise ValueError(
             f"the fill has shape {list(values.shape)}; "
             f"give the inputs' shape {list(inputs.shape)}, or a batch of one, {[1, *inputs.shape[1:]]}"
         )
-    check_finite("the fill", values)
-    return values.to(inputs.dtype).expand_as(inputs)
 
 
 def _reflected(index: int, size: int) -> int:

@@ -9,7 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from xai_align._tools.batches import rows_of
+from xai_align._tools.batches import check_rows, rows_of
+from xai_align._tools.logits import select_logits
 from xai_align.features.hidden_layers import LayerHooks
 from xai_align.features.run_with_features import cloned
 
@@ -33,10 +34,11 @@ class Network:
 
     def __call__(self, x: Tensor, rows: Tensor) -> Tensor:
         """Return outputs ``[M, K]`` for perturbed inputs of these rows of the caller's batch."""
+        check_rows(self.extra, len(rows), self.num_examples)
         extra = rows_of(self.extra, rows, self.num_examples)
-        x = x.contiguous(memory_format=self.memory_format)
+        x = x.clone(memory_format=self.memory_format)  # the network may write into it
         with torch.autocast(x.device.type, dtype=self.autocast, enabled=self.autocast is not None):
-            out = self.forward_func(x, *cloned(extra))
+            out = select_logits(self.forward_func(x, *cloned(extra)))
         if not isinstance(out, Tensor) or out.dim() not in (1, 2) or len(out) != len(x):
             found = list(out.shape) if isinstance(out, Tensor) else type(out).__name__
             raise ValueError(f"the network gave {found} for {len(x)} inputs; logits [N, K] are needed")

@@ -144,6 +144,7 @@ def descending_ranks(scores: Tensor) -> Tensor:
 
         descending_ranks(torch.tensor([[0.1, 0.7, 0.7]]))  # [[2, 0, 1]]
     """
+    check_finite("the scores", scores)
     return rank(scores).ranks
 
 
@@ -158,6 +159,7 @@ def tie_rate(attributions: Tensor, feature_mask: Tensor | None = None) -> Tensor
 
         tie_rate(torch.tensor([[0.1, 0.7, 0.7, 0.3]]))  # [0.5]: two of four
     """
+    check_finite("the attributions", attributions)
     scores = wide(attributions).sum(1) if attributions.dim() == 4 else wide(attributions)
     return _tied(rank(scores, feature_mask))
 
@@ -190,6 +192,15 @@ def _tied(ranking: Ranking) -> Tensor:
 def _inverse(order: Tensor) -> Tensor:
     ranks = torch.empty_like(order)
     return ranks.scatter_(1, order, torch.arange(order.shape[1], device=order.device).expand_as(order))
+
+
+def check_feature_mask(feature_mask: Tensor, scores: Tensor) -> None:
+    """Raise if a feature mask does not fit scores ``[N, *positions]``, see :func:`rank`.
+
+    Raises:
+        TypeError, ValueError: it does not.
+    """
+    _labels(feature_mask, scores)
 
 
 def _labels(feature_mask: Tensor, scores: Tensor) -> Tensor:

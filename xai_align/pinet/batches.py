@@ -17,7 +17,7 @@ from xai_align.pinet.mixture import MixedReadout, mixed
 from xai_align.pinet.readout import read_out
 from xai_align.pinet.readout_layers import ReadoutLayers
 from xai_align.pinet.records import Readout, as_tuple
-from xai_align.question import Question, QuestionModel, captum_target
+from xai_align.question import Question, QuestionModel, as_questions, captum_target
 
 
 def read_out_in_batches(
@@ -59,6 +59,8 @@ def read_out_in_batches(
     keeps = isinstance(model, QuestionModel) and target is None
     if not keeps and not _are_questions(target):
         target = captum_target(target)
+    if not keeps and inputs and isinstance(inputs[0], Tensor) and inputs[0].dim():
+        as_questions(target, len(inputs[0]))  # raises if there are more or fewer targets than examples
     batches = batches_of(inputs, target, forward_arguments(additional_forward_args) or None, internal_batch_size)
     readouts = []
     with progress_bar("exact readout", len(batches), shown=show_progress, timed="batch") as bar:

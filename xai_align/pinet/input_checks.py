@@ -136,9 +136,9 @@ def check_repeats(logits: Tensor, again: Tensor) -> None:
 
 
 def check_independent(logits: Tensor, in_a_larger_batch: Tensor) -> None:
-    """Raise if images have other logits in a larger batch, by more than kernels for another batch size round.
+    """Raise if examples have other logits in another batch, by more than kernels for another batch size round.
 
-    A method that runs many versions of an image in one batch would explain its neighbours in the batch.
+    A method that runs many versions of an example in one batch would explain its neighbours in the batch.
 
     Raises:
         ValueError: they have.
@@ -146,9 +146,9 @@ def check_independent(logits: Tensor, in_a_larger_batch: Tensor) -> None:
     own, other = wide(logits.detach()), wide(in_a_larger_batch.detach())
     if own.shape != other.shape or bool(misses((own - other).abs().max(), own.abs().max(), 1 << 18, logits.dtype)):
         raise ValueError(
-            "the model gives other logits for the same images in a larger batch, so it mixes the images of a batch, as "
-            "a mean over the first axis does, and an answer about one image depends on the others; explain a model "
-            "that answers about each image alone"
+            "the model gives other logits for the same inputs in another batch, so it mixes the examples of a batch, "
+            "as a mean over the first axis does, or draws random numbers in eval mode; use a model that answers about "
+            "each example alone"
         )
 
 

@@ -17,6 +17,7 @@ from xai_align.prototypes.mixed_network import MixedNetwork
 from xai_align.prototypes.prototype_file import load_prototypes
 from xai_align.prototypes.record import Prototype, Prototypes
 from xai_align.prototypes.shares import ChannelShares, channel_shares
+from xai_align.question import as_questions, captum_target
 
 
 class EPICMethod:
@@ -108,6 +109,9 @@ class EPICMethod:
         size = self.internal_batch_size
         if not isinstance(images, Tensor) or size is None or len(images) <= size:
             return channel_shares(self.forward_func, images, target, self.prototypes)
+        target = captum_target(target)
+        if target is not None:
+            as_questions(target, len(images))  # raises if there are more or fewer targets than images
         parts = [
             channel_shares(self.forward_func, batch.inputs[0], batch.target, self.prototypes)
             for batch in batches_of((images,), target, None, size)

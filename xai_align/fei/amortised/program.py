@@ -124,13 +124,14 @@ class FEIProgram(Program):
         Raises:
             DivergedError: it is NaN or infinite.
         """
-        rate = self.state.optimizer.param_groups[0]["lr"]
+        group = self.state.optimizer.param_groups[0]
+        rate = group["lr"]
         row = means.values(("loss",), self.group)
         if not math.isfinite(row["loss"] or 0.0):
             raise DivergedError(
                 f"the loss was {row['loss']} in epoch {self.state.epoch + 1}; the score network has the best weights "
-                f"from before. Give a smaller learning_rate than {rate:.3g}, or look for images on which the network "
-                "gives extreme logits"
+                f"from before. Give a smaller learning_rate than {group['initial_lr']:.3g}, or look for images on "
+                "which the network gives extreme logits"
             )
         return {"learning_rate": rate, **row}
 
