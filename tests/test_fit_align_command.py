@@ -357,6 +357,26 @@ def plain_net():
 PLAIN = "tests.test_fit_align_command:plain_net"
 
 
+def test_masks_of_held_out_images_alone_are_refused_before_the_fit(folder):
+    """One of seven images of each class has a mask; for some seed it is not among those of training."""
+    (folder / "masks/red").mkdir(parents=True)
+    Image.fromarray(np.ones((24, 24), np.uint8)).save(folder / "masks/red/03.png")
+    words = ("pictures/dark", *SHORT, "--recipe", "oracle", "--masks", "masks", "--examples", 0, "--out", "out")
+    images = read_domains("pictures/dark", (), Path("masks"))
+    seed = next(
+        seed
+        for seed in range(40)
+        if not any(one.mask for one in split_domains(images, validation_share=0.15, test_share=0.15, seed=seed).train)
+    )
+    assert "none of the 10 training images has one" in refused(*words, "--seed", seed)
+    assert not list(folder.glob("out/checkpoints/*"))
+
+
+def test_links_to_no_file_are_told(folder):
+    (folder / "pictures/dark/red/lost.png").symlink_to("nowhere.png")
+    assert read_domains("pictures/dark").notes == ["1 link in 'pictures/dark/red' points to no file, and is left out"]
+
+
 @pytest.mark.parametrize(("name", "share"), [("test", 0), ("test", 1.5), ("validation", -0.1), ("validation", 0)])
 def test_a_share_is_refused_under_its_own_name(folder, name, share):
     said = refused("pictures/dark", *SHORT, f"--{name}-share", share, "--out", "out")

@@ -25,6 +25,7 @@ from xai_align.prototypes import (
 )
 from xai_align.prototypes.mixing import exponential_times, nearest_rotation
 from xai_align.prototypes.purity import prototype_images, strongest_positions
+from xai_align.training.diverged import DivergedError
 
 
 class PooledLinear(nn.Module):
@@ -510,3 +511,28 @@ class Noisy(CentresItsBatch):
 def test_no_prototypes_of_a_network_that_mixes_its_batch_or_draws_random_numbers(network, said):
     with pytest.raises(ValueError, match=said):
         fit_prototypes(network().eval(), list(images(4)), prototypes=2, rounds=1)
+
+
+class UsesOneReLUTwice(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.conv2, self.act = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 8, 3), nn.ReLU()
+        self.fc = nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.fc(self.act(self.conv2(self.act(self.conv1(x)))).mean((2, 3)))
+
+
+def test_a_layer_that_runs_twice_is_refused_before_the_fit():
+    torch.manual_seed(0)
+    net, x = UsesOneReLUTwice().eval(), images(4)
+    with pytest.raises(ValueError, match="layer 'act' runs more than once"):
+        fit_prototypes(net, list(x), "act", prototypes=2, rounds=1)
+    found = fit_prototypes(net, list(x), "conv1", prototypes=2, rounds=1)
+    assert EPICMethod(net, found).attribute(x, target=1).shape == (4, 6, 6, 6)
+
+
+def test_a_fit_that_diverges_says_so():
+    options = {"solver": "gradient", "matrix": "invertible", "learning_rate": 1e30, "prototypes": 2, "rounds": 2}
+    with pytest.raises(DivergedError, match=r"give a smaller learning_rate than 1e\+30"):
+        fit_prototypes(conv_net(), list(images(4)), **options)

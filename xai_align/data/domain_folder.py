@@ -12,7 +12,7 @@ from xai_align._tools.counted import counted
 from xai_align._tools.did_you_mean import did_you_mean
 from xai_align._tools.files.legible import legible
 from xai_align.data.image_folder import LabelledImage, class_folders, read_image_folder, stratified_split
-from xai_align.data.images import images_in
+from xai_align.data.images import images_in, is_image_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,13 +145,17 @@ def _refuse_domains(folder: Path) -> None:
 
 
 def _not_read(folder: Path, masks: Path | None) -> list[str]:
-    """Return a remark on each folder of a class with images in its sub-folders, which are not read."""
-    below = {
-        sub: len(images_in(sub, recursive=True)) - len(images_in(sub))
-        for sub in sorted(folder.iterdir())
-        if sub.is_dir() and sub != masks
-    }
-    return [
+    """Return a remark on each folder of a class with images in its sub-folders, or links to none: neither are read."""
+    classes = [sub for sub in class_folders(folder) if sub != masks]
+    below = {sub: len(images_in(sub, recursive=True)) - len(images_in(sub)) for sub in classes}
+    nowhere = {sub: sum(is_image_name(one) and not one.exists() for one in sub.iterdir()) for sub in classes}
+    notes = [
+        f"{counted(count, 'link')} in '{legible(sub)}' {'points' if count == 1 else 'point'} to no file, and "
+        f"{'is' if count == 1 else 'are'} left out"
+        for sub, count in nowhere.items()
+        if count
+    ]
+    return notes + [
         f"{counted(count, 'image')} in folders below '{legible(sub)}' {'is' if count == 1 else 'are'} not read; move "
         f"{'it' if count == 1 else 'them'} up into that folder"
         for sub, count in below.items()

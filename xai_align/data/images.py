@@ -247,7 +247,12 @@ def _pattern(path: Path) -> str:
 
 
 def _is_image(path: Path) -> bool:
-    return os.path.isfile(path) and path.suffix.lower() in IMAGE_SUFFIXES
+    return os.path.isfile(path) and is_image_name(path)
+
+
+def is_image_name(path: Path) -> bool:
+    """Return True for the name of an image file, whether or not there is one."""
+    return path.suffix.lower() in IMAGE_SUFFIXES
 
 
 def _suffixes() -> str:

@@ -44,6 +44,7 @@ from xai_align.prototypes.purity import channel_purity, prototype_images, purity
 from xai_align.prototypes.record import Prototypes
 from xai_align.training.checkpoints import Checkpoints, Snapshot
 from xai_align.training.digest import DigestOfRows, digest_of
+from xai_align.training.diverged import DivergedError
 
 #: Name of the file in the folder of a fit.
 FILE = "prototypes.safetensors"
@@ -90,6 +91,7 @@ def fit_prototypes(
         ValueError: there are fewer images than prototypes, or model, layer, images or options are not suitable; or
             ``out`` has a fit of another model, of other images or with other options.
         TypeError: there is no such option, or an item is not an image.
+        DivergedError: with the solver "gradient", the matrix holds NaN or infinity.
 
     Source: EPIC, Borycki et al. (AAAI 2026, arXiv 2505.12897).
 
@@ -127,6 +129,7 @@ def fit_prototypes(
     asked: Layer = own_layer if layer is None else layer
     space = mixing_space(model, asked, first, output)
     maps_of = LayerMaps(model, space)
+    maps_of.check_runs_once(first)
     fingerprint = fingerprint_of(model, space, maps_of(fixed_image(first)), (first.shape[-2], first.shape[-1]))
     settings = {**asdict(chosen), "solver": chosen.chosen_solver}
     folder = None if out is None else Path(out)
@@ -253,6 +256,11 @@ def _one_round(features: CachedFeatures, options: PrototypeOptions, state: _Stat
         state.matrix = nearest_rotation(directions + _STAYS * state.matrix)
     else:
         _descend(maps, (images.flatten(), cells.flatten(), channels.flatten()), options, state, number)
+        if not bool(state.matrix.isfinite().all()):
+            raise DivergedError(
+                f"the matrix holds NaN or infinity after round {number + 1}; give a smaller learning_rate than "
+                f"{options.learning_rate:g}"
+            )
         if options.matrix == "orthogonal":
             state.matrix = nearest_rotation(state.matrix)
     state.positions = strongest_positions(maps, state.matrix)

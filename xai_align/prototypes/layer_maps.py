@@ -81,6 +81,17 @@ class LayerMaps:
             raise ValueError(f"layer '{self.space.layer}' gives maps {list(raster.shape)}; expected [N, D, h, w]")
         return raster.detach().contiguous()
 
+    @torch.no_grad()
+    def check_runs_once(self, image: Tensor) -> None:
+        """Raise if the layer runs more than once in a pass of an image ``[1, C, H, W]``: it would have several maps.
+
+        Raises:
+            ValueError: it does.
+        """
+        image = image.clone() if self._dtype is None else image.to(self._dtype)
+        if self.space.split is None:
+            route_through(self._model, [self.space], (image,), ()).returned(lambda number, z: z)
+
     def _until_the_layer(self, route: Route) -> Any:
         try:
             route.run(_stop_here)
