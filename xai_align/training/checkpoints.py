@@ -21,8 +21,7 @@ from torch import Tensor
 from xai_align._tools.callers_level import callers_level
 from xai_align._tools.files.fields import shown
 from xai_align._tools.files.plain_json import parse_json
-from xai_align._tools.files.tensor_file import read_tensor_file
-from xai_align._tools.files.whole_file import whole_file
+from xai_align._tools.files.tensor_file import read_tensor_file, write_tensor_file
 from xai_align.training.digest import digest_of
 
 #: Version of the checkpoint format.
@@ -113,13 +112,10 @@ class Checkpoints:
 
 def write_checkpoint(path: Path, snapshot: Snapshot) -> None:
     """Write a checkpoint atomically: after a crash the file is as before."""
-    from safetensors.torch import save_file
-
-    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in snapshot.tensors.items()}
+    tensors = {name: value.detach().cpu() for name, value in snapshot.tensors.items()}
     text = json.dumps(snapshot.numbers)
     header = {"format": str(FORMAT), "numbers": text, "sha256": digest_of(tensors, text)}
-    with whole_file(path) as waiting:
-        save_file(tensors, waiting, metadata=header)
+    write_tensor_file(path, tensors, header)
 
 
 def read_checkpoint(path: Path) -> Snapshot:

@@ -1,7 +1,8 @@
-"""Reading of safetensors files, and checks that their tensors are the weights of a network."""
+"""Reading and writing of safetensors files, and checks that their tensors are the weights of a network."""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from xai_align._tools.files.plain_json import in_one_clause
+from xai_align._tools.files.whole_file import whole_file
 
 
 def read_tensor_file(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
@@ -30,6 +32,37 @@ def read_tensor_file(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     except (SafetensorError, OSError, RuntimeError, MemoryError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"'{path}' is damaged or truncated ({in_one_clause(error)})") from error
     return header, tensors
+
+
+def write_tensor_file(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file, atomically; the same tensors and metadata always give the same bytes.
+
+    The tensors are detached, and copied to the CPU.
+
+    Raises:
+        OSError: it cannot be written; the message names it.
+    """
+    from safetensors.torch import save_file
+
+    plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    with whole_file(path) as waiting:
+        save_file(plain, waiting, metadata=dict(metadata))
+        _sort_metadata(waiting)
+
+
+def _sort_metadata(path: Path) -> None:
+    """Sort the keys of the metadata, which the library writes in the random order of a hash table.
+
+    A file begins with the length of its header in 8 bytes; the header is JSON, padded with spaces.
+    """
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) <= length:
+            file.seek(8)
+            file.write(text.ljust(length))
 
 
 def check_weights(module: nn.Module, found: Mapping[str, Tensor], source: str) -> None:

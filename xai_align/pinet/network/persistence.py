@@ -26,8 +26,8 @@ from xai_align._tools.files.inside_folder import file_inside
 from xai_align._tools.files.plain_json import in_one_clause, parse_json, read_json
 from xai_align._tools.files.references import check_reference_in_file, reading
 from xai_align._tools.files.size_limit import no_larger_than
-from xai_align._tools.files.tensor_file import check_weights, read_tensor_file
-from xai_align._tools.files.whole_file import whole_file, write_whole
+from xai_align._tools.files.tensor_file import check_weights, read_tensor_file, write_tensor_file
+from xai_align._tools.files.whole_file import write_whole
 from xai_align._tools.version import __version__
 from xai_align.pinet.network.saved_config import CONFIG, FORMAT
 from xai_align.pinet.network.second_look_head import SecondLookHead
@@ -46,15 +46,12 @@ def save(model: Any, folder: str | os.PathLike[str]) -> Path:
     Returns:
         The folder.
     """
-    from safetensors.torch import save_file
-
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    state = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
+    state = {key: value.detach().cpu() for key, value in model.state_dict().items()}
     text = json.dumps(config_of(model), indent=2)
     about = {"format": "pt", "xai_align_config": text, "xai_align_sha256": _digest(state)}
-    with whole_file(folder / WEIGHTS_FILE) as waiting:
-        save_file(state, waiting, metadata=about)
+    write_tensor_file(folder / WEIGHTS_FILE, state, about)
     write_whole(folder / CONFIG_FILE, text + "\n")
     return folder
 
