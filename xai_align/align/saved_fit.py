@@ -20,9 +20,8 @@ from xai_align._tools.files.tensor_file import check_weights
 from xai_align._tools.version import __version__
 from xai_align.align.masker_file import save_masker
 from xai_align.align.saved_backbone import IMAGE, INPUT, SavedBackbone, read_backbone, rebuilt
-from xai_align.features.unwrapping import unwrapped
+from xai_align.features.unwrapping import network_of
 from xai_align.hookspecs import LoadedModel
-from xai_align.question import QuestionModel
 from xai_align.training.checkpoints import DamagedCheckpoint, Snapshot, read_checkpoint, write_checkpoint
 
 #: Prefix of a reference to a saved fit.
@@ -134,8 +133,5 @@ def _masker_file(folder: Path, wanted: bool | None) -> Path | None:
 
 def masker_of(model: nn.Module) -> str | None:
     """Return the masker's file of a model from ``align:FOLDER``, also inside a ``QuestionModel``."""
-    inner = unwrapped(model)[0]
-    while isinstance(inner, QuestionModel):
-        inner = unwrapped(inner.model)[0]
-    found = getattr(inner, "align_masker", None)
+    found = getattr(network_of(model)[0], "align_masker", None)
     return found if isinstance(found, str) else None

@@ -28,7 +28,7 @@ from xai_align._tools.replica import Replica
 from xai_align._tools.thread_state import hides_interrupt, restores_thread_state
 from xai_align.align.masker_layers import convolution, enlarged, last_layer
 from xai_align.features.cut_network import as_raster
-from xai_align.features.resolve_layer import resolve_layer
+from xai_align.features.recorded_grids import recorded_grids
 from xai_align.features.routes import find_layer
 from xai_align.features.stage_layers import layers_to_record
 from xai_align.features.unwrapping import network_of
@@ -294,16 +294,7 @@ def _spaces_on_grids(
         _run_to_last_layer(network, image)
     for handle in handles:
         handle.remove()
-    size = (image.shape[2], image.shape[3])
-    found: dict[str, tuple[FeatureSpace, Tensor]] = {}
-    for name in named:
-        try:
-            space = resolve_layer(network, name, image=image)
-            cells = as_raster(outputs[name], space, size)[0]
-        except (KeyError, ValueError):  # of another kind, or on no grid
-            continue
-        if cells.dim() == 4 and cells[0, 0].numel() > 1:
-            found[name] = (space, cells)
+    found = recorded_grids(network, named, outputs, image)
     if layers is None and len(found) > 2:
         order = [name for name in outputs if name in found]  # as they run
         found = {name: found[name] for name in order[-READ - 1 : -1]}

@@ -15,6 +15,7 @@ from torch.nn.functional import interpolate
 from xai_align._tools.replica import Replica
 from xai_align._tools.thread_state import restores_thread_state
 from xai_align.features.cut_network import as_raster
+from xai_align.features.recorded_grids import recorded_grids
 from xai_align.features.resolve_layer import resolve_layer
 from xai_align.features.stage_layers import layers_to_record
 from xai_align.fei.curve import CELLS
@@ -144,16 +145,9 @@ class ExplainedNetwork:
     def _on_grids(self, model: nn.Module, names: Sequence[str], image: Tensor) -> dict[str, FeatureSpace]:
         """Return the layers that lie on a grid of more than one cell, by name, the finest first."""
         outputs = self._run(torch.zeros_like(image))
-        found: dict[str, tuple[int, FeatureSpace]] = {}
-        for name in names:
-            try:
-                space = resolve_layer(model, name, image=image)
-                cells = as_raster(outputs[name], space, self.size)[0]
-            except (KeyError, ValueError):  # of another kind, or on no grid
-                continue
-            if cells.dim() == 4 and cells[0, 0].numel() > 1:
-                found[name] = (cells[0, 0].numel(), space)
-        return {name: space for name, (_, space) in sorted(found.items(), key=lambda one: -one[1][0])}
+        found = recorded_grids(model, names, outputs, image)
+        order = sorted(found, key=lambda name: -found[name][1][0, 0].numel())
+        return {name: found[name][0] for name in order}
 
 
 def cells_of(size: tuple[int, int]) -> tuple[int, int]:
