@@ -536,3 +536,11 @@ def test_a_fit_that_diverges_says_so():
     options = {"solver": "gradient", "matrix": "invertible", "learning_rate": 1e30, "prototypes": 2, "rounds": 2}
     with pytest.raises(DivergedError, match=r"give a smaller learning_rate than 1e\+30"):
         fit_prototypes(conv_net(), list(images(4)), **options)
+
+
+def test_a_matrix_without_an_inverse_is_refused():
+    net, x = conv_net(), images(4)
+    found = fit_prototypes(net, list(x), prototypes=2, rounds=1)
+    singular = replace(found, matrix=torch.zeros_like(found.matrix), kind="invertible")
+    with pytest.raises(ValueError, match="has no inverse"):
+        EPICMethod(net, singular).attribute(x, target=1)

@@ -97,8 +97,18 @@ class Prototypes:
 
     @cached_property
     def inverse(self) -> Tensor:
-        """``U^-1``, ``[D, D]`` in float64."""
-        return torch.linalg.inv(self.matrix.double())
+        """``U^-1``, ``[D, D]`` in float64.
+
+        Raises:
+            ValueError: the matrix has none.
+        """
+        inverse, failed = torch.linalg.inv_ex(self.matrix.double())
+        if failed or not bool(inverse.isfinite().all()):
+            raise ValueError(
+                f"the matrix of these prototypes, {list(self.matrix.shape)}, has no inverse, so channels can't be "
+                "mixed by it and back; fit them again"
+            )
+        return inverse
 
     @cached_property
     def condition(self) -> float:
