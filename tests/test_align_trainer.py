@@ -170,6 +170,17 @@ def test_a_step_of_the_classifier_leaves_the_masker_alone():
     assert all(p.grad is None for p in made.classifier.parameters())
 
 
+@pytest.mark.parametrize("schedule", ["none", "cosine"])
+def test_single_steps_leave_learning_rates_to_the_caller(schedule):
+    made = trainer(schedule=schedule)
+    step_of(made, "classifier")
+    for rate in (1e-3, 2e-4):
+        for group in made.state.updaters["classifier"].optimizer.param_groups:
+            group["lr"] = rate
+        step_of(made, "classifier")
+        assert made.state.updaters["classifier"].learning_rate == rate
+
+
 def test_gradients_of_the_callers_own_stay():
     made = trainer()
     kept = torch.full_like(made.classifier.fc.weight, 3.0)

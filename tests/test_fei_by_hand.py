@@ -286,7 +286,7 @@ def test_half_of_the_composites_are_mirrored():
 
 @pytest.mark.parametrize(("size", "shift"), [((55, 80), 0), ((56, 80), 1), ((120, 112), 2), ((224, 300), 4)])
 def test_masks_are_shifted_by_a_56th_of_the_shorter_side_by_default(size, shift):
-    assert curve._shift(None, size, of_patches=False) == shift
+    assert curve._shift(None, size, None) == shift
 
 
 @pytest.mark.parametrize(

@@ -368,7 +368,7 @@ def test_masks_of_held_out_images_alone_are_refused_before_the_fit(folder):
         for seed in range(40)
         if not any(one.mask for one in split_domains(images, validation_share=0.15, test_share=0.15, seed=seed).train)
     )
-    assert "none of the 10 training images has one" in refused(*words, "--seed", seed)
+    assert "no training image (10) has one" in refused(*words, "--seed", seed)
     assert not list(folder.glob("out/checkpoints/*"))
 
 

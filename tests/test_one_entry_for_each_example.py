@@ -114,7 +114,7 @@ def test_a_fill_of_one_number_is_a_fill():
 @pytest.mark.parametrize("count", [1, 3])
 def test_scores_from_outside_of_another_number(count):
     scored = Scored(values=torch.tensor([1.0, 0.0]), labels=torch.arange(8).expand(8, 8) // 4)
-    with pytest.raises(ValueError, match=f"there are 2 maps and scores of {count} images"):
+    with pytest.raises(ValueError, match=f"2 maps and scores of {count} image"):
         agreement_with_scores(images(2), [scored] * count, measure="fa", share=0.5)
 
 

@@ -109,4 +109,4 @@ def test_an_error_in_a_later_piece_says_where_its_numbers_start():
     x[2, :, 0, 0] = 10
     with pytest.raises(ValueError, match=r"example\(s\) \[0\]") as caught:
         optimize_masks(Spoilt(), x, 0, internal_batch_size=1, clip="none", baselines=0.0, lr=0.6, **NESTED)
-    assert "images 2 … 2 of the batch" in caught.value.__notes__[0]
+    assert "example 0 of this message is image 2 of the batch" in caught.value.__notes__[0]

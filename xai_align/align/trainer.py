@@ -168,6 +168,8 @@ class AlignTrainer:
     def masker_step(self, batch: Any) -> dict[str, float]:
         """Make one step of the masker, for custom training loops; the classifier is not changed.
 
+        The learning rate is the optimiser's; ``schedule`` has no effect, as the number of steps is not known.
+
         Args:
             batch: as a loader yields it.
 
@@ -177,7 +179,7 @@ class AlignTrainer:
         return single_step(self.state, batch, name="masker")
 
     def classifier_step(self, batch: Any) -> dict[str, float]:
-        """Make one step of the classifier, on all terms, for custom training loops; the masker is not changed."""
+        """Make one step of the classifier, on all terms, for custom training loops; see :meth:`masker_step`."""
         return single_step(self.state, batch, name="classifier")
 
     def state_dict(self) -> dict[str, Any]:

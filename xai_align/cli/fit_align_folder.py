@@ -154,8 +154,8 @@ def fit_align_folder(
     split = split_domains(domains, validation_share=validation_share, test_share=test_share, seed=seed)
     if chosen.needs_masks and not any(one.mask for one in split.train):
         raise ValueError(
-            f"the recipe '{recipe_name}' needs masks, and none of the {len(split.train)} training images has one; give "
-            "masks of more images, or another --seed for the split"
+            f"the recipe '{recipe_name}' needs masks, and no training image ({len(split.train)}) has one; give masks "
+            "of more images, or another --seed for the split"
         )
     remarks = check_data(domains, split)
     planned = lengths(

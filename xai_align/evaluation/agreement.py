@@ -18,6 +18,7 @@ from torch import Tensor
 
 from xai_align._tools.checks import check_choice, check_finite
 from xai_align._tools.correlation import dense_ranks, inversions, pairs, pearson
+from xai_align._tools.counted import counted
 from xai_align.perturbation.ranking import descending_ranks
 
 
@@ -94,7 +95,7 @@ def agreement_with_scores(attributions: Tensor, scores: Sequence[Scored], *, mea
     """
     if len(scores) != len(attributions):
         raise ValueError(
-            f"there are {len(attributions)} maps and scores of {len(scores)} images; give one for each map"
+            f"{counted(len(attributions), 'map')} and scores of {counted(len(scores), 'image')}; give one for each map"
         )
     found = [
         agreement(

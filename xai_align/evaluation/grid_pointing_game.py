@@ -105,8 +105,10 @@ def grid_pointing_game(
             images = images.clone().requires_grad_()
             return torch.autograd.grad(model(images)[range(len(target)), target].sum(), images)[0]
 
-        grids = PictureGrids(members=torch.tensor([[0, 1, 1, 0]]), labels=torch.tensor([[1, 3, 0, 2]]))
-        grid_pointing_game(model, images, labels, gradient, grids=grids)  # [1]
+        pictures, classes = torch.cat([images, images]), torch.tensor([1, 3, 0, 2])
+        members = torch.tensor([[0, 1, 2, 3], [3, 1, 0, 2]])
+        grids = PictureGrids(members=members, labels=classes[members])
+        grid_pointing_game(model, pictures, classes, gradient, grids=grids)  # [2]
     """
     if grids is None:
         grids = draw_grids(model, images, labels, n=n, count=count, seed=seed, batch_size=internal_batch_size)

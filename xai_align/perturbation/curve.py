@@ -209,6 +209,7 @@ def iterate_curves(
             bar.advance(rows.stop - rows.start)
 
 
+@restores_thread_state
 @torch.no_grad()
 def _check_repeats(network: Network, first: Tensor, clean: Tensor) -> None:
     """Raise if the network answers differently about the first example beside another one: itself, reversed."""

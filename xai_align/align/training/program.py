@@ -54,7 +54,11 @@ class AlignProgram(Program):
     ) -> None:
         self.trainer, self.network, self.group = trainer, trainer.network, group
         self.train, self.validation, self.examples = train, validation, examples
-        self.state, self.steps, self.classes = trainer.assemble(), Steps(trainer, group), trainer.classes or 0
+        self.state, self.steps, self.classes = (
+            trainer.assemble(),
+            Steps(trainer, group, schedule=trainer.settings.schedule),
+            trainer.classes or 0,
+        )
         #: Phase of the last step, and whether both networks trained in this epoch.
         self._phase, self._alternated = self.state.position.phase, False
         self._epochs = epochs

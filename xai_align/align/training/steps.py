@@ -18,6 +18,7 @@ from xai_align._tools.random_state import seed_all
 from xai_align.align.forward_passes.classifier_pass import ClassifierPass
 from xai_align.align.forward_passes.masker_pass import MaskerPass
 from xai_align.align.forward_passes.training_batch import TrainingBatch
+from xai_align.align.options import Schedule
 from xai_align.align.recipe_record import needs_mask_source
 from xai_align.align.training.micro_batches import Gradients, MicroBatch, micro_batches_of, on_device
 from xai_align.align.training.trainer_state import TrainerState
@@ -41,14 +42,15 @@ class Steps:
     Args:
         trainer: the networks with their optimisers, modes and options.
         group: the processes.
+        schedule: of the learning rates; "none": they stay as they are in the optimisers.
     """
 
-    def __init__(self, trainer: TrainerState, group: ProcessGroup) -> None:
+    def __init__(self, trainer: TrainerState, group: ProcessGroup, *, schedule: Schedule) -> None:
         assert trainer.space is not None
         self.classifier, self.masker, self.space = trainer.network, trainer.masker, trainer.space
         self.settings, self.recipe, self.response = trainer.settings, trainer.recipe, trainer.response
         self.updaters, self.modes = trainer.updaters, trainer.modes
-        self.device, self.group = trainer.device, group
+        self.device, self.group, self._schedule = trainer.device, group, schedule
         #: Share of each network's own steps that is done, where its rate falls by these.
         self.own_progress: dict[str, float] = {}
         networks = {"classifier": self.classifier, "masker": self.masker}
@@ -129,7 +131,7 @@ class Steps:
         """Set up this network for training and freeze the other one inside the block."""
         other = {"classifier": self.masker, "masker": self.classifier}[name]
         updater = self.updaters[name]
-        if self.settings.schedule != "none":
+        if self._schedule != "none":
             updater.set_rate(self.settings.learning_rate_factor(self.own_progress.get(name, context.progress)))
         self._buffers[name].save()
         # seeds dropout etc., so that a repeated step is the same
@@ -212,13 +214,8 @@ def single_step(trainer: TrainerState, raw: Any, *, name: Literal["classifier", 
                 f"the recipe '{trainer.recipe.name}' trains no masker, so there is no step of it to make; "
                 "make classifier_step alone"
             )
-        if trainer.settings.schedule != "none":
-            raise ValueError(
-                f"schedule='{trainer.settings.schedule}' needs the number of steps, which a loop of single steps does "
-                "not state; give schedule='none' and set the optimisers' learning rates in your loop"
-            )
         state, means, group = trainer.assemble(), StepMeans(trainer.device), ProcessGroup()
-        steps = Steps(trainer, group)
+        steps = Steps(trainer, group, schedule="none")  # the number of steps is not known
         micro_batches = steps.micro_batches(trainer.validator("the batches")(raw))
         context = StepContext(state.step, 0.0, f"step {state.step + 1}")
         if name == "masker":
