@@ -368,3 +368,19 @@ def test_logits_in_a_dictionary():
     net, x, a = conv_net(), images(2), maps(2)
     found = perturbation_curve(lambda z: {"logits": net(z)}, x, a)
     torch.testing.assert_close(found.masked, perturbation_curve(net, x, a).masked)
+
+
+class RoundsInside(nn.Module):
+    """The network in bfloat16 inside, with outputs in float32 that differ between batches by a bit of bfloat16."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = conv_net().bfloat16()
+
+    def forward(self, x):
+        return self.inner(x.bfloat16()).float() * (1 + 2**-8 * (len(x) % 2))
+
+
+def test_rounding_inside_a_network_is_no_mixing():
+    found = perturbation_curve(RoundsInside().eval(), images(3), maps(3))
+    assert found.masked.isfinite().all()
