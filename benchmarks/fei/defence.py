@@ -45,6 +45,8 @@ def solvers(steps: int, rules: list[str], normalization: Normalization) -> dict[
     curve = partial(_maps, solver="curve", normalization=normalization)
     found: dict[str, Maps] = {
         "fei (default)": curve,
+        "fei-both": partial(_maps, solver="both", normalization=normalization),
+        "fei-both, none": partial(_maps, solver="both", normalization=normalization, clip="none"),
         "curve, unpenalised": partial(curve, deviation_weight=0.0),
         "curve, pixels, no safeguards": partial(curve, **UNGUARDED),
     }
