@@ -102,3 +102,21 @@ def _equal(a: object, b: object) -> bool:
     if isinstance(a, list) and isinstance(b, list):
         return len(a) == len(b) and all(_equal(x, y) for x, y in zip(a, b, strict=True))
     return a == b
+
+
+class CentresItsBatch(nn.Module):
+    """The network of images less the mean image of the batch: its answers depend on the rest of the batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = conv_net()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x - x.mean(0, keepdim=True))
+
+
+class AddsNoise(CentresItsBatch):
+    """The network of images and noise, also in eval mode."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x + torch.randn_like(x))

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from tests.networks import conv_net, images, untouched
+from tests.networks import AddsNoise, CentresItsBatch, conv_net, images, untouched
 from xai_align.perturbation.curve import iterate_curves, perturbation_curve, perturbation_curves
 from xai_align.perturbation.fills import Noise
 from xai_align.perturbation.spec import PerturbationSpec, grid_mask, removed_count
@@ -328,22 +328,11 @@ def test_the_activation_is_known():
         perturbation_curves(conv_net(), images(), images(), [PerturbationSpec()], activation="x")
 
 
-class CentresItsBatch(nn.Module):
-    """The network of inputs less their mean over the batch, or of inputs and noise."""
-
-    def __init__(self, noise):
-        super().__init__()
-        self.inner, self.noise = conv_net(), noise
-
-    def forward(self, x):
-        return self.inner(x + torch.randn_like(x) if self.noise else x - x.mean(0, keepdim=True))
-
-
 @pytest.mark.parametrize("count", [1, 3, 20])
-@pytest.mark.parametrize("noise", [False, True])
-def test_a_network_whose_answers_are_not_of_one_example_is_refused(noise, count):
+@pytest.mark.parametrize("network", [CentresItsBatch, AddsNoise])
+def test_a_network_whose_answers_are_not_of_one_example_is_refused(network, count):
     with pytest.raises(ValueError, match=r"mixes the examples of a batch.*or draws random numbers"):
-        perturbation_curve(CentresItsBatch(noise).eval(), images(count), maps(count))
+        perturbation_curve(network().eval(), images(count), maps(count))
 
 
 class DoublesInPlace(nn.Module):

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torchvision
 from hf_networks import Logits, swin
-from networks import conv_net, filled, images
+from networks import CentresItsBatch, conv_net, filled, images
 from torch import nn
 from transformers import MobileViTConfig, MobileViTForImageClassification
 
@@ -143,17 +143,6 @@ def test_a_network_that_draws_random_numbers_is_refused(where, options):
 def test_no_explainer_is_fitted_to_a_network_that_draws_random_numbers(where):
     with pytest.raises(ValueError, match="other logits at a second pass on the same inputs"):
         fit_fei(DropsOut(where).eval(), images(4), epochs=1, batch_size=2)
-
-
-class CentresItsBatch(nn.Module):
-    """The network of images less the mean image of the batch."""
-
-    def __init__(self):
-        super().__init__()
-        self.inner = conv_net()
-
-    def forward(self, x):
-        return self.inner(x - x.mean(0, keepdim=True))
 
 
 @pytest.mark.parametrize("count", [1, 3])

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from tests import hf_networks
-from tests.networks import conv_net, images, untouched
+from tests.networks import AddsNoise, CentresItsBatch, conv_net, images, untouched
 from xai_align import Question, read_out
 from xai_align.pinet import ExactPiNet
 from xai_align.prototypes import (
@@ -487,26 +487,9 @@ def test_a_retrofitted_network_is_mixed_at_its_own_layer():
     torch.testing.assert_close(MixedNetwork(retrofitted, found, x)(x), net(x))
 
 
-class CentresItsBatch(nn.Module):
-    """The network of images less the mean image of the batch."""
-
-    def __init__(self):
-        super().__init__()
-        self.inner = conv_net()
-
-    def forward(self, x):
-        return self.inner(x - x.mean(0, keepdim=True))
-
-
-class Noisy(CentresItsBatch):
-    """The network of images and noise."""
-
-    def forward(self, x):
-        return self.inner(x + 0.5 * torch.randn_like(x))
-
-
 @pytest.mark.parametrize(
-    ("network", "said"), [(CentresItsBatch, "mixes the examples of a batch"), (Noisy, "other logits at a second pass")]
+    ("network", "said"),
+    [(CentresItsBatch, "mixes the examples of a batch"), (AddsNoise, "other logits at a second pass")],
 )
 def test_no_prototypes_of_a_network_that_mixes_its_batch_or_draws_random_numbers(network, said):
     with pytest.raises(ValueError, match=said):
