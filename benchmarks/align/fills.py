@@ -17,7 +17,8 @@ import matplotlib.pyplot as plt
 import torch
 from torch import Tensor, nn
 
-from benchmarks.align.pacs_fits import MASKER_LEARNING_RATE, METHODS, Crops, fit, prepared, split_of
+from benchmarks.align.pacs_fits import MASKER_LEARNING_RATE, METHODS, Crops, fit, split_of
+from benchmarks.align.pacs_networks import LITE0
 from benchmarks.align.pacs_scores import AT_ONCE, of_masks, probabilities
 from benchmarks.align.pretrained_masker import PretrainedMasker
 from benchmarks.shared.markdown import heading, row
@@ -48,8 +49,8 @@ def main() -> None:
     torch.set_num_threads(1)
     pacs = load_pacs(options.pacs)
     split = split_of(pacs, pacs.domain_names.index(options.source), options.seed)
-    images, labels = prepared(pacs.pixels[split.train]), pacs.labels[split.train]
-    test, answers = prepared(pacs.pixels[split.test]), pacs.labels[split.test]
+    images, labels = LITE0.prepared(pacs.pixels[split.train]), pacs.labels[split.train]
+    test, answers = LITE0.prepared(pacs.pixels[split.test]), pacs.labels[split.test]
     classifier = fit(METHODS["erm"], images, labels, classes=7, seed=options.seed)[0].classifier.eval()
     for share in DIMMED:
         right = torch.cat([probabilities(classifier, share * x) for x in test.split(AT_ONCE)]).argmax(1) == answers

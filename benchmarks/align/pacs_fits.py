@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 fine-tuned on one domain of PACS, by ALIGN and by the methods it is compared with.
+"""Networks fine-tuned on one domain of PACS, by ALIGN and by the methods it is compared with.
 
 All methods make the same number of updates of the classifier, on the same kind of pictures and with the same learning
 rates.
@@ -15,21 +15,18 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import affine_grid, grid_sample, interpolate
+from torch.nn.functional import affine_grid, grid_sample
 
-from benchmarks.align.pretrained_masker import PretrainedMasker
+from benchmarks.align.pacs_networks import LITE0, Backbone
 from benchmarks.shared.pacs import Pacs
-from benchmarks.shared.real_networks import lite0
 from xai_align.align import AlignFit, AlignTrainer, Recipe, recipe
 from xai_align.align.mask_sources import Inverted, LearnedMask
 from xai_align.align.saliency import Normalise
 
-#: Side of the pictures in pixels.
-SIZE = 96
 BATCH = 16
 #: Epochs of the classifier, those of them without masks, and epochs of the masker alone.
 EPOCHS, WARM_UP, MASKER_ALONE = 5, 1, 2
-LEARNING_RATE, MASKER_LEARNING_RATE = 3e-4, 3e-3
+MASKER_LEARNING_RATE = 3e-3
 #: lambda3 and lambda4: of the alignment and of DRE's regulariser.
 WEIGHT = 0.1
 #: Smallest side of a random crop as a share of the picture's.
@@ -37,9 +34,16 @@ SMALLEST_CROP = 0.75
 #: Share of a domain that is trained on.
 TRAINED = 0.8
 
-#: Weights that are trained: all, or those from block 5 on (2.7 of 3.4 million), which is quicker.
+#: Weights that are trained: all, or the network's last blocks and its head, which is quicker.
 Trained = Literal["all", "last"]
-FIRST_OF_LAST = 5
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Network, and which of its weights are trained."""
+
+    backbone: Backbone = LITE0
+    trained: Trained = "all"
 
 
 @dataclass(frozen=True)
@@ -60,15 +64,6 @@ def split_of(pacs: Pacs, source: int, seed: int) -> Split:
         cut = round(TRAINED * len(found))
         parts.append((found[:cut], found[cut:]))
     return Split(*(torch.cat(part) for part in zip(*parts, strict=True)))
-
-
-def prepared(pixels: Tensor) -> Tensor:
-    """Return uint8 pictures as ``[N, 3, 96, 96]`` in EfficientNet-Lite0's units."""
-    small = [
-        interpolate(some.float() / 127.5 - 1, (SIZE, SIZE), mode="bilinear", antialias=True)
-        for some in pixels.split(128)
-    ]
-    return torch.cat(small).contiguous(memory_format=torch.channels_last)
 
 
 class Crops:
@@ -154,14 +149,6 @@ class OwnPace(torch.optim.AdamW):
         return super().step(closure)
 
 
-def last_alone(model: nn.Module) -> None:
-    """Leave only the weights from block 5 on to training."""
-    model.requires_grad_(False)
-    last = (*model.blocks[FIRST_OF_LAST:], model.conv_head, model.bn2, model.classifier)  # type: ignore[index,misc]
-    for part in last:
-        part.requires_grad_(True)
-
-
 def fit(
     method: Method,
     images: Tensor,
@@ -170,28 +157,32 @@ def fit(
     *,
     classes: int,
     seed: int,
-    trained: Trained = "all",
+    setup: Setup = Setup(),
 ) -> tuple[AlignFit, list[str]]:
     """Train on these pictures, with masks if the method needs them; return the fit and the classes of its warnings."""
     torch.manual_seed(seed)  # of the new head
-    model = lite0().model
-    model.reset_classifier(classes)  # type: ignore[operator]
-    if trained == "last":
-        last_alone(model)
+    backbone = setup.backbone
+    model = backbone.create(classes)
+    if setup.trained == "last":
+        model.requires_grad_(False)
+        for part in backbone.last(model):
+            part.requires_grad_(True)
     torch.manual_seed(seed)  # of the masker
     recipe = method.recipe()
     crops = Crops(images, labels, masks if recipe.needs_masks else None)
     alone = MASKER_ALONE if recipe.trains_masker else 0
     trainer = AlignTrainer(
-        model.to(memory_format=torch.channels_last),
-        PretrainedMasker().to(memory_format=torch.channels_last) if recipe.trains_masker else None,
+        model,
+        backbone.masker() if recipe.trains_masker else None,
         recipe=recipe,
+        saliency=backbone.saliency,
         normalise=method.normalise,
         warmup_epochs=WARM_UP,
         masker_only_epochs=alone,
         masker_every=2,
         masker_learning_rate=MASKER_LEARNING_RATE,
-        classifier_optimizer=lambda parameters: OwnPace(list(parameters), LEARNING_RATE, steps=EPOCHS * len(crops)),
+        classifier_optimizer=lambda weights: OwnPace(list(weights), backbone.learning_rate, steps=EPOCHS * len(crops)),
+        mixed_precision=backbone.precision,
         freeze_batch_norm=True,
         keep="last",
         seed=seed,

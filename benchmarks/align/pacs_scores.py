@@ -10,6 +10,7 @@ from torch.nn.functional import interpolate
 
 from benchmarks.align.hard_auc import hard_auc
 from xai_align.align.saliency import dead, grad_cam
+from xai_align.align.saliency_of_readouts import Saliency, readout_evidence
 from xai_align.evaluation.faithfulness import area, comprehensiveness_of, sufficiency_of
 from xai_align.perturbation import PerturbationSpec, perturbation_curves
 from xai_align.perturbation.questioned import curve_values
@@ -33,8 +34,13 @@ class Asked:
     judged: Tensor
 
 
-def scores(classifier: nn.Module, masker: nn.Module | None, asked: Asked) -> dict[str, float]:
-    """Return accuracy, scores of CAMs of the predicted class, and statistics of masks; both networks in eval mode."""
+def scores(
+    classifier: nn.Module, masker: nn.Module | None, asked: Asked, *, saliency: Saliency = "gradcam"
+) -> dict[str, float]:
+    """Return accuracy, scores of CAMs of the predicted class, and statistics of masks; both networks in eval mode.
+
+    With the exact readout in place of Grad-CAM, "CAMs" are its positive parts.
+    """
     predicted = torch.cat([probabilities(classifier, x) for x in asked.images.split(AT_ONCE)]).argmax(1)
     right = (predicted == asked.labels).double()
     by_class = [float(right[asked.labels == label].mean()) for label in asked.labels.unique()]
@@ -45,24 +51,26 @@ def scores(classifier: nn.Module, masker: nn.Module | None, asked: Asked) -> dic
         "hard-label AUC": hard_auc(predicted, asked.labels),
     }
     images, classes = asked.images[asked.judged], predicted[asked.judged]
-    found |= of_cams(classifier, images, classes)
+    cams = cams_of(classifier, images, classes, saliency)
+    found |= of_cams(classifier, images, classes, cams)
     return found if masker is None else found | of_masks(classifier, masker, images, classes)
 
 
 @torch.no_grad()
-def shown(classifier: nn.Module, masker: nn.Module | None, images: Tensor) -> dict[str, Tensor]:
+def shown(
+    classifier: nn.Module, masker: nn.Module | None, images: Tensor, *, saliency: Saliency = "gradcam"
+) -> dict[str, Tensor]:
     """Return data for pictures of some examples: predicted classes, CAMs, and masks if there are any."""
     predicted = probabilities(classifier, images).argmax(1)
-    found = {"predicted": predicted, "cams": cams_of(classifier, images, predicted)}
+    found = {"predicted": predicted, "cams": cams_of(classifier, images, predicted, saliency)}
     return found if masker is None else found | {"masks": masker(images).half()}
 
 
-def of_cams(classifier: nn.Module, images: Tensor, classes: Tensor) -> dict[str, float]:
+def of_cams(classifier: nn.Module, images: Tensor, classes: Tensor, cams: Tensor) -> dict[str, float]:
     """Return sufficiency (low is good), comprehensiveness (high is good), means over :data:`SHARES`, and insertion AUC.
 
     The insertion curve goes from a blurred picture to the picture.
     """
-    cams = cams_of(classifier, images, classes)
     maps = interpolate(cams, images.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
     series = [PerturbationSpec(fill, "morf", SHARES) for fill in FILLS.values()]
     series += [PerturbationSpec(fill, "lerf", tuple(1 - share for share in SHARES)) for fill in FILLS.values()]
@@ -83,10 +91,13 @@ def of_cams(classifier: nn.Module, images: Tensor, classes: Tensor) -> dict[str,
 
 
 @torch.no_grad()
-def cams_of(classifier: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
-    """Return CAMs ``[N, 1, 3, 3]`` at the head's input."""
+def cams_of(classifier: nn.Module, images: Tensor, classes: Tensor, saliency: Saliency) -> Tensor:
+    """Return CAMs at the head's input, ``[N, 1, h, w]``, or positive parts of exact readouts, in full precision."""
     parts = zip(images.split(AT_ONCE), classes.split(AT_ONCE), strict=True)
-    return torch.cat([grad_cam(classifier, x, y) for x, y in parts])
+    with torch.autocast(images.device.type, enabled=False):
+        if saliency == "readout":
+            return torch.cat([readout_evidence(classifier, x, y).relu() for x, y in parts])
+        return torch.cat([grad_cam(classifier, x, y) for x, y in parts])
 
 
 @torch.no_grad()

@@ -12,7 +12,6 @@ from scipy.ndimage import label
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from benchmarks.align.pacs_fits import SIZE
 from benchmarks.shared.real_networks import lite0
 
 #: Side of the network's input in pixels, as in its training: 7 x 7 positions.
@@ -21,15 +20,15 @@ AT_ONCE = 32
 
 
 @torch.no_grad()
-def pseudo_masks(pixels: Tensor) -> Tensor:
-    """Return masks in [0, 1], ``[N, 1, 96, 96]``, of uint8 images ``[N, 3, H, W]``."""
+def pseudo_masks(pixels: Tensor, *, size: int) -> Tensor:
+    """Return masks in [0, 1], ``[N, 1, size, size]``, of uint8 images ``[N, 3, H, W]``."""
     model = lite0().model.eval()
     found = []
     for some in pixels.split(AT_ONCE):
         x = interpolate(some.float() / 127.5 - 1, (SEEN, SEEN), mode="bilinear", antialias=True)
         aggregation = model.forward_features(x).sum(1)  # type: ignore[operator]
         found.append(torch.stack([largest_part(one > one.mean()) for one in aggregation]))
-    return interpolate(torch.cat(found)[:, None].float(), (SIZE, SIZE), mode="bilinear")
+    return interpolate(torch.cat(found)[:, None].float(), (size, size), mode="bilinear")
 
 
 def largest_part(marked: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
     python -m benchmarks.fei.defence --network squeezenet --out OUT --classes 50 [--steps 100] [--only nested]
     python -m benchmarks.fei.defence --network squeezenet --out OUT --classes 50 --table-only
+    python -m benchmarks.fei.defence --network vit --weights FILE --out OUT --classes 5
 
 The image is black, the reference of the nested solver zero in the network's units (the mean colour): the test of FEI's
 authors (arXiv 2509.04588; their released code). The range of a black image is one colour, so the curve solver's
@@ -26,9 +27,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.fei import transformer
+from benchmarks.fei.networks import network_of
 from benchmarks.shared.markdown import heading, row
 from benchmarks.shared.measuring import timed
-from benchmarks.shared.photographs import JUDGES
 from benchmarks.shared.positive_integer import positive_integer
 from xai_align.comparison.store import write_whole
 from xai_align.fei import optimize_masks
@@ -111,7 +113,8 @@ def table(folders: dict[str, Path], classes: list[int]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--network", choices=("lite0", "squeezenet"), required=True)
+    parser.add_argument("--network", choices=("lite0", "squeezenet", transformer.NAME), required=True)
+    parser.add_argument("--weights", type=Path, help="file of the transformer's weights")
     parser.add_argument("--out", type=Path, required=True, help="folder for the files")
     parser.add_argument("--classes", type=positive_integer, default=50, help="number of classes")
     parser.add_argument("--steps", type=positive_integer, default=100)
@@ -119,15 +122,16 @@ def main() -> None:
     parser.add_argument("--only", help="solvers whose names contain this")
     parser.add_argument("--table-only", action="store_true", help="print the existing results, and optimise nothing")
     options = parser.parse_args()
-    judge = JUDGES[options.network]
-    model, black = judge.model, judge.view(torch.zeros(1, 3, 224, 224))
+    network = network_of(options.network, options.weights)
+    model, black = network.model, network.view(torch.zeros(1, 3, 224, 224))
     with torch.no_grad():
-        predicted = int(model(black).argmax())
-    order = torch.randperm(1000, generator=torch.Generator().manual_seed(0)).tolist()
+        logits = model(black)[0]
+    predicted = int(logits.argmax())
+    order = torch.randperm(len(logits), generator=torch.Generator().manual_seed(0)).tolist()
     classes = [c for c in order if c != predicted][: options.classes]
     chosen = {
         name: make
-        for name, make in solvers(options.steps, options.rules, judge.normalization).items()
+        for name, make in solvers(options.steps, options.rules, network.normalization).items()
         if not options.only or options.only in name
     }
     folders = {name: options.out / options.network / _folder_name(name, options.steps) for name in chosen}

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from benchmarks.peers.rise import rise
+from benchmarks.peers.by_name import PEERS, PUBLISHED, Peer
+from benchmarks.peers.mda import mda
 from benchmarks.shared import small_vit
 from benchmarks.shared.coarse_maps import smoothed
 from benchmarks.shared.photographs import Photograph
@@ -21,7 +22,8 @@ NAME = "vit"
 GRID = (16, 16)
 #: Number of steps of the symmetric relevance gain.
 SRG_STEPS = 8
-_MEAN, _STD = (torch.tensor(values).view(3, 1, 1) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_MEAN, _STD = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ class Transformer:
     model: nn.Module
     name: str = NAME
     size: int = 224
+    #: Mean and standard deviation of the network's units.
+    normalization: tuple[tuple[float, ...], tuple[float, ...]] = (MEAN, STD)
 
     def view(self, pixels: Tensor) -> Tensor:
         """Return pixels ``[N, 3, 224, 224]`` in [0, 1] in the network's units."""
@@ -61,8 +65,14 @@ def fei(model: nn.Module, x: Tensor, label: int, network: str, **options: object
     return optimize_masks(model, x, [label], **options).attribution[0]
 
 
-def of_rise(model: nn.Module, x: Tensor, label: int, network: str, **options: int) -> Tensor:
-    return rise(model, x, label, **options)
+def searched(peer: Peer, passes: int, model: nn.Module, x: Tensor, label: int, network: str) -> Tensor:
+    """Return a peer's map with this number of passes."""
+    return peer(model, x, label, passes=passes)
+
+
+def of_mda(model: nn.Module, x: Tensor, label: int, network: str, **options: int) -> Tensor:
+    """Return MDA's map, with AttnLRP as its prior."""
+    return mda(model, x, label, prior=explain(model, x, label, "attn_lrp").map[0].detach(), **options)
 
 
 def by_name(method: str, model: nn.Module, x: Tensor, label: int, network: str) -> Tensor:
@@ -77,8 +87,11 @@ def random(model: nn.Module, x: Tensor, label: int, network: str) -> Tensor:
 METHODS = {
     "readout": readout,
     "random": random,
-    "rise": of_rise,
-    "rise-100": partial(of_rise, passes=100),
+    **{name: partial(searched, PEERS[name], passes) for name, passes in PUBLISHED.items()},
+    **{f"{name}-100": partial(searched, peer, 100) for name, peer in PEERS.items()},
+    "mda": of_mda,
+    "mda-1000": partial(of_mda, passes=1000),
+    "mda-100": partial(of_mda, passes=100),
     "fei": fei,
     "fei-drop": partial(fei, removal="drop"),
     "fei-either": partial(fei, removal="either"),
