@@ -98,8 +98,7 @@ class BaselineMethod(WithoutFutures, Attribution):
             ValueError: the model is in train mode where that matters.
         """
         _check_options(self.spec.method, options)
-        if isinstance(self.forward_func, nn.Module):
-            check_evaluation_mode(self.forward_func)
+        check_evaluation_mode(self.forward_func)
         given = _format_tensor_into_tuples(inputs)
         model, target = posed(self.forward_func, target, len(given[0]))
         extra = _format_additional_forward_args(additional_forward_args)

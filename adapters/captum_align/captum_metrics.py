@@ -14,7 +14,7 @@ from captum._utils.common import _format_additional_forward_args, _format_tensor
 from captum.metrics import infidelity as captum_infidelity
 from captum.metrics import infidelity_perturb_func_decorator
 from captum.metrics import sensitivity_max as captum_sensitivity_max
-from torch import Tensor, nn
+from torch import Tensor
 
 from captum_align.baseline_method import posed
 from captum_align.own_copies import gradients_on, own_model
@@ -85,7 +85,7 @@ def infidelity(
         )
 
     given, maps = _matching(inputs, attributions)
-    _check_mode(forward_func)
+    check_evaluation_mode(forward_func)
     model, target = posed(forward_func, target, len(given[0]))
     extra = _format_additional_forward_args(additional_forward_args)
     bases = _one_each(baselines, given)
@@ -135,7 +135,7 @@ def sensitivity(
         TargetError: (an AssertionError) the target is not understood.
     """
     given, _ = _matching(inputs, attributions)
-    _check_mode(forward_func)
+    check_evaluation_mode(forward_func)
     single = isinstance(inputs, Tensor)
     options = {} if perturb_func is None else {"perturb_func": perturb_func}
     asked_of_all = target if isinstance(forward_func, QuestionModel) and target is None else captum_target(target)
@@ -193,11 +193,6 @@ def _matching(inputs: Any, attributions: Any) -> tuple[tuple[Tensor, ...], tuple
     if not all(bool(one.isfinite().all()) for one in maps):
         raise ValueError("attributions hold NaN or infinity; they cannot be measured")
     return given, tuple(one.detach() for one in maps)
-
-
-def _check_mode(model: Any) -> None:
-    if isinstance(model, nn.Module):
-        check_evaluation_mode(model)
 
 
 def _one_each(baselines: Any, given: tuple[Tensor, ...]) -> list[Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gradcam_align.attribution_cam import scaled_positive
 from gradcam_align.baseline_specs import package_class
@@ -51,8 +51,7 @@ def arcc(
         TargetError: the target is not understood, or the output does not have it.
     """
     cls = package_class("ARCC", "pytorch_grad_cam.metrics.arcc")
-    if isinstance(forward_func, nn.Module):
-        check_evaluation_mode(forward_func)
+    check_evaluation_mode(forward_func)
     if inputs.dim() != 4:
         raise ValueError(f"ARCC needs images [N, C, H, W], the inputs have shape {list(inputs.shape)}")
     maps = _maps(attributions, inputs)

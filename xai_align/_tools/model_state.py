@@ -153,13 +153,17 @@ def check_has_values(model: nn.Module) -> None:
             )
 
 
-def check_evaluation_mode(model: nn.Module) -> None:
+def check_evaluation_mode(model: Any) -> None:
     """Raise if the model's outputs are random or depend on the batch, or if a forward pass changes its buffers.
+
+    A function has no mode, and is not checked.
 
     Raises:
         ValueError: a BatchNorm, an InstanceNorm with statistics or (active) dropout is in train mode, or a BatchNorm
             has no running statistics.
     """
+    if not isinstance(model, nn.Module):
+        return
     modules = modules_of(model)
     if any(_is_restless(module) for module in modules):
         wrong = [name or type(model).__name__ for name, module in model.named_modules() if _is_restless(module)]

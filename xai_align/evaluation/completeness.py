@@ -109,8 +109,7 @@ def completeness_error(
     """
     check_finite("the attributions", attributions)
     _check_contributions(explanation)
-    if isinstance(forward_func, nn.Module):
-        check_evaluation_mode(forward_func)
+    check_evaluation_mode(forward_func)
     if len(attributions) != len(inputs):
         raise ValueError(f"attributions of {len(attributions)} examples were given, and {len(inputs)} inputs")
     if constant is not None and baselines is not None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from xai_align._tools.checks import check_choice
 from xai_align._tools.model_state import check_evaluation_mode
@@ -292,8 +292,7 @@ def _judged(
     options: dict[str, Any],
 ) -> Tensor:
     if transfer_to is not None and target is None:
-        if isinstance(forward_func, nn.Module):
-            check_evaluation_mode(forward_func)
+        check_evaluation_mode(forward_func)
         extra = forward_arguments(options.get("additional_forward_args"))
         with torch.no_grad():  # the explained class is the one that the first network predicts
             target = forward_func(*cloned([inputs, *extra])).reshape(len(inputs), -1).argmax(1)

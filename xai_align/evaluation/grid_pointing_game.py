@@ -113,8 +113,7 @@ def grid_pointing_game(
     if grids is None:
         grids = draw_grids(model, images, labels, n=n, count=count, seed=seed, batch_size=internal_batch_size)
     else:
-        if isinstance(model, nn.Module):
-            check_evaluation_mode(model)
+        check_evaluation_mode(model)
         _check_labelled(images, labels)
         _check_grids(grids, labels)
     cells = grids.members.shape[1]
@@ -301,8 +300,7 @@ def class_probabilities(
 @restores_thread_state
 def _probabilities(model: nn.Module | Callable[..., Tensor], images: Tensor, batch_size: int | None) -> Tensor:
     """Return probabilities ``[N, K]`` on the CPU."""
-    if isinstance(model, nn.Module):
-        check_evaluation_mode(model)
+    check_evaluation_mode(model)
     size = BATCH_SIZE if batch_size is None else check_integer("batch_size", batch_size)
     parts = []
     for some in images.split(size):

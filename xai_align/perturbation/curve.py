@@ -293,5 +293,4 @@ def _check(forward_func: Any, inputs: Any, internal_batch_size: int | None) -> N
     check_finite("the inputs", inputs)
     if internal_batch_size is not None:
         check_integer("internal_batch_size", internal_batch_size)
-    if isinstance(forward_func, nn.Module):
-        check_evaluation_mode(forward_func)
+    check_evaluation_mode(forward_func)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -156,6 +156,21 @@ def check_independent(logits: Tensor, in_another_batch: Tensor) -> None:
             "as a mean over the first axis does, or draws random numbers in eval mode; use a model that answers about "
             "each example alone"
         )
+
+
+def check_comparable(answer: Callable[[Tensor], Tensor], example: Tensor, logits: Tensor) -> None:
+    """Raise if a model answers differently about an example at a second pass, or beside another image.
+
+    Args:
+        answer: returns the logits ``[N, ...]`` of a copy of the model.
+        example: ``[1, C, H, W]``.
+        logits: of the model itself for the example.
+
+    Raises:
+        ValueError: as :func:`check_repeats` and :func:`check_independent`.
+    """
+    check_repeats(logits, answer(example.clone()))
+    check_independent(logits, answer(torch.cat([example, 1 - example]))[:1])
 
 
 @contextmanager

@@ -33,7 +33,7 @@ from xai_align._tools.replica import Replica
 from xai_align._tools.thread_state import restores_thread_state
 from xai_align.features.resolve_layer import Layer
 from xai_align.features.unwrapping import unwrapped
-from xai_align.pinet.input_checks import check_independent, check_inputs, check_model, check_repeats
+from xai_align.pinet.input_checks import check_comparable, check_inputs, check_model
 from xai_align.prototypes.feature_cache import CachedFeatures, gather_features, stacked
 from xai_align.prototypes.fingerprint import fingerprint_of, fixed_image
 from xai_align.prototypes.layer_maps import LayerMaps, mixing_space
@@ -124,8 +124,7 @@ def fit_prototypes(
     with refused_images(model, first), torch.no_grad():
         copy = Replica(model).module
         logits = select_logits(copy(first.clone()), output)
-        check_repeats(logits, select_logits(copy(first.clone()), output))
-        check_independent(logits, select_logits(copy(torch.cat([first, 1 - first])), output)[:1])
+        check_comparable(lambda images: select_logits(copy(images), output), first, logits)
     asked: Layer = own_layer if layer is None else layer
     space = mixing_space(model, asked, first, output)
     maps_of = LayerMaps(model, space)

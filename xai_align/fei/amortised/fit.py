@@ -33,7 +33,7 @@ from xai_align.fei.amortised.unlabelled_images import UnlabelledImages
 from xai_align.fei.composites import check_image_model
 from xai_align.fei.random_fills import random_fills
 from xai_align.fei.solid_colours import Normalization
-from xai_align.pinet.input_checks import check_independent, check_logits, check_model, check_repeats
+from xai_align.pinet.input_checks import check_comparable, check_logits, check_model
 from xai_align.question import QuestionModel
 from xai_align.training.checkpoints import Checkpoints
 from xai_align.training.description import described_optimizer, described_parameters
@@ -274,8 +274,7 @@ class _Prepared:
         with refused_images(network, example), torch.no_grad():
             logits = check_logits(select_logits(network(example.clone())))
             copy = Replica(network).module
-            check_repeats(logits, check_logits(select_logits(copy(example.clone()))))
-            check_independent(logits, select_logits(copy(torch.cat([example, 1 - example])))[:1])
+            check_comparable(lambda images: check_logits(select_logits(copy(images))), example, logits)
         random_fills(
             example, options.fills, torch.Generator(), normalization=normalization
         )  # raises if a fill is unknown
