@@ -47,6 +47,11 @@ def small_vit(weights: Path) -> nn.Module:
 def photographs(folder: Path) -> tuple[Photographs, Photographs]:
     """Return ``(judged, others)``, in a random order of fixed seed."""
     files = sorted(folder.glob("*.JPEG"))
+    if len(files) <= JUDGED:
+        raise SystemExit(
+            f"{folder} has {len(files)} files *.JPEG, but {JUDGED} are judged and settings are chosen on others; give "
+            "the folder of the transformer's photographs"
+        )
     order = torch.randperm(len(files), generator=torch.Generator().manual_seed(0)).tolist()
     judged, others = ([files[i] for i in some] for some in (order[:JUDGED], order[JUDGED:]))
     return _read(judged), _read(others)
