@@ -152,8 +152,8 @@ def prepare(
     Raises:
         ValueError: something named does not exist or does not fit; the message names it and the alternatives.
     """
-    batch_size, pictures, transfer_to = options.batch_size, options.pictures, options.transfer_to
-    for name, number, least in (("batch_size", batch_size, 1), ("limit", limit, 1), ("pictures", pictures, 0)):
+    numbers = (("batch_size", options.batch_size, 1), ("limit", limit, 1), ("pictures", options.pictures, 0))
+    for name, number, least in numbers:
         if number is not None:
             check_integer(name, number, least=least)
     value_range = check_range(options.value_range)
@@ -164,13 +164,7 @@ def prepare(
         raise ValueError("no metric was given; `xai-align methods` shows them")
     kinds = question.split(",") if isinstance(question, str) else question
     paths, hashes, notes = _distinct_pictures(expand_paths(images, recursive=options.recursive), limit)
-    outside = [read_scores(file, images=paths, name=name) for name, file in named]
-    compared += of_scores(outside, compared)
-    for one in outside:
-        one.check_images(paths)
-    needing = [one.name for one in measured if "scores" in needs_of(one.evaluate)]
-    if needing and not outside:
-        raise ValueError(f"{' and '.join(needing)} compare with scores from outside; give a file of them (--scores)")
+    compared += _from_outside(named, paths, compared, measured)
     main = _reference(options.reference, compared)
     labels = read_labels(paths)
     where = device or usable_device(options.device)
@@ -194,15 +188,10 @@ def prepare(
     asking = replace(asking, groups=_groups(options.groups, loaded, paths, where, value_range))
     asking.check(output.sides)
     judge = _of_logits(loaded, probe)
-    if transfer_to is not None:
-        other = _on_device(transfer_to, where, given=True, trust=options.trust)
-        theirs, answers = _first_usable(paths, other, where, value_range)
-        describe_output(other, answers)
-        check_outputs_are_logits(other, theirs)
-        shape = theirs.shape[2:]
-        judge = TransferredModel(loaded, other, shape)
-        check_same_classes(loaded, other, logits, logits_of(judge, probe))
-    return Plan(
+    if options.transfer_to is not None:
+        other = _on_device(options.transfer_to, where, given=True, trust=options.trust)
+        judge = _transferred(loaded, other, probe, logits, _first_usable(paths, other, where, value_range))
+    plan = Plan(
         paths=paths,
         hashes=hashes,
         notes=(*output_notes(loaded, output), *left_out, *notes),
@@ -217,40 +206,95 @@ def prepare(
         labels=labels,
         value_range=value_range,
         device=where,
-        batch_size=batch_size,
+        batch_size=options.batch_size,
         internal_batch_size=options.internal_batch_size,
         seed=seed,
-        pictures=pictures,
-        settings={
-            "model": _name_of(model),
-            "weights_sha256": weights_sha256(loaded.model),
-            "transfer_to": None if transfer_to is None else _name_of(transfer_to),
-            "transfer_to_sha256": None if transfer_to is None else weights_sha256(judge),
-            "methods": [str(one) for one in compared],
-            "scores": [[str(name), file_sha256(file)] for name, file in named],
-            "metrics": [one.name for one in measured],
-            "questions": list(asking.kinds),
-            "classes": list(asking.targets),
-            "foils": "others" if asking.foils is None else list(asking.foils),
-            "groups": None if asking.groups is None else {name: list(group) for name, group in asking.groups.items()},
-            "images": [[legible(path), digest] for path, digest in zip(paths, hashes, strict=True)],
-            "labels": [
-                [legible(path.name), label.label, list(map(list, label.boxes))] for path, label in labels.items()
-            ],
-            "range": None if value_range is None else list(value_range),
-            "batch_size": batch_size,
-            "seed": seed,
-            "pictures": pictures,
-            "output": {
-                "kind": output.kind,
-                "field": loaded.output_field,
-                "unit": output.unit,
-                "names": list(output.names),
-            },
-            "device": where.type,
-            "versions": versions([one.name for one in compared if one.scores is None], [one.name for one in measured]),
-        },
+        pictures=options.pictures,
+        settings={},
     )
+    return replace(plan, settings=_settings(plan, options.transfer_to, named))
+
+
+def _settings(
+    plan: Plan, transfer_to: str | LoadedModel | None, scores: Sequence[tuple[str | None, Path]]
+) -> dict[str, Any]:
+    """Return everything that determines the values, as JSON."""
+    loaded, output, asking = plan.loaded, plan.output, plan.asking
+    methods = [one.name for one in plan.methods if one.scores is None]
+    metrics = [one.name for one in plan.metrics]
+    return {
+        "model": plan.model,
+        "weights_sha256": weights_sha256(loaded.model),
+        "transfer_to": None if transfer_to is None else _name_of(transfer_to),
+        "transfer_to_sha256": None if transfer_to is None else weights_sha256(plan.judge),
+        "methods": [str(one) for one in plan.methods],
+        "scores": [[str(name), file_sha256(file)] for name, file in scores],
+        "metrics": metrics,
+        "questions": list(asking.kinds),
+        "classes": list(asking.targets),
+        "foils": "others" if asking.foils is None else list(asking.foils),
+        "groups": None if asking.groups is None else {name: list(group) for name, group in asking.groups.items()},
+        "images": [[legible(path), digest] for path, digest in zip(plan.paths, plan.hashes, strict=True)],
+        "labels": [
+            [legible(path.name), label.label, list(map(list, label.boxes))] for path, label in plan.labels.items()
+        ],
+        "range": None if plan.value_range is None else list(plan.value_range),
+        "batch_size": plan.batch_size,
+        "seed": plan.seed,
+        "pictures": plan.pictures,
+        "output": {
+            "kind": output.kind,
+            "field": loaded.output_field,
+            "unit": output.unit,
+            "names": list(output.names),
+        },
+        "device": plan.device.type,
+        "versions": versions(methods, metrics),
+    }
+
+
+def _from_outside(
+    named: Sequence[tuple[str | None, Path]],
+    paths: Sequence[Path],
+    compared: Sequence[MethodReference],
+    measured: Sequence[MetricSpec],
+) -> list[MethodReference]:
+    """Return the scores in these files as methods.
+
+    Raises:
+        ValueError: scores do not fit the images, or a metric needs some and there are none.
+    """
+    outside = [read_scores(file, images=paths, name=name) for name, file in named]
+    methods = of_scores(outside, compared)
+    for one in outside:
+        one.check_images(paths)
+    needing = [one.name for one in measured if "scores" in needs_of(one.evaluate)]
+    if needing and not outside:
+        raise ValueError(f"{' and '.join(needing)} compare with scores from outside; give a file of them (--scores)")
+    return methods
+
+
+def _transferred(
+    loaded: LoadedModel, other: LoadedModel, probe: Tensor, logits: Tensor, theirs: tuple[Tensor, Tensor]
+) -> TransferredModel:
+    """Return another model for metrics, with the first one's classes.
+
+    Args:
+        loaded: the model that is explained.
+        other: the model that metrics evaluate.
+        probe: an input of the first.
+        logits: its logits.
+        theirs: the other model's input and logits.
+
+    Raises:
+        ValueError: the other model gives no logits, or has other classes.
+    """
+    x, answers = theirs
+    describe_output(other, answers)
+    check_outputs_are_logits(other, x)
+    judge = TransferredModel(loaded, other, x.shape[2:])
+    check_same_classes(loaded, other, logits, logits_of(judge, probe))
+    return judge
 
 
 def _reference(named: str | None, compared: Sequence[MethodReference]) -> str:
