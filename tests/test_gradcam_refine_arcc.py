@@ -136,6 +136,8 @@ def test_where_it_cannot_look_is_said(options, error, said):
 def test_without_stages_it_takes_the_last_layer_of_each_grid():
     found = build(conv_net()).attribute(images(2, 16), target=1)
     assert torch.equal(found, build(conv_net(), layers=["norm", "conv2"]).attribute(images(2, 16), target=1))
+    (in_a_tuple,) = build(conv_net()).attribute((images(2, 16),), target=1)
+    assert torch.equal(in_a_tuple, found)
 
 
 def test_a_layer_that_is_no_stage_and_what_is_no_model(resnet):

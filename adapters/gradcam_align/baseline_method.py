@@ -91,7 +91,7 @@ class BaselineMethod:
             ValueError: the inputs are not images, the layer has no positions in the image, the model is in train
                 mode, or the method's formula gives NaN or infinity.
         """
-        images = _one_batch_of_images(self.name, inputs)
+        images = one_batch_of_images(self.name, inputs)
         extra = forward_arguments(additional_forward_args)
         model, questions = _asked(self.forward_func, target, len(images))
         check_evaluation_mode(model)
@@ -187,7 +187,12 @@ class _Network(CutNetwork):
         return super().forward(images.to(self.dtype), *extra)
 
 
-def _one_batch_of_images(name: str, inputs: Any) -> Tensor:
+def one_batch_of_images(name: str, inputs: Any) -> Tensor:
+    """Return the images of Captum's ``inputs``, a tensor or a tuple of one.
+
+    Raises:
+        ValueError: they are not one batch of images; for :data:`OF_VOLUMES`, of images or volumes.
+    """
     images = inputs if isinstance(inputs, tuple) else (inputs,)
     dims = (4, 5) if name in OF_VOLUMES else (4,)
     if len(images) != 1 or not isinstance(images[0], Tensor) or images[0].dim() not in dims:

@@ -11,7 +11,7 @@ import torch
 from pytorch_grad_cam.utils.image import scale_cam_image
 from torch import Tensor, nn
 
-from gradcam_align.baseline_method import BaselineMethod
+from gradcam_align.baseline_method import BaselineMethod, one_batch_of_images
 from gradcam_align.baseline_specs import SPECS, package_class
 from xai_align import plugins
 from xai_align.adapter_tools import callers_level, restores_thread_state
@@ -82,9 +82,9 @@ class RefineCAMMethod:
             return scaled
 
         with torch.inference_mode(False):
-            product = self.refine(self.forward_func, self._all_layers(inputs), None, base_method=cam)(inputs, target)
+            images = one_batch_of_images(self.method, inputs)
+            product = self.refine(self.forward_func, self._all_layers(images), None, base_method=cam)(inputs, target)
             _warn_of_nothing(product)
-            images = inputs[0] if isinstance(inputs, tuple) else inputs
             maps = torch.from_numpy(np.ascontiguousarray(product)).to(images.device, images.dtype)
             attributions = (maps.unsqueeze(1) / images.shape[1]).expand(images.shape).contiguous()
         return (attributions,) if isinstance(inputs, tuple) else attributions
@@ -97,7 +97,7 @@ class RefineCAMMethod:
         """Return the method's name in tables."""
         return "refinecam"
 
-    def _all_layers(self, inputs: Any) -> list[Any]:
+    def _all_layers(self, images: Tensor) -> list[Any]:
         if self.layers is not None:
             return list(self.layers)
         model, _ = unwrapped(self.forward_func)
@@ -105,7 +105,7 @@ class RefineCAMMethod:
             model, _ = unwrapped(model.model)
         stages = plugins.stages(model)
         if not stages and self.layer is None:
-            by_grid = {layer.grid: layer.name for layer in grid_layers(model, inputs[:1])}
+            by_grid = {layer.grid: layer.name for layer in grid_layers(model, images[:1])}
             if by_grid:
                 return list(by_grid.values())[-LAYERS:]
         if not stages:
@@ -113,7 +113,7 @@ class RefineCAMMethod:
                 f"no plugin knows the stages of {type(model).__name__}; name the layers with layers=[...], the finest "
                 "first"
             )
-        inside = _inside(model, stages[-1], inputs)
+        inside = _inside(model, stages[-1], images)
         known = [stage + inside for stage in stages]
         if self.layer is None:
             return known[-LAYERS:]
@@ -137,10 +137,7 @@ def _warn_of_nothing(product: np.ndarray) -> None:
         )
 
 
-def _inside(model: nn.Module, last: str, inputs: Any) -> str:
+def _inside(model: nn.Module, last: str, images: Tensor) -> str:
     """Return where in the last stage patches still affect the answer, e.g. ".norm1"; "": in all of it."""
-    images = inputs[0] if isinstance(inputs, tuple) and inputs else inputs
-    if not isinstance(images, Tensor) or images.dim() != 4:
-        return ""  # an error of the method that is refined
     found = resolve_layer(model, None, purpose="gradient", image=images.detach()[:1].clone()).layer
     return found.removeprefix(last) if isinstance(found, str) and found.startswith(f"{last}.") else ""
