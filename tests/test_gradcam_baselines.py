@@ -18,6 +18,7 @@ from gradcam_align.baseline_specs import SPECS, ZeroAblation
 from gradcam_align.plugin import SUMMARIES
 from tests.networks import filled
 from xai_align import FeatureSpace, Question, plugins, read_out
+from xai_align.pinet import ExactPiNet
 from xai_align.question import TargetError, ask
 from xai_align.testing import TinyNetwork, check_attribution, fixed_images
 from xai_align.testing.traces import differences, snapshot, snapshot_of_inputs
@@ -293,6 +294,18 @@ def test_a_layer_by_name_by_module_or_as_a_record():
     assert torch.equal(default, build("layercam", model, layer=space).attribute(x, target=1))
     both = FeatureSpace(layer=("conv1", "conv2"), layout="NCHW")
     close(build("layercam", model, layer=both).attribute(x, target=1), by_name + default)
+
+
+def test_a_retrofits_own_feature_space_is_the_default():
+    model, x = conv_net(), images(2, 16)
+    early = build("gradcam", model, layer="conv1").attribute(x, target=1)
+    assert not torch.equal(early, build("gradcam", model).attribute(x, target=1))
+    retrofitted = ExactPiNet(model, "conv1")
+    assert torch.equal(build("gradcam", retrofitted).attribute(x, target=1), early)
+    asked, target = ask(retrofitted, Question.why(1), 2)
+    assert torch.equal(build("gradcam", asked).attribute(x, target=target), early)
+    late = build("gradcam", retrofitted, layer="conv2").attribute(x, target=1)
+    assert torch.equal(late, build("gradcam", model, layer="conv2").attribute(x, target=1))
 
 
 def test_kernel_and_other_options_reach_the_class():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import count
 from typing import Any
 
 from captum._utils.common import _format_output, _format_tensor_into_tuples, _is_tuple
@@ -30,9 +29,9 @@ class FeatureSpaceGradCam(WithoutFutures, Attribution):
 
     Args:
         forward_func: an ``nn.Module`` on one batch of images, or a ``QuestionModel`` of one.
-        layer: a layer's name or module, or a ``FeatureSpace``. None: the head's input where it has positions; else the
-            last tokens that affect the answer (in a ViT with a class token, the last block's first norm), or the output
-            of the last ``Conv2d``.
+        layer: a layer's name or module, or a ``FeatureSpace``. None: a retrofit's own feature space; else the head's
+            input where it has positions; else the last tokens that affect the answer (in a ViT with a class token, the
+            last block's first norm), or the output of the last ``Conv2d``.
 
     Raises:
         TypeError: the model is not an ``nn.Module``.
@@ -66,12 +65,11 @@ class FeatureSpaceGradCam(WithoutFutures, Attribution):
         size = (images[0].shape[-2], images[0].shape[-1])
         method = LayerGradCam(asked, cut.here)
         total = images[0].new_zeros((len(images[0]), *size))
-        for cut.part in count():
+        while cut.part == 0 or cut.part < cut.parts:  # their number is known after the first pass
             with named_checkpointing():
                 cam = method.attribute(images, target, additional_forward_args, relu_attributions=relu_attributions)
             total = total + resize_keeping_sum(cam.detach().squeeze(1), size)
-            if cut.part + 1 >= cut.parts:
-                break
+            cut.part += 1
         channels = images[0].shape[1]
         attributions = (total.unsqueeze(1) / channels).expand_as(images[0]).contiguous()
         return _format_output(_is_tuple(inputs), (attributions,))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack
-from itertools import count
 from typing import Any
 
 import numpy as np
@@ -47,9 +46,9 @@ class BaselineMethod:
     Args:
         forward_func: an ``nn.Module`` on one batch of images, or a ``QuestionModel`` of one.
         name: the method's name.
-        layer: a layer's name or module, or a ``FeatureSpace``. None: the head's input; before a class token the
-            last layer whose patch tokens affect the answer (in a ViT, the last block's first norm); else the last
-            ``Conv2d``.
+        layer: a layer's name or module, or a ``FeatureSpace``. None: a retrofit's own feature space; else the head's
+            input; before a class token the last layer whose patch tokens affect the answer (in a ViT, the last block's
+            first norm); else the last ``Conv2d``.
         **options: options of the package's class, e.g. ``kernel="rbf"`` for ``kpcacam``.
 
     Raises:
@@ -105,7 +104,7 @@ class BaselineMethod:
             if self.spec.keeps_graph:
                 stack.enter_context(PlainAttention())
             images = images.detach().clone()
-            space = resolve_layer(model, self.layer, purpose="gradient", image=images[:1])
+            space = resolve_layer(self.forward_func, self.layer, purpose="gradient", image=images[:1])
             size = 1 if self.spec.runs_network else len(images)
             parts = [
                 self._maps(_Network(model, space, _rows(extra, here, len(images)), images.dtype), images[here], some)
@@ -119,13 +118,12 @@ class BaselineMethod:
     def _maps(self, network: _Network, images: Tensor, questions: list[Question]) -> Tensor:
         """Return maps ``[N, H, W]``, on the images' device."""
         total = images.new_zeros((len(images), *images.shape[2:]), dtype=torch.float32)
-        for network.part in count():
+        while network.part == 0 or network.part < network.parts:  # their number is known after the first pass
             cells = self._cells(network, images, questions).clamp(min=0)
             size = tuple(images.shape[2:])
             mode = "trilinear" if len(size) == 3 else "bilinear"
             total = total + nn.functional.interpolate(cells[:, None], size, mode=mode)[:, 0].to(total.device)
-            if network.part + 1 >= network.parts:
-                break
+            network.part += 1
         return total
 
     def _cells(self, network: _Network, images: Tensor, questions: list[Question]) -> Tensor:
