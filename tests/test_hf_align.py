@@ -103,5 +103,6 @@ def test_a_bare_model_has_its_labels_and_the_processor_beside_it(tmp_path):
     fresh = plugin.xai_align_describe_model(transformers.ViTForImageClassification(configuration()))
     assert fresh.preprocess(PICTURE).shape == (3, 32, 32)
     assert "not normalised" in fresh.notes[0]
+    assert plugin.xai_align_describe_model(model.train()).model.training
     assert plugin.xai_align_describe_model(torch.nn.Linear(2, 2)) is None
     assert plugin.xai_align_load_model("timm:resnet18") is None

@@ -7,8 +7,9 @@ from PIL import Image
 
 from timm_align import TimmEncoder, retrofit
 from timm_align.input_size import input_size
-from timm_align.loading import ready
+from timm_align.loading import load_timm_model, ready
 from xai_align import explain
+from xai_align.plugins.models import described_model
 
 BUILT = {
     "test_vit": {"img_size": 64},
@@ -43,6 +44,18 @@ def test_a_second_look_fits_the_size_the_network_was_built_for(name: str) -> Non
 def test_other_networks_have_the_size_of_their_configuration() -> None:
     assert input_size(timm.create_model("test_resnet")) == (160, 160)
     assert TimmEncoder(timm.create_model("test_vit").eval()).options["image_size"] == [160, 160]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_described_model_keeps_its_mode(training: bool) -> None:
+    model = timm.create_model("test_resnet", num_classes=3).train(training)
+    described = described_model(model, "my.module:make")
+    assert described is not None
+    assert described.model is model
+    assert {module.training for module in model.modules()} == {training}
+    loaded = load_timm_model("timm:test_resnet@random")
+    assert loaded is not None
+    assert not loaded.model.training
 
 
 def test_stated_sizes_come_first() -> None:

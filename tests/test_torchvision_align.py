@@ -58,6 +58,7 @@ def test_the_averaged_weights_of_torchvision_s_own_script(tmp_path):
     averaged = torch.optim.swa_utils.AveragedModel(ema).state_dict()
     torch.save({"model": model.state_dict(), "model_ema": averaged, "epoch": 1}, file)
     loaded = load_torchvision_model(f"torchvision:squeezenet1_1@{file}")
+    assert not loaded.model.training
     assert torch.equal(next(loaded.model.parameters()), next(ema.parameters()))
     assert "EMA" in loaded.notes[0]
 
@@ -65,6 +66,7 @@ def test_the_averaged_weights_of_torchvision_s_own_script(tmp_path):
 def test_a_size_can_be_stated():
     options = InputOptions(img_size=(64, 96))
     loaded = load_torchvision_model("torchvision:resnet18@random", options)
+    assert not loaded.model.training
     assert loaded.preprocess(PICTURE).shape == (3, 64, 96)
     assert options.left == {}
 
@@ -148,6 +150,7 @@ def test_a_bare_model_is_prepared_as_its_builder_s_weights():
     assert described.model is model
     assert described.class_names[281] == "tabby"
     assert described.preprocess(PICTURE).shape == (3, 224, 224)
+    assert plugin.xai_align_describe_model(model.train(), "torchvision.models:squeezenet1_1").model.training
     of_a_user = plugin.xai_align_describe_model(network("squeezenet1_1", num_classes=4), "my.module:make")
     assert of_a_user.class_names == ()
     assert "transforms usual" in of_a_user.notes[0]

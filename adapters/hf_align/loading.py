@@ -62,7 +62,7 @@ def load_hf_model(reference: str) -> LoadedModel | None:
         ) from error
     random = list(dict(model.named_parameters())) if untrained else _missing(model, info)
     return _loaded(
-        model,
+        model.eval(),
         Processed(processor),
         random_weights=bool(random),
         configuration=_configuration(model, processor),
@@ -152,7 +152,7 @@ class _Plain:
 def _loaded(model: Any, preprocess: Any, **more: Any) -> LoadedModel:
     config = model.config
     return LoadedModel(
-        model=model.eval(),
+        model=model,
         preprocess=preprocess,
         class_names=_names(config),
         output_kind=_kind(config),

