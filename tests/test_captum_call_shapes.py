@@ -250,6 +250,21 @@ def test_the_delta_of_captums_call_compares_with_the_baseline(model, images, bla
         close(captums(a, black, images, target=[1, 3, 0]), -bias, 1e-4)
 
 
+@pytest.mark.parametrize("make", BOTH)
+def test_the_delta_of_attributions_of_other_examples_is_refused(model, images, black, make):
+    method = make(model)
+    a = method.attribute(images, black, [1, 3, 0])
+    others = images[:1].expand(5, -1, -1, -1)
+    for number, call in (
+        (5, lambda: method.compute_convergence_delta(a, others, target=1)),  # a distribution of baselines alone
+        (5, lambda: method.compute_convergence_delta(a, black, others, target=1)),
+        (1, lambda: method.compute_convergence_delta((a,), inputs=(images[:1],), target=1)),
+    ):
+        with pytest.raises(ValueError, match=f"attributions of 3 examples for inputs of {number}"):
+            call()
+    assert method.compute_convergence_delta(a, others, images, target=[1, 3, 0]).shape == (3,)
+
+
 FUNCTIONS = {
     "forward": lambda model: model.forward,
     "call": lambda model: model.__call__,

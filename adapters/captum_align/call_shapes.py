@@ -279,10 +279,11 @@ def delta_call(attributions: Any, args: tuple[Any, ...], named: dict[str, Any]) 
 
     Raises:
         TypeError: an argument is unknown or given twice, or there are no inputs.
+        ValueError: attributions and inputs are not of as many examples.
     """
     ours = {"start_point": "baselines", "end_point": "inputs"}
     given = {ours.get(name, name): value for name, value in named.items()}
-    pair = len(args) > 1 and _looks_like_inputs(args[1], attributions) and not _may_be_target(args[1], args[0])
+    pair = len(args) > 1 and _looks_like_inputs(args[1]) and not _may_be_target(args[1], args[0])
     starts = pair or "inputs" in given
     order = ("baselines", "inputs") if starts else ("inputs",)
     order = (*order, "target", "additional_forward_args")
@@ -297,13 +298,24 @@ def delta_call(attributions: Any, args: tuple[Any, ...], named: dict[str, Any]) 
     found |= given
     if "inputs" not in found:
         raise TypeError("compute_convergence_delta needs the inputs: end_point, or inputs")
+    counts = _examples(attributions), _examples(found["inputs"])
+    if counts[0] != counts[1]:
+        raise ValueError(
+            f"attributions of {counts[0]} examples for inputs of {counts[1]}; give those of these inputs (baselines go "
+            "before the inputs, or by name)"
+        )
     return found
 
 
-def _looks_like_inputs(value: Any, attributions: Any) -> bool:
-    """Return whether this is a tensor or a tuple of tensors in the batch of the attributions."""
+def _looks_like_inputs(value: Any) -> bool:
+    """Return whether this is a batch, or a tuple of them."""
     parts = value if isinstance(value, tuple) else (value,)
     return bool(parts) and all(isinstance(part, Tensor) and part.dim() > 0 for part in parts)
+
+
+def _examples(value: Any) -> int:
+    """Return the number of examples of a batch, or of the first of a tuple of batches."""
+    return len(value[0] if isinstance(value, tuple) else value)
 
 
 def check_construction(layer: Any) -> None:

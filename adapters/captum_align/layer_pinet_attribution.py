@@ -38,7 +38,7 @@ class LayerPiNetAttribution(WithoutFutures, LayerAttribution):
     Args:
         forward_func: the model, an ``nn.Module`` in eval mode that returns logits, or a function that calls one.
         layer: the layer's module or name, or a ``FeatureSpace``. A list of them: one result for each, as in Captum's
-            methods; with ``weights``, their mixture. None: the plugins' default.
+            methods; with ``weights``, their mixture. None: the default of :func:`~xai_align.read_out`.
         device_ids: accepted for compatibility with Captum; a readout runs on the device of model and inputs.
         multiply_by_inputs: False: the coefficients ``d answer / dz`` with the network's gates held, instead of
             coefficients times the layer's output ``z``.
