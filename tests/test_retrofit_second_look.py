@@ -224,6 +224,7 @@ def test_heads_and_their_options():
         ("test_vit", {"image_size": (50, 50)}, ValueError, "are not available for an image of 50 x 50"),
         (nn.Linear(2, 2), {}, TypeError, "write your own encoder"),
         (create("test_resnet"), {"drop_rate": 0.5}, ValueError, "require a model's name"),
+        (create("test_resnet"), {"frozn": False}, ValueError, "frozn require a model's name"),
         (create("test_resnet", num_classes=0), {}, ValueError, r"give num_classes=\.\.\."),
         ("resnet51", {}, ValueError, "did you mean"),
     ],

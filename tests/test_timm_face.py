@@ -158,8 +158,10 @@ def test_what_cannot_be_retrofitted(given, options, error, message):
 
 
 def test_options_of_names_do_not_change_a_model():
-    with pytest.raises(ValueError, match="not changed"):
-        timm_align.retrofit(create("test_resnet"), num_classes=3)
+    given = {"num_classes": 3}, {"num_classes": 0}, {"pretrained": True}, {"num_clases": 0}, {"num_clases": None}
+    for options in given:
+        with pytest.raises(ValueError, match=f"{next(iter(options))} require a model's name.* not changed"):
+            timm_align.retrofit(create("test_resnet"), **options)
 
 
 def test_weights_that_cannot_be_fetched_say_what_to_do(monkeypatch):

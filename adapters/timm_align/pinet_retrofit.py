@@ -91,7 +91,7 @@ def _exact(
         model = create_model(model_or_name, pretrained=pretrained, **chosen, **options).eval()
     else:
         model = model_or_name
-        _refuse_options_of_names({"pretrained": pretrained, "num_classes": num_classes, **options})
+        _refuse_options_of_names(options, pretrained=pretrained, num_classes=num_classes)
     if not is_timm_model(model):
         raise TypeError(
             f"{type(model).__name__} has no forward_features, forward_head and get_classifier as timm's models have; "
@@ -100,7 +100,7 @@ def _exact(
     if not has_classifier(model):
         raise ValueError(
             f"{type(model).__name__} {NO_CLASSIFIER}; give num_classes=... with the name, or call "
-            " reset_classifier(...) on the model, and train that head"
+            "reset_classifier(...) on the model, and train that head"
         )
     return ExactPiNet(model, feature_space)
 
@@ -121,7 +121,7 @@ def _second_look(
         backbone = create_model(model_or_name, pretrained=pretrained, **options).eval()
     else:
         backbone = model_or_name
-        _refuse_options_of_names({"pretrained": pretrained, **options})
+        _refuse_options_of_names(options, pretrained=pretrained)
     encoder = TimmEncoder(backbone, indices=indices, image_size=image_size, create_options=options)
     if isinstance(model_or_name, str):
         # created here, so requires_grad may be set: training then does not wait for gradients of unused parameters
@@ -174,8 +174,8 @@ def _own_classifier(encoder: TimmEncoder) -> nn.Linear | None:
     return classifier
 
 
-def _refuse_options_of_names(options: dict[str, Any]) -> None:
-    given = [name for name, value in options.items() if value not in (None, False)]
+def _refuse_options_of_names(options: dict[str, Any], *, pretrained: bool, num_classes: int | None = None) -> None:
+    given = ["pretrained"] * pretrained + ["num_classes"] * (num_classes is not None) + list(options)
     if given:
         raise ValueError(
             f"{', '.join(given)} require a model's name; this is a model, and it is not changed. "
