@@ -13,7 +13,7 @@ from torch import nn
 
 from captum_align.captum_metrics import infidelity, sensitivity
 from captum_align.plugin import xai_align_metrics
-from xai_align import Question, plugins
+from xai_align import Question, explain, plugins
 from xai_align._tools.random_state import fixed_random_state
 from xai_align.question import TargetError, ask
 from xai_align.testing import TinyNetwork, fixed_images
@@ -89,6 +89,19 @@ def test_a_linear_models_gradient_foretells_every_change():
     wrong = infidelity(model, rows, 2 * right, target=1, noise=1.0, n_perturb_samples=4000)
     torch.testing.assert_close(wrong, right.square().sum(1), rtol=0.1, atol=0)
     assert float(infidelity(model, rows, 2 * right, target=1, normalize=True).max()) < 1e-20
+
+
+def test_by_name_exact_contributions_are_as_good_as_slopes():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 3)).double().eval()
+    x = fixed_numbers(2, 3, 8, 8)
+    (metric,) = (spec for spec in xai_align_metrics() if spec.name == "infidelity")
+    exact, slopes = (explain(model, x, 1, method) for method in ("input_x_gradient", "saliency"))
+    assert (exact.values, slopes.values) == ("contributions", "slopes")
+    torch.testing.assert_close(exact.attribution, model[1].weight[1].detach().reshape(1, 3, 8, 8) * x)
+    signed = model[1].weight[1].detach().reshape(1, 3, 8, 8).expand_as(x)
+    for given, explanation in ((exact.attribution, exact), (signed, slopes), (signed, None)):
+        assert float(metric.evaluate(model, x, given, target=1, explanation=explanation).max()) < 1e-20
+    assert float(metric.evaluate(model, x, exact.attribution, target=1, explanation=slopes).min()) > 1e-10
 
 
 def test_sensitivity_is_captums_own_with_the_same_random_numbers():

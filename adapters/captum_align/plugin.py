@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from xai_align.hookspecs import AttributionSpec, MetricSpec, Values, hookimpl
+
+if TYPE_CHECKING:
+    from xai_align.explanation import Explanation
 
 #: Captum's methods that need only the model: the meaning of their values, and their summary in lists.
 BASELINES: dict[str, tuple[Values, str]] = {
@@ -54,10 +57,13 @@ def _build_layer_grad_cam(model: Any, layer: Any = None, **options: Any) -> Any:
     return _build_baseline("layer_grad_cam", model, layer=layer, **options)
 
 
-def _infidelity(forward_func: Any, inputs: Any, attributions: Any, **options: Any) -> Any:
+def _infidelity(
+    forward_func: Any, inputs: Any, attributions: Any, *, explanation: Explanation | None = None, **options: Any
+) -> Any:
     from captum_align.captum_metrics import infidelity
 
-    return infidelity(forward_func, inputs, attributions, **options)
+    includes_inputs = explanation is not None and explanation.values == "contributions"
+    return infidelity(forward_func, inputs, attributions, **{"multiply_by_inputs": includes_inputs, **options})
 
 
 def _sensitivity(forward_func: Any, inputs: Any, attributions: Any, *, explain: Any, **options: Any) -> Any:
