@@ -216,6 +216,13 @@ def test_any_function_of_the_inputs_will_do_where_no_hooks_are_needed():
         build("layer_grad_cam", lambda x: model(x))
 
 
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("target", [1, []])
+def test_a_batch_without_examples_is_refused(name, target):
+    with pytest.raises(ValueError, match=r"the inputs have shape \[0, 3, 8, 10\]; give at least one example"):
+        plugins.attribution_method(name).build(TinyNetwork()).attribute(fixed_images()[:0], target=target)
+
+
 def test_a_model_in_train_mode_is_refused():
     model = TinyNetwork().train()
     with pytest.raises(ValueError, match=r"the model is in train mode.*call model\.eval\(\) first"):

@@ -215,6 +215,8 @@ def test_bad_input_is_said(name):
         measure(name, model, images, images[:, :1], target=1)
     with pytest.raises(ValueError, match="NaN or infinity"):
         measure(name, model, images, images / 0, target=1)
+    with pytest.raises(ValueError, match="give at least one example"):
+        measure(name, model, images[:0], images[:0], target=1)
     with pytest.raises(TargetError, match="boolean"):
         measure(name, model, images, images, target=True)
     with pytest.raises(ValueError, match=r"call model\.eval\(\) first"):

@@ -348,6 +348,13 @@ def test_where_it_cannot_look_is_said(options, inputs, error, said):
         build("gradcam", model, **options).attribute(inputs, target=1)
 
 
+@pytest.mark.parametrize("name", [*NAMES, "refinecam"])
+@pytest.mark.parametrize("target", [1, []])
+def test_a_batch_without_images_is_refused(name, target):
+    with pytest.raises(ValueError, match=r"explains at least one image, the inputs have shape \[0, 3, 16, 16\]"):
+        build(name, conv_net()).attribute(images(2, 16)[:0], target=target)
+
+
 def test_what_the_package_cannot_compute_is_said():
     model, x = conv_net(), images(2, 16)
     with pytest.raises(TypeError, match=r"gradcam needs a torch\.nn\.Module, got function"):

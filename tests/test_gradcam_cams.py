@@ -310,6 +310,10 @@ def test_what_is_wrong_with_a_construction_is_said(model, pair):
     close(cam.attributions(pair, 1), AttributionCAM(model, method="saliency").attributions(pair, 1))
     with pytest.raises(ValueError, match=r"explains a batch of images \[B, C, H, W\], got \[3, 16, 16\]"):
         PiNetCAM(model)(pair[0])
+    for cam in (PiNetCAM(model), AttributionCAM(model, method="saliency")):
+        for aug_smooth in (False, True):
+            with pytest.raises(ValueError, match=r"at least one image, the inputs have shape \[0, 3, 16, 16\]"):
+                cam(pair[:0], [], aug_smooth=aug_smooth)
 
 
 # in the package's own company

@@ -95,11 +95,12 @@ class BaselineMethod(WithoutFutures, Attribution):
             TypeError: the method has no such option.
             TargetError: (an AssertionError) the target is not understood.
             AssertionError, IndexError: raised by Captum for a target that does not fit the output.
-            ValueError: the model is in train mode where that matters.
+            ValueError: there are no examples, or the model is in train mode where that matters.
         """
         _check_options(self.spec.method, options)
         check_evaluation_mode(self.forward_func)
         given = _format_tensor_into_tuples(inputs)
+        check_not_empty(given)
         model, target = posed(self.forward_func, target, len(given[0]))
         extra = _format_additional_forward_args(additional_forward_args)
         model, construction = own_model_and_layers(model, self._construction, hooks_modules=self.spec.hooks_modules)
@@ -147,6 +148,17 @@ class BaselineMethod(WithoutFutures, Attribution):
     def get_name(self) -> str:
         """Return the method's name in tables, in Captum's spelling."""
         return str(self._method.get_name())
+
+
+def check_not_empty(inputs: tuple[Tensor, ...]) -> None:
+    """Raise if a batch has no examples.
+
+    Raises:
+        ValueError: it has none.
+    """
+    if any(len(x) == 0 for x in inputs):
+        shapes = ", ".join(str(list(x.shape)) for x in inputs)
+        raise ValueError(f"the inputs have shape {shapes}; give at least one example")
 
 
 def posed(model: Any, target: Any, num_examples: int) -> tuple[Any, Any]:

@@ -16,7 +16,7 @@ from captum.metrics import infidelity_perturb_func_decorator
 from captum.metrics import sensitivity_max as captum_sensitivity_max
 from torch import Tensor
 
-from captum_align.baseline_method import posed
+from captum_align.baseline_method import check_not_empty, posed
 from captum_align.own_copies import gradients_on, own_model
 from xai_align.adapter_tools import batches_of, check_evaluation_mode, fixed_random_state, restores_thread_state
 from xai_align.question import QuestionModel, captum_target
@@ -62,7 +62,8 @@ def infidelity(
         seed: the seed of the random numbers.
 
     Raises:
-        ValueError: shapes don't match, attributions are not finite, or the model is in train mode.
+        ValueError: shapes don't match, there are no examples, attributions are not finite, or the model is in train
+            mode.
         TargetError: (an AssertionError) the target is not understood.
     """
     if perturb_func is None:
@@ -131,7 +132,8 @@ def sensitivity(
         seed: the seed of the random numbers.
 
     Raises:
-        ValueError: shapes don't match, attributions are not finite, or the model is in train mode.
+        ValueError: shapes don't match, there are no examples, attributions are not finite, or the model is in train
+            mode.
         TargetError: (an AssertionError) the target is not understood.
     """
     given, _ = _matching(inputs, attributions)
@@ -190,6 +192,7 @@ def _matching(inputs: Any, attributions: Any) -> tuple[tuple[Tensor, ...], tuple
     shapes = [tuple(x.shape) for x in given], [tuple(x.shape) for x in maps]
     if shapes[0] != shapes[1]:
         raise ValueError(f"attributions have shapes {shapes[1]} and inputs {shapes[0]}; they must be the same")
+    check_not_empty(given)
     if not all(bool(one.isfinite().all()) for one in maps):
         raise ValueError("attributions hold NaN or infinity; they cannot be measured")
     return given, tuple(one.detach() for one in maps)

@@ -9,6 +9,7 @@ from captum.attr import Attribution, LayerGradCam
 from captum.log import log_usage
 from torch import Tensor, nn
 
+from captum_align.baseline_method import check_not_empty
 from captum_align.without_futures import WithoutFutures
 from xai_align.adapter_tools import resize_keeping_sum, restores_thread_state
 from xai_align.features.cut_network import CutNetwork
@@ -55,12 +56,13 @@ class FeatureSpaceGradCam(WithoutFutures, Attribution):
         """Return the map in the shape of ``inputs``.
 
         Raises:
-            ValueError: the inputs are not images, or the layer has no positions in the image.
+            ValueError: the inputs are not images, or there are none, or the layer has no positions in the image.
         """
         images = _format_tensor_into_tuples(inputs)
         if len(images) != 1 or images[0].dim() != 4:
             shapes = ", ".join(str(list(x.shape)) for x in images)
             raise ValueError(f"Grad-CAM explains one batch of images [N, C, H, W], got {shapes}")
+        check_not_empty(images)
         cut, asked = _cut(self.forward_func, self.layer, images[0][:1])
         size = (images[0].shape[-2], images[0].shape[-1])
         method = LayerGradCam(asked, cut.here)

@@ -280,6 +280,8 @@ class AttributionCAM(BaseCAM):
         if not isinstance(input_tensor, Tensor) or input_tensor.dim() not in (4, 5):
             found = list(input_tensor.shape) if isinstance(input_tensor, Tensor) else type(input_tensor).__name__
             raise ValueError(f"a CAM explains a batch of images [B, C, H, W], got {found}; volumes [B, C, D, H, W] too")
+        if len(input_tensor) == 0:
+            raise ValueError(f"a CAM explains at least one image, the inputs have shape {list(input_tensor.shape)}")
         with torch.inference_mode(False):
             return input_tensor.detach().to(self.device).clone()
 
