@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from xai_align.evaluation.salient_regions import grid_labels
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -66,10 +68,7 @@ def feature_mask(shape: Sequence[int], start: int = 0, patches: int = PATCHES_PE
     if len(shape) != 3:
         return start + torch.arange(torch.Size(shape).numel()).reshape(1, *shape)
     height, width = shape[1:]
-    rows, columns = min(patches, height), min(patches, width)
-    row = torch.arange(height) * rows // height
-    column = torch.arange(width) * columns // width
-    return (start + row[:, None] * columns + column[None]).expand(1, *shape)
+    return (start + grid_labels(height, width, patches)).expand(1, *shape)
 
 
 def _strides(window: Sequence[int], shape: Sequence[int]) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from xai_align._tools.checks import check_finite
+from xai_align.perturbation.spec import grid_mask
 
 #: Cells on a side of the grid.
 GRID = 8
@@ -60,10 +61,7 @@ def grid_labels(height: int, width: int, cells: int = GRID) -> Tensor:
 
         grid_labels(4, 4, cells=2)  # [[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 3, 3], [2, 2, 3, 3]]
     """
-    rows, columns = min(cells, height), min(cells, width)
-    row = torch.arange(height) * rows // height
-    column = torch.arange(width) * columns // width
-    return row[:, None] * columns + column
+    return grid_mask((height, width), (min(cells, height), min(cells, width)))
 
 
 def salient_regions(
