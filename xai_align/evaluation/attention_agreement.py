@@ -74,22 +74,6 @@ def attention_agreement(
     return values.view(maps.shape[:-2])
 
 
-def attention_agreement_per_token(
-    attention: Tensor,
-    attributions: Tensor,
-    *,
-    pool: Pool = "max",
-    aggregate: Aggregate = "all",
-    method: Method = "pearson",
-) -> Tensor:
-    """Compute :func:`attention_agreement` for each token separately, with a last axis ``I``.
-
-    NaN where a token's row is constant on either side.
-    """
-    maps, pooled = _prepared(attention, attributions, pool, aggregate, method)
-    return _METHODS[method](maps.flatten(0, -2), pooled.flatten(0, -2)).view(maps.shape[:-1])
-
-
 def context_mixing_gap(
     attention: Tensor,
     attr_input: Tensor,

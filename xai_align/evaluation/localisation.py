@@ -269,22 +269,6 @@ def detection_score(attributions: Tensor, masks: Tensor, *, scale: float, thresh
     return float(tdr.nanmean() * tar.nanmean())
 
 
-def best_detection_threshold(
-    attributions: Tensor, masks: Tensor, *, scale: float, thresholds: Sequence[float] = DETECTION_THRESHOLDS
-) -> float:
-    """Return the threshold with the highest :func:`detection_score` on these (validation) images; the first on a tie.
-
-    Raises:
-        ValueError: as for :func:`detection_score`, or the score is not defined on these images.
-        TypeError: masks are not boolean.
-    """
-    scores = [detection_score(attributions, masks, scale=scale, threshold=t) for t in thresholds]
-    best = max(range(len(scores)), key=scores.__getitem__)
-    if scores[best] != scores[best]:
-        raise ValueError("the detection score needs an image with the object and one where it is not everywhere")
-    return float(thresholds[best])
-
-
 def _maps(attributions: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
     """Return maps ``[N, H, W]`` in float64, and masks on the same device."""
     maps = pixel_maps(attributions)
