@@ -316,6 +316,18 @@ def test_what_is_wrong_with_a_construction_is_said(model, pair):
                 cam(pair[:0], [], aug_smooth=aug_smooth)
 
 
+def test_a_pinet_cam_warns_as_the_readout_that_it_shows():
+    one_cell = nn.Sequential(nn.Conv2d(3, 4, 16), nn.ReLU(), nn.Flatten(), nn.Linear(4, 3)).eval()
+    with pytest.warns(UserWarning, match="the map at '1' has one cell"):
+        PiNetCAM(one_cell, ["1"]).attributions(images(2, 16), 1)
+    cancelling = nn.Sequential(nn.ReLU(), nn.Flatten(), nn.Linear(64, 2)).eval()
+    with torch.no_grad():
+        cancelling[2].weight.copy_(torch.tensor([1.0, -1.0]).repeat(32))
+        cancelling[2].bias.fill_(0.01)
+    with pytest.warns(UserWarning, match="mostly cancellation: 32 for and 32 against, with an answer of 0.01"):
+        PiNetCAM(cancelling, ["0"]).attributions(torch.ones(1, 1, 8, 8), 0)
+
+
 # in the package's own company
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gradcam_align.attribution_cam import AttributionCAM, Combine, Place
+from gradcam_align.first_component import channel_sum
 from xai_align.adapter_tools import Spread, resize_keeping_sum
 from xai_align.builtin import PINET
 from xai_align.features.spatial import layout_of, on_grid
@@ -71,14 +72,16 @@ class PiNetCAM(AttributionCAM):
         self.outputs = readouts[-1].logits.detach()
         if images.dim() == 5:
             return [contributions_on_sequences(readout, self.model, images).sum(1).detach() for readout in readouts]
-        return [_map(readout, combine, self.spread) for readout in readouts]
+        if combine is channel_sum:
+            return [readout.map(self.spread).detach() for readout in readouts]
+        return [_combined(readout, combine, self.spread) for readout in readouts]
 
 
-def _map(readout: Readout, combine: Combine, spread: Spread) -> Tensor:
-    """Return ``Readout.map`` with channels combined by ``combine``."""
+def _combined(readout: Readout, combine: Combine, spread: Spread) -> Tensor:
+    """Return ``Readout.map`` with channels combined by ``combine`` in place of their sum."""
     if isinstance(readout, MixedReadout):
         pairs = zip(readout.parts, readout.weights, strict=True)
-        return torch.stack([weight * _map(part, combine, spread) for part, weight in pairs]).sum(0)
+        return torch.stack([weight * _combined(part, combine, spread) for part, weight in pairs]).sum(0)
     size = readout.image_size
     assert size is not None
     parts = readout.contributions if isinstance(readout.contributions, tuple) else (readout.contributions,)
