@@ -102,6 +102,24 @@ def test_wrappers_are_looked_into():
     assert resolve_layer(ExactPiNet(model, "conv1"), "conv2").layer == "conv2"
 
 
+class OnTopOfABackbone(nn.Module):
+    """A user's own network: the backbone's logits with a layer on top, and attributes like those of an ExactPiNet."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone, self.feature_space = conv_net(), None
+        self.top = nn.Linear(5, 3)
+
+    def forward(self, x):
+        return self.top(self.backbone(x))
+
+
+def test_a_users_own_network_with_a_backbone_is_not_replaced_by_it():
+    model = OnTopOfABackbone().eval()
+    torch.testing.assert_close(read_out(model, images(), 1).logits, model(images()))
+    assert resolve_layer(model, "backbone.conv2").layer == "backbone.conv2"
+
+
 @pytest.mark.parametrize(
     ("layer", "error", "said"),
     [

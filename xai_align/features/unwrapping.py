@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from torch import nn
 
 from xai_align.question import QuestionModel
 
 
-@runtime_checkable
-class Retrofitted(Protocol):
-    """Module that only adds a readout to a network: :class:`~xai_align.pinet.ExactPiNet`."""
+class Retrofitted:
+    """Base class of modules that only add a readout to a network: :class:`~xai_align.pinet.ExactPiNet`.
+
+    A class and not a protocol, because users' own networks have a ``backbone`` too, and compute something with it.
+    """
 
     backbone: nn.Module
-    feature_space: Any
+
+    @property
+    def feature_space(self) -> Any:
+        """The layer where the network is read out; None: the default."""
+        raise NotImplementedError
 
 
 def unwrapped(model: Any) -> tuple[Any, Any]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from xai_align.features.resolve_layer import Layer
 from xai_align.features.routes import layer_name
+from xai_align.features.unwrapping import Retrofitted
 from xai_align.hookspecs import FeatureSpace
 from xai_align.pinet.all_classes import ClassReadout, read_out_all_classes
 from xai_align.pinet.network.module import PiNet
@@ -19,7 +20,7 @@ from xai_align.pinet.readout import Readout, read_out
 from xai_align.pinet.readout_layers import readout_space
 
 
-class ExactPiNet(PiNet):
+class ExactPiNet(PiNet, Retrofitted):
     """Unchanged network with an exact readout.
 
     A network that ends in the mean over positions and a linear layer is already a
