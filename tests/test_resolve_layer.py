@@ -15,6 +15,7 @@ from xai_align import FeatureSpace, explain, plugins, read_out
 from xai_align.align import AlignTrainer, grad_cam
 from xai_align.evaluation import hidden_activations, parameter_randomisation
 from xai_align.features import layer_names, resolve_layer
+from xai_align.features.resolve_layer import last_convolution
 from xai_align.fei import clip_gradients, optimize_masks
 from xai_align.pinet import ExactPiNet
 from xai_align.question import ask
@@ -146,6 +147,31 @@ def test_defaults_by_purpose():
     patches = resolve_layer(vit, purpose="gradient", image=images(1, 160))
     assert patches.layer.startswith("blocks.")
     assert patches.prefix_tokens == 1
+
+
+class Backwards(nn.Module):
+    """Its layers are defined in the reverse of the order in which they run."""
+
+    def __init__(self, tokens=False):
+        super().__init__()
+        self.tokens = tokens
+        self.fc, self.last, self.first = nn.Linear(6, 3), nn.Conv2d(4, 6, 3, padding=1), nn.Conv2d(3, 4, 3, padding=1)
+        self.norm, self.patches = nn.LayerNorm(6), nn.Conv2d(3, 6, 2, stride=2)
+
+    def forward(self, x):
+        if self.tokens:
+            return self.fc(self.norm(self.patches(x).flatten(2).transpose(1, 2)).mean(1))
+        return self.fc(self.last(self.first(x).relu()).relu().mean((2, 3)))
+
+
+def test_the_last_layer_is_the_one_that_runs_last():
+    image, model = images(1), Backwards().eval()
+    for purpose in ("gradient", "map"):
+        assert resolve_layer(model, purpose=purpose, image=image).layer == "last"
+    assert last_convolution(model, image).layer == "last"
+    # tokens that come after the last map, and are defined before it
+    for purpose in ("gradient", "map"):
+        assert resolve_layer(Backwards(tokens=True).eval(), purpose=purpose, image=image).layer == "norm"
 
 
 def test_maps_of_transformers_are_of_their_last_tokens_and_not_of_the_patches():

@@ -19,6 +19,7 @@ from xai_align.features.grid_layers import OF_MAPS, floating_parts, grid_layers,
 from xai_align.features.head_input import HEAD, head_input
 from xai_align.features.last_map import last_map
 from xai_align.features.last_token_layer import last_token_layer
+from xai_align.features.module_ends import record_ends, that_run_once
 from xai_align.features.routes import find_layer, layer_name
 from xai_align.features.unwrapping import network_of
 from xai_align.hookspecs import FeatureSpace
@@ -96,7 +97,11 @@ def _last_tokens_after(maps: Sequence[str], model: nn.Module, image: Tensor) -> 
     tokens = last_token_layer(model, image)
     if tokens is None:
         return None
-    names = list(dict(model.named_modules()))
+    copy = Replica(model, evaluate=True).module
+    ends = record_ends(copy, lambda output: None)
+    with torch.no_grad():
+        copy(noise_like(image))
+    names = [name for name, _ in ends]
     return tokens if not maps or names.index(str(tokens.layer)) > names.index(maps[-1]) else None
 
 
@@ -118,14 +123,20 @@ def layer_names(model: Any, layers: Layers | None) -> list[str] | None:
     inner, _ = network_of(model)
     found: list[str] = []
     for one in layers:
-        space = one if isinstance(one, FeatureSpace) else None
-        names = space.layer if space else layer_name(inner, one) if isinstance(one, nn.Module) else one
-        found += [names] if isinstance(names, str) else list(names) if isinstance(names, tuple) else [_no_layer(one)]
+        if isinstance(one, FeatureSpace):
+            names: Any = one.layer
+        else:
+            names = layer_name(inner, one) if isinstance(one, nn.Module) else one
+        if not isinstance(names, str | tuple):
+            raise _no_layer(one)
+        found += [names] if isinstance(names, str) else names
     return found
 
 
 def last_convolution(model: nn.Module, image: Tensor | None = None) -> FeatureSpace:
     """Return the output of the last ``Conv2d``; with an image, the last that runs once and that the output depends on.
+
+    Without an image, the last is the one that is defined last.
 
     Raises:
         ValueError: there is none.
@@ -139,36 +150,32 @@ def last_convolution(model: nn.Module, image: Tensor | None = None) -> FeatureSp
 
 
 def _convolutions(model: nn.Module, image: Tensor | None) -> list[str]:
-    """Return the names of convolutions, without those of branches that do not run or reach the output, if it shows."""
+    """Return the names of convolutions, with an image in execution order.
+
+    Those of branches that do not run or reach the output are left out, if a pass shows it.
+    """
     names = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
     if image is None or len(names) < 2:
         return names
-    runs: dict[str, list[Tensor]] = {name: [] for name in names}
-
-    def remember(name: str) -> Any:
-        return lambda module, args, output: runs[name].append(output)
-
     copy = Replica(model, evaluate=True, inplace=False).module
-    for name, module in copy.named_modules():
-        if name in runs:
-            module.register_forward_hook(remember(name))
+    ends = record_ends(copy, lambda output: output)
     noise = noise_like(image[:1])
     with torch.inference_mode(False), torch.enable_grad():
         try:
             logits = select_logits(copy(noise.requires_grad_().clone()))
-            once = {name: outputs[0] for name, outputs in runs.items() if len(outputs) == 1}
+            once = {name: output for name, output in that_run_once(ends).items() if name in names}
             gradients = torch.autograd.grad(logits.sum(), list(once.values()), allow_unused=True)
         except Exception as error:  # it takes no single example, or has no gradient
             if hides_interrupt(error):
                 raise
-            return [name for name in names if len(runs[name]) == 1] or names
+            return [name for name in that_run_once(ends) if name in names] or names
     return [name for name, gradient in zip(once, gradients, strict=True) if gradient is not None] or names
 
 
 def _named(model: nn.Module, layer: Any, image: Tensor | None, output: str | int | None) -> FeatureSpace:
     name = layer_name(model, layer) if isinstance(layer, nn.Module) else layer
     if not isinstance(name, str):
-        _no_layer(layer)
+        raise _no_layer(layer)
     if name == "input":
         return FeatureSpace(layer="input", layout="NCHW")
     if name == HEAD:
@@ -211,8 +218,8 @@ def _tokens_like(model: nn.Module, name: str, layers: Sequence[GridLayer], image
     return None if like is None else replace(like, layer=name, split=None)
 
 
-def _no_layer(given: Any) -> Any:
-    raise TypeError(
+def _no_layer(given: Any) -> TypeError:
+    return TypeError(
         f"one layer is asked for here, got {given!r}; give a layer's name, its module or a FeatureSpace. "
         "Tensors that are to be cut jointly go into one FeatureSpace(layer=('a', 'b'))"
     )
