@@ -6,6 +6,7 @@ import pytest
 import torch
 import torchvision
 from hf_networks import Logits, swin
+from networks import untouched
 from torch import nn
 from transformers import ViTConfig, ViTForImageClassification
 
@@ -76,3 +77,22 @@ def test_the_layers_of_a_perceptron_by_hand():
     assert layers_to_record(perceptron(), torch.randn(2, 3, 32, 32)) == ("1", "2")
     wrapped = nn.Sequential(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)))
     assert layers_to_record(wrapped, torch.randn(2, 4)) == ("0.0", "0.1")
+
+
+class Training(nn.Module):
+    """Dropout before a batch norm of maps of 1 x 1, which refuses one example in train mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.drop = nn.Conv2d(3, 4, 3, stride=2), nn.Dropout(0.5)
+        self.norm, self.head = nn.BatchNorm2d(4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.head(self.norm(self.drop(self.conv(x).relu()).mean((2, 3), keepdim=True)).flatten(1))
+
+
+def test_the_layers_do_not_depend_on_the_mode():
+    model, x = Training(), torch.rand(2, 3, 8, 8)
+    with untouched(model.train()):
+        found = layers_to_record(model, x)
+    assert found == layers_to_record(model.eval(), x)

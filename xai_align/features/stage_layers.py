@@ -112,7 +112,7 @@ def last_at_each_resolution(
 def _shapes(
     model: nn.Module, inputs: Tensor, additional_forward_args: Sequence[Any]
 ) -> tuple[dict[str, tuple[int, ...]], Counter[str]]:
-    """Return the shapes of modules' outputs, in the order in which they end, and how often they run."""
+    """Return the shapes of modules' outputs in eval mode, in the order in which they end, and how often they run."""
     runs: Counter[str] = Counter()
     shapes: dict[str, tuple[int, ...]] = {}
 
@@ -121,7 +121,7 @@ def _shapes(
         if isinstance(out, Tensor):
             shapes[name] = tuple(out.shape)
 
-    copy = Replica(model).module
+    copy = Replica(model, evaluate=True).module
     for name, module in copy.named_modules():
         if name:
             module.register_forward_hook(lambda module, args, out, name=name: note(name, out))
