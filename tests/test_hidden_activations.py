@@ -139,6 +139,16 @@ def test_a_question_model_is_watched_inside():
     assert curve.deviations.values.shape == (2, 9, 1, 6)
 
 
+@pytest.mark.parametrize("layers", [["conv1", "conv2"], None])
+def test_wrapped_networks_are_watched_inside(layers):
+    model, x, a = conv_net(), images(2), maps()
+    plain = hidden_activations(model, x, a, layers=layers, num_steps=2)
+    for wrapped in (nn.DataParallel(model), ask(nn.DataParallel(model), [1, 2], 2)[0]):
+        found = hidden_activations(wrapped.eval(), x, a, layers=layers, num_steps=2, activation="sigmoid")
+        assert found.layers == plain.layers
+        torch.testing.assert_close(found.measures["mse"], plain.measures["mse"], equal_nan=True)
+
+
 @pytest.mark.parametrize(
     ("model", "layers", "error", "message"),
     [

@@ -84,6 +84,15 @@ def test_layers_can_be_named_and_a_name_covers_what_is_inside():
     assert by_part == [[False] * 4, [True] * 4]
 
 
+@pytest.mark.parametrize("layers", [None, ["second", "first"]])
+def test_layers_of_a_wrapped_network_have_their_own_names(layers):
+    model, x = TinyNetwork(), fixed_images()
+    plain = parameter_randomisation(model, x, gradient, target=1, layers=layers)
+    found = parameter_randomisation(nn.DataParallel(model).eval(), x, gradient, target=1, layers=layers)
+    assert found.stages == plain.stages
+    torch.testing.assert_close(found.similarity, plain.similarity)
+
+
 def test_the_users_model_and_inputs_and_random_state_stay_as_they_were():
     model, images = TinyNetwork(), fixed_images()
     before, given = snapshot(model), snapshot_of_inputs((images,))

@@ -23,6 +23,7 @@ from xai_align._tools.model_state import check_evaluation_mode
 from xai_align._tools.random_state import fixed_random_state
 from xai_align._tools.thread_state import restores_thread_state
 from xai_align.features.resolve_layer import Layers, layer_names
+from xai_align.features.unwrapping import network_of
 
 #: "cascading": this layer and all above it are random; "independent": this layer alone is.
 Order = Literal["cascading", "independent"]
@@ -123,12 +124,14 @@ def _random_models(model: nn.Module, layers: Layers | None, order: Order, seed: 
 
     Each stage yields a separate copy, since an attribution method may modify the model.
     """
-    stages = _own_parameters(model) if layers is None else _named(model, layers)
+    network, _ = network_of(model)
+    stages = _own_parameters(network) if layers is None else _named(network, layers)
     basis = deepcopy(model)
     for number, (stage, modules) in enumerate(stages.items()):
         if order == "independent":
             basis = deepcopy(model)
-        if _randomise([basis.get_submodule(name) for name in modules], STREAM + seed + number):
+        inside, _ = network_of(basis)
+        if _randomise([inside.get_submodule(name) for name in modules], STREAM + seed + number):
             yield stage, deepcopy(basis)
         elif layers is not None:
             raise ValueError(

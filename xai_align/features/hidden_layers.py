@@ -25,8 +25,8 @@ from torch import Tensor, nn
 
 from xai_align._tools.checks import check_choice
 from xai_align._tools.did_you_mean import did_you_mean
+from xai_align.features.unwrapping import network_of
 from xai_align.plugins import stages
-from xai_align.question import QuestionModel
 
 #: The measures, in the order of the last axis of :attr:`LayerDeviations.values`.
 MEASURES = ("mse", "relative", "active", "inactive", "correlation", "cosine")
@@ -165,7 +165,7 @@ class LayerHooks:
         Raises:
             ValueError: a module is not found, or no stages are known.
         """
-        inner = replica.model if isinstance(replica, QuestionModel) else replica
+        inner, _ = network_of(replica)
         chosen = tuple(names) if names is not None else stages(inner)
         if not chosen:
             raise ValueError(

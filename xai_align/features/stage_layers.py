@@ -14,8 +14,8 @@ from xai_align._tools.replica import Replica
 from xai_align._tools.thread_state import restores_thread_state
 from xai_align.features.grid_layers import grid_layers
 from xai_align.features.run_with_features import cloned
+from xai_align.features.unwrapping import network_of
 from xai_align.plugins import stages
-from xai_align.question import QuestionModel
 
 
 def stage_layers(model: nn.Module, inputs: Tensor, additional_forward_args: Sequence[Any] = ()) -> tuple[str, ...]:
@@ -26,7 +26,7 @@ def stage_layers(model: nn.Module, inputs: Tensor, additional_forward_args: Sequ
         inputs: images ``[N, C, H, W]``, for one forward pass if no plugin supports the model.
         additional_forward_args: further arguments of the model.
     """
-    inner = model.model if isinstance(model, QuestionModel) else model
+    inner, _ = network_of(model)
     return stages(inner) or last_at_each_resolution(inner, inputs, additional_forward_args)
 
 
@@ -51,7 +51,7 @@ def layers_to_record(model: nn.Module, inputs: Tensor, additional_forward_args: 
 
         layers_to_record(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), torch.rand(2, 4))  # ("0", "1")
     """
-    inner = model.model if isinstance(model, QuestionModel) else model
+    inner, _ = network_of(model)
     extra = tuple(additional_forward_args)
     found = stages(inner)
     if not found and inputs.dim() == 4:
