@@ -149,6 +149,16 @@ def test_wrapped_networks_are_watched_inside(layers):
         torch.testing.assert_close(found.measures["mse"], plain.measures["mse"], equal_nan=True)
 
 
+def test_a_layer_correlates_with_itself_also_far_from_zero():
+    for size in (0.05, 0.2):
+        noise = torch.randn(2, 2000, generator=torch.Generator().manual_seed(0))
+        a, b = 100 + size * noise[:1], 100 + size * (noise[:1] + 0.06 * noise[1:])
+        assert deviations(a, a)[0, 4].item() == pytest.approx(1, abs=1e-5)
+        assert deviations(a, b)[0, 4].item() == pytest.approx(np.corrcoef(a[0].double(), b[0].double())[0, 1], abs=1e-5)
+    # a constant layer has no variation, whatever rounding makes of its mean
+    assert deviations(a, torch.full_like(a, 100.1))[0, 4] == 0
+
+
 @pytest.mark.parametrize(
     ("model", "layers", "error", "message"),
     [

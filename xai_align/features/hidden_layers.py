@@ -64,7 +64,7 @@ class CleanLayer:
         self.a = self._flat(clean)
         self.aa = _dots(self.a, self.a)
         self.mean = self.a.mean(1)
-        self.variation = (self.a - self.mean[:, None]).square().sum(1)
+        self.variation = _variation(self.a - self.mean[:, None], self.aa)
         self.active = self.a > 0
         self.count = self.active.sum(1)
 
@@ -82,19 +82,16 @@ class CleanLayer:
         a, aa, units = self.a[row], self.aa[row], self.a.shape[1]
         count, active = self.count[row], b > 0
         both, others = (active & self.active[row]).sum(1), active.sum(1)
-        changed = b - a
-        dd, ab, bb, mean = _dots(changed, changed), b @ a, _dots(b, b), b.mean(1)
-        covariance = ab - units * self.mean[row] * mean
-        variation = (bb - units * mean.square()).clamp(min=0)
-        # a constant layer has zero variation, up to rounding
-        variation = torch.where(variation <= 1e-6 * bb, 0.0, variation)
+        changed, centred = b - a, b - b.mean(1, keepdim=True)
+        dd, ab, bb = _dots(changed, changed), b @ a, _dots(b, b)
+        covariance = centred @ (a - self.mean[row])
         return torch.stack(
             [
                 dd / units,
                 dd / aa,
                 both / count,
                 (units - count - others + both) / (units - count),
-                _cosine(covariance, self.variation[row], variation),
+                _cosine(covariance, self.variation[row], _variation(centred, bb)),
                 _cosine(ab, aa, bb),
             ],
             dim=1,
@@ -127,6 +124,18 @@ def deviations(clean: Tensor, now: Tensor) -> Tensor:
 def _dots(a: Tensor, b: Tensor) -> Tensor:
     """Return the dot products of the rows of two tables ``[N, U]``."""
     return torch.einsum("nu,nu->n", a, b)
+
+
+def _variation(centred: Tensor, squares: Tensor) -> Tensor:
+    """Return the sums of squares of centred rows ``[N, U]``; 0 where rounding explains them, as of a constant layer.
+
+    Args:
+        centred: the rows less their means.
+        squares: the sums of squares of the rows themselves, ``[N]``.
+    """
+    rounding = 16 * torch.finfo(centred.dtype).eps  # of a mean, relative to the values
+    found = _dots(centred, centred)
+    return torch.where(found <= rounding**2 * squares, 0.0, found)
 
 
 def _cosine(ab: Tensor, aa: Tensor, bb: Tensor) -> Tensor:
