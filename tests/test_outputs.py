@@ -11,16 +11,19 @@ import warnings
 
 import numpy as np
 import pytest
+import timm
 import torch
 from command_line import run
 from PIL import Image
 from torch import nn
 
 from tests import output_factory
-from xai_align import Question, compare, read_out
+from tests.networks import untouched
+from xai_align import FeatureSpace, Question, compare, explain, plugins, read_out
 from xai_align._tools.logits import NoLogits, select_logits
 from xai_align.data.final_activation import final_activation
 from xai_align.data.output_description import OutputDescription, describe_output
+from xai_align.features.returning_logits import returning_logits
 from xai_align.perturbation.curve import Curve, perturbation_curve
 from xai_align.perturbation.questioned import NoChangeWarning, curve_values
 from xai_align.plugins import ModelOptions, metric
@@ -482,6 +485,39 @@ def test_outputs_with_fields_are_compared(tmp_path, factory):
     assert found.problems == ()
     for method in ("pinet", "gradcam", "random"):
         assert values(found, method) == pytest.approx(values(plain, method), nan_ok=True)
+
+
+@pytest.mark.parametrize("factory", ["in_field", "in_dict"])
+def test_layers_have_their_own_names_where_an_output_is_selected(tmp_path, factory):
+    methods, metrics = ["layer_grad_cam@look", "hirescam@look"], ["deletion", "hidden_mse", "parameter_randomisation"]
+    found = compared(factory, tmp_path, metrics, methods=methods)
+    plain = compared("classes", tmp_path, metrics, methods=methods)
+    assert found.problems == ()
+    for method in methods:
+        assert values(found, method) == pytest.approx(values(plain, method), nan_ok=True)
+
+
+def test_an_output_is_selected_and_the_layer_named_in_every_spelling():
+    model, x = output_factory.in_field().model, torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    plain = explain(output_factory.classes().model, x, 1, "layer_grad_cam", layer="look").attribution
+    for wrapped in (model, nn.DataParallel(model).eval()):
+        for layer in ("look", model.look, FeatureSpace(layer="look", layout="NCHW")):
+            with untouched(model):
+                found = explain(wrapped, x, 1, "layer_grad_cam", layer=layer, output="scores")
+            torch.testing.assert_close(found.attribution, plain)
+            torch.testing.assert_close(found.logits, model(x)["scores"])
+    twice = explain(model, x, 1, "layer_grad_cam", layer="look", output="features").attribution
+    torch.testing.assert_close(twice, 2 * plain)
+
+
+def test_a_network_whose_output_is_selected_is_still_known_to_plugins():
+    network = timm.create_model("test_resnet").eval()
+    copy = returning_logits(network)
+    assert plugins.stages(copy.module) == plugins.stages(network) != ()
+    x = torch.rand(1, 3, 32, 32)
+    torch.testing.assert_close(copy.module(x), network(x))
+    copy.module(x).sum().backward()  # it has the network's own parameters
+    assert all(parameter.grad is not None for parameter in network.parameters())
 
 
 def test_the_kind_can_be_stated_for_a_loaded_model(tmp_path):

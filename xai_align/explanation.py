@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from xai_align._tools.logits import LogitsOf, select_logits
+from xai_align._tools.logits import select_logits
 from xai_align._tools.thread_state import restores_thread_state
 from xai_align.features.resolve_layer import Layer
+from xai_align.features.returning_logits import returning_logits
 from xai_align.hookspecs import AttributionSpec, Values
 from xai_align.pinet.rounding import wide
 from xai_align.plugins import attribution_method, default_method
@@ -132,8 +133,9 @@ def explain(
         attribution, answer, logits = _on_inputs(readout, inputs), readout.answer.detach(), readout.logits.detach()
     else:
         readout = None
-        # other methods take tensors only
-        model = model if output is None else LogitsOf(model, output)
+        if output is not None:  # other methods take tensors only
+            copy = returning_logits(model, output)
+            model, where = copy.module, copy.rebind(where)
         asked, target = ask(model, questions, len(inputs))
         made = _method(spec, asked, where, "attribute")(inputs, target=target, **options)
         attribution = _checked_map(made, inputs, method).detach()

@@ -97,7 +97,10 @@ def _leaves(returned: Any, path: str = "", depth: int = 3) -> Iterator[tuple[str
 
 
 class LogitsOf(nn.Module):
-    """Model that returns only the logits of another one, for methods without an ``output`` option.
+    """Model that returns only the logits of another one, for networks that are trained.
+
+    The names of its layers begin with ``model.``, and plugins do not know it. Explanations use
+    :func:`~xai_align.features.returning_logits.returning_logits`.
 
     Args:
         model: used as it is.

@@ -17,7 +17,6 @@ from xai_align._tools.checks import check_integer
 from xai_align._tools.counted import counted
 from xai_align._tools.devices import usable_device
 from xai_align._tools.files.legible import legible
-from xai_align._tools.logits import LogitsOf
 from xai_align._tools.model_state import check_evaluation_mode
 from xai_align._tools.random_weights import RANDOM
 from xai_align.comparison.asked_questions import CONFUSION, GROUPED, WORDNET, Asking, parse_asking, read_groups
@@ -40,6 +39,7 @@ from xai_align.data.outside_scores import OutsideScores, read_scores
 from xai_align.data.prepared_image import prepared_image
 from xai_align.data.value_range import ValueRange, check_range
 from xai_align.explanation import logits_of
+from xai_align.features.returning_logits import returning_logits
 from xai_align.hookspecs import LoadedModel, MetricSpec
 from xai_align.plugins import ModelOptions, load_model, metric
 from xai_align.plugins.metric_signature import needs_of
@@ -360,7 +360,7 @@ def _of_logits(loaded: LoadedModel, probe: Tensor) -> nn.Module:
     with torch.no_grad():
         found = loaded.model(probe)
         alone = loaded.output_field is None and isinstance(found, Tensor) and found.dim() > 1
-    return loaded.model if alone else LogitsOf(loaded.model, loaded.output_field)
+    return loaded.model if alone else returning_logits(loaded.model, loaded.output_field).module
 
 
 def _on_device(
