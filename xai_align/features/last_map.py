@@ -23,8 +23,8 @@ def last_map(model: nn.Module, image: Tensor) -> FeatureSpace | None:
         model: the network; a copy in eval mode is run.
         image: ``[1, C, H, W]``, used only for shape, dtype and device.
 
-        Returns:
-            The feature space; None if there is no such map.
+    Returns:
+        The feature space; None if there is no such map.
     """
     runs: dict[str, int] = {}
     maps: list[str] = []

@@ -148,7 +148,8 @@ def _through_layers(
     inputs: Sequence[Any],
     extra: Sequence[Any],
     put: Put,
-) -> Tensor:
+) -> Any:
+    """Return the model's output, with ``put`` applied to the outputs of these layers."""
     runs = {name: 0 for name, _ in layers.values()}
 
     def put_in_place(name: str, number: int) -> Callable[..., Any]:
@@ -164,14 +165,14 @@ def _through_layers(
         return hook
 
     with _forward_hooks({module: put_in_place(*which) for module, which in layers.items()}):
-        logits = model(*inputs, *(tree_map(_own_copy, one) for one in extra))
+        returned = model(*inputs, *(tree_map(_own_copy, one) for one in extra))
     for name, count in runs.items():
         if count == 0:
             raise ValueError(
                 f"layer '{name}' did not run in the forward pass (a module that is only a container of others, "
                 "or that is unused); choose one that does"
             )
-    return logits
+    return returned
 
 
 @contextmanager
