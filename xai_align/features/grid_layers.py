@@ -23,6 +23,7 @@ from xai_align.features.cell_places import Places, places_of
 from xai_align.features.dominating_nodes import dominating_nodes
 from xai_align.features.first_example import first_example
 from xai_align.features.grid_layer import GridLayer
+from xai_align.features.module_ends import record_ends, that_run_once
 from xai_align.features.run_with_features import cloned
 from xai_align.features.spatial import proportional_grid
 from xai_align.hookspecs import FeatureSpace, Layout
@@ -108,7 +109,7 @@ _found: WeakKeyDictionary[nn.Module, dict[Any, Grids]] = WeakKeyDictionary()
 def _in_one_pass(model: nn.Module, image: Tensor, output: str | int | None, extra: Sequence[Any]) -> Grids:
     copy = Replica(model, evaluate=True).module
     _fill_zeros(copy)
-    ended = _record_outputs(copy)
+    ends = record_ends(copy, _one_tensor)
     noise = noise_like(image[:1])
     with torch.inference_mode(False), torch.enable_grad():
         noise = noise.requires_grad_()
@@ -122,6 +123,7 @@ def _in_one_pass(model: nn.Module, image: Tensor, output: str | int | None, extr
         if logits.grad_fn is None:
             return Grids([], False)
         cuts = dominating_nodes(logits.grad_fn) - {logits.grad_fn}  # a dense network's output is a grid, too
+        ended = [_End(name, *found) for name, found in that_run_once(ends).items() if found is not None]
         by_node = {end.node: end for end in ended if end.node in cuts}  # the module that ends last is the outermost
         found, moved = _on_grids(model, by_node.values(), noise)
         return Grids(with_depths(logits, noise, found), moved)
@@ -151,26 +153,10 @@ class _End(NamedTuple):
     node: Any
 
 
-def _record_outputs(copy: nn.Module) -> list[_End]:
-    """Return a list that fills, as the copy runs, with the outputs of modules that return one floating tensor."""
-    ends: list[_End] = []
-    runs: dict[str, int] = {}
-
-    def remember(name: str) -> Any:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
-            runs[name] = runs.get(name, 0) + 1
-            if runs[name] == 2:  # a module that runs twice is no single layer
-                ends[:] = [end for end in ends if end.name != name]
-            tensors = floating_parts(output)
-            if runs[name] == 1 and len(tensors) == 1:
-                ends.append(_End(name, tensors[0], tensors[0].grad_fn))
-
-        return hook
-
-    for name, module in copy.named_modules():
-        if name:
-            module.register_forward_hook(remember(name))
-    return ends
+def _one_tensor(output: Any) -> tuple[Tensor, Any] | None:
+    """Return the only floating tensor of a module's output with its node, None if there are others."""
+    tensors = floating_parts(output)
+    return (tensors[0], tensors[0].grad_fn) if len(tensors) == 1 else None
 
 
 def _on_grids(model: nn.Module, ends: Iterable[_End], image: Tensor) -> tuple[list[tuple[GridLayer, Tensor]], bool]:

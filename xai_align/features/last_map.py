@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from xai_align._tools.drawn import noise_like
-from xai_align._tools.replica import Replica
+from xai_align.features.module_ends import module_ends, that_run_once
 from xai_align.hookspecs import FeatureSpace
 
 
@@ -26,22 +25,10 @@ def last_map(model: nn.Module, image: Tensor) -> FeatureSpace | None:
     Returns:
         The feature space; None if there is no such map.
     """
-    runs: dict[str, int] = {}
-    maps: list[str] = []
+    ends = module_ends(model, [noise_like(image)], _is_map)
+    maps = [name for name, is_map in that_run_once(ends).items() if is_map]
+    return FeatureSpace(layer=maps[-1], layout="NCHW") if maps else None
 
-    def remember(name: str) -> Any:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
-            runs[name] = runs.get(name, 0) + 1
-            if isinstance(output, Tensor) and output.dim() == 4 and len(output) == 1 and output[0, 0].numel() > 1:
-                maps.append(name)
 
-        return hook
-
-    copy = Replica(model, evaluate=True).module
-    for name, module in copy.named_modules():
-        if name:
-            module.register_forward_hook(remember(name))
-    with torch.no_grad():
-        copy(noise_like(image))
-    once = [name for name in maps if runs[name] == 1]
-    return FeatureSpace(layer=once[-1], layout="NCHW") if once else None
+def _is_map(output: Any) -> bool:
+    return isinstance(output, Tensor) and output.dim() == 4 and len(output) == 1 and output[0, 0].numel() > 1

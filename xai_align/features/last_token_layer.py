@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +13,7 @@ from xai_align._tools.logits import select_logits
 from xai_align._tools.replica import Replica
 from xai_align._tools.thread_state import hides_interrupt
 from xai_align.features.grid_layers import known_space
+from xai_align.features.module_ends import record_ends, that_run_once
 from xai_align.features.spatial import layout_of, token_grid
 from xai_align.features.token_space import token_space
 from xai_align.hookspecs import FeatureSpace
@@ -47,21 +47,9 @@ def last_token_layer(model: nn.Module, image: Tensor) -> FeatureSpace | None:
 
 def _token_outputs(model: nn.Module, image: Tensor) -> list[tuple[str, Tensor, Tensor]]:
     """Return the modules that run once and give ``[1, L, C]``, in execution order: name, output, gradient."""
-    seen: dict[str, list[Tensor]] = {}
-    runs: Counter[str] = Counter()
-
-    def remember(name: str) -> Any:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
-            runs[name] += 1
-            if isinstance(output, Tensor) and _is_tokens(output):
-                seen.setdefault(name, []).append(output)
-
-        return hook
-
     copy = Replica(model, evaluate=True).module
-    for name, module in copy.named_modules():
-        if not isinstance(module, nn.Linear):
-            module.register_forward_hook(remember(name))
+    linear = {name for name, module in copy.named_modules() if isinstance(module, nn.Linear)}
+    ends = record_ends(copy, lambda output: output if _is_tokens(output) else None)
     with torch.inference_mode(False), torch.enable_grad():
         try:
             logits = select_logits(copy(noise_like(image).requires_grad_()))
@@ -69,7 +57,8 @@ def _token_outputs(model: nn.Module, image: Tensor) -> list[tuple[str, Tensor, T
             if hides_interrupt(error):
                 raise
             return []
-        once = {name: outputs[0] for name, outputs in seen.items() if runs[name] == 1}
+        tokens = {name: output for name, output in that_run_once(ends).items() if name not in linear}
+        once = {name: output for name, output in tokens.items() if output is not None}
         if not once:
             return []
         # squared, so that classes cannot cancel out
@@ -79,9 +68,10 @@ def _token_outputs(model: nn.Module, image: Tensor) -> list[tuple[str, Tensor, T
     return [(name, output, gradient) for (name, output), gradient in pairs if gradient is not None]
 
 
-def _is_tokens(output: Tensor) -> bool:
+def _is_tokens(output: Any) -> bool:
     """Return whether this is ``[1, L, C]`` with ``L > 1``: not a class token alone, and not windows of the image."""
-    return output.dim() == 3 and output.shape[0] == 1 and output.shape[1] > 1 and output.requires_grad
+    tokens = isinstance(output, Tensor) and output.dim() == 3 and output.shape[0] == 1 and output.shape[1] > 1
+    return tokens and output.requires_grad
 
 
 def _counts(gradient: Tensor, space: FeatureSpace, image: Tensor) -> bool:

@@ -6,9 +6,29 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+import torch
 from torch import nn
 
+from xai_align._tools.replica import Replica
+from xai_align.features.run_with_features import cloned
+
 T = TypeVar("T")
+
+
+def module_ends(model: nn.Module, inputs: Sequence[Any], of: Callable[[Any], T]) -> list[tuple[str, T]]:
+    """Return the names of a network's modules and ``of`` their outputs, in one pass in eval mode without gradients.
+
+    As :func:`record_ends`; the network and the inputs are not changed.
+
+    Example::
+
+        module_ends(model, [images], lambda output: output.shape)[0]  # ("conv1", torch.Size([2, 8, 32, 32]))
+    """
+    copy = Replica(model, evaluate=True).module
+    ends = record_ends(copy, of)
+    with torch.no_grad():
+        copy(*cloned(inputs))
+    return ends
 
 
 def record_ends(copy: nn.Module, of: Callable[[Any], T]) -> list[tuple[str, T]]:
@@ -24,9 +44,9 @@ def record_ends(copy: nn.Module, of: Callable[[Any], T]) -> list[tuple[str, T]]:
     Example::
 
         copy = Replica(model, evaluate=True).module
-        ends = record_ends(copy, lambda output: output.shape)
+        ends = record_ends(copy, lambda output: output.grad_fn)
         copy(images)
-        ends[0]  # ("conv1", torch.Size([2, 8, 32, 32]))
+        ends[-1][0]  # "fc"
     """
     ends: list[tuple[str, T]] = []
 

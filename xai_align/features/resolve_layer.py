@@ -19,7 +19,7 @@ from xai_align.features.grid_layers import OF_MAPS, floating_parts, grid_layers,
 from xai_align.features.head_input import HEAD, head_input
 from xai_align.features.last_map import last_map
 from xai_align.features.last_token_layer import last_token_layer
-from xai_align.features.module_ends import record_ends, that_run_once
+from xai_align.features.module_ends import module_ends, record_ends, that_run_once
 from xai_align.features.routes import find_layer, layer_name
 from xai_align.features.unwrapping import network_of
 from xai_align.hookspecs import FeatureSpace
@@ -97,11 +97,7 @@ def _last_tokens_after(maps: Sequence[str], model: nn.Module, image: Tensor) -> 
     tokens = last_token_layer(model, image)
     if tokens is None:
         return None
-    copy = Replica(model, evaluate=True).module
-    ends = record_ends(copy, lambda output: None)
-    with torch.no_grad():
-        copy(noise_like(image))
-    names = [name for name, _ in ends]
+    names = [name for name, _ in module_ends(model, [noise_like(image)], lambda output: None)]
     return tokens if not maps or names.index(str(tokens.layer)) > names.index(maps[-1]) else None
 
 

@@ -6,14 +6,12 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from xai_align._tools.batches import rows_of
-from xai_align._tools.replica import Replica
 from xai_align._tools.thread_state import restores_thread_state
 from xai_align.features.grid_layers import grid_layers
-from xai_align.features.run_with_features import cloned
+from xai_align.features.module_ends import module_ends
 from xai_align.features.unwrapping import network_of
 from xai_align.plugins import stages
 
@@ -113,21 +111,11 @@ def _shapes(
     model: nn.Module, inputs: Tensor, additional_forward_args: Sequence[Any]
 ) -> tuple[dict[str, tuple[int, ...]], Counter[str]]:
     """Return the shapes of modules' outputs in eval mode, in the order in which they end, and how often they run."""
-    runs: Counter[str] = Counter()
-    shapes: dict[str, tuple[int, ...]] = {}
-
-    def note(name: str, out: Any) -> None:
-        runs[name] += 1
-        if isinstance(out, Tensor):
-            shapes[name] = tuple(out.shape)
-
-    copy = Replica(model, evaluate=True).module
-    for name, module in copy.named_modules():
-        if name:
-            module.register_forward_hook(lambda module, args, out, name=name: note(name, out))
-    with torch.no_grad():
-        copy(*cloned([inputs, *additional_forward_args]))
-    return shapes, runs
+    ends = module_ends(
+        model, [inputs, *additional_forward_args], lambda output: output.shape if isinstance(output, Tensor) else None
+    )
+    shapes = {name: tuple(shape) for name, shape in ends if shape is not None}
+    return shapes, Counter(name for name, _ in ends)
 
 
 def _has_rows(x: Any, count: int) -> bool:

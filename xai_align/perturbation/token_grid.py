@@ -10,11 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
-from xai_align._tools.replica import Replica
 from xai_align._tools.thread_state import hides_interrupt, restores_thread_state
 from xai_align.features.first_example import first_example
 from xai_align.features.grid_layers import floating_parts, grids, token_spaces
-from xai_align.features.run_with_features import cloned
+from xai_align.features.module_ends import module_ends
 from xai_align.hookspecs import FeatureSpace
 from xai_align.pinet.default_layers import has_one_grid
 
@@ -75,20 +74,16 @@ class TokenGrid:
 @restores_thread_state
 def _has_sequences(model: nn.Module, image: Tensor, extra: Sequence[Any]) -> bool:
     """Return whether a module of the network returns ``[1, L, C]``."""
-    found: list[bool] = []
-    copy = Replica(model, evaluate=True).module
-    for module in copy.modules():
-        module.register_forward_hook(
-            lambda module, args, out: found.extend(part.dim() == 3 and len(part) == 1 for part in floating_parts(out))
+    inputs = [image[:1].detach(), *first_example(extra, len(image))]
+    try:
+        ends = module_ends(
+            model, inputs, lambda output: any(part.dim() == 3 and len(part) == 1 for part in floating_parts(output))
         )
-    with torch.no_grad():
-        try:
-            copy(*cloned([image[:1].detach(), *first_example(extra, len(image))]))
-        except Exception as error:  # it takes no single example
-            if hides_interrupt(error):
-                raise
-            return False
-    return any(found)
+    except Exception as error:  # it takes no single example
+        if hides_interrupt(error):
+            raise
+        return False
+    return any(found for _, found in ends)
 
 
 def _members(values: Tensor, pixels: int, count: int) -> Tensor:
