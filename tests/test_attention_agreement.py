@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from xai_align.evaluation.attention_agreement import (
     attention_agreement,
+    attention_agreement_per_token,
     context_mixing_gap,
     pooled_to,
 )
@@ -65,10 +66,10 @@ def test_pearson_of_all_tokens_is_the_mean_over_tokens():
     attention, saliency = heads(), numbers(2, 4, 30, 5)
     for aggregate, shape in (("all", (2,)), ("layer", (2, 3)), ("head", (2, 3, 2))):
         value = attention_agreement(attention, saliency, aggregate=aggregate)
-        tokens = [slice(number, number + 1) for number in range(4)]
-        by_token = [attention_agreement(attention[..., i, :], saliency[:, i], aggregate=aggregate) for i in tokens]
+        by_token = attention_agreement_per_token(attention, saliency, aggregate=aggregate)
         assert value.shape == shape
-        torch.testing.assert_close(torch.stack(by_token).mean(0), value)
+        assert by_token.shape == (*shape, 4)
+        torch.testing.assert_close(by_token.mean(-1), value)
 
 
 def test_layers_and_heads_are_means_of_attention():
@@ -91,10 +92,12 @@ def test_no_example_minds_the_others(method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_constant_row_agrees_with_nothing(method):
+def test_a_constant_row_agrees_with_nothing_and_is_no_value_by_itself(method):
     saliency = numbers(1, 4, 10)
     attention = saliency.clone()
     attention[0, 1] = 0.1
+    by_token = attention_agreement_per_token(attention, saliency, method=method)[0]
+    assert by_token.isnan().tolist() == [False, True, False, False]
     value = float(attention_agreement(attention, saliency, method=method))
     assert 0 < value < 1
     if method == "pearson":  # 3 of 4 rows agree; one side's variance is 3/4 of the other's

@@ -14,6 +14,7 @@ from xai_align.evaluation.boxes import boxes_to_masks, pixel_boxes_to_masks
 from xai_align.evaluation.localisation import (
     DETECTION_THRESHOLDS,
     area_share,
+    best_detection_threshold,
     best_threshold,
     centre_gaussian_mass,
     detection_scale,
@@ -136,7 +137,12 @@ def test_a_perfect_map_detects_all_and_leaves_out_all():
     assert bool((pointing_game(maps, masks, tolerance=0) == 1).all())
 
 
-def test_thresholds_of_detection_are_the_papers():
+def test_the_best_detection_threshold_is_the_best_of_all_tried():
+    maps, masks = numbers(4, 12, 12) + 2 * some_masks(), some_masks()
+    scale = detection_scale(maps)
+    best = best_detection_threshold(maps, masks, scale=scale)
+    scores = [detection_score(maps, masks, scale=scale, threshold=t) for t in DETECTION_THRESHOLDS]
+    assert detection_score(maps, masks, scale=scale, threshold=best) == max(scores) > min(scores)
     assert DETECTION_THRESHOLDS[0] == pytest.approx(1e-4)
     assert DETECTION_THRESHOLDS[-1] == pytest.approx(1)
     assert len(DETECTION_THRESHOLDS) == 100
@@ -284,6 +290,8 @@ def test_bad_options_are_said(by_hand):
     empty = torch.zeros(1, 2, 3, dtype=torch.bool)
     with pytest.raises(ValueError, match="there is no best threshold"):
         best_threshold(by_hand[0], empty)
+    with pytest.raises(ValueError, match="detection score needs an image with the object"):
+        best_detection_threshold(by_hand[0], empty, scale=4)
 
 
 def test_boxes_by_hand():

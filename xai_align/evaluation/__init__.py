@@ -5,7 +5,11 @@ Metrics that remove or keep parts of the input are pure functions of a
 """
 
 from xai_align.evaluation.agreement import Scored, agreement, agreement_with_scores
-from xai_align.evaluation.attention_agreement import attention_agreement, context_mixing_gap
+from xai_align.evaluation.attention_agreement import (
+    attention_agreement,
+    attention_agreement_per_token,
+    context_mixing_gap,
+)
 from xai_align.evaluation.boxes import boxes_to_masks, pixel_boxes_to_masks
 from xai_align.evaluation.completeness import completeness_error, completeness_gap
 from xai_align.evaluation.curve_metric import CurveMetric
@@ -23,8 +27,10 @@ from xai_align.evaluation.grid_pointing_game import (
 from xai_align.evaluation.hidden_activations import HiddenActivationReport, hidden_activations
 from xai_align.evaluation.localisation import (
     area_share,
+    best_detection_threshold,
     best_threshold,
     centre_gaussian_mass,
+    detection_score,
     energy_inside,
     iou_at_best_threshold,
     iou_at_threshold,
@@ -57,8 +63,10 @@ __all__ = [
     "agreement_with_scores",
     "area_share",
     "attention_agreement",
+    "attention_agreement_per_token",
     "average_drop",
     "average_increase",
+    "best_detection_threshold",
     "best_threshold",
     "boxes_to_masks",
     "cauc",
@@ -75,6 +83,7 @@ __all__ = [
     "coverage_at_k",
     "decision_flip",
     "deletion",
+    "detection_score",
     "draw_grids",
     "energy_inside",
     "grid_labels",

@@ -74,6 +74,27 @@ def attention_agreement(
     return values.view(maps.shape[:-2])
 
 
+def attention_agreement_per_token(
+    attention: Tensor,
+    attributions: Tensor,
+    *,
+    pool: Pool = "max",
+    aggregate: Aggregate = "all",
+    method: Method = "pearson",
+) -> Tensor:
+    """Compute :func:`attention_agreement` for each token separately, with a last axis ``I``.
+
+    NaN where a token's row is constant on either side. Arguments and errors are the same.
+
+    Example::
+
+        attention = torch.rand(2, 5, 10).softmax(-1)  # 5 tokens attend to 10 positions
+        attention_agreement_per_token(attention, torch.rand(2, 5, 40))  # [2, 5]
+    """
+    maps, pooled = _prepared(attention, attributions, pool, aggregate, method)
+    return _METHODS[method](maps.flatten(0, -2), pooled.flatten(0, -2)).view(maps.shape[:-1])
+
+
 def context_mixing_gap(
     attention: Tensor,
     attr_input: Tensor,

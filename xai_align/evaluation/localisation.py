@@ -263,10 +263,38 @@ def detection_score(attributions: Tensor, masks: Tensor, *, scale: float, thresh
     """Compute ``mean TDR (images with the object) * mean TAR (all images)``, one number for the whole set.
 
     Arguments and errors as for :func:`true_detection_rate`; NaN if one of the two is defined for no image.
+
+    Example::
+
+        masks = torch.zeros(2, 32, 32, dtype=torch.bool)
+        masks[0, 8:24, 8:24] = True  # the second image has no object
+        detection_score(masks.float(), masks, scale=1.0, threshold=0.5)  # 1.0, perfect maps
     """
     tdr = true_detection_rate(attributions, masks, scale=scale, threshold=threshold)
     tar = true_abstraction_rate(attributions, masks, scale=scale, threshold=threshold)
     return float(tdr.nanmean() * tar.nanmean())
+
+
+def best_detection_threshold(
+    attributions: Tensor, masks: Tensor, *, scale: float, thresholds: Sequence[float] = DETECTION_THRESHOLDS
+) -> float:
+    """Return the threshold with the highest :func:`detection_score` on these (validation) images; the first on a tie.
+
+    Raises:
+        ValueError: as for :func:`detection_score`, or the score is not defined on these images.
+        TypeError: masks are not boolean.
+
+    Example::
+
+        masks = torch.zeros(2, 32, 32, dtype=torch.bool)
+        masks[0, 8:24, 8:24] = True
+        threshold = best_detection_threshold(0.6 * masks.float(), masks, scale=1.0)  # on validation images
+    """
+    scores = [detection_score(attributions, masks, scale=scale, threshold=t) for t in thresholds]
+    best = max(range(len(scores)), key=scores.__getitem__)
+    if scores[best] != scores[best]:
+        raise ValueError("the detection score needs an image with the object and one where it is not everywhere")
+    return float(thresholds[best])
 
 
 def _maps(attributions: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
