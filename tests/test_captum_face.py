@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from captum._utils.common import _run_forward
 from captum.attr import (
     Attribution,
     FeatureAblation,
@@ -17,6 +18,8 @@ from captum.attr import (
     NoiseTunnel,
     Saliency,
 )
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import captum_align
 from captum_align import LayerPiNetAttribution, PiNetAttribution
@@ -241,6 +244,13 @@ def test_each_example_is_asked_its_own_question(model, images, method):
             together[index : index + 1],
             method(alone).attribute(images[index : index + 1], target=zero).detach(),
         )
+
+
+def test_the_target_of_several_questions_suits_a_model_on_another_device():
+    with FakeTensorMode(), torch.no_grad():  # a GPU's devices without a GPU
+        asked, target = ask(nn.Linear(2, 5, device="cuda"), QUESTIONS, 3)
+        selected = _run_forward(asked, torch.zeros(3, 2, device="cuda"), target)
+    assert (selected.shape, selected.device.type) == ((3,), "cuda")
 
 
 @pytest.mark.parametrize("internal", [None, 4])

@@ -120,7 +120,7 @@ def test_ask_wraps_without_touching():
         wrapped, target = ask(model, [Question.why(1), Question.why_not(0, 2), Question.why(1)], 3)
         output = wrapped(x)
     assert output.shape == (3, 2)
-    assert target.tolist() == [0, 1, 0]
+    assert target == [0, 1, 0]
     logits = model(x)
     assert torch.allclose(output[1, 1], logits[1, 0] - logits[1, 2])
 
@@ -372,7 +372,7 @@ def test_a_question_model_answers_in_columns_and_knows_its_questions():
     assert wrapped.training
     assert wrapped.questions == (asked[0], asked[1])
     assert wrapped(torch.tensor([[1.0, 2.0], [5.0, 3.0]])).tolist() == [[3.0, -1.0], [8.0, 2.0]]
-    assert target.tolist() == [0, 1, 0]
+    assert target == [0, 1, 0]
     assert wrapped.questions_for(target, 3) == asked
     assert wrapped.questions_for(1, 2) == [asked[1]] * 2
     with pytest.raises(TargetError, match="this model answers 2 questions"):

@@ -291,10 +291,11 @@ class QuestionModel(nn.Module):
         return [self.questions[column] for column in columns]
 
 
-def ask(model: nn.Module, asked: Any, num_examples: int) -> tuple[QuestionModel, int | Tensor]:
+def ask(model: nn.Module, asked: Any, num_examples: int) -> tuple[QuestionModel, int | list[int]]:
     """Return ``(question_model, target)``, with which any attribution method explains the question.
 
-    ``asked`` is anything that :func:`as_questions` accepts. The model itself is not changed.
+    ``asked`` is anything that :func:`as_questions` accepts. The model itself is not changed. The target is 0 for one
+    question, and a list with the column of each example's question for several: a list suits a model on any device.
 
     Example::
 
@@ -308,7 +309,7 @@ def ask(model: nn.Module, asked: Any, num_examples: int) -> tuple[QuestionModel,
     wrapped = QuestionModel(model, distinct)
     if len(distinct) == 1:
         return wrapped, 0
-    return wrapped, torch.tensor([distinct.index(question) for question in questions])
+    return wrapped, [distinct.index(question) for question in questions]
 
 
 def _score(logits: Tensor, score: GroupScore) -> Tensor:
