@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import pytorch_grad_cam
@@ -14,8 +16,10 @@ from torch import nn
 
 from gradcam_align import baseline_specs
 from gradcam_align.arcc import arcc
+from gradcam_align.target_question import TargetQuestion
 from tests.networks import conv_net, filled, images, untouched
 from xai_align import FeatureSpace, Question, explain, plugins
+from xai_align.evaluation import deletion
 from xai_align.question import TargetError
 from xai_align.testing import check_attribution
 
@@ -230,6 +234,22 @@ def test_a_question_is_passed_on_and_contrasts_are_judged_by_their_own_probabili
     two = nn.Sequential(net, nn.Linear(5, 2, bias=False)).eval().requires_grad_(False)
     two[1].weight.copy_(torch.eye(5)[1:3])  # the other classes are gone: p_1 / (p_1 + p_2) is its softmax
     torch.testing.assert_close(arcc(two, x, weighted(x, None), target=0, explain=weighted), found)
+
+
+def test_the_opposite_of_a_class_has_the_rest_of_its_probability(net):
+    x = images(1, 16)
+    two = nn.Sequential(net, nn.Linear(5, 2, bias=False)).eval().requires_grad_(False)
+    opposite = arcc(two, x, weighted(x, None), target=Question.why_the_opposite(0), explain=weighted)
+    torch.testing.assert_close(opposite, arcc(two, x, weighted(x, None), target=1, explain=weighted))
+
+
+def test_a_target_of_the_package_has_no_probability(net):
+    x, question = images(1, 16), TargetQuestion(target=ClassifierOutputTarget(1))
+    for metric in (deletion, partial(arcc, explain=weighted)):
+        with pytest.raises(TargetError, match=r"'why ClassifierOutputTarget\?' is a function of the output and has no"):
+            metric(net, x, weighted(x, None), target=question)
+    answer, logit = (deletion(net, x, weighted(x, None), target=one, activation=None) for one in (question, 1))
+    torch.testing.assert_close(answer, logit)
 
 
 def test_a_map_without_positive_values_has_no_value(net):

@@ -12,6 +12,7 @@ from torch import Tensor
 from gradcam_align.attribution_cam import scaled_positive
 from gradcam_align.baseline_specs import package_class
 from xai_align.adapter_tools import check_evaluation_mode, fixed_random_state, restores_thread_state, select_logits
+from xai_align.perturbation.questioned import probability_of
 from xai_align.question import Question, as_questions
 
 #: Percentiles of the package's ARCC.
@@ -48,7 +49,7 @@ def arcc(
     Raises:
         ImportError: the installed version of the package has no ARCC.
         ValueError: shapes don't match, attributions are not finite, or the model is in train mode.
-        TargetError: the target is not understood, or the output does not have it.
+        TargetError: the target is not understood, the output does not have it, or it has no probability.
     """
     cls = package_class("ARCC", "pytorch_grad_cam.metrics.arcc")
     check_evaluation_mode(forward_func)
@@ -81,10 +82,8 @@ class _Probability:
         self.question = question
 
     def __call__(self, logits: Tensor) -> Tensor:
-        targets, foils = self.question.entries(logits)
         p = logits.float().sigmoid() if logits.numel() == 1 else logits.float().softmax(0)
-        mass = p[targets].sum()
-        return mass / (mass + p[foils].sum()) if foils and self.question.foils is not None else mass
+        return probability_of(self.question, p)
 
 
 def _maps(attributions: Any, inputs: Tensor) -> Tensor:

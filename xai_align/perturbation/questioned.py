@@ -24,7 +24,7 @@ from torch import Tensor
 
 from xai_align._tools.callers_level import callers_level
 from xai_align.perturbation.curve import Curve
-from xai_align.question import Question, as_questions
+from xai_align.question import Question, TargetError, as_questions
 
 
 def questions_of(curve: Curve, target: Any) -> list[Question]:
@@ -41,7 +41,7 @@ def questions_of(curve: Curve, target: Any) -> list[Question]:
 def questioned(outputs: Tensor, questions: list[Question], *, probabilities: bool) -> Tensor:
     """Return the values of the questions, ``[N, ...]``, for outputs ``[N, ..., K]``."""
     rows = [
-        _probability(row, question) if probabilities else _answers(row, question)
+        probability_of(question, row) if probabilities else _answers(row, question)
         for row, question in zip(outputs, questions, strict=True)
     ]
     return torch.stack(rows)
@@ -98,10 +98,23 @@ NO_CHANGE = (
 )
 
 
-def _probability(p: Tensor, question: Question) -> Tensor:
-    """Return the question's probability, ``[...]``, from probabilities ``[..., K]``."""
+def probability_of(question: Question, p: Tensor) -> Tensor:
+    """Return the question's probability, ``[...]``, from probabilities ``[..., K]``.
+
+    Raises:
+        TargetError: the output lacks a class, or the question is a function of the output and not about classes.
+
+    Example::
+
+        probability_of(Question.why_not(0, 1), torch.tensor([0.3, 0.1, 0.6]))  # 0.75
+    """
     # the entries of the question, checked against the size of the output
     targets, foils = question.entries(p.reshape(-1, p.shape[-1])[0])
+    if not targets and not foils:
+        raise TargetError(
+            f"the question '{question}' is a function of the output and has no probability; ask about classes, e.g. "
+            "Question.why(1), or measure curves of the answer itself with activation=None"
+        )
     if not targets:
         return 1 - p[..., foils].mean(-1)
     mass = p[..., targets].mean(-1) if question.independent else p[..., targets].sum(-1)
