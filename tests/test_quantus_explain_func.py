@@ -8,6 +8,8 @@ whatever function it was given.
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -49,6 +51,21 @@ def test_arrays_of_another_dtype_and_inputs_that_are_no_images():
     assert maps.shape == (4, 20)
     assert maps.dtype == np.float32
     np.testing.assert_array_equal(maps, quantus_explain_func(model, rows, [0, 1, 2, 0], method="saliency"))
+
+
+def test_maps_of_low_precision_are_given_in_single():
+    model, images = TinyNetwork().bfloat16(), fixed_images()
+    maps = quantus_explain_func(model, images.numpy(), TARGETS, method="saliency", channels="keep")
+    direct = plugins.attribution_method("saliency").build(model).attribute(images.bfloat16(), target=TARGETS)
+    assert maps.dtype == np.float32
+    np.testing.assert_array_equal(maps, direct.float().numpy())
+
+
+def test_the_default_method_is_named_where_its_maps_are_no_tensor(monkeypatch):
+    made = SimpleNamespace(build=lambda model: SimpleNamespace(attribute=lambda x, target: None))
+    monkeypatch.setattr(plugins, "attribution_method", lambda name: made)
+    with pytest.raises(TypeError, match="method 'pinet' gave a NoneType"):
+        quantus_explain_func(TinyNetwork(), fixed_images().numpy(), TARGETS)
 
 
 def test_nothing_is_left_behind():

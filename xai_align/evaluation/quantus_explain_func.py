@@ -60,10 +60,13 @@ def quantus_explain_func(
     """
     check_choice("channels", channels, ("sum", "keep"))
     x = _as_model_input(model, inputs, device)
-    explainer = plugins.attribution_method(method or plugins.default_method()).build(model, **(build or {}))
+    method = method or plugins.default_method()
+    explainer = plugins.attribution_method(method).build(model, **(build or {}))
     attributions = explainer.attribute(x, target=_as_target(targets), **options)
     if not isinstance(attributions, Tensor):
         raise TypeError(f"method '{method}' gave a {type(attributions).__name__}; Quantus needs one array")
+    if attributions.dtype in (torch.bfloat16, torch.float16):  # NumPy has no bfloat16
+        attributions = attributions.float()
     if channels == "sum" and attributions.dim() == 4:
         attributions = attributions.sum(1, keepdim=True)
     return attributions.detach().cpu().numpy()
