@@ -95,6 +95,12 @@ def test_a_second_network_judges_the_first_ones_class():
     assert not torch.equal(named, transferred)
 
 
+def test_a_first_network_may_give_its_logits_in_a_dictionary():
+    model, other, x, a = conv_net(), conv_net(seed=1), images(3), maps()
+    found = deletion(lambda x: {"logits": model(x)}, x, a, transfer_to=other)
+    assert torch.equal(found, deletion(model, x, a, transfer_to=other))
+
+
 @pytest.mark.parametrize("metric", [insertion, deletion])
 def test_both_networks_get_the_further_arguments(metric):
     """With its signs turned the first network calls another class the best."""
@@ -156,6 +162,22 @@ def test_rank_deletion_of_regions_that_differ_in_number():
     together = rank_deletion(model, x, a, feature_mask=mask, target=1)
     alone = [rank_deletion(model, x[i : i + 1], a[i : i + 1], feature_mask=mask[i], target=1) for i in (0, 1)]
     torch.testing.assert_close(together, torch.cat(alone))
+
+
+@pytest.mark.parametrize("metric", [rank_deletion, decision_flip])
+def test_regions_that_differ_in_number_go_with_their_own_fill_and_further_arguments(metric):
+    model, x, a = conv_net(), images(2), maps(2)
+    fill, weights = images(2, seed=9), torch.tensor([[1.0, 2.0, 1.0, 1.0, 1.0], [1.0, 1.0, 1.0, -2.0, 1.0]])
+    mask = torch.stack([torch.arange(64).reshape(8, 8) // 8, torch.arange(64).reshape(8, 8) // 16])
+
+    def weighted(x, by):
+        return model(x) * by
+
+    together = metric(weighted, x, a, feature_mask=mask, baselines=fill, additional_forward_args=weights)
+    for i in range(2):
+        one = slice(i, i + 1)
+        options = {"feature_mask": mask[i], "baselines": fill[one], "additional_forward_args": weights[one]}
+        torch.testing.assert_close(metric(weighted, x[one], a[one], **options), together[one])
 
 
 def test_a_constant_model_is_documented():

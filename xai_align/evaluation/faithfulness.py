@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from xai_align._tools.checks import check_choice
+from xai_align._tools.logits import select_logits
 from xai_align._tools.model_state import check_evaluation_mode
 from xai_align._tools.thread_state import restores_thread_state
 from xai_align.evaluation.curve_metric import CurveMetric
@@ -295,7 +296,7 @@ def _judged(
         check_evaluation_mode(forward_func)
         extra = forward_arguments(options.get("additional_forward_args"))
         with torch.no_grad():  # the explained class is the one that the first network predicts
-            target = forward_func(*cloned([inputs, *extra])).reshape(len(inputs), -1).argmax(1)
+            target = select_logits(forward_func(*cloned([inputs, *extra]))).reshape(len(inputs), -1).argmax(1)
     judge = forward_func if transfer_to is None else transfer_to
     return metric(judge, inputs, attributions, target=target, **options)
 

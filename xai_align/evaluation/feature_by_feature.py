@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from xai_align._tools.batches import rows_of
 from xai_align._tools.checks import check_choice
 from xai_align._tools.correlation import kendall, spearman
 from xai_align.evaluation.curve_metric import CurveMetric
@@ -21,6 +22,7 @@ from xai_align.perturbation.curve import Curve
 from xai_align.perturbation.questioned import curve_values
 from xai_align.perturbation.ranking import positions_of
 from xai_align.perturbation.spec import PerturbationSpec, steps
+from xai_align.pinet.input_checks import forward_arguments
 from xai_align.question import as_questions
 
 
@@ -95,8 +97,8 @@ def decision_flip(
 
         decision_flip(model, images, images.abs(), grid=(4, 4))  # [2], share of 16 cells, lower is better
     """
-    metric = partial(_flip_metric, kind, grid=grid, baselines=baselines)
-    return _feature_by_feature(metric, forward_func, inputs, attributions, feature_mask, grid, options)
+    metric = partial(_flip_metric, kind, grid=grid)
+    return _feature_by_feature(metric, forward_func, inputs, attributions, feature_mask, grid, baselines, options)
 
 
 def rank_deletion(
@@ -120,9 +122,9 @@ def rank_deletion(
 
         rank_deletion(model, images, images.abs(), target=281, grid=(4, 4))  # [2], Spearman's rho
     """
-    metric = partial(_rank_metric, method, grid=grid, baselines=baselines)
+    metric = partial(_rank_metric, method, grid=grid)
     options = {**options, "target": target}
-    return _feature_by_feature(metric, forward_func, inputs, attributions, feature_mask, grid, options)
+    return _feature_by_feature(metric, forward_func, inputs, attributions, feature_mask, grid, baselines, options)
 
 
 def single_deletion(
@@ -191,32 +193,41 @@ def _rank_metric(
 
 
 def _feature_by_feature(
-    metric: Callable[[int], CurveMetric],
+    metric: Callable[..., CurveMetric],
     forward_func: Callable[..., Tensor],
     inputs: Tensor,
     attributions: Tensor,
     feature_mask: Tensor | None,
     grid: tuple[int, int] | None,
+    baselines: Any,
     options: dict[str, Any],
 ) -> Tensor:
     """Run a metric with one feature per fraction; one example at a time if their numbers of features differ."""
     counts = _feature_counts(inputs, feature_mask, grid)
     if len(set(counts)) == 1:
-        return metric(counts[0])(forward_func, inputs, attributions, feature_mask=feature_mask, **options)
-    assert feature_mask is not None
+        measure = metric(counts[0], baselines=baselines)
+        return measure(forward_func, inputs, attributions, feature_mask=feature_mask, **options)
     target = options.pop("target", None)
     questions = [None] * len(inputs) if target is None else as_questions(target, len(inputs))
-    values = [
-        metric(count)(
-            forward_func,
-            inputs[n : n + 1],
-            attributions[n : n + 1],
-            feature_mask=feature_mask[n : n + 1],
-            target=questions[n],
-            **options,
+    extra = forward_arguments(options.pop("additional_forward_args", None))
+    values = []
+    for n, count in enumerate(counts):
+        here = slice(n, n + 1)
+        x, maps, mask, fill, *further = rows_of(
+            (inputs, attributions, feature_mask, baselines, *extra), here, len(inputs)
         )
-        for n, count in enumerate(counts)
-    ]
+        one = metric(count, baselines=fill)
+        values.append(
+            one(
+                forward_func,
+                x,
+                maps,
+                feature_mask=mask,
+                target=questions[n],
+                additional_forward_args=tuple(further),
+                **options,
+            )
+        )
     return torch.cat(values)
 
 
