@@ -13,7 +13,7 @@ from torch import nn
 
 from xai_align import LoadedModel, compare, plugins
 from xai_align.evaluation import MetricDoesNotApply, cell_share
-from xai_align.question import Question
+from xai_align.question import Question, TargetError
 
 CLASSES = 10
 #: The picture of class k is 1 in channel k.
@@ -91,6 +91,14 @@ def test_images_that_are_not_predicted_as_asked_or_are_doubtful_have_no_value_an
     assert not grids[:, 9].any()
 
 
+def test_classes_may_be_counted_from_the_end():
+    values, grids, questions = seen(2, COLOURS[-2:], target=[-2, -1])
+    assert questions == [Question.why(8), Question.why(9)]
+    counted = seen(2, COLOURS[-2:], target=[8, 9])
+    assert torch.equal(values, counted[0])
+    assert torch.equal(grids, counted[1])
+
+
 def test_a_pool_of_exactly_the_other_classes_is_enough_for_those_beyond_it():
     values, grids, _ = seen(2, COLOURS[:4], pool=COLOURS[1:4])
     assert values.isnan().tolist() == [False, True, True, True]
@@ -104,6 +112,7 @@ def test_a_pool_of_exactly_the_other_classes_is_enough_for_those_beyond_it():
         (3, {"other_images": COLOURS[:7]}, MetricDoesNotApply, "needs 8 classes beside the image's own; the 7"),
         (2, {"target": Question.why_not(0, 1)}, MetricDoesNotApply, "questions about one class"),
         (2, {"target": Question.why_group([0, 1])}, MetricDoesNotApply, "questions about one class"),
+        (2, {"target": 10}, TargetError, "class 10 is out of range; this output has 10"),
         (2, {"other_images": COLOURS[..., :6]}, ValueError, r"the pool has images \[10, 6, 6\], the inputs are"),
         (2, {"explain": lambda grids, target: grids[..., :3]}, ValueError, "in the size of the grids"),
         (2, {"explain": lambda grids, target: grids * math.nan}, ValueError, "attributions must be finite"),

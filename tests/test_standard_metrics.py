@@ -255,6 +255,25 @@ def test_contrasts_refuse_a_question_without_foils(name):
         NAMES[name].evaluate(Corners().eval(), pictures(), evidence(Question.why(0)), target=[Question.why(0)] * 2)
 
 
+@pytest.mark.filterwarnings("ignore::xai_align.evaluation.rfxg.ExhaustiveGroupsWarning")
+@pytest.mark.parametrize(
+    ("names", "from_the_end", "counted"),
+    [
+        ("ccs cgc ccs_published cgc_published cauc cdrop", Question.why_not(-1, 0), Question.why_not(3, 0)),
+        ("cgc cauc", Question.why_not_rest(-4, [-3, -2]), Question.why_not_rest(0, [1, 2])),
+        ("pgs pgs_published", Question.why_group([-1, 3, 0]), Question.why_group([3, 0])),
+        ("cgs cauc cdrop", Question.why_group_not([-4, 1], [-1]), Question.why_group_not([0, 1], [3])),
+    ],
+)
+def test_classes_may_be_counted_from_the_end(names, from_the_end, counted):
+    for name in names.split():
+        asked = [
+            NAMES[name].evaluate(Corners().eval(), pictures(), evidence(Question.why(0)), target=question)
+            for question in (from_the_end, counted)
+        ]
+        assert torch.equal(*asked), name
+
+
 def test_they_are_registered_with_a_summary():
     offered = metrics()
     assert set(NAMES) <= set(offered)

@@ -279,7 +279,7 @@ def predictions(
     Raises:
         ValueError: the model is in train mode, or does not give logits ``[N, K]`` of at least two classes.
     """
-    p = _probabilities(model, images, batch_size).max(1)
+    p = probabilities(model, images, batch_size).max(1)
     return p.indices, p.values
 
 
@@ -291,15 +291,19 @@ def class_probabilities(
     Raises:
         ValueError: as of :func:`predictions`, or the network does not have a class.
     """
-    p, labels = _probabilities(model, images, batch_size), labels.cpu().long()
+    p, labels = probabilities(model, images, batch_size), labels.cpu().long()
     if int(labels.max()) >= p.shape[1]:
         raise ValueError(f"class {int(labels.max())} is not among the network's {p.shape[1]} classes")
     return p.gather(1, labels[:, None])[:, 0] * (p.argmax(1) == labels)
 
 
 @restores_thread_state
-def _probabilities(model: nn.Module | Callable[..., Tensor], images: Tensor, batch_size: int | None) -> Tensor:
-    """Return probabilities ``[N, K]`` on the CPU."""
+def probabilities(model: nn.Module | Callable[..., Tensor], images: Tensor, batch_size: int | None = None) -> Tensor:
+    """Return probabilities ``[N, K]`` on the CPU.
+
+    Raises:
+        ValueError: as of :func:`predictions`.
+    """
     check_evaluation_mode(model)
     size = BATCH_SIZE if batch_size is None else check_integer("batch_size", batch_size)
     parts = []

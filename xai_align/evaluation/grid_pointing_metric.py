@@ -21,8 +21,8 @@ from xai_align.evaluation.grid_pointing_game import (
     cell_share,
     check_maps,
     check_pictures,
-    class_probabilities,
     predictions,
+    probabilities,
     tile_pictures,
 )
 from xai_align.question import Question, as_questions
@@ -52,6 +52,7 @@ def grid_pointing_metric(n: int) -> Callable[..., Tensor]:
         Raises:
             MetricDoesNotApply: a question is about more than one class, or the pool has too few classes.
             ValueError: images or maps don't fit.
+            TargetError: the network does not have a class.
         """
         check_pictures(inputs)
         check_pictures(other_images)
@@ -59,14 +60,15 @@ def grid_pointing_metric(n: int) -> Callable[..., Tensor]:
         if pool.shape[1:] != inputs.shape[1:]:
             raise ValueError(f"the pool has images {list(pool.shape[1:])}, the inputs are {list(inputs.shape[1:])}")
         of_pool, p_pool = predictions(forward_func, pool)
-        asked = _classes_of(forward_func, inputs, target)
+        p = probabilities(forward_func, inputs)
+        asked = _classes_of(p, target)
         known = set(of_pool[p_pool > CONFIDENCE].tolist())
         if all(len(known - {own}) < n * n - 1 for own in asked):
             raise MetricDoesNotApply(
                 f"a grid of {n} x {n} needs {n * n - 1} classes beside the image's own; the {len(pool)} other images "
                 f"have {len(known)} that the network predicts with a probability above {CONFIDENCE:g}"
             )
-        right = class_probabilities(forward_func, inputs, torch.tensor(asked)) > CONFIDENCE
+        right = p[range(len(p)), asked] > CONFIDENCE
         grids, cells, rows = [], [], []
         for row, image in enumerate(inputs):
             drawn = _drawn(image, asked[row], of_pool, p_pool, n) if bool(right[row]) else None
@@ -87,14 +89,17 @@ def grid_pointing_metric(n: int) -> Callable[..., Tensor]:
     return evaluate
 
 
-def _classes_of(forward_func: Callable[..., Tensor], inputs: Tensor, target: Any) -> list[int]:
-    """Return the class that each image's question is about; None: the predicted one."""
+def _classes_of(p: Tensor, target: Any) -> list[int]:
+    """Return the class, from 0, that each image's question is about, from probabilities ``[N, K]``.
+
+    None: the predicted one.
+    """
     if target is None:
-        return predictions(forward_func, inputs)[0].tolist()
-    questions = as_questions(target, len(inputs))
+        return p.argmax(1).tolist()
+    questions = as_questions(target, len(p))
     if any(one.foils != () or len(one.targets) != 1 or len(one.targets[0]) != 1 for one in questions):
         raise MetricDoesNotApply("this metric needs questions about one class, 'why'")
-    return [one.targets[0][0] for one in questions]
+    return [one.entries(row)[0][0] for one, row in zip(questions, p, strict=True)]
 
 
 def _drawn(image: Tensor, own: int, of_pool: Tensor, p_pool: Tensor, n: int) -> tuple[list[int], int] | None:

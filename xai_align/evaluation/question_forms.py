@@ -6,8 +6,21 @@ defined for the others and raises :class:`MetricDoesNotApply`.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from xai_align.evaluation.does_not_apply import MetricDoesNotApply
 from xai_align.question import Index, Question
+
+
+def counted_from_zero(question: Question, num_classes: int) -> Question:
+    """Return the question with classes that are counted from the end, such as -1, counted from 0, each once."""
+
+    def positions(entries: tuple[Index, ...]) -> tuple[Index, ...]:
+        found = (tuple(i + num_classes if -num_classes <= i < 0 else i for i in index) for index in entries)
+        return tuple(dict.fromkeys(found))
+
+    foils = None if question.foils is None else positions(question.foils)
+    return replace(question, targets=positions(question.targets), foils=foils)
 
 
 def contrast_classes(question: Question) -> tuple[int, int]:

@@ -29,7 +29,13 @@ from xai_align.evaluation.feature_by_feature import (
 from xai_align.evaluation.grid_pointing_metric import grid_pointing_metric
 from xai_align.evaluation.hidden_activations import hidden_activation_metric
 from xai_align.evaluation.localisation import iou_at_best_threshold, pointing_game, positive_mass
-from xai_align.evaluation.question_forms import class_and_rest, contrast_classes, group_classes, group_contrast
+from xai_align.evaluation.question_forms import (
+    class_and_rest,
+    contrast_classes,
+    counted_from_zero,
+    group_classes,
+    group_contrast,
+)
 from xai_align.evaluation.randomisation import parameter_randomisation
 from xai_align.evaluation.rfxg import ccs, cgc, cgs, pgs
 from xai_align.evaluation.salient_regions import verbal_coverage
@@ -52,10 +58,15 @@ def _by_question(take_apart: Callable[[Question], Any], score: Callable[..., Ten
 
     def score_of(curves: Sequence[Curve], target: Any) -> Tensor:
         (curve,) = curves
-        sides = [take_apart(question) for question in questions_of(curve, target)]
+        sides = [take_apart(question) for question in _questions_of(curve, target)]
         return score(curve, *map(list, zip(*sides, strict=True)), **variant)
 
     return CurveMetric(specs=_TENTHS, score=score_of)
+
+
+def _questions_of(curve: Curve, target: Any) -> list[Question]:
+    """Return the question of each example, with classes counted from 0."""
+    return [counted_from_zero(question, curve.clean.shape[1]) for question in questions_of(curve, target)]
 
 
 def _one_group(question: Question) -> tuple[tuple[int, ...]]:
@@ -71,7 +82,7 @@ def _contrast_along(
 ) -> tuple[Curve, list[tuple[int, ...]], list[tuple[int, ...]], Tensor]:
     """Return CWOX's curve of deletion to the mean pixel, the two sides of each question, and the salient fractions."""
     curve = perturbation_curve(forward_func, inputs, attributions, fractions=steps(20), baselines="mean")
-    targets, foils = zip(*map(_two_sides, questions_of(curve, target)), strict=True)
+    targets, foils = zip(*map(_two_sides, _questions_of(curve, target)), strict=True)
     return curve, list(targets), list(foils), salient_fraction(attributions)
 
 
