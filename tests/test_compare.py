@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from cli_factory import load, save_half_red_half_blue
-from compare_factory import save_pictures, use_test_metrics
+from compare_factory import area, save_pictures, spec, use_test_metrics
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -22,6 +22,12 @@ from xai_align import plugins
 from xai_align._tools.random_state import fixed_random_state, mixed_seed
 from xai_align.cli.app import app
 from xai_align.data.groups import ClassGroups
+from xai_align.evaluation.curve_metric import CurveMetric
+from xai_align.hookspecs import MetricSpec
+from xai_align.perturbation.fills import Noise
+from xai_align.perturbation.spec import PerturbationSpec
+from xai_align.plugins.registry import registry
+from xai_align.plugins.specs_by_name import Offer
 from xai_align.report.compare import compare
 
 MODEL = "cli_factory:load"
@@ -209,6 +215,28 @@ def test_a_metric_that_does_not_apply_is_no_problem(folder):
     # the same perturbation at other fractions: one curve
     (band,) = [one for one in got.curves if (one.question, one.method) == ("why-not", "pinet")]
     assert {0.25, 0.1, 0.5} <= set(band.fractions)
+
+
+def test_curves_of_different_fills_stay_apart(folder, monkeypatch):
+    def brighter(inputs):
+        return inputs + 1
+
+    def darker(inputs):
+        return inputs - 1
+
+    darker.__name__ = "brighter"
+    fills = (Noise(), Noise(seed=1), brighter, "noise", darker)
+    for number, fill in enumerate(fills):
+        metric = CurveMetric(specs=(PerturbationSpec(fill, fractions=((number + 1) / 10,)),), score=area)
+        offer = Offer(spec(f"curve_{number}", metric), registry().plugins[0])
+        monkeypatch.setitem(registry().specs[MetricSpec], f"curve_{number}", offer)
+    got = run(methods=["pinet"], metrics=[f"curve_{number}" for number in range(len(fills))])
+    assert {one.perturbation: tuple(one.fractions) for one in got.curves} == {
+        "morf noise": (0.0, 0.1, 0.4),  # one perturbation under two names
+        "morf noise seed=1": (0.0, 0.2),
+        "morf brighter": (0.0, 0.3),
+        "morf brighter (2)": (0.0, 0.5),
+    }
 
 
 def test_values_that_are_no_number_are_noted(folder):

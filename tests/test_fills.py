@@ -8,7 +8,8 @@ import torch
 
 from tests.networks import images
 from xai_align.perturbation.curve import perturbation_curve
-from xai_align.perturbation.fills import GaussianBlur, Noise, channel_means, filler, noise_from
+from xai_align.perturbation.fills import GaussianBlur, Noise, channel_means, filler, label_of, noise_from
+from xai_align.perturbation.noisy_linear import NoisyLinear
 
 EVERYTHING = torch.ones(1, 1, 1, 1, dtype=torch.bool)
 
@@ -100,3 +101,11 @@ def test_fills_that_do_not_fit_are_refused(fill, error, message):
 def test_blur_needs_images():
     with pytest.raises(ValueError, match=r"blur needs images .* \[2, 5\]"):
         perturbation_curve(lambda x: x, torch.randn(2, 5), torch.randn(2, 5), baselines="blur")
+
+
+def test_labels_name_what_is_not_the_default():
+    assert [label_of(one) for one in (Noise(), GaussianBlur(), NoisyLinear(), "noise", 0.0, 0.5, channel_means)] == [
+        *("noise", "gaussianblur", "noisylinear", "noise", "zero", "0.5", "channel_means")
+    ]
+    assert label_of(Noise("uniform", seed=1)) == "noise distribution=uniform seed=1"
+    assert label_of(NoisyLinear(noise=0.1)) == "noisylinear noise=0.1"

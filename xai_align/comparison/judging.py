@@ -22,6 +22,7 @@ from xai_align.evaluation.curve_metric import CurveMetric
 from xai_align.evaluation.does_not_apply import MetricDoesNotApply
 from xai_align.explanation import Explanation, explain
 from xai_align.perturbation.curve import Curve, perturbation_curves
+from xai_align.perturbation.fills import FILLS
 from xai_align.perturbation.questioned import NO_CHANGE, NoChangeWarning, curve_values
 from xai_align.perturbation.ranking import TieWarning
 from xai_align.perturbation.spec import PerturbationSpec
@@ -47,6 +48,7 @@ class Judging:
         self._values: dict[tuple[Path, str], tuple[float, float]] = {}  # value and seconds
         self._seconds: dict[Path, float] = {}
         self._curves: dict[tuple[Path, str], ImageCurve] = {}
+        self._labels = _labels([one for measure in plan.metrics for one in _specs(measure)])
         self._reasons: dict[str, int] = {}
         self._unchanged: set[tuple[Path, str]] = set()  # by image and perturbation
 
@@ -163,19 +165,20 @@ class Judging:
             if one.order == "single":  # no curve: each feature is perturbed by itself
                 continue
             clean, masked = curve_values(curve, _questions(batch))
+            label = self._labels[one]
             for example, whole, values in zip(batch, clean.tolist(), masked.tolist(), strict=True):
                 if math.isnan(whole) and curve.activation == "relative":
-                    self._unchanged.add((example.path, one.label))
+                    self._unchanged.add((example.path, label))
                 before = self._curves.get(
-                    (example.path, one.label)
+                    (example.path, label)
                 )  # the same perturbation may be wanted at other fractions
                 points = dict(zip(before.fractions, before.probabilities, strict=True)) if before else {0.0: whole}
                 points = dict(sorted((points | dict(zip(one.fractions, values, strict=True))).items()))
-                self._curves[example.path, one.label] = ImageCurve(
+                self._curves[example.path, label] = ImageCurve(
                     image=example.name,
                     question=self.kind,
                     method=str(self.method),
-                    perturbation=one.label,
+                    perturbation=label,
                     fractions=tuple(points),
                     probabilities=tuple(points.values()),
                 )
@@ -263,8 +266,7 @@ class Judging:
                 )
 
     def _is_unchanged(self, example: Example, measure: MetricSpec) -> bool:
-        specs = measure.evaluate.specs if isinstance(measure.evaluate, CurveMetric) else ()
-        return any((example.path, one.label) in self._unchanged for one in specs)
+        return any((example.path, self._labels[one]) in self._unchanged for one in _specs(measure))
 
     def _failed(self, example: Example, measure: MetricSpec, error: Exception) -> None:
         text = f"{example.name}: {measure.name} of {self.method} ('{self.kind}') failed: {message_of(error)}"
@@ -285,6 +287,31 @@ class Judging:
 
     def _reason(self, text: str, images: int) -> None:
         self._reasons[text] = self._reasons.get(text, 0) + images
+
+
+def _specs(measure: MetricSpec) -> tuple[PerturbationSpec, ...]:
+    return measure.evaluate.specs if isinstance(measure.evaluate, CurveMetric) else ()
+
+
+def _labels(specs: Sequence[PerturbationSpec]) -> dict[PerturbationSpec, str]:
+    """Return a label for each perturbation, equal for those that differ in fractions only.
+
+    Other perturbations with the same label, as of two functions of one name, are numbered.
+    """
+    labels: dict[PerturbationSpec, str] = {}
+    known: dict[tuple[Any, ...], str] = {}
+    for one in specs:
+        named = isinstance(one.fill, str) and one.fill in FILLS
+        key = (one.order, one.grid, FILLS[one.fill]() if named else one.fill)
+        try:
+            if key not in known:
+                taken = set(known.values())
+                numbered = (f"{one.label} ({number})" for number in range(2, len(specs) + 1))
+                known[key] = next(label for label in (one.label, *numbered) if label not in taken)
+            labels[one] = known[key]
+        except TypeError:  # a fill that cannot be hashed has no curve: its metric fails
+            continue
+    return labels
 
 
 def _questions(batch: Sequence[Example]) -> list[Question | None]:

@@ -10,7 +10,7 @@ name "drop" nothing is filled: patches are left out of a transformer's tokens
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from math import exp
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
@@ -180,14 +180,24 @@ def check_fill(fill: Any, inputs: Tensor) -> None:
 
 
 def label_of(fill: Any) -> str:
-    """Return a short name for tables and file names."""
+    """Return a short name for tables and file names, with the parameters of a record that are not the defaults.
+
+    Example::
+
+        label_of(Noise(seed=1))  # "noise seed=1"
+    """
     if isinstance(fill, str):
         return fill
     if isinstance(fill, int | float):
         return "zero" if fill == 0 else f"{fill:g}"
     if isinstance(fill, Tensor):
         return "tensor"
-    return getattr(fill, "__name__", type(fill).__name__).lower()
+    changed = [
+        f"{one.name}={getattr(fill, one.name)}"
+        for one in (fields(fill) if is_dataclass(fill) and not isinstance(fill, type) else ())
+        if isinstance(getattr(fill, one.name), int | float | str) and getattr(fill, one.name) != one.default
+    ]
+    return " ".join([getattr(fill, "__name__", type(fill).__name__).lower(), *changed])
 
 
 def _values(fill: Any, inputs: Tensor, rows: Tensor | None) -> Tensor:
