@@ -54,6 +54,30 @@ def test_every_public_name_is_in_the_reference():
     assert values["xai_align.hookspecs.hookimpl"] is xai_align.hookimpl
 
 
+def leads_somewhere(path: str) -> bool:
+    """Whether a path is a module, or a chain of attributes or fields of one."""
+    module, names = path, []
+    while module not in sys.modules:
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError:
+            module, _, name = module.rpartition(".")
+            names.insert(0, name)
+    value: Any = sys.modules[module]
+    for name in names:
+        if not hasattr(value, name):
+            return name in getattr(value, "__dataclass_fields__", ())
+        value = getattr(value, name)
+    return True
+
+
+def test_references_in_docstrings_lead_somewhere():
+    files = [*(ROOT / "xai_align").rglob("*.py"), *(ROOT / "adapters").rglob("*.py")]
+    paths = {path for one in files for path in re.findall(r":\w+:`~?(\w+_align\.[\w.]+)`", one.read_text("utf-8"))}
+    assert len(paths) > 100
+    assert [path for path in sorted(paths) if not leads_somewhere(path)] == []
+
+
 def test_nothing_is_shown_twice():
     values = [id(found(path)) for path in shown()]
     assert len(values) == len(set(values))

@@ -1,6 +1,6 @@
 """Perturbation of inputs: ranking, fills, and curves of the outputs while features are removed or kept."""
 
-from xai_align.perturbation.curve import Curve, perturbation_curve, perturbation_curves
+from xai_align.perturbation.curve import Curve, iterate_curves, perturbation_curve, perturbation_curves
 from xai_align.perturbation.fills import GaussianBlur, Noise, noise_from
 from xai_align.perturbation.noisy_linear import NoisyLinear
 from xai_align.perturbation.questioned import curve_values
@@ -16,6 +16,7 @@ __all__ = [
     "TieWarning",
     "curve_values",
     "descending_ranks",
+    "iterate_curves",
     "noise_from",
     "perturbation_curve",
     "perturbation_curves",
