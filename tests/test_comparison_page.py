@@ -7,15 +7,17 @@ import dataclasses
 import re
 from html import unescape
 from html.parser import HTMLParser
-from io import BytesIO
+from io import BytesIO, StringIO
 from itertools import pairwise
 from math import nan
 
 import pytest
 from comparison_factory import METHODS, NUMBERS, comparison, curve, pictures, summary
 from PIL import Image
+from rich.console import Console
 
 from benchmarks.shared.browser import CHROMIUM, Browser
+from xai_align.cli.comparison_table import print_comparison
 from xai_align.report import comparison_page
 from xai_align.report.comparison_page import write_comparison_page
 from xai_align.report.comparison_sentences import metric_sentences
@@ -104,6 +106,11 @@ def test_the_mark_follows_the_direction_of_the_metric(method, metric, mark):
 def test_without_a_direction_nothing_is_better_or_best():
     one = cell("gradcam@blocks.4", "insertion", higher_is_better={"deletion": False})
     assert (one.mark, one.best) == ("", False)
+    assert "clear" not in cell("lime", "insertion", higher_is_better={"insertion": None}).hint
+    stream, higher = StringIO(), {"insertion": None, "deletion": False}
+    given = comparison(metrics=tuple(higher), questions=("why",), higher_is_better=higher)
+    print_comparison(Console(file=stream, width=400), given)
+    assert re.search(r"insertion +┃ +deletion ↓", stream.getvalue())
 
 
 def test_the_best_of_each_column():

@@ -185,6 +185,7 @@ def test_a_few_images_are_not_judged_and_some_say_no_more_than_their_signs_can()
         (-0.2, 0.049, True, "worse"),
         (0.2, 0.05, True, ""),
         (0.2, nan, True, ""),
+        (0.2, 0.001, None, ""),
     ],
 )
 def test_the_verdict_follows_the_direction_of_the_metric(difference, p, higher, expected):

@@ -116,7 +116,8 @@ class MetricSpec:
 
     ``evaluate(forward_func, inputs, attributions, *, target=None, **options)``
     returns one value per example, a tensor of shape ``[N]``. ``output_kinds`` are the meanings of a model's outputs for
-    which it is defined (:data:`OutputKind`); none: all.
+    which it is defined (:data:`OutputKind`); none: all. ``higher_is_better`` is None for a metric without a better
+    direction, in which no method is the best.
 
     Example::
 
@@ -128,7 +129,7 @@ class MetricSpec:
 
     name: str
     evaluate: Callable[..., Tensor]
-    higher_is_better: bool
+    higher_is_better: bool | None
     summary: str
     output_kinds: tuple[OutputKind, ...] = ()
 

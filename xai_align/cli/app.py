@@ -116,7 +116,7 @@ def methods_command() -> None:
         _print_table(("training recipe", "description", "from"), recipes)
 
 
-_BETTER = {True: "higher", False: "lower"}
+_BETTER = {True: "higher", False: "lower", None: ""}
 
 
 def _print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -56,8 +56,8 @@ def _table(comparison: Comparison, kind: str, metrics: Sequence[str], *, seconds
     table = Table(title=f"{kind}: {as_text(comparison.title)}")
     table.add_column("method", overflow="fold")
     for metric in metrics:
-        arrow = "↑" if comparison.higher_is_better[metric] else "↓"
-        table.add_column(f"{as_text(metric)} {arrow}", justify="right")
+        arrow = {True: " ↑", False: " ↓", None: ""}[comparison.higher_is_better[metric]]
+        table.add_column(as_text(metric) + arrow, justify="right")
     if seconds:
         table.add_column("s / image", justify="right")
     rows = {(row.method, row.metric): row for row in comparison.summaries if row.question == kind}

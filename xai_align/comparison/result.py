@@ -119,7 +119,7 @@ class Comparison:
         reference: the method that the others are compared with.
         methods, metrics, questions: in the order in which they were given.
         controls: the methods that use neither model nor question.
-        higher_is_better: for each metric.
+        higher_is_better: for each metric; None: it has no better direction.
         summaries_of_metrics: one sentence on what each metric measures.
         summaries: one for each question, method and metric.
         seconds: mean time per image, for each method.
@@ -147,7 +147,7 @@ class Comparison:
     methods: tuple[str, ...]
     controls: tuple[str, ...]
     metrics: tuple[str, ...]
-    higher_is_better: dict[str, bool]
+    higher_is_better: dict[str, bool | None]
     summaries_of_metrics: dict[str, str]
     questions: tuple[str, ...]
     summaries: tuple[Summary, ...]

@@ -49,13 +49,15 @@ def judged_p(p: float, n: int) -> float:
     return nan if n < JUDGED_FROM or isnan(p) else max(p, 2.0 ** (1 - n))
 
 
-def verdict_of(difference: float, adjusted_p: float, *, higher_is_better: bool) -> Verdict:
+def verdict_of(difference: float, adjusted_p: float, *, higher_is_better: bool | None) -> Verdict:
     """Return the verdict on a method whose mean is ``difference`` above the reference's.
+
+    There is none for a metric without a better direction.
 
     Example::
 
         verdict_of(-0.2, 0.001, higher_is_better=False)  # "better"
     """
-    if not adjusted_p < ERROR_RATE or difference == 0:  # NaN: not judged
+    if higher_is_better is None or not adjusted_p < ERROR_RATE or difference == 0:  # NaN: not judged
         return ""
     return "better" if (difference > 0) == higher_is_better else "worse"

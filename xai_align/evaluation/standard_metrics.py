@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -165,11 +165,14 @@ def _ties(forward_func: Any, inputs: Tensor, attributions: Tensor, *, target: An
 
 
 def _metric(
-    name: str, evaluate: Callable[..., Tensor], better: str, summary: str, kinds: tuple[OutputKind, ...] = ()
+    name: str,
+    evaluate: Callable[..., Tensor],
+    better: Literal["higher", "lower", "neither"],
+    summary: str,
+    kinds: tuple[OutputKind, ...] = (),
 ) -> MetricSpec:
-    return MetricSpec(
-        name=name, evaluate=evaluate, higher_is_better=better == "higher", summary=summary, output_kinds=kinds
-    )
+    higher = {"higher": True, "lower": False, "neither": None}[better]
+    return MetricSpec(name=name, evaluate=evaluate, higher_is_better=higher, summary=summary, output_kinds=kinds)
 
 
 #: Outputs one of which is the predicted class; outputs of which several can be contrasted; those with probabilities.
@@ -251,7 +254,7 @@ METRICS: list[MetricSpec] = [
     _metric(
         "cgc_published",
         _by_question(class_and_rest, cgc, **_PUBLISHED),
-        "lower",
+        "neither",
         "CGC as in the released code, no contrast",
         _SEVERAL,
     ),
@@ -265,7 +268,7 @@ METRICS: list[MetricSpec] = [
     _metric(
         "cgs_published",
         _by_question(group_contrast, cgs, **_PUBLISHED),
-        "lower",
+        "neither",
         "CGS as in the released code, no contrast",
         _SEVERAL,
     ),

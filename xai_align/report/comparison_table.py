@@ -27,7 +27,7 @@ class Column:
     """Column of a metric, or of the seconds.
 
     Attributes:
-        higher_is_better: None where the comparison does not define it.
+        higher_is_better: None where the metric has no better direction, or the comparison does not define it.
         summary: the metric in one line.
         digits: digits after the decimal point, except for numbers that would have fewer than two digits left; None:
             powers of ten.
@@ -215,7 +215,7 @@ def _cell(one: Summary | None, column: Column, best: set[str], reference: str) -
         places = _enough(column.digits, one.difference)
         between = _interval(one.difference_low, one.difference_high, places)
         difference = f"{_signed(one.difference, places)} {between}".strip()
-        verdict = mark or (_unmarked(one) if between else "")
+        verdict = mark or (_unmarked(one) if between and column.higher_is_better is not None else "")
         hints.append(f"difference to {reference} {difference}{f': {verdict}' if verdict else ''}")
     return Cell(
         value=one.mean,
