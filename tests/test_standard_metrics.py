@@ -11,6 +11,7 @@ from xai_align.evaluation.agreement import MEASURES
 from xai_align.evaluation.standard_metrics import METRICS
 from xai_align.features import hidden_layers
 from xai_align.plugins import metrics
+from xai_align.plugins.metric_signature import needs_of
 from xai_align.question import Question
 
 SIZE = 14
@@ -273,6 +274,23 @@ def test_classes_may_be_counted_from_the_end(names, from_the_end, counted):
             for question in (from_the_end, counted)
         ]
         assert torch.equal(*asked), name
+
+
+@pytest.mark.parametrize("name", ["cauc", "cdrop", "average_drop", "average_increase"])
+def test_no_more_pictures_are_run_at_once_than_a_comparison_is_told(name):
+    metric, x, question = NAMES[name].evaluate, pictures().repeat(3, 1, 1, 1), QUESTIONS.get(name, Question.why(0))
+    maps = evidence(question).repeat(3, 1, 1, 1)
+    at_once = []
+
+    def counting(x: Tensor) -> Tensor:
+        at_once.append(len(x))
+        return Corners()(x)
+
+    assert "internal_batch_size" in needs_of(metric)
+    found = metric(counting, x, maps, target=question, internal_batch_size=2)
+    assert max(at_once) == 2
+    torch.testing.assert_close(found, metric(counting, x, maps, target=question))
+    assert max(at_once) > 2
 
 
 def test_they_are_registered_with_a_summary():

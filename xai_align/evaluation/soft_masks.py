@@ -51,6 +51,7 @@ def average_drop(
     *,
     target: Any = None,
     activation: Activation = "auto",
+    internal_batch_size: int | None = None,
     **options: Any,
 ) -> Tensor:
     """Compute ``max(0, p(x) - p(M * x)) / p(x)``; ``[N]``, lower is better.
@@ -61,7 +62,7 @@ def average_drop(
 
         average_drop(model, images, images.abs(), target=281)  # [2], in [0, 1]
     """
-    options |= {"activation": activation}
+    options |= {"activation": activation, "internal_batch_size": internal_batch_size}
     clean, masked = confidence_under_mask(forward_func, inputs, attributions, target=target, **options)
     return (clean - masked).clamp(min=0) / clean
 
@@ -73,6 +74,7 @@ def average_increase(
     *,
     target: Any = None,
     activation: Activation = "auto",
+    internal_batch_size: int | None = None,
     **options: Any,
 ) -> Tensor:
     """Return 1 where ``p(M * x) > p(x)``, else 0; ``[N]``, higher is better.
@@ -83,7 +85,7 @@ def average_increase(
 
         average_increase(model, images, images.abs(), target=281).mean()  # share of the images where p rises
     """
-    options |= {"activation": activation}
+    options |= {"activation": activation, "internal_batch_size": internal_batch_size}
     clean, masked = confidence_under_mask(forward_func, inputs, attributions, target=target, **options)
     return torch.where(masked.isnan(), torch.nan, (masked > clean).double())
 

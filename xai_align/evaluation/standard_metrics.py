@@ -78,10 +78,21 @@ _PUBLISHED = {"variant": "published", "group_reduce": "mean"}
 
 
 def _contrast_along(
-    forward_func: Callable[..., Tensor], inputs: Tensor, attributions: Tensor, target: Any
+    forward_func: Callable[..., Tensor],
+    inputs: Tensor,
+    attributions: Tensor,
+    target: Any,
+    internal_batch_size: int | None,
 ) -> tuple[Curve, list[tuple[int, ...]], list[tuple[int, ...]], Tensor]:
     """Return CWOX's curve of deletion to the mean pixel, the two sides of each question, and the salient fractions."""
-    curve = perturbation_curve(forward_func, inputs, attributions, fractions=steps(20), baselines="mean")
+    curve = perturbation_curve(
+        forward_func,
+        inputs,
+        attributions,
+        fractions=steps(20),
+        baselines="mean",
+        internal_batch_size=internal_batch_size,
+    )
     targets, foils = zip(*map(_two_sides, _questions_of(curve, target)), strict=True)
     return curve, list(targets), list(foils), salient_fraction(attributions)
 
@@ -94,18 +105,28 @@ def _two_sides(question: Question) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def contrastive_area(
-    forward_func: Callable[..., Tensor], inputs: Tensor, attributions: Tensor, *, target: Any = None
+    forward_func: Callable[..., Tensor],
+    inputs: Tensor,
+    attributions: Tensor,
+    *,
+    target: Any = None,
+    internal_batch_size: int | None = None,
 ) -> Tensor:
     """Compute CWOX's CAUC of the questions' two sides; ``[N]``, lower is better; see :func:`~.cwox.cauc`."""
-    curve, targets, foils, salient = _contrast_along(forward_func, inputs, attributions, target)
+    curve, targets, foils, salient = _contrast_along(forward_func, inputs, attributions, target, internal_batch_size)
     return cauc(curve, targets, foils, salient=salient)
 
 
 def contrastive_drop(
-    forward_func: Callable[..., Tensor], inputs: Tensor, attributions: Tensor, *, target: Any = None
+    forward_func: Callable[..., Tensor],
+    inputs: Tensor,
+    attributions: Tensor,
+    *,
+    target: Any = None,
+    internal_batch_size: int | None = None,
 ) -> Tensor:
     """Compute CWOX's CDROP of the questions' two sides; ``[N]``, higher is better; see :func:`~.cwox.cdrop`."""
-    curve, targets, foils, salient = _contrast_along(forward_func, inputs, attributions, target)
+    curve, targets, foils, salient = _contrast_along(forward_func, inputs, attributions, target, internal_batch_size)
     return cdrop(curve, targets, foils, salient=salient)
 
 
