@@ -8,6 +8,7 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from typer.testing import CliRunner
 from xai_align import plugins
 from xai_align._tools.random_state import fixed_random_state, mixed_seed
 from xai_align.cli.app import app
+from xai_align.comparison.transferred_model import check_same_classes
 from xai_align.data.groups import ClassGroups
 from xai_align.evaluation.curve_metric import CurveMetric
 from xai_align.hookspecs import MetricSpec
@@ -165,6 +167,16 @@ def test_another_model_judges(folder):
     assert row(other, "pinet", "insertion_area").mean < row(same, "pinet", "insertion_area").mean
     with pytest.raises(ValueError, match="has 2 classes, the explained one 4"):
         run(transfer_to="compare_judges:other_classes")
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [(("cat",), "has 1 class name, the explained one 2"), (("Cat", "cow"), "class 1 is 'dog' to one model and 'cow'")],
+)
+def test_models_with_other_names_of_classes_do_not_judge_each_other(names, said):
+    explained, judge = (replace(load(), class_names=one) for one in (("cat", "dog"), names))
+    with pytest.raises(ValueError, match=said):
+        check_same_classes(explained, judge, torch.zeros(1, 2), torch.zeros(1, 2))
 
 
 # --- what fails, and what does not apply -------------------------------------------------------------

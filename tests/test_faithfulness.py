@@ -156,6 +156,15 @@ def test_rank_deletion_is_one_for_contributions_and_minus_one_for_their_opposite
         assert flipped.item() == pytest.approx(-1)
 
 
+@pytest.mark.parametrize("metric", [comprehensiveness, sufficiency])
+def test_a_number_of_bins_is_a_positive_integer(metric):
+    model, x, a = conv_net(), images(2), maps(2)
+    assert torch.equal(metric(model, x, a, bins=np.int64(4)), metric(model, x, a, bins=(0, 0.25, 0.5, 0.75, 1)))
+    for bins in (0, 2.5, True):
+        with pytest.raises(ValueError, match=f"bins must be a positive integer, got {bins}"):
+            metric(model, x, a, bins=bins)
+
+
 def test_rank_deletion_of_regions_that_differ_in_number():
     model, x, a = conv_net(), images(2), maps(2)
     mask = torch.stack([torch.arange(64).reshape(8, 8) // 8, torch.arange(64).reshape(8, 8) // 16])

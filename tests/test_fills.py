@@ -91,6 +91,8 @@ def test_tensors_and_functions():
         (torch.full((1, 3, 8, 8), torch.nan), ValueError, "NaN"),
         (True, TypeError, "boolean"),
         ([1, 2], TypeError, "list"),
+        (np.zeros((1, 3, 8, 8), np.float32), TypeError, r"is a NumPy array; give a tensor, e\.g\. torch\.from_numpy"),
+        (np.float32("nan"), ValueError, "fill must be a finite number"),
     ],
 )
 def test_fills_that_do_not_fit_are_refused(fill, error, message):
@@ -101,6 +103,17 @@ def test_fills_that_do_not_fit_are_refused(fill, error, message):
 def test_blur_needs_images():
     with pytest.raises(ValueError, match=r"blur needs images .* \[2, 5\]"):
         perturbation_curve(lambda x: x, torch.randn(2, 5), torch.randn(2, 5), baselines="blur")
+
+
+def test_numbers_of_numpy_are_numbers():
+    given = [np.float32(0.5), np.float64(0.5), 0.5, np.int64(1), 1]
+    half, also, plain, one, whole = (
+        perturbation_curve(lambda x: x.flatten(1), images(2), images(2), baselines=fill).masked for fill in given
+    )
+    assert torch.equal(half, plain)
+    assert torch.equal(also, plain)
+    assert torch.equal(one, whole)
+    assert [label_of(fill) for fill in given] == ["0.5", "0.5", "0.5", "1", "1"]
 
 
 def test_labels_name_what_is_not_the_default():

@@ -67,6 +67,13 @@ def check_same_classes(explained: LoadedModel, judge: LoadedModel, logits: Tenso
             "only models for the same classes can judge each other's explanations"
         )
     names = (explained.class_names, judge.class_names)
-    if all(names) and [one.casefold() for one in names[0]] != [one.casefold() for one in names[1]]:
-        first = next(i for i, (a, b) in enumerate(zip(*names, strict=False)) if a.casefold() != b.casefold())
-        raise ValueError(f"class {first} is '{names[0][first]}' to one model and '{names[1][first]}' to the other")
+    if not all(names):
+        return
+    if len(names[0]) != len(names[1]):
+        raise ValueError(
+            f"the model to transfer to has {counted(len(names[1]), 'class name')}, the explained one {len(names[0])}; "
+            "give both the names of all classes, or leave them out"
+        )
+    for i, (one, other) in enumerate(zip(*names, strict=True)):
+        if one.casefold() != other.casefold():
+            raise ValueError(f"class {i} is '{one}' to one model and '{other}' to the other")

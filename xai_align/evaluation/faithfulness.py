@@ -10,13 +10,13 @@ ROAD: Rong et al. 2022. FEI: Zhang & McMillan, arXiv 2509.04588.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from xai_align._tools.checks import check_choice
+from xai_align._tools.checks import check_choice, check_integer
 from xai_align._tools.logits import select_logits
 from xai_align._tools.model_state import check_evaluation_mode
 from xai_align._tools.thread_state import restores_thread_state
@@ -306,4 +306,4 @@ def _only(score: Callable[[Curve, Any], Tensor]) -> Callable[[Sequence[Curve], A
 
 
 def _bins(bins: Sequence[float] | int) -> tuple[float, ...]:
-    return steps(bins) if isinstance(bins, int) else tuple(bins)
+    return tuple(bins) if isinstance(bins, Iterable) else steps(check_integer("bins", bins))

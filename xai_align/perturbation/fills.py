@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
 from math import exp
+from numbers import Real
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
@@ -152,8 +153,9 @@ def filler(fill: Any, inputs: Tensor, *, rows: Tensor | None = None) -> Filler:
     fill = by_name(fill)
     if isinstance(fill, Imputer):
         return lambda index, removed: fill.impute(inputs[index], removed)
-    if isinstance(fill, int | float) and not isinstance(fill, bool):
-        return lambda index, removed: inputs[index].masked_fill(removed, fill)
+    if isinstance(fill, Real) and not isinstance(fill, bool):  # NumPy's numbers, too
+        number = float(fill)
+        return lambda index, removed: inputs[index].masked_fill(removed, number)
     values = _values(fill, inputs, rows)
     return lambda index, removed: torch.where(removed, values[index], inputs[index])
 
@@ -188,8 +190,8 @@ def label_of(fill: Any) -> str:
     """
     if isinstance(fill, str):
         return fill
-    if isinstance(fill, int | float):
-        return "zero" if fill == 0 else f"{fill:g}"
+    if isinstance(fill, Real):
+        return "zero" if fill == 0 else f"{float(fill):g}"
     if isinstance(fill, Tensor):
         return "tensor"
     changed = [

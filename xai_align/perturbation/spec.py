@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import isfinite
+from numbers import Real
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -48,7 +50,9 @@ class PerturbationSpec:
     def __post_init__(self) -> None:
         check_fractions("fractions", self.fractions)
         check_choice("order", self.order, get_args(Order))
-        if isinstance(self.fill, float) and not isfinite(self.fill):
+        if isinstance(self.fill, np.ndarray):
+            raise TypeError("the fill is a NumPy array; give a tensor, e.g. torch.from_numpy(fill)")
+        if isinstance(self.fill, Real) and not isfinite(self.fill):
             raise ValueError(f"fill must be a finite number, got {self.fill!r}")
 
     @property
