@@ -212,6 +212,7 @@ FOUR = torch.arange(4)
         ({"explain": lambda model, images, target: images[:, 0] * math.nan}, "attributions must be finite"),
         ({"internal_batch_size": 0}, "must be a positive integer, got 0"),
         ({"grids": PictureGrids(members=FOUR[None, :3], labels=FOUR[None, :3])}, r"give \[G, n \* n\] for both"),
+        ({"grids": PictureGrids(members=FOUR[None], labels=FOUR[None]), "n": 3, "seed": 0}, "either grids or n, seed"),
         ({"grids": PictureGrids(members=FOUR[None] + 1, labels=FOUR[None])}, "name pictures 1 to 4; there are 4"),
         ({"grids": PictureGrids(members=FOUR[None], labels=FOUR[None] // 2)}, "names a class twice"),
     ],

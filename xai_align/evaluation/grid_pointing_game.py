@@ -66,9 +66,9 @@ def grid_pointing_game(
     labels: Tensor,
     explain: Callable[[Any, Tensor, list[int]], Tensor],
     *,
-    n: int = 2,
-    count: int = COUNT,
-    seed: int = 0,
+    n: int | None = None,
+    count: int | None = None,
+    seed: int | None = None,
     grids: PictureGrids | None = None,
     scaled: bool = False,
     internal_batch_size: int | None = None,
@@ -86,9 +86,9 @@ def grid_pointing_game(
         labels: their classes ``[N]``, whole numbers.
         explain: ``explain(model, images, target)`` gives maps ``[M, H', W']`` or ``[M, C, H', W']`` for grids
             ``[M, C, H', W']`` and a class for each of them.
-        n: rows and columns of the grids.
-        count: the largest number of grids.
-        seed: seed of the choice; see :func:`draw_grids`.
+        n: rows and columns of the grids; None: 2.
+        count: the largest number of grids; None: 500.
+        seed: seed of the choice, see :func:`draw_grids`; None: 0.
         grids: an earlier choice, in place of ``n``, ``count`` and ``seed``: the same for several methods.
         scaled: False: pictures keep their size, and a grid is ``n`` times as large (networks that take any size).
             True: pictures are scaled down, and a grid is as large as one picture (networks with a fixed size).
@@ -97,7 +97,8 @@ def grid_pointing_game(
 
     Raises:
         ValueError: shapes or labels don't fit, values are not finite, there are too few pictures (see
-            :func:`draw_grids`), or maps have another size than the grids.
+            :func:`draw_grids`), maps have another size than the grids, or grids are given with an option of their
+            choice.
 
     Example::
 
@@ -110,9 +111,13 @@ def grid_pointing_game(
         grids = PictureGrids(members=members, labels=classes[members])
         grid_pointing_game(model, pictures, classes, gradient, grids=grids)  # [2]
     """
+    given = {"n": n, "count": count, "seed": seed}
+    choice: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if grids is None:
-        grids = draw_grids(model, images, labels, n=n, count=count, seed=seed, batch_size=internal_batch_size)
+        grids = draw_grids(model, images, labels, **choice, batch_size=internal_batch_size)
     else:
+        if choice:
+            raise ValueError(f"the grids are chosen already; give either grids or {', '.join(choice)}")
         check_evaluation_mode(model)
         _check_labelled(images, labels)
         _check_grids(grids, labels)
