@@ -153,6 +153,26 @@ def test_an_affine_head_is_its_weight_row_times_the_features():
     torch.testing.assert_close(readout_evidence(model, x, LABELS, layer=space)[:, 0], expected)
 
 
+def test_a_head_that_was_replaced_is_read_as_it_is_now():
+    x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        conv, curved = nn.Conv2d(3, 4, 3), nn.Sequential(nn.Linear(4, 7), nn.SiLU(), nn.Linear(7, 5))
+        model = nn.Sequential(conv, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)).eval()
+    space = saliency_space(model, x, "0", saliency="readout")
+
+    def agrees():
+        cells = exact(model, x, space)[1]
+        torch.testing.assert_close(differentiable_readout(model, x, LABELS, space).map, cells)
+        return cells
+
+    agrees()  # affine
+    model[3] = curved.eval()
+    before = agrees()
+    model[3][1].forward = torch.tanh
+    assert not torch.allclose(agrees(), before)
+
+
 def test_an_image_has_its_map_whatever_its_batch():
     model, x, space = case("head with a norm")
     model.train()

@@ -43,21 +43,27 @@ def parameters_of(model: nn.Module) -> list[nn.Parameter]:
     return [p for module in modules_of(model) for p in module._parameters.values() if p is not None]
 
 
-def signature(model: nn.Module) -> int:
-    """Return a number that changes with the model's modules, their hooks and attributes, and its parameters.
+def structure(model: nn.Module) -> int:
+    """Return a number that changes with the model's modules, their hooks and attributes, and not with its parameters.
 
     The attributes included are numbers, flags, strings and functions, such as a ``forward`` that was replaced.
     """
-    parameters = parameters_of(model)
-    modules = tuple(
-        (id(module), *module._forward_hooks, *module._forward_pre_hooks, *_plain_attributes(module))
-        for module in model.modules()
+    return hash(
+        tuple(
+            (id(module), type(module), *module._forward_hooks, *module._forward_pre_hooks, *_plain_attributes(module))
+            for module in model.modules()
+        )
     )
+
+
+def signature(model: nn.Module) -> int:
+    """Return a number that changes with the model's :func:`structure` and its parameters."""
+    parameters = parameters_of(model)
     try:
         versions = [parameter._version for parameter in parameters]
     except RuntimeError:  # tensors made under inference_mode never change
         versions = []
-    return hash((tuple(map(id, parameters)), tuple(versions), modules))
+    return hash((tuple(map(id, parameters)), tuple(versions), structure(model)))
 
 
 def state_of(model: nn.Module) -> int:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from xai_align._tools.full_precision import full_precision
 from xai_align._tools.logits import select_logits
+from xai_align._tools.model_state import structure
 from xai_align._tools.replica import LOW_PRECISION, Replica
 from xai_align._tools.thread_state import restores_thread_state
 from xai_align.features.routes import route_through
@@ -36,8 +37,8 @@ from xai_align.pinet.gates.live_gates import LiveGates
 
 __all__ = ["DifferentiableReadout", "differentiable_readout"]
 
-#: For each network, the layers behind which it is affine for images of a shape and dtype.
-_affine: WeakKeyDictionary[nn.Module, dict[Any, bool]] = WeakKeyDictionary()
+#: For each network its structure, and the layers behind which that is affine for images of a shape and dtype.
+_affine: WeakKeyDictionary[nn.Module, tuple[int, dict[Any, bool]]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,9 @@ def differentiable_readout(
         images = images.clone() if images.is_inference() else images.detach()
         run = _Run(copy.module, copy.rebind(space), images)
         key = (space.layer, tuple(images.shape[1:]), images.dtype)
-        known = _affine.setdefault(inner, {})
+        state, known = _affine.get(inner, (None, {}))
+        if state != structure(inner):  # a head was replaced, say
+            _affine[inner] = (structure(inner), known := {})
         if known.get(key):
             return run.by_head(target)
         gates = LiveGates(copy.module)
@@ -153,7 +156,7 @@ class _Run:
                 f"the logits have shape {list(logits.shape)} and the target {list(target.shape)}, {target.dtype}; they "
                 "must be [N, K] and [N], int64"
             )
-        if target.device.type == "cpu" and not bool(((target >= 0) & (target < logits.shape[1])).all()):
+        if not bool(((target >= 0) & (target < logits.shape[1])).all()):
             raise ValueError(f"the target {target.tolist()} names a class that {logits.shape[1]} logits do not have")
         chosen = target.to(logits.device)[:, None]
         (beta,) = torch.autograd.grad(answers.gather(1, chosen).sum(), held, create_graph=True, allow_unused=True)
