@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import timm
 import torch
@@ -10,7 +12,7 @@ from torch import Tensor, nn
 from tests.networks import conv_net, images, untouched
 from xai_align import read_out
 from xai_align.features.head_input import head_input
-from xai_align.pinet import default_layers
+from xai_align.pinet import cuts, default_layers
 from xai_align.pinet.cuts import is_cut
 
 
@@ -56,6 +58,45 @@ def test_layers_are_measured():
     assert not is_cut(Shortcut(), "inner", (torch.randn(1, 4, dtype=torch.float64),))
     with pytest.raises(ValueError, match="layer 'conv7' not found"):
         is_cut(model, "conv7", (x,))
+
+
+class Detoured(nn.Module):
+    """A twentieth of the largest logit goes around ``main``, which hides in the rounding of bfloat16, on no graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.main = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)
+        self.side, self.fc = nn.Linear(3, 5), nn.Linear(4, 5)
+        with torch.no_grad():
+            self.fc.bias.fill_(8.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        around = self.side(x.detach().mean((2, 3)))
+        return self.fc(self.main(self.stem(x).relu()).relu().mean((2, 3))) + around
+
+
+def test_low_precision_hides_nothing_that_goes_round_a_layer():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Detoured().eval()
+    low, x = copy.deepcopy(model).bfloat16(), images(1)
+    with untouched(low):
+        assert [is_cut(low, name, (x.bfloat16(),)) for name in ("main", "fc")] == [False, False]
+        with pytest.raises(ValueError, match="the image reaches the output around it"):
+            read_out(low, x.bfloat16(), 1, "head")
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not is_cut(model, "main", (x,))
+    # and a cut is one in every precision
+    assert is_cut(conv_net().bfloat16(), "conv2", (x.bfloat16(),))
+
+
+def test_what_was_measured_is_kept_for_one_state_of_the_parameters():
+    model, x = conv_net(), images(1)
+    for _ in range(3):
+        with torch.no_grad():
+            model.fc.bias += 1
+        assert [is_cut(model, name, (x,)) for name in ("conv2", "fc")] == [True, True]
+    assert len(cuts._known[model][1]) == 2
 
 
 def test_a_layer_inside_a_branch_is_no_cut():
