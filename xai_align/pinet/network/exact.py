@@ -12,12 +12,10 @@ from torch import Tensor, nn
 from xai_align.features.resolve_layer import Layer
 from xai_align.features.routes import layer_name
 from xai_align.features.unwrapping import Retrofitted
-from xai_align.hookspecs import FeatureSpace
 from xai_align.pinet.all_classes import ClassReadout, read_out_all_classes
 from xai_align.pinet.network.module import PiNet
 from xai_align.pinet.network.second_look import SecondLook
 from xai_align.pinet.readout import Readout, read_out
-from xai_align.pinet.readout_layers import readout_space
 
 
 class ExactPiNet(PiNet, Retrofitted):
@@ -58,9 +56,9 @@ class ExactPiNet(PiNet, Retrofitted):
         self.register_load_state_dict_pre_hook(_with_backbone)
 
     @property
-    def feature_space(self) -> FeatureSpace | None:
-        """The layer where this network is read out; None: the default."""
-        return None if self._where is None else readout_space(self.backbone, self._where)
+    def feature_space(self) -> Layer:
+        """The layer where this network is read out, as given, a module by its name; None: the default."""
+        return self._where
 
     @property
     def num_classes(self) -> Any:
