@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from contextlib import nullcontext
+
 import pytest
 import torch
 from networks import conv_net, images, untouched
@@ -187,6 +190,41 @@ def test_a_network_with_a_pooled_linear_head_is_a_pinet_already():
     assert look.coefficients.unique().tolist() == [1.0]
     with pytest.raises(ValueError, match="not local"):
         ExactPiNet(conv_net(), "input").explain(images())
+
+
+def test_a_retrofit_at_the_head_of_a_network_without_a_plugin_reads_as_by_its_own_method():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        pooled = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
+        exact = ExactPiNet(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), *pooled).eval(), "head")
+    x = images(2)
+    expected = exact.read_out(x, 1)
+    assert exact.feature_space == "head"
+    assert expected.feature_space.layer == "1"
+    torch.testing.assert_close(read_out(exact, x, 1).contributions, expected.contributions)
+    torch.testing.assert_close(read_out_all_classes(exact, x).maps[:, 1], expected.contributions.sum(1))
+    torch.testing.assert_close(PiNetAttribution(exact).attribute(x, target=1).sum((1, 2, 3)), expected.total.float())
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_maps_of_all_classes_are_of_float32_under_autocast_and_in_low_precision(own):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        pooled = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
+        model = pinet() if own else nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), *pooled).eval()
+    x, place = images(2), None if own else "head"
+    expected = read_out_all_classes(model, x, place)
+    low = copy.deepcopy(model).bfloat16()
+    cases = [(low, x.bfloat16(), nullcontext()), (model, x, torch.autocast("cpu", torch.bfloat16))]
+    for network, inputs, context in cases:
+        with context, torch.no_grad(), untouched(network):
+            found, logits = read_out_all_classes(network, inputs, place), network(inputs)
+        assert found.maps.dtype == torch.float32
+        assert torch.equal(found.logits, logits)
+        sums = found.maps.sum((2, 3)) + found.prefix + found.bias
+        torch.testing.assert_close(found.completeness_error, torch.zeros(2, 4 + (not own)).double(), atol=1e-5, rtol=0)
+        torch.testing.assert_close(sums, logits.float(), atol=0.05, rtol=0.02)
+    torch.testing.assert_close(found.maps, expected.maps)  # autocast has no effect
 
 
 def test_rounding_of_all_classes_is_told_from_a_wrong_head_in_float64(monkeypatch):

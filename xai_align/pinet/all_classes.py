@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
+from xai_align._tools.full_precision import full_precision
 from xai_align._tools.logits import select_logits
 from xai_align._tools.replica import LOW_PRECISION, Replica
 from xai_align._tools.thread_state import restores_thread_state
@@ -22,24 +23,26 @@ from xai_align.pinet.head_probe import probe_head
 from xai_align.pinet.input_checks import check_inputs, check_logits, check_model, explained_failures
 from xai_align.pinet.network.one_position import decompose_by_position, positions_last
 from xai_align.pinet.network.pseudo_linear import PseudoLinear, second_look_space
-from xai_align.pinet.passes import CompletenessError
+from xai_align.pinet.passes import CompletenessError, check_close, own_logits
 from xai_align.pinet.readout_layers import readout_space
 from xai_align.pinet.rounding import misses, wide
 
 #: Number of classes whose coefficients are computed at a time, to bound memory.
 CLASSES_AT_A_TIME = 64
+#: Number of roundings that two passes of a network may differ by.
+OPERATIONS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassReadout:
-    """Contribution maps of all ``K`` classes: ``logits == maps.sum() + prefix + bias``.
+    """Contribution maps of all ``K`` classes: ``logits == maps.sum() + prefix + bias``, up to the model's rounding.
 
     Attributes:
-        logits: ``[N, K]``.
+        logits: ``[N, K]``, the model's own; the maps, of a model of low precision too, are in float32 or better.
         maps: ``[N, K, h, w]``; a tuple of such maps where the feature space is several tensors.
         prefix: ``[N, K]``, the contributions of prefix tokens.
         bias: ``[K]``.
-        completeness_error: ``[N, K]``.
+        completeness_error: ``[N, K]``, ``maps.sum() + prefix + bias`` minus the logits, both in the maps' precision.
         feature_space: the layer that was read out.
 
     Example::
@@ -90,11 +93,23 @@ def read_out_all_classes(
     check_model(model)
     check_inputs(model, (inputs,))
     if isinstance(model, PseudoLinear) and feature_space is None:
-        return _own_maps(model, inputs)
-    space = readout_space(model, own_layer if feature_space is None else feature_space, inputs[:1], output)
+        found = _own_maps(model, inputs)
+    else:
+        found = _maps(model, inputs, own_layer if feature_space is None else feature_space, output)
+    if not _is_low(model, inputs) and not torch.is_autocast_enabled(inputs.device.type):
+        return found
+    with torch.inference_mode(False), explained_failures((inputs,)):
+        own = own_logits(model, (inputs,), (), output)
+    check_close(own, found.logits, OPERATIONS)
+    return replace(found, logits=own)
+
+
+def _maps(model: nn.Module, inputs: Tensor, feature_space: Layer, output: str | int | None) -> ClassReadout:
+    """Return the maps of a network's local head, in float32 or better."""
+    space = readout_space(model, feature_space, inputs[:1], output)
     if space.split is None:
         raise _not_local(space)
-    with torch.inference_mode(False), torch.no_grad(), explained_failures((inputs,)):
+    with torch.inference_mode(False), torch.no_grad(), full_precision(inputs), explained_failures((inputs,)):
         copied, z, plain = _features_and_logits(model, space, inputs, output)
         if not probe_head(model, copied, z, space).affine:
             raise _not_local(space)
@@ -129,6 +144,10 @@ def read_out_all_classes(
     )
 
 
+def _is_low(model: nn.Module, inputs: Tensor) -> bool:
+    return any(x.dtype in LOW_PRECISION for x in (inputs, *model.parameters()))
+
+
 def _features_and_logits(
     model: nn.Module,
     space: FeatureSpace,
@@ -137,8 +156,7 @@ def _features_and_logits(
     dtype: torch.dtype | None = None,
 ) -> tuple[FeatureSpace, Any, Tensor]:
     """Return the space on a replica, in float32 or better, its features, and the replica's own logits."""
-    low = any(x.dtype in LOW_PRECISION for x in (inputs, *model.parameters()))
-    dtype, every = (torch.float32 if low else None, False) if dtype is None else (dtype, True)
+    dtype, every = (torch.float32 if _is_low(model, inputs) else None, False) if dtype is None else (dtype, True)
     copy = Replica(model, dtype=dtype, every=every)
     copied = copy.rebind(space)
     returned, z = run_and_take_features(copy.module, copied, [inputs.detach().to(dtype or inputs.dtype)], ())
@@ -185,13 +203,14 @@ def _by_position(space: FeatureSpace, z: Any) -> tuple[list[Tensor], Tensor, Ten
 def _agree(logits: Tensor, plain: Tensor) -> bool:
     if logits.shape != plain.shape:
         return False
-    return not bool(misses((logits - plain).abs().max(), plain.abs().max(), 64, logits.dtype).any())
+    return not bool(misses((logits - plain).abs().max(), plain.abs().max(), OPERATIONS, logits.dtype).any())
 
 
 def _own_maps(model: PseudoLinear, images: Tensor) -> ClassReadout:
     """Return the maps that a PiNet computes in its own forward pass."""
-    with torch.no_grad():
-        look = model.explain(images)
+    dtype = torch.float32 if _is_low(model, images) else None
+    with torch.inference_mode(False), torch.no_grad(), full_precision(images):
+        look = Replica(model, dtype=dtype).of(model).explain(images.detach().to(dtype or images.dtype))
         maps = look.maps
     total = wide(maps).flatten(2).sum(2) + wide(look.bias) - wide(look.logits)
     return ClassReadout(

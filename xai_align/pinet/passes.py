@@ -148,20 +148,34 @@ def _with_own_logits(request: Request, found: list[tuple[Decomposition, bool]]) 
     Raises:
         CompletenessError: they are not close.
     """
-    with torch.no_grad():
-        returned = request.model(*cloned(request.inputs), *cloned(request.extra))
-    own = check_logits(select_logits(returned, request.output)).detach()
-    precision = own.dtype if own.dtype in LOW_PRECISION else torch.bfloat16
+    own = own_logits(request.model, request.inputs, request.extra, request.output)
     for decomposition, _ in found:
-        rows = (len(own), -1)
-        difference = (wide(decomposition.logits) - wide(own)).abs().reshape(rows).amax(1)
-        size = wide(decomposition.logits).abs().reshape(rows).amax(1)
-        if bool(misses(difference, size, decomposition.operations, precision).any()):
-            raise CompletenessError(
-                f"in float32 the model's logits are off by {float(difference.max()):.3g} from those in {precision}, "
-                "more than its rounding: the model does not compute one function in both; give it in float32"
-            )
+        check_close(own, decomposition.logits, decomposition.operations)
     return [(replace(decomposition, logits=own), local) for decomposition, local in found]
+
+
+def own_logits(model: nn.Module, inputs: Sequence[Any], extra: Sequence[Any], output: str | int | None) -> Tensor:
+    """Return the model's logits as it computes them, without gradients."""
+    with torch.no_grad():
+        returned = model(*cloned(inputs), *cloned(extra))
+    return check_logits(select_logits(returned, output)).detach()
+
+
+def check_close(own: Tensor, logits: Tensor, operations: int) -> None:
+    """Raise if a model's own logits, of low precision, differ from those in float32 by more than their rounding.
+
+    Raises:
+        CompletenessError: they do.
+    """
+    precision = own.dtype if own.dtype in LOW_PRECISION else torch.bfloat16
+    rows = (len(own), -1)
+    difference = (wide(logits) - wide(own)).abs().reshape(rows).amax(1)
+    size = wide(logits).abs().reshape(rows).amax(1)
+    if bool(misses(difference, size, operations, precision).any()):
+        raise CompletenessError(
+            f"in float32 the model's logits are off by {float(difference.max()):.3g} from those in {precision}, "
+            "more than its rounding: the model does not compute one function in both; give it in float32"
+        )
 
 
 class Reading:
