@@ -6,12 +6,17 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
+from gradcam_align.first_component import first_component
 from tests.networks import conv_net, images
 from xai_align import read_out
 from xai_align.evaluation.controls import RandomAttribution
+from xai_align.features import cell_places, paired_axes
 from xai_align.fei import AmortisedFEI, ClippedGradientMethod, fit_fei, optimize_masks
 from xai_align.perturbation import Noise
+from xai_align.pinet.rounding import total_of
 from xai_align.prototypes import EPICMethod, fit_prototypes, load_prototypes, save_prototypes
 
 pytestmark = pytest.mark.filterwarnings("ignore::xai_align.fei.AreaMissed", "ignore::xai_align.perturbation.TieWarning")
@@ -93,3 +98,37 @@ def test_prototypes_are_fitted_and_used_in_full_precision_with_gradients(matrix,
     with mode():
         again = found()
     assert all(torch.equal(a, b) for a, b in zip(again, wanted, strict=True))
+
+
+class WithoutFloat64(TorchFunctionMode):
+    """Tensors say that they are on the device "mps", and have no float64 before they are moved to the CPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.moved: list[Tensor] = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func == Tensor.device.__get__:
+            return torch.device("mps")
+        if func is Tensor.double and not any(one is args[0] for one in self.moved):
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+        found = func(*args, **(kwargs or {}))
+        self.moved += [found] if func is Tensor.cpu else []
+        return found
+
+
+OF_MAPS = {
+    "sum": lambda x: total_of((x, x)),
+    "first component": first_component,
+    "centre": lambda x: torch.tensor(paired_axes._centre(x, 2)),
+    "places": lambda x: cell_places._what_is_seen((leaf := x[:1].clone().requires_grad_()).square().sum(), leaf),
+}
+
+
+@pytest.mark.parametrize("name", OF_MAPS)
+def test_a_device_without_float64_has_the_same_values(name):
+    x = images(2)
+    expected = OF_MAPS[name](x)
+    with WithoutFloat64():
+        found = OF_MAPS[name](x)
+    torch.testing.assert_close(found, expected, check_dtype=False)

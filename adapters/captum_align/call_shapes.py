@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from torch import Tensor
@@ -341,7 +341,7 @@ def check_coefficients(baselines: Any) -> None:
         )
 
 
-def no_sum() -> Any:
+def no_sum() -> NoReturn:
     """Raise, since coefficients alone have no sum.
 
     Raises:

@@ -19,6 +19,7 @@ from xai_align.adapter_tools import restores_thread_state
 from xai_align.pinet import MixedReadout, Readout
 from xai_align.pinet.batches import read_out_in_batches
 from xai_align.pinet.readout_layers import ReadoutLayers, RuleName
+from xai_align.pinet.rounding import total_of
 
 #: Options of ``attribute`` that have an effect.
 OPTIONS = (
@@ -149,10 +150,13 @@ class LayerPiNetAttribution(WithoutFutures, LayerAttribution):
             no_sum()
         call = delta_call(attributions, args, named)
         readout = self._read_out(call.pop("inputs"), call.pop("target", None), **call)
-        (one,) = self._results(readout) if len(self._results(readout)) == 1 else _no_single_sum()
+        layers = self._results(readout)
+        if len(layers) > 1:
+            raise ValueError(
+                "each layer of a list has its own sum; use the deltas that attribute returns, one for each layer"
+            )
         parts = attributions if isinstance(attributions, tuple) else (attributions,)
-        total = torch.stack([part.double().reshape(len(part), -1).sum(1) for part in parts]).sum(0)
-        return total + _rest(one) - one.answer
+        return total_of(parts) + _rest(layers[0]) - layers[0].answer
 
     def has_convergence_delta(self) -> bool:
         """Return True: the delta is the completeness error."""
@@ -173,7 +177,3 @@ def _rest(readout: Readout) -> Tensor:
     """Return ``[N]``, the part of the answer that is not in the contributions."""
     placed = [part.flatten(1).sum(1) for part in readout.placed]
     return torch.stack([readout.bias, readout.around, *placed]).sum(0)
-
-
-def _no_single_sum() -> Any:
-    raise ValueError("each layer of a list has its own sum; use the deltas that attribute returns, one for each layer")

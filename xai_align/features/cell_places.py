@@ -101,7 +101,7 @@ def _what_is_seen(cell: Tensor, image: Tensor) -> Tensor | None:
         if hides_interrupt(error):
             raise
         return None
-    gradient = gradient[0].abs().double().sum(0)
+    gradient = gradient[0].abs().cpu().double().sum(0)  # not every device has float64
     largest = gradient.max()
     return (gradient / largest).square() if bool(largest > 0) and bool(largest.isfinite()) else None
 

@@ -125,7 +125,7 @@ def _gradient(values: Tensor, x: Tensor) -> Tensor:
 
 
 def _centre(gradient: Tensor, along: int) -> float:
-    energy = gradient.double().square().movedim(along, 0).flatten(1).sum(1)
-    places = torch.arange(len(energy), dtype=torch.float64, device=energy.device)
+    energy = gradient.cpu().double().square().movedim(along, 0).flatten(1).sum(1)
+    places = torch.arange(len(energy), dtype=torch.float64, device="cpu")
     total = float(energy.sum())
     return float((energy * places).sum()) / total if total > 0 else (len(energy) - 1) / 2

@@ -17,6 +17,7 @@ from xai_align._tools.model_state import signature
 from xai_align._tools.thread_state import hides_interrupt
 from xai_align.hookspecs import FeatureSpace
 from xai_align.pinet.network.one_position import decompose_by_position
+from xai_align.pinet.rounding import wide
 
 #: Magnitudes at which affinity is tested: an activation that is nearly linear for
 #: small features is not for large ones, and one that saturates for large ones does not for small ones.
@@ -72,7 +73,7 @@ def _affinity_error(space: FeatureSpace, z: Any, scale: float) -> float:
     assert space.split is not None
     a, b = (tree_map(partial(_scaled_noise, scale, seed), z) for seed in range(2))
     mixed = tree_map(lambda left, right: 0.3 * left + 0.7 * right, a, b)
-    h_a, h_b, h_mixed = (space.split.head(features).double() for features in (a, b, mixed))
+    h_a, h_b, h_mixed = (wide(space.split.head(features)) for features in (a, b, mixed))
     size = max(float(h_a.abs().max()), float(h_b.abs().max()), 1e-30)
     return float((h_mixed - 0.3 * h_a - 0.7 * h_b).abs().max()) / size
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from xai_align._tools.did_you_mean import did_you_mean
@@ -14,6 +13,7 @@ from xai_align.pinet.batches import read_out_in_batches
 from xai_align.pinet.on_inputs import Kind, contributions_on_sequences, on_inputs
 from xai_align.pinet.readout_layers import BiasName, ReadoutLayers, RuleName
 from xai_align.pinet.records import Readout
+from xai_align.pinet.rounding import total_of
 
 
 class PiNetMethod:
@@ -206,8 +206,7 @@ class PiNetMethod:
         """
         readout = self.read_out(inputs, target, additional_forward_args=additional_forward_args, baselines=baselines)
         given = attributions if isinstance(attributions, tuple) else (attributions,)
-        total = torch.stack([part.double().reshape(len(part), -1).sum(1) for part in given]).sum(0)
-        return total - (readout.answer - readout.bias - readout.prefix - readout.around)
+        return total_of(given) - (readout.answer - readout.bias - readout.prefix - readout.around)
 
 
 def check_kind(kind: Kind, *, adds_up: bool) -> None:
