@@ -106,6 +106,13 @@ def test_spreading_by_hand(spread, cells, pixels):
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("spread", ["foo", "", None])
+def test_an_unknown_spread_is_refused(spread):
+    for resize in (resize_keeping_sum, collect_keeping_sum):
+        with pytest.raises(ValueError, match="spread must be 'area' or 'smooth', got"):
+            resize(torch.ones(2, 2), (4, 4), spread)
+
+
 def test_area_is_the_default_of_both():
     cells, pixels = torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 2.0, 4.0, 8.0]])
     assert resize_keeping_sum(cells, (1, 4)).tolist() == [[0.5, 0.5, 0, 0]]
@@ -204,3 +211,8 @@ def test_grids_out_of_proportion_are_refused(image, tokens):
     """A cell of 4 x 3 pixels is off by 0.75 and one of 100 x 133 by 1.33: both are too far."""
     with pytest.raises(ValueError, match=f"{tokens} tokens form no grid like an image of {image[0]} x {image[1]}"):
         proportional_grid(image, tokens)
+
+
+def test_no_tokens_form_no_grid():
+    with pytest.raises(ValueError, match="a grid has 1 cell or more, and there are 0 tokens"):
+        proportional_grid((16, 16), 0)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from xai_align._tools.checks import check_choice
 from xai_align._tools.full_precision import full_precision
 
 #: "area": a cell is spread evenly over the pixels it covers. "smooth": with linear weights over its neighbours too.
@@ -18,6 +19,9 @@ def resize_keeping_sum(cells: Tensor, size: Sequence[int], spread: Spread = "are
     """Resize ``[..., h, w]`` to ``[..., H, W]`` with the same sum, for any sizes: ``R_h @ cells @ R_w^T``.
 
     Every column of ``R`` sums to one, so each cell is distributed completely over pixels.
+
+    Raises:
+        ValueError: there is no such ``spread``.
     """
     height, width = size
     rows = _spreading(cells.shape[-2], height, spread).to(cells)
@@ -30,6 +34,9 @@ def collect_keeping_sum(pixels: Tensor, size: Sequence[int], spread: Spread = "a
     """Apply the transpose of :func:`resize_keeping_sum`: ``[..., H, W]`` to ``[..., h, w]``, ``R_h^T @ pixels @ R_w``.
 
     ``sum(pixels * resize_keeping_sum(cells)) == sum(collect_keeping_sum(pixels) * cells)``.
+
+    Raises:
+        ValueError: there is no such ``spread``.
     """
     height, width = size
     rows = _spreading(height, pixels.shape[-2], spread).to(pixels)
@@ -39,7 +46,12 @@ def collect_keeping_sum(pixels: Tensor, size: Sequence[int], spread: Spread = "a
 
 
 def _spreading(cells: int, pixels: int, spread: Spread) -> Tensor:
-    """Return ``R[pixel, cell]``, the share of a cell that a pixel receives."""
+    """Return ``R[pixel, cell]``, the share of a cell that a pixel receives.
+
+    Raises:
+        ValueError: there is no such spread.
+    """
+    check_choice("spread", spread, get_args(Spread))
     if spread == "area":
         # the overlap of pixel [i, i+1) with the cell's interval [j, j+1) * pixels / cells, over its length
         edges = torch.arange(cells + 1, dtype=torch.float64, device="cpu") * pixels / cells

@@ -72,8 +72,10 @@ def proportional_grid(image_size: tuple[int, int], tokens: int) -> tuple[int, in
     """Return the rows and columns of a grid of ``tokens`` cells with the proportions of an image ``(H, W)``.
 
     Raises:
-        ValueError: there is no such grid.
+        ValueError: there is no such grid, or no token.
     """
+    if tokens < 1:
+        raise ValueError(f"a grid has 1 cell or more, and there are {tokens} tokens; give the layer's number of them")
     height, width = image_size
     unit = gcd(height, width)
     rows, columns = height // unit, width // unit

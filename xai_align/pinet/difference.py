@@ -119,7 +119,7 @@ def _called(function: Any, inputs: Sequence[Tensor]) -> Any:
 
 def _checked(given: Any, x: Tensor) -> Tensor | float:
     if isinstance(given, np.ndarray):
-        given = torch.from_numpy(np.ascontiguousarray(given))
+        given = torch.from_numpy(np.array(given, order="C"))  # a view may have strides that PyTorch does not take
     if isinstance(given, int | float | np.integer | np.floating) and not isinstance(given, bool):
         return float(given)
     if not isinstance(given, Tensor):
