@@ -32,6 +32,18 @@ class Shortcut(nn.Module):
         return self.head(self.inner(x).relu() + x)
 
 
+class Branched(nn.Module):
+    """``conv`` and a layer with a bias behind it, and a path of the image that bypasses both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.after, self.side = (nn.Conv2d(3, 3, 3, padding=1) for _ in range(3))
+        self.fc = nn.Linear(3, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc((self.after(self.conv(x).relu()).relu() + self.side(x)).mean((2, 3)))
+
+
 def test_what_goes_round_a_layer_is_a_number_of_its_own():
     model = Shortcut()
     x = torch.randn(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
@@ -42,6 +54,24 @@ def test_what_goes_round_a_layer_is_a_number_of_its_own():
     assert torch.allclose(readout.bias, torch.zeros(3, dtype=torch.float64), atol=1e-14)
     assert torch.allclose(readout.total + readout.around + readout.bias, readout.answer, rtol=1e-12)
     assert readout.relative_error.max() < 1e-12
+
+
+def test_the_error_counts_what_goes_round_the_layer_and_placed_biases():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model, x = Branched().double().eval(), torch.rand(2, 3, 8, 8).double()
+    readout = read_out(model, x, 2, "conv", biases="placed")
+    contributions = readout.contributions.flatten(1).sum(1)
+    placed = sum(maps.flatten(1).sum(1) for maps in readout.placed)
+    for part in (contributions, placed, readout.around):
+        assert part.abs().min() > 1e-3
+    error = contributions + placed + readout.around + readout.bias - readout.answer
+    assert torch.allclose(readout.completeness_error, error, rtol=0, atol=1e-14)
+    assert readout.completeness_error.abs().max() < 1e-12
+    on_map = readout.map().sum((1, 2)) + readout.prefix + readout.around + readout.bias
+    assert torch.allclose(on_map, readout.answer, rtol=1e-12)
+    mixture = read_out(model, x, 2, ["conv", "after"], biases="placed")
+    assert torch.allclose(mixture.total + mixture.around + mixture.bias, mixture.answer, rtol=1e-12)
 
 
 def test_nothing_goes_round_a_cut():

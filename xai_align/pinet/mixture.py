@@ -15,10 +15,11 @@ from xai_align.pinet.records import Readout, as_tuple
 
 @dataclass(frozen=True, kw_only=True)
 class MixedReadout(Readout):
-    """Mixture ``answer = sum_k w_k (sum(contributions_k) + sum(placed_k) + bias_k)``, ``w_k >= 0``, ``sum_k w_k = 1``.
+    """Mixture ``answer = sum_k w_k (sum(contributions_k) + sum(placed_k) + around_k + bias_k)``.
 
-    ``contributions`` and ``placed`` are those of all layers, each times its layer's weight; ``bias``, ``prefix`` and
-    ``completeness_error`` are weighted sums, and ``feature_space`` names all layers.
+    With ``w_k >= 0`` and ``sum_k w_k = 1``. ``contributions`` and ``placed`` are those of all layers, each times its
+    layer's weight; ``bias``, ``around``, ``prefix`` and ``completeness_error`` are weighted sums, and
+    ``feature_space`` names all layers.
 
     Attributes:
         parts: the readout at each layer.
@@ -40,7 +41,8 @@ class MixedReadout(Readout):
         return "smooth"
 
     def _map(self, spread: Spread | None) -> Tensor:
-        return _weighted([part._map(spread or self.spread) for part in self.parts], self.weights)
+        how = self.spread if spread is None else spread
+        return _weighted([part._map(how) for part in self.parts], self.weights)
 
 
 def mixed(parts: Sequence[Readout], weights: Sequence[float]) -> MixedReadout:

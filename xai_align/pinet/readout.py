@@ -1,4 +1,4 @@
-"""Exact readout of an answer: ``answer = sum(contributions) + bias``."""
+"""Exact readout of an answer: ``answer = sum(contributions) + bias``, with terms for placed biases and bypasses."""
 
 from __future__ import annotations
 

@@ -32,8 +32,9 @@ class Readout:
         around: ``[N]``, evidence from the input that bypasses the feature space; 0 where the layer cuts the network
             in two.
         prefix: ``[N]``, the part of ``contributions`` on prefix tokens, which have no position in the image.
-        completeness_error: ``[N]``, ``sum(contributions) + sum(placed) + bias - answer``, summed in float64 where
-            the device supports it. The bias is found without the gradient, so this is a check and not an identity.
+        completeness_error: ``[N]``, ``sum(contributions) + sum(placed) + around + bias - answer``, summed in float64
+            where the device supports it. The bias is found without the gradient, so this is a check and not an
+            identity.
         kind: ``"local"``: removing a position from ``z`` lowers the answer by exactly its contribution;
             ``"frozen"``: the sum is exact with the gates, scales and attention of this input held.
         logits: ``[N, ...]``, the model's output.
@@ -56,7 +57,7 @@ class Readout:
 
         readout = read_out(model, images, 281, "conv2")
         readout.contributions  # [2, 8, 16, 16]
-        readout.total + readout.bias  # [2], equals readout.answer
+        readout.total + readout.around + readout.bias  # [2], equals readout.answer
         readout.map()  # [2, 32, 32]
         readout.amplification  # [2], how much cancels
     """
@@ -79,7 +80,7 @@ class Readout:
 
     @property
     def total(self) -> Tensor:
-        """``[N]``: the sum of contributions and placed biases; ``total + bias == answer``."""
+        """``[N]``: the sum of contributions and placed biases; ``total + around + bias == answer``."""
         return total_of((*as_tuple(self.contributions), *self.placed))
 
     @property
@@ -101,7 +102,9 @@ class Readout:
         return "smooth" if self.placed else "area"
 
     def map(self, spread: Spread | None = None) -> Tensor:
-        """Return ``[N, H, W]``, each pixel's contribution over all channels; ``map.sum() + prefix + bias == answer``.
+        """Return ``[N, H, W]``, each pixel's contribution over all channels.
+
+        ``map.sum() + prefix + around + bias == answer``.
 
         Args:
             spread: ``"area"``: a coarse cell's contribution is spread evenly over the pixels it covers; ``"smooth"``:
@@ -112,7 +115,7 @@ class Readout:
                 as large as the answer and the largest logit: the map is mostly cancellation.
 
         Raises:
-            ValueError: the input is not an image, or the feature space has no grid.
+            ValueError: the input is not an image, the feature space has no grid, or there is no such spread.
         """
         found = self._map(spread)
         self._warn_of_cancellation(found)
@@ -129,7 +132,7 @@ class Readout:
                 "input or a layer further from the output (feature_space=, layer=)",
                 stacklevel=callers_level(),
             )
-        how = spread or self.spread
+        how = self.spread if spread is None else spread
         return torch.stack([resize_keeping_sum(one, self.image_size, how) for one in (*cells, *self.placed)]).sum(0)
 
     def _warn_of_cancellation(self, found: Tensor) -> None:
