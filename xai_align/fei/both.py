@@ -47,6 +47,8 @@ NESTED_QUANTILES = (0.1, 0.3, 0.5, 0.7, 0.9)
 START_WEIGHT = 0.2
 #: Activations with units that are silent: the kinds of :func:`~xai_align.fei.clip_gradients` that are clipped here.
 SILENT = {"relu", "relu6"}
+#: Consequence of masks that are not clipped.
+UNGUARDED = "such masks can reroute the computation: judge the map by fills that it was not optimised for"
 
 
 def both_masks(
@@ -169,11 +171,13 @@ def _rule(
     except NothingToClip:
         if layers is not None:
             raise
-        return "none", ["nothing was clipped in the nested masks: the network has no activation to clip"]
+        return "none", [f"nothing was clipped in the nested masks: the network has no activation to clip; {UNGUARDED}"]
     if layers is not None or kinds <= SILENT:
         return "ibm", []
     others = ", ".join(sorted(kinds - SILENT))
-    return "none", [f"nothing was clipped in the nested masks: the network calls {others}, and clipping is for ReLUs"]
+    return "none", [
+        f"nothing was clipped in the nested masks: the network calls {others}, and clipping is for ReLUs; {UNGUARDED}"
+    ]
 
 
 def both_steps(options: Mapping[str, Any]) -> int:
