@@ -12,6 +12,7 @@ from tests.networks import conv_net, images
 from xai_align import read_out
 from xai_align.features.resolve_layer import resolve_layer
 from xai_align.fei import CurveOptions, NothingToClip, optimize_masks
+from xai_align.fei.both import UNGUARDED
 
 # so few steps reach no area, and tie
 pytestmark = pytest.mark.filterwarnings(
@@ -106,7 +107,8 @@ def test_smooth_activations_are_clipped_only_if_clipping_is_asked_for(activation
     found = optimize_masks(model, x, 1, solver="both", **FEW)
     assert found.clipped == ()
     assert (
-        f"nothing was clipped in the nested masks: the network calls {kind}, and clipping is for ReLUs" in found.notes
+        f"nothing was clipped in the nested masks: the network calls {kind}, and clipping is for ReLUs; {UNGUARDED}"
+        in found.notes
     )
     for asked in ({"clip": "ibm"}, {"clip_layers": ["blocks.1"]}):
         assert kind in optimize_masks(model, x, 1, solver="both", **asked, **FEW).clipped[0]
@@ -131,7 +133,7 @@ def test_a_network_without_activations_is_explained_without_clipping_unless_clip
     flat = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 6 * 6, 3)).double().eval()
     found = optimize_masks(flat, pictures(), 1, solver="both", start="flat", **FEW)
     assert found.clipped == ()
-    assert "nothing was clipped in the nested masks: the network has no activation to clip" in found.notes
+    assert f"nothing was clipped in the nested masks: the network has no activation to clip; {UNGUARDED}" in found.notes
     plain = optimize_masks(flat, pictures(), 1, solver="both", start="flat", clip="none", **FEW)
     torch.testing.assert_close(found.attribution, plain.attribution, rtol=0, atol=0)
     for asked in ({"clip": "ibm"}, {"clip_layers": ["0"]}):
