@@ -80,3 +80,12 @@ def test_others_are_all_the_other_classes():
     assert parse_sides([], ["lynx", "0"], NAMES) == ([], [6, 0])
     with pytest.raises(TargetError, match="already stands for every other class"):
         parse_sides([], ["others", "lynx"], NAMES)
+
+
+def test_case_matters_between_names_that_differ_in_nothing_else():
+    names = ("polo", "Polo", "polo shirt")
+    assert [find_class(typed, names) for typed in ("polo", "Polo", " Polo ")] == [0, 1, 1]
+    with pytest.raises(TargetError, match=r"'POLO' is ambiguous: it may be 'polo' \(0\), 'Polo' \(1\)$"):
+        find_class("POLO", names)
+    with pytest.raises(TargetError, match="ambiguous"):
+        find_class("Car", ("Car", "Car", "car"))

@@ -27,7 +27,8 @@ def class_name(index: int, class_names: Sequence[str]) -> str:
 def find_class(wanted: str, class_names: Sequence[str]) -> int:
     """Find a class by number, name, one of several names ("a, b"), or a part that only one name has.
 
-    Case does not matter. A full name takes precedence over one of several, that over a part.
+    Case only matters between names that differ in nothing else. A full name takes precedence over one of
+    several, that over a part.
 
     Raises:
         TargetError: no class matches, or more than one; the message lists candidates.
@@ -39,8 +40,9 @@ def find_class(wanted: str, class_names: Sequence[str]) -> int:
         raise TargetError(f"this model has no class names, so the class '{wanted}' must be given by its number")
     names = [name.casefold() for name in class_names]
     synonyms = [[part.strip() for part in name.split(",")] for name in names]
+    exact = [index for index, name in enumerate(class_names) if name == wanted.strip()]
     for meant in (
-        [index for index, name in enumerate(names) if name == sought],
+        exact or [index for index, name in enumerate(names) if name == sought],
         [index for index, several in enumerate(synonyms) if sought in several],
         [index for index, name in enumerate(names) if sought and sought in name],
     ):
