@@ -223,6 +223,10 @@ def test_a_wrong_model_or_device_is_told(folder):
     assert "nonsense" in refused(explain("half.png", model="nonsense"))
     said = refused(run("explain", "half.png", "--model", MODEL, "--device", "toaster"))
     assert "the device 'toaster' cannot be used" in said
+    said = refused(run("explain", "half.png", "--model", MODEL, "--device", "meta"))
+    assert "the device 'meta' cannot be used: its tensors have no values" in said
+    said = refused(run("compare", "--images", "half.png", "--model", MODEL, "--device", "meta"))
+    assert "the device 'meta' cannot be used: its tensors have no values" in said
 
 
 def test_a_model_without_names_is_asked_by_number(folder):
