@@ -17,6 +17,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from xai_align.cli.app import app
+from xai_align.data.domain_folder import read_domains
 from xai_align.data.image_folder import (
     LabelledImage,
     LabelledImages,
@@ -195,6 +196,35 @@ def test_masks_of_a_folder_are_shares_of_places(folder):
         ValueError, match=r"no file in 'empty' has the name of an image; expected for example 'empty/blue"
     ):
         read_image_folder("pictures", "empty")
+
+
+def test_a_mask_belongs_to_one_image(folder):
+    os.rename("masks/red/01.png", "masks/01.png")
+    told = r"mask 'masks/01.png' .* 'pictures/blue/01.png' and 'pictures/red/01.png'; .* belong in 'masks/CLASS/'"
+    with pytest.raises(ValueError, match=told):
+        read_image_folder("pictures", "masks")
+    os.rename("pictures/blue/01.png", "pictures/blue/b01.png")
+    _, images = read_image_folder("pictures", "masks")
+    assert {str(one.path): str(one.mask) for one in images if one.mask} == {
+        f"pictures/red/{name}.png": mask for name, mask in (("01", "masks/01.png"), ("02", "masks/red/02.png"))
+    }
+
+
+def test_a_mask_belongs_to_one_domain(folder):
+    for domain in ("photo", "sketch"):
+        shutil.copytree("pictures", f"domains/{domain}")
+    read_domains("domains", ["photo"], Path("masks"))
+    with pytest.raises(ValueError, match=r"'domains/photo/red/01.png' and 'domains/sketch/red/01.png'.*DOMAIN/CLASS/"):
+        read_domains("domains", ["photo", "sketch"], Path("masks"))
+    for domain in ("photo", "sketch"):
+        shutil.copytree("masks/red", f"masks/{domain}/red")
+    masks = [
+        one.mask
+        for image in read_domains("domains", ["photo", "sketch"], Path("masks")).images.values()
+        for one in image
+        if one.mask
+    ]
+    assert len(masks) == len(set(masks)) == 4
 
 
 def test_folders_of_tools_are_no_classes(folder):

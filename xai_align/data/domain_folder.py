@@ -11,7 +11,13 @@ from xai_align._tools.checks import check_number
 from xai_align._tools.counted import counted
 from xai_align._tools.did_you_mean import did_you_mean
 from xai_align._tools.files.legible import legible
-from xai_align.data.image_folder import LabelledImage, class_folders, read_image_folder, stratified_split
+from xai_align.data.image_folder import (
+    LabelledImage,
+    check_masks_are_of_one_image,
+    class_folders,
+    read_image_folder,
+    stratified_split,
+)
 from xai_align.data.images import images_in, is_image_name
 
 
@@ -49,11 +55,12 @@ def read_domains(folder: str | Path, sources: Sequence[str] = (), masks: Path | 
             for each class.
         sources: names of domains to train on. The others are for testing; images of classes that no source has are
             left out. A domain may lack classes, if the sources together have two.
-        masks: holds PNG masks of some of the sources' images, in the same sub-folders or by the images' names.
+        masks: holds PNG masks of some of the sources' images, in the same sub-folders or, if no two images have the
+            same name, by the images' names.
 
     Raises:
-        ValueError: there is no such folder or domain, it holds no images in sub-folders for classes, or the sources
-            have fewer than two classes.
+        ValueError: there is no such folder or domain, it holds no images in sub-folders for classes, the sources
+            have fewer than two classes, or a mask belongs to several images.
     """
     folder = Path(folder).expanduser()
     if not sources:
@@ -68,6 +75,9 @@ def read_domains(folder: str | Path, sources: Sequence[str] = (), masks: Path | 
             raise ValueError(f"'{folder}' has no domain '{name}'{did_you_mean(name, there)} Its domains: {known}")
     order = [*dict.fromkeys(sources), *(name for name in there if name not in sources)]
     found = {name: read_image_folder(folder / name, _masks_of(masks, name, sources), fewest=1) for name in order}
+    if masks is not None:
+        given = [one for name in dict.fromkeys(sources) for one in found[name][1]]
+        check_masks_are_of_one_image(given, f"{masks}/DOMAIN/CLASS/")
     classes = sorted({one for name in sources for one in found[name][0]})
     if len(classes) < 2:
         named = " and ".join(f"'{legible(name)}'" for name in dict.fromkeys(sources))

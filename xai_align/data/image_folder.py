@@ -46,11 +46,12 @@ def read_image_folder(
 
     Args:
         folder: holds a sub-folder for each class.
-        masks: contains PNG files with the images' names, in the same sub-folders or in one.
+        masks: contains PNG files with the images' names, in the same sub-folders or, if no two images have the same
+            name, in one.
         fewest: the smallest number of classes that is taken.
 
     Raises:
-        ValueError: there is no such folder, fewer classes than that, or no mask belongs to an image.
+        ValueError: there is no such folder, fewer classes than that, no mask belongs to an image, or one to several.
     """
     folder = _existing(folder, "image folder")
     masks = None if masks is None else _existing(masks, "folder of masks")
@@ -68,7 +69,28 @@ def read_image_folder(
             f"no file in '{masks}' has the name of an image; expected for example "
             f"'{masks / names[0] / images[0].path.stem}.png'"
         )
+    check_masks_are_of_one_image(images, f"{masks}/CLASS/")
     return names, images
+
+
+def check_masks_are_of_one_image(images: Sequence[LabelledImage], place: str) -> None:
+    """Raise if one mask has the name of several images: it is drawn on one of them, and which one is not known.
+
+    Args:
+        images: with their masks.
+        place: where masks of images with one name belong, for the message.
+
+    Raises:
+        ValueError: a mask is that of several images; the message names them.
+    """
+    first: dict[Path, LabelledImage] = {}
+    for one in images:
+        if one.mask is not None and first.setdefault(one.mask, one) is not one:
+            raise ValueError(
+                f"the mask '{legible(one.mask)}' has the name of several images, such as "
+                f"'{legible(first[one.mask].path)}' and '{legible(one.path)}'; give each image a mask of its own: "
+                f"masks belong in '{legible(place)}', and images in one folder need different names"
+            )
 
 
 def class_folders(folder: Path) -> list[Path]:
