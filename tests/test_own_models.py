@@ -421,10 +421,34 @@ def test_a_factory_gets_the_size_if_it_takes_one():
 
 @pytest.mark.parametrize(
     "options",
-    [("--img-size", "8x"), ("--mean", "a,b"), ("--output-kind", "classs"), ("--class-names", "nowhere.txt")],
+    [
+        ("--img-size", "8x"),
+        ("--mean", "a,b"),
+        ("--mean", "nan"),
+        ("--std", "0"),
+        ("--std=-1,1,1",),
+        ("--output-kind", "classs"),
+        ("--class-names", "nowhere.txt"),
+    ],
 )
 def test_options_that_cannot_be_read_are_refused(tmp_path, options):
     image = output_factory.half_red(tmp_path)
     result = run("explain", image, "--model", "tests.output_factory:classes", "--out", tmp_path / "out", *options)
     assert result.exit_code == 2
     assert "error:" in result.output
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"mean": (0.5, float("nan"), 0.5)}, "mean is 0.5, nan, 0.5; give finite numbers"),
+        ({"mean": [float("inf")]}, "mean is inf; give finite numbers"),
+        ({"std": (1, 0, 1)}, "std is 1, 0, 1; give finite numbers above 0"),
+        ({"std": np.array([-1.0, 1.0])}, "std is -1, 1; give finite numbers above 0"),
+        ({"std": torch.tensor([float("inf")])}, "std is inf; give finite numbers above 0"),
+    ],
+)
+def test_a_mean_is_finite_and_a_std_above_0(options, told):
+    with pytest.raises(ValueError, match=f"^{told}$"):
+        ModelOptions(**options)
+    assert ModelOptions(mean=(-1, 0), std=[1e-3]).of_input.mean == (-1, 0)

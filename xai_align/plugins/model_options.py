@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any, get_args
 
@@ -27,7 +28,8 @@ class ModelOptions:
         std: see ``mean``.
 
     Raises:
-        ValueError: there is no such kind, or a size is not a positive number.
+        ValueError: there is no such kind, a size is not a positive number, the mean or std is not finite, or the std
+            not above 0.
 
     Example::
 
@@ -55,6 +57,10 @@ class ModelOptions:
             object.__setattr__(self, "img_size", pair)
         if self.in_chans is not None and self.in_chans < 1:
             raise ValueError(f"in_chans is {self.in_chans}; give a positive number")
+        for name, given, least in (("mean", self.mean, -inf), ("std", self.std, 0.0)):
+            if given is not None and not all(isfinite(one) and one > least for one in given):
+                wanted = "finite numbers" if name == "mean" else "finite numbers above 0"
+                raise ValueError(f"{name} is {', '.join(f'{float(one):g}' for one in given)}; give {wanted}")
 
     @property
     def of_input(self) -> InputOptions:
