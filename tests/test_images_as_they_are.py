@@ -141,6 +141,23 @@ def test_tiff_of_any_depth_is_upright_as_pillow_turns_it(tmp_path, orientation):
         assert np.array_equal(found, np.asarray(ImageOps.exif_transpose(lying)))
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
+def test_png_of_sixteen_bits_is_upright_as_pillow_turns_it(tmp_path, orientation, mode):
+    values = np.arange(6).reshape(2, 3, 1) * 50 * np.ones(3, int)
+    lying = Image.fromarray(values.astype(np.uint8))
+    lying.getexif()[274] = orientation
+    deep = np.concatenate([values * 257, np.full((2, 3, 1), 65535)], -1)
+    deep = deep[..., 2:] if mode == "LA" else deep[..., : len(mode)]
+    png.from_array(deep.reshape(2, -1).tolist(), f"{mode};16").save(tmp_path / "lying.png")
+    chunks = list(png.Reader(filename=tmp_path / "lying.png").chunks())
+    chunks.insert(1, (b"eXIf", lying.getexif().tobytes().removeprefix(b"Exif\0\0")))
+    with (tmp_path / "x.png").open("wb") as file:
+        png.write_chunks(file, chunks)
+    found = np.asarray(open_image(tmp_path / "x.png"))
+    assert np.array_equal(found, np.asarray(ImageOps.exif_transpose(lying)))
+
+
 def test_hounsfield_units_below_zero_are_kept(tmp_path):
     values = np.rint(RAMP * 3000 - 1000).astype(np.int16)
     tifffile.imwrite(tmp_path / "x.tif", values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -109,11 +110,17 @@ def _upright(values: NDArray[Any], orientation: int) -> NDArray[Any]:
 
 
 def _from_png(path: Path) -> NDArray[Any]:
-    """Return grey or colour of sixteen bits, of which Pillow keeps eight; transparent pixels in white."""
+    """Return grey or colour of sixteen bits, of which Pillow keeps eight; upright, transparent pixels in white."""
     import png
+    from PIL import Image
 
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # as for files that Pillow reads
+        with Image.open(path) as file:
+            orientation = file.getexif().get(_ORIENTATION, 1)
     width, height, rows, info = png.Reader(filename=path).asDirect()
     values = np.vstack([np.asarray(row, np.uint16) for row in rows]).reshape(height, width, info["planes"])
+    values = _upright(values, orientation)
     if not info["alpha"]:
         return values
     solid, alpha = values[..., :-1], values[..., -1:] / 65535
