@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from xai_align.data.images import ImageError, distinct_stems, expand_paths, open_image, to_picture
+from xai_align.data.images import ImageError, distinct_stems, expand_paths, open_image, read_mask, to_picture
 from xai_align.data.photographs import FOLDER, PHOTOGRAPHS
 
 
@@ -82,6 +82,27 @@ def test_images_come_upright_in_rgb_on_white(tmp_path):
     grey = tmp_path / "grey.png"
     Image.new("L", (2, 2), 7).save(grey)
     assert open_image(grey).getpixel((1, 1)) == (7, 7, 7)
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "P", "PA", "1"])
+def test_what_is_black_or_transparent_is_outside_a_mask(tmp_path, mode):
+    drawn = np.zeros((16, 16, 4), np.uint8)
+    drawn[2:6, 3:7] = 255
+    with_alpha = Image.fromarray(drawn)
+    plain = Image.fromarray(drawn[..., :3])
+    mask = with_alpha.convert(mode) if mode in ("LA", "RGBA") else plain.convert(mode.rstrip("A"))
+    if mode == "PA":  # saved as a palette with a transparent colour, here that of the outside
+        mask.info["transparency"] = mask.getpixel((0, 0))
+    mask.save(tmp_path / "mask.png")
+    inside = read_mask(tmp_path / "mask.png")
+    assert (inside.dtype, inside.sum()) == (bool, 16)
+    assert inside[2:6, 3:7].all()
+
+
+def test_pixels_of_a_mask_by_colour_and_opacity(tmp_path):
+    pixels = [(0, 0, 0, 0), (255, 255, 255, 0), (0, 0, 0, 255), (0, 0, 0, 9), (0, 1, 0, 9), (1, 0, 0, 255)]
+    Image.fromarray(np.array([pixels], np.uint8)).save(tmp_path / "mask.png")
+    assert read_mask(tmp_path / "mask.png")[0].tolist() == [False, False, False, False, True, True]
 
 
 def test_a_tensor_becomes_the_picture_that_it_was_made_from():

@@ -20,7 +20,7 @@ from xai_align._tools.callers_level import callers_level
 from xai_align._tools.checks import check_number
 from xai_align._tools.files.legible import legible
 from xai_align._tools.sum_keeping import collect_keeping_sum
-from xai_align.data.images import ImageError, images_in, open_image
+from xai_align.data.images import ImageError, images_in, open_image, read_mask
 from xai_align.data.value_range import ValueRange
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def read_image_folder(
     Args:
         folder: holds a sub-folder for each class.
         masks: contains PNG files with the images' names, in the same sub-folders or, if no two images have the same
-            name, in one.
+            name, in one. Pixels that are neither black nor transparent are inside.
         fewest: the smallest number of classes that is taken.
 
     Raises:
@@ -114,8 +114,7 @@ def check_images(images: Sequence[LabelledImage], value_range: ValueRange | None
             picture = open_image(one.path, value_range)
             of_size.setdefault(picture.size, one)
             if one.mask is not None:
-                mask = open_image(one.mask)
-                _check_size(one, (mask.height, mask.width), picture)
+                _check_size(one, read_mask(one.mask).shape, picture)
         except ImageError as error:
             problems.append(str(error))
     if problems:
@@ -238,7 +237,7 @@ class LabelledImages(Dataset[Any]):
         """Return the covered share of each position, ``[1, h, w]``; None if there is no mask."""
         if one.mask is None or self._map_size is None:
             return None
-        drawn = np.asarray(open_image(one.mask)).any(-1)
+        drawn = read_mask(one.mask)
         _check_size(one, drawn.shape, picture)
         inside = mask_on_input(drawn, self._preprocess)
         return collect_keeping_sum(inside.double(), self._map_size)[None].float()

@@ -122,6 +122,27 @@ def read_picture(path: str | Path, value_range: ValueRange | None = None) -> Pic
     return Image.fromarray(levels[..., 0] if levels.shape[2] == 1 else levels).convert("RGB")
 
 
+def read_mask(path: str | Path) -> NDArray[np.bool_]:
+    """Read a mask: pixels that are neither black nor transparent are inside.
+
+    Returns:
+        ``[H, W]``, rotated upright.
+
+    Raises:
+        ImageError: the file cannot be read as an image.
+    """
+    from PIL import UnidentifiedImageError
+
+    inside: NDArray[np.bool_] = np.asarray(open_image(path)).max(-1) > 0
+    with suppress(UnidentifiedImageError):  # an array, without transparency
+        image = _opened(path)
+        if _has_alpha(image):
+            pixels = np.asarray(image.convert("RGBA"))
+            colours, alpha = pixels[..., :3], pixels[..., 3]
+            return np.where(alpha == 255, inside, (colours.max(-1) > 0) & (alpha > 0))
+    return inside
+
+
 def to_picture(x: Tensor, mean: Sequence[float], std: Sequence[float]) -> NDArray[np.float64]:
     """Convert a preprocessed image ``[C, H, W]`` to a picture ``[H, W, 3]`` in [0, 1].
 
@@ -275,10 +296,16 @@ def _solid(image: Image.Image) -> Image.Image:
     """Return an image of eight bits in RGB, transparent pixels in white."""
     from PIL import Image
 
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+    if _has_alpha(image):
         solid = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(solid, image.convert("RGBA")).convert("RGB")
     return image.convert("RGB")
+
+
+def _has_alpha(image: Image.Image) -> bool:
+    """Return whether pixels may be transparent; those of 16 bits and more in one channel are not."""
+    named = "transparency" in image.info and not image.mode.startswith(("I", "F"))
+    return image.mode in ("RGBA", "LA", "PA") or named
 
 
 def _reason(error: Exception, path: str | Path) -> str:
