@@ -422,6 +422,43 @@ def test_folders_are_searched_below(folder):
     assert len(list((folder / "explain").glob("*.png"))) == 3
 
 
+@pytest.mark.parametrize(
+    "command", [("explain",), ("compare", "--methods", "pinet", "--metrics", "tie_rate", "--images")]
+)
+@pytest.mark.parametrize(
+    ("images", "out", "refused"),
+    [
+        (["ph"], "ph", True),
+        (["ph"], "there/../ph/", True),
+        (["ph", "--recursive"], "ph/o", True),
+        ([".", "--recursive"], "o", True),
+        (["ph/*"], "ph", True),
+        (["ph/**/*.png"], "ph", True),
+        (["ph"], "ph/o", False),
+        (["ph"], ".", False),
+        (["ph/a.png"], "ph", False),
+        (["ph/*.jpg"], "ph", False),
+        (["ph/*a.png"], "ph", False),
+        (["ph/in", "--recursive"], "ph", False),
+    ],
+)
+def test_results_are_not_written_among_the_images(folder, command, images, out, refused):
+    (folder / "there").mkdir()
+    for name in ("a.png", "b.jpg", "in/c.png"):
+        save_red(folder / "ph" / name)
+    words = (*command, *images, "--model", MODEL, "--device", "cpu", "--out", out)
+    before = sorted(folder.rglob("*"))
+    done = run(*words)
+    if refused:
+        assert done.exit_code == 2, done.output
+        assert "the next run would take its pictures for images; give a folder beside it" in done.stderr
+        assert sorted(folder.rglob("*")) == before
+    else:
+        assert done.exit_code == 0, done.output
+        found = expand_paths(images[:1], recursive="--recursive" in images)
+        assert set(found) <= {folder.joinpath(one).relative_to(folder) for one in before}
+
+
 def test_brackets_in_names_that_exist_are_no_pattern(folder):
     save_red(folder / "run[1]/a[2].png")
     save_red(folder / "run[1]/b.png")

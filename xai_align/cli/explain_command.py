@@ -83,9 +83,11 @@ def explain_command(
     from xai_align._tools.files.writable_folder import check_folder_is_writable
     from xai_align.cli.explain_files import PAGE, Task, explain_files
     from xai_align.cli.records_table import print_records, print_words
+    from xai_align.data.images import check_results_are_outside
 
     with report_errors(), typed_on_the_command_line():
         check_folder_is_writable(out)
+        check_results_are_outside(out, images, recursive=recursive)
         task = Task.prepare(
             images=images,
             model=model,

@@ -6,6 +6,7 @@ import os
 import re
 import warnings
 from contextlib import suppress
+from fnmatch import fnmatch
 from glob import escape, glob
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ import numpy as np
 from xai_align._tools.counted import counted
 from xai_align._tools.files.legible import legible
 from xai_align._tools.files.name_part import distinct, name_part
+from xai_align._tools.files.outside_folder import check_folder_is_outside
 from xai_align.data.array_files import read_array
 from xai_align.data.value_range import ValueRange, to_unit
 
@@ -59,6 +61,30 @@ def expand_paths(given: Iterable[str | Path], *, recursive: bool = False) -> lis
     if not found:
         raise ValueError("no image was given; name a file, a folder or a pattern such as 'photos/*.jpg'")
     return _each_once(found)
+
+
+def check_results_are_outside(out: str | Path, given: Iterable[str | Path], *, recursive: bool = False) -> None:
+    """Raise if pictures written to a folder would be among the images that are given, at the next run.
+
+    Args:
+        out: the folder.
+        given: files, folders, patterns, as for :func:`expand_paths`.
+        recursive: whether sub-folders are searched, too.
+
+    Raises:
+        ValueError: a folder that is searched is or contains ``out``, or a pattern matches pictures in it.
+    """
+    results = Path(out).expanduser().resolve()
+    for one in given:
+        path = Path(one).expanduser()
+        if os.path.isfile(path) or "\0" in str(one):
+            continue
+        for match in [path] if os.path.isdir(path) else _matching(_pattern(path)):
+            if os.path.isdir(match):
+                if recursive or (match == path and match.resolve() == results):
+                    check_folder_is_outside(out, match)
+            elif match.resolve().parent == results and fnmatch(f"{match.stem}.method.png", path.name):
+                check_folder_is_outside(out, match.parent)
 
 
 def distinct_stems(paths: Sequence[Path]) -> list[str]:

@@ -27,6 +27,7 @@ from xai_align.comparison.processes import Process, this_process
 from xai_align.comparison.result import Comparison
 from xai_align.comparison.store import FolderStore, MemoryStore, Part
 from xai_align.comparison.summary import ScoreTable
+from xai_align.data.images import check_results_are_outside
 
 if TYPE_CHECKING:
     from xai_align.explanation import Explanation
@@ -77,7 +78,7 @@ def compare(
 
     Raises:
         ValueError: something that was named does not exist or does not fit, found before anything is run; or ``out``
-            holds a comparison with other settings, or another run is writing to it.
+            holds a comparison with other settings, lies among the images, or another run is writing to it.
         OSError: ``out`` cannot be written to.
 
     Example::
@@ -91,16 +92,18 @@ def compare(
     chosen = with_changes(options, CompareOptions, changed, "compare")
     table_format = available_format(chosen.table_format)
     check_integer("seed", seed, least=0)
+    given = [images] if isinstance(images, str | Path) else list(images)
     folder = None if out is None else Path(out)
     if folder is not None:
         check_folder_is_writable(folder)
+        check_results_are_outside(folder, given, recursive=chosen.recursive)
     process = this_process(chosen.device)
     if out is None and process.world > 1:
         raise ValueError("several processes share their results through a folder; name one")
     with fixed_random_state(mixed_seed(seed)):  # loading a model may draw its initial weights
         plan = prepare(
             model,
-            [images] if isinstance(images, str | Path) else images,
+            given,
             methods=default_methods() if methods is None else _listed(methods),
             metrics=_listed(metrics),
             question=question,
