@@ -58,6 +58,15 @@ def test_the_systems_reason_is_given(command, monkeypatch):
     assert list(Path().iterdir()) == []
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_empty_name_is_not_the_current_folder(command):
+    done = run(*COMMANDS[command][:-1], "")
+    assert done.exit_code == 2, done.output
+    assert "--out" in done.stderr
+    assert "it is empty; give a name" in done.stderr
+    assert list(Path().iterdir()) == []
+
+
 def test_a_comparison_in_python_is_refused_alike():
     Path("there").write_text("a file")
     with pytest.raises(OSError, match="'there' cannot be written to: it is a file"):

@@ -21,6 +21,7 @@ from xai_align.cli.fit_epic_command import fit_epic_command
 from xai_align.cli.fit_fei_command import fit_fei_command
 from xai_align.cli.fit_pinet_command import fit_pinet_command
 from xai_align.cli.serve_command import serve_command
+from xai_align.cli.shared_options import out_path
 from xai_align.cli.terminal import output, progress_bar, report_errors
 
 if TYPE_CHECKING:
@@ -59,9 +60,9 @@ def _options(
 
 
 def demo_command(
-    out: Annotated[Path, typer.Option(help="Folder for the page, the pictures and the numbers.")] = Path(
-        "xai-align-demo"
-    ),
+    out: Annotated[
+        Path, typer.Option(parser=out_path, metavar="FOLDER", help="Folder for the page, the pictures and the numbers.")
+    ] = Path("xai-align-demo"),
 ) -> None:
     """Explain example photographs.
 

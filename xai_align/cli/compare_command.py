@@ -20,6 +20,7 @@ from xai_align.cli.shared_options import (
     Recursive,
     Seed,
     TrustCode,
+    out_path,
     split_names,
     with_model_flags,
 )
@@ -86,7 +87,12 @@ def compare_command(
         typer.Option(metavar="REF", help="A second model, on which the explanations of the first are measured."),
     ] = None,
     out: Annotated[
-        Path, typer.Option(help="Folder for values, tables, pictures and the page. An interrupted run is resumed.")
+        Path,
+        typer.Option(
+            parser=out_path,
+            metavar="FOLDER",
+            help="Folder for values, tables, pictures and the page. An interrupted run is resumed.",
+        ),
     ] = Path("xai-align-compare"),
     batch_size: BatchSize = 8,
     limit: Annotated[int | None, typer.Option(min=1, help="Use only this many images.")] = None,

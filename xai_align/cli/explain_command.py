@@ -18,6 +18,7 @@ from xai_align.cli.shared_options import (
     Range,
     Recursive,
     TrustCode,
+    out_path,
     split_names,
     with_model_flags,
 )
@@ -61,9 +62,9 @@ def explain_command(
             help="Explain the --class against this one; may be repeated. 'others': all other classes.",
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the page, pictures, arrays and numbers.")] = Path(
-        "xai-align-out"
-    ),
+    out: Annotated[
+        Path, typer.Option(parser=out_path, metavar="FOLDER", help="Folder for the page, pictures, arrays and numbers.")
+    ] = Path("xai-align-out"),
     layer: Annotated[
         str | None,
         typer.Option(metavar="NAME|input", help="The layer to explain, for methods that take one. Default: automatic."),

@@ -17,6 +17,7 @@ from xai_align.cli.shared_options import (
     OutputField,
     TrustCode,
     model_options,
+    out_path,
 )
 from xai_align.cli.terminal import output, print_lines, print_warnings, report_errors
 
@@ -28,7 +29,11 @@ def export_command(
     model: ModelReference,
     out: Annotated[
         Path,
-        typer.Option(metavar="FILE.onnx|FILE.pt2", help="The file: .onnx for ONNX runtimes, .pt2 for torch.export."),
+        typer.Option(
+            parser=out_path,
+            metavar="FILE.onnx|FILE.pt2",
+            help="The file: .onnx for ONNX runtimes, .pt2 for torch.export.",
+        ),
     ],
     layer: Annotated[
         str | None,

@@ -23,6 +23,7 @@ from xai_align.cli.shared_options import (
     Seed,
     TrustCode,
     Workers,
+    out_path,
     split_names,
 )
 from xai_align.cli.terminal import output, print_lines, print_notes, report_errors, warnings_in_lines
@@ -47,7 +48,12 @@ def fit_align_command(
         typer.Option(metavar="DOMAIN[,DOMAIN...]", help="Domains to train on; the others are used for the test only."),
     ] = None,
     out: Annotated[
-        Path, typer.Option(help="Folder for the models, metrics and pictures. An interrupted run is resumed.")
+        Path,
+        typer.Option(
+            parser=out_path,
+            metavar="FOLDER",
+            help="Folder for the models, metrics and pictures. An interrupted run is resumed.",
+        ),
     ] = Path("xai-align-aligned"),
     recipe: Annotated[
         str, typer.Option(metavar="NAME", help="Training recipe; `xai-align methods` lists them.")

@@ -17,6 +17,7 @@ from xai_align.cli.shared_options import (
     Range,
     Seed,
     TrustCode,
+    out_path,
     with_model_flags,
 )
 from xai_align.cli.terminal import output, print_lines, print_notes, report_errors
@@ -32,7 +33,12 @@ def fit_epic_command(
     ],
     model: ModelReference,
     out: Annotated[
-        Path, typer.Option(help="Folder for the prototypes and the page. An interrupted run is resumed.")
+        Path,
+        typer.Option(
+            parser=out_path,
+            metavar="FOLDER",
+            help="Folder for the prototypes and the page. An interrupted run is resumed.",
+        ),
     ] = Path("xai-align-epic"),
     layer: Annotated[
         str | None,

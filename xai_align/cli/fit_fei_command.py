@@ -26,6 +26,7 @@ from xai_align.cli.shared_options import (
     Std,
     TrustCode,
     model_options,
+    out_path,
 )
 from xai_align.cli.terminal import output, print_lines, print_notes, report_errors
 
@@ -47,6 +48,7 @@ def fit_fei_command(
     out: Annotated[
         Path,
         typer.Option(
+            parser=out_path,
             metavar="FILE.safetensors",
             help="The explainer; another file of this name is not replaced. Checkpoints and metrics go to the folder "
             "FILE-fit; an interrupted run is resumed.",

@@ -20,6 +20,7 @@ from xai_align.cli.shared_options import (
     Seed,
     TrustCode,
     Workers,
+    out_path,
 )
 from xai_align.cli.terminal import output, print_lines, print_notes, report_errors
 
@@ -31,7 +32,12 @@ def fit_pinet_command(
     images: Annotated[Path, typer.Argument(metavar="IMAGE_FOLDER", help="Folder with a sub-folder for each class.")],
     backbone: BackboneReference,
     out: Annotated[
-        Path, typer.Option(help="Folder for the model, metrics and pictures. An interrupted run is resumed.")
+        Path,
+        typer.Option(
+            parser=out_path,
+            metavar="FOLDER",
+            help="Folder for the model, metrics and pictures. An interrupted run is resumed.",
+        ),
     ] = Path("xai-align-pinet"),
     fine_tune: Annotated[
         bool, typer.Option("--fine-tune/--frozen", help="Train the backbone too, or the head alone.")

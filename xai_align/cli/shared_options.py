@@ -19,6 +19,18 @@ _REFERENCES = (
     "torchvision:NAME[@FILE], hf:NAME_OR_FOLDER"
 )
 
+
+def out_path(written: str | Path) -> Path:
+    """Parse an ``--out``: an empty one, as of a variable that is not set, is not the current folder.
+
+    Raises:
+        BadParameter: it is empty.
+    """
+    if not str(written):
+        raise typer.BadParameter("it is empty; give a name, or '.' for the current folder")
+    return Path(written)
+
+
 ModelReference = Annotated[
     str,
     typer.Option(
