@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import subprocess
 import sys
 from importlib.metadata import version
@@ -15,6 +17,7 @@ from command_line import MODEL, explain, run
 
 from xai_align import explanation, plugins
 from xai_align.cli import demo
+from xai_align.cli.terminal import writable_output
 from xai_align.hookspecs import AttributionSpec
 
 
@@ -37,6 +40,44 @@ def test_version():
 def test_the_module_runs_as_a_program():
     done = subprocess.run([sys.executable, "-m", "xai_align", "--version"], capture_output=True, text=True)
     assert (done.returncode, done.stdout.split()[0]) == (0, "xai-align")
+
+
+def program(*words, **streams):
+    """Run the program in a process of its own."""
+    words = [sys.executable, "-m", "xai_align", *words]
+    return subprocess.run(words, stderr=subprocess.PIPE, **streams)
+
+
+def test_an_output_without_the_characters_gets_question_marks(folder):
+    env = os.environ | {"PYTHONIOENCODING": "cp1252"}
+    (folder / "mine.py").write_text(Path(__file__).with_name("cli_factory.py").read_text("utf-8"))
+    words = ("explain", "half.png", "--model", "mine:load", "--device", "cpu", "--class", "light blue", "--words")
+    done = program(*words, stdout=subprocess.PIPE, env=env)
+    assert done.returncode == 0, done.stderr
+    assert "?1.00" in done.stdout.decode("cp1252")  # the logit, with a minus sign that cp1252 lacks
+    assert numbers("half.pinet")["answer"] == -1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("words", [("methods",), ("--version",)])
+def test_an_output_that_is_full_is_told_in_one_line(words, unbuffered):
+    with open("/dev/full", "w") as full:
+        done = program(*words, stdout=full, env=os.environ | {"PYTHONUNBUFFERED": unbuffered})
+    assert done.returncode == 2
+    assert done.stderr.decode().splitlines() == ["error: No space left on device"]
+
+
+def test_the_streams_are_left_as_they_were(monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(), "ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    with writable_output():
+        print("\N{MINUS SIGN}1")
+    assert (stream.errors, stream.buffer.getvalue()) == ("strict", b"?1\n")
+    stream.reconfigure(errors="backslashreplace")  # chosen by the user
+    with writable_output():
+        print("\N{MINUS SIGN}2")
+    assert (stream.errors, stream.buffer.getvalue()) == ("backslashreplace", b"?1\n\\u22122\n")
 
 
 def test_plugins_are_listed_with_their_distribution():

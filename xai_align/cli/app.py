@@ -22,7 +22,7 @@ from xai_align.cli.fit_fei_command import fit_fei_command
 from xai_align.cli.fit_pinet_command import fit_pinet_command
 from xai_align.cli.serve_command import serve_command
 from xai_align.cli.shared_options import out_path
-from xai_align.cli.terminal import output, progress_bar, report_errors
+from xai_align.cli.terminal import output, progress_bar, report_errors, writable_output
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -40,7 +40,8 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command line."""
-    app()
+    with writable_output():
+        app()
 
 
 def _print_version(wanted: bool) -> None:

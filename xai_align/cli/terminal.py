@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import warnings
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager, suppress
+from io import TextIOWrapper
+from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 from rich.console import Console
@@ -31,6 +34,35 @@ def report_errors() -> Iterator[None]:
     except (ValueError, ImportError, PluginError, OSError) as error:
         print_error(Console(stderr=True), f"error: {_said(error)}")
         raise typer.Exit(2) from None
+
+
+@contextmanager
+def writable_output() -> Iterator[None]:
+    """Print "?" for characters that the output's encoding lacks, and one line if the system cannot write it."""
+    stream = sys.stdout if isinstance(sys.stdout, TextIOWrapper) else None
+    strict = stream is not None and stream.errors == "strict"  # others were chosen by the user
+    if stream and strict:
+        stream.reconfigure(errors="replace")
+    try:
+        yield
+    except OSError as error:
+        with suppress(OSError):
+            print_error(Console(stderr=True), f"error: {_said(error)}")
+        raise SystemExit(2) from None
+    finally:
+        if stream and not _is_writable(stream):  # Python writes again at its end, and would print a second error
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        if stream and strict:
+            stream.reconfigure(errors="strict")
+
+
+def _is_writable(stream: TextIO) -> bool:
+    """Return whether what was printed can be written."""
+    try:
+        stream.flush()
+    except OSError:
+        return False
+    return True
 
 
 def _said(error: Exception) -> str:
