@@ -119,6 +119,14 @@ def test_a_transform_of_channels_last_maps_and_one_that_changes_nothing():
     [
         (lambda z: z.abs() * 2, "computes with the values"),
         (lambda z: torch.cat([z, z], 1), "computes with the values"),
+        # these leave 0, 1, 2, … as they are
+        (torch.abs, "computes with the values"),
+        (torch.relu, "computes with the values"),
+        (torch.round, "computes with the values"),
+        (torch.floor, "computes with the values"),
+        (torch.trunc, "computes with the values"),
+        (lambda z: z.long(), "computes with the values"),
+        (lambda z: z.flatten(1).sort().values.reshape(z.shape), "computes with the values"),
         (lambda z: z.flatten(1), "a map is"),
         (lambda z: z[:, :, 2:, :], "in a way that is not supported"),
         (lambda z: z.flip(2), "in a way that is not supported"),

@@ -2,7 +2,8 @@
 
 The package applies the transform to activations and gradients, ``[N, L, C]`` to ``[N, C, h, w]``. A readout needs to
 know where each contribution goes, and methods that run the head again need the way back. To find out where
-the transform moves each element, it is applied to a tensor that contains the indices of its own elements.
+the transform moves each element, it is applied to a tensor that contains the indices of its own elements. A second
+tensor, with other values, shows whether it computes with them.
 """
 
 from __future__ import annotations
@@ -68,9 +69,12 @@ def transformed_space(model: nn.Module, layer: str | FeatureSpace, image: Tensor
         )
         return resolve_layer(model, layer, image=image)
     z = leaves[places[0]]
-    leaves[places[0]] = torch.arange(z.numel(), dtype=torch.float64, device=z.device).reshape(z.shape)
+    order = torch.arange(z.numel(), dtype=torch.float64, device=z.device).reshape(z.shape)
     try:
-        numbers = transform(tree_unflatten(leaves, structure))
+        numbers, again = (
+            transform(tree_unflatten([*leaves[: places[0]], probe, *leaves[places[0] + 1 :]], structure))
+            for probe in (order.clone(), _second_probe(order))
+        )
     except (RuntimeError, ValueError, IndexError, TypeError, AttributeError, KeyError) as error:
         known = resolve_layer(model, layer, image=image)
         warnings.warn(
@@ -79,7 +83,12 @@ def transformed_space(model: nn.Module, layer: str | FeatureSpace, image: Tensor
             stacklevel=callers_level(),
         )
         return known
-    return _space(layer, z, numbers)
+    return _space(layer, z, numbers, again)
+
+
+def _second_probe(numbers: Tensor) -> Tensor:
+    """Return other values for the same elements: negative, no integers, and in the opposite order."""
+    return -numbers - 0.5
 
 
 def _output(model: nn.Module, layer: str, image: Tensor) -> Any:
@@ -94,13 +103,16 @@ def _output(model: nn.Module, layer: str, image: Tensor) -> Any:
     return kept[0]
 
 
-def _space(layer: str, z: Tensor, numbers: Any) -> FeatureSpace:
+def _space(layer: str, z: Tensor, numbers: Any, again: Any) -> FeatureSpace:
     if not isinstance(numbers, Tensor) or numbers.dim() != 4 or len(numbers) != 1 or len(z) != 1:
         found = list(numbers.shape) if isinstance(numbers, Tensor) else type(numbers).__name__
         raise NotARearrangement(f"reshape_transform gave {found} for {list(z.shape)}; a map is [N, C, h, w]")
     flat = numbers.flatten()
     whole = flat.long()
-    if not torch.equal(whole.to(flat), flat) or len(whole.unique()) != len(whole) or not _within(whole, z.numel()):
+    rearranges = torch.equal(whole.to(flat), flat) and len(whole.unique()) == len(whole) and _within(whole, z.numel())
+    # abs, relu, round and a sort leave 0, 1, 2, … as they are
+    same = numbers.is_floating_point() and torch.equal(again, _second_probe(numbers.double()).to(again))
+    if not rearranges or not same:
         raise NotARearrangement(
             f"reshape_transform computes with the values at '{layer}': contributions would no longer sum to the "
             "answer. Give one "
