@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from xai_align._tools.logits import select_logits
 from xai_align._tools.replica import LOW_PRECISION, Replica
 from xai_align._tools.thread_state import restores_thread_state
 from xai_align.export.local_terms import LocalTerms, with_parameters
@@ -16,7 +17,7 @@ from xai_align.features.resolve_layer import Layer, resolve_layer
 from xai_align.features.unwrapping import unwrapped
 from xai_align.hookspecs import FeatureSpace
 from xai_align.pinet.head_probe import probe_head
-from xai_align.pinet.input_checks import check_inputs, check_model, explained_failures
+from xai_align.pinet.input_checks import check_inputs, check_logits, check_model, explained_failures
 from xai_align.pinet.network.pseudo_linear import PseudoLinear, second_look_space
 from xai_align.pinet.readout_layers import readout_space
 
@@ -68,6 +69,8 @@ def prepared(
     low = any(parameter.dtype in LOW_PRECISION for parameter in model.parameters())
     copy = Replica(model, dtype=torch.float32 if low else None)
     network, images = with_parameters(copy.module), as_input(example)
+    with torch.inference_mode(False), torch.no_grad(), explained_failures((images,)):
+        check_logits(select_logits(network(images.clone()), output))  # also of a network that raises an error
     if isinstance(network, PseudoLinear):
         if feature_space is not None:
             raise ValueError("a PiNet has maps of its own; leave out feature_space")

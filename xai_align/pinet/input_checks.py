@@ -111,10 +111,19 @@ def check_logits(output: Any) -> Tensor:
             f"the model returned {found}; a readout needs logits [N, ...]: say which output they are with output=..., "
             "or wrap the model so that it returns them"
         )
-    if not bool(torch.isfinite(output).all()):
-        wrong = (~torch.isfinite(output.detach())).reshape(len(output), -1).any(1).nonzero().flatten().tolist()
-        raise ValueError(f"the logits of example(s) {wrong} hold NaN or infinity; there is nothing to decompose")
+    _check_finite(output)
     return output
+
+
+def _check_finite(logits: Tensor) -> None:
+    """Raise if logits are not finite, as after a training that diverged.
+
+    Raises:
+        ValueError: they are not.
+    """
+    if not bool(torch.isfinite(logits).all()):
+        wrong = (~torch.isfinite(logits.detach())).reshape(len(logits), -1).any(1).nonzero().flatten().tolist()
+        raise ValueError(f"the logits of example(s) {wrong} hold NaN or infinity; there is nothing to explain")
 
 
 #: Difference of answers between batches, as a share of the largest one, that shows that a network mixes its batch; the
@@ -128,8 +137,9 @@ def check_repeats(logits: Tensor, again: Tensor) -> None:
     A method that compares passes would explain the random numbers, or another function, and not the inputs.
 
     Raises:
-        ValueError: they do.
+        ValueError: they do, or are not finite.
     """
+    _check_finite(logits)
     own, other = wide(logits.detach()), wide(again.detach())
     if own.shape != other.shape or bool(misses((own - other).abs().max(), own.abs().max(), 64, logits.dtype)):
         raise ValueError(
@@ -146,8 +156,9 @@ def check_independent(logits: Tensor, in_another_batch: Tensor) -> None:
     A method that runs many versions of an example in one batch would explain its neighbours in the batch.
 
     Raises:
-        ValueError: they differ by more than :data:`OF_THE_BATCH` of the largest logit.
+        ValueError: they differ by more than :data:`OF_THE_BATCH` of the largest logit, or are not finite.
     """
+    _check_finite(logits)
     share = OF_THE_BATCH_IN_HALF if logits.dtype in (torch.float16, torch.bfloat16) else OF_THE_BATCH
     own, other = wide(logits.detach()), wide(in_another_batch.detach())
     if own.shape != other.shape or not bool((own - other).abs().max() <= share * own.abs().max()):
