@@ -75,3 +75,36 @@ def save_half_red_half_blue(path):
     pixels = (half_red_half_blue()[0].permute(1, 2, 0).numpy() * 255).astype(np.uint8)
     Image.fromarray(pixels).resize((16, 16), Image.Resampling.NEAREST).save(path)
     return path
+
+
+def grey():
+    """A network for one channel, with a preprocessing that gives three."""
+    model = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return LoadedModel(model=model.append(nn.Linear(8, 4)).eval(), preprocess=preprocess)
+
+
+def diverged():
+    """Weights that hold NaN."""
+    loaded = unnamed()
+    with torch.no_grad():
+        loaded.model.judge.weight[0] = torch.nan
+    return loaded
+
+
+class Keyless(Colours):
+    def forward(self, x):
+        return {"main": super().forward(x)}["logits"]
+
+
+def keyless():
+    """Its forward pass raises a KeyError."""
+    return LoadedModel(model=Keyless().eval(), preprocess=preprocess)
+
+
+def unprepared():
+    """Its preprocessing has two means for three channels."""
+
+    def normalised(image):
+        return (preprocess(image) - torch.zeros(2, 1, 1)) / torch.ones(2, 1, 1)
+
+    return LoadedModel(model=Colours().eval(), preprocess=normalised)

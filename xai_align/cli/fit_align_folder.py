@@ -23,6 +23,7 @@ from xai_align.align.recipe_record import Recipe
 from xai_align.align.saved_backbone import saved_backbone, with_classes
 from xai_align.align.saved_fit import PREFIX, save_fit
 from xai_align.align.trainer import AlignTrainer
+from xai_align.cli.first_pass import check_runs
 from xai_align.cli.fit_align_data import check_data
 from xai_align.cli.fit_align_files import draw_examples, write_curves, write_results
 from xai_align.cli.fit_align_lengths import check_lengths, lengths
@@ -40,6 +41,7 @@ from xai_align.data.image_folder import (
 )
 from xai_align.data.images import open_image
 from xai_align.data.model_picture import scale_fields
+from xai_align.data.prepared_image import prepared_picture
 from xai_align.data.value_range import ValueRange, check_range
 from xai_align.features.trained_head import freeze_all_but_head
 from xai_align.plugins import load_model
@@ -291,7 +293,9 @@ def _classifier(
         )
     with fixed_random_state(seed):
         loaded = load_model(backbone, trust=trust)
-        channels, rows, columns = loaded.preprocess(open_image(one.path, value_range)).shape[-3:]
+        image = prepared_picture(open_image(one.path, value_range), one.path, loaded.preprocess)
+        check_runs(loaded.model, image[None], one.path)
+        channels, rows, columns = image.shape[-3:]
         shape = (channels, rows, columns)
         return loaded, with_classes(loaded, classes, shape), shape
 

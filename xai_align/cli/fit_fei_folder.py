@@ -13,9 +13,11 @@ from torch.utils.data import Dataset
 from xai_align._tools.devices import usable_device
 from xai_align._tools.files.writable_folder import check_folder_is_writable
 from xai_align._tools.random_state import fixed_random_state
+from xai_align.cli.first_pass import check_runs
 from xai_align.cli.terminal import print_warnings
 from xai_align.data.image_folder import LabelledImage, check_images
 from xai_align.data.images import expand_paths, open_image
+from xai_align.data.prepared_image import prepared_picture
 from xai_align.data.value_range import ValueRange, check_range
 from xai_align.fei.amortised.explainer import AmortisedExplainer
 from xai_align.fei.amortised.explainer_file import load_explainer, save_explainer
@@ -42,7 +44,8 @@ class Photographs(Dataset[Tensor]):
 
     def __getitem__(self, number: int) -> Tensor:
         """Open and preprocess an image."""
-        return self.preprocess(open_image(self.paths[number], self.value_range))
+        path = self.paths[number]
+        return prepared_picture(open_image(path, self.value_range), path, self.preprocess)
 
 
 def run_folder_of(out: Path) -> Path:
@@ -105,9 +108,11 @@ def fit_fei_folder(
     loaded.model.to(where)
     if there is not None:
         _check_same_network(there, loaded.model, out)
+    photographs = Photographs(paths, loaded.preprocess, value_range)
+    check_runs(loaded.model, photographs[0][None].to(where), paths[0])
     fit = fit_fei(
         loaded.model,
-        Photographs(paths, loaded.preprocess, value_range),
+        photographs,
         normalization=loaded.scale,
         out=run,
         loaded_by={"reference": model, **_stated(stated)},

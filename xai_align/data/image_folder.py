@@ -21,6 +21,7 @@ from xai_align._tools.checks import check_number
 from xai_align._tools.files.legible import legible
 from xai_align._tools.sum_keeping import collect_keeping_sum
 from xai_align.data.images import ImageError, images_in, open_image, read_mask
+from xai_align.data.prepared_image import prepared_picture
 from xai_align.data.value_range import ValueRange
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ def check_input_size(
     """
     first: torch.Size | None = None
     for one in images:
-        shape = preprocess(open_image(one.path, value_range)).shape
+        shape = prepared_picture(open_image(one.path, value_range), one.path, preprocess).shape
         first = first or shape
         if shape != first:
             raise ValueError(
@@ -229,9 +230,8 @@ class LabelledImages(Dataset[Any]):
     def __getitem__(self, number: int) -> tuple[Any, ...]:
         one = self.images[number]
         picture = open_image(one.path, self._value_range)
-        if self._map_size is None:
-            return self._preprocess(picture), one.label
-        return self._preprocess(picture), one.label, self._mask(one, picture)
+        x = prepared_picture(picture, one.path, self._preprocess)
+        return (x, one.label) if self._map_size is None else (x, one.label, self._mask(one, picture))
 
     def _mask(self, one: LabelledImage, picture: Image.Image) -> Tensor | None:
         """Return the covered share of each position, ``[1, h, w]``; None if there is no mask."""

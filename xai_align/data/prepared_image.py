@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
@@ -29,12 +30,21 @@ def prepared_image(
         ImageError: it cannot be read or prepared; the message names the file.
     """
     picture = read_picture(path, value_range)
+    x = prepared_picture(picture, path, loaded.preprocess)
+    return x, (picture.shape[1], picture.shape[0]) if isinstance(picture, np.ndarray) else picture.size
+
+
+def prepared_picture(picture: Any, path: Path, preprocess: Callable[[Any], Tensor]) -> Tensor:
+    """Return an image that was read from ``path`` as the model expects it, ``[C, H, W]``.
+
+    Raises:
+        ImageError: the preprocessing fails; the message names the file.
+    """
     try:
-        x = loaded.preprocess(picture)
+        return preprocess(picture)
     except Exception as error:  # the model's own preprocessing may raise anything
         said = str(error) or type(error).__name__
         raise ImageError(f"{legible(path)}: {_channels(picture)}cannot be prepared for the model ({said})") from error
-    return x, (picture.shape[1], picture.shape[0]) if isinstance(picture, np.ndarray) else picture.size
 
 
 def _channels(picture: object) -> str:
