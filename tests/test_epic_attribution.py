@@ -9,7 +9,7 @@ from captum.attr import Attribution, LayerGradientXActivation
 from captum_align import EPICAttribution
 from tests.networks import conv_net, images
 from xai_align import Question
-from xai_align.prototypes import MixedNetwork, fit_prototypes
+from xai_align.prototypes import MixedNetwork, channel_shares, fit_prototypes
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +38,35 @@ def test_each_image_has_its_own_target_and_does_not_depend_on_its_batch(fitted):
     torch.testing.assert_close(together, alone, atol=1e-6, rtol=1e-5)
     batched = EPICAttribution(model, found, internal_batch_size=3).attribute(x, target=targets)
     torch.testing.assert_close(batched, together, atol=1e-6, rtol=1e-5)
+
+
+def test_the_batch_size_of_a_call_bounds_the_passes(fitted, monkeypatch):
+    model, x, found = fitted
+    epic, sizes = EPICAttribution(model, found, internal_batch_size=5), []
+    together = epic.attribute(x, target=1)
+
+    def counted(model, images, *args):
+        sizes.append(len(images))
+        return channel_shares(model, images, *args)
+
+    monkeypatch.setattr("xai_align.prototypes.method.channel_shares", counted)
+    torch.testing.assert_close(epic.attribute(x, target=1, internal_batch_size=3), together, atol=1e-6, rtol=1e-5)
+    assert sizes == [3, 3, 2]
+    with pytest.raises(ValueError, match="internal_batch_size"):
+        epic.attribute(x, target=1, internal_batch_size=0)
+
+
+def test_the_delta_of_given_attributions(fitted):
+    """That of a call for its own attributions; it grows by what is added to them."""
+    model, x, found = fitted
+    epic = EPICAttribution(model, found)
+    attributions, delta = epic.attribute(x, target=1, return_convergence_delta=True)
+    torch.testing.assert_close(epic.compute_convergence_delta(attributions, None, x, 1), delta)
+    attributions[2, 3, 4, 5] += 0.5
+    more = epic.compute_convergence_delta(attributions, x, target=1)
+    torch.testing.assert_close(more - delta, 0.5 * (torch.arange(8) == 2).to(delta), atol=1e-6, rtol=0)
+    with pytest.raises(ValueError, match="leave the start point out"):
+        epic.compute_convergence_delta(attributions, 0 * x, x, 1)
 
 
 def test_other_methods_of_captum_read_the_mixed_network(fitted):

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from captum.attr import Attribution
 from captum.log import log_usage
+from torch import Tensor
 
+from captum_align.call_shapes import delta_call
 from captum_align.without_futures import WithoutFutures
+from xai_align.adapter_tools import restores_thread_state
+from xai_align.pinet.rounding import total_of
 from xai_align.prototypes import EPICMethod
 
 
@@ -25,6 +31,27 @@ class EPICAttribution(EPICMethod, WithoutFutures, Attribution):
     """
 
     attribute = log_usage()(EPICMethod.attribute)
+
+    @restores_thread_state
+    def compute_convergence_delta(self, attributions: Tensor | tuple[Tensor, ...], *args: Any, **named: Any) -> Tensor:
+        """Return ``[N]``, the sum of these attributions, bias, prefix and evidence around the layer minus the answer.
+
+        Called as Captum's, ``(attributions, start_point, end_point, target, additional_forward_args)``, with None as
+        the start; or ``(attributions, inputs, target, additional_forward_args)``.
+
+        Raises:
+            ValueError: baselines are given as the start, or the inputs are not suitable.
+            TypeError: an argument is unknown, or there are no inputs.
+        """
+        call = delta_call(attributions, args, named)
+        if call.pop("baselines", None) is not None:
+            raise ValueError(
+                "the shares of mixed channels sum to the answer and not to a difference to baselines; leave the start "
+                "point out"
+            )
+        shares = self.shares(call["inputs"], call.get("target"), call.get("additional_forward_args"))
+        given = attributions if isinstance(attributions, tuple) else (attributions,)
+        return total_of(given) - total_of((shares.contributions,)) + shares.completeness_error
 
     def has_convergence_delta(self) -> bool:
         """Return True: contributions and the rest of the answer sum to it."""

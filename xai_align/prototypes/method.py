@@ -70,6 +70,7 @@ class EPICMethod:
         *,
         top_k: int | None = None,
         positive_only: bool = False,
+        internal_batch_size: int | None = None,
         return_convergence_delta: bool = False,
     ) -> Any:
         """Return contributions ``[N, D, h, w]`` of mixed channels at the layer's positions.
@@ -82,13 +83,14 @@ class EPICMethod:
                 bias, prefix and evidence around the layer sum to the answer.
             positive_only: scores as published, 0 for channels whose sum over the map is negative; see
                 :meth:`ChannelShares.scores <xai_align.prototypes.ChannelShares.scores>`.
+            internal_batch_size: images at a time; None: the number of the constructor.
             return_convergence_delta: also return the completeness error ``[N]`` of all channels.
 
         Raises:
             TargetError: (an AssertionError) the target does not fit the output.
             ValueError: the prototypes are of another network, layer or size, or the inputs are not suitable.
         """
-        shares = self.shares(inputs, target, additional_forward_args)
+        shares = self._shares(inputs, target, additional_forward_args, internal_batch_size)
         contributions = shares.contributions
         if positive_only:
             contributions = contributions * (shares.maps.sum((2, 3)) > 0)[:, :, None, None]
@@ -103,10 +105,15 @@ class EPICMethod:
         self, inputs: Tensor | tuple[Tensor, ...], target: Any = None, additional_forward_args: Any = None
     ) -> ChannelShares:
         """Return :func:`~xai_align.prototypes.channel_shares` of all images."""
+        return self._shares(inputs, target, additional_forward_args)
+
+    def _shares(
+        self, inputs: Tensor | tuple[Tensor, ...], target: Any, additional_forward_args: Any, size: int | None = None
+    ) -> ChannelShares:
         images = only_one("inputs", inputs)
         if additional_forward_args is not None:
             raise ValueError("EPIC takes images alone; give a module that passes the further arguments itself")
-        size = self.internal_batch_size
+        size = self.internal_batch_size if size is None else check_integer("internal_batch_size", size)
         if not isinstance(images, Tensor) or size is None or len(images) <= size:
             return channel_shares(self.forward_func, images, target, self.prototypes)
         target = captum_target(target)
