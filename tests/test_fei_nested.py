@@ -504,7 +504,7 @@ class Detached(nn.Module):
     ("call", "error", "message"),
     [
         (lambda f: f(conv_net().train(), images(), why(1, 1)), ValueError, "train mode"),
-        (lambda f: f(conv_net(), images(), why(1)), ValueError, "1 targets for 2 examples"),
+        (lambda f: f(conv_net(), images(), why(1)), ValueError, "a list with 1 target for 2 examples"),
         (lambda f: f(conv_net(), images(), why(1, 9)), ValueError, "class 9 is out of range"),
         (lambda f: f(conv_net(), images() * torch.inf, why(1, 1)), ValueError, "NaN or infinity"),
         (lambda f: f(conv_net(), images()[0], why(1, 1, 1)), ValueError, r"must have the shape \[N, C, H, W\]"),

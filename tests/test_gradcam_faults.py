@@ -55,7 +55,7 @@ def is_a_picture(cam):
 
 
 def test_1_fewer_targets_than_images_are_an_error(resnet, pair):
-    with pytest.raises(TargetError, match="1 targets for 2 examples"):
+    with pytest.raises(TargetError, match=r"a list with 1 target for 2 examples; give one for each, \[target\] \* 2"):
         PiNetCAM(resnet)(pair, [ClassifierOutputTarget(1)])
 
 

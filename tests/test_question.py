@@ -300,7 +300,10 @@ def test_scores_are_kept(make):
         (lambda: Question(((),)).answer(PLAIN), r"no target was given and an example's output has shape \[5\]"),
         (lambda: as_questions([1, 2, 3], 2), "3 targets for 2 examples"),
         (lambda: as_questions(torch.tensor([1, 2, 3]), 2), "3 targets for 2 examples"),
-        (lambda: as_questions([Question.why(1)], 2), "1 targets for 2 examples"),
+        (
+            lambda: as_questions([Question.why(1)], 2),
+            r"a list with 1 target for 2 examples; give one for each, \[target\] \* 2",
+        ),
         (lambda: captum_target(torch.ones(2)), r"tensor of torch\.float32; class indices are integers"),
         (lambda: captum_target(torch.ones(2, dtype=torch.complex64)), r"tensor of torch\.complex64"),
         (lambda: captum_target(torch.ones(1, dtype=torch.bool)), r"tensor of torch\.bool"),

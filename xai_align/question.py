@@ -214,6 +214,11 @@ def as_questions(asked: Any, num_examples: int) -> list[Question]:
         return [Question(((),))] * num_examples
     if isinstance(target, int | tuple):
         return [Question((_index(target),))] * num_examples
+    if len(target) == 1 != num_examples:
+        raise TargetError(
+            f"a list with 1 target for {num_examples} examples; give one for each, [target] * {num_examples}, or the "
+            "target itself for all"
+        )
     if len(target) != num_examples:
         raise TargetError(f"{len(target)} targets for {num_examples} examples; give one, or one for each")
     return [one if isinstance(one, Question) else Question((_index(one),)) for one in target]
