@@ -165,7 +165,7 @@ def test_a_segmentation_target_on_a_dense_output(pair):
 @pytest.mark.parametrize(
     ("targets", "said"),
     [
-        ([1], "1 targets for 2 examples"),
+        ([1], r"a list with 1 target for 2 examples; give one for each, \[target\] \* 2"),
         ([ClassifierOutputTarget(1)] * 3, "3 targets for 2 examples"),
         (ClassifierOutputTarget(5), "class 5 is out of range; this output has 5"),
         (RawScoresOutputTarget(), r"RawScoresOutputTarget gave shape \[5\] for an output of shape \[5\]"),
@@ -178,6 +178,22 @@ def test_a_segmentation_target_on_a_dense_output(pair):
 def test_targets_that_make_no_sense_are_refused(model, pair, make, targets, said):
     with untouched(model), pytest.raises((TargetError, RuntimeError, ValueError), match=f"{said}|does not depend"):
         make(model)(pair, targets)
+
+
+def test_of_several_outputs_a_module_with_the_logits_alone_is_asked_for(model, pair):
+    """CAMs have no option ``output``, so it is not the only advice."""
+
+    class TwoOutputs(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, x):
+            return {"main": self.model(x), "aux": self.model(-x)}
+
+    said = r"output=\.\.\. where there is such an option .*, or wrap the model so that it returns them alone"
+    with pytest.raises(TypeError, match=said):
+        PiNetCAM(TwoOutputs().eval())(pair, 1)
 
 
 def test_questions_of_the_same_target_are_the_same():

@@ -46,7 +46,7 @@ def _selected(returned: Any, output: str | int | None) -> Tensor:
     inner = [path for path, value in _leaves(returned) if "." in path and value.is_floating_point()]
     raise NoLogits(
         f"the model returned {_shown(fields, returned)}, and a readout needs logits [N, ...]: "
-        "select the logits with output=... (on the command line --output-field)"
+        "select the logits with output=... where there is such an option (on the command line --output-field)"
         + (f", e.g. {inner[0]}" if inner and not floating else "")
         + ", or wrap the model so that it returns them alone"
         if floating or inner

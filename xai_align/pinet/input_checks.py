@@ -108,8 +108,8 @@ def check_logits(output: Any) -> Tensor:
             else type(output).__name__
         )
         raise TypeError(
-            f"the model returned {found}; a readout needs logits [N, ...]: say which output they are with output=..., "
-            "or wrap the model so that it returns them"
+            f"the model returned {found}; a readout needs logits [N, ...]: say which output they are with output=... "
+            "where there is such an option, or wrap the model so that it returns them alone"
         )
     _check_finite(output)
     return output
