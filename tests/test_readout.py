@@ -16,7 +16,7 @@ from torch import nn
 from tests.networks import conv_net, images, two_layers, untouched
 from xai_align import FeatureSpace, Question, Split, read_out, read_out_all_classes
 from xai_align.features.spatial import contribution_map
-from xai_align.pinet import CompletenessError, LocalReadout, UnknownOperation, register_rule
+from xai_align.pinet import CompletenessError, ExactPiNet, LocalReadout, UnknownOperation, register_rule
 from xai_align.pinet.gates import rule_registry
 
 
@@ -236,6 +236,43 @@ def test_compiled_and_parallel_models_are_read_like_their_network():
     expected = read_out(model, x, 1)
     for wrapped in (torch.compile(model, backend="eager"), nn.DataParallel(model)):
         assert torch.equal(read_out(wrapped, x, 1).contributions, expected.contributions)
+
+
+class TripledParallel(nn.DataParallel):
+    def forward(self, *inputs):
+        return 3 * super().forward(*inputs)
+
+
+class TripledRetrofit(ExactPiNet):
+    def forward(self, *inputs):
+        return 3 * super().forward(*inputs)
+
+
+@pytest.mark.parametrize("wrap", [TripledParallel, TripledRetrofit])
+def test_wrappers_that_compute_something_are_refused(wrap):
+    with pytest.raises(ValueError, match=f"{wrap.__name__} around ConvNet and has a forward function of its own"):
+        read_out(wrap(conv_net()), images(), 1)
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, ExactPiNet, lambda model: torch.compile(model, backend="eager")])
+@pytest.mark.parametrize("before", [False, True])
+def test_wrappers_with_hooks_are_refused_and_hooks_inside_are_read(wrap, before):
+    def register(module):
+        if before:
+            return module.register_forward_pre_hook(lambda module, given: (2 * given[0],))
+        return module.register_forward_hook(lambda module, given, output: 3 * output)
+
+    model, x = conv_net(), images()
+    wrapped = wrap(model)
+    handle = register(wrapped)
+    with pytest.raises(ValueError, match="around ConvNet and has forward hooks of its own"):
+        read_out(wrapped, x, 1)
+    handle.remove()
+    plain = model(x)[:, 1]
+    register(model)
+    answer = read_out(wrapped, x, 1).answer
+    assert torch.allclose(answer, model(x)[:, 1], atol=1e-5)
+    assert not torch.allclose(answer, plain, atol=1e-2)
 
 
 def living_tensors() -> int:
