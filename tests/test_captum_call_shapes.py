@@ -266,6 +266,22 @@ def test_the_delta_of_attributions_of_other_examples_is_refused(model, images, b
     assert method.compute_convergence_delta(a, others, images, target=[1, 3, 0]).shape == (3,)
 
 
+@pytest.mark.parametrize("make", BOTH)
+def test_forward_of_a_module_with_hooks_is_refused_because_it_does_not_run_them(images, make):
+    hooked = nn.Sequential(nn.Flatten(), nn.Linear(images[0].numel(), 4), nn.Identity()).eval()
+    for register, hook in (
+        (hooked.register_forward_hook, lambda module, given, output: 3 * output),
+        (hooked.register_forward_pre_hook, lambda module, given: (2 * given[0],)),
+    ):
+        handle = register(hook)
+        with pytest.raises(ValueError, match="the forward of Sequential, a module with forward hooks"):
+            make(hooked.forward).attribute(images, target=1)
+        handle.remove()
+    hooked.register_forward_hook(lambda module, given, output: 3 * output)
+    a, bias = PiNetAttribution(hooked.__call__, "input").attribute(images, target=1, return_bias=True)
+    close(a.flatten(1).sum(1) + bias, hooked(images)[:, 1])
+
+
 FUNCTIONS = {
     "forward": lambda model: model.forward,
     "call": lambda model: model.__call__,

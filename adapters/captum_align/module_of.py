@@ -51,11 +51,18 @@ def module_of(model: Any) -> nn.Module:
 
     Raises:
         TypeError: it can't be called.
+        ValueError: it is the ``forward`` of a network with forward hooks, which it does not run.
     """
     if isinstance(model, nn.Module):
         return model
     owner = getattr(model, "__self__", None)
-    if isinstance(owner, nn.Module) and getattr(model, "__name__", "") in _CALLS:
+    name = getattr(model, "__name__", "")
+    if isinstance(owner, nn.Module) and name in _CALLS:
+        if name == "forward" and (owner._forward_hooks or owner._forward_pre_hooks):
+            raise ValueError(
+                f"the function is the forward of {type(owner).__name__}, a module with forward hooks, which forward "
+                "does not run, so the two give different answers; give the model itself, or remove the hooks"
+            )
         return owner
     if not callable(model):
         raise TypeError(f"the model is a torch.nn.Module or a function of the inputs, got {type(model).__name__}")
