@@ -11,6 +11,7 @@ import torchvision
 from torch import nn
 from transformers.models.swin.modeling_swin import SwinDropPath
 
+from captum_align import PiNetAttribution
 from tests.networks import conv_net, images, untouched
 from xai_align import Question, read_out
 from xai_align.evaluation import deletion, insertion, parameter_randomisation
@@ -170,6 +171,26 @@ def test_bad_outputs(output, error, message):
     model = Constant(output).eval()
     with untouched(model), pytest.raises(error, match=message):
         read_out(model, images(), 0)
+
+
+@pytest.mark.parametrize("layer", [None, "input", "head", "conv1"])
+def test_an_output_without_the_axis_of_examples(layer):
+    class Squeezed(type(conv_net())):
+        def forward(self, x):
+            return super().forward(x).squeeze()
+
+    model, x = Squeezed().eval(), images(3)
+    for call in (
+        lambda: read_out(model, x[:1], 1, layer),
+        lambda: PiNetAttribution(model, layer).attribute(x, target=1, internal_batch_size=1),
+        lambda: PiNetAttribution(model, layer).attribute(x, target=1, internal_batch_size=2),  # the last one alone
+    ):
+        with pytest.raises(ValueError, match=r"has 5 rows for 1 example; .* logits \[1, 5\]: .*squeeze"):
+            call()
+    assert read_out(model, x, 1, layer).relative_error.max() < 1e-5
+    merged = nn.Sequential(conv_net(), nn.Flatten(0)).eval()
+    with pytest.raises(ValueError, match=r"has 15 rows for 3 examples; .* logits \[3, \.\.\.\]"):
+        read_out(merged, x, None, "0.conv1")
 
 
 def test_no_classifier():

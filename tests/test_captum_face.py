@@ -145,6 +145,85 @@ def test_internal_batches_give_what_the_whole_batch_gives(model, images, cls, ta
         method.attribute(images, target, extra, internal_batch_size=0)
 
 
+class Standardised(nn.Module):
+    """The network on images from which the mean of the whole batch is subtracted."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x, *extra):
+        return self.model(2 * (x - x.mean()), *extra)
+
+
+class OfChannels(nn.Module):
+    """The network on images whose channels are weighted, or by the mean of the weights."""
+
+    def __init__(self, model, mean=False):
+        super().__init__()
+        self.model, self.mean = model, mean
+
+    def forward(self, x, weights):
+        return self.model(x * (weights.mean() if self.mean else weights.reshape(1, -1, 1, 1)))
+
+
+@pytest.mark.parametrize("cls", [PiNetAttribution, LayerPiNetAttribution])
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_network_that_mixes_the_batch_is_refused_where_the_batch_is_split(model, images, cls, size):
+    x = images * torch.tensor([1.0, 3.0, -2.0]).reshape(3, 1, 1, 1)
+    method = cls(Standardised(model).eval(), "model.second")
+    method.attribute(x, 1)
+    method.attribute(x, 1, internal_batch_size=3)
+    for asked, target in ((method.forward_func, 1), ask(method.forward_func, QUESTIONS, 3)):
+        with pytest.raises(ValueError, match="other logits for the same inputs in another batch"):
+            cls(asked, "model.second").attribute(x, target, internal_batch_size=size)
+    with pytest.raises(ValueError, match="other logits for the same inputs in another batch"):
+        method.attribute(x, 0 * x, 1, internal_batch_size=size)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_an_argument_with_as_many_entries_as_images_is_not_split_unnoticed(model, images, size):
+    weights = torch.tensor([1.0, 3.0, -2.0])
+    for mean in (False, True):
+        method = PiNetAttribution(OfChannels(model, mean).eval(), "input")
+        with pytest.raises((RuntimeError, ValueError)) as caught:
+            method.attribute(images, target=1, additional_forward_args=weights, internal_batch_size=size)
+        if size == 1 or mean:
+            assert any("add a first axis of one" in note for note in caught.value.__notes__)
+    whole, parts = (
+        method.attribute(images, target=1, additional_forward_args=weights[None], internal_batch_size=n)
+        for n in (None, size)
+    )
+    close(whole, parts)
+
+
+def test_splitting_takes_one_more_pass_and_none_if_nothing_is_split(model, images):
+    sizes = []
+
+    class Watched(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, x, *extra):
+            if not torch.is_grad_enabled():
+                sizes.append(len(x))
+            return self.model(x, *extra)
+
+    method = PiNetAttribution(Watched().eval(), "input")
+    plain = {}
+    for size in (3, 2, 1):
+        sizes.clear()
+        method.attribute(images, 1, internal_batch_size=size)
+        plain[size] = list(sizes)
+    once = len(plain[3])
+    assert (plain[3], plain[2], plain[1]) == (
+        [3] * once,
+        [2] * once + [1] + [1] * once,
+        [1] * once + [2] + [1] * 2 * once,
+    )
+
+
 def test_progress_is_shown_only_when_asked_for(model, images, capsys):
     method = PiNetAttribution(model)
     method.attribute(images, 1, internal_batch_size=1)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import count
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from xai_align._tools.batches import batches_of
+from xai_align._tools.batches import Batch, batches_of
 from xai_align._tools.progress import progress_bar
+from xai_align.features.unwrapping import network_of
 from xai_align.pinet.difference import as_baselines, difference_to_mean
-from xai_align.pinet.input_checks import forward_arguments
+from xai_align.pinet.input_checks import check_independent, explained_failures, forward_arguments
 from xai_align.pinet.mixture import MixedReadout, mixed
+from xai_align.pinet.passes import own_logits
 from xai_align.pinet.readout import read_out
 from xai_align.pinet.readout_layers import ReadoutLayers
 from xai_align.pinet.records import Readout, as_tuple
@@ -41,7 +44,8 @@ def read_out_in_batches(
 
     Raises:
         TypeError: a baseline is neither a number nor a tensor.
-        ValueError: the batch size is not positive, or baselines don't fit the inputs.
+        ValueError: the batch size is not positive, baselines don't fit the inputs, or logits depend on how the examples
+            are split.
     """
     if baselines is not None:
         options = {
@@ -61,15 +65,51 @@ def read_out_in_batches(
         target = captum_target(target)
     if not keeps and inputs and isinstance(inputs[0], Tensor) and inputs[0].dim():
         as_questions(target, len(inputs[0]))  # raises if there are more or fewer targets than examples
-    batches = batches_of(inputs, target, forward_arguments(additional_forward_args) or None, internal_batch_size)
+    extra = forward_arguments(additional_forward_args)
+    batches = batches_of(inputs, target, extra or None, internal_batch_size)
     readouts = []
     with progress_bar("exact readout", len(batches), shown=show_progress, timed="batch") as bar:
         for batch in batches:
             given = batch.inputs if len(batch.inputs) != 1 else batch.inputs[0]
             options = {"additional_forward_args": batch.extra, "output": output, **decomposition}
             readouts.append(read_out(model, given, batch.target, layer, **options))
+            if len(batches) > 1 and len(readouts) == 1:
+                other = _batch_of_another_size(inputs, extra, len(batch.inputs[0]))
+                _check_unchanged_by_splitting(model, readouts[0].logits, other, extra, output)
             bar.advance()
     return joined(readouts)
+
+
+def _batch_of_another_size(inputs: tuple[Tensor, ...], extra: tuple[Any, ...], size: int) -> Batch:
+    """Return the first example alone, or, if batches are of one, the first two.
+
+    A further argument for all examples may have two entries; then there are more examples in the batch, so that it is
+    not taken for theirs.
+    """
+    lengths = {len(one) for one in extra if isinstance(one, Tensor) and one.dim()} - {len(inputs[0])}
+    return batches_of(inputs, None, extra, 1 if size > 1 else next(n for n in count(2) if n not in lengths))[0]
+
+
+def _check_unchanged_by_splitting(
+    model: Any, logits: Tensor, other: Batch, extra: tuple[Any, ...], output: str | int | None
+) -> None:
+    """Raise if the first example has other logits in another batch, so that attributions depend on the batch size.
+
+    Raises:
+        ValueError: it has.
+    """
+    cut = other.extra or ()
+    try:
+        with explained_failures(other.inputs):
+            again = own_logits(network_of(model)[0], other.inputs, cut, output)
+        check_independent(logits[:1], again[:1])
+    except (RuntimeError, ValueError) as error:
+        if any(part is not whole for part, whole in zip(cut, extra, strict=True)):
+            error.add_note(
+                "(further arguments with as many entries as there are examples are split with them; if one belongs to "
+                "all examples, add a first axis of one to it)"
+            )
+        raise
 
 
 def joined(readouts: Sequence[Readout]) -> Readout:

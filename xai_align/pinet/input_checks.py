@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointError
 
+from xai_align._tools.counted import counted
 from xai_align._tools.model_state import check_eager, check_evaluation_mode, check_has_values
 from xai_align.features.run_with_features import cloned
 from xai_align.pinet.rounding import misses, wide
@@ -94,12 +95,16 @@ def forward_arguments(given: Any) -> tuple[Any, ...]:
     return given if isinstance(given, tuple) else (given,)
 
 
-def check_logits(output: Any) -> Tensor:
+def check_logits(output: Any, examples: int | None = None) -> Tensor:
     """Return the model's output after checking that it is a finite floating-point tensor with one row per example.
+
+    Args:
+        output: the output.
+        examples: the number of examples; None: not checked.
 
     Raises:
         TypeError: it is something else.
-        ValueError: it holds NaN or infinity.
+        ValueError: it holds NaN or infinity, or has another number of rows.
     """
     if not isinstance(output, Tensor) or not output.is_floating_point() or output.dim() == 0:
         found = (
@@ -110,6 +115,13 @@ def check_logits(output: Any) -> Tensor:
         raise TypeError(
             f"the model returned {found}; a readout needs logits [N, ...]: say which output they are with output=... "
             "where there is such an option, or wrap the model so that it returns them alone"
+        )
+    if examples is not None and len(output) != examples:
+        shape = [examples, *output.shape] if examples == 1 else [examples, "..."]
+        needed = ", ".join(map(str, shape[:-1] if output.shape[1:] == (1,) and examples == 1 else shape))
+        raise ValueError(
+            f"the model's output has {counted(len(output), 'row')} for {counted(examples, 'example')}; a readout needs "
+            f"one row for each, logits [{needed}]: does the model drop or merge axes, as squeeze() and reshape() do?"
         )
     _check_finite(output)
     return output

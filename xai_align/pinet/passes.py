@@ -158,7 +158,7 @@ def own_logits(model: nn.Module, inputs: Sequence[Any], extra: Sequence[Any], ou
     """Return the model's logits as it computes them, without gradients."""
     with torch.no_grad():
         returned = model(*cloned(inputs), *cloned(extra))
-    return check_logits(select_logits(returned, output)).detach()
+    return check_logits(select_logits(returned, output), len(inputs[0])).detach()
 
 
 def check_close(own: Tensor, logits: Tensor, operations: int) -> None:
@@ -362,7 +362,7 @@ class Reading:
         if isinstance(logits, Tensor) and not self._with_gradients and not bool(torch.isfinite(logits).all()):
             self._with_gradients = True  # PyTorch's fast paths without gradients may give NaN where others do not
             return self._run_plainly()
-        return check_logits(logits).detach()
+        return check_logits(logits, len(self._inputs[0])).detach()
 
     def _check_copy_once(self) -> None:
         """Run :meth:`check_copy` once per state of the model's parameters and shape of its inputs."""
@@ -431,7 +431,7 @@ class Reading:
         ):
             return (
                 f"the contributions at '{layer}' add up over the batch but not for each example: the network mixes the "
-                "examples of a batch, so that one's evidence counts for another's answer; read out one at a time"
+                "batch, so that one example's evidence counts for another's answer; explain each in a call of its own"
             )
         return (
             f"the contributions at '{layer}' and the bias of example {example} miss the answer "
