@@ -231,6 +231,15 @@ def test_a_number_for_a_model_with_one_output_is_told_to_be_a_target():
 
 
 @pytest.mark.parametrize("make", BOTH)
+def test_baselines_that_are_not_finite_are_named(model, images, make):
+    part = 0 * images
+    part[1, 0, 0, 0] = torch.inf
+    for baselines in (float("nan"), part, np.array(np.inf), lambda: part[:2]):
+        with pytest.raises(ValueError, match="the baselines hold NaN or infinity"):
+            make(model).attribute(images, baselines=baselines, target=1)
+
+
+@pytest.mark.parametrize("make", BOTH)
 def test_the_delta_of_captums_call_compares_with_the_baseline(model, images, black, make):
     method = make(model)
     a, bias = method.attribute(images, black, [1, 3, 0], return_bias=True)
@@ -264,6 +273,37 @@ def test_the_delta_of_attributions_of_other_examples_is_refused(model, images, b
         with pytest.raises(ValueError, match=f"attributions of 3 examples for inputs of {number}"):
             call()
     assert method.compute_convergence_delta(a, others, images, target=[1, 3, 0]).shape == (3,)
+
+
+@pytest.mark.parametrize("make", BOTH)
+def test_the_delta_of_attributions_of_another_shape_or_type_is_refused(model, images, make):
+    method = make(model)
+    a = method.attribute(images, target=1)
+    # three channels of one example, as many as there are examples
+    one = a[0][:3]
+    for wrong in (one, a.sum(1), a.sum(1, keepdim=True), (a, a)):
+        with pytest.raises(ValueError, match=r"attributions of shape .* have \[3, .*; give what attribute returned"):
+            method.compute_convergence_delta(wrong, images, 1)
+    for wrong, found in ((a.numpy(), "ndarray"), (None, "NoneType"), ([a], "list"), ((a, None), "NoneType")):
+        with pytest.raises(TypeError, match=rf"attributions are a tensor \[N, ...\] .*got .*{found}"):
+            method.compute_convergence_delta(wrong, images, 1)
+        with pytest.raises(TypeError, match=rf"inputs are a tensor \[N, ...\] .*got .*{found}"):
+            method.compute_convergence_delta(a, inputs=wrong, target=1)
+    close(method.compute_convergence_delta(a, images, 1), torch.zeros(3), 1e-4)
+
+
+def test_the_delta_with_inputs_that_have_no_attributions():
+    class Embedded(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table, self.linear = nn.Embedding(5, 4), nn.Linear(4, 3)
+
+        def forward(self, x, index):
+            return self.linear(x * self.table(index))
+
+    given = (torch.rand(2, 4), torch.tensor([1, 2]))
+    method = PiNetAttribution(Embedded().eval(), "input")
+    close(method.compute_convergence_delta(method.attribute(given, target=1), given, target=1), torch.zeros(2), 1e-5)
 
 
 @pytest.mark.parametrize("make", BOTH)

@@ -278,9 +278,10 @@ def delta_call(attributions: Any, args: tuple[Any, ...], named: dict[str, Any]) 
     """Return the arguments of ``compute_convergence_delta(attributions, *args, **named)`` by our argument names.
 
     Raises:
-        TypeError: an argument is unknown or given twice, or there are no inputs.
+        TypeError: an argument is unknown or given twice, there are no inputs, or they or attributions are not tensors.
         ValueError: attributions and inputs are not of as many examples.
     """
+    _check_batches("attributions", attributions)
     ours = {"start_point": "baselines", "end_point": "inputs"}
     given = {ours.get(name, name): value for name, value in named.items()}
     pair = len(args) > 1 and _looks_like_inputs(args[1]) and not _may_be_target(args[1], args[0])
@@ -298,6 +299,7 @@ def delta_call(attributions: Any, args: tuple[Any, ...], named: dict[str, Any]) 
     found |= given
     if "inputs" not in found:
         raise TypeError("compute_convergence_delta needs the inputs: end_point, or inputs")
+    _check_batches("inputs", found["inputs"])
     counts = _examples(attributions), _examples(found["inputs"])
     if counts[0] != counts[1]:
         raise ValueError(
@@ -313,9 +315,38 @@ def _looks_like_inputs(value: Any) -> bool:
     return bool(parts) and all(isinstance(part, Tensor) and part.dim() > 0 for part in parts)
 
 
+def _check_batches(name: str, value: Any) -> None:
+    """Raise unless this is a batch, or a tuple of them."""
+    if not _looks_like_inputs(value):
+        parts = value if isinstance(value, tuple) else (value,)
+        raise TypeError(f"{name} are a tensor [N, ...] or a tuple of them, got {', '.join(map(_kind, parts)) or '()'}")
+
+
+def _kind(value: Any) -> str:
+    """Return what this is, for a message."""
+    return f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+
+
 def _examples(value: Any) -> int:
     """Return the number of examples of a batch, or of the first of a tuple of batches."""
     return len(value[0] if isinstance(value, tuple) else value)
+
+
+def check_shapes(attributions: Any, expected: Any, what: str) -> None:
+    """Raise if attributions don't have the shapes that ``attribute`` gives them.
+
+    Raises:
+        ValueError: they don't.
+    """
+    given, wanted = (
+        [list(one.shape) for one in (value if isinstance(value, tuple) else (value,))]
+        for value in (attributions, expected)
+    )
+    if given != wanted:
+        raise ValueError(
+            f"attributions of shape {', '.join(map(str, given))}, but {what} {', '.join(map(str, wanted))}; give what "
+            "attribute returned for these inputs"
+        )
 
 
 def check_construction(layer: Any) -> None:

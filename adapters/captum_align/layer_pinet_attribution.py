@@ -11,7 +11,14 @@ from captum.attr import LayerAttribution
 from captum.log import log_usage
 from torch import Tensor, nn
 
-from captum_align.call_shapes import captum_call, check_coefficients, check_construction, delta_call, no_sum
+from captum_align.call_shapes import (
+    captum_call,
+    check_coefficients,
+    check_construction,
+    check_shapes,
+    delta_call,
+    no_sum,
+)
 from captum_align.layer_inputs import with_layer_inputs
 from captum_align.module_of import ModuleOf, layers_in
 from captum_align.without_futures import WithoutFutures
@@ -144,19 +151,21 @@ class LayerPiNetAttribution(WithoutFutures, LayerAttribution):
         Called as :meth:`PiNetAttribution.compute_convergence_delta`. The attributions are those of the layer's output.
 
         Raises:
-            ValueError: there are several layers, or the attributions are coefficients.
+            TypeError: attributions or inputs are not tensors.
+            ValueError: there are several layers, or the attributions are coefficients, or don't have the shape of the
+                layer's output.
         """
         if not self._multiplies:
             no_sum()
-        call = delta_call(attributions, args, named)
-        readout = self._read_out(call.pop("inputs"), call.pop("target", None), **call)
-        layers = self._results(readout)
-        if len(layers) > 1:
+        if isinstance(self.layer, list | tuple) and len(self.layer) > 1 and self._decomposition["weights"] is None:
             raise ValueError(
                 "each layer of a list has its own sum; use the deltas that attribute returns, one for each layer"
             )
+        call = delta_call(attributions, args, named)
+        readout = self._read_out(call.pop("inputs"), call.pop("target", None), **call)
+        check_shapes(attributions, readout.contributions, "contributions of this layer have")
         parts = attributions if isinstance(attributions, tuple) else (attributions,)
-        return total_of(parts) + _rest(layers[0]) - layers[0].answer
+        return total_of(parts) + _rest(readout) - readout.answer
 
     def has_convergence_delta(self) -> bool:
         """Return True: the delta is the completeness error."""

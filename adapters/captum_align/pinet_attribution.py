@@ -9,7 +9,14 @@ from captum.attr import Attribution
 from captum.log import log_usage
 from torch import Tensor, nn
 
-from captum_align.call_shapes import captum_call, check_coefficients, check_construction, delta_call, no_sum
+from captum_align.call_shapes import (
+    captum_call,
+    check_coefficients,
+    check_construction,
+    check_shapes,
+    delta_call,
+    no_sum,
+)
 from captum_align.module_of import ModuleOf, layers_in
 from captum_align.without_futures import WithoutFutures
 from xai_align.adapter_tools import restores_thread_state
@@ -116,11 +123,15 @@ class PiNetAttribution(PiNetMethod, WithoutFutures, Attribution):
         bias in its sum: for the difference to baselines it is this one minus the difference of the biases.
 
         Raises:
-            ValueError: the attributions are coefficients.
+            TypeError: attributions or inputs are not tensors.
+            ValueError: the attributions are coefficients, or don't have the shape of the inputs.
         """
         if not self._multiplies:
             no_sum()
         call = delta_call(attributions, args, named)
+        inputs = call["inputs"] if isinstance(call["inputs"], tuple) else (call["inputs"],)
+        floating = tuple(x for x in inputs if x.is_floating_point())  # others have no attributions
+        check_shapes(attributions, floating or inputs, "the inputs have")
         return PiNetMethod.compute_convergence_delta(self, attributions, **call)
 
     def has_convergence_delta(self) -> bool:

@@ -86,7 +86,7 @@ def as_baselines(given: Any, inputs: Sequence[Tensor]) -> list[tuple[Tensor, ...
 
     Raises:
         TypeError: a baseline is neither a number nor a tensor or array, nor a function that returns them.
-        ValueError: their number or a shape doesn't fit the inputs.
+        ValueError: their number or a shape doesn't fit the inputs, or they hold NaN or infinity.
     """
     drawn = callable(given) and not isinstance(given, Tensor)
     if drawn:
@@ -95,6 +95,8 @@ def as_baselines(given: Any, inputs: Sequence[Tensor]) -> list[tuple[Tensor, ...
     if len(parts) != len(inputs):
         raise ValueError(f"{len(parts)} baselines for {len(inputs)} inputs; give one for each")
     parts = tuple(_checked(part, x) for part, x in zip(parts, inputs, strict=True))
+    if not all(bool(torch.isfinite(torch.as_tensor(part)).all()) for part in parts):
+        raise ValueError("the baselines hold NaN or infinity; give finite values")
     rows = {len(part) for part in parts if isinstance(part, Tensor)} - {1}
     if not drawn and rows <= {len(inputs[0])}:
         return [tuple(_like(part, x) for part, x in zip(parts, inputs, strict=True))]
