@@ -362,7 +362,7 @@ def test_nothing_of_the_model_changes():
 # ---------------------------------------------------------------- refusals
 
 
-@pytest.mark.parametrize("gamma", [-0.1, float("nan"), float("inf")])
+@pytest.mark.parametrize("gamma", [-0.1, float("nan"), float("inf"), "a", "0.25", True, [0.25]])
 def test_a_gamma_that_is_none_is_refused(gamma):
     with pytest.raises(ValueError, match=r"gamma is .*; give a finite number"):
         read_out(conv_net(), images(), 1, "input", rule="gamma", gamma=gamma)

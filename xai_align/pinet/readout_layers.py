@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any, Literal, TypeAlias, cast, get_args
 
 from torch import Tensor, nn
@@ -42,7 +43,7 @@ class ReadoutLayer:
         attention: the treatment of attention (:mod:`~xai_align.pinet.gates.flowing_attention`).
 
     Raises:
-        ValueError: there is no such rule or treatment.
+        ValueError: there is no such rule or treatment, or a strength is no number.
 
     Example::
 
@@ -65,6 +66,11 @@ class ReadoutLayer:
             raise ValueError(f"biases is {self.biases!r}; they are 'apart' or 'placed'")
         if self.attention not in get_args(AttentionName):
             raise ValueError(f"attention is {self.attention!r}; it is 'held' or 'flowing'")
+        for name in ("gamma", "classifier", "residual"):
+            strength = getattr(self, name)
+            number = isinstance(strength, Real | Tensor) and not isinstance(strength, bool)
+            if not number and (name != "classifier" or strength is not None):
+                raise ValueError(f"{name} is {strength!r}; give a finite number, 0 or more")
 
 
 #: Layer argument of a readout: one layer, or several for a mixture.
