@@ -431,7 +431,7 @@ class Reading:
         ):
             return (
                 f"the contributions at '{layer}' add up over the batch but not for each example: the network mixes the "
-                "batch, so that one example's evidence counts for another's answer; explain each in a call of its own"
+                "examples of a batch, so that one's evidence counts for another's answer; explain each in its own call"
             )
         return (
             f"the contributions at '{layer}' and the bias of example {example} miss the answer "
