@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from benchmarks.align.pretrained_masker import PretrainedMasker
+from benchmarks.shared import small_vit
 from benchmarks.shared.real_networks import lite0
 from xai_align.align.saliency_of_readouts import Saliency
 from xai_align.training.choices import Precision
@@ -22,7 +23,7 @@ from xai_align.training.choices import Precision
 #: Mean and standard deviation of each colour in pixels from 0 to 1.
 Units = tuple[tuple[float, float, float], tuple[float, float, float]]
 HALVES: Units = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-IMAGENET: Units = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+IMAGENET: Units = (small_vit.MEAN, small_vit.STD)
 NAMES = ("lite0", "vit")
 
 

@@ -22,8 +22,7 @@ NAME = "vit"
 GRID = (16, 16)
 #: Number of steps of the symmetric relevance gain.
 SRG_STEPS = 8
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_MEAN, _STD = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
+_MEAN, _STD = (torch.tensor(values).view(3, 1, 1) for values in (small_vit.MEAN, small_vit.STD))
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class Transformer:
     name: str = NAME
     size: int = 224
     #: Mean and standard deviation of the network's units.
-    normalization: tuple[tuple[float, ...], tuple[float, ...]] = (MEAN, STD)
+    normalization: tuple[tuple[float, ...], tuple[float, ...]] = (small_vit.MEAN, small_vit.STD)
 
     def view(self, pixels: Tensor) -> Tensor:
         """Return pixels ``[N, 3, 224, 224]`` in [0, 1] in the network's units."""

@@ -26,7 +26,9 @@ CLASSES = (
 #: Number of judged photographs; settings were chosen on the others.
 JUDGED = 48
 BOXES = Path(__file__).parents[1] / "readout" / "imagenette_boxes.json"
-_MEAN, _STD = (torch.tensor(values).view(3, 1, 1) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+#: Mean and standard deviation of each colour in the network's units, of pixels from 0 to 1.
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_MEAN, _STD = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
 
 
 class Photographs(NamedTuple):

@@ -95,10 +95,10 @@ def resolve_layer(
 def _last_tokens_after(maps: Sequence[str], model: nn.Module, image: Tensor) -> FeatureSpace | None:
     """Return the last tokens that affect the answer, if they come after the last of these layers, else None."""
     tokens = last_token_layer(model, image)
-    if tokens is None:
-        return None
+    if tokens is None or not maps:
+        return tokens
     names = [name for name, _ in module_ends(model, [noise_like(image)], lambda output: None)]
-    return tokens if not maps or names.index(str(tokens.layer)) > names.index(maps[-1]) else None
+    return tokens if names.index(str(tokens.layer)) > names.index(maps[-1]) else None
 
 
 def layer_names(model: Any, layers: Layers | None) -> list[str] | None:
