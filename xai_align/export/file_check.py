@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from xai_align._tools.logits import select_logits
 from xai_align.hookspecs import FeatureSpace
 from xai_align.pinet.all_classes import read_out_all_classes
+from xai_align.pinet.completeness import CompletenessError
 from xai_align.pinet.network.pseudo_linear import PseudoLinear
-from xai_align.pinet.passes import CompletenessError
 
 
 class ExportError(ValueError):

@@ -11,7 +11,7 @@ from torch.nn.functional import interpolate
 
 from xai_align.features.resolve_layer import resolve_layer
 from xai_align.fei.quantile_masks import standardised
-from xai_align.pinet.passes import CompletenessError
+from xai_align.pinet.completeness import CompletenessError
 from xai_align.pinet.readout import read_out
 from xai_align.question import Question
 

@@ -1,6 +1,7 @@
 """PiNet: pseudo-linear networks, whose prediction is the sum of its attributions."""
 
 from xai_align.pinet.all_classes import ClassReadout, read_out_all_classes
+from xai_align.pinet.completeness import CompletenessError
 from xai_align.pinet.default_layers import default_layers
 from xai_align.pinet.gates.rule_registry import UnknownOperation, register_rule
 from xai_align.pinet.local_readout import LocalReadout
@@ -19,7 +20,6 @@ from xai_align.pinet.network.losses import PiNetLoss
 from xai_align.pinet.network.module import PiNet
 from xai_align.pinet.network.second_look import SecondLook
 from xai_align.pinet.network.second_look_head import SecondLookHead
-from xai_align.pinet.passes import CompletenessError
 from xai_align.pinet.readout import read_out
 from xai_align.pinet.readout_layers import ReadoutLayer
 from xai_align.pinet.records import Readout

@@ -19,11 +19,12 @@ from xai_align.features.run_with_features import run_and_take_features
 from xai_align.features.spatial import on_grid
 from xai_align.features.unwrapping import unwrapped
 from xai_align.hookspecs import FeatureSpace
+from xai_align.pinet.completeness import CompletenessError, check_close
 from xai_align.pinet.head_probe import probe_head
 from xai_align.pinet.input_checks import check_inputs, check_logits, check_model, explained_failures
 from xai_align.pinet.network.one_position import decompose_by_position, positions_last
 from xai_align.pinet.network.pseudo_linear import PseudoLinear, second_look_space
-from xai_align.pinet.passes import CompletenessError, check_close, own_logits
+from xai_align.pinet.plain_pass import own_logits
 from xai_align.pinet.readout_layers import readout_space
 from xai_align.pinet.rounding import misses, wide
 

@@ -16,7 +16,7 @@ from xai_align.features.unwrapping import network_of
 from xai_align.pinet.difference import as_baselines, difference_to_mean
 from xai_align.pinet.input_checks import check_independent, explained_failures, forward_arguments
 from xai_align.pinet.mixture import MixedReadout, mixed
-from xai_align.pinet.passes import own_logits
+from xai_align.pinet.plain_pass import own_logits
 from xai_align.pinet.readout import read_out
 from xai_align.pinet.readout_layers import ReadoutLayers
 from xai_align.pinet.records import Readout, as_tuple

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 from xai_align._tools.full_precision import full_precision
+from xai_align._tools.replica import LOW_PRECISION, Replica
 
 _CASTS = {
     Tensor.half: torch.float16,
@@ -19,6 +21,47 @@ _CASTS = {
     Tensor.float: torch.float32,
     Tensor.double: torch.float64,
 }
+
+
+@dataclass
+class Precision:
+    """Precision of one attempt at a readout.
+
+    Attributes:
+        dtype: dtype of the replica and its inputs; None: the model's.
+        every: whether parameters of any floating dtype are converted, or only those of low precision.
+        own: whether the model itself is in this precision, so that its logits must be reproduced.
+        replaces_casts: whether the forward pass's own casts are replaced; a replica that needs it sets it.
+    """
+
+    dtype: torch.dtype | None = None
+    every: bool = False
+    own: bool = True
+    replaces_casts: bool = False
+
+    def copy_of(self, model: nn.Module) -> Replica:
+        """Return a replica of the model in this precision."""
+        return Replica(model, dtype=self.dtype, every=self.every)
+
+    def of(self, value: Any) -> Any:
+        """Return a tensor without graph, in this precision; any other value as it is."""
+        if not isinstance(value, Tensor):
+            return value
+        value = value.detach()
+        value = value.clone() if value.is_inference() else value
+        if self.dtype is not None and value.is_floating_point() and (self.every or value.dtype in LOW_PRECISION):
+            return value.to(self.dtype)
+        return value
+
+    @contextmanager
+    def region(self, like: Tensor) -> Iterator[None]:
+        """Compute in float32 or better: without autocast, and with the forward pass's own casts replaced if needed."""
+        with ExitStack() as stack:
+            stack.enter_context(full_precision(like))
+            if self.dtype is not None and self.replaces_casts:
+                narrow = (*LOW_PRECISION, torch.float32) if self.every else LOW_PRECISION
+                stack.enter_context(OneDtype(self.dtype, narrow=narrow))
+            yield
 
 
 class OneDtype(TorchFunctionMode):

@@ -15,7 +15,7 @@ from xai_align.pinet.default_layers import default_layers
 from xai_align.pinet.gates.frozen_gates import draws
 from xai_align.pinet.input_checks import check_inputs, check_model, explained_failures, forward_arguments
 from xai_align.pinet.mixture import mixed
-from xai_align.pinet.passes import Request, image_size, read_layers
+from xai_align.pinet.passes import read_layers
 from xai_align.pinet.readout_layers import (
     BiasName,
     ReadoutLayers,
@@ -26,6 +26,7 @@ from xai_align.pinet.readout_layers import (
     with_options,
 )
 from xai_align.pinet.records import Readout, as_readout
+from xai_align.pinet.request import Request, image_size
 from xai_align.question import QuestionModel, as_questions
 
 

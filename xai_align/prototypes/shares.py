@@ -22,8 +22,8 @@ from xai_align._tools.images import check_images
 from xai_align._tools.thread_state import restores_thread_state
 from xai_align.features.cut_network import as_raster
 from xai_align.features.unwrapping import network_of, unwrapped
+from xai_align.pinet.completeness import CompletenessError
 from xai_align.pinet.input_checks import check_inputs, check_model
-from xai_align.pinet.passes import CompletenessError
 from xai_align.pinet.readout import read_out
 from xai_align.pinet.rounding import wide
 from xai_align.prototypes.fitting_space import space_of
