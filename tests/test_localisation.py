@@ -11,21 +11,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xai_align.evaluation.boxes import boxes_to_masks, pixel_boxes_to_masks
-from xai_align.evaluation.localisation import (
+from xai_align.evaluation.detection_rates import (
     DETECTION_THRESHOLDS,
-    area_share,
     best_detection_threshold,
-    best_threshold,
-    centre_gaussian_mass,
     detection_scale,
     detection_score,
-    energy_inside,
-    iou_at_best_threshold,
-    iou_at_threshold,
-    pointing_game,
-    positive_mass,
     true_abstraction_rate,
     true_detection_rate,
+)
+from xai_align.evaluation.intersection_over_union import best_threshold, iou_at_best_threshold, iou_at_threshold
+from xai_align.evaluation.localisation import (
+    area_share,
+    centre_gaussian_mass,
+    energy_inside,
+    pointing_game,
+    positive_mass,
 )
 
 MEASURES = {

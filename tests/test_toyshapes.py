@@ -30,7 +30,7 @@ from benchmarks.toyshapes.scores import (
 from benchmarks.toyshapes.table import rows
 from examples.toyshapes.generator import BLOCK, TEST_SEED, ToyShapes, circle, inside, square, toy_shapes, triangle
 from tests.networks import filled
-from xai_align.evaluation.localisation import DETECTION_THRESHOLDS, detection_score
+from xai_align.evaluation.detection_rates import DETECTION_THRESHOLDS, detection_score
 
 
 @pytest.fixture(scope="module")

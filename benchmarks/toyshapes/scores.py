@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from examples.toyshapes.generator import ToyShapes
-from xai_align.evaluation.localisation import (
+from xai_align.evaluation.detection_rates import (
     DETECTION_THRESHOLDS,
     detection_scale,
     detection_score,

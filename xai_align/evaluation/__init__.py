@@ -14,6 +14,12 @@ from xai_align.evaluation.boxes import boxes_to_masks, pixel_boxes_to_masks
 from xai_align.evaluation.completeness import completeness_error, completeness_gap
 from xai_align.evaluation.curve_metric import CurveMetric
 from xai_align.evaluation.cwox import cauc, cdrop, salient_fraction
+from xai_align.evaluation.detection_rates import (
+    best_detection_threshold,
+    detection_score,
+    true_abstraction_rate,
+    true_detection_rate,
+)
 from xai_align.evaluation.does_not_apply import MetricDoesNotApply
 from xai_align.evaluation.faithfulness import comprehensiveness, deletion, insertion, removal, road, sufficiency
 from xai_align.evaluation.feature_by_feature import decision_flip, rank_deletion, single_deletion
@@ -25,19 +31,13 @@ from xai_align.evaluation.grid_pointing_game import (
     tile_pictures,
 )
 from xai_align.evaluation.hidden_activations import HiddenActivationReport, hidden_activations
+from xai_align.evaluation.intersection_over_union import best_threshold, iou_at_best_threshold, iou_at_threshold
 from xai_align.evaluation.localisation import (
     area_share,
-    best_detection_threshold,
-    best_threshold,
     centre_gaussian_mass,
-    detection_score,
     energy_inside,
-    iou_at_best_threshold,
-    iou_at_threshold,
     pointing_game,
     positive_mass,
-    true_abstraction_rate,
-    true_detection_rate,
 )
 from xai_align.evaluation.quantus_explain_func import quantus_explain_func
 from xai_align.evaluation.randomisation import parameter_randomisation

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from xai_align._tools.checks import check_number
 from xai_align.evaluation.class_sides import GroupOfEach, check_apart, group_of_each, probabilities_of, total
-from xai_align.evaluation.localisation import pixel_maps
+from xai_align.evaluation.maps_and_masks import pixel_maps
 
 if TYPE_CHECKING:
     from xai_align.perturbation.curve import Curve

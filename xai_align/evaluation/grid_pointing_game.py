@@ -23,7 +23,8 @@ from xai_align._tools.drawn import permutation
 from xai_align._tools.model_state import check_evaluation_mode
 from xai_align._tools.progress import progress_bar
 from xai_align._tools.thread_state import restores_thread_state
-from xai_align.evaluation.localisation import pixel_maps, positive_mass
+from xai_align.evaluation.localisation import positive_mass
+from xai_align.evaluation.maps_and_masks import pixel_maps
 from xai_align.perturbation.spec import grid_mask
 
 #: Grids in the papers.

@@ -28,7 +28,8 @@ from xai_align.evaluation.feature_by_feature import (
 )
 from xai_align.evaluation.grid_pointing_metric import grid_pointing_metric
 from xai_align.evaluation.hidden_activations import hidden_activation_metric
-from xai_align.evaluation.localisation import iou_at_best_threshold, pointing_game, positive_mass
+from xai_align.evaluation.intersection_over_union import iou_at_best_threshold
+from xai_align.evaluation.localisation import pointing_game, positive_mass
 from xai_align.evaluation.question_forms import (
     class_and_rest,
     contrast_classes,
