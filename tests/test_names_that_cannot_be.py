@@ -10,7 +10,7 @@ from xai_align._tools.files.name_part import LONGEST_PART, distinct, name_part
 from xai_align._tools.files.weights_file import read_weights_file
 from xai_align.align.masker_file import load_masker
 from xai_align.comparison.asked_questions import read_groups
-from xai_align.comparison.plan import _named_file
+from xai_align.comparison.outside_methods import named_file
 from xai_align.data.class_names_file import read_class_names
 from xai_align.data.domain_folder import read_domains
 from xai_align.data.image_folder import read_image_folder
@@ -44,7 +44,7 @@ def test_a_name_that_no_file_can_have_is_refused_in_words(door, name):
 
 
 def test_a_long_name_of_scores_is_a_name():
-    assert _named_file("n" * 300 + "=human.csv") == ("n" * 300, Path("human.csv"))
+    assert named_file("n" * 300 + "=human.csv") == ("n" * 300, Path("human.csv"))
 
 
 @pytest.mark.parametrize("letter", ["n", "é", "鯨"])

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import copy
-import os
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,20 +11,20 @@ import torch
 from torch import Tensor, nn
 
 from xai_align._tools.checks import check_integer
-from xai_align._tools.counted import counted
 from xai_align._tools.devices import usable_device
 from xai_align._tools.files.legible import legible
-from xai_align._tools.model_state import check_evaluation_mode
 from xai_align._tools.random_weights import RANDOM
-from xai_align.comparison.asked_questions import CONFUSION, GROUPED, WORDNET, Asking, parse_asking, read_groups
+from xai_align.comparison.asked_questions import GROUPED, Asking, parse_asking
+from xai_align.comparison.compared_model import device_of, name_of, of_logits, on_device
+from xai_align.comparison.found_groups import find_groups
 from xai_align.comparison.image_labels import ImageLabel, read_labels
-from xai_align.comparison.method_reference import MethodReference, check_layers, of_scores, parse_methods
-from xai_align.comparison.one_by_one import message_of
+from xai_align.comparison.method_reference import MethodReference, check_layers, parse_methods
 from xai_align.comparison.options import CompareOptions
+from xai_align.comparison.outside_methods import methods_from_outside, named_file
 from xai_align.comparison.provenance import file_sha256, versions, weights_sha256
-from xai_align.comparison.transferred_model import TransferredModel, check_same_classes
+from xai_align.comparison.transferred_model import transferred
+from xai_align.comparison.usable_images import distinct_pictures, first_usable
 from xai_align.data.final_activation import check_outputs_are_logits
-from xai_align.data.groups import ClassGroups
 from xai_align.data.images import ImageError, expand_paths
 from xai_align.data.output_description import (
     OutputDescription,
@@ -35,25 +32,17 @@ from xai_align.data.output_description import (
     names_to_choose_from,
     output_notes,
 )
-from xai_align.data.outside_scores import OutsideScores, read_scores
+from xai_align.data.outside_scores import OutsideScores
 from xai_align.data.prepared_image import prepared_image
 from xai_align.data.value_range import ValueRange, check_range
-from xai_align.explanation import logits_of
-from xai_align.features.returning_logits import returning_logits
 from xai_align.hookspecs import LoadedModel, MetricSpec
-from xai_align.plugins import ModelOptions, load_model, metric
-from xai_align.plugins.metric_signature import needs_of
-from xai_align.question import TargetError
+from xai_align.plugins import metric
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 #: Number of images that metrics get as other images.
 OTHER_IMAGES = 64
-#: Number of images from whose predictions confused classes are found.
-CONFUSION_IMAGES = 2000
-#: Number of images on which the model may fail before the comparison is given up.
-PROBED_IMAGES = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,24 +147,24 @@ def prepare(
             check_integer(name, number, least=least)
     value_range = check_range(options.value_range)
     compared = parse_methods(methods)
-    named = [_named_file(one) for one in options.scores]
+    named = [named_file(one) for one in options.scores]
     measured = [metric(name) for name in dict.fromkeys(one.strip() for one in metrics)]
     if not measured:
         raise ValueError("no metric was given; `xai-align methods` shows them")
     kinds = question.split(",") if isinstance(question, str) else question
-    paths, hashes, notes = _distinct_pictures(expand_paths(images, recursive=options.recursive), limit)
-    compared += _from_outside(named, paths, compared, measured)
+    paths, hashes, notes = distinct_pictures(expand_paths(images, recursive=options.recursive), limit)
+    compared += methods_from_outside(named, paths, compared, measured)
     main = _reference(options.reference, compared)
     labels = read_labels(paths)
     where = device or usable_device(options.device)
     given = options.device is not None or device is not None
-    loaded = _on_device(model, where, given=given, trust=options.trust, options=options.model_options)
-    where = _device_of(loaded.model, where)
+    loaded = on_device(model, where, given=given, trust=options.trust, options=options.model_options)
+    where = device_of(loaded.model, where)
     check_layers(compared, loaded.model)
     asking = parse_asking(
         kinds, list(map(str, options.classes)), list(map(str, options.foils)), names_to_choose_from(loaded)
     )
-    probe, logits = _first_usable(paths, loaded, where, value_range)
+    probe, logits = first_usable(paths, loaded, where, value_range)
     output = describe_output(loaded, logits)
     check_outputs_are_logits(loaded, probe)
     if not asking.targets:
@@ -185,17 +174,17 @@ def prepare(
         raise ValueError(
             f"groups were given, but the question '{', '.join(asking.kinds)}' has none; ask {' or '.join(GROUPED)}"
         )
-    asking = replace(asking, groups=_groups(options.groups, loaded, paths, where, value_range))
+    asking = replace(asking, groups=find_groups(options.groups, loaded, paths, where, value_range))
     asking.check(output.sides)
-    judge = _of_logits(loaded, probe)
+    judge = of_logits(loaded, probe)
     if options.transfer_to is not None:
-        other = _on_device(options.transfer_to, where, given=True, trust=options.trust)
-        judge = _transferred(loaded, other, probe, logits, _first_usable(paths, other, where, value_range))
+        other = on_device(options.transfer_to, where, given=True, trust=options.trust)
+        judge = transferred(loaded, other, probe, logits, first_usable(paths, other, where, value_range))
     plan = Plan(
         paths=paths,
         hashes=hashes,
         notes=(*output_notes(loaded, output), *left_out, *notes),
-        model=_name_of(model),
+        model=name_of(model),
         loaded=loaded,
         output=output,
         judge=judge,
@@ -225,7 +214,7 @@ def _settings(
     return {
         "model": plan.model,
         "weights_sha256": weights_sha256(loaded.model),
-        "transfer_to": None if transfer_to is None else _name_of(transfer_to),
+        "transfer_to": None if transfer_to is None else name_of(transfer_to),
         "transfer_to_sha256": None if transfer_to is None else weights_sha256(plan.judge),
         "methods": [str(one) for one in plan.methods],
         "scores": [[str(name), file_sha256(file)] for name, file in scores],
@@ -253,50 +242,6 @@ def _settings(
     }
 
 
-def _from_outside(
-    named: Sequence[tuple[str | None, Path]],
-    paths: Sequence[Path],
-    compared: Sequence[MethodReference],
-    measured: Sequence[MetricSpec],
-) -> list[MethodReference]:
-    """Return the scores in these files as methods.
-
-    Raises:
-        ValueError: scores do not fit the images, or a metric needs some and there are none.
-    """
-    outside = [read_scores(file, images=paths, name=name) for name, file in named]
-    methods = of_scores(outside, compared)
-    for one in outside:
-        one.check_images(paths)
-    needing = [one.name for one in measured if "scores" in needs_of(one.evaluate)]
-    if needing and not outside:
-        raise ValueError(f"{' and '.join(needing)} compare with scores from outside; give a file of them (--scores)")
-    return methods
-
-
-def _transferred(
-    loaded: LoadedModel, other: LoadedModel, probe: Tensor, logits: Tensor, theirs: tuple[Tensor, Tensor]
-) -> TransferredModel:
-    """Return another model for metrics, with the first one's classes.
-
-    Args:
-        loaded: the model that is explained.
-        other: the model that metrics evaluate.
-        probe: an input of the first.
-        logits: its logits.
-        theirs: the other model's input and logits.
-
-    Raises:
-        ValueError: the other model gives no logits, or has other classes.
-    """
-    x, answers = theirs
-    describe_output(other, answers)
-    check_outputs_are_logits(other, x)
-    judge = TransferredModel(loaded, other, x.shape[2:])
-    check_same_classes(loaded, other, logits, logits_of(judge, probe))
-    return judge
-
-
 def _reference(named: str | None, compared: Sequence[MethodReference]) -> str:
     """Return the name of the method that the others are compared with; None names the first."""
     main = str(compared[0]) if named is None else named.strip()
@@ -304,37 +249,6 @@ def _reference(named: str | None, compared: Sequence[MethodReference]) -> str:
         names = ", ".join(map(str, compared))
         raise ValueError(f"the reference '{main}' is not among the methods; give one of {names}")
     return main
-
-
-def _named_file(given: str | Path) -> tuple[str | None, Path]:
-    """Return the name and the file of ``NAME=FILE``, or of a file alone."""
-    if isinstance(given, Path) or "=" not in given or os.path.exists(Path(given)):
-        return None, Path(given)
-    name, _, file = given.partition("=")
-    return name.strip() or None, Path(file)
-
-
-def _distinct_pictures(
-    paths: Sequence[Path], limit: int | None
-) -> tuple[tuple[Path, ...], tuple[str, ...], tuple[str, ...]]:
-    """Return the first ``limit`` distinct files, their hashes, and notes on the duplicates."""
-    first: dict[str, Path] = {}
-    kept: list[tuple[Path, str]] = []
-    notes: list[str] = []
-    for path in paths:
-        if limit is not None and len(kept) == limit:
-            break
-        try:
-            digest = file_sha256(path)
-        except OSError:  # reported when it is processed
-            kept.append((path, ""))
-            continue
-        if digest in first:
-            notes.append(f"{legible(path)} is the same picture as {legible(first[digest])} and was counted once")
-            continue
-        first[digest] = path
-        kept.append((path, digest))
-    return tuple(path for path, _ in kept), tuple(digest for _, digest in kept), tuple(notes)
 
 
 def _defined(measured: Sequence[MetricSpec], output: OutputDescription) -> tuple[list[MetricSpec], list[str]]:
@@ -353,105 +267,3 @@ def _defined(measured: Sequence[MetricSpec], output: OutputDescription) -> tuple
     if not kept:
         raise ValueError(f"no metric is left: {'; '.join(notes)}")
     return kept, notes
-
-
-def _of_logits(loaded: LoadedModel, probe: Tensor) -> nn.Module:
-    """Return the model for metrics, which take one that returns logits alone."""
-    with torch.no_grad():
-        found = loaded.model(probe)
-        alone = loaded.output_field is None and isinstance(found, Tensor) and found.dim() > 1
-    return loaded.model if alone else returning_logits(loaded.model, loaded.output_field).module
-
-
-def _on_device(
-    model: str | LoadedModel, where: torch.device, *, given: bool, trust: bool, options: ModelOptions | None = None
-) -> LoadedModel:
-    """Return the model in evaluation mode on its device; the caller's own object is not moved."""
-    if isinstance(model, str):
-        loaded = load_model(model, trust=trust, options=options)
-        loaded.model.to(where)
-    elif isinstance(model, LoadedModel):
-        elsewhere = given and _device_of(model.model, where) != where
-        loaded = replace(model, model=copy.deepcopy(model.model).to(where)) if elsewhere else model
-        loaded = loaded if options is None else _stated(loaded, options)
-    else:
-        raise TypeError(
-            f"the model is a {type(model).__name__}; give a reference such as 'timm:NAME', or a LoadedModel"
-        )
-    check_evaluation_mode(loaded.model)
-    return loaded
-
-
-def _stated(loaded: LoadedModel, options: ModelOptions) -> LoadedModel:
-    if options.of_input.left:
-        raise ValueError(f"{' and '.join(options.of_input.left)} can't be changed in a model that is already loaded")
-    return options.stated(loaded)
-
-
-def _device_of(model: nn.Module, otherwise: torch.device) -> torch.device:
-    tensor = next(model.parameters(), None)
-    return otherwise if tensor is None else tensor.device
-
-
-def _name_of(model: str | LoadedModel) -> str:
-    return model if isinstance(model, str) else type(model.model).__name__
-
-
-def _first_usable(
-    paths: Sequence[Path], loaded: LoadedModel, where: torch.device, value_range: ValueRange | None
-) -> tuple[Tensor, Tensor]:
-    """Return the input ``[1, C, H, W]`` of the first image that the model takes, and its logits.
-
-    The images before it are reported when they are processed.
-
-    Raises:
-        ValueError: no image can be read, or the model fails on all of the first ones.
-    """
-    problem = ""
-    failed = 0
-    for path in paths:
-        try:
-            x = prepared_image(path, loaded, value_range)[0][None].to(where)
-            return x, logits_of(loaded.model, x, loaded.output_field)
-        except ImageError as error:
-            problem = problem or str(error)
-        except TargetError:  # the outputs are not logits, whatever the image
-            raise
-        except Exception as error:  # models may raise anything, for an image of another size or number of channels
-            problem = problem or f"{legible(path)}: the model failed: {message_of(error)}"
-            failed += 1
-            if failed == PROBED_IMAGES:
-                break
-    tried = failed if failed == PROBED_IMAGES else len(paths)
-    none = "the image can't be used" if tried == 1 else f"none of the {tried} images can be used; the first"
-    raise ValueError(f"{none}: {problem}")
-
-
-def _groups(
-    asked: str | Path | ClassGroups | None,
-    loaded: LoadedModel,
-    paths: Sequence[Path],
-    where: torch.device,
-    value_range: ValueRange | None,
-) -> ClassGroups | None:
-    if asked is None or asked == WORDNET:
-        return None
-    if isinstance(asked, ClassGroups):
-        return asked
-    if asked != CONFUSION:
-        return read_groups(asked, names_to_choose_from(loaded))
-    rows = []
-    for path in islice(paths, CONFUSION_IMAGES):
-        try:
-            x = prepared_image(path, loaded, value_range)[0][None].to(where)
-            rows.append(logits_of(loaded.model, x, loaded.output_field).softmax(1).cpu())
-        except TargetError:  # the outputs are not logits, whatever the image
-            raise
-        except Exception:  # models may raise anything; it is reported when the image is processed
-            continue
-    if not rows:
-        raise ValueError("the classes that the model confuses are found on the images, and none can be used")
-    found = ClassGroups.from_confusion(torch.cat(rows))
-    if not found:
-        raise ValueError(f"the model confuses no classes on {counted(len(rows), 'image')}; name a file of groups")
-    return found

@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 from xai_align._tools.counted import counted
 from xai_align._tools.logits import select_logits
+from xai_align.data.final_activation import check_outputs_are_logits
+from xai_align.data.output_description import describe_output
+from xai_align.explanation import logits_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -77,3 +80,26 @@ def check_same_classes(explained: LoadedModel, judge: LoadedModel, logits: Tenso
     for i, (one, other) in enumerate(zip(*names, strict=True)):
         if one.casefold() != other.casefold():
             raise ValueError(f"class {i} is '{one}' to one model and '{other}' to the other")
+
+
+def transferred(
+    loaded: LoadedModel, other: LoadedModel, probe: Tensor, logits: Tensor, theirs: tuple[Tensor, Tensor]
+) -> TransferredModel:
+    """Return another model for metrics, with the first one's classes.
+
+    Args:
+        loaded: the model that is explained.
+        other: the model that metrics evaluate.
+        probe: an input of the first.
+        logits: its logits.
+        theirs: the other model's input and logits.
+
+    Raises:
+        ValueError: the other model gives no logits, or has other classes.
+    """
+    x, answers = theirs
+    describe_output(other, answers)
+    check_outputs_are_logits(other, x)
+    judge = TransferredModel(loaded, other, x.shape[2:])
+    check_same_classes(loaded, other, logits, logits_of(judge, probe))
+    return judge
