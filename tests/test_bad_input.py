@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
+from functools import partial
 
 import pytest
 import timm.layers
@@ -17,6 +19,7 @@ from xai_align import Question, read_out
 from xai_align.evaluation import deletion, insertion, parameter_randomisation
 from xai_align.evaluation.completeness import completeness_error, completeness_error_from_zeros, completeness_gap
 from xai_align.evaluation.grid_pointing_game import PictureGrids, grid_pointing_game
+from xai_align.plugins import attribution_method
 from xai_align.question import TargetError
 
 
@@ -146,6 +149,80 @@ def test_no_metric_runs_a_network_in_train_mode(name, layer):
     net = nn.Sequential(layer, conv_net(classes=4)).train()
     with untouched(net), pytest.raises(ValueError, match=r"train mode"):
         MEASURED[name](net, images(4))
+
+
+class Predictor:
+    """An object that is no module, with a network in train mode and an average of it, which is in eval mode."""
+
+    def __init__(self):
+        self.network = nn.Sequential(nn.BatchNorm2d(3), conv_net(classes=4)).train()
+        self.average = copy.deepcopy(self.network).eval()
+
+    @torch.no_grad()
+    def predict(self, x):
+        return self._run(x)
+
+    @property
+    def current(self):
+        return self.network
+
+    def _run(self, x):
+        return self.current(x)
+
+    def scaled(self, factor, x):
+        return factor * self.network(x)
+
+    def averaged(self, x):
+        return self.average(x)
+
+    def evaluated(self, x):
+        self.network.eval()
+        return self.network(x)
+
+    def __call__(self, x):
+        return self.predict(x)
+
+
+class Delegates(nn.Module):
+    def __init__(self, predictor):
+        super().__init__()
+        self.predictor = predictor
+
+    def forward(self, x):
+        return self.predictor.predict(x)
+
+
+BEHIND = {
+    "bound method": lambda owner: owner.predict,
+    "partial": lambda owner: partial(owner.scaled, 2),
+    "closure": lambda owner: lambda x: owner.predict(x),
+    "closure with the network": lambda owner: owner.network.forward,
+    "object that can be called": lambda owner: owner,
+    "list": lambda owner: lambda x, networks=[owner.network]: networks[0](x),
+    "module with the object": Delegates,
+}
+RUNS = {
+    **MEASURED,
+    "PiNet": lambda net, x: PiNetAttribution(net).attribute(x, target=1),
+    "a method of Captum": lambda net, x: attribution_method("saliency").build(net).attribute(x, target=1),
+}
+RUNS.pop("parameter_randomisation")  # needs a module
+
+
+@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("wrapped", BEHIND)
+def test_no_network_behind_a_function_is_run_in_train_mode(wrapped, name):
+    owner = Predictor()
+    with untouched(owner.network), pytest.raises(ValueError, match=r"in train mode.*0'.*eval\(\)"):
+        RUNS[name](BEHIND[wrapped](owner), images(4))
+
+
+@pytest.mark.parametrize("method", ["averaged", "evaluated"])
+def test_networks_that_a_function_does_not_name_or_that_it_sets_to_eval_mode_are_allowed(method):
+    owner = Predictor()
+    with untouched(owner.average):
+        found = deletion(getattr(owner, method), images(4), images(4), target=1)
+    assert torch.equal(found, deletion(owner.average, images(4), images(4), target=1))
 
 
 @pytest.mark.parametrize("layer", [nn.Identity(), *(make(0.0) for make in DROPPING[:-1])])

@@ -21,6 +21,7 @@ from torch.nn.parameter import is_lazy
 
 from xai_align._tools.checksum import checksum_of
 from xai_align._tools.counted import counted
+from xai_align._tools.networks_in import networks_in
 
 #: Packages of PyTorch's quantised modules (torch.ao.nn.quantized, torch.ao.nn.intrinsic.quantized …).
 _QUANTISED = re.compile(r"torch\..*\bquantized\b")
@@ -162,21 +163,31 @@ def check_has_values(model: nn.Module) -> None:
 def check_evaluation_mode(model: Any) -> None:
     """Raise if the model's outputs are random or depend on the batch, or if a forward pass changes its buffers.
 
-    A function has no mode, and is not checked.
+    Networks behind a function are checked as far as :func:`~xai_align._tools.networks_in.networks_in` finds them.
 
     Raises:
         ValueError: a BatchNorm, an InstanceNorm with statistics or (active) dropout is in train mode, or a BatchNorm
             has no running statistics.
     """
     if not isinstance(model, nn.Module):
-        return
+        behind = networks_in(model)
+    else:
+        _check_mode(model, "the model", "call model.eval() first")
+        own = set(modules_of(model))
+        behind = [one for one in networks_in(model.forward) if one not in own]
+    for network in behind:
+        what = f"a network behind the model ({type(network).__name__})"
+        _check_mode(network, what, "call its eval() first, or give a function without it if it is not run")
+
+
+def _check_mode(model: nn.Module, what: str, remedy: str) -> None:
     modules = modules_of(model)
     if any(_is_restless(module) for module in modules):
         wrong = [name or type(model).__name__ for name, module in model.named_modules() if _is_restless(module)]
         shown = ", ".join(f"'{name}'" for name in wrong[:3]) + (" …" if len(wrong) > 3 else "")
         raise ValueError(
-            f"the model is in train mode: {counted(len(wrong), 'layer')} with batch statistics or dropout ({shown}) "
-            "would change the answer; call model.eval() first"
+            f"{what} is in train mode: {counted(len(wrong), 'layer')} with batch statistics or dropout ({shown}) "
+            f"would change the answer; {remedy}"
         )
     if unnormed := [
         name or type(model).__name__ for name, module in model.named_modules() if _has_no_statistics(module)
