@@ -94,6 +94,7 @@ METRICS = (
     spec("contrast", CurveMetric(specs=(PerturbationSpec(fractions=(0.25, 0.5)),), score=contrast)),
     spec("mass", mass),
     spec("brightness", brightness),
+    spec("signless", mass, higher=None),
     spec("inside", inside),
     spec("boxed", boxed),
     spec("chance", chance),

@@ -31,6 +31,7 @@ from xai_align.perturbation.spec import PerturbationSpec
 from xai_align.plugins.registry import registry
 from xai_align.plugins.specs_by_name import Offer
 from xai_align.report.compare import compare
+from xai_align.report.comparison_table import verdict_notes
 
 MODEL = "cli_factory:load"
 module = importlib.import_module("xai_align.report.compare")
@@ -493,6 +494,16 @@ def test_a_clear_difference_is_told_in_words_from_ten_images_on(folder):
     assert "] worse" in seen[12][2]
     assert "Holm's correction" in seen[12][2]
     assert "all 2 comparisons of the table together" in seen[12][2]
+
+
+def test_metrics_without_a_better_direction_are_not_comparisons_that_are_corrected_for(folder):
+    many = many_pictures(folder / "many", 10)
+    got = run(many, methods=["saliency", "pinet"], metrics=["mass", "signless"])
+    judged, other = row(got, "pinet", "mass"), row(got, "pinet", "signless")
+    assert judged.p == other.p  # the values are the same
+    assert judged.adjusted_p == 2**-9  # of one comparison: ten differences of one sign
+    assert (judged.verdict, other.verdict, math.isnan(other.adjusted_p)) == ("worse", "", True)
+    assert "for this comparison." in " ".join(verdict_notes(got))
 
 
 def test_importing_the_library_imports_neither_accelerate_nor_pyarrow():

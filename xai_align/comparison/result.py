@@ -28,7 +28,8 @@ class Summary:
         difference_low, difference_high: the ends of its 95 % interval, for this comparison alone.
         pairs: number of images where both have a value.
         p: the p-value of the difference, for this comparison alone.
-        adjusted_p: after Holm's correction for all comparisons of the table; NaN where there are too few images.
+        adjusted_p: after Holm's correction for all comparisons of the table by metrics with a better direction; NaN for
+            other metrics, and where there are too few images.
         verdict: ``"better"`` or ``"worse"`` than the reference, where ``adjusted_p`` is below 0.05; else ``""``.
 
     Example::

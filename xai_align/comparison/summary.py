@@ -141,11 +141,12 @@ class ScoreTable:
     def _adjusted(self, differences: Interval) -> list[float]:
         """Return the p-value of each column, adjusted for the comparisons of its table; NaN where none is made."""
         adjusted = [float("nan")] * len(self.columns)
+        judged = {one.name for one in self.plan.metrics if one.higher_is_better is not None}
         for kind in self.plan.asking.kinds:
             table = [
                 column
-                for (asked, method, _), column in self.columns.items()
-                if asked == kind and method != self.plan.reference
+                for (asked, method, metric), column in self.columns.items()
+                if asked == kind and method != self.plan.reference and metric in judged
             ]
             found = holm([judged_p(float(differences.p[i]), int(differences.n[i])) for i in table])
             for column, p in zip(table, found, strict=True):

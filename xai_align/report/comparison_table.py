@@ -137,6 +137,7 @@ def verdict_notes(comparison: Comparison, question: str | None = None) -> list[s
         one
         for one in comparison.summaries
         if one.method != comparison.reference and one.pairs and question in (None, one.question)
+        if comparison.higher_is_better.get(one.metric) is not None  # others get no verdict
     ]
     if not compared:
         return []
