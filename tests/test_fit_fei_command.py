@@ -158,3 +158,15 @@ def test_results_are_not_written_among_the_images(folder, command, out):
     said = refused(command, "photographs", model, "timm:test_resnet@random", "--out", out)
     assert "which is in the image folder 'photographs'" in said
     assert not (folder / "photographs/out").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "inner"),
+    [("fit-align", "examples"), ("fit-align", "figures"), ("fit-epic", "parts"), ("fit-pinet", "examples")],
+)
+def test_pictures_of_results_are_not_written_among_the_images(folder, command, inner):
+    (folder / "run").mkdir()
+    (folder / "photographs").rename(folder / "run" / inner)
+    model = "--model" if command == "fit-epic" else "--backbone"
+    said = refused(command, f"run/{inner}", model, "timm:test_resnet@random", "--out", "run")
+    assert f"pictures of --out are in 'run/{inner}', which is in the image folder 'run/{inner}'" in said

@@ -440,6 +440,7 @@ def test_folders_are_searched_below(folder):
         (["ph/*.jpg"], "ph", False),
         (["ph/*a.png"], "ph", False),
         (["ph/in", "--recursive"], "ph", False),
+        (["ph/in"], "ph", False),
     ],
 )
 def test_results_are_not_written_among_the_images(folder, command, images, out, refused):
@@ -457,6 +458,17 @@ def test_results_are_not_written_among_the_images(folder, command, images, out, 
         assert done.exit_code == 0, done.output
         found = expand_paths(images[:1], recursive="--recursive" in images)
         assert set(found) <= {folder.joinpath(one).relative_to(folder) for one in before}
+
+
+@pytest.mark.parametrize("images", ["ph/pictures", "ph/pictures/*.png", "ph/pictures/*"])
+def test_pictures_of_a_comparison_are_not_written_among_the_images(folder, images):
+    save_red(folder / "ph/pictures/a.png")
+    words = ("--model", MODEL, "--device", "cpu", "--methods", "pinet", "--metrics", "tie_rate")
+    done = run("compare", "--images", images, *words, "--out", "ph")
+    assert done.exit_code == 2, done.output
+    assert "pictures of --out are in 'ph/pictures', which is in the image folder 'ph/pictures'" in done.stderr
+    assert sorted(folder.glob("ph/**/*")) == [folder / "ph/pictures", folder / "ph/pictures/a.png"]
+    assert run("compare", "--images", images, *words, "--out", "o").exit_code == 0
 
 
 def test_brackets_in_names_that_exist_are_no_pattern(folder):

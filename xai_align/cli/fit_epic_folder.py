@@ -108,6 +108,7 @@ def fit_epic_folder(
         OSError: ``out`` cannot be written to.
     """
     check_folder_is_outside(out, folder)
+    check_folder_is_outside(out / "parts", folder, what="pictures of --out are in")
     check_folder_is_writable(out)
     where = usable_device(device)
     value_range = check_range(value_range)

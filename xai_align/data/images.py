@@ -63,13 +63,16 @@ def expand_paths(given: Iterable[str | Path], *, recursive: bool = False) -> lis
     return _each_once(found)
 
 
-def check_results_are_outside(out: str | Path, given: Iterable[str | Path], *, recursive: bool = False) -> None:
+def check_results_are_outside(
+    out: str | Path, given: Iterable[str | Path], *, recursive: bool = False, what: str = "--out is"
+) -> None:
     """Raise if pictures written to a folder would be among the images that are given, at the next run.
 
     Args:
         out: the folder.
         given: files, folders, patterns, as for :func:`expand_paths`.
         recursive: whether sub-folders are searched, too.
+        what: the first words of the message, for a folder in ``--out``.
 
     Raises:
         ValueError: a folder that is searched is or contains ``out``, or a pattern matches pictures in it.
@@ -82,9 +85,9 @@ def check_results_are_outside(out: str | Path, given: Iterable[str | Path], *, r
         for match in [path] if os.path.isdir(path) else _matching(_pattern(path)):
             if os.path.isdir(match):
                 if recursive or (match == path and match.resolve() == results):
-                    check_folder_is_outside(out, match)
+                    check_folder_is_outside(out, match, what=what)
             elif match.resolve().parent == results and fnmatch(f"{match.stem}.method.png", path.name):
-                check_folder_is_outside(out, match.parent)
+                check_folder_is_outside(out, match.parent, what=what)
 
 
 def distinct_stems(paths: Sequence[Path]) -> list[str]:

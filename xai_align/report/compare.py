@@ -22,6 +22,7 @@ from xai_align.comparison.batch import run_part
 from xai_align.comparison.files import available_format, write_record, write_tables
 from xai_align.comparison.method_reference import default_methods
 from xai_align.comparison.options import CompareOptions, Progress
+from xai_align.comparison.pictures import FOLDER as PICTURES
 from xai_align.comparison.plan import Plan, prepare
 from xai_align.comparison.processes import Process, this_process
 from xai_align.comparison.result import Comparison
@@ -97,6 +98,8 @@ def compare(
     if folder is not None:
         check_folder_is_writable(folder)
         check_results_are_outside(folder, given, recursive=chosen.recursive)
+        inner = folder / PICTURES
+        check_results_are_outside(inner, given, recursive=chosen.recursive, what="pictures of --out are in")
     process = this_process(chosen.device)
     if out is None and process.world > 1:
         raise ValueError("several processes share their results through a folder; name one")
